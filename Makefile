@@ -1,0 +1,75 @@
+# One target for each thing people do here; `make` alone lists them.
+#
+# Nothing is needed beforehand but Python 3.11 or later: every target first sees to
+# the environment in $(VENV), once. Variables that may be set from outside:
+#
+#   PYTHON  the interpreter that makes the environment (default: python3)
+#   VENV    where the environment lies                 (default: .venv)
+#   ARGS    words passed on to the command, e.g. make test ARGS="-k router -x"
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+# Present and newer than the files that say what to install: nothing to do.
+STAMP := $(VENV)/.mtkd-installed
+PACKAGES := align teacher fuse student plugins experiments
+PYTEST := $(BIN)/python -m pytest
+
+# The pytest targets never reach for a hub, and small matrices want one thread.
+TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+
+.PHONY: help install quickstart test test-slow lint check format bench clean distclean
+
+help: ## list the targets
+	@echo "mtkd: one small student learns from several frozen teachers"
+	@echo
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) \
+	  | while IFS=$$'\t' read -r name what; do \
+	      printf '  make %-11s %s\n' "$$name" "$$what"; done
+	@echo
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) ARGS=$(ARGS)"
+
+quickstart: $(STAMP) ## train a real student from five teachers, all phases
+	$(BIN)/mtkd quickstart $(ARGS)
+
+test: $(STAMP) ## the everyday tests
+	$(TEST_ENV) $(PYTEST) $(ARGS)
+
+test-slow: $(STAMP) ## the long tests, and those on a real SLURM
+	$(TEST_ENV) $(PYTEST) -m "slow or slurm" $(ARGS)
+
+lint: $(STAMP) ## formatting, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test ## what a change must pass: lint, then test
+
+format: $(STAMP) ## rewrite the sources as `make lint` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## measure what the platform costs beside the models
+	@shopt -s nullglob; found=(experiments/bench/[a-z]*.py); \
+	for file in "$${found[@]}"; do \
+	  echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done; \
+	if [ $${#found[@]} = 0 ]; then \
+	  echo "experiments/bench holds no benchmark" >&2; exit 1; fi
+
+install: $(STAMP) ## make the environment and nothing else
+
+clean: ## remove what builds and tests leave behind
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find $(PACKAGES) scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## also remove the environment; runs/ and caches stay
+	rm -rf $(VENV)
+
+$(STAMP): pyproject.toml constraints.txt scripts/install.sh
+	@PYTHON='$(PYTHON)' VENV='$(VENV)' bash scripts/install.sh
+	@touch $@
