@@ -1,0 +1,177 @@
+"""Settings of the student's objective and of its training loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+KV_SPACES = ("teacher", "student", "z")
+ENGINES = ("deepspeed", "torch")
+ROUTER_SIGNALS = ("outcome", "teacher_loss", "both")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """How strongly each term pulls; a weight of 0 leaves the term out."""
+
+    lambda_k: float = 1.0
+    """Weight of the squared distance between standardised content keys."""
+    lambda_v: float = 1.0
+    """Weight of the squared distance between standardised values."""
+    beta_cos: float = 0.1
+    """Weight of 1 - cosine, over keys and values."""
+    gamma_kl: float = 0.01
+    """Weight of the KL from the teachers' attention to the student's, nats."""
+    delta_ce: float = 1.0
+    """Weight of the next-token cross-entropy, nats per token."""
+    relation_k: float = 0.0
+    """Weight of the K-K relation KL (MiniLMv2), which no basis can change."""
+    relation_v: float = 0.0
+    """Weight of the V-V relation KL."""
+    extra: dict[str, float] = field(default_factory=dict)
+    """Weights of further registered objectives, by name."""
+    kv_space: str = "teacher"
+    """Where K and V are compared: ``teacher`` (student -> teacher projectors, the
+    teachers' losses are weighted), ``student`` (teacher -> student adapters, the
+    teachers' KV are fused) or ``z`` (a shared latent)."""
+    eta_outcome: float = 1.0
+    """Weight of the outcome: the next-token loss of a second pass that reads the
+    fused KV. It trains adapters, gates, routers and Z modules, never the student."""
+    outcome_every: int = 4
+    """Optimiser steps between two outcome passes; 0 means never."""
+    outcome_layers: str = "upper"
+    """Student layers that read the fused KV: ``all``, ``upper`` (the upper half),
+    ``lower``, ``middle`` (all but the first and last), or numbers such as ``1,3``."""
+    router_signal: str = "both"
+    """What a learnable router learns from: ``outcome``, ``teacher_loss`` (each
+    teacher's own bits per character, where it has one) or ``both``."""
+    router_signal_temperature: float = 0.1
+    """Bits per character by which one teacher must beat another to be e times as
+    likely in the ``teacher_loss`` signal; > 0."""
+    z_reconstruction: float = 1.0
+    """Weight of the Z decoders' reconstruction of every teacher and the student."""
+    z_agreement: float = 0.1
+    """Weight of the agreement between the teachers' latents."""
+    attention_rows: int = 16
+    """Query positions per sample at which attention and relations are compared."""
+    skip_sinks: int = 1
+    """Leading tokens of every sample left out of K and V losses (attention sinks)."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        weights = (
+            "lambda_k lambda_v beta_cos gamma_kl delta_ce relation_k relation_v "
+            "eta_outcome z_reconstruction z_agreement skip_sinks outcome_every"
+        )
+        for name in weights.split():
+            _at_least(f"loss.{name}", getattr(self, name), 0)
+        for name, weight in self.extra.items():
+            _at_least(f"loss.extra.{name}", weight, 0)
+        _at_least("loss.attention_rows", self.attention_rows, 1)
+        _positive("loss.router_signal_temperature", self.router_signal_temperature)
+        _one_of("loss.kv_space", self.kv_space, KV_SPACES)
+        _one_of("loss.router_signal", self.router_signal, ROUTER_SIGNALS)
+        words = ("all", "upper", "lower", "middle")
+        if self.outcome_layers not in words and not _numbers(self.outcome_layers):
+            raise ValueError(
+                f"loss.outcome_layers is {self.outcome_layers!r}; give one of "
+                f"{', '.join(words)} or layer numbers such as '1,3'"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The loop: how long, how fast, on what."""
+
+    steps: int | None = None
+    """Optimiser steps of one phase; None: as many as ``num_epochs`` needs."""
+    num_epochs: int = 1
+    """Passes over the training text when ``steps`` is None."""
+    batch_size: int = 8
+    """Samples per device and forward pass."""
+    grad_accum: int = 1
+    """Forward passes per optimiser step."""
+    learning_rate: float = 1e-3
+    """Peak AdamW learning rate of the student."""
+    bridge_learning_rate: float = 1e-3
+    """Peak learning rate of projectors, adapters, gates and Z modules."""
+    router_learning_rate: float = 3e-3
+    """Peak learning rate of routers."""
+    weight_decay: float = 0.01
+    """AdamW weight decay of matrices; vectors have none."""
+    warmup_steps: int = 0
+    """Optimiser steps of linear warm-up at the start of each phase."""
+    lr_schedule: str = "cosine"
+    """``cosine`` (to a tenth), ``linear`` (to zero) or ``constant``."""
+    max_grad_norm: float = 1.0
+    """Gradient norm above which gradients are scaled down."""
+    gradient_checkpointing: bool = False
+    """Recompute the student's activations in the backward pass (non-reentrant)."""
+    bf16: bool = False
+    """Autocast matrix products to bfloat16; parameters stay float32."""
+    fp16: bool = False
+    """Autocast to float16 with loss scaling; needs a GPU."""
+    engine: str = "deepspeed"
+    """``deepspeed``, or ``torch`` for the same loop without it (one process)."""
+    zero_stage: int = 1
+    """DeepSpeed ZeRO stage, 0 to 2."""
+    calibration_samples: int = 64
+    """Samples read before each phase to calibrate adapters and projectors."""
+    log_every: int = 5
+    """Optimiser steps between two metric lines."""
+    checkpoint_every: int = 0
+    """Optimiser steps between two resumable checkpoints within a phase; 0: only at
+    its end."""
+    max_bad_steps: int = 3
+    """Non-finite losses in a row that are skipped before the run stops."""
+    threads: int = 0
+    """CPU threads of PyTorch; 0 leaves its own choice."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and combinations.
+
+        Raises:
+            ValueError: a value is out of range, or two exclude each other.
+        """
+        if self.steps is not None:
+            _at_least("train.steps", self.steps, 0)
+        for name in "num_epochs batch_size grad_accum calibration_samples".split():
+            _at_least(f"train.{name}", getattr(self, name), 1)
+        for name in "log_every max_bad_steps".split():
+            _at_least(f"train.{name}", getattr(self, name), 1)
+        for name in "weight_decay warmup_steps checkpoint_every threads".split():
+            _at_least(f"train.{name}", getattr(self, name), 0)
+        for name in "learning_rate bridge_learning_rate router_learning_rate".split():
+            _positive(f"train.{name}", getattr(self, name))
+        _positive("train.max_grad_norm", self.max_grad_norm)
+        _one_of("train.engine", self.engine, ENGINES)
+        _one_of("train.lr_schedule", self.lr_schedule, ("cosine", "linear", "constant"))
+        if self.zero_stage not in (0, 1, 2):
+            raise ValueError(
+                f"train.zero_stage is {self.zero_stage}; give 0, 1 or 2 (stage 3 "
+                "splits the student's weights, which capture reads whole)"
+            )
+        if self.bf16 and self.fp16:
+            raise ValueError("train.bf16 and train.fp16 exclude each other; pick one")
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise ValueError(f"{name} must be >= {low}, got {value}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be > 0, got {value}")
+
+
+def _one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise ValueError(f"{name} is {value!r}; give one of {', '.join(valid)}")
+
+
+def _numbers(text: str) -> bool:
+    return all(part.strip().isdigit() for part in text.split(","))
