@@ -1,0 +1,277 @@
+"""The terms a student is pulled by, each a plugin of one kind.
+
+A term reads one :class:`StepContext` and returns a scalar. Everything it compares
+with is detached before it arrives: no term can move a target, so no term can win
+by shrinking both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from align.tokenizer_align import TokenBatch
+from student.config import LossConfig
+
+NONE: frozenset[str] = frozenset()
+ATTENTION = "attention"
+RELATIONS = "relations"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """One student-side prediction and the fixed target it is pulled towards."""
+
+    name: str
+    """The teacher's name, or ``fused``."""
+    pred_k: Tensor
+    """(L, B, T, C) float, carries the student's gradient."""
+    pred_v: Tensor
+    """(L, B, T, C') float."""
+    target_k: Tensor
+    """(L, B, T, C) float, detached."""
+    target_v: Tensor
+    """(L, B, T, C') float, detached."""
+    weight: Tensor
+    """(B, T) float32 >= 0, detached: routing weight, 0 where nothing was aligned,
+    on padding and on attention sinks."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionPair:
+    """Attention of the student and of one teacher at the same query positions."""
+
+    name: str
+    student: Tensor
+    """(L, B, R, T) float32 probabilities, averaged over heads."""
+    teacher: Tensor
+    """(L, B, R, T) float32 probabilities over the student's tokens, detached."""
+    weight: Tensor
+    """(B, R) float32 >= 0, detached."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Relation:
+    """Standardised features of the student and of one teacher, never projected."""
+
+    name: str
+    student_k: Tensor
+    """(L, B, T, C_s) float."""
+    student_v: Tensor
+    """(L, B, T, C_s') float."""
+    teacher_k: Tensor
+    """(L, B, T, C_t) float, detached."""
+    teacher_v: Tensor
+    """(L, B, T, C_t') float, detached."""
+    weight: Tensor
+    """(B, T) float32 >= 0, detached."""
+    rows: Tensor
+    """(B, R) int64, the tokens whose relations to all others are compared."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepContext:
+    """What one training step hands to every term."""
+
+    batch: TokenBatch
+    """The student's tokens, (B, T)."""
+    logits: Tensor
+    """(B, T, V) float, the student's next-token logits."""
+    comparisons: Sequence[Comparison] = ()
+    attention: Sequence[AttentionPair] = ()
+    """Filled when a term needs ``attention``."""
+    relations: Sequence[Relation] = ()
+    """Filled when a term needs ``relations``."""
+    routing: Tensor | None = None
+    """(B, T, M) float32 weights over teachers, detached."""
+    step: int = 0
+    """Optimiser steps taken in this phase."""
+
+
+class Objective(Protocol):
+    """One term of the loss."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What must be captured for it: ``attention``, ``relations`` or nothing."""
+
+    def __call__(self, ctx: StepContext) -> Tensor:
+        """A scalar, float32, differentiable in the student."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A function with what it needs, as an :class:`Objective`."""
+
+    function: Callable[[StepContext], Tensor]
+    needs: frozenset[str] = NONE
+
+    def __call__(self, ctx: StepContext) -> Tensor:
+        """Apply the function."""
+        return self.function(ctx)
+
+
+def key_distance(ctx: StepContext) -> Tensor:
+    """Mean squared distance of keys, per channel, in units of the target's variance.
+
+    Source:
+        Squared error on content keys standardised per teacher, layer and channel;
+        averaged over layers, channels and, by routing weight, over tokens.
+    """
+    return _distance(ctx, lambda c: _squared(c.pred_k, c.target_k))
+
+
+def value_distance(ctx: StepContext) -> Tensor:
+    """:func:`key_distance` for values."""
+    return _distance(ctx, lambda c: _squared(c.pred_v, c.target_v))
+
+
+def cosine_distance(ctx: StepContext) -> Tensor:
+    """1 - cosine between prediction and target, the mean of keys and values."""
+    return _distance(
+        ctx,
+        lambda c: (_cosine(c.pred_k, c.target_k) + _cosine(c.pred_v, c.target_v)) / 2,
+    )
+
+
+def attention_kl(ctx: StepContext) -> Tensor:
+    """KL(teacher || student) of head-averaged attention at sampled queries, nats.
+
+    Source:
+        TinyBERT and MiniLM compare attention head by head; heads have no order
+        between models, so their mean is compared here.
+    """
+    total, weight = _zero(ctx), _zero(ctx)
+    for pair in ctx.attention:
+        kl = _kl(pair.teacher, pair.student.clamp_min(1e-9).log()).mean(0)  # (B, R)
+        total = total + (kl * pair.weight).sum()
+        weight = weight + pair.weight.sum()
+    return total / weight.clamp_min(1e-9)
+
+
+def key_relations(ctx: StepContext) -> Tensor:
+    """KL between the teachers' and the student's K-K relations, nats.
+
+    Source:
+        Wang et al. 2021, MiniLMv2 (arXiv 2012.15828), eq. 2-4: row softmax of
+        scaled dot products between tokens. Departures: all heads in one, features
+        standardised, and a token's relation to itself left out, which would
+        otherwise take nearly all of the mass.
+    """
+    return _relations(ctx, lambda r: (r.student_k, r.teacher_k))
+
+
+def value_relations(ctx: StepContext) -> Tensor:
+    """:func:`key_relations` for values."""
+    return _relations(ctx, lambda r: (r.student_v, r.teacher_v))
+
+
+def cross_entropy(ctx: StepContext) -> Tensor:
+    """Next-token cross-entropy over real tokens, nats per token; 0 if there are none.
+
+    Position t predicts token t + 1. Padding is never predicted.
+    """
+    labels = ctx.batch.ids[:, 1:].masked_fill(~ctx.batch.mask[:, 1:], -100)
+    logits = ctx.logits[:, :-1].float()
+    total = F.cross_entropy(logits.transpose(1, 2), labels, reduction="sum")
+    return total / (labels != -100).sum().clamp_min(1)
+
+
+OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
+    "ce": lambda: Term(cross_entropy),
+    "kv_k": lambda: Term(key_distance),
+    "kv_v": lambda: Term(value_distance),
+    "cosine": lambda: Term(cosine_distance),
+    "attention_kl": lambda: Term(attention_kl, frozenset({ATTENTION})),
+    "relation_k": lambda: Term(key_relations, frozenset({RELATIONS})),
+    "relation_v": lambda: Term(value_relations, frozenset({RELATIONS})),
+}
+"""The built-in terms by name."""
+
+
+def term_weights(config: LossConfig) -> dict[str, float]:
+    """The weight of every term that is on, by its registered name.
+
+    Raises:
+        ValueError: ``loss.extra`` names a term that has a setting of its own.
+    """
+    weights = {
+        "ce": config.delta_ce,
+        "kv_k": config.lambda_k,
+        "kv_v": config.lambda_v,
+        "cosine": config.beta_cos,
+        "attention_kl": config.gamma_kl,
+        "relation_k": config.relation_k,
+        "relation_v": config.relation_v,
+    }
+    for name in weights.keys() & config.extra.keys():
+        raise ValueError(
+            f"loss.extra.{name} repeats a built-in term; set its own weight instead"
+        )
+    return {n: w for n, w in {**weights, **config.extra}.items() if w > 0}
+
+
+def _distance(
+    ctx: StepContext, per_token: Callable[[Comparison], Tensor]
+) -> Tensor:
+    """Average (B, T) distances over tokens and comparisons by weight."""
+    total, weight = _zero(ctx), _zero(ctx)
+    for comparison in ctx.comparisons:
+        total = total + (per_token(comparison) * comparison.weight).sum()
+        weight = weight + comparison.weight.sum()
+    return total / weight.clamp_min(1e-9)
+
+
+def _squared(pred: Tensor, target: Tensor) -> Tensor:
+    """(L, B, T, C) twice -> (B, T) float32."""
+    return (pred.float() - target.float()).square().mean((0, 3))
+
+
+def _cosine(pred: Tensor, target: Tensor) -> Tensor:
+    similarity = F.cosine_similarity(pred.float(), target.float(), dim=-1, eps=1e-6)
+    return (1 - similarity).mean(0)
+
+
+def _relations(
+    ctx: StepContext, pick: Callable[[Relation], tuple[Tensor, Tensor]]
+) -> Tensor:
+    total, weight = _zero(ctx), _zero(ctx)
+    for relation in ctx.relations:
+        student, teacher = pick(relation)
+        rows, known = relation.rows, relation.weight > 0
+        log_s = _relation_log_softmax(student, rows, known)
+        log_t = _relation_log_softmax(teacher, rows, known)
+        per_row = _kl(log_t.exp(), log_s).mean(0)  # (B, R)
+        row_weight = relation.weight.gather(1, rows)
+        row_weight = row_weight * (known.sum(1, keepdim=True) > 1)
+        total = total + (per_row * row_weight).sum()
+        weight = weight + row_weight.sum()
+    return total / weight.clamp_min(1e-9)
+
+
+def _relation_log_softmax(x: Tensor, rows: Tensor, known: Tensor) -> Tensor:
+    """Relations of the chosen rows to all known tokens but themselves.
+
+    (L, B, T, C), (B, R), (B, T) -> (L, B, R, T); unknown tokens get about -1e4,
+    not -inf, so that their product with probability 0 stays 0.
+    """
+    x = x.float()
+    index = rows[None, :, :, None].expand(x.shape[0], -1, -1, x.shape[3])
+    scores = x.gather(2, index) @ x.transpose(2, 3) / x.shape[3] ** 0.5
+    itself = F.one_hot(rows, x.shape[2]).bool()  # (B, R, T)
+    hidden = itself | ~known[:, None, :]
+    return scores.masked_fill(hidden[None], -1e4).log_softmax(-1)
+
+
+def _kl(target: Tensor, log_pred: Tensor) -> Tensor:
+    """Sum over the last axis of target * (log target - log pred); 0 log 0 = 0."""
+    return (torch.special.xlogy(target, target) - target * log_pred).sum(-1)
+
+
+def _zero(ctx: StepContext) -> Tensor:
+    return ctx.logits.new_zeros((), dtype=torch.float32)
