@@ -1,1 +1,30 @@
-"""."""
+"""Make one target from several teachers: averages, routers, a shared latent."""
+
+from fuse.config import FUSION_METHODS, FuseConfig
+from fuse.fuse_kv import (
+    fuse_kvs_fixed,
+    fuse_kvs_learnable,
+    fuse_kvs_similarity,
+    fuse_with_weights,
+)
+from fuse.router import ROUTER_TYPES, LearnableRouter, routing_query
+from fuse.routing_loss import EntropyRegularizer, expected_teacher_loss, weigh_losses
+from fuse.routing_stats import RoutingStats, routing_alarm, routing_entropy
+
+__all__ = [
+    "FUSION_METHODS",
+    "ROUTER_TYPES",
+    "EntropyRegularizer",
+    "FuseConfig",
+    "LearnableRouter",
+    "RoutingStats",
+    "expected_teacher_loss",
+    "fuse_kvs_fixed",
+    "fuse_kvs_learnable",
+    "fuse_kvs_similarity",
+    "fuse_with_weights",
+    "routing_alarm",
+    "routing_entropy",
+    "routing_query",
+    "weigh_losses",
+]

@@ -1,0 +1,124 @@
+"""The losses in which routing weights take part, and what each may teach.
+
+Routers learn from the outcome (through the fused KV they produce), from the
+teachers' own losses and from the entropy term; never from a KV distance.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fuse.routing_stats import routing_entropy
+
+
+def weigh_losses(losses: Tensor, weights: Tensor) -> Tensor:
+    """Average per-teacher losses with routing weights that learn nothing here.
+
+    The alternative to averaging tensors: each teacher's loss is taken in its own
+    basis. Weights are detached, so that no router can lower the loss by moving
+    weight to the teacher that is easiest to copy.
+
+    Args:
+        losses: (..., M) float, one per teacher.
+        weights: (..., M), broadcast against ``losses``; normalised over M.
+
+    Returns:
+        (...) float32; 0 where all weights are 0.
+    """
+    w = weights.detach().float()
+    total = w.sum(-1, keepdim=True)
+    w = w / torch.where(total > 0, total, torch.ones_like(total))
+    return (losses.float() * w).sum(-1)
+
+
+def expected_teacher_loss(
+    weights: Tensor, losses: Tensor, available: Tensor | None = None
+) -> Tensor:
+    """Train a router by each teacher's own next-token loss.
+
+    Together with a ``diverse`` entropy term of strength s its minimum is
+    softmax(-losses / s), the responsibilities of a mixture of experts.
+
+    Args:
+        weights: (..., M), summing to 1 over M, with gradient.
+        losses: (..., M), each teacher's loss on the same text in one unit for
+            all (bits per character); detached here.
+        available: (..., M) bool, teachers that have such a loss (decoders);
+            the others are left out and the weights renormalised.
+
+    Returns:
+        Scalar float32, the mean expected loss; 0 where nothing is available.
+
+    Source:
+        Jacobs et al. (1991), Adaptive mixtures of local experts, eq. 1.2.
+    """
+    w, cost = weights.float(), losses.detach().float()
+    if available is not None:
+        cost = torch.where(available, cost, torch.zeros_like(cost))
+        w = w * available
+    total = w.sum(-1)
+    safe = torch.where(total > 0, total, torch.ones_like(total))
+    rows = (w * cost).sum(-1) / safe
+    return rows.sum() / (total > 0).sum().clamp(min=1)
+
+
+class EntropyRegularizer:
+    """Reward routing that is sharp (``specialized``) or broad (``diverse``)."""
+
+    def __init__(
+        self,
+        target: str = "specialized",
+        strength: float = 0.01,
+        warmup_steps: int = 0,
+    ) -> None:
+        """Choose sign, size and schedule.
+
+        Args:
+            target: ``specialized`` adds strength x entropy to the loss,
+                ``diverse`` subtracts it.
+            strength: loss per nat, >= 0.
+            warmup_steps: steps over which the strength grows linearly from 0,
+                because early specialisation locks in.
+
+        Raises:
+            ValueError: another target, or a negative number.
+        """
+        if target not in ("specialized", "diverse"):
+            raise ValueError(
+                f"entropy target is {target!r}; choose from specialized, diverse"
+            )
+        if strength < 0 or warmup_steps < 0:
+            raise ValueError(
+                "entropy strength and warmup_steps must be >= 0, "
+                f"got {strength} and {warmup_steps}"
+            )
+        self.target, self.strength, self.warmup_steps = target, strength, warmup_steps
+
+    def strength_at(self, step: int | None) -> float:
+        """The strength at an optimiser step, counted from 0; None: full."""
+        if step is None or step >= self.warmup_steps:
+            return self.strength
+        return self.strength * step / self.warmup_steps
+
+    def compute_loss(
+        self, weights: Tensor, step: int | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """The term to add to the loss.
+
+        Args:
+            weights: (..., M), >= 0, summing to 1 over M, with gradient.
+            step: optimiser step for the schedule; None: full strength.
+            mask: (...) bool, weightings to count; None: all.
+
+        Returns:
+            Scalar float32: +- strength x mean entropy in nats.
+        """
+        entropy = routing_entropy(weights)
+        if mask is None:
+            mean = entropy.mean()
+        else:
+            kept = mask.expand_as(entropy)
+            mean = (entropy * kept).sum() / kept.sum().clamp(min=1)
+        sign = 1.0 if self.target == "specialized" else -1.0
+        return sign * self.strength_at(step) * mean

@@ -1,0 +1,167 @@
+"""What a router does, in numbers: per teacher, layer and domain, with alarms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+COLLAPSE_SHARE = 0.95
+"""Mean weight of one teacher above which routing counts as collapsed."""
+UNIFORM_ENTROPY = 0.98
+"""Mean entropy over log M above which routing counts as uniform."""
+
+
+def routing_entropy(weights: Tensor) -> Tensor:
+    """Entropy of each weighting.
+
+    Args:
+        weights: (..., M) float, >= 0, summing to 1 over M; a row of zeros (no
+            teacher available) has entropy 0.
+
+    Returns:
+        (...) float32, nats, in [0, log M], differentiable.
+
+    Source:
+        Shannon (1948), with 0 log 0 = 0.
+    """
+    w = weights.float()
+    return -(w * w.clamp(min=torch.finfo(torch.float32).tiny).log()).sum(-1)
+
+
+@dataclass(slots=True)
+class RoutingStats:
+    """Sums of routing weights since the last report.
+
+    Feed it with :meth:`update` after each step, read the means, start a new one.
+    Sums are float64 on the CPU, so a long window costs nothing.
+    """
+
+    teachers: Sequence[str]
+    """M names, in the order of the weights' last axis."""
+    _domains: dict[str, Tensor] = field(default_factory=dict)
+    _chosen: dict[str, Tensor] = field(default_factory=dict)
+    _layers: Tensor | None = None
+    _entropy: float = 0.0
+    _count: float = 0.0
+
+    def update(
+        self,
+        weights: Tensor,
+        domains: Sequence[str] | None = None,
+        mask: Tensor | None = None,
+    ) -> None:
+        """Add one batch.
+
+        Args:
+            weights: (B, M), (B, T, M) or (L, B, T, M), rows summing to 1, or to
+                0 where no teacher was available; those rows are left out.
+            domains: B names of the texts' domains; None: all are ``"all"``.
+            mask: (B, T) bool, tokens to count; ignored for (B, M).
+
+        Raises:
+            ValueError: the weights name another number of teachers or domains.
+        """
+        w = weights.detach().to("cpu", torch.float64)
+        if w.dim() not in (2, 3, 4) or w.shape[-1] != len(self.teachers):
+            raise ValueError(
+                f"weights have shape {tuple(w.shape)}; give (B, M), (B, T, M) or "
+                f"(L, B, T, M) with M = {len(self.teachers)} teachers"
+            )
+        w = w[:, None] if w.dim() == 2 else w
+        w = w[None] if w.dim() == 3 else w  # (L, B, T, M)
+        names = list(domains) if domains is not None else ["all"] * w.shape[1]
+        if len(names) != w.shape[1]:
+            raise ValueError(f"{len(names)} domains for a batch of {w.shape[1]} texts")
+        counted = w.sum(-1) > 0  # (L, B, T)
+        if mask is not None and weights.dim() > 2:
+            counted = counted & mask.detach().cpu()
+        w = w * counted[..., None]
+        self._add(w, counted, names)
+
+    def _add(self, w: Tensor, counted: Tensor, names: list[str]) -> None:
+        chosen = torch.nn.functional.one_hot(w.argmax(-1), w.shape[-1])
+        chosen = chosen * counted[..., None]
+        for index, name in enumerate(names):
+            for store, x in ((self._domains, w), (self._chosen, chosen)):
+                total = x[:, index].sum((0, 1)).double()
+                store[name] = store[name] + total if name in store else total
+        layers = w.sum((1, 2))  # (L, M)
+        self._layers = layers if self._layers is None else self._layers + layers
+        self._entropy += float((routing_entropy(w).double() * counted).sum())
+        self._count += float(counted.sum())
+
+    @property
+    def count(self) -> int:
+        """Weightings added: tokens, times layers where routing is per layer."""
+        return int(self._count)
+
+    def entropy(self) -> float:
+        """Mean entropy in nats; NaN before the first update."""
+        return self._entropy / self._count if self._count else math.nan
+
+    def mean(self) -> dict[str, float]:
+        """Mean weight of every teacher; they sum to 1."""
+        return self._named(sum(self._domains.values(), torch.zeros(())))
+
+    def by_domain(self) -> dict[str, dict[str, float]]:
+        """Mean weight of every teacher on the texts of each domain."""
+        return {name: self._named(x) for name, x in sorted(self._domains.items())}
+
+    def by_layer(self) -> list[dict[str, float]]:
+        """Mean weight of every teacher in each layer; one row where all share."""
+        return [] if self._layers is None else [self._named(x) for x in self._layers]
+
+    def confusion(self) -> dict[str, dict[str, float]]:
+        """For each domain, the share of tokens on which each teacher led."""
+        return {name: self._named(x) for name, x in sorted(self._chosen.items())}
+
+    def alarm(self) -> str | None:
+        """Say in one sentence that routing collapsed or does nothing, else None."""
+        if len(self.teachers) < 2 or not self._count:
+            return None
+        return routing_alarm(self.mean(), self.entropy(), self.by_domain())
+
+    def _named(self, sums: Tensor) -> dict[str, float]:
+        if sums.dim() == 0:
+            return dict.fromkeys(self.teachers, math.nan)
+        total = float(sums.sum())
+        shares = (sums / total if total else sums).tolist()
+        return dict(zip(self.teachers, shares, strict=True))
+
+
+def routing_alarm(
+    mean: Mapping[str, float],
+    entropy: float,
+    by_domain: Mapping[str, Mapping[str, float]] | None = None,
+) -> str | None:
+    """Recognise a router that always or never chooses.
+
+    Args:
+        mean: mean weight per teacher.
+        entropy: mean entropy of the single weightings, nats.
+        by_domain: mean weight per teacher for each domain; where given, it is
+            quoted, since one domain alone may rightly use one teacher.
+
+    Returns:
+        A warning to show, or None where routing looks alive.
+    """
+    leader = max(mean, key=lambda name: mean[name])
+    if mean[leader] > COLLAPSE_SHARE:
+        where = f" over {len(by_domain)} domains" if by_domain else ""
+        return (
+            f"routing has collapsed: {leader!r} takes {mean[leader]:.1%} of the weight"
+            f"{where}; raise fuse.entropy_warmup_steps, lower "
+            "fuse.entropy_reg_strength or set fuse.entropy_target=diverse"
+        )
+    most = math.log(len(mean))
+    if most and entropy > UNIFORM_ENTROPY * most:
+        return (
+            f"routing is uniform: mean entropy {entropy:.3f} of at most {most:.3f} "
+            "nats, as if weights were fixed; lower fuse.temperature, train the "
+            "router longer, or use fuse.fusion_method=fixed"
+        )
+    return None
