@@ -1,0 +1,33 @@
+"""What one teacher says about one batch, ready to meet the student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from align.kv import KV
+from align.time_align import Alignment
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TeacherView:
+    """One teacher's keys and values with the map onto the student's tokens.
+
+    Live and stored teachers look the same from here on.
+    """
+
+    name: str
+    """The teacher's name in the config."""
+    kv: KV
+    """The layers the layer map needs, over the teacher's own tokens."""
+    alignment: Alignment
+    """Onto the student's tokens, for losses."""
+    causal: Alignment | None
+    """Onto the student's tokens without any future, for injection; None for a
+    bidirectional teacher, which is never injected."""
+    attention: Tensor | None = None
+    """(L, B, R, T_s) float32: attention at the sampled student positions, already
+    carried onto the student's tokens, rows summing to 1 or 0."""
+    bits_per_char: Tensor | None = None
+    """(B,) float32: the teacher's own next-token loss; None where it has none."""
