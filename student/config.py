@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-KV_SPACES = ("teacher", "student", "z")
 ENGINES = ("deepspeed", "torch")
 ROUTER_SIGNALS = ("outcome", "teacher_loss", "both")
 
@@ -29,10 +28,6 @@ class LossConfig:
     """Weight of the V-V relation KL."""
     extra: dict[str, float] = field(default_factory=dict)
     """Weights of further registered objectives, by name."""
-    kv_space: str = "teacher"
-    """Where K and V are compared: ``teacher`` (student -> teacher projectors, the
-    teachers' losses are weighted), ``student`` (teacher -> student adapters, the
-    teachers' KV are fused) or ``z`` (a shared latent)."""
     eta_outcome: float = 1.0
     """Weight of the outcome: the next-token loss of a second pass that reads the
     fused KV. It trains adapters, gates, routers and Z modules, never the student."""
@@ -72,7 +67,6 @@ class LossConfig:
             _at_least(f"loss.extra.{name}", weight, 0)
         _at_least("loss.attention_rows", self.attention_rows, 1)
         _positive("loss.router_signal_temperature", self.router_signal_temperature)
-        _one_of("loss.kv_space", self.kv_space, KV_SPACES)
         _one_of("loss.router_signal", self.router_signal, ROUTER_SIGNALS)
         words = ("all", "upper", "lower", "middle")
         if self.outcome_layers not in words and not _numbers(self.outcome_layers):
