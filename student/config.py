@@ -39,13 +39,6 @@ class LossConfig:
     router_signal: str = "both"
     """What a learnable router learns from: ``outcome``, ``teacher_loss`` (each
     teacher's own bits per character, where it has one) or ``both``."""
-    router_signal_temperature: float = 0.1
-    """Bits per character by which one teacher must beat another to be e times as
-    likely in the ``teacher_loss`` signal; > 0."""
-    z_reconstruction: float = 1.0
-    """Weight of the Z decoders' reconstruction of every teacher and the student."""
-    z_agreement: float = 0.1
-    """Weight of the agreement between the teachers' latents."""
     attention_rows: int = 16
     """Query positions per sample at which attention and relations are compared."""
     skip_sinks: int = 1
@@ -59,14 +52,13 @@ class LossConfig:
         """
         weights = (
             "lambda_k lambda_v beta_cos gamma_kl delta_ce relation_k relation_v "
-            "eta_outcome z_reconstruction z_agreement skip_sinks outcome_every"
+            "eta_outcome skip_sinks outcome_every"
         )
         for name in weights.split():
             _at_least(f"loss.{name}", getattr(self, name), 0)
         for name, weight in self.extra.items():
             _at_least(f"loss.extra.{name}", weight, 0)
         _at_least("loss.attention_rows", self.attention_rows, 1)
-        _positive("loss.router_signal_temperature", self.router_signal_temperature)
         _one_of("loss.router_signal", self.router_signal, ROUTER_SIGNALS)
         words = ("all", "upper", "lower", "middle")
         if self.outcome_layers not in words and not _numbers(self.outcome_layers):

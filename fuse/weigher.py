@@ -1,0 +1,98 @@
+"""One weight per teacher for every student token, whichever way it is found.
+
+A weigher is what training holds: it hides whether weights are constant, come from
+prototypes or from a trained router, and whether one goes to a sample or a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fuse.router import routing_query
+
+
+class FixedWeigher(nn.Module):
+    """Constant shares."""
+
+    weights: Tensor
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        """Take M shares of any scale, >= 0 with a positive sum."""
+        super().__init__()
+        shares = torch.tensor(list(weights), dtype=torch.float32)
+        self.register_buffer("weights", shares / shares.sum())
+
+    def forward(self, hidden: Tensor, mask: Tensor, available: Tensor) -> Tensor:
+        """(B, T, C), (B, T), (B, T, M) -> (B, T, M) float32, see :func:`share`."""
+        return share(self.weights.expand(*mask.shape, -1), available)
+
+
+class SimilarityWeigher(nn.Module):
+    """Softmax of the similarity between the student's state and prototypes."""
+
+    prototypes: Tensor
+
+    def __init__(
+        self,
+        prototypes: Tensor,
+        temperature: float = 1.0,
+        similarity: str = "cosine",
+        level: str = "token",
+    ) -> None:
+        """Hold (M, C) or (M, K, C) prototypes in the student's hidden space."""
+        super().__init__()
+        self.register_buffer("prototypes", prototypes.detach().float())
+        self.temperature, self.similarity = temperature, similarity
+        self.level = level
+
+    def forward(self, hidden: Tensor, mask: Tensor, available: Tensor) -> Tensor:
+        """(B, T, C), (B, T), (B, T, M) -> (B, T, M) float32, see :func:`share`."""
+        from teacher.router_proto import compute_routing_weights
+
+        weights = compute_routing_weights(
+            routing_query(hidden, mask, self.level),
+            self.prototypes,
+            temperature=self.temperature,
+            similarity=self.similarity,
+        )
+        return share(per_token(weights, mask), available)
+
+
+class LearnedWeigher(nn.Module):
+    """A trained router."""
+
+    def __init__(self, router: nn.Module, level: str = "token") -> None:
+        """Wrap a router: queries (..., C) -> weights (..., M)."""
+        super().__init__()
+        self.router, self.level = router, level
+
+    def forward(self, hidden: Tensor, mask: Tensor, available: Tensor) -> Tensor:
+        """(B, T, C), (B, T), (B, T, M) -> (B, T, M) float32, see :func:`share`."""
+        weights = self.router(routing_query(hidden, mask, self.level))
+        return share(per_token(weights, mask), available)
+
+
+def per_token(weights: Tensor, mask: Tensor) -> Tensor:
+    """Give every token of a sample its weights: (B, M) or (B, T, M) -> (B, T, M)."""
+    if weights.dim() == 3:
+        return weights
+    return weights[:, None].expand(-1, mask.shape[1], -1)
+
+
+def share(weights: Tensor, available: Tensor) -> Tensor:
+    """Renormalise weights over the teachers that have something to say.
+
+    Args:
+        weights: (B, T, M) >= 0.
+        available: (B, T, M) bool, True where a teacher covers the token.
+
+    Returns:
+        (B, T, M) float32 summing to 1 over M, or to 0 where no teacher (or none
+        with weight) is available.
+    """
+    kept = weights.float() * available
+    total = kept.sum(-1, keepdim=True)
+    return kept / torch.where(total > 0, total, torch.ones_like(total))
