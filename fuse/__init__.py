@@ -8,7 +8,12 @@ from fuse.fuse_kv import (
     fuse_with_weights,
 )
 from fuse.router import ROUTER_TYPES, LearnableRouter, routing_query
-from fuse.routing_loss import EntropyRegularizer, expected_teacher_loss, weigh_losses
+from fuse.routing_loss import (
+    EntropyRegularizer,
+    responsibilities,
+    teacher_signal_loss,
+    weigh_losses,
+)
 from fuse.routing_stats import RoutingStats, routing_alarm, routing_entropy
 
 __all__ = [
@@ -18,13 +23,14 @@ __all__ = [
     "FuseConfig",
     "LearnableRouter",
     "RoutingStats",
-    "expected_teacher_loss",
     "fuse_kvs_fixed",
     "fuse_kvs_learnable",
     "fuse_kvs_similarity",
     "fuse_with_weights",
+    "responsibilities",
     "routing_alarm",
     "routing_entropy",
     "routing_query",
+    "teacher_signal_loss",
     "weigh_losses",
 ]

@@ -1,0 +1,42 @@
+import pytest
+
+from fuse.config import FuseConfig
+
+
+def test_the_documented_defaults():
+    config = FuseConfig()
+    assert config.entropy_reg_strength == 0.01
+    assert config.entropy_target == "specialized"
+    assert config.fusion_method == "fixed"
+    assert config.router is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"temperature": 0}, r"fuse\.temperature must be > 0, got 0"),
+        ({"temperature": float("nan")}, r"fuse\.temperature must be > 0, got nan"),
+        ({"entropy_reg_strength": -0.1}, r"entropy_reg_strength must be >= 0, got -0"),
+        ({"entropy_warmup_steps": -1}, r"entropy_warmup_steps must be >= 0"),
+        ({"entropy_target": "sharp"}, r"'sharp'; choose from specialized, diverse"),
+        ({"similarity": "l1"}, r"fuse\.similarity is 'l1'; choose from cosine"),
+        ({"routing_level": "layer"}, r"choose from sample, token"),
+        ({"prototype_method": "median"}, r"choose from mean, cls, kmeans"),
+        ({"num_clusters": 0}, r"num_clusters must be >= 1"),
+        ({"z_dim": 0}, r"z_dim must be >= 1"),
+        ({"z_agreement": "l1"}, r"choose from cosine, mse"),
+        ({"weights": []}, r"fuse\.weights is empty"),
+        ({"weights": [0.5, -0.5]}, r"fuse\.weights\[1\] is -0.5"),
+        ({"weights": [0.0, 0.0]}, r"fuse\.weights is all zero"),
+        ({"fusion_method": " "}, r"fuse\.fusion_method is ' '"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_valid(bad, message):
+    with pytest.raises(ValueError, match=message):
+        FuseConfig(**bad)
+
+
+def test_a_fusion_method_that_is_not_built_in_is_a_router_of_that_name():
+    assert FuseConfig(fusion_method="learnable", router_type="gate").router == "gate"
+    assert FuseConfig(fusion_method="dirichlet").router == "dirichlet"
+    assert FuseConfig(fusion_method="similarity", router_type="gate").router is None

@@ -1,0 +1,83 @@
+import math
+
+import pytest
+import torch
+
+from fuse.routing_stats import RoutingStats, routing_alarm, routing_entropy
+
+
+def test_entropy_by_hand():
+    weights = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.25, 0.75], [0.0, 0.0]])
+    quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    expected = torch.tensor([math.log(2), 0.0, quarter, 0.0])
+    torch.testing.assert_close(routing_entropy(weights), expected)
+
+
+def test_entropy_has_a_finite_gradient_at_the_corners():
+    weights = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    routing_entropy(weights).sum().backward()
+    assert weights.grad.isfinite().all()
+
+
+def test_means_per_teacher_domain_and_layer_by_hand():
+    stats = RoutingStats(["a", "b"])
+    weights = torch.zeros(2, 2, 3, 2)  # (L, B, T, M)
+    weights[0, 0] = torch.tensor([1.0, 0.0])
+    weights[1, 0] = torch.tensor([0.5, 0.5])
+    weights[:, 1] = torch.tensor([0.2, 0.8])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    stats.update(weights, ["prose", "code"], mask)
+    assert stats.count == 8  # two layers x four tokens
+    domains = stats.by_domain()
+    assert domains["prose"] == pytest.approx({"a": 0.75, "b": 0.25})
+    assert domains["code"] == pytest.approx({"a": 0.2, "b": 0.8})
+    assert stats.by_layer()[0] == pytest.approx({"a": 3.2 / 4, "b": 0.8 / 4})
+    assert stats.by_layer()[1] == pytest.approx({"a": 1.7 / 4, "b": 2.3 / 4})
+    assert stats.mean() == pytest.approx({"a": 4.9 / 8, "b": 3.1 / 8})
+
+
+def test_confusion_counts_which_teacher_led():
+    stats = RoutingStats(["a", "b"])
+    stats.update(torch.tensor([[0.6, 0.4], [0.1, 0.9]]), ["prose", "prose"])
+    stats.update(torch.tensor([[0.3, 0.7]]), ["code"])
+    assert stats.confusion()["prose"] == pytest.approx({"a": 0.5, "b": 0.5})
+    assert stats.confusion()["code"] == pytest.approx({"a": 0.0, "b": 1.0})
+
+
+def test_rows_without_teachers_are_not_counted():
+    stats = RoutingStats(["a", "b"])
+    stats.update(torch.tensor([[[0.5, 0.5], [0.0, 0.0]]]))
+    assert stats.count == 1
+    assert stats.entropy() == pytest.approx(math.log(2))
+    assert math.isnan(RoutingStats(["a"]).entropy())
+    assert math.isnan(RoutingStats(["a"]).mean()["a"])
+
+
+def test_alarm_on_collapse_names_the_teacher():
+    stats = RoutingStats(["gpt2", "qwen"])
+    assert stats.alarm() is None
+    stats.update(torch.tensor([[0.99, 0.01]] * 4), ["prose", "prose", "code", "code"])
+    assert "'gpt2' takes 99.0%" in stats.alarm()
+    assert "over 2 domains" in stats.alarm()
+
+
+def test_alarm_on_uniformity_but_not_on_healthy_or_single_routing():
+    stats = RoutingStats(["a", "b"])
+    stats.update(torch.tensor([[0.5, 0.5], [0.51, 0.49]]))
+    assert "uniform" in stats.alarm()
+    # each text chooses sharply, the choices balance: exactly what is wanted
+    healthy = RoutingStats(["a", "b"])
+    healthy.update(torch.tensor([[0.95, 0.05], [0.05, 0.95]]))
+    assert healthy.alarm() is None
+    single = RoutingStats(["a"])
+    single.update(torch.ones(3, 1))
+    assert single.alarm() is None
+    assert routing_alarm({"a": 0.6, "b": 0.4}, entropy=0.5) is None
+
+
+def test_misfits_are_refused():
+    stats = RoutingStats(["a", "b"])
+    with pytest.raises(ValueError, match=r"\(2, 3\).*M = 2 teachers"):
+        stats.update(torch.ones(2, 3))
+    with pytest.raises(ValueError, match="1 domains for a batch of 2"):
+        stats.update(torch.ones(2, 2), ["prose"])
