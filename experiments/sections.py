@@ -1,0 +1,187 @@
+"""The sections of a run's config which belong to no single package.
+
+Fusion, objective and loop keep their sections beside their code: ``fuse.config``
+and ``student.config``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from experiments.teacher_rule import TeacherRule
+from fuse.config import FuseConfig
+from student.config import LossConfig, TrainConfig
+
+_DOMAIN = re.compile(r"(?:([\w-]+)=)?(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """What the run is called and where it is written."""
+
+    name: str = "run"
+    """Folder of this run under ``dir``."""
+    dir: str = "runs"
+    """Folder which holds runs."""
+    seed: int = 0
+    """Seeds initial weights, data order and dropout; >= 0."""
+
+    def __post_init__(self) -> None:
+        """Check the name and the seed.
+
+        Raises:
+            ValueError: the name is not a plain folder name, or the seed negative.
+        """
+        if not self.name or Path(self.name).name != self.name:
+            raise ValueError(
+                f"run.name is {self.name!r}; give a folder name without '/', "
+                "and its parent in run.dir"
+            )
+        if self.seed < 0:
+            raise ValueError(f"run.seed must be >= 0, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentConfig:
+    """The model that learns."""
+
+    model: str = "zoo:student"
+    """Hub name, local folder, or ``zoo:<name>``."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type its weights are trained in; ``train.bf16`` is the cheaper choice."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherConfig:
+    """One frozen teacher."""
+
+    model: str
+    """Hub name, local folder, or ``zoo:<name>``."""
+    weight: float = 1.0
+    """Its share in fixed fusion where ``fuse.weights`` is null; >= 0."""
+    kv: str = "live"
+    """``live`` runs the model; a path reads what ``mtkd extract`` stored there."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type its weights are loaded in; auto keeps the checkpoint's."""
+
+    def __post_init__(self) -> None:
+        """Check the weight.
+
+        Raises:
+            ValueError: the weight is negative.
+        """
+        if not self.weight >= 0:
+            raise ValueError(f"teacher weight must be >= 0, got {self.weight}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Text to learn from and to be measured on."""
+
+    train: list[str] = field(default_factory=lambda: ["zoo"])
+    """Paths of .txt, .jsonl or .parquet files, ``domain=path`` to name a file's
+    domain (else the file's name); or ``zoo`` for the embedded prose and code."""
+    eval: list[str] = field(default_factory=list)
+    """Held-out text, as ``train``; empty: ``eval_share`` of the training text."""
+    eval_share: float = 0.1
+    """Share of the training text held out where ``eval`` is empty; in (0, 0.5]."""
+    text_field: str = "text"
+    """Field of a .jsonl or .parquet row which holds the text."""
+    max_length: int = 128
+    """Student tokens per sample, >= 8; longer texts are cut into several."""
+    train_samples: int | None = None
+    """Use at most so many samples per domain; null for all."""
+    eval_samples: int | None = 64
+    """Measure on at most so many samples per domain; null for all."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ValueError: no training text, or a number out of range.
+        """
+        if not self.train:
+            raise ValueError("data.train is empty; give paths, or [zoo]")
+        if not 0 < self.eval_share <= 0.5:
+            raise ValueError(
+                f"data.eval_share must be in (0, 0.5], got {self.eval_share}"
+            )
+        if self.max_length < 8:
+            raise ValueError(f"data.max_length must be >= 8, got {self.max_length}")
+        for name in ("train_samples", "eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"data.{name} must be >= 1 or null, got {value}")
+
+    def sources(self, which: Literal["train", "eval"]) -> list[tuple[str | None, str]]:
+        """Split ``domain=path`` entries: (domain or None, path or ``zoo``)."""
+        pairs = []
+        for entry in getattr(self, which):
+            match = _DOMAIN.fullmatch(entry)
+            assert match is not None  # the pattern takes any text
+            pairs.append((match[1], match[2]))
+        return pairs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignConfig:
+    """How teachers' KV reach the student's tokens, layers and width."""
+
+    aligner: str = "causal_char_iou"
+    """A registered aligner: char_iou, causal_char_iou, last_token, or a plugin's.
+    The outcome pass accepts causal ones only."""
+    layer_mapping_strategy: str = "ratio"
+    """A registered layer map: ratio, uniform, skip, or a plugin's."""
+    layer_map: dict[str, list[int]] = field(default_factory=dict)
+    """Explicit maps, teacher name -> one teacher layer per student layer; they
+    replace the strategy for these teachers."""
+    adapter: str = "procrustes"
+    """A registered calibration: pca, procrustes, ridge, or a plugin's."""
+    rope_scaling_method: str = "ntk"
+    """A registered RoPE scaler: none, linear, ntk, ntk-aware, dynamic, or a
+    plugin's."""
+    min_coverage: float = 0.5
+    """Share of student tokens with teacher text below which the run warns; 0 to 1.
+    No coverage at all is always an error."""
+
+    def __post_init__(self) -> None:
+        """Check the coverage bound.
+
+        Raises:
+            ValueError: outside 0 to 1.
+        """
+        if not 0 <= self.min_coverage <= 1:
+            raise ValueError(
+                f"align.min_coverage must be in 0..1, got {self.min_coverage}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaselineConfig:
+    """What the run is measured against, on the same data and steps."""
+
+    ce_only: bool = True
+    """Train the same student by next-token loss alone."""
+    single_teachers: Literal["all", "none"] | list[str] = "all"
+    """Distil from each of these teachers alone; the best one is compared."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseSections:
+    """The sections a phase may set; each is any subset of the general one."""
+
+    title: str = ""
+    """One line for tables and pictures."""
+    teachers: TeacherRule = field(default_factory=TeacherRule)
+    """Which teachers it takes."""
+    align: AlignConfig = field(default_factory=AlignConfig)
+    """Alignment."""
+    fuse: FuseConfig = field(default_factory=FuseConfig)
+    """Fusion."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Objective."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Loop."""

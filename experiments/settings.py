@@ -1,0 +1,400 @@
+"""Turn plain YAML data into dataclasses, and refuse what does not fit.
+
+The types are the schema: nested dataclasses are sections, a ``dict[str, X]`` is a
+section with names of the user's choosing, everything else is a leaf. Leaves are
+checked by jsonargparse, so ``1e-4`` is a number and ``Literal`` lists its choices.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+ANY_NAME = "<name>"
+"""Stands for a key the user chooses, in the names :func:`valid_names` yields."""
+
+
+class ConfigError(ValueError):
+    """A setting which cannot be used; the message says where and what is valid."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Typed:
+    """A scalar typed on a command line, still as text.
+
+    Whether ``5`` is a number or a name depends on the field, so the decision waits
+    for the field's type.
+    """
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Partial:
+    """Marks a mapping as any subset of a section's fields.
+
+    ``Annotated[dict[str, Any], Partial(FuseConfig)]`` stays a mapping after the
+    check; nothing is filled in, so it can be laid over a full section later.
+    """
+
+    section: type
+    """The dataclass whose keys and types the mapping obeys."""
+
+
+def load_yaml(text: str, source: str) -> Any:
+    """Parse YAML, reading ``1e-4`` as a number.
+
+    Args:
+        text: the document.
+        source: what to call it in an error, such as the file's path.
+
+    Raises:
+        ConfigError: not YAML; names source, line and column.
+    """
+    import yaml
+    from jsonargparse import get_loader
+
+    try:
+        return get_loader("yaml")(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" line {mark.line + 1} column {mark.column + 1}" if mark else ""
+        raise ConfigError(
+            f"{source}{place} is not valid YAML: {error.problem}; "
+            "check indentation, quotes and brackets there"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {error}") from None
+
+
+def load_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file which must hold a mapping.
+
+    Raises:
+        ConfigError: no such file, not UTF-8, not YAML, or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"config file {path} does not exist") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; give a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"config file {path} is not UTF-8 at byte {error.start}; save it as UTF-8"
+        ) from None
+    data = load_yaml(text, str(path))
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"config file {path} holds a {type(data).__name__}; "
+            "give a mapping such as 'student: {model: gpt2}'"
+        )
+    return data
+
+
+def parse_override(item: str) -> dict[str, Any]:
+    """Turn ``fuse.temperature=0.5`` into ``{"fuse": {"temperature": 0.5}}``.
+
+    Lists and mappings are YAML (``data.train=[a.txt, b.txt]``); scalars stay
+    :class:`Typed` until the field's type is known.
+
+    Raises:
+        ConfigError: no ``=``, an empty key, or a value which is not YAML.
+    """
+    key, equals, text = item.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(
+            f"override {item!r} is not of the form section.key=value; "
+            "for example fuse.temperature=0.5"
+        )
+    value = load_yaml(text, f"the value of override {key!r}")
+    nested: Any = value if isinstance(value, list | dict) else Typed(text)
+    for part in reversed(parts):
+        nested = {part: nested}
+    return typing.cast(dict[str, Any], nested)
+
+
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one tree over another: mappings join, anything else replaces."""
+    joined = dict(base)
+    for key, value in top.items():
+        below = joined.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            joined[key] = merge(below, value)
+        else:
+            joined[key] = value
+    return joined
+
+
+def build(cls: type[T], data: Any, path: str = "", root: type | None = None) -> T:
+    """Make a checked dataclass from plain data.
+
+    Args:
+        cls: a dataclass; fields of dataclass type are sections of it.
+        data: nested mappings, lists and scalars, as YAML gives them.
+        path: where ``data`` stands in the whole config, for errors.
+        root: type of the whole config, whose names an error may suggest.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a missing required key, or a
+            value which the dataclass itself refuses.
+    """
+    values = check(cls, data, path, root)
+    for field in dataclasses.fields(typing.cast(Any, cls)):
+        required = (
+            field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        )
+        if required and field.name not in values:
+            hint = describe_type(_hints(cls)[field.name])
+            raise ConfigError(f"{_join(path, field.name)} is missing; give {hint}")
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def check(
+    cls: type,
+    data: Any,
+    path: str = "",
+    root: type | None = None,
+    partial: bool = False,
+) -> dict[str, Any]:
+    """Check the keys and types of a section.
+
+    Args:
+        cls: the dataclass the section belongs to.
+        data: any subset of its fields.
+        path: where ``data`` stands, for errors.
+        root: type of the whole config, for suggestions.
+        partial: leave the sections inside as mappings, filling in nothing.
+
+    Returns:
+        The given keys with values of the fields' types.
+
+    Raises:
+        ConfigError: an unknown key or a wrong type.
+    """
+    hints = _hints(cls)
+    section = _mapping(data, path, describe_type(cls))
+    for key in section:
+        if key not in hints:
+            raise unknown_key(_join(path, key), root or cls, known=hints)
+    return {
+        key: _value(hints[key], value, _join(path, key), root or cls, partial)
+        for key, value in section.items()
+    }
+
+
+def unknown_key(path: str, root: type, known: Iterable[str] = ()) -> ConfigError:
+    """Say that a key does not exist, and which one was probably meant."""
+    nearest = nearest_name(path, valid_names(root))
+    meant = f"; did you mean {nearest!r}?" if nearest else "."
+    section, _, _ = path.rpartition(".")
+    where = f"{section!r}" if section else "the top level"
+    listed = ", ".join(sorted(known))
+    valid = f" Valid in {where}: {listed}." if listed else ""
+    return ConfigError(f"unknown config key {path!r}{meant}{valid}")
+
+
+def nearest_name(wrong: str, names: Iterable[str]) -> str | None:
+    """Find the valid dotted name most like a wrong one.
+
+    The last part counts too, on its own, so that a right key in the wrong section
+    (``train.temperature``) finds its home. Chosen names (:data:`ANY_NAME`) are
+    filled in from ``wrong``.
+    """
+    best, best_score = None, 0.72
+    for name in names:
+        filled = _fill(name, wrong)
+        whole = difflib.SequenceMatcher(None, wrong, filled).ratio()
+        tails = wrong.rpartition(".")[2], filled.rpartition(".")[2]
+        tail = difflib.SequenceMatcher(None, *tails).ratio()
+        score = max(whole, 0.95 * tail) + 0.01 * whole
+        if score > best_score:
+            best, best_score = filled, score
+    return best
+
+
+def valid_names(cls: type, prefix: str = "") -> Iterator[str]:
+    """Yield every dotted name of a config type, sections included."""
+    for key, hint in _hints(cls).items():
+        name = _join(prefix, key)
+        yield name
+        named = _named_section(hint)
+        nested, _ = _section(hint if named is None else named)
+        if nested is not None:
+            chosen = name if named is None else _join(name, ANY_NAME)
+            yield from valid_names(nested, chosen)
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses and tuples into mappings and lists, ready for YAML."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def describe_type(hint: Any) -> str:
+    """Say in words what a field takes: ``a number``, ``one of 'a', 'b'``."""
+    words = {
+        bool: "true or false",
+        int: "an integer",
+        float: "a number",
+        str: "a text",
+        Any: "anything",
+        type(None): "null",
+    }
+    if hint in words:
+        return words[hint]
+    section, _ = _section(hint)
+    if section is not None:
+        return "a section with keys " + ", ".join(_hints(section))
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in args)
+    if _is_union(hint):
+        return " or ".join(describe_type(arg) for arg in args)
+    if origin in (list, tuple):
+        return f"a list, each entry {describe_type(args[0])}"
+    if origin in (dict, Mapping):
+        return f"a mapping from names, each to {describe_type(args[1])}"
+    return str(hint)
+
+
+def _value(hint: Any, raw: Any, path: str, root: type, partial: bool) -> Any:
+    named = _named_section(hint)
+    if named is not None:
+        return {
+            str(key): _value(named, value, _join(path, key), root, partial)
+            for key, value in _mapping(raw, path, describe_type(hint)).items()
+        }
+    section, stays_partial = _section(hint)
+    if section is None:
+        return leaf(hint, raw, path)
+    if partial or stays_partial:
+        return check(section, raw, path, root, partial=True)
+    return build(section, raw, path, root)
+
+
+def leaf(hint: Any, raw: Any, path: str) -> Any:
+    """Check one value against its type.
+
+    Raises:
+        ConfigError: names the path, the value and what is valid.
+    """
+    if raw is None and not _takes_none(hint):
+        raise _wrong(path, None, hint)
+    if not isinstance(raw, Typed):
+        return _parse(hint, raw, path)
+    try:
+        value = load_yaml(raw.text, path)
+        return leaf(hint, value, path)
+    except ConfigError:
+        if hint is str or (_is_union(hint) and str in get_args(hint)):
+            return raw.text
+        raise
+
+
+def _parse(hint: Any, raw: Any, path: str) -> Any:
+    if hint is Any:
+        return raw
+    if hint is str:  # jsonargparse would agree, but "a: b" need not be YAML here
+        if isinstance(raw, str):
+            return raw
+        raise _wrong(path, raw, hint)
+    from jsonargparse import ArgumentError
+
+    try:
+        given = copy.deepcopy(raw)  # jsonargparse converts list entries in place
+        return _leaf_parser(hint).parse_object({"value": given}).value
+    except ArgumentError:
+        raise _wrong(path, raw, hint) from None
+
+
+@functools.cache
+def _leaf_parser(hint: Any) -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    return parser
+
+
+def _wrong(path: str, raw: Any, hint: Any) -> ConfigError:
+    shown = "null" if raw is None else repr(raw)
+    return ConfigError(f"{path} is {shown}; give {describe_type(hint)}")
+
+
+def _mapping(data: Any, path: str, valid: str) -> Mapping[str, Any]:
+    if data is None:
+        return {}  # a section without keys, as YAML reads "train:" and nothing more
+    if isinstance(data, Mapping):
+        return data
+    shown = data.text if isinstance(data, Typed) else data
+    raise ConfigError(f"{path or 'the config'} is {shown!r}; give {valid}")
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+def _section(hint: Any) -> tuple[type | None, bool]:
+    """Give the dataclass a hint stands for, and whether it stays partial."""
+    if dataclasses.is_dataclass(hint):
+        return typing.cast(type, hint), False
+    for mark in getattr(hint, "__metadata__", ()):
+        if isinstance(mark, Partial):
+            return mark.section, True
+    return None, False
+
+
+def _named_section(hint: Any) -> Any:
+    """Give X of ``dict[str, X]`` where X is a section, else None."""
+    args = get_args(hint)
+    if get_origin(hint) is dict and _section(args[1])[0] is not None:
+        return args[1]
+    return None
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, types.UnionType)
+
+
+def _takes_none(hint: Any) -> bool:
+    return hint is Any or hint is type(None) or type(None) in get_args(hint)
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _fill(name: str, wrong: str) -> str:
+    given = wrong.split(".")
+    parts = name.split(".")
+    return ".".join(
+        given[i] if part == ANY_NAME and i < len(given) else part
+        for i, part in enumerate(parts)
+    )
