@@ -1,0 +1,72 @@
+"""Attention probabilities of a few query positions, without the T x T map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def attention_rows(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    options: dict[str, Any],
+    rows: Tensor,
+    causal: bool,
+) -> Tensor:
+    """Probabilities of the asked query rows, averaged over heads.
+
+    Args:
+        query: (B, H_q, T, D) as the model attends, rotated.
+        key: (B, H, T, D), H dividing H_q.
+        mask: None, or (B or 1, 1 or H_q, T, T), bool (True = may attend) or float
+            (added to the scores).
+        options: what the model passed on: ``scaling``, ``softcap``,
+            ``position_bias`` (1 or B, H_q, T, T).
+        rows: (B, R) int64 in [0, T).
+        causal: a query reads no later key; only used where ``mask`` is None.
+
+    Returns:
+        (B, R, T) float32, rows sum to 1.
+
+    Raises:
+        ValueError: the model mixes attention sinks into its softmax.
+
+    Source:
+        softmax(Q Kᵀ · scaling + bias), Vaswani et al. 2017; soft cap of the
+        scores, Gemma 2 (2024).
+    """
+    if options.get("s_aux") is not None:
+        raise ValueError(
+            "attention rows of a model with attention sinks do not sum to 1 over its "
+            "tokens; leave attention_rows out for this model"
+        )
+    batch, heads, _, size = query.shape
+    tokens = key.shape[2]
+    picked = _pick(query, rows, size).float()  # (B, H_q, R, D)
+    grouped = picked.unflatten(1, (key.shape[1], heads // key.shape[1]))
+    scores = torch.einsum("bhgrd,bhtd->bhgrt", grouped, key.float()).flatten(1, 2)
+    scaling = options.get("scaling")
+    scores = scores * (size**-0.5 if scaling is None else scaling)
+    if options.get("softcap") is not None:
+        scores = torch.tanh(scores / options["softcap"]) * options["softcap"]
+    if options.get("position_bias") is not None:
+        bias = options["position_bias"].expand(batch, -1, -1, -1)
+        scores = scores + _pick(bias, rows, tokens).float()
+    if mask is not None:
+        allowed = _pick(mask.expand(batch, -1, -1, -1), rows, tokens)
+        if allowed.dtype == torch.bool:
+            scores = scores.masked_fill(~allowed, float("-inf"))
+        else:
+            scores = scores + allowed.float()
+    elif causal:
+        later = torch.arange(tokens, device=rows.device) > rows[..., None]
+        scores = scores.masked_fill(later[:, None], float("-inf"))
+    return scores.softmax(dim=-1).mean(dim=1)
+
+
+def _pick(x: Tensor, rows: Tensor, width: int) -> Tensor:
+    index = rows[:, None, :, None].expand(-1, x.shape[1], -1, width)
+    return x.gather(2, index)
