@@ -1,0 +1,251 @@
+"""Bring every teacher's heads and head sizes to the student's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from align.calibration import (
+    METHODS,
+    CalibrationStats,
+    Method,
+    r_squared,
+    variance_kept,
+)
+from align.kv import KV
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationReport:
+    """What a calibration of one teacher achieved, a number a layer."""
+
+    method: str
+    """The method's name."""
+    variance_kept_k: tuple[float, ...]
+    """Share of the teacher's key variance that survives, in [0, 1]."""
+    variance_kept_v: tuple[float, ...]
+    """The same for values."""
+    r2_k: tuple[float, ...]
+    """R² of predicting the student's keys; only ridge aims at it."""
+    r2_v: tuple[float, ...]
+    """The same for values."""
+
+
+class MultiTeacherHeadDimAdapter(nn.Module):
+    """One linear map a teacher and layer, for keys and for values.
+
+    The maps start by grouping or repeating heads and are meant to be calibrated in
+    closed form. Afterwards they may learn from the outcome, the student's next-token
+    loss; trained by the distance to the student's KV they would collapse, so whoever
+    computes that distance detaches what :meth:`adapt` returns.
+    """
+
+    def __init__(
+        self,
+        teacher_dims: Sequence[tuple[int, ...]],
+        student_dim: int,
+        student_heads: int,
+        num_layers: int = 1,
+        student_v_dim: int | None = None,
+    ) -> None:
+        """Build the maps.
+
+        Args:
+            teacher_dims: for each of M teachers (C_t, H_t), the width of one layer's
+                keys and its key-value heads, or (C_t, H_t, C_v) where values are of
+                another width.
+            student_dim: C_s, the width of one layer's keys in the student.
+            student_heads: H_s, the student's key-value heads.
+            num_layers: L, the student's layers (map depth first); 1 serves
+                any number of layers with one map.
+            student_v_dim: the width of one layer's values; None is student_dim.
+
+        Raises:
+            ValueError: the heads do not divide a width.
+        """
+        super().__init__()
+        self.student_dim = student_dim
+        self.student_v_dim = student_dim if student_v_dim is None else student_v_dim
+        self.student_heads = student_heads
+        self.num_layers = num_layers
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be >= 1, got {num_layers}")
+        _check_heads("student_dim", student_dim, student_heads)
+        _check_heads("student_v_dim", self.student_v_dim, student_heads)
+        self.weight_k, self.bias_k = nn.ParameterList(), nn.ParameterList()
+        self.weight_v, self.bias_v = nn.ParameterList(), nn.ParameterList()
+        for index, dims in enumerate(teacher_dims):
+            if len(dims) not in (2, 3):
+                raise ValueError(
+                    f"teacher_dims[{index}] is {tuple(dims)}; give (key width, heads) "
+                    "or (key width, heads, value width)"
+                )
+            width, heads, v_width = dims if len(dims) == 3 else (*dims, dims[0])
+            _check_heads(f"teacher_dims[{index}]", width, heads)
+            _check_heads(f"teacher_dims[{index}]", v_width, heads)
+            for weight, bias, c_in, c_out in (
+                (self.weight_k, self.bias_k, width, student_dim),
+                (self.weight_v, self.bias_v, v_width, self.student_v_dim),
+            ):
+                grouped = group_heads(c_in, heads, c_out, student_heads)
+                weight.append(nn.Parameter(grouped.repeat(num_layers, 1, 1)))
+                bias.append(nn.Parameter(torch.zeros(num_layers, c_out)))
+
+    @property
+    def num_teachers(self) -> int:
+        """M."""
+        return len(self.weight_k)
+
+    def adapt(self, teacher: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Map one teacher's flattened keys and values to the student's width.
+
+        The map commutes with a character alignment, whose rows sum to 1: adapt first,
+        at the teacher's length, then align, which is cheaper and leaves uncovered
+        tokens at zero.
+
+        Args:
+            teacher: index of the teacher.
+            k: (L, B, T, C_t) float.
+            v: (L, B, T, C_v) float.
+
+        Returns:
+            (L, B, T, C_s) and (L, B, T, C_s of values), dtypes of ``k`` and ``v``.
+
+        Raises:
+            ValueError: the number of layers or a width does not match.
+        """
+        return (
+            self._map(teacher, "k", k, self.weight_k[teacher], self.bias_k[teacher]),
+            self._map(teacher, "v", v, self.weight_v[teacher], self.bias_v[teacher]),
+        )
+
+    def forward(
+        self, kvs_list: Sequence[KV | tuple[Tensor, Tensor]]
+    ) -> list[KV | tuple[Tensor, Tensor]]:
+        """Adapt all teachers.
+
+        Args:
+            kvs_list: M of KV, or of flattened pairs as in :meth:`adapt`.
+
+        Returns:
+            M of the same type in the student's heads and sizes.
+
+        Raises:
+            ValueError: M differs, or shapes do not match.
+        """
+        if len(kvs_list) != self.num_teachers:
+            raise ValueError(
+                f"{len(kvs_list)} teachers' KV for an adapter of {self.num_teachers}; "
+                "give one entry a teacher"
+            )
+        adapted: list[KV | tuple[Tensor, Tensor]] = []
+        for teacher, kv in enumerate(kvs_list):
+            if isinstance(kv, KV):
+                k, v = self.adapt(teacher, *kv.flat())
+                adapted.append(KV.from_flat(k, v, kv.mask, self.student_heads))
+            else:
+                adapted.append(self.adapt(teacher, *kv))
+        return adapted
+
+    @torch.no_grad()
+    def calibrate(
+        self,
+        teacher: int,
+        stats_k: CalibrationStats,
+        stats_v: CalibrationStats,
+        method: str | Method = "procrustes",
+    ) -> CalibrationReport:
+        """Set one teacher's maps in closed form.
+
+        Args:
+            teacher: index of the teacher.
+            stats_k: paired keys, teacher's as x and student's as y.
+            stats_v: paired values.
+            method: ``pca``, ``procrustes``, ``ridge``, or a function from statistics
+                to (weight, bias).
+
+        Returns:
+            What was kept.
+
+        Raises:
+            ValueError: an unknown method, or sizes that do not match the adapter.
+        """
+        if isinstance(method, str) and method not in METHODS:
+            raise ValueError(
+                f"unknown calibration {method!r}; valid are "
+                f"{', '.join(sorted(METHODS))} or a function"
+            )
+        solve = METHODS[method] if isinstance(method, str) else method
+        kept, r2 = [], []
+        for name, stats, weight, bias in (
+            ("stats_k", stats_k, self.weight_k[teacher], self.bias_k[teacher]),
+            ("stats_v", stats_v, self.weight_v[teacher], self.bias_v[teacher]),
+        ):
+            got = (stats.num_layers, stats.dim_x, stats.dim_y)
+            if got != tuple(weight.shape):
+                raise ValueError(
+                    f"teachers[{teacher}]: {name} is for (layers, teacher width, "
+                    f"student width) {got}, but the adapter has {tuple(weight.shape)}"
+                )
+            new_weight, new_bias = solve(stats)
+            weight.copy_(new_weight)
+            bias.copy_(new_bias)
+            kept.append(tuple(variance_kept(stats, new_weight).tolist()))
+            r2.append(tuple(r_squared(stats, new_weight, new_bias).tolist()))
+        label = method if isinstance(method, str) else method.__name__
+        return CalibrationReport(label, kept[0], kept[1], r2[0], r2[1])
+
+    def _map(
+        self, teacher: int, name: str, x: Tensor, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        layers = x.shape[0] if x.dim() == 4 else -1
+        if self.num_layers not in (1, layers) or x.shape[-1] != weight.shape[1]:
+            raise ValueError(
+                f"teachers[{teacher}]: {name} has shape {tuple(x.shape)}; the adapter "
+                f"takes ({self.num_layers}, B, T, {weight.shape[1]}), layers mapped to "
+                "the student's first"
+            )
+        _, batch, tokens, width = x.shape
+        flat = x.reshape(layers, batch * tokens, width).to(weight.dtype)
+        out = torch.baddbmm(
+            bias[:, None].expand(layers, -1, -1), flat, weight.expand(layers, -1, -1)
+        )
+        return out.view(layers, batch, tokens, -1).to(x.dtype)
+
+
+def group_heads(
+    teacher_dim: int, teacher_heads: int, student_dim: int, student_heads: int
+) -> Tensor:
+    """Average or repeat heads, and cut or zero-pad within each.
+
+    Student head i takes the mean of the teacher heads that cover the same stretch
+    [i, i + 1) / H_s of all heads: groups where there are more, repeats where there
+    are fewer.
+
+    Args:
+        teacher_dim: C_t.
+        teacher_heads: H_t, divides C_t.
+        student_dim: C_s.
+        student_heads: H_s, divides C_s.
+
+    Returns:
+        (C_t, C_s) float32.
+    """
+    size_in, size_out = teacher_dim // teacher_heads, student_dim // student_heads
+    heads = torch.zeros(teacher_heads, student_heads)
+    for head in range(student_heads):
+        first = head * teacher_heads // student_heads
+        last = -(-(head + 1) * teacher_heads // student_heads)
+        heads[first:last, head] = 1 / (last - first)
+    return torch.kron(heads, torch.eye(size_in, size_out))
+
+
+def _check_heads(name: str, width: int, heads: int) -> None:
+    if heads < 1 or width < 1 or width % heads:
+        raise ValueError(
+            f"{name}: {heads} heads do not divide width {width}; give the width of "
+            "one layer's keys (heads times head size) and its key-value heads"
+        )

@@ -1,0 +1,283 @@
+"""Say which teacher layers feed each student layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from align.kv import KV
+
+Feed = tuple[int, float]
+"""A teacher layer and its weight."""
+
+Mixed = TypeVar("Mixed", KV, Tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerMap:
+    """For every student layer, the teacher layers that feed it."""
+
+    layers: tuple[tuple[Feed, ...], ...]
+    """One entry a student layer: (teacher layer, weight) pairs, weights sum to 1."""
+
+    def __post_init__(self) -> None:
+        """Check weights and indices.
+
+        Raises:
+            ValueError: an empty entry, a negative layer or weight, or a sum not 1.
+        """
+        for index, feeds in enumerate(self.layers):
+            if not feeds:
+                raise ValueError(
+                    f"layer map: student layer {index} has no teacher layer; give at "
+                    "least one (layer, weight)"
+                )
+            if any(layer < 0 or weight < 0 for layer, weight in feeds):
+                raise ValueError(
+                    f"layer map: student layer {index} reads {list(feeds)}; layers "
+                    "and weights are >= 0"
+                )
+            total = sum(weight for _, weight in feeds)
+            if abs(total - 1) > 1e-6:
+                raise ValueError(
+                    f"layer map: the weights of student layer {index} sum to {total}; "
+                    "make them sum to 1"
+                )
+
+    def __len__(self) -> int:
+        """L_s, the student's layers."""
+        return len(self.layers)
+
+    def __getitem__(self, index: int) -> tuple[Feed, ...]:
+        """The pairs that feed one student layer."""
+        return self.layers[index]
+
+    def __iter__(self) -> Iterator[tuple[Feed, ...]]:
+        """Student layers from the bottom up."""
+        return iter(self.layers)
+
+    @property
+    def needed(self) -> tuple[int, ...]:
+        """Teacher layers that are read at all, ascending."""
+        return tuple(sorted({layer for feeds in self.layers for layer, _ in feeds}))
+
+    def remap(self) -> LayerMap:
+        """The same map into a teacher that kept only :attr:`needed`."""
+        place = {layer: index for index, layer in enumerate(self.needed)}
+        return LayerMap(
+            tuple(
+                tuple((place[layer], weight) for layer, weight in feeds)
+                for feeds in self.layers
+            )
+        )
+
+    def matrix(self, num_teacher_layers: int | None = None) -> Tensor:
+        """(L_s, L_t) float32 weights; L_t reaches the last needed layer by default."""
+        width = num_teacher_layers or self.needed[-1] + 1
+        out = torch.zeros(len(self.layers), width)
+        for index, feeds in enumerate(self.layers):
+            for layer, weight in feeds:
+                out[index, layer] += weight
+        return out
+
+
+Strategy = Callable[[int, int], LayerMap]
+"""(teacher layers, student layers) -> map."""
+
+
+def ratio(num_teacher_layers: int, num_student_layers: int) -> LayerMap:
+    """Interpolate between the two neighbouring teacher layers.
+
+    Student layer i of L_s reads depth i (L_t - 1) / (L_s - 1) of the teacher: bottom
+    to bottom, top to top, every student layer exactly once. A student of one layer
+    reads the teacher's top.
+    """
+    layers: list[tuple[Feed, ...]] = []
+    for depth in _depths(num_teacher_layers, num_student_layers):
+        low = int(depth)
+        share = depth - low
+        feeds = [(low, float(1 - share))]
+        if share:
+            feeds.append((low + 1, float(share)))
+        layers.append(tuple(feeds))
+    return LayerMap(tuple(layers))
+
+
+def uniform(num_teacher_layers: int, num_student_layers: int) -> LayerMap:
+    """Copy the teacher layer nearest to each evenly spaced depth (half goes up)."""
+    return LayerMap(
+        tuple(
+            ((int(depth + Fraction(1, 2)), 1.0),)
+            for depth in _depths(num_teacher_layers, num_student_layers)
+        )
+    )
+
+
+def skip(num_teacher_layers: int, num_student_layers: int) -> LayerMap:
+    """Copy every k-th teacher layer, k = L_t // L_s, so that top meets top.
+
+    Source:
+        Sanh et al. (2019) start DistilBERT from every second teacher layer. A student
+        deeper than its teacher repeats the teacher's bottom layer.
+    """
+    _check_counts(num_teacher_layers, num_student_layers)
+    step = max(1, num_teacher_layers // num_student_layers)
+    top = num_teacher_layers - 1
+    return LayerMap(
+        tuple(
+            ((max(0, top - step * (num_student_layers - 1 - index)), 1.0),)
+            for index in range(num_student_layers)
+        )
+    )
+
+
+STRATEGIES: dict[str, Strategy] = {"ratio": ratio, "uniform": uniform, "skip": skip}
+"""Built-in strategies by name."""
+
+
+def build_multi_teacher_layer_map(
+    teacher_layers: Sequence[int],
+    num_student_layers: int,
+    strategy: str | Strategy | Sequence[Sequence[Sequence[Feed] | int]] = "ratio",
+    teacher_names: Sequence[str] | None = None,
+) -> list[LayerMap]:
+    """Map the layers of M teachers to one student.
+
+    Args:
+        teacher_layers: the number of layers of each teacher, e.g. [24, 32].
+        num_student_layers: L_s.
+        strategy: ``ratio``, ``uniform`` or ``skip``, a function
+            (L_t, L_s) -> LayerMap, or an explicit map a teacher: for every student
+            layer one teacher layer or a list of (layer, weight).
+        teacher_names: names for error messages.
+
+    Returns:
+        One LayerMap a teacher, each with L_s entries.
+
+    Raises:
+        ValueError: an unknown strategy, no layers, or a map that asks for a layer
+            which the teacher lacks.
+    """
+    names = list(teacher_names or [""] * len(teacher_layers))
+    if isinstance(strategy, str):
+        if strategy not in STRATEGIES:
+            raise ValueError(
+                f"unknown layer map {strategy!r}; valid are "
+                f"{', '.join(sorted(STRATEGIES))}, a function or explicit lists"
+            )
+        strategy = STRATEGIES[strategy]
+    if callable(strategy):
+        maps = [strategy(count, num_student_layers) for count in teacher_layers]
+    else:
+        if len(strategy) != len(teacher_layers):
+            raise ValueError(
+                f"{len(strategy)} explicit layer maps for {len(teacher_layers)} "
+                "teachers; give one map a teacher"
+            )
+        maps = [_explicit(entry) for entry in strategy]
+    for index, (layer_map, count) in enumerate(zip(maps, teacher_layers, strict=True)):
+        _check_map(index, names[index], layer_map, count, num_student_layers)
+    return maps
+
+
+def interpolate_teacher_layers(
+    teacher_kvs: Sequence[Mixed],
+    layer_map: Sequence[LayerMap],
+    num_student_layers: int,
+    kept: bool = False,
+) -> list[Mixed]:
+    """Mix each teacher's layers into the student's.
+
+    Args:
+        teacher_kvs: M of KV, or of tensors (L_t, ...).
+        layer_map: M maps from :func:`build_multi_teacher_layer_map`.
+        num_student_layers: L_s.
+        kept: the KV hold only each map's :attr:`LayerMap.needed` layers, in order.
+
+    Returns:
+        M of the same type with L_s layers.
+
+    Raises:
+        ValueError: M or L_s differ, or a map asks for a layer that is not there.
+    """
+    if len(teacher_kvs) != len(layer_map):
+        raise ValueError(
+            f"{len(teacher_kvs)} teachers but {len(layer_map)} layer maps; give one "
+            "map a teacher"
+        )
+    mixed: list[Mixed] = []
+    for index, (kv, one_map) in enumerate(zip(teacher_kvs, layer_map, strict=True)):
+        use = one_map.remap() if kept else one_map
+        count = kv.num_layers if isinstance(kv, KV) else kv.shape[0]
+        _check_map(index, "", use, count, num_student_layers)
+        if isinstance(kv, KV):
+            mixed.append(KV(_mix(kv.k, use), _mix(kv.v, use), kv.mask))
+        else:
+            mixed.append(_mix(kv, use))
+    return mixed
+
+
+def _mix(x: Tensor, layer_map: LayerMap) -> Tensor:
+    """(L_t, ...) to (L_s, ...), copying where one layer has all the weight."""
+    layers = []
+    for feeds in layer_map:
+        used = [(layer, weight) for layer, weight in feeds if weight]
+        if len(used) == 1:
+            layers.append(x[used[0][0]])
+            continue
+        wide = x.dtype if x.dtype == torch.float64 else torch.float32
+        total = sum(x[layer].to(wide) * weight for layer, weight in used)
+        layers.append(torch.as_tensor(total).to(x.dtype))
+    return torch.stack(layers)
+
+
+def _depths(num_teacher_layers: int, num_student_layers: int) -> list[Fraction]:
+    _check_counts(num_teacher_layers, num_student_layers)
+    top = num_teacher_layers - 1
+    if num_student_layers == 1:
+        return [Fraction(top)]
+    return [
+        Fraction(index * top, num_student_layers - 1)
+        for index in range(num_student_layers)
+    ]
+
+
+def _explicit(entries: Sequence[Sequence[Feed] | int]) -> LayerMap:
+    layers: list[tuple[Feed, ...]] = []
+    for entry in entries:
+        if isinstance(entry, int):
+            layers.append(((entry, 1.0),))
+        else:
+            layers.append(tuple((int(layer), float(w)) for layer, w in entry))
+    return LayerMap(tuple(layers))
+
+
+def _check_counts(num_teacher_layers: int, num_student_layers: int) -> None:
+    for name, count in (
+        ("teacher", num_teacher_layers),
+        ("student", num_student_layers),
+    ):
+        if count < 1:
+            raise ValueError(f"a {name} has {count} layers; give at least 1")
+
+
+def _check_map(
+    index: int, name: str, layer_map: LayerMap, num_teacher: int, num_student: int
+) -> None:
+    who = f"teachers[{index}]" + (f" {name!r}" if name else "")
+    if len(layer_map) != num_student:
+        raise ValueError(
+            f"{who}: layer map has {len(layer_map)} entries, but the student has "
+            f"{num_student} layers; fix align.layer_map"
+        )
+    last = layer_map.needed[-1]
+    if last >= num_teacher:
+        raise ValueError(
+            f"{who}: layer map asks for layer {last}, but the model has layers "
+            f"0..{num_teacher - 1}; fix align.layer_map"
+        )

@@ -1,0 +1,118 @@
+"""Find where printed token pieces lie in their text."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import cache
+
+import torch
+from torch import Tensor
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_MARKERS = str.maketrans({"▁": " "})
+
+
+def locate_pieces(pieces: list[str], text: str) -> Tensor:
+    """Place surface pieces in a text, from left to right.
+
+    Understood are byte-level pieces (``Ġun``, ``é¥``), SentencePiece's ``▁`` and
+    ``<0xE9>``, WordPiece's ``##`` with lower case and stripped accents. A piece that
+    is not found ahead, such as ``[CLS]`` or ``<unk>``, gets an empty span.
+
+    Args:
+        pieces: T pieces as a tokenizer's ``convert_ids_to_tokens`` prints them.
+        text: the text they were cut from.
+
+    Returns:
+        (T, 2) int64 [start, end) in characters. Byte pieces of one character all
+        carry its span.
+    """
+    byte_level = _looks_byte_level(pieces, text)
+    raw = text.encode("utf-8", errors="surrogatepass")
+    char_of = [0] * (len(raw) + 1)
+    byte_of = [0]
+    for index, letter in enumerate(text):
+        size = len(letter.encode("utf-8", errors="surrogatepass"))
+        for byte in range(byte_of[-1], byte_of[-1] + size):
+            char_of[byte] = index
+        byte_of.append(byte_of[-1] + size)
+    char_of[len(raw)] = len(text)
+
+    spans = []
+    at = 0  # bytes of the text read so far
+    for piece in pieces:
+        found = _find_bytes(piece, raw, at, byte_level)
+        if found is None:
+            char = char_of[at] if at == byte_of[char_of[at]] else char_of[at] + 1
+            chars = _find_folded(piece, text, char)
+            found = chars and (byte_of[chars[0]], byte_of[chars[1]])
+        if found is None or found[0] == found[1]:
+            spans.append((char_of[at], char_of[at]))
+            continue
+        start, at = found
+        spans.append((char_of[start], char_of[at - 1] + 1))
+    return torch.tensor(spans, dtype=torch.int64).reshape(-1, 2)
+
+
+def _find_bytes(
+    piece: str, raw: bytes, at: int, byte_level: bool
+) -> tuple[int, int] | None:
+    """The piece's bytes exactly at ``at``, blanks in between allowed."""
+    hexadecimal = _BYTE.fullmatch(piece)
+    if hexadecimal:
+        want = bytes([int(hexadecimal[1], 16)])
+    elif byte_level and all(char in _byte_alphabet() for char in piece):
+        want = bytes(_byte_alphabet()[char] for char in piece)
+    else:
+        want = piece.translate(_MARKERS).encode("utf-8", errors="surrogatepass")
+    if want and raw.startswith(want, at):
+        return at, at + len(want)
+    return None
+
+
+def _find_folded(piece: str, text: str, at: int) -> tuple[int, int] | None:
+    """The piece at the next character that is no blank, case and accents aside."""
+    bare = piece.translate(_MARKERS).strip()
+    bare = bare.removeprefix("##") if len(bare) > 2 else bare
+    want = _fold(bare)
+    if not want:
+        return None
+    while at < len(text) and not _fold(text[at]).strip():
+        at += 1
+    have, end = "", at
+    while end < len(text) and len(have) < len(want):
+        have += _fold(text[end])
+        end += 1
+    if have != want:
+        return None
+    while end < len(text) and unicodedata.combining(text[end]):
+        end += 1
+    return at, end
+
+
+def _fold(text: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", text.lower())
+    return "".join(char for char in decomposed if not unicodedata.combining(char))
+
+
+def _looks_byte_level(pieces: list[str], text: str) -> bool:
+    """Whether the pieces spell the text's bytes in the byte-level alphabet."""
+    alphabet = _byte_alphabet()
+    spelled = "".join(
+        piece for piece in pieces if all(char in alphabet for char in piece)
+    )
+    if "Ġ" in spelled or "Ċ" in spelled:
+        return True
+    raw = bytes(alphabet[char] for char in spelled)
+    return raw == text.encode("utf-8", errors="surrogatepass")
+
+
+@cache
+def _byte_alphabet() -> dict[str, int]:
+    """The printable character of each byte, inverted (Radford et al., 2019)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    table.update({chr(256 + index): byte for index, byte in enumerate(hidden)})
+    return table
