@@ -15,6 +15,8 @@ from fuse.routing_loss import (
     weigh_losses,
 )
 from fuse.routing_stats import RoutingStats, routing_alarm, routing_entropy
+from fuse.z_agreement import agreement
+from fuse.z_space import ZSpace
 
 __all__ = [
     "FUSION_METHODS",
@@ -23,6 +25,8 @@ __all__ = [
     "FuseConfig",
     "LearnableRouter",
     "RoutingStats",
+    "ZSpace",
+    "agreement",
     "fuse_kvs_fixed",
     "fuse_kvs_learnable",
     "fuse_kvs_similarity",
