@@ -133,7 +133,7 @@ class CalibrationStats:
         return self.n
 
 
-def pca(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
+def calibrate_pca(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
     """Map the teacher's principal directions onto the student's channels.
 
     Teacher channels are standardised, so that no loud channel decides; the leading
@@ -154,8 +154,8 @@ def pca(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
     return _into_student(stats, whiten)
 
 
-def procrustes(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
-    """:func:`pca`, then the rotation that comes nearest to the student's features.
+def calibrate_procrustes(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
+    """:func:`calibrate_pca`, then the rotation that comes nearest to the student's features.
 
     Args:
         stats: paired features.
@@ -172,7 +172,9 @@ def procrustes(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
     return _into_student(stats, whiten @ (left @ right))
 
 
-def ridge(stats: CalibrationStats, strength: float = 1e-2) -> tuple[Tensor, Tensor]:
+def calibrate_ridge(
+    stats: CalibrationStats, strength: float = 1e-2
+) -> tuple[Tensor, Tensor]:
     """Predict the student's features linearly from the teacher's.
 
     Args:
@@ -200,7 +202,11 @@ def ridge(stats: CalibrationStats, strength: float = 1e-2) -> tuple[Tensor, Tens
 Method = Callable[[CalibrationStats], tuple[Tensor, Tensor]]
 """Statistics -> weight (L, C_x, C_y) and bias (L, C_y)."""
 
-METHODS: dict[str, Method] = {"pca": pca, "procrustes": procrustes, "ridge": ridge}
+METHODS: dict[str, Method] = {
+    "pca": calibrate_pca,
+    "procrustes": calibrate_procrustes,
+    "ridge": calibrate_ridge,
+}
 """Built-in calibration methods by name."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,22 +15,6 @@ from align.calibration import (
     variance_kept,
 )
 from align.kv import KV
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationReport:
-    """What a calibration of one teacher achieved, a number a layer."""
-
-    method: str
-    """The method's name."""
-    variance_kept_k: tuple[float, ...]
-    """Share of the teacher's key variance that survives, in [0, 1]."""
-    variance_kept_v: tuple[float, ...]
-    """The same for values."""
-    r2_k: tuple[float, ...]
-    """R² of predicting the student's keys; only ridge aims at it."""
-    r2_v: tuple[float, ...]
-    """The same for values."""
 
 
 class MultiTeacherHeadDimAdapter(nn.Module):
@@ -157,7 +140,7 @@ class MultiTeacherHeadDimAdapter(nn.Module):
         stats_k: CalibrationStats,
         stats_v: CalibrationStats,
         method: str | Method = "procrustes",
-    ) -> CalibrationReport:
+    ) -> dict[str, list[float]]:
         """Set one teacher's maps in closed form.
 
         Args:
@@ -168,7 +151,10 @@ class MultiTeacherHeadDimAdapter(nn.Module):
                 to (weight, bias).
 
         Returns:
-            What was kept.
+            For each of ``k_`` and ``v_``, a list over layers: ``variance_kept``, the
+            share of the teacher's variance that can be read back afterwards, in
+            [0, 1], and ``r2`` of predicting the student's features, at which only
+            ridge aims.
 
         Raises:
             ValueError: an unknown method, or sizes that do not match the adapter.
@@ -179,24 +165,23 @@ class MultiTeacherHeadDimAdapter(nn.Module):
                 f"{', '.join(sorted(METHODS))} or a function"
             )
         solve = METHODS[method] if isinstance(method, str) else method
-        kept, r2 = [], []
+        report: dict[str, list[float]] = {}
         for name, stats, weight, bias in (
-            ("stats_k", stats_k, self.weight_k[teacher], self.bias_k[teacher]),
-            ("stats_v", stats_v, self.weight_v[teacher], self.bias_v[teacher]),
+            ("k", stats_k, self.weight_k[teacher], self.bias_k[teacher]),
+            ("v", stats_v, self.weight_v[teacher], self.bias_v[teacher]),
         ):
             got = (stats.num_layers, stats.dim_x, stats.dim_y)
             if got != tuple(weight.shape):
                 raise ValueError(
-                    f"teachers[{teacher}]: {name} is for (layers, teacher width, "
+                    f"teachers[{teacher}]: stats_{name} is for (layers, teacher width, "
                     f"student width) {got}, but the adapter has {tuple(weight.shape)}"
                 )
             new_weight, new_bias = solve(stats)
             weight.copy_(new_weight)
             bias.copy_(new_bias)
-            kept.append(tuple(variance_kept(stats, new_weight).tolist()))
-            r2.append(tuple(r_squared(stats, new_weight, new_bias).tolist()))
-        label = method if isinstance(method, str) else method.__name__
-        return CalibrationReport(label, kept[0], kept[1], r2[0], r2[1])
+            report[f"{name}_variance_kept"] = variance_kept(stats, new_weight).tolist()
+            report[f"{name}_r2"] = r_squared(stats, new_weight, new_bias).tolist()
+        return report
 
     def _map(
         self, teacher: int, name: str, x: Tensor, weight: Tensor, bias: Tensor

@@ -1,0 +1,263 @@
+"""Read text as it is, one unmodified string a document."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PACK_CHARS = 2000
+"""Paragraphs of a plain text file are packed into documents of about this size."""
+
+_BLANK_LINE = re.compile(r"(?:\r\n|\n|\r)[^\S\r\n]*(?:\r\n|\n|\r)\s*")
+_CUTS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?:\r\n|\n)[^\S\r\n]*(?:\r\n|\n)+",  # after a paragraph
+        r"\r\n|\n",  # a line
+        r"[。！？；…]+[”’」』）]*|[.!?]+[\"'”’)\]]*(?=\s)",  # a sentence
+        r"(?=\s)",  # before a blank, as byte-level tokens start with it
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TextSample:
+    """One piece of text and where it is from."""
+
+    text: str
+    """The text, unmodified: token spans index this very string."""
+    domain: str
+    """What kind of text, the name under which results are reported."""
+    id: str
+    """Where it is from; unique within one reading."""
+
+
+def read_texts(
+    path: str | Path, domain: str | None = None, text_field: str = "text"
+) -> list[TextSample]:
+    """Read the documents of one file, or of all such files in a folder.
+
+    ``.jsonl`` gives one document a line, from ``text_field`` or else from
+    ``question`` and ``answer``, ``messages``, or ``prompt`` and ``completion``.
+    ``.parquet`` gives one document a row by the same fields. Any other file is plain
+    UTF-8: paragraphs end at blank lines and are packed into documents of about
+    ``PACK_CHARS`` characters. Line ends stay as they are, CRLF included; only a byte
+    order mark is dropped. Documents of nothing but blanks are left out.
+
+    Args:
+        path: a file, or a folder that is searched for ``.txt``, ``.jsonl`` and
+            ``.parquet`` files.
+        domain: the samples' domain; None takes each file's name without suffix.
+        text_field: the field that holds the text in ``.jsonl`` and ``.parquet``.
+
+    Returns:
+        The samples in order of file and place.
+
+    Raises:
+        FileNotFoundError: there is no such path, or no such file in the folder.
+        ValueError: not UTF-8, bad JSON, no usable field, or no text at all.
+        ImportError: a parquet file without pyarrow installed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no text at {path} (looked in {Path.cwd()}); give a .txt, .jsonl or "
+            ".parquet file, or a folder of them"
+        )
+    if path.is_dir():
+        return _read_folder(path, domain, text_field)
+    readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    reader = readers.get(path.suffix.lower())
+    documents = reader(path, text_field) if reader else _read_plain(path)
+    name = path.stem if domain is None else domain
+    samples = [
+        TextSample(text, name, f"{path.name}:{place}")
+        for place, text in documents
+        if text.strip()
+    ]
+    if not samples:
+        raise ValueError(f"{path} holds no text; give a file with text")
+    return samples
+
+
+def chunk_samples(samples: Iterable[TextSample], max_chars: int) -> list[TextSample]:
+    """Cut long samples where it hurts least.
+
+    A cut falls after a paragraph, else a line, a sentence, or before a blank, found
+    in the second half of the allowed length; else between any two characters, but
+    never inside a CRLF or before a combining character. The chunks joined give the
+    sample back; their ids add ``#0``, ``#1`` and so on.
+
+    Args:
+        samples: any samples.
+        max_chars: longest chunk in characters, >= 2.
+
+    Returns:
+        Samples no longer than ``max_chars``, blank chunks left out.
+
+    Raises:
+        ValueError: ``max_chars`` is too small.
+    """
+    if max_chars < 2:
+        raise ValueError(f"max_chars must be >= 2, got {max_chars}")
+    chunks = []
+    for sample in samples:
+        if len(sample.text) <= max_chars:
+            chunks.append(sample)
+            continue
+        for index, piece in enumerate(_pieces(sample.text, max_chars)):
+            if piece.strip():
+                chunks.append(TextSample(piece, sample.domain, f"{sample.id}#{index}"))
+    return chunks
+
+
+def _pieces(text: str, max_chars: int) -> Iterator[str]:
+    start = 0
+    while len(text) - start > max_chars:
+        cut = _cut(text, start, start + max_chars)
+        yield text[start:cut]
+        start = cut
+    yield text[start:]
+
+
+def _cut(text: str, start: int, limit: int) -> int:
+    """The best place to end a chunk, in (start, limit]."""
+    half = start + (limit - start) // 2
+    for pattern in _CUTS:
+        # One character beyond the limit lets a sentence end see the blank after it
+        ends = [m.end() for m in pattern.finditer(text, half, limit + 1)]
+        ends = [end for end in ends if half < end <= limit and _clean(text, end)]
+        if ends:
+            return ends[-1]
+    for cut in range(limit, half, -1):
+        if _clean(text, cut):
+            return cut
+    return limit
+
+
+def _clean(text: str, cut: int) -> bool:
+    """Whether a cut keeps CRLF and composed characters whole."""
+    if text[cut - 1 : cut + 1] == "\r\n" or text[cut - 1] == "\u200d":
+        return False
+    after = text[cut : cut + 1]
+    return not after or unicodedata.category(after) not in ("Mn", "Me", "Mc", "Cf")
+
+
+def _read_folder(path: Path, domain: str | None, text_field: str) -> list[TextSample]:
+    suffixes = (".txt", ".jsonl", ".parquet")
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
+    if not files:
+        raise FileNotFoundError(
+            f"no {', '.join(suffixes)} file in {path}; give a folder that holds text"
+        )
+    samples = []
+    for file in files:
+        where = file.relative_to(path).parent.as_posix()
+        prefix = "" if where == "." else where + "/"
+        for sample in read_texts(file, domain, text_field):
+            samples.append(TextSample(sample.text, sample.domain, prefix + sample.id))
+    return samples
+
+
+def _read_plain(path: Path) -> Iterator[tuple[int, str]]:
+    """Slices of the file, whole paragraphs, about PACK_CHARS long each."""
+    text = _decode(path)
+    start, index = 0, 0
+    for gap in _BLANK_LINE.finditer(text):
+        if gap.end() - start >= PACK_CHARS:
+            yield index, text[start : gap.start()]
+            start, index = gap.end(), index + 1
+    yield index, text[start:]
+
+
+def _read_jsonl(path: Path, text_field: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(_decode(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{where}: not JSON ({error.msg} at column {error.colno}); give one "
+                "object a line"
+            ) from error
+        yield number, _record_text(record, text_field, where)
+
+
+def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[int, str]]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ImportError(
+            f"reading {path} needs pyarrow; install the extra: pip install "
+            "'mtkd[parquet]'"
+        ) from error
+    number = 0
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            for record in batch.to_pylist():
+                yield number, _record_text(record, text_field, f"{path}, row {number}")
+                number += 1
+
+
+def _record_text(record: Any, text_field: str, where: str) -> str:
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{where}: {type(record).__name__}; give a JSON object")
+    if text_field in record:
+        return _string(record[text_field], text_field, where)
+    if text_field == "text":
+        if "messages" in record:
+            return _conversation(record["messages"], where)
+        for first, second, joint in (
+            ("question", "answer", "\n"),
+            ("prompt", "completion", ""),
+        ):
+            if first in record and second in record:
+                return joint.join(
+                    _string(record[name], name, where) for name in (first, second)
+                )
+    raise ValueError(
+        f"{where}: no field {text_field!r} among {sorted(map(str, record))}; set "
+        "text_field, or give text, question and answer, messages, or prompt and "
+        "completion"
+    )
+
+
+def _conversation(messages: Any, where: str) -> str:
+    turns = messages if isinstance(messages, Sequence) else [messages]
+    lines = []
+    for turn in turns:
+        if not isinstance(turn, Mapping) or not {"role", "content"} <= turn.keys():
+            raise ValueError(
+                f"{where}: a message is {turn!r:.60}; give objects with role and "
+                "content"
+            )
+        content = _string(turn["content"], "content", where)
+        lines.append(f"{turn['role']}: {content}")
+    return "\n\n".join(lines)
+
+
+def _string(value: Any, name: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(
+            f"{where}: field {name!r} is {type(value).__name__}; give a string"
+        )
+    return value
+
+
+def _decode(path: Path) -> str:
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}: byte {error.start} (line {line}) is 0x{raw[error.start]:02x}, "
+            "which is not UTF-8; convert the file to UTF-8 first"
+        ) from error
