@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from align.tokenizer_align import TokenBatch
+from align.tokens import TokenBatch
 from student.config import LossConfig
 
 NONE: frozenset[str] = frozenset()

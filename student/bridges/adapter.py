@@ -1,0 +1,100 @@
+"""Meet in the student's dimensions: adapters, then one fused target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from align.calibration import Method
+from align.kv import KV
+from align.time_align import Alignment
+from align.view import TeacherView
+from fuse.fuse_kv import fuse_with_weights
+from student.bridges.base import (
+    Bridge,
+    PairStats,
+    StudentShape,
+    TeacherShape,
+    new_adapter,
+)
+from student.objective import Comparison
+
+
+class AdapterBridge(Bridge):
+    """Teacher -> student adapters.
+
+    Calibrated in closed form; afterwards only the outcome trains them. In
+    :meth:`compare` they are detached: an adapter that learned from the KV distance
+    would shrink its target and the student with it.
+    """
+
+    def __init__(
+        self,
+        student: StudentShape,
+        teachers: Sequence[TeacherShape],
+        method: str | Method = "procrustes",
+        gate: float = 0.0,
+    ) -> None:
+        """Build one adapter per teacher and layer.
+
+        Args:
+            student: the student's sizes.
+            teachers: M teachers.
+            method: ``pca``, ``procrustes``, ``ridge``, or a function from
+                statistics to (weight, bias).
+            gate: see :class:`Bridge`.
+        """
+        super().__init__(student, teachers, gate)
+        self.adapter = new_adapter(student, teachers)
+        self.method = method
+
+    def calibrate(self, m: int, k: PairStats, v: PairStats) -> dict[str, list[float]]:
+        """Fit teacher m's adapter; see :meth:`Bridge.calibrate`."""
+        super().calibrate(m, k, v)
+        report = self.adapter.calibrate(m, k.to_student, v.to_student, self.method)
+        return {
+            "variance_k": list(report.variance_kept_k),
+            "variance_v": list(report.variance_kept_v),
+            "r2_k": list(report.r2_k),
+            "r2_v": list(report.r2_v),
+        }
+
+    def compare(
+        self, kv: KV, views: Sequence[TeacherView], weights: Tensor
+    ) -> list[Comparison]:
+        """One comparison with the fused target, in units of the student's spread."""
+        with torch.no_grad():
+            adapted = [
+                self._carry(m, view, view.alignment) for m, view in enumerate(views)
+            ]
+            target_k = fuse_with_weights([k for k, _ in adapted], weights)
+            target_v = fuse_with_weights([v for _, v in adapted], weights)
+        k, v = kv.flat()
+        return [
+            Comparison(
+                "fused",
+                self.student_k(k),
+                self.student_v(v),
+                self.student_k(target_k),
+                self.student_v(target_v),
+                weights.sum(-1),
+            )
+        ]
+
+    def in_student_space(
+        self, views: Sequence[TeacherView]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Adapted teachers; see :meth:`Bridge.in_student_space`."""
+        return [
+            self._carry(m, view, view.causal or view.alignment)
+            for m, view in enumerate(views)
+        ]
+
+    def _carry(
+        self, m: int, view: TeacherView, alignment: Alignment
+    ) -> tuple[Tensor, Tensor]:
+        # Both maps are linear, so they commute; the student is the narrower one.
+        k, v = self.adapter.adapt(m, *self.depth(m, view))
+        return alignment.apply(k), alignment.apply(v)

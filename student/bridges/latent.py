@@ -1,0 +1,107 @@
+"""Meet in a shared latent Z: encoders and decoders per teacher, and the student's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from align.kv import KV
+from align.view import TeacherView
+from fuse.fuse_kv import fuse_with_weights
+from fuse.z_space import ZSpace
+from student.bridges.base import Bridge, PairStats, StudentShape, TeacherShape
+from student.objective import Comparison
+
+
+class LatentBridge(Bridge):
+    """Teachers of any kind, encoders included, share a latent per layer."""
+
+    def __init__(
+        self,
+        student: StudentShape,
+        teachers: Sequence[TeacherShape],
+        z: ZSpace,
+        lambda_reconstruction: float = 1.0,
+        lambda_agreement: float = 0.1,
+        gate: float = 0.0,
+    ) -> None:
+        """Hold an uncalibrated Z space.
+
+        Args:
+            student: the student's sizes.
+            teachers: M teachers.
+            z: coders for the same teachers and student.
+            lambda_reconstruction: weight of decoding everything back from Z.
+            lambda_agreement: weight of agreement between teachers.
+            gate: see :class:`Bridge`.
+        """
+        super().__init__(student, teachers, gate)
+        self.z = z
+        self._reconstruction = lambda_reconstruction
+        self._agreement = lambda_agreement
+
+    def calibrate(self, m: int, k: PairStats, v: PairStats) -> dict[str, list[float]]:
+        """Fit teacher m's coders; see :meth:`Bridge.calibrate`."""
+        super().calibrate(m, k, v)
+        if m == 0:
+            self.z.calibrate_student(k.to_teacher, v.to_teacher)
+        return self.z.calibrate(m, k.to_student, v.to_student)
+
+    def compare(
+        self, kv: KV, views: Sequence[TeacherView], weights: Tensor
+    ) -> list[Comparison]:
+        """The student's latent against the detached fused one."""
+        with torch.no_grad():
+            latents = self._latents(views, causal=False)
+            target_k = fuse_with_weights([k for k, _ in latents], weights)
+            target_v = fuse_with_weights([v for _, v in latents], weights)
+        pred_k, pred_v = self.z.encode_student(*kv.flat())
+        return [
+            Comparison(
+                "fused", pred_k, pred_v, target_k, target_v, weights.sum(-1)
+            )
+        ]
+
+    def in_student_space(
+        self, views: Sequence[TeacherView]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Latents decoded to the student; see :meth:`Bridge.in_student_space`."""
+        return [
+            self.z.decode_to_student(k, v) for k, v in self._latents(views, causal=True)
+        ]
+
+    def auxiliary(
+        self, kv: KV, views: Sequence[TeacherView]
+    ) -> dict[str, Tensor]:
+        """Reconstruction of every teacher and the student; agreement of teachers."""
+        losses: dict[str, Tensor] = {}
+        if self._reconstruction > 0:
+            parts = [
+                self.z.reconstruction_loss(m, *self.depth(m, view), view.kv.mask)
+                for m, view in enumerate(views)
+            ]
+            own = kv.detach()
+            parts.append(self.z.reconstruction_loss(None, *own.flat(), own.mask))
+            losses["z_reconstruction"] = (
+                self._reconstruction * torch.stack(parts).mean()
+            )
+        if self._agreement > 0 and len(views) > 1:
+            latents = self._latents(views, causal=False)
+            masks = [view.alignment.covered for view in views]
+            losses["z_agreement"] = self._agreement * self.z.agreement_loss(
+                latents, masks
+            )
+        return losses
+
+    def _latents(
+        self, views: Sequence[TeacherView], causal: bool
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Each teacher's latent on the student's tokens, (L, B, T_s, Z)."""
+        out = []
+        for m, view in enumerate(views):
+            alignment = (view.causal if causal else None) or view.alignment
+            k, v = self.z.encode(m, *self.depth(m, view))
+            out.append((alignment.apply(k), alignment.apply(v)))
+        return out

@@ -1,0 +1,114 @@
+"""Folders that appear whole or not at all, and the student's own export."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MARKER = "complete.json"
+"""Written last; a folder without it is no checkpoint."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used."""
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Fill a temporary folder; it becomes ``path`` only if nothing was raised.
+
+    Args:
+        path: the final place; an older folder there is replaced.
+
+    Yields:
+        The folder to write into, beside ``path``.
+
+    Raises:
+        OSError: the disk is full or the place cannot be written; the older folder
+            is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        old = path.with_name(f".{path.name}.old{os.getpid()}")
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def mark_complete(folder: Path, state: dict[str, Any]) -> None:
+    """Write the marker with the size of every file, and what the owner wants kept."""
+    files = {
+        str(file.relative_to(folder)): file.stat().st_size
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MARKER
+    }
+    text = json.dumps({"files": files, "state": state}, indent=1)
+    (folder / MARKER).write_text(text, encoding="utf-8")
+
+
+def read_complete(folder: Path) -> dict[str, Any] | None:
+    """The state a complete checkpoint was marked with; None where there is none.
+
+    Raises:
+        CheckpointError: the marker cannot be read, or a file it lists is missing or
+            has another size.
+    """
+    marker = folder / MARKER
+    if not marker.is_file():
+        return None
+    try:
+        record = json.loads(marker.read_text(encoding="utf-8"))
+        files, state = record["files"], record["state"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint marker {marker} is damaged ({error}); delete the folder "
+            f"{folder} to train this part again"
+        ) from None
+    for name, size in files.items():
+        file = folder / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            what = "is missing" if found is None else f"has {found} bytes, not {size}"
+            raise CheckpointError(
+                f"checkpoint {folder} is damaged: {name} {what}; delete the folder "
+                "to train this part again from the one before"
+            )
+    return dict(state)
+
+
+def export_student(model: Any, tokenizer: Any, path: Path) -> None:
+    """Save a student that plain transformers loads, readable by the user's umask.
+
+    Args:
+        model: a ``PreTrainedModel``.
+        tokenizer: its tokenizer.
+        path: folder, replaced as a whole.
+    """
+    with atomic_folder(path) as folder:
+        attention = model.config._attn_implementation
+        model.save_pretrained(folder)
+        model.config._attn_implementation = attention
+        tokenizer.save_pretrained(folder)
+        make_readable(folder)
+
+
+def make_readable(folder: Path) -> None:
+    """Give files the mode the user's umask asks for; safetensors writes 0600."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~umask)

@@ -1,0 +1,339 @@
+"""One training step: the student, its teachers' views, and every loss.
+
+Who learns from what is decided here and nowhere else:
+
+- the student: CE, K and V losses to detached targets, attention and relation KL;
+- projectors: K and V losses to fixed teacher values;
+- adapters, gates, Z modules: the outcome (and Z's own auxiliary losses);
+- routers: the outcome, the teachers' own losses, the entropy term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from align.captured import Capture, Captured, Injection
+from align.tokens import TokenBatch
+from align.view import TeacherView
+from fuse.routing_loss import EntropyRegularizer, expected_teacher_loss
+from student.bridges.base import Bridge
+from student.config import LossConfig
+from student.objective import (
+    ATTENTION,
+    RELATIONS,
+    AttentionPair,
+    Objective,
+    StepContext,
+    cross_entropy,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedObjective:
+    """A term with its weight."""
+
+    weight: float
+    objective: Objective
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Teaching:
+    """Everything that stands between teachers and student in one phase."""
+
+    bridge: Bridge
+    weigher: nn.Module
+    """Maps hidden (B, T, C), mask (B, T), available (B, T, M) to (B, T, M)."""
+    regularizer: EntropyRegularizer | None = None
+    """The entropy term; None where no router learns."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepResult:
+    """What one forward pass of training gives."""
+
+    loss: Tensor
+    """Scalar to differentiate."""
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    """Every term before its weight, detached scalars."""
+    routing: Tensor | None = None
+    """(B, M) float32, each sample's mean weights over its covered tokens."""
+    coverage: Tensor | None = None
+    """(M,) float32, the share of text tokens that each teacher covered."""
+
+
+class Distiller(nn.Module):
+    """The student with all that is trained beside it."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        capture: Capture,
+        objectives: Mapping[str, WeightedObjective],
+        config: LossConfig,
+        teaching: Teaching | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            student: the model that ``capture`` runs.
+            capture: see :class:`align.captured.Capture`.
+            objectives: terms by name; ``ce`` alone needs no teaching.
+            config: for the outcome, sinks and sampled rows.
+            teaching: None trains without teachers.
+            autocast: bfloat16 or float16 for matrix products; None for neither.
+        """
+        super().__init__()
+        self.student = student
+        self.bridge = teaching.bridge if teaching else None
+        self.weigher = teaching.weigher if teaching else None
+        self._regularizer = teaching.regularizer if teaching else None
+        self._capture, self._objectives = capture, dict(objectives)
+        self._config, self._autocast = config, autocast
+        self._needs = frozenset().union(
+            *(o.objective.needs for o in self._objectives.values())
+        )
+        self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)
+
+    @property
+    def learns_routing(self) -> bool:
+        """Whether the weigher has parameters."""
+        return self.weigher is not None and any(
+            p.requires_grad for p in self.weigher.parameters()
+        )
+
+    def wants_outcome(self, step: int) -> bool:
+        """Whether this optimiser step runs the second, injected pass."""
+        every = self._config.outcome_every
+        on = self._config.eta_outcome > 0 and every > 0
+        return self.bridge is not None and on and step % every == 0
+
+    def wants_rows(self) -> bool:
+        """Whether some term compares attention or relations at sampled rows."""
+        return bool(self._needs & {ATTENTION, RELATIONS})
+
+    def forward(
+        self,
+        batch: TokenBatch,
+        views: Sequence[TeacherView] = (),
+        rows: Tensor | None = None,
+        step: int = 0,
+    ) -> StepResult:
+        """Compute the loss of one batch.
+
+        Args:
+            batch: the student's tokens, (B, T).
+            views: one per teacher, in the bridge's order; empty without teaching.
+            rows: (B, R) int64 query positions; needed when ``wants_rows()``.
+            step: optimiser steps taken in this phase.
+        """
+        device = batch.ids.device.type
+        on = self._autocast is not None
+        with torch.autocast(device, dtype=self._autocast, enabled=on):
+            if self.bridge is None:
+                seen = self._look(batch, None)
+                return self._total(StepContext(batch, _logits(seen), step=step), {})
+            return self._taught(batch, views, rows, step)
+
+    def _taught(
+        self,
+        batch: TokenBatch,
+        views: Sequence[TeacherView],
+        rows: Tensor | None,
+        step: int,
+    ) -> StepResult:
+        assert self.bridge is not None and self.weigher is not None
+        seen = self._look(batch, rows if ATTENTION in self._needs else None)
+        assert seen.hidden is not None
+        covered = torch.stack([view.alignment.covered for view in views], -1)
+        text = batch.has_text[..., None]
+        live = self.weigher(seen.hidden.detach(), batch.mask, covered & text)
+        weights = live.detach() * not_sinks(batch.mask, self._config.skip_sinks)
+        context = StepContext(
+            batch,
+            _logits(seen),
+            self.bridge.compare(seen.kv, views, weights),
+            self._attention_pairs(seen, views, weights, rows),
+            self._relations(seen, views, weights, rows),
+            live.detach(),
+            step,
+        )
+        extra = self.bridge.auxiliary(seen.kv, views)
+        extra |= self._routing_losses(live, covered & text, views, step)
+        if self.wants_outcome(step):
+            extra |= self._outcome(batch, views, live)
+        result = self._total(context, extra)
+        tokens = text.sum((0, 1)).clamp_min(1)
+        return StepResult(
+            result.loss,
+            result.terms,
+            _mean_per_sample(live.detach()),
+            (covered & text).sum((0, 1)).float() / tokens,
+        )
+
+    def _look(self, batch: TokenBatch, rows: Tensor | None) -> Captured:
+        taught = self.bridge is not None
+        return self._capture(
+            batch.ids,
+            batch.mask,
+            layers=None if taught else (0,),
+            logits=True,
+            hidden=taught,
+            attention_rows=rows,
+        )
+
+    def _total(self, context: StepContext, extra: dict[str, Tensor]) -> StepResult:
+        """Weigh the terms; ``extra`` losses carry their weights already."""
+        loss = context.logits.new_zeros((), dtype=torch.float32)
+        terms: dict[str, Tensor] = {}
+        for name, weighted in self._objectives.items():
+            value = weighted.objective(context)
+            loss = loss + weighted.weight * value
+            terms[name] = value.detach()
+        for name, value in extra.items():
+            loss = loss + value
+            terms[name] = value.detach()
+        return StepResult(loss, terms)
+
+    def _attention_pairs(
+        self,
+        seen: Captured,
+        views: Sequence[TeacherView],
+        weights: Tensor,
+        rows: Tensor | None,
+    ) -> list[AttentionPair]:
+        if ATTENTION not in self._needs or rows is None or seen.attention is None:
+            return []
+        assert self.bridge is not None
+        pairs = []
+        for m, view in enumerate(views):
+            if view.attention is None:
+                continue
+            teacher = self.bridge.mix_depth(m, view.attention)
+            known = teacher.sum(-1).mean(0) > 0.5  # (B, R): rows that kept mass
+            weight = weights[..., m].gather(1, rows) * known
+            pairs.append(AttentionPair(view.name, seen.attention, teacher, weight))
+        return pairs
+
+    def _relations(
+        self,
+        seen: Captured,
+        views: Sequence[TeacherView],
+        weights: Tensor,
+        rows: Tensor | None,
+    ) -> Sequence:
+        if RELATIONS not in self._needs or rows is None:
+            return []
+        assert self.bridge is not None
+        return self.bridge.relations(seen.kv, views, weights, rows)
+
+    def _routing_losses(
+        self, live: Tensor, available: Tensor, views: Sequence[TeacherView], step: int
+    ) -> dict[str, Tensor]:
+        if not self.learns_routing:
+            return {}
+        losses: dict[str, Tensor] = {}
+        if self._config.router_signal != "outcome":
+            own = [view.bits_per_char for view in views]
+            known = torch.tensor([b is not None for b in own], device=live.device)
+            blank = live.new_zeros(live.shape[0])
+            bits = torch.stack([blank if b is None else b for b in own], -1)
+            losses["teacher_loss"] = expected_teacher_loss(
+                live, bits[:, None].expand_as(live), available & known
+            )
+        if self._regularizer is not None:
+            seen = available.any(-1)
+            losses["entropy"] = self._regularizer.compute_loss(live, step, seen)
+        return losses
+
+    def _outcome(
+        self, batch: TokenBatch, views: Sequence[TeacherView], live: Tensor
+    ) -> dict[str, Tensor]:
+        """The student's next-token loss while it reads the fused KV.
+
+        The student's own weights stand still in this pass: it must learn to need no
+        bridge, not to lean on one.
+        """
+        assert self.bridge is not None
+        if self._config.router_signal == "teacher_loss":
+            live = live.detach()
+        fused = self.bridge.fuse_for_injection(views, live)
+        if fused is None:
+            return {}
+        layers = self._outcome_layers
+        inject = Injection(
+            fused.select_layers(layers),
+            layers,
+            fused.mask & batch.has_text,
+            self.bridge.gates[list(layers)],
+        )
+        with standing_still(self.student):
+            seen = self._capture(
+                batch.ids, batch.mask, layers=(0,), logits=True, inject=inject
+            )
+        ce = cross_entropy(StepContext(batch, _logits(seen)))
+        return {"outcome": self._config.eta_outcome * ce}
+
+
+def layers_read(which: str, num_layers: int) -> tuple[int, ...]:
+    """The student layers that read fused KV in the outcome pass.
+
+    Args:
+        which: ``all``, ``upper``, ``lower``, ``middle`` or numbers such as "1,3".
+        num_layers: L of the student.
+
+    Raises:
+        ValueError: a number outside 0..L-1.
+    """
+    half = num_layers // 2
+    named = {
+        "all": range(num_layers),
+        "upper": range(half, num_layers),
+        "lower": range(max(half, 1)),
+        "middle": range(1, num_layers - 1) if num_layers > 2 else range(num_layers),
+    }
+    if which in named:
+        return tuple(named[which])
+    layers = tuple(int(part) for part in which.split(","))
+    for layer in layers:
+        if layer >= num_layers:
+            raise ValueError(
+                f"loss.outcome_layers asks for layer {layer}, but the student has "
+                f"layers 0..{num_layers - 1}"
+            )
+    return layers
+
+
+def not_sinks(mask: Tensor, count: int) -> Tensor:
+    """(B, T, 1) float32: 0 on the first ``count`` tokens and on padding."""
+    position = mask.long().cumsum(1)
+    return ((position > count) & mask).float()[..., None]
+
+
+@contextmanager
+def standing_still(module: nn.Module) -> Iterator[None]:
+    """Give a module's parameters no gradient from what runs inside."""
+    moving = [p for p in module.parameters() if p.requires_grad]
+    for parameter in moving:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in moving:
+            parameter.requires_grad_(True)
+
+
+def _logits(seen: Captured) -> Tensor:
+    assert seen.logits is not None
+    return seen.logits
+
+
+def _mean_per_sample(weights: Tensor) -> Tensor:
+    """(B, T, M) -> (B, M), over the tokens that some teacher covers."""
+    count = (weights.sum(-1, keepdim=True) > 0).sum(1).clamp_min(1)
+    return weights.sum(1) / count

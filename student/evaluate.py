@@ -1,0 +1,136 @@
+"""How well a language model reads held-out text, in bits per character."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from align.captured import Capture
+from align.kv import KV
+from align.text import TextSample
+from align.tokens import TokenBatch
+
+Encode = Callable[[Sequence[str]], TokenBatch]
+"""Texts to one padded batch."""
+
+
+def bits_and_chars(logits: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """What each text costs and how long the part that was predicted is.
+
+    A character is predicted when a token after the first holds it. The first token
+    of a text is free where the model has a begin-of-text token, because that token
+    holds no text; elsewhere its characters are left out on both sides.
+
+    Args:
+        logits: (B, T, V) float, position t predicts token t + 1.
+        batch: the tokens that were read.
+
+    Returns:
+        Bits (B,) float64 and characters (B,) int64.
+
+    Source:
+        Bits per character: negative log2-likelihood of the text over its length,
+        comparable between tokenizers where a loss per token is not.
+    """
+    if logits.shape[1] < 2:
+        empty = torch.zeros(logits.shape[0], dtype=torch.float64, device=logits.device)
+        return empty, empty.long()
+    counted = batch.has_text[:, 1:]
+    nll = F.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), batch.ids[:, 1:], reduction="none"
+    )
+    bits = torch.where(counted, nll, 0.0).double().sum(1) / math.log(2)
+    begin = batch.spans[:, 1:, 0].masked_fill(~counted, torch.iinfo(torch.int64).max)
+    first = batch.spans[:, 0, 1]  # 0 for a begin-of-text token
+    end = batch.spans[:, 1:, 1].masked_fill(~counted, 0).amax(1)
+    chars = end - torch.maximum(begin.amin(1), first)
+    return bits, torch.where(counted.any(1), chars, 0)
+
+
+@torch.no_grad()
+def bits_per_char(
+    capture: Capture,
+    encode: Encode,
+    samples: Sequence[TextSample],
+    batch_size: int = 16,
+    progress: Callable[[Iterable], Iterable] = lambda batches: batches,
+) -> dict[str, float]:
+    """Bits per character of each domain.
+
+    Args:
+        capture: the model.
+        encode: its tokenizer, truncating to what the model can read.
+        samples: held-out texts.
+        batch_size: texts per forward pass.
+        progress: wraps the batches, for a progress bar.
+
+    Returns:
+        One entry per domain, in order of appearance; a domain's texts weigh by
+        their length.
+
+    Raises:
+        ValueError: no sample of a domain holds a character to predict.
+    """
+    bits: dict[str, float] = {}
+    chars: dict[str, int] = {}
+    ordered = sorted(samples, key=lambda sample: len(sample.text))
+    starts = range(0, len(ordered), batch_size)
+    for start in progress(starts):
+        chunk = ordered[start : start + batch_size]
+        batch = encode([sample.text for sample in chunk])
+        seen = capture(batch.ids, batch.mask, layers=(0,), logits=True)
+        assert seen.logits is not None
+        pairs = zip(*bits_and_chars(seen.logits, batch), strict=True)
+        for sample, (b, c) in zip(chunk, pairs, strict=True):
+            bits[sample.domain] = bits.get(sample.domain, 0.0) + float(b)
+            chars[sample.domain] = chars.get(sample.domain, 0) + int(c)
+    for domain, count in chars.items():
+        if not count:
+            raise ValueError(
+                f"domain {domain!r} has no character to predict: its texts are empty "
+                "or one token long; give longer held-out text"
+            )
+    order = dict.fromkeys(sample.domain for sample in samples)
+    return {domain: bits[domain] / chars[domain] for domain in order}
+
+
+@dataclass(frozen=True, slots=True)
+class KVHealth:
+    """Whether keys and values are spread out or have collapsed."""
+
+    std_k: float
+    """Standard deviation over tokens, root mean square over channels and layers."""
+    std_v: float
+    rank_k: float
+    """Effective rank over tokens, mean over layers."""
+    rank_v: float
+
+
+@torch.no_grad()
+def kv_health(kv: KV) -> KVHealth:
+    """Measure spread and effective rank of the keys and values of real tokens.
+
+    Args:
+        kv: (L, B, H, T, D).
+
+    Source:
+        Effective rank: exp of the entropy of the normalised singular values, Roy and
+        Vetterli, EUSIPCO 2007.
+    """
+    k, v = kv.flat()
+    (std_k, rank_k), (std_v, rank_v) = (_spread(x[:, kv.mask].float()) for x in (k, v))
+    return KVHealth(std_k, std_v, rank_k, rank_v)
+
+
+def _spread(x: Tensor) -> tuple[float, float]:
+    """(L, N, C) -> standard deviation, effective rank."""
+    centred = x - x.mean(1, keepdim=True)
+    singular = torch.linalg.svdvals(centred)
+    share = singular / singular.sum(1, keepdim=True).clamp_min(1e-12)
+    entropy = -torch.special.xlogy(share, share).sum(1)
+    return float(centred.square().mean().sqrt()), float(entropy.exp().mean())

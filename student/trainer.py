@@ -1,0 +1,246 @@
+"""The loop of one phase: batches in, a better student out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from align.text import TextSample
+from align.tokens import TokenBatch
+from align.view import TeacherView
+from student.checkpoint import atomic_folder, mark_complete, read_complete
+from student.config import TrainConfig
+from student.data_order import sample_indices
+from student.distiller import Distiller, StepResult
+from student.engine import Engine, Prepared
+from student.evaluate import Encode
+
+Log = Callable[[dict[str, Any]], None]
+"""Takes one metrics line, without time, arm and phase."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """Too many losses in a row were not finite."""
+
+
+class Views(Protocol):
+    """Runs the teachers, live or stored, on one batch."""
+
+    def __call__(
+        self, batch: TokenBatch, rows: Tensor | None = None
+    ) -> Sequence[TeacherView]:
+        """One view per teacher, in the bridge's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One phase of one arm."""
+
+    samples: Sequence[TextSample]
+    encode: Encode
+    """The student's tokenizer."""
+    views: Views | None
+    """None trains without teachers."""
+    steps: int
+    """Optimiser steps."""
+    seed: int
+    attention_rows: int
+    """Query positions compared per sample, where a term compares them."""
+    checkpoints: Path | None = None
+    """Where resumable checkpoints go; None keeps none."""
+    first_sample: int = 0
+    """Number of the first sample: phases of one run read on, not again."""
+    log: Log = field(default=lambda line: None)
+    tick: Callable[[int], None] = field(default=lambda step: None)
+    """Called after every optimiser step, for a progress bar."""
+    should_stop: Callable[[], bool] = field(default=lambda: False)
+    """Asked at every optimiser step: save and leave?"""
+
+
+def train_phase(
+    distiller: Distiller, engine: Engine, job: Job, config: TrainConfig
+) -> int:
+    """Train for ``job.steps`` optimiser steps, resuming where a checkpoint stands.
+
+    Args:
+        distiller: the student with its teaching; trained in place.
+        engine: prepared for it here.
+        job: data, length and where to report.
+        config: the loop's settings.
+
+    Returns:
+        Optimiser steps done in all; less than ``job.steps`` when asked to stop, and
+        then a checkpoint was written.
+
+    Raises:
+        NonFiniteLossError: ``config.max_bad_steps`` losses in a row were not finite.
+        CheckpointError: a checkpoint is damaged.
+    """
+    distiller.train()
+    with engine.prepared(distiller, job.steps) as prepared:
+        loop = _Loop(distiller, engine, prepared, job, config)
+        done = loop.resume()
+        while done < job.steps:
+            loop.step(done)
+            done += 1
+            job.tick(done)
+            stop = engine.any(job.should_stop())
+            every = config.checkpoint_every
+            if stop or (every and done % every == 0 and done < job.steps):
+                loop.save(done)
+            if stop:
+                break
+    distiller.eval()
+    return done
+
+
+class _Loop:
+    """State of one phase's loop."""
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        engine: Engine,
+        prepared: Prepared,
+        job: Job,
+        config: TrainConfig,
+    ) -> None:
+        self._distiller, self._engine = distiller, engine
+        self._prepared, self._job, self._config = prepared, job, config
+        self._bad = 0
+
+    def resume(self) -> int:
+        """Load the newest checkpoint; returns the steps it had done."""
+        folder = self._folder
+        if folder is None:
+            return 0
+        state = read_complete(folder)
+        if state is None:
+            return 0
+        self._prepared.load(folder / "engine")
+        return int(state["step"])
+
+    def save(self, done: int) -> None:
+        """Write a checkpoint that appears whole or not at all."""
+        folder = self._folder
+        if folder is None:
+            return
+        # accelerate saves from every rank, so all of them agree on one folder
+        part = folder.with_name(f".{folder.name}.part")
+        self._prepared.save(part / "engine")
+        self._engine.barrier()
+        if self._engine.is_main:
+            with atomic_folder(folder) as whole:
+                for entry in part.iterdir():
+                    entry.rename(whole / entry.name)
+                mark_complete(whole, {"step": done})
+            part.rmdir()
+        self._engine.barrier()
+
+    def step(self, step: int) -> None:
+        """One optimiser step over all its forward passes."""
+        rate = self._prepared.set_learning_rate(step)
+        result: StepResult | None = None
+        for index in range(self._config.grad_accum):
+            batch = self._batch(step, index)
+            rows = self._rows(batch, step)
+            views = self._job.views(batch, rows) if self._job.views else ()
+            with self._prepared.accumulate():
+                result = self._prepared.module(batch, views, rows, step)
+                if self._finite(result.loss, batch, step):
+                    self._prepared.backward(result.loss)
+                else:
+                    # Every rank still takes part in the collectives, with zeros.
+                    self._prepared.backward(_nothing(self._distiller))
+        assert result is not None
+        if step % self._config.log_every == 0 or step == self._job.steps - 1:
+            self._log(result, batch, step, rate)
+
+    def _batch(self, step: int, index: int) -> TokenBatch:
+        size, engine = self._config.batch_size, self._engine
+        passes = step * self._config.grad_accum + index
+        first = self._job.first_sample + passes * size * engine.world_size
+        count = len(self._job.samples)
+        chosen = sample_indices(count, self._job.seed, first, size, engine.rank)
+        self._samples = [self._job.samples[i] for i in chosen]
+        return self._job.encode([s.text for s in self._samples]).to(engine.device)
+
+    def _rows(self, batch: TokenBatch, step: int) -> Tensor | None:
+        """Sample real query positions, (B, R); the same for every arm and resume."""
+        if not self._distiller.wants_rows():
+            return None
+        generator = torch.Generator().manual_seed(self._job.seed * 7919 + step)
+        shape = (batch.ids.shape[0], self._job.attention_rows)
+        length = batch.mask.sum(1, keepdim=True).cpu()
+        drawn = torch.rand(shape, generator=generator) * length
+        return drawn.long().to(batch.ids.device)
+
+    def _finite(self, loss: Tensor, batch: TokenBatch, step: int) -> bool:
+        bad = self._engine.any(not math.isfinite(float(loss.detach())))
+        if not bad:
+            self._bad = 0
+            return True
+        self._bad += 1
+        names = [sample.id for sample in self._samples]
+        self._job.log({"kind": "event", "event": "non-finite loss", "step": step,
+                       "samples": names})
+        if self._bad >= self._config.max_bad_steps:
+            raise NonFiniteLossError(
+                f"the loss was not finite {self._bad} times in a row, last at step "
+                f"{step} on samples {', '.join(names[:4])}…; lower "
+                "train.learning_rate or the largest loss weight, or leave these "
+                "samples out. What the earlier phases wrote is intact"
+            )
+        return False
+
+    def _log(
+        self, result: StepResult, batch: TokenBatch, step: int, rate: float
+    ) -> None:
+        names = list(result.terms)
+        values = [result.loss.detach(), *result.terms.values()]
+        mean = self._engine.mean(torch.stack([v.float() for v in values])).tolist()
+        line: dict[str, Any] = {
+            "kind": "train",
+            "step": step + 1,
+            "loss": mean[0],
+            "terms": dict(zip(names, mean[1:], strict=True)),
+            "lr": rate,
+        }
+        bridge = self._distiller.bridge
+        if bridge is not None and result.coverage is not None:
+            teachers = [teacher.name for teacher in bridge.teachers]
+            line["coverage"] = dict(zip(teachers, result.coverage.tolist(), strict=True))
+            line["gates"] = bridge.gates.detach().float().tolist()
+        self._job.log(line)
+        if bridge is not None and result.routing is not None:
+            weights = _by_domain(result.routing, self._samples, teachers)
+            self._job.log({"kind": "routing", "step": step + 1, "weights": weights})
+
+    @property
+    def _folder(self) -> Path | None:
+        return self._job.checkpoints
+
+
+def _by_domain(
+    routing: Tensor, samples: Sequence[TextSample], teachers: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Mean weights of each domain's samples: {domain: {teacher: weight}}."""
+    rows: dict[str, list[Tensor]] = {}
+    for sample, row in zip(samples, routing.cpu(), strict=True):
+        rows.setdefault(sample.domain, []).append(row)
+    return {
+        domain: dict(zip(teachers, torch.stack(found).mean(0).tolist(), strict=True))
+        for domain, found in rows.items()
+    }
+
+
+def _nothing(distiller: Distiller) -> Tensor:
+    """A zero loss that reaches every trained parameter."""
+    parts = [p.float().sum() for p in distiller.parameters() if p.requires_grad]
+    return 0.0 * torch.stack(parts).sum()

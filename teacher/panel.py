@@ -1,0 +1,210 @@
+"""Run several teachers on one batch and hand the student what each one says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from align.kv import KV
+from align.time_align import Alignment
+from align.tokenizer_align import LastTokenAligner, encode_batch
+from align.tokens import TokenBatch
+from align.view import TeacherView
+from teacher.capture import KVCapture
+from teacher.own_loss import teacher_bits_per_char
+
+
+class Aligner(Protocol):
+    """Maps a teacher's tokens onto the student's."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether no student token reads a teacher token that has read further."""
+
+    def __call__(self, student: TokenBatch, teacher: TokenBatch) -> Alignment:
+        """Align two tokenizations of the same texts."""
+
+
+class NonFiniteTeacherError(RuntimeError):
+    """A teacher's keys or values are NaN or infinite."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LiveTeacher:
+    """A frozen model with its tokenizer and the layers that are needed of it."""
+
+    name: str
+    capture: KVCapture
+    tokenizer: PreTrainedTokenizerBase
+    layers: tuple[int, ...]
+    """Kept layers, as the layer map's ``needed``."""
+
+
+class TeacherPanel:
+    """Several live teachers, asked about the same texts.
+
+    Teachers run in turn, without gradient, and stop after their last needed layer
+    unless their own loss is asked for.
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[LiveTeacher],
+        aligner: Aligner,
+        causal_aligner: Aligner,
+        *,
+        attention: bool = False,
+        own_loss: bool = False,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        """Choose what to ask for.
+
+        Args:
+            teachers: M teachers; the order of all views.
+            aligner: for the losses.
+            causal_aligner: for injection; must be causal.
+            attention: also bring attention at the sampled rows.
+            own_loss: also bring each decoder's bits per character.
+            autocast: dtype of the teachers' matrix products; None for their own.
+
+        Raises:
+            ValueError: the aligner for injection is not causal.
+        """
+        if not causal_aligner.causal:
+            raise ValueError(
+                f"{type(causal_aligner).__name__} lets teacher tokens show the future; "
+                "injection takes causal aligners only, such as causal_char_iou"
+            )
+        self.teachers = tuple(teachers)
+        self._aligner, self._causal = aligner, causal_aligner
+        self._attention, self._own_loss = attention, own_loss
+        self._autocast = autocast
+
+    @torch.no_grad()
+    def __call__(
+        self, batch: TokenBatch, rows: Tensor | None = None
+    ) -> list[TeacherView]:
+        """Ask every teacher about the student's texts.
+
+        Args:
+            batch: the student's tokens, (B, T_s).
+            rows: (B, R) int64 student positions whose attention is compared.
+
+        Raises:
+            NonFiniteTeacherError: a teacher's KV are not finite.
+            ValueError: a text is longer than a teacher's positions.
+        """
+        return [self._view(teacher, batch, rows) for teacher in self.teachers]
+
+    def _view(
+        self, teacher: LiveTeacher, student: TokenBatch, rows: Tensor | None
+    ) -> TeacherView:
+        capture = teacher.capture
+        own = encode_batch(teacher.tokenizer, student.texts).to(capture.device)
+        asked = own_rows = None
+        if self._attention and rows is not None:
+            asked = _last_readable(student, own)
+            own_rows = asked.gather(1, rows).clamp_min(0)
+        bits = self._own_loss and capture.causal and capture.has_logits
+        device, on = capture.device.type, self._autocast is not None
+        try:
+            with torch.autocast(device, dtype=self._autocast, enabled=on):
+                seen = capture(
+                    own.ids,
+                    own.mask,
+                    layers=teacher.layers,
+                    logits=bits,
+                    attention_rows=own_rows,
+                )
+        except ValueError as error:
+            raise ValueError(f"teacher {teacher.name!r}: {error}") from error
+        _check_finite(teacher.name, seen.kv, student.texts)
+        home = student.ids.device
+        alignment = self._aligner(student, own.to(home))
+        attention = None
+        if seen.attention is not None and rows is not None and asked is not None:
+            attention = carry_attention(
+                seen.attention.to(home), alignment, rows, asked.gather(1, rows) >= 0
+            )
+        return TeacherView(
+            teacher.name,
+            seen.kv.to(home),
+            alignment,
+            self._causal_alignment(capture, student, own.to(home), alignment),
+            attention,
+            None
+            if seen.logits is None
+            else teacher_bits_per_char(seen.logits, own).to(home),
+        )
+
+    def _causal_alignment(
+        self,
+        capture: KVCapture,
+        student: TokenBatch,
+        own: TokenBatch,
+        alignment: Alignment,
+    ) -> Alignment | None:
+        if not capture.causal:
+            return None
+        if self._aligner.causal:
+            return alignment
+        return self._causal(student, own)
+
+
+def carry_attention(
+    attention: Tensor, alignment: Alignment, rows: Tensor, known: Tensor
+) -> Tensor:
+    """Turn attention over a teacher's tokens into attention over the student's.
+
+    Every teacher token's mass is shared out among the student tokens it holds
+    characters of. Mass on special tokens, and on student tokens after the query,
+    falls away; what is left is scaled to 1.
+
+    Args:
+        attention: (L, B, R, T_t) float32 probabilities.
+        alignment: teacher -> student.
+        rows: (B, R) int64, the query's student position.
+        known: (B, R) bool, False where no teacher token stands for the query.
+
+    Returns:
+        (L, B, R, T_s) float32, rows summing to 1, or to 0 where nothing was left.
+    """
+    spread = alignment.spread_mass()
+    mass = spread.apply(attention.transpose(2, 3)).transpose(2, 3)
+    position = torch.arange(mass.shape[-1], device=mass.device)
+    past = position <= rows[..., None]  # (B, R, T_s)
+    mass = mass * (past & known[..., None])
+    total = mass.sum(-1, keepdim=True)
+    return torch.where(total > 1e-3, mass / total.clamp_min(1e-3), 0.0)
+
+
+def _last_readable(student: TokenBatch, teacher: TokenBatch) -> Tensor:
+    """(B, T_s) int64: the last teacher token a student token may read, or -1."""
+    pairs = LastTokenAligner()(student, teacher.to(student.ids.device))
+    batch, tokens = student.ids.shape
+    out = torch.full((batch * tokens,), -1, device=pairs.rows.device)
+    out[pairs.rows] = pairs.cols % max(teacher.ids.shape[1], 1)
+    return out.view(batch, tokens)
+
+
+def _check_finite(name: str, kv: KV, texts: Sequence[str]) -> None:
+    good = torch.isfinite(kv.k.sum()) & torch.isfinite(kv.v.sum())
+    if bool(good):
+        return
+    finite = torch.isfinite(kv.k).all(-1) & torch.isfinite(kv.v).all(-1)
+    bad_texts = (~finite & kv.mask[None, :, None]).any((0, 2, 3))  # (B,)
+    if not bool(bad_texts.any()):
+        return  # a sum that overflowed, or padding
+    layer = int((~finite).any(1).any(1).any(1).nonzero()[0])
+    first = int(bad_texts.nonzero()[0])
+    raise NonFiniteTeacherError(
+        f"teacher {name!r} gives keys or values that are not finite, first in kept "
+        f"layer {layer} on the text {texts[first][:60]!r}; load it in a wider dtype "
+        f"(teachers.{name}.dtype=float32), check its weights, or leave it out. What "
+        "the earlier phases wrote is intact"
+    )
