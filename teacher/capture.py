@@ -172,9 +172,8 @@ class KVCapture:
         )
         plain = _without_checkpointing(self.model) if inject else nullcontext()
         output, last_hidden = None, None
-        with listening(self._modules, recording), plain:
-            with suppress(Enough):
-                output, last_hidden = self._forward(ids, mask, logits, hidden)
+        with listening(self._modules, recording), plain, suppress(Enough):
+            output, last_hidden = self._forward(ids, mask, logits, hidden)
         return Captured(
             kv=self._content(recording, wanted, mask),
             logits=output.logits if logits and output is not None else None,
@@ -204,12 +203,9 @@ class KVCapture:
             inputs["use_cache"] = False
         if not hidden:
             return runner(**inputs), None
-        seen: list[Tensor] = []
-        hook = body.register_forward_hook(lambda _m, _i, out: seen.append(out[0]))
-        try:
-            return runner(**inputs), seen[-1]
-        finally:
-            hook.remove()
+        with _last_hidden(body) as seen:
+            output = runner(**inputs)
+        return output, seen[-1]
 
     def _decoder_inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
         if self.which == "decoder":
@@ -377,6 +373,26 @@ def _resolve_which(model: PreTrainedModel, which: str) -> str:
             f"which={which!r} does not fit {type(model).__name__}; valid are {valid}"
         )
     return which
+
+
+@contextmanager
+def _last_hidden(body: nn.Module) -> Iterator[list[Tensor]]:
+    from transformers import PreTrainedModel
+
+    seen: list[Tensor] = []
+
+    def note(_module: nn.Module, _inputs: object, output: Any) -> None:
+        if getattr(output, "last_hidden_state", None) is not None:
+            seen.append(output.last_hidden_state)
+
+    # Some heads (OPT's) call a stack inside the body and pass the body by.
+    stacks = [m for m in body.modules() if isinstance(m, PreTrainedModel)]
+    hooks = [stack.register_forward_hook(note) for stack in stacks]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

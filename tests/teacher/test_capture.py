@@ -1,0 +1,467 @@
+import copy
+
+import pytest
+import torch
+
+from teacher.attention_sites import noted_positions
+from teacher.capture import Injection, KVCapture
+
+DECODERS = [
+    "gpt2", "opt", "llama", "llama3", "yarn", "linear", "dynamic", "mistral",
+    "qwen2", "qwen3", "gpt_neox", "phi", "gemma2", "gemma3", "cohere", "cohere2",
+    "smollm3", "glm", "gpt_oss",
+]  # fmt: skip
+ENCODERS = ["bert", "roberta", "albert"]
+PROJECTION = {  # what makes content keys, and nothing after it but the rotation
+    "opt": "k_proj", "llama": "k_proj", "llama3": "k_proj", "yarn": "k_proj",
+    "linear": "k_proj", "dynamic": "k_proj", "mistral": "k_proj", "qwen2": "k_proj",
+    "qwen3": "k_norm", "phi": "k_proj", "gemma2": "k_proj", "gemma3": "k_norm",
+    "cohere": "k_proj", "cohere2": "k_proj", "smollm3": "k_proj", "glm": "k_proj",
+    "gpt_oss": "k_proj", "bert": "key", "roberta": "key", "albert": "key",
+}  # fmt: skip
+
+
+def _cache_and_positions(model, ids, mask):
+    """The library's own cached keys and values, and each layer's (cos, sin)."""
+    positions = []
+
+    def note(module, args, kwargs):
+        positions.append(noted_positions(module, args, kwargs))
+
+    for module in model.modules():
+        if type(module).__name__.endswith(("Attention", "SdpaAttention")):
+            module.register_forward_pre_hook(note, with_kwargs=True)
+    with torch.no_grad():
+        out = model(ids, attention_mask=mask.long(), use_cache=True)
+    return out.past_key_values.layers, positions, out.logits
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_rerotated_content_keys_equal_the_library_cache(make_model, batch, name):
+    model = make_model(name)
+    ids, mask = batch
+    cache, positions, logits = _cache_and_positions(copy.deepcopy(model), ids, mask)
+    capture = KVCapture(model)
+    with torch.no_grad():
+        got = capture(ids, mask, logits=True)
+    assert got.kv.num_layers == capture.num_layers == len(cache)
+    for layer, stored in enumerate(cache):
+        key, rotation = got.kv.k[layer], capture._layers[layer].rotation
+        if rotation is not None:
+            key = rotation.rotate(key, positions[layer])
+        kept = stored.keys.shape[2]  # a sliding window forgets the beginning
+        torch.testing.assert_close(key[:, :, -kept:], stored.keys, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(got.kv.v[layer][:, :, -kept:], stored.values)
+    torch.testing.assert_close(got.logits[mask], logits[mask], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(PROJECTION))
+def test_content_keys_are_the_projection_before_rotation(make_model, batch, name):
+    model = make_model(name)
+    ids, mask = batch
+    before = []
+    for module_name, module in model.named_modules():
+        if module_name.endswith("." + PROJECTION[name]):
+            module.register_forward_hook(lambda _m, _i, out: before.append(out))
+    capture = KVCapture(model)
+    before.clear()
+    with torch.no_grad():
+        got = capture(ids, mask, hidden=True)
+    heads, size = capture.num_kv_heads, capture.k_dim
+    assert len(before) == capture.num_layers
+    for layer, out in enumerate(before):
+        if PROJECTION[name] != "k_norm":
+            out = out.view(2, 12, heads, size)
+        out = out if out.shape[1] == heads else out.transpose(1, 2)
+        torch.testing.assert_close(got.kv.k[layer], out, atol=1e-5, rtol=1e-5)
+
+
+def test_content_keys_of_fused_partial_rotation(make_model, batch):
+    model = make_model("gpt_neox")
+    fused = []
+    for block in model.gpt_neox.layers:
+        block.attention.query_key_value.register_forward_hook(
+            lambda _m, _i, out: fused.append(out)
+        )
+    capture = KVCapture(model)
+    fused.clear()
+    got = capture(*batch, hidden=True)
+    for layer, out in enumerate(fused):
+        keys = out.view(2, 12, 4, 24).transpose(1, 2).chunk(3, dim=-1)[1]
+        torch.testing.assert_close(got.kv.k[layer], keys, atol=1e-6, rtol=1e-5)
+    assert capture._layers[0].rotation is not None
+
+
+def test_layers_without_rotation_are_found_among_rotating_ones(make_model):
+    # SmolLM3 hands position embeddings to every layer; the second ignores them
+    capture = KVCapture(make_model("smollm3"))
+    assert [layer.rotation is not None for layer in capture._layers] == [True, False]
+    learned = KVCapture(make_model("gpt2"))
+    assert not learned.has_rotary
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+def test_grouped_heads_sizes_and_direction_are_reported(make_model, name):
+    capture = KVCapture(make_model(name))
+    grouped = capture.model.config.to_dict().get("num_key_value_heads") or 4
+    assert (capture.num_kv_heads, capture.k_dim, capture.v_dim) == (grouped, 8, 8)
+    assert capture.hidden_size == 32
+    assert capture.causal == (name in DECODERS)
+    assert capture.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "llama", "gpt_neox", "gemma2", "bert"])
+def test_padded_rows_equal_the_text_alone(make_model, batch, name):
+    capture = KVCapture(make_model(name))
+    ids, mask = batch
+    with torch.no_grad():
+        both = capture(ids, mask, logits=True, hidden=True)
+        alone = capture(ids[1:, :7], mask[1:, :7], logits=True, hidden=True)
+    close = {"atol": 1e-5, "rtol": 1e-4}
+    torch.testing.assert_close(both.kv.k[:, 1:, :, :7], alone.kv.k, **close)
+    torch.testing.assert_close(both.kv.v[:, 1:, :, :7], alone.kv.v, **close)
+    torch.testing.assert_close(both.logits[1:, :7], alone.logits, **close)
+    torch.testing.assert_close(both.hidden[1:, :7], alone.hidden, **close)
+    assert both.kv.mask.equal(mask)
+
+
+@pytest.mark.parametrize("which", ["encoder", "decoder", "cross"])
+def test_t5_keys_are_those_of_its_projections(make_model, batch, which):
+    model = make_model("t5")
+    ids, mask = batch
+    stack = model.encoder if which == "encoder" else model.decoder
+    sublayer = 1 if which == "cross" else 0
+    keys = []
+    for block in stack.block:
+        attention = block.layer[sublayer]
+        attention = (
+            getattr(attention, "EncDecAttention", None) or attention.SelfAttention
+        )
+        attention.k.register_forward_hook(lambda _m, _i, out: keys.append(out))
+    capture = KVCapture(model, which=which)
+    assert capture.num_layers == (2 if which == "encoder" else 3)
+    assert not capture.causal
+    keys.clear()
+    got = capture(ids, mask).kv  # with gradients: nothing ends early
+    assert got.k.requires_grad
+    assert got.k.shape == (capture.num_layers, 2, 4, 12, 8)
+    for layer, out in enumerate(keys):
+        expected = out.view(2, 12, 4, 8).transpose(1, 2)
+        torch.testing.assert_close(got.k[layer], expected)
+
+
+def test_t5_decoder_and_cross_equal_the_library_cache(make_model, batch):
+    model = make_model("t5")
+    ids, mask = batch
+    with torch.no_grad():
+        out = copy.deepcopy(model)(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            decoder_input_ids=ids,
+            decoder_attention_mask=mask.long(),
+            use_cache=True,
+        )
+        decoder = KVCapture(model, which="decoder")(ids, mask, logits=True)
+        cross = KVCapture(model, which="cross")(ids, mask)
+    cache = out.past_key_values
+    for layer in range(3):
+        own, other = cache.self_attention_cache, cache.cross_attention_cache
+        # the library's keys behind padding are as arbitrary as ours
+        torch.testing.assert_close(decoder.kv.k[layer], own.layers[layer].keys)
+        torch.testing.assert_close(decoder.kv.v[layer], own.layers[layer].values)
+        torch.testing.assert_close(cross.kv.k[layer], other.layers[layer].keys)
+        torch.testing.assert_close(cross.kv.v[layer], other.layers[layer].values)
+    torch.testing.assert_close(decoder.logits, out.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_encoder_is_the_default_for_encoder_decoders(make_model, batch):
+    model = make_model("t5")
+    ids, mask = batch
+    expected = model.encoder(ids, attention_mask=mask.long()).last_hidden_state
+    capture = KVCapture(model)
+    assert capture.which == "encoder"
+    got = capture(ids, mask, hidden=True)
+    torch.testing.assert_close(got.hidden, expected)
+    with pytest.raises(ValueError, match="no language-model head"):
+        capture(ids, mask, logits=True)
+    with pytest.raises(ValueError, match="'self' does not fit T5For"):
+        KVCapture(model, which="self")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "llama", "gpt_neox", "gemma2", "bert"])
+def test_checkpointing_changes_no_gradient_of_a_kv_loss(make_model, batch, name):
+    def gradients(checkpointing):
+        no_dropout = {
+            k: 0.0
+            for k in ("attn_pdrop", "resid_pdrop", "embd_pdrop", "dropout",
+                      "hidden_dropout_prob", "attention_probs_dropout_prob")
+        }  # fmt: skip
+        model = make_model(name, **no_dropout).train()
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        rows = torch.tensor([[3, 5], [2, 6]])
+        got = KVCapture(model)(*batch, logits=True, attention_rows=rows)
+        real = batch[1][None, :, None, :, None]
+        loss = (got.kv.k * real).square().mean() + (got.kv.v * real).cos().mean()
+        loss = loss + got.logits[batch[1]].logsumexp(-1).mean()
+        (loss + got.attention.square().mean()).backward()
+        return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+    plain, checkpointed = gradients(False), gradients(True)
+    assert plain.keys() == checkpointed.keys()
+    assert any("k_proj" in n or "c_attn" in n or "query" in n for n in plain)
+    for name_, gradient in plain.items():
+        torch.testing.assert_close(checkpointed[name_], gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_reentrant_checkpointing_is_refused(make_model, batch):
+    model = make_model("llama").train()
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    capture = KVCapture(model)
+    with pytest.raises(ValueError, match="use_reentrant=False"):
+        capture(*batch)
+    with torch.no_grad():  # without gradients there is nothing to cut
+        capture(*batch)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_injecting_the_own_content_gives_the_own_logits(make_model, batch, name):
+    capture = KVCapture(make_model(name))
+    ids, mask = batch
+    with torch.no_grad():
+        own = capture(ids, mask, logits=True)
+        layers = list(range(capture.num_layers))
+        inject = Injection(own.kv, layers, mask, torch.ones(len(layers)))
+        got = capture(ids, mask, logits=True, inject=inject)
+    torch.testing.assert_close(got.logits, own.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_gate_zero_is_the_identity_and_gate_one_reads_the_other(make_model, batch):
+    capture = KVCapture(make_model("qwen2"))
+    ids, mask = batch
+    other_ids = torch.where(mask, ids.flip(0).clamp(min=3), 0)
+    with torch.no_grad():
+        own = capture(ids, mask, logits=True)
+        other = capture(other_ids, mask).kv.select_layers([1])
+        closed = Injection(other, [1], mask, torch.zeros(1))
+        opened = Injection(other, [1], mask, torch.ones(1))
+        same = capture(ids, mask, logits=True, inject=closed)
+        changed = capture(ids, mask, logits=True, inject=opened)
+        nowhere = Injection(other, [1], torch.zeros_like(mask), torch.ones(1))
+        unmasked = capture(ids, mask, logits=True, inject=nowhere)
+    assert same.logits.equal(own.logits)
+    assert unmasked.logits.equal(own.logits)
+    assert (changed.logits - own.logits)[mask].abs().max() > 1e-3
+    torch.testing.assert_close(changed.kv.k, own.kv.k)  # captured before injection
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradient_reaches_gate_and_injected_kv(make_model, batch, checkpointing):
+    model = make_model("llama").train()
+    capture = KVCapture(model)
+    ids, mask = batch
+    with torch.no_grad():
+        other = capture(torch.where(mask, ids.flip(0), 0), mask).kv
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    other.k.requires_grad_()
+    other.v.requires_grad_()
+    gate = torch.full((2,), 0.5, requires_grad=True)
+    inject = Injection(other, [0, 1], mask, gate)
+    capture(ids, mask, logits=True, inject=inject).logits[mask].sum().backward()
+    assert all(g.abs() > 0 for g in gate.grad)
+    for tensor in (other.k, other.v):
+        assert tensor.grad[:, mask[:, None].expand(2, 2, 12)].abs().sum() > 0
+        assert tensor.grad[:, 1, :, 7:].abs().sum() == 0
+    assert model.model.layers[0].gradient_checkpointing == checkpointing
+
+
+def test_gate_gradient_equals_a_finite_difference(make_model, batch):
+    capture = KVCapture(make_model("gpt_neox").double())
+    ids, mask = batch
+    with torch.no_grad():
+        other = capture(torch.where(mask, ids.flip(0), 0), mask).kv.select_layers([1])
+
+    def outcome(gate):
+        inject = Injection(other, [1], mask, gate)
+        return capture(ids, mask, logits=True, inject=inject).logits[mask].sum()
+
+    gate = torch.tensor([0.4], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(outcome, (gate,), eps=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "t5"])
+def test_a_kv_only_teacher_stops_at_its_last_asked_layer(make_model, batch, name):
+    model = make_model(name)
+    capture = KVCapture(model)
+    ran = []
+    for index, layer in enumerate(capture._layers):
+        layer.module.register_forward_hook(lambda *_, i=index: ran.append(i))
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda *_: ran.append("head"))
+    with torch.no_grad():
+        first = capture(*batch, layers=[0]).kv
+        assert ran == []  # not even layer 0's own attention finished
+        every = capture(*batch, hidden=True).kv
+        assert ran == [0, 1]
+        capture(*batch, layers=[1])
+        assert ran == [0, 1, 0]
+    assert first.k.equal(every.k[:1])
+
+
+def test_layers_come_in_the_asked_order(make_model, batch):
+    capture = KVCapture(make_model("llama"))
+    every, some = capture(*batch).kv, capture(*batch, layers=[1, 0]).kv
+    assert some.k.equal(every.k[[1, 0]])
+    assert some.v.equal(every.v[[1, 0]])
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "opt", "llama", "mistral", "gpt_neox", "gemma2", "glm", "bert"]
+)
+def test_attention_rows_equal_the_head_mean_of_eager_attention(make_model, batch, name):
+    model = make_model(name)
+    ids, mask = batch
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    rows = torch.tensor([[0, 3, 11], [6, 2, 5]])
+    with torch.no_grad():
+        full = eager(ids, attention_mask=mask.long(), output_attentions=True)
+        got = KVCapture(model)(ids, mask, attention_rows=rows).attention
+    assert got.shape == (2, 2, 3, 12)
+    assert got.dtype == torch.float32
+    for layer, probabilities in enumerate(full.attentions):
+        mean = probabilities.mean(1)
+        expected = torch.stack([mean[0, rows[0]], mean[1, rows[1]]])
+        torch.testing.assert_close(got[layer], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_attention_rows_include_t5_position_bias(make_model, batch):
+    model = make_model("t5")
+    ids, mask = batch
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    rows = torch.tensor([[0, 9], [6, 2]])
+    with torch.no_grad():
+        full = eager.encoder(ids, attention_mask=mask.long(), output_attentions=True)
+        got = KVCapture(model)(ids, mask, attention_rows=rows).attention
+    for layer, probabilities in enumerate(full.attentions):
+        mean = probabilities.mean(1)
+        expected = torch.stack([mean[0, rows[0]], mean[1, rows[1]]])
+        torch.testing.assert_close(got[layer], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "yarn", "glm", "gemma3", "bert"])
+def test_bf16_models_give_bf16_content_near_float32(make_model, batch, name):
+    exact = KVCapture(make_model(name))
+    rounded = KVCapture(make_model(name).to(torch.bfloat16))
+    assert rounded.dtype == torch.bfloat16
+    with torch.no_grad():
+        want = exact(*batch, layers=[0]).kv
+        got = rounded(*batch, layers=[0]).kv
+    assert got.k.dtype == got.v.dtype == torch.bfloat16
+    error = (got.k.float() - want.k).norm() / want.k.norm()
+    assert error < 0.02
+    assert [x.rotation is None for x in rounded._layers] == [
+        x.rotation is None for x in exact._layers
+    ]
+
+
+def test_a_text_without_tokens_gives_finite_numbers(make_model):
+    capture = KVCapture(make_model("llama"))
+    ids = torch.tensor([[5, 6, 7], [0, 0, 0]])
+    mask = torch.tensor([[True, True, True], [False, False, False]])
+    got = capture(ids, mask, logits=True)
+    assert got.logits.isfinite().all()
+    assert got.kv.k.isfinite().all()
+    assert not got.kv.mask[1].any()
+
+
+def test_two_captures_of_one_model_and_its_copy_do_not_mix(make_model, batch):
+    model = make_model("llama")
+    first, second = KVCapture(model), KVCapture(model)
+    twin = KVCapture(copy.deepcopy(model))
+    with torch.no_grad():
+        expected = first(*batch).kv.k
+        assert second(*batch).kv.k.equal(expected)
+        assert twin(*batch).kv.k.equal(expected)
+        plain = model(batch[0], attention_mask=batch[1].long()).logits
+        torch.testing.assert_close(first(*batch, logits=True).logits, plain)
+
+
+def test_capture_leaves_training_mode_random_state_and_saved_config(
+    make_model, tmp_path
+):
+    model = make_model("gpt2").train()
+    model.transformer.h[0].eval()
+    state = torch.get_rng_state()
+    KVCapture(model)
+    assert model.training
+    assert not model.transformer.h[0].training
+    assert torch.get_rng_state().equal(state)
+    model.save_pretrained(tmp_path)
+    assert "mtkd" not in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "bert", "roberta"])
+def test_texts_beyond_learned_positions_are_refused(make_model, name):
+    capture = KVCapture(make_model(name))
+    longest = 32  # of RoBERTa's 33 rows the first is for padding
+    assert capture.max_tokens == longest
+    for tokens in (longest, longest + 1):
+        ids = torch.full((1, tokens), 5)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        if tokens == longest:
+            capture(ids, mask)
+        else:
+            with pytest.raises(ValueError, match=f"truncate to max_length={longest}"):
+                capture(ids, mask)
+
+
+def test_wrong_arguments_are_named(make_model, batch):
+    ids, mask = batch
+    capture = KVCapture(make_model("llama"))
+    with pytest.raises(ValueError, match=r"layers \[2\].*0\.\.1"):
+        capture(ids, mask, layers=[2])
+    with pytest.raises(ValueError, match="pad on the right"):
+        capture(ids, mask.flip(1))
+    with pytest.raises(ValueError, match=r"mask is torch.int64"):
+        capture(ids, mask.long())
+    kv = capture(ids, mask).kv
+    with pytest.raises(ValueError, match=r"inject.gate has shape \(1,\); give \(2,\)"):
+        capture(ids, mask, inject=Injection(kv, [0, 1], mask, torch.ones(1)))
+    with pytest.raises(ValueError, match=r"inject.kv has shapes"):
+        capture(ids, mask, inject=Injection(kv, [0], mask, torch.ones(1)))
+    with pytest.raises(ValueError, match="valid are auto, self"):
+        KVCapture(capture.model, which="both")
+
+
+def test_unsupported_models_are_refused_by_name():
+    import transformers as tf
+
+    small = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2}
+    mamba = tf.MambaForCausalLM(tf.MambaConfig(**small, state_size=4))
+    with pytest.raises(ValueError, match="MambaForCausalLM cannot be captured"):
+        KVCapture(mamba)
+    rwkv = tf.RwkvForCausalLM(tf.RwkvConfig(**small, context_length=16))
+    with pytest.raises(ValueError, match="RwkvForCausalLM cannot be captured"):
+        KVCapture(rwkv)
+    bloom = tf.BloomForCausalLM(tf.BloomConfig(**small, n_head=2))
+    with pytest.raises(ValueError, match="bypasses the attention interface"):
+        KVCapture(bloom)
+    with pytest.raises(TypeError, match="got Linear"):
+        KVCapture(torch.nn.Linear(2, 2))
+
+
+def test_a_rotation_that_cannot_be_undone_is_refused(make_model, monkeypatch):
+    model = make_model("llama")
+    python_module = __import__(type(model).__module__, fromlist=["x"])
+    true = python_module.apply_rotary_pos_emb
+
+    def shifted(q, k, cos, sin, unsqueeze_dim=1):
+        # adds a position-dependent term, so the negative angle is no inverse
+        return true(q + cos.unsqueeze(1), k + cos.unsqueeze(1), cos, sin)
+
+    monkeypatch.setattr(python_module, "apply_rotary_pos_emb", shifted)
+    with pytest.raises(ValueError, match="depend on position"):
+        KVCapture(model)
