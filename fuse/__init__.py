@@ -10,8 +10,7 @@ from fuse.fuse_kv import (
 from fuse.router import ROUTER_TYPES, LearnableRouter, routing_query
 from fuse.routing_loss import (
     EntropyRegularizer,
-    responsibilities,
-    teacher_signal_loss,
+    expected_teacher_loss,
     weigh_losses,
 )
 from fuse.routing_stats import RoutingStats, routing_alarm, routing_entropy
@@ -27,14 +26,13 @@ __all__ = [
     "RoutingStats",
     "ZSpace",
     "agreement",
+    "expected_teacher_loss",
     "fuse_kvs_fixed",
     "fuse_kvs_learnable",
     "fuse_kvs_similarity",
     "fuse_with_weights",
-    "responsibilities",
     "routing_alarm",
     "routing_entropy",
     "routing_query",
-    "teacher_signal_loss",
     "weigh_losses",
 ]

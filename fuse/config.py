@@ -17,6 +17,9 @@ class FuseConfig:
     fusion_method: str = "fixed"
     """fixed, similarity, learnable, or the name of a registered router, which
     is short for learnable with that ``router_type``."""
+    space: Literal["student", "losses", "z"] = "student"
+    """Where teachers meet: their tensors averaged in the student's basis, their
+    losses averaged (no common basis needed), or tensors in the shared latent Z."""
     weights: list[float] | None = None
     """One share per teacher for ``fixed``, >= 0, any scale; None: equal shares."""
     router_type: str = "mlp"
@@ -45,6 +48,10 @@ class FuseConfig:
     """Width of the residual MLP around each Z coder, >= 0; 0: linear coders."""
     z_agreement: Literal["cosine", "mse"] = "mse"
     """How the latents of two teachers on one token are compared."""
+    lambda_reconstruction: float = 1.0
+    """Loss weight of decoding each teacher back from Z, >= 0."""
+    lambda_agreement: float = 0.1
+    """Loss weight of agreement across teachers in Z, >= 0."""
 
     def __post_init__(self) -> None:
         """Check every range.
@@ -102,6 +109,7 @@ def _check_choice(field: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
+    "space": ("student", "losses", "z"),
     "routing_level": ("sample", "token"),
     "similarity": ("cosine", "dot", "l2"),
     "prototype_method": ("mean", "cls", "kmeans"),
@@ -114,4 +122,6 @@ _AT_LEAST: dict[str, int] = {
     "entropy_warmup_steps": 0,
     "z_dim": 1,
     "z_hidden": 0,
+    "lambda_reconstruction": 0,
+    "lambda_agreement": 0,
 }

@@ -9,7 +9,7 @@ fused KV learns to prefer the teacher that is easiest to copy. Hence targets are
 fused, then detached (``fuse_kvs_learnable(...).detach()``), losses are weighted
 by detached weights (``weigh_losses`` sees to it), and the router's gradient
 comes from the outcome (the student's next-token loss while it reads the fused
-KV) or from ``teacher_signal_loss``.
+KV) or from ``expected_teacher_loss``.
 """
 
 from __future__ import annotations

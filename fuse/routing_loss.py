@@ -32,69 +32,35 @@ def weigh_losses(losses: Tensor, weights: Tensor) -> Tensor:
     return (losses.float() * w).sum(-1)
 
 
-def responsibilities(
-    losses: Tensor, temperature: float = 0.1, available: Tensor | None = None
+def expected_teacher_loss(
+    weights: Tensor, losses: Tensor, available: Tensor | None = None
 ) -> Tensor:
-    """How much each teacher deserves a text, judged by its own loss on it.
+    """Train a router by each teacher's own next-token loss.
 
-    Args:
-        losses: (..., M), each teacher's next-token loss on the same text, in one
-            unit for all (bits per character: tokens differ between teachers).
-        temperature: the loss by which one teacher must beat another to deserve
-            e times as much, > 0.
-        available: (..., M) bool, teachers that have such a loss (decoders).
-
-    Returns:
-        (..., M) float32, detached, summing to 1; all zero where none is available.
-
-    Raises:
-        ValueError: the temperature is not positive.
-
-    Source:
-        softmax(-loss / temperature): the posterior of a mixture of experts
-        (Jacobs et al. 1991, eq. 1.3) with equal priors, tempered.
-    """
-    if not temperature > 0:
-        raise ValueError(f"the signal's temperature must be > 0, got {temperature}")
-    scores = -losses.detach().float() / temperature
-    if available is None:
-        return scores.softmax(-1)
-    lowest = torch.finfo(torch.float32).min
-    return scores.masked_fill(~available, lowest).softmax(-1) * available
-
-
-def teacher_signal_loss(
-    weights: Tensor,
-    losses: Tensor,
-    temperature: float = 0.1,
-    available: Tensor | None = None,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """Train a router by the teachers' own losses.
-
-    Teachers without a loss of their own (encoders) keep whatever weight they
-    have: only the shares among the others are compared.
+    Together with a ``diverse`` entropy term of strength s its minimum is
+    softmax(-losses / s), the responsibilities of a mixture of experts.
 
     Args:
         weights: (..., M), summing to 1 over M, with gradient.
-        losses: (..., M), see :func:`responsibilities`; broadcast against weights.
-        temperature: see :func:`responsibilities`.
-        available: (..., M) bool, teachers that have such a loss.
-        mask: (...) bool, weightings to count; None: all.
+        losses: (..., M), each teacher's loss on the same text in one unit for
+            all (bits per character); detached here.
+        available: (..., M) bool, teachers that have such a loss (decoders);
+            the others are left out and the weights renormalised.
 
     Returns:
-        Scalar float32, mean KL(responsibilities || weights), nats; 0 if no row
-        counts.
+        Scalar float32, the mean expected loss; 0 where nothing is available.
+
+    Source:
+        Jacobs et al. (1991), Adaptive mixtures of local experts, eq. 1.2.
     """
-    target = responsibilities(losses, temperature, available)
-    w = weights.float()
-    w = w if available is None else w * available
-    tiny = torch.finfo(torch.float32).tiny
-    log_w = w.clamp(min=tiny).log() - w.sum(-1, keepdim=True).clamp(min=tiny).log()
-    kl = (torch.special.xlogy(target, target) - target * log_w).sum(-1)
-    counted = (target.sum(-1) > 0).expand_as(kl)
-    counted = counted if mask is None else counted & mask
-    return (kl * counted).sum() / counted.sum().clamp(min=1)
+    w, cost = weights.float(), losses.detach().float()
+    if available is not None:
+        cost = torch.where(available, cost, torch.zeros_like(cost))
+        w = w * available
+    total = w.sum(-1)
+    safe = torch.where(total > 0, total, torch.ones_like(total))
+    rows = (w * cost).sum(-1) / safe
+    return rows.sum() / (total > 0).sum().clamp(min=1)
 
 
 class EntropyRegularizer:

@@ -64,6 +64,7 @@ class ZSpace(nn.Module):
                 f"agreement is {agreement_kind!r}; choose from mse, cosine"
             )
         self.z_dim, self.agreement_kind = z_dim, agreement_kind
+        self.register_buffer("student_calibrated", torch.tensor(False))
         self.k_coders = nn.ModuleList(
             LayerwiseCoder(num_layers, k, z_dim, hidden) for k, _ in widths
         )
@@ -138,6 +139,10 @@ class ZSpace(nn.Module):
             total = total + error / mask.sum().clamp(min=1)
         return total / 2
 
+    def student_reconstruction_loss(self, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """:meth:`reconstruction_loss` for the student."""
+        return self.reconstruction_loss(None, k, v, mask)
+
     def agreement_loss(self, z_list: Sequence[Pair], masks: Sequence[Tensor]) -> Tensor:
         """How far the teachers' latents of one token lie apart.
 
@@ -171,6 +176,7 @@ class ZSpace(nn.Module):
         ):
             kept = coder.calibrate(stats.mean_x, stats.std_x, stats.cov_x)
             report[f"variance_{name}"] = kept.tolist()
+        self.student_calibrated = torch.ones_like(self.student_calibrated)
         return report
 
     def calibrate(
@@ -189,7 +195,15 @@ class ZSpace(nn.Module):
         Returns:
             ``variance_k``, ``variance_v``: per layer the share that Z keeps;
             ``agreement_k``, ``agreement_v``: mean correlation with the student's Z.
+
+        Raises:
+            ValueError: the student is not calibrated yet.
         """
+        if not self.student_calibrated:
+            raise ValueError(
+                f"teacher {teacher} cannot meet the student in Z yet; call "
+                "calibrate_student with statistics of the student first"
+            )
         report: dict[str, list[float]] = {}
         coders, students = self._coders(teacher), self._coders(None)
         for name, stats, coder, student in zip(

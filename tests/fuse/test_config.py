@@ -22,6 +22,8 @@ def test_the_documented_defaults():
         ({"similarity": "l1"}, r"fuse\.similarity is 'l1'; choose from cosine"),
         ({"routing_level": "layer"}, r"choose from sample, token"),
         ({"prototype_method": "median"}, r"choose from mean, cls, kmeans"),
+        ({"space": "teacher"}, r"choose from student, losses, z"),
+        ({"lambda_agreement": -1}, r"lambda_agreement must be >= 0, got -1"),
         ({"num_clusters": 0}, r"num_clusters must be >= 1"),
         ({"z_dim": 0}, r"z_dim must be >= 1"),
         ({"z_agreement": "l1"}, r"choose from cosine, mse"),

@@ -7,8 +7,7 @@ from fuse.fuse_kv import fuse_with_weights
 from fuse.router import LearnableRouter
 from fuse.routing_loss import (
     EntropyRegularizer,
-    responsibilities,
-    teacher_signal_loss,
+    expected_teacher_loss,
     weigh_losses,
 )
 from fuse.routing_stats import routing_entropy
@@ -76,17 +75,33 @@ def test_weighed_losses_by_hand_teach_the_student_and_not_the_router():
     assert weights.grad is None
 
 
-def test_responsibilities_by_hand():
-    losses = torch.tensor([[1.0, 1.1, 0.0]])
-    available = torch.tensor([[True, True, False]])  # the third is an encoder
-    odds = math.e / (1 + math.e)  # 0.1 better at temperature 0.1: e times as likely
-    expected = torch.tensor([[odds, 1 - odds, 0.0]])
-    got = responsibilities(losses, 0.1, available)
-    torch.testing.assert_close(got, expected)
-    none = responsibilities(losses, 0.1, torch.zeros_like(available))
-    assert none.eq(0).all()
-    with pytest.raises(ValueError, match="must be > 0, got 0"):
-        responsibilities(losses, 0)
+def test_expected_teacher_loss_by_hand():
+    weights = torch.tensor([[0.5, 0.25, 0.25], [0.0, 0.0, 1.0]], requires_grad=True)
+    losses = torch.tensor([[1.0, 4.0, 7.0], [1.0, 1.0, 1.0]])
+    available = torch.tensor([True, True, False])  # the third is an encoder
+    # (0.5 * 1 + 0.25 * 4) / 0.75 = 2; the second row weighs no decoder
+    loss = expected_teacher_loss(weights, losses, available)
+    assert loss.item() == pytest.approx(2.0)
+    assert expected_teacher_loss(weights, losses).item() == pytest.approx(2.125)
+    loss.backward()
+    assert weights.grad.isfinite().all() and weights.grad[0, 0] < weights.grad[0, 1]
+    nothing = expected_teacher_loss(weights, losses, torch.zeros(3).bool())
+    assert nothing == 0
+
+
+def test_expected_loss_with_a_diverse_term_ends_at_the_posterior():
+    # minimum of E[loss] - s * entropy is softmax(-loss / s), here at s = 0.5
+    scores = torch.zeros(1, 3, requires_grad=True)
+    losses = torch.tensor([[1.0, 1.5, 2.0]])
+    regularizer = EntropyRegularizer(target="diverse", strength=0.5)
+    optimizer = torch.optim.Adam([scores], lr=0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        w = scores.softmax(-1)
+        (expected_teacher_loss(w, losses) + regularizer.compute_loss(w)).backward()
+        optimizer.step()
+    target = (-losses / 0.5).softmax(-1)
+    torch.testing.assert_close(scores.softmax(-1), target, atol=1e-3, rtol=1e-3)
 
 
 def test_the_teachers_own_losses_train_a_router():
@@ -99,24 +114,9 @@ def test_the_teachers_own_losses_train_a_router():
     optimizer = torch.optim.Adam(router.parameters(), lr=0.02)
     for _ in range(100):
         optimizer.zero_grad()
-        loss = teacher_signal_loss(router(query), own, 0.1, available)
-        loss.backward()
+        expected_teacher_loss(router(query), own, available).backward()
         optimizer.step()
-    assert loss < 0.05
     assert (router(query)[:, :2].argmax(-1) == kind).float().mean() > 0.9
-
-
-def test_teacher_signal_is_zero_at_its_target_and_counts_masked_rows_only():
-    losses = torch.tensor([[1.0, 1.2], [0.3, 0.1]])
-    right = responsibilities(losses)
-    assert teacher_signal_loss(right, losses).item() == pytest.approx(0, abs=1e-6)
-    wrong = torch.stack([right[0], right[1].flip(0)])
-    mask = torch.tensor([True, False])
-    only_first = teacher_signal_loss(wrong, losses, mask=mask)
-    assert only_first.item() == pytest.approx(0, abs=1e-6)
-    assert teacher_signal_loss(wrong, losses) > 0.1
-    nothing = teacher_signal_loss(wrong, losses, mask=torch.zeros(2).bool())
-    assert nothing == 0
 
 
 def routed_world():

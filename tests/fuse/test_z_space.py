@@ -202,6 +202,14 @@ def test_misfits_are_named():
         ZSpace(TEACHERS, STUDENT, L, z_dim=0)
 
 
+def test_teachers_are_turned_towards_a_calibrated_student_only():
+    k, v = world()[0]
+    with pytest.raises(ValueError, match="call calibrate_student"):
+        ZSpace(TEACHERS, STUDENT, L, z_dim=5).calibrate(
+            0, stats_of(k, k), stats_of(v, v)
+        )
+
+
 def test_everything_is_saved_and_restored_by_state_dict():
     space, _ = calibrated(world())
     other = ZSpace(TEACHERS, STUDENT, L, z_dim=5)
