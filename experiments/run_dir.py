@@ -1,0 +1,104 @@
+"""Read what a run has written, as far as it has come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MAIN = "main"
+"""The arm that learns from teachers; the others are baselines."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunDir:
+    """A run's directory, read once."""
+
+    path: Path
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """Lines of metrics.jsonl, in the order of writing."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    """summary.json, empty while the run goes on."""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.resolve().name
+
+    @property
+    def figures(self) -> Path:
+        """Where its pictures lie."""
+        return self.path / "figures"
+
+    def lines(self, kind: str, arm: str = MAIN) -> Iterator[dict[str, Any]]:
+        """Yield the metric lines of one kind and arm."""
+        for line in self.metrics:
+            if line.get("kind") == kind and line.get("arm", MAIN) == arm:
+                yield line
+
+    def phases(self) -> list[str]:
+        """Phases in the order in which they ran."""
+        named = [entry["name"] for entry in self.summary.get("phases", [])]
+        seen = [line["phase"] for line in self.lines("train") if line.get("phase")]
+        return list(dict.fromkeys([*named, *seen]))
+
+
+def read_run(path: Path) -> RunDir:
+    """Read a run directory.
+
+    Args:
+        path: folder holding metrics.jsonl, summary.json, or both.
+
+    Raises:
+        ValueError: no such folder, nothing of a run in it, or a damaged file.
+    """
+    if not path.is_dir():
+        raise ValueError(f"run folder {path} does not exist; `ls runs` lists yours")
+    metrics, summary = path / "metrics.jsonl", path / "summary.json"
+    if not metrics.is_file() and not summary.is_file():
+        raise ValueError(
+            f"{path} holds neither metrics.jsonl nor summary.json; give the folder "
+            "that `mtkd train` or `mtkd quickstart` wrote, such as runs/quickstart"
+        )
+    return RunDir(
+        path,
+        _read_metrics(metrics) if metrics.is_file() else [],
+        _read_summary(summary) if summary.is_file() else {},
+    )
+
+
+def mean_bpc(bpc: Mapping[str, float] | None) -> float | None:
+    """Average bits per character over domains; None where nothing was measured."""
+    values = [value for value in (bpc or {}).values() if value is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    rows = path.read_text(encoding="utf-8").split("\n")
+    lines = []
+    for number, row in enumerate(rows, start=1):
+        if not row.strip():
+            continue
+        try:
+            lines.append(json.loads(row))
+        except json.JSONDecodeError:
+            if number >= len(rows):  # no newline yet: still being written, or cut off
+                break
+            raise ValueError(
+                f"{path} line {number} is not JSON; take the line out and try again"
+            ) from None
+    return lines
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} line {error.lineno} is not JSON; `mtkd eval` writes it anew"
+        ) from None
+    if not isinstance(summary, dict):
+        raise ValueError(f"{path} holds no JSON object; `mtkd eval` writes it anew")
+    return summary
