@@ -1,1 +1,81 @@
-"""."""
+"""Bring teachers' keys and values to a student: in time, depth, width and position."""
+
+from align.byte_lengths import ByteLengths
+from align.calibration import (
+    CalibrationStats,
+    calibrate_pca,
+    calibrate_procrustes,
+    calibrate_ridge,
+    r_squared,
+    variance_kept,
+)
+from align.head_dim_adapter import MultiTeacherHeadDimAdapter
+from align.kv import KV
+from align.layer_map import (
+    LayerMap,
+    build_multi_teacher_layer_map,
+    interpolate_teacher_layers,
+)
+from align.rope_scale import (
+    MultiTeacherRoPEScaler,
+    inverse_frequencies,
+    rotary_table,
+    rotate,
+    scaled_base,
+    unrotate,
+)
+from align.text import TextSample, chunk_samples, read_texts
+from align.time_align import (
+    Alignment,
+    align_sequence_lengths,
+    apply_char_alignment,
+    check_causal,
+)
+from align.tokenizer_align import (
+    CausalCharIoUAligner,
+    CharIoUAligner,
+    LastTokenAligner,
+    build_char_align_matrix,
+    char_iou,
+    overlap_pairs,
+)
+from align.tokens import TokenBatch, encode_batch
+from align.visualize import visualize_alignment, visualize_layer_mapping
+
+__all__ = [
+    "ByteLengths",
+    "CalibrationStats",
+    "CausalCharIoUAligner",
+    "CharIoUAligner",
+    "KV",
+    "Alignment",
+    "LastTokenAligner",
+    "LayerMap",
+    "MultiTeacherHeadDimAdapter",
+    "MultiTeacherRoPEScaler",
+    "TextSample",
+    "TokenBatch",
+    "align_sequence_lengths",
+    "apply_char_alignment",
+    "build_char_align_matrix",
+    "build_multi_teacher_layer_map",
+    "calibrate_pca",
+    "calibrate_procrustes",
+    "calibrate_ridge",
+    "char_iou",
+    "check_causal",
+    "chunk_samples",
+    "encode_batch",
+    "interpolate_teacher_layers",
+    "inverse_frequencies",
+    "overlap_pairs",
+    "r_squared",
+    "read_texts",
+    "rotary_table",
+    "rotate",
+    "scaled_base",
+    "unrotate",
+    "variance_kept",
+    "visualize_alignment",
+    "visualize_layer_mapping",
+]

@@ -155,7 +155,7 @@ def calibrate_pca(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
 
 
 def calibrate_procrustes(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
-    """:func:`calibrate_pca`, then the rotation that comes nearest to the student's features.
+    """:func:`calibrate_pca`, then the rotation nearest to the student's features.
 
     Args:
         stats: paired features.

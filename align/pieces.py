@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from functools import cache
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_VISIBLE = str.maketrans(
+    {" ": "␣", "▁": "␣", "Ġ": "␣", "\n": "↵", "Ċ": "↵", "\r": "␍", "\t": "⇥"}
+)
 _MARKERS = str.maketrans({"▁": " "})
 
 
@@ -53,6 +57,24 @@ def locate_pieces(pieces: list[str], text: str) -> Tensor:
         start, at = found
         spans.append((char_of[start], char_of[at - 1] + 1))
     return torch.tensor(spans, dtype=torch.int64).reshape(-1, 2)
+
+
+def readable_piece(piece: str) -> str:
+    """A surface piece for human eyes: text decoded, blanks and line ends visible.
+
+    Args:
+        piece: ``Ġdeep``, ``æ·±``, ``▁deep`` or any plain string.
+
+    Returns:
+        For these ``␣deep``, ``深``, ``␣deep``; a line feed becomes ``↵``. Pieces that
+        are part of a character stay as they are.
+    """
+    alphabet = _byte_alphabet()
+    foreign = any(ord(char) > 126 for char in piece)
+    if foreign and all(char in alphabet for char in piece):
+        with contextlib.suppress(UnicodeDecodeError):
+            piece = bytes(alphabet[char] for char in piece).decode()
+    return piece.translate(_VISIBLE)
 
 
 def _find_bytes(
