@@ -13,3 +13,12 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real tokenizers and texts are absent: no folder {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of a barely trained zoo by model name, built once per session."""
+    from teacher.zoo import build_zoo
+
+    cache = tmp_path_factory.mktemp("zoo")
+    return build_zoo(cache_dir=cache, progress=False, scale="tiny")

@@ -1,0 +1,355 @@
+"""Build the zoo once, keep it in a cache, and say what is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from teacher.zoo.recipes import ZooModel, recipes
+from teacher.zoo.text import text_fingerprint
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
+
+MANIFEST = "zoo.json"
+"""Written last; a folder without it is no zoo model."""
+_SAVING = threading.Lock()
+_FORMAT = 1  # raise when training code changes what a recipe gives
+
+
+@dataclass(frozen=True, slots=True)
+class ZooEntry:
+    """One model of the zoo and what is known about it."""
+
+    name: str
+    family: str
+    role: str
+    """teacher or student."""
+    leaning: str
+    """prose, code or mixed."""
+    path: Path
+    """Where it is, or will be."""
+    built: bool
+    """Present and made from the present recipe and text."""
+    parameters: int | None = None
+    """Weights, tied ones counted once; None while not built."""
+    vocabulary: int | None = None
+    """Entries of its tokenizer; None while not built."""
+    measure: str = ""
+    """What bits per character were paid for: next, masked or cut-out tokens."""
+    bits_per_char: dict[str, float] = field(default_factory=dict)
+    """By domain, on the eval split."""
+    cpu_seconds: float | None = None
+    """What building it cost."""
+
+
+def build_zoo(
+    names: Iterable[str] | None = None,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+    scale: str = "default",
+    workers: int | None = None,
+) -> dict[str, Path]:
+    """Build what the cache lacks and give the folders of all asked models.
+
+    Every model is trained on one thread, several at a time. A finished model is
+    kept whatever happens to the others; processes that build at the same time
+    wait for each other's models instead of building them twice.
+
+    Args:
+        names: models to build; None for the whole zoo.
+        cache_dir: where to keep it; None for ``$MTKD_CACHE`` or ``~/.cache/mtkd``.
+        progress: show a bar per model.
+        scale: one of :data:`teacher.zoo.SCALES`.
+        workers: models trained at once; None for one per CPU of this process.
+
+    Returns:
+        Folder by name, in the zoo's order, for ``from_pretrained``.
+
+    Raises:
+        ValueError: an unknown name or scale.
+        OSError: the cache cannot be written.
+        RuntimeError: training failed; names the model, what else was kept.
+    """
+    known = recipes(scale)
+    chosen = [known[name] for name in _check_names(names, known)]
+    folder = _folder(cache_dir, scale)
+    missing = [m for m in chosen if not _is_built(folder / m.name, m)]
+    if missing:
+        _make_folder(folder)
+        _build_all(missing, folder, progress, workers or _cpus())
+    return {m.name: folder / m.name for m in chosen}
+
+
+def zoo_path(
+    name: str, cache_dir: str | Path | None = None, scale: str = "default"
+) -> Path:
+    """Give the folder of a built model.
+
+    Raises:
+        ValueError: the zoo has no such model.
+        FileNotFoundError: it is not built, or not from the present recipe.
+    """
+    known = recipes(scale)
+    (name,) = _check_names([name], known)
+    path = _folder(cache_dir, scale) / name
+    if not _is_built(path, known[name]):
+        found = (
+            "is out of date" if (path / MANIFEST).is_file() else "has not been built"
+        )
+        raise FileNotFoundError(
+            f"zoo model {name!r} {found} in {path.parent}; run `mtkd zoo build`"
+        )
+    return path
+
+
+def list_zoo(
+    cache_dir: str | Path | None = None, scale: str = "default"
+) -> list[ZooEntry]:
+    """Describe every model of the zoo, built or not."""
+    folder = _folder(cache_dir, scale)
+    return [_entry(folder / m.name, m) for m in recipes(scale).values()]
+
+
+def zoo_table(cache_dir: str | Path | None = None, scale: str = "default") -> Table:
+    """Lay :func:`list_zoo` out as a rich table."""
+    from rich.table import Table
+
+    from teacher.zoo.text import DOMAINS
+
+    table = Table(title=f"zoo ({scale})", caption=_CAPTION, caption_justify="left")
+    for head in ("model", "family", "leaning"):
+        table.add_column(head)
+    for head in ("parameters", "vocabulary", *(f"{d} bits/char" for d in DOMAINS)):
+        table.add_column(head, justify="right")
+    table.add_column("measured on")
+    for entry in list_zoo(cache_dir, scale):
+        cells = [entry.name, entry.family, entry.leaning]
+        if entry.built:
+            bits = [f"{entry.bits_per_char[d]:.3f}" for d in DOMAINS]
+            cells += [f"{entry.parameters:,}", f"{entry.vocabulary:,}", *bits]
+            cells.append(entry.measure)
+        else:
+            cells += ["not built"]
+        table.add_row(*cells)
+    return table
+
+
+_CAPTION = (
+    "Held-out text; lower is better. Only next-token numbers compare with each "
+    "other: the others see both sides of what they restore."
+)
+
+
+def _build_all(
+    missing: Sequence[ZooModel], folder: Path, progress: bool, workers: int
+) -> None:
+    """Train in threads: tensor work runs outside the interpreter's lock.
+
+    Two models on one thread each learn faster than one after the other on two:
+    such small products gain little from a second thread.
+    """
+    import torch
+
+    from teacher.zoo.train import load_libraries
+
+    load_libraries()
+    stop = threading.Event()
+    threads = torch.get_num_threads()
+    longest_first = sorted(missing, key=lambda m: -m.train.steps)
+    try:
+        with (
+            _bars(progress) as bars,
+            ThreadPoolExecutor(min(workers, len(missing)), "zoo") as pool,
+        ):
+            jobs = {
+                pool.submit(_build_one, m, folder, bars, stop): m.name
+                for m in longest_first
+            }
+            try:
+                while not all(job.done() for job in jobs):
+                    wait(jobs, timeout=0.5)  # short, so that interrupts are seen
+            except BaseException:  # the user's interrupt reaches only this thread
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(threads)
+    failed = {name: job.exception() for job, name in jobs.items() if job.exception()}
+    if failed:
+        _explain(failed, folder)
+
+
+def _explain(failed: dict[str, BaseException | None], folder: Path) -> None:
+    name, error = next(iter(failed.items()))
+    kept = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
+    text = (
+        f"zoo model {name!r} could not be built in {folder}: {error}; "
+        f"kept: {', '.join(kept) or 'nothing'}; "
+        "mend the cause and run `mtkd zoo build` again, which goes on from there"
+    )
+    raise (OSError if isinstance(error, OSError) else RuntimeError)(text) from error
+
+
+def _build_one(
+    recipe: ZooModel, folder: Path, bars: Progress, stop: threading.Event
+) -> None:
+    import torch
+    from filelock import FileLock
+
+    from teacher.zoo.evaluate import held_out
+    from teacher.zoo.train import train_model
+
+    torch.set_num_threads(1)
+    task = bars.add_task(recipe.name, total=max(recipe.train.steps, 1), state="waits")
+    with FileLock(folder / f".{recipe.name}.lock"):
+        if _is_built(folder / recipe.name, recipe):  # another process was faster
+            bars.update(task, completed=recipe.train.steps, state="cached")
+            return
+        started, cpu = time.monotonic(), time.thread_time()
+        bars.update(task, state="tokenizer")
+
+        def report(step: int, steps: int, loss: float | None) -> None:
+            bars.update(task, completed=step, total=steps, state=f"loss {loss:.3f}")
+
+        model, tokenizer = train_model(recipe, report, stop)
+        bars.update(task, state="measuring")
+        bits = held_out(recipe, model, tokenizer)
+        manifest = {
+            "fingerprint": fingerprint(recipe),
+            "recipe": recipe.plain(),
+            "parameters": model.num_parameters(),
+            "vocabulary": len(tokenizer),
+            "bits_per_char": bits,
+            "seconds": round(time.monotonic() - started, 1),
+            "cpu_seconds": round(time.thread_time() - cpu, 1),
+        }
+        _save(folder / recipe.name, model, tokenizer, manifest)
+        shown = ", ".join(f"{d} {b:.2f}" for d, b in bits.items())
+        bars.update(task, completed=max(recipe.train.steps, 1), state=shown)
+
+
+def _save(path: Path, model: Any, tokenizer: Any, manifest: dict[str, object]) -> None:
+    """Write a model beside its place, then put it there in one step."""
+    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        _save_pretrained(model, tokenizer, fresh)
+        text = json.dumps(manifest, indent=2) + "\n"
+        (fresh / MANIFEST).write_text(text, encoding="utf-8")
+        fresh.chmod(path.parent.stat().st_mode & 0o777)  # mkdtemp's is 0700
+        mode = (fresh / MANIFEST).stat().st_mode & 0o777
+        for file in fresh.iterdir():  # safetensors writes for the owner alone
+            file.chmod(mode)
+        if path.exists():
+            shutil.rmtree(path)
+        fresh.rename(path)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _save_pretrained(model: Any, tokenizer: Any, path: Path) -> None:
+    from transformers.utils import logging
+
+    with _SAVING:  # the library's progress bars are one switch for all threads
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            model.save_pretrained(path)
+            tokenizer.save_pretrained(path)
+        finally:
+            if shown:
+                logging.enable_progress_bar()
+
+
+def fingerprint(recipe: ZooModel) -> str:
+    """Digest what decides a model: format, recipe and this CPython's text."""
+    parts = [_FORMAT, recipe.plain(), text_fingerprint()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return {}
+
+
+def _is_built(path: Path, recipe: ZooModel) -> bool:
+    return _manifest(path).get("fingerprint") == fingerprint(recipe)
+
+
+def _entry(path: Path, recipe: ZooModel) -> ZooEntry:
+    fixed = (recipe.name, recipe.family, recipe.role, recipe.leaning, path)
+    if not _is_built(path, recipe):
+        return ZooEntry(*fixed, built=False)
+    told = _manifest(path)
+    keys = ("parameters", "vocabulary", "bits_per_char", "cpu_seconds")
+    measure = recipe.train.objective if recipe.train.steps else "untrained"
+    return ZooEntry(*fixed, True, measure=measure, **{k: told[k] for k in keys})
+
+
+def _check_names(names: Iterable[str] | None, known: Iterable[str]) -> list[str]:
+    known = list(known)
+    if names is None:
+        return known
+    if isinstance(names, str):
+        names = [names]
+    asked = list(names)
+    for name in asked:
+        if name not in known:
+            raise ValueError(
+                f"the zoo has no model {name!r}; it has {', '.join(known)}"
+            )
+    return [name for name in known if name in asked]
+
+
+def _folder(cache_dir: str | Path | None, scale: str) -> Path:
+    root = cache_dir or os.environ.get("MTKD_CACHE") or Path.home() / ".cache" / "mtkd"
+    return Path(root).expanduser() / "zoo" / scale
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"the zoo cannot be kept in {folder}: {error.strerror}; "
+            "name a folder that can be written with MTKD_CACHE"
+        ) from error
+
+
+def _cpus() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
+
+
+def _bars(progress: bool) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"),
+        disable=not progress,
+    )

@@ -1,0 +1,245 @@
+"""What the embedded zoo consists of, and how long each model learns.
+
+Each model has its own family, depth, width and tokenizer, as real teachers have.
+Sizes and steps are chosen so that the whole zoo trains in minutes on two cores and
+every teacher still knows more than a student can learn from its own split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
+
+SCALES = ("default", "tiny")
+"""``tiny`` has the same families and tokenizer kinds, barely trained: for tests."""
+
+POSITIONS = 512
+"""Longest sequence of every zoo model with learned or rotary positions, tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerRecipe:
+    """How a tokenizer is trained."""
+
+    kind: str
+    """byte-bpe, unigram or wordpiece."""
+    vocab_size: int
+    """Entries, special tokens included."""
+    style: str
+    """What is put around a text: none, bos, eos or cls-sep."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainRecipe:
+    """How long and how fast a model learns."""
+
+    objective: str
+    """next-token, masked-token or span-corruption."""
+    steps: int
+    """Optimiser steps; 0 saves the random initialisation."""
+    batch: int = 12
+    """Sequences per step."""
+    length: int = 160
+    """Tokens per sequence."""
+    learning_rate: float = 4e-3
+    """Peak of the cosine schedule."""
+    warmup: int = 40
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.05
+    """AdamW, on matrices only."""
+    seed: int = 0
+    """Of initialisation and batches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ZooModel:
+    """One model of the zoo: its family, tokenizer, reading matter and training."""
+
+    name: str
+    """Unique in the zoo; a folder name."""
+    family: str
+    """A transformers ``model_type``."""
+    role: str = "teacher"
+    """teacher or student."""
+    mix: Mapping[str, float]
+    """Share of each domain in its training text, summing to 1."""
+    tokenizer: TokenizerRecipe
+    train: TrainRecipe
+    config: Mapping[str, object] = field(default_factory=dict)
+    """Fields of the family's transformers config."""
+    text_chars: int | None = None
+    """Training text per domain, characters; None takes all there is."""
+
+    @property
+    def leaning(self) -> str:
+        """The domain with most of its text, or ``mixed``."""
+        name, share = max(self.mix.items(), key=lambda item: item[1])
+        return name if share > 0.6 else "mixed"
+
+    def plain(self) -> dict[str, object]:
+        """Everything that decides the result, as JSON values."""
+        values: dict[str, object] = {
+            "tokenizer": asdict(self.tokenizer),
+            "train": asdict(self.train),
+            "mix": dict(self.mix),
+            "config": dict(self.config),
+        }
+        for key in ("name", "family", "role", "text_chars"):
+            values[key] = getattr(self, key)
+        return values
+
+
+def recipes(scale: str = "default") -> Mapping[str, ZooModel]:
+    """Give the recipes of a scale by name, teachers first.
+
+    Args:
+        scale: one of :data:`SCALES`.
+
+    Raises:
+        ValueError: an unknown scale.
+    """
+    if scale not in SCALES:
+        raise ValueError(
+            f"zoo scale {scale!r} is unknown; choose one of {', '.join(SCALES)}"
+        )
+    models = _MODELS if scale == "default" else tuple(_tiny(m) for m in _MODELS)
+    return MappingProxyType({model.name: model for model in models})
+
+
+_BOTH = {"prose": 0.5, "code": 0.5}
+
+_MODELS = (
+    ZooModel(
+        name="gpt2-prose",
+        family="gpt2",
+        mix={"prose": 0.85, "code": 0.15},
+        tokenizer=TokenizerRecipe(kind="byte-bpe", vocab_size=2048, style="none"),
+        train=TrainRecipe(objective="next-token", steps=550, seed=1),
+        config={
+            "n_layer": 5,
+            "n_embd": 192,
+            "n_head": 6,
+            "n_positions": POSITIONS,
+            "activation_function": "gelu_pytorch_tanh",
+            "attn_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "resid_pdrop": 0.0,
+        },
+    ),
+    ZooModel(
+        name="qwen-code",
+        family="qwen2",
+        mix={"prose": 0.15, "code": 0.85},
+        tokenizer=TokenizerRecipe(kind="byte-bpe", vocab_size=1792, style="none"),
+        train=TrainRecipe(objective="next-token", steps=550, seed=2),
+        config={
+            "num_hidden_layers": 6,
+            "hidden_size": 192,
+            "intermediate_size": 448,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": POSITIONS,
+            "tie_word_embeddings": True,
+        },
+    ),
+    ZooModel(
+        name="neox-mixed",
+        family="gpt_neox",
+        mix=_BOTH,
+        tokenizer=TokenizerRecipe(kind="unigram", vocab_size=2560, style="bos"),
+        train=TrainRecipe(objective="next-token", steps=600, seed=3),
+        config={
+            "num_hidden_layers": 4,
+            "hidden_size": 208,
+            "intermediate_size": 832,
+            "num_attention_heads": 4,
+            "max_position_embeddings": POSITIONS,
+            "rotary_pct": 0.5,
+            "hidden_act": "gelu_pytorch_tanh",
+            "tie_word_embeddings": True,
+        },
+    ),
+    ZooModel(
+        name="bert-mixed",
+        family="bert",
+        mix=_BOTH,
+        tokenizer=TokenizerRecipe(kind="wordpiece", vocab_size=3072, style="cls-sep"),
+        train=TrainRecipe(objective="masked-token", steps=500, seed=4),
+        config={
+            "num_hidden_layers": 4,
+            "hidden_size": 176,
+            "intermediate_size": 704,
+            "num_attention_heads": 4,
+            "max_position_embeddings": POSITIONS,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
+    ),
+    ZooModel(
+        name="t5-mixed",
+        family="t5",
+        mix=_BOTH,
+        tokenizer=TokenizerRecipe(kind="unigram", vocab_size=2304, style="eos"),
+        train=TrainRecipe(objective="span-corruption", steps=500, seed=5),
+        config={
+            "num_layers": 4,
+            "num_decoder_layers": 2,
+            "d_model": 160,
+            "d_kv": 32,
+            "d_ff": 448,
+            "num_heads": 5,
+            "feed_forward_proj": "gated-gelu",
+            "dropout_rate": 0.0,
+        },
+    ),
+    ZooModel(
+        name="student",
+        family="llama",
+        role="student",
+        mix=_BOTH,
+        tokenizer=TokenizerRecipe(kind="byte-bpe", vocab_size=1280, style="bos"),
+        train=TrainRecipe(objective="next-token", steps=0, seed=6),
+        config={
+            "num_hidden_layers": 4,
+            "hidden_size": 96,
+            "intermediate_size": 288,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": POSITIONS,
+            "tie_word_embeddings": True,
+        },
+    ),
+)
+
+_TINY_LAYERS = ("n_layer", "num_hidden_layers", "num_layers", "num_decoder_layers")
+_TINY_WIDTHS = {
+    "n_embd": 48,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "d_model": 48,
+    "d_kv": 12,
+    "d_ff": 96,
+}
+
+
+def _tiny(model: ZooModel) -> ZooModel:
+    """Cut a recipe down to a second of training, keeping its family's features."""
+    config = dict(model.config)
+    config.update({key: 2 for key in _TINY_LAYERS if key in config})
+    config.update({key: _TINY_WIDTHS[key] for key in _TINY_WIDTHS if key in config})
+    heads = {"n_head": 4, "num_attention_heads": 4, "num_heads": 4}
+    config.update({key: heads[key] for key in heads if key in config})
+    if model.role == "student":
+        config.update({"hidden_size": 32, "intermediate_size": 64})
+    steps = min(model.train.steps, 12)
+    return replace(
+        model,
+        config=config,
+        tokenizer=replace(
+            model.tokenizer, vocab_size=model.tokenizer.vocab_size // 4 + 128
+        ),
+        train=replace(model.train, steps=steps, batch=4, length=64, warmup=2),
+        text_chars=60_000,
+    )

@@ -1,0 +1,254 @@
+"""Text that every CPython carries, cut into domains and disjoint splits.
+
+Prose is the manual in ``pydoc_data.topics`` with the docstrings and longer
+comments of the standard library; code is the library's sources without them. So
+no sentence stands in both domains, and a file's prose shares the split of its code.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+import sysconfig
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from align.text import TextSample
+
+DOMAINS = ("prose", "code")
+"""What a text is."""
+SPLITS = ("teacher", "student", "calibration", "eval")
+"""Who may read it: teachers' training, the student's training, the closed-form
+calibration of adapters, and held-out measurement."""
+
+SPLIT_CHARS = {"eval": 80_000, "calibration": 60_000, "student": 300_000}
+"""Characters per domain; the teachers take everything else."""
+
+_NO_TEXT = {
+    "__phello__",
+    "dist-packages",
+    "encodings",  # tables
+    "idle_test",
+    "pydoc_data",  # read as topics
+    "site-packages",
+    "test",  # many systems do not install it
+    "tests",
+}
+_SHORT_PROSE = 100  # characters; below, docstrings are labels rather than sentences
+_COMMENT_LINES = 3
+_REPEATABLE = 60  # characters; shorter paragraphs may occur in several splits
+
+
+def zoo_samples(domain: str, split: str, max_chars: int = 512) -> list[TextSample]:
+    """Give the samples of one domain and split, in an order fixed by their names.
+
+    Args:
+        domain: one of :data:`DOMAINS`.
+        split: one of :data:`SPLITS`.
+        max_chars: characters per sample at most; documents are cut between
+            paragraphs or lines where that is possible.
+
+    Returns:
+        Samples whose ``id`` is ``<document>#<number>``. No paragraph of 60 or more
+        characters stands in two splits. The same CPython gives the same samples.
+
+    Raises:
+        ValueError: an unknown domain or split, or ``max_chars`` < 1.
+    """
+    if max_chars < 1:
+        raise ValueError(f"max_chars must be >= 1, got {max_chars}")
+    from align.text import TextSample
+
+    return [
+        TextSample(piece, domain, f"{name}#{number}")
+        for name, text in zoo_documents(domain, split)
+        for number, piece in enumerate(cut_text(text, max_chars))
+    ]
+
+
+def zoo_documents(domain: str, split: str) -> tuple[tuple[str, str], ...]:
+    """Give whole documents as (name, text); arguments as :func:`zoo_samples`."""
+    for what, value, valid in (("domain", domain, DOMAINS), ("split", split, SPLITS)):
+        if value not in valid:
+            raise ValueError(
+                f"zoo {what} {value!r} is unknown; choose one of {', '.join(valid)}"
+            )
+    return _corpus()[domain, split]
+
+
+@lru_cache(maxsize=1)
+def text_fingerprint() -> str:
+    """Name the state of this CPython's text without reading it.
+
+    Returns:
+        A hex digest of the version and of every source's path and size.
+    """
+    digest = hashlib.sha256(sys.version.encode())
+    for name, path in _sources():
+        digest.update(f"{name}:{path.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def _corpus() -> dict[tuple[str, str], tuple[tuple[str, str], ...]]:
+    """Assign every document to a split, then drop repeated paragraphs.
+
+    A constant of this CPython, read once per process.
+    """
+    files = [(name, *_separate(text)) for name, text in _read_sources()]
+    topics = [(f"topics/{name}", text) for name, text in _topics()]
+    splits = _assign({name: len(prose) for name, prose, _ in files}, share=0.75)
+    topic_splits = _assign({name: len(text) for name, text in topics}, share=0.25)
+    documents: dict[tuple[str, str], list[tuple[str, str]]] = {
+        (domain, split): [] for domain in DOMAINS for split in SPLITS
+    }
+    for name, text in topics:
+        documents["prose", topic_splits[name]].append((name, text))
+    for name, prose, code in files:
+        documents["prose", splits[name]].append((name, prose))
+        documents["code", splits[name]].append((name, code))
+    seen: set[str] = set()
+    corpus = {}
+    for split in reversed(SPLITS):  # what is held out is held out of all others
+        for domain in DOMAINS:
+            ordered = sorted(documents[domain, split], key=lambda item: _hash(item[0]))
+            kept = [(name, _without_repeats(text, seen)) for name, text in ordered]
+            kept = _limit([(name, text) for name, text in kept if text], split)
+            corpus[domain, split] = tuple(kept)
+    return corpus
+
+
+def _assign(sizes: dict[str, int], share: float) -> dict[str, str]:
+    """Deal documents, in the order of their hashes, until each split has its size.
+
+    Args:
+        sizes: characters of prose in each document; code is plenty and follows.
+        share: part of :data:`SPLIT_CHARS` to be had from these documents.
+    """
+    splits = dict.fromkeys(sorted(sizes, key=_hash), "teacher")
+    for split, wanted in SPLIT_CHARS.items():
+        have = 0
+        for name, taken in splits.items():
+            if have >= share * wanted:
+                break
+            if taken == "teacher" and sizes[name] <= share * wanted / 3:
+                splits[name] = split
+                have += sizes[name]
+    return splits
+
+
+def _limit(documents: list[tuple[str, str]], split: str) -> list[tuple[str, str]]:
+    """Keep documents until the split has its size; the teachers keep all."""
+    if split not in SPLIT_CHARS:
+        return documents
+    wanted = SPLIT_CHARS[split]
+    kept, have = [], 0
+    for name, text in documents:
+        if have < wanted and len(text) <= wanted / 3:  # no file is a split by itself
+            kept.append((name, text))
+            have += len(text)
+    return kept
+
+
+def _sources() -> Iterator[tuple[str, Path]]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        folders = set(relative.parts)
+        generated = relative.name.startswith("_sysconfigdata")
+        if not (folders & _NO_TEXT or generated or "config-" in relative.parts[0]):
+            yield relative.as_posix(), path
+
+
+def _read_sources() -> Iterator[tuple[str, str]]:
+    for name, path in _sources():
+        try:
+            yield name, path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:  # a few old modules declare another encoding
+            continue
+
+
+def _topics() -> list[tuple[str, str]]:
+    from pydoc_data.topics import topics
+
+    return sorted((name, text.strip() + "\n") for name, text in topics.items())
+
+
+def _separate(source: str) -> tuple[str, str]:
+    """Cut a module into its prose (docstrings, long comments) and its code."""
+    lines = source.splitlines(keepends=True)
+    prose: list[tuple[int, str]] = []
+    drop: set[int] = set()
+    for node, doc in _docstrings(source):
+        drop.update(range(node.lineno - 1, node.end_lineno or node.lineno))
+        if len(doc) >= _SHORT_PROSE and doc.count(">>>") * 80 < len(doc):
+            prose.append((node.lineno, doc))
+    for first, comment in _comments(lines):
+        drop.update(range(first, first + len(comment)))
+        text = "\n".join(line.strip().lstrip("#").removeprefix(" ") for line in comment)
+        if len(text) >= _SHORT_PROSE:
+            prose.append((first, text))
+    code = "".join(line for number, line in enumerate(lines) if number not in drop)
+    sentences = "\n\n".join(text.strip() for _, text in sorted(prose))
+    return sentences, code.strip() + "\n"
+
+
+def _docstrings(source: str) -> Iterator[tuple[ast.expr, str]]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # lib2to3 keeps samples of Python 2
+        return
+    holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, holders):
+            doc = ast.get_docstring(node)
+            if doc and isinstance(node.body[0], ast.Expr):
+                yield node.body[0].value, doc
+
+
+def _comments(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
+    block: list[str] = []
+    for number, line in enumerate([*lines, ""]):
+        if line.lstrip().startswith("#"):
+            block.append(line)
+            continue
+        if len(block) >= _COMMENT_LINES:
+            yield number - len(block), block
+        block = []
+
+
+def _without_repeats(text: str, seen: set[str]) -> str:
+    """Leave out paragraphs already seen; remember those that are new."""
+    kept = []
+    for paragraph in text.split("\n\n"):
+        key = " ".join(paragraph.split())
+        if len(key) >= _REPEATABLE:
+            if key in seen:
+                continue
+            seen.add(key)
+        kept.append(paragraph)
+    return "\n\n".join(kept).strip("\n")
+
+
+def cut_text(text: str, max_chars: int) -> Iterator[str]:
+    """Cut before a paragraph, else a line, else a word, in pieces of max_chars."""
+    start = 0
+    while start < len(text):
+        end = min(start + max_chars, len(text))
+        if end < len(text):
+            for mark in ("\n\n", "\n", " "):
+                found = text.rfind(mark, start + max_chars // 2, end)
+                if found >= 0:
+                    end = found + len(mark) - (mark == " ")
+                    break
+        if piece := text[start:end].strip("\n"):
+            yield piece
+        start = end
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()

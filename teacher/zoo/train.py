@@ -1,0 +1,230 @@
+"""Train one zoo model: first its tokenizer, then its weights."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from teacher.zoo.objectives import (
+    IGNORE,
+    Batch,
+    Vocabulary,
+    masked_token,
+    next_token,
+    span_corruption,
+    windows,
+)
+from teacher.zoo.recipes import ZooModel
+from teacher.zoo.text import DOMAINS, zoo_documents
+from teacher.zoo.tokenizers import train_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+_global_rng = threading.Lock()  # transformers draws initial weights from it
+
+Report = Callable[[int, int, float | None], None]
+
+
+class Cancelled(Exception):
+    """Another model's failure or the user stopped this training."""
+
+
+def train_model(
+    recipe: ZooModel, report: Report, stop: threading.Event
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Train a tokenizer and a model from a recipe.
+
+    Args:
+        recipe: what to build.
+        report: called with (step, steps, loss) after every step.
+        stop: raises :class:`Cancelled` at the next step once set.
+
+    Returns:
+        The model in float32 on the CPU, in evaluation mode, and its tokenizer.
+    """
+    texts = {domain: _training_text(recipe, domain) for domain in DOMAINS}
+    tokenizer = train_tokenizer(recipe.tokenizer, _mixed(recipe, texts))
+    model = initial_model(recipe, tokenizer)
+    if recipe.train.steps:
+        batches = training_batches(recipe, tokenizer, texts)
+        _fit(model, recipe, batches, report, stop)
+    return model.eval(), tokenizer
+
+
+def initial_model(
+    recipe: ZooModel, tokenizer: PreTrainedTokenizerFast
+) -> PreTrainedModel:
+    """Draw a recipe's initial weights; the global generator is left as it was."""
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+        AutoModelForSeq2SeqLM,
+    )
+
+    kind: dict[str, Any] = {
+        "next-token": AutoModelForCausalLM,
+        "masked-token": AutoModelForMaskedLM,
+        "span-corruption": AutoModelForSeq2SeqLM,
+    }
+    ids = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if recipe.family == "t5":
+        ids["decoder_start_token_id"] = tokenizer.pad_token_id
+    config = AutoConfig.for_model(recipe.family, **dict(recipe.config), **ids)
+    with _global_rng, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        return kind[recipe.train.objective].from_config(config, dtype=torch.float32)
+
+
+def training_batches(
+    recipe: ZooModel, tokenizer: PreTrainedTokenizerFast, texts: dict[str, list[str]]
+) -> Iterator[Batch]:
+    """Draw batches without end, each with the recipe's share of every domain."""
+    train = recipe.train
+    generator = torch.Generator().manual_seed(train.seed)
+    vocabulary = Vocabulary.of(tokenizer)
+    streams = {
+        domain: windows(token_stream(tokenizer, texts[domain]), train.length, generator)
+        for domain in recipe.mix
+    }
+    shares = torch.tensor([recipe.mix[domain] for domain in recipe.mix])
+    names = list(recipe.mix)
+    while True:
+        drawn = torch.multinomial(shares, train.batch, True, generator=generator)
+        rows = torch.stack([next(streams[names[i]]) for i in drawn.tolist()])
+        if train.objective == "masked-token":
+            yield masked_token(rows, vocabulary, generator)
+        elif train.objective == "span-corruption":
+            yield span_corruption(rows, vocabulary, generator)
+        else:
+            yield next_token(rows, vocabulary, recipe.tokenizer.style == "bos")
+
+
+def token_stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
+    """Join the tokens of all texts, an eos after each: (N,) int64."""
+    eos = tokenizer.eos_token_id
+    encodings = tokenizer.backend_tokenizer.encode_batch(
+        texts, add_special_tokens=False
+    )
+    return torch.tensor([i for e in encodings for i in (*e.ids, eos)])
+
+
+def bf16_is_native() -> bool:
+    """Tell whether this CPU multiplies bf16 in hardware, where autocast pays."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def learning_rate(step: int, recipe: ZooModel) -> float:
+    """Give the rate at a step: linear warm-up, then half a cosine to a twentieth."""
+    train = recipe.train
+    if step < train.warmup:
+        return train.learning_rate * (step + 1) / train.warmup
+    done = (step - train.warmup) / max(1, train.steps - train.warmup)
+    return train.learning_rate * (0.05 + 0.475 * (1 + math.cos(math.pi * done)))
+
+
+def batch_loss(model: nn.Module, batch: Batch, shift: int) -> Tensor:
+    """Average the loss of a batch, in float32.
+
+    Args:
+        model: gives logits (B, T, V).
+        batch: input_ids and labels.
+        shift: 1 where position t predicts label t + 1, else 0.
+    """
+    encoder_decoder = getattr(model.config, "is_encoder_decoder", False)
+    extra = {"labels": batch["labels"]} if encoder_decoder else {}
+    logits = model(input_ids=batch["input_ids"], **extra).logits
+    logits = logits[:, : logits.shape[1] - shift].flatten(0, 1)
+    labels = batch["labels"][:, shift:].flatten()
+    return cross_entropy(logits.float(), labels, ignore_index=IGNORE)
+
+
+def load_libraries() -> None:
+    """Import what threads use: transformers' lazy imports are not thread-safe."""
+    from transformers import (  # noqa: F401
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+        AutoModelForSeq2SeqLM,
+        PreTrainedTokenizerFast,
+    )
+
+    zoo_documents("prose", "eval")  # read once rather than by every thread
+
+
+def _fit(
+    model: nn.Module,
+    recipe: ZooModel,
+    batches: Iterator[Batch],
+    report: Report,
+    stop: threading.Event,
+) -> None:
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": recipe.train.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    bf16 = bf16_is_native()
+    shift = int(recipe.train.objective == "next-token")
+    model.train()
+    for step in range(recipe.train.steps):
+        if stop.is_set():
+            raise Cancelled(recipe.name)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = batch_loss(model, next(batches), shift)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        report(step + 1, recipe.train.steps, loss.item())
+    if not all(torch.isfinite(p).all() for p in model.parameters()):
+        raise RuntimeError(f"zoo model {recipe.name!r}: weights are not finite")
+
+
+def _training_text(recipe: ZooModel, domain: str) -> list[str]:
+    split = "student" if recipe.role == "student" else "teacher"
+    left = recipe.text_chars
+    texts = []
+    for _, text in zoo_documents(domain, split):
+        if left is not None:
+            text = text[:left]
+            left -= len(text)
+        if text:
+            texts.append(text)
+    return texts
+
+
+def _mixed(recipe: ZooModel, texts: dict[str, list[str]]) -> list[str]:
+    """Text for the tokenizer, in the recipe's shares, 2 million characters at most."""
+    room = min(
+        2_000_000,
+        *(sum(map(len, texts[d])) / share for d, share in recipe.mix.items() if share),
+    )
+    chosen = []
+    for domain, share in recipe.mix.items():
+        left = int(room * share)
+        for text in texts[domain]:
+            if left > 0:
+                chosen.append(text[:left])
+                left -= len(text)
+    return chosen

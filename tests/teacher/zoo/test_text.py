@@ -1,0 +1,85 @@
+import pytest
+
+from teacher.zoo.text import (
+    DOMAINS,
+    SPLIT_CHARS,
+    SPLITS,
+    _separate,
+    cut_text,
+    text_fingerprint,
+    zoo_documents,
+)
+
+
+def long_paragraphs(split: str) -> set[str]:
+    return {
+        " ".join(paragraph.split())
+        for domain in DOMAINS
+        for _, text in zoo_documents(domain, split)
+        for paragraph in text.split("\n\n")
+        if len(" ".join(paragraph.split())) >= 60
+    }
+
+
+def test_no_paragraph_stands_in_two_splits():
+    seen: set[str] = set()
+    for split in SPLITS:
+        here = long_paragraphs(split)
+        assert here
+        assert not here & seen, split
+        seen |= here
+
+
+def test_no_document_stands_in_two_splits():
+    owner: dict[str, str] = {}
+    for split in SPLITS:
+        for domain in DOMAINS:
+            for name, _ in zoo_documents(domain, split):
+                assert owner.setdefault(name, split) == split
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_student_reads_far_less_than_teachers(domain):
+    sizes = {
+        split: sum(len(text) for _, text in zoo_documents(domain, split))
+        for split in SPLITS
+    }
+    for split, wanted in SPLIT_CHARS.items():
+        assert 0.6 * wanted <= sizes[split] <= 1.4 * wanted
+    assert sizes["teacher"] > 3 * sizes["student"]
+
+
+def test_docstrings_and_long_comments_are_prose_and_the_rest_is_code():
+    doc = "Say what this does, at a length that makes it prose. " * 2
+    source = (
+        f'"""{doc}"""\nimport os\n\n# one\n# two\n# {"three " * 20}\n'
+        'def f():\n    """Short."""\n    # kept\n    return os\n'
+    )
+    prose, code = _separate(source)
+    assert prose == f"{doc.strip()}\n\none\ntwo\n{('three ' * 20).strip()}"
+    assert code == "import os\n\ndef f():\n    # kept\n    return os\n"
+
+
+def test_a_cut_prefers_paragraphs_then_lines_then_words():
+    assert list(cut_text("aaa\n\nbbb ccc", 6)) == ["aaa", "bbb", " ccc"]
+    assert list(cut_text("abcdefgh", 3)) == ["abc", "def", "gh"]
+
+
+def test_cutting_loses_nothing_but_line_ends():
+    for _, text in zoo_documents("code", "eval"):
+        pieces = list(cut_text(text, 200))
+        assert max(map(len, pieces)) <= 200
+        assert "".join("".join(pieces).split()) == "".join(text.split())
+
+
+def test_an_unknown_domain_or_split_is_named_with_the_valid_ones():
+    with pytest.raises(ValueError, match=r"domain 'verse'.*prose, code"):
+        zoo_documents("verse", "eval")
+    with pytest.raises(ValueError, match=r"split 'test'.*teacher, student"):
+        zoo_documents("code", "test")
+
+
+def test_the_fingerprint_of_the_text_stands_still():
+    first = text_fingerprint()
+    text_fingerprint.cache_clear()
+    assert text_fingerprint() == first
