@@ -34,6 +34,7 @@ class SimilarityWeigher(nn.Module):
     """Softmax of the similarity between the student's state and prototypes."""
 
     prototypes: Tensor
+    centre: Tensor
 
     def __init__(
         self,
@@ -41,10 +42,23 @@ class SimilarityWeigher(nn.Module):
         temperature: float = 1.0,
         similarity: str = "cosine",
         level: str = "token",
+        centre: Tensor | None = None,
     ) -> None:
-        """Hold (M, C) or (M, K, C) prototypes in the student's hidden space."""
+        """Hold prototypes.
+
+        Args:
+            prototypes: (M, C) or (M, K, C), already around ``centre``.
+            temperature: > 0; lower is sharper.
+            similarity: cosine, dot or l2.
+            level: ``token`` or ``sample``.
+            centre: (C,) taken off every query: hidden states share a large common
+                part, beside which all cosines look alike. None: nothing.
+        """
         super().__init__()
         self.register_buffer("prototypes", prototypes.detach().float())
+        none = prototypes.new_zeros(prototypes.shape[-1])
+        start = none if centre is None else centre
+        self.register_buffer("centre", start.detach().float())
         self.temperature, self.similarity = temperature, similarity
         self.level = level
 
@@ -53,7 +67,7 @@ class SimilarityWeigher(nn.Module):
         from teacher.router_proto import compute_routing_weights
 
         weights = compute_routing_weights(
-            routing_query(hidden, mask, self.level),
+            routing_query(hidden.float() - self.centre, mask, self.level),
             self.prototypes,
             temperature=self.temperature,
             similarity=self.similarity,

@@ -26,8 +26,11 @@ class ZSpace(nn.Module):
     """Encoders and decoders of every teacher and of the student.
 
     Teachers are numbered 0..M-1; ``None`` stands for the student. All features
-    are already on the student's tokens and layers: (L, B, T, C).
+    are already on the student's layers: (L, B, T, C), on whosever tokens.
     """
+
+    student_calibrated: Tensor
+    """() bool, set by :meth:`calibrate_student`."""
 
     def __init__(
         self,
