@@ -1,0 +1,114 @@
+"""Who may import whom, and what importing must not do."""
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORE = {"align", "teacher", "fuse", "student"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "align": set(),
+    "teacher": {"align"},
+    "fuse": {"align", "teacher"},
+    "student": {"align", "fuse"},
+    "plugins": CORE,
+    "experiments": CORE | {"plugins"},
+}
+HEAVY = {
+    "accelerate",
+    "datasets",
+    "deepspeed",
+    "jsonargparse",
+    "matplotlib",
+    "scipy",
+    "sklearn",
+    "tensorboard",
+    "tokenizers",
+    "transformers",
+}
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_follow_the_table(package):
+    assert sources(package)
+    for path in sources(package):
+        ours = imported(path) & set(MAY_IMPORT) - {package}
+        assert ours <= MAY_IMPORT[package], path
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_are_absolute_and_nobody_imports_scripts_or_tests(package):
+    for path in sources(package):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        relative = [
+            node.lineno
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.level
+        ]
+        assert not relative, f"{path}:{relative[0]} imports relatively"
+        assert not imported(path) & {"scripts", "tests"}, path
+
+
+def test_the_distribution_holds_exactly_the_six_packages():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    include = settings["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert {name.removesuffix(".*") for name in include} == set(MAY_IMPORT)
+    # A folder of modules without __init__.py would be left out of a wheel.
+    for package in MAY_IMPORT:
+        for folder in {path.parent for path in sources(package)}:
+            assert (folder / "__init__.py").exists(), folder
+
+
+PROBE = """
+import importlib, json, sys
+package, heavy, modules = sys.argv[1], sys.argv[2].split(), sys.argv[3:]
+root = importlib.import_module(package)
+unknown = [name for name in root.__all__ if not hasattr(root, name)]
+loaded = {}
+for name in [package, *modules]:
+    importlib.import_module(name)
+    for library in heavy:
+        if library in sys.modules:
+            loaded.setdefault(library, name)
+print(json.dumps({"unknown": unknown, "loaded": loaded}))
+"""
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_importing_is_quick_and_all_names_exist(package):
+    # Every module counts, not only what the package itself imports: a function
+    # which needs a heavy library imports it when called.
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sources(package)
+        if path.name not in ("__init__.py", "__main__.py")
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, package, " ".join(sorted(HEAVY)), *modules],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["unknown"] == [], f"{package}.__all__ names what is not there"
+    assert found["loaded"] == {}, "heavy libraries, by the module which loads them"
