@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_VISIBLE = str.maketrans(
-    {" ": "␣", "▁": "␣", "Ġ": "␣", "\n": "↵", "Ċ": "↵", "\r": "␍", "\t": "⇥"}
-)
+_VISIBLE = str.maketrans({" ": "␣", "▁": "␣", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _MARKERS = str.maketrans({"▁": " "})
 
 
@@ -59,22 +57,32 @@ def locate_pieces(pieces: list[str], text: str) -> Tensor:
     return torch.tensor(spans, dtype=torch.int64).reshape(-1, 2)
 
 
-def readable_piece(piece: str) -> str:
-    """A surface piece for human eyes: text decoded, blanks and line ends visible.
+def readable_pieces(pieces: Sequence[str]) -> list[str]:
+    """Surface pieces for human eyes: text decoded, blanks and line ends visible.
 
     Args:
-        piece: ``Ġdeep``, ``æ·±``, ``▁deep`` or any plain string.
+        pieces: one tokenizer's pieces of one text, such as ``Ġdeep``, ``æ·±``,
+            ``▁deep``, ``<0xE6>``, or plain strings.
 
     Returns:
-        For these ``␣deep``, ``深``, ``␣deep``; a line feed becomes ``↵``. Pieces that
-        are part of a character stay as they are.
+        For these ``␣deep``, ``深``, ``␣deep``, ``\\xe6``; a line feed is ``\\n``.
+        Bytes that are only part of a character are written in hexadecimal.
     """
     alphabet = _byte_alphabet()
-    foreign = any(ord(char) > 126 for char in piece)
-    if foreign and all(char in alphabet for char in piece):
-        with contextlib.suppress(UnicodeDecodeError):
-            piece = bytes(alphabet[char] for char in piece).decode()
-    return piece.translate(_VISIBLE)
+    byte_level = any(
+        ord(char) > 255 and char in alphabet for piece in pieces for char in piece
+    )
+    shown = []
+    for piece in pieces:
+        hexadecimal = _BYTE.fullmatch(piece)
+        if hexadecimal:
+            raw = bytes([int(hexadecimal[1], 16)])
+            piece = raw.decode(errors="backslashreplace")
+        elif byte_level and all(char in alphabet for char in piece):
+            raw = bytes(alphabet[char] for char in piece)
+            piece = raw.decode(errors="backslashreplace")
+        shown.append(piece.translate(_VISIBLE))
+    return shown
 
 
 def _find_bytes(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from align.layer_map import LayerMap
-from align.pieces import readable_piece
+from align.pieces import readable_pieces
 from align.time_align import Alignment
 
 if TYPE_CHECKING:
@@ -79,25 +79,23 @@ def visualize_alignment(
     cell = 0.27 if max(rows, cols) <= 60 else 0.17
     size = (max(3.4, 1.5 + cell * cols), max(2.6, 1.5 + cell * rows))
     figure, axes = _figure(size)
-    font = _font(*student_tokens, *teacher_tokens)
+    across, down = readable_pieces(teacher_tokens), readable_pieces(student_tokens)
+    font = _font(*across, *down)
     _draw_weights(axes, weights)
     text = {"fontsize": 9 if cell > 0.2 else 6, "color": _INK, **font.properties}
-    axes.set_xticks(range(cols), [font.label(t) for t in teacher_tokens], **text)
-    axes.set_yticks(range(rows), [font.label(t) for t in student_tokens], **text)
-    for tick in axes.get_xticklabels():
-        tick.set(rotation=90, va="bottom", ha="center")
     axes.xaxis.tick_top()
+    axes.set_xticks(range(cols), [font.label(t) for t in across], rotation=90, **text)
+    axes.set_yticks(range(rows), [font.label(t) for t in down], **text)
     axes.tick_params(length=0, pad=3)
     axes.set_xlabel("teacher tokens", color=_SOFT, fontsize=9, labelpad=7)
     axes.xaxis.set_label_position("top")
     axes.set_ylabel("student tokens", color=_SOFT, fontsize=9, labelpad=7)
     covered = int((weights.sum(1) > 0).sum())
-    heading = (
-        title or f"{covered} of {rows} student tokens fed by {cols} teacher tokens"
-    )
-    figure.text(
-        0.012, 0.008, heading, color=_SOFT, fontsize=8.5, va="bottom", **font.properties
-    )
+    heading = title or f"{covered} of {rows} student tokens fed"
+    if covered < rows:
+        heading += "; shaded: none"
+    note = {"color": _SOFT, "fontsize": 8.5, "fontfamily": font.families}
+    figure.supxlabel(font.label(heading, 200), x=0.01, ha="left", **note)
     return _finish(figure, path)
 
 
@@ -169,7 +167,7 @@ def _draw_weights(axes: Any, weights: Tensor) -> None:
         axes.axhspan(row - 0.5, row + 0.5, color="#f3e2dc", zorder=1.5, lw=0)
     for spine in axes.spines.values():
         spine.set(color=_SOFT, linewidth=0.8)
-    if max(rows, cols) > 16:
+    if max(rows, cols) > 20:
         return
     for row, col in weights.nonzero().tolist():
         value = float(weights[row, col])
@@ -230,26 +228,26 @@ class _Font:
     """The fonts at hand, and labels which they can show."""
 
     def __init__(self, families: list[str], known: set[int]) -> None:
-        self.properties: dict[str, Any] = {"fontfamily": families}
+        self.families = families
         self.known = known
+        self.properties: dict[str, Any] = {"fontfamily": families}
 
-    def label(self, token: str) -> str:
-        """A token with its blanks visible; unknown characters by code point."""
-        shown = readable_piece(token)
-        parts = []
-        for char in shown if len(shown) <= 24 else shown[:23] + "…":
-            known = ord(char) in self.known
-            parts.append(char if known else f"\\u{ord(char):04x}")
+    def label(self, text: str, longest: int = 24) -> str:
+        """The text, cut where long; characters without a glyph by code point."""
+        shown = text if len(text) <= longest else text[: longest - 1] + "…"
+        parts = [
+            char if ord(char) in self.known else f"\\u{ord(char):04x}" for char in shown
+        ]
         # matplotlib reads a pair of dollars as mathematics
         return "".join(parts).replace("$", r"\$") or "∅"
 
 
-def _font(*tokens: str) -> _Font:
+def _font(*texts: str) -> _Font:
     from matplotlib import font_manager, ft2font
 
     families = ["DejaVu Sans"]
-    installed = {entry.name for entry in font_manager.fontManager.ttflist}
-    if any(ord(char) > 0x2FF for token in tokens for char in readable_piece(token)):
+    if any(ord(char) > 0x2FFF for text in texts for char in text):
+        installed = {entry.name for entry in font_manager.fontManager.ttflist}
         families += [name for name in _CJK_FONTS if name in installed][:2]
         families += [name for name in ("Noto Emoji", "Symbola") if name in installed]
     known: set[int] = set()
