@@ -85,7 +85,10 @@ class Config:
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     """Comparisons."""
     plugins: list[str] = field(default_factory=list)
-    """Modules to load as plugins besides the installed ones."""
+    """Modules, or paths of .py files, to load as plugins besides the installed
+    ones."""
+    skip_plugins: list[str] = field(default_factory=list)
+    """Installed plugins (entry points or distributions) that are not loaded."""
 
     def __post_init__(self) -> None:
         """Check what spans sections.

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.config import PHASES
+from experiments.config import PHASES, Config
 from experiments.settings import load_mapping
 from plugins.hookspecs import hookimpl
+from plugins.registry import Registry
 
 FOLDER = Path(__file__).parent / "phases"
 
@@ -25,3 +26,30 @@ class BuiltinPhases:
     def phases(self) -> Mapping[str, Mapping[str, Any]]:
         """Offer the five built-in phases."""
         return builtin_presets()
+
+
+def load_registry(config: Config | None = None, strict: bool = True) -> Registry:
+    """Load everything a run can call by name, the built-in phases included.
+
+    Args:
+        config: names further plugins and those to skip; None for none.
+        strict: whether an installed plugin that fails is an error.
+
+    Raises:
+        PluginError: a plugin cannot be used, or two claim one name.
+    """
+    config = config or Config()
+    return Registry.load(
+        plugins=(BuiltinPhases(), *config.plugins),
+        strict=strict,
+        skip=config.skip_plugins,
+    )
+
+
+def presets_of(registry: Registry) -> dict[str, Mapping[str, Any]]:
+    """Give every registered phase: partial config by name, built-in ones first."""
+    order = {name: place for place, name in enumerate(PHASES)}
+    names = sorted(
+        registry.names("phase"), key=lambda name: order.get(name, len(order))
+    )
+    return {name: registry.get("phase", name) for name in names}

@@ -1,0 +1,288 @@
+"""The report of a run: what was trained, what it was worth, and how to do it again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.run_dir import RunDir, mean_bpc
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CAPTIONS = {
+    "comparison": "Bits per character of held-out text, each phase against the "
+    "student that learnt from the same data and steps by next-token loss alone.",
+    "losses": "Every term of the objective over the optimiser steps.",
+    "routing_domains": "Mean routing weight of every teacher, by domain of the text.",
+    "routing_layers": "Mean routing weight of every teacher, by student layer.",
+    "coverage": "Share of student tokens which received any teacher text.",
+    "alignment": "How one sentence's student tokens meet a teacher's.",
+    "layer_map": "Which teacher layers feed which student layer.",
+}
+"""What a picture shows, by the start of its file name; in the report's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One phase against its baselines, in mean bits per character."""
+
+    phase: str
+    steps: int | None
+    teachers: Sequence[str]
+    bpc: Mapping[str, float]
+    """Held-out bits per character by domain."""
+    mean: float | None
+    ce_only: float | None
+    best_single: float | None
+    single_teacher: str | None
+    previous: float | None
+    """Before the phase."""
+    helped: bool | None
+    """None where there is nothing to compare with."""
+
+
+def verdicts(run: RunDir) -> list[Verdict]:
+    """Read each phase's outcome from the run's summary."""
+    return [_verdict(entry) for entry in run.summary.get("phases", [])]
+
+
+def sentences(found: Iterable[Verdict]) -> list[str]:
+    """Say of every phase, plainly, whether it helped."""
+    return [_sentence(verdict) for verdict in found]
+
+
+def summary_table(run: RunDir) -> Table:
+    """Lay the outcome out as a rich table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    found = verdicts(run)
+    heads, rows = _rows(found)
+    table = Table(
+        title=f"{run.name}: held-out bits per character, lower is better",
+        title_justify="left",
+    )
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="left" if index == 0 else "right")
+    for verdict, row in zip(found, rows, strict=True):
+        style = {True: "green", False: "yellow", None: ""}[verdict.helped]
+        cells = [Text(cell) for cell in row[:-1]]
+        table.add_row(*cells, Text(row[-1], style=style))
+    return table
+
+
+def write_report(run: RunDir, draw: bool = True) -> Path:
+    """Write ``report.md`` into the run's directory.
+
+    Args:
+        run: what was read of it.
+        draw: make the pictures anew first.
+
+    Returns:
+        The report's path.
+    """
+    if draw:
+        from experiments.figures import draw_run
+
+        draw_run(run)
+    path = run.path / "report.md"
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(report_text(run), encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def report_text(run: RunDir) -> str:
+    """Compose the report as Markdown, from whatever the run has written so far."""
+    found = verdicts(run)
+    blocks = [f"# Run `{run.name}`", _lead(run, found)]
+    if found:
+        heads, rows = _rows(found)
+        blocks += [
+            "## What each phase was worth",
+            "Held-out bits per character, lower is better. *CE only* is the same "
+            "student on the same data and steps without teachers; *best single* "
+            "learnt from the best one teacher alone.",
+            _markdown_table(heads, rows),
+            "\n".join(f"- {sentence}" for sentence in sentences(found)),
+        ]
+    blocks += _teacher_block(run)
+    blocks += _event_block(run)
+    blocks += _picture_blocks(run)
+    blocks += ["## Do it again", _commands(run)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _verdict(entry: Mapping[str, Any]) -> Verdict:
+    single = entry.get("best_single") or {}
+    ours, ce = mean_bpc(entry.get("bpc")), mean_bpc(entry.get("ce_only"))
+    helped = entry.get("helped")
+    if helped is None and ours is not None and ce is not None:
+        helped = ours < ce
+    return Verdict(
+        phase=str(entry["name"]),
+        steps=entry.get("steps"),
+        teachers=list(entry.get("teachers") or ()),
+        bpc=dict(entry.get("bpc") or {}),
+        mean=ours,
+        ce_only=ce,
+        best_single=mean_bpc(single.get("bpc")),
+        single_teacher=single.get("teacher"),
+        previous=mean_bpc(entry.get("previous")),
+        helped=helped,
+    )
+
+
+def _sentence(verdict: Verdict) -> str:
+    name = f"**{verdict.phase}**"
+    if verdict.mean is None:
+        return f"{name} was not measured."
+    if verdict.helped is None:
+        return f"{name} has no baseline to compare with: {verdict.mean:.3f}."
+    parts = []
+    if verdict.ce_only is not None:
+        parts.append(_against(verdict.mean, verdict.ce_only, "CE only"))
+    if verdict.best_single is not None:
+        single = f"{verdict.single_teacher or 'the best single teacher'} alone"
+        parts.append(_against(verdict.mean, verdict.best_single, single))
+    if verdict.previous is not None:
+        parts.append(_against(verdict.mean, verdict.previous, "before the phase"))
+    word = "helped" if verdict.helped else "did not help"
+    return f"{name} {word}: {verdict.mean:.3f} bits per character, {', '.join(parts)}."
+
+
+def _against(ours: float, other: float, name: str) -> str:
+    saved = other - ours
+    if abs(saved) < 5e-4:
+        return f"the same as {name}"
+    word = "less" if saved > 0 else "more"
+    return f"{abs(saved):.3f} {word} than {name} ({other:.3f})"
+
+
+def _rows(found: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
+    domains = list(dict.fromkeys(domain for v in found for domain in v.bpc))
+    several = ["mean"] if len(domains) > 1 else []
+    heads = ["phase", "steps", *domains, *several]
+    heads += ["CE only", "best single", "before", "helped"]
+    rows = []
+    for v in found:
+        means = [_number(v.mean)] if several else []
+        single = _number(v.best_single)
+        if v.single_teacher and v.best_single is not None:
+            single += f" ({v.single_teacher})"
+        rows.append(
+            [
+                v.phase,
+                "–" if v.steps is None else str(v.steps),
+                *(_number(v.bpc.get(domain)) for domain in domains),
+                *means,
+                _number(v.ce_only),
+                single,
+                _number(v.previous),
+                {True: "yes", False: "no", None: "–"}[v.helped],
+            ]
+        )
+    return heads, rows
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *(["---:"] * (len(heads) - 1))]
+    lines = [heads, rule, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _lead(run: RunDir, found: Sequence[Verdict]) -> str:
+    if not found:
+        steps = sum(1 for _ in run.lines("train"))
+        return f"The run is not finished: {steps} metric lines so far, no summary yet."
+    good = [v.phase for v in found if v.helped]
+    bad = [v.phase for v in found if v.helped is False]
+    said = f"{len(good)} of {len(found)} phases helped"
+    said += f"; these did not: {', '.join(bad)}." if bad else "."
+    seconds = run.summary.get("time_s")
+    return said if seconds is None else f"{said} The run took {_duration(seconds)}."
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _teacher_block(run: RunDir) -> list[str]:
+    teachers = run.summary.get("teachers") or {}
+    if not teachers:
+        return []
+    domains = list(
+        dict.fromkeys(d for t in teachers.values() for d in (t.get("bpc") or {}))
+    )
+    rows = [
+        [
+            name,
+            str(facts.get("kind", "–")),
+            str(facts.get("family", "–")),
+            *(_number((facts.get("bpc") or {}).get(domain)) for domain in domains),
+        ]
+        for name, facts in teachers.items()
+    ]
+    note = "Bits per character of their own; an encoder has none."
+    table = _markdown_table(["teacher", "kind", "family", *domains], rows)
+    return ["## Teachers", note, table]
+
+
+def _event_block(run: RunDir) -> list[str]:
+    shown = [
+        f"- phase {line.get('phase', '–')}, step {line.get('step', '–')}: "
+        + str(line.get("message") or line.get("event") or "event")
+        for line in run.metrics
+        if line.get("kind") == "event"
+    ]
+    if not shown:
+        return []
+    rest = [f"- and {len(shown) - 20} more in `metrics.jsonl`"] if shown[20:] else []
+    return ["## Noted on the way", "\n".join(shown[:20] + rest)]
+
+
+def _picture_blocks(run: RunDir) -> list[str]:
+    def place(path: Path) -> tuple[int, str]:
+        starts = [i for i, key in enumerate(CAPTIONS) if path.stem.startswith(key)]
+        return (starts[0] if starts else len(CAPTIONS), path.name)
+
+    blocks = []
+    for path in sorted(run.figures.glob("*.png"), key=place):
+        caption = next(
+            (text for key, text in CAPTIONS.items() if path.stem.startswith(key)),
+            path.stem.replace("_", " "),
+        )
+        blocks += [f"![{path.stem}](figures/{path.name})", caption]
+    return ["## Pictures", *blocks] if blocks else []
+
+
+def _commands(run: RunDir) -> str:
+    near = os.path.relpath(run.path)
+    where = _shell(str(run.path.resolve()) if near.startswith("..") else near)
+    again = _shell(f"{run.name}-again")
+    lines = [
+        f"mtkd train {where}/config.yaml run.name={again}   # the same run anew",
+        f"mtkd eval {where}                                 # measure its students",
+        f"mtkd report {where}                               # write this page anew",
+        'python -c "from transformers import AutoModelForCausalLM as M; '
+        f"print(M.from_pretrained('{where}/student'))\"",
+    ]
+    return "```bash\n" + "\n".join(lines) + "\n```"
+
+
+def _shell(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
