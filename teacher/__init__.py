@@ -1,6 +1,5 @@
 """Turn text into the keys and values of frozen teachers."""
 
-from teacher.capture import Captured, KVCapture
-from teacher.recording import Injection
+from teacher.capture import KVCapture
 
-__all__ = ["Captured", "Injection", "KVCapture"]
+__all__ = ["KVCapture"]

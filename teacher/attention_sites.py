@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -114,8 +115,7 @@ def noted_positions(
     """Find the (cos, sin) pair among the inputs of an attention module."""
     found = kwargs.get("position_embeddings")
     if found is None:
-        names = list(inspect.signature(module.forward).parameters)
-        index = _index(names, "position_embeddings")
+        index = _position_argument(type(module))
         found = args[index] if index is not None and index < len(args) else None
     if isinstance(found, tuple) and len(found) == 2:
         cos, sin = found
@@ -124,8 +124,11 @@ def noted_positions(
     return None
 
 
-def _index(names: list[str], name: str) -> int | None:
-    return names.index(name) if name in names else None
+@cache
+def _position_argument(cls: type[nn.Module]) -> int | None:
+    names = list(inspect.signature(cls.forward).parameters)[1:]  # without self
+    found = "position_embeddings"
+    return names.index(found) if found in names else None
 
 
 def _before(

@@ -10,39 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from align.captured import Captured, Injection
 from align.kv import KV
 from teacher.attention_rows import attention_rows as rows_of
 from teacher.attention_sites import EAGER, SDPA, listening, register
 from teacher.limits import check_model, position_limit, unsupported
 from teacher.probe import PROBE_TOKENS, AttentionLayer, find_attention
-from teacher.recording import Enough, Injection, Recording, given_positions
+from teacher.recording import Enough, Recording, given_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WHICH = ("auto", "self", "encoder", "decoder", "cross")
-
-__all__ = ["Captured", "Injection", "KVCapture"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Captured:
-    """What one forward gave."""
-
-    kv: KV
-    """Own content KV of the asked layers, in the asked order; before injection."""
-    logits: Tensor | None
-    """(B, T, V)."""
-    hidden: Tensor | None
-    """(B, T, C) last hidden state."""
-    attention: Tensor | None
-    """(L, B, R, T) float32, head-averaged probabilities of the asked rows."""
 
 
 class KVCapture:
@@ -157,6 +141,10 @@ class KVCapture:
             inject: KV to read in place of the own. Gradient checkpointing is
                 off for such a forward: its recomputation would read the own KV.
             attention_rows: (B, R) int64 query positions whose attention to return.
+
+        Returns:
+            Own content KV of the asked layers in the asked order, before any
+            injection, and what else was asked for.
 
         Raises:
             ValueError: an argument does not fit the model or another argument;

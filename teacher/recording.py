@@ -9,25 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from align.kv import KV
+from align.captured import Injection
 from teacher.attention_sites import noted_positions
 from teacher.probe import AttentionLayer
 from teacher.rotary import Positions
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Injection:
-    """Keys and values that some layers read in place of their own."""
-
-    kv: KV
-    """Content KV in the model's own heads and head sizes, one layer per entry of
-    ``layers``."""
-    layers: Sequence[int]
-    """The model's layers that read it."""
-    mask: Tensor
-    """(B, T) bool, True on tokens whose KV is replaced."""
-    gate: Tensor
-    """(len(layers),) float in [0, 1]: 0 keeps the own KV, 1 replaces it."""
 
 
 @dataclass(slots=True)

@@ -3,8 +3,9 @@ import copy
 import pytest
 import torch
 
+from align.captured import Injection
 from teacher.attention_sites import noted_positions
-from teacher.capture import Injection, KVCapture
+from teacher.capture import KVCapture
 
 DECODERS = [
     "gpt2", "opt", "llama", "llama3", "yarn", "linear", "dynamic", "mistral",
