@@ -1,0 +1,63 @@
+"""The built-in plugins, offered through the same hooks as anyone's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from torch import Tensor, nn
+
+from align import calibration, layer_map, rope_scale
+from align.calibration import CalibrationStats
+from align.layer_map import LayerMap
+from align.tokenizer_align import (
+    CausalCharIoUAligner,
+    CharIoUAligner,
+    LastTokenAligner,
+)
+from fuse.router import ROUTER_TYPES, LearnableRouter
+from plugins.hookspecs import Aligner, hookimpl
+from student.objective import OBJECTIVES, Objective
+
+
+@hookimpl
+def aligners() -> Mapping[str, Callable[[], Aligner]]:
+    """Character overlap with and without the future, and the last token."""
+    return {
+        "char_iou": CharIoUAligner,
+        "causal_char_iou": CausalCharIoUAligner,
+        "last_token": LastTokenAligner,
+    }
+
+
+@hookimpl
+def layer_maps() -> Mapping[str, Callable[[int, int], LayerMap]]:
+    """Interpolated, evenly spaced, and every k-th layer."""
+    return dict(layer_map.STRATEGIES)
+
+
+@hookimpl
+def adapters() -> Mapping[str, Callable[[CalibrationStats], tuple[Tensor, Tensor]]]:
+    """PCA, PCA with a Procrustes rotation, and ridge regression."""
+    return dict(calibration.METHODS)
+
+
+@hookimpl
+def rope_scalers() -> Mapping[str, Callable[[float, int, float], float]]:
+    """What each built-in method makes of the base."""
+    return {
+        name: partial(rope_scale.scaled_base, method=name)
+        for name in rope_scale.METHODS
+    }
+
+
+@hookimpl
+def routers() -> Mapping[str, Callable[[int, int], nn.Module]]:
+    """A hidden layer, independent gates, attention over learned keys."""
+    return {name: partial(LearnableRouter, router_type=name) for name in ROUTER_TYPES}
+
+
+@hookimpl
+def objectives() -> Mapping[str, Callable[[], Objective]]:
+    """Next-token loss, KV distances, attention and relation KL."""
+    return dict(OBJECTIVES)

@@ -1,0 +1,127 @@
+"""Every point at which outside code may join in.
+
+One hook per kind. A plugin is a module (or object) whose functions carry
+``@hookimpl`` and the name of a hook; each returns what it offers, by name. Names
+are lower-case words joined by ``_`` or ``-``, and are what a config says. Two
+plugins claiming one name of a kind is an error that names both.
+
+``mtkd plugins new NAME --kind KIND`` writes such a package, and
+``plugins.contracts.check`` says whether what it offers keeps its promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pluggy
+from torch import Tensor, nn
+
+from align.calibration import CalibrationStats
+from align.layer_map import LayerMap
+from align.time_align import Alignment
+from align.tokens import TokenBatch
+from student.objective import Objective
+
+PROJECT = "mtkd"
+"""Name of the distribution, the command and the entry-point group."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+Aligner = Callable[[TokenBatch, TokenBatch], Alignment]
+"""Also has a bool attribute ``causal``."""
+
+
+@hookspec
+def aligners() -> Mapping[str, Callable[[], Aligner]]:
+    """Offer aligners: which teacher tokens feed which student tokens.
+
+    A factory takes nothing and returns an object with a bool attribute ``causal``
+    that maps two ``TokenBatch`` (student, teacher) of the same texts to an
+    ``Alignment``. The weights of a student token sum to 1; a token without teacher
+    text has no pair, and neither has padding. ``causal = True`` promises that no
+    student token is fed by a teacher token that has read further than it has:
+    only such an aligner may be used for injection.
+
+    Chosen by ``align.aligner``.
+    """
+
+
+@hookspec
+def layer_maps() -> Mapping[str, Callable[[int, int], LayerMap]]:
+    """Offer layer maps: which teacher layers feed each student layer.
+
+    A function takes the teacher's and the student's number of layers, both at
+    least 1 and in any order of size, and returns a ``LayerMap`` with one entry per
+    student layer, whose weights sum to 1 over existing teacher layers.
+
+    Chosen by ``align.layer_mapping_strategy``.
+    """
+
+
+@hookspec
+def adapters() -> Mapping[str, Callable[[CalibrationStats], tuple[Tensor, Tensor]]]:
+    """Offer calibrations of the map from a teacher's width to the student's.
+
+    A function takes ``CalibrationStats`` (x the teacher's features, y the
+    student's) and returns in closed form ``weight`` (L, C_x, C_y) and ``bias``
+    (L, C_y), finite also where channels are constant or C_x < C_y. It is never
+    trained by the distance to the student: that collapses.
+
+    Chosen by ``align.adapter``.
+    """
+
+
+@hookspec
+def rope_scalers() -> Mapping[str, Callable[[float, int, float], float]]:
+    """Offer rotary bases for longer contexts.
+
+    A function takes ``base``, the rotary width ``dim`` and ``scale`` >= 1 (how
+    many times longer the context is), and returns the new base. At scale 1 it
+    returns ``base`` itself, exactly; it never falls as the scale grows.
+
+    Chosen by ``align.rope_scaling_method``. The built-in ``linear`` and
+    ``dynamic`` keep resp. follow more than a base, so the scaler knows them by
+    name; registered here, they say what becomes of the base.
+    """
+
+
+@hookspec
+def routers() -> Mapping[str, Callable[[int, int], nn.Module]]:
+    """Offer routers: from a query to one weight per teacher.
+
+    A factory takes ``hidden_dim`` and ``num_teachers`` and returns a module
+    mapping queries (..., C) of any float dtype to weights (..., M), >= 0, summing
+    to 1 over M. Each query is answered by itself. It learns from the outcome and
+    the teachers' own losses, never from the KV distance, so it needs a gradient
+    from its weights to its parameters.
+
+    Chosen by ``fuse.router_type`` or ``fuse.fusion_method``.
+    """
+
+
+@hookspec
+def objectives() -> Mapping[str, Callable[[], Objective]]:
+    """Offer terms of the student's loss.
+
+    A factory takes nothing and returns an object with ``needs``, a frozenset drawn
+    from ``attention`` and ``relations`` (what must be captured for it; empty for
+    neither), which maps a ``StepContext`` to a finite scalar. Targets arrive
+    detached and stay so: the term moves the student, nothing else. It is 0, not
+    NaN, where nothing is covered.
+
+    Weighted by ``loss.extra.<name>``.
+    """
+
+
+@hookspec
+def phases() -> Mapping[str, Mapping[str, Any]]:
+    """Offer phases: partial configs that a run goes through in turn.
+
+    A phase is a mapping from sections (``title``, ``teachers``, ``align``,
+    ``fuse``, ``loss``, ``train``) to settings. It is data, checked like a config
+    file; the user's own ``phase.<name>`` overrides it.
+
+    Chosen by ``phases``.
+    """

@@ -1,0 +1,264 @@
+"""Everything that a config can call by name, built-in or not.
+
+Loaded once, when an experiment starts; immutable afterwards. A new kind needs a
+hookspec and nothing here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pluggy
+
+from plugins import builtin, discovery, hookspecs
+from plugins.discovery import Found
+from plugins.errors import Failure, PluginError
+from plugins.hookspecs import PROJECT
+
+KINDS: dict[str, str] = {
+    name.removesuffix("s"): name
+    for name, function in vars(hookspecs).items()
+    if inspect.isfunction(function) and hasattr(function, f"{PROJECT}_spec")
+}
+"""Kind (``router``) -> hook (``routers``), read from the hookspecs."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One named thing and where it comes from."""
+
+    kind: str
+    name: str
+    value: Any
+    """The factory, function or mapping; see the kind's hookspec."""
+    plugin: str
+    distribution: str
+    version: str
+
+    @property
+    def origin(self) -> str:
+        """The plugin and its distribution, for messages."""
+        where = "" if self.distribution == "-" else f" ({self.distribution})"
+        return f"{self.plugin!r}{where}"
+
+
+class Registry:
+    """Named things of every kind; build it with :meth:`load`."""
+
+    def __init__(
+        self, entries: Iterable[Entry], failures: Sequence[Failure] = ()
+    ) -> None:
+        """Collect entries; two of one kind and name are refused.
+
+        Raises:
+            PluginError: naming both plugins that claim a name.
+        """
+        self._entries: dict[tuple[str, str], Entry] = {}
+        self.failures = tuple(failures)
+        for entry in entries:
+            key = (entry.kind, entry.name)
+            if key in self._entries:
+                raise PluginError(
+                    f"two plugins claim the {entry.kind} {entry.name!r}: "
+                    f"{self._entries[key].origin} and {entry.origin}; rename one, or "
+                    "skip one of the plugins"
+                )
+            self._entries[key] = entry
+
+    @staticmethod
+    def load(
+        plugins: Sequence[str | object] = (),
+        entry_points: bool = True,
+        strict: bool = True,
+        skip: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> Registry:
+        """Load built-ins, installed plugins, then those asked for.
+
+        Args:
+            plugins: module names, paths of .py files, or objects with hooks.
+            entry_points: whether installed plugins (group ``mtkd``) load at all;
+                the environment variables ``MTKD_PLUGINS`` (an allow-list) and
+                ``MTKD_NO_PLUGINS=1`` restrict them further.
+            strict: whether an installed plugin that fails is an error. If not, it
+                is skipped and listed in ``failures``. Plugins asked for by name
+                must always work, and a duplicate name is always an error.
+            skip: entry points or distributions that are not even imported.
+            environ: the environment; None: the process's own.
+
+        Raises:
+            PluginError: naming the plugin, its distribution and the reason.
+        """
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(hookspecs)
+        entries = _entries(manager, Found(builtin, "built-in", PROJECT, _version()))
+        found, failures = (
+            discovery.installed(skip, environ) if entry_points else ([], [])
+        )
+        _raise_first(failures if strict else [])
+        for plugin in found:
+            try:
+                entries += _entries(manager, plugin)
+            except PluginError as error:
+                failed = Failure(
+                    plugin.name, plugin.distribution, plugin.version, str(error)
+                )
+                failures.append(failed)
+                _raise_first([failed] if strict else [])
+        for wanted in plugins:
+            name = wanted if isinstance(wanted, str) else type(wanted).__name__
+            plugin = (
+                discovery.by_name(wanted)
+                if isinstance(wanted, str)
+                else Found(wanted, getattr(wanted, "__name__", name), "-", "-")
+            )
+            entries += _entries(manager, plugin)
+        return Registry(entries, failures)
+
+    def get(self, kind: str, name: str) -> Any:
+        """What a name stands for.
+
+        Args:
+            kind: a key of :data:`KINDS`, such as ``router``.
+            name: as a config says it.
+
+        Returns:
+            The factory, function or mapping; see the kind's hookspec.
+
+        Raises:
+            PluginError: listing what is available, the nearest name, and any
+                plugin that was skipped because it failed.
+        """
+        names = self.names(kind)
+        if name in names:
+            return self._entries[kind, name].value
+        near = get_close_matches(name, names, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        failed = "".join(f"; skipped plugin {failure}" for failure in self.failures)
+        raise PluginError(
+            f"no {kind} is called {name!r}{hint}; "
+            f"available: {', '.join(names) or 'none'}{failed}"
+        )
+
+    def names(self, kind: str) -> list[str]:
+        """Names of one kind, sorted.
+
+        Raises:
+            PluginError: there is no such kind.
+        """
+        if kind not in KINDS:
+            raise PluginError(
+                f"{kind!r} is no kind of plugin; kinds are {', '.join(KINDS)}"
+            )
+        return sorted(name for found, name in self._entries if found == kind)
+
+    def entries(self, kind: str | None = None) -> list[Entry]:
+        """Entries of one kind or of all, sorted by kind and name."""
+        order = {known: index for index, known in enumerate(KINDS)}
+        chosen = [e for e in self._entries.values() if kind in (None, e.kind)]
+        return sorted(chosen, key=lambda e: (order[e.kind], e.name))
+
+    def describe(self) -> list[dict[str, str]]:
+        """One row per entry for tables and JSON: all its fields but the value."""
+        columns = ("kind", "name", "plugin", "distribution", "version")
+        return [{c: getattr(e, c) for c in columns} for e in self.entries()]
+
+
+def _entries(manager: pluggy.PluginManager, found: Found) -> list[Entry]:
+    """Register one plugin and ask it for everything it offers."""
+    if manager.is_registered(found.plugin):
+        return []  # installed and asked for: one plugin all the same
+    try:
+        manager.register(found.plugin, found.name)
+    except (pluggy.PluginValidationError, ValueError) as error:
+        raise PluginError(f"plugin {found.name!r} is refused: {error}") from error
+    offers = {
+        caller.name: implementation.function
+        for caller in manager.get_hookcallers(found.plugin) or []
+        for implementation in caller.get_hookimpls()
+        if implementation.plugin is found.plugin
+    }
+    _check_hooks(found, set(offers))
+    entries = []
+    for kind, hook in KINDS.items():
+        if hook in offers:
+            entries += _ask(found, kind, hook, offers[hook])
+    return entries
+
+
+def _check_hooks(found: Found, hooks: set[str]) -> None:
+    known = list(KINDS.values())
+    for hook in sorted(hooks - set(known)):
+        near = get_close_matches(hook, known, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise PluginError(
+            f"plugin {found.name!r} implements the unknown hook {hook!r}{hint}; "
+            f"hooks are {', '.join(known)}"
+        )
+    if not hooks:
+        raise PluginError(
+            f"plugin {found.name!r} implements no hook; mark a function with "
+            f"@hookimpl from plugins and call it one of {', '.join(known)}"
+        )
+
+
+def _ask(
+    found: Found, kind: str, hook: str, function: Callable[[], object]
+) -> list[Entry]:
+    try:
+        offered = function()
+    except Exception as error:
+        raise PluginError(
+            f"plugin {found.name!r} fails in its hook {hook!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(offered, Mapping):
+        raise PluginError(
+            f"hook {hook!r} of plugin {found.name!r} returns "
+            f"{type(offered).__name__}; return a dict from names to what it offers"
+        )
+    for name, value in offered.items():
+        _check_offer(found, kind, name, value)
+    return [
+        Entry(kind, name, value, found.name, found.distribution, found.version)
+        for name, value in offered.items()
+    ]
+
+
+def _check_offer(found: Found, kind: str, name: object, value: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise PluginError(
+            f"plugin {found.name!r} offers a {kind} called {name!r}; names are "
+            "lower-case letters, digits, '_' and '-'"
+        )
+    right = isinstance(value, Mapping) if kind == "phase" else callable(value)
+    if not right:
+        expected = "a mapping" if kind == "phase" else "callable"
+        raise PluginError(
+            f"the {kind} {name!r} of plugin {found.name!r} is "
+            f"{type(value).__name__}, not {expected}; see plugins.hookspecs"
+        )
+
+
+def _raise_first(failures: Sequence[Failure]) -> None:
+    if failures:
+        failure = failures[0]
+        raise PluginError(
+            f"installed plugin {failure}. Repair or uninstall {failure.distribution}, "
+            f"or skip it on request (--skip-plugin {failure.name})"
+        )
+
+
+def _version() -> str:
+    try:
+        return version(PROJECT)
+    except PackageNotFoundError:  # run from a checkout
+        return "checkout"
