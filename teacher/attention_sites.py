@@ -125,7 +125,7 @@ def noted_positions(
 
 
 @cache
-def _position_argument(cls: type[nn.Module]) -> int | None:
+def _position_argument(cls: Any) -> int | None:
     names = list(inspect.signature(cls.forward).parameters)[1:]  # without self
     found = "position_embeddings"
     return names.index(found) if found in names else None
