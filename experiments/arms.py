@@ -1,0 +1,273 @@
+"""Train one arm: the run's own chain of phases, or a baseline on the same data.
+
+An arm is a list of phases, each starting from the last one's student. Every arm
+reads the same samples in the same order for the same steps, so that what differs
+is who taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.config import Config, PhaseConfig
+from experiments.data import Encoder, RunData
+from experiments.metrics import Metrics
+from experiments.models import Models
+from experiments.progress import Progress
+from experiments.run_dir import MAIN
+from experiments.stop import StopRequest
+from experiments.teaching import Faculty, build_faculty, build_objectives
+from plugins.registry import Registry
+from student.checkpoint import (
+    atomic_folder,
+    export_student,
+    mark_complete,
+    read_complete,
+)
+from student.config import TrainConfig
+from student.distiller import Distiller
+from student.engine import Engine
+from student.evaluate import bits_per_char, kv_health
+from student.trainer import Job, train_phase
+from teacher.capture import KVCapture
+
+CE_ONLY = "ce_only"
+"""The arm without teachers."""
+SINGLE = "single:"
+"""Prefix of the arms with one teacher."""
+
+
+class RunStopped(Exception):
+    """Asked to stop; everything is saved, the same command goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One phase of one arm."""
+
+    phase: PhaseConfig
+    teachers: tuple[str, ...]
+    """Empty: cross-entropy alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """Everything the arms of one run share."""
+
+    config: Config
+    registry: Registry
+    engine: Engine
+    models: Models
+    data: RunData
+    metrics: Metrics
+    progress: Progress
+    stop: StopRequest
+    run_dir: Path
+
+
+def single_stage(stage: Stage, teacher: str) -> Stage:
+    """The same phase with one teacher, which then has all the weight."""
+    fuse = replace(stage.phase.fuse, fusion_method="fixed", weights=[1.0])
+    return Stage(replace(stage.phase, fuse=fuse), (teacher,))
+
+
+def phase_steps(train: TrainConfig, samples: int, world_size: int) -> int:
+    """Optimiser steps of a phase."""
+    if train.steps is not None:
+        return train.steps
+    per_step = train.batch_size * train.grad_accum * world_size
+    return train.num_epochs * -(-samples // per_step)
+
+
+def run_arm(bench: Bench, arm: str, stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    """Train an arm's phases in order, skipping those that are complete.
+
+    Returns:
+        Per phase what was measured: ``name``, ``steps``, ``bpc`` by domain,
+        ``teachers`` and, where teachers took part, ``coverage``, ``fit``, ``health``.
+
+    Raises:
+        RunStopped: asked to stop; a checkpoint was written.
+    """
+    results: list[dict[str, Any]] = []
+    source: str | Path | None = None
+    offset = first_sample = 0
+    for index, stage in enumerate(stages):
+        folder = arm_folder(bench.run_dir, arm) / f"{index + 1}-{stage.phase.name}"
+        train, world = stage.phase.train, bench.engine.world_size
+        steps = phase_steps(train, len(bench.data.train), world)
+        state = read_complete(folder)
+        if state is None:
+            place = _Place(arm, index, folder, source, steps, offset, first_sample)
+            state = _run_stage(bench, stage, place)
+        results.append(state)
+        source = folder / "student"
+        offset += steps
+        first_sample += steps * train.batch_size * train.grad_accum * world
+    return results
+
+
+def arm_folder(run_dir: Path, arm: str) -> Path:
+    """Where an arm keeps its phases."""
+    if arm == MAIN:
+        return run_dir / "phases"
+    return run_dir / "baselines" / arm.replace(":", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a stage stands in its arm."""
+
+    arm: str
+    index: int
+    folder: Path
+    source: str | Path | None
+    steps: int
+    offset: int
+    first_sample: int
+
+
+def _run_stage(bench: Bench, stage: Stage, place: _Place) -> dict[str, Any]:
+    """Calibrate, train, measure and save one phase."""
+    phase, engine = stage.phase, bench.engine
+    torch.manual_seed(bench.config.run.seed * 1000 + place.index)
+    model = bench.models.student(place.source).to(engine.device)
+    capture = KVCapture(model)
+    if phase.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    encode = bench.models.encode
+    faculty = _faculty(bench, stage, capture, encode)
+    distiller = Distiller(
+        model,
+        capture,
+        build_objectives(phase, bench.registry, faculty is not None),
+        phase.loss,
+        faculty.teaching if faculty else None,
+        torch.bfloat16 if phase.train.bf16 else None,
+    )
+    checkpoints = place.folder.with_name(f"{place.folder.name}.checkpoint")
+    title = f"{place.arm} · {phase.name}"
+    with bench.progress.work(title, place.steps) as show:
+        job = Job(
+            bench.data.train,
+            encode,
+            faculty.panel if faculty else None,
+            place.steps,
+            bench.config.run.seed,
+            phase.loss.attention_rows,
+            checkpoints,
+            place.first_sample,
+            lambda line: bench.metrics.write(
+                place.arm, phase.name, line, place.offset
+            ),
+            show,
+            bench.stop,
+        )
+        done = train_phase(distiller, engine, job, phase.train)
+    if done < place.steps:
+        raise RunStopped(f"{title}: {done} of {place.steps} steps")
+    result = _measure(bench, stage, place, capture, faculty)
+    if engine.is_main:
+        _save(model, bench, place, result)
+        _forget(checkpoints)
+    engine.barrier()
+    return result
+
+
+def _faculty(
+    bench: Bench, stage: Stage, capture: KVCapture, encode: Encoder
+) -> Faculty | None:
+    if not stage.teachers:
+        return None
+    teachers = {name: bench.models.teacher(name) for name in stage.teachers}
+    shares = {name: bench.config.teachers[name].weight for name in stage.teachers}
+    faculty = build_faculty(
+        stage.phase,
+        bench.registry,
+        capture,
+        encode,
+        teachers,
+        shares,
+        bench.data.calibration,
+        bench.progress.over,
+    )
+    low = stage.phase.align.min_coverage
+    for name, share in faculty.report.coverage.items():
+        if share < low and bench.engine.is_main:
+            print(
+                f"warning: phase {stage.phase.name}: teacher {name!r} covers only "
+                f"{share:.0%} of the student's tokens (align.min_coverage is "
+                f"{low:.0%}); what it knows of the rest is not taught"
+            )
+    return faculty
+
+
+def _measure(
+    bench: Bench,
+    stage: Stage,
+    place: _Place,
+    capture: KVCapture,
+    faculty: Faculty | None,
+) -> dict[str, Any]:
+    bpc = evaluate(bench, capture, f"measuring {place.arm} · {stage.phase.name}")
+    health = measure_health(bench, capture)
+    line = {"kind": "eval", "step": place.steps, "bpc": bpc, "mean": _mean(bpc)}
+    bench.metrics.write(
+        place.arm, stage.phase.name, {**line, "health": health}, place.offset
+    )
+    result: dict[str, Any] = {
+        "name": stage.phase.name,
+        "title": stage.phase.title,
+        "steps": place.steps,
+        "teachers": list(stage.teachers),
+        "bpc": bpc,
+        "health": health,
+    }
+    if faculty is not None:
+        result |= {"coverage": faculty.report.coverage, "fit": faculty.report.fit}
+    return result
+
+
+def evaluate(bench: Bench, capture: KVCapture, title: str) -> dict[str, float]:
+    """Held-out bits per character of a student, by domain."""
+    batches = -(-len(bench.data.eval) // 16)
+    return bits_per_char(
+        capture,
+        lambda texts: bench.models.encode(texts).to(bench.engine.device),
+        bench.data.eval,
+        batch_size=16,
+        progress=lambda items: bench.progress.over(items, title, batches),
+    )
+
+
+def measure_health(bench: Bench, capture: KVCapture) -> dict[str, float]:
+    """Spread and effective rank of a student's KV on held-out text."""
+    texts = [sample.text for sample in bench.data.eval[:16]]
+    batch = bench.models.encode(texts).to(bench.engine.device)
+    with torch.no_grad():
+        health = kv_health(capture(batch.ids, batch.mask).kv)
+    return {
+        name: round(getattr(health, name), 4)
+        for name in ("std_k", "std_v", "rank_k", "rank_v")
+    }
+
+
+def _save(model: Any, bench: Bench, place: _Place, result: Mapping[str, Any]) -> None:
+    with atomic_folder(place.folder) as folder:
+        export_student(model, bench.models.student_tokenizer, folder / "student")
+        mark_complete(folder, dict(result))
+
+
+def _forget(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return sum(values.values()) / len(values)

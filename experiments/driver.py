@@ -1,0 +1,305 @@
+"""Run a whole job: phases, baselines, measurements, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.arms import (
+    CE_ONLY,
+    SINGLE,
+    Bench,
+    RunStopped,
+    Stage,
+    evaluate,
+    run_arm,
+    single_stage,
+)
+from experiments.config import Config, ConfigError, resolve_phases, save_config
+from experiments.data import load_data
+from experiments.metrics import Metrics
+from experiments.models import ZOO, Models
+from experiments.presets import BuiltinPhases
+from experiments.progress import Progress
+from experiments.run_dir import MAIN
+from experiments.settings import plain
+from experiments.stop import stop_on_signals
+from experiments.summary import summarize
+from plugins.registry import Registry
+from student.checkpoint import atomic_folder, export_student
+from student.engine import Engine
+from teacher.capture import KVCapture
+
+STATE = "state.json"
+"""``{"saved": …, "finished": …}``: what a launcher needs to know to requeue."""
+RESUME = ("auto", "never", "must")
+
+
+def run_training(
+    config: Config,
+    *,
+    registry: Registry | None = None,
+    resume: str = "auto",
+    engine: Engine | None = None,
+) -> Path:
+    """Train through all phases and baselines, then write the report.
+
+    What is complete already is not done again, so the same call continues a run
+    that was stopped or killed.
+
+    Args:
+        config: the run.
+        registry: plugins; None loads the built-in and the installed ones.
+        resume: ``auto`` continues a run of the same config or starts one, ``never``
+            refuses an existing run, ``must`` refuses to start a new one.
+        engine: shared by several runs of one process; None makes one.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        ConfigError: the config cannot be run, or the directory belongs to another.
+        ValueError: a model, file or tokenizer cannot be used.
+        RunStopped: asked to stop; saved.
+    """
+    registry = registry or load_registry(config)
+    phases = resolve_phases(config, _presets(registry))
+    _same_engine([p.train for p in phases])
+    _check_names(phases, registry)
+    run_dir = config.run_dir
+    _claim(config, run_dir, resume)
+    started = time.monotonic()
+    with _one_writer(run_dir), stop_on_signals() as stop:
+        own = engine is None
+        engine = engine or Engine(phases[0].train)
+        progress = Progress(engine.is_main)
+        _build_zoo(config, engine, progress)
+        models = Models(config, engine.device)
+        data = load_data(config.data, models.encode, config.run.seed)
+        models.check_lengths([*data.train, *data.eval, *data.calibration])
+        facts = models.facts()
+        stages = [Stage(p, tuple(p.select(facts))) for p in phases]
+        arms = plan_arms(config, stages)
+        if engine.is_main:
+            _check_disk(run_dir, models.student_bytes, len(arms) * len(stages))
+            run_dir.mkdir(parents=True, exist_ok=True)
+            save_config(config, run_dir / "config.yaml")
+        engine.barrier()
+        metrics = Metrics(run_dir, engine.is_main)
+        bench = Bench(
+            config, registry, engine, models, data, metrics, progress, stop, run_dir
+        )
+        try:
+            _run(bench, arms, started)
+        finally:
+            metrics.close()
+            if own:
+                engine.close()
+    return run_dir
+
+
+def plan_arms(config: Config, stages: list[Stage]) -> dict[str, list[Stage]]:
+    """The run's own chain and the baselines that were asked for, by name."""
+    arms = {MAIN: stages}
+    if config.baselines.ce_only:
+        arms[CE_ONLY] = [Stage(stage.phase, ()) for stage in stages]
+    wanted = config.baselines.single_teachers
+    used = dict.fromkeys(name for stage in stages for name in stage.teachers)
+    singles = {"all": list(used), "none": []}.get(wanted) if isinstance(
+        wanted, str
+    ) else wanted
+    for name in singles or []:
+        arms[f"{SINGLE}{name}"] = [single_stage(stage, name) for stage in stages]
+    return arms
+
+
+def load_registry(config: Config, **options: Any) -> Registry:
+    """Built-in, installed and named plugins; the built-in phases among them."""
+    registry = Registry.load(plugins=config.plugins, **options)
+    if not set(registry.names("phase")) & {"dual"}:
+        registry.register(BuiltinPhases(), "mtkd.phases")
+    return registry
+
+
+def _run(bench: Bench, arms: Mapping[str, list[Stage]], started: float) -> None:
+    _state(bench, saved=False, finished=False)
+    baseline = _starting_point(bench)
+    results: dict[str, list[dict[str, Any]]] = {}
+    try:
+        for arm, stages in arms.items():
+            results[arm] = run_arm(bench, arm, stages)
+            if arm == MAIN and bench.engine.is_main:
+                _export(bench, len(stages))
+    except RunStopped:
+        _state(bench, saved=True, finished=False)
+        raise
+    if bench.engine.is_main:
+        spent = time.monotonic() - started
+        summary = summarize(bench.config, results, baseline, bench.models.facts())
+        summary["time_s"] = round(spent, 1)
+        _write_json(bench.run_dir / "summary.json", summary)
+        from experiments.report import write_report
+
+        write_report(bench.run_dir)
+    _state(bench, saved=True, finished=True)
+    bench.engine.barrier()
+
+
+def _starting_point(bench: Bench) -> dict[str, float]:
+    """The student's held-out bits per character before any training."""
+    model = bench.models.student(None).to(bench.engine.device)
+    return evaluate(bench, KVCapture(model), "measuring the untrained student")
+
+
+def _export(bench: Bench, count: int) -> None:
+    """Put the last phase's student where users look for it."""
+    last = bench.config.phases[count - 1]
+    folder = bench.run_dir / "phases" / f"{count}-{last}" / "student"
+    model = bench.models.student(folder)
+    export_student(model, bench.models.student_tokenizer, bench.run_dir / "student")
+
+
+def _presets(registry: Registry) -> dict[str, Mapping[str, Any]]:
+    return {name: registry.get("phase", name) for name in registry.names("phase")}
+
+
+def _same_engine(trains: list[Any]) -> None:
+    """One process has one engine: what it is made of cannot change by phase."""
+    fields = "engine zero_stage batch_size grad_accum fp16 threads max_grad_norm"
+    for name in fields.split():
+        values = {getattr(train, name) for train in trains}
+        if len(values) > 1:
+            raise ConfigError(
+                f"train.{name} differs between phases ({sorted(map(str, values))}); "
+                "it belongs to the whole run: set it under train or phase.all.train"
+            )
+
+
+def _check_names(phases: list[Any], registry: Registry) -> None:
+    """Look every name up before a model is loaded."""
+    from student.objective import term_weights
+
+    for phase in phases:
+        registry.get("aligner", phase.align.aligner)
+        registry.get("layer_map", phase.align.layer_mapping_strategy)
+        registry.get("adapter", phase.align.adapter)
+        registry.get("rope_scaler", phase.align.rope_scaling_method)
+        if phase.fuse.router is not None:
+            registry.get("router", phase.fuse.router)
+        for name in term_weights(phase.loss):
+            registry.get("objective", name)
+
+
+def _claim(config: Config, run_dir: Path, resume: str) -> None:
+    if resume not in RESUME:
+        raise ConfigError(f"resume is {resume!r}; give one of {', '.join(RESUME)}")
+    before = run_dir / "config.yaml"
+    if not before.is_file():
+        if resume == "must":
+            raise ConfigError(
+                f"--resume must: there is no run in {run_dir} to continue; check "
+                "run.dir and run.name"
+            )
+        return
+    if resume == "never":
+        raise ConfigError(
+            f"{run_dir} holds a run already; choose another run.name, or --resume "
+            "auto to continue it"
+        )
+    from experiments.config import load_config
+
+    changed = differing_fields(plain(load_config(before)), plain(config))
+    changed = [row for row in changed if not row.startswith(("run.dir", "baselines"))]
+    if changed:
+        shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
+        raise ConfigError(
+            f"{run_dir} belongs to another config: {shown}. Choose another run.name, "
+            "or restore these settings to continue that run"
+        )
+
+
+def differing_fields(before: Any, now: Any, path: str = "") -> list[str]:
+    """Name every leaf that differs: ``train.steps: stored 40, config 60``."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        rows: list[str] = []
+        for key in sorted({*before, *now}):
+            inside = f"{path}.{key}" if path else str(key)
+            rows += differing_fields(before.get(key), now.get(key), inside)
+        return rows
+    return [] if before == now else [f"{path}: stored {before!r}, config {now!r}"]
+
+
+@contextmanager
+def _one_writer(run_dir: Path) -> Iterator[None]:
+    """Hold the run for this launch; ranks of one launch share it through rank 0."""
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(run_dir / ".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(
+            f"another process is writing {run_dir}; wait for it, or choose another "
+            "run.name"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_disk(run_dir: Path, student_bytes: int, phases: int) -> None:
+    """Students of every phase, and one checkpoint with optimiser state."""
+    needed = student_bytes * (phases + 1) + 6 * student_bytes
+    folder = next(p for p in (run_dir, *run_dir.resolve().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ConfigError(
+            f"the run writes about {needed / 2**20:.0f} MiB under {run_dir}, but "
+            f"{free / 2**20:.0f} MiB are free; free some space or set run.dir to "
+            "another disk"
+        )
+
+
+def _build_zoo(config: Config, engine: Engine, progress: Progress) -> None:
+    """Build the embedded models that are named and not cached."""
+    named = [config.student.model, *(t.model for t in config.teachers.values())]
+    wanted = [name.removeprefix(ZOO) for name in named if name.startswith(ZOO)]
+    if not wanted or not engine.is_main:
+        engine.barrier()
+        return
+    from teacher.zoo import build_zoo
+
+    by_scale: dict[str, list[str]] = {}
+    for name in wanted:
+        scale, _, model = name.rpartition("/")
+        by_scale.setdefault(scale or "default", []).append(model)
+    threads = torch.get_num_threads()
+    for scale, names in by_scale.items():
+        build_zoo(names, scale=scale)
+    torch.set_num_threads(threads)
+    engine.barrier()
+
+
+def _state(bench: Bench, *, saved: bool, finished: bool) -> None:
+    if bench.engine.is_main:
+        state = {"saved": saved, "finished": finished, "signal": bench.stop.signal}
+        _write_json(bench.run_dir / STATE, state)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)

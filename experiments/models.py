@@ -1,0 +1,122 @@
+"""The models of a run: named in the config, loaded once, checked before work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from align.text import TextSample
+from experiments.config import Config
+from experiments.data import Encoder
+from experiments.teacher_rule import TeacherFacts
+from teacher.capture import KVCapture
+from teacher.models import LoadedModel, load_model
+
+ZOO = "zoo:"
+"""Prefix of embedded models: ``zoo:gpt2-prose``, or ``zoo:tiny/gpt2-prose``."""
+
+
+class Models:
+    """The student's origin and the loaded teachers."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        """Load every teacher and the student's tokenizer.
+
+        Raises:
+            ValueError: a model is missing, damaged or unsupported.
+        """
+        self._config, self._device = config, device
+        first = self._load_student(config.student.model)
+        self.student_tokenizer: Any = first.tokenizer
+        self.encode = Encoder(first.tokenizer, config.data.max_length)
+        self.student_bytes = sum(
+            p.numel() * p.element_size() for p in first.model.parameters()
+        )
+        limit = KVCapture(first.model).max_tokens
+        if limit is not None and config.data.max_length > limit:
+            raise ValueError(
+                f"data.max_length is {config.data.max_length}, but the student "
+                f"{config.student.model!r} has {limit} positions; set "
+                f"data.max_length={limit} or less"
+            )
+        self._teachers = {
+            name: self._load_teacher(name) for name in config.teachers
+        }
+
+    def student(self, source: str | Path | None) -> Any:
+        """A student to train: the config's, or the one a phase left in a folder."""
+        name = self._config.student.model if source is None else str(source)
+        return self._load_student(name).model
+
+    def teacher(self, name: str) -> tuple[LoadedModel, KVCapture]:
+        """A loaded teacher by its name in the config."""
+        return self._teachers[name]
+
+    def facts(self) -> dict[str, TeacherFacts]:
+        """Kind and family of every teacher."""
+        return {
+            name: TeacherFacts(kind=loaded.kind, family=loaded.model.config.model_type)
+            for name, (loaded, _) in self._teachers.items()
+        }
+
+    def check_lengths(self, samples: Iterable[TextSample]) -> None:
+        """Refuse, before any work, texts that a teacher has no positions for.
+
+        Raises:
+            ValueError: names the teacher, its positions and the longest text.
+        """
+        longest = sorted(samples, key=lambda s: len(s.text))[-64:]
+        texts = [sample.text for sample in longest]
+        for name, (loaded, capture) in self._teachers.items():
+            limit = capture.max_tokens
+            if limit is None or not texts:
+                continue
+            tokens = Encoder(loaded.tokenizer, None)(texts).mask.sum(1)
+            most = int(tokens.max())
+            if most > limit:
+                sample = longest[int(tokens.argmax())]
+                fitting = max(8, self._config.data.max_length * limit // most)
+                raise ValueError(
+                    f"teacher {name!r} has {limit} positions, but text {sample.id} "
+                    f"makes {most} of its tokens; set data.max_length={fitting} so "
+                    "that samples are cut shorter, or leave the teacher out"
+                )
+
+    def _load_student(self, name: str) -> LoadedModel:
+        dtype = getattr(torch, self._config.student.dtype)
+        loaded = load_model(resolve_zoo(name), role="student", dtype=dtype)
+        if loaded.kind != "decoder":
+            raise ValueError(
+                f"student {name!r} is an {loaded.kind}; give a causal language model"
+            )
+        return loaded
+
+    def _load_teacher(self, name: str) -> tuple[LoadedModel, KVCapture]:
+        entry = self._config.teachers[name]
+        dtype = None if entry.dtype == "auto" else getattr(torch, entry.dtype)
+        try:
+            loaded = load_model(resolve_zoo(entry.model), role="teacher", dtype=dtype)
+            loaded.model.to(self._device)
+            return loaded, KVCapture(loaded.model)
+        except ValueError as error:
+            raise ValueError(f"teachers.{name}: {error}") from error
+
+
+def resolve_zoo(name: str) -> str:
+    """The folder of a ``zoo:`` name; any other name as it is.
+
+    Raises:
+        ValueError: the zoo has no such model, or it is not built.
+    """
+    if not name.startswith(ZOO):
+        return name
+    from teacher.zoo import zoo_path
+
+    scale, _, model = name.removeprefix(ZOO).rpartition("/")
+    try:
+        return str(zoo_path(model, scale=scale or "default"))
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None

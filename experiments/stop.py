@@ -1,0 +1,46 @@
+"""Ask a run to save and leave: TERM, USR1, or the first Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class StopRequest:
+    """Set by a signal, read at every optimiser step."""
+
+    def __init__(self) -> None:
+        """Start unasked."""
+        self.signal: str | None = None
+
+    def __call__(self) -> bool:
+        """Whether somebody asked."""
+        return self.signal is not None
+
+    def set(self, number: int, _frame: FrameType | None) -> None:
+        """Signal handler: only note it. A second Ctrl-C interrupts at once."""
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number).name
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Listen inside this block; off the main thread nobody can."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGUSR1"):
+        numbers.append(signal.SIGUSR1)
+    before: dict[int, Any] = {n: signal.signal(n, request.set) for n in numbers}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,91 @@
+"""Put the arms side by side: what each phase brought, and against what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.arms import CE_ONLY, SINGLE
+from experiments.config import Config
+from experiments.run_dir import MAIN, mean_bpc
+from experiments.teacher_rule import TeacherFacts
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Per arm its phases, as :func:`experiments.arms.run_arm` gives them."""
+
+
+def summarize(
+    config: Config,
+    results: Results,
+    start: Mapping[str, float],
+    facts: Mapping[str, TeacherFacts],
+) -> dict[str, Any]:
+    """Compare every phase with the baselines at the same steps.
+
+    ``helped`` means: fewer bits per character, on the mean over domains, than the
+    same student trained by next-token loss alone; None without that baseline.
+
+    Args:
+        config: the run's.
+        results: what every arm measured.
+        start: the student's bits per character before training.
+        facts: kind and family of the teachers.
+    """
+    phases, previous = [], dict(start)
+    for index, own in enumerate(results[MAIN]):
+        ce_only = _bpc(results, CE_ONLY, index)
+        best = _best_single(results, index)
+        phases.append(
+            {
+                **own,
+                "ce_only": ce_only,
+                "best_single": best,
+                "previous": previous,
+                "helped": _better(own["bpc"], ce_only),
+                "beats_best_single": _better(own["bpc"], best and best["bpc"]),
+            }
+        )
+        previous = own["bpc"]
+    return {
+        "name": config.run.name,
+        "seed": config.run.seed,
+        "student": config.student.model,
+        "teachers": {
+            name: {
+                "model": entry.model,
+                "kind": facts[name].kind,
+                "family": facts[name].family,
+            }
+            for name, entry in config.teachers.items()
+        },
+        "start": dict(start),
+        "phases": phases,
+        "singles": {
+            arm.removeprefix(SINGLE): [phase["bpc"] for phase in found]
+            for arm, found in results.items()
+            if arm.startswith(SINGLE)
+        },
+    }
+
+
+def _bpc(results: Results, arm: str, index: int) -> dict[str, float] | None:
+    return dict(results[arm][index]["bpc"]) if arm in results else None
+
+
+def _best_single(results: Results, index: int) -> dict[str, Any] | None:
+    singles = {
+        arm.removeprefix(SINGLE): dict(found[index]["bpc"])
+        for arm, found in results.items()
+        if arm.startswith(SINGLE)
+    }
+    if not singles:
+        return None
+    teacher = min(singles, key=lambda name: mean_bpc(singles[name]) or 0.0)
+    return {"teacher": teacher, "bpc": singles[teacher]}
+
+
+def _better(
+    own: Mapping[str, float], other: Mapping[str, float] | None
+) -> bool | None:
+    mine, theirs = mean_bpc(own), mean_bpc(other)
+    return None if mine is None or theirs is None else mine < theirs

@@ -1,0 +1,284 @@
+"""Turn one phase's names into the objects that teach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from align.layer_map import LayerMap, build_multi_teacher_layer_map
+from align.text import TextSample
+from align.tokens import TokenBatch
+from align.view import TeacherView
+from experiments.config import PhaseConfig
+from experiments.data import Encoder
+from fuse.config import FuseConfig
+from fuse.routing_loss import EntropyRegularizer
+from fuse.weigher import FixedWeigher, LearnedWeigher, SimilarityWeigher
+from fuse.z_space import ZSpace
+from plugins.registry import Registry
+from student.bridges import (
+    AdapterBridge,
+    Bridge,
+    LatentBridge,
+    ProjectorBridge,
+    StudentShape,
+    TeacherShape,
+)
+from student.calibrate import CalibrationReport, calibrate
+from student.distiller import Teaching, WeightedObjective
+from student.objective import ATTENTION, term_weights
+from teacher.capture import KVCapture
+from teacher.models import LoadedModel
+from teacher.panel import LiveTeacher, TeacherPanel
+from teacher.router_proto import compute_multi_teacher_prototypes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Faculty:
+    """The teachers of one phase, ready to be asked."""
+
+    teaching: Teaching
+    panel: TeacherPanel
+    report: CalibrationReport
+
+
+def build_objectives(
+    phase: PhaseConfig, registry: Registry, taught: bool
+) -> dict[str, WeightedObjective]:
+    """The phase's terms by name; without teachers, cross-entropy alone."""
+    weights = term_weights(phase.loss)
+    if not taught:
+        weights = {"ce": weights.get("ce", 1.0)}
+    return {
+        name: WeightedObjective(weight, registry.get("objective", name)())
+        for name, weight in weights.items()
+    }
+
+
+def build_faculty(
+    phase: PhaseConfig,
+    registry: Registry,
+    student: KVCapture,
+    encode: Encoder,
+    teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
+    shares: Mapping[str, float],
+    samples: Sequence[TextSample],
+    progress: Callable[[Any, str], Any],
+) -> Faculty:
+    """Map, calibrate and weigh one phase's teachers.
+
+    Args:
+        phase: resolved settings.
+        registry: where names are looked up.
+        student: as it stands at the start of the phase.
+        encode: the student's tokenizer.
+        teachers: the phase's teachers in order.
+        shares: fixed weights from the config, by teacher.
+        samples: to calibrate on.
+        progress: wraps an iterable under a title.
+
+    Raises:
+        ValueError: a name is unknown, sizes do not fit, or nothing is covered.
+    """
+    maps = layer_maps(phase, registry, student.num_layers, teachers)
+    bridge = build_bridge(phase, registry, student, teachers, maps)
+    bridge.to(student.device)
+    panel = _panel(phase, registry, teachers, maps)
+    chosen = list(samples)[: phase.train.calibration_samples]
+    batches = _batches(chosen, encode, panel, phase.train.batch_size, student.device)
+    count = -(-len(chosen) // phase.train.batch_size)
+    report = calibrate(
+        student,
+        bridge,
+        progress(batches, f"calibrating {phase.name}", count),
+        phase.loss.skip_sinks,
+    )
+    weigher = build_weigher(
+        phase.fuse, registry, student, list(teachers), shares, report
+    )
+    learns = phase.fuse.router is not None and phase.fuse.entropy_reg_strength > 0
+    regularizer = (
+        EntropyRegularizer(
+            phase.fuse.entropy_target,
+            phase.fuse.entropy_reg_strength,
+            phase.fuse.entropy_warmup_steps,
+        )
+        if learns
+        else None
+    )
+    return Faculty(
+        Teaching(bridge, weigher.to(student.device), regularizer), panel, report
+    )
+
+
+def layer_maps(
+    phase: PhaseConfig,
+    registry: Registry,
+    student_layers: int,
+    teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
+) -> dict[str, LayerMap]:
+    """One map per teacher, explicit where the config gives one."""
+    strategy = registry.get("layer_map", phase.align.layer_mapping_strategy)
+    out = {}
+    for name, (_, capture) in teachers.items():
+        explicit = phase.align.layer_map.get(name)
+        out[name] = build_multi_teacher_layer_map(
+            [capture.num_layers],
+            student_layers,
+            strategy if explicit is None else [explicit],
+            [name],
+        )[0]
+    return out
+
+
+def build_bridge(
+    phase: PhaseConfig,
+    registry: Registry,
+    student: KVCapture,
+    teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
+    maps: Mapping[str, LayerMap],
+) -> Bridge:
+    """The uncalibrated bridge of ``fuse.space``."""
+    heads = student.num_kv_heads
+    own = StudentShape(
+        student.num_layers, heads, heads * student.k_dim, heads * student.v_dim
+    )
+    shapes = [
+        TeacherShape(
+            name,
+            capture.num_kv_heads,
+            capture.num_kv_heads * capture.k_dim,
+            capture.num_kv_heads * capture.v_dim,
+            maps[name],
+            capture.causal,
+        )
+        for name, (_, capture) in teachers.items()
+    ]
+    fuse = phase.fuse
+    if fuse.space == "z":
+        z = ZSpace(
+            [(t.k_width, t.v_width) for t in shapes],
+            (own.k_width, own.v_width),
+            own.layers,
+            fuse.z_dim,
+            fuse.z_hidden,
+            fuse.z_agreement,
+        )
+        return LatentBridge(
+            own, shapes, z, fuse.lambda_reconstruction, fuse.lambda_agreement
+        )
+    method = registry.get("adapter", phase.align.adapter)
+    kind = ProjectorBridge if fuse.space == "losses" else AdapterBridge
+    return kind(own, shapes, method)
+
+
+def build_weigher(
+    fuse: FuseConfig,
+    registry: Registry,
+    student: KVCapture,
+    names: Sequence[str],
+    shares: Mapping[str, float],
+    report: CalibrationReport,
+) -> nn.Module:
+    """What gives every token its weights over the teachers."""
+    if fuse.fusion_method == "fixed":
+        weights = fuse.weights or [shares[name] for name in names]
+        if len(weights) != len(names):
+            raise ValueError(
+                f"fuse.weights has {len(weights)} entries for the teachers "
+                f"{', '.join(names)}; give one weight each"
+            )
+        return FixedWeigher(weights)
+    if fuse.fusion_method == "similarity":
+        return SimilarityWeigher(
+            prototypes(fuse, report),
+            fuse.temperature,
+            fuse.similarity,
+            fuse.routing_level,
+            centre=report.hidden.mean(0),
+        )
+    router = registry.get("router", fuse.router)(student.hidden_size, len(names))
+    return LearnedWeigher(router, fuse.routing_level)
+
+
+def prototypes(fuse: FuseConfig, report: CalibrationReport) -> Tensor:
+    """Prototypes in the student's hidden space, from each teacher's home samples.
+
+    A teacher's home is the third of the calibration sample that it reads best
+    compared with the other teachers (bits per character). A teacher without a loss
+    of its own is at home everywhere.
+    """
+    centred = report.hidden - report.hidden.mean(0)
+    features = [centred[home] for home in home_samples(report.bits)]
+    return compute_multi_teacher_prototypes(
+        features, method=fuse.prototype_method, num_clusters=fuse.num_clusters
+    )
+
+
+def home_samples(bits: Tensor) -> list[Tensor]:
+    """For each teacher the samples it reads best compared with the others.
+
+    Args:
+        bits: (N, M) bits per character, NaN for teachers that have none.
+
+    Returns:
+        M index tensors, a third of the samples each (all where bits are NaN).
+    """
+    count, teachers = bits.shape
+    everywhere = torch.arange(count)
+    keep = max(1, count // 3)
+    out = []
+    for m in range(teachers):
+        others = torch.cat([bits[:, :m], bits[:, m + 1 :]], 1)
+        known = ~others.isnan().all(1) if others.shape[1] else torch.zeros(count).bool()
+        if bits[:, m].isnan().any() or not bool(known.all()):
+            out.append(everywhere)
+            continue
+        best = others.nan_to_num(nan=float("inf")).amin(1)
+        out.append((bits[:, m] - best).argsort()[:keep])
+    return out
+
+
+def _panel(
+    phase: PhaseConfig,
+    registry: Registry,
+    teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
+    maps: Mapping[str, LayerMap],
+) -> TeacherPanel:
+    aligner = registry.get("aligner", phase.align.aligner)()
+    causal = aligner if aligner.causal else registry.get("aligner", "causal_char_iou")()
+    needs = frozenset().union(
+        *(registry.get("objective", n)().needs for n in term_weights(phase.loss))
+    )
+    own_loss = phase.fuse.fusion_method == "similarity" or (
+        phase.fuse.router is not None and phase.loss.router_signal != "outcome"
+    )
+    live = [
+        LiveTeacher(name, capture, loaded.tokenizer, maps[name].needed)
+        for name, (loaded, capture) in teachers.items()
+    ]
+    return TeacherPanel(
+        live,
+        aligner,
+        causal,
+        attention=ATTENTION in needs,
+        own_loss=own_loss,
+        autocast=torch.bfloat16 if phase.train.bf16 else None,
+    )
+
+
+def _batches(
+    samples: Sequence[TextSample],
+    encode: Encoder,
+    panel: TeacherPanel,
+    size: int,
+    device: torch.device,
+) -> Iterator[tuple[TokenBatch, list[TeacherView]]]:
+    for start in range(0, len(samples), size):
+        texts = [sample.text for sample in samples[start : start + size]]
+        batch = encode(texts).to(device)
+        yield batch, panel(batch)
