@@ -38,7 +38,7 @@ class LayerwiseCoder(nn.Module):
             nn.init.orthogonal_(layer)
         self.encoder = nn.Parameter(encoder)
         self.encoder_bias = nn.Parameter(torch.zeros(num_layers, z_dim))
-        self.decoder = nn.Parameter(encoder.transpose(1, 2).clone())
+        self.decoder = nn.Parameter(encoder.transpose(1, 2).contiguous())
         self.decoder_bias = nn.Parameter(torch.zeros(num_layers, width))
         self.encoder_mlp = _ResidualMlp(num_layers, z_dim, hidden)
         self.decoder_mlp = _ResidualMlp(num_layers, z_dim, hidden)
