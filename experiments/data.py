@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from align.text import TextSample, chunk_samples, read_texts
 from align.tokens import TokenBatch, encode_batch
@@ -54,8 +55,8 @@ def load_data(config: DataConfig, encode: Encoder, seed: int) -> RunData:
         ValueError: a file cannot be read as text, holds none, or too little to hold
             anything out.
     """
-    train = _read(config, "train", "student")
-    held = _read(config, "eval", "eval") if config.eval else []
+    train = read_sources(config, "train", "student")
+    held = read_sources(config, "eval", "eval") if config.eval else []
     if not config.eval and any(path == ZOO for _, path in config.sources("train")):
         held += _zoo("eval")
     chars = fitting_chars(train, encode)
@@ -97,7 +98,16 @@ def fitting_chars(samples: Sequence[TextSample], encode: Encoder) -> int:
     return max(8, int(shares[len(shares) // 10] * (encode.max_length - 2)))
 
 
-def _read(config: DataConfig, which: str, split: str) -> list[TextSample]:
+def read_sources(
+    config: DataConfig, which: Literal["train", "eval"], split: str
+) -> list[TextSample]:
+    """Read every source of a list, uncut.
+
+    Args:
+        config: the ``data`` section.
+        which: the list, ``train`` or ``eval``.
+        split: the part of the embedded texts that ``zoo`` stands for.
+    """
     out: list[TextSample] = []
     for domain, path in config.sources(which):
         if path == ZOO:

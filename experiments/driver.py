@@ -27,9 +27,9 @@ from experiments.config import Config, ConfigError, resolve_phases, save_config
 from experiments.data import load_data
 from experiments.metrics import Metrics
 from experiments.models import ZOO, Models
-from experiments.presets import BuiltinPhases
+from experiments.presets import load_registry, presets_of
 from experiments.progress import Progress
-from experiments.run_dir import MAIN
+from experiments.run_dir import MAIN, read_run
 from experiments.settings import plain
 from experiments.stop import stop_on_signals
 from experiments.summary import summarize
@@ -71,7 +71,7 @@ def run_training(
         RunStopped: asked to stop; saved.
     """
     registry = registry or load_registry(config)
-    phases = resolve_phases(config, _presets(registry))
+    phases = resolve_phases(config, presets_of(registry))
     _same_engine([p.train for p in phases])
     _check_names(phases, registry)
     run_dir = config.run_dir
@@ -121,14 +121,6 @@ def plan_arms(config: Config, stages: list[Stage]) -> dict[str, list[Stage]]:
     return arms
 
 
-def load_registry(config: Config, **options: Any) -> Registry:
-    """Built-in, installed and named plugins; the built-in phases among them."""
-    registry = Registry.load(plugins=config.plugins, **options)
-    if not set(registry.names("phase")) & {"dual"}:
-        registry.register(BuiltinPhases(), "mtkd.phases")
-    return registry
-
-
 def _run(bench: Bench, arms: Mapping[str, list[Stage]], started: float) -> None:
     _state(bench, saved=False, finished=False)
     baseline = _starting_point(bench)
@@ -148,7 +140,7 @@ def _run(bench: Bench, arms: Mapping[str, list[Stage]], started: float) -> None:
         _write_json(bench.run_dir / "summary.json", summary)
         from experiments.report import write_report
 
-        write_report(bench.run_dir)
+        write_report(read_run(bench.run_dir))
     _state(bench, saved=True, finished=True)
     bench.engine.barrier()
 
@@ -165,10 +157,6 @@ def _export(bench: Bench, count: int) -> None:
     folder = bench.run_dir / "phases" / f"{count}-{last}" / "student"
     model = bench.models.student(folder)
     export_student(model, bench.models.student_tokenizer, bench.run_dir / "student")
-
-
-def _presets(registry: Registry) -> dict[str, Mapping[str, Any]]:
-    return {name: registry.get("phase", name) for name in registry.names("phase")}
 
 
 def _same_engine(trains: list[Any]) -> None:
@@ -217,7 +205,8 @@ def _claim(config: Config, run_dir: Path, resume: str) -> None:
     from experiments.config import load_config
 
     changed = differing_fields(plain(load_config(before)), plain(config))
-    changed = [row for row in changed if not row.startswith(("run.dir", "baselines"))]
+    free = ("run.dir", "baselines", "plugins", "skip_plugins")
+    changed = [row for row in changed if not row.startswith(free)]
     if changed:
         shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
         raise ConfigError(

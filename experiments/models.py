@@ -28,6 +28,9 @@ class Models:
         Raises:
             ValueError: a model is missing, damaged or unsupported.
         """
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # many small loads; ours says what is done
         self._config, self._device = config, device
         first = self._load_student(config.student.model)
         self.student_tokenizer: Any = first.tokenizer

@@ -225,6 +225,7 @@ def _accelerator(config: TrainConfig) -> Any:
             f"train.engine is 'deepspeed', which cannot be imported ({error}); "
             "install deepspeed or set train.engine=torch"
         ) from None
+    deepspeed.utils.logger.setLevel("WARNING")
     # The shared-memory operator is compiled on first use, which takes a compiler and
     # a minute; gloo gives bitwise the same sums without it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
