@@ -115,7 +115,8 @@ def noted_positions(
     """Find the (cos, sin) pair among the inputs of an attention module."""
     found = kwargs.get("position_embeddings")
     if found is None:
-        index = _position_argument(type(module))
+        cls: Any = type(module)
+        index = _position_argument(cls)
         found = args[index] if index is not None and index < len(args) else None
     if isinstance(found, tuple) and len(found) == 2:
         cos, sin = found

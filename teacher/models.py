@@ -1,0 +1,282 @@
+"""Load teachers and students from the hub or a folder.
+
+Weights come from safetensors only: a pickle runs code when it is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+ROLES = ("teacher", "student")
+ZOO = "zoo:"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model with the tokenizer it was trained with."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    kind: str
+    """decoder, encoder or encoder-decoder."""
+    name: str
+    """As asked for: a hub name, a folder or ``zoo:<name>``."""
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    role: str = "teacher",
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    resolve: Callable[[str], Path] | None = None,
+) -> LoadedModel:
+    """Load a model and its tokenizer.
+
+    Args:
+        name_or_path: a folder, a hub name, or ``zoo:<name>``.
+        role: a "teacher" is frozen and in evaluation mode; a "student" is
+            trainable and in training mode.
+        dtype: of the weights, a torch dtype or its name; None keeps the
+            checkpoint's for a teacher and takes float32 for a student, whose
+            small updates bf16 would round away.
+        trust_remote_code: run Python files that come with the model.
+        revision: branch, tag or commit on the hub.
+        resolve: folder of the zoo model of a name; needed for ``zoo:``.
+
+    Returns:
+        The model, on the CPU, and its fast tokenizer, which has a pad token.
+
+    Raises:
+        FileNotFoundError: no such model, or no safetensors or tokenizer in it.
+        ValueError: damaged or incomplete weights, a slow tokenizer, a vocabulary
+            larger than the embedding, or an unknown role, dtype or kind.
+    """
+    if role not in ROLES:
+        raise ValueError(f"role={role!r}; valid are {', '.join(ROLES)}")
+    name = str(name_or_path)
+    source = _source(name, resolve)
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = _load_config(name, source, hub)
+    kind = _kind(name, config)
+    wanted = _dtype(dtype, role)
+    model = _load_weights(name, source, kind, hub | {"dtype": wanted})
+    tokenizer = _load_tokenizer(name, source, hub)
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"model {name!r}: its tokenizer knows {len(tokenizer)} tokens, but its "
+            f"embedding has {rows} rows; the tokenizer belongs to another model, or "
+            "tokens were added without resize_token_embeddings"
+        )
+    model.train(role == "student")
+    model.requires_grad_(role == "student")
+    return LoadedModel(model, tokenizer, kind, name)
+
+
+def _source(name: str, resolve: Callable[[str], Path] | None) -> str:
+    if name.startswith(ZOO):
+        if resolve is None:
+            raise ValueError(f"model {name!r}: nothing here resolves zoo names")
+        return str(resolve(name.removeprefix(ZOO)))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local or path.exists():
+        raise FileNotFoundError(
+            f"model {name!r}: no such folder ({path.absolute()}); give the folder "
+            "that holds config.json, or a hub name such as 'openai-community/gpt2'"
+        )
+    return name
+
+
+def _load_config(name: str, source: str, hub: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise FileNotFoundError(
+            f"model {name!r}: folder {source} has no config.json; give the folder "
+            "that save_pretrained wrote"
+        )
+    try:
+        return AutoConfig.from_pretrained(source, **hub)
+    except OSError as error:
+        raise _not_found(name, source) from error
+
+
+def _kind(name: str, config: Any) -> str:
+    from transformers.models.auto import modeling_auto as auto
+
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    if architecture.endswith("EncoderModel"):
+        return "encoder"
+    if getattr(config, "is_encoder_decoder", False):
+        return "encoder-decoder"
+    model_type = config.model_type
+    masked = model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    causal = model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if architecture.endswith(("CausalLM", "LMHeadModel")) and causal:
+        return "decoder"
+    if masked and not getattr(config, "is_decoder", False):
+        return "encoder"
+    if causal or "AutoModelForCausalLM" in getattr(config, "auto_map", {}):
+        return "decoder"
+    raise ValueError(
+        f"model {name!r} of type {model_type!r} is no language model that teaches; "
+        "supported are causal decoders, masked encoders and encoder-decoders"
+    )
+
+
+def _dtype(dtype: str | torch.dtype | None, role: str) -> str | torch.dtype:
+    if dtype is None:
+        return "auto" if role == "teacher" else torch.float32
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype={dtype!r}; valid are float32, bfloat16, float16")
+    return found
+
+
+def _load_weights(
+    name: str, source: str, kind: str, options: dict[str, Any]
+) -> PreTrainedModel:
+    import transformers
+
+    heads_of: dict[str, list[Any]] = {
+        "decoder": [transformers.AutoModelForCausalLM],
+        # An encoder may come without its masked-language-model head.
+        "encoder": [
+            transformers.AutoModelForMaskedLM,
+            transformers.AutoModelForTextEncoding,
+            transformers.AutoModel,
+        ],
+        "encoder-decoder": [transformers.AutoModelForSeq2SeqLM],
+    }
+    heads = heads_of[kind]
+    missing: list[str] = []
+    for auto in heads:
+        try:
+            model, missing = _try_load(name, source, auto, options)
+        except ValueError as error:
+            if "Unrecognized configuration" not in str(error) or auto is heads[-1]:
+                raise
+            continue
+        if not missing:
+            return model
+    raise ValueError(
+        f"model {name!r}: its checkpoint lacks {len(missing)} weights, such as "
+        f"{missing[:3]}; they would be random. Save the whole model again"
+    )
+
+
+def _try_load(
+    name: str, source: str, auto: Any, options: dict[str, Any]
+) -> tuple[PreTrainedModel, list[str]]:
+    from safetensors import SafetensorError
+
+    try:
+        model, info = auto.from_pretrained(
+            source, use_safetensors=True, output_loading_info=True, **options
+        )
+    except SafetensorError as error:
+        raise _damaged(name, source, error) from error
+    except OSError as error:
+        raise _no_weights(name, source) from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"model {name!r}: weights in {source} do not fit its config.json: {error}"
+        ) from error
+    pooler = "pooler."  # next-sentence prediction only; not on the way of the KV
+    return model, sorted(key for key in info["missing_keys"] if pooler not in key)
+
+
+def _load_tokenizer(name: str, source: str, hub: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    advice = "copy its tokenizer.json and tokenizer_config.json there"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"model {name!r}: no usable tokenizer in {source}: {error}; {advice}"
+        ) from error
+    # Without files some classes quietly come up with nothing but special tokens.
+    if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
+        raise FileNotFoundError(
+            f"model {name!r}: no usable tokenizer in {source}: it knows special "
+            f"tokens only; {advice}"
+        )
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"model {name!r} has the slow tokenizer {type(tokenizer).__name__}, "
+            "which cannot tell which characters a token holds; convert it to a "
+            "tokenizer.json (tokenizers library)"
+        )
+    if tokenizer.pad_token is None:  # only on this copy; masked wherever it stands
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def _weights_folder(source: str) -> Path | None:
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _damaged(name: str, source: str, error: Exception) -> ValueError:
+    from safetensors import SafetensorError, safe_open
+
+    folder = _weights_folder(source)
+    for file in sorted(folder.glob("*.safetensors")) if folder else []:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as damage:
+            size = file.stat().st_size
+            return ValueError(
+                f"model {name!r}: {file} ({size:,} bytes) is damaged: {damage}; "
+                "delete it and download or copy it again"
+            )
+    return ValueError(f"model {name!r}: weights in {source} are damaged: {error}")
+
+
+def _no_weights(name: str, source: str) -> FileNotFoundError:
+    folder = _weights_folder(source)
+    if folder is None:
+        return _not_found(name, source)
+    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt"))
+    seen = f"only {', '.join(found)}" if found else "none"
+    return FileNotFoundError(
+        f"model {name!r}: {folder} holds no .safetensors weights ({seen}), and "
+        "pickled weights are not read; convert them with "
+        "save_pretrained(..., safe_serialization=True) or use a revision with them"
+    )
+
+
+def _not_found(name: str, source: str) -> FileNotFoundError:
+    from huggingface_hub import constants
+
+    flags = [f for f in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(f)]
+    state = f"offline ({', '.join(flags)} set)" if flags else "the hub was asked too"
+    return FileNotFoundError(
+        f"model {name!r} was not found: looked for the folder "
+        f"{Path(source).absolute()} and in the cache {constants.HF_HUB_CACHE}; "
+        f"{state}. Where there is a network run `hf download {name}`, copy the model "
+        "to a folder and give that, or use the zoo (`mtkd zoo build`)"
+    )
