@@ -1,0 +1,1 @@
+"""The facts that `test_multi_teacher.py` tries, package by package."""
