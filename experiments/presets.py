@@ -22,6 +22,8 @@ def builtin_presets() -> dict[str, dict[str, Any]]:
 class BuiltinPhases:
     """The plugin object that offers them."""
 
+    __name__ = "built-in phases"
+
     @hookimpl
     def phases(self) -> Mapping[str, Mapping[str, Any]]:
         """Offer the five built-in phases."""

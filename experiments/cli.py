@@ -1,0 +1,435 @@
+"""The command ``mtkd``.
+
+This file only reads the command line; everything that needs PyTorch is imported by
+the command that needs it, so that ``mtkd --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+USER_ERROR = 2
+"""Exit code for what the user can put right."""
+
+PROGRAM_ERROR = 1
+"""Exit code for our own mistakes."""
+
+_OVERRIDES = "KEY=VALUE changes any setting; `mtkd config show` lists them all."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: words after ``mtkd``; None for the process's own.
+
+    Returns:
+        The exit code: 0, 1 for a mistake of ours, 2 for one the user can put right,
+        130 when interrupted.
+    """
+    parser = build_parser()
+    options, rest = parser.parse_known_args(argv)
+    if not hasattr(options, "command"):
+        getattr(options, "show", parser).print_help()
+        return 0
+    if hasattr(options, "overrides"):
+        options.overrides += [word for word in rest if _is_override(word)]
+        rest = [word for word in rest if not _is_override(word)]
+    if rest:
+        options.show.error(f"unrecognized arguments: {' '.join(rest)}")
+    return _run(options)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of every command."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show where an error comes from",
+    )
+    parser = argparse.ArgumentParser(
+        prog="mtkd",
+        parents=[common],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train one small language model from several frozen teachers, "
+        "through their keys and values.",
+        epilog=_examples(
+            ("mtkd doctor", "what this machine offers"),
+            ("mtkd quickstart", "embedded teachers, all five phases, minutes"),
+            ("mtkd train my.yaml train.steps=200", "your own models and texts"),
+            ("mtkd COMMAND --help", "each command, by example"),
+        ),
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    maker = _Maker(commands, common)
+    _training(maker)
+    _looking(maker)
+    _groups(maker)
+    return parser
+
+
+def _training(maker: _Maker) -> None:
+    add = maker.add(
+        "quickstart",
+        "commands:quickstart",
+        "build the embedded teachers if need be, train through all five phases and "
+        "the baselines, and report",
+        ("mtkd quickstart", "all of it, into runs/quickstart"),
+        ("mtkd quickstart run.name=short train.steps=10", "shorter"),
+        ("mtkd quickstart phases='[dual, routing]'", "two of the phases"),
+    )
+    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
+    _run_options(add)
+    add = maker.add(
+        "train",
+        "commands:train",
+        "train as a config says, then report",
+        ("mtkd train my.yaml", "a config of your own"),
+        ("mtkd train quickstart fuse.temperature=0.5", "a packaged one, changed"),
+        (
+            "mtkd train teachers='[gpt2, ./opt]' student.model=./s "
+            "data.train='[a.txt]'",
+            "no file at all",
+        ),
+        ("mtkd train my.yaml --resume must", "go on, or fail if there is nothing"),
+        ("mtkd train my.yaml --plugin my_router.py", "with a plugin not installed"),
+    )
+    add.add_argument(
+        "config",
+        nargs="?",
+        metavar="CONFIG",
+        help="a YAML file or the name of a packaged config",
+    )
+    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
+    _run_options(add)
+    add = maker.add(
+        "extract",
+        "commands:extract",
+        "store a teacher's keys and values of some texts",
+        ("mtkd extract gpt2 --data a.txt --out kv/gpt2", "every layer"),
+        ("mtkd extract zoo:gpt2-prose --data zoo --samples 32 --out kv/z", "the zoo"),
+        ("mtkd extract ./llama --data a.jsonl --layers 0,8,15 --out kv/l", "three"),
+    )
+    add.add_argument("model", help="hub name, local folder, or zoo:NAME")
+    add.add_argument("--data", required=True, nargs="+", help="texts, or zoo")
+    add.add_argument("--out", required=True, help="folder to write")
+    add.add_argument("--layers", help="layer numbers such as 0,8,15; all if left out")
+    add.add_argument("--samples", type=int, help="at most so many texts")
+    add.add_argument("--batch-size", type=int, default=4, help="texts at once (4)")
+    add.add_argument("--max-length", type=int, help="tokens per text")
+    add.add_argument("--text-field", default="text", help="field of .jsonl rows (text)")
+
+
+def _looking(maker: _Maker) -> None:
+    add = maker.add(
+        "eval",
+        "commands:evaluate",
+        "measure a run's students on held-out text, in bits per character",
+        ("mtkd eval runs/quickstart", "every phase, on the run's own held-out text"),
+        ("mtkd eval runs/quickstart --data news=news.txt", "on other text"),
+        ("mtkd eval runs/quickstart --json", "for other programs"),
+    )
+    add.add_argument("run", help="the run's folder")
+    add.add_argument("--data", nargs="+", help="texts, DOMAIN=PATH to name domains")
+    add.add_argument("--json", action="store_true", help="print JSON")
+    add = maker.add(
+        "report",
+        "commands:report",
+        "draw a run's pictures, write its report.md and print the table",
+        ("mtkd report runs/quickstart", "also while the run still goes on"),
+        ("mtkd report runs/quickstart --no-figures", "the page alone"),
+    )
+    add.add_argument("run", help="the run's folder")
+    add.add_argument("--no-figures", action="store_true", help="keep the pictures")
+    maker.add(
+        "doctor",
+        "commands:doctor",
+        "say what is installed, what this machine offers, and what to do",
+        ("mtkd doctor", "exits with 2 where something must be repaired"),
+    )
+
+
+def _groups(maker: _Maker) -> None:
+    _viz(
+        maker.group(
+            "viz",
+            "draw an alignment, layer maps, or a run's routing",
+            ("mtkd viz alignment --student gpt2 --teacher ./bert --text 'Hi'", ""),
+            ("mtkd viz layers --teacher-layers 24,32 --student-layers 12", ""),
+            ("mtkd viz routing runs/quickstart", ""),
+        )
+    )
+    _plugins(
+        maker.group(
+            "plugins",
+            "list, check or start plugins",
+            ("mtkd plugins list", "everything that a config can name"),
+            ("mtkd plugins check dirichlet", "does it keep its kind's contract?"),
+            ("mtkd plugins new my_router --kind router", "a package to start from"),
+        )
+    )
+    zoo = maker.group(
+        "zoo",
+        "the embedded teachers",
+        ("mtkd zoo build", "train what is missing, minutes"),
+        ("mtkd zoo list", "what there is and how good it is"),
+    )
+    add = zoo.add(
+        "build",
+        "commands:zoo_build",
+        "train the embedded models that are not cached",
+        ("mtkd zoo build", "all"),
+        ("mtkd zoo build gpt2-prose student", "two of them"),
+    )
+    add.add_argument("names", nargs="*", metavar="NAME", help="models; all if none")
+    zoo.add(
+        "list",
+        "commands:zoo_list",
+        "list the embedded models with bits per character by domain",
+        ("mtkd zoo list", ""),
+    )
+    config = maker.group(
+        "config",
+        "look at settings",
+        ("mtkd config show", "every setting with its default"),
+    )
+    add = config.add(
+        "show",
+        "commands:config_show",
+        "print a config as it resolves, ready to be saved and edited",
+        ("mtkd config show > my.yaml", "every setting with its default"),
+        ("mtkd config show quickstart train.steps=10", "with a change"),
+        ("mtkd config show quickstart --phase routing", "what one phase will use"),
+    )
+    add.add_argument("config", nargs="?", metavar="CONFIG", help="file or packaged")
+    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
+    add.add_argument("--phase", help="show one phase's resolved sections")
+    _plugin_options(add)
+
+
+def _viz(viz: _Maker) -> None:
+    add = viz.add(
+        "alignment",
+        "viz:alignment_command",
+        "draw how one text's tokens meet between two tokenizers",
+        (
+            "mtkd viz alignment --student gpt2 --teacher ./bert --text 'Unlike!'",
+            "",
+        ),
+        (
+            "mtkd viz alignment --student zoo:student --teacher zoo:t5-mixed "
+            "--text 'a = b' --aligner char_iou --out a.png",
+            "",
+        ),
+    )
+    add.add_argument("--student", required=True, help="model or tokenizer folder")
+    add.add_argument("--teacher", required=True, help="model or tokenizer folder")
+    add.add_argument("--text", required=True, help="one sentence")
+    add.add_argument("--aligner", default="causal_char_iou", help="registered aligner")
+    add.add_argument("--out", default="alignment.png", help="PNG to write")
+    _plugin_options(add)
+    add = viz.add(
+        "layers",
+        "viz:layers_command",
+        "draw which teacher layers feed which student layer",
+        ("mtkd viz layers --teacher-layers 24,32 --student-layers 12", "numbers"),
+        ("mtkd viz layers quickstart", "the models of a config"),
+    )
+    add.add_argument("config", nargs="?", metavar="CONFIG", help="file or packaged")
+    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
+    add.add_argument("--teacher-layers", help="such as 24,32")
+    add.add_argument("--student-layers", type=int, help="such as 12")
+    add.add_argument("--strategy", help="registered layer map (the config's, or ratio)")
+    add.add_argument("--out", default="layers.png", help="PNG to write")
+    _plugin_options(add)
+    add = viz.add(
+        "routing",
+        "viz:routing_command",
+        "draw a run's routing weights over time, per domain and per layer",
+        ("mtkd viz routing runs/quickstart", "into the run's figures"),
+        ("mtkd viz routing runs/quickstart --out pictures", "elsewhere"),
+    )
+    add.add_argument("run", help="the run's folder")
+    add.add_argument("--out", help="folder to write; the run's figures if left out")
+
+
+def _plugins(plugins: _Maker) -> None:
+    add = plugins.add(
+        "list",
+        "plugin_commands:list_plugins",
+        "list everything that a config can name, and what failed to load",
+        ("mtkd plugins list", ""),
+        ("mtkd plugins list --kind router --json", "for other programs"),
+    )
+    add.add_argument("--kind", help="one kind only")
+    add.add_argument("--json", action="store_true", help="print JSON")
+    _plugin_options(add)
+    add = plugins.add(
+        "check",
+        "plugin_commands:check_plugin",
+        "test one plugin against the contract of its kind",
+        ("mtkd plugins check dirichlet", "an installed one, by name"),
+        ("mtkd plugins check mine --plugin ./mine.py", "one in a file"),
+        ("mtkd plugins check mean --kind router", "where several kinds share a name"),
+    )
+    add.add_argument("name", help="the name a config would use")
+    add.add_argument("--kind", help="its kind, where several share the name")
+    _plugin_options(add)
+    add = plugins.add(
+        "new",
+        "plugin_commands:new_plugin",
+        "write a small package with one plugin, its test and its pyproject.toml",
+        ("mtkd plugins new my_router", "a router, in ./my_router"),
+        ("mtkd plugins new my_loss --kind objective --dir ~/src", "elsewhere"),
+    )
+    add.add_argument("name", help="the name a config will use")
+    add.add_argument("--kind", default="router", help="its kind (router)")
+    add.add_argument("--dir", default=".", help="folder to write it in (.)")
+
+
+class _Maker:
+    """Adds commands that know how to run and how to show themselves."""
+
+    def __init__(
+        self,
+        commands: argparse._SubParsersAction[argparse.ArgumentParser],
+        common: argparse.ArgumentParser,
+    ) -> None:
+        """Hold where commands go and the options that all share."""
+        self._commands, self._common = commands, common
+
+    def add(
+        self, name: str, command: str, what: str, *examples: tuple[str, str]
+    ) -> argparse.ArgumentParser:
+        """Add a command run by ``module:function`` of this package."""
+        parser = self._parser(name, what, examples)
+        parser.set_defaults(command=command, show=parser)
+        return parser
+
+    def group(self, name: str, what: str, *examples: tuple[str, str]) -> _Maker:
+        """Add a command with commands of its own."""
+        parser = self._parser(name, what, examples)
+        parser.set_defaults(show=parser)
+        inner = parser.add_subparsers(title="commands", metavar="COMMAND")
+        return _Maker(inner, self._common)
+
+    def _parser(
+        self, name: str, what: str, examples: Sequence[tuple[str, str]]
+    ) -> argparse.ArgumentParser:
+        return self._commands.add_parser(
+            name,
+            help=what,
+            description=what[0].upper() + what[1:] + ".",
+            parents=[self._common],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=_examples(*examples),
+        )
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("mtkd")
+        except PackageNotFoundError:
+            found = "checkout"
+        print(f"mtkd {found}")
+        parser.exit()
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "never", "must"),
+        default="auto",
+        help="go on where the run stopped, if it did (auto); start only a new run "
+        "(never); fail unless there is one to go on with (must)",
+    )
+    _plugin_options(parser)
+
+
+def _plugin_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="also load this module or .py file; may be repeated",
+    )
+    parser.add_argument(
+        "--skip-plugin",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="do not load this installed plugin; may be repeated",
+    )
+    parser.add_argument(
+        "--no-plugins", action="store_true", help="load no installed plugin"
+    )
+
+
+def _examples(*examples: tuple[str, str]) -> str:
+    lines = ["examples:"]
+    for command, why in examples:
+        lines.append(f"  {command}")
+        if why:
+            lines.append(f"      {why}")
+    return "\n".join(lines)
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word and not word.startswith("-")
+
+
+def _run(options: argparse.Namespace) -> int:
+    debug = getattr(options, "debug", False)
+    if getattr(options, "no_plugins", False):
+        os.environ["MTKD_NO_PLUGINS"] = "1"
+    try:
+        module, _, function = options.command.partition(":")
+        command = getattr(importlib.import_module(f"experiments.{module}"), function)
+        return int(command(options) or 0)
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("mtkd: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if debug:
+            raise
+        print(f"mtkd: error: {_explain(error)}", file=sys.stderr)
+        return USER_ERROR
+    except Exception as error:
+        if debug:
+            raise
+        kind = type(error).__name__
+        print(
+            f"mtkd: this should not have happened ({kind}: {error}); `--debug` shows "
+            "where, please report it with that",
+            file=sys.stderr,
+        )
+        return PROGRAM_ERROR
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = f" while writing {error.filename}" if error.filename else ""
+        return (
+            f"the disk is full{where}; free some space or set run.dir to another "
+            "disk, then run the same command: finished phases are kept"
+        )
+    return str(error) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

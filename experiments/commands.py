@@ -1,0 +1,244 @@
+"""What the commands of ``mtkd`` do, once the command line is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from align.text import TextSample
+    from experiments.config import Config
+
+STOPPED = 75
+"""Exit code of a run that was asked to stop and can go on (EX_TEMPFAIL)."""
+
+
+def quickstart(options: Namespace) -> int:
+    """Train from the embedded teachers."""
+    options.config = "quickstart"
+    return train(options)
+
+
+def train(options: Namespace) -> int:
+    """Train as a config says and show what came of it."""
+    from experiments.arms import RunStopped
+    from experiments.driver import run_training
+    from experiments.presets import load_registry
+
+    config = config_of(options)
+    registry = load_registry(config)
+    try:
+        run_dir = run_training(config, registry=registry, resume=options.resume)
+    except RunStopped as stopped:
+        _say(f"stopped as asked ({stopped}); the same command goes on from there")
+        return STOPPED
+    if os.environ.get("RANK", "0") == "0":
+        _show(run_dir)
+    return 0
+
+
+def extract(options: Namespace) -> int:
+    """Store a teacher's keys and values."""
+    layers = _layer_numbers(options.layers)
+    texts = _texts(options.data, options.text_field)[: options.samples]
+    from teacher.extract_teacher_kv import TeacherKVExtractor
+
+    from experiments.models import resolve_zoo
+
+    extractor = TeacherKVExtractor(
+        resolve_zoo(options.model),
+        batch_size=options.batch_size,
+        max_length=options.max_length,
+        layers=layers,
+    )
+    kvs = extractor.extract_kvs(texts)
+    extractor.save_kvs(kvs, options.out)
+    size = sum(kv.k.nbytes + kv.v.nbytes for kv in kvs) / 2**20
+    print(f"{len(kvs)} texts, {size:.1f} MiB of keys and values in {options.out}")
+    return 0
+
+
+def evaluate(options: Namespace) -> int:
+    """Measure a run's students."""
+    from experiments.measure import measure_run
+
+    results = measure_run(Path(options.run), options.data)
+    if options.json:
+        print(json.dumps(results, indent=1))
+        return 0
+    domains = list(dict.fromkeys(d for bpc in results.values() for d in bpc))
+    rows = [
+        [name, *(f"{bpc[domain]:.3f}" for domain in domains)]
+        for name, bpc in results.items()
+    ]
+    title = f"{options.run}: held-out bits per character, lower is better"
+    print_table(title, ["student", *domains], rows, numbers_from=1)
+    return 0
+
+
+def report(options: Namespace) -> int:
+    """Write a run's report and show its table."""
+    from experiments.report import write_report
+    from experiments.run_dir import read_run
+
+    run = read_run(Path(options.run))
+    write_report(run, draw=not options.no_figures)
+    _show(run.path)
+    return 0
+
+
+def doctor(options: Namespace) -> int:
+    """Show what this machine offers."""
+    from rich.text import Text
+
+    from experiments.doctor import examine
+
+    styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    findings = list(examine())
+    rows = [
+        [Text(f.state, styles[f.state]), f.topic, f.found, f.advice] for f in findings
+    ]
+    print_table("mtkd doctor", ["", "what", "found", "what to do"], rows)
+    failed = [finding.topic for finding in findings if finding.state == "fail"]
+    if failed:
+        print(f"to repair before a run: {', '.join(failed)}")
+    return 2 if failed else 0
+
+
+def zoo_build(options: Namespace) -> int:
+    """Train the embedded models that are not cached."""
+    from teacher.zoo import build_zoo, zoo_table
+
+    build_zoo(options.names or None)
+    console().print(zoo_table())
+    return 0
+
+
+def zoo_list(options: Namespace) -> int:
+    """List the embedded models."""
+    from teacher.zoo import zoo_table
+
+    console().print(zoo_table())
+    return 0
+
+
+def config_show(options: Namespace) -> int:
+    """Print a config as it resolves."""
+    from experiments.config import config_text, resolve_phase
+    from experiments.presets import load_registry, presets_of
+
+    config = config_of(options)
+    if options.phase is None:
+        print(config_text(config), end="")
+        return 0
+    presets = presets_of(load_registry(config))
+    print(config_text(resolve_phase(config, options.phase, presets)), end="")
+    return 0
+
+
+def config_of(options: Namespace) -> Config:
+    """Load the config that a command line asks for, plugin options included.
+
+    Raises:
+        ConfigError: anything in it that cannot be used.
+    """
+    from experiments.config import load_config
+
+    source, overrides = options.config, list(options.overrides)
+    if source is not None and "=" in source and not Path(source).exists():
+        source, overrides = None, [source, *overrides]
+    config = load_config(source, overrides)
+    return with_plugins(config, options)
+
+
+def with_plugins(config: Config, options: Namespace) -> Config:
+    """Add what ``--plugin`` and ``--skip-plugin`` name."""
+    from dataclasses import replace
+
+    return replace(
+        config,
+        plugins=[*config.plugins, *_new(options.plugin, config.plugins)],
+        skip_plugins=[
+            *config.skip_plugins,
+            *_new(options.skip_plugin, config.skip_plugins),
+        ],
+    )
+
+
+def _new(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name not in known]
+
+
+def _texts(entries: Sequence[str], text_field: str) -> list[str]:
+    """Read whole texts from ``zoo`` or paths, ``domain=`` allowed in front."""
+    from align.text import read_texts
+    from experiments.data import ZOO
+    from experiments.sections import DataConfig
+    from teacher.zoo import DOMAINS, zoo_samples
+
+    samples: list[TextSample] = []
+    for domain, path in DataConfig(train=list(entries)).sources("train"):
+        if path == ZOO:
+            samples += [s for name in DOMAINS for s in zoo_samples(name, "student")]
+        else:
+            samples += read_texts(path, domain, text_field)
+    return [sample.text for sample in samples]
+
+
+def _layer_numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"--layers is {text!r}; give layer numbers such as 0,8,15"
+        ) from None
+
+
+def _show(run_dir: Path) -> None:
+    """Print a run's table and where its report lies."""
+    from experiments.report import sentences, summary_table, verdicts
+    from experiments.run_dir import read_run
+
+    run = read_run(run_dir)
+    found = verdicts(run)
+    if found:
+        console().print(summary_table(run))
+        for sentence in sentences(found):
+            print(sentence.replace("**", ""))
+    print(f"report: {run_dir / 'report.md'}")
+
+
+def print_table(
+    title: str,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    numbers_from: int | None = None,
+) -> None:
+    """Print a table; columns from ``numbers_from`` on stand to the right."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for place, head in enumerate(heads):
+        number = numbers_from is not None and place >= numbers_from
+        table.add_column(head, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def console() -> Any:
+    """Give a rich console that leaves tables whole in pipes and log files."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 140, markup=False)
+
+
+def _say(text: str) -> None:
+    print(f"mtkd: {text}", file=sys.stderr)

@@ -1,0 +1,203 @@
+"""``mtkd viz``: pictures of an alignment, of layer maps, of a run's routing."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from experiments.config import Config
+    from plugins.registry import Registry
+
+
+def alignment_command(options: Namespace) -> int:
+    """Draw how one text's tokens meet between two tokenizers."""
+    from experiments.plugin_commands import registry_of
+
+    registry = registry_of(options, strict=True)
+    path = draw_alignment(
+        registry.get("aligner", options.aligner)(),
+        load_tokenizer(options.student),
+        load_tokenizer(options.teacher),
+        options.text,
+        Path(options.out),
+    )
+    print(f"wrote {path}")
+    return 0
+
+
+def layers_command(options: Namespace) -> int:
+    """Draw which teacher layers feed which student layer."""
+    from experiments.commands import config_of
+    from experiments.presets import load_registry
+
+    given = (options.teacher_layers, options.student_layers)
+    if options.config is None and None in given:
+        raise ValueError(
+            "give a config, or both --teacher-layers (such as 24,32) and "
+            "--student-layers (such as 12)"
+        )
+    config = config_of(options)
+    registry = load_registry(config)
+    if options.config is None:
+        depths = _depths(options.teacher_layers)
+        student = options.student_layers
+    else:
+        depths = {name: num_layers(t.model) for name, t in config.teachers.items()}
+        student = num_layers(config.student.model)
+    strategy = options.strategy or config.align.layer_mapping_strategy
+    path = draw_layers(config, registry, strategy, depths, student, Path(options.out))
+    print(f"wrote {path}")
+    return 0
+
+
+def routing_command(options: Namespace) -> int:
+    """Draw a run's routing weights over time."""
+    from experiments.routing_figures import draw_routing_domains, draw_routing_layers
+    from experiments.run_dir import read_run
+
+    run = read_run(Path(options.run))
+    folder = Path(options.out) if options.out else run.figures
+    drawings = {
+        "routing_domains": draw_routing_domains,
+        "routing_layers": draw_routing_layers,
+    }
+    written = 0
+    for name, draw in drawings.items():
+        figure = draw(run)
+        if figure is not None:
+            print(f"wrote {save(figure, folder / f'{name}.png')}")
+            written += 1
+    if not written:
+        raise ValueError(
+            f"{run.path} holds no routing lines; phases with "
+            "fuse.fusion_method=learnable or similarity write them"
+        )
+    return 0
+
+
+def draw_alignment(
+    aligner: Any, student: Any, teacher: Any, text: str, path: Path
+) -> Path:
+    """Draw one text's alignment between two tokenizers.
+
+    Args:
+        aligner: maps two token batches to an Alignment.
+        student: the student's fast tokenizer.
+        teacher: the teacher's.
+        text: one short text.
+        path: PNG to write.
+
+    Raises:
+        ValueError: the text is blank or too long to draw.
+    """
+    from align.tokens import encode_batch
+    from align.visualize import visualize_alignment
+
+    if not text.strip():
+        raise ValueError("--text is blank; give one sentence")
+    batches = [encode_batch(tokenizer, [text]) for tokenizer in (student, teacher)]
+    ours, theirs = (
+        tokenizer.convert_ids_to_tokens(batch.ids[0].tolist())
+        for tokenizer, batch in zip((student, teacher), batches, strict=True)
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    visualize_alignment(aligner(*batches), ours, theirs, path)
+    return path
+
+
+def draw_layers(
+    config: Config,
+    registry: Registry,
+    strategy: str,
+    depths: dict[str, int],
+    student_layers: int,
+    path: Path,
+) -> Path:
+    """Draw the layer maps of some teachers, a panel each.
+
+    Args:
+        config: its ``align.layer_map`` replaces the strategy where it names one.
+        registry: knows the strategy.
+        strategy: a registered layer map.
+        depths: layers of every teacher, by name.
+        student_layers: layers of the student.
+        path: PNG to write.
+    """
+    from align.layer_map import build_multi_teacher_layer_map
+    from align.visualize import visualize_layer_mapping
+
+    function = registry.get("layer_map", strategy)
+    maps = []
+    for name, depth in depths.items():
+        listed = config.align.layer_map.get(name)
+        if listed is None:
+            maps.append(function(depth, student_layers))
+        else:
+            maps += build_multi_teacher_layer_map(
+                [depth], student_layers, [listed], [name]
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    visualize_layer_mapping(
+        maps, student_layers, list(depths), path, list(depths.values())
+    )
+    return path
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load a fast tokenizer by hub name, folder or ``zoo:`` name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    from experiments.models import resolve_zoo
+
+    try:
+        return AutoTokenizer.from_pretrained(resolve_zoo(name))
+    except OSError as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(
+            f"no tokenizer for {name!r}: {first} Give a hub name, a folder with "
+            "tokenizer.json, or zoo:NAME"
+        ) from None
+
+
+def num_layers(name: str) -> int:
+    """Read a model's number of layers from its config, loading no weights.
+
+    Raises:
+        ValueError: there is no such model, or its config names no layers.
+    """
+    from transformers import AutoConfig
+
+    from experiments.models import resolve_zoo
+
+    try:
+        config = AutoConfig.from_pretrained(resolve_zoo(name))
+    except OSError as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"no model config for {name!r}: {first}") from None
+    layers = getattr(config, "num_hidden_layers", None)
+    if layers is None:
+        raise ValueError(
+            f"the config of {name!r} names no num_hidden_layers; use --teacher-layers"
+        )
+    return int(layers)
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, facecolor="white")
+    return path
+
+
+def _depths(text: str) -> dict[str, int]:
+    try:
+        depths = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--teacher-layers is {text!r}; give such as 24,32") from None
+    return {f"teacher {i + 1}, {n} layers": n for i, n in enumerate(depths)}
