@@ -24,6 +24,7 @@ from align.kv import KV
 from fuse.config import check_weights
 from fuse.router import LearnableRouter
 from fuse.routing_loss import EntropyRegularizer
+from teacher.router_proto import compute_routing_weights
 
 __all__ = [
     "EntropyRegularizer",
@@ -86,8 +87,6 @@ def fuse_kvs_similarity(
     Raises:
         ValueError: shapes differ, or the scores' own checks fail.
     """
-    from teacher.router_proto import compute_routing_weights
-
     weights = compute_routing_weights(
         query, prototypes, temperature=temperature, similarity=similarity
     )

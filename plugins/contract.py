@@ -1,0 +1,46 @@
+"""What a contract is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The result of trying one promise."""
+
+    name: str
+    """The promise, as a sentence."""
+    ok: bool
+    """Whether it is kept."""
+    detail: str
+    """What was found instead; empty where it is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One sentence of a contract and how to try it."""
+
+    name: str
+    """The sentence."""
+    found: Callable[[], str]
+    """Returns what is wrong, or an empty string; may raise."""
+
+    def tried(self) -> Check:
+        """Try it; an exception counts as broken, since strangers' code may raise."""
+        try:
+            detail = self.found()
+        except Exception as error:
+            detail = f"raises {type(error).__name__}: {error}"
+        return Check(self.name, not detail, detail)
+
+
+def problem(broken: object, detail: str) -> str:
+    """The detail where something is broken, else nothing."""
+    return detail if broken else ""
+
+
+def first_problem(*found: str) -> str:
+    """The first that is not empty."""
+    return next((detail for detail in found if detail), "")

@@ -1,0 +1,194 @@
+"""Working examples of every kind, from which new packages start.
+
+``$name`` becomes the offered name, ``$Class`` a class name made from it.
+"""
+
+from __future__ import annotations
+
+from string import Template
+
+EXAMPLES: dict[str, tuple[str, str, str]] = {
+    "aligner": (
+        "$Class",
+        "import torch\n\nfrom align import Alignment, CharIoUAligner, TokenBatch\n",
+        '''
+class $Class:
+    """Feed each student token from its one best teacher token."""
+
+    causal = False  # True promises that no future leaks: the contract tries it
+
+    def __call__(self, student: TokenBatch, teacher: TokenBatch) -> Alignment:
+        """Keep the pair with the greatest character overlap."""
+        pairs = CharIoUAligner()(student, teacher)
+        best: dict[int, int] = {}
+        for pair, row in enumerate(pairs.rows.tolist()):
+            if row not in best or pairs.weights[pair] > pairs.weights[best[row]]:
+                best[row] = pair
+        keep = torch.tensor(list(best.values()), dtype=torch.int64)
+        ones = torch.ones(len(keep))
+        return Alignment(pairs.rows[keep], pairs.cols[keep], ones, pairs.shape)
+''',
+    ),
+    "layer_map": (
+        "$name",
+        "from align import LayerMap\n",
+        '''
+def $name(num_teacher_layers: int, num_student_layers: int) -> LayerMap:
+    """Feed every student layer from the upper half of the teacher."""
+    low, top = num_teacher_layers // 2, num_teacher_layers - 1
+    step = (top - low) / max(1, num_student_layers - 1)
+    chosen = [round(top - step * i) for i in reversed(range(num_student_layers))]
+    return LayerMap(tuple(((layer, 1.0),) for layer in chosen))
+''',
+    ),
+    "adapter": (
+        "$name",
+        "import torch\nfrom torch import Tensor\n\n"
+        "from align import CalibrationStats\n",
+        '''
+def $name(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
+    """Predict the student's channels, each from its best correlated one."""
+    scale = stats.std_x[:, :, None] * stats.std_y[:, None]
+    best = (stats.cov_xy / scale).abs().argmax(1, keepdim=True)  # (L, 1, C_y)
+    variance = stats.std_x.square()[:, :, None].expand_as(stats.cov_xy)
+    slope = stats.cov_xy.gather(1, best) / variance.gather(1, best)
+    weight = torch.zeros_like(stats.cov_xy).scatter(1, best, slope)
+    bias = stats.mean_y - (stats.mean_x[:, None] @ weight)[:, 0]
+    return weight, bias
+''',
+    ),
+    "rope_scaler": (
+        "$name",
+        "",
+        '''
+def $name(base: float, dim: int, scale: float) -> float:
+    """Grow the base in proportion to the context."""
+    return base * scale
+''',
+    ),
+    "router": (
+        "$Class",
+        "import torch\nfrom torch import Tensor, nn\n",
+        '''
+class $Class(nn.Module):
+    """The mean of a Dirichlet distribution whose concentrations are learned."""
+
+    def __init__(self, hidden_dim: int, num_teachers: int) -> None:
+        """Build the map from a query to concentrations."""
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.score = nn.Linear(hidden_dim, num_teachers)
+
+    def forward(self, query: Tensor) -> Tensor:
+        """Map (..., C) to (..., M), >= 0 and summing to 1 over M."""
+        scores = self.score(self.norm(query.to(self.score.weight.dtype)))
+        concentration = 1 + nn.functional.softplus(scores.float())
+        return concentration / concentration.sum(-1, keepdim=True)
+''',
+    ),
+    "objective": (
+        "$Class",
+        "import torch\nfrom torch import Tensor\n\n"
+        "from student.objective import StepContext\n",
+        '''
+class $Class:
+    """Absolute instead of squared distance of keys: outliers pull less."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __call__(self, ctx: StepContext) -> Tensor:
+        """Average over layers, channels and, by weight, tokens."""
+        total = ctx.logits.new_zeros((), dtype=torch.float32)
+        weight = ctx.logits.new_zeros((), dtype=torch.float32)
+        for pair in ctx.comparisons:
+            apart = (pair.pred_k.float() - pair.target_k.float()).abs().mean((0, 3))
+            total = total + (apart * pair.weight).sum()
+            weight = weight + pair.weight.sum()
+        # The logits' zero keeps a gradient where nothing is compared.
+        return total / weight.clamp_min(1e-9) + 0 * ctx.logits.float().sum()
+''',
+    ),
+    "phase": (
+        "$NAME",
+        "",
+        """
+$NAME = {
+    "title": "three teachers, a sharper gate",
+    "teachers": {"min": 3},
+    "fuse": {
+        "fusion_method": "learnable",
+        "router_type": "gate",
+        "temperature": 0.5,
+    },
+    "loss": {"outcome_every": 4},
+}
+""",
+    ),
+}
+"""Kind -> what is offered, its imports, its code."""
+
+MODULE = Template(
+    '''"""The $kind $name for mtkd."""
+
+${imports}
+from plugins import hookimpl
+
+$code
+
+@hookimpl
+def $hook():
+    """Offer it by name."""
+    return {"$name": $offered}
+'''
+)
+
+TEST = Template(
+    """from $module import $offered
+from plugins import Registry
+from plugins.contracts import assert_contract
+
+
+def test_it_keeps_the_contract_of_its_kind():
+    assert_contract("$kind", $offered)
+
+
+def test_it_is_found_by_name():
+    assert Registry.load(["$module"]).get("$kind", "$name") is $offered
+"""
+)
+
+PYPROJECT = Template(
+    """[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "$distribution"
+version = "0.1.0"
+description = "The $kind $name for mtkd"
+readme = "README.md"
+requires-python = ">=3.11"
+dependencies = ["mtkd"]
+
+[project.entry-points.mtkd]
+$name = "$module"
+
+[tool.setuptools]
+py-modules = ["$module"]
+"""
+)
+
+README = Template(
+    """# $distribution
+
+The $kind `$name` for mtkd.
+
+```sh
+pip install -e .
+mtkd plugins list    # shows $name
+pytest               # tries the contract of its kind
+```
+
+What a $kind has to do is said in `plugins.hookspecs`, hook `$hook`.
+"""
+)
