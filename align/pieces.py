@@ -10,6 +10,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+_REACH = 64
+"""How many characters an unknown token may stand for."""
+
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _VISIBLE = str.maketrans({" ": "␣", "▁": "␣", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _MARKERS = str.maketrans({"▁": " "})
@@ -43,13 +46,15 @@ def locate_pieces(pieces: list[str], text: str) -> Tensor:
 
     spans = []
     at = 0  # bytes of the text read so far
+    lost = False  # whether the piece before was not found
     for piece in pieces:
         found = _find_bytes(piece, raw, at, byte_level)
         if found is None:
             char = char_of[at] if at == byte_of[char_of[at]] else char_of[at] + 1
-            chars = _find_folded(piece, text, char)
+            chars = _find_folded(piece, text, char, _REACH if lost else 0)
             found = chars and (byte_of[chars[0]], byte_of[chars[1]])
-        if found is None or found[0] == found[1]:
+        lost = found is None
+        if found is None:
             spans.append((char_of[at], char_of[at]))
             continue
         start, at = found
@@ -101,24 +106,28 @@ def _find_bytes(
     return None
 
 
-def _find_folded(piece: str, text: str, at: int) -> tuple[int, int] | None:
-    """The piece at the next character that is no blank, case and accents aside."""
+def _find_folded(piece: str, text: str, at: int, reach: int) -> tuple[int, int] | None:
+    """The piece at the next character that is no blank, case and accents aside.
+
+    Up to ``reach`` characters, which an unknown token may stand for, are passed over.
+    """
     bare = piece.translate(_MARKERS).strip()
     bare = bare.removeprefix("##") if len(bare) > 2 else bare
     want = _fold(bare)
     if not want:
         return None
-    while at < len(text) and not _fold(text[at]).strip():
-        at += 1
-    have, end = "", at
-    while end < len(text) and len(have) < len(want):
-        have += _fold(text[end])
-        end += 1
-    if have != want:
-        return None
-    while end < len(text) and unicodedata.combining(text[end]):
-        end += 1
-    return at, end
+    for start in range(at, min(at + reach + 1, len(text))):
+        while start < len(text) and not _fold(text[start]).strip():
+            start += 1
+        have, end = "", start
+        while end < len(text) and len(have) < len(want):
+            have += _fold(text[end])
+            end += 1
+        if have == want:
+            while end < len(text) and unicodedata.combining(text[end]):
+                end += 1
+            return start, end
+    return None
 
 
 def _fold(text: str) -> str:

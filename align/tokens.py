@@ -66,11 +66,13 @@ class TokenBatch:
         Less than the end of the span where a later token holds the rest of the
         last character: the three byte tokens of ``饕`` at (0, 1) give 0, 0, 1.
         """
-        far = torch.iinfo(torch.int64).max
-        start = torch.where(self.has_text, self.spans[..., 0], far)
-        later = start.flip(1).cummin(1).values.flip(1)  # at this token or after
-        later = torch.cat([later[:, 1:], torch.full_like(later[:, :1], far)], dim=1)
-        return torch.minimum(self.spans[..., 1], later)
+        spans, has_text = self.spans.cpu().numpy(), self.has_text.cpu().numpy()
+        far = np.iinfo(np.int64).max
+        start = np.where(has_text, spans[..., 0], far)
+        later = np.full_like(start, far)  # least start among the tokens after
+        later[:, :-1] = np.minimum.accumulate(start[:, :0:-1], axis=1)[:, ::-1]
+        known = np.minimum(spans[..., 1], later)
+        return torch.from_numpy(known).to(self.ids.device)
 
     @property
     def touched_until(self) -> Tensor:

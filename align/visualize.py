@@ -93,7 +93,7 @@ def visualize_alignment(
     covered = int((weights.sum(1) > 0).sum())
     heading = title or f"{covered} of {rows} student tokens fed"
     if covered < rows:
-        heading += "; shaded: none"
+        heading += "; the shaded rows got none"
     note = {"color": _SOFT, "fontsize": 8.5, "fontfamily": font.families}
     figure.supxlabel(font.label(heading, 200), x=0.01, ha="left", **note)
     return _finish(figure, path)

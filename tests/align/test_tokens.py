@@ -1,0 +1,166 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from align.tokens import TokenBatch, encode_batch
+
+ALL = [
+    "bert-base-chinese",
+    "bert-base-uncased",
+    "chatglm-6b",
+    "gpt-neox",
+    "gpt2",
+    "llama2",
+    "llama3",
+    "mistral-7b-v0.1",
+    "opt",
+    "qwen2.5",
+    "rwkv-world",
+    "t5-small",
+]
+
+
+def pieces(tokenizer, batch, row=0):
+    names = tokenizer.convert_ids_to_tokens(batch.ids[row][batch.mask[row]].tolist())
+    return list(zip(names, map(tuple, batch.spans[row].tolist()), strict=False))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_spans_of_every_family_stay_inside_their_text_and_never_go_back(
+    load, real_texts, name
+):
+    batch = encode_batch(load(name), real_texts)
+    assert batch.texts == tuple(real_texts)
+    for row, text in enumerate(real_texts):
+        spans = batch.spans[row][batch.has_text[row]]
+        if len(spans):
+            assert int(spans.min()) >= 0 and int(spans.max()) <= len(text)
+            assert bool((spans[1:] >= spans[:-1]).all())  # starts and ends ascend
+    assert bool((batch.spans[~batch.mask].diff(dim=-1) == 0).all())  # padding
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3", "llama2", "mistral-7b-v0.1"])
+def test_tokenizers_that_give_the_text_back_leave_no_character_unclaimed(
+    load, real_texts, name
+):
+    batch = encode_batch(load(name), real_texts)
+    for row, text in enumerate(real_texts):
+        claimed = set()
+        for start, end in batch.spans[row].tolist():
+            claimed |= set(range(start, end))
+        assert claimed == set(range(len(text)))
+
+
+def test_crlf_counts_as_two_characters(load):
+    batch = encode_batch(load("gpt2"), ["a\r\nb"])
+    assert batch.spans[0].tolist() == [[0, 1], [1, 2], [2, 3], [3, 4]]
+
+
+def test_byte_tokens_of_one_character_share_its_span(load):
+    batch = encode_batch(load("gpt2"), ["x饕y"])
+    assert batch.spans[0].tolist() == [[0, 1], [1, 2], [1, 2], [1, 2], [2, 3]]
+    # only the third byte completes the character
+    assert batch.complete_until[0].tolist() == [1, 1, 1, 2, 3]
+    assert batch.touched_until[0].tolist() == [1, 2, 2, 2, 3]
+
+
+def test_a_byte_token_that_spans_two_characters_completes_only_the_first(load):
+    batch = encode_batch(load("gpt2"), ["a 饕"])
+    assert pieces(load("gpt2"), batch)[1][1] == (1, 3)  # blank and first byte
+    assert batch.complete_until[0].tolist() == [1, 2, 2, 3]
+
+
+def test_a_bare_marker_leaves_its_word_to_the_next_token(load):
+    # chatglm-6b and t5-small report ▁ with the span of the word's first character
+    glm = pieces(load("chatglm-6b"), encode_batch(load("chatglm-6b"), [" 深度"]))
+    assert glm[:2] == [("▁", (1, 1)), ("深度", (1, 3))]
+    t5 = pieces(load("t5-small"), encode_batch(load("t5-small"), ["x b"]))
+    assert t5[:4] == [
+        ("▁", (0, 0)),
+        ("x", (0, 1)),
+        ("▁", (2, 2)),
+        ("b", (2, 3)),
+    ]
+
+
+def test_a_marker_that_is_a_blank_keeps_it(load):
+    # after a literal special token llama2 gives the blank to both ▁ and ▁a
+    found = pieces(load("llama2"), encode_batch(load("llama2"), ["<unk> a"]))
+    assert found[-2:] == [("▁", (5, 6)), ("▁a", (6, 7))]
+
+
+def test_a_composed_accent_belongs_to_its_letter(load):
+    # NFC turns e and U+0301 into one character; the library drops the accent's span
+    found = pieces(load("qwen2.5"), encode_batch(load("qwen2.5"), ["cafe\u0301 x"]))
+    assert found[1][1] == (2, 5)
+    assert encode_batch(load("qwen2.5"), ["cafe\u0301"]).touched_until[0, -1] == 5
+
+
+@pytest.mark.parametrize("name", ["llama3", "bert-base-uncased", "t5-small"])
+def test_truncation_is_on_the_right_and_keeps_special_tokens(load, name):
+    tokenizer = load(name)
+    whole = encode_batch(tokenizer, ["one two three four five"])
+    cut = encode_batch(tokenizer, ["one two three four five", "one"], max_length=4)
+    expected = tokenizer("one two three four five", max_length=4, truncation=True)
+    assert cut.ids[0].tolist() == expected["input_ids"]
+    assert cut.spans[0, 1].tolist() == whole.spans[0, 1].tolist()
+
+
+def test_padding_is_on_the_right_even_for_a_tokenizer_that_pads_left(load):
+    tokenizer = load("chatglm-6b")
+    assert tokenizer.padding_side == "left"
+    batch = encode_batch(tokenizer, ["a long sentence here", "a"])
+    assert batch.mask[1].tolist() == sorted(batch.mask[1].tolist(), reverse=True)
+    alone = encode_batch(tokenizer, ["a"])
+    assert torch.equal(batch.ids[1][batch.mask[1]], alone.ids[0])
+    assert set(batch.ids[1][~batch.mask[1]].tolist()) == {tokenizer.pad_token_id}
+
+
+def test_ids_equal_the_library_s_own_whatever_was_set_on_the_tokenizer(
+    load, real_texts
+):
+    tokenizer = load("opt")
+    expected = [tokenizer(text)["input_ids"] for text in real_texts]
+    tokenizer(["a", "b c"], padding=True, truncation=True, max_length=2)  # sticks
+    batch = encode_batch(tokenizer, real_texts)
+    got = [ids[mask].tolist() for ids, mask in zip(batch.ids, batch.mask, strict=True)]
+    assert got == expected
+    without = encode_batch(tokenizer, real_texts, add_special_tokens=False)
+    assert torch.equal(without.mask.sum(1) + 1, batch.mask.sum(1))
+
+
+def test_special_tokens_hold_no_text_but_literal_ones_do(load):
+    batch = encode_batch(load("opt"), ["a <unk> b"])
+    assert pieces(load("opt"), batch) == [
+        ("</s>", (0, 0)),
+        ("a", (0, 1)),
+        ("Ġ", (1, 2)),
+        ("<unk>", (2, 7)),
+        ("Ġb", (7, 9)),
+    ]
+    assert batch.has_text[0].tolist() == [False, True, True, True, True]
+
+
+def test_empty_texts_and_empty_batches_are_batches(load):
+    batch = encode_batch(load("gpt2"), ["", ""])
+    assert batch.ids.shape == (2, 0) and batch.complete_until.shape == (2, 0)
+    assert batch.touched_until.shape == (2, 0)
+    assert encode_batch(load("gpt2"), []).ids.shape == (0, 0)
+    assert encode_batch(load("llama2"), [""]).has_text.tolist() == [[False]]
+
+
+def test_mistakes_are_named(load):
+    with pytest.raises(ValueError, match="SimpleNamespace is not a fast tokenizer"):
+        encode_batch(SimpleNamespace(is_fast=False), ["a"])
+    with pytest.raises(TypeError, match="texts is one string"):
+        encode_batch(load("gpt2"), "a")
+    with pytest.raises(TypeError, match=r"texts\[1\] is int"):
+        encode_batch(load("gpt2"), ["a", 3])
+    with pytest.raises(ValueError, match=r"max_length 1 leaves no room for the 2"):
+        encode_batch(load("bert-base-uncased"), ["a"], max_length=1)
+    with pytest.raises(ValueError, match=r"TokenBatch\.spans has shape"):
+        ids = torch.zeros(1, 2, dtype=torch.int64)
+        TokenBatch(ids, ids.bool(), torch.zeros(1, 3, 2), ("a",))
+    with pytest.raises(ValueError, match=r"TokenBatch\.texts holds 2 texts"):
+        TokenBatch(ids, ids.bool(), torch.zeros(1, 2, 2), ("a", "b"))
