@@ -84,7 +84,8 @@ def run_training(
         _build_zoo(config, engine, progress)
         models = Models(config, engine.device)
         data = load_data(config.data, models.encode, config.run.seed)
-        models.check_lengths([*data.train, *data.eval, *data.calibration])
+        scaler = registry.get("rope_scaler", config.align.rope_scaling_method)
+        models.fit_lengths([*data.train, *data.eval, *data.calibration], scaler)
         facts = models.facts()
         stages = [Stage(p, tuple(p.select(facts))) for p in phases]
         arms = plan_arms(config, stages)

@@ -13,6 +13,7 @@ from experiments.config import Config
 from experiments.data import Encoder
 from experiments.teacher_rule import TeacherFacts
 from teacher.capture import KVCapture
+from teacher.context import ScaleBase, extend_context
 from teacher.models import LoadedModel, load_model
 
 ZOO = "zoo:"
@@ -65,21 +66,25 @@ class Models:
             for name, (loaded, _) in self._teachers.items()
         }
 
-    def check_lengths(self, samples: Iterable[TextSample]) -> None:
-        """Refuse, before any work, texts that a teacher has no positions for.
+    def fit_lengths(self, samples: Iterable[TextSample], scaler: ScaleBase) -> None:
+        """Make sure, before any work, that every teacher can read every text.
+
+        Rotary teachers that were trained on shorter texts get the scaler's base.
+
+        Args:
+            samples: all texts of the run.
+            scaler: from ``align.rope_scaling_method``.
 
         Raises:
-            ValueError: names the teacher, its positions and the longest text.
+            ValueError: a teacher has no positions for a text; names both.
         """
         longest = sorted(samples, key=lambda s: len(s.text))[-64:]
         texts = [sample.text for sample in longest]
+        linear = self._config.align.rope_scaling_method == "linear"
         for name, (loaded, capture) in self._teachers.items():
-            limit = capture.max_tokens
-            if limit is None or not texts:
-                continue
             tokens = Encoder(loaded.tokenizer, None)(texts).mask.sum(1)
-            most = int(tokens.max())
-            if most > limit:
+            most, limit = int(tokens.max()), capture.max_tokens
+            if limit is not None and most > limit:
                 sample = longest[int(tokens.argmax())]
                 fitting = max(8, self._config.data.max_length * limit // most)
                 raise ValueError(
@@ -87,6 +92,7 @@ class Models:
                     f"makes {most} of its tokens; set data.max_length={fitting} so "
                     "that samples are cut shorter, or leave the teacher out"
                 )
+            extend_context(loaded.model, most, scaler, linear)
 
     def _load_student(self, name: str) -> LoadedModel:
         dtype = getattr(torch, self._config.student.dtype)
