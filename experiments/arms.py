@@ -162,9 +162,7 @@ def _run_stage(bench: Bench, stage: Stage, place: _Place) -> dict[str, Any]:
             phase.loss.attention_rows,
             checkpoints,
             place.first_sample,
-            lambda line: bench.metrics.write(
-                place.arm, phase.name, line, place.offset
-            ),
+            lambda line: bench.metrics.write(place.arm, phase.name, line, place.offset),
             show,
             bench.stop,
         )

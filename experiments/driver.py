@@ -23,18 +23,18 @@ from experiments.arms import (
     run_arm,
     single_stage,
 )
-from experiments.config import Config, ConfigError, resolve_phases, save_config
+from experiments.config import Config, resolve_phases, save_config
 from experiments.data import load_data
 from experiments.metrics import Metrics
 from experiments.models import ZOO, Models
 from experiments.presets import load_registry, presets_of
 from experiments.progress import Progress
 from experiments.run_dir import MAIN, read_run
-from experiments.settings import plain
+from experiments.settings import ConfigError, plain
 from experiments.stop import stop_on_signals
 from experiments.summary import summarize
 from plugins.registry import Registry
-from student.checkpoint import atomic_folder, export_student
+from student.checkpoint import export_student
 from student.engine import Engine
 from teacher.capture import KVCapture
 
@@ -114,9 +114,11 @@ def plan_arms(config: Config, stages: list[Stage]) -> dict[str, list[Stage]]:
         arms[CE_ONLY] = [Stage(stage.phase, ()) for stage in stages]
     wanted = config.baselines.single_teachers
     used = dict.fromkeys(name for stage in stages for name in stage.teachers)
-    singles = {"all": list(used), "none": []}.get(wanted) if isinstance(
-        wanted, str
-    ) else wanted
+    singles = (
+        {"all": list(used), "none": []}.get(wanted)
+        if isinstance(wanted, str)
+        else wanted
+    )
     for name in singles or []:
         arms[f"{SINGLE}{name}"] = [single_stage(stage, name) for stage in stages]
     return arms

@@ -46,9 +46,7 @@ class Models:
                 f"{config.student.model!r} has {limit} positions; set "
                 f"data.max_length={limit} or less"
             )
-        self._teachers = {
-            name: self._load_teacher(name) for name in config.teachers
-        }
+        self._teachers = {name: self._load_teacher(name) for name in config.teachers}
 
     def student(self, source: str | Path | None) -> Any:
         """A student to train: the config's, or the one a phase left in a folder."""
@@ -108,7 +106,8 @@ class Models:
         dtype = None if entry.dtype == "auto" else getattr(torch, entry.dtype)
         try:
             loaded = load_model(resolve_zoo(entry.model), role="teacher", dtype=dtype)
-            loaded.model.to(self._device)
+            model: Any = loaded.model  # transformers hides the type of .to
+            model.to(self._device)
             return loaded, KVCapture(loaded.model)
         except ValueError as error:
             raise ValueError(f"teachers.{name}: {error}") from error

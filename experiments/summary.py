@@ -84,8 +84,6 @@ def _best_single(results: Results, index: int) -> dict[str, Any] | None:
     return {"teacher": teacher, "bpc": singles[teacher]}
 
 
-def _better(
-    own: Mapping[str, float], other: Mapping[str, float] | None
-) -> bool | None:
+def _better(own: Mapping[str, float], other: Mapping[str, float] | None) -> bool | None:
     mine, theirs = mean_bpc(own), mean_bpc(other)
     return None if mine is None or theirs is None else mine < theirs

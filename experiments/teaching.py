@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ def build_faculty(
     teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
     shares: Mapping[str, float],
     samples: Sequence[TextSample],
-    progress: Callable[[Any, str], Any],
+    progress: Callable[[Iterable[Any], str, int], Iterable[Any]],
 ) -> Faculty:
     """Map, calibrate and weigh one phase's teachers.
 
@@ -79,7 +79,7 @@ def build_faculty(
         teachers: the phase's teachers in order.
         shares: fixed weights from the config, by teacher.
         samples: to calibrate on.
-        progress: wraps an iterable under a title.
+        progress: wraps an iterable under a title, with its length.
 
     Raises:
         ValueError: a name is unknown, sizes do not fit, or nothing is covered.
@@ -201,6 +201,7 @@ def build_weigher(
             fuse.routing_level,
             centre=report.hidden.mean(0),
         )
+    assert fuse.router is not None
     router = registry.get("router", fuse.router)(student.hidden_size, len(names))
     return LearnedWeigher(router, fuse.routing_level)
 

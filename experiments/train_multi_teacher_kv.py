@@ -1,6 +1,6 @@
 """Train a student from several teachers' keys and values: ``mtkd train`` as a script.
 
-    python experiments/train_multi_teacher_kv.py quickstart train.steps=20 --bf16
+python experiments/train_multi_teacher_kv.py quickstart train.steps=20 --bf16
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fuse.router import routing_query
+from teacher.router_proto import compute_routing_weights
 
 
 class FixedWeigher(nn.Module):
@@ -64,8 +65,6 @@ class SimilarityWeigher(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor, available: Tensor) -> Tensor:
         """(B, T, C), (B, T), (B, T, M) -> (B, T, M) float32, see :func:`share`."""
-        from teacher.router_proto import compute_routing_weights
-
         weights = compute_routing_weights(
             routing_query(hidden.float() - self.centre, mask, self.level),
             self.prototypes,
@@ -78,14 +77,28 @@ class SimilarityWeigher(nn.Module):
 class LearnedWeigher(nn.Module):
     """A trained router."""
 
-    def __init__(self, router: nn.Module, level: str = "token") -> None:
-        """Wrap a router: queries (..., C) -> weights (..., M)."""
+    def __init__(
+        self, router: nn.Module, level: str = "token", temperature: float = 1.0
+    ) -> None:
+        """Wrap a router.
+
+        Args:
+            router: maps queries (..., C) to weights (..., M).
+            level: ``token`` or ``sample``.
+            temperature: > 0; lower is sharper. For a softmax router it divides the
+                scores; any other's weights are raised to its inverse.
+        """
         super().__init__()
-        self.router, self.level = router, level
+        self.router, self.level, self.temperature = router, level, temperature
 
     def forward(self, hidden: Tensor, mask: Tensor, available: Tensor) -> Tensor:
         """(B, T, C), (B, T), (B, T, M) -> (B, T, M) float32, see :func:`share`."""
         weights = self.router(routing_query(hidden, mask, self.level))
+        if self.temperature != 1:  # softmax(log w / temperature), safe at w = 0
+            tiny = torch.finfo(torch.float32).tiny
+            weights = (
+                weights.float().clamp_min(tiny).log() / self.temperature
+            ).softmax(-1)
         return share(per_token(weights, mask), available)
 
 
