@@ -69,7 +69,9 @@ def calibrate(
         hidden.append(_pooled(seen.hidden, batch.mask))
         bits.append(_own_bits(views, len(batch.texts)))
     names = [teacher.name for teacher in bridge.teachers]
-    coverage = {name: float(covered[m]) / max(tokens, 1) for m, name in enumerate(names)}
+    coverage = {
+        name: float(covered[m]) / max(tokens, 1) for m, name in enumerate(names)
+    }
     _check(coverage, stats)
     fit = {name: bridge.calibrate(m, *stats[m]) for m, name in enumerate(names)}
     return CalibrationReport(coverage, fit, torch.cat(hidden), torch.cat(bits), names)

@@ -124,13 +124,13 @@ class TrainConfig:
         """
         if self.steps is not None:
             _at_least("train.steps", self.steps, 0)
-        for name in "num_epochs batch_size grad_accum calibration_samples".split():
+        for name in ["num_epochs", "batch_size", "grad_accum", "calibration_samples"]:
             _at_least(f"train.{name}", getattr(self, name), 1)
-        for name in "log_every max_bad_steps".split():
+        for name in ["log_every", "max_bad_steps"]:
             _at_least(f"train.{name}", getattr(self, name), 1)
-        for name in "weight_decay warmup_steps checkpoint_every threads".split():
+        for name in ["weight_decay", "warmup_steps", "checkpoint_every", "threads"]:
             _at_least(f"train.{name}", getattr(self, name), 0)
-        for name in "learning_rate bridge_learning_rate router_learning_rate".split():
+        for name in ["learning_rate", "bridge_learning_rate", "router_learning_rate"]:
             _positive(f"train.{name}", getattr(self, name))
         _positive("train.max_grad_norm", self.max_grad_norm)
         _one_of("train.engine", self.engine, ENGINES)

@@ -76,9 +76,7 @@ class Engine:
         schedule = learning_rate_factor(self._config, total_steps)
         clip = self._config.max_grad_norm if self._config.engine == "torch" else None
         try:
-            yield Prepared(
-                self.accelerator, module, wrapped, peaks, schedule, clip
-            )
+            yield Prepared(self.accelerator, module, wrapped, peaks, schedule, clip)
         finally:
             self.accelerator.free_memory()
 

@@ -216,9 +216,7 @@ def term_weights(config: LossConfig) -> dict[str, float]:
     return {n: w for n, w in {**weights, **config.extra}.items() if w > 0}
 
 
-def _distance(
-    ctx: StepContext, per_token: Callable[[Comparison], Tensor]
-) -> Tensor:
+def _distance(ctx: StepContext, per_token: Callable[[Comparison], Tensor]) -> Tensor:
     """Average (B, T) distances over tokens and comparisons by weight."""
     total, weight = _zero(ctx), _zero(ctx)
     for comparison in ctx.comparisons:

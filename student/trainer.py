@@ -188,8 +188,14 @@ class _Loop:
             return True
         self._bad += 1
         names = [sample.id for sample in self._samples]
-        self._job.log({"kind": "event", "event": "non-finite loss", "step": step,
-                       "samples": names})
+        self._job.log(
+            {
+                "kind": "event",
+                "event": "non-finite loss",
+                "step": step,
+                "samples": names,
+            }
+        )
         if self._bad >= self._config.max_bad_steps:
             raise NonFiniteLossError(
                 f"the loss was not finite {self._bad} times in a row, last at step "
@@ -215,7 +221,9 @@ class _Loop:
         bridge = self._distiller.bridge
         if bridge is not None and result.coverage is not None:
             teachers = [teacher.name for teacher in bridge.teachers]
-            line["coverage"] = dict(zip(teachers, result.coverage.tolist(), strict=True))
+            line["coverage"] = dict(
+                zip(teachers, result.coverage.tolist(), strict=True)
+            )
             line["gates"] = bridge.gates.detach().float().tolist()
         self._job.log(line)
         if bridge is not None and result.routing is not None:

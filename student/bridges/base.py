@@ -101,6 +101,7 @@ class Bridge(nn.Module, ABC):
             (k, self.student_k, self.teacher_k[m]),
             (v, self.student_v, self.teacher_v[m]),
         ):
+            assert isinstance(teacher, Standardizer)
             own.fit(pair.to_student.mean_y, pair.to_student.std_y)
             teacher.fit(pair.to_student.mean_x, pair.to_student.std_x)
         return {}
@@ -127,9 +128,7 @@ class Bridge(nn.Module, ABC):
         teachers are the caller's to leave out.
         """
 
-    def auxiliary(
-        self, kv: KV, views: Sequence[TeacherView]
-    ) -> dict[str, Tensor]:
+    def auxiliary(self, kv: KV, views: Sequence[TeacherView]) -> dict[str, Tensor]:
         """Losses of the bridge's own modules, already weighted; none by default."""
         return {}
 
@@ -181,8 +180,9 @@ class Bridge(nn.Module, ABC):
         k, v = kv.flat()
         own_k, own_v = self.student_k(k), self.student_v(v)
         return [
-            Relation(view.name, own_k, own_v, *self.aligned(m, view),
-                     weights[..., m], rows)
+            Relation(
+                view.name, own_k, own_v, *self.aligned(m, view), weights[..., m], rows
+            )
             for m, view in enumerate(views)
         ]
 

@@ -59,9 +59,7 @@ class LatentBridge(Bridge):
             target_v = fuse_with_weights([v for _, v in latents], weights)
         pred_k, pred_v = self.z.encode_student(*kv.flat())
         return [
-            Comparison(
-                "fused", pred_k, pred_v, target_k, target_v, weights.sum(-1)
-            )
+            Comparison("fused", pred_k, pred_v, target_k, target_v, weights.sum(-1))
         ]
 
     def in_student_space(
@@ -72,9 +70,7 @@ class LatentBridge(Bridge):
             self.z.decode_to_student(k, v) for k, v in self._latents(views, causal=True)
         ]
 
-    def auxiliary(
-        self, kv: KV, views: Sequence[TeacherView]
-    ) -> dict[str, Tensor]:
+    def auxiliary(self, kv: KV, views: Sequence[TeacherView]) -> dict[str, Tensor]:
         """Reconstruction of every teacher and the student; agreement of teachers."""
         losses: dict[str, Tensor] = {}
         if self._reconstruction > 0:

@@ -47,6 +47,8 @@ class ProjectorBridge(AdapterBridge):
             (k.to_teacher, self.project_k[m], self.student_k, self.teacher_k[m]),
             (v.to_teacher, self.project_v[m], self.student_v, self.teacher_v[m]),
         ):
+            assert isinstance(project, LayerwiseLinear)
+            assert isinstance(teacher, Standardizer)
             project.fit(stats, own, teacher)
         return report
 
