@@ -1,5 +1,25 @@
 """Turn text into the keys and values of frozen teachers."""
 
 from teacher.capture import KVCapture
+from teacher.extract_teacher_kv import TeacherKVExtractor
+from teacher.models import LoadedModel, load_model
+from teacher.own_loss import next_token_nll, teacher_bits_per_char
+from teacher.router_proto import (
+    compute_multi_teacher_prototypes,
+    compute_routing_weights,
+)
+from teacher.store import KVStore, load_kvs, save_kvs
 
-__all__ = ["KVCapture"]
+__all__ = [
+    "KVCapture",
+    "KVStore",
+    "LoadedModel",
+    "TeacherKVExtractor",
+    "compute_multi_teacher_prototypes",
+    "compute_routing_weights",
+    "load_kvs",
+    "load_model",
+    "next_token_nll",
+    "save_kvs",
+    "teacher_bits_per_char",
+]

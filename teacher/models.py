@@ -52,7 +52,7 @@ def load_model(
             small updates bf16 would round away.
         trust_remote_code: run Python files that come with the model.
         revision: branch, tag or commit on the hub.
-        resolve: folder of the zoo model of a name; needed for ``zoo:``.
+        resolve: gives the folder of a zoo model; None means the built zoo.
 
     Returns:
         The model, on the CPU, and its fast tokenizer, which has a pad token.
@@ -88,7 +88,9 @@ def load_model(
 def _source(name: str, resolve: Callable[[str], Path] | None) -> str:
     if name.startswith(ZOO):
         if resolve is None:
-            raise ValueError(f"model {name!r}: nothing here resolves zoo names")
+            from teacher.zoo import zoo_path
+
+            resolve = zoo_path
         return str(resolve(name.removeprefix(ZOO)))
     path = Path(name).expanduser()
     if path.is_dir():
