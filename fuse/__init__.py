@@ -14,6 +14,7 @@ from fuse.routing_loss import (
     weigh_losses,
 )
 from fuse.routing_stats import RoutingStats, routing_alarm, routing_entropy
+from fuse.weigher import FixedWeigher, LearnedWeigher, SimilarityWeigher
 from fuse.z_agreement import agreement
 from fuse.z_space import ZSpace
 
@@ -21,9 +22,12 @@ __all__ = [
     "FUSION_METHODS",
     "ROUTER_TYPES",
     "EntropyRegularizer",
+    "FixedWeigher",
     "FuseConfig",
     "LearnableRouter",
+    "LearnedWeigher",
     "RoutingStats",
+    "SimilarityWeigher",
     "ZSpace",
     "agreement",
     "expected_teacher_loss",

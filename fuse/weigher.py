@@ -94,11 +94,10 @@ class LearnedWeigher(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor, available: Tensor) -> Tensor:
         """(B, T, C), (B, T), (B, T, M) -> (B, T, M) float32, see :func:`share`."""
         weights = self.router(routing_query(hidden, mask, self.level))
-        if self.temperature != 1:  # softmax(log w / temperature), safe at w = 0
-            tiny = torch.finfo(torch.float32).tiny
-            weights = (
-                weights.float().clamp_min(tiny).log() / self.temperature
-            ).softmax(-1)
+        if self.temperature != 1:
+            tiny = torch.finfo(torch.float32).tiny  # a weight of 0 stays finite
+            log_weights = weights.float().clamp_min(tiny).log()
+            weights = (log_weights / self.temperature).softmax(-1)
         return share(per_token(weights, mask), available)
 
 

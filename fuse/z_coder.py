@@ -114,7 +114,7 @@ class LayerwiseCoder(nn.Module):
         Source:
             Orthogonal Procrustes (Schönemann 1966) on the latents' covariance.
         """
-        scaled = cross.double() / self.std.double()[:, :, None]
+        scaled = cross.to(self.std.device).double() / self.std.double()[:, :, None]
         scaled = scaled / other.std.double()[:, None]
         cov = self.encoder.double().transpose(1, 2) @ scaled @ other.encoder.double()
         left, correlations, right = torch.linalg.svd(cov)

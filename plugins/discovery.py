@@ -45,22 +45,22 @@ def installed(
     whoever does not trust what is installed lists what may load in ``MTKD_PLUGINS``.
 
     Args:
-        skip: entry points or distributions left alone, not even imported.
+        skip: entry points or distributions left alone, not even imported; they
+            need not be installed, so that one config serves several machines.
         environ: the environment; None: the process's own.
 
     Returns:
         What was imported, and what failed to be.
 
     Raises:
-        PluginError: ``MTKD_PLUGINS`` or ``skip`` names something not installed.
+        PluginError: ``MTKD_PLUGINS`` names something not installed.
     """
     env = os.environ if environ is None else environ
-    points = sorted(entry_points(group=PROJECT), key=lambda point: point.name)
-    allowed = _allowed(env)
-    _check_known(ALLOW, allowed or (), points)
-    _check_known("skip", skip, points)
     if env.get(NONE, "") not in ("", "0"):
         return [], []
+    points = sorted(entry_points(group=PROJECT), key=lambda point: point.name)
+    allowed = _allowed(env)
+    _check_known(allowed or (), points)
     refused = set(skip)
     found, failures = [], []
     for point in points:
@@ -135,13 +135,13 @@ def _allowed(env: Mapping[str, str]) -> set[str] | None:
     return {part.strip() for part in value.split(",") if part.strip()}
 
 
-def _check_known(where: str, names: Iterable[str], points: list[EntryPoint]) -> None:
+def _check_known(names: Iterable[str], points: list[EntryPoint]) -> None:
     known = {name for point in points for name in (point.name, _distribution(point)[0])}
     for name in names:
         if name not in known:
             listed = ", ".join(sorted(known)) or "none"
             raise PluginError(
-                f"{where} names the plugin {name!r}, which is not installed; "
+                f"{ALLOW} names the plugin {name!r}, which is not installed; "
                 f"installed plugins and distributions: {listed}"
             )
 
