@@ -48,7 +48,7 @@ def calibrate(
         capture: the student as it stands.
         bridge: fitted in place.
         batches: the student's tokens with every teacher's view.
-        skip_sinks: leading tokens to leave out.
+        skip_sinks: leading tokens to leave out, the student's and the teachers'.
 
     Raises:
         NoCoverageError: some teacher covers no token of the sample.
@@ -60,9 +60,9 @@ def calibrate(
         seen = capture(batch.ids, batch.mask, hidden=True)
         assert seen.hidden is not None
         k, v = seen.kv.flat()
-        counted = not_sinks(batch.mask, skip_sinks)[..., 0].bool() & batch.has_text
+        counted = not_sinks(batch, views, skip_sinks) & batch.has_text[..., None]
         for m, view in enumerate(views):
-            _update(stats[m], bridge, m, view, (k, v), counted)
+            _update(stats[m], bridge, m, view, (k, v), counted[..., m])
             shared = view.alignment.covered & batch.has_text
             covered[m] += int(shared.sum())
         tokens += int(batch.has_text.sum())

@@ -42,7 +42,8 @@ class LossConfig:
     attention_rows: int = 16
     """Query positions per sample at which attention and relations are compared."""
     skip_sinks: int = 1
-    """Leading tokens of every sample left out of K and V losses (attention sinks)."""
+    """Leading tokens of every sample left out of K and V losses (attention sinks),
+    the student's and each teacher's."""
 
     def __post_init__(self) -> None:
         """Check ranges.

@@ -10,8 +10,7 @@ Who learns from what is decided here and nowhere else:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,6 +30,7 @@ from student.objective import (
     StepContext,
     cross_entropy,
 )
+from student.still import standing_still
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class Distiller(nn.Module):
         covered = torch.stack([view.alignment.covered for view in views], -1)
         text = batch.has_text[..., None]
         live = self.weigher(seen.hidden.detach(), batch.mask, covered & text)
-        weights = live.detach() * not_sinks(batch.mask, self._config.skip_sinks)
+        weights = live.detach() * not_sinks(batch, views, self._config.skip_sinks)
         context = StepContext(
             batch,
             _logits(seen),
@@ -309,23 +309,23 @@ def layers_read(which: str, num_layers: int) -> tuple[int, ...]:
     return layers
 
 
-def not_sinks(mask: Tensor, count: int) -> Tensor:
-    """(B, T, 1) float32: 0 on the first ``count`` tokens and on padding."""
-    position = mask.long().cumsum(1)
-    return ((position > count) & mask).float()[..., None]
+def not_sinks(batch: TokenBatch, views: Sequence[TeacherView], count: int) -> Tensor:
+    """Leave attention sinks out, the student's and each teacher's own.
 
+    A teacher without a begin-of-text token has its sink in the first word, which
+    the student, behind its own begin-of-text token, reads as a word like others.
 
-@contextmanager
-def standing_still(module: nn.Module) -> Iterator[None]:
-    """Give a module's parameters no gradient from what runs inside."""
-    moving = [p for p in module.parameters() if p.requires_grad]
-    for parameter in moving:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in moving:
-            parameter.requires_grad_(True)
+    Returns:
+        (B, T, M) bool: False on padding, on the student's first ``count`` tokens
+        and where one of teacher m's first ``count`` tokens feeds the student.
+    """
+    own = batch.mask & (batch.mask.cumsum(1) > count)
+    clear = own[..., None].repeat(1, 1, len(views))
+    for m, view in enumerate(views):
+        pairs, tokens = view.alignment, max(view.alignment.shape[2], 1)
+        fed = pairs.rows[pairs.cols % tokens < count]
+        clear.view(-1, len(views))[fed, m] = False
+    return clear
 
 
 def _logits(seen: Captured) -> Tensor:
