@@ -9,6 +9,10 @@ EIGENVALUE_FLOOR = 1e-4
 """Principal directions below this share of the largest variance stay unused:
 whitening them would blow up noise."""
 
+STD_FLOOR = 1e-2
+"""Smallest standard deviation used for a channel, relative to its layer's mean one:
+a channel that happened to rest in the sample must not explode when it moves."""
+
 
 class LayerwiseCoder(nn.Module):
     """One linear encoder and decoder per layer, with an optional residual MLP.
@@ -78,6 +82,7 @@ class LayerwiseCoder(nn.Module):
             its standard deviation, the decoder multiplies it back.
         """
         std, cov = std.double(), cov.double()
+        std = torch.maximum(std, STD_FLOOR * std.mean(1, keepdim=True))
         correlation = cov / std[:, :, None] / std[:, None]
         values, vectors = torch.linalg.eigh(correlation)  # ascending
         kept = min(self.encoder.shape[2], vectors.shape[2])

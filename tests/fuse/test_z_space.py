@@ -96,6 +96,20 @@ def test_latents_of_a_teacher_narrower_than_z_are_padded():
     torch.testing.assert_close(back, x, atol=1e-4, rtol=1e-4)
 
 
+def test_a_short_or_resting_calibration_sample_does_not_explode_later():
+    k, v = world()[2]
+    few, resting = k[:, :1, :3].clone(), v[:, :1, :3].clone()
+    resting[..., 0] = 5.0
+    space = ZSpace([], STUDENT, L, z_dim=5)
+    space.calibrate_student(stats_of(few, few), stats_of(resting, resting))
+    zk, zv = space.encode_student(k, v)
+    assert zk.abs().max() < 1e2 and zv.abs().max() < 1e2
+    moved = v.clone()
+    moved[..., 0] += 1.0
+    mask = torch.ones(B, T, dtype=torch.bool)
+    assert space.student_reconstruction_loss(k, moved, mask) < 1e4
+
+
 @pytest.mark.parametrize("hidden", [0, 8])
 def test_reconstruction_improves_by_training_and_never_reaches_the_student(hidden):
     k, v = (x.clone().requires_grad_() for x in world()[2])
