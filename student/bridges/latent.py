@@ -13,6 +13,7 @@ from fuse.fuse_kv import fuse_with_weights
 from fuse.z_space import ZSpace
 from student.bridges.base import Bridge, PairStats, StudentShape, TeacherShape
 from student.objective import Comparison
+from student.still import standing_still
 
 
 class LatentBridge(Bridge):
@@ -52,12 +53,17 @@ class LatentBridge(Bridge):
     def compare(
         self, kv: KV, views: Sequence[TeacherView], weights: Tensor
     ) -> list[Comparison]:
-        """The student's latent against the detached fused one."""
+        """The student's latent against the detached fused one.
+
+        The student's encoder stands still here: it follows the student by
+        reconstruction, and does not meet the target in the student's place.
+        """
         with torch.no_grad():
             latents = self._latents(views, causal=False)
             target_k = fuse_with_weights([k for k, _ in latents], weights)
             target_v = fuse_with_weights([v for _, v in latents], weights)
-        pred_k, pred_v = self.z.encode_student(*kv.flat())
+        with standing_still(self.z):
+            pred_k, pred_v = self.z.encode_student(*kv.flat())
         return [
             Comparison("fused", pred_k, pred_v, target_k, target_v, weights.sum(-1))
         ]
