@@ -157,7 +157,7 @@ def load_tokenizer(name: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(resolve_zoo(name))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(
             f"no tokenizer for {name!r}: {first} Give a hub name, a folder with "
@@ -177,7 +177,7 @@ def num_layers(name: str) -> int:
 
     try:
         config = AutoConfig.from_pretrained(resolve_zoo(name))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"no model config for {name!r}: {first}") from None
     layers = getattr(config, "num_hidden_layers", None)

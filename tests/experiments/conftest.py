@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from experiments.config import PHASES
+from experiments.run_dir import RunDir, read_run
+from tests.experiments.synthetic import save_llama, save_tokenizer, write_run
 
 PRESETS = Path(__file__).parents[2] / "experiments" / "phases"
 
@@ -17,3 +19,25 @@ def presets() -> dict[str, Any]:
     return {
         name: yaml.safe_load((PRESETS / f"{name}.yaml").read_text()) for name in PHASES
     }
+
+
+@pytest.fixture
+def made_up(tmp_path: Path) -> RunDir:
+    """A finished run with made-up numbers."""
+    return read_run(write_run(tmp_path / "made-up"))
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Llama with random weights and a tokenizer of bytes."""
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    save_llama(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def words_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer that cuts at blanks."""
+    folder = tmp_path_factory.mktemp("tokenizers") / "words"
+    save_tokenizer(folder, "words")
+    return folder

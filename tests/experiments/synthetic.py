@@ -113,3 +113,46 @@ def _routing(teachers: list[str], step: int, rng: random.Random) -> dict[str, An
         "layers": {str(layer): share(layer % 2, 0.2 * layer) for layer in range(6)},
         "entropy": 1.09 - 0.012 * step,
     }
+
+
+def save_tokenizer(folder: Path, kind: str) -> None:
+    """Save a tiny fast tokenizer: of bytes, or of words cut at blanks."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    if kind == "bytes":
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        vocabulary = {"<eos>": 0} | {c: i + 1 for i, c in enumerate(alphabet)}
+        raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        raw.decoder = decoders.ByteLevel()
+    else:
+        words = ["<eos>", "<unk>", "one", "two", "three"]
+        raw = Tokenizer(
+            models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>")
+        )
+        raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<eos>", pad_token="<eos>"
+    ).save_pretrained(folder)
+
+
+def save_llama(folder: Path) -> None:
+    """Save a two-layer Llama with random weights over the byte tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    save_tokenizer(folder, "bytes")
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)

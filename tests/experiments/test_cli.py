@@ -1,0 +1,224 @@
+import errno
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments import cli
+from experiments.cli import build_parser, main
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = [
+    ["quickstart"],
+    ["train"],
+    ["extract"],
+    ["eval"],
+    ["report"],
+    ["doctor"],
+    ["viz"],
+    ["viz", "alignment"],
+    ["viz", "layers"],
+    ["viz", "routing"],
+    ["plugins"],
+    ["plugins", "list"],
+    ["plugins", "check"],
+    ["plugins", "new"],
+    ["zoo"],
+    ["zoo", "build"],
+    ["zoo", "list"],
+    ["config"],
+    ["config", "show"],
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself_by_example(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "examples:" in shown
+    assert f"  mtkd {' '.join(words)}" in shown
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_example_parses(words, capsys):
+    import shlex
+
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    text = capsys.readouterr().out.split("examples:")[1]
+    for line in text.splitlines():
+        if line.startswith("  mtkd "):
+            command = shlex.split(line.split(" > ")[0])[1:]
+            build_parser().parse_known_args(command)
+
+
+def test_help_comes_without_heavy_imports():
+    code = (
+        "import sys; from experiments.cli import build_parser; "
+        "build_parser().format_help(); "
+        "heavy = {'torch', 'transformers', 'matplotlib', 'numpy', 'yaml', 'rich'}; "
+        "sys.exit(' '.join(heavy & set(sys.modules)) or 0)"
+    )
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 5  # far less when nothing else runs
+
+
+def test_a_user_error_is_one_line_and_code_2(capsys):
+    assert main(["train", "quickstart", "fuse.temprature=1"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("mtkd: error: unknown config key 'fuse.temprature'")
+    assert "Traceback" not in shown
+
+
+def test_debug_shows_the_traceback_wherever_it_stands():
+    for words in (["--debug", "train"], ["train", "--debug"]):
+        with pytest.raises(ValueError, match="neither a file nor"):
+            main([*words, "no-such-config"])
+
+
+def test_our_own_mistakes_are_told_apart(monkeypatch, capsys):
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: 1 / 0)
+    assert main(["doctor"]) == 1
+    assert "should not have happened (ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_full_disk_says_what_to_do(monkeypatch, capsys):
+    def full(name):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x/metrics.jsonl")
+
+    monkeypatch.setattr(cli.importlib, "import_module", full)
+    assert main(["doctor"]) == 2
+    assert "disk is full while writing runs/x/metrics.jsonl" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_quietly(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.importlib, "import_module", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "mtkd: interrupted\n"
+
+
+def test_options_and_overrides_may_alternate(capsys):
+    words = ["config", "show", "quickstart", "train.steps=7"]
+    assert main([*words, "--no-plugins", "fuse.z_dim=3"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert (shown["train"]["steps"], shown["fuse"]["z_dim"]) == (7, 3)
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--wrong"])
+    assert stop.value.code == 2
+
+
+def test_a_config_file_may_be_left_out(capsys):
+    assert main(["config", "show", "run.name=bare", "teachers=[a]"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["run"]["name"] == "bare"
+    assert shown["teachers"]["a"]["model"] == "a"
+
+
+def test_config_show_resolves_one_phase(capsys):
+    words = ["config", "show", "quickstart", "--phase", "routing"]
+    assert main([*words, "phase.routing.fuse.temperature=0.5"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["fuse"]["fusion_method"] == "learnable"
+    assert shown["fuse"]["temperature"] == 0.5
+
+
+def test_train_hands_config_registry_and_resume_to_the_driver(
+    monkeypatch, made_up, capsys
+):
+    import experiments.driver
+
+    seen = {}
+
+    def run_training(config, *, registry, resume):
+        seen.update(config=config, registry=registry, resume=resume)
+        return made_up.path
+
+    monkeypatch.setattr(experiments.driver, "run_training", run_training)
+    words = ["train", "quickstart", "train.steps=3", "--resume", "must"]
+    assert main(words) == 0
+    assert seen["config"].train.steps == 3
+    assert seen["resume"] == "must"
+    assert "routing" in seen["registry"].names("phase")
+    shown = capsys.readouterr().out
+    assert "real_multi did not help" in shown
+    assert str(made_up.path / "report.md") in shown
+
+
+def test_a_stopped_run_has_its_own_exit_code(monkeypatch, capsys):
+    import experiments.driver
+    from experiments.arms import RunStopped
+
+    def run_training(config, **_):
+        raise RunStopped("dual: 3 of 40 steps")
+
+    monkeypatch.setattr(experiments.driver, "run_training", run_training)
+    assert main(["quickstart"]) == 75
+    assert "3 of 40 steps" in capsys.readouterr().err
+
+
+def test_report_writes_the_page_and_prints_the_table(made_up, capsys):
+    assert main(["report", str(made_up.path), "--no-figures"]) == 0
+    assert "helped" in capsys.readouterr().out
+    assert (made_up.path / "report.md").is_file()
+    assert not made_up.figures.exists()
+
+
+def test_plugins_are_listed_as_json(capsys):
+    assert main(["plugins", "list", "--kind", "router", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["plugins"]
+    assert {"mlp", "gate", "attention"} <= {row["name"] for row in rows}
+    assert {row["kind"] for row in rows} == {"router"}
+
+
+def test_a_plugin_from_a_file_is_checked_by_its_contract(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import torch\nfrom plugins import hookimpl\n\n"
+        "class Loud(torch.nn.Module):\n"
+        "    def __init__(self, hidden_dim, num_teachers):\n"
+        "        super().__init__()\n"
+        "        self.lin = torch.nn.Linear(hidden_dim, num_teachers)\n"
+        "    def forward(self, query, available=None):\n"
+        "        return self.lin(query)\n\n"
+        "@hookimpl\ndef routers():\n    return {'loud': Loud}\n"
+    )
+    assert main(["plugins", "check", "loud", "--plugin", str(path)]) == 2
+    assert "broken" in capsys.readouterr().out
+    assert main(["plugins", "check", "mlp"]) == 0
+
+
+def test_an_unknown_plugin_names_the_nearest(capsys):
+    assert main(["plugins", "check", "attension"]) == 2
+    assert "did you mean 'attention'" in capsys.readouterr().err
+
+
+def test_a_new_plugin_can_be_checked_at_once(tmp_path, capsys):
+    words = ["plugins", "new", "my_loss", "--kind", "objective", "--dir", str(tmp_path)]
+    assert main(words) == 0
+    assert "pip install -e" in capsys.readouterr().out
+    (module,) = [p for p in tmp_path.rglob("*.py") if "tests" not in p.parts]
+    assert main(["plugins", "check", "my_loss", "--plugin", str(module)]) == 0
+
+
+def test_doctor_prints_a_table_and_fails_on_what_must_be_repaired(monkeypatch, capsys):
+    from experiments import doctor
+
+    rows = [doctor.Finding("torch", "fail", "not installed", "pip install torch")]
+    monkeypatch.setattr(doctor, "examine", lambda: iter(rows))
+    assert main(["doctor"]) == 2
+    shown = capsys.readouterr().out
+    assert "pip install torch" in shown
+    assert "to repair before a run: torch" in shown

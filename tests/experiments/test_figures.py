@@ -1,0 +1,92 @@
+from dataclasses import replace
+
+from experiments.figures import (
+    draw_comparison,
+    draw_coverage,
+    draw_losses,
+    draw_run,
+)
+
+
+def texts(figure):
+    """Every text in the figure, drawn or not."""
+    from matplotlib.text import Text
+
+    return [found.get_text() for found in figure.findobj(Text) if found.get_text()]
+
+
+def test_every_picture_is_written_and_opens(made_up):
+    from matplotlib.image import imread
+
+    paths = draw_run(made_up)
+    assert [path.stem for path in paths] == [
+        "comparison",
+        "losses",
+        "routing_domains",
+        "routing_layers",
+        "coverage",
+    ]
+    for path in paths:
+        pixels = imread(path)
+        assert min(pixels.shape[:2]) > 300
+        assert pixels[..., :3].std() > 0.02  # something is on it
+
+
+def test_a_run_without_data_draws_nothing(made_up):
+    assert draw_run(replace(made_up, metrics=[], summary={})) == []
+
+
+def test_losses_have_a_panel_per_term_and_a_gap_between_phases(made_up):
+    figure = draw_losses(made_up)
+    titles = [axes.get_title("left") for axes in figure.axes]
+    assert titles[:3] == ["total loss", "ce", "kv_k"]
+    assert "z_reconstruction" in titles
+    steps = [line.get_xdata() for line in figure.axes[1].lines[:1]]
+    assert list(steps[0]) == [5, 10, 15, 20, 25, 30, 35, 40]
+    drawn = [line for line in figure.axes[1].lines if len(line.get_xdata()) == 8]
+    assert len(drawn) == 5
+    assert drawn[-1].get_xdata()[-1] == 200  # phases stand one after another
+
+
+def test_a_loss_that_is_not_finite_leaves_a_gap(made_up):
+    metrics = [dict(line) for line in made_up.metrics]
+    first = next(i for i, line in enumerate(metrics) if line["kind"] == "train")
+    metrics[first] = metrics[first] | {"loss": float("nan")}
+    figure = draw_losses(replace(made_up, metrics=metrics))
+    assert figure.axes[0].lines[0].get_xdata()[0] == 10
+
+
+def test_the_comparison_counts_from_the_ce_only_student(made_up):
+    figure = draw_comparison(made_up)
+    panels = [axes for axes in figure.axes if axes.get_title("left")]
+    assert [axes.get_title("left") for axes in panels] == [
+        "prose",
+        "code",
+        "mean over domains",
+    ]
+    points = {
+        round(float(x), 6)
+        for dots in panels[0].collections
+        for x, _ in dots.get_offsets()
+    }
+    assert round(3.70 - 3.62, 6) in points  # dual, prose: saved
+    assert round(3.02 - 3.05, 6) in points  # real_multi, prose: lost
+    assert "dual\nCE only 3.700" in texts(figure)
+
+
+def test_without_a_ce_only_arm_the_comparison_is_absolute(made_up):
+    phases = [entry | {"ce_only": None} for entry in made_up.summary["phases"]]
+    figure = draw_comparison(replace(made_up, summary={"phases": phases}))
+    xs = {
+        round(float(x), 3)
+        for dots in figure.axes[0].collections
+        for x, _ in dots.get_offsets()
+    }
+    assert {3.62, 3.64} <= xs
+    assert any("left is better" in text for text in texts(figure))
+
+
+def test_coverage_is_the_mean_per_phase_and_teacher(made_up):
+    shown = texts(draw_coverage(made_up))
+    assert shown.count("97%") == 5
+    assert shown.count("73%") == 1  # t5-mixed takes part in z_space only

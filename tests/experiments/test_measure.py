@@ -1,0 +1,60 @@
+import json
+import shutil
+
+import pytest
+
+from experiments.cli import main
+from experiments.config import load_config, save_config
+from experiments.measure import measure_run, students_of
+
+
+@pytest.fixture
+def run(tmp_path, tiny_llama):
+    """A run with two phases, one baseline, and held-out text of two domains."""
+    (tmp_path / "a.txt").write_text("one two three four\n\n" * 40)
+    (tmp_path / "b.txt").write_text("def f(x): return x + 1\n\n" * 40)
+    texts = f"[prose={tmp_path}/a.txt, code={tmp_path}/b.txt]"
+    settings = [
+        f"data.train={texts}",
+        f"data.eval={texts}",
+        "data.max_length=32",
+        "data.eval_samples=4",
+    ]
+    config = load_config(None, settings)
+    path = tmp_path / "run"
+    save_config(config, path / "config.yaml")
+    for place in ("phases/2-routing", "phases/1-dual", "baselines/ce_only/2-routing"):
+        shutil.copytree(tiny_llama, path / place / "student")
+    (path / "phases" / "3-z_space").mkdir()  # under way: no student yet
+    return path
+
+
+def test_students_are_found_in_the_order_of_their_phases(run):
+    assert list(students_of(run)) == ["1-dual", "2-routing", "ce_only/2-routing"]
+
+
+def test_equal_students_measure_equal_on_every_domain(run):
+    results = measure_run(run, progress=False)
+    assert list(results) == ["1-dual", "2-routing", "ce_only/2-routing"]
+    assert set(results["1-dual"]) == {"prose", "code"}
+    assert results["1-dual"] == results["2-routing"]
+    # random weights over 257 bytes: about 8 bits a character
+    assert all(7 < bits < 10 for bits in results["1-dual"].values())
+
+
+def test_eval_measures_on_other_text_and_prints_json(run, tmp_path, capsys):
+    (tmp_path / "c.txt").write_text("four four four\n\n" * 20)
+    data = ["--data", f"other={tmp_path}/c.txt"]
+    assert main(["eval", str(run), *data, "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["1-dual"]) == ["other"]
+    assert main(["eval", str(run), *data]) == 0
+    assert "2-routing" in capsys.readouterr().out
+
+
+def test_what_is_no_run_or_has_no_student_is_refused(tmp_path, run):
+    with pytest.raises(ValueError, match=r"is no run: it holds no config\.yaml"):
+        students_of(tmp_path)
+    shutil.rmtree(run / "phases")
+    shutil.rmtree(run / "baselines")
+    with pytest.raises(ValueError, match="has no finished phase yet"):
+        students_of(run)

@@ -1,0 +1,81 @@
+import re
+from dataclasses import replace
+
+from experiments.report import report_text, summary_table, verdicts, write_report
+
+
+def test_the_report_says_plainly_which_phases_did_not_help(made_up):
+    text = report_text(made_up)
+    assert "3 of 5 phases helped; these did not: real_multi, z_space." in text
+    assert "**real_multi** did not help: 2.925 bits per character, 0.025 more" in text
+    assert "**routing** helped: 2.755" in text
+    assert "The run took 5 min 12 s." in text
+
+
+def test_the_table_holds_every_arm(made_up):
+    row = next(
+        line for line in report_text(made_up).splitlines() if line.startswith("| dual")
+    )
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == [
+        "dual",
+        "40",
+        "3.620",
+        "3.350",
+        "3.485",
+        "3.555",
+        "3.500 (gpt2-prose)",
+        "8.000",
+        "yes",
+    ]
+
+
+def test_every_picture_of_the_report_exists(made_up):
+    path = write_report(made_up)
+    pictures = re.findall(r"!\[\w+\]\((.+?)\)", path.read_text())
+    assert pictures[0] == "figures/comparison.png"
+    assert len(pictures) == 5
+    assert all((made_up.path / picture).is_file() for picture in pictures)
+
+
+def test_pictures_from_elsewhere_are_shown_too(made_up):
+    made_up.figures.mkdir()
+    (made_up.figures / "alignment_t5.png").write_bytes(b"")
+    text = report_text(made_up)
+    assert "![alignment_t5](figures/alignment_t5.png)" in text
+
+
+def test_the_report_tells_how_to_do_it_again(made_up):
+    text = report_text(made_up)
+    assert f"mtkd train {made_up.path}/config.yaml run.name=made-up-again" in text
+    assert f"from_pretrained('{made_up.path}/student')" in text
+
+
+def test_missing_baselines_leave_no_verdict(made_up):
+    entry = {"name": "dual", "steps": 4, "bpc": {"all": 2.0}, "ce_only": None}
+    run = replace(made_up, summary={"phases": [entry | {"best_single": None}]})
+    (verdict,) = verdicts(run)
+    assert verdict.helped is None
+    assert "has no baseline to compare with: 2.000" in report_text(run)
+    assert "| mean |" not in report_text(run)  # one domain is its own mean
+
+
+def test_an_unfinished_run_says_so(made_up):
+    text = report_text(replace(made_up, summary={}))
+    assert "The run is not finished: 40 metric lines so far" in text
+
+
+def test_events_are_noted_and_not_without_end(made_up):
+    events = [
+        {"kind": "event", "phase": "dual", "step": i, "event": "non-finite loss"}
+        for i in range(25)
+    ]
+    text = report_text(replace(made_up, metrics=events))
+    assert "- phase dual, step 0: non-finite loss" in text
+    assert "and 5 more" in text
+
+
+def test_the_printed_table_has_a_row_per_phase(made_up):
+    table = summary_table(made_up)
+    assert table.row_count == 5
+    assert [column.header for column in table.columns][-1] == "helped"

@@ -1,0 +1,63 @@
+import pytest
+
+from align.tokenizer_align import CharIoUAligner
+from experiments.cli import main
+from experiments.viz import draw_alignment, load_tokenizer, num_layers
+
+
+def test_an_alignment_is_drawn_between_two_tokenizers(
+    tmp_path, tiny_llama, words_tokenizer
+):
+    path = draw_alignment(
+        CharIoUAligner(),
+        load_tokenizer(str(tiny_llama)),
+        load_tokenizer(str(words_tokenizer)),
+        "one two",
+        tmp_path / "deep" / "a.png",
+    )
+    assert path.stat().st_size > 1000
+
+
+def test_viz_commands_write_their_pictures(
+    tmp_path, tiny_llama, words_tokenizer, made_up, capsys
+):
+    out = tmp_path / "out"
+    pair = ["--student", str(tiny_llama), "--teacher", str(words_tokenizer)]
+    alignment = [*pair, "--text", "one three", "--out", str(out / "a.png")]
+    assert main(["viz", "alignment", *alignment]) == 0
+    depths = ["--teacher-layers", "24,32", "--student-layers", "12"]
+    assert main(["viz", "layers", *depths, "--out", str(out / "l.png")]) == 0
+    models = [f"student.model={tiny_llama}", f"teachers=[{tiny_llama}]"]
+    assert main(["viz", "layers", *models, "--out", str(out / "m.png")]) == 0
+    assert main(["viz", "routing", str(made_up.path), "--out", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "a.png",
+        "l.png",
+        "m.png",
+        "routing_domains.png",
+        "routing_layers.png",
+    ]
+    assert capsys.readouterr().out.count("wrote ") == 5
+
+
+def test_layers_come_from_the_models_own_config(tiny_llama, tmp_path):
+    assert num_layers(str(tiny_llama)) == 2
+    with pytest.raises(ValueError, match="no model config for"):
+        num_layers(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["layers"], "give a config, or both --teacher-layers"),
+        (["layers", "--teacher-layers", "x", "--student-layers", "2"], "is 'x'"),
+        (["routing", "nowhere"], "run folder nowhere does not exist"),
+        (
+            ["alignment", "--student", "./none", "--teacher", "x", "--text", "a"],
+            "no tokenizer for './none'",
+        ),
+    ],
+)
+def test_wrong_input_is_one_clear_line(words, message, capsys):
+    assert main(["viz", *words]) == 2
+    assert message in capsys.readouterr().err
