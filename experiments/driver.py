@@ -41,6 +41,8 @@ from teacher.capture import KVCapture
 STATE = "state.json"
 """``{"saved": …, "finished": …}``: what a launcher needs to know to requeue."""
 RESUME = ("auto", "never", "must")
+SENTENCE = "def unbelievable(x): return x  # naïve 深度"
+"""Drawn for every teacher: a long word, code, an accent, characters beyond ASCII."""
 
 
 def run_training(
@@ -126,6 +128,8 @@ def plan_arms(config: Config, stages: list[Stage]) -> dict[str, list[Stage]]:
 
 def _run(bench: Bench, arms: Mapping[str, list[Stage]], started: float) -> None:
     _state(bench, saved=False, finished=False)
+    if bench.engine.is_main:
+        _draw_maps(bench)
     baseline = _starting_point(bench)
     results: dict[str, list[dict[str, Any]]] = {}
     try:
@@ -146,6 +150,33 @@ def _run(bench: Bench, arms: Mapping[str, list[Stage]], started: float) -> None:
         write_report(read_run(bench.run_dir))
     _state(bench, saved=True, finished=True)
     bench.engine.barrier()
+
+
+def _draw_maps(bench: Bench) -> None:
+    """Draw what meets what: a sentence per teacher, and the layer maps."""
+    from experiments.viz import draw_alignment, draw_layers
+
+    align, folder = bench.config.align, bench.run_dir / "figures"
+    aligner = bench.registry.get("aligner", align.aligner)()
+    depths = {}
+    for name in bench.config.teachers:
+        loaded, capture = bench.models.teacher(name)
+        depths[name] = capture.num_layers
+        draw_alignment(
+            aligner,
+            bench.models.student_tokenizer,
+            loaded.tokenizer,
+            SENTENCE,
+            folder / f"alignment_{name}.png",
+        )
+    draw_layers(
+        bench.config,
+        bench.registry,
+        align.layer_mapping_strategy,
+        depths,
+        KVCapture(bench.models.student(None)).num_layers,
+        folder / "layer_map.png",
+    )
 
 
 def _starting_point(bench: Bench) -> dict[str, float]:
