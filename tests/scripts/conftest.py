@@ -44,7 +44,7 @@ KillWait=5
 SlurmdParameters=config_overrides
 NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={n1} CPUs=2
 NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={n2} CPUs=2
-PartitionName=test Nodes=n1,n2 Default=YES MaxTime=10 State=UP
+PartitionName=test Nodes=n1,n2 Default=YES MaxTime=30 State=UP
 """
 
 
@@ -100,11 +100,14 @@ class Cluster:
         return "\n".join(f"-- {n}\n" + "\n".join(lines) for n, lines in tails.items())
 
     def stop(self) -> None:
-        """End every job, then every daemon started here."""
-        self.call("scancel", "--state=RUNNING,PENDING", "--full", check=False)
-        end = time.monotonic() + 20
-        while self.call("squeue", "-h", check=False) and time.monotonic() < end:
-            time.sleep(0.2)
+        """End every job with its processes, then every daemon started here."""
+        end = time.monotonic() + 40
+        while jobs := self.call("squeue", "-h", "-o", "%A", check=False).split():
+            if time.monotonic() > end:
+                break
+            for how in ("--batch", "--ctld"):  # the script, then whatever it started
+                self.call("scancel", how, "--signal=KILL", *jobs, check=False)
+            time.sleep(0.5)
         for daemon in reversed(self.daemons):
             daemon.send_signal(signal.SIGTERM)
             try:

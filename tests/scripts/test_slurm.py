@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "scripts" / "run_multi_teacher.sh")
@@ -32,14 +32,31 @@ def output(folder, job):
     return path.read_text() if path.exists() else ""
 
 
-def wait_for_end(cluster, folder, job, expected):
+def wait_for_end(cluster, folder, job, expected, seconds=240):
     ended = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
-    cluster.wait(f"end of job {job}", lambda: cluster.state(job) in ended)
+    cluster.wait(f"end of job {job}", lambda: cluster.state(job) in ended, seconds)
     assert cluster.state(job) == expected, output(folder, job)
 
 
 def state_of(folder):
     return json.loads((folder / "run" / "state.json").read_text())
+
+
+TINY = {
+    "MTKD_ENTRY": "",
+    "TEACHER_MODELS": "zoo:tiny/gpt2-prose zoo:tiny/qwen-code",
+    "STUDENT_MODEL": "zoo:tiny/student",
+    "PHASE": "1",
+    "MAX_LENGTH": "32",
+    "BATCH_SIZE": "2",
+}
+SMALL = [
+    "data.train_samples=16",
+    "data.eval_samples=4",
+    "baselines.ce_only=false",
+    "baselines.single_teachers=none",
+    "phase.all.train.calibration_samples=4",
+]
 
 
 def test_one_sbatch_line_trains_on_two_nodes(slurm, tmp_path):
@@ -97,3 +114,51 @@ def test_requeues_are_bounded(slurm, tmp_path):
     wait_for_end(slurm, tmp_path, job, "FAILED")
     assert "already requeued 0 times (MAX_REQUEUES)" in output(tmp_path, job)
     assert state_of(tmp_path)["finished"] is False
+
+
+@pytest.fixture(scope="module")
+def tiny_zoo():
+    """Built before the jobs start, so that they only read it."""
+    from teacher.zoo import build_zoo
+
+    build_zoo(scale="tiny", progress=False)
+
+
+def test_a_student_learns_from_two_teachers_on_two_nodes(slurm, tmp_path, tiny_zoo):
+    from transformers import AutoModelForCausalLM
+
+    job = submit(slurm, tmp_path, *SMALL, "phase.all.train.steps=3", **TINY)
+    wait_for_end(slurm, tmp_path, job, "COMPLETED")
+    run = tmp_path / "run"
+    assert state_of(tmp_path)["finished"] is True
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    # One writer, though two ranks ran: each step of the phase once.
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    assert steps and len(steps) == len(set(steps))
+    AutoModelForCausalLM.from_pretrained(run / "student")
+
+
+def test_a_warned_training_goes_on_in_its_second_life(slurm, tmp_path, tiny_zoo):
+    words = [*SMALL, "phase.all.train.steps=30", "phase.all.train.log_every=1"]
+    job = submit(slurm, tmp_path, *words, **TINY)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+
+    def trained():
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        return sum('"train"' in line for line in lines) >= 3
+
+    slurm.wait("third training step", trained, 240)
+    slurm.call("scancel", "--signal=USR1", "--batch", job)
+    requeued = f"requeueing job {job}"
+    slurm.wait("requeue", lambda: requeued in output(tmp_path, job), 120)
+    assert state_of(tmp_path) | {"signal": ""} == {
+        "saved": True,
+        "finished": False,
+        "signal": "",
+    }
+    wait_for_end(slurm, tmp_path, job, "COMPLETED")
+    assert state_of(tmp_path)["finished"] is True
+    lines = [json.loads(line) for line in metrics.open()]
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    assert steps == sorted(set(steps)), "a step was lost in order or done twice"
+    assert steps[-1] >= 29
