@@ -41,13 +41,8 @@ class Rotation:
         cos² + sin²: YaRN and LongRoPE scale both, and bf16 rounds both.
         """
         cos, sin = positions[0].float(), positions[1].float()
-        width = cos.shape[-1] * self.per_cosine
-        ones = torch.ones(
-            (cos.shape[0], 1, cos.shape[1], width), dtype=cos.dtype, device=cos.device
-        )
-        norm = self._turn(self._turn(ones, cos, sin), cos, -sin)
-        norm = nn.functional.pad(norm, (0, k.shape[-1] - width), value=1.0)
-        return (self._turn(k, cos, -sin) / norm).to(k.dtype)
+        norm = cos.square() + sin.square()
+        return self._turn(k, cos / norm, -sin / norm).to(k.dtype)
 
     def _turn(self, k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         width = cos.shape[-1] * self.per_cosine
