@@ -40,14 +40,16 @@ class TrainRecipe:
     """Optimiser steps; 0 saves the random initialisation."""
     batch: int = 12
     """Sequences per step."""
-    length: int = 160
+    length: int = 128
     """Tokens per sequence."""
     learning_rate: float = 4e-3
-    """Peak of the cosine schedule."""
+    """Peak of the cosine schedule; embeddings, norms and biases (AdamW)."""
+    matrix_rate: float = 0.02
+    """Peak of the cosine schedule; the layers' matrices (Muon)."""
     warmup: int = 40
     """Steps of linear warm-up."""
     weight_decay: float = 0.05
-    """AdamW, on matrices only."""
+    """On the layers' matrices."""
     seed: int = 0
     """Of initialisation and batches."""
 
@@ -115,7 +117,7 @@ _MODELS = (
         family="gpt2",
         mix={"prose": 0.85, "code": 0.15},
         tokenizer=TokenizerRecipe(kind="byte-bpe", vocab_size=2048, style="none"),
-        train=TrainRecipe(objective="next-token", steps=550, seed=1),
+        train=TrainRecipe(objective="next-token", steps=560, seed=1),
         config={
             "n_layer": 5,
             "n_embd": 192,
@@ -132,7 +134,7 @@ _MODELS = (
         family="qwen2",
         mix={"prose": 0.15, "code": 0.85},
         tokenizer=TokenizerRecipe(kind="byte-bpe", vocab_size=1792, style="none"),
-        train=TrainRecipe(objective="next-token", steps=550, seed=2),
+        train=TrainRecipe(objective="next-token", steps=560, seed=2),
         config={
             "num_hidden_layers": 6,
             "hidden_size": 192,
@@ -148,7 +150,7 @@ _MODELS = (
         family="gpt_neox",
         mix=_BOTH,
         tokenizer=TokenizerRecipe(kind="unigram", vocab_size=2560, style="bos"),
-        train=TrainRecipe(objective="next-token", steps=600, seed=3),
+        train=TrainRecipe(objective="next-token", steps=560, seed=3),
         config={
             "num_hidden_layers": 4,
             "hidden_size": 208,
@@ -165,7 +167,7 @@ _MODELS = (
         family="bert",
         mix=_BOTH,
         tokenizer=TokenizerRecipe(kind="wordpiece", vocab_size=3072, style="cls-sep"),
-        train=TrainRecipe(objective="masked-token", steps=500, seed=4),
+        train=TrainRecipe(objective="masked-token", steps=560, seed=4),
         config={
             "num_hidden_layers": 4,
             "hidden_size": 176,
@@ -182,7 +184,7 @@ _MODELS = (
         family="t5",
         mix=_BOTH,
         tokenizer=TokenizerRecipe(kind="unigram", vocab_size=2304, style="eos"),
-        train=TrainRecipe(objective="span-corruption", steps=500, seed=5),
+        train=TrainRecipe(objective="span-corruption", steps=560, seed=5),
         config={
             "num_layers": 4,
             "num_decoder_layers": 2,

@@ -14,10 +14,8 @@ import sysconfig
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from align.text import TextSample
+from align.text import TextSample
 
 DOMAINS = ("prose", "code")
 """What a text is."""
@@ -61,8 +59,6 @@ def zoo_samples(domain: str, split: str, max_chars: int = 512) -> list[TextSampl
     """
     if max_chars < 1:
         raise ValueError(f"max_chars must be >= 1, got {max_chars}")
-    from align.text import TextSample
-
     return [
         TextSample(piece, domain, f"{name}#{number}")
         for name, text in zoo_documents(domain, split)
