@@ -190,12 +190,14 @@ def _groups(maker: _Maker) -> None:
         ("mtkd zoo build gpt2-prose student", "two of them"),
     )
     add.add_argument("names", nargs="*", metavar="NAME", help="models; all if none")
-    zoo.add(
+    _zoo_scale(add)
+    add = zoo.add(
         "list",
         "commands:zoo_list",
         "list the embedded models with bits per character by domain",
         ("mtkd zoo list", ""),
     )
+    _zoo_scale(add)
     config = maker.group(
         "config",
         "look at settings",
@@ -355,6 +357,14 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         "(never); fail unless there is one to go on with (must)",
     )
     _plugin_options(parser)
+
+
+def _zoo_scale(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scale",
+        default="default",
+        help="tiny builds in seconds and knows next to nothing: zoo:tiny/NAME",
+    )
 
 
 def _plugin_options(parser: argparse.ArgumentParser) -> None:

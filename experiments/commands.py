@@ -46,9 +46,8 @@ def extract(options: Namespace) -> int:
     """Store a teacher's keys and values."""
     layers = _layer_numbers(options.layers)
     texts = _texts(options.data, options.text_field)[: options.samples]
-    from teacher.extract_teacher_kv import TeacherKVExtractor
-
     from experiments.models import resolve_zoo
+    from teacher.extract_teacher_kv import TeacherKVExtractor
 
     extractor = TeacherKVExtractor(
         resolve_zoo(options.model),
@@ -114,8 +113,8 @@ def zoo_build(options: Namespace) -> int:
     """Train the embedded models that are not cached."""
     from teacher.zoo import build_zoo, zoo_table
 
-    build_zoo(options.names or None)
-    console().print(zoo_table())
+    build_zoo(options.names or None, scale=options.scale)
+    console().print(zoo_table(scale=options.scale))
     return 0
 
 
@@ -123,7 +122,7 @@ def zoo_list(options: Namespace) -> int:
     """List the embedded models."""
     from teacher.zoo import zoo_table
 
-    console().print(zoo_table())
+    console().print(zoo_table(scale=options.scale))
     return 0
 
 

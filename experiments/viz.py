@@ -200,4 +200,4 @@ def _depths(text: str) -> dict[str, int]:
         depths = [int(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"--teacher-layers is {text!r}; give such as 24,32") from None
-    return {f"teacher {i + 1}, {n} layers": n for i, n in enumerate(depths)}
+    return {f"teacher {i + 1}": depth for i, depth in enumerate(depths)}
