@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from experiments.schema import Partial
 from experiments.sections import (
     AlignConfig,
     BaselineConfig,
@@ -25,7 +26,6 @@ from experiments.sections import (
 )
 from experiments.settings import (
     ConfigError,
-    Partial,
     Typed,
     build,
     check,

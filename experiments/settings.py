@@ -9,22 +9,38 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import functools
-import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args
+
+from experiments.schema import (
+    ConfigError,
+    describe_type,
+    hints_of,
+    is_union,
+    join,
+    named_section,
+    section_of,
+    takes_none,
+    unknown_key,
+)
+
+__all__ = [
+    "ConfigError",
+    "Typed",
+    "build",
+    "check",
+    "leaf",
+    "load_mapping",
+    "load_yaml",
+    "merge",
+    "parse_override",
+    "plain",
+]
 
 T = TypeVar("T")
-
-ANY_NAME = "<name>"
-"""Stands for a key the user chooses, in the names :func:`valid_names` yields."""
-
-
-class ConfigError(ValueError):
-    """A setting which cannot be used; the message says where and what is valid."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,18 +52,6 @@ class Typed:
     """
 
     text: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Partial:
-    """Marks a mapping as any subset of a section's fields.
-
-    ``Annotated[dict[str, Any], Partial(FuseConfig)]`` stays a mapping after the
-    check; nothing is filled in, so it can be laid over a full section later.
-    """
-
-    section: type
-    """The dataclass whose keys and types the mapping obeys."""
 
 
 def load_yaml(text: str, source: str) -> Any:
@@ -158,8 +162,8 @@ def build(cls: type[T], data: Any, path: str = "", root: type | None = None) -> 
             and field.default_factory is dataclasses.MISSING
         )
         if required and field.name not in values:
-            hint = describe_type(_hints(cls)[field.name])
-            raise ConfigError(f"{_join(path, field.name)} is missing; give {hint}")
+            hint = describe_type(hints_of(cls)[field.name])
+            raise ConfigError(f"{join(path, field.name)} is missing; give {hint}")
     try:
         return cls(**values)
     except ConfigError:
@@ -190,57 +194,15 @@ def check(
     Raises:
         ConfigError: an unknown key or a wrong type.
     """
-    hints = _hints(cls)
+    hints = hints_of(cls)
     section = _mapping(data, path, describe_type(cls))
     for key in section:
         if key not in hints:
-            raise unknown_key(_join(path, key), root or cls, known=hints)
+            raise unknown_key(join(path, key), root or cls, known=hints)
     return {
-        key: _value(hints[key], value, _join(path, key), root or cls, partial)
+        key: _value(hints[key], value, join(path, key), root or cls, partial)
         for key, value in section.items()
     }
-
-
-def unknown_key(path: str, root: type, known: Iterable[str] = ()) -> ConfigError:
-    """Say that a key does not exist, and which one was probably meant."""
-    nearest = nearest_name(path, valid_names(root))
-    meant = f"; did you mean {nearest!r}?" if nearest else "."
-    section, _, _ = path.rpartition(".")
-    where = f"{section!r}" if section else "the top level"
-    listed = ", ".join(sorted(known))
-    valid = f" Valid in {where}: {listed}." if listed else ""
-    return ConfigError(f"unknown config key {path!r}{meant}{valid}")
-
-
-def nearest_name(wrong: str, names: Iterable[str]) -> str | None:
-    """Find the valid dotted name most like a wrong one.
-
-    The last part counts too, on its own, so that a right key in the wrong section
-    (``train.temperature``) finds its home. Chosen names (:data:`ANY_NAME`) are
-    filled in from ``wrong``.
-    """
-    best, best_score = None, 0.72
-    for name in names:
-        filled = _fill(name, wrong)
-        whole = difflib.SequenceMatcher(None, wrong, filled).ratio()
-        tails = wrong.rpartition(".")[2], filled.rpartition(".")[2]
-        tail = difflib.SequenceMatcher(None, *tails).ratio()
-        score = max(whole, 0.95 * tail) + 0.01 * whole
-        if score > best_score:
-            best, best_score = filled, score
-    return best
-
-
-def valid_names(cls: type, prefix: str = "") -> Iterator[str]:
-    """Yield every dotted name of a config type, sections included."""
-    for key, hint in _hints(cls).items():
-        name = _join(prefix, key)
-        yield name
-        named = _named_section(hint)
-        nested, _ = _section(hint if named is None else named)
-        if nested is not None:
-            chosen = name if named is None else _join(name, ANY_NAME)
-            yield from valid_names(nested, chosen)
 
 
 def plain(value: Any) -> Any:
@@ -257,41 +219,14 @@ def plain(value: Any) -> Any:
     return value
 
 
-def describe_type(hint: Any) -> str:
-    """Say in words what a field takes: ``a number``, ``one of 'a', 'b'``."""
-    words = {
-        bool: "true or false",
-        int: "an integer",
-        float: "a number",
-        str: "a text",
-        Any: "anything",
-        type(None): "null",
-    }
-    if hint in words:
-        return words[hint]
-    section, _ = _section(hint)
-    if section is not None:
-        return "a section with keys " + ", ".join(_hints(section))
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in args)
-    if _is_union(hint):
-        return " or ".join(describe_type(arg) for arg in args)
-    if origin in (list, tuple):
-        return f"a list, each entry {describe_type(args[0])}"
-    if origin in (dict, Mapping):
-        return f"a mapping from names, each to {describe_type(args[1])}"
-    return str(hint)
-
-
 def _value(hint: Any, raw: Any, path: str, root: type, partial: bool) -> Any:
-    named = _named_section(hint)
+    named = named_section(hint)
     if named is not None:
         return {
-            str(key): _value(named, value, _join(path, key), root, partial)
+            str(key): _value(named, value, join(path, key), root, partial)
             for key, value in _mapping(raw, path, describe_type(hint)).items()
         }
-    section, stays_partial = _section(hint)
+    section, stays_partial = section_of(hint)
     if section is None:
         return leaf(hint, raw, path)
     if partial or stays_partial:
@@ -305,7 +240,7 @@ def leaf(hint: Any, raw: Any, path: str) -> Any:
     Raises:
         ConfigError: names the path, the value and what is valid.
     """
-    if raw is None and not _takes_none(hint):
+    if raw is None and not takes_none(hint):
         raise _wrong(path, None, hint)
     if not isinstance(raw, Typed):
         return _parse(hint, raw, path)
@@ -313,7 +248,7 @@ def leaf(hint: Any, raw: Any, path: str) -> Any:
         value = load_yaml(raw.text, path)
         return leaf(hint, value, path)
     except ConfigError:
-        if hint is str or (_is_union(hint) and str in get_args(hint)):
+        if hint is str or (is_union(hint) and str in get_args(hint)):
             return raw.text
         raise
 
@@ -355,46 +290,3 @@ def _mapping(data: Any, path: str, valid: str) -> Mapping[str, Any]:
         return data
     shown = data.text if isinstance(data, Typed) else data
     raise ConfigError(f"{path or 'the config'} is {shown!r}; give {valid}")
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls, include_extras=True)
-
-
-def _section(hint: Any) -> tuple[type | None, bool]:
-    """Give the dataclass a hint stands for, and whether it stays partial."""
-    if dataclasses.is_dataclass(hint):
-        return typing.cast(type, hint), False
-    for mark in getattr(hint, "__metadata__", ()):
-        if isinstance(mark, Partial):
-            return mark.section, True
-    return None, False
-
-
-def _named_section(hint: Any) -> Any:
-    """Give X of ``dict[str, X]`` where X is a section, else None."""
-    args = get_args(hint)
-    if get_origin(hint) is dict and _section(args[1])[0] is not None:
-        return args[1]
-    return None
-
-
-def _is_union(hint: Any) -> bool:
-    return get_origin(hint) in (Union, types.UnionType)
-
-
-def _takes_none(hint: Any) -> bool:
-    return hint is Any or hint is type(None) or type(None) in get_args(hint)
-
-
-def _join(path: str, key: object) -> str:
-    return f"{path}.{key}" if path else str(key)
-
-
-def _fill(name: str, wrong: str) -> str:
-    given = wrong.split(".")
-    parts = name.split(".")
-    return ".".join(
-        given[i] if part == ANY_NAME and i < len(given) else part
-        for i, part in enumerate(parts)
-    )

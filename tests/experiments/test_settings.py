@@ -3,19 +3,17 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
+from experiments.schema import Partial, nearest_name, valid_names
 from experiments.settings import (
     ConfigError,
-    Partial,
     Typed,
     build,
     leaf,
     load_mapping,
     load_yaml,
     merge,
-    nearest_name,
     parse_override,
     plain,
-    valid_names,
 )
 
 
