@@ -1,0 +1,215 @@
+"""A school in miniature: tiny real teachers, a student, and what is between them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from align.layer_map import build_multi_teacher_layer_map
+from align.text import TextSample
+from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
+from align.tokens import TokenBatch
+from fuse.router import LearnableRouter
+from fuse.routing_loss import EntropyRegularizer
+from fuse.weigher import FixedWeigher, LearnedWeigher
+from fuse.z_space import ZSpace
+from student.bridges import (
+    AdapterBridge,
+    Bridge,
+    LatentBridge,
+    ProjectorBridge,
+    StudentShape,
+    TeacherShape,
+)
+from student.calibrate import CalibrationReport, calibrate
+from student.config import LossConfig
+from student.distiller import Distiller, Teaching, WeightedObjective
+from student.engine import Engine
+from student.objective import OBJECTIVES, term_weights
+from teacher.capture import KVCapture
+from teacher.models import load_model
+from teacher.panel import LiveTeacher, TeacherPanel
+
+DECODERS = ("gpt2-prose", "qwen-code")
+MAX_LENGTH = 40
+
+
+@dataclass
+class Lesson:
+    """A distiller with the panel that feeds it."""
+
+    distiller: Distiller
+    panel: TeacherPanel | None
+    capture: KVCapture
+    model: Any
+    report: CalibrationReport | None = None
+
+    @property
+    def bridge(self) -> Bridge:
+        assert self.distiller.bridge is not None
+        return self.distiller.bridge
+
+    def run(self, batch: TokenBatch, step: int = 0):
+        """One forward pass with the teachers' views; returns the StepResult."""
+        rows = batch.mask.sum(1, keepdim=True) * torch.linspace(0.2, 0.9, 4)
+        rows = rows.long()
+        views = self.panel(batch, rows) if self.panel else ()
+        return self.distiller(batch, views, rows, step)
+
+
+@dataclass
+class School:
+    """Loads each teacher once, each student afresh."""
+
+    folders: dict[str, Path]
+    samples: list[TextSample]
+    loaded: dict[str, tuple[KVCapture, Any]] = field(default_factory=dict)
+    tokenizer: Any = None
+
+    def teacher(self, name: str) -> tuple[KVCapture, Any]:
+        if name not in self.loaded:
+            model = load_model(str(self.folders[name]))
+            self.loaded[name] = (KVCapture(model.model), model.tokenizer)
+        return self.loaded[name]
+
+    def student(self, seed: int | None = None, **config: Any) -> Any:
+        """A fresh student; ``config`` changes the model and draws new weights."""
+        loaded = load_model(str(self.folders["student"]), role="student")
+        self.tokenizer = loaded.tokenizer
+        if seed is None and not config:
+            return loaded.model
+        torch.manual_seed(seed or 0)
+        settings = loaded.model.config
+        for name, value in config.items():
+            setattr(settings, name, value)
+        return type(loaded.model)(settings)
+
+    def encode(self, texts: Sequence[str], max_length: int = MAX_LENGTH) -> TokenBatch:
+        if self.tokenizer is None:
+            self.student()
+        return encode_batch(self.tokenizer, list(texts), max_length=max_length)
+
+    def batch(self, count: int = 3, first: int = 0) -> TokenBatch:
+        """Encoded samples of different lengths."""
+        chosen = self.samples[first : first + count]
+        return self.encode([s.text[: 50 + 25 * i] for i, s in enumerate(chosen)])
+
+    def lesson(
+        self,
+        kind: str | None = "adapter",
+        teachers: Sequence[str] = DECODERS,
+        loss: LossConfig | None = None,
+        *,
+        routed: bool = False,
+        model: Any = None,
+        weigher: nn.Module | None = None,
+        capture: Any = None,
+        causal_aligner: Any = None,
+    ) -> Lesson:
+        """A calibrated bridge of one kind; None: cross-entropy alone."""
+        loss = loss or LossConfig()
+        if model is None:
+            model = self.student()
+        self.encode(["x"])
+        own = KVCapture(model)
+        weights = term_weights(loss) if kind else {"ce": 1.0}
+        terms = {n: WeightedObjective(w, OBJECTIVES[n]()) for n, w in weights.items()}
+        if kind is None:
+            return Lesson(Distiller(model, own, terms, loss), None, own, model)
+        maps = build_multi_teacher_layer_map(
+            [self.teacher(name)[0].num_layers for name in teachers], own.num_layers
+        )
+        live = [
+            LiveTeacher(name, *self.teacher(name), m.needed)
+            for name, m in zip(teachers, maps, strict=True)
+        ]
+        panel = TeacherPanel(
+            live,
+            CharIoUAligner(),
+            causal_aligner or CausalCharIoUAligner(),
+            attention=True,
+            own_loss=True,
+        )
+        torch.manual_seed(0)
+        bridge = self.bridge(kind, own, teachers, maps)
+        texts = [s.text for s in self.samples[-16:]]
+        parts = [self.encode(texts[i : i + 8]) for i in (0, 8)]
+        report = calibrate(own, bridge, [(b, panel(b)) for b in parts], loss.skip_sinks)
+        regularizer = None
+        if weigher is None:
+            weigher = FixedWeigher([1.0] * len(teachers))
+            if routed:
+                weigher = LearnedWeigher(
+                    LearnableRouter(own.hidden_size, len(teachers))
+                )
+                regularizer = EntropyRegularizer()
+        distiller = Distiller(
+            model, capture or own, terms, loss, Teaching(bridge, weigher, regularizer)
+        )
+        return Lesson(distiller, panel, own, model, report)
+
+    def bridge(self, kind: str, own: KVCapture, teachers: Sequence[str], maps: Any):
+        def widths(c: KVCapture) -> tuple[int, int]:
+            return c.num_kv_heads * c.k_dim, c.num_kv_heads * c.v_dim
+
+        shape = StudentShape(own.num_layers, own.num_kv_heads, *widths(own))
+        captures = [self.teacher(name)[0] for name in teachers]
+        shapes = [
+            TeacherShape(n, c.num_kv_heads, *widths(c), m, c.causal)
+            for n, c, m in zip(teachers, captures, maps, strict=True)
+        ]
+        if kind == "latent":
+            z = ZSpace([widths(c) for c in captures], widths(own), own.num_layers, 12)
+            return LatentBridge(shape, shapes, z)
+        return {"adapter": AdapterBridge, "projector": ProjectorBridge}[kind](
+            shape, shapes
+        )
+
+
+@pytest.fixture(scope="session")
+def school(tiny_zoo: dict[str, Path]) -> School:
+    """Tiny teachers and texts of both domains, long enough for every test."""
+    from teacher.zoo import DOMAINS, zoo_samples
+
+    every = {
+        d: [s for s in zoo_samples(d, "student", 400) if len(s.text) > 250]
+        for d in DOMAINS
+    }
+    pairs = zip(*(found[:40] for found in every.values()), strict=True)
+    return School(tiny_zoo, [sample for pair in pairs for sample in pair])
+
+
+@pytest.fixture
+def only():
+    """Loss settings with every weight at zero but the named ones."""
+    off = dict.fromkeys(
+        ["lambda_k", "lambda_v", "beta_cos", "gamma_kl", "delta_ce", "eta_outcome"], 0.0
+    )
+
+    def make(**on: Any) -> LossConfig:
+        return LossConfig(**(off | on))
+
+    return make
+
+
+@pytest.fixture
+def start_engine(monkeypatch: pytest.MonkeyPatch):
+    """Engines one after another in this process; the environment is put back."""
+    for name in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"]:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    started: list[Engine] = []
+
+    def start(config: Any) -> Engine:
+        while started:
+            started.pop().close()
+        started.append(Engine(config))
+        return started[-1]
+
+    yield start
+    while started:
+        started.pop().close()

@@ -1,0 +1,94 @@
+import os
+import stat
+
+import pytest
+import torch
+
+from student.checkpoint import (
+    MARKER,
+    CheckpointError,
+    atomic_folder,
+    export_student,
+    mark_complete,
+    read_complete,
+)
+
+
+def test_a_folder_appears_whole(tmp_path):
+    target = tmp_path / "deep" / "run"
+    with atomic_folder(target) as folder:
+        (folder / "a.txt").write_text("a")
+        assert not target.exists()
+    assert (target / "a.txt").read_text() == "a"
+    assert [p.name for p in target.parent.iterdir()] == ["run"]
+
+
+def test_an_error_leaves_the_older_folder_and_nothing_else(tmp_path):
+    target = tmp_path / "run"
+    with atomic_folder(target) as folder:
+        (folder / "a.txt").write_text("old")
+    with pytest.raises(OSError, match="disk"), atomic_folder(target) as folder:
+        (folder / "a.txt").write_text("new")
+        raise OSError("disk full")
+    assert (target / "a.txt").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_new_folder_replaces_the_older_as_a_whole(tmp_path):
+    for name in ("old.txt", "new.txt"):
+        with atomic_folder(tmp_path / "run") as folder:
+            (folder / name).write_text("x")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["new.txt"]
+
+
+def test_state_comes_back_once_the_marker_stands(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "w.bin").write_bytes(b"1234")
+    assert read_complete(tmp_path) is None
+    mark_complete(tmp_path, {"step": 7})
+    assert read_complete(tmp_path) == {"step": 7}
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda f: (f / "w.bin").write_bytes(b"12"), "w.bin has 2 bytes, not 4"),
+        (lambda f: (f / "w.bin").unlink(), "w.bin is missing"),
+        (lambda f: (f / MARKER).write_text("{"), "marker .* is damaged"),
+        (lambda f: (f / MARKER).write_text("[]"), "marker .* is damaged"),
+    ],
+)
+def test_damage_is_named_with_what_to_do(tmp_path, damage, what):
+    (tmp_path / "w.bin").write_bytes(b"1234")
+    mark_complete(tmp_path, {})
+    damage(tmp_path)
+    with pytest.raises(CheckpointError, match=what) as error:
+        read_complete(tmp_path)
+    assert "delete the folder" in str(error.value)
+
+
+def test_an_exported_student_is_plain_transformers_readable_by_the_umask(
+    school, tmp_path
+):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from teacher.capture import KVCapture
+
+    model = school.student()
+    capture = KVCapture(model)  # switches the attention function
+    before = os.umask(0o022)
+    try:
+        export_student(model, school.tokenizer, tmp_path / "student")
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "student").iterdir()}
+    assert modes == {0o644}
+    assert "mtkd" not in (tmp_path / "student" / "config.json").read_text()
+    batch = school.batch(2)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "student").eval()
+    own = capture(batch.ids, batch.mask, logits=True).logits
+    theirs = again(input_ids=batch.ids, attention_mask=batch.mask.long()).logits
+    torch.testing.assert_close(own[batch.mask], theirs[batch.mask])
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "student")
+    text = batch.texts[0]
+    assert loaded(text)["input_ids"] == school.tokenizer(text)["input_ids"]
