@@ -13,7 +13,7 @@ from typing import Any
 PACK_CHARS = 2000
 """Paragraphs of a plain text file are packed into documents of about this size."""
 
-_BLANK_LINE = re.compile(r"(?:\r\n|\n|\r)[^\S\r\n]*(?:\r\n|\n|\r)\s*")
+_BLANK_LINE = re.compile(r"\r?\n[^\S\r\n]*\r?\n\s*")
 _CUTS = tuple(
     re.compile(pattern)
     for pattern in (
