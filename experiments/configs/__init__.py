@@ -1,0 +1,1 @@
+"""Packaged configs, which ``mtkd train`` takes by name."""

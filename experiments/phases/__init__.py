@@ -1,0 +1,1 @@
+"""The built-in phases, as YAML; ``experiments.presets`` offers them."""
