@@ -29,7 +29,6 @@ def held_out(
     recipe: ZooModel,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    samples: int = 160,
 ) -> dict[str, float]:
     """Measure bits per character on each domain's eval split.
 
@@ -38,10 +37,10 @@ def held_out(
     compare with each other's progress but not with a next-token model's.
 
     Args:
-        recipe: names the objective.
+        recipe: names the objective and the number of samples, which are spread
+            over the split.
         model: in evaluation mode.
         tokenizer: its own.
-        samples: eval samples per domain, spread over the split.
 
     Returns:
         Bits per character by domain.
@@ -51,7 +50,7 @@ def held_out(
         "masked-token": _masked_bits,
         "span-corruption": _span_bits,
     }[recipe.train.objective]
-    result = {}
+    samples, result = recipe.eval_samples, {}
     for domain in DOMAINS:
         documents = zoo_documents(domain, "eval")
         texts = [p for _, text in documents for p in cut_text(text, SAMPLE_CHARS)]

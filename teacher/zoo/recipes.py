@@ -73,6 +73,9 @@ class ZooModel:
     text_chars: int | None = None
     """Training text per domain, characters; None takes all there is."""
 
+    eval_samples: int = 160
+    """Held-out samples per domain that it is measured on; decides no weight."""
+
     @property
     def leaning(self) -> str:
         """The domain with most of its text, or ``mixed``."""
@@ -244,4 +247,5 @@ def _tiny(model: ZooModel) -> ZooModel:
         ),
         train=replace(model.train, steps=steps, batch=4, length=64, warmup=2),
         text_chars=60_000,
+        eval_samples=32,
     )

@@ -8,6 +8,7 @@ from teacher.zoo.text import (
     cut_text,
     text_fingerprint,
     zoo_documents,
+    zoo_samples,
 )
 
 
@@ -83,3 +84,12 @@ def test_the_fingerprint_of_the_text_stands_still():
     first = text_fingerprint()
     text_fingerprint.cache_clear()
     assert text_fingerprint() == first
+
+
+def test_samples_are_the_cut_documents_with_unique_ids():
+    samples = zoo_samples("prose", "eval", max_chars=300)
+    assert len({sample.id for sample in samples}) == len(samples)
+    assert all(0 < len(s.text) <= 300 and s.domain == "prose" for s in samples)
+    assert samples == zoo_samples("prose", "eval", max_chars=300)
+    with pytest.raises(ValueError, match="max_chars must be >= 1, got 0"):
+        zoo_samples("prose", "eval", max_chars=0)
