@@ -16,7 +16,11 @@ from experiments.plotting import (
     mark_phases,
     on_one_axis,
 )
-from experiments.routing_figures import draw_routing_domains, draw_routing_layers
+from experiments.routing_figures import (
+    draw_gates,
+    draw_routing_domains,
+    draw_routing_layers,
+)
 from experiments.run_dir import MAIN, RunDir, mean_bpc
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
         "losses": draw_losses,
         "routing_domains": draw_routing_domains,
         "routing_layers": draw_routing_layers,
+        "gates": draw_gates,
         "coverage": draw_coverage,
     }
     folder = folder or run.figures

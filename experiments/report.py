@@ -19,6 +19,8 @@ CAPTIONS = {
     "losses": "Every term of the objective over the optimiser steps.",
     "routing_domains": "Mean routing weight of every teacher, by domain of the text.",
     "routing_layers": "Mean routing weight of every teacher, by student layer.",
+    "gates": "How much of the fused keys and values each student layer lets in when "
+    "the outcome is measured.",
     "coverage": "Share of student tokens which received any teacher text.",
     "alignment": "How one sentence's student tokens meet a teacher's.",
     "layer_map": "Which teacher layers feed which student layer.",
@@ -193,8 +195,10 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *(["---:"] * (len(heads) - 1))]
+def _markdown_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1
+) -> str:
+    rule = ["---" if i < numbers_from else "---:" for i in range(len(heads))]
     lines = [heads, rule, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -229,15 +233,15 @@ def _teacher_block(run: RunDir) -> list[str]:
     rows = [
         [
             name,
-            str(facts.get("kind", "–")),
-            str(facts.get("family", "–")),
+            *(str(facts.get(key, "–")) for key in ("model", "kind", "family")),
             *(_number((facts.get("bpc") or {}).get(domain)) for domain in domains),
         ]
         for name, facts in teachers.items()
     ]
-    note = "Bits per character of their own; an encoder has none."
-    table = _markdown_table(["teacher", "kind", "family", *domains], rows)
-    return ["## Teachers", note, table]
+    heads = ["teacher", "model", "kind", "family", *domains]
+    table = _markdown_table(heads, rows, numbers_from=4)
+    note = ["Their own bits per character; an encoder has none."] if domains else []
+    return ["## Teachers", *note, table]
 
 
 def _event_block(run: RunDir) -> list[str]:
@@ -260,12 +264,16 @@ def _picture_blocks(run: RunDir) -> list[str]:
 
     blocks = []
     for path in sorted(run.figures.glob("*.png"), key=place):
-        caption = next(
-            (text for key, text in CAPTIONS.items() if path.stem.startswith(key)),
-            path.stem.replace("_", " "),
-        )
-        blocks += [f"![{path.stem}](figures/{path.name})", caption]
+        blocks += [f"![{path.stem}](figures/{path.name})", _caption(path.stem)]
     return ["## Pictures", *blocks] if blocks else []
+
+
+def _caption(stem: str) -> str:
+    for key, text in CAPTIONS.items():
+        if stem.startswith(key):
+            rest = stem.removeprefix(key).strip("_")
+            return f"{text} Here: {rest}." if rest else text
+    return stem.replace("_", " ")
 
 
 def _commands(run: RunDir) -> str:

@@ -83,6 +83,41 @@ def draw_routing_layers(run: RunDir) -> Figure | None:
     return figure
 
 
+def draw_gates(run: RunDir) -> Figure | None:
+    """Draw each layer's injection gate over the steps; None without gates.
+
+    Phases whose gates never move (no outcome was computed) are left out.
+    """
+    lines = [(x, line) for x, line in on_one_axis(run, "train") if line.get("gates")]
+    phases = [
+        group
+        for group in by_phase(lines)
+        if any(line["gates"] != group[0][1]["gates"] for _, line in group)
+    ]
+    if not phases:
+        return None
+    figure, panels = grid(len(phases), columns=2, size=(5.4, 2.8), legend=True)
+    count = max(len(line["gates"]) for group in phases for _, line in group)
+    for axes, group in zip(panels, phases, strict=True):
+        for gate in range(count):
+            points = [(x, ln["gates"][gate]) for x, ln in group if ln["gates"][gate:]]
+            if points:
+                colour = COLOURS[gate % len(COLOURS)]
+                axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6)
+        axes.set_title(str(group[0][1].get("phase")), loc="left")
+        axes.set_ylabel("gate (0: own, 1: fused)")
+        axes.set_xlabel("optimiser step")
+    handles = [
+        _patch(COLOURS[gate % len(COLOURS)], f"gate {gate}") for gate in range(count)
+    ]
+    columns = min(count, 8)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False
+    )
+    figure.suptitle(f"{run.name}: gates of the injected layers, lowest layer first")
+    return figure
+
+
 def _stack(
     axes: Axes,
     lines: Sequence[Placed],

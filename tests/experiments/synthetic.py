@@ -81,6 +81,7 @@ def _phase(index: int, name: str, rng: random.Random) -> list[dict[str, Any]]:
             )
         if name == "z_space":
             terms["z_reconstruction"] = 1.5 * math.exp(-step / 25)
+        moved = float(name in ("routing", "z_space"))  # by the outcome only
         coverage = {t: 0.97 - 0.06 * i for i, t in enumerate(TEACHERS[name])}
         lines.append(
             {
@@ -89,6 +90,7 @@ def _phase(index: int, name: str, rng: random.Random) -> list[dict[str, Any]]:
                 "loss": sum(terms.values()),
                 "terms": terms,
                 "coverage": coverage,
+                "gates": [0.5 + moved * step / 100, 0.5 - moved * step / 200],
                 "lr": 1e-3,
             }
         )

@@ -24,6 +24,7 @@ def test_every_picture_is_written_and_opens(made_up):
         "losses",
         "routing_domains",
         "routing_layers",
+        "gates",
         "coverage",
     ]
     for path in paths:

@@ -34,7 +34,7 @@ def test_every_picture_of_the_report_exists(made_up):
     path = write_report(made_up)
     pictures = re.findall(r"!\[\w+\]\((.+?)\)", path.read_text())
     assert pictures[0] == "figures/comparison.png"
-    assert len(pictures) == 5
+    assert len(pictures) == 6
     assert all((made_up.path / picture).is_file() for picture in pictures)
 
 
@@ -43,6 +43,7 @@ def test_pictures_from_elsewhere_are_shown_too(made_up):
     (made_up.figures / "alignment_t5.png").write_bytes(b"")
     text = report_text(made_up)
     assert "![alignment_t5](figures/alignment_t5.png)" in text
+    assert "How one sentence's student tokens meet a teacher's. Here: t5." in text
 
 
 def test_the_report_tells_how_to_do_it_again(made_up):

@@ -3,7 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.routing_figures import draw_routing_domains, draw_routing_layers
+from experiments.routing_figures import (
+    draw_gates,
+    draw_routing_domains,
+    draw_routing_layers,
+)
 
 
 def test_domains_have_a_panel_each_and_stack_to_one(made_up):
@@ -41,3 +45,14 @@ def test_no_routing_draws_nothing(made_up):
     run = replace(made_up, metrics=rest)
     assert draw_routing_domains(run) is None
     assert draw_routing_layers(run) is None
+
+
+def test_gates_are_drawn_for_phases_in_which_they_moved(made_up):
+    figure = draw_gates(made_up)
+    panels = [axes for axes in figure.axes if axes.lines]
+    assert [axes.get_title("left") for axes in panels] == ["routing", "z_space"]
+    first, second = panels[0].lines
+    assert first.get_ydata()[-1] == pytest.approx(0.9)
+    assert second.get_ydata()[-1] == pytest.approx(0.3)
+    early = [m for m in made_up.metrics if m["phase"] == "dual"]
+    assert draw_gates(replace(made_up, metrics=early)) is None
