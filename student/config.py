@@ -88,7 +88,8 @@ class TrainConfig:
     router_learning_rate: float = 3e-3
     """Peak learning rate of routers."""
     weight_decay: float = 0.01
-    """AdamW weight decay of matrices; vectors have none."""
+    """AdamW weight decay of the student's and routers' matrices; vectors and bridges
+    have none."""
     warmup_steps: int = 0
     """Optimiser steps of linear warm-up at the start of each phase."""
     lr_schedule: str = "cosine"

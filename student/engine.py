@@ -102,6 +102,11 @@ class Engine:
         """Leave the process group, so that another engine may start."""
         from accelerate.state import AcceleratorState, GradientState
 
+        if self._config.engine == "deepspeed":
+            import deepspeed
+
+            # DeepSpeed also forgets the groups that it keeps for itself.
+            deepspeed.comm.destroy_process_group()
         self.accelerator.end_training()
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
@@ -145,9 +150,21 @@ class Prepared:
         """Differentiate, clip at the boundary, step."""
         self._accelerator.backward(loss)
         if self._clip is not None and self.at_boundary:
+            self._fill_missing_gradients()
             self._accelerator.clip_grad_norm_(self.module.parameters(), self._clip)
         self._optimizer.step()
         self._optimizer.zero_grad()
+
+    def _fill_missing_gradients(self) -> None:
+        """Count a parameter that a pass left out as one with gradient 0.
+
+        DeepSpeed does; AdamW by itself would skip it, and the two engines would
+        train differently between two outcome passes.
+        """
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
 
     def save(self, folder: Path) -> None:
         """Write everything needed to go on from here."""
@@ -159,7 +176,11 @@ class Prepared:
 
 
 def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str, Any]]:
-    """Split parameters by learning rate and weight decay; the student comes first."""
+    """Split parameters by learning rate and weight decay; the student comes first.
+
+    The bridge never decays: its maps are calibrated, and one that no loss reaches
+    would shrink the target it makes.
+    """
     rates = {
         "student": config.learning_rate,
         "weigher": config.router_learning_rate,
@@ -168,8 +189,8 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in distiller.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.dim() > 1
-            key = (name.split(".")[0], decays)
+            part = name.split(".")[0]
+            key = (part, parameter.dim() > 1 and part != "bridge")
             groups.setdefault(key, []).append(parameter)
     return [
         {
@@ -201,16 +222,24 @@ def learning_rate_factor(
 
 
 def _accelerator(config: TrainConfig) -> Any:
-    _single_process_defaults()
     from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
+    from accelerate.utils import (
+        DistributedDataParallelKwargs,
+        InitProcessGroupKwargs,
+    )
 
     settings: dict[str, Any] = {
         "gradient_accumulation_steps": config.grad_accum,
         "mixed_precision": "fp16" if config.fp16 else "no",
     }
     if config.engine == "torch":
-        return Accelerator(cpu=not torch.cuda.is_available(), **settings)
+        # A launcher's variables make accelerate wrap the distiller, of which most
+        # steps leave a part out: the outcome's adapters and gates.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        return Accelerator(
+            cpu=not torch.cuda.is_available(), kwargs_handlers=[unused], **settings
+        )
+    _single_process_defaults()
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "gloo":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
