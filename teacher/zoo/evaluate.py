@@ -50,12 +50,13 @@ def held_out(
         "masked-token": _masked_bits,
         "span-corruption": _span_bits,
     }[recipe.train.objective]
-    samples, result = recipe.eval_samples, {}
+    result = {}
     for domain in DOMAINS:
         documents = zoo_documents(domain, "eval")
         texts = [p for _, text in documents for p in cut_text(text, SAMPLE_CHARS)]
-        step = max(1, len(texts) // samples)
-        nats, chars = measure(model, tokenizer, texts[::step][:samples])
+        count = min(recipe.eval_samples, len(texts))
+        spread = [texts[i * len(texts) // count] for i in range(count)]
+        nats, chars = measure(model, tokenizer, spread)
         result[domain] = nats / math.log(2) / max(chars, 1)
     return result
 
