@@ -108,13 +108,13 @@ def draw_gates(run: RunDir) -> Figure | None:
         axes.set_ylabel("gate (0: own, 1: fused)")
         axes.set_xlabel("optimiser step")
     handles = [
-        _patch(COLOURS[gate % len(COLOURS)], f"gate {gate}") for gate in range(count)
+        _patch(COLOURS[gate % len(COLOURS)], f"layer {gate}") for gate in range(count)
     ]
     columns = min(count, 8)
     figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, frameon=False
     )
-    figure.suptitle(f"{run.name}: gates of the injected layers, lowest layer first")
+    figure.suptitle(f"{run.name}: how much fused KV each student layer lets in")
     return figure
 
 
