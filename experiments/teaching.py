@@ -202,8 +202,14 @@ def build_weigher(
             centre=report.hidden.mean(0),
         )
     assert fuse.router is not None
-    router = registry.get("router", fuse.router)(student.hidden_size, len(names))
-    return LearnedWeigher(router, fuse.routing_level)
+    build = registry.get("router", fuse.router)
+    size, count = student.hidden_size, len(names)
+    router = (
+        [build(size, count) for _ in range(student.num_layers)]
+        if fuse.routing_per_layer
+        else build(size, count)
+    )
+    return LearnedWeigher(router, fuse.routing_level, fuse.temperature)
 
 
 def prototypes(fuse: FuseConfig, report: CalibrationReport) -> Tensor:

@@ -27,6 +27,8 @@ class FuseConfig:
     routing_level: Literal["sample", "token"] = "token"
     """One weighting per text, or one per student token. A sample's weights have
     seen the whole text, so only ``token`` is strictly causal."""
+    routing_per_layer: bool = False
+    """Give every student layer a learned router of its own."""
     temperature: float = 1.0
     """Softmax temperature of the routing weights, > 0; lower is sharper."""
     similarity: Literal["cosine", "dot", "l2"] = "cosine"

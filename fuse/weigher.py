@@ -78,9 +78,12 @@ class LearnedWeigher(nn.Module):
     """A trained router."""
 
     def __init__(
-        self, router: nn.Module, level: str = "token", temperature: float = 1.0
+        self,
+        router: nn.Module | Sequence[nn.Module],
+        level: str = "token",
+        temperature: float = 1.0,
     ) -> None:
-        """Wrap a router.
+        """Wrap a router, or one for each of the student's layers.
 
         Args:
             router: maps queries (..., C) to weights (..., M).
@@ -89,16 +92,30 @@ class LearnedWeigher(nn.Module):
                 scores; any other's weights are raised to its inverse.
         """
         super().__init__()
-        self.router, self.level, self.temperature = router, level, temperature
+        self.by_layer = not isinstance(router, nn.Module)
+        routers = [router] if isinstance(router, nn.Module) else router
+        self.routers = nn.ModuleList(routers)
+        self.level, self.temperature = level, temperature
 
     def forward(self, hidden: Tensor, mask: Tensor, available: Tensor) -> Tensor:
-        """(B, T, C), (B, T), (B, T, M) -> (B, T, M) float32, see :func:`share`."""
-        weights = self.router(routing_query(hidden, mask, self.level))
+        """Weigh the teachers.
+
+        (B, T, C), (B, T), (B, T, M) -> (B, T, M) float32, or (L, B, T, M) with a router
+        for each layer; see :func:`share`.
+        """
+        query = routing_query(hidden, mask, self.level)
+        weights = [
+            share(per_token(self._sharpen(router(query)), mask), available)
+            for router in self.routers
+        ]
+        return torch.stack(weights) if self.by_layer else weights[0]
+
+    def _sharpen(self, weights: Tensor) -> Tensor:
         if self.temperature != 1:
             tiny = torch.finfo(torch.float32).tiny  # a weight of 0 stays finite
             log_weights = weights.float().clamp_min(tiny).log()
             weights = (log_weights / self.temperature).softmax(-1)
-        return share(per_token(weights, mask), available)
+        return weights
 
 
 def per_token(weights: Tensor, mask: Tensor) -> Tensor:
@@ -112,11 +129,11 @@ def share(weights: Tensor, available: Tensor) -> Tensor:
     """Renormalise weights over the teachers that have something to say.
 
     Args:
-        weights: (B, T, M) >= 0.
+        weights: (..., B, T, M) >= 0.
         available: (B, T, M) bool, True where a teacher covers the token.
 
     Returns:
-        (B, T, M) float32 summing to 1 over M, or to 0 where no teacher (or none
+        (..., B, T, M) float32 summing to 1 over M, or to 0 where no teacher (or none
         with weight) is available.
     """
     kept = weights.float() * available

@@ -28,6 +28,7 @@ from student.objective import (
     AttentionPair,
     Objective,
     StepContext,
+    at_rows,
     cross_entropy,
 )
 from student.still import standing_still
@@ -47,7 +48,8 @@ class Teaching:
 
     bridge: Bridge
     weigher: nn.Module
-    """Maps hidden (B, T, C), mask (B, T), available (B, T, M) to (B, T, M)."""
+    """Maps hidden (B, T, C), mask (B, T), available (B, T, M) to weights (B, T, M) or
+    (L, B, T, M)."""
     regularizer: EntropyRegularizer | None = None
     """The entropy term; None where no router learns."""
 
@@ -61,7 +63,7 @@ class StepResult:
     terms: dict[str, Tensor] = field(default_factory=dict)
     """Every term before its weight, detached scalars."""
     routing: Tensor | None = None
-    """(B, M) float32, each sample's mean weights over its covered tokens."""
+    """(B, T, M) or (L, B, T, M) float32, detached; rows of 0 have no teacher."""
     coverage: Tensor | None = None
     """(M,) float32, the share of text tokens that each teacher covered."""
 
@@ -172,7 +174,7 @@ class Distiller(nn.Module):
         return StepResult(
             result.loss,
             result.terms,
-            _mean_per_sample(live.detach()),
+            live.detach(),
             (covered & text).sum((0, 1)).float() / tokens,
         )
 
@@ -216,7 +218,7 @@ class Distiller(nn.Module):
                 continue
             teacher = self.bridge.mix_depth(m, view.attention)
             known = teacher.sum(-1).mean(0) > 0.5  # (B, R): rows that kept mass
-            weight = weights[..., m].gather(1, rows) * known
+            weight = at_rows(weights[..., m], rows) * known
             pairs.append(AttentionPair(view.name, seen.attention, teacher, weight))
         return pairs
 
@@ -331,9 +333,3 @@ def not_sinks(batch: TokenBatch, views: Sequence[TeacherView], count: int) -> Te
 def _logits(seen: Captured) -> Tensor:
     assert seen.logits is not None
     return seen.logits
-
-
-def _mean_per_sample(weights: Tensor) -> Tensor:
-    """(B, T, M) -> (B, M), over the tokens that some teacher covers."""
-    count = (weights.sum(-1, keepdim=True) > 0).sum(1).clamp_min(1)
-    return weights.sum(1) / count

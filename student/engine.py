@@ -66,14 +66,22 @@ class Engine:
         return bool(self.accelerator.is_main_process)
 
     @contextmanager
-    def prepared(self, distiller: Distiller, total_steps: int) -> Iterator[Prepared]:
-        """Train one distiller inside this block, with an optimiser of its own."""
+    def prepared(
+        self, distiller: Distiller, config: TrainConfig, total_steps: int
+    ) -> Iterator[Prepared]:
+        """Train one distiller inside this block, with an optimiser of its own.
+
+        Args:
+            distiller: what is trained.
+            config: the phase's learning rates and schedule; the rest is the run's.
+            total_steps: optimiser steps of the schedule.
+        """
         optimizer = torch.optim.AdamW(
-            parameter_groups(distiller, self._config), betas=(0.9, 0.95)
+            parameter_groups(distiller, config), betas=(0.9, 0.95)
         )
         peaks = [group["lr"] for group in optimizer.param_groups]
         module, wrapped = self.accelerator.prepare(distiller, optimizer)
-        schedule = learning_rate_factor(self._config, total_steps)
+        schedule = learning_rate_factor(config, total_steps)
         clip = self._config.max_grad_norm if self._config.engine == "torch" else None
         try:
             yield Prepared(self.accelerator, module, wrapped, peaks, schedule, clip)

@@ -38,8 +38,8 @@ class Comparison:
     target_v: Tensor
     """(L, B, T, C') float, detached."""
     weight: Tensor
-    """(B, T) float32 >= 0, detached: routing weight, 0 where nothing was aligned,
-    on padding and on attention sinks."""
+    """(B, T) or (L, B, T) float32 >= 0, detached: routing weight, 0 where nothing was
+    aligned, on padding and on attention sinks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +52,7 @@ class AttentionPair:
     teacher: Tensor
     """(L, B, R, T) float32 probabilities over the student's tokens, detached."""
     weight: Tensor
-    """(B, R) float32 >= 0, detached."""
+    """(B, R) or (L, B, R) float32 >= 0, detached."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +69,7 @@ class Relation:
     teacher_v: Tensor
     """(L, B, T, C_t') float, detached."""
     weight: Tensor
-    """(B, T) float32 >= 0, detached."""
+    """(B, T) or (L, B, T) float32 >= 0, detached."""
     rows: Tensor
     """(B, R) int64, the tokens whose relations to all others are compared."""
 
@@ -88,7 +88,8 @@ class StepContext:
     relations: Sequence[Relation] = ()
     """Filled when a term needs ``relations``."""
     routing: Tensor | None = None
-    """(B, T, M) float32 weights over teachers, detached."""
+    """(B, T, M), or (L, B, T, M) where layers are routed by themselves, float32
+    weights over teachers, detached."""
     step: int = 0
     """Optimiser steps taken in this phase."""
 
@@ -148,9 +149,9 @@ def attention_kl(ctx: StepContext) -> Tensor:
     """
     total, weight = _zero(ctx), _zero(ctx)
     for pair in ctx.attention:
-        kl = _kl(pair.teacher, pair.student.clamp_min(1e-9).log()).mean(0)  # (B, R)
+        kl = _kl(pair.teacher, pair.student.clamp_min(1e-9).log())  # (L, B, R)
         total = total + (kl * pair.weight).sum()
-        weight = weight + pair.weight.sum()
+        weight = weight + pair.weight.expand_as(kl).sum()
     return total / weight.clamp_min(1e-9)
 
 
@@ -217,22 +218,23 @@ def term_weights(config: LossConfig) -> dict[str, float]:
 
 
 def _distance(ctx: StepContext, per_token: Callable[[Comparison], Tensor]) -> Tensor:
-    """Average (B, T) distances over tokens and comparisons by weight."""
+    """Average (L, B, T) distances over layers, tokens and comparisons by weight."""
     total, weight = _zero(ctx), _zero(ctx)
     for comparison in ctx.comparisons:
-        total = total + (per_token(comparison) * comparison.weight).sum()
-        weight = weight + comparison.weight.sum()
+        distance = per_token(comparison)
+        total = total + (distance * comparison.weight).sum()
+        weight = weight + comparison.weight.expand_as(distance).sum()
     return total / weight.clamp_min(1e-9)
 
 
 def _squared(pred: Tensor, target: Tensor) -> Tensor:
-    """(L, B, T, C) twice -> (B, T) float32."""
-    return (pred.float() - target.float()).square().mean((0, 3))
+    """(L, B, T, C) twice -> (L, B, T) float32."""
+    return (pred.float() - target.float()).square().mean(3)
 
 
 def _cosine(pred: Tensor, target: Tensor) -> Tensor:
     similarity = F.cosine_similarity(pred.float(), target.float(), dim=-1, eps=1e-6)
-    return (1 - similarity).mean(0)
+    return 1 - similarity
 
 
 def _relations(
@@ -241,14 +243,14 @@ def _relations(
     total, weight = _zero(ctx), _zero(ctx)
     for relation in ctx.relations:
         student, teacher = pick(relation)
-        rows, known = relation.rows, relation.weight > 0
+        rows, known = relation.rows, _any_layer(relation.weight > 0)
         log_s = _relation_log_softmax(student, rows, known)
         log_t = _relation_log_softmax(teacher, rows, known)
-        per_row = _kl(log_t.exp(), log_s).mean(0)  # (B, R)
-        row_weight = relation.weight.gather(1, rows)
+        per_row = _kl(log_t.exp(), log_s)  # (L, B, R)
+        row_weight = at_rows(relation.weight, rows)
         row_weight = row_weight * (known.sum(1, keepdim=True) > 1)
         total = total + (per_row * row_weight).sum()
-        weight = weight + row_weight.sum()
+        weight = weight + row_weight.expand_as(per_row).sum()
     return total / weight.clamp_min(1e-9)
 
 
@@ -264,6 +266,16 @@ def _relation_log_softmax(x: Tensor, rows: Tensor, known: Tensor) -> Tensor:
     itself = F.one_hot(rows, x.shape[2]).bool()  # (B, R, T)
     hidden = itself | ~known[:, None, :]
     return scores.masked_fill(hidden[None], -1e4).log_softmax(-1)
+
+
+def at_rows(weight: Tensor, rows: Tensor) -> Tensor:
+    """Pick token weights (..., B, T) at rows (B, R): (..., B, R)."""
+    return weight.gather(-1, rows.expand(*weight.shape[:-1], -1))
+
+
+def _any_layer(known: Tensor) -> Tensor:
+    """(B, T) or (L, B, T) bool -> (B, T)."""
+    return known.any(0) if known.dim() == 3 else known
 
 
 def _kl(target: Tensor, log_pred: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from align.text import TextSample
 from align.tokens import TokenBatch
 from align.view import TeacherView
+from fuse.routing_stats import RoutingStats
 from student.checkpoint import atomic_folder, mark_complete, read_complete
 from student.config import TrainConfig
 from student.data_order import sample_indices
@@ -83,7 +84,7 @@ def train_phase(
         CheckpointError: a checkpoint is damaged.
     """
     distiller.train()
-    with engine.prepared(distiller, job.steps) as prepared:
+    with engine.prepared(distiller, config, job.steps) as prepared:
         loop = _Loop(distiller, engine, prepared, job, config)
         done = loop.resume()
         while done < job.steps:
@@ -114,6 +115,7 @@ class _Loop:
         self._distiller, self._engine = distiller, engine
         self._prepared, self._job, self._config = prepared, job, config
         self._bad = 0
+        self._routing: RoutingStats | None = None
 
     def resume(self) -> int:
         """Load the newest checkpoint; returns the steps it had done."""
@@ -158,9 +160,18 @@ class _Loop:
                 else:
                     # Every rank still takes part in the collectives, with zeros.
                     self._prepared.backward(_nothing(self._distiller))
+            self._count_routing(result)
         assert result is not None
         if step % self._config.log_every == 0 or step == self._job.steps - 1:
             self._log(result, batch, step, rate)
+
+    def _count_routing(self, result: StepResult) -> None:
+        bridge = self._distiller.bridge
+        if bridge is None or result.routing is None:
+            return
+        if self._routing is None:
+            self._routing = RoutingStats([teacher.name for teacher in bridge.teachers])
+        self._routing.update(result.routing, [s.domain for s in self._samples])
 
     def _batch(self, step: int, index: int) -> TokenBatch:
         size, engine = self._config.batch_size, self._engine
@@ -226,26 +237,30 @@ class _Loop:
             )
             line["gates"] = bridge.gates.detach().float().tolist()
         self._job.log(line)
-        if bridge is not None and result.routing is not None:
-            weights = _by_domain(result.routing, self._samples, teachers)
-            self._job.log({"kind": "routing", "step": step + 1, "weights": weights})
+        if self._routing is not None:
+            self._log_routing(self._routing, step)
+
+    def _log_routing(self, stats: RoutingStats, step: int) -> None:
+        """Report this process's routing since the last report; warn at the end."""
+        line: dict[str, Any] = {
+            "kind": "routing",
+            "step": step + 1,
+            "weights": stats.by_domain(),
+            "leads": stats.confusion(),
+            "entropy": stats.entropy(),
+        }
+        layers = stats.by_layer()
+        if len(layers) > 1:
+            line["layers"] = {str(index): row for index, row in enumerate(layers)}
+        self._job.log(line)
+        alarm = stats.alarm() if self._distiller.learns_routing else None
+        if alarm and step == self._job.steps - 1:
+            self._job.log({"kind": "event", "step": step + 1, "event": alarm})
+        self._routing = None
 
     @property
     def _folder(self) -> Path | None:
         return self._job.checkpoints
-
-
-def _by_domain(
-    routing: Tensor, samples: Sequence[TextSample], teachers: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Mean weights of each domain's samples: {domain: {teacher: weight}}."""
-    rows: dict[str, list[Tensor]] = {}
-    for sample, row in zip(samples, routing.cpu(), strict=True):
-        rows.setdefault(sample.domain, []).append(row)
-    return {
-        domain: dict(zip(teachers, torch.stack(found).mean(0).tolist(), strict=True))
-        for domain, found in rows.items()
-    }
 
 
 def _nothing(distiller: Distiller) -> Tensor:

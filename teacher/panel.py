@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from align.kv import KV
 from align.time_align import Alignment
@@ -17,6 +16,9 @@ from align.tokens import TokenBatch
 from align.view import TeacherView
 from teacher.capture import KVCapture
 from teacher.own_loss import teacher_bits_per_char
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Aligner(Protocol):

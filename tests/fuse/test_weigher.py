@@ -2,78 +2,98 @@ import pytest
 import torch
 
 from fuse.router import LearnableRouter
-from fuse.weigher import FixedWeigher, LearnedWeigher, SimilarityWeigher, share
+from fuse.weigher import (
+    FixedWeigher,
+    LearnedWeigher,
+    SimilarityWeigher,
+    per_token,
+    share,
+)
 
-B, T, C, M = 2, 3, 8, 2
-HIDDEN = torch.randn(B, T, C, generator=torch.Generator().manual_seed(0))
-MASK = torch.tensor([[True, True, True], [True, True, False]])
-ALL = torch.ones(B, T, M, dtype=torch.bool)
-
-
-def trained_router():
-    torch.manual_seed(0)
-    router = LearnableRouter(C, M)
-    torch.nn.init.normal_(router.score.weight)
-    return router
+MASK = torch.tensor([[True, True, True, False]])
+EVERY = torch.ones(1, 4, 2, dtype=torch.bool)
+HIDDEN = torch.tensor([[[2.0, 0.0], [0.0, 3.0], [1.0, 1.0], [9.0, 9.0]]])
 
 
-def test_shares_by_hand():
-    weights = torch.tensor([[[0.2, 0.6], [0.5, 0.5], [1.0, 0.0]]])
-    available = torch.tensor([[[True, True], [False, True], [False, True]]])
-    expected = torch.tensor([[[0.25, 0.75], [0.0, 1.0], [0.0, 0.0]]])
+def test_shares_are_divided_among_the_teachers_that_cover_a_token():
+    weights = torch.tensor([0.5, 0.3, 0.2]).expand(1, 4, 3)
+    available = torch.tensor(
+        [[[1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]]], dtype=torch.bool
+    )
+    expected = torch.tensor(
+        [[[0.5, 0.3, 0.2], [5 / 7, 0, 2 / 7], [0, 1, 0], [0, 0, 0]]]
+    )
     torch.testing.assert_close(share(weights, available), expected)
 
 
-def test_fixed_shares_are_scaled_and_go_to_who_is_there():
-    available = ALL.clone()
-    available[0, 1] = torch.tensor([True, False])
-    available[1, 2] = False
-    weights = FixedWeigher([1, 3])(HIDDEN, MASK, available)
-    torch.testing.assert_close(weights[0, 0], torch.tensor([0.25, 0.75]))
-    torch.testing.assert_close(weights[0, 1], torch.tensor([1.0, 0.0]))
-    torch.testing.assert_close(weights[1, 2], torch.tensor([0.0, 0.0]))
+def test_a_token_left_to_a_teacher_without_weight_gets_zero_and_no_nan():
+    weights = torch.tensor([1.0, 0.0]).expand(1, 1, 2).clone().requires_grad_()
+    out = share(weights, torch.tensor([[[False, True]]]))
+    out.sum().backward()
+    assert out.tolist() == [[[0, 0]]]
+    assert bool(weights.grad.isfinite().all())
 
 
-def test_similarity_takes_the_common_part_off_first():
-    common = torch.full((C,), 100.0)
-    prototypes = torch.eye(M, C)
-    hidden = common + prototypes[torch.tensor([[0, 1, 1], [1, 0, 0]])]
-    blind = SimilarityWeigher(prototypes, 0.05)(hidden, MASK, ALL)
-    seeing = SimilarityWeigher(prototypes, 0.05, centre=common)(hidden, MASK, ALL)
-    assert blind[0, 0, 0] == pytest.approx(0.5, abs=0.05)
-    assert seeing[0, 0, 0] > 0.99 and seeing[0, 1, 1] > 0.99
+def test_fixed_weights_of_any_scale_sum_to_one():
+    weigher = FixedWeigher([3, 1])
+    out = weigher(HIDDEN, MASK, EVERY)
+    torch.testing.assert_close(out, torch.tensor([0.75, 0.25]).expand(1, 4, 2))
+    assert not list(weigher.parameters())
 
 
-def test_one_weighting_per_sample_is_every_tokens():
-    weigher = LearnedWeigher(trained_router(), level="sample")
-    weights = weigher(HIDDEN, MASK, ALL)
-    assert weights.shape == (B, T, M)
-    torch.testing.assert_close(weights[0, 0], weights[0, 2])
-    assert not torch.allclose(weights[0, 0], weights[1, 0])
-    changed = HIDDEN.clone()
-    changed[1, 2] = 1e3  # padding
-    torch.testing.assert_close(weigher(changed, MASK, ALL), weights)
+def test_similar_prototypes_draw_weight_token_by_token():
+    weigher = SimilarityWeigher(torch.eye(2), temperature=0.5)
+    out = weigher(HIDDEN, MASK, EVERY)
+    sure = torch.tensor([1.0, 0.0]).div(0.5).softmax(0)  # cosines 1 and 0
+    torch.testing.assert_close(out[0, 0], sure)
+    torch.testing.assert_close(out[0, 1], sure.flip(0))
+    torch.testing.assert_close(out[0, 2], torch.tensor([0.5, 0.5]))
 
 
-def test_token_weights_see_no_future():
-    weigher = LearnedWeigher(trained_router())
-    before = weigher(HIDDEN, MASK, ALL)
-    changed = HIDDEN.clone()
-    changed[:, 2] = 7.0
-    after = weigher(changed, MASK, ALL)
-    torch.testing.assert_close(after[:, :2], before[:, :2])
-    assert not torch.allclose(after[:, 2], before[:, 2])
+def test_a_samples_weights_are_those_of_its_mean_over_real_tokens():
+    weigher = SimilarityWeigher(torch.eye(2), level="sample")
+    out = weigher(HIDDEN, MASK, EVERY)
+    mean = torch.tensor([3.0, 4.0]) / 5  # of (2, 0), (0, 3), (1, 1): (1, 4/3)
+    torch.testing.assert_close(out, mean.softmax(0).expand(1, 4, 2))
 
 
-def test_temperature_divides_the_scores_of_a_softmax_router():
-    router = trained_router()
-    found = LearnedWeigher(router, temperature=0.25)(HIDDEN, MASK, ALL)
-    router.temperature = 0.25
-    torch.testing.assert_close(found, router(HIDDEN))
+def test_the_centre_is_taken_off_the_query():
+    centre = torch.tensor([100.0, 100.0])
+    plain = SimilarityWeigher(torch.eye(2))(HIDDEN, MASK, EVERY)
+    moved = SimilarityWeigher(torch.eye(2), centre=centre)(HIDDEN + centre, MASK, EVERY)
+    torch.testing.assert_close(moved, plain)
+    blind = SimilarityWeigher(torch.eye(2))(HIDDEN + centre, MASK, EVERY)
+    assert (blind[0, 0] - 0.5).abs().max() < 0.01  # what the centre is for
 
 
-def test_the_router_learns_through_its_weigher():
-    weigher = LearnedWeigher(trained_router(), temperature=0.5)
-    weigher(HIDDEN, MASK, ALL)[..., 0].sum().backward()
-    assert weigher.router.score.weight.grad.abs().sum() > 0
-    assert not list(FixedWeigher([1, 1]).parameters())
+def test_cluster_prototypes_are_taken_by_the_best_cluster():
+    clusters = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]], [[0.0, 1.0], [0.0, -1.0]]])
+    flat = SimilarityWeigher(torch.eye(2))(HIDDEN, MASK, EVERY)
+    torch.testing.assert_close(SimilarityWeigher(clusters)(HIDDEN, MASK, EVERY), flat)
+
+
+def test_prototypes_travel_with_the_checkpoint_and_never_learn():
+    weigher = SimilarityWeigher(torch.eye(2, requires_grad=True), centre=torch.ones(2))
+    assert set(weigher.state_dict()) == {"prototypes", "centre"}
+    assert not list(weigher.parameters())
+
+
+@pytest.mark.parametrize("level", ["token", "sample"])
+def test_a_trained_router_gets_the_gradient_of_its_weights(level):
+    torch.manual_seed(0)
+    weigher = LearnedWeigher(LearnableRouter(2, 2), level)
+    out = weigher(HIDDEN, MASK, EVERY)
+    torch.testing.assert_close(out, torch.full((1, 4, 2), 0.5))  # uniform at first
+    (out[..., 0] * torch.arange(4)).sum().backward()
+    assert float(weigher.routers[0].score.bias.grad.abs().sum()) > 0
+    gone = EVERY.clone()
+    gone[..., 0] = False
+    assert weigher(HIDDEN, MASK, gone)[..., 1].eq(1).all()
+
+
+def test_sample_weights_are_given_to_every_token():
+    weights = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    out = per_token(weights, torch.ones(2, 3, dtype=torch.bool))
+    assert out.shape == (2, 3, 2) and torch.equal(out[:, 1], weights)
+    full = torch.rand(2, 3, 2)
+    assert per_token(full, torch.ones(2, 3)) is full
