@@ -1,1 +1,50 @@
-"""."""
+"""The student: its objective, its training step, its loop and its measurement."""
+
+from student.bridges import AdapterBridge, Bridge, LatentBridge, ProjectorBridge
+from student.calibrate import CalibrationReport, NoCoverageError
+from student.checkpoint import CheckpointError, export_student, read_complete
+from student.config import LossConfig, TrainConfig
+from student.distiller import Distiller, StepResult, Teaching, WeightedObjective
+from student.engine import Engine
+from student.evaluate import bits_per_char, kv_health
+from student.objective import (
+    OBJECTIVES,
+    AttentionPair,
+    Comparison,
+    Objective,
+    Relation,
+    StepContext,
+    term_weights,
+)
+from student.trainer import Job, NonFiniteLossError, train_phase
+
+__all__ = [
+    "OBJECTIVES",
+    "AdapterBridge",
+    "AttentionPair",
+    "Bridge",
+    "CalibrationReport",
+    "CheckpointError",
+    "Comparison",
+    "Distiller",
+    "Engine",
+    "Job",
+    "LatentBridge",
+    "LossConfig",
+    "NoCoverageError",
+    "NonFiniteLossError",
+    "Objective",
+    "ProjectorBridge",
+    "Relation",
+    "StepContext",
+    "StepResult",
+    "Teaching",
+    "TrainConfig",
+    "WeightedObjective",
+    "bits_per_char",
+    "export_student",
+    "kv_health",
+    "read_complete",
+    "term_weights",
+    "train_phase",
+]
