@@ -59,8 +59,8 @@ def load_model(
 
     Raises:
         FileNotFoundError: no such model, or no safetensors or tokenizer in it.
-        ValueError: damaged or incomplete weights, a slow tokenizer, a vocabulary
-            larger than the embedding, or an unknown role, dtype or kind.
+        ValueError: damaged, incomplete or not finite weights, a slow tokenizer, a
+            vocabulary larger than the embedding, or an unknown role, dtype or kind.
     """
     if role not in ROLES:
         raise ValueError(f"role={role!r}; valid are {', '.join(ROLES)}")
@@ -80,6 +80,7 @@ def load_model(
             f"embedding has {rows} rows; the tokenizer belongs to another model, or "
             "tokens were added without resize_token_embeddings"
         )
+    _check_finite(name, model)
     model.train(role == "student")
     model.requires_grad_(role == "student")
     return LoadedModel(model, tokenizer, kind, name)
@@ -114,8 +115,16 @@ def _load_config(name: str, source: str, hub: dict[str, Any]) -> Any:
         )
     try:
         return AutoConfig.from_pretrained(source, **hub)
-    except OSError as error:
-        raise _not_found(name, source) from error
+    except (OSError, ValueError) as error:
+        if not Path(source).is_dir():
+            if isinstance(error, OSError):
+                raise _not_found(name, source) from error
+            raise
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"model {name!r}: {source}/config.json cannot be used: {reason}; copy it "
+            "again from where the model came from"
+        ) from error
 
 
 def _kind(name: str, config: Any) -> str:
@@ -203,6 +212,21 @@ def _try_load(
         ) from error
     pooler = "pooler."  # next-sentence prediction only; not on the way of the KV
     return model, sorted(key for key in info["missing_keys"] if pooler not in key)
+
+
+def _check_finite(name: str, model: PreTrainedModel) -> None:
+    """Find NaN and infinities before a whole run is spent on them."""
+    for key, weight in model.named_parameters():
+        if not weight.numel() or weight.dtype.itemsize < 2:
+            continue  # float8 has no minimum to ask for
+        ends = torch.stack(weight.detach().aminmax())  # NaN shows in both
+        if not bool(ends.isfinite().all()):
+            raise ValueError(
+                f"model {name!r}: weight {key} holds values that are not finite in "
+                f"{str(weight.dtype).removeprefix('torch.')}; its training diverged or "
+                "the type is too narrow for it: give another checkpoint or a wider "
+                "dtype"
+            )
 
 
 def _load_tokenizer(name: str, source: str, hub: dict[str, Any]) -> Any:
