@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_UNWRITTEN = re.compile(
+    r"No space left|Disk quota exceeded|File too large|os error (28|122|27)\b"
+    r"|unexpected pos \d+ vs \d+|PytorchStreamWriter failed"
+)
+"""How safetensors and torch word a write that the system refused."""
 
 MARKER = "complete.json"
 """Written last; a folder without it is no checkpoint."""
@@ -29,15 +37,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         The folder to write into, beside ``path``.
 
     Raises:
-        OSError: the disk is full or the place cannot be written; the older folder
-            is still there.
+        OSError: the disk is full or the place cannot be written, whichever library
+            found out; the older folder is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        yield part
+        with full_disk_named(path):
+            yield part
         old = path.with_name(f".{path.name}.old{os.getpid()}")
         if path.exists():
             path.rename(old)
@@ -46,6 +55,29 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+@contextmanager
+def full_disk_named(place: Path) -> Iterator[None]:
+    """Make one error of what every library calls differently: no room to write.
+
+    Raises:
+        OSError: with ``errno.ENOSPC`` and the place.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EDQUOT, errno.EFBIG):
+            raise _no_room(place, error) from error
+        raise
+    except Exception as error:  # SafetensorError has no better base
+        if _UNWRITTEN.search(str(error)):
+            raise _no_room(place, error) from error
+        raise
+
+
+def _no_room(place: Path, error: Exception) -> OSError:
+    return OSError(errno.ENOSPC, str(error), str(place))
 
 
 def mark_complete(folder: Path, state: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,12 @@ from align.text import TextSample
 from align.tokens import TokenBatch
 from align.view import TeacherView
 from fuse.routing_stats import RoutingStats
-from student.checkpoint import atomic_folder, mark_complete, read_complete
+from student.checkpoint import (
+    atomic_folder,
+    full_disk_named,
+    mark_complete,
+    read_complete,
+)
 from student.config import TrainConfig
 from student.data_order import sample_indices
 from student.distiller import Distiller, StepResult
@@ -135,7 +141,12 @@ class _Loop:
             return
         # accelerate saves from every rank, so all of them agree on one folder
         part = folder.with_name(f".{folder.name}.part")
-        self._prepared.save(part / "engine")
+        try:
+            with full_disk_named(folder):
+                self._prepared.save(part / "engine")
+        except OSError:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
         self._engine.barrier()
         if self._engine.is_main:
             with atomic_folder(folder) as whole:
