@@ -16,6 +16,7 @@ import torch
 
 from experiments.config import Config, PhaseConfig
 from experiments.data import Encoder, RunData
+from experiments.lineage import check_record, record_of, write_record
 from experiments.metrics import Metrics
 from experiments.models import Models
 from experiments.progress import Progress
@@ -103,6 +104,8 @@ def run_arm(bench: Bench, arm: str, stages: Sequence[Stage]) -> list[dict[str, A
         steps = phase_steps(train, len(bench.data.train), world)
         state = read_complete(folder)
         if state is None:
+            if bench.engine.is_main:
+                write_record(folder, record_of(bench.config, stages[: index + 1]))
             place = _Place(arm, index, folder, source, steps, offset, first_sample)
             state = _run_stage(bench, stage, place)
         results.append(state)
@@ -110,6 +113,19 @@ def run_arm(bench: Bench, arm: str, stages: Sequence[Stage]) -> list[dict[str, A
         offset += steps
         first_sample += steps * train.batch_size * train.grad_accum * world
     return results
+
+
+def check_arm(run_dir: Path, arm: str, config: Config, stages: Sequence[Stage]) -> None:
+    """See, before any work, that what an arm has finished belongs to this config.
+
+    Raises:
+        ConfigError: a finished or started phase was trained with other settings.
+        CheckpointError: a finished phase is damaged.
+    """
+    for index, stage in enumerate(stages):
+        folder = arm_folder(run_dir, arm) / f"{index + 1}-{stage.phase.name}"
+        check_record(folder, record_of(config, stages[: index + 1]))
+        read_complete(folder)
 
 
 def arm_folder(run_dir: Path, arm: str) -> Path:
@@ -231,12 +247,15 @@ def _measure(
     return result
 
 
-def evaluate(bench: Bench, capture: KVCapture, title: str) -> dict[str, float]:
-    """Held-out bits per character of a student, by domain."""
+def evaluate(
+    bench: Bench, capture: KVCapture, title: str, encode: Encoder | None = None
+) -> dict[str, float]:
+    """Held-out bits per character by domain, of a student unless told otherwise."""
     batches = -(-len(bench.data.eval) // 16)
+    read = encode or bench.models.encode
     return bits_per_char(
         capture,
-        lambda texts: bench.models.encode(texts).to(bench.engine.device),
+        lambda texts: read(texts).to(bench.engine.device),
         bench.data.eval,
         batch_size=16,
         progress=lambda items: bench.progress.over(items, title, batches),

@@ -9,6 +9,7 @@ from typing import Literal
 
 from align.text import TextSample, chunk_samples, read_texts
 from align.tokens import TokenBatch, encode_batch
+from experiments.place import named
 from experiments.sections import DataConfig
 
 ZOO = "zoo"
@@ -112,7 +113,8 @@ def read_sources(
     for domain, path in config.sources(which):
         if path == ZOO:
             out += _zoo(split)
-        else:
+            continue
+        with named(f"data.{which}"):
             out += read_texts(path, domain, config.text_field)
     return out
 

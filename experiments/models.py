@@ -11,6 +11,7 @@ import torch
 from align.text import TextSample
 from experiments.config import Config
 from experiments.data import Encoder
+from experiments.place import named
 from experiments.teacher_rule import TeacherFacts
 from teacher.capture import KVCapture
 from teacher.context import ScaleBase, extend_context
@@ -33,13 +34,14 @@ class Models:
 
         logging.disable_progress_bar()  # many small loads; ours says what is done
         self._config, self._device = config, device
-        first = self._load_student(config.student.model)
+        with named("student"):
+            first = self._load_student(config.student.model)
+            limit = KVCapture(first.model).max_tokens
         self.student_tokenizer: Any = first.tokenizer
         self.encode = Encoder(first.tokenizer, config.data.max_length)
         self.student_bytes = sum(
             p.numel() * p.element_size() for p in first.model.parameters()
         )
-        limit = KVCapture(first.model).max_tokens
         if limit is not None and config.data.max_length > limit:
             raise ValueError(
                 f"data.max_length is {config.data.max_length}, but the student "
@@ -104,13 +106,11 @@ class Models:
     def _load_teacher(self, name: str) -> tuple[LoadedModel, KVCapture]:
         entry = self._config.teachers[name]
         dtype = None if entry.dtype == "auto" else getattr(torch, entry.dtype)
-        try:
+        with named(f"teachers.{name}"):
             loaded = load_model(resolve_zoo(entry.model), role="teacher", dtype=dtype)
             model: Any = loaded.model  # transformers hides the type of .to
             model.to(self._device)
             return loaded, KVCapture(loaded.model)
-        except ValueError as error:
-            raise ValueError(f"teachers.{name}: {error}") from error
 
 
 def resolve_zoo(name: str) -> str:

@@ -1,0 +1,106 @@
+"""What a phase was trained with, so that a corrected run keeps what still holds.
+
+A run may be changed and continued: what is finished stays as long as nothing that
+it depends on has changed, its own settings and those of the phases before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.settings import ConfigError, plain
+from student.checkpoint import MARKER
+
+if TYPE_CHECKING:
+    from experiments.arms import Stage
+    from experiments.config import Config
+
+WITHOUT_EFFECT = ("log_every", "checkpoint_every", "max_bad_steps", "threads")
+"""Settings of the loop that change nothing in the student."""
+
+
+def record_of(config: Config, stages: Sequence[Stage]) -> dict[str, Any]:
+    """Everything in a config that the last of these stages depends on.
+
+    Args:
+        config: the run's.
+        stages: an arm's phases up to the one in question.
+    """
+    phases = {}
+    for index, stage in enumerate(stages):
+        train = plain(stage.phase.train)
+        phases[f"{index + 1}-{stage.phase.name}"] = {
+            "teachers": {name: plain(config.teachers[name]) for name in stage.teachers},
+            "align": plain(stage.phase.align),
+            "fuse": plain(stage.phase.fuse),
+            "loss": plain(stage.phase.loss),
+            "train": {k: v for k, v in train.items() if k not in WITHOUT_EFFECT},
+        }
+    return {
+        "seed": config.run.seed,
+        "student": plain(config.student),
+        "data": plain(config.data),
+        "rope_scaling_method": config.align.rope_scaling_method,
+        "phases": phases,
+    }
+
+
+def record_file(folder: Path) -> Path:
+    """Where a phase's record lies: beside its folder, as a checkpoint's does."""
+    return folder.with_name(f"{folder.name}.settings.json")
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Note what the phase that will fill ``folder`` is trained with."""
+    file = record_file(folder)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    part.replace(file)
+
+
+def check_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Refuse to build on a phase that was trained with other settings.
+
+    Args:
+        folder: the phase's; also its checkpoint, if it was stopped half way.
+        record: of the config as it is now.
+
+    Raises:
+        ConfigError: something differs; names it and what to do.
+    """
+    checkpoint = folder.with_name(f"{folder.name}.checkpoint")
+    kept = [f for f in (folder, checkpoint) if (f / MARKER).is_file()]
+    file = record_file(folder)
+    if not kept or not file.is_file():
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{file} is damaged ({error}); delete it and {kept[0]} to train this "
+            "phase again"
+        ) from None
+    changed = differing_fields(before, json.loads(json.dumps(record)))
+    if changed:
+        shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
+        raise ConfigError(
+            f"{kept[0]} belongs to another config: {shown}. Choose another run.name, "
+            "restore these settings to continue, or delete this folder and those of "
+            "the phases after it to train them again"
+        )
+
+
+def differing_fields(before: Any, now: Any, path: str = "") -> list[str]:
+    """Name every leaf that differs: ``train.steps: stored 40, config 60``."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        rows: list[str] = []
+        for key in sorted({*before, *now}):
+            inside = f"{path}.{key}" if path else str(key)
+            rows += differing_fields(before.get(key), now.get(key), inside)
+        return rows
+    return [] if before == now else [f"{path}: stored {before!r}, config {now!r}"]
