@@ -81,11 +81,12 @@ def test_prototypes_travel_with_the_checkpoint_and_never_learn():
 @pytest.mark.parametrize("level", ["token", "sample"])
 def test_a_trained_router_gets_the_gradient_of_its_weights(level):
     torch.manual_seed(0)
-    weigher = LearnedWeigher(LearnableRouter(2, 2), level)
+    router = LearnableRouter(2, 2)
+    weigher = LearnedWeigher(router, level)
     out = weigher(HIDDEN, MASK, EVERY)
     torch.testing.assert_close(out, torch.full((1, 4, 2), 0.5))  # uniform at first
     (out[..., 0] * torch.arange(4)).sum().backward()
-    assert float(weigher.routers[0].score.bias.grad.abs().sum()) > 0
+    assert float(router.score.bias.grad.abs().sum()) > 0
     gone = EVERY.clone()
     gone[..., 0] = False
     assert weigher(HIDDEN, MASK, gone)[..., 1].eq(1).all()

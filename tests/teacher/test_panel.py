@@ -1,0 +1,163 @@
+"""Teachers asked in turn: what they bring, and what is refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from align.time_align import Alignment, check_causal
+from align.tokenizer_align import (
+    CausalCharIoUAligner,
+    CharIoUAligner,
+    LastTokenAligner,
+    encode_batch,
+)
+from teacher.capture import KVCapture
+from teacher.models import load_model
+from teacher.own_loss import teacher_bits_per_char
+from teacher.panel import (
+    LiveTeacher,
+    NonFiniteTeacherError,
+    TeacherPanel,
+    carry_attention,
+)
+
+TEXTS = ("the unbelievable transformation", "def read(path): pass", "naïve 深度 KV")
+
+
+@pytest.fixture(scope="module")
+def teachers(tiny_zoo):
+    def live(name):
+        loaded = load_model(str(tiny_zoo[name]))
+        return LiveTeacher(name, KVCapture(loaded.model), loaded.tokenizer, (0, 1))
+
+    names = ("gpt2-prose", "neox-mixed", "bert-mixed", "t5-mixed")
+    return {name: live(name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def student(tiny_zoo):
+    return encode_batch(load_model(str(tiny_zoo["student"])).tokenizer, TEXTS)
+
+
+def panel_of(teachers, *names, aligner=None, **asked) -> TeacherPanel:
+    chosen = [teachers[n] for n in names or teachers]
+    return TeacherPanel(
+        chosen, aligner or CharIoUAligner(), CausalCharIoUAligner(), **asked
+    )
+
+
+def test_injection_refuses_an_aligner_that_shows_the_future(teachers):
+    """Fact 8. Fails when the constructor's check is removed."""
+    with pytest.raises(ValueError, match="CharIoUAligner lets teacher tokens show"):
+        TeacherPanel(list(teachers.values()), CharIoUAligner(), CharIoUAligner())
+
+
+def test_bidirectional_teachers_get_no_causal_alignment(teachers, student):
+    """Fact 8. Fails when ``_causal_alignment`` does not look at ``capture.causal``."""
+    for aligner in (CharIoUAligner(), LastTokenAligner()):
+        views = panel_of(teachers, aligner=aligner)(student)
+        assert [view.name for view in views if view.causal is None] == [
+            "bert-mixed",
+            "t5-mixed",
+        ]
+
+
+def test_causal_alignments_pass_the_check_and_the_others_do_not(teachers, student):
+    for view in panel_of(teachers, "gpt2-prose", "neox-mixed")(student):
+        own = encode_batch(teachers[view.name].tokenizer, TEXTS)
+        check_causal(view.causal, student, own)
+        with pytest.raises(ValueError, match="future leaks"):
+            check_causal(view.alignment, student, own)
+
+
+def test_a_causal_aligner_serves_both_purposes(teachers, student):
+    panel = panel_of(teachers, "gpt2-prose", aligner=LastTokenAligner())
+    (view,) = panel(student)
+    assert view.causal is view.alignment
+
+
+def test_views_hold_the_teachers_own_kv_without_gradient(teachers, student):
+    (view,) = panel_of(teachers, "neox-mixed")(student)
+    live = teachers["neox-mixed"]
+    own = encode_batch(live.tokenizer, TEXTS)
+    with torch.no_grad():
+        expected = live.capture(own.ids, own.mask).kv
+    torch.testing.assert_close(view.kv.k, expected.k)
+    torch.testing.assert_close(view.kv.v, expected.v)
+    assert not view.kv.k.requires_grad
+    assert view.alignment.shape == (*student.ids.shape, own.ids.shape[1])
+
+
+def test_only_the_needed_layers_come(teachers, student):
+    live = replace(teachers["gpt2-prose"], layers=(1,))
+    panel = TeacherPanel([live], CharIoUAligner(), CausalCharIoUAligner())
+    whole = panel_of(teachers, "gpt2-prose")(student)[0].kv
+    torch.testing.assert_close(panel(student)[0].kv.k, whole.k[1:])
+
+
+def test_own_loss_comes_from_decoders_only_and_when_asked(teachers, student):
+    views = panel_of(teachers, own_loss=True)(student)
+    known = {view.name: view.bits_per_char for view in views}
+    assert known["bert-mixed"] is None and known["t5-mixed"] is None
+    live = teachers["gpt2-prose"]
+    own = encode_batch(live.tokenizer, TEXTS)
+    with torch.no_grad():
+        logits = live.capture(own.ids, own.mask, logits=True).logits
+    torch.testing.assert_close(known["gpt2-prose"], teacher_bits_per_char(logits, own))
+    quiet = panel_of(teachers)(student)
+    assert all(view.bits_per_char is None for view in quiet)
+
+
+def test_attention_lands_on_the_students_past_and_sums_to_one_or_zero(
+    teachers, student
+):
+    rows = torch.tensor([[1, 3, 4], [2, 3, 5], [1, 2, 3]])
+    views = panel_of(teachers, "gpt2-prose", "bert-mixed", attention=True)(
+        student, rows
+    )
+    for view in views:
+        assert view.attention.shape == (2, 3, 3, student.ids.shape[1])
+        total = view.attention.sum(-1)
+        assert bool((((total - 1).abs() < 1e-4) | (total == 0)).all())
+        future = torch.arange(student.ids.shape[1]) > rows[..., None]
+        assert float(view.attention[:, future].abs().sum()) == 0
+    assert panel_of(teachers, "gpt2-prose")(student, rows)[0].attention is None
+
+
+def test_attention_mass_is_shared_by_characters_and_rescaled():
+    # student a|bc|d, teacher ab|cd: 'ab' feeds a and half of bc, 'cd' the rest
+    pairs = Alignment(
+        rows=torch.tensor([0, 1, 1, 2]),
+        cols=torch.tensor([0, 0, 1, 1]),
+        weights=torch.tensor([1.0, 0.5, 0.5, 1.0]),
+        shape=(1, 3, 2),
+        shared=torch.tensor([1.0, 1.0, 1.0, 1.0]),
+    )
+    attention = torch.tensor([[[[0.6, 0.4], [0.6, 0.4], [0.6, 0.4]]]])
+    rows = torch.tensor([[2, 1, 2]])
+    known = torch.tensor([[True, True, False]])
+    found = carry_attention(attention, pairs, rows, known)[0, 0]
+    expected = torch.tensor(
+        [[0.3, 0.3 + 0.2, 0.2], [0.3 / 0.8, 0.5 / 0.8, 0.0], [0.0, 0.0, 0.0]]
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_teacher_gone_bad_is_named_with_layer_and_text(tiny_zoo, student):
+    loaded = load_model(str(tiny_zoo["gpt2-prose"]))
+    live = LiveTeacher("sick", KVCapture(loaded.model), loaded.tokenizer, (0, 1))
+    with torch.no_grad():
+        loaded.model.transformer.h[1].ln_1.weight.fill_(float("nan"))
+    panel = TeacherPanel([live], CharIoUAligner(), CausalCharIoUAligner())
+    with pytest.raises(NonFiniteTeacherError, match=r"'sick' .* layer 1 on the text"):
+        panel(student)
+
+
+def test_a_text_longer_than_a_teachers_positions_names_the_teacher(teachers, student):
+    words = " ".join(f"x{i}y" for i in range(3000))
+    spans = torch.zeros(1, 1, 2, dtype=torch.int64)
+    one = torch.zeros(1, 1, dtype=torch.int64)
+    long = replace(student, ids=one, mask=one == 0, spans=spans, texts=(words,))
+    with pytest.raises(ValueError, match=r"teacher 'gpt2-prose'.*positions"):
+        panel_of(teachers, "gpt2-prose")(long)
