@@ -1,0 +1,153 @@
+"""Write the table of architectures that capture is tested on into docs/teacher.md.
+
+    python scripts/capture_support.py            # print it
+    python scripts/capture_support.py --write    # put it into the page
+
+Read from the tests themselves, without running them: who is built in
+tests/teacher/conftest.py, and which tests of test_capture.py take whom.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "teacher.md"
+BUILT = ROOT / "tests" / "teacher" / "conftest.py"
+TESTS = ROOT / "tests" / "teacher" / "test_capture.py"
+BEGIN = "<!-- begin: python scripts/capture_support.py --write -->"
+END = "<!-- end -->"
+
+CHECKS = {
+    "test_rerotated_content_keys_equal_the_library_cache": "cache",
+    "test_content_keys_are_the_projection_before_rotation": "projection",
+    "test_injecting_the_own_content_gives_the_own_logits": "injection",
+    "test_checkpointing_changes_no_gradient_of_a_kv_loss": "checkpointing",
+    "test_attention_rows_equal_the_head_mean_of_eager_attention": "attention",
+    "test_padded_rows_equal_the_text_alone": "padding",
+}
+"""A test and the word for it in the table."""
+APART = {
+    "gpt_neox": {"test_content_keys_of_fused_partial_rotation": "projection"},
+    "t5": {
+        "test_t5_keys_are_those_of_its_projections": "projection",
+        "test_t5_decoder_and_cross_equal_the_library_cache": "cache",
+        "test_attention_rows_include_t5_position_bias": "attention",
+    },
+}
+"""Tests written for one model."""
+REFUSED = "test_unsupported_models_are_refused_by_name"
+
+PARTICULAR = {
+    "gpt2": "learned positions",
+    "opt": "learned positions with an offset",
+    "llama": "rotary, grouped queries",
+    "llama3": "llama3-scaled rotation",
+    "yarn": "YaRN rotation with its attention factor",
+    "linear": "linearly scaled rotation",
+    "dynamic": "dynamic NTK, beyond its trained length",
+    "mistral": "sliding window",
+    "qwen2": "biases on q, k, v",
+    "qwen3": "norm on keys before rotation",
+    "gpt_neox": "half of each head rotated, fused q, k, v",
+    "phi": "half of each head rotated",
+    "gemma2": "sliding window every second layer, soft-capped scores",
+    "gemma3": "two rotations in one model, norm on keys",
+    "cohere": "interleaved rotation",
+    "cohere2": "layers without rotation, sliding window",
+    "smollm3": "layers without rotation",
+    "glm": "interleaved rotation of half of each head",
+    "gpt_oss": "attention sinks, mixture of experts",
+    "bert": "learned positions, sees both sides",
+    "roberta": "learned positions behind a padding row",
+    "albert": "one layer's weights used by all",
+    "t5": "relative positions, encoder and decoder",
+}
+"""What makes a model worth a test of its own."""
+
+
+def table() -> str:
+    """Compose the table and the line of those refused."""
+    tests, built = _functions(TESTS), _built()
+    kinds = _lists(TESTS)
+    taken: dict[str, list[str]] = {name: [] for name in built}
+    for test, word in CHECKS.items():
+        for name in _parameters(tests[test], kinds):
+            taken[name].append(word)
+    for name, own in APART.items():
+        for test, word in own.items():
+            assert test in tests, test
+            taken[name].append(word)
+    rows = ["| model | class | kind | particular | checked |", "|---|---|---|---|---|"]
+    for name, cls in built.items():
+        kind = "decoder" if name in kinds["DECODERS"] else "encoder"
+        kind = kind if name in (*kinds["DECODERS"], *kinds["ENCODERS"]) else "both"
+        rows.append(
+            f"| {name} | `{cls}` | {kind} | {PARTICULAR[name]} "
+            f"| {', '.join(taken[name])} |"
+        )
+    refused = ", ".join(f"`{cls}`" for cls in _classes(tests[REFUSED]))
+    return "\n".join(rows) + f"\n\nRefused by name: {refused}."
+
+
+def page_with(text: str) -> str:
+    """The page with the table between its marks replaced."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert begin and end, f"{PAGE} lacks the marks of the table"
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
+def _functions(path: Path) -> dict[str, ast.FunctionDef]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def _lists(path: Path) -> dict[str, list[str]]:
+    """Module-level constants that are plain data, as lists of names."""
+    found = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = list(ast.literal_eval(node.value))
+    return found
+
+
+def _built() -> dict[str, str]:
+    """Name and class of every model the tests build, in their order."""
+    for node in ast.parse(BUILT.read_text(encoding="utf-8")).body:
+        named = isinstance(node, ast.AnnAssign) and ast.unparse(node.target)
+        if named == "CONFIGS":
+            entries = node.value
+            assert isinstance(entries, ast.Dict)
+            return {
+                ast.literal_eval(key): ast.literal_eval(value.elts[0])
+                for key, value in zip(entries.keys, entries.values, strict=True)
+                if key is not None and isinstance(value, ast.Tuple)
+            }
+    raise AssertionError(f"{BUILT} has no CONFIGS")
+
+
+def _parameters(test: ast.FunctionDef, kinds: dict[str, list[str]]) -> list[str]:
+    """The names a test is parametrised by."""
+    for mark in test.decorator_list:
+        if isinstance(mark, ast.Call) and ast.literal_eval(mark.args[0]) == "name":
+            allowed = {"__builtins__": {}, "sorted": sorted, **kinds}
+            expression = ast.Expression(mark.args[1])
+            return list(eval(compile(expression, str(TESTS), "eval"), allowed))
+    raise AssertionError(f"{test.name} is not parametrised by name")
+
+
+def _classes(test: ast.FunctionDef) -> list[str]:
+    called = [node.func for node in ast.walk(test) if isinstance(node, ast.Call)]
+    names = [func.attr for func in called if isinstance(func, ast.Attribute)]
+    return [name for name in dict.fromkeys(names) if name.endswith("ForCausalLM")]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--write"]:
+        PAGE.write_text(page_with(table()), encoding="utf-8")
+    else:
+        print(table())
