@@ -125,7 +125,7 @@ def check_arm(run_dir: Path, arm: str, config: Config, stages: Sequence[Stage]) 
     for index, stage in enumerate(stages):
         folder = arm_folder(run_dir, arm) / f"{index + 1}-{stage.phase.name}"
         check_record(folder, record_of(config, stages[: index + 1]))
-        read_complete(folder)
+        read_complete(folder, digests=True)
 
 
 def arm_folder(run_dir: Path, arm: str) -> Path:
@@ -277,7 +277,7 @@ def measure_health(bench: Bench, capture: KVCapture) -> dict[str, float]:
 def _save(model: Any, bench: Bench, place: _Place, result: Mapping[str, Any]) -> None:
     with atomic_folder(place.folder) as folder:
         export_student(model, bench.models.student_tokenizer, folder / "student")
-        mark_complete(folder, dict(result))
+        mark_complete(folder, dict(result), digests=True)
 
 
 def _forget(folder: Path) -> None:

@@ -29,12 +29,14 @@ from experiments.config import Config, resolve_phases, save_config
 from experiments.data import Encoder, load_data
 from experiments.metrics import Metrics
 from experiments.models import ZOO, Models
+from experiments.place import named
 from experiments.presets import load_registry, presets_of
 from experiments.progress import Progress
 from experiments.run_dir import MAIN, read_run
 from experiments.settings import ConfigError
 from experiments.stop import stop_on_signals
 from experiments.summary import summarize
+from experiments.teaching import check_phase
 from plugins.registry import Registry
 from student.checkpoint import export_student
 from student.engine import Engine
@@ -93,6 +95,10 @@ def run_training(
         models.fit_lengths([*data.train, *data.eval, *data.calibration], scaler)
         facts = models.facts()
         stages = [Stage(p, tuple(p.select(facts))) for p in phases]
+        for stage in stages:
+            taught = {name: models.teacher(name) for name in stage.teachers}
+            with named(f"phase {stage.phase.name!r}"):
+                check_phase(stage.phase, registry, models.student_layers, taught)
         arms = plan_arms(config, stages)
         for arm, own_stages in arms.items():
             check_arm(run_dir, arm, config, own_stages)
@@ -184,7 +190,7 @@ def _draw_maps(bench: Bench) -> None:
         bench.registry,
         align.layer_mapping_strategy,
         depths,
-        KVCapture(bench.models.student(None)).num_layers,
+        bench.models.student_layers,
         folder / "layer_map.png",
     )
 

@@ -36,7 +36,8 @@ class Models:
         self._config, self._device = config, device
         with named("student"):
             first = self._load_student(config.student.model)
-            limit = KVCapture(first.model).max_tokens
+            capture = KVCapture(first.model)
+        limit, self.student_layers = capture.max_tokens, capture.num_layers
         self.student_tokenizer: Any = first.tokenizer
         self.encode = Encoder(first.tokenizer, config.data.max_length)
         self.student_bytes = sum(
@@ -67,7 +68,7 @@ class Models:
         }
 
     def fit_lengths(self, samples: Iterable[TextSample], scaler: ScaleBase) -> None:
-        """Make sure, before any work, that every teacher can read every text.
+        """Make sure, before any work, that every teacher can read the texts.
 
         Rotary teachers that were trained on shorter texts get the scaler's base.
 
@@ -76,13 +77,21 @@ class Models:
             scaler: from ``align.rope_scaling_method``.
 
         Raises:
-            ValueError: a teacher has no positions for a text; names both.
+            ValueError: a teacher has no positions for a text, or no token for any;
+                names both.
         """
         longest = sorted(samples, key=lambda s: len(s.text))[-64:]
         texts = [sample.text for sample in longest]
         linear = self._config.align.rope_scaling_method == "linear"
         for name, (loaded, capture) in self._teachers.items():
-            tokens = Encoder(loaded.tokenizer, None)(texts).mask.sum(1)
+            batch = Encoder(loaded.tokenizer, None)(texts)
+            if not bool(batch.has_text.any()):
+                raise ValueError(
+                    f"teacher {name!r} covers no token of the student: its tokenizer "
+                    f"finds nothing in any text, such as {texts[0][:40]!r}; check its "
+                    "tokenizer.json, or leave the teacher out"
+                )
+            tokens = batch.mask.sum(1)
             most, limit = int(tokens.max()), capture.max_tokens
             if limit is not None and most > limit:
                 sample = longest[int(tokens.argmax())]

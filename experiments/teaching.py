@@ -29,7 +29,7 @@ from student.bridges import (
     TeacherShape,
 )
 from student.calibrate import CalibrationReport, calibrate
-from student.distiller import Teaching, WeightedObjective
+from student.distiller import Teaching, WeightedObjective, layers_read
 from student.objective import ATTENTION, term_weights
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel
@@ -115,6 +115,38 @@ def build_faculty(
     )
 
 
+def check_phase(
+    phase: PhaseConfig,
+    registry: Registry,
+    student_layers: int,
+    teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
+) -> None:
+    """Find, before any work, what only the models can tell to be wrong.
+
+    Raises:
+        ValueError: a layer that a model does not have, or not one weight a teacher.
+    """
+    layer_maps(phase, registry, student_layers, teachers)
+    layers_read(phase.loss.outcome_layers, student_layers)
+    if phase.fuse.fusion_method == "fixed":
+        fixed_weights(phase.fuse, dict.fromkeys(teachers, 1.0))
+
+
+def fixed_weights(fuse: FuseConfig, shares: Mapping[str, float]) -> list[float]:
+    """Fixed fusion's weights: ``fuse.weights``, or the teachers' own shares.
+
+    Raises:
+        ValueError: not one weight each.
+    """
+    weights = fuse.weights or list(shares.values())
+    if len(weights) != len(shares):
+        raise ValueError(
+            f"fuse.weights has {len(weights)} entries for the teachers "
+            f"{', '.join(shares)}; give one weight each"
+        )
+    return weights
+
+
 def layer_maps(
     phase: PhaseConfig,
     registry: Registry,
@@ -186,13 +218,8 @@ def build_weigher(
 ) -> nn.Module:
     """What gives every token its weights over the teachers."""
     if fuse.fusion_method == "fixed":
-        weights = fuse.weights or [shares[name] for name in names]
-        if len(weights) != len(names):
-            raise ValueError(
-                f"fuse.weights has {len(weights)} entries for the teachers "
-                f"{', '.join(names)}; give one weight each"
-            )
-        return FixedWeigher(weights)
+        own = {name: shares[name] for name in names}
+        return FixedWeigher(fixed_weights(fuse, own))
     if fuse.fusion_method == "similarity":
         return SimilarityWeigher(
             prototypes(fuse, report),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -80,23 +81,42 @@ def _no_room(place: Path, error: Exception) -> OSError:
     return OSError(errno.ENOSPC, str(error), str(place))
 
 
-def mark_complete(folder: Path, state: dict[str, Any]) -> None:
-    """Write the marker with the size of every file, and what the owner wants kept."""
+def mark_complete(folder: Path, state: dict[str, Any], digests: bool = False) -> None:
+    """Write the marker with the size of every file, and what the owner wants kept.
+
+    Args:
+        folder: filled already.
+        state: what :func:`read_complete` gives back.
+        digests: also note SHA-256 digests, for what is to last.
+    """
     files = {
-        str(file.relative_to(folder)): file.stat().st_size
+        str(file.relative_to(folder)): file
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name != MARKER
     }
-    text = json.dumps({"files": files, "state": state}, indent=1)
-    (folder / MARKER).write_text(text, encoding="utf-8")
+    record = {
+        "files": {name: file.stat().st_size for name, file in files.items()},
+        "sha256": {name: _sha256(file) for name, file in files.items() if digests},
+        "state": state,
+    }
+    (folder / MARKER).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
-def read_complete(folder: Path) -> dict[str, Any] | None:
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_complete(folder: Path, digests: bool = False) -> dict[str, Any] | None:
     """The state a complete checkpoint was marked with; None where there is none.
+
+    Args:
+        folder: the checkpoint.
+        digests: also compare digests, where they were noted; reads every file.
 
     Raises:
         CheckpointError: the marker cannot be read, or a file it lists is missing or
-            has another size.
+            has another size or digest.
     """
     marker = folder / MARKER
     if not marker.is_file():
@@ -104,6 +124,7 @@ def read_complete(folder: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(marker.read_text(encoding="utf-8"))
         files, state = record["files"], record["state"]
+        known = record.get("sha256", {}) if digests else {}
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"checkpoint marker {marker} is damaged ({error}); delete the folder "
@@ -117,6 +138,12 @@ def read_complete(folder: Path) -> dict[str, Any] | None:
             raise CheckpointError(
                 f"checkpoint {folder} is damaged: {name} {what}; delete the folder "
                 "to train this part again from the one before"
+            )
+        if name in known and known[name] != _sha256(file):
+            raise CheckpointError(
+                f"checkpoint {folder} is damaged: {name} holds other bytes than were "
+                "written; delete the folder to train this part again from the one "
+                "before"
             )
     return dict(state)
 
