@@ -115,6 +115,8 @@ class TrainConfig:
     its end."""
     max_bad_steps: int = 3
     """Non-finite losses in a row that are skipped before the run stops."""
+    prefetch: bool = True
+    """Run the teachers on the next batch while the student learns from this one."""
     threads: int = 0
     """CPU threads of PyTorch; 0 leaves its own choice."""
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from align.text import TextSample
-from align.tokens import TokenBatch
-from align.view import TeacherView
 from fuse.routing_stats import RoutingStats
 from student.checkpoint import (
     atomic_folder,
@@ -23,10 +21,10 @@ from student.checkpoint import (
     read_complete,
 )
 from student.config import TrainConfig
-from student.data_order import sample_indices
 from student.distiller import Distiller, StepResult
 from student.engine import Engine, Prepared
 from student.evaluate import Encode
+from student.feed import Kitchen, Portion, Views, serve
 
 Log = Callable[[dict[str, Any]], None]
 """Takes one metrics line, without time, arm and phase."""
@@ -34,15 +32,6 @@ Log = Callable[[dict[str, Any]], None]
 
 class NonFiniteLossError(RuntimeError):
     """Too many losses in a row were not finite."""
-
-
-class Views(Protocol):
-    """Runs the teachers, live or stored, on one batch."""
-
-    def __call__(
-        self, batch: TokenBatch, rows: Tensor | None = None
-    ) -> Sequence[TeacherView]:
-        """One view per teacher, in the bridge's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +82,9 @@ def train_phase(
     with engine.prepared(distiller, config, job.steps) as prepared:
         loop = _Loop(distiller, engine, prepared, job, config)
         done = loop.resume()
+        portions = loop.portions(done)
         while done < job.steps:
-            loop.step(done)
+            loop.step(done, portions)
             done += 1
             job.tick(done)
             stop = engine.any(job.should_stop())
@@ -103,6 +93,7 @@ def train_phase(
                 loop.save(done)
             if stop:
                 break
+        portions.close()
     distiller.eval()
     return done
 
@@ -156,60 +147,58 @@ class _Loop:
             part.rmdir()
         self._engine.barrier()
 
-    def step(self, step: int) -> None:
+    def portions(self, done: int) -> Generator[Portion, None, None]:
+        """What is read from here to the end of the phase."""
+        job, engine, config = self._job, self._engine, self._config
+        kitchen = Kitchen(
+            job.samples,
+            job.encode,
+            job.views,
+            job.seed,
+            job.attention_rows if self._distiller.wants_rows() else 0,
+            config.batch_size,
+            job.first_sample,
+            engine.device,
+            engine.rank,
+            engine.world_size,
+        )
+        first, last = done * config.grad_accum, job.steps * config.grad_accum
+        ahead = config.prefetch and job.views is not None
+        return serve(kitchen.portion, first, last, ahead)
+
+    def step(self, step: int, portions: Iterator[Portion]) -> None:
         """One optimiser step over all its forward passes."""
         rate = self._prepared.set_learning_rate(step)
-        result: StepResult | None = None
-        for index in range(self._config.grad_accum):
-            batch = self._batch(step, index)
-            rows = self._rows(batch, step)
-            views = self._job.views(batch, rows) if self._job.views else ()
+        for _ in range(self._config.grad_accum):
+            portion = next(portions)
             with self._prepared.accumulate():
-                result = self._prepared.module(batch, views, rows, step)
-                if self._finite(result.loss, batch, step):
+                result = self._prepared.module(
+                    portion.batch, portion.views, portion.rows, step
+                )
+                if self._finite(result.loss, portion, step):
                     self._prepared.backward(result.loss)
                 else:
                     # Every rank still takes part in the collectives, with zeros.
                     self._prepared.backward(_nothing(self._distiller))
-            self._count_routing(result)
-        assert result is not None
+            self._count_routing(result, portion)
         if step % self._config.log_every == 0 or step == self._job.steps - 1:
-            self._log(result, batch, step, rate)
+            self._log(result, step, rate)
 
-    def _count_routing(self, result: StepResult) -> None:
+    def _count_routing(self, result: StepResult, portion: Portion) -> None:
         bridge = self._distiller.bridge
         if bridge is None or result.routing is None:
             return
         if self._routing is None:
             self._routing = RoutingStats([teacher.name for teacher in bridge.teachers])
-        self._routing.update(result.routing, [s.domain for s in self._samples])
+        self._routing.update(result.routing, [s.domain for s in portion.samples])
 
-    def _batch(self, step: int, index: int) -> TokenBatch:
-        size, engine = self._config.batch_size, self._engine
-        passes = step * self._config.grad_accum + index
-        first = self._job.first_sample + passes * size * engine.world_size
-        count = len(self._job.samples)
-        chosen = sample_indices(count, self._job.seed, first, size, engine.rank)
-        self._samples = [self._job.samples[i] for i in chosen]
-        return self._job.encode([s.text for s in self._samples]).to(engine.device)
-
-    def _rows(self, batch: TokenBatch, step: int) -> Tensor | None:
-        """Sample real query positions, (B, R); the same for every arm and resume."""
-        if not self._distiller.wants_rows():
-            return None
-        generator = torch.Generator().manual_seed(self._job.seed * 7919 + step)
-        shape = (batch.ids.shape[0], self._job.attention_rows)
-        length = batch.mask.sum(1, keepdim=True).cpu()
-        drawn = torch.rand(shape, generator=generator) * length
-        return drawn.long().to(batch.ids.device)
-
-    def _finite(self, loss: Tensor, batch: TokenBatch, step: int) -> bool:
+    def _finite(self, loss: Tensor, portion: Portion, step: int) -> bool:
         bad = self._engine.any(not math.isfinite(float(loss.detach())))
         if not bad:
             self._bad = 0
             return True
         self._bad += 1
-        names = [sample.id for sample in self._samples]
+        names = [sample.id for sample in portion.samples]
         self._job.log(
             {
                 "kind": "event",
@@ -227,9 +216,7 @@ class _Loop:
             )
         return False
 
-    def _log(
-        self, result: StepResult, batch: TokenBatch, step: int, rate: float
-    ) -> None:
+    def _log(self, result: StepResult, step: int, rate: float) -> None:
         names = list(result.terms)
         values = [result.loss.detach(), *result.terms.values()]
         mean = self._engine.mean(torch.stack([v.float() for v in values])).tolist()

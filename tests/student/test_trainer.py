@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from align.text import TextSample
 from student.checkpoint import CheckpointError, read_complete
 from student.config import LossConfig, TrainConfig
 from student.data_order import sample_indices
@@ -185,19 +184,3 @@ def test_bad_losses_in_a_row_stop_the_run_with_advice(school, start_engine):
     job = job_for(school, lesson, steps=9)
     with pytest.raises(NonFiniteLossError, match=r"3 times in a row, last at step 5"):
         train_phase(lesson.distiller, start_engine(config), job, config)
-
-
-def test_sampled_rows_are_real_tokens_and_the_same_after_a_resume(school, start_engine):
-    from student.trainer import _Loop
-
-    lesson = school.lesson("adapter")
-    job = Job([TextSample("x", "prose", "a")], school.encode, None, 1, 5, 16)
-    loop = _Loop(lesson.distiller, None, None, job, CONFIG)
-    batch = school.batch()
-    rows = loop._rows(batch, step=7)
-    assert rows.shape == (3, 16)
-    assert bool(batch.mask.gather(1, rows).all())
-    assert torch.equal(rows, loop._rows(batch, step=7))
-    assert not torch.equal(rows, loop._rows(batch, step=8))
-    plain = _Loop(school.lesson(None).distiller, None, None, job, CONFIG)
-    assert plain._rows(batch, step=7) is None
