@@ -1,0 +1,132 @@
+"""The pages under docs/ run, and name only what exists."""
+
+import ast
+import importlib
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+WRITTEN = [page for page in PAGES if page.name != "config.md"]  # that one is generated
+
+
+def blocks(page: Path, language: str) -> list[tuple[int, str]]:
+    """(line, code) of every fenced block of a language."""
+    text = page.read_text(encoding="utf-8")
+    fenced = re.finditer(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+    return [(text[: m.start()].count("\n") + 1, m[1]) for m in fenced]
+
+
+def names(page: Path) -> set[str]:
+    """What stands in single backticks, fences left out."""
+    text = re.sub(
+        r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S
+    )
+    return set(re.findall(r"`([^`\n]+)`", text))
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_the_python_of_a_page_runs_as_one_program(
+    page, tiny_zoo, tmp_path, monkeypatch
+):
+    code = blocks(page, "python")
+    if not code:
+        pytest.skip(f"{page.name} has no Python")
+    monkeypatch.setenv("MTKD_CACHE", str(tiny_zoo["student"].parents[2]))
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "page"}
+    for line, block in code:  # shifted, so that a failure shows the page's own line
+        exec(compile("\n" * line + block, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_a_page_calls_only_tests_that_exist(page):
+    told = set(re.findall(r"\btest_\w+(?!\.py)\b", page.read_text(encoding="utf-8")))
+    known = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    known |= {path.stem for path in (ROOT / "scripts").glob("test_*.py")}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                known.add(node.name)
+    assert told - known == set()
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_a_page_names_only_settings_and_modules_that_exist(page):
+    for name in sorted(names(page)):
+        match = re.fullmatch(r"([a-z_]+(?:\.[A-Za-z_]+)+)(?:=.*)?", name)
+        if match and not name.endswith((".py", ".md", ".yaml", ".json", ".jsonl")):
+            known = _is_setting(match[1]) or _is_python(match[1])
+            assert known, f"{page.name}: `{name}` is no setting and no module"
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_a_page_names_only_files_that_exist(page):
+    files = [n for n in names(page) if re.fullmatch(r"[\w/]+\.(py|sh)", n)]
+    folders = [ROOT, ROOT / page.stem]
+    for name in files:
+        assert any((folder / name).is_file() for folder in folders), name
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_the_configs_of_a_page_load(page):
+    from experiments.config import load_config, resolve_phases
+    from experiments.presets import builtin_presets
+    from experiments.settings import load_yaml
+
+    for line, block in blocks(page, "yaml"):
+        config = load_config(load_yaml(block, f"{page.name}:{line}"))
+        assert resolve_phases(config, builtin_presets()), f"{page.name}:{line}"
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_the_commands_of_a_page_parse(page):
+    from experiments.cli import build_parser
+
+    for line, block in blocks(page, "bash"):
+        for command in block.splitlines():
+            words = shlex.split(command, comments=True)
+            if words[:1] == ["mtkd"]:
+                _, rest = build_parser().parse_known_args(words[1:])
+                odd = [w for w in rest if not re.match(r"[\w.]+=", w)]
+                assert not odd, f"{page.name}:{line}: {command}: {odd}"
+
+
+def test_every_page_is_on_the_map():
+    linked = set(
+        re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs/index.md").read_text())
+    )
+    assert linked == {page.name for page in PAGES} - {"index.md"}
+
+
+def _is_setting(name: str) -> bool:
+    chosen = re.sub(r"(?<=^phase\.)\w+|(?<=^teachers\.)\w+", "<name>", name)
+    return any(
+        known == chosen or known.startswith(chosen + ".") for known in _settings()
+    )
+
+
+@cache
+def _settings() -> frozenset[str]:
+    from experiments.config import Config
+    from experiments.schema import valid_names
+
+    return frozenset(valid_names(Config))
+
+
+def _is_python(name: str) -> bool:
+    """Whether a dotted name is a module of ours, or something in one."""
+    parts = name.split(".")
+    for size in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:size]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[size:]:
+            found = getattr(found, attribute, None)
+        return found is not None
+    return False
