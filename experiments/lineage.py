@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from experiments.arms import Stage
     from experiments.config import Config
 
-WITHOUT_EFFECT = ("log_every", "checkpoint_every", "max_bad_steps", "threads")
+WITHOUT_EFFECT = (
+    "log_every",
+    "checkpoint_every",
+    "max_bad_steps",
+    "prefetch",
+    "threads",
+)
 """Settings of the loop that change nothing in the student."""
 
 
