@@ -73,6 +73,19 @@ def test_one_engine_prepares_one_distiller_after_another(school, start_engine):
     assert first == second
 
 
+def test_plain_torch_trains_under_a_launchers_variables_too(
+    school, start_engine, monkeypatch
+):
+    """Fails when DDP is not told that steps leave parameters out."""
+    expected, _ = train(school, start_engine(BASE), BASE, steps=3)
+    launched = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    launched |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    losses, _ = train(school, start_engine(BASE), BASE, steps=3)
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
 def test_a_bridge_that_no_loss_reaches_stays_as_calibrated(
     school, start_engine, engine, only
