@@ -20,7 +20,12 @@ from align.kv import KV
 from teacher.attention_rows import attention_rows as rows_of
 from teacher.attention_sites import EAGER, SDPA, listening, register
 from teacher.limits import check_model, position_limit, unsupported
-from teacher.probe import PROBE_TOKENS, AttentionLayer, find_attention
+from teacher.probe import (
+    PROBE_TOKENS,
+    AttentionLayer,
+    NotFiniteError,
+    find_attention,
+)
 from teacher.recording import Enough, Recording, given_positions
 
 if TYPE_CHECKING:
@@ -209,6 +214,8 @@ class KVCapture:
             stack = model.get_encoder() if encoder else model.get_decoder()
         try:
             layers = find_attention(stack, self._probe, self.which == "cross")
+        except NotFiniteError as error:
+            raise ValueError(f"{type(model).__name__} {error}") from error
         except ValueError as error:
             raise unsupported(model, str(error)) from error
         if not layers:

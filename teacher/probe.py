@@ -44,6 +44,10 @@ class _Call:
     positions: Positions | None
 
 
+class NotFiniteError(ValueError):
+    """Keys or values overflow, whatever the architecture."""
+
+
 class _Listener:
     """Collects calls; in the second forward also levels their input."""
 
@@ -104,6 +108,7 @@ def find_attention(
         attention interface.
 
     Raises:
+        NotFiniteError: keys or values are not finite.
         ValueError: a layer's rotation cannot be undone.
     """
     with torch.no_grad(), _evaluating(model):
@@ -116,7 +121,20 @@ def find_attention(
         with listening(modules, second):
             forward()
     calls = [c for c in second.calls if c.cross == cross]
+    for call in calls:
+        _check_finite(call)
     return [_describe(c, rotates=not cross) for c in calls]
+
+
+def _check_finite(call: _Call) -> None:
+    if bool(call.key.isfinite().all() & call.value.isfinite().all()):
+        return
+    dtype = str(call.key.dtype).removeprefix("torch.")
+    raise NotFiniteError(
+        f"gives keys or values that are not finite in {dtype}, already on a probe of "
+        f"{PROBE_TOKENS} tokens; load it in a wider dtype, such as float32, or check "
+        "its weights"
+    )
 
 
 def _describe(call: _Call, rotates: bool) -> AttentionLayer:
