@@ -1,0 +1,215 @@
+"""What fails in the middle of a run leaves what was finished, and can be put right."""
+
+import json
+import resource
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.experiments import spoiled
+from tests.experiments.small_runs import said, small_config
+
+TWO = {
+    "phases": ["dual", "multi_basic"],
+    "phase": {"dual": {"teachers": ["gpt2-prose", "qwen-code"]}},
+}
+
+
+@contextmanager
+def largest_file(size: int):
+    """Refuse to let any file grow beyond ``size`` bytes, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def trained(run: Path) -> list[tuple[str, int]]:
+    """Every step that was taken, over all attempts."""
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [(r["phase"], r["step"]) for r in rows if r["kind"] == "train"]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def finished(run: Path) -> bool:
+    return bool(json.loads((run / "state.json").read_text())["finished"])
+
+
+@pytest.fixture
+def job(tiny_zoo, tmp_path, capsys):
+    """Run the command on a config with changes, any number of times."""
+
+    def run(changes=None, *words):
+        config = small_config(tmp_path, tiny_zoo, {**TWO, **(changes or {})})
+        return said(["train", str(config), *words], capsys)
+
+    return run
+
+
+@pytest.fixture
+def overflowing(tiny_zoo, monkeypatch):
+    """A third teacher which, in float16, overflows on the later words of a text."""
+    from experiments import models
+
+    load = models.load_model
+
+    def overflow(name, **options):
+        loaded = load(name, **options)
+        if options.get("dtype") == torch.float16:
+            embedding = loaded.model.get_input_embeddings()
+            embedding.weight.data[len(loaded.tokenizer) // 2 :] = float("inf")
+        return loaded
+
+    monkeypatch.setattr(models, "load_model", overflow)
+
+    def teachers(dtype):
+        return {"odd": {"model": str(tiny_zoo["neox-mixed"]), "dtype": dtype}}
+
+    return teachers
+
+
+def test_a_teacher_that_is_not_finite_costs_its_own_phase_only(
+    job, overflowing, tmp_path
+):
+    code, message = job({"teachers": overflowing("float16")})
+    assert code == 2
+    assert "teacher 'odd' gives keys or values that are not finite" in message
+    assert "teachers.odd.dtype=float32" in message
+    run = tmp_path / "run"
+    assert not finished(run)
+    first = files(run / "phases" / "1-dual")
+    assert trained(run) == [("dual", 1), ("dual", 2)]
+
+    assert job({"teachers": overflowing("float32")}) == (0, "")  # as it advised
+    assert files(run / "phases" / "1-dual") == first
+    assert trained(run) == [(p, s) for p in TWO["phases"] for s in (1, 2)]
+    assert finished(run)
+
+
+def test_what_a_finished_phase_depends_on_cannot_be_changed(job, tmp_path):
+    assert job({"phases": ["dual"]}) == (0, "")
+    code, message = job({"phases": ["dual"]}, "train.learning_rate=0.5")
+    assert code == 2
+    assert "1-dual.train.learning_rate: stored 0.001, config 0.5" in message
+    assert "Choose another run.name" in message
+    code, message = job({"phases": ["dual"]}, "run.seed=3")
+    assert code == 2
+    assert "seed: stored 0, config 3" in message
+    run = tmp_path / "run"
+    assert trained(run) == [("dual", 1), ("dual", 2)]
+    # A further phase, and settings of it alone, are no change to what is finished.
+    assert job({}, "phase.multi_basic.train.learning_rate=0.5") == (0, "")
+    assert trained(run) == [(p, s) for p in TWO["phases"] for s in (1, 2)]
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+@pytest.mark.parametrize("when", ["checkpoint", "phase end"])
+def test_no_room_for_a_file_keeps_the_phases_before(job, tmp_path, engine, when):
+    train = {"engine": engine}
+    every = {"checkpoint_every": 1} if when == "checkpoint" else {}
+    assert job({"phases": ["dual"]}, f"train.engine={engine}")[0] == 0
+    run = tmp_path / "run"
+    first = files(run / "phases" / "1-dual")
+    assert "student/model.safetensors" in " ".join(first)
+    words = [f"train.{key}={value}" for key, value in {**train, **every}.items()]
+    with largest_file(100_000):
+        code, message = job({}, *words)
+    assert code == 2
+    assert "the disk is full while writing" in message
+    assert "2-multi_basic" in message
+    assert "run the same command: finished phases are kept" in message
+    parts = [p for p in (run / "phases").iterdir() if p.is_dir()]
+    assert [p.name for p in parts] == ["1-dual"]  # nothing half written takes space
+    assert not finished(run)
+
+    assert job({}, *words) == (0, "")
+    assert files(run / "phases" / "1-dual") == first
+    assert finished(run)
+
+
+def test_no_room_for_a_line_of_metrics_is_a_full_disk(job, tmp_path):
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.parent.mkdir()
+    metrics.symlink_to("/dev/full")
+    code, message = job({"phases": ["dual"]})
+    assert code == 2
+    assert "the disk is full" in message
+    metrics.unlink()
+    assert job({"phases": ["dual"]}) == (0, "")
+
+
+@pytest.fixture
+def done(job, tmp_path):
+    """A finished run of two phases, with its last student's weights."""
+    assert job() == (0, "")
+    weights = load_file(tmp_path / "run" / "student" / "model.safetensors")
+    return tmp_path / "run", weights
+
+
+def repaired_by_deleting(job, run, weights, *folders):
+    """Delete as the message said, run again, and get the very same student."""
+    import shutil
+
+    for folder in folders:
+        shutil.rmtree(folder)
+    assert job() == (0, "")
+    found = load_file(run / "student" / "model.safetensors")
+    assert all(found[name].equal(weight) for name, weight in weights.items())
+
+
+def test_a_damaged_student_of_a_finished_phase_is_named_and_made_again(job, done):
+    run, weights = done
+    folder = run / "phases" / "2-multi_basic"
+    spoiled.truncated(folder / "student" / "model.safetensors")
+    code, message = job()
+    assert code == 2
+    assert f"checkpoint {folder} is damaged: student/model.safetensors has" in message
+    assert "delete the folder" in message
+    repaired_by_deleting(job, run, weights, folder)
+
+
+def test_flipped_bits_of_a_finished_phase_are_found(job, done):
+    run, weights = done
+    folder = run / "phases" / "1-dual"
+    file = folder / "student" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-7] ^= 0xFF
+    file.write_bytes(data)
+    code, message = job()
+    assert code == 2
+    assert f"checkpoint {folder} is damaged: student/model.safetensors" in message
+    repaired_by_deleting(job, run, weights, folder)
+
+
+def test_a_damaged_marker_is_named_and_made_again(job, done):
+    run, weights = done
+    folder = run / "phases" / "1-dual"
+    (folder / "complete.json").write_text('{"files": ')
+    code, message = job()
+    assert code == 2
+    assert str(folder / "complete.json") in message
+    assert f"delete the folder {folder}" in message
+    repaired_by_deleting(job, run, weights, folder)
+
+
+def test_the_last_students_are_usable_after_every_failure(job, overflowing, tmp_path):
+    """A run that failed in its second phase still exports and measures its first."""
+    assert job({"teachers": overflowing("float16")})[0] == 2
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path / "run" / "phases" / "1-dual" / "student"
+    assert folder.is_dir()
+    AutoModelForCausalLM.from_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder)
+    from experiments.cli import main
+
+    assert main(["eval", str(tmp_path / "run"), "--json"]) == 0
+    assert main(["report", str(tmp_path / "run"), "--no-figures"]) == 0
