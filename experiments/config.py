@@ -273,6 +273,30 @@ def resolve_phases(
     return [resolve_phase(config, name, presets) for name in config.phases]
 
 
+def hidden_settings(
+    config: Config, presets: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Find general settings that were changed in vain, because presets set them too.
+
+    Returns:
+        One sentence per setting, with the key that would reach the phases.
+    """
+    changed, defaults = plain(config), plain(Config())
+    found: dict[str, list[str]] = {}
+    for phase in config.phases:
+        own = (config.phase.get(EVERY_PHASE, {}), config.phase.get(phase, {}))
+        for section in GENERAL:
+            for key in presets[phase].get(section, {}):
+                aware = any(key in part.get(section, {}) for part in own)
+                if not aware and changed[section][key] != defaults[section][key]:
+                    found.setdefault(f"{section}.{key}", []).append(phase)
+    return [
+        f"{name} has no effect in {', '.join(phases)}, whose preset sets it; "
+        f"phase.{EVERY_PHASE}.{name} would win"
+        for name, phases in found.items()
+    ]
+
+
 def _with_teachers(config: Config, name: str, sections: PhaseSections) -> PhaseConfig:
     rule = sections.teachers
     names = list(config.teachers) if rule.names is None else list(rule.names)

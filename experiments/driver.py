@@ -25,7 +25,13 @@ from experiments.arms import (
     run_arm,
     single_stage,
 )
-from experiments.config import Config, resolve_phases, save_config
+from experiments.config import (
+    Config,
+    PhaseConfig,
+    hidden_settings,
+    resolve_phases,
+    save_config,
+)
 from experiments.data import Encoder, load_data
 from experiments.metrics import Metrics
 from experiments.models import ZOO, Models
@@ -78,8 +84,10 @@ def run_training(
         RunStopped: asked to stop; saved.
     """
     registry = registry or load_registry(config)
-    phases = resolve_phases(config, presets_of(registry))
+    presets = presets_of(registry)
+    phases = resolve_phases(config, presets)
     _same_engine([p.train for p in phases])
+    _same_rotation(config, phases)
     _check_names(phases, registry)
     run_dir = config.run_dir
     _claim(config, run_dir, resume)
@@ -103,6 +111,8 @@ def run_training(
         for arm, own_stages in arms.items():
             check_arm(run_dir, arm, config, own_stages)
         if engine.is_main:
+            for sentence in hidden_settings(config, presets):
+                print(f"warning: {sentence}", file=sys.stderr)
             _check_disk(run_dir, models.student_bytes, len(arms) * len(stages))
             run_dir.mkdir(parents=True, exist_ok=True)
             save_config(config, run_dir / "config.yaml")
@@ -229,6 +239,17 @@ def _same_engine(trains: list[Any]) -> None:
             raise ConfigError(
                 f"train.{name} differs between phases ({sorted(map(str, values))}); "
                 "it belongs to the whole run: set it under train or phase.all.train"
+            )
+
+
+def _same_rotation(config: Config, phases: list[PhaseConfig]) -> None:
+    """Teachers are loaded once, so how far they may read is the whole run's choice."""
+    for phase in phases:
+        if phase.align.rope_scaling_method != config.align.rope_scaling_method:
+            raise ConfigError(
+                f"phase {phase.name!r} sets align.rope_scaling_method to "
+                f"{phase.align.rope_scaling_method!r}, the run to "
+                f"{config.align.rope_scaling_method!r}; set it under align, for all"
             )
 
 

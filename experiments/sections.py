@@ -62,8 +62,6 @@ class TeacherConfig:
     """Hub name, local folder, or ``zoo:<name>``."""
     weight: float = 1.0
     """Its share in fixed fusion where ``fuse.weights`` is null; >= 0."""
-    kv: str = "live"
-    """``live`` runs the model; a path reads what ``mtkd extract`` stored there."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type its weights are loaded in; auto keeps the checkpoint's."""
 

@@ -6,6 +6,7 @@ from experiments.config import (
     Config,
     config_path,
     config_text,
+    hidden_settings,
     load_config,
     resolve_phase,
     resolve_phases,
@@ -190,3 +191,17 @@ def test_packaged_configs_load_by_name(presets):
 
 def test_config_text_is_plain_yaml():
     assert load_config(yaml.safe_load(config_text(Config()))) == Config()
+
+
+def test_a_general_setting_that_a_preset_hides_is_pointed_out():
+    presets = {"dual": {"fuse": {"space": "student"}}, "routing": {}}
+    config = load_config({"phases": ["dual", "routing"], "fuse": {"space": "z"}})
+    (sentence,) = hidden_settings(config, presets)
+    assert sentence == (
+        "fuse.space has no effect in dual, whose preset sets it; "
+        "phase.all.fuse.space would win"
+    )
+    in_z = {"fuse": {"space": "z"}}
+    aware = load_config({"phases": ["dual"], **in_z, "phase": {"all": in_z}})
+    assert hidden_settings(aware, presets) == []
+    assert hidden_settings(load_config({"phases": ["dual"]}), presets) == []
