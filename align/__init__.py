@@ -34,6 +34,7 @@ from align.time_align import (
 from align.tokenizer_align import (
     CausalCharIoUAligner,
     CharIoUAligner,
+    ChunkEndAligner,
     LastTokenAligner,
     build_char_align_matrix,
     char_iou,
@@ -47,6 +48,7 @@ __all__ = [
     "CalibrationStats",
     "CausalCharIoUAligner",
     "CharIoUAligner",
+    "ChunkEndAligner",
     "KV",
     "Alignment",
     "LastTokenAligner",

@@ -15,6 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from align.overlap import (
+    Line,
+    Pairs,
+    check_spans,
+    insert,
+    last_readable,
+    lines,
+    overlaps,
+    shared_characters,
+)
 from align.pieces import locate_pieces
 from align.time_align import Alignment
 from align.tokens import TokenBatch, encode_batch
@@ -22,6 +32,7 @@ from align.tokens import TokenBatch, encode_batch
 __all__ = [
     "CausalCharIoUAligner",
     "CharIoUAligner",
+    "ChunkEndAligner",
     "LastTokenAligner",
     "TokenBatch",
     "build_char_align_matrix",
@@ -54,8 +65,8 @@ def char_iou(student_spans: Tensor, teacher_spans: Tensor) -> Tensor:
     Source:
         Intersection over union (Jaccard, 1912), on character intervals.
     """
-    _check_spans("student_spans", student_spans)
-    _check_spans("teacher_spans", teacher_spans)
+    check_spans("student_spans", student_spans)
+    check_spans("teacher_spans", teacher_spans)
     s, t = student_spans[:, None], teacher_spans[None]  # (T_s, 1, 2), (1, T_t, 2)
     start = torch.maximum(s[..., 0], t[..., 0])
     end = torch.minimum(s[..., 1], t[..., 1])
@@ -90,16 +101,18 @@ def overlap_pairs(
             f"student_spans holds {student_spans.shape[0]} texts and teacher_spans "
             f"{teacher_spans.shape[0]}; give the same texts in the same order"
         )
-    student, teacher = _flatten(student_spans, teacher_spans)
-    rows, cols, shared = _sweep(student, teacher)
-    union = student.length[rows] + teacher.length[cols] - shared
-    device = student_spans.device
-    return (
-        torch.from_numpy(student.index[rows]).to(device),
-        torch.from_numpy(teacher.index[cols]).to(device),
-        torch.from_numpy((shared / union).astype(np.float32)).to(device),
-        torch.from_numpy(shared).to(device),
+    student, teacher = lines(student_spans, teacher_spans)
+    pairs = overlaps(student, teacher)
+    found = (
+        student.index[pairs.rows],
+        teacher.index[pairs.cols],
+        _iou(student, teacher, pairs),
+        pairs.shared,
     )
+    rows, cols, iou, shared = (
+        torch.from_numpy(array).to(student_spans.device) for array in found
+    )
+    return rows, cols, iou, shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +123,9 @@ class CharIoUAligner:
 
     def __call__(self, student: TokenBatch, teacher: TokenBatch) -> Alignment:
         """Align two tokenizations of the same texts; rows sum to 1."""
-        _check_texts(student, teacher)
-        rows, cols, iou, shared = overlap_pairs(student.spans, teacher.spans)
-        return _alignment(rows, cols, iou, shared.float(), student, teacher)
+        s, t = _lines(student, teacher)
+        pairs = overlaps(s, t)
+        return _alignment(student, teacher, (s, t), pairs, _iou(s, t, pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +145,20 @@ class CausalCharIoUAligner:
 
     def __call__(self, student: TokenBatch, teacher: TokenBatch) -> Alignment:
         """Align two tokenizations of the same texts; rows sum to 1."""
-        _check_texts(student, teacher)
-        rows, cols, iou, shared = overlap_pairs(student.spans, teacher.spans)
-        known = student.complete_until.reshape(-1)
-        seen = teacher.touched_until.reshape(-1)
-        keep = seen[cols] <= known[rows]
-        late = torch.zeros_like(known, dtype=torch.bool)
-        late[rows] = True
-        late[rows[keep]] = False
-        rows, cols, iou, shared = rows[keep], cols[keep], iou[keep], shared[keep]
-        if self.fallback_last and bool(late.any()):
-            last = _last_readable(student, teacher)
-            extra = (late & (last >= 0)).nonzero()[:, 0]
-            rows, order = torch.cat([rows, extra]).sort(stable=True)
-            cols = torch.cat([cols, last[extra]])[order]
-            iou = torch.cat([iou, iou.new_ones(len(extra))])[order]
-            shared = torch.cat([shared, shared.new_zeros(len(extra))])[order]
-        return _alignment(rows, cols, iou, shared.float(), student, teacher)
+        s, t = _lines(student, teacher)
+        pairs = overlaps(s, t)
+        keep = t.touched.take(pairs.cols) <= s.complete.take(pairs.rows)
+        late = np.zeros(len(s.index), dtype=np.bool_)
+        late[pairs.rows] = True
+        pairs = pairs.only(keep)
+        late[pairs.rows] = False
+        if self.fallback_last and late.any():
+            rows = np.flatnonzero(late)
+            last = last_readable(s, t, rows)
+            pairs = insert(pairs, rows[last >= 0], last[last >= 0])
+        scores = _iou(s, t, pairs)
+        scores[pairs.shared == 0] = 1  # fallen back, alone in its row
+        return _alignment(student, teacher, (s, t), pairs, scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +173,34 @@ class LastTokenAligner:
 
     def __call__(self, student: TokenBatch, teacher: TokenBatch) -> Alignment:
         """Align two tokenizations of the same texts; every weight is 1."""
-        _check_texts(student, teacher)
-        last = _last_readable(student, teacher)
-        rows = (last >= 0).nonzero()[:, 0]
-        cols = last[rows]
-        s = student.spans.view(-1, 2)[rows]
-        t = teacher.spans.view(-1, 2)[cols]
-        shared = torch.minimum(s[:, 1], t[:, 1]) - torch.maximum(s[:, 0], t[:, 0])
-        shared = shared.clamp(min=0).float()
-        return _alignment(rows, cols, torch.ones_like(shared), shared, student, teacher)
+        s, t = _lines(student, teacher)
+        last = last_readable(s, t, np.arange(len(s.index)))
+        rows = np.flatnonzero(last >= 0)
+        return _one_to_one(student, teacher, (s, t), rows, last[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkEndAligner:
+    """Compare models only where both have read exactly the same text.
+
+    A chunk ends at a character boundary where a student token ends and a teacher
+    token ends, neither having touched what comes after. The token that ends a chunk
+    gets the teacher's token that ends it, with weight 1; tokens inside a chunk get
+    none. Coverage is lower and every comparison is exact.
+    """
+
+    causal: bool = True
+
+    def __call__(self, student: TokenBatch, teacher: TokenBatch) -> Alignment:
+        """Align two tokenizations of the same texts; every weight is 1."""
+        s, t = _lines(student, teacher)
+        ends_s, ends_t = (np.flatnonzero(x.touched == x.complete) for x in (s, t))
+        if not len(ends_t):
+            ends_s = ends_s[:0]
+        at = np.searchsorted(t.end[ends_t], s.end[ends_s], "right") - 1
+        same = at >= 0
+        same &= t.end[ends_t].take(at, mode="clip") == s.end[ends_s]
+        return _one_to_one(student, teacher, (s, t), ends_s[same], ends_t[at[same]])
 
 
 def build_char_align_matrix(
@@ -198,9 +227,12 @@ def build_char_align_matrix(
     """
     student = _as_spans("student_tokens", student_tokens, text)
     teacher = _as_spans("teacher_tokens", teacher_tokens, text)
-    rows, cols, iou, _ = overlap_pairs(student[None], teacher[None])
-    shape = (1, len(student), len(teacher))
-    return Alignment(rows, cols, _normalise(rows, iou, len(student)), shape).dense()[0]
+    s, t = lines(student[None], teacher[None])
+    pairs = overlaps(s, t)
+    weights = _normalised(pairs, _iou(s, t, pairs), len(s.index))
+    A = torch.zeros(len(student), len(teacher))
+    A[s.index[pairs.rows], t.index[pairs.cols]] = torch.from_numpy(weights)
+    return A
 
 
 def _as_spans(
@@ -210,7 +242,7 @@ def _as_spans(
         spans = locate_pieces([str(piece) for piece in tokens], text)
     else:
         spans = torch.as_tensor(tokens, dtype=torch.int64).reshape(-1, 2)
-    _check_spans(name, spans)
+    check_spans(name, spans)
     if len(spans) and (int(spans.min()) < 0 or int(spans.max()) > len(text)):
         raise ValueError(
             f"{name} reaches {int(spans.min())}..{int(spans.max())}, but the text has "
@@ -219,113 +251,55 @@ def _as_spans(
     return spans
 
 
-def _alignment(
-    rows: Tensor,
-    cols: Tensor,
-    scores: Tensor,
-    shared: Tensor,
-    student: TokenBatch,
-    teacher: TokenBatch,
-) -> Alignment:
-    batch, students = student.ids.shape
-    weights = _normalise(rows, scores, batch * students)
-    return Alignment(
-        rows, cols, weights, (batch, students, teacher.ids.shape[1]), shared
-    )
-
-
-def _normalise(rows: Tensor, scores: Tensor, size: int) -> Tensor:
-    total = scores.new_zeros(size).index_add_(0, rows, scores)
-    return scores / total[rows]
-
-
-def _last_readable(student: TokenBatch, teacher: TokenBatch) -> Tensor:
-    """For each student token the last teacher token it may read, or -1.
-
-    Returns:
-        (B * T_s,) int64 into B * T_t. -1 for tokens without text, before the first
-        readable teacher token, and from the end of the teacher's text on.
-    """
-    known = student.complete_until.cpu().numpy()
-    seen = teacher.touched_until.cpu().numpy()
-    batch = known.shape[0]
-    step = max(known.max(initial=0), seen.max(initial=0)) + 1
-    offset = np.arange(batch, dtype=np.int64)[:, None] * step
-    has_text = teacher.has_text.cpu().numpy()
-    text_index = np.flatnonzero(has_text)
-    # touched_until is ascending in a sample, so the flattened list is sorted
-    flat_seen = (seen + offset).reshape(-1)[text_index]
-    found = np.searchsorted(flat_seen, (known + offset).reshape(-1), "right") - 1
-    first = np.concatenate([[0], has_text.sum(1).cumsum()])[:-1]  # of each sample
-    valid = found >= np.repeat(first, known.shape[1])
-    valid &= student.has_text.cpu().numpy().reshape(-1)
-    text_end = seen.max(axis=1, initial=0)[:, None]
-    valid &= (student.spans[..., 0].cpu().numpy() < text_end).reshape(-1)
-    last = np.full(known.size, -1, dtype=np.int64)
-    last[valid] = text_index[found[valid]]
-    return torch.from_numpy(last).to(student.ids.device)
-
-
-@dataclass(frozen=True, slots=True)
-class _Flat:
-    """The tokens with text of all samples, in one line of characters."""
-
-    index: Ints
-    start: Ints
-    end: Ints
-
-    @property
-    def length(self) -> Ints:
-        return self.end - self.start
-
-
-def _flatten(student: Tensor, teacher: Tensor) -> tuple[_Flat, _Flat]:
-    arrays = []
-    for label, spans in (("student_spans", student), ("teacher_spans", teacher)):
-        _check_spans(label, spans.reshape(-1, 2))
-        arrays.append(spans.cpu().numpy())
-    step = max(int(a.max(initial=0)) for a in arrays) + 1
-    flats = []
-    for array in arrays:
-        shift = np.arange(len(array), dtype=np.int64)[:, None, None] * step
-        moved = (array + shift).reshape(-1, 2)
-        index = np.flatnonzero(moved[:, 1] > moved[:, 0])
-        flats.append(_Flat(index, moved[index, 0], moved[index, 1]))
-    return flats[0], flats[1]
-
-
-def _sweep(student: _Flat, teacher: _Flat) -> tuple[Ints, Ints, Ints]:
-    """Overlapping pairs as (student, teacher, shared characters)."""
-    # Spans may repeat or nest, hence running bounds, which are sorted in any case
-    reach = np.maximum.accumulate(teacher.end)
-    begin = np.minimum.accumulate(teacher.start[::-1])[::-1]
-    low = np.searchsorted(reach, student.start, "right")
-    high = np.searchsorted(begin, student.end, "left")
-    count = np.maximum(high - low, 0)
-    rows = np.repeat(np.arange(len(count), dtype=np.int64), count)
-    first = np.cumsum(count) - count
-    cols = np.arange(len(rows), dtype=np.int64) + np.repeat(low - first, count)
-    shared = np.minimum(student.end[rows], teacher.end[cols])
-    shared -= np.maximum(student.start[rows], teacher.start[cols])
-    real = shared > 0
-    if real.all():
-        return rows, cols, shared
-    return rows[real], cols[real], shared[real]
-
-
-def _check_texts(student: TokenBatch, teacher: TokenBatch) -> None:
+def _lines(student: TokenBatch, teacher: TokenBatch) -> tuple[Line, Line]:
     if student.texts != teacher.texts:
         raise ValueError(
             f"student and teacher tokens are of different texts ({len(student.texts)} "
             f"and {len(teacher.texts)}); encode the same list for both"
         )
+    return lines(student.spans, teacher.spans)
 
 
-def _check_spans(name: str, spans: Tensor) -> None:
-    reversed_rows = (spans[:, 1] < spans[:, 0]).nonzero()
-    if len(reversed_rows):
-        row = int(reversed_rows[0])
-        raise ValueError(
-            f"{name}[{row}] is {spans[row].tolist()}: a span cannot end before it "
-            "starts; give [start, end) character offsets"
-        )
+def _iou(student: Line, teacher: Line, pairs: Pairs) -> Floats:
+    union = (student.end - student.start).take(pairs.rows)
+    union += (teacher.end - teacher.start).take(pairs.cols)
+    union -= pairs.shared
+    return np.divide(pairs.shared, union, dtype=np.float32)
+
+
+def _normalised(pairs: Pairs, scores: Floats, size: int) -> Floats:
+    """Scores that sum to 1 in each of ``size`` rows."""
+    total = np.bincount(pairs.rows, scores, minlength=size)
+    return np.divide(scores, total.take(pairs.rows), dtype=np.float32)
+
+
+def _one_to_one(
+    student: TokenBatch,
+    teacher: TokenBatch,
+    laid: tuple[Line, Line],
+    rows: Ints,
+    cols: Ints,
+) -> Alignment:
+    pairs = Pairs(rows, cols, shared_characters(*laid, rows, cols))
+    return _alignment(student, teacher, laid, pairs, np.ones(len(rows), np.float32))
+
+
+def _alignment(
+    student: TokenBatch,
+    teacher: TokenBatch,
+    laid: tuple[Line, Line],
+    pairs: Pairs,
+    scores: Floats,
+) -> Alignment:
+    batch, students = student.ids.shape
+    arrays = (
+        laid[0].index.take(pairs.rows),
+        laid[1].index.take(pairs.cols),
+        _normalised(pairs, scores, len(laid[0].index)),
+        pairs.shared.astype(np.float32),
+    )
+    device = student.ids.device
+    rows, cols, weights, shared = (torch.from_numpy(a).to(device) for a in arrays)
+    return Alignment(
+        rows, cols, weights, (batch, students, teacher.ids.shape[1]), shared
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from align.byte_lengths import ByteLengths
-
-MARKER = "▁"
-"""SentencePiece's stand-in for a blank."""
+from align.byte_lengths import MARKER, ByteLengths, Placed
 
 Ints = NDArray[np.int64]
 
@@ -111,7 +110,8 @@ def encode_batch(
         max_length: longest row in tokens, special tokens included; None keeps all.
         add_special_tokens: put the tokenizer's own special tokens around a text.
         byte_lengths: :meth:`ByteLengths.of` this tokenizer, which replaces the
-            slow copying of offsets for byte-level vocabularies; None never does.
+            slow copying of offsets where ids alone say how long tokens are; None
+            always copies.
 
     Returns:
         The batch; T is the longest row.
@@ -127,7 +127,8 @@ def encode_batch(
             "no character offsets; load its tokenizer.json with AutoTokenizer or "
             "PreTrainedTokenizerFast"
         )
-    prefix, suffix = _special_ids(tokenizer) if add_special_tokens else ([], [])
+    backend = _unset(tokenizer)
+    prefix, suffix = _special_ids(backend) if add_special_tokens else ([], [])
     room = None if max_length is None else max_length - len(prefix) - len(suffix)
     if room is not None and room < 0:
         raise ValueError(
@@ -135,10 +136,8 @@ def encode_batch(
             f"{len(prefix) + len(suffix)} special tokens of the tokenizer; give at "
             f"least {len(prefix) + len(suffix)}"
         )
-    rows = byte_lengths.encode(tokenizer, texts) if byte_lengths is not None else None
-    if rows is None:
-        rows = _encode_with_offsets(tokenizer, texts)
-    return _pad(tokenizer, rows, texts, prefix, suffix, room)
+    placed = _placed(tokenizer, texts, byte_lengths)
+    return _pad(tokenizer, placed, texts, prefix, suffix, room)
 
 
 def _checked_texts(texts: Sequence[str]) -> list[str]:
@@ -150,10 +149,10 @@ def _checked_texts(texts: Sequence[str]) -> list[str]:
     return list(texts)
 
 
-def _special_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
+def _special_ids(backend: Any) -> tuple[list[int], list[int]]:
     """The ids a tokenizer puts before and after a text."""
-    encoded = tokenizer(["a"], return_special_tokens_mask=True)
-    ids, special = encoded["input_ids"][0], encoded["special_tokens_mask"][0]
+    encoded = backend.encode("a")
+    ids, special = encoded.ids, encoded.special_tokens_mask
     if all(special):
         return list(ids), []
     first = special.index(0)
@@ -161,95 +160,148 @@ def _special_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
     return list(ids[:first]), list(ids[last:])
 
 
-def _encode_with_offsets(tokenizer: Any, texts: list[str]) -> list[tuple[Ints, Ints]]:
-    """Ids (n,) and repaired spans (n, 2) of each text, without special tokens."""
-    if not texts:
-        return []
-    encoded = tokenizer(
-        texts,
-        add_special_tokens=False,
-        truncation=False,
-        padding=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
+def _unset(tokenizer: Any) -> Any:
+    """The Rust tokenizer, without what an earlier call left set on it."""
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    backend.encode_special_tokens = bool(
+        getattr(tokenizer, "split_special_tokens", False)
     )
-    rows = []
-    for text, ids, offsets in zip(
-        texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    return backend
+
+
+def _placed(tokenizer: Any, texts: list[str], table: ByteLengths | None) -> Placed:
+    """Tokens by byte lengths, and by offsets where these do not decide."""
+    if table is None:
+        return _place_by_offsets(tokenizer, texts)
+    placed, fits = table.encode(tokenizer, texts)
+    if bool(fits.all()):
+        return placed
+    unfit = np.flatnonzero(~fits)
+    other = _place_by_offsets(tokenizer, [texts[row] for row in unfit])
+    if len(unfit) == len(texts):
+        return other
+    ids, spans = _rows(placed.ids, placed.counts), _rows(placed.spans, placed.counts)
+    for row, new_ids, new_spans in zip(
+        unfit.tolist(),
+        _rows(other.ids, other.counts),
+        _rows(other.spans, other.counts),
+        strict=True,
     ):
-        id_array = np.asarray(ids, dtype=np.int64)
-        spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
-        rows.append((id_array, _repair(tokenizer, text, id_array, spans)))
-    return rows
+        ids[row], spans[row] = new_ids, new_spans
+    counts = np.fromiter(map(len, ids), np.int64, len(ids))
+    return Placed(np.concatenate(ids), np.concatenate(spans), counts)
 
 
-def _repair(tokenizer: Any, text: str, ids: Ints, spans: Ints) -> Ints:
+def _rows(values: Ints, counts: Ints) -> list[Ints]:
+    return np.split(values, np.cumsum(counts)[:-1])
+
+
+def _place_by_offsets(tokenizer: Any, texts: list[str]) -> Placed:
+    """Ids and repaired spans of B texts, without special tokens around them."""
+    backend = tokenizer.backend_tokenizer
+    encodings = backend.encode_batch(texts, add_special_tokens=False)
+    counts = np.fromiter(map(len, encodings), np.int64, len(texts))
+    size = int(counts.sum())
+    every = chain.from_iterable(encoding.ids for encoding in encodings)
+    ids = np.fromiter(every, np.int64, size)
+    pairs = chain.from_iterable(encoding.offsets for encoding in encodings)
+    flat = np.fromiter(chain.from_iterable(pairs), np.int64, 2 * size)
+    spans = _repair(tokenizer, texts, ids, flat.reshape(-1, 2), counts)
+    return Placed(ids, spans, counts)
+
+
+def _repair(
+    tokenizer: Any, texts: list[str], ids: Ints, spans: Ints, counts: Ints
+) -> Ints:
     """Make spans say which characters a token has read.
 
-    A bare ``▁`` does not share characters with the token after it: either its span
-    repeats the word's first character (it holds no text and gets zero width), or it
-    is the blank which the next token claims too (that one starts after it). Byte
-    tokens of one character keep sharing its span.
-
-    A character that is no blank and that no token claims was composed into the one
-    before it, as an accent by NFC, and belongs to that token.
+    - A bare ``▁`` whose span repeats the start of the next token's stands before the
+      text, not in it: it has read nothing and gets zero width. Byte tokens of one
+      character keep sharing its span.
+    - A character that is no blank and that no token claims was composed into the one
+      before it, as an accent by NFC, and belongs to that token.
+    - Blanks that a byte-level tokenizer trimmed off its tokens are given back.
     """
     if not len(spans):
         return spans
-    following = np.append(spans[1:, 0], len(text))
-    shared = np.flatnonzero(following[:-1] < spans[:-1, 1])
-    gaps = np.flatnonzero(following > np.maximum.accumulate(spans[:, 1]))
-    if not len(shared) and not len(gaps):
-        return spans
-    spans = spans.copy()
-    for token in gaps.tolist():
-        end = int(spans[token, 1])
-        while end < following[token] and not text[end].isspace():
-            end += 1
-        spans[token, 1] = end
-    pieces = tokenizer.convert_ids_to_tokens(ids[shared].tolist())
-    for token, piece in zip(shared.tolist(), pieces, strict=True):
-        if piece.strip(MARKER):
-            continue
-        start, end = spans[token].tolist()
-        if not text[start:end].isspace() or spans[token + 1, 1] <= end:
-            spans[token, 1] = start
-        else:
-            spans[token + 1, 0] = end
-    return spans
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts)) + 1
+    begin = np.cumsum(sizes) - sizes  # all texts in one line, one place between them
+    spans = spans + np.repeat(begin, counts)[:, None]
+    start, end = spans[:, 0], spans[:, 1]
+    following = np.append(start[1:], 0)
+    full = counts > 0
+    following[np.cumsum(counts)[full] - 1] = (begin + sizes - 1)[full]
+    reach = np.maximum.accumulate(end)
+    gaps = np.flatnonzero(following > reach)
+    if len(gaps):
+        line = "\n".join(texts).encode("utf-32-le", "surrogatepass")
+        blank = _BLANKS[np.minimum(np.frombuffer(line, np.uint32), len(_BLANKS) - 1)]
+        for token in gaps[~blank[end[gaps]]].tolist():
+            stop = int(end[token])
+            while stop < following[token] and not blank[stop]:
+                stop += 1
+            end[token] = stop
+    shared = np.flatnonzero(following < end)
+    if len(shared):
+        distinct, which = np.unique(ids[shared], return_inverse=True)
+        pieces = tokenizer.convert_ids_to_tokens(distinct.tolist())
+        bare = np.array([not piece.strip(MARKER) for piece in pieces])[which]
+        end[shared[bare]] = start[shared[bare]]
+    if _trims_blanks(tokenizer.backend_tokenizer):
+        before = np.append(0, np.maximum.accumulate(end)[:-1])
+        before = np.maximum(before, np.repeat(begin, counts))
+        np.minimum(start, before, out=start, where=start > before)
+    return spans - np.repeat(begin, counts)[:, None]
+
+
+_BLANKS = np.array([chr(code).isspace() for code in range(0x3001)] + [False])
+"""Which code points are blanks; there are none after U+3000."""
+
+
+def _trims_blanks(backend: Any) -> bool:
+    """Whether offsets leave out blanks that byte-level tokens have read."""
+    processor = backend.post_processor
+    if processor is None:
+        return False
+    state = json.loads(processor.__getstate__())
+    steps = state["processors"] if state["type"] == "Sequence" else [state]
+    return any(step.get("trim_offsets") for step in steps)
 
 
 def _pad(
     tokenizer: Any,
-    rows: list[tuple[Ints, Ints]],
+    placed: Placed,
     texts: list[str],
     prefix: list[int],
     suffix: list[int],
     room: int | None,
 ) -> TokenBatch:
-    longest = max((len(ids) for ids, _ in rows), default=0)
-    body = longest if room is None else min(longest, room)
-    width = (len(prefix) + body + len(suffix)) if rows else 0
-    ids_out = np.full((len(rows), width), _pad_id(tokenizer), dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=np.bool_)
-    spans_out = np.zeros((len(rows), width, 2), dtype=np.int64)
-    start = len(prefix)
-    for row, (ids, spans) in enumerate(rows):
-        kept = min(len(ids), body)
-        stop = start + kept
-        ids_out[row, :start] = prefix
-        ids_out[row, start:stop] = ids[:kept]
-        ids_out[row, stop : stop + len(suffix)] = suffix
+    kept = placed.counts if room is None else np.minimum(placed.counts, room)
+    batch, body = len(texts), int(kept.max(initial=0))
+    width = (len(prefix) + body + len(suffix)) if batch else 0
+    ids = np.full((batch, width), _pad_id(tokenizer), dtype=np.int64)
+    mask = np.zeros((batch, width), dtype=np.bool_)
+    spans = np.zeros((batch, width, 2), dtype=np.int64)
+    start, begin = len(prefix), 0
+    for row, (count, size) in enumerate(
+        zip(placed.counts.tolist(), kept.tolist(), strict=True)
+    ):
+        stop, source = start + size, slice(begin, begin + size)
+        ids[row, :start] = prefix
+        ids[row, start:stop] = placed.ids[source]
+        ids[row, stop : stop + len(suffix)] = suffix
         mask[row, : stop + len(suffix)] = True
-        spans_out[row, start:stop] = spans[:kept]
-        read = int(spans[kept - 1, 1]) if kept else 0
-        spans_out[row, stop:] = read
+        spans[row, start:stop] = placed.spans[source]
+        spans[row, stop:] = placed.spans[begin + size - 1, 1] if size else 0
+        begin += count
     return TokenBatch(
-        torch.from_numpy(ids_out),
+        torch.from_numpy(ids),
         torch.from_numpy(mask),
-        torch.from_numpy(spans_out),
+        torch.from_numpy(spans),
         tuple(texts),
     )
 

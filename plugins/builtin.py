@@ -13,6 +13,7 @@ from align.layer_map import LayerMap
 from align.tokenizer_align import (
     CausalCharIoUAligner,
     CharIoUAligner,
+    ChunkEndAligner,
     LastTokenAligner,
 )
 from fuse.router import ROUTER_TYPES, LearnableRouter
@@ -22,11 +23,12 @@ from student.objective import OBJECTIVES, Objective
 
 @hookimpl
 def aligners() -> Mapping[str, Callable[[], Aligner]]:
-    """Character overlap with and without the future, and the last token."""
+    """Character overlap with and without the future, last tokens, chunk ends."""
     return {
         "char_iou": CharIoUAligner,
         "causal_char_iou": CausalCharIoUAligner,
         "last_token": LastTokenAligner,
+        "chunk_end": ChunkEndAligner,
     }
 
 

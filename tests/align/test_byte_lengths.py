@@ -5,44 +5,51 @@ from align.byte_lengths import ByteLengths
 from align.tokens import encode_batch
 
 BYTE_LEVEL = ["gpt2", "opt", "gpt-neox", "llama3", "qwen2.5", "rwkv-world"]
-OTHERS = ["llama2", "chatglm-6b", "t5-small", "bert-base-uncased"]
+BYTE_FALLBACK = ["llama2", "mistral-7b-v0.1"]
+OTHERS = ["chatglm-6b", "t5-small", "bert-base-uncased"]
 
 
-@pytest.mark.parametrize("name", BYTE_LEVEL)
+@pytest.mark.parametrize("name", BYTE_LEVEL + BYTE_FALLBACK)
 def test_cumulative_byte_lengths_give_the_very_spans_of_the_offsets(
     load, real_texts, name
 ):
     tokenizer = load(name)
     table = ByteLengths.of(tokenizer)
-    nfc = [text for text in real_texts if "\u0301" not in text]
-    tokenizer(["reset"])  # whatever another test left set
-    assert table.encode(tokenizer, nfc) is not None  # the fast path is taken
-    slow = encode_batch(tokenizer, nfc, max_length=300)
-    fast = encode_batch(tokenizer, nfc, max_length=300, byte_lengths=table)
+    tokenizer("reset")  # whatever another test left set
+    _, fits = table.encode(tokenizer, real_texts)
+    composed = ["\u0301" in text for text in real_texts]
+    if not table.normalizes:
+        composed = [False] * len(real_texts)
+    assert (~fits).tolist() == composed  # the fast path is taken for all the others
+    slow = encode_batch(tokenizer, real_texts, max_length=300)
+    fast = encode_batch(tokenizer, real_texts, max_length=300, byte_lengths=table)
     for field in ("ids", "mask", "spans"):
         assert torch.equal(getattr(fast, field), getattr(slow, field)), field
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_vocabularies_that_are_not_byte_level_have_no_table(load, name):
+def test_vocabularies_whose_lengths_do_not_follow_from_ids_have_no_table(load, name):
     assert ByteLengths.of(load(name)) is None
 
 
-def test_text_that_the_normaliser_would_change_falls_back_to_offsets(load):
+def test_text_that_the_normaliser_would_change_falls_back_to_offsets_alone(load):
     tokenizer = load("qwen2.5")
     table = ByteLengths.of(tokenizer)
-    assert table.encode(tokenizer, ["cafe\u0301"]) is None
-    fast = encode_batch(tokenizer, ["cafe\u0301"], byte_lengths=table)
-    assert torch.equal(fast.spans, encode_batch(tokenizer, ["cafe\u0301"]).spans)
+    texts = ["one", "cafe\u0301", "深 two"]
+    assert table.encode(tokenizer, texts)[1].tolist() == [True, False, True]
+    fast = encode_batch(tokenizer, texts, byte_lengths=table)
+    assert torch.equal(fast.spans, encode_batch(tokenizer, texts).spans)
+    assert torch.equal(fast.ids, encode_batch(tokenizer, texts).ids)
 
 
-def test_a_tokenizer_left_cutting_or_padding_falls_back_to_offsets(load):
+def test_settings_of_an_earlier_call_do_not_cut_or_pad(load):
     tokenizer = load("gpt2")
     table = ByteLengths.of(tokenizer)
-    tokenizer(["one two three"], truncation=True, max_length=2)
-    assert tokenizer.backend_tokenizer.truncation is not None
-    batch = encode_batch(tokenizer, ["one two three"], byte_lengths=table)
-    assert batch.ids.shape == (1, 3)
+    for lengths in (table, None):
+        tokenizer(["one two three"], truncation=True, max_length=2)
+        assert tokenizer.backend_tokenizer.truncation is not None
+        batch = encode_batch(tokenizer, ["one two three"], byte_lengths=lengths)
+        assert batch.ids.shape == (1, 3)
 
 
 def test_ids_that_do_not_spell_the_text_are_noticed(load):
@@ -51,3 +58,44 @@ def test_ids_that_do_not_spell_the_text_are_noticed(load):
     ids = encode_batch(tokenizer, ["one two"]).ids[0].numpy()
     assert table.spans(ids, "one two").tolist() == [[0, 3], [3, 7]]
     assert table.spans(ids, "one twos") is None
+
+
+def test_the_blank_which_llama_puts_before_a_text_holds_no_character(load):
+    # pieces: ▁ | ▁a | <unk> | ▁b | <unk> | ▁ | ▁c
+    tokenizer = load("llama2")
+    table = ByteLengths.of(tokenizer)
+    assert table.prefix == "always"
+    batch = encode_batch(tokenizer, [" a<unk>b<unk> c"], None, False, table)
+    expected = [[0, 0], [0, 2], [2, 7], [7, 8], [8, 13], [13, 13], [13, 15]]
+    assert batch.spans[0].tolist() == expected
+
+
+def test_a_written_marker_is_not_taken_for_a_blank(load):
+    tokenizer = load("llama2")
+    table = ByteLengths.of(tokenizer)
+    assert table.encode(tokenizer, ["a▁b", "a b"])[1].tolist() == [False, True]
+    fast = encode_batch(tokenizer, ["a▁b"], None, False, table)
+    assert fast.spans[0].tolist() == [[0, 1], [1, 3]]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "prefix"), [("always", "always"), ("first", "first"), ("never", "none")]
+)
+def test_metaspace_vocabularies_with_byte_fallback_follow_their_prefix(scheme, prefix):
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["▁", "a", "b", "▁a", "▁b"] + [f"<0x{byte:02X}>" for byte in range(256)]
+    vocabulary = {piece: id_ for id_, piece in enumerate(pieces)}
+    model = models.BPE(vocabulary, [("▁", "a"), ("▁", "b")], byte_fallback=True)
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", scheme, split=False)
+    backend.add_special_tokens([AddedToken("<x>", normalized=False)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    table = ByteLengths.of(tokenizer)
+    assert table.prefix == prefix
+    texts = ["a b", "b<x>a", "深a", "<x>b", ""]
+    assert table.encode(tokenizer, texts)[1].all()
+    fast = encode_batch(tokenizer, texts, byte_lengths=table)
+    slow = encode_batch(tokenizer, texts)
+    assert torch.equal(fast.spans, slow.spans) and torch.equal(fast.ids, slow.ids)

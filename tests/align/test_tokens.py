@@ -84,10 +84,35 @@ def test_a_bare_marker_leaves_its_word_to_the_next_token(load):
     ]
 
 
-def test_a_marker_that_is_a_blank_keeps_it(load):
-    # after a literal special token llama2 gives the blank to both ▁ and ▁a
+def test_a_marker_that_stands_for_no_blank_of_the_text_has_read_nothing(load):
+    # after a special token llama2 reads a blank more; ▁a holds the one in the text
     found = pieces(load("llama2"), encode_batch(load("llama2"), ["<unk> a"]))
-    assert found[-2:] == [("▁", (5, 6)), ("▁a", (6, 7))]
+    assert found[-2:] == [("▁", (5, 5)), ("▁a", (5, 7))]
+    found = pieces(load("llama2"), encode_batch(load("llama2"), [" a"]))
+    assert found[-2:] == [("▁", (0, 0)), ("▁a", (0, 2))]
+
+
+def test_trimmed_blanks_are_given_back():
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"Ġ": 0, "a": 1, "Ġa": 2, "ĠĠ": 3, "Ċ": 4}
+    merges = [("Ġ", "a"), ("Ġ", "Ġ")]
+    backend = Tokenizer(models.BPE(vocabulary, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    text = "a   a\n"
+    raw = backend.encode(text)
+    assert raw.tokens == ["a", "ĠĠ", "Ġa", "Ċ"]
+    assert raw.offsets == [(0, 1), (3, 3), (4, 5), (5, 6)]
+    batch = encode_batch(tokenizer, ["", text, text])
+    assert batch.spans[1].tolist() == [[0, 1], [1, 3], [3, 5], [5, 6]]
+    assert torch.equal(batch.spans[1], batch.spans[2])
+
+
+def test_no_character_beyond_the_table_is_a_blank():
+    assert not any(chr(code).isspace() for code in range(0x3001, 0x110000))
 
 
 def test_a_composed_accent_belongs_to_its_letter(load):

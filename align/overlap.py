@@ -1,0 +1,170 @@
+"""Meet two lists of token spans in time that grows with their sum.
+
+All texts of a batch lie one after another in a single line of characters, so that a
+few array operations serve the whole batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """The tokens of B texts that hold characters, in one line of characters."""
+
+    index: Ints
+    """(n,) int64 into B * T."""
+    start: Ints
+    """(n,) int64, first character."""
+    end: Ints
+    """(n,) int64, past the last character."""
+    width: int
+    """T."""
+
+    @cached_property
+    def touched(self) -> Ints:
+        """(n,) int64: up to this token, nothing at or after it has been read."""
+        return np.maximum.accumulate(self.end)
+
+    @cached_property
+    def ahead(self) -> Ints:
+        """(n,) int64: from this token on, nothing before it is read."""
+        return np.minimum.accumulate(self.start[::-1])[::-1]
+
+    @cached_property
+    def complete(self) -> Ints:
+        """(n,) int64: after this token, the characters up to it are read whole."""
+        whole = self.end.copy()
+        np.minimum(whole[:-1], self.ahead[1:], out=whole[:-1])
+        return whole
+
+    def text(self, tokens: Ints) -> Ints:
+        """The text that each of some tokens is of."""
+        return self.index.take(tokens) // self.width
+
+
+def lines(student_spans: Tensor, teacher_spans: Tensor) -> tuple[Line, Line]:
+    """Lay two tokenizations of the same B texts into one line.
+
+    Args:
+        student_spans: (B, T_s, 2) int64 [start, end) in characters.
+        teacher_spans: (B, T_t, 2) int64.
+
+    Raises:
+        ValueError: a span ends before it starts.
+    """
+    arrays = [student_spans.cpu().numpy(), teacher_spans.cpu().numpy()]
+    names = ("student_spans", "teacher_spans")
+    step = max(int(spans[..., 1].max(initial=0)) for spans in arrays) + 1
+    laid = []
+    for name, spans in zip(names, arrays, strict=True):
+        batch, width, _ = spans.shape
+        start, end = spans[..., 0], spans[..., 1]
+        if (end < start).any():
+            check_spans(name, spans)
+        index = np.flatnonzero(end > start)
+        shift = np.arange(0, batch * step, step, dtype=np.int64)[:, None]
+        start, end = (start + shift).reshape(-1), (end + shift).reshape(-1)
+        laid.append(Line(index, start.take(index), end.take(index), width))
+    return laid[0], laid[1]
+
+
+def check_spans(name: str, spans: Ints | Tensor) -> None:
+    """Refuse a span that ends before it starts.
+
+    Args:
+        name: what the caller calls the spans.
+        spans: (..., 2) integers.
+
+    Raises:
+        ValueError: naming the first such span.
+    """
+    flat = np.asarray(spans).reshape(-1, 2)
+    wrong = np.flatnonzero(flat[:, 1] < flat[:, 0])
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(
+            f"{name}[{row}] is {flat[row].tolist()}: a span cannot end before it "
+            "starts; give [start, end) character offsets"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """Student and teacher tokens that belong together, ascending by student."""
+
+    rows: Ints
+    """(N,) int64 into the student's line."""
+    cols: Ints
+    """(N,) int64 into the teacher's line."""
+    shared: Ints
+    """(N,) int64, characters that both hold."""
+
+    def only(self, keep: Bools) -> Pairs:
+        """The pairs that are marked."""
+        if keep.all():
+            return self
+        return Pairs(self.rows[keep], self.cols[keep], self.shared[keep])
+
+
+def overlaps(student: Line, teacher: Line) -> Pairs:
+    """List the pairs that share characters, spans that repeat or nest included."""
+    low = np.searchsorted(teacher.touched, student.start, "right")
+    high = np.searchsorted(teacher.ahead, student.end, "left")
+    count = np.maximum(high - low, 0)
+    rows = np.repeat(np.arange(len(count), dtype=np.int64), count)
+    first = np.cumsum(count) - count
+    cols = np.arange(len(rows), dtype=np.int64)
+    cols += np.repeat(low - first, count)
+    shared = shared_characters(student, teacher, rows, cols)
+    return Pairs(rows, cols, shared).only(shared > 0)
+
+
+def shared_characters(student: Line, teacher: Line, rows: Ints, cols: Ints) -> Ints:
+    """(N,) characters that both tokens of each pair hold."""
+    shared = np.minimum(student.end.take(rows), teacher.end.take(cols))
+    shared -= np.maximum(student.start.take(rows), teacher.start.take(cols))
+    return np.maximum(shared, 0, out=shared)
+
+
+def last_readable(student: Line, teacher: Line, rows: Ints) -> Ints:
+    """The last teacher token that has read no further than each student token.
+
+    Args:
+        student: the student's line.
+        teacher: the teacher's line.
+        rows: (n,) int64 into the student's line.
+
+    Returns:
+        (n,) int64 into the teacher's line; -1 before the first readable token of the
+        same text, and from the end of the teacher's text on.
+    """
+    if not len(teacher.end) or not len(rows):
+        return np.full(len(rows), -1, dtype=np.int64)
+    touched = teacher.touched
+    found = np.searchsorted(touched, student.complete.take(rows), "right")
+    found -= 1
+    text = student.text(rows)
+    last = np.searchsorted(teacher.index, (text + 1) * teacher.width) - 1
+    valid = (found >= 0) & (teacher.text(found) == text)
+    valid &= student.start.take(rows) < touched.take(last)
+    return np.where(valid, found, -1)
+
+
+def insert(pairs: Pairs, rows: Ints, cols: Ints) -> Pairs:
+    """Add pairs that share no character counted here, keeping the order."""
+    order = np.argsort(np.concatenate([pairs.rows, rows]), kind="stable")
+    return Pairs(
+        np.concatenate([pairs.rows, rows]).take(order),
+        np.concatenate([pairs.cols, cols]).take(order),
+        np.concatenate([pairs.shared, np.zeros_like(rows)]).take(order),
+    )
