@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from align.byte_lengths import ByteLengths
 from align.text import TextSample, chunk_samples, read_texts
 from align.tokens import TokenBatch, encode_batch
 from experiments.place import named
@@ -37,10 +38,16 @@ class Encoder:
     def __init__(self, tokenizer: object, max_length: int | None) -> None:
         """Hold a fast tokenizer and the most tokens of a text."""
         self.tokenizer, self.max_length = tokenizer, max_length
+        self.byte_lengths = ByteLengths.of(tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Encode texts as :func:`align.tokens.encode_batch` does."""
-        return encode_batch(self.tokenizer, texts, max_length=self.max_length)
+        return encode_batch(
+            self.tokenizer,
+            texts,
+            max_length=self.max_length,
+            byte_lengths=self.byte_lengths,
+        )
 
 
 def load_data(config: DataConfig, encode: Encoder, seed: int) -> RunData:
@@ -90,10 +97,11 @@ def fitting_chars(samples: Sequence[TextSample], encode: Encoder) -> int:
     """
     assert encode.max_length is not None
     some = samples[:: max(1, len(samples) // 64)][:64]
+    uncut = Encoder(encode.tokenizer, None)
     shares = []
     for sample in some:
         text = sample.text[: 4 * encode.max_length]
-        batch = Encoder(encode.tokenizer, None)([text])
+        batch = uncut([text])
         shares.append(len(text) / max(1, int(batch.mask.sum())))
     shares.sort()
     return max(8, int(shares[len(shares) // 10] * (encode.max_length - 2)))

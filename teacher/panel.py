@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from align.byte_lengths import ByteLengths
 from align.kv import KV
 from align.time_align import Alignment
 from align.tokenizer_align import LastTokenAligner, encode_batch
@@ -83,6 +84,7 @@ class TeacherPanel:
                 "injection takes causal aligners only, such as causal_char_iou"
             )
         self.teachers = tuple(teachers)
+        self._tables = [ByteLengths.of(t.tokenizer) for t in self.teachers]
         self._aligner, self._causal = aligner, causal_aligner
         self._attention, self._own_loss = attention, own_loss
         self._autocast = autocast
@@ -101,13 +103,24 @@ class TeacherPanel:
             NonFiniteTeacherError: a teacher's KV are not finite.
             ValueError: a text is longer than a teacher's positions.
         """
-        return [self._view(teacher, batch, rows) for teacher in self.teachers]
+        return [
+            self._view(teacher, table, batch, rows)
+            for teacher, table in zip(self.teachers, self._tables, strict=True)
+        ]
 
     def _view(
-        self, teacher: LiveTeacher, student: TokenBatch, rows: Tensor | None
+        self,
+        teacher: LiveTeacher,
+        table: ByteLengths | None,
+        student: TokenBatch,
+        rows: Tensor | None,
     ) -> TeacherView:
         capture = teacher.capture
-        own = encode_batch(teacher.tokenizer, student.texts).to(capture.device)
+        own = encode_batch(
+            teacher.tokenizer,
+            student.texts,
+            byte_lengths=table,
+        ).to(capture.device)
         asked = own_rows = None
         if self._attention and rows is not None:
             asked = _last_readable(student, own)

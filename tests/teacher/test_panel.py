@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from align.byte_lengths import ByteLengths
 from align.time_align import Alignment, check_causal
 from align.tokenizer_align import (
     CausalCharIoUAligner,
@@ -161,3 +162,25 @@ def test_a_text_longer_than_a_teachers_positions_names_the_teacher(teachers, stu
     long = replace(student, ids=one, mask=one == 0, spans=spans, texts=(words,))
     with pytest.raises(ValueError, match=r"teacher 'gpt2-prose'.*positions"):
         panel_of(teachers, "gpt2-prose")(long)
+
+
+def test_every_teacher_is_read_by_its_own_table_of_byte_lengths(
+    teachers, student, monkeypatch
+):
+    from teacher import panel as module
+
+    seen = []
+    encode = module.encode_batch
+
+    def watched(tokenizer, texts, **settings):
+        seen.append((tokenizer, settings["byte_lengths"]))
+        return encode(tokenizer, texts, **settings)
+
+    monkeypatch.setattr(module, "encode_batch", watched)
+    panel_of(teachers)(student)
+    for tokenizer, table in seen:
+        fresh = ByteLengths.of(tokenizer)
+        assert (table is None) == (fresh is None)
+        if table is not None:
+            assert (table.lengths == fresh.lengths).all()
+    assert [table is not None for _, table in seen] == [True, False, False, False]
