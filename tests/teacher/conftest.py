@@ -36,7 +36,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", SMALL),
     "opt": (
         "OPTForCausalLM",
-        SMALL | {"ffn_dim": 48, "word_embed_proj_dim": 32, "do_layer_norm_before": True},
+        SMALL
+        | {"ffn_dim": 48, "word_embed_proj_dim": 32, "do_layer_norm_before": True},
     ),
     "llama": ("LlamaForCausalLM", GROUPED),
     "llama3": ("LlamaForCausalLM", _rope("llama3", **LLAMA3)),
