@@ -19,6 +19,8 @@ USER_ERROR = 2
 PROGRAM_ERROR = 1
 """Exit code for our own mistakes."""
 
+_NO_PLUGINS = "MTKD_NO_PLUGINS"
+
 _OVERRIDES = "KEY=VALUE changes any setting; `mtkd config show` lists them all."
 
 
@@ -402,8 +404,9 @@ def _is_override(word: str) -> bool:
 
 def _run(options: argparse.Namespace) -> int:
     debug = getattr(options, "debug", False)
+    before = os.environ.get(_NO_PLUGINS)
     if getattr(options, "no_plugins", False):
-        os.environ["MTKD_NO_PLUGINS"] = "1"
+        os.environ[_NO_PLUGINS] = "1"  # processes that the command starts see it, too
     try:
         module, _, function = options.command.partition(":")
         command = getattr(importlib.import_module(f"experiments.{module}"), function)
@@ -429,6 +432,10 @@ def _run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return PROGRAM_ERROR
+    finally:
+        os.environ.pop(_NO_PLUGINS, None)
+        if before is not None:
+            os.environ[_NO_PLUGINS] = before
 
 
 def _explain(error: Exception) -> str:

@@ -23,7 +23,8 @@ def test_built_ins_are_found_by_their_documented_names():
     registry = load()
     assert registry.names("router") == ["attention", "gate", "mlp"]
     assert registry.names("layer_map") == ["ratio", "skip", "uniform"]
-    assert registry.names("aligner") == ["causal_char_iou", "char_iou", "last_token"]
+    aligners = ["causal_char_iou", "char_iou", "chunk_end", "last_token"]
+    assert registry.names("aligner") == aligners
     assert registry.names("adapter") == ["pca", "procrustes", "ridge"]
     assert set(registry.names("rope_scaler")) >= {"ntk", "ntk-aware", "linear"}
     assert set(registry.names("objective")) == set(OBJECTIVES)

@@ -86,11 +86,18 @@ def test_finished_models_are_kept_when_another_fails(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_stops_training_and_leaves_no_half_model(tmp_path, monkeypatch):
+    import signal
+
     from teacher.zoo import train
 
     monkeypatch.setattr(train, "batch_loss", _interrupted(train.batch_loss))
-    with pytest.raises(KeyboardInterrupt):
-        build_zoo(["gpt2-prose"], tmp_path, progress=False, scale="tiny")
+    # a shell that starts tests in the background has them ignore Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build_zoo(["gpt2-prose"], tmp_path, progress=False, scale="tiny")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not list((tmp_path / "zoo" / "tiny").glob("*/model.safetensors"))
     assert not [t for t in threading.enumerate() if t.name.startswith("zoo")]
 
