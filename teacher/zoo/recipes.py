@@ -170,7 +170,7 @@ _MODELS = (
         family="bert",
         mix=_BOTH,
         tokenizer=TokenizerRecipe(kind="wordpiece", vocab_size=3072, style="cls-sep"),
-        train=TrainRecipe(objective="masked-token", steps=420, seed=4),
+        train=TrainRecipe(objective="masked-token", steps=300, seed=4),
         config={
             "num_hidden_layers": 4,
             "hidden_size": 176,
@@ -187,7 +187,7 @@ _MODELS = (
         family="t5",
         mix=_BOTH,
         tokenizer=TokenizerRecipe(kind="unigram", vocab_size=2304, style="eos"),
-        train=TrainRecipe(objective="span-corruption", steps=420, seed=5),
+        train=TrainRecipe(objective="span-corruption", steps=300, seed=5),
         config={
             "num_layers": 4,
             "num_decoder_layers": 2,
