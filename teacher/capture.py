@@ -60,6 +60,7 @@ class KVCapture:
         eager = not getattr(model, "_supports_sdpa", True)
         model.set_attn_implementation(EAGER if eager else SDPA)
         self._max_tokens = position_limit(model)
+        self._hidden_size = int(model.config.get_text_config().hidden_size)
         self._layers = self._find_layers()
         self._modules = list(dict.fromkeys(x.module for x in self._layers))
 
@@ -85,8 +86,8 @@ class KVCapture:
 
     @property
     def hidden_size(self) -> int:
-        """C, width of the hidden state."""
-        return int(self.model.config.get_text_config().hidden_size)
+        """C, width of the last hidden state."""
+        return self._hidden_size
 
     @property
     def causal(self) -> bool:
@@ -238,7 +239,9 @@ class KVCapture:
         ids = torch.zeros((1, tokens), dtype=torch.int64, device=self.device)
         mask = torch.ones_like(ids, dtype=torch.bool)
         if self.which in ("self", "encoder"):
-            self._forward(ids, mask, False, False)
+            _, last = self._forward(ids, mask, False, hidden=True)
+            assert last is not None
+            self._hidden_size = last.shape[-1]  # OPT may project it out of hidden_size
             return
         shorter = ids[:, : tokens - 1]  # so that cross-attention shows
         self.model(input_ids=ids, decoder_input_ids=shorter, use_cache=False)

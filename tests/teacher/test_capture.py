@@ -111,6 +111,13 @@ def test_grouped_heads_sizes_and_direction_are_reported(make_model, name):
     assert capture.dtype == torch.float32
 
 
+def test_the_width_is_that_of_the_hidden_state_handed_out(make_model, batch):
+    # OPT-350m projects its last hidden state to the width of its embeddings
+    capture = KVCapture(make_model("opt", word_embed_proj_dim=16))
+    seen = capture(*batch, hidden=True)
+    assert capture.hidden_size == seen.hidden.shape[-1] == 16
+
+
 @pytest.mark.parametrize("name", ["gpt2", "opt", "llama", "gpt_neox", "gemma2", "bert"])
 def test_padded_rows_equal_the_text_alone(make_model, batch, name):
     capture = KVCapture(make_model(name))
