@@ -5,11 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import pytest
 
 from plugins.scaffold import new_plugin
+from tests.experiments.small_runs import small_config
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(__file__).parent / "third_party"
@@ -85,6 +88,83 @@ from plugins import Registry
 print(Registry.load(["mtkd_example_plugin"]).names("router"))
 """
     assert "dirichlet" in python(code, PACKAGE / "src")
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    """The interpreter of an environment of its own, which borrows what mtkd needs."""
+    venv.EnvBuilder(symlinks=True).create(tmp_path / "env")
+    python = tmp_path / "env" / "bin" / "python"
+    (site_packages,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    (site_packages / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"])
+    return python
+
+
+def pip(python: Path, *words: str) -> None:
+    """Run this environment's pip on another environment."""
+    command = [sys.executable, "-m", "pip", "--python", str(python), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def mtkd(python: Path, *words: str | Path) -> subprocess.CompletedProcess:
+    """Run the command in a process of its own."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MTKD_")}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        env.pop(name, None)
+    env |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [str(python), "-m", "experiments.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env=env)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
+    scratch, tiny_zoo, tmp_path
+):
+    shutil.copytree(PACKAGE, tmp_path / "source")
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    pip(scratch, "install", *options, str(tmp_path / "source"))
+    rows = json.loads(mtkd(scratch, "plugins", "list", "--json").stdout)
+    theirs = {r["name"]: r["kind"] for r in rows["plugins"] if r["plugin"] == "example"}
+    assert theirs == {"dirichlet": "router", "huber_k": "objective"}
+    for name in theirs:
+        checked = mtkd(scratch, "plugins", "check", name)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        assert "broken" not in checked.stdout
+
+    changes = {
+        "phases": ["routing"],
+        "phase": {
+            "routing": {
+                "teachers": {"min": 2},
+                "fuse": {"router_type": "dirichlet"},
+                "loss": {"extra": {"huber_k": 0.5}, "outcome_every": 1},
+            }
+        },
+    }
+    config = small_config(tmp_path, tiny_zoo, changes)
+    trained = mtkd(scratch, "train", config)
+    assert trained.returncode == 0, trained.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [row for row in map(json.loads, lines) if row["kind"] == "train"]
+    assert len(steps) == 2
+    assert all(row["terms"]["huber_k"] > 0 for row in steps)
+    routing = [row for row in map(json.loads, lines) if row["kind"] == "routing"]
+    for weights in routing[-1]["weights"].values():
+        assert sum(weights.values()) == pytest.approx(1, abs=1e-3)
+
+    pip(scratch, "uninstall", "--yes", "mtkd-example-plugin")
+    for words in ((), ("run.name=another",)):  # the finished run, and a new one
+        gone = mtkd(scratch, "train", config, *words)
+        assert gone.returncode == 2
+        (message,) = gone.stderr.splitlines()
+        assert message.startswith("mtkd: error: no router is called 'dirichlet'")
+        assert "available: attention, gate, mlp" in message
+    router = "phase.routing.fuse.router_type=mlp"
+    without = mtkd(scratch, "train", config, "run.name=another", router)
+    assert without.returncode == 2
+    assert "no objective is called 'huber_k'" in without.stderr
 
 
 @pytest.mark.slow
