@@ -133,6 +133,7 @@ def test_two_phases_with_real_tokenizers_in_two_scripts(real, texts, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_all_phases_with_every_real_family(real, texts, tmp_path):
     teachers = [real(name) for name in (*DECODERS, *ENCODERS)]
     given = words(tmp_path, real("llama2"), teachers, texts, list(PHASES), 3)
@@ -153,6 +154,7 @@ def test_all_phases_with_every_real_family(real, texts, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("student", ["gpt2", "opt", "pythia", "qwen2.5"])
 def test_students_of_other_families_learn_and_load_alone(
     real, texts, tmp_path, student
@@ -168,6 +170,7 @@ def test_students_of_other_families_learn_and_load_alone(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_script_takes_local_folders(real, texts, tmp_path):
     teachers = [real(name) for name in ("gpt2", "opt", "qwen2.5", "bert")]
     kept = ("PATH", "HOME", "LANG", "OMP_NUM_THREADS")

@@ -135,6 +135,7 @@ def wait_for(condition, process, seconds=240):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("hard", [False, True], ids=["TERM", "KILL"])
 def test_a_real_process_under_deepspeed_goes_on_bitwise(
     tiny_zoo, tmp_path, undisturbed, hard
