@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,13 +114,14 @@ class Pairs:
         """The pairs that are marked."""
         if keep.all():
             return self
-        return Pairs(self.rows[keep], self.cols[keep], self.shared[keep])
+        kept = np.flatnonzero(keep)
+        return Pairs(self.rows.take(kept), self.cols.take(kept), self.shared.take(kept))
 
 
 def overlaps(student: Line, teacher: Line) -> Pairs:
     """List the pairs that share characters, spans that repeat or nest included."""
-    low = np.searchsorted(teacher.touched, student.start, "right")
-    high = np.searchsorted(teacher.ahead, student.end, "left")
+    low = _up_to(teacher.touched, student.start)
+    high = _up_to(teacher.ahead, student.end - 1)
     count = np.maximum(high - low, 0)
     rows = np.repeat(np.arange(len(count), dtype=np.int64), count)
     first = np.cumsum(count) - count
@@ -127,6 +129,16 @@ def overlaps(student: Line, teacher: Line) -> Pairs:
     cols += np.repeat(low - first, count)
     shared = shared_characters(student, teacher, rows, cols)
     return Pairs(rows, cols, shared).only(shared > 0)
+
+
+def _up_to(bounds: Ints, at: Ints) -> NDArray[Any]:
+    """(n,) how many of the ascending, non-negative bounds are at or before each."""
+    size = int(bounds[-1]) + 1 if len(bounds) else 1
+    if size > 8 * (len(bounds) + len(at)):  # few tokens in much text
+        return np.searchsorted(bounds, at, "right")
+    runs = np.diff(bounds, prepend=0, append=size)  # characters with each answer
+    table = np.repeat(np.arange(len(bounds) + 1, dtype=np.int32), runs)
+    return table.take(at, mode="clip")
 
 
 def shared_characters(student: Line, teacher: Line, rows: Ints, cols: Ints) -> Ints:
@@ -154,9 +166,10 @@ def last_readable(student: Line, teacher: Line, rows: Ints) -> Ints:
     found = np.searchsorted(touched, student.complete.take(rows), "right")
     found -= 1
     text = student.text(rows)
-    last = np.searchsorted(teacher.index, (text + 1) * teacher.width) - 1
+    texts = np.arange(1, int(text[-1]) + 2)
+    last = np.searchsorted(teacher.index, texts * teacher.width) - 1  # of each text
     valid = (found >= 0) & (teacher.text(found) == text)
-    valid &= student.start.take(rows) < touched.take(last)
+    valid &= student.start.take(rows) < touched.take(last).take(text)
     return np.where(valid, found, -1)
 
 
