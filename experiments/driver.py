@@ -40,7 +40,7 @@ from experiments.presets import load_registry, presets_of
 from experiments.progress import Progress
 from experiments.run_dir import MAIN, read_run
 from experiments.settings import ConfigError
-from experiments.stop import stop_on_signals
+from experiments.stop import StopRequest, stop_on_signals
 from experiments.summary import summarize
 from experiments.teaching import check_phase
 from plugins.registry import Registry
@@ -84,50 +84,66 @@ def run_training(
         RunStopped: asked to stop; saved.
     """
     registry = registry or load_registry(config)
-    presets = presets_of(registry)
-    phases = resolve_phases(config, presets)
+    phases = resolve_phases(config, presets_of(registry))
     _same_engine([p.train for p in phases])
     _same_rotation(config, phases)
     _check_names(phases, registry)
     run_dir = config.run_dir
     _claim(config, run_dir, resume)
     started = time.monotonic()
-    with _one_writer(run_dir), stop_on_signals() as stop:
+    with _one_writer(run_dir):
         own = engine is None
         engine = engine or Engine(phases[0].train)
-        progress = Progress(engine.is_main)
-        _build_zoo(config, engine, progress)
-        models = Models(config, engine.device)
-        data = load_data(config.data, models.encode, config.run.seed)
-        scaler = registry.get("rope_scaler", config.align.rope_scaling_method)
-        models.fit_lengths([*data.train, *data.eval, *data.calibration], scaler)
-        facts = models.facts()
-        stages = [Stage(p, tuple(p.select(facts))) for p in phases]
-        for stage in stages:
-            taught = {name: models.teacher(name) for name in stage.teachers}
-            with named(f"phase {stage.phase.name!r}"):
-                check_phase(stage.phase, registry, models.student_layers, taught)
-        arms = plan_arms(config, stages)
-        for arm, own_stages in arms.items():
-            check_arm(run_dir, arm, config, own_stages)
-        if engine.is_main:
-            for sentence in hidden_settings(config, presets):
-                print(f"warning: {sentence}", file=sys.stderr)
-            _check_disk(run_dir, models.student_bytes, len(arms) * len(stages))
-            run_dir.mkdir(parents=True, exist_ok=True)
-            save_config(config, run_dir / "config.yaml")
-        engine.barrier()
-        metrics = Metrics(run_dir, engine.is_main)
-        bench = Bench(
-            config, registry, engine, models, data, metrics, progress, stop, run_dir
-        )
         try:
-            _run(bench, arms, started)
+            # Before signals are only noted: an interrupt ends this at once, and what
+            # is built is kept.
+            _build_zoo(config, engine)
+            with stop_on_signals() as stop:
+                _open_and_run(config, registry, phases, engine, stop, started)
         finally:
-            metrics.close()
             if own:
                 engine.close()
     return run_dir
+
+
+def _open_and_run(
+    config: Config,
+    registry: Registry,
+    phases: list[PhaseConfig],
+    engine: Engine,
+    stop: StopRequest,
+    started: float,
+) -> None:
+    """Load models and texts, check all that can be checked before work, and work."""
+    run_dir = config.run_dir
+    models = Models(config, engine.device)
+    data = load_data(config.data, models.encode, config.run.seed)
+    scaler = registry.get("rope_scaler", config.align.rope_scaling_method)
+    models.fit_lengths([*data.train, *data.eval, *data.calibration], scaler)
+    facts = models.facts()
+    stages = [Stage(p, tuple(p.select(facts))) for p in phases]
+    for stage in stages:
+        taught = {name: models.teacher(name) for name in stage.teachers}
+        with named(f"phase {stage.phase.name!r}"):
+            check_phase(stage.phase, registry, models.student_layers, taught)
+    arms = plan_arms(config, stages)
+    for arm, own_stages in arms.items():
+        check_arm(run_dir, arm, config, own_stages)
+    if engine.is_main:
+        for sentence in hidden_settings(config, presets_of(registry)):
+            print(f"warning: {sentence}", file=sys.stderr)
+        _check_disk(run_dir, models.student_bytes, len(arms) * len(stages))
+        run_dir.mkdir(parents=True, exist_ok=True)
+        save_config(config, run_dir / "config.yaml")
+    engine.barrier()
+    metrics, progress = Metrics(run_dir, engine.is_main), Progress(engine.is_main)
+    bench = Bench(
+        config, registry, engine, models, data, metrics, progress, stop, run_dir
+    )
+    try:
+        _run(bench, arms, started)
+    finally:
+        metrics.close()
 
 
 def plan_arms(config: Config, stages: list[Stage]) -> dict[str, list[Stage]]:
@@ -322,7 +338,7 @@ def _check_disk(run_dir: Path, student_bytes: int, phases: int) -> None:
         )
 
 
-def _build_zoo(config: Config, engine: Engine, progress: Progress) -> None:
+def _build_zoo(config: Config, engine: Engine) -> None:
     """Build the embedded models that are named and not cached."""
     named = [config.student.model, *(t.model for t in config.teachers.values())]
     wanted = [name.removeprefix(ZOO) for name in named if name.startswith(ZOO)]
