@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 
@@ -102,13 +100,25 @@ def test_an_interrupt_stops_training_and_leaves_no_half_model(tmp_path, monkeypa
     assert not [t for t in threading.enumerate() if t.name.startswith("zoo")]
 
 
-def test_two_processes_build_a_model_once(tmp_path):
-    code = (
-        "from teacher.zoo import build_zoo\n"
-        f"build_zoo(['student'], {str(tmp_path)!r}, progress=False, scale='tiny')\n"
-    )
-    runs = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
-    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+def test_two_builds_at_the_same_time_train_a_model_once(tmp_path, monkeypatch):
+    from teacher.zoo import train
+
+    real, trained = train.train_model, []
+
+    def train_model(recipe, *args):
+        trained.append(recipe.name)
+        time.sleep(0.5)  # the other build comes while this one holds the lock
+        return real(recipe, *args)
+
+    monkeypatch.setattr(train, "train_model", train_model)
+    train.load_libraries()
+    ask = (["student"], tmp_path, False, "tiny")
+    builds = [threading.Thread(target=build_zoo, args=ask) for _ in range(2)]
+    for thread in builds:
+        thread.start()
+    for thread in builds:
+        thread.join()
+    assert trained == ["student"]
     assert zoo_path("student", tmp_path, "tiny").is_dir()
 
 
