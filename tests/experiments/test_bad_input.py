@@ -111,6 +111,18 @@ def test_a_slow_tokenizer_is_refused(refused, tmp_path, role):
     assert "convert it to a tokenizer.json" in message
 
 
+@pytest.fixture
+def quiet_library():
+    """Without transformers' own notes, such as on kernels that are not installed."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    yield
+    logging.set_verbosity(before)
+
+
+@pytest.mark.usefixtures("quiet_library")
 @pytest.mark.parametrize("role", [as_teacher, as_student], ids=["teacher", "student"])
 @pytest.mark.parametrize(("kind", "name"), [("mamba", "Mamba"), ("rwkv", "Rwkv")])
 def test_a_model_without_attention_is_refused(

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.experiments import spoiled
-from tests.experiments.small_runs import said, small_config
+from experiments.cli import main
+from tests.experiments.small_runs import said, small_config, write_text
 
 TWO = {
     "phases": ["dual", "multi_basic"],
@@ -43,15 +44,37 @@ def finished(run: Path) -> bool:
     return bool(json.loads((run / "state.json").read_text())["finished"])
 
 
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
+
+
 @pytest.fixture
-def job(tiny_zoo, tmp_path, capsys):
+def job(tiny_zoo, text, tmp_path, capsys):
     """Run the command on a config with changes, any number of times."""
 
     def run(changes=None, *words):
         config = small_config(tmp_path, tiny_zoo, {**TWO, **(changes or {})})
-        return said(["train", str(config), *words], capsys)
+        given = [f"data.train=[{text}]", *words]
+        return said(["train", str(config), *given], capsys)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def finished_run(tiny_zoo, text, tmp_path_factory):
+    """The folder of a run of two phases that came to its end."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = small_config(folder, tiny_zoo, TWO)
+    assert main(["train", str(config), f"data.train=[{text}]"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def done(finished_run, tmp_path):
+    """A copy of the finished run where ``job`` goes on, and its student's weights."""
+    shutil.copytree(finished_run, tmp_path / "run")
+    return tmp_path / "run", load_file(finished_run / "student" / "model.safetensors")
 
 
 @pytest.fixture
@@ -87,6 +110,12 @@ def test_a_teacher_that_is_not_finite_costs_its_own_phase_only(
     assert not finished(run)
     first = files(run / "phases" / "1-dual")
     assert trained(run) == [("dual", 1), ("dual", 2)]
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(run / "phases" / "1-dual" / "student")
+    AutoTokenizer.from_pretrained(run / "phases" / "1-dual" / "student")
+    assert main(["eval", str(run), "--json"]) == 0
+    assert main(["report", str(run), "--no-figures"]) == 0
 
     assert job({"teachers": overflowing("float32")}) == (0, "")  # as it advised
     assert files(run / "phases" / "1-dual") == first
@@ -110,8 +139,15 @@ def test_what_a_finished_phase_depends_on_cannot_be_changed(job, tmp_path):
     assert trained(run) == [(p, s) for p in TWO["phases"] for s in (1, 2)]
 
 
-@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-@pytest.mark.parametrize("when", ["checkpoint", "phase end"])
+@pytest.mark.parametrize(
+    ("engine", "when"),
+    [
+        ("torch", "phase end"),
+        ("deepspeed", "checkpoint"),
+        pytest.param("torch", "checkpoint", marks=pytest.mark.slow),
+        pytest.param("deepspeed", "phase end", marks=pytest.mark.slow),
+    ],
+)
 def test_no_room_for_a_file_keeps_the_phases_before(job, tmp_path, engine, when):
     train = {"engine": engine}
     every = {"checkpoint_every": 1} if when == "checkpoint" else {}
@@ -126,7 +162,7 @@ def test_no_room_for_a_file_keeps_the_phases_before(job, tmp_path, engine, when)
     assert "the disk is full while writing" in message
     assert "2-multi_basic" in message
     assert "run the same command: finished phases are kept" in message
-    parts = [p for p in (run / "phases").iterdir() if p.is_dir()]
+    parts = [path for path in (run / "phases").iterdir() if path.is_dir()]
     assert [p.name for p in parts] == ["1-dual"]  # nothing half written takes space
     assert not finished(run)
 
@@ -146,70 +182,53 @@ def test_no_room_for_a_line_of_metrics_is_a_full_disk(job, tmp_path):
     assert job({"phases": ["dual"]}) == (0, "")
 
 
-@pytest.fixture
-def done(job, tmp_path):
-    """A finished run of two phases, with its last student's weights."""
-    assert job() == (0, "")
-    weights = load_file(tmp_path / "run" / "student" / "model.safetensors")
-    return tmp_path / "run", weights
+def flip(data: bytes) -> bytes:
+    return data[:-7] + bytes([data[-7] ^ 0xFF]) + data[-6:]
 
 
-def repaired_by_deleting(job, run, weights, *folders):
-    """Delete as the message said, run again, and get the very same student."""
-    import shutil
+@pytest.mark.parametrize(
+    ("file", "damage", "parts"),
+    [
+        (
+            "2-multi_basic/student/model.safetensors",
+            lambda data: data[: len(data) // 2],
+            ["2-multi_basic is damaged: student/model.safetensors has", "bytes, not"],
+        ),
+        (
+            "1-dual/student/model.safetensors",
+            flip,
+            ["1-dual is damaged: student/model.safetensors holds other bytes"],
+        ),
+        (
+            "1-dual/complete.json",
+            lambda data: data[:12],
+            ["1-dual/complete.json is damaged"],
+        ),
+        (
+            "1-dual.settings.json",
+            lambda data: data[:12],
+            ["1-dual.settings.json is damaged"],
+        ),
+    ],
+    ids=["cut", "flipped", "marker", "settings"],
+)
+def test_damage_to_a_finished_phase_is_named(done, job, file, damage, parts):
+    run, _ = done
+    path = run / "phases" / file
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    try:
+        code, message = job()
+    finally:
+        path.write_bytes(whole)
+    assert code == 2
+    for part in (*parts, "delete"):
+        assert part in message
 
-    for folder in folders:
-        shutil.rmtree(folder)
+
+def test_a_phase_that_was_deleted_is_trained_again_to_the_same_student(done, job):
+    run, weights = done
+    shutil.rmtree(run / "phases" / "2-multi_basic")
     assert job() == (0, "")
     found = load_file(run / "student" / "model.safetensors")
     assert all(found[name].equal(weight) for name, weight in weights.items())
-
-
-def test_a_damaged_student_of_a_finished_phase_is_named_and_made_again(job, done):
-    run, weights = done
-    folder = run / "phases" / "2-multi_basic"
-    spoiled.truncated(folder / "student" / "model.safetensors")
-    code, message = job()
-    assert code == 2
-    assert f"checkpoint {folder} is damaged: student/model.safetensors has" in message
-    assert "delete the folder" in message
-    repaired_by_deleting(job, run, weights, folder)
-
-
-def test_flipped_bits_of_a_finished_phase_are_found(job, done):
-    run, weights = done
-    folder = run / "phases" / "1-dual"
-    file = folder / "student" / "model.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-7] ^= 0xFF
-    file.write_bytes(data)
-    code, message = job()
-    assert code == 2
-    assert f"checkpoint {folder} is damaged: student/model.safetensors" in message
-    repaired_by_deleting(job, run, weights, folder)
-
-
-def test_a_damaged_marker_is_named_and_made_again(job, done):
-    run, weights = done
-    folder = run / "phases" / "1-dual"
-    (folder / "complete.json").write_text('{"files": ')
-    code, message = job()
-    assert code == 2
-    assert str(folder / "complete.json") in message
-    assert f"delete the folder {folder}" in message
-    repaired_by_deleting(job, run, weights, folder)
-
-
-def test_the_last_students_are_usable_after_every_failure(job, overflowing, tmp_path):
-    """A run that failed in its second phase still exports and measures its first."""
-    assert job({"teachers": overflowing("float16")})[0] == 2
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = tmp_path / "run" / "phases" / "1-dual" / "student"
-    assert folder.is_dir()
-    AutoModelForCausalLM.from_pretrained(folder)
-    AutoTokenizer.from_pretrained(folder)
-    from experiments.cli import main
-
-    assert main(["eval", str(tmp_path / "run"), "--json"]) == 0
-    assert main(["report", str(tmp_path / "run"), "--no-figures"]) == 0

@@ -74,7 +74,7 @@ def words(folder, student, teachers, texts, phases, steps):
         f"data.train={json.dumps(texts)}",
         "data.max_length=40",
         "data.train_samples=12",
-        "data.eval_samples=2",
+        "data.eval_samples=1",
         f"phases={json.dumps(phases)}",
         f"train.steps={steps}",
         "train.batch_size=2",
