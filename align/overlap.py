@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,35 +109,75 @@ class Pairs:
     shared: Ints
     """(N,) int64, characters that both hold."""
 
-    def only(self, keep: Bools) -> Pairs:
-        """The pairs that are marked."""
-        if keep.all():
-            return self
-        kept = np.flatnonzero(keep)
-        return Pairs(self.rows.take(kept), self.cols.take(kept), self.shared.take(kept))
-
 
 def overlaps(student: Line, teacher: Line) -> Pairs:
     """List the pairs that share characters, spans that repeat or nest included."""
+    pairs = _between(student, teacher, *_candidates(student, teacher))
+    return _only(pairs, pairs.shared > 0)
+
+
+def causal_overlaps(student: Line, teacher: Line, fallback: bool) -> Pairs:
+    """List the overlapping pairs whose teacher token has read no further.
+
+    Args:
+        student: the student's line.
+        teacher: the teacher's line.
+        fallback: where a student token overlaps teacher tokens that have all read
+            further, list the last one before that has not, sharing 0 characters.
+    """
+    low, high = _candidates(student, teacher)
+    readable = _readable(student, teacher)
+    stop = np.minimum(high, readable)
+    rows = np.flatnonzero((stop <= low) & (low < high)) if fallback else low[:0]
+    last = readable.take(rows) - 1
+    same = last >= 0
+    same &= teacher.text(last) == student.text(rows)
+    rows, last = rows[same], last[same]
+    low[rows], stop[rows] = last, last + 1
+    pairs = _between(student, teacher, low, stop)
+    if int((pairs.shared == 0).sum()) == len(rows):
+        return pairs
+    fallen = np.zeros(len(low), dtype=np.bool_)
+    fallen[rows] = True
+    return _only(pairs, (pairs.shared > 0) | fallen.take(pairs.rows))
+
+
+def _candidates(student: Line, teacher: Line) -> tuple[Ints, Ints]:
+    """For each student token the run [low, high) of teacher tokens it may overlap."""
     low = _up_to(teacher.touched, student.start)
-    high = _up_to(teacher.ahead, student.end - 1)
-    count = np.maximum(high - low, 0)
+    return low, _up_to(teacher.ahead, student.end - 1)
+
+
+def _readable(student: Line, teacher: Line) -> Ints:
+    """For each student token, how many teacher tokens have read no further."""
+    return _up_to(teacher.touched, student.complete)
+
+
+def _between(student: Line, teacher: Line, low: Ints, stop: Ints) -> Pairs:
+    """Each student token with its run of teacher tokens."""
+    count = np.maximum(stop - low, 0)
     rows = np.repeat(np.arange(len(count), dtype=np.int64), count)
     first = np.cumsum(count) - count
     cols = np.arange(len(rows), dtype=np.int64)
     cols += np.repeat(low - first, count)
-    shared = shared_characters(student, teacher, rows, cols)
-    return Pairs(rows, cols, shared).only(shared > 0)
+    return Pairs(rows, cols, shared_characters(student, teacher, rows, cols))
 
 
-def _up_to(bounds: Ints, at: Ints) -> NDArray[Any]:
+def _only(pairs: Pairs, keep: Bools) -> Pairs:
+    if keep.all():
+        return pairs
+    kept = np.flatnonzero(keep)
+    return Pairs(pairs.rows.take(kept), pairs.cols.take(kept), pairs.shared.take(kept))
+
+
+def _up_to(bounds: Ints, at: Ints) -> Ints:
     """(n,) how many of the ascending, non-negative bounds are at or before each."""
     size = int(bounds[-1]) + 1 if len(bounds) else 1
     if size > 8 * (len(bounds) + len(at)):  # few tokens in much text
         return np.searchsorted(bounds, at, "right")
     runs = np.diff(bounds, prepend=0, append=size)  # characters with each answer
     table = np.repeat(np.arange(len(bounds) + 1, dtype=np.int32), runs)
-    return table.take(at, mode="clip")
+    return table.take(at, mode="clip").astype(np.int64)
 
 
 def shared_characters(student: Line, teacher: Line, rows: Ints, cols: Ints) -> Ints:
@@ -162,22 +201,10 @@ def last_readable(student: Line, teacher: Line, rows: Ints) -> Ints:
     """
     if not len(teacher.end) or not len(rows):
         return np.full(len(rows), -1, dtype=np.int64)
-    touched = teacher.touched
-    found = np.searchsorted(touched, student.complete.take(rows), "right")
-    found -= 1
+    found = _readable(student, teacher).take(rows) - 1
     text = student.text(rows)
     texts = np.arange(1, int(text[-1]) + 2)
     last = np.searchsorted(teacher.index, texts * teacher.width) - 1  # of each text
     valid = (found >= 0) & (teacher.text(found) == text)
-    valid &= student.start.take(rows) < touched.take(last).take(text)
+    valid &= student.start.take(rows) < teacher.touched.take(last).take(text)
     return np.where(valid, found, -1)
-
-
-def insert(pairs: Pairs, rows: Ints, cols: Ints) -> Pairs:
-    """Add pairs that share no character counted here, keeping the order."""
-    order = np.argsort(np.concatenate([pairs.rows, rows]), kind="stable")
-    return Pairs(
-        np.concatenate([pairs.rows, rows]).take(order),
-        np.concatenate([pairs.cols, cols]).take(order),
-        np.concatenate([pairs.shared, np.zeros_like(rows)]).take(order),
-    )

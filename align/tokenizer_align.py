@@ -18,8 +18,8 @@ from torch import Tensor
 from align.overlap import (
     Line,
     Pairs,
+    causal_overlaps,
     check_spans,
-    insert,
     last_readable,
     lines,
     overlaps,
@@ -146,16 +146,7 @@ class CausalCharIoUAligner:
     def __call__(self, student: TokenBatch, teacher: TokenBatch) -> Alignment:
         """Align two tokenizations of the same texts; rows sum to 1."""
         s, t = _lines(student, teacher)
-        pairs = overlaps(s, t)
-        keep = t.touched.take(pairs.cols) <= s.complete.take(pairs.rows)
-        late = np.zeros(len(s.index), dtype=np.bool_)
-        late[pairs.rows] = True
-        pairs = pairs.only(keep)
-        late[pairs.rows] = False
-        if self.fallback_last and late.any():
-            rows = np.flatnonzero(late)
-            last = last_readable(s, t, rows)
-            pairs = insert(pairs, rows[last >= 0], last[last >= 0])
+        pairs = causal_overlaps(s, t, self.fallback_last)
         scores = _iou(s, t, pairs)
         scores[pairs.shared == 0] = 1  # fallen back, alone in its row
         return _alignment(student, teacher, (s, t), pairs, scores)

@@ -42,15 +42,18 @@ def trained_tokenizers(texts: list[str]) -> dict[str, Any]:
     from transformers import PreTrainedTokenizerFast
 
     sample = [text[:1500] for text in texts]
+    english = [text for text in sample if text.isascii()]
 
-    def trained(model: Any, trainer: Any, **parts: Any) -> Any:
+    def trained(
+        model: Any, trainer: Any, lines: list[str] = sample, **parts: Any
+    ) -> Any:
         backend = Tokenizer(model)
         for name, part in parts.items():
             setattr(backend, name, part)
-        backend.train_from_iterator(sample, trainer)
+        backend.train_from_iterator(lines, trainer)
         return PreTrainedTokenizerFast(tokenizer_object=backend)
 
-    def byte_level(size: int, normalizer: Any = None) -> Any:
+    def byte_level(size: int, lines: list[str], normalizer: Any = None) -> Any:
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         parts = {"normalizer": normalizer} if normalizer else {}
         return trained(
@@ -58,6 +61,7 @@ def trained_tokenizers(texts: list[str]) -> dict[str, Any]:
             trainers.BpeTrainer(
                 vocab_size=size, initial_alphabet=alphabet, show_progress=False
             ),
+            lines,
             pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=False),
             decoder=decoders.ByteLevel(),
             **parts,
@@ -80,9 +84,9 @@ def trained_tokenizers(texts: list[str]) -> dict[str, Any]:
     # the split only keeps training quick; such models merge across it
     fallback.backend_tokenizer.pre_tokenizer = None
     return {
-        "byte BPE 2k": byte_level(2000),
-        "byte BPE 4k": byte_level(4000),
-        "byte BPE 3k NFC": byte_level(3000, normalizers.NFC()),
+        "byte BPE 2k": byte_level(2000, english),
+        "byte BPE 4k": byte_level(4000, sample),
+        "byte BPE 3k NFC": byte_level(3000, sample, normalizers.NFC()),
         "BPE with fallback": fallback,
         "WordPiece": trained(
             models.WordPiece(unk_token="<unk>"),
