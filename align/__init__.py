@@ -9,6 +9,7 @@ from align.calibration import (
     r_squared,
     variance_kept,
 )
+from align.chat import encode_chats, render_chat
 from align.head_dim_adapter import MultiTeacherHeadDimAdapter
 from align.kv import KV
 from align.layer_map import (
@@ -68,11 +69,13 @@ __all__ = [
     "check_causal",
     "chunk_samples",
     "encode_batch",
+    "encode_chats",
     "interpolate_teacher_layers",
     "inverse_frequencies",
     "overlap_pairs",
     "r_squared",
     "read_texts",
+    "render_chat",
     "rotary_table",
     "rotate",
     "scaled_base",

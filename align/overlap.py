@@ -33,11 +33,13 @@ class Line:
     @cached_property
     def touched(self) -> Ints:
         """(n,) int64: up to this token, nothing at or after it has been read."""
-        return np.maximum.accumulate(self.end)
+        return self.end if _ascends(self.end) else np.maximum.accumulate(self.end)
 
     @cached_property
     def ahead(self) -> Ints:
         """(n,) int64: from this token on, nothing before it is read."""
+        if _ascends(self.start):
+            return self.start
         return np.minimum.accumulate(self.start[::-1])[::-1]
 
     @cached_property
@@ -50,6 +52,11 @@ class Line:
     def text(self, tokens: Ints) -> Ints:
         """The text that each of some tokens is of."""
         return self.index.take(tokens) // self.width
+
+
+def _ascends(bounds: Ints) -> bool:
+    """Whether no bound is below the one before: true of all but made-up spans."""
+    return bool((bounds[1:] >= bounds[:-1]).all())
 
 
 def lines(student_spans: Tensor, teacher_spans: Tensor) -> tuple[Line, Line]:

@@ -1,0 +1,142 @@
+"""Conversations: each model's own template, contents alone aligned."""
+
+import pytest
+import torch
+
+from align.byte_lengths import ByteLengths
+from align.chat import encode_chats, render_chat
+from align.time_align import check_causal
+from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner
+from align.tokens import encode_batch
+
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "user: what is 深度? 😀"},
+    {"role": "assistant", "content": "assistant"},
+]
+BLANKS = [
+    {"role": "user", "content": "  hi\n"},
+    {"role": "assistant", "content": "yes "},
+]
+CHAT = ["llama3", "qwen2.5"]
+
+
+@pytest.mark.parametrize("name", [*CHAT, "gpt2"])
+def test_contents_are_found_although_they_repeat_the_template_s_own_words(load, name):
+    shown = render_chat(load(name), TALK)
+    found = [shown.text[start:end] for start, end in shown.spans]
+    assert found == [message["content"] for message in TALK]
+    before = shown.text[: shown.spans[2][0]]
+    assert name == "gpt2" or before.rstrip("\n").endswith(("|>", "assistant"))
+
+
+def test_a_template_that_trims_says_how_much(load):
+    trimmed = render_chat(load("llama3"), BLANKS)
+    assert trimmed.trimmed == (2, 0)
+    assert [trimmed.text[a:b] for a, b in trimmed.spans] == ["hi", "yes"]
+    kept = render_chat(load("qwen2.5"), BLANKS)
+    assert kept.trimmed == (0, 0)
+    assert [kept.text[a:b] for a, b in kept.spans] == ["  hi\n", "yes "]
+
+
+@pytest.mark.parametrize("name", CHAT)
+@pytest.mark.parametrize("table", [False, True])
+def test_ids_are_those_of_the_model_s_own_rendering(load, name, table):
+    tokenizer = load(name)
+    lengths = ByteLengths.of(tokenizer) if table else None
+    batch = encode_chats(tokenizer, [TALK, BLANKS], byte_lengths=lengths)
+    for row, talk in enumerate((TALK, BLANKS)):
+        own = tokenizer.apply_chat_template(talk, tokenize=False)
+        expected = tokenizer(own, add_special_tokens=False)["input_ids"]
+        assert batch.ids[row][batch.mask[row]].tolist() == expected
+
+
+@pytest.mark.parametrize("name", [*CHAT, "gpt2", "llama2", "bert-base-chinese"])
+def test_spans_count_the_joined_contents_and_the_template_holds_none(load, name):
+    tokenizer = load(name)
+    batch = encode_chats(tokenizer, [TALK, BLANKS])
+    assert batch.texts == (
+        "Be brief.user: what is 深度? 😀assistant",
+        "  hi\nyes ",
+    )
+    for row, text in enumerate(batch.texts):
+        spans = batch.spans[row][batch.has_text[row]]
+        assert bool((spans[1:] >= spans[:-1]).all())
+        assert int(spans.min()) >= 0 and int(spans.max()) <= len(text)
+    if name == "llama2":  # puts a blank before a text, hence cuts it otherwise
+        return
+    alone = encode_batch(tokenizer, [TALK[2]["content"]], add_special_tokens=False)
+    held = int(alone.has_text.sum())  # "assistant" is the last content
+    offset = len(batch.texts[0]) - len(TALK[2]["content"])
+    last = batch.spans[0][batch.has_text[0]][-held:] - offset
+    assert last.tolist() == alone.spans[0][alone.has_text[0]].tolist()
+
+
+def test_two_templates_align_by_content_alone(load):
+    student = encode_chats(load("qwen2.5"), [TALK, BLANKS])
+    teacher = encode_chats(load("llama3"), [TALK, BLANKS])
+    pieces = [
+        [load(name).decode([i]) for i in batch.ids[0].tolist()]
+        for name, batch in (("qwen2.5", student), ("llama3", teacher))
+    ]
+    found = CharIoUAligner()(student, teacher)
+    covered, text = found.covered, student.has_text
+    assert torch.equal(covered[0], text[0])
+    # llama3 trims: nothing of it stands for the blanks which qwen2.5 reads
+    assert [int((m[1]).sum()) for m in (covered, text)] == [2, 5]
+    dense = found.dense()[0]
+    row = max(i for i, piece in enumerate(pieces[0]) if piece == "assistant")
+    col = max(i for i, piece in enumerate(pieces[1]) if piece == "assistant")
+    assert dense[row].nonzero().tolist() == [[col]]
+    # the template's own "assistant" feeds nobody and is fed by nobody
+    header = pieces[0].index("assistant")
+    assert header < row and not bool(dense[header].any())
+    check_causal(CausalCharIoUAligner()(student, teacher), student, teacher)
+
+
+def test_a_token_that_joins_template_and_content_holds_only_the_content(load):
+    # qwen2.5 reads the line end of its header and the content's own as one token
+    talk = [{"role": "user", "content": "\n\nx"}]
+    batch = encode_chats(load("qwen2.5"), [talk])
+    assert batch.spans[0][batch.has_text[0]].tolist() == [[0, 2], [2, 3]]
+
+
+def test_cutting_keeps_the_front(load):
+    whole = encode_chats(load("qwen2.5"), [TALK])
+    cut = encode_chats(load("qwen2.5"), [TALK], max_length=12)
+    assert torch.equal(cut.ids, whole.ids[:, :12])
+    assert torch.equal(cut.spans, whole.spans[:, :12])
+
+
+class Templated:
+    """A tokenizer stand-in that renders by a function of the messages."""
+
+    chat_template = "given"
+
+    def __init__(self, render):
+        self.render = render
+
+    def apply_chat_template(self, messages, tokenize):
+        assert not tokenize
+        return self.render(messages)
+
+
+def test_what_a_template_changes_is_refused_by_message():
+    upper = Templated(lambda turns: "".join(turn["content"].upper() for turn in turns))
+    with pytest.raises(ValueError, match=r"messages\[0\].*does not show the content"):
+        render_chat(upper, [{"role": "user", "content": "abc"}])
+    first = Templated(lambda turns: turns[0]["content"])
+    with pytest.raises(ValueError, match=r"messages\[1\].*leaves this turn out"):
+        render_chat(first, TALK)
+    with pytest.raises(ValueError, match=r"messages\[0\].content is None"):
+        render_chat(first, [{"role": "user"}])
+
+
+def test_a_template_s_refusal_is_named(load):
+    from jinja2 import TemplateError
+
+    def refuse(turns):
+        raise TemplateError("system role not supported")
+
+    with pytest.raises(ValueError, match=r"\(system, user, assistant\): system role"):
+        render_chat(Templated(refuse), TALK)
