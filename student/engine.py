@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from student.config import TrainConfig
 from student.distiller import Distiller
 
+LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher says to each of its processes."""
+
 
 class Engine:
     """Runs optimiser steps; owns precision, accumulation, clipping, resuming."""
@@ -42,6 +45,7 @@ class Engine:
         if config.threads:
             torch.set_num_threads(config.threads)
         self._config = config
+        self._environment = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
         self.accelerator = _accelerator(config)
         _assert_whole_world(self.accelerator.num_processes)
 
@@ -118,6 +122,10 @@ class Engine:
         self.accelerator.end_training()
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+        for name, value in self._environment.items():  # what follows is not launched
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 class Prepared:

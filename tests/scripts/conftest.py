@@ -168,7 +168,9 @@ def slurm() -> Iterator[Cluster]:
             pytest.fail(why)
         pytest.skip(why)
     folder = Path(tempfile.mkdtemp(prefix="mtkd-slurm-", dir="/tmp"))
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+    # a job inherits what the shell exports; nothing of a launch or of another job
+    launch = ("SLURM_", "MASTER_", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(launch)}
     environment["SLURM_CONF"] = str(folder / "slurm.conf")
     environment["PATH"] = SEARCH
     cluster = Cluster(folder, programs, environment)

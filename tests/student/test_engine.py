@@ -11,6 +11,7 @@ import torch
 
 from student.config import LossConfig, TrainConfig
 from student.engine import (
+    LAUNCH_VARIABLES,
     Engine,
     deepspeed_config,
     learning_rate_factor,
@@ -235,3 +236,12 @@ def test_two_processes_share_a_step_and_no_sample(tmp_path: Path):
     assert one["weight"] == two["weight"] != 0  # ranks agree after every step
     assert one["mean"] == two["mean"] == 0.5
     assert one["any"] and two["any"] and not one["none"]
+
+
+def test_a_closed_engine_leaves_no_launch_variables_to_later_processes(monkeypatch):
+    for name in LAUNCH_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_PORT", "29511")
+    Engine(TrainConfig(batch_size=1)).close()
+    left = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
+    assert left == {**dict.fromkeys(LAUNCH_VARIABLES), "MASTER_PORT": "29511"}
