@@ -17,6 +17,7 @@ from align.layer_map import (
     build_multi_teacher_layer_map,
     interpolate_teacher_layers,
 )
+from align.lost_text import LostText, lost_text
 from align.rope_scale import (
     MultiTeacherRoPEScaler,
     inverse_frequencies,
@@ -54,6 +55,7 @@ __all__ = [
     "Alignment",
     "LastTokenAligner",
     "LayerMap",
+    "LostText",
     "MultiTeacherHeadDimAdapter",
     "MultiTeacherRoPEScaler",
     "TextSample",
@@ -72,6 +74,7 @@ __all__ = [
     "encode_chats",
     "interpolate_teacher_layers",
     "inverse_frequencies",
+    "lost_text",
     "overlap_pairs",
     "r_squared",
     "read_texts",

@@ -1,0 +1,139 @@
+"""What a tokenizer that does not give its text back leaves out or changes."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from align.tokens import TokenBatch
+
+Ints = NDArray[np.int64]
+
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LostText:
+    """Characters of a batch that its tokens do not tell, by what became of them."""
+
+    characters: int
+    """All characters of the texts."""
+    blanks: int
+    """Blanks that no token holds."""
+    dropped: int
+    """Other characters that no token holds."""
+    unknown: int
+    """Characters that only an unknown token stands for."""
+    rewritten: int
+    """Characters that are read as others, such as ``，`` as ``,``."""
+    examples: tuple[str, ...]
+    """The commonest unknown, dropped and rewritten ones, ``， as ,``."""
+
+    @property
+    def share(self) -> float:
+        """Share of the characters that are lost, blanks that were left out aside."""
+        return (self.dropped + self.unknown + self.rewritten) / max(1, self.characters)
+
+    def __str__(self) -> str:
+        """One line for a log."""
+        if not (self.blanks or self.dropped or self.unknown or self.rewritten):
+            return f"nothing lost of {self.characters:,} characters"
+        parts = [
+            f"{count:,} {what}"
+            for what, count in (
+                ("unknown", self.unknown),
+                ("rewritten", self.rewritten),
+                ("dropped", self.dropped),
+                ("blanks left out", self.blanks),
+            )
+            if count
+        ]
+        line = f"of {self.characters:,} characters {', '.join(parts)}"
+        return f"{line} ({'; '.join(self.examples)})" if self.examples else line
+
+
+def lost_text(tokenizer: Any, batch: TokenBatch) -> LostText:
+    """Account for the characters that a tokenization does not tell.
+
+    Text beyond a cut is not counted.
+
+    Args:
+        tokenizer: the fast tokenizer which made the batch.
+        batch: from :func:`align.tokens.encode_batch`.
+
+    Returns:
+        Counts over all texts of the batch, each character under one heading.
+    """
+    unknown_id = getattr(tokenizer, "unk_token_id", None)
+    spans, held = batch.spans.cpu().numpy(), batch.has_text.cpu().numpy()
+    is_unknown = batch.ids.cpu().numpy() == (-1 if unknown_id is None else unknown_id)
+    kinds: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
+    told: Counter[str] = Counter()
+    for row, text in enumerate(batch.texts):
+        end = int(spans[row].max(initial=0))
+        kinds["characters"] += end
+        known = _covered(spans[row][held[row] & ~is_unknown[row]], end)
+        unsure = spans[row][held[row] & is_unknown[row]]
+        for start, stop in unsure.tolist():
+            if text[start:stop] == tokenizer.unk_token:
+                known[start:stop] = True  # the text itself says so
+        claimed = known | _covered(unsure, end)
+        for place in np.flatnonzero(~known).tolist():
+            blank = text[place].isspace()
+            kind = "unknown" if claimed[place] else "dropped"
+            kinds["blanks" if blank else kind] += 1
+            if not blank:
+                seen[f"{text[place]} {kind}"] += 1
+        told.update(_clusters(text[:end], known))
+    for cluster, read in _reread(tokenizer, list(told)).items():
+        kind = "rewritten" if read else "dropped"
+        kinds[kind] += told[cluster] * len(cluster)
+        seen[f"{cluster} as {read}" if read else f"{cluster!r} dropped"] += told[
+            cluster
+        ]
+    common = tuple(example for example, _ in seen.most_common(_EXAMPLES))
+    return LostText(
+        kinds["characters"],
+        kinds["blanks"],
+        kinds["dropped"],
+        kinds["unknown"],
+        kinds["rewritten"],
+        common,
+    )
+
+
+def _covered(spans: Ints, size: int) -> NDArray[np.bool_]:
+    """(size,) bool, the characters that some span holds."""
+    change = np.zeros(size + 1, dtype=np.int64)
+    np.add.at(change, spans[:, 0], 1)
+    np.add.at(change, spans[:, 1], -1)
+    covered: NDArray[np.bool_] = np.cumsum(change)[:-1] > 0
+    return covered
+
+
+def _clusters(text: str, known: NDArray[np.bool_]) -> Iterator[str]:
+    """Known letters with the accents on them, blanks left out."""
+    place = 0
+    while place < len(text):
+        stop = place + 1
+        while stop < len(text) and unicodedata.combining(text[stop]):
+            stop += 1
+        if known[place:stop].all() and not text[place].isspace():
+            yield text[place:stop]
+        place = stop
+
+
+def _reread(tokenizer: Any, clusters: list[str]) -> dict[str, str]:
+    """What comes back of those that do not come back as they are."""
+    backend = tokenizer.backend_tokenizer
+    encodings = backend.encode_batch(clusters, add_special_tokens=False)
+    decoded = backend.decode_batch([encoding.ids for encoding in encodings])
+    pairs = zip(clusters, decoded, strict=True)
+    return {one: read.strip() for one, read in pairs if read.strip() != one}

@@ -1,0 +1,62 @@
+import pytest
+
+from align.lost_text import lost_text
+from align.tokens import encode_batch
+
+TEXTS = ["An É, 深：饕  x\n", "cafe\u0301 <unk> a\x00b"]
+
+
+def lost(tokenizer, texts=TEXTS, **settings):
+    return lost_text(tokenizer, encode_batch(tokenizer, texts, **settings))
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "opt", "llama2", "llama3", "mistral-7b-v0.1", "rwkv-world"]
+)
+def test_tokenizers_that_give_the_text_back_lose_nothing(load, real_texts, name):
+    found = lost(load(name), real_texts)
+    assert found.share == 0 and found.blanks == 0
+    assert str(found) == f"nothing lost of {sum(map(len, real_texts)):,} characters"
+
+
+def test_a_unigram_vocabulary_tells_which_characters_it_does_not_know(load):
+    # t5-small knows neither 深 nor 饕, reads ： as : and leaves blanks out
+    found = lost(load("t5-small"), ["An É, 深：饕  x\n"])
+    assert (found.unknown, found.rewritten, found.dropped) == (2, 1, 0)
+    assert found.blanks == 4  # before É, 深 and x (two)
+    assert "深 unknown" in found.examples and "： as :" in found.examples
+    assert found.characters == 12  # the line end is beyond the last token
+
+
+def test_lower_casing_and_lost_accents_are_rewriting(load):
+    found = lost(load("bert-base-uncased"), ["É cafe\u0301"])
+    # É as e, and e with its accent as e: one character and two
+    assert (found.rewritten, found.unknown, found.blanks) == (3, 0, 1)
+    assert set(found.examples) == {"É as e", "e\u0301 as e"}
+    assert found.share == pytest.approx(3 / 7)
+
+
+def test_a_capital_that_makes_a_word_unknown_costs_the_word(load):
+    found = lost(load("bert-base-chinese"), ["Hello 深"])
+    assert (found.characters, found.unknown, found.blanks) == (7, 5, 1)
+
+
+def test_a_written_unknown_token_is_not_lost(load):
+    assert lost(load("opt"), ["a <unk> b"]).share == 0
+
+
+def test_characters_that_vanish_are_dropped(load):
+    found = lost(load("bert-base-uncased"), ["a\x00b"])
+    assert (found.dropped, found.unknown) == (1, 0)
+    assert "1 dropped" in str(found)
+
+
+def test_composition_is_rewriting_for_a_normalising_byte_level_vocabulary(load):
+    found = lost(load("qwen2.5"), ["cafe\u0301"])
+    assert (found.rewritten, found.dropped) == (2, 0)
+    assert found.examples == ("e\u0301 as \u00e9",)
+
+
+def test_text_beyond_a_cut_is_not_counted(load):
+    found = lost(load("t5-small"), ["one two 深深深深"], max_length=3)
+    assert found.unknown == 0 and found.characters == 7
