@@ -17,6 +17,7 @@ from align.layer_map import (
     build_multi_teacher_layer_map,
     interpolate_teacher_layers,
 )
+from align.layer_similarity import LayerSimilarity, similarity_layer_map
 from align.lost_text import LostText, lost_text
 from align.rope_scale import (
     MultiTeacherRoPEScaler,
@@ -26,6 +27,7 @@ from align.rope_scale import (
     scaled_base,
     unrotate,
 )
+from align.similarity_picture import visualize_layer_similarity
 from align.text import TextSample, chunk_samples, read_texts
 from align.time_align import (
     Alignment,
@@ -55,6 +57,7 @@ __all__ = [
     "Alignment",
     "LastTokenAligner",
     "LayerMap",
+    "LayerSimilarity",
     "LostText",
     "MultiTeacherHeadDimAdapter",
     "MultiTeacherRoPEScaler",
@@ -82,8 +85,10 @@ __all__ = [
     "rotary_table",
     "rotate",
     "scaled_base",
+    "similarity_layer_map",
     "unrotate",
     "variance_kept",
     "visualize_alignment",
     "visualize_layer_mapping",
+    "visualize_layer_similarity",
 ]

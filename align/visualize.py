@@ -15,7 +15,7 @@ from align.time_align import Alignment
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_INK, _SOFT, _GRID = "#1f2933", "#7b8794", "#e4e7eb"
+INK, SOFT, _GRID = "#1f2933", "#7b8794", "#e4e7eb"
 _COLORS = ("#2563a8", "#c2571a", "#2b8a5f", "#8a4fa3", "#b3405f", "#6b6f1d")
 _CJK_FONTS = (
     "Noto Sans CJK SC",
@@ -78,25 +78,25 @@ def visualize_alignment(
             )
     cell = 0.27 if max(rows, cols) <= 60 else 0.17
     size = (max(3.4, 1.5 + cell * cols), max(2.6, 1.5 + cell * rows))
-    figure, axes = _figure(size)
+    figure, axes = new_figure(size)
     across, down = readable_pieces(teacher_tokens), readable_pieces(student_tokens)
     font = _font(*across, *down)
     _draw_weights(axes, weights)
-    text = {"fontsize": 9 if cell > 0.2 else 6, "color": _INK, **font.properties}
+    text = {"fontsize": 9 if cell > 0.2 else 6, "color": INK, **font.properties}
     axes.xaxis.tick_top()
     axes.set_xticks(range(cols), [font.label(t) for t in across], rotation=90, **text)
     axes.set_yticks(range(rows), [font.label(t) for t in down], **text)
     axes.tick_params(length=0, pad=3)
-    axes.set_xlabel("teacher tokens", color=_SOFT, fontsize=9, labelpad=7)
+    axes.set_xlabel("teacher tokens", color=SOFT, fontsize=9, labelpad=7)
     axes.xaxis.set_label_position("top")
-    axes.set_ylabel("student tokens", color=_SOFT, fontsize=9, labelpad=7)
+    axes.set_ylabel("student tokens", color=SOFT, fontsize=9, labelpad=7)
     covered = int((weights.sum(1) > 0).sum())
     heading = title or f"{covered} of {rows} student tokens fed"
     if covered < rows:
         heading += "; the shaded rows got none"
-    note = {"color": _SOFT, "fontsize": 8.5, "fontfamily": font.families}
+    note = {"color": SOFT, "fontsize": 8.5, "fontfamily": font.families}
     figure.supxlabel(font.label(heading, 200), x=0.01, ha="left", **note)
-    return _finish(figure, path)
+    return finish(figure, path)
 
 
 def visualize_layer_mapping(
@@ -143,14 +143,14 @@ def visualize_layer_mapping(
             )
     tallest = max(max(depths), max(len(one) for one in maps))
     height = min(9.0, max(2.6, 1.0 + 0.24 * tallest))
-    figure, *panels = _figure((0.4 + 2.9 * len(maps), height), len(maps))
+    figure, *panels = new_figure((0.4 + 2.9 * len(maps), height), len(maps))
     font = _font(*names)
     for index, (axes, one) in enumerate(zip(panels, maps, strict=True)):
         _draw_map(axes, one, depths[index], _COLORS[index % len(_COLORS)])
         name = font.label(names[index])
-        heading = {"color": _INK, "fontsize": 10.5, **font.properties}
+        heading = {"color": INK, "fontsize": 10.5, **font.properties}
         axes.set_title(f"{name}, {depths[index]} layers", pad=10, **heading)
-    return _finish(figure, path)
+    return finish(figure, path)
 
 
 def _draw_weights(axes: Any, weights: Tensor) -> None:
@@ -166,7 +166,7 @@ def _draw_weights(axes: Any, weights: Tensor) -> None:
     for row in (weights.sum(1) == 0).nonzero()[:, 0].tolist():
         axes.axhspan(row - 0.5, row + 0.5, color="#f3e2dc", zorder=1.5, lw=0)
     for spine in axes.spines.values():
-        spine.set(color=_SOFT, linewidth=0.8)
+        spine.set(color=SOFT, linewidth=0.8)
     if max(rows, cols) > 20:
         return
     for row, col in weights.nonzero().tolist():
@@ -175,7 +175,7 @@ def _draw_weights(axes: Any, weights: Tensor) -> None:
             col,
             row,
             "1" if value > 0.995 else f"{value:.2f}"[1:],
-            color="white" if value > 0.45 else _INK,
+            color="white" if value > 0.45 else INK,
             fontsize=6.5,
             ha="center",
             va="center",
@@ -203,21 +203,21 @@ def _draw_map(axes: Any, layer_map: LayerMap, depth: int, color: str) -> None:
         for layer in range(count):
             used = x == 1 or layer in needed
             y = place(layer, count)
-            face = (_INK if x else color) if used else "white"
-            edge = face if used else _SOFT
+            face = (INK if x else color) if used else "white"
+            edge = face if used else SOFT
             axes.scatter(x, y, s=26, facecolor=face, edgecolor=edge, zorder=2)
             if layer % every == 0 or layer == count - 1:
                 axes.text(
                     x + 0.075 * side,
                     y,
                     str(layer),
-                    color=_INK if used else _SOFT,
+                    color=INK if used else SOFT,
                     fontsize=8,
                     ha="right" if side < 0 else "left",
                     va="center",
                 )
     axes.set(xlim=(-0.22, 1.22), ylim=(-0.05, 1.05))
-    axes.set_xticks([0, 1], ["teacher", "student"], color=_SOFT, fontsize=9)
+    axes.set_xticks([0, 1], ["teacher", "student"], color=SOFT, fontsize=9)
     axes.set_yticks([])
     axes.tick_params(length=0, pad=2)
     for spine in axes.spines.values():
@@ -268,7 +268,7 @@ def _single(A: Tensor | Alignment) -> Tensor:
     return dense.detach().float().cpu()
 
 
-def _figure(size: tuple[float, float], panels: int = 1) -> list[Any]:
+def new_figure(size: tuple[float, float], panels: int = 1) -> list[Any]:
     """A figure and its axes, outside pyplot and its global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -279,7 +279,8 @@ def _figure(size: tuple[float, float], panels: int = 1) -> list[Any]:
     return [figure, *axes]
 
 
-def _finish(figure: Figure, path: str | Path | None) -> Figure:
+def finish(figure: Figure, path: str | Path | None) -> Figure:
+    """Save a figure where a path is given, and hand it on."""
     if path is not None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,174 @@
+"""Choose teacher layers by what they compute, not by how deep they lie."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from align.layer_map import LayerMap
+
+_STD_FLOOR = 1e-6
+"""Channels that vary less than this, relative to their layer, say nothing."""
+
+
+class LayerSimilarity:
+    """Gathers features of the same tokens in two models and compares all layers.
+
+    Memory is bounded: the first ``max_tokens`` tokens count, later ones are ignored.
+    """
+
+    def __init__(self, max_tokens: int = 1024) -> None:
+        """Start empty.
+
+        Args:
+            max_tokens: how many tokens are compared, at least 2. Cost and memory
+                grow with its square; well above the features' effective rank, more
+                tokens change little.
+        """
+        if max_tokens < 2:
+            raise ValueError(f"max_tokens is {max_tokens}; similarity needs 2 or more")
+        self.max_tokens = max_tokens
+        self.n = 0
+        """Tokens gathered so far."""
+        self._teacher: list[Tensor] = []
+        self._student: list[Tensor] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether further tokens would be ignored."""
+        return self.n >= self.max_tokens
+
+    @torch.no_grad()
+    def update(self, teacher: Tensor, student: Tensor) -> None:
+        """Add the features of N tokens.
+
+        Args:
+            teacher: (L_t, N, C_t) float, all layers, already on the student's tokens
+                (:meth:`Alignment.apply`); leave out uncovered and sink tokens.
+            student: (L_s, N, C_s) float, the same tokens.
+
+        Raises:
+            ValueError: shapes do not fit, or a value is not finite.
+        """
+        for name, value, before in (
+            ("teacher", teacher, self._teacher),
+            ("student", student, self._student),
+        ):
+            if value.dim() != 3 or (
+                before and value.shape[::2] != before[0].shape[::2]
+            ):
+                wanted = tuple(before[0].shape[::2]) if before else "L and C"
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)}; give (L, N, C), with "
+                    f"{wanted} as before"
+                )
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(
+                    f"{name} holds values that are not finite; leave out padded and "
+                    "uncovered tokens"
+                )
+        if teacher.shape[1] != student.shape[1]:
+            raise ValueError(
+                f"{teacher.shape[1]} teacher tokens for {student.shape[1]} student "
+                "tokens; give the same tokens of both"
+            )
+        room = self.max_tokens - self.n
+        taken = min(room, teacher.shape[1])
+        if taken:
+            self._teacher.append(teacher[:, :taken].float().cpu())
+            self._student.append(student[:, :taken].float().cpu())
+            self.n += taken
+
+    def cka(self, standardize: bool = True) -> Tensor:
+        """Compare every teacher layer with every student layer.
+
+        Args:
+            standardize: give every channel unit variance first, so that a few loud
+                channels do not decide.
+
+        Returns:
+            (L_t, L_s) float64 in [0, 1]; 1 where the features are equal up to a
+            rotation and a scale, 0 for a layer that does not vary.
+
+        Raises:
+            ValueError: fewer than two tokens were gathered.
+
+        Source:
+            Linear centred kernel alignment (Kornblith et al., 2019):
+            |Y'X|^2 / (|X'X| |Y'Y|) with Frobenius norms and centred features,
+            computed over the Gram matrices of the tokens.
+        """
+        if self.n < 2:
+            raise ValueError(
+                f"{self.n} tokens gathered; call update() with covered tokens first"
+            )
+        student = [
+            _gram(layer, standardize) for layer in torch.cat(self._student, dim=1)
+        ]
+        rows = []
+        for layer in torch.cat(self._teacher, dim=1):
+            gram = _gram(layer, standardize)
+            rows.append(torch.stack([(gram * other).sum() for other in student]))
+        return torch.stack(rows).clamp(0, 1)
+
+
+def _gram(x: Tensor, standardize: bool) -> Tensor:
+    """(N, N) float64 inner products of centred tokens, of Frobenius norm 1 or 0."""
+    x = x.double()
+    x = x - x.mean(0)
+    if standardize:
+        std = x.square().mean(0).sqrt()
+        varies = std > _STD_FLOOR * std.mean()
+        x = x[:, varies] / std[varies]
+    gram = x @ x.T
+    norm = gram.norm()
+    return gram / norm if norm > 0 else gram
+
+
+def similarity_layer_map(similarity: Tensor) -> LayerMap:
+    """Follow the most similar layers without ever going back down.
+
+    Each student layer gets one teacher layer. Where the teacher is at least as deep,
+    no two get the same; a deeper student may repeat one.
+
+    Args:
+        similarity: (L_t, L_s), from :meth:`LayerSimilarity.cka`.
+
+    Returns:
+        The map with the largest total similarity; of equal ones, the one whose
+        layers lie lower.
+
+    Raises:
+        ValueError: not a matrix, or a value is not finite.
+
+    Source:
+        Dynamic programming over monotone paths, as in Needleman and Wunsch (1970)
+        without gaps on the student's side.
+    """
+    if similarity.dim() != 2 or not similarity.numel():
+        raise ValueError(
+            f"similarity has shape {tuple(similarity.shape)}; give (L_t, L_s)"
+        )
+    if not bool(torch.isfinite(similarity).all()):
+        raise ValueError("similarity holds values that are not finite")
+    scores = similarity.double().T.tolist()  # by student layer, then teacher layer
+    teachers, students = similarity.shape
+    step = 1 if teachers >= students else 0
+    best, came_from = list(scores[0]), []
+    for student in range(1, students):
+        total, origin, top = [], [], -1
+        for teacher in range(teachers):
+            below = teacher - step
+            if below >= 0 and (top < 0 or best[below] > best[top]):
+                top = below
+            reachable = top >= 0
+            origin.append(top)
+            total.append(
+                scores[student][teacher] + best[top] if reachable else -float("inf")
+            )
+        best = total
+        came_from.append(origin)
+    path = [max(range(teachers), key=best.__getitem__)]
+    for origin in reversed(came_from):
+        path.append(origin[path[-1]])
+    return LayerMap(tuple(((layer, 1.0),) for layer in reversed(path)))
