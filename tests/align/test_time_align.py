@@ -11,8 +11,8 @@ from align.time_align import (
     apply_char_alignment,
     check_causal,
 )
-from align.tokenizer_align import CharIoUAligner
-from align.tokens import encode_batch
+from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner
+from align.tokens import TokenBatch, encode_batch
 
 
 def example():
@@ -205,3 +205,35 @@ def test_a_leak_is_named_with_its_tokens(tokens):
         ValueError, match=r"student token 0 'un' has read 2 .* 'unbelievable', which"
     ):
         check_causal(alignment, student, teacher)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_what_the_cpu_gives():
+    ends_s, ends_t = torch.arange(1, 301) * 5, torch.arange(1, 251) * 6
+    student, teacher = (
+        TokenBatch(
+            ends[None],
+            ends[None] > 0,
+            torch.stack([ends - n, ends], -1)[None],
+            ("x" * 1500,),
+        )
+        for ends, n in ((ends_s, 5), (ends_t, 6))
+    )
+    x = torch.randn(2, 1, 250, 16)
+    for aligner in (CharIoUAligner(), CausalCharIoUAligner()):
+        here = aligner(student, teacher)
+        there = aligner(student.to("cuda"), teacher.to("cuda"))
+        assert there.rows.is_cuda and there.weights.is_cuda
+        assert torch.equal(there.dense().cpu(), here.dense())
+        check_causal(
+            CausalCharIoUAligner()(student.to("cuda"), teacher.to("cuda")),
+            student.to("cuda"),
+            teacher.to("cuda"),
+        )
+        on_gpu = x.cuda().requires_grad_()
+        on_cpu = x.clone().requires_grad_()
+        carried, expected = there.apply(on_gpu), here.apply(on_cpu)
+        torch.testing.assert_close(carried.cpu(), expected)
+        carried.square().sum().backward()
+        expected.square().sum().backward()
+        torch.testing.assert_close(on_gpu.grad.cpu(), on_cpu.grad)
