@@ -9,9 +9,10 @@ where each token lies.
 from __future__ import annotations
 
 import json
+import struct
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -106,9 +107,7 @@ class ByteLengths:
         encodings = tokenizer.backend_tokenizer.encode_batch_fast(
             texts, add_special_tokens=False
         )
-        counts = np.fromiter(map(len, encodings), np.int64, len(texts))
-        every = chain.from_iterable(encoding.ids for encoding in encodings)
-        ids = np.fromiter(every, np.int64, int(counts.sum()))
+        ids, counts = ids_of(encodings)
         spans, fits = self._place(ids, counts, texts)
         if self.normalizes:
             fits &= np.array(
@@ -173,6 +172,17 @@ class ByteLengths:
         if self.prefix == "always":
             start[1:] |= added[:-1]
         return np.flatnonzero(start & ~added)
+
+
+def ids_of(encodings: Sequence[Any]) -> tuple[Ints, Ints]:
+    """The ids of B encodings in one line (N,), and how many each has (B,), int64."""
+    counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
+    # packing a list takes two thirds of the time of reading it into an array
+    packed = [
+        struct.pack(f"{count}I", *encoding.ids)
+        for count, encoding in zip(counts.tolist(), encodings, strict=True)
+    ]
+    return np.frombuffer(b"".join(packed), np.uint32).astype(np.int64), counts
 
 
 def _state(component: Any) -> Any:

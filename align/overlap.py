@@ -119,7 +119,9 @@ class Pairs:
 
 def overlaps(student: Line, teacher: Line) -> Pairs:
     """List the pairs that share characters, spans that repeat or nest included."""
-    pairs = _between(student, teacher, *_candidates(student, teacher))
+    (low,) = _up_to(teacher.touched, student.start)
+    (high,) = _up_to(teacher.ahead, student.end - 1)
+    pairs = _between(student, teacher, low, high)
     return _only(pairs, pairs.shared > 0)
 
 
@@ -132,8 +134,8 @@ def causal_overlaps(student: Line, teacher: Line, fallback: bool) -> Pairs:
         fallback: where a student token overlaps teacher tokens that have all read
             further, list the last one before that has not, sharing 0 characters.
     """
-    low, high = _candidates(student, teacher)
-    readable = _readable(student, teacher)
+    low, readable = _up_to(teacher.touched, student.start, student.complete)
+    (high,) = _up_to(teacher.ahead, student.end - 1)
     stop = np.minimum(high, readable)
     rows = np.flatnonzero((stop <= low) & (low < high)) if fallback else low[:0]
     last = readable.take(rows) - 1
@@ -147,17 +149,6 @@ def causal_overlaps(student: Line, teacher: Line, fallback: bool) -> Pairs:
     fallen = np.zeros(len(low), dtype=np.bool_)
     fallen[rows] = True
     return _only(pairs, (pairs.shared > 0) | fallen.take(pairs.rows))
-
-
-def _candidates(student: Line, teacher: Line) -> tuple[Ints, Ints]:
-    """For each student token the run [low, high) of teacher tokens it may overlap."""
-    low = _up_to(teacher.touched, student.start)
-    return low, _up_to(teacher.ahead, student.end - 1)
-
-
-def _readable(student: Line, teacher: Line) -> Ints:
-    """For each student token, how many teacher tokens have read no further."""
-    return _up_to(teacher.touched, student.complete)
 
 
 def _between(student: Line, teacher: Line, low: Ints, stop: Ints) -> Pairs:
@@ -177,14 +168,21 @@ def _only(pairs: Pairs, keep: Bools) -> Pairs:
     return Pairs(pairs.rows.take(kept), pairs.cols.take(kept), pairs.shared.take(kept))
 
 
-def _up_to(bounds: Ints, at: Ints) -> Ints:
-    """(n,) how many of the ascending, non-negative bounds are at or before each."""
+def _up_to(bounds: Ints, *at: Ints) -> list[Ints]:
+    """How many of the ascending, non-negative bounds are at or before each place.
+
+    Args:
+        bounds: (m,).
+        at: lists of places, (n,) each.
+
+    Returns:
+        (n,) for each list.
+    """
     size = int(bounds[-1]) + 1 if len(bounds) else 1
-    if size > 8 * (len(bounds) + len(at)):  # few tokens in much text
-        return np.searchsorted(bounds, at, "right")
-    runs = np.diff(bounds, prepend=0, append=size)  # characters with each answer
-    table = np.repeat(np.arange(len(bounds) + 1, dtype=np.int32), runs)
-    return table.take(at, mode="clip").astype(np.int64)
+    if size > 8 * (len(bounds) + len(at[0])):  # few tokens in much text
+        return [np.searchsorted(bounds, places, "right") for places in at]
+    table = np.bincount(bounds, minlength=1).cumsum()
+    return [table.take(places, mode="clip") for places in at]
 
 
 def shared_characters(student: Line, teacher: Line, rows: Ints, cols: Ints) -> Ints:
@@ -208,7 +206,8 @@ def last_readable(student: Line, teacher: Line, rows: Ints) -> Ints:
     """
     if not len(teacher.end) or not len(rows):
         return np.full(len(rows), -1, dtype=np.int64)
-    found = _readable(student, teacher).take(rows) - 1
+    (readable,) = _up_to(teacher.touched, student.complete)
+    found = readable.take(rows) - 1
     text = student.text(rows)
     texts = np.arange(1, int(text[-1]) + 2)
     last = np.searchsorted(teacher.index, texts * teacher.width) - 1  # of each text

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from align.byte_lengths import MARKER, ByteLengths, Placed
+from align.byte_lengths import MARKER, ByteLengths, Placed, ids_of
 
 Ints = NDArray[np.int64]
 
@@ -204,12 +204,9 @@ def _place_by_offsets(tokenizer: Any, texts: list[str]) -> Placed:
     """Ids and repaired spans of B texts, without special tokens around them."""
     backend = tokenizer.backend_tokenizer
     encodings = backend.encode_batch(texts, add_special_tokens=False)
-    counts = np.fromiter(map(len, encodings), np.int64, len(texts))
-    size = int(counts.sum())
-    every = chain.from_iterable(encoding.ids for encoding in encodings)
-    ids = np.fromiter(every, np.int64, size)
+    ids, counts = ids_of(encodings)
     pairs = chain.from_iterable(encoding.offsets for encoding in encodings)
-    flat = np.fromiter(chain.from_iterable(pairs), np.int64, 2 * size)
+    flat = np.fromiter(chain.from_iterable(pairs), np.int64, 2 * len(ids))
     spans = _repair(tokenizer, texts, ids, flat.reshape(-1, 2), counts)
     return Placed(ids, spans, counts)
 
@@ -284,20 +281,20 @@ def _pad(
     batch, body = len(texts), int(kept.max(initial=0))
     width = (len(prefix) + body + len(suffix)) if batch else 0
     ids = np.full((batch, width), _pad_id(tokenizer), dtype=np.int64)
-    mask = np.zeros((batch, width), dtype=np.bool_)
     spans = np.zeros((batch, width, 2), dtype=np.int64)
     start, begin = len(prefix), 0
+    ids[:, :start] = prefix
     for row, (count, size) in enumerate(
         zip(placed.counts.tolist(), kept.tolist(), strict=True)
     ):
-        stop, source = start + size, slice(begin, begin + size)
-        ids[row, :start] = prefix
-        ids[row, start:stop] = placed.ids[source]
-        ids[row, stop : stop + len(suffix)] = suffix
-        mask[row, : stop + len(suffix)] = True
-        spans[row, start:stop] = placed.spans[source]
-        spans[row, stop:] = placed.spans[begin + size - 1, 1] if size else 0
+        stop, end = start + size, begin + size
+        ids[row, start:stop] = placed.ids[begin:end]
+        spans[row, start:stop] = placed.spans[begin:end]
+        if stop < width:
+            ids[row, stop : stop + len(suffix)] = suffix
+            spans[row, stop:] = placed.spans[end - 1, 1] if size else 0
         begin += count
+    mask = np.arange(width) < (kept + width - body)[:, None]
     return TokenBatch(
         torch.from_numpy(ids),
         torch.from_numpy(mask),
