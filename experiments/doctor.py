@@ -113,6 +113,8 @@ def _deepspeed(_: Mapping[str, str]) -> Iterator[Finding]:
 def _devices(_: Mapping[str, str]) -> Iterator[Finding]:
     import torch
 
+    from teacher.cpu import ISA, WITHOUT_AMX, avoid_broken_amx
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count:
@@ -129,6 +131,10 @@ def _devices(_: Mapping[str, str]) -> Iterator[Finding]:
     found = f"none; {cores or os.cpu_count()} CPU cores, {torch.get_num_threads()} used"
     advice = "fine for quickstart; real models want a GPU"
     yield Finding("accelerators", "warn", found, advice)
+    if avoid_broken_amx() or os.environ.get(ISA) == WITHOUT_AMX:
+        found = "this CPU reports AMX and faults when it is used"
+        advice = f"mtkd sets {ISA}={WITHOUT_AMX}; set it for your own programs too"
+        yield Finding("amx", "warn", found, advice)
     if _cpu_has("avx512_bf16") or _cpu_has("amx_bf16"):
         yield Finding("bf16", "ok", "fast on this CPU: train.bf16=true pays")
     else:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from teacher.cpu import avoid_broken_amx
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -64,6 +66,7 @@ def load_model(
     """
     if role not in ROLES:
         raise ValueError(f"role={role!r}; valid are {', '.join(ROLES)}")
+    avoid_broken_amx()
     name = str(name_or_path)
     source = _source(name, resolve)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}

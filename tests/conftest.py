@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from teacher.cpu import avoid_broken_amx
+
+avoid_broken_amx()  # tests multiply in bf16 without loading a model first
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -1,0 +1,45 @@
+"""Keep bf16 matrix products from crashing on CPUs whose AMX tiles do not work.
+
+Some virtual machines report AMX (Advanced Matrix Extensions) and fault when it is
+used: the process dies of SIGILL in its first bf16 product, without a message.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import lru_cache
+
+import torch
+
+ISA = "ONEDNN_MAX_CPU_ISA"
+"""The environment variable with which oneDNN is told what it may use."""
+WITHOUT_AMX = "AVX512_CORE_FP16"
+"""The most that oneDNN offers below AMX; it still uses what the CPU has."""
+
+_PRODUCT = "import torch; a = torch.ones(64, 64, dtype=torch.bfloat16); a @ a"
+
+
+@lru_cache(maxsize=1)
+def avoid_broken_amx() -> bool:
+    """Forbid AMX to this process and its children where using it kills.
+
+    Does nothing without AMX, with a GPU, or where ``ONEDNN_MAX_CPU_ISA`` is set. Takes
+    effect when called before the process's first bf16 product.
+
+    Returns:
+        Whether AMX was found broken, and forbidden.
+    """
+    if ISA in os.environ or torch.cuda.is_available() or not _reports_amx():
+        return False
+    tried = subprocess.run([sys.executable, "-c", _PRODUCT], capture_output=True)
+    if tried.returncode >= 0:  # a signal ends a process with a negative code
+        return False
+    os.environ[ISA] = WITHOUT_AMX
+    return True
+
+
+def _reports_amx() -> bool:
+    check = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(check and check())
