@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 
-SCALES = ("default", "tiny")
-"""``tiny`` has the same families and tokenizer kinds, barely trained: for tests."""
+SCALES = ("default", "tiny", "strong")
+"""``tiny`` has the same families and tokenizer kinds, barely trained: for tests.
+``strong`` trains the same models about three times as long, on purer text, and adds a
+teacher with the student's tokenizer: for measuring what teaching is worth."""
 
 POSITIONS = 512
 """Longest sequence of every zoo model with learned or rotary positions, tokens."""
@@ -73,6 +75,10 @@ class ZooModel:
     text_chars: int | None = None
     """Training text per domain, characters; None takes all there is."""
 
+    tokenizer_of: str = ""
+    """Read with the tokenizer of this model, trained on that model's text; empty: with
+    one of its own."""
+
     eval_samples: int = 160
     """Held-out samples per domain that it is measured on; decides no weight."""
 
@@ -90,7 +96,7 @@ class ZooModel:
             "mix": dict(self.mix),
             "config": dict(self.config),
         }
-        for key in ("name", "family", "role", "text_chars"):
+        for key in ("name", "family", "role", "text_chars", "tokenizer_of"):
             values[key] = getattr(self, key)
         return values
 
@@ -108,7 +114,11 @@ def recipes(scale: str = "default") -> Mapping[str, ZooModel]:
         raise ValueError(
             f"zoo scale {scale!r} is unknown; choose one of {', '.join(SCALES)}"
         )
-    models = _MODELS if scale == "default" else tuple(_tiny(m) for m in _MODELS)
+    models = {
+        "default": _MODELS,
+        "tiny": tuple(_tiny(model) for model in _MODELS),
+        "strong": (*(_strong(model) for model in _MODELS[:-1]), _TWIN, _MODELS[-1]),
+    }[scale]
     return MappingProxyType({model.name: model for model in models})
 
 
@@ -217,6 +227,36 @@ _MODELS = (
         },
     ),
 )
+
+_TWIN = ZooModel(
+    name="llama-twin",
+    family="llama",
+    mix=_BOTH,
+    tokenizer=_MODELS[-1].tokenizer,
+    tokenizer_of=_MODELS[-1].name,
+    train=TrainRecipe(objective="next-token", steps=1600, seed=7),
+    config={
+        "num_hidden_layers": 6,
+        "hidden_size": 192,
+        "intermediate_size": 448,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": POSITIONS,
+        "tie_word_embeddings": True,
+    },
+)
+"""Shares the student's tokenizer, so that its logits can be distilled directly."""
+
+_STRONG_STEPS = {"next-token": 1600, "masked-token": 900, "span-corruption": 900}
+
+
+def _strong(model: ZooModel) -> ZooModel:
+    """Train longer, and a specialist on 95 % of its own domain."""
+    purer = {0.85: 0.95, 0.15: 0.05}
+    mix = {domain: purer.get(share, share) for domain, share in model.mix.items()}
+    steps = _STRONG_STEPS[model.train.objective]
+    return replace(model, mix=mix, train=replace(model.train, steps=steps))
+
 
 _TINY_LAYERS = ("n_layer", "num_hidden_layers", "num_layers", "num_decoder_layers")
 _TINY_WIDTHS = {

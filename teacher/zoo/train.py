@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from teacher.cpu import avoid_broken_amx
 from teacher.zoo.objectives import (
     IGNORE,
     Batch,
@@ -20,7 +21,7 @@ from teacher.zoo.objectives import (
     span_corruption,
     windows,
 )
-from teacher.zoo.recipes import ZooModel
+from teacher.zoo.recipes import ZooModel, recipes
 from teacher.zoo.text import DOMAINS, zoo_documents
 from teacher.zoo.tokenizers import train_tokenizer
 
@@ -50,7 +51,7 @@ def train_model(
         The model in float32 on the CPU, in evaluation mode, and its tokenizer.
     """
     texts = {domain: _training_text(recipe, domain) for domain in DOMAINS}
-    tokenizer = train_tokenizer(recipe.tokenizer, _mixed(recipe, texts))
+    tokenizer = _tokenizer(recipe)
     model = initial_model(recipe, tokenizer)
     if recipe.train.steps:
         batches = training_batches(recipe, tokenizer, texts)
@@ -189,6 +190,7 @@ def batch_loss(model: nn.Module, batch: Batch, shift: int) -> Tensor:
 
 def load_libraries() -> None:
     """Import what threads use: transformers' lazy imports are not thread-safe."""
+    avoid_broken_amx()
     from transformers import (  # noqa: F401
         AutoConfig,
         AutoModelForCausalLM,
@@ -228,6 +230,13 @@ def _fit(
         report(step + 1, recipe.train.steps, loss.item())
     if not all(torch.isfinite(p).all() for p in model.parameters()):
         raise RuntimeError(f"zoo model {recipe.name!r}: weights are not finite")
+
+
+def _tokenizer(recipe: ZooModel) -> PreTrainedTokenizerFast:
+    """Train the recipe's tokenizer, or train again the one it shares."""
+    owner = recipes()[recipe.tokenizer_of] if recipe.tokenizer_of else recipe
+    texts = {domain: _training_text(owner, domain) for domain in DOMAINS}
+    return train_tokenizer(owner.tokenizer, _mixed(owner, texts))
 
 
 def _training_text(recipe: ZooModel, domain: str) -> list[str]:

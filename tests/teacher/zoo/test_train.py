@@ -6,6 +6,7 @@ import torch
 from teacher.zoo.recipes import recipes
 from teacher.zoo.train import (
     _optimizers,
+    _tokenizer,
     _training_text,
     initial_model,
     rate_factor,
@@ -83,3 +84,23 @@ def test_batches_hold_the_recipes_share_of_each_domain(tiny_zoo):
 def test_an_unknown_scale_is_named_with_the_valid_ones():
     with pytest.raises(ValueError, match=r"'huge'.*default, tiny"):
         recipes("huge")
+
+
+def test_the_twin_reads_with_the_students_tokenizer_and_more_text():
+    strong = recipes("strong")
+    twin, student = strong["llama-twin"], strong["student"]
+    own, shared = (_tokenizer(recipe).get_vocab() for recipe in (student, twin))
+    assert own == shared
+    text = [sum(map(len, _training_text(r, "code"))) for r in (student, twin)]
+    assert text[1] > 5 * text[0]
+
+
+def test_strong_teachers_are_the_default_ones_trained_longer_on_purer_text():
+    default, strong = recipes(), recipes("strong")
+    assert set(strong) == {*default, "llama-twin"}
+    assert strong["student"] == default["student"]
+    for name in set(default) - {"student"}:
+        assert strong[name].config == default[name].config
+        assert strong[name].train.steps > default[name].train.steps
+        assert sum(strong[name].mix.values()) == pytest.approx(1)
+    assert strong["qwen-code"].mix["code"] == 0.95
