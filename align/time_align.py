@@ -106,15 +106,18 @@ class Alignment:
             return x.new_zeros(shape) + 0 * x.sum()
         wide = x if x.dtype == torch.float64 else x.float()
         weights = self.weights.to(wide.dtype)
+        tables = wide.numel() // (batch * teacher * width)
         counts = torch.bincount(self.rows, minlength=batch * student)
         starts = counts.cumsum(0) - counts
-        out = [
-            F.embedding_bag(
-                self.cols, table, starts, mode="sum", per_sample_weights=weights
-            )
-            for table in wide.reshape(-1, batch * teacher, width)
-        ]
-        return torch.stack(out).view(shape).to(x.dtype)
+        # one bag over all tables: a bag each would be copied to stand beside the rest
+        out = F.embedding_bag(
+            _for_each(tables, self.cols, batch * teacher),
+            wide.reshape(-1, width),
+            _for_each(tables, starts, len(self.rows)),
+            mode="sum",
+            per_sample_weights=weights.repeat(tables),
+        )
+        return out.view(shape).to(x.dtype)
 
     def dense(self) -> Tensor:
         """(B, T_s, T_t) float32 matrix, for plots and small checks."""
@@ -148,6 +151,12 @@ class Alignment:
             weights=self.weights.to(device),
             shared=None if self.shared is None else self.shared.to(device),
         )
+
+
+def _for_each(tables: int, index: Tensor, step: int) -> Tensor:
+    """One list of indices a table, each ``step`` beyond the last, in a row."""
+    shift = torch.arange(0, tables * step, step, device=index.device)
+    return (shift[:, None] + index).flatten()
 
 
 def apply_char_alignment(teacher_kv: KV | Tensor, A: Tensor | Alignment) -> KV | Tensor:
