@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from align.tokens import encode_batch
-from teacher import TeacherKVExtractor, load_kvs
+from teacher import KVStore, TeacherKVExtractor, load_kvs
 from teacher.models import LoadedModel
 
 TEXTS = ["the cat sat on the mat", "", "a", "the dog ran and ran and ran", "mat"]
@@ -87,9 +87,10 @@ def test_long_texts_are_cut_with_a_warning(loaded, caplog):
 def test_saved_kvs_come_back_with_their_provenance(loaded, tmp_path):
     extractor = TeacherKVExtractor(loaded("llama"), device="cpu", layers=[1])
     kvs = extractor.extract_kvs(TEXTS)
-    manifest = extractor.save_kvs(kvs, tmp_path / "kv", texts=TEXTS)
-    assert manifest.provenance["model"] == "llama"
-    assert manifest.provenance["layers"] == [1]
+    extractor.save_kvs(kvs, tmp_path / "kv", texts=TEXTS)
+    fingerprint = KVStore(tmp_path / "kv").plan.fingerprint
+    assert fingerprint["model"] == "llama"
+    assert fingerprint["layers"] == [1]
     for want, got in zip(kvs, load_kvs(tmp_path / "kv"), strict=True):
         assert got.k.equal(want.k)
 

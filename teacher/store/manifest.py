@@ -1,0 +1,231 @@
+"""What a store says about itself: its plan, one record a shard, one manifest.
+
+Every one of these files carries a digest of its own text, so that a flipped bit in
+what vouches for the data is found like one in the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from teacher.store.files import write_whole
+
+PLAN = "plan.json"
+"""What the store will hold; written first."""
+
+MANIFEST = "manifest.json"
+"""Vouches for every file; written last."""
+
+CONSTANTS = "constants.safetensors"
+"""What all shards are made with: encoding constants, adapters."""
+
+VERSION = 2
+
+Form = Literal["raw", "aligned", "adapted", "fused"]
+EncodingName = Literal["float32", "bfloat16", "float16", "int8", "int4", "lowrank"]
+
+
+class StoreError(ValueError):
+    """A store cannot be used; the text names the file and what to do."""
+
+
+class Strict(BaseModel):
+    """Refuses fields it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileRecord(Strict):
+    """A file that is vouched for."""
+
+    file: str
+    """Name within the store."""
+    size: int = Field(ge=0)
+    sha256: str
+
+
+class Shape(Strict):
+    """Sizes of the keys and values that come back."""
+
+    layers: int = Field(ge=1)
+    """L, the layers that are stored."""
+    heads: int = Field(ge=1)
+    """H, key-value heads."""
+    k_width: int = Field(ge=1)
+    """H * D_k."""
+    v_width: int = Field(ge=1)
+    """H * D_v."""
+
+
+class Encoding(Strict):
+    """How numbers become bytes."""
+
+    name: EncodingName = "bfloat16"
+    rank: int | None = Field(default=None, ge=1)
+    """Components kept by ``lowrank``, at most the narrower width."""
+    zstd: int | None = Field(default=None, ge=1, le=19)
+    """Level of lossless compression on top; None for none."""
+
+
+class Plan(Strict):
+    """Everything that decides the bytes of a store."""
+
+    format: Literal["mtkd-kv"] = "mtkd-kv"
+    version: Literal[2] = 2
+    form: Form
+    shape: Shape
+    encoding: Encoding
+    fingerprint: dict[str, JsonValue]
+    """What must be equal for two extractions to be one: models, text, settings."""
+    facts: dict[str, JsonValue] = Field(default_factory=dict)
+    """What a reader wants to know and no run depends on, such as error reports."""
+    samples: int = Field(ge=0)
+    """Texts in all."""
+    shard_samples: int | None = Field(default=None, ge=1)
+    """Texts in every shard but the last; None where shards are cut by size."""
+    constants: FileRecord | None = None
+
+    @property
+    def shards(self) -> int:
+        """How many shards there will be.
+
+        Raises:
+            ValueError: they are cut by size, so that nobody knows beforehand.
+        """
+        if self.shard_samples is None:
+            raise ValueError("this store's shards are cut by size")
+        return -(-self.samples // self.shard_samples)
+
+    def span(self, shard: int) -> range:
+        """The texts of a shard, by number."""
+        assert self.shard_samples is not None
+        first = shard * self.shard_samples
+        return range(first, min(first + self.shard_samples, self.samples))
+
+
+class Sample(Strict):
+    """One text's KV."""
+
+    tokens: int = Field(ge=0)
+    """T, tokens that are stored."""
+    text_sha256: str | None = None
+    id: str = ""
+    """Where the text is from."""
+    skipped: str | None = None
+    """Why nothing is stored of it."""
+
+
+class ShardRecord(Strict):
+    """One finished shard."""
+
+    number: int = Field(ge=0)
+    first: int = Field(ge=0)
+    """Number of its first sample."""
+    plan: str
+    """Digest of the plan it was made by."""
+    data: FileRecord
+    samples: list[Sample]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all."""
+        return sum(sample.tokens for sample in self.samples)
+
+
+class Manifest(Strict):
+    """A whole store."""
+
+    format: Literal["mtkd-kv"] = "mtkd-kv"
+    version: Literal[2] = 2
+    plan: FileRecord
+    records: list[FileRecord]
+    """Each shard's record, in order."""
+    data: list[FileRecord]
+    """Each shard's data, in order."""
+    samples: int
+    tokens: int
+
+
+Sealed = TypeVar("Sealed", bound=Strict)
+
+
+def seal(value: Strict) -> bytes:
+    """JSON with a digest of itself."""
+    content = value.model_dump(mode="json")
+    content["digest"] = _digest(content)
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def digest_of(value: Strict) -> str:
+    """The digest that :func:`seal` writes."""
+    return _digest(value.model_dump(mode="json"))
+
+
+def read_sealed(path: Path, kind: type[Sealed]) -> Sealed:
+    """Read what :func:`seal` gave.
+
+    Raises:
+        StoreError: not JSON, not of this kind or version, or another digest.
+    """
+    data = path.read_bytes()
+    try:
+        content = json.loads(data)
+        digest = content.pop("digest")
+        value = kind.model_validate(content)
+        sound = digest == _digest(content) and data == seal(value)
+    except (ValueError, TypeError, AttributeError, KeyError, ValidationError) as error:
+        raise StoreError(_unreadable(path, data, kind, error)) from None
+    if not sound:
+        raise StoreError(
+            f"{path} does not match its own digest: it was damaged or edited; run "
+            "`mtkd store repair` on the store"
+        )
+    return value
+
+
+def write_sealed(path: Path, value: Strict, *, replace: bool = False) -> bool:
+    """Write a value as :func:`read_sealed` reads it; see :func:`write_whole`."""
+    return write_whole(path, seal(value), replace=replace)
+
+
+def differences(
+    stored: Mapping[str, Any], now: Mapping[str, Any], other: str = "config"
+) -> list[str]:
+    """Name every field that differs: ``revision: stored 'abc', config 'def'``."""
+    rows: list[str] = []
+    for key in sorted({*stored, *now}):
+        old, new = stored.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            rows += [f"{key}.{row}" for row in differences(old, new, other)]
+        elif old != new:
+            rows.append(f"{key}: stored {old!r}, {other} {new!r}")
+    return rows
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _unreadable(path: Path, data: bytes, kind: type[Strict], error: Exception) -> str:
+    """Say what a file is instead of what it should be."""
+    try:
+        version = json.loads(data).get("version", VERSION)
+    except (ValueError, AttributeError):
+        version = VERSION
+    if version != VERSION and kind is not ShardRecord:
+        return (
+            f"{path} has version {version} of the store format; this version reads "
+            f"{VERSION}: extract again"
+        )
+    what = str(error).replace("\n", "; ")
+    return (
+        f"{path} is no {kind.__name__.lower()} of a KV store, or is damaged ({what}); "
+        "run `mtkd store repair` on the store, or extract again"
+    )

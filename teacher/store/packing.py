@@ -1,0 +1,241 @@
+"""Lay many samples of different lengths into the few tensors of one shard, and back.
+
+Each field of an encoding is one tensor. A sample's rows lie together, layer by layer,
+so that one layer of one sample is one stretch of the file. Where it begins follows from
+the lengths alone; only losslessly compressed shards carry a table of ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from teacher.store.encoding import Codec, Field
+from teacher.store.manifest import Sample, StoreError
+
+Part = Literal["k", "v"]
+PARTS: tuple[Part, Part] = ("k", "v")
+
+ORIGIN = "origin"
+BITS = "bits_per_char"
+ENDS = ".ends"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredSample:
+    """One text's keys and values, unpadded."""
+
+    k: Tensor
+    """(L, T, C_k) float."""
+    v: Tensor
+    """(L, T, C_v) float."""
+    origin: Tensor
+    """(T,) uint8: 0 where a token has no KV, else 1 + the number of the first teacher
+    token that fed it, 255 for all beyond."""
+    bits_per_char: float = float("nan")
+    """The teacher's own loss on the text; NaN where it has none."""
+
+
+Fields = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedSample:
+    """A sample on its way to disk."""
+
+    parts: dict[Part, Fields]
+    origin: Tensor
+    bits_per_char: float
+
+
+def encode_sample(codecs: dict[Part, Codec], sample: StoredSample) -> EncodedSample:
+    """Encode one sample; see :meth:`Codec.encode`."""
+    parts: dict[Part, Fields] = {
+        "k": codecs["k"].encode(sample.k),
+        "v": codecs["v"].encode(sample.v),
+    }
+    return EncodedSample(parts, sample.origin, sample.bits_per_char)
+
+
+def pack(
+    samples: Sequence[EncodedSample], codecs: dict[Part, Codec], zstd: int | None
+) -> dict[str, list[Tensor]]:
+    """Give the pieces of every tensor of a shard.
+
+    Args:
+        samples: in order, at least one.
+        codecs: they were encoded with.
+        zstd: level of lossless compression, or None.
+    """
+    bits = torch.tensor([sample.bits_per_char for sample in samples])
+    out: dict[str, list[Tensor]] = {
+        BITS: [bits],
+        ORIGIN: [sample.origin for sample in samples],
+    }
+    for part in PARTS:
+        for name in codecs[part].fields(0):
+            pieces = [sample.parts[part][name] for sample in samples]
+            key = f"{part}.{name}"
+            if zstd is None:
+                out[key] = [piece.flatten(0, 1) for piece in pieces]
+            else:
+                out[key], out[key + ENDS] = _compressed(pieces, zstd)
+    return out
+
+
+class ShardReader:
+    """Reads samples of one open shard."""
+
+    def __init__(
+        self,
+        opened: Any,
+        samples: Sequence[Sample],
+        codecs: dict[Part, Codec],
+        layers: int,
+        zstd: bool,
+    ) -> None:
+        """Hold an open safetensors file and compute where its samples begin."""
+        self._opened, self._samples = opened, samples
+        self._codecs, self._layers, self._zstd = codecs, layers, zstd
+        self._slices: dict[str, Any] = {}
+        self._ends: dict[str, Tensor] = {}
+        self._starts = self._count()
+
+    def read(
+        self, place: int, layers: Sequence[int] | None, parts: Sequence[Part] = PARTS
+    ) -> StoredSample:
+        """Read one sample.
+
+        Args:
+            place: of the sample in this shard.
+            layers: stored layers in the order wanted; None means all.
+            parts: others come back empty.
+        """
+        chosen = range(self._layers) if layers is None else layers
+        found = {
+            part: self._part(part, place, chosen, layers is None)
+            if part in parts
+            else torch.empty(0)
+            for part in PARTS
+        }
+        first = self._starts[ORIGIN][place]
+        last = first + self._samples[place].tokens
+        return StoredSample(
+            found["k"],
+            found["v"],
+            self._slice(ORIGIN)[first:last],
+            float(self._slice(BITS)[place : place + 1]),
+        )
+
+    def _part(
+        self, part: Part, place: int, layers: Sequence[int], every: bool
+    ) -> Tensor:
+        fields = self._codecs[part].fields(self._samples[place].tokens)
+        read = self._read_compressed if self._zstd else self._read_rows
+        got = {
+            name: read(f"{part}.{name}", place, field, layers)
+            for name, field in fields.items()
+        }
+        index = None if every else torch.tensor(list(layers))
+        return self._codecs[part].decode(got, index)
+
+    def _read_rows(
+        self, key: str, place: int, field: Field, layers: Sequence[int]
+    ) -> Tensor:
+        start, rows = self._starts[key][place], field.rows
+        pieces = [
+            self._slice(key)[start + first * rows : start + last * rows]
+            for first, last in _runs(layers)
+        ]
+        whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return whole.view(len(layers), rows, field.width)
+
+    def _read_compressed(
+        self, key: str, place: int, field: Field, layers: Sequence[int]
+    ) -> Tensor:
+        if key not in self._ends:
+            self._ends[key] = torch.cat(
+                [torch.zeros(1, dtype=torch.int64), self._slice(key + ENDS)[:]]
+            )
+        pieces = []
+        for layer in layers:
+            frame = place * self._layers + layer
+            first, last = self._ends[key][frame : frame + 2].tolist()
+            pieces.append(_decompress(self._slice(key)[first:last], field))
+        return torch.stack(pieces)
+
+    def _slice(self, key: str) -> Any:
+        if key not in self._slices:
+            self._slices[key] = self._opened.get_slice(key)
+        return self._slices[key]
+
+    def _count(self) -> dict[str, list[int]]:
+        starts: dict[str, list[int]] = {ORIGIN: []}
+        at: dict[str, int] = {ORIGIN: 0}
+        for sample in self._samples:
+            sizes = {ORIGIN: sample.tokens}
+            for part in PARTS:
+                fields = self._codecs[part].fields(sample.tokens)
+                for name, field in fields.items():
+                    sizes[f"{part}.{name}"] = self._layers * field.rows
+            for key, size in sizes.items():
+                starts.setdefault(key, []).append(at.get(key, 0))
+                at[key] = at.get(key, 0) + size
+        return starts
+
+
+def _runs(layers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """[first, last) stretches of neighbouring layers, in the order given."""
+    first = last = layers[0]
+    for layer in layers:
+        if layer != last:
+            yield first, last
+            first = layer
+        last = layer + 1
+    yield first, last
+
+
+def _compressed(pieces: Sequence[Tensor], level: int) -> tuple[list[Tensor], list[Any]]:
+    compressor = _zstandard().ZstdCompressor(level=level)
+    frames: list[Tensor] = []
+    for piece in pieces:
+        for layer in piece:
+            data = compressor.compress(_planes(layer)) if layer.numel() else b""
+            frames.append(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    ends = torch.tensor([len(frame) for frame in frames]).cumsum(0)
+    return frames, [ends]
+
+
+def _planes(x: Tensor) -> bytes:
+    """All first bytes, then all second ones: the exponents lie together."""
+    flat = x.contiguous().view(-1).view(torch.uint8)
+    return flat.view(-1, x.element_size()).t().contiguous().numpy().tobytes()
+
+
+def _decompress(frame: Tensor, field: Field) -> Tensor:
+    size = field.rows * field.width
+    if not size:
+        return torch.zeros(field.rows, field.width, dtype=field.dtype)
+    width = field.dtype.itemsize
+    data = (
+        _zstandard()
+        .ZstdDecompressor()
+        .decompress(frame.numpy(), max_output_size=size * width)
+    )
+    planes = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(width, size)
+    return planes.t().contiguous().view(field.dtype).view(field.rows, field.width)
+
+
+def _zstandard() -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise StoreError(
+            "zstd compression needs the package zstandard; install the extra: pip "
+            "install 'mtkd[zstd]'"
+        ) from None
+    return zstandard

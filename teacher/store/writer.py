@@ -1,0 +1,341 @@
+"""Write a store shard by shard, from any number of processes on any nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from teacher.store.encoding import ChannelConstants, Codec, bytes_per_sample
+from teacher.store.files import PART, beside, put, sha256_of, write_tensors
+from teacher.store.manifest import (
+    CONSTANTS,
+    MANIFEST,
+    PLAN,
+    FileRecord,
+    Manifest,
+    Plan,
+    Sample,
+    ShardRecord,
+    StoreError,
+    differences,
+    digest_of,
+    read_sealed,
+    write_sealed,
+)
+from teacher.store.packing import (
+    EncodedSample,
+    Part,
+    StoredSample,
+    encode_sample,
+    pack,
+)
+
+Constants = dict[str, Tensor]
+"""What all shards are made with: ``k.mean``, ``k.basis``, and what a form adds."""
+
+
+def record_name(number: int) -> str:
+    """The file that says a shard is finished."""
+    return f"kv-{number:05d}.json"
+
+
+class StoreWriter:
+    """Adds shards to one store."""
+
+    def __init__(self, path: Path, plan: Plan) -> None:
+        """Open a store whose plan is written; see :func:`open_store`."""
+        self.path, self.plan = path, plan
+        self.constants = read_constants(path, plan)
+        self.codecs = codecs_of(plan, self.constants)
+        self._plan_digest = digest_of(plan)
+
+    def record(self, number: int) -> ShardRecord | None:
+        """The record of a finished shard, None of one that is not.
+
+        Raises:
+            StoreError: the record is damaged or of another plan.
+        """
+        return read_record(self.path, number, self._plan_digest)
+
+    def missing(self) -> list[int]:
+        """Shards that are still to be made; the store must know their number."""
+        return [n for n in range(self.plan.shards) if self.record(n) is None]
+
+    @contextmanager
+    def claim(self, number: int) -> Iterator[bool]:
+        """Keep a shard from being made twice at once.
+
+        The lock only saves work: linking the record decides who wins, also where a file
+        system has no locks.
+
+        Yields:
+            Whether the shard is ours to make: not finished, and nobody else's.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(str(self.path / f".{record_name(number)}.lock"), timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            if self.record(number) is None:
+                for part in self.path.glob(f".kv-{number:05d}*{PART}"):
+                    part.unlink(missing_ok=True)
+                yield True
+            else:
+                yield False
+        finally:
+            lock.release()
+
+    def encode(self, sample: StoredSample) -> EncodedSample:
+        """Encode a sample for :meth:`write`."""
+        return encode_sample(self.codecs, sample)
+
+    def write(
+        self,
+        number: int,
+        first: int,
+        samples: Sequence[tuple[Sample, EncodedSample]],
+    ) -> bool:
+        """Write one shard; it appears whole or not at all.
+
+        Args:
+            number: of the shard.
+            first: number of its first sample.
+            samples: at least one.
+
+        Returns:
+            Whether it is our shard that counts; another process may have been first.
+
+        Raises:
+            NoRoomError: it did not fit; nothing of it is left.
+        """
+        tensors = pack([x for _, x in samples], self.codecs, self.plan.encoding.zstd)
+        needed = sum(piece.nbytes for pieces in tensors.values() for piece in pieces)
+        stem = self.path / f"kv-{number:05d}"
+        with beside(stem, needed) as part:
+            size, digest = write_tensors(part, tensors)
+            data = self.path / f"{stem.name}-{digest[:8]}.safetensors"
+            put(part, data)  # a file of that name has these very bytes
+        record = ShardRecord(
+            number=number,
+            first=first,
+            plan=self._plan_digest,
+            data=FileRecord(file=data.name, size=size, sha256=digest),
+            samples=[sample for sample, _ in samples],
+        )
+        if write_sealed(self.path / record_name(number), record):
+            return True
+        winner = self.record(number)
+        if winner is not None and winner.data.file != data.name:
+            data.unlink(missing_ok=True)
+        return False
+
+    def sample_bytes(self, tokens: int) -> int:
+        """Bytes of one sample before lossless compression, without headers."""
+        return sample_bytes(self.codecs, self.plan.shape.layers, tokens)
+
+    def finish(self, count: int | None = None) -> Manifest:
+        """Write the manifest, once every shard is there, and clear up.
+
+        Args:
+            count: shards; None takes the plan's number.
+
+        Raises:
+            StoreError: shards are missing; names them.
+        """
+        total = self.plan.shards if count is None else count
+        records = [self.record(number) for number in range(total)]
+        missing = [n for n, record in enumerate(records) if record is None]
+        if missing:
+            raise StoreError(
+                f"{self.path} lacks {len(missing)} of {total} shards: "
+                f"{shard_ranges(missing)}; run the same `mtkd extract` again, which "
+                "makes only these"
+            )
+        found = [record for record in records if record is not None]
+        manifest = Manifest(
+            plan=file_record(self.path / PLAN),
+            records=[file_record(self.path / record_name(n)) for n in range(total)],
+            data=[record.data for record in found],
+            samples=sum(len(record.samples) for record in found),
+            tokens=sum(record.tokens for record in found),
+        )
+        _clear_up(self.path, manifest)
+        write_sealed(self.path / MANIFEST, manifest, replace=True)
+        return manifest
+
+
+def open_store(
+    path: Path, plan: Plan, constants: Constants | None = None
+) -> StoreWriter:
+    """Begin a store, or go on with one that has the same plan.
+
+    Args:
+        path: its folder.
+        plan: what it shall hold, without the record of its constants.
+        constants: what all shards are made with; ignored where the store has its own.
+
+    Raises:
+        StoreError: a store with another plan stands there; names every difference.
+        NoRoomError: no room.
+    """
+    file = path / PLAN
+    if not file.is_file():
+        path.mkdir(parents=True, exist_ok=True)
+        record = _write_constants(path, constants) if constants else None
+        own = plan.model_copy(update={"constants": record})
+        if write_sealed(file, own):
+            return StoreWriter(path, own)
+    stored = read_sealed(file, Plan)
+    check_plan(path, stored, plan)
+    return StoreWriter(path, stored)
+
+
+def check_plan(path: Path, stored: Plan, wanted: Plan) -> None:
+    """Refuse to mix two extractions.
+
+    Raises:
+        StoreError: the plans differ; names every field.
+    """
+    loose = {"constants", "facts"}
+    changed = differences(
+        _named_fingerprint(stored.model_dump(mode="json", exclude=loose)),
+        _named_fingerprint(wanted.model_dump(mode="json", exclude=loose)),
+    )
+    if changed:
+        raise StoreError(
+            f"{path} was extracted otherwise: {'; '.join(changed)}. Restore these "
+            "settings, or give another store.name; a store never holds a mixture"
+        )
+
+
+def read_record(path: Path, number: int, plan: str) -> ShardRecord | None:
+    """Read a finished shard's record.
+
+    Args:
+        path: the store.
+        number: of the shard.
+        plan: digest of the store's plan.
+
+    Raises:
+        StoreError: it is damaged, of another shard, or of another plan.
+    """
+    file = path / record_name(number)
+    if not file.is_file():
+        return None
+    record = read_sealed(file, ShardRecord)
+    if record.number != number:
+        raise StoreError(
+            f"{file} is the record of shard {record.number}: a file was renamed; run "
+            "`mtkd store repair` on the store"
+        )
+    if record.plan != plan:
+        raise StoreError(
+            f"{file} belongs to an extraction by another plan (another teacher, "
+            "revision, text or encoding); run `mtkd store repair` on the store"
+        )
+    return record
+
+
+def read_constants(path: Path, plan: Plan) -> Constants:
+    """Read and check what all shards were made with.
+
+    Raises:
+        StoreError: missing or damaged.
+    """
+    from safetensors.torch import load_file
+
+    if plan.constants is None:
+        return {}
+    check_file(path, plan.constants)
+    return load_file(path / plan.constants.file)
+
+
+def check_file(path: Path, record: FileRecord) -> None:
+    """Compare a file with what vouches for it.
+
+    Raises:
+        StoreError: missing, of another size, or of another digest.
+    """
+    file = path / record.file
+    advice = "run `mtkd store repair` on the store"
+    if not file.is_file():
+        raise StoreError(f"{file} is missing, though it was written; {advice}")
+    size = file.stat().st_size
+    if size != record.size:
+        raise StoreError(
+            f"{file} has {size:,} bytes, its record says {record.size:,}; {advice}"
+        )
+    if sha256_of(file) != record.sha256:
+        raise StoreError(f"{file} does not match its sha256: damaged; {advice}")
+
+
+def codecs_of(plan: Plan, constants: Constants) -> dict[Part, Codec]:
+    """The encoders and decoders of a store."""
+    shape, encoding = plan.shape, plan.encoding
+
+    def codec(part: Part, width: int) -> Codec:
+        mean = constants.get(f"{part}.mean")
+        own = None
+        if mean is not None:
+            own = ChannelConstants(mean, constants.get(f"{part}.basis"))
+        return Codec(encoding, width, own)
+
+    return {"k": codec("k", shape.k_width), "v": codec("v", shape.v_width)}
+
+
+def sample_bytes(codecs: dict[Part, Codec], layers: int, tokens: int) -> int:
+    """Bytes of one sample before lossless compression, without headers."""
+    both = sum(bytes_per_sample(codec, layers, tokens) for codec in codecs.values())
+    return both + tokens + torch.float32.itemsize  # origin, bits per character
+
+
+def file_record(file: Path) -> FileRecord:
+    """Vouch for a file as it is."""
+    return FileRecord(file=file.name, size=file.stat().st_size, sha256=sha256_of(file))
+
+
+def shard_ranges(numbers: Sequence[int]) -> str:
+    """Write numbers shortly: ``0-2, 7``."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
+
+
+def _named_fingerprint(plan: dict[str, object]) -> dict[str, object]:
+    """Put the fingerprint's fields beside the plan's own."""
+    fingerprint = plan.pop("fingerprint")
+    assert isinstance(fingerprint, dict)
+    return plan | fingerprint
+
+
+def _write_constants(path: Path, constants: Constants) -> FileRecord:
+    tensors = {name: [tensor] for name, tensor in constants.items()}
+    needed = sum(tensor.nbytes for tensor in constants.values())
+    stem = path / CONSTANTS.removesuffix(".safetensors")
+    with beside(stem, needed) as part:
+        size, digest = write_tensors(part, tensors)
+        file = path / f"{stem.name}-{digest[:8]}.safetensors"
+        put(part, file)
+    return FileRecord(file=file.name, size=size, sha256=digest)
+
+
+def _clear_up(path: Path, manifest: Manifest) -> None:
+    """Remove what dead processes left: parts, locks, data that no record names."""
+    known = {record.file for record in manifest.data}
+    for file in path.iterdir():
+        left = file.name.endswith((PART, ".lock")) and file.name.startswith(".")
+        orphan = file.match("kv-*-????????.safetensors") and file.name not in known
+        if left or orphan:
+            file.unlink(missing_ok=True)
