@@ -7,11 +7,14 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 PACK_CHARS = 2000
 """Paragraphs of a plain text file are packed into documents of about this size."""
+
+_BLOCK_CHARS = 1 << 20
 
 _BLANK_LINE = re.compile(r"\r?\n[^\S\r\n]*\r?\n\s*")
 _CUTS = tuple(
@@ -40,28 +43,41 @@ class TextSample:
 def read_texts(
     path: str | Path, domain: str | None = None, text_field: str = "text"
 ) -> list[TextSample]:
-    """Read the documents of one file, or of all such files in a folder.
+    """Read the documents of one file, or of all such files in a folder, at once.
+
+    Arguments, result and errors are those of :func:`iter_texts`.
+    """
+    return list(iter_texts(path, domain, text_field))
+
+
+def iter_texts(
+    path: str | Path, domain: str | None = None, text_field: str = "text"
+) -> Iterator[TextSample]:
+    """Read the documents of one file, or of a folder, one after the other.
+
+    What is held in memory does not grow with the file.
 
     ``.jsonl`` gives one document a line, from ``text_field`` or else from
     ``question`` and ``answer``, ``messages``, or ``prompt`` and ``completion``.
-    ``.parquet`` gives one document a row by the same fields. Any other file is plain
-    UTF-8: paragraphs end at blank lines and are packed into documents of about
+    ``.parquet`` and ``.arrow`` (what ``datasets.save_to_disk`` leaves in a folder)
+    give one document a row by the same fields. Any other file is plain UTF-8:
+    paragraphs end at blank lines and are packed into documents of about
     ``PACK_CHARS`` characters. Line ends stay as they are, CRLF included; only a byte
     order mark is dropped. Documents of nothing but blanks are left out.
 
     Args:
-        path: a file, or a folder that is searched for ``.txt``, ``.jsonl`` and
-            ``.parquet`` files.
+        path: a file, or a folder that is searched for ``.txt``, ``.jsonl``,
+            ``.parquet`` and ``.arrow`` files.
         domain: the samples' domain; None takes each file's name without suffix.
         text_field: the field that holds the text in ``.jsonl`` and ``.parquet``.
 
-    Returns:
+    Yields:
         The samples in order of file and place.
 
     Raises:
         FileNotFoundError: there is no such path, or no such file in the folder.
         ValueError: not UTF-8, bad JSON, no usable field, or no text at all.
-        ImportError: a parquet file without pyarrow installed.
+        ImportError: a parquet or arrow file without pyarrow installed.
     """
     path = Path(path)
     if not path.exists():
@@ -70,19 +86,18 @@ def read_texts(
             ".parquet file, or a folder of them"
         )
     if path.is_dir():
-        return _read_folder(path, domain, text_field)
-    readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+        yield from _iter_folder(path, domain, text_field)
+        return
+    readers = {".jsonl": _read_jsonl, ".parquet": _read_rows, ".arrow": _read_rows}
     reader = readers.get(path.suffix.lower())
-    documents = reader(path, text_field) if reader else _read_plain(path)
     name = path.stem if domain is None else domain
-    samples = [
-        TextSample(text, name, f"{path.name}:{place}")
-        for place, text in documents
-        if text.strip()
-    ]
-    if not samples:
+    found = False
+    for place, text in reader(path, text_field) if reader else _read_plain(path):
+        if text.strip():
+            found = True
+            yield TextSample(text, name, f"{path.name}:{place}")
+    if not found:
         raise ValueError(f"{path} holds no text; give a file with text")
-    return samples
 
 
 def chunk_samples(samples: Iterable[TextSample], max_chars: int) -> list[TextSample]:
@@ -148,35 +163,49 @@ def _clean(text: str, cut: int) -> bool:
     return not after or unicodedata.category(after) not in ("Mn", "Me", "Mc", "Cf")
 
 
-def _read_folder(path: Path, domain: str | None, text_field: str) -> list[TextSample]:
-    suffixes = (".txt", ".jsonl", ".parquet")
+def _iter_folder(
+    path: Path, domain: str | None, text_field: str
+) -> Iterator[TextSample]:
+    suffixes = (".txt", ".jsonl", ".parquet", ".arrow")
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
     if not files:
         raise FileNotFoundError(
             f"no {', '.join(suffixes)} file in {path}; give a folder that holds text"
         )
-    samples = []
     for file in files:
         where = file.relative_to(path).parent.as_posix()
         prefix = "" if where == "." else where + "/"
-        for sample in read_texts(file, domain, text_field):
-            samples.append(TextSample(sample.text, sample.domain, prefix + sample.id))
-    return samples
+        for sample in iter_texts(file, domain, text_field):
+            yield TextSample(sample.text, sample.domain, prefix + sample.id)
 
 
 def _read_plain(path: Path) -> Iterator[tuple[int, str]]:
     """Slices of the file, whole paragraphs, about PACK_CHARS long each."""
-    text = _decode(path)
-    start, index = 0, 0
-    for gap in _BLANK_LINE.finditer(text):
-        if gap.end() - start >= PACK_CHARS:
-            yield index, text[start : gap.start()]
-            start, index = gap.end(), index + 1
-    yield index, text[start:]
+    held, index, searched = "", 0, 0
+    for block in chain(_blocks(path), [None]):
+        held += block or ""
+        while gap := _BLANK_LINE.search(held, searched):
+            if block is not None and gap.end() == len(held):
+                break  # the gap may go on in the next block
+            searched = gap.end()
+            if gap.end() >= PACK_CHARS:
+                yield index, held[: gap.start()]
+                held, index, searched = held[gap.end() :], index + 1, 0
+    yield index, held
+
+
+def _blocks(path: Path) -> Iterator[str]:
+    """The file's text in pieces; line ends stay as they are."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            while block := file.read(_BLOCK_CHARS):
+                yield block
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
 
 
 def _read_jsonl(path: Path, text_field: str) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(_decode(path).split("\n"), start=1):
+    for number, line in _lines(path):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -190,20 +219,39 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[tuple[int, str]]:
         yield number, _record_text(record, text_field, where)
 
 
-def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[int, str]]:
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
-        from pyarrow import parquet
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                yield number, line.removesuffix("\n")
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
+
+
+def _read_rows(path: Path, text_field: str) -> Iterator[tuple[int, str]]:
+    for number, record in enumerate(_records(path)):
+        yield number, _record_text(record, text_field, f"{path}, row {number}")
+
+
+def _records(path: Path) -> Iterator[Any]:
+    try:
+        from pyarrow import ipc, lib, memory_map, parquet
     except ImportError as error:
         raise ImportError(
             f"reading {path} needs pyarrow; install the extra: pip install "
             "'mtkd[parquet]'"
         ) from error
-    number = 0
-    with parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches():
-            for record in batch.to_pylist():
-                yield number, _record_text(record, text_field, f"{path}, row {number}")
-                number += 1
+    try:
+        if path.suffix.lower() == ".parquet":
+            with parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches():
+                    yield from batch.to_pylist()
+            return
+        with memory_map(str(path)) as mapped, ipc.open_stream(mapped) as stream:
+            for batch in stream:
+                yield from batch.to_pylist()
+    except lib.ArrowInvalid as error:
+        raise ValueError(f"{path} cannot be read: {error}; copy it again") from error
 
 
 def _record_text(record: Any, text_field: str, where: str) -> str:
@@ -251,13 +299,15 @@ def _string(value: Any, name: str, where: str) -> str:
     return value
 
 
-def _decode(path: Path) -> str:
+def _not_utf8(path: Path) -> ValueError:
+    """Say where a file stops being UTF-8; reads it whole to find the line."""
     raw = path.read_bytes()
     try:
-        return raw.decode("utf-8-sig")
+        raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(
+        return ValueError(
             f"{path}: byte {error.start} (line {line}) is 0x{raw[error.start]:02x}, "
             "which is not UTF-8; convert the file to UTF-8 first"
-        ) from error
+        )
+    return ValueError(f"{path} changed while it was read; start again")
