@@ -17,7 +17,11 @@ from align.layer_map import (
     build_multi_teacher_layer_map,
     interpolate_teacher_layers,
 )
-from align.layer_similarity import LayerSimilarity, similarity_layer_map
+from align.layer_similarity import (
+    LayerSimilarity,
+    SimilarLayers,
+    similarity_layer_map,
+)
 from align.lost_text import LostText, lost_text
 from align.rope_scale import (
     MultiTeacherRoPEScaler,
@@ -85,6 +89,7 @@ __all__ = [
     "rotary_table",
     "rotate",
     "scaled_base",
+    "SimilarLayers",
     "similarity_layer_map",
     "unrotate",
     "variance_kept",

@@ -136,8 +136,13 @@ def skip(num_teacher_layers: int, num_student_layers: int) -> LayerMap:
     )
 
 
+def needs_sample(strategy: Callable[..., LayerMap]) -> bool:
+    """Whether a map looks at what the layers compute, beside how many there are."""
+    return bool(getattr(strategy, "needs_sample", False))
+
+
 STRATEGIES: dict[str, Strategy] = {"ratio": ratio, "uniform": uniform, "skip": skip}
-"""Built-in strategies by name."""
+"""Built-in strategies that need depths alone, by name."""
 
 
 def build_multi_teacher_layer_map(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,16 @@ class LayerSimilarity:
     def full(self) -> bool:
         """Whether further tokens would be ignored."""
         return self.n >= self.max_tokens
+
+    @property
+    def teacher(self) -> Tensor:
+        """(L_t, n, C_t) float32, the teacher's features as gathered."""
+        return torch.cat(self._gathered(self._teacher), dim=1)
+
+    @property
+    def student(self) -> Tensor:
+        """(L_s, n, C_s) float32, the student's features of the same tokens."""
+        return torch.cat(self._gathered(self._student), dim=1)
 
     @torch.no_grad()
     def update(self, teacher: Tensor, student: Tensor) -> None:
@@ -98,18 +110,19 @@ class LayerSimilarity:
             |Y'X|^2 / (|X'X| |Y'Y|) with Frobenius norms and centred features,
             computed over the Gram matrices of the tokens.
         """
+        student = [_gram(layer, standardize) for layer in self.student]
+        rows = []
+        for layer in self.teacher:
+            gram = _gram(layer, standardize)
+            rows.append(torch.stack([(gram * other).sum() for other in student]))
+        return torch.stack(rows).clamp(0, 1)
+
+    def _gathered(self, parts: list[Tensor]) -> list[Tensor]:
         if self.n < 2:
             raise ValueError(
                 f"{self.n} tokens gathered; call update() with covered tokens first"
             )
-        student = [
-            _gram(layer, standardize) for layer in torch.cat(self._student, dim=1)
-        ]
-        rows = []
-        for layer in torch.cat(self._teacher, dim=1):
-            gram = _gram(layer, standardize)
-            rows.append(torch.stack([(gram * other).sum() for other in student]))
-        return torch.stack(rows).clamp(0, 1)
+        return parts
 
 
 def _gram(x: Tensor, standardize: bool) -> Tensor:
@@ -172,3 +185,30 @@ def similarity_layer_map(similarity: Tensor) -> LayerMap:
     for origin in reversed(came_from):
         path.append(origin[path[-1]])
     return LayerMap(tuple(((layer, 1.0),) for layer in reversed(path)))
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarLayers:
+    """The layer map ``cka``: the monotone path of the most similar layers."""
+
+    needs_sample: bool = True
+
+    def __call__(
+        self,
+        num_teacher_layers: int,
+        num_student_layers: int,
+        sample: LayerSimilarity,
+    ) -> LayerMap:
+        """Map the layers of one teacher, from features of a sample.
+
+        Raises:
+            ValueError: the sample is of other models, or holds no token.
+        """
+        similarity = sample.cka()
+        if tuple(similarity.shape) != (num_teacher_layers, num_student_layers):
+            raise ValueError(
+                f"the sample holds {similarity.shape[0]} teacher and "
+                f"{similarity.shape[1]} student layers, but the map is for "
+                f"{num_teacher_layers} and {num_student_layers}"
+            )
+        return similarity_layer_map(similarity)

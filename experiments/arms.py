@@ -16,6 +16,7 @@ import torch
 
 from experiments.config import Config, PhaseConfig
 from experiments.data import Encoder, RunData
+from experiments.depth import draw_similarity
 from experiments.lineage import check_record, record_of, write_record
 from experiments.metrics import Metrics
 from experiments.models import Models
@@ -90,7 +91,8 @@ def run_arm(bench: Bench, arm: str, stages: Sequence[Stage]) -> list[dict[str, A
 
     Returns:
         Per phase what was measured: ``name``, ``steps``, ``bpc`` by domain,
-        ``teachers`` and, where teachers took part, ``coverage``, ``fit``, ``health``.
+        ``teachers`` and, where teachers took part, ``coverage``, ``fit``, ``health``
+        and ``layer_map``.
 
     Raises:
         RunStopped: asked to stop; a checkpoint was written.
@@ -158,6 +160,9 @@ def _run_stage(bench: Bench, stage: Stage, place: _Place) -> dict[str, Any]:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     encode = bench.models.encode
     faculty = _faculty(bench, stage, capture, encode)
+    if faculty and faculty.depth.similarity and place.arm == MAIN and engine.is_main:
+        picture = f"layer_similarity_{phase.name}.png"
+        draw_similarity(faculty.depth, bench.run_dir / "figures" / picture)
     distiller = Distiller(
         model,
         capture,
@@ -243,7 +248,12 @@ def _measure(
         "health": health,
     }
     if faculty is not None:
-        result |= {"coverage": faculty.report.coverage, "fit": faculty.report.fit}
+        maps = {name: list(one) for name, one in faculty.depth.maps.items()}
+        result |= {
+            "coverage": faculty.report.coverage,
+            "fit": faculty.report.fit,
+            "layer_map": maps,
+        }
     return result
 
 

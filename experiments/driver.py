@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from align.layer_map import needs_sample
 from experiments.arms import (
     CE_ONLY,
     SINGLE,
@@ -211,6 +212,8 @@ def _draw_maps(bench: Bench) -> None:
             )
         except ValueError as error:  # a tokenizer that cannot read this sentence
             print(f"warning: no picture of teacher {name!r}: {error}", file=sys.stderr)
+    if needs_sample(bench.registry.get("layer_map", align.layer_mapping_strategy)):
+        return  # drawn when it is known, at each phase's start
     draw_layers(
         bench.config,
         bench.registry,

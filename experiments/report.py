@@ -24,6 +24,8 @@ CAPTIONS = {
     "coverage": "Share of student tokens which received any teacher text.",
     "alignment": "How one sentence's student tokens meet a teacher's.",
     "layer_map": "Which teacher layers feed which student layer.",
+    "layer_similarity": "How alike keys and values of teacher and student layers are "
+    "on the calibration sample, and the layers chosen.",
 }
 """What a picture shows, by the start of its file name; in the report's order."""
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from align.layer_map import LayerMap, build_multi_teacher_layer_map
+from align.layer_map import LayerMap, needs_sample
 from align.text import TextSample
 from align.tokens import TokenBatch
 from align.view import TeacherView
 from experiments.config import PhaseConfig
 from experiments.data import Encoder
+from experiments.depth import BATCHES, Depth, check_depth, layer_maps, sample_layers
 from fuse.config import FuseConfig
 from fuse.routing_loss import EntropyRegularizer
 from fuse.weigher import FixedWeigher, LearnedWeigher, SimilarityWeigher
@@ -44,6 +45,7 @@ class Faculty:
     teaching: Teaching
     panel: TeacherPanel
     report: CalibrationReport
+    depth: Depth
 
 
 def build_objectives(
@@ -84,11 +86,12 @@ def build_faculty(
     Raises:
         ValueError: a name is unknown, sizes do not fit, or nothing is covered.
     """
-    maps = layer_maps(phase, registry, student.num_layers, teachers)
-    bridge = build_bridge(phase, registry, student, teachers, maps)
-    bridge.to(student.device)
-    panel = _panel(phase, registry, teachers, maps)
     chosen = list(samples)[: phase.train.calibration_samples]
+    depth = _depth(phase, registry, student, encode, teachers, chosen)
+    bridge = build_bridge(phase, registry, student, teachers, depth.maps)
+    bridge.to(student.device)
+    needed = {name: depth.maps[name].needed for name in teachers}
+    panel = _panel(phase, registry, teachers, needed)
     batches = _batches(chosen, encode, panel, phase.train.batch_size, student.device)
     count = -(-len(chosen) // phase.train.batch_size)
     report = calibrate(
@@ -111,7 +114,7 @@ def build_faculty(
         else None
     )
     return Faculty(
-        Teaching(bridge, weigher.to(student.device), regularizer), panel, report
+        Teaching(bridge, weigher.to(student.device), regularizer), panel, report, depth
     )
 
 
@@ -126,7 +129,7 @@ def check_phase(
     Raises:
         ValueError: a layer that a model does not have, or not one weight a teacher.
     """
-    layer_maps(phase, registry, student_layers, teachers)
+    check_depth(phase, registry, student_layers, teachers)
     layers_read(phase.loss.outcome_layers, student_layers)
     if phase.fuse.fusion_method == "fixed":
         fixed_weights(phase.fuse, dict.fromkeys(teachers, 1.0))
@@ -145,26 +148,6 @@ def fixed_weights(fuse: FuseConfig, shares: Mapping[str, float]) -> list[float]:
             f"{', '.join(shares)}; give one weight each"
         )
     return weights
-
-
-def layer_maps(
-    phase: PhaseConfig,
-    registry: Registry,
-    student_layers: int,
-    teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
-) -> dict[str, LayerMap]:
-    """One map per teacher, explicit where the config gives one."""
-    strategy = registry.get("layer_map", phase.align.layer_mapping_strategy)
-    out = {}
-    for name, (_, capture) in teachers.items():
-        explicit = phase.align.layer_map.get(name)
-        out[name] = build_multi_teacher_layer_map(
-            [capture.num_layers],
-            student_layers,
-            strategy if explicit is None else [explicit],
-            [name],
-        )[0]
-    return out
 
 
 def build_bridge(
@@ -277,11 +260,32 @@ def home_samples(bits: Tensor) -> list[Tensor]:
     return out
 
 
+def _depth(
+    phase: PhaseConfig,
+    registry: Registry,
+    student: KVCapture,
+    encode: Encoder,
+    teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
+    samples: Sequence[TextSample],
+) -> Depth:
+    """The layer maps, with a look at the sample where the strategy needs one."""
+    strategy = registry.get("layer_map", phase.align.layer_mapping_strategy)
+    seen = {}
+    unmapped = {n: t for n, t in teachers.items() if n not in phase.align.layer_map}
+    if needs_sample(strategy) and unmapped:
+        every = {name: tuple(range(t[1].num_layers)) for name, t in unmapped.items()}
+        panel = _panel(phase, registry, unmapped, every)
+        some = list(samples)[: BATCHES * phase.train.batch_size]
+        batches = _batches(some, encode, panel, phase.train.batch_size, student.device)
+        seen = sample_layers(student, unmapped, batches, phase.loss.skip_sinks)
+    return layer_maps(phase, registry, student.num_layers, teachers, seen)
+
+
 def _panel(
     phase: PhaseConfig,
     registry: Registry,
     teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
-    maps: Mapping[str, LayerMap],
+    layers: Mapping[str, tuple[int, ...]],
 ) -> TeacherPanel:
     aligner = registry.get("aligner", phase.align.aligner)()
     causal = aligner if aligner.causal else registry.get("aligner", "causal_char_iou")()
@@ -292,7 +296,7 @@ def _panel(
         phase.fuse.router is not None and phase.loss.router_signal != "outcome"
     )
     live = [
-        LiveTeacher(name, capture, loaded.tokenizer, maps[name].needed)
+        LiveTeacher(name, capture, loaded.tokenizer, layers[name])
         for name, (loaded, capture) in teachers.items()
     ]
     return TeacherPanel(

@@ -124,11 +124,20 @@ def draw_layers(
         depths: layers of every teacher, by name.
         student_layers: layers of the student.
         path: PNG to write.
+
+    Raises:
+        ValueError: the map needs a sample, which only a run has.
     """
-    from align.layer_map import build_multi_teacher_layer_map
+    from align.layer_map import build_multi_teacher_layer_map, needs_sample
     from align.visualize import visualize_layer_mapping
 
     function = registry.get("layer_map", strategy)
+    if needs_sample(function):
+        raise ValueError(
+            f"the layer map {strategy!r} follows from what layers compute on a run's "
+            "calibration sample; a run that uses it draws it in "
+            "figures/layer_similarity_PHASE.png"
+        )
     maps = []
     for name, depth in depths.items():
         listed = config.align.layer_map.get(name)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from align import calibration, layer_map, rope_scale
 from align.calibration import CalibrationStats
 from align.layer_map import LayerMap
+from align.layer_similarity import SimilarLayers
 from align.tokenizer_align import (
     CausalCharIoUAligner,
     CharIoUAligner,
@@ -33,9 +34,9 @@ def aligners() -> Mapping[str, Callable[[], Aligner]]:
 
 
 @hookimpl
-def layer_maps() -> Mapping[str, Callable[[int, int], LayerMap]]:
-    """Interpolated, evenly spaced, and every k-th layer."""
-    return dict(layer_map.STRATEGIES)
+def layer_maps() -> Mapping[str, Callable[..., LayerMap]]:
+    """Interpolated, evenly spaced, every k-th layer, and the most similar ones."""
+    return {**layer_map.STRATEGIES, "cka": SimilarLayers()}
 
 
 @hookimpl

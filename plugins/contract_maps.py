@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from align.calibration import CalibrationStats
-from align.layer_map import LayerMap
+from align.layer_map import LayerMap, needs_sample
+from align.layer_similarity import LayerSimilarity
 from align.time_align import Alignment, check_causal
 from align.tokens import TokenBatch
 from plugins.contract import Promise, first_problem, problem
@@ -87,12 +88,17 @@ def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
     yield Promise("no future leaks if it says so", future)
 
 
-def layer_map(function: Callable[[int, int], LayerMap]) -> Iterator[Promise]:
+def layer_map(function: Callable[..., LayerMap]) -> Iterator[Promise]:
     """A layer map is tried on shallow, equal and deep students."""
     sizes = ((24, 12), (32, 12), (12, 12), (2, 6), (1, 4), (5, 1), (1, 1))
 
+    def mapped(teacher: int, student: int) -> LayerMap:
+        if needs_sample(function):
+            return function(teacher, student, layer_sample(teacher, student))
+        return function(teacher, student)
+
     def over_sizes(find: Callable[[LayerMap, int, int], str]) -> Callable[[], str]:
-        return lambda: first_problem(*(find(function(t, s), t, s) for t, s in sizes))
+        return lambda: first_problem(*(find(mapped(t, s), t, s) for t, s in sizes))
 
     def kind(found: LayerMap, teacher: int, student: int) -> str:
         if not isinstance(found, LayerMap):
@@ -108,7 +114,7 @@ def layer_map(function: Callable[[int, int], LayerMap]) -> Iterator[Promise]:
         )
 
     def same(found: LayerMap, teacher: int, student: int) -> str:
-        again = function(teacher, student)
+        again = mapped(teacher, student)
         return problem(found != again, f"two answers for {teacher} -> {student}")
 
     yield Promise(
@@ -188,6 +194,16 @@ def token_batch(
         torch.tensor(padded),
         tuple(_TEXTS[i] for i in chosen),
     )
+
+
+def layer_sample(teacher: int, student: int) -> LayerSimilarity:
+    """Features of 40 tokens; each student layer resembles some teacher layers."""
+    generator = torch.Generator().manual_seed(0)
+    theirs = torch.randn(teacher, 40, 6, generator=generator)
+    mix = torch.rand(student, teacher, generator=generator)
+    sample = LayerSimilarity(40)
+    sample.update(theirs, torch.einsum("st,tnc->snc", mix, theirs)[..., :4])
+    return sample
 
 
 def _solved(

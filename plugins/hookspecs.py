@@ -49,12 +49,18 @@ def aligners() -> Mapping[str, Callable[[], Aligner]]:
 
 
 @hookspec
-def layer_maps() -> Mapping[str, Callable[[int, int], LayerMap]]:
+def layer_maps() -> Mapping[str, Callable[..., LayerMap]]:
     """Offer layer maps: which teacher layers feed each student layer.
 
     A function takes the teacher's and the student's number of layers, both at
     least 1 and in any order of size, and returns a ``LayerMap`` with one entry per
     student layer, whose weights sum to 1 over existing teacher layers.
+
+    A map that looks at what the layers compute has an attribute ``needs_sample``
+    that is True and takes a third argument, the teacher's ``LayerSimilarity``: the
+    keys and values of all layers of both models on the same tokens of the
+    calibration sample (``teacher``, ``student``), and their ``cka()``. It is asked
+    once a phase and teacher.
 
     Chosen by ``align.layer_mapping_strategy``.
     """

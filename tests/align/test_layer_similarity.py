@@ -7,8 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align.layer_map import build_multi_teacher_layer_map
-from align.layer_similarity import LayerSimilarity, similarity_layer_map
+from align.layer_map import build_multi_teacher_layer_map, needs_sample, ratio
+from align.layer_similarity import (
+    LayerSimilarity,
+    SimilarLayers,
+    similarity_layer_map,
+)
 from align.similarity_picture import visualize_layer_similarity
 
 
@@ -109,6 +113,20 @@ def test_a_student_made_of_a_teacher_s_layers_finds_them_again():
     assert [feeds for feeds in found] == [((layer, 1.0),) for layer in chosen]
     # the map is taken wherever explicit ones are
     assert build_multi_teacher_layer_map([9], 4, [found]) == [found]
+
+
+def test_the_plugin_maps_by_the_sample_it_is_given():
+    gathered = LayerSimilarity()
+    teacher, student = features(5, 60, 9, 0), features(3, 60, 7, 1)
+    gathered.update(teacher[:, :20], student[:, :20])
+    gathered.update(teacher[:, 20:], student[:, 20:])
+    assert torch.equal(gathered.teacher, teacher)
+    assert torch.equal(gathered.student, student)
+    strategy = SimilarLayers()
+    assert needs_sample(strategy) and not needs_sample(ratio)
+    assert strategy(5, 3, gathered) == similarity_layer_map(gathered.cka())
+    with pytest.raises(ValueError, match=r"5 teacher and 3 student layers, but .* 6"):
+        strategy(6, 3, gathered)
 
 
 def test_mistakes_are_named():

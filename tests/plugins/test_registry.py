@@ -22,7 +22,7 @@ def offering(**hooks):
 def test_built_ins_are_found_by_their_documented_names():
     registry = load()
     assert registry.names("router") == ["attention", "gate", "mlp"]
-    assert registry.names("layer_map") == ["ratio", "skip", "uniform"]
+    assert registry.names("layer_map") == ["cka", "ratio", "skip", "uniform"]
     aligners = ["causal_char_iou", "char_iou", "chunk_end", "last_token"]
     assert registry.names("aligner") == aligners
     assert registry.names("adapter") == ["pca", "procrustes", "ridge"]
