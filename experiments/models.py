@@ -35,7 +35,7 @@ class Models:
         logging.disable_progress_bar()  # many small loads; ours says what is done
         self._config, self._device = config, device
         with named("student"):
-            first = self._load_student(config.student.model)
+            first = self._load_student(None)
             capture = KVCapture(first.model)
         limit, self.student_layers = capture.max_tokens, capture.num_layers
         self.student_tokenizer: Any = first.tokenizer
@@ -53,8 +53,7 @@ class Models:
 
     def student(self, source: str | Path | None) -> Any:
         """A student to train: the config's, or the one a phase left in a folder."""
-        name = self._config.student.model if source is None else str(source)
-        return self._load_student(name).model
+        return self._load_student(source).model
 
     def teacher(self, name: str) -> tuple[LoadedModel, KVCapture]:
         """A loaded teacher by its name in the config."""
@@ -103,9 +102,21 @@ class Models:
                 )
             extend_context(loaded.model, most, scaler, linear)
 
-    def _load_student(self, name: str) -> LoadedModel:
-        dtype = getattr(torch, self._config.student.dtype)
-        loaded = load_model(resolve_zoo(name), role="student", dtype=dtype)
+    def _load_student(self, source: str | Path | None) -> LoadedModel:
+        """What a phase left in ``source``, or the student that training starts from.
+
+        The latter depends on the config alone, so every arm starts from the same one
+        and a run that goes on finds it again.
+        """
+        own = self._config.student
+        name = own.model if source is None else str(source)
+        fresh = source is None and own.init == "fresh"
+        loaded = load_model(
+            resolve_zoo(name),
+            role="student",
+            dtype=getattr(torch, own.dtype),
+            init_seed=self._config.run.seed if fresh else None,
+        )
         if loaded.kind != "decoder":
             raise ValueError(
                 f"student {name!r} is an {loaded.kind}; give a causal language model"

@@ -27,7 +27,8 @@ class RunConfig:
     dir: str = "runs"
     """Folder which holds runs."""
     seed: int = 0
-    """Seeds initial weights, data order and dropout; >= 0."""
+    """Seeds data order, dropout, what is trained beside the student and, with
+    ``student.init: fresh``, the student itself; >= 0."""
 
     def __post_init__(self) -> None:
         """Check the name and the seed.
@@ -50,6 +51,10 @@ class StudentConfig:
 
     model: str = "zoo:student"
     """Hub name, local folder, or ``zoo:<name>``."""
+    init: Literal["checkpoint", "fresh"] = "checkpoint"
+    """Where its weights come from: the model's checkpoint, or drawn anew from
+    ``run.seed`` as the architecture draws them (its config and tokenizer are enough
+    then), so that runs with several seeds train several students."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type its weights are trained in; ``train.bf16`` is the cheaper choice."""
 

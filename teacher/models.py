@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from teacher.cpu import avoid_broken_amx
+from teacher.fresh import fresh_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -42,6 +43,7 @@ def load_model(
     trust_remote_code: bool = False,
     revision: str | None = None,
     resolve: Callable[[str], Path] | None = None,
+    init_seed: int | None = None,
 ) -> LoadedModel:
     """Load a model and its tokenizer.
 
@@ -55,6 +57,8 @@ def load_model(
         trust_remote_code: run Python files that come with the model.
         revision: branch, tag or commit on the hub.
         resolve: gives the folder of a zoo model; None means the built zoo.
+        init_seed: draw a student's weights anew from this seed, in place of the
+            checkpoint's, which need not exist.
 
     Returns:
         The model, on the CPU, and its fast tokenizer, which has a pad token.
@@ -62,7 +66,8 @@ def load_model(
     Raises:
         FileNotFoundError: no such model, or no safetensors or tokenizer in it.
         ValueError: damaged, incomplete or not finite weights, a slow tokenizer, a
-            vocabulary larger than the embedding, or an unknown role, dtype or kind.
+            vocabulary larger than the embedding, an unknown role, dtype or kind, or
+            new weights for what is no causal student.
     """
     if role not in ROLES:
         raise ValueError(f"role={role!r}; valid are {', '.join(ROLES)}")
@@ -73,7 +78,16 @@ def load_model(
     config = _load_config(name, source, hub)
     kind = _kind(name, config)
     wanted = _dtype(dtype, role)
-    model = _load_weights(name, source, kind, hub | {"dtype": wanted})
+    model: Any
+    if init_seed is None:
+        model = _load_weights(name, source, kind, hub | {"dtype": wanted})
+    elif role == "student" and kind == "decoder" and isinstance(wanted, torch.dtype):
+        model = fresh_model(config, init_seed, wanted, trust_remote_code)
+    else:
+        raise ValueError(
+            f"model {name!r} is loaded as the {role} and is an {kind}; only a causal "
+            "student's weights can be drawn anew"
+        )
     tokenizer = _load_tokenizer(name, source, hub)
     embedding: Any = model.get_input_embeddings()
     rows = embedding.weight.shape[0]

@@ -1,0 +1,28 @@
+"""A model of the same make with weights nobody has trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def fresh_model(config: Any, seed: int, dtype: torch.dtype, trust_code: bool) -> Any:
+    """Draw a causal language model's weights anew, as its own library does.
+
+    Args:
+        config: its transformers config.
+        seed: decides every weight; the generators of the process stay as they were.
+        dtype: of the weights.
+        trust_code: run Python files that come with the model.
+
+    Source:
+        transformers' ``from_config``, hence the architecture's ``_init_weights``.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=trust_code
+        )
