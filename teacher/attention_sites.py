@@ -1,15 +1,18 @@
 """See every attention call of a transformers model, and answer in its place.
 
-One function is registered with transformers' attention interface. It finds its
-state on the attention module it is called for, so that models, threads and
-recomputations in a backward pass never see each other's.
+While somebody listens, transformers' attention interface holds functions of ours
+in place of every implementation (sdpa, eager, flash, …). Each hands the call to
+whoever listens at that attention module in that thread, and then to the very
+implementation it stands for. With the last listener everything is as before, so
+what a gradient checkpoint recomputes later is the model's own doing.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Protocol
@@ -18,11 +21,12 @@ from torch import Tensor, nn
 
 from teacher.rotary import Positions
 
-SDPA = "mtkd"
-"""Name under which the attention function is registered."""
-EAGER = "mtkd_eager"
-"""The same for models that sdpa cannot serve (soft caps, attention sinks)."""
 _SITE = "_mtkd_site"
+_INTERFACE = "ALL_ATTENTION_FUNCTIONS"
+"""What a modelling file calls the interface it asks for implementations."""
+_EAGER = "eager_attention_forward"
+"""What a modelling file calls the implementation which the interface lacks."""
+_lock = threading.Lock()
 
 
 class Listener(Protocol):
@@ -45,68 +49,79 @@ class Listener(Protocol):
         """Hear of one call; return the keys and values to attend to."""
 
 
-class Site:
-    """The place of a listener on one attention module."""
+class _Site:
+    """The place on one attention module where threads listen."""
 
-    def __init__(self) -> None:
-        """Start with nobody listening."""
-        self.listener: Listener | None = None
-
-
-def register() -> None:
-    """Make the attention functions and their masks known to transformers."""
-    from transformers import AttentionInterface
-    from transformers.masking_utils import (
-        AttentionMaskInterface,
-        eager_mask,
-        sdpa_mask,
-    )
-
-    AttentionInterface.register(SDPA, _attend_with_sdpa)
-    AttentionInterface.register(EAGER, _attend_eagerly)
-    AttentionMaskInterface.register(SDPA, sdpa_mask)
-    AttentionMaskInterface.register(EAGER, eager_mask)
+    def __init__(self, module: nn.Module) -> None:
+        self.listeners: dict[int, Listener] = {}
+        self.hook = module.register_forward_pre_hook(_before, with_kwargs=True)
 
 
-def prepare(modules: Sequence[nn.Module]) -> None:
-    """Give each attention module a place to listen at; once is enough."""
-    for module in modules:
-        if not hasattr(module, _SITE):
-            setattr(module, _SITE, Site())
-            module.register_forward_pre_hook(_before, with_kwargs=True)
+class _Detour:
+    """Our functions in one interface, and what stood there before."""
+
+    def __init__(self, interface: Any) -> None:
+        self.interface = interface
+        self.users = 0
+        self.replaced = dict(interface._local_mapping)
+        for name, own in dict(interface).items():
+            interface[name] = _hearing(own)
+        interface["eager"] = _hearing(None)
+
+    def end(self) -> None:
+        self.interface._local_mapping = self.replaced
+
+
+_detours: dict[int, _Detour] = {}
+"""By identity of the interface, while there are users."""
 
 
 @contextmanager
 def listening(modules: Sequence[nn.Module], listener: Listener) -> Iterator[None]:
     """Attach a listener to modules for the length of one forward.
 
-    Modules not yet prepared are attached to without hearing ``before``.
+    Only calls in this thread are heard. Afterwards, also after an exception, neither
+    the modules nor transformers hold anything of ours.
 
     Raises:
-        RuntimeError: another forward through the model is under way.
+        RuntimeError: this thread has another captured forward through one of the
+            modules under way.
     """
-    sites = []
-    try:
+    thread = threading.get_ident()
+    with _lock:
         for module in modules:
-            if not hasattr(module, _SITE):
-                setattr(module, _SITE, Site())
-                temporary = True
-            else:
-                temporary = False
-            site = getattr(module, _SITE)
-            if site.listener is not None:
+            if thread in getattr(_site(module), "listeners", ()):
                 raise RuntimeError(
-                    f"{type(module).__name__} is already being captured; one forward "
-                    "at a time, and one copy of the model per thread"
+                    f"{type(module).__name__} is already being captured by this "
+                    "thread; end that forward first"
                 )
-            site.listener = listener
-            sites.append((module, site, temporary))
+        detours = _begin(modules)
+        for module in modules:
+            site = _site(module) or _Site(module)
+            setattr(module, _SITE, site)
+            site.listeners[thread] = listener
+    try:
         yield
     finally:
-        for module, site, temporary in sites:
-            site.listener = None
-            if temporary:
-                delattr(module, _SITE)
+        with _lock:
+            for module in modules:
+                _leave(module, thread)
+            for detour in detours:
+                detour.users -= 1
+                if not detour.users:
+                    _detours.pop(id(detour.interface)).end()
+
+
+def eager_attention(module: nn.Module) -> Callable[..., tuple[Tensor, Any]] | None:
+    """The eager implementation beside an attention module's class.
+
+    Multimodal files name theirs ``text_eager_attention_forward`` or the like; None
+    where there is none or no telling which.
+    """
+    names = vars(sys.modules[type(module).__module__])
+    found = [function for name, function in names.items() if name.endswith(_EAGER)]
+    own: Callable[..., tuple[Tensor, Any]] | None = names.get(_EAGER)
+    return own or (found[0] if len(found) == 1 else None)
 
 
 def noted_positions(
@@ -132,52 +147,61 @@ def _position_argument(cls: Any) -> int | None:
     return names.index(found) if found in names else None
 
 
+def _site(module: nn.Module) -> _Site | None:
+    return module.__dict__.get(_SITE)
+
+
+def _leave(module: nn.Module, thread: int) -> None:
+    site = _site(module)
+    assert site is not None
+    del site.listeners[thread]
+    if not site.listeners:
+        site.hook.remove()
+        delattr(module, _SITE)
+
+
+def _begin(modules: Sequence[nn.Module]) -> list[_Detour]:
+    files = {type(module).__module__ for module in modules}
+    found = [getattr(sys.modules.get(name), _INTERFACE, None) for name in files]
+    interfaces = {id(x): x for x in found if x is not None}
+    for key, interface in interfaces.items():
+        if key not in _detours:
+            _detours[key] = _Detour(interface)
+        _detours[key].users += 1
+    return [_detours[key] for key in interfaces]
+
+
 def _before(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    listener = getattr(module, _SITE).listener
+    listener = _listener(module)
     return None if listener is None else listener.before(module, args, kwargs)
 
 
-def _heard(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    options: dict[str, Any],
-) -> tuple[Tensor, Tensor]:
-    site = getattr(module, _SITE, None)
-    if site is None or site.listener is None:
-        return key, value
-    heard: tuple[Tensor, Tensor] = site.listener.visit(
-        module, query, key, value, mask, options
-    )
-    return heard
+def _listener(module: nn.Module) -> Listener | None:
+    site = _site(module)
+    return None if site is None else site.listeners.get(threading.get_ident())
 
 
-def _attend_with_sdpa(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+def _hearing(own: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A function that tells the listener before ``own`` (None: eager) attends."""
 
-    key, value = _heard(module, query, key, value, attention_mask, options)
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    def attend(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *args: Any,
+        **options: Any,
+    ) -> Any:
+        listener = _listener(module)
+        if listener is not None:
+            key, value = listener.visit(
+                module, query, key, value, attention_mask, options
+            )
+        function = own or eager_attention(module)
+        assert function is not None, type(module)
+        return function(module, query, key, value, attention_mask, *args, **options)
 
-
-def _attend_eagerly(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **options: Any,
-) -> tuple[Tensor, Tensor | None]:
-    key, value = _heard(module, query, key, value, attention_mask, options)
-    own = sys.modules[type(module).__module__].eager_attention_forward
-    return own(module, query, key, value, attention_mask, **options)
+    return attend

@@ -1,21 +1,22 @@
 """Learn by trying which modules of a model attend, in which order, and how.
 
-Two forwards over a few tokens. The first finds the attention modules and the
-shape of their keys and values; in the second every one of them reads the same
-vector at all positions, so that whatever still differs is position encoding.
+Two forwards over a few tokens. The first finds the attention modules; in the second
+every one of them reads the same vector at all positions, so that whatever still
+differs is position encoding. The vector is drawn, because the model's own may be 0
+(the embedding of a padding token) and say nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from teacher.attention_sites import listening, noted_positions, prepare
+from teacher.attention_sites import listening, noted_positions
+from teacher.forward import evaluating
 from teacher.rotary import Positions, Rotation, find_rotation
 
 PROBE_TOKENS = 8
@@ -32,6 +33,8 @@ class AttentionLayer:
     k_dim: int
     v_dim: int
     causal: bool
+    lender: nn.Module | None = None
+    """The module whose keys and values this one reads; None where they are its own."""
 
 
 @dataclass(slots=True)
@@ -41,6 +44,7 @@ class _Call:
     value: Tensor
     causal: bool
     cross: bool
+    lender: nn.Module | None
     positions: Positions | None
 
 
@@ -83,9 +87,10 @@ class _Listener:
                 module,
                 key,
                 value,
-                _is_causal(module, mask, options),
-                query.shape[2] != key.shape[2],
-                self.positions.get(module),
+                causal=_is_causal(module, mask, options),
+                cross=query.shape[2] != key.shape[2],
+                lender=next((c.module for c in self.calls if c.key is key), None),
+                positions=self.positions.get(module),
             )
         )
         return key, value
@@ -97,26 +102,24 @@ def find_attention(
     """Find the attention layers that a forward runs through.
 
     Args:
-        model: searched for attention modules; left as it was, except for a place
-            to listen at on those found.
+        model: searched for attention modules; left as it was.
         forward: runs the model on PROBE_TOKENS positions. Cross-attention is
             recognised by a query length other than the key length.
         cross: find cross-attention instead of self-attention.
 
     Returns:
-        The layers in calling order; empty if nothing attends through the
-        attention interface.
+        The layers in calling order; empty if nothing attends through the attention
+        interface.
 
     Raises:
         NotFiniteError: keys or values are not finite.
         ValueError: a layer's rotation cannot be undone.
     """
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         first = _Listener(level=False)
         with listening(list(model.modules()), first):
             forward()
         modules = list(dict.fromkeys(c.module for c in first.calls if c.cross == cross))
-        prepare(modules)
         second = _Listener(level=not cross)
         with listening(modules, second):
             forward()
@@ -139,7 +142,7 @@ def _check_finite(call: _Call) -> None:
 
 def _describe(call: _Call, rotates: bool) -> AttentionLayer:
     rotation = None
-    if rotates:
+    if rotates and call.lender is None:
         rotation = find_rotation(call.module, call.key, call.positions)
     return AttentionLayer(
         call.module,
@@ -148,11 +151,13 @@ def _describe(call: _Call, rotates: bool) -> AttentionLayer:
         k_dim=call.key.shape[3],
         v_dim=call.value.shape[3],
         causal=call.causal,
+        lender=call.lender,
     )
 
 
 def _level(x: Tensor) -> Tensor:
-    return x[:, :1].expand_as(x)
+    drawn = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(0))
+    return drawn.to(x).expand_as(x)
 
 
 def _is_causal(module: nn.Module, mask: Tensor | None, options: dict[str, Any]) -> bool:
@@ -161,14 +166,3 @@ def _is_causal(module: nn.Module, mask: Tensor | None, options: dict[str, Any]) 
         return not bool(seen.any() if mask.dtype == torch.bool else (seen == 0).any())
     given = options.get("is_causal")
     return bool(getattr(module, "is_causal", True) if given is None else given)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

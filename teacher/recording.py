@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from align.captured import Injection
+from teacher.attention_rows import attention_rows
 from teacher.attention_sites import noted_positions
 from teacher.probe import AttentionLayer
 from teacher.rotary import Positions
 
 
 @dataclass(slots=True)
-class Call:
+class _Call:
     """One layer's attention call."""
 
     key: Tensor
@@ -29,32 +30,47 @@ class Call:
 
 
 class Recording:
-    """The listener of one forward."""
+    """The listener of one forward.
+
+    Without gradients each layer's content is written into its place at once, so that
+    nothing but the asked KV outlives the layer. With gradients only references are
+    kept, and :meth:`content` works them off: a layer under gradient checkpointing
+    must save the same tensors in its forward and in its recomputation, and by the
+    time of the recomputation nobody listens any more.
+    """
 
     def __init__(
         self,
         layers: Sequence[AttentionLayer],
-        wanted: set[int],
-        inject: Injection | None,
-        queries: bool,
-        enough: bool,
+        wanted: Sequence[int],
+        *,
+        device: torch.device,
+        inject: Injection | None = None,
+        rows: Tensor | None = None,
+        enough: bool = False,
     ) -> None:
         """Prepare for one forward.
 
         Args:
             layers: what the probe found, in calling order.
-            wanted: layers to note.
+            wanted: distinct layers to note, in the order of the result.
+            device: where the result is to lie.
             inject: KV to put in place of the own.
-            queries: also note queries, for attention rows.
+            rows: (B, R) int64 query positions whose attention to note.
             enough: end the forward at the last wanted layer.
         """
-        self.calls: dict[int, Call] = {}
-        self._wanted = wanted
+        self._layers = layers
+        self._place = {layer: place for place, layer in enumerate(wanted)}
+        self._device = device
         self._inject = inject
-        self._queries = queries
+        self._rows = rows
         self._enough = enough
         self._grad = torch.is_grad_enabled()
-        self._layers = layers
+        self._calls: dict[int, _Call] = {}
+        self._done: set[int] = set()
+        self._k: Tensor | None = None
+        self._v: Tensor | None = None
+        self._attention: dict[int, Tensor] = {}
         self._pending: dict[nn.Module, list[int]] = {}
         for index, layer in enumerate(layers):
             self._pending.setdefault(layer.module, []).append(index)
@@ -85,19 +101,74 @@ class Recording:
         layer = self._pending[module].pop(0)  # one module may serve several layers
         positions = self._positions.get(module)
         attended, used = self._injected(layer, key, value, positions)
-        if layer in self._wanted:
-            self.calls[layer] = Call(
-                key,
-                value,
-                attended,
-                positions,
-                query if self._queries else None,
-                mask,
-                options,
-            )
-            if self._enough and len(self.calls) == len(self._wanted):
+        if layer in self._place:
+            asked = None if self._rows is None else query
+            call = _Call(key, value, attended, positions, asked, mask, options)
+            self._done.add(layer)
+            if self._grad:
+                self._calls[layer] = call
+            else:
+                self._write(layer, call)
+            if self._enough and len(self._done) == len(self._place):
                 raise Enough
         return attended, used
+
+    def content(self) -> tuple[Tensor, Tensor]:
+        """Content keys (L, B, H, T, D_k) and values (L, B, H, T, D_v) as asked.
+
+        Raises:
+            RuntimeError: an asked layer did not run.
+        """
+        missing = [layer for layer in self._place if layer not in self._done]
+        if missing:
+            raise RuntimeError(
+                f"layer {missing[0]} did not run; switch off what skips layers (for "
+                "example config.layerdrop)"
+            )
+        if self._k is not None and self._v is not None:
+            return self._k, self._v
+        calls = [self._calls[layer] for layer in self._place]
+        keys = [self._content_keys(x, self._calls[x]) for x in self._place]
+        return (
+            torch.stack([key.to(self._device) for key in keys]),
+            torch.stack([call.value.to(self._device) for call in calls]),
+        )
+
+    def attention(self) -> Tensor | None:
+        """(L, B, R, T) probabilities at the asked rows; None where none were asked."""
+        if self._rows is None:
+            return None
+        for layer, call in self._calls.items():
+            self._attention[layer] = self._attention_rows(layer, call)
+        return torch.stack([self._attention[layer] for layer in self._place])
+
+    def _write(self, layer: int, call: _Call) -> None:
+        place, count = self._place[layer], len(self._place)
+        if self._k is None or self._v is None:
+            key, value = call.key, call.value
+            self._k = key.new_empty((count, *key.shape), device=self._device)
+            self._v = value.new_empty((count, *value.shape), device=self._device)
+        self._k[place].copy_(self._content_keys(layer, call))
+        self._v[place].copy_(call.value)
+        if self._rows is not None:
+            self._attention[layer] = self._attention_rows(layer, call)
+
+    def _content_keys(self, layer: int, call: _Call) -> Tensor:
+        rotation = self._layers[layer].rotation
+        if rotation is None:
+            return call.key
+        return rotation.undo(call.key, _given(call.positions, layer))
+
+    def _attention_rows(self, layer: int, call: _Call) -> Tensor:
+        assert call.query is not None and self._rows is not None
+        return attention_rows(
+            call.query,
+            call.attended,
+            call.mask,
+            call.options,
+            self._rows,
+            self._layers[layer].causal,
+        )
 
     def _injected(
         self, layer: int, key: Tensor, value: Tensor, positions: Positions | None
@@ -110,7 +181,7 @@ class Recording:
         v = inject.kv.v[index].to(value)
         rotation = self._layers[layer].rotation
         if rotation is not None:
-            k = rotation.rotate(k, given_positions(positions, layer))
+            k = rotation.rotate(k, _given(positions, layer))
         gate = inject.gate[index].to(key)
         replaced = inject.mask[:, None, :, None]
         mixed_k = torch.where(replaced, (1 - gate) * key + gate * k, key)
@@ -122,8 +193,7 @@ class Enough(Exception):
     """Ends a forward of which nothing more is needed."""
 
 
-def given_positions(positions: Positions | None, layer: int) -> Positions:
-    """Insist on the cosines and sines that the probe saw this layer receive."""
+def _given(positions: Positions | None, layer: int) -> Positions:
     if positions is None:
         raise RuntimeError(f"layer {layer} was given no position_embeddings")
     return positions

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,21 +18,37 @@ from torch import Tensor, nn
 
 Positions = tuple[Tensor, Tensor]
 """Cosines and sines of one layer, each (1 or B, T, R or R / 2)."""
+Turn = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A model's rotation: (B, H, T, R) keys, cosines, sines -> keys."""
+
+FUNCTIONS = ("apply_rotary_pos_emb", "apply_rotary_pos_emb_interleave")
+"""What transformers calls the rotation beside an attention class."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """How one attention layer rotates its keys."""
+    """How one attention layer rotates its keys.
 
-    apply: Callable[..., tuple[Tensor, Tensor]]
-    """The model's ``apply_rotary_pos_emb(q, k, cos, sin)``."""
+    Latent attention (MLA) puts a rotated part, shared by all heads, behind a part
+    without position that each head has for itself. Its content keys are both parts
+    of every head, (D_nope + D_rope) wide, the second as its projection gave it.
+    """
+
+    turn: Turn
+    """The model's own function, for keys alone."""
     per_cosine: int
     """Rotated entries per entry of the cosines: 1, or 2 where they come halved."""
+    trailing: bool = False
+    """Whether the last entries of a head are rotated instead of the first."""
+    order: tuple[int, ...] | None = None
+    """Entry i of what ``turn`` gives comes from entry order[i]; None where it keeps
+    the order. DeepSeek's interleaved rotation moves even entries before odd ones."""
 
     def rotate(self, k: Tensor, positions: Positions) -> Tensor:
         """Turn content keys (B, H, T, D) into the keys the model attends to."""
         cos, sin = positions
-        return self._turn(k, cos.float(), sin.float()).to(k.dtype)
+        still, part = self._split(k, cos)
+        return self._join(still, self.turn(part, cos.float(), sin.float()), k)
 
     def undo(self, k: Tensor, positions: Positions) -> Tensor:
         """Turn rotated keys (B, H, T, D) into content keys.
@@ -42,15 +58,29 @@ class Rotation:
         """
         cos, sin = positions[0].float(), positions[1].float()
         norm = cos.square() + sin.square()
-        return self._turn(k, cos / norm, -sin / norm).to(k.dtype)
+        still, part = self._split(k, cos)
+        part = self._restored(part)  # what turn will reorder
+        part = self._restored(self.turn(part, cos / norm, -sin / norm))
+        return self._join(still, part, k)
 
-    def _turn(self, k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _split(self, k: Tensor, cos: Tensor) -> tuple[Tensor, Tensor]:
         width = cos.shape[-1] * self.per_cosine
-        head = k[..., :width].float()
-        _, turned = self.apply(head[:, :0], head, cos, sin)  # no query heads
-        if width == k.shape[-1]:
-            return turned
-        return torch.cat((turned, k[..., width:].float()), dim=-1)
+        rest = k.shape[-1] - width
+        if self.trailing:
+            return k[..., :rest], k[..., rest:].float()
+        return k[..., width:], k[..., :width].float()
+
+    def _join(self, still: Tensor, part: Tensor, k: Tensor) -> Tensor:
+        part = part.to(k.dtype)
+        if not still.shape[-1]:
+            return part
+        return torch.cat((still, part) if self.trailing else (part, still), dim=-1)
+
+    def _restored(self, part: Tensor) -> Tensor:
+        if self.order is None:
+            return part
+        index = torch.tensor(self.order, device=part.device).argsort()
+        return part[..., index]
 
 
 def find_rotation(
@@ -69,48 +99,73 @@ def find_rotation(
         where they already are.
 
     Raises:
-        ValueError: neither holds, so content keys cannot be had.
+        ValueError: neither holds, so content keys cannot be had; or all keys are 0.
     """
+    if positions is not None and not bool(keys.any()):
+        raise ValueError(
+            f"{type(module).__name__} gives keys that are all 0, which says nothing "
+            "of how it rotates them; load trained weights"
+        )
+    if _same_everywhere(keys):
+        return None
     for rotation in _candidates(module, keys.shape[-1], positions):
         assert positions is not None
         if _same_everywhere(rotation.undo(keys, positions)):
-            return rotation if not _same_everywhere(keys) else None
-    if _same_everywhere(keys):
-        return None
+            return rotation
     raise ValueError(
         f"{type(module).__name__} makes keys depend on position in a way that "
         "cannot be undone from its position_embeddings; supported are layers "
-        "without rotation and those which rotate the leading entries of each head "
-        "by a module-level apply_rotary_pos_emb(q, k, cos, sin)"
+        "without rotation and those which rotate the leading or trailing entries of "
+        "each head by a module-level apply_rotary_pos_emb(q, k, cos, sin)"
     )
 
 
 def _candidates(
     module: nn.Module, head_size: int, positions: Positions | None
-) -> list[Rotation]:
+) -> Iterator[Rotation]:
+    if positions is None:
+        return
+    for turn in _turns(module):
+        for per_cosine in (1, 2):
+            width = positions[0].shape[-1] * per_cosine
+            order = _order(turn, positions, width) if width <= head_size else None
+            if order is None:
+                continue
+            moved = None if order == tuple(range(width)) else order
+            yield Rotation(turn, per_cosine, False, moved)
+            if width < head_size:
+                yield Rotation(turn, per_cosine, True, moved)
+
+
+def _turns(module: nn.Module) -> Iterator[Turn]:
     python_module = sys.modules.get(type(module).__module__)
-    apply = getattr(python_module, "apply_rotary_pos_emb", None)
-    if positions is None or apply is None:
-        return []
-    if list(inspect.signature(apply).parameters)[:4] != ["q", "k", "cos", "sin"]:
-        return []
-    width = positions[0].shape[-1]
-    return [
-        Rotation(apply, n)
-        for n in (1, 2)
-        if width * n <= head_size and _accepts(apply, positions, width * n)
-    ]
+    for name in FUNCTIONS:
+        apply = getattr(python_module, name, None)
+        if apply is None:
+            continue
+        parameters = list(inspect.signature(apply).parameters)
+        if parameters[:4] == ["q", "k", "cos", "sin"]:
+            yield _of_pairs(apply)
+        elif parameters[:3] == ["x", "cos", "sin"]:
+            yield apply
 
 
-def _accepts(
-    apply: Callable[..., tuple[Tensor, Tensor]], positions: Positions, width: int
-) -> bool:
-    cos, sin = positions[0].float(), positions[1].float()
-    probe = torch.ones((cos.shape[0], 1, cos.shape[1], width), device=cos.device)
+def _of_pairs(apply: Callable[..., tuple[Tensor, Tensor]]) -> Turn:
+    def turn(k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return apply(k[:, :0], k, cos, sin)[1]  # no query heads
+
+    return turn
+
+
+def _order(turn: Turn, positions: Positions, width: int) -> tuple[int, ...] | None:
+    """Where each entry comes from; None if cosines do not fit keys of this width."""
+    cos = torch.ones_like(positions[0][:1, :1], dtype=torch.float32)
+    probe = torch.arange(width, dtype=torch.float32, device=cos.device)
     try:
-        return apply(probe, probe, cos, sin)[1].shape == probe.shape
-    except RuntimeError:  # cosines of this width do not fit these keys
-        return False
+        turned = turn(probe.view(1, 1, 1, width), cos, torch.zeros_like(cos))
+    except RuntimeError:
+        return None
+    return tuple(int(x) for x in turned.flatten()) if turned.numel() == width else None
 
 
 def _same_everywhere(keys: Tensor) -> bool:
