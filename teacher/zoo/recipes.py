@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 SCALES = ("default", "tiny", "strong")
 """``tiny`` has the same families and tokenizer kinds, barely trained: for tests.
-``strong`` trains the same models about three times as long, on purer text, and adds a
+``strong`` trains the same models about twice as long, on purer text, and adds a
 teacher with the student's tokenizer: for measuring what teaching is worth."""
 
 POSITIONS = 512
@@ -234,7 +234,7 @@ _TWIN = ZooModel(
     mix=_BOTH,
     tokenizer=_MODELS[-1].tokenizer,
     tokenizer_of=_MODELS[-1].name,
-    train=TrainRecipe(objective="next-token", steps=1600, seed=7),
+    train=TrainRecipe(objective="next-token", steps=1000, seed=7),
     config={
         "num_hidden_layers": 6,
         "hidden_size": 192,
@@ -247,7 +247,7 @@ _TWIN = ZooModel(
 )
 """Shares the student's tokenizer, so that its logits can be distilled directly."""
 
-_STRONG_STEPS = {"next-token": 1600, "masked-token": 900, "span-corruption": 900}
+_STRONG_STEPS = {"next-token": 1000, "masked-token": 600, "span-corruption": 600}
 
 
 def _strong(model: ZooModel) -> ZooModel:
