@@ -21,6 +21,7 @@ from experiments.sections import (
     DataConfig,
     PhaseSections,
     RunConfig,
+    StoreConfig,
     StudentConfig,
     TeacherConfig,
 )
@@ -84,6 +85,8 @@ class Config:
     (``phase.all.…``); they win over the phase's preset."""
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     """Comparisons."""
+    store: StoreConfig = field(default_factory=StoreConfig)
+    """Stored teachers."""
     plugins: list[str] = field(default_factory=list)
     """Modules, or paths of .py files, to load as plugins besides the installed
     ones."""
@@ -119,6 +122,11 @@ class Config:
     def run_dir(self) -> Path:
         """The run's directory."""
         return Path(self.run.dir) / self.run.name
+
+    @property
+    def store_dir(self) -> Path:
+        """The directory of the run's stored teachers."""
+        return Path(self.store.dir) / (self.store.name or self.run.name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

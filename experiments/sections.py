@@ -93,6 +93,10 @@ class DataConfig:
     """Share of the training text held out where ``eval`` is empty; in (0, 0.5]."""
     text_field: str = "text"
     """Field of a .jsonl or .parquet row which holds the text."""
+    chats: Literal["template", "plain"] = "template"
+    """``template`` reads ``messages``, or ``prompt`` and ``completion``, in each
+    model's own chat template and aligns their contents alone; ``plain`` makes one
+    text of them."""
     max_length: int = 128
     """Student tokens per sample, >= 8; longer texts are cut into several."""
     train_samples: int | None = None
@@ -161,6 +165,62 @@ class AlignConfig:
             raise ValueError(
                 f"align.min_coverage must be in 0..1, got {self.min_coverage}"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreConfig:
+    """Teachers' keys and values on disk: written by ``mtkd extract``, read by runs."""
+
+    dir: str = "kv"
+    """Folder which holds stores."""
+    name: str | None = None
+    """Folder of this store under ``dir``; null: the run's name."""
+    read: bool = False
+    """Train from the store, without loading the teachers it holds."""
+    form: Literal["raw", "aligned", "adapted", "fused"] = "raw"
+    """What is stored: teachers' own tokens and sizes, their sizes on the student's
+    tokens, the student's sizes (by calibrated adapters), or all teachers in one
+    (where weights are fixed). Each is smaller and fits fewer runs than the last."""
+    encoding: Literal["float32", "bfloat16", "int8", "int4", "lowrank"] = "bfloat16"
+    """How numbers become bytes."""
+    rank: int | None = None
+    """Components that ``lowrank`` keeps; null: half the width."""
+    zstd: int | None = None
+    """Level of lossless compression on top, 1 to 19; null for none."""
+    shard_samples: int = 64
+    """Texts in a shard, >= 1: what a killed task loses, and twice what it holds in
+    memory."""
+    batch_size: int = 8
+    """Texts per forward pass of a teacher, >= 1."""
+    on_non_finite: Literal["stop", "skip"] = "stop"
+    """What happens where a teacher's KV are not finite: stop, or leave the text out
+    for that teacher and say so."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ValueError: a number out of range, or a name that is no folder's.
+        """
+        if self.name is not None and (
+            not self.name or Path(self.name).name != self.name
+        ):
+            raise ValueError(
+                f"store.name is {self.name!r}; give a folder name without '/', and "
+                "its parent in store.dir"
+            )
+        for name in ("shard_samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"store.{name} must be >= 1, got {getattr(self, name)}"
+                )
+        if self.rank is not None and (self.rank < 1 or self.encoding != "lowrank"):
+            raise ValueError(
+                f"store.rank is {self.rank} with encoding {self.encoding}; give a rank "
+                ">= 1 and encoding lowrank, or null"
+            )
+        if self.zstd is not None and not 1 <= self.zstd <= 19:
+            raise ValueError(f"store.zstd must be in 1..19 or null, got {self.zstd}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

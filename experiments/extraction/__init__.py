@@ -1,0 +1,1 @@
+"""Run teachers once, over all the text of a config, onto disk."""

@@ -1,0 +1,198 @@
+"""A run's training text as a stream, so that memory does not follow its length.
+
+What is chosen is what :func:`experiments.data.load_data` would train and calibrate on,
+but in the order of the sources: a shard is then one stretch of the text, and each task
+of an array reads only up to its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import random
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from align.text import TextSample, chunk_samples, iter_texts
+from experiments.data import ZOO, Encoder, fitting_chars
+from experiments.place import named
+from experiments.sections import DataConfig
+
+SAMPLED = 64
+"""Documents that decide how long a piece may be, and pieces that decide positions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Which pieces of text a store holds; made by :func:`plan_corpus`."""
+
+    config: DataConfig
+    chars: int
+    """Longest piece in characters."""
+    kept: bytearray
+    """One byte a piece of the sources, 1 where it is extracted."""
+    samples: int
+    """Texts in all, those to calibrate on included."""
+    digest: str
+    """SHA-256 over all the texts, in order."""
+    longest: tuple[TextSample, ...]
+    """The longest pieces."""
+    probe: tuple[TextSample, ...]
+    """Pieces evenly spread over the sources, for measurements."""
+
+    def stream(self) -> Iterator[TextSample]:
+        """All texts that are extracted, in order."""
+        pieces = chunked(train_documents(self.config), self.chars)
+        for index, piece in enumerate(pieces):
+            if self.kept[index]:
+                yield piece
+        yield from _calibration(self.config, self.chars)
+
+    def shards(
+        self, size: int, numbers: Sequence[int]
+    ) -> Iterator[tuple[int, list[TextSample]]]:
+        """Read some shards' texts: (number, texts), in ascending order.
+
+        Args:
+            size: texts in a shard.
+            numbers: the shards wanted.
+        """
+        wanted = set(numbers)
+        last = max(wanted, default=-1)
+        held: list[TextSample] = []
+        for index, sample in enumerate(self.stream()):
+            number, place = divmod(index, size)
+            if number > last:
+                return
+            if number in wanted:
+                held.append(sample)
+                if place == size - 1 or index == self.samples - 1:
+                    yield number, held
+                    held = []
+
+
+def plan_corpus(config: DataConfig, encode: Encoder, seed: int) -> Corpus:
+    """Read the text once to see what there is, and choose what is extracted.
+
+    Eleven bytes are held for every piece while choosing, one afterwards.
+
+    Args:
+        config: the ``data`` section.
+        encode: the student's tokenizer, which decides how long a piece may be.
+        seed: the run's, which decides what is held out.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: a file cannot be read as text; names the line.
+    """
+    chars = _fitting_chars(config, encode)
+    domains: dict[str, int] = {}
+    codes = array("H")
+    longest: list[tuple[int, int, TextSample]] = []
+    for index, piece in enumerate(chunked(train_documents(config), chars)):
+        codes.append(domains.setdefault(piece.domain, len(domains)))
+        heapq.heappush(longest, (len(piece.text), -index, piece))
+        if len(longest) > SAMPLED:
+            heapq.heappop(longest)
+    kept = choose(config, codes, list(domains), _held_domains(config), seed)
+    digest = hashlib.sha256()
+    bare = Corpus(config, chars, kept, 0, "", (), ())
+    count, step = 0, max(1, sum(kept) // SAMPLED)
+    probe = []
+    for sample in bare.stream():
+        if count % step == 0 and len(probe) < SAMPLED:
+            probe.append(sample)
+        text = sample.text.encode("utf-8", "surrogatepass")
+        digest.update(len(text).to_bytes(8, "little") + text)
+        count += 1
+    ordered = tuple(sample for _, _, sample in sorted(longest, reverse=True))
+    return Corpus(config, chars, kept, count, digest.hexdigest(), ordered, tuple(probe))
+
+
+def choose(
+    config: DataConfig,
+    codes: array[int],
+    domains: Sequence[str],
+    held: set[str] | None,
+    seed: int,
+) -> bytearray:
+    """Mark the pieces a run trains on, as ``load_data`` chooses them.
+
+    Args:
+        config: the ``data`` section.
+        codes: the domain of each piece, by number.
+        domains: names, by number.
+        held: domains that have held-out text of their own; None where all have it.
+        seed: the run's.
+
+    Returns:
+        One byte a piece.
+    """
+    order = array("q", range(len(codes)))
+    random.Random(seed).shuffle(order)
+    sizes = [codes.count(code) for code in range(len(domains))]
+    spared = [0] * len(domains)
+    if held is not None:
+        for code, name in enumerate(domains):
+            if name not in held and sizes[code] > 1:
+                spared[code] = max(1, round(config.eval_share * sizes[code]))
+    kept = bytearray(len(codes))
+    seen = [0] * len(domains)
+    most = config.train_samples
+    for index in order:
+        code = codes[index]
+        seen[code] += 1
+        place = seen[code] - spared[code]
+        if place > 0 and (most is None or place <= most):
+            kept[index] = 1
+    return kept
+
+
+def train_documents(config: DataConfig) -> Iterator[TextSample]:
+    """The documents of ``data.train``, one after the other."""
+    for domain, path in config.sources("train"):
+        if path == ZOO:
+            yield from _zoo("student")
+            continue
+        with named("data.train"):
+            yield from iter_texts(path, domain, config.text_field)
+
+
+def chunked(documents: Iterable[TextSample], chars: int) -> Iterator[TextSample]:
+    """Cut each document as :func:`chunk_samples` does."""
+    for document in documents:
+        yield from chunk_samples([document], chars)
+
+
+def _fitting_chars(config: DataConfig, encode: Encoder) -> int:
+    """As :func:`fitting_chars` of all documents, of which it looks at some."""
+    count = sum(1 for _ in train_documents(config))
+    step = max(1, count // SAMPLED)
+    some = []
+    for index, document in enumerate(train_documents(config)):
+        if index % step == 0:
+            some.append(document)
+        if len(some) == SAMPLED:
+            break
+    return fitting_chars(some, encode)
+
+
+def _held_domains(config: DataConfig) -> set[str] | None:
+    if config.eval:
+        return None
+    if any(path == ZOO for _, path in config.sources("train")):
+        return {sample.domain for sample in _zoo("eval")}
+    return set()
+
+
+def _calibration(config: DataConfig, chars: int) -> Iterator[TextSample]:
+    if all(path == ZOO for _, path in config.sources("train")):
+        yield from chunked(_zoo("calibration"), chars)
+
+
+def _zoo(split: str) -> Iterator[TextSample]:
+    from teacher.zoo import DOMAINS, zoo_samples
+
+    for domain in DOMAINS:
+        yield from zoo_samples(domain, split, 4096)
