@@ -5,18 +5,33 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from align.byte_lengths import ByteLengths
 from align.kv import KV
 from align.tokens import TokenBatch, encode_batch
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel, load_model
+from teacher.own_loss import teacher_bits_per_char
 from teacher.store import Manifest, save_kvs
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extracted:
+    """What a teacher gave on one text."""
+
+    kv: KV
+    """(L, 1, H, T, D) on the CPU, unpadded, in the model's dtype."""
+    bits_per_char: float = float("nan")
+    """The teacher's own loss, where it was asked for; see :mod:`teacher.own_loss`."""
+    problem: str | None = None
+    """Why the KV cannot be used."""
 
 
 class TeacherKVExtractor:
@@ -64,6 +79,7 @@ class TeacherKVExtractor:
         self.batch_size = batch_size
         self.layers = list(range(self.capture.num_layers) if layers is None else layers)
         self.max_length = _limit(max_length, self.capture, model.name)
+        self._table = ByteLengths.of(model.tokenizer)
 
     @torch.no_grad()
     def extract_kvs(
@@ -86,18 +102,18 @@ class TeacherKVExtractor:
         """
         if isinstance(texts, str):
             raise TypeError("texts is one string; give a list of strings")
-        # Texts of like length share a batch, the longest first: if memory does not
-        # suffice, that shows at once.
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         found: dict[int, KV] = {}
         cut = 0
-        starts = range(0, len(order), self.batch_size)
-        for start in _shown(starts, self.loaded.name, progress):
-            chosen = order[start : start + self.batch_size]
-            batch, shortened = self._encode([texts[i] for i in chosen])
+        shown = _shown(len(texts), self.loaded.name, progress)
+        for index, one, shortened in self._stream(texts, False, None):
+            if one.problem is not None:
+                raise ValueError(
+                    f"teacher {self.loaded.name!r} gives {one.problem} on the text "
+                    f"{texts[index][:60]!r}; load it with dtype='float32'"
+                )
+            found[index] = one.kv
             cut += shortened
-            for index, kv in zip(chosen, self._run(batch), strict=True):
-                found[index] = kv
+            next(shown, None)
         if cut:
             logger.warning(
                 "%s: %d of %d texts were cut to %s tokens",
@@ -107,6 +123,53 @@ class TeacherKVExtractor:
                 self.max_length,
             )
         return [found[index] for index in range(len(texts))]
+
+    @torch.no_grad()
+    def extract(
+        self,
+        texts: Sequence[str],
+        *,
+        own_loss: bool = False,
+        autocast: torch.dtype | None = None,
+    ) -> list[Extracted]:
+        """Extract whole texts, those with problems included.
+
+        Args:
+            texts: any number; what is held in memory grows with them.
+            own_loss: also measure each text's bits per character, where the teacher
+                is a decoder; the forward then runs to its end.
+            autocast: dtype of matrix products; None for the model's own.
+
+        Raises:
+            ValueError: a text is longer than ``max_length``; it is not cut.
+        """
+        found: dict[int, Extracted] = {}
+        for index, one, shortened in self._stream(texts, own_loss, autocast):
+            if shortened:
+                raise ValueError(
+                    f"teacher {self.loaded.name!r} has {self.max_length} positions, "
+                    f"too few for the text {texts[index][:60]!r}; cut texts shorter "
+                    "(data.max_length), or leave the teacher out"
+                )
+            found[index] = one
+        return [found[index] for index in range(len(texts))]
+
+    def _stream(
+        self, texts: Sequence[str], own_loss: bool, autocast: torch.dtype | None
+    ) -> Iterator[tuple[int, Extracted, bool]]:
+        """Every text's number, KV, and whether it was cut, in an order of our own."""
+        if isinstance(texts, str):
+            raise TypeError("texts is one string; give a list of strings")
+        # Texts of like length share a batch, the longest first: if memory does not
+        # suffice, that shows at once.
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            batch, cut = self._encode([texts[i] for i in chosen])
+            device, on = self.capture.device.type, autocast is not None
+            with torch.autocast(device, dtype=autocast, enabled=on):
+                got = self._run(batch, own_loss)
+            yield from zip(chosen, got, cut, strict=True)
 
     def save_kvs(
         self,
@@ -142,33 +205,46 @@ class TeacherKVExtractor:
             "transformers": transformers.__version__,
         }
 
-    def _encode(self, texts: list[str]) -> tuple[TokenBatch, int]:
-        batch = encode_batch(self.loaded.tokenizer, texts)
+    def _encode(self, texts: list[str]) -> tuple[TokenBatch, list[bool]]:
+        batch = encode_batch(self.loaded.tokenizer, texts, byte_lengths=self._table)
         limit = self.max_length
         if limit is None or batch.ids.shape[1] <= limit:
-            return batch, 0
-        longer = int((batch.mask.sum(dim=1) > limit).sum())
-        return encode_batch(self.loaded.tokenizer, texts, max_length=limit), longer
+            return batch, [False] * len(texts)
+        longer = (batch.mask.sum(dim=1) > limit).tolist()
+        cut = encode_batch(
+            self.loaded.tokenizer, texts, max_length=limit, byte_lengths=self._table
+        )
+        return cut, longer
 
-    def _run(self, batch: TokenBatch) -> Iterator[KV]:
+    def _run(self, batch: TokenBatch, own_loss: bool) -> list[Extracted]:
         lengths = batch.mask.sum(dim=1).tolist()
         if batch.ids.shape[1] == 0:
-            yield from (self._nothing() for _ in lengths)
-            return
-        device = self.capture.device
-        seen = self.capture(
-            batch.ids.to(device), batch.mask.to(device), layers=self.layers
-        ).kv.to("cpu")
-        for row, length in enumerate(lengths):
-            k = seen.k[:, row : row + 1, :, :length].clone()
-            v = seen.v[:, row : row + 1, :, :length].clone()
-            if not (k.isfinite().all() and v.isfinite().all()):
-                raise ValueError(
-                    f"teacher {self.loaded.name!r} gives keys or values that are not "
-                    f"finite on the text {batch.texts[row][:60]!r}; load it with "
-                    "dtype='float32'"
-                )
-            yield KV(k, v, torch.ones((1, length), dtype=torch.bool))
+            return [Extracted(self._nothing()) for _ in lengths]
+        own_loss = own_loss and self.capture.causal and self.capture.has_logits
+        here = batch.to(self.capture.device)
+        seen = self.capture(here.ids, here.mask, layers=self.layers, logits=own_loss)
+        bits = [float("nan")] * len(lengths)
+        if own_loss:
+            assert seen.logits is not None
+            bits = teacher_bits_per_char(seen.logits, here).tolist()
+        kv = seen.kv.to("cpu")
+        return [
+            self._one(kv, row, length, bits[row]) for row, length in enumerate(lengths)
+        ]
+
+    def _one(self, kv: KV, row: int, length: int, bits: float) -> Extracted:
+        k = kv.k[:, row : row + 1, :, :length]
+        v = kv.v[:, row : row + 1, :, :length]
+        problem = None
+        # A sum is much cheaper than a look at every value, and finite if they are
+        # unless it overflows.
+        if not bool(torch.isfinite(k.float().sum() + v.float().sum())):
+            finite = (k.isfinite().all(-1) & v.isfinite().all(-1)).flatten(1).all(1)
+            if not bool(finite.all()):
+                layer = self.layers[int((~finite).nonzero()[0])]
+                problem = f"keys or values that are not finite, first in layer {layer},"
+        mask = torch.ones((1, length), dtype=torch.bool)
+        return Extracted(KV(k, v, mask), bits, problem)
 
     def _nothing(self) -> KV:
         shape = (len(self.layers), 1, self.capture.num_kv_heads, 0)
@@ -189,10 +265,12 @@ def _limit(asked: int | None, capture: KVCapture, name: str) -> int | None:
     return asked
 
 
-def _shown(starts: range, name: str, progress: bool | None) -> Iterator[int]:
+def _shown(count: int, name: str, progress: bool | None) -> Iterator[int]:
     from rich.console import Console
     from rich.progress import track
 
     shown = sys.stderr.isatty() if progress is None else progress
     console = Console(stderr=True)
-    return iter(track(starts, f"KV of {name}", console=console, disable=not shown))
+    return iter(
+        track(range(count), f"KV of {name}", console=console, disable=not shown)
+    )
