@@ -10,6 +10,15 @@ from align.kv import KV
 from align.time_align import Alignment
 
 
+class NonFiniteTeacherError(RuntimeError):
+    """A teacher's keys or values are NaN or infinite."""
+
+    def __init__(self, teacher: str, message: str) -> None:
+        """Say whose, and what to do."""
+        super().__init__(message)
+        self.teacher = teacher
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TeacherView:
     """One teacher's keys and values with the map onto the student's tokens.

@@ -7,7 +7,9 @@ is who taught.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,12 @@ import torch
 from experiments.config import Config, PhaseConfig
 from experiments.data import Encoder, RunData
 from experiments.depth import draw_similarity
-from experiments.lineage import check_record, record_of, write_record
+from experiments.lineage import (
+    check_record,
+    record_of,
+    text_digests,
+    write_record,
+)
 from experiments.metrics import Metrics
 from experiments.models import Models
 from experiments.progress import Progress
@@ -35,6 +42,7 @@ from student.config import TrainConfig
 from student.distiller import Distiller
 from student.engine import Engine
 from student.evaluate import bits_per_char, kv_health
+from student.phase_checkpoint import Keeper
 from student.trainer import Job, train_phase
 from teacher.capture import KVCapture
 
@@ -70,6 +78,12 @@ class Bench:
     progress: Progress
     stop: StopRequest
     run_dir: Path
+    run_id: str
+    """Tells this run's checkpoints from another's."""
+    trust: bool
+    """Take checkpoints of other runs all the same."""
+    may_write: Callable[[], None]
+    """Raises once another process has taken the run over."""
 
 
 def single_stage(stage: Stage, teacher: str) -> Stage:
@@ -78,12 +92,11 @@ def single_stage(stage: Stage, teacher: str) -> Stage:
     return Stage(replace(stage.phase, fuse=fuse), (teacher,))
 
 
-def phase_steps(train: TrainConfig, samples: int, world_size: int) -> int:
+def phase_steps(train: TrainConfig, samples: int, samples_per_step: int) -> int:
     """Optimiser steps of a phase."""
     if train.steps is not None:
         return train.steps
-    per_step = train.batch_size * train.grad_accum * world_size
-    return train.num_epochs * -(-samples // per_step)
+    return train.num_epochs * -(-samples // samples_per_step)
 
 
 def run_arm(bench: Bench, arm: str, stages: Sequence[Stage]) -> list[dict[str, Any]]:
@@ -100,24 +113,34 @@ def run_arm(bench: Bench, arm: str, stages: Sequence[Stage]) -> list[dict[str, A
     results: list[dict[str, Any]] = []
     source: str | Path | None = None
     offset = first_sample = 0
+    texts = text_digests(bench.data)
     for index, stage in enumerate(stages):
         folder = arm_folder(bench.run_dir, arm) / f"{index + 1}-{stage.phase.name}"
-        train, world = stage.phase.train, bench.engine.world_size
-        steps = phase_steps(train, len(bench.data.train), world)
+        train, at_once = stage.phase.train, bench.engine.samples_per_step
+        steps = phase_steps(train, len(bench.data.train), at_once)
         state = read_complete(folder)
         if state is None:
             if bench.engine.is_main:
-                write_record(folder, record_of(bench.config, stages[: index + 1]))
+                record = record_of(bench.config, stages[: index + 1], texts)
+                write_record(folder, record)
             place = _Place(arm, index, folder, source, steps, offset, first_sample)
             state = _run_stage(bench, stage, place)
+        elif bench.engine.is_main:  # left by a kill right after the phase was whole
+            shutil.rmtree(_checkpoints(folder), ignore_errors=True)
         results.append(state)
         source = folder / "student"
         offset += steps
-        first_sample += steps * train.batch_size * train.grad_accum * world
+        first_sample += steps * at_once
     return results
 
 
-def check_arm(run_dir: Path, arm: str, config: Config, stages: Sequence[Stage]) -> None:
+def check_arm(
+    run_dir: Path,
+    arm: str,
+    config: Config,
+    stages: Sequence[Stage],
+    texts: Mapping[str, str],
+) -> None:
     """See, before any work, that what an arm has finished belongs to this config.
 
     Raises:
@@ -126,7 +149,7 @@ def check_arm(run_dir: Path, arm: str, config: Config, stages: Sequence[Stage]) 
     """
     for index, stage in enumerate(stages):
         folder = arm_folder(run_dir, arm) / f"{index + 1}-{stage.phase.name}"
-        check_record(folder, record_of(config, stages[: index + 1]))
+        check_record(folder, record_of(config, stages[: index + 1], texts))
         read_complete(folder, digests=True)
 
 
@@ -171,7 +194,7 @@ def _run_stage(bench: Bench, stage: Stage, place: _Place) -> dict[str, Any]:
         faculty.teaching if faculty else None,
         torch.bfloat16 if phase.train.bf16 else None,
     )
-    checkpoints = place.folder.with_name(f"{place.folder.name}.checkpoint")
+    checkpoints = _checkpoints(place.folder)
     title = f"{place.arm} · {phase.name}"
     with bench.progress.work(title, place.steps) as show:
         job = Job(
@@ -181,9 +204,12 @@ def _run_stage(bench: Bench, stage: Stage, place: _Place) -> dict[str, Any]:
             place.steps,
             bench.config.run.seed,
             phase.loss.attention_rows,
-            checkpoints,
+            _keeper(bench, checkpoints, phase.train),
             place.first_sample,
             lambda line: bench.metrics.write(place.arm, phase.name, line, place.offset),
+            lambda step: bench.metrics.rewind(
+                place.arm, phase.name, step, place.offset
+            ),
             show,
             bench.stop,
         )
@@ -191,11 +217,27 @@ def _run_stage(bench: Bench, stage: Stage, place: _Place) -> dict[str, Any]:
     if done < place.steps:
         raise RunStopped(f"{title}: {done} of {place.steps} steps")
     result = _measure(bench, stage, place, capture, faculty)
-    if engine.is_main:
+
+    def keep() -> None:
         _save(model, bench, place, result)
-        _forget(checkpoints)
-    engine.barrier()
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+    engine.from_main(keep)
     return result
+
+
+def _checkpoints(folder: Path) -> Path:
+    """Where a phase keeps its checkpoints while it goes on."""
+    return folder.with_name(f"{folder.name}.checkpoint")
+
+
+def _keeper(bench: Bench, folder: Path, train: TrainConfig) -> Keeper:
+    def warn(text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    return Keeper(
+        folder, train.keep_checkpoints, bench.run_id, bench.trust, warn, bench.may_write
+    )
 
 
 def _faculty(
@@ -287,13 +329,8 @@ def measure_health(bench: Bench, capture: KVCapture) -> dict[str, float]:
 def _save(model: Any, bench: Bench, place: _Place, result: Mapping[str, Any]) -> None:
     with atomic_folder(place.folder) as folder:
         export_student(model, bench.models.student_tokenizer, folder / "student")
-        mark_complete(folder, dict(result), digests=True)
-
-
-def _forget(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
+        mark_complete(folder, dict(result))
+        bench.may_write()
 
 
 def _mean(values: Mapping[str, float]) -> float:

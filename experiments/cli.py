@@ -358,6 +358,11 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         help="go on where the run stopped, if it did (auto); start only a new run "
         "(never); fail unless there is one to go on with (must)",
     )
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="go on from a checkpoint that another run wrote and somebody put here",
+    )
     _plugin_options(parser)
 
 

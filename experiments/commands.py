@@ -33,7 +33,12 @@ def train(options: Namespace) -> int:
     config = config_of(options)
     registry = load_registry(config)
     try:
-        run_dir = run_training(config, registry=registry, resume=options.resume)
+        run_dir = run_training(
+            config,
+            registry=registry,
+            resume=options.resume,
+            trust=options.trust_checkpoint,
+        )
     except RunStopped as stopped:
         _say(f"stopped as asked ({stopped}); the same command goes on from there")
         return STOPPED

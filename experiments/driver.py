@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,17 @@ from experiments.config import (
     save_config,
 )
 from experiments.data import Encoder, load_data
+from experiments.history import (
+    IDENTITY,
+    STATE,
+    identify,
+    note_end,
+    note_start,
+    read_json,
+    write_json,
+)
+from experiments.lease import Lease, LeaseLostError, hold_run
+from experiments.lineage import text_digests
 from experiments.metrics import Metrics
 from experiments.models import ZOO, Models
 from experiments.place import named
@@ -47,10 +57,9 @@ from experiments.teaching import check_phase
 from plugins.registry import Registry
 from student.checkpoint import export_student
 from student.engine import Engine
+from student.launch import launched_world
 from teacher.capture import KVCapture
 
-STATE = "state.json"
-"""``{"saved": …, "finished": …}``: what a launcher needs to know to requeue."""
 RESUME = ("auto", "never", "must")
 SENTENCE = "def unbelievable(x): return x  # naïve 深度"
 """Drawn for every teacher: a long word, code, an accent, characters beyond ASCII."""
@@ -62,6 +71,7 @@ def run_training(
     registry: Registry | None = None,
     resume: str = "auto",
     engine: Engine | None = None,
+    trust: bool = False,
 ) -> Path:
     """Train through all phases and baselines, then write the report.
 
@@ -75,6 +85,7 @@ def run_training(
             run, ``must`` refuses to start a new one. Settings may have changed where
             nothing finished depends on them.
         engine: shared by several runs of one process; None makes one.
+        trust: take up checkpoints that another run wrote.
 
     Returns:
         The run directory.
@@ -92,31 +103,69 @@ def run_training(
     run_dir = config.run_dir
     _claim(config, run_dir, resume)
     started = time.monotonic()
-    with _one_writer(run_dir):
+    with hold_run(run_dir) as lease, _noted(run_dir, lease):
         own = engine is None
-        engine = engine or Engine(phases[0].train)
+        known = read_json(run_dir / IDENTITY).get("samples_per_step")
+        engine = engine or Engine(phases[0].train, known)
         try:
             # Before signals are only noted: an interrupt ends this at once, and what
             # is built is kept.
             _build_zoo(config, engine)
             with stop_on_signals() as stop:
-                _open_and_run(config, registry, phases, engine, stop, started)
+                launch = Launch(engine, stop, lease, trust, started)
+                _open_and_run(config, registry, phases, launch)
         finally:
             if own:
                 engine.close()
     return run_dir
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What one start of a run brings with it."""
+
+    engine: Engine
+    stop: StopRequest
+    lease: Lease | None
+    """None on all processes but the first."""
+    trust: bool
+    started: float
+    """By the monotonic clock."""
+
+    def may_write(self) -> None:
+        """See that the run is still this launch's."""
+        if self.lease is not None:
+            self.lease.check()
+
+
+@contextmanager
+def _noted(run_dir: Path, lease: Lease | None) -> Iterator[None]:
+    """Write down that this launch began, and how it ended."""
+    if lease is None:
+        yield
+        return
+    note_start(run_dir, launched_world())
+    try:
+        yield
+    except LeaseLostError:
+        raise  # the successor writes here now
+    except RunStopped as stopped:
+        note_end(run_dir, "stopped", str(stopped))
+        raise
+    except BaseException as error:
+        note_end(run_dir, "failed", str(error) or type(error).__name__)
+        raise
+    note_end(run_dir, "finished")
+
+
 def _open_and_run(
     config: Config,
     registry: Registry,
     phases: list[PhaseConfig],
-    engine: Engine,
-    stop: StopRequest,
-    started: float,
+    launch: Launch,
 ) -> None:
     """Load models and texts, check all that can be checked before work, and work."""
-    run_dir = config.run_dir
+    run_dir, engine = config.run_dir, launch.engine
     models = Models(config, engine.device)
     data = load_data(config.data, models.encode, config.run.seed)
     scaler = registry.get("rope_scaler", config.align.rope_scaling_method)
@@ -127,22 +176,36 @@ def _open_and_run(
         taught = {name: models.teacher(name) for name in stage.teachers}
         with named(f"phase {stage.phase.name!r}"):
             check_phase(stage.phase, registry, models.student_layers, taught)
-    arms = plan_arms(config, stages)
+    arms, texts = plan_arms(config, stages), text_digests(data)
     for arm, own_stages in arms.items():
-        check_arm(run_dir, arm, config, own_stages)
+        check_arm(run_dir, arm, config, own_stages, texts)
     if engine.is_main:
-        for sentence in hidden_settings(config, presets_of(registry)):
+        for sentence in [
+            *hidden_settings(config, presets_of(registry)),
+            *data.warnings,
+        ]:
             print(f"warning: {sentence}", file=sys.stderr)
         _check_disk(run_dir, models.student_bytes, len(arms) * len(stages))
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / "config.yaml")
-    engine.barrier()
+    identity = engine.from_main(lambda: identify(run_dir, engine.samples_per_step))
     metrics, progress = Metrics(run_dir, engine.is_main), Progress(engine.is_main)
     bench = Bench(
-        config, registry, engine, models, data, metrics, progress, stop, run_dir
+        config,
+        registry,
+        engine,
+        models,
+        data,
+        metrics,
+        progress,
+        launch.stop,
+        run_dir,
+        identity["id"],
+        launch.trust,
+        launch.may_write,
     )
     try:
-        _run(bench, arms, started)
+        _run(bench, arms, launch.started)
     finally:
         metrics.close()
 
@@ -184,7 +247,7 @@ def _run(bench: Bench, arms: Mapping[str, list[Stage]], started: float) -> None:
         for name, bpc in teachers.items():
             summary["teachers"][name]["bpc"] = bpc
         summary["time_s"] = round(spent, 1)
-        _write_json(bench.run_dir / "summary.json", summary)
+        write_json(bench.run_dir / "summary.json", summary)
         from experiments.report import write_report
 
         write_report(read_run(bench.run_dir))
@@ -305,29 +368,6 @@ def _claim(config: Config, run_dir: Path, resume: str) -> None:
         )
 
 
-@contextmanager
-def _one_writer(run_dir: Path) -> Iterator[None]:
-    """Hold the run for this launch; ranks of one launch share it through rank 0."""
-    if os.environ.get("RANK", "0") != "0":
-        yield
-        return
-    from filelock import FileLock, Timeout
-
-    run_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(run_dir / ".lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ConfigError(
-            f"another process is writing {run_dir}; wait for it, or choose another "
-            "run.name"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _check_disk(run_dir: Path, student_bytes: int, phases: int) -> None:
     """Students of every phase, and one checkpoint with optimiser state."""
     needed = student_bytes * (phases + 1) + 6 * student_bytes
@@ -364,10 +404,5 @@ def _build_zoo(config: Config, engine: Engine) -> None:
 def _state(bench: Bench, *, saved: bool, finished: bool) -> None:
     if bench.engine.is_main:
         state = {"saved": saved, "finished": finished, "signal": bench.stop.signal}
-        _write_json(bench.run_dir / STATE, state)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+        bench.may_write()
+        write_json(bench.run_dir / STATE, state)

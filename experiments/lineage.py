@@ -6,6 +6,7 @@ it depends on has changed, its own settings and those of the phases before it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,14 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.settings import ConfigError, plain
 from student.checkpoint import MARKER
+from student.phase_checkpoint import steps_kept
 
 if TYPE_CHECKING:
     from experiments.arms import Stage
     from experiments.config import Config
+    from experiments.data import RunData
 
 WITHOUT_EFFECT = (
     "log_every",
     "checkpoint_every",
+    "keep_checkpoints",
     "max_bad_steps",
     "prefetch",
     "threads",
@@ -29,12 +33,15 @@ WITHOUT_EFFECT = (
 """Settings of the loop that change nothing in the student."""
 
 
-def record_of(config: Config, stages: Sequence[Stage]) -> dict[str, Any]:
-    """Everything in a config that the last of these stages depends on.
+def record_of(
+    config: Config, stages: Sequence[Stage], texts: Mapping[str, str]
+) -> dict[str, Any]:
+    """Everything that the last of these stages depends on.
 
     Args:
         config: the run's.
         stages: an arm's phases up to the one in question.
+        texts: digests of what is read, see :func:`text_digests`.
     """
     phases = {}
     for index, stage in enumerate(stages):
@@ -50,9 +57,25 @@ def record_of(config: Config, stages: Sequence[Stage]) -> dict[str, Any]:
         "seed": config.run.seed,
         "student": plain(config.student),
         "data": plain(config.data),
+        "texts": dict(texts),
         "rope_scaling_method": config.align.rope_scaling_method,
         "phases": phases,
     }
+
+
+def text_digests(data: RunData) -> dict[str, str]:
+    """SHA-256 over the texts that are learned from, by what they are for.
+
+    A file whose path stayed and whose content changed shows here. Held-out text is
+    left out: it changes no student.
+    """
+    found = {}
+    for name, samples in (("train", data.train), ("calibration", data.calibration)):
+        digest = hashlib.sha256()
+        for sample in samples:
+            digest.update(f"{sample.domain}\0{sample.text}\0".encode(errors="replace"))
+        found[name] = digest.hexdigest()
+    return found
 
 
 def record_file(folder: Path) -> Path:
@@ -80,7 +103,8 @@ def check_record(folder: Path, record: Mapping[str, Any]) -> None:
         ConfigError: something differs; names it and what to do.
     """
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")
-    kept = [f for f in (folder, checkpoint) if (f / MARKER).is_file()]
+    started = [checkpoint] if steps_kept(checkpoint) else []
+    kept = [folder, *started] if (folder / MARKER).is_file() else started
     file = record_file(folder)
     if not kept or not file.is_file():
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,42 @@ class Metrics:
         self._enabled = enabled
         if not enabled:
             return
-        from torch.utils.tensorboard.writer import SummaryWriter
-
         run_dir.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / "metrics.jsonl"
         _drop_torn_line(self._path)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"))
+        self._boards: dict[str, Any] = {}
+
+    def rewind(self, arm: str, phase: str, step: int, offset: int = 0) -> None:
+        """Forget what a phase logged after a step, because it is done again.
+
+        Args:
+            arm: see :meth:`write`.
+            phase: its name.
+            step: of the checkpoint from which the phase goes on; 0: from its start.
+            offset: steps of earlier phases, for TensorBoard's axis.
+        """
+        if not self._enabled:
+            return
+        if self._path.is_file():
+            rows = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [row for row in rows if not _repeated(row, arm, phase, step)]
+            if len(kept) < len(rows):
+                part = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+                part.write_text("".join(kept), encoding="utf-8")
+                part.replace(self._path)
+        self._close(arm)
+        self._boards[arm] = self._board(arm, purge_step=offset + step + 1)
+
+    def _board(self, arm: str, purge_step: int | None = None) -> Any:
+        """One writer for each arm: purging a step would hide the other arms'."""
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        folder = self._path.parent / "tensorboard" / arm.replace(":", "-")
+        return SummaryWriter(str(folder), purge_step=purge_step)
+
+    def _close(self, arm: str) -> None:
+        if arm in self._boards:
+            self._boards.pop(arm).close()
 
     def write(
         self, arm: str, phase: str, line: dict[str, Any], offset: int = 0
@@ -41,14 +72,16 @@ class Metrics:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(full, allow_nan=True) + "\n")
         step = offset + int(line.get("step", 0))
+        board = self._boards.get(arm) or self._boards.setdefault(arm, self._board(arm))
         for name, value in _numbers(line):
             if name != "step" and math.isfinite(value):
-                self._board.add_scalar(f"{arm}/{line['kind']}/{name}", value, step)
+                board.add_scalar(f"{line['kind']}/{name}", value, step)
 
     def close(self) -> None:
         """Flush TensorBoard."""
         if self._enabled:
-            self._board.close()
+            for arm in list(self._boards):
+                self._close(arm)
 
 
 def _numbers(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
@@ -60,6 +93,13 @@ def _numbers(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             out.append((name, float(value)))
     return out
+
+
+def _repeated(row: str, arm: str, phase: str, step: int) -> bool:
+    line = json.loads(row)
+    same = line.get("arm") == arm and line.get("phase") == phase
+    # An unfinished phase is measured again, whatever step that was logged under.
+    return same and (line.get("kind") == "eval" or line.get("step", step + 1) > step)
 
 
 def _drop_torn_line(path: Path) -> None:

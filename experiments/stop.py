@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,9 +17,12 @@ class StopRequest:
     def __init__(self) -> None:
         """Start unasked."""
         self.signal: str | None = None
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def __call__(self) -> bool:
-        """Whether somebody asked."""
+        """Whether somebody asked, or the launcher died and left this process behind."""
+        if self._launcher is not None and os.getppid() != self._launcher:
+            self.signal = self.signal or "the launcher's death"
         return self.signal is not None
 
     def set(self, number: int, _frame: FrameType | None) -> None:

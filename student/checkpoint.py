@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -48,14 +49,35 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         with full_disk_named(path):
             yield part
-        old = path.with_name(f".{path.name}.old{os.getpid()}")
-        if path.exists():
-            path.rename(old)
-        part.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        put_in_place(part, path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Give a finished folder its name; what had the name before is removed.
+
+    Where the system can exchange two names (Linux), there is no moment at which
+    neither folder has it.
+    """
+    if not path.exists():
+        part.rename(path)
+    elif _exchange(part, path):
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        old = path.with_name(f".{path.name}.old{os.getpid()}")
+        path.rename(old)
+        part.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, two: Path) -> bool:
+    """Swap two names at once; False where the system or its file system cannot."""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fs.h
+    names = (os.fsencode(one.absolute()), os.fsencode(two.absolute()))
+    return swap is not None and swap(here, names[0], here, names[1], exchange) == 0
 
 
 @contextmanager
@@ -81,13 +103,14 @@ def _no_room(place: Path, error: Exception) -> OSError:
     return OSError(errno.ENOSPC, str(error), str(place))
 
 
-def mark_complete(folder: Path, state: dict[str, Any], digests: bool = False) -> None:
-    """Write the marker with the size of every file, and what the owner wants kept.
+def mark_complete(folder: Path, state: dict[str, Any]) -> None:
+    """Write the marker: size and SHA-256 of every file, and what the owner wants kept.
+
+    Files are on the disk before the marker is.
 
     Args:
         folder: filled already.
         state: what :func:`read_complete` gives back.
-        digests: also note SHA-256 digests, for what is to last.
     """
     files = {
         str(file.relative_to(folder)): file
@@ -96,10 +119,18 @@ def mark_complete(folder: Path, state: dict[str, Any], digests: bool = False) ->
     }
     record = {
         "files": {name: file.stat().st_size for name, file in files.items()},
-        "sha256": {name: _sha256(file) for name, file in files.items() if digests},
+        "sha256": {name: _sha256(file) for name, file in files.items()},
         "state": state,
     }
+    for file in files.values():
+        _flush(file)
     (folder / MARKER).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    _flush(folder / MARKER)
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _sha256(file: Path) -> str:

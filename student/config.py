@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 ENGINES = ("deepspeed", "torch")
+OFFLOADS = ("none", "optimizer")
 ROUTER_SIGNALS = ("outcome", "teacher_loss", "both")
 
 
@@ -84,7 +85,9 @@ class TrainConfig:
     learning_rate: float = 1e-3
     """Peak AdamW learning rate of the student."""
     bridge_learning_rate: float = 1e-3
-    """Peak learning rate of projectors, adapters, gates and Z modules."""
+    """Peak learning rate of projectors, adapters and gates."""
+    z_learning_rate: float | None = None
+    """Peak learning rate of the latent's encoders and decoders; None: as the bridge."""
     router_learning_rate: float = 3e-3
     """Peak learning rate of routers."""
     weight_decay: float = 0.01
@@ -105,16 +108,22 @@ class TrainConfig:
     engine: str = "deepspeed"
     """``deepspeed``, or ``torch`` for the same loop without it (one process)."""
     zero_stage: int = 1
-    """DeepSpeed ZeRO stage, 0 to 2."""
+    """DeepSpeed ZeRO stage, 0 to 3; 3 also splits the student's weights."""
+    offload: str = "none"
+    """``optimizer`` keeps the optimiser's state in the CPU's memory; needs a GPU and
+    ZeRO 1 to 3."""
     calibration_samples: int = 64
     """Samples read before each phase to calibrate adapters and projectors."""
     log_every: int = 5
     """Optimiser steps between two metric lines."""
-    checkpoint_every: int = 0
-    """Optimiser steps between two resumable checkpoints within a phase; 0: only at
-    its end."""
+    checkpoint_every: int = 100
+    """Optimiser steps between two resumable checkpoints within a phase; 0: only when
+    asked to stop."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints of a phase that are kept while it goes on."""
     max_bad_steps: int = 3
-    """Non-finite losses in a row that are skipped before the run stops."""
+    """Optimiser steps in a row with a loss, gradient or teacher that is not finite
+    which are skipped before the run stops."""
     prefetch: bool = True
     """Run the teachers on the next batch while the student learns from this one."""
     threads: int = 0
@@ -130,19 +139,32 @@ class TrainConfig:
             _at_least("train.steps", self.steps, 0)
         for name in ["num_epochs", "batch_size", "grad_accum", "calibration_samples"]:
             _at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ["log_every", "max_bad_steps"]:
+        for name in ["log_every", "max_bad_steps", "keep_checkpoints"]:
             _at_least(f"train.{name}", getattr(self, name), 1)
         for name in ["weight_decay", "warmup_steps", "checkpoint_every", "threads"]:
             _at_least(f"train.{name}", getattr(self, name), 0)
         for name in ["learning_rate", "bridge_learning_rate", "router_learning_rate"]:
             _positive(f"train.{name}", getattr(self, name))
+        if self.z_learning_rate is not None:
+            _positive("train.z_learning_rate", self.z_learning_rate)
         _positive("train.max_grad_norm", self.max_grad_norm)
         _one_of("train.engine", self.engine, ENGINES)
         _one_of("train.lr_schedule", self.lr_schedule, ("cosine", "linear", "constant"))
-        if self.zero_stage not in (0, 1, 2):
+        _one_of("train.offload", self.offload, OFFLOADS)
+        if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(
-                f"train.zero_stage is {self.zero_stage}; give 0, 1 or 2 (stage 3 "
-                "splits the student's weights, which capture reads whole)"
+                f"train.zero_stage is {self.zero_stage}; give 0, 1, 2 or 3"
+            )
+        splits = self.engine == "deepspeed" and self.zero_stage > 0
+        if self.offload != "none" and not splits:
+            raise ValueError(
+                f"train.offload={self.offload} needs train.engine=deepspeed and "
+                "train.zero_stage 1, 2 or 3"
+            )
+        if self.fp16 and self.engine == "deepspeed" and self.zero_stage == 0:
+            raise ValueError(
+                "train.fp16 under DeepSpeed needs train.zero_stage 1, 2 or 3; or "
+                "set train.engine=torch"
             )
         if self.bf16 and self.fp16:
             raise ValueError("train.bf16 and train.fp16 exclude each other; pick one")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from align.captured import Capture, Captured, Injection
+from align.stopwatch import part
 from align.tokens import TokenBatch
 from align.view import TeacherView
 from fuse.routing_loss import EntropyRegularizer, expected_teacher_loss
@@ -54,7 +55,7 @@ class Teaching:
     """The entropy term; None where no router learns."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # without slots: ZeRO 3 looks for tensors by vars()
 class StepResult:
     """What one forward pass of training gives."""
 
@@ -125,6 +126,7 @@ class Distiller(nn.Module):
         views: Sequence[TeacherView] = (),
         rows: Tensor | None = None,
         step: int = 0,
+        poisoned: bool = False,
     ) -> StepResult:
         """Compute the loss of one batch.
 
@@ -133,10 +135,15 @@ class Distiller(nn.Module):
             views: one per teacher, in the bridge's order; empty without teaching.
             rows: (B, R) int64 query positions; needed when ``wants_rows()``.
             step: optimiser steps taken in this phase.
+            poisoned: something of this batch cannot be used: a loss whose gradients
+                are NaN, so that all processes leave out the step it belongs to.
         """
         device = batch.ids.device.type
         on = self._autocast is not None
         with torch.autocast(device, dtype=self._autocast, enabled=on):
+            if poisoned:
+                seen = self._look(batch, None)
+                return StepResult(_logits(seen).float().mean() * torch.nan)
             if self.bridge is None:
                 seen = self._look(batch, None)
                 return self._total(StepContext(batch, _logits(seen), step=step), {})
@@ -152,24 +159,26 @@ class Distiller(nn.Module):
         assert self.bridge is not None and self.weigher is not None
         seen = self._look(batch, rows if ATTENTION in self._needs else None)
         assert seen.hidden is not None
-        covered = torch.stack([view.alignment.covered for view in views], -1)
-        text = batch.has_text[..., None]
-        live = self.weigher(seen.hidden.detach(), batch.mask, covered & text)
-        weights = live.detach() * not_sinks(batch, views, self._config.skip_sinks)
-        context = StepContext(
-            batch,
-            _logits(seen),
-            self.bridge.compare(seen.kv, views, weights),
-            self._attention_pairs(seen, views, weights, rows),
-            self._relations(seen, views, weights, rows),
-            live.detach(),
-            step,
-        )
-        extra = self.bridge.auxiliary(seen.kv, views)
-        extra |= self._routing_losses(live, covered & text, views, step)
+        with part("fuse"):
+            covered = torch.stack([view.alignment.covered for view in views], -1)
+            text = batch.has_text[..., None]
+            live = self.weigher(seen.hidden.detach(), batch.mask, covered & text)
+            weights = live.detach() * not_sinks(batch, views, self._config.skip_sinks)
+            context = StepContext(
+                batch,
+                _logits(seen),
+                self.bridge.compare(seen.kv, views, weights),
+                self._attention_pairs(seen, views, weights, rows),
+                self._relations(seen, views, weights, rows),
+                live.detach(),
+                step,
+            )
+            extra = self.bridge.auxiliary(seen.kv, views)
+            extra |= self._routing_losses(live, covered & text, views, step)
         if self.wants_outcome(step):
             extra |= self._outcome(batch, views, live)
-        result = self._total(context, extra)
+        with part("fuse"):
+            result = self._total(context, extra)
         tokens = text.sum((0, 1)).clamp_min(1)
         return StepResult(
             result.loss,
@@ -264,7 +273,8 @@ class Distiller(nn.Module):
         assert self.bridge is not None
         if self._config.router_signal == "teacher_loss":
             live = live.detach()
-        fused = self.bridge.fuse_for_injection(views, live)
+        with part("fuse"):
+            fused = self.bridge.fuse_for_injection(views, live)
         if fused is None:
             return {}
         layers = self._outcome_layers

@@ -7,47 +7,69 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from student.config import TrainConfig
 from student.distiller import Distiller
+from student.launch import (
+    LAUNCH_VARIABLES,
+    assert_whole_world,
+    launched_world,
+    start_accelerate,
+)
+from student.prepared import Prepared
 
-LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What a launcher says to each of its processes."""
+T = TypeVar("T")
+
+
+class OtherProcessError(RuntimeError):
+    """What another process of this launch failed with."""
 
 
 class Engine:
-    """Runs optimiser steps; owns precision, accumulation, clipping, resuming."""
+    """Runs optimiser steps; owns precision, accumulation, clipping."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(
+        self, config: TrainConfig, samples_per_step: int | None = None
+    ) -> None:
         """Join the process group and start accelerate.
 
         Args:
             config: batch size, accumulation, ZeRO stage and precision hold for all
                 phases of a run.
+            samples_per_step: samples of one optimiser step over all processes, where
+                a run has begun with another number of them; None: what the config
+                gives with these.
 
         Raises:
-            ValueError: the settings ask for what this machine lacks.
+            ValueError: the settings ask for what this machine lacks, or so many
+                processes cannot share a step.
             RuntimeError: the launcher's processes do not see each other.
         """
-        if config.fp16 and not torch.cuda.is_available():
-            raise ValueError(
-                "train.fp16 needs a GPU and none is visible; use train.bf16=true, "
-                "which CPUs run too"
-            )
+        _check_hardware(config)
         if config.threads:
             torch.set_num_threads(config.threads)
+        world = launched_world()
+        at_once = config.batch_size * world
+        self.samples_per_step = samples_per_step or at_once * config.grad_accum
+        if self.samples_per_step % at_once:
+            raise ValueError(
+                f"this run takes {self.samples_per_step} samples per optimiser step, "
+                f"which {world} processes of train.batch_size={config.batch_size} "
+                "cannot share evenly; start it with a number of processes that "
+                f"divides {self.samples_per_step // config.batch_size}"
+            )
+        self.accumulation = self.samples_per_step // at_once
+        """Forward passes of each process per optimiser step."""
         self._config = config
         self._environment = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
-        self.accelerator = _accelerator(config)
-        _assert_whole_world(self.accelerator.num_processes)
+        self.accelerator = start_accelerate(config, self.accumulation)
+        assert_whole_world(self.accelerator.num_processes)
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +98,7 @@ class Engine:
         """Train one distiller inside this block, with an optimiser of its own.
 
         Args:
-            distiller: what is trained.
+            distiller: what is trained; whole again on every process afterwards.
             config: the phase's learning rates and schedule; the rest is the run's.
             total_steps: optimiser steps of the schedule.
         """
@@ -86,9 +108,12 @@ class Engine:
         peaks = [group["lr"] for group in optimizer.param_groups]
         module, wrapped = self.accelerator.prepare(distiller, optimizer)
         schedule = learning_rate_factor(config, total_steps)
-        clip = self._config.max_grad_norm if self._config.engine == "torch" else None
+        prepared = Prepared(
+            self.accelerator, distiller, module, wrapped, peaks, schedule, self._config
+        )
         try:
-            yield Prepared(self.accelerator, module, wrapped, peaks, schedule, clip)
+            yield prepared
+            prepared.make_whole()
         finally:
             self.accelerator.free_memory()
 
@@ -105,6 +130,54 @@ class Engine:
             return flag
         mine = torch.tensor([float(flag)], device=self.device)
         return bool(self.accelerator.reduce(mine, reduction="sum") > 0)
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, by rank."""
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(found, value)
+        return found
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """Let the main process do something; every process gets what came of it.
+
+        Raises:
+            OtherProcessError: it failed there; the main process raises its own error.
+        """
+        if self.world_size == 1:
+            return make()
+        told: list[Any] = [None, None]
+        try:
+            if self.is_main:
+                told = [make(), None]
+        except Exception as error:
+            told = [None, str(error)]
+            raise
+        finally:
+            torch.distributed.broadcast_object_list(told, src=0)
+        if told[1] is not None:
+            raise OtherProcessError(f"process 0: {told[1]}")
+        return told[0]  # type: ignore[no-any-return]
+
+    def together(self, work: Callable[[], None]) -> None:
+        """Do something on every process; all of them fail where one does.
+
+        Raises:
+            OtherProcessError: it failed elsewhere; there it raises its own error.
+        """
+        failed: Exception | None = None
+        try:
+            work()
+        except Exception as error:
+            failed = error
+        if self.world_size > 1:
+            said = self.gather(None if failed is None else str(failed))
+            other = next((x for x in enumerate(said) if x[1] is not None), None)
+            if failed is None and other is not None:
+                raise OtherProcessError(f"process {other[0]}: {other[1]}")
+        if failed is not None:
+            raise failed
 
     def barrier(self) -> None:
         """Wait for the other processes."""
@@ -128,67 +201,17 @@ class Engine:
                 os.environ[name] = value
 
 
-class Prepared:
-    """A distiller with its optimiser, inside :meth:`Engine.prepared`."""
-
-    def __init__(
-        self,
-        accelerator: Any,
-        module: nn.Module,
-        optimizer: Any,
-        peaks: list[float],
-        schedule: Callable[[int], float],
-        clip: float | None,
-    ) -> None:
-        """Hold what accelerate prepared; ``clip`` is None where DeepSpeed clips."""
-        self._clip = clip
-        self._accelerator, self.module = accelerator, module
-        self._optimizer, self._peaks = optimizer, peaks
-        self._schedule = schedule
-
-    def set_learning_rate(self, step: int) -> float:
-        """Apply the schedule; returns the student's learning rate."""
-        factor = self._schedule(step)
-        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * factor
-        return self._peaks[0] * factor
-
-    def accumulate(self) -> Any:
-        """Context of one forward and backward pass."""
-        return self._accelerator.accumulate(self.module)
-
-    @property
-    def at_boundary(self) -> bool:
-        """Whether this pass ends an optimiser step."""
-        return bool(self._accelerator.sync_gradients)
-
-    def backward(self, loss: Tensor) -> None:
-        """Differentiate, clip at the boundary, step."""
-        self._accelerator.backward(loss)
-        if self._clip is not None and self.at_boundary:
-            self._fill_missing_gradients()
-            self._accelerator.clip_grad_norm_(self.module.parameters(), self._clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-
-    def _fill_missing_gradients(self) -> None:
-        """Count a parameter that a pass left out as one with gradient 0.
-
-        DeepSpeed does; AdamW by itself would skip it, and the two engines would
-        train differently between two outcome passes.
-        """
-        for group in self._optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-
-    def save(self, folder: Path) -> None:
-        """Write everything needed to go on from here."""
-        self._accelerator.save_state(str(folder))
-
-    def load(self, folder: Path) -> None:
-        """Go on from :meth:`save`."""
-        self._accelerator.load_state(str(folder))
+def _check_hardware(config: TrainConfig) -> None:
+    if config.fp16 and not torch.cuda.is_available():
+        raise ValueError(
+            "train.fp16 needs a GPU and none is visible; use train.bf16=true, "
+            "which CPUs run too"
+        )
+    if config.offload != "none" and not torch.cuda.is_available():
+        raise ValueError(
+            f"train.offload={config.offload} moves optimiser state from a GPU to the "
+            "CPU's memory and no GPU is visible; set train.offload=none"
+        )
 
 
 def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str, Any]]:
@@ -201,12 +224,13 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
         "student": config.learning_rate,
         "weigher": config.router_learning_rate,
         "bridge": config.bridge_learning_rate,
+        "z": config.z_learning_rate or config.bridge_learning_rate,
     }
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in distiller.named_parameters():
         if parameter.requires_grad:
-            part = name.split(".")[0]
-            key = (part, parameter.dim() > 1 and part != "bridge")
+            part = "z" if name.startswith("bridge.z.") else name.split(".")[0]
+            key = (part, parameter.dim() > 1 and part not in ("bridge", "z"))
             groups.setdefault(key, []).append(parameter)
     return [
         {
@@ -235,86 +259,3 @@ def learning_rate_factor(
         return 1.0 - done if config.lr_schedule == "linear" else 1.0
 
     return factor
-
-
-def _accelerator(config: TrainConfig) -> Any:
-    from accelerate import Accelerator
-    from accelerate.utils import (
-        DistributedDataParallelKwargs,
-        InitProcessGroupKwargs,
-    )
-
-    settings: dict[str, Any] = {
-        "gradient_accumulation_steps": config.grad_accum,
-        "mixed_precision": "fp16" if config.fp16 else "no",
-    }
-    if config.engine == "torch":
-        # A launcher's variables make accelerate wrap the distiller, of which most
-        # steps leave a part out: the outcome's adapters and gates.
-        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        return Accelerator(
-            cpu=not torch.cuda.is_available(), kwargs_handlers=[unused], **settings
-        )
-    _single_process_defaults()
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if backend == "gloo":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    try:
-        import deepspeed
-        from accelerate import DeepSpeedPlugin
-    except ImportError as error:
-        raise ValueError(
-            f"train.engine is 'deepspeed', which cannot be imported ({error}); "
-            "install deepspeed or set train.engine=torch"
-        ) from None
-    deepspeed.utils.logger.setLevel("WARNING")
-    # The shared-memory operator is compiled on first use, which takes a compiler and
-    # a minute; gloo gives bitwise the same sums without it.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return Accelerator(
-        deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=deepspeed_config(config)),
-        # Without the backend named, accelerate sees one process on every CPU rank.
-        kwargs_handlers=[InitProcessGroupKwargs(backend=backend)],
-        **settings,
-    )
-
-
-def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
-    """The DeepSpeed settings behind ``train.*``.
-
-    Parameters stay float32 under ``bf16``: products are autocast by the distiller,
-    so that both engines compute the same.
-    """
-    settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": config.batch_size,
-        "gradient_accumulation_steps": config.grad_accum,
-        "gradient_clipping": config.max_grad_norm,
-        "zero_optimization": {"stage": config.zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,
-    }
-    return settings
-
-
-def _single_process_defaults() -> None:
-    """Stand in for a launcher where there is none."""
-    if "RANK" in os.environ:
-        return
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    if "MASTER_PORT" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
-
-
-def _assert_whole_world(seen: int) -> None:
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if seen != launched:
-        raise RuntimeError(
-            f"launched with WORLD_SIZE={launched}, but accelerate sees {seen} "
-            "processes: every process would train alone on the same data; check "
-            "train.engine (torch runs one process) and the launcher"
-        )

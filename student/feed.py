@@ -6,17 +6,18 @@ the background while the student learns from this one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from align.stopwatch import Stopwatch, part
 from align.text import TextSample
 from align.tokens import TokenBatch
-from align.view import TeacherView
+from align.view import NonFiniteTeacherError, TeacherView
 from student.data_order import sample_indices
 from student.evaluate import Encode
 
@@ -42,6 +43,10 @@ class Portion:
     """(B, R) int64 query positions, where a term compares some."""
     views: Sequence[TeacherView]
     """One per teacher; empty without teachers."""
+    problem: NonFiniteTeacherError | None = None
+    """A teacher that gave nothing to learn from; then there are no views."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """What making it took, by what was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +67,36 @@ class Kitchen:
 
     def portion(self, number: int) -> Portion:
         """Read one forward pass, counted from 0 within the phase."""
+        watch = Stopwatch(self.device)
+        with watch.listening():
+            samples, batch, rows = self._texts(number)
+            views, problem = self._views(batch, rows)
+        return Portion(samples, batch, rows, views, problem, watch.take())
+
+    def _texts(self, number: int) -> tuple[list[TextSample], TokenBatch, Tensor | None]:
         first = self.first_sample + number * self.batch_size * self.world_size
         count = len(self.samples)
-        chosen = sample_indices(count, self.seed, first, self.batch_size, self.rank)
-        samples = [self.samples[index] for index in chosen]
-        batch = self.encode([sample.text for sample in samples]).to(self.device)
-        rows = self._rows(batch, number) if self.rows else None
-        views = self.views(batch, rows) if self.views else ()
-        return Portion(samples, batch, rows, views)
+        with part("data"):
+            chosen = sample_indices(count, self.seed, first, self.batch_size, self.rank)
+            samples = [self.samples[index] for index in chosen]
+            batch = self.encode([sample.text for sample in samples]).to(self.device)
+            return samples, batch, self._rows(batch, number) if self.rows else None
+
+    def _views(
+        self, batch: TokenBatch, rows: Tensor | None
+    ) -> tuple[Sequence[TeacherView], NonFiniteTeacherError | None]:
+        if self.views is None:
+            return (), None
+        try:
+            return self.views(batch, rows), None
+        except NonFiniteTeacherError as error:  # the other processes must hear of it
+            return (), error
 
     def _rows(self, batch: TokenBatch, number: int) -> Tensor:
         """Sample real query positions, (B, R); the same for every arm and resume."""
-        generator = torch.Generator().manual_seed(self.seed * 7919 + number)
+        # One draw for each forward pass of all processes, however many share them.
+        everywhere = number * self.world_size + self.rank
+        generator = torch.Generator().manual_seed(self.seed * 7919 + everywhere)
         shape = (batch.ids.shape[0], self.rows)
         length = batch.mask.sum(1, keepdim=True).cpu()
         drawn = torch.rand(shape, generator=generator) * length

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import math
-import shutil
+import resource
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from align.stopwatch import Stopwatch, part
 from align.text import TextSample
 from fuse.routing_stats import RoutingStats
-from student.checkpoint import (
-    atomic_folder,
-    full_disk_named,
-    mark_complete,
-    read_complete,
-)
 from student.config import TrainConfig
 from student.distiller import Distiller, StepResult
-from student.engine import Engine, Prepared
+from student.engine import Engine
 from student.evaluate import Encode
 from student.feed import Kitchen, Portion, Views, serve
+from student.phase_checkpoint import Keeper, load_checkpoint, save_checkpoint
+from student.prepared import Prepared
+from student.trouble import NonFiniteLossError, Trouble, told
+
+__all__ = ["Job", "Log", "NonFiniteLossError", "train_phase"]
 
 Log = Callable[[dict[str, Any]], None]
 """Takes one metrics line, without time, arm and phase."""
-
-
-class NonFiniteLossError(RuntimeError):
-    """Too many losses in a row were not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +42,13 @@ class Job:
     seed: int
     attention_rows: int
     """Query positions compared per sample, where a term compares them."""
-    checkpoints: Path | None = None
+    checkpoints: Keeper | None = None
     """Where resumable checkpoints go; None keeps none."""
     first_sample: int = 0
     """Number of the first sample: phases of one run read on, not again."""
     log: Log = field(default=lambda line: None)
+    begin: Callable[[int], None] = field(default=lambda step: None)
+    """Told how many optimiser steps are done already, before the first one."""
     tick: Callable[[int], None] = field(default=lambda step: None)
     """Called after every optimiser step, for a progress bar."""
     should_stop: Callable[[], bool] = field(default=lambda: False)
@@ -75,18 +71,21 @@ def train_phase(
         then a checkpoint was written.
 
     Raises:
-        NonFiniteLossError: ``config.max_bad_steps`` losses in a row were not finite.
-        CheckpointError: a checkpoint is damaged.
+        NonFiniteLossError: ``config.max_bad_steps`` steps in a row could not be
+            taken; a checkpoint of the last good one was written.
+        CheckpointError: no checkpoint verifies, or it is another run's.
     """
     distiller.train()
     with engine.prepared(distiller, config, job.steps) as prepared:
         loop = _Loop(distiller, engine, prepared, job, config)
         done = loop.resume()
+        job.begin(done)
         portions = loop.portions(done)
         while done < job.steps:
             loop.step(done, portions)
             done += 1
             job.tick(done)
+            loop.give_up_if_hopeless(done)
             stop = engine.any(job.should_stop())
             every = config.checkpoint_every
             if stop or (every and done % every == 0 and done < job.steps):
@@ -111,41 +110,28 @@ class _Loop:
     ) -> None:
         self._distiller, self._engine = distiller, engine
         self._prepared, self._job, self._config = prepared, job, config
-        self._bad = 0
+        self._bad: list[list[Trouble]] = []
         self._routing: RoutingStats | None = None
+        self._watch = Stopwatch(engine.device)
+        self._started, self._steps, self._tokens = time.perf_counter(), 0, 0
 
     def resume(self) -> int:
         """Load the newest checkpoint; returns the steps it had done."""
-        folder = self._folder
-        if folder is None:
+        keeper = self._job.checkpoints
+        if keeper is None:
             return 0
-        state = read_complete(folder)
-        if state is None:
-            return 0
-        self._prepared.load(folder / "engine")
-        return int(state["step"])
+        return load_checkpoint(keeper, self._engine, self._prepared, self._distiller)
 
     def save(self, done: int) -> None:
         """Write a checkpoint that appears whole or not at all."""
-        folder = self._folder
-        if folder is None:
+        keeper = self._job.checkpoints
+        if keeper is None:
             return
-        # accelerate saves from every rank, so all of them agree on one folder
-        part = folder.with_name(f".{folder.name}.part")
-        try:
-            with full_disk_named(folder):
-                self._prepared.save(part / "engine")
-        except OSError:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-        self._engine.barrier()
-        if self._engine.is_main:
-            with atomic_folder(folder) as whole:
-                for entry in part.iterdir():
-                    entry.rename(whole / entry.name)
-                mark_complete(whole, {"step": done})
-            part.rmdir()
-        self._engine.barrier()
+        started = time.perf_counter()
+        save_checkpoint(keeper, self._engine, self._prepared, self._distiller, done)
+        seconds = time.perf_counter() - started
+        self._started += seconds  # of no step
+        self._job.log({"kind": "checkpoint", "step": done, "seconds": seconds})
 
     def portions(self, done: int) -> Generator[Portion, None, None]:
         """What is read from here to the end of the phase."""
@@ -162,27 +148,87 @@ class _Loop:
             engine.rank,
             engine.world_size,
         )
-        first, last = done * config.grad_accum, job.steps * config.grad_accum
+        first, last = done * engine.accumulation, job.steps * engine.accumulation
         ahead = config.prefetch and job.views is not None
         return serve(kitchen.portion, first, last, ahead)
 
     def step(self, step: int, portions: Iterator[Portion]) -> None:
         """One optimiser step over all its forward passes."""
         rate = self._prepared.set_learning_rate(step)
-        for _ in range(self._config.grad_accum):
-            portion = next(portions)
-            with self._prepared.accumulate():
-                result = self._prepared.module(
-                    portion.batch, portion.views, portion.rows, step
-                )
-                if self._finite(result.loss, portion, step):
-                    self._prepared.backward(result.loss)
-                else:
-                    # Every rank still takes part in the collectives, with zeros.
-                    self._prepared.backward(_nothing(self._distiller))
-            self._count_routing(result, portion)
-        if step % self._config.log_every == 0 or step == self._job.steps - 1:
-            self._log(result, step, rate)
+        results: list[StepResult] = []
+        made: dict[str, float] = {}
+        trouble: list[Trouble] = []
+        samples: list[str] = []
+        applied = True
+        with self._watch.listening():
+            for _ in range(self._engine.accumulation):
+                with part("waiting"):
+                    portion = next(portions)
+                with self._prepared.accumulate():
+                    results.append(self._forward(portion, step, trouble))
+                    with part("student"):
+                        self._prepared.backward(results[-1].loss)
+                    if self._prepared.at_boundary:
+                        with part("optimiser"):
+                            applied = self._prepared.step()
+                for name, seconds in portion.seconds.items():
+                    made[name] = made.get(name, 0.0) + seconds
+                samples += [sample.id for sample in portion.samples]
+                self._tokens += int(portion.batch.mask.sum())
+                self._count_routing(results[-1], portion)
+        self._steps += 1
+        if self._applied(step, applied, trouble, samples) and (
+            step % self._config.log_every == 0 or step == self._job.steps - 1
+        ):
+            self._log(results, step, rate, made)
+
+    def _forward(
+        self, portion: Portion, step: int, trouble: list[Trouble]
+    ) -> StepResult:
+        """The loss of one pass; one whose gradients are NaN where it is of no use."""
+        names = [sample.id for sample in portion.samples]
+        problem = portion.problem
+        with part("student"):
+            result: StepResult = self._prepared.module(
+                portion.batch, portion.views, portion.rows, step, problem is not None
+            )
+        if problem is not None:
+            what = "keys and values"
+            trouble.append(Trouble(what, names, problem.teacher, advice=str(problem)))
+        elif not bool(torch.isfinite(result.loss.detach())):
+            bad = [n for n, v in result.terms.items() if not bool(torch.isfinite(v))]
+            trouble.append(Trouble("loss", names, terms=bad))
+            return StepResult(result.loss * torch.nan)
+        return result
+
+    def _applied(
+        self, step: int, applied: bool, trouble: list[Trouble], samples: list[str]
+    ) -> bool:
+        """Note a step that was not taken; the same on every process."""
+        if applied:
+            self._bad.clear()
+            return True
+        every = [one for own in self._engine.gather(trouble) for one in own]
+        if not every:
+            if self._config.fp16:  # the loss scale was too high, and is lower now
+                return False
+            names = [name for own in self._engine.gather(samples) for name in own]
+            every = [Trouble("gradient", names)]
+        self._bad.append(every)
+        for one in every:
+            self._job.log({"kind": "event", "step": step + 1, **one.line()})
+        return False
+
+    def give_up_if_hopeless(self, done: int) -> None:
+        """Stop after too many bad steps in a row, with a checkpoint from before them.
+
+        Raises:
+            NonFiniteLossError: names the last of them.
+        """
+        if len(self._bad) < self._config.max_bad_steps:
+            return
+        self.save(done - len(self._bad))
+        raise NonFiniteLossError(told(self._bad, done))
 
     def _count_routing(self, result: StepResult, portion: Portion) -> None:
         bridge = self._distiller.bridge
@@ -192,51 +238,58 @@ class _Loop:
             self._routing = RoutingStats([teacher.name for teacher in bridge.teachers])
         self._routing.update(result.routing, [s.domain for s in portion.samples])
 
-    def _finite(self, loss: Tensor, portion: Portion, step: int) -> bool:
-        bad = self._engine.any(not math.isfinite(float(loss.detach())))
-        if not bad:
-            self._bad = 0
-            return True
-        self._bad += 1
-        names = [sample.id for sample in portion.samples]
-        self._job.log(
-            {
-                "kind": "event",
-                "event": "non-finite loss",
-                "step": step,
-                "samples": names,
-            }
-        )
-        if self._bad >= self._config.max_bad_steps:
-            raise NonFiniteLossError(
-                f"the loss was not finite {self._bad} times in a row, last at step "
-                f"{step} on samples {', '.join(names[:4])}…; lower "
-                "train.learning_rate or the largest loss weight, or leave these "
-                "samples out. What the earlier phases wrote is intact"
-            )
-        return False
-
-    def _log(self, result: StepResult, step: int, rate: float) -> None:
-        names = list(result.terms)
-        values = [result.loss.detach(), *result.terms.values()]
-        mean = self._engine.mean(torch.stack([v.float() for v in values])).tolist()
+    def _log(
+        self,
+        results: Sequence[StepResult],
+        step: int,
+        rate: float,
+        made: dict[str, float],
+    ) -> None:
+        names = list(results[0].terms)
+        values = torch.stack(
+            [
+                torch.stack(
+                    [r.loss.detach().float(), *(r.terms[n].float() for n in names)]
+                )
+                for r in results
+            ]
+        ).mean(0)
+        tokens = values.new_tensor([float(self._tokens)])
+        mean = self._engine.mean(torch.cat([values, tokens])).tolist()
         line: dict[str, Any] = {
             "kind": "train",
             "step": step + 1,
             "loss": mean[0],
-            "terms": dict(zip(names, mean[1:], strict=True)),
+            "terms": dict(zip(names, mean[1:-1], strict=True)),
             "lr": rate,
+            **self._speed(mean[-1] * self._engine.world_size, made),
         }
-        bridge = self._distiller.bridge
-        if bridge is not None and result.coverage is not None:
+        bridge, last = self._distiller.bridge, results[-1]
+        if bridge is not None and last.coverage is not None:
             teachers = [teacher.name for teacher in bridge.teachers]
-            line["coverage"] = dict(
-                zip(teachers, result.coverage.tolist(), strict=True)
-            )
+            line["coverage"] = dict(zip(teachers, last.coverage.tolist(), strict=True))
             line["gates"] = bridge.gates.detach().float().tolist()
         self._job.log(line)
         if self._routing is not None:
             self._log_routing(self._routing, step)
+
+    def _speed(self, tokens: float, made: dict[str, float]) -> dict[str, Any]:
+        """Rates since the last line, the parts of this step, memory at its highest.
+
+        Args:
+            tokens: of the student, over all processes, since the last line.
+            made: seconds spent on this step's portions, meanwhile if ``prefetch``.
+        """
+        now = time.perf_counter()
+        spent, steps = now - self._started, self._steps
+        self._started, self._steps, self._tokens = now, 0, 0
+        seconds = {name: value / steps for name, value in self._watch.take().items()}
+        return {
+            "tokens_per_s": tokens / spent,
+            "step_s": spent / steps,
+            "parts_s": seconds | made,
+            "memory_gib": _peak_memory(self._engine.device) / 2**30,
+        }
 
     def _log_routing(self, stats: RoutingStats, step: int) -> None:
         """Report this process's routing since the last report; warn at the end."""
@@ -256,12 +309,9 @@ class _Loop:
             self._job.log({"kind": "event", "step": step + 1, "event": alarm})
         self._routing = None
 
-    @property
-    def _folder(self) -> Path | None:
-        return self._job.checkpoints
 
-
-def _nothing(distiller: Distiller) -> Tensor:
-    """A zero loss that reaches every trained parameter."""
-    parts = [p.float().sum() for p in distiller.parameters() if p.requires_grad]
-    return 0.0 * torch.stack(parts).sum()
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

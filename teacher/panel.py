@@ -11,10 +11,11 @@ from torch import Tensor
 
 from align.byte_lengths import ByteLengths
 from align.kv import KV
+from align.stopwatch import part
 from align.time_align import Alignment
 from align.tokenizer_align import LastTokenAligner, encode_batch
 from align.tokens import TokenBatch
-from align.view import TeacherView
+from align.view import NonFiniteTeacherError, TeacherView
 from teacher.capture import KVCapture
 from teacher.own_loss import teacher_bits_per_char
 
@@ -31,10 +32,6 @@ class Aligner(Protocol):
 
     def __call__(self, student: TokenBatch, teacher: TokenBatch) -> Alignment:
         """Align two tokenizations of the same texts."""
-
-
-class NonFiniteTeacherError(RuntimeError):
-    """A teacher's keys or values are NaN or infinite."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,10 +100,11 @@ class TeacherPanel:
             NonFiniteTeacherError: a teacher's KV are not finite.
             ValueError: a text is longer than a teacher's positions.
         """
-        return [
-            self._view(teacher, table, batch, rows)
-            for teacher, table in zip(self.teachers, self._tables, strict=True)
-        ]
+        with part("teachers"):
+            return [
+                self._view(teacher, table, batch, rows)
+                for teacher, table in zip(self.teachers, self._tables, strict=True)
+            ]
 
     def _view(
         self,
@@ -140,17 +138,20 @@ class TeacherPanel:
             raise ValueError(f"teacher {teacher.name!r}: {error}") from error
         _check_finite(teacher.name, seen.kv, student.texts)
         home = student.ids.device
-        alignment = self._aligner(student, own.to(home))
         attention = None
-        if seen.attention is not None and rows is not None and asked is not None:
-            attention = carry_attention(
-                seen.attention.to(home), alignment, rows, asked.gather(1, rows) >= 0
-            )
+        with part("align"):
+            alignment = self._aligner(student, own.to(home))
+            causal = self._causal_alignment(capture, student, own.to(home), alignment)
+            if seen.attention is not None and rows is not None and asked is not None:
+                known = asked.gather(1, rows) >= 0
+                attention = carry_attention(
+                    seen.attention.to(home), alignment, rows, known
+                )
         return TeacherView(
             teacher.name,
             seen.kv.to(home),
             alignment,
-            self._causal_alignment(capture, student, own.to(home), alignment),
+            causal,
             attention,
             None
             if seen.logits is None
@@ -218,8 +219,9 @@ def _check_finite(name: str, kv: KV, texts: Sequence[str]) -> None:
     layer = int((~finite).any(1).any(1).any(1).nonzero()[0])
     first = int(bad_texts.nonzero()[0])
     raise NonFiniteTeacherError(
+        name,
         f"teacher {name!r} gives keys or values that are not finite, first in kept "
         f"layer {layer} on the text {texts[first][:60]!r}; load it in a wider dtype "
         f"(teachers.{name}.dtype=float32), check its weights, or leave it out. What "
-        "the earlier phases wrote is intact"
+        "the earlier phases wrote is intact",
     )

@@ -115,7 +115,7 @@ def test_a_checkpoint_that_was_cut_short_is_named_and_costs_its_phase_only(
     file.write_bytes(file.read_bytes()[:100])
     code, message = said(["train", str(config)], capsys)
     assert code == 2
-    assert f"checkpoint {checkpoint} is damaged" in message
+    assert f"checkpoint {checkpoint / 'step-00000002'} is damaged" in message
     assert "has 100 bytes" in message
     assert "delete the folder" in message
     import shutil

@@ -10,13 +10,8 @@ import pytest
 import torch
 
 from student.config import LossConfig, TrainConfig
-from student.engine import (
-    LAUNCH_VARIABLES,
-    Engine,
-    deepspeed_config,
-    learning_rate_factor,
-    parameter_groups,
-)
+from student.engine import Engine, learning_rate_factor, parameter_groups
+from student.launch import LAUNCH_VARIABLES, assert_whole_world, deepspeed_config
 from student.trainer import Job, train_phase
 
 BASE = TrainConfig(steps=4, batch_size=2, engine="torch", log_every=1)
@@ -41,7 +36,7 @@ def test_plain_torch_and_all_deepspeed_stages_train_the_same(school, start_engin
     adapters and gates would rest between two outcome passes."""
     expected, weights = train(school, start_engine(BASE), BASE)
     assert len(set(expected)) == len(expected) == 4
-    for stage in (0, 1, 2):
+    for stage in (0, 1, 2, 3):
         config = replace(BASE, engine="deepspeed", zero_stage=stage)
         losses, found = train(school, start_engine(config), config)
         assert losses == pytest.approx(expected, rel=1e-5), stage
@@ -144,7 +139,7 @@ def test_learning_rates_warm_up_and_come_down():
 
 def test_deepspeed_is_told_what_the_config_says():
     config = TrainConfig(batch_size=3, grad_accum=5, zero_stage=2, max_grad_norm=0.7)
-    told = deepspeed_config(config)
+    told = deepspeed_config(config, 5)
     assert told["train_micro_batch_size_per_gpu"] == 3
     assert told["gradient_accumulation_steps"] == 5
     assert told["zero_optimization"] == {"stage": 2}
@@ -160,11 +155,9 @@ def test_fp16_without_a_gpu_says_what_to_use():
 
 
 def test_processes_that_do_not_see_each_other_are_an_error(monkeypatch):
-    from student.engine import _assert_whole_world
-
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="WORLD_SIZE=2, but accelerate sees 1"):
-        _assert_whole_world(1)
+        assert_whole_world(1)
 
 
 TWO_RANKS = """
@@ -198,6 +191,7 @@ with engine.prepared(model, config, 6) as prepared:
         with prepared.accumulate():
             loss = prepared.module(torch.tensor([[float(i)] for i in own]))
             prepared.backward(loss)
+            assert prepared.step()
 mean = engine.mean(torch.tensor(float(engine.rank)))
 print(json.dumps({
     "rank": engine.rank, "world": engine.world_size, "main": engine.is_main,

@@ -1,0 +1,103 @@
+"""What became of each launch of a run, and what belongs to all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+STATE = "state.json"
+"""``{"saved": …, "finished": …}``: what a launcher needs to know to requeue."""
+IDENTITY = "run.json"
+ATTEMPTS = "attempts.jsonl"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a JSON file as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def identify(run_dir: Path, samples_per_step: int) -> dict[str, Any]:
+    """The run's own ``id`` and ``samples_per_step``, made at its first launch."""
+    known = read_json(run_dir / IDENTITY)
+    if not known:
+        known = {"id": uuid.uuid4().hex, "samples_per_step": samples_per_step}
+        write_json(run_dir / IDENTITY, known)
+    return known
+
+
+def note_start(run_dir: Path, world_size: int) -> None:
+    """Note that a launch begins."""
+    _append(
+        run_dir,
+        {
+            "event": "start",
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "world_size": world_size,
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "requeued": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+        },
+    )
+
+
+def note_end(run_dir: Path, how: str, why: str = "") -> None:
+    """Note how a launch ended.
+
+    Args:
+        run_dir: the run's.
+        how: ``finished``, ``stopped`` or ``failed``.
+        why: the signal or the error.
+    """
+    _append(run_dir, {"event": "end", "how": how, "why": why})
+
+
+def attempts(run_dir: Path) -> list[dict[str, Any]]:
+    """Every launch in order, each with how it ended (``how`` is None if it never said).
+
+    Returns:
+        The fields of :func:`note_start` with ``time``, ``ended``, ``how`` and ``why``.
+    """
+    found: list[dict[str, Any]] = []
+    for line in _lines(run_dir / ATTEMPTS):
+        if line.get("event") == "start":
+            found.append({**line, "ended": None, "how": None, "why": ""})
+        elif found:
+            found[-1] |= {k: line.get(k) for k in ("how", "why")}
+            found[-1]["ended"] = line.get("time")
+    return found
+
+
+def _append(run_dir: Path, line: Mapping[str, Any]) -> None:
+    full = {"time": round(time.time(), 3), **line}
+    with (run_dir / ATTEMPTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(full) + "\n")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    found = []
+    for row in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(row))
+        except ValueError:  # a line that a killed process left unfinished
+            continue
+    return found

@@ -1,0 +1,58 @@
+"""Numbers that are not finite: whose they were, and when it is too much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class NonFiniteLossError(RuntimeError):
+    """Too many steps in a row could not be taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something in one forward pass of one process that was not finite."""
+
+    what: str
+    """``loss``, ``gradient`` or ``keys and values``."""
+    samples: Sequence[str]
+    """The texts of the pass."""
+    teacher: str | None = None
+    """Whose keys and values."""
+    terms: Sequence[str] = field(default_factory=list)
+    """The terms of the loss that were not finite."""
+    advice: str = ""
+    """What its finder says."""
+
+    def line(self) -> dict[str, Any]:
+        """As an event of the metrics."""
+        found: dict[str, Any] = {"event": f"non-finite {self.what}"}
+        if self.teacher is not None:
+            found["teacher"] = self.teacher
+        if self.terms:
+            found["terms"] = list(self.terms)
+        return found | {"samples": list(self.samples)}
+
+
+def told(bad: Sequence[Sequence[Trouble]], step: int) -> str:
+    """Say what went wrong, where, and what may help.
+
+    Args:
+        bad: troubles of each of the bad steps, in order.
+        step: the last of them, counted from 1.
+    """
+    last = bad[-1][0]
+    samples = ", ".join(last.samples[:4])
+    whose = f" of teacher {last.teacher!r}" if last.teacher else ""
+    terms = f" ({', '.join(last.terms)})" if last.terms else ""
+    said = last.advice or (
+        "lower train.learning_rate or the largest loss weight, or leave these samples "
+        "out. What the earlier phases wrote is intact"
+    )
+    return (
+        f"the {last.what}{whose}{terms} was not finite {len(bad)} times in a row, last "
+        f"at step {step} on samples {samples}…; every such step was left out, and a "
+        f"checkpoint from before the first of them is kept. {said}"
+    )
