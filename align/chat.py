@@ -7,19 +7,19 @@ in the contents joined together, and tokens of the template hold no text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from align.byte_lengths import ByteLengths
-from align.tokens import TokenBatch, encode_batch
-
-Message = Mapping[str, str]
-"""``role`` and ``content``."""
+from align.conversation import Conversation, Message
+from align.text import TextSample
+from align.tokens import TokenBatch, encode_batch, pad_id
 
 Ints = NDArray[np.int64]
 
@@ -36,10 +36,11 @@ class Rendered:
     """How many leading characters of each content the template left out."""
 
 
-def render_chat(tokenizer: Any, messages: Sequence[Message]) -> Rendered:
+def render_chat(tokenizer: Any, messages: Conversation | Sequence[Message]) -> Rendered:
     """Fill in a tokenizer's own chat template and find the contents in it.
 
-    A model without a template reads the contents as paragraphs. Templates may trim
+    A model without a template reads the contents as paragraphs, or as the
+    conversation's ``joint`` says. Templates may trim
     blanks around a content; whatever else they change is refused. Contents are found
     by what the template writes around them, so one that repeats a mark of the
     template, such as ``user``, is still found.
@@ -55,12 +56,15 @@ def render_chat(tokenizer: Any, messages: Sequence[Message]) -> Rendered:
         ValueError: a message lacks a field, the template refuses the conversation,
             or it rewrites a content.
     """
-    contents = [_content(index, message) for index, message in enumerate(messages)]
-    if getattr(tokenizer, "chat_template", None) is None:
-        text, marks = "\n\n".join(contents), ["", *["\n\n"] * (len(contents) - 1), ""]
-    else:
+    conversation = _conversation(messages)
+    messages = conversation.messages
+    contents = [message["content"] for message in messages]
+    if has_template(tokenizer):
         text = _filled(tokenizer, messages, contents)
         marks = _marks(tokenizer, messages, contents)
+    else:
+        joint = "\n\n" if conversation.joint is None else conversation.joint
+        text, marks = joint.join(contents), ["", *[joint] * (len(contents) - 1), ""]
     spans, trimmed, at = [], [], len(marks[0])
     for index, content in enumerate(contents):
         after = marks[index + 1]
@@ -84,7 +88,7 @@ def render_chat(tokenizer: Any, messages: Sequence[Message]) -> Rendered:
 
 def encode_chats(
     tokenizer: Any,
-    conversations: Sequence[Sequence[Message]],
+    conversations: Sequence[Conversation | Sequence[Message]],
     max_length: int | None = None,
     byte_lengths: ByteLengths | None = None,
 ) -> TokenBatch:
@@ -92,7 +96,7 @@ def encode_chats(
 
     Args:
         tokenizer: a fast Hugging Face tokenizer, with a chat template or without.
-        conversations: B lists of messages.
+        conversations: B conversations, or lists of messages.
         max_length: longest row in tokens; None keeps all.
         byte_lengths: as for :func:`align.tokens.encode_batch`.
 
@@ -104,33 +108,96 @@ def encode_chats(
     Raises:
         ValueError: see :func:`render_chat`.
     """
-    shown = [render_chat(tokenizer, messages) for messages in conversations]
-    templated = getattr(tokenizer, "chat_template", None) is not None
+    talks = [_conversation(messages) for messages in conversations]
+    shown = [render_chat(tokenizer, talk) for talk in talks]
     batch = encode_batch(
         tokenizer,
         [one.text for one in shown],
         max_length=max_length,
-        add_special_tokens=not templated,  # a template writes its own
+        add_special_tokens=not has_template(tokenizer),  # a template writes its own
         byte_lengths=byte_lengths,
     )
     spans = batch.spans.numpy()
-    moved = np.stack(
-        [
-            _to_contents(spans[row], one, conversations[row])
-            for row, one in enumerate(shown)
-        ]
+    moved = [
+        _to_contents(spans[row], one, talks[row].messages)
+        for row, one in enumerate(shown)
+    ]
+    placed = torch.from_numpy(np.stack(moved)) if moved else batch.spans
+    return replace(batch, spans=placed, texts=tuple(talks))
+
+
+def encode_mixed(
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_length: int | None = None,
+    add_special_tokens: bool = True,
+    byte_lengths: ByteLengths | None = None,
+) -> TokenBatch:
+    """Tokenise texts and conversations side by side, in the order given.
+
+    Arguments and errors are those of :func:`align.tokens.encode_batch`.
+    """
+    places: tuple[list[int], list[int]] = ([], [])
+    for place, text in enumerate(texts):
+        places[isinstance(text, Conversation)].append(place)
+    plain, chats = ([texts[place] for place in chosen] for chosen in places)
+    talks = [text for text in chats if isinstance(text, Conversation)]
+    spoken = encode_chats(tokenizer, talks, max_length, byte_lengths)
+    if not plain:
+        return spoken
+    written = encode_batch(
+        tokenizer, plain, max_length, add_special_tokens, byte_lengths
     )
-    texts = ("".join(m["content"] for m in messages) for messages in conversations)
-    return replace(batch, spans=torch.from_numpy(moved), texts=tuple(texts))
+    width = max(written.ids.shape[1], spoken.ids.shape[1])
+    order = torch.tensor([*places[0], *places[1]]).argsort()
+    return TokenBatch(
+        _stacked(written.ids, spoken.ids, width, pad_id(tokenizer))[order],
+        _stacked(written.mask, spoken.mask, width, False)[order],
+        _stacked(written.spans, spoken.spans, width, 0)[order],
+        tuple(texts),
+    )
 
 
-def _content(index: int, message: Message) -> str:
-    for field in ("role", "content"):
-        if not isinstance(message.get(field), str):
-            raise ValueError(
-                f"messages[{index}].{field} is {message.get(field)!r}; give a str"
-            )
-    return message["content"]
+def has_template(tokenizer: Any) -> bool:
+    """Whether a tokenizer brings a chat template."""
+    return getattr(tokenizer, "chat_template", None) is not None
+
+
+def check_chats(tokenizer: Any, samples: Iterable[TextSample]) -> None:
+    """See, before any work, that a model's template takes every conversation.
+
+    Raises:
+        ValueError: see :func:`render_chat`; names the sample.
+    """
+    if not has_template(tokenizer):
+        return
+    for sample in samples:
+        if isinstance(sample.text, Conversation):
+            try:
+                render_chat(tokenizer, sample.text)
+            except ValueError as error:
+                raise ValueError(f"{sample.id}: {error}") from error
+
+
+def _stacked(above: Tensor, below: Tensor, width: int, fill: int) -> Tensor:
+    """Two batches under each other, rows filled up to one width."""
+    rows = len(above) + len(below)
+    out = above.new_full((rows, width, *above.shape[2:]), fill)
+    out[: len(above), : above.shape[1]] = above
+    out[len(above) :, : below.shape[1]] = below
+    return out
+
+
+def _conversation(messages: Conversation | Sequence[Message]) -> Conversation:
+    if isinstance(messages, Conversation):
+        return messages
+    for index, message in enumerate(messages):
+        for field in ("role", "content"):
+            if not isinstance(message.get(field), str):
+                raise ValueError(
+                    f"messages[{index}].{field} is {message.get(field)!r}; give a str"
+                )
+    return Conversation(messages)
 
 
 def _filled(

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from align.conversation import Chats, Conversation, conversation_of
+
 PACK_CHARS = 2000
 """Paragraphs of a plain text file are packed into documents of about this size."""
 
 _BLOCK_CHARS = 1 << 20
+_QUESTION = ("question", "answer")
 
 _BLANK_LINE = re.compile(r"\r?\n[^\S\r\n]*\r?\n\s*")
 _CUTS = tuple(
@@ -41,17 +44,23 @@ class TextSample:
 
 
 def read_texts(
-    path: str | Path, domain: str | None = None, text_field: str = "text"
+    path: str | Path,
+    domain: str | None = None,
+    text_field: str = "text",
+    chats: Chats = "plain",
 ) -> list[TextSample]:
     """Read the documents of one file, or of all such files in a folder, at once.
 
     Arguments, result and errors are those of :func:`iter_texts`.
     """
-    return list(iter_texts(path, domain, text_field))
+    return list(iter_texts(path, domain, text_field, chats))
 
 
 def iter_texts(
-    path: str | Path, domain: str | None = None, text_field: str = "text"
+    path: str | Path,
+    domain: str | None = None,
+    text_field: str = "text",
+    chats: Chats = "plain",
 ) -> Iterator[TextSample]:
     """Read the documents of one file, or of a folder, one after the other.
 
@@ -70,6 +79,9 @@ def iter_texts(
             ``.parquet`` and ``.arrow`` files.
         domain: the samples' domain; None takes each file's name without suffix.
         text_field: the field that holds the text in ``.jsonl`` and ``.parquet``.
+        chats: ``template`` makes a :class:`align.conversation.Conversation` of
+            ``messages``, and of ``prompt`` and ``completion``; ``plain`` makes one
+            text of their turns.
 
     Yields:
         The samples in order of file and place.
@@ -86,13 +98,14 @@ def iter_texts(
             ".parquet file, or a folder of them"
         )
     if path.is_dir():
-        yield from _iter_folder(path, domain, text_field)
+        yield from _iter_folder(path, domain, text_field, chats)
         return
     readers = {".jsonl": _read_jsonl, ".parquet": _read_rows, ".arrow": _read_rows}
     reader = readers.get(path.suffix.lower())
     name = path.stem if domain is None else domain
     found = False
-    for place, text in reader(path, text_field) if reader else _read_plain(path):
+    documents = reader(path, text_field, chats) if reader else _read_plain(path)
+    for place, text in documents:
         if text.strip():
             found = True
             yield TextSample(text, name, f"{path.name}:{place}")
@@ -106,14 +119,15 @@ def chunk_samples(samples: Iterable[TextSample], max_chars: int) -> list[TextSam
     A cut falls after a paragraph, else a line, a sentence, or before a blank, found
     in the second half of the allowed length; else between any two characters, but
     never inside a CRLF or before a combining character. The chunks joined give the
-    sample back; their ids add ``#0``, ``#1`` and so on.
+    sample back; their ids add ``#0``, ``#1`` and so on. Conversations stay whole:
+    the rest of one would begin in the middle of a turn.
 
     Args:
         samples: any samples.
         max_chars: longest chunk in characters, >= 2.
 
     Returns:
-        Samples no longer than ``max_chars``, blank chunks left out.
+        Texts no longer than ``max_chars``, blank chunks left out.
 
     Raises:
         ValueError: ``max_chars`` is too small.
@@ -122,7 +136,7 @@ def chunk_samples(samples: Iterable[TextSample], max_chars: int) -> list[TextSam
         raise ValueError(f"max_chars must be >= 2, got {max_chars}")
     chunks = []
     for sample in samples:
-        if len(sample.text) <= max_chars:
+        if len(sample.text) <= max_chars or isinstance(sample.text, Conversation):
             chunks.append(sample)
             continue
         for index, piece in enumerate(_pieces(sample.text, max_chars)):
@@ -164,7 +178,7 @@ def _clean(text: str, cut: int) -> bool:
 
 
 def _iter_folder(
-    path: Path, domain: str | None, text_field: str
+    path: Path, domain: str | None, text_field: str, chats: Chats
 ) -> Iterator[TextSample]:
     suffixes = (".txt", ".jsonl", ".parquet", ".arrow")
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
@@ -175,7 +189,7 @@ def _iter_folder(
     for file in files:
         where = file.relative_to(path).parent.as_posix()
         prefix = "" if where == "." else where + "/"
-        for sample in iter_texts(file, domain, text_field):
+        for sample in iter_texts(file, domain, text_field, chats):
             yield TextSample(sample.text, sample.domain, prefix + sample.id)
 
 
@@ -204,7 +218,7 @@ def _blocks(path: Path) -> Iterator[str]:
         raise _not_utf8(path) from None
 
 
-def _read_jsonl(path: Path, text_field: str) -> Iterator[tuple[int, str]]:
+def _read_jsonl(path: Path, text_field: str, chats: Chats) -> Iterator[tuple[int, str]]:
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -216,7 +230,7 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[tuple[int, str]]:
                 f"{where}: not JSON ({error.msg} at column {error.colno}); give one "
                 "object a line"
             ) from error
-        yield number, _record_text(record, text_field, where)
+        yield number, _record_text(record, text_field, chats, where)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -228,9 +242,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise _not_utf8(path) from None
 
 
-def _read_rows(path: Path, text_field: str) -> Iterator[tuple[int, str]]:
+def _read_rows(path: Path, text_field: str, chats: Chats) -> Iterator[tuple[int, str]]:
     for number, record in enumerate(_records(path)):
-        yield number, _record_text(record, text_field, f"{path}, row {number}")
+        where = f"{path}, row {number}"
+        yield number, _record_text(record, text_field, chats, where)
 
 
 def _records(path: Path) -> Iterator[Any]:
@@ -254,41 +269,23 @@ def _records(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path} cannot be read: {error}; copy it again") from error
 
 
-def _record_text(record: Any, text_field: str, where: str) -> str:
+def _record_text(record: Any, text_field: str, chats: Chats, where: str) -> str:
     if not isinstance(record, Mapping):
         raise ValueError(f"{where}: {type(record).__name__}; give a JSON object")
     if text_field in record:
         return _string(record[text_field], text_field, where)
     if text_field == "text":
-        if "messages" in record:
-            return _conversation(record["messages"], where)
-        for first, second, joint in (
-            ("question", "answer", "\n"),
-            ("prompt", "completion", ""),
-        ):
-            if first in record and second in record:
-                return joint.join(
-                    _string(record[name], name, where) for name in (first, second)
-                )
+        conversation = conversation_of(record, where)
+        if conversation is not None:
+            return conversation if chats == "template" else conversation.plain()
+        if all(name in record for name in _QUESTION):
+            pair = (_string(record[name], name, where) for name in _QUESTION)
+            return "\n".join(pair)
     raise ValueError(
         f"{where}: no field {text_field!r} among {sorted(map(str, record))}; set "
         "text_field, or give text, question and answer, messages, or prompt and "
         "completion"
     )
-
-
-def _conversation(messages: Any, where: str) -> str:
-    turns = messages if isinstance(messages, Sequence) else [messages]
-    lines = []
-    for turn in turns:
-        if not isinstance(turn, Mapping) or not {"role", "content"} <= turn.keys():
-            raise ValueError(
-                f"{where}: a message is {turn!r:.60}; give objects with role and "
-                "content"
-            )
-        content = _string(turn["content"], "content", where)
-        lines.append(f"{turn['role']}: {content}")
-    return "\n\n".join(lines)
 
 
 def _string(value: Any, name: str, where: str) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from align.byte_lengths import MARKER, ByteLengths, Placed, ids_of
+from align.conversation import Conversation
 
 Ints = NDArray[np.int64]
 
@@ -59,6 +60,21 @@ class TokenBatch:
         return self.mask & (self.spans[..., 1] > self.spans[..., 0])
 
     @property
+    def predicted(self) -> Tensor:
+        """(B, T) bool, True on tokens that a model learns to predict.
+
+        Of a text all real tokens; of a conversation those that hold content, and
+        the one after each content, by which a model ends its turn.
+        """
+        chats = [isinstance(text, Conversation) for text in self.texts]
+        if not any(chats):
+            return self.mask
+        held = self.has_text
+        held[:, 1:] |= held[:, :-1] & self.mask[:, 1:]
+        row = torch.tensor(chats, device=self.mask.device)[:, None]
+        return torch.where(row, held, self.mask)
+
+    @property
     def complete_until(self) -> Tensor:
         """(B, T) int64: after this token, characters [0, e) are read whole.
 
@@ -101,6 +117,9 @@ def encode_batch(
 ) -> TokenBatch:
     """Tokenise texts and note the characters of every token.
 
+    A :class:`Conversation` among the texts is read in the model's own chat template
+    (:func:`align.chat.encode_chats`).
+
     Padding and truncation are on the right whatever the tokenizer's own setting,
     and special tokens survive truncation. Spans index the unmodified text.
 
@@ -121,6 +140,12 @@ def encode_batch(
         ValueError: the tokenizer is slow, or max_length leaves no room.
     """
     texts = _checked_texts(texts)
+    if any(isinstance(text, Conversation) for text in texts):
+        from align.chat import encode_mixed  # which encodes what it renders here
+
+        return encode_mixed(
+            tokenizer, texts, max_length, add_special_tokens, byte_lengths
+        )
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"tokenizer {type(tokenizer).__name__} is not a fast tokenizer and gives "
@@ -280,7 +305,7 @@ def _pad(
     kept = placed.counts if room is None else np.minimum(placed.counts, room)
     batch, body = len(texts), int(kept.max(initial=0))
     width = (len(prefix) + body + len(suffix)) if batch else 0
-    ids = np.full((batch, width), _pad_id(tokenizer), dtype=np.int64)
+    ids = np.full((batch, width), pad_id(tokenizer), dtype=np.int64)
     spans = np.zeros((batch, width, 2), dtype=np.int64)
     start, begin = len(prefix), 0
     ids[:, :start] = prefix
@@ -303,7 +328,8 @@ def _pad(
     )
 
 
-def _pad_id(tokenizer: Any) -> int:
+def pad_id(tokenizer: Any) -> int:
+    """What fills rows up: its padding token, else its last, else 0."""
     for name in ("pad_token_id", "eos_token_id"):
         value = getattr(tokenizer, name, None)
         if value is not None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from align.byte_lengths import ByteLengths
+from align.chat import check_chats
+from align.conversation import Conversation
 from align.text import TextSample, chunk_samples, read_texts
 from align.tokens import TokenBatch, encode_batch
 from experiments.place import named
@@ -15,6 +18,8 @@ from experiments.sections import DataConfig
 
 ZOO = "zoo"
 """The embedded texts, in place of a path."""
+
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,8 @@ class RunData:
     eval: list[TextSample]
     calibration: list[TextSample]
     """Drawn from text that is not measured on; may overlap with ``train``."""
+    warnings: tuple[str, ...] = ()
+    """What a user should know of how the texts were cut."""
 
     @property
     def domains(self) -> list[str]:
@@ -39,6 +46,12 @@ class Encoder:
         """Hold a fast tokenizer and the most tokens of a text."""
         self.tokenizer, self.max_length = tokenizer, max_length
         self.byte_lengths = ByteLengths.of(tokenizer)
+
+    def uncut(self) -> Encoder:
+        """The same without a limit."""
+        other = copy(self)
+        other.max_length = None
+        return other
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Encode texts as :func:`align.tokens.encode_batch` does."""
@@ -68,6 +81,8 @@ def load_data(config: DataConfig, encode: Encoder, seed: int) -> RunData:
     if not config.eval and any(path == ZOO for _, path in config.sources("train")):
         held += _zoo("eval")
     chars = fitting_chars(train, encode)
+    train, cut = cut_conversations(train, encode)
+    held, _ = cut_conversations(held, encode)
     pieces = _shuffled(chunk_samples(train, chars), seed)
     if held:
         kept, measured = pieces, _shuffled(chunk_samples(held, chars), seed)
@@ -86,7 +101,8 @@ def load_data(config: DataConfig, encode: Encoder, seed: int) -> RunData:
             f"up to {chars} characters; give more text in data.train, or held-out "
             "text in data.eval"
         )
-    return RunData(_shuffled(kept, seed), measured, _calibration(config, kept, chars))
+    calibration = _calibration(config, kept, chars)
+    return RunData(_shuffled(kept, seed), measured, calibration, (cut,) if cut else ())
 
 
 def fitting_chars(samples: Sequence[TextSample], encode: Encoder) -> int:
@@ -96,8 +112,11 @@ def fitting_chars(samples: Sequence[TextSample], encode: Encoder) -> int:
     pieces are cut short.
     """
     assert encode.max_length is not None
-    some = samples[:: max(1, len(samples) // 64)][:64]
-    uncut = Encoder(encode.tokenizer, None)
+    written = [s for s in samples if not isinstance(s.text, Conversation)]
+    some = written[:: max(1, len(written) // 64)][:64]
+    if not some:
+        return 4 * encode.max_length  # conversations are cut by their tokens
+    uncut = encode.uncut()
     shares = []
     for sample in some:
         text = sample.text[: 4 * encode.max_length]
@@ -105,6 +124,51 @@ def fitting_chars(samples: Sequence[TextSample], encode: Encoder) -> int:
         shares.append(len(text) / max(1, int(batch.mask.sum())))
     shares.sort()
     return max(8, int(shares[len(shares) // 10] * (encode.max_length - 2)))
+
+
+def cut_conversations(
+    samples: Sequence[TextSample], encode: Encoder
+) -> tuple[list[TextSample], str]:
+    """Cut the ends off conversations of more than ``max_length`` student tokens.
+
+    What follows is left out: the rest would begin in the middle of a turn.
+
+    Args:
+        samples: plain texts among them stay as they are.
+        encode: the student's tokenizer.
+
+    Returns:
+        The samples, and what was left out in one sentence, empty if nothing.
+
+    Raises:
+        ValueError: the student's template does not take a conversation.
+    """
+    assert encode.max_length is not None
+    out = list(samples)
+    spoken = [i for i, s in enumerate(out) if isinstance(s.text, Conversation)]
+    with named("student"):
+        check_chats(encode.tokenizer, (out[i] for i in spoken))
+    whole, kept, cut = 0, 0, 0
+    for start in range(0, len(spoken), _AT_ONCE):
+        places = spoken[start : start + _AT_ONCE]
+        batch = encode.uncut()([out[i].text for i in places])
+        for row, place in enumerate(places):
+            text = out[place].text
+            assert isinstance(text, Conversation)
+            whole += len(text)
+            if int(batch.mask[row].sum()) > encode.max_length:
+                text = text.cut(int(batch.touched_until[row, encode.max_length - 1]))
+                out[place] = replace(out[place], text=text)
+                cut += 1
+            kept += len(text)
+    left = [sample for sample in out if sample.text.strip()]
+    if not cut:
+        return left, ""
+    return left, (
+        f"{cut} of {len(spoken)} conversations are longer than {encode.max_length} of "
+        f"the student's tokens and lost their ends, {1 - kept / whole:.0%} of all "
+        "contents; data.max_length decides"
+    )
 
 
 def read_sources(
@@ -123,7 +187,7 @@ def read_sources(
             out += _zoo(split)
             continue
         with named(f"data.{which}"):
-            out += read_texts(path, domain, config.text_field)
+            out += read_texts(path, domain, config.text_field, config.chats)
     return out
 
 

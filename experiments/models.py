@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from align.chat import check_chats
 from align.text import TextSample
 from experiments.config import Config
 from experiments.data import Encoder
@@ -76,13 +77,16 @@ class Models:
             scaler: from ``align.rope_scaling_method``.
 
         Raises:
-            ValueError: a teacher has no positions for a text, or no token for any;
-                names both.
+            ValueError: a teacher has no positions for a text, no token for any, or a
+                chat template that refuses a conversation; names both.
         """
+        samples = list(samples)
         longest = sorted(samples, key=lambda s: len(s.text))[-64:]
         texts = [sample.text for sample in longest]
         linear = self._config.align.rope_scaling_method == "linear"
         for name, (loaded, capture) in self._teachers.items():
+            with named(f"teachers.{name}"):
+                check_chats(loaded.tokenizer, samples)
             batch = Encoder(loaded.tokenizer, None)(texts)
             if not bool(batch.has_text.any()):
                 raise ValueError(

@@ -175,9 +175,10 @@ def value_relations(ctx: StepContext) -> Tensor:
 def cross_entropy(ctx: StepContext) -> Tensor:
     """Next-token cross-entropy over real tokens, nats per token; 0 if there are none.
 
-    Position t predicts token t + 1. Padding is never predicted.
+    Position t predicts token t + 1. Padding is never predicted, and of a
+    conversation only what :attr:`TokenBatch.predicted` says.
     """
-    labels = ctx.batch.ids[:, 1:].masked_fill(~ctx.batch.mask[:, 1:], -100)
+    labels = ctx.batch.ids[:, 1:].masked_fill(~ctx.batch.predicted[:, 1:], -100)
     logits = ctx.logits[:, :-1].float()
     total = F.cross_entropy(logits.transpose(1, 2), labels, reduction="sum")
     return total / (labels != -100).sum().clamp_min(1)

@@ -60,7 +60,7 @@ def teacher_bits_per_char(logits: Tensor, batch: TokenBatch) -> Tensor:
     Returns:
         (B,) float32 bits per character, over the characters after the first token
         (all of them where a special token comes first) up to the last token that
-        holds text; ``inf`` where there are none.
+        holds text, of a conversation over its contents; ``inf`` where there are none.
 
     Raises:
         ValueError: ``logits`` do not belong to ``batch``.
@@ -71,7 +71,8 @@ def teacher_bits_per_char(logits: Tensor, batch: TokenBatch) -> Tensor:
     nll = next_token_nll(logits, batch.ids, batch.mask)
     position = torch.arange(batch.ids.shape[1], device=nll.device)
     last = torch.where(batch.has_text, position, -1).amax(dim=1, keepdim=True)
-    bits = (nll * (position <= last)).sum(dim=1) / math.log(2)
+    counted = batch.predicted & (position <= last)
+    bits = (nll * counted).sum(dim=1) / math.log(2)
     end = torch.where(batch.has_text, batch.spans[..., 1], 0).amax(dim=1)
     first = batch.spans[:, 0, 1] * batch.has_text[:, 0]
     chars = end - first

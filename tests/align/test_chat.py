@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from align.byte_lengths import ByteLengths
-from align.chat import encode_chats, render_chat
+from align.chat import check_chats, encode_chats, render_chat
+from align.conversation import Conversation
+from align.text import TextSample
 from align.time_align import check_causal
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner
 from align.tokens import encode_batch
@@ -106,6 +108,74 @@ def test_cutting_keeps_the_front(load):
     cut = encode_chats(load("qwen2.5"), [TALK], max_length=12)
     assert torch.equal(cut.ids, whole.ids[:, :12])
     assert torch.equal(cut.spans, whole.spans[:, :12])
+
+
+@pytest.mark.parametrize("name", [*CHAT, "opt"])
+def test_conversations_and_texts_share_a_batch(load, name):
+    tokenizer = load(name)
+    texts = ["A text.", Conversation(TALK), "", Conversation(BLANKS), "Another, longer"]
+    batch = encode_batch(tokenizer, texts)
+    assert batch.texts == tuple(texts)
+    for row, text in enumerate(texts):
+        spoken = isinstance(text, Conversation)
+        alone = (
+            encode_chats(tokenizer, [text.messages])
+            if spoken
+            else encode_batch(tokenizer, [text])
+        )
+        mask = batch.mask[row]
+        assert batch.ids[row][mask].tolist() == alone.ids[0].tolist()
+        assert torch.equal(batch.spans[row][mask], alone.spans[0])
+        assert bool((batch.spans[row][~mask].diff(dim=-1) == 0).all())
+    only = encode_batch(tokenizer, [Conversation(TALK)])
+    assert torch.equal(only.ids, encode_chats(tokenizer, [TALK]).ids)
+
+
+def test_contents_and_the_mark_after_each_are_what_is_predicted(load):
+    tokenizer = load("qwen2.5")
+    batch = encode_batch(tokenizer, [Conversation(TALK), "a text"])
+    learnt = [tokenizer.decode([i]) for i in batch.ids[0][batch.predicted[0]].tolist()]
+    expected = []
+    for message in TALK:
+        ids = tokenizer(message["content"])["input_ids"]
+        expected += [*(tokenizer.decode([i]) for i in ids), "<|im_end|>"]
+    assert learnt == expected
+    assert torch.equal(batch.predicted[1], batch.mask[1])
+    plain = encode_batch(tokenizer, ["a text"])
+    assert plain.predicted is plain.mask
+
+
+def test_without_a_template_a_prompt_and_its_completion_stand_side_by_side(load):
+    pair = Conversation(
+        [
+            {"role": "user", "content": "The capital is"},
+            {"role": "assistant", "content": " Rome."},
+        ],
+        "",
+    )
+    batch = encode_batch(load("gpt2"), [pair])
+    written = encode_batch(load("gpt2"), ["The capital is Rome."])
+    assert torch.equal(batch.ids, written.ids)
+    assert torch.equal(batch.spans, written.spans)
+    templated = encode_batch(load("llama3"), [pair])
+    assert templated.texts == batch.texts
+    assert int(templated.mask.sum()) > int(templated.has_text.sum()) + 8
+
+
+def test_a_template_that_takes_no_such_conversation_is_found_before_work():
+    def first(turns):
+        return turns[0]["content"]
+
+    samples = [
+        TextSample("text", "d", "a.txt:0"),
+        TextSample(Conversation(TALK[:1]), "d", "a.jsonl:1"),
+        TextSample(Conversation(TALK), "d", "a.jsonl:2"),
+    ]
+    check_chats(Templated(first), samples[:2])
+    with pytest.raises(
+        ValueError, match=r"a\.jsonl:2: messages\[1\].*leaves this turn"
+    ):
+        check_chats(Templated(first), samples)
 
 
 class Templated:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from align.conversation import Conversation
 from align.text import PACK_CHARS, TextSample, chunk_samples, iter_texts, read_texts
 
 
@@ -67,6 +68,18 @@ def test_every_record_form_is_read(tmp_path):
     lines = [json.dumps(record) for record, _ in RECORDS]
     path.write_text("\r\n".join(lines) + "\n\n", encoding="utf-8")
     assert [s.text for s in read_texts(path)] == [text for _, text in RECORDS]
+
+
+def test_turns_are_kept_where_templates_are_to_read_them(tmp_path):
+    path = tmp_path / "mixed.jsonl"
+    lines = [json.dumps(record) for record, _ in RECORDS]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    samples = read_texts(path, chats="template")
+    kinds = [isinstance(s.text, Conversation) for s in samples]
+    assert kinds == [False, False, True, True]
+    assert samples[3].text == "HiYes?"
+    assert [m["role"] for m in samples[2].text.messages] == ["user", "assistant"]
+    assert chunk_samples(samples, 3)[-1] is samples[3]  # a conversation stays whole
 
 
 def test_a_named_field_is_read_and_blank_documents_are_left_out(tmp_path):
