@@ -40,3 +40,7 @@ class TeacherView:
     carried onto the student's tokens, rows summing to 1 or 0."""
     bits_per_char: Tensor | None = None
     """(B,) float32: the teacher's own next-token loss; None where it has none."""
+    origin: Tensor | None = None
+    """(B, T_s) int64: the first of the teacher's tokens that feeds each student token,
+    -1 for none; where ``kv`` is on the student's tokens already and the alignment
+    cannot tell. None reads it off the alignment."""

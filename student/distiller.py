@@ -334,6 +334,9 @@ def not_sinks(batch: TokenBatch, views: Sequence[TeacherView], count: int) -> Te
     own = batch.mask & (batch.mask.cumsum(1) > count)
     clear = own[..., None].repeat(1, 1, len(views))
     for m, view in enumerate(views):
+        if view.origin is not None:
+            clear[..., m] &= view.origin >= count
+            continue
         pairs, tokens = view.alignment, max(view.alignment.shape[2], 1)
         fed = pairs.rows[pairs.cols % tokens < count]
         clear.view(-1, len(views))[fed, m] = False
