@@ -40,6 +40,11 @@ class LostText:
         """Share of the characters that are lost, blanks that were left out aside."""
         return (self.dropped + self.unknown + self.rewritten) / max(1, self.characters)
 
+    @property
+    def untold(self) -> float:
+        """Share of the characters of which nothing is told, not even changed."""
+        return (self.dropped + self.unknown) / max(1, self.characters)
+
     def __str__(self) -> str:
         """One line for a log."""
         if not (self.blanks or self.dropped or self.unknown or self.rewritten):
@@ -70,9 +75,12 @@ def lost_text(tokenizer: Any, batch: TokenBatch) -> LostText:
     Returns:
         Counts over all texts of the batch, each character under one heading.
     """
-    unknown_id = getattr(tokenizer, "unk_token_id", None)
+    unknown_id = _unknown_id(tokenizer)
+    unknown_piece = (
+        tokenizer.convert_ids_to_tokens(unknown_id) if unknown_id >= 0 else ""
+    )
     spans, held = batch.spans.cpu().numpy(), batch.has_text.cpu().numpy()
-    is_unknown = batch.ids.cpu().numpy() == (-1 if unknown_id is None else unknown_id)
+    is_unknown = batch.ids.cpu().numpy() == unknown_id
     kinds: Counter[str] = Counter()
     seen: Counter[str] = Counter()
     told: Counter[str] = Counter()
@@ -82,7 +90,7 @@ def lost_text(tokenizer: Any, batch: TokenBatch) -> LostText:
         known = _covered(spans[row][held[row] & ~is_unknown[row]], end)
         unsure = spans[row][held[row] & is_unknown[row]]
         for start, stop in unsure.tolist():
-            if text[start:stop] == tokenizer.unk_token:
+            if text[start:stop] == unknown_piece:
                 known[start:stop] = True  # the text itself says so
         claimed = known | _covered(unsure, end)
         for place in np.flatnonzero(~known).tolist():
@@ -90,14 +98,13 @@ def lost_text(tokenizer: Any, batch: TokenBatch) -> LostText:
             kind = "unknown" if claimed[place] else "dropped"
             kinds["blanks" if blank else kind] += 1
             if not blank:
-                seen[f"{text[place]} {kind}"] += 1
+                seen[f"{_shown(text[place])} {kind}"] += 1
         told.update(_clusters(text[:end], known))
     for cluster, read in _reread(tokenizer, list(told)).items():
         kind = "rewritten" if read else "dropped"
         kinds[kind] += told[cluster] * len(cluster)
-        seen[f"{cluster} as {read}" if read else f"{cluster!r} dropped"] += told[
-            cluster
-        ]
+        what = f"as {_shown(read)}" if read else "dropped"
+        seen[f"{_shown(cluster)} {what}"] += told[cluster]
     common = tuple(example for example, _ in seen.most_common(_EXAMPLES))
     return LostText(
         kinds["characters"],
@@ -107,6 +114,11 @@ def lost_text(tokenizer: Any, batch: TokenBatch) -> LostText:
         kinds["rewritten"],
         common,
     )
+
+
+def _shown(piece: str) -> str:
+    """A piece as it can stand in a log."""
+    return piece if piece.isprintable() else ascii(piece)
 
 
 def _covered(spans: Ints, size: int) -> NDArray[np.bool_]:
@@ -130,10 +142,29 @@ def _clusters(text: str, known: NDArray[np.bool_]) -> Iterator[str]:
         place = stop
 
 
-def _reread(tokenizer: Any, clusters: list[str]) -> dict[str, str]:
-    """What comes back of those that do not come back as they are."""
+def _unknown_id(tokenizer: Any) -> int:
+    """The unknown token's id, also where only the model knows it; -1 for none."""
+    named = getattr(tokenizer, "unk_token_id", None)
+    if named is not None:
+        return int(named)
     backend = tokenizer.backend_tokenizer
+    piece = getattr(backend.model, "unk_token", None)
+    found = backend.token_to_id(piece) if piece else None
+    return -1 if found is None else int(found)
+
+
+def _reread(tokenizer: Any, clusters: list[str]) -> dict[str, str]:
+    """What comes back of those that do not come back as they are.
+
+    One that is unknown by itself was read as a part of a word, and tells nothing.
+    """
+    backend, unknown = tokenizer.backend_tokenizer, _unknown_id(tokenizer)
     encodings = backend.encode_batch(clusters, add_special_tokens=False)
-    decoded = backend.decode_batch([encoding.ids for encoding in encodings])
-    pairs = zip(clusters, decoded, strict=True)
+    known = [
+        (cluster, encoding.ids)
+        for cluster, encoding in zip(clusters, encodings, strict=True)
+        if unknown not in encoding.ids
+    ]
+    decoded = backend.decode_batch([ids for _, ids in known])
+    pairs = zip([cluster for cluster, _ in known], decoded, strict=True)
     return {one: read.strip() for one, read in pairs if read.strip() != one}

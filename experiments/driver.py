@@ -49,6 +49,7 @@ from experiments.models import ZOO, Models
 from experiments.place import named
 from experiments.presets import load_registry, presets_of
 from experiments.progress import Progress
+from experiments.reading import Reading, how_teachers_read
 from experiments.run_dir import MAIN, read_run
 from experiments.settings import ConfigError
 from experiments.stop import StopRequest, stop_on_signals
@@ -229,6 +230,7 @@ def plan_arms(config: Config, stages: list[Stage]) -> dict[str, list[Stage]]:
 
 def _run(bench: Bench, arms: Mapping[str, list[Stage]], started: float) -> None:
     _state(bench, saved=False, finished=False)
+    reading = _reading(bench)
     if bench.engine.is_main:
         _draw_maps(bench)
     baseline, teachers = _starting_point(bench), _teachers_alone(bench)
@@ -246,6 +248,8 @@ def _run(bench: Bench, arms: Mapping[str, list[Stage]], started: float) -> None:
         summary = summarize(bench.config, results, baseline, bench.models.facts())
         for name, bpc in teachers.items():
             summary["teachers"][name]["bpc"] = bpc
+        for name, found in reading.items():
+            summary["teachers"][name]["reading"] = found.plain()
         summary["time_s"] = round(spent, 1)
         write_json(bench.run_dir / "summary.json", summary)
         from experiments.report import write_report
@@ -253,6 +257,28 @@ def _run(bench: Bench, arms: Mapping[str, list[Stage]], started: float) -> None:
         write_report(read_run(bench.run_dir))
     _state(bench, saved=True, finished=True)
     bench.engine.barrier()
+
+
+def _reading(bench: Bench) -> dict[str, Reading]:
+    """How the teachers' tokenizers read the texts; loud where they do badly."""
+    align = bench.config.align
+    tokenizers = {
+        name: bench.models.teacher(name)[0].tokenizer for name in bench.config.teachers
+    }
+    aligner = bench.registry.get("aligner", align.aligner)()
+    found = how_teachers_read(
+        bench.data.calibration, bench.models.encode, tokenizers, aligner
+    )
+    if bench.engine.is_main:
+        for name, reading in found.items():
+            alarm = reading.alarm(name, align.min_coverage)
+            print(f"warning: {alarm}" if alarm else reading.line(name), file=sys.stderr)
+            line = {"kind": "reading", "step": 0, "teacher": name, **reading.plain()}
+            bench.metrics.write(MAIN, bench.config.phases[0], line)
+            if alarm:
+                event = {"kind": "event", "step": 0, "event": alarm}
+                bench.metrics.write(MAIN, bench.config.phases[0], event)
+    return found
 
 
 def _draw_maps(bench: Bench) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.report_teachers import markdown_table, number, teacher_blocks
 from experiments.run_dir import RunDir, mean_bpc
 
 if TYPE_CHECKING:
@@ -111,10 +112,10 @@ def report_text(run: RunDir) -> str:
             "Held-out bits per character, lower is better. *CE only* is the same "
             "student on the same data and steps without teachers; *best single* "
             "learnt from the best one teacher alone.",
-            _markdown_table(heads, rows),
+            markdown_table(heads, rows),
             "\n".join(f"- {sentence}" for sentence in sentences(found)),
         ]
-    blocks += _teacher_block(run)
+    blocks += teacher_blocks(run)
     blocks += _event_block(run)
     blocks += _picture_blocks(run)
     blocks += ["## Do it again", _commands(run)]
@@ -174,35 +175,23 @@ def _rows(found: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
     heads += ["CE only", "best single", "before", "helped"]
     rows = []
     for v in found:
-        means = [_number(v.mean)] if several else []
-        single = _number(v.best_single)
+        means = [number(v.mean)] if several else []
+        single = number(v.best_single)
         if v.single_teacher and v.best_single is not None:
             single += f" ({v.single_teacher})"
         rows.append(
             [
                 v.phase,
                 "–" if v.steps is None else str(v.steps),
-                *(_number(v.bpc.get(domain)) for domain in domains),
+                *(number(v.bpc.get(domain)) for domain in domains),
                 *means,
-                _number(v.ce_only),
+                number(v.ce_only),
                 single,
-                _number(v.previous),
+                number(v.previous),
                 {True: "yes", False: "no", None: "–"}[v.helped],
             ]
         )
     return heads, rows
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _markdown_table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1
-) -> str:
-    rule = ["---" if i < numbers_from else "---:" for i in range(len(heads))]
-    lines = [heads, rule, *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _lead(run: RunDir, found: Sequence[Verdict]) -> str:
@@ -223,27 +212,6 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _teacher_block(run: RunDir) -> list[str]:
-    teachers = run.summary.get("teachers") or {}
-    if not teachers:
-        return []
-    domains = list(
-        dict.fromkeys(d for t in teachers.values() for d in (t.get("bpc") or {}))
-    )
-    rows = [
-        [
-            name,
-            *(str(facts.get(key, "–")) for key in ("model", "kind", "family")),
-            *(_number((facts.get("bpc") or {}).get(domain)) for domain in domains),
-        ]
-        for name, facts in teachers.items()
-    ]
-    heads = ["teacher", "model", "kind", "family", *domains]
-    table = _markdown_table(heads, rows, numbers_from=4)
-    note = ["Their own bits per character; an encoder has none."] if domains else []
-    return ["## Teachers", *note, table]
 
 
 def _event_block(run: RunDir) -> list[str]:

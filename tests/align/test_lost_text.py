@@ -49,6 +49,13 @@ def test_characters_that_vanish_are_dropped(load):
     found = lost(load("bert-base-uncased"), ["a\x00b"])
     assert (found.dropped, found.unknown) == (1, 0)
     assert "1 dropped" in str(found)
+    assert found.examples == (r"'\x00' dropped",)
+
+
+def test_what_is_changed_is_still_told(load):
+    found = lost(load("t5-small"), ["深： x"])
+    assert (found.unknown, found.rewritten, found.characters) == (1, 1, 4)
+    assert (found.share, found.untold) == (0.5, 0.25)
 
 
 def test_composition_is_rewriting_for_a_normalising_byte_level_vocabulary(load):

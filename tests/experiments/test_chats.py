@@ -161,7 +161,15 @@ def test_a_run_learns_from_conversations(tmp_path, chatty):
     (phase,) = summary["phases"]
     assert min(phase["coverage"].values()) > 0.8
     assert list(phase["bpc"]) == ["chats"]
-    assert set(summary["teachers"]["gpt2-prose"]["bpc"]) == {"chats"}
+    facts = summary["teachers"]["gpt2-prose"]
+    assert set(facts["bpc"]) == {"chats"}
+    assert facts["reading"]["coverage"] > 0.8
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "- gpt2-prose reaches " in report
+    assert "| dual | gpt2-prose | " in report.partition("adapters let through")[2]
+    lines = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").open()]
+    readings = [line for line in lines if line["kind"] == "reading"]
+    assert [line["teacher"] for line in readings] == ["gpt2-prose", "qwen-code"]
 
 
 def test_a_template_that_refuses_is_found_before_work(tmp_path, chatty, capsys):

@@ -1,0 +1,83 @@
+"""What a report says of the teachers: how they read, and what of them arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.run_dir import RunDir
+
+
+def teacher_blocks(run: RunDir) -> list[str]:
+    """The report's sections on teachers, from the run's summary."""
+    return [*_teacher_block(run), *_kept_block(run)]
+
+
+def number(value: float | None) -> str:
+    """Three decimals; a dash for nothing."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def markdown_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1
+) -> str:
+    """A table in Markdown; columns from ``numbers_from`` on stand to the right."""
+    rule = ["---" if i < numbers_from else "---:" for i in range(len(heads))]
+    lines = [heads, rule, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _teacher_block(run: RunDir) -> list[str]:
+    teachers = run.summary.get("teachers") or {}
+    if not teachers:
+        return []
+    domains = list(
+        dict.fromkeys(d for t in teachers.values() for d in (t.get("bpc") or {}))
+    )
+    rows = [
+        [
+            name,
+            *(str(facts.get(key, "–")) for key in ("model", "kind", "family")),
+            *(number((facts.get("bpc") or {}).get(domain)) for domain in domains),
+        ]
+        for name, facts in teachers.items()
+    ]
+    heads = ["teacher", "model", "kind", "family", *domains]
+    table = markdown_table(heads, rows, numbers_from=4)
+    note = ["Their own bits per character; an encoder has none."] if domains else []
+    lines = [
+        f"- {name} reaches {reading['coverage']:.1%} of the student's tokens; "
+        f"{reading['lost']}"
+        for name, facts in teachers.items()
+        if (reading := facts.get("reading"))
+    ]
+    said = ["What their tokenizers make of the texts:", "\n".join(lines)]
+    return ["## Teachers", *note, table, *(said if lines else [])]
+
+
+def _kept_block(run: RunDir) -> list[str]:
+    """What each teacher's adapter lets through, by phase and student layer."""
+    rows = []
+    for phase in run.summary.get("phases", []):
+        for teacher, fit in (phase.get("fit") or {}).items():
+            shares = [
+                fit.get(f"{part}_variance_kept") or fit.get(f"variance_{part}")
+                for part in ("k", "v")
+            ]
+            if None in shares:
+                continue
+            coverage = (phase.get("coverage") or {}).get(teacher)
+            cells = [f"{k:.0%} / {v:.0%}" for k, v in zip(*shares, strict=True)]
+            covered = "–" if coverage is None else f"{coverage:.1%}"
+            rows.append([phase["name"], teacher, covered, *cells])
+    if not rows:
+        return []
+    depth = max(len(row) for row in rows) - 3
+    heads = ["phase", "teacher", "coverage", *(f"layer {i}" for i in range(depth))]
+    return [
+        "## What the adapters let through",
+        "Share of the teacher's variance, keys / values, that can be read back from "
+        "what the calibrated adapter (or the coder to Z) makes of it, by student "
+        "layer; and the share of the student's tokens that the teacher covered on the "
+        "calibration sample.",
+        markdown_table(heads, rows, numbers_from=2),
+    ]
