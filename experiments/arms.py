@@ -1,4 +1,4 @@
-"""Train one arm: the run's own chain of phases, or a baseline on the same data.
+"""The arms of a run: its own chain of phases, and the baselines beside it.
 
 An arm is a list of phases, each starting from the last one's student. Every arm
 reads the same samples in the same order for the same steps, so that what differs
@@ -8,43 +8,17 @@ is who taught.
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from experiments.config import Config, PhaseConfig
-from experiments.data import Encoder, RunData
-from experiments.depth import draw_similarity
-from experiments.lineage import (
-    check_record,
-    record_of,
-    text_digests,
-    write_record,
-)
-from experiments.metrics import Metrics
-from experiments.models import Models
-from experiments.progress import Progress
+from experiments.config import Config
+from experiments.lineage import check_record, record_of, text_digests, write_record
 from experiments.run_dir import MAIN
-from experiments.stop import StopRequest
-from experiments.teaching import Faculty, build_faculty, build_objectives
-from plugins.registry import Registry
-from student.checkpoint import (
-    atomic_folder,
-    export_student,
-    mark_complete,
-    read_complete,
-)
+from experiments.stage import Bench, Place, Stage, checkpoint_folder, run_stage
+from student.checkpoint import read_complete
 from student.config import TrainConfig
-from student.distiller import Distiller
-from student.engine import Engine
-from student.evaluate import bits_per_char, kv_health
-from student.phase_checkpoint import Keeper
-from student.trainer import Job, train_phase
-from teacher.capture import KVCapture
 
 CE_ONLY = "ce_only"
 """The arm without teachers."""
@@ -52,38 +26,21 @@ SINGLE = "single:"
 """Prefix of the arms with one teacher."""
 
 
-class RunStopped(Exception):
-    """Asked to stop; everything is saved, the same command goes on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One phase of one arm."""
-
-    phase: PhaseConfig
-    teachers: tuple[str, ...]
-    """Empty: cross-entropy alone."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Bench:
-    """Everything the arms of one run share."""
-
-    config: Config
-    registry: Registry
-    engine: Engine
-    models: Models
-    data: RunData
-    metrics: Metrics
-    progress: Progress
-    stop: StopRequest
-    run_dir: Path
-    run_id: str
-    """Tells this run's checkpoints from another's."""
-    trust: bool
-    """Take checkpoints of other runs all the same."""
-    may_write: Callable[[], None]
-    """Raises once another process has taken the run over."""
+def plan_arms(config: Config, stages: list[Stage]) -> dict[str, list[Stage]]:
+    """The run's own chain and the baselines that were asked for, by name."""
+    arms = {MAIN: stages}
+    if config.baselines.ce_only:
+        arms[CE_ONLY] = [Stage(stage.phase, ()) for stage in stages]
+    wanted = config.baselines.single_teachers
+    used = dict.fromkeys(name for stage in stages for name in stage.teachers)
+    singles = (
+        {"all": list(used), "none": []}.get(wanted)
+        if isinstance(wanted, str)
+        else wanted
+    )
+    for name in singles or []:
+        arms[f"{SINGLE}{name}"] = [single_stage(stage, name) for stage in stages]
+    return arms
 
 
 def single_stage(stage: Stage, teacher: str) -> Stage:
@@ -103,9 +60,7 @@ def run_arm(bench: Bench, arm: str, stages: Sequence[Stage]) -> list[dict[str, A
     """Train an arm's phases in order, skipping those that are complete.
 
     Returns:
-        Per phase what was measured: ``name``, ``steps``, ``bpc`` by domain,
-        ``teachers`` and, where teachers took part, ``coverage``, ``fit``, ``health``
-        and ``layer_map``.
+        Per phase what was measured, see :func:`experiments.stage.run_stage`.
 
     Raises:
         RunStopped: asked to stop; a checkpoint was written.
@@ -123,10 +78,10 @@ def run_arm(bench: Bench, arm: str, stages: Sequence[Stage]) -> list[dict[str, A
             if bench.engine.is_main:
                 record = record_of(bench.config, stages[: index + 1], texts)
                 write_record(folder, record)
-            place = _Place(arm, index, folder, source, steps, offset, first_sample)
-            state = _run_stage(bench, stage, place)
+            place = Place(arm, index, folder, source, steps, offset, first_sample)
+            state = run_stage(bench, stage, place)
         elif bench.engine.is_main:  # left by a kill right after the phase was whole
-            shutil.rmtree(_checkpoints(folder), ignore_errors=True)
+            shutil.rmtree(checkpoint_folder(folder), ignore_errors=True)
         results.append(state)
         source = folder / "student"
         offset += steps
@@ -158,180 +113,3 @@ def arm_folder(run_dir: Path, arm: str) -> Path:
     if arm == MAIN:
         return run_dir / "phases"
     return run_dir / "baselines" / arm.replace(":", "-")
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a stage stands in its arm."""
-
-    arm: str
-    index: int
-    folder: Path
-    source: str | Path | None
-    steps: int
-    offset: int
-    first_sample: int
-
-
-def _run_stage(bench: Bench, stage: Stage, place: _Place) -> dict[str, Any]:
-    """Calibrate, train, measure and save one phase."""
-    phase, engine = stage.phase, bench.engine
-    torch.manual_seed(bench.config.run.seed * 1000 + place.index)
-    model = bench.models.student(place.source).to(engine.device)
-    capture = KVCapture(model)
-    if phase.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    encode = bench.models.encode
-    faculty = _faculty(bench, stage, capture, encode)
-    if faculty and faculty.depth.similarity and place.arm == MAIN and engine.is_main:
-        picture = f"layer_similarity_{phase.name}.png"
-        draw_similarity(faculty.depth, bench.run_dir / "figures" / picture)
-    distiller = Distiller(
-        model,
-        capture,
-        build_objectives(phase, bench.registry, faculty is not None),
-        phase.loss,
-        faculty.teaching if faculty else None,
-        torch.bfloat16 if phase.train.bf16 else None,
-    )
-    checkpoints = _checkpoints(place.folder)
-    title = f"{place.arm} · {phase.name}"
-    with bench.progress.work(title, place.steps) as show:
-        job = Job(
-            bench.data.train,
-            encode,
-            faculty.panel if faculty else None,
-            place.steps,
-            bench.config.run.seed,
-            phase.loss.attention_rows,
-            _keeper(bench, checkpoints, phase.train),
-            place.first_sample,
-            lambda line: bench.metrics.write(place.arm, phase.name, line, place.offset),
-            lambda step: bench.metrics.rewind(
-                place.arm, phase.name, step, place.offset
-            ),
-            show,
-            bench.stop,
-        )
-        done = train_phase(distiller, engine, job, phase.train)
-    if done < place.steps:
-        raise RunStopped(f"{title}: {done} of {place.steps} steps")
-    result = _measure(bench, stage, place, capture, faculty)
-
-    def keep() -> None:
-        _save(model, bench, place, result)
-        shutil.rmtree(checkpoints, ignore_errors=True)
-
-    engine.from_main(keep)
-    return result
-
-
-def _checkpoints(folder: Path) -> Path:
-    """Where a phase keeps its checkpoints while it goes on."""
-    return folder.with_name(f"{folder.name}.checkpoint")
-
-
-def _keeper(bench: Bench, folder: Path, train: TrainConfig) -> Keeper:
-    def warn(text: str) -> None:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
-
-    return Keeper(
-        folder, train.keep_checkpoints, bench.run_id, bench.trust, warn, bench.may_write
-    )
-
-
-def _faculty(
-    bench: Bench, stage: Stage, capture: KVCapture, encode: Encoder
-) -> Faculty | None:
-    if not stage.teachers:
-        return None
-    teachers = {name: bench.models.teacher(name) for name in stage.teachers}
-    shares = {name: bench.config.teachers[name].weight for name in stage.teachers}
-    faculty = build_faculty(
-        stage.phase,
-        bench.registry,
-        capture,
-        encode,
-        teachers,
-        shares,
-        bench.data.calibration,
-        bench.progress.over,
-    )
-    low = stage.phase.align.min_coverage
-    for name, share in faculty.report.coverage.items():
-        if share < low and bench.engine.is_main:
-            print(
-                f"warning: phase {stage.phase.name}: teacher {name!r} covers only "
-                f"{share:.0%} of the student's tokens (align.min_coverage is "
-                f"{low:.0%}); what it knows of the rest is not taught"
-            )
-    return faculty
-
-
-def _measure(
-    bench: Bench,
-    stage: Stage,
-    place: _Place,
-    capture: KVCapture,
-    faculty: Faculty | None,
-) -> dict[str, Any]:
-    bpc = evaluate(bench, capture, f"measuring {place.arm} · {stage.phase.name}")
-    health = measure_health(bench, capture)
-    line = {"kind": "eval", "step": place.steps, "bpc": bpc, "mean": _mean(bpc)}
-    bench.metrics.write(
-        place.arm, stage.phase.name, {**line, "health": health}, place.offset
-    )
-    result: dict[str, Any] = {
-        "name": stage.phase.name,
-        "title": stage.phase.title,
-        "steps": place.steps,
-        "teachers": list(stage.teachers),
-        "bpc": bpc,
-        "health": health,
-    }
-    if faculty is not None:
-        maps = {name: list(one) for name, one in faculty.depth.maps.items()}
-        result |= {
-            "coverage": faculty.report.coverage,
-            "fit": faculty.report.fit,
-            "layer_map": maps,
-        }
-    return result
-
-
-def evaluate(
-    bench: Bench, capture: KVCapture, title: str, encode: Encoder | None = None
-) -> dict[str, float]:
-    """Held-out bits per character by domain, of a student unless told otherwise."""
-    batches = -(-len(bench.data.eval) // 16)
-    read = encode or bench.models.encode
-    return bits_per_char(
-        capture,
-        lambda texts: read(texts).to(bench.engine.device),
-        bench.data.eval,
-        batch_size=16,
-        progress=lambda items: bench.progress.over(items, title, batches),
-    )
-
-
-def measure_health(bench: Bench, capture: KVCapture) -> dict[str, float]:
-    """Spread and effective rank of a student's KV on held-out text."""
-    texts = [sample.text for sample in bench.data.eval[:16]]
-    batch = bench.models.encode(texts).to(bench.engine.device)
-    with torch.no_grad():
-        health = kv_health(capture(batch.ids, batch.mask).kv)
-    return {
-        name: round(getattr(health, name), 4)
-        for name in ("std_k", "std_v", "rank_k", "rank_v")
-    }
-
-
-def _save(model: Any, bench: Bench, place: _Place, result: Mapping[str, Any]) -> None:
-    with atomic_folder(place.folder) as folder:
-        export_student(model, bench.models.student_tokenizer, folder / "student")
-        mark_complete(folder, dict(result))
-        bench.may_write()
-
-
-def _mean(values: Mapping[str, float]) -> float:
-    return sum(values.values()) / len(values)

@@ -26,9 +26,9 @@ def quickstart(options: Namespace) -> int:
 
 def train(options: Namespace) -> int:
     """Train as a config says and show what came of it."""
-    from experiments.arms import RunStopped
     from experiments.driver import run_training
     from experiments.presets import load_registry
+    from experiments.stage import RunStopped
 
     config = config_of(options)
     registry = load_registry(config)

@@ -14,17 +14,7 @@ from typing import Any
 import torch
 
 from align.layer_map import needs_sample
-from experiments.arms import (
-    CE_ONLY,
-    SINGLE,
-    Bench,
-    RunStopped,
-    Stage,
-    check_arm,
-    evaluate,
-    run_arm,
-    single_stage,
-)
+from experiments.arms import check_arm, plan_arms, run_arm
 from experiments.config import (
     Config,
     PhaseConfig,
@@ -52,6 +42,7 @@ from experiments.progress import Progress
 from experiments.reading import Reading, how_teachers_read
 from experiments.run_dir import MAIN, read_run
 from experiments.settings import ConfigError
+from experiments.stage import Bench, RunStopped, Stage, evaluate
 from experiments.stop import StopRequest, stop_on_signals
 from experiments.summary import summarize
 from experiments.teaching import check_phase
@@ -209,23 +200,6 @@ def _open_and_run(
         _run(bench, arms, launch.started)
     finally:
         metrics.close()
-
-
-def plan_arms(config: Config, stages: list[Stage]) -> dict[str, list[Stage]]:
-    """The run's own chain and the baselines that were asked for, by name."""
-    arms = {MAIN: stages}
-    if config.baselines.ce_only:
-        arms[CE_ONLY] = [Stage(stage.phase, ()) for stage in stages]
-    wanted = config.baselines.single_teachers
-    used = dict.fromkeys(name for stage in stages for name in stage.teachers)
-    singles = (
-        {"all": list(used), "none": []}.get(wanted)
-        if isinstance(wanted, str)
-        else wanted
-    )
-    for name in singles or []:
-        arms[f"{SINGLE}{name}"] = [single_stage(stage, name) for stage in stages]
-    return arms
 
 
 def _run(bench: Bench, arms: Mapping[str, list[Stage]], started: float) -> None:

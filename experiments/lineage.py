@@ -18,9 +18,9 @@ from student.checkpoint import MARKER
 from student.phase_checkpoint import steps_kept
 
 if TYPE_CHECKING:
-    from experiments.arms import Stage
     from experiments.config import Config
     from experiments.data import RunData
+    from experiments.stage import Stage
 
 WITHOUT_EFFECT = (
     "log_every",

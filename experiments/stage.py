@@ -1,0 +1,250 @@
+"""Train one phase of one arm: calibrate, train, measure, save."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.config import Config, PhaseConfig
+from experiments.data import Encoder, RunData
+from experiments.depth import draw_similarity
+from experiments.metrics import Metrics
+from experiments.models import Models
+from experiments.progress import Progress
+from experiments.run_dir import MAIN
+from experiments.stop import StopRequest
+from experiments.teaching import Faculty, build_faculty, build_objectives
+from plugins.registry import Registry
+from student.checkpoint import atomic_folder, export_student, mark_complete
+from student.config import TrainConfig
+from student.distiller import Distiller
+from student.engine import Engine
+from student.evaluate import bits_per_char, kv_health
+from student.phase_checkpoint import Keeper
+from student.trainer import Job, train_phase
+from teacher.capture import KVCapture
+
+
+class RunStopped(Exception):
+    """Asked to stop; everything is saved, the same command goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One phase of one arm."""
+
+    phase: PhaseConfig
+    teachers: tuple[str, ...]
+    """Empty: cross-entropy alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """Everything the arms of one run share."""
+
+    config: Config
+    registry: Registry
+    engine: Engine
+    models: Models
+    data: RunData
+    metrics: Metrics
+    progress: Progress
+    stop: StopRequest
+    run_dir: Path
+    run_id: str
+    """Tells this run's checkpoints from another's."""
+    trust: bool
+    """Take checkpoints of other runs all the same."""
+    may_write: Callable[[], None]
+    """Raises once another process has taken the run over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a stage stands in its arm."""
+
+    arm: str
+    index: int
+    folder: Path
+    source: str | Path | None
+    steps: int
+    offset: int
+    first_sample: int
+
+
+def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
+    """Calibrate, train, measure and save one phase.
+
+    Returns:
+        What was measured: ``name``, ``steps``, ``bpc`` by domain, ``teachers``,
+        ``health`` and, where teachers took part, ``coverage``, ``fit``, ``layer_map``.
+
+    Raises:
+        RunStopped: asked to stop; a checkpoint was written.
+    """
+    phase, engine = stage.phase, bench.engine
+    torch.manual_seed(bench.config.run.seed * 1000 + place.index)
+    model = bench.models.student(place.source).to(engine.device)
+    capture = KVCapture(model)
+    if phase.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    encode = bench.models.encode
+    faculty = _faculty(bench, stage, capture, encode)
+    if faculty and faculty.depth.similarity and place.arm == MAIN and engine.is_main:
+        picture = f"layer_similarity_{phase.name}.png"
+        draw_similarity(faculty.depth, bench.run_dir / "figures" / picture)
+    distiller = Distiller(
+        model,
+        capture,
+        build_objectives(phase, bench.registry, faculty is not None),
+        phase.loss,
+        faculty.teaching if faculty else None,
+        torch.bfloat16 if phase.train.bf16 else None,
+    )
+    checkpoints = checkpoint_folder(place.folder)
+    title = f"{place.arm} · {phase.name}"
+    with bench.progress.work(title, place.steps) as show:
+        job = Job(
+            bench.data.train,
+            encode,
+            faculty.panel if faculty else None,
+            place.steps,
+            bench.config.run.seed,
+            phase.loss.attention_rows,
+            _keeper(bench, checkpoints, phase.train),
+            place.first_sample,
+            lambda line: bench.metrics.write(place.arm, phase.name, line, place.offset),
+            lambda step: bench.metrics.rewind(
+                place.arm, phase.name, step, place.offset
+            ),
+            show,
+            bench.stop,
+        )
+        done = train_phase(distiller, engine, job, phase.train)
+    if done < place.steps:
+        raise RunStopped(f"{title}: {done} of {place.steps} steps")
+    result = _measure(bench, stage, place, capture, faculty)
+
+    def keep() -> None:
+        _save(model, bench, place, result)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+    engine.from_main(keep)
+    return result
+
+
+def checkpoint_folder(folder: Path) -> Path:
+    """Where a phase keeps its checkpoints while it goes on."""
+    return folder.with_name(f"{folder.name}.checkpoint")
+
+
+def _keeper(bench: Bench, folder: Path, train: TrainConfig) -> Keeper:
+    def warn(text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    return Keeper(
+        folder, train.keep_checkpoints, bench.run_id, bench.trust, warn, bench.may_write
+    )
+
+
+def _faculty(
+    bench: Bench, stage: Stage, capture: KVCapture, encode: Encoder
+) -> Faculty | None:
+    if not stage.teachers:
+        return None
+    teachers = {name: bench.models.teacher(name) for name in stage.teachers}
+    shares = {name: bench.config.teachers[name].weight for name in stage.teachers}
+    faculty = build_faculty(
+        stage.phase,
+        bench.registry,
+        capture,
+        encode,
+        teachers,
+        shares,
+        bench.data.calibration,
+        bench.progress.over,
+    )
+    low = stage.phase.align.min_coverage
+    for name, share in faculty.report.coverage.items():
+        if share < low and bench.engine.is_main:
+            print(
+                f"warning: phase {stage.phase.name}: teacher {name!r} covers only "
+                f"{share:.0%} of the student's tokens (align.min_coverage is "
+                f"{low:.0%}); what it knows of the rest is not taught"
+            )
+    return faculty
+
+
+def _measure(
+    bench: Bench,
+    stage: Stage,
+    place: Place,
+    capture: KVCapture,
+    faculty: Faculty | None,
+) -> dict[str, Any]:
+    bpc = evaluate(bench, capture, f"measuring {place.arm} · {stage.phase.name}")
+    health = measure_health(bench, capture)
+    line = {"kind": "eval", "step": place.steps, "bpc": bpc, "mean": _mean(bpc)}
+    bench.metrics.write(
+        place.arm, stage.phase.name, {**line, "health": health}, place.offset
+    )
+    result: dict[str, Any] = {
+        "name": stage.phase.name,
+        "title": stage.phase.title,
+        "steps": place.steps,
+        "teachers": list(stage.teachers),
+        "bpc": bpc,
+        "health": health,
+    }
+    if faculty is not None:
+        maps = {name: list(one) for name, one in faculty.depth.maps.items()}
+        result |= {
+            "coverage": faculty.report.coverage,
+            "fit": faculty.report.fit,
+            "layer_map": maps,
+        }
+    return result
+
+
+def evaluate(
+    bench: Bench, capture: KVCapture, title: str, encode: Encoder | None = None
+) -> dict[str, float]:
+    """Held-out bits per character by domain, of a student unless told otherwise."""
+    batches = -(-len(bench.data.eval) // 16)
+    read = encode or bench.models.encode
+    return bits_per_char(
+        capture,
+        lambda texts: read(texts).to(bench.engine.device),
+        bench.data.eval,
+        batch_size=16,
+        progress=lambda items: bench.progress.over(items, title, batches),
+    )
+
+
+def measure_health(bench: Bench, capture: KVCapture) -> dict[str, float]:
+    """Spread and effective rank of a student's KV on held-out text."""
+    texts = [sample.text for sample in bench.data.eval[:16]]
+    batch = bench.models.encode(texts).to(bench.engine.device)
+    with torch.no_grad():
+        health = kv_health(capture(batch.ids, batch.mask).kv)
+    return {
+        name: round(getattr(health, name), 4)
+        for name in ("std_k", "std_v", "rank_k", "rank_v")
+    }
+
+
+def _save(model: Any, bench: Bench, place: Place, result: Mapping[str, Any]) -> None:
+    with atomic_folder(place.folder) as folder:
+        export_student(model, bench.models.student_tokenizer, folder / "student")
+        mark_complete(folder, dict(result))
+        bench.may_write()
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return sum(values.values()) / len(values)
