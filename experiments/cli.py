@@ -13,6 +13,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from experiments.cli_store import add_store_commands
+
 USER_ERROR = 2
 """Exit code for what the user can put right."""
 
@@ -73,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     maker = _Maker(commands, common)
     _training(maker)
+    add_store_commands(maker, _config_options)
     _looking(maker)
     _groups(maker)
     return parser
@@ -89,7 +92,8 @@ def _training(maker: _Maker) -> None:
         ("mtkd quickstart phases='[dual, routing]'", "two of the phases"),
     )
     add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
-    _run_options(add)
+    _resume_options(add)
+    _plugin_options(add)
     add = maker.add(
         "train",
         "commands:train",
@@ -104,30 +108,8 @@ def _training(maker: _Maker) -> None:
         ("mtkd train my.yaml --resume must", "go on, or fail if there is nothing"),
         ("mtkd train my.yaml --plugin my_router.py", "with a plugin not installed"),
     )
-    add.add_argument(
-        "config",
-        nargs="?",
-        metavar="CONFIG",
-        help="a YAML file or the name of a packaged config",
-    )
-    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
-    _run_options(add)
-    add = maker.add(
-        "extract",
-        "commands:extract",
-        "store a teacher's keys and values of some texts",
-        ("mtkd extract gpt2 --data a.txt --out kv/gpt2", "every layer"),
-        ("mtkd extract zoo:gpt2-prose --data zoo --samples 32 --out kv/z", "the zoo"),
-        ("mtkd extract ./llama --data a.jsonl --layers 0,8,15 --out kv/l", "three"),
-    )
-    add.add_argument("model", help="hub name, local folder, or zoo:NAME")
-    add.add_argument("--data", required=True, nargs="+", help="texts, or zoo")
-    add.add_argument("--out", required=True, help="folder to write")
-    add.add_argument("--layers", help="layer numbers such as 0,8,15; all if left out")
-    add.add_argument("--samples", type=int, help="at most so many texts")
-    add.add_argument("--batch-size", type=int, default=4, help="texts at once (4)")
-    add.add_argument("--max-length", type=int, help="tokens per text")
-    add.add_argument("--text-field", default="text", help="field of .jsonl rows (text)")
+    _config_options(add)
+    _resume_options(add)
 
 
 def _looking(maker: _Maker) -> None:
@@ -350,7 +332,18 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _run_options(parser: argparse.ArgumentParser) -> None:
+def _config_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config",
+        nargs="?",
+        metavar="CONFIG",
+        help="a YAML file or the name of a packaged config",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
+    _plugin_options(parser)
+
+
+def _resume_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         choices=("auto", "never", "must"),
@@ -363,7 +356,6 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on from a checkpoint that another run wrote and somebody put here",
     )
-    _plugin_options(parser)
 
 
 def _zoo_scale(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from align.text import TextSample
     from experiments.config import Config
 
 STOPPED = 75
@@ -44,26 +43,6 @@ def train(options: Namespace) -> int:
         return STOPPED
     if os.environ.get("RANK", "0") == "0":
         _show(run_dir)
-    return 0
-
-
-def extract(options: Namespace) -> int:
-    """Store a teacher's keys and values."""
-    layers = _layer_numbers(options.layers)
-    texts = _texts(options.data, options.text_field)[: options.samples]
-    from experiments.models import resolve_zoo
-    from teacher.extract_teacher_kv import TeacherKVExtractor
-
-    extractor = TeacherKVExtractor(
-        resolve_zoo(options.model),
-        batch_size=options.batch_size,
-        max_length=options.max_length,
-        layers=layers,
-    )
-    kvs = extractor.extract_kvs(texts)
-    extractor.save_kvs(kvs, options.out)
-    size = sum(kv.k.nbytes + kv.v.nbytes for kv in kvs) / 2**20
-    print(f"{len(kvs)} texts, {size:.1f} MiB of keys and values in {options.out}")
     return 0
 
 
@@ -176,33 +155,6 @@ def with_plugins(config: Config, options: Namespace) -> Config:
 
 def _new(names: Sequence[str], known: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in known]
-
-
-def _texts(entries: Sequence[str], text_field: str) -> list[str]:
-    """Read whole texts from ``zoo`` or paths, ``domain=`` allowed in front."""
-    from align.text import read_texts
-    from experiments.data import ZOO
-    from experiments.sections import DataConfig
-    from teacher.zoo import DOMAINS, zoo_samples
-
-    samples: list[TextSample] = []
-    for domain, path in DataConfig(train=list(entries)).sources("train"):
-        if path == ZOO:
-            samples += [s for name in DOMAINS for s in zoo_samples(name, "student")]
-        else:
-            samples += read_texts(path, domain, text_field)
-    return [sample.text for sample in samples]
-
-
-def _layer_numbers(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(
-            f"--layers is {text!r}; give layer numbers such as 0,8,15"
-        ) from None
 
 
 def _show(run_dir: Path) -> None:

@@ -99,7 +99,7 @@ def plan_corpus(config: DataConfig, encode: Encoder, seed: int) -> Corpus:
     digest = hashlib.sha256()
     bare = Corpus(config, chars, kept, 0, "", (), ())
     count, step = 0, max(1, sum(kept) // SAMPLED)
-    probe = []
+    probe: list[TextSample] = []
     for sample in bare.stream():
         if count % step == 0 and len(probe) < SAMPLED:
             probe.append(sample)

@@ -77,7 +77,9 @@ class StoreWriter:
         """
         from filelock import FileLock, Timeout
 
-        lock = FileLock(str(self.path / f".{record_name(number)}.lock"), timeout=0)
+        # Not bound to a thread: the one that writes lets go of what another claimed.
+        name = str(self.path / f".{record_name(number)}.lock")
+        lock = FileLock(name, timeout=0, thread_local=False)
         try:
             lock.acquire()
         except Timeout:

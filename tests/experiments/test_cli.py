@@ -15,7 +15,13 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = [
     ["quickstart"],
     ["train"],
+    ["estimate"],
     ["extract"],
+    ["store"],
+    ["store", "info"],
+    ["store", "verify"],
+    ["store", "merge"],
+    ["store", "repair"],
     ["eval"],
     ["report"],
     ["doctor"],
@@ -222,19 +228,6 @@ def test_doctor_prints_a_table_and_fails_on_what_must_be_repaired(monkeypatch, c
     shown = capsys.readouterr().out
     assert "pip install torch" in shown
     assert "to repair before a run: torch" in shown
-
-
-def test_extract_stores_what_can_be_read_back(tiny_llama, tmp_path, capsys):
-    from teacher.store import load_kvs
-
-    (tmp_path / "a.txt").write_text("one two\n\nthree\n")
-    data = ["--data", str(tmp_path / "a.txt"), "--out", str(tmp_path / "kv")]
-    assert main(["extract", str(tiny_llama), *data, "--layers", "1"]) == 0
-    assert "1 texts" in capsys.readouterr().out  # short documents are packed
-    (kv,) = load_kvs(tmp_path / "kv")
-    assert (kv.num_layers, kv.num_heads) == (1, 2)
-    assert main(["extract", str(tiny_llama), *data, "--layers", "one"]) == 2
-    assert "--layers is 'one'" in capsys.readouterr().err
 
 
 def test_the_zoo_is_listed_at_either_scale(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,107 @@
+"""The command line of everything around stored teachers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Maker(Protocol):
+    """Adds commands; see ``experiments.cli``."""
+
+    def add(
+        self, name: str, command: str, what: str, *examples: tuple[str, str]
+    ) -> argparse.ArgumentParser:
+        """Add a command."""
+
+    def group(self, name: str, what: str, *examples: tuple[str, str]) -> Maker:
+        """Add a command with commands of its own."""
+
+
+def add_store_commands(
+    maker: Maker, config_options: Callable[[argparse.ArgumentParser], None]
+) -> None:
+    """Add ``estimate``, ``extract`` and ``store``.
+
+    Args:
+        maker: of the whole command line.
+        config_options: adds CONFIG, overrides and plugins to a command.
+    """
+    add = maker.add(
+        "estimate",
+        "store_commands:estimate",
+        "say, before anything runs, what extraction and training need: tokens, disk, "
+        "memory and hours",
+        ("mtkd estimate my.yaml", "by a short probe of each model"),
+        ("mtkd estimate my.yaml store.form=adapted store.encoding=int8", "smaller"),
+        ("mtkd estimate quickstart --json", "for other programs"),
+    )
+    config_options(add)
+    add.add_argument("--json", action="store_true", help="print JSON")
+    add = maker.add(
+        "extract",
+        "store_commands:extract",
+        "store the keys and values of a config's teachers on its training text",
+        ("mtkd extract my.yaml", "into kv/my, one folder a teacher"),
+        ("mtkd extract my.yaml store.encoding=int8", "half the size"),
+        ("mtkd extract my.yaml --shard 3/8", "the third of eight tasks"),
+        (
+            "mtkd extract teachers='[gpt2, ./opt]' student.model=./s "
+            "data.train='[a.txt]' phases='[dual]'",
+            "no file at all",
+        ),
+    )
+    config_options(add)
+    add.add_argument(
+        "--shard",
+        default="1/1",
+        metavar="I/N",
+        help="make only this task's part, I from 1 to N; tasks may run in any order, "
+        "at once, and again",
+    )
+    _store(
+        maker.group(
+            "store",
+            "look after stored teachers",
+            ("mtkd store info kv/my", "what is there and how good it is"),
+            ("mtkd store verify kv/my", "recompute every digest"),
+        )
+    )
+
+
+def _store(store: Maker) -> None:
+    add = store.add(
+        "info",
+        "store_commands:info",
+        "list what a store, or each store of a folder, holds",
+        ("mtkd store info kv/my", "all of a run's"),
+        ("mtkd store info kv/my/gpt2 --json", "one, for other programs"),
+    )
+    add.add_argument("path", help="a store, or a folder of stores")
+    add.add_argument("--json", action="store_true", help="print JSON")
+    add = store.add(
+        "verify",
+        "store_commands:verify",
+        "recompute every digest and name what is damaged, missing or foreign",
+        ("mtkd store verify kv/my", "exits with 2 where something is wrong"),
+    )
+    add.add_argument("path", help="a store, or a folder of stores")
+    add = store.add(
+        "merge",
+        "store_commands:merge",
+        "write the manifest once every shard is there, whoever made it",
+        ("mtkd store merge kv/my", "after an array job"),
+    )
+    add.add_argument("path", help="a store, or a folder of stores")
+    add = store.add(
+        "repair",
+        "store_commands:repair",
+        "take damaged shards out and extract just those again",
+        ("mtkd store repair kv/my", "by the config that lies beside it"),
+        ("mtkd store repair kv/my --take-out-only", "for an array job to fill"),
+    )
+    add.add_argument("path", help="the folder that `mtkd extract` wrote")
+    add.add_argument(
+        "--take-out-only", action="store_true", help="do not extract them again here"
+    )

@@ -1,0 +1,72 @@
+"""What must be equal for two extractions to be one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from experiments.models import resolve_zoo
+from teacher.store.files import sha256_of
+
+
+def model_files(name: str) -> Path | None:
+    """The folder of a model's files, None where it is not on this machine.
+
+    Args:
+        name: hub name, folder, or ``zoo:NAME``.
+    """
+    try:
+        folder = Path(resolve_zoo(name)).expanduser()
+    except ValueError:
+        return None
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "config.json")
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def model_fingerprint(name: str, dtype: str, tokenizer: Any) -> dict[str, JsonValue]:
+    """Identify a model by its files.
+
+    Args:
+        name: as in the config.
+        dtype: as in the config.
+        tokenizer: as loaded.
+
+    Returns:
+        ``model``, ``revision`` (the commit of a hub model), ``config`` and
+        ``weights`` (digests of its files; absent where they are not on this machine),
+        ``tokenizer`` (a digest) and ``dtype``.
+    """
+    out: dict[str, JsonValue] = {
+        "model": name,
+        "dtype": dtype,
+        "tokenizer": tokenizer_digest(tokenizer),
+    }
+    folder = model_files(name)
+    if folder is None:
+        return out
+    if folder.parent.name == "snapshots":
+        out["revision"] = folder.name
+    out["config"] = sha256_of(folder / "config.json")[:16]
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+    out["weights"] = digest.hexdigest()[:16]
+    return out
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Digest a fast tokenizer: its vocabulary and how it cuts."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    # What an earlier call left set on it changes no token.
+    state.pop("truncation", None)
+    state.pop("padding", None)
+    text = json.dumps(state, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

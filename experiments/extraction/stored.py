@@ -1,0 +1,198 @@
+"""Read teachers from a store where a run would have asked them live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.byte_lengths import ByteLengths
+from align.kv import KV
+from align.time_align import Alignment
+from align.tokens import TokenBatch, encode_batch
+from align.view import TeacherView
+from teacher.panel import Aligner
+from teacher.store import KVStore, StoreError
+from teacher.store.packing import StoredSample
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredTeacher:
+    """One store with what is needed to use it."""
+
+    name: str
+    store: KVStore
+    tokenizer: Any
+    """The teacher's, for ``raw``; others are on the student's tokens already."""
+    layers: tuple[int, ...]
+    """Places among the stored layers that the layer map reads."""
+    causal: bool
+
+    @property
+    def on_student_tokens(self) -> bool:
+        """Whether the KV are aligned already."""
+        return self.store.plan.form != "raw"
+
+
+class StoredPanel:
+    """Several stored teachers, asked as :class:`teacher.panel.TeacherPanel` is."""
+
+    def __init__(
+        self,
+        teachers: Sequence[StoredTeacher],
+        aligner: Aligner,
+        causal_aligner: Aligner,
+    ) -> None:
+        """Choose the teachers and how ``raw`` ones are aligned.
+
+        Args:
+            teachers: M teachers; the order of all views.
+            aligner: for the losses.
+            causal_aligner: for injection.
+        """
+        self.teachers = tuple(teachers)
+        self._aligner, self._causal = aligner, causal_aligner
+        self._tables = [
+            None if t.on_student_tokens else ByteLengths.of(t.tokenizer)
+            for t in self.teachers
+        ]
+
+    def __call__(
+        self, batch: TokenBatch, rows: Tensor | None = None
+    ) -> list[TeacherView]:
+        """Read every teacher's KV of the student's texts.
+
+        Args:
+            batch: the student's tokens, (B, T_s).
+            rows: not used: stores hold no attention.
+
+        Raises:
+            StoreError: a text is not in a store, or its shard is damaged.
+        """
+        return [
+            self._on_student_tokens(teacher, batch)
+            if teacher.on_student_tokens
+            else self._raw(teacher, table, batch)
+            for teacher, table in zip(self.teachers, self._tables, strict=True)
+        ]
+
+    def _raw(
+        self, teacher: StoredTeacher, table: ByteLengths | None, student: TokenBatch
+    ) -> TeacherView:
+        own = encode_batch(teacher.tokenizer, student.texts, byte_lengths=table)
+        found = [read_text(teacher, text) for text in student.texts]
+        own = _without_skipped(own, found)
+        lengths = own.mask.sum(1).tolist()
+        for text, sample, length in zip(student.texts, found, lengths, strict=True):
+            if len(sample.origin) != length:
+                raise StoreError(
+                    f"teacher {teacher.name!r}: its tokenizer makes {length} tokens of "
+                    f"the text {text[:60]!r}, the store {teacher.store.path} holds "
+                    f"{len(sample.origin)}; the tokenizer has changed: extract again"
+                )
+        home = student.ids.device
+        own = own.to(home)
+        alignment = self._aligner(student, own)
+        causal = None
+        if teacher.causal:
+            same = self._aligner.causal
+            causal = alignment if same else self._causal(student, own)
+        kv = padded(found, own.mask, teacher.store.plan.shape.heads)
+        return TeacherView(
+            teacher.name, kv, alignment, causal, None, _bits(found, own.mask)
+        )
+
+    def _on_student_tokens(
+        self, teacher: StoredTeacher, student: TokenBatch
+    ) -> TeacherView:
+        found = [read_text(teacher, text) for text in student.texts]
+        home = student.ids.device
+        origin = torch.zeros(student.ids.shape, dtype=torch.int64)
+        for row, sample in enumerate(found):
+            origin[row, : len(sample.origin)] = sample.origin
+        origin = origin.to(home)
+        kv = padded(found, student.mask, teacher.store.plan.shape.heads)
+        alignment = same_tokens(origin > 0)
+        return TeacherView(
+            teacher.name,
+            kv,
+            alignment,
+            alignment if teacher.causal else None,
+            None,
+            _bits(found, student.mask),
+            origin - 1,
+        )
+
+
+def read_text(teacher: StoredTeacher, text: str) -> StoredSample:
+    """Read one text's KV.
+
+    Raises:
+        StoreError: the text was not extracted.
+    """
+    index = teacher.store.find(text)
+    if index is None:
+        raise StoreError(
+            f"{teacher.store.path} does not hold the text {text[:60]!r}: the run reads "
+            "other text than was extracted (data, run.seed and the student's tokenizer "
+            "decide); run `mtkd extract` with this config"
+        )
+    return teacher.store.read_sample(index, teacher.layers)
+
+
+def padded(found: Sequence[StoredSample], mask: Tensor, heads: int) -> KV:
+    """One batch of samples.
+
+    Args:
+        found: B samples of up to T tokens.
+        mask: (B, T) bool on the device the KV shall be on.
+        heads: H.
+    """
+    first = found[0]
+    layers = first.k.shape[0]
+    k = first.k.new_zeros(layers, *mask.shape, first.k.shape[-1])
+    v = first.v.new_zeros(layers, *mask.shape, first.v.shape[-1])
+    for row, sample in enumerate(found):
+        tokens = sample.k.shape[1]
+        k[:, row, :tokens], v[:, row, :tokens] = sample.k, sample.v
+    return KV.from_flat(k.to(mask.device), v.to(mask.device), mask, heads)
+
+
+def same_tokens(covered: Tensor) -> Alignment:
+    """The alignment of KV that are on the student's tokens already.
+
+    Args:
+        covered: (B, T) bool, tokens that have KV.
+    """
+    batch, tokens = covered.shape
+    rows = covered.flatten().nonzero()[:, 0]
+    weights = torch.ones(len(rows), device=rows.device)
+    return Alignment(rows, rows, weights, (batch, tokens, tokens))
+
+
+def open_stores(root: Path, names: Sequence[str]) -> Mapping[str, KVStore]:
+    """Open each teacher's store.
+
+    Raises:
+        FileNotFoundError: one is missing or not finished.
+    """
+    return {name: KVStore(root / name) for name in names}
+
+
+def _without_skipped(own: TokenBatch, found: Sequence[StoredSample]) -> TokenBatch:
+    """Give texts that were skipped no tokens, so that nothing is aligned to them."""
+    from dataclasses import replace
+
+    kept = torch.tensor([len(sample.origin) > 0 for sample in found])
+    mask = own.mask & kept[:, None]
+    return replace(own, mask=mask, spans=own.spans * mask[..., None])
+
+
+def _bits(found: Sequence[StoredSample], mask: Tensor) -> Tensor | None:
+    """(B,) bits per character on the mask's device; None where none is stored."""
+    bits = torch.tensor([sample.bits_per_char for sample in found])
+    return None if bool(bits.isnan().all()) else bits.to(mask.device)
