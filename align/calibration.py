@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -133,7 +134,9 @@ class CalibrationStats:
         return self.n
 
 
-def calibrate_pca(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
+def calibrate_pca(
+    stats: CalibrationStats, whiten: bool = True
+) -> tuple[Tensor, Tensor]:
     """Map the teacher's principal directions onto the student's channels.
 
     Teacher channels are standardised, so that no loud channel decides; the leading
@@ -143,33 +146,39 @@ def calibrate_pca(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
 
     Args:
         stats: paired features.
+        whiten: False leaves the components' variances in their ratios to each other,
+            of mean 1: strong directions stay strong, noise stays small.
 
     Returns:
         weight (L, C_x, C_y) and bias (L, C_y), float64: ``x @ weight + bias``.
 
     Source:
-        Pearson (1901), on the correlation matrix, whitened.
+        Pearson (1901), on the correlation matrix.
     """
-    whiten = _whitening(stats)
-    return _into_student(stats, whiten)
+    return _into_student(stats, _components(stats, whiten))
 
 
-def calibrate_procrustes(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
+def calibrate_procrustes(
+    stats: CalibrationStats, whiten: bool = True
+) -> tuple[Tensor, Tensor]:
     """:func:`calibrate_pca`, then the rotation nearest to the student's features.
 
     Args:
         stats: paired features.
+        whiten: as for :func:`calibrate_pca`; without, this is a rotation and one
+            scale of the standardised teacher's leading components.
 
     Returns:
         weight (L, C_x, C_y) and bias (L, C_y), float64.
 
     Source:
-        Schonemann (1966), between whitened teacher and standardised student.
+        Schonemann (1966), between the teacher's components and the standardised
+        student.
     """
-    whiten = _whitening(stats)
-    paired = whiten.transpose(1, 2) @ stats.cov_xy / stats.std_y[:, None]
+    components = _components(stats, whiten)
+    paired = components.transpose(1, 2) @ stats.cov_xy / stats.std_y[:, None]
     left, _, right = torch.linalg.svd(paired, full_matrices=False)
-    return _into_student(stats, whiten @ (left @ right))
+    return _into_student(stats, components @ (left @ right))
 
 
 def calibrate_ridge(
@@ -206,6 +215,8 @@ METHODS: dict[str, Method] = {
     "pca": calibrate_pca,
     "procrustes": calibrate_procrustes,
     "ridge": calibrate_ridge,
+    "pca-unwhitened": partial(calibrate_pca, whiten=False),
+    "procrustes-unwhitened": partial(calibrate_procrustes, whiten=False),
 }
 """Built-in calibration methods by name."""
 
@@ -255,8 +266,8 @@ def r_squared(stats: CalibrationStats, weight: Tensor, bias: Tensor) -> Tensor:
     return score.sum(1) / varies.sum(1).clamp(min=1)
 
 
-def _whitening(stats: CalibrationStats) -> Tensor:
-    """(L, C_x, C_y): centred x to unit-variance components, zero where none is."""
+def _components(stats: CalibrationStats, whiten: bool) -> Tensor:
+    """(L, C_x, C_y): centred x to components of (mean) variance 1, 0 where none is."""
     scale = stats.std_x
     corr = stats.cov_x / (scale[:, :, None] * scale[:, None])
     values, vectors = torch.linalg.eigh(corr)
@@ -266,13 +277,16 @@ def _whitening(stats: CalibrationStats) -> Tensor:
     largest = vectors.abs().argmax(1, keepdim=True)
     vectors = vectors * vectors.gather(1, largest).sign()  # eigenvectors have no sign
     real = values > 1e-9 * values[:, :1].clamp(min=1e-9)
+    if not whiten:
+        mean = torch.where(real, values, 0.0).sum(1, keepdim=True)
+        values = (mean / real.sum(1, keepdim=True).clamp(min=1)).expand_as(values)
     inverse = torch.where(real, values.clamp(min=1e-300).rsqrt(), 0.0)
     components = vectors * inverse[:, None] / scale[:, :, None]
     return torch.nn.functional.pad(components, (0, stats.dim_y - count))
 
 
-def _into_student(stats: CalibrationStats, whiten: Tensor) -> tuple[Tensor, Tensor]:
-    weight = whiten * stats.std_y[:, None]
+def _into_student(stats: CalibrationStats, components: Tensor) -> tuple[Tensor, Tensor]:
+    weight = components * stats.std_y[:, None]
     return weight, _bias(stats, weight)
 
 

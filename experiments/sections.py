@@ -147,7 +147,8 @@ class AlignConfig:
     """Explicit maps, teacher name -> one teacher layer per student layer; they
     replace the strategy for these teachers."""
     adapter: str = "procrustes"
-    """A registered calibration: pca, procrustes, ridge, or a plugin's."""
+    """A registered calibration: pca, procrustes, ridge, pca-unwhitened,
+    procrustes-unwhitened, or a plugin's."""
     rope_scaling_method: str = "ntk"
     """A registered RoPE scaler: none, linear, ntk, ntk-aware, dynamic, or a
     plugin's."""

@@ -41,7 +41,7 @@ def layer_maps() -> Mapping[str, Callable[..., LayerMap]]:
 
 @hookimpl
 def adapters() -> Mapping[str, Callable[[CalibrationStats], tuple[Tensor, Tensor]]]:
-    """PCA, PCA with a Procrustes rotation, and ridge regression."""
+    """PCA and Procrustes rotation, whitened or not, and ridge regression."""
     return dict(calibration.METHODS)
 
 

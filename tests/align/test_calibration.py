@@ -105,6 +105,47 @@ def test_procrustes_equals_scipy_on_whitened_features():
         np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_unwhitened_components_keep_their_ratios_and_equal_sklearn_s():
+    x, y = features()
+    stats = stats_of(x, y)
+    weight, bias = calibrate_pca(stats, whiten=False)
+    for layer in range(2):
+        scaled = StandardScaler().fit_transform(x[layer].numpy())
+        theirs = PCA(4).fit(scaled)
+        expected = theirs.transform(scaled)
+        expected = expected / np.sqrt((expected**2).mean())  # of mean variance 1
+        ours = (x[layer] @ weight[layer] + bias[layer] - stats.mean_y[layer]).numpy()
+        ours = ours / stats.std_y[layer].numpy()
+        signs = np.sign((ours * expected).sum(0))
+        np.testing.assert_allclose(ours, expected * signs, atol=1e-6)
+
+
+def test_unwhitened_procrustes_is_scipy_s_rotation_with_one_scale():
+    x, y = features(dim_x=4)
+    stats = stats_of(x, y)
+    weight, bias = calibrate_procrustes(stats, whiten=False)
+    for layer in range(2):
+        scaled = StandardScaler().fit_transform(x[layer].numpy())
+        target = StandardScaler().fit_transform(y[layer].numpy())
+        rotation, _ = scipy.linalg.orthogonal_procrustes(scaled, target)
+        ours = (x[layer] @ weight[layer] + bias[layer] - stats.mean_y[layer]).numpy()
+        ours = ours / stats.std_y[layer].numpy()
+        np.testing.assert_allclose(ours, scaled @ rotation, atol=1e-6)
+
+
+def test_the_state_does_not_grow_with_the_sample():
+    x, y = features(n=2000)
+
+    def size(stats):
+        held = [value for value in vars(stats).values() if torch.is_tensor(value)]
+        return sum(value.untyped_storage().nbytes() for value in held)
+
+    small, large = stats_of(x[:, :10], y[:, :10]), stats_of(x, y, pieces=200)
+    assert (small.n, large.n) == (10, 2000)
+    assert size(small) == size(large)
+    assert all(not isinstance(v, list | dict | tuple) for v in vars(large).values())
+
+
 def test_procrustes_undoes_a_rotation():
     g = torch.Generator().manual_seed(1)
     x = torch.randn(1, 3000, 5, generator=g, dtype=torch.float64)

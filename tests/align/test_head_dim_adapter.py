@@ -90,6 +90,20 @@ def test_calibration_reports_and_sets_keys_and_values(method):
     assert torch.equal(adapter.weight_k[0], untouched)
 
 
+def test_keys_and_values_of_different_widths_calibrate_alike():
+    torch.manual_seed(0)
+    k, v = torch.randn(2, 300, 8), torch.randn(2, 300, 12)
+    own_k, own_v = k[..., :6] * 3 + 1, v[..., :3] - 2
+    adapter = MultiTeacherHeadDimAdapter([(8, 2, 12)], 6, 3, 2, student_v_dim=3)
+    report = adapter.calibrate(0, stats_of(k, own_k), stats_of(v, own_v), "ridge")
+    assert min(report["k_r2"]) > 0.99 and min(report["v_r2"]) > 0.99
+    got_k, got_v = adapter.adapt(0, k[:, None], v[:, None])
+    torch.testing.assert_close(got_k[:, 0], own_k, atol=0.1, rtol=0.1)
+    torch.testing.assert_close(got_v[:, 0], own_v, atol=0.1, rtol=0.1)
+    with pytest.raises(ValueError, match=r"stats_v is for .* \(2, 8, 6\)"):
+        adapter.calibrate(0, stats_of(k, own_k), stats_of(k, own_k), "ridge")
+
+
 def test_a_function_calibrates_too():
     def zero(stats):
         shape = (stats.num_layers, stats.dim_x, stats.dim_y)

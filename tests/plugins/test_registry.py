@@ -25,7 +25,13 @@ def test_built_ins_are_found_by_their_documented_names():
     assert registry.names("layer_map") == ["cka", "ratio", "skip", "uniform"]
     aligners = ["causal_char_iou", "char_iou", "chunk_end", "last_token"]
     assert registry.names("aligner") == aligners
-    assert registry.names("adapter") == ["pca", "procrustes", "ridge"]
+    assert registry.names("adapter") == [
+        "pca",
+        "pca-unwhitened",
+        "procrustes",
+        "procrustes-unwhitened",
+        "ridge",
+    ]
     assert set(registry.names("rope_scaler")) >= {"ntk", "ntk-aware", "linear"}
     assert set(registry.names("objective")) == set(OBJECTIVES)
     router = registry.get("router", "gate")(hidden_dim=4, num_teachers=2)

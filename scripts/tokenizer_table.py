@@ -1,0 +1,126 @@
+"""Write what alignment makes of real tokenizers into docs/tokenizers.md.
+
+    python scripts/tokenizer_table.py            # print the tables
+    python scripts/tokenizer_table.py --write    # put them into the page
+
+Measured on the tokenizers and texts in ``$MTKD_DATA`` or ``../shared/data``, where
+``tokenizers/NAME`` and ``corpora`` lie.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "tokenizers.md"
+BEGIN = "<!-- begin: python scripts/tokenizer_table.py --write -->"
+END = "<!-- end -->"
+
+CORPORA = {
+    "plays": "tinyshakespeare/*.txt",
+    "wiki": "wikitext-2/valid.txt",
+    "maths": "gsm8k/test.jsonl",
+    "captions": "multi30k/val*.en",
+    "news": "ntrex/eng.txt",
+    "German": "ntrex/deu.txt",
+    "French": "ntrex/fra.txt",
+    "Chinese": "ntrex/zho-CN.txt",
+    "novel": "hongloumeng/*.txt",
+    "zh-wiki": "zh-wikipedia-gsdsimp/*",
+}
+"""A column for each, and where its text is."""
+STUDENT = "gpt2"
+CHARS, PIECE = 4000, 500
+"""From the middle of each corpus, in pieces."""
+
+
+def data_folder() -> Path:
+    """Where tokenizers and corpora lie, present or not."""
+    return Path(os.environ.get("MTKD_DATA") or ROOT.parent / "shared" / "data")
+
+
+def tables(data: Path) -> str:
+    """Measure and compose the tables."""
+    from transformers import AutoTokenizer
+
+    folders = sorted(p.parent for p in data.glob("tokenizers/*/tokenizer.json"))
+    sides = {f.name: AutoTokenizer.from_pretrained(f) for f in folders}
+    texts = {name: excerpt(data / "corpora", where) for name, where in CORPORA.items()}
+    kinds = ["| tokenizer | model | spans by | the commonest it loses |"]
+    kinds.append("|---|---|---|---|")
+    shares = ["| tokenizer | " + " | ".join(CORPORA) + " |"]
+    shares.append("|---|" + "---:|" * len(CORPORA))
+    for name, tokenizer in sides.items():
+        kinds.append(f"| `{name}` | {' | '.join(_kind(tokenizer, texts))} |")
+        cells = [_reads(sides[STUDENT], tokenizer, texts[corpus]) for corpus in CORPORA]
+        shares.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join([*kinds, "", *shares])
+
+
+def excerpt(corpora: Path, where: str) -> list[str]:
+    """Pieces from the middle of the first file that fits a pattern.
+
+    Raises:
+        FileNotFoundError: no file does.
+    """
+    files = sorted(corpora.glob(where))
+    if not files:
+        raise FileNotFoundError(f"no file {where} in {corpora}")
+    text = files[0].read_bytes().decode()
+    start = max(0, len(text) // 2 - CHARS // 2)
+    return [text[at : at + PIECE] for at in range(start, start + CHARS, PIECE)]
+
+
+def page_with(text: str) -> str:
+    """The page with the tables between its marks replaced."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert begin and end, f"{PAGE} lacks the marks of the table"
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
+def _kind(tokenizer: Any, texts: dict[str, list[str]]) -> list[str]:
+    """Model, method, and what is lost on all texts together."""
+    from align import ByteLengths, encode_batch
+    from align.lost_text import lost_text
+
+    model = type(tokenizer.backend_tokenizer.model).__name__
+    table = ByteLengths.of(tokenizer)
+    method = "offsets" if table is None else "byte lengths"
+    if table is not None and table.normalizes:
+        method += "; offsets where NFC changes the text"
+    every = [text for pieces in texts.values() for text in pieces]
+    lost = lost_text(tokenizer, encode_batch(tokenizer, every, byte_lengths=table))
+    pieces = "; ".join(lost.examples[:4]).replace("|", "\\|")
+    blanks = "blanks" if lost.blanks else ""
+    return [model, method, ", ".join(filter(None, [blanks, pieces])) or "nothing"]
+
+
+def _reads(student: Any, teacher: Any, texts: list[str]) -> str:
+    """Coverage of the student's tokens, and the share of characters lost."""
+    from align import CharIoUAligner, encode_batch
+    from align.lost_text import lost_text
+
+    own, theirs = (encode_batch(side, texts) for side in (student, teacher))
+    coverage = CharIoUAligner()(own, theirs).coverage(own.has_text)
+    lost = lost_text(teacher, theirs).share
+    return f"{_percent(coverage)} / {_percent(lost)}"
+
+
+def _percent(share: float) -> str:
+    if share in (0, 1):
+        return f"{share:.0%}".rstrip("%")
+    near = {"0.0%": "<0.1", "100.0%": ">99.9"}
+    return near.get(f"{share:.1%}", f"{share:.1%}".rstrip("%"))
+
+
+if __name__ == "__main__":
+    found = tables(data_folder())
+    if sys.argv[1:] == ["--write"]:
+        PAGE.write_text(page_with(found), encoding="utf-8")
+    else:
+        print(found)
