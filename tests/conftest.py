@@ -3,10 +3,22 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from teacher.cpu import avoid_broken_amx
 
 avoid_broken_amx()  # tests multiply in bf16 without loading a model first
+
+# `ci` makes up the same texts on every machine; `search` looks for new ones and takes
+# longer: pytest --hypothesis-profile=search tests/align
+settings.register_profile(
+    "ci",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("search", settings.get_profile("ci"), derandomize=False)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

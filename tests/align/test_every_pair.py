@@ -251,21 +251,27 @@ def check_made_up(sides, names, pairs, texts):
         check_symmetric(batches[one], batches[two])
 
 
-unhurried = settings(
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+def examples(everyday):
+    """So many under the CI profile, many times as many in a search."""
+    searching = not settings().derandomize
+    return settings(
+        max_examples=everyday * (25 if searching else 1),
+        suppress_health_check=[
+            HealthCheck.too_slow,
+            HealthCheck.function_scoped_fixture,
+        ],
+    )
 
 
 @given(st.lists(made_up, min_size=1, max_size=2))
-@settings(unhurried, max_examples=12)
+@examples(12)
 def test_made_up_text_aligns_as_defined(sides, texts):
     check_made_up(sides, NAMES, SOME, texts)
 
 
 @pytest.mark.slow
 @given(st.lists(made_up, min_size=1, max_size=3))
-@settings(unhurried, max_examples=40)
+@examples(40)
 def test_made_up_text_aligns_as_defined_for_every_pair(sides, texts):
     check_made_up(sides, NAMES, PAIRS, texts)
 
@@ -273,13 +279,12 @@ def test_made_up_text_aligns_as_defined_for_every_pair(sides, texts):
 LONG = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyzé深", k=92_000))
 
 
-@pytest.mark.slow
-def test_a_hundred_kilobytes_without_a_blank_align(sides):
+def check_long(sides, names, pairs):
     assert len(LONG.encode()) > 100_000 and " " not in LONG
-    batches = encoded(sides, NAMES, [LONG])
+    batches = encoded(sides, names, [LONG])
     for batch in batches.values():
         check_spans(batch)
-    for one, two in SOME:
+    for one, two in pairs:
         for aligner in ALIGNERS.values():
             found = aligner(batches[one], batches[two])
             sums = torch.zeros(batches[one].ids.shape[1])
@@ -288,3 +293,13 @@ def test_a_hundred_kilobytes_without_a_blank_align(sides):
             torch.testing.assert_close(sums, covered.float(), atol=1e-5, rtol=0)
             if aligner.causal:
                 check_causal(found, batches[one], batches[two])
+
+
+def test_a_hundred_kilobytes_without_a_blank_align_in_three_families(sides):
+    names = ["gpt2", "llama2", "bert-base-chinese"]
+    check_long(sides, names, list(itertools.permutations(names, 2)))
+
+
+@pytest.mark.slow
+def test_a_hundred_kilobytes_without_a_blank_align(sides):
+    check_long(sides, NAMES, SOME)
