@@ -125,6 +125,15 @@ def _looking(maker: _Maker) -> None:
     add.add_argument("--data", nargs="+", help="texts, DOMAIN=PATH to name domains")
     add.add_argument("--json", action="store_true", help="print JSON")
     add = maker.add(
+        "status",
+        "commands:status",
+        "say where a run is, how each of its launches ended, and what comes next",
+        ("mtkd status runs/mtkd-4711", "also while it runs"),
+        ("mtkd status runs/mtkd-4711 --json", "for other programs"),
+    )
+    add.add_argument("run", help="the run's folder")
+    add.add_argument("--json", action="store_true", help="print JSON")
+    add = maker.add(
         "report",
         "commands:report",
         "draw a run's pictures, write its report.md and print the table",

@@ -64,6 +64,15 @@ def evaluate(options: Namespace) -> int:
     return 0
 
 
+def status(options: Namespace) -> int:
+    """Say where a run is and what it would do next."""
+    from experiments.status import describe, lines
+
+    found = describe(Path(options.run))
+    print(json.dumps(found, indent=1) if options.json else "\n".join(lines(found)))
+    return 0
+
+
 def report(options: Namespace) -> int:
     """Write a run's report and show its table."""
     from experiments.report import write_report

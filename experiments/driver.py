@@ -24,12 +24,12 @@ from experiments.config import (
 )
 from experiments.data import Encoder, load_data
 from experiments.history import (
-    IDENTITY,
     STATE,
     identify,
     note_end,
     note_start,
     read_json,
+    samples_per_step,
     write_json,
 )
 from experiments.lease import Lease, LeaseLostError, hold_run
@@ -97,8 +97,8 @@ def run_training(
     started = time.monotonic()
     with hold_run(run_dir) as lease, _noted(run_dir, lease):
         own = engine is None
-        known = read_json(run_dir / IDENTITY).get("samples_per_step")
-        engine = engine or Engine(phases[0].train, known)
+        train = phases[0].train
+        engine = engine or Engine(train, samples_per_step(run_dir, train))
         try:
             # Before signals are only noted: an interrupt ends this at once, and what
             # is built is kept.
@@ -142,7 +142,8 @@ def _noted(run_dir: Path, lease: Lease | None) -> Iterator[None]:
     except LeaseLostError:
         raise  # the successor writes here now
     except RunStopped as stopped:
-        note_end(run_dir, "stopped", str(stopped))
+        asked = read_json(run_dir / STATE).get("signal")
+        note_end(run_dir, "stopped", f"{asked}, {stopped}")
         raise
     except BaseException as error:
         note_end(run_dir, "failed", str(error) or type(error).__name__)
@@ -180,7 +181,8 @@ def _open_and_run(
         _check_disk(run_dir, models.student_bytes, len(arms) * len(stages))
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / "config.yaml")
-    identity = engine.from_main(lambda: identify(run_dir, engine.samples_per_step))
+    shared = engine.samples_per_step
+    identity = engine.from_main(lambda: identify(run_dir, phases[0].train, shared))
     metrics, progress = Metrics(run_dir, engine.is_main), Progress(engine.is_main)
     bench = Bench(
         config,

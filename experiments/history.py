@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from student.config import TrainConfig
+
 STATE = "state.json"
 """``{"saved": …, "finished": …}``: what a launcher needs to know to requeue."""
 IDENTITY = "run.json"
@@ -34,13 +36,29 @@ def read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def identify(run_dir: Path, samples_per_step: int) -> dict[str, Any]:
-    """The run's own ``id`` and ``samples_per_step``, made at its first launch."""
+def identify(
+    run_dir: Path, train: TrainConfig, samples_per_step: int
+) -> dict[str, Any]:
+    """The run's own ``id`` and how it shares out a step, made at its first launch."""
     known = read_json(run_dir / IDENTITY)
-    if not known:
-        known = {"id": uuid.uuid4().hex, "samples_per_step": samples_per_step}
+    step = {name: getattr(train, name) for name in ("batch_size", "grad_accum")}
+    step["samples_per_step"] = samples_per_step
+    if not known.items() >= step.items():
+        known = {"id": known.get("id") or uuid.uuid4().hex, **step}
         write_json(run_dir / IDENTITY, known)
     return known
+
+
+def samples_per_step(run_dir: Path, train: TrainConfig) -> int | None:
+    """What an earlier launch took per optimiser step, by the same settings.
+
+    However many processes go on with a run, they share the step it began with.
+    """
+    known = read_json(run_dir / IDENTITY)
+    same = all(
+        known.get(name) == getattr(train, name) for name in ("batch_size", "grad_accum")
+    )
+    return int(known["samples_per_step"]) if known and same else None
 
 
 def note_start(run_dir: Path, world_size: int) -> None:
