@@ -250,10 +250,10 @@ def _reading(bench: Bench) -> dict[str, Reading]:
             alarm = reading.alarm(name, align.min_coverage)
             print(f"warning: {alarm}" if alarm else reading.line(name), file=sys.stderr)
             line = {"kind": "reading", "step": 0, "teacher": name, **reading.plain()}
-            bench.metrics.write(MAIN, bench.config.phases[0], line)
+            bench.metrics.write_once(MAIN, bench.config.phases[0], line)
             if alarm:
                 event = {"kind": "event", "step": 0, "event": alarm}
-                bench.metrics.write(MAIN, bench.config.phases[0], event)
+                bench.metrics.write_once(MAIN, bench.config.phases[0], event)
     return found
 
 

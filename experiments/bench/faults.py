@@ -1,0 +1,150 @@
+"""Kill a five-phase run of two processes at random moments; nothing may be lost.
+
+    python experiments/bench/faults.py --kills 50 [--seed 0] [--keep FOLDER]
+
+Each time the run is started again by the same command. At the end it is compared with
+a run that nobody disturbed: every student byte for byte, every line of the metrics.
+The exit status is 1 where anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PHASES = ("dual", "multi_basic", "real_multi", "routing", "z_space")
+WAYS = ("all processes", "one process", "the launcher", "TERM to the launcher")
+
+
+def main() -> int:
+    """Run undisturbed, run disturbed, compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--kills", type=int, default=50, help="how often (50)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
+    parser.add_argument("--keep", type=Path, help="folder to work in and keep")
+    options = parser.parse_args()
+    if options.kills < 1:
+        parser.error(f"--kills is {options.kills}; give 1 or more")
+    sys.path[0] = str(ROOT)
+    with tempfile.TemporaryDirectory(prefix="mtkd-faults-") as scratch:
+        return _compare(options.keep or Path(scratch), options.kills, options.seed)
+
+
+def _compare(folder: Path, kills: int, seed: int) -> int:
+    from experiments.bench import _two_ranks as two
+    from teacher.zoo import build_zoo
+
+    models = build_zoo(scale="tiny", progress=False)["student"].parent
+    steps = max(4, -(-kills * 3 // (2 * len(PHASES))))
+    runs = [folder / "undisturbed", folder / "disturbed"]
+    configs = [two.write_config(run, models, PHASES, steps) for run in runs]
+    began = time.monotonic()
+    if two.launch(configs[0], log=runs[0] / "log.txt").wait():
+        print(f"the undisturbed run failed; see {runs[0] / 'log.txt'}")
+        return 1
+    spent = time.monotonic() - began
+    print(f"undisturbed: {len(PHASES)} phases of {steps} steps in {spent:.0f} s")
+    done = _disturb(configs[1], runs[1], kills, random.Random(seed))
+    return _verdict(runs[0] / "run", runs[1] / "run", done, steps)
+
+
+def _disturb(config: Path, folder: Path, kills: int, draw: random.Random) -> int:
+    """Start and kill until it was killed often enough and has finished; count kills."""
+    from experiments.bench import _two_ranks as two
+
+    done, run = 0, folder / "run"
+    while not two.finished(run):
+        process, struck = two.launch(config, log=folder / "log.txt"), False
+        if done < kills and _wait_for_work(process, run):
+            time.sleep(draw.uniform(0.0, 2.0))
+            struck = process.poll() is None
+        if struck:
+            way = draw.choice(WAYS)
+            done += 1
+            print(f"kill {done}: {way}, {_where(run)}", flush=True)
+            _strike(process, way)
+        code = process.wait()
+        two.bury(folder)
+        if code and not struck:
+            said = (folder / "log.txt").read_text(errors="replace")[-3000:]
+            raise SystemExit(f"a launch failed by itself:\n{said}")
+    return done
+
+
+def _wait_for_work(process: subprocess.Popen[bytes], run: Path) -> bool:
+    """Whether this launch began to write metrics before it ended."""
+    file = run / "metrics.jsonl"
+    before = file.stat().st_mtime if file.exists() else 0.0
+    while process.poll() is None:
+        if file.exists() and file.stat().st_mtime > before:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _strike(process: subprocess.Popen[bytes], way: str) -> None:
+    ranks = _children(process.pid)
+    if way == "all processes":
+        os.killpg(process.pid, signal.SIGKILL)
+        for pid in ranks:  # torchrun gives each rank a session of its own
+            _kill(pid)
+    elif way == "one process" and ranks:
+        _kill(ranks[-1])
+    elif way == "the launcher":
+        process.kill()
+    else:
+        process.terminate()
+
+
+def _children(pid: int) -> list[int]:
+    file = Path(f"/proc/{pid}/task/{pid}/children")
+    try:
+        return [int(word) for word in file.read_text().split()]
+    except OSError:
+        return []
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _where(run: Path) -> str:
+    from experiments.bench import _two_ranks as two
+
+    try:
+        last = two.metrics(run)[-1]
+    except (OSError, ValueError, IndexError):
+        return "before the first line"
+    return f"after {last['kind']} of {last['phase']} step {last.get('step', '-')}"
+
+
+def _verdict(expected: Path, found: Path, kills: int, steps: int) -> int:
+    from experiments.bench import _two_ranks as two
+
+    students = two.weights(expected)
+    lines, theirs = two.metrics(expected), two.metrics(found)
+    taken = [(x["phase"], x["step"]) for x in theirs if x["kind"] == "train"]
+    checks = {
+        f"{len(students)} students, byte for byte": two.weights(found) == students,
+        f"{len(lines)} lines of metrics": lines == theirs,
+        "every step once": taken == [(p, s + 1) for p in PHASES for s in range(steps)],
+    }
+    for name, kept in checks.items():
+        print(f"{name}: {'equal' if kept else 'DIFFERENT'}")
+    print(f"killed {kills} times")
+    return 0 if all(checks.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
