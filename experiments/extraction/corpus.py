@@ -14,8 +14,9 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from align.conversation import Conversation
 from align.text import TextSample, chunk_samples, iter_texts
-from experiments.data import ZOO, Encoder, fitting_chars
+from experiments.data import ZOO, Encoder, cut_conversations, fitting_chars
 from experiments.place import named
 from experiments.sections import DataConfig
 
@@ -28,6 +29,7 @@ class Corpus:
     """Which pieces of text a store holds; made by :func:`plan_corpus`."""
 
     config: DataConfig
+    encode: Encoder
     chars: int
     """Longest piece in characters."""
     kept: bytearray
@@ -43,7 +45,7 @@ class Corpus:
 
     def stream(self) -> Iterator[TextSample]:
         """All texts that are extracted, in order."""
-        pieces = chunked(train_documents(self.config), self.chars)
+        pieces = chunked(train_documents(self.config, self.encode), self.chars)
         for index, piece in enumerate(pieces):
             if self.kept[index]:
                 yield piece
@@ -90,14 +92,14 @@ def plan_corpus(config: DataConfig, encode: Encoder, seed: int) -> Corpus:
     domains: dict[str, int] = {}
     codes = array("H")
     longest: list[tuple[int, int, TextSample]] = []
-    for index, piece in enumerate(chunked(train_documents(config), chars)):
+    for index, piece in enumerate(chunked(train_documents(config, encode), chars)):
         codes.append(domains.setdefault(piece.domain, len(domains)))
         heapq.heappush(longest, (len(piece.text), -index, piece))
         if len(longest) > SAMPLED:
             heapq.heappop(longest)
     kept = choose(config, codes, list(domains), _held_domains(config), seed)
     digest = hashlib.sha256()
-    bare = Corpus(config, chars, kept, 0, "", (), ())
+    bare = Corpus(config, encode, chars, kept, 0, "", (), ())
     count, step = 0, max(1, sum(kept) // SAMPLED)
     probe: list[TextSample] = []
     for sample in bare.stream():
@@ -107,7 +109,9 @@ def plan_corpus(config: DataConfig, encode: Encoder, seed: int) -> Corpus:
         digest.update(len(text).to_bytes(8, "little") + text)
         count += 1
     ordered = tuple(sample for _, _, sample in sorted(longest, reverse=True))
-    return Corpus(config, chars, kept, count, digest.hexdigest(), ordered, tuple(probe))
+    return Corpus(
+        config, encode, chars, kept, count, digest.hexdigest(), ordered, tuple(probe)
+    )
 
 
 def choose(
@@ -149,14 +153,24 @@ def choose(
     return kept
 
 
-def train_documents(config: DataConfig) -> Iterator[TextSample]:
-    """The documents of ``data.train``, one after the other."""
+def train_documents(config: DataConfig, encode: Encoder) -> Iterator[TextSample]:
+    """The documents of ``data.train``, conversations cut, one after the other."""
+    held: list[TextSample] = []
+    for document in _sources(config):
+        held.append(document)
+        if len(held) == SAMPLED:
+            yield from cut_conversations(held, encode)[0]
+            held = []
+    yield from cut_conversations(held, encode)[0]
+
+
+def _sources(config: DataConfig) -> Iterator[TextSample]:
     for domain, path in config.sources("train"):
         if path == ZOO:
             yield from _zoo("student")
             continue
         with named("data.train"):
-            yield from iter_texts(path, domain, config.text_field)
+            yield from iter_texts(path, domain, config.text_field, config.chats)
 
 
 def chunked(documents: Iterable[TextSample], chars: int) -> Iterator[TextSample]:
@@ -167,15 +181,20 @@ def chunked(documents: Iterable[TextSample], chars: int) -> Iterator[TextSample]
 
 def _fitting_chars(config: DataConfig, encode: Encoder) -> int:
     """As :func:`fitting_chars` of all documents, of which it looks at some."""
-    count = sum(1 for _ in train_documents(config))
+    count = sum(1 for _ in _written(config))
     step = max(1, count // SAMPLED)
     some = []
-    for index, document in enumerate(train_documents(config)):
+    for index, document in enumerate(_written(config)):
         if index % step == 0:
             some.append(document)
         if len(some) == SAMPLED:
             break
     return fitting_chars(some, encode)
+
+
+def _written(config: DataConfig) -> Iterator[TextSample]:
+    """The documents that are no conversations."""
+    return (s for s in _sources(config) if not isinstance(s.text, Conversation))
 
 
 def _held_domains(config: DataConfig) -> set[str] | None:

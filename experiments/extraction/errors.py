@@ -12,7 +12,8 @@ from align.captured import Injection
 from align.kv import KV
 from align.text import TextSample
 from align.tokens import TokenBatch
-from experiments.extraction.sources import FUSED, Bench, Source, student_space
+from experiments.extraction.sources import Bench, Source, student_space
+from experiments.extraction.stand_ins import FUSED
 from experiments.extraction.stored import same_tokens
 from student.bridges.adapter import AdapterBridge
 from teacher.capture import KVCapture
@@ -46,6 +47,7 @@ def encoding_errors(
     faculty = student_space(bench, source.teachers)
     bridge = faculty.teaching.bridge
     assert isinstance(bridge, AdapterBridge)
+    assert isinstance(faculty.panel, TeacherPanel)
     student = KVCapture(bench.models.student(None).to(bridge.gate_logit.device).eval())
     reader = _StudentSide(source, bridge, faculty.panel)
     codecs = codecs_of(source.plan, constants)

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from experiments.models import resolve_zoo
+from experiments.config import Config
+from experiments.settings import plain
 from teacher.store.files import sha256_of
 
 
@@ -19,6 +20,8 @@ def model_files(name: str) -> Path | None:
     Args:
         name: hub name, folder, or ``zoo:NAME``.
     """
+    from experiments.models import resolve_zoo
+
     try:
         folder = Path(resolve_zoo(name)).expanduser()
     except ValueError:
@@ -55,11 +58,42 @@ def model_fingerprint(name: str, dtype: str, tokenizer: Any) -> dict[str, JsonVa
     if folder.parent.name == "snapshots":
         out["revision"] = folder.name
     out["config"] = sha256_of(folder / "config.json")[:16]
+    out["weights"] = weights_digest(name)
+    return out
+
+
+def weights_digest(name: str) -> str | None:
+    """Digest a model's weight files; None where they are not on this machine."""
+    folder = model_files(name)
+    if folder is None:
+        return None
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
         digest.update(f"{file.name} {sha256_of(file)}\n".encode())
-    out["weights"] = digest.hexdigest()[:16]
-    return out
+    return digest.hexdigest()[:16]
+
+
+def identity_of(config: Config, name: str, tokenizer: Any) -> dict[str, JsonValue]:
+    """Identify a teacher of a config; see :func:`model_fingerprint`."""
+    entry = config.teachers[name]
+    return model_fingerprint(entry.model, entry.dtype, tokenizer)
+
+
+def student_of(config: Config) -> dict[str, JsonValue]:
+    """Identify the student that adapters are calibrated to."""
+    own: dict[str, JsonValue] = dict(plain(config.student))
+    if config.student.init == "fresh":
+        return own | {"seed": config.run.seed}
+    return own | {"weights": weights_digest(config.student.model)}
+
+
+def settings_of(config: Config) -> dict[str, JsonValue]:
+    """Settings beside the models that decide what is stored."""
+    return {
+        "max_length": config.data.max_length,
+        "autocast": "bfloat16" if config.train.bf16 else None,
+        "on_non_finite": config.store.on_non_finite,
+    }
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

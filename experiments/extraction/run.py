@@ -13,6 +13,7 @@ from align.text import TextSample
 from experiments.config import Config, save_config
 from experiments.extraction.errors import encoding_errors
 from experiments.extraction.sources import Bench, Source, open_bench, sources_of
+from experiments.extraction.stand_ins import save_tokenizer
 from experiments.progress import Progress
 from experiments.stop import StopRequest
 from plugins.registry import Registry
@@ -70,6 +71,8 @@ def extract(
     sources = sources_of(bench)
     writers = [_open(bench, source) for source in sources]
     save_config(config, config.store_dir / "config.yaml")
+    for name in config.teachers:
+        save_tokenizer(config, name, bench.models.teacher(name)[0].tokenizer)
     numbers = share_of(writers[0].plan.shards, share)
     outcome = Outcome()
     wanted = [n for n in numbers if any(w.record(n) is None for w in writers)]

@@ -12,14 +12,20 @@ from pydantic import JsonValue
 
 from align.layer_map import build_multi_teacher_layer_map, needs_sample
 from align.text import TextSample
-from experiments.arms import Stage
 from experiments.config import Config, PhaseConfig, resolve_phases
 from experiments.extraction.corpus import Corpus, plan_corpus
-from experiments.extraction.fingerprint import model_fingerprint, tokenizer_digest
+from experiments.extraction.fingerprint import (
+    identity_of,
+    settings_of,
+    student_of,
+    tokenizer_digest,
+)
 from experiments.extraction.forms import Form, RawForm, StudentTokensForm
+from experiments.extraction.stand_ins import FUSED
 from experiments.models import Models
 from experiments.presets import load_registry, presets_of
-from experiments.settings import ConfigError, plain
+from experiments.settings import ConfigError
+from experiments.stage import Stage
 from experiments.teaching import Faculty, build_faculty, fixed_weights
 from plugins.registry import Registry
 from student.bridges.adapter import AdapterBridge
@@ -27,14 +33,12 @@ from student.objective import ATTENTION, term_weights
 from teacher.capture import KVCapture
 from teacher.extract_teacher_kv import TeacherKVExtractor
 from teacher.models import LoadedModel
+from teacher.panel import TeacherPanel
 from teacher.store import Encoding, Plan, StoreWriter, open_store
 from teacher.store.encoding import DTYPES, measure_constants
 from teacher.store.manifest import PLAN, Shape
 from teacher.store.packing import StoredSample
 from teacher.store.writer import Constants
-
-FUSED = "fused"
-"""The store that holds all teachers in one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,6 +169,7 @@ def _on_student_tokens(bench: Bench, name: str, names: tuple[str, ...]) -> Sourc
     faculty = student_space(bench, names)
     bridge = faculty.teaching.bridge
     assert isinstance(bridge, AdapterBridge)
+    assert isinstance(faculty.panel, TeacherPanel)
     own = bridge.student
     extra: dict[str, JsonValue] = {
         "student_tokenizer": tokenizer_digest(bench.models.student_tokenizer),
@@ -188,15 +193,7 @@ def _on_student_tokens(bench: Bench, name: str, names: tuple[str, ...]) -> Sourc
         shape = Shape(
             layers=own.layers, heads=own.heads, k_width=own.k_width, v_width=own.v_width
         )
-        student = model_fingerprint(
-            bench.config.student.model,
-            bench.config.student.dtype,
-            bench.models.student_tokenizer,
-        )
-        extra["student"] = {
-            "weights": student.get("weights"),
-            **plain(bench.config.student),
-        }
+        extra["student"] = student_of(bench.config)
         extra["adapter"] = bench.stages[0].phase.align.adapter
     if config.form == "fused":
         weights = _weights(bench, names)
@@ -295,20 +292,17 @@ def _plan(
             **own,
             **extra,
             "text": bench.corpus.digest,
-            "max_length": bench.config.data.max_length,
-            "autocast": None if bench.autocast is None else "bfloat16",
-            "on_non_finite": store.on_non_finite,
+            **settings_of(bench.config),
         },
-        facts={"teachers": {name: facts_of(bench, name) for name in names}},
+        facts={"teachers": {n: facts_of(bench, n) for n in bench.config.teachers}},
         samples=bench.corpus.samples,
         shard_samples=store.shard_samples,
     )
 
 
 def _identity(bench: Bench, name: str) -> dict[str, JsonValue]:
-    entry = bench.config.teachers[name]
     loaded, capture = bench.models.teacher(name)
-    own = model_fingerprint(entry.model, entry.dtype, loaded.tokenizer)
+    own = identity_of(bench.config, name, loaded.tokenizer)
     return own | {"which": capture.which, "positions": _positions(bench, loaded)}
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from align.kv import KV
 from align.time_align import Alignment
 from align.tokens import TokenBatch, encode_batch
 from align.view import TeacherView
+from experiments.extraction.stand_ins import Teacher
 from teacher.panel import Aligner
 from teacher.store import KVStore, StoreError
 from teacher.store.packing import StoredSample
@@ -128,6 +128,24 @@ class StoredPanel:
         )
 
 
+def stored_views(
+    teachers: Mapping[str, Teacher], layers: Mapping[str, Sequence[int]]
+) -> list[StoredTeacher]:
+    """The stores behind stand-ins, with the layers that are read of each.
+
+    Raises:
+        StoreError: a layer is not stored.
+    """
+    out = []
+    for name, (loaded, capture) in teachers.items():
+        places = capture.places(layers[name])
+        assert capture.store is not None
+        out.append(
+            StoredTeacher(name, capture.store, loaded.tokenizer, places, capture.causal)
+        )
+    return out
+
+
 def read_text(teacher: StoredTeacher, text: str) -> StoredSample:
     """Read one text's KV.
 
@@ -174,19 +192,8 @@ def same_tokens(covered: Tensor) -> Alignment:
     return Alignment(rows, rows, weights, (batch, tokens, tokens))
 
 
-def open_stores(root: Path, names: Sequence[str]) -> Mapping[str, KVStore]:
-    """Open each teacher's store.
-
-    Raises:
-        FileNotFoundError: one is missing or not finished.
-    """
-    return {name: KVStore(root / name) for name in names}
-
-
 def _without_skipped(own: TokenBatch, found: Sequence[StoredSample]) -> TokenBatch:
     """Give texts that were skipped no tokens, so that nothing is aligned to them."""
-    from dataclasses import replace
-
     kept = torch.tensor([len(sample.origin) > 0 for sample in found])
     mask = own.mask & kept[:, None]
     return replace(own, mask=mask, spans=own.spans * mask[..., None])

@@ -1,0 +1,53 @@
+"""Fit a run's phases to the store it reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from experiments.arms import single_stage
+from experiments.config import Config
+from experiments.data import RunData
+from experiments.extraction.stand_ins import FUSED, check_texts
+from experiments.models import Models
+from experiments.settings import ConfigError
+from experiments.stage import Stage
+
+
+def stored_stages(
+    config: Config, models: Models, data: RunData, stages: list[Stage]
+) -> list[Stage]:
+    """The phases as the store can teach them.
+
+    Args:
+        config: with ``store.read``.
+        models: with stand-ins for the teachers.
+        data: what the run reads.
+        stages: with the teachers their rules chose.
+
+    Raises:
+        StoreError: a text of the run is not stored.
+        ConfigError: a fused store and baselines with single teachers.
+    """
+    form = config.store.form
+    if form == FUSED:
+        if config.baselines.single_teachers != "none":
+            raise ConfigError(
+                "store.form is fused: no teacher stands alone in it; set "
+                "baselines.single_teachers=none"
+            )
+        stages = [single_stage(stage, FUSED) for stage in stages]
+    if form in ("adapted", FUSED):  # layers are the student's already
+        stages = [
+            Stage(
+                replace(stage.phase, align=replace(stage.phase.align, layer_map={})),
+                stage.teachers,
+            )
+            for stage in stages
+        ]
+    used = dict.fromkeys(name for stage in stages for name in stage.teachers)
+    sampled = max(stage.phase.train.calibration_samples for stage in stages)
+    texts = [*data.train, *data.calibration[:sampled]]
+    teachers: dict[str, Any] = {name: models.teacher(name) for name in used}
+    check_texts(teachers, texts)
+    return stages
