@@ -23,6 +23,7 @@ from experiments.config import (
     save_config,
 )
 from experiments.data import Encoder, load_data
+from experiments.extraction.stages import stored_stages
 from experiments.history import (
     STATE,
     identify,
@@ -165,6 +166,8 @@ def _open_and_run(
     models.fit_lengths([*data.train, *data.eval, *data.calibration], scaler)
     facts = models.facts()
     stages = [Stage(p, tuple(p.select(facts))) for p in phases]
+    if config.store.read:
+        stages = stored_stages(config, models, data, stages)
     for stage in stages:
         taught = {name: models.teacher(name) for name in stage.teachers}
         with named(f"phase {stage.phase.name!r}"):

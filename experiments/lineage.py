@@ -47,7 +47,11 @@ def record_of(
     for index, stage in enumerate(stages):
         train = plain(stage.phase.train)
         phases[f"{index + 1}-{stage.phase.name}"] = {
-            "teachers": {name: plain(config.teachers[name]) for name in stage.teachers},
+            "teachers": {
+                name: plain(config.teachers[name])
+                for name in stage.teachers
+                if name in config.teachers
+            },
             "align": plain(stage.phase.align),
             "fuse": plain(stage.phase.fuse),
             "loss": plain(stage.phase.loss),
@@ -59,6 +63,7 @@ def record_of(
         "data": plain(config.data),
         "texts": dict(texts),
         "rope_scaling_method": config.align.rope_scaling_method,
+        "store": plain(config.store) if config.store.read else None,
         "phases": phases,
     }
 

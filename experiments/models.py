@@ -12,6 +12,7 @@ from align.chat import check_chats
 from align.text import TextSample
 from experiments.config import Config
 from experiments.data import Encoder
+from experiments.extraction.stand_ins import stored_teachers
 from experiments.place import named
 from experiments.teacher_rule import TeacherFacts
 from teacher.capture import KVCapture
@@ -50,14 +51,18 @@ class Models:
                 f"{config.student.model!r} has {limit} positions; set "
                 f"data.max_length={limit} or less"
             )
-        self._teachers = {name: self._load_teacher(name) for name in config.teachers}
+        self._teachers: dict[str, tuple[Any, Any]] = (
+            stored_teachers(config, first.tokenizer)
+            if config.store.read
+            else {name: self._load_teacher(name) for name in config.teachers}
+        )
 
     def student(self, source: str | Path | None) -> Any:
         """A student to train: the config's, or the one a phase left in a folder."""
         return self._load_student(source).model
 
     def teacher(self, name: str) -> tuple[LoadedModel, KVCapture]:
-        """A loaded teacher by its name in the config."""
+        """A teacher by its name in the config; with ``store.read`` a stand-in."""
         return self._teachers[name]
 
     def facts(self) -> dict[str, TeacherFacts]:
@@ -81,6 +86,8 @@ class Models:
                 chat template that refuses a conversation; names both.
         """
         samples = list(samples)
+        if self._config.store.read:
+            return  # it was seen to when they were extracted
         longest = sorted(samples, key=lambda s: len(s.text))[-64:]
         texts = [sample.text for sample in longest]
         linear = self._config.align.rope_scaling_method == "linear"

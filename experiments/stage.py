@@ -159,7 +159,8 @@ def _faculty(
     if not stage.teachers:
         return None
     teachers = {name: bench.models.teacher(name) for name in stage.teachers}
-    shares = {name: bench.config.teachers[name].weight for name in stage.teachers}
+    known = bench.config.teachers  # not the one that a fused store makes of all
+    shares = {n: known[n].weight if n in known else 1.0 for n in stage.teachers}
     faculty = build_faculty(
         stage.phase,
         bench.registry,

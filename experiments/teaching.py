@@ -16,6 +16,8 @@ from align.view import TeacherView
 from experiments.config import PhaseConfig
 from experiments.data import Encoder
 from experiments.depth import BATCHES, Depth, check_depth, layer_maps, sample_layers
+from experiments.extraction.stand_ins import StoredCapture, check_terms
+from experiments.extraction.stored import StoredPanel, stored_views
 from fuse.config import FuseConfig
 from fuse.routing_loss import EntropyRegularizer
 from fuse.weigher import FixedWeigher, LearnedWeigher, SimilarityWeigher
@@ -43,7 +45,7 @@ class Faculty:
     """The teachers of one phase, ready to be asked."""
 
     teaching: Teaching
-    panel: TeacherPanel
+    panel: TeacherPanel | StoredPanel
     report: CalibrationReport
     depth: Depth
 
@@ -286,7 +288,7 @@ def _panel(
     registry: Registry,
     teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
     layers: Mapping[str, tuple[int, ...]],
-) -> TeacherPanel:
+) -> TeacherPanel | StoredPanel:
     aligner = registry.get("aligner", phase.align.aligner)()
     causal = aligner if aligner.causal else registry.get("aligner", "causal_char_iou")()
     needs = frozenset().union(
@@ -295,6 +297,12 @@ def _panel(
     own_loss = phase.fuse.fusion_method == "similarity" or (
         phase.fuse.router is not None and phase.loss.router_signal != "outcome"
     )
+    stored: dict[str, Any] = {
+        n: t for n, t in teachers.items() if isinstance(t[1], StoredCapture)
+    }
+    if stored:
+        check_terms(ATTENTION in needs, own_loss, stored)
+        return StoredPanel(stored_views(stored, layers), aligner, causal)
     live = [
         LiveTeacher(name, capture, loaded.tokenizer, layers[name])
         for name, (loaded, capture) in teachers.items()
@@ -312,7 +320,7 @@ def _panel(
 def _batches(
     samples: Sequence[TextSample],
     encode: Encoder,
-    panel: TeacherPanel,
+    panel: TeacherPanel | StoredPanel,
     size: int,
     device: torch.device,
 ) -> Iterator[tuple[TokenBatch, list[TeacherView]]]:
