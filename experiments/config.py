@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from experiments.schema import Partial
 from experiments.sections import (
+    AlarmConfig,
     AlignConfig,
     BaselineConfig,
     DataConfig,
@@ -85,6 +86,8 @@ class Config:
     (``phase.all.…``); they win over the phase's preset."""
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     """Comparisons."""
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
+    """What is warned of while training."""
     store: StoreConfig = field(default_factory=StoreConfig)
     """Stored teachers."""
     plugins: list[str] = field(default_factory=list)

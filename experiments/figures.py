@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.alarms import HEALTH
 from experiments.plotting import (
     ARM_COLOURS,
     COLOURS,
@@ -44,6 +45,7 @@ def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
         "routing_domains": draw_routing_domains,
         "routing_layers": draw_routing_layers,
         "gates": draw_gates,
+        "health": draw_health,
         "coverage": draw_coverage,
     }
     folder = folder or run.figures
@@ -81,6 +83,26 @@ def draw_losses(run: RunDir) -> Figure | None:
         mark_phases(axes, lines, label=term == "loss")
     figure.supxlabel("optimiser step, phases in a row", fontsize=9)
     figure.suptitle(f"{run.name}: losses of the distilled student")
+    return figure
+
+
+def draw_health(run: RunDir) -> Figure | None:
+    """Draw what the alarms for a collapse look at; None where nobody looked."""
+    lines = on_one_axis(run, "health")
+    names = keys_of(line["against_start"] for _, line in lines)
+    if not names:
+        return None
+    figure, panels = grid(len(names), columns=2, size=(4.4, 2.2))
+    for axes, name in zip(panels, names, strict=True):
+        for group in by_phase(lines):
+            points = [(x, line["against_start"][name]) for x, line in group]
+            axes.plot(*zip(*points, strict=True), color=COLOURS[0], marker=".")
+        axes.axhline(1.0, color="#9A9A9A", linewidth=0.8)
+        axes.set_ylim(bottom=0)
+        axes.set_title(HEALTH[name][0], loc="left")
+        mark_phases(axes, lines, label=True)
+    figure.supxlabel("optimiser step, phases in a row", fontsize=9)
+    figure.suptitle(f"{run.name}: the student's KV as shares of each phase's start")
     return figure
 
 

@@ -44,6 +44,13 @@ class Metrics:
         self._close(arm)
         self._boards[arm] = self._board(arm, purge_step=offset + step + 1)
 
+    def written(self, arm: str, phase: str) -> list[dict[str, Any]]:
+        """The lines of one phase so far; none off the main rank."""
+        if not self._enabled or not self._path.is_file():
+            return []
+        lines = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
+        return [x for x in lines if (x.get("arm"), x.get("phase")) == (arm, phase)]
+
     def _board(self, arm: str, purge_step: int | None = None) -> Any:
         """One writer for each arm: purging a step would hide the other arms'."""
         from torch.utils.tensorboard.writer import SummaryWriter

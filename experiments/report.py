@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.report_teachers import markdown_table, number, teacher_blocks
-from experiments.run_dir import RunDir, mean_bpc
+from experiments.run_dir import MAIN, RunDir, mean_bpc
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,6 +22,8 @@ CAPTIONS = {
     "routing_layers": "Mean routing weight of every teacher, by student layer.",
     "gates": "How much of the fused keys and values each student layer lets in when "
     "the outcome is measured.",
+    "health": "Spread and effective rank of the student's keys and values while it "
+    "trains, as shares of what they were when the phase began.",
     "coverage": "Share of student tokens which received any teacher text.",
     "alignment": "How one sentence's student tokens meet a teacher's.",
     "layer_map": "Which teacher layers feed which student layer.",
@@ -116,7 +118,7 @@ def report_text(run: RunDir) -> str:
             "\n".join(f"- {sentence}" for sentence in sentences(found)),
         ]
     blocks += teacher_blocks(run)
-    blocks += _event_block(run)
+    blocks += _event_blocks(run)
     blocks += _picture_blocks(run)
     blocks += ["## Do it again", _commands(run)]
     return "\n\n".join(blocks) + "\n"
@@ -214,17 +216,26 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _event_block(run: RunDir) -> list[str]:
-    shown = [
-        f"- phase {line.get('phase', '–')}, step {line.get('step', '–')}: "
-        + str(line.get("message") or line.get("event") or "event")
-        for line in run.metrics
-        if line.get("kind") == "event"
-    ]
-    if not shown:
+def _event_blocks(run: RunDir) -> list[str]:
+    events = [line for line in run.metrics if line.get("kind") == "event"]
+    alarms = [line for line in events if "alarm" in line]
+    notes = [line for line in events if "alarm" not in line]
+    return _listed("## Alarms", alarms) + _listed("## Noted on the way", notes)
+
+
+def _listed(title: str, events: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not events:
         return []
-    rest = [f"- and {len(shown) - 20} more in `metrics.jsonl`"] if shown[20:] else []
-    return ["## Noted on the way", "\n".join(shown[:20] + rest)]
+    rows = []
+    for line in events[:20]:
+        arm = line.get("arm", MAIN)
+        place = "" if arm == MAIN else f"arm {arm}, "
+        place += f"phase {line.get('phase', '–')}, step {line.get('step', '–')}"
+        said = line.get("message") or line.get("event") or "event"
+        rows.append(f"- {place}: {said}")
+    if events[20:]:
+        rows.append(f"- and {len(events) - 20} more in `metrics.jsonl`")
+    return [title, "\n".join(rows)]
 
 
 def _picture_blocks(run: RunDir) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from experiments.teacher_rule import TeacherRule
 from fuse.config import FuseConfig
+from fuse.routing_stats import COLLAPSE_SHARE, UNIFORM_ENTROPY
 from student.config import LossConfig, TrainConfig
 
 _DOMAIN = re.compile(r"(?:([\w-]+)=)?(.*)", re.DOTALL)
@@ -232,6 +233,47 @@ class BaselineConfig:
     """Train the same student by next-token loss alone."""
     single_teachers: Literal["all", "none"] | list[str] = "all"
     """Distil from each of these teachers alone; the best one is compared."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlarmConfig:
+    """When a run warns while it trains, once for each kind and phase.
+
+    ``align.min_coverage`` is the threshold for text that teachers do not reach.
+    """
+
+    health_every: int = 25
+    """Optimiser steps between two measurements of the student's keys and values,
+    on the training batch; 0 for none."""
+    min_spread: float = 0.25
+    """Standard deviation of keys or values, as a share of what it was when the phase
+    began, below which they may be collapsing."""
+    min_rank: float = 0.5
+    """Effective rank of keys or values, likewise."""
+    max_weight: float = COLLAPSE_SHARE
+    """Mean routing weight of one teacher above which the router has collapsed."""
+    max_entropy: float = UNIFORM_ENTROPY
+    """Routing entropy over log M above which the router chooses nothing; looked at in
+    the second half of a phase, because routers start there."""
+    max_skipped: int = 0
+    """Steps of a phase that may be skipped for numbers that are not finite."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        for name in ("health_every", "max_skipped"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"alarms.{name} must be >= 0, got {getattr(self, name)}"
+                )
+        for name in ("min_spread", "min_rank", "max_weight", "max_entropy"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"alarms.{name} must be in 0..1, got {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

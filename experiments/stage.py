@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from experiments.alarms import Alarms
 from experiments.config import Config, PhaseConfig
 from experiments.data import Encoder, RunData
 from experiments.depth import draw_similarity
@@ -23,7 +24,8 @@ from experiments.teaching import Faculty, build_faculty, build_objectives
 from plugins.registry import Registry
 from student.checkpoint import atomic_folder, export_student, mark_complete
 from student.config import TrainConfig
-from student.distiller import Distiller
+from student.data_order import sample_indices
+from student.distiller import HEALTH_TOKENS, Distiller
 from student.engine import Engine
 from student.evaluate import bits_per_char, kv_health
 from student.phase_checkpoint import Keeper
@@ -106,26 +108,12 @@ def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
         phase.loss,
         faculty.teaching if faculty else None,
         torch.bfloat16 if phase.train.bf16 else None,
+        bench.config.alarms.health_every,
     )
-    checkpoints = checkpoint_folder(place.folder)
+    alarms = _alarms(bench, stage, place, capture)
     title = f"{place.arm} · {phase.name}"
     with bench.progress.work(title, place.steps) as show:
-        job = Job(
-            bench.data.train,
-            encode,
-            faculty.panel if faculty else None,
-            place.steps,
-            bench.config.run.seed,
-            phase.loss.attention_rows,
-            _keeper(bench, checkpoints, phase.train),
-            place.first_sample,
-            lambda line: bench.metrics.write(place.arm, phase.name, line, place.offset),
-            lambda step: bench.metrics.rewind(
-                place.arm, phase.name, step, place.offset
-            ),
-            show,
-            bench.stop,
-        )
+        job = _job(bench, stage, place, faculty, alarms, show)
         done = train_phase(distiller, engine, job, phase.train)
     if done < place.steps:
         raise RunStopped(f"{title}: {done} of {place.steps} steps")
@@ -133,10 +121,74 @@ def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
 
     def keep() -> None:
         _save(model, bench, place, result)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        shutil.rmtree(checkpoint_folder(place.folder), ignore_errors=True)
 
     engine.from_main(keep)
     return result
+
+
+def _job(
+    bench: Bench,
+    stage: Stage,
+    place: Place,
+    faculty: Faculty | None,
+    alarms: Alarms,
+    show: Callable[[int], None],
+) -> Job:
+    """What the loop is to do, and where it reports."""
+    phase = stage.phase
+
+    def write(lines: Iterable[dict[str, Any]]) -> None:
+        for line in lines:
+            bench.metrics.write(place.arm, phase.name, line, place.offset)
+
+    def begin(step: int) -> None:
+        bench.metrics.rewind(place.arm, phase.name, step, place.offset)
+        alarms.recall(bench.metrics.written(place.arm, phase.name))
+        if faculty is not None:
+            write(alarms.covers(faculty.report.coverage))
+
+    return Job(
+        bench.data.train,
+        bench.models.encode,
+        faculty.panel if faculty else None,
+        place.steps,
+        bench.config.run.seed,
+        phase.loss.attention_rows,
+        _keeper(bench, checkpoint_folder(place.folder), phase.train),
+        place.first_sample,
+        lambda line: write(alarms.see(line)),
+        begin,
+        show,
+        bench.stop,
+    )
+
+
+def _alarms(bench: Bench, stage: Stage, place: Place, capture: KVCapture) -> Alarms:
+    """What to warn of, with the student as it stands before the phase."""
+    phase, config = stage.phase, bench.config
+    start: dict[str, float] = {}
+    if stage.teachers and config.alarms.health_every:
+        size, samples = phase.train.batch_size, bench.data.train
+        order = sample_indices(
+            len(samples), config.run.seed, place.first_sample, size, bench.engine.rank
+        )
+        texts = [samples[i].text for i in order]
+        start = measure_health(bench, capture, texts, HEALTH_TOKENS)
+
+    def warn(message: str) -> None:
+        if place.arm == MAIN and bench.engine.is_main:
+            text = f"warning: phase {phase.name}: {message}"
+            print(text, file=sys.stderr, flush=True)
+
+    return Alarms(
+        config.alarms,
+        place.steps,
+        start,
+        phase.align.min_coverage,
+        phase.fuse.fusion_method != "fixed",
+        warn,
+    )
 
 
 def checkpoint_folder(folder: Path) -> Path:
@@ -161,7 +213,7 @@ def _faculty(
     teachers = {name: bench.models.teacher(name) for name in stage.teachers}
     known = bench.config.teachers  # not the one that a fused store makes of all
     shares = {n: known[n].weight if n in known else 1.0 for n in stage.teachers}
-    faculty = build_faculty(
+    return build_faculty(
         stage.phase,
         bench.registry,
         capture,
@@ -171,15 +223,6 @@ def _faculty(
         bench.data.calibration,
         bench.progress.over,
     )
-    low = stage.phase.align.min_coverage
-    for name, share in faculty.report.coverage.items():
-        if share < low and bench.engine.is_main:
-            print(
-                f"warning: phase {stage.phase.name}: teacher {name!r} covers only "
-                f"{share:.0%} of the student's tokens (align.min_coverage is "
-                f"{low:.0%}); what it knows of the rest is not taught"
-            )
-    return faculty
 
 
 def _measure(
@@ -190,7 +233,8 @@ def _measure(
     faculty: Faculty | None,
 ) -> dict[str, Any]:
     bpc = evaluate(bench, capture, f"measuring {place.arm} · {stage.phase.name}")
-    health = measure_health(bench, capture)
+    texts = [sample.text for sample in bench.data.eval[:16]]
+    health = {n: round(x, 4) for n, x in measure_health(bench, capture, texts).items()}
     line = {"kind": "eval", "step": place.steps, "bpc": bpc, "mean": _mean(bpc)}
     bench.metrics.write(
         place.arm, stage.phase.name, {**line, "health": health}, place.offset
@@ -228,16 +272,13 @@ def evaluate(
     )
 
 
-def measure_health(bench: Bench, capture: KVCapture) -> dict[str, float]:
-    """Spread and effective rank of a student's KV on held-out text."""
-    texts = [sample.text for sample in bench.data.eval[:16]]
+@torch.no_grad()
+def measure_health(
+    bench: Bench, capture: KVCapture, texts: Sequence[str], most: int | None = None
+) -> dict[str, float]:
+    """Spread and effective rank of a student's KV, see ``kv_health``."""
     batch = bench.models.encode(texts).to(bench.engine.device)
-    with torch.no_grad():
-        health = kv_health(capture(batch.ids, batch.mask).kv)
-    return {
-        name: round(getattr(health, name), 4)
-        for name in ("std_k", "std_v", "rank_k", "rank_v")
-    }
+    return asdict(kv_health(capture(batch.ids, batch.mask).kv, most))
 
 
 def _save(model: Any, bench: Bench, place: Place, result: Mapping[str, Any]) -> None:

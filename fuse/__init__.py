@@ -13,7 +13,12 @@ from fuse.routing_loss import (
     expected_teacher_loss,
     weigh_losses,
 )
-from fuse.routing_stats import RoutingStats, routing_alarm, routing_entropy
+from fuse.routing_stats import (
+    RoutingAlarm,
+    RoutingStats,
+    routing_alarm,
+    routing_entropy,
+)
 from fuse.weigher import FixedWeigher, LearnedWeigher, SimilarityWeigher
 from fuse.z_agreement import agreement
 from fuse.z_space import ZSpace
@@ -26,6 +31,7 @@ __all__ = [
     "FuseConfig",
     "LearnableRouter",
     "LearnedWeigher",
+    "RoutingAlarm",
     "RoutingStats",
     "SimilarityWeigher",
     "ZSpace",

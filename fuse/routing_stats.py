@@ -32,6 +32,16 @@ def routing_entropy(weights: Tensor) -> Tensor:
     return -(w * w.clamp(min=torch.finfo(torch.float32).tiny).log()).sum(-1)
 
 
+@dataclass(frozen=True, slots=True)
+class RoutingAlarm:
+    """What is wrong with a router."""
+
+    kind: str
+    """``collapsed`` or ``uniform``."""
+    message: str
+    """In one sentence, with what to do."""
+
+
 @dataclass(slots=True)
 class RoutingStats:
     """Sums of routing weights since the last report.
@@ -119,12 +129,6 @@ class RoutingStats:
         """For each domain, the share of tokens on which each teacher led."""
         return {name: self._named(x) for name, x in sorted(self._chosen.items())}
 
-    def alarm(self) -> str | None:
-        """Say in one sentence that routing collapsed or does nothing, else None."""
-        if len(self.teachers) < 2 or not self._count:
-            return None
-        return routing_alarm(self.mean(), self.entropy(), self.by_domain())
-
     def _named(self, sums: Tensor) -> dict[str, float]:
         if sums.dim() == 0:
             return dict.fromkeys(self.teachers, math.nan)
@@ -137,31 +141,39 @@ def routing_alarm(
     mean: Mapping[str, float],
     entropy: float,
     by_domain: Mapping[str, Mapping[str, float]] | None = None,
-) -> str | None:
+    collapse_share: float = COLLAPSE_SHARE,
+    uniform_entropy: float = UNIFORM_ENTROPY,
+) -> RoutingAlarm | None:
     """Recognise a router that always or never chooses.
 
     Args:
         mean: mean weight per teacher.
-        entropy: mean entropy of the single weightings, nats.
-        by_domain: mean weight per teacher for each domain; where given, it is
-            quoted, since one domain alone may rightly use one teacher.
+        entropy: mean entropy of the single weightings, nats; NaN is none.
+        by_domain: mean weight per teacher for each domain; where given, their number
+            is quoted, since one domain alone may rightly use one teacher.
+        collapse_share: mean weight of one teacher above which routing has collapsed.
+        uniform_entropy: entropy over log M above which it is uniform.
 
     Returns:
-        A warning to show, or None where routing looks alive.
+        What to warn of, or None where routing looks alive or there is one teacher.
     """
+    if len(mean) < 2:
+        return None
     leader = max(mean, key=lambda name: mean[name])
-    if mean[leader] > COLLAPSE_SHARE:
+    if mean[leader] > collapse_share:
         where = f" over {len(by_domain)} domains" if by_domain else ""
-        return (
+        return RoutingAlarm(
+            "collapsed",
             f"routing has collapsed: {leader!r} takes {mean[leader]:.1%} of the weight"
-            f"{where}; raise fuse.entropy_warmup_steps, lower "
-            "fuse.entropy_reg_strength or set fuse.entropy_target=diverse"
+            f"{where}; set fuse.entropy_target=diverse or raise "
+            "fuse.entropy_warmup_steps (learned routing), or raise fuse.temperature",
         )
     most = math.log(len(mean))
-    if most and entropy > UNIFORM_ENTROPY * most:
-        return (
+    if entropy > uniform_entropy * most:
+        return RoutingAlarm(
+            "uniform",
             f"routing is uniform: mean entropy {entropy:.3f} of at most {most:.3f} "
             "nats, as if weights were fixed; lower fuse.temperature, train the "
-            "router longer, or use fuse.fusion_method=fixed"
+            "router longer, or use fuse.fusion_method=fixed",
         )
     return None

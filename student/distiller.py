@@ -23,6 +23,7 @@ from align.view import TeacherView
 from fuse.routing_loss import EntropyRegularizer, expected_teacher_loss
 from student.bridges.base import Bridge
 from student.config import LossConfig
+from student.evaluate import KVHealth, kv_health
 from student.objective import (
     ATTENTION,
     RELATIONS,
@@ -55,6 +56,10 @@ class Teaching:
     """The entropy term; None where no router learns."""
 
 
+HEALTH_TOKENS = 512
+"""Tokens of a batch whose spread is measured."""
+
+
 @dataclass(frozen=True, eq=False)  # without slots: ZeRO 3 looks for tensors by vars()
 class StepResult:
     """What one forward pass of training gives."""
@@ -67,6 +72,8 @@ class StepResult:
     """(B, T, M) or (L, B, T, M) float32, detached; rows of 0 have no teacher."""
     coverage: Tensor | None = None
     """(M,) float32, the share of text tokens that each teacher covered."""
+    health: KVHealth | None = None
+    """Of the student's keys and values before this step, where it was asked for."""
 
 
 class Distiller(nn.Module):
@@ -80,6 +87,7 @@ class Distiller(nn.Module):
         config: LossConfig,
         teaching: Teaching | None = None,
         autocast: torch.dtype | None = None,
+        health_every: int = 0,
     ) -> None:
         """Join the parts.
 
@@ -90,6 +98,8 @@ class Distiller(nn.Module):
             config: for the outcome, sinks and sampled rows.
             teaching: None trains without teachers.
             autocast: bfloat16 or float16 for matrix products; None for neither.
+            health_every: steps between two measurements of the student's KV under
+                teaching; 0 for none.
         """
         super().__init__()
         self.student = student
@@ -98,6 +108,7 @@ class Distiller(nn.Module):
         self._regularizer = teaching.regularizer if teaching else None
         self._capture, self._objectives = capture, dict(objectives)
         self._config, self._autocast = config, autocast
+        self._health_every = health_every
         self._needs = frozenset().union(
             *(o.objective.needs for o in self._objectives.values())
         )
@@ -115,6 +126,11 @@ class Distiller(nn.Module):
         every = self._config.outcome_every
         on = self._config.eta_outcome > 0 and every > 0
         return self.bridge is not None and on and step % every == 0
+
+    def wants_health(self, step: int) -> bool:
+        """Whether this optimiser step measures the student's keys and values."""
+        every = self._health_every
+        return self.bridge is not None and every > 0 and step % every == 0
 
     def wants_rows(self) -> bool:
         """Whether some term compares attention or relations at sampled rows."""
@@ -185,6 +201,7 @@ class Distiller(nn.Module):
             result.terms,
             live.detach(),
             (covered & text).sum((0, 1)).float() / tokens,
+            kv_health(seen.kv, HEALTH_TOKENS) if self.wants_health(step) else None,
         )
 
     def _look(self, batch: TokenBatch, rows: Tensor | None) -> Captured:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -177,6 +177,9 @@ class _Loop:
                 self._tokens += int(portion.batch.mask.sum())
                 self._count_routing(results[-1], portion)
         self._steps += 1
+        if results[0].health is not None:
+            found = asdict(results[0].health)
+            self._job.log({"kind": "health", "step": step + 1, **found})
         if self._applied(step, applied, trouble, samples) and (
             step % self._config.log_every == 0 or step == self._job.steps - 1
         ):
@@ -292,7 +295,7 @@ class _Loop:
         }
 
     def _log_routing(self, stats: RoutingStats, step: int) -> None:
-        """Report this process's routing since the last report; warn at the end."""
+        """Report this process's routing since the last report."""
         line: dict[str, Any] = {
             "kind": "routing",
             "step": step + 1,
@@ -304,9 +307,6 @@ class _Loop:
         if len(layers) > 1:
             line["layers"] = {str(index): row for index, row in enumerate(layers)}
         self._job.log(line)
-        alarm = stats.alarm() if self._distiller.learns_routing else None
-        if alarm and step == self._job.steps - 1:
-            self._job.log({"kind": "event", "step": step + 1, "event": alarm})
         self._routing = None
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 from experiments.figures import (
     draw_comparison,
     draw_coverage,
+    draw_health,
     draw_losses,
     draw_run,
 )
@@ -47,6 +48,27 @@ def test_losses_have_a_panel_per_term_and_a_gap_between_phases(made_up):
     drawn = [line for line in figure.axes[1].lines if len(line.get_xdata()) == 8]
     assert len(drawn) == 5
     assert drawn[-1].get_xdata()[-1] == 200  # phases stand one after another
+
+
+def test_health_is_drawn_as_shares_of_each_phases_start(made_up):
+    shares = [(25, 1.0, 0.9), (40, 0.5, 0.8)]
+    metrics = [
+        {
+            "kind": "health",
+            "phase": phase,
+            "step": step,
+            "against_start": {"std_k": spread, "rank_v": rank},
+        }
+        for phase in ("dual", "multi_basic")
+        for step, spread, rank in shares
+    ]
+    figure = draw_health(replace(made_up, metrics=[*made_up.metrics, *metrics]))
+    titles = [axes.get_title("left") for axes in figure.axes]
+    assert titles == ["key spread", "value rank"]
+    first, second = figure.axes[0].lines[:2]
+    assert list(first.get_xdata()) == [25, 40]
+    assert list(second.get_xdata()) == [65, 80]
+    assert list(second.get_ydata()) == [1.0, 0.5]
 
 
 def test_a_loss_that_is_not_finite_leaves_a_gap(made_up):

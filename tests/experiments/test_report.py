@@ -76,6 +76,27 @@ def test_events_are_noted_and_not_without_end(made_up):
     assert "and 5 more" in text
 
 
+def test_alarms_stand_before_other_events_and_name_another_arm(made_up):
+    events = [
+        {"kind": "event", "phase": "dual", "step": 3, "event": "non-finite loss"},
+        {
+            "kind": "event",
+            "arm": "single:qwen-code",
+            "phase": "dual",
+            "step": 25,
+            "alarm": "collapse std_k",
+            "event": "the student's key spread is 27%",
+        },
+    ]
+    text = report_text(replace(made_up, metrics=events))
+    alarms, notes = text.split("## Noted on the way")
+    said = (
+        "- arm single:qwen-code, phase dual, step 25: the student's key spread is 27%"
+    )
+    assert said in alarms.split("## Alarms")[1]
+    assert "key spread" not in notes
+
+
 def test_the_printed_table_has_a_row_per_phase(made_up):
     table = summary_table(made_up)
     assert table.row_count == 5

@@ -53,26 +53,38 @@ def test_rows_without_teachers_are_not_counted():
     assert math.isnan(RoutingStats(["a"]).mean()["a"])
 
 
+def alarm_of(stats):
+    return routing_alarm(stats.mean(), stats.entropy(), stats.by_domain())
+
+
 def test_alarm_on_collapse_names_the_teacher():
     stats = RoutingStats(["gpt2", "qwen"])
-    assert stats.alarm() is None
+    assert alarm_of(stats) is None  # nothing seen yet
     stats.update(torch.tensor([[0.99, 0.01]] * 4), ["prose", "prose", "code", "code"])
-    assert "'gpt2' takes 99.0%" in stats.alarm()
-    assert "over 2 domains" in stats.alarm()
+    alarm = alarm_of(stats)
+    assert alarm.kind == "collapsed"
+    assert "'gpt2' takes 99.0% of the weight over 2 domains" in alarm.message
 
 
 def test_alarm_on_uniformity_but_not_on_healthy_or_single_routing():
     stats = RoutingStats(["a", "b"])
     stats.update(torch.tensor([[0.5, 0.5], [0.51, 0.49]]))
-    assert "uniform" in stats.alarm()
+    assert alarm_of(stats).kind == "uniform"
     # each text chooses sharply, the choices balance: exactly what is wanted
     healthy = RoutingStats(["a", "b"])
     healthy.update(torch.tensor([[0.95, 0.05], [0.05, 0.95]]))
-    assert healthy.alarm() is None
+    assert alarm_of(healthy) is None
     single = RoutingStats(["a"])
     single.update(torch.ones(3, 1))
-    assert single.alarm() is None
+    assert alarm_of(single) is None
     assert routing_alarm({"a": 0.6, "b": 0.4}, entropy=0.5) is None
+
+
+def test_alarms_take_other_thresholds():
+    mean, entropy = {"a": 0.9, "b": 0.1}, 0.3
+    assert routing_alarm(mean, entropy) is None
+    assert routing_alarm(mean, entropy, collapse_share=0.8).kind == "collapsed"
+    assert routing_alarm(mean, entropy, uniform_entropy=0.4).kind == "uniform"
 
 
 def test_misfits_are_refused():

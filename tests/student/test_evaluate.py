@@ -109,3 +109,24 @@ def test_spread_is_over_tokens_and_grows_with_scale():
     expected = k.std(0, correction=0).square().mean().sqrt()
     assert health.std_k == pytest.approx(float(expected), rel=1e-4)
     assert health.std_v == pytest.approx(2 * health.std_k, rel=1e-4)
+
+
+def test_fewer_tokens_are_spread_over_all_and_wide_samples_give_the_same_rank():
+    torch.manual_seed(0)
+    k = torch.randn(400, 6)
+    k[200:] += 5  # a sample of the first half alone would miss this
+    some, every = kv_health(kv_of(k), most=100), kv_health(kv_of(k))
+    assert some.std_k == pytest.approx(every.std_k, rel=0.05)
+    assert some != every
+    assert kv_health(kv_of(k), most=1000) == every
+    few = torch.randn(5, 40)
+    singular = torch.linalg.svdvals((few - few.mean(0)).double())
+    share = singular[:4] / singular.sum()  # centred: one direction less
+    expected = torch.special.entr(share).sum().exp()
+    assert kv_health(kv_of(few)).rank_k == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_what_is_not_finite_has_no_spread():
+    k = torch.randn(8, 4)
+    k[3, 2] = float("inf")
+    assert math.isnan(kv_health(kv_of(k)).rank_k)
