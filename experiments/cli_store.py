@@ -39,6 +39,13 @@ def add_store_commands(
     )
     config_options(add)
     add.add_argument("--json", action="store_true", help="print JSON")
+    add.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that train together, among which ZeRO divides (1)",
+    )
     add = maker.add(
         "extract",
         "store_commands:extract",

@@ -20,6 +20,31 @@ DAMAGED = 2
 """Exit code of ``store verify`` where something is wrong."""
 
 
+def estimate(options: Namespace) -> int:
+    """Say what extraction and training need."""
+    from experiments.extraction.estimate import estimate as measure
+    from experiments.extraction.estimate import gib, rows_of
+
+    config = config_of(options)
+    found = measure(config, options.processes)
+    if options.json:
+        print(json.dumps(found.plain(), indent=1))
+        return 0
+    rows = rows_of(found)
+    heads = ["store", "tokens", "bytes/token", "disk", "hours", "break-even"]
+    title = f"{config.store_dir}: {found.samples:,} texts, {config.store.form}"
+    print_table(f"{title}, {config.store.encoding}", heads, rows["stores"], 1)
+    print(
+        f"in all {gib(found.disk)} of {gib(found.free)} free; reading beats computing "
+        "again from the break-even bandwidth on\n"
+    )
+    title = f"memory of one training process ({gib(found.device_memory)} there)"
+    print_table(title, ["for", "size"], rows["memory"], 1)
+    for warning in found.warnings:
+        print(f"warning: {warning}")
+    return 0
+
+
 def extract(options: Namespace) -> int:
     """Store a config's teachers."""
     share = _share(options.shard)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from pydantic import JsonValue
 from torch import Tensor
 
 from align.captured import Injection
@@ -15,6 +14,7 @@ from align.tokens import TokenBatch
 from experiments.extraction.sources import Bench, Source, student_space
 from experiments.extraction.stand_ins import FUSED
 from experiments.extraction.stored import same_tokens
+from experiments.teaching import Faculty
 from student.bridges.adapter import AdapterBridge
 from teacher.capture import KVCapture
 from teacher.panel import TeacherPanel
@@ -29,14 +29,15 @@ ROWS = 16
 
 
 def encoding_errors(
-    bench: Bench, source: Source, constants: Constants
-) -> dict[str, JsonValue]:
+    bench: Bench, source: Source, constants: Constants, faculty: Faculty | None = None
+) -> dict[str, float]:
     """Compare what would be read with what would be written.
 
     Args:
         bench: the config's models and text.
         source: the store; its plan names the encoding.
         constants: the encoding's.
+        faculty: from :func:`student_space`, where somebody has made it already.
 
     Returns:
         ``k`` and ``v``, the relative error (Frobenius norms, sinks and uncovered tokens
@@ -44,7 +45,7 @@ def encoding_errors(
         over the unencoded target to that over the encoded one, mean over layers, query
         positions and texts.
     """
-    faculty = student_space(bench, source.teachers)
+    faculty = faculty or student_space(bench, source.teachers)
     bridge = faculty.teaching.bridge
     assert isinstance(bridge, AdapterBridge)
     assert isinstance(faculty.panel, TeacherPanel)
@@ -67,8 +68,8 @@ def encoding_errors(
         decoded = replace(made, k=back["k"].float(), v=back["v"].float())
         targets = [reader.target(text, batch, one) for one in (made, decoded)]
         divergences.append(_attention_kl(student, batch, *targets))
-    out: dict[str, JsonValue] = {
-        part: round((off / max(size, 1e-30)) ** 0.5, 6)
+    out = {
+        str(part): round((off / max(size, 1e-30)) ** 0.5, 6)
         for part, (off, size) in sums.items()
     }
     mean = sum(divergences) / max(len(divergences), 1)

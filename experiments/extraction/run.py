@@ -116,7 +116,7 @@ def _open(bench: Bench, source: Source) -> StoreWriter:
         return source.open(bench.corpus.probe)
     constants = source.measure(bench.corpus.probe)
     errors = encoding_errors(bench, source, constants)
-    facts = {**source.plan.facts, "errors": errors}
+    facts = {**source.plan.facts, "errors": dict(errors)}
     plan = source.plan.model_copy(update={"facts": facts})
     return Source(source.name, source.path, plan, source.form, source.teachers).open(
         bench.corpus.probe

@@ -1,0 +1,41 @@
+"""What storing teachers costs beside computing, and beside plain files.
+
+    python experiments/bench/store.py [--scale tiny] [--picture docs/images/store.png]
+
+One process, one thread of PyTorch; candidate and baseline take turns and the median
+of their ratios counts. The exit status is 1 where a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+def main() -> int:
+    """Measure, print, and say by the exit status whether all bars are kept."""
+    os.environ.update(ONE_THREAD)  # before anything that starts threads is imported
+    sys.path[0] = str(ROOT)  # also where the checkout is not installed
+    parser = argparse.ArgumentParser(description="Measure storing keys and values.")
+    parser.add_argument("--scale", default="default", help="of the zoo's teachers")
+    parser.add_argument("--picture", type=Path, help="PNG of size against error")
+    chosen = parser.parse_args()
+    from experiments.bench._measure import show
+    from experiments.bench._store_costs import costs
+    from experiments.bench._store_sizes import sizes
+
+    return 0 if show([*costs(), *sizes(chosen.scale, chosen.picture)]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
