@@ -22,11 +22,12 @@ def attention_rows(
         query: (B, H_q, T, D) as the model attends, rotated.
         key: (B, H, T, D), H dividing H_q.
         mask: None, or (B or 1, 1 or H_q, T, T), bool (True = may attend) or float
-            (added to the scores).
+            (added to the scores), or as flash attention takes it (B, T), nonzero on
+            real tokens.
         options: what the model passed on: ``scaling``, ``softcap``,
-            ``position_bias`` (1 or B, H_q, T, T).
+            ``position_bias`` (1 or B, H_q, T, T), ``sliding_window``.
         rows: (B, R) int64 in [0, T).
-        causal: a query reads no later key; only used where ``mask`` is None.
+        causal: a query reads no later key; only used where ``mask`` does not say.
 
     Returns:
         (B, R, T) float32, rows sum to 1.
@@ -55,16 +56,27 @@ def attention_rows(
     if options.get("position_bias") is not None:
         bias = options["position_bias"].expand(batch, -1, -1, -1)
         scores = scores + _pick(bias, rows, tokens).float()
-    if mask is not None:
+    if mask is not None and mask.ndim == 4:
         allowed = _pick(mask.expand(batch, -1, -1, -1), rows, tokens)
-        if allowed.dtype == torch.bool:
-            scores = scores.masked_fill(~allowed, float("-inf"))
-        else:
-            scores = scores + allowed.float()
-    elif causal:
-        later = torch.arange(tokens, device=rows.device) > rows[..., None]
-        scores = scores.masked_fill(later[:, None], float("-inf"))
+        if allowed.dtype != torch.bool:
+            return (scores + allowed.float()).softmax(dim=-1).mean(dim=1)
+    else:
+        allowed = _readable(mask, rows, tokens, causal, options.get("sliding_window"))
+    scores = scores.masked_fill(~allowed, float("-inf"))
     return scores.softmax(dim=-1).mean(dim=1)
+
+
+def _readable(
+    mask: Tensor | None, rows: Tensor, tokens: int, causal: bool, window: int | None
+) -> Tensor:
+    """(B, 1, R, T) bool, where only padding is said."""
+    distance = rows[..., None] - torch.arange(tokens, device=rows.device)  # (B, R, T)
+    allowed = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
+    if window is not None:
+        allowed = allowed & (distance.abs() < window)
+    if mask is not None:
+        allowed = allowed & mask[:, None].bool()
+    return allowed[:, None]
 
 
 def _pick(x: Tensor, rows: Tensor, width: int) -> Tensor:

@@ -46,9 +46,9 @@ class Rotation:
 
     def rotate(self, k: Tensor, positions: Positions) -> Tensor:
         """Turn content keys (B, H, T, D) into the keys the model attends to."""
-        cos, sin = positions
+        cos, sin = _wide(positions, k)
         still, part = self._split(k, cos)
-        return self._join(still, self.turn(part, cos.float(), sin.float()), k)
+        return self._join(still, self.turn(part, cos, sin), k)
 
     def undo(self, k: Tensor, positions: Positions) -> Tensor:
         """Turn rotated keys (B, H, T, D) into content keys.
@@ -56,7 +56,7 @@ class Rotation:
         The inverse is the rotation by the negative angle, divided by
         cos² + sin²: YaRN and LongRoPE scale both, and bf16 rounds both.
         """
-        cos, sin = positions[0].float(), positions[1].float()
+        cos, sin = _wide(positions, k)
         norm = cos.square() + sin.square()
         still, part = self._split(k, cos)
         part = self._restored(part)  # what turn will reorder
@@ -67,8 +67,8 @@ class Rotation:
         width = cos.shape[-1] * self.per_cosine
         rest = k.shape[-1] - width
         if self.trailing:
-            return k[..., :rest], k[..., rest:].float()
-        return k[..., width:], k[..., :width].float()
+            return k[..., :rest], k[..., rest:].to(cos.dtype)
+        return k[..., width:], k[..., :width].to(cos.dtype)
 
     def _join(self, still: Tensor, part: Tensor, k: Tensor) -> Tensor:
         part = part.to(k.dtype)
@@ -118,6 +118,11 @@ def find_rotation(
         "without rotation and those which rotate the leading or trailing entries of "
         "each head by a module-level apply_rotary_pos_emb(q, k, cos, sin)"
     )
+
+
+def _wide(positions: Positions, k: Tensor) -> Positions:
+    dtype = torch.promote_types(k.dtype, torch.float32)
+    return positions[0].to(dtype), positions[1].to(dtype)
 
 
 def _candidates(

@@ -32,6 +32,21 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+LATENT = SMALL | {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "q_lora_rank": None,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 16,
+    "n_shared_experts": 1,
+}
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", SMALL),
     "opt": (
@@ -50,7 +65,22 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "LlamaForCausalLM",
         _rope("dynamic", factor=2.0) | {"max_position_embeddings": 10},
     ),
+    "longrope": (
+        "LlamaForCausalLM",
+        _rope(
+            "longrope",
+            factor=2.0,
+            short_factor=[1.0] * 4,
+            long_factor=[1.0, 2.0, 3.0, 4.0],
+            original_max_position_embeddings=10,
+        ),
+    ),
+    "proportional": (
+        "LlamaForCausalLM",
+        _rope("proportional", partial_rotary_factor=0.5),
+    ),
     "mistral": ("MistralForCausalLM", GROUPED | {"sliding_window": 4}),
+    "mistral_wide": ("MistralForCausalLM", GROUPED | {"sliding_window": 24}),
     "qwen2": ("Qwen2ForCausalLM", GROUPED),
     "qwen3": ("Qwen3ForCausalLM", GROUPED),
     "gpt_neox": ("GPTNeoXForCausalLM", SMALL | {"rotary_pct": 0.5}),
@@ -69,6 +99,44 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "SmolLM3ForCausalLM",
         GROUPED | {"no_rope_layers": [1, 0]},
     ),
+    "olmo2": ("Olmo2ForCausalLM", GROUPED),
+    "glm4": ("Glm4ForCausalLM", GROUPED | {"partial_rotary_factor": 0.5}),
+    "deepseek_v3": ("DeepseekV3ForCausalLM", LATENT),
+    "deepseek_v3_halves": (
+        "DeepseekV3ForCausalLM",
+        LATENT | {"rope_interleave": False},
+    ),
+    "qwen3_next": (
+        "Qwen3NextForCausalLM",
+        GROUPED
+        | {
+            "num_hidden_layers": 4,
+            "num_experts": 2,
+            "num_experts_per_tok": 1,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 16,
+            "linear_num_value_heads": 2,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+        },
+    ),
+    "gemma3n": (
+        "Gemma3nForCausalLM",
+        GROUPED
+        | {
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "vocab_size_per_layer_input": VOCAB,
+            "hidden_size_per_layer_input": 8,
+            "laurel_rank": 4,
+            "altup_num_inputs": 2,
+            "altup_active_idx": 0,
+            "sliding_window": 4,
+            "activation_sparsity_pattern": [0.0] * 4,
+        },
+    ),
     "glm": ("GlmForCausalLM", GROUPED | {"partial_rotary_factor": 0.5}),
     "gpt_oss": (
         "GptOssForCausalLM",
@@ -77,6 +145,46 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertForMaskedLM", SMALL),
     "roberta": ("RobertaForMaskedLM", SMALL | {"max_position_embeddings": 33}),
     "albert": ("AlbertForMaskedLM", SMALL | {"embedding_size": 16}),
+    "modernbert": (
+        "ModernBertForMaskedLM",
+        SMALL
+        | {
+            "local_attention": 4,
+            "global_attn_every_n_layers": 2,
+            "cls_token_id": 1,
+            "sep_token_id": 2,
+        },
+    ),
+    "distilbert": (
+        "DistilBertForMaskedLM",
+        {
+            "vocab_size": VOCAB,
+            "dim": 32,
+            "hidden_dim": 48,
+            "n_layers": 2,
+            "n_heads": 4,
+            "max_position_embeddings": 32,
+        },
+    ),
+    "bart": (
+        "BartForConditionalGeneration",
+        {
+            "vocab_size": VOCAB,
+            "d_model": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 3,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 48,
+            "decoder_ffn_dim": 48,
+            "max_position_embeddings": 32,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "decoder_start_token_id": 2,
+            "forced_eos_token_id": 2,
+        },
+    ),
     "t5": (
         "T5ForConditionalGeneration",
         {

@@ -8,52 +8,90 @@ from teacher.attention_sites import noted_positions
 from teacher.capture import KVCapture
 
 DECODERS = [
-    "gpt2", "opt", "llama", "llama3", "yarn", "linear", "dynamic", "mistral",
-    "qwen2", "qwen3", "gpt_neox", "phi", "gemma2", "gemma3", "cohere", "cohere2",
-    "smollm3", "glm", "gpt_oss",
+    "gpt2", "opt", "llama", "llama3", "yarn", "linear", "dynamic", "longrope",
+    "proportional", "mistral", "mistral_wide", "qwen2", "qwen3", "gpt_neox", "phi",
+    "gemma2", "gemma3", "cohere", "cohere2", "smollm3", "olmo2", "glm", "glm4",
+    "gpt_oss",
 ]  # fmt: skip
-ENCODERS = ["bert", "roberta", "albert"]
+LATENT = ["deepseek_v3", "deepseek_v3_halves"]  # keys wider than values
+PARTLY = ["qwen3_next", "gemma3n"]  # some layers without keys and values of their own
+ENCODERS = ["bert", "roberta", "albert", "distilbert", "modernbert"]
 PROJECTION = {  # what makes content keys, and nothing after it but the rotation
     "opt": "k_proj", "llama": "k_proj", "llama3": "k_proj", "yarn": "k_proj",
     "linear": "k_proj", "dynamic": "k_proj", "mistral": "k_proj", "qwen2": "k_proj",
     "qwen3": "k_norm", "phi": "k_proj", "gemma2": "k_proj", "gemma3": "k_norm",
     "cohere": "k_proj", "cohere2": "k_proj", "smollm3": "k_proj", "glm": "k_proj",
-    "gpt_oss": "k_proj", "bert": "key", "roberta": "key", "albert": "key",
+    "gpt_oss": "k_proj", "longrope": "k_proj", "proportional": "k_proj",
+    "mistral_wide": "k_proj", "olmo2": "k_norm", "glm4": "k_proj",
+    "qwen3_next": "k_norm", "gemma3n": "k_norm", "bert": "key", "roberta": "key",
+    "albert": "key", "distilbert": "k_lin",
 }  # fmt: skip
 
 
-def _cache_and_positions(model, ids, mask):
-    """The library's own cached keys and values, and each layer's (cos, sin)."""
-    positions = []
+def _library_cache(model, ids, mask):
+    """Keys and values of the library's own cache by layer, positions, and logits.
+
+    Latent attention caches what it expands into keys and values by itself.
+    """
+    attention, positions = {}, {}
 
     def note(module, args, kwargs):
-        positions.append(noted_positions(module, args, kwargs))
+        attention[module.layer_idx] = module
+        positions[module.layer_idx] = noted_positions(module, args, kwargs)
 
     for module in model.modules():
-        if type(module).__name__.endswith(("Attention", "SdpaAttention")):
+        if type(module).__name__.endswith("Attention") and hasattr(module, "layer_idx"):
             module.register_forward_pre_hook(note, with_kwargs=True)
     with torch.no_grad():
         out = model(ids, attention_mask=mask.long(), use_cache=True)
-    return out.past_key_values.layers, positions, out.logits
+        stored = {}
+        for layer, found in enumerate(out.past_key_values.layers):
+            if getattr(found, "keys", None) is None:
+                continue
+            stored[layer] = found.keys, found.values
+            if hasattr(attention[layer], "expand_kv"):
+                stored[layer] = attention[layer].expand_kv(*stored[layer])
+    return stored, positions, out.logits
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", [*DECODERS, *LATENT, *PARTLY])
 def test_rerotated_content_keys_equal_the_library_cache(make_model, batch, name):
     model = make_model(name)
     ids, mask = batch
-    cache, positions, logits = _cache_and_positions(copy.deepcopy(model), ids, mask)
+    cache, positions, logits = _library_cache(copy.deepcopy(model), ids, mask)
     capture = KVCapture(model)
     with torch.no_grad():
         got = capture(ids, mask, logits=True)
+    assert capture.layer_numbers == sorted(cache)
     assert got.kv.num_layers == capture.num_layers == len(cache)
-    for layer, stored in enumerate(cache):
+    for layer, number in enumerate(capture.layer_numbers):
         key, rotation = got.kv.k[layer], capture._layers[layer].rotation
         if rotation is not None:
-            key = rotation.rotate(key, positions[layer])
-        kept = stored.keys.shape[2]  # a sliding window forgets the beginning
-        torch.testing.assert_close(key[:, :, -kept:], stored.keys, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(got.kv.v[layer][:, :, -kept:], stored.values)
+            key = rotation.rotate(key, positions[number])
+        keys, values = cache[number]
+        kept = keys.shape[2]  # a sliding window forgets the beginning
+        torch.testing.assert_close(key[:, :, -kept:], keys, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(got.kv.v[layer][:, :, -kept:], values)
     torch.testing.assert_close(got.logits[mask], logits[mask], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "yarn", "gpt_neox", "cohere", "deepseek_v3"])
+def test_in_bf16_rerotated_keys_are_the_cache_but_for_two_roundings(
+    make_model, batch, name
+):
+    model = make_model(name).to(torch.bfloat16)
+    ids, mask = batch
+    cache, positions, logits = _library_cache(copy.deepcopy(model), ids, mask)
+    capture = KVCapture(model)
+    with torch.no_grad():
+        got = capture(ids, mask, logits=True)
+    assert got.logits[mask].equal(logits[mask])
+    for layer, (keys, values) in cache.items():
+        key = capture._layers[layer].rotation.rotate(got.kv.k[layer], positions[layer])
+        # a pair is rounded to 2^-9 of its length, at removal and at return
+        error = (key.float() - keys.float()).abs().max() / keys.float().abs().max()
+        assert error <= 2**-7
+        assert got.kv.v[layer].equal(values)
 
 
 @pytest.mark.parametrize("name", sorted(PROJECTION))
@@ -71,8 +109,7 @@ def test_content_keys_are_the_projection_before_rotation(make_model, batch, name
     heads, size = capture.num_kv_heads, capture.k_dim
     assert len(before) == capture.num_layers
     for layer, out in enumerate(before):
-        if PROJECTION[name] != "k_norm":
-            out = out.view(2, 12, heads, size)
+        out = out.view(2, 12, heads, size) if out.ndim == 3 else out
         out = out if out.shape[1] == heads else out.transpose(1, 2)
         torch.testing.assert_close(got.kv.k[layer], out, atol=1e-5, rtol=1e-5)
 
@@ -93,6 +130,73 @@ def test_content_keys_of_fused_partial_rotation(make_model, batch):
     assert capture._layers[0].rotation is not None
 
 
+@pytest.mark.parametrize("name", LATENT)
+def test_content_keys_of_latent_attention_are_both_parts_of_every_head(
+    make_model, batch, name
+):
+    model = make_model(name)
+    latents, expanded = [], []
+    for layer in model.model.layers:
+        attention = layer.self_attn
+        attention.kv_a_proj_with_mqa.register_forward_hook(
+            lambda _m, _i, out: latents.append(out)
+        )
+        attention.kv_b_proj.register_forward_hook(
+            lambda _m, _i, out: expanded.append(out)
+        )
+    capture = KVCapture(model)
+    for heard in (latents, expanded):  # by the probe
+        heard.clear()
+    with torch.no_grad():
+        got = capture(*batch, hidden=True).kv
+    assert (capture.num_kv_heads, capture.k_dim, capture.v_dim) == (4, 16, 12)
+    for layer in range(2):
+        own = expanded[layer].view(2, 12, 4, 8 + 12).transpose(1, 2)
+        shared = latents[layer][..., 16:]  # the part that will be rotated
+        torch.testing.assert_close(got.k[layer][..., :8], own[..., :8])
+        torch.testing.assert_close(got.v[layer], own[..., 8:])
+        expected = shared[:, None].expand(2, 4, 12, 8)
+        torch.testing.assert_close(got.k[layer][..., 8:], expected)
+
+
+def test_content_keys_of_fused_projections_of_an_encoder(make_model, batch):
+    model = make_model("modernbert")
+    fused = []
+    for module in model.modules():
+        if type(module).__name__ == "ModernBertAttention":
+            module.Wqkv.register_forward_hook(lambda _m, _i, out: fused.append(out))
+    capture = KVCapture(model)
+    fused.clear()
+    got = capture(*batch, hidden=True).kv
+    for layer, out in enumerate(fused):
+        _, keys, values = out.view(2, 12, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        torch.testing.assert_close(got.k[layer], keys, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(got.v[layer], values)
+
+
+def test_layers_without_kv_of_their_own_are_named_and_left_out(make_model):
+    hybrid = KVCapture(make_model("qwen3_next"))
+    assert (hybrid.num_layers, hybrid.layer_numbers) == (1, [3])
+    assert hybrid.layers_without_kv == dict.fromkeys(range(3), "linear_attention")
+    shared = KVCapture(make_model("gemma3n"))
+    assert (shared.num_layers, shared.layer_numbers) == (2, [0, 1])
+    assert shared.layers_without_kv == {
+        2: "reads layer 0's keys and values",
+        3: "reads layer 1's keys and values",
+    }
+    assert KVCapture(make_model("llama")).layers_without_kv == {}
+
+
+def test_a_padding_embedding_of_zero_hides_no_rotation(make_model):
+    # the probe's token 0 may be the padding id, whose embedding is 0
+    model = make_model("llama")
+    model.model.embed_tokens.weight.data[0] = 0
+    assert KVCapture(model).has_rotary
+    model.model.layers[1].self_attn.k_proj.weight.data.zero_()
+    with pytest.raises(ValueError, match="keys that are all 0"):
+        KVCapture(model)
+
+
 def test_layers_without_rotation_are_found_among_rotating_ones(make_model):
     # SmolLM3 hands position embeddings to every layer; the second ignores them
     capture = KVCapture(make_model("smollm3"))
@@ -101,13 +205,14 @@ def test_layers_without_rotation_are_found_among_rotating_ones(make_model):
     assert not learned.has_rotary
 
 
-@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+@pytest.mark.parametrize("name", [*DECODERS, *LATENT, *PARTLY, *ENCODERS])
 def test_grouped_heads_sizes_and_direction_are_reported(make_model, name):
     capture = KVCapture(make_model(name))
     grouped = capture.model.config.to_dict().get("num_key_value_heads") or 4
-    assert (capture.num_kv_heads, capture.k_dim, capture.v_dim) == (grouped, 8, 8)
+    sizes = (4, 16, 12) if name in LATENT else (grouped, 8, 8)
+    assert (capture.num_kv_heads, capture.k_dim, capture.v_dim) == sizes
     assert capture.hidden_size == 32
-    assert capture.causal == (name in DECODERS)
+    assert capture.causal == (name not in ENCODERS)
     assert capture.dtype == torch.float32
 
 
@@ -232,7 +337,7 @@ def test_reentrant_checkpointing_is_refused(make_model, batch):
         capture(*batch)
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", [*DECODERS, *LATENT, *PARTLY])
 def test_injecting_the_own_content_gives_the_own_logits(make_model, batch, name):
     capture = KVCapture(make_model(name))
     ids, mask = batch
@@ -456,9 +561,29 @@ def test_unsupported_models_are_refused_by_name():
     rwkv = tf.RwkvForCausalLM(tf.RwkvConfig(**small, context_length=16))
     with pytest.raises(ValueError, match="RwkvForCausalLM cannot be captured"):
         KVCapture(rwkv)
-    bloom = tf.BloomForCausalLM(tf.BloomConfig(**small, n_head=2))
-    with pytest.raises(ValueError, match="bypasses the attention interface"):
-        KVCapture(bloom)
+    bypassing = (
+        tf.BloomForCausalLM(tf.BloomConfig(**small, n_head=2)),
+        tf.FalconForCausalLM(tf.FalconConfig(**small, num_attention_heads=2)),
+        tf.GPTJForCausalLM(
+            tf.GPTJConfig(
+                vocab_size=20, n_embd=16, n_layer=2, n_head=2, rotary_dim=4,
+                bos_token_id=1, eos_token_id=2,
+            )
+        ),
+    )  # fmt: skip
+    for model in bypassing:
+        name = type(model).__name__
+        with pytest.raises(ValueError, match=f"{name} cannot.*bypasses the attention"):
+            KVCapture(model)
+    complex_rotation = tf.DeepseekV2ForCausalLM(
+        tf.DeepseekV2Config(
+            **small, num_attention_heads=2, kv_lora_rank=8, q_lora_rank=None,
+            qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=4,
+            intermediate_size=16, first_k_dense_replace=2,
+        )
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"DeepseekV2For.* cannot be undone"):
+        KVCapture(complex_rotation)
     with pytest.raises(TypeError, match="got Linear"):
         KVCapture(torch.nn.Linear(2, 2))
 

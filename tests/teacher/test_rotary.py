@@ -1,0 +1,72 @@
+import sys
+
+import pytest
+import torch
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from align.rope_scale import rotary_table, rotate, unrotate
+from teacher.capture import KVCapture
+from teacher.rotary import Rotation, _of_pairs
+
+LLAMA = "transformers.models.llama.modeling_llama"
+VARIANTS = {
+    "default": {},
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 2.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 8},
+    "longrope": {
+        "factor": 2.0,
+        "short_factor": [1.0, 1.1, 1.2, 1.3],
+        "long_factor": [1.0, 2.0, 3.0, 4.0],
+        "original_max_position_embeddings": 10,
+    },
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+    "proportional": {"partial_rotary_factor": 0.5},
+}
+
+
+def test_no_variant_of_the_library_is_left_out():
+    assert set(ROPE_INIT_FUNCTIONS) | {"default"} == set(VARIANTS)
+
+
+@pytest.mark.parametrize("tokens", [6, 40])
+@pytest.mark.parametrize("kind", sorted(VARIANTS))
+def test_every_variant_of_the_library_round_trips(make_model, kind, tokens):
+    model = make_model(
+        "llama",
+        rope_parameters={"rope_type": kind, "rope_theta": 1e4, **VARIANTS[kind]},
+    )
+    rotary, content = model.model.rotary_emb, torch.randn(2, 3, tokens, 8)
+    cos, sin = rotary(content, torch.arange(tokens)[None])
+    rotation = Rotation(_of_pairs(sys.modules[LLAMA].apply_rotary_pos_emb), 1)
+    turned = rotation.rotate(content, (cos, sin))
+    back = rotation.undo(turned, (cos, sin))
+    torch.testing.assert_close(back, content, atol=1e-5, rtol=1e-5)
+    # and by this project's own table from the variant's frequencies
+    table = rotary_table(rotary.inv_freq, torch.arange(tokens))
+    scaled = [rotary.attention_scaling * part for part in table]
+    torch.testing.assert_close(rotate(content, *scaled), turned, atol=1e-5, rtol=1e-5)
+    own = unrotate(turned, *scaled)
+    torch.testing.assert_close(own, content, atol=1e-5, rtol=1e-5)
+    assert KVCapture(model).has_rotary
+
+
+def test_a_function_that_moves_entries_is_undone_in_their_first_order():
+    from transformers.models.deepseek_v3 import modeling_deepseek_v3 as deepseek
+
+    turn = _of_pairs(deepseek.apply_rotary_pos_emb_interleave)
+    rotation = Rotation(turn, 1, trailing=True, order=(0, 2, 4, 6, 1, 3, 5, 7))
+    content = torch.randn(2, 3, 5, 12, dtype=torch.float64)
+    table = rotary_table(torch.tensor([1.0, 0.3, 0.1, 0.03]), torch.arange(5)[None])
+    turned = rotation.rotate(content, table)
+    assert turned[..., :4].equal(content[..., :4])
+    # position 0 is not turned, but moved: even entries first
+    moved = [0, 1, 2, 3, 4, 6, 8, 10, 5, 7, 9, 11]
+    torch.testing.assert_close(turned[:, :, 0], content[:, :, 0, moved])
+    back = rotation.undo(turned, table)
+    torch.testing.assert_close(back, content, atol=1e-6, rtol=1e-6)
