@@ -150,6 +150,10 @@ class AlignConfig:
     adapter: str = "procrustes"
     """A registered calibration: pca, procrustes, ridge, pca-unwhitened,
     procrustes-unwhitened, or a plugin's."""
+    position_means: Literal["auto", "keep", "remove"] = "auto"
+    """What keys and values are at a position whatever the text, found on the
+    calibration sample, is taken off them: auto, of teachers with a table of learned
+    positions; keep, of none; remove, of all."""
     rope_scaling_method: str = "ntk"
     """A registered RoPE scaler: none, linear, ntk, ntk-aware, dynamic, or a
     plugin's."""

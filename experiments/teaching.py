@@ -31,7 +31,7 @@ from student.bridges import (
     StudentShape,
     TeacherShape,
 )
-from student.calibrate import CalibrationReport, calibrate
+from student.calibrate import CalibrationReport, calibrate, fit_positions
 from student.distiller import Teaching, WeightedObjective, layers_read
 from student.objective import ATTENTION, term_weights
 from teacher.capture import KVCapture
@@ -94,14 +94,16 @@ def build_faculty(
     bridge.to(student.device)
     needed = {name: depth.maps[name].needed for name in teachers}
     panel = _panel(phase, registry, teachers, needed)
-    batches = _batches(chosen, encode, panel, phase.train.batch_size, student.device)
-    count = -(-len(chosen) // phase.train.batch_size)
-    report = calibrate(
-        student,
-        bridge,
-        progress(batches, f"calibrating {phase.name}", count),
-        phase.loss.skip_sinks,
-    )
+    size, device = phase.train.batch_size, student.device
+    count = -(-len(chosen) // size)
+
+    def sample(title: str) -> Iterable[tuple[TokenBatch, list[TeacherView]]]:
+        batches = _batches(chosen, encode, panel, size, device)
+        return progress(batches, f"{title} {phase.name}", count)
+
+    if any(teacher.positions for teacher in bridge.teachers):
+        fit_positions(bridge, (views for _, views in sample("positions of")))
+    report = calibrate(student, bridge, sample("calibrating"), phase.loss.skip_sinks)
     weigher = build_weigher(
         phase.fuse, registry, student, list(teachers), shares, report
     )
@@ -172,6 +174,7 @@ def build_bridge(
             capture.num_kv_heads * capture.v_dim,
             maps[name],
             capture.causal,
+            _loses_positions(phase, capture),
         )
         for name, (_, capture) in teachers.items()
     ]
@@ -191,6 +194,12 @@ def build_bridge(
     method = registry.get("adapter", phase.align.adapter)
     kind = ProjectorBridge if fuse.space == "losses" else AdapterBridge
     return kind(own, shapes, method)
+
+
+def _loses_positions(phase: PhaseConfig, capture: KVCapture) -> bool:
+    if phase.align.position_means == "auto":
+        return capture.max_tokens is not None  # the length of a learned table
+    return phase.align.position_means == "remove"
 
 
 def build_weigher(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from align.calibration import CalibrationStats
 from align.captured import Capture
+from align.position_mean import PositionMean
 from align.tokens import TokenBatch
 from align.view import TeacherView
 from student.bridges.base import Bridge, PairStats
@@ -33,6 +34,30 @@ class CalibrationReport:
     bits: Tensor
     """(N, M) float32, each teacher's bits per character; NaN where it has none."""
     teachers: Sequence[str] = field(default=())
+
+
+def fit_positions(bridge: Bridge, batches: Iterable[Sequence[TeacherView]]) -> None:
+    """Find what teachers' keys and values are at each position, before calibration.
+
+    Args:
+        bridge: fitted in place, for its teachers with ``positions``.
+        batches: every teacher's view of the sample.
+    """
+    chosen = [m for m, teacher in enumerate(bridge.teachers) if teacher.positions]
+    for views in batches:
+        for m in chosen:
+            mask = views[m].kv.mask
+            for means, x in zip(_means(bridge, m), views[m].kv.flat(), strict=True):
+                means.update(bridge.mix_depth(m, x), mask)
+    for m in chosen:
+        for means in _means(bridge, m):
+            means.fit()
+
+
+def _means(bridge: Bridge, m: int) -> tuple[PositionMean, PositionMean]:
+    k, v = bridge.position_k[m], bridge.position_v[m]
+    assert isinstance(k, PositionMean) and isinstance(v, PositionMean)
+    return k, v
 
 
 @torch.no_grad()

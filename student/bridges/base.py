@@ -19,6 +19,7 @@ from align.calibration import CalibrationStats
 from align.head_dim_adapter import MultiTeacherHeadDimAdapter
 from align.kv import KV
 from align.layer_map import LayerMap, interpolate_teacher_layers
+from align.position_mean import PositionMean
 from align.view import TeacherView
 from fuse.fuse_kv import fuse_with_weights
 from fuse.weigher import share
@@ -48,6 +49,8 @@ class TeacherShape:
     layer_map: LayerMap
     causal: bool
     """False for bidirectional teachers, which are never injected."""
+    positions: bool = False
+    """Whether keys and values lose what belongs to their positions."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +85,12 @@ class Bridge(nn.Module, ABC):
         self.gate_logit = nn.Parameter(torch.full((layers,), float(gate)))
         self.student_k = Standardizer(layers, student.k_width)
         self.student_v = Standardizer(layers, student.v_width)
+        self.position_k = nn.ModuleList(
+            PositionMean(layers, t.k_width) for t in teachers
+        )
+        self.position_v = nn.ModuleList(
+            PositionMean(layers, t.v_width) for t in teachers
+        )
         self.teacher_k = nn.ModuleList(
             Standardizer(layers, t.k_width) for t in teachers
         )
@@ -187,9 +196,15 @@ class Bridge(nn.Module, ABC):
         ]
 
     def depth(self, m: int, view: TeacherView) -> tuple[Tensor, Tensor]:
-        """Teacher m on the student's layers: (L_s, B, T_t, C_t), keys and values."""
+        """Teacher m on the student's layers: (L_s, B, T_t, C_t), keys and values.
+
+        Less what belongs to positions, where that was fitted.
+        """
         k, v = view.kv.flat()
-        return self.mix_depth(m, k), self.mix_depth(m, v)
+        return (
+            self.position_k[m](self.mix_depth(m, k), view.kv.mask),
+            self.position_v[m](self.mix_depth(m, v), view.kv.mask),
+        )
 
     def mix_depth(self, m: int, x: Tensor) -> Tensor:
         """Teacher m's needed layers (L_needed, ...) -> the student's (L_s, ...)."""

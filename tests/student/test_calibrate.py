@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from align.calibration import STD_FLOOR
 from align.tokens import TokenBatch
-from student.calibrate import NoCoverageError, calibrate
+from student.calibrate import NoCoverageError, calibrate, fit_positions
 from student.distiller import not_sinks
 
 
@@ -52,6 +54,28 @@ def test_the_same_sample_in_other_batches_gives_the_same_fit(school):
         found.append(lesson.bridge.state_dict())
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_positions_are_taken_off_the_teachers_that_have_them(school):
+    """The counterpart of undoing a rotation. Fails when depth() forgets the table."""
+    lesson = school.lesson("projector")
+    bridge, batch = lesson.bridge, school.batch(16)
+    views = lesson.panel(batch)
+    before = [bridge.depth(m, view) for m, view in enumerate(views)]
+    bridge.teachers = (replace(bridge.teachers[0], positions=True), bridge.teachers[1])
+    fit_positions(bridge, [views])
+    after = [bridge.depth(m, view) for m, view in enumerate(views)]
+    assert torch.equal(before[1][0], after[1][0])
+    mask = views[0].kv.mask
+    for was, now in zip(before[0], after[0], strict=True):
+        spread = [_between_positions(x, mask) for x in (was, now)]
+        assert spread[1] < 0.5 * spread[0]
+
+
+def _between_positions(x, mask):
+    """Variance of the positions' means over the first ten tokens."""
+    means = [x[:, mask[:, t], t].mean(1) for t in range(10)]
+    return torch.stack(means).var(0).mean()
 
 
 def test_a_teacher_that_shares_no_text_is_named(school):
