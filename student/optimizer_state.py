@@ -146,6 +146,7 @@ class PartedState:
     def finish(self) -> None:
         """Copy the master weights into the model's parts, gather what stays whole."""
         zero = self._zero
+        zero._partition_all_parameters()  # what is whole already is not gathered anew
         for group in range(len(zero.fp16_groups)):
             zero._reassign_or_swap_out_partitioned_parameters(group)
         if zero.persistent_parameters:

@@ -1,0 +1,252 @@
+"""The measurements behind ``step.py``."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from align.stopwatch import Stopwatch
+from align.text import TextSample
+from align.tokens import TokenBatch
+from experiments.bench._measure import Bar, paired_ratio, show
+from experiments.config import load_config, resolve_phase
+from experiments.data import Encoder
+from experiments.presets import builtin_presets, load_registry
+from experiments.teaching import Faculty, build_faculty, build_objectives
+from student.config import TrainConfig
+from student.distiller import Distiller
+from student.engine import Engine
+from student.feed import Kitchen
+from student.phase_checkpoint import Keeper
+from student.trainer import Job, train_phase
+from teacher.capture import KVCapture
+from teacher.models import LoadedModel, load_model
+
+TEACHERS = ("gpt2-prose", "qwen-code", "neox-mixed")
+BATCH, TOKENS = 14, 128
+WHOLE, STALL = 1.05, 0.02
+SPACES = ("student", "losses")
+"""Where teachers meet: ``student`` adapts and fuses, ``losses`` projects."""
+
+
+class Scene:
+    """A student with its teachers, as a phase sets them up, and as they are bare."""
+
+    def __init__(self, scale: str, space: str, larger: bool) -> None:
+        """Load the zoo, or models of its families of twice the width and depth."""
+        config = load_config(
+            {"teachers": list(TEACHERS), "data": {"max_length": TOKENS}},
+            [f"phase.all.fuse.space={space}", "phase.all.loss.outcome_every=0"],
+        )
+        registry = load_registry(config)
+        self.phase = resolve_phase(config, "multi_basic", builtin_presets())
+        self.registry = registry
+        student, *teachers = (
+            _model(scale, name, larger) for name in ("student", *TEACHERS)
+        )
+        self.bare_student, self.bare_teachers = student, teachers
+        self.encode = Encoder(student.tokenizer, TOKENS)
+        self.samples = _texts()
+        self.distiller, self.faculty = self._distiller(student, teachers)
+        self.kitchen = Kitchen(
+            self.samples,
+            self.encode,
+            self.faculty.panel,
+            0,
+            16,
+            BATCH,
+            0,
+            torch.device("cpu"),
+            0,
+            1,
+        )
+        self._batches = [
+            _encode(teacher, self.kitchen.portion(0).samples)
+            for teacher in (student, *teachers)
+        ]
+
+    def _distiller(
+        self, student: LoadedModel, teachers: Sequence[LoadedModel]
+    ) -> tuple[Distiller, Faculty]:
+        capture = KVCapture(student.model)
+        taught = {
+            name: (one, KVCapture(one.model))
+            for name, one in zip(TEACHERS, teachers, strict=True)
+        }
+        faculty = build_faculty(
+            self.phase,
+            self.registry,
+            capture,
+            self.encode,
+            taught,
+            dict.fromkeys(TEACHERS, 1.0),
+            self.samples[-16:],
+            lambda items, *_: items,
+        )
+        terms = build_objectives(self.phase, self.registry, True)
+        teaching = faculty.teaching
+        return Distiller(
+            student.model, capture, terms, self.phase.loss, teaching
+        ), faculty
+
+    def whole(self) -> None:
+        """One forward and backward pass with everything."""
+        portion = self.kitchen.portion(0)
+        result = self.distiller(portion.batch, portion.views, portion.rows, 1)
+        result.loss.backward()
+        self.distiller.zero_grad()
+
+    def bare(self) -> None:
+        """The models alone: the student both ways, each teacher's body forward."""
+        own, *theirs = self._batches
+        model: Any = self.bare_student.model
+        out = model(input_ids=own.ids, attention_mask=own.mask.long(), labels=own.ids)
+        out.loss.backward()
+        model.zero_grad()
+        with torch.no_grad():
+            for loaded, batch in zip(self.bare_teachers, theirs, strict=True):
+                body: Any = loaded.model.base_model
+                body(input_ids=batch.ids, attention_mask=batch.mask.long())
+
+    def split(self) -> dict[str, float]:
+        """Shares of a whole pass by part; what has no name is the student's."""
+        watch = Stopwatch()
+        with watch.listening(), watch.count("student and backward"):
+            portion = self.kitchen.portion(0)
+            result = self.distiller(portion.batch, portion.views, portion.rows, 1)
+            result.loss.backward()
+        self.distiller.zero_grad()
+        found = watch.take()
+        made = dict(portion.seconds)
+        found["student and backward"] -= sum(made.values())
+        every = found | made
+        return {name: value / sum(every.values()) for name, value in every.items()}
+
+
+def measure(scale: str, rounds: int, only: str | None) -> bool:
+    """Measure and print; True where all bars are kept."""
+    torch.set_num_threads(1)
+    bars: list[Bar] = []
+    if only != "engine":
+        for larger in (False, True):
+            for space in SPACES:
+                bars.append(_whole(scale, space, larger, rounds))
+    if only != "step":
+        bars.append(_stall(scale))
+        _deepspeed(scale, max(2, rounds // 2))
+    return show(bars)
+
+
+def _whole(scale: str, space: str, larger: bool, rounds: int) -> Bar:
+    scene = Scene(scale, space, larger)
+    scene.distiller.train()
+    size = "one size up" if larger else "zoo sizes"
+    name = f"whole step / bare parts, {size}, meeting in {space}"
+    ratio = paired_ratio(scene.whole, scene.bare, rounds)
+    tokens = int(scene.kitchen.portion(0).batch.mask.sum())
+    parts = ", ".join(f"{part} {share:.1%}" for part, share in scene.split().items())
+    print(f"{name}: {ratio:.3f}\n  {tokens} tokens; {parts}", flush=True)
+    return Bar(name, ratio, WHOLE)
+
+
+def _stall(scale: str) -> Bar:
+    """Seconds of a checkpoint over those of the steps of the default interval."""
+    scene = Scene(scale, "student", larger=False)
+    config = TrainConfig(
+        steps=7, batch_size=BATCH, engine="torch", checkpoint_every=2, log_every=1
+    )
+    lines: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="mtkd-step-") as folder:
+        _train(scene, config, lines.append, Keeper(Path(folder)))
+    saves = [line["seconds"] for line in lines if line["kind"] == "checkpoint"]
+    steps = [line["step_s"] for line in lines if line["kind"] == "train"]
+    every = TrainConfig().checkpoint_every
+    stall = statistics.median(saves) / (every * statistics.median(steps[1:]))
+    print(f"a checkpoint takes {statistics.median(saves):.2f} s, every {every} steps")
+    return Bar("checkpoint / steps of its interval", stall, STALL)
+
+
+def _deepspeed(scale: str, rounds: int) -> None:
+    """Print what DeepSpeed adds on one process; there is no bar."""
+    ratios = []
+    for _ in range(rounds):
+        spent = {name: _steps(scale, name) for name in ("torch", "deepspeed")}
+        ratios.append(spent["deepspeed"] / spent["torch"])
+    ratio = statistics.median(ratios)
+    print(f"DeepSpeed ZeRO 1 / plain PyTorch, one process: {ratio:.3f}\n")
+
+
+def _steps(scale: str, engine: str) -> float:
+    """Processor seconds of six steps."""
+    scene = Scene(scale, "student", larger=False)
+    config = TrainConfig(steps=7, batch_size=BATCH, engine=engine, prefetch=False)
+    marks: list[float] = []
+    _train(scene, config, tick=lambda done: marks.append(time.process_time()))
+    return marks[-1] - marks[0]
+
+
+def _train(
+    scene: Scene,
+    config: TrainConfig,
+    log: Callable[[dict[str, Any]], None] = lambda line: None,
+    keeper: Keeper | None = None,
+    tick: Callable[[int], None] = lambda done: None,
+) -> None:
+    engine = Engine(replace(config, threads=1))
+    job = Job(
+        scene.samples,
+        scene.encode,
+        scene.faculty.panel,
+        config.steps or 0,
+        0,
+        16,
+        checkpoints=keeper,
+        log=log,
+        tick=tick,
+    )
+    try:
+        train_phase(scene.distiller, engine, job, config)
+    finally:
+        engine.close()
+
+
+def _model(scale: str, name: str, larger: bool) -> LoadedModel:
+    from teacher.zoo import build_zoo
+
+    role = "student" if name == "student" else "teacher"
+    loaded = load_model(str(build_zoo([name], scale=scale)[name]), role=role)
+    if not larger:
+        return loaded
+    config: Any = loaded.model.config
+    for field in ("hidden_size", "n_embd", "intermediate_size", "n_inner"):
+        if getattr(config, field, None):
+            setattr(config, field, 2 * getattr(config, field))
+    for field in ("num_hidden_layers", "n_layer"):
+        if hasattr(config, field):
+            setattr(config, field, 2 * getattr(config, field))
+    if getattr(config, "head_dim", None):
+        config.head_dim *= 2
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types * 2
+    model = type(loaded.model)(config).eval()
+    model.requires_grad_(role == "student")
+    return replace(loaded, model=model)
+
+
+def _texts() -> list[TextSample]:
+    from teacher.zoo import zoo_samples
+
+    texts = [s for s in zoo_samples("prose", "student", 700) if len(s.text) > 500]
+    return texts[: 4 * BATCH]
+
+
+def _encode(loaded: LoadedModel, samples: Sequence[TextSample]) -> TokenBatch:
+    texts = [sample.text for sample in samples]
+    return Encoder(loaded.tokenizer, TOKENS)(texts)

@@ -1,0 +1,198 @@
+"""What several processes do in ``test_ranks.py``, which starts them.
+
+    ranks.py OUT ZOO WORK...
+
+OUT takes what each process found, as JSON; ZOO names the folders of the tiny models.
+"""
+
+import json
+import math
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from student.config import LossConfig, TrainConfig
+from student.engine import Engine
+from student.phase_checkpoint import Keeper
+from student.trainer import Job, train_phase
+
+BASE = TrainConfig(
+    steps=5, batch_size=2, log_every=1, grad_accum=2, warmup_steps=1, keep_checkpoints=9
+)
+
+
+def start(config, samples_per_step=None):
+    """An engine; the next one of these processes meets at the next port."""
+    engine = Engine(config, samples_per_step)
+    os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+    engine._environment["MASTER_PORT"] = os.environ["MASTER_PORT"]
+    return engine
+
+
+def make_school(zoo):
+    from teacher.zoo import DOMAINS, zoo_samples
+    from tests.student.conftest import School
+
+    every = [
+        [s for s in zoo_samples(d, "student", 400) if len(s.text) > 250][:40]
+        for d in DOMAINS
+    ]
+    samples = [sample for pair in zip(*every, strict=True) for sample in pair]
+    return School({name: Path(path) for name, path in zoo.items()}, samples)
+
+
+def train(school, engine, config, *, keeper=None, stop_at=None, dropout=0.0, seed=0):
+    """Train one phase; losses, texts read, events and weights."""
+    model = school.student(seed=1, attention_dropout=dropout)
+    lesson = school.lesson(
+        "projector", loss=LossConfig(outcome_every=2), routed=True, model=model
+    )
+    torch.manual_seed(seed + engine.rank)
+    if config.bf16:
+        lesson.distiller._autocast = torch.bfloat16
+    lines, read, taken = [], [], []
+
+    def encode(texts):
+        read.append(list(texts))
+        return school.encode(texts)
+
+    job = Job(
+        school.samples[:24],
+        encode,
+        lesson.panel,
+        config.steps,
+        3,
+        4,
+        checkpoints=keeper,
+        log=lines.append,
+        tick=taken.append,
+        should_stop=lambda: bool(taken) and taken[-1] == stop_at,
+    )
+    config = replace(config, prefetch=False)  # so that only what is used is read
+    train_phase(lesson.distiller, engine, job, config)
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    weights = {n: p.detach().clone() for n, p in lesson.distiller.named_parameters()}
+    events = [line for line in lines if line["kind"] == "event"]
+    return {"losses": losses, "read": read, "events": events, "weights": weights}
+
+
+def same(one, two):
+    return all(torch.equal(one[name], two[name]) for name in one) and one.keys() == (
+        two.keys()
+    )
+
+
+def exact(school, out, *stages):
+    """Stopped and resumed against undisturbed, for one engine after another."""
+    found = {}
+    for stage in stages or (0, 1, 2, 3):
+        for bf16 in (False, True):
+            config = replace(BASE, zero_stage=stage, bf16=bf16)
+            engine = start(config)
+            keeper = Keeper(out / f"{stage}-{bf16}")
+            whole = train(school, engine, config, dropout=0.3)
+            first = train(school, engine, config, keeper=keeper, stop_at=3, dropout=0.3)
+            second = train(school, engine, config, keeper=keeper, dropout=0.3, seed=99)
+            found[f"ZeRO {stage}, {'bf16' if bf16 else 'fp32'}"] = {
+                "losses": whole["losses"] == first["losses"] + second["losses"],
+                "order": whole["read"] == first["read"] + second["read"],
+                "weights": same(whole["weights"], second["weights"]),
+                "went on": len(first["losses"]) == 3 and len(second["losses"]) == 2,
+            }
+            last = engine.rank, engine.world_size
+            engine.close()
+    return found, last
+
+
+def skipped(school, out):
+    """Process 1 alone meets a loss, then a teacher, that is not finite."""
+    from align.view import NonFiniteTeacherError
+
+    found = {}
+    for stage in (0, 1, 2, 3):
+        config = replace(BASE, zero_stage=stage, steps=2, checkpoint_every=1)
+        engine = start(config)
+        for kind in ("loss", "keys and values"):
+            lesson = school.lesson("projector", loss=LossConfig(outcome_every=1))
+            calls = []
+
+            def encode(texts, calls=calls):
+                calls.append(texts)
+                return school.encode(texts)
+
+            ce = lesson.distiller._objectives["ce"]
+
+            def poison(ctx, calls=calls, ce=ce, kind=kind, engine=engine):
+                bad = kind == "loss" and engine.rank == 1 and len(calls) == 3
+                return ce.objective(ctx) * (math.nan if bad else 1.0)
+
+            poison.needs = frozenset()
+
+            def views(
+                batch,
+                rows=None,
+                calls=calls,
+                kind=kind,
+                panel=lesson.panel,
+                rank=engine.rank,
+            ):
+                if kind != "loss" and rank == 1 and len(calls) == 3:
+                    raise NonFiniteTeacherError("gpt2-prose", "is not finite")
+                return panel(batch, rows)
+
+            lesson.distiller._objectives["ce"] = replace(ce, objective=poison)
+            lines, keeper = [], Keeper(out / f"{stage}-{kind}", keep=9)
+            job = Job(
+                school.samples[:24],
+                encode,
+                views,
+                2,
+                3,
+                4,
+                checkpoints=keeper,
+                log=lines.append,
+                should_stop=lambda: False,
+            )
+            train_phase(lesson.distiller, engine, job, replace(config, prefetch=False))
+            folder = keeper.folder / "step-00000001"
+            before = {}
+            from safetensors.torch import load_file
+
+            for file in folder.glob("state-*"):
+                before |= load_file(file)
+            unmoved = all(
+                torch.equal(before[f"weight/{n}"], p.detach())
+                for n, p in lesson.distiller.named_parameters()
+            )
+            events = [line for line in lines if line["kind"] == "event"]
+            found[f"ZeRO {stage}, {kind}"] = {"unmoved": unmoved, "events": events}
+        last = engine.rank, engine.world_size
+        engine.close()
+    return found, last
+
+
+def relay(school, out, first, last):
+    """Take over at one step and hand over at another; 0 and 0 run undisturbed."""
+    config = replace(BASE, steps=6, grad_accum=1, zero_stage=1)
+    engine = start(config, 4)
+    keeper = Keeper(out / "relay", keep=9) if last else None
+    stop_at = last if last < config.steps else None
+    found = train(school, engine, config, keeper=keeper, stop_at=stop_at or None)
+    assert not first or len(found["losses"]) == last - first
+    del found["weights"]
+    place = engine.rank, engine.world_size
+    engine.close()
+    return found, place
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    school = make_school(json.loads(sys.argv[2]))
+    for work in sys.argv[3:]:
+        name, *numbers = work.split(":")
+        result, (rank, _) = globals()[name](school, out, *map(int, numbers))
+        name = work.replace(":", "-")
+        (out / f"{name}.{rank}.json").write_text(json.dumps(result))
