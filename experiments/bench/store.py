@@ -29,12 +29,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Measure storing keys and values.")
     parser.add_argument("--scale", default="default", help="of the zoo's teachers")
     parser.add_argument("--picture", type=Path, help="PNG of size against error")
+    parser.add_argument("--part", choices=("all", "costs", "sizes"), default="all")
     chosen = parser.parse_args()
     from experiments.bench._measure import show
     from experiments.bench._store_costs import costs
     from experiments.bench._store_sizes import sizes
 
-    return 0 if show([*costs(), *sizes(chosen.scale, chosen.picture)]) else 1
+    kept = True
+    if chosen.part in ("all", "costs"):
+        kept &= show(costs())
+    if chosen.part in ("all", "sizes"):
+        kept &= show(sizes(chosen.scale, chosen.picture))
+    return 0 if kept else 1
 
 
 if __name__ == "__main__":
