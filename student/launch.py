@@ -87,11 +87,14 @@ def deepspeed_config(config: TrainConfig, accumulation: int) -> dict[str, Any]:
     Parameters stay float32 under ``bf16``: products are autocast by the distiller,
     so that both engines compute the same.
     """
+    zero: dict[str, Any] = {"stage": config.zero_stage}
+    if config.offload == "optimizer":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.batch_size,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.max_grad_norm,
-        "zero_optimization": {"stage": config.zero_stage},
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,

@@ -84,13 +84,25 @@ class Prepared:
             return False
         self.module.step()
         applied = bool(self.module.was_step_applied())
-        if self._stage == 3:
+        self._forget_gradients()
+        if self._stage == 3 and not applied:  # it parted these and went away
             zero = self.module.optimizer
-            # It would take this step's gradient for one that the next leaves out.
-            zero.grad_partitions_flat_buffer.zero_()
-            if not applied:  # it parted these and went away
-                zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
         return applied
+
+    def _forget_gradients(self) -> None:
+        """Empty the buffers from which DeepSpeed would take this step's gradient for a
+        parameter that the next step leaves out.
+        """
+        zero, held = self.module.optimizer, []
+        if self._stage == 3:
+            zero.grad_partitions_flat_buffer.zero_()
+            held = zero.fp32_partitioned_groups_flat
+        elif self._stage > 0:
+            held = zero.single_partition_of_fp32_groups
+        for partition in held:
+            if partition.grad is not None:  # kept where the optimiser is offloaded
+                partition.grad.zero_()
 
     def _step_torch(self) -> bool:
         self._fill_missing_gradients()

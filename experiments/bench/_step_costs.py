@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from align.stopwatch import Stopwatch
-from align.text import TextSample
+from align.text import TextSample, chunk_samples
 from align.tokens import TokenBatch
 from experiments.bench._measure import Bar, paired_ratio, show
 from experiments.config import load_config, resolve_phase
-from experiments.data import Encoder
+from experiments.data import Encoder, fitting_chars
 from experiments.presets import builtin_presets, load_registry
 from experiments.teaching import Faculty, build_faculty, build_objectives
 from student.config import TrainConfig
@@ -53,7 +53,7 @@ class Scene:
         )
         self.bare_student, self.bare_teachers = student, teachers
         self.encode = Encoder(student.tokenizer, TOKENS)
-        self.samples = _texts()
+        self.samples = _texts(self.encode)
         self.distiller, self.faculty = self._distiller(student, teachers)
         self.kitchen = Kitchen(
             self.samples,
@@ -240,13 +240,15 @@ def _model(scale: str, name: str, larger: bool) -> LoadedModel:
     return replace(loaded, model=model)
 
 
-def _texts() -> list[TextSample]:
+def _texts(encode: Encoder) -> list[TextSample]:
+    """Texts that fill the student's length, cut as a run cuts them."""
     from teacher.zoo import zoo_samples
 
-    texts = [s for s in zoo_samples("prose", "student", 700) if len(s.text) > 500]
-    return texts[: 4 * BATCH]
+    long = zoo_samples("prose", "student", 4096)
+    pieces = chunk_samples(long, fitting_chars(long, encode))
+    return sorted(pieces, key=lambda s: len(s.text))[-4 * BATCH :]
 
 
 def _encode(loaded: LoadedModel, samples: Sequence[TextSample]) -> TokenBatch:
     texts = [sample.text for sample in samples]
-    return Encoder(loaded.tokenizer, TOKENS)(texts)
+    return Encoder(loaded.tokenizer, None)(texts)

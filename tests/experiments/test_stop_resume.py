@@ -86,6 +86,45 @@ def test_a_run_that_was_stopped_says_so_and_finishes_by_the_same_command(
     assert weights(run) == undisturbed(CHANGES)
 
 
+def test_a_run_says_where_it_is_why_it_ended_and_what_comes_next(stopped, capsys):
+    _, _, config, run = stopped
+    assert main(["status", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert f"{run}: stopped" in shown
+    assert "launch 1: " in shown
+    assert "stopped: SIGTERM, main · routing: 2 of 5 steps" in shown
+    assert "routing        step 2 verified" in shown
+    assert "next: the same command goes on with main · routing from step 2" in shown
+    file = next(run.rglob("state-*.safetensors"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert main(["status", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["next"].startswith("it would refuse to go on: no checkpoint of main")
+    file.write_bytes(whole)
+    assert main(["train", str(config)]) == 0
+    capsys.readouterr()
+    assert main(["status", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["state"] == "finished" and found["next"].startswith("nothing")
+    assert [launch["how"] for launch in found["attempts"]] == ["stopped", "finished"]
+
+
+def test_what_is_no_run_has_no_status(tmp_path, capsys):
+    code, message = said(["status", str(tmp_path)], capsys)
+    assert code == 2 and "holds no run" in message
+
+
+def test_a_text_that_changed_behind_its_path_is_noticed(stopped, capsys):
+    _, _, config, run = stopped
+    text = config.with_name("text.txt")
+    text.write_text(text.read_text().replace("café", "cafe"), encoding="utf-8")
+    code, message = said(["train", str(config)], capsys)
+    assert code == 2
+    assert "texts.train: stored" in message and "Choose another run.name" in message
+    assert steps(run)[-1] == ("routing", 2)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_every_signal_that_asks_to_stop_is_noted_and_handed_back(number):
     before = signal.getsignal(number)

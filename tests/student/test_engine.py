@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from student import engine as engine_module
 from student.config import LossConfig, TrainConfig
 from student.engine import Engine, learning_rate_factor, parameter_groups
 from student.launch import LAUNCH_VARIABLES, assert_whole_world, deepspeed_config
@@ -42,6 +43,18 @@ def test_plain_torch_and_all_deepspeed_stages_train_the_same(school, start_engin
         assert losses == pytest.approx(expected, rel=1e-5), stage
         for name, weight in weights.items():
             torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_an_offloaded_optimiser_takes_the_same_steps(school, start_engine, monkeypatch):
+    """On the CPU, where it is of no use: what is offloaded there stays where it was."""
+    monkeypatch.setattr(engine_module, "_check_hardware", lambda config: None)
+    expected, _ = train(school, start_engine(BASE), BASE)
+    for stage in (1, 2, 3):
+        settings = {"engine": "deepspeed", "zero_stage": stage, "offload": "optimizer"}
+        config = replace(BASE, **settings)
+        losses, _ = train(school, start_engine(config), config)
+        assert losses == pytest.approx(expected, rel=1e-5), stage
 
 
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
@@ -152,6 +165,17 @@ def test_fp16_without_a_gpu_says_what_to_use():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ValueError, match=r"fp16 needs a GPU.*bf16"):
         Engine(TrainConfig(fp16=True, engine="torch"))
+
+
+def test_offloading_without_a_gpu_says_what_to_set():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ValueError, match=r"no GPU is visible; set train\.offload=none"):
+        Engine(TrainConfig(offload="optimizer"))
+    with pytest.raises(
+        ValueError, match=r"train\.offload=optimizer needs .*zero_stage"
+    ):
+        TrainConfig(offload="optimizer", zero_stage=0)
 
 
 def test_processes_that_do_not_see_each_other_are_an_error(monkeypatch):
