@@ -13,7 +13,7 @@ from align.captured import Injection
 from teacher.attention_rows import attention_rows
 from teacher.attention_sites import noted_positions
 from teacher.probe import AttentionLayer
-from teacher.rotary import Positions
+from teacher.rotary import Positions, inverted
 
 
 @dataclass(slots=True)
@@ -71,6 +71,7 @@ class Recording:
         self._k: Tensor | None = None
         self._v: Tensor | None = None
         self._attention: dict[int, Tensor] = {}
+        self._inverses: dict[int, tuple[Positions, Positions]] = {}
         self._pending: dict[nn.Module, list[int]] = {}
         for index, layer in enumerate(layers):
             self._pending.setdefault(layer.module, []).append(index)
@@ -148,7 +149,11 @@ class Recording:
             key, value = call.key, call.value
             self._k = key.new_empty((count, *key.shape), device=self._device)
             self._v = value.new_empty((count, *value.shape), device=self._device)
-        self._k[place].copy_(self._content_keys(layer, call))
+        rotation = self._layers[layer].rotation
+        if rotation is None:
+            self._k[place].copy_(call.key)
+        else:  # copies across devices where layers are spread over several
+            rotation.undo(call.key, self._inverse(layer, call), out=self._k[place])
         self._v[place].copy_(call.value)
         if self._rows is not None:
             self._attention[layer] = self._attention_rows(layer, call)
@@ -157,7 +162,15 @@ class Recording:
         rotation = self._layers[layer].rotation
         if rotation is None:
             return call.key
-        return rotation.undo(call.key, _given(call.positions, layer))
+        return rotation.undo(call.key, self._inverse(layer, call))
+
+    def _inverse(self, layer: int, call: _Call) -> Positions:
+        """Worked out once for all layers that were handed the same positions."""
+        own = _given(call.positions, layer)
+        found = self._inverses.get(id(own[0]))
+        if found is None:
+            found = self._inverses[id(own[0])] = own, inverted(own)
+        return found[1]
 
     def _attention_rows(self, layer: int, call: _Call) -> Tensor:
         assert call.query is not None and self._rows is not None

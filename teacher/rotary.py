@@ -21,9 +21,6 @@ Positions = tuple[Tensor, Tensor]
 Turn = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A model's rotation: (B, H, T, R) keys, cosines, sines -> keys."""
 
-FUNCTIONS = ("apply_rotary_pos_emb", "apply_rotary_pos_emb_interleave")
-"""What transformers calls the rotation beside an attention class."""
-
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
@@ -31,7 +28,9 @@ class Rotation:
 
     Latent attention (MLA) puts a rotated part, shared by all heads, behind a part
     without position that each head has for itself. Its content keys are both parts
-    of every head, (D_nope + D_rope) wide, the second as its projection gave it.
+    of every head, (D_nope + D_rope) wide. Where DeepSeek moves even entries of the
+    second before odd ones as it rotates them, they stand so in the content as well:
+    an order is as good as another, and this one its plain rotation undoes.
     """
 
     turn: Turn
@@ -40,47 +39,43 @@ class Rotation:
     """Rotated entries per entry of the cosines: 1, or 2 where they come halved."""
     trailing: bool = False
     """Whether the last entries of a head are rotated instead of the first."""
-    order: tuple[int, ...] | None = None
-    """Entry i of what ``turn`` gives comes from entry order[i]; None where it keeps
-    the order. DeepSeek's interleaved rotation moves even entries before odd ones."""
 
     def rotate(self, k: Tensor, positions: Positions) -> Tensor:
         """Turn content keys (B, H, T, D) into the keys the model attends to."""
-        cos, sin = _wide(positions, k)
+        cos, sin = _wide(positions)
         still, part = self._split(k, cos)
-        return self._join(still, self.turn(part, cos, sin), k)
+        return self._joined(still, self.turn(_at_least(part, cos), cos, sin), k)
 
-    def undo(self, k: Tensor, positions: Positions) -> Tensor:
+    def undo(self, k: Tensor, inverse: Positions, out: Tensor | None = None) -> Tensor:
         """Turn rotated keys (B, H, T, D) into content keys.
 
-        The inverse is the rotation by the negative angle, divided by
-        cos² + sin²: YaRN and LongRoPE scale both, and bf16 rounds both.
+        Args:
+            k: what the model attended to.
+            inverse: of its cosines and sines, by :func:`inverted`.
+            out: where to write, like ``k``; None makes a new tensor.
         """
-        cos, sin = _wide(positions, k)
-        norm = cos.square() + sin.square()
-        still, part = self._split(k, cos)
-        part = self._restored(part)  # what turn will reorder
-        part = self._restored(self.turn(part, cos / norm, -sin / norm))
-        return self._join(still, part, k)
+        still, part = self._split(k, inverse[0])
+        part = self.turn(_at_least(part, inverse[0]), *inverse)
+        if out is None:
+            return self._joined(still, part, k)
+        for place, found in zip(
+            self._split(out, inverse[0]), (still, part), strict=True
+        ):
+            place.copy_(found)
+        return out
 
     def _split(self, k: Tensor, cos: Tensor) -> tuple[Tensor, Tensor]:
         width = cos.shape[-1] * self.per_cosine
         rest = k.shape[-1] - width
         if self.trailing:
-            return k[..., :rest], k[..., rest:].to(cos.dtype)
-        return k[..., width:], k[..., :width].to(cos.dtype)
+            return k[..., :rest], k[..., rest:]
+        return k[..., width:], k[..., :width]
 
-    def _join(self, still: Tensor, part: Tensor, k: Tensor) -> Tensor:
+    def _joined(self, still: Tensor, part: Tensor, k: Tensor) -> Tensor:
         part = part.to(k.dtype)
         if not still.shape[-1]:
             return part
         return torch.cat((still, part) if self.trailing else (part, still), dim=-1)
-
-    def _restored(self, part: Tensor) -> Tensor:
-        if self.order is None:
-            return part
-        index = torch.tensor(self.order, device=part.device).argsort()
-        return part[..., index]
 
 
 def find_rotation(
@@ -108,9 +103,10 @@ def find_rotation(
         )
     if _same_everywhere(keys):
         return None
+    inverse = None if positions is None else inverted(positions)
     for rotation in _candidates(module, keys.shape[-1], positions):
-        assert positions is not None
-        if _same_everywhere(rotation.undo(keys, positions)):
+        assert inverse is not None
+        if _same_everywhere(rotation.undo(keys, inverse)):
             return rotation
     raise ValueError(
         f"{type(module).__name__} makes keys depend on position in a way that "
@@ -120,9 +116,23 @@ def find_rotation(
     )
 
 
-def _wide(positions: Positions, k: Tensor) -> Positions:
-    dtype = torch.promote_types(k.dtype, torch.float32)
+def inverted(positions: Positions) -> Positions:
+    """What turns keys back: the negative angle, divided by cos² + sin².
+
+    YaRN and LongRoPE scale cosines and sines, and bf16 rounds both.
+    """
+    cos, sin = _wide(positions)
+    norm = cos.square() + sin.square()
+    return cos / norm, -sin / norm
+
+
+def _wide(positions: Positions) -> Positions:
+    dtype = torch.promote_types(positions[0].dtype, torch.float32)
     return positions[0].to(dtype), positions[1].to(dtype)
+
+
+def _at_least(x: Tensor, like: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, like.dtype))
 
 
 def _candidates(
@@ -130,29 +140,25 @@ def _candidates(
 ) -> Iterator[Rotation]:
     if positions is None:
         return
-    for turn in _turns(module):
-        for per_cosine in (1, 2):
-            width = positions[0].shape[-1] * per_cosine
-            order = _order(turn, positions, width) if width <= head_size else None
-            if order is None:
-                continue
-            moved = None if order == tuple(range(width)) else order
-            yield Rotation(turn, per_cosine, False, moved)
-            if width < head_size:
-                yield Rotation(turn, per_cosine, True, moved)
-
-
-def _turns(module: nn.Module) -> Iterator[Turn]:
-    python_module = sys.modules.get(type(module).__module__)
-    for name in FUNCTIONS:
-        apply = getattr(python_module, name, None)
-        if apply is None:
+    turn = _turn(module)
+    for per_cosine in (1, 2):
+        width = positions[0].shape[-1] * per_cosine
+        if turn is None or width > head_size or not _accepts(turn, positions, width):
             continue
-        parameters = list(inspect.signature(apply).parameters)
-        if parameters[:4] == ["q", "k", "cos", "sin"]:
-            yield _of_pairs(apply)
-        elif parameters[:3] == ["x", "cos", "sin"]:
-            yield apply
+        yield Rotation(turn, per_cosine)
+        if width < head_size:
+            yield Rotation(turn, per_cosine, trailing=True)
+
+
+def _turn(module: nn.Module) -> Turn | None:
+    python_module = sys.modules.get(type(module).__module__)
+    apply = getattr(python_module, "apply_rotary_pos_emb", None)
+    if apply is None:
+        return None
+    parameters = list(inspect.signature(apply).parameters)
+    if parameters[:4] == ["q", "k", "cos", "sin"]:
+        return _of_pairs(apply)
+    return apply if parameters[:3] == ["x", "cos", "sin"] else None
 
 
 def _of_pairs(apply: Callable[..., tuple[Tensor, Tensor]]) -> Turn:
@@ -162,15 +168,13 @@ def _of_pairs(apply: Callable[..., tuple[Tensor, Tensor]]) -> Turn:
     return turn
 
 
-def _order(turn: Turn, positions: Positions, width: int) -> tuple[int, ...] | None:
-    """Where each entry comes from; None if cosines do not fit keys of this width."""
-    cos = torch.ones_like(positions[0][:1, :1], dtype=torch.float32)
-    probe = torch.arange(width, dtype=torch.float32, device=cos.device)
+def _accepts(turn: Turn, positions: Positions, width: int) -> bool:
+    cos, sin = (part[:1, :1].float() for part in positions)
+    probe = torch.ones((1, 1, 1, width), device=cos.device)
     try:
-        turned = turn(probe.view(1, 1, 1, width), cos, torch.zeros_like(cos))
-    except RuntimeError:
-        return None
-    return tuple(int(x) for x in turned.flatten()) if turned.numel() == width else None
+        return turn(probe, cos, sin).shape == probe.shape
+    except RuntimeError:  # cosines of this width do not fit these keys
+        return False
 
 
 def _same_everywhere(keys: Tensor) -> bool:
