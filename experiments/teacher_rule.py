@@ -26,7 +26,8 @@ class TeacherRule:
     names: list[str] | None = None
     """Take exactly these; null chooses among all teachers by the other fields."""
     min: int = 1
-    """Fewest teachers the phase makes sense with, >= 1."""
+    """Fewest teachers the phase makes sense with; with 0 and none at hand it trains by
+    cross-entropy alone."""
     max: int | None = None
     """Most teachers it takes, in the order of the config; null for all."""
     kinds: list[Kind] | None = None
@@ -39,10 +40,10 @@ class TeacherRule:
         """Check the counts.
 
         Raises:
-            ValueError: min below 1, or max below min.
+            ValueError: min below 0, or max below min.
         """
-        if self.min < 1:
-            raise ValueError(f"teachers.min must be >= 1, got {self.min}")
+        if self.min < 0:
+            raise ValueError(f"teachers.min must be >= 0, got {self.min}")
         if self.max is not None and self.max < self.min:
             raise ValueError(
                 f"teachers.max must be >= teachers.min ({self.min}), got {self.max}"

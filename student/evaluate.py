@@ -53,6 +53,30 @@ def bits_and_chars(logits: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+def text_bits(
+    capture: Capture,
+    encode: Encode,
+    samples: Sequence[TextSample],
+    batch_size: int = 16,
+    progress: Callable[[Iterable], Iterable] = lambda batches: batches,
+) -> list[tuple[float, int]]:
+    """Bits and predicted characters of every text, in the order of ``samples``.
+
+    Arguments as :func:`bits_per_char`.
+    """
+    out: list[tuple[float, int]] = [(0.0, 0)] * len(samples)
+    ordered = sorted(range(len(samples)), key=lambda i: len(samples[i].text))
+    for start in progress(range(0, len(ordered), batch_size)):
+        chunk = ordered[start : start + batch_size]
+        batch = encode([samples[i].text for i in chunk])
+        seen = capture(batch.ids, batch.mask, layers=(0,), logits=True)
+        assert seen.logits is not None
+        pairs = zip(*bits_and_chars(seen.logits, batch), strict=True)
+        for i, (bits, chars) in zip(chunk, pairs, strict=True):
+            out[i] = (float(bits), int(chars))
+    return out
+
+
 def bits_per_char(
     capture: Capture,
     encode: Encode,
@@ -78,25 +102,17 @@ def bits_per_char(
     """
     bits: dict[str, float] = {}
     chars: dict[str, int] = {}
-    ordered = sorted(samples, key=lambda sample: len(sample.text))
-    starts = range(0, len(ordered), batch_size)
-    for start in progress(starts):
-        chunk = ordered[start : start + batch_size]
-        batch = encode([sample.text for sample in chunk])
-        seen = capture(batch.ids, batch.mask, layers=(0,), logits=True)
-        assert seen.logits is not None
-        pairs = zip(*bits_and_chars(seen.logits, batch), strict=True)
-        for sample, (b, c) in zip(chunk, pairs, strict=True):
-            bits[sample.domain] = bits.get(sample.domain, 0.0) + float(b)
-            chars[sample.domain] = chars.get(sample.domain, 0) + int(c)
+    costs = text_bits(capture, encode, samples, batch_size, progress)
+    for sample, (b, c) in zip(samples, costs, strict=True):
+        bits[sample.domain] = bits.get(sample.domain, 0.0) + b
+        chars[sample.domain] = chars.get(sample.domain, 0) + c
     for domain, count in chars.items():
         if not count:
             raise ValueError(
                 f"domain {domain!r} has no character to predict: its texts are empty "
                 "or one token long; give longer held-out text"
             )
-    order = dict.fromkeys(sample.domain for sample in samples)
-    return {domain: bits[domain] / chars[domain] for domain in order}
+    return {domain: bits[domain] / chars[domain] for domain in bits}
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ MIXED = facts(a="gpt2", b="bert", c="llama", d="llama", e="neox")
         (TeacherRule(kinds=["decoder"], max=3, families="many"), ["a", "c", "e"]),
         (TeacherRule(kinds=["decoder"], families="many"), ["a", "c", "d", "e"]),
         (TeacherRule(names=["e", "b"], min=2), ["e", "b"]),
+        (TeacherRule(names=[], min=0), []),
     ],
 )
 def test_a_rule_selects_in_the_order_of_the_config(rule, expected):
@@ -42,7 +43,7 @@ def test_too_few_teachers_names_what_fits_and_what_to_do():
 
 
 def test_counts_are_checked():
-    with pytest.raises(ValueError, match="min must be >= 1"):
-        TeacherRule(min=0)
+    with pytest.raises(ValueError, match="min must be >= 0"):
+        TeacherRule(min=-1)
     with pytest.raises(ValueError, match="max must be >="):
         TeacherRule(min=3, max=2)

@@ -7,8 +7,8 @@ import torch
 
 from align.kv import KV
 from align.text import TextSample
-from align.tokens import TokenBatch
-from student.evaluate import bits_and_chars, bits_per_char, kv_health
+from align.tokens import TokenBatch, encode_batch
+from student.evaluate import bits_and_chars, bits_per_char, kv_health, text_bits
 
 
 def test_bits_are_the_librarys_loss_over_the_characters_that_were_predicted(school):
@@ -64,6 +64,16 @@ def test_domains_weigh_by_characters_whatever_the_batching(school):
     small = bits_per_char(lesson.capture, school.encode, samples, batch_size=2)
     assert list(whole) == list(dict.fromkeys(s.domain for s in samples))
     assert small == pytest.approx(whole, rel=1e-5)
+
+
+def test_every_text_has_its_own_bits_in_the_order_it_was_given(school):
+    own = school.teacher("qwen-code")
+    samples = school.samples[:5]
+    encode = lambda texts: encode_batch(own[1], texts)  # noqa: E731
+    together = text_bits(own[0], encode, samples, batch_size=3)
+    alone = [text_bits(own[0], encode, [sample])[0] for sample in samples]
+    for (bits, chars), (want, length) in zip(together, alone, strict=True):
+        assert bits == pytest.approx(want, rel=1e-4) and chars == length > 0
 
 
 def test_a_domain_without_a_character_to_predict_is_named(school):
