@@ -191,14 +191,17 @@ class _Loop:
         """The loss of one pass; one whose gradients are NaN where it is of no use."""
         names = [sample.id for sample in portion.samples]
         problem = portion.problem
+        # ZeRO 2 and 3 reduce while they differentiate, and wait for ever for a process
+        # whose pass reaches other parameters.
+        poisoned = self._job.views is not None and self._engine.any(problem is not None)
         with part("student"):
             result: StepResult = self._prepared.module(
-                portion.batch, portion.views, portion.rows, step, problem is not None
+                portion.batch, portion.views, portion.rows, step, poisoned
             )
         if problem is not None:
             what = "keys and values"
             trouble.append(Trouble(what, names, problem.teacher, advice=str(problem)))
-        elif not bool(torch.isfinite(result.loss.detach())):
+        elif not poisoned and not bool(torch.isfinite(result.loss.detach())):
             bad = [n for n, v in result.terms.items() if not bool(torch.isfinite(v))]
             trouble.append(Trouble("loss", names, terms=bad))
             return StepResult(result.loss * torch.nan)
