@@ -16,8 +16,9 @@ from experiments.extraction.stand_ins import stored_teachers
 from experiments.place import named
 from experiments.teacher_rule import TeacherFacts
 from teacher.capture import KVCapture
-from teacher.context import ScaleBase, extend_context
+from teacher.context import ScaleBase, extend_context, trained_length
 from teacher.models import LoadedModel, load_model
+from teacher.windows import windows_for
 
 ZOO = "zoo:"
 """Prefix of embedded models: ``zoo:gpt2-prose``, or ``zoo:tiny/gpt2-prose``."""
@@ -75,7 +76,8 @@ class Models:
     def fit_lengths(self, samples: Iterable[TextSample], scaler: ScaleBase) -> None:
         """Make sure, before any work, that every teacher can read the texts.
 
-        Rotary teachers that were trained on shorter texts get the scaler's base.
+        Rotary teachers that were trained on shorter texts get the scaler's base, unless
+        their ``long_texts`` says otherwise.
 
         Args:
             samples: all texts of the run.
@@ -103,15 +105,20 @@ class Models:
                 )
             tokens = batch.mask.sum(1)
             most, limit = int(tokens.max()), capture.max_tokens
+            long_texts = self._config.teachers[name].long_texts
+            if long_texts == "refuse":
+                limit = limit or trained_length(loaded.model)
             if limit is not None and most > limit:
                 sample = longest[int(tokens.argmax())]
                 fitting = max(8, self._config.data.max_length * limit // most)
                 raise ValueError(
                     f"teacher {name!r} has {limit} positions, but text {sample.id} "
                     f"makes {most} of its tokens; set data.max_length={fitting} so "
-                    "that samples are cut shorter, or leave the teacher out"
+                    f"that samples are cut shorter, or teachers.{name}."
+                    "long_texts=window, or leave the teacher out"
                 )
-            extend_context(loaded.model, most, scaler, linear)
+            if long_texts == "extend":
+                extend_context(loaded.model, most, scaler, linear)
 
     def _load_student(self, source: str | Path | None) -> LoadedModel:
         """What a phase left in ``source``, or the student that training starts from.
@@ -141,7 +148,9 @@ class Models:
             loaded = load_model(resolve_zoo(entry.model), role="teacher", dtype=dtype)
             model: Any = loaded.model  # transformers hides the type of .to
             model.to(self._device)
-            return loaded, KVCapture(loaded.model)
+            windowed = entry.long_texts == "window"
+            windows = windows_for(loaded.model) if windowed else None
+            return loaded, KVCapture(loaded.model, windows=windows)
 
 
 def resolve_zoo(name: str) -> str:

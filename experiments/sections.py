@@ -70,6 +70,11 @@ class TeacherConfig:
     """Its share in fixed fusion where ``fuse.weights`` is null; >= 0."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type its weights are loaded in; auto keeps the checkpoint's."""
+    long_texts: Literal["extend", "refuse", "window"] = "extend"
+    """Texts longer than it was trained to read: ``extend`` its rotation by
+    ``align.rope_scaling_method`` (a position table refuses), ``refuse``, or
+    ``window``: read them in windows of that length that overlap by half, each token's
+    KV from the first window that holds it."""
 
     def __post_init__(self) -> None:
         """Check the weight.

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from align.captured import Captured
 from align.kv import KV
+from teacher.context import trained_length
+from teacher.limits import position_limit
 
 ReadWindow = Callable[[Tensor, Tensor, Tensor | None], Captured]
 """(ids, mask, attention rows) of one window -> what is captured of it."""
@@ -37,6 +39,15 @@ class Windows:
                 f"windows of {self.tokens} tokens every {self.stride}: give "
                 "1 <= stride <= tokens"
             )
+
+
+def windows_for(model: nn.Module) -> Windows | None:
+    """Windows as long as a model was trained to read, overlapping by half.
+
+    None where neither a position table nor a rotation sets a length.
+    """
+    tokens = position_limit(model) or trained_length(model)
+    return None if tokens is None else Windows(tokens, max(tokens // 2, 1))
 
 
 @dataclass(frozen=True, slots=True)
