@@ -26,6 +26,7 @@ from experiments.data import Encoder, load_data
 from experiments.extraction.stages import stored_stages
 from experiments.history import (
     STATE,
+    forget_launches,
     identify,
     note_end,
     note_start,
@@ -147,7 +148,10 @@ def _noted(run_dir: Path, lease: Lease | None) -> Iterator[None]:
         note_end(run_dir, "stopped", f"{asked}, {stopped}")
         raise
     except BaseException as error:
-        note_end(run_dir, "failed", str(error) or type(error).__name__)
+        if (run_dir / "config.yaml").is_file():
+            note_end(run_dir, "failed", str(error) or type(error).__name__)
+        else:  # refused before there was a run
+            forget_launches(run_dir)
         raise
     note_end(run_dir, "finished")
 

@@ -76,6 +76,11 @@ def note_start(run_dir: Path, world_size: int) -> None:
     )
 
 
+def forget_launches(run_dir: Path) -> None:
+    """Leave no trace of launches that never became a run."""
+    (run_dir / ATTEMPTS).unlink(missing_ok=True)
+
+
 def note_end(run_dir: Path, how: str, why: str = "") -> None:
     """Note how a launch ended.
 
