@@ -104,9 +104,9 @@ def merge(options: Namespace) -> int:
 def repair(options: Namespace) -> int:
     """Take out what is damaged and extract it again."""
     from experiments.config import load_config
+    from teacher.store.records import shard_ranges
     from teacher.store.upkeep import stores_in, take_out
     from teacher.store.upkeep import verify as faults_of
-    from teacher.store.writer import shard_ranges
 
     root = Path(options.path)
     saved = next(

@@ -11,15 +11,9 @@ import torch
 
 from experiments.bench._measure import Bar
 from experiments.config import load_config
+from experiments.extraction.bench import Bench, open_bench, replace_store
 from experiments.extraction.errors import encoding_errors
-from experiments.extraction.sources import (
-    Bench,
-    Source,
-    open_bench,
-    replace_store,
-    sources_of,
-    student_space,
-)
+from experiments.extraction.sources import Source, sources_of, student_space
 from teacher.store.encoding import (
     ChannelConstants,
     Codec,
@@ -28,7 +22,7 @@ from teacher.store.encoding import (
 )
 from teacher.store.manifest import Encoding
 from teacher.store.packing import StoredSample
-from teacher.store.writer import codecs_of, sample_bytes
+from teacher.store.records import codecs_of, sample_bytes
 
 TEACHERS = ("gpt2-prose", "qwen-code", "neox-mixed")
 ENCODINGS = ("bfloat16", "int8", "int4", "lowrank")

@@ -30,6 +30,8 @@ class Corpus:
 
     config: DataConfig
     encode: Encoder
+    calibration: int
+    """How many texts a run calibrates on, where they are a split of their own."""
     chars: int
     """Longest piece in characters."""
     kept: bytearray
@@ -49,7 +51,7 @@ class Corpus:
         for index, piece in enumerate(pieces):
             if self.kept[index]:
                 yield piece
-        yield from _calibration(self.config, self.chars)
+        yield from _calibration(self.config, self.chars)[: self.calibration]
 
     def shards(
         self, size: int, numbers: Sequence[int]
@@ -74,7 +76,9 @@ class Corpus:
                     held = []
 
 
-def plan_corpus(config: DataConfig, encode: Encoder, seed: int) -> Corpus:
+def plan_corpus(
+    config: DataConfig, encode: Encoder, seed: int, calibration: int
+) -> Corpus:
     """Read the text once to see what there is, and choose what is extracted.
 
     Eleven bytes are held for every piece while choosing, one afterwards.
@@ -83,6 +87,7 @@ def plan_corpus(config: DataConfig, encode: Encoder, seed: int) -> Corpus:
         config: the ``data`` section.
         encode: the student's tokenizer, which decides how long a piece may be.
         seed: the run's, which decides what is held out.
+        calibration: how many texts a run calibrates on at most.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -99,7 +104,7 @@ def plan_corpus(config: DataConfig, encode: Encoder, seed: int) -> Corpus:
             heapq.heappop(longest)
     kept = choose(config, codes, list(domains), _held_domains(config), seed)
     digest = hashlib.sha256()
-    bare = Corpus(config, encode, chars, kept, 0, "", (), ())
+    bare = Corpus(config, encode, calibration, chars, kept, 0, "", (), ())
     count, step = 0, max(1, sum(kept) // SAMPLED)
     probe: list[TextSample] = []
     for sample in bare.stream():
@@ -110,7 +115,15 @@ def plan_corpus(config: DataConfig, encode: Encoder, seed: int) -> Corpus:
         count += 1
     ordered = tuple(sample for _, _, sample in sorted(longest, reverse=True))
     return Corpus(
-        config, encode, chars, kept, count, digest.hexdigest(), ordered, tuple(probe)
+        config,
+        encode,
+        calibration,
+        chars,
+        kept,
+        count,
+        digest.hexdigest(),
+        ordered,
+        tuple(probe),
     )
 
 
@@ -205,9 +218,13 @@ def _held_domains(config: DataConfig) -> set[str] | None:
     return set()
 
 
-def _calibration(config: DataConfig, chars: int) -> Iterator[TextSample]:
-    if all(path == ZOO for _, path in config.sources("train")):
-        yield from chunked(_zoo("calibration"), chars)
+def _calibration(config: DataConfig, chars: int) -> list[TextSample]:
+    """The split of the embedded texts that a run calibrates on, in its order."""
+    if any(path != ZOO for _, path in config.sources("train")):
+        return []
+    out = list(chunked(_zoo("calibration"), chars))
+    random.Random(0).shuffle(out)
+    return out
 
 
 def _zoo(split: str) -> Iterator[TextSample]:

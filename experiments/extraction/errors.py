@@ -11,7 +11,8 @@ from align.captured import Injection
 from align.kv import KV
 from align.text import TextSample
 from align.tokens import TokenBatch
-from experiments.extraction.sources import Bench, Source, student_space
+from experiments.extraction.bench import Bench
+from experiments.extraction.sources import Source, student_space
 from experiments.extraction.stand_ins import FUSED
 from experiments.extraction.stored import same_tokens
 from experiments.teaching import Faculty
@@ -19,7 +20,7 @@ from student.bridges.adapter import AdapterBridge
 from teacher.capture import KVCapture
 from teacher.panel import TeacherPanel
 from teacher.store.packing import PARTS, StoredSample, encode_sample
-from teacher.store.writer import Constants, codecs_of
+from teacher.store.records import Constants, codecs_of
 
 SAMPLES = 16
 """Texts an error is measured on."""

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from experiments.config import Config
 from experiments.data import Encoder
-from experiments.extraction.sources import Bench, Source, open_bench, sources_of
+from experiments.extraction.bench import Bench, open_bench
+from experiments.extraction.sources import Source, sources_of
 from experiments.teaching import build_faculty, build_objectives
 from plugins.registry import Registry
 from student.distiller import Distiller
 from teacher.capture import KVCapture
 from teacher.store.manifest import Plan
-from teacher.store.writer import Constants, codecs_of, sample_bytes
+from teacher.store.records import Constants, codecs_of, sample_bytes
 
 PROBED = 16
 """Texts that a teacher is timed on."""

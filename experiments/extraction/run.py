@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from align.text import TextSample
 from experiments.config import Config, save_config
+from experiments.extraction.bench import Bench, open_bench
 from experiments.extraction.errors import encoding_errors
-from experiments.extraction.sources import Bench, Source, open_bench, sources_of
+from experiments.extraction.sources import Source, sources_of
 from experiments.extraction.stand_ins import save_tokenizer
 from experiments.progress import Progress
 from experiments.stop import StopRequest
 from plugins.registry import Registry
 from teacher.store import StoreWriter
-from teacher.store.manifest import Sample
+from teacher.store.manifest import PLAN, Sample
 from teacher.store.packing import EncodedSample, StoredSample
 from teacher.store.reader import text_digest
-from teacher.store.writer import shard_ranges
+from teacher.store.records import shard_ranges
 
 
 class NonFiniteStopError(RuntimeError):
@@ -110,17 +111,16 @@ def share_of(shards: int, share: tuple[int, int]) -> range:
 
 def _open(bench: Bench, source: Source) -> StoreWriter:
     """Begin a store; its first task also measures what the encoding costs."""
+    if (source.path / PLAN).is_file():
+        return source.open()
     source.path.mkdir(parents=True, exist_ok=True)
-    fresh = not (source.path / "plan.json").is_file()
-    if not fresh or source.plan.encoding.name == "float32":
-        return source.open(bench.corpus.probe)
     constants = source.measure(bench.corpus.probe)
+    if source.plan.encoding.name == "float32":
+        return source.open(constants)
     errors = encoding_errors(bench, source, constants)
     facts = {**source.plan.facts, "errors": dict(errors)}
     plan = source.plan.model_copy(update={"facts": facts})
-    return Source(source.name, source.path, plan, source.form, source.teachers).open(
-        bench.corpus.probe
-    )
+    return replace(source, plan=plan).open(constants)
 
 
 def _shard(

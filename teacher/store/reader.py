@@ -24,7 +24,7 @@ from teacher.store.manifest import (
     read_sealed,
 )
 from teacher.store.packing import PARTS, Part, ShardReader, StoredSample
-from teacher.store.writer import (
+from teacher.store.records import (
     check_file,
     codecs_of,
     read_constants,

@@ -22,7 +22,8 @@ from teacher.store.manifest import (
 )
 from teacher.store.packing import EncodedSample, StoredSample
 from teacher.store.reader import KVStore, all_origins, text_digest
-from teacher.store.writer import Constants, StoreWriter, open_store
+from teacher.store.records import Constants
+from teacher.store.writer import StoreWriter, open_store
 
 SHARD_BYTES = 1 << 30
 

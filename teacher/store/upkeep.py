@@ -19,13 +19,8 @@ from teacher.store.manifest import (
     digest_of,
     read_sealed,
 )
-from teacher.store.writer import (
-    StoreWriter,
-    check_file,
-    file_record,
-    read_record,
-    record_name,
-)
+from teacher.store.records import check_file, file_record, read_record, record_name
+from teacher.store.writer import StoreWriter
 
 
 @dataclass(frozen=True, slots=True)

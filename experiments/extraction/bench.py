@@ -1,0 +1,103 @@
+"""What all the stores of one config share: models, text, phases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from pydantic import JsonValue
+
+from experiments.config import Config, resolve_phases
+from experiments.data import Encoder
+from experiments.extraction.corpus import Corpus, plan_corpus
+from experiments.extraction.fingerprint import identity_of
+from experiments.models import Models
+from experiments.presets import load_registry, presets_of
+from experiments.stage import Stage
+from plugins.registry import Registry
+from teacher.context import trained_length
+from teacher.models import LoadedModel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """What all the stores of one config share."""
+
+    config: Config
+    registry: Registry
+    stages: list[Stage]
+    models: Models
+    corpus: Corpus
+
+    @property
+    def teachers(self) -> list[str]:
+        """Every teacher that some phase takes, in order of appearance."""
+        return list(dict.fromkeys(n for stage in self.stages for n in stage.teachers))
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """Of the teachers' matrix products, as a run's."""
+        return torch.bfloat16 if self.config.train.bf16 else None
+
+
+def open_bench(config: Config, registry: Registry | None = None) -> Bench:
+    """Load the models and plan the text, checking all that can be checked.
+
+    Raises:
+        ConfigError: the phases cannot be resolved.
+        ValueError: a model or a text cannot be used.
+    """
+    registry = registry or load_registry(config)
+    phases = resolve_phases(config, presets_of(registry))
+    models = Models(replace_store(config, read=False), torch.device(device()))
+    most = max(phase.train.calibration_samples for phase in phases)
+    corpus = plan_corpus(config.data, models.encode, config.run.seed, most)
+    scaler = registry.get("rope_scaler", config.align.rope_scaling_method)
+    models.fit_lengths(corpus.longest, scaler)
+    facts = models.facts()
+    stages = [Stage(phase, tuple(phase.select(facts))) for phase in phases]
+    return Bench(config, registry, stages, models, corpus)
+
+
+def replace_store(config: Config, **changes: Any) -> Config:
+    """The same config with other ``store`` settings."""
+    return replace(config, store=replace(config.store, **changes))
+
+
+def identity(bench: Bench, name: str) -> dict[str, JsonValue]:
+    """What identifies a teacher, and how it reads these texts."""
+    loaded, capture = bench.models.teacher(name)
+    own = identity_of(bench.config, name, loaded.tokenizer)
+    return own | {"which": capture.which, "positions": _positions(bench, loaded)}
+
+
+def _positions(bench: Bench, loaded: LoadedModel) -> JsonValue:
+    """How a teacher reads beyond its trained length, None where it does not."""
+    trained = trained_length(loaded.model)
+    texts = [sample.text for sample in bench.corpus.longest]
+    most = int(Encoder(loaded.tokenizer, None)(texts).mask.sum(1).max())
+    if trained is None or most <= trained:
+        return None
+    return f"{bench.config.align.rope_scaling_method} to {most}"
+
+
+def facts_of(bench: Bench, name: str) -> dict[str, JsonValue]:
+    """What a run wants to know of a teacher that is not loaded."""
+    loaded, capture = bench.models.teacher(name)
+    return {
+        "kind": loaded.kind,
+        "family": loaded.model.config.model_type,
+        "causal": capture.causal,
+        "layers": capture.num_layers,
+        "heads": capture.num_kv_heads,
+        "k_dim": capture.k_dim,
+        "v_dim": capture.v_dim,
+        "max_tokens": capture.max_tokens,
+        "dtype": str(capture.dtype).removeprefix("torch."),
+    }
+
+
+def device() -> str:
+    """Where models run: a GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,72 @@
+"""Which forms of storage fit which phases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from align.layer_map import needs_sample
+from experiments.extraction.bench import Bench
+from experiments.settings import ConfigError
+from experiments.teaching import fixed_weights
+
+
+def fused_weights(bench: Bench, names: Sequence[str]) -> list[float]:
+    """The fixed shares, which must be those of every phase.
+
+    Raises:
+        ConfigError: a phase weighs otherwise.
+    """
+    shares = {name: bench.config.teachers[name].weight for name in names}
+    found = []
+    for stage in bench.stages:
+        fuse = stage.phase.fuse
+        if fuse.fusion_method != "fixed" or fuse.space != "student":
+            raise ConfigError(
+                f"store.form is fused, but phase {stage.phase.name!r} has "
+                f"fuse.fusion_method {fuse.fusion_method} and fuse.space {fuse.space}; "
+                "fused stores need fixed weights in the student's space: set "
+                "phase.all.fuse.fusion_method=fixed and phase.all.fuse.space=student, "
+                "or choose store.form=adapted"
+            )
+        if set(stage.teachers) != set(names):
+            raise ConfigError(
+                f"store.form is fused, but phase {stage.phase.name!r} takes the "
+                f"teachers {', '.join(stage.teachers)} of {', '.join(names)}; fused "
+                "stores need the same in every phase"
+            )
+        found.append(fixed_weights(fuse, {n: shares[n] for n in stage.teachers}))
+    if any(weights != found[0] for weights in found):
+        raise ConfigError(
+            f"store.form is fused, but the phases' fuse.weights differ ({found}); give "
+            "one, or choose store.form=adapted"
+        )
+    return found[0]
+
+
+def check_forms(bench: Bench) -> None:
+    """Forms on the student's tokens hold for one alignment only.
+
+    Raises:
+        ConfigError: the phases differ, or a map follows the student as it learns.
+    """
+    form = bench.config.store.form
+    for field in ("aligner", "layer_mapping_strategy", "layer_map", "adapter"):
+        values = [getattr(stage.phase.align, field) for stage in bench.stages]
+        if any(value != values[0] for value in values):
+            raise ConfigError(
+                f"store.form is {form}, but align.{field} differs between phases "
+                f"({values}); give one for all, or choose store.form=raw"
+            )
+    align = bench.stages[0].phase.align
+    if not bench.registry.get("aligner", align.aligner)().causal:
+        raise ConfigError(
+            f"store.form is {form}, but align.aligner {align.aligner} is not causal: "
+            "the outcome pass would need a second alignment; choose causal_char_iou, "
+            "or store.form=raw"
+        )
+    if needs_sample(bench.registry.get("layer_map", align.layer_mapping_strategy)):
+        raise ConfigError(
+            f"store.form is {form}, but align.layer_mapping_strategy "
+            f"{align.layer_mapping_strategy} follows the student as it learns; choose "
+            "another, or store.form=raw"
+        )
