@@ -64,7 +64,7 @@ def assert_nothing_lost(run, expected):
     "faults",
     [
         ["kill@write:rank=0:at=2", "kill@write:rank=1:at=2"],
-        ["kill@collective:rank=1:at=8"],
+        ["kill@collective:rank=1:at=5"],
         ["kill@marker:rank=0:at=2"],
         ["kill@export:rank=0:at=1"],
         ["full@write:rank=1:at=2"],
