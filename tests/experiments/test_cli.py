@@ -148,15 +148,15 @@ def test_train_hands_config_registry_and_resume_to_the_driver(
 
     seen = {}
 
-    def run_training(config, *, registry, resume):
-        seen.update(config=config, registry=registry, resume=resume)
+    def run_training(config, *, registry, resume, trust):
+        seen.update(config=config, registry=registry, resume=resume, trust=trust)
         return made_up.path
 
     monkeypatch.setattr(experiments.driver, "run_training", run_training)
     words = ["train", "quickstart", "train.steps=3", "--resume", "must"]
     assert main(words) == 0
     assert seen["config"].train.steps == 3
-    assert seen["resume"] == "must"
+    assert (seen["resume"], seen["trust"]) == ("must", False)
     assert "routing" in seen["registry"].names("phase")
     shown = capsys.readouterr().out
     assert "real_multi did not help" in shown
