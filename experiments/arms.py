@@ -8,45 +8,89 @@ is who taught.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from experiments.config import Config
-from experiments.lineage import check_record, record_of, text_digests, write_record
+from experiments.evaluation import measure_gate
+from experiments.gates import Judgement, judge, kept_before, told
+from experiments.lineage import check_record, record_of, write_record
 from experiments.run_dir import MAIN
-from experiments.stage import Bench, Place, Stage, checkpoint_folder, run_stage
+from experiments.settings import ConfigError
+from experiments.stage import (
+    Bench,
+    Place,
+    Stage,
+    checkpoint_folder,
+    run_stage,
+)
 from student.checkpoint import read_complete
 from student.config import TrainConfig
+from teacher.capture import KVCapture
 
 CE_ONLY = "ce_only"
 """The arm without teachers."""
 SINGLE = "single:"
 """Prefix of the arms with one teacher."""
+WITHOUT = "without:"
+"""Prefix of the arms with all teachers but one."""
+
+Arms = Mapping[str, list[Stage]]
+"""The phases of every arm."""
+Results = dict[str, list[dict[str, Any]]]
+"""Per arm what its phases measured."""
 
 
 def plan_arms(config: Config, stages: list[Stage]) -> dict[str, list[Stage]]:
-    """The run's own chain and the baselines that were asked for, by name."""
+    """The run's own chain and the baselines that were asked for, by name.
+
+    Raises:
+        ConfigError: a teacher is to be left out that no phase takes.
+    """
     arms = {MAIN: stages}
     if config.baselines.ce_only:
         arms[CE_ONLY] = [Stage(stage.phase, ()) for stage in stages]
-    wanted = config.baselines.single_teachers
-    used = dict.fromkeys(name for stage in stages for name in stage.teachers)
-    singles = (
-        {"all": list(used), "none": []}.get(wanted)
-        if isinstance(wanted, str)
-        else wanted
-    )
-    for name in singles or []:
+    used = list(dict.fromkeys(name for stage in stages for name in stage.teachers))
+    for name in _asked(config.baselines.single_teachers, used):
         arms[f"{SINGLE}{name}"] = [single_stage(stage, name) for stage in stages]
+    for name in _asked(config.baselines.leave_one_out, used):
+        if name not in used:
+            raise ConfigError(
+                f"baselines.leave_one_out names {name!r}, which no phase takes; "
+                f"they take {', '.join(used)}"
+            )
+        arms[f"{WITHOUT}{name}"] = [without_stage(stage, name) for stage in stages]
     return arms
+
+
+def _asked(wanted: str | list[str], used: list[str]) -> list[str]:
+    return {"all": used, "none": []}[wanted] if isinstance(wanted, str) else wanted
 
 
 def single_stage(stage: Stage, teacher: str) -> Stage:
     """The same phase with one teacher, which then has all the weight."""
     fuse = replace(stage.phase.fuse, fusion_method="fixed", weights=[1.0])
     return Stage(replace(stage.phase, fuse=fuse), (teacher,))
+
+
+def without_stage(stage: Stage, teacher: str) -> Stage:
+    """The same phase without one of its teachers; nobody takes its place."""
+    left = tuple(name for name in stage.teachers if name != teacher)
+    if left == stage.teachers:
+        return stage
+    if not left:
+        return Stage(stage.phase, ())
+    if len(left) == 1:
+        return single_stage(stage, left[0])
+    weights = stage.phase.fuse.weights
+    if weights is not None:
+        shares = dict(zip(stage.teachers, weights, strict=True))
+        weights = [shares[name] for name in left]
+    fuse = replace(stage.phase.fuse, weights=weights)
+    return Stage(replace(stage.phase, fuse=fuse), left)
 
 
 def phase_steps(train: TrainConfig, samples: int, samples_per_step: int) -> int:
@@ -56,37 +100,130 @@ def phase_steps(train: TrainConfig, samples: int, samples_per_step: int) -> int:
     return train.num_epochs * -(-samples // samples_per_step)
 
 
-def run_arm(bench: Bench, arm: str, stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """Train an arm's phases in order, skipping those that are complete.
+def train_gated(
+    bench: Bench, arms: Arms, start: Mapping[str, Any]
+) -> tuple[Results, list[Judgement]]:
+    """Train the main arm and CE only phase by phase, with the gate after each.
+
+    Args:
+        bench: what all arms share.
+        arms: see :func:`plan_arms`.
+        start: ``bpc``, and ``gate_bpc`` where the gate has text of its own, of the
+            student before any training.
 
     Returns:
-        Per phase what was measured, see :func:`experiments.stage.run_stage`.
+        What each of the two arms measured, see :func:`experiments.stage.run_stage`,
+        and what the gate made of every phase of the main arm.
 
     Raises:
         RunStopped: asked to stop; a checkpoint was written.
     """
-    results: list[dict[str, Any]] = []
-    source: str | Path | None = None
-    offset = first_sample = 0
-    texts = text_digests(bench.data)
-    for index, stage in enumerate(stages):
-        folder = arm_folder(bench.run_dir, arm) / f"{index + 1}-{stage.phase.name}"
-        train, at_once = stage.phase.train, bench.engine.samples_per_step
-        steps = phase_steps(train, len(bench.data.train), at_once)
-        state = read_complete(folder)
-        if state is None:
-            if bench.engine.is_main:
-                record = record_of(bench.config, stages[: index + 1], texts)
-                write_record(folder, record)
-            place = Place(arm, index, folder, source, steps, offset, first_sample)
-            state = run_stage(bench, stage, place)
-        elif bench.engine.is_main:  # left by a kill right after the phase was whole
+    pair = {arm: arms[arm] for arm in (MAIN, CE_ONLY) if arm in arms}
+    results: Results = {arm: [] for arm in pair}
+    judged: list[Judgement] = []
+    for index, stage in enumerate(arms[MAIN]):
+        for arm, stages in pair.items():
+            results[arm].append(run_phase(bench, arm, stages, index, judged))
+        judged.append(_judged(bench, results, start, kept_before(judged)))
+        _tell(bench, stage, results[MAIN][index]["steps"], judged[-1])
+    return results, judged
+
+
+def _judged(
+    bench: Bench, results: Results, start: Mapping[str, Any], before: int | None
+) -> Judgement:
+    """Judge the main arm's last phase, which started from the phase ``before``."""
+    key = "gate_bpc" if bench.data.gate else "bpc"
+    references = {
+        "ce_only": results[CE_ONLY][-1][key] if CE_ONLY in results else None,
+        "before": (start if before is None else results[MAIN][before])[key],
+    }
+    own = results[MAIN][-1][key]
+    return judge(own, references, bench.config.gate, bool(bench.data.gate))
+
+
+def _tell(bench: Bench, stage: Stage, steps: int, judgement: Judgement) -> None:
+    found = judgement.plain()
+    line = {"kind": "gate", "step": steps, **found}
+    bench.metrics.write_once(MAIN, stage.phase.name, line)
+    if judgement.harms and bench.engine.is_main:
+        done = "was rolled back" if judgement.rolled_back else "hurt"
+        said = f"warning: phase {stage.phase.name} {done}: {told(found)}"
+        print(said, file=sys.stderr, flush=True)
+
+
+def train_others(bench: Bench, arms: Arms, judged: Sequence[Judgement]) -> Results:
+    """Train the other baselines, which roll back what the main arm rolled back.
+
+    Raises:
+        RunStopped: asked to stop; a checkpoint was written.
+    """
+    return {
+        arm: [
+            run_phase(bench, arm, stages, index, judged[:index])
+            for index in range(len(stages))
+        ]
+        for arm, stages in arms.items()
+        if arm not in (MAIN, CE_ONLY)
+    }
+
+
+def run_phase(
+    bench: Bench,
+    arm: str,
+    stages: Sequence[Stage],
+    index: int,
+    judged: Sequence[Judgement],
+) -> dict[str, Any]:
+    """Train one phase of an arm, unless it is complete already.
+
+    Args:
+        bench: what all arms share.
+        arm: its name.
+        stages: all its phases.
+        index: of the phase to train.
+        judged: the phases before it; it starts from the last that was kept.
+
+    Raises:
+        ConfigError: what is complete was trained after other phases than these.
+        RunStopped: asked to stop; a checkpoint was written.
+    """
+    at_once, samples = bench.engine.samples_per_step, len(bench.data.train)
+    steps = [phase_steps(stage.phase.train, samples, at_once) for stage in stages]
+    folder = phase_folder(bench.run_dir, arm, index, stages[index])
+    record = record_of(bench.config, stages[: index + 1], bench.texts)
+    record |= {"rolled_back": _rolled_back(stages, judged)}
+    check_record(folder, record)
+    gated = arm in (MAIN, CE_ONLY)
+    state = read_complete(folder)
+    if state is not None:
+        if bench.engine.is_main:  # left by a kill right after the phase was whole
             shutil.rmtree(checkpoint_folder(folder), ignore_errors=True)
-        results.append(state)
-        source = folder / "student"
-        offset += steps
-        first_sample += steps * at_once
-    return results
+        if gated and bench.data.gate and "gate_bpc" not in state:
+            model = bench.models.student(folder / "student").to(bench.engine.device)
+            title = f"measuring {arm} · {stages[index].phase.name}"
+            state |= measure_gate(bench, KVCapture(model), title)
+        return state
+    if bench.engine.is_main:
+        write_record(folder, record)
+    before, source = kept_before(judged), None
+    if before is not None:
+        source = phase_folder(bench.run_dir, arm, before, stages[before]) / "student"
+    # What a phase that was rolled back has read is not read again.
+    offset = sum(steps[:index])
+    first_sample = offset * at_once
+    place = Place(arm, index, folder, source, steps[index], offset, first_sample, gated)
+    result = run_stage(bench, stages[index], place)
+    return bench.engine.from_main(lambda: result)  # of one mind at the gate
+
+
+def _rolled_back(
+    stages: Sequence[Stage], judged: Sequence[Judgement]
+) -> list[str] | None:
+    """The phases which a later one does not build on, where there are any."""
+    pairs = zip(stages, judged, strict=False)
+    names = [stage.phase.name for stage, found in pairs if found.rolled_back]
+    return names or None
 
 
 def check_arm(
@@ -103,9 +240,14 @@ def check_arm(
         CheckpointError: a finished phase is damaged.
     """
     for index, stage in enumerate(stages):
-        folder = arm_folder(run_dir, arm) / f"{index + 1}-{stage.phase.name}"
+        folder = phase_folder(run_dir, arm, index, stage)
         check_record(folder, record_of(config, stages[: index + 1], texts))
         read_complete(folder, digests=True)
+
+
+def phase_folder(run_dir: Path, arm: str, index: int, stage: Stage) -> Path:
+    """Where an arm keeps one phase, counted from 0."""
+    return arm_folder(run_dir, arm) / f"{index + 1}-{stage.phase.name}"
 
 
 def arm_folder(run_dir: Path, arm: str) -> Path:

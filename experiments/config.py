@@ -20,6 +20,7 @@ from experiments.sections import (
     AlignConfig,
     BaselineConfig,
     DataConfig,
+    GateConfig,
     PhaseSections,
     RunConfig,
     StoreConfig,
@@ -86,6 +87,8 @@ class Config:
     (``phase.all.…``); they win over the phase's preset."""
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     """Comparisons."""
+    gate: GateConfig = field(default_factory=GateConfig)
+    """Phases that do harm."""
     alarms: AlarmConfig = field(default_factory=AlarmConfig)
     """What is warned of while training."""
     store: StoreConfig = field(default_factory=StoreConfig)
@@ -113,12 +116,10 @@ class Config:
         repeated = [name for name in self.phases if self.phases.count(name) > 1]
         if repeated:
             raise ConfigError(f"phases names {repeated[0]!r} twice; name a phase once")
-        if isinstance(self.baselines.single_teachers, list):
-            _known(
-                "baselines.single_teachers",
-                self.baselines.single_teachers,
-                self.teachers,
-            )
+        for key in ("single_teachers", "leave_one_out"):
+            wanted = getattr(self.baselines, key)
+            if isinstance(wanted, list):
+                _known(f"baselines.{key}", wanted, self.teachers)
         _known("align.layer_map", self.align.layer_map, self.teachers)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -19,6 +20,11 @@ from experiments.sections import DataConfig
 ZOO = "zoo"
 """The embedded texts, in place of a path."""
 
+SHARED_GATE = (
+    "the gate decides on the held-out text that the report shows, because some domain "
+    "has no more of it; give more in data.eval or lower data.eval_samples to keep the "
+    "two apart"
+)
 _AT_ONCE = 64
 
 
@@ -32,6 +38,8 @@ class RunData:
     """Drawn from text that is not measured on; may overlap with ``train``."""
     warnings: tuple[str, ...] = ()
     """What a user should know of how the texts were cut."""
+    gate: Sequence[TextSample] = ()
+    """Held-out text of its own for the gate; empty: it decides on ``eval``."""
 
     @property
     def domains(self) -> list[str]:
@@ -63,13 +71,16 @@ class Encoder:
         )
 
 
-def load_data(config: DataConfig, encode: Encoder, seed: int) -> RunData:
+def load_data(
+    config: DataConfig, encode: Encoder, seed: int, gated: bool = False
+) -> RunData:
     """Read, cut and split a run's text.
 
     Args:
         config: the ``data`` section.
         encode: the student's tokenizer, which decides how long a piece may be.
         seed: decides which samples are held out where no eval text is given.
+        gated: look for text that a gate may decide on.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -94,15 +105,42 @@ def load_data(config: DataConfig, encode: Encoder, seed: int) -> RunData:
         domains = {sample.domain for sample in pieces}
         measured, kept = _hold_out(pieces, config.eval_share, domains)
     kept = _at_most(kept, config.train_samples)
-    measured = _at_most(measured, config.eval_samples)
+    held_out, measured = measured, _at_most(measured, config.eval_samples)
     if not kept or not measured:
         raise ValueError(
             f"data gives {len(kept)} training and {len(measured)} held-out samples of "
             f"up to {chars} characters; give more text in data.train, or held-out "
             "text in data.eval"
         )
-    calibration = _calibration(config, kept, chars)
-    return RunData(_shuffled(kept, seed), measured, calibration, (cut,) if cut else ())
+    gate = gate_text(held_out, measured) if gated else []
+    shared = "" if gate or not gated else SHARED_GATE
+    return RunData(
+        _shuffled(kept, seed),
+        measured,
+        _calibration(config, kept, chars),
+        tuple(sentence for sentence in (cut, shared) if sentence),
+        gate,
+    )
+
+
+def gate_text(
+    held_out: Sequence[TextSample], measured: Sequence[TextSample]
+) -> list[TextSample]:
+    """Held-out samples that are not measured on, as many for each domain.
+
+    Returns:
+        Nothing where some domain has less than half as many.
+    """
+    taken = {id(sample) for sample in measured}
+    spare = [sample for sample in held_out if id(sample) not in taken]
+    wanted = Counter(sample.domain for sample in measured)
+    gate = [s for d, n in wanted.items() for s in _of(spare, d)[:n]]
+    found = Counter(sample.domain for sample in gate)
+    return gate if all(2 * found[d] >= n for d, n in wanted.items()) else []
+
+
+def _of(samples: Sequence[TextSample], domain: str) -> list[TextSample]:
+    return [sample for sample in samples if sample.domain == domain]
 
 
 def fitting_chars(samples: Sequence[TextSample], encode: Encoder) -> int:
@@ -217,7 +255,7 @@ def _hold_out(
     """Split off a share of each of these domains: (held out, kept)."""
     held: list[TextSample] = []
     for domain in sorted(domains):
-        own = [sample for sample in samples if sample.domain == domain]
+        own = _of(samples, domain)
         count = max(1, round(share * len(own))) if len(own) > 1 else 0
         held += own[:count]
     taken = {id(sample) for sample in held}

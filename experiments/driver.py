@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,14 @@ from typing import Any
 import torch
 
 from align.layer_map import needs_sample
-from experiments.arms import check_arm, plan_arms, run_arm
+from experiments.arms import (
+    Arms,
+    check_arm,
+    phase_folder,
+    plan_arms,
+    train_gated,
+    train_others,
+)
 from experiments.config import (
     Config,
     PhaseConfig,
@@ -23,7 +30,9 @@ from experiments.config import (
     save_config,
 )
 from experiments.data import Encoder, load_data
+from experiments.evaluation import evaluate, measure_gate
 from experiments.extraction.stages import stored_stages
+from experiments.gates import kept_before
 from experiments.history import (
     STATE,
     forget_launches,
@@ -35,6 +44,7 @@ from experiments.history import (
     write_json,
 )
 from experiments.lease import Lease, LeaseLostError, hold_run
+from experiments.ledger import ledger
 from experiments.lineage import text_digests
 from experiments.metrics import Metrics
 from experiments.models import ZOO, Models
@@ -44,7 +54,7 @@ from experiments.progress import Progress
 from experiments.reading import Reading, how_teachers_read
 from experiments.run_dir import MAIN, read_run
 from experiments.settings import ConfigError
-from experiments.stage import Bench, RunStopped, Stage, evaluate
+from experiments.stage import Bench, RunStopped, Stage
 from experiments.stop import StopRequest, stop_on_signals
 from experiments.summary import summarize
 from experiments.teaching import check_phase
@@ -165,7 +175,8 @@ def _open_and_run(
     """Load models and texts, check all that can be checked before work, and work."""
     run_dir, engine = config.run_dir, launch.engine
     models = Models(config, engine.device)
-    data = load_data(config.data, models.encode, config.run.seed)
+    gated = config.gate.action == "rollback"
+    data = load_data(config.data, models.encode, config.run.seed, gated)
     scaler = registry.get("rope_scaler", config.align.rope_scaling_method)
     models.fit_lengths([*data.train, *data.eval, *data.calibration], scaler)
     facts = models.facts()
@@ -197,6 +208,7 @@ def _open_and_run(
         engine,
         models,
         data,
+        texts,
         metrics,
         progress,
         launch.stop,
@@ -211,26 +223,28 @@ def _open_and_run(
         metrics.close()
 
 
-def _run(bench: Bench, arms: Mapping[str, list[Stage]], started: float) -> None:
+def _run(bench: Bench, arms: Arms, started: float) -> None:
     _state(bench, saved=False, finished=False)
     reading = _reading(bench)
     if bench.engine.is_main:
         _draw_maps(bench)
-    baseline, teachers = _starting_point(bench), _teachers_alone(bench)
-    results: dict[str, list[dict[str, Any]]] = {}
+    start, teachers = _starting_point(bench), _teachers_alone(bench)
     try:
-        for arm, stages in arms.items():
-            results[arm] = run_arm(bench, arm, stages)
-            if arm == MAIN and bench.engine.is_main:
-                _export(bench, len(stages))
+        results, judged = train_gated(bench, arms, start)
+        if bench.engine.is_main:
+            _export(bench, arms[MAIN], kept_before(judged))
+        results |= train_others(bench, arms, judged)
     except RunStopped:
         _state(bench, saved=True, finished=False)
         raise
     if bench.engine.is_main:
         spent = time.monotonic() - started
-        summary = summarize(bench.config, results, baseline, bench.models.facts())
+        facts = bench.models.facts()
+        summary = summarize(bench.config, results, judged, start["bpc"], facts)
         for name, bpc in teachers.items():
             summary["teachers"][name]["bpc"] = bpc
+        routing = list(read_run(bench.run_dir).lines("routing"))
+        summary["ledger"] = ledger(results, judged, routing, teachers)
         for name, found in reading.items():
             summary["teachers"][name]["reading"] = found.plain()
         summary["time_s"] = round(spent, 1)
@@ -296,10 +310,13 @@ def _draw_maps(bench: Bench) -> None:
     )
 
 
-def _starting_point(bench: Bench) -> dict[str, float]:
-    """The student's held-out bits per character before any training."""
-    model = bench.models.student(None).to(bench.engine.device)
-    return evaluate(bench, KVCapture(model), "measuring the untrained student")
+def _starting_point(bench: Bench) -> dict[str, dict[str, float]]:
+    """What is measured of the student before any training."""
+    capture = KVCapture(bench.models.student(None).to(bench.engine.device))
+    title = "measuring the untrained student"
+    bpc = evaluate(bench, capture, title)
+    found = {"bpc": bench.engine.from_main(lambda: bpc)}
+    return found | measure_gate(bench, capture, title)
 
 
 def _teachers_alone(bench: Bench) -> dict[str, dict[str, float]]:
@@ -313,10 +330,11 @@ def _teachers_alone(bench: Bench) -> dict[str, dict[str, float]]:
     return found
 
 
-def _export(bench: Bench, count: int) -> None:
-    """Put the last phase's student where users look for it."""
-    last = bench.config.phases[count - 1]
-    folder = bench.run_dir / "phases" / f"{count}-{last}" / "student"
+def _export(bench: Bench, stages: list[Stage], last: int | None) -> None:
+    """Put the last student that was kept where users look for it."""
+    folder = None
+    if last is not None:
+        folder = phase_folder(bench.run_dir, MAIN, last, stages[last]) / "student"
     model = bench.models.student(folder)
     export_student(model, bench.models.student_tokenizer, bench.run_dir / "student")
 

@@ -126,9 +126,10 @@ def draw_comparison(run: RunDir) -> Figure | None:
         for row, entry in enumerate(phases):
             arms = _arms(entry, domain)
             zero = arms["ce_only"] if relative else None
-            _comparison_row(axes, row, arms, zero)
+            _comparison_row(axes, row, arms, zero, _rolled_back(entry))
             below = "" if zero is None else f"\nCE only {zero:.3f}"
-            labels.append(entry["name"] + below)
+            back = "\nrolled back" if _rolled_back(entry) else ""
+            labels.append(entry["name"] + back + below)
         axes.set_yticks(range(len(phases)), labels)
         axes.set_ylim(len(phases) - 0.5, -0.65)
         axes.set_title("mean over domains" if domain == "mean" else domain, loc="left")
@@ -185,8 +186,16 @@ def _arms(entry: Mapping[str, Any], domain: str) -> dict[str, float | None]:
     }
 
 
+def _rolled_back(entry: Mapping[str, Any]) -> bool:
+    return bool((entry.get("gate") or {}).get("rolled_back"))
+
+
 def _comparison_row(
-    axes: Axes, row: int, arms: Mapping[str, float | None], zero: float | None
+    axes: Axes,
+    row: int,
+    arms: Mapping[str, float | None],
+    zero: float | None,
+    hollow: bool,
 ) -> None:
     given = {arm: value for arm, value in arms.items() if value is not None}
     places = {
@@ -198,7 +207,10 @@ def _comparison_row(
     axes.plot(ends, [row, row], color="#C8C8C8", zorder=1)
     for arm, place in places.items():
         size, order = (70, 3) if arm == MAIN else (42, 2)
-        axes.scatter(place, row, s=size, color=ARM_COLOURS[arm], zorder=order)
+        face = "white" if hollow and arm == MAIN else ARM_COLOURS[arm]
+        axes.scatter(
+            place, row, s=size, facecolor=face, edgecolor=ARM_COLOURS[arm], zorder=order
+        )
     if MAIN in places:
         axes.annotate(
             f"{given[MAIN]:.3f}",

@@ -102,7 +102,7 @@ def check_record(folder: Path, record: Mapping[str, Any]) -> None:
 
     Args:
         folder: the phase's; also its checkpoint, if it was stopped half way.
-        record: of the config as it is now.
+        record: of the config as it is now; what it leaves out is not compared.
 
     Raises:
         ConfigError: something differs; names it and what to do.
@@ -120,7 +120,8 @@ def check_record(folder: Path, record: Mapping[str, Any]) -> None:
             f"{file} is damaged ({error}); delete it and {kept[0]} to train this "
             "phase again"
         ) from None
-    changed = differing_fields(before, json.loads(json.dumps(record)))
+    known = {key: value for key, value in before.items() if key in record}
+    changed = differing_fields(known, json.loads(json.dumps(record)))
     if changed:
         shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
         raise ConfigError(

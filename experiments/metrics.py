@@ -79,7 +79,7 @@ class Metrics:
         """Add one line.
 
         Args:
-            arm: ``main``, ``ce_only`` or ``single:<teacher>``.
+            arm: ``main``, ``ce_only``, ``single:<teacher>`` or ``without:<teacher>``.
             phase: its name.
             line: has ``kind`` and, mostly, ``step`` within the phase.
             offset: steps of earlier phases, for TensorBoard's axis.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.gates import told
 from experiments.report_teachers import markdown_table, number, teacher_blocks
 from experiments.run_dir import MAIN, RunDir, mean_bpc
 
@@ -50,6 +51,9 @@ class Verdict:
     """Before the phase."""
     helped: bool | None
     """None where there is nothing to compare with."""
+    harm: str
+    """What the gate says of it, see :func:`experiments.gates.told`."""
+    rolled_back: bool
 
 
 def verdicts(run: RunDir) -> list[Verdict]:
@@ -77,6 +81,7 @@ def summary_table(run: RunDir) -> Table:
         table.add_column(head, justify="left" if index == 0 else "right")
     for verdict, row in zip(found, rows, strict=True):
         style = {True: "green", False: "yellow", None: ""}[verdict.helped]
+        style = "red" if verdict.harm else style
         cells = [Text(cell) for cell in row[:-1]]
         table.add_row(*cells, Text(row[-1], style=style))
     return table
@@ -116,6 +121,7 @@ def report_text(run: RunDir) -> str:
             "learnt from the best one teacher alone.",
             markdown_table(heads, rows),
             "\n".join(f"- {sentence}" for sentence in sentences(found)),
+            *_gate_note(run),
         ]
     blocks += teacher_blocks(run)
     blocks += _event_blocks(run)
@@ -125,7 +131,7 @@ def report_text(run: RunDir) -> str:
 
 
 def _verdict(entry: Mapping[str, Any]) -> Verdict:
-    single = entry.get("best_single") or {}
+    single, gate = entry.get("best_single") or {}, entry.get("gate")
     ours, ce = mean_bpc(entry.get("bpc")), mean_bpc(entry.get("ce_only"))
     helped = entry.get("helped")
     if helped is None and ours is not None and ce is not None:
@@ -141,6 +147,8 @@ def _verdict(entry: Mapping[str, Any]) -> Verdict:
         single_teacher=single.get("teacher"),
         previous=mean_bpc(entry.get("previous")),
         helped=helped,
+        harm=told(gate) if gate else "",
+        rolled_back=bool(gate and gate["rolled_back"]),
     )
 
 
@@ -148,8 +156,9 @@ def _sentence(verdict: Verdict) -> str:
     name = f"**{verdict.phase}**"
     if verdict.mean is None:
         return f"{name} was not measured."
-    if verdict.helped is None:
-        return f"{name} has no baseline to compare with: {verdict.mean:.3f}."
+    harm = f" It hurt: {verdict.harm}." if verdict.harm else ""
+    if verdict.helped is None and not verdict.rolled_back:
+        return f"{name} has no baseline to compare with: {verdict.mean:.3f}.{harm}"
     parts = []
     if verdict.ce_only is not None:
         parts.append(_against(verdict.mean, verdict.ce_only, "CE only"))
@@ -159,7 +168,9 @@ def _sentence(verdict: Verdict) -> str:
     if verdict.previous is not None:
         parts.append(_against(verdict.mean, verdict.previous, "before the phase"))
     word = "helped" if verdict.helped else "did not help"
-    return f"{name} {word}: {verdict.mean:.3f} bits per character, {', '.join(parts)}."
+    word = "was rolled back" if verdict.rolled_back else word
+    said = f"{name} {word}: {verdict.mean:.3f} bits per character, {', '.join(parts)}."
+    return said + harm
 
 
 def _against(ours: float, other: float, name: str) -> str:
@@ -190,7 +201,7 @@ def _rows(found: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
                 number(v.ce_only),
                 single,
                 number(v.previous),
-                {True: "yes", False: "no", None: "–"}[v.helped],
+                _outcome(v),
             ]
         )
     return heads, rows
@@ -200,12 +211,44 @@ def _lead(run: RunDir, found: Sequence[Verdict]) -> str:
     if not found:
         steps = sum(1 for _ in run.lines("train"))
         return f"The run is not finished: {steps} metric lines so far, no summary yet."
-    good = [v.phase for v in found if v.helped]
-    bad = [v.phase for v in found if v.helped is False]
+    kept = [v for v in found if not v.rolled_back]
+    good = [v.phase for v in kept if v.helped]
+    bad = [v.phase for v in kept if v.helped is False]
     said = f"{len(good)} of {len(found)} phases helped"
     said += f"; these did not: {', '.join(bad)}." if bad else "."
+    back = [v.phase for v in found if v.rolled_back]
+    if back:
+        last = run.summary.get("final_phase")
+        student = f"the one after {last}" if last else "the one it began with"
+        said += (
+            f" Rolled back for doing harm: {', '.join(back)}; the run's student is "
+            f"{student}."
+        )
     seconds = run.summary.get("time_s")
     return said if seconds is None else f"{said} The run took {_duration(seconds)}."
+
+
+def _outcome(verdict: Verdict) -> str:
+    if verdict.rolled_back:
+        return "rolled back"
+    word = {True: "yes", False: "no", None: "–"}[verdict.helped]
+    return f"{word}, hurt" if verdict.harm else word
+
+
+def _gate_note(run: RunDir) -> list[str]:
+    """Say on which text phases were rolled back, and that arms go on side by side."""
+    gates = [entry.get("gate") for entry in run.summary["phases"]]
+    if not any(gate and gate["rolled_back"] for gate in gates):
+        return []
+    text = (
+        "held-out text of its own, which the table does not show: numbers differ"
+        if all(gate["own_text"] for gate in gates if gate)
+        else "the text of the table, whose numbers are hence a little too good"
+    )
+    return [
+        f"The gate decided on {text}. A phase that was rolled back counts in no arm: "
+        "the next phase of each starts from the student before it."
+    ]
 
 
 def _duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from experiments.run_dir import RunDir
 
 def teacher_blocks(run: RunDir) -> list[str]:
     """The report's sections on teachers, from the run's summary."""
-    return [*_teacher_block(run), *_kept_block(run)]
+    return [*_teacher_block(run), *_ledger_block(run), *_kept_block(run)]
 
 
 def number(value: float | None) -> str:
@@ -52,6 +52,37 @@ def _teacher_block(run: RunDir) -> list[str]:
     ]
     said = ["What their tokenizers make of the texts:", "\n".join(lines)]
     return ["## Teachers", *note, table, *(said if lines else [])]
+
+
+def _ledger_block(run: RunDir) -> list[str]:
+    """What each teacher was worth, by domain."""
+    account = run.summary.get("ledger") or {}
+    rows = []
+    for name, entry in account.items():
+        for domain, share in entry["share"].items():
+            own, without, loses = (
+                (entry[key] or {}).get(domain) for key in ("bpc", "without", "loses")
+            )
+            lost = "–" if loses is None else f"{loses:+.3f}"
+            cells = [number(own), number(without), lost]
+            reach = f"{entry['coverage']:.1%}"
+            rows.append([name, domain, entry["phase"], f"{share:.1%}", reach, *cells])
+    if not rows:
+        return []
+    heads = ["teacher", "domain", "phase", "share", "coverage", "its own"]
+    said = (
+        "Each teacher's share of the routing weight and of the student's tokens in the "
+        "last phase it taught that was kept, and its own bits per character; then the "
+        "final student's without this teacher, and how many more these are (less than "
+        "nothing: it did harm)."
+    )
+    if all(entry["loses"] is None for entry in account.values()):
+        said += " `baselines.leave_one_out=all` trains the arms that tell the last two."
+    return [
+        "## What each teacher was worth",
+        said,
+        markdown_table([*heads, "without it", "lost"], rows, numbers_from=3),
+    ]
 
 
 def _kept_block(run: RunDir) -> list[str]:

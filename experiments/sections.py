@@ -242,6 +242,34 @@ class BaselineConfig:
     """Train the same student by next-token loss alone."""
     single_teachers: Literal["all", "none"] | list[str] = "all"
     """Distil from each of these teachers alone; the best one is compared."""
+    leave_one_out: Literal["all", "none"] | list[str] = "none"
+    """Distil from all teachers but one, for each of these: what the student loses is
+    what that teacher was worth. An arm for each; nobody takes the teacher's place."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateConfig:
+    """What becomes of a phase that did harm."""
+
+    action: Literal["report", "rollback"] = "report"
+    """``report`` says so; ``rollback`` also goes on from the student before the phase,
+    in every arm, and decides on held-out text of its own where there is enough."""
+    tolerance: float = 0.01
+    """A phase hurts if, in any domain, its student needs more bits per held-out
+    character than (1 + tolerance) times what the CE-only student after the same phase,
+    or the student before the phase, needs; >= 0."""
+
+    def __post_init__(self) -> None:
+        """Check the tolerance.
+
+        Raises:
+            ValueError: it is negative.
+        """
+        if not self.tolerance >= 0:
+            raise ValueError(
+                f"gate.tolerance must be >= 0, got {self.tolerance}; 0.01 allows 1 % "
+                "more bits per character"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from experiments.alarms import Alarms
 from experiments.config import Config, PhaseConfig
 from experiments.data import Encoder, RunData
 from experiments.depth import draw_similarity
+from experiments.evaluation import evaluate, measure_gate, measure_health
 from experiments.metrics import Metrics
 from experiments.models import Models
 from experiments.progress import Progress
@@ -27,7 +28,6 @@ from student.config import TrainConfig
 from student.data_order import sample_indices
 from student.distiller import HEALTH_TOKENS, Distiller
 from student.engine import Engine
-from student.evaluate import bits_per_char, kv_health
 from student.phase_checkpoint import Keeper
 from student.trainer import Job, train_phase
 from teacher.capture import KVCapture
@@ -55,6 +55,8 @@ class Bench:
     engine: Engine
     models: Models
     data: RunData
+    texts: Mapping[str, str]
+    """Digests of what is learned from."""
     metrics: Metrics
     progress: Progress
     stop: StopRequest
@@ -78,6 +80,8 @@ class Place:
     steps: int
     offset: int
     first_sample: int
+    gated: bool
+    """Whether the gate looks at its student."""
 
 
 def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
@@ -85,7 +89,8 @@ def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
 
     Returns:
         What was measured: ``name``, ``steps``, ``bpc`` by domain, ``teachers``,
-        ``health`` and, where teachers took part, ``coverage``, ``fit``, ``layer_map``.
+        ``health``, where a gate has text of its own ``gate_bpc`` and, where teachers
+        took part, ``coverage``, ``fit`` and ``layer_map``.
 
     Raises:
         RunStopped: asked to stop; a checkpoint was written.
@@ -118,6 +123,8 @@ def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
     if done < place.steps:
         raise RunStopped(f"{title}: {done} of {place.steps} steps")
     result = _measure(bench, stage, place, capture, faculty)
+    if place.gated:
+        result |= measure_gate(bench, capture, f"measuring {title}")
 
     def keep() -> None:
         _save(model, bench, place, result)
@@ -255,30 +262,6 @@ def _measure(
             "layer_map": maps,
         }
     return result
-
-
-def evaluate(
-    bench: Bench, capture: KVCapture, title: str, encode: Encoder | None = None
-) -> dict[str, float]:
-    """Held-out bits per character by domain, of a student unless told otherwise."""
-    batches = -(-len(bench.data.eval) // 16)
-    read = encode or bench.models.encode
-    return bits_per_char(
-        capture,
-        lambda texts: read(texts).to(bench.engine.device),
-        bench.data.eval,
-        batch_size=16,
-        progress=lambda items: bench.progress.over(items, title, batches),
-    )
-
-
-@torch.no_grad()
-def measure_health(
-    bench: Bench, capture: KVCapture, texts: Sequence[str], most: int | None = None
-) -> dict[str, float]:
-    """Spread and effective rank of a student's KV, see ``kv_health``."""
-    batch = bench.models.encode(texts).to(bench.engine.device)
-    return asdict(kv_health(capture(batch.ids, batch.mask).kv, most))
 
 
 def _save(model: Any, bench: Bench, place: Place, result: Mapping[str, Any]) -> None:

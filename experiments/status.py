@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.arms import CE_ONLY, SINGLE, arm_folder
+from experiments.arms import CE_ONLY, SINGLE, WITHOUT, arm_folder
 from experiments.config import Config, load_config
 from experiments.history import STATE, attempts, read_json
 from experiments.lease import holder_alive, read_lease
@@ -59,30 +59,35 @@ def _state(run_dir: Path, launches: list[dict[str, Any]]) -> str:
 
 
 def _phases(run_dir: Path, config: Config) -> Iterator[dict[str, Any]]:
-    for arm in _arms(run_dir, config):
-        for index, phase in enumerate(config.phases):
-            folder = arm_folder(run_dir, arm) / f"{index + 1}-{phase}"
-            kept = steps_kept(checkpoint_folder(folder))
-            yield {
-                "arm": arm,
-                "phase": phase,
-                "done": (folder / MARKER).is_file(),
-                "damage": _damage(folder),
-                "checkpoints": [
-                    {
-                        "step": step,
-                        "verdict": "damaged" if _damage(path) else "verified",
-                    }
-                    for step, path in kept
-                ],
-            }
+    """Every phase of every arm, in the order of training."""
+    gated, others = _arms(run_dir, config)
+    order = [(arm, i) for i in range(len(config.phases)) for arm in gated]
+    order += [(arm, i) for arm in others for i in range(len(config.phases))]
+    for arm, index in order:
+        phase = config.phases[index]
+        folder = arm_folder(run_dir, arm) / f"{index + 1}-{phase}"
+        kept = steps_kept(checkpoint_folder(folder))
+        yield {
+            "arm": arm,
+            "phase": phase,
+            "done": (folder / MARKER).is_file(),
+            "damage": _damage(folder),
+            "checkpoints": [
+                {"step": step, "verdict": "damaged" if _damage(path) else "verified"}
+                for step, path in kept
+            ],
+        }
 
 
-def _arms(run_dir: Path, config: Config) -> list[str]:
-    """Arms that the config asks for; of single teachers those that have begun."""
-    found = [MAIN, *([CE_ONLY] if config.baselines.ce_only else [])]
-    begun = sorted((run_dir / "baselines").glob(f"{SINGLE.rstrip(':')}-*"))
-    return found + [f"{SINGLE}{x.name.partition('-')[2]}" for x in begun]
+def _arms(run_dir: Path, config: Config) -> tuple[list[str], list[str]]:
+    """Arms that train phase by phase; and those of the others that have begun."""
+    gated = [MAIN, *([CE_ONLY] if config.baselines.ce_only else [])]
+    begun = [
+        f"{prefix}{folder.name.partition('-')[2]}"
+        for prefix in (SINGLE, WITHOUT)
+        for folder in sorted((run_dir / "baselines").glob(f"{prefix.rstrip(':')}-*"))
+    ]
+    return gated, begun
 
 
 def _damage(folder: Path) -> str | None:

@@ -7,16 +7,18 @@ from typing import Any
 
 from experiments.arms import CE_ONLY, SINGLE
 from experiments.config import Config
+from experiments.gates import Judgement, kept_before
 from experiments.run_dir import MAIN, mean_bpc
 from experiments.teacher_rule import TeacherFacts
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Per arm its phases, as :func:`experiments.arms.run_arm` gives them."""
+"""Per arm its phases, as :func:`experiments.stage.run_stage` gives them."""
 
 
 def summarize(
     config: Config,
     results: Results,
+    judged: Sequence[Judgement],
     start: Mapping[str, float],
     facts: Mapping[str, TeacherFacts],
 ) -> dict[str, Any]:
@@ -28,11 +30,13 @@ def summarize(
     Args:
         config: the run's.
         results: what every arm measured.
+        judged: what the gate made of each phase of the main arm.
         start: the student's bits per character before training.
         facts: kind and family of the teachers.
     """
-    phases, previous = [], dict(start)
-    for index, own in enumerate(results[MAIN]):
+    main, phases = results[MAIN], []
+    for index, own in enumerate(main):
+        before = kept_before(judged[:index])
         ce_only = _bpc(results, CE_ONLY, index)
         best = _best_single(results, index)
         phases.append(
@@ -40,12 +44,13 @@ def summarize(
                 **own,
                 "ce_only": ce_only,
                 "best_single": best,
-                "previous": previous,
+                "previous": dict(start if before is None else main[before]["bpc"]),
                 "helped": _better(own["bpc"], ce_only),
                 "beats_best_single": _better(own["bpc"], best and best["bpc"]),
+                "gate": judged[index].plain(),
             }
         )
-        previous = own["bpc"]
+    last = kept_before(judged)
     return {
         "name": config.run.name,
         "seed": config.run.seed,
@@ -60,6 +65,7 @@ def summarize(
         },
         "start": dict(start),
         "phases": phases,
+        "final_phase": None if last is None else main[last]["name"],
         "singles": {
             arm.removeprefix(SINGLE): [phase["bpc"] for phase in found]
             for arm, found in results.items()

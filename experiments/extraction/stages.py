@@ -31,10 +31,11 @@ def stored_stages(
     """
     form = config.store.form
     if form == FUSED:
-        if config.baselines.single_teachers != "none":
+        asked = (config.baselines.single_teachers, config.baselines.leave_one_out)
+        if asked != ("none", "none"):
             raise ConfigError(
                 "store.form is fused: no teacher stands alone in it; set "
-                "baselines.single_teachers=none"
+                "baselines.single_teachers=none and baselines.leave_one_out=none"
             )
         stages = [single_stage(stage, FUSED) for stage in stages]
     if form in ("adapted", FUSED):  # layers are the student's already

@@ -97,6 +97,21 @@ def test_the_comparison_counts_from_the_ce_only_student(made_up):
     assert "dual\nCE only 3.700" in texts(figure)
 
 
+def test_a_phase_that_was_rolled_back_is_marked_in_the_comparison(made_up):
+    phases = list(made_up.summary["phases"])
+    phases[1] = phases[1] | {"gate": {"rolled_back": True}}
+    figure = draw_comparison(replace(made_up, summary={"phases": phases}))
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert ["rolled back" in label for label in labels] == [0, 1, 0, 0, 0]
+    white = (1.0, 1.0, 1.0, 1.0)
+    hollow = [
+        tuple(dots.get_offsets()[0])[1]
+        for dots in figure.axes[0].collections
+        if tuple(dots.get_facecolor()[0]) == white
+    ]
+    assert hollow == [1.0]
+
+
 def test_without_a_ce_only_arm_the_comparison_is_absolute(made_up):
     phases = [entry | {"ce_only": None} for entry in made_up.summary["phases"]]
     figure = draw_comparison(replace(made_up, summary={"phases": phases}))

@@ -76,6 +76,61 @@ def test_events_are_noted_and_not_without_end(made_up):
     assert "and 5 more" in text
 
 
+def with_gate(run, index, **changed):
+    """The same run, where the gate had something to say of one phase."""
+    harm = {"domain": "code", "against": "ce_only", "bpc": 2.61, "reference": 2.5}
+    gate = {"harms": [harm], "rolled_back": False, "own_text": True} | changed
+    phases = list(run.summary["phases"])
+    phases[index] = phases[index] | {"gate": gate}
+    return replace(run, summary=run.summary | {"phases": phases})
+
+
+def test_a_phase_that_hurt_says_where_and_by_how_much(made_up):
+    text = report_text(with_gate(made_up, 3))
+    assert "**routing** helped: 2.755" in text
+    assert "It hurt: code 2.610, 4.4% more than CE only (2.500)." in text
+    assert "| yes, hurt |" in text
+    assert "rolled back" not in text
+    assert (
+        "yes, hurt"
+        in list(summary_table(with_gate(made_up, 3)).columns[-1].cells)[3].plain
+    )
+
+
+def test_a_phase_that_was_rolled_back_helped_nobody(made_up):
+    run = with_gate(made_up, 3, rolled_back=True)
+    text = report_text(run)
+    assert "2 of 5 phases helped; these did not: real_multi, z_space." in text
+    assert (
+        "Rolled back for doing harm: routing; the run's student is the one it" in text
+    )
+    assert "**routing** was rolled back: 2.755" in text
+    assert "| rolled back |" in text
+    assert "The gate decided on held-out text of its own" in text
+    shared = report_text(with_gate(made_up, 3, rolled_back=True, own_text=False))
+    assert "whose numbers are hence a little too good" in shared
+
+
+def test_the_ledger_has_a_row_per_teacher_and_domain(made_up):
+    entry = {
+        "phase": "routing",
+        "share": {"prose": 0.75, "code": 0.25},
+        "coverage": 0.9,
+        "bpc": {"prose": 1.5, "code": 2.5},
+        "without": {"prose": 3.0, "code": 2.0},
+        "loses": {"prose": 0.25, "code": -0.125},
+    }
+    account = {"gpt2": entry, "bert": entry | {"bpc": None}}
+    text = report_text(replace(made_up, summary={"ledger": account}))
+    assert "| gpt2 | prose | routing | 75.0% | 90.0% | 1.500 | 3.000 | +0.250 |" in text
+    assert "| bert | code | routing | 25.0% | 90.0% | – | 2.000 | -0.125 |" in text
+    assert "leave_one_out" not in text
+    bare = {"gpt2": entry | {"without": None, "loses": None}}
+    text = report_text(replace(made_up, summary={"ledger": bare}))
+    assert "| 1.500 | – | – |" in text
+    assert "`baselines.leave_one_out=all` trains the arms" in text
+
+
 def test_alarms_stand_before_other_events_and_name_another_arm(made_up):
     events = [
         {"kind": "event", "phase": "dual", "step": 3, "event": "non-finite loss"},
