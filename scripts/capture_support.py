@@ -4,40 +4,47 @@
     python scripts/capture_support.py --write    # put it into the page
 
 Read from the tests themselves, without running them: who is built in
-tests/teacher/conftest.py, and which tests of test_capture.py take whom.
+tests/teacher/conftest.py, and which tests of test_capture*.py take whom.
 """
 
 from __future__ import annotations
 
 import ast
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "teacher.md"
 BUILT = ROOT / "tests" / "teacher" / "conftest.py"
-TESTS = ROOT / "tests" / "teacher" / "test_capture.py"
+TESTS = [ROOT / "tests" / "teacher" / f"test_capture{x}.py" for x in ("", "_padding")]
 BEGIN = "<!-- begin: python scripts/capture_support.py --write -->"
 END = "<!-- end -->"
 
 CHECKS = {
     "test_rerotated_content_keys_equal_the_library_cache": "cache",
+    "test_decoder_and_cross_equal_the_library_cache": "cache",
     "test_content_keys_are_the_projection_before_rotation": "projection",
+    "test_content_keys_of_latent_attention_are_both_parts_of_every_head": "projection",
+    "test_keys_of_both_stacks_are_those_of_their_projections": "projection",
+    "test_logits_are_those_of_the_plain_forward": "logits",
     "test_injecting_the_own_content_gives_the_own_logits": "injection",
     "test_checkpointing_changes_no_gradient_of_a_kv_loss": "checkpointing",
     "test_attention_rows_equal_the_head_mean_of_eager_attention": "attention",
-    "test_padded_rows_equal_the_text_alone": "padding",
+    "test_rows_padded_on_the_right_equal_the_text_alone": "right padding",
+    "test_rows_padded_on_the_left_equal_the_text_alone": "left padding",
 }
-"""A test and the word for it in the table."""
+"""A test that is parametrised by model, and the word for it in the table."""
 APART = {
     "gpt_neox": {"test_content_keys_of_fused_partial_rotation": "projection"},
-    "t5": {
-        "test_t5_keys_are_those_of_its_projections": "projection",
-        "test_t5_decoder_and_cross_equal_the_library_cache": "cache",
-        "test_attention_rows_include_t5_position_bias": "attention",
+    "modernbert": {
+        "test_content_keys_of_fused_projections_of_an_encoder": "projection"
     },
+    "t5": {"test_attention_rows_include_t5_position_bias": "attention"},
 }
 """Tests written for one model."""
+KINDS = {"ENCODERS": "encoder", "SHARED": "encoder", "BOTH": "both"}
+"""What models of a list of the tests are; decoders otherwise."""
 REFUSED = "test_unsupported_models_are_refused_by_name"
 
 PARTICULAR = {
@@ -48,7 +55,10 @@ PARTICULAR = {
     "yarn": "YaRN rotation with its attention factor",
     "linear": "linearly scaled rotation",
     "dynamic": "dynamic NTK, beyond its trained length",
-    "mistral": "sliding window",
+    "longrope": "LongRoPE rotation, beyond its first length",
+    "proportional": "rotation in proportion, some pairs still",
+    "mistral": "sliding window shorter than the text",
+    "mistral_wide": "sliding window longer than the text",
     "qwen2": "biases on q, k, v",
     "qwen3": "norm on keys before rotation",
     "gpt_neox": "half of each head rotated, fused q, k, v",
@@ -59,36 +69,43 @@ PARTICULAR = {
     "cohere2": "layers without rotation, sliding window",
     "smollm3": "layers without rotation",
     "glm": "interleaved rotation of half of each head",
+    "olmo2": "norm on all heads' keys before rotation",
+    "glm4": "interleaved rotation of half of each head",
+    "deepseek_v3": "latent attention: rotated part behind, keys wider than values",
+    "deepseek_v3_halves": "the same, rotated in halves",
+    "qwen3_next": "linear attention in three layers of four, named and left out",
+    "gemma3n": "layers that read others' KV, named and left out",
     "gpt_oss": "attention sinks, mixture of experts",
     "bert": "learned positions, sees both sides",
     "roberta": "learned positions behind a padding row",
     "albert": "one layer's weights used by all",
-    "t5": "relative positions, encoder and decoder",
+    "distilbert": "learned positions, sees both sides",
+    "modernbert": "rotary encoder, local attention, fused q, k, v",
+    "t5": "relative positions; encoder, decoder and cross",
+    "bart": "learned positions; encoder, decoder and cross",
 }
 """What makes a model worth a test of its own."""
 
 
 def table() -> str:
     """Compose the table and the line of those refused."""
-    tests, built = _functions(TESTS), _built()
-    kinds = _lists(TESTS)
-    taken: dict[str, list[str]] = {name: [] for name in built}
+    tests, kinds = _tests()
+    built = _built()
+    taken: dict[str, set[str]] = {name: set() for name in built}
     for test, word in CHECKS.items():
-        for name in _parameters(tests[test], kinds):
-            taken[name].append(word)
+        for name in _parameters(*tests[test]):
+            taken[name].add(word)
     for name, own in APART.items():
         for test, word in own.items():
             assert test in tests, test
-            taken[name].append(word)
+            taken[name].add(word)
     rows = ["| model | class | kind | particular | checked |", "|---|---|---|---|---|"]
+    order = list(dict.fromkeys(CHECKS.values()))
     for name, cls in built.items():
-        kind = "decoder" if name in kinds["DECODERS"] else "encoder"
-        kind = kind if name in (*kinds["DECODERS"], *kinds["ENCODERS"]) else "both"
-        rows.append(
-            f"| {name} | `{cls}` | {kind} | {PARTICULAR[name]} "
-            f"| {', '.join(taken[name])} |"
-        )
-    refused = ", ".join(f"`{cls}`" for cls in _classes(tests[REFUSED]))
+        kind = KINDS.get(_list_of(name, kinds), "decoder")
+        words = ", ".join(sorted(taken[name], key=order.index))
+        rows.append(f"| {name} | `{cls}` | {kind} | {PARTICULAR[name]} | {words} |")
+    refused = ", ".join(f"`{cls}`" for cls in _classes(tests[REFUSED][0]))
     return "\n".join(rows) + f"\n\nRefused by name: {refused}."
 
 
@@ -101,18 +118,29 @@ def page_with(text: str) -> str:
     return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
-def _functions(path: Path) -> dict[str, ast.FunctionDef]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+Lists = dict[str, list[str]]
+"""Module-level constants that are plain data, as lists of names."""
 
 
-def _lists(path: Path) -> dict[str, list[str]]:
-    """Module-level constants that are plain data, as lists of names."""
-    found = {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            found[node.targets[0].id] = list(ast.literal_eval(node.value))
-    return found
+def _tests() -> tuple[dict[str, tuple[ast.FunctionDef, Lists]], Lists]:
+    """Every test with the lists of its file, and the lists of the first file."""
+    found: dict[str, tuple[ast.FunctionDef, Lists]] = {}
+    every = []
+    for path in TESTS:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        lists: Lists = {}
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef):
+                found[node.name] = node, lists
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                with suppress(ValueError):  # not plain data
+                    lists[node.targets[0].id] = list(ast.literal_eval(node.value))
+        every.append(lists)
+    return found, every[0]
+
+
+def _list_of(name: str, kinds: Lists) -> str:
+    return next(kind for kind, names in kinds.items() if name in names)
 
 
 def _built() -> dict[str, str]:
@@ -130,13 +158,13 @@ def _built() -> dict[str, str]:
     raise AssertionError(f"{BUILT} has no CONFIGS")
 
 
-def _parameters(test: ast.FunctionDef, kinds: dict[str, list[str]]) -> list[str]:
+def _parameters(test: ast.FunctionDef, lists: Lists) -> list[str]:
     """The names a test is parametrised by."""
     for mark in test.decorator_list:
         if isinstance(mark, ast.Call) and ast.literal_eval(mark.args[0]) == "name":
-            allowed = {"__builtins__": {}, "sorted": sorted, **kinds}
+            allowed = {"__builtins__": {}, "sorted": sorted, **lists}
             expression = ast.Expression(mark.args[1])
-            return list(eval(compile(expression, str(TESTS), "eval"), allowed))
+            return list(eval(compile(expression, "<parameters>", "eval"), allowed))
     raise AssertionError(f"{test.name} is not parametrised by name")
 
 
