@@ -33,9 +33,9 @@ from teacher.store.manifest import Shape
 from teacher.store.packing import StoredSample
 from teacher.store.records import Constants
 
-ADAPTER = "adapter."
-"""Prefix of adapters among a store's constants: nodes that compute a little otherwise
-must not calibrate each their own."""
+BRIDGE = "bridge."
+"""Prefix of the calibrated bridge among a store's constants: nodes that compute a
+little otherwise must not calibrate each their own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +53,7 @@ class Source:
     """Whose adapters the form applies."""
 
     def open(self, constants: Constants | None = None) -> StoreWriter:
-        """Begin the store, or go on; adapters become those it was begun with.
+        """Begin the store, or go on; the bridge becomes the one it was begun with.
 
         Args:
             constants: from :meth:`measure`; needed to begin.
@@ -64,22 +64,22 @@ class Source:
         writer = open_store(self.path, self.plan, constants or None)
         if self.bridge is not None:
             own = {
-                name.removeprefix(ADAPTER): tensor
+                name.removeprefix(BRIDGE): tensor
                 for name, tensor in writer.constants.items()
-                if name.startswith(ADAPTER)
+                if name.startswith(BRIDGE)
             }
-            self.bridge.adapter.load_state_dict(own)
+            self.bridge.load_state_dict(own)
         return writer
 
     def measure(self, probe: Sequence[TextSample]) -> Constants:
-        """What all shards are made with: the encoding's constants, adapters."""
+        """What all shards are made with: the encoding's constants, the bridge."""
         out: Constants = {}
         if self.plan.encoding.name not in DTYPES:
             made = [one for one in self.form(probe) if isinstance(one, StoredSample)]
             out = encoding_constants(made, self.plan.encoding)
         if self.bridge is not None:
-            state = self.bridge.adapter.state_dict()
-            out |= {ADAPTER + name: tensor.cpu() for name, tensor in state.items()}
+            state = self.bridge.state_dict()
+            out |= {BRIDGE + name: tensor.cpu() for name, tensor in state.items()}
         return out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +135,7 @@ def check_settings(
         now["aligner"] = config.align.aligner
     if store.plan.form in ("adapted", FUSED):
         now |= {"student": student_of(config), "adapter": config.align.adapter}
-    changed = differences({key: stored.get(key) for key in now}, now)
+    changed = differences(_only(stored, now), now)
     if store.plan.form != config.store.form:
         changed.insert(
             0, f"form: stored {store.plan.form!r}, config {config.store.form!r}"
@@ -143,6 +145,17 @@ def check_settings(
             f"{store.path} was extracted otherwise: {'; '.join(changed)}. Restore "
             "these settings, or extract again under another store.name"
         )
+
+
+def _only(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored fields that can be told now, at every depth."""
+    out = {}
+    for key, value in now.items():
+        own = stored.get(key)
+        if isinstance(own, Mapping) and isinstance(value, Mapping):
+            own = _only(own, value)
+        out[key] = own
+    return out
 
 
 def check_texts(teachers: Mapping[str, Teacher], samples: Iterable[TextSample]) -> None:
@@ -188,11 +201,18 @@ def check_terms(
 def save_tokenizer(config: Config, name: str, tokenizer: Any) -> None:
     """Keep a teacher's tokenizer beside its store, so that runs need nothing else."""
     folder = config.store_dir / TOKENIZERS / name
-    if not folder.is_dir():
-        from student.checkpoint import atomic_folder
-
-        with atomic_folder(folder) as part:
-            tokenizer.save_pretrained(part)
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{name}.{uuid.uuid4().hex[:12]}")
+    try:
+        tokenizer.save_pretrained(part)
+        part.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # or another task was first, with the same files
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _tokenizer(config: Config, name: str) -> Any:
@@ -240,4 +260,5 @@ def _teacher(config: Config, name: str, store: KVStore, part: bool = False) -> T
         facts["k_dim"],
         facts["v_dim"],
         causal,
+        facts["max_tokens"],
     )
