@@ -193,6 +193,7 @@ def _open_and_run(
     if engine.is_main:
         for sentence in [
             *hidden_settings(config, presets_of(registry)),
+            *models.left_out(),
             *data.warnings,
         ]:
             print(f"warning: {sentence}", file=sys.stderr)

@@ -73,6 +73,20 @@ class Models:
             for name, (loaded, _) in self._teachers.items()
         }
 
+    def left_out(self) -> list[str]:
+        """A sentence on each teacher that has layers without KV of their own."""
+        found = []
+        for name, (_, capture) in self._teachers.items():
+            others = getattr(capture, "layers_without_kv", {})  # stand-ins have none
+            if others:
+                named_layers = ", ".join(f"{n} ({why})" for n, why in others.items())
+                found.append(
+                    f"teacher {name!r} gives {capture.num_layers} layers, counted "
+                    f"without those that have no keys and values of their own: "
+                    f"{named_layers}"
+                )
+        return found
+
     def fit_lengths(self, samples: Iterable[TextSample], scaler: ScaleBase) -> None:
         """Make sure, before any work, that every teacher can read the texts.
 

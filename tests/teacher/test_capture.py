@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from align.captured import Injection
+from align.head_dim_adapter import MultiTeacherHeadDimAdapter
 from teacher.attention_sites import noted_positions
 from teacher.capture import KVCapture
 
@@ -161,6 +162,19 @@ def test_content_keys_of_latent_attention_are_both_parts_of_every_head(
         torch.testing.assert_close(got.v[layer], own[..., 8:])
         expected = shared[:, None].expand(2, 4, 12, 8)
         torch.testing.assert_close(got.k[layer][..., 8:], expected)
+
+
+def test_latent_attention_is_brought_to_a_student_s_widths(make_model, batch):
+    capture = KVCapture(make_model("deepseek_v3"))
+    kv = capture(*batch).kv
+    heads = capture.num_kv_heads
+    widths = (heads * capture.k_dim, heads, heads * capture.v_dim)
+    (found,) = MultiTeacherHeadDimAdapter([widths], 16, 2, student_v_dim=16)([kv])
+    assert found.k.shape == found.v.shape == (2, 2, 2, 12, 8)
+    assert kv.flat()[1].shape[-1] == 48
+    again = kv.from_flat(*kv.flat(), kv.mask, heads)
+    assert again.k.equal(kv.k)
+    assert again.v.equal(kv.v)
 
 
 def test_content_keys_of_fused_projections_of_an_encoder(make_model, batch):
