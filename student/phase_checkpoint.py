@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,8 @@ def save_checkpoint(
             engine.from_main(lambda: _finish(part, state, keeper))
     except Exception:
         shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):  # holds earlier checkpoints
+            keeper.folder.rmdir()
         raise
 
 

@@ -55,15 +55,17 @@ def _entropy() -> str:
 
 @check("fuse.routing_stats", "a collapsed and an idle router raise the alarm")
 def _alarm() -> str:
-    from fuse import RoutingStats
+    from fuse import RoutingStats, routing_alarm
 
-    alarms = []
+    kinds = []
     for weights in (torch.tensor([[0.99, 0.01]]), torch.tensor([[0.5, 0.5]])):
         stats = RoutingStats(["a", "b"])
         stats.update(weights)
-        alarms.append(stats.alarm())
-    assert all(alarms), alarms
-    return str(alarms[0]).split(":")[0] + "; " + str(alarms[1]).split(":")[0]
+        alarm = routing_alarm(stats.mean(), stats.entropy())
+        assert alarm is not None, weights
+        kinds.append(alarm.kind)
+    assert kinds == ["collapsed", "uniform"], kinds
+    return " and ".join(kinds)
 
 
 @check("fuse.z_space", "a latent as wide as the model loses nothing")
