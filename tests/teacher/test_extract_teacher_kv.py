@@ -110,7 +110,9 @@ def test_infinite_keys_are_refused(loaded):
     model.model.transformer.wte.weight.data[3] = float("inf")  # "cat"
     extractor = TeacherKVExtractor(model, device="cpu")
     extractor.extract_kvs(["the dog"])
-    with pytest.raises(ValueError, match="not finite, first in layer 0, on the text 'the cat'"):
+    with pytest.raises(
+        ValueError, match="not finite, first in layer 0, on the text 'the cat'"
+    ):
         extractor.extract_kvs(["the dog", "the cat"])
 
 
