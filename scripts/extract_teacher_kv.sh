@@ -34,7 +34,7 @@ find_root() {
   candidates+=("$(dirname "${BASH_SOURCE[0]}")/..")
   if [[ -n ${SLURM_JOB_ID:-} ]]; then
     submitted=$(scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null \
-      | sed -n 's/.* Command=\([^ ]*\).*/\1/p') || submitted=
+      | sed -n '1s/.* Command=\([^ ]*\).*/\1/p') || submitted=
     [[ -z $submitted ]] || candidates+=("$(dirname "$submitted")/..")
     candidates+=("${SLURM_SUBMIT_DIR:-.}" "${SLURM_SUBMIT_DIR:-.}/..")
   fi
