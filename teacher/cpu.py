@@ -40,6 +40,15 @@ def avoid_broken_amx() -> bool:
     return True
 
 
+def has_working_amx() -> bool:
+    """Tell whether this CPU has tiles and oneDNN may use them: there bf16 pays.
+
+    AVX512-BF16 alone does not: 75 against 115 GFLOP/s in float32 on a Sapphire Rapids
+    core whose tiles are forbidden.
+    """
+    return _reports_amx() and "AMX" in os.environ.get(ISA, "AMX")
+
+
 def _reports_amx() -> bool:
     check = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(check and check())

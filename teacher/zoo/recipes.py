@@ -235,15 +235,7 @@ _TWIN = ZooModel(
     tokenizer=_MODELS[-1].tokenizer,
     tokenizer_of=_MODELS[-1].name,
     train=TrainRecipe(objective="next-token", steps=1000, seed=7),
-    config={
-        "num_hidden_layers": 6,
-        "hidden_size": 192,
-        "intermediate_size": 448,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": POSITIONS,
-        "tie_word_embeddings": True,
-    },
+    config=_MODELS[1].config,
 )
 """Shares the student's tokenizer, so that its logits can be distilled directly."""
 

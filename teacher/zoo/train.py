@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from teacher.cpu import ISA, avoid_broken_amx
+from teacher.cpu import avoid_broken_amx, has_working_amx
 from teacher.zoo.objectives import (
     IGNORE,
     Batch,
@@ -126,16 +125,6 @@ def token_stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor
     return torch.tensor([i for e in encodings for i in (*e.ids, eos)])
 
 
-def bf16_is_native() -> bool:
-    """Tell whether this CPU has bf16 tiles that work, where autocast pays.
-
-    AVX512-BF16 alone does not: 75 against 115 GFLOP/s in float32 on a Sapphire Rapids
-    core whose tiles are forbidden.
-    """
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(tiles and tiles()) and "AMX" in os.environ.get(ISA, "AMX")
-
-
 def rate_factor(step: int, recipe: ZooModel) -> float:
     """Give the share of the peak rate: linear warm-up, then a cosine to 0.05."""
     train = recipe.train
@@ -215,7 +204,7 @@ def _fit(
     stop: threading.Event,
 ) -> None:
     optimizers = _optimizers(model, recipe)
-    bf16 = bf16_is_native()
+    bf16 = has_working_amx()
     shift = int(recipe.train.objective == "next-token")
     model.train()
     for step in range(recipe.train.steps):
