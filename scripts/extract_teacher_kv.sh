@@ -86,7 +86,8 @@ fi
 command -v "$PYTHON" >/dev/null || die "no interpreter '$PYTHON'; set PYTHON"
 
 if [[ -n ${SLURM_JOB_ID:-} ]]; then # nodes of a cluster seldom reach the hub
-  export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" TRANSFORMERS_OFFLINE="${HF_HUB_OFFLINE:-1}"
+  export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
+  export TRANSFORMERS_OFFLINE="$HF_HUB_OFFLINE"
 fi
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}" PYTHONUNBUFFERED=1
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
