@@ -112,7 +112,7 @@ def linear_divergence(
     """
     rows = len(hidden)
     _check(hidden, head, teachers, labels, block)
-    dtype = _product_dtype(hidden, head)
+    dtype = product_dtype(hidden, head)
     plan = _Plan(
         [_in_dtype(teacher, dtype) for teacher in teachers],
         settings or Divergence(),
@@ -146,7 +146,7 @@ def linear_log_likelihood(
         ValueError: shapes do not belong together, or an id is outside the head.
     """
     _check(hidden, head, (), Labels(ids, ids.new_zeros(len(ids)).float()), block)
-    dtype = _product_dtype(hidden, head)
+    dtype = product_dtype(hidden, head)
     out: Tensor = _LogLikelihood.apply(
         hidden, head.weight, head.bias, ids, block, dtype
     )
@@ -363,7 +363,8 @@ def logits_of(hidden: Tensor, head: LinearHead, dtype: torch.dtype) -> Tensor:
     return out if head.bias is None else out.add_(head.bias.to(dtype))
 
 
-def _product_dtype(hidden: Tensor, head: LinearHead) -> torch.dtype:
+def product_dtype(hidden: Tensor, head: LinearHead) -> torch.dtype:
+    """The dtype in which a head is multiplied: its own, or an autocast's bfloat16."""
     device = hidden.device.type
     dtype = head.weight.dtype
     if torch.is_autocast_enabled(device) and dtype == torch.float32:
