@@ -3,7 +3,8 @@
     python experiments/bench/store.py [--scale tiny] [--picture docs/images/store.png]
 
 One process, one thread of PyTorch; candidate and baseline take turns and the median
-of their ratios counts. The exit status is 1 where a bar is missed.
+of their ratios counts: of wall time for writing, which waits for a disk, of processor
+time for all else. The exit status is 1 where a bar is missed.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ def main() -> int:
     from experiments.bench._store_costs import costs
     from experiments.bench._store_sizes import sizes
 
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores - 1:
+        print(
+            f"other work keeps {load:.1f} of {cores} cores busy: writing digests on a "
+            "second core, and takes longer where none is idle"
+        )
     kept = True
     if chosen.part in ("all", "costs"):
         kept &= show(costs())

@@ -14,7 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -149,21 +149,23 @@ def write_tensors(
         Bytes and SHA-256 of the file.
     """
     pieces, header = _layout(tensors)
-    digest = hashlib.sha256()
-    size = 0
-    pending: Future[None] | None = None
+    views = [memoryview(header), *pieces]
     with path.open("wb") as file, ThreadPoolExecutor(1, "digest") as pool:
-        for view in [memoryview(header), *pieces]:
-            # hashlib lets go of the interpreter, so that digesting costs no time of
-            # its own while the system takes the bytes.
-            done, pending = pending, pool.submit(digest.update, view)
+        # hashlib lets go of the interpreter: a second core digests while this one
+        # copies, and goes on while the disk takes the bytes.
+        digest = pool.submit(_digest, views)
+        for view in views:
             file.write(view)
-            size += view.nbytes
-            if done is not None:
-                done.result()
         file.flush()
         os.fsync(file.fileno())
-    return size, digest.hexdigest()
+        return sum(view.nbytes for view in views), digest.result()
+
+
+def _digest(views: Sequence[memoryview]) -> str:
+    digest = hashlib.sha256()
+    for view in views:
+        digest.update(view)
+    return digest.hexdigest()
 
 
 def _layout(

@@ -101,7 +101,8 @@ class ShardReader:
         """Hold an open safetensors file and compute where its samples begin."""
         self._opened, self._samples = opened, samples
         self._codecs, self._layers, self._zstd = codecs, layers, zstd
-        self._slices: dict[str, Any] = {}
+        # Mapped, not loaded: slices of them are views of the file.
+        self._tensors: dict[str, Tensor] = {}
         self._ends: dict[str, Tensor] = {}
         self._starts = self._count()
 
@@ -127,8 +128,8 @@ class ShardReader:
         return StoredSample(
             found["k"],
             found["v"],
-            self._slice(ORIGIN)[first:last],
-            float(self._slice(BITS)[place : place + 1]),
+            self._tensor(ORIGIN)[first:last],
+            float(self._tensor(BITS)[place]),
         )
 
     def _part(
@@ -146,32 +147,32 @@ class ShardReader:
     def _read_rows(
         self, key: str, place: int, field: Field, layers: Sequence[int]
     ) -> Tensor:
-        start, rows = self._starts[key][place], field.rows
+        start, rows, whole = self._starts[key][place], field.rows, self._tensor(key)
         pieces = [
-            self._slice(key)[start + first * rows : start + last * rows]
+            whole[start + first * rows : start + last * rows]
             for first, last in _runs(layers)
         ]
-        whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        return whole.view(len(layers), rows, field.width)
+        found = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return found.view(len(layers), rows, field.width)
 
     def _read_compressed(
         self, key: str, place: int, field: Field, layers: Sequence[int]
     ) -> Tensor:
         if key not in self._ends:
             self._ends[key] = torch.cat(
-                [torch.zeros(1, dtype=torch.int64), self._slice(key + ENDS)[:]]
+                [torch.zeros(1, dtype=torch.int64), self._tensor(key + ENDS)]
             )
         pieces = []
         for layer in layers:
             frame = place * self._layers + layer
             first, last = self._ends[key][frame : frame + 2].tolist()
-            pieces.append(_decompress(self._slice(key)[first:last], field))
+            pieces.append(_decompress(self._tensor(key)[first:last], field))
         return torch.stack(pieces)
 
-    def _slice(self, key: str) -> Any:
-        if key not in self._slices:
-            self._slices[key] = self._opened.get_slice(key)
-        return self._slices[key]
+    def _tensor(self, key: str) -> Tensor:
+        if key not in self._tensors:
+            self._tensors[key] = self._opened.get_tensor(key)
+        return self._tensors[key]
 
     def _count(self) -> dict[str, list[int]]:
         starts: dict[str, list[int]] = {ORIGIN: []}
