@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from align.kv import KV
+from align.output import Output
 from align.time_align import Alignment
 
 
@@ -44,3 +45,6 @@ class TeacherView:
     """(B, T_s) int64: the first of the teacher's tokens that feeds each student token,
     -1 for none; where ``kv`` is on the student's tokens already and the alignment
     cannot tell. None reads it off the alignment."""
+    output: Output | None = None
+    """The teacher's own tokens and what its head is given for them; None where no
+    objective compares its next-token distributions."""

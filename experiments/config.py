@@ -44,7 +44,7 @@ from experiments.teacher_rule import (
     too_few,
 )
 from fuse.config import FuseConfig
-from student.config import LossConfig, TrainConfig
+from student.config import LossConfig, OutputConfig, TrainConfig
 
 PHASES = ("dual", "multi_basic", "real_multi", "routing", "z_space")
 """The built-in phases, in the order in which they build on each other."""
@@ -52,7 +52,7 @@ PHASES = ("dual", "multi_basic", "real_multi", "routing", "z_space")
 EVERY_PHASE = "all"
 """The name under ``phase`` whose settings hold for every phase."""
 
-GENERAL = ("align", "fuse", "loss", "train")
+GENERAL = ("align", "fuse", "loss", "output", "train")
 """The general sections which a phase may change."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -76,6 +76,8 @@ class Config:
     """Fusion, for every phase."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Objective, for every phase."""
+    output: OutputConfig = field(default_factory=OutputConfig)
+    """Objectives on next-token distributions, for every phase."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Loop, for every phase."""
     phases: list[str] = field(default_factory=lambda: list(PHASES))
@@ -121,6 +123,8 @@ class Config:
             if isinstance(wanted, list):
                 _known(f"baselines.{key}", wanted, self.teachers)
         _known("align.layer_map", self.align.layer_map, self.teachers)
+        for name, wanted in self.output.teachers.items():
+            _known(f"output.teachers.{name}", wanted, self.teachers)
 
     @property
     def run_dir(self) -> Path:
@@ -146,6 +150,7 @@ class PhaseConfig:
     align: AlignConfig
     fuse: FuseConfig
     loss: LossConfig
+    output: OutputConfig
     train: TrainConfig
 
     def select(self, facts: Mapping[str, TeacherFacts]) -> list[str]:
@@ -256,10 +261,7 @@ def resolve_phase(
     except ConfigError as error:
         raise ConfigError(f"preset of phase {phase_name!r}: {error}") from None
     layers = (
-        {
-            key: plain(getattr(config, key))
-            for key in ("align", "fuse", "loss", "train")
-        },
+        {key: plain(getattr(config, key)) for key in GENERAL},
         preset,
         config.phase.get(EVERY_PHASE, {}),
         config.phase.get(phase_name, {}),
@@ -327,6 +329,7 @@ def _with_teachers(config: Config, name: str, sections: PhaseSections) -> PhaseC
         align=sections.align,
         fuse=sections.fuse,
         loss=sections.loss,
+        output=sections.output,
         train=sections.train,
     )
 

@@ -186,7 +186,13 @@ def _open_and_run(
     for stage in stages:
         taught = {name: models.teacher(name) for name in stage.teachers}
         with named(f"phase {stage.phase.name!r}"):
-            check_phase(stage.phase, registry, models.student_layers, taught)
+            check_phase(
+                stage.phase,
+                registry,
+                models.student_layers,
+                taught,
+                models.student_tokenizer,
+            )
     arms, texts = plan_arms(config, stages), text_digests(data)
     for arm, own_stages in arms.items():
         check_arm(run_dir, arm, config, own_stages, texts)
@@ -374,7 +380,7 @@ def _check_names(phases: list[Any], registry: Registry) -> None:
         registry.get("rope_scaler", phase.align.rope_scaling_method)
         if phase.fuse.router is not None:
             registry.get("router", phase.fuse.router)
-        for name in term_weights(phase.loss):
+        for name in term_weights(phase.loss, phase.output):
             registry.get("objective", name)
 
 

@@ -57,6 +57,10 @@ def record_of(
             "loss": plain(stage.phase.loss),
             "train": {k: v for k, v in train.items() if k not in WITHOUT_EFFECT},
         }
+        if stage.phase.output.weights:  # runs from before there were any go on
+            phases[f"{index + 1}-{stage.phase.name}"]["output"] = plain(
+                stage.phase.output
+            )
     return {
         "seed": config.run.seed,
         "student": plain(config.student),

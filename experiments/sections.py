@@ -14,7 +14,7 @@ from typing import Literal
 from experiments.teacher_rule import TeacherRule
 from fuse.config import FuseConfig
 from fuse.routing_stats import COLLAPSE_SHARE, UNIFORM_ENTROPY
-from student.config import LossConfig, TrainConfig
+from student.config import LossConfig, OutputConfig, TrainConfig
 
 _DOMAIN = re.compile(r"(?:([\w-]+)=)?(.*)", re.DOTALL)
 
@@ -327,5 +327,7 @@ class PhaseSections:
     """Fusion."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Objective."""
+    output: OutputConfig = field(default_factory=OutputConfig)
+    """Objectives on next-token distributions."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Loop."""

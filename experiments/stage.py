@@ -18,6 +18,7 @@ from experiments.depth import draw_similarity
 from experiments.evaluation import evaluate, measure_gate, measure_health
 from experiments.metrics import Metrics
 from experiments.models import Models
+from experiments.outputs import output_plan
 from experiments.progress import Progress
 from experiments.run_dir import MAIN
 from experiments.stop import StopRequest
@@ -114,6 +115,9 @@ def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
         faculty.teaching if faculty else None,
         torch.bfloat16 if phase.train.bf16 else None,
         bench.config.alarms.health_every,
+        output_plan(phase, capture, bench.models.student_tokenizer)
+        if faculty
+        else None,
     )
     alarms = _alarms(bench, stage, place, capture)
     title = f"{place.arm} · {phase.name}"

@@ -18,6 +18,7 @@ from experiments.data import Encoder
 from experiments.depth import BATCHES, Depth, check_depth, layer_maps, sample_layers
 from experiments.extraction.stand_ins import StoredCapture, check_terms
 from experiments.extraction.stored import StoredPanel, stored_views
+from experiments.outputs import check_outputs, digest, output_heads
 from fuse.config import FuseConfig
 from fuse.routing_loss import EntropyRegularizer
 from fuse.weigher import FixedWeigher, LearnedWeigher, SimilarityWeigher
@@ -54,7 +55,7 @@ def build_objectives(
     phase: PhaseConfig, registry: Registry, taught: bool
 ) -> dict[str, WeightedObjective]:
     """The phase's terms by name; without teachers, cross-entropy alone."""
-    weights = term_weights(phase.loss)
+    weights = term_weights(phase.loss, phase.output)
     if not taught:
         weights = {"ce": weights.get("ce", 1.0)}
     return {
@@ -127,12 +128,15 @@ def check_phase(
     registry: Registry,
     student_layers: int,
     teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
+    student_tokenizer: Any,
 ) -> None:
     """Find, before any work, what only the models can tell to be wrong.
 
     Raises:
-        ValueError: a layer that a model does not have, or not one weight a teacher.
+        ValueError: a layer that a model does not have, not one weight a teacher, or an
+            output that is not there or cannot be compared.
     """
+    check_outputs(phase, teachers, student_tokenizer)
     check_depth(phase, registry, student_layers, teachers)
     layers_read(phase.loss.outcome_layers, student_layers)
     if phase.fuse.fusion_method == "fixed":
@@ -312,8 +316,16 @@ def _panel(
     if stored:
         check_terms(ATTENTION in needs, own_loss, stored)
         return StoredPanel(stored_views(stored, layers), aligner, causal)
+    heads = output_heads(phase, teachers)
     live = [
-        LiveTeacher(name, capture, loaded.tokenizer, layers[name])
+        LiveTeacher(
+            name,
+            capture,
+            loaded.tokenizer,
+            layers[name],
+            heads.get(name),
+            digest(loaded.tokenizer) if name in heads else "",
+        )
         for name, (loaded, capture) in teachers.items()
     ]
     return TeacherPanel(

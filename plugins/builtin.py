@@ -20,6 +20,7 @@ from align.tokenizer_align import (
 from fuse.router import ROUTER_TYPES, LearnableRouter
 from plugins.hookspecs import Aligner, hookimpl
 from student.objective import OBJECTIVES, Objective
+from student.output_terms import OUTPUT_OBJECTIVES
 
 
 @hookimpl
@@ -62,5 +63,5 @@ def routers() -> Mapping[str, Callable[[int, int], nn.Module]]:
 
 @hookimpl
 def objectives() -> Mapping[str, Callable[[], Objective]]:
-    """Next-token loss, KV distances, attention and relation KL."""
-    return dict(OBJECTIVES)
+    """Next-token loss, KV distances, attention and relation KL, teachers' outputs."""
+    return {**OBJECTIVES, **OUTPUT_OBJECTIVES}

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from align.output import LinearHead, Output
 from fuse.config import FuseConfig
 from plugins.contract import Promise, first_problem, problem
 from plugins.contract_maps import token_batch
-from student.config import LossConfig, TrainConfig
+from student.config import LossConfig, OutputConfig, TrainConfig
 from student.objective import (
     ATTENTION,
+    OUTPUTS,
     RELATIONS,
     AttentionPair,
     Comparison,
@@ -23,10 +25,16 @@ from student.objective import (
     Relation,
     StepContext,
 )
+from student.outputs import Outputs, Taught
 
-_WIDTH, _TEACHERS = 16, 3
-_SECTIONS = ("title", "teachers", "align", "fuse", "loss", "train")
-_CHECKED = {"fuse": FuseConfig, "loss": LossConfig, "train": TrainConfig}
+_WIDTH, _TEACHERS, _VOCABULARY = 16, 3, 11
+_SECTIONS = ("title", "teachers", "align", "fuse", "loss", "output", "train")
+_CHECKED = {
+    "fuse": FuseConfig,
+    "loss": LossConfig,
+    "output": OutputConfig,
+    "train": TrainConfig,
+}
 
 
 def router(factory: Callable[[int, int], nn.Module]) -> Iterator[Promise]:
@@ -111,7 +119,7 @@ def objective(factory: Callable[[], Objective]) -> Iterator[Promise]:
 
     def needs() -> str:
         found = getattr(factory(), "needs", None)
-        known = {ATTENTION, RELATIONS}
+        known = {ATTENTION, RELATIONS, OUTPUTS}
         good = isinstance(found, frozenset) and found <= known
         return problem(not good, f"needs is {found!r}; give a frozenset of {known}")
 
@@ -245,7 +253,19 @@ def step_context(
                 rows,
             )
         )
-    logits = new(student, size, tokens, 11)
+    logits = new(student, size, tokens, _VOCABULARY)
     routing = torch.full((size, tokens, 2), 0.5) if teachers else None
-    context = StepContext(batch, logits, comparisons, attention, relations, routing)
+
+    def output(store: list[Tensor], width: int) -> Output:
+        head = LinearHead(new(store, _VOCABULARY, width))
+        return Output(batch, new(store, size, tokens, width), head, "shared")
+
+    outputs = Outputs(
+        output(student, 8),
+        [Taught(c.name, output(targets, 6), c.weight) for c in comparisons],
+        OutputConfig(),
+    )
+    context = StepContext(
+        batch, logits, comparisons, attention, relations, routing, 0, outputs
+    )
     return context, student, targets

@@ -112,10 +112,11 @@ def objectives() -> Mapping[str, Callable[[], Objective]]:
     """Offer terms of the student's loss.
 
     A factory takes nothing and returns an object with ``needs``, a frozenset drawn
-    from ``attention`` and ``relations`` (what must be captured for it; empty for
-    neither), which maps a ``StepContext`` to a finite scalar. Targets arrive
+    from ``attention``, ``relations`` and ``outputs`` (what must be captured for it;
+    empty for none), which maps a ``StepContext`` to a finite scalar. Targets arrive
     detached and stay so: the term moves the student, nothing else. It is 0, not
-    NaN, where nothing is covered.
+    NaN, where nothing is covered. ``ctx.outputs`` holds hidden states and heads, not
+    logits: ``student.output`` compares them without making any.
 
     Weighted by ``loss.extra.<name>``.
     """

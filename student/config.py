@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 ENGINES = ("deepspeed", "torch")
 OFFLOADS = ("none", "optimizer")
 ROUTER_SIGNALS = ("outcome", "teacher_loss", "both")
+OUTPUT_TERMS = ("kd", "likelihood")
+SAME_VOCABULARY = ("kd",)
+"""Output objectives that compare token by token."""
+DIVERGENCES = ("forward", "reverse", "jensen_shannon")
+COMBINATIONS = ("losses", "distributions")
+LIKELIHOOD_FORMS = ("binary", "squared", "absolute")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +74,81 @@ class LossConfig:
                 f"loss.outcome_layers is {self.outcome_layers!r}; give one of "
                 f"{', '.join(words)} or layer numbers such as '1,3'"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputConfig:
+    """What is learned from teachers' next-token distributions; weights of 0 leave all
+    of it out. Only causal language models have such an output."""
+
+    kd: float = 0.0
+    """Weight of the divergence from teachers of the student's own vocabulary, nats per
+    token, times the temperature squared."""
+    likelihood: float = 0.0
+    """Weight of the distance between the probabilities that student and teacher give
+    to the same stretches of text, whatever their vocabularies, nats per stretch."""
+    teachers: dict[str, list[str]] = field(default_factory=dict)
+    """Objective -> teachers it learns from; one that is not named here takes every
+    teacher of the phase that has a next-token output."""
+    divergence: str = "forward"
+    """Of ``kd``: ``forward`` KL(teacher || student), ``reverse`` KL(student ||
+    teacher) or ``jensen_shannon``."""
+    mix: float = 0.5
+    """The teacher's share in the mean of ``jensen_shannon``, in (0, 1)."""
+    temperature: float = 1.0
+    """Softmax temperature of ``kd``, > 0; higher is flatter."""
+    top_k: int = 0
+    """Tokens that the teacher names in ``kd``, its most probable ones, all others being
+    one bucket; 0: the whole vocabulary."""
+    threshold: float = 0.0
+    """As ``top_k``, but naming tokens of at least this probability; in [0, 1)."""
+    hard_labels: float = 0.0
+    """Weight, within ``kd``, of the next-token cross-entropy; it is taken from the same
+    logits, so with ``loss.delta_ce: 0`` a step has one pass through the head less."""
+    label_smoothing: float = 0.0
+    """Probability that ``hard_labels`` spread over the vocabulary, in [0, 1)."""
+    combine: str = "losses"
+    """How ``kd`` takes several teachers: a sum of ``losses``, or the mean of their
+    ``distributions``, both by their weights at each token."""
+    likelihood_form: str = "binary"
+    """``binary``, ``squared`` or ``absolute`` difference of log-probabilities."""
+    likelihood_temperature: float = 100.0
+    """Of the binary form, > 0; the larger, the more alike likely and unlikely text
+    counts."""
+    block: int = 128
+    """Tokens whose logits are held at once, >= 1."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        for name in ("kd", "likelihood", "hard_labels", "top_k"):
+            _at_least(f"output.{name}", getattr(self, name), 0)
+        for name in ("temperature", "likelihood_temperature"):
+            _positive(f"output.{name}", getattr(self, name))
+        for name in ("threshold", "label_smoothing"):
+            _below_one(f"output.{name}", getattr(self, name))
+        _at_least("output.block", self.block, 1)
+        _one_of("output.divergence", self.divergence, DIVERGENCES)
+        _one_of("output.combine", self.combine, COMBINATIONS)
+        _one_of("output.likelihood_form", self.likelihood_form, LIKELIHOOD_FORMS)
+        if not 0 < self.mix < 1:
+            raise ValueError(f"output.mix must be in (0, 1), got {self.mix}")
+        if self.top_k and self.threshold:
+            raise ValueError(
+                f"output.top_k={self.top_k} and output.threshold={self.threshold} both "
+                "limit the named tokens; set one of them to 0"
+            )
+        for name in self.teachers:
+            _one_of("an entry of output.teachers", name, OUTPUT_TERMS)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of every objective that is on."""
+        found = {name: getattr(self, name) for name in OUTPUT_TERMS}
+        return {name: weight for name, weight in found.items() if weight > 0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,6 +254,11 @@ class TrainConfig:
 def _at_least(name: str, value: float, low: float) -> None:
     if not value >= low:
         raise ValueError(f"{name} must be >= {low}, got {value}")
+
+
+def _below_one(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
 
 
 def _positive(name: str, value: float) -> None:

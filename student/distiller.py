@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from align.captured import Capture, Captured, Injection
+from align.output import Output
 from align.stopwatch import part
 from align.tokens import TokenBatch
 from align.view import TeacherView
@@ -26,6 +27,7 @@ from student.config import LossConfig
 from student.evaluate import KVHealth, kv_health
 from student.objective import (
     ATTENTION,
+    OUTPUTS,
     RELATIONS,
     AttentionPair,
     Objective,
@@ -33,6 +35,7 @@ from student.objective import (
     at_rows,
     cross_entropy,
 )
+from student.outputs import OutputPlan, Outputs, Taught
 from student.still import standing_still
 
 
@@ -88,6 +91,7 @@ class Distiller(nn.Module):
         teaching: Teaching | None = None,
         autocast: torch.dtype | None = None,
         health_every: int = 0,
+        output: OutputPlan | None = None,
     ) -> None:
         """Join the parts.
 
@@ -100,6 +104,8 @@ class Distiller(nn.Module):
             autocast: bfloat16 or float16 for matrix products; None for neither.
             health_every: steps between two measurements of the student's KV under
                 teaching; 0 for none.
+            output: the student's side of terms that need ``outputs``; None where none
+                does.
         """
         super().__init__()
         self.student = student
@@ -108,7 +114,7 @@ class Distiller(nn.Module):
         self._regularizer = teaching.regularizer if teaching else None
         self._capture, self._objectives = capture, dict(objectives)
         self._config, self._autocast = config, autocast
-        self._health_every = health_every
+        self._health_every, self._output = health_every, output
         self._needs = frozenset().union(
             *(o.objective.needs for o in self._objectives.values())
         )
@@ -188,6 +194,7 @@ class Distiller(nn.Module):
                 self._relations(seen, views, weights, rows),
                 live.detach(),
                 step,
+                self._outputs(seen, batch, views, live.detach()),
             )
             extra = self.bridge.auxiliary(seen.kv, views)
             extra |= self._routing_losses(live, covered & text, views, step)
@@ -259,6 +266,26 @@ class Distiller(nn.Module):
             return []
         assert self.bridge is not None
         return self.bridge.relations(seen.kv, views, weights, rows)
+
+    def _outputs(
+        self,
+        seen: Captured,
+        batch: TokenBatch,
+        views: Sequence[TeacherView],
+        weights: Tensor,
+    ) -> Outputs | None:
+        plan = self._output
+        if OUTPUTS not in self._needs or plan is None or seen.hidden is None:
+            return None
+        own = Output(batch, seen.hidden, plan.head, plan.vocabulary)
+        if weights.dim() == 4:  # layers are routed by themselves
+            weights = weights.mean(0)
+        taught = [
+            Taught(view.name, view.output, weights[..., m])
+            for m, view in enumerate(views)
+            if view.output is not None
+        ]
+        return Outputs(own, taught, plan.config)
 
     def _routing_losses(
         self, live: Tensor, available: Tensor, views: Sequence[TeacherView], step: int

@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from align.tokens import TokenBatch
-from student.config import LossConfig
+from student.config import OUTPUT_TERMS, LossConfig, OutputConfig
+from student.outputs import Outputs
 
 NONE: frozenset[str] = frozenset()
 ATTENTION = "attention"
 RELATIONS = "relations"
+OUTPUTS = "outputs"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +94,8 @@ class StepContext:
     weights over teachers, detached."""
     step: int = 0
     """Optimiser steps taken in this phase."""
+    outputs: Outputs | None = None
+    """Filled when a term needs ``outputs``."""
 
 
 class Objective(Protocol):
@@ -99,7 +103,8 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What must be captured for it: ``attention``, ``relations`` or nothing."""
+        """What must be captured for it: any of ``attention``, ``relations`` and
+        ``outputs``."""
 
     def __call__(self, ctx: StepContext) -> Tensor:
         """A scalar, float32, differentiable in the student."""
@@ -196,8 +201,14 @@ OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
 """The built-in terms by name."""
 
 
-def term_weights(config: LossConfig) -> dict[str, float]:
+def term_weights(
+    config: LossConfig, output: OutputConfig | None = None
+) -> dict[str, float]:
     """The weight of every term that is on, by its registered name.
+
+    Args:
+        config: of the terms on tokens, keys and values, and of strangers'.
+        output: of the terms on next-token distributions; None: none of them.
 
     Raises:
         ValueError: ``loss.extra`` names a term that has a setting of its own.
@@ -211,10 +222,12 @@ def term_weights(config: LossConfig) -> dict[str, float]:
         "relation_k": config.relation_k,
         "relation_v": config.relation_v,
     }
-    for name in weights.keys() & config.extra.keys():
+    for name in (weights.keys() | set(OUTPUT_TERMS)) & config.extra.keys():
         raise ValueError(
             f"loss.extra.{name} repeats a built-in term; set its own weight instead"
         )
+    if output is not None:
+        weights |= output.weights
     return {n: w for n, w in {**weights, **config.extra}.items() if w > 0}
 
 

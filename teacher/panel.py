@@ -11,6 +11,7 @@ from torch import Tensor
 
 from align.byte_lengths import ByteLengths
 from align.kv import KV
+from align.output import LinearHead, Output
 from align.stopwatch import part
 from align.time_align import Alignment
 from align.tokenizer_align import LastTokenAligner, encode_batch
@@ -43,6 +44,11 @@ class LiveTeacher:
     tokenizer: PreTrainedTokenizerBase
     layers: tuple[int, ...]
     """Kept layers, as the layer map's ``needed``."""
+    head: LinearHead | None = None
+    """Its head, see :func:`teacher.output_head.linear_head`, where its next-token
+    output is asked for."""
+    vocabulary: str = ""
+    """Digest of its tokens, with ``head``."""
 
 
 class TeacherPanel:
@@ -132,6 +138,7 @@ class TeacherPanel:
                     own.mask,
                     layers=teacher.layers,
                     logits=bits,
+                    hidden=teacher.head is not None,
                     attention_rows=own_rows,
                 )
         except ValueError as error:
@@ -156,7 +163,17 @@ class TeacherPanel:
             None
             if seen.logits is None
             else teacher_bits_per_char(seen.logits, own).to(home),
+            output=self._output(teacher, own.to(home), seen.hidden),
         )
+
+    def _output(
+        self, teacher: LiveTeacher, own: TokenBatch, hidden: Tensor | None
+    ) -> Output | None:
+        """What the head is given, in the dtype in which the head would be applied."""
+        if teacher.head is None or hidden is None:
+            return None
+        hidden = hidden.to(own.ids.device, self._autocast or hidden.dtype)
+        return Output(own, hidden, teacher.head, teacher.vocabulary)
 
     def _causal_alignment(
         self,

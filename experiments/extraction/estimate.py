@@ -17,6 +17,7 @@ from experiments.config import Config
 from experiments.data import Encoder
 from experiments.extraction.bench import Bench, open_bench
 from experiments.extraction.sources import Source, sources_of
+from experiments.outputs import output_plan
 from experiments.teaching import build_faculty, build_objectives
 from plugins.registry import Registry
 from student.distiller import Distiller
@@ -172,6 +173,7 @@ def _phase_memory(
         phase.loss,
         faculty.teaching,
         torch.bfloat16 if phase.train.bf16 else None,
+        output=output_plan(phase, capture, bench.models.student_tokenizer),
     )
     longest = bench.corpus.longest[: phase.train.batch_size]
     batch = bench.models.encode([s.text for s in longest]).to(capture.device)

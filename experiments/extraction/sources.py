@@ -24,6 +24,7 @@ from experiments.extraction.forms import Form, RawForm, StudentTokensForm
 from experiments.extraction.stand_ins import FUSED
 from experiments.teaching import Faculty, build_faculty
 from student.bridges.adapter import AdapterBridge
+from student.config import OutputConfig
 from teacher.capture import KVCapture
 from teacher.extract_teacher_kv import TeacherKVExtractor
 from teacher.panel import TeacherPanel
@@ -115,7 +116,11 @@ def _raw(bench: Bench, name: str) -> Source:
     loaded, capture = bench.models.teacher(name)
     layers = needed_layers(bench, name, capture)
     extractor = TeacherKVExtractor(
-        loaded, bench.config.store.batch_size, layers=layers, device=capture.device
+        loaded,
+        bench.config.store.batch_size,
+        layers=layers,
+        device=capture.device,
+        windows=capture.windows,
     )
     own_loss = any(wants_own_loss(stage.phase) for stage in bench.stages)
     shape = Shape(
@@ -189,7 +194,7 @@ def student_space(bench: Bench, names: Sequence[str]) -> Faculty:
     fuse = replace(phase.fuse, fusion_method="fixed", space="student", weights=None)
     loss = replace(phase.loss, gamma_kl=0.0, relation_k=0.0, relation_v=0.0, extra={})
     train = replace(phase.train, calibration_samples=len(bench.corpus.probe))
-    bare = replace(phase, fuse=fuse, loss=loss, train=train)
+    bare = replace(phase, fuse=fuse, loss=loss, output=OutputConfig(), train=train)
     student = KVCapture(bench.models.student(None).to(device()))
     return build_faculty(
         bare,

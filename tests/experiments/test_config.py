@@ -129,7 +129,7 @@ def test_a_phase_that_cannot_run_is_refused_before_work(presets, overrides, mess
     ("override", "message"),
     [
         ("fuse.temprature=1", r"did you mean 'fuse\.temperature'"),
-        ("train.temperature=1", r"did you mean 'fuse\.temperature'"),
+        ("train.router_type=mlp", r"did you mean 'fuse\.router_type'"),
         ("phase.dual.fuse.temprature=1", r"mean 'phase\.dual\.fuse\.temperature'"),
         ("train.steps=abc", r"train\.steps is 'abc'; give an integer or null"),
         ("data.train=a.txt", r"data\.train is 'a\.txt'; give a list"),

@@ -5,6 +5,7 @@ import pytest
 from fuse.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
 from student.objective import OBJECTIVES
+from student.output_terms import OUTPUT_OBJECTIVES
 
 
 def load(*plugins):
@@ -33,7 +34,8 @@ def test_built_ins_are_found_by_their_documented_names():
         "ridge",
     ]
     assert set(registry.names("rope_scaler")) >= {"ntk", "ntk-aware", "linear"}
-    assert set(registry.names("objective")) == set(OBJECTIVES)
+    own = {*OBJECTIVES, *OUTPUT_OBJECTIVES}
+    assert set(registry.names("objective")) == own
     router = registry.get("router", "gate")(hidden_dim=4, num_teachers=2)
     assert isinstance(router, LearnableRouter) and router.router_type == "gate"
     assert registry.get("layer_map", "ratio")(24, 12).needed[-1] == 23

@@ -1,0 +1,144 @@
+"""Which teachers' next-token outputs a phase learns from, and the student's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from align.output import LinearHead
+from experiments.config import PhaseConfig
+from experiments.extraction.stand_ins import StoredCapture
+from experiments.settings import ConfigError
+from student.config import SAME_VOCABULARY
+from student.outputs import OutputPlan
+from teacher.capture import KVCapture
+from teacher.models import LoadedModel
+from teacher.output_head import linear_head, vocabulary_digest
+
+Teachers = Mapping[str, tuple[LoadedModel, KVCapture]]
+
+
+def teachers_of(phase: PhaseConfig, objective: str, teachers: Teachers) -> list[str]:
+    """The teachers at hand that an objective learns from, in order.
+
+    Args:
+        phase: resolved settings.
+        objective: a field of ``output``.
+        teachers: of one arm of the phase, by name.
+    """
+    named = phase.output.teachers.get(objective)
+    if named is not None:
+        return [name for name in teachers if name in named]
+    return [name for name, (_, capture) in teachers.items() if predicts(capture)]
+
+
+def predicts(capture: Any) -> bool:
+    """Whether a teacher says anything about the next token."""
+    return not isinstance(capture, StoredCapture) and (
+        capture.causal and capture.has_logits
+    )
+
+
+def output_heads(phase: PhaseConfig, teachers: Teachers) -> dict[str, LinearHead]:
+    """The heads of all teachers that some objective of the phase learns from."""
+    wanted = {
+        name
+        for objective in phase.output.weights
+        for name in teachers_of(phase, objective, teachers)
+    }
+    return {name: linear_head(teachers[name][1]) for name in teachers if name in wanted}
+
+
+def output_plan(
+    phase: PhaseConfig, student: KVCapture, tokenizer: Any
+) -> OutputPlan | None:
+    """The student's side; None where no objective reads outputs."""
+    if not phase.output.weights:
+        return None
+    return OutputPlan(linear_head(student), digest(tokenizer), phase.output)
+
+
+@lru_cache(maxsize=64)
+def digest(tokenizer: Any) -> str:
+    """:func:`vocabulary_digest`, worked out once a tokenizer."""
+    return vocabulary_digest(tokenizer)
+
+
+def check_outputs(phase: PhaseConfig, teachers: Teachers, tokenizer: Any) -> None:
+    """Refuse, before any work, outputs that are not there or cannot be compared.
+
+    Args:
+        phase: resolved settings.
+        teachers: the phase's own, by name.
+        tokenizer: the student's.
+
+    Raises:
+        ConfigError: says which teacher and what to do.
+    """
+    if not phase.output.weights:
+        return
+    train = phase.train
+    if train.engine == "deepspeed" and train.zero_stage == 3:
+        raise ConfigError(
+            f"output.{next(iter(phase.output.weights))} reads the student's head, "
+            "which train.zero_stage=3 splits between processes; set train.zero_stage=2"
+        )
+    for objective in phase.output.weights:
+        _check_teachers(phase, objective, teachers)
+        if objective in SAME_VOCABULARY:
+            _check_vocabularies(phase, objective, teachers, tokenizer)
+    output_heads(phase, teachers)
+
+
+def _check_teachers(phase: PhaseConfig, objective: str, teachers: Teachers) -> None:
+    for name in phase.output.teachers.get(objective, []):
+        if name not in teachers:
+            raise ConfigError(
+                f"output.teachers.{objective} names {name!r}, which the phase does not "
+                f"take; it takes {', '.join(teachers)}"
+            )
+        if not predicts(teachers[name][1]):
+            raise ConfigError(
+                f"output.teachers.{objective} names {name!r}, which gives no "
+                f"next-token output: {_why_not(teachers[name])}. Leave it out there; "
+                "its keys and values can be learned from all the same"
+            )
+    if not teachers_of(phase, objective, teachers):
+        why = "; ".join(f"{n}: {_why_not(t)}" for n, t in teachers.items())
+        raise ConfigError(
+            f"output.{objective} has no teacher with a next-token output ({why}); add "
+            f"a causal language model, or set output.{objective}=0"
+        )
+
+
+def _why_not(teacher: tuple[LoadedModel, Any]) -> str:
+    loaded, capture = teacher
+    if isinstance(capture, StoredCapture):
+        return "stores hold keys and values alone, train from live teachers"
+    if loaded.kind == "encoder-decoder":
+        return "its decoder would be given the whole text by its encoder"
+    if not capture.causal:
+        return "it is bidirectional and has read what it would predict"
+    return "it was loaded without a language-model head"
+
+
+def _check_vocabularies(
+    phase: PhaseConfig, objective: str, teachers: Teachers, tokenizer: Any
+) -> None:
+    own = digest(tokenizer)
+    chosen = teachers_of(phase, objective, teachers)
+    same = [name for name in chosen if digest(teachers[name][0].tokenizer) == own]
+    other = [name for name in chosen if name not in same]
+    if not other:
+        return
+    advice = (
+        f"set output.teachers.{objective}=[{', '.join(same)}]"
+        if same
+        else f"none has the student's: set output.{objective}=0"
+    )
+    raise ConfigError(
+        f"output.{objective} compares token by token, but the vocabularies of "
+        f"{', '.join(other)} are not the student's; {advice}, and learn from the "
+        "others by output.likelihood, which needs no common vocabulary"
+    )

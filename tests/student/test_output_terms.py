@@ -1,0 +1,148 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from align.output import LinearHead, Output
+from align.tokens import TokenBatch
+from student.config import OutputConfig
+from student.objective import StepContext
+from student.output_terms import OUTPUT_OBJECTIVES
+from student.outputs import Outputs, Taught
+
+V = 13
+
+
+def tokens() -> TokenBatch:
+    ids = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 4, 0, 0]])
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    start = torch.arange(5) - 1
+    spans = torch.stack([start, start + 1], -1).clamp_min(0).repeat(2, 1, 1)
+    return TokenBatch(ids, mask, spans * mask[..., None], ("abcd", "ab"))
+
+
+def output(seed: int, width: int = 6, vocabulary: str = "one") -> Output:
+    drawn = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(2, 5, width, generator=drawn, dtype=torch.float64)
+    weight = torch.randn(V, width, generator=drawn, dtype=torch.float64)
+    return Output(tokens(), hidden, LinearHead(weight), vocabulary)
+
+
+def context(config: OutputConfig, *teachers: Output, weights=None) -> StepContext:
+    own = output(0)
+    own.hidden.requires_grad_()
+    own.head.weight.requires_grad_()
+    if weights is None:
+        weights = [torch.ones(2, 5)] * len(teachers)
+    taught = [
+        Taught(f"t{m}", teacher, weight)
+        for m, (teacher, weight) in enumerate(zip(teachers, weights, strict=True))
+    ]
+    outputs = Outputs(own, taught, config)
+    return StepContext(own.tokens, torch.zeros(2, 5, V), outputs=outputs)
+
+
+def log_probs(one: Output, temperature: float = 1.0) -> torch.Tensor:
+    return (one.hidden @ one.head.weight.T / temperature).log_softmax(-1)
+
+
+PREDICTS = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]).bool()
+
+
+def kd(ctx: StepContext) -> torch.Tensor:
+    return OUTPUT_OBJECTIVES["kd"]()(ctx)
+
+
+def test_kd_is_the_mean_divergence_over_predicted_tokens_by_the_next_ones_weight():
+    teacher = output(1, width=4)
+    weight = torch.rand(2, 5, generator=torch.Generator().manual_seed(2))
+    ctx = context(OutputConfig(kd=1, temperature=2.0), teacher, weights=[weight])
+    p, q = log_probs(teacher, 2.0), log_probs(ctx.outputs.student, 2.0)
+    each = (p.exp() * (p - q)).sum(-1) * 4
+    w = F.pad(weight[:, 1:], (0, 1)) * PREDICTS
+    expected = (each * w).sum() / w.sum()
+    torch.testing.assert_close(kd(ctx), expected)
+    own = ctx.outputs.student
+    found = torch.autograd.grad(kd(ctx), [own.hidden, own.head.weight])
+    wanted = torch.autograd.grad(expected, [own.hidden, own.head.weight])
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_teacher_that_says_the_same_pulls_nowhere():
+    ctx = context(OutputConfig(kd=1), output(0))
+    loss = kd(ctx)
+    loss.backward()
+    assert loss == 0
+    assert ctx.outputs.student.hidden.grad.abs().max() < 1e-12
+
+
+def test_hard_labels_come_from_the_same_logits_and_cover_all_predicted_tokens():
+    config = OutputConfig(kd=1, hard_labels=0.5, label_smoothing=0.1)
+    ctx = context(config, output(1))
+    soft = kd(context(replace(config, hard_labels=0.0), output(1)))
+    logits = ctx.outputs.student.hidden @ ctx.outputs.student.head.weight.T
+    hard = F.cross_entropy(
+        logits[:, :-1][PREDICTS[:, :-1]],
+        tokens().ids[:, 1:][PREDICTS[:, :-1]],
+        label_smoothing=0.1,
+    )
+    torch.testing.assert_close(kd(ctx), soft + 0.5 * hard)
+    without = context(config)  # an arm without a teacher of this vocabulary
+    torch.testing.assert_close(kd(without), 0.5 * hard)
+
+
+def test_several_teachers_are_summed_by_their_weights_or_averaged_as_distributions():
+    one, other = output(1), output(2)
+    weights = [torch.full((2, 5), 0.25), torch.full((2, 5), 0.75)]
+    summed = kd(context(OutputConfig(kd=1), one, other, weights=weights))
+    single = [kd(context(OutputConfig(kd=1), t)) for t in (one, other)]
+    torch.testing.assert_close(summed, 0.25 * single[0] + 0.75 * single[1])
+
+    config = OutputConfig(kd=1, combine="distributions")
+    ctx = context(config, one, other, weights=weights)
+    mean = 0.25 * log_probs(one).exp() + 0.75 * log_probs(other).exp()
+    each = (mean * (mean.log() - log_probs(ctx.outputs.student))).sum(-1)
+    torch.testing.assert_close(kd(ctx), each[PREDICTS].mean())
+
+
+def test_distributions_of_another_vocabulary_are_refused():
+    ctx = context(OutputConfig(kd=1), output(1, vocabulary="another"))
+    with pytest.raises(ValueError, match=r"'t0' has another vocabulary.*likelihood"):
+        kd(ctx)
+
+
+def test_only_the_teachers_of_an_objective_are_asked():
+    config = OutputConfig(kd=1, teachers={"kd": ["t1"]})
+    ctx = context(config, output(1, vocabulary="another"), output(2))
+    torch.testing.assert_close(kd(ctx), kd(context(OutputConfig(kd=1), output(2))))
+
+
+def test_the_likelihood_needs_no_common_vocabulary_and_sees_only_the_text():
+    config = OutputConfig(likelihood=1, likelihood_form="squared")
+    term = OUTPUT_OBJECTIVES["likelihood"]()
+    teacher = output(1, width=4, vocabulary="another")
+    ctx = context(config, teacher)
+    # Both cut at every character, so every chunk is one token.
+    ids = tokens().ids
+    label = [
+        log_probs(one)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0][PREDICTS[:, :-1]]
+        for one in (ctx.outputs.student, teacher)
+    ]
+    expected = ((label[0] - label[1]).square() / 2).mean()
+    torch.testing.assert_close(term(ctx), expected)
+    own = ctx.outputs.student
+    found = torch.autograd.grad(term(ctx), [own.hidden, own.head.weight])
+    wanted = torch.autograd.grad(expected, [own.hidden, own.head.weight])
+    torch.testing.assert_close(found, wanted)
+    assert term(context(config, output(0, vocabulary="another"))) == 0
+
+
+@pytest.mark.parametrize("name", OUTPUT_OBJECTIVES)
+def test_without_weight_or_teachers_there_is_nothing_to_learn(name):
+    term = OUTPUT_OBJECTIVES[name]()
+    nothing = [torch.zeros(2, 5)]
+    config = OutputConfig(**{name: 1.0})
+    assert term(context(config, output(1), weights=nothing)) == 0
+    assert term(context(config)) == 0
+    assert term(replace(context(config), outputs=None)) == 0
