@@ -15,6 +15,7 @@ import torch
 
 from teacher.cpu import avoid_broken_amx
 from teacher.fresh import fresh_model
+from teacher.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -88,7 +89,7 @@ def load_model(
             f"model {name!r} is loaded as the {role} and is an {kind}; only a causal "
             "student's weights can be drawn anew"
         )
-    tokenizer = _load_tokenizer(name, source, hub)
+    tokenizer = load_tokenizer(name, source, hub)
     embedding: Any = model.get_input_embeddings()
     rows = embedding.weight.shape[0]
     if len(tokenizer) > rows:
@@ -244,33 +245,6 @@ def _check_finite(name: str, model: PreTrainedModel) -> None:
                 "the type is too narrow for it: give another checkpoint or a wider "
                 "dtype"
             )
-
-
-def _load_tokenizer(name: str, source: str, hub: dict[str, Any]) -> Any:
-    from transformers import AutoTokenizer
-
-    advice = "copy its tokenizer.json and tokenizer_config.json there"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **hub)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"model {name!r}: no usable tokenizer in {source}: {error}; {advice}"
-        ) from error
-    # Without files some classes quietly come up with nothing but special tokens.
-    if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
-        raise FileNotFoundError(
-            f"model {name!r}: no usable tokenizer in {source}: it knows special "
-            f"tokens only; {advice}"
-        )
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"model {name!r} has the slow tokenizer {type(tokenizer).__name__}, "
-            "which cannot tell which characters a token holds; convert it to a "
-            "tokenizer.json (tokenizers library)"
-        )
-    if tokenizer.pad_token is None:  # only on this copy; masked wherever it stands
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    return tokenizer
 
 
 def _weights_folder(source: str) -> Path | None:
