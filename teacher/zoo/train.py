@@ -51,7 +51,7 @@ def train_model(
         The model in float32 on the CPU, in evaluation mode, and its tokenizer.
     """
     texts = {domain: _training_text(recipe, domain) for domain in DOMAINS}
-    tokenizer = _tokenizer(recipe)
+    tokenizer = initial_tokenizer(recipe)
     model = initial_model(recipe, tokenizer)
     if recipe.train.steps:
         batches = training_batches(recipe, tokenizer, texts)
@@ -226,7 +226,7 @@ def _fit(
         raise RuntimeError(f"zoo model {recipe.name!r}: weights are not finite")
 
 
-def _tokenizer(recipe: ZooModel) -> PreTrainedTokenizerFast:
+def initial_tokenizer(recipe: ZooModel) -> PreTrainedTokenizerFast:
     """Train the recipe's tokenizer, or train again the one it shares."""
     owner = recipes()[recipe.tokenizer_of] if recipe.tokenizer_of else recipe
     texts = {domain: _training_text(owner, domain) for domain in DOMAINS}

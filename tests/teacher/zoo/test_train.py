@@ -6,9 +6,9 @@ import torch
 from teacher.zoo.recipes import recipes
 from teacher.zoo.train import (
     _optimizers,
-    _tokenizer,
     _training_text,
     initial_model,
+    initial_tokenizer,
     rate_factor,
     training_batches,
 )
@@ -89,7 +89,7 @@ def test_an_unknown_scale_is_named_with_the_valid_ones():
 def test_the_twin_reads_with_the_students_tokenizer_and_more_text():
     strong = recipes("strong")
     twin, student = strong["llama-twin"], strong["student"]
-    own, shared = (_tokenizer(recipe).get_vocab() for recipe in (student, twin))
+    own, shared = (initial_tokenizer(recipe).get_vocab() for recipe in (student, twin))
     assert own == shared
     text = [sum(map(len, _training_text(r, "code"))) for r in (student, twin)]
     assert text[1] > 5 * text[0]
