@@ -61,7 +61,7 @@ def load_tokenizer(name: str, source: str, hub: dict[str, Any]) -> Any:
 
 def _reads_as_its_file(tokenizer: Any, source: str, hub: dict[str, Any]) -> bool:
     from tokenizers import Tokenizer
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     path = cached_file(
         source, "tokenizer.json", **hub, _raise_exceptions_for_missing_entries=False
