@@ -9,14 +9,16 @@ where each token lies.
 from __future__ import annotations
 
 import json
-import struct
 import unicodedata
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from align.cumulative import cumulative
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -132,13 +134,14 @@ class ByteLengths:
 
     def _place(self, ids: Ints, counts: Ints, texts: list[str]) -> tuple[Ints, Bools]:
         """Spans (N, 2) of B texts' tokens in one line, and which texts fit (B,)."""
-        lengths = self.lengths[ids]
+        lengths = self.lengths.take(ids)
         last_of = np.cumsum(counts)
         unknown = np.flatnonzero(lengths <= 0)
         if self.prefix != "none":
             lengths[self._prefixed(ids, counts)] -= 1
         total = np.zeros(len(ids) + 1, dtype=np.int64)  # bytes before each token
-        np.cumsum(lengths, out=total[1:])
+        total[1:] = lengths
+        cumulative(total)
         begin = total[last_of - counts]  # of each text
         raw = [text.encode("utf-8", errors="surrogatepass") for text in texts]
         sizes = np.fromiter(map(len, raw), np.int64, len(raw))
@@ -157,7 +160,8 @@ class ByteLengths:
         start = np.cumsum(sizes) - sizes
         joined = np.frombuffer(b"".join(raw), dtype=np.uint8)
         chars = np.zeros(len(joined) + 1, dtype=np.int64)  # characters up to a byte
-        np.cumsum((joined & 0xC0) != 0x80, out=chars[1:])
+        chars[1:] = (joined & 0xC0) != 0x80
+        cumulative(chars)
         shift = np.repeat(start - begin, counts)
         first = np.repeat(chars[start], counts)
         spans[:, 0] = chars.take(total[:-1] + shift + 1, mode="clip") - 1 - first
@@ -177,12 +181,9 @@ class ByteLengths:
 def ids_of(encodings: Sequence[Any]) -> tuple[Ints, Ints]:
     """The ids of B encodings in one line (N,), and how many each has (B,), int64."""
     counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
-    # packing a list takes two thirds of the time of reading it into an array
-    packed = [
-        struct.pack(f"{count}I", *encoding.ids)
-        for count, encoding in zip(counts.tolist(), encodings, strict=True)
-    ]
-    return np.frombuffer(b"".join(packed), np.uint32).astype(np.int64), counts
+    # packing a list takes two thirds of the time that numpy takes to read it
+    packed = b"".join([array("Q", encoding.ids) for encoding in encodings])
+    return np.frombuffer(packed, np.int64), counts
 
 
 def _state(component: Any) -> Any:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from align.cumulative import cumulative
+
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
@@ -75,12 +77,12 @@ def lines(student_spans: Tensor, teacher_spans: Tensor) -> tuple[Line, Line]:
     laid = []
     for name, spans in zip(names, arrays, strict=True):
         batch, width, _ = spans.shape
-        start, end = spans[..., 0], spans[..., 1]
+        shift = np.arange(0, batch * step, step, dtype=np.int64)[:, None]
+        start = (spans[..., 0] + shift).reshape(-1)
+        end = (spans[..., 1] + shift).reshape(-1)
         if (end < start).any():
             check_spans(name, spans)
         index = np.flatnonzero(end > start)
-        shift = np.arange(0, batch * step, step, dtype=np.int64)[:, None]
-        start, end = (start + shift).reshape(-1), (end + shift).reshape(-1)
         laid.append(Line(index, start.take(index), end.take(index), width))
     return laid[0], laid[1]
 
@@ -115,6 +117,33 @@ class Pairs:
     """(N,) int64 into the teacher's line."""
     shared: Ints
     """(N,) int64, characters that both hold."""
+    union: Ints
+    """(N,) int64, characters from the first to the last of both: those that either
+    holds, where they share any."""
+
+    @classmethod
+    def of(cls, student: Line, teacher: Line, rows: Ints, cols: Ints) -> Pairs:
+        """Measure what the tokens of each pair have in common."""
+        start, other = student.start.take(rows), teacher.start.take(cols)
+        end, another = student.end.take(rows), teacher.end.take(cols)
+        shared = np.minimum(end, another)
+        shared -= np.maximum(start, other)
+        np.maximum(shared, 0, out=shared)
+        union = np.maximum(end, another, out=end)
+        union -= np.minimum(start, other, out=start)
+        return cls(rows, cols, shared, union)
+
+    def only(self, keep: Bools) -> Pairs:
+        """Some of the pairs."""
+        if keep.all():
+            return self
+        kept = np.flatnonzero(keep)
+        return Pairs(
+            self.rows.take(kept),
+            self.cols.take(kept),
+            self.shared.take(kept),
+            self.union.take(kept),
+        )
 
 
 def overlaps(student: Line, teacher: Line) -> Pairs:
@@ -122,7 +151,7 @@ def overlaps(student: Line, teacher: Line) -> Pairs:
     (low,) = _up_to(teacher.touched, student.start)
     (high,) = _up_to(teacher.ahead, student.end - 1)
     pairs = _between(student, teacher, low, high)
-    return _only(pairs, pairs.shared > 0)
+    return pairs.only(pairs.shared > 0)
 
 
 def causal_overlaps(student: Line, teacher: Line, fallback: bool) -> Pairs:
@@ -148,24 +177,17 @@ def causal_overlaps(student: Line, teacher: Line, fallback: bool) -> Pairs:
         return pairs
     fallen = np.zeros(len(low), dtype=np.bool_)
     fallen[rows] = True
-    return _only(pairs, (pairs.shared > 0) | fallen.take(pairs.rows))
+    return pairs.only((pairs.shared > 0) | fallen.take(pairs.rows))
 
 
 def _between(student: Line, teacher: Line, low: Ints, stop: Ints) -> Pairs:
     """Each student token with its run of teacher tokens."""
     count = np.maximum(stop - low, 0)
     rows = np.repeat(np.arange(len(count), dtype=np.int64), count)
-    first = np.cumsum(count) - count
+    first = cumulative(count.copy()) - count
     cols = np.arange(len(rows), dtype=np.int64)
     cols += np.repeat(low - first, count)
-    return Pairs(rows, cols, shared_characters(student, teacher, rows, cols))
-
-
-def _only(pairs: Pairs, keep: Bools) -> Pairs:
-    if keep.all():
-        return pairs
-    kept = np.flatnonzero(keep)
-    return Pairs(pairs.rows.take(kept), pairs.cols.take(kept), pairs.shared.take(kept))
+    return Pairs.of(student, teacher, rows, cols)
 
 
 def _up_to(bounds: Ints, *at: Ints) -> list[Ints]:
@@ -181,15 +203,8 @@ def _up_to(bounds: Ints, *at: Ints) -> list[Ints]:
     size = int(bounds[-1]) + 1 if len(bounds) else 1
     if size > 8 * (len(bounds) + len(at[0])):  # few tokens in much text
         return [np.searchsorted(bounds, places, "right") for places in at]
-    table = np.bincount(bounds, minlength=1).cumsum()
+    table = cumulative(np.bincount(bounds, minlength=1))
     return [table.take(places, mode="clip") for places in at]
-
-
-def shared_characters(student: Line, teacher: Line, rows: Ints, cols: Ints) -> Ints:
-    """(N,) characters that both tokens of each pair hold."""
-    shared = np.minimum(student.end.take(rows), teacher.end.take(cols))
-    shared -= np.maximum(student.start.take(rows), teacher.start.take(cols))
-    return np.maximum(shared, 0, out=shared)
 
 
 def last_readable(student: Line, teacher: Line, rows: Ints) -> Ints:

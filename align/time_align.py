@@ -47,10 +47,12 @@ class Alignment:
             return
         if bool((self.rows[1:] < self.rows[:-1]).any()):
             raise ValueError("Alignment.rows must ascend; sort the pairs by row")
-        limits = {"rows": batch * student, "cols": batch * teacher}
-        for name, limit in limits.items():
-            index = getattr(self, name)
-            low, high = int(index.min()), int(index.max())
+        reach = {  # rows ascend
+            "rows": (self.rows[0], self.rows[-1], batch * student),
+            "cols": (*self.cols.aminmax(), batch * teacher),
+        }
+        for name, (lowest, highest, limit) in reach.items():
+            low, high = int(lowest), int(highest)
             if low < 0 or high >= limit:
                 raise ValueError(
                     f"Alignment.{name} reaches {low}..{high}; shape {self.shape} "

@@ -23,7 +23,6 @@ from align.overlap import (
     last_readable,
     lines,
     overlaps,
-    shared_characters,
 )
 from align.pieces import locate_pieces
 from align.time_align import Alignment
@@ -106,7 +105,7 @@ def overlap_pairs(
     found = (
         student.index[pairs.rows],
         teacher.index[pairs.cols],
-        _iou(student, teacher, pairs),
+        _iou(pairs),
         pairs.shared,
     )
     rows, cols, iou, shared = (
@@ -125,7 +124,7 @@ class CharIoUAligner:
         """Align two tokenizations of the same texts; rows sum to 1."""
         s, t = _lines(student, teacher)
         pairs = overlaps(s, t)
-        return _alignment(student, teacher, (s, t), pairs, _iou(s, t, pairs))
+        return _alignment(student, teacher, (s, t), pairs, _iou(pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,7 @@ class CausalCharIoUAligner:
         """Align two tokenizations of the same texts; rows sum to 1."""
         s, t = _lines(student, teacher)
         pairs = causal_overlaps(s, t, self.fallback_last)
-        scores = _iou(s, t, pairs)
+        scores = _iou(pairs)
         scores[pairs.shared == 0] = 1  # fallen back, alone in its row
         return _alignment(student, teacher, (s, t), pairs, scores)
 
@@ -220,7 +219,7 @@ def build_char_align_matrix(
     teacher = _as_spans("teacher_tokens", teacher_tokens, text)
     s, t = lines(student[None], teacher[None])
     pairs = overlaps(s, t)
-    weights = _normalised(pairs, _iou(s, t, pairs), len(s.index))
+    weights = _normalised(pairs, _iou(pairs), len(s.index))
     A = torch.zeros(len(student), len(teacher))
     A[s.index[pairs.rows], t.index[pairs.cols]] = torch.from_numpy(weights)
     return A
@@ -251,11 +250,8 @@ def _lines(student: TokenBatch, teacher: TokenBatch) -> tuple[Line, Line]:
     return lines(student.spans, teacher.spans)
 
 
-def _iou(student: Line, teacher: Line, pairs: Pairs) -> Floats:
-    union = (student.end - student.start).take(pairs.rows)
-    union += (teacher.end - teacher.start).take(pairs.cols)
-    union -= pairs.shared
-    return np.divide(pairs.shared, union, dtype=np.float32)
+def _iou(pairs: Pairs) -> Floats:
+    return np.divide(pairs.shared, pairs.union, dtype=np.float32)
 
 
 def _normalised(pairs: Pairs, scores: Floats, size: int) -> Floats:
@@ -271,7 +267,7 @@ def _one_to_one(
     rows: Ints,
     cols: Ints,
 ) -> Alignment:
-    pairs = Pairs(rows, cols, shared_characters(*laid, rows, cols))
+    pairs = Pairs.of(*laid, rows, cols)
     return _alignment(student, teacher, laid, pairs, np.ones(len(rows), np.float32))
 
 

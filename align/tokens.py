@@ -315,9 +315,10 @@ def _pad(
         stop, end = start + size, begin + size
         ids[row, start:stop] = placed.ids[begin:end]
         spans[row, start:stop] = placed.spans[begin:end]
-        if stop < width:
+        if suffix:
             ids[row, stop : stop + len(suffix)] = suffix
-            spans[row, stop:] = placed.spans[end - 1, 1] if size else 0
+        if size:
+            spans[row, stop:] = placed.spans[end - 1, 1]
         begin += count
     mask = np.arange(width) < (kept + width - body)[:, None]
     return TokenBatch(
