@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,6 +17,7 @@ from align.text import TextSample, chunk_samples, read_texts
 from align.tokens import TokenBatch, encode_batch
 from experiments.place import named
 from experiments.sections import DataConfig
+from teacher.store.reader import text_bytes
 
 ZOO = "zoo"
 """The embedded texts, in place of a path."""
@@ -88,15 +90,11 @@ def load_data(
             anything out.
     """
     train = read_sources(config, "train", "student")
-    held = read_sources(config, "eval", "eval") if config.eval else []
-    if not config.eval and any(path == ZOO for _, path in config.sources("train")):
-        held += _zoo("eval")
     chars = fitting_chars(train, encode)
     train, cut = cut_conversations(train, encode)
-    held, _ = cut_conversations(held, encode)
     pieces = _shuffled(chunk_samples(train, chars), seed)
-    if held:
-        kept, measured = pieces, _shuffled(chunk_samples(held, chars), seed)
+    kept, measured = pieces, held_out_text(config, encode, chars, seed)
+    if config.eval or measured:
         if not config.eval:  # own files beside the zoo hold out a share of theirs
             files = {s.domain for s in pieces} - {s.domain for s in measured}
             out, kept = _hold_out(pieces, config.eval_share, files)
@@ -104,8 +102,8 @@ def load_data(
     else:
         domains = {sample.domain for sample in pieces}
         measured, kept = _hold_out(pieces, config.eval_share, domains)
-    kept = _at_most(kept, config.train_samples)
-    held_out, measured = measured, _at_most(measured, config.eval_samples)
+    kept = at_most(kept, config.train_samples)
+    held_out, measured = measured, at_most(measured, config.eval_samples)
     if not kept or not measured:
         raise ValueError(
             f"data gives {len(kept)} training and {len(measured)} held-out samples of "
@@ -121,6 +119,45 @@ def load_data(
         tuple(sentence for sentence in (cut, shared) if sentence),
         gate,
     )
+
+
+def held_out_text(
+    config: DataConfig, encode: Encoder, chars: int, seed: int
+) -> list[TextSample]:
+    """Cut the held-out text that stands apart from the text to learn from.
+
+    Args:
+        config: the ``data`` section.
+        encode: the student's tokenizer.
+        chars: the longest piece.
+        seed: the run's.
+
+    Returns:
+        Pieces of ``data.eval``, or of the embedded texts; empty where neither is read.
+    """
+    held = read_sources(config, "eval", "eval")
+    if not config.eval and any(path == ZOO for _, path in config.sources("train")):
+        held = _zoo("eval")
+    held, _ = cut_conversations(held, encode)
+    return _shuffled(chunk_samples(held, chars), seed)
+
+
+def longest_texts(samples: Iterable[TextSample]) -> list[TextSample]:
+    """The texts that show whether a model's positions suffice, the longest first.
+
+    They depend on neither the order of the samples nor how often one is there.
+    """
+    found: dict[tuple[int, bytes], TextSample] = {}
+    least: list[tuple[int, bytes]] = []
+    for sample in samples:
+        key = len(sample.text), text_bytes(sample.text)
+        if key in found or (len(found) == _AT_ONCE and key < least[0]):
+            continue
+        found[key] = sample
+        heapq.heappush(least, key)
+        if len(least) > _AT_ONCE:
+            del found[heapq.heappop(least)]
+    return [found[key] for key in sorted(found, reverse=True)]
 
 
 def gate_text(
@@ -262,7 +299,8 @@ def _hold_out(
     return held, [sample for sample in samples if id(sample) not in taken]
 
 
-def _at_most(samples: list[TextSample], count: int | None) -> list[TextSample]:
+def at_most(samples: list[TextSample], count: int | None) -> list[TextSample]:
+    """The first of each domain, in order; None keeps all."""
     if count is None:
         return samples
     seen: dict[str, int] = {}

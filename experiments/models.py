@@ -11,7 +11,7 @@ import torch
 from align.chat import check_chats
 from align.text import TextSample
 from experiments.config import Config
-from experiments.data import Encoder
+from experiments.data import Encoder, longest_texts
 from experiments.extraction.stand_ins import stored_teachers
 from experiments.place import named
 from experiments.teacher_rule import TeacherFacts
@@ -87,6 +87,16 @@ class Models:
                 )
         return found
 
+    def check_chat(self, sample: TextSample) -> None:
+        """See that every teacher's template takes a conversation.
+
+        Raises:
+            ValueError: one does not; names teacher and sample.
+        """
+        for name, (loaded, _) in self._teachers.items():
+            with named(f"teachers.{name}"):
+                check_chats(loaded.tokenizer, [sample])
+
     def fit_lengths(self, samples: Iterable[TextSample], scaler: ScaleBase) -> None:
         """Make sure, before any work, that every teacher can read the texts.
 
@@ -101,15 +111,15 @@ class Models:
             ValueError: a teacher has no positions for a text, no token for any, or a
                 chat template that refuses a conversation; names both.
         """
-        samples = list(samples)
         if self._config.store.read:
             return  # it was seen to when they were extracted
-        longest = sorted(samples, key=lambda s: len(s.text))[-64:]
+        samples = list(samples)
+        longest = longest_texts(samples)
         texts = [sample.text for sample in longest]
         linear = self._config.align.rope_scaling_method == "linear"
+        for sample in samples:
+            self.check_chat(sample)
         for name, (loaded, capture) in self._teachers.items():
-            with named(f"teachers.{name}"):
-                check_chats(loaded.tokenizer, samples)
             batch = Encoder(loaded.tokenizer, None)(texts)
             if not bool(batch.has_text.any()):
                 raise ValueError(

@@ -126,6 +126,11 @@ class KVCapture:
         return None if self._windows else self._positions
 
     @property
+    def windows(self) -> Windows | None:
+        """How longer texts are read, None where they are not."""
+        return self._windows
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the model's parameters."""
         return self.model.dtype

@@ -18,6 +18,7 @@ from teacher.capture import KVCapture
 from teacher.models import LoadedModel, load_model
 from teacher.own_loss import teacher_bits_per_char
 from teacher.store import Manifest, save_kvs
+from teacher.windows import Windows
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +42,12 @@ class TeacherKVExtractor:
         model: a hub name, a folder, ``zoo:<name>``, or a model already loaded.
         batch_size: texts per forward, >= 1.
         max_length: longest text in tokens; longer ones are cut, with a warning.
-            None means as long as the model has positions for.
+            None means as long as the model has positions for, with ``windows`` any.
         layers: layers to keep; None means all.
         device: where to run; None means a GPU if there is one.
         dtype: of the weights; None keeps the checkpoint's.
         which: as :class:`KVCapture`'s.
+        windows: as :class:`KVCapture`'s; how to read texts longer than these.
         resolve: as :func:`load_model`'s.
 
     Raises:
@@ -63,6 +65,7 @@ class TeacherKVExtractor:
         *,
         dtype: str | torch.dtype | None = None,
         which: str = "auto",
+        windows: Windows | None = None,
         resolve: Callable[[str], Path] | None = None,
     ) -> None:
         """Load the teacher and learn its layers."""
@@ -75,7 +78,7 @@ class TeacherKVExtractor:
         self.loaded = model
         network: torch.nn.Module = model.model
         network.to(device).eval()
-        self.capture = KVCapture(model.model, which=which)
+        self.capture = KVCapture(model.model, which=which, windows=windows)
         self.batch_size = batch_size
         self.layers = list(range(self.capture.num_layers) if layers is None else layers)
         self.max_length = _limit(max_length, self.capture, model.name)
@@ -149,7 +152,7 @@ class TeacherKVExtractor:
                 raise ValueError(
                     f"teacher {self.loaded.name!r} has {self.max_length} positions, "
                     f"too few for the text {texts[index][:60]!r}; cut texts shorter "
-                    "(data.max_length), or leave the teacher out"
+                    "(data.max_length), read it in windows, or leave the teacher out"
                 )
             found[index] = one
         return [found[index] for index in range(len(texts))]

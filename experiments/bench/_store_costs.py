@@ -120,9 +120,13 @@ def _writing(folder: Path) -> list[Bar]:
             file.flush()
             os.fsync(file.fileno())
 
+    def digest() -> None:
+        made = hashlib.sha256()
+        for piece in pieces:
+            made.update(piece)
+
     def digested() -> None:
-        digest = hashlib.sha256()
-        other = Thread(target=lambda: [digest.update(piece) for piece in pieces])
+        other = Thread(target=digest)
         other.start()
         raw()
         other.join()

@@ -16,6 +16,7 @@ from experiments.models import Models
 from experiments.presets import load_registry, presets_of
 from experiments.stage import Stage
 from plugins.registry import Registry
+from teacher.capture import KVCapture
 from teacher.context import trained_length
 from teacher.models import LoadedModel
 
@@ -52,7 +53,9 @@ def open_bench(config: Config, registry: Registry | None = None) -> Bench:
     phases = resolve_phases(config, presets_of(registry))
     models = Models(replace_store(config, read=False), torch.device(device()))
     most = max(phase.train.calibration_samples for phase in phases)
-    corpus = plan_corpus(config.data, models.encode, config.run.seed, most)
+    corpus = plan_corpus(
+        config.data, models.encode, config.run.seed, most, models.check_chat
+    )
     scaler = registry.get("rope_scaler", config.align.rope_scaling_method)
     models.fit_lengths(corpus.longest, scaler)
     facts = models.facts()
@@ -69,14 +72,20 @@ def identity(bench: Bench, name: str) -> dict[str, JsonValue]:
     """What identifies a teacher, and how it reads these texts."""
     loaded, capture = bench.models.teacher(name)
     own = identity_of(bench.config, name, loaded.tokenizer)
-    return own | {"which": capture.which, "positions": _positions(bench, loaded)}
+    positions = _positions(bench, loaded, capture)
+    return own | {"which": capture.which, "positions": positions}
 
 
-def _positions(bench: Bench, loaded: LoadedModel) -> JsonValue:
+def _positions(bench: Bench, loaded: LoadedModel, capture: KVCapture) -> JsonValue:
     """How a teacher reads beyond its trained length, None where it does not."""
-    trained = trained_length(loaded.model)
     texts = [sample.text for sample in bench.corpus.longest]
     most = int(Encoder(loaded.tokenizer, None)(texts).mask.sum(1).max())
+    windows = capture.windows
+    if windows is not None:
+        if most <= windows.tokens:
+            return None
+        return f"windows of {windows.tokens} every {windows.stride}"
+    trained = trained_length(loaded.model)
     if trained is None or most <= trained:
         return None
     return f"{bench.config.align.rope_scaling_method} to {most}"

@@ -8,20 +8,32 @@ of an array reads only up to its own.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import random
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from align.conversation import Conversation
 from align.text import TextSample, chunk_samples, iter_texts
-from experiments.data import ZOO, Encoder, cut_conversations, fitting_chars
+from experiments.data import (
+    ZOO,
+    Encoder,
+    at_most,
+    cut_conversations,
+    fitting_chars,
+    held_out_text,
+    longest_texts,
+)
 from experiments.place import named
 from experiments.sections import DataConfig
+from teacher.store.reader import text_bytes
 
 SAMPLED = 64
-"""Documents that decide how long a piece may be, and pieces that decide positions."""
+"""Documents that decide how long a piece may be, and pieces for measurements."""
+
+LEARNT, MEASURED = 1, 2
+"""Marks of pieces that a run trains on, and of held-out ones that it measures on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +46,28 @@ class Corpus:
     """How many texts a run calibrates on, where they are a split of their own."""
     chars: int
     """Longest piece in characters."""
-    kept: bytearray
-    """One byte a piece of the sources, 1 where it is extracted."""
+    marks: bytearray
+    """One byte a piece of the sources: ``LEARNT``, ``MEASURED`` or neither."""
     samples: int
     """Texts in all, those to calibrate on included."""
     digest: str
     """SHA-256 over all the texts, in order."""
     longest: tuple[TextSample, ...]
-    """The longest pieces."""
+    """The longest texts of a run, the ones it measures on included."""
     probe: tuple[TextSample, ...]
     """Pieces evenly spread over the sources, for measurements."""
 
     def stream(self) -> Iterator[TextSample]:
         """All texts that are extracted, in order."""
-        pieces = chunked(train_documents(self.config, self.encode), self.chars)
-        for index, piece in enumerate(pieces):
-            if self.kept[index]:
-                yield piece
+        yield from self.pieces(LEARNT)
         yield from _calibration(self.config, self.chars)[: self.calibration]
+
+    def pieces(self, mark: int) -> Iterator[TextSample]:
+        """The pieces of ``data.train`` that bear a mark, in order."""
+        pieces = chunked(train_documents(self.config, self.encode), self.chars)
+        return (
+            piece for piece, own in zip(pieces, self.marks, strict=True) if own == mark
+        )
 
     def shards(
         self, size: int, numbers: Sequence[int]
@@ -77,7 +93,11 @@ class Corpus:
 
 
 def plan_corpus(
-    config: DataConfig, encode: Encoder, seed: int, calibration: int
+    config: DataConfig,
+    encode: Encoder,
+    seed: int,
+    calibration: int,
+    check: Callable[[TextSample], None] = lambda sample: None,
 ) -> Corpus:
     """Read the text once to see what there is, and choose what is extracted.
 
@@ -88,6 +108,7 @@ def plan_corpus(
         encode: the student's tokenizer, which decides how long a piece may be.
         seed: the run's, which decides what is held out.
         calibration: how many texts a run calibrates on at most.
+        check: called with every text that is extracted.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -96,34 +117,34 @@ def plan_corpus(
     chars = _fitting_chars(config, encode)
     domains: dict[str, int] = {}
     codes = array("H")
-    longest: list[tuple[int, int, TextSample]] = []
-    for index, piece in enumerate(chunked(train_documents(config, encode), chars)):
+    for piece in chunked(train_documents(config, encode), chars):
         codes.append(domains.setdefault(piece.domain, len(domains)))
-        heapq.heappush(longest, (len(piece.text), -index, piece))
-        if len(longest) > SAMPLED:
-            heapq.heappop(longest)
-    kept = choose(config, codes, list(domains), _held_domains(config), seed)
+    marks = choose(config, codes, list(domains), _held_domains(config), seed)
     digest = hashlib.sha256()
-    bare = Corpus(config, encode, calibration, chars, kept, 0, "", (), ())
-    count, step = 0, max(1, sum(kept) // SAMPLED)
+    bare = Corpus(config, encode, calibration, chars, marks, 0, "", (), ())
+    count, step = 0, max(1, marks.count(LEARNT) // SAMPLED)
     probe: list[TextSample] = []
-    for sample in bare.stream():
-        if count % step == 0 and len(probe) < SAMPLED:
-            probe.append(sample)
-        text = sample.text.encode("utf-8", "surrogatepass")
-        digest.update(len(text).to_bytes(8, "little") + text)
-        count += 1
-    ordered = tuple(sample for _, _, sample in sorted(longest, reverse=True))
-    return Corpus(
-        config,
-        encode,
-        calibration,
-        chars,
-        kept,
-        count,
-        digest.hexdigest(),
-        ordered,
-        tuple(probe),
+
+    def extracted() -> Iterator[TextSample]:
+        nonlocal count
+        for sample in bare.stream():
+            check(sample)
+            if count % step == 0 and len(probe) < SAMPLED:
+                probe.append(sample)
+            text = text_bytes(sample.text)
+            digest.update(len(text).to_bytes(8, "little") + text)
+            count += 1
+            yield sample
+
+    others = at_most(held_out_text(config, encode, chars, seed), config.eval_samples)
+    others += _calibration(config, chars)
+    longest = longest_texts(chain(extracted(), bare.pieces(MEASURED), others))
+    return replace(
+        bare,
+        samples=count,
+        digest=digest.hexdigest(),
+        longest=tuple(longest),
+        probe=tuple(probe),
     )
 
 
@@ -134,7 +155,7 @@ def choose(
     held: set[str] | None,
     seed: int,
 ) -> bytearray:
-    """Mark the pieces a run trains on, as ``load_data`` chooses them.
+    """Mark the pieces a run learns from and measures on, as ``load_data`` chooses them.
 
     Args:
         config: the ``data`` section.
@@ -154,16 +175,18 @@ def choose(
         for code, name in enumerate(domains):
             if name not in held and sizes[code] > 1:
                 spared[code] = max(1, round(config.eval_share * sizes[code]))
-    kept = bytearray(len(codes))
+    marks = bytearray(len(codes))
     seen = [0] * len(domains)
-    most = config.train_samples
+    most, measured = config.train_samples, config.eval_samples
     for index in order:
         code = codes[index]
         seen[code] += 1
         place = seen[code] - spared[code]
         if place > 0 and (most is None or place <= most):
-            kept[index] = 1
-    return kept
+            marks[index] = LEARNT
+        elif place <= 0 and (measured is None or seen[code] <= measured):
+            marks[index] = MEASURED
+    return marks
 
 
 def train_documents(config: DataConfig, encode: Encoder) -> Iterator[TextSample]:

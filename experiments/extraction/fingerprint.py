@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from align.chat import has_template
 from experiments.config import Config
 from experiments.settings import plain
 from teacher.store.files import sha256_of
@@ -97,10 +98,12 @@ def settings_of(config: Config) -> dict[str, JsonValue]:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Digest a fast tokenizer: its vocabulary and how it cuts."""
+    """Digest a fast tokenizer: its vocabulary, how it cuts and its chat template."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     # What an earlier call left set on it changes no token.
     state.pop("truncation", None)
     state.pop("padding", None)
+    if has_template(tokenizer):
+        state["chat_template"] = tokenizer.chat_template
     text = json.dumps(state, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -185,8 +185,9 @@ def check_terms(
     """
     if attention:
         raise ConfigError(
-            "store.read: stores hold no attention, which loss.gamma_kl compares; set "
-            "phase.all.loss.gamma_kl=0, or train from live teachers"
+            "store.read: stores hold keys and values, no queries, hence no attention, "
+            "which loss.gamma_kl compares; set phase.all.loss.gamma_kl=0, or train "
+            "from live teachers"
         )
     for name, (_, capture) in teachers.items():
         held = capture.store is None or capture.store.plan.fingerprint.get("own_loss")

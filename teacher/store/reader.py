@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from align.conversation import Conversation
 from align.kv import KV
 from teacher.store.manifest import (
     MANIFEST,
@@ -199,9 +201,17 @@ def read_manifest(path: Path) -> Manifest:
     )
 
 
+def text_bytes(text: str) -> bytes:
+    """What a teacher reads of a text: its characters, or a conversation's turns."""
+    told: str = text
+    if isinstance(text, Conversation):  # the same contents may be other people's turns
+        told = json.dumps([text.messages, text.joint], sort_keys=True, default=str)
+    return told.encode("utf-8", "surrogatepass")
+
+
 def text_digest(text: str) -> str:
     """SHA-256 of a text, by which its KV are found."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(text_bytes(text)).hexdigest()
 
 
 def all_origins(tokens: int) -> torch.Tensor:

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from experiments.config import load_config
-from experiments.data import Encoder, load_data
+from experiments.data import Encoder, load_data, longest_texts
 from experiments.extraction.corpus import plan_corpus
 from tests.experiments.small_runs import write_text
 
@@ -21,6 +21,10 @@ def sources(tmp_path):
     (tmp_path / "code.jsonl").write_text("".join(lines))
     write_text(tmp_path / "held.txt", 9)
     return [f"a={tmp_path / 'prose.txt'}", str(tmp_path / "code.jsonl")]
+
+
+def words(samples):
+    return [sample.text for sample in samples]
 
 
 CHANGES = [
@@ -56,7 +60,9 @@ def test_held_out_files_leave_all_training_text(tmp_path, encode):
     held = str(tmp_path / "held.txt")
     config = load_config({"data": {"train": files, "eval": [held]}}).data
     corpus = plan_corpus(config, encode, 0, 16)
-    assert corpus.samples == len(load_data(config, encode, 0).train)
+    data = load_data(config, encode, 0)
+    assert corpus.samples == len(data.train)
+    assert words(corpus.longest) == words(longest_texts([*data.train, *data.eval]))
 
 
 def test_shards_are_stretches_of_the_stream(tmp_path, encode):
@@ -75,8 +81,10 @@ def test_shards_are_stretches_of_the_stream(tmp_path, encode):
 def test_the_digest_follows_every_character_and_the_longest_are_known(tmp_path, encode):
     config = load_config({"data": {"train": sources(tmp_path)}}).data
     before = plan_corpus(config, encode, 0, 16)
-    longest = max(len(sample.text) for sample in before.stream())
-    assert len(before.longest[0].text) >= longest
+    data = load_data(config, encode, 0)
+    seen = words(longest_texts([*data.train, *data.eval, *data.calibration]))
+    assert words(before.longest) == seen
+    assert len(seen) == len(set(seen)) == 64
     path = tmp_path / "code.jsonl"
     path.write_text(path.read_text().replace("line 44 of", "line 44 uf"))
     assert plan_corpus(config, encode, 0, 16).digest != before.digest

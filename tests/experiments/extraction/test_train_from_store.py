@@ -1,6 +1,7 @@
 """A run that reads stored teachers learns what one with live teachers learns."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,12 @@ import torch
 
 from experiments.cli import main
 from experiments.extraction.stored import same_tokens
+from experiments.settings import merge
 from student.feed import Kitchen
 from teacher.store import KVStore
+from tests.experiments import spoiled
 from tests.experiments.small_runs import said, small_config
+from tests.experiments.test_chats import PLAIN, STRICT, templated, write_chats
 
 LEARN = {
     "data": {"train_samples": 20},
@@ -61,6 +65,67 @@ def test_live_and_stored_teachers_give_the_same_losses(run, tmp_path, capsys):
     extract(tmp_path, capsys, "store.encoding=float32")
     stored = run("stored", "store.read=true", "store.encoding=float32")
     close(stored, live, 1e-6)
+
+
+def same_live_and_stored(folder, zoo, capsys, changes):
+    """Train by a config twice, and see the same losses."""
+    settings = merge(LEARN | {"store": place(folder)}, changes)
+    config = str(small_config(folder, zoo, settings))
+    shown = []
+    for name in ("live", "stored"):
+        if name == "stored":
+            extract(folder, capsys, "store.encoding=float32")
+        words = [config, f"run.name={name}", f"store.read={name == 'stored'}"]
+        assert said(["train", *words, "store.encoding=float32"], capsys) == (0, "")
+        shown.append(losses(folder / name))
+    close(*shown, 1e-6)
+
+
+@pytest.mark.slow
+def test_stored_conversations_keep_their_turns(tiny_zoo, tmp_path, capsys):
+    zoo = dict(tiny_zoo)
+    for name, template in (("student", PLAIN), ("gpt2-prose", STRICT)):
+        zoo[name] = templated(tiny_zoo[name], tmp_path / name, template)
+    chats = write_chats(tmp_path / "chats.jsonl")
+    data = {"data": {"train": [str(chats)], "max_length": 96}}
+    same_live_and_stored(tmp_path, zoo, capsys, data)
+    (tmp_path / "gpt2-prose" / "chat_template.jinja").write_text(PLAIN)
+    config = str(tmp_path / "config.yaml")
+    code, message = said(["extract", config, "store.encoding=float32"], capsys)
+    assert code == 2 and "tokenizer: stored" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("teacher", "choice", "said_in_plan", "refusal"),
+    [
+        ("gpt2-prose", "window", "windows of 16 every 8", "'short' has 16 positions"),
+        ("qwen-code", "window", "windows of 16 every 8", "positions: stored"),
+        ("qwen-code", "extend", "ntk to ", "positions: stored"),
+    ],
+)
+def test_texts_longer_than_a_teachers_positions(
+    tiny_zoo, tmp_path, capsys, teacher, choice, said_in_plan, refusal
+):
+    folder = tmp_path / "short"
+    if teacher == "qwen-code":
+        shutil.copytree(tiny_zoo[teacher], folder)
+        own = json.loads((folder / "config.json").read_text())
+        own["max_position_embeddings"] = 16
+        (folder / "config.json").write_text(json.dumps(own))
+    else:
+        spoiled.short_sighted(folder, tiny_zoo[teacher], 16)
+    short = {"model": str(folder), "long_texts": choice}
+    # Held-out text decides how far a rotation is stretched, as in a live run.
+    changes = {"teachers": {"short": short}, "data": {"eval_share": 0.4}}
+    same_live_and_stored(tmp_path, tiny_zoo, capsys, changes)
+    plan = KVStore(tmp_path / "kv" / "kv" / "short").plan
+    assert str(plan.fingerprint["positions"]).startswith(said_in_plan)
+    other = "extend" if choice == "window" else "window"
+    words = [str(tmp_path / "config.yaml"), "store.encoding=float32"]
+    words.append(f"teachers.short.long_texts={other}")
+    code, message = said(["extract", *words], capsys)
+    assert code == 2 and refusal in message
 
 
 @pytest.mark.slow
@@ -128,7 +193,7 @@ def test_what_a_store_cannot_give_is_refused_before_any_work(
     assert code == 2 and "run `mtkd extract` with this config first" in message
     extract(tmp_path, capsys)
     for override, words in (
-        ("phase.all.loss.gamma_kl=0.1", "stores hold no attention"),
+        ("phase.all.loss.gamma_kl=0.1", "no queries, hence no attention"),
         ("phase.all.fuse.fusion_method=similarity", "holds no losses of its own"),
         ("data.max_length=24", "max_length: stored 32, config 24"),
         (
