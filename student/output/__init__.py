@@ -1,12 +1,50 @@
 """What models conclude: objectives on next-token distributions, from tensors."""
 
 from student.output.chunks import Chunks, ChunkTokens, shared_chunks
-from student.output.likelihood import chunk_likelihood, label_log_probs
+from student.output.divergence import Divergence
+from student.output.likelihood import chunk_likelihood
+from student.output.linear_divergence import (
+    HeadInput,
+    Labels,
+    linear_divergence,
+    linear_log_likelihood,
+)
+from student.output.ot import (
+    TransportLoss,
+    hybrid,
+    in_student_space,
+    spread_temperature,
+    token_transport,
+)
+from student.output.support import Support
+from student.output.top_tokens import (
+    TopTokens,
+    linear_top_tokens,
+    support_sizes,
+    top_tokens,
+)
+from student.output.transport import TransportSettings, transport_cost
 
 __all__ = [
     "Chunks",
     "ChunkTokens",
     "chunk_likelihood",
-    "label_log_probs",
     "shared_chunks",
+    "Divergence",
+    "HeadInput",
+    "Labels",
+    "Support",
+    "linear_divergence",
+    "linear_log_likelihood",
+    "TopTokens",
+    "TransportLoss",
+    "TransportSettings",
+    "hybrid",
+    "in_student_space",
+    "linear_top_tokens",
+    "spread_temperature",
+    "support_sizes",
+    "token_transport",
+    "top_tokens",
+    "transport_cost",
 ]

@@ -8,7 +8,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from align.tokens import TokenBatch
 from student.output.chunks import Chunks, ChunkTokens
 
 LikelihoodForm = Literal["binary", "squared", "absolute"]
@@ -47,8 +46,9 @@ def chunk_likelihood(
     event "this word, and here it ends", which means the same in both.
 
     Args:
-        student_log_probs: (B, T_s) float, log p(token | all before it) in nats; places
-            that no chunk reads, such as the first and padding, may hold anything.
+        student_log_probs: (B, T_s) float, log p(token | all before it) in nats, as
+            :func:`student.output.linear_log_likelihood` finds them; places that no
+            chunk reads, such as the first and padding, may hold anything.
         teacher_log_probs: (B, T_t) float; detached here.
         chunks: from :func:`student.output.shared_chunks`.
         form: see above.
@@ -97,68 +97,6 @@ def chunk_likelihood(
     if reduction == "sum":
         return total
     return total / share.sum().clamp_min(torch.finfo(share.dtype).tiny)
-
-
-def label_log_probs(logits: Tensor, batch: TokenBatch, block: int = 128) -> Tensor:
-    """Log-probability of every token under the logits of the token before it.
-
-    Args:
-        logits: (B, T, V) float.
-        batch: the tokens; ids may not reach V.
-        block: tokens whose distributions are widened to float32 at a time; the
-            backward pass computes them again.
-
-    Returns:
-        (B, T) at least float32, nats; 0 for the first token, which nothing predicts,
-        and for padding.
-
-    Raises:
-        ValueError: shapes differ, or an id is not in the vocabulary of the logits.
-    """
-    if logits.dim() != 3 or logits.shape[:2] != batch.ids.shape:
-        raise ValueError(
-            f"logits have shape {tuple(logits.shape)}; give (B, T, V) for ids "
-            f"{tuple(batch.ids.shape)}"
-        )
-    real = batch.mask.clone()
-    real[:, :1] = False
-    labels = batch.ids.masked_fill(~real, 0)
-    if labels.numel() and int(labels.max()) >= logits.shape[2]:
-        raise ValueError(
-            f"batch.ids reach {int(labels.max())}, but the logits know ids "
-            f"0..{logits.shape[2] - 1}; give the logits of the model that these ids "
-            "were made for"
-        )
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    out = torch.zeros(labels.shape, dtype=wide, device=logits.device)
-    if not bool(real.any()):
-        return out + 0 * logits.sum()
-    before = real.roll(-1, 1)  # the first place is never real, so nothing wraps
-    found = _LabelLogProbs.apply(logits[before], labels[real], block)
-    return out.masked_scatter(real, found)
-
-
-class _LabelLogProbs(torch.autograd.Function):
-    """Log softmax at one label a row, without keeping a float32 copy of the rows."""
-
-    @staticmethod
-    def forward(ctx, logits, labels, block):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(logits, labels)
-        ctx.block = block
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        parts = zip(logits.split(block), labels[:, None].split(block), strict=True)
-        found = [rows.to(wide).log_softmax(-1).gather(1, at) for rows, at in parts]
-        return torch.cat(found)[:, 0]
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        logits, labels = ctx.saved_tensors
-        out = torch.empty_like(logits)
-        for start in range(0, len(logits), ctx.block):
-            rows = slice(start, start + ctx.block)
-            spread = logits[rows].to(grad.dtype).softmax(-1).mul_(-grad[rows, None])
-            out[rows] = spread.scatter_add_(1, labels[rows, None], grad[rows, None])
-        return out, None, None
 
 
 def _chunk_log_probs(

@@ -1,17 +1,13 @@
-import math
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Bernoulli, kl_divergence
 
-from align.tokens import TokenBatch
 from student.output import (
     Chunks,
     ChunkTokens,
     chunk_likelihood,
-    label_log_probs,
 )
 
 FORMS = ("binary", "squared", "absolute")
@@ -178,49 +174,3 @@ def test_a_nan_is_not_hidden():
 def test_wrong_settings_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         chunk_likelihood(STUDENT, TEACHER, two_to_one(), **wrong)
-
-
-def tokens(ids, lengths):
-    ids = torch.tensor(ids)
-    mask = torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]
-    spans = torch.zeros(*ids.shape, 2, dtype=torch.int64)
-    return TokenBatch(ids, mask, spans, ("",) * len(ids))
-
-
-def test_label_log_probs_are_those_of_a_log_softmax():
-    torch.manual_seed(0)
-    batch = tokens([[1, 2, 3, 4], [5, 6, 99, 99]], [4, 2])
-    logits = torch.randn(2, 4, 7, dtype=torch.float64, requires_grad=True)
-    got = label_log_probs(logits, batch, block=2)
-    p = logits.log_softmax(-1)
-    expected = torch.zeros(2, 4).double()
-    for row, place, id_ in [(0, 1, 2), (0, 2, 3), (0, 3, 4), (1, 1, 6)]:
-        expected[row, place] = p[row, place - 1, id_]
-    torch.testing.assert_close(got, expected)
-    assert torch.autograd.gradcheck(lambda x: label_log_probs(x, batch, 2), logits)
-
-
-def test_extreme_logits_stay_finite_in_bfloat16():
-    batch = tokens([[0, 1, 2, 3]], [4])
-    logits = torch.tensor([[[1e4, -1e4, 0, 0], [-torch.inf, 1e4, 1e4, 0]]])
-    logits = torch.cat([logits, logits], 1).bfloat16().requires_grad_()
-    got = label_log_probs(logits, batch)
-    assert got.dtype == torch.float32
-    expected = torch.tensor([-19968.0, -math.log(2)])  # bfloat16's 1e4 is 9984
-    torch.testing.assert_close(got[0, 1:3], expected)
-    got[:, :3].sum().backward()
-    assert logits.grad.isfinite().all()
-
-
-def test_padding_alone_predicts_nothing():
-    logits = torch.randn(2, 3, 5, requires_grad=True)
-    got = label_log_probs(logits, tokens([[1, 0, 0], [9, 9, 9]], [1, 0]))
-    got.sum().backward()
-    assert not got.any() and not logits.grad.any()
-
-
-def test_label_log_probs_name_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"give \(B, T, V\) for ids \(1, 2\)"):
-        label_log_probs(torch.zeros(1, 3, 4), tokens([[1, 2]], [2]))
-    with pytest.raises(ValueError, match=r"reach 4, but the logits know ids 0\.\.3"):
-        label_log_probs(torch.zeros(1, 2, 4), tokens([[1, 4]], [2]))
