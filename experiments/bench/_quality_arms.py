@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-TEACHERS = ("gpt2-prose", "qwen-code", "neox-mixed")
+TEACHERS = ("neox-prose", "qwen-code", "gpt2-mixed")
 CE_ONLY = "ce"
 """The arm that all others are compared with."""
 
@@ -78,10 +78,10 @@ _ARMS = (
         ),
     ),
     _single(
-        "gpt2-prose",
+        "gpt2-mixed",
         _KEEP,
         asks="learned positions left in",
-        label="gpt2-prose-positions",
+        label="gpt2-mixed-positions",
     ),
     Arm("positions", "learned positions left in", (_KEEP,)),
 )

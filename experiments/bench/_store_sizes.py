@@ -24,7 +24,7 @@ from teacher.store.manifest import Encoding
 from teacher.store.packing import StoredSample
 from teacher.store.records import codecs_of, sample_bytes
 
-TEACHERS = ("gpt2-prose", "qwen-code", "neox-mixed")
+TEACHERS = 3  # the first of a scale, all of them causal
 ENCODINGS = ("bfloat16", "int8", "int4", "lowrank")
 
 
@@ -49,6 +49,10 @@ def sizes(scale: str, picture: Path | None) -> list[Bar]:
         scale: of the zoo.
         picture: PNG to write; None for none.
     """
+    from teacher.zoo import build_zoo
+    from teacher.zoo.recipes import recipes
+
+    teachers = list(recipes(scale))[:TEACHERS]
     # The zoo's student is untrained: its attention is flat, and any error vanishes in
     # it. Where there is a trained model with its tokenizer, that one reads.
     student = "llama-twin" if scale == "strong" else "student"
@@ -56,15 +60,13 @@ def sizes(scale: str, picture: Path | None) -> list[Bar]:
     config = load_config(
         {
             "student": {"model": f"zoo:{prefix}{student}"},
-            "teachers": {name: f"zoo:{prefix}{name}" for name in TEACHERS},
+            "teachers": {name: f"zoo:{prefix}{name}" for name in teachers},
             "data": {"train": ["zoo"], "train_samples": 16},
             "phases": ["multi_basic"],
             "phase": {"all": {"fuse": {"space": "student"}}},
         }
     )
-    from teacher.zoo import build_zoo
-
-    build_zoo([*TEACHERS, student], scale=scale)
+    build_zoo([*teachers, student], scale=scale)
     bench = open_bench(config)
     points = {(p.form, p.encoding): p for p in _points(bench)}
     _print(list(points.values()))

@@ -13,8 +13,9 @@ from types import MappingProxyType
 
 SCALES = ("default", "tiny", "strong")
 """``tiny`` has the same families and tokenizer kinds, barely trained: for tests.
-``strong`` trains the same models about twice as long, on purer text, and adds a
-teacher with the student's tokenizer: for measuring what teaching is worth."""
+``strong`` trains the same models about twice as long, two of them on one domain
+alone, and adds a teacher with the student's tokenizer: for measuring what teaching is
+worth."""
 
 POSITIONS = 512
 """Longest sequence of every zoo model with learned or rotary positions, tokens."""
@@ -240,14 +241,21 @@ _TWIN = ZooModel(
 """Shares the student's tokenizer, so that its logits can be distilled directly."""
 
 _STRONG_STEPS = {"next-token": 1000, "masked-token": 600, "span-corruption": 600}
+_STRONG_READING = {
+    "gpt2-prose": ("gpt2-mixed", _BOTH),
+    "qwen-code": ("qwen-code", {"code": 1.0}),
+    "neox-mixed": ("neox-prose", {"prose": 1.0}),
+}
+"""What the next-token teachers are called and read at the ``strong`` scale. The family
+that learns most from a text becomes a specialist: a generalist that is better than each
+specialist in its own domain would leave nothing to choose between teachers."""
 
 
 def _strong(model: ZooModel) -> ZooModel:
-    """Train longer, and a specialist on 95 % of its own domain."""
-    purer = {0.85: 0.95, 0.15: 0.05}
-    mix = {domain: purer.get(share, share) for domain, share in model.mix.items()}
+    """Train longer, and specialists on nothing but their own domain."""
+    name, mix = _STRONG_READING.get(model.name, (model.name, model.mix))
     steps = _STRONG_STEPS[model.train.objective]
-    return replace(model, mix=mix, train=replace(model.train, steps=steps))
+    return replace(model, name=name, mix=mix, train=replace(model.train, steps=steps))
 
 
 _TINY_LAYERS = ("n_layer", "num_hidden_layers", "num_layers", "num_decoder_layers")

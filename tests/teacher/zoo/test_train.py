@@ -95,12 +95,14 @@ def test_the_twin_reads_with_the_students_tokenizer_and_more_text():
     assert text[1] > 5 * text[0]
 
 
-def test_strong_teachers_are_the_default_ones_trained_longer_on_purer_text():
-    default, strong = recipes(), recipes("strong")
-    assert set(strong) == {*default, "llama-twin"}
-    assert strong["student"] == default["student"]
-    for name in set(default) - {"student"}:
-        assert strong[name].config == default[name].config
-        assert strong[name].train.steps > default[name].train.steps
-        assert sum(strong[name].mix.values()) == pytest.approx(1)
-    assert strong["qwen-code"].mix["code"] == 0.95
+def test_strong_teachers_are_the_default_families_trained_longer_on_purer_text():
+    default, strong = recipes(), dict(recipes("strong"))
+    assert strong.pop("llama-twin").tokenizer_of == "student"
+    assert strong.pop("student") == default["student"]
+    teachers = [model for model in default.values() if model.role == "teacher"]
+    for one, longer in zip(teachers, strong.values(), strict=True):
+        assert longer.config == one.config
+        assert longer.train.steps > one.train.steps
+        assert longer.name.endswith(longer.leaning)
+    leanings = {model.name: model.leaning for model in strong.values()}
+    assert leanings["qwen-code"] == "code" and leanings["neox-prose"] == "prose"
