@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,28 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align.cumulative import cumulative
+from align.offsets import MARKER
+from align.placed import Ints, Placed, ids_of
 
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-MARKER = "▁"
-"""SentencePiece's stand-in for a blank."""
 
 Prefix = Literal["none", "first", "always"]
 """Whether a blank that is not in the text is put before it: never, at its start, or
 also after each special token in it."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Placed:
-    """The tokens of B texts in one line, without special tokens around them."""
-
-    ids: Ints
-    """(N,) int64."""
-    spans: Ints
-    """(N, 2) int64 [start, end) in characters of the token's own text."""
-    counts: Ints
-    """(B,) int64, tokens of each text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +93,7 @@ class ByteLengths:
         encodings = tokenizer.backend_tokenizer.encode_batch_fast(
             texts, add_special_tokens=False
         )
-        ids, counts = ids_of(encodings)
+        ids, counts = ids_of(tokenizer, encodings)
         spans, fits = self._place(ids, counts, texts)
         if self.normalizes:
             fits &= np.array(
@@ -117,73 +101,44 @@ class ByteLengths:
             )
         return Placed(ids, spans, counts), fits
 
-    def spans(self, ids: Ints, text: str) -> Ints | None:
-        """Place ids in their text.
-
-        Args:
-            ids: (n,) int64 that together spell ``text``.
-            text: the text.
-
-        Returns:
-            (n, 2) int64 [start, end) in characters, byte tokens of one character
-            sharing its span; None where the bytes do not add up.
-        """
-        counts = np.array([len(ids)], dtype=np.int64)
-        spans, fits = self._place(ids, counts, [text])
-        return spans if bool(fits[0]) else None
-
     def _place(self, ids: Ints, counts: Ints, texts: list[str]) -> tuple[Ints, Bools]:
-        """Spans (N, 2) of B texts' tokens in one line, and which texts fit (B,)."""
-        lengths = self.lengths.take(ids)
-        last_of = np.cumsum(counts)
-        unknown = np.flatnonzero(lengths <= 0)
+        """Spans (B, T, 2) of padded ids (B, T), and which texts fit (B,)."""
+        held = np.arange(ids.shape[1]) < counts[:, None]
+        lengths = np.where(held, self.lengths.take(ids, mode="clip"), 0)
+        fits = lengths.min(1, initial=0) == 0  # no unused id
         if self.prefix != "none":
-            lengths[self._prefixed(ids, counts)] -= 1
-        total = np.zeros(len(ids) + 1, dtype=np.int64)  # bytes before each token
-        total[1:] = lengths
-        cumulative(total)
-        begin = total[last_of - counts]  # of each text
+            lengths -= self._prefixed(ids) & held
         raw = [text.encode("utf-8", errors="surrogatepass") for text in texts]
         sizes = np.fromiter(map(len, raw), np.int64, len(raw))
-        fits = total[last_of] - begin == sizes
-        if len(unknown):
-            fits[np.searchsorted(last_of, unknown, "right")] = False
+        end = cumulative(lengths.copy())  # bytes of the text up to each token's end
+        fits &= end[:, -1:].sum(1) == sizes
         if self.prefix != "none":  # a written marker looks like a blank
             fits &= np.array([MARKER not in text for text in texts], dtype=np.bool_)
-        spans = np.empty((len(ids), 2), dtype=np.int64)
+        spans = np.empty((*ids.shape, 2), dtype=np.int64)
         if sum(map(len, texts)) == sizes.sum():
-            shift = np.repeat(begin, counts)
-            np.subtract(total[:-1], shift, out=spans[:, 0])
-            np.subtract(total[1:], shift, out=spans[:, 1])
+            np.subtract(end, lengths, out=spans[..., 0])
+            spans[..., 1] = end
             return spans, fits
-        # Bytes before each text in the joined bytes, against those in the tokens
-        start = np.cumsum(sizes) - sizes
-        joined = np.frombuffer(b"".join(raw), dtype=np.uint8)
+        # all texts in one line of bytes; what follows the last begins a character
+        joined = np.frombuffer(b"".join([*raw, b"."]), dtype=np.uint8)
         chars = np.zeros(len(joined) + 1, dtype=np.int64)  # characters up to a byte
         chars[1:] = (joined & 0xC0) != 0x80
         cumulative(chars)
-        shift = np.repeat(start - begin, counts)
-        first = np.repeat(chars[start], counts)
-        spans[:, 0] = chars.take(total[:-1] + shift + 1, mode="clip") - 1 - first
-        spans[:, 1] = chars.take(total[1:] + shift, mode="clip") - first
+        first = (np.cumsum(sizes) - sizes)[:, None]
+        before = chars.take(first)
+        end += first
+        spans[..., 0] = chars.take(end - lengths + 1, mode="clip") - 1 - before
+        spans[..., 1] = chars.take(end, mode="clip") - before
         return spans, fits
 
-    def _prefixed(self, ids: Ints, counts: Ints) -> Ints:
-        """Places of the tokens that begin with a blank which is not in the text."""
-        start = np.zeros(len(ids), dtype=np.bool_)
-        start[(np.cumsum(counts) - counts)[counts > 0]] = True
-        added = self.added[ids]
+    def _prefixed(self, ids: Ints) -> Bools:
+        """(B, T), the tokens that begin with a blank which is not in the text."""
+        added = self.added.take(ids, mode="clip")
+        first = np.zeros(ids.shape, dtype=np.bool_)
+        first[:, :1] = True
         if self.prefix == "always":
-            start[1:] |= added[:-1]
-        return np.flatnonzero(start & ~added)
-
-
-def ids_of(encodings: Sequence[Any]) -> tuple[Ints, Ints]:
-    """The ids of B encodings in one line (N,), and how many each has (B,), int64."""
-    counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
-    # packing a list takes two thirds of the time that numpy takes to read it
-    packed = b"".join([array("Q", encoding.ids) for encoding in encodings])
-    return np.frombuffer(packed, np.int64), counts
+            first[:, 1:] |= added[:, :-1]
+        return first & ~added
 
 
 def _state(component: Any) -> Any:

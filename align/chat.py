@@ -18,8 +18,9 @@ from torch import Tensor
 
 from align.byte_lengths import ByteLengths
 from align.conversation import Conversation, Message
+from align.placed import pad_id
 from align.text import TextSample
-from align.tokens import TokenBatch, encode_batch, pad_id
+from align.tokens import TokenBatch, encode_batch
 
 Ints = NDArray[np.int64]
 

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 
 def cumulative(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Turn (n,) int64 values into their running total, in place.
+    """Turn (..., n) int64 values into their running total over n, in place.
 
     Torch's kernel takes a tenth of the time of ``numpy.cumsum``, which at this length
     was a third of what an alignment cost.
     """
-    torch.from_numpy(values).cumsum_(0)
+    torch.from_numpy(values).cumsum_(-1)
     return values

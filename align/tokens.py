@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from align.byte_lengths import MARKER, ByteLengths, Placed, ids_of
+from align.byte_lengths import ByteLengths
 from align.conversation import Conversation
-
-Ints = NDArray[np.int64]
+from align.offsets import place_by_offsets
+from align.placed import Placed, filled, pad_id
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -201,97 +198,13 @@ def _unset(tokenizer: Any) -> Any:
 def _placed(tokenizer: Any, texts: list[str], table: ByteLengths | None) -> Placed:
     """Tokens by byte lengths, and by offsets where these do not decide."""
     if table is None:
-        return _place_by_offsets(tokenizer, texts)
+        return place_by_offsets(tokenizer, texts)
     placed, fits = table.encode(tokenizer, texts)
-    if bool(fits.all()):
-        return placed
     unfit = np.flatnonzero(~fits)
-    other = _place_by_offsets(tokenizer, [texts[row] for row in unfit])
-    if len(unfit) == len(texts):
-        return other
-    ids, spans = _rows(placed.ids, placed.counts), _rows(placed.spans, placed.counts)
-    for row, new_ids, new_spans in zip(
-        unfit.tolist(),
-        _rows(other.ids, other.counts),
-        _rows(other.spans, other.counts),
-        strict=True,
-    ):
-        ids[row], spans[row] = new_ids, new_spans
-    counts = np.fromiter(map(len, ids), np.int64, len(ids))
-    return Placed(np.concatenate(ids), np.concatenate(spans), counts)
-
-
-def _rows(values: Ints, counts: Ints) -> list[Ints]:
-    return np.split(values, np.cumsum(counts)[:-1])
-
-
-def _place_by_offsets(tokenizer: Any, texts: list[str]) -> Placed:
-    """Ids and repaired spans of B texts, without special tokens around them."""
-    backend = tokenizer.backend_tokenizer
-    encodings = backend.encode_batch(texts, add_special_tokens=False)
-    ids, counts = ids_of(encodings)
-    pairs = chain.from_iterable(encoding.offsets for encoding in encodings)
-    flat = np.fromiter(chain.from_iterable(pairs), np.int64, 2 * len(ids))
-    spans = _repair(tokenizer, texts, ids, flat.reshape(-1, 2), counts)
-    return Placed(ids, spans, counts)
-
-
-def _repair(
-    tokenizer: Any, texts: list[str], ids: Ints, spans: Ints, counts: Ints
-) -> Ints:
-    """Make spans say which characters a token has read.
-
-    - A bare ``▁`` whose span repeats the start of the next token's stands before the
-      text, not in it: it has read nothing and gets zero width. Byte tokens of one
-      character keep sharing its span.
-    - A character that is no blank and that no token claims was composed into the one
-      before it, as an accent by NFC, and belongs to that token.
-    - Blanks that a byte-level tokenizer trimmed off its tokens are given back.
-    """
-    if not len(spans):
-        return spans
-    sizes = np.fromiter(map(len, texts), np.int64, len(texts)) + 1
-    begin = np.cumsum(sizes) - sizes  # all texts in one line, one place between them
-    spans = spans + np.repeat(begin, counts)[:, None]
-    start, end = spans[:, 0], spans[:, 1]
-    following = np.append(start[1:], 0)
-    full = counts > 0
-    following[np.cumsum(counts)[full] - 1] = (begin + sizes - 1)[full]
-    reach = np.maximum.accumulate(end)
-    gaps = np.flatnonzero(following > reach)
-    if len(gaps):
-        line = "\n".join(texts).encode("utf-32-le", "surrogatepass")
-        blank = _BLANKS[np.minimum(np.frombuffer(line, np.uint32), len(_BLANKS) - 1)]
-        for token in gaps[~blank[end[gaps]]].tolist():
-            stop = int(end[token])
-            while stop < following[token] and not blank[stop]:
-                stop += 1
-            end[token] = stop
-    shared = np.flatnonzero(following < end)
-    if len(shared):
-        distinct, which = np.unique(ids[shared], return_inverse=True)
-        pieces = tokenizer.convert_ids_to_tokens(distinct.tolist())
-        bare = np.array([not piece.strip(MARKER) for piece in pieces])[which]
-        end[shared[bare]] = start[shared[bare]]
-    if _trims_blanks(tokenizer.backend_tokenizer):
-        before = np.append(0, np.maximum.accumulate(end)[:-1])
-        before = np.maximum(before, np.repeat(begin, counts))
-        np.minimum(start, before, out=start, where=start > before)
-    return spans - np.repeat(begin, counts)[:, None]
-
-
-_BLANKS = np.array([chr(code).isspace() for code in range(0x3001)] + [False])
-"""Which code points are blanks; there are none after U+3000."""
-
-
-def _trims_blanks(backend: Any) -> bool:
-    """Whether offsets leave out blanks that byte-level tokens have read."""
-    processor = backend.post_processor
-    if processor is None:
-        return False
-    state = json.loads(processor.__getstate__())
-    steps = state["processors"] if state["type"] == "Sequence" else [state]
-    return any(step.get("trim_offsets") for step in steps)
+    if len(unfit):  # the ids are the same
+        other = place_by_offsets(tokenizer, [texts[row] for row in unfit])
+        placed.spans[unfit] = filled(other.spans, 0, placed.ids.shape[1])
+    return placed
 
 
 def _pad(
@@ -303,36 +216,18 @@ def _pad(
     room: int | None,
 ) -> TokenBatch:
     kept = placed.counts if room is None else np.minimum(placed.counts, room)
-    batch, body = len(texts), int(kept.max(initial=0))
-    width = (len(prefix) + body + len(suffix)) if batch else 0
-    ids = np.full((batch, width), pad_id(tokenizer), dtype=np.int64)
-    spans = np.zeros((batch, width, 2), dtype=np.int64)
-    start, begin = len(prefix), 0
-    ids[:, :start] = prefix
-    for row, (count, size) in enumerate(
-        zip(placed.counts.tolist(), kept.tolist(), strict=True)
-    ):
-        stop, end = start + size, begin + size
-        ids[row, start:stop] = placed.ids[begin:end]
-        spans[row, start:stop] = placed.spans[begin:end]
-        if suffix:
-            ids[row, stop : stop + len(suffix)] = suffix
-        if size:
-            spans[row, stop:] = placed.spans[end - 1, 1]
-        begin += count
-    mask = np.arange(width) < (kept + width - body)[:, None]
+    start, body = len(prefix), int(kept.max(initial=0))
+    width = start + body + len(suffix)
+    stop = start + kept[:, None]
+    ids = placed.ids[:, :body]
+    if width > body:
+        ids = np.full((len(texts), width), pad_id(tokenizer), dtype=np.int64)
+        ids[:, :start] = prefix
+        ids[:, start : start + body] = placed.ids[:, :body]
+        ids[np.arange(len(texts))[:, None], stop + np.arange(len(suffix))] = suffix
     return TokenBatch(
         torch.from_numpy(ids),
-        torch.from_numpy(mask),
-        torch.from_numpy(spans),
+        torch.from_numpy(np.arange(width) < stop + len(suffix)),
+        torch.from_numpy(filled(placed.spans[:, :body], start, width)),
         tuple(texts),
     )
-
-
-def pad_id(tokenizer: Any) -> int:
-    """What fills rows up: its padding token, else its last, else 0."""
-    for name in ("pad_token_id", "eos_token_id"):
-        value = getattr(tokenizer, name, None)
-        if value is not None:
-            return int(value)
-    return 0

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -52,12 +54,17 @@ def test_settings_of_an_earlier_call_do_not_cut_or_pad(load):
         assert batch.ids.shape == (1, 3)
 
 
-def test_ids_that_do_not_spell_the_text_are_noticed(load):
+def test_lengths_that_do_not_add_up_to_the_text_are_noticed(load):
     tokenizer = load("gpt2")
     table = ByteLengths.of(tokenizer)
-    ids = encode_batch(tokenizer, ["one two"]).ids[0].numpy()
-    assert table.spans(ids, "one two").tolist() == [[0, 3], [3, 7]]
-    assert table.spans(ids, "one twos") is None
+    wrong = table.lengths.copy()
+    wrong[tokenizer.convert_tokens_to_ids("one")] += 1
+    table = replace(table, lengths=wrong)
+    texts = ["one two", "深 two", ""]
+    assert table.encode(tokenizer, texts)[1].tolist() == [False, True, True]
+    batch = encode_batch(tokenizer, texts, byte_lengths=table)
+    assert batch.spans[0, :2].tolist() == [[0, 3], [3, 7]]
+    assert torch.equal(batch.spans, encode_batch(tokenizer, texts).spans)
 
 
 def test_the_blank_which_llama_puts_before_a_text_holds_no_character(load):

@@ -1,0 +1,94 @@
+"""Spans from a tokenizer's own offsets, with what families get wrong repaired."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from align.placed import Ints, Placed, ids_of
+
+MARKER = "▁"
+"""SentencePiece's stand-in for a blank."""
+
+
+def place_by_offsets(tokenizer: Any, texts: list[str]) -> Placed:
+    """Tokenise and repair the spans, without special tokens around the texts.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer, neither cutting nor padding.
+        texts: B texts.
+    """
+    encodings = tokenizer.backend_tokenizer.encode_batch(
+        texts, add_special_tokens=False
+    )
+    ids, counts = ids_of(tokenizer, encodings)
+    held = np.arange(ids.shape[1]) < counts[:, None]
+    pairs = chain.from_iterable(encoding.offsets for encoding in encodings)
+    flat = np.fromiter(chain.from_iterable(pairs), np.int64, 2 * int(counts.sum()))
+    repaired = _repair(tokenizer, texts, ids[held], flat.reshape(-1, 2), counts)
+    spans = np.zeros((*ids.shape, 2), dtype=np.int64)
+    full = counts > 0
+    spans[full] = repaired[np.cumsum(counts)[full] - 1, 1][:, None, None]
+    spans[held] = repaired
+    return Placed(ids, spans, counts)
+
+
+def _repair(
+    tokenizer: Any, texts: list[str], ids: Ints, spans: Ints, counts: Ints
+) -> Ints:
+    """Make spans say which characters a token has read.
+
+    - A bare ``▁`` whose span repeats the start of the next token's stands before the
+      text, not in it: it has read nothing and gets zero width. Byte tokens of one
+      character keep sharing its span.
+    - A character that is no blank and that no token claims was composed into the one
+      before it, as an accent by NFC, and belongs to that token.
+    - Blanks that a byte-level tokenizer trimmed off its tokens are given back.
+    """
+    if not len(spans):
+        return spans
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts)) + 1
+    begin = np.cumsum(sizes) - sizes  # all texts in one line, one place between them
+    spans = spans + np.repeat(begin, counts)[:, None]
+    start, end = spans[:, 0], spans[:, 1]
+    following = np.append(start[1:], 0)
+    full = counts > 0
+    following[np.cumsum(counts)[full] - 1] = (begin + sizes - 1)[full]
+    reach = np.maximum.accumulate(end)
+    gaps = np.flatnonzero(following > reach)
+    if len(gaps):
+        line = "\n".join(texts).encode("utf-32-le", "surrogatepass")
+        blank = _BLANKS[np.minimum(np.frombuffer(line, np.uint32), len(_BLANKS) - 1)]
+        for token in gaps[~blank[end[gaps]]].tolist():
+            stop = int(end[token])
+            while stop < following[token] and not blank[stop]:
+                stop += 1
+            end[token] = stop
+    shared = np.flatnonzero(following < end)
+    if len(shared):
+        distinct, which = np.unique(ids[shared], return_inverse=True)
+        pieces = tokenizer.convert_ids_to_tokens(distinct.tolist())
+        bare = np.array([not piece.strip(MARKER) for piece in pieces])[which]
+        end[shared[bare]] = start[shared[bare]]
+    if _trims_blanks(tokenizer.backend_tokenizer):
+        before = np.append(0, np.maximum.accumulate(end)[:-1])
+        before = np.maximum(before, np.repeat(begin, counts))
+        np.minimum(start, before, out=start, where=start > before)
+    return spans - np.repeat(begin, counts)[:, None]
+
+
+_BLANKS = np.array([chr(code).isspace() for code in range(0x3001)] + [False])
+"""Which code points are blanks; there are none after U+3000."""
+
+
+def _trims_blanks(backend: Any) -> bool:
+    """Whether offsets leave out blanks that byte-level tokens have read."""
+    processor = backend.post_processor
+    if processor is None:
+        return False
+    state = json.loads(processor.__getstate__())
+    steps = state["processors"] if state["type"] == "Sequence" else [state]
+    return any(step.get("trim_offsets") for step in steps)
