@@ -22,6 +22,10 @@ HEALTH = {
 }
 """Per measurement of the student's KV what it is called, and its threshold's name."""
 
+SETTLING = 0.1
+"""Share of a phase in which a rank may fall unwarned: that of untrained weights is
+high, being noise, and gives way as the student learns."""
+
 Line = dict[str, Any]
 
 
@@ -40,6 +44,8 @@ class Alarms:
     """Whether weights depend on the text; fixed ones cannot go wrong."""
     warn: Callable[[str], None]
     """Shows one line at once."""
+    _settled: dict[str, float] = field(default_factory=dict)
+    """The least share of the start's rank while it settled."""
     _raised: set[str] = field(default_factory=set)
     _skipped: int = 0
     _coverage: dict[str, list[float]] = field(default_factory=dict)
@@ -58,7 +64,7 @@ class Alarms:
         kind = line.get("kind")
         if kind == "health":
             line = line | self._compared(line)
-            found = self._collapse(line["against_start"])
+            found = self._collapse(line)
         elif kind == "routing":
             found = self._routing(line)
         elif kind == "train":
@@ -78,6 +84,8 @@ class Alarms:
                 self._not_finite(line)
             elif line.get("kind") == "train":
                 self._uncovered(line.get("coverage", {}))
+            elif line.get("kind") == "health":
+                self._settle(line)
 
     def covers(self, coverage: Mapping[str, float]) -> list[Line]:
         """Take what the calibration sample says of each teacher's coverage."""
@@ -101,15 +109,26 @@ class Alarms:
         }
         return {"against_start": shares, "skipped": self._skipped}
 
-    def _collapse(self, shares: Mapping[str, float]) -> dict[str, str]:
+    def _settle(self, line: Line) -> None:
+        if line["step"] > SETTLING * self.steps:
+            return
+        for name, share in line["against_start"].items():
+            if HEALTH[name][1] == "rank":
+                self._settled[name] = min(share, self._settled.get(name, 1.0))
+
+    def _collapse(self, line: Line) -> dict[str, str]:
+        self._settle(line)
         least = {"spread": self.config.min_spread, "rank": self.config.min_rank}
         found = {}
-        for name, share in shares.items():
+        for name, of_start in line["against_start"].items():
             said, kind = HEALTH[name]
+            before = self._settled.get(name, 1.0)
+            share = of_start / before if before > 0 else of_start
+            since = "when the phase began" if before == 1 else "once it had settled"
             if not share >= least[kind]:  # NaN is no share either
                 found[f"collapse {name}"] = (
-                    f"the student's {said} is {share:.0%} of what it was when the "
-                    f"phase began (alarms.min_{kind} is {least[kind]:.0%}): keys and "
+                    f"the student's {said} is {share:.0%} of what it was {since} "
+                    f"(alarms.min_{kind} is {least[kind]:.0%}): keys and "
                     "values may be collapsing; lower loss.lambda_k and loss.lambda_v, "
                     "or compare `health` with the CE-only student's"
                 )

@@ -182,3 +182,16 @@ def test_a_run_measures_warns_and_reports(tiny_zoo, tmp_path, capsys):
     for event in raised:
         assert shown.count(event["event"]) == 1
         assert event["event"] in report
+
+
+def test_the_rank_of_untrained_weights_may_settle_first(watch):
+    """Noise has full rank: 40 falls to 10 as an untrained student learns anything."""
+    alarms, shown = watch()
+    assert names(alarms.see(health(step=10, rank_k=10.0))) == []
+    assert names(alarms.see(health(step=50, rank_k=6.0))) == []
+    assert names(alarms.see(health(step=75, rank_k=4.0))) == ["collapse rank_k"]
+    assert "40% of what it was once it had settled" in shown[0]
+
+    resumed, _ = watch()
+    resumed.recall(watch()[0].see(health(step=10, rank_k=10.0)))
+    assert names(resumed.see(health(step=50, rank_k=6.0))) == []
