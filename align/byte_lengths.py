@@ -108,7 +108,7 @@ class ByteLengths:
         fits = lengths.min(1, initial=0) == 0  # no unused id
         if self.prefix != "none":
             lengths -= self._prefixed(ids) & held
-        raw = [text.encode("utf-8", errors="surrogatepass") for text in texts]
+        raw = [text.encode() for text in texts]
         sizes = np.fromiter(map(len, raw), np.int64, len(raw))
         end = cumulative(lengths.copy())  # bytes of the text up to each token's end
         fits &= end[:, -1:].sum(1) == sizes

@@ -60,7 +60,7 @@ def _repair(
     reach = np.maximum.accumulate(end)
     gaps = np.flatnonzero(following > reach)
     if len(gaps):
-        line = "\n".join(texts).encode("utf-32-le", "surrogatepass")
+        line = "\n".join(texts).encode("utf-32-le")
         blank = _BLANKS[np.minimum(np.frombuffer(line, np.uint32), len(_BLANKS) - 1)]
         for token in gaps[~blank[end[gaps]]].tolist():
             stop = int(end[token])

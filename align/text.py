@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from align.conversation import Chats, Conversation, conversation_of
+from align.conversation import Chats, Conversation
+from align.records import from_lines, from_rows
 
 PACK_CHARS = 2000
 """Paragraphs of a plain text file are packed into documents of about this size."""
 
 _BLOCK_CHARS = 1 << 20
-_QUESTION = ("question", "answer")
-
 _BLANK_LINE = re.compile(r"\r?\n[^\S\r\n]*\r?\n\s*")
 _CUTS = tuple(
     re.compile(pattern)
@@ -88,7 +85,8 @@ def iter_texts(
 
     Raises:
         FileNotFoundError: there is no such path, or no such file in the folder.
-        ValueError: not UTF-8, bad JSON, no usable field, or no text at all.
+        ValueError: not UTF-8, bad JSON, no usable field, half a surrogate pair, or
+            no text at all.
         ImportError: a parquet or arrow file without pyarrow installed.
     """
     path = Path(path)
@@ -100,11 +98,15 @@ def iter_texts(
     if path.is_dir():
         yield from _iter_folder(path, domain, text_field, chats)
         return
-    readers = {".jsonl": _read_jsonl, ".parquet": _read_rows, ".arrow": _read_rows}
-    reader = readers.get(path.suffix.lower())
     name = path.stem if domain is None else domain
     found = False
-    documents = reader(path, text_field, chats) if reader else _read_plain(path)
+    kind = path.suffix.lower()
+    if kind == ".jsonl":
+        documents = from_lines(path, _lines(path), text_field, chats)
+    elif kind in (".parquet", ".arrow"):
+        documents = from_rows(path, text_field, chats)
+    else:
+        documents = _read_plain(path)
     for place, text in documents:
         if text.strip():
             found = True
@@ -218,82 +220,14 @@ def _blocks(path: Path) -> Iterator[str]:
         raise _not_utf8(path) from None
 
 
-def _read_jsonl(path: Path, text_field: str, chats: Chats) -> Iterator[tuple[int, str]]:
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: not JSON ({error.msg} at column {error.colno}); give one "
-                "object a line"
-            ) from error
-        yield number, _record_text(record, text_field, chats, where)
-
-
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file, counted from 1."""
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 yield number, line.removesuffix("\n")
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
-
-
-def _read_rows(path: Path, text_field: str, chats: Chats) -> Iterator[tuple[int, str]]:
-    for number, record in enumerate(_records(path)):
-        where = f"{path}, row {number}"
-        yield number, _record_text(record, text_field, chats, where)
-
-
-def _records(path: Path) -> Iterator[Any]:
-    try:
-        from pyarrow import ipc, lib, memory_map, parquet
-    except ImportError as error:
-        raise ImportError(
-            f"reading {path} needs pyarrow; install the extra: pip install "
-            "'mtkd[parquet]'"
-        ) from error
-    try:
-        if path.suffix.lower() == ".parquet":
-            with parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches():
-                    yield from batch.to_pylist()
-            return
-        with memory_map(str(path)) as mapped, ipc.open_stream(mapped) as stream:
-            for batch in stream:
-                yield from batch.to_pylist()
-    except lib.ArrowInvalid as error:
-        raise ValueError(f"{path} cannot be read: {error}; copy it again") from error
-
-
-def _record_text(record: Any, text_field: str, chats: Chats, where: str) -> str:
-    if not isinstance(record, Mapping):
-        raise ValueError(f"{where}: {type(record).__name__}; give a JSON object")
-    if text_field in record:
-        return _string(record[text_field], text_field, where)
-    if text_field == "text":
-        conversation = conversation_of(record, where)
-        if conversation is not None:
-            return conversation if chats == "template" else conversation.plain()
-        if all(name in record for name in _QUESTION):
-            pair = (_string(record[name], name, where) for name in _QUESTION)
-            return "\n".join(pair)
-    raise ValueError(
-        f"{where}: no field {text_field!r} among {sorted(map(str, record))}; set "
-        "text_field, or give text, question and answer, messages, or prompt and "
-        "completion"
-    )
-
-
-def _string(value: Any, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(
-            f"{where}: field {name!r} is {type(value).__name__}; give a string"
-        )
-    return value
 
 
 def _not_utf8(path: Path) -> ValueError:

@@ -14,6 +14,7 @@ from align.byte_lengths import ByteLengths
 from align.conversation import Conversation
 from align.offsets import place_by_offsets
 from align.placed import Placed, filled, pad_id
+from align.records import lone_surrogate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,7 +135,8 @@ def encode_batch(
 
     Raises:
         TypeError: ``texts`` is one string, or holds something else than strings.
-        ValueError: the tokenizer is slow, or max_length leaves no room.
+        ValueError: the tokenizer is slow, max_length leaves no room, or a text holds
+            half of a surrogate pair.
     """
     texts = _checked_texts(texts)
     if any(isinstance(text, Conversation) for text in texts):
@@ -168,6 +170,12 @@ def _checked_texts(texts: Sequence[str]) -> list[str]:
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts[{row}] is {type(text).__name__}; give a str")
+        place = lone_surrogate(text)
+        if place is not None:
+            raise ValueError(
+                f"texts[{row}] holds {text[place]!r} at character {place}, half of a "
+                "surrogate pair, which no tokenizer takes; leave it out"
+            )
     return list(texts)
 
 

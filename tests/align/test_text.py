@@ -131,6 +131,11 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
         ("a.jsonl", b"[1]", "line 1: list; give a JSON object"),
         ("a.jsonl", b'{"txt": "a"}', r"no field 'text' among \['txt'\]"),
         ("a.jsonl", b'{"text": 3}', "field 'text' is int; give a string"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": "b \\ud83d c"}',
+            r"line 2: '\\ud83d' at character 2 is half of a surrogate pair",
+        ),
         ("a.jsonl", b'{"messages": ["a"]}', "give objects with role and content"),
     ],
 )

@@ -182,6 +182,8 @@ def test_mistakes_are_named(load):
         encode_batch(load("gpt2"), "a")
     with pytest.raises(TypeError, match=r"texts\[1\] is int"):
         encode_batch(load("gpt2"), ["a", 3])
+    with pytest.raises(ValueError, match=r"texts\[1\] holds '\\ud83d' at character 2"):
+        encode_batch(load("gpt2"), ["a", "b \ud83d c"])
     with pytest.raises(ValueError, match=r"max_length 1 leaves no room for the 2"):
         encode_batch(load("bert-base-uncased"), ["a"], max_length=1)
     with pytest.raises(ValueError, match=r"TokenBatch\.spans has shape"):
