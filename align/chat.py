@@ -18,6 +18,7 @@ from torch import Tensor
 
 from align.byte_lengths import ByteLengths
 from align.conversation import Conversation, Message
+from align.placed import pad_id
 from align.text import TextSample
 from align.tokens import TokenBatch, encode_batch
 
@@ -126,22 +127,32 @@ def encode_chats(
     return replace(batch, spans=placed, texts=tuple(talks))
 
 
-def in_order(
-    texts: Sequence[str], written: TokenBatch, spoken: TokenBatch, fill: int
+def encode_mixed(
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_length: int | None = None,
+    add_special_tokens: bool = True,
+    byte_lengths: ByteLengths | None = None,
 ) -> TokenBatch:
-    """One batch of plain texts and conversations that were tokenised apart.
+    """Tokenise texts and conversations side by side, in the order given.
 
-    Args:
-        texts: both, in the order wanted.
-        written: the plain ones among them.
-        spoken: the conversations among them.
-        fill: the id that fills rows up.
+    Arguments and errors are those of :func:`align.tokens.encode_batch`.
     """
+    places: tuple[list[int], list[int]] = ([], [])
+    for place, text in enumerate(texts):
+        places[isinstance(text, Conversation)].append(place)
+    plain, chats = ([texts[place] for place in chosen] for chosen in places)
+    talks = [text for text in chats if isinstance(text, Conversation)]
+    spoken = encode_chats(tokenizer, talks, max_length, byte_lengths)
+    if not plain:
+        return spoken
+    written = encode_batch(
+        tokenizer, plain, max_length, add_special_tokens, byte_lengths
+    )
     width = max(written.ids.shape[1], spoken.ids.shape[1])
-    talks = torch.tensor([isinstance(text, Conversation) for text in texts])
-    order = talks.long().argsort(stable=True).argsort()
+    order = torch.tensor([*places[0], *places[1]]).argsort()
     return TokenBatch(
-        _stacked(written.ids, spoken.ids, width, fill)[order],
+        _stacked(written.ids, spoken.ids, width, pad_id(tokenizer))[order],
         _stacked(written.mask, spoken.mask, width, False)[order],
         _stacked(written.spans, spoken.spans, width, 0)[order],
         tuple(texts),
