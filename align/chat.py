@@ -18,7 +18,6 @@ from torch import Tensor
 
 from align.byte_lengths import ByteLengths
 from align.conversation import Conversation, Message
-from align.placed import pad_id
 from align.text import TextSample
 from align.tokens import TokenBatch, encode_batch
 
@@ -127,32 +126,22 @@ def encode_chats(
     return replace(batch, spans=placed, texts=tuple(talks))
 
 
-def encode_mixed(
-    tokenizer: Any,
-    texts: Sequence[str],
-    max_length: int | None = None,
-    add_special_tokens: bool = True,
-    byte_lengths: ByteLengths | None = None,
+def in_order(
+    texts: Sequence[str], written: TokenBatch, spoken: TokenBatch, fill: int
 ) -> TokenBatch:
-    """Tokenise texts and conversations side by side, in the order given.
+    """One batch of plain texts and conversations that were tokenised apart.
 
-    Arguments and errors are those of :func:`align.tokens.encode_batch`.
+    Args:
+        texts: both, in the order wanted.
+        written: the plain ones among them.
+        spoken: the conversations among them.
+        fill: the id that fills rows up.
     """
-    places: tuple[list[int], list[int]] = ([], [])
-    for place, text in enumerate(texts):
-        places[isinstance(text, Conversation)].append(place)
-    plain, chats = ([texts[place] for place in chosen] for chosen in places)
-    talks = [text for text in chats if isinstance(text, Conversation)]
-    spoken = encode_chats(tokenizer, talks, max_length, byte_lengths)
-    if not plain:
-        return spoken
-    written = encode_batch(
-        tokenizer, plain, max_length, add_special_tokens, byte_lengths
-    )
     width = max(written.ids.shape[1], spoken.ids.shape[1])
-    order = torch.tensor([*places[0], *places[1]]).argsort()
+    talks = torch.tensor([isinstance(text, Conversation) for text in texts])
+    order = talks.long().argsort(stable=True).argsort()
     return TokenBatch(
-        _stacked(written.ids, spoken.ids, width, pad_id(tokenizer))[order],
+        _stacked(written.ids, spoken.ids, width, fill)[order],
         _stacked(written.mask, spoken.mask, width, False)[order],
         _stacked(written.spans, spoken.spans, width, 0)[order],
         tuple(texts),

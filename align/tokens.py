@@ -139,12 +139,18 @@ def encode_batch(
             half of a surrogate pair.
     """
     texts = _checked_texts(texts)
-    if any(isinstance(text, Conversation) for text in texts):
-        from align.chat import encode_mixed  # which encodes what it renders here
+    talks = [text for text in texts if isinstance(text, Conversation)]
+    if talks:
+        from align.chat import encode_chats, in_order  # which encode what they render
 
-        return encode_mixed(
-            tokenizer, texts, max_length, add_special_tokens, byte_lengths
+        spoken = encode_chats(tokenizer, talks, max_length, byte_lengths)
+        plain = [text for text in texts if not isinstance(text, Conversation)]
+        if not plain:
+            return spoken
+        written = encode_batch(
+            tokenizer, plain, max_length, add_special_tokens, byte_lengths
         )
+        return in_order(texts, written, spoken, pad_id(tokenizer))
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"tokenizer {type(tokenizer).__name__} is not a fast tokenizer and gives "

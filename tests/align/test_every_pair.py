@@ -20,7 +20,7 @@ from align.tokenizer_align import (
 )
 from align.tokens import encode_batch
 from tests.align import definitions
-from tests.align.definitions import Reading
+from tests.align.definitions import TOKENIZERS, Reading
 
 ALIGNERS = {
     "char_iou": CharIoUAligner(),
@@ -28,22 +28,8 @@ ALIGNERS = {
     "last_token": LastTokenAligner(),
     "chunk_end": ChunkEndAligner(),
 }
-NAMES = [
-    "bert-base-chinese",
-    "bert-base-uncased",
-    "chatglm-6b",
-    "gpt-neox",
-    "gpt2",
-    "llama2",
-    "llama3",
-    "mistral-7b-v0.1",
-    "opt",
-    "qwen2.5",
-    "rwkv-world",
-    "t5-small",
-]
-PAIRS = list(itertools.product(NAMES, NAMES))
-SOME = [(name, NAMES[(place + 5) % 12]) for place, name in enumerate(NAMES)]
+PAIRS = list(itertools.product(TOKENIZERS, TOKENIZERS))
+SOME = [(name, TOKENIZERS[(place + 5) % 12]) for place, name in enumerate(TOKENIZERS)]
 CORPORA = [
     "tinyshakespeare/*.txt",
     "wikitext-2/valid.txt",
@@ -82,7 +68,9 @@ class Sides(dict):
 
 @pytest.fixture(scope="module")
 def sides(load):
-    return Sides((name, (load(name), ByteLengths.of(load(name)))) for name in NAMES)
+    return Sides(
+        (name, (load(name), ByteLengths.of(load(name)))) for name in TOKENIZERS
+    )
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +144,7 @@ def check_symmetric(student, teacher):
 
 
 def test_some_pairs_align_as_defined_on_every_corpus(sides, excerpts):
-    batches = encoded(sides, NAMES, [text[:60] for text in excerpts])
+    batches = encoded(sides, TOKENIZERS, [text[:60] for text in excerpts])
     read = {name: readings(batch) for name, batch in batches.items()}
     for batch in batches.values():
         check_spans(batch)
@@ -167,7 +155,7 @@ def test_some_pairs_align_as_defined_on_every_corpus(sides, excerpts):
 
 @pytest.mark.slow
 def test_every_pair_aligns_as_defined_on_every_corpus(sides, excerpts, capsys):
-    batches = encoded(sides, NAMES, excerpts)
+    batches = encoded(sides, TOKENIZERS, excerpts)
     read = {name: readings(batch) for name, batch in batches.items()}
     for batch in batches.values():
         check_spans(batch)
@@ -180,11 +168,11 @@ def test_every_pair_aligns_as_defined_on_every_corpus(sides, excerpts, capsys):
     with capsys.disabled():
         for aligner in ALIGNERS:
             print(f"\n{aligner}: % of the row's tokens fed by the column's")
-            print(" " * 18 + "".join(f"{name[:9]:>10}" for name in NAMES))
-            for one in NAMES:
-                row = [f"{coverage[one, two][aligner]:10.1%}" for two in NAMES]
+            print(" " * 18 + "".join(f"{name[:9]:>10}" for name in TOKENIZERS))
+            for one in TOKENIZERS:
+                row = [f"{coverage[one, two][aligner]:10.1%}" for two in TOKENIZERS]
                 print(f"{one:<18}{''.join(row)}")
-    for name in NAMES:
+    for name in TOKENIZERS:
         assert coverage[name, name]["char_iou"] == 1
     assert min(pair["char_iou"] for pair in coverage.values()) > 0.9
 
@@ -200,7 +188,7 @@ def unshared(batch):
 def test_a_token_that_shares_no_character_with_its_neighbours_is_its_own_match(
     sides, excerpts
 ):
-    for batch in encoded(sides, NAMES, excerpts).values():
+    for batch in encoded(sides, TOKENIZERS, excerpts).values():
         dense = CharIoUAligner()(batch, batch).dense()
         check_symmetric(batch, batch)
         alone = unshared(batch)
@@ -266,14 +254,14 @@ def examples(everyday):
 @given(st.lists(made_up, min_size=1, max_size=2))
 @examples(12)
 def test_made_up_text_aligns_as_defined(sides, texts):
-    check_made_up(sides, NAMES, SOME, texts)
+    check_made_up(sides, TOKENIZERS, SOME, texts)
 
 
 @pytest.mark.slow
 @given(st.lists(made_up, min_size=1, max_size=3))
 @examples(40)
 def test_made_up_text_aligns_as_defined_for_every_pair(sides, texts):
-    check_made_up(sides, NAMES, PAIRS, texts)
+    check_made_up(sides, TOKENIZERS, PAIRS, texts)
 
 
 LONG = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyzé深", k=92_000))
@@ -302,4 +290,4 @@ def test_a_hundred_kilobytes_without_a_blank_align_in_three_families(sides):
 
 @pytest.mark.slow
 def test_a_hundred_kilobytes_without_a_blank_align(sides):
-    check_long(sides, NAMES, SOME)
+    check_long(sides, TOKENIZERS, SOME)

@@ -4,21 +4,7 @@ import pytest
 import torch
 
 from align.tokens import TokenBatch, encode_batch
-
-ALL = [
-    "bert-base-chinese",
-    "bert-base-uncased",
-    "chatglm-6b",
-    "gpt-neox",
-    "gpt2",
-    "llama2",
-    "llama3",
-    "mistral-7b-v0.1",
-    "opt",
-    "qwen2.5",
-    "rwkv-world",
-    "t5-small",
-]
+from tests.align.definitions import TOKENIZERS
 
 
 def pieces(tokenizer, batch, row=0):
@@ -26,7 +12,7 @@ def pieces(tokenizer, batch, row=0):
     return list(zip(names, map(tuple, batch.spans[row].tolist()), strict=False))
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", TOKENIZERS)
 def test_spans_of_every_family_stay_inside_their_text_and_never_go_back(
     load, real_texts, name
 ):
