@@ -57,7 +57,8 @@ def tables(data: Path) -> str:
         kinds.append(f"| `{name}` | {' | '.join(_kind(tokenizer, texts))} |")
         cells = [_reads(sides[STUDENT], tokenizer, texts[corpus]) for corpus in CORPORA]
         shares.append(f"| `{name}` | {' | '.join(cells)} |")
-    return "\n".join([*kinds, "", *shares])
+    every = [text for pieces in texts.values() for text in pieces]
+    return "\n".join([*kinds, "", *shares, "", *_pairs(sides, every)])
 
 
 def excerpt(corpora: Path, where: str) -> list[str]:
@@ -109,6 +110,28 @@ def _reads(student: Any, teacher: Any, texts: list[str]) -> str:
     coverage = CharIoUAligner()(own, theirs).coverage(own.has_text)
     lost = lost_text(teacher, theirs).share
     return f"{_percent(coverage)} / {_percent(lost)}"
+
+
+def _pairs(sides: dict[str, Any], texts: list[str]) -> list[str]:
+    """Coverage of every tokenizer's tokens by every other's, for two aligners."""
+    from align import ByteLengths, CharIoUAligner, ChunkEndAligner, encode_batch
+
+    batches = {
+        name: encode_batch(side, texts, byte_lengths=ByteLengths.of(side))
+        for name, side in sides.items()
+    }
+    lines = ["| student \\ teacher | " + " | ".join(f"`{x}`" for x in sides) + " |"]
+    lines.append("|---|" + "---:|" * len(sides))
+    for name, own in batches.items():
+        cells = []
+        for theirs in batches.values():
+            found = (
+                align(own, theirs) for align in (CharIoUAligner(), ChunkEndAligner())
+            )
+            shares = (each.coverage(own.has_text) for each in found)
+            cells.append(" / ".join(map(_percent, shares)))
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return lines
 
 
 def _percent(share: float) -> str:

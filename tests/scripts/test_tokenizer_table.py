@@ -30,8 +30,8 @@ def test_rows_say_what_is_known_of_their_tokenizers(measured):
     rows = [
         line.split(" | ") for line in measured.splitlines() if line.startswith("| `")
     ]
-    kinds, shares = rows[:12], rows[12:]
-    assert len(kinds) == len(shares) == 12
+    kinds, shares, pairs = rows[:12], rows[12:24], rows[24:]
+    assert len(pairs) == 12 and all(len(row) == 13 for row in pairs)
     by_name = {row[0].strip("| `"): row[1:] for row in kinds}
     assert by_name["gpt2"] == ["BPE", "byte lengths", "nothing |"]
     assert by_name["t5-small"][:2] == ["Unigram", "offsets"]
@@ -41,6 +41,11 @@ def test_rows_say_what_is_known_of_their_tokenizers(measured):
     assert {cell.strip(" |") for cell in own} == {"100 / 0"}
     (t5,) = (row[1:] for row in shares if row[0] == "| `t5-small`")
     assert float(t5[-1].strip(" |").split(" / ")[1]) > 50  # Chinese
+    covered = {row[0].strip("| `"): row[1:] for row in pairs}
+    for place, row in enumerate(covered.values()):
+        assert row[place].startswith("100 / ")  # by itself
+    assert covered["bert-base-uncased"][1].strip(" |") == "100 / 100"  # itself
+    assert float(covered["gpt2"][4].split(" / ")[1]) < 70  # bytes of characters
 
 
 def test_a_missing_corpus_is_named(script, tmp_path):
