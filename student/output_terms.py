@@ -10,15 +10,16 @@ from torch import Tensor
 
 from align.output import Output
 from student.objective import OUTPUTS, Objective, StepContext, Term
-from student.output import chunk_likelihood, shared_chunks
-from student.output.divergence import Divergence
-from student.output.linear_divergence import (
+from student.output import (
+    Divergence,
     HeadInput,
     Labels,
+    Support,
+    chunk_likelihood,
     linear_divergence,
     linear_log_likelihood,
+    shared_chunks,
 )
-from student.output.support import Support
 from student.outputs import Outputs, Taught, same_predictions
 
 _LEAST = 1e-9  # keeps a quotient of weights finite where there are none

@@ -1,14 +1,10 @@
 """What models conclude: objectives on next-token distributions, from tensors."""
 
 from student.output.chunks import Chunks, ChunkTokens, shared_chunks
-from student.output.divergence import Divergence
+from student.output.labels import Labels
 from student.output.likelihood import chunk_likelihood
-from student.output.linear_divergence import (
-    HeadInput,
-    Labels,
-    linear_divergence,
-    linear_log_likelihood,
-)
+from student.output.linear_divergence import HeadInput, linear_divergence
+from student.output.linear_likelihood import linear_log_likelihood
 from student.output.ot import (
     TransportLoss,
     hybrid,
@@ -16,6 +12,7 @@ from student.output.ot import (
     spread_temperature,
     token_transport,
 )
+from student.output.row_divergence import Divergence
 from student.output.support import Support
 from student.output.top_tokens import (
     TopTokens,

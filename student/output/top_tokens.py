@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from align.output import LinearHead
-from student.output.linear_divergence import BLOCK, logits_of, product_dtype
+from student.output.linear import BLOCK, logits_of, product_dtype
 
 
 @dataclass(frozen=True, slots=True, eq=False)

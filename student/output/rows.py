@@ -1,0 +1,70 @@
+"""Rows of logits: how many at a time, how much each counts, how flat it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+_CACHED = 2**18  # numbers a row may have to stay in a core's cache
+
+
+def cached_rows(count: int, like: Tensor) -> Iterator[slice]:
+    """Rows in groups that a processor's cache holds; all at once on a GPU.
+
+    Args:
+        count: rows.
+        like: (., V) float.
+    """
+    step = max(_CACHED // max(like.shape[1], 1), 1)
+    step = step if like.device.type == "cpu" else max(count, 1)
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def shares(weight: Tensor | None, rows: int, like: Tensor) -> Tensor:
+    """(N,) weights that sum to 1, or to 0 where nothing counts; float32 or float64.
+
+    Raises:
+        ValueError: not one weight a row.
+    """
+    wide = torch.promote_types(like.dtype, torch.float32)
+    if weight is None:
+        return torch.full((rows,), 1 / max(rows, 1), dtype=wide, device=like.device)
+    if weight.shape != (rows,):
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)} for {rows} rows; give ({rows},)"
+        )
+    weight = weight.detach().to(like.device, torch.float64)
+    total = weight.sum()
+    return (weight / torch.where(total > 0, total, 1.0)).to(wide)
+
+
+def temperatures(temperature: float | Tensor, rows: int, like: Tensor) -> Tensor:
+    """(N,) temperatures, float32 or float64.
+
+    Raises:
+        ValueError: one is not > 0, or there is not one a row.
+    """
+    wide = torch.promote_types(like.dtype, torch.float32)
+    if isinstance(temperature, Tensor):
+        heat = temperature.detach().to(like.device, wide)
+        heat = heat.expand(rows) if heat.dim() == 0 else heat
+    else:
+        heat = torch.full((rows,), float(temperature), dtype=wide, device=like.device)
+    if heat.shape != (rows,):
+        raise ValueError(
+            f"temperature has shape {tuple(heat.shape)} for {rows} rows; give one, or "
+            f"({rows},)"
+        )
+    if rows and not bool((heat > 0).all()):
+        raise ValueError(f"temperature must be > 0, got {float(heat.min())}")
+    return heat
+
+
+def times_(x: Tensor, by: Tensor) -> Tensor:
+    """Times a scalar in place; where that is 1, as without a weight, not even read."""
+    if by.device.type == "cpu" and float(by) == 1:
+        return x
+    return x.mul_(by.to(x.dtype))
