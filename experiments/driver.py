@@ -291,7 +291,7 @@ def _draw_maps(bench: Bench) -> None:
 
     align, folder = bench.config.align, bench.run_dir / "figures"
     aligner = bench.registry.get("aligner", align.aligner)()
-    depths = {}
+    depths: dict[str, int] = {}
     for name in bench.config.teachers:
         loaded, capture = bench.models.teacher(name)
         depths[name] = capture.num_layers
@@ -305,6 +305,8 @@ def _draw_maps(bench: Bench) -> None:
             )
         except ValueError as error:  # a tokenizer that cannot read this sentence
             print(f"warning: no picture of teacher {name!r}: {error}", file=sys.stderr)
+    if not depths:
+        return  # next-token loss alone
     if needs_sample(bench.registry.get("layer_map", align.layer_mapping_strategy)):
         return  # drawn when it is known, at each phase's start
     draw_layers(

@@ -34,14 +34,40 @@ def _single(
     return Arm(label or name, asks, (weights, *settings), (name,))
 
 
-_STRONG = ("phase.all.loss.lambda_k=3", "phase.all.loss.lambda_v=3")
+_TWIN = "llama-twin"
+"""Has the student's tokenizer."""
+_NO_KV = tuple(
+    f"phase.all.loss.{name}=0" for name in ("lambda_k", "lambda_v", "beta_cos")
+)
+_STRONG = ("phase.all.loss.lambda_k=6", "phase.all.loss.lambda_v=6")
 _KEEP = "phase.all.align.position_means=keep"
 
 _ARMS = (
     Arm(CE_ONLY, "the baseline", teachers=()),
     Arm("ce-longer", "the same computing on more steps", teachers=(), stretch=2),
     *(_single(name) for name in TEACHERS),
+    Arm("specialists", "one teacher a domain, equal weights", teachers=TEACHERS[:2]),
     Arm("fixed", "several teachers, equal weights"),
+    _single(_TWIN, asks="a teacher with the student's tokenizer"),
+    _single(
+        _TWIN,
+        *_NO_KV,
+        "phase.all.output.kd=1",
+        asks="its next-token distributions alone",
+        label="logits",
+    ),
+    _single(
+        _TWIN,
+        "phase.all.output.kd=1",
+        asks="its distributions and KV",
+        label="logits-kv",
+    ),
+    Arm(
+        "likelihood",
+        "text likelihood beside KV, one teacher a domain",
+        ("phase.all.output.likelihood=1",),
+        TEACHERS[:2],
+    ),
     Arm("fixed-strong", "distances three times as heavy", _STRONG),
     Arm("similarity", "routed by prototypes", phases=("real_multi",)),
     Arm("routed", "routed by a learned router", phases=("routing",)),

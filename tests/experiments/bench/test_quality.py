@@ -3,9 +3,10 @@ import pytest
 
 from experiments.bench._quality_arms import ARMS, CE_ONLY
 from experiments.bench._quality_table import Outcome, difference, draw, table
-from experiments.bench._quality_train import config_of
+from experiments.bench._quality_train import config_of, train_arm
 from experiments.config import config_path, resolve_phases
 from experiments.presets import load_registry, presets_of
+from tests.experiments.small_runs import small_config
 
 
 def outcome(name, factor, seeds=3, noise=0.0):
@@ -60,3 +61,11 @@ def test_every_arm_is_a_config_that_resolves(name, tmp_path):
     for phase in resolve_phases(config, presets_of(load_registry(config))):
         assert phase.teachers == list(arm.teachers)
         assert phase.train.steps == 10 * arm.stretch
+
+
+def test_an_arm_without_teachers_trains_and_is_measured(tiny_zoo, tmp_path):
+    base = small_config(tmp_path, tiny_zoo, {"student": {"init": "fresh"}})
+    told = train_arm(ARMS[CE_ONLY], 3, base, tmp_path / "arm", 2, [])
+    assert told["arm"] == CE_ONLY and told["steps"] == 2
+    costs = [pair for pairs in told["bits"].values() for pair in pairs]
+    assert len(costs) == 4 and all(bits > 0 and chars > 0 for bits, chars in costs)
