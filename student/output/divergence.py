@@ -96,15 +96,15 @@ def _loss_and_gradient(
             room = student.new_empty((2, count, width), dtype=scale.dtype)
         s, t = room[0, :count], room[1, :count]
         share, losses = scale[rows], None
-        if direct:  # reads the caller's logits in place
-            own, other = student[rows, :width], teacher[rows, :width]
-            losses = forward_kl_(own, other, s, t, share)
+        if direct and isinstance(rows, slice):  # nothing is copied
+            out, other = gradient[rows, :width], teacher[rows, :width]
+            losses = forward_kl_(student[rows, :width], other, out, t, share)
         if losses is None:
             s.copy_(student[rows, :width])
             t.copy_(teacher[rows, :width]).div_(heat[rows, None])
             losses = pull_(s, t, settings, heat[rows], share)
+            gradient[rows, :width] = s.to(student.dtype)
         total += (losses.double() * share.double()).sum()
-        gradient[rows, :width] = s.to(student.dtype)
     return total.to(scale.dtype), gradient
 
 
