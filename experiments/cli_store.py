@@ -40,6 +40,12 @@ def add_store_commands(
     config_options(add)
     add.add_argument("--json", action="store_true", help="print JSON")
     add.add_argument(
+        "--every-text",
+        action="store_true",
+        help="count the tokens of all texts, not of a sample: the size on disk is then "
+        "exact",
+    )
+    add.add_argument(
         "--processes",
         type=int,
         default=1,

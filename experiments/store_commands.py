@@ -26,7 +26,7 @@ def estimate(options: Namespace) -> int:
     from experiments.extraction.estimate import gib, rows_of
 
     config = config_of(options)
-    found = measure(config, options.processes)
+    found = measure(config, options.processes, every=options.every_text)
     if options.json:
         print(json.dumps(found.plain(), indent=1))
         return 0

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from align.text import TextSample
 from experiments.config import Config
 from experiments.data import Encoder
 from experiments.extraction.bench import Bench, open_bench
+from experiments.extraction.forms import Made
+from experiments.extraction.memory import device_memory, training_memory
 from experiments.extraction.sources import Source, sources_of
-from experiments.outputs import output_plan
-from experiments.teaching import build_faculty, build_objectives
 from plugins.registry import Registry
-from student.distiller import Distiller
-from teacher.capture import KVCapture
 from teacher.store.manifest import Plan
-from teacher.store.records import Constants, codecs_of, sample_bytes
+from teacher.store.packing import StoredSample, encode_sample, pack, shard_bytes
+from teacher.store.records import Constants, codecs_of
 
 PROBED = 16
 """Texts that a teacher is timed on."""
-
-FLOAT = 4
-"""Bytes of a float32: weights, gradients and each of AdamW's two moments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +36,7 @@ class StoreNeeds:
     """Stored tokens in all."""
     bytes_per_token: float
     disk: int
-    """Bytes in all; lossless compression would make it less."""
+    """Bytes of the data files."""
     seconds: float
     """On this machine, by the probe."""
     tokens_per_second: float
@@ -80,7 +75,11 @@ class Estimate:
 
 
 def estimate(
-    config: Config, processes: int = 1, registry: Registry | None = None
+    config: Config,
+    processes: int = 1,
+    registry: Registry | None = None,
+    *,
+    every: bool = False,
 ) -> Estimate:
     """Measure a sample of the text and a moment of each model.
 
@@ -88,141 +87,111 @@ def estimate(
         config: what would be extracted and trained.
         processes: that train together, among which ZeRO divides.
         registry: plugins; None loads the built-in and the installed ones.
+        every: count the tokens of every text, not of a sample: tokens and, without
+            zstd, bytes are then exact.
 
     Raises:
         ValueError: what would also stop the extraction.
     """
     bench = open_bench(config, registry)
-    stores = [_store(bench, source) for source in sources_of(bench)]
-    memory = training_memory(bench, processes)
+    memory = training_memory(bench, processes)  # first, while nothing else was held
+    stores = [_store(bench, source, every) for source in sources_of(bench)]
     free = shutil.disk_usage(_existing(config.store_dir)).free
-    device = _device_memory()
-    found = Estimate(bench.corpus.samples, stores, free, memory, device)
+    there = device_memory()
+    found = Estimate(bench.corpus.samples, stores, free, memory, there)
     found.warnings.extend(_warnings(config, found))
     return found
 
 
-def store_bytes(plan: Plan, tokens: list[int]) -> int:
-    """Bytes of the tensors of texts of these lengths; exact without compression."""
-    codecs = codecs_of(plan, _blank(plan))
-    return sum(sample_bytes(codecs, plan.shape.layers, count) for count in tokens)
-
-
-def _store(bench: Bench, source: Source) -> StoreNeeds:
-    probe = bench.corpus.probe
-    texts = [sample.text for sample in probe]
-    raw = source.plan.form == "raw"
-    loaded, _ = bench.models.teacher(source.teachers[0])
-    encode = Encoder(loaded.tokenizer, None) if raw else bench.models.encode
-    lengths = encode(texts).mask.sum(1).tolist()
-    share = bench.corpus.samples / len(probe)
-    tokens = round(sum(lengths) * share)
-    disk = round(store_bytes(source.plan, lengths) * share)
+def _store(bench: Bench, source: Source, every: bool) -> StoreNeeds:
+    plan, probe = source.plan, bench.corpus.probe
+    lengths_of = _lengths_of(bench, source)
+    if every:
+        tokens, disk = _counted(bench, source, lengths_of)
+    else:
+        lengths = lengths_of(probe)
+        share = bench.corpus.samples / len(probe)
+        tokens = round(sum(lengths) * share)
+        disk = round(file_bytes(plan, lengths) * share)
     timed = probe[:PROBED]
     source.form(timed[:2])  # the first pass is slower than all others
     start = time.perf_counter()
-    source.form(timed)
+    made = source.form(timed)
     spent = time.perf_counter() - start
-    done = sum(lengths[: len(timed)])
+    coding = 0.0
+    if plan.encoding.zstd is not None:
+        compressed, coding = _compressed(bench, source, made)
+        disk = round(disk * compressed)
     return StoreNeeds(
         source.name,
         tokens,
         disk / max(tokens, 1),
         disk,
-        spent / len(timed) * bench.corpus.samples,
-        done / spent,
+        # One shard is encoded and written while the next is computed.
+        max(spent, coding) / len(timed) * bench.corpus.samples,
+        sum(lengths_of(timed)) / spent,
     )
 
 
-def training_memory(bench: Bench, processes: int = 1) -> dict[str, int]:
-    """Bytes one training process holds at its peak, phase by phase the largest.
+def file_bytes(plan: Plan, lengths: Sequence[int]) -> int:
+    """Bytes of the data files of texts of these lengths, in order.
 
-    Activations are those a real forward pass saves for its backward pass, losses and
-    captured KV included.
+    Exact before lossless compression; records add some 200 bytes a text.
     """
-    largest: dict[str, int] = {}
-    for index, stage in enumerate(bench.stages):
-        found = _phase_memory(bench, index, list(stage.teachers), processes)
-        if sum(found.values()) > sum(largest.values()):
-            largest = found
-    return largest
-
-
-def _phase_memory(
-    bench: Bench, index: int, names: list[str], processes: int
-) -> dict[str, int]:
-    phase = bench.stages[index].phase
-    student = bench.models.student(None).to(bench.models.teacher(names[0])[1].device)
-    if phase.train.gradient_checkpointing:
-        student.gradient_checkpointing_enable({"use_reentrant": False})
-    capture = KVCapture(student)
-    faculty = build_faculty(
-        phase,
-        bench.registry,
-        capture,
-        bench.models.encode,
-        {name: bench.models.teacher(name) for name in names},
-        {name: bench.config.teachers[name].weight for name in names},
-        list(bench.corpus.probe),
-        lambda items, title, total: items,
+    codecs, size = codecs_of(plan, _blank(plan)), plan.shard_samples
+    assert size is not None
+    return sum(
+        shard_bytes(codecs, plan.shape.layers, lengths[start : start + size])
+        for start in range(0, len(lengths), size)
     )
-    distiller = Distiller(
-        student,
-        capture,
-        build_objectives(phase, bench.registry, True),
-        phase.loss,
-        faculty.teaching,
-        torch.bfloat16 if phase.train.bf16 else None,
-        output=output_plan(phase, capture, bench.models.student_tokenizer),
-    )
-    longest = bench.corpus.longest[: phase.train.batch_size]
-    batch = bench.models.encode([s.text for s in longest]).to(capture.device)
-    rows = torch.zeros(len(longest), phase.loss.attention_rows, dtype=torch.int64)
-    views = faculty.panel(batch, rows.to(capture.device))
-    held = _Saved({p.untyped_storage().data_ptr() for p in distiller.parameters()})
-    with torch.autograd.graph.saved_tensors_hooks(held.keep, held.give):
-        distiller(batch, views, rows.to(capture.device), step=0)
-    trained = sum(p.numel() for p in distiller.parameters() if p.requires_grad)
-    teachers = sum(
-        p.numel() * p.element_size()
-        for name in names
-        for p in bench.models.teacher(name)[0].model.parameters()
-    )
-    kv = sum(view.kv.k.nbytes + view.kv.v.nbytes for view in views)
-    stage = phase.train.zero_stage if phase.train.engine == "deepspeed" else 0
-
-    def divided(size: int, least: int) -> int:
-        """What is left of a part that ZeRO divides from a stage on."""
-        return size // processes if stage >= least else size
-
-    return {
-        "student, bridge and router": divided(FLOAT * trained, 3),
-        "gradients": divided(FLOAT * trained, 2),
-        "optimiser": divided(2 * FLOAT * trained, 1),
-        "activations and losses": held.size,
-        "teachers' weights": 0 if bench.config.store.read else teachers,
-        "teachers' KV": (2 if phase.train.prefetch else 1) * kv,
-    }
 
 
-class _Saved:
-    """Counts what autograd keeps, each storage once, parameters left out."""
+def _lengths_of(
+    bench: Bench, source: Source
+) -> Callable[[Sequence[TextSample]], list[int]]:
+    """Tokens that are stored of each text."""
+    encode = bench.models.encode
+    if source.plan.form == "raw":
+        loaded, _ = bench.models.teacher(source.teachers[0])
+        encode = Encoder(loaded.tokenizer, None)
 
-    def __init__(self, known: set[int]) -> None:
-        self._known, self.size = set(known), 0
+    def lengths_of(samples: Sequence[TextSample]) -> list[int]:
+        counts: list[int] = encode([s.text for s in samples]).mask.sum(1).tolist()
+        return counts
 
-    def keep(self, tensor: Tensor) -> Tensor:
-        """Note a tensor that is saved."""
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._known:
-            self._known.add(storage.data_ptr())
-            self.size += storage.nbytes()
-        return tensor
+    return lengths_of
 
-    @staticmethod
-    def give(tensor: Tensor) -> Tensor:
-        """Give it back."""
-        return tensor
+
+def _counted(
+    bench: Bench,
+    source: Source,
+    lengths_of: Callable[[Sequence[TextSample]], list[int]],
+) -> tuple[int, int]:
+    """Tokens and bytes of all texts, shard by shard."""
+    tokens = disk = 0
+    plan = source.plan
+    assert plan.shard_samples is not None
+    for _, texts in bench.corpus.shards(plan.shard_samples, range(plan.shards)):
+        lengths = lengths_of(texts)
+        tokens += sum(lengths)
+        disk += file_bytes(plan, lengths)
+    return tokens, disk
+
+
+def _compressed(
+    bench: Bench, source: Source, made: Sequence[Made]
+) -> tuple[float, float]:
+    """What lossless compression leaves of some samples, and seconds it takes."""
+    codecs = codecs_of(source.plan, source.measure(bench.corpus.probe))
+    start = time.perf_counter()
+    encoded = [
+        encode_sample(codecs, one) for one in made if isinstance(one, StoredSample)
+    ]
+    tensors = pack(encoded, codecs, source.plan.encoding.zstd)
+    spent = time.perf_counter() - start
+    size = sum(piece.nbytes for pieces in tensors.values() for piece in pieces)
+    lengths = [len(one.origin) for one in encoded]
+    return size / shard_bytes(codecs, source.plan.shape.layers, lengths), spent
 
 
 def _warnings(config: Config, found: Estimate) -> list[str]:
@@ -258,12 +227,6 @@ def _blank(plan: Plan) -> Constants:
 
 def _existing(folder: Path) -> Path:
     return next(p for p in (folder, *folder.resolve().parents) if p.exists())
-
-
-def _device_memory() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def gib(size: float) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -34,6 +35,10 @@ _NAMES = {
     torch.int8: "I8",
     torch.uint8: "U8",
 }
+
+
+Entries = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+"""Type and shape of the tensors of a file, by name."""
 
 
 class NoRoomError(OSError):
@@ -171,24 +176,40 @@ def _digest(views: Sequence[memoryview]) -> str:
 def _layout(
     tensors: Mapping[str, Sequence[Tensor]],
 ) -> tuple[list[memoryview], bytes]:
+    entries = {
+        name: (parts[0].dtype, (sum(len(part) for part in parts), *parts[0].shape[1:]))
+        for name, parts in tensors.items()
+    }
+    pieces = [
+        _bytes_of(part)
+        for name in _order(entries)
+        for part in tensors[name]
+        if part.numel()
+    ]
+    return pieces, header_of(entries)
+
+
+def header_of(entries: Entries) -> bytes:
+    """How a safetensors file begins: a length, and JSON that names its tensors."""
     header: dict[str, object] = {}
-    pieces: list[memoryview] = []
     start = 0
-    # Wider elements first, so that every tensor begins at a multiple of its width.
-    for name in sorted(tensors, key=lambda n: (-tensors[n][0].element_size(), n)):
-        parts = tensors[name]
-        rows = sum(part.shape[0] for part in parts)
-        size = sum(part.nbytes for part in parts)
+    for name in _order(entries):
+        dtype, shape = entries[name]
+        size = math.prod(shape) * dtype.itemsize
         header[name] = {
-            "dtype": _NAMES[parts[0].dtype],
-            "shape": [rows, *parts[0].shape[1:]],
+            "dtype": _NAMES[dtype],
+            "shape": shape,
             "data_offsets": [start, start + size],
         }
         start += size
-        pieces += [_bytes_of(part) for part in parts if part.numel()]
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return pieces, len(text).to_bytes(8, "little") + text
+    return len(text).to_bytes(8, "little") + text
+
+
+def _order(entries: Entries) -> list[str]:
+    """Wider elements first, so that every tensor begins at a multiple of its width."""
+    return sorted(entries, key=lambda name: (-entries[name][0].itemsize, name))
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -7,6 +7,7 @@ the lengths alone; only losslessly compressed shards carry a table of ends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from teacher.store.encoding import Codec, Field
+from teacher.store.files import header_of
 from teacher.store.manifest import Sample, StoreError
 
 Part = Literal["k", "v"]
@@ -85,6 +87,27 @@ def pack(
             else:
                 out[key], out[key + ENDS] = _compressed(pieces, zstd)
     return out
+
+
+def shard_bytes(codecs: dict[Part, Codec], layers: int, lengths: Sequence[int]) -> int:
+    """Bytes of a shard's file before lossless compression.
+
+    Args:
+        codecs: it is encoded with.
+        layers: L.
+        lengths: tokens of each sample, at least one.
+    """
+    entries: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        BITS: (torch.float32, (len(lengths),)),
+        ORIGIN: (torch.uint8, (sum(lengths),)),
+    }
+    for part in PARTS:
+        fields = [codecs[part].fields(length) for length in lengths]
+        for name, field in fields[0].items():
+            rows = layers * sum(own[name].rows for own in fields)
+            entries[f"{part}.{name}"] = field.dtype, (rows, field.width)
+    data = sum(math.prod(shape) * dtype.itemsize for dtype, shape in entries.values())
+    return len(header_of(entries)) + data
 
 
 class ShardReader:

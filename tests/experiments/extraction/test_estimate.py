@@ -2,13 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 
 import pytest
 
 from experiments.cli import main
 from experiments.config import load_config
-from experiments.extraction.estimate import estimate, store_bytes
+from experiments.extraction.estimate import estimate
 from teacher.store import KVStore
 from tests.experiments.small_runs import said, small_config
 
@@ -20,32 +22,78 @@ def config(tiny_zoo, tmp_path):
     return str(small_config(tmp_path, tiny_zoo, {"store": store, "data": data}))
 
 
-def tensor_bytes(folder):
-    """Of a store's data files, headers left out."""
-    total = 0
-    for file in folder.glob("kv-*.safetensors"):
-        with file.open("rb") as opened:
-            header = 8 + int.from_bytes(opened.read(8), "little")
-        total += file.stat().st_size - header
-    return total
+def data_bytes(folder):
+    return sum(file.stat().st_size for file in folder.glob("kv-*.safetensors"))
 
 
-def test_the_disk_is_what_was_said(config, tmp_path, capsys):
-    found = estimate(load_config(config))
-    assert said(["extract", config], capsys) == (0, "")
-    for needs in found.stores:
+@pytest.mark.parametrize("encoding", ["int8", "bfloat16"])
+def test_the_disk_is_what_was_said(config, tmp_path, capsys, encoding):
+    words = [config, f"store.encoding={encoding}"]
+    about = estimate(load_config(config, words[1:]))
+    exact = estimate(load_config(config, words[1:]), every=True)
+    assert said(["extract", *words], capsys) == (0, "")
+    for needs, all_of_it in zip(about.stores, exact.stores, strict=True):
         folder = tmp_path / "kv" / "run" / needs.name
-        store = KVStore(folder)
-        assert needs.tokens == pytest.approx(store.manifest.tokens, rel=0.15)
-        assert needs.disk == pytest.approx(tensor_bytes(folder), rel=0.15)
-        lengths = [sample.tokens for sample in store.samples]
-        assert store_bytes(store.plan, lengths) == tensor_bytes(folder)  # exactly
+        manifest = KVStore(folder).manifest
+        assert needs.tokens == pytest.approx(manifest.tokens, rel=0.15)
+        assert needs.disk == pytest.approx(data_bytes(folder), rel=0.15)
+        assert all_of_it.tokens == manifest.tokens
+        assert all_of_it.disk == data_bytes(folder)
         assert needs.break_even == needs.bytes_per_token * needs.tokens_per_second
-    assert found.warnings == []
+    assert about.warnings == []
+
+
+def test_lossless_compression_is_measured_on_the_sample(config, tmp_path, capsys):
+    pytest.importorskip("zstandard")
+    words = [config, "store.encoding=bfloat16", "store.zstd=3"]
+    found = estimate(load_config(config, words[1:]), every=True)
+    assert said(["extract", *words], capsys) == (0, "")
+    plain = estimate(load_config(config, words[1:2]), every=True)
+    for needs, more in zip(found.stores, plain.stores, strict=True):
+        took = data_bytes(tmp_path / "kv" / "run" / needs.name)
+        assert needs.disk == pytest.approx(took, rel=0.15)
+        assert needs.disk < 0.97 * more.disk
+
+
+MEASURE = """
+import resource, sys
+from experiments.cli import main
+code = main(sys.argv[1:])
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+sys.exit(code)
+"""
+
+
+def in_a_process_of_its_own(*words):
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *words], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rpartition("peak ")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by /proc")
+def test_the_memory_is_what_a_run_takes(config, tiny_zoo, tmp_path):
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_zoo["student"])
+    tokenizer.save_pretrained(tmp_path / "wide")
+    sizes = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=512,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+    )
+    LlamaForCausalLM(sizes).save_pretrained(tmp_path / "wide")
+    words = [config, f"student.model={tmp_path / 'wide'}", "train.batch_size=8"]
+    shown, _, _ = in_a_process_of_its_own("estimate", *words, "--json")
+    memory = json.loads(shown)["memory"]
     # AdamW keeps two moments beside each weight and gradient.
-    memory = found.memory
-    assert memory["optimiser"] == 2 * memory["gradients"]
-    assert min(memory.values()) > 0
+    assert memory["optimiser"] == 2 * memory["gradients"] > 20e6
+    _, _, peak = in_a_process_of_its_own("train", *words)
+    assert sum(memory.values()) == pytest.approx(float(peak), rel=0.15)
 
 
 def test_what_does_not_fit_is_warned_of_with_settings_that_make_it_fit(
@@ -53,7 +101,7 @@ def test_what_does_not_fit_is_warned_of_with_settings_that_make_it_fit(
 ):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 0, 1000))
-    monkeypatch.setattr("experiments.extraction.estimate._device_memory", lambda: 4096)
+    monkeypatch.setattr("experiments.extraction.estimate.device_memory", lambda: 4096)
     assert main(["estimate", config]) == 0
     shown = capsys.readouterr().out
     assert "warning: the stores need" in shown and "store.form=adapted" in shown
