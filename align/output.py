@@ -27,6 +27,11 @@ class LinearHead:
         """V, rows that were added to round it up included."""
         return self.weight.shape[0]
 
+    def first(self, size: int) -> LinearHead:
+        """The first rows, where another head of the vocabulary is rounded up less."""
+        bias = None if self.bias is None else self.bias[:size]
+        return LinearHead(self.weight[:size], bias)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Output:

@@ -382,6 +382,7 @@ def _check_names(phases: list[Any], registry: Registry) -> None:
         registry.get("rope_scaler", phase.align.rope_scaling_method)
         if phase.fuse.router is not None:
             registry.get("router", phase.fuse.router)
+        registry.get("temperature", phase.output.temperature_rule)
         for name in term_weights(phase.loss, phase.output):
             registry.get("objective", name)
 

@@ -10,6 +10,7 @@ from align.output import LinearHead
 from experiments.config import PhaseConfig
 from experiments.extraction.stand_ins import StoredCapture
 from experiments.settings import ConfigError
+from plugins.registry import Registry
 from student.config import SAME_VOCABULARY
 from student.outputs import OutputPlan
 from teacher.capture import KVCapture
@@ -51,12 +52,13 @@ def output_heads(phase: PhaseConfig, teachers: Teachers) -> dict[str, LinearHead
 
 
 def output_plan(
-    phase: PhaseConfig, student: KVCapture, tokenizer: Any
+    phase: PhaseConfig, registry: Registry, student: KVCapture, tokenizer: Any
 ) -> OutputPlan | None:
     """The student's side; None where no objective reads outputs."""
     if not phase.output.weights:
         return None
-    return OutputPlan(linear_head(student), digest(tokenizer), phase.output)
+    rule = registry.get("temperature", phase.output.temperature_rule)
+    return OutputPlan(linear_head(student), digest(tokenizer), phase.output, rule)
 
 
 @lru_cache(maxsize=64)

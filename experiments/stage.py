@@ -115,7 +115,7 @@ def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
         faculty.teaching if faculty else None,
         torch.bfloat16 if phase.train.bf16 else None,
         bench.config.alarms.health_every,
-        output_plan(phase, capture, bench.models.student_tokenizer)
+        output_plan(phase, bench.registry, capture, bench.models.student_tokenizer)
         if faculty
         else None,
     )

@@ -20,6 +20,7 @@ from align.tokenizer_align import (
 from fuse.router import ROUTER_TYPES, LearnableRouter
 from plugins.hookspecs import Aligner, hookimpl
 from student.objective import OBJECTIVES, Objective
+from student.output.temperature import TEMPERATURES, Temperature
 from student.output_terms import OUTPUT_OBJECTIVES
 
 
@@ -65,3 +66,9 @@ def routers() -> Mapping[str, Callable[[int, int], nn.Module]]:
 def objectives() -> Mapping[str, Callable[[], Objective]]:
     """Next-token loss, KV distances, attention and relation KL, teachers' outputs."""
     return {**OBJECTIVES, **OUTPUT_OBJECTIVES}
+
+
+@hookimpl
+def temperatures() -> Mapping[str, Temperature]:
+    """Schedules over steps, and rules by what teacher and gradients look like."""
+    return dict(TEMPERATURES)

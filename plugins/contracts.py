@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from plugins import contract_learners, contract_maps
+from plugins import contract_learners, contract_maps, contract_temperature
 from plugins.contract import Check, Promise
 from plugins.errors import PluginError
 
@@ -21,6 +21,7 @@ CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
     "rope_scaler": contract_maps.rope_scaler,
     "router": contract_learners.router,
     "objective": contract_learners.objective,
+    "temperature": contract_temperature.temperature,
     "phase": contract_learners.phase,
 }
 """For each kind, what it promises."""

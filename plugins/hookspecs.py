@@ -22,6 +22,7 @@ from align.layer_map import LayerMap
 from align.time_align import Alignment
 from align.tokens import TokenBatch
 from student.objective import Objective
+from student.output.temperature import Temperature
 
 PROJECT = "mtkd"
 """Name of the distribution, the command and the entry-point group."""
@@ -119,6 +120,19 @@ def objectives() -> Mapping[str, Callable[[], Objective]]:
     logits: ``student.output`` compares them without making any.
 
     Weighted by ``loss.extra.<name>``.
+    """
+
+
+@hookspec
+def temperatures() -> Mapping[str, Temperature]:
+    """Offer temperatures: how flat distributions are made before they are compared.
+
+    A function takes a ``Moment`` (the config's two temperatures, how far the phase has
+    come, the size of the vocabulary, and, when called, the teacher's entropy at every
+    token and the signal-to-noise ratios of the gradients) and returns one temperature,
+    or (N,) of one a token; finite and > 0 at any moment.
+
+    Chosen by ``output.temperature_rule``.
     """
 
 

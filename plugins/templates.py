@@ -66,6 +66,15 @@ def $name(base: float, dim: int, scale: float) -> float:
     return base * scale
 ''',
     ),
+    "temperature": (
+        "$name",
+        "from torch import Tensor\n\nfrom student.output.temperature import Moment\n",
+        '''
+def $name(moment: Moment) -> float | Tensor:
+    """Stay at the start for half of the phase, then at the end."""
+    return moment.start if moment.progress < 0.5 else moment.end
+''',
+    ),
     "router": (
         "$Class",
         "import torch\nfrom torch import Tensor, nn\n",

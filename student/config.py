@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 ENGINES = ("deepspeed", "torch")
 OFFLOADS = ("none", "optimizer")
 ROUTER_SIGNALS = ("outcome", "teacher_loss", "both")
-OUTPUT_TERMS = ("kd", "likelihood")
-SAME_VOCABULARY = ("kd",)
+OUTPUT_TERMS = ("kd", "hybrid_ot", "sequence_ot", "likelihood")
+SAME_VOCABULARY = ("kd", "hybrid_ot", "sequence_ot")
 """Output objectives that compare token by token."""
 DIVERGENCES = ("forward", "reverse", "jensen_shannon")
 COMBINATIONS = ("losses", "distributions")
 LIKELIHOOD_FORMS = ("binary", "squared", "absolute")
+SEQUENCE_COSTS = ("cosine", "squared", "softmax")
+CONFIDENCES = ("routing", "cross_entropy", "entropy", "max_probability")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +86,13 @@ class OutputConfig:
     kd: float = 0.0
     """Weight of the divergence from teachers of the student's own vocabulary, nats per
     token, times the temperature squared."""
+    hybrid_ot: float = 0.0
+    """Weight of ``ot_alpha`` times the least cost of moving the student's mass on its
+    likeliest tokens onto the teacher's, plus (1 - ``ot_alpha``) times the divergence
+    of ``kd``. Of the student's vocabulary."""
+    sequence_ot: float = 0.0
+    """Weight of the least cost of matching the student's tokens of a text with the
+    teacher's, compared as logits. Of the student's vocabulary."""
     likelihood: float = 0.0
     """Weight of the distance between the probabilities that student and teacher give
     to the same stretches of text, whatever their vocabularies, nats per stretch."""
@@ -96,7 +105,15 @@ class OutputConfig:
     mix: float = 0.5
     """The teacher's share in the mean of ``jensen_shannon``, in (0, 1)."""
     temperature: float = 1.0
-    """Softmax temperature of ``kd``, > 0; higher is flatter."""
+    """Softmax temperature of ``kd`` and ``hybrid_ot``, > 0; higher is flatter."""
+    temperature_rule: str = "constant"
+    """A registered temperature: constant, linear, exponential, cosine, entropy,
+    vocabulary, signal_to_noise, or a plugin's; from ``temperature`` towards
+    ``temperature_end``."""
+    temperature_end: float = 1.0
+    """Where the rule leads, > 0."""
+    temperature_steps: int = 1000
+    """Optimiser steps of a phase in which a schedule gets there, >= 1."""
     top_k: int = 0
     """Tokens that the teacher names in ``kd``, its most probable ones, all others being
     one bucket; 0: the whole vocabulary."""
@@ -110,6 +127,18 @@ class OutputConfig:
     combine: str = "losses"
     """How ``kd`` takes several teachers: a sum of ``losses``, or the mean of their
     ``distributions``, both by their weights at each token."""
+    weighting: str = "routing"
+    """How several teachers share a token in ``kd``: as the phase's fusion weighs them
+    (``routing``), or by their own confidence there: ``cross_entropy`` (probability of
+    the token that comes), ``entropy`` or ``max_probability``."""
+    ot_alpha: float = 0.5
+    """Share of the transport in ``hybrid_ot``, in [0, 1]."""
+    ot_top_k: int = 50
+    """Most tokens of each model between which mass moves, >= 1."""
+    ot_adaptive: bool = False
+    """Take fewer where the teacher hesitates between fewer."""
+    sequence_cost: str = "cosine"
+    """Of ``sequence_ot``: ``cosine``, ``squared`` or ``softmax``."""
     likelihood_form: str = "binary"
     """``binary``, ``squared`` or ``absolute`` difference of log-probabilities."""
     likelihood_temperature: float = 100.0
@@ -124,16 +153,21 @@ class OutputConfig:
         Raises:
             ValueError: a value is out of range.
         """
-        for name in ("kd", "likelihood", "hard_labels", "top_k"):
+        for name in (*OUTPUT_TERMS, "hard_labels", "top_k"):
             _at_least(f"output.{name}", getattr(self, name), 0)
-        for name in ("temperature", "likelihood_temperature"):
+        for name in ("temperature_steps", "ot_top_k", "block"):
+            _at_least(f"output.{name}", getattr(self, name), 1)
+        for name in ("temperature", "temperature_end", "likelihood_temperature"):
             _positive(f"output.{name}", getattr(self, name))
         for name in ("threshold", "label_smoothing"):
             _below_one(f"output.{name}", getattr(self, name))
-        _at_least("output.block", self.block, 1)
         _one_of("output.divergence", self.divergence, DIVERGENCES)
         _one_of("output.combine", self.combine, COMBINATIONS)
         _one_of("output.likelihood_form", self.likelihood_form, LIKELIHOOD_FORMS)
+        _one_of("output.sequence_cost", self.sequence_cost, SEQUENCE_COSTS)
+        _one_of("output.weighting", self.weighting, CONFIDENCES)
+        if not 0 <= self.ot_alpha <= 1:
+            raise ValueError(f"output.ot_alpha must be in [0, 1], got {self.ot_alpha}")
         if not 0 < self.mix < 1:
             raise ValueError(f"output.mix must be in (0, 1), got {self.mix}")
         if self.top_k and self.threshold:

@@ -194,7 +194,7 @@ class Distiller(nn.Module):
                 self._relations(seen, views, weights, rows),
                 live.detach(),
                 step,
-                self._outputs(seen, batch, views, live.detach()),
+                self._outputs(seen, batch, views, live.detach(), step),
             )
             extra = self.bridge.auxiliary(seen.kv, views)
             extra |= self._routing_losses(live, covered & text, views, step)
@@ -273,6 +273,7 @@ class Distiller(nn.Module):
         batch: TokenBatch,
         views: Sequence[TeacherView],
         weights: Tensor,
+        step: int,
     ) -> Outputs | None:
         plan = self._output
         if OUTPUTS not in self._needs or plan is None or seen.hidden is None:
@@ -285,7 +286,7 @@ class Distiller(nn.Module):
             for m, view in enumerate(views)
             if view.output is not None
         ]
-        return Outputs(own, taught, plan.config)
+        return Outputs(own, taught, plan.config, plan.temperature, step)
 
     def _routing_losses(
         self, live: Tensor, available: Tensor, views: Sequence[TeacherView], step: int

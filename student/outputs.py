@@ -13,6 +13,7 @@ from torch import Tensor
 from align.output import LinearHead, Output
 from align.tokens import TokenBatch
 from student.config import OutputConfig
+from student.output.temperature import Temperature, constant
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,6 +25,8 @@ class OutputPlan:
     vocabulary: str
     """Digest of the student's tokens."""
     config: OutputConfig
+    temperature: Temperature = constant
+    """The rule of ``config.temperature_rule``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +50,10 @@ class Outputs:
     teachers: Sequence[Taught]
     """Those with a next-token output."""
     config: OutputConfig
+    temperature: Temperature = constant
+    """The rule of ``config.temperature_rule``."""
+    step: int = 0
+    """Optimiser steps taken in this phase."""
 
     def of(self, objective: str) -> list[Taught]:
         """The teachers that an objective learns from."""

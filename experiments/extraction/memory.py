@@ -25,6 +25,10 @@ from teacher.capture import KVCapture
 FLOAT = 4
 """Bytes of a float32: weights, gradients and each of AdamW's two moments."""
 
+_BUCKET = int(5e8)
+"""Numbers in DeepSpeed's buffer of gradients (its ``reduce_bucket_size``). Beside it
+ZeRO copies a process's part of the weights once and of the gradients twice."""
+
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -87,6 +91,8 @@ def _phase_memory(bench: Bench, index: int, processes: int) -> dict[str, int]:
     train = bench.stages[index].phase.train
     names = bench.stages[index].teachers
     teachers = sum(_bytes(bench.models.teacher(name)[0].model) for name in names)
+    if train.engine == "deepspeed":
+        import deepspeed  # noqa: F401 - its libraries are part of what is measured
     distiller, faculty = _assembled(bench, index)
     device = next(distiller.parameters()).device
     longest = bench.corpus.longest[: train.batch_size]
@@ -114,6 +120,11 @@ def _phase_memory(bench: Bench, index: int, processes: int) -> dict[str, int]:
         "teachers' weights": 0 if bench.config.store.read else teachers,
         "teachers' KV": kv + ahead,
     }
+    if stage:
+        bucket = FLOAT * _BUCKET
+        if device.type != "cuda":  # where only what is written to takes memory
+            bucket = min(bucket, trained)
+        found["DeepSpeed's copies"] = 3 * trained // processes + bucket
     if device.type != "cuda":
         rest = steps.before - own - teachers - kv
         found["Python and libraries"] = max(0, rest)
@@ -144,7 +155,9 @@ def _assembled(bench: Bench, index: int) -> tuple[Distiller, Faculty]:
         phase.loss,
         faculty.teaching,
         torch.bfloat16 if phase.train.bf16 else None,
-        output=output_plan(phase, capture, bench.models.student_tokenizer),
+        output=output_plan(
+            phase, bench.registry, capture, bench.models.student_tokenizer
+        ),
     )
     return distiller, faculty
 

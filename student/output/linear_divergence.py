@@ -197,13 +197,8 @@ class _Walk:
         heat = self._plan.heat[rows]
         mean: Tensor | None = None
         for teacher in self._plan.teachers:
-            head, bias = teacher.head, teacher.head.bias
-            narrow = LinearHead(
-                head.weight[: self._width],
-                None if bias is None else bias[: self._width],
-            )
             buffer = self._targets[0 if mean is None else 1]
-            one = buffer.fill(teacher.hidden[rows], narrow)
+            one = buffer.fill(teacher.hidden[rows], teacher.head.first(self._width))
             if not bool((heat == 1).all()):
                 one.div_(heat[:, None])
             if teacher.log_share is None:

@@ -19,6 +19,7 @@ def test_there_is_one_hook_per_kind_of_the_design():
         ("rope_scaler", "rope_scalers"),
         ("router", "routers"),
         ("objective", "objectives"),
+        ("temperature", "temperatures"),
         ("phase", "phases"),
     ]
     assert set(CONTRACTS) == set(EXAMPLES) == set(KINDS)

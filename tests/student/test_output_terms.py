@@ -1,5 +1,7 @@
+import math
 from dataclasses import replace
 
+import ot
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,6 +10,7 @@ from align.output import LinearHead, Output
 from align.tokens import TokenBatch
 from student.config import OutputConfig
 from student.objective import StepContext
+from student.output.temperature import TEMPERATURES
 from student.output_terms import OUTPUT_OBJECTIVES
 from student.outputs import Outputs, Taught
 
@@ -146,3 +149,84 @@ def test_without_weight_or_teachers_there_is_nothing_to_learn(name):
     assert term(context(config, output(1), weights=nothing)) == 0
     assert term(context(config)) == 0
     assert term(replace(context(config), outputs=None)) == 0
+
+
+def test_confident_teachers_count_more_where_they_are_confident():
+    sure, unsure = output(1), output(2)
+    sure = replace(sure, head=LinearHead(sure.head.weight * 50))
+    unsure = replace(unsure, head=LinearHead(unsure.head.weight * 0))
+    alone = kd(context(OutputConfig(kd=1), sure))
+    for kind in ("entropy", "max_probability"):
+        found = kd(context(OutputConfig(kd=1, weighting=kind), sure, unsure))
+        assert abs(found - alone) < 0.2 * alone
+    even = kd(context(OutputConfig(kd=1), sure, unsure))
+    assert abs(even - alone) > 0.3 * alone
+    # By cross-entropy, the shares are those of the probability of the next token.
+    labels = tokens().ids[:, 1:, None]
+    weights = torch.stack(
+        [log_probs(t)[:, :-1].gather(-1, labels)[..., 0] for t in (sure, unsure)]
+    ).softmax(0)
+    shares = [F.pad(w, (1, 0)).float() * 2 for w in weights]
+    config = OutputConfig(kd=1, weighting="cross_entropy")
+    expected = kd(context(OutputConfig(kd=1), sure, unsure, weights=shares))
+    found = kd(context(config, sure, unsure))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_temperature_rule_sees_the_step_the_teacher_and_the_gradients():
+    config = OutputConfig(
+        kd=1, temperature=1.0, temperature_end=3.0, temperature_steps=10
+    )
+    teacher = output(1)
+
+    def at(rule: str, step: int = 0) -> torch.Tensor:
+        ctx = context(config, teacher)
+        outputs = replace(ctx.outputs, temperature=TEMPERATURES[rule], step=step)
+        return kd(replace(ctx, outputs=outputs))
+
+    def fixed(temperature: float) -> torch.Tensor:
+        return kd(context(replace(config, temperature=temperature), teacher))
+
+    torch.testing.assert_close(at("linear", 5), fixed(2.0))
+    torch.testing.assert_close(at("linear", 50), fixed(3.0))
+    ctx = context(config, teacher)
+    p = log_probs(teacher)
+    heat = 1 + 2 * -(p.exp() * p).sum(-1, keepdim=True) / math.log(V)
+    p, q = (
+        (log_probs(one) / heat).log_softmax(-1)
+        for one in (teacher, ctx.outputs.student)
+    )
+    each = (p.exp() * (p - q)).sum(-1) * heat[..., 0] ** 2
+    torch.testing.assert_close(at("entropy"), each[PREDICTS].mean())
+    assert at("signal_to_noise").isfinite()
+
+
+def test_hybrid_transport_weighs_transport_against_the_divergence():
+    teacher = output(1)
+
+    def at(alpha: float) -> torch.Tensor:
+        config = OutputConfig(hybrid_ot=1, ot_alpha=alpha, ot_top_k=V)
+        return OUTPUT_OBJECTIVES["hybrid_ot"]()(context(config, teacher))
+
+    ctx = context(OutputConfig(kd=1), teacher)
+    own = ctx.outputs.student
+    unit = F.normalize(own.head.weight.detach(), dim=-1)
+    p, q = log_probs(own).exp().detach(), log_probs(teacher).exp()
+    costs = [
+        ot.emd2(a.numpy(), b.numpy(), (1 - unit @ unit.T).clamp_min(0).numpy())
+        for a, b in zip(p[PREDICTS], q[PREDICTS], strict=True)
+    ]
+    torch.testing.assert_close(at(0.0), kd(ctx))
+    assert at(1.0).item() == pytest.approx(sum(costs) / len(costs), rel=1e-5)
+    torch.testing.assert_close(at(0.25), 0.25 * at(1.0) + 0.75 * at(0.0))
+
+
+def test_sequences_are_matched_as_logits_and_equal_ones_cost_nothing():
+    term = OUTPUT_OBJECTIVES["sequence_ot"]()
+    config = OutputConfig(sequence_ot=1)
+    assert abs(term(context(config, output(0)))) < 1e-6
+    ctx = context(config, output(1, width=4))
+    loss = term(ctx)
+    loss.backward()
+    assert loss > 0
+    assert ctx.outputs.student.hidden.grad.abs().sum() > 0
