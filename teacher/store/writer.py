@@ -66,8 +66,8 @@ class StoreWriter:
     def claim(self, number: int) -> Iterator[bool]:
         """Keep a shard from being made twice at once.
 
-        The lock only saves work: linking the record decides who wins, also where a file
-        system has no locks.
+        The lock only saves work: linking the record decides who wins, and does so alone
+        where a file system has no locks.
 
         Yields:
             Whether the shard is ours to make: not finished, and nobody else's.
@@ -81,6 +81,9 @@ class StoreWriter:
             lock.acquire()
         except Timeout:
             yield False
+            return
+        except (NotImplementedError, OSError):
+            yield self.record(number) is None
             return
         try:
             if self.record(number) is None:
@@ -115,6 +118,20 @@ class StoreWriter:
         Raises:
             NoRoomError: it did not fit; nothing of it is left.
         """
+        try:
+            return self._write(number, first, samples)
+        except FileNotFoundError:
+            # Somebody made the same shard, and the whole store, and cleared up.
+            if self.record(number) is None:
+                raise
+            return False
+
+    def _write(
+        self,
+        number: int,
+        first: int,
+        samples: Sequence[tuple[Sample, EncodedSample]],
+    ) -> bool:
         tensors = pack([x for _, x in samples], self.codecs, self.plan.encoding.zstd)
         needed = sum(piece.nbytes for pieces in tensors.values() for piece in pieces)
         stem = self.path / f"kv-{number:05d}"
@@ -166,8 +183,14 @@ class StoreWriter:
             samples=sum(len(record.samples) for record in found),
             tokens=sum(record.tokens for record in found),
         )
+        file = self.path / MANIFEST
+        try:
+            write_sealed(file, manifest, replace=True)
+        except FileNotFoundError:
+            # Another task has just finished the store, and cleared our part away.
+            if not file.is_file() or read_sealed(file, Manifest) != manifest:
+                raise
         _clear_up(self.path, manifest)
-        write_sealed(self.path / MANIFEST, manifest, replace=True)
         return manifest
 
 

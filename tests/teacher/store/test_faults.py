@@ -1,5 +1,6 @@
 """What may happen to a store while it is written and after, and what is left then."""
 
+import io
 import json
 import os
 import random
@@ -7,10 +8,13 @@ import resource
 import shutil
 import signal
 import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from teacher.store import Encoding, KVStore, StoreError
+from teacher.store import Encoding, KVStore, StoreError, StoreWriter
 from teacher.store.files import NoRoomError
 from teacher.store.upkeep import take_out, verify
 from tests.teacher.store.conftest import stored, text, visible
@@ -19,19 +23,37 @@ WRITES = {"open", "os.rename", "os.link", "os.remove", "os.mkdir"}
 
 
 def run_and_die(maker, after):
-    """Run one task in a process that kills itself before its n-th file operation."""
+    """Run one task in a process that kills itself before its n-th file operation.
+
+    Every write is two of them, with half of the bytes on disk in between.
+    """
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1]
     counted = 0
 
-    def watch(event, arguments):
+    def count():
         nonlocal counted
-        if event in WRITES and str(maker.path) in str(arguments[0]):
-            counted += 1
-            if counted > after:
-                os.kill(os.getpid(), signal.SIGKILL)
+        counted += 1
+        if counted > after:
+            os.kill(os.getpid(), signal.SIGKILL)
 
+    def watch(event, arguments):
+        if event in WRITES and str(maker.path) in str(arguments[0]):
+            count()
+
+    class Slow(io.FileIO):
+        def write(self, data):
+            view = memoryview(data).cast("B")
+            for half in (view[: len(view) // 2], view[len(view) // 2 :]):
+                super().write(half)
+                count()
+            return len(view)
+
+    real = Path.open
+    Path.open = lambda path, mode="r", *rest, **options: (
+        Slow(path, "wb") if mode == "wb" else real(path, mode, *rest, **options)
+    )
     sys.addaudithook(watch)
     maker.run()
     os._exit(0)
@@ -45,7 +67,7 @@ def check_seeds(maker, tmp_path, seeds):
         one = maker(f"kv{seed}", encoding=Encoding(name="int8"))
         kept = {}
         rng = random.Random(seed)
-        while os.WIFSIGNALED(run_and_die(one, rng.randrange(40))):
+        while os.WIFSIGNALED(run_and_die(one, rng.randrange(80))):
             killed += 1
             now = visible(one.path) if one.path.exists() else {}
             done = {n: now[n] for n in now if n.endswith(".json")}
@@ -66,6 +88,55 @@ def test_a_task_killed_anywhere_loses_nothing_and_is_made_good(maker, tmp_path):
 @pytest.mark.slow
 def test_fifty_seeds_of_kills(maker, tmp_path):
     assert check_seeds(maker, tmp_path, range(50)) >= 50
+
+
+@contextmanager
+def without_locks(self, number):
+    yield self.record(number) is None
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_tasks_on_one_shard_at_once_all_end_well_and_one_wins(
+    maker, monkeypatch, locks
+):
+    if not locks:
+        monkeypatch.setattr(StoreWriter, "claim", without_locks)
+    alone = maker("alone", encoding=Encoding(name="int8"))
+    alone.run()
+    for turn in range(8):
+        one = maker(f"kv{turn}", encoding=Encoding(name="int8"))
+        start = time.monotonic() + 0.05
+        children = [os.fork() or run_at(one, start) for _ in range(4)]
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+        one.run()  # with locks each task leaves what others are making to them
+        assert visible(one.path) == visible(alone.path)
+
+
+def run_at(maker, start):
+    """Run one task in this process, which ends with it."""
+    try:
+        time.sleep(max(0, start - time.monotonic()))
+        maker.run()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def test_a_file_system_without_locks_leaves_it_to_the_first_record(maker, monkeypatch):
+    import filelock
+
+    def refuse(self, *_, **__):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    one = maker()
+    writer = one.open()
+    with writer.claim(0) as ours, writer.claim(0) as theirs:
+        assert (ours, theirs) == (True, True)
+    one.run()
+    with writer.claim(0) as ours:
+        assert not ours
+    assert verify(one.path) == []
 
 
 def test_a_full_disk_leaves_earlier_shards_and_says_what_is_needed(maker):
