@@ -1,6 +1,7 @@
 """What models conclude: objectives on next-token distributions, from tensors."""
 
 from student.output.chunks import Chunks, ChunkTokens, shared_chunks
+from student.output.geometry import Geometry, logit_geometry
 from student.output.labels import Labels
 from student.output.likelihood import chunk_likelihood
 from student.output.linear_divergence import HeadInput, linear_divergence
@@ -13,6 +14,7 @@ from student.output.ot import (
     token_transport,
 )
 from student.output.row_divergence import Divergence
+from student.output.sequence_ot import sequence_transport
 from student.output.support import Support
 from student.output.top_tokens import (
     TopTokens,
@@ -33,12 +35,15 @@ __all__ = [
     "Support",
     "linear_divergence",
     "linear_log_likelihood",
+    "Geometry",
     "TopTokens",
     "TransportLoss",
     "TransportSettings",
     "hybrid",
     "in_student_space",
     "linear_top_tokens",
+    "logit_geometry",
+    "sequence_transport",
     "spread_temperature",
     "support_sizes",
     "token_transport",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from align.output import LinearHead
+from student.output.geometry import Geometry
 from student.output.likelihood import Reduction
 from student.output.transport import TransportSettings, solve
 
@@ -22,48 +22,6 @@ _BLOCK = 1 << 20
 _EXACT = 512 * 512
 """Most entries of a cost for which ``auto`` takes the exact solver on a CPU."""
 _CHECK_EVERY = 10
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Geometry:
-    """Inner products of what two models make of their tokens."""
-
-    student: Tensor
-    """(C_s, C_s)."""
-    teacher: Tensor
-    """(C_t, C_t)."""
-    between: Tensor
-    """(C_s, C_t)."""
-    width: int
-    """Numbers that a token's vector has."""
-
-
-def logit_geometry(student: LinearHead, teacher: LinearHead) -> Geometry:
-    """Compare hidden states as the logits they lead to, without making any logits.
-
-    The inner product of two rows of logits, ``(W h) . (W' h') = h^T (W^T W') h'``,
-    needs only the small matrix between. Logits are taken from their mean over the
-    vocabulary, which no probability depends on.
-
-    Args:
-        student: (V, C_s); its gradient is kept.
-        teacher: (V', C_t) of the same vocabulary; rows beyond the smaller of V and V',
-            which round a size up, are left out.
-
-    Raises:
-        ValueError: a head has a bias.
-    """
-    for name, head in (("student", student), ("teacher", teacher)):
-        if head.bias is not None:
-            raise ValueError(
-                f"the {name}'s head has a bias; give it as a last column of the weight "
-                "and append 1 to every hidden state"
-            )
-    size = min(student.size, teacher.size)
-    wide = torch.promote_types(student.weight.dtype, torch.float32)
-    own, other = student.weight[:size], teacher.weight[:size].detach()
-    own, other = (w.to(wide) - w.to(wide).mean(0) for w in (own, other))
-    return Geometry(own.T @ own, other.T @ other, own.T @ other, size)
 
 
 def sequence_transport(
@@ -101,7 +59,7 @@ def sequence_transport(
             ``temperature * sqrt(width)``, a recipe in use, which depends on M: with
             many tokens all of them cost nearly 1.
         geometry: how to compare vectors of unlike widths, or hidden states as logits
-            (:func:`logit_geometry`); None takes the plain inner product.
+            (:func:`student.output.logit_geometry`); None takes the plain inner product.
         temperature: > 0, of ``softmax`` alone.
         settings: the solver. ``auto`` is exact on a CPU up to 512 x 512 tokens, else
             Sinkhorn in the log domain.
@@ -214,9 +172,9 @@ def _global_cost(
 ) -> Tensor:
     """The cost of one plan, with its gradient by the envelope theorem."""
     with torch.no_grad():
-        blocks = [_cost_rows(pair, rows, kind, temperature) for rows in pair.rows()]
-        cost = torch.cat(blocks)
-        del blocks
+        cost = pair.left.new_empty(len(pair.left), len(pair.right))
+        for rows in pair.rows():
+            cost[rows] = _cost_rows(pair, rows, kind, temperature)
         if solver == "exact":
             even = [cost.new_full((1, n), 1 / n) for n in cost.shape]
             exact = TransportSettings("exact")
@@ -236,7 +194,7 @@ def _global_cost(
         mass = log_plan.exp_() / cost.shape[1] / len(pair.left)
         return (mass * cost).sum()
 
-    if not torch.is_grad_enabled() or not pair.left.requires_grad:
+    if not (pair.left.requires_grad or pair.right.requires_grad):
         return value
     total = torch.stack(
         [checkpoint(paid, rows, use_reentrant=False) for rows in pair.rows()]
