@@ -7,7 +7,7 @@ import resource
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +92,8 @@ def _phase_memory(bench: Bench, index: int, processes: int) -> dict[str, int]:
     names = bench.stages[index].teachers
     teachers = sum(_bytes(bench.models.teacher(name)[0].model) for name in names)
     if train.engine == "deepspeed":
-        import deepspeed  # noqa: F401 - its libraries are part of what is measured
+        with redirect_stdout(sys.stderr):  # it logs; there may be JSON to come
+            import deepspeed  # noqa: F401 - its libraries are part of what is measured
     distiller, faculty = _assembled(bench, index)
     device = next(distiller.parameters()).device
     longest = bench.corpus.longest[: train.batch_size]

@@ -74,7 +74,8 @@ def in_a_process_of_its_own(*words):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by /proc")
-def test_the_memory_is_what_a_run_takes(config, tiny_zoo, tmp_path):
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_the_memory_is_what_a_run_takes(config, tiny_zoo, tmp_path, engine):
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_zoo["student"])
@@ -88,6 +89,7 @@ def test_the_memory_is_what_a_run_takes(config, tiny_zoo, tmp_path):
     )
     LlamaForCausalLM(sizes).save_pretrained(tmp_path / "wide")
     words = [config, f"student.model={tmp_path / 'wide'}", "train.batch_size=8"]
+    words += [f"train.engine={engine}", "train.steps=3"]
     shown, _, _ = in_a_process_of_its_own("estimate", *words, "--json")
     memory = json.loads(shown)["memory"]
     # AdamW keeps two moments beside each weight and gradient.
