@@ -9,6 +9,7 @@ from align.calibration import (
     r_squared,
     variance_kept,
 )
+from align.causality import check_causal
 from align.chat import encode_chats, render_chat
 from align.head_dim_adapter import MultiTeacherHeadDimAdapter
 from align.kv import KV
@@ -37,7 +38,6 @@ from align.time_align import (
     Alignment,
     align_sequence_lengths,
     apply_char_alignment,
-    check_causal,
 )
 from align.tokenizer_align import (
     CausalCharIoUAligner,

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from align.calibration import CalibrationStats
+from align.causality import check_causal
 from align.layer_map import LayerMap, needs_sample
 from align.layer_similarity import LayerSimilarity
-from align.time_align import Alignment, check_causal
+from align.time_align import Alignment
 from align.tokens import TokenBatch
 from plugins.contract import Promise, first_problem, problem
 from plugins.hookspecs import Aligner

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from align.byte_lengths import ByteLengths
-from align.time_align import check_causal
+from align.causality import check_causal
 from align.tokenizer_align import (
     CausalCharIoUAligner,
     CharIoUAligner,

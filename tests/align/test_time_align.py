@@ -3,13 +3,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from align.causality import check_causal
 from align.head_dim_adapter import MultiTeacherHeadDimAdapter
 from align.kv import KV
 from align.time_align import (
     Alignment,
     align_sequence_lengths,
     apply_char_alignment,
-    check_causal,
 )
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner
 from align.tokens import TokenBatch, encode_batch

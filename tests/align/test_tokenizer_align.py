@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align.time_align import check_causal
+from align.causality import check_causal
 from align.tokenizer_align import (
     CausalCharIoUAligner,
     CharIoUAligner,

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from align.byte_lengths import ByteLengths
-from align.time_align import Alignment, check_causal
+from align.causality import check_causal
+from align.time_align import Alignment
 from align.tokenizer_align import (
     CausalCharIoUAligner,
     CharIoUAligner,
