@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-PARTS = ("divergence",)
+PARTS = ("divergence", "transport")
 """Each a module ``_losses_<part>`` whose ``bars(rounds=)`` are measured."""
 
 

@@ -17,7 +17,7 @@ from student.output.transport import TransportSettings, solve
 
 SequenceCost = Literal["cosine", "squared", "softmax"]
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 """Entries of the cost that are worked on at a time."""
 _EXACT = 512 * 512
 """Most entries of a cost for which ``auto`` takes the exact solver on a CPU."""

@@ -1,0 +1,127 @@
+"""What transport between next tokens, and between sequences, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from align.output import LinearHead
+from experiments.bench._losses_memory import extra_bytes
+from experiments.bench._measure import Bar, paired_ratio
+from student.output.geometry import logit_geometry
+from student.output.ot import cosine_cost
+from student.output.sequence_ot import sequence_transport
+from student.output.transport import TransportSettings, transport_cost
+
+ROWS, TOP, WIDTH = 512, 50, 64
+EPSILON, ITERATIONS = 0.05, 100
+CHECKED = 16
+"""Problems whose optimum an independent solver confirms."""
+LENGTH = 4096
+"""Tokens on either side where the memory of a sequence's transport is measured."""
+SMALL, LARGE = 1024, 151_936
+"""Vocabularies between which that memory may not differ."""
+
+
+def bars(rounds: int = 7) -> list[Bar]:
+    """Time and exactness over likeliest tokens, and the memory of sequences.
+
+    Args:
+        rounds: pairs of each ratio.
+    """
+    p, q, cost = problem()
+    exact = TransportSettings("exact")
+
+    def ours() -> None:
+        source = p.clone().requires_grad_()
+        transport_cost(source, q, cost, exact).sum().backward()
+
+    ratio = paired_ratio(ours, lambda: enveloped_sinkhorn(p, q, cost), rounds)
+    gap = (transport_cost(p, q, cost, exact)[:CHECKED] - programme(p, q, cost)).abs()
+    bias = enveloped_sinkhorn(p, q, cost)[0][:CHECKED] / programme(p, q, cost) - 1
+    print(
+        f"Sinkhorn at epsilon {EPSILON} is {bias.mean():.1%} above the linear "
+        "programme, the exact solver is not"
+    )
+    name = f"top-{TOP} transport, {ROWS} rows"
+    return [
+        Bar(f"{name} / enveloped Sinkhorn-{ITERATIONS}", ratio, 0.7),
+        Bar(f"{name}: gap to the linear programme x 1e6", float(gap.max()) * 1e6, 1),
+        *_memory(),
+    ]
+
+
+def problem() -> tuple[Tensor, Tensor, Tensor]:
+    """Distributions over likeliest tokens and the cosine cost of random vectors."""
+    torch.manual_seed(0)
+    p, q = ((2 * torch.randn(ROWS, TOP)).softmax(-1) for _ in range(2))
+    return p, q, cosine_cost(*torch.randn(2, ROWS, TOP, WIDTH))
+
+
+def enveloped_sinkhorn(p: Tensor, q: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
+    """Cost of the entropic plan (P,) and the pull on ``p`` (P, n), the fastest way.
+
+    Exponentials are taken once and every iteration is two batched products; the pull
+    is the potential, nothing is differentiated.
+    """
+    kernel = (-cost / EPSILON).exp()
+    v = torch.ones_like(q)
+    for _ in range(ITERATIONS):
+        u = p / (kernel @ v[:, :, None])[:, :, 0]
+        v = q / (u[:, None] @ kernel)[:, 0]
+    plan = u[:, :, None] * kernel * v[:, None]
+    return (plan * cost).sum((1, 2)), EPSILON * u.log()
+
+
+def programme(p: Tensor, q: Tensor, cost: Tensor) -> Tensor:
+    """(CHECKED,) optimum by SciPy's linear programming."""
+    from scipy.optimize import linprog
+
+    ones, eye = np.ones((1, TOP)), np.eye(TOP)
+    marginals = np.concatenate([np.kron(eye, ones), np.kron(ones, eye)])
+    found = []
+    for n in range(CHECKED):
+        masses = [x[n].double().numpy() for x in (p, q)]
+        masses = [x / x.sum() for x in masses]
+        price = cost[n].double().numpy().ravel()
+        solved = linprog(price, A_eq=marginals[:-1], b_eq=np.concatenate(masses)[:-1])
+        found.append(solved.fun)
+    return torch.tensor(found)
+
+
+def sequence(length: int, vocabulary: int) -> Callable[[], object]:
+    """One step over a text, hidden states compared as logits."""
+    torch.manual_seed(0)
+    states = torch.randn(2, 1, length, WIDTH)
+    heads = [LinearHead(torch.randn(vocabulary, WIDTH)) for _ in range(2)]
+    mask = torch.ones(1, length, dtype=torch.bool)
+    few = TransportSettings("sinkhorn", iterations=5)
+
+    def step() -> None:
+        student = states[0].requires_grad_()
+        geometry = logit_geometry(*heads)
+        loss = sequence_transport(
+            student, states[1], mask, mask, geometry=geometry, settings=few
+        )
+        loss.backward()
+
+    return step
+
+
+def _memory() -> list[Bar]:
+    half, whole, wide = (
+        extra_bytes(sequence, *sizes)
+        for sizes in ((LENGTH // 2, SMALL), (LENGTH, SMALL), (LENGTH, LARGE))
+    )
+    print(
+        f"a sequence's transport takes {whole / 2**20:.0f} MiB at {LENGTH} x {LENGTH} "
+        f"tokens, {whole / (4 * LENGTH**2):.1f} times one similarity in float32"
+    )
+    name = f"sequence transport, {LENGTH} x {LENGTH}"
+    return [
+        Bar(f"{name}: memory / that of half the tokens", whole / half, 4.4),
+        Bar(f"{name}: V = {LARGE:,} / V = {SMALL:,}", wide / whole, 1.2),
+    ]
