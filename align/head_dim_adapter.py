@@ -198,7 +198,7 @@ class MultiTeacherHeadDimAdapter(nn.Module):
         out = torch.baddbmm(
             bias[:, None].expand(layers, -1, -1), flat, weight.expand(layers, -1, -1)
         )
-        return out.view(layers, batch, tokens, -1).to(x.dtype)
+        return out.view(layers, batch, tokens, weight.shape[-1]).to(x.dtype)
 
 
 def group_heads(

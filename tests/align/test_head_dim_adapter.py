@@ -31,6 +31,19 @@ def test_the_documented_adapter_takes_any_number_of_layers():
         assert torch.equal(kv.mask, mask)
 
 
+def test_eight_teachers_and_a_batch_without_tokens_pass_through():
+    shapes = [(8 * heads, heads) for heads in range(1, 9)]
+    adapter = MultiTeacherHeadDimAdapter(shapes, 12, 3, num_layers=2)
+    for tokens in (0, 1):
+        mask = torch.ones(2, tokens, dtype=torch.bool)
+        kvs = [
+            KV(*torch.randn(2, 2, 2, heads, tokens, width // heads), mask)
+            for width, heads in shapes
+        ]
+        for kv in adapter(kvs):
+            assert kv.k.shape == kv.v.shape == (2, 2, 3, tokens, 4)
+
+
 def test_heads_are_averaged_in_groups():
     # four heads of size 1 to two: (0, 1) and (2, 3)
     x = torch.tensor([1.0, 3, 10, 30])
