@@ -13,6 +13,13 @@ import os
 import sys
 from collections.abc import Sequence
 
+from experiments.cli_parts import (
+    OVERRIDES,
+    Maker,
+    config_options,
+    examples_text,
+    plugin_options,
+)
 from experiments.cli_store import add_store_commands
 
 USER_ERROR = 2
@@ -22,8 +29,6 @@ PROGRAM_ERROR = 1
 """Exit code for our own mistakes."""
 
 _NO_PLUGINS = "MTKD_NO_PLUGINS"
-
-_OVERRIDES = "KEY=VALUE changes any setting; `mtkd config show` lists them all."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train one small language model from several frozen teachers, "
         "through their keys and values.",
-        epilog=_examples(
+        epilog=examples_text(
             ("mtkd doctor", "what this machine offers"),
             ("mtkd quickstart", "embedded teachers, all five phases, minutes"),
             ("mtkd train my.yaml train.steps=200", "your own models and texts"),
@@ -73,15 +78,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    maker = _Maker(commands, common)
+    maker = Maker(commands, common)
     _training(maker)
-    add_store_commands(maker, _config_options)
+    add_store_commands(maker)
     _looking(maker)
     _groups(maker)
     return parser
 
 
-def _training(maker: _Maker) -> None:
+def _training(maker: Maker) -> None:
     add = maker.add(
         "quickstart",
         "commands:quickstart",
@@ -91,9 +96,9 @@ def _training(maker: _Maker) -> None:
         ("mtkd quickstart run.name=short train.steps=10", "shorter"),
         ("mtkd quickstart phases='[dual, routing]'", "two of the phases"),
     )
-    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
+    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
     _resume_options(add)
-    _plugin_options(add)
+    plugin_options(add)
     add = maker.add(
         "train",
         "commands:train",
@@ -108,11 +113,11 @@ def _training(maker: _Maker) -> None:
         ("mtkd train my.yaml --resume must", "go on, or fail if there is nothing"),
         ("mtkd train my.yaml --plugin my_router.py", "with a plugin not installed"),
     )
-    _config_options(add)
+    config_options(add)
     _resume_options(add)
 
 
-def _looking(maker: _Maker) -> None:
+def _looking(maker: Maker) -> None:
     add = maker.add(
         "eval",
         "commands:evaluate",
@@ -150,7 +155,7 @@ def _looking(maker: _Maker) -> None:
     )
 
 
-def _groups(maker: _Maker) -> None:
+def _groups(maker: Maker) -> None:
     _viz(
         maker.group(
             "viz",
@@ -205,12 +210,12 @@ def _groups(maker: _Maker) -> None:
         ("mtkd config show quickstart --phase routing", "what one phase will use"),
     )
     add.add_argument("config", nargs="?", metavar="CONFIG", help="file or packaged")
-    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
+    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
     add.add_argument("--phase", help="show one phase's resolved sections")
-    _plugin_options(add)
+    plugin_options(add)
 
 
-def _viz(viz: _Maker) -> None:
+def _viz(viz: Maker) -> None:
     add = viz.add(
         "alignment",
         "viz:alignment_command",
@@ -230,7 +235,7 @@ def _viz(viz: _Maker) -> None:
     add.add_argument("--text", required=True, help="one sentence")
     add.add_argument("--aligner", default="causal_char_iou", help="registered aligner")
     add.add_argument("--out", default="alignment.png", help="PNG to write")
-    _plugin_options(add)
+    plugin_options(add)
     add = viz.add(
         "layers",
         "viz:layers_command",
@@ -239,12 +244,12 @@ def _viz(viz: _Maker) -> None:
         ("mtkd viz layers quickstart", "the models of a config"),
     )
     add.add_argument("config", nargs="?", metavar="CONFIG", help="file or packaged")
-    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
+    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
     add.add_argument("--teacher-layers", help="such as 24,32")
     add.add_argument("--student-layers", type=int, help="such as 12")
     add.add_argument("--strategy", help="registered layer map (the config's, or ratio)")
     add.add_argument("--out", default="layers.png", help="PNG to write")
-    _plugin_options(add)
+    plugin_options(add)
     add = viz.add(
         "routing",
         "viz:routing_command",
@@ -256,7 +261,7 @@ def _viz(viz: _Maker) -> None:
     add.add_argument("--out", help="folder to write; the run's figures if left out")
 
 
-def _plugins(plugins: _Maker) -> None:
+def _plugins(plugins: Maker) -> None:
     add = plugins.add(
         "list",
         "plugin_commands:list_plugins",
@@ -266,7 +271,7 @@ def _plugins(plugins: _Maker) -> None:
     )
     add.add_argument("--kind", help="one kind only")
     add.add_argument("--json", action="store_true", help="print JSON")
-    _plugin_options(add)
+    plugin_options(add)
     add = plugins.add(
         "check",
         "plugin_commands:check_plugin",
@@ -277,7 +282,7 @@ def _plugins(plugins: _Maker) -> None:
     )
     add.add_argument("name", help="the name a config would use")
     add.add_argument("--kind", help="its kind, where several share the name")
-    _plugin_options(add)
+    plugin_options(add)
     add = plugins.add(
         "new",
         "plugin_commands:new_plugin",
@@ -290,45 +295,6 @@ def _plugins(plugins: _Maker) -> None:
     add.add_argument("--dir", default=".", help="folder to write it in (.)")
 
 
-class _Maker:
-    """Adds commands that know how to run and how to show themselves."""
-
-    def __init__(
-        self,
-        commands: argparse._SubParsersAction[argparse.ArgumentParser],
-        common: argparse.ArgumentParser,
-    ) -> None:
-        """Hold where commands go and the options that all share."""
-        self._commands, self._common = commands, common
-
-    def add(
-        self, name: str, command: str, what: str, *examples: tuple[str, str]
-    ) -> argparse.ArgumentParser:
-        """Add a command run by ``module:function`` of this package."""
-        parser = self._parser(name, what, examples)
-        parser.set_defaults(command=command, show=parser)
-        return parser
-
-    def group(self, name: str, what: str, *examples: tuple[str, str]) -> _Maker:
-        """Add a command with commands of its own."""
-        parser = self._parser(name, what, examples)
-        parser.set_defaults(show=parser)
-        inner = parser.add_subparsers(title="commands", metavar="COMMAND")
-        return _Maker(inner, self._common)
-
-    def _parser(
-        self, name: str, what: str, examples: Sequence[tuple[str, str]]
-    ) -> argparse.ArgumentParser:
-        return self._commands.add_parser(
-            name,
-            help=what,
-            description=what[0].upper() + what[1:] + ".",
-            parents=[self._common],
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            epilog=_examples(*examples),
-        )
-
-
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import PackageNotFoundError, version
@@ -339,17 +305,6 @@ class _Version(argparse.Action):
             found = "checkout"
         print(f"mtkd {found}")
         parser.exit()
-
-
-def _config_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "config",
-        nargs="?",
-        metavar="CONFIG",
-        help="a YAML file or the name of a packaged config",
-    )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
-    _plugin_options(parser)
 
 
 def _resume_options(parser: argparse.ArgumentParser) -> None:
@@ -373,35 +328,6 @@ def _zoo_scale(parser: argparse.ArgumentParser) -> None:
         default="default",
         help="tiny builds in seconds and knows next to nothing: zoo:tiny/NAME",
     )
-
-
-def _plugin_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="also load this module or .py file; may be repeated",
-    )
-    parser.add_argument(
-        "--skip-plugin",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="do not load this installed plugin; may be repeated",
-    )
-    parser.add_argument(
-        "--no-plugins", action="store_true", help="load no installed plugin"
-    )
-
-
-def _examples(*examples: tuple[str, str]) -> str:
-    lines = ["examples:"]
-    for command, why in examples:
-        lines.append(f"  {command}")
-        if why:
-            lines.append(f"      {why}")
-    return "\n".join(lines)
 
 
 def _is_override(word: str) -> bool:

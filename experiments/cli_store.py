@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from typing import Protocol
+from experiments.cli_parts import Maker, config_options
 
 
-class Maker(Protocol):
-    """Adds commands; see ``experiments.cli``."""
-
-    def add(
-        self, name: str, command: str, what: str, *examples: tuple[str, str]
-    ) -> argparse.ArgumentParser:
-        """Add a command."""
-
-    def group(self, name: str, what: str, *examples: tuple[str, str]) -> Maker:
-        """Add a command with commands of its own."""
-
-
-def add_store_commands(
-    maker: Maker, config_options: Callable[[argparse.ArgumentParser], None]
-) -> None:
-    """Add ``estimate``, ``extract`` and ``store``.
-
-    Args:
-        maker: of the whole command line.
-        config_options: adds CONFIG, overrides and plugins to a command.
-    """
+def add_store_commands(maker: Maker) -> None:
+    """Add ``estimate``, ``extract`` and ``store`` to the whole command line."""
     add = maker.add(
         "estimate",
         "store_commands:estimate",
