@@ -68,7 +68,7 @@ class StoredPanel:
 
         Args:
             batch: the student's tokens, (B, T_s).
-            rows: not used: stores hold no attention.
+            rows: not used: stores hold no queries.
 
         Raises:
             StoreError: a text is not in a store, or its shard is damaged.
