@@ -73,7 +73,7 @@ def readable_pieces(pieces: Sequence[str]) -> list[str]:
         For these ``␣deep``, ``深``, ``␣deep``, ``\\xe6``; a line feed is ``\\n``.
         Bytes that are only part of a character are written in hexadecimal.
     """
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     byte_level = any(
         ord(char) > 255 and char in alphabet for piece in pieces for char in piece
     )
@@ -97,8 +97,8 @@ def _find_bytes(
     hexadecimal = _BYTE.fullmatch(piece)
     if hexadecimal:
         want = bytes([int(hexadecimal[1], 16)])
-    elif byte_level and all(char in _byte_alphabet() for char in piece):
-        want = bytes(_byte_alphabet()[char] for char in piece)
+    elif byte_level and all(char in byte_alphabet() for char in piece):
+        want = bytes(byte_alphabet()[char] for char in piece)
     else:
         want = piece.translate(_MARKERS).encode("utf-8", errors="surrogatepass")
     if want and raw.startswith(want, at):
@@ -137,7 +137,7 @@ def _fold(text: str) -> str:
 
 def _looks_byte_level(pieces: list[str], text: str) -> bool:
     """Whether the pieces spell the text's bytes in the byte-level alphabet."""
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     spelled = "".join(
         piece for piece in pieces if all(char in alphabet for char in piece)
     )
@@ -148,8 +148,8 @@ def _looks_byte_level(pieces: list[str], text: str) -> bool:
 
 
 @cache
-def _byte_alphabet() -> dict[str, int]:
-    """The printable character of each byte, inverted (Radford et al., 2019)."""
+def byte_alphabet() -> dict[str, int]:
+    """The byte that each printable character stands for (Radford et al., 2019)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in printable]
     table = {chr(byte): byte for byte in printable}

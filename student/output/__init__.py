@@ -23,8 +23,20 @@ from student.output.top_tokens import (
     top_tokens,
 )
 from student.output.transport import TransportSettings, transport_cost
+from student.output.vocabulary import (
+    CommonPieces,
+    byte_vectors,
+    common_pieces,
+    pool_logits,
+    token_bytes,
+)
 
 __all__ = [
+    "CommonPieces",
+    "byte_vectors",
+    "common_pieces",
+    "pool_logits",
+    "token_bytes",
     "Chunks",
     "ChunkTokens",
     "chunk_likelihood",
