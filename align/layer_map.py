@@ -227,18 +227,27 @@ def interpolate_teacher_layers(
     return mixed
 
 
+def mix_layer(x: Tensor, feeds: Sequence[Feed]) -> Tensor:
+    """One student layer (...) from the teacher layers (L_t, ...) that feed it.
+
+    Where one layer has all the weight this is a view of it.
+    """
+    used = [(layer, weight) for layer, weight in feeds if weight]
+    (first, weight), *others = used
+    if not others:
+        return x[first]
+    wide = x.dtype if x.dtype == torch.float64 else torch.float32
+    if len(others) == 1:  # the usual case in one pass over memory
+        share = others[0][1] / (weight + others[0][1])
+        second = x[others[0][0]]
+        return torch.lerp(x[first].to(wide), second.to(wide), share).to(x.dtype)
+    total = sum(x[layer].to(wide) * weight for layer, weight in used)
+    return torch.as_tensor(total).to(x.dtype)
+
+
 def _mix(x: Tensor, layer_map: LayerMap) -> Tensor:
-    """(L_t, ...) to (L_s, ...), copying where one layer has all the weight."""
-    layers = []
-    for feeds in layer_map:
-        used = [(layer, weight) for layer, weight in feeds if weight]
-        if len(used) == 1:
-            layers.append(x[used[0][0]])
-            continue
-        wide = x.dtype if x.dtype == torch.float64 else torch.float32
-        total = sum(x[layer].to(wide) * weight for layer, weight in used)
-        layers.append(torch.as_tensor(total).to(x.dtype))
-    return torch.stack(layers)
+    """(L_t, ...) to (L_s, ...)."""
+    return torch.stack([mix_layer(x, feeds) for feeds in layer_map])
 
 
 def _depths(num_teacher_layers: int, num_student_layers: int) -> list[Fraction]:

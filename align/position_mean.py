@@ -56,6 +56,28 @@ class PositionMean(nn.Module):
         shrunk = shrunk / (self._counts + PRIOR)[:, None]
         self.table = (shrunk - mean).to(self.table)
 
+    def offset(
+        self, layer: int, mask: Tensor, weight: Tensor | None = None
+    ) -> Tensor | None:
+        """What one layer holds of its positions alone.
+
+        Args:
+            layer: in [0, L).
+            mask: (B, T) bool, False on padding, on either side.
+            weight: (C, C') that the features are mapped by; maps the offset too.
+
+        Returns:
+            (B, T, C or C'), 0 on padding and beyond the sample's longest text; None
+            before :meth:`fit`.
+        """
+        known = self.table.shape[1]
+        if not known:
+            return None
+        place = positions(mask)
+        place = place.masked_fill((place >= known) | ~mask, known)
+        table = nn.functional.pad(self.table[layer], (0, 0, 0, 1))
+        return (table if weight is None else table @ weight)[place]
+
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Subtract what belongs to the positions.
 
@@ -66,13 +88,9 @@ class PositionMean(nn.Module):
         Returns:
             As ``x``; positions beyond the sample's longest text keep theirs.
         """
-        known = self.table.shape[1]
-        if not known:
-            return x
-        place = positions(mask)
-        offset = self.table[:, place.clamp(max=known - 1)]  # (L, B, T, C)
-        offset = offset * ((place < known) & mask)[..., None]
-        return (x.float() - offset).to(x.dtype)
+        found = [self.offset(layer, mask) for layer in range(len(self.table))]
+        offsets = [offset for offset in found if offset is not None]
+        return (x.float() - torch.stack(offsets)).to(x.dtype) if offsets else x
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -218,7 +218,7 @@ def _weighted_sum(xs: list[Tensor], w: Tensor, masks: Tensor | None) -> Tensor:
         if masks is not None:  # padding may hold anything, NaN included
             covered = masks[..., m, None]
             x = torch.where(covered[:, None] if headed else covered, x, 0.0)
-        part = share * x.float()
-        total = part if total is None else total + part
+        x = x.float()
+        total = share * x if total is None else torch.addcmul(total, share, x)
     assert total is not None
     return total.to(xs[0].dtype)

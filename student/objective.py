@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -24,8 +24,13 @@ ATTENTION = "attention"
 RELATIONS = "relations"
 OUTPUTS = "outputs"
 
+Side = Literal["k", "v"]
+"""Keys or values."""
+EPS = 1e-6
+"""The least length by which a cosine divides."""
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, eq=False)  # without slots: a bridge may predict lazily
 class Comparison:
     """One student-side prediction and the fixed target it is pulled towards."""
 
@@ -42,6 +47,20 @@ class Comparison:
     weight: Tensor
     """(B, T) or (L, B, T) float32 >= 0, detached: routing weight, 0 where nothing was
     aligned, on padding and on attention sinks."""
+
+    def distance(self, side: Side) -> Tensor:
+        """(L, B, T) float32: mean over channels of (prediction - target)²."""
+        return _squared(*self._pair(side))
+
+    def cosine(self, side: Side) -> Tensor:
+        """(L, B, T) float32, between prediction and target."""
+        pred, target = self._pair(side)
+        return F.cosine_similarity(pred.float(), target.float(), dim=-1, eps=EPS)
+
+    def _pair(self, side: Side) -> tuple[Tensor, Tensor]:
+        if side == "k":
+            return self.pred_k, self.target_k
+        return self.pred_v, self.target_v
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,19 +148,19 @@ def key_distance(ctx: StepContext) -> Tensor:
         Squared error on content keys standardised per teacher, layer and channel;
         averaged over layers, channels and, by routing weight, over tokens.
     """
-    return _distance(ctx, lambda c: _squared(c.pred_k, c.target_k))
+    return _distance(ctx, lambda c: c.distance("k"))
 
 
 def value_distance(ctx: StepContext) -> Tensor:
     """:func:`key_distance` for values."""
-    return _distance(ctx, lambda c: _squared(c.pred_v, c.target_v))
+    return _distance(ctx, lambda c: c.distance("v"))
 
 
 def cosine_distance(ctx: StepContext) -> Tensor:
     """1 - cosine between prediction and target, the mean of keys and values."""
     return _distance(
         ctx,
-        lambda c: (_cosine(c.pred_k, c.target_k) + _cosine(c.pred_v, c.target_v)) / 2,
+        lambda c: 1 - (c.cosine("k") + c.cosine("v")) / 2,
     )
 
 
@@ -244,11 +263,6 @@ def _distance(ctx: StepContext, per_token: Callable[[Comparison], Tensor]) -> Te
 def _squared(pred: Tensor, target: Tensor) -> Tensor:
     """(L, B, T, C) twice -> (L, B, T) float32."""
     return (pred.float() - target.float()).square().mean(3)
-
-
-def _cosine(pred: Tensor, target: Tensor) -> Tensor:
-    similarity = F.cosine_similarity(pred.float(), target.float(), dim=-1, eps=1e-6)
-    return 1 - similarity
 
 
 def _relations(

@@ -29,7 +29,12 @@ class Standardizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(L, B, T, C) any float -> float32 of the same shape."""
-        return (x.float() - self.mean[:, None, None]) / self.std[:, None, None]
+        mean, std = self.mean[:, None, None], self.std[:, None, None]
+        return (x.float() - mean).mul_(1 / std)
+
+    def layer(self, index: int, x: Tensor) -> Tensor:
+        """:meth:`forward` for one layer's features (..., C)."""
+        return (x.float() - self.mean[index]).mul_(1 / self.std[index])
 
     def undo(self, x: Tensor) -> Tensor:
         """The inverse of :meth:`forward`."""

@@ -47,10 +47,11 @@ def attention_rows(
     batch, heads, _, size = query.shape
     tokens = key.shape[2]
     picked = _pick(query, rows, size).float()  # (B, H_q, R, D)
-    grouped = picked.unflatten(1, (key.shape[1], heads // key.shape[1]))
-    scores = torch.einsum("bhgrd,bhtd->bhgrt", grouped, key.float()).flatten(1, 2)
     scaling = options.get("scaling")
-    scores = scores * (size**-0.5 if scaling is None else scaling)
+    picked = picked * (size**-0.5 if scaling is None else scaling)
+    grouped = picked.reshape(batch, key.shape[1], -1, size)  # (B, H, g * R, D)
+    scores = grouped @ key.float().transpose(2, 3)
+    scores = scores.view(batch, heads, rows.shape[1], tokens)
     if options.get("softcap") is not None:
         scores = torch.tanh(scores / options["softcap"]) * options["softcap"]
     if options.get("position_bias") is not None:

@@ -131,8 +131,8 @@ class Recording:
         calls = [self._calls[layer] for layer in self._place]
         keys = [self._content_keys(x, self._calls[x]) for x in self._place]
         return (
-            torch.stack([key.to(self._device) for key in keys]),
-            torch.stack([call.value.to(self._device) for call in calls]),
+            _stacked([key.to(self._device) for key in keys]),
+            _stacked([call.value.to(self._device) for call in calls]),
         )
 
     def attention(self) -> Tensor | None:
@@ -147,8 +147,8 @@ class Recording:
         place, count = self._place[layer], len(self._place)
         if self._k is None or self._v is None:
             key, value = call.key, call.value
-            self._k = key.new_empty((count, *key.shape), device=self._device)
-            self._v = value.new_empty((count, *value.shape), device=self._device)
+            self._k = _room(count, key, self._device)
+            self._v = _room(count, value, self._device)
         rotation = self._layers[layer].rotation
         if rotation is None:
             self._k[place].copy_(call.key)
@@ -200,6 +200,21 @@ class Recording:
         mixed_k = torch.where(replaced, (1 - gate) * key + gate * k, key)
         mixed_v = torch.where(replaced, (1 - gate) * value + gate * v, value)
         return mixed_k, mixed_v
+
+
+def _room(count: int, like: Tensor, device: torch.device) -> Tensor:
+    """(count, B, H, T, D) for tensors (B, H, T, D), a token's heads side by side.
+
+    Models compute them so, and :meth:`align.kv.KV.flat` then copies nothing.
+    """
+    batch, heads, tokens, size = like.shape
+    shape = (count, batch, tokens, heads, size)
+    return like.new_empty(shape, device=device).transpose(2, 3)
+
+
+def _stacked(layers: Sequence[Tensor]) -> Tensor:
+    """L of (B, H, T, D) -> (L, B, H, T, D), in memory as :func:`_room`."""
+    return torch.stack([x.transpose(1, 2) for x in layers]).transpose(2, 3)
 
 
 class Enough(Exception):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from align.calibration import Method
 from align.kv import KV
+from align.position_mean import PositionMean
 from align.time_align import Alignment
 from align.view import TeacherView
 from fuse.fuse_kv import fuse_with_weights
@@ -90,5 +91,32 @@ class AdapterBridge(Bridge):
         self, m: int, view: TeacherView, alignment: Alignment
     ) -> tuple[Tensor, Tensor]:
         # Both maps are linear, so they commute; the student is the narrower one.
-        k, v = self.adapter.adapt(m, *self.depth(m, view))
+        k, v = view.kv.flat()
+        adapter, mask = self.adapter, view.kv.mask
+        k = self._adapted(
+            m, k, mask, adapter.weight_k[m], adapter.bias_k[m], self.position_k[m]
+        )
+        v = self._adapted(
+            m, v, mask, adapter.weight_v[m], adapter.bias_v[m], self.position_v[m]
+        )
         return alignment.apply(k), alignment.apply(v)
+
+    def _adapted(
+        self,
+        m: int,
+        x: Tensor,
+        mask: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        means: nn.Module,
+    ) -> Tensor:
+        """(L_needed, B, T, C_t) -> (L_s, B, T, C_s), without what is the positions'."""
+        assert isinstance(means, PositionMean)
+        found = []
+        for index, layer in enumerate(self.layers(m, x)):
+            flat = layer.reshape(-1, layer.shape[-1]).to(weight.dtype)
+            out = torch.addmm(bias[index], flat, weight[index])
+            out = out.view(*mask.shape, -1)
+            offset = means.offset(index, mask, weight[index])
+            found.append(out if offset is None else out - offset)
+        return torch.stack(found).to(x.dtype)

@@ -9,7 +9,7 @@ or against fixed targets; never by moving a target towards the student.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from align.calibration import CalibrationStats
 from align.head_dim_adapter import MultiTeacherHeadDimAdapter
 from align.kv import KV
-from align.layer_map import LayerMap, interpolate_teacher_layers
+from align.layer_map import LayerMap, interpolate_teacher_layers, mix_layer
 from align.position_mean import PositionMean
 from align.view import TeacherView
 from fuse.fuse_kv import fuse_with_weights
@@ -215,14 +215,35 @@ class Bridge(nn.Module, ABC):
         assert isinstance(mixed, Tensor)
         return mixed
 
+    def layers(self, m: int, x: Tensor) -> Iterator[Tensor]:
+        """:meth:`mix_depth` layer by layer, each of a size that stays in the cache."""
+        for feeds in self.teachers[m].layer_map.remap():
+            yield mix_layer(x, feeds)
+
     def aligned(self, m: int, view: TeacherView) -> tuple[Tensor, Tensor]:
         """Teacher m standardised on the student's layers and tokens, detached."""
-        k, v = self.depth(m, view)
-        with torch.no_grad():
-            return (
-                view.alignment.apply(self.teacher_k[m](k)),
-                view.alignment.apply(self.teacher_v[m](v)),
-            )
+        k, v = view.kv.flat()
+        return (
+            self._aligned(m, view, k, self.position_k[m], self.teacher_k[m]),
+            self._aligned(m, view, v, self.position_v[m], self.teacher_v[m]),
+        )
+
+    @torch.no_grad()
+    def _aligned(
+        self,
+        m: int,
+        view: TeacherView,
+        x: Tensor,
+        means: nn.Module,
+        standard: nn.Module,
+    ) -> Tensor:
+        assert isinstance(means, PositionMean) and isinstance(standard, Standardizer)
+        found = []
+        for index, layer in enumerate(self.layers(m, x)):
+            offset = means.offset(index, view.kv.mask)
+            layer = layer if offset is None else layer - offset
+            found.append(view.alignment.apply(standard.layer(index, layer)))
+        return torch.stack(found)
 
     @property
     def gates(self) -> Tensor:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from align.calibration import METHODS, CalibrationStats, Method
+from align.calibration import Method
 from align.kv import KV
 from align.view import TeacherView
 from student.bridges.adapter import AdapterBridge
 from student.bridges.base import PairStats, StudentShape, TeacherShape
+from student.bridges.projected import LayerwiseLinear, Projected
 from student.objective import Comparison
 from student.standardize import Standardizer
 
@@ -57,51 +57,19 @@ class ProjectorBridge(AdapterBridge):
     ) -> list[Comparison]:
         """One comparison per teacher, in units of that teacher's own spread."""
         k, v = kv.flat()
-        k, v = self.student_k(k), self.student_v(v)
+        own = (self.student_k(k), self.student_v(v))
         return [
-            Comparison(
+            Projected(
                 view.name,
-                self.project_k[m](k),
-                self.project_v[m](v),
-                *self.aligned(m, view),
+                own,
+                self._projectors(m),
+                self.aligned(m, view),
                 weights[..., m],
             )
             for m, view in enumerate(views)
         ]
 
-
-class LayerwiseLinear(nn.Module):
-    """One linear map per layer: (L, B, T, C) -> (L, B, T, C')."""
-
-    def __init__(self, layers: int, width_in: int, width_out: int) -> None:
-        """Start at zero; :meth:`fit` gives the first useful weights."""
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(layers, width_in, width_out))
-        self.bias = nn.Parameter(torch.zeros(layers, width_out))
-
-    def fit(
-        self, stats: CalibrationStats, own: Standardizer, teacher: Standardizer
-    ) -> None:
-        """Take the ridge solution, rewritten for standardised input and output.
-
-        Args:
-            stats: x: the student's raw features, y: the teacher's.
-            own: the student's standardizer, already fitted.
-            teacher: the teacher's.
-        """
-        weight, bias = METHODS["ridge"](stats)
-        weight, bias = weight.to(own.mean), bias.to(own.mean)
-        shift = torch.einsum("lc,lcd->ld", own.mean, weight) + bias - teacher.mean
-        with torch.no_grad():
-            self.weight.copy_(own.std[:, :, None] * weight / teacher.std[:, None])
-            self.bias.copy_(shift / teacher.std)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply each layer's map."""
-        layers, batch, tokens, width = x.shape
-        out = torch.baddbmm(
-            self.bias[:, None].to(x.dtype),
-            x.reshape(layers, batch * tokens, width),
-            self.weight.to(x.dtype),
-        )
-        return out.view(layers, batch, tokens, -1)
+    def _projectors(self, m: int) -> tuple[LayerwiseLinear, LayerwiseLinear]:
+        k, v = self.project_k[m], self.project_v[m]
+        assert isinstance(k, LayerwiseLinear) and isinstance(v, LayerwiseLinear)
+        return k, v
