@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +94,56 @@ def launch(
         )
 
 
-def bury(folder: Path, seconds: float = 300) -> None:
+def fork(config: Path, log: Path) -> BaseProcess:
+    """As :func:`launch`, from this interpreter: what it has imported need not be again.
+
+    The launcher is torchrun's own agent, leading a session that holds its processes.
+    """
+    process = multiprocessing.get_context("fork").Process(
+        target=_agent, args=(config, log)
+    )
+    process.start()
+    return process
+
+
+def _agent(config: Path, log: Path) -> None:
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.setsid()
+    with log.open("ab") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        max_restarts=0,
+        start_method="fork",
+    )
+    elastic_launch(settings, _rank)(str(config))
+
+
+def _rank(config: str) -> None:
+    from experiments.cli import main
+
+    sys.exit(main(["train", config]))
+
+
+def bury(folder: Path, seconds: float = 300, leader: int = 0) -> None:
     """Wait for processes of a run that outlived their launcher.
+
+    Args:
+        folder: of the run's config, as in :func:`launch`.
+        seconds: how long.
+        leader: process of :func:`fork`.
 
     Raises:
         TimeoutError: they do not notice that it died.
     """
     end = time.monotonic() + seconds
-    while left := [pid for pid in _pids() if _belongs(pid, folder)]:
+    while left := [pid for pid in _pids() if _belongs(pid, folder, leader)]:
         if time.monotonic() > end:
             raise TimeoutError(f"processes {left} outlived their launcher")
         time.sleep(0.2)
@@ -109,14 +153,16 @@ def _pids() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
-def _belongs(pid: int, folder: Path) -> bool:
-    """Whether a process runs with this folder's mark in its environment."""
+def _belongs(pid: int, folder: Path, leader: int) -> bool:
+    """Whether a process runs with this folder's mark, or in the leader's session."""
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return False
-    return state != "Z" and f"MTKD_FAULTS={folder / 'faults'}".encode() in environment
+    state, session = stat[0], int(stat[3])
+    marked = f"MTKD_FAULTS={folder / 'faults'}".encode() in environment
+    return state != "Z" and (marked or session == leader)
 
 
 def weights(run: Path) -> dict[str, str]:

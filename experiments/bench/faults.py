@@ -4,23 +4,32 @@
 
 Each time the run is started again by the same command. At the end it is compared with
 a run that nobody disturbed: every student byte for byte, every line of the metrics.
-The exit status is 1 where anything differs.
+The exit status is 1 where anything differs. Launchers and processes are forked from
+this interpreter, which has imported everything: most of a launch is imports.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = ("dual", "multi_basic", "real_multi", "routing", "z_space")
+IMPORTED = (
+    "accelerate",
+    "deepspeed",
+    "experiments.driver",
+    "experiments.report",
+    "torch.utils.tensorboard.writer",
+)
 WAYS = ("all processes", "one process", "the launcher", "TERM to the launcher")
 
 
@@ -34,6 +43,12 @@ def main() -> int:
     if options.kills < 1:
         parser.error(f"--kills is {options.kills}; give 1 or more")
     sys.path[0] = str(ROOT)
+    os.environ.update(
+        OMP_NUM_THREADS="1",
+        HF_HUB_OFFLINE="1",
+        TOKENIZERS_PARALLELISM="false",
+        GLOO_SOCKET_IFNAME="lo",
+    )
     with tempfile.TemporaryDirectory(prefix="mtkd-faults-") as scratch:
         return _compare(options.keep or Path(scratch), options.kills, options.seed)
 
@@ -43,11 +58,14 @@ def _compare(folder: Path, kills: int, seed: int) -> int:
     from teacher.zoo import build_zoo
 
     models = build_zoo(scale="tiny", progress=False)["student"].parent
+    _import_all(models)
     steps = max(4, -(-kills * 3 // (2 * len(PHASES))))
     runs = [folder / "undisturbed", folder / "disturbed"]
     configs = [two.write_config(run, models, PHASES, steps) for run in runs]
     began = time.monotonic()
-    if two.launch(configs[0], log=runs[0] / "log.txt").wait():
+    first = two.fork(configs[0], runs[0] / "log.txt")
+    first.join()
+    if first.exitcode:
         print(f"the undisturbed run failed; see {runs[0] / 'log.txt'}")
         return 1
     spent = time.monotonic() - began
@@ -56,46 +74,56 @@ def _compare(folder: Path, kills: int, seed: int) -> int:
     return _verdict(runs[0] / "run", runs[1] / "run", done, steps)
 
 
+def _import_all(models: Path) -> None:
+    """Import what every launch needs, model classes included; this starts no thread."""
+    from experiments.bench._two_ranks import TEACHERS
+    from teacher.models import load_model
+
+    for module in IMPORTED:
+        importlib.import_module(module)
+    for name in ("student", *TEACHERS):
+        load_model(str(models / name))
+
+
 def _disturb(config: Path, folder: Path, kills: int, draw: random.Random) -> int:
     """Start and kill until it was killed often enough and has finished; count kills."""
     from experiments.bench import _two_ranks as two
 
     done, run = 0, folder / "run"
     while not two.finished(run):
-        process, struck = two.launch(config, log=folder / "log.txt"), False
+        process, struck = two.fork(config, folder / "log.txt"), False
         if done < kills and _wait_for_work(process, run):
             time.sleep(draw.uniform(0.0, 2.0))
-            struck = process.poll() is None
+            struck = process.exitcode is None
         if struck:
             way = draw.choice(WAYS)
             done += 1
             print(f"kill {done}: {way}, {_where(run)}", flush=True)
             _strike(process, way)
-        code = process.wait()
-        two.bury(folder)
-        if code and not struck:
+        process.join()
+        two.bury(folder, leader=process.pid or 0)
+        if process.exitcode and not struck:
             said = (folder / "log.txt").read_text(errors="replace")[-3000:]
             raise SystemExit(f"a launch failed by itself:\n{said}")
     return done
 
 
-def _wait_for_work(process: subprocess.Popen[bytes], run: Path) -> bool:
+def _wait_for_work(process: BaseProcess, run: Path) -> bool:
     """Whether this launch began to write metrics before it ended."""
     file = run / "metrics.jsonl"
     before = file.stat().st_mtime if file.exists() else 0.0
-    while process.poll() is None:
+    while process.exitcode is None:
         if file.exists() and file.stat().st_mtime > before:
             return True
         time.sleep(0.05)
     return False
 
 
-def _strike(process: subprocess.Popen[bytes], way: str) -> None:
+def _strike(process: BaseProcess, way: str) -> None:
+    assert process.pid is not None
     ranks = _children(process.pid)
     if way == "all processes":
         os.killpg(process.pid, signal.SIGKILL)
-        for pid in ranks:  # torchrun gives each rank a session of its own
-            _kill(pid)
     elif way == "one process" and ranks:
         _kill(ranks[-1])
     elif way == "the launcher":
