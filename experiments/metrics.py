@@ -6,6 +6,9 @@ import json
 import math
 import os
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ class Metrics:
         self._path = run_dir / "metrics.jsonl"
         _drop_torn_line(self._path)
         self._boards: dict[str, Any] = {}
+        self._shown = True
 
     def rewind(self, arm: str, phase: str, step: int, offset: int = 0) -> None:
         """Forget what a phase logged after a step, because it is done again.
@@ -41,8 +45,11 @@ class Metrics:
                 part = self._path.with_name(f".{self._path.name}.{os.getpid()}")
                 part.write_text("".join(kept), encoding="utf-8")
                 part.replace(self._path)
-        self._close(arm)
-        self._boards[arm] = self._board(arm, purge_step=offset + step + 1)
+        if not self._shown:
+            return
+        with self._may_fail():
+            self._close(arm)
+            self._boards[arm] = self._board(arm, purge_step=offset + step + 1)
 
     def written(self, arm: str, phase: str) -> list[dict[str, Any]]:
         """The lines of one phase so far; none off the main rank."""
@@ -89,17 +96,35 @@ class Metrics:
         full = {"time": round(time.time(), 3), "arm": arm, "phase": phase, **line}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(full, allow_nan=True) + "\n")
-        step = offset + int(line.get("step", 0))
+        if self._shown:
+            with self._may_fail():
+                self._show(arm, line, offset + int(line.get("step", 0)))
+
+    def _show(self, arm: str, line: dict[str, Any], step: int) -> None:
         board = self._boards.get(arm) or self._boards.setdefault(arm, self._board(arm))
         for name, value in _numbers(line):
             if name != "step" and math.isfinite(value):
                 board.add_scalar(f"{line['kind']}/{name}", value, step)
 
+    @contextmanager
+    def _may_fail(self) -> Iterator[None]:
+        """Go on without TensorBoard: it shows what ``metrics.jsonl`` holds."""
+        try:
+            yield
+        except (ImportError, OSError) as error:
+            self._shown = False
+            warnings.warn(
+                f"TensorBoard gets no more of this run ({error}); all of its numbers "
+                f"are in {self._path}",
+                stacklevel=2,
+            )
+
     def close(self) -> None:
         """Flush TensorBoard."""
         if self._enabled:
-            for arm in list(self._boards):
-                self._close(arm)
+            with self._may_fail():
+                for arm in list(self._boards):
+                    self._close(arm)
 
 
 def _numbers(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -68,3 +68,11 @@ def test_tensorboard_hides_the_repeated_steps_of_their_arm_alone(tmp_path):
         shown[arm] = [(e.step, e.value) for e in board.Scalars("train/loss")]
     assert shown["main"] == [(1, 1.0), (2, 2.0), (3, 2.0)]
     assert shown["single-gpt2"] == [(1, 1.0), (2, 1.0), (3, 1.0)]
+
+
+def test_a_board_that_cannot_be_written_costs_no_line(metrics, tmp_path):
+    (tmp_path / "tensorboard").write_text("where its folder would go")
+    with pytest.warns(UserWarning, match=r"no more of this run .*metrics\.jsonl"):
+        metrics.rewind("main", "dual", 0)
+    log(metrics, "main", "dual", 1, 2)
+    assert kept(tmp_path) == [("main", "dual", "train", step) for step in (1, 2)]
