@@ -20,8 +20,10 @@ def check_batch(ids: Tensor, mask: Tensor, capture: KVCapture) -> None:
     Raises:
         ValueError: wrong shapes, a mask with gaps, or too many tokens.
     """
-    if ids.ndim != 2 or ids.shape[1] == 0:
-        raise ValueError(f"ids have shape {tuple(ids.shape)}; give (B, T), T >= 1")
+    if ids.ndim != 2 or not ids.numel():
+        raise ValueError(
+            f"ids have shape {tuple(ids.shape)}; give (B, T), B >= 1 and T >= 1"
+        )
     if mask.shape != ids.shape or mask.dtype != torch.bool:
         raise ValueError(
             f"mask is {mask.dtype} {tuple(mask.shape)}; give bool "

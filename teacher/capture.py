@@ -157,7 +157,7 @@ class KVCapture:
         forward ends as soon as the last asked layer has its keys and values.
 
         Args:
-            ids: (B, T) int64, T >= 1.
+            ids: (B, T) int64, B >= 1 and T >= 1.
             mask: (B, T) bool, True on real tokens, padding on either side. Models
                 which cannot be told where a text begins want it on the right.
             layers: layers to record, each in [0, num_layers); None means all.

@@ -506,6 +506,19 @@ def test_bf16_models_give_bf16_content_near_float32(make_model, batch, name):
     ]
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "deepseek_v3"])
+def test_one_layer_and_one_token_are_enough(make_model, name):
+    model = make_model(name, num_hidden_layers=1)
+    capture = KVCapture(model)
+    ids = torch.tensor([[5], [7]])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad():
+        seen = capture(ids, mask, logits=True)
+        expected = model(ids, attention_mask=mask.long()).logits
+    assert seen.kv.num_layers == seen.kv.num_tokens == 1
+    torch.testing.assert_close(seen.logits, expected, rtol=0, atol=0)
+
+
 def test_a_text_without_tokens_gives_finite_numbers(make_model):
     capture = KVCapture(make_model("llama"))
     ids = torch.tensor([[5, 6, 7], [0, 0, 0]])
@@ -566,6 +579,9 @@ def test_wrong_arguments_are_named(make_model, batch):
     gap[1, 3] = False
     with pytest.raises(ValueError, match=r"mask\[1\] has padding between"):
         capture(ids, gap)
+    for empty in (ids[:0], ids[:, :0]):
+        with pytest.raises(ValueError, match=r"give \(B, T\), B >= 1 and T >= 1"):
+            capture(empty, empty.bool())
     with pytest.raises(ValueError, match=r"mask is torch.int64"):
         capture(ids, mask.long())
     kv = capture(ids, mask).kv
