@@ -73,7 +73,7 @@ def measure(folder: Path | None) -> bool:
     _compare(student, teacher)
     texts = ascii_texts(BATCH, CHARS)
     bars = []
-    for pairs, limit, rounds in ((TABLES, BYTE_LEVEL, 21), (OFFSETS, OTHERWISE, 9)):
+    for pairs, limit, rounds in ((TABLES, BYTE_LEVEL, 41), (OFFSETS, OTHERWISE, 9)):
         for one, two in pairs:
             both = sides[names[one]], sides[names[two]]
             for label, aligner in _aligners():
