@@ -27,7 +27,8 @@ say() { printf 'extract_teacher_kv: %s\n' "$*" >&2; }
 die() { say "$*"; exit 2; }
 
 # SLURM runs a copy of this script from its spool folder, so there the job's own record
-# of the command and the folder it was submitted from come first.
+# of the command and the folder it was submitted from come first. The same stands in
+# run_multi_teacher.sh: that copy has no neighbour to source before this has found one.
 find_root() {
   local candidates=() submitted folder
   [[ -z ${MTKD_HOME:-} ]] || candidates+=("$MTKD_HOME")
