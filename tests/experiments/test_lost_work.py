@@ -1,8 +1,10 @@
 """What fails in the middle of a run leaves what was finished, and can be put right."""
 
+import errno
 import json
 import resource
 import shutil
+import socket
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -180,6 +182,32 @@ def test_no_room_for_a_line_of_metrics_is_a_full_disk(job, tmp_path):
     assert "the disk is full" in message
     metrics.unlink()
     assert job({"phases": ["dual"]}) == (0, "")
+
+
+def test_a_run_on_local_models_asks_nobody_outside(job, tmp_path, monkeypatch):
+    asked = []
+    connect = socket.socket.connect
+
+    def refuse(self, address):
+        if self.family == socket.AF_UNIX:
+            return connect(self, address)
+        asked.append(address)
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert job({"phases": ["dual"]}) == (0, "")
+    assert finished(tmp_path / "run") and not asked
+
+
+def test_a_missing_plugin_stops_a_run_before_any_model_is_loaded(job, monkeypatch):
+    from experiments import models
+
+    def refuse(name, **options):
+        raise AssertionError(f"{name} was loaded")
+
+    monkeypatch.setattr(models, "load_model", refuse)
+    code, message = job({"loss": {"extra": {"not_installed": 1.0}}})
+    assert code == 2 and "no objective is called 'not_installed'" in message
 
 
 def flip(data: bytes) -> bytes:
