@@ -24,7 +24,8 @@ class TransportSettings:
     solver: Solver = "auto"
     """``exact``: the linear programme, on the CPU one problem after another (needs
     POT); ``sinkhorn``: entropic, on any device, all at once; ``auto``: exact on a CPU,
-    where it is faster than Sinkhorn and has no bias, else sinkhorn."""
+    where it costs no more than a hundred steps of Sinkhorn or so and has no bias, else
+    sinkhorn."""
     epsilon: float = 0.05
     """Weight of the entropy, in units of the cost, > 0; of ``sinkhorn`` alone."""
     iterations: int = 500
