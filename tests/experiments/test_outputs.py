@@ -1,0 +1,97 @@
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.config import load_config, resolve_phase
+from experiments.outputs import check_outputs, teachers_of
+from experiments.settings import ConfigError
+
+
+class Speaks:
+    """A tokenizer, as far as its vocabulary goes."""
+
+    def __init__(self, *tokens: str) -> None:
+        self.tokens = tokens
+
+    def get_vocab(self) -> dict[str, int]:
+        return {token: index for index, token in enumerate(self.tokens)}
+
+
+def teacher(*tokens: str, kind: str = "decoder", causal: bool = True, head=True):
+    loaded = SimpleNamespace(kind=kind, tokenizer=Speaks(*tokens))
+    return loaded, SimpleNamespace(causal=causal, has_logits=head)
+
+
+TEACHERS = {
+    "twin": teacher("a", "b"),
+    "foreign": teacher("b", "a"),
+    "bert": teacher("a", "b", kind="encoder", causal=False),
+    "t5": teacher("a", "b", kind="encoder-decoder", causal=False),
+}
+
+
+def phase(**sections):
+    names = {name: {"model": name} for name in TEACHERS}
+    config = load_config({"teachers": names, "phases": ["dual"], **sections})
+    return resolve_phase(config, "dual", {"dual": {}})
+
+
+@pytest.mark.parametrize(
+    ("output", "names", "said"),
+    [
+        ({"kd": 1}, "twin foreign", r"of foreign are not.*output.teachers.kd=\[twin\]"),
+        ({"sequence_ot": 1}, "foreign", "none has the student's: set output.seq"),
+        ({"likelihood": 1}, "bert t5", "bert: it is bidirectional.*t5: its decoder"),
+        (
+            {"kd": 1, "teachers": {"kd": ["bert"]}},
+            "twin bert",
+            "names 'bert', which gives no next-token output: it is bidirectional",
+        ),
+        (
+            {"kd": 1, "teachers": {"kd": ["foreign"]}},
+            "twin",
+            "names 'foreign', which the phase does not take; it takes twin",
+        ),
+    ],
+)
+def test_outputs_that_cannot_be_compared_are_refused_before_any_work(
+    output, names, said
+):
+    chosen = {name: TEACHERS[name] for name in names.split()}
+    with pytest.raises(ConfigError, match=said):
+        check_outputs(phase(output=output), chosen, Speaks("a", "b"))
+
+
+def test_a_split_head_is_refused():
+    train = {"engine": "deepspeed", "zero_stage": 3}
+    with pytest.raises(ConfigError, match=r"output\.kd.*set train\.zero_stage=2"):
+        check_outputs(phase(output={"kd": 1}, train=train), TEACHERS, Speaks("a"))
+
+
+def test_without_weights_nothing_is_looked_at():
+    check_outputs(phase(), {"t5": TEACHERS["t5"]}, None)
+
+
+def test_teachers_without_an_output_are_left_out_unless_they_are_named():
+    assert teachers_of(phase(), "kd", TEACHERS) == ["twin", "foreign"]
+    named = phase(output={"teachers": {"kd": ["twin"]}})
+    assert teachers_of(named, "kd", TEACHERS) == ["twin"]
+    assert teachers_of(named, "likelihood", TEACHERS) == ["twin", "foreign"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"kd": -1}, "output.kd must be >= 0"),
+        ({"temperature": 0}, "output.temperature must be > 0"),
+        ({"mix": 1}, r"output.mix must be in \(0, 1\)"),
+        ({"top_k": 5, "threshold": 0.1}, "set one of them to 0"),
+        ({"divergence": "sideways"}, "forward, reverse, jensen_shannon"),
+        ({"ot_alpha": 2}, r"output.ot_alpha must be in \[0, 1\]"),
+        ({"teachers": {"kdd": ["twin"]}}, "kd, hybrid_ot, sequence_ot, likelihood"),
+        ({"teachers": {"kd": ["twinn"]}}, "did you mean 'twin'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting, said):
+    with pytest.raises(ConfigError, match=said):
+        phase(output=setting)
