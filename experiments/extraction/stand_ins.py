@@ -127,7 +127,15 @@ def check_settings(
         StoreError: names every field that differs.
     """
     stored = store.plan.fingerprint
-    own = {name: identity_of(config, name, _tokenizer(config, name)) for name in names}
+    own = {
+        name: identity_of(config, name, _tokenizer(config, name))
+        | {
+            "positions": _positions(
+                config, name, stored if len(names) == 1 else stored[name]
+            )
+        }
+        for name in names
+    }
     now: dict[str, Any] = dict(own[names[0]] if len(names) == 1 else own)
     now |= settings_of(config)
     if store.plan.form != "raw":
@@ -145,6 +153,18 @@ def check_settings(
             f"{store.path} was extracted otherwise: {'; '.join(changed)}. Restore "
             "these settings, or extract again under another store.name"
         )
+
+
+def _positions(config: Config, name: str, stored: Any) -> Any:
+    """How a teacher read long texts, if as the config asks, else what it asks for.
+
+    Where no text was too long nothing was asked of it.
+    """
+    found = stored.get("positions")
+    asked = config.align.rope_scaling_method
+    if config.teachers[name].long_texts == "window":
+        asked = "windows"
+    return found if found is None or found.split()[0] == asked else asked
 
 
 def _only(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
