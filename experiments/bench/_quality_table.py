@@ -77,19 +77,26 @@ def difference(one: Outcome, other: Outcome, domain: str | None) -> tuple[float,
     return _relative(exact), float(low), float(high)
 
 
+def best_single(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The lowest mean among the arms of one teacher; None where there is none."""
+    single = [outcome for outcome in outcomes if len(outcome.arm.teachers) == 1]
+    return min(single, key=lambda o: sum(o.mean().values()), default=None)
+
+
 def table(outcomes: Sequence[Outcome], baseline: Outcome) -> list[list[str]]:
-    """Rows of name, seeds, bits per character by domain and mean, difference, cost."""
-    rows = []
+    """Rows of name, seeds, bits per character by domain and mean, differences, cost."""
+    rows, best = [], best_single(outcomes)
     for outcome in outcomes:
         mean = outcome.mean()
         row = [outcome.arm.name, str(len(outcome.runs))]
         row += [f"{mean[domain]:.3f}" for domain in outcome.domains]
         row.append(f"{sum(mean.values()) / len(mean):.3f}")
-        if outcome is baseline:
-            row.append("")
-        else:
-            delta, low, high = difference(outcome, baseline, None)
-            row.append(f"{delta:+.1f} [{low:+.1f}, {high:+.1f}]")
+        for other in (baseline, best):
+            if other is None or outcome is other or outcome is baseline:
+                row.append("")
+            else:
+                delta, low, high = difference(outcome, other, None)
+                row.append(f"{delta:+.1f} [{low:+.1f}, {high:+.1f}]")
         row.append(f"{outcome.cost / baseline.cost:.1f}")
         rows.append(row)
     return rows

@@ -88,7 +88,8 @@ def _show(options: argparse.Namespace, arms: list[Any]) -> None:
     root = options.out / f"{options.size}-{steps}"
     outcomes = [read_outcome(arm, root / arm.name, options.seeds) for arm in arms]
     baseline = outcomes[0]
-    heads = ["arm", "seeds", *baseline.domains, "mean", "against ce, %", "cost"]
+    heads = ["arm", "seeds", *baseline.domains, "mean"]
+    heads += ["against ce, %", "best single, %", "cost"]
     title = f"{options.size}, {steps} steps: held-out bits per character"
     print_table(title, heads, table(outcomes, baseline), numbers_from=1)
     if len(outcomes) > 1:

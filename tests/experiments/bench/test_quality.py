@@ -45,9 +45,14 @@ def test_noise_widens_the_interval_around_no_difference():
 
 def test_the_table_gives_bits_difference_and_cost(tmp_path):
     base, better = outcome(CE_ONLY, 1.0), outcome("fixed", 0.9)
-    first, second = table([base, better], base)
-    assert first[0] == CE_ONLY and first[-2:] == ["", "1.0"]
-    assert second[:2] == ["fixed", "3"] and second[-2].startswith("-5.0 [")
+    single = outcome("qwen-code", 0.95)
+    first, second, third = table([base, better, single], base)
+    assert first[0] == CE_ONLY and first[-3:] == ["", "", "1.0"]
+    assert second[:2] == ["fixed", "3"] and second[-3].startswith("-5.0 [")
+    assert second[-2].startswith(
+        "-2.6 ["
+    )  # 0.05 of prose's 0.95, of both domains' 1.95
+    assert third[-3].startswith("-2.5 [") and third[-2] == ""
     draw([base, better], base, tmp_path / "quality.png")
     assert (tmp_path / "quality.png").stat().st_size > 5000
 
