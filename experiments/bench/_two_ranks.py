@@ -131,13 +131,14 @@ def _rank(config: str) -> None:
     sys.exit(main(["train", config]))
 
 
-def bury(folder: Path, seconds: float = 300, leader: int = 0) -> None:
+def bury(folder: Path, seconds: float = 300, leader: int | None = None) -> None:
     """Wait for processes of a run that outlived their launcher.
 
     Args:
         folder: of the run's config, as in :func:`launch`.
         seconds: how long.
-        leader: process of :func:`fork`.
+        leader: process of :func:`fork`; None where there is none (the kernel's own
+            threads are in session 0).
 
     Raises:
         TimeoutError: they do not notice that it died.
@@ -153,7 +154,7 @@ def _pids() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
-def _belongs(pid: int, folder: Path, leader: int) -> bool:
+def _belongs(pid: int, folder: Path, leader: int | None) -> bool:
     """Whether a process runs with this folder's mark, or in the leader's session."""
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
