@@ -101,7 +101,7 @@ def _disturb(config: Path, folder: Path, kills: int, draw: random.Random) -> int
             print(f"kill {done}: {way}, {_where(run)}", flush=True)
             _strike(process, way)
         process.join()
-        two.bury(folder, leader=process.pid or 0)
+        two.bury(folder, leader=process.pid)
         if process.exitcode and not struck:
             said = (folder / "log.txt").read_text(errors="replace")[-3000:]
             raise SystemExit(f"a launch failed by itself:\n{said}")
