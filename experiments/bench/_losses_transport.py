@@ -39,12 +39,17 @@ def bars(rounds: int = 7) -> list[Bar]:
         source = p.clone().requires_grad_()
         transport_cost(source, q, cost, exact).sum().backward()
 
-    ratio = paired_ratio(ours, lambda: enveloped_sinkhorn(p, q, cost), rounds)
+    def sinkhorn() -> None:
+        enveloped_sinkhorn(p, q, cost)
+
+    ratio = paired_ratio(ours, sinkhorn, rounds)
+    bare = paired_ratio(bare_solver(p, q, cost), sinkhorn, rounds)
     gap = (transport_cost(p, q, cost, exact)[:CHECKED] - programme(p, q, cost)).abs()
     bias = enveloped_sinkhorn(p, q, cost)[0][:CHECKED] / programme(p, q, cost) - 1
     print(
         f"Sinkhorn at epsilon {EPSILON} is {bias.mean():.1%} above the linear "
-        "programme, the exact solver is not"
+        "programme, the exact solver is not; POT's solver called by itself on the same "
+        f"problems takes {bare:.2f} times as long as that Sinkhorn"
     )
     name = f"top-{TOP} transport, {ROWS} rows"
     return [
@@ -74,6 +79,20 @@ def enveloped_sinkhorn(p: Tensor, q: Tensor, cost: Tensor) -> tuple[Tensor, Tens
         v = q / (u[:, None] @ kernel)[:, 0]
     plan = u[:, :, None] * kernel * v[:, None]
     return (plan * cost).sum((1, 2)), EPSILON * u.log()
+
+
+def bare_solver(p: Tensor, q: Tensor, cost: Tensor) -> Callable[[], None]:
+    """POT's network simplex on arrays that are ready for it, and nothing else."""
+    from ot.lp.emd_wrap import emd_c
+
+    left, right = (x.double() / x.double().sum(1, keepdim=True) for x in (p, q))
+    arrays = [x.contiguous().numpy() for x in (left, right, cost.double())]
+
+    def run() -> None:
+        for problem in zip(*arrays, strict=True):
+            emd_c(*problem, 1_000_000, 1)
+
+    return run
 
 
 def programme(p: Tensor, q: Tensor, cost: Tensor) -> Tensor:

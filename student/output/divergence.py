@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from student.output.row_divergence import Divergence, forward_kl_, pull_
+from student.output.row_divergence import (
+    Divergence,
+    by_single_rows,
+    forward_kl_row_,
+    pull_,
+)
 from student.output.rows import cached_rows, shares, temperatures, times_
 
 
@@ -86,26 +91,40 @@ def _loss_and_gradient(
     kept = scale.nonzero()[:, 0]
     whole = len(kept) == len(student) and width == student.shape[1]
     gradient = torch.empty_like(student) if whole else torch.zeros_like(student)
+    logits = student[:, :width], teacher[:, :width]
     total = torch.zeros((), dtype=torch.float64, device=student.device)
-    room = student.new_empty((2, 0, width), dtype=scale.dtype)
     same = student.dtype == teacher.dtype == scale.dtype
-    direct = same and settings.plain and bool((heat == 1).all())
+    if same and settings.plain and by_single_rows(student) and bool((heat == 1).all()):
+        found, kept = _row_by_row(*logits, gradient[:, :width], scale, kept)
+        total += found
+    room = student.new_empty((2, 0, width), dtype=scale.dtype)
     for some in cached_rows(len(kept), student):
         rows, count = _as_slice(kept[some]), some.stop - some.start
         if count > room.shape[1]:
             room = student.new_empty((2, count, width), dtype=scale.dtype)
         s, t = room[0, :count], room[1, :count]
-        share, losses = scale[rows], None
-        if direct and isinstance(rows, slice):  # nothing is copied
-            out, other = gradient[rows, :width], teacher[rows, :width]
-            losses = forward_kl_(student[rows, :width], other, out, t, share)
-        if losses is None:
-            s.copy_(student[rows, :width])
-            t.copy_(teacher[rows, :width]).div_(heat[rows, None])
-            losses = pull_(s, t, settings, heat[rows], share)
-            gradient[rows, :width] = s.to(student.dtype)
+        s.copy_(logits[0][rows])
+        t.copy_(logits[1][rows]).div_(heat[rows, None])
+        share = scale[rows]
+        losses = pull_(s, t, settings, heat[rows], share)
+        gradient[rows, :width] = s.to(student.dtype)
         total += (losses.double() * share.double()).sum()
     return total.to(scale.dtype), gradient
+
+
+def _row_by_row(
+    student: Tensor, teacher: Tensor, gradient: Tensor, scale: Tensor, kept: Tensor
+) -> tuple[float, Tensor]:
+    """Without copying any logits: the loss, and (n,) rows that need more care."""
+    total, left = 0.0, []
+    room = student.new_empty(2, student.shape[1])
+    for row, share in zip(kept.tolist(), scale[kept].tolist(), strict=True):
+        found = forward_kl_row_(student[row], teacher[row], gradient[row], room, share)
+        if found is None:
+            left.append(row)
+        else:
+            total += share * found
+    return total, kept.new_tensor(left)
 
 
 def _as_slice(rows: Tensor) -> slice | Tensor:

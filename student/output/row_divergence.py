@@ -22,10 +22,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from student.output.rows import cached_rows
+from student.output.rows import cached_rows, single_rows
 from student.output.support import FULL, Support, fill_tail_
 
 KINDS = ("forward", "reverse", "jensen_shannon")
+_LEAST_MASS = 1e-20  # a billionth of which is a float32 too
+_LONG_ROW = 2**14
 _MASKED = -1e30  # stands for -inf: finite, so that its product with 0 is 0
 
 
@@ -86,14 +88,16 @@ def pull_(
     losses = student.new_empty(len(student))
     spare: Tensor | None = None  # fresh memory for every group would cost more than it
     even = bool((heat == 1).all())
-    plain = even and settings.plain
-    for rows in cached_rows(len(student), student):
+    quick = even and settings.plain and by_single_rows(student)
+    factors = scale.tolist() if quick else []
+    groups = single_rows(range(len(student))) if quick else None
+    for rows in groups or cached_rows(len(student), student):
         s, t, hot = student[rows], teacher[rows], heat[rows]
-        spare = torch.empty_like(s) if spare is None else spare
-        if plain:
-            found = forward_kl_(s, t, s, spare[: len(s)], scale[rows])
-            if found is not None:
-                losses[rows] = found
+        spare = s.new_empty(2, *s.shape) if spare is None else spare
+        if quick:
+            row = forward_kl_row_(s[0], t[0], s[0], spare[:, 0], factors[rows.start])
+            if row is not None:
+                losses[rows] = row
                 continue
         if not even:
             s.div_(hot[:, None])
@@ -101,7 +105,7 @@ def pull_(
         torch.log_softmax(s, -1, out=s)
         torch.log_softmax(t, -1, out=t)
         fill_tail_(t, s, settings.support)
-        found = _GRADIENTS[settings.kind](s, t, settings.mix, spare[: len(s)])
+        found = _GRADIENTS[settings.kind](s, t, settings.mix, spare[0, : len(s)])
         torch.mul(found, hot.square(), out=losses[rows])
         s.mul_((hot * scale[rows])[:, None])
     return losses
@@ -116,39 +120,40 @@ def mask_both_(s: Tensor, t: Tensor) -> None:
     t.masked_fill_(forbidden, _MASKED)
 
 
-def forward_kl_(
-    s: Tensor, t: Tensor, out: Tensor, spare: Tensor, scale: Tensor
-) -> Tensor | None:
-    """The commonest distance in as few passes over memory as it takes.
+def by_single_rows(like: Tensor) -> bool:
+    """Whether :func:`forward_kl_row_` is the fastest way through (N, V) logits."""
+    return like.device.type == "cpu" and like.shape[1] >= _LONG_ROW
+
+
+def forward_kl_row_(
+    s: Tensor, t: Tensor, out: Tensor, spare: Tensor, scale: float
+) -> float | None:
+    """The commonest distance of one long row, in as few passes as it takes.
+
+    Nothing is subtracted before the exponentials, which takes finding the largest
+    logit; ``out`` is touched once, because fresh memory costs more than what is done
+    here; and between the passes there are numbers, not tensors.
 
     Args:
-        s: (n, V) student's logits.
-        t: (n, V) teacher's logits, left as they are.
-        out: (n, V) for the gradient of sum(scale x distance); may be ``s`` itself.
-        spare: (n, V) scratch.
-        scale: (n,) factors.
+        s: (V,) student's logits, float32 or float64.
+        t: (V,) teacher's logits, left as they are.
+        out: (V,) for the gradient of scale x distance; may be ``s`` itself.
+        spare: (2, V) scratch.
+        scale: a factor.
 
     Returns:
-        (n,) distances; None, with nothing written to ``out``, where a logit is not
-        finite.
+        The distance; None, with nothing written to ``out``, where a logit is not
+        finite or so large that its exponential leaves the range of floats.
     """
-    top_t, top_s = t.amax(-1, keepdim=True), s.amax(-1, keepdim=True)
-    p = torch.sub(t, top_t, out=spare).exp_()
-    mass_t = p.sum(-1, keepdim=True)
-    apart = (_dot(p, t) - _dot(p, s)) / mass_t[:, 0]
-    if not bool(apart.isfinite().all()):
+    p = torch.exp(t, out=spare[0])
+    mass_t, apart = float(p.sum()), float(p.dot(t)) - float(p.dot(s))
+    q = torch.exp(s, out=spare[1])
+    mass_s = float(q.sum())
+    within = _LEAST_MASS < min(mass_s, mass_t) <= max(mass_s, mass_t) < 1 / _LEAST_MASS
+    if not (within and math.isfinite(apart)):
         return None
-    q = torch.sub(s, top_s, out=out).exp_()
-    mass_s = q.sum(-1, keepdim=True)
-    q.mul_(scale[:, None] / mass_s)
-    q.sub_(p.mul_(scale[:, None] / mass_t))
-    log_masses = mass_s.log() - mass_t.log() + (top_s - top_t)
-    return apart + log_masses[:, 0]
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """(n,) inner products of rows, without a product's memory for one row."""
-    return a[0].dot(b[0])[None] if len(a) == 1 else torch.linalg.vecdot(a, b)
+    torch.sub(q.mul_(scale / mass_s), p, alpha=scale / mass_t, out=out)
+    return apart / mass_t + math.log(mass_s / mass_t)
 
 
 def _forward(s: Tensor, t: Tensor, mix: float, spare: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -21,6 +21,12 @@ def cached_rows(count: int, like: Tensor) -> Iterator[slice]:
     step = step if like.device.type == "cpu" else max(count, 1)
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
+
+
+def single_rows(rows: Iterable[int]) -> Iterator[slice]:
+    """Rows one by one."""
+    for row in rows:
+        yield slice(row, row + 1)
 
 
 def shares(weight: Tensor | None, rows: int, like: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Solver = Literal["auto", "exact", "sinkhorn"]
@@ -15,6 +17,11 @@ Solver = Literal["auto", "exact", "sinkhorn"]
 _ENTRIES = 1 << 22
 """Entries of the cost matrices that Sinkhorn holds in one block."""
 _CHECK_EVERY = 10
+_PIVOTS = 1_000_000
+_OPTIMAL = 1  # what POT's solver returns where it proved its plan to be the best
+_GUESS = 0.03
+"""Entropy of the guess at the potentials, in units of the mean cost."""
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,26 +196,68 @@ def _exact(a: Tensor, b: Tensor, cost: Tensor, with_plan: bool) -> Solution:
             "the solver 'sinkhorn'"
         ) from error
     masses = [x.cpu().double() for x in (a, b)]
-    left, right = ((x / x.sum(1, keepdim=True)).numpy() for x in masses)
-    price = cost.cpu().double().contiguous().numpy()
+    weights = [x / x.sum(1, keepdim=True) for x in masses]
+    left, right = (x.numpy() for x in weights)
+    wide = cost.cpu().double()
+    known = _guess(weights[0], weights[1], wide)
+    price = (wide - known[0][:, :, None] - known[1][:, None]).numpy()
+    full = ((weights[0] > 0).all(1) & (weights[1] > 0).all(1)).tolist()
     found = [np.full(x.shape, math.nan) for x in (left[:, 0], left, right)]
     plan = np.full(price.shape, math.nan) if with_plan else None
     finite = torch.isfinite(a.sum(1) + b.sum(1) + cost.sum((1, 2)))
     for p in finite.nonzero()[:, 0].tolist():
-        # the solver's potentials of tokens without mass mean nothing
-        rows, cols = left[p] > 0, right[p] > 0
-        whole = bool(rows.all() and cols.all())
-        some = price[p] if whole else np.ascontiguousarray(price[p][rows][:, cols])
-        paid, value, u, v, _ = emd_c(left[p][rows], right[p][cols], some, 1_000_000, 1)
-        found[0][p], found[1][p][rows], found[2][p][cols] = value, u, v
-        found[1][p][~rows] = (price[p][~rows][:, cols] - v).min(1)
-        found[2][p][~cols] = (price[p][rows][:, ~cols] - u[:, None]).min(0)
+        if full[p]:
+            solved = emd_c(left[p], right[p], price[p], _PIVOTS, 1)
+        else:
+            solved = _of_positive_mass(emd_c, left[p], right[p], price[p])
+        paid, found[0][p], found[1][p], found[2][p], code = solved
+        if code != _OPTIMAL:
+            raise RuntimeError(
+                f"POT ended problem {p} of {price.shape[1]} x {price.shape[2]} without "
+                f"an optimum (code {code}); choose the solver 'sinkhorn'"
+            )
         if plan is not None:
-            plan[p] = 0
-            plan[p][np.ix_(rows, cols)] = paid
-    value, source, target = (torch.from_numpy(x).to(a) for x in found)
+            plan[p] = paid
+    value, source, target = (torch.from_numpy(x) for x in found)
+    for weight, potential in zip(weights, known, strict=True):
+        value += (weight * potential).sum(1)
+    parts = [x.to(a) for x in (value, source + known[0], target + known[1])]
     kept = None if plan is None else torch.from_numpy(plan).to(a)
-    return _centred(Solution(value, source, target, kept), a)
+    return _centred(Solution(parts[0], parts[1], parts[2], kept), a)
+
+
+def _guess(a: Tensor, b: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
+    """Potentials (P, n) and (P, m), taken off the cost before it is minimised.
+
+    That changes the optimum by a known number and no plan, whatever they are; near the
+    right ones the simplex has a third fewer pivots left to make. Two updates of
+    Sinkhorn, in single precision.
+    """
+    a, b = a.float(), b.float()
+    heat = _GUESS * cost.mean((1, 2), keepdim=True).float().clamp_min(1e-30)
+    kernel = cost.float().div_(-heat).exp_()
+    v = torch.ones_like(b)
+    for _ in range(2):
+        u = a / (kernel @ v[:, :, None])[:, :, 0]
+        v = b / (u[:, None] @ kernel)[:, 0]
+    found = (heat[:, 0] * x.log() for x in (u, v))
+    first, second = (x.nan_to_num(0.0, 0.0, 0.0).double() for x in found)
+    return first, second
+
+
+def _of_positive_mass(
+    emd: Callable[..., Any], a: Array, b: Array, cost: Array
+) -> tuple[Array, float, Array, Array, int]:
+    """Solve without empty rows and columns, for which the solver's potentials mean
+    nothing, and give those the largest potentials that the others allow."""
+    rows, cols = a > 0, b > 0
+    some = np.ascontiguousarray(cost[rows][:, cols])
+    paid, value, u, v, code = emd(a[rows], b[cols], some, _PIVOTS, 1)
+    plan, source, target = (np.zeros(x.shape) for x in (cost, a, b))
+    plan[np.ix_(rows, cols)], source[rows], target[cols] = paid, u, v
+    source[~rows] = (cost[~rows][:, cols] - v).min(1)
+    target[~cols] = (cost[rows][:, ~cols] - u[:, None]).min(0)
+    return plan, value, source, target, code
 
 
 def _sinkhorn(

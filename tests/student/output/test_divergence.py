@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from student.output import Divergence, Support
 from student.output.divergence import divergence
-from student.output.row_divergence import KINDS
+from student.output.row_divergence import KINDS, pull_
 
 V = 11
 
@@ -80,6 +80,30 @@ def test_forward_kl_equals_the_librarys_in_float32():
     torch.testing.assert_close(
         torch.autograd.grad(ours, s), torch.autograd.grad(theirs, s)
     )
+
+
+def test_long_rows_of_any_size_are_right_with_room_for_the_gradient_and_in_place():
+    s, t = rows(0, 6, 20_000, torch.float32), rows(1, 6, 20_000, torch.float32)
+    s[1] += 300  # beyond what float32 can exponentiate
+    t[2] -= 300
+    s[3], t[3] = 5000 * s[3], 5000 * t[3]
+    t[4, ::2] = -math.inf
+    weight = torch.tensor([1.0, 2, 1, 1e-6, 1, 0])
+    x = s.double().requires_grad_()
+    logits = x.masked_fill(t.isneginf(), -1e30)
+    log_q, log_p = logits.log_softmax(-1), t.double().log_softmax(-1)
+    each = torch.special.xlogy(log_p.exp(), log_p.exp()) - log_p.exp() * log_q
+    expected = (each.sum(-1) * weight).sum() / weight.sum()
+    (pull,) = torch.autograd.grad(expected, x)
+    scale = weight / weight.sum()
+    in_place, spare = s.clone(), t.clone()
+    losses = pull_(in_place, spare, Divergence(), torch.ones(6), scale)
+    s.requires_grad_()
+    loss = divergence(s, t, weight=weight)
+    (gradient,) = torch.autograd.grad(loss, s)
+    for value, got in (((losses * scale).sum(), in_place), (loss, gradient)):
+        torch.testing.assert_close(value, expected.float(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(got, pull.float(), rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -155,6 +155,23 @@ def test_without_pot_the_error_says_what_to_install(monkeypatch):
         transport_cost(*problems(1, 2, 2), EXACT)
 
 
+def test_a_plan_that_is_not_proved_the_best_is_not_taken(monkeypatch):
+    monkeypatch.setattr("student.output.transport._PIVOTS", 1)
+    with pytest.raises(RuntimeError, match=r"problem 0 of 9 x 8 without an optimum"):
+        transport_cost(*problems(1, 9, 8), EXACT)
+
+
+def test_costs_of_very_unlike_sizes_stay_exact():
+    a, b, cost = problems(3, 9, 8)
+    cost = cost * torch.tensor([1e-6, 1, 1e4], dtype=torch.float64)[:, None, None]
+    cost[:, :, 0] *= 1e3  # far beyond what the guess at the potentials can tell apart
+    expected = [ot.emd2(*(x[p].numpy() for x in (a, b, cost))) for p in range(3)]
+    found = solve(a, b, cost, EXACT)
+    np.testing.assert_allclose(found.cost, expected, rtol=1e-12)
+    slack = cost - found.source[:, :, None] - found.target[:, None]
+    assert (slack.amin((1, 2)) > -1e-11 * cost.amax((1, 2))).all()
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
