@@ -12,6 +12,7 @@ from experiments.extraction.stand_ins import StoredCapture
 from experiments.settings import ConfigError
 from plugins.registry import Registry
 from student.config import SAME_VOCABULARY
+from student.output import Lexicon, token_bytes
 from student.outputs import OutputPlan
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel
@@ -52,13 +53,41 @@ def output_heads(phase: PhaseConfig, teachers: Teachers) -> dict[str, LinearHead
 
 
 def output_plan(
-    phase: PhaseConfig, registry: Registry, student: KVCapture, tokenizer: Any
+    phase: PhaseConfig,
+    registry: Registry,
+    student: KVCapture,
+    tokenizer: Any,
+    teachers: Teachers,
 ) -> OutputPlan | None:
     """The student's side; None where no objective reads outputs."""
     if not phase.output.weights:
         return None
+    head = linear_head(student)
+    lexicons = {}
+    for name in across_vocabularies(phase, teachers, tokenizer):
+        loaded, capture = teachers[name]
+        sizes = head.size, linear_head(capture).size
+        found = Lexicon.of(tokenizer, loaded.tokenizer, sizes)
+        lexicons[name] = found.to(head.weight.device)
     rule = registry.get("temperature", phase.output.temperature_rule)
-    return OutputPlan(linear_head(student), digest(tokenizer), phase.output, rule)
+    return OutputPlan(head, digest(tokenizer), phase.output, rule, lexicons)
+
+
+def across_vocabularies(
+    phase: PhaseConfig, teachers: Teachers, tokenizer: Any
+) -> dict[str, str]:
+    """Teachers whose tokens are compared with the student's by their bytes, with the
+    objective that does it."""
+    output, found = phase.output, dict[str, str]()
+    own = digest(tokenizer)
+    for objective in output.weights:
+        chosen = teachers_of(phase, objective, teachers)
+        if objective == "hybrid_ot":
+            chosen = [n for n in chosen if digest(teachers[n][0].tokenizer) != own]
+        by_tokens = objective == "likelihood" and output.likelihood_ends == "tokens"
+        if not by_tokens and objective not in SAME_VOCABULARY:
+            found |= dict.fromkeys(chosen, objective)
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -90,7 +119,20 @@ def check_outputs(phase: PhaseConfig, teachers: Teachers, tokenizer: Any) -> Non
         _check_teachers(phase, objective, teachers)
         if objective in SAME_VOCABULARY:
             _check_vocabularies(phase, objective, teachers, tokenizer)
+    for name, objective in across_vocabularies(phase, teachers, tokenizer).items():
+        _check_spelling(objective, "the student", tokenizer)
+        _check_spelling(objective, f"teacher {name!r}", teachers[name][0].tokenizer)
     output_heads(phase, teachers)
+
+
+def _check_spelling(objective: str, who: str, tokenizer: Any) -> None:
+    try:
+        token_bytes(tokenizer)
+    except ValueError as error:
+        raise ConfigError(
+            f"output.{objective} compares the bytes of tokens, and of {who}: {error}; "
+            "learn from it by output.likelihood with likelihood_ends=tokens"
+        ) from error
 
 
 def _check_teachers(phase: PhaseConfig, objective: str, teachers: Teachers) -> None:

@@ -25,6 +25,7 @@ from student.objective import (
     Relation,
     StepContext,
 )
+from student.output import CommonPieces, Lexicon, Vocabulary
 from student.outputs import Outputs, Taught
 
 _WIDTH, _TEACHERS, _VOCABULARY = 16, 3, 11
@@ -260,10 +261,14 @@ def step_context(
         head = LinearHead(new(store, _VOCABULARY, width))
         return Output(batch, new(store, size, tokens, width), head, "shared")
 
+    spelled = Vocabulary(torch.eye(_VOCABULARY), torch.arange(_VOCABULARY) < 2)
+    every = torch.arange(_VOCABULARY)
+    lexicon = Lexicon(spelled, spelled, CommonPieces(every, every, _VOCABULARY))
     outputs = Outputs(
         output(student, 8),
         [Taught(c.name, output(targets, 6), c.weight) for c in comparisons],
         OutputConfig(),
+        lexicons={c.name: lexicon for c in comparisons},
     )
     context = StepContext(
         batch, logits, comparisons, attention, relations, routing, 0, outputs

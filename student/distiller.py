@@ -286,7 +286,7 @@ class Distiller(nn.Module):
             for m, view in enumerate(views)
             if view.output is not None
         ]
-        return Outputs(own, taught, plan.config, plan.temperature, step)
+        return Outputs(own, taught, plan.config, plan.temperature, step, plan.lexicons)
 
     def _routing_losses(
         self, live: Tensor, available: Tensor, views: Sequence[TeacherView], step: int

@@ -38,13 +38,13 @@ class Side:
     """(N,) nats, of the teacher's next-token distribution; costs a pass."""
 
 
-def sides_of(outputs: Outputs, objective: str) -> list[Side]:
-    """The teachers of an objective, by routing weight or by their own confidence.
+def sides_of(outputs: Outputs, taught: Sequence[Taught]) -> list[Side]:
+    """Some teachers, by routing weight or by their own confidence.
 
     Raises:
         ValueError: a teacher has another vocabulary.
     """
-    sides = [_side(outputs, taught) for taught in outputs.of(objective)]
+    sides = [_side(outputs, one) for one in taught]
     if outputs.config.weighting == "routing" or len(sides) < 2:
         return sides
     weights = torch.stack([side.weight for side in sides])
@@ -102,7 +102,7 @@ def after(x: Tensor) -> Tensor:
 
 def _side(outputs: Outputs, taught: Taught) -> Side:
     own, other = outputs.student, taught.output
-    if other.vocabulary != own.vocabulary:
+    if not outputs.speaks_alike(taught):
         raise ValueError(
             f"teacher {taught.name!r} has another vocabulary than the student, so its "
             "distribution over tokens means something else; use output.likelihood, or "

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from align.output import Output
 from student.objective import OUTPUTS, Objective, StepContext, Term
 from student.output import (
     HeadInput,
-    chunk_likelihood,
     hybrid,
     linear_divergence,
-    linear_log_likelihood,
     linear_top_tokens,
     logit_geometry,
     sequence_transport,
-    shared_chunks,
     support_sizes,
     token_transport,
 )
 from student.output_sides import LEAST, Side, compare, labels_of, sides_of
+from student.output_texts import (
+    Stretches,
+    label_log_probs,
+    likelihood_of,
+    projected_of,
+    stretches_of,
+    transport_of,
+)
 from student.outputs import Outputs
 
 
@@ -39,7 +43,7 @@ def distillation(ctx: StepContext) -> Tensor:
     if outputs is None:
         return _zero(ctx)
     labels = labels_of(outputs) if outputs.config.hard_labels else None
-    sides = sides_of(outputs, "kd")
+    sides = sides_of(outputs, outputs.of("kd"))
     if len(sides) == 1:
         return compare(outputs, sides[0], labels)
     loss = _zero(ctx)
@@ -49,14 +53,17 @@ def distillation(ctx: StepContext) -> Tensor:
         loss = linear_divergence(hidden, own.head, [], labels=labels, block=block)
     if outputs.config.combine == "distributions" and sides:
         return loss + _from_mean(outputs, sides)
-    return loss + _mean_over_sides(sides, ctx, lambda side: compare(outputs, side))
+    each = [(compare(outputs, side), side.weight.sum()) for side in sides]
+    return loss + _mean(each, ctx)
 
 
 def hybrid_transport(ctx: StepContext) -> Tensor:
-    """Transport between likeliest tokens beside the divergence over all of them.
+    """Transport between likeliest tokens beside a distance over all there is.
 
-    Moving mass from one token to another costs 1 - cos of their rows in the student's
-    head, which both models share the numbering of.
+    From a teacher of the student's vocabulary: moving mass from one token to another
+    costs 1 - cos of their rows in the student's head, and the divergence over the whole
+    vocabulary stands beside it. From any other: 1 - cos of the tokens' spellings, and
+    the likelihood of stretches of text.
 
     Source:
         :func:`student.output.token_transport` and :func:`student.output.hybrid`.
@@ -65,13 +72,18 @@ def hybrid_transport(ctx: StepContext) -> Tensor:
     if outputs is None:
         return _zero(ctx)
     alpha = outputs.config.ot_alpha
-
-    def one(side: Side) -> Tensor:
+    taught = outputs.of("hybrid_ot")
+    alike = [one for one in taught if outputs.speaks_alike(one)]
+    parts = []
+    for side in sides_of(outputs, alike):
         transport = _transport(outputs, side) if alpha > 0 else _zero(ctx)
         apart = compare(outputs, side) if alpha < 1 else _zero(ctx)
-        return hybrid(transport, apart, alpha)
-
-    return _mean_over_sides(sides_of(outputs, "hybrid_ot"), ctx, one)
+        parts.append((hybrid(transport, apart, alpha), side.weight.sum()))
+    others = [one for one in taught if not outputs.speaks_alike(one)]
+    for stretches in stretches_of(outputs, others):
+        weight = stretches.weight.sum()
+        parts.append((_across(ctx, outputs, stretches), weight))
+    return _mean(parts, ctx)
 
 
 def sequence_matching(ctx: StepContext) -> Tensor:
@@ -108,26 +120,34 @@ def text_likelihood(ctx: StepContext) -> Tensor:
     the teachers' weights at the student's last token of each stretch.
     """
     outputs = ctx.outputs
+    if outputs is None or not outputs.of("likelihood"):
+        return _zero(ctx)
+    student = label_log_probs(outputs.student, outputs.config.block)
+    ends = outputs.config.likelihood_ends == "blanks"
     total, weight = _zero(ctx), _zero(ctx)
-    if outputs is None:
-        return total
-    config, own = outputs.config, outputs.student
-    student = _label_log_probs(own, config.block)
-    for taught in outputs.of("likelihood"):
-        chunks = shared_chunks(own.tokens, taught.output.tokens)
-        with torch.no_grad():
-            teacher = _label_log_probs(taught.output, config.block)
-        share = taught.weight.flatten()[chunks.student.last]
-        total = total + chunk_likelihood(
-            student,
-            teacher,
-            chunks,
-            form=config.likelihood_form,  # type: ignore[arg-type]  # checked there
-            temperature=config.likelihood_temperature,
-            weight=share,
-            reduction="sum",
-        )
-        weight = weight + share.sum()
+    for stretches in stretches_of(outputs, outputs.of("likelihood"), ends):
+        total = total + likelihood_of(outputs, stretches, student, ends)
+        weight = weight + stretches.weight.sum()
+    return total / weight.clamp_min(LEAST)
+
+
+def projected_kl(ctx: StepContext) -> Tensor:
+    """Divergence over the pieces that two vocabularies have in common.
+
+    See :func:`student.output.projected_divergence`; the mean over places and teachers
+    by the teachers' weights.
+    """
+    outputs = ctx.outputs
+    if outputs is None or not outputs.of("projected_kl"):
+        return _zero(ctx)
+    config = outputs.config
+    student = None
+    if config.projected_chains:
+        student = label_log_probs(outputs.student, config.block)
+    total, weight = _zero(ctx), _zero(ctx)
+    for stretches in stretches_of(outputs, outputs.of("projected_kl")):
+        total = total + projected_of(outputs, stretches, student)
+        weight = weight + stretches.weight[stretches.places(outputs)[0]].sum()
     return total / weight.clamp_min(LEAST)
 
 
@@ -135,6 +155,7 @@ OUTPUT_OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
     "kd": lambda: Term(distillation, frozenset({OUTPUTS})),
     "hybrid_ot": lambda: Term(hybrid_transport, frozenset({OUTPUTS})),
     "sequence_ot": lambda: Term(sequence_matching, frozenset({OUTPUTS})),
+    "projected_kl": lambda: Term(projected_kl, frozenset({OUTPUTS})),
     "likelihood": lambda: Term(text_likelihood, frozenset({OUTPUTS})),
 }
 """The built-in terms on outputs by name."""
@@ -153,15 +174,26 @@ def _from_mean(outputs: Outputs, sides: list[Side]) -> Tensor:
     return compare(outputs, whole, teachers=mixed)
 
 
-def _mean_over_sides(
-    sides: list[Side], ctx: StepContext, term: Callable[[Side], Tensor]
-) -> Tensor:
-    """Mean of one loss a teacher, by what the teacher's tokens weigh together."""
+def _mean(parts: Sequence[tuple[Tensor, Tensor]], ctx: StepContext) -> Tensor:
+    """Mean of one loss a teacher, by what the teacher's places weigh together."""
     total, weight = _zero(ctx), _zero(ctx)
-    for side in sides:
-        own = side.weight.sum()
-        total, weight = total + own * term(side), weight + own
+    for loss, own in parts:
+        total, weight = total + own * loss, weight + own
     return total / weight.clamp_min(LEAST)
+
+
+def _across(ctx: StepContext, outputs: Outputs, stretches: Stretches) -> Tensor:
+    """:func:`hybrid_transport` from one teacher of another vocabulary."""
+    config = outputs.config
+    moved, apart = _zero(ctx), _zero(ctx)
+    if config.ot_alpha > 0:
+        places = stretches.weight[stretches.places(outputs)[0]].sum()
+        moved = transport_of(outputs, stretches) / places.clamp_min(LEAST)
+    if config.ot_alpha < 1:
+        student = label_log_probs(outputs.student, config.block)
+        apart = likelihood_of(outputs, stretches, student, ends=False)
+        apart = apart / stretches.weight.sum().clamp_min(LEAST)
+    return hybrid(moved, apart, config.ot_alpha)
 
 
 def _transport(outputs: Outputs, side: Side) -> Tensor:
@@ -189,17 +221,6 @@ def _transport(outputs: Outputs, side: Side) -> Tensor:
         teacher_temperature=config.temperature,
         weight=side.weight[rows],
     ).loss
-
-
-def _label_log_probs(output: Output, block: int) -> Tensor:
-    """(B, T) log-probability of every token after those before it; 0 for the first."""
-    real = output.tokens.mask.clone()
-    real[:, :1] = False
-    before = real.roll(-1, 1)  # the first place is never real, so nothing wraps
-    found = linear_log_likelihood(
-        output.hidden[before], output.head, output.tokens.ids[real], block
-    )
-    return found.new_zeros(real.shape).masked_scatter(real, found)
 
 
 def _zero(ctx: StepContext) -> Tensor:

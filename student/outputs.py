@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from align.output import LinearHead, Output
 from align.tokens import TokenBatch
 from student.config import OutputConfig
+from student.output.lexicon import Lexicon
 from student.output.temperature import Temperature, constant
 
 
@@ -27,6 +28,8 @@ class OutputPlan:
     config: OutputConfig
     temperature: Temperature = constant
     """The rule of ``config.temperature_rule``."""
+    lexicons: Mapping[str, Lexicon] = field(default_factory=dict)
+    """Of teachers by name, where an objective compares two vocabularies."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,11 +57,17 @@ class Outputs:
     """The rule of ``config.temperature_rule``."""
     step: int = 0
     """Optimiser steps taken in this phase."""
+    lexicons: Mapping[str, Lexicon] = field(default_factory=dict)
+    """See :class:`OutputPlan`."""
 
     def of(self, objective: str) -> list[Taught]:
         """The teachers that an objective learns from."""
         named = self.config.teachers.get(objective)
         return [t for t in self.teachers if named is None or t.name in named]
+
+    def speaks_alike(self, taught: Taught) -> bool:
+        """Whether a teacher has the student's vocabulary."""
+        return taught.output.vocabulary == self.student.vocabulary
 
 
 def same_predictions(student: TokenBatch, teacher: TokenBatch) -> Tensor:

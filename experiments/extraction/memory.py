@@ -139,12 +139,13 @@ def _assembled(bench: Bench, index: int) -> tuple[Distiller, Faculty]:
     if phase.train.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
     capture = KVCapture(student)
+    teachers = {name: bench.models.teacher(name) for name in names}
     faculty = build_faculty(
         phase,
         bench.registry,
         capture,
         bench.models.encode,
-        {name: bench.models.teacher(name) for name in names},
+        teachers,
         {name: bench.config.teachers[name].weight for name in names},
         list(bench.corpus.probe[: phase.train.calibration_samples]),
         lambda items, title, total: items,
@@ -157,7 +158,7 @@ def _assembled(bench: Bench, index: int) -> tuple[Distiller, Faculty]:
         faculty.teaching,
         torch.bfloat16 if phase.train.bf16 else None,
         output=output_plan(
-            phase, bench.registry, capture, bench.models.student_tokenizer
+            phase, bench.registry, capture, bench.models.student_tokenizer, teachers
         ),
     )
     return distiller, faculty

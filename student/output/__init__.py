@@ -3,7 +3,15 @@
 from student.output.chunks import Chunks, ChunkTokens, shared_chunks
 from student.output.geometry import Geometry, logit_geometry
 from student.output.labels import Labels
+from student.output.lexicon import (
+    Chains,
+    Lexicon,
+    Vocabulary,
+    chains_of,
+    projected_divergence,
+)
 from student.output.likelihood import chunk_likelihood
+from student.output.linear_blocks import linear_blocks
 from student.output.linear_divergence import HeadInput, linear_divergence
 from student.output.linear_likelihood import linear_log_likelihood
 from student.output.ot import (
@@ -32,7 +40,13 @@ from student.output.vocabulary import (
 )
 
 __all__ = [
+    "Chains",
     "CommonPieces",
+    "Lexicon",
+    "Vocabulary",
+    "chains_of",
+    "linear_blocks",
+    "projected_divergence",
     "byte_vectors",
     "common_pieces",
     "pool_logits",

@@ -114,11 +114,11 @@ def _binary(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     log_s, log_t = ((x - _FLOOR) / temperature for x in (student, teacher))
     p = log_t.exp()
     happens = p * (log_t - log_s)
-    fails = -torch.expm1(log_t) * (_log1mexp(log_t) - _log1mexp(log_s))
+    fails = -torch.expm1(log_t) * (log1mexp(log_t) - log1mexp(log_s))
     return temperature * (happens + fails)
 
 
-def _log1mexp(x: Tensor) -> Tensor:
+def log1mexp(x: Tensor) -> Tensor:
     """log(1 - exp(x)) for x < 0.
 
     Source:

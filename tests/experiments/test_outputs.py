@@ -1,10 +1,13 @@
+import json
 from types import SimpleNamespace
 
 import pytest
 
+from experiments.cli import main
 from experiments.config import load_config, resolve_phase
 from experiments.outputs import check_outputs, teachers_of
 from experiments.settings import ConfigError
+from tests.experiments.small_runs import small_config
 
 
 class Speaks:
@@ -42,6 +45,16 @@ def phase(**sections):
         ({"kd": 1}, "twin foreign", r"of foreign are not.*output.teachers.kd=\[twin\]"),
         ({"sequence_ot": 1}, "foreign", "none has the student's: set output.seq"),
         ({"likelihood": 1}, "bert t5", "bert: it is bidirectional.*t5: its decoder"),
+        (
+            {"projected_kl": 1},
+            "twin",
+            "output.projected_kl compares the bytes.*the student: tokenizer Speaks is",
+        ),
+        (
+            {"hybrid_ot": 1},
+            "twin foreign",
+            "output.hybrid_ot compares the bytes.*likelihood_ends=tokens",
+        ),
         (
             {"kd": 1, "teachers": {"kd": ["bert"]}},
             "twin bert",
@@ -87,6 +100,7 @@ def test_teachers_without_an_output_are_left_out_unless_they_are_named():
         ({"mix": 1}, r"output.mix must be in \(0, 1\)"),
         ({"top_k": 5, "threshold": 0.1}, "set one of them to 0"),
         ({"divergence": "sideways"}, "forward, reverse, jensen_shannon"),
+        ({"likelihood_ends": "words"}, "give one of tokens, blanks"),
         ({"ot_alpha": 2}, r"output.ot_alpha must be in \[0, 1\]"),
         ({"teachers": {"kdd": ["twin"]}}, "kd, hybrid_ot, sequence_ot, likelihood"),
         ({"teachers": {"kd": ["twinn"]}}, "did you mean 'twin'"),
@@ -95,3 +109,21 @@ def test_teachers_without_an_output_are_left_out_unless_they_are_named():
 def test_settings_out_of_range_are_refused(setting, said):
     with pytest.raises(ConfigError, match=said):
         phase(output=setting)
+
+
+def test_teachers_of_other_vocabularies_teach_by_config_alone(tmp_path, tiny_zoo):
+    output = {
+        "hybrid_ot": 0.5,
+        "ot_top_k": 8,
+        "projected_kl": 0.5,
+        "projected_chains": True,
+        "likelihood": 0.5,
+        "likelihood_ends": "blanks",
+        "weighting": "entropy",
+    }
+    changes = {"output": output, "train": {"steps": 1, "calibration_samples": 4}}
+    assert main(["train", str(small_config(tmp_path, tiny_zoo, changes))]) == 0
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    terms = [r["terms"] for r in map(json.loads, rows) if r["kind"] == "train"]
+    assert terms and all(terms[0][name] > 0 for name in output if name in terms[0])
+    assert {"hybrid_ot", "projected_kl", "likelihood"} <= terms[0].keys()

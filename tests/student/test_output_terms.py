@@ -10,11 +10,21 @@ from align.output import LinearHead, Output
 from align.tokens import TokenBatch
 from student.config import OutputConfig
 from student.objective import StepContext
+from student.output import CommonPieces, Lexicon, Vocabulary
 from student.output.temperature import TEMPERATURES
 from student.output_terms import OUTPUT_OBJECTIVES
 from student.outputs import Outputs, Taught
 
 V = 13
+
+
+def vocabulary(seed: int) -> Vocabulary:
+    drawn = torch.Generator().manual_seed(seed)
+    return Vocabulary(torch.randn(V, 5, generator=drawn), torch.arange(V) < 4)
+
+
+EVERY = torch.arange(V)
+LEXICON = Lexicon(vocabulary(0), vocabulary(1), CommonPieces(EVERY, EVERY, V))
 
 
 def tokens() -> TokenBatch:
@@ -42,7 +52,8 @@ def context(config: OutputConfig, *teachers: Output, weights=None) -> StepContex
         Taught(f"t{m}", teacher, weight)
         for m, (teacher, weight) in enumerate(zip(teachers, weights, strict=True))
     ]
-    outputs = Outputs(own, taught, config)
+    lexicons = {one.name: LEXICON for one in taught}
+    outputs = Outputs(own, taught, config, lexicons=lexicons)
     return StepContext(own.tokens, torch.zeros(2, 5, V), outputs=outputs)
 
 
@@ -230,3 +241,99 @@ def test_sequences_are_matched_as_logits_and_equal_ones_cost_nothing():
     loss.backward()
     assert loss > 0
     assert ctx.outputs.student.hidden.grad.abs().sum() > 0
+
+
+READ = torch.tensor([[0, 1, 1, 1, 0], [0, 1, 0, 0, 0]]).bool()
+"""Where both models have read the same text and predict more of it."""
+
+
+def test_hybrid_transport_across_vocabularies_goes_by_spelling_and_likelihood():
+    teacher = output(1, width=4, vocabulary="another")
+
+    def at(name: str, alpha: float = 0.5) -> torch.Tensor:
+        config = OutputConfig(**{name: 1}, ot_alpha=alpha, ot_top_k=V)
+        return OUTPUT_OBJECTIVES[name]()(context(config, teacher))
+
+    ctx = context(OutputConfig(hybrid_ot=1), teacher)
+    p = log_probs(ctx.outputs.student).exp().detach()[READ]
+    q = log_probs(teacher).exp()[READ]
+    x, y = (
+        F.normalize(side.vectors, dim=-1).double()
+        for side in (LEXICON.student, LEXICON.teacher)
+    )
+    costs = [
+        ot.emd2(a.numpy(), b.numpy(), (1 - x @ y.T).numpy())
+        for a, b in zip(p, q, strict=True)
+    ]
+    transport = at("hybrid_ot", 1.0)
+    assert transport.item() == pytest.approx(sum(costs) / len(costs), rel=1e-5)
+    torch.testing.assert_close(at("hybrid_ot", 0.0), at("likelihood"))
+    torch.testing.assert_close(
+        at("hybrid_ot", 0.25), 0.25 * transport + 0.75 * at("likelihood")
+    )
+
+
+@pytest.mark.parametrize("chains", [False, True])
+def test_projected_to_all_tokens_it_is_the_divergence_where_text_was_read(chains):
+    config = OutputConfig(projected_kl=1, projected_chains=chains, temperature=2.0)
+    teacher = output(1, width=4, vocabulary="another")
+    weight = torch.rand(2, 5, generator=torch.Generator().manual_seed(2))
+    ctx = context(config, teacher, weights=[weight])
+    own = ctx.outputs.student
+    p, q = log_probs(teacher, 2.0), log_probs(own, 2.0)
+    each = (p.exp() * (p - q)).sum(-1) * 4
+    w = F.pad(weight[:, 1:], (0, 1)) * READ
+    expected = (each * w).sum() / w.sum()
+    found = OUTPUT_OBJECTIVES["projected_kl"]()(ctx)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, own.head.weight),
+        torch.autograd.grad(expected, own.head.weight),
+    )
+
+
+def test_stretches_that_end_at_blanks_count_that_a_blank_follows():
+    config = OutputConfig(
+        likelihood=1, likelihood_form="squared", likelihood_ends="blanks"
+    )
+    ctx = context(config, output(1, width=4, vocabulary="another"))
+    spoken = replace(tokens(), texts=("ab c", " b"))  # "ab" alone ends before a blank
+    both = [
+        replace(one, tokens=spoken)
+        for one in (ctx.outputs.student, ctx.outputs.teachers[0].output)
+    ]
+    taught = [replace(ctx.outputs.teachers[0], output=both[1])]
+    outputs = replace(ctx.outputs, student=both[0], teachers=taught)
+    sums = []
+    for one in both:
+        log_p = log_probs(one)[0]
+        blank = log_p[2, :4].logsumexp(0)
+        sums.append(log_p[0, 5] + log_p[1, 6] + blank)
+    found = OUTPUT_OBJECTIVES["likelihood"]()(replace(ctx, outputs=outputs))
+    torch.testing.assert_close(found, (sums[0] - sums[1]).square() / 2)
+    weight = ctx.outputs.student.head.weight
+    wanted = torch.autograd.grad((sums[0] - sums[1]).square() / 2, weight)
+    torch.testing.assert_close(torch.autograd.grad(found, weight), wanted)
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "entropy", "max_probability"])
+def test_foreign_teachers_share_a_stretch_by_how_sure_they_are(kind):
+    teachers = [output(m, vocabulary="another") for m in (1, 2)]
+    config = OutputConfig(likelihood=1, likelihood_form="squared", weighting=kind)
+    ids = tokens().ids[:, 1:, None]
+    own = log_probs(context(config).outputs.student)[:, :-1].gather(-1, ids)[..., 0]
+    distances, scores = [], []
+    for teacher in teachers:
+        log_p = log_probs(teacher)[:, :-1]
+        label = log_p.gather(-1, ids)[..., 0]
+        distances.append((own - label).square() / 2)
+        surety = {
+            "cross_entropy": label,
+            "entropy": (log_p.exp() * log_p).sum(-1),
+            "max_probability": log_p.amax(-1),
+        }
+        scores.append(surety[kind])
+    shares = torch.stack(scores).softmax(0)  # every stretch is one character long
+    expected = (torch.stack(distances) * shares).sum(0)[PREDICTS[:, :-1]].mean()
+    found = OUTPUT_OBJECTIVES["likelihood"]()(context(config, *teachers))
+    torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-4, atol=1e-6)

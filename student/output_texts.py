@@ -1,0 +1,260 @@
+"""One teacher of any vocabulary beside the student, stretch by stretch of text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from align.output import Output
+from student.output import (
+    Chunks,
+    Divergence,
+    Support,
+    chains_of,
+    chunk_likelihood,
+    linear_log_likelihood,
+    linear_top_tokens,
+    pool_logits,
+    projected_divergence,
+    shared_chunks,
+    support_sizes,
+    token_transport,
+)
+from student.outputs import Outputs, Taught
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stretches:
+    """The N stretches that one teacher and the student both spell with whole tokens."""
+
+    taught: Taught
+    chunks: Chunks
+    weight: Tensor
+    """(N,) float32 >= 0, how much each counts."""
+
+    def places(self, outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Where both have read the same text and say what comes next.
+
+        A stretch that begins a text is left out: some tokenizers put a blank before it
+        that others do not know of.
+
+        Returns:
+            (P,) each: the stretch, and the place among the student's B * T_s and the
+            teacher's B * T_t tokens.
+        """
+        own, other = self.chunks.student.first - 1, self.chunks.teacher.first - 1
+        read = outputs.student.tokens.has_text.flatten()[own]
+        read &= self.taught.output.tokens.has_text.flatten()[other]
+        at = (read & (self.weight > 0)).nonzero()[:, 0]
+        return at, own[at], other[at]
+
+
+def stretches_of(
+    outputs: Outputs, taught: list[Taught], at_blanks: bool = False
+) -> list[Stretches]:
+    """Some teachers, by routing weight or by their own confidence.
+
+    A stretch counts as its last token of the student's does.
+
+    Args:
+        outputs: of one batch.
+        taught: the teachers.
+        at_blanks: as of :func:`student.output.shared_chunks`.
+    """
+    own = outputs.student.tokens
+    chunks = [shared_chunks(own, t.output.tokens, at_blanks) for t in taught]
+    weights = [t.weight for t in taught]
+    if outputs.config.weighting != "routing" and len(taught) > 1:
+        weights = _by_confidence(outputs, taught, chunks)
+    return [
+        Stretches(t, c, w.flatten()[c.student.last])
+        for t, c, w in zip(taught, chunks, weights, strict=True)
+    ]
+
+
+def likelihood_of(
+    outputs: Outputs, stretches: Stretches, student: Tensor, ends: bool
+) -> Tensor:
+    """Sum over stretches, by weight, of the distance between their probabilities.
+
+    Args:
+        outputs: of one batch.
+        stretches: of one teacher.
+        student: (B, T_s) from :func:`label_log_probs`.
+        ends: whether that a blank follows is part of the event.
+    """
+    config, taught = outputs.config, stretches.taught
+    with torch.no_grad():
+        teacher = label_log_probs(taught.output, config.block)
+    own_end = other_end = None
+    if ends:
+        lexicon, chunks = outputs.lexicons[taught.name], stretches.chunks
+        own_end = _blank_follows(
+            outputs.student, chunks.student.last, lexicon.student.blank, config.block
+        )
+        with torch.no_grad():
+            other_end = _blank_follows(
+                taught.output, chunks.teacher.last, lexicon.teacher.blank, config.block
+            )
+    return chunk_likelihood(
+        student,
+        teacher,
+        stretches.chunks,
+        form=config.likelihood_form,  # type: ignore[arg-type]  # checked there
+        temperature=config.likelihood_temperature,
+        student_end=own_end,
+        teacher_end=other_end,
+        weight=stretches.weight,
+        reduction="sum",
+    )
+
+
+def transport_of(outputs: Outputs, stretches: Stretches) -> Tensor:
+    """Sum over places, by weight, of the least cost between likeliest tokens.
+
+    Moving mass from a token of one vocabulary to one of the other costs 1 - cos of
+    their spellings.
+    """
+    config, own, other = outputs.config, outputs.student, stretches.taught.output
+    lexicon = outputs.lexicons[stretches.taught.name]
+    at, mine, theirs = stretches.places(outputs)
+    student = linear_top_tokens(
+        own.hidden.flatten(0, 1)[mine], own.head, config.ot_top_k
+    )
+    with torch.no_grad():
+        teacher = linear_top_tokens(
+            other.hidden.flatten(0, 1)[theirs], other.head, config.ot_top_k
+        )
+    if config.ot_adaptive:
+        sizes = support_sizes(teacher.entropy, teacher.ids.shape[1])
+        student, teacher = student.limited(sizes), teacher.limited(sizes)
+    return token_transport(
+        student,
+        teacher,
+        lexicon.student.vectors,
+        lexicon.teacher.vectors,
+        student_temperature=config.temperature,
+        teacher_temperature=config.temperature,
+        weight=stretches.weight[at],
+        reduction="sum",
+    ).loss
+
+
+def projected_of(
+    outputs: Outputs, stretches: Stretches, student: Tensor | None
+) -> Tensor:
+    """Sum over places, by weight, of the divergence over common pieces.
+
+    Args:
+        outputs: of one batch.
+        stretches: of one teacher.
+        student: (B, T_s) from :func:`label_log_probs`, where stretches that came are
+            outcomes of their own; else None.
+    """
+    config, own, other = outputs.config, outputs.student, stretches.taught.output
+    pieces = outputs.lexicons[stretches.taught.name].pieces
+    at, mine, theirs = stretches.places(outputs)
+    chains = None
+    if student is not None:
+        teacher = label_log_probs(other, config.block)
+        both = (
+            (own, student, stretches.chunks.student),
+            (
+                other,
+                teacher,
+                stretches.chunks.teacher,
+            ),
+        )
+        sides = [
+            (
+                side.sum(log_probs)[at],
+                output.tokens.ids.flatten()[side.first[at]],
+                side.sum(torch.ones_like(log_probs))[at],
+            )
+            for output, log_probs, side in both
+        ]
+        chains = chains_of(pieces, *sides)
+    return projected_divergence(
+        own.hidden.flatten(0, 1)[mine],
+        own.head,
+        other.hidden.flatten(0, 1)[theirs],
+        other.head,
+        pieces,
+        Divergence(
+            config.divergence, config.mix, Support(config.top_k, config.threshold)
+        ),
+        temperature=config.temperature,
+        weight=stretches.weight[at],
+        chains=chains,
+        block=config.block,
+    )
+
+
+def label_log_probs(output: Output, block: int) -> Tensor:
+    """(B, T) log-probability of every token after those before it; 0 for the first."""
+    real = output.tokens.mask.clone()
+    real[:, :1] = False
+    before = real.roll(-1, 1)  # the first place is never real, so nothing wraps
+    found = linear_log_likelihood(
+        output.hidden[before], output.head, output.tokens.ids[real], block
+    )
+    return found.new_zeros(real.shape).masked_scatter(real, found)
+
+
+def _blank_follows(output: Output, last: Tensor, blank: Tensor, block: int) -> Tensor:
+    """(B, T) log-probability that the next token begins with a blank; 0 where no
+    stretch ends. Logits are worked out once more in the backward."""
+    weight, bias = output.head.weight, output.head.bias
+
+    def of_block(hidden: Tensor) -> Tensor:
+        logits = hidden @ weight.T
+        logits = logits if bias is None else logits + bias
+        return pool_logits(logits, blank.long(), 2).log_softmax(-1)[:, 1]
+
+    rows = output.hidden.flatten(0, 1)[last].split(block)
+    found = [checkpoint(of_block, some, use_reentrant=False) for some in rows]
+    places = output.tokens.ids.numel()
+    flat = torch.zeros(places, dtype=torch.float32, device=last.device)
+    if found:
+        joined = torch.cat(found)
+        flat = flat.to(joined.dtype).index_put((last,), joined)
+    return flat.view(output.tokens.ids.shape)
+
+
+@torch.no_grad()
+def _by_confidence(
+    outputs: Outputs, taught: list[Taught], chunks: list[Chunks]
+) -> list[Tensor]:
+    """(B, T_s) each: what the teachers weigh together, shared by how sure they are.
+
+    By what they say of a stretch per character, since the stretches of two teachers
+    differ; see :func:`student.output_sides.sides_of` for the rule itself.
+    """
+    spans = outputs.student.tokens.spans
+    width = (spans[..., 1] - spans[..., 0]).float()
+    weights = torch.stack([t.weight for t in taught])
+    scores = []
+    for one, some in zip(taught, chunks, strict=True):
+        said = _surety(one.output, outputs.config.weighting, outputs.config.block)
+        each = some.teacher.sum(said) / some.student.sum(width).clamp_min(1)
+        each = torch.cat([each, each.new_tensor([-math.inf])])  # the last is that of -1
+        scores.append(each[some.student.chunk])
+    score = torch.stack(scores).masked_fill(weights == 0, -math.inf)
+    shares = score.softmax(0).nan_to_num(0.0).to(weights.dtype)
+    return list(shares * weights.sum(0))
+
+
+def _surety(output: Output, kind: str, block: int) -> Tensor:
+    """(B, T) nats, how sure a model was of each token before it came; 0 for the first.
+
+    Log probability of the token, minus the entropy, or log of the greatest probability.
+    """
+    if kind == "cross_entropy":
+        return label_log_probs(output, block)
+    best = linear_top_tokens(output.hidden.flatten(0, 1), output.head, 1, block)
+    said = -best.entropy if kind == "entropy" else best.logits[:, 0] - best.log_total
+    return torch.nn.functional.pad(said.view(output.tokens.ids.shape)[:, :-1], (1, 0))
