@@ -59,7 +59,7 @@ from experiments.stop import StopRequest, stop_on_signals
 from experiments.summary import summarize
 from experiments.teaching import check_phase
 from plugins.registry import Registry
-from student.checkpoint import export_student
+from student.config import TrainConfig
 from student.engine import Engine
 from student.launch import launched_world
 from teacher.capture import KVCapture
@@ -103,6 +103,7 @@ def run_training(
     phases = resolve_phases(config, presets_of(registry))
     _same_engine([p.train for p in phases])
     _same_rotation(config, phases)
+    _check_quantised(config, phases[0].train)
     _check_names(phases, registry)
     run_dir = config.run_dir
     _claim(config, run_dir, resume)
@@ -345,12 +346,14 @@ def _export(bench: Bench, stages: list[Stage], last: int | None) -> None:
     if last is not None:
         folder = phase_folder(bench.run_dir, MAIN, last, stages[last]) / "student"
     model = bench.models.student(folder)
-    export_student(model, bench.models.student_tokenizer, bench.run_dir / "student")
+    bench.models.save_student(model, bench.run_dir / "student")
 
 
 def _same_engine(trains: list[Any]) -> None:
     """One process has one engine: what it is made of cannot change by phase."""
-    fields = "engine zero_stage batch_size grad_accum fp16 threads max_grad_norm"
+    fields = (
+        "engine zero_stage optimizer batch_size grad_accum fp16 threads max_grad_norm"
+    )
     for name in fields.split():
         values = {getattr(train, name) for train in trains}
         if len(values) > 1:
@@ -369,6 +372,18 @@ def _same_rotation(config: Config, phases: list[PhaseConfig]) -> None:
                 f"{phase.align.rope_scaling_method!r}, the run to "
                 f"{config.align.rope_scaling_method!r}; set it under align, for all"
             )
+
+
+def _check_quantised(config: Config, train: TrainConfig) -> None:
+    """ZeRO 3 would take the bytes of quantised weights for numbers to part."""
+    splits = train.engine == "deepspeed" and train.zero_stage == 3
+    if splits and config.student.quantise != "none":
+        raise ConfigError(
+            f"student.quantise={config.student.quantise} does not go with "
+            "train.zero_stage=3, which parts weights that are numbers; set "
+            "train.zero_stage=2 or less: a quantised student is small, and what is "
+            "trained of it smaller still"
+        )
 
 
 def _check_names(phases: list[Any], registry: Registry) -> None:

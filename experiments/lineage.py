@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.settings import ConfigError, plain
 from student.checkpoint import MARKER
+from student.config import LoraConfig
 from student.phase_checkpoint import steps_kept
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ WITHOUT_EFFECT = (
 )
 """Settings of the loop that change nothing in the student."""
 
+LATER: Mapping[str, Any] = {
+    "quantise": "none",
+    "lora": plain(LoraConfig()),
+    "optimizer": "adamw",
+}
+"""Settings that earlier versions had not, with what these did: records leave them out,
+so that runs and stores of these versions go on."""
+
 
 def record_of(
     config: Config, stages: Sequence[Stage], texts: Mapping[str, str]
@@ -45,10 +54,10 @@ def record_of(
     """
     phases = {}
     for index, stage in enumerate(stages):
-        train = plain(stage.phase.train)
+        train = since_ever(stage.phase.train)
         phases[f"{index + 1}-{stage.phase.name}"] = {
             "teachers": {
-                name: plain(config.teachers[name])
+                name: since_ever(config.teachers[name])
                 for name in stage.teachers
                 if name in config.teachers
             },
@@ -63,12 +72,21 @@ def record_of(
             )
     return {
         "seed": config.run.seed,
-        "student": plain(config.student),
+        "student": since_ever(config.student),
         "data": plain(config.data),
         "texts": dict(texts),
         "rope_scaling_method": config.align.rope_scaling_method,
         "store": plain(config.store) if config.store.read else None,
         "phases": phases,
+    }
+
+
+def since_ever(section: Any) -> dict[str, Any]:
+    """A section's settings, without later ones that are as if they were not there."""
+    return {
+        key: value
+        for key, value in plain(section).items()
+        if key not in LATER or value != LATER[key]
     }
 
 

@@ -15,13 +15,19 @@ from experiments.data import Encoder, longest_texts
 from experiments.extraction.stand_ins import stored_teachers
 from experiments.place import named
 from experiments.teacher_rule import TeacherFacts
+from student.checkpoint import atomic_folder, export_student, make_readable
+from student.lora import add_adapters, load_adapter, merge_adapters, save_adapter
 from teacher.capture import KVCapture
 from teacher.context import ScaleBase, extend_context, trained_length
 from teacher.models import LoadedModel, load_model
+from teacher.quantise import quantise
 from teacher.windows import windows_for
 
 ZOO = "zoo:"
 """Prefix of embedded models: ``zoo:gpt2-prose``, or ``zoo:tiny/gpt2-prose``."""
+
+ADAPTER = "adapter"
+"""Folder of a student's low-rank updates, inside that of the student they are in."""
 
 
 class Models:
@@ -39,13 +45,13 @@ class Models:
         self._config, self._device = config, device
         with named("student"):
             first = self._load_student(None)
-            capture = KVCapture(first.model)
+            self.student_bytes = sum(
+                p.numel() * p.element_size() for p in first.model.parameters()
+            )
+            capture = KVCapture(self._adapted(first.model))
         limit, self.student_layers = capture.max_tokens, capture.num_layers
         self.student_tokenizer: Any = first.tokenizer
         self.encode = Encoder(first.tokenizer, config.data.max_length)
-        self.student_bytes = sum(
-            p.numel() * p.element_size() for p in first.model.parameters()
-        )
         if limit is not None and config.data.max_length > limit:
             raise ValueError(
                 f"data.max_length is {config.data.max_length}, but the student "
@@ -59,8 +65,37 @@ class Models:
         )
 
     def student(self, source: str | Path | None) -> Any:
-        """A student to train: the config's, or the one a phase left in a folder."""
-        return self._load_student(source).model
+        """A student to train: the config's, or the one a phase left in a folder.
+
+        With ``student.lora`` it is the config's in either case, quantised as the config
+        says, with the updates that lie beside the phase's student.
+        """
+        if not self._config.student.lora.rank:
+            return self._load_student(source).model
+        model = self._adapted(self._load_student(None).model)
+        if source is not None:
+            load_adapter(model, Path(source) / ADAPTER)
+        return model
+
+    def save_student(self, model: Any, path: Path) -> None:
+        """Save a student as plain transformers loads it.
+
+        Updates are merged into the weights as they were before they were quantised,
+        and kept beside them.
+
+        Args:
+            model: from :meth:`student`, trained.
+            path: folder, replaced as a whole.
+        """
+        if not self._config.student.lora.rank:
+            export_student(model, self.student_tokenizer, path)
+            return
+        whole = self._load_student(None).model
+        merge_adapters(model, whole)
+        with atomic_folder(path) as folder:
+            export_student(whole, self.student_tokenizer, folder)
+            save_adapter(model, folder / ADAPTER)
+            make_readable(folder)
 
     def teacher(self, name: str) -> tuple[LoadedModel, KVCapture]:
         """A teacher by its name in the config; with ``store.read`` a stand-in."""
@@ -164,6 +199,14 @@ class Models:
                 f"student {name!r} is an {loaded.kind}; give a causal language model"
             )
         return loaded
+
+    def _adapted(self, model: Any) -> Any:
+        """The student as it is trained, where that is not all of its weights."""
+        own = self._config.student
+        if own.lora.rank:
+            quantise(model, own.quantise, self._device)
+            add_adapters(model, own.lora, self._config.run.seed)
+        return model
 
     def _load_teacher(self, name: str) -> tuple[LoadedModel, KVCapture]:
         entry = self._config.teachers[name]

@@ -14,7 +14,7 @@ from typing import Literal
 from experiments.teacher_rule import TeacherRule
 from fuse.config import FuseConfig
 from fuse.routing_stats import COLLAPSE_SHARE, UNIFORM_ENTROPY
-from student.config import LossConfig, OutputConfig, TrainConfig
+from student.config import LoraConfig, LossConfig, OutputConfig, TrainConfig
 
 _DOMAIN = re.compile(r"(?:([\w-]+)=)?(.*)", re.DOTALL)
 
@@ -57,7 +57,26 @@ class StudentConfig:
     ``run.seed`` as the architecture draws them (its config and tokenizer are enough
     then), so that runs with several seeds train several students."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type its weights are trained in; ``train.bf16`` is the cheaper choice."""
+    """Type its weights are trained in; ``train.bf16`` is the cheaper choice. With
+    ``lora`` of the frozen weights: what is trained is float32."""
+    quantise: Literal["none", "int8", "int4"] = "none"
+    """How its linear layers are held: as loaded, in 8 bits, or in 4 (NF4; needs the
+    extra ``quant``). What is quantised stands still, so ``lora.rank`` must be set."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Low-rank updates; needs the extra ``quant``."""
+
+    def __post_init__(self) -> None:
+        """See that something can be trained.
+
+        Raises:
+            ValueError: the weights are quantised and there are no updates.
+        """
+        if self.quantise != "none" and not self.lora.rank:
+            raise ValueError(
+                f"student.quantise={self.quantise} freezes the student's weights, and "
+                "nothing would be trained; set student.lora.rank=16 to train low-rank "
+                "updates beside them, or student.quantise=none"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,12 +24,11 @@ from experiments.run_dir import MAIN
 from experiments.stop import StopRequest
 from experiments.teaching import Faculty, build_faculty, build_objectives
 from plugins.registry import Registry
-from student.checkpoint import atomic_folder, export_student, mark_complete
+from student.checkpoint import atomic_folder, mark_complete
 from student.config import TrainConfig
 from student.data_order import sample_indices
 from student.distiller import HEALTH_TOKENS, Distiller
 from student.engine import Engine
-from student.outputs import OutputPlan
 from student.phase_checkpoint import Keeper
 from student.trainer import Job, train_phase
 from teacher.capture import KVCapture
@@ -116,7 +115,9 @@ def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
         faculty.teaching if faculty else None,
         torch.bfloat16 if phase.train.bf16 else None,
         bench.config.alarms.health_every,
-        _output_plan(bench, stage, capture) if faculty else None,
+        output_plan(phase, bench.registry, capture, bench.models.student_tokenizer)
+        if faculty
+        else None,
     )
     alarms = _alarms(bench, stage, place, capture)
     title = f"{place.arm} · {phase.name}"
@@ -235,13 +236,6 @@ def _faculty(
     )
 
 
-def _output_plan(bench: Bench, stage: Stage, capture: KVCapture) -> OutputPlan | None:
-    models = bench.models
-    teachers = {name: models.teacher(name) for name in stage.teachers}
-    own = models.student_tokenizer
-    return output_plan(stage.phase, bench.registry, capture, own, teachers)
-
-
 def _measure(
     bench: Bench,
     stage: Stage,
@@ -276,7 +270,7 @@ def _measure(
 
 def _save(model: Any, bench: Bench, place: Place, result: Mapping[str, Any]) -> None:
     with atomic_folder(place.folder) as folder:
-        export_student(model, bench.models.student_tokenizer, folder / "student")
+        bench.models.save_student(model, folder / "student")
         mark_complete(folder, dict(result))
         bench.may_write()
 

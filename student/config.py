@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 ENGINES = ("deepspeed", "torch")
 OFFLOADS = ("none", "optimizer")
+OPTIMIZERS = ("adamw", "adamw_8bit")
 ROUTER_SIGNALS = ("outcome", "teacher_loss", "both")
-OUTPUT_TERMS = ("kd", "hybrid_ot", "sequence_ot", "likelihood", "projected_kl")
-SAME_VOCABULARY = ("kd", "sequence_ot")
+OUTPUT_TERMS = ("kd", "hybrid_ot", "sequence_ot", "likelihood")
+SAME_VOCABULARY = ("kd", "hybrid_ot", "sequence_ot")
 """Output objectives that compare token by token."""
 DIVERGENCES = ("forward", "reverse", "jensen_shannon")
 COMBINATIONS = ("losses", "distributions")
 LIKELIHOOD_FORMS = ("binary", "squared", "absolute")
 SEQUENCE_COSTS = ("cosine", "squared", "softmax")
-LIKELIHOOD_ENDS = ("tokens", "blanks")
 CONFIDENCES = ("routing", "cross_entropy", "entropy", "max_probability")
 
 
@@ -90,8 +91,7 @@ class OutputConfig:
     hybrid_ot: float = 0.0
     """Weight of ``ot_alpha`` times the least cost of moving the student's mass on its
     likeliest tokens onto the teacher's, plus (1 - ``ot_alpha``) times the divergence
-    of ``kd``; from a teacher of another vocabulary tokens are compared by their
-    spelling, and the ``likelihood`` stands in for the divergence."""
+    of ``kd``. Of the student's vocabulary."""
     sequence_ot: float = 0.0
     """Weight of the least cost of matching the student's tokens of a text with the
     teacher's, compared as logits. Of the student's vocabulary."""
@@ -100,10 +100,6 @@ class OutputConfig:
     to the same stretches of text, whatever their vocabularies, nats per stretch."""
     teachers: dict[str, list[str]] = field(default_factory=dict)
     """Objective -> teachers it learns from; one that is not named here takes every
-    projected_kl: float = 0.0
-    """Weight of the divergence over the pieces of text that both vocabularies have,
-    where both models have read the same text; nats per place, times the temperature
-    squared."""
     teacher of the phase that has a next-token output."""
     divergence: str = "forward"
     """Of ``kd``: ``forward`` KL(teacher || student), ``reverse`` KL(student ||
@@ -111,8 +107,7 @@ class OutputConfig:
     mix: float = 0.5
     """The teacher's share in the mean of ``jensen_shannon``, in (0, 1)."""
     temperature: float = 1.0
-    """Softmax temperature of ``kd``, ``hybrid_ot`` and ``projected_kl``, > 0; higher is
-    flatter."""
+    """Softmax temperature of ``kd`` and ``hybrid_ot``, > 0; higher is flatter."""
     temperature_rule: str = "constant"
     """A registered temperature: constant, linear, exponential, cosine, entropy,
     vocabulary, signal_to_noise, or a plugin's; from ``temperature`` towards
@@ -135,10 +130,9 @@ class OutputConfig:
     """How ``kd`` takes several teachers: a sum of ``losses``, or the mean of their
     ``distributions``, both by their weights at each token."""
     weighting: str = "routing"
-    """How several teachers share a token, except in ``sequence_ot``: as the phase's
-    fusion weighs them (``routing``), or by their own confidence there:
-    ``cross_entropy`` (probability of the token that comes), ``entropy`` or
-    ``max_probability``; across vocabularies per character of the stretch of text."""
+    """How several teachers share a token in ``kd``: as the phase's fusion weighs them
+    (``routing``), or by their own confidence there: ``cross_entropy`` (probability of
+    the token that comes), ``entropy`` or ``max_probability``."""
     ot_alpha: float = 0.5
     """Share of the transport in ``hybrid_ot``, in [0, 1]."""
     ot_top_k: int = 50
@@ -154,12 +148,6 @@ class OutputConfig:
     counts."""
     block: int = 128
     """Tokens whose logits are held at once, >= 1."""
-    likelihood_ends: str = "tokens"
-    """Where the stretches of ``likelihood`` end: where ``tokens`` of both models do, or
-    only before ``blanks``, with the probability that a blank follows as part of it."""
-    projected_chains: bool = False
-    """Whether ``projected_kl`` also tells apart the stretch of text that came, by the
-    product of its tokens' probabilities."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -179,7 +167,6 @@ class OutputConfig:
         _one_of("output.combine", self.combine, COMBINATIONS)
         _one_of("output.likelihood_form", self.likelihood_form, LIKELIHOOD_FORMS)
         _one_of("output.sequence_cost", self.sequence_cost, SEQUENCE_COSTS)
-        _one_of("output.likelihood_ends", self.likelihood_ends, LIKELIHOOD_ENDS)
         _one_of("output.weighting", self.weighting, CONFIDENCES)
         if not 0 <= self.ot_alpha <= 1:
             raise ValueError(f"output.ot_alpha must be in [0, 1], got {self.ot_alpha}")
@@ -201,6 +188,35 @@ class OutputConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LoraConfig:
+    """Low-rank updates that are trained beside the student's frozen weights."""
+
+    rank: int = 0
+    """Width of the updates, >= 0; 0 trains the student's weights themselves."""
+    alpha: float = 32.0
+    """Updates are multiplied by ``alpha / rank``; > 0."""
+    targets: Literal["auto"] | list[str] = "auto"
+    """Layers that get one, by the ends of their names, such as ``[q_proj, v_proj]``;
+    ``auto``: every linear layer but the language-model head."""
+    dropout: float = 0.0
+    """Share of an update's inputs that is left out in training, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        _at_least("student.lora.rank", self.rank, 0)
+        _positive("student.lora.alpha", self.alpha)
+        _below_one("student.lora.dropout", self.dropout)
+        if not self.targets:
+            raise ValueError(
+                "student.lora.targets is empty; give names of layers, or auto"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """The loop: how long, how fast, on what."""
 
@@ -212,6 +228,9 @@ class TrainConfig:
     """Samples per device and forward pass."""
     grad_accum: int = 1
     """Forward passes per optimiser step."""
+    optimizer: str = "adamw"
+    """``adamw``, or ``adamw_8bit``, which holds its two moments in a byte each; needs
+    the extra ``quant`` and, with DeepSpeed, ``zero_stage`` 0."""
     learning_rate: float = 1e-3
     """Peak AdamW learning rate of the student."""
     bridge_learning_rate: float = 1e-3
@@ -279,6 +298,7 @@ class TrainConfig:
             _positive("train.z_learning_rate", self.z_learning_rate)
         _positive("train.max_grad_norm", self.max_grad_norm)
         _one_of("train.engine", self.engine, ENGINES)
+        _one_of("train.optimizer", self.optimizer, OPTIMIZERS)
         _one_of("train.lr_schedule", self.lr_schedule, ("cosine", "linear", "constant"))
         _one_of("train.offload", self.offload, OFFLOADS)
         if self.zero_stage not in (0, 1, 2, 3):
@@ -290,6 +310,12 @@ class TrainConfig:
             raise ValueError(
                 f"train.offload={self.offload} needs train.engine=deepspeed and "
                 "train.zero_stage 1, 2 or 3"
+            )
+        if self.optimizer == "adamw_8bit" and splits:
+            raise ValueError(
+                "train.optimizer=adamw_8bit scales blocks of whole parameters, which "
+                f"train.zero_stage={self.zero_stage} would cut; set "
+                "train.zero_stage=0, or train.optimizer=adamw, whose state ZeRO divides"
             )
         if self.fp16 and self.engine == "deepspeed" and self.zero_stage == 0:
             raise ValueError(

@@ -22,6 +22,7 @@ from student.launch import (
     launched_world,
     start_accelerate,
 )
+from student.optimizer_state import build_optimizer
 from student.prepared import Prepared
 
 T = TypeVar("T")
@@ -102,9 +103,7 @@ class Engine:
             config: the phase's learning rates and schedule; the rest is the run's.
             total_steps: optimiser steps of the schedule.
         """
-        optimizer = torch.optim.AdamW(
-            parameter_groups(distiller, config), betas=(0.9, 0.95)
-        )
+        optimizer = build_optimizer(parameter_groups(distiller, config), config)
         peaks = [group["lr"] for group in optimizer.param_groups]
         module, wrapped = self.accelerator.prepare(distiller, optimizer)
         schedule = learning_rate_factor(config, total_steps)

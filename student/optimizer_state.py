@@ -13,8 +13,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from align.extras import bitsandbytes
+from student.config import TrainConfig
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of a parameter, as PyTorch calls it."""
+
+_CODES = ("state1", "state2")
+_SCALES = ("absmax1", "absmax2")
+"""What bitsandbytes' 8-bit AdamW keeps: a byte for each number of a moment, and a scale
+for each 256 of them; of small parameters the moments themselves."""
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], config: TrainConfig
+) -> torch.optim.Optimizer:
+    """The optimiser of ``train.optimizer`` over groups of parameters.
+
+    Raises:
+        ValueError: it needs bitsandbytes, which is not installed.
+
+    Source:
+        Decoupled weight decay: Loshchilov and Hutter 2019 (arXiv 1711.05101). Moments
+        in 8 bits by blocks: Dettmers et al. 2022 (arXiv 2110.02861).
+    """
+    betas = (0.9, 0.95)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, betas=betas)
+    library = bitsandbytes(
+        "train.optimizer=adamw_8bit", "set train.optimizer=adamw, which needs nothing"
+    )
+    optimizer: torch.optim.Optimizer = library.optim.AdamW8bit(groups, betas=betas)
+    return optimizer
 
 
 class OptimizerState(Protocol):
@@ -25,6 +55,9 @@ class OptimizerState(Protocol):
 
     def begin(self, steps: int) -> None:
         """Make room for moments after so many applied steps; before any ``put``."""
+
+    def moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
+        """What the optimiser keeps of a parameter, once there is something."""
 
     def get(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
         """The whole master weight (None) or moment, in the parameter's shape."""
@@ -52,6 +85,10 @@ class WholeState:
         held = [p for g in self._optimizer.param_groups for p in g["params"]]
         _make_room(self._optimizer, held, steps)
 
+    def moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
+        """See :class:`OptimizerState`."""
+        return MOMENTS
+
     def get(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
         """See :class:`OptimizerState`."""
         return self._tensor(parameter, moment)
@@ -68,6 +105,23 @@ class WholeState:
             return parameter.data
         found: Tensor = self._optimizer.state[parameter][moment]
         return found
+
+
+class EightBitState(WholeState):
+    """The same of 8-bit AdamW, whose codes and scales are kept as they are."""
+
+    def begin(self, steps: int) -> None:
+        """See :class:`OptimizerState`."""
+        optimizer: Any = self._optimizer
+        for number, group in enumerate(optimizer.param_groups):
+            for index, parameter in enumerate(group["params"]):
+                optimizer.init_state(group, parameter, number, index)
+                optimizer.state[parameter]["step"] = steps
+
+    def moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
+        """See :class:`OptimizerState`."""
+        held = self._optimizer.state[parameter]
+        return tuple(name for name in (*_CODES, *_SCALES) if name in held)
 
 
 class FlatState:
@@ -88,6 +142,10 @@ class FlatState:
         flat = self._zero.single_partition_of_fp32_groups
         _make_room(self._zero.optimizer, flat, steps)
         self._link()
+
+    def moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
+        """See :class:`OptimizerState`."""
+        return MOMENTS
 
     def get(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
         """See :class:`OptimizerState`."""
@@ -128,6 +186,10 @@ class PartedState:
         """See :class:`OptimizerState`."""
         flat = self._zero.fp32_partitioned_groups_flat
         _make_room(self._zero.optimizer, flat, steps)
+
+    def moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
+        """See :class:`OptimizerState`."""
+        return MOMENTS
 
     def get(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
         """See :class:`OptimizerState`."""

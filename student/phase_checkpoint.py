@@ -28,7 +28,6 @@ from student.checkpoint import (
     read_complete,
 )
 from student.engine import Engine
-from student.optimizer_state import MOMENTS
 from student.prepared import Prepared
 from student.random_state import read_random_state, set_random_state
 
@@ -144,7 +143,8 @@ def _share(
 ) -> Iterator[tuple[str, Tensor]]:
     """Gather every trained tensor; keep this process's share of them."""
     for index, (name, parameter) in enumerate(_trained(distiller)):
-        for kind in (_WEIGHT, *MOMENTS) if moments else (_WEIGHT,):
+        kept = optimizer.moments(parameter) if moments else ()
+        for kind in (_WEIGHT, *kept):
             whole = optimizer.get(parameter, None if kind == _WEIGHT else kind)
             if index % engine.world_size == engine.rank:
                 yield f"{kind}/{name}", whole.detach().cpu().contiguous().clone()
@@ -242,7 +242,7 @@ def _put_all(
     with torch.no_grad():
         for name, parameter in named.items():
             optimizer.put(parameter, None, tensors.read(_WEIGHT, name))
-            for moment in MOMENTS if applied else ():
+            for moment in optimizer.moments(parameter) if applied else ():
                 optimizer.put(parameter, moment, tensors.read(moment, name))
         optimizer.finish()
 

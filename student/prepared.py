@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from student.config import TrainConfig
-from student.optimizer_state import FlatState, OptimizerState, PartedState, WholeState
+from student.optimizer_state import (
+    EightBitState,
+    FlatState,
+    OptimizerState,
+    PartedState,
+    WholeState,
+)
 
 
 class Prepared:
@@ -133,7 +139,8 @@ class Prepared:
     def optimizer_state(self) -> OptimizerState:
         """Weights and moments as whole tensors; see :class:`OptimizerState`."""
         if self._stage == 0:
-            return WholeState(self._optimizer.optimizer)
+            eight = self._config.optimizer == "adamw_8bit"
+            return (EightBitState if eight else WholeState)(self._optimizer.optimizer)
         zero = self.module.optimizer
         return PartedState(zero) if self._stage == 3 else FlatState(zero)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from align.extras import bitsandbytes
 
 QUANTISATIONS = ("none", "int8", "int4")
 """How a model's linear layers may be held: as loaded, in 8 bits, in 4."""
@@ -179,17 +180,10 @@ def _int4(matrix: Tensor) -> dict[str, Tensor]:
         "scale": state.absmax.view(torch.int8),
         "outer_scale": outer.absmax,
         "levels": outer.code,
-        "centre": state.offset,
+        "centre": state.offset.view(1),  # DeepSpeed cannot send a scalar
     }
 
 
 def _bitsandbytes() -> Any:
-    try:
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # no news on import
-        from bitsandbytes import functional
-    except ImportError as error:
-        raise ValueError(
-            "weights in 4 bits need bitsandbytes: pip install 'mtkd[quant]', or choose "
-            "int8, which needs nothing"
-        ) from error
-    return functional
+    library = bitsandbytes("a model in int4", "choose int8, which needs nothing")
+    return library.functional

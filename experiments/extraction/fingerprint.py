@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from align.chat import has_template
 from experiments.config import Config
-from experiments.settings import plain
+from experiments.lineage import since_ever
 from teacher.store.files import sha256_of
 
 
@@ -82,7 +82,7 @@ def identity_of(config: Config, name: str, tokenizer: Any) -> dict[str, JsonValu
 
 def student_of(config: Config) -> dict[str, JsonValue]:
     """Identify the student that adapters are calibrated to."""
-    own: dict[str, JsonValue] = dict(plain(config.student))
+    own: dict[str, JsonValue] = since_ever(config.student)
     if config.student.init == "fresh":
         return own | {"seed": config.run.seed}
     return own | {"weights": weights_digest(config.student.model)}

@@ -1,0 +1,173 @@
+"""Low-rank updates beside a student's frozen weights: made, saved, merged.
+
+The student stays the class it was. Its attention, and whoever listens there, does not
+notice: only its linear layers add something to what they give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from align.extras import peft
+from student.config import LoraConfig
+
+_OWN = "default"
+"""What peft calls the one adapter of a model."""
+_WEIGHTS, _SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+"""Files by which peft knows an adapter."""
+
+
+def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
+    """Freeze a student and give its linear layers trainable updates, in place.
+
+    An update starts at zero, so the student gives what it gave.
+
+    Args:
+        model: a ``PreTrainedModel``, its linear layers quantised or not.
+        config: with a rank above 0.
+        seed: decides the updates; the generators of the process stay as they were.
+
+    Raises:
+        ValueError: a target that no layer is called, or peft is not installed.
+
+    Source:
+        ``W x + alpha / rank * B A x`` with ``A`` (rank, in) drawn and ``B`` (out, rank)
+        zero: Hu et al. 2021, LoRA (arXiv 2106.09685), by peft; on quantised weights
+        Dettmers et al. 2023, QLoRA (arXiv 2305.14314).
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    library = peft("student.lora", "set student.lora.rank=0")
+    targets = "all-linear" if config.targets == "auto" else list(config.targets)
+    _check_targets(model, config)
+    settings = library.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        base_model_name_or_path=model.config.name_or_path,
+    )
+    with torch.random.fork_rng(devices=[]):  # peft draws on the CPU
+        torch.manual_seed(seed)
+        library.inject_adapter_in_model(settings, model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # bfloat16 would round small updates away
+            parameter.data = parameter.data.float()
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether :func:`add_adapters` was here."""
+    return next(_updates(model), None) is not None
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the updates alone, as peft's ``PeftModel.from_pretrained`` reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        key: parameter.detach().cpu().contiguous()
+        for key, parameter in _saved_names(model).items()
+    }
+    save_file(tensors, folder / _WEIGHTS)
+    model.peft_config[_OWN].save_pretrained(folder)
+
+
+def load_adapter(model: Any, folder: Path) -> None:
+    """Give a model with updates those that :func:`save_adapter` wrote.
+
+    Raises:
+        ValueError: there are none, or they are of another shape of model.
+    """
+    file = folder / _WEIGHTS
+    if not file.is_file():
+        raise ValueError(
+            f"{folder} holds no {_WEIGHTS}; give a folder that a run with student.lora "
+            "wrote"
+        )
+    own, found = _saved_names(model), load_file(file)
+    differing = sorted(
+        {name for name in own.keys() | found.keys() if name not in own}
+        | {n for n, p in own.items() if n not in found or found[n].shape != p.shape}
+    )
+    if differing:
+        raise ValueError(
+            f"{file} does not fit this student, for example at {differing[0]}; set "
+            "student.model and student.lora as they were"
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(found[name])
+
+
+def merge_adapters(adapted: nn.Module, whole: nn.Module) -> None:
+    """Add a student's updates to the same student's weights in full, in place.
+
+    Args:
+        adapted: with updates; its own weights may be quantised and are not looked at.
+        whole: the student that the updates were put on, as it was loaded.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.no_grad():
+        for update in _updates(adapted):
+            layer: Any = whole.get_submodule(update.name)
+            change = update.scale * (update.b.float() @ update.a.float())
+            change = change.T if isinstance(layer, Conv1D) else change
+            weight: Tensor = layer.weight
+            weight.copy_(weight.float() + change.to(weight.device))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Update:
+    name: str
+    """Of the layer in the model as it was."""
+    a: Tensor
+    """(rank, in)."""
+    b: Tensor
+    """(out, rank)."""
+    scale: float
+
+
+def _updates(model: nn.Module) -> Iterator[_Update]:
+    for name, module in model.named_modules():
+        a, b = getattr(module, "lora_A", {}), getattr(module, "lora_B", {})
+        if _OWN in a:
+            layer: Any = module
+            yield _Update(name, a[_OWN].weight, b[_OWN].weight, layer.scaling[_OWN])
+
+
+def _saved_names(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The updates' parameters by the names that peft gives them in files."""
+    return {
+        f"base_model.model.{name}".replace(f".{_OWN}.", "."): parameter
+        for name, parameter in model.named_parameters()
+        if f".{_OWN}." in name
+    }
+
+
+def _check_targets(model: Any, config: LoraConfig) -> None:
+    if config.targets == "auto":
+        return
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    layers = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+    for target in config.targets:
+        if not any(f".{name}".endswith(f".{target}") for name in layers):
+            ends = sorted({name.rpartition(".")[2] for name in layers})
+            raise ValueError(
+                f"student.lora.targets names {target!r}, but no linear layer of "
+                f"{type(model).__name__} is called so; they are {', '.join(ends)}"
+            )
