@@ -29,6 +29,7 @@ from student.config import TrainConfig
 from student.data_order import sample_indices
 from student.distiller import HEALTH_TOKENS, Distiller
 from student.engine import Engine
+from student.outputs import OutputPlan
 from student.phase_checkpoint import Keeper
 from student.trainer import Job, train_phase
 from teacher.capture import KVCapture
@@ -115,9 +116,7 @@ def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
         faculty.teaching if faculty else None,
         torch.bfloat16 if phase.train.bf16 else None,
         bench.config.alarms.health_every,
-        output_plan(phase, bench.registry, capture, bench.models.student_tokenizer)
-        if faculty
-        else None,
+        _output_plan(bench, stage, capture) if faculty else None,
     )
     alarms = _alarms(bench, stage, place, capture)
     title = f"{place.arm} · {phase.name}"
@@ -234,6 +233,13 @@ def _faculty(
         bench.data.calibration,
         bench.progress.over,
     )
+
+
+def _output_plan(bench: Bench, stage: Stage, capture: KVCapture) -> OutputPlan | None:
+    models = bench.models
+    teachers = {name: models.teacher(name) for name in stage.teachers}
+    own = models.student_tokenizer
+    return output_plan(stage.phase, bench.registry, capture, own, teachers)
 
 
 def _measure(

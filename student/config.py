@@ -9,11 +9,12 @@ ENGINES = ("deepspeed", "torch")
 OFFLOADS = ("none", "optimizer")
 OPTIMIZERS = ("adamw", "adamw_8bit")
 ROUTER_SIGNALS = ("outcome", "teacher_loss", "both")
-OUTPUT_TERMS = ("kd", "hybrid_ot", "sequence_ot", "likelihood")
-SAME_VOCABULARY = ("kd", "hybrid_ot", "sequence_ot")
+OUTPUT_TERMS = ("kd", "hybrid_ot", "sequence_ot", "likelihood", "projected_kl")
+SAME_VOCABULARY = ("kd", "sequence_ot")
 """Output objectives that compare token by token."""
 DIVERGENCES = ("forward", "reverse", "jensen_shannon")
 COMBINATIONS = ("losses", "distributions")
+LIKELIHOOD_ENDS = ("tokens", "blanks")
 LIKELIHOOD_FORMS = ("binary", "squared", "absolute")
 SEQUENCE_COSTS = ("cosine", "squared", "softmax")
 CONFIDENCES = ("routing", "cross_entropy", "entropy", "max_probability")
@@ -91,13 +92,18 @@ class OutputConfig:
     hybrid_ot: float = 0.0
     """Weight of ``ot_alpha`` times the least cost of moving the student's mass on its
     likeliest tokens onto the teacher's, plus (1 - ``ot_alpha``) times the divergence
-    of ``kd``. Of the student's vocabulary."""
+    of ``kd``; from a teacher of another vocabulary tokens are compared by their
+    spelling, and the ``likelihood`` stands in for the divergence."""
     sequence_ot: float = 0.0
     """Weight of the least cost of matching the student's tokens of a text with the
     teacher's, compared as logits. Of the student's vocabulary."""
     likelihood: float = 0.0
     """Weight of the distance between the probabilities that student and teacher give
     to the same stretches of text, whatever their vocabularies, nats per stretch."""
+    projected_kl: float = 0.0
+    """Weight of the divergence over the pieces of text that both vocabularies have,
+    where both models have read the same text; nats per place, times the temperature
+    squared."""
     teachers: dict[str, list[str]] = field(default_factory=dict)
     """Objective -> teachers it learns from; one that is not named here takes every
     teacher of the phase that has a next-token output."""
@@ -107,7 +113,8 @@ class OutputConfig:
     mix: float = 0.5
     """The teacher's share in the mean of ``jensen_shannon``, in (0, 1)."""
     temperature: float = 1.0
-    """Softmax temperature of ``kd`` and ``hybrid_ot``, > 0; higher is flatter."""
+    """Softmax temperature of ``kd``, ``hybrid_ot`` and ``projected_kl``, > 0; higher is
+    flatter."""
     temperature_rule: str = "constant"
     """A registered temperature: constant, linear, exponential, cosine, entropy,
     vocabulary, signal_to_noise, or a plugin's; from ``temperature`` towards
@@ -130,9 +137,10 @@ class OutputConfig:
     """How ``kd`` takes several teachers: a sum of ``losses``, or the mean of their
     ``distributions``, both by their weights at each token."""
     weighting: str = "routing"
-    """How several teachers share a token in ``kd``: as the phase's fusion weighs them
-    (``routing``), or by their own confidence there: ``cross_entropy`` (probability of
-    the token that comes), ``entropy`` or ``max_probability``."""
+    """How several teachers share a token, except in ``sequence_ot``: as the phase's
+    fusion weighs them (``routing``), or by their own confidence there:
+    ``cross_entropy`` (probability of the token that comes), ``entropy`` or
+    ``max_probability``; across vocabularies per character of the stretch of text."""
     ot_alpha: float = 0.5
     """Share of the transport in ``hybrid_ot``, in [0, 1]."""
     ot_top_k: int = 50
@@ -146,6 +154,12 @@ class OutputConfig:
     likelihood_temperature: float = 100.0
     """Of the binary form, > 0; the larger, the more alike likely and unlikely text
     counts."""
+    likelihood_ends: str = "tokens"
+    """Where the stretches of ``likelihood`` end: where ``tokens`` of both models do, or
+    only before ``blanks``, with the probability that a blank follows as part of it."""
+    projected_chains: bool = False
+    """Whether ``projected_kl`` also tells apart the stretch of text that came, by the
+    product of its tokens' probabilities."""
     block: int = 128
     """Tokens whose logits are held at once, >= 1."""
 
@@ -165,6 +179,7 @@ class OutputConfig:
             _below_one(f"output.{name}", getattr(self, name))
         _one_of("output.divergence", self.divergence, DIVERGENCES)
         _one_of("output.combine", self.combine, COMBINATIONS)
+        _one_of("output.likelihood_ends", self.likelihood_ends, LIKELIHOOD_ENDS)
         _one_of("output.likelihood_form", self.likelihood_form, LIKELIHOOD_FORMS)
         _one_of("output.sequence_cost", self.sequence_cost, SEQUENCE_COSTS)
         _one_of("output.weighting", self.weighting, CONFIDENCES)
