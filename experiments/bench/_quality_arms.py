@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 TEACHERS = ("neox-prose", "qwen-code", "gpt2-mixed")
+SPECIALISTS = TEACHERS[:2]
+"""A teacher that has read prose alone, and one that has read code alone."""
+OWN_DOMAIN = MappingProxyType({"prose": "neox-prose", "code": "qwen-code"})
+"""The specialist of each domain: whom a router should ask."""
+ENCODER = "bert-mixed"
+TWIN = "llama-twin"
+"""Has the student's tokenizer."""
+FIXED_PHASES = ("dual", "multi_basic")
 CE_ONLY = "ce"
 """The arm that all others are compared with."""
 
@@ -26,90 +34,143 @@ class Arm:
     stretch: int = 1
     """How many times the steps of the others."""
 
+    @property
+    def stored(self) -> bool:
+        """Whether its teachers can be read from a store, which holds neither next-token
+        outputs nor attention."""
+        unheld = ("output.", "gamma_kl")
+        asked = any(name in setting for name in unheld for setting in self.settings)
+        return bool(self.teachers) and not asked
 
-def _single(
-    name: str, *settings: str, asks: str = "one teacher", label: str = ""
-) -> Arm:
+    @property
+    def routed(self) -> bool:
+        """Whether its last phase weighs several teachers by what they are asked."""
+        return len(self.teachers) > 1 and self.phases[-1] not in FIXED_PHASES
+
+    def steps(self, size: int) -> int:
+        """Optimiser steps of each of its phases, which share those of its size."""
+        return max(1, size * self.stretch // len(self.phases))
+
+
+_Set = tuple[str, ...]
+
+
+def _single(name: str, label: str = "", asks: str = "", settings: _Set = ()) -> Arm:
     weights = "phase.all.fuse.fusion_method=fixed"
+    asks = asks or f"{name} alone"
     return Arm(label or name, asks, (weights, *settings), (name,))
 
 
-_TWIN = "llama-twin"
-"""Has the student's tokenizer."""
-_NO_KV = tuple(
-    f"phase.all.loss.{name}=0" for name in ("lambda_k", "lambda_v", "beta_cos")
-)
-_STRONG = ("phase.all.loss.lambda_k=6", "phase.all.loss.lambda_v=6")
-_KEEP = "phase.all.align.position_means=keep"
+def _loss(**weights: float) -> tuple[str, ...]:
+    return tuple(f"phase.all.loss.{name}={value}" for name, value in weights.items())
 
-_ARMS = (
+
+_PAIR = ("phase.all.teachers.min=2",)
+_ROUTED = ("routing",)
+_KD = ("phase.all.output.kd=1",)
+_LIKELIHOOD = ("phase.all.output.likelihood=1",)
+_CURRICULUM = ("dual", "multi_basic", "real_multi", "routing", "z_space")
+_KEEP = ("phase.all.align.position_means=keep",)
+
+
+def _fuse(name: str, value: str) -> _Set:
+    return (f"phase.all.fuse.{name}={value}",)
+
+
+_CORE = (
     Arm(CE_ONLY, "the baseline", teachers=()),
-    Arm("ce-longer", "the same computing on more steps", teachers=(), stretch=2),
+    Arm("ce-longer", "twice the steps in place of teachers", teachers=(), stretch=2),
     *(_single(name) for name in TEACHERS),
-    Arm("specialists", "one teacher a domain, equal weights", teachers=TEACHERS[:2]),
-    Arm("fixed", "several teachers, equal weights"),
-    _single(_TWIN, asks="a teacher with the student's tokenizer"),
     _single(
-        _TWIN,
-        *_NO_KV,
-        "phase.all.output.kd=1",
-        asks="its next-token distributions alone",
-        label="logits",
+        TWIN,
+        "logits",
+        "next-token distributions of a teacher with the student's tokenizer, no KV",
+        (*_loss(lambda_k=0, lambda_v=0, beta_cos=0), *_KD),
     ),
-    _single(
-        _TWIN,
-        "phase.all.output.kd=1",
-        asks="its distributions and KV",
-        label="logits-kv",
+    Arm("specialists", "one teacher a domain, equal weights", (), SPECIALISTS),
+    Arm("routed-pair", "the same two, a learned router", _PAIR, SPECIALISTS, _ROUTED),
+    Arm("fixed", "three teachers, equal weights"),
+    Arm("similarity", "three, routed by prototypes", phases=("real_multi",)),
+    Arm("routed", "three, a learned router", phases=_ROUTED),
+    Arm("z", "four, one an encoder, a latent", (), (*TEACHERS, ENCODER), ("z_space",)),
+    Arm(
+        "curriculum",
+        "all five phases, sharing the steps of one",
+        teachers=(*TEACHERS, ENCODER),
+        phases=_CURRICULUM,
+    ),
+)
+
+_QUESTIONS = (
+    _single(TWIN),
+    _single(TWIN, "logits-kv", "its distributions and KV", _KD),
+    Arm("likelihood", "text likelihood beside KV", _LIKELIHOOD, SPECIALISTS),
+    Arm("weight-1", "distances half as heavy", _loss(lambda_k=1, lambda_v=1)),
+    Arm("weight-4", "distances twice as heavy", _loss(lambda_k=4, lambda_v=4)),
+    Arm(
+        "routed-gate",
+        "a router of the kind gate",
+        _fuse("router_type", "gate"),
+        phases=_ROUTED,
     ),
     Arm(
-        "likelihood",
-        "text likelihood beside KV, one teacher a domain",
-        ("phase.all.output.likelihood=1",),
-        TEACHERS[:2],
+        "routed-attention",
+        "a router of the kind attention",
+        _fuse("router_type", "attention"),
+        phases=_ROUTED,
     ),
-    Arm("fixed-strong", "distances three times as heavy", _STRONG),
-    Arm("similarity", "routed by prototypes", phases=("real_multi",)),
-    Arm("routed", "routed by a learned router", phases=("routing",)),
     Arm(
         "routed-sample",
         "one weighting a text",
-        ("phase.all.fuse.routing_level=sample",),
-        phases=("routing",),
+        _fuse("routing_level", "sample"),
+        phases=_ROUTED,
     ),
     Arm(
-        "specialized",
+        "routed-outcome",
+        "a router that learns from the outcome alone",
+        ("phase.all.loss.router_signal=outcome",),
+        phases=_ROUTED,
+    ),
+    Arm(
+        "routed-specialized",
         "rewarding few teachers a token",
-        ("phase.all.fuse.entropy_target=specialized",),
-        phases=("routing",),
+        (*_fuse("entropy_target", "specialized"), *_fuse("entropy_reg_strength", "1")),
+        phases=_ROUTED,
     ),
-    Arm("z", "a shared latent", phases=("z_space",)),
+    Arm("student-space", "tensors averaged, not losses", _fuse("space", "student")),
     Arm(
-        "student-space",
-        "tensors averaged, not losses",
-        ("phase.all.fuse.space=student",),
+        "student-pca",
+        "the same, adapters by principal components",
+        (*_fuse("space", "student"), "phase.all.align.adapter=pca"),
+    ),
+    Arm(
+        "student-outcome",
+        "the same, adapters also from the outcome",
+        (*_fuse("space", "student"), *_loss(outcome_every=4)),
     ),
     Arm("iou", "plain alignment", ("phase.all.align.aligner=char_iou",)),
     Arm("last-token", "the last token read", ("phase.all.align.aligner=last_token",)),
-    Arm("keys", "keys alone", ("phase.all.loss.lambda_v=0",)),
-    Arm("values", "values alone", ("phase.all.loss.lambda_k=0",)),
+    Arm("keys", "keys alone", _loss(lambda_v=0)),
+    Arm("values", "values alone", _loss(lambda_k=0)),
     Arm(
         "relations",
         "relations in place of distances",
-        (
-            "phase.all.loss.lambda_k=0",
-            "phase.all.loss.lambda_v=0",
-            "phase.all.loss.relation_k=1",
-            "phase.all.loss.relation_v=1",
-        ),
+        _loss(lambda_k=0, lambda_v=0, relation_k=1, relation_v=1),
     ),
-    _single(
-        "gpt2-mixed",
-        _KEEP,
-        asks="learned positions left in",
-        label="gpt2-mixed-positions",
-    ),
-    Arm("positions", "learned positions left in", (_KEEP,)),
+    Arm("attention", "attention beside distances", _loss(gamma_kl=0.01)),
+    _single("gpt2-mixed", "gpt2-mixed-positions", "learned positions left in", _KEEP),
 )
-ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in _ARMS})
-"""Every arm by name, baselines first."""
+GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(
+    {"core": _CORE, "questions": _QUESTIONS, "all": (*_CORE, *_QUESTIONS)}
+)
+"""``core`` is what the size ``small`` means; ``questions`` asks about the design."""
+ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in GROUPS["all"]})
+"""Every arm by name, the baseline first."""
+
+
+def chosen(names: Iterable[str]) -> list[Arm]:
+    """The arms of these names or groups, the baseline first, each once."""
+    wanted = {CE_ONLY}
+    for name in names:
+        wanted |= {arm.name for arm in GROUPS.get(name, ())} or {name}
+    return [arm for arm in ARMS.values() if arm.name in wanted]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from experiments.bench._quality_arms import Arm
+from experiments.bench._quality_arms import TEACHERS, Arm
+from experiments.bench._quality_train import Setup
 from experiments.plotting import COLOURS, grid
 
 DRAWS = 2000
 """Bootstrap resamples behind every interval."""
+DARK = 0.6
+"""Share above which a cell's number is written in white."""
 Bits = Mapping[str, np.ndarray]
 """By domain, (samples, 2): bits and predicted characters of every held-out text."""
 
@@ -26,7 +30,11 @@ class Outcome:
     runs: tuple[Bits, ...]
     """One per seed, over the same held-out texts."""
     cost: float
-    """Processor seconds of a run, the median of the seeds."""
+    """Processor seconds of a run, the median of the seeds, and of its teachers' reading
+    the training text once."""
+    leads: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Domain -> teacher -> share of tokens on which it had the largest weight, the mean
+    over seeds; empty where nothing is learned about it."""
 
     def mean(self) -> dict[str, float]:
         """Bits per character by domain, averaged over seeds."""
@@ -102,19 +110,71 @@ def table(outcomes: Sequence[Outcome], baseline: Outcome) -> list[list[str]]:
     return rows
 
 
-def read_outcome(arm: Arm, folder: Path, seeds: Sequence[int]) -> Outcome:
+def read_outcome(bed: Setup, arm: Arm, seeds: Sequence[int]) -> Outcome:
     """Read an arm's finished runs.
 
     Raises:
         FileNotFoundError: a seed was not trained.
     """
-    texts = [(folder / f"{seed}.json").read_text(encoding="utf-8") for seed in seeds]
-    told = [json.loads(text) for text in texts]
+    told = [_read(bed.result(arm.name, seed)) for seed in seeds]
     runs = tuple(
         {domain: np.array(pairs) for domain, pairs in one["bits"].items()}
         for one in told
     )
-    return Outcome(arm, runs, float(np.median([one["cpu_s"] for one in told])))
+    cost = float(np.median([one["cpu_s"] for one in told]))
+    if arm.stored:
+        cost += sum(_read(bed.reading(name))["cpu_s"] for name in arm.teachers)
+    return Outcome(arm, runs, cost, _mean_leads([one["leads"] for one in told]))
+
+
+def routing_table(outcomes: Sequence[Outcome]) -> list[list[str]]:
+    """Rows of arm, domain, share of every teacher, and what chance would give."""
+    rows = []
+    for outcome in outcomes:
+        for domain, shares in outcome.leads.items():
+            cells = [f"{shares.get(name, 0):.0%}" for name in TEACHERS]
+            rows.append([outcome.arm.name, domain, *cells, f"{1 / len(shares):.0%}"])
+    return rows
+
+
+def draw_routing(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Draw whom every router asked, domain by domain, in shares of tokens."""
+    routed = [outcome for outcome in outcomes if outcome.leads]
+    figure, panels = grid(len(routed), min(3, len(routed)), (3.4, 2.2))
+    for axes, outcome in zip(panels, routed, strict=True):
+        domains, teachers = list(outcome.leads), list(outcome.arm.teachers)
+        cells = [[outcome.leads[d].get(t, 0.0) for t in teachers] for d in domains]
+        axes.imshow(cells, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+        for row, line in enumerate(cells):
+            for column, share in enumerate(line):
+                colour = "white" if share > DARK else "black"
+                axes.text(
+                    column, row, f"{share:.0%}", ha="center", va="center", color=colour
+                )
+        axes.set_xticks(range(len(teachers)), teachers, fontsize=7)
+        axes.set_yticks(range(len(domains)), domains)
+        axes.grid(False)
+        axes.set_title(f"{outcome.arm.name} (chance {1 / len(teachers):.0%})")
+    figure.suptitle("teacher with the largest weight, share of tokens", fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def _mean_leads(
+    seeds: Sequence[Mapping[str, Mapping[str, float]]],
+) -> dict[str, dict[str, float]]:
+    first = seeds[0]
+    return {
+        domain: {
+            name: float(np.mean([seed[domain][name] for seed in seeds]))
+            for name in first[domain]
+        }
+        for domain in first
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return told
 
 
 def draw(outcomes: Sequence[Outcome], baseline: Outcome, path: Path) -> None:

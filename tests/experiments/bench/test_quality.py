@@ -1,12 +1,21 @@
 import numpy as np
 import pytest
 
-from experiments.bench._quality_arms import ARMS, CE_ONLY
-from experiments.bench._quality_table import Outcome, difference, draw, table
-from experiments.bench._quality_train import config_of, train_arm
+from experiments.bench._quality_arms import ARMS, CE_ONLY, GROUPS, TEACHERS, Arm, chosen
+from experiments.bench._quality_jobs import work_through
+from experiments.bench._quality_table import (
+    Outcome,
+    difference,
+    draw,
+    draw_routing,
+    read_outcome,
+    routing_table,
+    table,
+)
+from experiments.bench._quality_train import Setup, config_of
 from experiments.config import config_path, resolve_phases
 from experiments.presets import load_registry, presets_of
-from tests.experiments.small_runs import small_config
+from tests.experiments.small_runs import small_config, write_text
 
 
 def outcome(name, factor, seeds=3, noise=0.0):
@@ -60,17 +69,69 @@ def test_the_table_gives_bits_difference_and_cost(tmp_path):
 @pytest.mark.parametrize("name", list(ARMS))
 def test_every_arm_is_a_config_that_resolves(name, tmp_path):
     arm = ARMS[name]
-    base = config_path("quality")
-    config = config_of(arm, 1, base, tmp_path, 10, ["data.max_length=64"])
+    bed = Setup(config_path("quality"), tmp_path, 10, ("data.max_length=64",))
+    config = config_of(bed, arm, 1)
     assert (config.run.seed, config.data.max_length) == (1, 64)
-    for phase in resolve_phases(config, presets_of(load_registry(config))):
+    phases = resolve_phases(config, presets_of(load_registry(config)))
+    unheld = any(phase.output.weights or phase.loss.gamma_kl for phase in phases)
+    assert config.store.read == (bool(arm.teachers) and not unheld)
+    for phase in phases:
         assert phase.teachers == list(arm.teachers)
-        assert phase.train.steps == 10 * arm.stretch
+    assert sum(phase.train.steps for phase in phases) == 10 * arm.stretch
 
 
-def test_an_arm_without_teachers_trains_and_is_measured(tiny_zoo, tmp_path):
-    base = small_config(tmp_path, tiny_zoo, {"student": {"init": "fresh"}})
-    told = train_arm(ARMS[CE_ONLY], 3, base, tmp_path / "arm", 2, [])
-    assert told["arm"] == CE_ONLY and told["steps"] == 2
-    costs = [pair for pairs in told["bits"].values() for pair in pairs]
-    assert len(costs) == 4 and all(bits > 0 and chars > 0 for bits, chars in costs)
+def test_arms_are_chosen_by_name_or_group_with_the_baseline_first():
+    assert [arm.name for arm in chosen(["z", "fixed"])] == [CE_ONLY, "fixed", "z"]
+    assert [arm.name for arm in chosen(["core"])] == [a.name for a in GROUPS["core"]]
+    assert len(chosen(["all", "core"])) == len(ARMS)
+
+
+def test_whom_a_router_asked_is_a_table_and_a_picture(tmp_path):
+    leads = {
+        "code": dict(zip(TEACHERS, (0.1, 0.8, 0.1), strict=True)),
+        "prose": dict(zip(TEACHERS, (0.7, 0.1, 0.2), strict=True)),
+    }
+    plain = outcome("fixed", 0.9)
+    routed = Outcome(ARMS["routed"], plain.runs, 10.0, leads)
+    assert routing_table([plain, routed]) == [
+        ["routed", "code", "10%", "80%", "10%", "33%"],
+        ["routed", "prose", "70%", "10%", "20%", "33%"],
+    ]
+    draw_routing([plain, routed], tmp_path / "routing.png")
+    assert (tmp_path / "routing.png").stat().st_size > 5000
+
+
+@pytest.fixture
+def bed(tiny_zoo, tmp_path):
+    """Two steps of arms on the tiny zoo."""
+    held_out = write_text(tmp_path / "held-out.txt", 8)  # the same for every seed
+    changes = {
+        "student": {"init": "fresh"},
+        "data": {"eval": [str(held_out)]},
+        "loss": {"gamma_kl": 0},
+    }
+    base = small_config(tmp_path, tiny_zoo, changes)
+    return Setup(base, tmp_path / "bed", 2)
+
+
+ROUTED = Arm(
+    "two", "", ("phase.all.teachers.min=2",), ("gpt2-prose", "qwen-code"), ("routing",)
+)
+
+
+@pytest.mark.slow
+def test_arms_train_once_from_stores_and_one_that_fails_stops_no_other(bed, capfd):
+    broken = Arm("broken", "", ("phase.all.align.aligner=none",), ("qwen-code",))
+    failed = work_through(bed, [broken, ROUTED, ARMS[CE_ONLY]], [3], jobs=2)
+    assert list(failed) == ["broken, seed 3"] and "aligner" in failed["broken, seed 3"]
+    assert "broken/3.log" in capfd.readouterr().err
+    ce, two = (read_outcome(bed, arm, [3]) for arm in (ARMS[CE_ONLY], ROUTED))
+    assert set(two.leads) == {"text"} and ce.domains == two.domains == ["held-out"]
+    for shares in two.leads.values():
+        assert set(shares) == set(ROUTED.teachers)
+        assert sum(shares.values()) == pytest.approx(1)
+    assert not ce.leads and two.cost > ce.cost > 0
+    assert all((costs > 0).all() for costs in two.runs[0].values())
+    before = bed.result("two", 3).stat().st_mtime_ns
+    assert work_through(bed, [ROUTED, ARMS[CE_ONLY]], [3], jobs=1) == {}
+    assert bed.result("two", 3).stat().st_mtime_ns == before
