@@ -214,6 +214,7 @@ class Models:
         with named(f"teachers.{name}"):
             loaded = load_model(resolve_zoo(entry.model), role="teacher", dtype=dtype)
             model: Any = loaded.model  # transformers hides the type of .to
+            quantise(model, entry.quantise, self._device)
             model.to(self._device)
             windowed = entry.long_texts == "window"
             windows = windows_for(loaded.model) if windowed else None

@@ -89,6 +89,9 @@ class TeacherConfig:
     """Its share in fixed fusion where ``fuse.weights`` is null; >= 0."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type its weights are loaded in; auto keeps the checkpoint's."""
+    quantise: Literal["none", "int8", "int4"] = "none"
+    """How its linear layers are held: as loaded, in 8 bits, or in 4 (NF4; needs the
+    extra ``quant``)."""
     long_texts: Literal["extend", "refuse", "window"] = "extend"
     """Texts longer than it was trained to read: ``extend`` its rotation by
     ``align.rope_scaling_method`` (a position table refuses), ``refuse``, or

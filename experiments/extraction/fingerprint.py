@@ -77,7 +77,10 @@ def weights_digest(name: str) -> str | None:
 def identity_of(config: Config, name: str, tokenizer: Any) -> dict[str, JsonValue]:
     """Identify a teacher of a config; see :func:`model_fingerprint`."""
     entry = config.teachers[name]
-    return model_fingerprint(entry.model, entry.dtype, tokenizer)
+    dtype: str = entry.dtype
+    if entry.quantise != "none":
+        dtype = f"{dtype}, linear layers in {entry.quantise}"
+    return model_fingerprint(entry.model, dtype, tokenizer)
 
 
 def student_of(config: Config) -> dict[str, JsonValue]:

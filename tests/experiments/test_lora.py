@@ -132,6 +132,18 @@ def test_what_cannot_work_is_refused_before_any_work(
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+def test_a_store_knows_how_its_teachers_were_quantised(tiny_zoo, tmp_path, capsys):
+    teacher = {"gpt2-prose": {"quantise": "int8"}}
+    config = str(small_config(tmp_path, tiny_zoo, {"teachers": teacher}))
+    store = f"store.dir={tmp_path}/kv"
+    assert main(["extract", config, store]) == 0
+    read = ["train", config, store, "store.read=true", "loss.gamma_kl=0"]
+    read += ["loss.router_signal=outcome", "train.steps=1"]
+    code, shown = said([*read, "teachers.gpt2-prose.quantise=none"], capsys)
+    assert code == 2 and "dtype: stored 'auto, linear layers in int8'" in shown, shown
+    assert said(read, capsys)[0] == 0
+
+
 def test_runs_from_before_these_settings_go_on(tiny_zoo, tmp_path):
     config = str(small_config(tmp_path, tiny_zoo))
     assert main(["train", config]) == 0
