@@ -70,13 +70,25 @@ class PositionMean(nn.Module):
             (B, T, C or C'), 0 on padding and beyond the sample's longest text; None
             before :meth:`fit`.
         """
-        known = self.table.shape[1]
-        if not known:
+        if not self.fitted:
             return None
+        table = self.rows(layer)
+        return (table if weight is None else table @ weight)[self.places(mask)]
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there is something to take off."""
+        return self.table.shape[1] > 0
+
+    def rows(self, layer: int) -> Tensor:
+        """(P + 1, C) float32: one layer's positions, and a row of zeros for others."""
+        return nn.functional.pad(self.table[layer], (0, 0, 0, 1))
+
+    def places(self, mask: Tensor) -> Tensor:
+        """(B, T) int64: the row of :meth:`rows` that holds of each token."""
+        known = self.table.shape[1]
         place = positions(mask)
-        place = place.masked_fill((place >= known) | ~mask, known)
-        table = nn.functional.pad(self.table[layer], (0, 0, 0, 1))
-        return (table if weight is None else table @ weight)[place]
+        return place.masked_fill((place >= known) | ~mask, known)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Subtract what belongs to the positions.

@@ -29,12 +29,18 @@ class Standardizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(L, B, T, C) any float -> float32 of the same shape."""
-        mean, std = self.mean[:, None, None], self.std[:, None, None]
-        return (x.float() - mean).mul_(1 / std)
+        scale, shift = self._scale_and_shift()
+        return torch.addcmul(shift[:, None, None], x.float(), scale[:, None, None])
 
-    def layer(self, index: int, x: Tensor) -> Tensor:
-        """:meth:`forward` for one layer's features (..., C)."""
-        return (x.float() - self.mean[index]).mul_(1 / self.std[index])
+    def layer_(self, index: int, x: Tensor) -> Tensor:
+        """:meth:`forward` for one layer's features (..., C) float32, in place."""
+        scale, shift = self._scale_and_shift()
+        return torch.addcmul(shift[index], x, scale[index], out=x)
+
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Both (L, C): with them one pass over memory will do."""
+        scale = 1 / self.std
+        return scale, -self.mean * scale
 
     def undo(self, x: Tensor) -> Tensor:
         """The inverse of :meth:`forward`."""

@@ -23,6 +23,7 @@ from align.position_mean import PositionMean
 from align.view import TeacherView
 from fuse.fuse_kv import fuse_with_weights
 from fuse.weigher import share
+from student.bridges.features import Carrier, Features
 from student.objective import Comparison, Relation
 from student.standardize import Standardizer
 
@@ -222,28 +223,39 @@ class Bridge(nn.Module, ABC):
 
     def aligned(self, m: int, view: TeacherView) -> tuple[Tensor, Tensor]:
         """Teacher m standardised on the student's layers and tokens, detached."""
+        k, v = self.features(m, view)
+        return k.aligned(), v.aligned()
+
+    def features(self, m: int, view: TeacherView) -> tuple[Features, Features]:
+        """Teacher m standardised on the student's layers and the tokens it feeds."""
         k, v = view.kv.flat()
+        carry = Carrier(view.alignment)
         return (
-            self._aligned(m, view, k, self.position_k[m], self.teacher_k[m]),
-            self._aligned(m, view, v, self.position_v[m], self.teacher_v[m]),
+            self._features(m, view, carry, k, self.position_k[m], self.teacher_k[m]),
+            self._features(m, view, carry, v, self.position_v[m], self.teacher_v[m]),
         )
 
     @torch.no_grad()
-    def _aligned(
+    def _features(
         self,
         m: int,
         view: TeacherView,
+        carry: Carrier,
         x: Tensor,
         means: nn.Module,
         standard: nn.Module,
-    ) -> Tensor:
+    ) -> Features:
         assert isinstance(means, PositionMean) and isinstance(standard, Standardizer)
+        x, place = x.float().flatten(1, 2), None
+        if means.fitted:
+            place = means.places(view.kv.mask).flatten()
         found = []
-        for index, layer in enumerate(self.layers(m, x)):
-            offset = means.offset(index, view.kv.mask)
-            layer = layer if offset is None else layer - offset
-            found.append(view.alignment.apply(standard.layer(index, layer)))
-        return torch.stack(found)
+        for index, feeds in enumerate(self.teachers[m].layer_map.remap()):
+            layer = carry(x, feeds)
+            if place is not None:
+                layer -= carry.rows(means.rows(index), place)
+            found.append(standard.layer_(index, layer))
+        return Features(tuple(found), carry.tokens, view.alignment.shape[:2])
 
     @property
     def gates(self) -> Tensor:

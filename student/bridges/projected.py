@@ -3,9 +3,9 @@
 The distance and the cosine of ``p = z W + b`` and ``q`` need three numbers a token, and
 none of them needs ``p``, which is as wide as the teacher:
 
-    p · p = z' G z'ᵀ        G = W' W'ᵀ, W' = W with b as one more row, z' = (z, 1)
+    p · p = z' W' W'ᵀ z'ᵀ    W' = W with b as one more row, z' = (z, 1)
     p · q = z' · (q W'ᵀ)
-    q · q                   fixed
+    q · q                    fixed
 
 Forward and backward take one product each with the wide target, in place of three
 products and several passes over tensors as wide as it.
@@ -13,13 +13,16 @@ products and several passes over tensors as wide as it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from align.calibration import METHODS, CalibrationStats
+from student.bridges.features import Features
 from student.objective import EPS, Comparison, Side
 from student.standardize import Standardizer
 
@@ -47,88 +50,145 @@ class Products:
         return self.cross * lengths.rsqrt()
 
 
-def products(z: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Products:
-    """Inner products of ``z W + b`` and the target.
-
-    Args:
-        z: (L, B, T, C_s) float.
-        weight: (L, C_s, C) float.
-        bias: (L, C) float.
-        target: (L, B, T, C) float, detached.
-    """
-    layers, batch, tokens, width = target.shape
-    both = torch.cat((weight, bias[:, None]), 1)  # (L, C_s + 1, C)
-    crossed = torch.bmm(target.flatten(1, 2), both.mT).float()
-    with torch.autocast(target.device.type, enabled=False):  # sums that cancel
-        z, both = z.flatten(1, 2).float(), both.float()
-        gram = torch.bmm(both, both.mT)
-        turned = torch.baddbmm(2 * gram[:, -1:, :-1], z, gram[:, :-1, :-1])
-        own = torch.linalg.vecdot(z, turned) + gram[:, -1:, -1]
-        cross = torch.linalg.vecdot(z, crossed[..., :-1]) + crossed[..., -1]
-        wide = target.float()
-        fixed = torch.linalg.vecdot(wide, wide)
-    shape = (layers, batch, tokens)
-    return Products(own.view(shape), cross.view(shape), fixed, width)
-
-
-class Projected(Comparison):
-    """A :class:`Comparison` whose predictions are made only for those who read them."""
-
-    _features: tuple[Tensor, Tensor]
-    _project: tuple[LayerwiseLinear, LayerwiseLinear]
+class Meeting:
+    """The student's keys, or its values, and what every teacher compares them with."""
 
     def __init__(
         self,
-        name: str,
-        features: tuple[Tensor, Tensor],
-        project: tuple[LayerwiseLinear, LayerwiseLinear],
-        targets: tuple[Tensor, Tensor],
-        weight: Tensor,
+        z: Tensor,
+        projectors: Sequence[LayerwiseLinear],
+        targets: Sequence[Features],
+    ) -> None:
+        """Compute nothing yet.
+
+        Args:
+            z: the student's standardised features, (L, B, T_s, C_s) float.
+            projectors: M maps to the teachers' widths.
+            targets: M.
+        """
+        self.z, self.projectors, self.targets = z, projectors, targets
+
+    @cached_property
+    def products(self) -> list[Products]:
+        """Of every teacher, 0 on tokens that it does not feed."""
+        ones = nn.functional.pad(self.z.float(), (0, 1), value=1.0)
+        maps = [project.whole for project in self.projectors]
+        every = _Products.apply(ones, self.targets, *maps)
+        return [
+            Products(own, cross, fixed, whole.shape[2])
+            for (own, cross, fixed), whole in zip(every, maps, strict=True)
+        ]
+
+
+class _Products(torch.autograd.Function):
+    """p · p, p · q and q · q of each teacher, (3, L, B, T_s), from z' and the W'.
+
+    Layer by layer, so that what is as wide as a teacher stays in the cache.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, targets: Sequence[Features], *maps: Tensor
+    ) -> tuple[Tensor, ...]:
+        dtype = _dtype(z.device.type)
+        every, kept = [], [z, *maps]
+        with torch.autocast(z.device.type, enabled=False):
+            for target, whole in zip(targets, maps, strict=True):
+                found = z.new_empty(3, len(z), len(target.tokens))
+                for layer, (x, weight) in enumerate(
+                    zip(target.layers, whole, strict=True)
+                ):
+                    here = z[layer].flatten(0, 1).index_select(0, target.tokens)
+                    wide = x.to(dtype)
+                    crossed = (wide @ weight.T.to(dtype)).float()
+                    turned = here @ (weight @ weight.T)
+                    found[0, layer] = torch.linalg.vecdot(here, turned)
+                    found[1, layer] = torch.linalg.vecdot(here, crossed)
+                    found[2, layer] = torch.linalg.vector_norm(x, dim=-1).square()
+                    kept += [wide, crossed]
+                every.append(target.spread(found))
+        ctx.save_for_backward(*kept)
+        ctx.targets = targets
+        return tuple(every)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        z, *kept = ctx.saved_tensors
+        maps, rest = kept[: len(grads)], iter(kept[len(grads) :])
+        for_z, for_maps = torch.zeros_like(z), [torch.empty_like(w) for w in maps]
+        for m, (target, grad) in enumerate(zip(ctx.targets, grads, strict=True)):
+            own, cross, _ = grad.flatten(2)[..., target.tokens, None]
+            for layer, weight in enumerate(maps[m]):
+                wide, crossed = next(rest), next(rest)
+                here = z[layer].flatten(0, 1).index_select(0, target.tokens)
+                scaled = here * (2 * own[layer])
+                direct = (here * cross[layer]).T.to(wide.dtype) @ wide
+                for_maps[m][layer] = direct.float().addmm_(scaled.T @ here, weight)
+                turned = scaled @ (weight @ weight.T)
+                turned.addcmul_(crossed, cross[layer])
+                for_z[layer].flatten(0, 1).index_add_(0, target.tokens, turned)
+        return for_z, None, *for_maps
+
+
+def _dtype(device: str) -> torch.dtype:
+    """Of the wide products; sums that cancel are always float32."""
+    on = torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if on else torch.float32
+
+
+class Projected(Comparison):
+    """A :class:`Comparison` whose tensors are made only for those who read them."""
+
+    _place: int
+    _keys: Meeting
+    _values: Meeting
+
+    def __init__(
+        self, name: str, place: int, keys: Meeting, values: Meeting, weight: Tensor
     ) -> None:
         """Hold what to compare.
 
         Args:
             name: the teacher's.
-            features: the student's standardised keys and values, (L, B, T, C_s).
-            project: their maps to the teacher's width.
-            targets: the teacher's keys and values, (L, B, T, C_t), detached.
+            place: its index among the teachers.
+            keys: the student's with all teachers.
+            values: likewise.
             weight: see :class:`Comparison`.
         """
-        self.__dict__.update(
-            name=name, target_k=targets[0], target_v=targets[1], weight=weight
-        )
-        self.__dict__.update(_features=features, _project=project)
+        self.__dict__.update(name=name, weight=weight)
+        self.__dict__.update(_place=place, _keys=keys, _values=values)
 
     @cached_property
     def pred_k(self) -> Tensor:  # type: ignore[override]
         """The projected keys, (L, B, T, C_t)."""
-        return self._project[0](self._features[0])
+        return self._keys.projectors[self._place](self._keys.z)
 
     @cached_property
     def pred_v(self) -> Tensor:  # type: ignore[override]
         """The projected values, (L, B, T, C_t)."""
-        return self._project[1](self._features[1])
+        return self._values.projectors[self._place](self._values.z)
+
+    @cached_property
+    def target_k(self) -> Tensor:  # type: ignore[override]
+        """The teacher's keys on the student's tokens, (L, B, T, C_t)."""
+        return self._keys.targets[self._place].aligned()
+
+    @cached_property
+    def target_v(self) -> Tensor:  # type: ignore[override]
+        """The teacher's values on the student's tokens, (L, B, T, C_t)."""
+        return self._values.targets[self._place].aligned()
 
     def distance(self, side: Side) -> Tensor:
-        """See :meth:`Comparison.distance`."""
+        """See :meth:`Comparison.distance`; 0 where nothing is aligned."""
         return self._products(side).distance()
 
     def cosine(self, side: Side) -> Tensor:
-        """See :meth:`Comparison.cosine`."""
+        """See :meth:`Comparison.cosine`; 0 where nothing is aligned."""
         return self._products(side).cosine()
 
     def _products(self, side: Side) -> Products:
-        return self._key_products if side == "k" else self._value_products
-
-    @cached_property
-    def _key_products(self) -> Products:
-        project = self._project[0]
-        return products(self._features[0], project.weight, project.bias, self.target_k)
-
-    @cached_property
-    def _value_products(self) -> Products:
-        project = self._project[1]
-        return products(self._features[1], project.weight, project.bias, self.target_v)
+        held = self._keys if side == "k" else self._values
+        return held.products[self._place]
 
 
 class LayerwiseLinear(nn.Module):
@@ -156,6 +216,11 @@ class LayerwiseLinear(nn.Module):
         with torch.no_grad():
             self.weight.copy_(own.std[:, :, None] * weight / teacher.std[:, None])
             self.bias.copy_(shift / teacher.std)
+
+    @property
+    def whole(self) -> Tensor:
+        """(L, C + 1, C'): W', the weight with the bias as one more row."""
+        return torch.cat((self.weight, self.bias[:, None]), 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply each layer's map."""

@@ -11,7 +11,7 @@ from align.kv import KV
 from align.view import TeacherView
 from student.bridges.adapter import AdapterBridge
 from student.bridges.base import PairStats, StudentShape, TeacherShape
-from student.bridges.projected import LayerwiseLinear, Projected
+from student.bridges.projected import Meeting, LayerwiseLinear, Projected
 from student.objective import Comparison
 from student.standardize import Standardizer
 
@@ -57,19 +57,17 @@ class ProjectorBridge(AdapterBridge):
     ) -> list[Comparison]:
         """One comparison per teacher, in units of that teacher's own spread."""
         k, v = kv.flat()
-        own = (self.student_k(k), self.student_v(v))
+        targets = [self.features(m, view) for m, view in enumerate(views)]
+        keys = Meeting(
+            self.student_k(k), self._maps(self.project_k), [t[0] for t in targets]
+        )
+        values = Meeting(
+            self.student_v(v), self._maps(self.project_v), [t[1] for t in targets]
+        )
         return [
-            Projected(
-                view.name,
-                own,
-                self._projectors(m),
-                self.aligned(m, view),
-                weights[..., m],
-            )
+            Projected(view.name, m, keys, values, weights[..., m])
             for m, view in enumerate(views)
         ]
 
-    def _projectors(self, m: int) -> tuple[LayerwiseLinear, LayerwiseLinear]:
-        k, v = self.project_k[m], self.project_v[m]
-        assert isinstance(k, LayerwiseLinear) and isinstance(v, LayerwiseLinear)
-        return k, v
+    def _maps(self, modules: nn.ModuleList) -> list[LayerwiseLinear]:
+        return [one for one in modules if isinstance(one, LayerwiseLinear)]
