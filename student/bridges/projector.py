@@ -11,7 +11,7 @@ from align.kv import KV
 from align.view import TeacherView
 from student.bridges.adapter import AdapterBridge
 from student.bridges.base import PairStats, StudentShape, TeacherShape
-from student.bridges.projected import Meeting, LayerwiseLinear, Projected
+from student.bridges.projected import LayerwiseLinear, Meeting, Projected
 from student.objective import Comparison
 from student.standardize import Standardizer
 

@@ -3,7 +3,7 @@ import torch
 
 from align.time_align import Alignment
 from student.bridges.features import Carrier, Features
-from student.bridges.projected import Meeting, LayerwiseLinear, Projected
+from student.bridges.projected import LayerwiseLinear, Meeting, Projected
 from student.objective import Comparison
 
 
