@@ -4,8 +4,9 @@
 
 Each time the run is started again by the same command. At the end it is compared with
 a run that nobody disturbed: every student byte for byte, every line of the metrics.
-The exit status is 1 where anything differs. Launchers and processes are forked from
-this interpreter, which has imported everything: most of a launch is imports.
+The exit status is 1 where anything differs, or where the run ended before it had been
+killed so often. Launchers and processes are forked from this interpreter, which has
+imported everything: most of a launch is imports.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -70,8 +72,11 @@ def _compare(folder: Path, kills: int, seed: int) -> int:
         return 1
     spent = time.monotonic() - began
     print(f"undisturbed: {len(PHASES)} phases of {steps} steps in {spent:.0f} s")
-    done = _disturb(configs[1], runs[1], kills, random.Random(seed))
-    return _verdict(runs[0] / "run", runs[1] / "run", done, steps)
+    plan = Plan(kills, len(PHASES) * steps, spent, random.Random(seed))
+    done = _disturb(configs[1], runs[1], plan)
+    equal = _verdict(runs[0] / "run", runs[1] / "run", steps)
+    print(f"killed {done} times of {kills}, in {time.monotonic() - began:.0f} s in all")
+    return 0 if equal and done == kills else 1
 
 
 def _import_all(models: Path) -> None:
@@ -85,18 +90,40 @@ def _import_all(models: Path) -> None:
         load_model(str(models / name))
 
 
-def _disturb(config: Path, folder: Path, kills: int, draw: random.Random) -> int:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How often, how and when."""
+
+    kills: int
+    steps: int
+    """Of the whole run."""
+    seconds: float
+    """That the undisturbed run took."""
+    draw: random.Random
+
+    def wait(self, done: int, steps: int) -> float:
+        """Seconds to a kill, so that what is left of the run lasts for all of them.
+
+        Args:
+            done: kills so far.
+            steps: optimiser steps so far.
+        """
+        share = (self.steps - steps) / self.steps / (self.kills - done)
+        return self.draw.uniform(0.0, share * self.seconds)
+
+
+def _disturb(config: Path, folder: Path, plan: Plan) -> int:
     """Start and kill until it was killed often enough and has finished; count kills."""
     from experiments.bench import _two_ranks as two
 
     done, run = 0, folder / "run"
     while not two.finished(run):
         process, struck = two.fork(config, folder / "log.txt"), False
-        if done < kills and _wait_for_work(process, run):
-            time.sleep(draw.uniform(0.0, 2.0))
+        if done < plan.kills and _wait_for_work(process, run):
+            time.sleep(plan.wait(done, _steps(run)))
             struck = process.exitcode is None
         if struck:
-            way = draw.choice(WAYS)
+            way = plan.draw.choice(WAYS)
             done += 1
             print(f"kill {done}: {way}, {_where(run)}", flush=True)
             _strike(process, way)
@@ -147,6 +174,16 @@ def _kill(pid: int) -> None:
         return
 
 
+def _steps(run: Path) -> int:
+    """Optimiser steps in the metrics; 0 while a line is half written."""
+    from experiments.bench import _two_ranks as two
+
+    try:
+        return sum(line["kind"] == "train" for line in two.metrics(run))
+    except (OSError, ValueError):
+        return 0
+
+
 def _where(run: Path) -> str:
     from experiments.bench import _two_ranks as two
 
@@ -157,7 +194,7 @@ def _where(run: Path) -> str:
     return f"after {last['kind']} of {last['phase']} step {last.get('step', '-')}"
 
 
-def _verdict(expected: Path, found: Path, kills: int, steps: int) -> int:
+def _verdict(expected: Path, found: Path, steps: int) -> bool:
     from experiments.bench import _two_ranks as two
 
     students = two.weights(expected)
@@ -170,8 +207,7 @@ def _verdict(expected: Path, found: Path, kills: int, steps: int) -> int:
     }
     for name, kept in checks.items():
         print(f"{name}: {'equal' if kept else 'DIFFERENT'}")
-    print(f"killed {kills} times")
-    return 0 if all(checks.values()) else 1
+    return all(checks.values())
 
 
 if __name__ == "__main__":
