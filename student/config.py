@@ -40,6 +40,11 @@ class LossConfig:
     """Weight of the V-V relation KL."""
     extra: dict[str, float] = field(default_factory=dict)
     """Weights of further registered objectives, by name."""
+    fade_steps: int = 0
+    """Optimiser steps of a phase over which everything but the next-token loss falls
+    linearly to ``fade_to`` of its weight; 0: weights stay as they are."""
+    fade_to: float = 0.0
+    """What is left then, in [0, 1]."""
     eta_outcome: float = 1.0
     """Weight of the outcome: the next-token loss of a second pass that reads the
     fused KV. It trains adapters, gates, routers and Z modules, never the student."""
@@ -65,13 +70,15 @@ class LossConfig:
         """
         weights = (
             "lambda_k lambda_v beta_cos gamma_kl delta_ce relation_k relation_v "
-            "eta_outcome skip_sinks outcome_every"
+            "eta_outcome skip_sinks outcome_every fade_steps"
         )
         for name in weights.split():
             _at_least(f"loss.{name}", getattr(self, name), 0)
         for name, weight in self.extra.items():
             _at_least(f"loss.extra.{name}", weight, 0)
         _at_least("loss.attention_rows", self.attention_rows, 1)
+        if not 0 <= self.fade_to <= 1:
+            raise ValueError(f"loss.fade_to must be in [0, 1], got {self.fade_to}")
         _one_of("loss.router_signal", self.router_signal, ROUTER_SIGNALS)
         words = ("all", "upper", "lower", "middle")
         if self.outcome_layers not in words and not _numbers(self.outcome_layers):
@@ -79,6 +86,16 @@ class LossConfig:
                 f"loss.outcome_layers is {self.outcome_layers!r}; give one of "
                 f"{', '.join(words)} or layer numbers such as '1,3'"
             )
+
+    def strength(self, step: int) -> float:
+        """What the weights of all terms but the next-token loss are multiplied by.
+
+        Args:
+            step: optimiser steps taken in this phase.
+        """
+        if not self.fade_steps:
+            return 1.0
+        return 1 - (1 - self.fade_to) * min(1.0, step / self.fade_steps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -226,9 +226,10 @@ class Distiller(nn.Module):
         """Weigh the terms; ``extra`` losses carry their weights already."""
         loss = context.logits.new_zeros((), dtype=torch.float32)
         terms: dict[str, Tensor] = {}
+        strength = self._config.strength(context.step)
         for name, weighted in self._objectives.items():
             value = weighted.objective(context)
-            loss = loss + weighted.weight * value
+            loss = loss + weighted.weight * (1 if name == "ce" else strength) * value
             terms[name] = value.detach()
         for name, value in extra.items():
             loss = loss + value

@@ -16,6 +16,8 @@ def test_loss_weights_have_the_documented_defaults():
         ({"gamma_kl": float("nan")}, r"loss\.gamma_kl must be >= 0, got nan"),
         ({"extra": {"mine": -0.1}}, r"loss\.extra\.mine must be >= 0"),
         ({"attention_rows": 0}, r"loss\.attention_rows must be >= 1"),
+        ({"fade_steps": -1}, r"loss\.fade_steps must be >= 0"),
+        ({"fade_to": 1.5}, r"loss\.fade_to must be in \[0, 1\], got 1\.5"),
         ({"router_signal": "kv"}, r"'kv'; give one of outcome, teacher_loss, both"),
         ({"outcome_layers": "top"}, r"'top'; give one of all, upper.*'1,3'"),
     ],

@@ -394,6 +394,21 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(school):
         torch.testing.assert_close(result.loss.detach(), expected)
 
 
+def test_teaching_fades_and_the_next_token_loss_stays(school):
+    loss = LossConfig(
+        lambda_k=2, gamma_kl=0, outcome_every=0, fade_steps=10, fade_to=0.2
+    )
+    lesson = school.lesson("adapter", loss=loss)
+    weights = {"ce": 1.0, "kv_k": 2.0, "kv_v": 1.0, "cosine": 0.1}
+    for step, strength in ((0, 1.0), (5, 0.6), (10, 0.2), (30, 0.2)):
+        result = lesson.run(school.batch(), step)
+        expected = sum(
+            weights[name] * (1 if name == "ce" else strength) * value
+            for name, value in result.terms.items()
+        )
+        torch.testing.assert_close(result.loss.detach(), expected)
+
+
 def test_layers_are_read_by_word_or_number():
     assert layers_read("all", 4) == (0, 1, 2, 3)
     assert layers_read("upper", 4) == (2, 3) and layers_read("upper", 5) == (2, 3, 4)
