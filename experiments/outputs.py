@@ -73,6 +73,18 @@ def output_plan(
     return OutputPlan(head, digest(tokenizer), phase.output, rule, lexicons)
 
 
+def own_head(phase: PhaseConfig, student: KVCapture) -> LinearHead | None:
+    """The student's head for a next-token loss without logits, None where it needs
+    them: a head split between processes, or logits that are capped or scaled."""
+    train = phase.train
+    if train.engine == "deepspeed" and train.zero_stage == 3:
+        return None
+    try:
+        return linear_head(student)
+    except ValueError:
+        return None
+
+
 def across_vocabularies(
     phase: PhaseConfig, teachers: Teachers, tokenizer: Any
 ) -> dict[str, str]:

@@ -18,7 +18,7 @@ from experiments.depth import draw_similarity
 from experiments.evaluation import evaluate, measure_gate, measure_health
 from experiments.metrics import Metrics
 from experiments.models import Models
-from experiments.outputs import output_plan
+from experiments.outputs import output_plan, own_head
 from experiments.progress import Progress
 from experiments.run_dir import MAIN
 from experiments.stop import StopRequest
@@ -117,6 +117,7 @@ def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
         torch.bfloat16 if phase.train.bf16 else None,
         bench.config.alarms.health_every,
         _output_plan(bench, stage, capture) if faculty else None,
+        own_head(phase, capture),
     )
     alarms = _alarms(bench, stage, place, capture)
     title = f"{place.arm} · {phase.name}"

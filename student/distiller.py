@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from align.captured import Capture, Captured, Injection
-from align.output import Output
+from align.output import LinearHead, Output
 from align.stopwatch import part
 from align.tokens import TokenBatch
 from align.view import TeacherView
@@ -31,6 +31,7 @@ from student.objective import (
     RELATIONS,
     AttentionPair,
     Objective,
+    Said,
     StepContext,
     at_rows,
     cross_entropy,
@@ -92,6 +93,7 @@ class Distiller(nn.Module):
         autocast: torch.dtype | None = None,
         health_every: int = 0,
         output: OutputPlan | None = None,
+        head: LinearHead | None = None,
     ) -> None:
         """Join the parts.
 
@@ -106,6 +108,8 @@ class Distiller(nn.Module):
                 teaching; 0 for none.
             output: the student's side of terms that need ``outputs``; None where none
                 does.
+            head: the student's, where its logits are ``hidden @ weight.T + bias``: then
+                none are made but those that a term asks for.
         """
         super().__init__()
         self.student = student
@@ -115,6 +119,7 @@ class Distiller(nn.Module):
         self._capture, self._objectives = capture, dict(objectives)
         self._config, self._autocast = config, autocast
         self._health_every, self._output = health_every, output
+        self._head = head
         self._needs = frozenset().union(
             *(o.objective.needs for o in self._objectives.values())
         )
@@ -164,11 +169,12 @@ class Distiller(nn.Module):
         on = self._autocast is not None
         with torch.autocast(device, dtype=self._autocast, enabled=on):
             if poisoned:
-                seen = self._look(batch, None)
-                return StepResult(_logits(seen).float().mean() * torch.nan)
+                seen = self._capture(batch.ids, batch.mask, layers=(0,), logits=True)
+                assert seen.logits is not None
+                return StepResult(seen.logits.float().mean() * torch.nan)
             if self.bridge is None:
                 seen = self._look(batch, None)
-                return self._total(StepContext(batch, _logits(seen), step=step), {})
+                return self._total(StepContext(batch, self._said(seen), step=step), {})
             return self._taught(batch, views, rows, step)
 
     def _taught(
@@ -188,7 +194,7 @@ class Distiller(nn.Module):
             weights = live.detach() * not_sinks(batch, views, self._config.skip_sinks)
             context = StepContext(
                 batch,
-                _logits(seen),
+                self._said(seen),
                 self.bridge.compare(seen.kv, views, weights),
                 self._attention_pairs(seen, views, weights, rows),
                 self._relations(seen, views, weights, rows),
@@ -211,20 +217,33 @@ class Distiller(nn.Module):
             kv_health(seen.kv, HEALTH_TOKENS) if self.wants_health(step) else None,
         )
 
-    def _look(self, batch: TokenBatch, rows: Tensor | None) -> Captured:
-        taught = self.bridge is not None
+    def _look(
+        self,
+        batch: TokenBatch,
+        rows: Tensor | None,
+        inject: Injection | None = None,
+    ) -> Captured:
+        taught = self.bridge is not None and inject is None
         return self._capture(
             batch.ids,
             batch.mask,
             layers=None if taught else (0,),
-            logits=True,
-            hidden=taught,
+            logits=self._head is None,
+            hidden=taught or self._head is not None,
+            inject=inject,
             attention_rows=rows,
         )
 
+    def _said(self, seen: Captured) -> Tensor | Said:
+        if self._head is None:
+            assert seen.logits is not None
+            return seen.logits
+        assert seen.hidden is not None
+        return Said(seen.hidden, self._head)
+
     def _total(self, context: StepContext, extra: dict[str, Tensor]) -> StepResult:
         """Weigh the terms; ``extra`` losses carry their weights already."""
-        loss = context.logits.new_zeros((), dtype=torch.float32)
+        loss = context.zero()
         terms: dict[str, Tensor] = {}
         strength = self._config.strength(context.step)
         for name, weighted in self._objectives.items():
@@ -331,10 +350,8 @@ class Distiller(nn.Module):
             self.bridge.gates[list(layers)],
         )
         with standing_still(self.student):
-            seen = self._capture(
-                batch.ids, batch.mask, layers=(0,), logits=True, inject=inject
-            )
-        ce = cross_entropy(StepContext(batch, _logits(seen)))
+            seen = self._look(batch, None, inject)
+            ce = cross_entropy(StepContext(batch, self._said(seen)))
         return {"outcome": self._config.eta_outcome * ce}
 
 
@@ -387,8 +404,3 @@ def not_sinks(batch: TokenBatch, views: Sequence[TeacherView], count: int) -> Te
         fed = pairs.rows[pairs.cols % tokens < count]
         clear.view(-1, len(views))[fed, m] = False
     return clear
-
-
-def _logits(seen: Captured) -> Tensor:
-    assert seen.logits is not None
-    return seen.logits

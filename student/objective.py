@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from align.output import LinearHead
 from align.tokens import TokenBatch
 from student.config import OUTPUT_TERMS, LossConfig, OutputConfig
+from student.output import Labels, linear_divergence
+from student.output.linear import BLOCK
 from student.outputs import Outputs
 
 NONE: frozenset[str] = frozenset()
@@ -26,6 +30,8 @@ OUTPUTS = "outputs"
 
 Side = Literal["k", "v"]
 """Keys or values."""
+_BLOCK_LOGITS = 2**24
+"""Logits held at once in the next-token loss: at a small vocabulary of many tokens."""
 EPS = 1e-6
 """The least length by which a cosine divides."""
 
@@ -96,13 +102,27 @@ class Relation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Said:
+    """The student's next-token output before its head."""
+
+    hidden: Tensor
+    """(B, T, C) float."""
+    head: LinearHead
+    """The student's own parameters."""
+
+    def logits(self) -> Tensor:
+        """(B, T, V) float."""
+        return F.linear(self.hidden, self.head.weight, self.head.bias)
+
+
+@dataclass(frozen=True, eq=False)  # without slots: logits may come when asked for
 class StepContext:
     """What one training step hands to every term."""
 
     batch: TokenBatch
     """The student's tokens, (B, T)."""
-    logits: Tensor
-    """(B, T, V) float, the student's next-token logits."""
+    said: Tensor | Said
+    """(B, T, V) float, the student's next-token logits, or what they come from."""
     comparisons: Sequence[Comparison] = ()
     attention: Sequence[AttentionPair] = ()
     """Filled when a term needs ``attention``."""
@@ -115,6 +135,16 @@ class StepContext:
     """Optimiser steps taken in this phase."""
     outputs: Outputs | None = None
     """Filled when a term needs ``outputs``."""
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """(B, T, V) float, the student's next-token logits; at a large vocabulary the
+        largest tensor of a step, made only where a term asks for it."""
+        return self.said if isinstance(self.said, Tensor) else self.said.logits()
+
+    def zero(self) -> Tensor:
+        """A float32 0 where the student is."""
+        return torch.zeros((), device=self.batch.ids.device)
 
 
 class Objective(Protocol):
@@ -171,7 +201,7 @@ def attention_kl(ctx: StepContext) -> Tensor:
         TinyBERT and MiniLM compare attention head by head; heads have no order
         between models, so their mean is compared here.
     """
-    total, weight = _zero(ctx), _zero(ctx)
+    total, weight = ctx.zero(), ctx.zero()
     for pair in ctx.attention:
         kl = _kl(pair.teacher, pair.student.clamp_min(1e-9).log())  # (L, B, R)
         total = total + (kl * pair.weight).sum()
@@ -202,10 +232,24 @@ def cross_entropy(ctx: StepContext) -> Tensor:
     Position t predicts token t + 1. Padding is never predicted, and of a
     conversation only what :attr:`TokenBatch.predicted` says.
     """
+    if isinstance(ctx.said, Said):
+        return _fused_cross_entropy(ctx.said, ctx.batch)
     labels = ctx.batch.ids[:, 1:].masked_fill(~ctx.batch.predicted[:, 1:], -100)
     logits = ctx.logits[:, :-1].float()
     total = F.cross_entropy(logits.transpose(1, 2), labels, reduction="sum")
     return total / (labels != -100).sum().clamp_min(1)
+
+
+def _fused_cross_entropy(said: Said, batch: TokenBatch) -> Tensor:
+    """The same, a block of tokens at a time, without the logits of all."""
+    wanted = batch.predicted.clone()
+    wanted[:, :1] = False
+    ids = batch.ids.masked_fill(~wanted, 0)  # padding may have an id beyond the head
+    after, weight = (x.roll(-1, 1).flatten() for x in (ids, wanted.float()))
+    labels = Labels(after, weight / weight.sum().clamp_min(1))  # the first wraps as 0
+    block = max(BLOCK, _BLOCK_LOGITS // said.head.size)
+    hidden = said.hidden.flatten(0, 1)
+    return linear_divergence(hidden, said.head, [], labels=labels, block=block).float()
 
 
 OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
@@ -252,7 +296,7 @@ def term_weights(
 
 def _distance(ctx: StepContext, per_token: Callable[[Comparison], Tensor]) -> Tensor:
     """Average (L, B, T) distances over layers, tokens and comparisons by weight."""
-    total, weight = _zero(ctx), _zero(ctx)
+    total, weight = ctx.zero(), ctx.zero()
     for comparison in ctx.comparisons:
         distance = per_token(comparison)
         total = total + (distance * comparison.weight).sum()
@@ -268,7 +312,7 @@ def _squared(pred: Tensor, target: Tensor) -> Tensor:
 def _relations(
     ctx: StepContext, pick: Callable[[Relation], tuple[Tensor, Tensor]]
 ) -> Tensor:
-    total, weight = _zero(ctx), _zero(ctx)
+    total, weight = ctx.zero(), ctx.zero()
     for relation in ctx.relations:
         student, teacher = pick(relation)
         rows, known = relation.rows, _any_layer(relation.weight > 0)
@@ -308,8 +352,5 @@ def _any_layer(known: Tensor) -> Tensor:
 
 def _kl(target: Tensor, log_pred: Tensor) -> Tensor:
     """Sum over the last axis of target * (log target - log pred); 0 log 0 = 0."""
-    return (torch.special.xlogy(target, target) - target * log_pred).sum(-1)
-
-
-def _zero(ctx: StepContext) -> Tensor:
-    return ctx.logits.new_zeros((), dtype=torch.float32)
+    smallest = torch.finfo(target.dtype).tiny  # several times as fast as xlogy
+    return (target * (target.clamp_min(smallest).log() - log_pred)).sum(-1)

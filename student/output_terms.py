@@ -41,12 +41,12 @@ def distillation(ctx: StepContext) -> Tensor:
     """
     outputs = ctx.outputs
     if outputs is None:
-        return _zero(ctx)
+        return ctx.zero()
     labels = labels_of(outputs) if outputs.config.hard_labels else None
     sides = sides_of(outputs, outputs.of("kd"))
     if len(sides) == 1:
         return compare(outputs, sides[0], labels)
-    loss = _zero(ctx)
+    loss = ctx.zero()
     if labels is not None:
         own = outputs.student
         hidden, block = own.hidden.flatten(0, 1), outputs.config.block
@@ -70,14 +70,14 @@ def hybrid_transport(ctx: StepContext) -> Tensor:
     """
     outputs = ctx.outputs
     if outputs is None:
-        return _zero(ctx)
+        return ctx.zero()
     alpha = outputs.config.ot_alpha
     taught = outputs.of("hybrid_ot")
     alike = [one for one in taught if outputs.speaks_alike(one)]
     parts = []
     for side in sides_of(outputs, alike):
-        transport = _transport(outputs, side) if alpha > 0 else _zero(ctx)
-        apart = compare(outputs, side) if alpha < 1 else _zero(ctx)
+        transport = _transport(outputs, side) if alpha > 0 else ctx.zero()
+        apart = compare(outputs, side) if alpha < 1 else ctx.zero()
         parts.append((hybrid(transport, apart, alpha), side.weight.sum()))
     others = [one for one in taught if not outputs.speaks_alike(one)]
     for stretches in stretches_of(outputs, others):
@@ -94,7 +94,7 @@ def sequence_matching(ctx: StepContext) -> Tensor:
         teachers by their mean weight in the batch.
     """
     outputs = ctx.outputs
-    total, weight = _zero(ctx), _zero(ctx)
+    total, weight = ctx.zero(), ctx.zero()
     if outputs is None:
         return total
     own = outputs.student
@@ -121,10 +121,10 @@ def text_likelihood(ctx: StepContext) -> Tensor:
     """
     outputs = ctx.outputs
     if outputs is None or not outputs.of("likelihood"):
-        return _zero(ctx)
+        return ctx.zero()
     student = label_log_probs(outputs.student, outputs.config.block)
     ends = outputs.config.likelihood_ends == "blanks"
-    total, weight = _zero(ctx), _zero(ctx)
+    total, weight = ctx.zero(), ctx.zero()
     for stretches in stretches_of(outputs, outputs.of("likelihood"), ends):
         total = total + likelihood_of(outputs, stretches, student, ends)
         weight = weight + stretches.weight.sum()
@@ -139,12 +139,12 @@ def projected_kl(ctx: StepContext) -> Tensor:
     """
     outputs = ctx.outputs
     if outputs is None or not outputs.of("projected_kl"):
-        return _zero(ctx)
+        return ctx.zero()
     config = outputs.config
     student = None
     if config.projected_chains:
         student = label_log_probs(outputs.student, config.block)
-    total, weight = _zero(ctx), _zero(ctx)
+    total, weight = ctx.zero(), ctx.zero()
     for stretches in stretches_of(outputs, outputs.of("projected_kl")):
         total = total + projected_of(outputs, stretches, student)
         weight = weight + stretches.weight[stretches.places(outputs)[0]].sum()
@@ -176,7 +176,7 @@ def _from_mean(outputs: Outputs, sides: list[Side]) -> Tensor:
 
 def _mean(parts: Sequence[tuple[Tensor, Tensor]], ctx: StepContext) -> Tensor:
     """Mean of one loss a teacher, by what the teacher's places weigh together."""
-    total, weight = _zero(ctx), _zero(ctx)
+    total, weight = ctx.zero(), ctx.zero()
     for loss, own in parts:
         total, weight = total + own * loss, weight + own
     return total / weight.clamp_min(LEAST)
@@ -185,7 +185,7 @@ def _mean(parts: Sequence[tuple[Tensor, Tensor]], ctx: StepContext) -> Tensor:
 def _across(ctx: StepContext, outputs: Outputs, stretches: Stretches) -> Tensor:
     """:func:`hybrid_transport` from one teacher of another vocabulary."""
     config = outputs.config
-    moved, apart = _zero(ctx), _zero(ctx)
+    moved, apart = ctx.zero(), ctx.zero()
     if config.ot_alpha > 0:
         places = stretches.weight[stretches.places(outputs)[0]].sum()
         moved = transport_of(outputs, stretches) / places.clamp_min(LEAST)
@@ -221,7 +221,3 @@ def _transport(outputs: Outputs, side: Side) -> Tensor:
         teacher_temperature=config.temperature,
         weight=side.weight[rows],
     ).loss
-
-
-def _zero(ctx: StepContext) -> Tensor:
-    return ctx.logits.new_zeros((), dtype=torch.float32)

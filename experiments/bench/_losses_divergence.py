@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from align.output import LinearHead
+from align.tokens import TokenBatch
 from experiments.bench._losses_memory import extra_bytes
 from experiments.bench._measure import Bar, paired_ratio
+from student.objective import Said, StepContext, cross_entropy
 from student.output.divergence import divergence
 from student.output.linear_divergence import HeadInput, linear_divergence
 
@@ -68,7 +70,20 @@ def _memory(vocabulary: int) -> list[Bar]:
     return [
         Bar("its extra memory / (4 blocks of logits + dW)", many / allowed, 1.25),
         Bar("its extra memory, 2,048 tokens / 512 tokens", many / few, 1.1),
+        Bar(
+            "a run's next-token loss: 2,048 tokens / 512 tokens", _own(vocabulary), 1.1
+        ),
     ]
+
+
+def _own(vocabulary: int) -> float:
+    """Growth of the memory of a run's own next-token loss with its tokens."""
+    few, many = (extra_bytes(own_step, n, vocabulary) for n in (512, 2048))
+    print(
+        f"a run's next-token loss takes {many / 2**20:.0f} MiB at 2,048 tokens, whose "
+        f"logits alone are {2048 * vocabulary * 4 / 2**20:,.0f} MiB"
+    )
+    return many / few
 
 
 def fused_step(tokens: int, vocabulary: int) -> Callable[[], None]:
@@ -78,6 +93,20 @@ def fused_step(tokens: int, vocabulary: int) -> Callable[[], None]:
     def run() -> None:
         head = LinearHead(weight)
         linear_divergence(hidden, head, [teacher], block=BLOCK).backward()
+
+    return run
+
+
+def own_step(tokens: int, vocabulary: int) -> Callable[[], None]:
+    """A forward and backward of the student's own loss, ready to run."""
+    hidden, weight, _ = problem(tokens, NARROW, vocabulary)
+    ids = torch.randint(vocabulary, (1, tokens))
+    spans = torch.zeros(1, tokens, 2, dtype=torch.int64)
+    batch = TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool), spans, ("",))
+
+    def run() -> None:
+        said = Said(hidden[None], LinearHead(weight))
+        cross_entropy(StepContext(batch, said)).backward()
 
     return run
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from align.tokens import TokenBatch
 from align.view import TeacherView
 from experiments.extraction.bench import Bench
-from experiments.outputs import output_plan
+from experiments.outputs import output_plan, own_head
 from experiments.teaching import Faculty, build_faculty, build_objectives
 from student.distiller import Distiller
 from teacher.capture import KVCapture
@@ -160,6 +160,7 @@ def _assembled(bench: Bench, index: int) -> tuple[Distiller, Faculty]:
         output=output_plan(
             phase, bench.registry, capture, bench.models.student_tokenizer, teachers
         ),
+        head=own_head(phase, capture),
     )
     return distiller, faculty
 

@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from align.captured import Injection
+from align.conversation import Conversation
 from align.time_align import Alignment
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
 from student.config import LossConfig
 from student.distiller import layers_read, not_sinks
+from student.objective import Said, StepContext
 from student.still import standing_still
+from teacher.capture import KVCapture
+from teacher.output_head import linear_head
 
 KV_ONLY = {"lambda_k": 1.0, "lambda_v": 1.0, "beta_cos": 0.1}
 
@@ -337,6 +341,50 @@ def test_injection_reads_the_fused_kv_at_open_gates(school, only):
         inject=Injection(other, layers, fused.mask, ones),
     ).logits
     assert (logits - again).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ["adapter", None])
+def test_a_head_that_is_known_gives_the_same_losses_and_makes_no_logits(
+    school, only, kind, tied
+):
+    loss = only(eta_outcome=1.0, delta_ce=1.0, lambda_v=1.0)
+    model = school.student(seed=1, tie_word_embeddings=tied)
+    lesson = school.lesson(kind, loss=loss, model=model, routed=True)
+    batch = school.batch()
+    conversation = Conversation([{"role": "user", "content": batch.texts[0]}])
+    batch = replace(batch, texts=(conversation, *batch.texts[1:]))  # less is predicted
+
+    def step():
+        lesson.distiller.zero_grad()
+        views = lesson.panel(school.batch()) if kind else ()
+        result = lesson.distiller(batch, views)
+        result.loss.backward()
+        named = lesson.distiller.named_parameters()
+        return result, {n: p.grad.clone() for n, p in named if p.grad is not None}
+
+    (plain, expected), asked = step(), []
+    lesson.distiller._head = linear_head(lesson.capture)
+
+    def spy(ids, mask, **options):
+        asked.append(options["logits"])
+        return lesson.capture(ids, mask, **options)
+
+    lesson.distiller._capture = spy
+    fused, found = step()
+    assert asked == [False, False] if kind else [False]
+    torch.testing.assert_close(fused.terms, plain.terms, rtol=1e-6, atol=1e-6)
+    assert found.keys() == expected.keys()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_term_that_asks_for_logits_gets_those_of_the_model(school):
+    capture = KVCapture(school.student())
+    batch = school.batch()
+    seen = capture(batch.ids, batch.mask, logits=True, hidden=True)
+    ctx = StepContext(batch, Said(seen.hidden, linear_head(capture)))
+    torch.testing.assert_close(ctx.logits, seen.logits)
+    assert ctx.logits is ctx.logits
 
 
 def test_sinks_of_student_and_teachers_are_left_out(school):
