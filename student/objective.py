@@ -28,6 +28,10 @@ ATTENTION = "attention"
 RELATIONS = "relations"
 OUTPUTS = "outputs"
 
+WITHOUT_COMPARISONS = frozenset(
+    {"ce", "attention_kl", "relation_k", "relation_v", *OUTPUT_TERMS}
+)
+"""Terms that do not read :attr:`StepContext.comparisons`; a plugin's may."""
 Side = Literal["k", "v"]
 """Keys or values."""
 _BLOCK_LOGITS = 2**24

@@ -11,23 +11,19 @@ from torch import Tensor
 def attention_rows(
     query: Tensor,
     key: Tensor,
-    mask: Tensor | None,
+    bias: Tensor,
     options: dict[str, Any],
     rows: Tensor,
-    causal: bool,
 ) -> Tensor:
     """Probabilities of the asked query rows, averaged over heads.
 
     Args:
         query: (B, H_q, T, D) as the model attends, rotated.
         key: (B, H, T, D), H dividing H_q.
-        mask: None, or (B or 1, 1 or H_q, T, T), bool (True = may attend) or float
-            (added to the scores), or as flash attention takes it (B, T), nonzero on
-            real tokens.
+        bias: of these rows, by :func:`row_bias`.
         options: what the model passed on: ``scaling``, ``softcap``,
-            ``position_bias`` (1 or B, H_q, T, T), ``sliding_window``.
+            ``position_bias`` (1 or B, H_q, T, T).
         rows: (B, R) int64 in [0, T).
-        causal: a query reads no later key; only used where ``mask`` does not say.
 
     Returns:
         (B, R, T) float32, rows sum to 1.
@@ -50,21 +46,42 @@ def attention_rows(
     scaling = options.get("scaling")
     picked = picked * (size**-0.5 if scaling is None else scaling)
     grouped = picked.reshape(batch, key.shape[1], -1, size)  # (B, H, g * R, D)
-    scores = grouped @ key.float().transpose(2, 3)
+    # a product copies what does not lie in a row, and transposed if it may
+    scores = grouped @ key.float().contiguous().mT
     scores = scores.view(batch, heads, rows.shape[1], tokens)
     if options.get("softcap") is not None:
         scores = torch.tanh(scores / options["softcap"]) * options["softcap"]
     if options.get("position_bias") is not None:
-        bias = options["position_bias"].expand(batch, -1, -1, -1)
-        scores = scores + _pick(bias, rows, tokens).float()
+        positions = options["position_bias"].expand(batch, -1, -1, -1)
+        scores = scores + _pick(positions, rows, tokens).float()
+    return (scores + bias).softmax(dim=-1).mean(dim=1)
+
+
+def row_bias(
+    mask: Tensor | None, rows: Tensor, tokens: int, causal: bool, window: int | None
+) -> Tensor:
+    """What the mask adds to the scores of the asked rows.
+
+    Args:
+        mask: None, or (B or 1, 1 or H_q, T, T), bool (True = may attend) or float
+            (added to the scores), or as flash attention takes it (B, T), nonzero on
+            real tokens.
+        rows: (B, R) int64 in [0, T).
+        tokens: T.
+        causal: a query reads no later key; only used where ``mask`` does not say.
+        window: how far a query reads, likewise.
+
+    Returns:
+        (B, 1 or H_q, R, T) float32.
+    """
     if mask is not None and mask.ndim == 4:
-        allowed = _pick(mask.expand(batch, -1, -1, -1), rows, tokens)
+        allowed = _pick(mask.expand(len(rows), -1, -1, -1), rows, tokens)
         if allowed.dtype != torch.bool:
-            return (scores + allowed.float()).softmax(dim=-1).mean(dim=1)
+            return allowed.float()
     else:
-        allowed = _readable(mask, rows, tokens, causal, options.get("sliding_window"))
-    scores = scores.masked_fill(~allowed, float("-inf"))
-    return scores.softmax(dim=-1).mean(dim=1)
+        allowed = _readable(mask, rows, tokens, causal, window)
+    closed = torch.zeros(allowed.shape, device=rows.device)
+    return closed.masked_fill_(~allowed, float("-inf"))
 
 
 def _readable(

@@ -207,13 +207,13 @@ def carry_attention(
     Returns:
         (L, B, R, T_s) float32, rows summing to 1, or to 0 where nothing was left.
     """
-    spread = alignment.spread_mass()
-    mass = spread.apply(attention.transpose(2, 3)).transpose(2, 3)
-    position = torch.arange(mass.shape[-1], device=mass.device)
-    past = position <= rows[..., None]  # (B, R, T_s)
-    mass = mass * (past & known[..., None])
-    total = mass.sum(-1, keepdim=True)
-    return torch.where(total > 1e-3, mass / total.clamp_min(1e-3), 0.0)
+    tokens = torch.arange(alignment.shape[1], device=attention.device)
+    past = tokens[:, None] <= rows[:, None]  # (B, T_s, R)
+    mass = alignment.spread_mass().apply(attention.transpose(2, 3))
+    mass *= past & known[:, None]
+    total = mass.sum(2, keepdim=True)
+    mass *= torch.where(total > 1e-3, 1 / total, 0.0)
+    return mass.transpose(2, 3).contiguous()
 
 
 def _last_readable(student: TokenBatch, teacher: TokenBatch) -> Tensor:

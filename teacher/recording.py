@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from align.captured import Injection
-from teacher.attention_rows import attention_rows
+from teacher.attention_rows import attention_rows, row_bias
 from teacher.attention_sites import noted_positions
 from teacher.probe import AttentionLayer
 from teacher.rotary import Positions, inverted
@@ -72,6 +72,7 @@ class Recording:
         self._v: Tensor | None = None
         self._attention: dict[int, Tensor] = {}
         self._inverses: dict[int, tuple[Positions, Positions]] = {}
+        self._biases: dict[Any, tuple[Tensor | None, Tensor]] = {}
         self._pending: dict[nn.Module, list[int]] = {}
         for index, layer in enumerate(layers):
             self._pending.setdefault(layer.module, []).append(index)
@@ -174,14 +175,19 @@ class Recording:
 
     def _attention_rows(self, layer: int, call: _Call) -> Tensor:
         assert call.query is not None and self._rows is not None
-        return attention_rows(
-            call.query,
-            call.attended,
-            call.mask,
-            call.options,
-            self._rows,
-            self._layers[layer].causal,
-        )
+        bias = self._bias(call, self._layers[layer].causal)
+        return attention_rows(call.query, call.attended, bias, call.options, self._rows)
+
+    def _bias(self, call: _Call, causal: bool) -> Tensor:
+        """Worked out once for all layers that were handed the same mask."""
+        assert self._rows is not None
+        tokens, window = call.attended.shape[2], call.options.get("sliding_window")
+        key = (id(call.mask), tokens, causal, window)
+        found = self._biases.get(key)
+        if found is None:
+            bias = row_bias(call.mask, self._rows, tokens, causal, window)
+            found = self._biases[key] = call.mask, bias
+        return found[1]
 
     def _injected(
         self, layer: int, key: Tensor, value: Tensor, positions: Positions | None
