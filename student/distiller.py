@@ -29,6 +29,7 @@ from student.objective import (
     ATTENTION,
     OUTPUTS,
     RELATIONS,
+    WITHOUT_COMPARISONS,
     AttentionPair,
     Objective,
     Said,
@@ -123,6 +124,7 @@ class Distiller(nn.Module):
         self._needs = frozenset().union(
             *(o.objective.needs for o in self._objectives.values())
         )
+        self._compares = not self._objectives.keys() <= WITHOUT_COMPARISONS
         self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)
 
     @property
@@ -173,7 +175,7 @@ class Distiller(nn.Module):
                 assert seen.logits is not None
                 return StepResult(seen.logits.float().mean() * torch.nan)
             if self.bridge is None:
-                seen = self._look(batch, None)
+                seen = self._look(batch)
                 return self._total(StepContext(batch, self._said(seen), step=step), {})
             return self._taught(batch, views, rows, step)
 
@@ -185,7 +187,8 @@ class Distiller(nn.Module):
         step: int,
     ) -> StepResult:
         assert self.bridge is not None and self.weigher is not None
-        seen = self._look(batch, rows if ATTENTION in self._needs else None)
+        asked = rows if ATTENTION in self._needs else None
+        seen = self._look(batch, asked, all_layers=self._reads_kv(step))
         assert seen.hidden is not None
         with part("fuse"):
             covered = torch.stack([view.alignment.covered for view in views], -1)
@@ -195,7 +198,7 @@ class Distiller(nn.Module):
             context = StepContext(
                 batch,
                 self._said(seen),
-                self.bridge.compare(seen.kv, views, weights),
+                self.bridge.compare(seen.kv, views, weights) if self._compares else [],
                 self._attention_pairs(seen, views, weights, rows),
                 self._relations(seen, views, weights, rows),
                 live.detach(),
@@ -220,19 +223,27 @@ class Distiller(nn.Module):
     def _look(
         self,
         batch: TokenBatch,
-        rows: Tensor | None,
+        rows: Tensor | None = None,
         inject: Injection | None = None,
+        all_layers: bool = False,
     ) -> Captured:
         taught = self.bridge is not None and inject is None
         return self._capture(
             batch.ids,
             batch.mask,
-            layers=None if taught else (0,),
+            layers=None if all_layers else (0,),
             logits=self._head is None,
             hidden=taught or self._head is not None,
             inject=inject,
             attention_rows=rows,
         )
+
+    def _reads_kv(self, step: int) -> bool:
+        """Whether anything of a step looks at the student's keys and values."""
+        assert self.bridge is not None
+        if self._compares or self.bridge.learns_from_student:
+            return True
+        return self.wants_rows() or self.wants_health(step)
 
     def _said(self, seen: Captured) -> Tensor | Said:
         if self._head is None:
@@ -350,7 +361,7 @@ class Distiller(nn.Module):
             self.bridge.gates[list(layers)],
         )
         with standing_still(self.student):
-            seen = self._look(batch, None, inject)
+            seen = self._look(batch, inject=inject)
             ce = cross_entropy(StepContext(batch, self._said(seen)))
         return {"outcome": self._config.eta_outcome * ce}
 

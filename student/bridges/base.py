@@ -67,6 +67,9 @@ class PairStats:
 class Bridge(nn.Module, ABC):
     """Standardisation, depth, injection and relations; subclasses compare."""
 
+    learns_from_student = False
+    """Whether ``auxiliary`` reads the student's keys and values."""
+
     def __init__(
         self,
         student: StudentShape,

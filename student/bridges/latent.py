@@ -19,6 +19,8 @@ from student.still import standing_still
 class LatentBridge(Bridge):
     """Teachers of any kind, encoders included, share a latent per layer."""
 
+    learns_from_student = True
+
     def __init__(
         self,
         student: StudentShape,

@@ -11,7 +11,7 @@ from align.time_align import Alignment
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
 from student.config import LossConfig
 from student.distiller import layers_read, not_sinks
-from student.objective import Said, StepContext
+from student.objective import OBJECTIVES, Said, StepContext, Term
 from student.still import standing_still
 from teacher.capture import KVCapture
 from teacher.output_head import linear_head
@@ -376,6 +376,38 @@ def test_a_head_that_is_known_gives_the_same_losses_and_makes_no_logits(
     torch.testing.assert_close(fused.terms, plain.terms, rtol=1e-6, atol=1e-6)
     assert found.keys() == expected.keys()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind", "layers"),
+    [
+        ({"delta_ce": 1.0}, "adapter", (0,)),
+        ({"delta_ce": 1.0}, "latent", None),
+        ({"lambda_k": 1.0}, "adapter", None),
+        ({"relation_k": 1.0}, "adapter", None),
+        ({"gamma_kl": 1.0}, "projector", None),
+        ({"extra": {"huber": 1.0}}, "adapter", None),
+    ],
+)
+def test_keys_and_values_are_recorded_only_where_something_reads_them(
+    school, only, weights, kind, layers, monkeypatch
+):
+    def mine():
+        return Term(lambda ctx: sum(c.distance("k").mean() for c in ctx.comparisons))
+
+    monkeypatch.setitem(OBJECTIVES, "huber", mine)
+    lesson = school.lesson(kind, loss=only(**weights))
+    asked = []
+
+    def spy(ids, mask, **options):
+        asked.append(options["layers"])
+        return lesson.capture(ids, mask, **options)
+
+    lesson.distiller._capture = spy
+    lesson.run(school.batch()).loss.backward()
+    lesson.distiller._health_every = 2
+    assert lesson.run(school.batch(), step=2).health is not None
+    assert asked == [layers, None]
 
 
 def test_a_term_that_asks_for_logits_gets_those_of_the_model(school):
