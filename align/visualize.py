@@ -280,9 +280,11 @@ def new_figure(size: tuple[float, float], panels: int = 1) -> list[Any]:
 
 
 def finish(figure: Figure, path: str | Path | None) -> Figure:
-    """Save a figure where a path is given, and hand it on."""
+    """Save a figure where a path is given, whole or not at all, and hand it on."""
     if path is not None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.15)
+        part = path.with_name(f".{path.name}.part")
+        figure.savefig(part, format="png", bbox_inches="tight", pad_inches=0.15)
+        part.replace(path)
     return figure

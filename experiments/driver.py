@@ -296,18 +296,22 @@ def _draw_maps(bench: Bench) -> None:
     for name in bench.config.teachers:
         loaded, capture = bench.models.teacher(name)
         depths[name] = capture.num_layers
+        picture = folder / f"alignment_{name}.png"
+        if picture.exists():  # by an earlier launch; it takes as long as many steps
+            continue
         try:
             draw_alignment(
                 aligner,
                 bench.models.student_tokenizer,
                 loaded.tokenizer,
                 SENTENCE,
-                folder / f"alignment_{name}.png",
+                picture,
             )
         except ValueError as error:  # a tokenizer that cannot read this sentence
             print(f"warning: no picture of teacher {name!r}: {error}", file=sys.stderr)
-    if not depths:
-        return  # next-token loss alone
+    picture = folder / "layer_map.png"
+    if not depths or picture.exists():
+        return  # next-token loss alone, or drawn
     if needs_sample(bench.registry.get("layer_map", align.layer_mapping_strategy)):
         return  # drawn when it is known, at each phase's start
     draw_layers(
@@ -316,7 +320,7 @@ def _draw_maps(bench: Bench) -> None:
         align.layer_mapping_strategy,
         depths,
         bench.models.student_layers,
-        folder / "layer_map.png",
+        picture,
     )
 
 

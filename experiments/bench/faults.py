@@ -28,8 +28,10 @@ PHASES = ("dual", "multi_basic", "real_multi", "routing", "z_space")
 IMPORTED = (
     "accelerate",
     "deepspeed",
+    "deepspeed.runtime.zero.muon.original_muon",
     "experiments.driver",
     "experiments.report",
+    "matplotlib.backends.backend_agg",
     "torch.utils.tensorboard.writer",
 )
 WAYS = ("all processes", "one process", "the launcher", "TERM to the launcher")
