@@ -33,7 +33,12 @@ from student.bridges import (
     TeacherShape,
 )
 from student.calibrate import CalibrationReport, calibrate, fit_positions
-from student.distiller import Teaching, WeightedObjective, layers_read
+from student.distiller import (
+    Teaching,
+    WeightedObjective,
+    feature_heat,
+    layers_read,
+)
 from student.objective import ATTENTION, term_weights
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel
@@ -133,12 +138,13 @@ def check_phase(
     """Find, before any work, what only the models can tell to be wrong.
 
     Raises:
-        ValueError: a layer that a model does not have, not one weight a teacher, or an
-            output that is not there or cannot be compared.
+        ValueError: a layer that a model does not have, not one weight a teacher or one
+            temperature a layer, or an output that is not there or cannot be compared.
     """
     check_outputs(phase, teachers, student_tokenizer)
     check_depth(phase, registry, student_layers, teachers)
     layers_read(phase.loss.outcome_layers, student_layers)
+    feature_heat(phase.loss.temperatures, student_layers)
     if phase.fuse.fusion_method == "fixed":
         fixed_weights(phase.fuse, dict.fromkeys(teachers, 1.0))
 

@@ -38,6 +38,9 @@ class LossConfig:
     """Weight of the K-K relation KL (MiniLMv2), which no basis can change."""
     relation_v: float = 0.0
     """Weight of the V-V relation KL."""
+    temperatures: list[float] = field(default_factory=lambda: [1.0])
+    """Softmax temperature of attention and relations: one for all of the student's
+    layers, or one for each, > 0; higher is flatter."""
     extra: dict[str, float] = field(default_factory=dict)
     """Weights of further registered objectives, by name."""
     fade_steps: int = 0
@@ -76,6 +79,10 @@ class LossConfig:
             _at_least(f"loss.{name}", getattr(self, name), 0)
         for name, weight in self.extra.items():
             _at_least(f"loss.extra.{name}", weight, 0)
+        if not self.temperatures:
+            raise ValueError("loss.temperatures is empty; give [1.0], or one a layer")
+        for temperature in self.temperatures:
+            _positive("an entry of loss.temperatures", temperature)
         _at_least("loss.attention_rows", self.attention_rows, 1)
         if not 0 <= self.fade_to <= 1:
             raise ValueError(f"loss.fade_to must be in [0, 1], got {self.fade_to}")

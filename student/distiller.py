@@ -124,6 +124,7 @@ class Distiller(nn.Module):
         self._needs = frozenset().union(
             *(o.objective.needs for o in self._objectives.values())
         )
+        self._heat = feature_heat(config.temperatures, capture.num_layers)
         self._compares = not self._objectives.keys() <= WITHOUT_COMPARISONS
         self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)
 
@@ -204,6 +205,7 @@ class Distiller(nn.Module):
                 live.detach(),
                 step,
                 self._outputs(seen, batch, views, live.detach(), step),
+                None if self._heat is None else self._heat.to(live.device),
             )
             extra = self.bridge.auxiliary(seen.kv, views)
             extra |= self._routing_losses(live, covered & text, views, step)
@@ -364,6 +366,26 @@ class Distiller(nn.Module):
             seen = self._look(batch, inject=inject)
             ce = cross_entropy(StepContext(batch, self._said(seen)))
         return {"outcome": self._config.eta_outcome * ce}
+
+
+def feature_heat(temperatures: Sequence[float], num_layers: int) -> Tensor | None:
+    """(L,) float32 of ``loss.temperatures``; None where all are 1.
+
+    Args:
+        temperatures: one, or one a layer.
+        num_layers: L of the student.
+
+    Raises:
+        ValueError: neither one nor L.
+    """
+    if len(temperatures) not in (1, num_layers):
+        raise ValueError(
+            f"loss.temperatures has {len(temperatures)} entries, but the student has "
+            f"{num_layers} layers; give one for all, or one for each"
+        )
+    if all(temperature == 1 for temperature in temperatures):
+        return None
+    return torch.tensor(temperatures, dtype=torch.float32).expand(num_layers)
 
 
 def layers_read(which: str, num_layers: int) -> tuple[int, ...]:

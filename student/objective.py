@@ -139,6 +139,9 @@ class StepContext:
     """Optimiser steps taken in this phase."""
     outputs: Outputs | None = None
     """Filled when a term needs ``outputs``."""
+    heat: Tensor | None = None
+    """(L,) float32 > 0, the softmax temperature of attention and relations at each of
+    the student's layers; None: 1."""
 
     @cached_property
     def logits(self) -> Tensor:
@@ -201,20 +204,28 @@ def cosine_distance(ctx: StepContext) -> Tensor:
 def attention_kl(ctx: StepContext) -> Tensor:
     """KL(teacher || student) of head-averaged attention at sampled queries, nats.
 
+    At a temperature, of both to the power of 1 / T and renormalised, times T squared.
+
     Source:
         TinyBERT and MiniLM compare attention head by head; heads have no order
         between models, so their mean is compared here.
     """
     total, weight = ctx.zero(), ctx.zero()
     for pair in ctx.attention:
-        kl = _kl(pair.teacher, pair.student.clamp_min(1e-9).log())  # (L, B, R)
+        target, log_pred = pair.teacher, pair.student.clamp_min(1e-9).log()
+        if ctx.heat is not None:
+            heat = ctx.heat[:, None, None, None]
+            target = target.pow(1 / heat)  # tokens without attention stay without
+            target = target / target.sum(-1, keepdim=True).clamp_min(1e-9)
+            log_pred = (log_pred / heat).log_softmax(-1)
+        kl = _kl(target, log_pred) * _squared_heat(ctx)  # (L, B, R)
         total = total + (kl * pair.weight).sum()
         weight = weight + pair.weight.expand_as(kl).sum()
     return total / weight.clamp_min(1e-9)
 
 
 def key_relations(ctx: StepContext) -> Tensor:
-    """KL between the teachers' and the student's K-K relations, nats.
+    """KL between the teachers' and the student's K-K relations, nats times T squared.
 
     Source:
         Wang et al. 2021, MiniLMv2 (arXiv 2012.15828), eq. 2-4: row softmax of
@@ -320,9 +331,9 @@ def _relations(
     for relation in ctx.relations:
         student, teacher = pick(relation)
         rows, known = relation.rows, _any_layer(relation.weight > 0)
-        log_s = _relation_log_softmax(student, rows, known)
-        log_t = _relation_log_softmax(teacher, rows, known)
-        per_row = _kl(log_t.exp(), log_s)  # (L, B, R)
+        log_s = _relation_log_softmax(student, rows, known, ctx.heat)
+        log_t = _relation_log_softmax(teacher, rows, known, ctx.heat)
+        per_row = _kl(log_t.exp(), log_s) * _squared_heat(ctx)  # (L, B, R)
         row_weight = at_rows(relation.weight, rows)
         row_weight = row_weight * (known.sum(1, keepdim=True) > 1)
         total = total + (per_row * row_weight).sum()
@@ -330,7 +341,9 @@ def _relations(
     return total / weight.clamp_min(1e-9)
 
 
-def _relation_log_softmax(x: Tensor, rows: Tensor, known: Tensor) -> Tensor:
+def _relation_log_softmax(
+    x: Tensor, rows: Tensor, known: Tensor, heat: Tensor | None
+) -> Tensor:
     """Relations of the chosen rows to all known tokens but themselves.
 
     (L, B, T, C), (B, R), (B, T) -> (L, B, R, T); unknown tokens get about -1e4,
@@ -339,6 +352,8 @@ def _relation_log_softmax(x: Tensor, rows: Tensor, known: Tensor) -> Tensor:
     x = x.float()
     index = rows[None, :, :, None].expand(x.shape[0], -1, -1, x.shape[3])
     scores = x.gather(2, index) @ x.transpose(2, 3) / x.shape[3] ** 0.5
+    if heat is not None:
+        scores = scores / heat[:, None, None, None]
     itself = F.one_hot(rows, x.shape[2]).bool()  # (B, R, T)
     hidden = itself | ~known[:, None, :]
     return scores.masked_fill(hidden[None], -1e4).log_softmax(-1)
@@ -352,6 +367,11 @@ def at_rows(weight: Tensor, rows: Tensor) -> Tensor:
 def _any_layer(known: Tensor) -> Tensor:
     """(B, T) or (L, B, T) bool -> (B, T)."""
     return known.any(0) if known.dim() == 3 else known
+
+
+def _squared_heat(ctx: StepContext) -> Tensor | float:
+    """(L, 1, 1), the factor that keeps gradients' size as temperatures grow."""
+    return 1.0 if ctx.heat is None else ctx.heat.square()[:, None, None]
 
 
 def _kl(target: Tensor, log_pred: Tensor) -> Tensor:

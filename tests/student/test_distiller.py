@@ -10,7 +10,7 @@ from align.conversation import Conversation
 from align.time_align import Alignment
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
 from student.config import LossConfig
-from student.distiller import layers_read, not_sinks
+from student.distiller import feature_heat, layers_read, not_sinks
 from student.objective import OBJECTIVES, Said, StepContext, Term
 from student.still import standing_still
 from teacher.capture import KVCapture
@@ -408,6 +408,17 @@ def test_keys_and_values_are_recorded_only_where_something_reads_them(
     lesson.distiller._health_every = 2
     assert lesson.run(school.batch(), step=2).health is not None
     assert asked == [layers, None]
+
+
+def test_temperatures_of_layers_reach_the_terms_and_are_counted(school, only):
+    plain = school.lesson(loss=only(gamma_kl=1.0))
+    layers, batch = plain.capture.num_layers, school.batch()
+    hot = school.lesson(loss=only(gamma_kl=1.0, temperatures=[4.0] * layers))
+    one = school.lesson(loss=only(gamma_kl=1.0, temperatures=[4.0]))
+    kl = [float(x.run(batch).terms["attention_kl"]) for x in (plain, hot, one)]
+    assert kl[1] == kl[2] != kl[0] > 0
+    with pytest.raises(ValueError, match=rf"has {layers + 1} entries, .* {layers} lay"):
+        feature_heat([1.0] * (layers + 1), layers)
 
 
 def test_a_term_that_asks_for_logits_gets_those_of_the_model(school):

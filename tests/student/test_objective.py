@@ -157,6 +157,42 @@ def test_relations_are_minilms_by_a_naive_loop():
     assert float(term("relation_v", context(relations=[relation]))) == float(found)
 
 
+@pytest.mark.parametrize("name", ["attention_kl", "relation_k"])
+def test_each_layer_has_its_own_temperature(name):
+    torch.manual_seed(0)
+    heat = torch.tensor([1.0, 3.0])
+    maps = [torch.randn(2, 1, 2, 5).softmax(-1) for _ in range(2)]
+    maps[1][..., 4] = 0  # a token that the teacher cannot see
+    maps[1] /= maps[1].sum(-1, keepdim=True)
+    pair = AttentionPair("a", *maps, torch.ones(1, 2))
+    x, y = torch.randn(2, 1, 5, 4), torch.randn(2, 1, 5, 6)
+    rows = torch.tensor([[1, 3]])
+    relation = Relation("a", x, x, y, y, torch.ones(1, 5), rows)
+    found = term(name, context(attention=[pair], relations=[relation], heat=heat))
+
+    def layer(n: int) -> float:
+        if name == "attention_kl":
+            s, t = (m[n, 0].double() ** (1 / heat[n]) for m in maps)
+        else:  # relations of a query to all tokens but itself
+            s, t = (
+                torch.stack(
+                    [
+                        (z[n, 0, q] @ z[n, 0].T / z.shape[3] ** 0.5 / heat[n])
+                        .double()
+                        .exp()
+                        * (torch.arange(5) != q)
+                        for q in (1, 3)
+                    ]
+                )
+                for z in (x, y)
+            )
+        s, t = (z / z.sum(-1, keepdim=True) for z in (s, t))
+        return float(heat[n]) ** 2 * rel_entr(t.numpy(), s.numpy()).sum(-1).mean()
+
+    assert float(found) == pytest.approx((layer(0) + layer(1)) / 2, rel=1e-5)
+    assert layer(0) != layer(1)
+
+
 def test_relations_do_not_change_with_the_basis_and_mse_does():
     """Fact 12: an orthogonal change of basis is invisible to the model."""
     torch.manual_seed(0)
