@@ -88,7 +88,10 @@ def test_gradients_are_those_of_finite_differences(kind, settings):
     x, y = vectors(1, 4, 2).requires_grad_(), vectors(1, 4, 2, seed=1)
     mask = torch.tensor([[1, 1, 0, 1]]).bool()
     assert torch.autograd.gradcheck(
-        lambda x: cost(x, y, mask, cost=kind, settings=settings), x, atol=1e-5
+        lambda x: cost(x, y, mask, cost=kind, settings=settings),
+        x,
+        atol=1e-7,
+        fast_mode=True,
     )
 
 
@@ -166,7 +169,8 @@ def test_the_gradient_reaches_the_students_head_and_no_teacher():
             h, g, geometry=logit_geometry(LinearHead(w), other), settings=TIGHT
         ),
         (h, own.weight),
-        atol=1e-5,
+        atol=1e-7,
+        fast_mode=True,
     )
     cost(h.detach(), g, geometry=logit_geometry(own, other)).backward()
     assert own.weight.grad.abs().sum() > 0  # by itself as well
