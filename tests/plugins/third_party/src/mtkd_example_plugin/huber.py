@@ -12,7 +12,7 @@ class HuberKeys:
     needs: frozenset[str] = frozenset()
 
     def __call__(self, ctx: StepContext) -> Tensor:
-        total = weight = 0 * ctx.logits.float().sum()
+        total = weight = ctx.zero()
         for pair in ctx.comparisons:
             apart = huber_loss(pair.pred_k, pair.target_k, reduction="none")
             total = total + (apart.mean((0, 3)) * pair.weight).sum()
