@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from align.output import LinearHead
+from align.stopwatch import part
 from align.tokens import TokenBatch
 from student.config import OUTPUT_TERMS, LossConfig, OutputConfig
 from student.output import Labels, linear_divergence
@@ -264,7 +265,9 @@ def _fused_cross_entropy(said: Said, batch: TokenBatch) -> Tensor:
     labels = Labels(after, weight / weight.sum().clamp_min(1))  # the first wraps as 0
     block = max(BLOCK, _BLOCK_LOGITS // said.head.size)
     hidden = said.hidden.flatten(0, 1)
-    return linear_divergence(hidden, said.head, [], labels=labels, block=block).float()
+    with part("student"):  # its last layer, not a term's work
+        loss = linear_divergence(hidden, said.head, [], labels=labels, block=block)
+    return loss.float()
 
 
 OBJECTIVES: Mapping[str, Callable[[], Objective]] = {

@@ -19,6 +19,7 @@ from align.tokens import TokenBatch
 from experiments.bench._measure import Bar, paired_ratio, show
 from experiments.config import load_config, resolve_phase
 from experiments.data import Encoder, fitting_chars
+from experiments.outputs import own_head
 from experiments.presets import builtin_presets, load_registry
 from experiments.teaching import Faculty, build_faculty, build_objectives
 from student.config import TrainConfig
@@ -98,8 +99,9 @@ class Scene:
         )
         terms = build_objectives(self.phase, self.registry, True)
         teaching = faculty.teaching
+        head = own_head(self.phase, capture)
         return Distiller(
-            student.model, capture, terms, self.phase.loss, teaching
+            student.model, capture, terms, self.phase.loss, teaching, head=head
         ), faculty
 
     def whole(self) -> None:
