@@ -17,16 +17,16 @@ def bitsandbytes(what: str, instead: str) -> Any:
     Raises:
         ValueError: it is not installed.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return _extra("bitsandbytes", what, instead)
 
 
 def peft(what: str, instead: str) -> Any:
-    """Import peft; see :func:`bitsandbytes`."""
+    """Import peft, which imports bitsandbytes; see there."""
     return _extra("peft", what, instead)
 
 
 def _extra(name: str, what: str, instead: str) -> Any:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return importlib.import_module(name)
     except ImportError as error:

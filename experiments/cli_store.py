@@ -15,6 +15,10 @@ def add_store_commands(maker: Maker) -> None:
         ("mtkd estimate my.yaml", "by a short probe of each model"),
         ("mtkd estimate my.yaml store.form=adapted store.encoding=int8", "smaller"),
         ("mtkd estimate quickstart --json", "for other programs"),
+        (
+            "mtkd estimate one_card --plan",
+            "memory line by line, from config.json alone",
+        ),
     )
     config_options(add)
     add.add_argument("--json", action="store_true", help="print JSON")
@@ -23,6 +27,12 @@ def add_store_commands(maker: Maker) -> None:
         action="store_true",
         help="count the tokens of all texts, not of a sample: the size on disk is then "
         "exact",
+    )
+    add.add_argument(
+        "--plan",
+        action="store_true",
+        help="memory of training alone, line by line, from the models' config.json: "
+        "needs no weights, tokenizers or texts",
     )
     add.add_argument(
         "--processes",

@@ -26,6 +26,8 @@ def estimate(options: Namespace) -> int:
     from experiments.extraction.estimate import gib, rows_of
 
     config = config_of(options)
+    if options.plan:
+        return _plan(config, options)
     found = measure(config, options.processes, every=options.every_text)
     if options.json:
         print(json.dumps(found.plain(), indent=1))
@@ -42,6 +44,27 @@ def estimate(options: Namespace) -> int:
     print_table(title, ["for", "size"], rows["memory"], 1)
     for warning in found.warnings:
         print(f"warning: {warning}")
+    return 0
+
+
+def _plan(config: Config, options: Namespace) -> int:
+    from dataclasses import asdict
+
+    from experiments.extraction.estimate import gib
+    from experiments.extraction.plan import memory_plan
+
+    lines = memory_plan(config, options.processes)
+    total = sum(line.size for line in lines)
+    if options.json:
+        found = [asdict(line) for line in lines]
+        print(json.dumps({"lines": found, "in_all": total}, indent=1))
+        return 0
+    rows = [[line.of, line.what, gib(line.size)] for line in lines]
+    rows.append(["", "in all", gib(total)])
+    print_table("memory of one training process", ["of", "what", "size"], rows, 2)
+    print(
+        "not counted: the CUDA context, libraries, and what an allocator leaves unused"
+    )
     return 0
 
 

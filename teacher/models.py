@@ -104,6 +104,22 @@ def load_model(
     return LoadedModel(model, tokenizer, kind, name)
 
 
+def read_config(name: str, trust_remote_code: bool = False) -> tuple[Any, str]:
+    """A model's transformers config and its kind, without its weights.
+
+    Args:
+        name: a folder or hub name, as of :func:`load_model`.
+        trust_remote_code: run Python files that come with the model.
+
+    Raises:
+        FileNotFoundError: no such model.
+        ValueError: its config cannot be used, or it is no language model.
+    """
+    hub = {"trust_remote_code": trust_remote_code}
+    config = _load_config(name, _source(name, None), hub)
+    return config, _kind(name, config)
+
+
 def _source(name: str, resolve: Callable[[str], Path] | None) -> str:
     if name.startswith(ZOO):
         if resolve is None:

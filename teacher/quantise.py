@@ -126,7 +126,7 @@ class QuantisedLinear(nn.Linear):
     def whole(self, dtype: torch.dtype) -> Tensor:
         """The (out, in) weights that are meant."""
         if self.kind == "int8":
-            return self.weight.to(dtype) * self.scale.to(dtype)
+            return self.weight.to(dtype).mul_(self.scale)
         library = _bitsandbytes()
         scale = library.dequantize_blockwise(
             self.scale.view(torch.uint8),

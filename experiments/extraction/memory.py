@@ -19,6 +19,7 @@ from align.view import TeacherView
 from experiments.extraction.bench import Bench
 from experiments.outputs import output_plan, own_head
 from experiments.teaching import Faculty, build_faculty, build_objectives
+from student.config import TrainConfig
 from student.distiller import Distiller
 from teacher.capture import KVCapture
 
@@ -63,9 +64,9 @@ def growth(device: torch.device) -> Iterator[Growth]:
         yield found
         found.most = torch.cuda.max_memory_allocated(device) - found.before
         return
-    found.before = _resident()
+    found.before = resident()
     yield found
-    found.most = max(0, _highest() - found.before)
+    found.most = max(0, highest() - found.before)
 
 
 def training_memory(bench: Bench, processes: int = 1) -> dict[str, int]:
@@ -94,7 +95,7 @@ def _phase_memory(bench: Bench, index: int, processes: int) -> dict[str, int]:
     if train.engine == "deepspeed":
         with redirect_stdout(sys.stderr):  # it logs; there may be JSON to come
             import deepspeed  # noqa: F401 - its libraries are part of what is measured
-    distiller, faculty = _assembled(bench, index)
+    distiller, faculty = assembled(bench, index)
     device = next(distiller.parameters()).device
     longest = bench.corpus.longest[: train.batch_size]
     batch = bench.models.encode([s.text for s in longest]).to(device)
@@ -116,23 +117,37 @@ def _phase_memory(bench: Bench, index: int, processes: int) -> dict[str, int]:
     found = {
         "student, bridge and router": divided(own, 3),
         "gradients": divided(trained, 2),
-        "optimiser": 0 if train.offload != "none" else divided(2 * trained, 1),
+        "optimiser": divided(moments(train, trained // FLOAT), 1),
         "activations and losses": max(0, steps.most - trained - ahead),
         "teachers' weights": 0 if bench.config.store.read else teachers,
         "teachers' KV": kv + ahead,
     }
     if stage:
-        bucket = FLOAT * _BUCKET
-        if device.type != "cuda":  # where only what is written to takes memory
-            bucket = min(bucket, trained)
-        found["DeepSpeed's copies"] = 3 * trained // processes + bucket
+        found["DeepSpeed's copies"] = zero_copies(trained, processes, device.type)
     if device.type != "cuda":
         rest = steps.before - own - teachers - kv
         found["Python and libraries"] = max(0, rest)
     return found
 
 
-def _assembled(bench: Bench, index: int) -> tuple[Distiller, Faculty]:
+def moments(train: TrainConfig, count: int) -> int:
+    """Bytes of an optimiser's state of so many numbers, on the device."""
+    if train.offload != "none":
+        return 0
+    if train.optimizer == "adamw_8bit":
+        return 2 * (count + FLOAT * count // 256)  # codes, and a scale for each 256
+    return 2 * FLOAT * count
+
+
+def zero_copies(trained: int, processes: int, device: str) -> int:
+    """Bytes of what ZeRO 1 to 3 holds beside parts, for trained bytes in all."""
+    bucket = FLOAT * _BUCKET
+    if device != "cuda":  # where only what is written to takes memory
+        bucket = min(bucket, trained)
+    return 3 * trained // processes + bucket
+
+
+def assembled(bench: Bench, index: int) -> tuple[Distiller, Faculty]:
     """A phase's student and teachers, ready for a step."""
     phase, names = bench.stages[index].phase, bench.stages[index].teachers
     student = bench.models.student(None).to(bench.models.teacher(names[0])[1].device)
@@ -187,18 +202,19 @@ def _bytes(model: torch.nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def _resident() -> int:
-    """Bytes of this process now; from here on :func:`_highest` counts anew."""
+def resident() -> int:
+    """Bytes of this process now; from here on :func:`highest` counts anew."""
     if not _STATUS.is_file():
-        return _highest()
+        return highest()
     try:
         _FORGET.write_text("5")
     except OSError:  # a sandbox may forbid it
-        return _highest()
+        return highest()
     return _status("VmRSS")
 
 
-def _highest() -> int:
+def highest() -> int:
+    """Most bytes that this process has held since :func:`resident`."""
     if _STATUS.is_file():
         return _status("VmHWM")
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,0 +1,317 @@
+"""What one training process will hold, line by line, before any model is at hand.
+
+Weights, gradients and states are counted; activations are traced on the models' own
+code without their weights (:mod:`experiments.extraction.traced`); what losses hold
+follows from sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from align.layer_map import needs_sample
+from experiments.config import Config, PhaseConfig, resolve_phases
+from experiments.depth import layer_maps
+from experiments.extraction.memory import FLOAT, moments, zero_copies
+from experiments.extraction.shapes import Shape, shape_of
+from experiments.extraction.traced import How, Passes, passes, skeleton
+from experiments.outputs import teachers_of
+from experiments.presets import load_registry, presets_of
+from experiments.teacher_rule import TeacherFacts
+from experiments.teaching import build_bridge
+from plugins.registry import Registry
+from student.config import TrainConfig
+from student.distiller import layers_read
+from student.objective import WITHOUT_COMPARISONS, term_weights
+from teacher.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
+
+BLOCKS = 4
+"""Blocks of logits that a divergence holds: two models', and what is between them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that takes memory."""
+
+    of: str
+    """``student``, a teacher's name, or ``both`` of student and teachers."""
+    what: str
+    size: int
+    """Bytes."""
+
+
+def memory_plan(
+    config: Config, processes: int = 1, registry: Registry | None = None
+) -> list[Line]:
+    """Plan the memory of a config's hungriest phase, at its peak.
+
+    Args:
+        config: its models' ``config.json`` are enough; see :func:`shape_of`. Teachers'
+            texts are taken to have as many tokens as the student's longest.
+        processes: that train together, among which ZeRO divides.
+        registry: plugins; None loads the built-in and the installed ones.
+
+    Returns:
+        Lines that add up to the peak of what tensors take on the device. The CUDA
+        context, libraries and what an allocator leaves unused come on top.
+
+    Raises:
+        ConfigError: the phases cannot be resolved.
+        FileNotFoundError: a model's sizes are not at hand.
+    """
+    registry = registry or load_registry(config)
+    phases = resolve_phases(config, presets_of(registry))
+    student = shape_of(config.student.model)
+    shapes = {name: shape_of(entry.model) for name, entry in config.teachers.items()}
+    facts = {
+        name: TeacherFacts(kind=shape.kind, family=shape.config.model_type)
+        for name, shape in shapes.items()
+    }
+    plans = []
+    for phase in phases:
+        chosen = {name: shapes[name] for name in phase.select(facts)}
+        plan = _Plan(config, phase, registry, student, chosen, processes)
+        plans.append(plan.lines())
+    return max(plans, key=lambda lines: sum(line.size for line in lines))
+
+
+class _Plan:
+    """Of one phase."""
+
+    def __init__(
+        self,
+        config: Config,
+        phase: PhaseConfig,
+        registry: Registry,
+        student: Shape,
+        teachers: Mapping[str, Shape],
+        processes: int,
+    ) -> None:
+        self.config, self.phase, self.registry = config, phase, registry
+        self.student, self.teachers, self.processes = student, teachers, processes
+        self.train: TrainConfig = phase.train
+        self.rows = self.train.batch_size * config.data.max_length
+        """Tokens of a batch."""
+        self.autocast = torch.bfloat16 if self.train.bf16 else None
+        own = config.student
+        self.how = How(
+            getattr(torch, own.dtype),
+            self.autocast,
+            own.quantise != "none",
+            own.lora,
+            self.train.gradient_checkpointing,
+            trained=True,
+        )
+        self.wide = (self.autocast or self.how.dtype).itemsize
+        """Bytes of a number that the student computes."""
+        self.compares = bool(term_weights(phase.loss).keys() - WITHOUT_COMPARISONS)
+        """Whether keys and values are."""
+
+    def lines(self) -> list[Line]:
+        """All of them, those of no size left out."""
+        found = [*self._student(), *self._bridge()]
+        reading: list[int] = []
+        for name, shape in self.teachers.items():
+            lines, peak = self._teacher(name, shape)
+            found += lines
+            reading.append(peak)
+        found += self._moment(max(reading, default=0))
+        return [line for line in found if line.size]
+
+    def _divided(self, size: int, least: int) -> int:
+        stage = self.train.zero_stage if self.train.engine == "deepspeed" else 0
+        return size // self.processes if stage >= least else size
+
+    def _student(self) -> list[Line]:
+        own, model = self.config.student, skeleton(self.student.config, self.how)
+        held = _held(model, own.quantise, own.dtype)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        found = [
+            Line("student", what, self._divided(size, 3)) for what, size in held.items()
+        ]
+        bridge = self._trained_beside()
+        count = trained + bridge
+        self.passes = self._traced(self.student, self.how)
+        stage = self.train.zero_stage if self.train.engine == "deepspeed" else 0
+        copies = zero_copies(FLOAT * count, self.processes, "cuda") if stage else 0
+        return [
+            *found,
+            Line("student", "bridge and router, float32", FLOAT * bridge),
+            Line("student", "gradients, float32", self._divided(FLOAT * count, 2)),
+            Line(
+                "student",
+                f"optimiser, {self.train.optimizer}",
+                self._divided(moments(self.train, count), 1),
+            ),
+            Line("student", "DeepSpeed's copies", copies),
+            Line("student", "activations for the backward", self.passes.kept),
+            Line("student", "activations, outcome pass", self._outcome()),
+        ]
+
+    def _traced(self, shape: Shape, how: How) -> Passes:
+        tokens = self.config.data.max_length
+        return passes(shape.config, self.train.batch_size, tokens, how)
+
+    def _outcome(self) -> int:
+        """A second forward, whose graph begins where it first reads fused KV."""
+        loss = self.phase.loss
+        if not (self.teachers and loss.eta_outcome and loss.outcome_every):
+            return 0
+        layers = self.student.num_layers
+        first = min(layers_read(loss.outcome_layers, layers))
+        return self.passes.kept * (layers - first) // layers
+
+    def _trained_beside(self) -> int:
+        """Numbers in bridge and router."""
+        if not self.teachers:
+            return 0
+        fuse, student = self.phase.fuse, self.student
+        stand_ins: Any = {name: (None, shape) for name, shape in self.teachers.items()}
+        own: Any = student
+        with torch.device("meta"):
+            bridge = build_bridge(
+                self.phase, self.registry, own, stand_ins, self._maps()
+            )
+            routers: list[nn.Module] = []
+            if fuse.router is not None:
+                build = self.registry.get("router", fuse.router)
+                count = student.num_layers if fuse.routing_per_layer else 1
+                size = student.hidden_size
+                routers = [build(size, len(self.teachers)) for _ in range(count)]
+        return sum(_count(module) for module in (bridge, *routers))
+
+    def _maps(self) -> Any:
+        """The phase's layer maps; of a strategy that needs a sample, ``ratio``'s."""
+        phase = self.phase
+        strategy = phase.align.layer_mapping_strategy
+        if needs_sample(self.registry.get("layer_map", strategy)):
+            align = replace(phase.align, layer_mapping_strategy="ratio")
+            phase = replace(phase, align=align)
+        stand_ins: Any = {name: (None, shape) for name, shape in self.teachers.items()}
+        layers = self.student.num_layers
+        return layer_maps(phase, self.registry, layers, stand_ins, {}).maps
+
+    def _bridge(self) -> list[Line]:
+        """What is compared of keys and values: both sides on the student's tokens.
+
+        Of the student the captured tensors and, in float32, standardised ones, their
+        like with a one behind, the gradient and what it is made of.
+        """
+        loss, layers = self.phase.loss, self.student.num_layers
+        found: list[Line] = []
+        if not self.teachers:
+            return found
+        own = layers * self.rows * _width(self.student)
+        if self.compares:
+            found = [
+                Line("student", "keys and values", own * self.wide),
+                Line("both", "distances of keys and values", 4 * FLOAT * own),
+            ]
+        if loss.gamma_kl:
+            heads, batch = self.student.num_heads, self.train.batch_size
+            size = layers * batch * heads * loss.attention_rows
+            size *= self.config.data.max_length
+            found.append(Line("both", "attention rows", 3 * FLOAT * size))
+        return found
+
+    def _teacher(self, name: str, shape: Shape) -> tuple[list[Line], int]:
+        """Its lines, and bytes for a moment while it reads."""
+        entry = self.config.teachers[name]
+        dtype = _dtype(entry.dtype, shape)
+        how = How(dtype, self.autocast, entry.quantise != "none")
+        found = []
+        if not self.config.store.read:
+            held = _held(
+                skeleton(shape.config, how),
+                entry.quantise,
+                str(dtype).removeprefix("torch."),
+            )
+            found = [Line(name, what, size) for what, size in held.items()]
+        needed = len(self._maps()[name].needed)
+        wide = (self.autocast or dtype).itemsize
+        ahead = 2 if self.train.prefetch else 1
+        kv = needed * self.rows * _width(shape) * wide * ahead
+        alone: Any = {name: (None, shape)}
+        terms = self.phase.output.weights
+        speaks = any(teachers_of(self.phase, term, alone) for term in terms)
+        hidden = self.rows * shape.hidden_size * wide * ahead if speaks else 0
+        features = self.student.num_layers * self.rows * _width(shape) * self.compares
+        per_number = FLOAT + (self.wide if self.autocast else 0)
+        found += [
+            Line(name, f"keys and values, {ahead} batches", kv),
+            Line(name, f"last hidden states, {ahead} batches", hidden),
+            Line(name, "features for the student", features * per_number),
+        ]
+        if self.config.store.read:
+            return found, 0
+        return found, self._traced(shape, how).forward
+
+    def _moment(self, reading: int) -> list[Line]:
+        """What is there for a moment only: of the student's three the largest."""
+        head = self.student.vocab
+        losses = 0
+        if self.phase.output.weights or self.phase.loss.delta_ce:
+            losses = BLOCKS * self.phase.output.block * head * FLOAT
+            if self.autocast is not None and self.how.dtype == torch.float32:
+                losses += head * self.student.hidden_size * self.autocast.itemsize
+        moments_ = {
+            "a layer's forward": self.passes.forward,
+            "a layer's backward": self.passes.backward,
+            f"{BLOCKS} blocks of logits": losses,
+        }
+        what = max(moments_, key=lambda name: moments_[name])
+        beside = self.train.prefetch
+        student = moments_[what]
+        if not beside and reading > student:
+            return [Line("both", "for a moment: a teacher's forward", reading)]
+        return [
+            Line("student", f"for a moment: {what}", student),
+            Line("both", "beside it: a teacher's forward", reading if beside else 0),
+        ]
+
+
+def _held(model: nn.Module, kind: str, dtype: str) -> dict[str, int]:
+    """Bytes of a skeleton's weights, by how they are held."""
+    quantised = [m for m in model.modules() if isinstance(m, QuantisedLinear)]
+    numbers = sum(m.weight.numel() for m in quantised)
+    if kind == "int4":
+        blocks = numbers // BLOCK
+        codes = numbers // 2 + blocks + FLOAT * blocks // OUTER_BLOCK
+    else:
+        codes = numbers + FLOAT * sum(m.out_features for m in quantised)
+    inside = {id(m.weight) for m in quantised} | {id(m.scale) for m in quantised}
+    rest, updates = 0, 0
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            updates += parameter.nbytes
+        elif id(parameter) not in inside:
+            rest += parameter.nbytes
+    whole = "embeddings, head and norms" if quantised else "weights"
+    return {
+        f"linear layers, {kind}": codes,
+        f"{whole}, {dtype}": rest,
+        "low-rank updates, float32": updates,
+    }
+
+
+def _dtype(asked: str, shape: Shape) -> torch.dtype:
+    """The type of a teacher's weights; ``auto`` is the checkpoint's."""
+    if asked == "auto":
+        asked = str(getattr(shape.config, "dtype", None) or "float32")
+    found = getattr(torch, asked.removeprefix("torch."))
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+def _width(shape: Shape) -> int:
+    """Numbers of one layer's key and value of a token."""
+    return shape.num_kv_heads * (shape.k_dim + shape.v_dim)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
