@@ -30,8 +30,9 @@ from student.distiller import layers_read
 from student.objective import WITHOUT_COMPARISONS, term_weights
 from teacher.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
 
-BLOCKS = 4
-"""Blocks of logits that a divergence holds: two models', and what is between them."""
+BLOCKS = {"cuda": 4, "cpu": 2}
+"""Blocks of logits that a divergence holds: two models', and on a GPU as many for what
+is between them; a CPU has that for a few rows at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,10 @@ class Line:
 
 
 def memory_plan(
-    config: Config, processes: int = 1, registry: Registry | None = None
+    config: Config,
+    processes: int = 1,
+    registry: Registry | None = None,
+    device: str = "cuda",
 ) -> list[Line]:
     """Plan the memory of a config's hungriest phase, at its peak.
 
@@ -55,6 +59,7 @@ def memory_plan(
             texts are taken to have as many tokens as the student's longest.
         processes: that train together, among which ZeRO divides.
         registry: plugins; None loads the built-in and the installed ones.
+        device: ``cuda`` or ``cpu``, where training will run.
 
     Returns:
         Lines that add up to the peak of what tensors take on the device. The CUDA
@@ -75,7 +80,7 @@ def memory_plan(
     plans = []
     for phase in phases:
         chosen = {name: shapes[name] for name in phase.select(facts)}
-        plan = _Plan(config, phase, registry, student, chosen, processes)
+        plan = _Plan(config, phase, registry, student, chosen, processes, device)
         plans.append(plan.lines())
     return max(plans, key=lambda lines: sum(line.size for line in lines))
 
@@ -91,9 +96,11 @@ class _Plan:
         student: Shape,
         teachers: Mapping[str, Shape],
         processes: int,
+        device: str,
     ) -> None:
         self.config, self.phase, self.registry = config, phase, registry
         self.student, self.teachers, self.processes = student, teachers, processes
+        self.device = device
         self.train: TrainConfig = phase.train
         self.rows = self.train.batch_size * config.data.max_length
         """Tokens of a batch."""
@@ -138,7 +145,7 @@ class _Plan:
         count = trained + bridge
         self.passes = self._traced(self.student, self.how)
         stage = self.train.zero_stage if self.train.engine == "deepspeed" else 0
-        copies = zero_copies(FLOAT * count, self.processes, "cuda") if stage else 0
+        copies = zero_copies(FLOAT * count, self.processes, self.device) if stage else 0
         return [
             *found,
             Line("student", "bridge and router, float32", FLOAT * bridge),
@@ -256,13 +263,13 @@ class _Plan:
         head = self.student.vocab
         losses = 0
         if self.phase.output.weights or self.phase.loss.delta_ce:
-            losses = BLOCKS * self.phase.output.block * head * FLOAT
+            losses = BLOCKS[self.device] * self.phase.output.block * head * FLOAT
             if self.autocast is not None and self.how.dtype == torch.float32:
                 losses += head * self.student.hidden_size * self.autocast.itemsize
         moments_ = {
             "a layer's forward": self.passes.forward,
             "a layer's backward": self.passes.backward,
-            f"{BLOCKS} blocks of logits": losses,
+            f"{BLOCKS[self.device]} blocks of logits": losses,
         }
         what = max(moments_, key=lambda name: moments_[name])
         beside = self.train.prefetch
