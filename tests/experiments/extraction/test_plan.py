@@ -35,7 +35,7 @@ def sizes(lines, of):
 def test_the_plan_of_one_card_is_what_its_sizes_say():
     """Qwen2.5: hidden 3584 and 1536, 28 layers, by hand."""
     lines = memory_plan(load_config("one_card"))
-    own, teacher = sizes(lines, "student"), sizes(lines, "qwen-7b")
+    own, teacher = sizes(lines, "student"), sizes(lines, "qwen7b")
     layer = 2 * 1536 * 1536 + 2 * 1536 * 256 + 3 * 1536 * 8960
     expected = 28 * layer * (1 / 2 + 1 / 64 + 4 / (64 * 256))
     assert own["linear layers, int4"] == expected
