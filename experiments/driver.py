@@ -201,6 +201,7 @@ def _open_and_run(
         for sentence in [
             *hidden_settings(config, presets_of(registry)),
             *models.left_out(),
+            *_shared(models, engine),
             *data.warnings,
         ]:
             print(f"warning: {sentence}", file=sys.stderr)
@@ -376,6 +377,17 @@ def _same_rotation(config: Config, phases: list[PhaseConfig]) -> None:
                 f"{phase.align.rope_scaling_method!r}, the run to "
                 f"{config.align.rope_scaling_method!r}; set it under align, for all"
             )
+
+
+def _shared(models: Models, engine: Engine) -> list[str]:
+    """A sentence on teachers that are split over processes."""
+    if not models.sharded:
+        return []
+    names = ", ".join(map(repr, models.sharded))
+    return [
+        f"teachers {names} are split over {engine.world_size} processes, which meet in "
+        "every block; train.prefetch is off"
+    ]
 
 
 def _check_quantised(config: Config, train: TrainConfig) -> None:

@@ -30,8 +30,9 @@ WITHOUT_EFFECT = (
     "max_bad_steps",
     "prefetch",
     "threads",
+    "shard",
 )
-"""Settings of the loop that change nothing in the student."""
+"""Settings of the loop and of teachers that change nothing in the student."""
 
 LATER: Mapping[str, Any] = {
     "quantise": "none",
@@ -54,17 +55,16 @@ def record_of(
     """
     phases = {}
     for index, stage in enumerate(stages):
-        train = since_ever(stage.phase.train)
         phases[f"{index + 1}-{stage.phase.name}"] = {
             "teachers": {
-                name: since_ever(config.teachers[name])
+                name: with_effect(config.teachers[name])
                 for name in stage.teachers
                 if name in config.teachers
             },
             "align": plain(stage.phase.align),
             "fuse": plain(stage.phase.fuse),
             "loss": plain(stage.phase.loss),
-            "train": {k: v for k, v in train.items() if k not in WITHOUT_EFFECT},
+            "train": with_effect(stage.phase.train),
         }
         if stage.phase.output.weights:  # runs from before there were any go on
             phases[f"{index + 1}-{stage.phase.name}"]["output"] = plain(
@@ -79,6 +79,12 @@ def record_of(
         "store": plain(config.store) if config.store.read else None,
         "phases": phases,
     }
+
+
+def with_effect(section: Any) -> dict[str, Any]:
+    """:func:`since_ever`, without what changes nothing in the student."""
+    found = since_ever(section)
+    return {key: value for key, value in found.items() if key not in WITHOUT_EFFECT}
 
 
 def since_ever(section: Any) -> dict[str, Any]:

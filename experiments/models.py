@@ -21,6 +21,7 @@ from teacher.capture import KVCapture
 from teacher.context import ScaleBase, extend_context, trained_length
 from teacher.models import LoadedModel, load_model
 from teacher.quantise import quantise
+from teacher.shard import is_sharded, shard
 from teacher.windows import windows_for
 
 ZOO = "zoo:"
@@ -122,6 +123,14 @@ class Models:
                 )
         return found
 
+    @property
+    def sharded(self) -> tuple[str, ...]:
+        """Names of the teachers that all processes hold and run together."""
+        if self._config.store.read:
+            return ()
+        every = self._teachers.items()
+        return tuple(name for name, (one, _) in every if is_sharded(one.model))
+
     def check_chat(self, sample: TextSample) -> None:
         """See that every teacher's template takes a conversation.
 
@@ -206,6 +215,7 @@ class Models:
         if own.lora.rank:
             quantise(model, own.quantise, self._device)
             add_adapters(model, own.lora, self._config.run.seed)
+            model.to(self._device)  # where its quantised layers are
         return model
 
     def _load_teacher(self, name: str) -> tuple[LoadedModel, KVCapture]:
@@ -214,7 +224,10 @@ class Models:
         with named(f"teachers.{name}"):
             loaded = load_model(resolve_zoo(entry.model), role="teacher", dtype=dtype)
             model: Any = loaded.model  # transformers hides the type of .to
-            quantise(model, entry.quantise, self._device)
+            # What is split leaves the CPU's memory block by block.
+            quantise(model, entry.quantise, None if entry.shard else self._device)
+            if entry.shard:
+                shard(model, self._device)
             model.to(self._device)
             windowed = entry.long_texts == "window"
             windows = windows_for(loaded.model) if windowed else None

@@ -92,6 +92,10 @@ class TeacherConfig:
     quantise: Literal["none", "int8", "int4"] = "none"
     """How its linear layers are held: as loaded, in 8 bits, or in 4 (NF4; needs the
     extra ``quant``)."""
+    shard: bool = False
+    """Split its weights over all processes of a run, each block brought together when
+    it runs: for a teacher that one device cannot hold. Slower, and without
+    ``train.prefetch``."""
     long_texts: Literal["extend", "refuse", "window"] = "extend"
     """Texts longer than it was trained to read: ``extend`` its rotation by
     ``align.rope_scaling_method`` (a position table refuses), ``refuse``, or

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
     title = f"{place.arm} · {phase.name}"
     with bench.progress.work(title, place.steps) as show:
         job = _job(bench, stage, place, faculty, alarms, show)
-        done = train_phase(distiller, engine, job, phase.train)
+        done = train_phase(distiller, engine, job, _in_step(bench, phase.train))
     if done < place.steps:
         raise RunStopped(f"{title}: {done} of {place.steps} steps")
     result = _measure(bench, stage, place, capture, faculty)
@@ -136,6 +136,14 @@ def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
 
     engine.from_main(keep)
     return result
+
+
+def _in_step(bench: Bench, train: TrainConfig) -> TrainConfig:
+    """Without prefetch where a teacher's forward takes all processes.
+
+    Two threads would talk to the others at once, each process in an order of its own.
+    """
+    return replace(train, prefetch=train.prefetch and not bench.models.sharded)
 
 
 def _job(

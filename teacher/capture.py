@@ -25,6 +25,7 @@ from teacher.left_padding import counted, is_left_padded, learn_positions
 from teacher.limits import check_model, position_limit, unsupported
 from teacher.probe import PROBE_TOKENS, AttentionLayer, NotFiniteError, find_attention
 from teacher.recording import Enough, Recording
+from teacher.shard import is_sharded
 from teacher.windows import Windows, read_in_windows
 
 if TYPE_CHECKING:
@@ -289,5 +290,6 @@ class KVCapture:
 
     @property
     def _offloaded(self) -> bool:
-        # An early end would leave weights moved in by accelerate where they are.
-        return hasattr(self.model, "hf_device_map")
+        # An early end would leave weights moved in by accelerate, or brought together
+        # from other processes, where they are.
+        return hasattr(self.model, "hf_device_map") or is_sharded(self.model)

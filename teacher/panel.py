@@ -106,11 +106,19 @@ class TeacherPanel:
             NonFiniteTeacherError: a teacher's KV are not finite.
             ValueError: a text is longer than a teacher's positions.
         """
+        views: list[TeacherView] = []
+        trouble: NonFiniteTeacherError | None = None
         with part("teachers"):
-            return [
-                self._view(teacher, table, batch, rows)
-                for teacher, table in zip(self.teachers, self._tables, strict=True)
-            ]
+            for teacher, table in zip(self.teachers, self._tables, strict=True):
+                # All of them, whatever one says: what is split over processes has to
+                # run equally often on each.
+                try:
+                    views.append(self._view(teacher, table, batch, rows))
+                except NonFiniteTeacherError as error:
+                    trouble = trouble or error
+        if trouble is not None:
+            raise trouble
+        return views
 
     def _view(
         self,

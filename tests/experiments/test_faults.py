@@ -7,6 +7,7 @@ tests hold the others.
 import time
 
 import pytest
+import yaml
 
 from experiments.bench import _two_ranks as two
 from experiments.bench._inject import Fault
@@ -32,8 +33,12 @@ def write(folder, zoo):
     return two.write_config(folder, models, PHASES, STEPS, grad_accum=2)
 
 
+def said_all(folder):
+    return (folder / "log.txt").read_text(errors="replace")
+
+
 def said(folder):
-    return (folder / "log.txt").read_text(errors="replace")[-4000:]
+    return said_all(folder)[-4000:]
 
 
 @pytest.fixture
@@ -119,3 +124,14 @@ def test_faults_are_named_when_there_are_none_such():
     with pytest.raises(ValueError, match="give rank=R and at=N"):
         Fault.parse("kill@step:when=3")
     assert Fault.parse("kill@step:rank=1:at=4") == Fault("kill", "step", 1, 4)
+
+
+def test_teachers_split_over_processes_teach_the_same(undisturbed, tiny_zoo, tmp_path):
+    config = write(tmp_path, tiny_zoo)
+    settings = yaml.safe_load(config.read_text())
+    for name in ("gpt2-prose", "t5-mixed"):
+        settings["teachers"][name]["shard"] = True
+    config.write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert two.launch(config, log=tmp_path / "log.txt").wait(1200) == 0, said(tmp_path)
+    assert "'gpt2-prose', 't5-mixed' are split over 2 processes" in said_all(tmp_path)
+    assert_nothing_lost(tmp_path / "run", undisturbed)

@@ -156,6 +156,23 @@ def test_a_teacher_gone_bad_is_named_with_layer_and_text(tiny_zoo, student):
         panel(student)
 
 
+def test_all_teachers_run_though_one_is_not_finite(tiny_zoo, teachers, student):
+    """Fails where the rest is left out: other processes would wait for theirs."""
+    loaded = load_model(str(tiny_zoo["gpt2-prose"]))
+    sick = LiveTeacher("sick", KVCapture(loaded.model), loaded.tokenizer, (0, 1))
+    with torch.no_grad():
+        loaded.model.transformer.h[1].ln_1.weight.fill_(float("nan"))
+    calls = []
+    later = teachers["neox-mixed"]
+    body = later.capture.model.base_model
+    hook = body.register_forward_pre_hook(lambda *_: calls.append(1))
+    panel = TeacherPanel([sick, later], CharIoUAligner(), CausalCharIoUAligner())
+    with pytest.raises(NonFiniteTeacherError, match="'sick'"):
+        panel(student)
+    hook.remove()
+    assert calls
+
+
 def test_a_text_longer_than_a_teachers_positions_names_the_teacher(teachers, student):
     words = " ".join(f"x{i}y" for i in range(3000))
     spans = torch.zeros(1, 1, 2, dtype=torch.int64)
