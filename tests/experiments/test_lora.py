@@ -132,6 +132,7 @@ def test_what_cannot_work_is_refused_before_any_work(
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_store_knows_how_its_teachers_were_quantised(tiny_zoo, tmp_path, capsys):
     teacher = {"gpt2-prose": {"quantise": "int8"}}
     config = str(small_config(tmp_path, tiny_zoo, {"teachers": teacher}))
