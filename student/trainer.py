@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from align.process_memory import highest
 from align.stopwatch import Stopwatch, part
 from align.text import TextSample
 from fuse.routing_stats import RoutingStats
@@ -317,4 +317,4 @@ def _peak_memory(device: torch.device) -> int:
     """Bytes: of the GPU where there is one, else of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return highest()

@@ -128,8 +128,9 @@ def _train(folder: Path, case: str) -> int:
     """Bytes that training held beyond a process that had trained something small."""
     import ctypes
 
+    from align.process_memory import highest, resident
     from experiments.extraction.bench import open_bench
-    from experiments.extraction.memory import assembled, highest, resident
+    from experiments.extraction.memory import assembled
     from student.engine import Engine
     from student.trainer import Job, train_phase
 

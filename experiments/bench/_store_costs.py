@@ -204,9 +204,9 @@ def _peak(folder: Path, times: int) -> int:
     words += [f"teachers={{a: {{model: {folder / 'model'}}}, b: {folder / 'model'}}}"]
     words += ["phases=[dual]", "store.shard_samples=16", "data.max_length=64"]
     code = (
-        "import resource, sys; from experiments.cli import main; "
-        "code = main(sys.argv[1:]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
+        "import sys; from align.process_memory import highest; "
+        "from experiments.cli import main; code = main(sys.argv[1:]); "
+        "print(highest()); sys.exit(code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
@@ -216,7 +216,7 @@ def _peak(folder: Path, times: int) -> int:
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
-    return int(done.stdout.split()[-1]) * 1024
+    return int(done.stdout.split()[-1])
 
 
 def _plan(layers: int, width: int, samples: int) -> Plan:

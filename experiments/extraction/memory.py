@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from align.process_memory import highest, resident
 from align.tokens import TokenBatch
 from align.view import TeacherView
 from experiments.extraction.bench import Bench
@@ -29,8 +28,6 @@ FLOAT = 4
 _BUCKET = int(5e8)
 """Numbers in DeepSpeed's buffer of gradients (its ``reduce_bucket_size``). Beside it
 ZeRO copies a process's part of the weights once and of the gradients twice."""
-
-_STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(slots=True)
@@ -200,27 +197,3 @@ def _some_steps(
 
 def _bytes(model: torch.nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters())
-
-
-def resident() -> int:
-    """Bytes of this process now; from here on :func:`highest` counts anew."""
-    if not _STATUS.is_file():
-        return highest()
-    try:
-        _FORGET.write_text("5")
-    except OSError:  # a sandbox may forbid it
-        return highest()
-    return _status("VmRSS")
-
-
-def highest() -> int:
-    """Most bytes that this process has held since :func:`resident`."""
-    if _STATUS.is_file():
-        return _status("VmHWM")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _status(field: str) -> int:
-    rows = _STATUS.read_text().splitlines()
-    return next(int(r.split()[1]) * 1024 for r in rows if r.startswith(field + ":"))
