@@ -230,7 +230,7 @@ def _guess(a: Tensor, b: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
     """Potentials (P, n) and (P, m), taken off the cost before it is minimised.
 
     That changes the optimum by a known number and no plan, whatever they are; near the
-    right ones the simplex has a third fewer pivots left to make. Two updates of
+    right ones the simplex has fewer pivots left to make. Two updates of
     Sinkhorn, in single precision.
     """
     a, b = a.float(), b.float()
