@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import statistics
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
@@ -12,7 +11,7 @@ from align.process_memory import highest, resident
 Prepare = Callable[..., Callable[[], object]]
 
 
-def extra_bytes(prepare: Prepare, *args: int) -> float:
+def extra_bytes(prepare: Prepare, *args: int) -> int:
     """Most memory that a step holds beyond what was there before it.
 
     Args:
@@ -20,10 +19,10 @@ def extra_bytes(prepare: Prepare, *args: int) -> float:
         args: for ``prepare``.
 
     Returns:
-        The median of three processes: the system takes pages of libraries back, and
-        gives them again, when it likes.
+        The largest of three processes: the system takes idle pages back when it likes,
+        and a process looks smaller than it is.
     """
-    return statistics.median(_once(prepare, args) for _ in range(3))
+    return max(_once(prepare, args) for _ in range(3))
 
 
 def _once(prepare: Prepare, args: tuple[int, ...]) -> int:
