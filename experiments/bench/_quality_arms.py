@@ -9,8 +9,6 @@ from types import MappingProxyType
 TEACHERS = ("neox-prose", "qwen-code", "gpt2-mixed")
 SPECIALISTS = TEACHERS[:2]
 """A teacher that has read prose alone, and one that has read code alone."""
-OWN_DOMAIN = MappingProxyType({"prose": "neox-prose", "code": "qwen-code"})
-"""The specialist of each domain: whom a router should ask."""
 ENCODER = "bert-mixed"
 TWIN = "llama-twin"
 """Has the student's tokenizer."""

@@ -61,28 +61,30 @@ def work_through(
         for seed in seeds
         for arm in arms
     ]
-    left = [task for task in (*reading, *training) if not task.result.is_file()]
-    if not left:
-        return {}
+    # A store must be whole before it is read.
+    stages = [
+        [task for task in stage if not task.result.is_file()]
+        for stage in (reading, training)
+    ]
+    count = sum(map(len, stages))
     failed: dict[str, str] = {}
-    first = [task for task in left if task in reading]
-    second = [task for task in left if task not in reading]
-    context = get_context("spawn")
+    if not count:
+        return failed
     with (
-        Progress().work("quality", len(left)) as show,
-        ProcessPoolExecutor(min(jobs, len(left)), context, _warm) as pool,
+        Progress().work("quality", count) as show,
+        ProcessPoolExecutor(min(jobs, count), get_context("spawn"), _warm) as pool,
     ):
         done = 0
-        for stage in (first, second):  # a store must be whole before it is read
-            running = {pool.submit(_logged, task): task for task in stage}
-            try:
+        try:
+            for stage in stages:
+                running = {pool.submit(_logged, task): task for task in stage}
                 for future in as_completed(running):
                     _note(running[future], future, failed)
                     done += 1
                     show(done)
-            except KeyboardInterrupt:  # runs that have begun save and leave
-                pool.shutdown(cancel_futures=True)
-                raise
+        except KeyboardInterrupt:  # runs that have begun save and leave
+            pool.shutdown(cancel_futures=True)
+            raise
     return failed
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench._quality_arms import TEACHERS, Arm
+from experiments.bench._quality_arms import Arm
 from experiments.bench._quality_train import Setup
 from experiments.plotting import COLOURS, grid
 
@@ -128,11 +128,16 @@ def read_outcome(bed: Setup, arm: Arm, seeds: Sequence[int]) -> Outcome:
 
 
 def routing_table(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """Rows of arm, domain, share of every teacher, and what chance would give."""
-    rows = []
-    for outcome in outcomes:
+    """Heads and rows: arm, domain, share of every teacher, and what chance would give.
+
+    Heads alone where nothing is routed; a teacher that an arm has not is ``-``.
+    """
+    routed = [outcome for outcome in outcomes if outcome.leads]
+    teachers = list(dict.fromkeys(t for o in routed for t in o.arm.teachers))
+    rows = [["arm", "domain", *teachers, "chance"]]
+    for outcome in routed:
         for domain, shares in outcome.leads.items():
-            cells = [f"{shares.get(name, 0):.0%}" for name in TEACHERS]
+            cells = [f"{shares[t]:.0%}" if t in shares else "-" for t in teachers]
             rows.append([outcome.arm.name, domain, *cells, f"{1 / len(shares):.0%}"])
     return rows
 

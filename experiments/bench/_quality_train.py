@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import yaml
 
 from experiments.bench._quality_arms import Arm
 from experiments.config import Config, load_config
+from experiments.history import write_json
 
 STORE = "kv"
 """Folder of the teachers' stores, beside the arms'."""
@@ -85,7 +85,7 @@ def store_teacher(bed: Setup, teacher: str) -> None:
     before = time.process_time()
     extract(config)
     seconds = round(time.process_time() - before, 1)
-    _write(bed.reading(teacher), {"cpu_s": seconds})
+    write_json(bed.reading(teacher), {"cpu_s": seconds})
 
 
 def train_arm(bed: Setup, arm: Arm, seed: int) -> None:
@@ -114,7 +114,7 @@ def train_arm(bed: Setup, arm: Arm, seed: int) -> None:
         "leads": _leads(run) if arm.routed else {},
         "bits": bits_by_text(config, run / "student"),
     }
-    _write(bed.result(arm.name, seed), told)
+    write_json(bed.result(arm.name, seed), told)
 
 
 def bits_by_text(config: Config, student: Path) -> dict[str, list[list[float]]]:
@@ -153,10 +153,3 @@ def _leads(run: Path) -> dict[str, dict[str, float]]:
 
 def _store_settings(bed: Setup) -> list[str]:
     return [f"store.dir={bed.folder}", f"store.name={STORE}", "store.read=true"]
-
-
-def _write(path: Path, told: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(told), encoding="utf-8")
-    part.replace(path)

@@ -96,7 +96,6 @@ def _positive(text: str) -> int:
 
 def _show(bed: Any, arms: list[Any], seeds: list[int], picture: Path | None) -> None:
     from experiments.bench import _quality_table as of
-    from experiments.bench._quality_arms import TEACHERS
     from experiments.commands import print_table
 
     whole = [a for a in arms if all(bed.result(a.name, s).is_file() for s in seeds)]
@@ -113,9 +112,8 @@ def _show(bed: Any, arms: list[Any], seeds: list[int], picture: Path | None) -> 
         picture = picture or bed.folder / "quality.png"
         of.draw(outcomes, baseline, picture)
         print(f"picture: {picture}")
-    rows = of.routing_table(outcomes)
+    heads, *rows = of.routing_table(outcomes)
     if rows:
-        heads = ["arm", "domain", *TEACHERS, "chance"]
         print_table("teacher with the largest weight, tokens", heads, rows, 2)
         routing = bed.folder / "routing.png"
         of.draw_routing(outcomes, routing)

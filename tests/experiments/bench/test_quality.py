@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from experiments.bench._quality_arms import ARMS, CE_ONLY, GROUPS, TEACHERS, Arm, chosen
+from experiments.bench._quality_arms import (
+    ARMS,
+    CE_ONLY,
+    ENCODER,
+    GROUPS,
+    TEACHERS,
+    Arm,
+    chosen,
+)
 from experiments.bench._quality_jobs import work_through
 from experiments.bench._quality_table import (
     Outcome,
@@ -91,12 +99,17 @@ def test_whom_a_router_asked_is_a_table_and_a_picture(tmp_path):
         "code": dict(zip(TEACHERS, (0.1, 0.8, 0.1), strict=True)),
         "prose": dict(zip(TEACHERS, (0.7, 0.1, 0.2), strict=True)),
     }
+    wider = {"code": {**leads["code"], "qwen-code": 0.5, ENCODER: 0.3}}
     plain = outcome("fixed", 0.9)
     routed = Outcome(ARMS["routed"], plain.runs, 10.0, leads)
-    assert routing_table([plain, routed]) == [
-        ["routed", "code", "10%", "80%", "10%", "33%"],
-        ["routed", "prose", "70%", "10%", "20%", "33%"],
+    latent = Outcome(ARMS["z"], plain.runs, 10.0, wider)
+    assert routing_table([plain, routed, latent]) == [
+        ["arm", "domain", *TEACHERS, ENCODER, "chance"],
+        ["routed", "code", "10%", "80%", "10%", "-", "33%"],
+        ["routed", "prose", "70%", "10%", "20%", "-", "33%"],
+        ["z", "code", "10%", "50%", "10%", "30%", "25%"],
     ]
+    assert len(routing_table([plain])) == 1
     draw_routing([plain, routed], tmp_path / "routing.png")
     assert (tmp_path / "routing.png").stat().st_size > 5000
 
@@ -132,6 +145,8 @@ def test_arms_train_once_from_stores_and_one_that_fails_stops_no_other(bed, capf
         assert sum(shares.values()) == pytest.approx(1)
     assert not ce.leads and two.cost > ce.cost > 0
     assert all((costs > 0).all() for costs in two.runs[0].values())
+    with pytest.raises(FileNotFoundError):
+        read_outcome(bed, ROUTED, [4])
     before = bed.result("two", 3).stat().st_mtime_ns
     assert work_through(bed, [ROUTED, ARMS[CE_ONLY]], [3], jobs=1) == {}
     assert bed.result("two", 3).stat().st_mtime_ns == before
