@@ -38,6 +38,12 @@ LATER: Mapping[str, Any] = {
     "quantise": "none",
     "lora": plain(LoraConfig()),
     "optimizer": "adamw",
+    "temperatures": [1.0],
+    "fade_steps": 0,
+    "fade_to": 0.0,
+    "projected_kl": 0.0,
+    "projected_chains": False,
+    "likelihood_ends": "tokens",
 }
 """Settings that earlier versions had not, with what these did: records leave them out,
 so that runs and stores of these versions go on."""
@@ -63,11 +69,11 @@ def record_of(
             },
             "align": plain(stage.phase.align),
             "fuse": plain(stage.phase.fuse),
-            "loss": plain(stage.phase.loss),
+            "loss": since_ever(stage.phase.loss),
             "train": with_effect(stage.phase.train),
         }
         if stage.phase.output.weights:  # runs from before there were any go on
-            phases[f"{index + 1}-{stage.phase.name}"]["output"] = plain(
+            phases[f"{index + 1}-{stage.phase.name}"]["output"] = since_ever(
                 stage.phase.output
             )
     return {
