@@ -20,8 +20,8 @@ from student.config import LoraConfig
 
 _OWN = "default"
 """What peft calls the one adapter of a model."""
-_WEIGHTS, _SETTINGS = "adapter_model.safetensors", "adapter_config.json"
-"""Files by which peft knows an adapter."""
+_WEIGHTS = "adapter_model.safetensors"
+"""The file in which peft looks for an adapter's numbers."""
 
 
 def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
@@ -62,11 +62,6 @@ def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:  # bfloat16 would round small updates away
             parameter.data = parameter.data.float()
-
-
-def has_adapters(model: nn.Module) -> bool:
-    """Whether :func:`add_adapters` was here."""
-    return next(_updates(model), None) is not None
 
 
 def save_adapter(model: Any, folder: Path) -> None:

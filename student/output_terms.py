@@ -12,13 +12,10 @@ from student.output import (
     HeadInput,
     hybrid,
     linear_divergence,
-    linear_top_tokens,
     logit_geometry,
     sequence_transport,
-    support_sizes,
-    token_transport,
 )
-from student.output_sides import LEAST, Side, compare, labels_of, sides_of
+from student.output_sides import LEAST, Side, compare, labels_of, moved, sides_of
 from student.output_texts import (
     Stretches,
     label_log_probs,
@@ -80,9 +77,12 @@ def hybrid_transport(ctx: StepContext) -> Tensor:
         apart = compare(outputs, side) if alpha < 1 else ctx.zero()
         parts.append((hybrid(transport, apart, alpha), side.weight.sum()))
     others = [one for one in taught if not outputs.speaks_alike(one)]
+    student = None
+    if others and alpha < 1:
+        student = label_log_probs(outputs.student, outputs.config.block)
     for stretches in stretches_of(outputs, others):
         weight = stretches.weight.sum()
-        parts.append((_across(ctx, outputs, stretches), weight))
+        parts.append((_across(ctx, outputs, stretches, student), weight))
     return _mean(parts, ctx)
 
 
@@ -182,42 +182,32 @@ def _mean(parts: Sequence[tuple[Tensor, Tensor]], ctx: StepContext) -> Tensor:
     return total / weight.clamp_min(LEAST)
 
 
-def _across(ctx: StepContext, outputs: Outputs, stretches: Stretches) -> Tensor:
-    """:func:`hybrid_transport` from one teacher of another vocabulary."""
-    config = outputs.config
-    moved, apart = ctx.zero(), ctx.zero()
-    if config.ot_alpha > 0:
-        places = stretches.weight[stretches.places(outputs)[0]].sum()
-        moved = transport_of(outputs, stretches) / places.clamp_min(LEAST)
-    if config.ot_alpha < 1:
-        student = label_log_probs(outputs.student, config.block)
+def _across(
+    ctx: StepContext, outputs: Outputs, stretches: Stretches, student: Tensor | None
+) -> Tensor:
+    """:func:`hybrid_transport` from one teacher of another vocabulary.
+
+    ``student``: (B, T_s) from :func:`label_log_probs`; None where transport is all.
+    """
+    alpha = outputs.config.ot_alpha
+    transport = transport_of(outputs, stretches) if alpha > 0 else ctx.zero()
+    apart = ctx.zero()
+    if student is not None:
         apart = likelihood_of(outputs, stretches, student, ends=False)
         apart = apart / stretches.weight.sum().clamp_min(LEAST)
-    return hybrid(moved, apart, config.ot_alpha)
+    return hybrid(transport, apart, alpha)
 
 
 def _transport(outputs: Outputs, side: Side) -> Tensor:
     """Mean cost over the places that weigh something."""
-    config, own = outputs.config, outputs.student
+    own, teacher = outputs.student, side.teacher
     rows = side.weight.nonzero()[:, 0]
-    size = min(own.head.size, side.teacher.head.size)
-    student = linear_top_tokens(
-        own.hidden.flatten(0, 1)[rows], own.head.first(size), config.ot_top_k
-    )
-    with torch.no_grad():
-        teacher = linear_top_tokens(
-            side.teacher.hidden[rows], side.teacher.head.first(size), config.ot_top_k
-        )
-    if config.ot_adaptive:
-        sizes = support_sizes(teacher.entropy, teacher.ids.shape[1])
-        student, teacher = student.limited(sizes), teacher.limited(sizes)
+    size = min(own.head.size, teacher.head.size)
     vectors = own.head.weight.detach()
-    return token_transport(
-        student,
-        teacher,
-        vectors,
-        vectors,
-        student_temperature=config.temperature,
-        teacher_temperature=config.temperature,
-        weight=side.weight[rows],
-    ).loss
+    return moved(
+        outputs.config,
+        HeadInput(own.hidden.flatten(0, 1)[rows], own.head.first(size)),
+        HeadInput(teacher.hidden[rows], teacher.head.first(size)),
+        (vectors, vectors),
+        side.weight[rows],
+    )

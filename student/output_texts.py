@@ -13,6 +13,7 @@ from align.output import Output
 from student.output import (
     Chunks,
     Divergence,
+    HeadInput,
     Support,
     chains_of,
     chunk_likelihood,
@@ -21,9 +22,8 @@ from student.output import (
     pool_logits,
     projected_divergence,
     shared_chunks,
-    support_sizes,
-    token_transport,
 )
+from student.output_sides import moved
 from student.outputs import Outputs, Taught
 
 
@@ -114,34 +114,21 @@ def likelihood_of(
 
 
 def transport_of(outputs: Outputs, stretches: Stretches) -> Tensor:
-    """Sum over places, by weight, of the least cost between likeliest tokens.
+    """Mean over places, by weight, of the least cost between likeliest tokens.
 
     Moving mass from a token of one vocabulary to one of the other costs 1 - cos of
     their spellings.
     """
-    config, own, other = outputs.config, outputs.student, stretches.taught.output
+    own, other = outputs.student, stretches.taught.output
     lexicon = outputs.lexicons[stretches.taught.name]
     at, mine, theirs = stretches.places(outputs)
-    student = linear_top_tokens(
-        own.hidden.flatten(0, 1)[mine], own.head, config.ot_top_k
+    return moved(
+        outputs.config,
+        HeadInput(own.hidden.flatten(0, 1)[mine], own.head),
+        HeadInput(other.hidden.flatten(0, 1)[theirs], other.head),
+        (lexicon.student.vectors, lexicon.teacher.vectors),
+        stretches.weight[at],
     )
-    with torch.no_grad():
-        teacher = linear_top_tokens(
-            other.hidden.flatten(0, 1)[theirs], other.head, config.ot_top_k
-        )
-    if config.ot_adaptive:
-        sizes = support_sizes(teacher.entropy, teacher.ids.shape[1])
-        student, teacher = student.limited(sizes), teacher.limited(sizes)
-    return token_transport(
-        student,
-        teacher,
-        lexicon.student.vectors,
-        lexicon.teacher.vectors,
-        student_temperature=config.temperature,
-        teacher_temperature=config.temperature,
-        weight=stretches.weight[at],
-        reduction="sum",
-    ).loss
 
 
 def projected_of(
@@ -160,15 +147,8 @@ def projected_of(
     at, mine, theirs = stretches.places(outputs)
     chains = None
     if student is not None:
-        teacher = label_log_probs(other, config.block)
-        both = (
-            (own, student, stretches.chunks.student),
-            (
-                other,
-                teacher,
-                stretches.chunks.teacher,
-            ),
-        )
+        teacher, chunks = label_log_probs(other, config.block), stretches.chunks
+        both = (own, student, chunks.student), (other, teacher, chunks.teacher)
         sides = [
             (
                 side.sum(log_probs)[at],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -70,4 +71,4 @@ class ProjectorBridge(AdapterBridge):
         ]
 
     def _maps(self, modules: nn.ModuleList) -> list[LayerwiseLinear]:
-        return [one for one in modules if isinstance(one, LayerwiseLinear)]
+        return [cast(LayerwiseLinear, one) for one in modules]

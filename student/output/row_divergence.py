@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from student.output.rows import cached_rows, single_rows
+from student.output.rows import cached_rows
 from student.output.support import FULL, Support, fill_tail_
 
 KINDS = ("forward", "reverse", "jensen_shannon")
@@ -90,8 +90,7 @@ def pull_(
     even = bool((heat == 1).all())
     quick = even and settings.plain and by_single_rows(student)
     factors = scale.tolist() if quick else []
-    groups = single_rows(range(len(student))) if quick else None
-    for rows in groups or cached_rows(len(student), student):
+    for rows in cached_rows(len(student), student, 1 if quick else None):
         s, t, hot = student[rows], teacher[rows], heat[rows]
         spare = s.new_empty(2, *s.shape) if spare is None else spare
         if quick:

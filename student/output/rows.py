@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -10,23 +10,19 @@ from torch import Tensor
 _CACHED = 2**18  # numbers a row may have to stay in a core's cache
 
 
-def cached_rows(count: int, like: Tensor) -> Iterator[slice]:
+def cached_rows(count: int, like: Tensor, step: int | None = None) -> Iterator[slice]:
     """Rows in groups that a processor's cache holds; all at once on a GPU.
 
     Args:
         count: rows.
         like: (., V) float.
+        step: rows in a group; None: as many as the cache holds.
     """
-    step = max(_CACHED // max(like.shape[1], 1), 1)
-    step = step if like.device.type == "cpu" else max(count, 1)
+    if step is None:
+        step = max(_CACHED // max(like.shape[1], 1), 1)
+        step = step if like.device.type == "cpu" else max(count, 1)
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
-
-
-def single_rows(rows: Iterable[int]) -> Iterator[slice]:
-    """Rows one by one."""
-    for row in rows:
-        yield slice(row, row + 1)
 
 
 def shares(weight: Tensor | None, rows: int, like: Tensor) -> Tensor:
