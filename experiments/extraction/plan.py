@@ -266,14 +266,14 @@ class _Plan:
             losses = BLOCKS[self.device] * self.phase.output.block * head * FLOAT
             if self.autocast is not None and self.how.dtype == torch.float32:
                 losses += head * self.student.hidden_size * self.autocast.itemsize
-        moments_ = {
+        peaks = {
             "a layer's forward": self.passes.forward,
             "a layer's backward": self.passes.backward,
             f"{BLOCKS[self.device]} blocks of logits": losses,
         }
-        what = max(moments_, key=lambda name: moments_[name])
+        what = max(peaks, key=lambda name: peaks[name])
         beside = self.train.prefetch
-        student = moments_[what]
+        student = peaks[what]
         if not beside and reading > student:
             return [Line("both", "for a moment: a teacher's forward", reading)]
         return [
