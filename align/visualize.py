@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -279,12 +279,28 @@ def new_figure(size: tuple[float, float], panels: int = 1) -> list[Any]:
     return [figure, *axes]
 
 
-def finish(figure: Figure, path: str | Path | None) -> Figure:
-    """Save a figure where a path is given, whole or not at all, and hand it on."""
+def finish(
+    figure: Figure,
+    path: str | Path | None,
+    metadata: Mapping[str, str] | None = None,
+) -> Figure:
+    """Save a figure where a path is given, whole or not at all, and hand it on.
+
+    Args:
+        figure: what was drawn.
+        path: a PNG to write.
+        metadata: texts to keep inside the PNG, by keyword.
+    """
     if path is not None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
-        figure.savefig(part, format="png", bbox_inches="tight", pad_inches=0.15)
+        figure.savefig(
+            part,
+            format="png",
+            bbox_inches="tight",
+            pad_inches=0.15,
+            metadata=dict(metadata or {}),
+        )
         part.replace(path)
     return figure

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from align.layer_map import needs_sample
+from experiments.alignment_figures import draw_what_meets
 from experiments.arms import (
     Arms,
     check_arm,
@@ -65,8 +65,6 @@ from student.launch import launched_world
 from teacher.capture import KVCapture
 
 RESUME = ("auto", "never", "must")
-SENTENCE = "def unbelievable(x): return x  # naïve 深度"
-"""Drawn for every teacher: a long word, code, an accent, characters beyond ASCII."""
 
 
 def run_training(
@@ -236,7 +234,7 @@ def _run(bench: Bench, arms: Arms, started: float) -> None:
     _state(bench, saved=False, finished=False)
     reading = _reading(bench)
     if bench.engine.is_main:
-        _draw_maps(bench)
+        draw_what_meets(bench, [stage.phase for stage in arms[MAIN]])
     start, teachers = _starting_point(bench), _teachers_alone(bench)
     try:
         results, judged = train_gated(bench, arms, start)
@@ -285,44 +283,6 @@ def _reading(bench: Bench) -> dict[str, Reading]:
                 event = {"kind": "event", "step": 0, "event": alarm}
                 bench.metrics.write_once(MAIN, bench.config.phases[0], event)
     return found
-
-
-def _draw_maps(bench: Bench) -> None:
-    """Draw what meets what: a sentence per teacher, and the layer maps."""
-    from experiments.viz import draw_alignment, draw_layers
-
-    align, folder = bench.config.align, bench.run_dir / "figures"
-    aligner = bench.registry.get("aligner", align.aligner)()
-    depths: dict[str, int] = {}
-    for name in bench.config.teachers:
-        loaded, capture = bench.models.teacher(name)
-        depths[name] = capture.num_layers
-        picture = folder / f"alignment_{name}.png"
-        if picture.exists():  # by an earlier launch; it takes as long as many steps
-            continue
-        try:
-            draw_alignment(
-                aligner,
-                bench.models.student_tokenizer,
-                loaded.tokenizer,
-                SENTENCE,
-                picture,
-            )
-        except ValueError as error:  # a tokenizer that cannot read this sentence
-            print(f"warning: no picture of teacher {name!r}: {error}", file=sys.stderr)
-    picture = folder / "layer_map.png"
-    if not depths or picture.exists():
-        return  # next-token loss alone, or drawn
-    if needs_sample(bench.registry.get("layer_map", align.layer_mapping_strategy)):
-        return  # drawn when it is known, at each phase's start
-    draw_layers(
-        bench.config,
-        bench.registry,
-        align.layer_mapping_strategy,
-        depths,
-        bench.models.student_layers,
-        picture,
-    )
 
 
 def _starting_point(bench: Bench) -> dict[str, dict[str, float]]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from experiments.config import Config
-    from plugins.registry import Registry
+from typing import Any
 
 
 def alignment_command(options: Namespace) -> int:
     """Draw how one text's tokens meet between two tokenizers."""
+    from experiments.alignment_figures import draw_alignment
     from experiments.plugin_commands import registry_of
 
     registry = registry_of(options, strict=True)
@@ -29,6 +26,7 @@ def alignment_command(options: Namespace) -> int:
 
 def layers_command(options: Namespace) -> int:
     """Draw which teacher layers feed which student layer."""
+    from experiments.alignment_figures import draw_layers
     from experiments.commands import config_of
     from experiments.presets import load_registry
 
@@ -75,83 +73,6 @@ def routing_command(options: Namespace) -> int:
             "fuse.fusion_method=learnable or similarity write them"
         )
     return 0
-
-
-def draw_alignment(
-    aligner: Any, student: Any, teacher: Any, text: str, path: Path
-) -> Path:
-    """Draw one text's alignment between two tokenizers.
-
-    Args:
-        aligner: maps two token batches to an Alignment.
-        student: the student's fast tokenizer.
-        teacher: the teacher's.
-        text: one short text.
-        path: PNG to write.
-
-    Raises:
-        ValueError: the text is blank or too long to draw.
-    """
-    from align.tokens import encode_batch
-    from align.visualize import visualize_alignment
-
-    if not text.strip():
-        raise ValueError("--text is blank; give one sentence")
-    batches = [encode_batch(tokenizer, [text]) for tokenizer in (student, teacher)]
-    ours, theirs = (
-        tokenizer.convert_ids_to_tokens(batch.ids[0].tolist())
-        for tokenizer, batch in zip((student, teacher), batches, strict=True)
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    visualize_alignment(aligner(*batches), ours, theirs, path)
-    return path
-
-
-def draw_layers(
-    config: Config,
-    registry: Registry,
-    strategy: str,
-    depths: dict[str, int],
-    student_layers: int,
-    path: Path,
-) -> Path:
-    """Draw the layer maps of some teachers, a panel each.
-
-    Args:
-        config: its ``align.layer_map`` replaces the strategy where it names one.
-        registry: knows the strategy.
-        strategy: a registered layer map.
-        depths: layers of every teacher, by name.
-        student_layers: layers of the student.
-        path: PNG to write.
-
-    Raises:
-        ValueError: the map needs a sample, which only a run has.
-    """
-    from align.layer_map import build_multi_teacher_layer_map, needs_sample
-    from align.visualize import visualize_layer_mapping
-
-    function = registry.get("layer_map", strategy)
-    if needs_sample(function):
-        raise ValueError(
-            f"the layer map {strategy!r} follows from what layers compute on a run's "
-            "calibration sample; a run that uses it draws it in "
-            "figures/layer_similarity_PHASE.png"
-        )
-    maps = []
-    for name, depth in depths.items():
-        listed = config.align.layer_map.get(name)
-        if listed is None:
-            maps.append(function(depth, student_layers))
-        else:
-            maps += build_multi_teacher_layer_map(
-                [depth], student_layers, [listed], [name]
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    visualize_layer_mapping(
-        maps, student_layers, list(depths), path, list(depths.values())
-    )
-    return path
 
 
 def load_tokenizer(name: str) -> Any:
