@@ -13,7 +13,7 @@ from experiments.settings import ConfigError
 from plugins.registry import Registry
 from student.config import SAME_VOCABULARY
 from student.output import Lexicon, token_bytes
-from student.outputs import OutputPlan
+from student.output.terms import OutputPlan
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel
 from teacher.output_head import linear_head, vocabulary_digest

@@ -29,7 +29,7 @@ from student.config import TrainConfig
 from student.data_order import sample_indices
 from student.distiller import HEALTH_TOKENS, Distiller
 from student.engine import Engine
-from student.outputs import OutputPlan
+from student.output.terms import OutputPlan
 from student.phase_checkpoint import Keeper
 from student.trainer import Job, train_phase
 from teacher.capture import KVCapture

@@ -21,7 +21,7 @@ from fuse.router import ROUTER_TYPES, LearnableRouter
 from plugins.hookspecs import Aligner, hookimpl
 from student.objective import OBJECTIVES, Objective
 from student.output.temperature import TEMPERATURES, Temperature
-from student.output_terms import OUTPUT_OBJECTIVES
+from student.output.terms.objectives import OUTPUT_OBJECTIVES
 
 
 @hookimpl

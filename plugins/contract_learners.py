@@ -26,7 +26,7 @@ from student.objective import (
     StepContext,
 )
 from student.output import CommonPieces, Lexicon, Vocabulary
-from student.outputs import Outputs, Taught
+from student.output.terms import Outputs, Taught
 
 _WIDTH, _TEACHERS, _VOCABULARY = 16, 3, 11
 _SECTIONS = ("title", "teachers", "align", "fuse", "loss", "output", "train")

@@ -37,7 +37,7 @@ from student.objective import (
     at_rows,
     cross_entropy,
 )
-from student.outputs import OutputPlan, Outputs, Taught
+from student.output.terms import OutputPlan, Outputs, Taught
 from student.still import standing_still
 
 

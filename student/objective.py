@@ -22,7 +22,7 @@ from align.tokens import TokenBatch
 from student.config import OUTPUT_TERMS, LossConfig, OutputConfig
 from student.output import Labels, linear_divergence
 from student.output.linear import BLOCK
-from student.outputs import Outputs
+from student.output.terms import Outputs
 
 NONE: frozenset[str] = frozenset()
 ATTENTION = "attention"

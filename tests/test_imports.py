@@ -43,6 +43,16 @@ def imported(path: Path) -> set[str]:
     return found
 
 
+def modules_imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
 def sources(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
@@ -53,6 +63,14 @@ def test_imports_follow_the_table(package):
     for path in sources(package):
         ours = imported(path) & set(MAY_IMPORT) - {package}
         assert ours <= MAY_IMPORT[package], path
+
+
+def test_the_maths_of_outputs_knows_no_settings_and_no_steps():
+    for path in sorted((ROOT / "student" / "output").glob("*.py")):
+        for name in modules_imported(path):
+            maths = name.startswith("student.output.")
+            maths &= not name.startswith("student.output.terms")
+            assert maths or not name.startswith("student"), f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)

@@ -5,7 +5,7 @@ import pytest
 from fuse.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
 from student.objective import OBJECTIVES
-from student.output_terms import OUTPUT_OBJECTIVES
+from student.output.terms.objectives import OUTPUT_OBJECTIVES
 
 
 def load(*plugins):

@@ -12,8 +12,8 @@ from student.config import OutputConfig
 from student.objective import StepContext
 from student.output import CommonPieces, Lexicon, Vocabulary
 from student.output.temperature import TEMPERATURES
-from student.output_terms import OUTPUT_OBJECTIVES
-from student.outputs import Outputs, Taught
+from student.output.terms import Outputs, Taught
+from student.output.terms.objectives import OUTPUT_OBJECTIVES
 
 V = 13
 

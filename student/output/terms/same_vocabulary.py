@@ -1,4 +1,4 @@
-"""One teacher beside the student, place by place, and the divergence between them."""
+"""A teacher of the student's vocabulary beside it, token by token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from student.config import OutputConfig
 from student.output import (
     Divergence,
     HeadInput,
@@ -18,11 +17,10 @@ from student.output import (
     linear_divergence,
     linear_log_likelihood,
     linear_top_tokens,
-    support_sizes,
-    token_transport,
 )
+from student.output.predictions import same_predictions
 from student.output.temperature import Moment, gradient_signal_to_noise
-from student.outputs import Outputs, Taught, same_predictions
+from student.output.terms.step_outputs import Outputs, Taught
 
 LEAST = 1e-9
 """Keeps a quotient of weights finite where there are none."""
@@ -96,38 +94,6 @@ def labels_of(outputs: Outputs, weight: float | None = None) -> Labels:
     each = after(tokens.predicted.float()).flatten()
     each = each * (total / each.sum().clamp_min(1))
     return Labels(after(tokens.ids).flatten(), each, config.label_smoothing)
-
-
-def moved(
-    config: OutputConfig,
-    student: HeadInput,
-    teacher: HeadInput,
-    vectors: tuple[Tensor, Tensor],
-    weight: Tensor,
-) -> Tensor:
-    """Mean cost, by weight, of moving mass between the likeliest tokens of two models.
-
-    Args:
-        config: how many tokens, and at which temperature.
-        student: (P, C_s) hidden states of the places, with their gradient.
-        teacher: (P, C_t).
-        vectors: (V_s, D) and (V_t, D), what tokens of either mean.
-        weight: (P,) float32 >= 0.
-    """
-    own = linear_top_tokens(student.hidden, student.head, config.ot_top_k)
-    with torch.no_grad():
-        other = linear_top_tokens(teacher.hidden, teacher.head, config.ot_top_k)
-    if config.ot_adaptive:
-        sizes = support_sizes(other.entropy, other.ids.shape[1])
-        own, other = own.limited(sizes), other.limited(sizes)
-    return token_transport(
-        own,
-        other,
-        *vectors,
-        student_temperature=config.temperature,
-        teacher_temperature=config.temperature,
-        weight=weight,
-    ).loss
 
 
 def after(x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 
 from align.conversation import Conversation
 from align.tokens import TokenBatch
-from student.outputs import same_predictions
+from student.output.predictions import same_predictions
 
 
 def batch(rows: list[list[tuple[int, int, int]]], texts: list[str]) -> TokenBatch:

@@ -1,4 +1,4 @@
-"""One teacher of any vocabulary beside the student, stretch by stretch of text."""
+"""A teacher of any vocabulary beside the student, by the text they both spell."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from student.output import (
     projected_divergence,
     shared_chunks,
 )
-from student.output_sides import moved
-from student.outputs import Outputs, Taught
+from student.output.terms.likeliest_tokens import moved
+from student.output.terms.step_outputs import Outputs, Taught
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -212,7 +212,8 @@ def _by_confidence(
     """(B, T_s) each: what the teachers weigh together, shared by how sure they are.
 
     By what they say of a stretch per character, since the stretches of two teachers
-    differ; see :func:`student.output_sides.sides_of` for the rule itself.
+    differ; the rule itself is that of
+    :func:`student.output.terms.same_vocabulary.sides_of`.
     """
     spans = outputs.student.tokens.spans
     width = (spans[..., 1] - spans[..., 0]).float()

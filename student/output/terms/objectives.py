@@ -15,8 +15,15 @@ from student.output import (
     logit_geometry,
     sequence_transport,
 )
-from student.output_sides import LEAST, Side, compare, labels_of, moved, sides_of
-from student.output_texts import (
+from student.output.terms.likeliest_tokens import moved
+from student.output.terms.same_vocabulary import (
+    LEAST,
+    Side,
+    compare,
+    labels_of,
+    sides_of,
+)
+from student.output.terms.shared_text import (
     Stretches,
     label_log_probs,
     likelihood_of,
@@ -24,7 +31,7 @@ from student.output_texts import (
     stretches_of,
     transport_of,
 )
-from student.outputs import Outputs
+from student.output.terms.step_outputs import Outputs
 
 
 def distillation(ctx: StepContext) -> Tensor:
