@@ -44,7 +44,8 @@ from experiments.teacher_rule import (
     too_few,
 )
 from fuse.config import FuseConfig
-from student.config import LossConfig, OutputConfig, TrainConfig
+from student.config import LossConfig, TrainConfig
+from student.output.terms import OutputConfig
 
 PHASES = ("dual", "multi_basic", "real_multi", "routing", "z_space")
 """The built-in phases, in the order in which they build on each other."""

@@ -11,9 +11,9 @@ from experiments.config import PhaseConfig
 from experiments.extraction.stand_ins import StoredCapture
 from experiments.settings import ConfigError
 from plugins.registry import Registry
-from student.config import SAME_VOCABULARY
 from student.output import Lexicon, token_bytes
 from student.output.terms import OutputPlan
+from student.output.terms.config import SAME_VOCABULARY
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel
 from teacher.output_head import linear_head, vocabulary_digest

@@ -14,7 +14,8 @@ from typing import Literal
 from experiments.teacher_rule import TeacherRule
 from fuse.config import FuseConfig
 from fuse.routing_stats import COLLAPSE_SHARE, UNIFORM_ENTROPY
-from student.config import LoraConfig, LossConfig, OutputConfig, TrainConfig
+from student.config import LoraConfig, LossConfig, TrainConfig
+from student.output.terms import OutputConfig
 
 _DOMAIN = re.compile(r"(?:([\w-]+)=)?(.*)", re.DOTALL)
 

@@ -14,7 +14,7 @@ from align.output import LinearHead, Output
 from fuse.config import FuseConfig
 from plugins.contract import Promise, first_problem, problem
 from plugins.contract_maps import token_batch
-from student.config import LossConfig, OutputConfig, TrainConfig
+from student.config import LossConfig, TrainConfig
 from student.objective import (
     ATTENTION,
     OUTPUTS,
@@ -26,7 +26,7 @@ from student.objective import (
     StepContext,
 )
 from student.output import CommonPieces, Lexicon, Vocabulary
-from student.output.terms import Outputs, Taught
+from student.output.terms import OutputConfig, Outputs, Taught
 
 _WIDTH, _TEACHERS, _VOCABULARY = 16, 3, 11
 _SECTIONS = ("title", "teachers", "align", "fuse", "loss", "output", "train")

@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from align.output import LinearHead
 from align.stopwatch import part
 from align.tokens import TokenBatch
-from student.config import OUTPUT_TERMS, LossConfig, OutputConfig
+from student.config import LossConfig
 from student.output import Labels, linear_divergence
 from student.output.linear import BLOCK
-from student.output.terms import Outputs
+from student.output.terms import OutputConfig, Outputs
+from student.output.terms.config import OUTPUT_TERMS
 
 NONE: frozenset[str] = frozenset()
 ATTENTION = "attention"

@@ -24,7 +24,7 @@ from experiments.extraction.forms import Form, RawForm, StudentTokensForm
 from experiments.extraction.stand_ins import FUSED
 from experiments.teaching import Faculty, build_faculty
 from student.bridges.adapter import AdapterBridge
-from student.config import OutputConfig
+from student.output.terms import OutputConfig
 from teacher.capture import KVCapture
 from teacher.extract_teacher_kv import TeacherKVExtractor
 from teacher.panel import TeacherPanel

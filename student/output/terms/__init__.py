@@ -4,6 +4,7 @@ The objectives are in :mod:`student.output.terms.objectives`, which reads a
 :class:`student.objective.StepContext`; that holds what is named here.
 """
 
+from student.output.terms.config import OutputConfig
 from student.output.terms.step_outputs import OutputPlan, Outputs, Taught
 
-__all__ = ["OutputPlan", "Outputs", "Taught"]
+__all__ = ["OutputConfig", "OutputPlan", "Outputs", "Taught"]

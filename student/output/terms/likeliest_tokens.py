@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from student.config import OutputConfig
 from student.output import (
     HeadInput,
     linear_top_tokens,
     support_sizes,
     token_transport,
 )
+from student.output.terms.config import OutputConfig
 
 
 def moved(

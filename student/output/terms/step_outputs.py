@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from align.output import LinearHead, Output
-from student.config import OutputConfig
 from student.output.lexicon import Lexicon
 from student.output.temperature import Temperature, constant
+from student.output.terms.config import OutputConfig
 
 
 @dataclass(frozen=True, slots=True, eq=False)

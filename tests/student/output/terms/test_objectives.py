@@ -8,11 +8,10 @@ from torch.nn import functional as F
 
 from align.output import LinearHead, Output
 from align.tokens import TokenBatch
-from student.config import OutputConfig
 from student.objective import StepContext
 from student.output import CommonPieces, Lexicon, Vocabulary
 from student.output.temperature import TEMPERATURES
-from student.output.terms import Outputs, Taught
+from student.output.terms import OutputConfig, Outputs, Taught
 from student.output.terms.objectives import OUTPUT_OBJECTIVES
 
 V = 13
