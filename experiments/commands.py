@@ -27,7 +27,7 @@ def train(options: Namespace) -> int:
     """Train as a config says and show what came of it."""
     from experiments.driver import run_training
     from experiments.presets import load_registry
-    from experiments.stage import RunStopped
+    from experiments.stop import RunStopped
 
     config = config_of(options)
     registry = load_registry(config)

@@ -62,3 +62,23 @@ def measure_health(
     """Spread and effective rank of a student's KV, see ``kv_health``."""
     batch = bench.models.encode(texts).to(bench.engine.device)
     return asdict(kv_health(capture(batch.ids, batch.mask).kv, most))
+
+
+def starting_point(bench: Bench) -> dict[str, dict[str, float]]:
+    """What is measured of the student before any training."""
+    capture = KVCapture(bench.models.student(None).to(bench.engine.device))
+    title = "measuring the untrained student"
+    bpc = evaluate(bench, capture, title)
+    found = {"bpc": bench.engine.from_main(lambda: bpc)}
+    return found | measure_gate(bench, capture, title)
+
+
+def teachers_alone(bench: Bench) -> dict[str, dict[str, float]]:
+    """Every decoder teacher's own held-out bits per character."""
+    found = {}
+    for name in bench.config.teachers:
+        loaded, capture = bench.models.teacher(name)
+        if capture.causal and capture.has_logits:
+            encode = Encoder(loaded.tokenizer, None)
+            found[name] = evaluate(bench, capture, f"measuring {name}", encode)
+    return found

@@ -7,10 +7,13 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from experiments.lease import Lease, LeaseLostError
+from experiments.stop import RunStopped
 from student.config import TrainConfig
 
 STATE = "state.json"
@@ -59,6 +62,36 @@ def samples_per_step(run_dir: Path, train: TrainConfig) -> int | None:
         known.get(name) == getattr(train, name) for name in ("batch_size", "grad_accum")
     )
     return int(known["samples_per_step"]) if known and same else None
+
+
+@contextmanager
+def noted(run_dir: Path, lease: Lease | None, world_size: int) -> Iterator[None]:
+    """Write down that a launch began, and how it ended.
+
+    Args:
+        run_dir: the run's.
+        lease: None on all processes but the first, which alone writes.
+        world_size: processes of this launch.
+    """
+    if lease is None:
+        yield
+        return
+    note_start(run_dir, world_size)
+    try:
+        yield
+    except LeaseLostError:
+        raise  # the successor writes here now
+    except RunStopped as stopped:
+        asked = read_json(run_dir / STATE).get("signal")
+        note_end(run_dir, "stopped", f"{asked}, {stopped}")
+        raise
+    except BaseException as error:
+        if (run_dir / "config.yaml").is_file():
+            note_end(run_dir, "failed", str(error) or type(error).__name__)
+        else:  # refused before there was a run
+            forget_launches(run_dir)
+        raise
+    note_end(run_dir, "finished")
 
 
 def note_start(run_dir: Path, world_size: int) -> None:

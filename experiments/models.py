@@ -249,3 +249,21 @@ def resolve_zoo(name: str) -> str:
         return str(zoo_path(model, scale=scale or "default"))
     except FileNotFoundError as error:
         raise ValueError(str(error)) from None
+
+
+def build_zoo_models(config: Config) -> None:
+    """Build the embedded models that a config names and that are not cached."""
+    named = [config.student.model, *(t.model for t in config.teachers.values())]
+    wanted = [name.removeprefix(ZOO) for name in named if name.startswith(ZOO)]
+    if not wanted:
+        return
+    from teacher.zoo import build_zoo
+
+    by_scale: dict[str, list[str]] = {}
+    for name in wanted:
+        scale, _, model = name.rpartition("/")
+        by_scale.setdefault(scale or "default", []).append(model)
+    threads = torch.get_num_threads()
+    for scale, names in by_scale.items():
+        build_zoo(names, scale=scale)
+    torch.set_num_threads(threads)

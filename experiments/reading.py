@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align.lost_text import LostText, lost_text
 from align.text import TextSample
 from experiments.data import Encoder
+from experiments.run_dir import MAIN
+
+if TYPE_CHECKING:
+    from experiments.stage import Bench
 
 SAMPLES = 64
 """Texts that are looked at; tokenizers fail on kinds of text, not on single ones."""
@@ -76,4 +81,26 @@ def how_teachers_read(
         own = Encoder(tokenizer, None)(texts)
         coverage = aligner(student, own).coverage(student.has_text)
         found[name] = Reading(coverage, lost_text(tokenizer, own))
+    return found
+
+
+def tell_reading(bench: Bench) -> dict[str, Reading]:
+    """How the teachers' tokenizers read the texts; loud where they do badly."""
+    align = bench.config.align
+    tokenizers = {
+        name: bench.models.teacher(name)[0].tokenizer for name in bench.config.teachers
+    }
+    aligner = bench.registry.get("aligner", align.aligner)()
+    found = how_teachers_read(
+        bench.data.calibration, bench.models.encode, tokenizers, aligner
+    )
+    if bench.engine.is_main:
+        for name, reading in found.items():
+            alarm = reading.alarm(name, align.min_coverage)
+            print(f"warning: {alarm}" if alarm else reading.line(name), file=sys.stderr)
+            line = {"kind": "reading", "step": 0, "teacher": name, **reading.plain()}
+            bench.metrics.write_once(MAIN, bench.config.phases[0], line)
+            if alarm:
+                event = {"kind": "event", "step": 0, "event": alarm}
+                bench.metrics.write_once(MAIN, bench.config.phases[0], event)
     return found

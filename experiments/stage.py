@@ -21,7 +21,7 @@ from experiments.models import Models
 from experiments.outputs import output_plan, own_head
 from experiments.progress import Progress
 from experiments.run_dir import MAIN
-from experiments.stop import StopRequest
+from experiments.stop import RunStopped, StopRequest
 from experiments.teaching import Faculty, build_faculty, build_objectives
 from plugins.registry import Registry
 from student.checkpoint import atomic_folder, mark_complete
@@ -33,10 +33,6 @@ from student.output.terms import OutputPlan
 from student.phase_checkpoint import Keeper
 from student.trainer import Job, train_phase
 from teacher.capture import KVCapture
-
-
-class RunStopped(Exception):
-    """Asked to stop; everything is saved, the same command goes on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,10 @@ from types import FrameType
 from typing import Any
 
 
+class RunStopped(Exception):
+    """Asked to stop; everything is saved, the same command goes on."""
+
+
 class StopRequest:
     """Set by a signal, read at every optimiser step."""
 

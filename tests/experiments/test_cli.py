@@ -165,7 +165,7 @@ def test_train_hands_config_registry_and_resume_to_the_driver(
 
 def test_a_stopped_run_has_its_own_exit_code(monkeypatch, capsys):
     import experiments.driver
-    from experiments.stage import RunStopped
+    from experiments.stop import RunStopped
 
     def run_training(config, **_):
         raise RunStopped("dual: 3 of 40 steps")

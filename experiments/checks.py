@@ -1,0 +1,133 @@
+"""What is refused before any work: settings that exclude each other, names, room."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.config import Config, PhaseConfig
+from experiments.settings import ConfigError
+from plugins.registry import Registry
+from student.config import TrainConfig
+
+RESUME = ("auto", "never", "must")
+
+
+def check_settings(
+    config: Config, phases: Sequence[PhaseConfig], registry: Registry
+) -> None:
+    """See that phases go together and that every name is known.
+
+    Raises:
+        ConfigError: a setting of the whole run differs between phases, or two exclude
+            each other.
+        PluginError: nobody registered a name.
+    """
+    _same_engine([phase.train for phase in phases])
+    _same_rotation(config, phases)
+    _check_quantised(config, phases[0].train)
+    _check_names(phases, registry)
+
+
+def check_resume(run_dir: Path, resume: str) -> None:
+    """See that there is, or is not, a run to go on with.
+
+    Args:
+        run_dir: the run's.
+        resume: one of ``RESUME``.
+
+    Raises:
+        ConfigError: it is none of them, or not as it says.
+    """
+    if resume not in RESUME:
+        raise ConfigError(f"resume is {resume!r}; give one of {', '.join(RESUME)}")
+    before = run_dir / "config.yaml"
+    if not before.is_file():
+        if resume == "must":
+            raise ConfigError(
+                f"--resume must: there is no run in {run_dir} to continue; check "
+                "run.dir and run.name"
+            )
+        return
+    if resume == "never":
+        raise ConfigError(
+            f"{run_dir} holds a run already; choose another run.name, or --resume "
+            "auto to continue it"
+        )
+
+
+def check_disk(run_dir: Path, student_bytes: int, phases: int) -> None:
+    """See that there is room for students of every phase, and for one checkpoint with
+    optimiser state.
+
+    Args:
+        run_dir: the run's, which need not be there yet.
+        student_bytes: size of the student's weights.
+        phases: of all arms together.
+
+    Raises:
+        ConfigError: there is less.
+    """
+    needed = student_bytes * (phases + 1) + 6 * student_bytes
+    folder = next(p for p in (run_dir, *run_dir.resolve().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ConfigError(
+            f"the run writes about {needed / 2**20:.0f} MiB under {run_dir}, but "
+            f"{free / 2**20:.0f} MiB are free; free some space or set run.dir to "
+            "another disk"
+        )
+
+
+def _same_engine(trains: Sequence[TrainConfig]) -> None:
+    """One process has one engine: what it is made of cannot change by phase."""
+    fields = (
+        "engine zero_stage optimizer batch_size grad_accum fp16 threads max_grad_norm"
+    )
+    for name in fields.split():
+        values = {getattr(train, name) for train in trains}
+        if len(values) > 1:
+            raise ConfigError(
+                f"train.{name} differs between phases ({sorted(map(str, values))}); "
+                "it belongs to the whole run: set it under train or phase.all.train"
+            )
+
+
+def _same_rotation(config: Config, phases: Sequence[PhaseConfig]) -> None:
+    """Teachers are loaded once, so how far they may read is the whole run's choice."""
+    for phase in phases:
+        if phase.align.rope_scaling_method != config.align.rope_scaling_method:
+            raise ConfigError(
+                f"phase {phase.name!r} sets align.rope_scaling_method to "
+                f"{phase.align.rope_scaling_method!r}, the run to "
+                f"{config.align.rope_scaling_method!r}; set it under align, for all"
+            )
+
+
+def _check_quantised(config: Config, train: TrainConfig) -> None:
+    """ZeRO 3 would take the bytes of quantised weights for numbers to part."""
+    splits = train.engine == "deepspeed" and train.zero_stage == 3
+    if splits and config.student.quantise != "none":
+        raise ConfigError(
+            f"student.quantise={config.student.quantise} does not go with "
+            "train.zero_stage=3, which parts weights that are numbers; set "
+            "train.zero_stage=2 or less: a quantised student is small, and what is "
+            "trained of it smaller still"
+        )
+
+
+def _check_names(phases: Sequence[PhaseConfig], registry: Registry) -> None:
+    """Look every name up before a model is loaded."""
+    from student.objective import term_weights
+
+    for phase in phases:
+        registry.get("aligner", phase.align.aligner)
+        registry.get("layer_map", phase.align.layer_mapping_strategy)
+        registry.get("adapter", phase.align.adapter)
+        registry.get("rope_scaler", phase.align.rope_scaling_method)
+        if phase.fuse.router is not None:
+            registry.get("router", phase.fuse.router)
+        registry.get("temperature", phase.output.temperature_rule)
+        for name in term_weights(phase.loss, phase.output):
+            registry.get("objective", name)
