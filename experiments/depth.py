@@ -17,7 +17,7 @@ from align.view import TeacherView
 from experiments.config import PhaseConfig
 from plugins.registry import Registry
 from student.calibrate import NoCoverageError
-from student.distiller import not_sinks
+from student.sinks import not_sinks
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel
 

@@ -33,12 +33,8 @@ from student.bridges import (
     TeacherShape,
 )
 from student.calibrate import CalibrationReport, calibrate, fit_positions
-from student.distiller import (
-    Teaching,
-    WeightedObjective,
-    feature_heat,
-    layers_read,
-)
+from student.distiller import Teaching, WeightedObjective
+from student.layers import feature_heat, layers_read
 from student.objective import ATTENTION, term_weights
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel

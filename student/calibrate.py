@@ -14,7 +14,7 @@ from align.position_mean import PositionMean
 from align.tokens import TokenBatch
 from align.view import TeacherView
 from student.bridges.base import Bridge, PairStats
-from student.distiller import not_sinks
+from student.sinks import not_sinks
 
 
 class NoCoverageError(ValueError):

@@ -25,6 +25,7 @@ from fuse.routing_loss import EntropyRegularizer, expected_teacher_loss
 from student.bridges.base import Bridge
 from student.config import LossConfig
 from student.evaluate import KVHealth, kv_health
+from student.layers import feature_heat, layers_read
 from student.objective import (
     ATTENTION,
     OUTPUTS,
@@ -38,6 +39,7 @@ from student.objective import (
     cross_entropy,
 )
 from student.output.terms import OutputPlan, Outputs, Taught
+from student.sinks import not_sinks
 from student.still import standing_still
 
 
@@ -366,74 +368,3 @@ class Distiller(nn.Module):
             seen = self._look(batch, inject=inject)
             ce = cross_entropy(StepContext(batch, self._said(seen)))
         return {"outcome": self._config.eta_outcome * ce}
-
-
-def feature_heat(temperatures: Sequence[float], num_layers: int) -> Tensor | None:
-    """(L,) float32 of ``loss.temperatures``; None where all are 1.
-
-    Args:
-        temperatures: one, or one a layer.
-        num_layers: L of the student.
-
-    Raises:
-        ValueError: neither one nor L.
-    """
-    if len(temperatures) not in (1, num_layers):
-        raise ValueError(
-            f"loss.temperatures has {len(temperatures)} entries, but the student has "
-            f"{num_layers} layers; give one for all, or one for each"
-        )
-    if all(temperature == 1 for temperature in temperatures):
-        return None
-    return torch.tensor(temperatures, dtype=torch.float32).expand(num_layers)
-
-
-def layers_read(which: str, num_layers: int) -> tuple[int, ...]:
-    """The student layers that read fused KV in the outcome pass.
-
-    Args:
-        which: ``all``, ``upper``, ``lower``, ``middle`` or numbers such as "1,3".
-        num_layers: L of the student.
-
-    Raises:
-        ValueError: a number outside 0..L-1.
-    """
-    half = num_layers // 2
-    named = {
-        "all": range(num_layers),
-        "upper": range(half, num_layers),
-        "lower": range(max(half, 1)),
-        "middle": range(1, num_layers - 1) if num_layers > 2 else range(num_layers),
-    }
-    if which in named:
-        return tuple(named[which])
-    layers = tuple(int(part) for part in which.split(","))
-    for layer in layers:
-        if layer >= num_layers:
-            raise ValueError(
-                f"loss.outcome_layers asks for layer {layer}, but the student has "
-                f"layers 0..{num_layers - 1}"
-            )
-    return layers
-
-
-def not_sinks(batch: TokenBatch, views: Sequence[TeacherView], count: int) -> Tensor:
-    """Leave attention sinks out, the student's and each teacher's own.
-
-    A teacher without a begin-of-text token has its sink in the first word, which
-    the student, behind its own begin-of-text token, reads as a word like others.
-
-    Returns:
-        (B, T, M) bool: False on padding, on the student's first ``count`` tokens
-        and where one of teacher m's first ``count`` tokens feeds the student.
-    """
-    own = batch.mask & (batch.mask.cumsum(1) > count)
-    clear = own[..., None].repeat(1, 1, len(views))
-    for m, view in enumerate(views):
-        if view.origin is not None:
-            clear[..., m] &= view.origin >= count
-            continue
-        pairs, tokens = view.alignment, max(view.alignment.shape[2], 1)
-        fed = pairs.rows[pairs.cols % tokens < count]
-        clear.view(-1, len(views))[fed, m] = False
-    return clear

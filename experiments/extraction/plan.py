@@ -26,7 +26,7 @@ from experiments.teacher_rule import TeacherFacts
 from experiments.teaching import build_bridge
 from plugins.registry import Registry
 from student.config import TrainConfig
-from student.distiller import layers_read
+from student.layers import layers_read
 from student.objective import WITHOUT_COMPARISONS, term_weights
 from teacher.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
 

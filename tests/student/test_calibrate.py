@@ -6,7 +6,7 @@ import torch
 from align.calibration import STD_FLOOR
 from align.tokens import TokenBatch
 from student.calibrate import NoCoverageError, calibrate, fit_positions
-from student.distiller import not_sinks
+from student.sinks import not_sinks
 
 
 def test_constants_are_the_samples_own_over_tokens_that_count(school):

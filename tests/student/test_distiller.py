@@ -10,7 +10,6 @@ from align.conversation import Conversation
 from align.time_align import Alignment
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
 from student.config import LossConfig
-from student.distiller import feature_heat, layers_read, not_sinks
 from student.objective import OBJECTIVES, Said, StepContext, Term
 from student.still import standing_still
 from teacher.capture import KVCapture
@@ -417,8 +416,6 @@ def test_temperatures_of_layers_reach_the_terms_and_are_counted(school, only):
     one = school.lesson(loss=only(gamma_kl=1.0, temperatures=[4.0]))
     kl = [float(x.run(batch).terms["attention_kl"]) for x in (plain, hot, one)]
     assert kl[1] == kl[2] != kl[0] > 0
-    with pytest.raises(ValueError, match=rf"has {layers + 1} entries, .* {layers} lay"):
-        feature_heat([1.0] * (layers + 1), layers)
 
 
 def test_a_term_that_asks_for_logits_gets_those_of_the_model(school):
@@ -428,23 +425,6 @@ def test_a_term_that_asks_for_logits_gets_those_of_the_model(school):
     ctx = StepContext(batch, Said(seen.hidden, linear_head(capture)))
     torch.testing.assert_close(ctx.logits, seen.logits)
     assert ctx.logits is ctx.logits
-
-
-def test_sinks_of_student_and_teachers_are_left_out(school):
-    """Fact 11. Fails when ``not_sinks`` ignores the views."""
-    lesson = school.lesson()
-    batch = school.encode(["unbelievable stories", "a b c"])
-    views = lesson.panel(batch)  # neither teacher has a begin-of-text token
-    clear = not_sinks(batch, views, 1)
-    assert clear.shape == (*batch.ids.shape, 2)
-    for m, view in enumerate(views):
-        dense = view.alignment.dense()
-        fed_by_first = dense[:, :, 0] > 0
-        assert bool(fed_by_first.any(1).all())
-        expected = batch.mask & ~fed_by_first
-        expected[:, 0] = False  # the student's own begin-of-text token
-        torch.testing.assert_close(clear[..., m], expected)
-    assert bool((not_sinks(batch, views, 0) == batch.mask[..., None]).all())
 
 
 def test_a_sink_can_take_any_value_without_moving_the_loss(school, only):
@@ -498,16 +478,6 @@ def test_teaching_fades_and_the_next_token_loss_stays(school):
             for name, value in result.terms.items()
         )
         torch.testing.assert_close(result.loss.detach(), expected)
-
-
-def test_layers_are_read_by_word_or_number():
-    assert layers_read("all", 4) == (0, 1, 2, 3)
-    assert layers_read("upper", 4) == (2, 3) and layers_read("upper", 5) == (2, 3, 4)
-    assert layers_read("lower", 4) == (0, 1) and layers_read("lower", 1) == (0,)
-    assert layers_read("middle", 4) == (1, 2) and layers_read("middle", 2) == (0, 1)
-    assert layers_read("1, 3", 4) == (1, 3)
-    with pytest.raises(ValueError, match=r"asks for layer 4.*0\.\.3"):
-        layers_read("1,4", 4)
 
 
 def test_standing_still_gives_gradients_back_even_after_an_error():

@@ -1,0 +1,57 @@
+"""What settings say of single layers of the student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def feature_heat(temperatures: Sequence[float], num_layers: int) -> Tensor | None:
+    """(L,) float32 of ``loss.temperatures``; None where all are 1.
+
+    Args:
+        temperatures: one, or one a layer.
+        num_layers: L of the student.
+
+    Raises:
+        ValueError: neither one nor L.
+    """
+    if len(temperatures) not in (1, num_layers):
+        raise ValueError(
+            f"loss.temperatures has {len(temperatures)} entries, but the student has "
+            f"{num_layers} layers; give one for all, or one for each"
+        )
+    if all(temperature == 1 for temperature in temperatures):
+        return None
+    return torch.tensor(temperatures, dtype=torch.float32).expand(num_layers)
+
+
+def layers_read(which: str, num_layers: int) -> tuple[int, ...]:
+    """The student layers that read fused KV in the outcome pass.
+
+    Args:
+        which: ``all``, ``upper``, ``lower``, ``middle`` or numbers such as "1,3".
+        num_layers: L of the student.
+
+    Raises:
+        ValueError: a number outside 0..L-1.
+    """
+    half = num_layers // 2
+    named = {
+        "all": range(num_layers),
+        "upper": range(half, num_layers),
+        "lower": range(max(half, 1)),
+        "middle": range(1, num_layers - 1) if num_layers > 2 else range(num_layers),
+    }
+    if which in named:
+        return tuple(named[which])
+    layers = tuple(int(part) for part in which.split(","))
+    for layer in layers:
+        if layer >= num_layers:
+            raise ValueError(
+                f"loss.outcome_layers asks for layer {layer}, but the student has "
+                f"layers 0..{num_layers - 1}"
+            )
+    return layers

@@ -1,0 +1,22 @@
+import pytest
+import torch
+
+from student.layers import feature_heat, layers_read
+
+
+def test_layers_are_read_by_word_or_number():
+    assert layers_read("all", 4) == (0, 1, 2, 3)
+    assert layers_read("upper", 4) == (2, 3) and layers_read("upper", 5) == (2, 3, 4)
+    assert layers_read("lower", 4) == (0, 1) and layers_read("lower", 1) == (0,)
+    assert layers_read("middle", 4) == (1, 2) and layers_read("middle", 2) == (0, 1)
+    assert layers_read("1, 3", 4) == (1, 3)
+    with pytest.raises(ValueError, match=r"asks for layer 4.*0\.\.3"):
+        layers_read("1,4", 4)
+
+
+def test_one_temperature_serves_all_layers_and_any_other_number_is_refused():
+    assert feature_heat([1.0, 1.0], 2) is None
+    for given in ([4.0], [4.0, 4.0, 4.0]):
+        torch.testing.assert_close(feature_heat(given, 3), torch.full((3,), 4.0))
+    with pytest.raises(ValueError, match=r"has 2 entries, .* 3 layers"):
+        feature_heat([1.0, 2.0], 3)
