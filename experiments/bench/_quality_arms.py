@@ -71,22 +71,46 @@ _CURRICULUM = ("dual", "multi_basic", "real_multi", "routing", "z_space")
 _KEEP = ("phase.all.align.position_means=keep",)
 
 
+def _out(weight: float) -> _Set:
+    return (f"phase.all.output.projected_kl={weight}",)
+
+
 def _fuse(name: str, value: str) -> _Set:
     return (f"phase.all.fuse.{name}={value}",)
 
+
+_OUT = _out(1)
+_NO_KV = _loss(lambda_k=0, lambda_v=0, beta_cos=0)
 
 _CORE = (
     Arm(CE_ONLY, "the baseline", teachers=()),
     Arm("ce-longer", "twice the steps in place of teachers", teachers=(), stretch=2),
     *(_single(name) for name in TEACHERS),
+    Arm("specialists", "one teacher a domain, equal weights", (), SPECIALISTS),
+    *(
+        _single(name, f"{name}-out", f"{name} alone, its outputs beside KV", _OUT)
+        for name in TEACHERS
+    ),
+    Arm("specialists-out", "both specialists' outputs beside KV", _OUT, SPECIALISTS),
+    Arm(
+        "routed-pair-out",
+        "the same, a learned router",
+        (*_PAIR, *_OUT),
+        SPECIALISTS,
+        _ROUTED,
+    ),
     _single(
         TWIN,
         "logits",
         "next-token distributions of a teacher with the student's tokenizer, no KV",
-        (*_loss(lambda_k=0, lambda_v=0, beta_cos=0), *_KD),
+        (*_NO_KV, *_KD),
     ),
-    Arm("specialists", "one teacher a domain, equal weights", (), SPECIALISTS),
-    Arm("routed-pair", "the same two, a learned router", _PAIR, SPECIALISTS, _ROUTED),
+)
+
+_PHASES = (
+    Arm(
+        "routed-pair", "both specialists, a learned router", _PAIR, SPECIALISTS, _ROUTED
+    ),
     Arm("fixed", "three teachers, equal weights"),
     Arm("similarity", "three, routed by prototypes", phases=("real_multi",)),
     Arm("routed", "three, a learned router", phases=_ROUTED),
@@ -103,6 +127,22 @@ _QUESTIONS = (
     _single(TWIN),
     _single(TWIN, "logits-kv", "its distributions and KV", _KD),
     Arm("likelihood", "text likelihood beside KV", _LIKELIHOOD, SPECIALISTS),
+    Arm("out-alone", "outputs without KV", (*_NO_KV, *_OUT), SPECIALISTS),
+    Arm("out-half", "outputs half as heavy", _out(0.5), SPECIALISTS),
+    Arm("out-3", "outputs three times as heavy", _out(3), SPECIALISTS),
+    Arm(
+        "out-chains",
+        "outputs that also tell the stretch of text that came",
+        (*_OUT, "phase.all.output.projected_chains=true"),
+        SPECIALISTS,
+    ),
+    Arm(
+        "out-confident",
+        "outputs weighed by what each gave the token that came",
+        (*_OUT, "phase.all.output.weighting=cross_entropy"),
+        SPECIALISTS,
+    ),
+    Arm("fixed-out", "three teachers' outputs beside KV", _OUT),
     Arm("weight-1", "distances half as heavy", _loss(lambda_k=1, lambda_v=1)),
     Arm("weight-4", "distances twice as heavy", _loss(lambda_k=4, lambda_v=4)),
     Arm(
@@ -159,9 +199,15 @@ _QUESTIONS = (
     _single("gpt2-mixed", "gpt2-mixed-positions", "learned positions left in", _KEEP),
 )
 GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(
-    {"core": _CORE, "questions": _QUESTIONS, "all": (*_CORE, *_QUESTIONS)}
+    {
+        "core": _CORE,
+        "phases": _PHASES,
+        "questions": _QUESTIONS,
+        "all": (*_CORE, *_PHASES, *_QUESTIONS),
+    }
 )
-"""``core`` is what the size ``small`` means; ``questions`` asks about the design."""
+"""``core`` asks whether several teachers help, ``phases`` which way of joining them,
+``questions`` about the design."""
 ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in GROUPS["all"]})
 """Every arm by name, the baseline first."""
 

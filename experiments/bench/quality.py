@@ -34,7 +34,7 @@ def main() -> int:
 
     options = _parser([*GROUPS, *ARMS]).parse_args()
     if options.list:
-        for group in ("core", "questions"):
+        for group in ("core", "phases", "questions"):
             print(f"{group}:")
             for arm in GROUPS[group]:
                 print(f"  {arm.name:<22} {arm.asks}")
@@ -64,7 +64,7 @@ def _parser(arms: list[str]) -> argparse.ArgumentParser:
         choices=arms,
         metavar="ARM",
         default=["core"],
-        help="arms, or the groups core (default), questions, all; see --list",
+        help="arms, or the groups core (default), phases, questions, all; see --list",
     )
     parser.add_argument("--list", action="store_true", help="say what the arms are")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
