@@ -119,7 +119,7 @@ def _check_quantised(config: Config, train: TrainConfig) -> None:
 
 def _check_names(phases: Sequence[PhaseConfig], registry: Registry) -> None:
     """Look every name up before a model is loaded."""
-    from student.objective import term_weights
+    from student.terms import term_weights
 
     for phase in phases:
         registry.get("aligner", phase.align.aligner)

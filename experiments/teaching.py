@@ -35,7 +35,8 @@ from student.bridges import (
 from student.calibrate import CalibrationReport, calibrate, fit_positions
 from student.distiller import Teaching, WeightedObjective
 from student.layers import feature_heat, layers_read
-from student.objective import ATTENTION, term_weights
+from student.objective import ATTENTION
+from student.terms import term_weights
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel
 from teacher.panel import LiveTeacher, TeacherPanel

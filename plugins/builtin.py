@@ -19,9 +19,10 @@ from align.tokenizer_align import (
 )
 from fuse.router import ROUTER_TYPES, LearnableRouter
 from plugins.hookspecs import Aligner, hookimpl
-from student.objective import OBJECTIVES, Objective
+from student.objective import Objective
 from student.output.temperature import TEMPERATURES, Temperature
 from student.output.terms.objectives import OUTPUT_OBJECTIVES
+from student.terms import OBJECTIVES
 
 
 @hookimpl

@@ -8,14 +8,13 @@ from student.distiller import Distiller, StepResult, Teaching, WeightedObjective
 from student.engine import Engine
 from student.evaluate import bits_per_char, kv_health
 from student.objective import (
-    OBJECTIVES,
     AttentionPair,
     Comparison,
     Objective,
     Relation,
     StepContext,
-    term_weights,
 )
+from student.terms import OBJECTIVES, term_weights
 from student.trainer import Job, NonFiniteLossError, train_phase
 
 __all__ = [

@@ -30,17 +30,16 @@ from student.objective import (
     ATTENTION,
     OUTPUTS,
     RELATIONS,
-    WITHOUT_COMPARISONS,
     AttentionPair,
     Objective,
     Said,
     StepContext,
     at_rows,
-    cross_entropy,
 )
 from student.output.terms import OutputPlan, Outputs, Taught
 from student.sinks import not_sinks
 from student.still import standing_still
+from student.terms import WITHOUT_COMPARISONS, cross_entropy
 
 
 @dataclass(frozen=True, slots=True)

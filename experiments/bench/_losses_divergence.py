@@ -12,9 +12,10 @@ from align.output import LinearHead
 from align.tokens import TokenBatch
 from experiments.bench._losses_memory import extra_bytes
 from experiments.bench._measure import Bar, paired_ratio
-from student.objective import Said, StepContext, cross_entropy
+from student.objective import Said, StepContext
 from student.output.divergence import divergence
 from student.output.linear_divergence import HeadInput, linear_divergence
+from student.terms import cross_entropy
 
 VOCABULARY = 151_936
 TOKENS, WIDTH = 128, 896

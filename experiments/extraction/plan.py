@@ -27,7 +27,7 @@ from experiments.teaching import build_bridge
 from plugins.registry import Registry
 from student.config import TrainConfig
 from student.layers import layers_read
-from student.objective import WITHOUT_COMPARISONS, term_weights
+from student.terms import WITHOUT_COMPARISONS, term_weights
 from teacher.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
 
 BLOCKS = {"cuda": 4, "cpu": 2}

@@ -12,9 +12,10 @@ from checks.table import check, close
 from checks.tiny_zoo import TEXT, seen, zoo
 
 
-@check("student.objective", "distances vanish at the target, and only there")
-def _objective() -> str:
-    from student.objective import OBJECTIVES, Comparison, StepContext
+@check("student.terms", "distances vanish at the target, and only there")
+def _terms() -> str:
+    from student.objective import Comparison, StepContext
+    from student.terms import OBJECTIVES
 
     batch, got = seen("student", [TEXT], logits=True)
     k, v = got.kv.flat()

@@ -13,7 +13,8 @@ from align.tokens import encode_batch
 from experiments.cli import main
 from experiments.data import Encoder, load_data
 from experiments.sections import DataConfig
-from student.objective import StepContext, cross_entropy
+from student.objective import StepContext
+from student.terms import cross_entropy
 from teacher.capture import KVCapture
 from teacher.models import load_model
 from teacher.panel import LiveTeacher, TeacherPanel

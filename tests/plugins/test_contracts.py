@@ -11,7 +11,8 @@ from align.tokenizer_align import CharIoUAligner
 from fuse.router import LearnableRouter
 from plugins import PluginError, Registry
 from plugins.contracts import assert_contract, check
-from student.objective import Term, key_distance
+from student.objective import Term
+from student.terms import key_distance
 
 BUILT_IN = Registry.load(entry_points=False).entries()
 

@@ -4,8 +4,8 @@ import pytest
 
 from fuse.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
-from student.objective import OBJECTIVES
 from student.output.terms.objectives import OUTPUT_OBJECTIVES
+from student.terms import OBJECTIVES
 
 
 def load(*plugins):

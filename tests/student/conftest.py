@@ -29,7 +29,7 @@ from student.calibrate import CalibrationReport, calibrate
 from student.config import LossConfig
 from student.distiller import Distiller, Teaching, WeightedObjective
 from student.engine import Engine
-from student.objective import OBJECTIVES, term_weights
+from student.terms import OBJECTIVES, term_weights
 from teacher.capture import KVCapture
 from teacher.models import load_model
 from teacher.panel import LiveTeacher, TeacherPanel

@@ -10,8 +10,9 @@ from align.conversation import Conversation
 from align.time_align import Alignment
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
 from student.config import LossConfig
-from student.objective import OBJECTIVES, Said, StepContext, Term
+from student.objective import Said, StepContext, Term
 from student.still import standing_still
+from student.terms import OBJECTIVES
 from teacher.capture import KVCapture
 from teacher.output_head import linear_head
 

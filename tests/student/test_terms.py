@@ -8,14 +8,8 @@ from scipy.special import rel_entr
 
 from align.tokens import TokenBatch
 from student.config import LossConfig
-from student.objective import (
-    OBJECTIVES,
-    AttentionPair,
-    Comparison,
-    Relation,
-    StepContext,
-    term_weights,
-)
+from student.objective import AttentionPair, Comparison, Relation, StepContext
+from student.terms import OBJECTIVES, term_weights
 
 
 def tokens(ids: torch.Tensor, mask: torch.Tensor) -> TokenBatch:

@@ -1,0 +1,229 @@
+"""The built-in terms on the next token, on keys and values, and on attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from align.stopwatch import part
+from align.tokens import TokenBatch
+from student.config import LossConfig
+from student.objective import (
+    ATTENTION,
+    RELATIONS,
+    Comparison,
+    Objective,
+    Relation,
+    Said,
+    StepContext,
+    Term,
+    at_rows,
+)
+from student.output import Labels, linear_divergence
+from student.output.linear import BLOCK
+from student.output.terms import OutputConfig
+from student.output.terms.config import OUTPUT_TERMS
+
+WITHOUT_COMPARISONS = frozenset(
+    {"ce", "attention_kl", "relation_k", "relation_v", *OUTPUT_TERMS}
+)
+"""Terms that do not read :attr:`StepContext.comparisons`; a plugin's may."""
+_BLOCK_LOGITS = 2**24
+"""Logits held at once in the next-token loss: at a small vocabulary of many tokens."""
+
+
+def key_distance(ctx: StepContext) -> Tensor:
+    """Mean squared distance of keys, per channel, in units of the target's variance.
+
+    Source:
+        Squared error on content keys standardised per teacher, layer and channel;
+        averaged over layers, channels and, by routing weight, over tokens.
+    """
+    return _distance(ctx, lambda c: c.distance("k"))
+
+
+def value_distance(ctx: StepContext) -> Tensor:
+    """:func:`key_distance` for values."""
+    return _distance(ctx, lambda c: c.distance("v"))
+
+
+def cosine_distance(ctx: StepContext) -> Tensor:
+    """1 - cosine between prediction and target, the mean of keys and values."""
+    return _distance(
+        ctx,
+        lambda c: 1 - (c.cosine("k") + c.cosine("v")) / 2,
+    )
+
+
+def attention_kl(ctx: StepContext) -> Tensor:
+    """KL(teacher || student) of head-averaged attention at sampled queries, nats.
+
+    At a temperature, of both to the power of 1 / T and renormalised, times T squared.
+
+    Source:
+        TinyBERT and MiniLM compare attention head by head; heads have no order
+        between models, so their mean is compared here.
+    """
+    total, weight = ctx.zero(), ctx.zero()
+    for pair in ctx.attention:
+        target, log_pred = pair.teacher, pair.student.clamp_min(1e-9).log()
+        if ctx.heat is not None:
+            heat = ctx.heat[:, None, None, None]
+            target = target.pow(1 / heat)  # tokens without attention stay without
+            target = target / target.sum(-1, keepdim=True).clamp_min(1e-9)
+            log_pred = (log_pred / heat).log_softmax(-1)
+        kl = _kl(target, log_pred) * _squared_heat(ctx)  # (L, B, R)
+        total = total + (kl * pair.weight).sum()
+        weight = weight + pair.weight.expand_as(kl).sum()
+    return total / weight.clamp_min(1e-9)
+
+
+def key_relations(ctx: StepContext) -> Tensor:
+    """KL between the teachers' and the student's K-K relations, nats times T squared.
+
+    Source:
+        Wang et al. 2021, MiniLMv2 (arXiv 2012.15828), eq. 2-4: row softmax of
+        scaled dot products between tokens. Departures: all heads in one, features
+        standardised, and a token's relation to itself left out, which would
+        otherwise take nearly all of the mass.
+    """
+    return _relations(ctx, lambda r: (r.student_k, r.teacher_k))
+
+
+def value_relations(ctx: StepContext) -> Tensor:
+    """:func:`key_relations` for values."""
+    return _relations(ctx, lambda r: (r.student_v, r.teacher_v))
+
+
+def cross_entropy(ctx: StepContext) -> Tensor:
+    """Next-token cross-entropy over real tokens, nats per token; 0 if there are none.
+
+    Position t predicts token t + 1. Padding is never predicted, and of a
+    conversation only what :attr:`TokenBatch.predicted` says.
+    """
+    if isinstance(ctx.said, Said):
+        return _fused_cross_entropy(ctx.said, ctx.batch)
+    labels = ctx.batch.ids[:, 1:].masked_fill(~ctx.batch.predicted[:, 1:], -100)
+    logits = ctx.logits[:, :-1].float()
+    total = F.cross_entropy(logits.transpose(1, 2), labels, reduction="sum")
+    return total / (labels != -100).sum().clamp_min(1)
+
+
+def _fused_cross_entropy(said: Said, batch: TokenBatch) -> Tensor:
+    """The same, a block of tokens at a time, without the logits of all."""
+    wanted = batch.predicted.clone()
+    wanted[:, :1] = False
+    ids = batch.ids.masked_fill(~wanted, 0)  # padding may have an id beyond the head
+    after, weight = (x.roll(-1, 1).flatten() for x in (ids, wanted.float()))
+    labels = Labels(after, weight / weight.sum().clamp_min(1))  # the first wraps as 0
+    block = max(BLOCK, _BLOCK_LOGITS // said.head.size)
+    hidden = said.hidden.flatten(0, 1)
+    with part("student"):  # its last layer, not a term's work
+        loss = linear_divergence(hidden, said.head, [], labels=labels, block=block)
+    return loss.float()
+
+
+OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
+    "ce": lambda: Term(cross_entropy),
+    "kv_k": lambda: Term(key_distance),
+    "kv_v": lambda: Term(value_distance),
+    "cosine": lambda: Term(cosine_distance),
+    "attention_kl": lambda: Term(attention_kl, frozenset({ATTENTION})),
+    "relation_k": lambda: Term(key_relations, frozenset({RELATIONS})),
+    "relation_v": lambda: Term(value_relations, frozenset({RELATIONS})),
+}
+"""The built-in terms by name."""
+
+
+def term_weights(
+    config: LossConfig, output: OutputConfig | None = None
+) -> dict[str, float]:
+    """The weight of every term that is on, by its registered name.
+
+    Args:
+        config: of the terms on tokens, keys and values, and of strangers'.
+        output: of the terms on next-token distributions; None: none of them.
+
+    Raises:
+        ValueError: ``loss.extra`` names a term that has a setting of its own.
+    """
+    weights = {
+        "ce": config.delta_ce,
+        "kv_k": config.lambda_k,
+        "kv_v": config.lambda_v,
+        "cosine": config.beta_cos,
+        "attention_kl": config.gamma_kl,
+        "relation_k": config.relation_k,
+        "relation_v": config.relation_v,
+    }
+    for name in (weights.keys() | set(OUTPUT_TERMS)) & config.extra.keys():
+        raise ValueError(
+            f"loss.extra.{name} repeats a built-in term; set its own weight instead"
+        )
+    if output is not None:
+        weights |= output.weights
+    return {n: w for n, w in {**weights, **config.extra}.items() if w > 0}
+
+
+def _distance(ctx: StepContext, per_token: Callable[[Comparison], Tensor]) -> Tensor:
+    """Average (L, B, T) distances over layers, tokens and comparisons by weight."""
+    total, weight = ctx.zero(), ctx.zero()
+    for comparison in ctx.comparisons:
+        distance = per_token(comparison)
+        total = total + (distance * comparison.weight).sum()
+        weight = weight + comparison.weight.expand_as(distance).sum()
+    return total / weight.clamp_min(1e-9)
+
+
+def _relations(
+    ctx: StepContext, pick: Callable[[Relation], tuple[Tensor, Tensor]]
+) -> Tensor:
+    total, weight = ctx.zero(), ctx.zero()
+    for relation in ctx.relations:
+        student, teacher = pick(relation)
+        rows, known = relation.rows, _any_layer(relation.weight > 0)
+        log_s = _relation_log_softmax(student, rows, known, ctx.heat)
+        log_t = _relation_log_softmax(teacher, rows, known, ctx.heat)
+        per_row = _kl(log_t.exp(), log_s) * _squared_heat(ctx)  # (L, B, R)
+        row_weight = at_rows(relation.weight, rows)
+        row_weight = row_weight * (known.sum(1, keepdim=True) > 1)
+        total = total + (per_row * row_weight).sum()
+        weight = weight + row_weight.expand_as(per_row).sum()
+    return total / weight.clamp_min(1e-9)
+
+
+def _relation_log_softmax(
+    x: Tensor, rows: Tensor, known: Tensor, heat: Tensor | None
+) -> Tensor:
+    """Relations of the chosen rows to all known tokens but themselves.
+
+    (L, B, T, C), (B, R), (B, T) -> (L, B, R, T); unknown tokens get about -1e4,
+    not -inf, so that their product with probability 0 stays 0.
+    """
+    x = x.float()
+    index = rows[None, :, :, None].expand(x.shape[0], -1, -1, x.shape[3])
+    scores = x.gather(2, index) @ x.transpose(2, 3) / x.shape[3] ** 0.5
+    if heat is not None:
+        scores = scores / heat[:, None, None, None]
+    itself = F.one_hot(rows, x.shape[2]).bool()  # (B, R, T)
+    hidden = itself | ~known[:, None, :]
+    return scores.masked_fill(hidden[None], -1e4).log_softmax(-1)
+
+
+def _any_layer(known: Tensor) -> Tensor:
+    """(B, T) or (L, B, T) bool -> (B, T)."""
+    return known.any(0) if known.dim() == 3 else known
+
+
+def _squared_heat(ctx: StepContext) -> Tensor | float:
+    """(L, 1, 1), the factor that keeps gradients' size as temperatures grow."""
+    return 1.0 if ctx.heat is None else ctx.heat.square()[:, None, None]
+
+
+def _kl(target: Tensor, log_pred: Tensor) -> Tensor:
+    """Sum over the last axis of target * (log target - log pred); 0 log 0 = 0."""
+    smallest = torch.finfo(target.dtype).tiny  # several times as fast as xlogy
+    return (target * (target.clamp_min(smallest).log() - log_pred)).sum(-1)
