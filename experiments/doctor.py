@@ -113,6 +113,7 @@ def _deepspeed(_: Mapping[str, str]) -> Iterator[Finding]:
 def _devices(_: Mapping[str, str]) -> Iterator[Finding]:
     import torch
 
+    from experiments.precision import hardware_has_bf16
     from teacher.cpu import ISA, WITHOUT_AMX, avoid_broken_amx
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
@@ -120,11 +121,11 @@ def _devices(_: Mapping[str, str]) -> Iterator[Finding]:
     if count:
         names = [torch.cuda.get_device_name(i) for i in range(count)]
         yield Finding("accelerators", "ok", ", ".join(names))
-        bf16 = torch.cuda.is_bf16_supported()
+        bf16 = hardware_has_bf16()
         yield Finding(
             "bf16",
             "ok" if bf16 else "warn",
-            "on the GPU" if bf16 else "this GPU has none",
+            "on the GPU: train.bf16=auto takes it" if bf16 else "this GPU has none",
             "" if bf16 else "use train.fp16=true in place of train.bf16",
         )
         return
@@ -135,11 +136,11 @@ def _devices(_: Mapping[str, str]) -> Iterator[Finding]:
         found = "this CPU reports AMX and faults when it is used"
         advice = f"mtkd sets {ISA}={WITHOUT_AMX}; set it for your own programs too"
         yield Finding("amx", "warn", found, advice)
-    if _cpu_has("avx512_bf16") or _cpu_has("amx_bf16"):
-        yield Finding("bf16", "ok", "fast on this CPU: train.bf16=true pays")
+    if hardware_has_bf16():
+        yield Finding("bf16", "ok", "fast on this CPU: train.bf16=auto takes it")
     else:
-        advice = "leave train.bf16 off: it works here, slowly"
-        yield Finding("bf16", "warn", "this CPU has no bf16 instructions", advice)
+        advice = "leave train.bf16 off, or auto: it works here, no faster than float32"
+        yield Finding("bf16", "warn", "this CPU has no tiles for it", advice)
 
 
 def _compiler(_: Mapping[str, str]) -> Iterator[Finding]:
@@ -262,10 +263,3 @@ def _age(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except OSError:  # gone meanwhile
         return 0.0
-
-
-def _cpu_has(flag: str) -> bool:
-    try:
-        return flag in Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False

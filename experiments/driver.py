@@ -41,6 +41,7 @@ from experiments.lineage import text_digests
 from experiments.metrics import Metrics
 from experiments.models import Models, build_zoo_models
 from experiments.place import named
+from experiments.precision import answer_of_run, asks_hardware, settle
 from experiments.presets import load_registry, presets_of
 from experiments.progress import Progress
 from experiments.reading import tell_reading
@@ -101,7 +102,11 @@ def run_training(
                 build_zoo_models(config)
             engine.barrier()
             with stop_on_signals() as stop:
-                launch = Launch(engine, stop, lease, trust, started)
+                bf16 = None
+                if asks_hardware(config, phases):
+                    bf16 = answer_of_run(run_dir, engine)
+                    config, phases = settle(config, phases, bf16)
+                launch = Launch(engine, stop, lease, trust, started, bf16)
                 _open_and_run(config, registry, phases, launch)
         finally:
             if own:
@@ -120,6 +125,8 @@ class Launch:
     trust: bool
     started: float
     """By the monotonic clock."""
+    bf16: bool | None = None
+    """What ``train.bf16=auto`` came to; None where no phase asks."""
 
     def may_write(self) -> None:
         """See that the run is still this launch's."""
@@ -155,8 +162,8 @@ def _open_and_run(
         check_disk(run_dir, models.student_bytes, len(arms) * len(stages))
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / "config.yaml")
-    shared = engine.samples_per_step
-    identity = engine.from_main(lambda: identify(run_dir, phases[0].train, shared))
+    train, shared = phases[0].train, engine.samples_per_step
+    identity = engine.from_main(lambda: identify(run_dir, train, shared, launch.bf16))
     metrics, progress = Metrics(run_dir, engine.is_main), Progress(engine.is_main)
     bench = Bench(
         config,

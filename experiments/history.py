@@ -40,14 +40,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def identify(
-    run_dir: Path, train: TrainConfig, samples_per_step: int
+    run_dir: Path,
+    train: TrainConfig,
+    samples_per_step: int,
+    bf16: bool | None = None,
 ) -> dict[str, Any]:
-    """The run's own ``id`` and how it shares out a step, made at its first launch."""
+    """The run's own ``id`` and what it keeps from its first launch on.
+
+    Args:
+        run_dir: the run's.
+        train: of its first phase.
+        samples_per_step: over all processes.
+        bf16: what ``train.bf16=auto`` came to; None where it was not asked.
+    """
     known = read_json(run_dir / IDENTITY)
-    step = {name: getattr(train, name) for name in ("batch_size", "grad_accum")}
-    step["samples_per_step"] = samples_per_step
-    if not known.items() >= step.items():
-        known = {"id": known.get("id") or uuid.uuid4().hex, **step}
+    kept = {name: getattr(train, name) for name in ("batch_size", "grad_accum")}
+    kept["samples_per_step"] = samples_per_step
+    if bf16 is not None:
+        kept["bf16"] = bf16
+    if not known.items() >= kept.items():
+        known = {**known, "id": known.get("id") or uuid.uuid4().hex, **kept}
         write_json(run_dir / IDENTITY, known)
     return known
 

@@ -19,6 +19,7 @@ from experiments.evaluation import evaluate, measure_gate, measure_health
 from experiments.metrics import Metrics
 from experiments.models import Models
 from experiments.outputs import output_plan, own_head
+from experiments.precision import autocast_of
 from experiments.progress import Progress
 from experiments.run_dir import MAIN
 from experiments.stop import RunStopped, StopRequest
@@ -110,7 +111,7 @@ def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
         build_objectives(phase, bench.registry, faculty is not None),
         phase.loss,
         faculty.teaching if faculty else None,
-        torch.bfloat16 if phase.train.bf16 else None,
+        autocast_of(phase.train),
         bench.config.alarms.health_every,
         _output_plan(bench, stage, capture) if faculty else None,
         own_head(phase, capture),

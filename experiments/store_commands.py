@@ -40,8 +40,9 @@ def estimate(options: Namespace) -> int:
         f"in all {gib(found.disk)} of {gib(found.free)} free; reading beats computing "
         "again from the break-even bandwidth on\n"
     )
-    title = f"memory of one training process ({gib(found.device_memory)} there)"
-    print_table(title, ["for", "size"], rows["memory"], 1)
+    there = gib(found.device_memory)
+    title = f"memory of one training process, products in {found.products}"
+    print_table(f"{title} ({there} there)", ["for", "size"], rows["memory"], 1)
     for warning in found.warnings:
         print(f"warning: {warning}")
     return 0

@@ -19,6 +19,7 @@ from experiments.depth import BATCHES, Depth, check_depth, layer_maps, sample_la
 from experiments.extraction.stand_ins import StoredCapture, check_terms
 from experiments.extraction.stored import StoredPanel, stored_views
 from experiments.outputs import check_outputs, digest, output_heads
+from experiments.precision import autocast_of
 from fuse.config import FuseConfig
 from fuse.routing_loss import EntropyRegularizer
 from fuse.weigher import FixedWeigher, LearnedWeigher, SimilarityWeigher
@@ -337,7 +338,7 @@ def _panel(
         causal,
         attention=ATTENTION in needs,
         own_loss=own_loss,
-        autocast=torch.bfloat16 if phase.train.bf16 else None,
+        autocast=autocast_of(phase.train),
     )
 
 

@@ -34,7 +34,7 @@ CONFIG="${CONFIG:-}"         # a YAML file; without teachers here: quickstart
 RUN_DIR="${RUN_DIR:-}"       # the run's folder; empty: runs/mtkd-JOB
 DATA="${DATA:-}"             # training text: files, by blanks or commas
 EVAL_DATA="${EVAL_DATA:-}"   # held-out text, likewise
-PRECISION="${PRECISION:-}"   # bf16, fp16 or fp32
+PRECISION="${PRECISION:-}"   # auto, bf16, fp16 or fp32
 ZERO_STAGE="${ZERO_STAGE:-}" # DeepSpeed ZeRO stage
 GRADIENT_CHECKPOINTING="${GRADIENT_CHECKPOINTING:-}" # 1 saves memory, costs time
 SEED="${SEED:-}"
@@ -215,9 +215,10 @@ resolve_arguments() {
   case $PRECISION in
     '') ;;
     fp32) arguments+=(phase.all.train.bf16=false phase.all.train.fp16=false) ;;
+    auto) arguments+=(phase.all.train.bf16=auto phase.all.train.fp16=false) ;;
     bf16) arguments+=(phase.all.train.bf16=true phase.all.train.fp16=false) ;;
     fp16) arguments+=(phase.all.train.bf16=false phase.all.train.fp16=true) ;;
-    *) die "PRECISION is '$PRECISION'; give bf16, fp16 or fp32" ;;
+    *) die "PRECISION is '$PRECISION'; give auto, bf16, fp16 or fp32" ;;
   esac
   case $GRADIENT_CHECKPOINTING in
     '' | 0 | false) ;;

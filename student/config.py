@@ -161,8 +161,9 @@ class TrainConfig:
     """Gradient norm above which gradients are scaled down."""
     gradient_checkpointing: bool = False
     """Recompute the student's activations in the backward pass (non-reentrant)."""
-    bf16: bool = False
-    """Autocast matrix products to bfloat16; parameters stay float32."""
+    bf16: bool | Literal["auto"] = False
+    """Autocast matrix products to bfloat16; parameters stay float32. ``auto``: where
+    all processes have hardware for it; a run that goes on stays as it began."""
     fp16: bool = False
     """Autocast to float16 with loss scaling; needs a GPU."""
     engine: str = "deepspeed"
@@ -233,6 +234,8 @@ class TrainConfig:
                 "train.fp16 under DeepSpeed needs train.zero_stage 1, 2 or 3; or "
                 "set train.engine=torch"
             )
+        if self.bf16 not in (True, False, "auto"):
+            raise ValueError(f"train.bf16 is {self.bf16!r}; give true, false or auto")
         if self.bf16 and self.fp16:
             raise ValueError("train.bf16 and train.fp16 exclude each other; pick one")
 

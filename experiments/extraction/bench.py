@@ -13,6 +13,12 @@ from experiments.data import Encoder
 from experiments.extraction.corpus import Corpus, plan_corpus
 from experiments.extraction.fingerprint import identity_of
 from experiments.models import Models
+from experiments.precision import (
+    asks_hardware,
+    autocast_of,
+    hardware_has_bf16,
+    settle,
+)
 from experiments.presets import load_registry, presets_of
 from experiments.stage import Stage
 from plugins.registry import Registry
@@ -39,7 +45,7 @@ class Bench:
     @property
     def autocast(self) -> torch.dtype | None:
         """Of the teachers' matrix products, as a run's."""
-        return torch.bfloat16 if self.config.train.bf16 else None
+        return autocast_of(self.config.train)
 
 
 def open_bench(config: Config, registry: Registry | None = None) -> Bench:
@@ -51,6 +57,8 @@ def open_bench(config: Config, registry: Registry | None = None) -> Bench:
     """
     registry = registry or load_registry(config)
     phases = resolve_phases(config, presets_of(registry))
+    if asks_hardware(config, phases):
+        config, phases = settle(config, phases, hardware_has_bf16())
     models = Models(replace_store(config, read=False), torch.device(device()))
     most = max(phase.train.calibration_samples for phase in phases)
     corpus = plan_corpus(

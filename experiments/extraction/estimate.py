@@ -18,6 +18,7 @@ from experiments.extraction.bench import Bench, open_bench
 from experiments.extraction.forms import Made
 from experiments.extraction.memory import device_memory, training_memory
 from experiments.extraction.sources import Source, sources_of
+from experiments.precision import products
 from plugins.registry import Registry
 from teacher.store.manifest import Plan
 from teacher.store.packing import StoredSample, encode_sample, pack, shard_bytes
@@ -59,6 +60,8 @@ class Estimate:
     """Of one training process, by what it is for."""
     device_memory: int
     """What the device has."""
+    products: str
+    """Type of matrix products in training; this machine's where it is asked."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -98,7 +101,8 @@ def estimate(
     stores = [_store(bench, source, every) for source in sources_of(bench)]
     free = shutil.disk_usage(_existing(config.store_dir)).free
     there = device_memory()
-    found = Estimate(bench.corpus.samples, stores, free, memory, there)
+    types = products([stage.phase for stage in bench.stages])
+    found = Estimate(bench.corpus.samples, stores, free, memory, there, types)
     found.warnings.extend(_warnings(config, found))
     return found
 

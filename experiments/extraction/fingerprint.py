@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from align.chat import has_template
 from experiments.config import Config
 from experiments.lineage import since_ever
+from experiments.precision import autocast_of
 from teacher.store.files import sha256_of
 
 
@@ -95,7 +96,7 @@ def settings_of(config: Config) -> dict[str, JsonValue]:
     """Settings beside the models that decide what is stored."""
     return {
         "max_length": config.data.max_length,
-        "autocast": "bfloat16" if config.train.bf16 else None,
+        "autocast": "bfloat16" if autocast_of(config.train) else None,
         "on_non_finite": config.store.on_non_finite,
     }
 

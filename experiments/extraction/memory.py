@@ -17,6 +17,7 @@ from align.tokens import TokenBatch
 from align.view import TeacherView
 from experiments.extraction.bench import Bench
 from experiments.outputs import output_plan, own_head
+from experiments.precision import autocast_of
 from experiments.teaching import Faculty, build_faculty, build_objectives
 from student.config import TrainConfig
 from student.distiller import Distiller
@@ -168,7 +169,7 @@ def assembled(bench: Bench, index: int) -> tuple[Distiller, Faculty]:
         build_objectives(phase, bench.registry, True),
         phase.loss,
         faculty.teaching,
-        torch.bfloat16 if phase.train.bf16 else None,
+        autocast_of(phase.train),
         output=output_plan(
             phase, bench.registry, capture, bench.models.student_tokenizer, teachers
         ),

@@ -21,6 +21,7 @@ from experiments.extraction.memory import FLOAT, moments, zero_copies
 from experiments.extraction.shapes import Shape, shape_of
 from experiments.extraction.traced import How, Passes, passes, skeleton
 from experiments.outputs import teachers_of
+from experiments.precision import autocast_of, settle
 from experiments.presets import load_registry, presets_of
 from experiments.teacher_rule import TeacherFacts
 from experiments.teaching import build_bridge
@@ -59,7 +60,8 @@ def memory_plan(
             texts are taken to have as many tokens as the student's longest.
         processes: that train together, among which ZeRO divides.
         registry: plugins; None loads the built-in and the installed ones.
-        device: ``cuda`` or ``cpu``, where training will run.
+        device: ``cuda`` or ``cpu``, where training will run; ``train.bf16=auto`` counts
+            as true on the first and as false on the second.
 
     Returns:
         Lines that add up to the peak of what tensors take on the device. The CUDA
@@ -71,6 +73,7 @@ def memory_plan(
     """
     registry = registry or load_registry(config)
     phases = resolve_phases(config, presets_of(registry))
+    config, phases = settle(config, phases, device == "cuda")
     student = shape_of(config.student.model)
     shapes = {name: shape_of(entry.model) for name, entry in config.teachers.items()}
     facts = {
@@ -104,7 +107,7 @@ class _Plan:
         self.train: TrainConfig = phase.train
         self.rows = self.train.batch_size * config.data.max_length
         """Tokens of a batch."""
-        self.autocast = torch.bfloat16 if self.train.bf16 else None
+        self.autocast = autocast_of(self.train)
         own = config.student
         self.how = How(
             getattr(torch, own.dtype),

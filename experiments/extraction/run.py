@@ -71,7 +71,7 @@ def extract(
     bench = open_bench(config, registry)
     sources = sources_of(bench)
     writers = [_open(bench, source) for source in sources]
-    save_config(config, config.store_dir / "config.yaml")
+    save_config(bench.config, config.store_dir / "config.yaml")
     for name in config.teachers:
         save_tokenizer(config, name, bench.models.teacher(name)[0].tokenizer)
     numbers = share_of(writers[0].plan.shards, share)

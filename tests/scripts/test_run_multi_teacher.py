@@ -198,6 +198,12 @@ def test_the_numbers_are_the_phases_of_the_config():
     assert json.loads(values["phases"]) == list(PHASES)
 
 
+def test_the_choice_of_precision_can_be_left_to_the_hardware():
+    values = overrides(PRECISION="auto")
+    assert values["phase.all.train.bf16"] == "auto"
+    assert values["phase.all.train.fp16"] == "false"
+
+
 def test_arguments_come_last_so_that_they_win():
     command = dry_run("train.steps=3", "--bf16", BATCH_SIZE="4")
     assert command[-2:] == ["train.steps=3", "--bf16"]
@@ -207,7 +213,7 @@ def test_arguments_come_last_so_that_they_win():
     ("variables", "words"),
     [
         ({"PHASE": "7"}, "phase 7; give 1 to 5"),
-        ({"PRECISION": "int8"}, "PRECISION is 'int8'; give bf16, fp16 or fp32"),
+        ({"PRECISION": "int8"}, "PRECISION is 'int8'; give auto, bf16, fp16 or fp32"),
         ({"GRADIENT_CHECKPOINTING": "x"}, "GRADIENT_CHECKPOINTING is 'x'"),
         ({"PYTHON": "/no/python"}, "no interpreter '/no/python'; set PYTHON"),
         ({"SITE_HOOK": "/no/hook"}, "'source /no/hook' did not succeed"),
