@@ -58,6 +58,7 @@ class OptimizerState(Protocol):
 
     def moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
         """What the optimiser keeps of a parameter, once there is something."""
+        return MOMENTS
 
     def get(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
         """The whole master weight (None) or moment, in the parameter's shape."""
@@ -69,7 +70,7 @@ class OptimizerState(Protocol):
         """Show the model the weights that were put."""
 
 
-class WholeState:
+class WholeState(OptimizerState):
     """Plain PyTorch and ZeRO 0: every process holds everything."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -84,10 +85,6 @@ class WholeState:
         """See :class:`OptimizerState`."""
         held = [p for g in self._optimizer.param_groups for p in g["params"]]
         _make_room(self._optimizer, held, steps)
-
-    def moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
-        """See :class:`OptimizerState`."""
-        return MOMENTS
 
     def get(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
         """See :class:`OptimizerState`."""
@@ -124,7 +121,7 @@ class EightBitState(WholeState):
         return tuple(name for name in (*_CODES, *_SCALES) if name in held)
 
 
-class FlatState:
+class FlatState(OptimizerState):
     """ZeRO 1 and 2: each process holds a stretch of all parameters, end to end."""
 
     def __init__(self, zero: Any) -> None:
@@ -142,10 +139,6 @@ class FlatState:
         flat = self._zero.single_partition_of_fp32_groups
         _make_room(self._zero.optimizer, flat, steps)
         self._link()
-
-    def moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
-        """See :class:`OptimizerState`."""
-        return MOMENTS
 
     def get(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
         """See :class:`OptimizerState`."""
@@ -171,7 +164,7 @@ class FlatState:
         self._zero._lazy_init_hp_params_optimizer_state()
 
 
-class PartedState:
+class PartedState(OptimizerState):
     """ZeRO 3: each process holds a part of every parameter."""
 
     def __init__(self, zero: Any) -> None:
@@ -186,10 +179,6 @@ class PartedState:
         """See :class:`OptimizerState`."""
         flat = self._zero.fp32_partitioned_groups_flat
         _make_room(self._zero.optimizer, flat, steps)
-
-    def moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
-        """See :class:`OptimizerState`."""
-        return MOMENTS
 
     def get(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
         """See :class:`OptimizerState`."""
