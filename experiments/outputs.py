@@ -11,7 +11,7 @@ from experiments.config import PhaseConfig
 from experiments.extraction.stand_ins import StoredCapture
 from experiments.settings import ConfigError
 from plugins.registry import Registry
-from student.output import Lexicon, token_bytes
+from student.output import Lexicon, Spelling, Vocabulary, common_pieces
 from student.output.terms import OutputPlan
 from student.output.terms.config import SAME_VOCABULARY
 from teacher.capture import KVCapture
@@ -63,14 +63,27 @@ def output_plan(
     if not phase.output.weights:
         return None
     head = linear_head(student)
-    lexicons = {}
-    for name in across_vocabularies(phase, teachers, tokenizer):
-        loaded, capture = teachers[name]
-        sizes = head.size, linear_head(capture).size
-        found = Lexicon.of(tokenizer, loaded.tokenizer, sizes)
-        lexicons[name] = found.to(head.weight.device)
+    lexicons = _lexicons(phase, head, tokenizer, teachers)
     rule = registry.get("temperature", phase.output.temperature_rule)
     return OutputPlan(head, digest(tokenizer), phase.output, rule, lexicons)
+
+
+def _lexicons(
+    phase: PhaseConfig, head: LinearHead, tokenizer: Any, teachers: Teachers
+) -> dict[str, Lexicon]:
+    """The student's vocabulary, made once, beside each one it is compared with."""
+    names = across_vocabularies(phase, teachers, tokenizer)
+    if not names:
+        return {}
+    spelled, device = spelling(tokenizer), head.weight.device
+    own = Vocabulary.of(spelled, head.size).to(device)
+    lexicons = {}
+    for name in names:
+        loaded, capture = teachers[name]
+        theirs, size = spelling(loaded.tokenizer), linear_head(capture).size
+        pieces = common_pieces(spelled, theirs, head.size, size).to(device)
+        lexicons[name] = Lexicon(own, Vocabulary.of(theirs, size).to(device), pieces)
+    return lexicons
 
 
 def own_head(phase: PhaseConfig, student: KVCapture) -> LinearHead | None:
@@ -108,6 +121,12 @@ def digest(tokenizer: Any) -> str:
     return vocabulary_digest(tokenizer)
 
 
+@lru_cache(maxsize=64)
+def spelling(tokenizer: Any) -> Spelling:
+    """:meth:`Spelling.of`, worked out once a tokenizer."""
+    return Spelling.of(tokenizer)
+
+
 def check_outputs(phase: PhaseConfig, teachers: Teachers, tokenizer: Any) -> None:
     """Refuse, before any work, outputs that are not there or cannot be compared.
 
@@ -139,7 +158,7 @@ def check_outputs(phase: PhaseConfig, teachers: Teachers, tokenizer: Any) -> Non
 
 def _check_spelling(objective: str, who: str, tokenizer: Any) -> None:
     try:
-        token_bytes(tokenizer)
+        spelling(tokenizer)
     except ValueError as error:
         raise ConfigError(
             f"output.{objective} compares the bytes of tokens, and of {who}: {error}; "

@@ -33,6 +33,7 @@ from student.output.top_tokens import (
 from student.output.transport import TransportSettings, transport_cost
 from student.output.vocabulary import (
     CommonPieces,
+    Spelling,
     byte_vectors,
     common_pieces,
     pool_logits,
@@ -42,6 +43,7 @@ from student.output.vocabulary import (
 __all__ = [
     "Chains",
     "CommonPieces",
+    "Spelling",
     "Lexicon",
     "Vocabulary",
     "chains_of",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +16,9 @@ from student.output.linear_blocks import linear_blocks
 from student.output.row_divergence import Divergence
 from student.output.vocabulary import (
     CommonPieces,
+    Spelling,
     byte_vectors,
-    common_pieces,
     pool_logits,
-    token_bytes,
 )
 
 _LEAST_REST = 1e-6
@@ -36,6 +34,22 @@ class Vocabulary:
     blank: Tensor
     """(V,) bool: whether the token begins with a blank."""
 
+    @staticmethod
+    def of(spelling: Spelling, size: int) -> Vocabulary:
+        """Look at every token.
+
+        Args:
+            spelling: of the model's tokenizer.
+            size: V, rows of the head, where they are more than ids.
+        """
+        pieces = [*spelling.pieces, *[None] * (size - len(spelling.pieces))]
+        blank = [piece is not None and piece[:1].isspace() for piece in pieces]
+        return Vocabulary(byte_vectors(pieces).half(), torch.tensor(blank))
+
+    def to(self, device: torch.device) -> Vocabulary:
+        """Move the tensors."""
+        return Vocabulary(self.vectors.to(device), self.blank.to(device))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lexicon:
@@ -44,31 +58,6 @@ class Lexicon:
     student: Vocabulary
     teacher: Vocabulary
     pieces: CommonPieces
-
-    @staticmethod
-    def of(student: Any, teacher: Any, sizes: tuple[int, int]) -> Lexicon:
-        """Read two tokenizers.
-
-        Args:
-            student: see :func:`student.output.token_bytes`.
-            teacher: likewise.
-            sizes: rows of the two heads.
-
-        Raises:
-            ValueError: a tokenizer's tokens have no bytes.
-        """
-        sides = (student, sizes[0]), (teacher, sizes[1])
-        own, other = (_vocabulary(tokenizer, size) for tokenizer, size in sides)
-        return Lexicon(own, other, common_pieces(student, teacher, *sizes))
-
-    def to(self, device: torch.device) -> Lexicon:
-        """Move the tensors."""
-        own, other = (
-            Vocabulary(side.vectors.to(device), side.blank.to(device))
-            for side in (self.student, self.teacher)
-        )
-        first, second = self.pieces.student.to(device), self.pieces.teacher.to(device)
-        return Lexicon(own, other, CommonPieces(first, second, self.pieces.size))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,10 +178,3 @@ def _with_chain(
     log_p = log_p.scatter(1, at, torch.where(told, rest, whole)[:, None])
     last = torch.where(told, chain, -torch.inf)  # left out of both sides
     return torch.cat([log_p, last[:, None]], 1)
-
-
-def _vocabulary(tokenizer: Any, size: int) -> Vocabulary:
-    spelled = token_bytes(tokenizer)
-    spelled += [None] * (size - len(spelled))
-    blank = [piece is not None and piece[:1].isspace() for piece in spelled]
-    return Vocabulary(byte_vectors(spelled).half(), torch.tensor(blank))

@@ -32,6 +32,28 @@ class CommonPieces:
     size: int
     """K."""
 
+    def to(self, device: torch.device) -> CommonPieces:
+        """Move the tensors."""
+        return CommonPieces(self.student.to(device), self.teacher.to(device), self.size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spelling:
+    """A tokenizer with what its tokens spell, which takes long to read."""
+
+    tokenizer: Any
+    pieces: Pieces
+    """See :func:`token_bytes`."""
+
+    @staticmethod
+    def of(tokenizer: Any) -> Spelling:
+        """Read a tokenizer.
+
+        Raises:
+            ValueError: see :func:`token_bytes`.
+        """
+        return Spelling(tokenizer, token_bytes(tokenizer))
+
 
 def token_bytes(tokenizer: Any) -> list[bytes | None]:
     """The bytes of text that each id of a vocabulary stands for.
@@ -104,7 +126,10 @@ def byte_vectors(pieces: Pieces, width: int = 256) -> Tensor:
 
 
 def common_pieces(
-    student: Any, teacher: Any, student_size: int = 0, teacher_size: int = 0
+    student: Spelling,
+    teacher: Spelling,
+    student_size: int = 0,
+    teacher_size: int = 0,
 ) -> CommonPieces:
     """Map every token of two vocabularies to a piece that both have.
 
@@ -114,8 +139,8 @@ def common_pieces(
     become the same outcomes, and :func:`pool_logits` compares them by any divergence.
 
     Args:
-        student: a tokenizer, see :func:`token_bytes`.
-        teacher: a tokenizer.
+        student: a tokenizer that was read.
+        teacher: likewise.
         student_size: rows of the student's head, where they are more than ids.
         teacher_size: rows of the teacher's head.
 
@@ -128,10 +153,10 @@ def common_pieces(
         model would say next; and both sides are mapped, so that no outcome is out of
         either model's reach and no divergence infinite.
     """
-    pieces = token_bytes(student), token_bytes(teacher)
+    pieces = student.pieces, teacher.pieces
     known = [{piece for piece in side if piece} for side in pieces]
     both = {piece: n for n, piece in enumerate(sorted(known[0] & known[1]))}
-    first = _first_piece(teacher, pieces[1]), _first_piece(student, pieces[0])
+    first = _first_piece(teacher), _first_piece(student)
     sides = []
     for side, size in enumerate((student_size, teacher_size)):
         out = torch.full((max(size, len(pieces[side])),), -1)
@@ -208,12 +233,12 @@ def _speller(backend: Any) -> Callable[[str], bytes]:
     return spell
 
 
-def _first_piece(tokenizer: Any, pieces: Pieces) -> Callable[[bytes], bytes | None]:
+def _first_piece(spelling: Spelling) -> Callable[[bytes], bytes | None]:
     """The first token of a tokenizer's model for some bytes, None where it has none.
 
     The model alone is asked, without the blank that some tokenizers put before a text.
     """
-    backend = tokenizer.backend_tokenizer
+    backend, pieces = spelling.tokenizer.backend_tokenizer, spelling.pieces
     decoder = backend.decoder.__getstate__().decode()
     letters = {byte: letter for letter, byte in byte_alphabet().items()}
     known = {piece for piece in pieces if piece}

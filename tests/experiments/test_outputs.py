@@ -7,6 +7,7 @@ from experiments.cli import main
 from experiments.config import load_config, resolve_phase
 from experiments.outputs import check_outputs, teachers_of
 from experiments.settings import ConfigError
+from student.output import token_bytes, vocabulary
 from tests.experiments.small_runs import small_config
 
 
@@ -104,7 +105,13 @@ def test_wrong_settings_are_refused_as_errors_of_the_config(setting, said):
         phase(output=setting)
 
 
-def test_teachers_of_other_vocabularies_teach_by_config_alone(tmp_path, tiny_zoo):
+def test_teachers_of_other_vocabularies_teach_by_config_alone(
+    tmp_path, tiny_zoo, monkeypatch
+):
+    read = []
+    monkeypatch.setattr(
+        vocabulary, "token_bytes", lambda one: read.append(one) or token_bytes(one)
+    )
     output = {
         "hybrid_ot": 0.5,
         "ot_top_k": 8,
@@ -120,3 +127,4 @@ def test_teachers_of_other_vocabularies_teach_by_config_alone(tmp_path, tiny_zoo
     terms = [r["terms"] for r in map(json.loads, rows) if r["kind"] == "train"]
     assert terms and all(terms[0][name] > 0 for name in output if name in terms[0])
     assert {"hybrid_ot", "projected_kl", "likelihood"} <= terms[0].keys()
+    assert read and len({id(one) for one in read}) == len(read), "one is read twice"

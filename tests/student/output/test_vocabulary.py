@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from student.output.vocabulary import (
+    Spelling,
     byte_vectors,
     common_pieces,
     pool_logits,
@@ -31,7 +32,11 @@ def test_a_vocabulary_that_spells_no_blanks_is_refused(load):
 @pytest.fixture(scope="session")
 def qwen_to_llama(load):
     student, teacher = load("qwen2.5"), load("llama2")
-    return student, teacher, common_pieces(student, teacher, 151_936)
+    return (
+        student,
+        teacher,
+        common_pieces(Spelling.of(student), Spelling.of(teacher), 151_936),
+    )
 
 
 def test_tokens_of_both_are_themselves_and_others_their_first_piece(qwen_to_llama):
@@ -55,7 +60,8 @@ def test_every_piece_is_within_reach_of_both_and_special_tokens_of_none(qwen_to_
 
 
 def test_a_vocabulary_shares_all_its_pieces_with_itself(load):
-    found = common_pieces(load("gpt2"), load("gpt2"))
+    gpt2 = Spelling.of(load("gpt2"))
+    found = common_pieces(gpt2, gpt2)
     assert found.size == 50_256 and torch.equal(found.student, found.teacher)
     assert len(found.student.unique()) == 50_257
 
