@@ -142,9 +142,10 @@ def check_outputs(phase: PhaseConfig, teachers: Teachers, tokenizer: Any) -> Non
         return
     train = phase.train
     if train.engine == "deepspeed" and train.zero_stage == 3:
+        name = next(iter(phase.output.weights))
         raise ConfigError(
-            f"output.{next(iter(phase.output.weights))} reads the student's head, "
-            "which train.zero_stage=3 splits between processes; set train.zero_stage=2"
+            f"output.{name} reads the student's head, which train.zero_stage=3 splits "
+            f"between processes; set train.zero_stage=2, or output.{name}=0"
         )
     for objective in phase.output.weights:
         _check_teachers(phase, objective, teachers)
