@@ -10,7 +10,7 @@ from align.calibration import (
     variance_kept,
 )
 from align.causality import check_causal
-from align.chat import encode_chats, render_chat
+from align.chat import render_chat
 from align.head_dim_adapter import MultiTeacherHeadDimAdapter
 from align.kv import KV
 from align.layer_map import (
@@ -48,7 +48,7 @@ from align.tokenizer_align import (
     char_iou,
     overlap_pairs,
 )
-from align.tokens import TokenBatch, encode_batch
+from align.tokens import TokenBatch, encode_batch, encode_chats
 from align.visualize import visualize_alignment, visualize_layer_mapping
 
 __all__ = [

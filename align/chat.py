@@ -8,18 +8,14 @@ in the contents joined together, and tokens of the template hold no text.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from align.byte_lengths import ByteLengths
 from align.conversation import Conversation, Message
 from align.text import TextSample
-from align.tokens import TokenBatch, encode_batch
 
 Ints = NDArray[np.int64]
 
@@ -56,7 +52,7 @@ def render_chat(tokenizer: Any, messages: Conversation | Sequence[Message]) -> R
         ValueError: a message lacks a field, the template refuses the conversation,
             or it rewrites a content.
     """
-    conversation = _conversation(messages)
+    conversation = as_conversation(messages)
     messages = conversation.messages
     contents = [message["content"] for message in messages]
     if has_template(tokenizer):
@@ -86,66 +82,32 @@ def render_chat(tokenizer: Any, messages: Conversation | Sequence[Message]) -> R
     return Rendered(text, tuple(spans), tuple(trimmed))
 
 
-def encode_chats(
-    tokenizer: Any,
-    conversations: Sequence[Conversation | Sequence[Message]],
-    max_length: int | None = None,
-    byte_lengths: ByteLengths | None = None,
-) -> TokenBatch:
-    """Tokenise conversations, each in the model's own template.
+def to_contents(spans: Ints, shown: Rendered, messages: Sequence[Message]) -> Ints:
+    """Move spans from the rendered text to the joined contents.
 
     Args:
-        tokenizer: a fast Hugging Face tokenizer, with a chat template or without.
-        conversations: B conversations, or lists of messages.
-        max_length: longest row in tokens; None keeps all.
-        byte_lengths: as for :func:`align.tokens.encode_batch`.
+        spans: (T, 2) int64 [start, end) in ``shown.text``.
+        shown: from :func:`render_chat`.
+        messages: that were rendered.
 
     Returns:
-        The batch. Its ``texts`` are the contents of each conversation, joined with
-        nothing between, the same for every model; tokens of the template have
-        zero width.
-
-    Raises:
-        ValueError: see :func:`render_chat`.
+        (T, 2) int64; spans of the template alone are empty.
     """
-    talks = [_conversation(messages) for messages in conversations]
-    shown = [render_chat(tokenizer, talk) for talk in talks]
-    batch = encode_batch(
-        tokenizer,
-        [one.text for one in shown],
-        max_length=max_length,
-        add_special_tokens=not has_template(tokenizer),  # a template writes its own
-        byte_lengths=byte_lengths,
-    )
-    spans = batch.spans.numpy()
-    moved = [
-        _to_contents(spans[row], one, talks[row].messages)
-        for row, one in enumerate(shown)
-    ]
-    placed = torch.from_numpy(np.stack(moved)) if moved else batch.spans
-    return replace(batch, spans=placed, texts=tuple(talks))
-
-
-def in_order(
-    texts: Sequence[str], written: TokenBatch, spoken: TokenBatch, fill: int
-) -> TokenBatch:
-    """One batch of plain texts and conversations that were tokenised apart.
-
-    Args:
-        texts: both, in the order wanted.
-        written: the plain ones among them.
-        spoken: the conversations among them.
-        fill: the id that fills rows up.
-    """
-    width = max(written.ids.shape[1], spoken.ids.shape[1])
-    talks = torch.tensor([isinstance(text, Conversation) for text in texts])
-    order = talks.long().argsort(stable=True).argsort()
-    return TokenBatch(
-        _stacked(written.ids, spoken.ids, width, fill)[order],
-        _stacked(written.mask, spoken.mask, width, False)[order],
-        _stacked(written.spans, spoken.spans, width, 0)[order],
-        tuple(texts),
-    )
+    size = len(shown.text)
+    place = np.full(size, -1, dtype=np.int64)  # of each character in the contents
+    begin = 0
+    for (start, end), lead, message in zip(
+        shown.spans, shown.trimmed, messages, strict=True
+    ):
+        place[start:end] = np.arange(end - start) + begin + lead
+        begin += len(message["content"])
+    held = np.flatnonzero(place >= 0)
+    first = np.searchsorted(held, spans[:, 0])
+    last = np.searchsorted(held, spans[:, 1])  # held characters before the end
+    known = np.append(place[held], begin)
+    moved = np.stack([known[first], known[np.maximum(last, 1) - 1] + 1], axis=1)
+    read = np.where(last > 0, known[np.maximum(last, 1) - 1] + 1, 0)
+    return np.where((last > first)[:, None], moved, read[:, None])
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -169,16 +131,12 @@ def check_chats(tokenizer: Any, samples: Iterable[TextSample]) -> None:
                 raise ValueError(f"{sample.id}: {error}") from error
 
 
-def _stacked(above: Tensor, below: Tensor, width: int, fill: int) -> Tensor:
-    """Two batches under each other, rows filled up to one width."""
-    rows = len(above) + len(below)
-    out = above.new_full((rows, width, *above.shape[2:]), fill)
-    out[: len(above), : above.shape[1]] = above
-    out[len(above) :, : below.shape[1]] = below
-    return out
+def as_conversation(messages: Conversation | Sequence[Message]) -> Conversation:
+    """A list of messages as a conversation; a conversation as it is.
 
-
-def _conversation(messages: Conversation | Sequence[Message]) -> Conversation:
+    Raises:
+        ValueError: a message lacks a field.
+    """
     if isinstance(messages, Conversation):
         return messages
     for index, message in enumerate(messages):
@@ -236,22 +194,3 @@ def _trimmings(content: str) -> list[tuple[int, str]]:
         (lead, content.lstrip()),
         (0, content.rstrip()),
     ]
-
-
-def _to_contents(spans: Ints, shown: Rendered, messages: Sequence[Message]) -> Ints:
-    """Spans in the rendered text to spans in the joined contents."""
-    size = len(shown.text)
-    place = np.full(size, -1, dtype=np.int64)  # of each character in the contents
-    begin = 0
-    for (start, end), lead, message in zip(
-        shown.spans, shown.trimmed, messages, strict=True
-    ):
-        place[start:end] = np.arange(end - start) + begin + lead
-        begin += len(message["content"])
-    held = np.flatnonzero(place >= 0)
-    first = np.searchsorted(held, spans[:, 0])
-    last = np.searchsorted(held, spans[:, 1])  # held characters before the end
-    known = np.append(place[held], begin)
-    moved = np.stack([known[first], known[np.maximum(last, 1) - 1] + 1], axis=1)
-    read = np.where(last > 0, known[np.maximum(last, 1) - 1] + 1, 0)
-    return np.where((last > first)[:, None], moved, read[:, None])

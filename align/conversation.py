@@ -19,7 +19,7 @@ class Conversation(str):
     """The contents of all messages joined, with nothing between.
 
     It is a ``str``, so whoever counts, compares or reports characters treats it as
-    any text, and spans index it. Only :func:`align.chat.encode_texts` asks for the
+    any text, and spans index it. Only :func:`align.tokens.encode_chats` asks for the
     messages. Its pieces (slices, ``strip()``) are plain strings; use :meth:`cut`.
     """
 

@@ -35,6 +35,17 @@ def pad_id(tokenizer: Any) -> int:
     return 0
 
 
+def special_ids(backend: Any) -> tuple[list[int], list[int]]:
+    """The ids a tokenizer puts before and after a text."""
+    encoded = backend.encode("a")
+    ids, special = encoded.ids, encoded.special_tokens_mask
+    if all(special):
+        return list(ids), []
+    first = special.index(0)
+    last = len(special) - special[::-1].index(0)
+    return list(ids[:first]), list(ids[last:])
+
+
 def ids_of(tokenizer: Any, encodings: Sequence[Any]) -> tuple[Ints, Ints]:
     """The padded ids of B encodings (B, T), and how many each has (B,)."""
     counts = np.fromiter(map(len, encodings), np.int64, len(encodings))

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from align.byte_lengths import ByteLengths
-from align.conversation import Conversation
+from align.chat import as_conversation, has_template, render_chat, to_contents
+from align.conversation import Conversation, Message
 from align.offsets import place_by_offsets
-from align.placed import Placed, filled, pad_id
+from align.placed import Placed, filled, pad_id, special_ids
 from align.records import lone_surrogate
 
 
@@ -116,7 +117,7 @@ def encode_batch(
     """Tokenise texts and note the characters of every token.
 
     A :class:`Conversation` among the texts is read in the model's own chat template
-    (:func:`align.chat.encode_chats`).
+    (:func:`encode_chats`).
 
     Padding and truncation are on the right whatever the tokenizer's own setting,
     and special tokens survive truncation. Spans index the unmodified text.
@@ -141,8 +142,6 @@ def encode_batch(
     texts = _checked_texts(texts)
     talks = [text for text in texts if isinstance(text, Conversation)]
     if talks:
-        from align.chat import encode_chats, in_order  # which encode what they render
-
         spoken = encode_chats(tokenizer, talks, max_length, byte_lengths)
         plain = [text for text in texts if not isinstance(text, Conversation)]
         if not plain:
@@ -150,7 +149,7 @@ def encode_batch(
         written = encode_batch(
             tokenizer, plain, max_length, add_special_tokens, byte_lengths
         )
-        return in_order(texts, written, spoken, pad_id(tokenizer))
+        return _in_order(texts, written, spoken, pad_id(tokenizer))
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"tokenizer {type(tokenizer).__name__} is not a fast tokenizer and gives "
@@ -158,7 +157,7 @@ def encode_batch(
             "PreTrainedTokenizerFast"
         )
     backend = _unset(tokenizer)
-    prefix, suffix = _special_ids(backend) if add_special_tokens else ([], [])
+    prefix, suffix = special_ids(backend) if add_special_tokens else ([], [])
     room = None if max_length is None else max_length - len(prefix) - len(suffix)
     if room is not None and room < 0:
         raise ValueError(
@@ -168,6 +167,70 @@ def encode_batch(
         )
     placed = _placed(tokenizer, texts, byte_lengths)
     return _pad(tokenizer, placed, texts, prefix, suffix, room)
+
+
+def encode_chats(
+    tokenizer: Any,
+    conversations: Sequence[Conversation | Sequence[Message]],
+    max_length: int | None = None,
+    byte_lengths: ByteLengths | None = None,
+) -> TokenBatch:
+    """Tokenise conversations, each in the model's own template.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer, with a chat template or without.
+        conversations: B conversations, or lists of messages.
+        max_length: longest row in tokens; None keeps all.
+        byte_lengths: as for :func:`encode_batch`.
+
+    Returns:
+        The batch. Its ``texts`` are the contents of each conversation, joined with
+        nothing between, the same for every model; tokens of the template have
+        zero width.
+
+    Raises:
+        ValueError: see :func:`align.chat.render_chat`.
+    """
+    talks = [as_conversation(messages) for messages in conversations]
+    shown = [render_chat(tokenizer, talk) for talk in talks]
+    batch = encode_batch(
+        tokenizer,
+        [one.text for one in shown],
+        max_length=max_length,
+        add_special_tokens=not has_template(tokenizer),  # a template writes its own
+        byte_lengths=byte_lengths,
+    )
+    spans = batch.spans.numpy()
+    moved = [
+        to_contents(spans[row], one, talks[row].messages)
+        for row, one in enumerate(shown)
+    ]
+    placed = torch.from_numpy(np.stack(moved)) if moved else batch.spans
+    return replace(batch, spans=placed, texts=tuple(talks))
+
+
+def _in_order(
+    texts: Sequence[str], written: TokenBatch, spoken: TokenBatch, fill: int
+) -> TokenBatch:
+    """Plain texts and conversations, tokenised apart, in the order of ``texts``."""
+    width = max(written.ids.shape[1], spoken.ids.shape[1])
+    talks = torch.tensor([isinstance(text, Conversation) for text in texts])
+    order = talks.long().argsort(stable=True).argsort()
+    return TokenBatch(
+        _stacked(written.ids, spoken.ids, width, fill)[order],
+        _stacked(written.mask, spoken.mask, width, False)[order],
+        _stacked(written.spans, spoken.spans, width, 0)[order],
+        tuple(texts),
+    )
+
+
+def _stacked(above: Tensor, below: Tensor, width: int, fill: int) -> Tensor:
+    """Two batches under each other, rows filled up to one width."""
+    rows = len(above) + len(below)
+    out = above.new_full((rows, width, *above.shape[2:]), fill)
+    out[: len(above), : above.shape[1]] = above
+    out[len(above) :, : below.shape[1]] = below
+    return out
 
 
 def _checked_texts(texts: Sequence[str]) -> list[str]:
@@ -183,17 +246,6 @@ def _checked_texts(texts: Sequence[str]) -> list[str]:
                 "surrogate pair, which no tokenizer takes; leave it out"
             )
     return list(texts)
-
-
-def _special_ids(backend: Any) -> tuple[list[int], list[int]]:
-    """The ids a tokenizer puts before and after a text."""
-    encoded = backend.encode("a")
-    ids, special = encoded.ids, encoded.special_tokens_mask
-    if all(special):
-        return list(ids), []
-    first = special.index(0)
-    last = len(special) - special[::-1].index(0)
-    return list(ids[:first]), list(ids[last:])
 
 
 def _unset(tokenizer: Any) -> Any:

@@ -5,11 +5,11 @@ import torch
 
 from align.byte_lengths import ByteLengths
 from align.causality import check_causal
-from align.chat import check_chats, encode_chats, render_chat
+from align.chat import check_chats, render_chat
 from align.conversation import Conversation
 from align.text import TextSample
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner
-from align.tokens import encode_batch
+from align.tokens import encode_batch, encode_chats
 
 TALK = [
     {"role": "system", "content": "Be brief."},
