@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from experiments.config import Config, PhaseConfig
-    from experiments.stage import Bench
+    from experiments.run_parts import Bench
     from plugins.registry import Registry
 
 SENTENCE = "def unbelievable(x): return x  # naïve 深度"

@@ -19,14 +19,9 @@ from experiments.evaluation import measure_gate
 from experiments.gates import Judgement, judge, kept_before, told
 from experiments.lineage import check_record, record_of, write_record
 from experiments.run_dir import MAIN
+from experiments.run_parts import Bench, Place, Stage
 from experiments.settings import ConfigError
-from experiments.stage import (
-    Bench,
-    Place,
-    Stage,
-    checkpoint_folder,
-    run_stage,
-)
+from experiments.stage import checkpoint_folder, run_stage
 from student.checkpoint import read_complete
 from student.config import TrainConfig
 from teacher.capture import KVCapture

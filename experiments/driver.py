@@ -39,17 +39,18 @@ from experiments.lease import Lease, hold_run
 from experiments.ledger import ledger
 from experiments.lineage import text_digests
 from experiments.metrics import Metrics
-from experiments.models import Models, build_zoo_models
+from experiments.models import Models
 from experiments.place import named
 from experiments.precision import answer_of_run, asks_hardware, settle
 from experiments.presets import load_registry, presets_of
 from experiments.progress import Progress
 from experiments.reading import tell_reading
 from experiments.run_dir import MAIN, read_run
-from experiments.stage import Bench, Stage
+from experiments.run_parts import Bench, Stage
 from experiments.stop import RunStopped, StopRequest, stop_on_signals
 from experiments.summary import summarize
 from experiments.teaching import check_phase
+from experiments.zoo_names import build_zoo_models
 from plugins.registry import Registry
 from student.engine import Engine
 from student.launch import launched_world

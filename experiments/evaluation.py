@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import torch
 
 from align.text import TextSample
 from experiments.data import Encoder
+from experiments.run_parts import Bench
 from student.evaluate import bits_per_char, kv_health
 from teacher.capture import KVCapture
-
-if TYPE_CHECKING:
-    from experiments.stage import Bench
 
 
 def evaluate(

@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.later_settings import since_ever
 from experiments.settings import ConfigError, plain
 from student.checkpoint import MARKER
-from student.config import LoraConfig
 from student.phase_checkpoint import steps_kept
 
 if TYPE_CHECKING:
     from experiments.config import Config
     from experiments.data import RunData
-    from experiments.stage import Stage
+    from experiments.run_parts import Stage
 
 WITHOUT_EFFECT = (
     "log_every",
@@ -33,20 +33,6 @@ WITHOUT_EFFECT = (
     "shard",
 )
 """Settings of the loop and of teachers that change nothing in the student."""
-
-LATER: Mapping[str, Any] = {
-    "quantise": "none",
-    "lora": plain(LoraConfig()),
-    "optimizer": "adamw",
-    "temperatures": [1.0],
-    "fade_steps": 0,
-    "fade_to": 0.0,
-    "projected_kl": 0.0,
-    "projected_chains": False,
-    "likelihood_ends": "tokens",
-}
-"""Settings that earlier versions had not, with what these did: records leave them out,
-so that runs and stores of these versions go on."""
 
 
 def record_of(
@@ -91,15 +77,6 @@ def with_effect(section: Any) -> dict[str, Any]:
     """:func:`since_ever`, without what changes nothing in the student."""
     found = since_ever(section)
     return {key: value for key, value in found.items() if key not in WITHOUT_EFFECT}
-
-
-def since_ever(section: Any) -> dict[str, Any]:
-    """A section's settings, without later ones that are as if they were not there."""
-    return {
-        key: value
-        for key, value in plain(section).items()
-        if key not in LATER or value != LATER[key]
-    }
 
 
 def text_digests(data: RunData) -> dict[str, str]:

@@ -15,6 +15,7 @@ from experiments.data import Encoder, longest_texts
 from experiments.extraction.stand_ins import stored_teachers
 from experiments.place import named
 from experiments.teacher_rule import TeacherFacts
+from experiments.zoo_names import resolve_zoo
 from student.checkpoint import atomic_folder, export_student, make_readable
 from student.lora import add_adapters, load_adapter, merge_adapters, save_adapter
 from teacher.capture import KVCapture
@@ -23,9 +24,6 @@ from teacher.models import LoadedModel, load_model
 from teacher.quantise import quantise
 from teacher.shard import is_sharded, shard
 from teacher.windows import windows_for
-
-ZOO = "zoo:"
-"""Prefix of embedded models: ``zoo:gpt2-prose``, or ``zoo:tiny/gpt2-prose``."""
 
 ADAPTER = "adapter"
 """Folder of a student's low-rank updates, inside that of the student they are in."""
@@ -232,38 +230,3 @@ class Models:
             windowed = entry.long_texts == "window"
             windows = windows_for(loaded.model) if windowed else None
             return loaded, KVCapture(loaded.model, windows=windows)
-
-
-def resolve_zoo(name: str) -> str:
-    """The folder of a ``zoo:`` name; any other name as it is.
-
-    Raises:
-        ValueError: the zoo has no such model, or it is not built.
-    """
-    if not name.startswith(ZOO):
-        return name
-    from teacher.zoo import zoo_path
-
-    scale, _, model = name.removeprefix(ZOO).rpartition("/")
-    try:
-        return str(zoo_path(model, scale=scale or "default"))
-    except FileNotFoundError as error:
-        raise ValueError(str(error)) from None
-
-
-def build_zoo_models(config: Config) -> None:
-    """Build the embedded models that a config names and that are not cached."""
-    named = [config.student.model, *(t.model for t in config.teachers.values())]
-    wanted = [name.removeprefix(ZOO) for name in named if name.startswith(ZOO)]
-    if not wanted:
-        return
-    from teacher.zoo import build_zoo
-
-    by_scale: dict[str, list[str]] = {}
-    for name in wanted:
-        scale, _, model = name.rpartition("/")
-        by_scale.setdefault(scale or "default", []).append(model)
-    threads = torch.get_num_threads()
-    for scale, names in by_scale.items():
-        build_zoo(names, scale=scale)
-    torch.set_num_threads(threads)

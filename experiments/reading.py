@@ -13,7 +13,7 @@ from experiments.data import Encoder
 from experiments.run_dir import MAIN
 
 if TYPE_CHECKING:
-    from experiments.stage import Bench
+    from experiments.run_parts import Bench
 
 SAMPLES = 64
 """Texts that are looked at; tokenizers fail on kinds of text, not on single ones."""

@@ -5,82 +5,30 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from experiments.alarms import Alarms
-from experiments.config import Config, PhaseConfig
-from experiments.data import Encoder, RunData
+from experiments.data import Encoder
 from experiments.depth import draw_similarity
 from experiments.evaluation import evaluate, measure_gate, measure_health
-from experiments.metrics import Metrics
-from experiments.models import Models
 from experiments.outputs import output_plan, own_head
 from experiments.precision import autocast_of
-from experiments.progress import Progress
 from experiments.run_dir import MAIN
-from experiments.stop import RunStopped, StopRequest
+from experiments.run_parts import Bench, Place, Stage
+from experiments.stop import RunStopped
 from experiments.teaching import Faculty, build_faculty, build_objectives
-from plugins.registry import Registry
 from student.checkpoint import atomic_folder, mark_complete
 from student.config import TrainConfig
 from student.data_order import sample_indices
 from student.distiller import HEALTH_TOKENS, Distiller
-from student.engine import Engine
 from student.output.terms import OutputPlan
 from student.phase_checkpoint import Keeper
 from student.trainer import Job, train_phase
 from teacher.capture import KVCapture
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One phase of one arm."""
-
-    phase: PhaseConfig
-    teachers: tuple[str, ...]
-    """Empty: cross-entropy alone."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Bench:
-    """Everything the arms of one run share."""
-
-    config: Config
-    registry: Registry
-    engine: Engine
-    models: Models
-    data: RunData
-    texts: Mapping[str, str]
-    """Digests of what is learned from."""
-    metrics: Metrics
-    progress: Progress
-    stop: StopRequest
-    run_dir: Path
-    run_id: str
-    """Tells this run's checkpoints from another's."""
-    trust: bool
-    """Take checkpoints of other runs all the same."""
-    may_write: Callable[[], None]
-    """Raises once another process has taken the run over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a stage stands in its arm."""
-
-    arm: str
-    index: int
-    folder: Path
-    source: str | Path | None
-    steps: int
-    offset: int
-    first_sample: int
-    gated: bool
-    """Whether the gate looks at its student."""
 
 
 def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def load_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    from experiments.models import resolve_zoo
+    from experiments.zoo_names import resolve_zoo
 
     try:
         return AutoTokenizer.from_pretrained(resolve_zoo(name))
@@ -103,7 +103,7 @@ def num_layers(name: str) -> int:
     """
     from transformers import AutoConfig
 
-    from experiments.models import resolve_zoo
+    from experiments.zoo_names import resolve_zoo
 
     try:
         config = AutoConfig.from_pretrained(resolve_zoo(name))

@@ -136,7 +136,7 @@ def _bytes(source: Source, constants: Any, bench: Bench) -> float:
 def _rotation(bench: Bench, name: str) -> tuple[float, float]:
     """Relative int8 error of one rotary teacher's keys before and after rotation."""
     from align import encode_batch, rotary_table, rotate
-    from experiments.models import resolve_zoo
+    from experiments.zoo_names import resolve_zoo
     from teacher.capture import KVCapture
     from teacher.models import load_model
 

@@ -20,7 +20,7 @@ from experiments.precision import (
     settle,
 )
 from experiments.presets import load_registry, presets_of
-from experiments.stage import Stage
+from experiments.run_parts import Stage
 from plugins.registry import Registry
 from teacher.capture import KVCapture
 from teacher.context import trained_length

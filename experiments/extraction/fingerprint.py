@@ -11,8 +11,9 @@ from pydantic import JsonValue
 
 from align.chat import has_template
 from experiments.config import Config
-from experiments.lineage import since_ever
+from experiments.later_settings import since_ever
 from experiments.precision import autocast_of
+from experiments.zoo_names import resolve_zoo
 from teacher.store.files import sha256_of
 
 
@@ -22,8 +23,6 @@ def model_files(name: str) -> Path | None:
     Args:
         name: hub name, folder, or ``zoo:NAME``.
     """
-    from experiments.models import resolve_zoo
-
     try:
         folder = Path(resolve_zoo(name)).expanduser()
     except ValueError:

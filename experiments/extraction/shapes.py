@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.models import resolve_zoo
+from experiments.zoo_names import resolve_zoo
 from teacher.models import read_config
 
 _QWEN = {

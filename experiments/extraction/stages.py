@@ -10,8 +10,8 @@ from experiments.config import Config
 from experiments.data import RunData
 from experiments.extraction.stand_ins import FUSED, check_texts
 from experiments.models import Models
+from experiments.run_parts import Stage
 from experiments.settings import ConfigError
-from experiments.stage import Stage
 
 
 def stored_stages(

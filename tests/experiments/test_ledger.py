@@ -9,8 +9,8 @@ from experiments.cli import main
 from experiments.config import load_config, resolve_phase
 from experiments.gates import Judgement
 from experiments.ledger import ledger, mean_share
+from experiments.run_parts import Stage
 from experiments.settings import ConfigError
-from experiments.stage import Stage
 from tests.experiments.small_runs import said, small_config
 
 KEPT = Judgement((), rolled_back=False, own_text=False)

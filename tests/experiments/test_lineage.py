@@ -1,9 +1,10 @@
 import pytest
 
 from experiments.config import load_config, resolve_phase
-from experiments.lineage import LATER, record_of
+from experiments.later_settings import LATER
+from experiments.lineage import record_of
 from experiments.presets import builtin_presets
-from experiments.stage import Stage
+from experiments.run_parts import Stage
 
 FIRST = {
     "student": "model init dtype",

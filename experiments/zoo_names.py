@@ -1,0 +1,45 @@
+"""Embedded models by their names in a config."""
+
+from __future__ import annotations
+
+import torch
+
+from experiments.config import Config
+
+ZOO = "zoo:"
+"""Prefix of embedded models: ``zoo:gpt2-prose``, or ``zoo:tiny/gpt2-prose``."""
+
+
+def resolve_zoo(name: str) -> str:
+    """The folder of a ``zoo:`` name; any other name as it is.
+
+    Raises:
+        ValueError: the zoo has no such model, or it is not built.
+    """
+    if not name.startswith(ZOO):
+        return name
+    from teacher.zoo import zoo_path
+
+    scale, _, model = name.removeprefix(ZOO).rpartition("/")
+    try:
+        return str(zoo_path(model, scale=scale or "default"))
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None
+
+
+def build_zoo_models(config: Config) -> None:
+    """Build the embedded models that a config names and that are not cached."""
+    named = [config.student.model, *(t.model for t in config.teachers.values())]
+    wanted = [name.removeprefix(ZOO) for name in named if name.startswith(ZOO)]
+    if not wanted:
+        return
+    from teacher.zoo import build_zoo
+
+    by_scale: dict[str, list[str]] = {}
+    for name in wanted:
+        scale, _, model = name.rpartition("/")
+        by_scale.setdefault(scale or "default", []).append(model)
+    threads = torch.get_num_threads()
+    for scale, names in by_scale.items():
+        build_zoo(names, scale=scale)
+    torch.set_num_threads(threads)
