@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from align.captured import Injection
+from align.captured import Capture, Injection
 
 if TYPE_CHECKING:
-    from teacher.capture import KVCapture
+    from transformers import PreTrainedModel
 
 
-def check_batch(ids: Tensor, mask: Tensor, capture: KVCapture) -> None:
+class ModelCapture(Capture, Protocol):
+    """A capture of one model, as far as its arguments depend on it."""
+
+    model: PreTrainedModel
+    which: str
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the model has a language-model head."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Longest T that is read, None where nothing limits it."""
+
+
+def check_batch(ids: Tensor, mask: Tensor, capture: ModelCapture) -> None:
     """Check ids (B, T) int64 and mask (B, T) bool.
 
     Raises:
@@ -50,7 +65,7 @@ def check_asked(
     hidden: bool,
     rows: Tensor | None,
     batch: int,
-    capture: KVCapture,
+    capture: ModelCapture,
 ) -> None:
     """Check what a call wants to know.
 
@@ -81,7 +96,7 @@ def check_asked(
         )
 
 
-def check_injection(inject: Injection, ids: Tensor, capture: KVCapture) -> None:
+def check_injection(inject: Injection, ids: Tensor, capture: Capture) -> None:
     """Check KV to be read in place of the own, for ids (B, T).
 
     Raises:
