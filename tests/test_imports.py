@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,15 @@ def modules_imported(path: Path) -> set[str]:
     return found
 
 
+def files_imported(path: Path) -> set[Path]:
+    """Our own files among what a file imports, in functions and for types too."""
+    found = set()
+    for name in modules_imported(path):
+        steps = ROOT.joinpath(*name.split("."))
+        found |= {steps.with_suffix(".py"), steps.parent.with_suffix(".py")}
+    return {file for file in found if file.is_file()}
+
+
 def sources(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
@@ -63,6 +73,11 @@ def test_imports_follow_the_table(package):
     for path in sources(package):
         ours = imported(path) & set(MAY_IMPORT) - {package}
         assert ours <= MAY_IMPORT[package], path
+
+
+def test_no_files_import_each_other_in_a_circle():
+    files = [path for package in MAY_IMPORT for path in sources(package)]
+    TopologicalSorter({path: files_imported(path) for path in files}).prepare()
 
 
 def test_the_maths_of_outputs_knows_no_settings_and_no_steps():
