@@ -142,7 +142,28 @@ _QUESTIONS = (
         (*_OUT, "phase.all.output.weighting=cross_entropy"),
         SPECIALISTS,
     ),
+    Arm(
+        "out-transport",
+        "transport and likelihood in place of outputs over common pieces",
+        ("phase.all.output.hybrid_ot=1",),
+        SPECIALISTS,
+    ),
+    Arm(
+        "out-sample",
+        "outputs beside KV, a learned router of whole texts",
+        (*_PAIR, *_OUT, *_fuse("routing_level", "sample")),
+        SPECIALISTS,
+        _ROUTED,
+    ),
     Arm("fixed-out", "three teachers' outputs beside KV", _OUT),
+    _single(TWIN, "twin-out", "its outputs over pieces, which are all its own", _OUT),
+    Arm("twin-with", "it and both specialists", _OUT, (TWIN, *SPECIALISTS)),
+    Arm(
+        "twin-before",
+        "the same, it with eight tenths of the weight",
+        (*_OUT, f"teachers.{TWIN}.weight=8"),
+        (TWIN, *SPECIALISTS),
+    ),
     Arm("weight-1", "distances half as heavy", _loss(lambda_k=1, lambda_v=1)),
     Arm("weight-4", "distances twice as heavy", _loss(lambda_k=4, lambda_v=4)),
     Arm(
@@ -188,6 +209,12 @@ _QUESTIONS = (
     ),
     Arm("iou", "plain alignment", ("phase.all.align.aligner=char_iou",)),
     Arm("last-token", "the last token read", ("phase.all.align.aligner=last_token",)),
+    Arm(
+        "chunk-end",
+        "where both specialists' and its own tokens end, and nowhere else",
+        ("phase.all.align.aligner=chunk_end",),
+        SPECIALISTS,
+    ),
     Arm("keys", "keys alone", _loss(lambda_v=0)),
     Arm("values", "values alone", _loss(lambda_k=0)),
     Arm(

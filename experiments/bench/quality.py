@@ -34,7 +34,7 @@ def main() -> int:
 
     options = _parser([*GROUPS, *ARMS]).parse_args()
     if options.list:
-        for group in ("core", "phases", "questions"):
+        for group in (name for name in GROUPS if name != "all"):
             print(f"{group}:")
             for arm in GROUPS[group]:
                 print(f"  {arm.name:<22} {arm.asks}")
