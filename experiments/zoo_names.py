@@ -20,9 +20,9 @@ def resolve_zoo(name: str) -> str:
         return name
     from teacher.zoo import zoo_path
 
-    scale, _, model = name.removeprefix(ZOO).rpartition("/")
+    scale, model = _parts(name)
     try:
-        return str(zoo_path(model, scale=scale or "default"))
+        return str(zoo_path(model, scale=scale))
     except FileNotFoundError as error:
         raise ValueError(str(error)) from None
 
@@ -30,16 +30,22 @@ def resolve_zoo(name: str) -> str:
 def build_zoo_models(config: Config) -> None:
     """Build the embedded models that a config names and that are not cached."""
     named = [config.student.model, *(t.model for t in config.teachers.values())]
-    wanted = [name.removeprefix(ZOO) for name in named if name.startswith(ZOO)]
+    wanted = [name for name in named if name.startswith(ZOO)]
     if not wanted:
         return
     from teacher.zoo import build_zoo
 
     by_scale: dict[str, list[str]] = {}
     for name in wanted:
-        scale, _, model = name.rpartition("/")
-        by_scale.setdefault(scale or "default", []).append(model)
+        scale, model = _parts(name)
+        by_scale.setdefault(scale, []).append(model)
     threads = torch.get_num_threads()
     for scale, names in by_scale.items():
         build_zoo(names, scale=scale)
     torch.set_num_threads(threads)
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Scale and model of a ``zoo:`` name."""
+    scale, _, model = name.removeprefix(ZOO).rpartition("/")
+    return scale or "default", model
