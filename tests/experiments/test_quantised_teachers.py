@@ -1,5 +1,7 @@
 """Teachers in 8 and 4 bits: what they say, and that a student learns from them."""
 
+import json
+
 import pytest
 import torch
 
@@ -32,11 +34,19 @@ def test_a_trained_teacher_says_nearly_the_same(tiny_zoo, name, kind, most):
 
 
 def test_a_student_learns_from_quantised_teachers(tiny_zoo, tmp_path):
-    kinds = dict(zip(DECODERS[:2], ("int8", "int4"), strict=True))
-    teachers = {
-        name: {"model": str(tiny_zoo[name]), "quantise": kind}
-        for name, kind in kinds.items()
-    }
-    config = small_config(tmp_path, tiny_zoo, {"teachers": teachers})
-    assert main(["train", str(config)]) == 0
-    assert (tmp_path / "run" / "student" / "model.safetensors").is_file()
+    def losses(folder, kinds):
+        teachers = {
+            name: {"model": str(tiny_zoo[name]), "quantise": kind}
+            for name, kind in zip(DECODERS[:2], kinds, strict=True)
+        }
+        folder.mkdir()
+        config = small_config(folder, tiny_zoo, {"teachers": teachers})
+        assert main(["train", str(config)]) == 0
+        lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+        told = [json.loads(line) for line in lines]
+        return [line["loss"] for line in told if "loss" in line]
+
+    exact = losses(tmp_path / "exact", ("none", "none"))
+    found = losses(tmp_path / "found", ("int8", "int4"))
+    assert exact and found != exact
+    assert found == pytest.approx(exact, rel=0.1)
