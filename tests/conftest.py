@@ -1,5 +1,6 @@
 """Fixtures shared by every test."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,11 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of a barely trained zoo by model name, built once per session."""
+    """Folders of a barely trained zoo by model name, built once per session.
+
+    ``MTKD_TEST_ZOO`` names a folder in which sessions share it.
+    """
     from teacher.zoo import build_zoo
 
-    cache = tmp_path_factory.mktemp("zoo")
+    cache = Path(os.environ.get("MTKD_TEST_ZOO") or tmp_path_factory.mktemp("zoo"))
     return build_zoo(cache_dir=cache, progress=False, scale="tiny")
