@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,9 @@ class Prepared:
         self._peaks, self._schedule, self._config = peaks, schedule, config
         self._deepspeed = config.engine == "deepspeed"
         self._stage = config.zero_stage if self._deepspeed else 0
+        self.gradient_norm: float | None = None
+        """2-norm of the last step's gradient over all parameters and processes, before
+        clipping; None before the first step."""
         if self._stage == 3:
             self._keep_small_modules_whole()
 
@@ -84,12 +88,16 @@ class Prepared:
         """
         if not self._deepspeed:
             return self._step_torch()
-        if self._stage == 0 and not self._gradients_finite():
+        norm = self._norm_of_all() if self._stage == 0 else None
+        if norm is not None and not math.isfinite(norm):
             # DeepSpeed itself looks at the norm from stage 1 on.
+            self.gradient_norm = norm
             self.module.zero_grad()
             return False
         self.module.step()
         applied = bool(self.module.was_step_applied())
+        measured = self.module.get_global_grad_norm()  # None where it never looks
+        self.gradient_norm = norm if measured is None else float(measured)
         self._forget_gradients()
         if self._stage == 3 and not applied:  # it parted these and went away
             zero = self.module.optimizer
@@ -115,7 +123,8 @@ class Prepared:
         norm = self._accelerator.clip_grad_norm_(
             self.module.parameters(), self._config.max_grad_norm
         )
-        applied = bool(torch.isfinite(norm))
+        self.gradient_norm = float(norm)
+        applied = math.isfinite(self.gradient_norm)
         if applied or self._config.fp16:  # the loss scale learns from a bad step
             self._optimizer.step()
         self._optimizer.zero_grad()
@@ -132,9 +141,9 @@ class Prepared:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
 
-    def _gradients_finite(self) -> bool:
-        found = [p.grad for p in self._distiller.parameters() if p.grad is not None]
-        return bool(torch.isfinite(torch.nn.utils.get_total_norm(found)))
+    def _norm_of_all(self) -> float:
+        gradients = [p.grad for p in self._distiller.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
 
     def optimizer_state(self) -> OptimizerState:
         """Weights and moments as whole tensors; see :class:`OptimizerState`."""

@@ -268,6 +268,7 @@ class _Loop:
             "loss": mean[0],
             "terms": dict(zip(names, mean[1:-1], strict=True)),
             "lr": rate,
+            "grad_norm": self._prepared.gradient_norm,
             **self._speed(mean[-1] * self._engine.world_size, made),
         }
         bridge, last = self._distiller.bridge, results[-1]

@@ -32,6 +32,36 @@ def train(school, engine, config, steps=4, kind="projector"):
     return losses, {n: p.detach().clone() for n, p in made.distiller.named_parameters()}
 
 
+@pytest.mark.parametrize(
+    ("name", "stage"), [("torch", 0), *(("deepspeed", stage) for stage in range(4))]
+)
+def test_the_norm_of_the_gradient_is_logged_as_it_was_before_clipping(
+    school, start_engine, name, stage
+):
+    config = replace(
+        BASE, engine=name, zero_stage=stage, steps=1, max_grad_norm=1e-3, grad_accum=2
+    )
+    lesson = school.lesson(None)
+    batches: list = []
+
+    def encode(texts):
+        batches.append(school.encode(texts))
+        return batches[-1]
+
+    logged: list[dict] = []
+    job = Job(school.samples[:16], encode, None, 1, 0, 4, log=logged.append)
+    train_phase(lesson.distiller, start_engine(config), job, config)
+    fresh = school.lesson(None)
+    fresh.distiller.train()
+    assert len(batches) == 2
+    for batch in batches:  # of equal length, so that the mean is of two halves
+        fresh.run(batch).loss.div(2).backward()
+    squares = [p.grad.square().sum() for p in fresh.model.parameters()]
+    expected = float(torch.stack(squares).sum().sqrt())
+    assert expected > 100 * config.max_grad_norm
+    assert logged[0]["grad_norm"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_plain_torch_and_all_deepspeed_stages_train_the_same(school, start_engine):
     """Fails when the torch engine leaves parameters without a gradient out of a step:
     adapters and gates would rest between two outcome passes."""
