@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from align.errors import MtkdError
 from align.kv import KV
 from align.output import Output
 from align.time_align import Alignment
 
 
-class NonFiniteTeacherError(RuntimeError):
+class NonFiniteTeacherError(MtkdError, RuntimeError):
     """A teacher's keys or values are NaN or infinite."""
 
     def __init__(self, teacher: str, message: str) -> None:

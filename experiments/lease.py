@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from align.errors import MtkdError
 from experiments.settings import ConfigError
 
 BEAT_SECONDS = 5.0
@@ -29,7 +30,7 @@ STALE_SECONDS = 60.0
 LEASE = "lease.json"
 
 
-class LeaseLostError(RuntimeError):
+class LeaseLostError(MtkdError, RuntimeError):
     """Somebody else writes this run now."""
 
 

@@ -9,11 +9,13 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from align.errors import InputError
+
 ANY_NAME = "<name>"
 """Stands for a key the user chooses, in the names :func:`valid_names` yields."""
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A setting which cannot be used; the message says where and what is valid."""
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from align.calibration import CalibrationStats
 from align.captured import Capture
+from align.errors import InputError
 from align.position_mean import PositionMean
 from align.tokens import TokenBatch
 from align.view import TeacherView
@@ -17,7 +18,7 @@ from student.bridges.base import Bridge, PairStats
 from student.sinks import not_sinks
 
 
-class NoCoverageError(ValueError):
+class NoCoverageError(InputError):
     """A teacher shares no text with the student."""
 
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from align.errors import InputError
+
 _UNWRITTEN = re.compile(
     r"No space left|Disk quota exceeded|File too large|os error (28|122|27)\b"
     r"|unexpected pos \d+ vs \d+|PytorchStreamWriter failed"
@@ -24,7 +26,7 @@ MARKER = "complete.json"
 """Written last; a folder without it is no checkpoint."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint cannot be used."""
 
 

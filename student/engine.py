@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from align.errors import MtkdError
 from student.config import TrainConfig
 from student.distiller import Distiller
 from student.launch import (
@@ -28,7 +29,7 @@ from student.prepared import Prepared
 T = TypeVar("T")
 
 
-class OtherProcessError(RuntimeError):
+class OtherProcessError(MtkdError, RuntimeError):
     """What another process of this launch failed with."""
 
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from align.errors import MtkdError
 
-class NonFiniteLossError(RuntimeError):
+
+class NonFiniteLossError(MtkdError, RuntimeError):
     """Too many steps in a row could not be taken."""
 
 

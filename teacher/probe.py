@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from align.errors import InputError
 from teacher.attention_sites import listening, noted_positions
 from teacher.forward import evaluating
 from teacher.rotary import Positions, Rotation, find_rotation
@@ -48,7 +49,7 @@ class _Call:
     positions: Positions | None
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(InputError):
     """Keys or values overflow, whatever the architecture."""
 
 

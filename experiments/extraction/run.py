@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from align.errors import MtkdError
 from align.text import TextSample
 from experiments.config import Config, save_config
 from experiments.extraction.bench import Bench, open_bench
@@ -25,7 +26,7 @@ from teacher.store.reader import text_digest
 from teacher.store.records import shard_ranges
 
 
-class NonFiniteStopError(RuntimeError):
+class NonFiniteStopError(MtkdError, RuntimeError):
     """A teacher's KV were not finite, and the config says to stop."""
 
 

@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from align.errors import MachineError
+
 PART = ".part"
 """Suffix of what is not finished; such a file may be deleted at any time."""
 
@@ -41,7 +43,7 @@ Entries = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 """Type and shape of the tensors of a file, by name."""
 
 
-class NoRoomError(OSError):
+class NoRoomError(MachineError):
     """The disk, a quota or a limit refused a file; nothing half written is left."""
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from align.errors import InputError
 from teacher.store.files import write_whole
 
 PLAN = "plan.json"
@@ -31,7 +32,7 @@ Form = Literal["raw", "aligned", "adapted", "fused"]
 EncodingName = Literal["float32", "bfloat16", "float16", "int8", "int4", "lowrank"]
 
 
-class StoreError(ValueError):
+class StoreError(InputError):
     """A store cannot be used; the text names the file and what to do."""
 
 
