@@ -2,37 +2,63 @@
 
 from __future__ import annotations
 
+from align.errors import InputError
 from align.time_align import Alignment
 from align.tokens import TokenBatch
 
 
+class CausalityError(InputError):
+    """Through an alignment a student could read what it has not read yet."""
+
+
 def check_causal(
-    alignment: Alignment, student: TokenBatch, teacher: TokenBatch
+    alignment: Alignment, student: TokenBatch, teacher: TokenBatch, who: str = ""
 ) -> None:
     """Refuse an alignment through which a student could read its own future.
 
     A teacher token's keys and values have read everything up to its end. A student
     token may receive them only where it has itself read that far, whole characters
-    counted; otherwise its next-token loss is cheated.
+    counted; otherwise its next-token loss is cheated. What it has not read at all is
+    another sample's text.
+
+    Args:
+        alignment: teacher -> student.
+        student: (B, T_s) tokens.
+        teacher: (B, T_t) tokens of the same texts.
+        who: begins the message: whose alignment this is.
 
     Raises:
-        ValueError: naming the first pair that leaks.
+        CausalityError: naming the first pair that leaks.
     """
     _, students, teachers = alignment.shape
-    known = student.complete_until.reshape(-1).to(alignment.rows.device)
-    seen = teacher.touched_until.reshape(-1).to(alignment.rows.device)
-    leaks = (seen[alignment.cols] > known[alignment.rows]).nonzero()
-    if not len(leaks):
+    rows, cols = alignment.rows, alignment.cols
+    if not len(rows):
         return
-    pair = int(leaks[0])
-    row, col = int(alignment.rows[pair]), int(alignment.cols[pair])
-    sample, token = divmod(row, students)
-    text = student.texts[sample]
-    start, end = student.spans[sample, token].tolist()
-    t_start, t_end = teacher.spans[col // teachers, col % teachers].tolist()
-    raise ValueError(
-        f"sample {sample}: student token {token} {text[start:end]!r} has read "
-        f"{int(known[row])} whole characters, but is fed by teacher token "
-        f"{col % teachers} {text[t_start:t_end]!r}, which has read {int(seen[col])}: "
-        "the future leaks; use the aligner 'causal_char_iou' or 'last_token'"
+    known = student.complete_until.reshape(-1).to(rows.device)
+    seen = teacher.touched_until.reshape(-1).to(rows.device)
+    leaks = (seen[cols] > known[rows]) | (rows // students != cols // teachers)
+    if not bool(leaks.any()):
+        return
+    pair = int(leaks.nonzero()[0])
+    sample, token = divmod(int(rows[pair]), students)
+    other, feeding = divmod(int(cols[pair]), teachers)
+    fed = _piece(student, sample, token)
+    feeds = _piece(teacher, other, feeding)
+    prefix = f"{who}: " if who else ""
+    if sample != other:
+        raise CausalityError(
+            f"{prefix}sample {sample}: student token {token} {fed!r} is fed by teacher "
+            f"token {feeding} {feeds!r} of sample {other}: a text learns from its own "
+            "tokens only; use the aligner 'causal_char_iou' or 'last_token'"
+        )
+    raise CausalityError(
+        f"{prefix}sample {sample}: student token {token} {fed!r} has read "
+        f"{int(known[rows[pair]])} whole characters, but is fed by teacher token "
+        f"{feeding} {feeds!r}, which has read {int(seen[cols[pair]])}: the future "
+        "leaks; use the aligner 'causal_char_iou' or 'last_token'"
     )
+
+
+def _piece(batch: TokenBatch, sample: int, token: int) -> str:
+    start, end = batch.spans[sample, token].tolist()
+    return batch.texts[sample][start:end]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from align.byte_lengths import ByteLengths
+from align.causality import check_causal
 from align.kv import KV
 from align.output import LinearHead, Output
 from align.stopwatch import part
@@ -104,6 +105,7 @@ class TeacherPanel:
 
         Raises:
             NonFiniteTeacherError: a teacher's KV are not finite.
+            CausalityError: what would be injected shows the future.
             ValueError: a text is longer than a teacher's positions.
         """
         views: list[TeacherView] = []
@@ -156,7 +158,7 @@ class TeacherPanel:
         attention = None
         with part("align"):
             alignment = self._aligner(student, own.to(home))
-            causal = self._causal_alignment(capture, student, own.to(home), alignment)
+            causal = self._causal_alignment(teacher, student, own.to(home), alignment)
             if seen.attention is not None and rows is not None and asked is not None:
                 known = asked.gather(1, rows) >= 0
                 attention = carry_attention(
@@ -185,16 +187,18 @@ class TeacherPanel:
 
     def _causal_alignment(
         self,
-        capture: KVCapture,
+        teacher: LiveTeacher,
         student: TokenBatch,
         own: TokenBatch,
         alignment: Alignment,
     ) -> Alignment | None:
-        if not capture.causal:
+        if not teacher.capture.causal:
             return None
-        if self._aligner.causal:
-            return alignment
-        return self._causal(student, own)
+        same = self._aligner.causal
+        causal = alignment if same else self._causal(student, own)
+        # Every batch: an aligner's word for it is not enough.
+        check_causal(causal, student, own, f"teacher {teacher.name!r}")
+        return causal
 
 
 def carry_attention(

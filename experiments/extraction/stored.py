@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from align.byte_lengths import ByteLengths
+from align.causality import check_causal
 from align.kv import KV
 from align.time_align import Alignment
 from align.tokens import TokenBatch, encode_batch
@@ -72,6 +73,7 @@ class StoredPanel:
 
         Raises:
             StoreError: a text is not in a store, or its shard is damaged.
+            CausalityError: what would be injected shows the future.
         """
         return [
             self._on_student_tokens(teacher, batch)
@@ -101,6 +103,7 @@ class StoredPanel:
         if teacher.causal:
             same = self._aligner.causal
             causal = alignment if same else self._causal(student, own)
+            check_causal(causal, student, own, f"teacher {teacher.name!r}")
         kv = padded(found, own.mask, teacher.store.plan.shape.heads)
         return TeacherView(
             teacher.name, kv, alignment, causal, None, _bits(found, own.mask)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from align.byte_lengths import ByteLengths
-from align.causality import check_causal
+from align.causality import CausalityError, check_causal
 from align.time_align import Alignment
 from align.tokenizer_align import (
     CausalCharIoUAligner,
@@ -71,6 +71,25 @@ def test_causal_alignments_pass_the_check_and_the_others_do_not(teachers, studen
         check_causal(view.causal, student, own)
         with pytest.raises(ValueError, match="future leaks"):
             check_causal(view.alignment, student, own)
+
+
+class SaysItIsCausal(CharIoUAligner):
+    """Shows the future and denies it."""
+
+    def __init__(self):
+        object.__setattr__(self, "causal", True)
+
+
+@pytest.mark.parametrize("use", ["losses too", "injection only"])
+def test_an_aligners_word_for_being_causal_is_not_believed(teachers, student, use):
+    """Fails when ``_causal_alignment`` does not check what it hands out."""
+    liar = SaysItIsCausal()
+    aligner = liar if use == "losses too" else CharIoUAligner()
+    panel = TeacherPanel([teachers["gpt2-prose"]], aligner, liar)
+    with pytest.raises(CausalityError, match=r"^teacher 'gpt2-prose': .*future leaks"):
+        panel(student)
+    bidirectional = TeacherPanel([teachers["bert-mixed"]], aligner, liar)
+    assert bidirectional(student)[0].causal is None  # never injected
 
 
 def test_a_causal_aligner_serves_both_purposes(teachers, student):
