@@ -88,11 +88,44 @@ def without_stage(stage: Stage, teacher: str) -> Stage:
     return Stage(replace(stage.phase, fuse=fuse), left)
 
 
+def repeated_arms(arms: Arms) -> dict[str, str]:
+    """Find arms that would train, bit for bit, what another trains already.
+
+    With one teacher and fixed weights the run's own chain is that teacher alone; of two
+    teachers, leaving one out is the other alone.
+
+    Returns:
+        Name of such an arm -> the first arm that trains the same.
+    """
+    first: dict[str, list[Stage]] = {}
+    repeated: dict[str, str] = {}
+    for arm, stages in arms.items():
+        told = [_as_trained(stage) for stage in stages]
+        same = [name for name, others in first.items() if others == told]
+        if same and arm not in (MAIN, CE_ONLY):
+            repeated[arm] = same[0]
+        else:
+            first[arm] = told
+    return repeated
+
+
+def _as_trained(stage: Stage) -> Stage:
+    """One teacher has all the weight, whatever its fixed share was called."""
+    fixed = stage.phase.fuse.fusion_method == "fixed"
+    if fixed and len(stage.teachers) == 1:
+        return single_stage(stage, stage.teachers[0])
+    return stage
+
+
 def phase_steps(train: TrainConfig, samples: int, samples_per_step: int) -> int:
-    """Optimiser steps of a phase."""
+    """Optimiser steps of a phase: ``steps``, or the fewest that read every epoch.
+
+    Steps are always full and read on where an epoch ends, so only the last may begin
+    one more.
+    """
     if train.steps is not None:
         return train.steps
-    return train.num_epochs * -(-samples // samples_per_step)
+    return -(-train.num_epochs * samples // samples_per_step)
 
 
 def train_gated(
@@ -150,17 +183,26 @@ def _tell(bench: Bench, stage: Stage, steps: int, judgement: Judgement) -> None:
 def train_others(bench: Bench, arms: Arms, judged: Sequence[Judgement]) -> Results:
     """Train the other baselines, which roll back what the main arm rolled back.
 
+    Arms of :func:`repeated_arms` are left out; see :func:`with_repeated`.
+
     Raises:
         RunStopped: asked to stop; a checkpoint was written.
     """
+    known = {MAIN, CE_ONLY} | repeated_arms(arms).keys()
     return {
         arm: [
             run_phase(bench, arm, stages, index, judged[:index])
             for index in range(len(stages))
         ]
         for arm, stages in arms.items()
-        if arm not in (MAIN, CE_ONLY)
+        if arm not in known
     }
+
+
+def with_repeated(arms: Arms, results: Results) -> Results:
+    """The results of all arms, in order, those of repeated ones copied."""
+    repeated = repeated_arms(arms)
+    return {arm: results[repeated.get(arm, arm)] for arm in arms}
 
 
 def run_phase(

@@ -13,8 +13,10 @@ from experiments.arms import (
     check_arm,
     phase_folder,
     plan_arms,
+    repeated_arms,
     train_gated,
     train_others,
+    with_repeated,
 )
 from experiments.checks import check_disk, check_resume, check_settings
 from experiments.config import (
@@ -160,7 +162,8 @@ def _open_and_run(
             *data.warnings,
         ]:
             print(f"warning: {sentence}", file=sys.stderr)
-        check_disk(run_dir, models.student_bytes, len(arms) * len(stages))
+        trained = len(arms) - len(repeated_arms(arms))
+        check_disk(run_dir, models.student_bytes, trained * len(stages))
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / "config.yaml")
     train, shared = phases[0].train, engine.samples_per_step
@@ -224,6 +227,7 @@ def _run(bench: Bench, arms: Arms, started: float) -> None:
         if bench.engine.is_main:
             _export(bench, arms[MAIN], kept_before(judged))
         results |= train_others(bench, arms, judged)
+        results = with_repeated(arms, results)
     except RunStopped:
         _state(bench, saved=True, finished=False)
         raise

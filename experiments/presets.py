@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from experiments.config import PHASES, Config
+from experiments.config import PHASES, PRESETS, SINGLE_PHASE, Config
 from experiments.settings import load_mapping
 from plugins.hookspecs import hookimpl
 from plugins.registry import Registry
 
-FOLDER = Path(__file__).parent / "phases"
-
 
 def builtin_presets() -> dict[str, dict[str, Any]]:
     """Read the packaged presets: partial config by phase name, in running order."""
-    return {name: load_mapping(FOLDER / f"{name}.yaml") for name in PHASES}
+    names = (*PHASES, SINGLE_PHASE)
+    return {name: load_mapping(PRESETS / f"{name}.yaml") for name in names}
 
 
 class BuiltinPhases:
@@ -26,7 +24,7 @@ class BuiltinPhases:
 
     @hookimpl
     def phases(self) -> Mapping[str, Mapping[str, Any]]:
-        """Offer the five built-in phases."""
+        """Offer the five phases of the curriculum, and the one for one teacher."""
         return builtin_presets()
 
 
@@ -50,7 +48,7 @@ def load_registry(config: Config | None = None, strict: bool = True) -> Registry
 
 def presets_of(registry: Registry) -> dict[str, Mapping[str, Any]]:
     """Give every registered phase: partial config by name, built-in ones first."""
-    order = {name: place for place, name in enumerate(PHASES)}
+    order = {name: place for place, name in enumerate(builtin_presets())}
     names = sorted(
         registry.names("phase"), key=lambda name: order.get(name, len(order))
     )

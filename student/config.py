@@ -134,7 +134,8 @@ class TrainConfig:
     steps: int | None = None
     """Optimiser steps of one phase; None: as many as ``num_epochs`` needs."""
     num_epochs: int = 1
-    """Passes over the training text when ``steps`` is None."""
+    """Passes over the training text when ``steps`` is None, rounded up to a whole
+    step."""
     batch_size: int = 8
     """Samples per device and forward pass."""
     grad_accum: int = 1

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.config import PHASES
+from experiments.config import PHASES, SINGLE_PHASE
 from experiments.run_dir import RunDir, read_run
 from tests.experiments.synthetic import save_llama, save_tokenizer, write_run
 
@@ -17,7 +17,8 @@ PRESETS = Path(__file__).parents[2] / "experiments" / "phases"
 def presets() -> dict[str, Any]:
     """The built-in phases, as YAML holds them."""
     return {
-        name: yaml.safe_load((PRESETS / f"{name}.yaml").read_text()) for name in PHASES
+        name: yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
+        for name in (*PHASES, SINGLE_PHASE)
     }
 
 

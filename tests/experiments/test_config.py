@@ -83,6 +83,24 @@ def test_every_builtin_preset_resolves(presets):
     assert len({phase.title for phase in phases}) == len(PHASES)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (["teachers=[p]"], ["single"]),
+        (["teachers=[p, q]"], ["dual", "multi_basic", "z_space"]),
+        (["teachers=[p, q, r]"], list(PHASES)),
+        (["teachers=[p]", "phase.routing.teachers.min=1"], ["routing"]),
+        (["teachers=[p]", "phase.all.teachers={min: 1}"], list(PHASES)),
+        (["teachers=[p, q]", "phases=[single]"], ["single"]),
+    ],
+)
+def test_phases_that_are_not_given_are_those_the_teachers_are_enough_for(
+    presets, overrides, names
+):
+    phases = resolve_phases(load_config(None, overrides), presets)
+    assert [phase.name for phase in phases] == names
+
+
 def test_presets_register_through_the_plugin_hook(presets):
     from experiments.presets import BuiltinPhases, builtin_presets
 
@@ -108,8 +126,15 @@ def test_a_phase_says_which_teachers_fit_when_too_few_do(presets):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["teachers=[p]"], r"phase 'dual' needs at least 2 teachers"),
-        (["teachers=[p, q]"], r"phase 'real_multi' needs at least 3 teachers"),
+        ([], r"phase 'dual' needs at least 2 teachers"),
+        (
+            ["teachers=[p]", "phases=[dual]"],
+            r"phase 'dual' needs at least 2 teachers",
+        ),
+        (
+            ["teachers=[p, q]", "phases=[real_multi]"],
+            r"phase 'real_multi' needs at least 3 teachers",
+        ),
         ([FOUR, "phases=[duel]"], r"phases: duel is not known; did you mean 'dual'\?"),
         ([FOUR, "phase.duel.train.steps=1"], r"phase\.duel is not known; did you mean"),
         ([FOUR, "phase.dual.teachers=[x]"], r"names 'x', which is not known.*p, q, r"),
