@@ -159,9 +159,10 @@ def test_wrong_thresholds_are_refused():
 
 
 def test_a_run_measures_warns_and_reports(tiny_zoo, tmp_path, capsys):
-    # As if the student had to gain rank: nothing but the threshold is made up.
+    # As if the student had to gain spread: nothing but the threshold is made up, and
+    # keys and values of random weights shrink by a tenth and more within a few steps.
     changes = {
-        "alarms": {"health_every": 2, "min_rank": 1.0},
+        "alarms": {"health_every": 2, "min_spread": 1.0, "min_rank": 0.0},
         "train": {"steps": 5},
     }
     assert main(["train", str(small_config(tmp_path, tiny_zoo, changes))]) == 0
@@ -176,7 +177,7 @@ def test_a_run_measures_warns_and_reports(tiny_zoo, tmp_path, capsys):
     )
     assert measured[2]["against_start"]["rank_k"] != pytest.approx(1.0, rel=1e-4)
     raised = [row for row in found if str(row.get("alarm", "")).startswith("collapse")]
-    assert raised
+    assert {row["alarm"] for row in raised} == {"collapse std_k", "collapse std_v"}
     shown = capsys.readouterr().err
     report = (run / "report.md").read_text()
     for event in raised:

@@ -129,15 +129,16 @@ def test_summary_report_and_metrics_say_what_was_rolled_back_and_why(rolled_back
     assert harmful["gate"]["own_text"]
     assert after["previous"] == dual["bpc"]
     assert summary["final_phase"] == "routing"
-    harm = harmful["gate"]["harms"][0]
+    # CE only learned as fast: which of the two is worse off, nobody can say beforehand.
+    (harm,) = (h for h in harmful["gate"]["harms"] if h["against"] == "before")
     assert harm["bpc"] == harmful["gate_bpc"][harm["domain"]]
-    assert harm["against"] == "before"  # CE only learned as fast
     assert harm["reference"] == dual["gate_bpc"][harm["domain"]]
-    assert harm["bpc"] > 1.2 * harm["reference"]
+    assert harm["bpc"] > 2 * harm["reference"]
     report = (run / "report.md").read_text()
     assert "Rolled back for doing harm: multi_basic; the run's student is" in report
     assert "**multi_basic** was rolled back: " in report
-    assert f"It hurt: text {harm['bpc']:.3f}" in report
+    assert f"It hurt: {told(harmful['gate'])}." in report
+    assert f"text {harm['bpc']:.3f}, " in told(harmful["gate"])
     assert "| rolled back |" in report
     assert "held-out text of its own" in report
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())

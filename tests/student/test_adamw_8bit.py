@@ -67,12 +67,12 @@ def run(school, start_engine, tmp_path):
 
 
 def test_it_learns_as_adamw_does(run):
-    long = replace(EIGHT, steps=30)
+    long = replace(EIGHT, steps=30, learning_rate=0.01)
     found, _ = run(long)
     expected, _ = run(replace(long, optimizer="adamw"))
     assert found != expected  # it is another optimiser
     assert found == pytest.approx(expected, rel=0.01)
-    assert expected[-1] < 0.95 * expected[0]
+    assert expected[-1] < 0.9 * expected[0]
 
 
 def test_a_stopped_and_resumed_phase_equals_an_undisturbed_one_bit_for_bit(

@@ -31,10 +31,29 @@ def test_files_can_be_read_by_whom_the_umask_allows(tiny_zoo):
 
 
 def test_training_beats_a_uniform_guess_and_the_student_stays_untrained(tiny_zoo):
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        PreTrainedTokenizerFast,
+    )
+
+    from teacher.zoo.evaluate import held_out
+
     entries = {e.name: e for e in list_zoo(_cache(tiny_zoo), "tiny")}
     assert entries["student"].measure == "untrained"
     for name in ("gpt2-prose", "qwen-code", "neox-mixed"):
-        assert entries[name].bits_per_char["code"] < 4.3  # untrained: 4.4 and more
+        path, recipe = tiny_zoo[name], recipes("tiny")[name]
+        model = AutoModelForCausalLM.from_pretrained(path).eval()
+        for parameter in model.parameters():
+            parameter.data.zero_()  # every token is then as likely as any other
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_file=str(path / "tokenizer.json"),
+            bos_token=AutoTokenizer.from_pretrained(path).bos_token,
+        )
+        with torch.no_grad():
+            guess = held_out(recipe, model, tokenizer)
+        trained = entries[name].bits_per_char
+        assert sum(trained.values()) < 0.95 * sum(guess.values()), name
 
 
 def test_a_second_build_trains_nothing(tiny_zoo, monkeypatch):
