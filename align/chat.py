@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align.conversation import Conversation, Message
+from align.errors import InputError
 from align.text import TextSample
 
 Ints = NDArray[np.int64]
@@ -70,7 +71,7 @@ def render_chat(tokenizer: Any, messages: Conversation | Sequence[Message]) -> R
             if text.startswith(shown + after, at)
         ]
         if not fitting:
-            raise ValueError(
+            raise InputError(
                 f"messages[{index}]: the chat template does not show the content "
                 f"{content[:40]!r} as it is; pass the content that the model is to "
                 "read (without hidden reasoning), or set another chat_template"
@@ -127,8 +128,8 @@ def check_chats(tokenizer: Any, samples: Iterable[TextSample]) -> None:
         if isinstance(sample.text, Conversation):
             try:
                 render_chat(tokenizer, sample.text)
-            except ValueError as error:
-                raise ValueError(f"{sample.id}: {error}") from error
+            except InputError as error:
+                raise InputError(f"{sample.id}: {error}") from error
 
 
 def as_conversation(messages: Conversation | Sequence[Message]) -> Conversation:
@@ -142,7 +143,7 @@ def as_conversation(messages: Conversation | Sequence[Message]) -> Conversation:
     for index, message in enumerate(messages):
         for field in ("role", "content"):
             if not isinstance(message.get(field), str):
-                raise ValueError(
+                raise InputError(
                     f"messages[{index}].{field} is {message.get(field)!r}; give a str"
                 )
     return Conversation(messages)
@@ -161,7 +162,7 @@ def _filled(
         text: str = tokenizer.apply_chat_template(turns, tokenize=False)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
-        raise ValueError(
+        raise InputError(
             f"the chat template refuses this conversation ({roles}): {error}; give "
             "turns that this model takes"
         ) from error
@@ -177,7 +178,7 @@ def _marks(
     for index, stand_in in enumerate(stand_ins):
         before, found, rest = rest.partition(stand_in)
         if not found:
-            raise ValueError(
+            raise InputError(
                 f"messages[{index}]: the chat template leaves this turn out, or "
                 "changes the order; give turns that this model takes"
             )

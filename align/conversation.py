@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from align.errors import InputError
+
 Message = Mapping[str, Any]
 """``role`` and ``content``, and what else a chat template may read."""
 
@@ -102,19 +104,19 @@ def _messages(value: Any, name: str, where: str) -> list[Message]:
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise ValueError(
+        raise InputError(
             f"{where}: field {name!r} is {type(value).__name__}; give a list of "
             "objects with role and content"
         )
     for turn in value:
         if not isinstance(turn, Mapping) or not {"role", "content"} <= turn.keys():
-            raise ValueError(
+            raise InputError(
                 f"{where}: a message is {turn!r:.60}; give objects with role and "
                 "content"
             )
         for field in ("role", "content"):
             if not isinstance(turn[field], str):
-                raise ValueError(
+                raise InputError(
                     f"{where}: field {field!r} is {type(turn[field]).__name__}; give "
                     "a string"
                 )

@@ -11,13 +11,19 @@ such as ``ValueError``; stores, checkpoints and plugins have theirs beside their
 
 from __future__ import annotations
 
-from typing import ClassVar
+import errno
+
+USER_ERROR = 2
+"""Exit code for what the user can put right."""
+
+PROGRAM_ERROR = 1
+"""Exit code for a mistake in a program, ours or a plugin's."""
 
 
 class MtkdError(Exception):
     """Something that the user can put right; the message says how."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = USER_ERROR
     """What the command ``mtkd`` ends with."""
 
 
@@ -33,5 +39,52 @@ class MissingPackageError(MtkdError, ImportError):
     """A Python package which is not installed."""
 
 
+class RunError(MtkdError, RuntimeError):
+    """A run which cannot go on as it was asked to."""
+
+
 class MachineError(MtkdError, OSError):
     """What the machine refuses: a folder nobody may write, a full disk."""
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Tell what somebody can put right from a mistake in a program.
+
+    Besides the project's own errors, what the machine refuses counts as the user's:
+    a file that cannot be read or written, memory that does not suffice, a package
+    that is not installed.
+
+    Returns:
+        :data:`USER_ERROR`, :data:`PROGRAM_ERROR`, or what the error itself says.
+    """
+    if isinstance(error, MtkdError):
+        return error.exit_code
+    theirs = of_the_machine(error) or out_of_memory(error) or missing_package(error)
+    return USER_ERROR if theirs else PROGRAM_ERROR
+
+
+def of_the_machine(error: BaseException) -> bool:
+    """Whether the operating system refused a file or folder, or a disk is full."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, OSError) and (
+        error.errno in full or (error.errno is not None and error.filename is not None)
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, the accelerator's or the machine's."""
+    torch_says = type(error).__name__ == "OutOfMemoryError"  # known without torch
+    return (
+        isinstance(error, MemoryError)
+        or torch_says
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def missing_package(error: BaseException) -> str | None:
+    """The package of others which an import did not find, None for anything else."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    package = error.name.partition(".")[0]
+    ours = ("align", "teacher", "fuse", "student", "plugins", "experiments")
+    return None if package in ours else package

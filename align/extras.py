@@ -6,6 +6,8 @@ import importlib
 import logging
 from typing import Any
 
+from align.errors import InputError
+
 
 def bitsandbytes(what: str, instead: str) -> Any:
     """Import bitsandbytes, without the news that it logs on import.
@@ -30,6 +32,6 @@ def _extra(name: str, what: str, instead: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             f"{what} needs {name}: pip install 'mtkd[quant]', or {instead}"
         ) from error

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from align.errors import InputError
 from align.kv import KV
 
 Feed = tuple[int, float]
@@ -33,18 +34,18 @@ class LayerMap:
         """
         for index, feeds in enumerate(self.layers):
             if not feeds:
-                raise ValueError(
+                raise InputError(
                     f"layer map: student layer {index} has no teacher layer; give at "
                     "least one (layer, weight)"
                 )
             if any(layer < 0 or weight < 0 for layer, weight in feeds):
-                raise ValueError(
+                raise InputError(
                     f"layer map: student layer {index} reads {list(feeds)}; layers "
                     "and weights are >= 0"
                 )
             total = sum(weight for _, weight in feeds)
             if abs(total - 1) > 1e-6:
-                raise ValueError(
+                raise InputError(
                     f"layer map: the weights of student layer {index} sum to {total}; "
                     "make them sum to 1"
                 )
@@ -171,7 +172,7 @@ def build_multi_teacher_layer_map(
     names = list(teacher_names or [""] * len(teacher_layers))
     if isinstance(strategy, str):
         if strategy not in STRATEGIES:
-            raise ValueError(
+            raise InputError(
                 f"unknown layer map {strategy!r}; valid are "
                 f"{', '.join(sorted(STRATEGIES))}, a function or explicit lists"
             )
@@ -180,7 +181,7 @@ def build_multi_teacher_layer_map(
         maps = [strategy(count, num_student_layers) for count in teacher_layers]
     else:
         if len(strategy) != len(teacher_layers):
-            raise ValueError(
+            raise InputError(
                 f"{len(strategy)} explicit layer maps for {len(teacher_layers)} "
                 "teachers; give one map a teacher"
             )
@@ -211,7 +212,7 @@ def interpolate_teacher_layers(
         ValueError: M or L_s differ, or a map asks for a layer that is not there.
     """
     if len(teacher_kvs) != len(layer_map):
-        raise ValueError(
+        raise InputError(
             f"{len(teacher_kvs)} teachers but {len(layer_map)} layer maps; give one "
             "map a teacher"
         )
@@ -277,7 +278,7 @@ def _check_counts(num_teacher_layers: int, num_student_layers: int) -> None:
         ("student", num_student_layers),
     ):
         if count < 1:
-            raise ValueError(f"a {name} has {count} layers; give at least 1")
+            raise InputError(f"a {name} has {count} layers; give at least 1")
 
 
 def _check_map(
@@ -285,13 +286,13 @@ def _check_map(
 ) -> None:
     who = f"teachers[{index}]" + (f" {name!r}" if name else "")
     if len(layer_map) != num_student:
-        raise ValueError(
+        raise InputError(
             f"{who}: layer map has {len(layer_map)} entries, but the student has "
             f"{num_student} layers; fix align.layer_map"
         )
     last = layer_map.needed[-1]
     if last >= num_teacher:
-        raise ValueError(
+        raise InputError(
             f"{who}: layer map asks for layer {last}, but the model has layers "
             f"0..{num_teacher - 1}; fix align.layer_map"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from align.conversation import Chats, conversation_of
+from align.errors import InputError, MissingPackageError
 
 _QUESTION = ("question", "answer")
 
@@ -36,7 +37,7 @@ def from_lines(
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(
+            raise InputError(
                 f"{where}: not JSON ({error.msg} at column {error.colno}); give one "
                 "object a line"
             ) from error
@@ -60,7 +61,7 @@ def _records(path: Path) -> Iterator[Any]:
     try:
         from pyarrow import ipc, lib, memory_map, parquet
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"reading {path} needs pyarrow; install the extra: pip install "
             "'mtkd[parquet]'"
         ) from error
@@ -74,12 +75,12 @@ def _records(path: Path) -> Iterator[Any]:
             for batch in stream:
                 yield from batch.to_pylist()
     except lib.ArrowInvalid as error:
-        raise ValueError(f"{path} cannot be read: {error}; copy it again") from error
+        raise InputError(f"{path} cannot be read: {error}; copy it again") from error
 
 
 def _text_of(record: Any, text_field: str, chats: Chats, where: str) -> str:
     if not isinstance(record, Mapping):
-        raise ValueError(f"{where}: {type(record).__name__}; give a JSON object")
+        raise InputError(f"{where}: {type(record).__name__}; give a JSON object")
     if text_field in record:
         return _string(record[text_field], text_field, where)
     if text_field == "text":
@@ -89,7 +90,7 @@ def _text_of(record: Any, text_field: str, chats: Chats, where: str) -> str:
         if all(name in record for name in _QUESTION):
             pair = (_string(record[name], name, where) for name in _QUESTION)
             return "\n".join(pair)
-    raise ValueError(
+    raise InputError(
         f"{where}: no field {text_field!r} among {sorted(map(str, record))}; set "
         "text_field, or give text, question and answer, messages, or prompt and "
         "completion"
@@ -98,7 +99,7 @@ def _text_of(record: Any, text_field: str, chats: Chats, where: str) -> str:
 
 def _string(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(
+        raise InputError(
             f"{where}: field {name!r} is {type(value).__name__}; give a string"
         )
     return value
@@ -108,7 +109,7 @@ def _whole(text: str, where: str) -> str:
     place = lone_surrogate(text)
     if place is None:
         return text
-    raise ValueError(
+    raise InputError(
         f"{where}: {text[place]!r} at character {place} is half of a surrogate pair "
         "and no character; write both halves, or leave it out"
     )

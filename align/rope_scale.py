@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from align.errors import InputError
+
 Rescale = Callable[[float, int, float], float]
 """(base, rotary width, scale) -> new base."""
 
@@ -144,7 +146,7 @@ def scaled_base(
     if method == "ntk":
         return base * scale**exponent
     if dim <= 2:
-        raise ValueError(f"{method} needs a rotary width above 2, got {dim}")
+        raise InputError(f"{method} needs a rotary width above 2, got {dim}")
     return base * scale ** (dim / (dim - 2))
 
 

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from align.conversation import Chats, Conversation
+from align.errors import InputError, MissingFileError
 from align.records import from_lines, from_rows
 
 PACK_CHARS = 2000
@@ -91,7 +92,7 @@ def iter_texts(
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no text at {path} (looked in {Path.cwd()}); give a .txt, .jsonl or "
             ".parquet file, or a folder of them"
         )
@@ -112,7 +113,7 @@ def iter_texts(
             found = True
             yield TextSample(text, name, f"{path.name}:{place}")
     if not found:
-        raise ValueError(f"{path} holds no text; give a file with text")
+        raise InputError(f"{path} holds no text; give a file with text")
 
 
 def chunk_samples(samples: Iterable[TextSample], max_chars: int) -> list[TextSample]:
@@ -135,7 +136,7 @@ def chunk_samples(samples: Iterable[TextSample], max_chars: int) -> list[TextSam
         ValueError: ``max_chars`` is too small.
     """
     if max_chars < 2:
-        raise ValueError(f"max_chars must be >= 2, got {max_chars}")
+        raise InputError(f"max_chars must be >= 2, got {max_chars}")
     chunks = []
     for sample in samples:
         if len(sample.text) <= max_chars or isinstance(sample.text, Conversation):
@@ -185,7 +186,7 @@ def _iter_folder(
     suffixes = (".txt", ".jsonl", ".parquet", ".arrow")
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
     if not files:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no {', '.join(suffixes)} file in {path}; give a folder that holds text"
         )
     for file in files:
@@ -230,15 +231,15 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise _not_utf8(path) from None
 
 
-def _not_utf8(path: Path) -> ValueError:
+def _not_utf8(path: Path) -> InputError:
     """Say where a file stops being UTF-8; reads it whole to find the line."""
     raw = path.read_bytes()
     try:
         raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        return ValueError(
+        return InputError(
             f"{path}: byte {error.start} (line {line}) is 0x{raw[error.start]:02x}, "
             "which is not UTF-8; convert the file to UTF-8 first"
         )
-    return ValueError(f"{path} changed while it was read; start again")
+    return InputError(f"{path} changed while it was read; start again")

@@ -13,6 +13,7 @@ from torch import Tensor
 from align.byte_lengths import ByteLengths
 from align.chat import as_conversation, has_template, render_chat, to_contents
 from align.conversation import Conversation, Message
+from align.errors import InputError
 from align.offsets import place_by_offsets
 from align.placed import Placed, filled, pad_id, special_ids
 from align.records import lone_surrogate
@@ -151,7 +152,7 @@ def encode_batch(
         )
         return _in_order(texts, written, spoken, pad_id(tokenizer))
     if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
+        raise InputError(
             f"tokenizer {type(tokenizer).__name__} is not a fast tokenizer and gives "
             "no character offsets; load its tokenizer.json with AutoTokenizer or "
             "PreTrainedTokenizerFast"
@@ -160,7 +161,7 @@ def encode_batch(
     prefix, suffix = special_ids(backend) if add_special_tokens else ([], [])
     room = None if max_length is None else max_length - len(prefix) - len(suffix)
     if room is not None and room < 0:
-        raise ValueError(
+        raise InputError(
             f"max_length {max_length} leaves no room for the "
             f"{len(prefix) + len(suffix)} special tokens of the tokenizer; give at "
             f"least {len(prefix) + len(suffix)}"
@@ -241,7 +242,7 @@ def _checked_texts(texts: Sequence[str]) -> list[str]:
             raise TypeError(f"texts[{row}] is {type(text).__name__}; give a str")
         place = lone_surrogate(text)
         if place is not None:
-            raise ValueError(
+            raise InputError(
                 f"texts[{row}] holds {text[place]!r} at character {place}, half of a "
                 "surrogate pair, which no tokenizer takes; leave it out"
             )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from align.errors import InputError
 from align.layer_map import LayerMap
 from align.pieces import readable_pieces
 from align.time_align import Alignment
@@ -72,7 +73,7 @@ def visualize_alignment(
                 "padding in both"
             )
         if not 0 < count <= _MAX_TOKENS:
-            raise ValueError(
+            raise InputError(
                 f"{name} has {count} tokens; a readable picture has 1 to "
                 f"{_MAX_TOKENS}, so draw a part of the text"
             )

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.errors import InputError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -103,7 +105,7 @@ def draw_alignment(
     from align.visualize import visualize_alignment
 
     if not text.strip():
-        raise ValueError("--text is blank; give one sentence")
+        raise InputError("--text is blank; give one sentence")
     batches = [encode_batch(tokenizer, [text]) for tokenizer in (student, teacher)]
     ours, theirs = (
         tokenizer.convert_ids_to_tokens(batch.ids[0].tolist())
@@ -143,7 +145,7 @@ def draw_layers(
 
     function = registry.get("layer_map", strategy)
     if needs_sample(function):
-        raise ValueError(
+        raise InputError(
             f"the layer map {strategy!r} follows from what layers compute on a run's "
             "calibration sample; a run that uses it draws it in "
             "figures/layer_similarity_PHASE.png"

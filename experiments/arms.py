@@ -18,6 +18,7 @@ from experiments.config import Config
 from experiments.evaluation import measure_gate
 from experiments.gates import Judgement, judge, kept_before, told
 from experiments.lineage import check_record, record_of, write_record
+from experiments.place import during
 from experiments.run_dir import MAIN
 from experiments.run_parts import Bench, Place, Stage
 from experiments.settings import ConfigError
@@ -250,7 +251,8 @@ def run_phase(
     offset = sum(steps[:index])
     first_sample = offset * at_once
     place = Place(arm, index, folder, source, steps[index], offset, first_sample, gated)
-    result = run_stage(bench, stages[index], place)
+    with during(f"phase {stages[index].phase.name!r} of arm {arm!r}"):
+        result = run_stage(bench, stages[index], place)
     return bench.engine.from_main(lambda: result)  # of one mind at the gate
 
 

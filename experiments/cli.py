@@ -7,7 +7,6 @@ the command that needs it, so that ``mtkd --help`` answers at once.
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import sys
@@ -21,12 +20,6 @@ from experiments.cli_parts import (
     plugin_options,
 )
 from experiments.cli_store import add_store_commands
-
-USER_ERROR = 2
-"""Exit code for what the user can put right."""
-
-PROGRAM_ERROR = 1
-"""Exit code for our own mistakes."""
 
 _NO_PLUGINS = "MTKD_NO_PLUGINS"
 
@@ -349,35 +342,18 @@ def _run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("mtkd: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        if debug:
-            raise
-        print(f"mtkd: error: {_explain(error)}", file=sys.stderr)
-        return USER_ERROR
     except Exception as error:
         if debug:
             raise
-        kind = type(error).__name__
-        print(
-            f"mtkd: this should not have happened ({kind}: {error}); `--debug` shows "
-            "where, please report it with that",
-            file=sys.stderr,
-        )
-        return PROGRAM_ERROR
+        from align.errors import exit_code_of
+        from experiments.failures import line_of
+
+        print(f"mtkd: {line_of(error)}", file=sys.stderr)
+        return exit_code_of(error)
     finally:
         os.environ.pop(_NO_PLUGINS, None)
         if before is not None:
             os.environ[_NO_PLUGINS] = before
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = f" while writing {error.filename}" if error.filename else ""
-        return (
-            f"the disk is full{where}; free some space or set run.dir to another "
-            "disk, then run the same command: finished phases are kept"
-        )
-    return str(error) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Literal
 from align.byte_lengths import ByteLengths
 from align.chat import check_chats
 from align.conversation import Conversation
+from align.errors import InputError
 from align.text import TextSample, chunk_samples, read_texts
 from align.tokens import TokenBatch, encode_batch
 from experiments.place import named
@@ -105,7 +106,7 @@ def load_data(
     kept = at_most(kept, config.train_samples)
     held_out, measured = measured, at_most(measured, config.eval_samples)
     if not kept or not measured:
-        raise ValueError(
+        raise InputError(
             f"data gives {len(kept)} training and {len(measured)} held-out samples of "
             f"up to {chars} characters; give more text in data.train, or held-out "
             "text in data.eval"

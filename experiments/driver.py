@@ -29,6 +29,7 @@ from experiments.config import (
 from experiments.data import RunData, load_data
 from experiments.evaluation import starting_point, teachers_alone
 from experiments.extraction.stages import stored_stages
+from experiments.failures import kept_errors
 from experiments.gates import kept_before
 from experiments.history import (
     STATE,
@@ -42,7 +43,7 @@ from experiments.ledger import ledger
 from experiments.lineage import text_digests
 from experiments.metrics import Metrics
 from experiments.models import Models
-from experiments.place import named
+from experiments.place import during, named
 from experiments.precision import answer_of_run, asks_hardware, settle
 from experiments.presets import load_registry, presets_of
 from experiments.progress import Progress
@@ -94,7 +95,11 @@ def run_training(
     run_dir = config.run_dir
     check_resume(run_dir, resume)
     started = time.monotonic()
-    with hold_run(run_dir) as lease, noted(run_dir, lease, launched_world()):
+    with (
+        hold_run(run_dir) as lease,
+        noted(run_dir, lease, launched_world()),
+        kept_errors(run_dir),
+    ):
         own = engine is None
         train = phases[0].train
         engine = engine or Engine(train, samples_per_step(run_dir, train))
@@ -204,7 +209,8 @@ def _stages(
         stages = stored_stages(config, models, data, stages)
     for stage in stages:
         taught = {name: models.teacher(name) for name in stage.teachers}
-        with named(f"phase {stage.phase.name!r}"):
+        where = f"phase {stage.phase.name!r}"
+        with named(where), during(where):
             check_phase(
                 stage.phase,
                 registry,

@@ -99,7 +99,9 @@ def noted(run_dir: Path, lease: Lease | None, world_size: int) -> Iterator[None]
         raise
     except BaseException as error:
         if (run_dir / "config.yaml").is_file():
-            note_end(run_dir, "failed", str(error) or type(error).__name__)
+            notes = getattr(error, "__notes__", ())
+            why = ", ".join([str(error) or type(error).__name__, *notes])
+            note_end(run_dir, "failed", why)
         else:  # refused before there was a run
             forget_launches(run_dir)
         raise

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from align.errors import InputError
 from align.text import TextSample
 from experiments.config import load_config
 from experiments.data import Encoder, load_data
@@ -76,7 +77,7 @@ def students_of(run: Path) -> dict[str, Path]:
         ValueError: the folder is no run, or no phase is finished yet.
     """
     if not (run / "config.yaml").is_file():
-        raise ValueError(
+        raise InputError(
             f"{run} is no run: it holds no config.yaml; give the folder that `mtkd "
             "train` or `mtkd quickstart` wrote, such as runs/quickstart"
         )
@@ -85,7 +86,7 @@ def students_of(run: Path) -> dict[str, Path]:
         last = _phases(arm)[-1:]
         found |= {f"{arm.name}/{folder.parent.name}": folder for folder in last}
     if not found:
-        raise ValueError(f"{run} has no finished phase yet; `mtkd train` goes on")
+        raise InputError(f"{run} has no finished phase yet; `mtkd train` goes on")
     return found
 
 

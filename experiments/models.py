@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from align.chat import check_chats
+from align.errors import InputError
 from align.text import TextSample
 from experiments.config import Config
 from experiments.data import Encoder, longest_texts
@@ -52,7 +53,7 @@ class Models:
         self.student_tokenizer: Any = first.tokenizer
         self.encode = Encoder(first.tokenizer, config.data.max_length)
         if limit is not None and config.data.max_length > limit:
-            raise ValueError(
+            raise InputError(
                 f"data.max_length is {config.data.max_length}, but the student "
                 f"{config.student.model!r} has {limit} positions; set "
                 f"data.max_length={limit} or less"
@@ -164,7 +165,7 @@ class Models:
         for name, (loaded, capture) in self._teachers.items():
             batch = Encoder(loaded.tokenizer, None)(texts)
             if not bool(batch.has_text.any()):
-                raise ValueError(
+                raise InputError(
                     f"teacher {name!r} covers no token of the student: its tokenizer "
                     f"finds nothing in any text, such as {texts[0][:40]!r}; check its "
                     "tokenizer.json, or leave the teacher out"
@@ -177,7 +178,7 @@ class Models:
             if limit is not None and most > limit:
                 sample = longest[int(tokens.argmax())]
                 fitting = max(8, self._config.data.max_length * limit // most)
-                raise ValueError(
+                raise InputError(
                     f"teacher {name!r} has {limit} positions, but text {sample.id} "
                     f"makes {most} of its tokens; set data.max_length={fitting} so "
                     f"that samples are cut shorter, or teachers.{name}."
@@ -202,7 +203,7 @@ class Models:
             init_seed=self._config.run.seed if fresh else None,
         )
         if loaded.kind != "decoder":
-            raise ValueError(
+            raise InputError(
                 f"student {name!r} is an {loaded.kind}; give a causal language model"
             )
         return loaded

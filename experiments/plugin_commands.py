@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from align.errors import InputError
 from experiments.commands import print_table, with_plugins
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _called(registry: Registry, name: str, kind: str | None) -> Sequence[Entry]:
     known = [entry.name for entry in registry.entries()]
     near = get_close_matches(name, known, n=1)
     meant = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(
+    raise InputError(
         f"no plugin offers {name!r}{meant} `mtkd plugins list` shows all; give a "
         "module that is not installed by --plugin"
     )

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from align.errors import InputError
+
 MAIN = "main"
 """The arm that learns from teachers; the others are baselines."""
 
@@ -55,10 +57,10 @@ def read_run(path: Path) -> RunDir:
         ValueError: no such folder, nothing of a run in it, or a damaged file.
     """
     if not path.is_dir():
-        raise ValueError(f"run folder {path} does not exist; `ls runs` lists yours")
+        raise InputError(f"run folder {path} does not exist; `ls runs` lists yours")
     metrics, summary = path / "metrics.jsonl", path / "summary.json"
     if not metrics.is_file() and not summary.is_file():
-        raise ValueError(
+        raise InputError(
             f"{path} holds neither metrics.jsonl nor summary.json; give the folder "
             "that `mtkd train` or `mtkd quickstart` wrote, such as runs/quickstart"
         )
@@ -86,7 +88,7 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             if number >= len(rows):  # no newline yet: still being written, or cut off
                 break
-            raise ValueError(
+            raise InputError(
                 f"{path} line {number} is not JSON; take the line out and try again"
             ) from None
     return lines
@@ -96,9 +98,9 @@ def _read_summary(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} line {error.lineno} is not JSON; `mtkd eval` writes it anew"
         ) from None
     if not isinstance(summary, dict):
-        raise ValueError(f"{path} holds no JSON object; `mtkd eval` writes it anew")
+        raise InputError(f"{path} holds no JSON object; `mtkd eval` writes it anew")
     return summary

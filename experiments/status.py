@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from align.errors import InputError
 from experiments.arms import CE_ONLY, SINGLE, WITHOUT, arm_folder
 from experiments.config import Config, load_config
 from experiments.history import STATE, attempts, read_json
@@ -30,7 +31,7 @@ def describe(run_dir: Path) -> dict[str, Any]:
         ValueError: there is no run.
     """
     if not (run_dir / "config.yaml").is_file():
-        raise ValueError(
+        raise InputError(
             f"{run_dir} holds no run: there is no config.yaml; `ls runs` lists yours"
         )
     config = load_config(run_dir / "config.yaml")

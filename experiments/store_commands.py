@@ -9,6 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from align.errors import InputError, MissingFileError
 from experiments.commands import STOPPED, config_of, print_table
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def repair(options: Namespace) -> int:
         (p / "config.yaml" for p in (root, root.parent) if _config_in(p)), None
     )
     if saved is None and not options.take_out_only:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{root} has no config.yaml of an extraction; give the folder that `mtkd "
             "extract` wrote, or save KV of your own again"
         )
@@ -183,7 +184,7 @@ def _report(config: Config, outcome: Outcome) -> None:
 def _share(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise ValueError(
+        raise InputError(
             f"--shard is {text!r}; give I/N with 1 <= I <= N, such as 1/8 to 8/8"
         )
     return int(match[1]), int(match[2])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from align.errors import InputError
 from align.layer_map import LayerMap, needs_sample
 from align.text import TextSample
 from align.tokens import TokenBatch
@@ -155,7 +156,7 @@ def fixed_weights(fuse: FuseConfig, shares: Mapping[str, float]) -> list[float]:
     """
     weights = fuse.weights or list(shares.values())
     if len(weights) != len(shares):
-        raise ValueError(
+        raise InputError(
             f"fuse.weights has {len(weights)} entries for the teachers "
             f"{', '.join(shares)}; give one weight each"
         )

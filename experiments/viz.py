@@ -6,6 +6,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from align.errors import InputError
+
 
 def alignment_command(options: Namespace) -> int:
     """Draw how one text's tokens meet between two tokenizers."""
@@ -32,7 +34,7 @@ def layers_command(options: Namespace) -> int:
 
     given = (options.teacher_layers, options.student_layers)
     if options.config is None and None in given:
-        raise ValueError(
+        raise InputError(
             "give a config, or both --teacher-layers (such as 24,32) and "
             "--student-layers (such as 12)"
         )
@@ -68,7 +70,7 @@ def routing_command(options: Namespace) -> int:
             print(f"wrote {save(figure, folder / f'{name}.png')}")
             written += 1
     if not written:
-        raise ValueError(
+        raise InputError(
             f"{run.path} holds no routing lines; phases with "
             "fuse.fusion_method=learnable or similarity write them"
         )
@@ -89,7 +91,7 @@ def load_tokenizer(name: str) -> Any:
         return AutoTokenizer.from_pretrained(resolve_zoo(name))
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
-        raise ValueError(
+        raise InputError(
             f"no tokenizer for {name!r}: {first} Give a hub name, a folder with "
             "tokenizer.json, or zoo:NAME"
         ) from None
@@ -109,10 +111,10 @@ def num_layers(name: str) -> int:
         config = AutoConfig.from_pretrained(resolve_zoo(name))
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
-        raise ValueError(f"no model config for {name!r}: {first}") from None
+        raise InputError(f"no model config for {name!r}: {first}") from None
     layers = getattr(config, "num_hidden_layers", None)
     if layers is None:
-        raise ValueError(
+        raise InputError(
             f"the config of {name!r} names no num_hidden_layers; use --teacher-layers"
         )
     return int(layers)
@@ -129,5 +131,5 @@ def _depths(text: str) -> dict[str, int]:
     try:
         depths = [int(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--teacher-layers is {text!r}; give such as 24,32") from None
+        raise InputError(f"--teacher-layers is {text!r}; give such as 24,32") from None
     return {f"teacher {i + 1}": depth for i, depth in enumerate(depths)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from align.errors import InputError
 from experiments.config import Config
 
 ZOO = "zoo:"
@@ -24,7 +25,7 @@ def resolve_zoo(name: str) -> str:
     try:
         return str(zoo_path(model, scale=scale))
     except FileNotFoundError as error:
-        raise ValueError(str(error)) from None
+        raise InputError(str(error)) from None
 
 
 def build_zoo_models(config: Config) -> None:

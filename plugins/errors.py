@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from align.errors import MtkdError
+from align.errors import PROGRAM_ERROR, MtkdError
 
 
 class PluginError(MtkdError, ValueError):
@@ -41,7 +40,7 @@ class PluginCrashError(PluginError):
     run's folder keeps it and ``mtkd`` ends as for a mistake of ours.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code = PROGRAM_ERROR
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from align.errors import MtkdError
+from align.errors import InputError, MtkdError, exit_code_of
 from student.config import TrainConfig
 from student.distiller import Distiller
 from student.launch import (
@@ -31,6 +31,11 @@ T = TypeVar("T")
 
 class OtherProcessError(MtkdError, RuntimeError):
     """What another process of this launch failed with."""
+
+    def __init__(self, rank: int, message: str, exit_code: int) -> None:
+        """Repeat its message; end as it does."""
+        super().__init__(f"process {rank}: {message}")
+        self.exit_code = exit_code
 
 
 class Engine:
@@ -60,7 +65,7 @@ class Engine:
         at_once = config.batch_size * world
         self.samples_per_step = samples_per_step or at_once * config.grad_accum
         if self.samples_per_step % at_once:
-            raise ValueError(
+            raise InputError(
                 f"this run takes {self.samples_per_step} samples per optimiser step, "
                 f"which {world} processes of train.batch_size={config.batch_size} "
                 "cannot share evenly; start it with a number of processes that "
@@ -152,12 +157,12 @@ class Engine:
             if self.is_main:
                 told = [make(), None]
         except Exception as error:
-            told = [None, str(error)]
+            told = [None, (str(error), exit_code_of(error))]
             raise
         finally:
             torch.distributed.broadcast_object_list(told, src=0)
         if told[1] is not None:
-            raise OtherProcessError(f"process 0: {told[1]}")
+            raise OtherProcessError(0, *told[1])
         return told[0]  # type: ignore[no-any-return]
 
     def together(self, work: Callable[[], None]) -> None:
@@ -172,10 +177,11 @@ class Engine:
         except Exception as error:
             failed = error
         if self.world_size > 1:
-            said = self.gather(None if failed is None else str(failed))
+            said = self.gather(failed and (str(failed), exit_code_of(failed)))
             other = next((x for x in enumerate(said) if x[1] is not None), None)
             if failed is None and other is not None:
-                raise OtherProcessError(f"process {other[0]}: {other[1]}")
+                rank, told = other
+                raise OtherProcessError(rank, *told)
         if failed is not None:
             raise failed
 
@@ -203,12 +209,12 @@ class Engine:
 
 def _check_hardware(config: TrainConfig) -> None:
     if config.fp16 and not torch.cuda.is_available():
-        raise ValueError(
+        raise InputError(
             "train.fp16 needs a GPU and none is visible; use train.bf16=true, "
             "which CPUs run too"
         )
     if config.offload != "none" and not torch.cuda.is_available():
-        raise ValueError(
+        raise InputError(
             f"train.offload={config.offload} moves optimiser state from a GPU to the "
             "CPU's memory and no GPU is visible; set train.offload=none"
         )

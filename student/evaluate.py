@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from align.captured import Capture
+from align.errors import InputError
 from align.kv import KV
 from align.text import TextSample
 from align.tokens import TokenBatch
@@ -108,7 +109,7 @@ def bits_per_char(
         chars[sample.domain] = chars.get(sample.domain, 0) + c
     for domain, count in chars.items():
         if not count:
-            raise ValueError(
+            raise InputError(
                 f"domain {domain!r} has no character to predict: its texts are empty "
                 "or one token long; give longer held-out text"
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from align.errors import InputError, RunError
 from student.config import TrainConfig
 
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -59,7 +60,7 @@ def start_accelerate(config: TrainConfig, accumulation: int) -> Any:
         from accelerate import DeepSpeedPlugin
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             f"train.engine is 'deepspeed', which cannot be imported ({error}); "
             "install deepspeed or set train.engine=torch"
         ) from None
@@ -125,7 +126,7 @@ def assert_whole_world(seen: int) -> None:
     """
     launched = launched_world()
     if seen != launched:
-        raise RuntimeError(
+        raise RunError(
             f"launched with WORLD_SIZE={launched}, but accelerate sees {seen} "
             "processes: every process would train alone on the same data; check "
             "train.engine (torch runs one process) and the launcher"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from align.errors import InputError
+
 
 def feature_heat(temperatures: Sequence[float], num_layers: int) -> Tensor | None:
     """(L,) float32 of ``loss.temperatures``; None where all are 1.
@@ -19,7 +21,7 @@ def feature_heat(temperatures: Sequence[float], num_layers: int) -> Tensor | Non
         ValueError: neither one nor L.
     """
     if len(temperatures) not in (1, num_layers):
-        raise ValueError(
+        raise InputError(
             f"loss.temperatures has {len(temperatures)} entries, but the student has "
             f"{num_layers} layers; give one for all, or one for each"
         )
@@ -50,7 +52,7 @@ def layers_read(which: str, num_layers: int) -> tuple[int, ...]:
     layers = tuple(int(part) for part in which.split(","))
     for layer in layers:
         if layer >= num_layers:
-            raise ValueError(
+            raise InputError(
                 f"loss.outcome_layers asks for layer {layer}, but the student has "
                 f"layers 0..{num_layers - 1}"
             )

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from align.errors import InputError
 from align.extras import peft
 from student.config import LoraConfig
 
@@ -83,7 +84,7 @@ def load_adapter(model: Any, folder: Path) -> None:
     """
     file = folder / _WEIGHTS
     if not file.is_file():
-        raise ValueError(
+        raise InputError(
             f"{folder} holds no {_WEIGHTS}; give a folder that a run with student.lora "
             "wrote"
         )
@@ -93,7 +94,7 @@ def load_adapter(model: Any, folder: Path) -> None:
         | {n for n, p in own.items() if n not in found or found[n].shape != p.shape}
     )
     if differing:
-        raise ValueError(
+        raise InputError(
             f"{file} does not fit this student, for example at {differing[0]}; set "
             "student.model and student.lora as they were"
         )
@@ -162,7 +163,7 @@ def _check_targets(model: Any, config: LoraConfig) -> None:
     for target in config.targets:
         if not any(f".{name}".endswith(f".{target}") for name in layers):
             ends = sorted({name.rpartition(".")[2] for name in layers})
-            raise ValueError(
+            raise InputError(
                 f"student.lora.targets names {target!r}, but no linear layer of "
                 f"{type(model).__name__} is called so; they are {', '.join(ends)}"
             )

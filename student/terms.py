@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from align.errors import InputError
 from align.stopwatch import part
 from align.tokens import TokenBatch
 from student.config import LossConfig
@@ -160,7 +161,7 @@ def term_weights(
         "relation_v": config.relation_v,
     }
     for name in (weights.keys() | set(OUTPUT_TERMS)) & config.extra.keys():
-        raise ValueError(
+        raise InputError(
             f"loss.extra.{name} repeats a built-in term; set its own weight instead"
         )
     if output is not None:

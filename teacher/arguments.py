@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from align.captured import Capture, Injection
+from align.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,7 +54,7 @@ def check_batch(ids: Tensor, mask: Tensor, capture: ModelCapture) -> None:
         )
     limit, name = capture.max_tokens, type(capture.model).__name__
     if limit is not None and ids.shape[1] > limit:
-        raise ValueError(
+        raise InputError(
             f"{name} has {limit} positions, but ids hold {ids.shape[1]} tokens; "
             f"truncate to max_length={limit}, or give KVCapture windows"
         )

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from align.errors import InputError
+
 
 def attention_rows(
     query: Tensor,
@@ -36,7 +38,7 @@ def attention_rows(
         scores, Gemma 2 (2024).
     """
     if options.get("s_aux") is not None:
-        raise ValueError(
+        raise InputError(
             "attention rows of a model with attention sinks do not sum to 1 over its "
             "tokens; leave attention_rows out for this model"
         )

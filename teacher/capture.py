@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from align.captured import Captured, Injection
+from align.errors import InputError
 from align.kv import KV
 from teacher.arguments import check_asked, check_batch, check_injection
 from teacher.attention_sites import listening
@@ -70,7 +71,7 @@ class KVCapture:
         self._positions = position_limit(model)
         self._windows = windows
         if windows and self._positions and windows.tokens > self._positions:
-            raise ValueError(
+            raise InputError(
                 f"windows of {windows.tokens} tokens for {type(model).__name__}, which "
                 f"has {self._positions} positions; give at most so many"
             )
@@ -187,7 +188,7 @@ class KVCapture:
         if self._windows is None or ids.shape[1] <= self._windows.tokens:
             return read(ids, mask, attention_rows)
         if inject is not None:
-            raise ValueError(
+            raise InputError(
                 f"ids hold {ids.shape[1]} tokens, which are read in windows of "
                 f"{self._windows.tokens}; inject into shorter texts"
             )
@@ -234,11 +235,11 @@ class KVCapture:
         try:
             found = find_attention(stack, self._probe, self.which == "cross")
             if not found:
-                raise ValueError("no module attends through the interface")
+                raise InputError("no module attends through the interface")
             numbers = layer_numbers(stack, found)
             others = without_kv(stack, found, numbers)
         except NotFiniteError as error:
-            raise ValueError(f"{type(model).__name__} {error}") from error
+            raise InputError(f"{type(model).__name__} {error}") from error
         except ValueError as error:
             raise unsupported(model, str(error)) from error
         own = [layer for layer in found if layer.lender is None]
@@ -280,8 +281,8 @@ class KVCapture:
                 return learn_positions(
                     read, self._forward.takes_positions, vocabulary, self._padding_id
                 )
-            except ValueError as error:
-                raise ValueError(f"{type(self.model).__name__} {error}") from error
+            except InputError as error:
+                raise InputError(f"{type(self.model).__name__} {error}") from error
 
     @property
     def _padding_id(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from align.errors import InputError
 from teacher.probe import AttentionLayer
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def layer_numbers(
     numbers = [getattr(layer.module, "layer_idx", None) for layer in layers]
     given = [n for n in numbers if isinstance(n, int) and n in range(depth or 0)]
     if len(set(given)) < len(layers):
-        raise ValueError(f"only {len(layers)} of its {depth} layers attend")
+        raise InputError(f"only {len(layers)} of its {depth} layers attend")
     return given
 
 
@@ -64,7 +65,7 @@ def without_kv(
         kind = kinds[number] if number < len(kinds) else _UNKNOWN
         attends = kind.endswith("attention") and "linear" not in kind
         if attends or kind == _UNKNOWN:
-            raise ValueError(
+            raise InputError(
                 f"only {len(layers)} of its {_depth(stack)} layers attend through "
                 f"the interface; layer {number} is {kind} and does not"
             )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from align.byte_lengths import ByteLengths
+from align.errors import InputError
 from align.kv import KV
 from align.tokens import TokenBatch, encode_batch
 from teacher.capture import KVCapture
@@ -110,7 +111,7 @@ class TeacherKVExtractor:
         shown = _shown(len(texts), self.loaded.name, progress)
         for index, one, shortened in self._stream(texts, False, None):
             if one.problem is not None:
-                raise ValueError(
+                raise InputError(
                     f"teacher {self.loaded.name!r} gives {one.problem} on the text "
                     f"{texts[index][:60]!r}; load it with dtype='float32'"
                 )
@@ -149,7 +150,7 @@ class TeacherKVExtractor:
         found: dict[int, Extracted] = {}
         for index, one, shortened in self._stream(texts, own_loss, autocast):
             if shortened:
-                raise ValueError(
+                raise InputError(
                     f"teacher {self.loaded.name!r} has {self.max_length} positions, "
                     f"too few for the text {texts[index][:60]!r}; cut texts shorter "
                     "(data.max_length), read it in windows, or leave the teacher out"
@@ -264,7 +265,7 @@ def _limit(asked: int | None, capture: KVCapture, name: str) -> int | None:
         return longest
     if asked < 1 or (longest is not None and asked > longest):
         valid = ">= 1" if longest is None else f"1..{longest}"
-        raise ValueError(f"max_length={asked} for {name!r}; valid are {valid}")
+        raise InputError(f"max_length={asked} for {name!r}; valid are {valid}")
     return asked
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from align.errors import InputError
 from align.kv import KV
 
 Read = Callable[[Tensor, Tensor, Tensor | None], KV]
@@ -57,7 +58,7 @@ def learn_positions(
             padded.v[..., _PADDING:, :], alone.v
         ):
             return told
-    raise ValueError("counts padding on the left as text; pad on the right")
+    raise InputError("counts padding on the left as text; pad on the right")
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from align.errors import InputError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -52,11 +54,11 @@ def check_model(model: object) -> None:
     if not model._can_set_attn_implementation():
         raise unsupported(model, "its attention bypasses the attention interface")
     if model.device.type == "meta":
-        raise ValueError(
+        raise InputError(
             f"{type(model).__name__} has no weights (device 'meta'); load it first"
         )
 
 
-def unsupported(model: PreTrainedModel, why: str) -> ValueError:
+def unsupported(model: PreTrainedModel, why: str) -> InputError:
     """Say that a model's keys and values are out of reach, and what is not."""
-    return ValueError(f"{type(model).__name__} cannot be captured: {why}; {SUPPORTED}")
+    return InputError(f"{type(model).__name__} cannot be captured: {why}; {SUPPORTED}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from align.errors import InputError, MissingFileError
 from teacher.cpu import avoid_broken_amx
 from teacher.fresh import fresh_model
 from teacher.tokenizer import load_tokenizer
@@ -71,7 +72,7 @@ def load_model(
             new weights for what is no causal student.
     """
     if role not in ROLES:
-        raise ValueError(f"role={role!r}; valid are {', '.join(ROLES)}")
+        raise InputError(f"role={role!r}; valid are {', '.join(ROLES)}")
     avoid_broken_amx()
     name = str(name_or_path)
     source = _source(name, resolve)
@@ -85,7 +86,7 @@ def load_model(
     elif role == "student" and kind == "decoder" and isinstance(wanted, torch.dtype):
         model = fresh_model(config, init_seed, wanted, trust_remote_code)
     else:
-        raise ValueError(
+        raise InputError(
             f"model {name!r} is loaded as the {role} and is an {kind}; only a causal "
             "student's weights can be drawn anew"
         )
@@ -93,7 +94,7 @@ def load_model(
     embedding: Any = model.get_input_embeddings()
     rows = embedding.weight.shape[0]
     if len(tokenizer) > rows:
-        raise ValueError(
+        raise InputError(
             f"model {name!r}: its tokenizer knows {len(tokenizer)} tokens, but its "
             f"embedding has {rows} rows; the tokenizer belongs to another model, or "
             "tokens were added without resize_token_embeddings"
@@ -132,7 +133,7 @@ def _source(name: str, resolve: Callable[[str], Path] | None) -> str:
         return str(path)
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_local or path.exists():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"model {name!r}: no such folder ({path.absolute()}); give the folder "
             "that holds config.json, or a hub name such as 'openai-community/gpt2'"
         )
@@ -143,7 +144,7 @@ def _load_config(name: str, source: str, hub: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"model {name!r}: folder {source} has no config.json; give the folder "
             "that save_pretrained wrote"
         )
@@ -153,9 +154,9 @@ def _load_config(name: str, source: str, hub: dict[str, Any]) -> Any:
         if not Path(source).is_dir():
             if isinstance(error, OSError):
                 raise _not_found(name, source) from error
-            raise
+            raise InputError(f"model {name!r} cannot be loaded: {error}") from error
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise InputError(
             f"model {name!r}: {source}/config.json cannot be used: {reason}; copy it "
             "again from where the model came from"
         ) from error
@@ -178,7 +179,7 @@ def _kind(name: str, config: Any) -> str:
         return "encoder"
     if causal or "AutoModelForCausalLM" in getattr(config, "auto_map", {}):
         return "decoder"
-    raise ValueError(
+    raise InputError(
         f"model {name!r} of type {model_type!r} is no language model that teaches; "
         "supported are causal decoders, masked encoders and encoder-decoders"
     )
@@ -191,7 +192,7 @@ def _dtype(dtype: str | torch.dtype | None, role: str) -> str | torch.dtype:
         return dtype
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype={dtype!r}; valid are float32, bfloat16, float16")
+        raise InputError(f"dtype={dtype!r}; valid are float32, bfloat16, float16")
     return found
 
 
@@ -216,12 +217,12 @@ def _load_weights(
         try:
             model, missing = _try_load(name, source, auto, options)
         except ValueError as error:
-            if "Unrecognized configuration" not in str(error) or auto is heads[-1]:
-                raise
-            continue
+            if "Unrecognized configuration" in str(error) and auto is not heads[-1]:
+                continue
+            raise InputError(f"model {name!r} cannot be loaded: {error}") from error
         if not missing:
             return model
-    raise ValueError(
+    raise InputError(
         f"model {name!r}: its checkpoint lacks {len(missing)} weights, such as "
         f"{missing[:3]}; they would be random. Save the whole model again"
     )
@@ -241,7 +242,7 @@ def _try_load(
     except OSError as error:
         raise _no_weights(name, source) from error
     except RuntimeError as error:
-        raise ValueError(
+        raise InputError(
             f"model {name!r}: weights in {source} do not fit its config.json: {error}"
         ) from error
     pooler = "pooler."  # next-sentence prediction only; not on the way of the KV
@@ -255,7 +256,7 @@ def _check_finite(name: str, model: PreTrainedModel) -> None:
             continue  # float8 has no minimum to ask for
         ends = torch.stack(weight.detach().aminmax())  # NaN shows in both
         if not bool(ends.isfinite().all()):
-            raise ValueError(
+            raise InputError(
                 f"model {name!r}: weight {key} holds values that are not finite in "
                 f"{str(weight.dtype).removeprefix('torch.')}; its training diverged or "
                 "the type is too narrow for it: give another checkpoint or a wider "
@@ -272,7 +273,7 @@ def _weights_folder(source: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _damaged(name: str, source: str, error: Exception) -> ValueError:
+def _damaged(name: str, source: str, error: Exception) -> InputError:
     from safetensors import SafetensorError, safe_open
 
     folder = _weights_folder(source)
@@ -282,32 +283,32 @@ def _damaged(name: str, source: str, error: Exception) -> ValueError:
                 pass
         except SafetensorError as damage:
             size = file.stat().st_size
-            return ValueError(
+            return InputError(
                 f"model {name!r}: {file} ({size:,} bytes) is damaged: {damage}; "
                 "delete it and download or copy it again"
             )
-    return ValueError(f"model {name!r}: weights in {source} are damaged: {error}")
+    return InputError(f"model {name!r}: weights in {source} are damaged: {error}")
 
 
-def _no_weights(name: str, source: str) -> FileNotFoundError:
+def _no_weights(name: str, source: str) -> MissingFileError:
     folder = _weights_folder(source)
     if folder is None:
         return _not_found(name, source)
     found = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt"))
     seen = f"only {', '.join(found)}" if found else "none"
-    return FileNotFoundError(
+    return MissingFileError(
         f"model {name!r}: {folder} holds no .safetensors weights ({seen}), and "
         "pickled weights are not read; convert them with "
         "save_pretrained(..., safe_serialization=True) or use a revision with them"
     )
 
 
-def _not_found(name: str, source: str) -> FileNotFoundError:
+def _not_found(name: str, source: str) -> MissingFileError:
     from huggingface_hub import constants
 
     flags = [f for f in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(f)]
     state = f"offline ({', '.join(flags)} set)" if flags else "the hub was asked too"
-    return FileNotFoundError(
+    return MissingFileError(
         f"model {name!r} was not found: looked for the folder "
         f"{Path(source).absolute()} and in the cache {constants.HF_HUB_CACHE}; "
         f"{state}. Where there is a network run `hf download {name}`, copy the model "

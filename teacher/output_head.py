@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from align.errors import InputError
 from align.output import LinearHead
 from teacher.capture import KVCapture
 from teacher.forward import evaluating
@@ -34,14 +35,14 @@ def linear_head(capture: KVCapture) -> LinearHead:
     """
     name = type(capture.model).__name__
     if not (capture.causal and capture.has_logits):
-        raise ValueError(
+        raise InputError(
             f"{name} captured as '{capture.which}' predicts no next token from what "
             "came before; only causal language models have an output to learn from"
         )
     module = capture.model.get_output_embeddings()
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if weight is None or not weight.is_floating_point() or weight.dim() != 2:
-        raise ValueError(
+        raise InputError(
             f"{name} has a head of type {type(module).__name__} without a matrix of "
             "floating-point numbers; load it unquantised"
         )
@@ -68,7 +69,7 @@ def _try(capture: KVCapture, head: LinearHead, name: str) -> None:
     assert seen.hidden is not None and seen.logits is not None
     hidden, logits = seen.hidden.double(), seen.logits.double()
     if hidden.shape[-1] != head.weight.shape[1]:
-        raise ValueError(
+        raise InputError(
             f"{name} gives hidden states of width {hidden.shape[-1]}, but its head "
             f"takes {head.weight.shape[1]}: it is not applied to its last hidden state"
         )
@@ -77,7 +78,7 @@ def _try(capture: KVCapture, head: LinearHead, name: str) -> None:
         found = found + head.bias.double()
     apart = (found - logits).abs().max() / logits.abs().max().clamp_min(1e-12)
     if not float(apart) < 64 * torch.finfo(seen.logits.dtype).eps:
-        raise ValueError(
+        raise InputError(
             f"{name}'s logits differ from hidden @ weight.T by {float(apart):.1%} of "
             "their largest: they are capped, scaled or masked after the head; such a "
             "model's output cannot be learned from, its keys and values can"

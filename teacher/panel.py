@@ -11,6 +11,7 @@ from torch import Tensor
 
 from align.byte_lengths import ByteLengths
 from align.causality import check_causal
+from align.errors import InputError
 from align.kv import KV
 from align.output import LinearHead, Output
 from align.stopwatch import part
@@ -83,7 +84,7 @@ class TeacherPanel:
             ValueError: the aligner for injection is not causal.
         """
         if not causal_aligner.causal:
-            raise ValueError(
+            raise InputError(
                 f"{type(causal_aligner).__name__} lets teacher tokens show the future; "
                 "injection takes causal aligners only, such as causal_char_iou"
             )
@@ -151,8 +152,8 @@ class TeacherPanel:
                     hidden=teacher.head is not None,
                     attention_rows=own_rows,
                 )
-        except ValueError as error:
-            raise ValueError(f"teacher {teacher.name!r}: {error}") from error
+        except InputError as error:
+            raise InputError(f"teacher {teacher.name!r}: {error}") from error
         _check_finite(teacher.name, seen.kv, student.texts)
         home = student.ids.device
         attention = None

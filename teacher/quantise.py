@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from align.errors import InputError
 from align.extras import bitsandbytes
 
 QUANTISATIONS = ("none", "int8", "int4")
@@ -37,12 +38,12 @@ def quantise(model: nn.Module, kind: str, device: torch.device | None = None) ->
             bitsandbytes.
     """
     if kind not in QUANTISATIONS:
-        raise ValueError(f"quantise={kind!r}; valid are {', '.join(QUANTISATIONS)}")
+        raise InputError(f"quantise={kind!r}; valid are {', '.join(QUANTISATIONS)}")
     if kind == "none":
         return 0
     found = linear_layers(model)
     if not found:
-        raise ValueError(
+        raise InputError(
             f"{type(model).__name__} has no linear layer to hold in {kind}; load it "
             "with quantise=none"
         )

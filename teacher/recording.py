@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from align.captured import Injection
+from align.errors import RunError
 from teacher.attention_rows import attention_rows, row_bias
 from teacher.attention_sites import noted_positions
 from teacher.probe import AttentionLayer
@@ -123,7 +124,7 @@ class Recording:
         """
         missing = [layer for layer in self._place if layer not in self._done]
         if missing:
-            raise RuntimeError(
+            raise RunError(
                 f"layer {missing[0]} did not run; switch off what skips layers (for "
                 "example config.layerdrop)"
             )

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from align.errors import InputError
+
 Positions = tuple[Tensor, Tensor]
 """Cosines and sines of one layer, each (1 or B, T, R or R / 2)."""
 Turn = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -97,7 +99,7 @@ def find_rotation(
         ValueError: neither holds, so content keys cannot be had; or all keys are 0.
     """
     if positions is not None and not bool(keys.any()):
-        raise ValueError(
+        raise InputError(
             f"{type(module).__name__} gives keys that are all 0, which says nothing "
             "of how it rotates them; load trained weights"
         )
@@ -108,7 +110,7 @@ def find_rotation(
         assert inverse is not None
         if _same_everywhere(rotation.undo(keys, inverse)):
             return rotation
-    raise ValueError(
+    raise InputError(
         f"{type(module).__name__} makes keys depend on position in a way that "
         "cannot be undone from its position_embeddings; supported are layers "
         "without rotation and those which rotate the leading or trailing entries of "

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from align.errors import InputError
+
 MARK = "_mtkd_shards"
 
 
@@ -39,12 +41,12 @@ def shard(model: Any, device: torch.device) -> int:
         return 1
     found = blocks(model)
     if not found:
-        raise ValueError(
+        raise InputError(
             f"{type(model).__name__} does not say which blocks it has "
             "(_no_split_modules), so it cannot be split over processes; set shard=false"
         )
     if any(p.requires_grad for p in model.parameters()):
-        raise ValueError(f"{type(model).__name__} is not frozen; only teachers split")
+        raise InputError(f"{type(model).__name__} is not frozen; only teachers split")
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from align.errors import InputError, MissingFileError
+
 _PROBE = (
     "def f(x):\n    return x + 12345  # done\n\n\nclass A:\n\tpass\r\n It's  WE'LL, "
     "naïve Ünïcode ﬁ １２ 東京 🙂 …  end "
@@ -37,17 +39,17 @@ def load_tokenizer(name: str, source: str, hub: dict[str, Any]) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **hub)
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"model {name!r}: no usable tokenizer in {source}: {error}; {advice}"
         ) from error
     # Without files some classes quietly come up with nothing but special tokens.
     if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"model {name!r}: no usable tokenizer in {source}: it knows special "
             f"tokens only; {advice}"
         )
     if not tokenizer.is_fast:
-        raise ValueError(
+        raise InputError(
             f"model {name!r} has the slow tokenizer {type(tokenizer).__name__}, "
             "which cannot tell which characters a token holds; convert it to a "
             "tokenizer.json (tokenizers library)"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from align.errors import MtkdError
+from align.errors import InputError, MtkdError
 from align.text import TextSample
 from experiments.config import Config, save_config
 from experiments.extraction.bench import Bench, open_bench
@@ -104,7 +104,7 @@ def share_of(shards: int, share: tuple[int, int]) -> range:
     """
     index, count = share
     if not 1 <= index <= count:
-        raise ValueError(
+        raise InputError(
             f"--shard {index}/{count}: give i/n with 1 <= i <= n, such as 1/8 to 8/8"
         )
     return range((index - 1) * shards // count, index * shards // count)

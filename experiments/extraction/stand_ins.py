@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from align.errors import MissingFileError
 from align.text import TextSample
 from experiments.config import Config
 from experiments.extraction.fingerprint import (
@@ -103,7 +104,7 @@ def stored_teachers(config: Config, student_tokenizer: Any) -> dict[str, Teacher
         return out | {FUSED: _teacher(config, FUSED, store)}
     stores = {n: KVStore(root / n) for n in config.teachers if (root / n).is_dir()}
     if not stores:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no store of {', '.join(config.teachers)} in {root}; run `mtkd extract` "
             "with this config first, or check store.dir and store.name"
         )
@@ -241,7 +242,7 @@ def _tokenizer(config: Config, name: str) -> Any:
 
     folder: Path = config.store_dir / TOKENIZERS / name
     if not folder.is_dir():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder} with the tokenizer of {name!r} is missing; run the same `mtkd "
             "extract` again, which writes it"
         )

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from align.errors import MissingPackageError, RunError
+
 Solver = Literal["auto", "exact", "sinkhorn"]
 
 _ENTRIES = 1 << 22
@@ -191,7 +193,7 @@ def _exact(a: Tensor, b: Tensor, cost: Tensor, with_plan: bool) -> Solution:
     try:
         from ot.lp.emd_wrap import emd_c  # ot.emd checks twice as long as this solves
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "the exact transport solver needs POT: pip install 'mtkd[ot]', or choose "
             "the solver 'sinkhorn'"
         ) from error
@@ -212,7 +214,7 @@ def _exact(a: Tensor, b: Tensor, cost: Tensor, with_plan: bool) -> Solution:
             solved = _of_positive_mass(emd_c, left[p], right[p], price[p])
         paid, found[0][p], found[1][p], found[2][p], code = solved
         if code != _OPTIMAL:
-            raise RuntimeError(
+            raise RunError(
                 f"POT ended problem {p} of {price.shape[1]} x {price.shape[2]} without "
                 f"an optimum (code {code}); choose the solver 'sinkhorn'"
             )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from align.errors import InputError
 from align.pieces import byte_alphabet
 
 Pieces = Sequence[bytes | None]
@@ -69,7 +70,7 @@ def token_bytes(tokenizer: Any) -> list[bytes | None]:
             in WordPiece.
     """
     if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
+        raise InputError(
             f"tokenizer {type(tokenizer).__name__} is not a fast one; load its "
             "tokenizer.json with AutoTokenizer or PreTrainedTokenizerFast"
         )
@@ -213,7 +214,7 @@ def _speller(backend: Any) -> Callable[[str], bytes]:
         alphabet = byte_alphabet()
         return lambda piece: bytes(alphabet[c] for c in piece if c in alphabet)
     if not kinds & {"Metaspace", "ByteFallback", "Replace"}:
-        raise ValueError(
+        raise InputError(
             f"a vocabulary of decoder {decoder.get('type')!r} does not spell blanks, "
             "so its tokens have no bytes; give a byte-level or SentencePiece tokenizer"
         )

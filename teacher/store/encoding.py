@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from align.errors import InputError
 from teacher.store.manifest import Encoding
 
 GROUP = {"int8": 96, "int4": 32, "lowrank": 96}
@@ -186,7 +187,7 @@ def measure_constants(x: Tensor, rank: int | None = None) -> ChannelConstants:
     if rank is None:
         return ChannelConstants(mean.float())
     if rank > x.shape[-1]:
-        raise ValueError(f"rank {rank} for features of width {x.shape[-1]}; give less")
+        raise InputError(f"rank {rank} for features of width {x.shape[-1]}; give less")
     centred = x.double() - mean[:, None]
     _, vectors = torch.linalg.eigh(centred.transpose(1, 2) @ centred)
     basis = vectors.flip(-1)[..., :rank]
@@ -198,7 +199,7 @@ def measure_constants(x: Tensor, rank: int | None = None) -> ChannelConstants:
 def _narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
     out = x.to(dtype)
     if not bool(torch.isfinite(out.sum())) and not bool(torch.isfinite(out).all()):
-        raise ValueError(
+        raise InputError(
             f"a value of {float(x.abs().max()):.3g} does not fit into "
             f"{str(dtype).removeprefix('torch.')}; choose encoding bfloat16"
         )
@@ -240,7 +241,7 @@ def _best_codes(x: Tensor, bits: int) -> Tensor:
     wanted = (largest / levels).clamp_min(2.0**_LOWEST).log2() - _LOWEST
     widest = (wanted * _PER_OCTAVE).ceil()
     if bool((widest > 255).any()):
-        raise ValueError(
+        raise InputError(
             f"a value of {float(largest.max()):.3g} lies outside what int{bits} "
             "holds; choose encoding bfloat16"
         )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from align.conversation import Conversation
+from align.errors import MissingFileError
 from align.kv import KV
 from teacher.store.manifest import (
     MANIFEST,
@@ -187,16 +188,16 @@ def read_manifest(path: Path) -> Manifest:
     if file.is_file():
         return read_sealed(file, Manifest)
     if (path / PLAN).is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path} is no finished KV store: it has a plan, but no {MANIFEST}; run "
             "the same `mtkd extract` again, which makes what is missing"
         )
     inside = sorted(p.parent.name for p in path.glob(f"*/{PLAN}"))
     if inside:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path} holds several stores ({', '.join(inside)}); give one of them"
         )
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"{path} is no finished KV store: it has no {MANIFEST}; extract again"
     )
 

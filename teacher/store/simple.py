@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from align.errors import InputError
 from align.kv import KV
 from teacher.store.encoding import measure_constants
 from teacher.store.manifest import (
@@ -58,7 +59,7 @@ def save_kvs(
         ValueError: texts and KV differ in number, or KV in their sizes.
     """
     if texts is not None and len(texts) != len(kvs):
-        raise ValueError(f"{len(texts)} texts for {len(kvs)} KV; give one text per KV")
+        raise InputError(f"{len(texts)} texts for {len(kvs)} KV; give one text per KV")
     path = Path(path)
     _check_target(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +124,7 @@ def _write(
 def _as_they_are(kvs: Sequence[KV]) -> Encoding:
     kinds = {str(kv.k.dtype).removeprefix("torch.") for kv in kvs}
     if len(kinds) > 1:
-        raise ValueError(
+        raise InputError(
             f"the KV are of several types ({', '.join(sorted(kinds))}); a store holds "
             "one teacher's: convert them, or give an encoding"
         )
@@ -134,12 +135,12 @@ def _shape_of(kvs: Sequence[KV]) -> Shape:
     shapes = set()
     for index, kv in enumerate(kvs):
         if kv.k.shape[1] != 1:
-            raise ValueError(
+            raise InputError(
                 f"kvs[{index}] holds {kv.k.shape[1]} texts; give one KV per text"
             )
         shapes.add((kv.num_layers, kv.num_heads, kv.k.shape[-1], kv.v.shape[-1]))
     if len(shapes) != 1:
-        raise ValueError(
+        raise InputError(
             f"the KV have {len(shapes)} shapes (layers, heads, key size, value size) "
             f"{sorted(shapes)}; a store holds one or more KV of one teacher"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from align.errors import MissingFileError
 from teacher.store.manifest import (
     MANIFEST,
     PLAN,
@@ -65,7 +66,7 @@ def stores_in(path: Path) -> list[Path]:
         return [path]
     found = {p.parent for mark in marks for p in path.glob(f"*/{mark}")}
     if not found:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no KV store at {path}; give a folder that `mtkd extract` wrote"
         )
     return sorted(found)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.errors import InputError, MachineError, MissingFileError
 from teacher.zoo.recipes import ZooModel, recipes
 from teacher.zoo.text import text_fingerprint
 
@@ -108,7 +109,7 @@ def zoo_path(
         found = (
             "is out of date" if (path / MANIFEST).is_file() else "has not been built"
         )
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"zoo model {name!r} {found} in {path.parent}; run `mtkd zoo build`"
         )
     return path
@@ -199,7 +200,9 @@ def _explain(failed: dict[str, BaseException | None], folder: Path) -> None:
         f"kept: {', '.join(kept) or 'nothing'}; "
         "mend the cause and run `mtkd zoo build` again, which goes on from there"
     )
-    raise (OSError if isinstance(error, OSError) else RuntimeError)(text) from error
+    if isinstance(error, OSError):
+        raise MachineError(text) from error
+    raise RuntimeError(text) from error
 
 
 def _build_one(
@@ -308,7 +311,7 @@ def _check_names(names: Iterable[str] | None, known: Iterable[str]) -> list[str]
     asked = list(names)
     for name in asked:
         if name not in known:
-            raise ValueError(
+            raise InputError(
                 f"the zoo has no model {name!r}; it has {', '.join(known)}"
             )
     return [name for name in known if name in asked]
@@ -323,7 +326,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(
+        raise MachineError(
             f"the zoo cannot be kept in {folder}: {error.strerror}; "
             "name a folder that can be written with MTKD_CACHE"
         ) from error

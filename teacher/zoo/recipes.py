@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 
+from align.errors import InputError
+
 SCALES = ("default", "tiny", "strong")
 """``tiny`` has the same families and tokenizer kinds, barely trained: for tests.
 ``strong`` trains the same models about twice as long, two of them on one domain
@@ -112,7 +114,7 @@ def recipes(scale: str = "default") -> Mapping[str, ZooModel]:
         ValueError: an unknown scale.
     """
     if scale not in SCALES:
-        raise ValueError(
+        raise InputError(
             f"zoo scale {scale!r} is unknown; choose one of {', '.join(SCALES)}"
         )
     models = {

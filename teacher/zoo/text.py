@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from align.errors import InputError
 from align.text import TextSample
 
 DOMAINS = ("prose", "code")
@@ -70,7 +71,7 @@ def zoo_documents(domain: str, split: str) -> tuple[tuple[str, str], ...]:
     """Give whole documents as (name, text); arguments as :func:`zoo_samples`."""
     for what, value, valid in (("domain", domain, DOMAINS), ("split", split, SPLITS)):
         if value not in valid:
-            raise ValueError(
+            raise InputError(
                 f"zoo {what} {value!r} is unknown; choose one of {', '.join(valid)}"
             )
     return _corpus()[domain, split]

@@ -1,6 +1,7 @@
 """Every error of the project has one base."""
 
 import ast
+import errno
 import importlib
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from align.errors import (
     MissingFileError,
     MissingPackageError,
     MtkdError,
+    RunError,
+    exit_code_of,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -46,9 +49,63 @@ def test_every_error_of_the_project_is_an_mtkd_error():
         (MissingFileError, FileNotFoundError),
         (MissingPackageError, ImportError),
         (MachineError, OSError),
+        (RunError, RuntimeError),
     ],
 )
 def test_callers_in_python_may_catch_the_builtin_exception(error, builtin):
     with pytest.raises(builtin, match="teachers: give one"):
         raise error("teachers: give one")
     assert error("x").exit_code == 2
+
+
+def _missing(name):
+    return ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied", "runs"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/x"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+        _missing("deepspeed"),
+    ],
+    ids=repr,
+)
+def test_what_the_machine_refuses_is_for_the_user_to_put_right(error):
+    assert exit_code_of(error) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)"),
+        ValueError("too many values to unpack"),
+        IndexError("list index out of range"),
+        OSError("a socket broke"),
+        ImportError("cannot import name 'x'"),
+        _missing("align.nothing"),
+    ],
+    ids=repr,
+)
+def test_any_other_exception_is_a_mistake_in_a_program(error):
+    assert exit_code_of(error) == 1
+
+
+CONFIG_TYPES = {"sections.py", "teacher_rule.py", "config_reference.py"}
+"""Their ValueErrors become ConfigErrors where a config is built."""
+
+
+def test_experiments_and_text_reading_refuse_by_errors_of_the_project_alone():
+    files = [*(ROOT / "experiments").rglob("*.py"), ROOT / "align" / "records.py"]
+    for path in [*files, ROOT / "align" / "text.py", ROOT / "teacher" / "models.py"]:
+        if path.name in CONFIG_TYPES or "bench" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                raised = ast.unparse(node.exc.func)
+                builtin = ("ValueError", "RuntimeError", "OSError", "FileNotFoundError")
+                where = f"{path.relative_to(ROOT)}:{node.lineno}"
+                assert raised not in builtin, f"{where}: raise align.errors.InputError"

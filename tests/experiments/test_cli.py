@@ -98,6 +98,32 @@ def test_our_own_mistakes_are_told_apart(monkeypatch, capsys):
     assert "should not have happened (ZeroDivisionError" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("error", "parts"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/locked"),
+            ["/locked cannot be used: permission denied; give a path"],
+        ),
+        (MemoryError("9 GiB"), ["memory does not suffice (9 GiB)", "train.batch_size"]),
+        (
+            ModuleNotFoundError("No module named 'x.y'", name="x.y"),
+            ["needs the package 'x', which is not installed"],
+        ),
+    ],
+    ids=["file", "memory", "package"],
+)
+def test_what_the_machine_refuses_says_what_to_do(error, parts, monkeypatch, capsys):
+    def refuse(name):
+        raise error
+
+    monkeypatch.setattr(cli.importlib, "import_module", refuse)
+    assert main(["doctor"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("mtkd: error: ") and shown.count("\n") == 1
+    assert all(part in shown for part in parts)
+
+
 def test_a_full_disk_says_what_to_do(monkeypatch, capsys):
     def full(name):
         raise OSError(errno.ENOSPC, "No space left on device", "runs/x/metrics.jsonl")

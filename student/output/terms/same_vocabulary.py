@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from align.errors import InputError
 from student.output import (
     Divergence,
     HeadInput,
@@ -104,7 +105,7 @@ def after(x: Tensor) -> Tensor:
 def _side(outputs: Outputs, taught: Taught) -> Side:
     own, other = outputs.student, taught.output
     if not outputs.speaks_alike(taught):
-        raise ValueError(
+        raise InputError(
             f"teacher {taught.name!r} has another vocabulary than the student, so its "
             "distribution over tokens means something else; use output.likelihood, or "
             "leave it out of output.teachers"
