@@ -19,6 +19,7 @@ from experiments.teacher_rule import TeacherFacts
 from experiments.zoo_names import resolve_zoo
 from student.checkpoint import atomic_folder, export_student, make_readable
 from student.lora import add_adapters, load_adapter, merge_adapters, save_adapter
+from student.unreached import freeze_unreached
 from teacher.capture import KVCapture
 from teacher.context import ScaleBase, extend_context, trained_length
 from teacher.models import LoadedModel, load_model
@@ -68,13 +69,16 @@ class Models:
         """A student to train: the config's, or the one a phase left in a folder.
 
         With ``student.lora`` it is the config's in either case, quantised as the config
-        says, with the updates that lie beside the phase's student.
+        says, with the updates that lie beside the phase's student. What no loss of a
+        text reaches is frozen.
         """
         if not self._config.student.lora.rank:
-            return self._load_student(source).model
-        model = self._adapted(self._load_student(None).model)
-        if source is not None:
-            load_adapter(model, Path(source) / ADAPTER)
+            model = self._load_student(source).model
+        else:
+            model = self._adapted(self._load_student(None).model)
+            if source is not None:
+                load_adapter(model, Path(source) / ADAPTER)
+        freeze_unreached(model)
         return model
 
     def save_student(self, model: Any, path: Path) -> None:

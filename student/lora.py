@@ -6,7 +6,7 @@ notice: only its linear layers add something to what they give.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from align.errors import InputError
 from align.extras import peft
+from align.text_part import text_modules
 from student.config import LoraConfig
 
 _OWN = "default"
@@ -28,7 +29,8 @@ _WEIGHTS = "adapter_model.safetensors"
 def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
     """Freeze a student and give its linear layers trainable updates, in place.
 
-    An update starts at zero, so the student gives what it gave.
+    An update starts at zero, so the student gives what it gave. Layers of a tower that
+    reads no text get none.
 
     Args:
         model: a ``PreTrainedModel``, its linear layers quantised or not.
@@ -47,13 +49,16 @@ def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
 
     library = peft("student.lora", "set student.lora.rank=0")
     targets = "all-linear" if config.targets == "auto" else list(config.targets)
-    _check_targets(model, config)
+    layers = _linear_in(text_modules(model))
+    _check_targets(model, config, layers)
+    elsewhere = sorted(_linear_in(dict(model.named_modules())).keys() - layers.keys())
     settings = library.LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=targets,
+        exclude_modules=elsewhere or None,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         base_model_name_or_path=model.config.name_or_path,
     )
@@ -149,20 +154,23 @@ def _saved_names(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def _check_targets(model: Any, config: LoraConfig) -> None:
-    if config.targets == "auto":
-        return
+def _linear_in(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     from transformers.pytorch_utils import Conv1D
 
+    kinds = (nn.Linear, Conv1D)
+    return {name: layer for name, layer in modules.items() if isinstance(layer, kinds)}
+
+
+def _check_targets(
+    model: Any, config: LoraConfig, layers: Mapping[str, nn.Module]
+) -> None:
+    if config.targets == "auto":
+        return
     head = model.get_output_embeddings()
-    layers = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
-    ]
+    names = [name for name, layer in layers.items() if layer is not head]
     for target in config.targets:
-        if not any(f".{name}".endswith(f".{target}") for name in layers):
-            ends = sorted({name.rpartition(".")[2] for name in layers})
+        if not any(f".{name}".endswith(f".{target}") for name in names):
+            ends = sorted({name.rpartition(".")[2] for name in names})
             raise InputError(
                 f"student.lora.targets names {target!r}, but no linear layer of "
                 f"{type(model).__name__} is called so; they are {', '.join(ends)}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from align.rope_scale import inverse_frequencies
+from align.text_part import text_modules
 
 ScaleBase = Callable[[float, int, float], float]
 """(base, rotary width, scale >= 1) -> new base, such as ``ntk``."""
@@ -20,7 +22,9 @@ def trained_length(model: nn.Module) -> int | None:
     """
     if not list(_rotary(model)):
         return None
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):  # composites keep it one level down
+        config = config.get_text_config()
     length = getattr(config, "max_position_embeddings", None)
     return None if length is None else int(length)
 
@@ -69,7 +73,7 @@ def extend_context(
 
 def _rotary(model: nn.Module) -> Iterator[tuple[nn.Module, Tensor, str]]:
     """Plain rotary tables: module, inverse frequencies (R / 2,), buffer name."""
-    for module in model.modules():
+    for module in text_modules(model).values():
         kinds = getattr(module, "rope_type", None)
         for name, buffer in module.named_buffers(recurse=False):
             if not name.endswith("inv_freq") or name.endswith("original_inv_freq"):

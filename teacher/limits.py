@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from align.errors import InputError
+from align.text_part import text_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,13 +22,13 @@ _TABLE = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?|pos_embed\
 
 
 def position_limit(model: nn.Module) -> int | None:
-    """Length of a learned position table; None where there is none.
+    """Length of a learned table of text positions; None where there is none.
 
     OPT and RoBERTa keep unused rows in front, as an ``offset`` or up to the
     padding index.
     """
     limits = []
-    for name, module in model.named_modules():
+    for name, module in text_modules(model).items():
         if isinstance(module, nn.Embedding) and _TABLE.search(name):
             skipped = int(getattr(module, "offset", 0))
             if module.padding_idx is not None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from align.errors import InputError
 from align.extras import bitsandbytes
+from align.text_part import text_modules
 
 QUANTISATIONS = ("none", "int8", "int4")
 """How a model's linear layers may be held: as loaded, in 8 bits, in 4."""
@@ -22,7 +23,8 @@ def quantise(model: nn.Module, kind: str, device: torch.device | None = None) ->
     """Hold the weights of a model's linear layers in 8 or 4 bits, in place.
 
     Token embeddings, norms and the language-model head stay as they are: the first two
-    are no matrix products, and objectives on outputs read the head's own matrix.
+    are no matrix products, and objectives on outputs read the head's own matrix. So do
+    the towers of a composite, through which no text runs.
 
     Args:
         model: of transformers; on the CPU, or on ``device`` already.
@@ -64,7 +66,7 @@ def linear_layers(model: Any) -> dict[str, nn.Module]:
     head = model.get_output_embeddings()
     return {
         name: layer
-        for name, layer in model.named_modules()
+        for name, layer in text_modules(model).items()
         if type(layer) in (nn.Linear, Conv1D) and layer is not head
     }
 
