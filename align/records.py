@@ -1,115 +1,77 @@
-"""The texts in rows of data: JSON lines, parquet and arrow."""
+"""The text in a row of data, whatever file the row is from."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from align.conversation import Chats, conversation_of
-from align.errors import InputError, MissingPackageError
+from align.chat_rows import CHAT_FORMS, Form, RowError, string_of
+from align.conversation import Chats, Conversation
 
-_QUESTION = ("question", "answer")
+Row = tuple[int, str, Any]
+"""A row's number, its place for errors, and what stands there."""
 
 
-def from_lines(
-    path: Path, lines: Iterable[tuple[int, str]], text_field: str, chats: Chats
-) -> Iterator[tuple[int, str]]:
-    """The text of each JSON object.
+def text_of(record: Any, text_field: str, chats: Chats, where: str) -> str:
+    """Read the text of a row.
 
     Args:
-        path: where the lines are from, for errors.
-        lines: numbered lines, one object each; blank ones are passed over.
-        text_field: the field that holds the text.
+        record: a mapping from fields to values.
+        text_field: the field that holds the text; where it is ``text`` and a row has
+            none, the other forms of :data:`FORMS` are looked for, in their order.
         chats: see :func:`align.text.iter_texts`.
-
-    Yields:
-        The number of the line and the text.
+        where: the row's place, for errors.
 
     Raises:
-        ValueError: bad JSON, no usable field, or half a surrogate pair.
+        RowError: the row is no mapping, has no usable field, or holds in it what is no
+            text, such as a picture or half of a surrogate pair.
     """
-    for number, line in lines:
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{where}: not JSON ({error.msg} at column {error.colno}); give one "
-                "object a line"
-            ) from error
-        yield number, _whole(_text_of(record, text_field, chats, where), where)
-
-
-def from_rows(path: Path, text_field: str, chats: Chats) -> Iterator[tuple[int, str]]:
-    """The text of each row of a parquet or arrow file, counted from 0.
-
-    Arguments and errors are those of :func:`from_lines`.
-
-    Raises:
-        ImportError: pyarrow is not installed.
-    """
-    for number, record in enumerate(_records(path)):
-        where = f"{path}, row {number}"
-        yield number, _whole(_text_of(record, text_field, chats, where), where)
-
-
-def _records(path: Path) -> Iterator[Any]:
-    try:
-        from pyarrow import ipc, lib, memory_map, parquet
-    except ImportError as error:
-        raise MissingPackageError(
-            f"reading {path} needs pyarrow; install the extra: pip install "
-            "'mtkd[parquet]'"
-        ) from error
-    try:
-        if path.suffix.lower() == ".parquet":
-            with parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches():
-                    yield from batch.to_pylist()
-            return
-        with memory_map(str(path)) as mapped, ipc.open_stream(mapped) as stream:
-            for batch in stream:
-                yield from batch.to_pylist()
-    except lib.ArrowInvalid as error:
-        raise InputError(f"{path} cannot be read: {error}; copy it again") from error
-
-
-def _text_of(record: Any, text_field: str, chats: Chats, where: str) -> str:
     if not isinstance(record, Mapping):
-        raise InputError(f"{where}: {type(record).__name__}; give a JSON object")
-    if text_field in record:
-        return _string(record[text_field], text_field, where)
+        raise RowError(f"{where}: {type(record).__name__}; give a JSON object")
+    text = form_of(record.keys(), text_field, where).read(record, where)
+    if isinstance(text, Conversation) and chats == "plain":
+        text = text.plain()
+    return _whole(text, where)
+
+
+def form_of(fields: Collection[str], text_field: str, where: str) -> Form:
+    """The form of rows that have these fields.
+
+    Raises:
+        RowError: they fit none.
+    """
+    if text_field in fields:
+        return Form(
+            (text_field,),
+            (),
+            lambda row, place: string_of(row[text_field], text_field, place),
+        )
     if text_field == "text":
-        conversation = conversation_of(record, where)
-        if conversation is not None:
-            return conversation if chats == "template" else conversation.plain()
-        if all(name in record for name in _QUESTION):
-            pair = (_string(record[name], name, where) for name in _QUESTION)
-            return "\n".join(pair)
-    raise InputError(
-        f"{where}: no field {text_field!r} among {sorted(map(str, record))}; set "
-        "text_field, or give text, question and answer, messages, or prompt and "
-        "completion"
+        for form in FORMS:
+            if all(name in fields for name in form.needed):
+                return form
+    known = "; ".join(" and ".join(form.needed) for form in FORMS)
+    raise RowError(
+        f"{where}: no field {text_field!r} among {sorted(map(str, fields))}; set "
+        f"data.text_field, or give text, or one of: {known}"
     )
 
 
-def _string(value: Any, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(
-            f"{where}: field {name!r} is {type(value).__name__}; give a string"
-        )
-    return value
+def _question(record: Mapping[str, Any], where: str) -> str:
+    return "\n".join(
+        string_of(record[name], name, where) for name in ("question", "answer")
+    )
+
+
+FORMS = (*CHAT_FORMS, Form(("question", "answer"), (), _question))
+"""The forms besides a text field, by precedence."""
 
 
 def _whole(text: str, where: str) -> str:
     place = lone_surrogate(text)
     if place is None:
         return text
-    raise InputError(
+    raise RowError(
         f"{where}: {text[place]!r} at character {place} is half of a surrogate pair "
         "and no character; write both halves, or leave it out"
     )

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from align.conversation import Chats, Conversation
-from align.errors import InputError, MissingFileError
-from align.records import from_lines, from_rows
+from align.csv_rows import rows_of_table
+from align.errors import InputError
+from align.json_rows import rows_of_json, rows_of_lines
+from align.plain_text import documents
+from align.records import Row, RowError, text_of
+from align.tables import rows_of_arrow, rows_of_parquet
+from align.text_files import Kind, kind_of, text_blocks
+from align.text_folder import Split, TextFile, text_files
 
-PACK_CHARS = 2000
-"""Paragraphs of a plain text file are packed into documents of about this size."""
-
-_BLOCK_CHARS = 1 << 20
-_BLANK_LINE = re.compile(r"\r?\n[^\S\r\n]*\r?\n\s*")
 _CUTS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -46,12 +46,17 @@ def read_texts(
     domain: str | None = None,
     text_field: str = "text",
     chats: Chats = "plain",
+    *,
+    split: Split | None = None,
+    bad_row: Callable[[RowError], None] | None = None,
 ) -> list[TextSample]:
     """Read the documents of one file, or of all such files in a folder, at once.
 
     Arguments, result and errors are those of :func:`iter_texts`.
     """
-    return list(iter_texts(path, domain, text_field, chats))
+    return list(
+        iter_texts(path, domain, text_field, chats, split=split, bad_row=bad_row)
+    )
 
 
 def iter_texts(
@@ -59,61 +64,106 @@ def iter_texts(
     domain: str | None = None,
     text_field: str = "text",
     chats: Chats = "plain",
+    *,
+    split: Split | None = None,
+    bad_row: Callable[[RowError], None] | None = None,
 ) -> Iterator[TextSample]:
     """Read the documents of one file, or of a folder, one after the other.
 
     What is held in memory does not grow with the file.
 
-    ``.jsonl`` gives one document a line, from ``text_field`` or else from
-    ``question`` and ``answer``, ``messages``, or ``prompt`` and ``completion``.
-    ``.parquet`` and ``.arrow`` (what ``datasets.save_to_disk`` leaves in a folder)
-    give one document a row by the same fields. Any other file is plain UTF-8:
-    paragraphs end at blank lines and are packed into documents of about
-    ``PACK_CHARS`` characters. Line ends stay as they are, CRLF included; only a byte
-    order mark is dropped. Documents of nothing but blanks are left out.
+    ``.jsonl`` and ``.ndjson`` hold one object a line, ``.json`` an array of objects or
+    one after the other, ``.csv`` and ``.tsv`` one row a line under the names of their
+    fields, ``.parquet``, ``.arrow`` and ``.feather`` rows, of which only the columns
+    that are needed are read. The text of a row is in ``text_field``, else in
+    ``messages``, ``conversations``, ``prompt`` and ``completion``, ``instruction`` and
+    ``output``, or ``question`` and ``answer`` (:mod:`align.chat_rows`).
+
+    ``.txt``, and a file of any other name that is UTF-8 and no known format, is plain
+    text: see :func:`align.plain_text.documents`. Line ends stay as they are, CRLF
+    included; only a byte order mark is dropped. Documents of nothing but blanks are
+    left out.
+
+    All but parquet, Arrow and Feather may be packed by gzip, bzip2, xz or zstd.
 
     Args:
-        path: a file, or a folder that is searched for ``.txt``, ``.jsonl``,
-            ``.parquet`` and ``.arrow`` files.
-        domain: the samples' domain; None takes each file's name without suffix.
-        text_field: the field that holds the text in ``.jsonl`` and ``.parquet``.
-        chats: ``template`` makes a :class:`align.conversation.Conversation` of
-            ``messages``, and of ``prompt`` and ``completion``; ``plain`` makes one
-            text of their turns.
+        path: a file, or a folder: see :func:`align.text_folder.text_files`.
+        domain: the samples' domain; None takes each file's name without suffix, or
+            its folder's where that names a split or a part alone.
+        text_field: the field that holds the text.
+        chats: ``template`` makes a :class:`align.conversation.Conversation` of rows
+            with turns; ``plain`` makes one text of their turns.
+        split: what a folder's text is for; None takes every split.
+        bad_row: called with each row that holds no text to learn from, which is then
+            left out; None raises at the first one.
 
     Yields:
         The samples in order of file and place.
 
     Raises:
-        FileNotFoundError: there is no such path, or no such file in the folder.
-        ValueError: not UTF-8, bad JSON, no usable field, half a surrogate pair, or
-            no text at all.
-        ImportError: a parquet or arrow file without pyarrow installed.
+        MissingFileError: there is no such path, or no such file in the folder.
+        InputError: not UTF-8, bad JSON, no usable field, half a surrogate pair, a
+            format that is not read, or no text at all; names the file and the line.
+        MissingPackageError: a file that needs pyarrow or zstandard, without it.
     """
-    path = Path(path)
-    if not path.exists():
-        raise MissingFileError(
-            f"no text at {path} (looked in {Path.cwd()}); give a .txt, .jsonl or "
-            ".parquet file, or a folder of them"
-        )
-    if path.is_dir():
-        yield from _iter_folder(path, domain, text_field, chats)
-        return
-    name = path.stem if domain is None else domain
-    found = False
-    kind = path.suffix.lower()
-    if kind == ".jsonl":
-        documents = from_lines(path, _lines(path), text_field, chats)
-    elif kind in (".parquet", ".arrow"):
-        documents = from_rows(path, text_field, chats)
+    for file in text_files(path, split).files:
+        name = file.origin.name if domain is None else domain
+        yield from iter_file(file, name, text_field, chats, bad_row)
+
+
+def iter_file(
+    file: TextFile,
+    domain: str,
+    text_field: str = "text",
+    chats: Chats = "plain",
+    bad_row: Callable[[RowError], None] | None = None,
+) -> Iterator[TextSample]:
+    """Read one of the files that :func:`align.text_folder.text_files` finds.
+
+    Arguments, result and errors are those of :func:`iter_texts`.
+    """
+    kind = kind_of(file.path)
+    if kind == "plain":
+        found = enumerate(documents(text_blocks(file.path), _cut))
     else:
-        documents = _read_plain(path)
-    for place, text in documents:
+        rows = _rows(file.path, kind, text_field)
+        found = _texts(rows, text_field, chats, bad_row)
+    empty = True
+    for place, text in found:
         if text.strip():
-            found = True
-            yield TextSample(text, name, f"{path.name}:{place}")
-    if not found:
-        raise InputError(f"{path} holds no text; give a file with text")
+            empty = False
+            yield TextSample(text, domain, f"{file.name}:{place}")
+    if empty:
+        raise InputError(f"{file.path} holds no text; give a file with text")
+
+
+def _rows(path: Path, kind: Kind, text_field: str) -> Iterator[Row]:
+    if kind == "lines":
+        return rows_of_lines(path)
+    if kind == "json":
+        return rows_of_json(path)
+    if kind == "parquet":
+        return rows_of_parquet(path, text_field)
+    if kind == "arrow":
+        return rows_of_arrow(path, text_field)
+    return rows_of_table(path, "\t" if kind == "tsv" else ",")
+
+
+def _texts(
+    rows: Iterable[Row],
+    text_field: str,
+    chats: Chats,
+    bad_row: Callable[[RowError], None] | None,
+) -> Iterator[tuple[int, str]]:
+    for place, where, record in rows:
+        try:
+            text = text_of(record, text_field, chats, where)
+        except RowError as error:
+            if bad_row is None:
+                raise
+            bad_row(error)
+        else:
+            yield place, text
 
 
 def chunk_samples(samples: Iterable[TextSample], max_chars: int) -> list[TextSample]:
@@ -178,68 +228,3 @@ def _clean(text: str, cut: int) -> bool:
         return False
     after = text[cut : cut + 1]
     return not after or unicodedata.category(after) not in ("Mn", "Me", "Mc", "Cf")
-
-
-def _iter_folder(
-    path: Path, domain: str | None, text_field: str, chats: Chats
-) -> Iterator[TextSample]:
-    suffixes = (".txt", ".jsonl", ".parquet", ".arrow")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
-    if not files:
-        raise MissingFileError(
-            f"no {', '.join(suffixes)} file in {path}; give a folder that holds text"
-        )
-    for file in files:
-        where = file.relative_to(path).parent.as_posix()
-        prefix = "" if where == "." else where + "/"
-        for sample in iter_texts(file, domain, text_field, chats):
-            yield TextSample(sample.text, sample.domain, prefix + sample.id)
-
-
-def _read_plain(path: Path) -> Iterator[tuple[int, str]]:
-    """Slices of the file, whole paragraphs, about PACK_CHARS long each."""
-    held, index, searched = "", 0, 0
-    for block in chain(_blocks(path), [None]):
-        held += block or ""
-        while gap := _BLANK_LINE.search(held, searched):
-            if block is not None and gap.end() == len(held):
-                break  # the gap may go on in the next block
-            searched = gap.end()
-            if gap.end() >= PACK_CHARS:
-                yield index, held[: gap.start()]
-                held, index, searched = held[gap.end() :], index + 1, 0
-    yield index, held
-
-
-def _blocks(path: Path) -> Iterator[str]:
-    """The file's text in pieces; line ends stay as they are."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            while block := file.read(_BLOCK_CHARS):
-                yield block
-    except UnicodeDecodeError:
-        raise _not_utf8(path) from None
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a file, counted from 1."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                yield number, line.removesuffix("\n")
-    except UnicodeDecodeError:
-        raise _not_utf8(path) from None
-
-
-def _not_utf8(path: Path) -> InputError:
-    """Say where a file stops being UTF-8; reads it whole to find the line."""
-    raw = path.read_bytes()
-    try:
-        raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        return InputError(
-            f"{path}: byte {error.start} (line {line}) is 0x{raw[error.start]:02x}, "
-            "which is not UTF-8; convert the file to UTF-8 first"
-        )
-    return InputError(f"{path} changed while it was read; start again")

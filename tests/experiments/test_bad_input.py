@@ -49,7 +49,7 @@ def as_student(model):
         ),
         (
             {"data": {"train": ["/no/such.txt"]}},
-            ["data.train: no text at /no/such.txt", "give a .txt, .jsonl or .parquet"],
+            ["data.train: no text at /no/such.txt", "give a file or folder of text"],
         ),
         (
             {"data": {"eval": ["news=/no/such.txt"]}},
