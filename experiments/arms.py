@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import Config
+from experiments.course import Course
 from experiments.evaluation import measure_gate
 from experiments.gates import Judgement, judge, kept_before, told
 from experiments.lineage import check_record, record_of, write_record
@@ -23,7 +24,7 @@ from experiments.run_dir import MAIN
 from experiments.run_parts import Bench, Place, Stage
 from experiments.settings import ConfigError
 from experiments.stage import checkpoint_folder, run_stage
-from student.checkpoint import read_complete
+from student.checkpoint import MARKER, read_complete
 from student.config import TrainConfig
 from teacher.capture import KVCapture
 
@@ -127,6 +128,24 @@ def phase_steps(train: TrainConfig, samples: int, samples_per_step: int) -> int:
     if train.steps is not None:
         return train.steps
     return -(-train.num_epochs * samples // samples_per_step)
+
+
+def course_of(bench: Bench, arms: Arms) -> Course:
+    """The steps of every arm that is trained, and which are done already."""
+    at_once, samples = bench.engine.samples_per_step, len(bench.data.train)
+    repeated = repeated_arms(arms)
+    return Course(
+        {
+            (arm, index): (
+                phase_steps(stage.phase.train, samples, at_once),
+                len(stage.teachers),
+                (phase_folder(bench.run_dir, arm, index, stage) / MARKER).is_file(),
+            )
+            for arm, stages in arms.items()
+            if arm not in repeated
+            for index, stage in enumerate(stages)
+        }
+    )
 
 
 def train_gated(

@@ -11,6 +11,7 @@ from experiments.alignment_figures import draw_what_meets
 from experiments.arms import (
     Arms,
     check_arm,
+    course_of,
     phase_folder,
     plan_arms,
     repeated_arms,
@@ -228,6 +229,7 @@ def _run(bench: Bench, arms: Arms, started: float) -> None:
     if bench.engine.is_main:
         draw_what_meets(bench, [stage.phase for stage in arms[MAIN]])
     start, teachers = starting_point(bench), teachers_alone(bench)
+    bench.progress.course = course_of(bench, arms)
     try:
         results, judged = train_gated(bench, arms, start)
         if bench.engine.is_main:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.course import duration
 from experiments.gates import told
 from experiments.report_teachers import markdown_table, number, teacher_blocks
 from experiments.run_dir import MAIN, RunDir, mean_bpc
@@ -225,7 +226,7 @@ def _lead(run: RunDir, found: Sequence[Verdict]) -> str:
             f"{student}."
         )
     seconds = run.summary.get("time_s")
-    return said if seconds is None else f"{said} The run took {_duration(seconds)}."
+    return said if seconds is None else f"{said} The run took {duration(seconds)}."
 
 
 def _outcome(verdict: Verdict) -> str:
@@ -249,14 +250,6 @@ def _gate_note(run: RunDir) -> list[str]:
         f"The gate decided on {text}. A phase that was rolled back counts in no arm: "
         "the next phase of each starts from the student before it."
     ]
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _event_blocks(run: RunDir) -> list[str]:

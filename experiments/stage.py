@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from experiments.depth import draw_similarity
 from experiments.evaluation import evaluate, measure_gate, measure_health
 from experiments.outputs import output_plan, own_head
 from experiments.precision import autocast_of
+from experiments.progress import Work, told
 from experiments.run_dir import MAIN
 from experiments.run_parts import Bench, Place, Stage
 from experiments.stop import RunStopped
@@ -66,7 +67,8 @@ def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
     )
     alarms = _alarms(bench, stage, place, capture)
     title = f"{place.arm} · {phase.name}"
-    with bench.progress.work(title, place.steps) as show:
+    leg = (place.arm, place.index)
+    with bench.progress.work(title, place.steps, leg) as show:
         job = _job(bench, stage, place, faculty, alarms, show)
         done = train_phase(distiller, engine, job, _in_step(bench, phase.train))
     if done < place.steps:
@@ -97,7 +99,7 @@ def _job(
     place: Place,
     faculty: Faculty | None,
     alarms: Alarms,
-    show: Callable[[int], None],
+    show: Work,
 ) -> Job:
     """What the loop is to do, and where it reports."""
     phase = stage.phase
@@ -106,7 +108,13 @@ def _job(
         for line in lines:
             bench.metrics.write(place.arm, phase.name, line, place.offset)
 
+    def log(line: dict[str, Any]) -> None:
+        if line["kind"] == "train":
+            show.note(told(line))
+        write(alarms.see(line))
+
     def begin(step: int) -> None:
+        show.start(step)
         bench.metrics.rewind(place.arm, phase.name, step, place.offset)
         alarms.recall(bench.metrics.written(place.arm, phase.name))
         if faculty is not None:
@@ -121,7 +129,7 @@ def _job(
         phase.loss.attention_rows,
         _keeper(bench, checkpoint_folder(place.folder), phase.train),
         place.first_sample,
-        lambda line: write(alarms.see(line)),
+        log,
         begin,
         show,
         bench.stop,
