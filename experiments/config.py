@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from align.config import AlignConfig
 from experiments.schema import Partial
 from experiments.sections import (
     AlarmConfig,
-    AlignConfig,
     BaselineConfig,
     DataConfig,
     GateConfig,
@@ -37,15 +37,15 @@ from experiments.settings import (
     parse_override,
     plain,
 )
-from experiments.teacher_rule import (
+from fuse.config import FuseConfig
+from student.config import LossConfig, TrainConfig
+from student.output.terms import OutputConfig
+from teacher.teacher_rule import (
     TeacherFacts,
     TeacherRule,
     select_teachers,
     too_few,
 )
-from fuse.config import FuseConfig
-from student.config import LossConfig, TrainConfig
-from student.output.terms import OutputConfig
 
 PHASES = ("dual", "multi_basic", "real_multi", "routing", "z_space")
 """The built-in phases, in the order in which they build on each other."""

@@ -15,7 +15,6 @@ from experiments.config import Config
 from experiments.data import Encoder, longest_texts
 from experiments.extraction.stand_ins import stored_teachers
 from experiments.place import named
-from experiments.teacher_rule import TeacherFacts
 from experiments.zoo_names import resolve_zoo
 from student.checkpoint import atomic_folder, export_student, make_readable
 from student.lora import add_adapters, load_adapter, merge_adapters, save_adapter
@@ -25,6 +24,7 @@ from teacher.context import ScaleBase, extend_context, trained_length
 from teacher.models import LoadedModel, load_model
 from teacher.quantise import quantise
 from teacher.shard import is_sharded, shard
+from teacher.teacher_rule import TeacherFacts
 from teacher.windows import windows_for
 
 ADAPTER = "adapter"

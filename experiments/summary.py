@@ -9,7 +9,7 @@ from experiments.arms import CE_ONLY, SINGLE
 from experiments.config import Config
 from experiments.gates import Judgement, kept_before
 from experiments.run_dir import MAIN, mean_bpc
-from experiments.teacher_rule import TeacherFacts
+from teacher.teacher_rule import TeacherFacts
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Per arm its phases, as :func:`experiments.stage.run_stage` gives them."""

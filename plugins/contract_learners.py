@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from align.config import AlignConfig
 from align.output import LinearHead, Output
 from fuse.config import FuseConfig
 from plugins.contract import Promise, first_problem, problem
@@ -27,10 +28,13 @@ from student.objective import (
 )
 from student.output import CommonPieces, Lexicon, Vocabulary
 from student.output.terms import OutputConfig, Outputs, Taught
+from teacher.teacher_rule import TeacherRule
 
 _WIDTH, _TEACHERS, _VOCABULARY = 16, 3, 11
 _SECTIONS = ("title", "teachers", "align", "fuse", "loss", "output", "train")
-_CHECKED = {
+_CHECKED: dict[str, type] = {
+    "teachers": TeacherRule,
+    "align": AlignConfig,
     "fuse": FuseConfig,
     "loss": LossConfig,
     "output": OutputConfig,
@@ -175,12 +179,16 @@ def phase(mapping: Mapping[str, Any]) -> Iterator[Promise]:
 
     def subsets() -> str:
         parts = {k: v for k, v in mapping.items() if k != "title"}
+        if isinstance(parts.get("teachers"), list):  # short for their names
+            del parts["teachers"]
         bad = [k for k, v in parts.items() if not isinstance(v, Mapping)]
         return problem(bad, f"sections {bad} are not mappings")
 
     def values() -> str:
         for section, config in _CHECKED.items():
-            given = dict(mapping.get(section, {}))
+            given = mapping.get(section, {})
+            if isinstance(given, list):
+                given = {"names": given}
             known = {field.name for field in fields(config)}
             unknown = sorted(given.keys() - known)
             if unknown:

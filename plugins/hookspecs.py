@@ -141,8 +141,8 @@ def phases() -> Mapping[str, Mapping[str, Any]]:
     """Offer phases: partial configs that a run goes through in turn.
 
     A phase is a mapping from sections (``title``, ``teachers``, ``align``,
-    ``fuse``, ``loss``, ``train``) to settings. It is data, checked like a config
-    file; the user's own ``phase.<name>`` overrides it.
+    ``fuse``, ``loss``, ``output``, ``train``) to settings. It is data, checked like a
+    config file; the user's own ``phase.<name>`` overrides it.
 
     Chosen by ``phases``.
     """

@@ -23,13 +23,13 @@ from experiments.extraction.traced import How, Passes, passes, skeleton
 from experiments.outputs import teachers_of
 from experiments.precision import autocast_of, settle
 from experiments.presets import load_registry, presets_of
-from experiments.teacher_rule import TeacherFacts
 from experiments.teaching import build_bridge
 from plugins.registry import Registry
 from student.config import TrainConfig
 from student.layers import layers_read
 from student.terms import WITHOUT_COMPARISONS, term_weights
 from teacher.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
+from teacher.teacher_rule import TeacherFacts
 
 BLOCKS = {"cuda": 4, "cpu": 2}
 """Blocks of logits that a divergence holds: two models', and on a GPU as many for what

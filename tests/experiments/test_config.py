@@ -13,7 +13,7 @@ from experiments.config import (
     save_config,
 )
 from experiments.settings import ConfigError
-from experiments.teacher_rule import TeacherFacts
+from teacher.teacher_rule import TeacherFacts
 
 FOUR = "teachers=[p, q, r, zoo:s]"
 

@@ -133,6 +133,10 @@ def writes_to_targets(ctx):
         ("phase", {"fuse": {"temprature": 1}}, "its settings exist", "'temprature'"),
         ("phase", {"loss": {"lambda_k": -1}}, "its settings exist", "lambda_k"),
         ("phase", {"train": 3}, "each section is a mapping", "train"),
+        ("phase", {"align": {"nonsense": 1}}, "its settings exist", "'nonsense'"),
+        ("phase", {"align": {"min_coverage": 2}}, "its settings exist", "in 0..1"),
+        ("phase", {"teachers": {"most": 1}}, "its settings exist", "'most'"),
+        ("phase", {"teachers": {"min": -1}}, "its settings exist", "teachers.min"),
     ],
 )
 def test_a_broken_plugin_is_told_which_promise_it_breaks(
@@ -156,3 +160,8 @@ def test_assert_contract_lists_everything_broken():
         assert_contract("router", RawScores)
     with pytest.raises(PluginError, match="'optimizer' is no kind of plugin"):
         check("optimizer", dict)
+
+
+def test_a_phase_may_name_its_teachers_by_a_list():
+    results = check("phase", {"title": "two", "teachers": ["a", "b"]})
+    assert [result.detail for result in results if not result.ok] == []

@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.teacher_rule import TeacherFacts, TeacherRule, select_teachers
+from teacher.teacher_rule import TeacherFacts, TeacherRule, select_teachers
 
 
 def facts(**families):

@@ -1,0 +1,45 @@
+"""Settings of alignment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignConfig:
+    """How teachers' KV reach the student's tokens, layers and width."""
+
+    aligner: str = "causal_char_iou"
+    """A registered aligner: char_iou, causal_char_iou, last_token, chunk_end, or a
+    plugin's. The outcome pass accepts causal ones only."""
+    layer_mapping_strategy: str = "ratio"
+    """A registered layer map: ratio, uniform, skip, cka (read off the calibration
+    sample), or a plugin's."""
+    layer_map: dict[str, list[int]] = field(default_factory=dict)
+    """Explicit maps, teacher name -> one teacher layer per student layer; they
+    replace the strategy for these teachers."""
+    adapter: str = "procrustes"
+    """A registered calibration: pca, procrustes, ridge, pca-unwhitened,
+    procrustes-unwhitened, or a plugin's."""
+    position_means: Literal["auto", "keep", "remove"] = "auto"
+    """What keys and values are at a position whatever the text, found on the
+    calibration sample, is taken off them: auto, of teachers with a table of learned
+    positions; keep, of none; remove, of all."""
+    rope_scaling_method: str = "ntk"
+    """A registered RoPE scaler: none, linear, ntk, ntk-aware, dynamic, or a
+    plugin's."""
+    min_coverage: float = 0.5
+    """Share of student tokens with teacher text below which the run warns; 0 to 1.
+    No coverage at all is always an error."""
+
+    def __post_init__(self) -> None:
+        """Check the coverage bound.
+
+        Raises:
+            ValueError: outside 0 to 1.
+        """
+        if not 0 <= self.min_coverage <= 1:
+            raise ValueError(
+                f"align.min_coverage must be in 0..1, got {self.min_coverage}"
+            )

@@ -1,0 +1,115 @@
+"""Which of a run's teachers a phase takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["decoder", "encoder", "encoder-decoder"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherFacts:
+    """What a rule needs to know of a teacher."""
+
+    kind: str
+    """decoder, encoder or encoder-decoder."""
+    family: str
+    """The architecture, as transformers' ``model_type``: gpt2, llama, bert."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherRule:
+    """A phase's wish; in YAML a plain list of names is short for ``names``."""
+
+    names: list[str] | None = None
+    """Take exactly these; null chooses among all teachers by the other fields."""
+    min: int = 1
+    """Fewest teachers the phase makes sense with; with 0 and none at hand it trains by
+    cross-entropy alone."""
+    max: int | None = None
+    """Most teachers it takes, in the order of the config; null for all."""
+    kinds: list[Kind] | None = None
+    """Kinds it can use; null for all."""
+    families: Literal["any", "one", "many"] = "any"
+    """``one`` prefers teachers of one architecture, ``many`` spreads over
+    architectures before it takes a second of any; both are preferences."""
+
+    def __post_init__(self) -> None:
+        """Check the counts.
+
+        Raises:
+            ValueError: min below 0, or max below min.
+        """
+        if self.min < 0:
+            raise ValueError(f"teachers.min must be >= 0, got {self.min}")
+        if self.max is not None and self.max < self.min:
+            raise ValueError(
+                f"teachers.max must be >= teachers.min ({self.min}), got {self.max}"
+            )
+
+
+def select_teachers(
+    rule: TeacherRule, facts: Mapping[str, TeacherFacts], phase: str
+) -> list[str]:
+    """Choose a phase's teachers.
+
+    Args:
+        rule: the phase's wish.
+        facts: every teacher of the run, in the order of the config.
+        phase: the phase's name, for errors.
+
+    Returns:
+        Names, at least ``rule.min`` of them, in the order of the config (or of
+        ``rule.names``).
+
+    Raises:
+        ValueError: too few teachers fit.
+    """
+    if rule.names is not None:
+        chosen = list(rule.names)
+    else:
+        kinds = rule.kinds
+        fit = [
+            name for name, fact in facts.items() if kinds is None or fact.kind in kinds
+        ]
+        chosen = _by_family(rule, fit, facts)
+    if len(chosen) < rule.min:
+        raise ValueError(too_few(rule, phase, chosen, facts))
+    return chosen
+
+
+def too_few(
+    rule: TeacherRule,
+    phase: str,
+    chosen: Sequence[str],
+    facts: Mapping[str, TeacherFacts],
+) -> str:
+    """Word the error for a phase which lacks teachers."""
+    kinds = f" of kind {' or '.join(rule.kinds)}" if rule.kinds else ""
+    known = ", ".join(f"{name} ({fact.kind})" for name, fact in facts.items())
+    return (
+        f"phase {phase!r} needs at least {rule.min} teachers{kinds}, but "
+        f"{len(chosen)} fit ({', '.join(chosen) or 'none'}); the config has "
+        f"{known or 'no teachers'}. Add some under 'teachers', take the phase out of "
+        f"'phases', or set phase.{phase}.teachers.min"
+    )
+
+
+def _by_family(
+    rule: TeacherRule, fit: Sequence[str], facts: Mapping[str, TeacherFacts]
+) -> list[str]:
+    most = len(fit) if rule.max is None else rule.max
+    groups: dict[str, list[str]] = {}
+    for name in fit:
+        groups.setdefault(facts[name].family, []).append(name)
+    if rule.families == "one":
+        for members in groups.values():
+            if len(members) >= rule.min:
+                return members[:most]
+    if rule.families == "many":
+        rounds = {name: i for group in groups.values() for i, name in enumerate(group)}
+        spread = sorted(fit, key=lambda name: rounds[name])[:most]
+        return [name for name in fit if name in spread]
+    return list(fit[:most])
