@@ -78,17 +78,16 @@ def routing_command(options: Namespace) -> int:
 
 
 def load_tokenizer(name: str) -> Any:
-    """Load a fast tokenizer by hub name, folder or ``zoo:`` name.
+    """Load a fast tokenizer by hub name, folder or ``zoo:`` name, as a run does.
 
     Raises:
         ValueError: there is none.
     """
-    from transformers import AutoTokenizer
-
     from experiments.zoo_names import resolve_zoo
+    from teacher.tokenizer import load_tokenizer as load
 
     try:
-        return AutoTokenizer.from_pretrained(resolve_zoo(name))
+        return load(name, resolve_zoo(name), {"trust_remote_code": False})
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise InputError(
@@ -108,7 +107,7 @@ def num_layers(name: str) -> int:
     from experiments.zoo_names import resolve_zoo
 
     try:
-        config = AutoConfig.from_pretrained(resolve_zoo(name))
+        config = AutoConfig.from_pretrained(resolve_zoo(name), trust_remote_code=False)
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise InputError(f"no model config for {name!r}: {first}") from None

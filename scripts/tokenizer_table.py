@@ -44,10 +44,13 @@ def data_folder() -> Path:
 
 def tables(data: Path) -> str:
     """Measure and compose the tables."""
-    from transformers import AutoTokenizer
+    from teacher.tokenizer import load_tokenizer
 
     folders = sorted(p.parent for p in data.glob("tokenizers/*/tokenizer.json"))
-    sides = {f.name: AutoTokenizer.from_pretrained(f) for f in folders}
+    sides = {
+        f.name: load_tokenizer(f.name, str(f), {"trust_remote_code": False})
+        for f in folders
+    }
     texts = {name: excerpt(data / "corpora", where) for name, where in CORPORA.items()}
     kinds = ["| tokenizer | model | spans by | the commonest it loses |"]
     kinds.append("|---|---|---|---|")

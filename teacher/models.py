@@ -16,7 +16,7 @@ import torch
 from align.errors import InputError, MissingFileError
 from teacher.cpu import avoid_broken_amx
 from teacher.fresh import fresh_model
-from teacher.tokenizer import load_tokenizer
+from teacher.tokenizer import largest_id, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -63,12 +63,12 @@ def load_model(
             checkpoint's, which need not exist.
 
     Returns:
-        The model, on the CPU, and its fast tokenizer, which has a pad token.
+        The model, on the CPU, and its fast tokenizer.
 
     Raises:
         FileNotFoundError: no such model, or no safetensors or tokenizer in it.
-        ValueError: damaged, incomplete or not finite weights, a slow tokenizer, a
-            vocabulary larger than the embedding, an unknown role, dtype or kind, or
+        ValueError: damaged, incomplete or not finite weights, a slow tokenizer,
+            ids beyond the embedding, an unknown role, dtype or kind, or
             new weights for what is no causal student.
     """
     if role not in ROLES:
@@ -93,11 +93,13 @@ def load_model(
     tokenizer = load_tokenizer(name, source, hub)
     embedding: Any = model.get_input_embeddings()
     rows = embedding.weight.shape[0]
-    if len(tokenizer) > rows:
+    most = largest_id(tokenizer)
+    if most >= rows:
         raise InputError(
-            f"model {name!r}: its tokenizer knows {len(tokenizer)} tokens, but its "
-            f"embedding has {rows} rows; the tokenizer belongs to another model, or "
-            "tokens were added without resize_token_embeddings"
+            f"model {name!r}: its tokenizer knows {len(tokenizer)} tokens, with ids up "
+            f"to {most}, but its embedding has {rows} rows, for ids up to {rows - 1}; "
+            "the tokenizer belongs to another model, or tokens were added without "
+            "resize_token_embeddings"
         )
     _check_finite(name, model)
     model.train(role == "student")

@@ -15,7 +15,7 @@ def real_tokenizers(folder: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: one is missing.
     """
-    from transformers import AutoTokenizer
+    from teacher.tokenizer import load_tokenizer
 
     loaded = {}
     for name in REAL:
@@ -25,7 +25,7 @@ def real_tokenizers(folder: Path) -> dict[str, Any]:
                 f"{path} holds no tokenizer.json; give a folder with "
                 f"tokenizers/{{{','.join(REAL)}}}, or leave --data out"
             )
-        loaded[name] = AutoTokenizer.from_pretrained(path)
+        loaded[name] = load_tokenizer(name, str(path), {"trust_remote_code": False})
     return loaded
 
 

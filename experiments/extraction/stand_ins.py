@@ -22,6 +22,7 @@ from experiments.extraction.fingerprint import (
 from experiments.settings import ConfigError
 from teacher.store import KVStore, StoreError
 from teacher.store.manifest import differences
+from teacher.tokenizer import load_tokenizer
 
 FUSED = "fused"
 """The store that holds all teachers in one, and the teacher it stands for."""
@@ -238,15 +239,13 @@ def save_tokenizer(config: Config, name: str, tokenizer: Any) -> None:
 
 
 def _tokenizer(config: Config, name: str) -> Any:
-    from transformers import AutoTokenizer
-
     folder: Path = config.store_dir / TOKENIZERS / name
     if not folder.is_dir():
         raise MissingFileError(
             f"{folder} with the tokenizer of {name!r} is missing; run the same `mtkd "
             "extract` again, which writes it"
         )
-    return AutoTokenizer.from_pretrained(folder)
+    return load_tokenizer(name, str(folder), {"trust_remote_code": False})
 
 
 def _teacher(config: Config, name: str, store: KVStore, part: bool = False) -> Teacher:

@@ -57,7 +57,7 @@ def skeleton(config: Any, how: How) -> Any:
     causal = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     auto = AutoModelForCausalLM if causal else AutoModel
     with torch.device("meta"):
-        model: Any = auto.from_config(config, dtype=how.dtype)
+        model: Any = auto.from_config(config, dtype=how.dtype, trust_remote_code=False)
         model.train(how.trained).requires_grad_(how.trained)
         # The bytes of int4 are counted elsewhere; what a product needs is the same.
         if how.quantised:

@@ -1,7 +1,10 @@
+import json
+
 import pytest
 
 from experiments.cli import main
-from experiments.viz import num_layers
+from experiments.viz import load_tokenizer, num_layers
+from tests.small_tokenizers import small
 
 
 def test_viz_commands_write_their_pictures(
@@ -28,6 +31,26 @@ def test_viz_commands_write_their_pictures(
 
 def test_layers_come_from_the_models_own_config(tiny_llama, tmp_path):
     assert num_layers(str(tiny_llama)) == 2
+    with pytest.raises(ValueError, match="no model config for"):
+        num_layers(str(tmp_path))
+
+
+def test_custom_code_is_neither_run_nor_asked_about(tmp_path, monkeypatch):
+    def ask(*_):
+        raise AssertionError("asked a question")
+
+    monkeypatch.setattr("builtins.input", ask)
+    small("bytes").save_pretrained(tmp_path)
+    (tmp_path / "custom.py").write_text("raise SystemExit('ran')")
+    there = tmp_path / "config.json"
+    there.write_text('{"model_type": "odd", "auto_map": {"AutoConfig": "custom.C"}}')
+    file = tmp_path / "tokenizer_config.json"
+    custom = {"auto_map": {"AutoTokenizer": ["custom.T", None]}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | custom))
+    assert (
+        load_tokenizer(str(tmp_path))("a b")["input_ids"]
+        == small("bytes")("a b")["input_ids"]
+    )
     with pytest.raises(ValueError, match="no model config for"):
         num_layers(str(tmp_path))
 

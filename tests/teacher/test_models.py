@@ -44,7 +44,7 @@ def test_a_folder_gives_the_model_its_kind_and_tokenizer(saved, name, kind):
     for key, tensor in model.state_dict().items():
         assert loaded[key].equal(tensor), key
     assert got.tokenizer("a b")["input_ids"] == [2, 3]
-    assert got.tokenizer.pad_token_id == 0  # <eos>, as there was none
+    assert got.tokenizer.pad_token is None  # as there was none: it is not made up
 
 
 def test_a_teacher_is_frozen_and_a_student_learns(saved):
@@ -157,10 +157,27 @@ def test_pickled_weights_are_not_read(saved):
         load_model(path)
 
 
-def test_a_tokenizer_larger_than_the_embedding_is_refused(saved, tokenizer):
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_ids_beyond_the_embedding_are_refused(saved, tokenizer, role):
     path, _ = saved("gpt2", vocab_size=3)
-    with pytest.raises(ValueError, match="knows 4 tokens, but its embedding has 3"):
-        load_model(path)
+    said = "knows 4 tokens, with ids up to 3, but its embedding has 3 rows"
+    with pytest.raises(ValueError, match=said):
+        load_model(path, role=role)
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_gap_in_the_ids_counts(saved, role):
+    path, _ = saved("gpt2", vocab_size=6)
+    file = path / "tokenizer.json"
+    state = json.loads(file.read_text())
+    state["model"]["vocab"]["far"] = 5  # the sixth row, of five tokens
+    file.write_text(json.dumps(state))
+    assert load_model(path, role=role).tokenizer("far")["input_ids"] == [5]
+    state["model"]["vocab"]["far"] = 6
+    file.write_text(json.dumps(state))
+    said = "knows 5 tokens, with ids up to 6, but its embedding has 6 rows"
+    with pytest.raises(ValueError, match=said):
+        load_model(path, role=role)
 
 
 def test_a_missing_tokenizer_is_named(saved):
