@@ -214,7 +214,9 @@ def _zoo(_: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _disk(env: Mapping[str, str]) -> Iterator[Finding]:
-    cache = Path(env.get("MTKD_CACHE") or Path.home() / ".cache")
+    from align.cache_folder import cache_folder
+
+    cache = cache_folder(env)
     for topic, folder in (("disk, here", Path.cwd()), ("disk, cache", cache)):
         there = next(p for p in (folder, *folder.parents) if p.exists())
         free = shutil.disk_usage(there).free / 1e9

@@ -47,7 +47,7 @@ from experiments.models import Models
 from experiments.place import during, named
 from experiments.precision import answer_of_run, asks_hardware, settle
 from experiments.presets import load_registry, presets_of
-from experiments.progress import Progress
+from experiments.progress import Progress, waiting
 from experiments.reading import tell_reading
 from experiments.run_dir import MAIN, read_run
 from experiments.run_parts import Bench, Stage
@@ -57,7 +57,7 @@ from experiments.teaching import check_phase
 from experiments.zoo_names import build_zoo_models
 from plugins.registry import Registry
 from student.engine import Engine
-from student.launch import launched_world
+from student.launch import launched_rank, launched_world
 
 
 def run_training(
@@ -103,7 +103,8 @@ def run_training(
     ):
         own = engine is None
         train = phases[0].train
-        engine = engine or Engine(train, samples_per_step(run_dir, train))
+        with waiting("starting the engine", enabled=launched_rank() == 0):
+            engine = engine or Engine(train, samples_per_step(run_dir, train))
         try:
             # Before signals are only noted: an interrupt ends this at once, and what
             # is built is kept.
@@ -151,11 +152,15 @@ def _open_and_run(
 ) -> None:
     """Load models and texts, check all that can be checked before work, and work."""
     run_dir, engine = config.run_dir, launch.engine
-    models = Models(config, engine.device)
+    with waiting(_loading(config), engine.is_main):
+        models = Models(config, engine.device)
     gated = config.gate.action == "rollback"
-    data = load_data(config.data, models.encode, config.run.seed, gated)
+    with waiting("reading and cutting texts", engine.is_main):
+        data = load_data(config.data, models.encode, config.run.seed, gated)
     scaler = registry.get("rope_scaler", config.align.rope_scaling_method)
-    models.fit_lengths([*data.train, *data.eval, *data.calibration], scaler)
+    every = [*data.train, *data.eval, *data.calibration]
+    with waiting(f"counting the tokens of {len(every):,} texts", engine.is_main):
+        models.fit_lengths(every, scaler)
     stages = _stages(config, registry, phases, models, data)
     arms, texts = plan_arms(config, stages), text_digests(data)
     for arm, own_stages in arms.items():
@@ -196,6 +201,11 @@ def _open_and_run(
         metrics.close()
 
 
+def _loading(config: Config) -> str:
+    """What is said while models load."""
+    return f"loading the student and teachers {', '.join(config.teachers) or '(none)'}"
+
+
 def _stages(
     config: Config,
     registry: Registry,
@@ -225,7 +235,8 @@ def _stages(
 def _run(bench: Bench, arms: Arms, started: float) -> None:
     """Train every arm and tell what came of it."""
     _state(bench, saved=False, finished=False)
-    reading = tell_reading(bench)
+    with waiting("how teachers read the texts", bench.engine.is_main):
+        reading = tell_reading(bench)
     if bench.engine.is_main:
         draw_what_meets(bench, [stage.phase for stage in arms[MAIN]])
     start, teachers = starting_point(bench), teachers_alone(bench)
@@ -252,7 +263,8 @@ def _run(bench: Bench, arms: Arms, started: float) -> None:
         write_json(bench.run_dir / "summary.json", summary)
         from experiments.report import write_report
 
-        write_report(read_run(bench.run_dir))
+        with waiting("drawing pictures and writing the report"):
+            write_report(read_run(bench.run_dir))
     _state(bench, saved=True, finished=True)
     bench.engine.barrier()
 

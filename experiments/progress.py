@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -93,6 +94,44 @@ class Progress:
 
 
 @contextmanager
+def waiting(title: str, enabled: bool = True) -> Iterator[None]:
+    """Say now and then that work goes on whose length nobody knows.
+
+    Quiet where the work is done within :data:`FIRST_LINE_SECONDS`.
+
+    Args:
+        title: what is being done.
+        enabled: False off the main rank.
+    """
+    over = threading.Event()
+    spoken = False
+    started = time.monotonic()
+
+    def speak() -> None:
+        nonlocal spoken
+        pause = FIRST_LINE_SECONDS
+        while not over.wait(pause):
+            spoken, pause = True, LINE_SECONDS
+            _line(f"{title}, {duration(time.monotonic() - started)}")
+
+    speaker = threading.Thread(target=speak, name="waiting", daemon=True)
+    if enabled:
+        speaker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if enabled:
+            speaker.join()
+        if spoken:
+            _line(f"{title}: ended after {duration(time.monotonic() - started)}")
+
+
+def _line(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
 def _bar(title: str, total: int) -> Iterator[Show]:
     from rich.console import Console
     from rich.progress import (
@@ -129,6 +168,6 @@ def _lines(title: str, total: int) -> Show:
             left = spent / max(done - begun, 1) * (total - done)
             parts = [f"{title}: {done}/{total}", f"{duration(spent)}"]
             parts += [f"{duration(left)} left", *([said] if said else [])]
-            print(", ".join(parts), file=sys.stderr, flush=True)
+            _line(", ".join(parts))
 
     return show

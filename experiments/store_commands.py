@@ -25,11 +25,13 @@ def estimate(options: Namespace) -> int:
     """Say what extraction and training need."""
     from experiments.extraction.estimate import estimate as measure
     from experiments.extraction.estimate import gib, rows_of
+    from experiments.progress import waiting
 
     config = config_of(options)
     if options.plan:
         return _plan(config, options)
-    found = measure(config, options.processes, every=options.every_text)
+    with waiting("loading models, reading texts and measuring a step"):
+        found = measure(config, options.processes, every=options.every_text)
     if options.json:
         print(json.dumps(found.plain(), indent=1))
         return 0
@@ -98,12 +100,14 @@ def info(options: Namespace) -> int:
 
 def verify(options: Namespace) -> int:
     """Recompute every digest."""
+    from experiments.progress import waiting
     from teacher.store.upkeep import stores_in
     from teacher.store.upkeep import verify as faults_of
 
     wrong = 0
     for path in stores_in(Path(options.path)):
-        faults = faults_of(path)
+        with waiting(f"recomputing the digests of {path}"):
+            faults = faults_of(path)
         wrong += len(faults)
         for fault in faults:
             shard = "" if fault.shard is None else f" (shard {fault.shard})"

@@ -264,10 +264,10 @@ resolve_environment() {
     # Per job: a build killed half way leaves a lock that blocks every later one.
     export TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-${TMPDIR:-/tmp}/mtkd-$(id -u)-$SLURM_JOB_ID}"
   fi
-  export HF_HOME="${HF_HOME:-$HOME/.cache/huggingface}"
+  export HF_HOME="${HF_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/huggingface}"
   export TRANSFORMERS_OFFLINE="${TRANSFORMERS_OFFLINE:-${HF_HUB_OFFLINE:-0}}"
   export HF_DATASETS_OFFLINE="${HF_DATASETS_OFFLINE:-${HF_HUB_OFFLINE:-0}}"
-  export MTKD_CACHE="${MTKD_CACHE:-$HOME/.cache/mtkd}"
+  export MTKD_CACHE="${MTKD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mtkd}"
   export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
   local cpus=${SLURM_CPUS_PER_TASK:-0}
   if [[ -z ${OMP_NUM_THREADS:-} ]] && ((cpus || NPROC_PER_NODE > 1)); then

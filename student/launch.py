@@ -22,6 +22,11 @@ def launched_world() -> int:
     return int(os.environ.get("WORLD_SIZE") or "1")
 
 
+def launched_rank() -> int:
+    """Which of them this one is, from 0."""
+    return int(os.environ.get("RANK") or "0")
+
+
 def start_accelerate(config: TrainConfig, accumulation: int) -> Any:
     """Join the process group.
 

@@ -16,7 +16,7 @@ from experiments.extraction.bench import Bench, open_bench
 from experiments.extraction.errors import encoding_errors
 from experiments.extraction.sources import Source, sources_of
 from experiments.extraction.stand_ins import save_tokenizer
-from experiments.progress import Progress
+from experiments.progress import Progress, waiting
 from experiments.stop import StopRequest
 from plugins.registry import Registry
 from teacher.store import StoreWriter
@@ -69,9 +69,11 @@ def extract(
         NonFiniteStopError: a teacher's KV are not finite.
         ValueError: a model, a text or a setting cannot be used.
     """
-    bench = open_bench(config, registry)
-    sources = sources_of(bench)
-    writers = [_open(bench, source) for source in sources]
+    with waiting("loading models and planning the texts"):
+        bench = open_bench(config, registry)
+        sources = sources_of(bench)
+    with waiting("measuring what the encoding costs"):
+        writers = [_open(bench, source) for source in sources]
     save_config(bench.config, config.store_dir / "config.yaml")
     for name in config.teachers:
         save_tokenizer(config, name, bench.models.teacher(name)[0].tokenizer)

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.cache_folder import cache_folder
 from align.errors import InputError, MachineError, MissingFileError
 from teacher.zoo.recipes import ZooModel, recipes
+from teacher.zoo.shown import Shown, shown
 from teacher.zoo.text import text_fingerprint
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
     from rich.table import Table
 
 MANIFEST = "zoo.json"
@@ -70,8 +71,8 @@ def build_zoo(
 
     Args:
         names: models to build; None for the whole zoo.
-        cache_dir: where to keep it; None for ``$MTKD_CACHE`` or ``~/.cache/mtkd``.
-        progress: show a bar per model.
+        cache_dir: where to keep it; None for :func:`align.cache_folder.cache_folder`.
+        progress: show how far every model is, on the error stream.
         scale: one of :data:`teacher.zoo.SCALES`.
         workers: models trained at once; None for one per CPU of this process.
 
@@ -171,16 +172,19 @@ def _build_all(
     longest_first = sorted(missing, key=lambda m: -m.train.steps)
     try:
         with (
-            _bars(progress) as bars,
+            shown(progress) as told,
             ThreadPoolExecutor(min(workers, len(missing)), "zoo") as pool,
         ):
+            for m in longest_first:
+                told.add(m.name, m.train.steps)
             jobs = {
-                pool.submit(_build_one, m, folder, bars, stop): m.name
+                pool.submit(_build_one, m, folder, told, stop): m.name
                 for m in longest_first
             }
             try:
                 while not all(job.done() for job in jobs):
                     wait(jobs, timeout=0.5)  # short, so that interrupts are seen
+                    told.tick()
             except BaseException:  # the user's interrupt reaches only this thread
                 stop.set()
                 pool.shutdown(cancel_futures=True)
@@ -206,7 +210,7 @@ def _explain(failed: dict[str, BaseException | None], folder: Path) -> None:
 
 
 def _build_one(
-    recipe: ZooModel, folder: Path, bars: Progress, stop: threading.Event
+    recipe: ZooModel, folder: Path, told: Shown, stop: threading.Event
 ) -> None:
     import torch
     from filelock import FileLock
@@ -215,19 +219,18 @@ def _build_one(
     from teacher.zoo.train import train_model
 
     torch.set_num_threads(1)
-    task = bars.add_task(recipe.name, total=max(recipe.train.steps, 1), state="waits")
     with FileLock(folder / f".{recipe.name}.lock"):
         if _is_built(folder / recipe.name, recipe):  # another process was faster
-            bars.update(task, completed=recipe.train.steps, state="cached")
+            told.ready(recipe.name, "cached")
             return
         started, cpu = time.monotonic(), time.thread_time()
-        bars.update(task, state="tokenizer")
+        told.state(recipe.name, "tokenizer")
 
         def report(step: int, steps: int, loss: float | None) -> None:
-            bars.update(task, completed=step, total=steps, state=f"loss {loss:.3f}")
+            told.state(recipe.name, f"loss {loss:.3f}", step)
 
         model, tokenizer = train_model(recipe, report, stop)
-        bars.update(task, state="measuring")
+        told.state(recipe.name, "measuring")
         bits = held_out(recipe, model, tokenizer)
         manifest = {
             "fingerprint": fingerprint(recipe),
@@ -239,8 +242,8 @@ def _build_one(
             "cpu_seconds": round(time.thread_time() - cpu, 1),
         }
         _save(folder / recipe.name, model, tokenizer, manifest)
-        shown = ", ".join(f"{d} {b:.2f}" for d, b in bits.items())
-        bars.update(task, completed=max(recipe.train.steps, 1), state=shown)
+        measured = ", ".join(f"{d} {b:.2f}" for d, b in bits.items())
+        told.ready(recipe.name, f"bits per character: {measured}")
 
 
 def _save(path: Path, model: Any, tokenizer: Any, manifest: dict[str, object]) -> None:
@@ -318,8 +321,8 @@ def _check_names(names: Iterable[str] | None, known: Iterable[str]) -> list[str]
 
 
 def _folder(cache_dir: str | Path | None, scale: str) -> Path:
-    root = cache_dir or os.environ.get("MTKD_CACHE") or Path.home() / ".cache" / "mtkd"
-    return Path(root).expanduser() / "zoo" / scale
+    root = cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
+    return root / "zoo" / scale
 
 
 def _make_folder(folder: Path) -> None:
@@ -337,22 +340,3 @@ def _cpus() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
         return os.cpu_count() or 1
-
-
-def _bars(progress: bool) -> Progress:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[state]}"),
-        disable=not progress,
-    )

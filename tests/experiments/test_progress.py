@@ -1,10 +1,12 @@
 """What is shown of long work where there is no terminal."""
 
+import threading
+
 import pytest
 
 from experiments import progress
 from experiments.course import Course
-from experiments.progress import Progress
+from experiments.progress import Progress, waiting
 from tests.experiments.small_runs import small_config
 
 
@@ -77,3 +79,38 @@ def test_a_run_shows_its_last_loss_and_that_all_arms_are_done(
         if (r["kind"], r["arm"], r.get("step")) == ("train", "ce_only", 2)
     )
     assert f"loss {row['loss']:.4g}, gradient {row['grad_norm']:.3g}" in last
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """Lines that were said, and an event of the first; they come without a pause."""
+    lines, first = [], threading.Event()
+
+    def say(text):
+        lines.append(text)
+        first.set()
+
+    monkeypatch.setattr(progress, "_line", say)
+    monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 60.0)
+    return lines, first
+
+
+def test_work_of_unknown_length_says_that_it_goes_on_and_that_it_ended(heard):
+    lines, first = heard
+    with waiting("loading teachers gpt2, opt"):
+        assert first.wait(30)
+    assert lines == [
+        "loading teachers gpt2, opt, 0 s",
+        "loading teachers gpt2, opt: ended after 0 s",
+    ]
+
+
+def test_short_work_and_other_processes_are_quiet(heard, monkeypatch):
+    lines, _ = heard
+    with waiting("loading", enabled=False):
+        pass
+    monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 60.0)
+    with waiting("loading"):
+        pass
+    assert lines == []

@@ -73,10 +73,15 @@ def test_a_changed_recipe_makes_a_model_out_of_date(tiny_zoo, tmp_path):
     assert (zoo_path("student", tmp_path, "tiny") / "model.safetensors").is_file()
 
 
-def test_one_recipe_gives_one_set_of_weights(tiny_zoo, tmp_path):
+def test_one_recipe_gives_one_set_of_weights_and_a_log_hears_of_it(
+    tiny_zoo, tmp_path, capsys
+):
     from safetensors.torch import load_file
 
-    again = build_zoo(["gpt2-prose"], tmp_path, progress=False, scale="tiny")
+    again = build_zoo(["gpt2-prose"], tmp_path, scale="tiny")
+    said = capsys.readouterr()
+    assert "zoo: gpt2-prose is ready (bits per character: " in said.err
+    assert said.out == ""
     first = load_file(tiny_zoo["gpt2-prose"] / "model.safetensors")
     for name, weight in load_file(again["gpt2-prose"] / "model.safetensors").items():
         assert torch.equal(weight, first[name]), name
