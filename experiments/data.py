@@ -8,20 +8,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from align.byte_lengths import ByteLengths
 from align.chat import check_chats
 from align.conversation import Conversation
 from align.errors import InputError
-from align.text import TextSample, chunk_samples, read_texts
+from align.text import TextSample, chunk_samples
 from align.tokens import TokenBatch, encode_batch
 from experiments.place import named
 from experiments.sections import DataConfig
+from experiments.text_sources import ZOO, Reading, zoo_texts
 from teacher.store.reader import text_bytes
-
-ZOO = "zoo"
-"""The embedded texts, in place of a path."""
 
 SHARED_GATE = (
     "the gate decides on the held-out text that the report shows, because some domain "
@@ -90,11 +87,12 @@ def load_data(
         ValueError: a file cannot be read as text, holds none, or too little to hold
             anything out.
     """
-    train = read_sources(config, "train", "student")
+    reading = Reading(config)
+    train = list(reading.samples("train", "student"))
     chars = fitting_chars(train, encode)
     train, cut = cut_conversations(train, encode)
     pieces = _shuffled(chunk_samples(train, chars), seed)
-    kept, measured = pieces, held_out_text(config, encode, chars, seed)
+    kept, measured = pieces, held_out_text(reading, encode, chars, seed)
     if config.eval or measured:
         if not config.eval:  # own files beside the zoo hold out a share of theirs
             files = {s.domain for s in pieces} - {s.domain for s in measured}
@@ -117,18 +115,18 @@ def load_data(
         _shuffled(kept, seed),
         measured,
         _calibration(config, kept, chars),
-        tuple(sentence for sentence in (cut, shared) if sentence),
+        tuple(s for s in (*reading.bad_rows.sentences(), cut, shared) if s),
         gate,
     )
 
 
 def held_out_text(
-    config: DataConfig, encode: Encoder, chars: int, seed: int
+    reading: Reading, encode: Encoder, chars: int, seed: int
 ) -> list[TextSample]:
     """Cut the held-out text that stands apart from the text to learn from.
 
     Args:
-        config: the ``data`` section.
+        reading: of the run's text.
         encode: the student's tokenizer.
         chars: the longest piece.
         seed: the run's.
@@ -136,9 +134,10 @@ def held_out_text(
     Returns:
         Pieces of ``data.eval``, or of the embedded texts; empty where neither is read.
     """
-    held = read_sources(config, "eval", "eval")
+    config = reading.config
+    held = list(reading.samples("eval", "eval"))
     if not config.eval and any(path == ZOO for _, path in config.sources("train")):
-        held = _zoo("eval")
+        held = list(zoo_texts("eval"))
     held, _ = cut_conversations(held, encode)
     return _shuffled(chunk_samples(held, chars), seed)
 
@@ -247,37 +246,11 @@ def cut_conversations(
     )
 
 
-def read_sources(
-    config: DataConfig, which: Literal["train", "eval"], split: str
-) -> list[TextSample]:
-    """Read every source of a list, uncut.
-
-    Args:
-        config: the ``data`` section.
-        which: the list, ``train`` or ``eval``.
-        split: the part of the embedded texts that ``zoo`` stands for.
-    """
-    out: list[TextSample] = []
-    for domain, path in config.sources(which):
-        if path == ZOO:
-            out += _zoo(split)
-            continue
-        with named(f"data.{which}"):
-            out += read_texts(path, domain, config.text_field, config.chats)
-    return out
-
-
-def _zoo(split: str) -> list[TextSample]:
-    from teacher.zoo import DOMAINS, zoo_samples
-
-    return [s for domain in DOMAINS for s in zoo_samples(domain, split, 4096)]
-
-
 def _calibration(
     config: DataConfig, train: list[TextSample], chars: int
 ) -> list[TextSample]:
     if all(path == ZOO for _, path in config.sources("train")):
-        return _shuffled(chunk_samples(_zoo("calibration"), chars), 0)
+        return _shuffled(chunk_samples(zoo_texts("calibration"), chars), 0)
     return train
 
 

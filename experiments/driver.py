@@ -54,6 +54,7 @@ from experiments.run_parts import Bench, Stage
 from experiments.stop import RunStopped, StopRequest, stop_on_signals
 from experiments.summary import summarize
 from experiments.teaching import check_phase
+from experiments.text_sources import check_sources, source_warnings
 from experiments.zoo_names import build_zoo_models
 from plugins.registry import Registry
 from student.engine import Engine
@@ -93,6 +94,7 @@ def run_training(
     registry = registry or load_registry(config)
     phases = resolve_phases(config, presets_of(registry))
     check_settings(config, phases, registry)
+    check_sources(config.data)
     run_dir = config.run_dir
     check_resume(run_dir, resume)
     started = time.monotonic()
@@ -168,6 +170,7 @@ def _open_and_run(
     if engine.is_main:
         for sentence in [
             *hidden_settings(config, presets_of(registry)),
+            *source_warnings(config),
             *models.left_out(),
             *_shared(models, engine),
             *data.warnings,

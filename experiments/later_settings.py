@@ -18,6 +18,7 @@ LATER: Mapping[str, Any] = {
     "projected_kl": 0.0,
     "projected_chains": False,
     "likelihood_ends": "tokens",
+    "on_bad_row": "stop",
 }
 """Settings that earlier versions had not, with what these did: records leave them out,
 so that runs and stores of these versions go on."""

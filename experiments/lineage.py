@@ -65,7 +65,7 @@ def record_of(
     return {
         "seed": config.run.seed,
         "student": since_ever(config.student),
-        "data": plain(config.data),
+        "data": since_ever(config.data),
         "texts": dict(texts),
         "rope_scaling_method": config.align.rope_scaling_method,
         "store": plain(config.store) if config.store.read else None,

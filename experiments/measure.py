@@ -14,6 +14,7 @@ from align.text import TextSample
 from experiments.config import load_config
 from experiments.data import Encoder, load_data
 from experiments.progress import Progress
+from experiments.text_sources import check_sources, tell_sources
 from student.evaluate import Encode, bits_per_char
 
 BATCH = 16
@@ -44,6 +45,8 @@ def measure_run(
     folders = students_of(run)
     config = load_config(run / "config.yaml")
     section = config.data if data is None else replace(config.data, eval=list(data))
+    check_sources(section)
+    tell_sources(replace(config, data=section))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shown = Progress(progress)
     results: dict[str, dict[str, float]] = {}

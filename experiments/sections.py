@@ -120,14 +120,19 @@ class DataConfig:
     """Text to learn from and to be measured on."""
 
     train: list[str] = field(default_factory=lambda: ["zoo"])
-    """Paths of .txt, .jsonl or .parquet files, ``domain=path`` to name a file's
-    domain (else the file's name); or ``zoo`` for the embedded prose and code."""
+    """Files or folders of text, ``domain=path`` to name a domain (else the file's
+    name); relative to the folder the command runs in. Or ``zoo``, the embedded prose
+    and code. docs/experiments.md lists the formats."""
     eval: list[str] = field(default_factory=list)
     """Held-out text, as ``train``; empty: ``eval_share`` of the training text."""
     eval_share: float = 0.1
     """Share of the training text held out where ``eval`` is empty; in (0, 0.5]."""
     text_field: str = "text"
-    """Field of a .jsonl or .parquet row which holds the text."""
+    """Field of a row which holds the text; a row without ``text`` is also read by
+    other fields, see docs/experiments.md."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """What to do with a row that holds no text to learn from, such as a tool call or a
+    picture: ``stop`` before any work, or ``skip`` it and say how many."""
     chats: Literal["template", "plain"] = "template"
     """``template`` reads ``messages``, or ``prompt`` and ``completion``, in each
     model's own chat template and aligns their contents alone; ``plain`` makes one

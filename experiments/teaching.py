@@ -137,9 +137,13 @@ def check_phase(
     """Find, before any work, what only the models can tell to be wrong.
 
     Raises:
-        ValueError: a layer that a model does not have, not one weight a teacher or one
+        InputError: a layer that a model does not have, not one weight a teacher or one
             temperature a layer, or an output that is not there or cannot be compared.
+        ConfigError: a store that is read does not hold what the phase compares.
     """
+    stored = _stored(teachers)
+    if stored:
+        check_terms(*_asked_of_teachers(phase, registry), stored)
     check_outputs(phase, teachers, student_tokenizer)
     check_depth(phase, registry, student_layers, teachers)
     layers_read(phase.loss.outcome_layers, student_layers)
@@ -309,17 +313,9 @@ def _panel(
 ) -> TeacherPanel | StoredPanel:
     aligner = registry.get("aligner", phase.align.aligner)()
     causal = aligner if aligner.causal else registry.get("aligner", "causal_char_iou")()
-    needs = frozenset().union(
-        *(registry.get("objective", n)().needs for n in term_weights(phase.loss))
-    )
-    own_loss = phase.fuse.fusion_method == "similarity" or (
-        phase.fuse.router is not None and phase.loss.router_signal != "outcome"
-    )
-    stored: dict[str, Any] = {
-        n: t for n, t in teachers.items() if isinstance(t[1], StoredCapture)
-    }
+    stored = _stored(teachers)
+    attention, own_loss = _asked_of_teachers(phase, registry)
     if stored:
-        check_terms(ATTENTION in needs, own_loss, stored)
         return StoredPanel(stored_views(stored, layers), aligner, causal)
     heads = output_heads(phase, teachers)
     live = [
@@ -337,10 +333,26 @@ def _panel(
         live,
         aligner,
         causal,
-        attention=ATTENTION in needs,
+        attention=attention,
         own_loss=own_loss,
         autocast=autocast_of(phase.train),
     )
+
+
+def _asked_of_teachers(phase: PhaseConfig, registry: Registry) -> tuple[bool, bool]:
+    """Whether a phase compares attention, and learns from teachers' own losses."""
+    needs = frozenset().union(
+        *(registry.get("objective", n)().needs for n in term_weights(phase.loss))
+    )
+    own_loss = phase.fuse.fusion_method == "similarity" or (
+        phase.fuse.router is not None and phase.loss.router_signal != "outcome"
+    )
+    return ATTENTION in needs, own_loss
+
+
+def _stored(teachers: Mapping[str, tuple[LoadedModel, KVCapture]]) -> dict[str, Any]:
+    """Those that are read from a store."""
+    return {n: t for n, t in teachers.items() if isinstance(t[1], StoredCapture)}
 
 
 def _batches(

@@ -32,7 +32,7 @@ LEARNING_RATE="${LEARNING_RATE:-}"   # peak, of the student
 # ---- where, on what, how; empty: likewise ------------------------------------------
 CONFIG="${CONFIG:-}"         # a YAML file; without teachers here: quickstart
 RUN_DIR="${RUN_DIR:-}"       # the run's folder; empty: runs/mtkd-JOB
-DATA="${DATA:-}"             # training text: files, by blanks or commas
+DATA="${DATA:-}"             # training text: files or folders, by blanks or commas
 EVAL_DATA="${EVAL_DATA:-}"   # held-out text, likewise
 PRECISION="${PRECISION:-}"   # auto, bf16, fp16 or fp32
 ZERO_STAGE="${ZERO_STAGE:-}" # DeepSpeed ZeRO stage
@@ -228,6 +228,22 @@ resolve_arguments() {
   arguments+=("$@")
 }
 
+# Text is given here, by a config or by an override; else models of one's own would
+# learn from the embedded sample unnoticed.
+say_where_no_text_is_given() {
+  local word
+  [[ -z $DATA && -z $CONFIG ]] || return 0
+  for word in "$@"; do
+    [[ $word != data.train=* && $word != data=* ]] || return 0
+  done
+  while IFS= read -r word; do
+    [[ $word != zoo:* ]] || continue
+    say "WARNING: DATA is empty: $word learns from the embedded sample of Python's" \
+      "prose and code; give your own text, such as DATA=texts.jsonl"
+    return 0
+  done < <(words "$STUDENT_MODEL $TEACHER_MODELS")
+}
+
 resolve_launcher() {
   local nodes=${SLURM_JOB_NUM_NODES:-${SLURM_NNODES:-1}} torchrun
   torchrun=("$PYTHON" -m torch.distributed.run)
@@ -392,6 +408,7 @@ find_python
 ((NPROC_PER_NODE > 0)) || NPROC_PER_NODE=1
 : "${RUN_DIR:=$ROOT/runs/mtkd-${SLURM_JOB_ID:-$(date +%Y%m%d-%H%M%S)}}"
 [[ $RUN_DIR == /* ]] || RUN_DIR=$PWD/$RUN_DIR
+say_where_no_text_is_given ${extra[@]+"${extra[@]}"}
 resolve_arguments ${extra[@]+"${extra[@]}"}
 resolve_launcher
 resolve_environment

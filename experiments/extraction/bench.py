@@ -21,6 +21,7 @@ from experiments.precision import (
 )
 from experiments.presets import load_registry, presets_of
 from experiments.run_parts import Stage
+from experiments.text_sources import check_sources
 from plugins.registry import Registry
 from teacher.capture import KVCapture
 from teacher.context import trained_length
@@ -55,6 +56,7 @@ def open_bench(config: Config, registry: Registry | None = None) -> Bench:
         ConfigError: the phases cannot be resolved.
         ValueError: a model or a text cannot be used.
     """
+    check_sources(config.data)
     registry = registry or load_registry(config)
     phases = resolve_phases(config, presets_of(registry))
     if asks_hardware(config, phases):

@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from align.conversation import Conversation
-from align.text import TextSample, chunk_samples, iter_texts
+from align.text import TextSample, chunk_samples
 from experiments.data import (
-    ZOO,
     Encoder,
     at_most,
     cut_conversations,
@@ -25,8 +24,8 @@ from experiments.data import (
     held_out_text,
     longest_texts,
 )
-from experiments.place import named
 from experiments.sections import DataConfig
+from experiments.text_sources import ZOO, Reading, zoo_texts
 from teacher.store.reader import text_bytes
 
 SAMPLED = 64
@@ -136,7 +135,9 @@ def plan_corpus(
             count += 1
             yield sample
 
-    others = at_most(held_out_text(config, encode, chars, seed), config.eval_samples)
+    others = at_most(
+        held_out_text(Reading(config), encode, chars, seed), config.eval_samples
+    )
     others += _calibration(config, chars)
     longest = longest_texts(chain(extracted(), bare.pieces(MEASURED), others))
     return replace(
@@ -201,12 +202,7 @@ def train_documents(config: DataConfig, encode: Encoder) -> Iterator[TextSample]
 
 
 def _sources(config: DataConfig) -> Iterator[TextSample]:
-    for domain, path in config.sources("train"):
-        if path == ZOO:
-            yield from _zoo("student")
-            continue
-        with named("data.train"):
-            yield from iter_texts(path, domain, config.text_field, config.chats)
+    return Reading(config).samples("train", "student")
 
 
 def chunked(documents: Iterable[TextSample], chars: int) -> Iterator[TextSample]:
@@ -237,7 +233,7 @@ def _held_domains(config: DataConfig) -> set[str] | None:
     if config.eval:
         return None
     if any(path == ZOO for _, path in config.sources("train")):
-        return {sample.domain for sample in _zoo("eval")}
+        return {sample.domain for sample in zoo_texts("eval")}
     return set()
 
 
@@ -245,13 +241,6 @@ def _calibration(config: DataConfig, chars: int) -> list[TextSample]:
     """The split of the embedded texts that a run calibrates on, in its order."""
     if any(path != ZOO for _, path in config.sources("train")):
         return []
-    out = list(chunked(_zoo("calibration"), chars))
+    out = list(chunked(zoo_texts("calibration"), chars))
     random.Random(0).shuffle(out)
     return out
-
-
-def _zoo(split: str) -> Iterator[TextSample]:
-    from teacher.zoo import DOMAINS, zoo_samples
-
-    for domain in DOMAINS:
-        yield from zoo_samples(domain, split, 4096)

@@ -328,3 +328,22 @@ def test_help_teaches_by_example():
     assert done.returncode == 0
     assert "sbatch scripts/run_multi_teacher.sh" in done.stdout
     assert "SBATCH" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "said"),
+    [
+        ((), {"TEACHER_MODELS": "gpt2 b"}, "DATA is empty: gpt2 learns from"),
+        ((), {"STUDENT_MODEL": "./s"}, "DATA is empty: ./s learns from"),
+        ((), {"TEACHER_MODELS": "gpt2", "DATA": "a.txt"}, ""),
+        ((), {"TEACHER_MODELS": "gpt2", "CONFIG": "quickstart"}, ""),
+        (("data.train=[a.txt]",), {"TEACHER_MODELS": "gpt2"}, ""),
+        ((), {"TEACHER_MODELS": "zoo:qwen-code"}, ""),
+        ((), {}, ""),
+    ],
+)
+def test_models_of_ones_own_without_text_are_warned_of(words, settings, said):
+    done = start("--dry-run", *words, **settings)
+    assert done.returncode == 0
+    assert said in done.stderr
+    assert bool(said) == ("WARNING" in done.stderr)

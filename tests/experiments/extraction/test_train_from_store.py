@@ -190,8 +190,13 @@ def test_a_stopped_run_goes_on_from_the_store_bit_for_bit(run, tmp_path, capsys)
 
 
 def test_what_a_store_cannot_give_is_refused_before_any_work(
-    tmp_path, tiny_zoo, capsys
+    tmp_path, tiny_zoo, capsys, monkeypatch
 ):
+    def refuse(*_):
+        raise AssertionError("something is measured")
+
+    monkeypatch.setattr("experiments.driver.starting_point", refuse)
+    monkeypatch.setattr("experiments.driver.tell_reading", refuse)
     config = str(small_config(tmp_path, tiny_zoo, LEARN | {"store": place(tmp_path)}))
     read = ["train", config, "run.name=r", "store.read=true"]
     code, message = said(read, capsys)
