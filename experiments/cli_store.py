@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
+
 from experiments.cli_parts import Maker, config_options
+
+
+def _count(text: str) -> int:
+    """A number of processes."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is no number of processes; give 1 or more")
+    return int(text)
 
 
 def add_store_commands(maker: Maker) -> None:
@@ -10,8 +19,9 @@ def add_store_commands(maker: Maker) -> None:
     add = maker.add(
         "estimate",
         "store_commands:estimate",
-        "say, before anything runs, what extraction and training need: tokens, disk, "
-        "memory and hours",
+        "say, before anything runs, what training and extraction need, by some steps "
+        "of each phase and a probe of each teacher on this machine: arms, time, disk "
+        "and memory of a run; tokens, disk and hours of stores",
         ("mtkd estimate my.yaml", "by a short probe of each model"),
         ("mtkd estimate my.yaml store.form=adapted store.encoding=int8", "smaller"),
         ("mtkd estimate quickstart --json", "for other programs"),
@@ -36,7 +46,7 @@ def add_store_commands(maker: Maker) -> None:
     )
     add.add_argument(
         "--processes",
-        type=int,
+        type=_count,
         default=1,
         metavar="N",
         help="processes that train together, among which ZeRO divides (1)",

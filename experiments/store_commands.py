@@ -24,7 +24,7 @@ DAMAGED = 2
 def estimate(options: Namespace) -> int:
     """Say what extraction and training need."""
     from experiments.extraction.estimate import estimate as measure
-    from experiments.extraction.estimate import gib, rows_of
+    from experiments.extraction.estimate import gib, rows_of, said_of
     from experiments.progress import waiting
     from experiments.text_sources import tell_sources
 
@@ -37,9 +37,14 @@ def estimate(options: Namespace) -> int:
     if options.json:
         print(json.dumps(found.plain(), indent=1))
         return 0
-    rows = rows_of(found)
+    rows, run = rows_of(found), found.training
+    counted = f"{len(run.arms)} arms" if len(run.arms) > 1 else "1 arm"
+    title = f"training: {counted}, steps as {run.machine} takes them"
+    heads = ["arm", "phases", "steps", "s/step", "time"]
+    print_table(title, heads, rows["arms"], 1)
+    print("\n".join(said_of(run)) + "\n")
     heads = ["store", "tokens", "bytes/token", "disk", "hours", "break-even"]
-    title = f"{config.store_dir}: {found.samples:,} texts, {config.store.form}"
+    title = f"stores {config.store_dir}: {found.samples:,} texts, {config.store.form}"
     print_table(f"{title}, {config.store.encoding}", heads, rows["stores"], 1)
     print(
         f"in all {gib(found.disk)} of {gib(found.free)} free; reading beats computing "
@@ -57,13 +62,14 @@ def _plan(config: Config, options: Namespace) -> int:
     from dataclasses import asdict
 
     from experiments.extraction.estimate import gib
-    from experiments.extraction.plan import memory_plan
+    from experiments.extraction.plan import memory_plan, planned_arms
 
     lines = memory_plan(config, options.processes)
+    arms = planned_arms(config)
     total = sum(line.size for line in lines)
     if options.json:
         found = [asdict(line) for line in lines]
-        print(json.dumps({"lines": found, "in_all": total}, indent=1))
+        print(json.dumps({"lines": found, "in_all": total, "arms": arms}, indent=1))
         return 0
     rows = [[line.of, line.what, gib(line.size)] for line in lines]
     rows.append(["", "in all", gib(total)])
@@ -71,6 +77,7 @@ def _plan(config: Config, options: Namespace) -> int:
     print(
         "not counted: the CUDA context, libraries, and what an allocator leaves unused"
     )
+    print(f"arms that train one after another: {', '.join(arms)}")
     return 0
 
 

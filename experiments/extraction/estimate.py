@@ -13,11 +13,13 @@ import torch
 
 from align.text import TextSample
 from experiments.config import Config
+from experiments.course import duration
 from experiments.data import Encoder
 from experiments.extraction.bench import Bench, open_bench
 from experiments.extraction.forms import Made
-from experiments.extraction.memory import device_memory, training_memory
+from experiments.extraction.memory import device_memory, measured_training
 from experiments.extraction.sources import Source, sources_of
+from experiments.extraction.training import TrainingNeeds, advice, training_needs
 from experiments.precision import products
 from plugins.registry import Registry
 from teacher.store.manifest import Plan
@@ -62,6 +64,8 @@ class Estimate:
     """What the device has."""
     products: str
     """Type of matrix products in training; this machine's where it is asked."""
+    training: TrainingNeeds
+    """Arms, hours and disk of the run."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -74,7 +78,11 @@ class Estimate:
         out = asdict(self)
         for row, store in zip(out["stores"], self.stores, strict=True):
             row["break_even"] = store.break_even
-        return out | {"disk": self.disk, "memory_in_all": sum(self.memory.values())}
+        return out | {
+            "disk": self.disk,
+            "memory_in_all": sum(self.memory.values()),
+            "training": self.training.plain(),
+        }
 
 
 def estimate(
@@ -97,12 +105,14 @@ def estimate(
         ValueError: what would also stop the extraction.
     """
     bench = open_bench(config, registry)
-    memory = training_memory(bench, processes)  # first, while nothing else was held
+    measured = measured_training(bench, processes)  # while nothing else was held
+    training = training_needs(bench, measured.paces, measured.trained, processes)
     stores = [_store(bench, source, every) for source in sources_of(bench)]
     free = shutil.disk_usage(_existing(config.store_dir)).free
     there = device_memory()
     types = products([stage.phase for stage in bench.stages])
-    found = Estimate(bench.corpus.samples, stores, free, memory, there, types)
+    memory, samples = measured.memory, bench.corpus.samples
+    found = Estimate(samples, stores, free, memory, there, types, training)
     found.warnings.extend(_warnings(config, found))
     return found
 
@@ -207,6 +217,13 @@ def _warnings(config: Config, found: Estimate) -> list[str]:
             "store.form=adapted (the student's sizes), fewer data.train_samples, or "
             "another store.dir"
         )
+    run = found.training
+    if run.disk > run.free:
+        out.append(
+            f"the run writes {gib(run.disk)}, and {gib(run.free)} are free in "
+            f"{config.run.dir}: set baselines.single_teachers=none, a smaller "
+            "train.keep_checkpoints, or another run.dir"
+        )
     needed = sum(found.memory.values())
     if needed > found.device_memory:
         out.append(
@@ -242,7 +259,7 @@ def gib(size: float) -> str:
 
 
 def rows_of(found: Estimate) -> Mapping[str, list[list[str]]]:
-    """The tables to print: stores and memory."""
+    """The tables to print: arms, stores and memory."""
     stores = [
         [
             s.name,
@@ -256,4 +273,28 @@ def rows_of(found: Estimate) -> Mapping[str, list[list[str]]]:
     ]
     memory = [[what, gib(size)] for what, size in found.memory.items()]
     memory.append(["in all", gib(sum(found.memory.values()))])
-    return {"stores": stores, "memory": memory}
+    arms = [
+        [
+            arm.arm,
+            str(arm.phases),
+            f"{arm.steps:,}",
+            f"{arm.seconds / max(arm.steps, 1):,.2f}",
+            duration(arm.seconds),
+        ]
+        for arm in found.training.arms
+    ]
+    return {"arms": arms, "stores": stores, "memory": memory}
+
+
+def said_of(run: TrainingNeeds) -> list[str]:
+    """What a reader should know beside the table of arms."""
+    again = [f"{arm} is {same}" for arm, same in run.repeated.items()]
+    return [
+        f"in all {duration(run.seconds)} for the steps; calibration, measurements and "
+        "waiting come on top",
+        *([f"not trained again: {', '.join(again)}"] if again else []),
+        *filter(None, [advice(run)]),
+        f"disk of the run: {run.students} students {gib(run.exports)}, checkpoints "
+        f"while it trains {gib(run.checkpoints)}, in all {gib(run.disk)} of "
+        f"{gib(run.free)} free",
+    ]

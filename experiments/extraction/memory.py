@@ -1,10 +1,11 @@
-"""What one training process holds at its peak, from one measured step of each phase."""
+"""What one training process holds and how fast it is, by some steps of each phase."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from align.process_memory import highest, resident
 from align.tokens import TokenBatch
 from align.view import TeacherView
 from experiments.extraction.bench import Bench
+from experiments.extraction.training import Pace
 from experiments.outputs import output_plan, own_head
 from experiments.precision import autocast_of
 from experiments.teaching import Faculty, build_faculty, build_objectives
@@ -67,33 +69,58 @@ def growth(device: torch.device) -> Iterator[Growth]:
     found.most = max(0, highest() - found.before)
 
 
-def training_memory(bench: Bench, processes: int = 1) -> dict[str, int]:
-    """Bytes one training process holds at its peak, phase by phase the largest.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What some steps of every phase showed."""
+
+    memory: dict[str, int]
+    """Bytes one training process holds at its peak in the largest phase, by what they
+    are for. The optimiser's state, and what ZeRO divides, is computed; all else is
+    measured on two steps on the longest texts."""
+    trained: int
+    """Numbers that the phase with most of them trains."""
+    paces: list[Pace]
+    """Of each phase, on texts of the usual length."""
+
+
+def measured_training(bench: Bench, processes: int = 1) -> Measured:
+    """Take some steps of every phase, and see what they need.
 
     Args:
         bench: the config's models and text.
         processes: that train together, among which ZeRO divides.
-
-    Returns:
-        By what they are for. The optimiser's state, and what ZeRO divides, is computed;
-        all else is measured on two steps on the longest texts.
     """
     largest: dict[str, int] = {}
+    trained, paces = 0, []
     for index in range(len(bench.stages)):
-        found = _phase_memory(bench, index, processes)
+        with _lesson(bench, index) as (distiller, faculty):
+            found = _phase_memory(bench, index, processes, distiller, faculty)
+            paces.append(_pace(bench, index, distiller, faculty))
+            trained = max(trained, _trained(distiller))
         if sum(found.values()) > sum(largest.values()):
             largest = found
-    return largest
+    return Measured(largest, trained, paces)
 
 
-def _phase_memory(bench: Bench, index: int, processes: int) -> dict[str, int]:
+@contextmanager
+def _lesson(bench: Bench, index: int) -> Iterator[tuple[Distiller, Faculty]]:
+    """A phase's parts for as long as they are looked at."""
+    if bench.stages[index].phase.train.engine == "deepspeed":
+        with redirect_stdout(sys.stderr):  # it logs; there may be JSON to come
+            import deepspeed  # noqa: F401 - its libraries are part of what is measured
+    yield assembled(bench, index)
+
+
+def _trained(distiller: Distiller) -> int:
+    return sum(p.numel() for p in distiller.parameters() if p.requires_grad)
+
+
+def _phase_memory(
+    bench: Bench, index: int, processes: int, distiller: Distiller, faculty: Faculty
+) -> dict[str, int]:
     train = bench.stages[index].phase.train
     names = bench.stages[index].teachers
     teachers = sum(_bytes(bench.models.teacher(name)[0].model) for name in names)
-    if train.engine == "deepspeed":
-        with redirect_stdout(sys.stderr):  # it logs; there may be JSON to come
-            import deepspeed  # noqa: F401 - its libraries are part of what is measured
-    distiller, faculty = assembled(bench, index)
     device = next(distiller.parameters()).device
     longest = bench.corpus.longest[: train.batch_size]
     batch = bench.models.encode([s.text for s in longest]).to(device)
@@ -105,7 +132,7 @@ def _phase_memory(bench: Bench, index: int, processes: int) -> dict[str, int]:
     with growth(device) as steps:
         _some_steps(distiller, faculty, batch, views, asked, train.prefetch)
     own = _bytes(distiller)
-    trained = FLOAT * sum(p.numel() for p in distiller.parameters() if p.requires_grad)
+    trained = FLOAT * _trained(distiller)
     stage = train.zero_stage if train.engine == "deepspeed" else 0
 
     def divided(size: int, least: int) -> int:
@@ -190,10 +217,69 @@ def _some_steps(
     with ThreadPoolExecutor(1, "next batch") as pool:
         for _ in range(2):
             following = pool.submit(faculty.panel, batch, rows) if prefetch else None
-            distiller(batch, views, rows, step=0).loss.backward()
-            distiller.zero_grad(set_to_none=True)
+            _learn(distiller, batch, views, rows, step=0)
             if following is not None:
                 views = following.result()
+
+
+def _learn(
+    distiller: Distiller,
+    batch: TokenBatch,
+    views: Sequence[TeacherView],
+    rows: Tensor,
+    step: int,
+) -> None:
+    """One pass, whose gradients are measured and thrown away."""
+    distiller(batch, views, rows, step=step).loss.backward()
+    distiller.zero_grad(set_to_none=True)
+
+
+def _pace(bench: Bench, index: int, distiller: Distiller, faculty: Faculty) -> Pace:
+    """Time passes of a phase, as they come between two outcomes and at one."""
+    stage = bench.stages[index]
+    device = next(distiller.parameters()).device
+    texts = bench.corpus.probe[: stage.phase.train.batch_size]
+    batch = bench.models.encode([s.text for s in texts]).to(device)
+    count = stage.phase.loss.attention_rows
+    rows = torch.zeros(len(texts), count, dtype=torch.int64, device=device)
+    alone = _without_teachers(bench, index, distiller.student)
+
+    def taught(step: int) -> float:
+        return _seconds(
+            lambda: _learn(distiller, batch, faculty.panel(batch, rows), rows, step)
+        )
+
+    every = stage.phase.loss.outcome_every
+    between = taught(1)
+    with_outcomes = between + (taught(0) - between) / every if every else between
+    teachers = {n: _bytes(bench.models.teacher(n)[0].model) for n in stage.teachers}
+    plain = _seconds(lambda: _learn(alone, batch, (), rows, 0))
+    return Pace(with_outcomes, plain, teachers)
+
+
+def _without_teachers(bench: Bench, index: int, student: torch.nn.Module) -> Distiller:
+    """The phase of the arm that learns by next-token loss alone."""
+    phase, capture = bench.stages[index].phase, KVCapture(student)
+    return Distiller(
+        student,
+        capture,
+        build_objectives(phase, bench.registry, False),
+        phase.loss,
+        autocast=autocast_of(phase.train),
+        head=own_head(phase, capture),
+    )
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    """Of the faster of two passes, as the first may have to find its way."""
+    taken = []
+    for _ in range(2):
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
 
 
 def _bytes(model: torch.nn.Module) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from align.layer_map import needs_sample
+from experiments.arms import plan_arms, repeated_arms
 from experiments.config import Config, PhaseConfig, resolve_phases
 from experiments.depth import layer_maps
 from experiments.extraction.memory import FLOAT, moments, zero_copies
@@ -23,6 +24,7 @@ from experiments.extraction.traced import How, Passes, passes, skeleton
 from experiments.outputs import teachers_of
 from experiments.precision import autocast_of, settle
 from experiments.presets import load_registry, presets_of
+from experiments.run_parts import Stage
 from experiments.teaching import build_bridge
 from plugins.registry import Registry
 from student.config import TrainConfig
@@ -86,6 +88,25 @@ def memory_plan(
         plan = _Plan(config, phase, registry, student, chosen, processes, device)
         plans.append(plan.lines())
     return max(plans, key=lambda lines: sum(line.size for line in lines))
+
+
+def planned_arms(config: Config, registry: Registry | None = None) -> list[str]:
+    """Name the arms a run trains, from the models' ``config.json``.
+
+    Raises:
+        ConfigError: the phases cannot be resolved.
+        FileNotFoundError: a model's sizes are not at hand.
+    """
+    registry = registry or load_registry(config)
+    shapes = {name: shape_of(entry.model) for name, entry in config.teachers.items()}
+    facts = {
+        name: TeacherFacts(kind=shape.kind, family=shape.config.model_type)
+        for name, shape in shapes.items()
+    }
+    phases = resolve_phases(config, presets_of(registry))
+    arms = plan_arms(config, [Stage(p, tuple(p.select(facts))) for p in phases])
+    repeated = repeated_arms(arms)
+    return [arm for arm in arms if arm not in repeated]
 
 
 class _Plan:

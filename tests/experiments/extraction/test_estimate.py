@@ -123,3 +123,13 @@ def test_what_does_not_fit_is_warned_of_with_settings_that_make_it_fit(
     divided = json.loads(capsys.readouterr().out)["memory"]
     assert divided["optimiser"] == one["optimiser"] // 4
     assert divided["gradients"] == one["gradients"]  # ZeRO 1 divides the optimiser
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "two"])
+def test_a_number_of_processes_is_one_or_more(config, capsys, count):
+    with pytest.raises(SystemExit) as stop:
+        main(["estimate", config, "--processes", count])
+    assert stop.value.code == 2
+    assert f"{count!r} is no number of processes; give 1 or more" in (
+        capsys.readouterr().err
+    )

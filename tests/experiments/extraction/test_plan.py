@@ -109,8 +109,13 @@ def test_a_plan_needs_neither_weights_nor_texts(tiny_zoo, tmp_path, capsys):
     plan = json.loads(capsys.readouterr().out)
     assert plan["in_all"] == sum(line["size"] for line in plan["lines"])
     assert {"student", "gpt2-prose", "qwen-code"} <= {x["of"] for x in plan["lines"]}
-    assert main(words) == 0
-    assert "not counted: the CUDA context" in capsys.readouterr().out
+    assert plan["arms"] == ["main"]
+    assert (
+        main([*words, "baselines.ce_only=true", "baselines.single_teachers=all"]) == 0
+    )
+    shown = capsys.readouterr().out
+    assert "not counted: the CUDA context" in shown
+    assert "main, ce_only, single:gpt2-prose, single:qwen-code" in shown
     halved = [*words, "--json", "student.lora.rank=4", "student.quantise=int4"]
     assert main(halved) == 0
     assert json.loads(capsys.readouterr().out)["in_all"] < plan["in_all"]
