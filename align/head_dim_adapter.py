@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,7 @@ class MultiTeacherHeadDimAdapter(nn.Module):
         self.student_v_dim = student_dim if student_v_dim is None else student_v_dim
         self.student_heads = student_heads
         self.num_layers = num_layers
+        self.teacher_heads: list[int] = []
         if num_layers < 1:
             raise ValueError(f"num_layers must be >= 1, got {num_layers}")
         _check_heads("student_dim", student_dim, student_heads)
@@ -69,6 +71,7 @@ class MultiTeacherHeadDimAdapter(nn.Module):
             width, heads, v_width = dims if len(dims) == 3 else (*dims, dims[0])
             _check_heads(f"teacher_dims[{index}]", width, heads)
             _check_heads(f"teacher_dims[{index}]", v_width, heads)
+            self.teacher_heads.append(heads)
             for weight, bias, c_in, c_out in (
                 (self.weight_k, self.bias_k, width, student_dim),
                 (self.weight_v, self.bias_v, v_width, self.student_v_dim),
@@ -105,33 +108,73 @@ class MultiTeacherHeadDimAdapter(nn.Module):
             self._map(teacher, "v", v, self.weight_v[teacher], self.bias_v[teacher]),
         )
 
+    @overload
     def forward(
         self, kvs_list: Sequence[KV | tuple[Tensor, Tensor]]
-    ) -> list[KV | tuple[Tensor, Tensor]]:
-        """Adapt all teachers.
+    ) -> list[KV | tuple[Tensor, Tensor]]: ...
+
+    @overload
+    def forward(
+        self, kvs_list: Sequence[Tensor], vs: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]: ...
+
+    def forward(
+        self, kvs_list: Sequence[Any], vs: Sequence[Tensor] | None = None
+    ) -> list[Any] | tuple[list[Tensor], list[Tensor]]:
+        """Adapt all teachers: ``adapter(kvs_list)``, or ``adapter(ks, vs)``.
 
         Args:
-            kvs_list: M of KV, or of flattened pairs as in :meth:`adapt`.
+            kvs_list: M of KV or of (keys, values); or, with ``vs``, M of keys.
+                Tensors are (L, B, H_t, T, D_t), or one layer's (B, H_t, T, D_t), as in
+                a cache; or flattened as in :meth:`adapt`.
+            vs: M of values.
 
         Returns:
-            M of the same type in the student's heads and sizes.
+            M of the same type, in the student's heads and sizes; with ``vs`` a list of
+            keys and one of values. Tensors have the axes they came with.
 
         Raises:
             ValueError: M differs, or shapes do not match.
         """
-        if len(kvs_list) != self.num_teachers:
+        if vs is not None and len(vs) != len(kvs_list):
             raise ValueError(
-                f"{len(kvs_list)} teachers' KV for an adapter of {self.num_teachers}; "
+                f"{len(kvs_list)} teachers' keys and {len(vs)} teachers' values; give "
+                "one of each a teacher"
+            )
+        given = kvs_list if vs is None else list(zip(kvs_list, vs, strict=True))
+        if len(given) != self.num_teachers:
+            raise ValueError(
+                f"{len(given)} teachers' KV for an adapter of {self.num_teachers}; "
                 "give one entry a teacher"
             )
-        adapted: list[KV | tuple[Tensor, Tensor]] = []
-        for teacher, kv in enumerate(kvs_list):
-            if isinstance(kv, KV):
-                k, v = self.adapt(teacher, *kv.flat())
-                adapted.append(KV.from_flat(k, v, kv.mask, self.student_heads))
-            else:
-                adapted.append(self.adapt(teacher, *kv))
-        return adapted
+        if vs is None:
+            return [self._adapt_any(m, kv, headed=False) for m, kv in enumerate(given)]
+        adapted = [self._adapt_any(m, kv, headed=True) for m, kv in enumerate(given)]
+        return [k for k, _ in adapted], [v for _, v in adapted]
+
+    def _adapt_any(self, teacher: int, kv: Any, headed: bool) -> Any:
+        """Adapt what one teacher gave.
+
+        Args:
+            teacher: its index.
+            kv: a KV or a pair.
+            headed: what a tensor is that could be read both ways, as one layer with a
+                head apart or as layers with a single head joined.
+        """
+        if isinstance(kv, KV):
+            k, v = self.adapt(teacher, *kv.flat())
+            return KV.from_flat(k, v, kv.mask, self.student_heads)
+        k, v = kv
+        heads = self.teacher_heads[teacher]
+        if not _heads_apart(k, heads, self.weight_k[teacher].shape[1], headed):
+            return self.adapt(teacher, k, v)
+        one_layer = k.dim() == 4
+        layers_k, layers_v = (k[None], v[None]) if one_layer else (k, v)
+        mask = torch.ones(
+            (layers_k.shape[1], k.shape[-2]), dtype=torch.bool, device=k.device
+        )
+        out = self._adapt_any(teacher, KV(layers_k, layers_v, mask), headed)
+        return (out.k[0], out.v[0]) if one_layer else (out.k, out.v)
 
     @torch.no_grad()
     def calibrate(
@@ -226,6 +269,14 @@ def group_heads(
         last = -(-(head + 1) * teacher_heads // student_heads)
         heads[first:last, head] = 1 / (last - first)
     return torch.kron(heads, torch.eye(size_in, size_out))
+
+
+def _heads_apart(x: Tensor, heads: int, width: int, headed: bool) -> bool:
+    """Whether keys are (L, B, H, T, D) or (B, H, T, D), and not (L, B, T, C)."""
+    if x.dim() != 4:
+        return x.dim() == 5
+    apart = x.shape[1] == heads and heads * x.shape[-1] == width
+    return apart and (headed or x.shape[-1] != width)
 
 
 def _check_heads(name: str, width: int, heads: int) -> None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from align.caches import cache_layers, is_cache
 from align.errors import InputError
 from align.kv import KV
 
 Feed = tuple[int, float]
 """A teacher layer and its weight."""
-
-Mixed = TypeVar("Mixed", KV, Tensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,23 @@ class LayerMap:
                 for feeds in self.layers
             )
         )
+
+    def crowded(self, num_teacher_layers: int) -> tuple[int, int] | None:
+        """A teacher layer that feeds more than twice its fair share of the student.
+
+        Args:
+            num_teacher_layers: L_t. Spread evenly, ``ceil(L_s / L_t)`` student layers
+                read a teacher layer.
+
+        Returns:
+            The layer that weighs most in the most student layers, and in how many;
+            None where none exceeds that.
+        """
+        chosen = [max(feeds, key=lambda feed: feed[1])[0] for feeds in self.layers]
+        layer = max(set(chosen), key=lambda one: (chosen.count(one), -one))
+        fair = -(-len(chosen) // num_teacher_layers)
+        crowd = chosen.count(layer)
+        return (layer, crowd) if crowd > 2 * fair else None
 
     def matrix(self, num_teacher_layers: int | None = None) -> Tensor:
         """(L_s, L_t) float32 weights; L_t reaches the last needed layer by default."""
@@ -192,43 +208,65 @@ def build_multi_teacher_layer_map(
 
 
 def interpolate_teacher_layers(
-    teacher_kvs: Sequence[Mixed],
-    layer_map: Sequence[LayerMap],
+    teacher_kvs: Any,
+    layer_map: LayerMap | Sequence[LayerMap],
     num_student_layers: int,
     kept: bool = False,
-) -> list[Mixed]:
+) -> Any:
     """Mix each teacher's layers into the student's.
 
     Args:
-        teacher_kvs: M of KV, or of tensors (L_t, ...).
-        layer_map: M maps from :func:`build_multi_teacher_layer_map`.
+        teacher_kvs: M teachers, each a KV, a tensor (L_t, ...), or a
+            ``past_key_values``: for every layer a (keys, values) pair, or a
+            transformers ``Cache``. One teacher may stand by itself, without a list.
+        layer_map: M maps from :func:`build_multi_teacher_layer_map`, or the map of a
+            single teacher.
         num_student_layers: L_s.
         kept: the KV hold only each map's :attr:`LayerMap.needed` layers, in order.
 
     Returns:
-        M of the same type with L_s layers.
+        M of the same type with L_s layers; a cache gives a tuple of pairs. One teacher
+        by itself comes back by itself.
 
     Raises:
         ValueError: M or L_s differ, or a map asks for a layer that is not there.
     """
-    if len(teacher_kvs) != len(layer_map):
-        raise InputError(
-            f"{len(teacher_kvs)} teachers but {len(layer_map)} layer maps; give one "
+    alone = isinstance(teacher_kvs, KV | Tensor) or is_cache(teacher_kvs)
+    maps = [layer_map] if isinstance(layer_map, LayerMap) else list(layer_map)
+    teachers = [teacher_kvs] if alone else list(teacher_kvs)
+    if len(teachers) != len(maps):
+        raise ValueError(
+            f"{len(teachers)} teachers but {len(maps)} layer maps; give one "
             "map a teacher"
         )
-    mixed: list[Mixed] = []
-    for index, (kv, one_map) in enumerate(zip(teacher_kvs, layer_map, strict=True)):
-        use = one_map.remap() if kept else one_map
-        count = kv.num_layers if isinstance(kv, KV) else kv.shape[0]
-        _check_map(index, "", use, count, num_student_layers)
-        if isinstance(kv, KV):
-            mixed.append(KV(_mix(kv.k, use), _mix(kv.v, use), kv.mask))
-        else:
-            mixed.append(_mix(kv, use))
-    return mixed
+    mixed = [
+        _mix_teacher(
+            index, kv, one_map.remap() if kept else one_map, num_student_layers
+        )
+        for index, (kv, one_map) in enumerate(zip(teachers, maps, strict=True))
+    ]
+    return mixed[0] if alone else mixed
 
 
-def mix_layer(x: Tensor, feeds: Sequence[Feed]) -> Tensor:
+def _mix_teacher(index: int, kv: Any, use: LayerMap, num_student_layers: int) -> Any:
+    if isinstance(kv, Tensor):
+        _check_map(index, "", use, kv.shape[0], num_student_layers)
+        return _mix(kv, use)
+    if isinstance(kv, KV):
+        _check_map(index, "", use, kv.num_layers, num_student_layers)
+        return KV(_mix(kv.k, use), _mix(kv.v, use), kv.mask)
+    if not is_cache(kv):
+        raise ValueError(
+            f"teachers[{index}] is a {type(kv).__name__}; give a KV, a tensor (L, ...) "
+            "or for every layer a (keys, values) pair"
+        )
+    layers = cache_layers(kv)
+    _check_map(index, "", use, len(layers), num_student_layers)
+    keys, values = zip(*layers, strict=True)
+    return tuple((mix_layer(keys, feeds), mix_layer(values, feeds)) for feeds in use)
+
+
+def mix_layer(x: Tensor | Sequence[Tensor], feeds: Sequence[Feed]) -> Tensor:
     """One student layer (...) from the teacher layers (L_t, ...) that feed it.
 
     Where one layer has all the weight this is a view of it.
@@ -237,13 +275,14 @@ def mix_layer(x: Tensor, feeds: Sequence[Feed]) -> Tensor:
     (first, weight), *others = used
     if not others:
         return x[first]
-    wide = x.dtype if x.dtype == torch.float64 else torch.float32
+    dtype = x[first].dtype
+    wide = dtype if dtype == torch.float64 else torch.float32
     if len(others) == 1:  # the usual case in one pass over memory
         share = others[0][1] / (weight + others[0][1])
         second = x[others[0][0]]
-        return torch.lerp(x[first].to(wide), second.to(wide), share).to(x.dtype)
+        return torch.lerp(x[first].to(wide), second.to(wide), share).to(dtype)
     total = sum(x[layer].to(wide) * weight for layer, weight in used)
-    return torch.as_tensor(total).to(x.dtype)
+    return torch.as_tensor(total).to(dtype)
 
 
 def _mix(x: Tensor, layer_map: LayerMap) -> Tensor:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from align.caches import cache_layers, is_cache, map_layers
 from align.kv import KV
+
+Held = Any
+"""A KV, a tensor, or a ``past_key_values``: what keys and values are held in."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,25 +166,31 @@ def _for_each(tables: int, index: Tensor, step: int) -> Tensor:
     return (shift[:, None] + index).flatten()
 
 
-def apply_char_alignment(teacher_kv: KV | Tensor, A: Tensor | Alignment) -> KV | Tensor:
+def apply_char_alignment(teacher_kv: Held, A: Tensor | Alignment) -> Held:
     """Carry teacher values to the student's tokens.
 
     Args:
-        teacher_kv: a KV, or a tensor (..., T_t, D). With an :class:`Alignment` the
-            tensor is (..., B, T_t, D).
+        teacher_kv: a KV; a tensor (..., T_t, D); or a ``past_key_values``, that is a
+            (keys, values) pair of (B, H, T_t, D) for every layer or a transformers
+            ``Cache``. With an :class:`Alignment` a tensor is (..., B, T_t, D).
         A: dense (T_s, T_t) or (B, T_s, T_t) weights, or an Alignment. A three-axis
-            matrix meets a tensor's axis before the heads only in a KV; for a tensor
-            it broadcasts against (..., B, T_t, D).
+            matrix meets a tensor's axis before the heads only in a KV or a cache; for a
+            tensor it broadcasts against (..., B, T_t, D).
 
     Returns:
-        The same type with T_s in place of T_t. A KV's mask is True on the student
-        tokens that received mass.
+        The same type with T_s in place of T_t; a cache gives a tuple of pairs. A KV's
+        mask is True on the student tokens that received mass.
 
     Raises:
         ValueError: the sizes do not match.
+
+    A cache's keys are rotated, each by its own position, so the average of several
+    belongs to no position; content keys come from ``teacher.KVCapture``.
     """
     if isinstance(teacher_kv, KV):
         return _align_kv(teacher_kv, A)
+    if is_cache(teacher_kv):
+        return map_layers(teacher_kv, partial(_align_flat, A=A))
     if isinstance(A, Alignment):
         return A.apply(teacher_kv)
     if A.dim() not in (2, 3) or A.shape[-1] != teacher_kv.shape[-2]:
@@ -190,39 +202,48 @@ def apply_char_alignment(teacher_kv: KV | Tensor, A: Tensor | Alignment) -> KV |
     return weights @ teacher_kv
 
 
+def _align_flat(x: Tensor, A: Tensor | Alignment) -> Tensor:
+    """(L, B, T_t, C) to (L, B, T_s, C)."""
+    if isinstance(A, Alignment):
+        return A.apply(x)
+    batch, tokens = x.shape[1:3]
+    if A.dim() not in (2, 3) or A.shape[-1] != tokens:
+        raise ValueError(
+            f"A has shape {tuple(A.shape)}, but the KV has {tokens} tokens; "
+            f"give (T_s, {tokens}) or (B, T_s, {tokens})"
+        )
+    return A.expand(batch, -1, -1).to(device=x.device, dtype=x.dtype) @ x
+
+
 def _align_kv(kv: KV, A: Tensor | Alignment) -> KV:
     k, v = kv.flat()
     if isinstance(A, Alignment):
         return KV.from_flat(A.apply(k), A.apply(v), A.covered, kv.num_heads)
-    if A.dim() not in (2, 3) or A.shape[-1] != kv.num_tokens:
-        raise ValueError(
-            f"A has shape {tuple(A.shape)}, but the KV has {kv.num_tokens} tokens; "
-            f"give (T_s, {kv.num_tokens}) or (B, T_s, {kv.num_tokens})"
-        )
-    batch = kv.mask.shape[0]
-    weights = A.expand(batch, -1, -1).to(device=k.device, dtype=k.dtype)
-    covered = (weights != 0).any(-1)
-    return KV.from_flat(weights @ k, weights @ v, covered, kv.num_heads)
+    covered = (A.expand(kv.mask.shape[0], -1, -1) != 0).any(-1)
+    return KV.from_flat(
+        _align_flat(k, A), _align_flat(v, A), covered.to(k.device), kv.num_heads
+    )
 
 
 def align_sequence_lengths(
-    teacher_kv: KV | Tensor,
-    student_kv: KV | Tensor,
+    teacher_kv: Held,
+    student_kv: Held,
     align_matrix: Tensor | Alignment | None = None,
-) -> tuple[KV | Tensor, KV | Tensor, Tensor, Tensor]:
+) -> tuple[Held, Held, Tensor, Tensor]:
     """Give teacher and student the same number of tokens.
 
     Args:
-        teacher_kv: a KV, or a tensor (..., T_t, D).
-        student_kv: a KV, or a tensor (..., T_s, D).
+        teacher_kv: a KV, a tensor (..., T_t, D), or a ``past_key_values`` as of
+            :func:`apply_char_alignment`.
+        student_kv: the same, T_s tokens long.
         align_matrix: (T_s, T_t), (B, T_s, T_t) or an Alignment: the teacher is
             carried to the student's tokens. None pads the shorter with zeros on the
             right; nothing is cut.
 
     Returns:
         Teacher, student, and a bool mask for each, True on real tokens: (B, T) for
-        a KV, (T,) or (B, T) for a tensor. Under an alignment the teacher's mask
-        marks the covered tokens.
+        a KV, (T,) or (B, T) for a tensor or a cache, which know of no padding. Under
+        an alignment the teacher's mask marks the covered tokens.
 
     Raises:
         ValueError: the alignment does not match.
@@ -246,29 +267,32 @@ def align_sequence_lengths(
     )
 
 
-def _covered(aligned: KV | Tensor, A: Tensor | Alignment) -> Tensor:
+def _covered(aligned: Held, A: Tensor | Alignment) -> Tensor:
     if isinstance(aligned, KV):
         return aligned.mask
     return A.covered if isinstance(A, Alignment) else (A != 0).any(-1)
 
 
-def _length(x: KV | Tensor) -> int:
-    return x.num_tokens if isinstance(x, KV) else x.shape[-2]
+def _length(x: Held) -> int:
+    return x.num_tokens if isinstance(x, KV) else len(_real(x))
 
 
-def _real(x: KV | Tensor) -> Tensor:
+def _real(x: Held) -> Tensor:
     if isinstance(x, KV):
         return x.mask
-    return torch.ones(x.shape[-2], dtype=torch.bool, device=x.device)
+    first = cache_layers(x)[0][0] if is_cache(x) else x
+    return torch.ones(first.shape[-2], dtype=torch.bool, device=first.device)
 
 
-def _pad_kv(x: KV | Tensor, length: int) -> KV | Tensor:
+def _pad_kv(x: Held, length: int) -> Held:
     if isinstance(x, KV):
         return KV(
             _pad_tokens(x.k, length, axis=-2),
             _pad_tokens(x.v, length, axis=-2),
             _pad_tokens(x.mask, length, axis=-1),
         )
+    if is_cache(x):
+        return map_layers(x, partial(_pad_tokens, length=length, axis=-2))
     return _pad_tokens(x, length, axis=-2)
 
 

@@ -105,7 +105,7 @@ def visualize_layer_mapping(
     num_student_layers: int | None = None,
     teacher_names: Sequence[str] | None = None,
     path: str | Path | None = None,
-    num_teacher_layers: Sequence[int] | None = None,
+    num_teacher_layers: int | Sequence[int] | None = None,
 ) -> Figure:
     """Draw which teacher layers feed each student layer, a panel a teacher.
 
@@ -117,8 +117,8 @@ def visualize_layer_mapping(
         num_student_layers: L_s; None takes the maps' own.
         teacher_names: M names; None numbers the teachers.
         path: where to save a PNG; None saves nothing.
-        num_teacher_layers: M numbers of layers; None ends each teacher at the last
-            layer its map needs.
+        num_teacher_layers: M numbers of layers, or one for all teachers; None ends
+            each teacher at the last layer its map needs.
 
     Returns:
         The figure.
@@ -130,6 +130,8 @@ def visualize_layer_mapping(
     if not maps:
         raise ValueError("no layer map to draw; give at least one")
     names = list(teacher_names or [f"teacher {m}" for m in range(len(maps))])
+    if isinstance(num_teacher_layers, int):
+        num_teacher_layers = [num_teacher_layers] * len(maps)
     depths = list(num_teacher_layers or [m.needed[-1] + 1 for m in maps])
     for what, values in (("teacher_names", names), ("num_teacher_layers", depths)):
         if len(values) != len(maps):
@@ -141,6 +143,12 @@ def visualize_layer_mapping(
             raise ValueError(
                 f"the map of {name!r} has {len(one)} student layers, not "
                 f"{num_student_layers}"
+            )
+    for name, one, depth in zip(names, maps, depths, strict=True):
+        if one.needed[-1] >= depth:
+            raise ValueError(
+                f"the map of {name!r} reads layer {one.needed[-1]}, but it has "
+                f"layers 0..{depth - 1}; give its own num_teacher_layers"
             )
     tallest = max(max(depths), max(len(one) for one in maps))
     height = min(9.0, max(2.6, 1.0 + 0.24 * tallest))

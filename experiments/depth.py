@@ -70,6 +70,31 @@ def check_depth(
         layer_maps(phase, registry, student_layers, teachers, {})
 
 
+def crowded_layers(
+    phase: PhaseConfig, registry: Registry, student_layers: int, teachers: Teachers
+) -> list[str]:
+    """A sentence on each teacher of whom one layer feeds much of the student.
+
+    Maps that are written out, or read off a sample, are as they are meant to be.
+    """
+    strategy = phase.align.layer_mapping_strategy
+    if needs_sample(registry.get("layer_map", strategy)):
+        return []
+    maps = layer_maps(phase, registry, student_layers, teachers, {}).maps
+    found = []
+    for name, one_map in maps.items():
+        depth = teachers[name][1].num_layers
+        crowd = one_map.crowded(depth)
+        if crowd is not None and name not in phase.align.layer_map:
+            found.append(
+                f"phase {phase.name!r}: align.layer_mapping_strategy={strategy} feeds "
+                f"{crowd[1]} of the student's {student_layers} layers from layer "
+                f"{crowd[0]} of teacher {name!r}, which has {depth}; set it to ratio, "
+                "which spreads them evenly"
+            )
+    return found
+
+
 def layer_maps(
     phase: PhaseConfig,
     registry: Registry,

@@ -28,6 +28,7 @@ from experiments.config import (
     save_config,
 )
 from experiments.data import RunData, load_data
+from experiments.depth import crowded_layers
 from experiments.evaluation import starting_point, teachers_alone
 from experiments.extraction.stages import stored_stages
 from experiments.failures import kept_errors
@@ -172,6 +173,7 @@ def _open_and_run(
             *hidden_settings(config, presets_of(registry)),
             *source_warnings(config),
             *models.left_out(),
+            *_crowded(registry, models, stages),
             *_shared(models, engine),
             *data.warnings,
         ]:
@@ -279,6 +281,20 @@ def _export(bench: Bench, stages: list[Stage], last: int | None) -> None:
         folder = phase_folder(bench.run_dir, MAIN, last, stages[last]) / "student"
     model = bench.models.student(folder)
     bench.models.save_student(model, bench.run_dir / "student")
+
+
+def _crowded(registry: Registry, models: Models, stages: list[Stage]) -> list[str]:
+    """Sentences on teachers' layers that feed much of the student, by phase."""
+    return [
+        sentence
+        for stage in stages
+        for sentence in crowded_layers(
+            stage.phase,
+            registry,
+            models.student_layers,
+            {name: models.teacher(name) for name in stage.teachers},
+        )
+    ]
 
 
 def _shared(models: Models, engine: Engine) -> list[str]:

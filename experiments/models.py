@@ -15,7 +15,6 @@ from experiments.config import Config
 from experiments.data import Encoder, longest_texts
 from experiments.extraction.stand_ins import stored_teachers
 from experiments.place import named
-from experiments.zoo_names import resolve_zoo
 from student.checkpoint import atomic_folder, export_student, make_readable
 from student.lora import add_adapters, load_adapter, merge_adapters, save_adapter
 from student.unreached import freeze_unreached
@@ -201,7 +200,7 @@ class Models:
         name = own.model if source is None else str(source)
         fresh = source is None and own.init == "fresh"
         loaded = load_model(
-            resolve_zoo(name),
+            name,
             role="student",
             dtype=getattr(torch, own.dtype),
             init_seed=self._config.run.seed if fresh else None,
@@ -225,7 +224,7 @@ class Models:
         entry = self._config.teachers[name]
         dtype = None if entry.dtype == "auto" else getattr(torch, entry.dtype)
         with named(f"teachers.{name}"):
-            loaded = load_model(resolve_zoo(entry.model), role="teacher", dtype=dtype)
+            loaded = load_model(entry.model, role="teacher", dtype=dtype)
             model: Any = loaded.model  # transformers hides the type of .to
             # What is split leaves the CPU's memory block by block.
             quantise(model, entry.quantise, None if entry.shard else self._device)

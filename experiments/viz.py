@@ -83,11 +83,11 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         ValueError: there is none.
     """
-    from experiments.zoo_names import resolve_zoo
+    from teacher.names import model_source
     from teacher.tokenizer import load_tokenizer as load
 
     try:
-        return load(name, resolve_zoo(name), {"trust_remote_code": False})
+        return load(name, model_source(name), {"trust_remote_code": False})
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise InputError(
@@ -102,16 +102,10 @@ def num_layers(name: str) -> int:
     Raises:
         ValueError: there is no such model, or its config names no layers.
     """
-    from transformers import AutoConfig
+    from teacher.models import read_config
 
-    from experiments.zoo_names import resolve_zoo
-
-    try:
-        config = AutoConfig.from_pretrained(resolve_zoo(name), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"no model config for {name!r}: {first}") from None
-    layers = getattr(config, "num_hidden_layers", None)
+    config, _ = read_config(name)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     if layers is None:
         raise InputError(
             f"the config of {name!r} names no num_hidden_layers; use --teacher-layers"

@@ -4,28 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from align.errors import InputError
 from experiments.config import Config
-
-ZOO = "zoo:"
-"""Prefix of embedded models: ``zoo:gpt2-prose``, or ``zoo:tiny/gpt2-prose``."""
-
-
-def resolve_zoo(name: str) -> str:
-    """The folder of a ``zoo:`` name; any other name as it is.
-
-    Raises:
-        ValueError: the zoo has no such model, or it is not built.
-    """
-    if not name.startswith(ZOO):
-        return name
-    from teacher.zoo import zoo_path
-
-    scale, model = _parts(name)
-    try:
-        return str(zoo_path(model, scale=scale))
-    except FileNotFoundError as error:
-        raise InputError(str(error)) from None
+from teacher.names import ZOO, zoo_parts
 
 
 def build_zoo_models(config: Config) -> None:
@@ -38,15 +18,9 @@ def build_zoo_models(config: Config) -> None:
 
     by_scale: dict[str, list[str]] = {}
     for name in wanted:
-        scale, model = _parts(name)
+        scale, model = zoo_parts(name)
         by_scale.setdefault(scale, []).append(model)
     threads = torch.get_num_threads()
     for scale, names in by_scale.items():
         build_zoo(names, scale=scale)
     torch.set_num_threads(threads)
-
-
-def _parts(name: str) -> tuple[str, str]:
-    """Scale and model of a ``zoo:`` name."""
-    scale, _, model = name.removeprefix(ZOO).rpartition("/")
-    return scale or "default", model

@@ -2,6 +2,7 @@
 
 from fuse.config import FUSION_METHODS, FuseConfig
 from fuse.fuse_kv import (
+    Fused,
     fuse_kvs_fixed,
     fuse_kvs_learnable,
     fuse_kvs_similarity,
@@ -29,6 +30,7 @@ __all__ = [
     "EntropyRegularizer",
     "FixedWeigher",
     "FuseConfig",
+    "Fused",
     "LearnableRouter",
     "LearnedWeigher",
     "RoutingAlarm",

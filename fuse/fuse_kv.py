@@ -6,7 +6,7 @@ calibrate the adapters first, or weight the losses (``weigh_losses``).
 
 Who learns from what: a router trained by the distance between student and
 fused KV learns to prefer the teacher that is easiest to copy. Hence targets are
-fused, then detached (``fuse_kvs_learnable(...).detach()``), losses are weighted
+fused, then detached (``fuse_kvs_learnable(...).kv.detach()``), losses are weighted
 by detached weights (``weigh_losses`` sees to it), and the router's gradient
 comes from the outcome (the student's next-token loss while it reads the fused
 KV) or from ``expected_teacher_loss``.
@@ -15,7 +15,7 @@ KV) or from ``expected_teacher_loss``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from teacher.router_proto import compute_routing_weights
 
 __all__ = [
     "EntropyRegularizer",
+    "Fused",
     "LearnableRouter",
     "fuse_kvs_fixed",
     "fuse_kvs_learnable",
@@ -37,6 +38,16 @@ __all__ = [
 
 Fusable = TypeVar("Fusable", KV, Tensor)
 """A ``KV``, or a tensor (L, B, H, T, D), flat (L, B, T, C) or one layer (B, T, C)."""
+
+
+class Fused(NamedTuple, Generic[Fusable]):
+    """What several teachers became, and how much each had a say."""
+
+    kv: Fusable
+    """What was given: a ``KV``, or a tensor of the same shape and dtype."""
+    weights: Tensor
+    """(B, M) per text or (B, T, M) per token, as they were asked for: teachers that
+    cover no text of a token are left out of ``kv``, not of these."""
 
 
 def fuse_kvs_fixed(
@@ -71,7 +82,7 @@ def fuse_kvs_similarity(
     prototypes: Tensor,
     temperature: float = 1.0,
     similarity: str = "cosine",
-) -> Fusable:
+) -> Fused[Fusable]:
     """Average teachers by how near their prototypes lie to the query.
 
     Args:
@@ -82,7 +93,7 @@ def fuse_kvs_similarity(
         similarity: cosine, dot or l2.
 
     Returns:
-        What was given: a ``KV``, or a tensor of the same shape and dtype.
+        The average, and the weights (B, M) or (B, T, M) that made it, which sum to 1.
 
     Raises:
         ValueError: shapes differ, or the scores' own checks fail.
@@ -90,16 +101,16 @@ def fuse_kvs_similarity(
     weights = compute_routing_weights(
         query, prototypes, temperature=temperature, similarity=similarity
     )
-    return fuse_with_weights(kvs_list, weights)
+    return Fused(fuse_with_weights(kvs_list, weights), weights)
 
 
 def fuse_kvs_learnable(
     kvs_list: Sequence[Fusable], query: Tensor, router: nn.Module
-) -> Fusable:
+) -> Fused[Fusable]:
     """Average teachers by a trained router's weights.
 
-    The result carries a gradient to the router: inject it and train by the
-    outcome, but ``.detach()`` it before using it as a target.
+    Both carry a gradient to the router: inject the average and train by the outcome,
+    but ``.kv.detach()`` it before using it as a target.
 
     Args:
         kvs_list: M teachers of one shape, see :data:`Fusable`.
@@ -107,12 +118,13 @@ def fuse_kvs_learnable(
         router: maps queries to weights (..., M), such as a ``LearnableRouter``.
 
     Returns:
-        What was given: a ``KV``, or a tensor of the same shape and dtype.
+        The average, and the router's weights (B, M) or (B, T, M).
 
     Raises:
         ValueError: shapes differ, or the router answers for other teachers.
     """
-    return fuse_with_weights(kvs_list, router(query))
+    weights = router(query)
+    return Fused(fuse_with_weights(kvs_list, weights), weights)
 
 
 def fuse_with_weights(kvs_list: Sequence[Fusable], weights: Tensor) -> Fusable:
@@ -157,6 +169,11 @@ def _check_same_shape(kvs_list: Sequence[Fusable]) -> Fusable:
     if not kvs_list:
         raise ValueError("kvs_list is empty; give the KV of at least one teacher")
     first = kvs_list[0]
+    if not isinstance(first, KV | Tensor):
+        raise ValueError(
+            f"kvs_list[0] is a {type(first).__name__}; give KV, or tensors "
+            "(L, B, H, T, D), (L, B, T, C) or (B, T, C)"
+        )
     if isinstance(first, Tensor) and first.dim() not in (3, 4, 5):
         raise ValueError(
             f"kvs_list[0] has shape {tuple(first.shape)}; give (L, B, H, T, D), "

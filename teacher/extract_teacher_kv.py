@@ -40,7 +40,8 @@ class TeacherKVExtractor:
     """A frozen teacher that turns texts into KV.
 
     Args:
-        model: a hub name, a folder, ``zoo:<name>``, or a model already loaded.
+        model: a hub name, a folder, ``zoo:NAME`` or ``zoo:SCALE/NAME``, or a model
+            already loaded.
         batch_size: texts per forward, >= 1.
         max_length: longest text in tokens; longer ones are cut, with a warning.
             None means as long as the model has positions for, with ``windows`` any.

@@ -16,13 +16,13 @@ import torch
 from align.errors import InputError, MissingFileError
 from teacher.cpu import avoid_broken_amx
 from teacher.fresh import fresh_model
+from teacher.names import model_source
 from teacher.tokenizer import largest_id, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 ROLES = ("teacher", "student")
-ZOO = "zoo:"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +34,7 @@ class LoadedModel:
     kind: str
     """decoder, encoder or encoder-decoder."""
     name: str
-    """As asked for: a hub name, a folder or ``zoo:<name>``."""
+    """As asked for: a hub name, a folder, ``zoo:NAME`` or ``zoo:SCALE/NAME``."""
 
 
 def load_model(
@@ -50,7 +50,7 @@ def load_model(
     """Load a model and its tokenizer.
 
     Args:
-        name_or_path: a folder, a hub name, or ``zoo:<name>``.
+        name_or_path: see :func:`teacher.names.model_source`.
         role: a "teacher" is frozen and in evaluation mode; a "student" is
             trainable and in training mode.
         dtype: of the weights, a torch dtype or its name; None keeps the
@@ -58,7 +58,7 @@ def load_model(
             small updates bf16 would round away.
         trust_remote_code: run Python files that come with the model.
         revision: branch, tag or commit on the hub.
-        resolve: gives the folder of a zoo model; None means the built zoo.
+        resolve: see there.
         init_seed: draw a student's weights anew from this seed, in place of the
             checkpoint's, which need not exist.
 
@@ -75,7 +75,7 @@ def load_model(
         raise InputError(f"role={role!r}; valid are {', '.join(ROLES)}")
     avoid_broken_amx()
     name = str(name_or_path)
-    source = _source(name, resolve)
+    source = model_source(name, resolve)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = _load_config(name, source, hub)
     kind = _kind(name, config)
@@ -119,27 +119,8 @@ def read_config(name: str, trust_remote_code: bool = False) -> tuple[Any, str]:
         ValueError: its config cannot be used, or it is no language model.
     """
     hub = {"trust_remote_code": trust_remote_code}
-    config = _load_config(name, _source(name, None), hub)
+    config = _load_config(name, model_source(name), hub)
     return config, _kind(name, config)
-
-
-def _source(name: str, resolve: Callable[[str], Path] | None) -> str:
-    if name.startswith(ZOO):
-        if resolve is None:
-            from teacher.zoo import zoo_path
-
-            resolve = zoo_path
-        return str(resolve(name.removeprefix(ZOO)))
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path)
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local or path.exists():
-        raise MissingFileError(
-            f"model {name!r}: no such folder ({path.absolute()}); give the folder "
-            "that holds config.json, or a hub name such as 'openai-community/gpt2'"
-        )
-    return name
 
 
 def _load_config(name: str, source: str, hub: dict[str, Any]) -> Any:

@@ -29,9 +29,10 @@ FIXED = {
         build_multi_teacher_layer_map([24, 32], 12, strategy="ratio")
         interpolate_teacher_layers(teacher_kvs, layer_map, 12)
         MultiTeacherHeadDimAdapter([(768, 12), (1024, 16)], 512, 8)
+        MultiTeacherHeadDimAdapter.forward(self, teacher_ks, teacher_vs)
         MultiTeacherRoPEScaler([(10000, 2048)], 2048, scaling_method="ntk")
         MultiTeacherRoPEScaler.scale_kv_pairs(self, ks, vs)
-        visualize_layer_mapping(layer_map)
+        visualize_layer_mapping(m, num_teacher_layers=32, num_student_layers=12)
         visualize_alignment(A, student_tokens, teacher_tokens)
     """,
     "teacher": """

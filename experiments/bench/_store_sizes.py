@@ -136,11 +136,10 @@ def _bytes(source: Source, constants: Any, bench: Bench) -> float:
 def _rotation(bench: Bench, name: str) -> tuple[float, float]:
     """Relative int8 error of one rotary teacher's keys before and after rotation."""
     from align import encode_batch, rotary_table, rotate
-    from experiments.zoo_names import resolve_zoo
     from teacher.capture import KVCapture
     from teacher.models import load_model
 
-    loaded = load_model(resolve_zoo(name))
+    loaded = load_model(name)
     capture = KVCapture(loaded.model)
     table: Any = loaded.model.base_model
     kinds: dict[str, list[torch.Tensor]] = {"content": [], "rotated": []}

@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import JsonValue
 
 from align.chat import has_template
+from align.errors import MtkdError
 from experiments.config import Config
 from experiments.later_settings import since_ever
 from experiments.precision import autocast_of
-from experiments.zoo_names import resolve_zoo
+from teacher.names import model_source
 from teacher.store.files import sha256_of
 
 
@@ -21,11 +22,11 @@ def model_files(name: str) -> Path | None:
     """The folder of a model's files, None where it is not on this machine.
 
     Args:
-        name: hub name, folder, or ``zoo:NAME``.
+        name: see :func:`teacher.names.model_source`.
     """
     try:
-        folder = Path(resolve_zoo(name)).expanduser()
-    except ValueError:
+        folder = Path(model_source(name))
+    except MtkdError:
         return None
     if folder.is_dir():
         return folder

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.zoo_names import resolve_zoo
 from teacher.models import read_config
 
 _QWEN = {
@@ -89,7 +88,7 @@ def shape_of(name: str) -> Shape:
 
 def _config_of(name: str) -> tuple[Any, str]:
     try:
-        return read_config(resolve_zoo(name))
+        return read_config(name)
     except FileNotFoundError:
         if name not in PUBLISHED:
             raise

@@ -32,11 +32,13 @@ def _routers() -> str:
     for kind in ("mlp", "gate", "attention"):
         router = LearnableRouter(hidden_dim=16, num_teachers=3, router_type=kind)
         close(router(query), torch.full((2, 5, 3), 1 / 3))
-        fuse_kvs_learnable(tensors, query, router).square().sum().backward()
+        fused, _ = fuse_kvs_learnable(tensors, query, router)
+        fused.square().sum().backward()
         reached = [p for p in router.parameters() if p.grad is not None]
         assert any(bool(p.grad.abs().sum() > 0) for p in reached), kind
-    fused = fuse_kvs_similarity(tensors, query, torch.randn(3, 16))
+    fused, weights = fuse_kvs_similarity(tensors, query, torch.randn(3, 16))
     assert fused.shape == tensors[0].shape
+    close(weights.sum(-1), torch.ones(2, 5))
     return "mlp, gate, attention"
 
 

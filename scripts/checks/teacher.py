@@ -84,9 +84,8 @@ def _checkpointing() -> str:
 def _store() -> str:
     from teacher import TeacherKVExtractor
     from teacher.store import load_kvs
-    from teacher.zoo import zoo_path
 
-    extractor = TeacherKVExtractor(str(zoo_path("gpt2-prose", scale="tiny")))
+    extractor = TeacherKVExtractor("zoo:tiny/gpt2-prose")
     kvs = extractor.extract_kvs([TEXT, "two"])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kvs"

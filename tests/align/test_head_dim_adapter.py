@@ -139,6 +139,32 @@ def test_the_outcome_s_gradient_reaches_the_map():
         assert parameter.grad is not None and bool(parameter.grad.any())
 
 
+def test_keys_and_values_come_apart_or_joined_by_layer_or_alone():
+    adapter = MultiTeacherHeadDimAdapter([(8, 2, 12)], 6, 3, student_v_dim=3)
+    k, v = torch.randn(4, 1, 2, 5, 4), torch.randn(4, 1, 2, 5, 6)  # (L, B, H, T, D)
+    (ks,), (vs,) = adapter([k], [v])
+    assert (ks.shape, vs.shape) == ((4, 1, 3, 5, 2), (4, 1, 3, 5, 1))
+    (one_k,), (one_v,) = adapter([k[2]], [v[2]])
+    assert torch.equal(one_k, ks[2]) and torch.equal(one_v, vs[2])
+    joined = [x.transpose(2, 3).flatten(3) for x in (k, v)]
+    (flat_k,), (flat_v,) = adapter([joined[0]], [joined[1]])
+    assert torch.equal(flat_k, ks.transpose(2, 3).flatten(3))
+    assert torch.equal(flat_v, vs.transpose(2, 3).flatten(3))
+    with pytest.raises(ValueError, match="1 teachers' keys and 2 teachers' values"):
+        adapter([k], [v, v])
+    with pytest.raises(ValueError, match="2 teachers' KV for an adapter of 1"):
+        adapter([k, k], [v, v])
+
+
+def test_a_single_head_may_be_a_layer_of_a_cache_or_layers_joined():
+    adapter = MultiTeacherHeadDimAdapter([(4, 1)], 6, 3)
+    x = torch.randn(2, 1, 5, 4)
+    (apart,), _ = adapter([x], [x])  # two texts, as a cache has them
+    assert apart.shape == (2, 3, 5, 2)
+    ((joined, _),) = adapter([(x, x)])  # two layers, as `adapt` takes them
+    assert torch.equal(joined, apart.transpose(1, 2).flatten(2)[:, None])
+
+
 def pull(student, adapter, teacher, base, detach):
     """Train a student (and the adapter, unless detached) by their distance."""
     trained = [*student.parameters(), *([] if detach else adapter.parameters())]

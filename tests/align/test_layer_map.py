@@ -52,6 +52,17 @@ def test_a_deeper_student_and_layers_of_one_are_fine():
     assert one(8, 1).layers == (((7, 1.0),),)
 
 
+def test_a_layer_that_feeds_much_of_the_student_is_counted():
+    assert one(6, 16, "skip").crowded(6) == (0, 11)  # 3 would be even
+    assert one(8, 12, "skip").crowded(8) == (0, 5)
+    assert one(2, 4, "skip").crowded(2) is None  # 3 of 4, where 2 are even
+
+
+@given(depths, depths, st.sampled_from(["ratio", "uniform"]))
+def test_even_strategies_crowd_no_layer(teacher, student, strategy):
+    assert one(teacher, student, strategy).crowded(teacher) is None
+
+
 def test_rounding_layers_would_skip_where_ratio_does_not():
     # round(l_t * L_s / L_t) sends two teacher layers of 8 to most of 6 student layers
     # and student layer 0 gets one, which is why the map runs over student layers

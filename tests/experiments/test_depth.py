@@ -1,6 +1,7 @@
 """Layer maps that look at what layers compute, through the command."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,9 @@ import torch
 from align.layer_similarity import similarity_layer_map
 from experiments import teaching
 from experiments.cli import main
+from experiments.depth import crowded_layers
+from experiments.sections import AlignConfig
+from plugins import Registry
 from tests.experiments.small_runs import said, small_config
 
 PLUGIN = '''
@@ -118,3 +122,17 @@ def test_a_layer_that_a_teacher_lacks_is_found_before_the_sample(
     code, message = said(["train", str(config)], capsys)
     assert code != 0 and "layer map asks for layer 99" in message
     assert not (tmp_path / "run" / "figures").exists()
+
+
+def test_a_strategy_that_crowds_one_layer_is_warned_of_and_a_written_map_is_not():
+    registry = Registry.load(entry_points=False)
+    teachers = {n: (None, SimpleNamespace(num_layers=6)) for n in ("a", "b")}
+    for strategy, count in (("skip", 1), ("ratio", 0), ("cka", 0)):
+        align = AlignConfig(
+            layer_mapping_strategy=strategy, layer_map={"b": [0] * 15 + [5]}
+        )
+        phase = SimpleNamespace(name="dual", align=align)
+        found = crowded_layers(phase, registry, 16, teachers)
+        assert len(found) == count, found
+        for part in ("strategy=skip feeds 11 of the student's 16", "layer 0 of", "'a'"):
+            assert not found or part in found[0]

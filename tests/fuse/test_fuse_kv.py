@@ -92,29 +92,46 @@ def test_similarity_prefers_the_teacher_whose_prototype_is_near():
     prototypes = torch.eye(2, 6)
     query = prototypes[torch.tensor([0, 1, 1])]  # (B, C): one text per row
     kvs = [constant_kv(0), constant_kv(1)]
-    fused = fuse_kvs_similarity(kvs, query, prototypes, temperature=0.01)
+    fused, weights = fuse_kvs_similarity(kvs, query, prototypes, temperature=0.01)
+    torch.testing.assert_close(weights, torch.eye(2)[[0, 1, 1]])
     expected = torch.tensor([0.0, 1.0, 1.0])[None, :, None, None, None]
     torch.testing.assert_close(fused.k, expected.expand_as(fused.k))
     # cosine 1 against 0 at temperature 1: e / (1 + e)
     soft = fuse_kvs_similarity(kvs, query, prototypes)
-    assert float(soft.k[0, 1, 0, 0, 0]) == pytest.approx(0.7310586, abs=1e-5)
+    assert float(soft.kv.k[0, 1, 0, 0, 0]) == pytest.approx(0.7310586, abs=1e-5)
 
 
 def test_learnable_gives_the_router_a_gradient_until_detached():
     router = LearnableRouter(hidden_dim=6, num_teachers=2)
     kvs = [constant_kv(0), constant_kv(1)]
     query = torch.randn(B, T, 6)
-    fused = fuse_kvs_learnable(kvs, query, router)
+    fused, weights = fuse_kvs_learnable(kvs, query, router)
     assert fused.k.eq(0.5).all()
+    assert weights.shape == (B, T, 2) and weights.requires_grad
     fused.k.square().sum().backward()
     assert router.score.weight.grad.abs().sum() > 0
     assert not fused.detach().k.requires_grad
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_tensors_of_any_depth_come_back_whole_beside_the_weights(layers):
+    """A tensor of two layers once came apart into two, with nothing said."""
+    tensors = [torch.randn(layers, B, T, D) for _ in range(2)]
+    query, prototypes = torch.randn(B, 6), torch.randn(2, 6)
+    fused, weights = fuse_kvs_similarity(tensors, query, prototypes)
+    assert (fused.shape, weights.shape) == ((layers, B, T, D), (B, 2))
+    torch.testing.assert_close(fused, fuse_with_weights(tensors, weights))
+    router = LearnableRouter(hidden_dim=6, num_teachers=2)
+    fused, weights = fuse_kvs_learnable(tensors, query, router)
+    torch.testing.assert_close(fused, fuse_kvs_fixed(tensors))
+    torch.testing.assert_close(weights, router(query))
 
 
 @pytest.mark.parametrize(
     ("kvs", "weights", "message"),
     [
         ([], None, "kvs_list is empty"),
+        ([(1, 2)], None, r"kvs_list\[0\] is a tuple; give KV, or tensors"),
         ([torch.ones(B, T, D)] * 2, [1.0], "1 entries for 2 teachers"),
         ([torch.ones(B, T, D)] * 2, [1.0, -1.0], r"weights\[1\] is -1"),
         ([torch.ones(T, D)], None, r"shape \(4, 5\); give \(L, B, H, T, D\)"),

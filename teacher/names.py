@@ -1,0 +1,48 @@
+"""What a model is called, and where its files are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from align.errors import MissingFileError
+
+ZOO = "zoo:"
+"""Prefix of embedded models: ``zoo:gpt2-prose``, or ``zoo:tiny/gpt2-prose``."""
+
+
+def model_source(name: str, resolve: Callable[[str], Path] | None = None) -> str:
+    """Where to load a model from: its folder, or its name on the hub.
+
+    Args:
+        name: a folder, a hub name, ``zoo:NAME`` or ``zoo:SCALE/NAME``.
+        resolve: gives the folder of what stands behind ``zoo:``; None means the built
+            zoo.
+
+    Raises:
+        FileNotFoundError: no such folder, or the zoo's model is not built.
+        ValueError: the zoo has no such model.
+    """
+    if name.startswith(ZOO):
+        if resolve is not None:
+            return str(resolve(name.removeprefix(ZOO)))
+        from teacher.zoo import zoo_path
+
+        scale, model = zoo_parts(name)
+        return str(zoo_path(model, scale=scale))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local or path.exists():
+        raise MissingFileError(
+            f"model {name!r}: no such folder ({path.absolute()}); give the folder "
+            "that holds config.json, or a hub name such as 'openai-community/gpt2'"
+        )
+    return name
+
+
+def zoo_parts(name: str) -> tuple[str, str]:
+    """Scale and model of a ``zoo:`` name."""
+    scale, _, model = name.removeprefix(ZOO).rpartition("/")
+    return scale or "default", model
