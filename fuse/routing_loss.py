@@ -33,7 +33,10 @@ def weigh_losses(losses: Tensor, weights: Tensor) -> Tensor:
 
 
 def expected_teacher_loss(
-    weights: Tensor, losses: Tensor, available: Tensor | None = None
+    weights: Tensor,
+    losses: Tensor,
+    available: Tensor | None = None,
+    total: float | None = None,
 ) -> Tensor:
     """Train a router by each teacher's own next-token loss.
 
@@ -46,6 +49,7 @@ def expected_teacher_loss(
             all (bits per character); detached here.
         available: (..., M) bool, teachers that have such a loss (decoders);
             the others are left out and the weights renormalised.
+        total: > 0, what the sum of expected losses is divided by; None: their number.
 
     Returns:
         Scalar float32, the mean expected loss; 0 where nothing is available.
@@ -57,10 +61,10 @@ def expected_teacher_loss(
     if available is not None:
         cost = torch.where(available, cost, torch.zeros_like(cost))
         w = w * available
-    total = w.sum(-1)
-    safe = torch.where(total > 0, total, torch.ones_like(total))
+    whole = w.sum(-1)
+    safe = torch.where(whole > 0, whole, torch.ones_like(whole))
     rows = (w * cost).sum(-1) / safe
-    return rows.sum() / (total > 0).sum().clamp(min=1)
+    return rows.sum() / (total or (whole > 0).sum().clamp(min=1))
 
 
 class EntropyRegularizer:
@@ -102,7 +106,11 @@ class EntropyRegularizer:
         return self.strength * step / self.warmup_steps
 
     def compute_loss(
-        self, weights: Tensor, step: int | None = None, mask: Tensor | None = None
+        self,
+        weights: Tensor,
+        step: int | None = None,
+        mask: Tensor | None = None,
+        total: float | None = None,
     ) -> Tensor:
         """The term to add to the loss.
 
@@ -110,15 +118,13 @@ class EntropyRegularizer:
             weights: (..., M), >= 0, summing to 1 over M, with gradient.
             step: optimiser step for the schedule; None: full strength.
             mask: (...) bool, weightings to count; None: all.
+            total: > 0, what the sum of entropies is divided by; None: their number.
 
         Returns:
             Scalar float32: +- strength x mean entropy in nats.
         """
         entropy = routing_entropy(weights)
-        if mask is None:
-            mean = entropy.mean()
-        else:
-            kept = mask.expand_as(entropy)
-            mean = (entropy * kept).sum() / kept.sum().clamp(min=1)
+        kept = torch.ones_like(entropy) if mask is None else mask.expand_as(entropy)
+        mean = (entropy * kept).sum() / (total or kept.sum().clamp(min=1))
         sign = 1.0 if self.target == "specialized" else -1.0
         return sign * self.strength_at(step) * mean

@@ -118,6 +118,21 @@ class LearnedWeigher(nn.Module):
         return weights
 
 
+def prior(weigher: nn.Module, available: Tensor) -> Tensor:
+    """What a weigher would give before it has seen a text.
+
+    Args:
+        weigher: any; of fixed shares those, of all others equal ones.
+        available: (B, T, M) bool, True where a teacher covers the token.
+
+    Returns:
+        (B, T, M) float32, see :func:`share`.
+    """
+    if isinstance(weigher, FixedWeigher):
+        return share(weigher.weights.expand_as(available), available)
+    return share(torch.ones_like(available, dtype=torch.float32), available)
+
+
 def per_token(weights: Tensor, mask: Tensor) -> Tensor:
     """Give every token of a sample its weights: (B, M) or (B, T, M) -> (B, T, M)."""
     if weights.dim() == 3:

@@ -117,7 +117,12 @@ class ZSpace(nn.Module):
         return self.decode(None, zk, zv)
 
     def reconstruction_loss(
-        self, model: int | None, k: Tensor, v: Tensor, mask: Tensor
+        self,
+        model: int | None,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor,
+        total: float | None = None,
     ) -> Tensor:
         """How much of one model Z loses.
 
@@ -128,19 +133,21 @@ class ZSpace(nn.Module):
             k: (L, B, T, C_k) float.
             v: (L, B, T, C_v) float.
             mask: (B, T) bool, tokens that count.
+            total: > 0, what the sum over tokens is divided by; None: their number.
 
         Returns:
             Scalar float32, the mean squared error per standardised channel: the
             share of variance lost, averaged over keys and values.
         """
-        total = torch.zeros((), device=k.device)
+        loss = torch.zeros((), device=k.device)
+        count = total or mask.sum().clamp(min=1)
         for x, coder in zip((k, v), self._coders(model), strict=True):
             target = coder.standardise(x.detach())
             found = coder.decode_standardised(coder.encode(x.detach()))
             error = (found.float() - target).square().mean((0, 3))  # (B, T)
             error = torch.where(mask, error, torch.zeros_like(error)).sum()
-            total = total + error / mask.sum().clamp(min=1)
-        return total / 2
+            loss = loss + error / count
+        return loss / 2
 
     def student_reconstruction_loss(self, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """:meth:`reconstruction_loss` for the student."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from align.config import AlignConfig
 from align.output import LinearHead, Output
+from align.reading import Reading
+from align.time_align import Alignment
 from fuse.config import FuseConfig
 from plugins.contract import Promise, first_problem, problem
 from plugins.contract_maps import token_batch
@@ -25,9 +28,11 @@ from student.objective import (
     Objective,
     Relation,
     StepContext,
+    count_of,
 )
 from student.output import CommonPieces, Lexicon, Vocabulary
-from student.output.terms import OutputConfig, Outputs, Taught
+from student.output.terms import OutputConfig, OutputPlan, Outputs, Taught
+from student.places import Places, find_places
 from teacher.teacher_rule import TeacherRule
 
 _WIDTH, _TEACHERS, _VOCABULARY = 16, 3, 11
@@ -162,7 +167,26 @@ def objective(factory: Callable[[], Objective]) -> Iterator[Promise]:
         kept = all(torch.equal(a, b) for a, b in zip(before, targets, strict=True))
         return problem(not kept, "a target was written to")
 
+    def counted() -> str:
+        made = factory()
+        count = count_of(made)
+        if count is None:
+            return ""
+        context = step_context()[0]
+        counts = tuple(count(step_places(context)))
+        if not counts or not all(0 <= x < math.inf for x in counts):
+            return f"count gives {counts}; give numbers >= 0"
+        once, twice = (
+            float(made(replace(context, totals=tuple(n * x for x in counts))).detach())
+            for n in (1, 2)
+        )
+        far = abs(once - 2 * twice) > 1e-4 * abs(once) + 1e-6
+        return problem(
+            far, f"gives {once}, and {twice} where the step's counts are twice as large"
+        )
+
     yield Promise("says what it needs", needs)
+    yield Promise("divides by the step's counts, if it counts", counted)
     yield Promise("is a finite scalar", scalar)
     yield Promise("moves the student", moves)
     yield Promise("is finite where nothing is covered", uncovered)
@@ -199,6 +223,34 @@ def phase(mapping: Mapping[str, Any]) -> Iterator[Promise]:
     yield Promise("has known sections only", sections)
     yield Promise("each section is a mapping", subsets)
     yield Promise("its settings exist and are in range", values)
+
+
+def step_places(context: StepContext) -> Places:
+    """Where the context's texts are compared, as known before the student reads."""
+    batch = context.batch
+    rows = batch.has_text.flatten().nonzero()[:, 0]
+    size, tokens = batch.ids.shape
+    alignment = Alignment(rows, rows, torch.ones(len(rows)), (size, tokens, tokens))
+    readings = [
+        Reading(
+            c.name,
+            batch,
+            batch,
+            alignment,
+            alignment,
+            batch.mask,
+            attention=True,
+            vocabulary="shared",
+        )
+        for c in context.comparisons
+    ]
+    weight = torch.stack([c.weight for c in context.comparisons], -1)
+    outputs = context.outputs
+    assert outputs is not None
+    head, config = outputs.student.head, outputs.config
+    plan = OutputPlan(head, "shared", config, lexicons=outputs.lexicons)
+    asked = context.relations[0].rows
+    return find_places(batch, readings, asked, weight, 0, plan)
 
 
 def step_context(

@@ -119,6 +119,14 @@ def objectives() -> Mapping[str, Callable[[], Objective]]:
     NaN, where nothing is covered. ``ctx.outputs`` holds hidden states and heads, not
     logits: ``student.output`` compares them without making any.
 
+    An optimiser step is one mean over its forward passes and processes. Without more,
+    the scalar is a mean over the pass and counts with the pass's share of the step's
+    predicted tokens. With a method ``count``, from ``Places`` (tokens, alignments and
+    weights of one pass, before the student has read) to K numbers >= 0, the scalar is
+    the objective's sum over the pass divided by ``ctx.totals``, the same numbers summed
+    over the step; ``ctx.total(index, weight)`` gives them, and ``weight`` where the
+    pass is all there is.
+
     Weighted by ``loss.extra.<name>``.
     """
 

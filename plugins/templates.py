@@ -97,21 +97,26 @@ class $Class(nn.Module):
     ),
     "objective": (
         "$Class",
-        "from torch import Tensor\n\nfrom student.objective import StepContext\n",
+        "from torch import Tensor\n\nfrom student.objective import StepContext\n"
+        "from student.places import Places\n",
         '''
 class $Class:
     """Absolute instead of squared distance of keys: outliers pull less."""
 
     needs: frozenset[str] = frozenset()
 
+    def count(self, places: Places) -> list[float]:
+        """What the tokens of one forward pass weigh: they share the step's mean."""
+        return [float(places.compared.sum())]
+
     def __call__(self, ctx: StepContext) -> Tensor:
         """Average over layers, channels and, by weight, tokens."""
         total, weight = ctx.zero(), ctx.zero()
         for pair in ctx.comparisons:
-            apart = (pair.pred_k.float() - pair.target_k.float()).abs().mean((0, 3))
-            total = total + (apart * pair.weight).sum()
-            weight = weight + pair.weight.sum()
-        return total / weight.clamp_min(1e-9)
+            apart = (pair.pred_k.float() - pair.target_k.float()).abs().mean(3)
+            total = total + (apart * pair.weight).sum() / len(apart)
+            weight = weight + pair.weight.expand_as(apart).sum() / len(apart)
+        return total / ctx.total(0, weight)
 ''',
     ),
     "phase": (

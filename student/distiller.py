@@ -11,17 +11,19 @@ Who learns from what is decided here and nowhere else:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from align.captured import Capture, Captured, Injection
 from align.output import LinearHead, Output
+from align.reading import Reading
 from align.stopwatch import part
 from align.tokens import TokenBatch
 from align.view import TeacherView
 from fuse.routing_loss import EntropyRegularizer, expected_teacher_loss
+from fuse.weigher import prior
 from student.bridges.base import Bridge
 from student.config import LossConfig
 from student.evaluate import KVHealth, kv_health
@@ -35,8 +37,10 @@ from student.objective import (
     Said,
     StepContext,
     at_rows,
+    count_of,
 )
 from student.output.terms import OutputPlan, Outputs, Taught
+from student.places import Counts, Places, Share, availability, find_places
 from student.sinks import not_sinks
 from student.still import standing_still
 from student.terms import WITHOUT_COMPARISONS, cross_entropy
@@ -71,9 +75,10 @@ class StepResult:
     """What one forward pass of training gives."""
 
     loss: Tensor
-    """Scalar to differentiate."""
+    """Scalar to differentiate: the pass's mean, or its share of the step's, of which
+    the shares of all passes are the sum."""
     terms: dict[str, Tensor] = field(default_factory=dict)
-    """Every term before its weight, detached scalars."""
+    """Every term before its weight, likewise, detached scalars."""
     routing: Tensor | None = None
     """(B, T, M) or (L, B, T, M) float32, detached; rows of 0 have no teacher."""
     coverage: Tensor | None = None
@@ -151,6 +156,45 @@ class Distiller(nn.Module):
         """Whether some term compares attention or relations at sampled rows."""
         return bool(self._needs & {ATTENTION, RELATIONS})
 
+    @torch.no_grad()
+    def survey(
+        self, batch: TokenBatch, readings: Sequence[Reading], rows: Tensor | None
+    ) -> tuple[Places, Counts]:
+        """Where a pass compares anything and what that weighs; no model runs.
+
+        Args:
+            batch: the student's tokens, (B, T).
+            readings: one per teacher, in the bridge's order.
+            rows: (B, R) int64 query positions.
+        """
+        available = availability(batch, readings)
+        weight = (
+            available.float()
+            if self.weigher is None
+            else prior(self.weigher, available)
+        )
+        skipped = self._config.skip_sinks
+        places = find_places(batch, readings, rows, weight, skipped, self._output)
+        return places, Counts(places.predicted, self._counts(places))
+
+    def _counts(self, places: Places) -> dict[str, tuple[float, ...]]:
+        counts = {
+            name: tuple(count(places))
+            for name, weighted in self._objectives.items()
+            if (count := count_of(weighted.objective)) is not None
+        }
+        if self.bridge is None:
+            return counts
+        counts |= self.bridge.auxiliary_counts(places)
+        if self.learns_routing:
+            known = torch.tensor([r.bits for r in places.readings])
+            told = places.available & known.to(places.available.device)
+            counts |= {
+                "teacher_loss": (float(told.any(-1).sum()),),
+                "entropy": (float(places.available.any(-1).sum()),),
+            }
+        return counts
+
     def forward(
         self,
         batch: TokenBatch,
@@ -158,6 +202,7 @@ class Distiller(nn.Module):
         rows: Tensor | None = None,
         step: int = 0,
         poisoned: bool = False,
+        share: Share | None = None,
     ) -> StepResult:
         """Compute the loss of one batch.
 
@@ -168,6 +213,8 @@ class Distiller(nn.Module):
             step: optimiser steps taken in this phase.
             poisoned: something of this batch cannot be used: a loss whose gradients
                 are NaN, so that all processes leave out the step it belongs to.
+            share: what the batch is of its optimiser step, from :meth:`survey` of all
+                its passes; None: the batch is all there is.
         """
         device = batch.ids.device.type
         on = self._autocast is not None
@@ -178,8 +225,9 @@ class Distiller(nn.Module):
                 return StepResult(seen.logits.float().mean() * torch.nan)
             if self.bridge is None:
                 seen = self._look(batch)
-                return self._total(StepContext(batch, self._said(seen), step=step), {})
-            return self._taught(batch, views, rows, step)
+                context = StepContext(batch, self._said(seen), step=step)
+                return self._total(context, {}, share)
+            return self._taught(batch, views, rows, step, share)
 
     def _taught(
         self,
@@ -187,16 +235,20 @@ class Distiller(nn.Module):
         views: Sequence[TeacherView],
         rows: Tensor | None,
         step: int,
+        share: Share | None,
     ) -> StepResult:
         assert self.bridge is not None and self.weigher is not None
         asked = rows if ATTENTION in self._needs else None
         seen = self._look(batch, asked, all_layers=self._reads_kv(step))
         assert seen.hidden is not None
         with part("fuse"):
-            covered = torch.stack([view.alignment.covered for view in views], -1)
-            text = batch.has_text[..., None]
-            live = self.weigher(seen.hidden.detach(), batch.mask, covered & text)
-            weights = live.detach() * not_sinks(batch, views, self._config.skip_sinks)
+            if share is None:
+                available = availability(batch, views)
+                clear = not_sinks(batch, views, self._config.skip_sinks)
+            else:
+                available, clear = share.places.available, share.places.clear
+            live = self.weigher(seen.hidden.detach(), batch.mask, available)
+            weights = live.detach() * clear
             context = StepContext(
                 batch,
                 self._said(seen),
@@ -205,21 +257,21 @@ class Distiller(nn.Module):
                 self._relations(seen, views, weights, rows),
                 live.detach(),
                 step,
-                self._outputs(seen, batch, views, live.detach(), step),
+                self._outputs(seen, batch, views, live.detach(), step, share),
                 None if self._heat is None else self._heat.to(live.device),
             )
-            extra = self.bridge.auxiliary(seen.kv, views)
-            extra |= self._routing_losses(live, covered & text, views, step)
+            extra = self.bridge.auxiliary(seen.kv, views, share)
+            extra |= self._routing_losses(live, available, views, step, share)
         if self.wants_outcome(step):
-            extra |= self._outcome(batch, views, live)
+            extra |= self._outcome(batch, views, live, share)
         with part("fuse"):
-            result = self._total(context, extra)
-        tokens = text.sum((0, 1)).clamp_min(1)
+            result = self._total(context, extra, share)
+        tokens = batch.has_text.sum().clamp_min(1)
         return StepResult(
             result.loss,
             result.terms,
             live.detach(),
-            (covered & text).sum((0, 1)).float() / tokens,
+            available.sum((0, 1)).float() / tokens,
             kv_health(seen.kv, HEALTH_TOKENS) if self.wants_health(step) else None,
         )
 
@@ -255,13 +307,15 @@ class Distiller(nn.Module):
         assert seen.hidden is not None
         return Said(seen.hidden, self._head)
 
-    def _total(self, context: StepContext, extra: dict[str, Tensor]) -> StepResult:
+    def _total(
+        self, context: StepContext, extra: dict[str, Tensor], share: Share | None
+    ) -> StepResult:
         """Weigh the terms; ``extra`` losses carry their weights already."""
         loss = context.zero()
         terms: dict[str, Tensor] = {}
         strength = self._config.strength(context.step)
         for name, weighted in self._objectives.items():
-            value = weighted.objective(context)
+            value = _of_step(name, weighted.objective, context, share)
             loss = loss + weighted.weight * (1 if name == "ce" else strength) * value
             terms[name] = value.detach()
         for name, value in extra.items():
@@ -308,6 +362,7 @@ class Distiller(nn.Module):
         views: Sequence[TeacherView],
         weights: Tensor,
         step: int,
+        share: Share | None,
     ) -> Outputs | None:
         plan = self._output
         if OUTPUTS not in self._needs or plan is None or seen.hidden is None:
@@ -315,18 +370,29 @@ class Distiller(nn.Module):
         own = Output(batch, seen.hidden, plan.head, plan.vocabulary)
         if weights.dim() == 4:  # layers are routed by themselves
             weights = weights.mean(0)
+        pairings = [None] * len(views) if share is None else share.places.pairings
         taught = [
-            Taught(view.name, view.output, weights[..., m])
+            Taught(view.name, view.output, weights[..., m], pairings[m])
             for m, view in enumerate(views)
             if view.output is not None
         ]
         return Outputs(own, taught, plan.config, plan.temperature, step, plan.lexicons)
 
     def _routing_losses(
-        self, live: Tensor, available: Tensor, views: Sequence[TeacherView], step: int
+        self,
+        live: Tensor,
+        available: Tensor,
+        views: Sequence[TeacherView],
+        step: int,
+        share: Share | None,
     ) -> dict[str, Tensor]:
         if not self.learns_routing:
             return {}
+        layers = len(live) if live.dim() == 4 else 1
+
+        def total(name: str) -> float | None:
+            return None if share is None else layers * share.step.terms[name][0]
+
         losses: dict[str, Tensor] = {}
         if self._config.router_signal != "outcome":
             own = [view.bits_per_char for view in views]
@@ -334,15 +400,24 @@ class Distiller(nn.Module):
             blank = live.new_zeros(live.shape[0])
             bits = torch.stack([blank if b is None else b for b in own], -1)
             losses["teacher_loss"] = expected_teacher_loss(
-                live, bits[:, None].expand_as(live), available & known
+                live,
+                bits[:, None].expand_as(live),
+                available & known,
+                total("teacher_loss"),
             )
         if self._regularizer is not None:
             seen = available.any(-1)
-            losses["entropy"] = self._regularizer.compute_loss(live, step, seen)
+            losses["entropy"] = self._regularizer.compute_loss(
+                live, step, seen, total("entropy")
+            )
         return losses
 
     def _outcome(
-        self, batch: TokenBatch, views: Sequence[TeacherView], live: Tensor
+        self,
+        batch: TokenBatch,
+        views: Sequence[TeacherView],
+        live: Tensor,
+        share: Share | None,
     ) -> dict[str, Tensor]:
         """The student's next-token loss while it reads the fused KV.
 
@@ -365,5 +440,17 @@ class Distiller(nn.Module):
         )
         with standing_still(self.student):
             seen = self._look(batch, inject=inject)
-            ce = cross_entropy(StepContext(batch, self._said(seen)))
+            totals = None if share is None else (share.step.predicted,)
+            ce = cross_entropy(StepContext(batch, self._said(seen), totals=totals))
         return {"outcome": self._config.eta_outcome * ce}
+
+
+def _of_step(
+    name: str, objective: Objective, context: StepContext, share: Share | None
+) -> Tensor:
+    """A term's part of the step's mean."""
+    if share is None:
+        return objective(context)
+    if count_of(objective) is not None:
+        return objective(replace(context, totals=share.step.terms[name]))
+    return share.part * objective(context)

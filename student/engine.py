@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -122,12 +122,13 @@ class Engine:
         finally:
             self.accelerator.free_memory()
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Average a tensor over processes."""
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Add up numbers over processes."""
         if self.world_size == 1:
-            return values
-        out: Tensor = self.accelerator.reduce(values, reduction="mean")
-        return out
+            return list(values)
+        mine = torch.tensor(list(values), dtype=torch.float64, device=self.device)
+        every: Tensor = self.accelerator.reduce(mine, reduction="sum")
+        return [float(value) for value in every.tolist()]
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on some process."""

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from align.output import LinearHead
 from align.tokens import TokenBatch
 from student.output.terms import Outputs
+from student.places import Places
 
 NONE: frozenset[str] = frozenset()
 ATTENTION = "attention"
@@ -29,6 +30,8 @@ Side = Literal["k", "v"]
 """Keys or values."""
 EPS = 1e-6
 """The least length by which a cosine divides."""
+LEAST = 1e-9
+"""Keeps a quotient of weights finite where there are none."""
 
 
 @dataclass(frozen=True, eq=False)  # without slots: a bridge may predict lazily
@@ -97,7 +100,7 @@ class Relation:
     """(B, R) int64, the tokens whose relations to all others are compared."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # without slots: logits may come when asked for
 class Said:
     """The student's next-token output before its head."""
 
@@ -106,14 +109,15 @@ class Said:
     head: LinearHead
     """The student's own parameters."""
 
+    @cached_property
     def logits(self) -> Tensor:
         """(B, T, V) float."""
         return F.linear(self.hidden, self.head.weight, self.head.bias)
 
 
-@dataclass(frozen=True, eq=False)  # without slots: logits may come when asked for
+@dataclass(frozen=True, slots=True, eq=False)
 class StepContext:
-    """What one training step hands to every term."""
+    """What one forward pass of a training step hands to every term."""
 
     batch: TokenBatch
     """The student's tokens, (B, T)."""
@@ -134,20 +138,49 @@ class StepContext:
     heat: Tensor | None = None
     """(L,) float32 > 0, the softmax temperature of attention and relations at each of
     the student's layers; None: 1."""
+    totals: tuple[float, ...] | None = None
+    """What the term's own :attr:`Objective.count` comes to over all passes and
+    processes of the optimiser step; None: this pass is all there is, or the term does
+    not count."""
 
-    @cached_property
+    @property
     def logits(self) -> Tensor:
         """(B, T, V) float, the student's next-token logits; at a large vocabulary the
         largest tensor of a step, made only where a term asks for it."""
-        return self.said if isinstance(self.said, Tensor) else self.said.logits()
+        return self.said if isinstance(self.said, Tensor) else self.said.logits
+
+    def total(self, index: int, weight: Tensor | float) -> Tensor | float:
+        """What a sum over this pass is divided by; never 0.
+
+        Args:
+            index: among what the term counts.
+            weight: what this pass alone weighs, where it is all there is.
+        """
+        if self.totals is not None:
+            return max(self.totals[index], LEAST)
+        if isinstance(weight, Tensor):
+            return weight.clamp_min(LEAST)
+        return max(weight, LEAST)
 
     def zero(self) -> Tensor:
         """A float32 0 where the student is."""
         return torch.zeros((), device=self.batch.ids.device)
 
 
+Count = Callable[[Places], Sequence[float]]
+"""What the places of one forward pass weigh, by tokens and alignments alone."""
+
+
 class Objective(Protocol):
-    """One term of the loss."""
+    """One term of the loss.
+
+    An optimiser step is one mean over all that its forward passes, on all processes,
+    compare. A term may have a method ``count`` that maps :class:`Places` to numbers
+    K >= 1: what the places of one pass weigh, known before the student has read. Then
+    ``ctx.totals`` holds their sums over the step, and the term gives its sum over the
+    pass divided by them (``ctx.total``). A term without one gives a mean over the
+    pass, which counts with the pass's share of the step's predicted tokens.
+    """
 
     @property
     def needs(self) -> frozenset[str]:
@@ -164,10 +197,17 @@ class Term:
 
     function: Callable[[StepContext], Tensor]
     needs: frozenset[str] = NONE
+    count: Count | None = None
 
     def __call__(self, ctx: StepContext) -> Tensor:
         """Apply the function."""
         return self.function(ctx)
+
+
+def count_of(objective: Objective) -> Count | None:
+    """How a term counts its places; None where it gives a mean over a pass."""
+    count: Count | None = getattr(objective, "count", None)
+    return count
 
 
 def at_rows(weight: Tensor, rows: Tensor) -> Tensor:

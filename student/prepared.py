@@ -72,7 +72,13 @@ class Prepared:
         return bool(self._accelerator.sync_gradients)
 
     def backward(self, loss: Tensor) -> None:
-        """Differentiate; at the boundary gradients are averaged over processes."""
+        """Differentiate a pass's share of the step's loss.
+
+        Gradients add up over passes and processes. Both engines would average them,
+        which is undone here, so that a loss scale meets losses of the size it knows.
+        """
+        passes = self._accelerator.gradient_accumulation_steps
+        loss = loss * (passes * self._accelerator.num_processes)
         if not self._deepspeed:
             self._accelerator.backward(loss)
             return

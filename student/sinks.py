@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from align.reading import Reading
 from align.tokens import TokenBatch
 from align.view import TeacherView
 
 
-def not_sinks(batch: TokenBatch, views: Sequence[TeacherView], count: int) -> Tensor:
+def not_sinks(
+    batch: TokenBatch, views: Sequence[TeacherView | Reading], count: int
+) -> Tensor:
     """Leave attention sinks out, the student's and each teacher's own.
 
     A teacher without a begin-of-text token has its sink in the first word, which

@@ -27,6 +27,7 @@ from student.output import Labels, linear_divergence
 from student.output.linear import BLOCK
 from student.output.terms import OutputConfig
 from student.output.terms.config import OUTPUT_TERMS
+from student.places import Places
 
 WITHOUT_COMPARISONS = frozenset(
     {"ce", "attention_kl", "relation_k", "relation_v", *OUTPUT_TERMS}
@@ -77,9 +78,9 @@ def attention_kl(ctx: StepContext) -> Tensor:
             target = target / target.sum(-1, keepdim=True).clamp_min(1e-9)
             log_pred = (log_pred / heat).log_softmax(-1)
         kl = _kl(target, log_pred) * _squared_heat(ctx)  # (L, B, R)
-        total = total + (kl * pair.weight).sum()
-        weight = weight + pair.weight.expand_as(kl).sum()
-    return total / weight.clamp_min(1e-9)
+        total = total + (kl * pair.weight).sum() / len(kl)
+        weight = weight + pair.weight.expand_as(kl).sum() / len(kl)
+    return total / ctx.total(0, weight)
 
 
 def key_relations(ctx: StepContext) -> Tensor:
@@ -105,21 +106,25 @@ def cross_entropy(ctx: StepContext) -> Tensor:
     Position t predicts token t + 1. Padding is never predicted, and of a
     conversation only what :attr:`TokenBatch.predicted` says.
     """
+    predicted = ctx.batch.predicted[:, 1:]
+    total = ctx.total(0, predicted.sum().clamp_min(1))
     if isinstance(ctx.said, Said):
-        return _fused_cross_entropy(ctx.said, ctx.batch)
-    labels = ctx.batch.ids[:, 1:].masked_fill(~ctx.batch.predicted[:, 1:], -100)
+        return _fused_cross_entropy(ctx.said, ctx.batch, total)
+    labels = ctx.batch.ids[:, 1:].masked_fill(~predicted, -100)
     logits = ctx.logits[:, :-1].float()
-    total = F.cross_entropy(logits.transpose(1, 2), labels, reduction="sum")
-    return total / (labels != -100).sum().clamp_min(1)
+    loss = F.cross_entropy(logits.transpose(1, 2), labels, reduction="sum")
+    return loss / total
 
 
-def _fused_cross_entropy(said: Said, batch: TokenBatch) -> Tensor:
+def _fused_cross_entropy(
+    said: Said, batch: TokenBatch, total: Tensor | float
+) -> Tensor:
     """The same, a block of tokens at a time, without the logits of all."""
     wanted = batch.predicted.clone()
     wanted[:, :1] = False
     ids = batch.ids.masked_fill(~wanted, 0)  # padding may have an id beyond the head
     after, weight = (x.roll(-1, 1).flatten() for x in (ids, wanted.float()))
-    labels = Labels(after, weight / weight.sum().clamp_min(1))  # the first wraps as 0
+    labels = Labels(after, weight / total)  # the first wraps as 0
     block = max(BLOCK, _BLOCK_LOGITS // said.head.size)
     hidden = said.hidden.flatten(0, 1)
     with part("student"):  # its last layer, not a term's work
@@ -127,14 +132,46 @@ def _fused_cross_entropy(said: Said, batch: TokenBatch) -> Tensor:
     return loss.float()
 
 
+def _count_predicted(places: Places) -> list[float]:
+    return [places.predicted]
+
+
+def _count_compared(places: Places) -> list[float]:
+    return [float(places.compared.double().sum())]
+
+
+def _count_attention(places: Places) -> list[float]:
+    """Sampled queries for which a teacher with attention has a token of its own."""
+    total, rows, compared = 0.0, places.rows, places.compared
+    for m, reading in enumerate(places.readings):
+        if reading.attention and rows is not None:
+            known = reading.readable.gather(1, rows) >= 0
+            total += float((at_rows(compared[..., m], rows) * known).double().sum())
+    return [total]
+
+
+def _count_relations(places: Places) -> list[float]:
+    """Sampled tokens that have another one to be related to."""
+    total, compared = 0.0, places.compared
+    for m in range(len(places.readings)):
+        if places.rows is not None:
+            weight = _row_weight(compared[..., m], places.rows)
+            total += float(weight.double().sum())
+    return [total]
+
+
 OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
-    "ce": lambda: Term(cross_entropy),
-    "kv_k": lambda: Term(key_distance),
-    "kv_v": lambda: Term(value_distance),
-    "cosine": lambda: Term(cosine_distance),
-    "attention_kl": lambda: Term(attention_kl, frozenset({ATTENTION})),
-    "relation_k": lambda: Term(key_relations, frozenset({RELATIONS})),
-    "relation_v": lambda: Term(value_relations, frozenset({RELATIONS})),
+    "ce": lambda: Term(cross_entropy, count=_count_predicted),
+    "kv_k": lambda: Term(key_distance, count=_count_compared),
+    "kv_v": lambda: Term(value_distance, count=_count_compared),
+    "cosine": lambda: Term(cosine_distance, count=_count_compared),
+    "attention_kl": lambda: Term(
+        attention_kl, frozenset({ATTENTION}), _count_attention
+    ),
+    "relation_k": lambda: Term(key_relations, frozenset({RELATIONS}), _count_relations),
+    "relation_v": lambda: Term(
+        value_relations, frozenset({RELATIONS}), _count_relations
+    ),
 }
 """The built-in terms by name."""
 
@@ -174,9 +211,10 @@ def _distance(ctx: StepContext, per_token: Callable[[Comparison], Tensor]) -> Te
     total, weight = ctx.zero(), ctx.zero()
     for comparison in ctx.comparisons:
         distance = per_token(comparison)
-        total = total + (distance * comparison.weight).sum()
-        weight = weight + comparison.weight.expand_as(distance).sum()
-    return total / weight.clamp_min(1e-9)
+        layers = len(distance)
+        total = total + (distance * comparison.weight).sum() / layers
+        weight = weight + comparison.weight.expand_as(distance).sum() / layers
+    return total / ctx.total(0, weight)
 
 
 def _relations(
@@ -189,11 +227,16 @@ def _relations(
         log_s = _relation_log_softmax(student, rows, known, ctx.heat)
         log_t = _relation_log_softmax(teacher, rows, known, ctx.heat)
         per_row = _kl(log_t.exp(), log_s) * _squared_heat(ctx)  # (L, B, R)
-        row_weight = at_rows(relation.weight, rows)
-        row_weight = row_weight * (known.sum(1, keepdim=True) > 1)
-        total = total + (per_row * row_weight).sum()
-        weight = weight + row_weight.expand_as(per_row).sum()
-    return total / weight.clamp_min(1e-9)
+        row_weight, layers = _row_weight(relation.weight, rows), len(per_row)
+        total = total + (per_row * row_weight).sum() / layers
+        weight = weight + row_weight.expand_as(per_row).sum() / layers
+    return total / ctx.total(0, weight)
+
+
+def _row_weight(weight: Tensor, rows: Tensor) -> Tensor:
+    """(..., B, T) -> (..., B, R): 0 for a token that nothing else is known beside."""
+    known = _any_layer(weight > 0)
+    return at_rows(weight, rows) * (known.sum(1, keepdim=True) > 1)
 
 
 def _relation_log_softmax(

@@ -19,6 +19,7 @@ from student.engine import Engine
 from student.evaluate import Encode
 from student.feed import Kitchen, Portion, Views, serve
 from student.phase_checkpoint import Keeper, load_checkpoint, save_checkpoint
+from student.places import Share
 from student.prepared import Prepared
 from student.trouble import NonFiniteLossError, Trouble, told
 
@@ -147,10 +148,11 @@ class _Loop:
             engine.device,
             engine.rank,
             engine.world_size,
+            self._distiller.survey,
         )
-        first, last = done * engine.accumulation, job.steps * engine.accumulation
+        passes = engine.accumulation
         ahead = config.prefetch and job.views is not None
-        return serve(kitchen.portion, first, last, ahead)
+        return serve(kitchen.by_step(passes), done * passes, job.steps * passes, ahead)
 
     def step(self, step: int, portions: Iterator[Portion]) -> None:
         """One optimiser step over all its forward passes."""
@@ -159,13 +161,17 @@ class _Loop:
         made: dict[str, float] = {}
         trouble: list[Trouble] = []
         samples: list[str] = []
-        applied = True
+        applied, counts = True, None
         with self._watch.listening():
             for _ in range(self._engine.accumulation):
                 with part("waiting"):
                     portion = next(portions)
+                if counts is None:  # the same in every portion of the step
+                    every = self._engine.sum(portion.step.flat())
+                    counts = portion.step.refilled(every)
+                share = Share(portion.places, portion.own, counts)
                 with self._prepared.accumulate():
-                    results.append(self._forward(portion, step, trouble))
+                    results.append(self._forward(portion, step, share, trouble))
                     with part("student"):
                         self._prepared.backward(results[-1].loss)
                     if self._prepared.at_boundary:
@@ -186,7 +192,7 @@ class _Loop:
             self._log(results, step, rate, made)
 
     def _forward(
-        self, portion: Portion, step: int, trouble: list[Trouble]
+        self, portion: Portion, step: int, share: Share, trouble: list[Trouble]
     ) -> StepResult:
         """The loss of one pass; one whose gradients are NaN where it is of no use."""
         names = [sample.id for sample in portion.samples]
@@ -196,7 +202,7 @@ class _Loop:
         poisoned = self._job.views is not None and self._engine.any(problem is not None)
         with part("student"):
             result: StepResult = self._prepared.module(
-                portion.batch, portion.views, portion.rows, step, poisoned
+                portion.batch, portion.views, portion.rows, step, poisoned, share
             )
         if problem is not None:
             what = "keys and values"
@@ -252,24 +258,24 @@ class _Loop:
         made: dict[str, float],
     ) -> None:
         names = list(results[0].terms)
-        values = torch.stack(
+        shares = torch.stack(
             [
                 torch.stack(
-                    [r.loss.detach().float(), *(r.terms[n].float() for n in names)]
+                    [r.loss.detach().double(), *(r.terms[n].double() for n in names)]
                 )
                 for r in results
             ]
-        ).mean(0)
-        tokens = values.new_tensor([float(self._tokens)])
-        mean = self._engine.mean(torch.cat([values, tokens])).tolist()
+        )
+        values = [*shares.sum(0).tolist(), float(self._tokens)]
+        loss, *terms, tokens = self._engine.sum(values)
         line: dict[str, Any] = {
             "kind": "train",
             "step": step + 1,
-            "loss": mean[0],
-            "terms": dict(zip(names, mean[1:-1], strict=True)),
+            "loss": loss,
+            "terms": dict(zip(names, terms, strict=True)),
             "lr": rate,
             "grad_norm": self._prepared.gradient_norm,
-            **self._speed(mean[-1] * self._engine.world_size, made),
+            **self._speed(tokens, made),
         }
         bridge, last = self._distiller.bridge, results[-1]
         if bridge is not None and last.coverage is not None:

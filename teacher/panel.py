@@ -14,9 +14,10 @@ from align.causality import check_causal
 from align.errors import InputError
 from align.kv import KV
 from align.output import LinearHead, Output
+from align.reading import Reading
 from align.stopwatch import part
 from align.time_align import Alignment
-from align.tokenizer_align import LastTokenAligner, encode_batch
+from align.tokenizer_align import encode_batch
 from align.tokens import TokenBatch
 from align.view import NonFiniteTeacherError, TeacherView
 from teacher.capture import KVCapture
@@ -94,53 +95,85 @@ class TeacherPanel:
         self._attention, self._own_loss = attention, own_loss
         self._autocast = autocast
 
+    def read(self, batch: TokenBatch) -> list[Reading]:
+        """Tokenise and align the student's texts for every teacher; nothing runs.
+
+        Args:
+            batch: the student's tokens, (B, T_s).
+
+        Raises:
+            CausalityError: what would be injected shows the future.
+        """
+        with part("teachers"):
+            return [
+                self._read(teacher, table, batch)
+                for teacher, table in zip(self.teachers, self._tables, strict=True)
+            ]
+
     @torch.no_grad()
     def __call__(
-        self, batch: TokenBatch, rows: Tensor | None = None
+        self,
+        batch: TokenBatch,
+        rows: Tensor | None = None,
+        readings: Sequence[Reading] | None = None,
     ) -> list[TeacherView]:
         """Ask every teacher about the student's texts.
 
         Args:
             batch: the student's tokens, (B, T_s).
             rows: (B, R) int64 student positions whose attention is compared.
+            readings: of this batch, from :meth:`read`; None reads it here.
 
         Raises:
             NonFiniteTeacherError: a teacher's KV are not finite.
-            CausalityError: what would be injected shows the future.
             ValueError: a text is longer than a teacher's positions.
         """
         views: list[TeacherView] = []
         trouble: NonFiniteTeacherError | None = None
+        readings = self.read(batch) if readings is None else readings
         with part("teachers"):
-            for teacher, table in zip(self.teachers, self._tables, strict=True):
+            for teacher, reading in zip(self.teachers, readings, strict=True):
                 # All of them, whatever one says: what is split over processes has to
                 # run equally often on each.
                 try:
-                    views.append(self._view(teacher, table, batch, rows))
+                    views.append(self._view(teacher, reading, rows))
                 except NonFiniteTeacherError as error:
                     trouble = trouble or error
         if trouble is not None:
             raise trouble
         return views
 
-    def _view(
-        self,
-        teacher: LiveTeacher,
-        table: ByteLengths | None,
-        student: TokenBatch,
-        rows: Tensor | None,
-    ) -> TeacherView:
+    def _read(
+        self, teacher: LiveTeacher, table: ByteLengths | None, student: TokenBatch
+    ) -> Reading:
         capture = teacher.capture
-        own = encode_batch(
-            teacher.tokenizer,
-            student.texts,
-            byte_lengths=table,
-        ).to(capture.device)
+        own = encode_batch(teacher.tokenizer, student.texts, byte_lengths=table)
+        own = own.to(student.ids.device)
+        with part("align"):
+            alignment = self._aligner(student, own)
+            causal = self._causal_alignment(teacher, student, own, alignment)
+        return Reading(
+            teacher.name,
+            student,
+            own,
+            alignment,
+            causal,
+            own.mask,
+            attention=self._attention,
+            bits=self._own_loss and capture.causal and capture.has_logits,
+            vocabulary=None if teacher.head is None else teacher.vocabulary,
+        )
+
+    def _view(
+        self, teacher: LiveTeacher, reading: Reading, rows: Tensor | None
+    ) -> TeacherView:
+        capture, student = teacher.capture, reading.student
+        assert reading.tokens is not None
+        own = reading.tokens.to(capture.device)
         asked = own_rows = None
-        if self._attention and rows is not None:
-            asked = _last_readable(student, own)
-            own_rows = asked.gather(1, rows).clamp_min(0)
-        bits = self._own_loss and capture.causal and capture.has_logits
+        if reading.attention and rows is not None:
+            asked = reading.readable.gather(1, rows)
+            own_rows = asked.clamp_min(0)
         device, on = capture.device.type, self._autocast is not None
         try:
             with torch.autocast(device, dtype=self._autocast, enabled=on):
@@ -148,7 +181,7 @@ class TeacherPanel:
                     own.ids,
                     own.mask,
                     layers=teacher.layers,
-                    logits=bits,
+                    logits=reading.bits,
                     hidden=teacher.head is not None,
                     attention_rows=own_rows,
                 )
@@ -157,24 +190,21 @@ class TeacherPanel:
         _check_finite(teacher.name, seen.kv, student.texts)
         home = student.ids.device
         attention = None
-        with part("align"):
-            alignment = self._aligner(student, own.to(home))
-            causal = self._causal_alignment(teacher, student, own.to(home), alignment)
-            if seen.attention is not None and rows is not None and asked is not None:
-                known = asked.gather(1, rows) >= 0
+        if seen.attention is not None and rows is not None and asked is not None:
+            with part("align"):
                 attention = carry_attention(
-                    seen.attention.to(home), alignment, rows, known
+                    seen.attention.to(home), reading.alignment, rows, asked >= 0
                 )
         return TeacherView(
             teacher.name,
             seen.kv.to(home),
-            alignment,
-            causal,
+            reading.alignment,
+            reading.causal,
             attention,
             None
             if seen.logits is None
             else teacher_bits_per_char(seen.logits, own).to(home),
-            output=self._output(teacher, own.to(home), seen.hidden),
+            output=self._output(teacher, reading.tokens, seen.hidden),
         )
 
     def _output(
@@ -227,15 +257,6 @@ def carry_attention(
     total = mass.sum(2, keepdim=True)
     mass *= torch.where(total > 1e-3, 1 / total, 0.0)
     return mass.transpose(2, 3).contiguous()
-
-
-def _last_readable(student: TokenBatch, teacher: TokenBatch) -> Tensor:
-    """(B, T_s) int64: the last teacher token a student token may read, or -1."""
-    pairs = LastTokenAligner()(student, teacher.to(student.ids.device))
-    batch, tokens = student.ids.shape
-    out = torch.full((batch * tokens,), -1, device=pairs.rows.device)
-    out[pairs.rows] = pairs.cols % max(teacher.ids.shape[1], 1)
-    return out.view(batch, tokens)
 
 
 def _check_finite(name: str, kv: KV, texts: Sequence[str]) -> None:

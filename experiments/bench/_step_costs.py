@@ -25,8 +25,9 @@ from experiments.teaching import Faculty, build_faculty, build_objectives
 from student.config import TrainConfig
 from student.distiller import Distiller
 from student.engine import Engine
-from student.feed import Kitchen
+from student.feed import Kitchen, Portion
 from student.phase_checkpoint import Keeper
+from student.places import Share
 from student.trainer import Job, train_phase
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel
@@ -73,6 +74,7 @@ class Scene:
             torch.device("cpu"),
             0,
             1,
+            self.distiller.survey,
         )
         self._batches = [
             _encode(teacher, self.kitchen.portion(0).samples)
@@ -106,10 +108,15 @@ class Scene:
 
     def whole(self) -> None:
         """One forward and backward pass with everything."""
-        portion = self.kitchen.portion(0)
-        result = self.distiller(portion.batch, portion.views, portion.rows, 1)
-        result.loss.backward()
+        self._pass(self.kitchen.portion(0))
         self.distiller.zero_grad()
+
+    def _pass(self, portion: Portion) -> None:
+        share = Share(portion.places, portion.own, portion.step)
+        result = self.distiller(
+            portion.batch, portion.views, portion.rows, 1, False, share
+        )
+        result.loss.backward()
 
     def bare(self) -> None:
         """The models alone: the student both ways, each teacher's body forward."""
@@ -128,8 +135,7 @@ class Scene:
         watch = Stopwatch()
         with watch.listening(), watch.count("student and backward"):
             portion = self.kitchen.portion(0)
-            result = self.distiller(portion.batch, portion.views, portion.rows, 1)
-            result.loss.backward()
+            self._pass(portion)
         self.distiller.zero_grad()
         found = watch.take()
         made = dict(portion.seconds)

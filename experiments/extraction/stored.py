@@ -12,6 +12,7 @@ from torch import Tensor
 from align.byte_lengths import ByteLengths
 from align.causality import check_causal
 from align.kv import KV
+from align.reading import Reading
 from align.time_align import Alignment
 from align.tokens import TokenBatch, encode_batch
 from align.view import TeacherView
@@ -62,14 +63,11 @@ class StoredPanel:
             for t in self.teachers
         ]
 
-    def __call__(
-        self, batch: TokenBatch, rows: Tensor | None = None
-    ) -> list[TeacherView]:
-        """Read every teacher's KV of the student's texts.
+    def read(self, batch: TokenBatch) -> list[Reading]:
+        """What the stores know of the student's texts; no keys and values are read.
 
         Args:
             batch: the student's tokens, (B, T_s).
-            rows: not used: stores hold no queries.
 
         Raises:
             StoreError: a text is not in a store, or its shard is damaged.
@@ -82,53 +80,87 @@ class StoredPanel:
             for teacher, table in zip(self.teachers, self._tables, strict=True)
         ]
 
+    def __call__(
+        self,
+        batch: TokenBatch,
+        rows: Tensor | None = None,
+        readings: Sequence[Reading] | None = None,
+    ) -> list[TeacherView]:
+        """Read every teacher's KV of the student's texts.
+
+        Args:
+            batch: the student's tokens, (B, T_s).
+            rows: not used: stores hold no queries.
+            readings: of this batch, from :meth:`read`; None reads it here.
+
+        Raises:
+            StoreError: a text is not in a store, or its shard is damaged.
+        """
+        readings = self.read(batch) if readings is None else readings
+        return [
+            _view(teacher, reading)
+            for teacher, reading in zip(self.teachers, readings, strict=True)
+        ]
+
     def _raw(
         self, teacher: StoredTeacher, table: ByteLengths | None, student: TokenBatch
-    ) -> TeacherView:
+    ) -> Reading:
         own = encode_batch(teacher.tokenizer, student.texts, byte_lengths=table)
-        found = [read_text(teacher, text) for text in student.texts]
-        own = _without_skipped(own, found)
+        heads = [read_text(teacher, text, whole=False) for text in student.texts]
+        own = _without_skipped(own, heads)
         lengths = own.mask.sum(1).tolist()
-        for text, sample, length in zip(student.texts, found, lengths, strict=True):
+        for text, sample, length in zip(student.texts, heads, lengths, strict=True):
             if len(sample.origin) != length:
                 raise StoreError(
                     f"teacher {teacher.name!r}: its tokenizer makes {length} tokens of "
                     f"the text {text[:60]!r}, the store {teacher.store.path} holds "
                     f"{len(sample.origin)}; the tokenizer has changed: extract again"
                 )
-        home = student.ids.device
-        own = own.to(home)
+        own = own.to(student.ids.device)
         alignment = self._aligner(student, own)
         causal = None
         if teacher.causal:
             same = self._aligner.causal
             causal = alignment if same else self._causal(student, own)
             check_causal(causal, student, own, f"teacher {teacher.name!r}")
-        kv = padded(found, own.mask, teacher.store.plan.shape.heads)
-        return TeacherView(
-            teacher.name, kv, alignment, causal, None, _bits(found, own.mask)
+        bits = _bits(heads, own.mask) is not None
+        return Reading(
+            teacher.name, student, own, alignment, causal, own.mask, bits=bits
         )
 
     def _on_student_tokens(
         self, teacher: StoredTeacher, student: TokenBatch
-    ) -> TeacherView:
-        found = [read_text(teacher, text) for text in student.texts]
+    ) -> Reading:
+        heads = [read_text(teacher, text, whole=False) for text in student.texts]
         home = student.ids.device
         origin = torch.zeros(student.ids.shape, dtype=torch.int64)
-        for row, sample in enumerate(found):
+        for row, sample in enumerate(heads):
             origin[row, : len(sample.origin)] = sample.origin
         origin = origin.to(home)
-        kv = padded(found, student.mask, teacher.store.plan.shape.heads)
         alignment = same_tokens(origin > 0)
-        return TeacherView(
+        return Reading(
             teacher.name,
-            kv,
+            student,
+            None,
             alignment,
             alignment if teacher.causal else None,
-            None,
-            _bits(found, student.mask),
+            student.mask,
             origin - 1,
+            bits=_bits(heads, student.mask) is not None,
         )
+
+
+def _view(teacher: StoredTeacher, reading: Reading) -> TeacherView:
+    found = [read_text(teacher, text) for text in reading.student.texts]
+    return TeacherView(
+        teacher.name,
+        padded(found, reading.mask, teacher.store.plan.shape.heads),
+        reading.alignment,
+        reading.causal,
+        None,
+        _bits(found, reading.mask),
+        reading.origin,
+    )
 
 
 def stored_views(
@@ -149,8 +181,13 @@ def stored_views(
     return out
 
 
-def read_text(teacher: StoredTeacher, text: str) -> StoredSample:
+def read_text(teacher: StoredTeacher, text: str, whole: bool = True) -> StoredSample:
     """Read one text's KV.
+
+    Args:
+        teacher: whose.
+        text: as it was extracted.
+        whole: False leaves keys and values where they are.
 
     Raises:
         StoreError: the text was not extracted.
@@ -162,6 +199,8 @@ def read_text(teacher: StoredTeacher, text: str) -> StoredSample:
             "other text than was extracted (data, run.seed and the student's tokenizer "
             "decide); run `mtkd extract` with this config"
         )
+    if not whole:
+        return teacher.store.read_sample(index, (), ())
     return teacher.store.read_sample(index, teacher.layers)
 
 

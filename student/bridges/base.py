@@ -25,6 +25,7 @@ from fuse.fuse_kv import fuse_with_weights
 from fuse.weigher import share
 from student.bridges.features import Carrier, Features
 from student.objective import Comparison, Relation
+from student.places import Places, Share
 from student.standardize import Standardizer
 
 
@@ -141,8 +142,20 @@ class Bridge(nn.Module, ABC):
         teachers are the caller's to leave out.
         """
 
-    def auxiliary(self, kv: KV, views: Sequence[TeacherView]) -> dict[str, Tensor]:
-        """Losses of the bridge's own modules, already weighted; none by default."""
+    def auxiliary_counts(self, places: Places) -> dict[str, tuple[float, ...]]:
+        """What the places of the bridge's own losses weigh; see :class:`Counts`."""
+        return {}
+
+    def auxiliary(
+        self, kv: KV, views: Sequence[TeacherView], share: Share | None = None
+    ) -> dict[str, Tensor]:
+        """Losses of the bridge's own modules, already weighted; none by default.
+
+        Args:
+            kv: the student's.
+            views: M teachers.
+            share: of the optimiser step; None: this pass is all there is.
+        """
         return {}
 
     def fuse_for_injection(

@@ -13,7 +13,10 @@ from fuse.fuse_kv import fuse_with_weights
 from fuse.z_space import ZSpace
 from student.bridges.base import Bridge, PairStats, StudentShape, TeacherShape
 from student.objective import Comparison
+from student.places import Places, Share
 from student.still import standing_still
+
+RECONSTRUCTION = "z_reconstruction"
 
 
 class LatentBridge(Bridge):
@@ -78,24 +81,42 @@ class LatentBridge(Bridge):
             self.z.decode_to_student(k, v) for k, v in self._latents(views, causal=True)
         ]
 
-    def auxiliary(self, kv: KV, views: Sequence[TeacherView]) -> dict[str, Tensor]:
+    def auxiliary_counts(self, places: Places) -> dict[str, tuple[float, ...]]:
+        """The tokens of every teacher and the student, which Z reconstructs.
+
+        Agreement compares teachers by what varies within a pass, and is no sum.
+        """
+        if self._reconstruction <= 0:
+            return {}
+        masks = [*(r.mask for r in places.readings), places.batch.mask]
+        return {RECONSTRUCTION: tuple(float(mask.sum()) for mask in masks)}
+
+    def auxiliary(
+        self, kv: KV, views: Sequence[TeacherView], share: Share | None = None
+    ) -> dict[str, Tensor]:
         """Reconstruction of every teacher and the student; agreement of teachers."""
         losses: dict[str, Tensor] = {}
         if self._reconstruction > 0:
+            totals: Sequence[float | None] = [None] * (len(views) + 1)
+            if share is not None:
+                totals = share.step.terms[RECONSTRUCTION]
             parts = [
-                self.z.reconstruction_loss(m, *self.depth(m, view), view.kv.mask)
+                self.z.reconstruction_loss(
+                    m, *self.depth(m, view), view.kv.mask, totals[m]
+                )
                 for m, view in enumerate(views)
             ]
             own = kv.detach()
-            parts.append(self.z.reconstruction_loss(None, *own.flat(), own.mask))
-            losses["z_reconstruction"] = (
-                self._reconstruction * torch.stack(parts).mean()
+            parts.append(
+                self.z.reconstruction_loss(None, *own.flat(), own.mask, totals[-1])
             )
+            losses[RECONSTRUCTION] = self._reconstruction * torch.stack(parts).mean()
         if self._agreement > 0 and len(views) > 1:
             latents = self._latents(views, causal=False)
             masks = [view.alignment.covered for view in views]
-            losses["z_agreement"] = self._agreement * self.z.agreement_loss(
-                latents, masks
+            part = 1.0 if share is None else share.part
+            losses["z_agreement"] = (
+                part * self._agreement * self.z.agreement_loss(latents, masks)
             )
         return losses
 

@@ -69,6 +69,7 @@ def linear_divergence(
     *,
     temperature: float | Tensor = 1.0,
     weight: Tensor | None = None,
+    total: Tensor | float | None = None,
     labels: Labels | None = None,
     block: int = BLOCK,
 ) -> Tensor:
@@ -83,6 +84,8 @@ def linear_divergence(
         settings: which distance; None: forward KL over the whole vocabulary.
         temperature: > 0, one for all or (N,); of the distance, not of the labels.
         weight: (N,) float >= 0 of the distance; None: 1.
+        total: > 0, what the weighted sum of the distance is divided by; None: the sum
+            of ``weight``.
         labels: adds ``sum(labels.weight x cross-entropy)``, over the student's whole
             head.
         block: tokens whose logits are held at once, >= 1.
@@ -105,7 +108,7 @@ def linear_divergence(
         [_in_dtype(teacher, dtype) for teacher in teachers],
         settings or Divergence(),
         temperatures(temperature, rows, hidden),
-        shares(weight, rows, hidden),
+        shares(weight, rows, hidden, total),
         labels,
         block,
         dtype,

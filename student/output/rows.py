@@ -25,22 +25,33 @@ def cached_rows(count: int, like: Tensor, step: int | None = None) -> Iterator[s
         yield slice(start, min(start + step, count))
 
 
-def shares(weight: Tensor | None, rows: int, like: Tensor) -> Tensor:
+def shares(
+    weight: Tensor | None,
+    rows: int,
+    like: Tensor,
+    total: Tensor | float | None = None,
+) -> Tensor:
     """(N,) weights that sum to 1, or to 0 where nothing counts; float32 or float64.
+
+    With ``total``, > 0, they are divided by it and not by their sum.
 
     Raises:
         ValueError: not one weight a row.
     """
     wide = torch.promote_types(like.dtype, torch.float32)
-    if weight is None:
+    if weight is None and total is None:
         return torch.full((rows,), 1 / max(rows, 1), dtype=wide, device=like.device)
+    if weight is None:
+        weight = torch.ones(rows, device=like.device)
     if weight.shape != (rows,):
         raise ValueError(
             f"weight has shape {tuple(weight.shape)} for {rows} rows; give ({rows},)"
         )
     weight = weight.detach().to(like.device, torch.float64)
-    total = weight.sum()
-    return (weight / torch.where(total > 0, total, 1.0)).to(wide)
+    if total is None:
+        total = weight.sum()
+        total = torch.where(total > 0, total, 1.0)
+    return (weight / total).to(wide)
 
 
 def temperatures(temperature: float | Tensor, rows: int, like: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,37 +119,34 @@ def skipped(school, out, *stages):
         for kind in ("loss", "keys and values"):
             lesson = school.lesson("projector", loss=LossConfig(outcome_every=1))
             calls = []
-
-            def encode(texts, calls=calls):
-                calls.append(texts)
-                return school.encode(texts)
-
             ce = lesson.distiller._objectives["ce"]
 
             def poison(ctx, calls=calls, ce=ce, kind=kind, engine=engine):
-                bad = kind == "loss" and engine.rank == 1 and len(calls) == 3
+                calls.append(kind)
+                bad = kind == "loss" and engine.rank == 1 and calls.count(kind) == 3
                 return ce.objective(ctx) * (math.nan if bad else 1.0)
 
             poison.needs = frozenset()
 
-            def views(
-                batch,
-                rows=None,
-                calls=calls,
-                kind=kind,
-                panel=lesson.panel,
-                rank=engine.rank,
-            ):
-                if kind != "loss" and rank == 1 and len(calls) == 3:
-                    raise NonFiniteTeacherError("gpt2-prose", "is not finite")
-                return panel(batch, rows)
+            class Views:
+                """The panel, which fails at its third pass."""
+
+                passes, read = 0, lesson.panel.read
+
+                def __call__(
+                    self, *asked, kind=kind, panel=lesson.panel, rank=engine.rank
+                ):
+                    self.passes += 1
+                    if kind != "loss" and rank == 1 and self.passes == 3:
+                        raise NonFiniteTeacherError("gpt2-prose", "is not finite")
+                    return panel(*asked)
 
             lesson.distiller._objectives["ce"] = replace(ce, objective=poison)
             lines, keeper = [], Keeper(out / f"{stage}-{kind}", keep=9)
             job = Job(
                 school.samples[:24],
-                encode,
-                views,
+                school.encode,
+                Views(),
                 2,
                 3,
                 4,
@@ -186,6 +184,60 @@ def relay(school, out, first, last):
     place = engine.rank, engine.world_size
     engine.close()
     return found, place
+
+
+def mean(school, out, *stages):
+    """One step of eight very unequal samples: its gradient, its norm and its terms.
+
+    The stage 9 stands for plain PyTorch.
+    """
+    samples = [
+        replace(sample, text=sample.text[10 : 10 + length])
+        for sample, length in zip(
+            school.samples, (150, 9, 140, 17, 3, 120, 6, 90), strict=False
+        )
+    ]
+    found = {}
+    for stage in stages or (9, 0, 1, 2, 3):
+        torch_alone = {"engine": "torch"} if stage == 9 else {"zero_stage": stage}
+        config = replace(BASE, steps=1, prefetch=False, **torch_alone)
+        engine = start(config, 8)
+        lesson = school.lesson("projector", loss=LossConfig(outcome_every=1))
+        lines, norms = [], {}
+        job = Job(samples, school.encode, lesson.panel, 1, 3, 4, log=lines.append)
+
+        def note(moved, norms=norms, distiller=lesson.distiller):
+            if not norms:
+                for name, parameter in distiller.named_parameters():
+                    if parameter.grad is not None:
+                        norms[name] = parameter.grad.flatten().tolist()
+            return moved()
+
+        whole = engine.prepared
+
+        def prepared(*asked, whole=whole, note=note):
+            return noted(whole(*asked), note)
+
+        engine.prepared = prepared
+        train_phase(lesson.distiller, engine, job, config)
+        (line,) = [line for line in lines if line["kind"] == "train"]
+        found[str(stage)] = {
+            "gradient": norms if stage in (9, 0) else {},
+            "norm": line["grad_norm"],
+            "terms": line["terms"] | {"loss": line["loss"]},
+        }
+        last = engine.rank, engine.world_size
+        engine.close()
+    return found, last
+
+
+@contextmanager
+def noted(made, note):
+    """Prepared by an engine, with a look at the gradients before each step."""
+    with made as prepared:
+        step = prepared.step
+        prepared.step = lambda: note(step)
+        yield prepared
 
 
 if __name__ == "__main__":

@@ -81,6 +81,24 @@ def test_what_one_process_finds_not_finite_no_process_learns_from(tiny_zoo, tmp_
             assert event["teacher"] == "gpt2-prose"
 
 
+def test_one_process_and_two_take_the_same_step_of_unequal_texts(tiny_zoo, tmp_path):
+    """The gradient, its norm and every term, whatever the engine and the ZeRO stage."""
+    ((alone,),) = run(1, tmp_path, tiny_zoo, "mean:9")
+    ((one, two),) = run(2, tmp_path, tiny_zoo, "mean")
+    expected = alone["9"]
+    for stage, found in one.items():
+        assert found["terms"] == pytest.approx(expected["terms"], rel=1e-5), stage
+        assert found["norm"] == pytest.approx(expected["norm"], rel=1e-5), stage
+        assert two[stage]["norm"] == found["norm"], stage
+        far = size = 0.0
+        for name, gradient in found["gradient"].items():
+            pairs = zip(gradient, expected["gradient"][name], strict=True)
+            far += sum((a - b) ** 2 for a, b in pairs)
+            size += sum(b * b for b in expected["gradient"][name])
+        assert far**0.5 <= 1e-5 * size**0.5, stage
+    assert len(one) == 5 and one["9"]["gradient"] and one["0"]["gradient"]
+
+
 def test_two_then_one_then_two_processes_take_the_same_steps(tiny_zoo, tmp_path):
     """The same samples in the same order, the same schedule, losses to 1e-5."""
     (undisturbed, first) = run(2, tmp_path, tiny_zoo, "relay:0:0", "relay:0:2")

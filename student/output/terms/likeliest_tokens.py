@@ -21,7 +21,7 @@ def moved(
     vectors: tuple[Tensor, Tensor],
     weight: Tensor,
 ) -> Tensor:
-    """Mean cost, by weight, of moving mass between the likeliest tokens of two models.
+    """Sum of costs, by weight, of moving mass between the likeliest tokens of both.
 
     Args:
         config: how many tokens, and at which temperature.
@@ -43,4 +43,5 @@ def moved(
         student_temperature=config.temperature,
         teacher_temperature=config.temperature,
         weight=weight,
+        reduction="sum",
     ).loss

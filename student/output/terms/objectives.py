@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from student.objective import OUTPUTS, Objective, StepContext, Term
+from student.objective import LEAST, OUTPUTS, Objective, StepContext, Term
 from student.output import (
     HeadInput,
     hybrid,
@@ -15,9 +15,9 @@ from student.output import (
     logit_geometry,
     sequence_transport,
 )
+from student.output.terms import counts
 from student.output.terms.likeliest_tokens import moved
 from student.output.terms.same_vocabulary import (
-    LEAST,
     Side,
     compare,
     labels_of,
@@ -46,19 +46,24 @@ def distillation(ctx: StepContext) -> Tensor:
     outputs = ctx.outputs
     if outputs is None:
         return ctx.zero()
-    labels = labels_of(outputs) if outputs.config.hard_labels else None
+    config, labels = outputs.config, None
+    if config.hard_labels:
+        known = None if ctx.totals is None else float(ctx.total(1, 0.0))
+        labels = labels_of(outputs, config.hard_labels, known)
     sides = sides_of(outputs, outputs.of("kd"))
+    total = ctx.total(0, _weigh(ctx, sides))
     if len(sides) == 1:
-        return compare(outputs, sides[0], labels)
+        return compare(outputs, sides[0], total, labels)
     loss = ctx.zero()
     if labels is not None:
         own = outputs.student
-        hidden, block = own.hidden.flatten(0, 1), outputs.config.block
+        hidden, block = own.hidden.flatten(0, 1), config.block
         loss = linear_divergence(hidden, own.head, [], labels=labels, block=block)
-    if outputs.config.combine == "distributions" and sides:
-        return loss + _from_mean(outputs, sides)
-    each = [(compare(outputs, side), side.weight.sum()) for side in sides]
-    return loss + _mean(each, ctx)
+    if config.combine == "distributions" and sides:
+        return loss + _from_mean(outputs, sides, total)
+    for side in sides:
+        loss = loss + compare(outputs, side, total)
+    return loss
 
 
 def hybrid_transport(ctx: StepContext) -> Tensor:
@@ -77,28 +82,23 @@ def hybrid_transport(ctx: StepContext) -> Tensor:
         return ctx.zero()
     alpha = outputs.config.ot_alpha
     taught = outputs.of("hybrid_ot")
-    alike = [one for one in taught if outputs.speaks_alike(one)]
-    parts = []
-    for side in sides_of(outputs, alike):
-        transport = _transport(outputs, side) if alpha > 0 else ctx.zero()
-        apart = compare(outputs, side) if alpha < 1 else ctx.zero()
-        parts.append((hybrid(transport, apart, alpha), side.weight.sum()))
+    sides = sides_of(outputs, [one for one in taught if outputs.speaks_alike(one)])
     others = [one for one in taught if not outputs.speaks_alike(one)]
-    student = None
-    if others and alpha < 1:
-        student = label_log_probs(outputs.student, outputs.config.block)
-    for stretches in stretches_of(outputs, others):
-        weight = stretches.weight.sum()
-        parts.append((_across(ctx, outputs, stretches, student), weight))
-    return _mean(parts, ctx)
+    stretches = stretches_of(outputs, others)
+    parts = ctx.zero(), ctx.zero()
+    if alpha > 0:
+        parts = _transport(ctx, outputs, sides, stretches), parts[1]
+    if alpha < 1:
+        parts = parts[0], _apart(ctx, outputs, sides, stretches)
+    return hybrid(*parts, alpha)
 
 
 def sequence_matching(ctx: StepContext) -> Tensor:
     """Least cost of matching the tokens of two readings, compared as logits.
 
     Source:
-        :func:`student.output.sequence_transport`; the mean over texts, and over
-        teachers by their mean weight in the batch.
+        :func:`student.output.sequence_transport`; the mean over texts and teachers, by
+        the teachers' mean weight at the tokens of each text.
     """
     outputs = ctx.outputs
     total, weight = ctx.zero(), ctx.zero()
@@ -106,18 +106,19 @@ def sequence_matching(ctx: StepContext) -> Tensor:
         return total
     own = outputs.student
     for taught in outputs.of("sequence_ot"):
-        share = taught.weight.mean()
         other = taught.output
-        cost = sequence_transport(
+        share = outputs.pairing(taught).by_text(taught.weight)
+        costs = sequence_transport(
             own.hidden,
             other.hidden,
             own.tokens.has_text,
             other.tokens.has_text,
             cost=outputs.config.sequence_cost,  # type: ignore[arg-type]  # checked there
             geometry=logit_geometry(own.head, other.head),
+            reduction="none",
         )
-        total, weight = total + share * cost, weight + share
-    return total / weight.clamp_min(LEAST)
+        total, weight = total + (share * costs).sum(), weight + share.sum()
+    return total / ctx.total(0, weight)
 
 
 def text_likelihood(ctx: StepContext) -> Tensor:
@@ -135,7 +136,7 @@ def text_likelihood(ctx: StepContext) -> Tensor:
     for stretches in stretches_of(outputs, outputs.of("likelihood"), ends):
         total = total + likelihood_of(outputs, stretches, student, ends)
         weight = weight + stretches.weight.sum()
-    return total / weight.clamp_min(LEAST)
+    return total / ctx.total(0, weight)
 
 
 def projected_kl(ctx: StepContext) -> Tensor:
@@ -154,21 +155,21 @@ def projected_kl(ctx: StepContext) -> Tensor:
     total, weight = ctx.zero(), ctx.zero()
     for stretches in stretches_of(outputs, outputs.of("projected_kl")):
         total = total + projected_of(outputs, stretches, student)
-        weight = weight + stretches.weight[stretches.places(outputs)[0]].sum()
-    return total / weight.clamp_min(LEAST)
+        weight = weight + stretches.weight[stretches.places()[0]].sum()
+    return total / ctx.total(0, weight)
 
 
 OUTPUT_OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
-    "kd": lambda: Term(distillation, frozenset({OUTPUTS})),
-    "hybrid_ot": lambda: Term(hybrid_transport, frozenset({OUTPUTS})),
-    "sequence_ot": lambda: Term(sequence_matching, frozenset({OUTPUTS})),
-    "projected_kl": lambda: Term(projected_kl, frozenset({OUTPUTS})),
-    "likelihood": lambda: Term(text_likelihood, frozenset({OUTPUTS})),
+    "kd": lambda: Term(distillation, frozenset({OUTPUTS}), counts.told),
+    "hybrid_ot": lambda: Term(hybrid_transport, frozenset({OUTPUTS}), counts.hybrid),
+    "sequence_ot": lambda: Term(sequence_matching, frozenset({OUTPUTS}), counts.texts),
+    "projected_kl": lambda: Term(projected_kl, frozenset({OUTPUTS}), counts.pieces),
+    "likelihood": lambda: Term(text_likelihood, frozenset({OUTPUTS}), counts.stretches),
 }
 """The built-in terms on outputs by name."""
 
 
-def _from_mean(outputs: Outputs, sides: list[Side]) -> Tensor:
+def _from_mean(outputs: Outputs, sides: list[Side], total: Tensor | float) -> Tensor:
     """Divergence from the teachers' weighted mean."""
     weights = torch.stack([side.weight for side in sides])
     shares = (weights / weights.sum(0).clamp_min(LEAST)).log()
@@ -178,35 +179,50 @@ def _from_mean(outputs: Outputs, sides: list[Side]) -> Tensor:
     ]
     first = sides[0]
     whole = Side("their mean", first.teacher, weights.sum(0), first.entropy)
-    return compare(outputs, whole, teachers=mixed)
+    return compare(outputs, whole, total, teachers=mixed)
 
 
-def _mean(parts: Sequence[tuple[Tensor, Tensor]], ctx: StepContext) -> Tensor:
-    """Mean of one loss a teacher, by what the teacher's places weigh together."""
-    total, weight = ctx.zero(), ctx.zero()
-    for loss, own in parts:
-        total, weight = total + own * loss, weight + own
-    return total / weight.clamp_min(LEAST)
+def _weigh(ctx: StepContext, parts: Sequence[Side | Stretches]) -> Tensor:
+    """What the places of one pass weigh together."""
+    return sum((part.weight.sum() for part in parts), ctx.zero())
 
 
-def _across(
-    ctx: StepContext, outputs: Outputs, stretches: Stretches, student: Tensor | None
+def _transport(
+    ctx: StepContext,
+    outputs: Outputs,
+    sides: Sequence[Side],
+    stretches: Sequence[Stretches],
 ) -> Tensor:
-    """:func:`hybrid_transport` from one teacher of another vocabulary.
-
-    ``student``: (B, T_s) from :func:`label_log_probs`; None where transport is all.
-    """
-    alpha = outputs.config.ot_alpha
-    transport = transport_of(outputs, stretches) if alpha > 0 else ctx.zero()
-    apart = ctx.zero()
-    if student is not None:
-        apart = likelihood_of(outputs, stretches, student, ends=False)
-        apart = apart / stretches.weight.sum().clamp_min(LEAST)
-    return hybrid(transport, apart, alpha)
+    """Mean cost over places and teachers, by weight."""
+    weight = _weigh(ctx, sides)
+    for some in stretches:
+        weight = weight + some.weight[some.places()[0]].sum()
+    costs = [_transport_alike(outputs, side) for side in sides]
+    costs += [transport_of(outputs, some) for some in stretches]
+    return sum(costs, ctx.zero()) / ctx.total(0, weight)
 
 
-def _transport(outputs: Outputs, side: Side) -> Tensor:
-    """Mean cost over the places that weigh something."""
+def _apart(
+    ctx: StepContext,
+    outputs: Outputs,
+    sides: Sequence[Side],
+    stretches: Sequence[Stretches],
+) -> Tensor:
+    """What stands beside the transport: divergence, or likelihood of stretches."""
+    total = ctx.total(1, _weigh(ctx, [*sides, *stretches]))
+    loss = ctx.zero()
+    for side in sides:
+        loss = loss + compare(outputs, side, total)
+    if not stretches:
+        return loss
+    student = label_log_probs(outputs.student, outputs.config.block)
+    for some in stretches:
+        loss = loss + likelihood_of(outputs, some, student, ends=False) / total
+    return loss
+
+
+def _transport_alike(outputs: Outputs, side: Side) -> Tensor:
+    """Costs, by weight, over the places that weigh something."""
     own, teacher = outputs.student, side.teacher
     rows = side.weight.nonzero()[:, 0]
     size = min(own.head.size, teacher.head.size)

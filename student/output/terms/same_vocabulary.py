@@ -19,12 +19,9 @@ from student.output import (
     linear_log_likelihood,
     linear_top_tokens,
 )
-from student.output.predictions import same_predictions
+from student.output.pairing import after
 from student.output.temperature import Moment, gradient_signal_to_noise
 from student.output.terms.step_outputs import Outputs, Taught
-
-LEAST = 1e-9
-"""Keeps a quotient of weights finite where there are none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +58,7 @@ def sides_of(outputs: Outputs, taught: Sequence[Taught]) -> list[Side]:
 def compare(
     outputs: Outputs,
     side: Side,
+    total: Tensor | float,
     labels: Labels | None = None,
     teachers: Sequence[HeadInput] | None = None,
 ) -> Tensor:
@@ -69,6 +67,7 @@ def compare(
     Args:
         outputs: the student's side and the settings.
         side: weights, and what the temperature may look at.
+        total: what the sum over places by weight is divided by.
         labels: cross-entropy from the same logits.
         teachers: in place of the side's own.
     """
@@ -83,36 +82,31 @@ def compare(
         settings,
         temperature=_temperature(outputs, side, settings),
         weight=side.weight,
+        total=total,
         labels=labels,
         block=config.block,
     )
 
 
-def labels_of(outputs: Outputs, weight: float | None = None) -> Labels:
-    """The student's next tokens, weighing ``weight`` (``hard_labels``) in all."""
+def labels_of(outputs: Outputs, weight: float, total: float | None = None) -> Labels:
+    """The student's next tokens, weighing ``weight`` over ``total``; None: over all."""
     tokens, config = outputs.student.tokens, outputs.config
-    total = config.hard_labels if weight is None else weight
     each = after(tokens.predicted.float()).flatten()
-    each = each * (total / each.sum().clamp_min(1))
+    each = each * (weight / (each.sum().clamp_min(1) if total is None else total))
     return Labels(after(tokens.ids).flatten(), each, config.label_smoothing)
 
 
-def after(x: Tensor) -> Tensor:
-    """(B, T) values of the token after each; 0 after the last."""
-    return torch.nn.functional.pad(x[:, 1:], (0, 1))
-
-
 def _side(outputs: Outputs, taught: Taught) -> Side:
-    own, other = outputs.student, taught.output
+    other = taught.output
     if not outputs.speaks_alike(taught):
         raise InputError(
             f"teacher {taught.name!r} has another vocabulary than the student, so its "
             "distribution over tokens means something else; use output.likelihood, or "
             "leave it out of output.teachers"
         )
-    place = same_predictions(own.tokens, other.tokens).flatten()
-    hidden = other.hidden.flatten(0, 1)[place.clamp_min(0)]
-    weight = after(taught.weight).flatten() * (place >= 0)
+    pairing = outputs.pairing(taught)
+    hidden = other.hidden.flatten(0, 1)[pairing.same.flatten().clamp_min(0)]
+    weight = pairing.told(taught.weight)
     teacher = HeadInput(hidden, other.head)
 
     def entropy() -> Tensor:

@@ -21,8 +21,8 @@ from student.output import (
     linear_top_tokens,
     pool_logits,
     projected_divergence,
-    shared_chunks,
 )
+from student.output.pairing import Pairing
 from student.output.terms.likeliest_tokens import moved
 from student.output.terms.step_outputs import Outputs, Taught
 
@@ -32,25 +32,14 @@ class Stretches:
     """The N stretches that one teacher and the student both spell with whole tokens."""
 
     taught: Taught
+    pairing: Pairing
     chunks: Chunks
     weight: Tensor
     """(N,) float32 >= 0, how much each counts."""
 
-    def places(self, outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Where both have read the same text and say what comes next.
-
-        A stretch that begins a text is left out: some tokenizers put a blank before it
-        that others do not know of.
-
-        Returns:
-            (P,) each: the stretch, and the place among the student's B * T_s and the
-            teacher's B * T_t tokens.
-        """
-        own, other = self.chunks.student.first - 1, self.chunks.teacher.first - 1
-        read = outputs.student.tokens.has_text.flatten()[own]
-        read &= self.taught.output.tokens.has_text.flatten()[other]
-        at = (read & (self.weight > 0)).nonzero()[:, 0]
-        return at, own[at], other[at]
+    def places(self) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`student.output.pairing.Pairing.places`."""
+        return self.pairing.places(self.weight)
 
 
 def stretches_of(
@@ -65,14 +54,15 @@ def stretches_of(
         taught: the teachers.
         at_blanks: as of :func:`student.output.shared_chunks`.
     """
-    own = outputs.student.tokens
-    chunks = [shared_chunks(own, t.output.tokens, at_blanks) for t in taught]
+    pairings = [outputs.pairing(one) for one in taught]
+    chunks = [pairing.chunks(at_blanks) for pairing in pairings]
     weights = [t.weight for t in taught]
     if outputs.config.weighting != "routing" and len(taught) > 1:
         weights = _by_confidence(outputs, taught, chunks)
+    every = zip(taught, pairings, chunks, weights, strict=True)
     return [
-        Stretches(t, c, w.flatten()[c.student.last])
-        for t, c, w in zip(taught, chunks, weights, strict=True)
+        Stretches(one, pairing, some, pairing.stretches(weight, at_blanks))
+        for one, pairing, some, weight in every
     ]
 
 
@@ -114,14 +104,14 @@ def likelihood_of(
 
 
 def transport_of(outputs: Outputs, stretches: Stretches) -> Tensor:
-    """Mean over places, by weight, of the least cost between likeliest tokens.
+    """Sum over places, by weight, of the least cost between likeliest tokens.
 
     Moving mass from a token of one vocabulary to one of the other costs 1 - cos of
     their spellings.
     """
     own, other = outputs.student, stretches.taught.output
     lexicon = outputs.lexicons[stretches.taught.name]
-    at, mine, theirs = stretches.places(outputs)
+    at, mine, theirs = stretches.places()
     return moved(
         outputs.config,
         HeadInput(own.hidden.flatten(0, 1)[mine], own.head),
@@ -144,7 +134,7 @@ def projected_of(
     """
     config, own, other = outputs.config, outputs.student, stretches.taught.output
     pieces = outputs.lexicons[stretches.taught.name].pieces
-    at, mine, theirs = stretches.places(outputs)
+    at, mine, theirs = stretches.places()
     chains = None
     if student is not None:
         teacher, chunks = label_log_probs(other, config.block), stretches.chunks

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from align.output import LinearHead, Output
 from student.output.lexicon import Lexicon
+from student.output.pairing import Pairing
 from student.output.temperature import Temperature, constant
 from student.output.terms.config import OutputConfig
 
@@ -38,6 +39,8 @@ class Taught:
     weight: Tensor
     """(B, T_s) float32 >= 0, detached: the teacher's routing weight at the token that
     is predicted, 0 where it covers none of it and on padding."""
+    pairing: Pairing | None = None
+    """Of the student's tokens and the teacher's; None where nobody made it before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +63,12 @@ class Outputs:
         """The teachers that an objective learns from."""
         named = self.config.teachers.get(objective)
         return [t for t in self.teachers if named is None or t.name in named]
+
+    def pairing(self, taught: Taught) -> Pairing:
+        """Where the student and a teacher can be compared."""
+        if taught.pairing is not None:
+            return taught.pairing
+        return Pairing(self.student.tokens, taught.output.tokens)
 
     def speaks_alike(self, taught: Taught) -> bool:
         """Whether a teacher has the student's vocabulary."""

@@ -231,6 +231,7 @@ def test_ranks_read_disjoint_parts_and_epochs_other_orders():
             device=torch.device("cpu"),
             rank=rank,
             world_size=world,
+            survey=None,
         )
         from student.data_order import sample_indices
 

@@ -1,0 +1,55 @@
+"""How a teacher reads a batch: all that is known of it before the teacher runs.
+
+Which student tokens a teacher can say anything about follows from two tokenizations of
+one text. So what the places of an optimiser step weigh together is known before its
+first forward pass, and every term can divide by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from align.time_align import Alignment
+from align.tokenizer_align import LastTokenAligner
+from align.tokens import TokenBatch
+
+
+@dataclass(frozen=True, eq=False)  # without slots: one thing is found when asked for
+class Reading:
+    """One teacher's tokens of the student's texts, live or stored, on its device."""
+
+    name: str
+    """The teacher's name in the config."""
+    student: TokenBatch
+    """The student's tokens, (B, T_s)."""
+    tokens: TokenBatch | None
+    """The teacher's own, (B, T_t); None where its KV lie on the student's tokens."""
+    alignment: Alignment
+    """Onto the student's tokens, for losses."""
+    causal: Alignment | None
+    """Onto the student's tokens without any future, for injection; None for a
+    bidirectional teacher."""
+    mask: Tensor
+    """(B, T_t) bool, tokens that have keys and values; (B, T_s) without ``tokens``."""
+    origin: Tensor | None = None
+    """See :attr:`align.view.TeacherView.origin`."""
+    attention: bool = False
+    """Whether it will bring attention at sampled rows."""
+    bits: bool = False
+    """Whether it will bring a next-token loss of its own."""
+    vocabulary: str | None = None
+    """Digest of its tokens where it will bring a next-token output; else None."""
+
+    @cached_property
+    def readable(self) -> Tensor:
+        """(B, T_s) int64: the last teacher token a student token may read, or -1."""
+        assert self.tokens is not None
+        pairs = LastTokenAligner()(self.student, self.tokens)
+        batch, tokens = self.student.ids.shape
+        last = torch.full((batch * tokens,), -1, device=pairs.rows.device)
+        last[pairs.rows] = pairs.cols % max(self.tokens.ids.shape[1], 1)
+        return last.view(batch, tokens)

@@ -1,0 +1,174 @@
+"""Where one forward pass compares anything, known before the student has read.
+
+One optimiser step is one mean: what a term sums up over a pass is divided by what its
+places weigh over all passes and processes of the step. Gradients of all terms gather in
+one place, so that number has to be there before the first of them. It follows from
+tokens, alignments, sinks and sampled rows, and never from what a model says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from align.reading import Reading
+from align.tokens import TokenBatch
+from align.view import TeacherView
+from student.output.pairing import Pairing
+from student.output.terms import OutputPlan
+from student.sinks import not_sinks
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heard:
+    """One teacher whose next-token output is compared."""
+
+    pairing: Pairing
+    weight: Tensor
+    """(B, T_s) float32."""
+    alike: bool
+    """Whether it has the student's vocabulary."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """One forward pass's places, with what each of them is worth beforehand."""
+
+    batch: TokenBatch
+    """The student's tokens, (B, T)."""
+    readings: Sequence[Reading]
+    """One per teacher; empty without teachers."""
+    rows: Tensor | None
+    """(B, R) int64 query positions, where a term compares some."""
+    available: Tensor
+    """(B, T, M) bool, True where teacher m covers the token's text."""
+    clear: Tensor
+    """(B, T, M) bool, False on padding and on attention sinks."""
+    weight: Tensor
+    """(B, T, M) float32: the teachers' shares before the student has read, of fixed
+    fusion those that it has, of any other equal ones; they sum to 1 over the available
+    teachers, or to 0 where there is none."""
+    pairings: Sequence[Pairing | None]
+    """One per teacher; None where its next-token output is not compared."""
+    plan: OutputPlan | None = None
+    """Of the terms on outputs."""
+
+    @property
+    def predicted(self) -> float:
+        """Tokens that the student predicts."""
+        return float(self.batch.predicted[:, 1:].sum())
+
+    @property
+    def compared(self) -> Tensor:
+        """(B, T, M) float32: ``weight`` where keys and values are compared."""
+        return self.weight * self.clear
+
+    def heard(self, objective: str) -> Iterator[Heard]:
+        """The teachers whose outputs an objective compares."""
+        if self.plan is None:
+            return
+        named = self.plan.config.teachers.get(objective)
+        for m, (reading, pairing) in enumerate(
+            zip(self.readings, self.pairings, strict=True)
+        ):
+            if pairing is not None and (named is None or reading.name in named):
+                alike = reading.vocabulary == self.plan.vocabulary
+                yield Heard(pairing, self.weight[..., m], alike)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the places of one pass, or of several, weigh together."""
+
+    predicted: float
+    """Tokens that the student predicts."""
+    terms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of every term that counts."""
+
+    def flat(self) -> list[float]:
+        """All numbers in a row."""
+        return [
+            self.predicted,
+            *(x for numbers in self.terms.values() for x in numbers),
+        ]
+
+    def refilled(self, flat: Sequence[float]) -> Counts:
+        """The same terms with other numbers."""
+        rest = iter(flat[1:])
+        terms = {
+            name: tuple(next(rest) for _ in numbers)
+            for name, numbers in self.terms.items()
+        }
+        return Counts(flat[0], terms)
+
+    def __add__(self, other: Counts) -> Counts:
+        """Of both."""
+        both = zip(self.flat(), other.flat(), strict=True)
+        return self.refilled([one + two for one, two in both])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Share:
+    """What one forward pass is of its optimiser step."""
+
+    places: Places
+    own: Counts
+    """Of the pass."""
+    step: Counts
+    """Of all passes on all processes."""
+
+    @property
+    def part(self) -> float:
+        """The pass's share of the step's predicted tokens."""
+        return self.own.predicted / max(self.step.predicted, 1.0)
+
+
+def availability(
+    batch: TokenBatch, teachers: Sequence[Reading | TeacherView]
+) -> Tensor:
+    """(B, T, M) bool, True where teacher m covers the token's text."""
+    text = batch.has_text[..., None]
+    if not teachers:
+        return text[..., :0]
+    return torch.stack([one.alignment.covered for one in teachers], -1) & text
+
+
+def find_places(
+    batch: TokenBatch,
+    readings: Sequence[Reading],
+    rows: Tensor | None,
+    weight: Tensor,
+    skip_sinks: int,
+    plan: OutputPlan | None,
+) -> Places:
+    """Put together what is known of one pass.
+
+    Args:
+        batch: the student's tokens, (B, T).
+        readings: one per teacher.
+        rows: (B, R) int64, where a term compares some.
+        weight: (B, T, M), see :attr:`Places.weight`.
+        skip_sinks: leading tokens that are left out.
+        plan: of the terms on outputs; None where there is none.
+    """
+    pairings = [
+        Pairing(batch, reading.tokens)
+        if plan is not None
+        and reading.vocabulary is not None
+        and reading.tokens is not None
+        else None
+        for reading in readings
+    ]
+    return Places(
+        batch,
+        readings,
+        rows,
+        availability(batch, readings),
+        not_sinks(batch, readings, skip_sinks),
+        weight,
+        pairings,
+        plan,
+    )

@@ -1,0 +1,302 @@
+"""One optimiser step is one mean, however its samples are cut into passes."""
+
+import pytest
+import torch
+
+from align.text import TextSample
+from experiments.outputs import digest, spelling
+from fuse.router import LearnableRouter
+from fuse.routing_loss import EntropyRegularizer
+from fuse.weigher import FixedWeigher, LearnedWeigher, SimilarityWeigher
+from student.config import LossConfig
+from student.data_order import sample_indices
+from student.distiller import WeightedObjective
+from student.feed import Kitchen
+from student.output import Lexicon, Vocabulary, common_pieces
+from student.output.terms import OutputConfig, OutputPlan
+from student.output.terms.objectives import OUTPUT_OBJECTIVES
+from student.places import Share
+from student.terms import OBJECTIVES
+from teacher.capture import KVCapture
+from teacher.output_head import linear_head
+from teacher.panel import LiveTeacher, TeacherPanel
+from tests.student.conftest import School
+
+TEACHERS = ("twin", "gpt2-prose", "qwen-code")
+LENGTHS = (150, 9, 140, 17, 3, 120, 6, 90)
+KV_TERMS = ("kv_k", "kv_v", "cosine")
+SPLITS = {"8 x 1": (8, 1), "4 x 2": (4, 2), "1 x 8": (1, 8)}
+OUTPUT = {
+    "kd": OutputConfig(
+        kd=1.0, hard_labels=0.5, teachers={"kd": ["twin"]}, temperature=2.0
+    ),
+    "hybrid_ot": OutputConfig(hybrid_ot=1.0, weighting="entropy"),
+    "sequence_ot": OutputConfig(sequence_ot=1.0, teachers={"sequence_ot": ["twin"]}),
+    "likelihood": OutputConfig(likelihood=1.0, likelihood_ends="blanks"),
+    "projected_kl": OutputConfig(projected_kl=1.0, projected_chains=True),
+}
+
+
+@pytest.fixture(scope="module")
+def own_school(school):
+    """A school of float64, with a teacher of the student's vocabulary."""
+    made = School(school.folders, school.samples)
+    twin = made.student(seed=7).eval().requires_grad_(False)
+    made.loaded["twin"] = KVCapture(twin), made.tokenizer
+    for name in TEACHERS:
+        made.teacher(name)[0].model.double()
+    return made
+
+
+@pytest.fixture(scope="module")
+def pieces(school):
+    """Eight texts of very unequal lengths."""
+    return [
+        TextSample(s.text[10 : 10 + length].strip() or "x", s.domain, f"{length}")
+        for s, length in zip(school.samples, LENGTHS, strict=False)
+    ]
+
+
+def double(lesson, school):
+    """A lesson in float64 whose teachers bring their outputs."""
+    lesson.distiller.eval()
+    lesson.model.double()
+    live = []
+    for one, name in zip(lesson.panel.teachers, TEACHERS, strict=True):
+        capture, tokenizer = school.teacher(name)
+        head, vocabulary = linear_head(capture), digest(tokenizer)
+        live.append(LiveTeacher(name, capture, tokenizer, one.layers, head, vocabulary))
+    panel = lesson.panel
+    lesson.panel = TeacherPanel(
+        live, panel._aligner, panel._causal, attention=True, own_loss=True
+    )
+    return lesson
+
+
+def plan_of(lesson, school, output):
+    head, spelled = linear_head(lesson.capture), spelling(school.tokenizer)
+    own, lexicons = Vocabulary.of(spelled, head.size), {}
+    for one in lesson.panel.teachers:
+        theirs = spelling(one.tokenizer)
+        pieces = common_pieces(spelled, theirs, head.size, one.head.size)
+        other = Vocabulary.of(theirs, one.head.size)
+        lexicons[one.name] = Lexicon(own, other, pieces)
+    return OutputPlan(head, digest(school.tokenizer), output, lexicons=lexicons)
+
+
+def step(lesson, school, pieces, size, passes, number=0):
+    """The gradient of one optimiser step, and its terms."""
+    distiller = lesson.distiller
+    cpu = torch.device("cpu")
+    kitchen = Kitchen(
+        pieces, school.encode, lesson.panel, 3, 4, size, 0, cpu, 0, 1, distiller.survey
+    )
+    portion, terms = kitchen.by_step(passes), {}
+    distiller.zero_grad()
+    for index in range(passes):
+        food = portion(index)
+        share = Share(food.places, food.own, food.step)
+        found = distiller(food.batch, food.views, food.rows, number, False, share)
+        found.loss.backward()
+        for name, value in found.terms.items():
+            terms[name] = terms.get(name, 0.0) + float(value)
+    moved = {
+        name: p.grad.detach().clone()
+        for name, p in distiller.named_parameters()
+        if p.grad is not None
+    }
+    return moved, terms
+
+
+def apart(one, other):
+    """Relative difference of two gradients over all parameters."""
+    assert one.keys() == other.keys()
+    far = sum(float((one[n] - other[n]).square().sum()) for n in one)
+    return (far / sum(float(g.square().sum()) for g in one.values())) ** 0.5
+
+
+def check(lesson, school, pieces, number=1):
+    (whole, terms), *others = (
+        step(lesson, school, pieces, *split, number) for split in SPLITS.values()
+    )
+    assert any(bool(gradient.any()) for gradient in whole.values())
+    for gradient, found in others:
+        print(f"{apart(whole, gradient):.1e}", end=" ")
+        assert apart(whole, gradient) < 1e-6
+        assert found == pytest.approx(terms, rel=1e-5)
+    return terms
+
+
+def routed(lesson, per_layer=False):
+    """A router that has an opinion."""
+    width, teachers = lesson.capture.hidden_size, len(lesson.bridge.teachers)
+    made = [LearnableRouter(width, teachers) for _ in range(lesson.capture.num_layers)]
+    torch.manual_seed(5)
+    weigher = LearnedWeigher(made if per_layer else made[0])
+    for parameter in weigher.parameters():
+        parameter.data = 0.3 * torch.randn_like(parameter)
+    return weigher
+
+
+def only_term(name):
+    return {name: WeightedObjective(1.0, (OBJECTIVES | OUTPUT_OBJECTIVES)[name]())}
+
+
+@pytest.fixture(scope="module")
+def lesson_of(own_school):
+    """A lesson by its bridge, made once."""
+    made = {}
+
+    def of(kind):
+        if kind not in made:
+            lesson = own_school.lesson(kind, TEACHERS, LossConfig(eta_outcome=0.0))
+            made[kind] = double(lesson, own_school)
+            if kind == "latent":  # agreement compares what varies within a pass
+                lesson.bridge._agreement = 0.0
+        quiet = LossConfig(eta_outcome=0.0, router_signal="outcome")
+        made[kind].distiller._config = quiet
+        made[kind].distiller._regularizer = None
+        return made[kind]
+
+    return of
+
+
+def prepare(lesson, school, name, weigher, output=None):
+    """Leave one term, and what it needs."""
+    distiller = lesson.distiller
+    distiller._objectives = only_term(name)
+    distiller._needs = distiller._objectives[name].objective.needs
+    distiller._compares = name in KV_TERMS
+    distiller._output = None if output is None else plan_of(lesson, school, output)
+    distiller.weigher = weigher
+
+
+def weigher_of(lesson, kind):
+    if kind == "fixed":
+        return FixedWeigher([1.0, 2.0, 3.0])
+    return routed(lesson, kind == "by layer")
+
+
+@pytest.mark.parametrize("weights", ["fixed", "routed", "by layer"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("adapter", "ce"),
+        *((kind, name) for kind in ("adapter", "projector") for name in KV_TERMS),
+        ("adapter", "attention_kl"),
+        ("adapter", "relation_k"),
+        ("adapter", "relation_v"),
+    ],
+)
+def test_a_step_has_one_gradient_however_it_is_cut(
+    own_school, lesson_of, pieces, kind, name, weights
+):
+    lesson = lesson_of(kind)
+    prepare(lesson, own_school, name, weigher_of(lesson, weights))
+    check(lesson, own_school, pieces)
+
+
+@pytest.mark.parametrize("weights", ["fixed", "by layer"])
+@pytest.mark.parametrize("name", list(OUTPUT))
+def test_a_step_has_one_gradient_of_outputs_however_it_is_cut(
+    own_school, lesson_of, pieces, name, weights
+):
+    lesson = lesson_of("adapter")
+    prepare(lesson, own_school, name, weigher_of(lesson, weights), OUTPUT[name])
+    check(lesson, own_school, pieces)
+
+
+@pytest.mark.parametrize("weights", ["routed", "by layer"])
+@pytest.mark.parametrize("kind", ["adapter", "latent"])
+def test_bridge_and_router_have_one_gradient_however_a_step_is_cut(
+    own_school, lesson_of, pieces, kind, weights
+):
+    """Outcome, the teachers' own losses, entropy, and Z's reconstruction."""
+    lesson = lesson_of(kind)
+    prepare(lesson, own_school, "kv_k", weigher_of(lesson, weights))
+    distiller = lesson.distiller
+    distiller._config = LossConfig(outcome_every=1, router_signal="both")
+    distiller._regularizer = EntropyRegularizer("diverse", 0.5)
+    terms = check(lesson, own_school, pieces)
+    assert {"kv_k", "outcome", "teacher_loss", "entropy"} <= terms.keys()
+    assert ("z_reconstruction" in terms) == (kind == "latent")
+
+
+def test_a_pass_alone_is_its_own_step(own_school, lesson_of, pieces):
+    """With fixed weights the value of every term is the mean over its places."""
+    lesson = lesson_of("projector")
+    every = {**OBJECTIVES, **OUTPUT_OBJECTIVES}
+    weigher = FixedWeigher([1.0, 2.0, 0.0])
+    config = OutputConfig(
+        teachers={"kd": ["twin"], "sequence_ot": ["twin"]}, hard_labels=0.5
+    )
+    prepare(lesson, own_school, "ce", weigher, config)
+    distiller = lesson.distiller
+    distiller._objectives = {n: WeightedObjective(1.0, e()) for n, e in every.items()}
+    distiller._needs = frozenset({"attention", "relations", "outputs"})
+    distiller._compares = True
+    cpu = torch.device("cpu")
+    food = Kitchen(
+        pieces, own_school.encode, lesson.panel, 3, 4, 8, 0, cpu, 0, 1, distiller.survey
+    ).portion(0)
+    share = Share(food.places, food.own, food.step)
+    arguments = food.batch, food.views, food.rows, 1, False
+    found = distiller(*arguments, share).terms
+    alone = distiller(*arguments).terms
+    for name in every:
+        torch.testing.assert_close(found[name], alone[name], rtol=1e-6, atol=0)
+
+
+class Plain:
+    """A stranger's term: the mean of squared logits over a pass."""
+
+    needs = frozenset()
+
+    def __call__(self, ctx):
+        return ctx.logits.float().square().mean()
+
+
+def test_a_term_that_does_not_count_weighs_by_predicted_tokens(
+    own_school, lesson_of, pieces
+):
+    lesson = lesson_of("adapter")
+    prepare(lesson, own_school, "ce", FixedWeigher([1.0] * 3))
+    lesson.distiller._objectives = {"mine": WeightedObjective(1.0, Plain())}
+    _, terms = step(lesson, own_school, pieces, 4, 2)
+    means, predicted = [], []
+    for half in (0, 1):
+        order = [pieces[i] for i in sample_indices(8, 3, 4 * half, 4)]
+        batch = own_school.encode([piece.text for piece in order])
+        with torch.no_grad():
+            logits = lesson.model(batch.ids, attention_mask=batch.mask.long()).logits
+        means.append(float(logits.float().square().mean()))
+        predicted.append(float(batch.predicted[:, 1:].sum()))
+    expected = sum(m * n for m, n in zip(means, predicted, strict=True))
+    assert terms["mine"] == pytest.approx(expected / sum(predicted), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "projector"])
+def test_one_teacher_of_one_gets_the_same_bits_whoever_weighs_it(school, pieces, kind):
+    """A list of one teacher is that teacher: no weight is a little less than 1."""
+    gradients = []
+    for weigher in (None, FixedWeigher([0.3]), "similarity", "routed"):
+        lesson = school.lesson(kind, ["gpt2-prose"], LossConfig(eta_outcome=0.0))
+        lesson.distiller.eval()
+        if weigher == "similarity":
+            weigher = SimilarityWeigher(torch.randn(1, lesson.capture.hidden_size))
+        if weigher == "routed":
+            weigher = routed(lesson)
+        lesson.distiller.weigher = weigher or Single()
+        moved, _ = step(lesson, school, pieces, 4, 2)
+        gradients.append(moved)
+    for name, expected in gradients[0].items():
+        assert name.startswith(("student", "bridge"))
+        for other in gradients[1:]:
+            assert torch.equal(other[name], expected), name
+
+
+class Single(torch.nn.Module):
+    """All to the only teacher there is."""
+
+    def forward(self, hidden, mask, available):
+        return available.float()
