@@ -50,7 +50,7 @@ from experiments.precision import answer_of_run, asks_hardware, settle
 from experiments.presets import load_registry, presets_of
 from experiments.progress import Progress, waiting
 from experiments.reading import tell_reading
-from experiments.run_dir import MAIN, read_run
+from experiments.run_dir import MAIN, read_run, written_so_far
 from experiments.run_parts import Bench, Stage
 from experiments.stop import RunStopped, StopRequest, stop_on_signals
 from experiments.summary import summarize
@@ -262,7 +262,7 @@ def _run(bench: Bench, arms: Arms, started: float) -> None:
             summary["teachers"][name]["bpc"] = bpc
         for name, found in reading.items():
             summary["teachers"][name]["reading"] = found.plain()
-        routing = list(read_run(bench.run_dir).lines("routing"))
+        routing = list(written_so_far(bench.run_dir).lines("routing"))
         summary["ledger"] = ledger(results, judged, routing, teachers)
         summary["time_s"] = round(time.monotonic() - started, 1)
         write_json(bench.run_dir / "summary.json", summary)

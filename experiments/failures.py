@@ -90,8 +90,9 @@ def _refused(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" while writing {error.filename}" if error.filename else ""
         return (
-            f"the disk is full{where}; free some space or set run.dir to another "
-            "disk, then run the same command: finished phases are kept"
+            f"the disk is full{where}; free some space, or move the run's folder to "
+            "another disk and set run.dir to where it is, then run the same command: "
+            "finished phases are kept"
         )
     reason = os.strerror(error.errno or 0)
     return (

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.later_settings import since_ever
+from experiments.later_settings import LATER, since_ever
 from experiments.settings import ConfigError, plain
 from student.checkpoint import MARKER
 from student.phase_checkpoint import steps_kept
+from teacher.store.manifest import brief
 
 if TYPE_CHECKING:
     from experiments.config import Config
@@ -143,11 +144,24 @@ def check_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def differing_fields(before: Any, now: Any, path: str = "") -> list[str]:
-    """Name every leaf that differs: ``train.steps: stored 40, config 60``."""
+    """Name every leaf that differs: ``train.steps: stored 40, config 60``.
+
+    A later setting that a record leaves out is told by what that means.
+    """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         rows: list[str] = []
         for key in sorted({*before, *now}):
             inside = f"{path}.{key}" if path else str(key)
-            rows += differing_fields(before.get(key), now.get(key), inside)
+            absent = LATER.get(key)
+            old, new = before.get(key, absent), now.get(key, absent)
+            rows += differing_fields(old, new, inside)
         return rows
-    return [] if before == now else [f"{path}: stored {before!r}, config {now!r}"]
+    if before == now:
+        return []
+    return [f"{path}: stored {_shown(before)}, config {_shown(now)}"]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):  # a section that the other side has not
+        return f"{len(value)} settings"
+    return "null" if value is None else brief(value)

@@ -71,6 +71,16 @@ def read_run(path: Path) -> RunDir:
     )
 
 
+def written_so_far(path: Path) -> RunDir:
+    """A run's metrics alone: a summary is of an earlier launch, and may be damaged.
+
+    Raises:
+        ValueError: a damaged line.
+    """
+    metrics = path / "metrics.jsonl"
+    return RunDir(path, _read_metrics(metrics) if metrics.is_file() else [])
+
+
 def mean_bpc(bpc: Mapping[str, float] | None) -> float | None:
     """Average bits per character over domains; None where nothing was measured."""
     values = [value for value in (bpc or {}).values() if value is not None]
@@ -99,8 +109,15 @@ def _read_summary(path: Path) -> dict[str, Any]:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path} line {error.lineno} is not JSON; `mtkd eval` writes it anew"
+            f"{path} line {error.lineno} is not JSON; {_anew(path)}"
         ) from None
     if not isinstance(summary, dict):
-        raise InputError(f"{path} holds no JSON object; `mtkd eval` writes it anew")
+        raise InputError(f"{path} holds no JSON object; {_anew(path)}")
     return summary
+
+
+def _anew(path: Path) -> str:
+    return (
+        f"`mtkd train {path.parent / 'config.yaml'}` writes it anew and does not train "
+        "again what is finished"
+    )

@@ -47,7 +47,7 @@ def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
     """
     from transformers.pytorch_utils import Conv1D
 
-    library = peft("student.lora", "set student.lora.rank=0")
+    library = peft("student.lora", "set student.lora.rank=0 and student.quantise=none")
     targets = "all-linear" if config.targets == "auto" else list(config.targets)
     layers = _linear_in(text_modules(model))
     _check_targets(model, config, layers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,6 +28,8 @@ CONSTANTS = "constants.safetensors"
 """What all shards are made with: encoding constants, adapters."""
 
 VERSION = 2
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Form = Literal["raw", "aligned", "adapted", "fused"]
 EncodingName = Literal["float32", "bfloat16", "float16", "int8", "int4", "lowrank"]
@@ -205,8 +208,15 @@ def differences(
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             rows += [f"{key}.{row}" for row in differences(old, new, other)]
         elif old != new:
-            rows.append(f"{key}: stored {old!r}, {other} {new!r}")
+            rows.append(f"{key}: stored {brief(old)}, {other} {brief(new)}")
     return rows
+
+
+def brief(value: Any) -> str:
+    """A value for a message, a digest by its first characters."""
+    if isinstance(value, str) and _DIGEST.fullmatch(value):
+        return f"{value[:8]}…"
+    return repr(value)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

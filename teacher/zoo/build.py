@@ -111,7 +111,7 @@ def zoo_path(
             "is out of date" if (path / MANIFEST).is_file() else "has not been built"
         )
         raise MissingFileError(
-            f"zoo model {name!r} {found} in {path.parent}; run `mtkd zoo build`"
+            f"zoo model {name!r} {found} in {path.parent}; run {_how_to_build(scale)}"
         )
     return path
 
@@ -202,7 +202,8 @@ def _explain(failed: dict[str, BaseException | None], folder: Path) -> None:
     text = (
         f"zoo model {name!r} could not be built in {folder}: {error}; "
         f"kept: {', '.join(kept) or 'nothing'}; "
-        "mend the cause and run `mtkd zoo build` again, which goes on from there"
+        f"mend the cause and run {_how_to_build(folder.name)} again, which goes on "
+        "from there"
     )
     if isinstance(error, OSError):
         raise MachineError(text) from error
@@ -318,6 +319,10 @@ def _check_names(names: Iterable[str] | None, known: Iterable[str]) -> list[str]
                 f"the zoo has no model {name!r}; it has {', '.join(known)}"
             )
     return [name for name in known if name in asked]
+
+
+def _how_to_build(scale: str) -> str:
+    return f"`mtkd zoo build{'' if scale == 'default' else f' --scale {scale}'}`"
 
 
 def _folder(cache_dir: str | Path | None, scale: str) -> Path:

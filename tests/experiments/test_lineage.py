@@ -2,7 +2,7 @@ import pytest
 
 from experiments.config import load_config, resolve_phase
 from experiments.later_settings import LATER
-from experiments.lineage import record_of
+from experiments.lineage import differing_fields, record_of
 from experiments.presets import builtin_presets
 from experiments.run_parts import Stage
 
@@ -62,3 +62,19 @@ def test_a_later_setting_counts_once_it_does_something(section, setting, value):
     more += ["train.zero_stage=0"] if setting == "optimizer" else []
     found = record(*more, f"{place}.{setting}={value}")
     assert found[section][setting] == value
+
+
+def test_what_differs_is_told_in_words_that_a_config_has():
+    before = {"loss": {"lambda_k": 1.0}, "texts": {"train": "a1" * 32}, "steps": None}
+    now = {
+        "loss": {"lambda_k": 1.0, "fade_steps": 10},
+        "texts": {"train": "b2" * 32},
+        "steps": 4,
+        "output": {"kd": 1.0},
+    }
+    assert differing_fields(before, now) == [
+        "loss.fade_steps: stored 0, config 10",
+        "output: stored null, config 1 settings",
+        "steps: stored null, config 4",
+        "texts.train: stored a1a1a1a1…, config b2b2b2b2…",
+    ]
