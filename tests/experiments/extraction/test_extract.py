@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import sys
 
@@ -255,3 +256,29 @@ def _die(config, after):
         extract(config)
     finally:
         os._exit(0)
+
+
+def test_whatever_file_of_a_store_is_damaged_repair_makes_it_whole(
+    config, tmp_path, capsys
+):
+    assert said(["extract", config(encoding="int8")], capsys) == (0, "")
+    root = tmp_path / "kv" / "run"
+    store, whole = root / "qwen-code", files(root)
+    plan, constants = store / "plan.json", next(store.glob("constants*"))
+    second = next(store.glob("kv-00001.json"))
+
+    def cut_plan():
+        plan.write_bytes(plan.read_bytes()[:40])
+
+    def damage_the_rest():
+        constants.write_bytes(constants.read_bytes()[:-1])
+        (store / "manifest.json").write_text("{}")
+        shutil.copy(store / "kv-00000.json", second)
+
+    for damage in (cut_plan, damage_the_rest):
+        damage()
+        capsys.readouterr()
+        assert main(["store", "verify", str(root)]) == 2
+        assert f"`mtkd store repair {root}`" in capsys.readouterr().out
+        assert main(["store", "repair", str(root)]) == 0
+        assert files(root) == whole
