@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from plugins.untouched import Untouched
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -28,11 +30,16 @@ class Promise:
     """Returns what is wrong, or an empty string; may raise."""
 
     def tried(self) -> Check:
-        """Try it; an exception counts as broken, since strangers' code may raise."""
+        """Try it; an exception counts as broken, since strangers' code may raise.
+
+        So does whatever is left changed for everybody in the process.
+        """
+        before = Untouched({})
         try:
-            detail = self.found()
-        except Exception as error:
+            detail = self.found() or before.problem()
+        except (Exception, SystemExit) as error:
             detail = f"raises {type(error).__name__}: {error}"
+        before.restore()
         return Check(self.name, not detail, detail)
 
 

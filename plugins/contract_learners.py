@@ -1,23 +1,26 @@
-"""Contracts of the kinds that learn or steer learning: router, objective, phase."""
+"""Contracts of the kinds that steer learning: objective, phase."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from align.config import AlignConfig
 from align.output import LinearHead, Output
 from align.reading import Reading
 from align.time_align import Alignment
 from fuse.config import FuseConfig
-from plugins.contract import Promise, first_problem, problem
-from plugins.contract_maps import token_batch
+from plugins.answers import loss_problem
+from plugins.contract import Promise, problem
+from plugins.contract_aligner import token_batch
+from plugins.untouched import Untouched
+from student.bridges.features import Features
+from student.bridges.projected import LayerwiseLinear, Meeting, Projected
 from student.config import LossConfig, TrainConfig
 from student.objective import (
     ATTENTION,
@@ -35,7 +38,9 @@ from student.output.terms import OutputConfig, OutputPlan, Outputs, Taught
 from student.places import Places, find_places
 from teacher.teacher_rule import TeacherRule
 
-_WIDTH, _TEACHERS, _VOCABULARY = 16, 3, 11
+_VOCABULARY = 11
+CALLS = 24
+"""How often one objective is asked, since some faults begin late."""
 _SECTIONS = ("title", "teachers", "align", "fuse", "loss", "output", "train")
 _CHECKED: dict[str, type] = {
     "teachers": TeacherRule,
@@ -47,85 +52,26 @@ _CHECKED: dict[str, type] = {
 }
 
 
-def router(factory: Callable[[int, int], nn.Module]) -> Iterator[Promise]:
-    """A router is tried on texts and tokens, large and low-precision queries."""
-
-    def made(teachers: int = _TEACHERS) -> nn.Module:
-        torch.manual_seed(0)
-        return factory(_WIDTH, teachers)
-
-    def queries() -> list[Tensor]:
-        base = torch.randn(4, 5, _WIDTH, generator=torch.Generator().manual_seed(1))
-        return [base, base[:, 0], base * 1e4, base * 0, base.bfloat16()]
-
-    def kind() -> str:
-        found = made()
-        return problem(not isinstance(found, nn.Module), f"a {type(found).__name__}")
-
-    def shape() -> str:
-        module = made()
-        for query in queries():
-            wanted = (*query.shape[:-1], _TEACHERS)
-            got = tuple(module(query).shape)
-            if got != wanted:
-                return f"{tuple(query.shape)} gives {got}, not {wanted}"
-        return ""
-
-    def sums() -> str:
-        module = made()
-        for query in queries():
-            weights = module(query).float()
-            if not (weights >= 0).all():
-                return "a weight is negative or not a number"
-            if ((weights.sum(-1) - 1).abs() > 1e-2).any():
-                return f"sums reach {float(weights.sum(-1).max())}"
-        return ""
-
-    def single() -> str:
-        weights = made(1)(queries()[0])
-        return problem(
-            ((weights - 1).abs() > 1e-5).any(), "one teacher gets less than 1"
-        )
-
-    def alone() -> str:
-        module, query = made().eval(), queries()[0]
-        apart = torch.stack([module(row) for row in query])
-        far = not torch.allclose(module(query), apart, atol=1e-5)
-        return problem(far, "a text's weights depend on its batch")
-
-    def learns() -> str:
-        module = made()
-        parameters = list(module.parameters())
-        (module(queries()[0])[..., 0].square().sum()).backward()
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        moved = any(bool((g != 0).any()) for g in gradients)
-        finite = all(bool(g.isfinite().all()) for g in gradients)
-        return first_problem(
-            problem(parameters and not moved, "no parameter has a gradient"),
-            problem(not finite, "a gradient is not finite"),
-        )
-
-    def saved() -> str:
-        module, other = made(), factory(_WIDTH, _TEACHERS)
-        with torch.no_grad():
-            for parameter in module.parameters():
-                parameter.add_(0.1)
-        other.load_state_dict(module.state_dict())
-        query = queries()[0]
-        same = torch.allclose(module.eval()(query), other.eval()(query), atol=1e-6)
-        return problem(not same, "a restored router answers differently")
-
-    yield Promise("takes hidden_dim and num_teachers and is a module", kind)
-    yield Promise("maps (..., C) to (..., M)", shape)
-    yield Promise("weights are >= 0 and sum to 1 for any query", sums)
-    yield Promise("gives a single teacher everything", single)
-    yield Promise("answers each query by itself", alone)
-    yield Promise("its weights have a finite gradient to its parameters", learns)
-    yield Promise("is saved and restored by its state dict", saved)
-
-
 def objective(factory: Callable[[], Objective]) -> Iterator[Promise]:
-    """An objective is tried on two teachers, one of them half uncovered."""
+    """An objective is tried on two teachers, one of them half uncovered, with targets
+    that are there and with targets that are made when they are asked for."""
+
+    def declared(context: StepContext, needs: frozenset[str]) -> StepContext:
+        """The context as a run fills it for this objective alone."""
+        return replace(
+            context,
+            attention=context.attention if ATTENTION in needs else (),
+            relations=context.relations if RELATIONS in needs else (),
+            outputs=context.outputs if OUTPUTS in needs else None,
+        )
+
+    def made() -> tuple[Objective, frozenset[str]]:
+        before = Untouched({})
+        found = factory()
+        changed = before.problem()
+        if changed:
+            raise RuntimeError(changed)
+        return found, frozenset(getattr(found, "needs", ()))
 
     def needs() -> str:
         found = getattr(factory(), "needs", None)
@@ -134,22 +80,41 @@ def objective(factory: Callable[[], Objective]) -> Iterator[Promise]:
         return problem(not good, f"needs is {found!r}; give a frozenset of {known}")
 
     def scalar() -> str:
-        value = factory()(step_context()[0])
-        good = isinstance(value, Tensor) and value.shape == () and value.isfinite()
-        return problem(not good, f"gives {value!r}")
+        for lazy in (False, True):
+            term, said = made()
+            value = term(declared(step_context(lazy=lazy)[0], said))
+            wrong = loss_problem(value) or problem(not value.isfinite(), f"is {value}")
+            if wrong:
+                return wrong
+        return ""
 
     def moves() -> str:
-        context, student, _ = step_context()
-        value = factory()(context)
-        if not value.requires_grad:
-            return "has no gradient"
-        value.backward()
-        gradients = [x.grad for x in student if x.grad is not None]
-        moved = any(bool((g != 0).any()) for g in gradients)
-        finite = all(bool(g.isfinite().all()) for g in gradients)
-        return first_problem(
-            problem(not moved, "nothing of the student moves"),
-            problem(not finite, "a gradient is not finite"),
+        for lazy in (False, True):
+            term, said = made()
+            context, student, _ = step_context(lazy=lazy)
+            value = term(declared(context, said))
+            if not value.requires_grad:
+                return "has no gradient"
+            early = [x for x in student if x.grad is not None]
+            if early:
+                return "runs a backward pass of its own"
+            value.backward()
+            gradients = [x.grad for x in student if x.grad is not None]
+            if not any(bool((g != 0).any()) for g in gradients):
+                return "nothing of the student moves"
+            if not all(bool(g.isfinite().all()) for g in gradients):
+                return "a gradient is not finite"
+        return ""
+
+    def says_all() -> str:
+        term, said = made()
+        context = step_context()[0]
+        whole, part = term(context), term(declared(context, said))
+        same = torch.allclose(whole, part, equal_nan=True)
+        return problem(
+            not same,
+            f"gives {float(whole.detach()):.4g} with everything and "
+            f"{float(part.detach()):.4g} with what it says it needs, {sorted(said)}",
         )
 
     def uncovered() -> str:
@@ -162,10 +127,30 @@ def objective(factory: Callable[[], Objective]) -> Iterator[Promise]:
 
     def untouched() -> str:
         context, _, targets = step_context()
-        before = deepcopy([t.detach() for t in targets])
+        before = Untouched((context, targets), whole=True)
         factory()(context)
-        kept = all(torch.equal(a, b) for a, b in zip(before, targets, strict=True))
-        return problem(not kept, "a target was written to")
+        changed = before.problem()
+        return changed.replace("0.", "", 1).replace("1.", "target ", 1)
+
+    def often() -> str:
+        term, said = made()
+        contexts = [
+            declared(step_context(size=size, step=step)[0], said)
+            for step, size in enumerate((None, 20, 120))
+        ]
+        for call in range(CALLS):
+            context = contexts[2 if call == CALLS // 2 else call % 2]
+            before = Untouched(context)
+            value = term(context)
+            wrong = loss_problem(value) or before.problem()
+            if not wrong and not value.isfinite():
+                wrong = f"returns {float(value.detach())}"
+            if not wrong and value.grad_fn is None:
+                wrong = "returns a value without a gradient"
+            if wrong:
+                tokens = context.batch.ids.shape[1]
+                return f"{wrong} (call {call + 1}, {tokens} tokens)"
+        return ""
 
     def counted() -> str:
         made = factory()
@@ -189,9 +174,11 @@ def objective(factory: Callable[[], Objective]) -> Iterator[Promise]:
     yield Promise("divides by the step's counts, if it counts", counted)
     yield Promise("is a finite scalar", scalar)
     yield Promise("moves the student", moves)
+    yield Promise("reads only what it says it needs", says_all)
     yield Promise("is finite where nothing is covered", uncovered)
     yield Promise("is finite without teachers", without_teachers)
     yield Promise("leaves its input as it was", untouched)
+    yield Promise("keeps all this call after call", often)
 
 
 def phase(mapping: Mapping[str, Any]) -> Iterator[Promise]:
@@ -254,20 +241,33 @@ def step_places(context: StepContext) -> Places:
 
 
 def step_context(
-    covered: bool = True, teachers: bool = True
+    covered: bool = True,
+    teachers: bool = True,
+    lazy: bool = False,
+    size: int | None = None,
+    step: int = 0,
 ) -> tuple[StepContext, list[Tensor], list[Tensor]]:
     """A step of two texts with two teachers, as training would hand it over.
 
     Args:
         covered: False leaves every token without teacher text.
         teachers: False gives no comparisons at all.
+        lazy: comparisons make predictions and targets when they are asked for, as in
+            the teachers' own space.
+        size: tokens of the longer text; None: six.
+        step: of the phase.
 
     Returns:
         The context, the student's tensors (leaves with gradient) and the targets.
     """
     generator = torch.Generator().manual_seed(0)
-    batch = token_batch([[(0, 0), (0, 2), (2, 9), (9, 12), (12, 16)], [(0, 0), (0, 2)]])
-    size, tokens = batch.ids.shape
+    first = [(0, 0), (0, 2), (2, 9), (9, 12), (12, 16)]
+    if size is not None:
+        first = [(0, 0), *((i, i + 1) for i in range(size))]
+    texts = ("unbelievable tea" if size is None else "x" * size, "tea")
+    batch = token_batch([first, [(0, 0), (0, 2)]], texts)
+    batch = replace(batch, ids=batch.ids % _VOCABULARY)
+    count, tokens = batch.ids.shape
     layers, rows = 2, torch.tensor([[1, 2], [1, 1]])
     student: list[Tensor] = []
     targets: list[Tensor] = []
@@ -278,22 +278,17 @@ def step_context(
         store.append(x.requires_grad_(store is student))
         return x
 
-    comparisons, attention, relations = [], [], []
+    comparisons: list[Any] = []
+    attention, relations = [], []
     for name, width in (("gpt2", 6), ("qwen", 10)) if teachers else ():
         weight = batch.has_text.float() * (0.5 if covered else 0.0)
         weight[:, 2:] *= name == "gpt2"  # the second covers half of it
-        shape = (layers, size, tokens, width)
-        comparisons.append(
-            Comparison(
-                name,
-                new(student, *shape),
-                new(student, *shape),
-                new(targets, *shape),
-                new(targets, *shape),
-                weight,
-            )
-        )
-        maps = (layers, size, rows.shape[1], tokens)
+        shape = (layers, count, tokens, width)
+        if not lazy:
+            pairs = (student, student, targets, targets)
+            made = [new(store, *shape) for store in pairs]
+            comparisons.append(Comparison(name, *made, weight))
+        maps = (layers, count, rows.shape[1], tokens)
         attention.append(
             AttentionPair(
                 name,
@@ -302,7 +297,7 @@ def step_context(
                 weight.gather(1, rows),
             )
         )
-        own = (layers, size, tokens, 8)
+        own = (layers, count, tokens, 8)
         relations.append(
             Relation(
                 name,
@@ -314,12 +309,14 @@ def step_context(
                 rows,
             )
         )
-    logits = new(student, size, tokens, _VOCABULARY)
-    routing = torch.full((size, tokens, 2), 0.5) if teachers else None
+    if lazy:
+        comparisons = _lazily(relations, new, student)
+    logits = new(student, count, tokens, _VOCABULARY)
+    routing = torch.full((count, tokens, 2), 0.5) if teachers else None
 
     def output(store: list[Tensor], width: int) -> Output:
         head = LinearHead(new(store, _VOCABULARY, width))
-        return Output(batch, new(store, size, tokens, width), head, "shared")
+        return Output(batch, new(store, count, tokens, width), head, "shared")
 
     spelled = Vocabulary(torch.eye(_VOCABULARY), torch.arange(_VOCABULARY) < 2)
     every = torch.arange(_VOCABULARY)
@@ -331,6 +328,37 @@ def step_context(
         lexicons={c.name: lexicon for c in comparisons},
     )
     context = StepContext(
-        batch, logits, comparisons, attention, relations, routing, 0, outputs
+        batch, logits, comparisons, attention, relations, routing, step, outputs
     )
     return context, student, targets
+
+
+def _lazily(
+    relations: list[Relation], new: Callable[..., Tensor], student: list[Tensor]
+) -> list[Any]:
+    """Comparisons of the same targets in the teachers' own space."""
+    if not relations:
+        return []
+    places = relations[0].weight.numel()
+    meetings = []
+    for side in ("k", "v"):
+        targets = [getattr(relation, f"teacher_{side}") for relation in relations]
+        z = new(student, *getattr(relations[0], f"student_{side}").shape)
+        projectors = []
+        for target in targets:
+            project = LayerwiseLinear(len(z), z.shape[-1], target.shape[-1])
+            torch.nn.init.normal_(project.weight, generator=_chance())
+            projectors.append(project)
+        features = [
+            Features(tuple(x.flatten(1, 2)), torch.arange(places), x.shape[1:3])
+            for x in targets
+        ]
+        meetings.append(Meeting(z, projectors, features))
+    return [
+        Projected(relation.name, place, *meetings, relation.weight)
+        for place, relation in enumerate(relations)
+    ]
+
+
+def _chance() -> torch.Generator:
+    return torch.Generator().manual_seed(3)

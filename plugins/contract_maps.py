@@ -1,92 +1,21 @@
-"""Contracts of the kinds that carry values: time, depth, width, position."""
+"""Contracts of the kinds that carry values through depth, width and position."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from align.calibration import CalibrationStats
-from align.causality import check_causal
 from align.layer_map import LayerMap, needs_sample
 from align.layer_similarity import LayerSimilarity
-from align.time_align import Alignment
-from align.tokens import TokenBatch
+from plugins.answers import adapter_problem, base_problem, layer_map_problem
 from plugins.contract import Promise, first_problem, problem
-from plugins.hookspecs import Aligner
+from plugins.untouched import Untouched
 
-_TEXTS = ("unbelievable tea", "深度 KV", "")
-_STUDENT = (
-    [(0, 0), (0, 2), (2, 9), (9, 12), (12, 16)],
-    [(0, 0), (0, 1), (1, 2), (2, 5)],
-    [(0, 0)],
-)
-_TEACHER = (
-    [(0, 12), (12, 13), (13, 16), (16, 16)],
-    [(0, 2), (2, 3), (3, 4), (4, 5), (5, 5)],
-    [(0, 0)],
-)
-
-
-def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
-    """An aligner is tried on Latin, Chinese and empty text with padding."""
-    student, teacher = token_batch(_STUDENT), token_batch(_TEACHER)
-
-    def shape() -> str:
-        found = factory()(student, teacher)
-        if not isinstance(found, Alignment):
-            return f"returns {type(found).__name__}"
-        wanted = (len(_TEXTS), student.ids.shape[1], teacher.ids.shape[1])
-        return problem(tuple(found.shape) != wanted, f"{found.shape} for {wanted}")
-
-    def flag() -> str:
-        causal = getattr(factory(), "causal", None)
-        return problem(not isinstance(causal, bool), f"causal is {causal!r}")
-
-    def sums() -> str:
-        rows = factory()(student, teacher).dense().sum(-1)
-        wrong = ((rows - 1).abs() > 1e-5) & (rows != 0)
-        return problem(wrong.any(), f"sums are {rows[wrong].tolist()}")
-
-    def signs() -> str:
-        weights = factory()(student, teacher).weights
-        return problem((~(weights >= 0)).any(), f"weights are {weights.tolist()}")
-
-    def text_only() -> str:
-        dense = factory()(student, teacher).dense()
-        into, outof = dense.sum(-1) > 0, dense.sum(-2) > 0
-        return first_problem(
-            problem((into & ~student.has_text).any(), "a token without text is fed"),
-            problem((outof & ~teacher.has_text).any(), "a token without text feeds"),
-        )
-
-    def itself() -> str:
-        same = factory()(teacher, teacher)
-        return problem((teacher.has_text & ~same.covered).any(), "a token is uncovered")
-
-    def alone() -> str:
-        together = factory()(student, teacher).dense()
-        for row, (s, t) in enumerate(zip(_STUDENT, _TEACHER, strict=True)):
-            one = factory()(token_batch([s], [row]), token_batch([t], [row])).dense()[0]
-            if not torch.allclose(one, together[row, : len(s), : len(t)], atol=1e-5):
-                return f"text {row} is aligned differently in a batch"
-        return ""
-
-    def future() -> str:
-        made = factory()
-        if made.causal:  # type: ignore[attr-defined]
-            check_causal(made(student, teacher), student, teacher)
-        return ""
-
-    yield Promise("says whether it is causal", flag)
-    yield Promise("returns an Alignment of (B, T_s, T_t)", shape)
-    yield Promise("weights are >= 0", signs)
-    yield Promise("the weights of a student token sum to 1, or it has none", sums)
-    yield Promise("special tokens and padding neither feed nor are fed", text_only)
-    yield Promise("covers every token where both tokenizations are equal", itself)
-    yield Promise("aligns each text by itself", alone)
-    yield Promise("no future leaks if it says so", future)
+CALLS = 120
+"""How often one function is asked, since some faults begin late."""
 
 
 def layer_map(function: Callable[..., LayerMap]) -> Iterator[Promise]:
@@ -114,6 +43,20 @@ def layer_map(function: Callable[..., LayerMap]) -> Iterator[Promise]:
             f"asks for layer {max(found.needed)} of {teacher} -> {student}",
         )
 
+    def often() -> str:
+        first: dict[tuple[int, int], LayerMap] = {}
+        looks = needs_sample(function)
+        samples = {size: (layer_sample(*size),) if looks else () for size in sizes}
+        for call in range(CALLS):
+            size = sizes[call % len(sizes)]
+            found = function(*size, *samples[size])
+            wrong = layer_map_problem(found, *size)
+            if not wrong and first.setdefault(size, found) != found:
+                wrong = "returns another map for the same sizes"
+            if wrong:
+                return f"{wrong} (call {call + 1}, {size[0]} -> {size[1]})"
+        return ""
+
     def same(found: LayerMap, teacher: int, student: int) -> str:
         again = mapped(teacher, student)
         return problem(found != again, f"two answers for {teacher} -> {student}")
@@ -123,6 +66,7 @@ def layer_map(function: Callable[..., LayerMap]) -> Iterator[Promise]:
     )
     yield Promise("asks for layers that exist", over_sizes(inside))
     yield Promise("answers the same twice", over_sizes(same))
+    yield Promise("keeps all this call after call", often)
 
 
 def adapter(
@@ -151,9 +95,25 @@ def adapter(
             (adapted.var(1).sum(-1) <= 1e-8).any(), "what it makes does not vary"
         )
 
+    def often() -> str:
+        samples = [_sample(*size)[0] for size in sizes]
+        first: dict[int, Tensor] = {}
+        for call in range(CALLS // 3):
+            which = call % len(samples)
+            before = Untouched(samples[which], whole=True)
+            found = function(samples[which])
+            wrong = adapter_problem(found, samples[which]) or before.problem()
+            same = wrong or first.setdefault(which, found[0].detach())
+            if not wrong and not torch.allclose(same, found[0].to(same), rtol=1e-3):
+                wrong = "returns another map for the same statistics"
+            if wrong:
+                return f"{wrong} (call {call + 1})"
+        return ""
+
     yield Promise("returns weight (L, C_x, C_y) and bias (L, C_y)", over_sizes(shape))
     yield Promise("is finite, constant channels included", over_sizes(finite))
     yield Promise("keeps some of the teacher's variance", over_sizes(alive))
+    yield Promise("keeps all this call after call, its input as it was", often)
 
 
 def rope_scaler(function: Callable[[float, int, float], float]) -> Iterator[Promise]:
@@ -177,24 +137,22 @@ def rope_scaler(function: Callable[[float, int, float], float]) -> Iterator[Prom
                 return f"base {base}, dim {dim}: {bases} at scales {scales}"
         return ""
 
+    def often() -> str:
+        first: dict[tuple[float, int, float], float] = {}
+        for call in range(CALLS):
+            base, dim = cases[call % len(cases)]
+            scale = scales[call % len(scales)]
+            found = function(base, dim, scale)
+            wrong = base_problem(found, base, scale)
+            if not wrong and first.setdefault((base, dim, scale), found) != found:
+                wrong = "returns another base for the same context"
+            if wrong:
+                return f"{wrong} (call {call + 1}, base {base}, dim {dim})"
+        return ""
+
     yield Promise("scale 1 returns the base exactly", identity)
     yield Promise("bases are finite and never fall as the scale grows", growing)
-
-
-def token_batch(
-    spans: Sequence[Sequence[tuple[int, int]]], texts: Sequence[int] | None = None
-) -> TokenBatch:
-    """A padded batch of the contract's texts from spans written by hand."""
-    length = max(len(row) for row in spans)
-    padded = [[*row, *[(0, 0)] * (length - len(row))] for row in spans]
-    mask = torch.tensor([[i < len(row) for i in range(length)] for row in spans])
-    chosen = range(len(spans)) if texts is None else texts
-    return TokenBatch(
-        torch.arange(length).repeat(len(spans), 1),
-        mask,
-        torch.tensor(padded),
-        tuple(_TEXTS[i] for i in chosen),
-    )
+    yield Promise("is a number, the same one call after call", often)
 
 
 def layer_sample(teacher: int, student: int) -> LayerSimilarity:
@@ -210,6 +168,13 @@ def layer_sample(teacher: int, student: int) -> LayerSimilarity:
 def _solved(
     function: Callable[[CalibrationStats], tuple[Tensor, Tensor]], c_x: int, c_y: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    stats, x = _sample(c_x, c_y)
+    weight, bias = function(stats)
+    return weight.detach(), bias.detach(), x
+
+
+def _sample(c_x: int, c_y: int) -> tuple[CalibrationStats, Tensor]:
+    """Statistics of 200 pairs in two layers, and the teacher's side of them."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 200, c_x, generator=generator, dtype=torch.float64)
     mix = torch.randn(2, c_x, c_y, generator=generator, dtype=torch.float64)
@@ -218,5 +183,4 @@ def _solved(
     y[..., -1] = -1.0
     stats = CalibrationStats(2, c_x, c_y)
     stats.update(x, y)
-    weight, bias = function(stats)
-    return weight.detach(), bias.detach(), x
+    return stats, x

@@ -10,16 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from plugins import contract_learners, contract_maps, contract_temperature
+import torch
+
+from plugins import (
+    contract_aligner,
+    contract_learners,
+    contract_maps,
+    contract_router,
+    contract_temperature,
+)
 from plugins.contract import Check, Promise
 from plugins.errors import PluginError
 
 CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
-    "aligner": contract_maps.aligner,
+    "aligner": contract_aligner.aligner,
     "layer_map": contract_maps.layer_map,
     "adapter": contract_maps.adapter,
     "rope_scaler": contract_maps.rope_scaler,
-    "router": contract_learners.router,
+    "router": contract_router.router,
     "objective": contract_learners.objective,
     "temperature": contract_temperature.temperature,
     "phase": contract_learners.phase,
@@ -35,7 +43,8 @@ def check(kind: str, offered: Any) -> list[Check]:
         offered: the value a hook offers: a factory, a function or a mapping.
 
     Returns:
-        One result per promise, in order; a promise that raises is not kept.
+        One result per promise, in order; a promise that raises is not kept. PyTorch's
+        random state is left as it was.
 
     Raises:
         PluginError: there is no such kind.
@@ -44,7 +53,8 @@ def check(kind: str, offered: Any) -> list[Check]:
         raise PluginError(
             f"{kind!r} is no kind of plugin; kinds are {', '.join(CONTRACTS)}"
         )
-    return [promise.tried() for promise in CONTRACTS[kind](offered)]
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        return [promise.tried() for promise in CONTRACTS[kind](offered)]
 
 
 def assert_contract(kind: str, offered: Any) -> None:

@@ -1,0 +1,237 @@
+"""What is wrong with one answer of a plugin; contracts and running guards ask alike.
+
+Each function returns a sentence that goes on after the plugin's name, or an empty
+string. They cost a few small operations and at most one wait for the device, so that a
+run can afford them at every call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.calibration import CalibrationStats
+from align.layer_map import LayerMap
+from align.time_align import Alignment
+from align.tokens import TokenBatch
+
+SUM = 1e-3
+"""How far weights in float32 may be from summing to 1."""
+SUM_NARROW = 2e-2
+"""The same where they come in a narrower dtype."""
+
+_DTYPES = {
+    "rows": torch.int64,
+    "cols": torch.int64,
+    "weights": torch.float32,
+    "shared": torch.float32,
+}
+
+
+def alignment_problem(found: Any, student: TokenBatch, teacher: TokenBatch) -> str:
+    """What is wrong with an aligner's answer.
+
+    Args:
+        found: what it returned.
+        student: (B, T_s) tokens it was given.
+        teacher: (B, T_t) tokens it was given.
+    """
+    if type(found) is not Alignment:
+        return f"returns {type(found).__name__}; return an align.Alignment"
+    batch, tokens = student.ids.shape
+    wanted = (batch, tokens, teacher.ids.shape[1])
+    if tuple(found.shape) != wanted:
+        return f"returns an Alignment of {tuple(found.shape)} for tokens of {wanted}"
+    for name, dtype in _DTYPES.items():
+        value = getattr(found, name)
+        if name == "shared" and value is None:
+            continue
+        wrong = _tensor_problem(value, dtype, student.ids.device)
+        if wrong:
+            return f"returns {name} that {wrong}"
+    try:
+        found.__post_init__()
+    except ValueError as error:
+        return f"returns a list of pairs that is none: {error}"
+    if not len(found.rows):
+        return ""
+    rows, cols, weights = found.rows, found.cols, found.weights
+    sums = weights.new_zeros(batch * tokens).index_add_(0, rows, weights)[rows]
+    fed, feeding = student.has_text.flatten()[rows], teacher.has_text.flatten()[cols]
+    shared = weights if found.shared is None else found.shared
+    sentences = (
+        (~weights.isfinite(), "returns weights that are not finite"),
+        (weights < 0, "returns weights that are negative"),
+        ((sums - 1).abs() > SUM, "returns weights of a token that do not sum to 1"),
+        (~fed, "feeds a token that holds no text"),
+        (~feeding, "feeds from a token that holds no text"),
+        (
+            rows // tokens != cols // wanted[2],
+            "feeds a text from another text of the batch",
+        ),
+        (~(shared >= 0), "returns shared characters that are negative or no number"),
+    )
+    return _first(sentences)
+
+
+def weights_problem(found: Any, query: Tensor, teachers: int) -> str:
+    """What is wrong with a router's answer.
+
+    Args:
+        found: what it returned.
+        query: (..., C) float, what it was given.
+        teachers: M.
+    """
+    if not isinstance(found, Tensor):
+        return f"returns {type(found).__name__}; return a tensor of weights"
+    wanted = (*query.shape[:-1], teachers)
+    if tuple(found.shape) != wanted:
+        return f"returns weights of shape {tuple(found.shape)} for {wanted}"
+    if not found.is_floating_point():
+        return f"returns weights of {_plain(found.dtype)}; return floats"
+    if found.device != query.device:
+        return f"returns weights on {found.device} for a query on {query.device}"
+    weights = found.detach().float()
+    far = SUM if found.dtype in (torch.float32, torch.float64) else SUM_NARROW
+    sums = weights.sum(-1)
+    sentences = (
+        (~weights.isfinite(), "returns weights that are not finite"),
+        (weights < 0, "returns weights that are negative"),
+        ((sums - 1).abs() > far, "returns weights that do not sum to 1"),
+    )
+    return _first(sentences)
+
+
+def layer_map_problem(found: Any, teacher: int, student: int) -> str:
+    """What is wrong with a layer map for so many layers of teacher and student."""
+    if type(found) is not LayerMap:
+        return f"returns {type(found).__name__}; return an align.LayerMap"
+    if len(found) != student:
+        return f"returns {len(found)} entries for {student} student layers"
+    for index, feeds in enumerate(found):
+        for layer, weight in feeds:
+            if not isinstance(layer, int) or not _is_real(weight):
+                return (
+                    f"feeds student layer {index} from {(layer, weight)!r}; give pairs "
+                    "of a layer and its weight"
+                )
+            if not math.isfinite(weight):
+                return f"feeds student layer {index} with weight {weight}"
+    if max(found.needed) >= teacher:
+        return (
+            f"asks for layer {max(found.needed)}, but the teacher has layers "
+            f"0..{teacher - 1}"
+        )
+    return ""
+
+
+def adapter_problem(found: Any, stats: CalibrationStats) -> str:
+    """What is wrong with an adapter's answer to these statistics."""
+    pair = isinstance(found, tuple) and len(found) == 2
+    if not pair or not all(isinstance(x, Tensor) for x in found):
+        return f"returns {_kinds(found)}; return the tensors weight and bias"
+    layers = stats.mean_x.shape[0]
+    wanted = ((layers, stats.dim_x, stats.dim_y), (layers, stats.dim_y))
+    for name, x, shape in zip(("weight", "bias"), found, wanted, strict=True):
+        if tuple(x.shape) != shape:
+            return f"returns a {name} of shape {tuple(x.shape)} for {shape}"
+        if not x.is_floating_point():
+            return f"returns a {name} of {_plain(x.dtype)}; return floats"
+        if not bool(x.isfinite().all()):
+            return f"returns a {name} that is not finite"
+    return ""
+
+
+def base_problem(found: Any, base: float, scale: float) -> str:
+    """What is wrong with a RoPE scaler's answer for a base and a scale."""
+    if not _is_real(found):
+        return f"returns {_kinds(found)}; return the new base as a float"
+    if not math.isfinite(found) or found <= 0:
+        return f"returns the base {found}; it is finite and > 0"
+    if scale == 1 and found != base:
+        return f"returns {found} at scale 1; return the base {base} itself"
+    if scale > 1 and found < base:
+        return f"returns {found} at scale {scale}, less than the base {base}"
+    return ""
+
+
+def temperature_problem(found: Any, tokens: int | None = None) -> str:
+    """What is wrong with a temperature.
+
+    Args:
+        found: what the rule returned.
+        tokens: N of the distributions it is for; None where that is not known.
+    """
+    if not isinstance(found, Tensor):
+        if not _is_real(found):
+            return f"returns {_kinds(found)}; return a number > 0, or one a token"
+        good = math.isfinite(found) and found > 0
+        return "" if good else f"returns {found}; a temperature is finite and > 0"
+    if found.is_complex() or found.dtype == torch.bool:
+        return f"returns a tensor of {_plain(found.dtype)}; return floats"
+    sized = found.dim() == 0 or (
+        found.dim() == 1 and (tokens is None or len(found) == tokens)
+    )
+    if not sized:
+        given = "(N,)" if tokens is None else f"({tokens},)"
+        return f"returns shape {tuple(found.shape)}; return one number, or {given}"
+    if not bool((found.isfinite() & (found > 0)).all()):
+        return "returns temperatures that are not finite and > 0"
+    return ""
+
+
+def loss_problem(found: Any) -> str:
+    """What is wrong with the type of an objective's answer."""
+    if not isinstance(found, Tensor):
+        return f"returns {_kinds(found)}; return a tensor of one number"
+    if found.shape != ():
+        return f"returns shape {tuple(found.shape)}; return one number, ()"
+    if not found.is_floating_point():
+        return f"returns a tensor of {_plain(found.dtype)}; return a float"
+    return ""
+
+
+def counts_problem(found: Any) -> str:
+    """What is wrong with what an objective counts."""
+    if not isinstance(found, Sequence) or isinstance(found, str) or not len(found):
+        return f"counts {_kinds(found)}; return numbers, one or more"
+    bad = [x for x in found if not _is_real(x) or not math.isfinite(x) or x < 0]
+    return f"counts {bad[0]!r}; return finite numbers >= 0" if bad else ""
+
+
+def _tensor_problem(value: Any, dtype: torch.dtype, device: torch.device) -> str:
+    if not isinstance(value, Tensor):
+        return f"are {type(value).__name__}; return a tensor"
+    if value.dtype != dtype:
+        return f"are {_plain(value.dtype)}; return {_plain(dtype)}"
+    if value.device != device:
+        return f"are on {value.device} for tokens on {device}"
+    return "carry a gradient; detach them" if value.requires_grad else ""
+
+
+def _first(sentences: Sequence[tuple[Tensor, str]]) -> str:
+    """The first sentence whose tensor has a True; the device is waited for once."""
+    broken = torch.stack([flags.any() for flags, _ in sentences]).tolist()
+    return next((text for bad, (_, text) in zip(broken, sentences) if bad), "")  # noqa: B905
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _kinds(found: Any) -> str:
+    if isinstance(found, tuple | list):
+        inside = ", ".join(type(x).__name__ for x in found[:3])
+        return f"a {type(found).__name__} of {inside or 'nothing'}"
+    if isinstance(found, str):
+        return repr(found[:40])
+    return type(found).__name__

@@ -1,0 +1,149 @@
+"""Contract of routers: queries of many shapes and sizes, asked many times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from plugins.answers import weights_problem
+from plugins.contract import Promise, first_problem, problem
+from plugins.untouched import Untouched
+
+_WIDTH, _TEACHERS = 16, 3
+_SIZES = ((4, 5), (4,), (1, 1), (3, 40), (2, 300), (1,), (7, 2))
+CALLS = 120
+"""How often one router is asked, since some faults begin late."""
+
+
+def router(factory: Callable[[int, int], nn.Module]) -> Iterator[Promise]:
+    """A router is tried on texts and tokens, large and low-precision queries."""
+
+    def made(teachers: int = _TEACHERS) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            before = Untouched({})
+            found = factory(_WIDTH, teachers)
+            changed = before.problem()
+        if changed:
+            raise RuntimeError(changed)
+        return found
+
+    def trained() -> list[nn.Module]:
+        """One as it is made and one whose parameters have moved: many begin uniform."""
+        module = made()
+        chance = torch.Generator().manual_seed(4)
+        with torch.no_grad():
+            for p in module.parameters():
+                p.add_(torch.randn(p.shape, generator=chance).to(p) * 0.5)
+        return [made(), module]
+
+    def kind() -> str:
+        found = made()
+        return first_problem(
+            problem(not isinstance(found, nn.Module), f"a {type(found).__name__}"),
+            problem(made() is found, "the same module is handed out twice"),
+        )
+
+    def shape() -> str:
+        module = made()
+        for query in queries():
+            wanted = (*query.shape[:-1], _TEACHERS)
+            got = tuple(module(query).shape)
+            if got != wanted:
+                return f"{tuple(query.shape)} gives {got}, not {wanted}"
+        return ""
+
+    def sums() -> str:
+        for module, query in product(trained(), queries()):
+            weights = module(query).detach().float()
+            if not (weights >= 0).all():
+                return "a weight is negative or not a number"
+            if ((weights.sum(-1) - 1).abs() > 1e-2).any():
+                return f"sums reach {float(weights.sum(-1).max())}"
+        return ""
+
+    def single() -> str:
+        weights = made(1)(queries()[0])
+        return problem(
+            ((weights - 1).abs() > 1e-5).any(), "one teacher gets less than 1"
+        )
+
+    def alone() -> str:
+        for module, query in product(trained(), (queries()[0], *sized())):
+            module.eval()
+            rows = query.reshape(-1, _WIDTH)[:12]
+            together = module(query).reshape(-1, _TEACHERS)[: len(rows)]
+            apart = torch.stack([module(row[None])[0] for row in rows])
+            if not torch.allclose(together, apart, atol=1e-5):
+                return "a text's weights depend on its batch"
+        return ""
+
+    def learns() -> str:
+        module = made()
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        weights = module(queries()[0])
+        if not parameters:
+            return ""
+        if not weights.requires_grad:
+            return "its weights have no gradient"
+        weights[..., 0].square().sum().backward()
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        moved = any(bool((g != 0).any()) for g in gradients)
+        finite = all(bool(g.isfinite().all()) for g in gradients)
+        return first_problem(
+            problem(not moved, "no parameter has a gradient"),
+            problem(not finite, "a gradient is not finite"),
+        )
+
+    def saved() -> str:
+        module, other = made(), factory(_WIDTH, _TEACHERS)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(0.1)
+        other.load_state_dict(module.state_dict())
+        query = queries()[0]
+        same = torch.allclose(module.eval()(query), other.eval()(query), atol=1e-6)
+        return problem(not same, "a restored router answers differently")
+
+    def often() -> str:
+        module = trained()[1].eval()
+        learning = any(p.requires_grad for p in module.parameters())
+        asked, first = sized(), dict[int, Tensor]()
+        for call in range(CALLS):
+            which = call % len(asked)
+            query = asked[which]
+            before = Untouched({"the query": query}, whole=True)
+            weights = module(query)
+            wrong = weights_problem(weights, query, _TEACHERS) or before.problem()
+            if not wrong and learning and weights.grad_fn is None:
+                wrong = "returns weights without a gradient"
+            same = wrong or first.setdefault(which, weights.detach())
+            if not wrong and not torch.allclose(same, weights, atol=1e-6):
+                wrong = "returns other weights for the same query"
+            if wrong:
+                return f"{wrong} (call {call + 1}, query {tuple(query.shape)})"
+        return ""
+
+    yield Promise("takes hidden_dim and num_teachers and is a module", kind)
+    yield Promise("maps (..., C) to (..., M)", shape)
+    yield Promise("weights are >= 0 and sum to 1 for any query", sums)
+    yield Promise("gives a single teacher everything", single)
+    yield Promise("answers each query by itself", alone)
+    yield Promise("its weights have a finite gradient to its parameters", learns)
+    yield Promise("is saved and restored by its state dict", saved)
+    yield Promise("keeps all this call after call and leaves queries alone", often)
+
+
+def queries() -> list[Tensor]:
+    """Texts, tokens, huge, empty and low-precision queries."""
+    base = torch.randn(4, 5, _WIDTH, generator=torch.Generator().manual_seed(1))
+    return [base, base[:, 0], base * 1e4, base * 0, base.bfloat16()]
+
+
+def sized() -> list[Tensor]:
+    """Queries of several sizes, the same at every call."""
+    chance = torch.Generator().manual_seed(2)
+    return [torch.randn(*size, _WIDTH, generator=chance) for size in _SIZES]

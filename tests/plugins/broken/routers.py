@@ -1,0 +1,206 @@
+"""Routers that break a promise, each by name."""
+
+import torch
+from torch import nn
+
+from fuse.router import LearnableRouter
+
+
+class OneHot(LearnableRouter):
+    def forward(self, query, available=None):
+        chosen = super().forward(query).argmax(-1)
+        return nn.functional.one_hot(chosen, self.num_teachers)
+
+
+class Base(LearnableRouter):
+    """A good router whose answer is spoilt."""
+
+    def __init__(self, hidden_dim, num_teachers):
+        super().__init__(hidden_dim, num_teachers)
+        self.num_teachers, self.calls = num_teachers, 0
+
+    def spoil(self, weights, query):
+        return weights
+
+    def forward(self, query, available=None):
+        self.calls += 1
+        return self.spoil(super().forward(query), query)
+
+
+def spoilt(function):
+    """A router with another answer than its scores'."""
+    return type(function.__name__, (Base,), {"spoil": function})
+
+
+@spoilt
+def negative(self, weights, query):
+    shift = torch.zeros_like(weights)
+    shift[..., 0], shift[..., -1] = 1, -1
+    return weights + shift
+
+
+@spoilt
+def unnormalised(self, weights, query):
+    return 3 * weights
+
+
+@spoilt
+def not_a_number(self, weights, query):
+    return weights * torch.nan
+
+
+@spoilt
+def one_more_teacher(self, weights, query):
+    return torch.cat([weights, weights[..., :1] * 0], -1)
+
+
+@spoilt
+def double_of_wrong_axes(self, weights, query):
+    return weights.transpose(0, -1)
+
+
+@spoilt
+def detached(self, weights, query):
+    return weights.detach()
+
+
+@spoilt
+def detached_and_asking(self, weights, query):
+    return weights.detach().requires_grad_()
+
+
+@spoilt
+def without_pull(self, weights, query):
+    return weights.detach() + 0 * weights
+
+
+@spoilt
+def by_the_batch(self, weights, query):
+    return weights.flatten(0, -2).mean(0).expand_as(weights)
+
+
+@spoilt
+def writes_to_the_query(self, weights, query):
+    query.mul_(0)
+    return weights
+
+
+@spoilt
+def writes_in_secret(self, weights, query):
+    query.data.zero_()
+    return weights
+
+
+@spoilt
+def a_list(self, weights, query):
+    return [weights]
+
+
+@spoilt
+def raises(self, weights, query):
+    raise IndexError("no such expert")
+
+
+@spoilt
+def seeds(self, weights, query):
+    torch.manual_seed(4711)
+    return weights
+
+
+@spoilt
+def other_weights_each_call(self, weights, query):
+    return weights.roll(self.calls % self.num_teachers, -1)
+
+
+@spoilt
+def nan_after_60_calls(self, weights, query):
+    return weights * (torch.nan if self.calls > 60 else 1)
+
+
+class Whole(nn.Linear):
+    """A router that forgot the softmax."""
+
+
+class NoModule:
+    def __init__(self, hidden_dim, num_teachers):
+        self.inner = LearnableRouter(hidden_dim, num_teachers)
+
+    def __call__(self, query):
+        return self.inner(query)
+
+
+class Halves(LearnableRouter):
+    """Takes float32 only."""
+
+    def forward(self, query, available=None):
+        if query.dtype != torch.float32:
+            raise RuntimeError("mat1 and mat2 must have the same dtype")
+        return super().forward(query)
+
+
+class Forgets(LearnableRouter):
+    """Keeps a part of itself out of its state."""
+
+    def __init__(self, hidden_dim, num_teachers):
+        super().__init__(hidden_dim, num_teachers)
+        self.secret = torch.randn(num_teachers)
+
+    def forward(self, query, available=None):
+        return (super().forward(query).log() + self.secret).softmax(-1)
+
+
+ONLY: dict = {}
+
+
+def always_the_same(hidden_dim, num_teachers):
+    key = (hidden_dim, num_teachers)
+    return ONLY.setdefault(key, LearnableRouter(hidden_dim, num_teachers))
+
+
+BROKEN = {
+    "integers": type("Integers", (OneHot,), {"num_teachers": 3}),
+    "negative": negative,
+    "unnormalised": unnormalised,
+    "nan": not_a_number,
+    "one_more_teacher": one_more_teacher,
+    "transposed": double_of_wrong_axes,
+    "detached": detached,
+    "detached_and_asking": detached_and_asking,
+    "without_pull": without_pull,
+    "depends_on_the_batch": by_the_batch,
+    "writes_to_the_query": writes_to_the_query,
+    "writes_in_secret": writes_in_secret,
+    "a_list": a_list,
+    "raises": raises,
+    "seeds": seeds,
+    "other_weights_each_call": other_weights_each_call,
+    "nan_after_60_calls": nan_after_60_calls,
+    "no_softmax": Whole,
+    "no_module": NoModule,
+    "float32_only": Halves,
+    "forgets_a_part": Forgets,
+    "always_the_same": always_the_same,
+}
+"""What a contract has to find."""
+
+
+def at_real_width(function):
+    """Good at a contract's width, spoilt at a model's."""
+
+    def spoil(self, weights, query):
+        return (
+            weights if query.shape[-1] == 16 else function.spoil(self, weights, query)
+        )
+
+    return type(f"late_{function.__name__}", (Base,), {"spoil": spoil})
+
+
+LATE = {
+    f"{made.__name__}_late": at_real_width(made)
+    for made in (negative, unnormalised, not_a_number, a_list, raises, detached)
+} | {
+    "writes_in_secret_late": at_real_width(writes_in_secret),
+    "one_more_teacher_late": at_real_width(one_more_teacher),
+    "writes_to_the_query_late": at_real_width(writes_to_the_query),
+}
+"""What only shows in a run."""
