@@ -41,7 +41,7 @@ def draw_what_meets(bench: Bench, phases: Sequence[PhaseConfig]) -> None:
     wanted = _draw_alignments(bench, folder) | _draw_maps(bench, folder)
     for phase in phases:
         strategy = phase.align.layer_mapping_strategy
-        if needs_sample(bench.registry.get("layer_map", strategy)):
+        if needs_sample(bench.registry.guarded("layer_map", strategy)):
             wanted.add(folder / f"layer_similarity_{phase.name}.png")
     for kind in ("alignment_*.png", "layer_map.png", "layer_similarity_*.png"):
         for picture in set(folder.glob(kind)) - wanted:
@@ -50,7 +50,7 @@ def draw_what_meets(bench: Bench, phases: Sequence[PhaseConfig]) -> None:
 
 def _draw_alignments(bench: Bench, folder: Path) -> set[Path]:
     """A picture for each teacher whose tokenizer can read the sentence."""
-    aligner = bench.registry.get("aligner", bench.config.align.aligner)()
+    aligner = bench.registry.guarded("aligner", bench.config.align.aligner)()
     drawn = set()
     for name in bench.config.teachers:
         teacher = bench.models.teacher(name)[0].tokenizer
@@ -72,7 +72,7 @@ def _draw_maps(bench: Bench, folder: Path) -> set[Path]:
 
     strategy = bench.config.align.layer_mapping_strategy
     teachers = {name: bench.models.teacher(name)[1] for name in bench.config.teachers}
-    if not teachers or needs_sample(bench.registry.get("layer_map", strategy)):
+    if not teachers or needs_sample(bench.registry.guarded("layer_map", strategy)):
         return set()
     picture = folder / "layer_map.png"
     draw_layers(
@@ -143,7 +143,7 @@ def draw_layers(
     from align.layer_map import build_multi_teacher_layer_map, needs_sample
     from align.visualize import visualize_layer_mapping
 
-    function = registry.get("layer_map", strategy)
+    function = registry.guarded("layer_map", strategy)
     if needs_sample(function):
         raise InputError(
             f"the layer map {strategy!r} follows from what layers compute on a run's "

@@ -24,6 +24,7 @@ from experiments.run_dir import MAIN
 from experiments.run_parts import Bench, Place, Stage
 from experiments.settings import ConfigError
 from experiments.stage import checkpoint_folder, run_stage
+from plugins.registry import Registry
 from student.checkpoint import MARKER, read_complete
 from student.config import TrainConfig
 from teacher.capture import KVCapture
@@ -248,9 +249,10 @@ def run_phase(
     at_once, samples = bench.engine.samples_per_step, len(bench.data.train)
     steps = [phase_steps(stage.phase.train, samples, at_once) for stage in stages]
     folder = phase_folder(bench.run_dir, arm, index, stages[index])
-    record = record_of(bench.config, stages[: index + 1], bench.texts)
+    stages_so_far = stages[: index + 1]
+    record = record_of(bench.config, stages_so_far, bench.texts, bench.registry)
     record |= {"rolled_back": _rolled_back(stages, judged)}
-    check_record(folder, record)
+    check_record(folder, record, bench.changed_plugins)
     gated = arm in (MAIN, CE_ONLY)
     state = read_complete(folder)
     if state is not None:
@@ -290,16 +292,20 @@ def check_arm(
     config: Config,
     stages: Sequence[Stage],
     texts: Mapping[str, str],
+    registry: Registry,
+    changed_plugins: bool = False,
 ) -> None:
     """See, before any work, that what an arm has finished belongs to this config.
 
     Raises:
-        ConfigError: a finished or started phase was trained with other settings.
+        ConfigError: a finished or started phase was trained with other settings, or,
+            unless ``changed_plugins``, with other code.
         CheckpointError: a finished phase is damaged.
     """
     for index, stage in enumerate(stages):
         folder = phase_folder(run_dir, arm, index, stage)
-        check_record(folder, record_of(config, stages[: index + 1], texts))
+        record = record_of(config, stages[: index + 1], texts, registry)
+        check_record(folder, record, changed_plugins)
         read_complete(folder, digests=True)
 
 

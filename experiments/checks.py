@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experiments.config import Config, PhaseConfig
 from experiments.settings import ConfigError
+from experiments.used_plugins import names_used
 from plugins.registry import Registry
 from student.config import TrainConfig
 
@@ -27,7 +28,8 @@ def check_settings(
     _same_engine([phase.train for phase in phases])
     _same_rotation(config, phases)
     _check_quantised(config, phases[0].train)
-    _check_names(phases, registry)
+    for kind, name in names_used(phases):
+        registry.entry(kind, name)
 
 
 def check_resume(run_dir: Path, resume: str) -> None:
@@ -115,19 +117,3 @@ def _check_quantised(config: Config, train: TrainConfig) -> None:
             "train.zero_stage=2 or less: a quantised student is small, and what is "
             "trained of it smaller still"
         )
-
-
-def _check_names(phases: Sequence[PhaseConfig], registry: Registry) -> None:
-    """Look every name up before a model is loaded."""
-    from student.terms import term_weights
-
-    for phase in phases:
-        registry.get("aligner", phase.align.aligner)
-        registry.get("layer_map", phase.align.layer_mapping_strategy)
-        registry.get("adapter", phase.align.adapter)
-        registry.get("rope_scaler", phase.align.rope_scaling_method)
-        if phase.fuse.router is not None:
-            registry.get("router", phase.fuse.router)
-        registry.get("temperature", phase.output.temperature_rule)
-        for name in term_weights(phase.loss, phase.output):
-            registry.get("objective", name)

@@ -313,6 +313,11 @@ def _resume_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on from a checkpoint that another run wrote and somebody put here",
     )
+    parser.add_argument(
+        "--changed-plugins",
+        action="store_true",
+        help="go on though the code of a plugin in use has changed since",
+    )
 
 
 def _zoo_scale(parser: argparse.ArgumentParser) -> None:

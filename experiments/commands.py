@@ -37,6 +37,7 @@ def train(options: Namespace) -> int:
             registry=registry,
             resume=options.resume,
             trust=options.trust_checkpoint,
+            changed_plugins=options.changed_plugins,
         )
     except RunStopped as stopped:
         _say(f"stopped as asked ({stopped}); the same command goes on from there")

@@ -63,7 +63,7 @@ def check_depth(
     Raises:
         ValueError: a layer that a model does not have.
     """
-    strategy = registry.get("layer_map", phase.align.layer_mapping_strategy)
+    strategy = registry.guarded("layer_map", phase.align.layer_mapping_strategy)
     if needs_sample(strategy):
         explicit_maps(phase, student_layers, teachers)
     else:
@@ -111,7 +111,7 @@ def layer_maps(
         teachers: the phase's teachers in order.
         samples: from :func:`sample_layers`, of the teachers whose map needs one.
     """
-    strategy = registry.get("layer_map", phase.align.layer_mapping_strategy)
+    strategy = registry.guarded("layer_map", phase.align.layer_mapping_strategy)
     maps = explicit_maps(phase, student_layers, teachers)
     for name, (_, capture) in teachers.items():
         if name in maps:

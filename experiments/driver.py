@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,10 +35,14 @@ from experiments.extraction.stages import stored_stages
 from experiments.failures import kept_errors
 from experiments.gates import kept_before
 from experiments.history import (
+    IDENTITY,
     STATE,
     identify,
     noted,
+    read_json,
+    remember,
     samples_per_step,
+    tried_before,
     write_json,
 )
 from experiments.lease import Lease, hold_run
@@ -56,8 +61,11 @@ from experiments.stop import RunStopped, StopRequest, stop_on_signals
 from experiments.summary import summarize
 from experiments.teaching import check_phase
 from experiments.text_sources import check_sources, source_warnings
+from experiments.used_plugins import names_used, plugin_records
+from experiments.versions import changes, versions
 from experiments.zoo_names import build_zoo_models
 from plugins.registry import Registry
+from plugins.trial import try_used
 from student.engine import Engine
 from student.launch import launched_rank, launched_world
 
@@ -69,6 +77,7 @@ def run_training(
     resume: str = "auto",
     engine: Engine | None = None,
     trust: bool = False,
+    changed_plugins: bool = False,
 ) -> Path:
     """Train through all phases and baselines, then write the report.
 
@@ -83,12 +92,14 @@ def run_training(
             nothing finished depends on them.
         engine: shared by several runs of one process; None makes one.
         trust: take up checkpoints that another run wrote.
+        changed_plugins: go on where the code of a plugin in use has changed.
 
     Returns:
         The run directory.
 
     Raises:
         ConfigError: the config cannot be run, or the directory belongs to another.
+        PluginError: a plugin in use does not keep its contract.
         ValueError: a model, file or tokenizer cannot be used.
         RunStopped: asked to stop; saved.
     """
@@ -99,6 +110,7 @@ def run_training(
     run_dir = config.run_dir
     check_resume(run_dir, resume)
     started = time.monotonic()
+    tried = try_used(registry, names_used(phases), tried_before(run_dir))
     with (
         hold_run(run_dir) as lease,
         noted(run_dir, lease, launched_world()),
@@ -119,7 +131,9 @@ def run_training(
                 if asks_hardware(config, phases):
                     bf16 = answer_of_run(run_dir, engine)
                     config, phases = settle(config, phases, bf16)
-                launch = Launch(engine, stop, lease, trust, started, bf16)
+                launch = Launch(
+                    engine, stop, lease, trust, changed_plugins, tried, started, bf16
+                )
                 _open_and_run(config, registry, phases, launch)
         finally:
             if own:
@@ -136,6 +150,9 @@ class Launch:
     lease: Lease | None
     """None on all processes but the first."""
     trust: bool
+    changed_plugins: bool
+    tried: Mapping[str, str]
+    """Stamps of the plugins in use, whose contracts are kept."""
     started: float
     """By the monotonic clock."""
     bf16: bool | None = None
@@ -160,14 +177,16 @@ def _open_and_run(
     gated = config.gate.action == "rollback"
     with waiting("reading and cutting texts", engine.is_main):
         data = load_data(config.data, models.encode, config.run.seed, gated)
-    scaler = registry.get("rope_scaler", config.align.rope_scaling_method)
+    scaler = registry.guarded("rope_scaler", config.align.rope_scaling_method)
     every = [*data.train, *data.eval, *data.calibration]
     with waiting(f"counting the tokens of {len(every):,} texts", engine.is_main):
         models.fit_lengths(every, scaler)
     stages = _stages(config, registry, phases, models, data)
     arms, texts = plan_arms(config, stages), text_digests(data)
     for arm, own_stages in arms.items():
-        check_arm(run_dir, arm, config, own_stages, texts)
+        check_arm(
+            run_dir, arm, config, own_stages, texts, registry, launch.changed_plugins
+        )
     if engine.is_main:
         for sentence in [
             *hidden_settings(config, presets_of(registry)),
@@ -184,6 +203,8 @@ def _open_and_run(
         save_config(config, run_dir / "config.yaml")
     train, shared = phases[0].train, engine.samples_per_step
     identity = engine.from_main(lambda: identify(run_dir, train, shared, launch.bf16))
+    if engine.is_main:
+        _note_code(run_dir, registry, phases, launch.tried)
     metrics, progress = Metrics(run_dir, engine.is_main), Progress(engine.is_main)
     bench = Bench(
         config,
@@ -198,6 +219,7 @@ def _open_and_run(
         run_dir,
         identity["id"],
         launch.trust,
+        launch.changed_plugins,
         launch.may_write,
     )
     try:
@@ -209,6 +231,21 @@ def _open_and_run(
 def _loading(config: Config) -> str:
     """What is said while models load."""
     return f"loading the student and teachers {', '.join(config.teachers) or '(none)'}"
+
+
+def _note_code(
+    run_dir: Path,
+    registry: Registry,
+    phases: Sequence[PhaseConfig],
+    tried: Mapping[str, str],
+) -> None:
+    """Keep what the run is made with; warn of versions that are not its first's."""
+    found = versions()
+    before = read_json(run_dir / IDENTITY).get("versions", {})
+    for change in changes(before, found):
+        print(f"warning: this run goes on with {change}", file=sys.stderr)
+    plugins = dict(plugin_records(registry, phases))
+    remember(run_dir, versions=found, plugins=plugins, tried_plugins=dict(tried))
 
 
 def _stages(
@@ -264,6 +301,8 @@ def _run(bench: Bench, arms: Arms, started: float) -> None:
             summary["teachers"][name]["reading"] = found.plain()
         routing = list(written_so_far(bench.run_dir).lines("routing"))
         summary["ledger"] = ledger(results, judged, routing, teachers)
+        known = read_json(bench.run_dir / IDENTITY)
+        summary |= {key: known[key] for key in ("versions", "plugins")}
         summary["time_s"] = round(time.monotonic() - started, 1)
         write_json(bench.run_dir / "summary.json", summary)
         from experiments.report import write_report

@@ -14,6 +14,7 @@ from typing import Any
 
 from experiments.lease import Lease, LeaseLostError
 from experiments.stop import RunStopped
+from experiments.versions import versions
 from student.config import TrainConfig
 
 STATE = "state.json"
@@ -62,6 +63,19 @@ def identify(
         known = {**known, "id": known.get("id") or uuid.uuid4().hex, **kept}
         write_json(run_dir / IDENTITY, known)
     return known
+
+
+def remember(run_dir: Path, **facts: Any) -> None:
+    """Keep facts about the latest launch beside what identifies the run."""
+    known = read_json(run_dir / IDENTITY)
+    if not known.items() >= facts.items():
+        write_json(run_dir / IDENTITY, {**known, **facts})
+
+
+def tried_before(run_dir: Path) -> dict[str, str]:
+    """Stamps of plugins whose contracts an earlier launch tried."""
+    found = read_json(run_dir / IDENTITY).get("tried_plugins", {})
+    return found if isinstance(found, dict) else {}
 
 
 def samples_per_step(run_dir: Path, train: TrainConfig) -> int | None:
@@ -117,6 +131,7 @@ def note_start(run_dir: Path, world_size: int) -> None:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "world_size": world_size,
+            "versions": versions(),
             "job": os.environ.get("SLURM_JOB_ID"),
             "requeued": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         },

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.later_settings import LATER, since_ever
 from experiments.settings import ConfigError, plain
+from experiments.used_plugins import changed_code, plugin_records
 from student.checkpoint import MARKER
 from student.phase_checkpoint import steps_kept
 from teacher.store.manifest import brief
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from experiments.config import Config
     from experiments.data import RunData
     from experiments.run_parts import Stage
+    from plugins.registry import Registry
+
+PLUGINS = "plugins"
+"""Of a record: whose code strangers' names in use are."""
 
 WITHOUT_EFFECT = (
     "log_every",
@@ -37,7 +42,10 @@ WITHOUT_EFFECT = (
 
 
 def record_of(
-    config: Config, stages: Sequence[Stage], texts: Mapping[str, str]
+    config: Config,
+    stages: Sequence[Stage],
+    texts: Mapping[str, str],
+    registry: Registry | None = None,
 ) -> dict[str, Any]:
     """Everything that the last of these stages depends on.
 
@@ -45,6 +53,7 @@ def record_of(
         config: the run's.
         stages: an arm's phases up to the one in question.
         texts: digests of what is read, see :func:`text_digests`.
+        registry: says whose code is used; None leaves that out.
     """
     phases = {}
     for index, stage in enumerate(stages):
@@ -63,6 +72,7 @@ def record_of(
             phases[f"{index + 1}-{stage.phase.name}"]["output"] = since_ever(
                 stage.phase.output
             )
+    used = plugin_records(registry, [s.phase for s in stages]) if registry else {}
     return {
         "seed": config.run.seed,
         "student": since_ever(config.student),
@@ -71,6 +81,7 @@ def record_of(
         "rope_scaling_method": config.align.rope_scaling_method,
         "store": plain(config.store) if config.store.read else None,
         "phases": phases,
+        **({PLUGINS: dict(used)} if used else {}),
     }
 
 
@@ -109,12 +120,15 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     part.replace(file)
 
 
-def check_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Refuse to build on a phase that was trained with other settings.
+def check_record(
+    folder: Path, record: Mapping[str, Any], changed_plugins: bool = False
+) -> None:
+    """Refuse to build on a phase that was trained with other settings or code.
 
     Args:
         folder: the phase's; also its checkpoint, if it was stopped half way.
         record: of the config as it is now; what it leaves out is not compared.
+        changed_plugins: go on though a plugin's code has changed.
 
     Raises:
         ConfigError: something differs; names it and what to do.
@@ -132,8 +146,16 @@ def check_record(folder: Path, record: Mapping[str, Any]) -> None:
             f"{file} is damaged ({error}); delete it and {kept[0]} to train this "
             "phase again"
         ) from None
-    known = {key: value for key, value in before.items() if key in record}
-    changed = differing_fields(known, json.loads(json.dumps(record)))
+    now = json.loads(json.dumps(record))
+    code = changed_code(before.pop(PLUGINS, {}), now.pop(PLUGINS, {}))
+    if code and not changed_plugins:
+        raise ConfigError(
+            f"{kept[0]} was trained with other code: {'; '.join(code)}. Put the "
+            "old code back, go on with the new code by --changed-plugins, or choose "
+            "another run.name"
+        )
+    known = {key: value for key, value in before.items() if key in now}
+    changed = differing_fields(known, now)
     if changed:
         shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
         raise ConfigError(

@@ -64,7 +64,7 @@ def output_plan(
         return None
     head = linear_head(student)
     lexicons = _lexicons(phase, head, tokenizer, teachers)
-    rule = registry.get("temperature", phase.output.temperature_rule)
+    rule = registry.guarded("temperature", phase.output.temperature_rule)
     return OutputPlan(head, digest(tokenizer), phase.output, rule, lexicons)
 
 

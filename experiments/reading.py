@@ -90,7 +90,7 @@ def tell_reading(bench: Bench) -> dict[str, Reading]:
     tokenizers = {
         name: bench.models.teacher(name)[0].tokenizer for name in bench.config.teachers
     }
-    aligner = bench.registry.get("aligner", align.aligner)()
+    aligner = bench.registry.guarded("aligner", align.aligner)()
     found = how_teachers_read(
         bench.data.calibration, bench.models.encode, tokenizers, aligner
     )

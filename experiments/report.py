@@ -12,6 +12,7 @@ from experiments.course import duration
 from experiments.gates import told
 from experiments.report_teachers import markdown_table, number, teacher_blocks
 from experiments.run_dir import MAIN, RunDir, mean_bpc
+from experiments.versions import footer
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -128,6 +129,7 @@ def report_text(run: RunDir) -> str:
     blocks += _event_blocks(run)
     blocks += _picture_blocks(run)
     blocks += ["## Do it again", _commands(run)]
+    blocks += footer(run.summary)
     return "\n\n".join(blocks) + "\n"
 
 

@@ -44,6 +44,8 @@ class Bench:
     """Tells this run's checkpoints from another's."""
     trust: bool
     """Take checkpoints of other runs all the same."""
+    changed_plugins: bool
+    """Go on where a plugin's code has changed."""
     may_write: Callable[[], None]
     """Raises once another process has taken the run over."""
 

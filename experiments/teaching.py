@@ -63,7 +63,7 @@ def build_objectives(
     if not taught:
         weights = {"ce": weights.get("ce", 1.0)}
     return {
-        name: WeightedObjective(weight, registry.get("objective", name)())
+        name: WeightedObjective(weight, registry.guarded("objective", name)())
         for name, weight in weights.items()
     }
 
@@ -204,7 +204,7 @@ def build_bridge(
         return LatentBridge(
             own, shapes, z, fuse.lambda_reconstruction, fuse.lambda_agreement
         )
-    method = registry.get("adapter", phase.align.adapter)
+    method = registry.guarded("adapter", phase.align.adapter)
     kind = ProjectorBridge if fuse.space == "losses" else AdapterBridge
     return kind(own, shapes, method)
 
@@ -236,7 +236,7 @@ def build_weigher(
             centre=report.hidden.mean(0),
         )
     assert fuse.router is not None
-    build = registry.get("router", fuse.router)
+    build = registry.guarded("router", fuse.router)
     size, count = student.hidden_size, len(names)
     router = (
         [build(size, count) for _ in range(student.num_layers)]
@@ -293,7 +293,7 @@ def _depth(
     samples: Sequence[TextSample],
 ) -> Depth:
     """The layer maps, with a look at the sample where the strategy needs one."""
-    strategy = registry.get("layer_map", phase.align.layer_mapping_strategy)
+    strategy = registry.guarded("layer_map", phase.align.layer_mapping_strategy)
     seen = {}
     unmapped = {n: t for n, t in teachers.items() if n not in phase.align.layer_map}
     if needs_sample(strategy) and unmapped:
@@ -311,8 +311,10 @@ def _panel(
     teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
     layers: Mapping[str, tuple[int, ...]],
 ) -> TeacherPanel | StoredPanel:
-    aligner = registry.get("aligner", phase.align.aligner)()
-    causal = aligner if aligner.causal else registry.get("aligner", "causal_char_iou")()
+    aligner = registry.guarded("aligner", phase.align.aligner)()
+    causal = (
+        aligner if aligner.causal else registry.guarded("aligner", "causal_char_iou")()
+    )
     stored = _stored(teachers)
     attention, own_loss = _asked_of_teachers(phase, registry)
     if stored:
@@ -342,7 +344,7 @@ def _panel(
 def _asked_of_teachers(phase: PhaseConfig, registry: Registry) -> tuple[bool, bool]:
     """Whether a phase compares attention, and learns from teachers' own losses."""
     needs = frozenset().union(
-        *(registry.get("objective", n)().needs for n in term_weights(phase.loss))
+        *(registry.guarded("objective", n)().needs for n in term_weights(phase.loss))
     )
     own_loss = phase.fuse.fusion_method == "similarity" or (
         phase.fuse.router is not None and phase.loss.router_signal != "outcome"

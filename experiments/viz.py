@@ -16,7 +16,7 @@ def alignment_command(options: Namespace) -> int:
 
     registry = registry_of(options, strict=True)
     path = draw_alignment(
-        registry.get("aligner", options.aligner)(),
+        registry.guarded("aligner", options.aligner)(),
         load_tokenizer(options.student),
         load_tokenizer(options.teacher),
         options.text,

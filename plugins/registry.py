@@ -9,17 +9,20 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from plugins import builtin, discovery, hookspecs
 from plugins.discovery import Found
+from plugins.entry import Entry
 from plugins.errors import Failure, PluginError
+from plugins.guards import guard
 from plugins.hookspecs import PROJECT
+from plugins.source import digest
 
 KINDS: dict[str, str] = {
     name.removesuffix("s"): name
@@ -29,25 +32,6 @@ KINDS: dict[str, str] = {
 """Kind (``router``) -> hook (``routers``), read from the hookspecs."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One named thing and where it comes from."""
-
-    kind: str
-    name: str
-    value: Any
-    """The factory, function or mapping; see the kind's hookspec."""
-    plugin: str
-    distribution: str
-    version: str
-
-    @property
-    def origin(self) -> str:
-        """The plugin and its distribution, for messages."""
-        where = "" if self.distribution == "-" else f" ({self.distribution})"
-        return f"{self.plugin!r}{where}"
 
 
 class Registry:
@@ -99,7 +83,9 @@ class Registry:
         """
         manager = pluggy.PluginManager(PROJECT)
         manager.add_hookspecs(hookspecs)
-        entries = _entries(manager, Found(builtin, "built-in", PROJECT, _version()))
+        entries = _entries(
+            manager, Found(builtin, "built-in", PROJECT, version_of_mtkd())
+        )
         found, failures = (
             discovery.installed(skip, environ) if entry_points else ([], [])
         )
@@ -137,9 +123,29 @@ class Registry:
             PluginError: listing what is available, the nearest name, and any
                 plugin that was skipped because it failed.
         """
+        return self.entry(kind, name).value
+
+    def guarded(self, kind: str, name: str) -> Any:
+        """What a name stands for, as a run uses it.
+
+        Strangers' code is checked at every call, see :mod:`plugins.guards`: what it
+        raises, or answers against its contract, names its plugin.
+
+        Raises:
+            PluginError: as :meth:`get`.
+        """
+        entry = self.entry(kind, name)
+        return guard(entry, entry.value) if entry.foreign else entry.value
+
+    def entry(self, kind: str, name: str) -> Entry:
+        """What a name stands for, and whose it is.
+
+        Raises:
+            PluginError: as :meth:`get`.
+        """
         names = self.names(kind)
         if name in names:
-            return self._entries[kind, name].value
+            return self._entries[kind, name]
         near = get_close_matches(name, names, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         failed = "".join(f"; skipped plugin {failure}" for failure in self.failures)
@@ -227,10 +233,24 @@ def _ask(
         )
     for name, value in offered.items():
         _check_offer(found, kind, name, value)
+    whose = (found.name, found.distribution, found.version)
+    foreign = not _ours(found.plugin)
+    code = digest(found.plugin) if foreign else ""
     return [
-        Entry(kind, name, value, found.name, found.distribution, found.version)
+        Entry(kind, name, value, *whose, code, foreign)
         for name, value in offered.items()
     ]
+
+
+def _ours(plugin: object) -> bool:
+    """Whether a plugin is part of this project; its name does not tell."""
+    module = plugin if inspect.ismodule(plugin) else inspect.getmodule(type(plugin))
+    file = getattr(module, "__file__", None) or "."
+    root = Path(__file__).resolve().parents[1]
+    return any(
+        Path(file).resolve().is_relative_to(root / name)
+        for name in ("plugins", "experiments")
+    )
 
 
 def _check_offer(found: Found, kind: str, name: object, value: object) -> None:
@@ -257,7 +277,8 @@ def _raise_first(failures: Sequence[Failure]) -> None:
         )
 
 
-def _version() -> str:
+def version_of_mtkd() -> str:
+    """As installed, or ``checkout``."""
     try:
         return version(PROJECT)
     except PackageNotFoundError:  # run from a checkout

@@ -22,7 +22,9 @@ from experiments.precision import (
 from experiments.presets import load_registry, presets_of
 from experiments.run_parts import Stage
 from experiments.text_sources import check_sources
+from experiments.used_plugins import names_used
 from plugins.registry import Registry
+from plugins.trial import try_used
 from teacher.capture import KVCapture
 from teacher.context import trained_length
 from teacher.models import LoadedModel
@@ -59,6 +61,7 @@ def open_bench(config: Config, registry: Registry | None = None) -> Bench:
     check_sources(config.data)
     registry = registry or load_registry(config)
     phases = resolve_phases(config, presets_of(registry))
+    try_used(registry, names_used(phases))
     if asks_hardware(config, phases):
         config, phases = settle(config, phases, hardware_has_bf16())
     models = Models(replace_store(config, read=False), torch.device(device()))
@@ -66,7 +69,7 @@ def open_bench(config: Config, registry: Registry | None = None) -> Bench:
     corpus = plan_corpus(
         config.data, models.encode, config.run.seed, most, models.check_chat
     )
-    scaler = registry.get("rope_scaler", config.align.rope_scaling_method)
+    scaler = registry.guarded("rope_scaler", config.align.rope_scaling_method)
     models.fit_lengths(corpus.longest, scaler)
     facts = models.facts()
     stages = [Stage(phase, tuple(phase.select(facts))) for phase in phases]

@@ -58,13 +58,13 @@ def check_forms(bench: Bench) -> None:
                 f"({values}); give one for all, or choose store.form=raw"
             )
     align = bench.stages[0].phase.align
-    if not bench.registry.get("aligner", align.aligner)().causal:
+    if not bench.registry.guarded("aligner", align.aligner)().causal:
         raise ConfigError(
             f"store.form is {form}, but align.aligner {align.aligner} is not causal: "
             "the outcome pass would need a second alignment; choose causal_char_iou, "
             "or store.form=raw"
         )
-    if needs_sample(bench.registry.get("layer_map", align.layer_mapping_strategy)):
+    if needs_sample(bench.registry.guarded("layer_map", align.layer_mapping_strategy)):
         raise ConfigError(
             f"store.form is {form}, but align.layer_mapping_strategy "
             f"{align.layer_mapping_strategy} follows the student as it learns; choose "

@@ -210,7 +210,7 @@ class _Plan:
             )
             routers: list[nn.Module] = []
             if fuse.router is not None:
-                build = self.registry.get("router", fuse.router)
+                build = self.registry.guarded("router", fuse.router)
                 count = student.num_layers if fuse.routing_per_layer else 1
                 size = student.hidden_size
                 routers = [build(size, len(self.teachers)) for _ in range(count)]
@@ -220,7 +220,7 @@ class _Plan:
         """The phase's layer maps; of a strategy that needs a sample, ``ratio``'s."""
         phase = self.phase
         strategy = phase.align.layer_mapping_strategy
-        if needs_sample(self.registry.get("layer_map", strategy)):
+        if needs_sample(self.registry.guarded("layer_map", strategy)):
             align = replace(phase.align, layer_mapping_strategy="ratio")
             phase = replace(phase, align=align)
         stand_ins: Any = {name: (None, shape) for name, shape in self.teachers.items()}

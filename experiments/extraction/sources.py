@@ -218,7 +218,7 @@ def needed_layers(bench: Bench, name: str, capture: KVCapture) -> tuple[int, ...
         if name not in stage.teachers:
             continue
         align = stage.phase.align
-        strategy = bench.registry.get("layer_map", align.layer_mapping_strategy)
+        strategy = bench.registry.guarded("layer_map", align.layer_mapping_strategy)
         explicit = align.layer_map.get(name)
         if explicit is None and needs_sample(strategy):
             return tuple(range(capture.num_layers))

@@ -174,7 +174,8 @@ def test_train_hands_config_registry_and_resume_to_the_driver(
 
     seen = {}
 
-    def run_training(config, *, registry, resume, trust):
+    def run_training(config, *, registry, resume, trust, changed_plugins):
+        assert not changed_plugins
         seen.update(config=config, registry=registry, resume=resume, trust=trust)
         return made_up.path
 

@@ -1,0 +1,55 @@
+"""One name that a config can say, and where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from plugins.errors import PluginError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One named thing and where it comes from."""
+
+    kind: str
+    name: str
+    value: Any
+    """The factory, function or mapping; see the kind's hookspec."""
+    plugin: str
+    distribution: str
+    version: str
+    digest: str = ""
+    """SHA-256 of the plugin's source files, see :mod:`plugins.source`; empty for
+    built-ins."""
+    foreign: bool = True
+    """Whether somebody else wrote it."""
+
+    @property
+    def origin(self) -> str:
+        """The plugin and its distribution, for messages."""
+        where = "" if self.distribution == "-" else f" ({self.distribution})"
+        return f"{self.plugin!r}{where}"
+
+    @property
+    def title(self) -> str:
+        """``router 'x' of plugin 'y' (dist 1.2)``."""
+        release = "" if self.distribution == "-" else f"{self.distribution} "
+        release = f" ({release}{self.version})" if release else ""
+        kind = self.kind.replace("_", " ")
+        return f"{kind} {self.name!r} of plugin {self.plugin!r}{release}"
+
+    def error(self, told: str, made: type[PluginError] = PluginError) -> PluginError:
+        """An error that names the plugin.
+
+        Args:
+            told: what is wrong, in a sentence that goes on after the name.
+            made: the class of the error.
+        """
+        return made(
+            f"{self.title}: {told}",
+            kind=self.kind,
+            name=self.name,
+            distribution=self.distribution,
+            version=self.version,
+        )

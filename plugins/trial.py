@@ -1,0 +1,87 @@
+"""A run tries what it uses: strangers' names go through their contracts before work."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from plugins.contracts import check
+from plugins.entry import Entry
+from plugins.registry import Registry
+
+Name = tuple[str, str]
+"""Kind and name."""
+
+
+def foreign(registry: Registry, names: Iterable[Name]) -> list[Entry]:
+    """The entries behind names that strangers offer, each once, in order.
+
+    Raises:
+        PluginError: nobody offers one of the names.
+    """
+    entries = [registry.entry(kind, name) for kind, name in dict.fromkeys(names)]
+    return [entry for entry in entries if entry.foreign]
+
+
+def try_used(
+    registry: Registry, names: Iterable[Name], tried: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Put what strangers offer through its contract; what is ours keeps its own.
+
+    Args:
+        registry: knows the names.
+        names: all that a run uses.
+        tried: what an earlier call returned; the same code is not tried again.
+
+    Returns:
+        ``kind name`` -> a stamp of the plugin's code and of the contracts.
+
+    Raises:
+        PluginError: a promise is broken; names plugin, promise and what was found.
+    """
+    stamps = {}
+    for entry in foreign(registry, names):
+        key, stamp = f"{entry.kind} {entry.name}", _stamp(entry)
+        if not stamp or (tried or {}).get(key) != stamp:
+            try_entry(entry)
+        stamps[key] = stamp
+    return stamps
+
+
+def try_entry(entry: Entry) -> None:
+    """Put one thing through the contract of its kind.
+
+    Raises:
+        PluginError: naming the first promise that is broken.
+    """
+    broken = [result for result in check(entry.kind, entry.value) if not result.ok]
+    if not broken:
+        return
+    more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
+    where = f" --plugin {entry.plugin}" if entry.distribution == "-" else ""
+    raise entry.error(
+        f"breaks the promise '{broken[0].name}'{more}: {broken[0].detail}. "
+        f"Repair it or choose another {entry.kind.replace('_', ' ')}; "
+        f"`mtkd plugins check {entry.name}{where}` lists all promises"
+    )
+
+
+def _stamp(entry: Entry) -> str:
+    """Of the code, the contracts and PyTorch; empty where there is no code to read."""
+    if not entry.digest:
+        return ""
+    parts = (entry.digest, _contracts(), torch.__version__)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@cache
+def _contracts() -> str:
+    """SHA-256 over the files of this package."""
+    found = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
