@@ -161,7 +161,7 @@ def _before(record: Mapping[str, Any], where: str) -> list[Message]:
 
 
 def _messages(value: Any, name: str, where: str) -> list[Message]:
-    turns = []
+    turns: list[Message] = []
     for index, turn in enumerate(_list(value, name, where)):
         if not isinstance(turn, Mapping) or not {"role", "content"} <= turn.keys():
             raise RowError(

@@ -50,7 +50,8 @@ def documents(
             if gap is None:
                 if len(held) <= limit:
                     break
-                cut = _line_end(held, begin, limit) or cut_line(held, begin, limit)
+                cut = _line_end(held, begin, limit)
+                cut = cut or cut_line(held, limit - pack, limit)
                 yield held[begin:cut]
                 begin = searched = cut
                 continue

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from align.chat_rows import RowError
 from align.conversation import Chats, Conversation
 from align.csv_rows import rows_of_table
 from align.errors import InputError
 from align.json_rows import rows_of_json, rows_of_lines
 from align.plain_text import documents
-from align.records import Row, RowError, text_of
+from align.records import Row, text_of
 from align.tables import rows_of_arrow, rows_of_parquet
 from align.text_files import Kind, kind_of, text_blocks
 from align.text_folder import Split, TextFile, text_files
@@ -123,6 +124,7 @@ def iter_file(
     Arguments, result and errors are those of :func:`iter_texts`.
     """
     kind = kind_of(file.path)
+    found: Iterator[tuple[int, str]]
     if kind == "plain":
         found = enumerate(documents(text_blocks(file.path), _cut))
     else:

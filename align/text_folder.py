@@ -33,6 +33,9 @@ _SPLITS = {
 _PARTS = {"data", "dataset", "default", "part", "shard", "of", "all", ""}
 """Words that tell nothing of what a file is about."""
 
+_PART = re.compile(r"[-_.]\d+$|[-_.]?\d{4,}-of-\d{4,}.*$|^(part|shard)[-_.]\d.*$")
+"""What tells a part of a data set from the others, the digest of its rows included."""
+
 _PAPERS = re.compile(
     r"(licen[cs]e|copying|readme)([-_].*)?"
     r"|copyright|notice|changelog|changes|authors|contributing|citation|requirements"
@@ -202,16 +205,10 @@ def _no_data(file: Path, folder: Path, listed: bool) -> str:
 
 
 def _of_split(files: list[Path], folder: Path, split: Split | None) -> list[Path]:
-    by_split: dict[str, list[Path]] = {}
-    for file in files:
-        by_split.setdefault(_split_of(file, folder), []).append(file)
     if split is None:
         return files
-    if split == "train":
-        orders = [("train", "")]
-    else:
-        orders = [("validation",), ("test",), ("",)]
-    for order in orders:
+    orders: list[tuple[str, ...]] = [("validation",), ("test",), ("",)]
+    for order in [("train", "")] if split == "train" else orders:
         chosen = [file for file in files if _split_of(file, folder) in order]
         if chosen:
             return chosen
@@ -234,7 +231,7 @@ def _origin(file: Path, folder: Path) -> Path:
 
     ``train-00000-of-00002`` tells a split and a part, and nothing of the text.
     """
-    stem = re.sub(r"[-_.]\d+(-of-\d+)?$", "", stem_of(file))
+    stem = _PART.sub("", stem_of(file))
     if _tells(stem):
         return absolute(file, stem)
     at = absolute(file).parent
