@@ -105,9 +105,16 @@ def _training(maker: Maker) -> None:
         ),
         ("mtkd train my.yaml --resume must", "go on, or fail if there is nothing"),
         ("mtkd train my.yaml --plugin my_router.py", "with a plugin not installed"),
+        ("mtkd train my.yaml --check", "before a queue: see that it can begin"),
     )
     config_options(add)
     _resume_options(add)
+    add.add_argument(
+        "--check",
+        action="store_true",
+        help="see that settings, plugins, texts and models are there and go together, "
+        "say what would be trained, and train nothing",
+    )
 
 
 def _looking(maker: Maker) -> None:

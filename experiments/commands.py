@@ -31,6 +31,11 @@ def train(options: Namespace) -> int:
 
     config = config_of(options)
     registry = load_registry(config)
+    if getattr(options, "check", False):
+        from experiments.preflight import preflight
+
+        print("\n".join(preflight(config, registry, options.resume)))
+        return 0
     try:
         run_dir = run_training(
             config,

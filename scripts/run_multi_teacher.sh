@@ -12,10 +12,13 @@
 #   sbatch scripts/run_multi_teacher.sh
 #   PHASE=4 TEACHER_MODELS="gpt2 Qwen/Qwen2.5-0.5B" STUDENT_MODEL=./student \
 #     DATA="train.jsonl" sbatch --nodes=2 --gpus-per-node=4 scripts/run_multi_teacher.sh
-#   bash scripts/run_multi_teacher.sh --dry-run            # print, do nothing
+#   bash scripts/run_multi_teacher.sh --dry-run            # check, print, do nothing
+#   bash scripts/run_multi_teacher.sh --submit             # check, then sbatch
 #   bash scripts/run_multi_teacher.sh train.steps=20       # any config override
 #
-# Partition, time, account and GPUs are your site's: give them to sbatch.
+# Partition, time, account and GPUs are your site's: give them to sbatch, or with
+# --submit in SBATCH_OPTIONS="--nodes=2 --gpus-per-node=4".
+# The run's folder is ./runs/mtkd-JOB where you submit, as `mtkd train` writes ./runs.
 
 # ---- what to train; empty: as CONFIG or the defaults say ---------------------------
 STUDENT_MODEL="${STUDENT_MODEL:-}"   # hub name, local folder or zoo:NAME
@@ -31,7 +34,7 @@ LEARNING_RATE="${LEARNING_RATE:-}"   # peak, of the student
 
 # ---- where, on what, how; empty: likewise ------------------------------------------
 CONFIG="${CONFIG:-}"         # a YAML file; without teachers here: quickstart
-RUN_DIR="${RUN_DIR:-}"       # the run's folder; empty: runs/mtkd-JOB
+RUN_DIR="${RUN_DIR:-}"       # the run's folder; empty: ./runs/mtkd-JOB
 DATA="${DATA:-}"             # training text: files or folders, by blanks or commas
 EVAL_DATA="${EVAL_DATA:-}"   # held-out text, likewise
 PRECISION="${PRECISION:-}"   # auto, bf16, fp16 or fp32
@@ -50,6 +53,7 @@ MASTER_PORT="${MASTER_PORT:-}"          # empty: from the job id
 MAX_REQUEUES="${MAX_REQUEUES:-20}"      # how often a stopped job may go back in line
 SHUTDOWN_TIMEOUT="${SHUTDOWN_TIMEOUT:-240}" # seconds a stopping run has for saving
 MTKD_ENTRY="${MTKD_ENTRY:-}"            # another program to start in place of training
+SBATCH_OPTIONS="${SBATCH_OPTIONS:-}"    # words for sbatch, with --submit
 
 set -euo pipefail
 
@@ -244,6 +248,21 @@ say_where_no_text_is_given() {
   done < <(words "$STUDENT_MODEL $TEACHER_MODELS")
 }
 
+whole_numbers() { # NAME...: what bash counts with, before it does
+  local name
+  for name in "$@"; do
+    [[ ${!name} =~ ^[0-9]*$ ]] || die "$name is '${!name}'; give a whole number"
+  done
+}
+
+# Have the command itself look at what would be trained: settings, plugins, texts and
+# models, as far as they can be seen from here. Another entry has rules of its own.
+check_arguments() {
+  [[ -z $OTHER_ENTRY ]] || return 0
+  "$PYTHON" "$MTKD_ENTRY" "${arguments[@]}" --check >&2 \
+    || die "nothing was started or submitted: see the error above"
+}
+
 resolve_launcher() {
   local nodes=${SLURM_JOB_NUM_NODES:-${SLURM_NNODES:-1}} torchrun
   torchrun=("$PYTHON" -m torch.distributed.run)
@@ -385,10 +404,12 @@ requeue_or_exit() {
 # ---- main ------------------------------------------------------------------------------
 
 dry_run=false
+submit=false
 extra=()
 for argument in "$@"; do
   case $argument in
     --dry-run) dry_run=true ;;
+    --submit) submit=true ;;
     -h | --help)
       usage
       exit 0
@@ -401,19 +422,31 @@ done
 under_slurm=false
 [[ -z ${SLURM_JOB_ID:-} || -n ${SLURM_STEP_ID:-} ]] || under_slurm=true
 
+whole_numbers NPROC_PER_NODE MASTER_PORT MAX_REQUEUES SHUTDOWN_TIMEOUT
 ROOT=$(find_root)
 load_site
 find_python
 : "${NPROC_PER_NODE:=$(gpus_here)}"
 ((NPROC_PER_NODE > 0)) || NPROC_PER_NODE=1
-: "${RUN_DIR:=$ROOT/runs/mtkd-${SLURM_JOB_ID:-$(date +%Y%m%d-%H%M%S)}}"
+: "${RUN_DIR:=$PWD/runs/mtkd-${SLURM_JOB_ID:-$(date +%Y%m%d-%H%M%S)}}"
 [[ $RUN_DIR == /* ]] || RUN_DIR=$PWD/$RUN_DIR
 say_where_no_text_is_given ${extra[@]+"${extra[@]}"}
 resolve_arguments ${extra[@]+"${extra[@]}"}
+OTHER_ENTRY=$MTKD_ENTRY
+: "${MTKD_ENTRY:=$ROOT/experiments/train_multi_teacher_kv.py}"
+if $submit; then
+  command -v sbatch >/dev/null || die "--submit needs sbatch, which is not here"
+  HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" check_arguments # as the job will look for them
+  # shellcheck disable=SC2086 # several words on purpose
+  exec sbatch $SBATCH_OPTIONS "$ROOT/scripts/run_multi_teacher.sh" \
+    ${extra[@]+"${extra[@]}"}
+fi
 resolve_launcher
 resolve_environment
-: "${MTKD_ENTRY:=$ROOT/experiments/train_multi_teacher_kv.py}"
 command=("${launcher[@]}" "$MTKD_ENTRY" "${arguments[@]}")
+
+# Once a job is back from the queue, what it has saved is worth more than a second look.
+((${SLURM_RESTART_COUNT:-0})) || check_arguments
 
 if $dry_run; then
   print_resolved

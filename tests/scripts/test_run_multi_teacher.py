@@ -215,6 +215,8 @@ def test_arguments_come_last_so_that_they_win():
         ({"PHASE": "7"}, "phase 7; give 1 to 5"),
         ({"PRECISION": "int8"}, "PRECISION is 'int8'; give auto, bf16, fp16 or fp32"),
         ({"GRADIENT_CHECKPOINTING": "x"}, "GRADIENT_CHECKPOINTING is 'x'"),
+        ({"NPROC_PER_NODE": "two"}, "NPROC_PER_NODE is 'two'; give a whole number"),
+        ({"MASTER_PORT": "-1"}, "MASTER_PORT is '-1'; give a whole number"),
         ({"PYTHON": "/no/python"}, "no interpreter '/no/python'; set PYTHON"),
         ({"SITE_HOOK": "/no/hook"}, "'source /no/hook' did not succeed"),
     ],
@@ -224,6 +226,37 @@ def test_what_cannot_be_is_refused_before_anything_starts(variables, words):
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("how", ["--dry-run", "--submit"])
+def test_wrong_values_fail_in_the_shell_and_not_after_the_queue(how, tmp_path):
+    """What else the check finds, tests/experiments/test_preflight.py tells."""
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text("#!/bin/sh\necho submitted\n")
+    sbatch.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    wrong = {"PHASE": "nope", "PATH": path, "MTKD_ENTRY": ""}
+    done = start(how, cwd=tmp_path, **wrong)
+    assert done.returncode == 2
+    assert "mtkd: error: phases: nope is not known" in done.stderr
+    assert "nothing was started or submitted" in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == [sbatch]
+
+
+def test_what_can_be_trained_is_submitted_with_the_site_s_options(tmp_path):
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text('#!/bin/sh\necho "$@"\necho "offline=$TRANSFORMERS_OFFLINE"\n')
+    sbatch.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    options = {"SBATCH_OPTIONS": "--nodes=2 --time=60", "PATH": path}
+    done = start("--submit", "train.steps=3", cwd=tmp_path, MTKD_ENTRY="", **options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"--nodes=2 --time=60 {SCRIPT} train.steps=3\noffline=\n"
+    assert "phase dual: gpt2-prose, qwen-code" in done.stderr or (
+        "embedded teachers to be built first" in done.stderr
+    )
+    assert list(tmp_path.iterdir()) == [sbatch]
 
 
 def test_a_dry_run_leaves_nothing_behind(tmp_path):
@@ -289,7 +322,9 @@ def test_the_copy_in_the_spool_folder_finds_its_checkout(tmp_path):
     shutil.copy(SCRIPT, copy)
     slurm = fake_slurm(tmp_path / "bin", ROOT)
     command = dry_run(script=copy, cwd=tmp_path, **slurm, RUN_DIR="")
-    assert f"run.dir={ROOT}/runs" in command
+    assert command[-1] == "run.name=mtkd-41234"
+    assert command[-4] == str(STAND_IN)
+    assert f"run.dir={tmp_path}/runs" in command  # where `mtkd train` would put it
     assert "run.name=mtkd-41234" in command
 
 
@@ -300,8 +335,7 @@ def test_the_copy_falls_back_to_the_folder_of_submission(tmp_path):
     shutil.copy(SCRIPT, copy)
     slurm = fake_slurm(tmp_path / "bin", "/elsewhere")
     options = {"script": copy, "cwd": tmp_path, **slurm}
-    command = dry_run(**options, SLURM_SUBMIT_DIR=str(ROOT))
-    assert f"run.dir={ROOT}/runs" in command
+    assert start("--dry-run", **options, SLURM_SUBMIT_DIR=str(ROOT)).returncode == 0
     lost = start("--dry-run", **options, SLURM_SUBMIT_DIR=str(tmp_path))
     assert lost.returncode == 2
     assert "cannot find the checkout" in lost.stderr
@@ -327,7 +361,7 @@ def test_help_teaches_by_example():
     done = start("--help")
     assert done.returncode == 0
     assert "sbatch scripts/run_multi_teacher.sh" in done.stdout
-    assert "SBATCH" not in done.stdout
+    assert "#SBATCH" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""What can be seen of a run before it begins, without a weight: ``mtkd train --check``.
+
+A job that waited a day in a queue should not end on a name written wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from align.errors import MissingFileError
+from experiments.arms import plan_arms, repeated_arms
+from experiments.checks import check_resume, check_settings
+from experiments.config import Config, PhaseConfig, hidden_settings, resolve_phases
+from experiments.place import named
+from experiments.presets import load_registry, presets_of
+from experiments.run_parts import Stage
+from experiments.teacher_rule import TeacherFacts
+from experiments.text_sources import check_sources, source_warnings
+from plugins.registry import Registry
+from teacher.models import read_config
+from teacher.names import ZOO, zoo_parts
+
+
+def preflight(
+    config: Config, registry: Registry | None = None, resume: str = "auto"
+) -> list[str]:
+    """See that settings, names, texts and models of a run are there and go together.
+
+    Models are known by their ``config.json``: from a folder, the hub's cache or, unless
+    ``HF_HUB_OFFLINE`` is set, the hub. Embedded ones that are not built yet would be.
+
+    Args:
+        config: the run.
+        registry: plugins; None loads the built-in and the installed ones.
+        resume: as of :func:`experiments.driver.run_training`.
+
+    Returns:
+        Sentences on what the run would do, and what a user should know of it.
+
+    Raises:
+        MtkdError: what would end the run at its start; names the place.
+    """
+    registry = registry or load_registry(config)
+    presets = presets_of(registry)
+    phases = resolve_phases(config, presets)
+    check_settings(config, phases, registry)
+    check_resume(config.run_dir, resume)
+    check_sources(config.data)
+    told = [*hidden_settings(config, presets), *source_warnings(config)]
+    sentences = [f"warning: {sentence}" for sentence in told]
+    with named("student"):
+        _facts(config.student.model)
+    facts = {}
+    for name, entry in config.teachers.items():
+        with named(f"teachers.{name}"):
+            facts[name] = _facts(entry.model)
+    known = {name: found for name, found in facts.items() if found is not None}
+    if len(known) == len(facts):
+        sentences += _plan(config, phases, known)
+    else:
+        unbuilt = ", ".join(name for name in facts if name not in known)
+        sentences.append(f"embedded teachers to be built first: {unbuilt}")
+    return [*sentences, f"run: {config.run_dir.absolute()}"]
+
+
+def _facts(model: str) -> TeacherFacts | None:
+    """Of a model that is there; None of an embedded one that is not built."""
+    if model.startswith(ZOO):
+        from teacher.zoo import zoo_path
+
+        scale, name = zoo_parts(model)
+        try:
+            model = str(zoo_path(name, scale=scale))
+        except MissingFileError:
+            return None
+    found, kind = read_config(model)
+    return TeacherFacts(kind=kind, family=found.model_type)
+
+
+def _plan(
+    config: Config, phases: list[PhaseConfig], facts: dict[str, TeacherFacts]
+) -> Iterator[str]:
+    """Which teachers each phase takes, and which arms are trained."""
+    stages = [Stage(phase, tuple(phase.select(facts))) for phase in phases]
+    for stage in stages:
+        yield f"phase {stage.phase.name}: {', '.join(stage.teachers)}"
+    arms = plan_arms(config, stages)
+    repeated = repeated_arms(arms)
+    yield f"arms: {', '.join(arm for arm in arms if arm not in repeated)}"
