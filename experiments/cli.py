@@ -121,13 +121,26 @@ def _looking(maker: Maker) -> None:
     add = maker.add(
         "eval",
         "commands:evaluate",
-        "measure a run's students on held-out text, in bits per character",
+        "measure a run's students, or any causal model, on held-out text, in bits per "
+        "character",
         ("mtkd eval runs/quickstart", "every phase, on the run's own held-out text"),
         ("mtkd eval runs/quickstart --data news=news.txt", "on other text"),
+        ("mtkd eval ./their-model --data news=news.txt", "a student of another tool"),
+        ("mtkd eval gpt2 --data news=news.txt", "a model of the hub"),
         ("mtkd eval runs/quickstart --json", "for other programs"),
     )
-    add.add_argument("run", help="the run's folder")
-    add.add_argument("--data", nargs="+", help="texts, DOMAIN=PATH to name domains")
+    add.add_argument(
+        "run",
+        metavar="RUN",
+        help="a run's folder; or a model: its folder, hub name or zoo:NAME",
+    )
+    add.add_argument(
+        "--data",
+        nargs="+",
+        metavar="TEXT",
+        help="held-out texts, DOMAIN=PATH to name domains (the run's own); a model "
+        "needs some",
+    )
     add.add_argument("--json", action="store_true", help="print JSON")
     add = maker.add(
         "status",

@@ -53,10 +53,10 @@ def train(options: Namespace) -> int:
 
 
 def evaluate(options: Namespace) -> int:
-    """Measure a run's students."""
-    from experiments.measure import measure_run
+    """Measure a run's students, or a model."""
+    from experiments.measure import measure
 
-    results = measure_run(Path(options.run), options.data)
+    results = measure(options.run, options.data)
     if options.json:
         print(json.dumps(results, indent=1))
         return 0

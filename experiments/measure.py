@@ -1,4 +1,4 @@
-"""Measure the students that a run has left, without running it again."""
+"""Measure the students that a run has left, or any model, in bits per character."""
 
 from __future__ import annotations
 
@@ -10,15 +10,47 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import InputError
+from align.quiet import quiet_libraries
 from align.text import TextSample
-from experiments.config import load_config
+from experiments.config import Config, load_config
 from experiments.data import Encoder, load_data
-from experiments.progress import Progress
+from experiments.progress import Progress, waiting
 from experiments.text_sources import check_sources, tell_sources
 from student.evaluate import Encode, bits_per_char
+from teacher.capture import KVCapture
+from teacher.models import LoadedModel, load_model
 
 BATCH = 16
 """Texts per forward pass."""
+
+
+def measure(
+    name: str, data: Sequence[str] | None = None, progress: bool = True
+) -> dict[str, dict[str, float]]:
+    """Measure a run's students, or one model that need not be of a run.
+
+    Args:
+        name: a run's folder, a model's folder, a hub name or ``zoo:NAME``.
+        data: held-out text, ``domain=path`` or paths; a run has its own.
+        progress: show how far it is.
+
+    Returns:
+        Bits per character by domain, by the student's place in the run, or by the
+        model's name.
+
+    Raises:
+        ValueError: neither a run nor a causal model, no student, or no text.
+    """
+    if (Path(name) / "config.yaml").is_file():
+        return measure_run(Path(name), data, progress)
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(
+            f"{name} is neither a run nor a model: it holds no config.yaml and no "
+            "config.json; give the folder that `mtkd train` or `mtkd quickstart` "
+            "wrote, such as runs/quickstart, or a model's"
+        )
+    return measure_model(name, data, progress)
 
 
 def measure_run(
@@ -37,36 +69,94 @@ def measure_run(
     Raises:
         ValueError: no run, no student, or no text.
     """
-    import torch
-
-    from teacher.capture import KVCapture
-    from teacher.models import load_model
-
     folders = students_of(run)
-    config = load_config(run / "config.yaml")
-    section = config.data if data is None else replace(config.data, eval=list(data))
-    check_sources(section)
-    tell_sources(replace(config, data=section))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shown = Progress(progress)
+    config = _with_text(load_config(run / "config.yaml"), data)
     results: dict[str, dict[str, float]] = {}
     samples: list[TextSample] = []
     for name, folder in folders.items():
-        loaded = load_model(str(folder), role="student")
-        encode = Encoder(loaded.tokenizer, section.max_length)
+        loaded, encode = _load(name, str(folder), config, progress)
         # all students of a run share one tokenizer, hence one cut of the text
-        samples = samples or load_data(section, encode, config.run.seed).eval
-        model: Any = loaded.model
-        model.to(device).eval()
-        batches = math.ceil(len(samples) / BATCH)
-        results[name] = bits_per_char(
-            KVCapture(model),
-            _on(device, encode),
-            samples,
-            BATCH,
-            partial(shown.over, title=f"measuring {name}", total=batches),
-        )
+        samples = samples or load_data(config.data, encode, config.run.seed).eval
+        results[name] = _bits(name, loaded, encode, samples, progress)
     return results
+
+
+def measure_model(
+    name: str, data: Sequence[str] | None, progress: bool = True
+) -> dict[str, dict[str, float]]:
+    """Measure one causal model on given text, as a run measures its students.
+
+    Pieces are as long as the default ``data.max_length``, or as the model reads, and as
+    many of a domain as the default ``data.eval_samples``.
+
+    Args:
+        name: see :func:`teacher.names.model_source`.
+        data: held-out text, ``domain=path`` or paths.
+        progress: show how far it is.
+
+    Returns:
+        Bits per character by domain, by the model's name.
+
+    Raises:
+        ValueError: no text, or a model that predicts no next token.
+    """
+    if not data:
+        raise InputError(
+            f"{name} is a model and no run, which would have held-out text of its own; "
+            "give text by --data, such as --data news=news.txt"
+        )
+    config = _with_text(Config(), data)
+    loaded, encode = _load(name, name, config, progress)
+    limit = KVCapture(loaded.model).max_tokens
+    if limit is not None and limit < config.data.max_length:
+        encode = Encoder(loaded.tokenizer, limit)
+    samples = load_data(config.data, encode, config.run.seed).eval
+    return {name: _bits(name, loaded, encode, samples, progress)}
+
+
+def _with_text(config: Config, data: Sequence[str] | None) -> Config:
+    section = config.data if data is None else replace(config.data, eval=list(data))
+    check_sources(section)
+    config = replace(config, data=section)
+    tell_sources(config)
+    return config
+
+
+def _load(
+    name: str, source: str, config: Config, progress: bool
+) -> tuple[LoadedModel, Encoder]:
+    quiet_libraries()
+    with waiting(f"loading {name}", progress):
+        loaded = load_model(source, role="student")
+    if loaded.kind != "decoder":
+        raise InputError(
+            f"{name} is an {loaded.kind}, which predicts no next token from those "
+            "before it; give a causal language model"
+        )
+    return loaded, Encoder(loaded.tokenizer, config.data.max_length)
+
+
+def _bits(
+    name: str,
+    loaded: LoadedModel,
+    encode: Encoder,
+    samples: Sequence[TextSample],
+    progress: bool,
+) -> dict[str, float]:
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any = loaded.model
+    model.to(device).eval()
+    batches = math.ceil(len(samples) / BATCH)
+    shown = Progress(progress).over
+    return bits_per_char(
+        KVCapture(model),
+        _on(device, encode),
+        samples,
+        BATCH,
+        partial(shown, title=f"measuring {name}", total=batches),
+    )
 
 
 def _on(device: Any, encode: Encoder) -> Encode:

@@ -10,6 +10,7 @@ import torch
 
 from align.chat import check_chats
 from align.errors import InputError
+from align.quiet import quiet_libraries
 from align.text import TextSample
 from experiments.config import Config
 from experiments.data import Encoder, longest_texts
@@ -39,9 +40,7 @@ class Models:
         Raises:
             ValueError: a model is missing, damaged or unsupported.
         """
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # many small loads; ours says what is done
+        quiet_libraries()
         self._config, self._device = config, device
         with named("student"):
             first = self._load_student(None)

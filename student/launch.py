@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from align.errors import InputError, RunError
+from align.quiet import quiet_libraries
 from student.config import TrainConfig
 
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -37,6 +38,7 @@ def start_accelerate(config: TrainConfig, accumulation: int) -> Any:
     Returns:
         An ``accelerate.Accelerator``.
     """
+    quiet_libraries()
     from accelerate import Accelerator
     from accelerate.utils import (
         DistributedDataParallelKwargs,

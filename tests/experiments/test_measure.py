@@ -3,9 +3,10 @@ import shutil
 
 import pytest
 
+from align.text import TextSample
 from experiments.cli import main
 from experiments.config import load_config, save_config
-from experiments.measure import measure_run, students_of
+from experiments.measure import measure, measure_run, students_of
 
 
 @pytest.fixture
@@ -58,3 +59,37 @@ def test_what_is_no_run_or_has_no_student_is_refused(tmp_path, run):
     shutil.rmtree(run / "baselines")
     with pytest.raises(ValueError, match="has no finished phase yet"):
         students_of(run)
+
+
+def test_any_causal_model_is_measured_beside_runs(tmp_path, tiny_zoo, capsys):
+    from experiments.data import Encoder
+    from student.evaluate import bits_per_char
+    from teacher.capture import KVCapture
+    from teacher.models import load_model
+
+    text = "Keys and values travel; names stay at home."
+    (tmp_path / "c.txt").write_text(text)
+    folder = tiny_zoo["gpt2-prose"]
+    words = ["eval", str(folder), "--data", f"news={tmp_path}/c.txt", "--json"]
+    assert main(words) == 0
+    (found,) = json.loads(capsys.readouterr().out).values()
+    loaded = load_model(folder)
+    whole = [TextSample(text, "news", "whole")]
+    encode = Encoder(loaded.tokenizer, None)
+    (bits,) = bits_per_char(KVCapture(loaded.model), encode, whole).values()
+    assert list(found) == ["news"]
+    assert found["news"] == pytest.approx(bits, rel=1e-6)
+
+
+def test_what_is_measured_needs_text_and_must_predict_the_next_token(
+    tmp_path, tiny_zoo
+):
+    with pytest.raises(ValueError, match=r"is a model and no run.*--data news=news"):
+        measure(str(tiny_zoo["student"]))
+    (tmp_path / "c.txt").write_text("four four four\n\n" * 20)
+    with pytest.raises(ValueError, match="predicts no next token"):
+        measure(str(tiny_zoo["bert-mixed"]), [str(tmp_path / "c.txt")])
+    with pytest.raises(ValueError, match=r"neither a run nor a model.*config\.json"):
+        measure(str(tmp_path), [str(tmp_path / "c.txt")])
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        measure(str(tmp_path / "gone" / "away"), [str(tmp_path / "c.txt")])

@@ -1,0 +1,23 @@
+"""Keep what other libraries say of themselves out of what a command says."""
+
+from __future__ import annotations
+
+import logging
+
+_NOTICE = "Setting accelerator to CPU"
+
+
+def quiet_libraries() -> None:
+    """Switch off transformers' bars for every load, and DeepSpeed's notice of a CPU.
+
+    The commands say themselves what is loaded and on what; DeepSpeed's notice goes to
+    the standard output, also where no DeepSpeed is asked for.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("DeepSpeed").addFilter(_of_use)
+
+
+def _of_use(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_NOTICE)
