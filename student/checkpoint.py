@@ -188,7 +188,17 @@ def export_student(model: Any, tokenizer: Any, path: Path) -> None:
         model: a ``PreTrainedModel``.
         tokenizer: its tokenizer.
         path: folder, replaced as a whole.
+
+    Raises:
+        ValueError: the model has low-rank updates beside its weights, of which
+            transformers would save these alone.
     """
+    if getattr(model, "peft_config", None):
+        raise InputError(
+            "the student has low-rank updates beside its weights, which plain "
+            "transformers would save alone; merge them first "
+            "(student.lora.merge_adapters)"
+        )
     with atomic_folder(path) as folder:
         attention = model.config._attn_implementation
         model.save_pretrained(folder)

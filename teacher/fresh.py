@@ -21,6 +21,8 @@ def fresh_model(config: Any, seed: int, dtype: torch.dtype, trust_code: bool) ->
     """
     from transformers import AutoModelForCausalLM
 
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # of weights that are not these
     with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(

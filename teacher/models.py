@@ -5,9 +5,9 @@ Weights come from safetensors only: a pickle runs code when it is read.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,13 @@ import torch
 from align.errors import InputError, MissingFileError
 from teacher.cpu import avoid_broken_amx
 from teacher.fresh import fresh_model
+from teacher.model_files import (
+    damaged,
+    incomplete,
+    no_weights,
+    not_found,
+    refuse_adapter,
+)
 from teacher.names import model_source
 from teacher.tokenizer import largest_id, load_tokenizer
 
@@ -102,6 +109,9 @@ def load_model(
             "resize_token_embeddings"
         )
     _check_finite(name, model)
+    _answer_by_name(model)
+    if role == "student":
+        _check_trainable(name, model)
     model.train(role == "student")
     model.requires_grad_(role == "student")
     return LoadedModel(model, tokenizer, kind, name)
@@ -126,6 +136,7 @@ def read_config(name: str, trust_remote_code: bool = False) -> tuple[Any, str]:
 def _load_config(name: str, source: str, hub: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
+    refuse_adapter(name, source, hub.get("revision"))
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise MissingFileError(
             f"model {name!r}: folder {source} has no config.json; give the folder "
@@ -136,13 +147,26 @@ def _load_config(name: str, source: str, hub: dict[str, Any]) -> Any:
     except (OSError, ValueError) as error:
         if not Path(source).is_dir():
             if isinstance(error, OSError):
-                raise _not_found(name, source) from error
+                raise not_found(name, source) from error
+            if "custom code" in str(error):
+                raise _custom_code(name, source) from error
             raise InputError(f"model {name!r} cannot be loaded: {error}") from error
         reason = str(error).splitlines()[0]
+        if "custom code" in reason:
+            raise _custom_code(name, source) from error
         raise InputError(
             f"model {name!r}: {source}/config.json cannot be used: {reason}; copy it "
             "again from where the model came from"
         ) from error
+
+
+def _custom_code(name: str, source: str) -> InputError:
+    return InputError(
+        f"model {name!r}: {source} needs Python code of its own (auto_map in "
+        "config.json), which is not run: give a model of a type that transformers "
+        "knows by itself, or, having read that code, load it in a program of yours "
+        "with load_model(..., trust_remote_code=True)"
+    )
 
 
 def _kind(name: str, config: Any) -> str:
@@ -196,24 +220,24 @@ def _load_weights(
     }
     heads = heads_of[kind]
     missing: list[str] = []
+    others: list[str] = []
     for auto in heads:
         try:
-            model, missing = _try_load(name, source, auto, options)
+            model, missing, others = _try_load(name, source, auto, options)
         except ValueError as error:
             if "Unrecognized configuration" in str(error) and auto is not heads[-1]:
                 continue
+            if "custom code" in str(error):
+                raise _custom_code(name, source) from error
             raise InputError(f"model {name!r} cannot be loaded: {error}") from error
         if not missing:
             return model
-    raise InputError(
-        f"model {name!r}: its checkpoint lacks {len(missing)} weights, such as "
-        f"{missing[:3]}; they would be random. Save the whole model again"
-    )
+    raise InputError(incomplete(name, missing, others))
 
 
 def _try_load(
     name: str, source: str, auto: Any, options: dict[str, Any]
-) -> tuple[PreTrainedModel, list[str]]:
+) -> tuple[PreTrainedModel, list[str], list[str]]:
     from safetensors import SafetensorError
 
     try:
@@ -221,15 +245,38 @@ def _try_load(
             source, use_safetensors=True, output_loading_info=True, **options
         )
     except SafetensorError as error:
-        raise _damaged(name, source, error) from error
-    except OSError as error:
-        raise _no_weights(name, source) from error
+        raise damaged(name, source, error) from error
+    except (OSError, JSONDecodeError) as error:  # of weights, and of their index
+        raise no_weights(name, source) from error
     except RuntimeError as error:
         raise InputError(
             f"model {name!r}: weights in {source} do not fit its config.json: {error}"
         ) from error
     pooler = "pooler."  # next-sentence prediction only; not on the way of the KV
-    return model, sorted(key for key in info["missing_keys"] if pooler not in key)
+    missing = sorted(key for key in info["missing_keys"] if pooler not in key)
+    return model, missing, sorted(info["unexpected_keys"])
+
+
+def _answer_by_name(model: PreTrainedModel) -> None:
+    """Let a model give its outputs by name, whatever its config.json asks for."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if hasattr(config, "return_dict"):
+            config.return_dict = True
+
+
+def _check_trainable(name: str, model: Any) -> None:
+    """Refuse a student whose own files hold quantised weights."""
+    if not getattr(model, "is_quantized", False):
+        return
+    settings = model.config.quantization_config
+    method = getattr(settings.quant_method, "value", settings.quant_method)
+    raise InputError(
+        f"model {name!r}: its weights are quantised already "
+        f"({method}, quantization_config in config.json), so it cannot be trained as a "
+        "student; give the model it was made from and, to spare memory, set "
+        "student.quantise=int4 and student.lora.rank=16"
+    )
 
 
 def _check_finite(name: str, model: PreTrainedModel) -> None:
@@ -245,55 +292,3 @@ def _check_finite(name: str, model: PreTrainedModel) -> None:
                 "the type is too narrow for it: give another checkpoint or a wider "
                 "dtype"
             )
-
-
-def _weights_folder(source: str) -> Path | None:
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(source, "config.json")
-    return Path(found).parent if isinstance(found, str) else None
-
-
-def _damaged(name: str, source: str, error: Exception) -> InputError:
-    from safetensors import SafetensorError, safe_open
-
-    folder = _weights_folder(source)
-    for file in sorted(folder.glob("*.safetensors")) if folder else []:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except SafetensorError as damage:
-            size = file.stat().st_size
-            return InputError(
-                f"model {name!r}: {file} ({size:,} bytes) is damaged: {damage}; "
-                "delete it and download or copy it again"
-            )
-    return InputError(f"model {name!r}: weights in {source} are damaged: {error}")
-
-
-def _no_weights(name: str, source: str) -> MissingFileError:
-    folder = _weights_folder(source)
-    if folder is None:
-        return _not_found(name, source)
-    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt"))
-    seen = f"only {', '.join(found)}" if found else "none"
-    return MissingFileError(
-        f"model {name!r}: {folder} holds no .safetensors weights ({seen}), and "
-        "pickled weights are not read; convert them with "
-        "save_pretrained(..., safe_serialization=True) or use a revision with them"
-    )
-
-
-def _not_found(name: str, source: str) -> MissingFileError:
-    from huggingface_hub import constants
-
-    flags = [f for f in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(f)]
-    state = f"offline ({', '.join(flags)} set)" if flags else "the hub was asked too"
-    return MissingFileError(
-        f"model {name!r} was not found: looked for the folder "
-        f"{Path(source).absolute()} and in the cache {constants.HF_HUB_CACHE}; "
-        f"{state}. Where there is a network run `hf download {name}`, copy the model "
-        "to a folder and give that, or use the zoo (`mtkd zoo build`)"
-    )

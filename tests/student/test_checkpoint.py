@@ -67,6 +67,18 @@ def test_damage_is_named_with_what_to_do(tmp_path, damage, what):
     assert "delete the folder" in str(error.value)
 
 
+def test_a_student_with_updates_beside_its_weights_is_not_exported(school, tmp_path):
+    pytest.importorskip("peft")
+    from student.config import LoraConfig
+    from student.lora import add_adapters
+
+    model = school.student()
+    add_adapters(model, LoraConfig(rank=2), 0)
+    with pytest.raises(ValueError, match="merge them first"):
+        export_student(model, school.tokenizer, tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
 def test_an_exported_student_is_plain_transformers_readable_by_the_umask(
     school, tmp_path
 ):
