@@ -16,10 +16,19 @@ from experiments.cli_parts import (
     OVERRIDES,
     Maker,
     config_options,
+    count,
     examples_text,
     plugin_options,
 )
 from experiments.cli_store import add_store_commands
+
+SCALES = "tiny, default or strong"
+KINDS = (
+    "aligner, layer_map, adapter, rope_scaler, router, temperature, objective or phase"
+)
+ALIGNERS = "char_iou, causal_char_iou, last_token, chunk_end"
+LAYER_MAPS = "ratio, uniform, skip"
+"""What can be chosen, in words: a help text does not load what knows it."""
 
 _NO_PLUGINS = "MTKD_NO_PLUGINS"
 
@@ -246,8 +255,14 @@ def _viz(viz: Maker) -> None:
     add.add_argument("--student", required=True, help="model or tokenizer folder")
     add.add_argument("--teacher", required=True, help="model or tokenizer folder")
     add.add_argument("--text", required=True, help="one sentence")
-    add.add_argument("--aligner", default="causal_char_iou", help="registered aligner")
-    add.add_argument("--out", default="alignment.png", help="PNG to write")
+    add.add_argument(
+        "--aligner",
+        default="causal_char_iou",
+        help=f"{ALIGNERS} or a plugin's (causal_char_iou)",
+    )
+    add.add_argument(
+        "--out", default="alignment.png", help="PNG to write (alignment.png)"
+    )
     plugin_options(add)
     add = viz.add(
         "layers",
@@ -259,9 +274,12 @@ def _viz(viz: Maker) -> None:
     add.add_argument("config", nargs="?", metavar="CONFIG", help="file or packaged")
     add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
     add.add_argument("--teacher-layers", help="such as 24,32")
-    add.add_argument("--student-layers", type=int, help="such as 12")
-    add.add_argument("--strategy", help="registered layer map (the config's, or ratio)")
-    add.add_argument("--out", default="layers.png", help="PNG to write")
+    add.add_argument("--student-layers", type=count, help="such as 12")
+    add.add_argument(
+        "--strategy",
+        help=f"{LAYER_MAPS} or a plugin's (the config's, else ratio)",
+    )
+    add.add_argument("--out", default="layers.png", help="PNG to write (layers.png)")
     plugin_options(add)
     add = viz.add(
         "routing",
@@ -271,7 +289,7 @@ def _viz(viz: Maker) -> None:
         ("mtkd viz routing runs/quickstart --out pictures", "elsewhere"),
     )
     add.add_argument("run", help="the run's folder")
-    add.add_argument("--out", help="folder to write; the run's figures if left out")
+    add.add_argument("--out", help="folder to write (the run's figures)")
 
 
 def _plugins(plugins: Maker) -> None:
@@ -282,7 +300,7 @@ def _plugins(plugins: Maker) -> None:
         ("mtkd plugins list", ""),
         ("mtkd plugins list --kind router --json", "for other programs"),
     )
-    add.add_argument("--kind", help="one kind only")
+    add.add_argument("--kind", help=f"one kind only: {KINDS} (all)")
     add.add_argument("--json", action="store_true", help="print JSON")
     plugin_options(add)
     add = plugins.add(
@@ -294,7 +312,9 @@ def _plugins(plugins: Maker) -> None:
         ("mtkd plugins check mean --kind router", "where several kinds share a name"),
     )
     add.add_argument("name", help="the name a config would use")
-    add.add_argument("--kind", help="its kind, where several share the name")
+    add.add_argument(
+        "--kind", help=f"its kind, where several share the name: {KINDS} (any)"
+    )
     plugin_options(add)
     add = plugins.add(
         "new",
@@ -304,7 +324,7 @@ def _plugins(plugins: Maker) -> None:
         ("mtkd plugins new my_loss --kind objective --dir ~/src", "elsewhere"),
     )
     add.add_argument("name", help="the name a config will use")
-    add.add_argument("--kind", default="router", help="its kind (router)")
+    add.add_argument("--kind", default="router", help=f"{KINDS} (router)")
     add.add_argument("--dir", default=".", help="folder to write it in (.)")
 
 
@@ -344,7 +364,8 @@ def _zoo_scale(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scale",
         default="default",
-        help="tiny builds in seconds and knows next to nothing: zoo:tiny/NAME",
+        help=f"{SCALES}: tiny builds in seconds and knows next to nothing, strong "
+        "takes about twice as long; in a config zoo:tiny/NAME (default)",
     )
 
 

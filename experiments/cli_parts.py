@@ -48,6 +48,17 @@ class Maker:
         )
 
 
+def count(text: str) -> int:
+    """Read a number of things, at least one.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no such number; give 1 or more")
+    return int(text)
+
+
 def config_options(parser: argparse.ArgumentParser) -> None:
     """Let a command take a config, overrides and plugins."""
     parser.add_argument(

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
-
-from experiments.cli_parts import Maker, config_options
-
-
-def _count(text: str) -> int:
-    """A number of processes."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is no number of processes; give 1 or more")
-    return int(text)
+from experiments.cli_parts import Maker, config_options, count
 
 
 def add_store_commands(maker: Maker) -> None:
@@ -46,7 +37,7 @@ def add_store_commands(maker: Maker) -> None:
     )
     add.add_argument(
         "--processes",
-        type=_count,
+        type=count,
         default=1,
         metavar="N",
         help="processes that train together, among which ZeRO divides (1)",
@@ -70,7 +61,7 @@ def add_store_commands(maker: Maker) -> None:
         default="1/1",
         metavar="I/N",
         help="make only this task's part, I from 1 to N; tasks may run in any order, "
-        "at once, and again",
+        "at once, and again (1/1, all)",
     )
     _store(
         maker.group(

@@ -103,8 +103,9 @@ class Config:
     store: StoreConfig = field(default_factory=StoreConfig)
     """Stored teachers."""
     plugins: list[str] = field(default_factory=list)
-    """Modules, or paths of .py files, to load as plugins besides the installed
-    ones."""
+    """Modules, or paths of .py files, to load as plugins besides the installed ones.
+    A relative path starts from the folder in which the command runs, not from the
+    config's."""
     skip_plugins: list[str] = field(default_factory=list)
     """Installed plugins (entry points or distributions) that are not loaded."""
 

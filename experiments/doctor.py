@@ -55,6 +55,7 @@ def examine(environ: Mapping[str, str] | None = None) -> Iterator[Finding]:
         "slurm": _slurm,
         "hub": _hub,
         "zoo": _zoo,
+        "plugins": _plugins,
         "disk": _disk,
         "extras": _extras,
     }
@@ -211,6 +212,21 @@ def _zoo(_: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("zoo", "warn", f"not built: {', '.join(missing)}", advice)
     else:
         yield Finding("zoo", "ok", f"{len(entries)} models in {entries[0].path.parent}")
+
+
+def _plugins(env: Mapping[str, str]) -> Iterator[Finding]:
+    from plugins.registry import Registry
+
+    registry = Registry.load(strict=False, environ=env)
+    for failure in registry.failures:
+        advice = (
+            "no run starts with it: repair or uninstall it, or leave it out by "
+            f"--skip-plugin {failure.name}"
+        )
+        yield Finding("plugin", "fail", str(failure), advice)
+    strangers = {e.distribution for e in registry.entries()} - {"mtkd", "-"}
+    found = ", ".join(sorted(strangers)) or "none but the built-in ones"
+    yield Finding("plugins", "ok", found)
 
 
 def _disk(env: Mapping[str, str]) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from align.errors import MtkdError
+from align.errors import MachineError, MtkdError
 from experiments.settings import ConfigError
 
 BEAT_SECONDS = 5.0
@@ -138,13 +138,20 @@ def hold_run(run_dir: Path) -> Iterator[Lease | None]:
     """Hold a run for this launch; None on all its processes but the first.
 
     Raises:
+        MachineError: the folder cannot be made.
         ConfigError: somebody else holds it. Under SLURM, where a launcher may have
             died before its processes did, they get a while to end.
     """
     if os.environ.get("RANK", "0") != "0":
         yield None
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(
+            f"run.dir and run.name ask for the folder {run_dir}, which cannot be made "
+            f"({error.strerror}); give run.dir a folder that you may write"
+        ) from error
     lease = Lease(run_dir)
     lease.take(STALE_SECONDS if os.environ.get("SLURM_JOB_ID") else 0.0)
     lease.keep()

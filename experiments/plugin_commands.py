@@ -89,7 +89,7 @@ def _called(registry: Registry, name: str, kind: str | None) -> Sequence[Entry]:
 
     known = [entry.name for entry in registry.entries()]
     near = get_close_matches(name, known, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
+    meant = f"; did you mean {near[0]!r}?" if near else "."
     raise InputError(
         f"no plugin offers {name!r}{meant} `mtkd plugins list` shows all; give a "
         "module that is not installed by --plugin"

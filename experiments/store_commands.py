@@ -218,7 +218,7 @@ def _row(summary: Summary) -> list[str]:
         f"{summary.data_bytes / 2**20:.1f}",
         f"{summary.bytes_per_token:,.0f}",
         *(_percent(shown.get(part)) for part in ("k", "v")),
-        f"{shown['attention_kl']:.1e}" if shown else "exact",
+        f"{max(0.0, shown['attention_kl']):.1e}" if shown else "exact",
     ]
 
 

@@ -24,6 +24,9 @@ experiments."""
 
 def main(words: list[str]) -> int:
     """Run the named checks, or all; gives the exit status."""
+    if {"-h", "--help"} & set(words):
+        print(f"{__doc__}\nPackages: {', '.join(PACKAGES)}.")
+        return 0
     for word in words:
         if word not in PACKAGES:
             print(f"no checks for {word!r}; give some of {', '.join(PACKAGES)}")

@@ -73,7 +73,8 @@ def encoding_errors(
         str(part): round((off / max(size, 1e-30)) ** 0.5, 6)
         for part, (off, size) in sums.items()
     }
-    mean = sum(divergences) / max(len(divergences), 1)
+    # Two equal distributions differ by less than nothing where sums are rounded.
+    mean = max(0.0, sum(divergences) / max(len(divergences), 1))
     return out | {"attention_kl": float(f"{mean:.3g}")}
 
 

@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ COMMANDS = [
     ["store", "merge"],
     ["store", "repair"],
     ["eval"],
+    ["status"],
     ["report"],
     ["doctor"],
     ["viz"],
@@ -263,3 +265,41 @@ def test_the_zoo_is_listed_at_either_scale(tmp_path, monkeypatch, capsys):
     assert "zoo (tiny)" in capsys.readouterr().out
     assert main(["zoo", "list", "--scale", "huge"]) == 2
     assert "huge" in capsys.readouterr().err
+
+
+def test_help_names_what_can_be_chosen_and_the_defaults(capsys):
+    from align.layer_map import STRATEGIES
+    from plugins.builtin import aligners
+    from plugins.registry import KINDS
+    from teacher.zoo import SCALES
+
+    assert set(re.split(", | or ", cli.SCALES)) == set(SCALES)
+    assert set(re.split(", | or ", cli.KINDS)) == set(KINDS)
+    assert cli.ALIGNERS.split(", ") == list(aligners())
+    assert cli.LAYER_MAPS.split(", ") == list(STRATEGIES)
+    shown = {
+        ("zoo", "build"): ["tiny, default or strong", "(default)"],
+        ("plugins", "new"): ["router, temperature", "(router)", "(.)"],
+        ("viz", "alignment"): ["last_token", "(causal_char_iou)", "(alignment.png)"],
+        ("viz", "layers"): ["ratio, uniform, skip", "(layers.png)"],
+        ("extract",): ["(1/1, all)"],
+    }
+    for words, parts in shown.items():
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert all(part in text for part in parts), words
+
+
+def test_an_unknown_plugin_unlike_any_other_ends_its_sentence(capsys):
+    assert main(["plugins", "check", "zzz-qqq"]) == 2
+    assert "no plugin offers 'zzz-qqq'. `mtkd plugins list`" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_told_by_its_setting(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    words = ["train", "quickstart", f"run.dir={tmp_path}/file/runs"]
+    assert main(words) == 2
+    shown = capsys.readouterr().err
+    assert "mtkd: error: run.dir and run.name ask for the folder" in shown
+    assert "[Errno" not in shown

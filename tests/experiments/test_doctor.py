@@ -74,3 +74,15 @@ def test_a_check_that_breaks_does_not_hide_the_rest(monkeypatch):
 def test_whatever_is_not_ok_says_what_to_do():
     for finding in doctor.examine():
         assert finding.state == "ok" or finding.advice, finding
+
+
+def test_an_installed_plugin_that_fails_to_load_must_be_repaired(monkeypatch):
+    from plugins import discovery
+    from plugins.errors import Failure
+
+    broken = Failure("acme", "acme-router", "1.2", "ModuleNotFoundError: no acme")
+    monkeypatch.setattr(discovery, "installed", lambda skip, env: ([], [broken]))
+    failed, others = findings(doctor._plugins, {})
+    assert (failed.state, others.state) == ("fail", "ok")
+    assert "'acme' of acme-router 1.2: ModuleNotFoundError" in failed.found
+    assert "--skip-plugin acme" in failed.advice

@@ -66,3 +66,14 @@ def test_every_check_passes_and_every_package_has_one():
     assert done.returncode == 0, done.stdout
     for package in ("align", "teacher", "fuse", "student", "plugins", "experiments"):
         assert package in done.stdout
+
+
+def test_help_says_what_can_be_checked():
+    done = subprocess.run(
+        [sys.executable, "scripts/test_multi_teacher.py", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert "Packages: align, teacher, fuse, student, names." in done.stdout

@@ -130,6 +130,4 @@ def test_a_number_of_processes_is_one_or_more(config, capsys, count):
     with pytest.raises(SystemExit) as stop:
         main(["estimate", config, "--processes", count])
     assert stop.value.code == 2
-    assert f"{count!r} is no number of processes; give 1 or more" in (
-        capsys.readouterr().err
-    )
+    assert f"{count!r} is no such number; give 1 or more" in (capsys.readouterr().err)
