@@ -355,7 +355,7 @@ def _lazily(
         ]
         meetings.append(Meeting(z, projectors, features))
     return [
-        Projected(relation.name, place, *meetings, relation.weight)
+        Projected.of(relation.name, place, *meetings, relation.weight)
         for place, relation in enumerate(relations)
     ]
 

@@ -137,15 +137,16 @@ def _dtype(device: str) -> torch.dtype:
 
 
 class Projected(Comparison):
-    """A :class:`Comparison` whose tensors are made only for those who read them."""
+    """A :class:`Comparison` whose tensors are made only for those who read them.
 
-    _place: int
-    _keys: Meeting
-    _values: Meeting
+    What :func:`dataclasses.replace` makes of it reads them all, and from there on they
+    are what it compares, as in any other comparison.
+    """
 
-    def __init__(
-        self, name: str, place: int, keys: Meeting, values: Meeting, weight: Tensor
-    ) -> None:
+    @staticmethod
+    def of(
+        name: str, place: int, keys: Meeting, values: Meeting, weight: Tensor
+    ) -> Projected:
         """Hold what to compare.
 
         Args:
@@ -155,40 +156,40 @@ class Projected(Comparison):
             values: likewise.
             weight: see :class:`Comparison`.
         """
-        self.__dict__.update(name=name, weight=weight)
-        self.__dict__.update(_place=place, _keys=keys, _values=values)
+        made = object.__new__(Projected)
+        held = {"k": keys, "v": values}
+        made.__dict__.update(name=name, weight=weight, _place=place, _held=held)
+        return made
 
-    @cached_property
-    def pred_k(self) -> Tensor:  # type: ignore[override]
-        """The projected keys, (L, B, T, C_t)."""
-        return self._keys.projectors[self._place](self._keys.z)
-
-    @cached_property
-    def pred_v(self) -> Tensor:  # type: ignore[override]
-        """The projected values, (L, B, T, C_t)."""
-        return self._values.projectors[self._place](self._values.z)
-
-    @cached_property
-    def target_k(self) -> Tensor:  # type: ignore[override]
-        """The teacher's keys on the student's tokens, (L, B, T, C_t)."""
-        return self._keys.targets[self._place].aligned()
-
-    @cached_property
-    def target_v(self) -> Tensor:  # type: ignore[override]
-        """The teacher's values on the student's tokens, (L, B, T, C_t)."""
-        return self._values.targets[self._place].aligned()
+    def __getattr__(self, name: str) -> Tensor:
+        """A tensor that nobody has read yet."""
+        kind, _, side = name.partition("_")
+        held = self.__dict__.get("_held", {})
+        if kind not in ("pred", "target") or side not in held:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        meeting, place = held[side], self.__dict__["_place"]
+        made: Tensor = (
+            meeting.projectors[place](meeting.z)
+            if kind == "pred"
+            else meeting.targets[place].aligned()
+        )
+        self.__dict__[name] = made
+        return made
 
     def distance(self, side: Side) -> Tensor:
         """See :meth:`Comparison.distance`; 0 where nothing is aligned."""
-        return self._products(side).distance()
+        products = self._products(side)
+        return super().distance(side) if products is None else products.distance()
 
     def cosine(self, side: Side) -> Tensor:
         """See :meth:`Comparison.cosine`; 0 where nothing is aligned."""
-        return self._products(side).cosine()
+        products = self._products(side)
+        return super().cosine(side) if products is None else products.cosine()
 
-    def _products(self, side: Side) -> Products:
-        held = self._keys if side == "k" else self._values
-        return held.products[self._place]
+    def _products(self, side: Side) -> Products | None:
+        """None once the tensors are its own."""
+        held = self.__dict__.get("_held")
+        return None if held is None else held[side].products[self.__dict__["_place"]]
 
 
 class LayerwiseLinear(nn.Module):

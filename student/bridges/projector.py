@@ -66,7 +66,7 @@ class ProjectorBridge(AdapterBridge):
             self.student_v(v), self._maps(self.project_v), [t[1] for t in targets]
         )
         return [
-            Projected(view.name, m, keys, values, weights[..., m])
+            Projected.of(view.name, m, keys, values, weights[..., m])
             for m, view in enumerate(views)
         ]
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -39,7 +41,7 @@ def pair():
     z = torch.randn(2, 2, 4, 4, requires_grad=True)
     targets, aligned = zip(features(2, 12), features(2, 6), strict=True)
     weight = torch.rand(2, 4) * alignment().covered
-    lazy = Projected("a", 0, *meetings(z, maps, targets), weight)
+    lazy = Projected.of("a", 0, *meetings(z, maps, targets), weight)
     plain = Comparison("a", maps[0](z), maps[1](z), *aligned, weight)
     return lazy, plain, [z, *maps[0].parameters(), *maps[1].parameters()]
 
@@ -75,6 +77,31 @@ def test_both_measures_at_once_add_their_gradients(pair):
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("side", ["k", "v"])
+def test_what_is_replaced_counts_as_in_any_other_comparison(pair, side):
+    """Fails when a comparison can be made only as its bridge makes it."""
+    covered = alignment().covered
+    found, expected = (
+        [
+            replace(one, weight=one.weight / 2),
+            replace(one, **{f"pred_{side}": 3 * getattr(one, f"pred_{side}")}),
+            replace(one, **{f"target_{side}": 0 * getattr(one, f"target_{side}")}),
+        ]
+        for one in pair[:2]
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.weight, other.weight)
+        for measure in ("distance", "cosine"):
+            values = (getattr(x, measure)(side) * covered for x in (one, other))
+            torch.testing.assert_close(*values, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found[1].distance(side), pair[0].distance(side))
+
+
+def test_a_comparison_says_what_it_does_not_have(pair):
+    with pytest.raises(AttributeError, match="no attribute 'pred_q'"):
+        pair[0].pred_q  # noqa: B018
+
+
 def test_who_reads_the_tensors_gets_them(pair):
     lazy, plain, _ = pair
     for name in ("pred_k", "pred_v", "target_k", "target_v"):
@@ -84,7 +111,8 @@ def test_who_reads_the_tensors_gets_them(pair):
 def test_a_prediction_of_length_zero_has_a_finite_gradient():
     maps = LayerwiseLinear(1, 4, 6), LayerwiseLinear(1, 4, 6)
     z, (target, _) = torch.randn(1, 2, 4, 4), features(1, 6)
-    lazy = Projected("a", 0, *meetings(z, maps, (target, target)), torch.ones(2, 4))
+    meeting = meetings(z, maps, (target, target))
+    lazy = Projected.of("a", 0, *meeting, torch.ones(2, 4))
     lazy.cosine("k").sum().backward()
     assert maps[0].weight.grad.isfinite().all()
 
