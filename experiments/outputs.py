@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -11,9 +12,11 @@ from experiments.config import PhaseConfig
 from experiments.extraction.stand_ins import StoredCapture
 from experiments.settings import ConfigError
 from plugins.registry import Registry
+from student.objective import OUTPUTS, Objective, needs_of
 from student.output import Lexicon, Spelling, Vocabulary, common_pieces
 from student.output.terms import OutputPlan
-from student.output.terms.config import SAME_VOCABULARY
+from student.output.terms.config import OUTPUT_TERMS, SAME_VOCABULARY
+from student.terms import term_weights
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel
 from teacher.output_head import linear_head, vocabulary_digest
@@ -21,12 +24,34 @@ from teacher.output_head import linear_head, vocabulary_digest
 Teachers = Mapping[str, tuple[LoadedModel, KVCapture]]
 
 
+def active_objectives(phase: PhaseConfig, registry: Registry) -> dict[str, Objective]:
+    """The terms of a phase with teachers, by name, to be asked what they need."""
+    names = term_weights(phase.loss, phase.output)
+    return {name: registry.guarded("objective", name)() for name in names}
+
+
+def reading_outputs(phase: PhaseConfig, registry: Registry) -> list[str]:
+    """The terms of a phase that need next-token outputs, a plugin's among them.
+
+    Raises:
+        InputError: a term needs what nobody can give it.
+    """
+    every = active_objectives(phase, registry)
+    return [n for n, one in every.items() if OUTPUTS in needs_of({n: one})]
+
+
+def setting_of(objective: str) -> str:
+    """The setting that gives a term its weight."""
+    kind = "output" if objective in OUTPUT_TERMS else "loss.extra"
+    return f"{kind}.{objective}"
+
+
 def teachers_of(phase: PhaseConfig, objective: str, teachers: Teachers) -> list[str]:
     """The teachers at hand that an objective learns from, in order.
 
     Args:
         phase: resolved settings.
-        objective: a field of ``output``.
+        objective: a field of ``output``, or a plugin's.
         teachers: of one arm of the phase, by name.
     """
     named = phase.output.teachers.get(objective)
@@ -42,11 +67,13 @@ def predicts(capture: Any) -> bool:
     )
 
 
-def output_heads(phase: PhaseConfig, teachers: Teachers) -> dict[str, LinearHead]:
+def output_heads(
+    phase: PhaseConfig, registry: Registry, teachers: Teachers
+) -> dict[str, LinearHead]:
     """The heads of all teachers that some objective of the phase learns from."""
     wanted = {
         name
-        for objective in phase.output.weights
+        for objective in reading_outputs(phase, registry)
         for name in teachers_of(phase, objective, teachers)
     }
     return {name: linear_head(teachers[name][1]) for name in teachers if name in wanted}
@@ -60,19 +87,35 @@ def output_plan(
     teachers: Teachers,
 ) -> OutputPlan | None:
     """The student's side; None where no objective reads outputs."""
-    if not phase.output.weights:
+    terms = reading_outputs(phase, registry)
+    if not terms:
         return None
     head = linear_head(student)
-    lexicons = _lexicons(phase, head, tokenizer, teachers)
+    names = across_vocabularies(phase, teachers, tokenizer)
+    if any(name not in OUTPUT_TERMS for name in terms):
+        names |= _spelled(phase, teachers, tokenizer)
+    lexicons = _lexicons(names, head, tokenizer, teachers)
     rule = registry.guarded("temperature", phase.output.temperature_rule)
     return OutputPlan(head, digest(tokenizer), phase.output, rule, lexicons)
 
 
+def _spelled(phase: PhaseConfig, teachers: Teachers, tokenizer: Any) -> dict[str, str]:
+    """Teachers that a plugin's objective can compare with the student by bytes."""
+    found = {}
+    with suppress(ValueError):
+        spelling(tokenizer)
+        for name in teachers_of(phase, "", teachers):
+            with suppress(ValueError):
+                spelling(teachers[name][0].tokenizer)
+                found[name] = ""
+    return found
+
+
 def _lexicons(
-    phase: PhaseConfig, head: LinearHead, tokenizer: Any, teachers: Teachers
+    names: Iterable[str], head: LinearHead, tokenizer: Any, teachers: Teachers
 ) -> dict[str, Lexicon]:
     """The student's vocabulary, made once, beside each one it is compared with."""
-    names = across_vocabularies(phase, teachers, tokenizer)
+    names = list(names)
     if not names:
         return {}
     spelled, device = spelling(tokenizer), head.weight.device
@@ -127,34 +170,38 @@ def spelling(tokenizer: Any) -> Spelling:
     return Spelling.of(tokenizer)
 
 
-def check_outputs(phase: PhaseConfig, teachers: Teachers, tokenizer: Any) -> None:
+def check_outputs(
+    phase: PhaseConfig, registry: Registry, teachers: Teachers, tokenizer: Any
+) -> None:
     """Refuse, before any work, outputs that are not there or cannot be compared.
 
     Args:
         phase: resolved settings.
+        registry: where terms are looked up.
         teachers: the phase's own, by name.
         tokenizer: the student's.
 
     Raises:
         ConfigError: says which teacher and what to do.
     """
-    if not phase.output.weights:
+    terms = reading_outputs(phase, registry)
+    if not terms:
         return
     train = phase.train
     if train.engine == "deepspeed" and train.zero_stage == 3:
-        name = next(iter(phase.output.weights))
+        name = setting_of(terms[0])
         raise ConfigError(
-            f"output.{name} reads the student's head, which train.zero_stage=3 splits "
-            f"between processes; set train.zero_stage=2, or output.{name}=0"
+            f"{name} reads the student's head, which train.zero_stage=3 splits "
+            f"between processes; set train.zero_stage=2, or {name}=0"
         )
-    for objective in phase.output.weights:
+    for objective in terms:
         _check_teachers(phase, objective, teachers)
         if objective in SAME_VOCABULARY:
             _check_vocabularies(phase, objective, teachers, tokenizer)
     for name, objective in across_vocabularies(phase, teachers, tokenizer).items():
         _check_spelling(objective, "the student", tokenizer)
         _check_spelling(objective, f"teacher {name!r}", teachers[name][0].tokenizer)
-    output_heads(phase, teachers)
+    output_heads(phase, registry, teachers)
 
 
 def _check_spelling(objective: str, who: str, tokenizer: Any) -> None:
@@ -183,8 +230,8 @@ def _check_teachers(phase: PhaseConfig, objective: str, teachers: Teachers) -> N
     if not teachers_of(phase, objective, teachers):
         why = "; ".join(f"{n}: {_why_not(t)}" for n, t in teachers.items())
         raise ConfigError(
-            f"output.{objective} has no teacher with a next-token output ({why}); add "
-            f"a causal language model, or set output.{objective}=0"
+            f"{setting_of(objective)} has no teacher with a next-token output ({why}); "
+            f"add a causal language model, or set {setting_of(objective)}=0"
         )
 
 

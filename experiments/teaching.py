@@ -19,7 +19,12 @@ from experiments.data import Encoder
 from experiments.depth import BATCHES, Depth, check_depth, layer_maps, sample_layers
 from experiments.extraction.stand_ins import StoredCapture, check_terms
 from experiments.extraction.stored import StoredPanel, stored_views
-from experiments.outputs import check_outputs, digest, output_heads
+from experiments.outputs import (
+    active_objectives,
+    check_outputs,
+    digest,
+    output_heads,
+)
 from experiments.precision import autocast_of
 from fuse.config import FuseConfig
 from fuse.routing_loss import EntropyRegularizer
@@ -37,7 +42,7 @@ from student.bridges import (
 from student.calibrate import CalibrationReport, calibrate, fit_positions
 from student.distiller import Teaching, WeightedObjective
 from student.layers import feature_heat, layers_read
-from student.objective import ATTENTION
+from student.objective import ATTENTION, needs_of
 from student.terms import term_weights
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel
@@ -144,7 +149,7 @@ def check_phase(
     stored = _stored(teachers)
     if stored:
         check_terms(*_asked_of_teachers(phase, registry), stored)
-    check_outputs(phase, teachers, student_tokenizer)
+    check_outputs(phase, registry, teachers, student_tokenizer)
     check_depth(phase, registry, student_layers, teachers)
     layers_read(phase.loss.outcome_layers, student_layers)
     feature_heat(phase.loss.temperatures, student_layers)
@@ -319,7 +324,7 @@ def _panel(
     attention, own_loss = _asked_of_teachers(phase, registry)
     if stored:
         return StoredPanel(stored_views(stored, layers), aligner, causal)
-    heads = output_heads(phase, teachers)
+    heads = output_heads(phase, registry, teachers)
     live = [
         LiveTeacher(
             name,
@@ -343,9 +348,7 @@ def _panel(
 
 def _asked_of_teachers(phase: PhaseConfig, registry: Registry) -> tuple[bool, bool]:
     """Whether a phase compares attention, and learns from teachers' own losses."""
-    needs = frozenset().union(
-        *(registry.guarded("objective", n)().needs for n in term_weights(phase.loss))
-    )
+    needs = needs_of(active_objectives(phase, registry))
     own_loss = phase.fuse.fusion_method == "similarity" or (
         phase.fuse.router is not None and phase.loss.router_signal != "outcome"
     )

@@ -38,6 +38,7 @@ from student.objective import (
     StepContext,
     at_rows,
     count_of,
+    needs_of,
 )
 from student.output.terms import OutputPlan, Outputs, Taught
 from student.places import Counts, Places, Share, availability, find_places
@@ -127,9 +128,8 @@ class Distiller(nn.Module):
         self._config, self._autocast = config, autocast
         self._health_every, self._output = health_every, output
         self._head = head
-        self._needs = frozenset().union(
-            *(o.objective.needs for o in self._objectives.values())
-        )
+        terms = {name: o.objective for name, o in self._objectives.items()}
+        self._needs = needs_of(terms)
         self._heat = feature_heat(config.temperatures, capture.num_layers)
         self._compares = not self._objectives.keys() <= WITHOUT_COMPARISONS
         self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)

@@ -7,7 +7,7 @@ by shrinking both sides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from align.errors import InputError
 from align.output import LinearHead
 from align.tokens import TokenBatch
 from student.output.terms import Outputs
@@ -25,6 +26,8 @@ NONE: frozenset[str] = frozenset()
 ATTENTION = "attention"
 RELATIONS = "relations"
 OUTPUTS = "outputs"
+NEEDS = frozenset({ATTENTION, RELATIONS, OUTPUTS})
+"""All that an objective may need."""
 
 Side = Literal["k", "v"]
 """Keys or values."""
@@ -202,6 +205,27 @@ class Term:
     def __call__(self, ctx: StepContext) -> Tensor:
         """Apply the function."""
         return self.function(ctx)
+
+
+def needs_of(objectives: Mapping[str, Objective]) -> frozenset[str]:
+    """What some terms need together, for whoever captures it.
+
+    Args:
+        objectives: by name.
+
+    Raises:
+        InputError: one needs what nobody can give it.
+    """
+    needs = NONE
+    for name, objective in objectives.items():
+        asked = getattr(objective, "needs", None)
+        if not isinstance(asked, Set) or not asked <= NEEDS:
+            raise InputError(
+                f"objective {name!r} needs {asked!r}; give a frozenset of any of "
+                f"{', '.join(sorted(NEEDS))}"
+            )
+        needs |= asked
+    return needs
 
 
 def count_of(objective: Objective) -> Count | None:

@@ -3,10 +3,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from align.errors import MtkdError
 from experiments.cli import main
 from experiments.config import load_config, resolve_phase
 from experiments.outputs import check_outputs, teachers_of
+from experiments.presets import BuiltinPhases
 from experiments.settings import ConfigError
+from plugins.hookspecs import hookimpl
+from plugins.registry import Registry
 from student.output import token_bytes, vocabulary
 from tests.experiments.small_runs import small_config
 
@@ -32,6 +36,9 @@ TEACHERS = {
     "bert": teacher("a", "b", kind="encoder", causal=False),
     "t5": teacher("a", "b", kind="encoder-decoder", causal=False),
 }
+
+
+REGISTRY = Registry.load(entry_points=False)
 
 
 def phase(**sections):
@@ -73,17 +80,75 @@ def test_outputs_that_cannot_be_compared_are_refused_before_any_work(
 ):
     chosen = {name: TEACHERS[name] for name in names.split()}
     with pytest.raises(ConfigError, match=said):
-        check_outputs(phase(output=output), chosen, Speaks("a", "b"))
+        check_outputs(phase(output=output), REGISTRY, chosen, Speaks("a", "b"))
 
 
 def test_a_split_head_is_refused():
     train = {"engine": "deepspeed", "zero_stage": 3}
     with pytest.raises(ConfigError, match=r"output\.kd.*set train\.zero_stage=2"):
-        check_outputs(phase(output={"kd": 1}, train=train), TEACHERS, Speaks("a"))
+        check_outputs(
+            phase(output={"kd": 1}, train=train), REGISTRY, TEACHERS, Speaks("a")
+        )
 
 
 def test_without_weights_nothing_is_looked_at():
-    check_outputs(phase(), {"t5": TEACHERS["t5"]}, None)
+    check_outputs(phase(), REGISTRY, {"t5": TEACHERS["t5"]}, None)
+
+
+class Probe:
+    """A stranger's objective that reads outputs, and says what it was given."""
+
+    needs = frozenset({"outputs"})
+
+    def __init__(self, needs=("outputs",)):
+        self.needs = frozenset(needs)
+        self.given = []
+
+    def __call__(self, ctx):
+        self.given.append(ctx.outputs)
+        return ctx.zero() if ctx.outputs is None else ctx.outputs.student.hidden.mean()
+
+
+def with_objective(make):
+    """A registry that offers a stranger's objective by the name ``probe``."""
+
+    class Plugin:
+        @hookimpl
+        def objectives(self):
+            return {"probe": make}
+
+    return Registry.load(plugins=[BuiltinPhases(), Plugin()], entry_points=False)
+
+
+def test_an_objective_that_needs_outputs_has_them_without_any_built_in(
+    tmp_path, tiny_zoo, monkeypatch
+):
+    """Fails where outputs are captured for the section ``output`` alone."""
+    probe = Probe()
+    registry = with_objective(lambda: probe)
+    monkeypatch.setattr("experiments.presets.load_registry", lambda *asked: registry)
+    changes = {
+        "loss": {"extra": {"probe": 0.1}},
+        "train": {"steps": 1, "calibration_samples": 4},
+    }
+    assert main(["train", str(small_config(tmp_path, tiny_zoo, changes))]) == 0
+    assert probe.given and None not in probe.given
+    (outputs, *_) = probe.given
+    assert [one.name for one in outputs.teachers] == [*outputs.lexicons]
+
+
+def test_what_an_objective_needs_is_checked_before_any_work():
+    registry = with_objective(lambda: Probe({"logits"}))
+    extra = phase(loss={"extra": {"probe": 1.0}})
+    with pytest.raises(MtkdError, match=r"'probe'.*needs.*logits.*any of attention"):
+        check_outputs(extra, registry, TEACHERS, Speaks("a", "b"))
+
+
+def test_an_objective_that_needs_outputs_is_told_where_there_are_none():
+    registry = with_objective(Probe)
+    extra = phase(loss={"extra": {"probe": 1.0}})
+    with pytest.raises(ConfigError, match=r"loss\.extra\.probe has no teacher"):
+        check_outputs(extra, registry, {"t5": TEACHERS["t5"]}, Speaks("a", "b"))
 
 
 def test_teachers_without_an_output_are_left_out_unless_they_are_named():
