@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from align.errors import InputError
+from align.fonts import legible
 from align.layer_map import LayerMap
 from align.pieces import readable_pieces
 from align.time_align import Alignment
@@ -18,19 +19,6 @@ if TYPE_CHECKING:
 
 INK, SOFT, _GRID = "#1f2933", "#7b8794", "#e4e7eb"
 _COLORS = ("#2563a8", "#c2571a", "#2b8a5f", "#8a4fa3", "#b3405f", "#6b6f1d")
-_CJK_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Source Han Sans SC",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "Microsoft YaHei",
-    "SimHei",
-    "Droid Sans Fallback",
-    "Arial Unicode MS",
-)
 _MAX_TOKENS = 200
 
 
@@ -81,12 +69,11 @@ def visualize_alignment(
     size = (max(3.4, 1.5 + cell * cols), max(2.6, 1.5 + cell * rows))
     figure, axes = new_figure(size)
     across, down = readable_pieces(teacher_tokens), readable_pieces(student_tokens)
-    font = _font(*across, *down)
     _draw_weights(axes, weights)
-    text = {"fontsize": 9 if cell > 0.2 else 6, "color": INK, **font.properties}
+    text: dict[str, Any] = {"fontsize": 9 if cell > 0.2 else 6, "color": INK}
     axes.xaxis.tick_top()
-    axes.set_xticks(range(cols), [font.label(t) for t in across], rotation=90, **text)
-    axes.set_yticks(range(rows), [font.label(t) for t in down], **text)
+    axes.set_xticks(range(cols), [_label(t) for t in across], rotation=90, **text)
+    axes.set_yticks(range(rows), [_label(t) for t in down], **text)
     axes.tick_params(length=0, pad=3)
     axes.set_xlabel("teacher tokens", color=SOFT, fontsize=9, labelpad=7)
     axes.xaxis.set_label_position("top")
@@ -95,8 +82,8 @@ def visualize_alignment(
     heading = title or f"{covered} of {rows} student tokens fed"
     if covered < rows:
         heading += "; the shaded rows got none"
-    note = {"color": SOFT, "fontsize": 8.5, "fontfamily": font.families}
-    figure.supxlabel(font.label(heading, 200), x=0.01, ha="left", **note)
+    note: dict[str, Any] = {"color": SOFT, "fontsize": 8.5}
+    figure.supxlabel(_label(heading, 200), x=0.01, ha="left", **note)
     return finish(figure, path)
 
 
@@ -153,11 +140,10 @@ def visualize_layer_mapping(
     tallest = max(max(depths), max(len(one) for one in maps))
     height = min(9.0, max(2.6, 1.0 + 0.24 * tallest))
     figure, *panels = new_figure((0.4 + 2.9 * len(maps), height), len(maps))
-    font = _font(*names)
     for index, (axes, one) in enumerate(zip(panels, maps, strict=True)):
         _draw_map(axes, one, depths[index], _COLORS[index % len(_COLORS)])
-        name = font.label(names[index])
-        heading = {"color": INK, "fontsize": 10.5, **font.properties}
+        name = _label(names[index])
+        heading: dict[str, Any] = {"color": INK, "fontsize": 10.5}
         axes.set_title(f"{name}, {depths[index]} layers", pad=10, **heading)
     return finish(figure, path)
 
@@ -233,37 +219,11 @@ def _draw_map(axes: Any, layer_map: LayerMap, depth: int, color: str) -> None:
         spine.set_visible(False)
 
 
-class _Font:
-    """The fonts at hand, and labels which they can show."""
-
-    def __init__(self, families: list[str], known: set[int]) -> None:
-        self.families = families
-        self.known = known
-        self.properties: dict[str, Any] = {"fontfamily": families}
-
-    def label(self, text: str, longest: int = 24) -> str:
-        """The text, cut where long; characters without a glyph by code point."""
-        shown = text if len(text) <= longest else text[: longest - 1] + "…"
-        parts = [
-            char if ord(char) in self.known else f"\\u{ord(char):04x}" for char in shown
-        ]
-        # matplotlib reads a pair of dollars as mathematics
-        return "".join(parts).replace("$", r"\$") or "∅"
-
-
-def _font(*texts: str) -> _Font:
-    from matplotlib import font_manager, ft2font
-
-    families = ["DejaVu Sans"]
-    if any(ord(char) > 0x2FFF for text in texts for char in text):
-        installed = {entry.name for entry in font_manager.fontManager.ttflist}
-        families += [name for name in _CJK_FONTS if name in installed][:2]
-        families += [name for name in ("Noto Emoji", "Symbola") if name in installed]
-    known: set[int] = set()
-    for family in families:
-        file = font_manager.findfont(family)
-        known |= ft2font.FT2Font(file).get_charmap().keys()
-    return _Font(families, known)
+def _label(text: str, longest: int = 24) -> str:
+    """The text, cut where long."""
+    shown = text if len(text) <= longest else text[: longest - 1] + "…"
+    # matplotlib reads a pair of dollars as mathematics
+    return shown.replace("$", r"\$") or "∅"
 
 
 def _single(A: Tensor | Alignment) -> Tensor:
@@ -293,13 +253,15 @@ def finish(
     path: str | Path | None,
     metadata: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Save a figure where a path is given, whole or not at all, and hand it on.
+    """Give a figure fonts that show its text (:func:`align.fonts.legible`), save it
+    where a path is given, whole or not at all, and hand it on.
 
     Args:
         figure: what was drawn.
         path: a PNG to write.
         metadata: texts to keep inside the PNG, by keyword.
     """
+    legible(figure)
     if path is not None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,7 @@ def examine(environ: Mapping[str, str] | None = None) -> Iterator[Finding]:
         "plugins": _plugins,
         "disk": _disk,
         "extras": _extras,
+        "fonts": _fonts,
     }
     for topic, check in checks.items():
         try:
@@ -262,6 +263,26 @@ def _extras(_: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(name, "warn", found, f"only if you need it: {command}")
         else:
             yield Finding(name, "ok", f"{version}, {use}")
+
+
+WRITTEN = {"Chinese": "深度学习", "Japanese": "かなカナ", "Korean": "한국어"}
+"""A few characters of each, whose fonts matplotlib does not bring."""
+
+
+def _fonts(_: Mapping[str, str]) -> Iterator[Finding]:
+    if importlib.util.find_spec("matplotlib") is None:
+        return
+    from align.fonts import BASE, INSTALL, fonts_for
+
+    found = {name: fonts_for(text) for name, text in WRITTEN.items()}
+    lacking = [name for name, fonts in found.items() if fonts.missing]
+    if lacking:
+        said = f"none shows {' or '.join(lacking)}: pictures give code points"
+        yield Finding("fonts", "warn", said, f"only if you need it: install {INSTALL}")
+        return
+    used = dict.fromkeys(f for fonts in found.values() for f in fonts.families)
+    names = ", ".join(name for name in used if name != BASE)
+    yield Finding("fonts", "ok", f"{names} shows {', '.join(WRITTEN)}")
 
 
 def _version(name: str) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.fonts import legible
 from experiments.alarms import HEALTH
 from experiments.plotting import (
     ARM_COLOURS,
@@ -55,7 +56,7 @@ def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
         if figure is not None:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{name}.png"
-            figure.savefig(path, dpi=150, facecolor="white")
+            legible(figure).savefig(path, dpi=150, facecolor="white")
             written.append(path)
     return written
 

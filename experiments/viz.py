@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import InputError
+from align.fonts import legible
 
 
 def alignment_command(options: Namespace) -> int:
@@ -116,7 +117,7 @@ def num_layers(name: str) -> int:
 def save(figure: Any, path: Path) -> Path:
     """Write a figure as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, facecolor="white")
+    legible(figure).savefig(path, dpi=150, facecolor="white")
     return path
 
 

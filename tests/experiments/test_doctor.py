@@ -86,3 +86,19 @@ def test_an_installed_plugin_that_fails_to_load_must_be_repaired(monkeypatch):
     assert (failed.state, others.state) == ("fail", "ok")
     assert "'acme' of acme-router 1.2: ModuleNotFoundError" in failed.found
     assert "--skip-plugin acme" in failed.advice
+
+
+def test_the_doctor_says_which_font_shows_chinese_or_what_to_install(monkeypatch):
+    from align import fonts
+
+    bare = {fonts.BASE: fonts._families()[fonts.BASE]}
+    monkeypatch.setattr(fonts, "_families", lambda: bare)
+    (found,) = doctor._fonts({})
+    assert found.state == "warn"
+    assert found.found.startswith("none shows Chinese or Japanese or Korean")
+    assert "fonts-noto-cjk or fonts-wqy-zenhei (apt)" in found.advice
+    monkeypatch.setattr(
+        fonts, "fonts_for", lambda text: fonts.Fonts((fonts.BASE, "Hei"), frozenset())
+    )
+    (found,) = doctor._fonts({})
+    assert (found.state, found.found) == ("ok", "Hei shows Chinese, Japanese, Korean")

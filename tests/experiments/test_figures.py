@@ -1,5 +1,7 @@
 from dataclasses import replace
 
+import pytest
+
 from experiments.figures import (
     draw_comparison,
     draw_coverage,
@@ -128,3 +130,17 @@ def test_coverage_is_the_mean_per_phase_and_teacher(made_up):
     shown = texts(draw_coverage(made_up))
     assert shown.count("97%") == 5
     assert shown.count("73%") == 1  # t5-mixed takes part in z_space only
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+def test_domains_in_chinese_are_shown_or_spelt_out(made_up, monkeypatch, caplog):
+    from align import fonts
+
+    bare = {fonts.BASE: fonts._families()[fonts.BASE]}
+    monkeypatch.setattr(fonts, "_families", lambda: bare)
+    fonts._tell.cache_clear()
+    phases = [phase | {"bpc": {"新闻": 2.0}} for phase in made_up.summary["phases"]]
+    assert draw_run(replace(made_up, summary={"phases": phases}))
+    assert "no font on this machine shows 新 闻: pictures give code points" in (
+        caplog.text
+    )

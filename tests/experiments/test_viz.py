@@ -51,7 +51,7 @@ def test_custom_code_is_neither_run_nor_asked_about(tmp_path, monkeypatch):
         load_tokenizer(str(tmp_path))("a b")["input_ids"]
         == small("bytes")("a b")["input_ids"]
     )
-    with pytest.raises(ValueError, match="custom code"):
+    with pytest.raises(ValueError, match="needs Python code of its own"):
         num_layers(str(tmp_path))
 
 
