@@ -11,7 +11,8 @@ from align.errors import InputError
 from experiments.commands import print_table, with_plugins
 
 if TYPE_CHECKING:
-    from plugins.registry import Entry, Registry
+    from plugins.entry import Entry
+    from plugins.registry import Registry
 
 
 def list_plugins(options: Namespace) -> int:

@@ -209,6 +209,7 @@ def _row(summary: Summary) -> list[str]:
     plan = summary.plan
     errors = plan.facts.get("errors")
     shown = errors if isinstance(errors, dict) else {}
+    kl = shown.get("attention_kl")
     return [
         plan.form,
         _encoding(summary),
@@ -218,7 +219,7 @@ def _row(summary: Summary) -> list[str]:
         f"{summary.data_bytes / 2**20:.1f}",
         f"{summary.bytes_per_token:,.0f}",
         *(_percent(shown.get(part)) for part in ("k", "v")),
-        f"{max(0.0, shown['attention_kl']):.1e}" if shown else "exact",
+        f"{max(0.0, kl):.1e}" if isinstance(kl, int | float) else "exact",
     ]
 
 

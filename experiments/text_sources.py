@@ -15,7 +15,7 @@ from align.text_folder import TextFile, TextFiles, absolute, shortest_names, tex
 from experiments.config import Config
 from experiments.place import named
 from experiments.sections import DataConfig
-from experiments.zoo_names import ZOO as ZOO_MODEL
+from teacher.names import ZOO as ZOO_MODEL
 
 ZOO = "zoo"
 """The embedded texts, in place of a path."""

@@ -286,8 +286,8 @@ def step_context(
         shape = (layers, count, tokens, width)
         if not lazy:
             pairs = (student, student, targets, targets)
-            made = [new(store, *shape) for store in pairs]
-            comparisons.append(Comparison(name, *made, weight))
+            k, v, target_k, target_v = (new(store, *shape) for store in pairs)
+            comparisons.append(Comparison(name, k, v, target_k, target_v, weight))
         maps = (layers, count, rows.shape[1], tokens)
         attention.append(
             AttentionPair(
@@ -354,8 +354,9 @@ def _lazily(
             for x in targets
         ]
         meetings.append(Meeting(z, projectors, features))
+    keys, values = meetings
     return [
-        Projected.of(relation.name, place, *meetings, relation.weight)
+        Projected.of(relation.name, place, keys, values, relation.weight)
         for place, relation in enumerate(relations)
     ]
 

@@ -103,9 +103,10 @@ def adapter(
             before = Untouched(samples[which], whole=True)
             found = function(samples[which])
             wrong = adapter_problem(found, samples[which]) or before.problem()
-            same = wrong or first.setdefault(which, found[0].detach())
-            if not wrong and not torch.allclose(same, found[0].to(same), rtol=1e-3):
-                wrong = "returns another map for the same statistics"
+            if not wrong:
+                same = first.setdefault(which, found[0].detach())
+                if not torch.allclose(same, found[0].to(same), rtol=1e-3):
+                    wrong = "returns another map for the same statistics"
             if wrong:
                 return f"{wrong} (call {call + 1})"
         return ""

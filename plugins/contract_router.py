@@ -120,9 +120,10 @@ def router(factory: Callable[[int, int], nn.Module]) -> Iterator[Promise]:
             wrong = weights_problem(weights, query, _TEACHERS) or before.problem()
             if not wrong and learning and weights.grad_fn is None:
                 wrong = "returns weights without a gradient"
-            same = wrong or first.setdefault(which, weights.detach())
-            if not wrong and not torch.allclose(same, weights, atol=1e-6):
-                wrong = "returns other weights for the same query"
+            if not wrong:
+                same = first.setdefault(which, weights.detach())
+                if not torch.allclose(same, weights, atol=1e-6):
+                    wrong = "returns other weights for the same query"
             if wrong:
                 return f"{wrong} (call {call + 1}, query {tuple(query.shape)})"
         return ""

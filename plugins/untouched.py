@@ -52,8 +52,9 @@ class Untouched:
             same = [torch.equal(a, b) for a, b in zip(now, was, strict=True)]
             return f"writes to {names[same.index(False)]}, which it was given"
         for what, value in _globals().items():
-            if value != self._globals[what]:
-                return f"changes {what} from {self._globals[what]} to {value}"
+            was_before = self._globals.get(what, value)
+            if value != was_before:
+                return f"changes {what} from {was_before} to {value}"
         return ""
 
     def restore(self) -> None:
@@ -103,30 +104,6 @@ def _globals() -> Mapping[str, object]:
 def tensors_of(given: Any) -> list[tuple[str, Tensor]]:
     """Tensors in what is there already, each once, with the path to it."""
     return list(_tensors(given, "", 0, set()))
-
-
-def _probe(x: Tensor, most: int | None) -> Tensor:
-    """At most so many values, spread over the tensor, without copying the rest."""
-    if most is None or x.numel() <= most:
-        return x.contiguous()
-    if x.is_contiguous():
-        return x.view(-1)[:: x.numel() // most].contiguous()
-    for axis in range(x.dim()):
-        x = x[(slice(None),) * axis + (slice(None, None, max(1, x.shape[axis] // 3)),)]
-    return x.contiguous()
-
-
-def _facts(x: Tensor) -> tuple[int, bool]:
-    return (-1 if x.is_inference() else x._version), x.requires_grad
-
-
-def _globals() -> Mapping[str, object]:
-    """What a plugin must not change for everybody else."""
-    return {
-        _GRADIENTS: torch.is_grad_enabled(),
-        _DTYPE: torch.get_default_dtype(),
-        "torch's seed": torch.initial_seed(),
-    }
 
 
 def _tensors(

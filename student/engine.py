@@ -178,10 +178,12 @@ class Engine:
         except Exception as error:
             failed = error
         if self.world_size > 1:
-            said = self.gather(failed and (str(failed), exit_code_of(failed)))
+            own = None if failed is None else (str(failed), exit_code_of(failed))
+            said = self.gather(own)
             other = next((x for x in enumerate(said) if x[1] is not None), None)
             if failed is None and other is not None:
                 rank, told = other
+                assert told is not None  # by how it was found
                 raise OtherProcessError(rank, *told)
         if failed is not None:
             raise failed

@@ -261,7 +261,7 @@ def _answer_by_name(model: PreTrainedModel) -> None:
     """Let a model give its outputs by name, whatever its config.json asks for."""
     for module in model.modules():
         config = getattr(module, "config", None)
-        if hasattr(config, "return_dict"):
+        if config is not None and hasattr(config, "return_dict"):
             config.return_dict = True
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -257,7 +258,7 @@ def _pace(bench: Bench, index: int, distiller: Distiller, faculty: Faculty) -> P
     return Pace(with_outcomes, plain, teachers)
 
 
-def _without_teachers(bench: Bench, index: int, student: torch.nn.Module) -> Distiller:
+def _without_teachers(bench: Bench, index: int, student: Any) -> Distiller:
     """The phase of the arm that learns by next-token loss alone."""
     phase, capture = bench.stages[index].phase, KVCapture(student)
     return Distiller(

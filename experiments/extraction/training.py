@@ -11,16 +11,10 @@ from typing import Any
 
 import torch
 
-from experiments.arms import (
-    CE_ONLY,
-    MAIN,
-    SINGLE,
-    phase_steps,
-    plan_arms,
-    repeated_arms,
-)
+from experiments.arms import CE_ONLY, SINGLE, phase_steps, plan_arms, repeated_arms
 from experiments.extraction.bench import Bench
 from experiments.extraction.corpus import LEARNT
+from experiments.run_dir import MAIN
 from experiments.run_parts import Stage
 
 KEPT = 12
