@@ -1,6 +1,7 @@
 """A mistake in a program ends a run with 1 and is kept where the run lies."""
 
 import pytest
+import torch
 
 from experiments.failures import ERRORS, kept_errors, line_of
 from experiments.place import during, named
@@ -16,6 +17,8 @@ from plugins import hookimpl
 class Wrong:
     needs = frozenset()
     def __call__(self, ctx):
+        if ctx.logits.shape[-1] < 100:  # as its contract tries it
+            return ctx.logits.square().mean()
         return (torch.ones(2, 3) @ torch.ones(2, 3)).sum()
 
 @hookimpl
@@ -24,7 +27,7 @@ def objectives():
 """
 
 
-def test_a_torch_error_ends_with_1_and_names_the_phase_and_its_traceback(
+def test_a_plugins_torch_error_ends_with_1_and_names_plugin_phase_and_traceback(
     tiny_zoo, tmp_path, capsys
 ):
     (tmp_path / "wrong_product.py").write_text(WRONG_PRODUCT)
@@ -32,6 +35,8 @@ def test_a_torch_error_ends_with_1_and_names_the_phase_and_its_traceback(
     plugin = str(tmp_path / "wrong_product.py")
     code, message = said(["train", str(config), "--plugin", plugin], capsys)
     assert code == 1
+    assert message.startswith("mtkd: failed: objective 'wrong'")
+    assert "should not have happened" not in message
     assert "mat1 and mat2 shapes cannot be multiplied" in message
     assert "in phase 'dual' of arm 'main'" in message
     (kept,) = (tmp_path / "run" / ERRORS).iterdir()
@@ -40,6 +45,22 @@ def test_a_torch_error_ends_with_1_and_names_the_phase_and_its_traceback(
     assert "wrong_product.py" in text and "torch.ones(2, 3) @" in text
     (launch,) = describe(tmp_path / "run")["attempts"]
     assert launch["how"] == "failed" and str(kept) in launch["why"]
+
+
+def test_a_torch_error_of_ours_ends_with_1_and_is_kept_too(
+    tiny_zoo, tmp_path, monkeypatch, capsys
+):
+    from experiments import stage
+
+    def multiply(*_, **__):
+        return torch.ones(2, 3) @ torch.ones(2, 3)
+
+    monkeypatch.setattr(stage, "build_faculty", multiply)
+    code, message = said(["train", str(small_config(tmp_path, tiny_zoo))], capsys)
+    assert code == 1
+    assert message.startswith("mtkd: this should not have happened (RuntimeError: mat1")
+    (kept,) = (tmp_path / "run" / ERRORS).iterdir()
+    assert f"in phase 'dual' of arm 'main', traceback in {kept}" in message
 
 
 def test_what_the_user_can_put_right_leaves_no_traceback(tmp_path):
