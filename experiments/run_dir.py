@@ -56,6 +56,10 @@ def read_run(path: Path) -> RunDir:
     Raises:
         ValueError: no such folder, nothing of a run in it, or a damaged file.
     """
+    if path.is_file():
+        raise InputError(
+            f"{path} is a file; give a run's folder, such as {path.parent}"
+        )
     if not path.is_dir():
         raise InputError(f"run folder {path} does not exist; `ls runs` lists yours")
     metrics, summary = path / "metrics.jsonl", path / "summary.json"

@@ -90,9 +90,9 @@ def load_tokenizer(name: str) -> Any:
     try:
         return load(name, model_source(name), {"trust_remote_code": False})
     except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
+        first = str(error).splitlines()[0].rstrip(". ")
         raise InputError(
-            f"no tokenizer for {name!r}: {first} Give a hub name, a folder with "
+            f"no tokenizer for {name!r}: {first}. Give a hub name, a folder with "
             "tokenizer.json, or zoo:NAME"
         ) from None
 

@@ -303,3 +303,48 @@ def test_a_folder_that_cannot_be_made_is_told_by_its_setting(tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "mtkd: error: run.dir and run.name ask for the folder" in shown
     assert "[Errno" not in shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train .",
+        "train file.txt",
+        "train not-utf8.yaml",
+        "train x=1",
+        "train quickstart --plugin broken.py",
+        "train quickstart --plugin none.py",
+        "config show --phase none",
+        "estimate none",
+        "extract quickstart --shard 9/2",
+        "report file.txt",
+        "report .",
+        "status .",
+        "eval .",
+        "eval file.txt --data file.txt",
+        "store info file.txt",
+        "store repair .",
+        "viz layers --teacher-layers 0,32 --student-layers 12",
+        "viz layers --teacher-layers x --student-layers 12",
+        "viz layers --teacher-layers 24 --student-layers 12 --strategy none",
+        "viz routing .",
+        "plugins list --kind none",
+        "plugins check mlp --plugin broken.py",
+        "plugins new okay --kind none",
+        "plugins new okay --dir file.txt",
+        "zoo build none",
+        "zoo list --scale none",
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line_and_code_2(
+    words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("one two three")
+    (tmp_path / "not-utf8.yaml").write_bytes(b"a: \xff")
+    (tmp_path / "broken.py").write_text("def (:")
+    assert main(words.split()) == 2
+    shown = capsys.readouterr().err.splitlines()
+    told = [line for line in shown if line.startswith("mtkd: ")]
+    assert len(told) == 1 and told[0].startswith("mtkd: error: ")
+    assert not any("[Errno" in line or "Traceback" in line for line in shown)
