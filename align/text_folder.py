@@ -248,12 +248,17 @@ def _tells(name: str) -> bool:
 
 def _missing(path: Path) -> str:
     advice = "give a file or folder of text, or domain=path"
+    if re.fullmatch(r"[\w.-]+/[\w-]+", str(path)):
+        advice += (
+            f"; a data set of the hub is downloaded first: hf download {path} "
+            f"--repo-type dataset --local-dir {path}"
+        )
     if path.is_absolute():
         parent = next((p for p in path.parents if p.exists()), None)
         return f"no text at {path} (there is {parent}); {advice}"
     return (
-        f"no text at {path}: there is no {absolute(path)}; paths are relative to the "
-        f"folder the command runs in. {advice[0].upper()}{advice[1:]}"
+        f"no text at {path}: there is no {absolute(path)}, and paths are relative to "
+        f"the folder the command runs in; {advice}"
     )
 
 

@@ -253,7 +253,8 @@ def _disk(env: Mapping[str, str]) -> Iterator[Finding]:
 
 def _extras(_: Mapping[str, str]) -> Iterator[Finding]:
     extras = {
-        "pyarrow": ("reads .parquet text", "pip install 'mtkd[parquet]'"),
+        "pyarrow": ("reads .parquet and .arrow text", "pip install 'mtkd[parquet]'"),
+        "zstandard": ("reads .zst text, packs stores", "pip install 'mtkd[zstd]'"),
         "tensorboard": ("shows metrics live", "pip install tensorboard"),
     }
     for name, (use, command) in extras.items():

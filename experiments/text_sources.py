@@ -148,9 +148,11 @@ def source_warnings(config: Config) -> list[str]:
         for source in sources_of(config.data, which):
             left_out = str(source.found)
             if left_out:
+                count = len(source.found.files)
+                read = "1 file is" if count == 1 else f"{count} files are"
                 sentences.append(
-                    f"data.{which}: of {source.entry}, {len(source.found.files)} files "
-                    f"are read and these left out: {left_out}; name a file to read it"
+                    f"data.{which}: of {source.entry}, {read} read and these left out: "
+                    f"{left_out}; name a file to read it"
                 )
     models = [config.student.model, *(t.model for t in config.teachers.values())]
     own = [name for name in models if not name.startswith(ZOO_MODEL)]

@@ -175,6 +175,9 @@ def test_a_missing_path_is_shown_whole(tmp_path, monkeypatch):
         text_files("gone.txt")
     assert f"there is no {tmp_path / 'gone.txt'}" in str(missing.value)
     assert "relative to the folder the command runs in" in str(missing.value)
+    assert "hf download" not in str(missing.value)
+    with pytest.raises(MissingFileError, match="hf download some/set --repo-type data"):
+        text_files("some/set")
     with pytest.raises(MissingFileError) as missing:
         text_files(tmp_path / "no" / "such" / "gone.txt")
     assert f"(there is {tmp_path})" in str(missing.value)

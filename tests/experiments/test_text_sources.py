@@ -93,7 +93,7 @@ def test_what_a_folder_holds_beside_its_split_is_said(files):
     config = {"student": {"model": "zoo:student"}, "data": {"train": [folder]}}
     (sentence,) = source_warnings(load_config(config))
     assert sentence == (
-        f"data.train: of {folder}, 1 files are read and these left out: 1 file about "
+        f"data.train: of {folder}, 1 file is read and these left out: 1 file about "
         "the text: LICENSE.txt; 1 file of the split test: test.jsonl; name a file to "
         "read it"
     )
