@@ -135,7 +135,10 @@ def _looking(maker: Maker) -> None:
         ("mtkd eval runs/quickstart", "every phase, on the run's own held-out text"),
         ("mtkd eval runs/quickstart --data news=news.txt", "on other text"),
         ("mtkd eval ./their-model --data news=news.txt", "a student of another tool"),
-        ("mtkd eval gpt2 --data news=news.txt", "a model of the hub"),
+        (
+            "mtkd eval gpt2 --like runs/quickstart",
+            "a model of the hub, on the pieces that the run's students read",
+        ),
         ("mtkd eval runs/quickstart --json", "for other programs"),
     )
     add.add_argument(
@@ -149,6 +152,12 @@ def _looking(maker: Maker) -> None:
         metavar="TEXT",
         help="held-out texts, DOMAIN=PATH to name domains (the run's own); a model "
         "needs some",
+    )
+    add.add_argument(
+        "--like",
+        metavar="RUN",
+        help="measure a model on the pieces of text, as long and as many, on which "
+        "this run's students are measured",
     )
     add.add_argument("--json", action="store_true", help="print JSON")
     add = maker.add(

@@ -56,7 +56,8 @@ def evaluate(options: Namespace) -> int:
     """Measure a run's students, or a model."""
     from experiments.measure import measure
 
-    results = measure(options.run, options.data)
+    like = None if options.like is None else Path(options.like)
+    results = measure(options.run, options.data, like=like)
     if options.json:
         print(json.dumps(results, indent=1))
         return 0

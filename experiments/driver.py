@@ -110,7 +110,8 @@ def run_training(
     run_dir = config.run_dir
     check_resume(run_dir, resume)
     started = time.monotonic()
-    tried = try_used(registry, names_used(phases), tried_before(run_dir))
+    with waiting("trying the plugins in use", launched_rank() == 0):
+        tried = try_used(registry, names_used(phases), tried_before(run_dir))
     with (
         hold_run(run_dir) as lease,
         noted(run_dir, lease, launched_world()),

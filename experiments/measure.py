@@ -19,19 +19,24 @@ from experiments.text_sources import check_sources, tell_sources
 from student.evaluate import Encode, bits_per_char
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel, load_model
+from teacher.tokenizer import load_tokenizer
 
 BATCH = 16
 """Texts per forward pass."""
 
 
 def measure(
-    name: str, data: Sequence[str] | None = None, progress: bool = True
+    name: str,
+    data: Sequence[str] | None = None,
+    progress: bool = True,
+    like: Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """Measure a run's students, or one model that need not be of a run.
 
     Args:
         name: a run's folder, a model's folder, a hub name or ``zoo:NAME``.
         data: held-out text, ``domain=path`` or paths; a run has its own.
+        like: a run, on whose pieces of text a model is measured.
         progress: show how far it is.
 
     Returns:
@@ -50,7 +55,7 @@ def measure(
             "config.json; give the folder that `mtkd train` or `mtkd quickstart` "
             "wrote, such as runs/quickstart, or a model's"
         )
-    return measure_model(name, data, progress)
+    return measure_model(name, data, progress, like)
 
 
 def measure_run(
@@ -82,28 +87,36 @@ def measure_run(
 
 
 def measure_model(
-    name: str, data: Sequence[str] | None, progress: bool = True
+    name: str,
+    data: Sequence[str] | None,
+    progress: bool = True,
+    like: Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """Measure one causal model on given text, as a run measures its students.
 
-    Pieces are as long as the default ``data.max_length``, or as the model reads, and as
-    many of a domain as the default ``data.eval_samples``.
+    Like a run, it reads the very pieces that the run's students are measured on, whole.
+    Otherwise pieces are as long as the default ``data.max_length``, or as the model
+    reads, and as many of a domain as the default ``data.eval_samples``.
 
     Args:
         name: see :func:`teacher.names.model_source`.
-        data: held-out text, ``domain=path`` or paths.
+        data: held-out text, ``domain=path`` or paths; None: the run's.
         progress: show how far it is.
+        like: a run's folder.
 
     Returns:
         Bits per character by domain, by the model's name.
 
     Raises:
-        ValueError: no text, or a model that predicts no next token.
+        ValueError: no text, or a model that predicts no next token, or that reads
+            less than the pieces have.
     """
+    if like is not None:
+        return _measure_like(name, data, progress, like)
     if not data:
         raise InputError(
             f"{name} is a model and no run, which would have held-out text of its own; "
-            "give text by --data, such as --data news=news.txt"
+            "give text by --data, such as --data news=news.txt, or a run's by --like"
         )
     config = _with_text(Config(), data)
     loaded, encode = _load(name, name, config, progress)
@@ -111,6 +124,26 @@ def measure_model(
     if limit is not None and limit < config.data.max_length:
         encode = Encoder(loaded.tokenizer, limit)
     samples = load_data(config.data, encode, config.run.seed).eval
+    return {name: _bits(name, loaded, encode, samples, progress)}
+
+
+def _measure_like(
+    name: str, data: Sequence[str] | None, progress: bool, run: Path
+) -> dict[str, dict[str, float]]:
+    student = str(next(iter(students_of(run).values())))
+    config = _with_text(load_config(run / "config.yaml"), data)
+    cut = Encoder(load_tokenizer(student, student, {}), config.data.max_length)
+    samples = load_data(config.data, cut, config.run.seed).eval
+    loaded, encode = _load(name, name, config, progress)
+    encode = encode.uncut()
+    limit = KVCapture(loaded.model).max_tokens
+    for sample in samples:
+        tokens = int(encode([sample.text]).mask.sum())
+        if limit is not None and tokens > limit:
+            raise InputError(
+                f"{name} has {limit} positions, but text {sample.id}, cut as {run} "
+                f"cuts it, makes {tokens} of its tokens; measure it without --like"
+            )
     return {name: _bits(name, loaded, encode, samples, progress)}
 
 

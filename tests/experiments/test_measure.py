@@ -81,6 +81,16 @@ def test_any_causal_model_is_measured_beside_runs(tmp_path, tiny_zoo, capsys):
     assert found["news"] == pytest.approx(bits, rel=1e-6)
 
 
+def test_a_model_is_measured_on_the_very_pieces_of_a_run(run, tmp_path, tiny_llama):
+    own = measure_run(run, progress=False)["1-dual"]
+    (found,) = measure(str(tiny_llama), progress=False, like=run).values()
+    assert found == own  # the run's students are copies of this model
+    (tmp_path / "c.txt").write_text("four four four\n\n" * 20)
+    data = [f"other={tmp_path}/c.txt"]
+    (found,) = measure(str(tiny_llama), data, progress=False, like=run).values()
+    assert found == measure_run(run, data, progress=False)["1-dual"]
+
+
 def test_what_is_measured_needs_text_and_must_predict_the_next_token(
     tmp_path, tiny_zoo
 ):
