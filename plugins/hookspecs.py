@@ -127,6 +127,9 @@ def objectives() -> Mapping[str, Callable[[], Objective]]:
     over the step; ``ctx.total(index, weight)`` gives them, and ``weight`` where the
     pass is all there is.
 
+    An objective that is a ``torch.nn.Module`` has its parameters trained at the
+    bridge's rate, moved and saved in checkpoints; one that hides them is refused.
+
     Weighted by ``loss.extra.<name>``.
     """
 

@@ -146,7 +146,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     """Peak AdamW learning rate of the student."""
     bridge_learning_rate: float = 1e-3
-    """Peak learning rate of projectors, adapters and gates."""
+    """Peak learning rate of projectors, adapters, gates and what terms learn."""
     z_learning_rate: float | None = None
     """Peak learning rate of the latent's encoders and decoders; None: as the bridge."""
     router_learning_rate: float = 3e-3

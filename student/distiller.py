@@ -5,7 +5,8 @@ Who learns from what is decided here and nowhere else:
 - the student: CE, K and V losses to detached targets, attention and relation KL;
 - projectors: K and V losses to fixed teacher values;
 - adapters, gates, Z modules: the outcome (and Z's own auxiliary losses);
-- routers: the outcome, the teachers' own losses, the entropy term.
+- routers: the outcome, the teachers' own losses, the entropy term;
+- a term that is a module: whatever its own value reaches.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from student.objective import (
     StepContext,
     at_rows,
     count_of,
+    modules_of,
     needs_of,
 )
 from student.output.terms import OutputPlan, Outputs, Taught
@@ -118,6 +120,9 @@ class Distiller(nn.Module):
                 does.
             head: the student's, where its logits are ``hidden @ weight.T + bias``: then
                 none are made but those that a term asks for.
+
+        Raises:
+            InputError: a term needs what nobody can give it, or hides parameters.
         """
         super().__init__()
         self.student = student
@@ -130,6 +135,8 @@ class Distiller(nn.Module):
         self._head = head
         terms = {name: o.objective for name, o in self._objectives.items()}
         self._needs = needs_of(terms)
+        self.terms = modules_of(terms)
+        """Terms that are modules: what they learn is trained, moved and saved."""
         self._heat = feature_heat(config.temperatures, capture.num_layers)
         self._compares = not self._objectives.keys() <= WITHOUT_COMPARISONS
         self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)

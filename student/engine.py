@@ -227,19 +227,20 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
     """Split parameters by learning rate and weight decay; the student comes first.
 
     The bridge never decays: its maps are calibrated, and one that no loss reaches
-    would shrink the target it makes.
+    would shrink the target it makes. Nor does what a term of the loss learns.
     """
     rates = {
         "student": config.learning_rate,
         "weigher": config.router_learning_rate,
         "bridge": config.bridge_learning_rate,
+        "terms": config.bridge_learning_rate,
         "z": config.z_learning_rate or config.bridge_learning_rate,
     }
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in distiller.named_parameters():
         if parameter.requires_grad:
             part = "z" if name.startswith("bridge.z.") else name.split(".")[0]
-            key = (part, parameter.dim() > 1 and part not in ("bridge", "z"))
+            key = (part, parameter.dim() > 1 and part not in ("bridge", "z", "terms"))
             groups.setdefault(key, []).append(parameter)
     return [
         {

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from types import ModuleType
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from align.errors import InputError
@@ -175,7 +176,7 @@ Count = Callable[[Places], Sequence[float]]
 
 
 class Objective(Protocol):
-    """One term of the loss.
+    """One term of the loss; a module where it learns something itself.
 
     An optimiser step is one mean over all that its forward passes, on all processes,
     compare. A term may have a method ``count`` that maps :class:`Places` to numbers
@@ -226,6 +227,42 @@ def needs_of(objectives: Mapping[str, Objective]) -> frozenset[str]:
             )
         needs |= asked
     return needs
+
+
+def modules_of(objectives: Mapping[str, Objective]) -> nn.ModuleDict:
+    """The terms that are modules, by a name that no method of a module has.
+
+    Args:
+        objectives: by name.
+
+    Raises:
+        InputError: one holds parameters and is no module, so they would never learn.
+    """
+    modules = {}
+    for name, objective in objectives.items():
+        if isinstance(objective, nn.Module):
+            modules[f"{name}-term"] = objective
+        elif hidden := _hidden_parameters(objective):
+            raise InputError(
+                f"objective {name!r} holds parameters in {hidden!r} and is no module: "
+                "nothing would train or save them; make it a torch.nn.Module"
+            )
+    return nn.ModuleDict(modules)
+
+
+def _hidden_parameters(holder: Any, deeper: bool = True) -> str:
+    """The attribute, of an object or of what it stands for, that could learn."""
+    for name, value in getattr(holder, "__dict__", {}).items():
+        if isinstance(value, nn.Module):
+            learns = any(p.requires_grad for p in value.parameters())
+        elif isinstance(value, Tensor):
+            learns = value.requires_grad
+        else:
+            object_of_its_own = deeper and not isinstance(value, type | ModuleType)
+            learns = object_of_its_own and _hidden_parameters(value, False) != ""
+        if learns:
+            return str(name)
+    return ""
 
 
 def count_of(objective: Objective) -> Count | None:

@@ -176,13 +176,16 @@ class Prepared:
             vars(self.module.optimizer.loss_scaler).update(found)
 
     def _keep_small_modules_whole(self) -> None:
-        """Leave bridge and weigher on every process under ZeRO 3.
+        """Leave bridge, weigher and terms on every process under ZeRO 3.
 
         The distiller calls several methods of theirs, where DeepSpeed gathers
         parameters for ``forward`` alone. Beside the student they are small.
         """
         zero = self.module.optimizer
-        parts = [getattr(self._distiller, name, None) for name in ("bridge", "weigher")]
+        parts = [
+            getattr(self._distiller, name, None)
+            for name in ("bridge", "weigher", "terms")
+        ]
         small = [p for part in parts if part is not None for p in part.parameters()]
         for parameter in small:
             if not parameter.ds_persist:

@@ -18,6 +18,7 @@ import torch
 from student.config import LossConfig, TrainConfig
 from student.engine import Engine
 from student.phase_checkpoint import Keeper
+from student.terms import OBJECTIVES
 from student.trainer import Job, train_phase
 
 BASE = TrainConfig(
@@ -31,6 +32,21 @@ def start(config, samples_per_step=None):
     os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
     engine._environment["MASTER_PORT"] = os.environ["MASTER_PORT"]
     return engine
+
+
+class LearnedTerm(torch.nn.Module):
+    """A term with something of its own to learn: where the logits lie."""
+
+    needs = frozenset()
+
+    def __init__(self):
+        super().__init__()
+        self.where = torch.nn.Parameter(torch.zeros(3, 2))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, ctx):
+        self.calls += 1
+        return (self.where - ctx.logits.float().mean()).square().mean()
 
 
 def make_school(zoo):
@@ -48,9 +64,9 @@ def make_school(zoo):
 def train(school, engine, config, *, keeper=None, stop_at=None, dropout=0.0, seed=0):
     """Train one phase; losses, texts read, events and weights."""
     model = school.student(seed=1, attention_dropout=dropout)
-    lesson = school.lesson(
-        "projector", loss=LossConfig(outcome_every=2), routed=True, model=model
-    )
+    OBJECTIVES["learned"] = LearnedTerm
+    loss = LossConfig(outcome_every=2, extra={"learned": 0.1})
+    lesson = school.lesson("projector", loss=loss, routed=True, model=model)
     torch.manual_seed(seed + engine.rank)
     if config.bf16:
         lesson.distiller._autocast = torch.bfloat16

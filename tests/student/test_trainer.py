@@ -6,10 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from align.errors import InputError
 from student.config import LossConfig, TrainConfig
 from student.data_order import sample_indices
+from student.engine import parameter_groups
 from student.phase_checkpoint import Keeper, steps_kept
+from student.terms import OBJECTIVES
 from student.trainer import Job, NonFiniteLossError, train_phase
+from tests.student.ranks import LearnedTerm
 
 CONFIG = TrainConfig(
     steps=6, batch_size=2, engine="torch", log_every=1, warmup_steps=1, grad_accum=2
@@ -70,6 +74,65 @@ def test_a_stopped_and_resumed_phase_equals_an_undisturbed_one_bit_for_bit(
     assert losses[0] == losses[1] + resumed
     for name, weight in expected.items():
         assert torch.equal(found[name], weight), name
+
+
+def learned_lesson(school, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "learned", LearnedTerm)
+    loss = LossConfig(outcome_every=2, extra={"learned": 0.1})
+    return school.lesson("projector", loss=loss)
+
+
+def test_what_a_term_learns_is_trained_at_the_bridges_rate_moved_and_saved(
+    school, start_engine, tmp_path, monkeypatch
+):
+    """Fails where terms stand outside of the distiller's modules."""
+
+    def run(stop_at=None, folder=None):
+        lesson = learned_lesson(school, monkeypatch)
+        asked = iter(range(1, 100))
+        job = job_for(
+            school,
+            lesson,
+            checkpoints=folder and Keeper(folder),
+            should_stop=lambda: next(asked) == stop_at,
+        )
+        train_phase(lesson.distiller, start_engine(CONFIG), job, CONFIG)
+        return lesson
+
+    whole = weights_of(run())
+    run(3, tmp_path)
+    resumed = weights_of(run(None, tmp_path))
+    names = {"terms.learned-term.where", "terms.learned-term.calls"}
+    assert names <= whole.keys()
+    for name in whole:
+        assert torch.equal(whole[name], resumed[name]), name
+    assert float(whole["terms.learned-term.calls"]) == 6 * CONFIG.grad_accum
+    assert float(whole["terms.learned-term.where"].abs().min()) > 1e-4
+
+    lesson = learned_lesson(school, monkeypatch)
+    assert lesson.distiller.double().terms["learned-term"].where.dtype == torch.float64
+    config = replace(CONFIG, bridge_learning_rate=0.5)
+    groups = parameter_groups(lesson.distiller, config)
+    (group,) = [g for g in groups if any(p.shape == (3, 2) for p in g["params"])]
+    assert group["lr"] == 0.5 and group["weight_decay"] == 0.0
+
+
+class Hidden:
+    """Holds a parameter where nobody would train it."""
+
+    needs = frozenset()
+
+    def __init__(self):
+        self.inner = torch.nn.Linear(2, 2)
+
+    def __call__(self, ctx):
+        return ctx.zero()
+
+
+def test_a_term_that_hides_parameters_is_refused(school, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "hidden", Hidden)
+    with pytest.raises(InputError, match=r"'hidden' holds parameters in 'inner'"):
+        school.lesson("adapter", loss=LossConfig(extra={"hidden": 1.0}))
 
 
 def test_dropout_is_really_on_in_the_test_above(school):
