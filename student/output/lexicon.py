@@ -85,7 +85,7 @@ def projected_divergence(
     pieces: CommonPieces,
     settings: Divergence | None = None,
     *,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     weight: Tensor,
     chains: Chains | None = None,
     block: int = BLOCK,
@@ -107,7 +107,7 @@ def projected_divergence(
         teacher_head: (V_t, C_t).
         pieces: :func:`student.output.common_pieces`, of the heads' sizes.
         settings: which distance; None: forward KL.
-        temperature: > 0.
+        temperature: > 0, one for all or (N,).
         weight: (N,) float >= 0.
         chains: what came next, at every place; None compares pieces alone.
         block: places whose logits are held at once, >= 1.
@@ -138,8 +138,10 @@ def projected_divergence(
             t = _with_chain(
                 t, other, chains.teacher[rows], chains.teacher_piece[rows], told
             )
-        share = weight[rows]
-        mean = divergence(s, t, settings, temperature=temperature, weight=share)
+        share, heat = weight[rows], temperature
+        if isinstance(heat, Tensor) and heat.dim():
+            heat = heat[rows]
+        mean = divergence(s, t, settings, temperature=heat, weight=share)
         return mean * share.sum()
 
     beside = None if chains is None else chains.student

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import torch
@@ -23,7 +22,7 @@ def chunk_likelihood(
     teacher_log_probs: Tensor,
     chunks: Chunks,
     form: LikelihoodForm = "binary",
-    temperature: float = 100.0,
+    temperature: float | Tensor = 100.0,
     student_end: Tensor | None = None,
     teacher_end: Tensor | None = None,
     weight: Tensor | None = None,
@@ -52,8 +51,8 @@ def chunk_likelihood(
         teacher_log_probs: (B, T_t) float; detached here.
         chunks: from :func:`student.output.shared_chunks`.
         form: see above.
-        temperature: tau > 0, of the binary form alone. The larger, the more the
-            likely and the unlikely chunks count alike.
+        temperature: tau > 0, one or (N,), of the binary form alone. The larger, the
+            more the likely and the unlikely chunks count alike.
         student_end: (B, T_s) float, log-probability that the token after this one
             begins with a blank, read at the last token of each chunk; None adds
             nothing.
@@ -109,7 +108,7 @@ def _chunk_log_probs(
     return total + end.reshape(-1)[side.last].to(total.dtype)
 
 
-def _binary(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def _binary(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
     """tau times the KL between two Bernoulli variables with tempered log-odds."""
     log_s, log_t = ((x - _FLOOR) / temperature for x in (student, teacher))
     p = log_t.exp()
@@ -133,7 +132,7 @@ def log1mexp(x: Tensor) -> Tensor:
 
 def _check(
     form: str,
-    temperature: float,
+    temperature: float | Tensor,
     reduction: str,
     student_end: Tensor | None,
     teacher_end: Tensor | None,
@@ -142,7 +141,8 @@ def _check(
         raise ValueError(f"form is {form!r}; give {_named(LikelihoodForm)}")
     if reduction not in get_args(Reduction):
         raise ValueError(f"reduction is {reduction!r}; give {_named(Reduction)}")
-    if not 0 < temperature < math.inf:
+    heat = torch.as_tensor(temperature)
+    if not bool((heat.isfinite() & (heat > 0)).all()):
         raise ValueError(f"temperature must be > 0 and finite, got {temperature}")
     if (student_end is None) != (teacher_end is None):
         given, absent = ("teacher_end", "student_end")[

@@ -50,7 +50,8 @@ class OutputConfig:
     """The teacher's share in the mean of ``jensen_shannon``, in (0, 1)."""
     temperature: float = 1.0
     """Softmax temperature of ``kd``, ``hybrid_ot`` and ``projected_kl``, > 0; higher is
-    flatter."""
+    flatter. Where ``temperature_rule`` moves it, ``likelihood_temperature`` moves by
+    the same factor."""
     temperature_rule: str = "constant"
     """A registered temperature: constant, linear, exponential, cosine, entropy,
     vocabulary, signal_to_noise, or a plugin's; from ``temperature`` towards
@@ -89,7 +90,7 @@ class OutputConfig:
     """``binary``, ``squared`` or ``absolute`` difference of log-probabilities."""
     likelihood_temperature: float = 100.0
     """Of the binary form, > 0; the larger, the more alike likely and unlikely text
-    counts."""
+    counts. Moved by ``temperature_rule`` as ``temperature`` is."""
     likelihood_ends: str = "tokens"
     """Where the stretches of ``likelihood`` end: where ``tokens`` of both models do, or
     only before ``blanks``, with the probability that a blank follows as part of it."""

@@ -20,15 +20,17 @@ def moved(
     teacher: HeadInput,
     vectors: tuple[Tensor, Tensor],
     weight: Tensor,
+    temperature: float | Tensor,
 ) -> Tensor:
     """Sum of costs, by weight, of moving mass between the likeliest tokens of both.
 
     Args:
-        config: how many tokens, and at which temperature.
+        config: how many tokens.
         student: (P, C_s) hidden states of the places, with their gradient.
         teacher: (P, C_t).
         vectors: (V_s, D) and (V_t, D), what tokens of either mean.
         weight: (P,) float32 >= 0.
+        temperature: > 0, of both; one or (P,).
     """
     own = linear_top_tokens(student.hidden, student.head, config.ot_top_k)
     with torch.no_grad():
@@ -40,8 +42,8 @@ def moved(
         own,
         other,
         *vectors,
-        student_temperature=config.temperature,
-        teacher_temperature=config.temperature,
+        student_temperature=temperature,
+        teacher_temperature=temperature,
         weight=weight,
         reduction="sum",
     ).loss

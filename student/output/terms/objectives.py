@@ -22,6 +22,7 @@ from student.output.terms.same_vocabulary import (
     compare,
     labels_of,
     sides_of,
+    temperature_of,
 )
 from student.output.terms.shared_text import (
     Stretches,
@@ -178,7 +179,7 @@ def _from_mean(outputs: Outputs, sides: list[Side], total: Tensor | float) -> Te
         for side, share in zip(sides, shares, strict=True)
     ]
     first = sides[0]
-    whole = Side("their mean", first.teacher, weights.sum(0), first.entropy)
+    whole = Side("their mean", first.teacher, weights.sum(0))
     return compare(outputs, whole, total, teachers=mixed)
 
 
@@ -227,10 +228,12 @@ def _transport_alike(outputs: Outputs, side: Side) -> Tensor:
     rows = side.weight.nonzero()[:, 0]
     size = min(own.head.size, teacher.head.size)
     vectors = own.head.weight.detach()
+    heat = temperature_of(outputs, side)
     return moved(
         outputs.config,
         HeadInput(own.hidden.flatten(0, 1)[rows], own.head.first(size)),
         HeadInput(teacher.hidden[rows], teacher.head.first(size)),
         (vectors, vectors),
         side.weight[rows],
+        heat[rows] if isinstance(heat, Tensor) and heat.dim() else heat,
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from align.errors import InputError
+from align.output import LinearHead
 from student.output import (
     Divergence,
     HeadInput,
@@ -20,7 +21,7 @@ from student.output import (
     linear_top_tokens,
 )
 from student.output.pairing import after
-from student.output.temperature import Moment, gradient_signal_to_noise
+from student.output.terms.heat import Spots, temperature_at
 from student.output.terms.step_outputs import Outputs, Taught
 
 
@@ -33,8 +34,6 @@ class Side:
     """Hidden states (N, C_t), N = B * T_s."""
     weight: Tensor
     """(N,) float32 >= 0, 0 where the two do not predict the same token."""
-    entropy: Callable[[], Tensor]
-    """(N,) nats, of the teacher's next-token distribution; costs a pass."""
 
 
 def sides_of(outputs: Outputs, taught: Sequence[Taught]) -> list[Side]:
@@ -72,15 +71,12 @@ def compare(
         teachers: in place of the side's own.
     """
     config, own = outputs.config, outputs.student
-    settings = Divergence(
-        config.divergence, config.mix, Support(config.top_k, config.threshold)
-    )
     return linear_divergence(
         own.hidden.flatten(0, 1),
         own.head,
         teachers or [side.teacher],
-        settings,
-        temperature=_temperature(outputs, side, settings),
+        _divergence(outputs),
+        temperature=temperature_of(outputs, side),
         weight=side.weight,
         total=total,
         labels=labels,
@@ -109,11 +105,7 @@ def _side(outputs: Outputs, taught: Taught) -> Side:
     weight = pairing.told(taught.weight)
     teacher = HeadInput(hidden, other.head)
 
-    def entropy() -> Tensor:
-        found = linear_top_tokens(hidden, other.head, 1, outputs.config.block)
-        return found.entropy
-
-    return Side(taught.name, teacher, weight, entropy)
+    return Side(taught.name, teacher, weight)
 
 
 @torch.no_grad()
@@ -136,49 +128,27 @@ def _confidence(outputs: Outputs, side: Side) -> Tensor:
     return best.logits[:, 0] - best.log_total
 
 
-def _temperature(outputs: Outputs, side: Side, settings: Divergence) -> float | Tensor:
+def temperature_of(outputs: Outputs, side: Side) -> float | Tensor:
+    """One temperature, or (N,), of the divergence and the transport from a teacher."""
     config = outputs.config
 
-    def signal_to_noise() -> tuple[float, float]:
-        return _signal_to_noise(outputs, side, settings)
+    def distance(hidden: Tensor, head: LinearHead) -> Tensor:
+        return linear_divergence(
+            hidden,
+            head,
+            [side.teacher],
+            _divergence(outputs),
+            temperature=config.temperature,
+            weight=side.weight,
+            block=config.block,
+        )
 
-    moment = Moment(
-        config.temperature,
-        config.temperature_end,
-        min(outputs.step / config.temperature_steps, 1.0),
-        min(outputs.student.head.size, side.teacher.head.size),
-        side.entropy,
-        signal_to_noise,
-    )
-    return outputs.temperature(moment)
+    rows = torch.arange(len(side.weight), device=side.weight.device)
+    spots = Spots(rows, side.teacher, side.weight, distance)
+    return temperature_at(outputs, spots)
 
 
-def _signal_to_noise(
-    outputs: Outputs, side: Side, settings: Divergence
-) -> tuple[float, float]:
-    """Of the gradients to the student's hidden states: divergence, cross-entropy."""
-    own, config = outputs.student, outputs.config
-    hidden = own.hidden.detach().flatten(0, 1).requires_grad_()
-    head = replace(
-        own.head,
-        weight=own.head.weight.detach(),
-        bias=None if own.head.bias is None else own.head.bias.detach(),
-    )
-    labels = labels_of(outputs, 1.0)
-    found = []
-    with torch.enable_grad():
-        for teachers, hard in (([side.teacher], None), ([], labels)):
-            loss = linear_divergence(
-                hidden,
-                head,
-                teachers,
-                settings,
-                temperature=config.temperature,
-                weight=side.weight,
-                labels=hard,
-                block=config.block,
-            )
-            (gradient,) = torch.autograd.grad(loss, hidden)
-            weight = side.weight if hard is None else labels.weight
-            found.append(gradient_signal_to_noise(gradient, weight))
-    return found[0], found[1]
+def _divergence(outputs: Outputs) -> Divergence:
+    config = outputs.config
+    support = Support(config.top_k, config.threshold)
+    return Divergence(config.divergence, config.mix, support)

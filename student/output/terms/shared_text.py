@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from align.output import Output
+from align.output import LinearHead, Output
 from student.output import (
+    Chains,
     Chunks,
     Divergence,
     HeadInput,
@@ -23,6 +24,7 @@ from student.output import (
     projected_divergence,
 )
 from student.output.pairing import Pairing
+from student.output.terms.heat import Spots, temperature_at
 from student.output.terms.likeliest_tokens import moved
 from student.output.terms.step_outputs import Outputs, Taught
 
@@ -80,6 +82,7 @@ def likelihood_of(
     config, taught = outputs.config, stretches.taught
     with torch.no_grad():
         teacher = label_log_probs(taught.output, config.block)
+    heat = _heat_of_stretches(outputs, stretches, teacher)
     own_end = other_end = None
     if ends:
         lexicon, chunks = outputs.lexicons[taught.name], stretches.chunks
@@ -95,7 +98,7 @@ def likelihood_of(
         teacher,
         stretches.chunks,
         form=config.likelihood_form,  # type: ignore[arg-type]  # checked there
-        temperature=config.likelihood_temperature,
+        temperature=config.likelihood_temperature * heat / config.temperature,
         student_end=own_end,
         teacher_end=other_end,
         weight=stretches.weight,
@@ -112,13 +115,17 @@ def transport_of(outputs: Outputs, stretches: Stretches) -> Tensor:
     own, other = outputs.student, stretches.taught.output
     lexicon = outputs.lexicons[stretches.taught.name]
     at, mine, theirs = stretches.places()
-    return moved(
-        outputs.config,
-        HeadInput(own.hidden.flatten(0, 1)[mine], own.head),
-        HeadInput(other.hidden.flatten(0, 1)[theirs], other.head),
-        (lexicon.student.vectors, lexicon.teacher.vectors),
-        stretches.weight[at],
-    )
+    teacher = HeadInput(other.hidden.flatten(0, 1)[theirs], other.head)
+    vectors = lexicon.student.vectors, lexicon.teacher.vectors
+    weight = stretches.weight[at]
+
+    def cost(hidden: Tensor, head: LinearHead, heat: float | Tensor) -> Tensor:
+        student = HeadInput(hidden[mine], head)
+        return moved(outputs.config, student, teacher, vectors, weight, heat)
+
+    start = outputs.config.temperature
+    spots = Spots(mine, teacher, weight, lambda h, head: cost(h, head, start))
+    return cost(own.hidden.flatten(0, 1), own.head, temperature_at(outputs, spots))
 
 
 def projected_of(
@@ -148,20 +155,59 @@ def projected_of(
             for output, log_probs, side in both
         ]
         chains = chains_of(pieces, *sides)
-    return projected_divergence(
-        own.hidden.flatten(0, 1)[mine],
-        own.head,
-        other.hidden.flatten(0, 1)[theirs],
-        other.head,
-        pieces,
-        Divergence(
-            config.divergence, config.mix, Support(config.top_k, config.threshold)
-        ),
-        temperature=config.temperature,
-        weight=stretches.weight[at],
-        chains=chains,
-        block=config.block,
-    )
+    teacher = HeadInput(other.hidden.flatten(0, 1)[theirs], other.head)
+    weight = stretches.weight[at]
+    support = Support(config.top_k, config.threshold)
+
+    def divergence(
+        hidden: Tensor,
+        head: LinearHead,
+        heat: float | Tensor,
+        chains: Chains | None = None,
+    ) -> Tensor:
+        return projected_divergence(
+            hidden[mine],
+            head,
+            teacher.hidden,
+            teacher.head,
+            pieces,
+            Divergence(config.divergence, config.mix, support),
+            temperature=heat,
+            weight=weight,
+            chains=chains,
+            block=config.block,
+        )
+
+    start = config.temperature
+    spots = Spots(mine, teacher, weight, lambda h, head: divergence(h, head, start))
+    heat = temperature_at(outputs, spots)
+    return divergence(own.hidden.flatten(0, 1), own.head, heat, chains)
+
+
+def _heat_of_stretches(
+    outputs: Outputs, stretches: Stretches, said: Tensor
+) -> float | Tensor:
+    """One temperature, or (N,): at the places before the stretches.
+
+    ``said``: (B, T_t) from :func:`label_log_probs`, of the teacher.
+    """
+    config, own, other = outputs.config, outputs.student, stretches.taught.output
+    chunks = stretches.chunks
+    hidden = other.hidden.flatten(0, 1)[chunks.teacher.first - 1]
+
+    def distance(hidden: Tensor, head: LinearHead) -> Tensor:
+        student = replace(own, hidden=hidden.view(own.hidden.shape), head=head)
+        return chunk_likelihood(
+            label_log_probs(student, config.block),
+            said,
+            chunks,
+            form=config.likelihood_form,  # type: ignore[arg-type]  # checked there
+            temperature=config.likelihood_temperature,
+            weight=stretches.weight,
+        )
+
+    rows, teacher = chunks.student.first - 1, HeadInput(hidden, other.head)
+    return temperature_at(outputs, Spots(rows, teacher, stretches.weight, distance))
 
 
 def label_log_probs(output: Output, block: int) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from align.errors import InputError
 from align.output import LinearHead, Output
 from align.tokens import TokenBatch
 from student.objective import StepContext
@@ -209,6 +210,56 @@ def test_a_temperature_rule_sees_the_step_the_teacher_and_the_gradients():
     each = (p.exp() * (p - q)).sum(-1) * heat[..., 0] ** 2
     torch.testing.assert_close(at("entropy"), each[PREDICTS].mean())
     assert at("signal_to_noise").isfinite()
+
+
+HEATED = [
+    ("kd", "one", {}),
+    ("hybrid_ot", "one", {"ot_alpha": 1.0}),
+    ("hybrid_ot", "one", {"ot_alpha": 0.0}),
+    ("hybrid_ot", "another", {"ot_alpha": 1.0}),
+    ("hybrid_ot", "another", {"ot_alpha": 0.0}),
+    ("projected_kl", "another", {}),
+    ("likelihood", "another", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "vocabulary", "settings"), HEATED)
+def test_a_rule_reaches_every_term_that_has_a_temperature(name, vocabulary, settings):
+    config = OutputConfig(
+        **{name: 1},
+        **settings,
+        temperature_end=3.0,
+        temperature_steps=10,
+        likelihood_temperature=2.0,
+    )
+    teacher = output(1, width=4, vocabulary=vocabulary)
+    if name == "hybrid_ot" and vocabulary == "one":
+        teacher = output(1)
+
+    def at(rule: str, step: int = 0, config: OutputConfig = config) -> float:
+        ctx = context(config, teacher)
+        outputs = replace(ctx.outputs, temperature=TEMPERATURES[rule], step=step)
+        return float(OUTPUT_OBJECTIVES[name]()(replace(ctx, outputs=outputs)).detach())
+
+    doubled = replace(config, temperature=2.0)
+    if name == "likelihood" or (name, vocabulary) == ("hybrid_ot", "another"):
+        doubled = replace(doubled, likelihood_temperature=4.0)
+    assert at("linear", 5) == pytest.approx(at("constant", 0, doubled), rel=1e-6)
+    assert at("linear", 5) != pytest.approx(at("constant"), rel=1e-3)
+    assert at("entropy") != pytest.approx(at("constant"), rel=1e-3)
+    assert math.isfinite(at("signal_to_noise"))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -1.0, 0, "hot", True, torch.ones(2)])
+@pytest.mark.parametrize(("name", "vocabulary", "settings"), HEATED)
+def test_what_is_no_temperature_is_refused_with_the_rules_name(
+    name, vocabulary, settings, wrong
+):
+    config = OutputConfig(**{name: 1}, **settings, temperature_rule="mine")
+    ctx = context(config, output(1, vocabulary=vocabulary))
+    outputs = replace(ctx.outputs, temperature=lambda moment: wrong)
+    with pytest.raises(InputError, match=r"output\.temperature_rule='mine' gives"):
+        OUTPUT_OBJECTIVES[name]()(replace(ctx, outputs=outputs))
 
 
 def test_hybrid_transport_weighs_transport_against_the_divergence():
