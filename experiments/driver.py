@@ -50,6 +50,7 @@ from experiments.ledger import ledger
 from experiments.lineage import text_digests
 from experiments.metrics import Metrics
 from experiments.models import Models
+from experiments.outputs import idle_settings
 from experiments.place import during, named
 from experiments.precision import answer_of_run, asks_hardware, settle
 from experiments.presets import load_registry, presets_of
@@ -195,6 +196,7 @@ def _open_and_run(
             *models.left_out(),
             *_crowded(registry, models, stages),
             *_shared(models, engine),
+            *_idle(models, stages),
             *data.warnings,
         ]:
             print(f"warning: {sentence}", file=sys.stderr)
@@ -227,6 +229,15 @@ def _open_and_run(
         _run(bench, arms, launch.started)
     finally:
         metrics.close()
+
+
+def _idle(models: Models, stages: Sequence[Stage]) -> list[str]:
+    """Settings of ``output`` that change nothing, each once."""
+    sentences: dict[str, None] = {}
+    for stage in stages:
+        taught = {name: models.teacher(name) for name in stage.teachers}
+        sentences |= dict.fromkeys(idle_settings(stage.phase, taught))
+    return list(sentences)
 
 
 def _loading(config: Config) -> str:

@@ -14,8 +14,9 @@ from experiments.settings import ConfigError
 from plugins.registry import Registry
 from student.objective import OUTPUTS, Objective, needs_of
 from student.output import Lexicon, Spelling, Vocabulary, common_pieces
+from student.output.temperature import SCHEDULES
 from student.output.terms import OutputPlan
-from student.output.terms.config import OUTPUT_TERMS, SAME_VOCABULARY
+from student.output.terms.config import HEATED, OUTPUT_TERMS, SAME_VOCABULARY
 from student.terms import term_weights
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel
@@ -77,6 +78,32 @@ def output_heads(
         for name in teachers_of(phase, objective, teachers)
     }
     return {name: linear_head(teachers[name][1]) for name in teachers if name in wanted}
+
+
+def idle_settings(phase: PhaseConfig, teachers: Teachers) -> list[str]:
+    """What is chosen in ``output`` and changes nothing in a phase, a sentence each."""
+    output, sentences = phase.output, []
+    on = set(output.weights)
+    if output.temperature_rule != "constant" and not on & set(HEATED):
+        sentences.append(
+            f"output.temperature_rule={output.temperature_rule} changes nothing: no "
+            f"objective with a temperature is on ({', '.join(HEATED)})"
+        )
+    if output.combine == "losses":
+        return sentences
+    alone = "kd" not in on or len(teachers_of(phase, "kd", teachers)) < 2
+    whole = output.divergence == "forward" and not output.top_k + output.threshold
+    if alone:
+        why = "only output.kd with several teachers combines them"
+    elif whole and output.temperature_rule in SCHEDULES:
+        why = (
+            "under forward KL over the whole vocabulary the mean of distributions has "
+            "the gradient of the sum of losses; output.divergence=reverse or "
+            "jensen_shannon, or output.top_k, make them differ"
+        )
+    else:
+        return sentences
+    return [*sentences, f"output.combine={output.combine} changes nothing: {why}"]
 
 
 def output_plan(

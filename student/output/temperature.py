@@ -94,6 +94,9 @@ def by_signal_to_noise(moment: Moment) -> float:
     return min(max(moment.start * math.sqrt(labels / distance), low), high)
 
 
+SCHEDULES = ("constant", "linear", "exponential", "cosine")
+"""The built-in rules that give all teachers and tokens of a step one temperature."""
+
 TEMPERATURES: Mapping[str, Temperature] = {
     "constant": constant,
     "linear": linear,

@@ -6,7 +6,7 @@ import pytest
 from align.errors import MtkdError
 from experiments.cli import main
 from experiments.config import load_config, resolve_phase
-from experiments.outputs import check_outputs, teachers_of
+from experiments.outputs import check_outputs, idle_settings, teachers_of
 from experiments.presets import BuiltinPhases
 from experiments.settings import ConfigError
 from plugins.hookspecs import hookimpl
@@ -89,6 +89,30 @@ def test_a_split_head_is_refused():
         check_outputs(
             phase(output={"kd": 1}, train=train), REGISTRY, TEACHERS, Speaks("a")
         )
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ({"kd": 1}, []),
+        ({"combine": "distributions"}, ["only output.kd"]),
+        ({"kd": 1, "combine": "distributions"}, ["under forward KL"]),
+        (
+            {"kd": 1, "combine": "distributions", "teachers": {"kd": ["twin"]}},
+            ["only output.kd"],
+        ),
+        ({"kd": 1, "combine": "distributions", "divergence": "reverse"}, []),
+        ({"kd": 1, "combine": "distributions", "top_k": 5}, []),
+        ({"kd": 1, "combine": "distributions", "temperature_rule": "entropy"}, []),
+        ({"sequence_ot": 1, "temperature_rule": "cosine"}, ["no objective with a"]),
+        ({"projected_kl": 1, "temperature_rule": "cosine"}, []),
+    ],
+)
+def test_a_choice_that_changes_nothing_is_told(output, said):
+    found = idle_settings(phase(output=output), TEACHERS)
+    assert len(found) == len(said)
+    for sentence, words in zip(found, said, strict=True):
+        assert words in sentence and "changes nothing" in sentence
 
 
 def test_without_weights_nothing_is_looked_at():

@@ -9,6 +9,8 @@ from student.ranges import at_least, below_one, one_of, positive
 OUTPUT_TERMS = ("kd", "hybrid_ot", "sequence_ot", "likelihood", "projected_kl")
 SAME_VOCABULARY = ("kd", "sequence_ot")
 """Output objectives that compare token by token."""
+HEATED = ("kd", "hybrid_ot", "projected_kl", "likelihood")
+"""Output objectives that have a temperature."""
 DIVERGENCES = ("forward", "reverse", "jensen_shannon")
 COMBINATIONS = ("losses", "distributions")
 LIKELIHOOD_ENDS = ("tokens", "blanks")
@@ -72,7 +74,9 @@ class OutputConfig:
     """Probability that ``hard_labels`` spread over the vocabulary, in [0, 1)."""
     combine: str = "losses"
     """How ``kd`` takes several teachers: a sum of ``losses``, or the mean of their
-    ``distributions``, both by their weights at each token."""
+    ``distributions``, both by their weights at each token. Under ``forward`` over the
+    whole vocabulary at one temperature both have the same gradient, and values that
+    differ by how far the teachers disagree."""
     weighting: str = "routing"
     """How several teachers share a token, except in ``sequence_ot``: as the phase's
     fusion weighs them (``routing``), or by their own confidence there:

@@ -42,7 +42,9 @@ def distillation(ctx: StepContext) -> Tensor:
         Hinton, Vinyals and Dean 2015 (arXiv 1503.02531); the divergences are those of
         :mod:`student.output.row_divergence`. Several teachers: the mean over tokens and
         teachers by weight, or the divergence from the weighted mean of their
-        distributions.
+        distributions. Under forward KL ``sum w_m KL(p_m || q)`` is
+        ``KL(sum w_m p_m || q)`` plus what no ``q`` changes, the teachers' generalised
+        Jensen-Shannon divergence (Lin 1991): one gradient.
     """
     outputs = ctx.outputs
     if outputs is None:

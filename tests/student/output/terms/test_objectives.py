@@ -120,6 +120,35 @@ def test_several_teachers_are_summed_by_their_weights_or_averaged_as_distributio
     torch.testing.assert_close(kd(ctx), each[PREDICTS].mean())
 
 
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({}, True),
+        ({"temperature": 3.0}, True),
+        ({"divergence": "reverse"}, False),
+        ({"divergence": "jensen_shannon"}, False),
+        ({"top_k": 3}, False),
+    ],
+)
+def test_under_forward_kl_both_ways_to_combine_teachers_have_one_gradient(
+    settings, same
+):
+    weight = torch.rand(2, 5, generator=torch.Generator().manual_seed(2))
+    gradients, losses = [], []
+    for combine in ("losses", "distributions"):
+        config = OutputConfig(kd=1, combine=combine, **settings)
+        ctx = context(config, output(1), output(2), weights=[weight, 1 - weight])
+        own, loss = ctx.outputs.student, kd(ctx)
+        gradients.append(torch.autograd.grad(loss, [own.hidden, own.head.weight]))
+        losses.append(float(loss.detach()))
+    apart = max(
+        float((a - b).norm() / a.norm()) for a, b in zip(*gradients, strict=True)
+    )
+    assert (apart < 1e-6) == same, apart
+    assert same == (apart < 1e-2)
+    assert losses[0] > losses[1] + 1e-3
+
+
 def test_distributions_of_another_vocabulary_are_refused():
     ctx = context(OutputConfig(kd=1), output(1, vocabulary="another"))
     with pytest.raises(ValueError, match=r"'t0' has another vocabulary.*likelihood"):
