@@ -26,6 +26,9 @@ Prefix = Literal["none", "first", "always"]
 """Whether a blank that is not in the text is put before it: never, at its start, or
 also after each special token in it."""
 
+_KEEPING = ("Split", "Digits", "Punctuation", "UnicodeScripts")
+"""Pre-tokenizers that cut text and neither add to it nor, by themselves, drop any."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ByteLengths:
@@ -39,6 +42,8 @@ class ByteLengths:
     """True where the tokenizer first brings text to Unicode's NFC."""
     prefix: Prefix
     """Where the tokenizer reads a blank that the text does not have."""
+    spares: bool = False
+    """True where it reads none before text that begins with a blank of its own."""
 
     @classmethod
     def of(cls, tokenizer: Any) -> ByteLengths | None:
@@ -58,25 +63,26 @@ class ByteLengths:
         if not getattr(tokenizer, "is_fast", False):
             return None
         backend = tokenizer.backend_tokenizer
-        normalizer, splitter = _state(backend.normalizer), _state(backend.pre_tokenizer)
-        prefix: Prefix | None
-        if normalizer in (None, {"type": "NFC"}) and _plain_byte_level(splitter):
-            prefix, marked = "none", False
-        else:
-            prefix, marked = _marked_prefix(normalizer, splitter), True
-            if prefix is None or not getattr(backend.model, "byte_fallback", False):
-                return None
         vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=False)
+        normalizer, splitter = _steps(backend.normalizer), _steps(backend.pre_tokenizer)
+        plain = _byte_level(normalizer, splitter)
+        whole = getattr(backend.model, "byte_fallback", False) and all(
+            f"<0x{byte:02X}>" in vocabulary for byte in range(256)
+        )
+        read = plain or (_marked(normalizer, splitter) if whole else None)
+        if read is None:
+            return None
         added_tokens = backend.get_added_tokens_decoder()
         size = max([*vocabulary.values(), *added_tokens], default=-1) + 1
         lengths = np.full(size, -1, dtype=np.int64)
-        sizes = map(_marked_size if marked else len, vocabulary)
+        sizes = map(len if plain else _marked_size, vocabulary)
         lengths[list(vocabulary.values())] = list(sizes)
         added = np.zeros(size, dtype=np.bool_)
         for id_, token in added_tokens.items():
             lengths[id_] = len(token.content.encode())
             added[id_] = True
-        return cls(lengths, added, normalizer == {"type": "NFC"}, prefix)
+        prefix, spares = read
+        return cls(lengths, added, bool(plain and normalizer), prefix, spares)
 
     def encode(self, tokenizer: Any, texts: list[str]) -> tuple[Placed, Bools]:
         """Tokenise without offsets and compute the spans.
@@ -106,9 +112,12 @@ class ByteLengths:
         held = np.arange(ids.shape[1]) < counts[:, None]
         lengths = np.where(held, self.lengths.take(ids, mode="clip"), 0)
         fits = lengths.min(1, initial=0) == 0  # no unused id
-        if self.prefix != "none":
-            lengths -= self._prefixed(ids) & held
         raw = [text.encode() for text in texts]
+        if self.prefix != "none":
+            prefixed = self._prefixed(ids) & held
+            if self.spares:
+                self._spare(prefixed, lengths, raw)
+            lengths -= prefixed
         sizes = np.fromiter(map(len, raw), np.int64, len(raw))
         end = cumulative(lengths.copy())  # bytes of the text up to each token's end
         fits &= end[:, -1:].sum(1) == sizes
@@ -140,49 +149,83 @@ class ByteLengths:
             first[:, 1:] |= added[:, :-1]
         return first & ~added
 
+    def _spare(self, prefixed: Bools, lengths: Ints, raw: list[bytes]) -> None:
+        """Take back, in place, the blanks before text that begins with one."""
+        for row, place in zip(*np.nonzero(prefixed), strict=True):
+            read = lengths[row, :place].sum() - prefixed[row, :place].sum()
+            prefixed[row, place] = raw[row][read : read + 1] != b" "
 
-def _state(component: Any) -> Any:
-    """A pipeline component's settings, {} where it cannot be asked."""
+
+def _steps(component: Any) -> list[dict[str, Any]]:
+    """The settings of a pipeline's steps in order, of an unknown type where it cannot
+    be asked."""
     if component is None:
-        return None
+        return []
     try:
-        return json.loads(component.__getstate__())
+        state = json.loads(component.__getstate__())
     except Exception:  # custom Python components cannot be serialised
-        return {}
+        return [{"type": "custom"}]
+    return _flat(state)
 
 
-def _plain_byte_level(state: dict[str, Any] | None) -> bool:
-    """Whether a pre-tokenizer maps bytes one to one and adds or drops nothing."""
-    if not state:
-        return False
-    steps = state["pretokenizers"] if state["type"] == "Sequence" else [state]
-    for step in steps:
-        if step["type"] == "Split" and step["behavior"] == "Removed":
-            return False
-        if step["type"] not in ("Split", "Digits", "ByteLevel"):
-            return False
-    last = steps[-1] if steps else {"type": "none"}
-    return last["type"] == "ByteLevel" and not last["add_prefix_space"]
+def _flat(state: dict[str, Any]) -> list[dict[str, Any]]:
+    inner = state.get("pretokenizers", state.get("normalizers"))
+    if state["type"] != "Sequence" or inner is None:
+        return [state]
+    return [step for one in inner for step in _flat(one)]
 
 
-def _marked_prefix(normalizer: Any, splitter: Any) -> Prefix | None:
-    """Where a pipeline that only writes blanks as ``▁`` adds one; None for others."""
+def _keeps(steps: list[dict[str, Any]]) -> bool:
+    """Whether steps cut text and leave all of it.
+
+    What a ``Removed`` split drops shows in lengths that do not add up; inverted, its
+    pattern is meant to fit everything.
+    """
+    return all(
+        step["type"] in _KEEPING
+        and (step.get("behavior") != "Removed" or step.get("invert", False))
+        for step in steps
+    )
+
+
+def _byte_level(
+    normalizer: list[dict[str, Any]], splitter: list[dict[str, Any]]
+) -> tuple[Prefix, bool] | None:
+    """How a pipeline that maps bytes one to one adds a blank; None for others."""
+    places = [n for n, step in enumerate(splitter) if step["type"] == "ByteLevel"]
+    if normalizer not in ([], [{"type": "NFC"}]) or len(places) != 1:
+        return None
+    (place,) = places
+    blank = splitter[place]["add_prefix_space"]
+    if not _keeps([*splitter[:place], *splitter[place + 1 :]]) or (blank and place):
+        return None  # behind a split every part would get a blank
+    return ("always", True) if blank else ("none", False)
+
+
+def _marked(
+    normalizer: list[dict[str, Any]], splitter: list[dict[str, Any]]
+) -> tuple[Prefix, bool] | None:
+    """How a pipeline that only writes blanks as ``▁`` adds one; None for others."""
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": MARKER}
     prepend = {"type": "Prepend", "prepend": MARKER}
-    if splitter is None:
-        if normalizer == {"type": "Sequence", "normalizers": [prepend, replace]}:
-            return "always"
-        return "none" if normalizer == replace else None
-    if normalizer is None and splitter.get("type") == "Metaspace":
-        scheme = splitter.get("prepend_scheme", "always")
-        plain = splitter.get("replacement") == MARKER and not splitter.get("split")
-        schemes: dict[str, Prefix] = {
-            "never": "none",
-            "first": "first",
-            "always": "always",
-        }
-        return schemes.get(scheme) if plain else None
-    return None
+    places = [n for n, step in enumerate(splitter) if step["type"] == "Metaspace"]
+    others = [step for step in splitter if step["type"] != "Metaspace"]
+    if not _keeps(others):
+        return None
+    if not places and normalizer == [prepend, replace]:
+        return "always", False
+    if not places and normalizer == [replace]:
+        return "none", False
+    if len(places) != 1 or normalizer:
+        return None
+    (place,) = places
+    scheme = splitter[place].get("prepend_scheme", "always")
+    schemes: dict[str, Prefix] = {"never": "none", "first": "first", "always": "always"}
+    if splitter[place].get("replacement") != MARKER or scheme not in schemes:
+        return None
+    if place and scheme != "never":
+        return None  # behind a split every part would get a blank
+    return schemes[scheme], True
 
 
 def _marked_size(piece: str) -> int:

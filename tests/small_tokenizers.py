@@ -311,7 +311,7 @@ def _unigram(splitter: Any, size: int, specials: list[str]) -> Tokenizer:
 
 
 def _chinese(text: str) -> bool:
-    return sum("\u4e00" <= char <= "\u9fff" for char in text) > 3
+    return any("\u4e00" <= char <= "\u9fff" for char in text)
 
 
 def _unigram_end() -> Tokenizer:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from align.tokens import TokenBatch
+from tests.small_tokenizers import KINDS, SHARED, sections, small
 
 MIXED = [
     "An unbelievable misunderstanding, isn't it?",
@@ -22,32 +22,43 @@ MIXED = [
 
 
 @pytest.fixture(scope="session")
-def load(shared_data: Path) -> Callable[[str], Any]:
-    """Load a real tokenizer by its folder's name."""
-    from transformers import AutoTokenizer
+def load() -> Callable[[str], Any]:
+    """Load a small tokenizer by its kind, or a real one by its folder's name."""
+    from teacher.tokenizer import load_tokenizer
 
     @cache
     def load_one(name: str) -> Any:
-        return AutoTokenizer.from_pretrained(shared_data / "tokenizers" / name)
+        if name in KINDS:
+            return small(name)
+        return load_tokenizer(name, str(SHARED / "tokenizers" / name), {})
 
     return load_one
 
 
 @pytest.fixture(scope="session")
-def real_texts(shared_data: Path) -> list[str]:
-    """Wikipedia, CRLF news in two languages, a Chinese novel, and odd cases."""
-    corpora = shared_data / "corpora"
-
-    def head(path: str, chars: int) -> str:
-        return (corpora / path).read_bytes().decode()[:chars]
-
-    return [
+def real_texts() -> list[str]:
+    """Verse, CRLF news in two languages, a Chinese novel, and odd cases; where it lies
+    beside the checkout also an encyclopedia and other news."""
+    own = sections()
+    found = [
         *MIXED,
-        head("wikitext-2/valid.txt", 700),
-        head("ntrex/eng.txt", 400),
-        head("ntrex/zho-CN.txt", 200),
-        head("hongloumeng/chapters_001-040.txt", 200),
+        own["plays"][:700],
+        own["news"],
+        own["Chinese"],
+        own["novel"][:200],
+        own["code"][:400],
     ]
+    heads = {
+        "wikitext-2/valid.txt": 700,
+        "ntrex/eng.txt": 400,
+        "ntrex/zho-CN.txt": 200,
+        "hongloumeng/chapters_001-040.txt": 200,
+    }
+    for path, chars in heads.items():
+        file = SHARED / "corpora" / path
+        if file.is_file():
+            found.append(file.read_bytes().decode()[:chars])
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -8,22 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TOKENIZERS = [
-    "bert-base-chinese",
-    "bert-base-uncased",
-    "chatglm-6b",
-    "gpt-neox",
-    "gpt2",
-    "llama2",
-    "llama3",
-    "mistral-7b-v0.1",
-    "opt",
-    "qwen2.5",
-    "rwkv-world",
-    "t5-small",
-]
-"""The real ones, by their folders."""
-
 
 @dataclass
 class Reading:

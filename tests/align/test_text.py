@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from align.conversation import Conversation
 from align.plain_text import PACK_CHARS
 from align.text import TextSample, chunk_samples, read_texts
+from tests.small_tokenizers import sections
 
 
 def test_plain_text_comes_in_whole_paragraphs_unmodified(tmp_path):
@@ -21,29 +22,39 @@ def test_plain_text_comes_in_whole_paragraphs_unmodified(tmp_path):
     assert all(PACK_CHARS <= len(s.text) < PACK_CHARS + 600 for s in samples[:2])
 
 
-def test_crlf_news_and_wikipedia_keep_every_character(shared_data):
-    news = shared_data / "corpora" / "ntrex" / "zho-CN.txt"
-    joined = "".join(s.text for s in read_texts(news, domain="news"))
-    assert joined == news.read_bytes().decode()
+def test_crlf_news_keep_every_character(tmp_path):
+    path = tmp_path / "zho-CN.txt"
+    path.write_bytes(40 * (sections()["Chinese"] + "\r\n").encode())
+    joined = "".join(s.text for s in read_texts(path, domain="news"))
+    assert joined == path.read_bytes().decode()
     assert "\r\n" in joined
-    wiki = read_texts(shared_data / "corpora" / "wikitext-2" / "valid.txt")
-    raw = (shared_data / "corpora" / "wikitext-2" / "valid.txt").read_bytes().decode()
-    assert len(wiki) > 100 and all(s.text in raw for s in wiki)
-    lost = len(raw) - sum(len(s.text) for s in wiki)
-    assert lost < 0.02 * len(raw)  # blank lines between documents
 
 
-def test_unknown_suffixes_are_plain_text(shared_data):
-    path = shared_data / "corpora" / "multi30k" / "val.de"
-    assert read_texts(path)[0].text.startswith("Eine Gruppe von Männern")
+def test_of_verse_only_the_blank_lines_between_documents_are_lost(tmp_path):
+    path = tmp_path / "plays.txt"
+    raw = "\n\n".join([sections()["plays"]] * 20)
+    path.write_text(raw, encoding="utf-8")
+    found = read_texts(path)
+    assert len(found) > 20 and all(s.text in raw for s in found)
+    assert "".join(s.text.strip() for s in found).replace("\n\n", "") == raw.replace(
+        "\n\n", ""
+    )
 
 
-def test_json_lines_of_real_mathematics(shared_data):
-    path = shared_data / "corpora" / "gsm8k" / "test.jsonl"
+def test_unknown_suffixes_are_plain_text(tmp_path):
+    path = tmp_path / "val.de"
+    path.write_text(sections()["German"], encoding="utf-8")
+    assert read_texts(path)[0].text.startswith("Der Zug hielt an einem")
+
+
+def test_json_lines_of_mathematics(tmp_path):
+    path = tmp_path / "test.jsonl"
+    pairs = [("What is 2 + 3?", "2 + 3 = 5\n#### 5"), ("深度？", "12 层")] * 200
+    rows = [json.dumps({"question": q, "answer": a}) for q, a in pairs]
+    path.write_text("\n".join(rows), encoding="utf-8")
     samples = read_texts(path, domain="math")
-    first = json.loads(path.read_text(encoding="utf-8").split("\n")[0])
-    assert len(samples) == 1319
-    expected = first["question"] + "\n" + first["answer"]
+    assert len(samples) == 400
+    expected = "What is 2 + 3?\n2 + 3 = 5\n#### 5"
     assert samples[0] == TextSample(expected, "math", "test.jsonl:1")
 
 

@@ -29,11 +29,11 @@ def labels(axis):
 
 
 def test_an_alignment_of_real_tokens_is_drawn_and_saved(load, tmp_path):
-    text = "An unbelievable $5 深度 KV 😀\r\n"
-    batches = [encode_batch(load(n), [text]) for n in ("gpt2", "llama2")]
+    text = "An unbelievable$5 深度 KV 😀\r\n"
+    batches = [encode_batch(load(n), [text]) for n in ("bytes", "metaspace-legacy")]
     names = [
         load(n).convert_ids_to_tokens(b.ids[0].tolist())
-        for n, b in zip(("gpt2", "llama2"), batches, strict=True)
+        for n, b in zip(("bytes", "metaspace-legacy"), batches, strict=True)
     ]
     path = tmp_path / "new" / "picture.png"
     with warnings.catch_warnings():
@@ -43,7 +43,7 @@ def test_an_alignment_of_real_tokens_is_drawn_and_saved(load, tmp_path):
     axes = figure.axes[0]
     assert labels(axes.yaxis)[:2] == ["An", "␣unbelievable"]
     assert labels(axes.xaxis)[0] == "<s>"
-    assert r"␣\$" in labels(axes.yaxis)  # escaped: no formula
+    assert r"\$" in labels(axes.yaxis)  # escaped: no formula
     assert image(figure).std() > 0.05
 
 
@@ -76,9 +76,9 @@ def test_pieces_are_made_readable():
 
 def test_layer_maps_are_drawn_a_panel_a_teacher(tmp_path):
     maps = build_multi_teacher_layer_map([24, 32], 12)
-    figure = visualize_layer_mapping(maps, 12, ["qwen", "gpt2"], tmp_path / "map.png")
+    figure = visualize_layer_mapping(maps, 12, ["qwen", "bytes"], tmp_path / "map.png")
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["qwen, 24 layers", "gpt2, 32 layers"]
+    assert titles == ["qwen, 24 layers", "bytes, 32 layers"]
     # one line a pair of layers, as heavy as its weight
     assert len(figure.axes[0].lines) == sum(len(feeds) for feeds in maps[0])
     heavy, light = figure.axes[0].lines[0], figure.axes[0].lines[2]

@@ -4,8 +4,14 @@ import torch
 from align.conversation import Conversation
 from align.tokens import TokenBatch, encode_batch
 from student.output import shared_chunks
+from tests.small_tokenizers import outside
 
-PAIRS = [("qwen2.5", "llama2"), ("llama2", "gpt2"), ("t5-small", "llama3")]
+PAIRS = [
+    ("bytes-chatml", "metaspace-legacy"),
+    ("metaspace-legacy", "bytes"),
+    ("unigram-end", "bytes-headers"),
+    *zip(outside("qwen2.5"), outside("llama2"), strict=True),
+]
 TEXTS = [
     "An unbelievable misunderstanding, isn't it?",
     "深度KV：饕餮😀很好👩‍👩‍👧！ 深",
