@@ -139,7 +139,7 @@ def _parsed(line: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         raise InputError(
             f"{where}: not JSON ({error.msg} at column {error.colno}); give one "
-            "object a line"
+            "object a line, or let the name of an array end in .json"
         ) from error
     except (RecursionError, ValueError) as error:
         raise _unreadable(where, error) from error

@@ -46,6 +46,8 @@ _REFUSED: dict[str, tuple[str, str]] = {
         (".lz4 .lz .lzma .lzo .br .z .sz .snappy", "packed in another way", _UNPACK),
         (".pdf .ps .djvu .epub .mobi .rtf", "a printed page", _AS_TEXT),
         (".doc .docx .odt .ppt .pptx .odp .pages", "an office document", _AS_TEXT),
+        (".ipynb", "a notebook", "save it as .py or .md"),
+        (".warc .wet .wat", "a web archive", "save the text of its pages as .jsonl"),
         (".xls .xlsx .xlsm .ods .numbers", "a spreadsheet", "save it as .csv"),
         (".orc .avro .tfrecord .tfrecords .lance .mds", "a table", _AS_ROWS),
         (".h5 .hdf5 .mdb .db .sqlite .sqlite3 .duckdb", "a database", _AS_ROWS),

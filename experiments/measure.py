@@ -15,7 +15,7 @@ from align.text import TextSample
 from experiments.config import Config, load_config
 from experiments.data import Encoder, load_data
 from experiments.progress import Progress, waiting
-from experiments.text_sources import check_sources, tell_sources
+from experiments.text_sources import check_sources, left_out, tell
 from student.evaluate import Encode, bits_per_char
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel, load_model
@@ -150,9 +150,8 @@ def _measure_like(
 def _with_text(config: Config, data: Sequence[str] | None) -> Config:
     section = config.data if data is None else replace(config.data, eval=list(data))
     check_sources(section)
-    config = replace(config, data=section)
-    tell_sources(config)
-    return config
+    tell(left_out(section, "eval"))
+    return replace(config, data=section)
 
 
 def _load(

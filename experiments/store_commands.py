@@ -26,12 +26,12 @@ def estimate(options: Namespace) -> int:
     from experiments.extraction.estimate import estimate as measure
     from experiments.extraction.estimate import gib, rows_of, said_of
     from experiments.progress import waiting
-    from experiments.text_sources import tell_sources
+    from experiments.text_sources import source_warnings, tell
 
     config = config_of(options)
     if options.plan:
         return _plan(config, options)
-    tell_sources(config)
+    tell(source_warnings(config))
     with waiting("loading models, reading texts and measuring a step"):
         found = measure(config, options.processes, every=options.every_text)
     if options.json:
@@ -172,9 +172,9 @@ def _config_in(folder: Path) -> bool:
 def _extract(config: Config, share: tuple[int, int]) -> int:
     from experiments.extraction.run import extract as run
     from experiments.stop import stop_on_signals
-    from experiments.text_sources import tell_sources
+    from experiments.text_sources import source_warnings, tell
 
-    tell_sources(config)
+    tell(source_warnings(config))
     with stop_on_signals() as stop:
         outcome = run(config, share, stop=stop)
     _report(config, outcome)

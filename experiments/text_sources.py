@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -143,17 +143,7 @@ def check_sources(config: DataConfig) -> None:
 
 def source_warnings(config: Config) -> list[str]:
     """What a user should know of where a run's text is from, in sentences."""
-    sentences = []
-    for which in LISTS:
-        for source in sources_of(config.data, which):
-            left_out = str(source.found)
-            if left_out:
-                count = len(source.found.files)
-                read = "1 file is" if count == 1 else f"{count} files are"
-                sentences.append(
-                    f"data.{which}: of {source.entry}, {read} read and these left out: "
-                    f"{left_out}; name a file to read it"
-                )
+    sentences = [one for which in LISTS for one in left_out(config.data, which)]
     models = [config.student.model, *(t.model for t in config.teachers.values())]
     own = [name for name in models if not name.startswith(ZOO_MODEL)]
     if own and all(path == ZOO for _, path in config.data.sources("train")):
@@ -165,9 +155,23 @@ def source_warnings(config: Config) -> list[str]:
     return sentences
 
 
-def tell_sources(config: Config) -> None:
-    """Print :func:`source_warnings`."""
-    for sentence in source_warnings(config):
+def left_out(config: DataConfig, which: Which) -> list[str]:
+    """A sentence on each source of a list that holds more than is read of it."""
+    sentences = []
+    for source in sources_of(config, which):
+        others, count = str(source.found), len(source.found.files)
+        if others:
+            read = "1 file is" if count == 1 else f"{count} files are"
+            sentences.append(
+                f"data.{which}: of {source.entry}, {read} read and these left out: "
+                f"{others}; name a file to read it"
+            )
+    return sentences
+
+
+def tell(sentences: Iterable[str]) -> None:
+    """Print warnings."""
+    for sentence in sentences:
         print(f"warning: {sentence}", file=sys.stderr)
 
 

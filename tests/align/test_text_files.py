@@ -77,6 +77,8 @@ def test_zstd_without_its_package_names_the_extra(tmp_path, monkeypatch):
         ("a.pdf", r"save its text as \.txt"),
         ("a.docx", r"save its text as \.txt"),
         ("a.xlsx", r"save it as \.csv"),
+        ("a.ipynb", r"a notebook; save it as \.py"),
+        ("a.warc.gz", r"a web archive; save the text of its pages as \.jsonl"),
         ("a.avro", r"save its rows as \.parquet"),
         ("a.sqlite", r"save its rows as \.parquet"),
         ("a.bin", "give the text they were made of"),

@@ -184,3 +184,16 @@ def test_eval_looks_at_its_text_before_models(tiny_zoo, tmp_path, capsys):
     words = ["eval", str(run), "--data", f"news={tmp_path / 'gone.csv'}"]
     code, message = said(words, capsys)
     assert code == 2 and "data.eval: no text at" in message
+
+
+def test_measuring_says_what_was_left_out_of_held_out_text_alone(files, capsys):
+    from experiments.measure import _with_text
+
+    files("d/train.jsonl", "d/test.jsonl")
+    folder = files("x.jsonl")[0].replace("x.jsonl", "d")
+    run = load_config({"student": {"model": "./s"}})  # which learned from [zoo]
+    assert _with_text(run, [folder]).data.eval == [folder]
+    assert capsys.readouterr().err == (
+        f"warning: data.eval: of {folder}, 1 file is read and these left out: 1 file "
+        "of the split train: train.jsonl; name a file to read it\n"
+    )
