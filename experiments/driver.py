@@ -293,7 +293,8 @@ def _run(bench: Bench, arms: Arms, started: float) -> None:
         reading = tell_reading(bench)
     if bench.engine.is_main:
         draw_what_meets(bench, [stage.phase for stage in arms[MAIN]])
-    start, teachers = starting_point(bench), teachers_alone(bench)
+    with during("measuring before training"):
+        start, teachers = starting_point(bench), teachers_alone(bench)
     bench.progress.course = course_of(bench, arms)
     try:
         results, judged = train_gated(bench, arms, start)

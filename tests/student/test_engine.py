@@ -11,7 +11,12 @@ import torch
 
 from student import engine as engine_module
 from student.config import LossConfig, TrainConfig
-from student.engine import Engine, learning_rate_factor, parameter_groups
+from student.engine import (
+    Engine,
+    OtherProcessError,
+    learning_rate_factor,
+    parameter_groups,
+)
 from student.launch import LAUNCH_VARIABLES, assert_whole_world, deepspeed_config
 from student.trainer import Job, train_phase
 
@@ -293,3 +298,39 @@ def test_a_closed_engine_leaves_no_launch_variables_to_later_processes(monkeypat
     Engine(TrainConfig(batch_size=1)).close()
     left = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
     assert left == {**dict.fromkeys(LAUNCH_VARIABLES), "MASTER_PORT": "29511"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "code"),
+    [(("train.steps is wrong", 2), 2), (("IndexError", 1), 1)],
+    ids=["the user's", "a program's"],
+)
+def test_what_another_process_fails_with_ends_this_one_alike(theirs, code):
+    class Second(Engine):  # of two; the first failed
+        world_size, is_main = 2, False
+
+        def __init__(self):
+            pass
+
+        def gather(self, value):
+            return [theirs, value]
+
+    with pytest.raises(OtherProcessError) as failed:
+        Second().together(lambda: None)
+    assert str(failed.value) == f"process 0: {theirs[0]}"
+    assert failed.value.exit_code == code
+
+
+def test_a_process_that_fails_itself_raises_its_own_error():
+    class Second(Engine):
+        world_size, is_main = 2, False
+
+        def __init__(self):
+            pass
+
+        def gather(self, value):
+            assert value == ("list index out of range", 1)
+            return [("something else", 2), value]
+
+    with pytest.raises(IndexError):
+        Second().together(lambda: [][0])
