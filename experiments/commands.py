@@ -196,13 +196,15 @@ def print_table(
     """Print a table; columns from ``numbers_from`` on stand to the right."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for place, head in enumerate(heads):
         number = numbers_from is not None and place >= numbers_from
         table.add_column(head, justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    shown = console()
+    shown.print(title, style="italic")  # a table's own title wraps at its width
+    shown.print(table)
 
 
 def console() -> Any:
