@@ -48,27 +48,6 @@ _TOOLS = (
 )
 
 
-def conversation_of(record: Mapping[str, Any], where: str) -> Conversation | None:
-    """The conversation in a row of data.
-
-    Args:
-        record: holds the fields of one of :data:`CHAT_FORMS`.
-        where: the row's place, for errors.
-
-    Returns:
-        None where the record holds no such fields.
-
-    Raises:
-        RowError: a message is not one, or is more than text.
-    """
-    for form in CHAT_FORMS:
-        if all(name in record for name in form.needed):
-            conversation = form.read(record, where)
-            assert isinstance(conversation, Conversation)
-            return conversation
-    return None
-
-
 def _of_messages(record: Mapping[str, Any], where: str) -> Conversation:
     """``messages``: objects with role and content."""
     _no_tools(record, where)
