@@ -237,7 +237,8 @@ def _check_spelling(objective: str, who: str, tokenizer: Any) -> None:
     except ValueError as error:
         raise ConfigError(
             f"output.{objective} compares the bytes of tokens, and of {who}: {error}; "
-            "learn from it by output.likelihood with likelihood_ends=tokens"
+            f"set output.{objective}=0 and learn from its keys and values, beside "
+            "which output.likelihood with likelihood_ends=tokens can stand"
         ) from error
 
 
@@ -290,5 +291,5 @@ def _check_vocabularies(
     raise ConfigError(
         f"output.{objective} compares token by token, but the vocabularies of "
         f"{', '.join(other)} are not the student's; {advice}, and learn from the "
-        "others by output.likelihood, which needs no common vocabulary"
+        "others by output.projected_kl=1, which compares what two vocabularies share"
     )

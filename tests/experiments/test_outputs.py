@@ -51,6 +51,11 @@ def phase(**sections):
     ("output", "names", "said"),
     [
         ({"kd": 1}, "twin foreign", r"of foreign are not.*output.teachers.kd=\[twin\]"),
+        (
+            {"kd": 1},
+            "foreign",
+            r"learn from the others by output.projected_kl=1, which",
+        ),
         ({"sequence_ot": 1}, "foreign", "none has the student's: set output.seq"),
         ({"likelihood": 1}, "bert t5", "bert: it is bidirectional.*t5: its decoder"),
         (
