@@ -332,7 +332,7 @@ def _export(bench: Bench, stages: list[Stage], last: int | None) -> None:
     if last is not None:
         folder = phase_folder(bench.run_dir, MAIN, last, stages[last]) / "student"
     model = bench.models.student(folder)
-    bench.models.save_student(model, bench.run_dir / "student")
+    bench.models.save_student(model, bench.run_dir / "student", last=True)
 
 
 def _crowded(registry: Registry, models: Models, stages: list[Stage]) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.effects import with_effect
 from experiments.later_settings import LATER, since_ever
 from experiments.settings import ConfigError, plain
 from experiments.used_plugins import changed_code, plugin_records
@@ -28,17 +29,6 @@ if TYPE_CHECKING:
 
 PLUGINS = "plugins"
 """Of a record: whose code strangers' names in use are."""
-
-WITHOUT_EFFECT = (
-    "log_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "max_bad_steps",
-    "prefetch",
-    "threads",
-    "shard",
-)
-"""Settings of the loop and of teachers that change nothing in the student."""
 
 
 def record_of(
@@ -75,7 +65,7 @@ def record_of(
     used = plugin_records(registry, [s.phase for s in stages]) if registry else {}
     return {
         "seed": config.run.seed,
-        "student": since_ever(config.student),
+        "student": with_effect(config.student),
         "data": since_ever(config.data),
         "texts": dict(texts),
         "rope_scaling_method": config.align.rope_scaling_method,
@@ -83,12 +73,6 @@ def record_of(
         "phases": phases,
         **({PLUGINS: dict(used)} if used else {}),
     }
-
-
-def with_effect(section: Any) -> dict[str, Any]:
-    """:func:`since_ever`, without what changes nothing in the student."""
-    found = since_ever(section)
-    return {key: value for key, value in found.items() if key not in WITHOUT_EFFECT}
 
 
 def text_digests(data: RunData) -> dict[str, str]:

@@ -16,12 +16,17 @@ from experiments.config import Config
 from experiments.data import Encoder, longest_texts
 from experiments.extraction.stand_ins import stored_teachers
 from experiments.place import named
-from student.checkpoint import atomic_folder, export_student, make_readable
+from student.checkpoint import (
+    atomic_folder,
+    cast_weights,
+    export_student,
+    make_readable,
+)
 from student.lora import add_adapters, load_adapter, merge_adapters, save_adapter
 from student.unreached import freeze_unreached
 from teacher.capture import KVCapture
 from teacher.context import ScaleBase, extend_context, trained_length
-from teacher.models import LoadedModel, load_model
+from teacher.models import LoadedModel, checkpoint_dtypes, load_model
 from teacher.quantise import quantise
 from teacher.shard import is_sharded, shard
 from teacher.teacher_rule import TeacherFacts
@@ -79,7 +84,7 @@ class Models:
         freeze_unreached(model)
         return model
 
-    def save_student(self, model: Any, path: Path) -> None:
+    def save_student(self, model: Any, path: Path, last: bool = False) -> None:
         """Save a student as plain transformers loads it.
 
         Updates are merged into the weights as they were before they were quantised,
@@ -88,12 +93,18 @@ class Models:
         Args:
             model: from :meth:`student`, trained.
             path: folder, replaced as a whole.
+            last: nothing is trained on from it, so that its weights get the types of
+                ``student.export_dtype`` and ``model`` with it; else they keep those
+                they are trained in, of which a later phase would miss the difference.
         """
+        dtypes = self._export_dtypes(model) if last else {}
         if not self._config.student.lora.rank:
+            cast_weights(model, dtypes)
             export_student(model, self.student_tokenizer, path)
             return
         whole = self._load_student(None).model
         merge_adapters(model, whole)
+        cast_weights(whole, dtypes)
         with atomic_folder(path) as folder:
             export_student(whole, self.student_tokenizer, folder)
             save_adapter(model, folder / ADAPTER)
@@ -209,6 +220,13 @@ class Models:
                 f"student {name!r} is an {loaded.kind}; give a causal language model"
             )
         return loaded
+
+    def _export_dtypes(self, model: Any) -> dict[str, torch.dtype]:
+        own = self._config.student
+        if own.export_dtype == "checkpoint":
+            return checkpoint_dtypes(own.model, own.init == "fresh")
+        dtype = getattr(torch, own.export_dtype)
+        return dict.fromkeys(model.state_dict(), dtype)
 
     def _adapted(self, model: Any) -> Any:
         """The student as it is trained, where that is not all of its weights."""

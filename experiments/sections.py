@@ -62,6 +62,9 @@ class StudentConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type its weights are trained in; ``train.bf16`` is the cheaper choice. With
     ``lora`` of the frozen weights: what is trained is float32."""
+    export_dtype: Literal["checkpoint", "float32", "bfloat16", "float16"] = "checkpoint"
+    """Type of the weights in the run's ``student/``: as in the files it came from, or
+    this one. What every phase leaves keeps the type it was trained in."""
     quantise: Literal["none", "int8", "int4"] = "none"
     """How its linear layers are held: as loaded, in 8 bits, or in 4 (NF4; needs the
     extra ``quant``). What is quantised stands still, so ``lora.rank`` must be set."""

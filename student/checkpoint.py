@@ -9,10 +9,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from align.errors import InputError
 
@@ -205,6 +207,31 @@ def export_student(model: Any, tokenizer: Any, path: Path) -> None:
         model.config._attn_implementation = attention
         tokenizer.save_pretrained(folder)
         make_readable(folder)
+
+
+def cast_weights(model: Any, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Give weights other types, in place.
+
+    Args:
+        model: a ``PreTrainedModel``; what it trains, it can train no longer.
+        dtypes: by the names of its parameters and buffers; others stay.
+
+    Raises:
+        ValueError: a finite weight is beyond what its new type holds.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        dtype = dtypes.get(name, tensor.dtype)
+        if not tensor.is_floating_point() or dtype == tensor.dtype:
+            continue
+        cast = tensor.data.to(dtype)
+        if not torch.equal(cast.isfinite(), tensor.isfinite()):
+            reach = float(tensor.data.abs().max())
+            raise InputError(
+                f"the student's weight {name} reaches {reach:g}, "
+                f"beyond {str(dtype).removeprefix('torch.')}; set "
+                "student.export_dtype=float32"
+            )
+        tensor.data = cast
 
 
 def make_readable(folder: Path) -> None:

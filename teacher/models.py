@@ -6,6 +6,7 @@ Weights come from safetensors only: a pickle runs code when it is read.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
@@ -92,6 +93,7 @@ def load_model(
         model = _load_weights(name, source, kind, hub | {"dtype": wanted})
     elif role == "student" and kind == "decoder" and isinstance(wanted, torch.dtype):
         model = fresh_model(config, init_seed, wanted, trust_remote_code)
+        _take_generation_settings(model, source, revision)
     else:
         raise InputError(
             f"model {name!r} is loaded as the {role} and is an {kind}; only a causal "
@@ -115,6 +117,33 @@ def load_model(
     model.train(role == "student")
     model.requires_grad_(role == "student")
     return LoadedModel(model, tokenizer, kind, name)
+
+
+def checkpoint_dtypes(name: str, fresh: bool = False) -> dict[str, torch.dtype]:
+    """The types of a causal model's weights as its files have them, unread.
+
+    Args:
+        name: as of :func:`load_model`.
+        fresh: there may be no weights; take what its config.json says, or float32.
+
+    Returns:
+        By parameter and buffer; where an architecture holds some in float32 whatever
+        the rest is in, they are.
+    """
+    from transformers import AutoModelForCausalLM
+
+    source = model_source(name)
+    hub = {"trust_remote_code": False}
+    if fresh:
+        config = _load_config(name, source, hub)
+        dtype = getattr(config, "dtype", None) or config.get_text_config().dtype
+        with torch.device("meta"):
+            model = fresh_model(config, 0, dtype or torch.float32, False)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype="auto", device_map="meta", use_safetensors=True, **hub
+        )
+    return {key: tensor.dtype for key, tensor in model.state_dict().items()}
 
 
 def read_config(name: str, trust_remote_code: bool = False) -> tuple[Any, str]:
@@ -255,6 +284,16 @@ def _try_load(
     pooler = "pooler."  # next-sentence prediction only; not on the way of the KV
     missing = sorted(key for key in info["missing_keys"] if pooler not in key)
     return model, missing, sorted(info["unexpected_keys"])
+
+
+def _take_generation_settings(model: Any, source: str, revision: str | None) -> None:
+    """Keep what a model's files say of generating, such as several ends of a turn."""
+    from transformers import GenerationConfig
+
+    with suppress(OSError):  # there are none
+        model.generation_config = GenerationConfig.from_pretrained(
+            source, revision=revision
+        )
 
 
 def _answer_by_name(model: PreTrainedModel) -> None:

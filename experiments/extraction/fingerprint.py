@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from align.chat import has_template
 from align.errors import MtkdError
 from experiments.config import Config
-from experiments.later_settings import since_ever
+from experiments.effects import with_effect
 from experiments.precision import autocast_of
 from teacher.names import model_source
 from teacher.store.files import sha256_of
@@ -86,7 +86,7 @@ def identity_of(config: Config, name: str, tokenizer: Any) -> dict[str, JsonValu
 
 def student_of(config: Config) -> dict[str, JsonValue]:
     """Identify the student that adapters are calibrated to."""
-    own: dict[str, JsonValue] = since_ever(config.student)
+    own: dict[str, JsonValue] = with_effect(config.student)
     if config.student.init == "fresh":
         return own | {"seed": config.run.seed}
     return own | {"weights": weights_digest(config.student.model)}

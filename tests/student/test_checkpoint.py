@@ -8,6 +8,7 @@ from student.checkpoint import (
     MARKER,
     CheckpointError,
     atomic_folder,
+    cast_weights,
     export_student,
     mark_complete,
     read_complete,
@@ -65,6 +66,19 @@ def test_damage_is_named_with_what_to_do(tmp_path, damage, what):
     with pytest.raises(CheckpointError, match=what) as error:
         read_complete(tmp_path)
     assert "delete the folder" in str(error.value)
+
+
+def test_weights_are_cast_by_name_and_none_becomes_infinite():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    whole = model[0].weight.detach().clone()
+    cast_weights(model, {"0.weight": torch.bfloat16, "1.running_var": torch.float16})
+    assert torch.equal(model[0].weight, whole.bfloat16())
+    assert model[0].bias.dtype == model[1].running_mean.dtype == torch.float32
+    assert model[1].running_var.dtype == torch.float16
+    model[0].bias.data[1] = 7e4
+    message = "0.bias reaches 70000, beyond float16; set student.export_dtype=float32"
+    with pytest.raises(ValueError, match=message):
+        cast_weights(model, {"0.bias": torch.float16})
 
 
 def test_a_student_with_updates_beside_its_weights_is_not_exported(school, tmp_path):

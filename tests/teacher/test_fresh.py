@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from teacher.fresh import fresh_model
-from teacher.models import load_model
+from teacher.models import checkpoint_dtypes, load_model
 
 
 def weights(model):
@@ -55,6 +55,29 @@ def folder(make_model, tmp_path):
         tokenizer_object=raw, eos_token="<eos>", unk_token="[UNK]"
     ).save_pretrained(tmp_path)
     return tmp_path
+
+
+def test_a_fresh_student_keeps_the_settings_of_generating(folder):
+    from transformers import GenerationConfig
+
+    own = GenerationConfig(eos_token_id=[2, 0], do_sample=True, top_p=0.5)
+    own.save_pretrained(folder)
+    kept = load_model(folder, role="student", init_seed=1).model.generation_config
+    assert (kept.eos_token_id, kept.do_sample, kept.top_p) == ([2, 0], True, 0.5)
+
+
+def test_the_types_of_a_checkpoints_weights_are_read_off_its_files(
+    make_model, tmp_path
+):
+    model = make_model("llama")
+    model.save_pretrained(tmp_path)
+    assert set(checkpoint_dtypes(str(tmp_path)).values()) == {torch.float32}
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    found = checkpoint_dtypes(str(tmp_path))
+    assert found.keys() == model.state_dict().keys()
+    assert set(found.values()) == {torch.bfloat16}
+    (tmp_path / "model.safetensors").unlink()
+    assert checkpoint_dtypes(str(tmp_path), fresh=True) == found
 
 
 def test_a_config_and_a_tokenizer_are_enough_for_a_fresh_student(folder):
