@@ -2,7 +2,9 @@
 
 import pytest
 
-from align.chat_rows import RowError, conversation_of
+from align.chat_rows import RowError
+from align.conversation import Conversation
+from align.records import text_of
 
 TALK = [
     {"role": "user", "content": "What is 2+2?"},
@@ -77,16 +79,17 @@ PARTS = [{"type": "text", "text": "one "}, {"type": "text", "text": "two", "x": 
     ],
 )
 def test_rows_of_chat_data_are_conversations(record, turns, plain):
-    talk = conversation_of(record, "here")
+    talk = text_of(record, "text", "template", "here")
     assert [(m["role"], m["content"]) for m in talk.messages] == turns
-    assert talk.plain() == plain
+    assert text_of(record, "text", "plain", "here") == talk.plain() == plain
 
 
-@pytest.mark.parametrize(
-    "record", [{}, {"text": "a"}, {"prompt": "a"}, {"output": "a"}]
-)
-def test_other_rows_are_not(record):
-    assert conversation_of(record, "here") is None
+def test_a_text_beside_turns_is_taken_and_half_a_form_is_none():
+    text = text_of({"text": "a", "messages": TALK}, "text", "template", "here")
+    assert text == "a" and not isinstance(text, Conversation)
+    for record in ({}, {"prompt": "a"}, {"output": "a", "input": "b"}):
+        with pytest.raises(RowError, match="here: no field 'text' among"):
+            text_of(record, "text", "template", "here")
 
 
 @pytest.mark.parametrize(
@@ -129,4 +132,4 @@ def test_other_rows_are_not(record):
 )
 def test_what_is_no_message_is_named_with_its_place(record, message):
     with pytest.raises(RowError, match=message):
-        conversation_of(record, "a.jsonl, line 3")
+        text_of(record, "text", "template", "a.jsonl, line 3")
