@@ -218,22 +218,47 @@ def _objective(entry: Entry, factory: Callable[[], Any]) -> Callable[[], Any]:
             _require(entry, problem or _loss_problem(found, ctx, made))
             return found
 
+        counts = _counts(entry, made)
         if isinstance(made, nn.Module):
-            return _guarded_module(made, call)
-        return _Objective(entry, made, call)
+            return _guarded_module(made, call, counts)
+        return _Objective(entry, made, call, counts)
 
     return build
 
 
 class _Objective(_Stand):
     def __init__(
-        self, entry: Entry, inner: Any, call: Callable[[Any, Any], Tensor]
+        self,
+        entry: Entry,
+        inner: Any,
+        call: Callable[[Any, Any], Tensor],
+        counts: Callable[[Any], Any] | None,
     ) -> None:
         super().__init__(entry, inner)
         self._call = call
+        if counts is not None:
+            self.count = counts
 
     def __call__(self, ctx: Any) -> Tensor:
         return self._call(self._inner, ctx)
+
+
+def _counts(entry: Entry, objective: Any) -> Callable[[Any], Any] | None:
+    """Its ``count``, checked; None where it has none."""
+    inner = getattr(objective, "count", None)
+    if inner is None:
+        return None
+    if not callable(inner):
+        raise entry.error(f"has count = {inner!r}; make it a method or leave it out")
+
+    def count(places: Any) -> Any:
+        before = Untouched(places)
+        with blamed(entry):
+            found = inner(places)
+        _require(entry, answers.counts_problem(found) or before.problem())
+        return found
+
+    return count
 
 
 class _Lazy:
@@ -275,11 +300,15 @@ def _finite(given: Any, module: Any) -> bool:
     return all(bool(x.isfinite().all()) for x in [*inputs, *own])
 
 
-def _guarded_module(module: Any, call: Callable[[Any, Any], Tensor]) -> Any:
+def _guarded_module(
+    module: Any,
+    call: Callable[[Any, Any], Tensor],
+    counts: Callable[[Any], Any] | None = None,
+) -> Any:
     """The same module, whose calls go through ``call``.
 
-    Its class becomes a subclass that differs in ``__call__`` alone, so that its
-    parameters, state and name stay, and a deep copy is guarded as well.
+    Its class becomes a subclass that differs in ``__call__`` (and ``count``) alone, so
+    that its parameters, state and name stay, and a deep copy is guarded as well.
     """
     plain = type(module)
 
@@ -291,6 +320,8 @@ def _guarded_module(module: Any, call: Callable[[Any, Any], Tensor]) -> Any:
 
     Guarded.__name__, Guarded.__qualname__ = plain.__name__, plain.__qualname__
     Guarded.__module__ = plain.__module__
+    if counts is not None:
+        Guarded.count = staticmethod(counts)  # type: ignore[attr-defined]
     module.__class__ = Guarded
     return module
 

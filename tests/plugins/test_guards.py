@@ -1,0 +1,185 @@
+"""What a registry hands out to a run: the same thing, watched."""
+
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from align.tokenizer_align import CausalCharIoUAligner
+from fuse.router import LearnableRouter
+from plugins import PluginError, Registry, hookimpl
+from plugins.contract_aligner import long_batches
+from plugins.contract_learners import step_context, step_places
+from plugins.entry import Entry
+from plugins.errors import PluginCrashError
+from plugins.guards import guard
+from student.objective import count_of
+from student.terms import OBJECTIVES, key_distance
+from tests.plugins.broken import aligners, objectives, routers
+
+ROOT = Path(__file__).parents[2]
+
+
+def whose(kind):
+    return Entry(kind, "it", None, "acme", "acme-mtkd", "1.2")
+
+
+def guarded(kind, offered):
+    return guard(whose(kind), offered)
+
+
+def test_a_router_stays_the_module_it_is():
+    torch.manual_seed(0)
+    plain = LearnableRouter(8, 3)
+    router = guarded("router", lambda hidden_dim, num_teachers: deepcopy(plain))(8, 3)
+    assert isinstance(router, LearnableRouter)
+    assert type(router).__name__ == "LearnableRouter"
+    assert router.state_dict().keys() == plain.state_dict().keys()
+    assert [n for n, _ in router.named_parameters()] == [
+        n for n, _ in plain.named_parameters()
+    ]
+    query = torch.randn(2, 5, 8)
+    assert torch.equal(router(query), plain(query))
+    router.load_state_dict(plain.state_dict())
+    assert router.double().eval()(query.double()).dtype == plain(query).dtype
+
+
+def test_a_copy_of_a_router_is_guarded_as_well():
+    copy = deepcopy(guarded("router", routers.BROKEN["negative"])(8, 3))
+    with pytest.raises(PluginError, match="weights that are negative"):
+        copy(torch.randn(2, 8))
+
+
+class OddCall(LearnableRouter):
+    def __call__(self, query):
+        return super().__call__(query) * 3
+
+
+def test_a_router_that_answers_past_its_forward_is_caught():
+    router = guarded("router", OddCall)(8, 3)
+    with pytest.raises(PluginError, match="do not sum to 1"):
+        router(torch.randn(2, 8))
+
+
+def test_a_crash_names_the_plugin_and_keeps_its_cause():
+    aligner = guarded("aligner", aligners.BROKEN["raises"])()
+    with pytest.raises(PluginCrashError) as raised:
+        aligner(*long_batches()[0])
+    told = "aligner 'it' of plugin 'acme' (acme-mtkd 1.2): IndexError: no such token"
+    assert str(raised.value) == told
+    assert isinstance(raised.value.__cause__, IndexError)
+    assert raised.value.exit_code == 1
+    assert (raised.value.distribution, raised.value.version) == ("acme-mtkd", "1.2")
+
+
+def test_training_that_has_gone_wrong_is_not_blamed_on_the_router():
+    router = guarded("router", LearnableRouter)(8, 3)
+    assert router(torch.full((2, 8), torch.nan)).isnan().all()
+    with torch.no_grad():
+        for parameter in router.parameters():
+            parameter.fill_(torch.inf)
+    assert not router(torch.randn(2, 8)).isfinite().all()
+
+
+def test_training_that_has_gone_wrong_is_not_blamed_on_the_objective():
+    context, student, _ = step_context()
+    with torch.no_grad():
+        for tensor in student:
+            tensor.fill_(torch.nan)
+    assert guarded("objective", objectives.GOOD)()(context).isnan()
+    with pytest.raises(PluginError, match="though what it was given is finite"):
+        guarded("objective", objectives.BROKEN["nan"])()(step_context()[0])
+
+
+def test_an_aligner_that_fills_the_same_tensors_again_changes_no_earlier_answer():
+    class Reuses:
+        causal = True
+
+        def __call__(self, student, teacher):
+            self.last = CausalCharIoUAligner()(student, teacher)
+            return self.last
+
+    made = guarded("aligner", Reuses)()
+    first = made(*long_batches()[0])
+    before = first.weights.clone()
+    made._inner.last.weights.fill_(0.5)
+    assert torch.equal(first.weights, before)
+
+
+class ByDistance(nn.Module):
+    """An objective with a parameter and a count."""
+
+    needs = frozenset()
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def count(self, places):
+        return count_of(OBJECTIVES["kv_k"]())(places)
+
+    def forward(self, ctx):
+        return self.scale * key_distance(ctx)
+
+
+@pytest.mark.parametrize("made", [OBJECTIVES["kv_k"], ByDistance])
+def test_an_objective_keeps_needs_count_and_parameters(made):
+    context = step_context()[0]
+    term, plain = guarded("objective", made)(), made()
+    assert term.needs == plain.needs
+    assert torch.equal(term(context), plain(context))
+    places = step_places(context)
+    assert count_of(term)(places) == count_of(plain)(places)
+    if isinstance(plain, nn.Module):
+        assert [n for n, _ in term.named_parameters()] == ["scale"]
+
+
+def test_counts_are_checked_and_what_does_not_count_has_none():
+    assert count_of(guarded("objective", objectives.GOOD)()) is None
+
+    class Negative(ByDistance):
+        def count(self, places):
+            return (-1.0,)
+
+    with pytest.raises(PluginError, match=r"counts -1.0; return finite numbers"):
+        count_of(guarded("objective", Negative)())(step_places(step_context()[0]))
+
+
+def test_a_target_made_on_asking_is_made_anew_for_the_next_reader():
+    class Spoils:
+        needs = frozenset()
+
+        def __call__(self, ctx):
+            for c in ctx.comparisons:
+                c.target_k.mul_(0)
+            return key_distance(ctx)
+
+    context = step_context(lazy=True)[0]
+    before = [c.target_k.clone() for c in step_context(lazy=True)[0].comparisons]
+    guarded("objective", Spoils)()(context)
+    for comparison, target in zip(context.comparisons, before, strict=True):
+        assert torch.equal(comparison.target_k, target)
+
+
+def test_a_run_asks_for_nothing_that_is_not_guarded():
+    """Fails when ``registry.get`` is called for code; phases are data."""
+    bare = re.compile(r"registry\.get\(\s*\"(?!phase\")(\w+)")
+    for path in (ROOT / "experiments").rglob("*.py"):
+        assert not bare.findall(path.read_text(encoding="utf-8")), path
+
+
+def test_get_hands_out_the_bare_thing_and_our_own_are_not_guarded():
+    class Offer:
+        @hookimpl
+        def routers(self):
+            return {"it": LearnableRouter}
+
+    registry = Registry.load([Offer()], entry_points=False)
+    assert registry.get("router", "it") is LearnableRouter
+    assert registry.guarded("router", "it") is not LearnableRouter
+    for entry in registry.entries():
+        if entry.name != "it":
+            assert registry.guarded(entry.kind, entry.name) is entry.value
