@@ -202,7 +202,7 @@ def _groups(maker: Maker) -> None:
             "list, check or start plugins",
             ("mtkd plugins list", "everything that a config can name"),
             ("mtkd plugins check dirichlet", "does it keep its kind's contract?"),
-            ("mtkd plugins new my_router --kind router", "a package to start from"),
+            ("mtkd plugins new my-router --kind router", "a package to start from"),
         )
     )
     zoo = maker.group(
@@ -329,12 +329,15 @@ def _plugins(plugins: Maker) -> None:
         "new",
         "plugin_commands:new_plugin",
         "write a small package with one plugin, its test and its pyproject.toml",
-        ("mtkd plugins new my_router", "a router, in ./my_router"),
-        ("mtkd plugins new my_loss --kind objective --dir ~/src", "elsewhere"),
+        ("mtkd plugins new my-router", "a router, in ./mtkd-my-router"),
+        (
+            "mtkd plugins new my-loss --kind objective --dir ~/src",
+            "in ~/src/mtkd-my-loss",
+        ),
     )
     add.add_argument("name", help="the name a config will use")
     add.add_argument("--kind", default="router", help=f"{KINDS} (router)")
-    add.add_argument("--dir", default=".", help="folder to write it in (.)")
+    add.add_argument("--dir", default=".", help="folder in which mtkd-NAME is made (.)")
 
 
 class _Version(argparse.Action):

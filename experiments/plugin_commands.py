@@ -64,7 +64,9 @@ def new_plugin(options: Namespace) -> int:
 
     folder = write(options.name, options.kind, options.dir)
     print(f"wrote {folder}")
-    print(f"next: pip install -e {folder} && mtkd plugins check {options.name}")
+    module = next(folder.glob("mtkd_*.py"))
+    print(f"next: mtkd plugins check {options.name} --plugin {module}")
+    print(f"then: pip install -e {folder}, and no --plugin is needed")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from pathlib import Path
 from string import Template
@@ -10,17 +11,18 @@ from plugins.errors import PluginError
 from plugins.registry import KINDS
 from plugins.templates import EXAMPLES, MODULE, PYPROJECT, README, TEST
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 def new_plugin(name: str, kind: str, directory: str | Path = ".") -> Path:
     """Write a package that offers one thing, as a start.
 
     The code is a working example of its kind; replace its body. The distribution
-    is called ``mtkd-<name>``, the module ``mtkd_<name>``.
+    and its folder are called ``mtkd-<name>``, the module ``mtkd_<name>``, with ``-``
+    resp. ``_`` throughout.
 
     Args:
-        name: what configs will say: lower-case letters, digits and ``_``.
+        name: what configs will say: lower-case letters, digits, ``_`` and ``-``.
         kind: a key of :data:`plugins.registry.KINDS`, such as ``router``.
         directory: where the package's folder is made; created if absent.
 
@@ -36,8 +38,8 @@ def new_plugin(name: str, kind: str, directory: str | Path = ".") -> Path:
         )
     if not _NAME.fullmatch(name):
         raise PluginError(
-            f"a plugin cannot be called {name!r}; use lower-case letters, digits "
-            "and '_', a letter first"
+            f"a plugin cannot be called {name!r}; use lower-case letters, digits, "
+            "'_' and '-', a letter first"
         )
     words = _words(name, kind)
     folder = Path(directory) / words["distribution"]
@@ -57,17 +59,19 @@ def new_plugin(name: str, kind: str, directory: str | Path = ".") -> Path:
 
 
 def _words(name: str, kind: str) -> dict[str, str]:
+    ident = name.replace("-", "_")
     own = {
         "name": name,
-        "NAME": name.upper(),
-        "Class": "".join(part.capitalize() for part in name.split("_")),
+        "ident": ident + "_" * keyword.iskeyword(ident),
+        "NAME": ident.upper(),
+        "Class": "".join(part.capitalize() for part in ident.split("_")),
     }
     offered, imports, code = (Template(x).substitute(own) for x in EXAMPLES[kind])
     return own | {
         "kind": kind,
         "hook": KINDS[kind],
-        "module": f"mtkd_{name}",
-        "distribution": f"mtkd-{name.replace('_', '-')}",
+        "module": f"mtkd_{ident}",
+        "distribution": f"mtkd-{ident.replace('_', '-')}",
         "offered": offered,
         "imports": imports,
         "code": code.strip() + "\n",

@@ -1,6 +1,7 @@
 """Working examples of every kind, from which new packages start.
 
-``$name`` becomes the offered name, ``$Class`` a class name made from it.
+``$ident`` becomes a function's name made from the offered one, ``$Class`` a class',
+``$NAME`` a constant's.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class $Class:
 ''',
     ),
     "layer_map": (
-        "$name",
+        "$ident",
         "from align import LayerMap\n",
         '''
-def $name(num_teacher_layers: int, num_student_layers: int) -> LayerMap:
+def $ident(num_teacher_layers: int, num_student_layers: int) -> LayerMap:
     """Feed every student layer from the upper half of the teacher."""
     low, top = num_teacher_layers // 2, num_teacher_layers - 1
     step = (top - low) / max(1, num_student_layers - 1)
@@ -42,11 +43,11 @@ def $name(num_teacher_layers: int, num_student_layers: int) -> LayerMap:
 ''',
     ),
     "adapter": (
-        "$name",
+        "$ident",
         "import torch\nfrom torch import Tensor\n\n"
         "from align import CalibrationStats\n",
         '''
-def $name(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
+def $ident(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
     """Predict the student's channels, each from its best correlated one."""
     scale = stats.std_x[:, :, None] * stats.std_y[:, None]
     best = (stats.cov_xy / scale).abs().argmax(1, keepdim=True)  # (L, 1, C_y)
@@ -58,19 +59,19 @@ def $name(stats: CalibrationStats) -> tuple[Tensor, Tensor]:
 ''',
     ),
     "rope_scaler": (
-        "$name",
+        "$ident",
         "",
         '''
-def $name(base: float, dim: int, scale: float) -> float:
+def $ident(base: float, dim: int, scale: float) -> float:
     """Grow the base in proportion to the context."""
     return base * scale
 ''',
     ),
     "temperature": (
-        "$name",
+        "$ident",
         "from torch import Tensor\n\nfrom student.output.temperature import Moment\n",
         '''
-def $name(moment: Moment) -> float | Tensor:
+def $ident(moment: Moment) -> float | Tensor:
     """Stay at the start for half of the phase, then at the end."""
     return moment.start if moment.progress < 0.5 else moment.end
 ''',

@@ -21,6 +21,16 @@ def test_the_written_example_works_and_keeps_its_contract(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["my-first", "class", "a-b_c2"])
+def test_any_name_that_a_config_can_say_becomes_python(name, kind, tmp_path):
+    folder = new_plugin(name, kind, tmp_path)
+    (module,) = folder.glob("mtkd_*.py")
+    registry = Registry.load([str(module)], entry_points=False)
+    assert registry.entry(kind, name).foreign
+    assert folder.name == f"mtkd-{name.replace('_', '-')}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_written_files_compile_and_name_what_exists(kind, tmp_path):
     folder = new_plugin("my_first", kind, tmp_path)
     for path in folder.rglob("*.py"):
