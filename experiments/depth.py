@@ -78,7 +78,7 @@ def crowded_layers(
     Maps that are written out, or read off a sample, are as they are meant to be.
     """
     strategy = phase.align.layer_mapping_strategy
-    if needs_sample(registry.get("layer_map", strategy)):
+    if needs_sample(registry.guarded("layer_map", strategy)):
         return []
     maps = layer_maps(phase, registry, student_layers, teachers, {}).maps
     found = []
