@@ -1,5 +1,6 @@
 """Fixtures for the experiments package."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,19 @@ from experiments.run_dir import RunDir, read_run
 from tests.experiments.synthetic import save_llama, save_tokenizer, write_run
 
 PRESETS = Path(__file__).parents[2] / "experiments" / "phases"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs draw nothing, three quarters of what small ones take, but in modules
+    that say ``DRAWS = True``."""
+    if getattr(request.module, "DRAWS", False):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.figures.draw_run", lambda run, folder=None: [])
+        patch.setattr("experiments.driver.draw_what_meets", lambda bench, phases: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from experiments.cli import main
 from experiments.viz import load_tokenizer
 from tests.experiments.small_runs import DECODERS, small_config
 
+DRAWS = True
+
 FIRST, SECOND, THIRD = DECODERS
 
 

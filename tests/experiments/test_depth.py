@@ -14,6 +14,8 @@ from experiments.sections import AlignConfig
 from plugins import Registry
 from tests.experiments.small_runs import said, small_config
 
+DRAWS = True
+
 PLUGIN = '''
 from align import LayerMap
 from plugins import hookimpl

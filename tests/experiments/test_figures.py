@@ -10,6 +10,8 @@ from experiments.figures import (
     draw_run,
 )
 
+DRAWS = True
+
 
 def texts(figure):
     """Every text in the figure, drawn or not."""

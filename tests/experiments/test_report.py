@@ -3,6 +3,8 @@ from dataclasses import replace
 
 from experiments.report import report_text, summary_table, verdicts, write_report
 
+DRAWS = True
+
 
 def test_the_report_says_plainly_which_phases_did_not_help(made_up):
     text = report_text(made_up)
