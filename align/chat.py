@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,8 @@ def render_chat(tokenizer: Any, messages: Conversation | Sequence[Message]) -> R
     messages = conversation.messages
     contents = [message["content"] for message in messages]
     if has_template(tokenizer):
-        text = _filled(tokenizer, messages, contents)
-        marks = _marks(tokenizer, messages, contents)
+        text = _filled(tokenizer, conversation, contents)
+        marks = _marks(tokenizer, conversation, contents)
     else:
         joint = "\n\n" if conversation.joint is None else conversation.joint
         text, marks = joint.join(contents), ["", *[joint] * (len(contents) - 1), ""]
@@ -116,6 +117,11 @@ def has_template(tokenizer: Any) -> bool:
     return getattr(tokenizer, "chat_template", None) is not None
 
 
+def tells_date(tokenizer: Any) -> bool:
+    """Whether a tokenizer's chat template writes the day."""
+    return "strftime_now" in str(getattr(tokenizer, "chat_template", None))
+
+
 def check_chats(tokenizer: Any, samples: Iterable[TextSample]) -> None:
     """See, before any work, that a model's template takes every conversation.
 
@@ -149,17 +155,19 @@ def as_conversation(messages: Conversation | Sequence[Message]) -> Conversation:
     return Conversation(messages)
 
 
-def _filled(
-    tokenizer: Any, messages: Sequence[Message], contents: Sequence[str]
-) -> str:
+def _filled(tokenizer: Any, conversation: Conversation, contents: Sequence[str]) -> str:
     from jinja2 import TemplateError
+
+    messages, today = conversation.messages, conversation.today
 
     turns = [
         {**message, "content": content}
         for message, content in zip(messages, contents, strict=True)
     ]
     try:
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False)
+        text: str = tokenizer.apply_chat_template(
+            turns, tokenize=False, **_told(tokenizer, today)
+        )
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise InputError(
@@ -169,12 +177,32 @@ def _filled(
     return text
 
 
+_CLOCK = (
+    "{% macro strftime_now(format) %}{% set ns = namespace(text=format) %}"
+    "{% for code, value in day_as.items() %}"
+    "{% set ns.text = ns.text | replace(code, value) %}{% endfor %}"
+    "{{ ns.text }}{% endmacro +%}"
+)
+"""Before a template, in place of the clock that transformers gives it; only plain data
+reach a template, hence no function."""
+
+
+def _told(tokenizer: Any, today: date | None) -> dict[str, Any]:
+    """What a template that writes the day is to be told, so that it asks no clock."""
+    if today is None or not tells_date(tokenizer):
+        return {}
+    codes = [f"%{flag}{code}" for code in "aAbBdmyYjUuwWGVHIMSp" for flag in ("-", "")]
+    day = {code: today.strftime(code) for code in codes} | {"%%": "%"}
+    template = tokenizer.get_chat_template()
+    return {"chat_template": _CLOCK + template, "day_as": day}
+
+
 def _marks(
-    tokenizer: Any, messages: Sequence[Message], contents: Sequence[str]
+    tokenizer: Any, conversation: Conversation, contents: Sequence[str]
 ) -> list[str]:
     """What the template writes before, between and after the contents."""
     stand_ins = [f"\ue000{index}\ue001" for index in range(len(contents))]
-    rest, marks = _filled(tokenizer, messages, stand_ins), []
+    rest, marks = _filled(tokenizer, conversation, stand_ins), []
     for index, stand_in in enumerate(stand_ins):
         before, found, rest = rest.partition(stand_in)
         if not found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any, Literal
 
 Message = Mapping[str, Any]
@@ -24,23 +25,33 @@ class Conversation(str):
     messages: tuple[Message, ...]
     joint: str | None
     """What stands between contents that were written to be read in a row."""
+    today: date | None
+    """The day that chat templates are told; None lets each ask the clock."""
 
     def __new__(
-        cls, messages: Sequence[Message], joint: str | None = None
+        cls,
+        messages: Sequence[Message],
+        joint: str | None = None,
+        today: date | None = None,
     ) -> Conversation:
         """Join the contents.
 
         Args:
             messages: each with a string as ``content``.
             joint: for models without a chat template; None separates paragraphs.
+            today: what templates that write the day are told; None asks the clock.
         """
         made = super().__new__(cls, "".join(m["content"] for m in messages))
-        made.messages, made.joint = tuple(messages), joint
+        made.messages, made.joint, made.today = tuple(messages), joint, today
         return made
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         """What a copy in another process is made of."""
-        return (self.messages, self.joint)
+        return (self.messages, self.joint, self.today)
+
+    def on(self, today: date) -> Conversation:
+        """The same conversation, held on a given day."""
+        return Conversation(self.messages, self.joint, today)
 
     def cut(self, chars: int) -> Conversation:
         """The front of the conversation, its last content cut short.
@@ -54,7 +65,7 @@ class Conversation(str):
                 break
             kept.append({**message, "content": message["content"][:chars]})
             chars -= len(message["content"])
-        return Conversation(kept, self.joint)
+        return Conversation(kept, self.joint, self.today)
 
     def plain(self) -> str:
         """One plain text for models without turns.

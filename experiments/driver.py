@@ -29,6 +29,7 @@ from experiments.config import (
     save_config,
 )
 from experiments.data import RunData, load_data
+from experiments.dates import dated, day_of_run
 from experiments.depth import crowded_layers
 from experiments.evaluation import starting_point, teachers_alone
 from experiments.extraction.stages import stored_stages
@@ -176,6 +177,8 @@ def _open_and_run(
     run_dir, engine = config.run_dir, launch.engine
     with waiting(_loading(config), engine.is_main):
         models = Models(config, engine.device)
+    if models.tells_date:
+        config = dated(config, _day(config, models, engine))
     gated = config.gate.action == "rollback"
     with waiting("reading and cutting texts", engine.is_main):
         data = load_data(config.data, models.encode, config.run.seed, gated)
@@ -205,7 +208,9 @@ def _open_and_run(
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / "config.yaml")
     train, shared = phases[0].train, engine.samples_per_step
-    identity = engine.from_main(lambda: identify(run_dir, train, shared, launch.bf16))
+    identity = engine.from_main(
+        lambda: identify(run_dir, train, shared, launch.bf16, config.data.date)
+    )
     if engine.is_main:
         _note_code(run_dir, registry, phases, launch.tried)
     metrics, progress = Metrics(run_dir, engine.is_main), Progress(engine.is_main)
@@ -229,6 +234,14 @@ def _open_and_run(
         _run(bench, arms, launch.started)
     finally:
         metrics.close()
+
+
+def _day(config: Config, models: Models, engine: Engine) -> str | None:
+    """What chat templates are told: as its stores were, else the day of the run."""
+    if config.store.read:
+        return models.stored_date
+    day: str | None = engine.from_main(lambda: day_of_run(config.run_dir))
+    return day
 
 
 def _idle(models: Models, stages: Sequence[Stage]) -> list[str]:

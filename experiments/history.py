@@ -45,6 +45,7 @@ def identify(
     train: TrainConfig,
     samples_per_step: int,
     bf16: bool | None = None,
+    date: str | None = None,
 ) -> dict[str, Any]:
     """The run's own ``id`` and what it keeps from its first launch on.
 
@@ -53,12 +54,15 @@ def identify(
         train: of its first phase.
         samples_per_step: over all processes.
         bf16: what ``train.bf16=auto`` came to; None where it was not asked.
+        date: the day that chat templates are told; None where none writes it.
     """
     known = read_json(run_dir / IDENTITY)
     kept = {name: getattr(train, name) for name in ("batch_size", "grad_accum")}
     kept["samples_per_step"] = samples_per_step
     if bf16 is not None:
         kept["bf16"] = bf16
+    if date is not None:
+        kept["date"] = date
     if not known.items() >= kept.items():
         known = {**known, "id": known.get("id") or uuid.uuid4().hex, **kept}
         write_json(run_dir / IDENTITY, known)

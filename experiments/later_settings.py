@@ -10,6 +10,7 @@ from student.config import LoraConfig
 
 LATER: Mapping[str, Any] = {
     "quantise": "none",
+    "date": None,
     "lora": plain(LoraConfig()),
     "optimizer": "adamw",
     "temperatures": [1.0],

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from align.chat import check_chats
+from align.chat import check_chats, tells_date
 from align.errors import InputError
 from align.quiet import quiet_libraries
 from align.text import TextSample
@@ -120,6 +120,21 @@ class Models:
             name: TeacherFacts(kind=loaded.kind, family=loaded.model.config.model_type)
             for name, (loaded, _) in self._teachers.items()
         }
+
+    @property
+    def tells_date(self) -> bool:
+        """Whether a chat template, the student's or a teacher's, writes the day."""
+        every = (loaded.tokenizer for loaded, _ in self._teachers.values())
+        return any(map(tells_date, [self.student_tokenizer, *every]))
+
+    @property
+    def stored_date(self) -> str | None:
+        """The day that the templates of stored teachers were told; None for none."""
+        for _, capture in self._teachers.values():
+            if getattr(capture, "store", None) is not None:
+                day = capture.store.plan.fingerprint.get("date")
+                return day if isinstance(day, str) else None
+        return None
 
     def left_out(self) -> list[str]:
         """A sentence on each teacher that has layers without KV of their own."""

@@ -7,6 +7,7 @@ their code: ``align.config``, ``fuse.config``, ``student.config`` and
 
 from __future__ import annotations
 
+import datetime
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +141,9 @@ class DataConfig:
     """``template`` reads ``messages``, or ``prompt`` and ``completion``, in each
     model's own chat template and aligns their contents alone; ``plain`` makes one
     text of them."""
+    date: str | None = None
+    """Day that chat templates are told, such as 2026-11-28, where they write one;
+    null: the day on which the run, or its extraction, began, which it keeps."""
     max_length: int = 128
     """Student tokens per sample, >= 8; longer texts are cut into several."""
     train_samples: int | None = None
@@ -155,6 +159,12 @@ class DataConfig:
         """
         if not self.train:
             raise ValueError("data.train is empty; give paths, or [zoo]")
+        try:
+            datetime.date.fromisoformat(self.date or "2026-01-01")
+        except ValueError:
+            raise ValueError(
+                f"data.date is {self.date!r}; give a day such as 2026-11-28, or null"
+            ) from None
         if not 0 < self.eval_share <= 0.5:
             raise ValueError(
                 f"data.eval_share must be in (0, 0.5], got {self.eval_share}"

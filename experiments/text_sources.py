@@ -6,10 +6,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
 from align.chat_rows import RowError
+from align.conversation import Conversation
 from align.text import TextSample, iter_file
 from align.text_folder import TextFile, TextFiles, absolute, shortest_names, text_files
 from experiments.config import Config
@@ -89,12 +91,21 @@ class Reading:
 
     def _file(self, file: TextFile, domain: str) -> Iterator[TextSample]:
         skip = self.config.on_bad_row == "skip"
-        return iter_file(
+        samples = iter_file(
             file,
             domain,
             self.config.text_field,
             self.config.chats,
             self.bad_rows if skip else None,
+        )
+        if self.config.date is None:
+            return samples
+        today = date.fromisoformat(self.config.date)
+        return (
+            replace(sample, text=sample.text.on(today))
+            if isinstance(sample.text, Conversation)
+            else sample
+            for sample in samples
         )
 
 

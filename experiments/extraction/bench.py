@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from experiments.config import Config, resolve_phases
 from experiments.data import Encoder
+from experiments.dates import dated, day_of_stores
 from experiments.extraction.corpus import Corpus, plan_corpus
 from experiments.extraction.fingerprint import identity_of
 from experiments.models import Models
@@ -51,8 +52,15 @@ class Bench:
         return autocast_of(self.config.train)
 
 
-def open_bench(config: Config, registry: Registry | None = None) -> Bench:
+def open_bench(
+    config: Config, registry: Registry | None = None, begin: bool = False
+) -> Bench:
     """Load the models and plan the text, checking all that can be checked.
+
+    Args:
+        config: the run whose teachers and text are stored.
+        registry: plugins; None loads the built-in and the installed ones.
+        begin: note, beside the stores, the day that all tasks tell chat templates.
 
     Raises:
         ConfigError: the phases cannot be resolved.
@@ -65,6 +73,8 @@ def open_bench(config: Config, registry: Registry | None = None) -> Bench:
     if asks_hardware(config, phases):
         config, phases = settle(config, phases, hardware_has_bf16())
     models = Models(replace_store(config, read=False), torch.device(device()))
+    if begin and models.tells_date:
+        config = dated(config, day_of_stores(config.store_dir))
     most = max(phase.train.calibration_samples for phase in phases)
     corpus = plan_corpus(
         config.data, models.encode, config.run.seed, most, models.check_chat

@@ -94,7 +94,8 @@ def student_of(config: Config) -> dict[str, JsonValue]:
 
 def settings_of(config: Config) -> dict[str, JsonValue]:
     """Settings beside the models that decide what is stored."""
-    return {
+    day = config.data.date
+    return ({} if day is None else {"date": day}) | {
         "max_length": config.data.max_length,
         "autocast": "bfloat16" if autocast_of(config.train) else None,
         "on_non_finite": config.store.on_non_finite,

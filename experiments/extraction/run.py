@@ -70,7 +70,7 @@ def extract(
         ValueError: a model, a text or a setting cannot be used.
     """
     with waiting("loading models and planning the texts"):
-        bench = open_bench(config, registry)
+        bench = open_bench(config, registry, begin=True)
         sources = sources_of(bench)
     with waiting("measuring what the encoding costs"):
         writers = [_open(bench, source) for source in sources]
