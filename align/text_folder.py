@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,10 +141,10 @@ def shortest_names(paths: Iterable[Path], taken: Iterable[str] = ()) -> dict[Pat
     names = {path: path.name or "text" for path in distinct}
     parts, taken = 1, set(taken)
     while parts < max((len(path.parts) for path in distinct), default=0):
-        given = list(names.values())
+        given = Counter(names.values())
         parts += 1
         for path, name in list(names.items()):
-            if name in taken or given.count(name) > 1:
+            if name in taken or given[name] > 1:
                 names[path] = "/".join(path.parts[-parts:]).lstrip("/")
     return names
 

@@ -198,7 +198,7 @@ def _files(which: Which, path: str) -> TextFiles:
     if path == ZOO:
         return TextFiles(())
     with named(f"data.{which}"):
-        return text_files(path, which)
+        return text_files(Path(path).expanduser(), which)
 
 
 def _domains(

@@ -45,6 +45,12 @@ def test_two_files_of_one_name_are_two_domains_and_their_samples_have_ids(files)
     assert {s.domain for s in read(train=files("code/train.jsonl"))} == {"train"}
 
 
+def test_the_home_folder_may_be_written_short(files, tmp_path, monkeypatch):
+    files("mine/a.jsonl")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [s.domain for s in read(train=["~/mine/a.jsonl"])] == ["a", "a"]
+
+
 def test_one_domain_for_two_files_is_a_choice_and_ids_stay_apart(files):
     code, news = files("code/train.jsonl", "news/train.jsonl")
     samples = read(train=[f"d={code}", f"d={news}", f"e={code}"])
