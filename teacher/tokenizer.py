@@ -39,10 +39,9 @@ def load_tokenizer(name: str, source: str, hub: dict[str, Any]) -> Any:
     if file is not None and not _reads_alike(tokenizer, file):
         tokenizer = _by_file(name, source, hub, file)
     # Without files some classes quietly come up with little but special tokens.
-    if file is None and not any(
-        _path(source, part, hub) for part in tokenizer.vocab_files_names.values()
-    ):
-        wanted = ", ".join(sorted(set(tokenizer.vocab_files_names.values())))
+    parts = set(tokenizer.vocab_files_names.values())  # none where bytes are tokens
+    if file is None and parts and not any(_path(source, p, hub) for p in parts):
+        wanted = ", ".join(sorted(parts))
         raise MissingFileError(
             f"model {name!r}: no usable tokenizer in {source}: there is no "
             f"tokenizer.json, nor any other file of a {type(tokenizer).__name__} "

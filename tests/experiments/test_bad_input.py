@@ -88,7 +88,7 @@ def test_text_that_cannot_be_read_names_the_file(refused, tmp_path, data, part):
     [
         ("model.safetensors", "is damaged: Error while deserializing header"),
         ("config.json", "config.json cannot be used"),
-        ("tokenizer.json", "no usable tokenizer"),
+        ("tokenizer.json", "tokenizer.json cannot be read"),
     ],
 )
 @pytest.mark.parametrize("role", [as_teacher, as_student], ids=["teacher", "student"])
