@@ -292,7 +292,7 @@ def _take_generation_settings(model: Any, source: str, revision: str | None) -> 
 
     with suppress(OSError):  # there are none
         model.generation_config = GenerationConfig.from_pretrained(
-            source, revision=revision
+            source, revision=revision or "main"
         )
 
 
