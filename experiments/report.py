@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.course import duration
 from experiments.gates import told
-from experiments.report_teachers import markdown_table, number, teacher_blocks
-from experiments.run_dir import MAIN, RunDir, mean_bpc
+from experiments.report_teachers import (
+    markdown_table,
+    number,
+    percent_more,
+    teacher_blocks,
+)
+from experiments.run_dir import MAIN, RunDir, helped, mean_bpc
 from experiments.versions import footer
 
 if TYPE_CHECKING:
@@ -49,13 +54,26 @@ class Verdict:
     ce_only: float | None
     best_single: float | None
     single_teacher: str | None
+    alone: bool
+    """Whether that teacher is all that taught, so that both students are the same."""
     previous: float | None
     """Before the phase."""
     helped: bool | None
-    """None where there is nothing to compare with."""
+    """Whether it beat both baselines, as far as there are any; None without."""
     harm: str
     """What the gate says of it, see :func:`experiments.gates.told`."""
+    harmed: Sequence[str]
+    """The domains in which it hurt."""
     rolled_back: bool
+
+    @property
+    def outcome(self) -> str:
+        """The one word of the table."""
+        if self.rolled_back:
+            return "rolled back"
+        if self.harmed:
+            return f"hurt {', '.join(self.harmed)}"
+        return {True: "yes", False: "no", None: "–"}[self.helped]
 
 
 def verdicts(run: RunDir) -> list[Verdict]:
@@ -80,10 +98,10 @@ def summary_table(run: RunDir) -> Table:
         title_justify="left",
     )
     for index, head in enumerate(heads):
-        table.add_column(head, justify="left" if index == 0 else "right")
+        narrow = 7 if head.startswith("vs ") else None  # room for -100.0%
+        table.add_column(head, justify="right" if index else "left", max_width=narrow)
     for verdict, row in zip(found, rows, strict=True):
-        style = {True: "green", False: "yellow", None: ""}[verdict.helped]
-        style = "red" if verdict.harm else style
+        style = {"yes": "green", "no": "yellow", "–": ""}.get(verdict.outcome, "red")
         cells = [Text(cell) for cell in row[:-1]]
         table.add_row(*cells, Text(row[-1], style=style))
     return table
@@ -120,7 +138,9 @@ def report_text(run: RunDir) -> str:
             "## What each phase was worth",
             "Held-out bits per character, lower is better. *CE only* is the same "
             "student on the same data and steps without teachers; *best single* "
-            "learnt from the best one teacher alone.",
+            "learnt from the best one teacher alone. *vs* either: how many more bits "
+            "the phase's student needs, less than nothing where it needs fewer; it "
+            "*helped* where it needs fewer than both.",
             markdown_table(heads, rows),
             "\n".join(f"- {sentence}" for sentence in sentences(found)),
             *_gate_note(run),
@@ -136,9 +156,10 @@ def report_text(run: RunDir) -> str:
 def _verdict(entry: Mapping[str, Any]) -> Verdict:
     single, gate = entry.get("best_single") or {}, entry.get("gate")
     ours, ce = mean_bpc(entry.get("bpc")), mean_bpc(entry.get("ce_only"))
-    helped = entry.get("helped")
-    if helped is None and ours is not None and ce is not None:
-        helped = ours < ce
+    best = mean_bpc(single.get("bpc"))
+    # Reckoned anew, as runs of earlier versions called it help to beat one of them.
+    alone = best is not None and entry.get("beats_best_single", False) is None
+    beats = _fewer(ours, ce), None if alone else _fewer(ours, best)
     return Verdict(
         phase=str(entry["name"]),
         steps=entry.get("steps"),
@@ -146,13 +167,19 @@ def _verdict(entry: Mapping[str, Any]) -> Verdict:
         bpc=dict(entry.get("bpc") or {}),
         mean=ours,
         ce_only=ce,
-        best_single=mean_bpc(single.get("bpc")),
+        best_single=best,
         single_teacher=single.get("teacher"),
+        alone=alone,
         previous=mean_bpc(entry.get("previous")),
-        helped=helped,
+        helped=helped(*beats),
         harm=told(gate) if gate else "",
+        harmed=list(dict.fromkeys(h["domain"] for h in gate["harms"])) if gate else [],
         rolled_back=bool(gate and gate["rolled_back"]),
     )
+
+
+def _fewer(ours: float | None, theirs: float | None) -> bool | None:
+    return None if ours is None or theirs is None else ours < theirs
 
 
 def _sentence(verdict: Verdict) -> str:
@@ -171,6 +198,8 @@ def _sentence(verdict: Verdict) -> str:
     if verdict.previous is not None:
         parts.append(_against(verdict.mean, verdict.previous, "before the phase"))
     word = "helped" if verdict.helped else "did not help"
+    if not verdict.helped and _fewer(verdict.mean, verdict.ce_only):
+        word = "beat CE only, but not the best single teacher"
     word = "was rolled back" if verdict.rolled_back else word
     said = f"{name} {word}: {verdict.mean:.3f} bits per character, {', '.join(parts)}."
     return said + harm
@@ -188,7 +217,8 @@ def _rows(found: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
     domains = list(dict.fromkeys(domain for v in found for domain in v.bpc))
     several = ["mean"] if len(domains) > 1 else []
     heads = ["phase", "steps", *domains, *several]
-    heads += ["CE only", "best single", "before", "helped"]
+    heads += ["CE only", "best single", "before"]
+    heads += ["vs CE only", "vs best single", "helped"]
     rows = []
     for v in found:
         means = [number(v.mean)] if several else []
@@ -204,7 +234,9 @@ def _rows(found: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
                 number(v.ce_only),
                 single,
                 number(v.previous),
-                _outcome(v),
+                percent_more(v.mean, v.ce_only),
+                percent_more(v.mean, None if v.alone else v.best_single),
+                v.outcome,
             ]
         )
     return heads, rows
@@ -214,11 +246,7 @@ def _lead(run: RunDir, found: Sequence[Verdict]) -> str:
     if not found:
         steps = sum(1 for _ in run.lines("train"))
         return f"The run is not finished: {steps} metric lines so far, no summary yet."
-    kept = [v for v in found if not v.rolled_back]
-    good = [v.phase for v in kept if v.helped]
-    bad = [v.phase for v in kept if v.helped is False]
-    said = f"{len(good)} of {len(found)} phases helped"
-    said += f"; these did not: {', '.join(bad)}." if bad else "."
+    said = _counted(found)
     back = [v.phase for v in found if v.rolled_back]
     if back:
         last = run.summary.get("final_phase")
@@ -231,11 +259,25 @@ def _lead(run: RunDir, found: Sequence[Verdict]) -> str:
     return said if seconds is None else f"{said} The run took {duration(seconds)}."
 
 
-def _outcome(verdict: Verdict) -> str:
-    if verdict.rolled_back:
-        return "rolled back"
-    word = {True: "yes", False: "no", None: "–"}[verdict.helped]
-    return f"{word}, hurt" if verdict.harm else word
+def _counted(found: Sequence[Verdict]) -> str:
+    """How many phases helped, and which of the others did not or hurt."""
+    compared = [v for v in found if v.helped is not None or v.harmed or v.rolled_back]
+    if not compared:
+        return (
+            "Not compared: the run has trained no baseline (`baselines.ce_only`, "
+            "`baselines.single_teachers`)."
+        )
+    good = [v.phase for v in found if v.outcome == "yes"]
+    bad = [v.phase for v in found if v.outcome == "no"]
+    hurt = [v.phase for v in found if v.outcome.startswith("hurt")]
+    parts = [f"{len(good)} of {len(compared)} phases helped"]
+    if bad:
+        parts.append(f"these did not: {', '.join(bad)}")
+    if hurt:
+        parts.append(f"these hurt in a domain: {', '.join(hurt)}")
+    if len(compared) < len(found):
+        parts.append(f"{len(found) - len(compared)} had nothing to compare with")
+    return "; ".join(parts) + "."
 
 
 def _gate_note(run: RunDir) -> list[str]:

@@ -17,6 +17,11 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def percent_more(ours: float | None, other: float | None) -> str:
+    """How much more the first is than the second, with its sign; a dash for nothing."""
+    return "–" if ours is None or other is None else f"{ours / other - 1:+.1%}"
+
+
 def markdown_table(
     heads: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1
 ) -> str:

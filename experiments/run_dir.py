@@ -91,6 +91,16 @@ def mean_bpc(bpc: Mapping[str, float] | None) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def helped(beats_ce_only: bool | None, beats_best_single: bool | None) -> bool | None:
+    """Whether a phase beat every baseline that it can be held against.
+
+    Returns:
+        None where there is none.
+    """
+    told = [beats for beats in (beats_ce_only, beats_best_single) if beats is not None]
+    return all(told) if told else None
+
+
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
     rows = path.read_text(encoding="utf-8").split("\n")
     lines = []

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from align.errors import InputError
+from experiments.synonyms import called_here
 
 ANY_NAME = "<name>"
 """Stands for a key the user chooses, in the names :func:`valid_names` yields."""
@@ -52,6 +53,13 @@ def named_section(hint: Any) -> Any:
     if get_origin(hint) is dict and section_of(args[1])[0] is not None:
         return args[1]
     return None
+
+
+def entry_of(hint: Any) -> Any:
+    """Give X of ``dict[str, X]``, also within a choice of types, else None."""
+    if is_union(hint):
+        return next((x for x in map(entry_of, get_args(hint)) if x is not None), None)
+    return get_args(hint)[1] if get_origin(hint) is dict else None
 
 
 def is_union(hint: Any) -> bool:
@@ -97,6 +105,9 @@ def nearest_name(wrong: str, names: Iterable[str]) -> str | None:
 
 def unknown_key(path: str, root: type, known: Iterable[str] = ()) -> ConfigError:
     """Say that a key does not exist, and which one was probably meant."""
+    synonym = called_here(path, valid_names(root))
+    if synonym is not None:
+        return ConfigError(f"unknown config key {path!r}; here it is {synonym}")
     nearest = nearest_name(path, valid_names(root))
     meant = f"; did you mean {nearest!r}?" if nearest else "."
     section, _, _ = path.rpartition(".")

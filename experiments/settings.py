@@ -18,6 +18,7 @@ from typing import Any, TypeVar, get_args
 from experiments.schema import (
     ConfigError,
     describe_type,
+    entry_of,
     hints_of,
     is_union,
     join,
@@ -62,12 +63,15 @@ def load_yaml(text: str, source: str) -> Any:
         source: what to call it in an error, such as the file's path.
 
     Raises:
-        ConfigError: not YAML; names source, line and column.
+        ConfigError: not YAML, or a key stands twice in one mapping, of which YAML
+            would keep the last; names source and lines.
     """
     import yaml
     from jsonargparse import get_loader
 
     try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_repeated_keys(node, source, "", set())
         return get_loader("yaml")(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -78,6 +82,41 @@ def load_yaml(text: str, source: str) -> Any:
         ) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML: {error}") from None
+
+
+def _refuse_repeated_keys(node: Any, source: str, path: str, seen: set[int]) -> None:
+    """Walk the nodes, before they become a mapping in which the last key wins."""
+    import yaml
+
+    if id(node) in seen:  # an anchor that is used again
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _refuse_repeated_keys(item, source, f"{path}[{index}]", seen)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    first: dict[str, Any] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
+            continue
+        name = join(path, key.value)
+        if key.value in first:
+            places = _places(first[key.value].start_mark, key.start_mark)
+            raise ConfigError(
+                f"{source}: {name!r} stands twice, {places}; YAML would keep the last "
+                "alone: keep one, or put their settings together"
+            )
+        first[key.value] = key
+        _refuse_repeated_keys(value, source, name, seen)
+
+
+def _places(first: Any, second: Any) -> str:
+    """Two marks by line, or by column where they share one."""
+    if first.line == second.line:
+        columns = f"columns {first.column + 1} and {second.column + 1}"
+        return f"in line {first.line + 1} at {columns}"
+    return f"in lines {first.line + 1} and {second.line + 1}"
 
 
 def load_mapping(path: Path) -> dict[str, Any]:
@@ -237,13 +276,19 @@ def _value(hint: Any, raw: Any, path: str, root: type, partial: bool) -> Any:
 def leaf(hint: Any, raw: Any, path: str) -> Any:
     """Check one value against its type.
 
+    A mapping from names of the user's choosing is checked entry by entry, so that an
+    override may set one of them: ``loss.extra.mine=0.5``.
+
     Raises:
         ConfigError: names the path, the value and what is valid.
     """
     if raw is None and not takes_none(hint):
         raise _wrong(path, None, hint)
+    entry = entry_of(hint)
+    if isinstance(raw, Mapping) and entry is not None:
+        return {str(key): leaf(entry, x, join(path, key)) for key, x in raw.items()}
     if not isinstance(raw, Typed):
-        return _parse(hint, raw, path)
+        return _parse(hint, _untyped(raw), path)
     try:
         value = load_yaml(raw.text, path)
         return leaf(hint, value, path)
@@ -251,6 +296,15 @@ def leaf(hint: Any, raw: Any, path: str) -> Any:
         if hint is str or (is_union(hint) and str in get_args(hint)):
             return raw.text
         raise
+
+
+def _untyped(raw: Any) -> Any:
+    """What was typed, as text, wherever it stands: no name of ours is shown."""
+    if isinstance(raw, Typed):
+        return raw.text
+    if isinstance(raw, Mapping):
+        return {key: _untyped(value) for key, value in raw.items()}
+    return raw
 
 
 def _parse(hint: Any, raw: Any, path: str) -> Any:
@@ -288,5 +342,4 @@ def _mapping(data: Any, path: str, valid: str) -> Mapping[str, Any]:
         return {}  # a section without keys, as YAML reads "train:" and nothing more
     if isinstance(data, Mapping):
         return data
-    shown = data.text if isinstance(data, Typed) else data
-    raise ConfigError(f"{path or 'the config'} is {shown!r}; give {valid}")
+    raise ConfigError(f"{path or 'the config'} is {_untyped(data)!r}; give {valid}")

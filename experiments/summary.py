@@ -8,7 +8,7 @@ from typing import Any
 from experiments.arms import CE_ONLY, SINGLE
 from experiments.config import Config
 from experiments.gates import Judgement, kept_before
-from experiments.run_dir import MAIN, mean_bpc
+from experiments.run_dir import MAIN, helped, mean_bpc
 from teacher.teacher_rule import TeacherFacts
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -24,8 +24,11 @@ def summarize(
 ) -> dict[str, Any]:
     """Compare every phase with the baselines at the same steps.
 
-    ``helped`` means: fewer bits per character, on the mean over domains, than the
-    same student trained by next-token loss alone; None without that baseline.
+    Of every phase, on the mean over domains: ``beats_ce_only``, whether its student
+    needs fewer bits per character than the same student trained by next-token loss
+    alone; ``beats_best_single``, fewer than the best student of one teacher; None where
+    there is no such student, or it is this very one. ``helped`` is whether it needs
+    fewer than each of those there are; None where there is neither.
 
     Args:
         config: the run's.
@@ -39,14 +42,17 @@ def summarize(
         before = kept_before(judged[:index])
         ce_only = _bpc(results, CE_ONLY, index)
         best = _best_single(results, index)
+        rival = None if best is None or _alone(main[: index + 1], best) else best["bpc"]
+        beats = _better(own["bpc"], ce_only), _better(own["bpc"], rival)
         phases.append(
             {
                 **own,
                 "ce_only": ce_only,
                 "best_single": best,
                 "previous": dict(start if before is None else main[before]["bpc"]),
-                "helped": _better(own["bpc"], ce_only),
-                "beats_best_single": _better(own["bpc"], best and best["bpc"]),
+                "beats_ce_only": beats[0],
+                "beats_best_single": beats[1],
+                "helped": helped(*beats),
                 "gate": judged[index].plain(),
             }
         )
@@ -72,6 +78,11 @@ def summarize(
             if arm.startswith(SINGLE)
         },
     }
+
+
+def _alone(phases: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> bool:
+    """Whether this one teacher is all that taught: both students are the same."""
+    return all(phase.get("teachers") == [best["teacher"]] for phase in phases)
 
 
 def _bpc(results: Results, arm: str, index: int) -> dict[str, float] | None:

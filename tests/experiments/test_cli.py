@@ -3,7 +3,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -73,12 +72,10 @@ def test_help_comes_without_heavy_imports():
         "heavy = {'torch', 'transformers', 'matplotlib', 'numpy', 'yaml', 'rich'}; "
         "sys.exit(' '.join(heavy & set(sys.modules)) or 0)"
     )
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 5  # far less when nothing else runs
 
 
 def test_a_user_error_is_one_line_and_code_2(capsys):

@@ -12,6 +12,7 @@ from experiments.config import (
     resolve_phases,
     save_config,
 )
+from experiments.schema import ANY_NAME, valid_names
 from experiments.settings import ConfigError
 from teacher.teacher_rule import TeacherFacts
 
@@ -46,6 +47,61 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path):
     assert config.train.batch_size == 4
     assert config.loss.lambda_k == 1.0
     assert config.run.name == "mine"
+
+
+def test_of_two_overrides_of_one_setting_the_last_wins():
+    # as with flags of any command: a script's own come first, its user's after them
+    config = load_config(None, ["train.steps=3", "train.steps=4"])
+    assert config.train.steps == 4
+
+
+def test_a_key_that_stands_twice_in_a_file_or_an_override_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("train: {steps: 2}\nfuse: {z_dim: 8}\ntrain: {batch_size: 1}\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: 'train' .*lines 1 and 3"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="override 'train': 'steps' stands twice"):
+        load_config(None, ["train={steps: 1, steps: 2}"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "loss.extra.mine=0.5",
+        "phase.routing.loss.extra.mine=0.5",
+        "phase.all.loss.extra.mine=5e-1",
+        "loss.extra={mine: 0.5}",
+    ],
+)
+def test_an_extra_terms_weight_is_a_setting_like_any_other(override, presets):
+    phase = resolve_phase(load_config(None, [FOUR, override]), "routing", presets)
+    assert phase.loss.extra == {"mine": 0.5}
+
+
+def test_every_mapping_of_free_names_takes_overrides():
+    config = load_config(
+        None,
+        [
+            FOUR,
+            "teachers.q.model=./other",
+            "teachers.q.weight=2",
+            "output.teachers.kd=[p, q]",
+            "align.layer_map.p=[0, 1]",
+        ],
+    )
+    assert (config.teachers["q"].model, config.teachers["q"].weight) == ("./other", 2)
+    assert config.output.teachers == {"kd": ["p", "q"]}
+    assert config.align.layer_map == {"p": [0, 1]}
+
+
+def test_no_wrong_override_shows_a_name_of_ours():
+    names = list(valid_names(Config))
+    sections = {name.rpartition(".")[0] for name in names}
+    for name in names:
+        if name not in sections and not name.startswith(f"phase.{ANY_NAME}.train"):
+            with pytest.raises(ConfigError) as refused:
+                load_config(None, [FOUR, name.replace(ANY_NAME, "p") + ".x.y=odd"])
+            assert "Typed" not in str(refused.value)
 
 
 def test_each_phase_lays_preset_then_all_then_its_own_over_the_general():

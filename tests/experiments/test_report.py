@@ -28,6 +28,8 @@ def test_the_table_holds_every_arm(made_up):
         "3.555",
         "3.500 (gpt2-prose)",
         "8.000",
+        "-2.0%",  # 3.485 / 3.555 - 1
+        "-0.4%",
         "yes",
     ]
 
@@ -59,8 +61,39 @@ def test_missing_baselines_leave_no_verdict(made_up):
     run = replace(made_up, summary={"phases": [entry | {"best_single": None}]})
     (verdict,) = verdicts(run)
     assert verdict.helped is None
-    assert "has no baseline to compare with: 2.000" in report_text(run)
-    assert "| mean |" not in report_text(run)  # one domain is its own mean
+    text = report_text(run)
+    assert "has no baseline to compare with: 2.000" in text
+    assert "Not compared: the run has trained no baseline (`baselines.ce_only`" in text
+    assert "phases helped" not in text
+    assert "| – | – | – |" in text  # vs CE only, vs best single, helped
+    assert "| mean |" not in text  # one domain is its own mean
+
+
+def compared(run, ce_only, best_single, **changed):
+    """The same run with one phase of 2.000 bits beside these baselines."""
+    single = best_single and {"teacher": "gpt2", "bpc": {"all": best_single}}
+    entry = {"name": "dual", "steps": 4, "bpc": {"all": 2.0}, "best_single": single}
+    entry |= {"ce_only": ce_only and {"all": ce_only}} | changed
+    return replace(run, summary={"phases": [entry]})
+
+
+def test_what_helped_beat_both_baselines(made_up):
+    run = compared(made_up, 2.5, 1.6)
+    text = report_text(run)
+    assert "| -20.0% | +25.0% | no |" in text
+    assert "0 of 1 phases helped; these did not: dual." in text
+    assert "**dual** beat CE only, but not the best single teacher: 2.000" in text
+    assert "| -20.0% | -20.0% | yes |" in report_text(compared(made_up, 2.5, 2.5))
+    assert "| +25.0% | -20.0% | no |" in report_text(compared(made_up, 1.6, 2.5))
+    assert "| -20.0% | – | yes |" in report_text(compared(made_up, 2.5, None))
+    assert "| – | +25.0% | no |" in report_text(compared(made_up, None, 1.6))
+
+
+def test_one_teacher_is_not_held_against_itself(made_up):
+    run = compared(made_up, 2.5, 2.0, beats_best_single=None)
+    text = report_text(run)
+    assert "| 2.000 (gpt2) | – | -20.0% | – | yes |" in text
+    assert "1 of 1 phases helped." in text
 
 
 def test_an_unfinished_run_says_so(made_up):
@@ -91,12 +124,13 @@ def test_a_phase_that_hurt_says_where_and_by_how_much(made_up):
     text = report_text(with_gate(made_up, 3))
     assert "**routing** helped: 2.755" in text
     assert "It hurt: code 2.610, 4.4% more than CE only (2.500)." in text
-    assert "| yes, hurt |" in text
+    assert "| hurt code |" in text
+    assert "yes, hurt" not in text
     assert "rolled back" not in text
-    assert (
-        "yes, hurt"
-        in list(summary_table(with_gate(made_up, 3)).columns[-1].cells)[3].plain
-    )
+    counted = "2 of 5 phases helped; these did not: real_multi, z_space"
+    assert f"{counted}; these hurt in a domain: routing." in text
+    cells = list(summary_table(with_gate(made_up, 3)).columns[-1].cells)
+    assert cells[3].plain == "hurt code"
 
 
 def test_a_phase_that_was_rolled_back_helped_nobody(made_up):

@@ -144,3 +144,38 @@ def test_yaml_errors_name_file_and_line(tmp_path):
 
 def test_yaml_reads_exponents_without_a_point_as_numbers():
     assert load_yaml("a: 1e-4", "here") == {"a": 1e-4}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "here: 'a' stands twice, in lines 1 and 3"),
+        ("a:\n  x: 1\n  y: 2\n  x: 3\n", "'a.x' stands twice, in lines 2 and 4"),
+        ("a: {x: 1, x: 1}", "'a.x' stands twice, in line 1 at columns 5 and 11"),
+        ("a: [{x: 1}, {x: 1, x: 2}]", r"'a\[1\].x' stands twice"),
+        ('a: {1: x, "1": y}', "'a.1' stands twice"),  # names are texts all the same
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_both_places(text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_yaml(text, "here")
+
+
+def test_anchors_and_merges_are_no_repetition():
+    text = "a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]\n"
+    assert load_yaml(text, "here")["b"] == {"x": 1, "y": 2}
+
+
+def test_an_override_sets_one_entry_of_a_free_mapping():
+    hints = (dict[str, float], dict[str, float] | None)
+    for hint in hints:
+        assert leaf(hint, {"a": Typed("0.5"), "b": 2}, "x") == {"a": 0.5, "b": 2.0}
+    lists = dict[str, list[int]]
+    assert leaf(lists, {"a": [1, 2]}, "x") == {"a": [1, 2]}
+    with pytest.raises(ConfigError, match=r"^x\.a is 'much'; give a number$"):
+        leaf(dict[str, float], {"a": Typed("much")}, "x")
+
+
+def test_what_was_typed_is_shown_as_it_was_typed():
+    with pytest.raises(ConfigError, match=r"x is \{'a': \{'b': '1'\}\}; give an int"):
+        leaf(int, {"a": {"b": Typed("1")}}, "x")
