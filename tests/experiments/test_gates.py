@@ -155,7 +155,7 @@ def test_another_verdict_does_not_pass_for_the_same_run(rolled_back, tmp_path, c
     code, message = said(["train", config, *words, "gate.action=report"], capsys)
     assert code == 2
     assert "3-routing belongs to another config" in message
-    assert "rolled_back: stored ['multi_basic'], config None" in message
+    assert "rolled_back: stored ['multi_basic'], config null" in message
 
 
 @pytest.mark.slow
