@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from align.text_part import text_modules
 from student.config import LoraConfig
 from student.lora import add_adapters
 from teacher.quantise import quantise
@@ -49,6 +50,15 @@ class How:
     trained: bool = False
 
 
+def _freeze_towers(model: Any) -> None:
+    """As a run does of what no text reaches; without weights nothing can be run."""
+    read = [*text_modules(model).values(), model.get_output_embeddings()]
+    kept = {id(p) for m in read if m is not None for p in m.parameters(recurse=False)}
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.requires_grad_(False)
+
+
 def skeleton(config: Any, how: How) -> Any:
     """A model of a transformers config without weights, prepared as for a run."""
     from transformers import AutoModel, AutoModelForCausalLM
@@ -59,6 +69,7 @@ def skeleton(config: Any, how: How) -> Any:
     with torch.device("meta"):
         model: Any = auto.from_config(config, dtype=how.dtype, trust_remote_code=False)
         model.train(how.trained).requires_grad_(how.trained)
+        _freeze_towers(model)
         # The bytes of int4 are counted elsewhere; what a product needs is the same.
         if how.quantised:
             quantise(model, "int8")

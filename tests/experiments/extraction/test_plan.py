@@ -10,8 +10,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from experiments.cli import main
 from experiments.config import load_config
 from experiments.extraction.plan import memory_plan
-from experiments.extraction.traced import How, passes
+from experiments.extraction.traced import How, passes, skeleton
 from student.config import LoraConfig
+from student.unreached import freeze_unreached
+from tests.composites import gemma3
 from tests.experiments.small_runs import said, small_config
 
 SMALL = LlamaConfig(
@@ -138,3 +140,10 @@ def test_zero_divides_what_it_says(tiny_zoo, tmp_path):
     for what in ("gradients, float32", "optimiser, adamw"):
         assert divided[what] == whole[what] // 4
     assert divided["weights, float32"] == whole["weights, float32"]
+
+
+def test_of_a_composite_only_the_text_model_is_trained():
+    model = gemma3()
+    expected = set(dict(model.named_parameters())) - set(freeze_unreached(model))
+    planned = skeleton(model.config, How(torch.float32, trained=True))
+    assert {n for n, p in planned.named_parameters() if p.requires_grad} == expected
