@@ -1,22 +1,24 @@
 """Write what alignment makes of real tokenizers into docs/tokenizers.md.
 
-    python scripts/tokenizer_table.py            # print the tables
-    python scripts/tokenizer_table.py --write    # put them into the page
+    python scripts/tokenizer_table.py FOLDER            # print the tables
+    python scripts/tokenizer_table.py FOLDER --write    # put them into the page
 
-Measured on the tokenizers and texts in ``$MTKD_DATA`` or ``../shared/data``, where
-``tokenizers/NAME`` and ``corpora`` lie.
+FOLDER, or ``$MTKD_DATA``, holds ``tokenizers/NAME/tokenizer.json`` of real models,
+``gpt2`` among them, and the texts that ``CORPORA`` names under ``corpora``.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "tokenizers.md"
-BEGIN = "<!-- begin: python scripts/tokenizer_table.py --write -->"
+BEGIN = "<!-- begin: python scripts/tokenizer_table.py FOLDER --write -->"
 END = "<!-- end -->"
 
 CORPORA = {
@@ -37,16 +39,16 @@ CHARS, PIECE = 4000, 500
 """From the middle of each corpus, in pieces."""
 
 
-def data_folder() -> Path:
-    """Where tokenizers and corpora lie, present or not."""
-    return Path(os.environ.get("MTKD_DATA") or ROOT.parent / "shared" / "data")
-
-
 def tables(data: Path) -> str:
     """Measure and compose the tables."""
     from teacher.tokenizer import load_tokenizer
 
     folders = sorted(p.parent for p in data.glob("tokenizers/*/tokenizer.json"))
+    if STUDENT not in {folder.name for folder in folders}:
+        raise FileNotFoundError(
+            f"no {data}/tokenizers/{STUDENT}/tokenizer.json; give a folder with "
+            "tokenizers/NAME of real models, and corpora beside them"
+        )
     sides = {
         f.name: load_tokenizer(f.name, str(f), {"trust_remote_code": False})
         for f in folders
@@ -144,9 +146,31 @@ def _percent(share: float) -> str:
     return near.get(f"{share:.1%}", f"{share:.1%}".rstrip("%"))
 
 
-if __name__ == "__main__":
-    found = tables(data_folder())
-    if sys.argv[1:] == ["--write"]:
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, then print or write."""
+    parser = argparse.ArgumentParser(description="Measure what alignment makes of text")
+    given = os.environ.get("MTKD_DATA")
+    parser.add_argument(
+        "data",
+        type=Path,
+        metavar="FOLDER",
+        nargs="?" if given else None,
+        default=given,
+        help="holds tokenizers/NAME and corpora; default: $MTKD_DATA",
+    )
+    parser.add_argument("--write", action="store_true", help=f"put them into {PAGE}")
+    chosen = parser.parse_args(words)
+    try:
+        found = tables(Path(chosen.data))
+    except FileNotFoundError as error:
+        print(f"tokenizer_table: {error}", file=sys.stderr)
+        return 2
+    if chosen.write:
         PAGE.write_text(page_with(found), encoding="utf-8")
     else:
         print(found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,9 +3,9 @@
     python experiments/bench/alignment.py [--data FOLDER]
 
 One process, one thread; candidate and baseline take turns and the median of their
-ratios counts. Every alignment is compared with the dense definition first. FOLDER
-holds ``tokenizers/<name>/tokenizer.json`` of real models; without it (or
-``MTKD_DATA``, or ``../shared/data``) small tokenizers are trained on the spot.
+ratios counts. Every alignment is compared with the dense definition first. FOLDER, or
+``$MTKD_DATA``, holds ``tokenizers/<name>/tokenizer.json`` of real models; without
+either, small tokenizers are trained on the spot.
 The exit status is 1 where a bar is missed.
 """
 
@@ -36,9 +36,14 @@ def main() -> int:
 
 def _folder() -> Path | None:
     parser = argparse.ArgumentParser(description="Measure tokenising and aligning.")
-    beside = ROOT.parent / "shared" / "data"
-    given = os.environ.get("MTKD_DATA") or (beside if beside.is_dir() else None)
-    parser.add_argument("--data", type=Path, default=given, help="real tokenizers")
+    given = os.environ.get("MTKD_DATA")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        default=given,
+        help="holds tokenizers/NAME of real models; default: $MTKD_DATA",
+    )
     parser.add_argument("--trained", action="store_true", help="train small ones")
     chosen = parser.parse_args()
     return None if chosen.trained or not chosen.data else Path(chosen.data)

@@ -1,7 +1,7 @@
-"""Small random models of the true classes, beside the true tokenizers.
+"""Small random models of the true classes, beside tokenizers of their kinds.
 
-Vocabularies are whole and position schemes are each family's own; only widths and
-depths are small.
+The tokenizers are the true ones where they lie beside the checkout, else small ones of
+their kinds. Position schemes are each family's own; widths and depths are small.
 """
 
 from pathlib import Path
@@ -9,35 +9,45 @@ from typing import Any
 
 import torch
 
+from teacher.tokenizer import largest_id, load_tokenizer
+from tests.small_tokenizers import SHARED, outside, small
+
 DECODERS = ("gpt2", "opt", "pythia", "llama2", "qwen2.5", "mistral")
 ENCODERS = ("bert", "bert-chinese", "t5")
 _TOKENIZERS = {
-    "pythia": "gpt-neox",
-    "mistral": "mistral-7b-v0.1",
-    "bert": "bert-base-uncased",
-    "bert-chinese": "bert-base-chinese",
-    "t5": "t5-small",
+    "gpt2": ("gpt2", "bytes"),
+    "opt": ("opt", "bytes-renumbered"),
+    "pythia": ("gpt-neox", "bytes-nfc"),
+    "llama2": ("llama2", "metaspace-legacy"),
+    "qwen2.5": ("qwen2.5", "bytes-chatml"),
+    "mistral": ("mistral-7b-v0.1", "metaspace"),
+    "bert": ("bert-base-uncased", "words-lower"),
+    "bert-chinese": ("bert-base-chinese", "words"),
+    "t5": ("t5-small", "unigram-end"),
 }
+"""Each family's folder among the true ones, and its kind among the small ones."""
 
 
-def save_real(name: str, folder: Path, tokenizers: Path) -> Path:
+def save_real(name: str, folder: Path) -> Path:
     """Save one family's model and tokenizer.
 
     Args:
         name: of ``DECODERS`` or ``ENCODERS``.
         folder: to write into.
-        tokenizers: folder of real tokenizers.
     """
-    from transformers import AutoTokenizer
-
+    true, kind = _TOKENIZERS[name]
+    if outside(true):
+        tokenizer = load_tokenizer(true, str(SHARED / "tokenizers" / true), {})
+    else:
+        tokenizer = small(kind)
     torch.manual_seed(len(name))
-    _model(name).save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizers / _TOKENIZERS.get(name, name))
+    # some rows more than ids, as true models have
+    _model(name, -(-(largest_id(tokenizer) + 1) // 64) * 64).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def _model(name: str) -> Any:
+def _model(name: str, rows: int) -> Any:
     import transformers as hf
 
     llama = {
@@ -54,16 +64,18 @@ def _model(name: str) -> Any:
         "num_attention_heads": 4,
     }
     if name == "gpt2":
-        return hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=32, n_layer=3, n_head=4))
+        return hf.GPT2LMHeadModel(
+            hf.GPT2Config(vocab_size=rows, n_embd=32, n_layer=3, n_head=4)
+        )
     if name == "opt":
         sizes = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2}
         config = hf.OPTConfig(
-            **sizes, num_attention_heads=4, word_embed_proj_dim=16, vocab_size=50272
+            **sizes, num_attention_heads=4, word_embed_proj_dim=16, vocab_size=rows
         )
         return hf.OPTForCausalLM(config)
     if name == "pythia":
         config = hf.GPTNeoXConfig(
-            vocab_size=50304,
+            vocab_size=rows,
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=3,
@@ -72,20 +84,20 @@ def _model(name: str) -> Any:
         )
         return hf.GPTNeoXForCausalLM(config)
     if name == "llama2":
-        return hf.LlamaForCausalLM(hf.LlamaConfig(vocab_size=32000, **llama))
+        return hf.LlamaForCausalLM(hf.LlamaConfig(vocab_size=rows, **llama))
     if name == "qwen2.5":
-        config = hf.Qwen2Config(vocab_size=151936, tie_word_embeddings=True, **llama)
+        config = hf.Qwen2Config(vocab_size=rows, tie_word_embeddings=True, **llama)
         config.rope_theta = 1e6
         return hf.Qwen2ForCausalLM(config)
     if name == "mistral":
-        config = hf.MistralConfig(vocab_size=32000, sliding_window=16, **llama)
+        config = hf.MistralConfig(vocab_size=rows, sliding_window=16, **llama)
         return hf.MistralForCausalLM(config)
     if name == "bert":
-        return hf.BertForMaskedLM(hf.BertConfig(vocab_size=30522, **bert))
+        return hf.BertForMaskedLM(hf.BertConfig(vocab_size=rows, **bert))
     if name == "bert-chinese":
-        return hf.BertForMaskedLM(hf.BertConfig(vocab_size=21128, **bert))
+        return hf.BertForMaskedLM(hf.BertConfig(vocab_size=rows, **bert))
     config = hf.T5Config(
-        vocab_size=32128,
+        vocab_size=rows,
         d_model=32,
         d_kv=8,
         d_ff=64,

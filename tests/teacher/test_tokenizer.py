@@ -132,10 +132,12 @@ def test_a_tokenizer_splits_as_its_file_says_whatever_the_models_type(
     assert loaded.bos_token == trained.bos_token
 
 
-@pytest.mark.parametrize("name", outside())
-def test_real_tokenizers_read_as_their_files(name):
-    folder = SHARED / "tokenizers" / name
-    assert ids(load(folder), PROBES) == ids(the_file(folder), PROBES)
+if outside():  # they only widen what holds everywhere
+
+    @pytest.mark.parametrize("name", outside())
+    def test_real_tokenizers_read_as_their_files(name):
+        folder = SHARED / "tokenizers" / name
+        assert ids(load(folder), PROBES) == ids(the_file(folder), PROBES)
 
 
 def test_merges_are_never_left_out_by_lot(tmp_path):
