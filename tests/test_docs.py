@@ -13,6 +13,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 WRITTEN = [page for page in PAGES if page.name != "config.md"]  # that one is generated
 
+FILES = (".py", ".md", ".yaml", ".json", ".jsonl", ".txt")
+"""Endings of names that stand for files."""
+
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
     """(line, code) of every fenced block of a language."""
@@ -61,7 +64,7 @@ def test_a_page_calls_only_tests_that_exist(page):
 def test_a_page_names_only_settings_and_modules_that_exist(page):
     for name in sorted(names(page)):
         match = re.fullmatch(r"([a-z_]+(?:\.[A-Za-z_]+)+)(?:=.*)?", name)
-        if match and not name.endswith((".py", ".md", ".yaml", ".json", ".jsonl")):
+        if match and not name.endswith(FILES):
             known = _is_setting(match[1]) or _is_python(match[1])
             assert known, f"{page.name}: `{name}` is no setting and no module"
 

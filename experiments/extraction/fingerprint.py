@@ -95,7 +95,8 @@ def student_of(config: Config) -> dict[str, JsonValue]:
 def settings_of(config: Config) -> dict[str, JsonValue]:
     """Settings beside the models that decide what is stored."""
     day = config.data.date
-    return ({} if day is None else {"date": day}) | {
+    dated: dict[str, JsonValue] = {} if day is None else {"date": day}
+    return dated | {
         "max_length": config.data.max_length,
         "autocast": "bfloat16" if autocast_of(config.train) else None,
         "on_non_finite": config.store.on_non_finite,
