@@ -144,8 +144,8 @@ def projected_of(
     at, mine, theirs = stretches.places()
     chains = None
     if student is not None:
-        teacher, chunks = label_log_probs(other, config.block), stretches.chunks
-        both = (own, student, chunks.student), (other, teacher, chunks.teacher)
+        likelihood, chunks = label_log_probs(other, config.block), stretches.chunks
+        both = (own, student, chunks.student), (other, likelihood, chunks.teacher)
         sides = [
             (
                 side.sum(log_probs)[at],
