@@ -41,7 +41,7 @@ def test_what_the_zoo_lacks_is_said_with_what_it_has(cache, tmp_path, monkeypatc
     with pytest.raises(ValueError, match="huge"):
         load_model("zoo:huge/gpt2-prose")
     monkeypatch.setenv("MTKD_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="run `mtkd zoo build`"):
+    with pytest.raises(FileNotFoundError, match="run `mtkd zoo build --scale tiny`"):
         TeacherKVExtractor("zoo:tiny/gpt2-prose")
     assert model_files("zoo:tiny/gpt2-prose") is None
 
