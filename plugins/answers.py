@@ -63,7 +63,8 @@ def alignment_problem(found: Any, student: TokenBatch, teacher: TokenBatch) -> s
     rows, cols, weights = found.rows, found.cols, found.weights
     sums = weights.new_zeros(batch * tokens).index_add_(0, rows, weights)[rows]
     fed, feeding = student.has_text.flatten()[rows], teacher.has_text.flatten()[cols]
-    shared = weights if found.shared is None else found.shared
+    shared = weights * 0 if found.shared is None else found.shared
+    held = torch.minimum(_widths(student)[rows], _widths(teacher)[cols])
     sentences = (
         (~weights.isfinite(), "returns weights that are not finite"),
         (weights < 0, "returns weights that are negative"),
@@ -74,7 +75,10 @@ def alignment_problem(found: Any, student: TokenBatch, teacher: TokenBatch) -> s
             rows // tokens != cols // wanted[2],
             "feeds a text from another text of the batch",
         ),
-        (~(shared >= 0), "returns shared characters that are negative or no number"),
+        (
+            ~((shared >= 0) & (shared <= held)),
+            "returns shared characters that two tokens cannot share",
+        ),
     )
     return _first(sentences)
 
@@ -202,6 +206,11 @@ def counts_problem(found: Any) -> str:
         return f"counts {_kinds(found)}; return numbers, one or more"
     bad = [x for x in found if not _is_real(x) or not math.isfinite(x) or x < 0]
     return f"counts {bad[0]!r}; return finite numbers >= 0" if bad else ""
+
+
+def _widths(batch: TokenBatch) -> Tensor:
+    """(B * T,) int64 characters that each token holds."""
+    return (batch.spans[..., 1] - batch.spans[..., 0]).flatten()
 
 
 def _tensor_problem(value: Any, dtype: torch.dtype, device: torch.device) -> str:

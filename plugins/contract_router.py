@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from plugins.answers import weights_problem
+from plugins.answers import SUM, SUM_NARROW, weights_problem
 from plugins.contract import Promise, first_problem, problem
 from plugins.untouched import Untouched
 
@@ -79,6 +79,8 @@ def router(factory: Callable[[int, int], nn.Module]) -> Iterator[Promise]:
             apart = torch.stack([module(row[None])[0] for row in rows])
             if not torch.allclose(together, apart, atol=1e-5):
                 return "a text's weights depend on its batch"
+            if company_counts(module.train(), query):
+                return "while it trains, a text's weights depend on its batch"
         return ""
 
     def learns() -> str:
@@ -136,6 +138,29 @@ def router(factory: Callable[[int, int], nn.Module]) -> Iterator[Promise]:
     yield Promise("its weights have a finite gradient to its parameters", learns)
     yield Promise("is saved and restored by its state dict", saved)
     yield Promise("keeps all this call after call and leaves queries alone", often)
+
+
+def company_counts(router: Callable[[Tensor], Tensor], query: Tensor) -> bool:
+    """Whether other rows change what the first row is given, chance left out.
+
+    Args:
+        router: a router, or a call of one.
+        query: (..., C) float of two rows at least, else nothing is asked.
+    """
+    rows = query.detach().reshape(-1, query.shape[-1])
+    if len(rows) < 2:
+        return False
+    other = torch.cat([rows[:1], -rows[:-1]]).view_as(query)
+    devices = [query.device] if query.device.type == "cuda" else []
+    given = []
+    for company in (query.detach(), other):
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            weights = router(company)
+        given.append(weights.detach().float().reshape(len(rows), -1)[0])
+    narrow = query.dtype in (torch.float16, torch.bfloat16)
+    on = torch.is_autocast_enabled(query.device.type)
+    return not torch.allclose(*given, atol=SUM_NARROW if narrow or on else SUM)
 
 
 def queries() -> list[Tensor]:

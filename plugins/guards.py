@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from align.causality import CausalityError, check_causal
 from align.errors import MtkdError
+from align.time_align import Alignment
 from align.tokens import TokenBatch
 from plugins import answers
+from plugins.contract_router import company_counts
 from plugins.entry import Entry
 from plugins.errors import PluginCrashError, PluginError
 from plugins.untouched import Untouched, tensors_of
@@ -72,6 +74,22 @@ def _made(entry: Entry, factory: Callable[..., Any], *sizes: int) -> Any:
     return made
 
 
+class _Seldom:
+    """True at the first call, the second, the fourth, the eighth, and so on."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def now(self) -> bool:
+        self._calls += 1
+        return self._calls & (self._calls - 1) == 0
+
+
+def _partitioned(module: nn.Module) -> bool:
+    """Whether processes hold parts of it, who must all ask equally often."""
+    return any(hasattr(p, "ds_id") for p in module.parameters())
+
+
 class _Stand:
     """In place of an object that is no module; attributes are its own."""
 
@@ -91,6 +109,7 @@ class _Aligner(_Stand):
         if not isinstance(causal, bool):
             raise entry.error(f"has causal = {causal!r}; say True or False")
         self.causal: bool = causal
+        self._seldom = _Seldom()
 
     def __call__(self, student: TokenBatch, teacher: TokenBatch) -> Any:
         before = Untouched({"student": student, "teacher": teacher}, whole=True)
@@ -105,6 +124,8 @@ class _Aligner(_Stand):
                 check_causal(found, student, teacher)
             except CausalityError as error:
                 raise self._entry.error(f"says causal = True, but {error}") from error
+        if self._seldom.now():
+            self._try_alone(found, student, teacher)
         # A copy: an aligner that fills the same tensors again would change batches
         # that wait to be trained on.
         shared = None if found.shared is None else found.shared.clone()
@@ -115,6 +136,27 @@ class _Aligner(_Stand):
             weights=found.weights.clone(),
             shared=shared,
         )
+
+    def _try_alone(
+        self, found: Alignment, student: TokenBatch, teacher: TokenBatch
+    ) -> None:
+        """See that the first text is aligned as it is without the others."""
+        alone = _first_text(student), _first_text(teacher)
+        with blamed(self._entry):
+            again = self._inner(*alone)
+        problem = answers.alignment_problem(again, *alone)
+        first = found.rows < student.ids.shape[1]
+        if not problem and not (
+            torch.equal(found.rows[first], again.rows)
+            and torch.equal(found.cols[first], again.cols)
+            and torch.allclose(found.weights[first], again.weights, atol=1e-4)
+        ):
+            problem = "aligns a text otherwise in another batch"
+        _require(self._entry, problem)
+
+
+def _first_text(batch: TokenBatch) -> TokenBatch:
+    return TokenBatch(batch.ids[:1], batch.mask[:1], batch.spans[:1], batch.texts[:1])
 
 
 class _LayerMap(_Stand):
@@ -164,7 +206,7 @@ class _Temperature(_Stand):
             self._entry,
             answers.temperature_problem(found, tokens[0] if tokens else None),
         )
-        return found.detach() if isinstance(found, Tensor) else float(found)
+        return found.detach().float() if isinstance(found, Tensor) else float(found)
 
 
 def _router(entry: Entry, factory: Callable[[int, int], Any]) -> Callable[..., Any]:
@@ -175,6 +217,8 @@ def _router(entry: Entry, factory: Callable[[int, int], Any]) -> Callable[..., A
                 f"makes a {type(made).__name__}; a router is a torch.nn.Module"
             )
 
+        seldom = _Seldom()
+
         def call(router: Any, query: Tensor) -> Tensor:
             before = Untouched({"the query": query})
             with blamed(entry):
@@ -182,7 +226,12 @@ def _router(entry: Entry, factory: Callable[[int, int], Any]) -> Callable[..., A
             problem = answers.weights_problem(found, query, num_teachers)
             if problem and not _finite(query, made):
                 return found  # training's trouble, told where it is found
-            _require(entry, problem or before.problem())
+            problem = problem or before.problem()
+            if not problem and seldom.now() and not _partitioned(made):
+                with blamed(entry):
+                    if company_counts(router, query):
+                        problem = "gives a row other weights in another batch"
+            _require(entry, problem)
             learns = any(p.requires_grad for p in made.parameters())
             if learns and torch.is_grad_enabled() and found.grad_fn is None:
                 raise entry.error(
@@ -221,12 +270,16 @@ def _objective(entry: Entry, factory: Callable[[], Any]) -> Callable[[], Any]:
         counts = _counts(entry, made)
         if isinstance(made, nn.Module):
             return _guarded_module(made, call, counts)
-        return _Objective(entry, made, call, counts)
+        stand = _Objective(entry, made, call, counts)
+        stand.needs = needs  # what it says once
+        return stand
 
     return build
 
 
 class _Objective(_Stand):
+    needs: frozenset[str]
+
     def __init__(
         self,
         entry: Entry,

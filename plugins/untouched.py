@@ -16,6 +16,7 @@ NumPy do not count up the tensor's version."""
 _DEPTH = 8
 """How deep tensors lie in what a plugin is given: context, comparison, features."""
 _GRADIENTS, _DTYPE = "whether gradients are recorded", "torch's default dtype"
+_THREADS = "torch's number of threads"
 _OURS = ("align", "fuse", "student")
 
 
@@ -63,6 +64,9 @@ class Untouched:
         dtype = self._globals[_DTYPE]
         assert isinstance(dtype, torch.dtype)
         torch.set_default_dtype(dtype)
+        threads = self._globals.get(_THREADS)
+        if isinstance(threads, int) and threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
 
     def _look(self) -> dict[torch.device, list[Tensor]]:
         """Bytes of some values of every tensor, by device: NaN equals itself."""
@@ -95,9 +99,9 @@ def _globals() -> Mapping[str, object]:
         _DTYPE: torch.get_default_dtype(),
     }
     if threading.current_thread() is threading.main_thread():
-        found["torch's seed"] = (
-            torch.initial_seed()
-        )  # else another may set it meanwhile
+        # elsewhere the main thread may set them meanwhile
+        found["torch's seed"] = torch.initial_seed()
+        found[_THREADS] = torch.get_num_threads()
     return found
 
 

@@ -109,6 +109,16 @@ def test_an_aligner_that_fills_the_same_tensors_again_changes_no_earlier_answer(
     assert torch.equal(first.weights, before)
 
 
+def test_a_text_is_aligned_again_without_the_others_now_and_then():
+    made = guarded("aligner", aligners.BROKEN["depends_on_the_batch"])()
+    together = next(pair for pair in long_batches() if len(pair[0].texts) > 1)
+    with pytest.raises(PluginError, match="aligns a text otherwise in another batch"):
+        made(*together)
+    good = guarded("aligner", CausalCharIoUAligner)()
+    for _ in range(9):
+        good(*together)
+
+
 class ByDistance(nn.Module):
     """An objective with a parameter and a count."""
 

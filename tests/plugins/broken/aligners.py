@@ -113,6 +113,11 @@ def feeds_padding(student, teacher):
     return Alignment(rows, cols, torch.ones(len(rows)), found.shape)
 
 
+def shares_too_much(student, teacher):
+    found = CAUSAL(student, teacher)
+    return replace(found, shared=found.shared + 1e6)
+
+
 class Lies(Alignment):
     """An alignment that carries other values than its pairs say."""
 
@@ -161,6 +166,7 @@ BROKEN = {
     "of_the_first_text": of(of_the_first_text, causal=False),
     "depends_on_the_batch": of(by_the_batch),
     "feeds_padding": of(feeds_padding),
+    "shares_too_much": of(shares_too_much),
     "an_alignment_that_lies": of(lies),
     "turns_gradients_off": of(turns_gradients_off),
     "raises": of(raises),

@@ -117,6 +117,26 @@ def nan_after_60_calls(self, weights, query):
     return weights * (torch.nan if self.calls > 60 else 1)
 
 
+class BatchNorm(nn.Module):
+    """Each query by itself when it is measured, by its batch while it learns."""
+
+    def __init__(self, hidden_dim, num_teachers):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(hidden_dim, momentum=0)
+        self.score = nn.Linear(hidden_dim, num_teachers)
+
+    def forward(self, query, available=None):
+        rows = query.float().reshape(-1, query.shape[-1])
+        normed = self.norm(rows) if len(rows) > 1 else rows
+        return self.score(normed).softmax(-1).view(*query.shape[:-1], -1)
+
+
+@spoilt
+def takes_threads(self, weights, query):
+    torch.set_num_threads(torch.get_num_threads() % 2 + 1)
+    return weights
+
+
 class Whole(nn.Linear):
     """A router that forgot the softmax."""
 
@@ -176,6 +196,8 @@ BROKEN = {
     "other_weights_each_call": other_weights_each_call,
     "nan_after_60_calls": nan_after_60_calls,
     "no_softmax": Whole,
+    "batch_norm": BatchNorm,
+    "takes_threads": takes_threads,
     "no_module": NoModule,
     "float32_only": Halves,
     "forgets_a_part": Forgets,
@@ -199,6 +221,7 @@ LATE = {
     f"{made.__name__}_late": at_real_width(made)
     for made in (negative, unnormalised, not_a_number, a_list, raises, detached)
 } | {
+    "depends_on_the_batch_late": at_real_width(by_the_batch),
     "writes_in_secret_late": at_real_width(writes_in_secret),
     "one_more_teacher_late": at_real_width(one_more_teacher),
     "writes_to_the_query_late": at_real_width(writes_to_the_query),
