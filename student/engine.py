@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from align.errors import InputError, MtkdError, exit_code_of
+from align.primitive_cache import bound_primitive_caches
 from student.config import TrainConfig
 from student.distiller import Distiller
 from student.launch import (
@@ -59,6 +60,7 @@ class Engine:
             RuntimeError: the launcher's processes do not see each other.
         """
         _check_hardware(config)
+        bound_primitive_caches()
         if config.threads:
             torch.set_num_threads(config.threads)
         world = launched_world()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from align.errors import InputError, MissingFileError
+from align.primitive_cache import bound_primitive_caches
 from teacher.cpu import avoid_broken_amx
 from teacher.fresh import fresh_model
 from teacher.model_files import (
@@ -82,6 +83,7 @@ def load_model(
     if role not in ROLES:
         raise InputError(f"role={role!r}; valid are {', '.join(ROLES)}")
     avoid_broken_amx()
+    bound_primitive_caches()
     name = str(name_or_path)
     source = model_source(name, resolve)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
