@@ -21,16 +21,6 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("ci"), derandomize=False)
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Real tokenizers and texts kept beside the checkout, where present."""
-    if not SHARED.is_dir():
-        pytest.skip(f"real tokenizers and texts are absent: no folder {SHARED}")
-    return SHARED
-
 
 @pytest.fixture(scope="session")
 def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
