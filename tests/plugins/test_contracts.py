@@ -14,6 +14,8 @@ from plugins.contracts import assert_contract, check
 from student.objective import Term
 from student.terms import key_distance
 
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # a table stays a table
+
 BUILT_IN = Registry.load(entry_points=False).entries()
 
 
