@@ -129,10 +129,10 @@ def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
     yield Promise("special tokens and padding neither feed nor are fed", text_only)
     yield Promise("feeds some token where texts meet", covers)
     yield Promise("covers every token where both tokenizations are equal", itself)
-    yield Promise("aligns each text by itself", alone)
     yield Promise("leaves its input as it was", untouched)
     yield Promise("no future leaks if it says so", future)
     yield Promise("keeps all this call after call, whatever the length", often)
+    yield Promise("aligns each text by itself", alone)
 
 
 def token_batch(

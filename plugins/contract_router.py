@@ -160,7 +160,9 @@ def company_counts(router: Callable[[Tensor], Tensor], query: Tensor) -> bool:
         given.append(weights.detach().float().reshape(len(rows), -1)[0])
     narrow = query.dtype in (torch.float16, torch.bfloat16)
     on = torch.is_autocast_enabled(query.device.type)
-    return not torch.allclose(*given, atol=SUM_NARROW if narrow or on else SUM)
+    return not torch.allclose(
+        given[0], given[1], atol=SUM_NARROW if narrow or on else SUM
+    )
 
 
 def queries() -> list[Tensor]:
