@@ -27,12 +27,15 @@ class Conversation(str):
     """What stands between contents that were written to be read in a row."""
     today: date | None
     """The day that chat templates are told; None lets each ask the clock."""
+    goes_on: bool
+    """Whether its end was cut off."""
 
     def __new__(
         cls,
         messages: Sequence[Message],
         joint: str | None = None,
         today: date | None = None,
+        goes_on: bool = False,
     ) -> Conversation:
         """Join the contents.
 
@@ -40,18 +43,20 @@ class Conversation(str):
             messages: each with a string as ``content``.
             joint: for models without a chat template; None separates paragraphs.
             today: what templates that write the day are told; None asks the clock.
+            goes_on: whether its end was cut off.
         """
         made = super().__new__(cls, "".join(m["content"] for m in messages))
         made.messages, made.joint, made.today = tuple(messages), joint, today
+        made.goes_on = goes_on
         return made
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         """What a copy in another process is made of."""
-        return (self.messages, self.joint, self.today)
+        return (self.messages, self.joint, self.today, self.goes_on)
 
     def on(self, today: date) -> Conversation:
         """The same conversation, held on a given day."""
-        return Conversation(self.messages, self.joint, today)
+        return Conversation(self.messages, self.joint, today, self.goes_on)
 
     def cut(self, chars: int) -> Conversation:
         """The front of the conversation, its last content cut short.
@@ -59,13 +64,14 @@ class Conversation(str):
         Args:
             chars: most characters of all contents together, >= 0.
         """
+        goes_on = self.goes_on or chars < len(self)
         kept: list[Message] = []
         for message in self.messages:
             if chars <= 0 and message["content"]:
                 break
             kept.append({**message, "content": message["content"][:chars]})
             chars -= len(message["content"])
-        return Conversation(kept, self.joint, self.today)
+        return Conversation(kept, self.joint, self.today, goes_on)
 
     def plain(self) -> str:
         """One plain text for models without turns.

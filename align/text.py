@@ -126,7 +126,7 @@ def iter_file(
     kind = kind_of(file.path)
     found: Iterator[tuple[int, str]]
     if kind == "plain":
-        found = enumerate(documents(text_blocks(file.path), _cut))
+        found = enumerate(documents(text_blocks(file.path), best_cut))
     else:
         rows = _rows(file.path, kind, text_field)
         found = _texts(rows, text_field, chats, bad_row)
@@ -203,14 +203,18 @@ def chunk_samples(samples: Iterable[TextSample], max_chars: int) -> list[TextSam
 def _pieces(text: str, max_chars: int) -> Iterator[str]:
     start = 0
     while len(text) - start > max_chars:
-        cut = _cut(text, start, start + max_chars)
+        cut = best_cut(text, start, start + max_chars)
         yield text[start:cut]
         start = cut
     yield text[start:]
 
 
-def _cut(text: str, start: int, limit: int) -> int:
-    """The best place to end a chunk, in (start, limit]."""
+def best_cut(text: str, start: int, limit: int) -> int:
+    """The best place to end a piece that begins at ``start``, in (start, limit].
+
+    See :func:`chunk_samples`. Where composed characters fill the second half, the
+    place is ``limit`` itself.
+    """
     half = start + (limit - start) // 2
     for pattern in _CUTS:
         # One character beyond the limit lets a sentence end see the blank after it

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from align.byte_lengths import ByteLengths
 from align.chat import as_conversation, has_template, render_chat, to_contents
 from align.conversation import Conversation, Message
 from align.errors import InputError
+from align.fragment import Fragment, ends
 from align.offsets import place_by_offsets
 from align.placed import Placed, filled, pad_id, special_ids
 from align.records import lone_surrogate
@@ -63,8 +66,9 @@ class TokenBatch:
     def predicted(self) -> Tensor:
         """(B, T) bool, True on tokens that a model learns to predict.
 
-        Of a text all real tokens; of a conversation those that hold content, and
-        the one after each content, by which a model ends its turn.
+        Of a text all real tokens, the end-of-text token among them; of a conversation
+        those that hold content, and the one after each content, by which a model ends
+        its turn.
         """
         chats = [isinstance(text, Conversation) for text in self.texts]
         if not any(chats):
@@ -114,6 +118,7 @@ def encode_batch(
     max_length: int | None = None,
     add_special_tokens: bool = True,
     byte_lengths: ByteLengths | None = None,
+    learn_end: bool | None = None,
 ) -> TokenBatch:
     """Tokenise texts and note the characters of every token.
 
@@ -131,6 +136,11 @@ def encode_batch(
         byte_lengths: :meth:`ByteLengths.of` this tokenizer, which replaces the
             slow copying of offsets where ids alone say how long tokens are; None
             always copies.
+        learn_end: True writes the end-of-text token after every text that ends
+            (:func:`align.fragment.ends`) and is not cut here, once, and after no
+            other; False writes it nowhere; None leaves it to the tokenizer. It holds no
+            text. Without a chat template conversations likewise; with one, see
+            :func:`encode_chats`.
 
     Returns:
         The batch; T is the longest row.
@@ -143,12 +153,12 @@ def encode_batch(
     texts = _checked_texts(texts)
     talks = [text for text in texts if isinstance(text, Conversation)]
     if talks:
-        spoken = encode_chats(tokenizer, talks, max_length, byte_lengths)
+        spoken = encode_chats(tokenizer, talks, max_length, byte_lengths, learn_end)
         plain = [text for text in texts if not isinstance(text, Conversation)]
         if not plain:
             return spoken
         written = encode_batch(
-            tokenizer, plain, max_length, add_special_tokens, byte_lengths
+            tokenizer, plain, max_length, add_special_tokens, byte_lengths, learn_end
         )
         return _in_order(texts, written, spoken, pad_id(tokenizer))
     if not getattr(tokenizer, "is_fast", False):
@@ -159,6 +169,9 @@ def encode_batch(
         )
     backend = _unset(tokenizer)
     prefix, suffix = special_ids(backend) if add_special_tokens else ([], [])
+    placed = _placed(tokenizer, texts, byte_lengths)
+    if learn_end is not None:
+        suffix = [token for token in suffix if token != end_id(tokenizer)]
     room = None if max_length is None else max_length - len(prefix) - len(suffix)
     if room is not None and room < 0:
         raise InputError(
@@ -166,8 +179,10 @@ def encode_batch(
             f"{len(prefix) + len(suffix)} special tokens of the tokenizer; give at "
             f"least {len(prefix) + len(suffix)}"
         )
-    placed = _placed(tokenizer, texts, byte_lengths)
-    return _pad(tokenizer, placed, texts, prefix, suffix, room)
+    ended = np.zeros(len(texts), dtype=np.bool_)
+    if learn_end:
+        ended = _to_be_ended(tokenizer, texts, placed, room)
+    return _pad(tokenizer, placed, texts, prefix, suffix, room, ended)
 
 
 def encode_chats(
@@ -175,6 +190,7 @@ def encode_chats(
     conversations: Sequence[Conversation | Sequence[Message]],
     max_length: int | None = None,
     byte_lengths: ByteLengths | None = None,
+    learn_end: bool | None = None,
 ) -> TokenBatch:
     """Tokenise conversations, each in the model's own template.
 
@@ -183,6 +199,10 @@ def encode_chats(
         conversations: B conversations, or lists of messages.
         max_length: longest row in tokens; None keeps all.
         byte_lengths: as for :func:`encode_batch`.
+        learn_end: as for :func:`encode_batch`, where there is no template. A template
+            ends turns itself; where what it writes after the last content holds no
+            token of its own, the end-of-text token takes that place. Where the end was
+            cut off, nothing follows the last content.
 
     Returns:
         The batch. Its ``texts`` are the contents of each conversation, joined with
@@ -194,12 +214,18 @@ def encode_chats(
     """
     talks = [as_conversation(messages) for messages in conversations]
     shown = [render_chat(tokenizer, talk) for talk in talks]
+    templated = has_template(tokenizer)  # and then writes its own special tokens
+    closes = templated and learn_end is not None
     batch = encode_batch(
         tokenizer,
-        [one.text for one in shown],
-        max_length=max_length,
-        add_special_tokens=not has_template(tokenizer),  # a template writes its own
+        [
+            Fragment(one.text) if talk.goes_on else one.text
+            for one, talk in zip(shown, talks, strict=True)
+        ],
+        max_length=None if closes else max_length,
+        add_special_tokens=not templated,
         byte_lengths=byte_lengths,
+        learn_end=None if templated else learn_end,
     )
     spans = batch.spans.numpy()
     moved = [
@@ -207,7 +233,37 @@ def encode_chats(
         for row, one in enumerate(shown)
     ]
     placed = torch.from_numpy(np.stack(moved)) if moved else batch.spans
-    return replace(batch, spans=placed, texts=tuple(talks))
+    batch = replace(batch, spans=placed, texts=tuple(talks))
+    return _closed(tokenizer, batch, bool(learn_end), max_length) if closes else batch
+
+
+def _closed(
+    tokenizer: Any, batch: TokenBatch, learn_end: bool, max_length: int | None
+) -> TokenBatch:
+    """End templated conversations as :func:`encode_chats` says, then cut them."""
+    if not batch.ids.shape[1]:
+        return batch
+    end = end_id(tokenizer) if learn_end else None
+    marks = tokenizer.backend_tokenizer.get_added_tokens_decoder().keys()
+    counts, place = batch.mask.sum(1), torch.arange(batch.ids.shape[1])
+    ids = pad(batch.ids, (0, 1), value=pad_id(tokenizer))
+    spans = torch.cat([batch.spans, batch.spans[:, -1:, 1:].expand(-1, 1, 2)], 1)
+    last = torch.where(batch.has_text, place, -1).amax(1).tolist()
+    for row, text in enumerate(batch.texts):
+        after = last[row] + 1
+        if not after:
+            continue
+        if not ends(text):
+            counts[row] = after
+        elif end is not None and marks.isdisjoint(
+            ids[row, after : int(counts[row])].tolist()
+        ):
+            ids[row, after], counts[row] = end, after + 1
+    width = int(counts.max())
+    width = width if max_length is None else min(width, max_length)
+    mask = torch.arange(width) < counts[:, None]
+    ids = ids[:, :width].masked_fill(~mask, pad_id(tokenizer))
+    return TokenBatch(ids, mask, spans[:, :width], batch.texts)
 
 
 def _in_order(
@@ -274,6 +330,26 @@ def _placed(tokenizer: Any, texts: list[str], table: ByteLengths | None) -> Plac
     return placed
 
 
+def end_id(tokenizer: Any) -> int | None:
+    """A tokenizer's end-of-text token; None where it has none."""
+    value = getattr(tokenizer, "eos_token_id", None)
+    return None if value is None else int(value)
+
+
+def _to_be_ended(
+    tokenizer: Any, texts: list[str], placed: Placed, room: int | None
+) -> NDArray[np.bool_]:
+    """(B,) the texts that end, have room for saying so, and do not say so yet."""
+    end = end_id(tokenizer)
+    if end is None or not placed.ids.shape[1]:
+        return np.zeros(len(texts), dtype=np.bool_)
+    wanted = np.array([ends(text) for text in texts], dtype=np.bool_)
+    if room is not None:
+        wanted &= placed.counts < room
+    last = placed.ids[np.arange(len(texts)), np.maximum(placed.counts, 1) - 1]
+    return wanted & (placed.counts > 0) & (last != end)
+
+
 def _pad(
     tokenizer: Any,
     placed: Placed,
@@ -281,20 +357,24 @@ def _pad(
     prefix: list[int],
     suffix: list[int],
     room: int | None,
+    ended: NDArray[np.bool_],
 ) -> TokenBatch:
     kept = placed.counts if room is None else np.minimum(placed.counts, room)
     start, body = len(prefix), int(kept.max(initial=0))
-    width = start + body + len(suffix)
+    width = start + int((kept + ended).max(initial=0)) + len(suffix)
     stop = start + kept[:, None]
     ids = placed.ids[:, :body]
-    if width > body:
+    if width > body or ended.any():
         ids = np.full((len(texts), width), pad_id(tokenizer), dtype=np.int64)
         ids[:, :start] = prefix
         ids[:, start : start + body] = placed.ids[:, :body]
         ids[np.arange(len(texts))[:, None], stop + np.arange(len(suffix))] = suffix
+        rows = np.flatnonzero(ended)
+        ids[rows, stop[rows, 0] + len(suffix)] = end_id(tokenizer) or 0
+    length = stop + len(suffix) + ended[:, None]
     return TokenBatch(
         torch.from_numpy(ids),
-        torch.from_numpy(np.arange(width) < stop + len(suffix)),
+        torch.from_numpy(np.arange(width) < length),
         torch.from_numpy(filled(placed.spans[:, :body], start, width)),
         tuple(texts),
     )

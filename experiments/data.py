@@ -5,18 +5,27 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain, islice
 
 from align.byte_lengths import ByteLengths
-from align.chat import check_chats
-from align.conversation import Conversation
+from align.cut import Cutter, Reader
 from align.errors import InputError
-from align.text import TextSample, chunk_samples
-from align.tokens import TokenBatch, encode_batch
-from experiments.place import named
+from align.text import TextSample
+from align.tokens import TokenBatch, encode_batch, end_id
 from experiments.sections import DataConfig
+from experiments.splits import (
+    LEARNT,
+    MEASURED,
+    SPARE,
+    HeldOut,
+    Pieces,
+    Split,
+    choose,
+    digest_of,
+)
 from experiments.text_sources import ZOO, Reading, zoo_texts
 from teacher.store.reader import text_bytes
 
@@ -40,6 +49,8 @@ class RunData:
     """What a user should know of how the texts were cut."""
     gate: Sequence[TextSample] = ()
     """Held-out text of its own for the gate; empty: it decides on ``eval``."""
+    notes: tuple[str, ...] = ()
+    """How the texts were cut, where nothing is amiss."""
 
     @property
     def domains(self) -> list[str]:
@@ -50,15 +61,27 @@ class RunData:
 class Encoder:
     """A tokenizer that cuts at a length; texts to one padded batch."""
 
-    def __init__(self, tokenizer: object, max_length: int | None) -> None:
-        """Hold a fast tokenizer and the most tokens of a text."""
+    def __init__(
+        self,
+        tokenizer: object,
+        max_length: int | None,
+        learn_end: bool | None = None,
+    ) -> None:
+        """Hold a fast tokenizer, the most tokens of a text, and what ends texts.
+
+        Args:
+            tokenizer: of a model.
+            max_length: most tokens of a text; None keeps all.
+            learn_end: see :func:`align.tokens.encode_batch`.
+        """
         self.tokenizer, self.max_length = tokenizer, max_length
+        self.learn_end = learn_end
         self.byte_lengths = ByteLengths.of(tokenizer)
 
-    def uncut(self) -> Encoder:
-        """The same without a limit."""
+    def uncut(self, learn_end: bool | None = None) -> Encoder:
+        """The same without a limit, and with other ends of texts."""
         other = copy(self)
-        other.max_length = None
+        other.max_length, other.learn_end = None, learn_end
         return other
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
@@ -68,11 +91,28 @@ class Encoder:
             texts,
             max_length=self.max_length,
             byte_lengths=self.byte_lengths,
+            learn_end=self.learn_end,
         )
 
 
+def cutter_of(encode: Encoder, teachers: Sequence[Reader] = ()) -> Cutter:
+    """What cuts all texts of a run, the same whatever ``data.learn_end`` says.
+
+    Args:
+        encode: the student's tokenizer and ``data.max_length``.
+        teachers: those who can read only so many tokens.
+    """
+    assert encode.max_length is not None
+    student = Reader("student", encode.uncut(learn_end=True), encode.max_length)
+    return Cutter([student, *teachers])
+
+
 def load_data(
-    config: DataConfig, encode: Encoder, seed: int, gated: bool = False
+    config: DataConfig,
+    encode: Encoder,
+    seed: int,
+    gated: bool = False,
+    teachers: Sequence[Reader] = (),
 ) -> RunData:
     """Read, cut and split a run's text.
 
@@ -81,65 +121,157 @@ def load_data(
         encode: the student's tokenizer, which decides how long a piece may be.
         seed: decides which samples are held out where no eval text is given.
         gated: look for text that a gate may decide on.
+        teachers: who else limits how long a piece may be.
 
     Raises:
         FileNotFoundError: a path does not exist.
         ValueError: a file cannot be read as text, holds none, or too little to hold
-            anything out.
+            anything out; or it is held out too and ``overlap`` is ``refuse``.
     """
-    reading = Reading(config)
-    train = list(reading.samples("train", "student"))
-    chars = fitting_chars(train, encode)
-    train, cut = cut_conversations(train, encode)
-    pieces = _shuffled(chunk_samples(train, chars), seed)
-    kept, measured = pieces, held_out_text(reading, encode, chars, seed)
-    if config.eval or measured:
-        if not config.eval:  # own files beside the zoo hold out a share of theirs
-            files = {s.domain for s in pieces} - {s.domain for s in measured}
-            out, kept = _hold_out(pieces, config.eval_share, files)
-            measured += out
-    else:
-        domains = {sample.domain for sample in pieces}
-        measured, kept = _hold_out(pieces, config.eval_share, domains)
-    kept = at_most(kept, config.train_samples)
-    held_out, measured = measured, at_most(measured, config.eval_samples)
+    reading, cutter = Reading(config), cutter_of(encode, teachers)
+    samples: list[TextSample] = []
+    pieces = Pieces()
+    for document, spans in cutter.spans(reading.samples("train", "student")):
+        samples += pieces.add(document, spans)
+    apart, held = held_out_text(reading, cutter, seed)
+    split = choose(config, pieces, held, seed)
+    kept, own, spare = (
+        [samples[index] for index in split.of(mark)]
+        for mark in (LEARNT, MEASURED, SPARE)
+    )
+    overlap = check_overlap(config, pieces, split, len(kept))
+    first = at_most(apart, config.eval_samples)
+    measured = [*first, *own]
+    taken = {id(sample) for sample in first}
+    held_out = [*measured, *spare, *(s for s in apart if id(s) not in taken)]
     if not kept or not measured:
         raise InputError(
             f"data gives {len(kept)} training and {len(measured)} held-out samples of "
-            f"up to {chars} characters; give more text in data.train, or held-out "
-            "text in data.eval"
+            f"up to {encode.max_length} tokens; give more text in data.train, or "
+            "held-out text in data.eval"
         )
     gate = gate_text(held_out, measured) if gated else []
     shared = "" if gate or not gated else SHARED_GATE
+    lost, told = told_of(cutter, encode)
+    calibration = calibration_texts(config, cutter) or kept
     return RunData(
         _shuffled(kept, seed),
         measured,
-        _calibration(config, kept, chars),
-        tuple(s for s in (*reading.bad_rows.sentences(), cut, shared) if s),
+        calibration,
+        tuple(s for s in (*reading.bad_rows.sentences(), *lost, overlap, shared) if s),
         gate,
+        (*told, *_held_by_pieces(split)),
     )
 
 
 def held_out_text(
-    reading: Reading, encode: Encoder, chars: int, seed: int
-) -> list[TextSample]:
+    reading: Reading, cutter: Cutter, seed: int
+) -> tuple[list[TextSample], HeldOut]:
     """Cut the held-out text that stands apart from the text to learn from.
 
     Args:
         reading: of the run's text.
-        encode: the student's tokenizer.
-        chars: the longest piece.
+        cutter: of the run.
         seed: the run's.
 
     Returns:
-        Pieces of ``data.eval``, or of the embedded texts; empty where neither is read.
+        Pieces of ``data.eval``, or of the embedded texts, empty where neither is read;
+        and what they mean for the choice among ``data.train``.
     """
     config = reading.config
     held = list(reading.samples("eval", "eval"))
     if not config.eval and any(path == ZOO for _, path in config.sources("train")):
         held = list(zoo_texts("eval"))
-    held, _ = cut_conversations(held, encode)
-    return _shuffled(chunk_samples(held, chars), seed)
+    digests = {digest_of(document.text) for document in held}
+    cut = _shuffled(list(cutter.pieces(held)), seed)
+    digests |= {digest_of(piece.text) for piece in cut}
+    domains = None if config.eval else frozenset(sample.domain for sample in cut)
+    return cut, HeldOut(domains, frozenset(digests))
+
+
+def check_overlap(config: DataConfig, pieces: Pieces, split: Split, kept: int) -> str:
+    """Say how much of the training text is held out, too.
+
+    Args:
+        config: the ``data`` section.
+        pieces: of ``data.train``.
+        split: what became of them.
+        kept: how many are learned from.
+
+    Returns:
+        A sentence; empty where no text is.
+
+    Raises:
+        ValueError: all of it is, or some and ``overlap`` is ``refuse``.
+    """
+    if not split.twice:
+        return ""
+    train, held = ({path for _, path in config.sources(w)} for w in ("train", "eval"))
+    both = sorted(train & held)
+    named_twice = f"; data.train and data.eval both name {', '.join(both)}"
+    what = (
+        f"{split.twice} of {len(pieces)} samples of data.train are held out, too, "
+        f"character by character{named_twice if both else ''}"
+    )
+    if not kept:
+        other = (
+            "give other text in data.eval, or leave it empty to hold out "
+            "data.eval_share of data.train"
+            if config.eval
+            else "give text in data.train that differs"
+        )
+        raise InputError(f"{what}, which leaves nothing to learn from; {other}")
+    if config.overlap == "refuse":
+        raise InputError(
+            f"{what}, and data.overlap is refuse; take them out of one of the two, or "
+            "set data.overlap=drop"
+        )
+    done = "are learned all the same" if config.overlap == "keep" else "are left out"
+    return f"{what}: they {done} (data.overlap={config.overlap})"
+
+
+def told_of(cutter: Cutter, encode: Encoder) -> tuple[list[str], list[str]]:
+    """What was cut: sentences on what is lost, and on what is not."""
+    tally, lost, told = cutter.tally, [], []
+    if tally.long:
+        told.append(
+            f"{tally.long} of {tally.documents} documents are longer than "
+            f"{encode.max_length} of the student's tokens and were cut into "
+            f"{tally.pieces} samples; no character is lost"
+        )
+    if tally.shortened:
+        lost.append(
+            f"{tally.shortened} of {tally.conversations} conversations are longer than "
+            f"{encode.max_length} of the student's tokens and lost their ends, "
+            f"{1 - tally.kept / tally.contents:.0%} of all contents; data.max_length "
+            "decides"
+        )
+    for reader in cutter.readers[1:]:
+        if count := tally.by.get(reader.name):
+            told.append(
+                f"{count} samples are shorter than {encode.max_length} of the "
+                f"student's tokens because {reader.name} reads {reader.limit} of its "
+                f"own at most; {reader.name}.long_texts=window reads longer ones"
+            )
+    for name, sample in tally.indivisible.items():
+        lost.append(
+            f"a character of {sample} alone makes more tokens of {name} than it may "
+            "read, and is not read whole; leave it out, or raise data.max_length"
+        )
+    if encode.learn_end and end_id(encode.tokenizer) is None:
+        lost.append(
+            "the student's tokenizer has no end-of-text token, so no text's end is "
+            "learned; set its eos_token, or data.learn_end=false"
+        )
+    return lost, told
+
+
+def _held_by_pieces(split: Split) -> Iterator[str]:
+    for name in split.whole:
+        yield (
+            f"domain {name!r} is one document, so its end is held out; give more "
+            "documents, or held-out text in data.eval"
+        )
 
 
 def longest_texts(samples: Iterable[TextSample]) -> list[TextSample]:
@@ -180,97 +312,49 @@ def _of(samples: Sequence[TextSample], domain: str) -> list[TextSample]:
     return [sample for sample in samples if sample.domain == domain]
 
 
-def fitting_chars(samples: Sequence[TextSample], encode: Encoder) -> int:
-    """How many characters fill ``max_length`` student tokens, from a sample.
-
-    The tenth of the texts with the most tokens per character decides, so that few
-    pieces are cut short.
-    """
-    assert encode.max_length is not None
-    written = [s for s in samples if not isinstance(s.text, Conversation)]
-    some = written[:: max(1, len(written) // 64)][:64]
-    if not some:
-        return 4 * encode.max_length  # conversations are cut by their tokens
-    uncut = encode.uncut()
-    shares = []
-    for sample in some:
-        text = sample.text[: 4 * encode.max_length]
-        batch = uncut([text])
-        shares.append(len(text) / max(1, int(batch.mask.sum())))
-    shares.sort()
-    return max(8, int(shares[len(shares) // 10] * (encode.max_length - 2)))
-
-
-def cut_conversations(
-    samples: Sequence[TextSample], encode: Encoder
-) -> tuple[list[TextSample], str]:
-    """Cut the ends off conversations of more than ``max_length`` student tokens.
-
-    What follows is left out: the rest would begin in the middle of a turn.
+def fitting_length(config: DataConfig, encode: Encoder, teacher: Reader) -> int | None:
+    """Find, by trying, a ``max_length`` with which a teacher reads every text.
 
     Args:
-        samples: plain texts among them stay as they are.
+        config: the ``data`` section.
         encode: the student's tokenizer.
+        teacher: who reads only so many tokens.
 
     Returns:
-        The samples, and what was left out in one sentence, empty if nothing.
-
-    Raises:
-        ValueError: the student's template does not take a conversation.
+        One near the greatest; None where not even 8 tokens will do.
     """
-    assert encode.max_length is not None
-    out = list(samples)
-    spoken = [i for i, s in enumerate(out) if isinstance(s.text, Conversation)]
-    with named("student"):
-        check_chats(encode.tokenizer, (out[i] for i in spoken))
-    whole, kept, cut = 0, 0, 0
-    for start in range(0, len(spoken), _AT_ONCE):
-        places = spoken[start : start + _AT_ONCE]
-        batch = encode.uncut()([out[i].text for i in places])
-        for row, place in enumerate(places):
-            text = out[place].text
-            assert isinstance(text, Conversation)
-            whole += len(text)
-            if int(batch.mask[row].sum()) > encode.max_length:
-                text = text.cut(int(batch.touched_until[row, encode.max_length - 1]))
-                out[place] = replace(out[place], text=text)
-                cut += 1
-            kept += len(text)
-    left = [sample for sample in out if sample.text.strip()]
-    if not cut:
-        return left, ""
-    return left, (
-        f"{cut} of {len(spoken)} conversations are longer than {encode.max_length} of "
-        f"the student's tokens and lost their ends, {1 - kept / whole:.0%} of all "
-        "contents; data.max_length decides"
-    )
+
+    def fits(length: int) -> bool:
+        student = Reader("student", encode.uncut(learn_end=True), length)
+        reading = Reading(config)
+        texts = reading.samples("train", "student")
+        others = reading.samples("eval", "eval")
+        cut = Cutter([student]).pieces(chain(texts, others))
+        while group := [sample.text for sample in islice(cut, _AT_ONCE)]:
+            if int(teacher.read(group).mask.sum(1).max()) > teacher.limit:
+                return False
+        return True
+
+    least, most = 8, config.max_length
+    if not fits(least):
+        return None
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (middle, most) if fits(middle) else (least, middle)
+    return least
 
 
-def _calibration(
-    config: DataConfig, train: list[TextSample], chars: int
-) -> list[TextSample]:
-    if all(path == ZOO for _, path in config.sources("train")):
-        return _shuffled(chunk_samples(zoo_texts("calibration"), chars), 0)
-    return train
+def calibration_texts(config: DataConfig, cutter: Cutter) -> list[TextSample]:
+    """What a run calibrates on where that is a split of its own; else nothing."""
+    if any(path != ZOO for _, path in config.sources("train")):
+        return []
+    return _shuffled(list(cutter.pieces(zoo_texts("calibration"))), 0)
 
 
 def _shuffled(samples: list[TextSample], seed: int) -> list[TextSample]:
     out = list(samples)
     random.Random(seed).shuffle(out)
     return out
-
-
-def _hold_out(
-    samples: list[TextSample], share: float, domains: set[str]
-) -> tuple[list[TextSample], list[TextSample]]:
-    """Split off a share of each of these domains: (held out, kept)."""
-    held: list[TextSample] = []
-    for domain in sorted(domains):
-        own = _of(samples, domain)
-        count = max(1, round(share * len(own))) if len(own) > 1 else 0
-        held += own[:count]
-    taken = {id(sample) for sample in held}
-    return held, [sample for sample in samples if id(sample) not in taken]
 
 
 def at_most(samples: list[TextSample], count: int | None) -> list[TextSample]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.alignment_figures import draw_what_meets
@@ -48,6 +48,7 @@ from experiments.history import (
 )
 from experiments.lease import Lease, hold_run
 from experiments.ledger import ledger
+from experiments.lengths import TEXTS, limits_of
 from experiments.lineage import text_digests
 from experiments.metrics import Metrics
 from experiments.models import Models
@@ -56,7 +57,7 @@ from experiments.place import during, named
 from experiments.precision import answer_of_run, asks_hardware, settle
 from experiments.presets import load_registry, presets_of
 from experiments.progress import Progress, waiting
-from experiments.reading import tell_reading
+from experiments.reading import tell_reading, tell_texts
 from experiments.run_dir import MAIN, read_run, written_so_far
 from experiments.run_parts import Bench, Stage
 from experiments.stop import RunStopped, StopRequest, stop_on_signals
@@ -180,12 +181,14 @@ def _open_and_run(
     if models.tells_date:
         config = dated(config, _day(config, models, engine))
     gated = config.gate.action == "rollback"
+    readers, seed = models.readers(), config.run.seed
     with waiting("reading and cutting texts", engine.is_main):
-        data = load_data(config.data, models.encode, config.run.seed, gated)
+        data = load_data(config.data, models.encode, seed, gated, readers)
     scaler = registry.guarded("rope_scaler", config.align.rope_scaling_method)
-    every = [*data.train, *data.eval, *data.calibration]
+    every = [*data.train, *data.eval, *data.gate, *data.calibration]
     with waiting(f"counting the tokens of {len(every):,} texts", engine.is_main):
-        models.fit_lengths(every, scaler)
+        told = models.fit_lengths(every, scaler)
+    data = replace(data, warnings=(*data.warnings, *told))
     stages = _stages(config, registry, phases, models, data)
     arms, texts = plan_arms(config, stages), text_digests(data)
     for arm, own_stages in arms.items():
@@ -207,6 +210,7 @@ def _open_and_run(
         check_disk(run_dir, models.student_bytes, trained * len(stages))
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / "config.yaml")
+        write_json(run_dir / TEXTS, limits_of(readers))
     train, shared = phases[0].train, engine.samples_per_step
     identity = engine.from_main(
         lambda: identify(run_dir, train, shared, launch.bf16, config.data.date)
@@ -302,6 +306,7 @@ def _stages(
 def _run(bench: Bench, arms: Arms, started: float) -> None:
     """Train every arm and tell what came of it."""
     _state(bench, saved=False, finished=False)
+    tell_texts(bench)
     with waiting("how teachers read the texts", bench.engine.is_main):
         reading = tell_reading(bench)
     if bench.engine.is_main:

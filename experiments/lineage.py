@@ -39,6 +39,8 @@ def record_of(
 ) -> dict[str, Any]:
     """Everything that the last of these stages depends on.
 
+    ``data.overlap`` is not in it: what it does shows in the texts.
+
     Args:
         config: the run's.
         stages: an arm's phases up to the one in question.
@@ -66,7 +68,7 @@ def record_of(
     return {
         "seed": config.run.seed,
         "student": with_effect(config.student),
-        "data": since_ever(config.data),
+        "data": {k: v for k, v in since_ever(config.data).items() if k != "overlap"},
         "texts": dict(texts),
         "rope_scaling_method": config.align.rope_scaling_method,
         "store": plain(config.store) if config.store.read else None,

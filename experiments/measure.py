@@ -9,16 +9,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from align.cut import Reader
 from align.errors import InputError
 from align.quiet import quiet_libraries
 from align.text import TextSample
 from experiments.config import Config, load_config
 from experiments.data import Encoder, load_data
+from experiments.extraction.stand_ins import TOKENIZERS
+from experiments.history import read_json
+from experiments.lengths import PLACE, TEXTS
+from experiments.place import named
 from experiments.progress import Progress, waiting
 from experiments.text_sources import check_sources, left_out, tell
 from student.evaluate import Encode, bits_per_char
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel, load_model
+from teacher.names import model_source
 from teacher.tokenizer import load_tokenizer
 
 BATCH = 16
@@ -81,7 +87,7 @@ def measure_run(
     for name, folder in folders.items():
         loaded, encode = _load(name, str(folder), config, progress)
         # all students of a run share one tokenizer, hence one cut of the text
-        samples = samples or load_data(config.data, encode, config.run.seed).eval
+        samples = samples or _held_out(config, encode, readers_of(run, config))
         results[name] = _bits(name, loaded, encode, samples, progress)
     return results
 
@@ -122,8 +128,8 @@ def measure_model(
     loaded, encode = _load(name, name, config, progress)
     limit = KVCapture(loaded.model).max_tokens
     if limit is not None and limit < config.data.max_length:
-        encode = Encoder(loaded.tokenizer, limit)
-    samples = load_data(config.data, encode, config.run.seed).eval
+        encode = Encoder(loaded.tokenizer, limit, config.data.learn_end)
+    samples = _held_out(config, encode)
     return {name: _bits(name, loaded, encode, samples, progress)}
 
 
@@ -133,7 +139,7 @@ def _measure_like(
     student = str(next(iter(students_of(run).values())))
     config = _with_text(load_config(run / "config.yaml"), data)
     cut = Encoder(load_tokenizer(student, student, {}), config.data.max_length)
-    samples = load_data(config.data, cut, config.run.seed).eval
+    samples = _held_out(config, cut, readers_of(run, config))
     loaded, encode = _load(name, name, config, progress)
     encode = encode.uncut()
     limit = KVCapture(loaded.model).max_tokens
@@ -165,7 +171,9 @@ def _load(
             f"{name} is an {loaded.kind}, which predicts no next token from those "
             "before it; give a causal language model"
         )
-    return loaded, Encoder(loaded.tokenizer, config.data.max_length)
+    return loaded, Encoder(
+        loaded.tokenizer, config.data.max_length, config.data.learn_end
+    )
 
 
 def _bits(
@@ -189,6 +197,27 @@ def _bits(
         BATCH,
         partial(shown, title=f"measuring {name}", total=batches),
     )
+
+
+def _held_out(
+    config: Config, encode: Encoder, readers: Sequence[Reader] = ()
+) -> list[TextSample]:
+    section = replace(config.data, overlap="keep")  # nothing is learned here
+    return load_data(section, encode, config.run.seed, teachers=readers).eval
+
+
+def readers_of(run: Path, config: Config) -> list[Reader]:
+    """The teachers that limited how long the texts of a run are."""
+    limits: dict[str, int] = read_json(run / TEXTS)
+    found = []
+    for name, limit in limits.items():
+        with named(f"{PLACE}{name}"):
+            stored = config.store_dir / TOKENIZERS / name
+            kept = config.store.read and stored.is_dir()
+            folder = stored if kept else model_source(config.teachers[name].model)
+            read = Encoder(load_tokenizer(name, str(folder), {}), None)
+        found.append(Reader(f"{PLACE}{name}", read, limit))
+    return found
 
 
 def _on(device: Any, encode: Encoder) -> Encode:

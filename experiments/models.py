@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
-from align.chat import check_chats, tells_date
+from align.chat import tells_date
+from align.cut import Reader
 from align.errors import InputError
 from align.quiet import quiet_libraries
 from align.text import TextSample
 from experiments.config import Config
-from experiments.data import Encoder, longest_texts
+from experiments.data import Encoder, fitting_length
 from experiments.extraction.stand_ins import stored_teachers
+from experiments.lengths import PLACE, Lengths, reads_at_most
 from experiments.place import named
 from student.checkpoint import (
     atomic_folder,
@@ -55,7 +57,9 @@ class Models:
             capture = KVCapture(self._adapted(first.model))
         limit, self.student_layers = capture.max_tokens, capture.num_layers
         self.student_tokenizer: Any = first.tokenizer
-        self.encode = Encoder(first.tokenizer, config.data.max_length)
+        self.encode = Encoder(
+            first.tokenizer, config.data.max_length, config.data.learn_end
+        )
         if limit is not None and config.data.max_length > limit:
             raise InputError(
                 f"data.max_length is {config.data.max_length}, but the student "
@@ -158,17 +162,25 @@ class Models:
         every = self._teachers.items()
         return tuple(name for name, (one, _) in every if is_sharded(one.model))
 
-    def check_chat(self, sample: TextSample) -> None:
-        """See that every teacher's template takes a conversation.
+    def readers(self) -> list[Reader]:
+        """The teachers that limit how long a text may be; see :func:`reads_at_most`."""
+        found = []
+        for name, (loaded, capture) in self._teachers.items():
+            if self._config.store.read:
+                limit = capture.reads_at_most
+            elif self._config.teachers[name].long_texts == "extend":
+                most = self._config.data.max_length
+                limit = reads_at_most(loaded.model, capture.max_tokens, most)
+            else:
+                limit = None
+            if limit is not None:
+                read = Encoder(loaded.tokenizer, None)
+                found.append(Reader(f"{PLACE}{name}", read, limit))
+        return found
 
-        Raises:
-            ValueError: one does not; names teacher and sample.
-        """
-        for name, (loaded, _) in self._teachers.items():
-            with named(f"teachers.{name}"):
-                check_chats(loaded.tokenizer, [sample])
-
-    def fit_lengths(self, samples: Iterable[TextSample], scaler: ScaleBase) -> None:
+    def fit_lengths(
+        self, samples: Iterable[TextSample], scaler: ScaleBase
+    ) -> list[str]:
         """Make sure, before any work, that every teacher can read the texts.
 
         Rotary teachers that were trained on shorter texts get the scaler's base, unless
@@ -178,42 +190,75 @@ class Models:
             samples: all texts of the run.
             scaler: from ``align.rope_scaling_method``.
 
+        Returns:
+            A sentence on every teacher whose rotation was changed.
+
         Raises:
             ValueError: a teacher has no positions for a text, no token for any, or a
                 chat template that refuses a conversation; names both.
         """
         if self._config.store.read:
-            return  # it was seen to when they were extracted
-        samples = list(samples)
-        longest = longest_texts(samples)
-        texts = [sample.text for sample in longest]
-        linear = self._config.align.rope_scaling_method == "linear"
+            return []  # it was seen to when they were extracted
+        lengths = self.lengths()
         for sample in samples:
-            self.check_chat(sample)
+            lengths.see(sample)
+        return self.settle_lengths(lengths, scaler)
+
+    def lengths(self) -> Lengths:
+        """What will know the longest text of every teacher."""
+        return Lengths(
+            {
+                name: (loaded.tokenizer, self._enough(name))
+                for name, (loaded, _) in self._teachers.items()
+            }
+        )
+
+    def _enough(self, name: str) -> int | None:
+        """Tokens that a teacher reads as it is; None where that is any number."""
+        loaded, capture = self._teachers[name]
+        if capture.windows is not None:
+            windows: int = capture.windows.tokens
+            return windows
+        return capture.max_tokens or trained_length(loaded.model)
+
+    def settle_lengths(self, lengths: Lengths, scaler: ScaleBase) -> list[str]:
+        """:meth:`fit_lengths` of texts that were seen."""
+        linear = self._config.align.rope_scaling_method == "linear"
+        told = []
         for name, (loaded, capture) in self._teachers.items():
-            batch = Encoder(loaded.tokenizer, None)(texts)
-            if not bool(batch.has_text.any()):
+            if not lengths.holds_text(name):
                 raise InputError(
                     f"teacher {name!r} covers no token of the student: its tokenizer "
-                    f"finds nothing in any text, such as {texts[0][:40]!r}; check its "
-                    "tokenizer.json, or leave the teacher out"
+                    f"finds nothing in any text, such as {lengths.some[:40]!r}; check "
+                    "its tokenizer.json, or leave the teacher out"
                 )
-            tokens = batch.mask.sum(1)
-            most, limit = int(tokens.max()), capture.max_tokens
-            long_texts = self._config.teachers[name].long_texts
-            if long_texts == "refuse":
-                limit = limit or trained_length(loaded.model)
-            if limit is not None and most > limit:
-                sample = longest[int(tokens.argmax())]
-                fitting = max(8, self._config.data.max_length * limit // most)
+            most, sample = lengths.most[name]
+            limit, choice = self._enough(name), self._config.teachers[name].long_texts
+            if limit is None or most <= limit or choice == "window":
+                continue
+            if choice == "refuse" or capture.max_tokens is not None:
                 raise InputError(
-                    f"teacher {name!r} has {limit} positions, but text {sample.id} "
-                    f"makes {most} of its tokens; set data.max_length={fitting} so "
-                    f"that samples are cut shorter, or teachers.{name}."
-                    "long_texts=window, or leave the teacher out"
+                    f"teacher {name!r} has {limit} positions, but text {sample} makes "
+                    f"{most} of its tokens; set teachers.{name}.long_texts=extend, "
+                    f"which cuts such texts shorter, teachers.{name}.long_texts=window,"
+                    f"{self._fitting(name, limit)} or leave the teacher out"
                 )
-            if long_texts == "extend":
-                extend_context(loaded.model, most, scaler, linear)
+            if extend_context(loaded.model, most, scaler, linear):
+                told.append(
+                    f"teacher {name!r} was trained on {limit} tokens and text {sample} "
+                    f"has {most} of them: its rotation is slowed down "
+                    f"({self._config.align.rope_scaling_method}, factor "
+                    f"{most / limit:.2f}) for all texts; a data.max_length of at most "
+                    f"{limit} leaves it as it is"
+                )
+        return told
+
+    def _fitting(self, name: str, limit: int) -> str:
+        """The ``data.max_length`` with which a teacher reads every text, in words."""
+        read = Encoder(self._teachers[name][0].tokenizer, None)
+        reader = Reader(f"{PLACE}{name}", read, limit)
+        fitting = fitting_length(self._config.data, self.encode, reader)
+        return "" if fitting is None else f" data.max_length={fitting},"
 
     def _load_student(self, source: str | Path | None) -> LoadedModel:
         """What a phase left in ``source``, or the student that training starts from.

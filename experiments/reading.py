@@ -84,6 +84,20 @@ def how_teachers_read(
     return found
 
 
+def tell_texts(bench: Bench) -> None:
+    """How the texts were cut, on the console and in the report.
+
+    What a user should look into was told as a warning already.
+    """
+    if not bench.engine.is_main:
+        return
+    for sentence in bench.data.notes:
+        print(sentence, file=sys.stderr)
+    for sentence in (*bench.data.warnings, *bench.data.notes):
+        event = {"kind": "event", "step": 0, "event": sentence}
+        bench.metrics.write_once(MAIN, bench.config.phases[0], event)
+
+
 def tell_reading(bench: Bench) -> dict[str, Reading]:
     """How the teachers' tokenizers read the texts; loud where they do badly."""
     align = bench.config.align

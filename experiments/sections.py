@@ -105,7 +105,8 @@ class TeacherConfig:
     ``train.prefetch``."""
     long_texts: Literal["extend", "refuse", "window"] = "extend"
     """Texts longer than it was trained to read: ``extend`` its rotation by
-    ``align.rope_scaling_method`` (a position table refuses), ``refuse``, or
+    ``align.rope_scaling_method``, to ``data.max_length`` of its own tokens at most, and
+    cut what is longer (all that is longer than a position table), ``refuse``, or
     ``window``: read them in windows of that length that overlap by half, each token's
     KV from the first window that holds it."""
 
@@ -130,7 +131,16 @@ class DataConfig:
     eval: list[str] = field(default_factory=list)
     """Held-out text, as ``train``; empty: ``eval_share`` of the training text."""
     eval_share: float = 0.1
-    """Share of the training text held out where ``eval`` is empty; in (0, 0.5]."""
+    """Share of the training text held out where ``eval`` is empty, by whole documents
+    where a domain has several; in (0, 0.5]."""
+    overlap: Literal["drop", "refuse", "keep"] = "drop"
+    """Training text that is held out, too, character by character, as a document or as
+    a sample: ``drop`` does not train on it, ``refuse`` does not run, ``keep`` trains on
+    it all the same."""
+    learn_end: bool = True
+    """Whether the student learns its end-of-text token after the last piece of every
+    document, and of every conversation whose chat template does not end turns itself.
+    Never after a cut. Bits per character do not count it."""
     text_field: str = "text"
     """Field of a row which holds the text; a row without ``text`` is also read by
     other fields, see docs/experiments.md."""
@@ -145,7 +155,11 @@ class DataConfig:
     """Day that chat templates are told, such as 2026-11-28, where they write one;
     null: the day on which the run, or its extraction, began, which it keeps."""
     max_length: int = 128
-    """Student tokens per sample, >= 8; longer texts are cut into several."""
+    """Student tokens per sample, special ones included, >= 8; longer texts are cut into
+    several, at a token's end, and no character is lost; conversations lose their ends.
+    A sample that makes more tokens of a teacher than this and than it was trained to
+    read, or than it has positions, is cut further, for all alike (see
+    ``teachers.NAME.long_texts``)."""
     train_samples: int | None = None
     """Use at most so many samples per domain; null for all."""
     eval_samples: int | None = 64

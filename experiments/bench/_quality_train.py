@@ -125,7 +125,7 @@ def bits_by_text(config: Config, student: Path) -> dict[str, list[list[float]]]:
     from teacher.models import load_model
 
     loaded = load_model(str(student), role="student")
-    encode = Encoder(loaded.tokenizer, config.data.max_length)
+    encode = Encoder(loaded.tokenizer, config.data.max_length, config.data.learn_end)
     samples = load_data(config.data, encode, config.run.seed).eval
     model: Any = loaded.model
     costs = text_bits(KVCapture(model.eval()), encode, samples)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from align.stopwatch import Stopwatch
-from align.text import TextSample, chunk_samples
+from align.text import TextSample
 from align.tokens import TokenBatch
 from experiments.bench._measure import Bar, paired_ratio, show
 from experiments.config import load_config, resolve_phase
-from experiments.data import Encoder, fitting_chars
+from experiments.data import Encoder, cutter_of
 from experiments.outputs import own_head
 from experiments.presets import builtin_presets, load_registry
 from experiments.teaching import Faculty, build_faculty, build_objectives
@@ -270,7 +270,7 @@ def _texts(encode: Encoder) -> list[TextSample]:
     from teacher.zoo import zoo_samples
 
     long = zoo_samples("prose", "student", 4096)
-    pieces = chunk_samples(long, fitting_chars(long, encode))
+    pieces = list(cutter_of(encode).pieces(long))
     return sorted(pieces, key=lambda s: len(s.text))[-4 * BATCH :]
 
 

@@ -9,10 +9,10 @@ import torch
 from pydantic import JsonValue
 
 from experiments.config import Config, resolve_phases
-from experiments.data import Encoder
 from experiments.dates import dated, day_of_stores
 from experiments.extraction.corpus import Corpus, plan_corpus
 from experiments.extraction.fingerprint import identity_of
+from experiments.lengths import Lengths
 from experiments.models import Models
 from experiments.precision import (
     asks_hardware,
@@ -26,9 +26,7 @@ from experiments.text_sources import check_sources
 from experiments.used_plugins import names_used
 from plugins.registry import Registry
 from plugins.trial import try_used
-from teacher.capture import KVCapture
 from teacher.context import trained_length
-from teacher.models import LoadedModel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +38,10 @@ class Bench:
     stages: list[Stage]
     models: Models
     corpus: Corpus
+    lengths: Lengths
+    """The longest texts of every teacher."""
+    warnings: tuple[str, ...]
+    """What a user should know of how the texts are cut and read."""
 
     @property
     def teachers(self) -> list[str]:
@@ -76,14 +78,16 @@ def open_bench(
     if begin and models.tells_date:
         config = dated(config, day_of_stores(config.store_dir))
     most = max(phase.train.calibration_samples for phase in phases)
+    lengths, seed = models.lengths(), config.run.seed
     corpus = plan_corpus(
-        config.data, models.encode, config.run.seed, most, models.check_chat
+        config.data, models.encode, seed, most, lengths.see, models.readers()
     )
     scaler = registry.guarded("rope_scaler", config.align.rope_scaling_method)
-    models.fit_lengths(corpus.longest, scaler)
+    told = models.settle_lengths(lengths, scaler)
     facts = models.facts()
     stages = [Stage(phase, tuple(phase.select(facts))) for phase in phases]
-    return Bench(config, registry, stages, models, corpus)
+    warnings = (*corpus.warnings, *told)
+    return Bench(config, registry, stages, models, corpus, lengths, warnings)
 
 
 def replace_store(config: Config, **changes: Any) -> Config:
@@ -95,14 +99,14 @@ def identity(bench: Bench, name: str) -> dict[str, JsonValue]:
     """What identifies a teacher, and how it reads these texts."""
     loaded, capture = bench.models.teacher(name)
     own = identity_of(bench.config, name, loaded.tokenizer)
-    positions = _positions(bench, loaded, capture)
+    positions = _positions(bench, name)
     return own | {"which": capture.which, "positions": positions}
 
 
-def _positions(bench: Bench, loaded: LoadedModel, capture: KVCapture) -> JsonValue:
+def _positions(bench: Bench, name: str) -> JsonValue:
     """How a teacher reads beyond its trained length, None where it does not."""
-    texts = [sample.text for sample in bench.corpus.longest]
-    most = int(Encoder(loaded.tokenizer, None)(texts).mask.sum(1).max())
+    loaded, capture = bench.models.teacher(name)
+    most, _ = bench.lengths.most[name]
     windows = capture.windows
     if windows is not None:
         if most <= windows.tokens:
@@ -117,6 +121,7 @@ def _positions(bench: Bench, loaded: LoadedModel, capture: KVCapture) -> JsonVal
 def facts_of(bench: Bench, name: str) -> dict[str, JsonValue]:
     """What a run wants to know of a teacher that is not loaded."""
     loaded, capture = bench.models.teacher(name)
+    limits = {reader.name: reader.limit for reader in bench.models.readers()}
     return {
         "kind": loaded.kind,
         "family": loaded.model.config.model_type,
@@ -126,6 +131,7 @@ def facts_of(bench: Bench, name: str) -> dict[str, JsonValue]:
         "k_dim": capture.k_dim,
         "v_dim": capture.v_dim,
         "max_tokens": capture.max_tokens,
+        "reads_at_most": limits.get(f"teachers.{name}"),
         "dtype": str(capture.dtype).removeprefix("torch."),
     }
 

@@ -8,31 +8,29 @@ of an array reads only up to its own.
 from __future__ import annotations
 
 import hashlib
-import random
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from align.conversation import Conversation
-from align.text import TextSample, chunk_samples
+from align.cut import Reader
+from align.text import TextSample
 from experiments.data import (
     Encoder,
     at_most,
-    cut_conversations,
-    fitting_chars,
+    calibration_texts,
+    check_overlap,
+    cutter_of,
     held_out_text,
     longest_texts,
+    told_of,
 )
 from experiments.sections import DataConfig
-from experiments.text_sources import ZOO, Reading, zoo_texts
+from experiments.splits import LEARNT, MEASURED, Pieces, choose
+from experiments.text_sources import Reading
 from teacher.store.reader import text_bytes
 
 SAMPLED = 64
-"""Documents that decide how long a piece may be, and pieces for measurements."""
-
-LEARNT, MEASURED = 1, 2
-"""Marks of pieces that a run trains on, and of held-out ones that it measures on."""
+"""Pieces for measurements."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +38,12 @@ class Corpus:
     """Which pieces of text a store holds; made by :func:`plan_corpus`."""
 
     config: DataConfig
-    encode: Encoder
-    calibration: int
-    """How many texts a run calibrates on, where they are a split of their own."""
-    chars: int
-    """Longest piece in characters."""
+    pieces: Pieces
+    """Where ``data.train`` was cut, so that it is cut again without a tokenizer."""
     marks: bytearray
-    """One byte a piece of the sources: ``LEARNT``, ``MEASURED`` or neither."""
+    """One byte a piece: ``LEARNT``, ``MEASURED`` or another mark of the choice."""
+    calibration: tuple[TextSample, ...]
+    """The texts a run calibrates on, where they are a split of their own."""
     samples: int
     """Texts in all, those to calibrate on included."""
     digest: str
@@ -55,15 +52,17 @@ class Corpus:
     """The longest texts of a run, the ones it measures on included."""
     probe: tuple[TextSample, ...]
     """Pieces evenly spread over the sources, for measurements."""
+    warnings: tuple[str, ...] = ()
+    """What a user should know of how the texts were cut."""
 
     def stream(self) -> Iterator[TextSample]:
         """All texts that are extracted, in order."""
-        yield from self.pieces(LEARNT)
-        yield from _calibration(self.config, self.chars)[: self.calibration]
+        yield from self.marked(LEARNT)
+        yield from self.calibration
 
-    def pieces(self, mark: int) -> Iterator[TextSample]:
+    def marked(self, mark: int) -> Iterator[TextSample]:
         """The pieces of ``data.train`` that bear a mark, in order."""
-        pieces = chunked(train_documents(self.config, self.encode), self.chars)
+        pieces = self.pieces.again(Reading(self.config).samples("train", "student"))
         return (
             piece for piece, own in zip(pieces, self.marks, strict=True) if own == mark
         )
@@ -96,38 +95,41 @@ def plan_corpus(
     encode: Encoder,
     seed: int,
     calibration: int,
-    check: Callable[[TextSample], None] = lambda sample: None,
+    see: Callable[[TextSample], None] = lambda sample: None,
+    teachers: Sequence[Reader] = (),
 ) -> Corpus:
     """Read the text once to see what there is, and choose what is extracted.
 
-    Eleven bytes are held for every piece while choosing, one afterwards.
+    Some thirty bytes are held for every piece.
 
     Args:
         config: the ``data`` section.
         encode: the student's tokenizer, which decides how long a piece may be.
         seed: the run's, which decides what is held out.
         calibration: how many texts a run calibrates on at most.
-        check: called with every text that is extracted.
+        see: called with every text that is extracted or measured on.
+        teachers: who else limits how long a piece may be.
 
     Raises:
         FileNotFoundError: a path does not exist.
         ValueError: a file cannot be read as text; names the line.
     """
-    chars = _fitting_chars(config, encode)
-    domains: dict[str, int] = {}
-    codes = array("H")
-    for piece in chunked(train_documents(config, encode), chars):
-        codes.append(domains.setdefault(piece.domain, len(domains)))
-    marks = choose(config, codes, list(domains), _held_domains(config), seed)
-    digest = hashlib.sha256()
-    bare = Corpus(config, encode, calibration, chars, marks, 0, "", (), ())
-    count, step = 0, max(1, marks.count(LEARNT) // SAMPLED)
+    reading, cutter = Reading(config), cutter_of(encode, teachers)
+    pieces = Pieces()
+    for document, spans in cutter.spans(reading.samples("train", "student")):
+        pieces.add(document, spans)
+    apart, held = held_out_text(reading, cutter, seed)
+    split = choose(config, pieces, held, seed)
+    own = tuple(calibration_texts(config, cutter))
+    learnt, digest = split.marks.count(LEARNT), hashlib.sha256()
+    overlap = check_overlap(config, pieces, split, learnt)
+    bare = Corpus(config, pieces, split.marks, own[:calibration], 0, "", (), ())
+    count, step = 0, max(1, learnt // SAMPLED)
     probe: list[TextSample] = []
 
     def extracted() -> Iterator[TextSample]:
         nonlocal count
         for sample in bare.stream():
-            check(sample)
             if count % step == 0 and len(probe) < SAMPLED:
                 probe.append(sample)
             text = text_bytes(sample.text)
@@ -135,112 +137,26 @@ def plan_corpus(
             count += 1
             yield sample
 
-    others = at_most(
-        held_out_text(Reading(config), encode, chars, seed), config.eval_samples
-    )
-    others += _calibration(config, chars)
-    longest = longest_texts(chain(extracted(), bare.pieces(MEASURED), others))
+    def seen() -> Iterator[TextSample]:
+        others = [*at_most(apart, config.eval_samples), *own]
+        for sample in chain(extracted(), bare.marked(MEASURED), others):
+            see(sample)
+            yield sample
+
+    longest = longest_texts(seen())
     return replace(
         bare,
         samples=count,
         digest=digest.hexdigest(),
         longest=tuple(longest),
         probe=tuple(probe),
+        warnings=tuple(
+            s
+            for s in (
+                *reading.bad_rows.sentences(),
+                *told_of(cutter, encode)[0],
+                overlap,
+            )
+            if s
+        ),
     )
-
-
-def choose(
-    config: DataConfig,
-    codes: array[int],
-    domains: Sequence[str],
-    held: set[str] | None,
-    seed: int,
-) -> bytearray:
-    """Mark the pieces a run learns from and measures on, as ``load_data`` chooses them.
-
-    Args:
-        config: the ``data`` section.
-        codes: the domain of each piece, by number.
-        domains: names, by number.
-        held: domains that have held-out text of their own; None where all have it.
-        seed: the run's.
-
-    Returns:
-        One byte a piece.
-    """
-    order = array("q", range(len(codes)))
-    random.Random(seed).shuffle(order)
-    sizes = [codes.count(code) for code in range(len(domains))]
-    spared = [0] * len(domains)
-    if held is not None:
-        for code, name in enumerate(domains):
-            if name not in held and sizes[code] > 1:
-                spared[code] = max(1, round(config.eval_share * sizes[code]))
-    marks = bytearray(len(codes))
-    seen = [0] * len(domains)
-    most, measured = config.train_samples, config.eval_samples
-    for index in order:
-        code = codes[index]
-        seen[code] += 1
-        place = seen[code] - spared[code]
-        if place > 0 and (most is None or place <= most):
-            marks[index] = LEARNT
-        elif place <= 0 and (measured is None or seen[code] <= measured):
-            marks[index] = MEASURED
-    return marks
-
-
-def train_documents(config: DataConfig, encode: Encoder) -> Iterator[TextSample]:
-    """The documents of ``data.train``, conversations cut, one after the other."""
-    held: list[TextSample] = []
-    for document in _sources(config):
-        held.append(document)
-        if len(held) == SAMPLED:
-            yield from cut_conversations(held, encode)[0]
-            held = []
-    yield from cut_conversations(held, encode)[0]
-
-
-def _sources(config: DataConfig) -> Iterator[TextSample]:
-    return Reading(config).samples("train", "student")
-
-
-def chunked(documents: Iterable[TextSample], chars: int) -> Iterator[TextSample]:
-    """Cut each document as :func:`chunk_samples` does."""
-    for document in documents:
-        yield from chunk_samples([document], chars)
-
-
-def _fitting_chars(config: DataConfig, encode: Encoder) -> int:
-    """As :func:`fitting_chars` of all documents, of which it looks at some."""
-    count = sum(1 for _ in _written(config))
-    step = max(1, count // SAMPLED)
-    some = []
-    for index, document in enumerate(_written(config)):
-        if index % step == 0:
-            some.append(document)
-        if len(some) == SAMPLED:
-            break
-    return fitting_chars(some, encode)
-
-
-def _written(config: DataConfig) -> Iterator[TextSample]:
-    """The documents that are no conversations."""
-    return (s for s in _sources(config) if not isinstance(s.text, Conversation))
-
-
-def _held_domains(config: DataConfig) -> set[str] | None:
-    if config.eval:
-        return None
-    if any(path == ZOO for _, path in config.sources("train")):
-        return {sample.domain for sample in zoo_texts("eval")}
-    return set()
-
-
-def _calibration(config: DataConfig, chars: int) -> list[TextSample]:
-    """The split of the embedded texts that a run calibrates on, in its order."""
-    if any(path != ZOO for _, path in config.sources("train")):
-        return []
-    out = list(chunked(zoo_texts("calibration"), chars))
-    random.Random(0).shuffle(out)
-    return out

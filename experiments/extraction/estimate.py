@@ -113,7 +113,7 @@ def estimate(
     types = products([stage.phase for stage in bench.stages])
     memory, samples = measured.memory, bench.corpus.samples
     found = Estimate(samples, stores, free, memory, there, types, training)
-    found.warnings.extend(_warnings(config, found))
+    found.warnings.extend([*bench.warnings, *_warnings(config, found)])
     return found
 
 

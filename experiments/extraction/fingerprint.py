@@ -103,6 +103,14 @@ def settings_of(config: Config) -> dict[str, JsonValue]:
     }
 
 
+def ends_of(config: Config) -> dict[str, JsonValue]:
+    """Where the student's tokens of a text end, for forms that hold these.
+
+    Stores of versions in which no end was written are read with ``learn_end=false``.
+    """
+    return {"learn_end": True} if config.data.learn_end else {}
+
+
 def tokenizer_digest(tokenizer: Any) -> str:
     """Digest a fast tokenizer: its vocabulary, how it cuts and its chat template."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -72,6 +73,8 @@ def extract(
     with waiting("loading models and planning the texts"):
         bench = open_bench(config, registry, begin=True)
         sources = sources_of(bench)
+    for sentence in bench.warnings:
+        print(f"warning: {sentence}", file=sys.stderr)
     with waiting("measuring what the encoding costs"):
         writers = [_open(bench, source) for source in sources]
     save_config(bench.config, config.store_dir / "config.yaml")

@@ -15,6 +15,7 @@ from align.text import TextSample
 from experiments.config import PhaseConfig
 from experiments.extraction.bench import Bench, device, facts_of, identity
 from experiments.extraction.fingerprint import (
+    ends_of,
     settings_of,
     student_of,
     tokenizer_digest,
@@ -147,6 +148,7 @@ def _on_student_tokens(bench: Bench, name: str, names: tuple[str, ...]) -> Sourc
     own = bridge.student
     extra: dict[str, JsonValue] = {
         "student_tokenizer": tokenizer_digest(bench.models.student_tokenizer),
+        **ends_of(bench.config),
         "aligner": bench.stages[0].phase.align.aligner,
         "layer_map": {
             t.name: [[list(feed) for feed in feeds] for feeds in t.layer_map]

@@ -14,6 +14,7 @@ from align.errors import MissingFileError
 from align.text import TextSample
 from experiments.config import Config
 from experiments.extraction.fingerprint import (
+    ends_of,
     identity_of,
     settings_of,
     student_of,
@@ -54,6 +55,9 @@ class StoredCapture:
     v_dim: int
     causal: bool
     max_tokens: int | None = None
+    reads_at_most: int | None = None
+    """Of its own tokens, beyond which a text was cut; see
+    :func:`experiments.lengths.reads_at_most`."""
     has_logits: bool = False
 
     def places(self, layers: Iterable[int]) -> tuple[int, ...]:
@@ -142,6 +146,7 @@ def check_settings(
     now |= settings_of(config)
     if store.plan.form != "raw":
         now["student_tokenizer"] = tokenizer_digest(student_tokenizer)
+        now |= ends_of(config)
         now["aligner"] = config.align.aligner
     if store.plan.form in ("adapted", FUSED):
         now |= {"student": student_of(config), "adapter": config.align.adapter}
@@ -282,4 +287,5 @@ def _teacher(config: Config, name: str, store: KVStore, part: bool = False) -> T
         facts["v_dim"],
         causal,
         facts["max_tokens"],
+        None if name == FUSED else facts.get("reads_at_most"),
     )

@@ -135,7 +135,8 @@ class StoredPanel:
         home = student.ids.device
         origin = torch.zeros(student.ids.shape, dtype=torch.int64)
         for row, sample in enumerate(heads):
-            origin[row, : len(sample.origin)] = sample.origin
+            tokens = min(len(sample.origin), origin.shape[1])  # its end may be missing
+            origin[row, :tokens] = sample.origin[:tokens]
         origin = origin.to(home)
         alignment = same_tokens(origin > 0)
         return Reading(
@@ -217,8 +218,9 @@ def padded(found: Sequence[StoredSample], mask: Tensor, heads: int) -> KV:
     k = first.k.new_zeros(layers, *mask.shape, first.k.shape[-1])
     v = first.v.new_zeros(layers, *mask.shape, first.v.shape[-1])
     for row, sample in enumerate(found):
-        tokens = sample.k.shape[1]
-        k[:, row, :tokens], v[:, row, :tokens] = sample.k, sample.v
+        tokens = min(sample.k.shape[1], mask.shape[1])
+        k[:, row, :tokens] = sample.k[:, :tokens]
+        v[:, row, :tokens] = sample.v[:, :tokens]
     return KV.from_flat(k.to(mask.device), v.to(mask.device), mask, heads)
 
 

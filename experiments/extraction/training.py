@@ -13,9 +13,9 @@ import torch
 
 from experiments.arms import CE_ONLY, SINGLE, phase_steps, plan_arms, repeated_arms
 from experiments.extraction.bench import Bench
-from experiments.extraction.corpus import LEARNT
 from experiments.run_dir import MAIN
 from experiments.run_parts import Stage
+from experiments.splits import LEARNT
 
 KEPT = 12
 """Bytes of a checkpoint for every trained number: itself and AdamW's two moments."""

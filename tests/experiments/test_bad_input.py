@@ -4,8 +4,11 @@ Every case goes through the command. ``tests/experiments/test_lost_work.py`` hol
 what goes wrong in the middle of a run.
 """
 
+import re
+
 import pytest
 
+from experiments.cli import main
 from tests.experiments import spoiled
 from tests.experiments.small_runs import said, small_config
 
@@ -138,9 +141,15 @@ def test_texts_longer_than_a_teacher_reads_are_refused_before_work(
     refused, tiny_zoo, tmp_path
 ):
     folder = spoiled.short_sighted(tmp_path / "odd", tiny_zoo["gpt2-prose"], 16)
-    message = refused(as_teacher(folder))
+    changes = as_teacher(folder)
+    changes["teachers"]["odd"]["long_texts"] = "refuse"
+    message = refused(changes)
     assert "teacher 'odd' has 16 positions, but text text.txt:" in message
-    assert "set data.max_length=" in message
+    fitting = re.search(r"data\.max_length=(\d+)", message)[1]
+    assert 8 <= int(fitting) < 32
+    config = small_config(tmp_path, tiny_zoo, changes)
+    words = [f"data.max_length={fitting}", "run.name=fitting", "train.steps=1"]
+    assert main(["train", str(config), *words]) == 0  # what is advised works at once
     message = refused(as_student(folder))
     assert "data.max_length is 32, but the student" in message
     assert "set data.max_length=16 or less" in message

@@ -131,17 +131,29 @@ def test_long_conversations_lose_their_ends_and_that_is_said(tmp_path, models):
         {"role": role, "content": SENTENCES[i % 5]}
         for i, role in enumerate(["user", "assistant"] * 8)
     ]
-    rows = [{"messages": turns}, {"messages": turns[:2]}] * 6
-    path.write_text("\n".join(map(json.dumps, rows)))
+    rows = [
+        [{"role": "user", "content": f"{i}."}, *turns[1 : 2 + 14 * (i % 2)]]
+        for i in range(12)
+    ]
+    path.write_text("\n".join(json.dumps({"messages": row}) for row in rows))
     encode = Encoder(models["student"].tokenizer, 64)
     data = load_data(DataConfig(train=[str(path)], max_length=64), encode, 0)
     samples = [*data.train, *data.eval]
     assert len(samples) == 12
-    whole = "".join(turn["content"] for turn in turns)
-    assert all(whole.startswith(sample.text) for sample in samples)
-    assert all(len(sample.text) < len(whole) for sample in samples)
+    wholes = ["".join(turn["content"] for turn in row) for row in rows]
+    whole = {text.partition(".")[0]: text for text in wholes}
+    cut = 0
+    for sample in samples:
+        text = whole[sample.text.partition(".")[0]]
+        assert text.startswith(sample.text)
+        assert sample.text.goes_on == (sample.text != text)
+        cut += sample.text.goes_on
+        batch = encode([sample.text])
+        assert int(batch.mask.sum()) <= 64
+        assert int(batch.touched_until.max()) == len(sample.text)  # read whole
+    assert cut == 6
     (said_,) = data.warnings
-    assert "of 12 conversations are longer than 64" in said_
+    assert "6 of 12 conversations are longer than 64" in said_
     assert "data.max_length decides" in said_
 
 

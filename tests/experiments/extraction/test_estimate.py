@@ -40,7 +40,8 @@ def test_the_disk_is_what_was_said(config, tmp_path, capsys, encoding):
         assert all_of_it.tokens == manifest.tokens
         assert all_of_it.disk == data_bytes(folder)
         assert needs.break_even == needs.bytes_per_token * needs.tokens_per_second
-    assert about.warnings == []
+    others = [text for text in about.warnings if "are held out, too" not in text]
+    assert others == []  # the small texts repeat whole samples
 
 
 def test_lossless_compression_is_measured_on_the_sample(config, tmp_path, capsys):
