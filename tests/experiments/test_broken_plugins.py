@@ -54,6 +54,8 @@ def train(tiny_zoo, tmp_path):
         changes: dict = {
             "phase": {"dual": {"teachers": rule, **WORDS[kind]}},
             "teachers": {"own": own, "copy": own} if kind == "temperature" else {},
+            # every step then reads a sample with the word that is waited for
+            "data": {"max_length": 128},
         }
         if kind == "rope_scaler":
             changes["align"] = {"rope_scaling_method": "it"}
