@@ -9,7 +9,7 @@ from itertools import islice
 
 from align.conversation import Conversation
 from align.errors import InputError
-from align.fragment import Fragment
+from align.fragment import Fragment, ends
 from align.text import TextSample, best_cut
 from align.tokens import TokenBatch
 
@@ -282,7 +282,7 @@ def piece_of(text: str, span: Span) -> str:
         return text.cut(stop) if stop < len(text) else text
     if start == 0 and stop == len(text):
         return text
-    return text[start:stop] if stop == len(text) else Fragment(text[start:stop])
+    return _part(text, span, stop == len(text))
 
 
 def pieces_of(sample: TextSample, spans: Sequence[Span]) -> list[TextSample]:
@@ -297,8 +297,13 @@ def pieces_of(sample: TextSample, spans: Sequence[Span]) -> list[TextSample]:
     filled = [n for n, (start, stop) in enumerate(spans) if text[start:stop].strip()]
     out = []
     for number in filled:
-        start, stop = spans[number]
         last = number == filled[-1]  # blanks behind it are no text that goes on
-        part = text[start:stop] if last else Fragment(text[start:stop])
+        part = _part(text, spans[number], last)
         out.append(TextSample(part, sample.domain, f"{sample.id}#{number}"))
     return out
+
+
+def _part(text: str, span: Span, last: bool) -> str:
+    """A stretch of a text; the last one ends where the text does, if that ends."""
+    part = text[slice(*span)]
+    return part if last and ends(text) else Fragment(part)

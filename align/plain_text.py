@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
+from align.fragment import Fragment
+
 PACK_CHARS = 2000
 """Paragraphs of a plain text file are packed into documents of about this size."""
 
@@ -26,7 +28,7 @@ def documents(
     A document ends at the first blank line that lies ``pack`` characters or more
     behind its beginning; the blanks there belong to no document. Where ``most``
     characters hold no such place it ends after the last line in them, else within the
-    line, and the next one goes on from there.
+    line, as a :class:`Fragment`, and the next one goes on from there.
 
     What is held, and what is searched again, is at most ``most`` characters and a
     block, whatever the layout.
@@ -51,8 +53,11 @@ def documents(
                 if len(held) <= limit:
                     break
                 cut = _line_end(held, begin, limit)
-                cut = cut or cut_line(held, limit - pack, limit)
-                yield held[begin:cut]
+                if cut:
+                    yield held[begin:cut]
+                else:
+                    cut = cut_line(held, limit - pack, limit)
+                    yield Fragment(held[begin:cut])
                 begin = searched = cut
                 continue
             if gap.end() == limit:  # it may go on beyond

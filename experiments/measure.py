@@ -14,13 +14,13 @@ from align.errors import InputError
 from align.quiet import quiet_libraries
 from align.text import TextSample
 from experiments.config import Config, load_config
-from experiments.data import Encoder, load_data
+from experiments.data import Encoder, at_most, cutter_of, held_out_text, load_data
 from experiments.extraction.stand_ins import TOKENIZERS
 from experiments.history import read_json
 from experiments.lengths import PLACE, TEXTS
 from experiments.place import named
 from experiments.progress import Progress, waiting
-from experiments.text_sources import check_sources, left_out, tell
+from experiments.text_sources import Reading, check_sources, left_out, tell
 from student.evaluate import Encode, bits_per_char
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel, load_model
@@ -87,7 +87,7 @@ def measure_run(
     for name, folder in folders.items():
         loaded, encode = _load(name, str(folder), config, progress)
         # all students of a run share one tokenizer, hence one cut of the text
-        samples = samples or _held_out(config, encode, readers_of(run, config))
+        samples = samples or _measured(config, encode, readers_of(run, config))
         results[name] = _bits(name, loaded, encode, samples, progress)
     return results
 
@@ -129,7 +129,7 @@ def measure_model(
     limit = KVCapture(loaded.model).max_tokens
     if limit is not None and limit < config.data.max_length:
         encode = Encoder(loaded.tokenizer, limit, config.data.learn_end)
-    samples = _held_out(config, encode)
+    samples = _measured(config, encode)
     return {name: _bits(name, loaded, encode, samples, progress)}
 
 
@@ -138,8 +138,9 @@ def _measure_like(
 ) -> dict[str, dict[str, float]]:
     student = str(next(iter(students_of(run).values())))
     config = _with_text(load_config(run / "config.yaml"), data)
-    cut = Encoder(load_tokenizer(student, student, {}), config.data.max_length)
-    samples = _held_out(config, cut, readers_of(run, config))
+    tokenizer = load_tokenizer(student, student, {})
+    cut = Encoder(tokenizer, config.data.max_length, config.data.learn_end)
+    samples = _measured(config, cut, readers_of(run, config))
     loaded, encode = _load(name, name, config, progress)
     encode = encode.uncut()
     limit = KVCapture(loaded.model).max_tokens
@@ -171,9 +172,8 @@ def _load(
             f"{name} is an {loaded.kind}, which predicts no next token from those "
             "before it; give a causal language model"
         )
-    return loaded, Encoder(
-        loaded.tokenizer, config.data.max_length, config.data.learn_end
-    )
+    section = config.data
+    return loaded, Encoder(loaded.tokenizer, section.max_length, section.learn_end)
 
 
 def _bits(
@@ -199,11 +199,21 @@ def _bits(
     )
 
 
-def _held_out(
+def _measured(
     config: Config, encode: Encoder, readers: Sequence[Reader] = ()
 ) -> list[TextSample]:
-    section = replace(config.data, overlap="keep")  # nothing is learned here
-    return load_data(section, encode, config.run.seed, teachers=readers).eval
+    """The held-out text of a run; text to learn from is read where it is part of it."""
+    section, seed = config.data, config.run.seed
+    if not section.eval:
+        return load_data(section, encode, seed, teachers=readers).eval
+    cutter = cutter_of(encode, readers)
+    apart, _ = held_out_text(Reading(section), cutter, seed)
+    samples = at_most(apart, section.eval_samples)
+    if not samples:
+        raise InputError(
+            f"{', '.join(section.eval)} holds no text to measure on; give other text"
+        )
+    return samples
 
 
 def readers_of(run: Path, config: Config) -> list[Reader]:

@@ -187,11 +187,12 @@ def tell(sentences: Iterable[str]) -> None:
 
 
 def zoo_texts(split: str) -> Iterator[TextSample]:
-    """The embedded texts of a split, whole."""
-    from teacher.zoo import DOMAINS, zoo_samples
+    """The embedded documents of a split, whole."""
+    from teacher.zoo import DOMAINS, zoo_documents
 
     for domain in DOMAINS:
-        yield from zoo_samples(domain, split, 4096)
+        for name, text in zoo_documents(domain, split):
+            yield TextSample(text, domain, name)
 
 
 def _files(which: Which, path: str) -> TextFiles:

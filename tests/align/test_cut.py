@@ -148,10 +148,26 @@ def test_a_character_too_dense_for_the_room_stands_alone_and_is_told():
 
 
 def test_blanks_at_the_end_stand_with_a_word_before_them():
-    for blanks in range(1, 3):
+    for blanks in range(1, 8):
         text = "the outcome of it tells. " * 3 + " \n" * blanks
         spans = spans_of([reader("bytes", 16)], [text])[0][0]
         assert all(text[start:stop].strip() for start, stop in spans)
+
+
+def test_blanks_beyond_the_room_of_a_last_character_stand_alone():
+    text = "the outcome of it tells. " * 3 + " \n" * 30 + "\ufdfa" + "\n" * 30
+    (spans,), _ = spans_of([reader("bytes", 16)], [text])
+    assert "".join(text[start:stop] for start, stop in spans) == text
+    assert not text[slice(*spans[-1])].strip()
+
+
+def test_the_last_piece_of_a_text_that_goes_on_does_not_end_it():
+    sample = TextSample(Fragment(mixture(3)), "d", "i")
+    pieces = list(Cutter([reader("bytes", 16)]).pieces([sample]))
+    assert len(pieces) > 3
+    assert not any(ends(piece.text) for piece in pieces)
+    short = TextSample(Fragment("Goes on"), "d", "i")
+    assert list(Cutter([reader("bytes", 64)]).pieces([short])) == [short]
 
 
 def test_blank_pieces_are_left_out_and_the_piece_before_them_ends_the_text():

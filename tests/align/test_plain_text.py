@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align import plain_text
+from align.fragment import ends
 from align.plain_text import documents
 
 GAP = re.compile(r"\r?\n[^\S\r\n]*\r?\n\s*")
@@ -147,3 +148,11 @@ def test_one_document_a_line_ends_at_lines():
     found = list(documents(["".join(lines)], at_limit))
     assert "".join(found) == "".join(lines)
     assert len(found) > 5 and all(document.endswith("\n") for document in found)
+
+
+def test_a_document_that_is_cut_inside_a_line_goes_on():
+    line, lines = "x" * 250, "one line\n" * 40
+    (first, second, third) = documents([line], at_limit, pack=20, most=100)
+    assert (len(first), len(second), len(third)) == (100, 100, 50)
+    assert [ends(part) for part in (first, second, third)] == [False, False, True]
+    assert all(map(ends, documents([lines], at_limit, pack=20, most=100)))

@@ -164,9 +164,10 @@ def no_models(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a model is loaded")
 
+    # Each where it is looked up: a module that is first imported now would keep it.
     monkeypatch.setattr("experiments.driver.Models", refuse)
     monkeypatch.setattr("experiments.extraction.bench.Models", refuse)
-    monkeypatch.setattr("teacher.models.load_model", refuse)
+    monkeypatch.setattr("experiments.measure.load_model", refuse)
 
 
 @pytest.mark.usefixtures("no_models")
