@@ -29,7 +29,7 @@ _TEACHER = (
 )
 _WORDS = (
     *("the", "unbelievable", "cache", "of", "深度学习", "keys,", "values"),
-    *("and", "naïve", "🙂", "spans;\n\tdef"),
+    *("and", "naïve", "🙂", "spans;\n\tdef", "</s>", "<|endoftext|>"),
 )
 _LENGTHS = ((3, 40), (1, 150), (2, 400), (1, 1200), (5, 90), (1, 2600), (1, 1))
 """Texts and about how many characters each, of the longer batches."""
@@ -73,8 +73,11 @@ def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
         )
 
     def itself() -> str:
-        same = factory()(teacher, teacher)
-        return problem((teacher.has_text & ~same.covered).any(), "a token is uncovered")
+        for tokens in (teacher, token_batch([[(0, 3)]], ["tea"])):
+            same = factory()(tokens, tokens)
+            if (tokens.has_text & ~same.covered).any():
+                return f"a token of {tuple(tokens.ids.shape)} is uncovered"
+        return ""
 
     def alone() -> str:
         made = factory()
@@ -85,6 +88,13 @@ def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
                 inside = together[row, : one.shape[0], : one.shape[1]]
                 if not torch.allclose(one, inside, atol=1e-5):
                     return f"text {row} is aligned differently in a batch"
+        return ""
+
+    def others() -> str:
+        used = factory()
+        for s, t in _of_equal_lengths():
+            if not torch.equal(used(s, t).dense(), factory()(s, t).dense()):
+                return "answers otherwise after other texts of as many tokens"
         return ""
 
     def covers() -> str:
@@ -133,6 +143,7 @@ def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
     yield Promise("no future leaks if it says so", future)
     yield Promise("keeps all this call after call, whatever the length", often)
     yield Promise("aligns each text by itself", alone)
+    yield Promise("aligns each text whatever came before", others)
 
 
 def token_batch(
@@ -167,6 +178,18 @@ def long_batches() -> list[tuple[TokenBatch, TokenBatch]]:
         teacher = [_spans(chance, text, 9) for text in texts]
         found.append((token_batch(student, texts), token_batch(teacher, texts, 3)))
     return found
+
+
+def _of_equal_lengths() -> list[tuple[TokenBatch, TokenBatch]]:
+    """Batches that differ in texts and spans, and not in the number of tokens."""
+    text, other = "unbelievable tea", "tea unbelievable"
+    return [
+        (token_batch([_STUDENT[0]], [text]), token_batch([_TEACHER[0]], [text], 3)),
+        (
+            token_batch([[(0, 0), (0, 1), (1, 3), (3, 10), (10, 16)]], [other], 5),
+            token_batch([[(0, 3), (3, 4), (4, 16), (16, 16)]], [other], 6),
+        ),
+    ]
 
 
 def _text(chance: random.Random, size: int) -> str:

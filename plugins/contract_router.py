@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from plugins.answers import SUM, SUM_NARROW, weights_problem
 from plugins.contract import Promise, first_problem, problem
+from plugins.seeds import chance
 from plugins.untouched import Untouched
 
 _WIDTH, _TEACHERS = 16, 3
@@ -95,10 +96,28 @@ def router(factory: Callable[[int, int], nn.Module]) -> Iterator[Promise]:
         gradients = [p.grad for p in parameters if p.grad is not None]
         moved = any(bool((g != 0).any()) for g in gradients)
         finite = all(bool(g.isfinite().all()) for g in gradients)
+        still = [
+            name
+            for name, p in module.named_parameters()
+            if p.requires_grad and p.grad is None
+        ]
         return first_problem(
             problem(not moved, "no parameter has a gradient"),
             problem(not finite, "a gradient is not finite"),
+            problem(still, f"nothing reaches its parameters {still}"),
         )
+
+    def history() -> str:
+        answers = []
+        for scale in (1, -3):
+            module = trained()[1].train()
+            for query in sized():
+                with chance(0):
+                    module(query * scale + 1)
+            with torch.no_grad(), chance(0):
+                answers.append(module.eval()(queries()[0]).float())
+        far = not torch.allclose(*answers, atol=1e-5)
+        return problem(far, "answers otherwise after other queries in training")
 
     def saved() -> str:
         module, other = made(), factory(_WIDTH, _TEACHERS)
@@ -135,6 +154,7 @@ def router(factory: Callable[[int, int], nn.Module]) -> Iterator[Promise]:
     yield Promise("weights are >= 0 and sum to 1 for any query", sums)
     yield Promise("gives a single teacher everything", single)
     yield Promise("answers each query by itself", alone)
+    yield Promise("no query changes the answers to later ones", history)
     yield Promise("its weights have a finite gradient to its parameters", learns)
     yield Promise("is saved and restored by its state dict", saved)
     yield Promise("keeps all this call after call and leaves queries alone", often)

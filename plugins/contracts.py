@@ -14,13 +14,15 @@ import torch
 
 from plugins import (
     contract_aligner,
-    contract_learners,
     contract_maps,
+    contract_objective,
+    contract_phase,
     contract_router,
     contract_temperature,
 )
 from plugins.contract import Check, Promise
 from plugins.errors import PluginError
+from plugins.seeds import kept
 
 CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
     "aligner": contract_aligner.aligner,
@@ -28,9 +30,9 @@ CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
     "adapter": contract_maps.adapter,
     "rope_scaler": contract_maps.rope_scaler,
     "router": contract_router.router,
-    "objective": contract_learners.objective,
+    "objective": contract_objective.objective,
     "temperature": contract_temperature.temperature,
-    "phase": contract_learners.phase,
+    "phase": contract_phase.phase,
 }
 """For each kind, what it promises."""
 
@@ -43,8 +45,8 @@ def check(kind: str, offered: Any) -> list[Check]:
         offered: the value a hook offers: a factory, a function or a mapping.
 
     Returns:
-        One result per promise, in order; a promise that raises is not kept. PyTorch's
-        random state is left as it was.
+        One result per promise, in order; a promise that raises is not kept. The random
+        states of PyTorch, Python and NumPy are left as they were.
 
     Raises:
         PluginError: there is no such kind.
@@ -53,8 +55,11 @@ def check(kind: str, offered: Any) -> list[Check]:
         raise PluginError(
             f"{kind!r} is no kind of plugin; kinds are {', '.join(CONTRACTS)}"
         )
+    restore = kept()
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        return [promise.tried() for promise in CONTRACTS[kind](offered)]
+        results = [promise.tried() for promise in CONTRACTS[kind](offered)]
+    restore()
+    return results
 
 
 def assert_contract(kind: str, offered: Any) -> None:

@@ -183,9 +183,12 @@ class _Adapter(_Stand):
 
 class _RopeScaler(_Stand):
     def __call__(self, base: float, dim: int, scale: float) -> float:
+        before = Untouched({})
         with blamed(self._entry):
             found = self._inner(base, dim, scale)
-        _require(self._entry, answers.base_problem(found, base, scale))
+        _require(
+            self._entry, answers.base_problem(found, base, scale) or before.problem()
+        )
         return float(found)
 
 
@@ -198,13 +201,15 @@ class _Temperature(_Stand):
             tokens.append(len(found))
             return found
 
+        before = Untouched({})
         with blamed(self._entry):
             found = self._inner(replace(moment, teacher_entropy=entropy))
         if isinstance(found, Tensor) and found.dim() and not tokens:
             entropy()
         _require(
             self._entry,
-            answers.temperature_problem(found, tokens[0] if tokens else None),
+            answers.temperature_problem(found, tokens[0] if tokens else None)
+            or before.problem(),
         )
         return found.detach().float() if isinstance(found, Tensor) else float(found)
 
@@ -269,7 +274,7 @@ def _objective(entry: Entry, factory: Callable[[], Any]) -> Callable[[], Any]:
 
         counts = _counts(entry, made)
         if isinstance(made, nn.Module):
-            return _guarded_module(made, call, counts)
+            return _guarded_module(made, call, counts, {"needs": needs})
         stand = _Objective(entry, made, call, counts)
         stand.needs = needs  # what it says once
         return stand
@@ -357,11 +362,13 @@ def _guarded_module(
     module: Any,
     call: Callable[[Any, Any], Tensor],
     counts: Callable[[Any], Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The same module, whose calls go through ``call``.
+    """The same module, whose calls go through ``call``; what is fixed stays so.
 
-    Its class becomes a subclass that differs in ``__call__`` (and ``count``) alone, so
-    that its parameters, state and name stay, and a deep copy is guarded as well.
+    Its class becomes a subclass that differs in ``__call__`` (``count``, ``needs``)
+    alone, so that its parameters, state and name stay, and a deep copy is guarded as
+    well.
     """
     plain = type(module)
 
@@ -371,6 +378,8 @@ def _guarded_module(
                 return super().__call__(*args, **kwargs)
             return call(super().__call__, args[0])
 
+    for name, value in (fixed or {}).items():
+        setattr(Guarded, name, property(lambda _, value=value: value))
     Guarded.__name__, Guarded.__qualname__ = plain.__name__, plain.__qualname__
     Guarded.__module__ = plain.__module__
     if counts is not None:

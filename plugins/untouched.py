@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plugins.seeds import State, seeded, states
+
 PROBED = 64
 """Values of each tensor that are kept to be compared: writes through ``.data`` or
 NumPy do not count up the tensor's version."""
@@ -21,7 +23,7 @@ _OURS = ("align", "fuse", "student")
 
 
 class Untouched:
-    """A look at tensors and at PyTorch's global state, to be compared with a later one.
+    """A look at tensors and at global state, to be compared with a later one.
 
     What is compared is every tensor's version and a few of its values.
     """
@@ -39,6 +41,7 @@ class Untouched:
         self._facts = [_facts(x) for _, x in self._tensors]
         self._values = self._look()
         self._globals = _globals()
+        self._seeds = _seeds()
 
     def problem(self) -> str:
         """What was changed since, or an empty string."""
@@ -56,7 +59,8 @@ class Untouched:
             was_before = self._globals.get(what, value)
             if value != was_before:
                 return f"changes {what} from {was_before} to {value}"
-        return ""
+        what = seeded(self._seeds, _seeds())
+        return f"changes {what}; seed a generator of your own" if what else ""
 
     def restore(self) -> None:
         """Put PyTorch's global state back; the seed is the caller's to keep."""
@@ -103,6 +107,12 @@ def _globals() -> Mapping[str, object]:
         found["torch's seed"] = torch.initial_seed()
         found[_THREADS] = torch.get_num_threads()
     return found
+
+
+def _seeds() -> dict[str, State]:
+    """Of Python and NumPy, asked where nobody else seeds meanwhile."""
+    alone = threading.current_thread() is threading.main_thread()
+    return states() if alone else {}
 
 
 def tensors_of(given: Any) -> list[tuple[str, Tensor]]:

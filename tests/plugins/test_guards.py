@@ -1,9 +1,11 @@
 """What a registry hands out to a run: the same thing, watched."""
 
+import random
 import re
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,11 +14,13 @@ from align.tokenizer_align import CausalCharIoUAligner
 from fuse.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
 from plugins.contract_aligner import long_batches
-from plugins.contract_learners import step_context, step_places
+from plugins.contract_step import step_context, step_places
 from plugins.entry import Entry
 from plugins.errors import PluginCrashError
 from plugins.guards import guard
+from plugins.seeds import chance
 from student.objective import count_of
+from student.output.temperature import Moment
 from student.terms import OBJECTIVES, key_distance
 from tests.plugins.broken import aligners, objectives, routers
 
@@ -193,3 +197,41 @@ def test_get_hands_out_the_bare_thing_and_our_own_are_not_guarded():
     for entry in registry.entries():
         if entry.name != "it":
             assert registry.guarded(entry.kind, entry.name) is entry.value
+
+
+class AsksForMore(nn.Module):
+    """A module that says another need at every question."""
+
+    asked = 0
+
+    @property
+    def needs(self):
+        self.asked += 1
+        return frozenset() if self.asked == 1 else frozenset({"attention"})
+
+    def forward(self, ctx):
+        return key_distance(ctx)
+
+
+def test_what_an_objective_needs_is_asked_once():
+    made = guarded("objective", AsksForMore)()
+    assert [made.needs for _ in range(3)] == [frozenset()] * 3
+    assert made(step_context()[0]).isfinite()
+
+
+@pytest.mark.parametrize("library", [random, np.random], ids=["Python", "NumPy"])
+def test_who_seeds_in_a_run_is_named(library):
+    def warm(moment):
+        library.seed(7)
+        return moment.start
+
+    moment = Moment(
+        start=1.0,
+        end=2.0,
+        progress=0.0,
+        vocabulary=11,
+        teacher_entropy=lambda: torch.ones(3),
+        signal_to_noise=lambda: (1.0, 1.0),
+    )
+    with chance(1), pytest.raises(PluginError, match="random seed; seed a generator"):
+        guarded("temperature", warm)(moment)

@@ -1,7 +1,9 @@
 """Aligners that break a promise, each by name."""
 
+import random
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from align.time_align import Alignment
@@ -135,6 +137,39 @@ def turns_gradients_off(student, teacher):
     return CAUSAL(student, teacher)
 
 
+def seeds_python(student, teacher):
+    random.seed(0)
+    return CAUSAL(student, teacher)
+
+
+def seeds_numpy(student, teacher):
+    np.random.seed(0)
+    return CAUSAL(student, teacher)
+
+
+def nothing_for_one_token(student, teacher):
+    return (nothing if student.ids.shape[1] == 1 else CAUSAL)(student, teacher)
+
+
+def leaks_after_a_special_token(student, teacher):
+    special = any("</s>" in text for text in student.texts)
+    return (PLAIN if special else CAUSAL)(student, teacher)
+
+
+class Stale:
+    """Remembers alignments by the number of tokens."""
+
+    causal = True
+
+    def __init__(self):
+        self.seen = {}
+
+    def __call__(self, student, teacher):
+        key = tuple((tuple(x.ids.shape), *x.mask.sum(1)) for x in (student, teacher))
+        key = str(key)
+        return self.seen.setdefault(key, CAUSAL(student, teacher))
+
+
 def raises(student, teacher):
     raise IndexError("no such token")
 
@@ -169,6 +204,11 @@ BROKEN = {
     "shares_too_much": of(shares_too_much),
     "an_alignment_that_lies": of(lies),
     "turns_gradients_off": of(turns_gradients_off),
+    "seeds_python": of(seeds_python),
+    "seeds_numpy": of(seeds_numpy),
+    "nothing_for_one_token": of(nothing_for_one_token),
+    "leaks_after_a_special_token": of(leaks_after_a_special_token),
+    "stale_by_length": Stale,
     "raises": of(raises),
     "without_causal": without_causal,
     "causal_is_no_bool": numbered_otherwise,

@@ -34,6 +34,32 @@ def broken_adapter(change):
     return made
 
 
+def centres_the_sample(teacher, student, sample):
+    for features in sample._teacher:
+        features -= features.mean(1, keepdim=True)
+    return ratio(teacher, student)
+
+
+centres_the_sample.needs_sample = True
+
+
+class Remembers:
+    """Answers by the sizes it has seen, or by the longest text."""
+
+    def __init__(self):
+        self.maps, self.longest = {}, 1.0
+
+    def adapter(self, stats):
+        size = (stats.num_layers, stats.dim_x, stats.dim_y)
+        return self.maps.setdefault(size, METHODS["ridge"](stats))
+
+    def base(self, base, dim, scale):
+        if scale == 1:
+            return base
+        self.longest = max(self.longest, scale)
+        return base * self.longest
+
+
 LAYER_MAPS = {
     "too_short": lambda t, s: one(0, max(1, s - 1)),
     "beyond_the_top": lambda t, s: one(t, s),
@@ -42,6 +68,7 @@ LAYER_MAPS = {
     "nan_weight": lambda t, s: LayerMap((((0, float("nan")),),) * s),
     "negative_layer": lambda t, s: one(-1, s),
     "raises": lambda t, s: [][0],
+    "centres_the_sample": centres_the_sample,
     "another_each_time": Counting(0, ratio, lambda t, s, turn=[0]: flips(turn, t, s)),
     "late": Counting(100, ratio, lambda t, s: one(t, s)),
 }
@@ -61,6 +88,7 @@ ADAPTERS = {
     "integers": broken_adapter(lambda w, b: (w.long(), b.long())),
     "writes_to_statistics": writes_to_statistics,
     "raises": broken_adapter(lambda w, b: w[99]),
+    "stale_by_width": Remembers().adapter,
     "late": Counting(30, METHODS["ridge"], lambda stats: (torch.zeros(1),) * 2),
 }
 
@@ -73,6 +101,7 @@ ROPE_SCALERS = {
     "falls": lambda base, dim, scale: base / scale,
     "none": lambda base, dim, scale: None,
     "raises": lambda base, dim, scale: 1 / 0,
+    "the_longest_so_far": Remembers().base,
     "late": Counting(100, lambda b, d, s: scaled_base(b, d, s, "ntk"), lambda *_: -1.0),
 }
 
@@ -97,6 +126,7 @@ PHASES = {
     "unknown_setting": {"fuse": {"temprature": 1}},
     "out_of_range": {"loss": {"lambda_k": -1}},
     "no_mapping": {"train": 3},
+    "a_tensor": {"fuse": {"temperature": torch.tensor(0.5)}},
 }
 
 LATE = {

@@ -1,6 +1,8 @@
 """Objectives that break a promise, each by name."""
 
+import numpy as np
 import torch
+from torch import nn
 
 from student.objective import ATTENTION
 from student.terms import attention_kl, key_distance
@@ -95,6 +97,76 @@ def doubles_the_default_dtype(ctx):
     return key_distance(ctx)
 
 
+def detached_later(ctx):
+    return key_distance(ctx) if ctx.step < 3 else key_distance(ctx).detach()
+
+
+def overflows_in_half(ctx):
+    return sum(
+        (c.pred_k.half() - c.target_k.half()).square().sum(3).float().mean()
+        for c in ctx.comparisons
+    )
+
+
+def seeds_numpy(ctx):
+    np.random.seed(ctx.step)
+    return key_distance(ctx)
+
+
+class OwnScale:
+    """Divides by a running mean of itself that no checkpoint holds."""
+
+    needs = frozenset()
+    mean = None
+
+    def __call__(self, ctx):
+        value = key_distance(ctx)
+        now = float(value.detach())
+        self.mean = now if self.mean is None else 0.9 * self.mean + 0.1 * now
+        return value / max(self.mean, 1e-6)
+
+
+class Unlearned(nn.Module):
+    """Reads its parameter past autograd."""
+
+    needs = frozenset()
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, ctx):
+        return key_distance(ctx) * self.scale.item()
+
+
+class ChangesItsMind:
+    asked = 0
+
+    @property
+    def needs(self):
+        self.asked += 1
+        return frozenset() if self.asked < 3 else frozenset({ATTENTION})
+
+    def __call__(self, ctx):
+        return key_distance(ctx)
+
+
+class CountsPadding:
+    """Divides by all places though it sums over those that are covered."""
+
+    needs = frozenset()
+
+    def count(self, places):
+        return [float(places.batch.mask.numel())]
+
+    def __call__(self, ctx):
+        total, weight = ctx.zero(), ctx.zero()
+        for c in ctx.comparisons:
+            total = total + (c.distance("k").mean(0) * c.weight).sum()
+            weight = weight + c.weight.sum()
+        return total / ctx.total(0, weight)
+
+
 GOOD = of(key_distance)
 
 
@@ -117,6 +189,13 @@ BROKEN = {
     "raises": of(raises),
     "raises_type_error": of(for_the_largest_teacher),
     "one_space_only": of(loses_lazy_ones),
+    "detached_later": of(detached_later),
+    "overflows_in_half": of(overflows_in_half),
+    "seeds_numpy": of(seeds_numpy),
+    "own_scale": OwnScale,
+    "unlearned": Unlearned,
+    "changes_its_mind": ChangesItsMind,
+    "counts_padding": CountsPadding,
     "default_dtype": of(doubles_the_default_dtype),
     "without_needs": without_needs,
     "needs_is_a_list": of(key_distance, ["attention"]),

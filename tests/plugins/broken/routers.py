@@ -137,6 +137,36 @@ def takes_threads(self, weights, query):
     return weights
 
 
+class RunningMean(LearnableRouter):
+    """Takes from its scores what they were on average while it trained."""
+
+    def __init__(self, hidden_dim, num_teachers):
+        super().__init__(hidden_dim, num_teachers)
+        self.register_buffer("mean", torch.zeros(num_teachers))
+
+    def forward(self, query, available=None):
+        weights = super().forward(query)
+        if not self.training:
+            return (weights.float().log() - self.mean).softmax(-1)
+        with torch.no_grad():
+            seen = weights.float().log().flatten(0, -2).mean(0)
+            self.mean.mul_(0.9).add_(0.1 * seen)
+        return weights
+
+
+class DeadNorm(LearnableRouter):
+    """Its norm has parameters that nothing reaches."""
+
+    def __init__(self, hidden_dim, num_teachers):
+        super().__init__(hidden_dim, num_teachers)
+        self.before = nn.LayerNorm(hidden_dim)
+
+    def forward(self, query, available=None):
+        with torch.no_grad():
+            query = self.before(query.float())
+        return super().forward(query)
+
+
 class Whole(nn.Linear):
     """A router that forgot the softmax."""
 
@@ -197,6 +227,8 @@ BROKEN = {
     "nan_after_60_calls": nan_after_60_calls,
     "no_softmax": Whole,
     "batch_norm": BatchNorm,
+    "running_mean": RunningMean,
+    "dead_norm": DeadNorm,
     "takes_threads": takes_threads,
     "no_module": NoModule,
     "float32_only": Halves,
