@@ -82,7 +82,9 @@ def shared_chunks(
 
     A chunk reaches from one shared end to the next, so each model spells it with whole
     tokens after having read the same text. Shared ends are those of
-    :class:`align.ChunkEndAligner`: whole characters, so boundaries in bytes too.
+    :class:`align.ChunkEndAligner`: whole characters. Ends inside a character that both
+    spell with bytes are none: a token also says that no longer one of its vocabulary
+    begins there, so the same bytes need not be the same event.
 
     Left out are chunks with a token that either model does not predict: the first of a
     text (a model without a begin-of-text token never predicts its first word), and

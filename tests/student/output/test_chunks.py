@@ -1,10 +1,13 @@
+import math
+from collections import Counter
+
 import pytest
 import torch
 
 from align.conversation import Conversation
 from align.tokens import TokenBatch, encode_batch
-from student.output import shared_chunks
-from tests.small_tokenizers import outside
+from student.output import chunk_likelihood, shared_chunks
+from tests.small_tokenizers import outside, sections
 
 PAIRS = [
     ("bytes-chatml", "metaspace-legacy"),
@@ -124,6 +127,56 @@ def test_both_sides_spell_the_same_text(load, real_texts):
     chunks = shared_chunks(student, teacher)
     assert spelled(chunks.student, student) == spelled(chunks.teacher, teacher)
     assert len(chunks) > 100
+
+
+def perfect(tokens):
+    """(B, T) log probabilities by a model that knows how often each text comes."""
+    counts = Counter()
+    rows = [
+        row[held].tolist() for row, held in zip(tokens.ids, tokens.mask, strict=True)
+    ]
+    for ids in rows:
+        counts.update(tuple(ids[:end]) for end in range(len(ids) + 1))
+    out = torch.zeros(tokens.ids.shape, dtype=torch.float64)
+    for row, ids in enumerate(rows):
+        for place in range(len(ids)):
+            before, after = counts[tuple(ids[:place])], counts[tuple(ids[: place + 1])]
+            out[row, place] = math.log(after / before)
+    return out
+
+
+def test_two_perfect_models_of_one_language_agree_on_every_character(load):
+    language = list("".join((sections()["Chinese"] + sections()["novel"]).split()))
+    names = "bytes-headers", "metaspace-legacy"
+    student, teacher = (encode_batch(load(name), language) for name in names)
+    chunks = shared_chunks(student, teacher)
+    assert len(chunks) == len(language)
+    several = [
+        side.sum(torch.ones(side.chunk.shape))
+        for side in (chunks.student, chunks.teacher)
+    ]
+    assert ((several[0] > 1) & (several[1] > 2)).sum() > 50  # bytes of both, behind a ▁
+    log_p = perfect(student), perfect(teacher)
+    distance = chunk_likelihood(*log_p, chunks, form="absolute", reduction="none")
+    assert distance.max() < 1e-9
+    expected = [math.log(Counter(language)[char] / len(language)) for char in language]
+    torch.testing.assert_close(
+        chunks.student.sum(log_p[0]), torch.tensor(expected, dtype=torch.float64)
+    )
+
+
+def test_inside_a_character_the_same_bytes_are_not_the_same_event():
+    # 很 is e5 be 88 and comes nine times in ten, 徕 is e5 be 95. The student has a
+    # token for 很, the teacher has bytes alone; both know the language perfectly.
+    text = ("徕",)
+    tokens = batch([(0, 0), (0, 1), (0, 1), (0, 1)], texts=text)
+    student = torch.tensor([[1.0, 0.1, 1.0, 1.0]]).log()  # e5 says that it is not 很
+    teacher = torch.tensor([[1.0, 1.0, 1.0, 0.1]]).log()  # the last byte says so
+    chunks = shared_chunks(tokens, tokens)
+    assert chunks.student.chunk.tolist() == [[-1, 0, 0, 0]]  # and not three chunks
+    assert chunk_likelihood(student, teacher, chunks, form="absolute") == 0
+    bytewise = (student - teacher).abs()[0, 1:]
+    torch.testing.assert_close(bytewise, torch.tensor([10.0, 1.0, 10.0]).log())
 
 
 def test_a_first_word_that_one_model_does_not_predict_is_no_chunk():
