@@ -32,6 +32,7 @@ from experiments.data import RunData, load_data
 from experiments.dates import dated, day_of_run
 from experiments.depth import crowded_layers
 from experiments.evaluation import starting_point, teachers_alone
+from experiments.extraction.code import check_code
 from experiments.extraction.stages import stored_stages
 from experiments.failures import kept_errors
 from experiments.gates import kept_before
@@ -178,6 +179,7 @@ def _open_and_run(
     run_dir, engine = config.run_dir, launch.engine
     with waiting(_loading(config), engine.is_main):
         models = Models(config, engine.device)
+    check_code(models.stores, registry, launch.changed_plugins)
     if models.tells_date:
         config = dated(config, _day(config, models, engine))
     gated = config.gate.action == "rollback"

@@ -31,6 +31,7 @@ from teacher.context import ScaleBase, extend_context, trained_length
 from teacher.models import LoadedModel, checkpoint_dtypes, load_model
 from teacher.quantise import quantise
 from teacher.shard import is_sharded, shard
+from teacher.store import KVStore
 from teacher.teacher_rule import TeacherFacts
 from teacher.windows import windows_for
 
@@ -117,6 +118,14 @@ class Models:
     def teacher(self, name: str) -> tuple[LoadedModel, KVCapture]:
         """A teacher by its name in the config; with ``store.read`` a stand-in."""
         return self._teachers[name]
+
+    @property
+    def stores(self) -> list[KVStore]:
+        """What is read in place of teachers, each once; none of live ones."""
+        held = [
+            getattr(capture, "store", None) for _, capture in self._teachers.values()
+        ]
+        return list({store.path: store for store in held if store}.values())
 
     def facts(self) -> dict[str, TeacherFacts]:
         """Kind and family of every teacher."""

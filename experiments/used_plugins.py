@@ -36,6 +36,11 @@ def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
 
 def plugin_records(registry: Registry, phases: Iterable[PhaseConfig]) -> Records:
     """Whose code strangers' names in use are; empty where all are built in."""
+    return records_of(registry, names_used(phases))
+
+
+def records_of(registry: Registry, names: Iterable[Name]) -> Records:
+    """Whose code some names are; built-ins have no record."""
     return {
         f"{entry.kind} {entry.name}": {
             "plugin": entry.plugin,
@@ -43,7 +48,7 @@ def plugin_records(registry: Registry, phases: Iterable[PhaseConfig]) -> Records
             "version": entry.version,
             "digest": entry.digest,
         }
-        for entry in foreign(registry, names_used(phases))
+        for entry in foreign(registry, names)
     }
 
 

@@ -231,5 +231,10 @@ def objective(factory: Callable[[], Objective]) -> Iterator[Promise]:
 
 def _each(comparison: Comparison, change: Callable[[Tensor], Tensor]) -> Comparison:
     """Other predictions and targets."""
-    names = ("pred_k", "pred_v", "target_k", "target_v")
-    return replace(comparison, **{x: change(getattr(comparison, x)) for x in names})
+    return replace(
+        comparison,
+        pred_k=change(comparison.pred_k),
+        pred_v=change(comparison.pred_v),
+        target_k=change(comparison.target_k),
+        target_v=change(comparison.target_v),
+    )

@@ -116,7 +116,7 @@ def router(factory: Callable[[int, int], nn.Module]) -> Iterator[Promise]:
                     module(query * scale + 1)
             with torch.no_grad(), chance(0):
                 answers.append(module.eval()(queries()[0]).float())
-        far = not torch.allclose(*answers, atol=1e-5)
+        far = not torch.allclose(answers[0], answers[1], atol=1e-5)
         return problem(far, "answers otherwise after other queries in training")
 
     def saved() -> str:

@@ -379,13 +379,17 @@ def _guarded_module(
             return call(super().__call__, args[0])
 
     for name, value in (fixed or {}).items():
-        setattr(Guarded, name, property(lambda _, value=value: value))
+        setattr(Guarded, name, _constant(value))
     Guarded.__name__, Guarded.__qualname__ = plain.__name__, plain.__qualname__
     Guarded.__module__ = plain.__module__
     if counts is not None:
         Guarded.count = staticmethod(counts)  # type: ignore[attr-defined]
     module.__class__ = Guarded
     return module
+
+
+def _constant(value: Any) -> property:
+    return property(lambda _: value)
 
 
 def _aligner(entry: Entry, factory: Callable[[], Any]) -> Callable[[], Any]:

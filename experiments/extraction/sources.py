@@ -14,6 +14,7 @@ from align.layer_map import build_multi_teacher_layer_map, needs_sample
 from align.text import TextSample
 from experiments.config import PhaseConfig
 from experiments.extraction.bench import Bench, device, facts_of, identity
+from experiments.extraction.code import code_of
 from experiments.extraction.fingerprint import (
     ends_of,
     settings_of,
@@ -253,6 +254,10 @@ def _plan(
     each: dict[str, JsonValue] = {name: identity(bench, name) for name in names}
     own = each[names[0]] if len(names) == 1 else each
     assert isinstance(own, dict)
+    align = bench.stages[0].phase.align
+    used = [("rope_scaler", bench.config.align.rope_scaling_method)]
+    used += [("aligner", align.aligner)] if store.form != "raw" else []
+    used += [("adapter", align.adapter)] if store.form in ("adapted", FUSED) else []
     return Plan(
         form=store.form,
         shape=shape,
@@ -262,6 +267,7 @@ def _plan(
             **extra,
             "text": bench.corpus.digest,
             **settings_of(bench.config),
+            **code_of(bench.registry, used),
         },
         facts={"teachers": {n: facts_of(bench, n) for n in bench.config.teachers}},
         samples=bench.corpus.samples,

@@ -35,6 +35,10 @@ Form = Literal["raw", "aligned", "adapted", "fused"]
 EncodingName = Literal["float32", "bfloat16", "float16", "int8", "int4", "lowrank"]
 
 
+PLUGINS = "plugins"
+"""A field of the fingerprint: strangers' code that made a store."""
+
+
 class StoreError(InputError):
     """A store cannot be used; the text names the file and what to do."""
 

@@ -11,6 +11,7 @@ from teacher.store.manifest import (
     CONSTANTS,
     MANIFEST,
     PLAN,
+    PLUGINS,
     FileRecord,
     Manifest,
     Plan,
@@ -227,10 +228,13 @@ def check_plan(path: Path, stored: Plan, wanted: Plan) -> None:
         StoreError: the plans differ; names every field.
     """
     loose = {"constants", "facts"}
-    changed = differences(
-        _named_fingerprint(stored.model_dump(mode="json", exclude=loose)),
-        _named_fingerprint(wanted.model_dump(mode="json", exclude=loose)),
+    before, now = (
+        _named_fingerprint(plan.model_dump(mode="json", exclude=loose))
+        for plan in (stored, wanted)
     )
+    if PLUGINS not in before:  # of a version that did not keep it, or all built in
+        now.pop(PLUGINS, None)
+    changed = differences(before, now)
     if changed:
         raise StoreError(
             f"{path} was extracted otherwise: {'; '.join(changed)}. Restore these "
