@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from plugins.answers import loss_problem
 from plugins.contract import Promise, problem
-from plugins.contract_step import step_context, step_places
+from plugins.contract_step import one_text, step_context, step_places
 from plugins.seeds import chance
 from plugins.untouched import Untouched
 from student.objective import (
@@ -165,6 +165,21 @@ def objective(factory: Callable[[], Objective]) -> Iterator[Promise]:
                 return "a gradient is not finite"
         return ""
 
+    def alone() -> str:
+        term, said = made()
+        if said:
+            return ""  # what else it reads is tried in whole batches
+        values = []
+        for size in (1, 2):
+            with chance(0):
+                values.append(float(term(one_text(size)).detach()))
+        same = math.isclose(*values, rel_tol=1e-4, abs_tol=1e-6)
+        return problem(
+            not same,
+            f"gives {values[0]:.6g} for one text, and {values[1]:.6g} where a row of "
+            "padding stands below it",
+        )
+
     def resumed() -> str:
         with chance(0):
             term, said = made()
@@ -224,6 +239,7 @@ def objective(factory: Callable[[], Objective]) -> Iterator[Promise]:
     yield Promise("is finite without teachers", without_teachers)
     yield Promise("leaves its input as it was", untouched)
     yield Promise("is finite for large keys and narrow ones", extremes)
+    yield Promise("padding weighs nothing, nor does its row", alone)
     yield Promise("whatever learns in it gets a gradient", learns)
     yield Promise("keeps all this call after call", often)
     yield Promise("remembers nothing that a resumed run would not know", resumed)

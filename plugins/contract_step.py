@@ -12,6 +12,7 @@ from torch import Tensor
 from align.output import LinearHead, Output
 from align.reading import Reading
 from align.time_align import Alignment
+from align.tokens import TokenBatch
 from plugins.contract_aligner import token_batch
 from student.bridges.features import Features
 from student.bridges.projected import LayerwiseLinear, Meeting, Projected
@@ -142,6 +143,36 @@ def step_context(
         batch, logits, comparisons, attention, relations, routing, step, outputs
     )
     return context, student, targets
+
+
+def one_text(rows: int) -> StepContext:
+    """One text's keys and values, in a batch of so many rows, the others padding.
+
+    Args:
+        rows: 1 or 2.
+    """
+    context = step_context()[0]
+    batch = context.batch
+    real = (torch.arange(rows) < 1)[:, None]
+    texts = TokenBatch(
+        batch.ids[:rows],
+        batch.mask[:rows] & real,
+        batch.spans[:rows] * real[..., None],
+        (batch.texts[0], "")[:rows],
+    )
+    comparisons = [
+        Comparison(
+            c.name,
+            c.pred_k[:, :rows],
+            c.pred_v[:, :rows],
+            c.target_k[:, :rows],
+            c.target_v[:, :rows],
+            c.weight[:rows] * real,
+        )
+        for c in context.comparisons
+    ]
+    routing = None if context.routing is None else context.routing[:rows]
+    return StepContext(texts, context.logits[:rows], comparisons, routing=routing)
 
 
 def _lazily(

@@ -139,6 +139,22 @@ class Unlearned(nn.Module):
         return key_distance(ctx) * self.scale.item()
 
 
+def squeezes_one_text(ctx):
+    """Loses the axis of texts where there is one, and broadcasts over tokens."""
+    total, weight = ctx.zero(), ctx.zero()
+    for c in ctx.comparisons:
+        apart = c.distance("k").mean(0).squeeze()  # (B, T), or (T,)
+        each = apart[:, None] if apart.dim() == 1 else apart
+        total = total + (each * c.weight).sum()
+        weight = weight + c.weight.sum()
+    return total / weight.clamp_min(1e-9)
+
+
+def over_padding(ctx):
+    covered = [(c.distance("k") * c.weight).mean() for c in ctx.comparisons]
+    return sum(covered, ctx.zero())
+
+
 class ChangesItsMind:
     asked = 0
 
@@ -192,6 +208,8 @@ BROKEN = {
     "detached_later": of(detached_later),
     "overflows_in_half": of(overflows_in_half),
     "seeds_numpy": of(seeds_numpy),
+    "squeezes_one_text": of(squeezes_one_text),
+    "over_padding": of(over_padding),
     "own_scale": OwnScale,
     "unlearned": Unlearned,
     "changes_its_mind": ChangesItsMind,
