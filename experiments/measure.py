@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from align.cut import Reader
-from align.errors import InputError
+from align.errors import InputError, MtkdError
 from align.quiet import quiet_libraries
 from align.text import TextSample
 from experiments.config import Config, load_config
@@ -18,9 +18,8 @@ from experiments.data import Encoder, at_most, cutter_of, held_out_text, load_da
 from experiments.extraction.stand_ins import TOKENIZERS
 from experiments.history import read_json
 from experiments.lengths import PLACE, TEXTS
-from experiments.place import named
 from experiments.progress import Progress, waiting
-from experiments.text_sources import Reading, check_sources, left_out, tell
+from experiments.text_sources import ZOO, Reading, check_sources, left_out, tell
 from student.evaluate import Encode, bits_per_char
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel, load_model
@@ -156,6 +155,8 @@ def _measure_like(
 
 def _with_text(config: Config, data: Sequence[str] | None) -> Config:
     section = config.data if data is None else replace(config.data, eval=list(data))
+    if section.eval:  # what was learned from is not read, and need not be here
+        section = replace(section, train=[ZOO])
     check_sources(section)
     tell(left_out(section, "eval"))
     return replace(config, data=section)
@@ -217,15 +218,26 @@ def _measured(
 
 
 def readers_of(run: Path, config: Config) -> list[Reader]:
-    """The teachers that limited how long the texts of a run are."""
+    """The teachers that limited how long the texts of a run are.
+
+    Raises:
+        ValueError: the tokenizer of one is no longer here.
+    """
     limits: dict[str, int] = read_json(run / TEXTS)
     found = []
     for name, limit in limits.items():
-        with named(f"{PLACE}{name}"):
-            stored = config.store_dir / TOKENIZERS / name
-            kept = config.store.read and stored.is_dir()
-            folder = stored if kept else model_source(config.teachers[name].model)
-            read = Encoder(load_tokenizer(name, str(folder), {}), None)
+        stored = config.store_dir / TOKENIZERS / name
+        kept = config.store.read and stored.is_dir()
+        source = str(stored) if kept else config.teachers[name].model
+        try:
+            read = Encoder(load_tokenizer(name, str(model_source(source)), {}), None)
+        except MtkdError as error:
+            raise InputError(
+                f"{run} cut its texts for teacher {name!r}, too; no tokenizer can "
+                f"be read from {source} now: put it back there, or give one student's "
+                f"folder, such as {next(iter(students_of(run).values()))}, in place of "
+                "the run and text by --data"
+            ) from error
         found.append(Reader(f"{PLACE}{name}", read, limit))
     return found
 

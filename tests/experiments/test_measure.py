@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -50,6 +51,29 @@ def test_eval_measures_on_other_text_and_prints_json(run, tmp_path, capsys):
     assert list(json.loads(capsys.readouterr().out)["1-dual"]) == ["other"]
     assert main(["eval", str(run), *data]) == 0
     assert "2-routing" in capsys.readouterr().out
+
+
+def test_a_run_is_measured_where_what_it_learned_from_is_gone(run, tmp_path):
+    config = load_config(run / "config.yaml")
+    learned = [f"prose={tmp_path}/gone.txt"]
+    gone = replace(config, data=replace(config.data, train=learned))
+    before = measure_run(run, progress=False)
+    (run / "config.yaml").unlink()
+    save_config(gone, run / "config.yaml")
+    assert measure_run(run, progress=False) == before
+    other = measure_run(run, [f"other={tmp_path}/b.txt"], progress=False)
+    assert set(other["1-dual"]) == {"other"}
+
+
+def test_a_teacher_that_is_gone_is_named_with_what_to_do(run, tmp_path):
+    words = [f"teachers.odd={tmp_path}/odd"]
+    config = load_config(run / "config.yaml", words)
+    (run / "config.yaml").unlink()
+    save_config(config, run / "config.yaml")
+    (run / "texts.json").write_text('{"odd": 16}')
+    told = r"texts for teacher 'odd', too; .* put it back there, or give .*1-dual"
+    with pytest.raises(ValueError, match=told):
+        measure_run(run, progress=False)
 
 
 def test_what_is_no_run_or_has_no_student_is_refused(tmp_path, run):
