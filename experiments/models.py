@@ -246,10 +246,15 @@ class Models:
             if limit is None or most <= limit or choice == "window":
                 continue
             if choice == "refuse" or capture.max_tokens is not None:
+                has = (
+                    f"was trained on {limit} tokens"
+                    if capture.max_tokens is None
+                    else f"has {limit} positions"
+                )
                 raise InputError(
-                    f"teacher {name!r} has {limit} positions, but text {sample} makes "
-                    f"{most} of its tokens; set teachers.{name}.long_texts=extend, "
-                    f"which cuts such texts shorter, teachers.{name}.long_texts=window,"
+                    f"teacher {name!r} {has}, but text {sample} makes {most} of its "
+                    f"tokens; set {self._extending(name, limit)}"
+                    f"teachers.{name}.long_texts=window,"
                     f"{self._fitting(name, limit)} or leave the teacher out"
                 )
             if extend_context(loaded.model, most, scaler, linear):
@@ -261,6 +266,15 @@ class Models:
                     f"{limit} leaves it as it is"
                 )
         return told
+
+    def _extending(self, name: str, limit: int) -> str:
+        """What ``long_texts=extend`` would do, in words, where it is not set."""
+        if self._config.teachers[name].long_texts == "extend":
+            return ""
+        _, capture = self._teachers[name]
+        cuts = capture.max_tokens is not None or self._config.data.max_length <= limit
+        does = "cuts such texts shorter" if cuts else "slows its rotation for all texts"
+        return f"teachers.{name}.long_texts=extend, which {does}, "
 
     def _fitting(self, name: str, limit: int) -> str:
         """The ``data.max_length`` with which a teacher reads every text, in words."""

@@ -35,7 +35,10 @@ def start(tiny_zoo, tmp_path, capsys):
 def test_refuse_names_the_text_and_the_other_choice(start, capsys, rotary):
     code, message = said(["train", start("refuse", rotary)], capsys)
     assert code == 2
-    assert "teacher 'odd' has 16 positions, but text text.txt:" in message
+    has = "was trained on 16 tokens" if rotary else "has 16 positions"
+    assert f"teacher 'odd' {has}, but text text.txt:" in message
+    does = "slows its rotation for all texts" if rotary else "cuts such texts shorter"
+    assert f"teachers.odd.long_texts=extend, which {does}, " in message
     assert "teachers.odd.long_texts=window" in message
 
 
