@@ -14,7 +14,6 @@ from align.errors import MissingFileError
 from align.text import TextSample
 from experiments.config import Config
 from experiments.extraction.fingerprint import (
-    ends_of,
     identity_of,
     settings_of,
     student_of,
@@ -146,7 +145,8 @@ def check_settings(
     now |= settings_of(config)
     if store.plan.form != "raw":
         now["student_tokenizer"] = tokenizer_digest(student_tokenizer)
-        now |= ends_of(config)
+        stored = {"learn_end": False} | dict(stored)  # as ends_of leaves it out
+        now["learn_end"] = config.data.learn_end
         now["aligner"] = config.align.aligner
     if store.plan.form in ("adapted", FUSED):
         now |= {"student": student_of(config), "adapter": config.align.adapter}

@@ -3,18 +3,23 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from experiments.cli import main
+from experiments.config import load_config
+from experiments.extraction.fingerprint import ends_of, settings_of, tokenizer_digest
+from experiments.extraction.stand_ins import check_settings
 from experiments.extraction.stored import same_tokens
 from experiments.settings import merge
 from student.feed import Kitchen
-from teacher.store import KVStore
+from teacher.store import KVStore, StoreError
 from tests.experiments import spoiled
 from tests.experiments.small_runs import said, small_config
 from tests.experiments.test_chats import PLAIN, STRICT, templated, write_chats
+from tests.small_tokenizers import small
 
 LEARN = {
     "data": {"train_samples": 20},
@@ -216,6 +221,25 @@ def test_what_a_store_cannot_give_is_refused_before_any_work(
     ):
         code, message = said([*read, override], capsys)
         assert code == 2 and words in message, (override, message)
+
+
+@pytest.mark.parametrize("learn_end", [True, False])
+def test_a_store_on_the_students_tokens_has_the_ends_that_were_extracted(learn_end):
+    tokenizer = small("words")
+
+    def check(stored):
+        config = load_config(None, ["store.form=aligned", f"data.learn_end={stored}"])
+        known = settings_of(config) | ends_of(config)
+        known |= {"student_tokenizer": tokenizer_digest(tokenizer)}
+        known |= {"aligner": config.align.aligner}
+        plan = SimpleNamespace(form="aligned", fingerprint=known)
+        now = load_config(None, ["store.form=aligned", f"data.learn_end={learn_end}"])
+        check_settings(now, SimpleNamespace(path="kv", plan=plan), [], tokenizer)
+
+    check(learn_end)
+    words = f"learn_end: stored {not learn_end}, config {learn_end}"
+    with pytest.raises(StoreError, match=words):
+        check(not learn_end)
 
 
 def test_ranks_read_disjoint_parts_and_epochs_other_orders():
