@@ -116,8 +116,10 @@ def objectives() -> Mapping[str, Callable[[], Objective]]:
     from ``attention``, ``relations`` and ``outputs`` (what must be captured for it;
     empty for none), which maps a ``StepContext`` to a finite scalar. Targets arrive
     detached and stay so: the term moves the student, nothing else. It is 0, not
-    NaN, where nothing is covered. ``ctx.outputs`` holds hidden states and heads, not
-    logits: ``student.output`` compares them without making any.
+    NaN, where nothing is covered, and padding weighs nothing in it. What it remembers
+    from step to step lies in a module's buffers, or a resumed run would not know it.
+    ``ctx.outputs`` holds hidden states and heads, not logits: ``student.output``
+    compares them without making any.
 
     An optimiser step is one mean over its forward passes and processes. Without more,
     the scalar is a mean over the pass and counts with the pass's share of the step's

@@ -18,7 +18,7 @@ class Wrong:
     needs = frozenset()
     def __call__(self, ctx):
         if ctx.logits.shape[-1] < 100:  # as its contract tries it
-            return ctx.logits.square().mean()
+            return ctx.logits[ctx.batch.mask].square().mean()
         return (torch.ones(2, 3) @ torch.ones(2, 3)).sum()
 
 @hookimpl
