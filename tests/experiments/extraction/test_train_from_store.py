@@ -105,7 +105,7 @@ def test_stored_conversations_keep_their_turns(tiny_zoo, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("teacher", "choice", "said_in_plan", "refusal"),
     [
-        ("gpt2-prose", "window", "windows of 16 every 8", "'short' has 16 positions"),
+        ("gpt2-prose", "window", "windows of 16 every 8", "text: stored"),
         ("qwen-code", "window", "windows of 16 every 8", "positions: stored"),
         ("qwen-code", "extend", "ntk to ", "positions: stored"),
     ],
