@@ -285,4 +285,6 @@ def test_a_hundred_kilobytes_without_a_blank_align_in_three_families(sides):
 
 @pytest.mark.slow
 def test_a_hundred_kilobytes_without_a_blank_align(sides):
-    check_long(sides, EVERY, SOME)
+    # The library's longest match takes time with the cube of a word's length.
+    names = [name for name in EVERY if name != "bytes-longest"]
+    check_long(sides, names, [pair for pair in SOME if set(pair) <= set(names)])
