@@ -102,14 +102,15 @@ class Models:
                 ``student.export_dtype`` and ``model`` with it; else they keep those
                 they are trained in, of which a later phase would miss the difference.
         """
-        dtypes = self._export_dtypes(model) if last else {}
-        if not self._config.student.lora.rank:
-            cast_weights(model, dtypes)
-            export_student(model, self.student_tokenizer, path)
+        whole, adapted = model, bool(self._config.student.lora.rank)
+        if adapted:
+            whole = self._load_student(None).model
+            merge_adapters(model, whole)
+        if last:
+            cast_weights(whole, self._export_dtypes(whole))
+        if not adapted:
+            export_student(whole, self.student_tokenizer, path)
             return
-        whole = self._load_student(None).model
-        merge_adapters(model, whole)
-        cast_weights(whole, dtypes)
         with atomic_folder(path) as folder:
             export_student(whole, self.student_tokenizer, folder)
             save_adapter(model, folder / ADAPTER)
@@ -304,12 +305,14 @@ class Models:
             )
         return loaded
 
-    def _export_dtypes(self, model: Any) -> dict[str, torch.dtype]:
+    def _export_dtypes(self, whole: Any) -> dict[str, torch.dtype]:
+        """By name, in the model as it is exported: beside updates others are called
+        otherwise."""
         own = self._config.student
         if own.export_dtype == "checkpoint":
             return checkpoint_dtypes(own.model, own.init == "fresh")
         dtype = getattr(torch, own.export_dtype)
-        return dict.fromkeys(model.state_dict(), dtype)
+        return dict.fromkeys(whole.state_dict(), dtype)
 
     def _adapted(self, model: Any) -> Any:
         """The student as it is trained, where that is not all of its weights."""

@@ -68,6 +68,18 @@ def test_a_fresh_student_is_exported_with_its_models_type_and_settings(
     assert (kept.eos_token_id, kept.do_sample) == ([2, 1], True)
 
 
+def test_merged_updates_are_exported_in_the_type_that_was_asked_for(
+    bf16, tiny_zoo, tmp_path
+):
+    pytest.importorskip("peft")
+    student = {"model": str(bf16), "lora": {"rank": 2}, "export_dtype": "float16"}
+    changes = {"student": student, "train": {"steps": 1}, "phases": ["multi_basic"]}
+    assert main(["train", str(small_config(tmp_path, tiny_zoo, changes))]) == 0
+    exported = weights(tmp_path / "run" / "student")
+    assert exported.keys() == weights(bf16).keys()
+    assert {t.dtype for t in exported.values()} == {torch.float16}
+
+
 def test_a_composite_learns_by_its_text_model_and_keeps_its_tower(tiny_zoo, tmp_path):
     """As student and teacher at once; its tower has a table of four positions."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_zoo["student"])
