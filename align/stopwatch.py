@@ -24,7 +24,7 @@ class Stopwatch:
             device: a GPU is waited for where a stretch ends, or its work would count
                 for whoever next needs a result.
         """
-        self._gpu = device is not None and device.type == "cuda"
+        self._gpu = device if device is not None and device.type == "cuda" else None
         self._seconds: dict[str, float] = {}
         self._inside: list[float] = []
 
@@ -57,8 +57,8 @@ class Stopwatch:
                 self._inside[-1] += spent
 
     def _now(self) -> float:
-        if self._gpu:
-            torch.cuda.synchronize()
+        if self._gpu is not None:  # a thread's current one may be another
+            torch.cuda.synchronize(self._gpu)
         return time.perf_counter()
 
 

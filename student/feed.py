@@ -194,7 +194,11 @@ class Kitchen:
 
 
 def serve(
-    portion: Callable[[int], Portion], first: int, last: int, ahead: bool
+    portion: Callable[[int], Portion],
+    first: int,
+    last: int,
+    ahead: bool,
+    device: torch.device | None = None,
 ) -> Generator[Portion, None, None]:
     """Yield the portions of passes ``first`` to ``last - 1`` in order.
 
@@ -203,14 +207,14 @@ def serve(
         first: first pass.
         last: one past the last pass.
         ahead: make the next one in a background thread meanwhile.
+        device: where portions are made.
     """
     if not ahead:
         yield from map(portion, range(first, last))
         return
-    # A new thread starts with PyTorch's own number of threads, not with ours.
-    threads = torch.get_num_threads()
+    settings = (torch.get_num_threads(), device)
     with ThreadPoolExecutor(
-        1, "teachers", initializer=torch.set_num_threads, initargs=(threads,)
+        1, "teachers", initializer=_settle, initargs=settings
     ) as pool:
         coming: Future[Portion] | None = None
         for number in range(first, last):
@@ -218,3 +222,11 @@ def serve(
             made = now.result()
             coming = pool.submit(portion, number + 1) if number + 1 < last else None
             yield made
+
+
+def _settle(threads: int, device: torch.device | None) -> None:
+    """Give a new thread the caller's settings: it starts with PyTorch's own number of
+    threads, and on the first GPU, where some kernels of teachers would then run."""
+    torch.set_num_threads(threads)
+    if device is not None and device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)

@@ -152,7 +152,8 @@ class _Loop:
         )
         passes = engine.accumulation
         ahead = config.prefetch and job.views is not None
-        return serve(kitchen.by_step(passes), done * passes, job.steps * passes, ahead)
+        first, last = done * passes, job.steps * passes
+        return serve(kitchen.by_step(passes), first, last, ahead, engine.device)
 
     def step(self, step: int, portions: Iterator[Portion]) -> None:
         """One optimiser step over all its forward passes."""

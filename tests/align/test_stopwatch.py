@@ -14,6 +14,16 @@ def test_seconds_count_for_the_innermost_name_alone(monkeypatch):
     assert watch.take() == {}
 
 
+def test_the_gpu_that_is_waited_for_is_the_one_that_was_named(monkeypatch):
+    """A thread's current GPU is the first one, whichever its process works on."""
+    waited = []
+    monkeypatch.setattr(stopwatch.torch.cuda, "synchronize", waited.append)
+    watch = Stopwatch(torch.device("cuda", 3))
+    with watch.listening(), part("student"):
+        pass
+    assert waited == [torch.device("cuda", 3)] * 2
+
+
 def test_nothing_is_counted_where_nobody_listens():
     watch = Stopwatch()
     with part("before"):

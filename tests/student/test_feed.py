@@ -104,3 +104,15 @@ def test_background_work_uses_the_callers_number_of_threads():
     finally:
         torch.set_num_threads(before)
     assert counts == [1, 1]
+
+
+def test_background_work_is_done_on_the_callers_gpu(monkeypatch):
+    """A new thread would launch on the first GPU, whichever process it belongs to."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    gpu = torch.device("cuda", 3)
+    assert list(serve(lambda number: number, 0, 2, ahead=True, device=gpu)) == [0, 1]
+    assert chosen == [gpu]
+    for device in (None, torch.device("cpu"), torch.device("cuda")):  # no choice
+        assert list(serve(lambda n: n, 0, 2, ahead=True, device=device)) == [0, 1]
+    assert chosen == [gpu]
