@@ -46,7 +46,8 @@ def expected_teacher_loss(
     Args:
         weights: (..., M), summing to 1 over M, with gradient.
         losses: (..., M), each teacher's loss on the same text in one unit for
-            all (bits per character); detached here.
+            all (bits per character); detached here. A teacher of loss ``inf``, which
+            predicts nothing of a text, is left out there.
         available: (..., M) bool, teachers that have such a loss (decoders);
             the others are left out and the weights renormalised.
         total: > 0, what the sum of expected losses is divided by; None: their number.
@@ -58,9 +59,11 @@ def expected_teacher_loss(
         Jacobs et al. (1991), Adaptive mixtures of local experts, eq. 1.2.
     """
     w, cost = weights.float(), losses.detach().float()
+    told = ~cost.isposinf()
     if available is not None:
-        cost = torch.where(available, cost, torch.zeros_like(cost))
-        w = w * available
+        told = told & available
+    cost = torch.where(told, cost, torch.zeros_like(cost))
+    w = w * told
     whole = w.sum(-1)
     safe = torch.where(whole > 0, whole, torch.ones_like(whole))
     rows = (w * cost).sum(-1) / safe

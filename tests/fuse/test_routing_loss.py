@@ -89,6 +89,16 @@ def test_expected_teacher_loss_by_hand():
     assert nothing == 0
 
 
+def test_a_teacher_without_a_loss_on_a_text_leaves_the_others_theirs():
+    """A decoder gives no bits per character of a text that is one token to it."""
+    weights = torch.tensor([[0.5, 0.5], [0.5, 0.5]], requires_grad=True)
+    losses = torch.tensor([[math.inf, 3.0], [math.inf, math.inf]])
+    loss = expected_teacher_loss(weights, losses)
+    assert loss.item() == 3.0  # of the first row; the second has none
+    loss.backward()
+    assert weights.grad.isfinite().all()
+
+
 def test_expected_loss_with_a_diverse_term_ends_at_the_posterior():
     # minimum of E[loss] - s * entropy is softmax(-loss / s), here at s = 0.5
     scores = torch.zeros(1, 3, requires_grad=True)
