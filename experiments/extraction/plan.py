@@ -21,7 +21,7 @@ from experiments.depth import layer_maps
 from experiments.extraction.memory import FLOAT, moments, zero_copies
 from experiments.extraction.shapes import Shape, shape_of
 from experiments.extraction.traced import How, Passes, passes, skeleton
-from experiments.outputs import teachers_of
+from experiments.outputs import active_objectives, reading_outputs, teachers_of
 from experiments.precision import autocast_of, settle
 from experiments.presets import load_registry, presets_of
 from experiments.run_parts import Stage
@@ -29,6 +29,7 @@ from experiments.teaching import build_bridge
 from plugins.registry import Registry
 from student.config import TrainConfig
 from student.layers import layers_read
+from student.objective import ATTENTION, needs_of
 from student.terms import WITHOUT_COMPARISONS, term_weights
 from teacher.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
 from teacher.teacher_rule import TeacherFacts
@@ -142,6 +143,9 @@ class _Plan:
         """Bytes of a number that the student computes."""
         self.compares = bool(term_weights(phase.loss).keys() - WITHOUT_COMPARISONS)
         """Whether keys and values are."""
+        self.speaking = reading_outputs(phase, registry)
+        """Terms that read next-token outputs."""
+        self.needs = needs_of(active_objectives(phase, registry))
 
     def lines(self) -> list[Line]:
         """All of them, those of no size left out."""
@@ -243,7 +247,7 @@ class _Plan:
                 Line("student", "keys and values", own * self.wide),
                 Line("both", "distances of keys and values", 4 * FLOAT * own),
             ]
-        if loss.gamma_kl:
+        if ATTENTION in self.needs:
             heads, batch = self.student.num_heads, self.train.batch_size
             size = layers * batch * heads * loss.attention_rows
             size *= self.config.data.max_length
@@ -268,8 +272,7 @@ class _Plan:
         ahead = 2 if self.train.prefetch else 1
         kv = needed * self.rows * _width(shape) * wide * ahead
         alone: Any = {name: (None, shape)}
-        terms = self.phase.output.weights
-        speaks = any(teachers_of(self.phase, term, alone) for term in terms)
+        speaks = any(teachers_of(self.phase, term, alone) for term in self.speaking)
         hidden = self.rows * shape.hidden_size * wide * ahead if speaks else 0
         features = self.student.num_layers * self.rows * _width(shape) * self.compares
         per_number = FLOAT + (self.wide if self.autocast else 0)
@@ -286,7 +289,7 @@ class _Plan:
         """What is there for a moment only: of the student's three the largest."""
         head = self.student.vocab
         losses = 0
-        if self.phase.output.weights or self.phase.loss.delta_ce:
+        if self.speaking or self.phase.loss.delta_ce:
             losses = BLOCKS[self.device] * self.phase.output.block * head * FLOAT
             if self.autocast is not None and self.how.dtype == torch.float32:
                 losses += head * self.student.hidden_size * self.autocast.itemsize

@@ -15,6 +15,7 @@ from student.config import LoraConfig
 from student.unreached import freeze_unreached
 from tests.composites import gemma3
 from tests.experiments.small_runs import said, small_config
+from tests.experiments.test_outputs import Probe, with_objective
 
 SMALL = LlamaConfig(
     vocab_size=64,
@@ -147,3 +148,29 @@ def test_of_a_composite_only_the_text_model_is_trained():
     expected = set(dict(model.named_parameters())) - set(freeze_unreached(model))
     planned = skeleton(model.config, How(torch.float32, trained=True))
     assert {n for n, p in planned.named_parameters() if p.requires_grad} == expected
+
+
+@pytest.mark.parametrize(
+    ("need", "of", "what"),
+    [
+        ("outputs", "qwen-code", "last hidden states, 2 batches"),
+        ("attention", "both", "attention rows"),
+    ],
+)
+def test_what_a_strangers_objective_asks_for_is_planned(
+    tiny_zoo, tmp_path, need, of, what
+):
+    """As much as built-in terms that ask for the same."""
+    config = str(small_config(tmp_path, tiny_zoo))
+    alone = ["loss.gamma_kl=0", "output.kd=0"]
+    same = {"outputs": ["output.likelihood=1"], "attention": ["loss.gamma_kl=1"]}
+    registry = with_objective(lambda: Probe({need}))
+
+    def planned(*words):
+        return sizes(
+            memory_plan(load_config(config, [*alone, *words]), 1, registry), of
+        )
+
+    assert what not in planned()
+    expected = planned(*same[need])[what]
+    assert planned("loss.extra.probe=0.1")[what] == expected > 0
