@@ -3,8 +3,13 @@
 import json
 
 import pytest
+import torch
 
+from align.text import TextSample
 from experiments.cli import main
+from experiments.config import load_config
+from experiments.models import Models
+from plugins import builtin
 from tests.experiments import spoiled
 from tests.experiments.small_runs import said, small_config
 
@@ -40,6 +45,25 @@ def test_refuse_names_the_text_and_the_other_choice(start, capsys, rotary):
     does = "slows its rotation for all texts" if rotary else "cuts such texts shorter"
     assert f"teachers.odd.long_texts=extend, which {does}, " in message
     assert "teachers.odd.long_texts=window" in message
+
+
+def test_extend_says_whose_rotation_is_slowed_for_which_text(start):
+    models = Models(load_config(start("extend", rotary=True)), torch.device("cpu"))
+    loaded, _ = models.teacher("odd")
+    texts = [
+        TextSample(text, "a", f"a:{n}") for n, text in enumerate(["if", "if " * 30])
+    ]
+    tokens = len(loaded.tokenizer(texts[1].text).input_ids)
+    assert tokens > 16
+    buffers = loaded.model.named_buffers()
+    rotation = next(b for name, b in buffers if name.endswith("inv_freq"))
+    before = rotation.clone()
+    assert models.fit_lengths(texts, builtin.rope_scalers()["ntk"]) == [
+        f"teacher 'odd' was trained on 16 tokens and text a:1 has {tokens} of them: "
+        f"its rotation is slowed down (ntk, factor {tokens / 16:.2f}) for all texts; a "
+        "data.max_length of at most 16 leaves it as it is"
+    ]
+    assert rotation[0] == before[0] and bool((rotation[1:] < before[1:]).all())
 
 
 @pytest.mark.slow
