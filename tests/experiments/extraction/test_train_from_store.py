@@ -156,13 +156,14 @@ def test_every_form_teaches(run, tmp_path, capsys, form):
     # Means by position are those of the teacher's own tokens, which are gone here.
     words = [f"store.form={form}", "store.encoding=float32"]
     words += ["align.position_means=keep", "train.learning_rate=0.01"]
+    words += ["train.steps=12"]
     live = run("live", *words[2:])
     extract(tmp_path, capsys, *words)
     stored = run(form, "store.read=true", *words)
     if form == "aligned":  # the same numbers, brought over earlier
         close(stored, live, 1e-5)
-    # At this rate half of the distance is gone by then, whatever the texts are.
-    assert stored[2]["kv_k"] < 0.8 * stored[0]["kv_k"]
+    # At this rate most of the distance is gone by then, whatever the texts are.
+    assert stored[-1]["kv_k"] < 0.8 * stored[0]["kv_k"]
 
 
 @pytest.mark.slow
