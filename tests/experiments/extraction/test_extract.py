@@ -218,12 +218,12 @@ def test_merging_needs_every_shard_and_a_missing_store_is_said(
 def test_extraction_killed_at_random_file_operations_ends_as_if_it_had_not_been(
     config, tmp_path, monkeypatch
 ):
+    torch.set_num_threads(1)  # as in the children: numbers of two threads differ
     path = load_config(config("whole"))
     extract(path)
     whole = files(tmp_path / "whole" / "run")
     bench = running.open_bench(path)
     monkeypatch.setattr(running, "open_bench", lambda c, *_, **__: _moved(bench, c))
-    torch.set_num_threads(1)
     for seed in range(3):
         one = load_config(config(f"kv{seed}"))
         rng = random.Random(seed)
