@@ -9,7 +9,8 @@ it.
 """
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+PIECES = Path(__file__).with_name("small_pieces.json")
+"""Models of trainers that take any of equally good pieces, trained once and kept, so
+that every process has the same; one that is not in there is trained anew."""
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -105,6 +109,28 @@ def _bytes(
     )
     raw.train_from_iterator(texts(), trainer)
     return raw
+
+
+def _alphabet(raw: Tokenizer, read: Iterable[str], size: int) -> list[str]:
+    """The most frequent characters; of equally frequent ones the first, not any."""
+    counts = Counter("".join(map(raw.normalizer.normalize_str, read)))
+    return sorted(counts, key=lambda char: (-counts[char], char))[:size]
+
+
+def _kept(
+    name: str, raw: Tokenizer, trainer: Any, read: list[str], specials: list[str]
+) -> Tokenizer:
+    """Give a tokenizer the model that was trained for it, or train that anew."""
+    models_by_name = json.loads(PIECES.read_text()) if PIECES.exists() else {}
+    if name not in models_by_name:
+        raw.train_from_iterator(read, trainer)
+        models_by_name[name] = json.loads(raw.to_str())["model"]
+        PIECES.write_text(json.dumps(models_by_name, ensure_ascii=False, indent=0))
+        return raw
+    state = json.loads(raw.to_str()) | {"model": models_by_name[name]}
+    made = Tokenizer.from_str(json.dumps(state))
+    made.add_special_tokens(specials)
+    return made
 
 
 def _split(pattern: str, behavior: str = "isolated", invert: bool = False) -> Any:
@@ -248,6 +274,7 @@ def _fallback(size: int, specials: tuple[str, ...] = ("<unk>", "<s>", "</s>")) -
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=[*specials, *_HEXADECIMAL],
+        initial_alphabet=_alphabet(raw, texts(), 150),
         limit_alphabet=150,
         show_progress=False,
     )
@@ -306,8 +333,7 @@ def _unigram(splitter: Any, size: int, specials: list[str]) -> Tokenizer:
     )
     # a vocabulary that knows no Chinese has unknown characters
     known = [part for part in sections().values() if not _chinese(part)]
-    raw.train_from_iterator(known, trainer)
-    return raw
+    return _kept(f"unigram {size}", raw, trainer, known, specials)
 
 
 def _chinese(text: str) -> bool:
@@ -348,13 +374,16 @@ def _words(lowercase: bool) -> Tokenizer:
     raw.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     raw.decoder = decoders.WordPiece()
+    read = [text.lower() for text in texts()]
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     trainer = trainers.WordPieceTrainer(
         vocab_size=900,
-        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+        special_tokens=specials,
         limit_alphabet=250,
         show_progress=False,
     )
-    raw.train_from_iterator([text.lower() for text in texts()], trainer)
+    name = "words lower" if lowercase else "words as written"
+    raw = _kept(name, raw, trainer, read, specials)
     raw.post_processor = _around(raw, "[CLS] $A [SEP]")
     return raw
 
