@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from align.errors import InputError
 from align.time_align import Alignment
 from align.tokens import TokenBatch
@@ -57,6 +59,34 @@ def check_causal(
         f"{feeding} {feeds!r}, which has read {int(seen[cols[pair]])}: the future "
         "leaks; use the aligner 'causal_char_iou' or 'last_token'"
     )
+
+
+def injected_alignment(
+    alignment: Alignment,
+    causal: bool,
+    aligner: Callable[[TokenBatch, TokenBatch], Alignment],
+    student: TokenBatch,
+    teacher: TokenBatch,
+    who: str,
+) -> Alignment:
+    """The alignment by which a teacher's KV may stand in place of the student's.
+
+    It is checked on every batch: an aligner's word for being causal is not enough.
+
+    Args:
+        alignment: that of the losses, teacher -> student.
+        causal: whether its aligner says that it is causal; then it serves both.
+        aligner: aligns for injection otherwise.
+        student: (B, T_s) tokens.
+        teacher: (B, T_t) tokens of the same texts.
+        who: see :func:`check_causal`.
+
+    Raises:
+        CausalityError: the alignment shows the future.
+    """
+    injected = alignment if causal else aligner(student, teacher)
+    check_causal(injected, student, teacher, who)
+    return injected
 
 
 def _piece(batch: TokenBatch, sample: int, token: int) -> str:

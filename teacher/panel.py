@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from align.byte_lengths import ByteLengths
-from align.causality import check_causal
+from align.causality import injected_alignment
 from align.errors import InputError
 from align.kv import KV
 from align.output import LinearHead, Output
@@ -151,7 +151,16 @@ class TeacherPanel:
         own = own.to(student.ids.device)
         with part("align"):
             alignment = self._aligner(student, own)
-            causal = self._causal_alignment(teacher, student, own, alignment)
+            causal = None
+            if capture.causal:
+                causal = injected_alignment(
+                    alignment,
+                    self._aligner.causal,
+                    self._causal,
+                    student,
+                    own,
+                    f"teacher {teacher.name!r}",
+                )
         return Reading(
             teacher.name,
             student,
@@ -215,21 +224,6 @@ class TeacherPanel:
             return None
         hidden = hidden.to(own.ids.device, self._autocast or hidden.dtype)
         return Output(own, hidden, teacher.head, teacher.vocabulary)
-
-    def _causal_alignment(
-        self,
-        teacher: LiveTeacher,
-        student: TokenBatch,
-        own: TokenBatch,
-        alignment: Alignment,
-    ) -> Alignment | None:
-        if not teacher.capture.causal:
-            return None
-        same = self._aligner.causal
-        causal = alignment if same else self._causal(student, own)
-        # Every batch: an aligner's word for it is not enough.
-        check_causal(causal, student, own, f"teacher {teacher.name!r}")
-        return causal
 
 
 def carry_attention(

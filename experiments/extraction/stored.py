@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from align.byte_lengths import ByteLengths
-from align.causality import check_causal
+from align.causality import injected_alignment
 from align.kv import KV
 from align.reading import Reading
 from align.time_align import Alignment
@@ -120,9 +120,14 @@ class StoredPanel:
         alignment = self._aligner(student, own)
         causal = None
         if teacher.causal:
-            same = self._aligner.causal
-            causal = alignment if same else self._causal(student, own)
-            check_causal(causal, student, own, f"teacher {teacher.name!r}")
+            causal = injected_alignment(
+                alignment,
+                self._aligner.causal,
+                self._causal,
+                student,
+                own,
+                f"teacher {teacher.name!r}",
+            )
         bits = _bits(heads, own.mask) is not None
         return Reading(
             teacher.name, student, own, alignment, causal, own.mask, bits=bits
