@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from experiments.config import Config, PhaseConfig
-    from experiments.run_parts import Bench
+    from experiments.run_parts import RunContext
     from plugins.registry import Registry
 
 SENTENCE = "def unbelievable(x): return x  # naïve 深度"
@@ -25,39 +25,39 @@ SHOWS = "Source"
 """The PNG keyword under which a picture keeps a digest of what it was drawn from."""
 
 
-def draw_what_meets(bench: Bench, phases: Sequence[PhaseConfig]) -> None:
+def draw_what_meets(run: RunContext, phases: Sequence[PhaseConfig]) -> None:
     """Draw a sentence per teacher and the layer maps into a run's ``figures``.
 
     Pictures of an earlier launch stay where they show the same, since one takes as long
     as many steps; those of what the run has no more are removed.
 
     Args:
-        bench: what all arms share.
+        run: what all arms share.
         phases: the run's, each of which may draw its own layer maps when it begins.
     """
     from align.layer_map import needs_sample
 
-    folder = bench.run_dir / "figures"
-    wanted = _draw_alignments(bench, folder) | _draw_maps(bench, folder)
+    folder = run.run_dir / "figures"
+    wanted = _draw_alignments(run, folder) | _draw_maps(run, folder)
     for phase in phases:
         strategy = phase.align.layer_mapping_strategy
-        if needs_sample(bench.registry.guarded("layer_map", strategy)):
+        if needs_sample(run.registry.guarded("layer_map", strategy)):
             wanted.add(folder / f"layer_similarity_{phase.name}.png")
     for kind in ("alignment_*.png", "layer_map.png", "layer_similarity_*.png"):
         for picture in set(folder.glob(kind)) - wanted:
             picture.unlink()
 
 
-def _draw_alignments(bench: Bench, folder: Path) -> set[Path]:
+def _draw_alignments(run: RunContext, folder: Path) -> set[Path]:
     """A picture for each teacher whose tokenizer can read the sentence."""
-    aligner = bench.registry.guarded("aligner", bench.config.align.aligner)()
+    aligner = run.registry.guarded("aligner", run.config.align.aligner)()
     drawn = set()
-    for name in bench.config.teachers:
-        teacher = bench.models.teacher(name)[0].tokenizer
+    for name in run.config.teachers:
+        teacher = run.models.teacher(name)[0].tokenizer
         picture = folder / f"alignment_{name}.png"
         try:
             draw_alignment(
-                aligner, bench.models.student_tokenizer, teacher, SENTENCE, picture
+                aligner, run.models.student_tokenizer, teacher, SENTENCE, picture
             )
         except ValueError as error:
             print(f"warning: no picture of teacher {name!r}: {error}", file=sys.stderr)
@@ -66,21 +66,21 @@ def _draw_alignments(bench: Bench, folder: Path) -> set[Path]:
     return drawn
 
 
-def _draw_maps(bench: Bench, folder: Path) -> set[Path]:
+def _draw_maps(run: RunContext, folder: Path) -> set[Path]:
     """The picture of the layer maps, where they follow from depths alone."""
     from align.layer_map import needs_sample
 
-    strategy = bench.config.align.layer_mapping_strategy
-    teachers = {name: bench.models.teacher(name)[1] for name in bench.config.teachers}
-    if not teachers or needs_sample(bench.registry.guarded("layer_map", strategy)):
+    strategy = run.config.align.layer_mapping_strategy
+    teachers = {name: run.models.teacher(name)[1] for name in run.config.teachers}
+    if not teachers or needs_sample(run.registry.guarded("layer_map", strategy)):
         return set()
     picture = folder / "layer_map.png"
     draw_layers(
-        bench.config,
-        bench.registry,
+        run.config,
+        run.registry,
         strategy,
         {name: capture.num_layers for name, capture in teachers.items()},
-        bench.models.student_layers,
+        run.models.student_layers,
         picture,
     )
     return {picture}

@@ -21,7 +21,7 @@ from experiments.gates import Judgement, judge, kept_before, told
 from experiments.lineage import check_record, record_of, write_record
 from experiments.place import during
 from experiments.run_dir import MAIN
-from experiments.run_parts import Bench, Place, Stage
+from experiments.run_parts import Place, RunContext, Stage
 from experiments.settings import ConfigError
 from experiments.stage import checkpoint_folder, run_stage
 from plugins.registry import Registry
@@ -131,16 +131,16 @@ def phase_steps(train: TrainConfig, samples: int, samples_per_step: int) -> int:
     return -(-train.num_epochs * samples // samples_per_step)
 
 
-def course_of(bench: Bench, arms: Arms) -> Course:
+def course_of(run: RunContext, arms: Arms) -> Course:
     """The steps of every arm that is trained, and which are done already."""
-    at_once, samples = bench.engine.samples_per_step, len(bench.data.train)
+    at_once, samples = run.engine.samples_per_step, len(run.data.train)
     repeated = repeated_arms(arms)
     return Course(
         {
             (arm, index): (
                 phase_steps(stage.phase.train, samples, at_once),
                 len(stage.teachers),
-                (phase_folder(bench.run_dir, arm, index, stage) / MARKER).is_file(),
+                (phase_folder(run.run_dir, arm, index, stage) / MARKER).is_file(),
             )
             for arm, stages in arms.items()
             if arm not in repeated
@@ -150,12 +150,12 @@ def course_of(bench: Bench, arms: Arms) -> Course:
 
 
 def train_gated(
-    bench: Bench, arms: Arms, start: Mapping[str, Any]
+    run: RunContext, arms: Arms, start: Mapping[str, Any]
 ) -> tuple[Results, list[Judgement]]:
     """Train the main arm and CE only phase by phase, with the gate after each.
 
     Args:
-        bench: what all arms share.
+        run: what all arms share.
         arms: see :func:`plan_arms`.
         start: ``bpc``, and ``gate_bpc`` where the gate has text of its own, of the
             student before any training.
@@ -172,36 +172,36 @@ def train_gated(
     judged: list[Judgement] = []
     for index, stage in enumerate(arms[MAIN]):
         for arm, stages in pair.items():
-            results[arm].append(run_phase(bench, arm, stages, index, judged))
-        judged.append(_judged(bench, results, start, kept_before(judged)))
-        _tell(bench, stage, results[MAIN][index]["steps"], judged[-1])
+            results[arm].append(run_phase(run, arm, stages, index, judged))
+        judged.append(_judged(run, results, start, kept_before(judged)))
+        _tell(run, stage, results[MAIN][index]["steps"], judged[-1])
     return results, judged
 
 
 def _judged(
-    bench: Bench, results: Results, start: Mapping[str, Any], before: int | None
+    run: RunContext, results: Results, start: Mapping[str, Any], before: int | None
 ) -> Judgement:
     """Judge the main arm's last phase, which started from the phase ``before``."""
-    key = "gate_bpc" if bench.data.gate else "bpc"
+    key = "gate_bpc" if run.data.gate else "bpc"
     references = {
         "ce_only": results[CE_ONLY][-1][key] if CE_ONLY in results else None,
         "before": (start if before is None else results[MAIN][before])[key],
     }
     own = results[MAIN][-1][key]
-    return judge(own, references, bench.config.gate, bool(bench.data.gate))
+    return judge(own, references, run.config.gate, bool(run.data.gate))
 
 
-def _tell(bench: Bench, stage: Stage, steps: int, judgement: Judgement) -> None:
+def _tell(run: RunContext, stage: Stage, steps: int, judgement: Judgement) -> None:
     found = judgement.plain()
     line = {"kind": "gate", "step": steps, **found}
-    bench.metrics.write_once(MAIN, stage.phase.name, line)
-    if judgement.harms and bench.engine.is_main:
+    run.metrics.write_once(MAIN, stage.phase.name, line)
+    if judgement.harms and run.engine.is_main:
         done = "was rolled back" if judgement.rolled_back else "hurt"
         said = f"warning: phase {stage.phase.name} {done}: {told(found)}"
         print(said, file=sys.stderr, flush=True)
 
 
-def train_others(bench: Bench, arms: Arms, judged: Sequence[Judgement]) -> Results:
+def train_others(run: RunContext, arms: Arms, judged: Sequence[Judgement]) -> Results:
     """Train the other baselines, which roll back what the main arm rolled back.
 
     Arms of :func:`repeated_arms` are left out; see :func:`with_repeated`.
@@ -212,7 +212,7 @@ def train_others(bench: Bench, arms: Arms, judged: Sequence[Judgement]) -> Resul
     known = {MAIN, CE_ONLY} | repeated_arms(arms).keys()
     return {
         arm: [
-            run_phase(bench, arm, stages, index, judged[:index])
+            run_phase(run, arm, stages, index, judged[:index])
             for index in range(len(stages))
         ]
         for arm, stages in arms.items()
@@ -227,7 +227,7 @@ def with_repeated(arms: Arms, results: Results) -> Results:
 
 
 def run_phase(
-    bench: Bench,
+    run: RunContext,
     arm: str,
     stages: Sequence[Stage],
     index: int,
@@ -236,7 +236,7 @@ def run_phase(
     """Train one phase of an arm, unless it is complete already.
 
     Args:
-        bench: what all arms share.
+        run: what all arms share.
         arm: its name.
         stages: all its phases.
         index: of the phase to train.
@@ -246,35 +246,35 @@ def run_phase(
         ConfigError: what is complete was trained after other phases than these.
         RunStopped: asked to stop; a checkpoint was written.
     """
-    at_once, samples = bench.engine.samples_per_step, len(bench.data.train)
+    at_once, samples = run.engine.samples_per_step, len(run.data.train)
     steps = [phase_steps(stage.phase.train, samples, at_once) for stage in stages]
-    folder = phase_folder(bench.run_dir, arm, index, stages[index])
+    folder = phase_folder(run.run_dir, arm, index, stages[index])
     stages_so_far = stages[: index + 1]
-    record = record_of(bench.config, stages_so_far, bench.texts, bench.registry)
+    record = record_of(run.config, stages_so_far, run.texts, run.registry)
     record |= {"rolled_back": _rolled_back(stages, judged)}
-    check_record(folder, record, bench.changed_plugins)
+    check_record(folder, record, run.changed_plugins)
     gated = arm in (MAIN, CE_ONLY)
     state = read_complete(folder)
     if state is not None:
-        if bench.engine.is_main:  # left by a kill right after the phase was whole
+        if run.engine.is_main:  # left by a kill right after the phase was whole
             shutil.rmtree(checkpoint_folder(folder), ignore_errors=True)
-        if gated and bench.data.gate and "gate_bpc" not in state:
-            model = bench.models.student(folder / "student").to(bench.engine.device)
+        if gated and run.data.gate and "gate_bpc" not in state:
+            model = run.models.student(folder / "student").to(run.engine.device)
             title = f"measuring {arm} · {stages[index].phase.name}"
-            state |= measure_gate(bench, KVCapture(model), title)
+            state |= measure_gate(run, KVCapture(model), title)
         return state
-    if bench.engine.is_main:
+    if run.engine.is_main:
         write_record(folder, record)
     before, source = kept_before(judged), None
     if before is not None:
-        source = phase_folder(bench.run_dir, arm, before, stages[before]) / "student"
+        source = phase_folder(run.run_dir, arm, before, stages[before]) / "student"
     # What a phase that was rolled back has read is not read again.
     offset = sum(steps[:index])
     first_sample = offset * at_once
     place = Place(arm, index, folder, source, steps[index], offset, first_sample, gated)
     with during(f"phase {stages[index].phase.name!r} of arm {arm!r}"):
-        result = run_stage(bench, stages[index], place)
-    return bench.engine.from_main(lambda: result)  # of one mind at the gate
+        result = run_stage(run, stages[index], place)
+    return run.engine.from_main(lambda: result)  # of one mind at the gate
 
 
 def _rolled_back(

@@ -60,7 +60,7 @@ from experiments.presets import load_registry, presets_of
 from experiments.progress import Progress, waiting
 from experiments.reading import tell_reading, tell_texts
 from experiments.run_dir import MAIN, read_run, written_so_far
-from experiments.run_parts import Bench, Stage
+from experiments.run_parts import RunContext, Stage
 from experiments.stop import RunStopped, StopRequest, stop_on_signals
 from experiments.summary import summarize
 from experiments.teaching import check_phase
@@ -220,24 +220,24 @@ def _open_and_run(
     if engine.is_main:
         _note_code(run_dir, registry, phases, launch.tried)
     metrics, progress = Metrics(run_dir, engine.is_main), Progress(engine.is_main)
-    bench = Bench(
-        config,
-        registry,
-        engine,
-        models,
-        data,
-        texts,
-        metrics,
-        progress,
-        launch.stop,
-        run_dir,
-        identity["id"],
-        launch.trust,
-        launch.changed_plugins,
-        launch.may_write,
+    run = RunContext(
+        config=config,
+        registry=registry,
+        engine=engine,
+        models=models,
+        data=data,
+        texts=texts,
+        metrics=metrics,
+        progress=progress,
+        stop=launch.stop,
+        run_dir=run_dir,
+        run_id=identity["id"],
+        trust=launch.trust,
+        changed_plugins=launch.changed_plugins,
+        may_write=launch.may_write,
     )
     try:
-        _run(bench, arms, launch.started)
+        _run(run, arms, launch.started)
     finally:
         metrics.close()
 
@@ -305,54 +305,54 @@ def _stages(
     return stages
 
 
-def _run(bench: Bench, arms: Arms, started: float) -> None:
+def _run(run: RunContext, arms: Arms, started: float) -> None:
     """Train every arm and tell what came of it."""
-    _state(bench, saved=False, finished=False)
-    tell_texts(bench)
-    with waiting("how teachers read the texts", bench.engine.is_main):
-        reading = tell_reading(bench)
-    if bench.engine.is_main:
-        draw_what_meets(bench, [stage.phase for stage in arms[MAIN]])
+    _state(run, saved=False, finished=False)
+    tell_texts(run)
+    with waiting("how teachers read the texts", run.engine.is_main):
+        reading = tell_reading(run)
+    if run.engine.is_main:
+        draw_what_meets(run, [stage.phase for stage in arms[MAIN]])
     with during("measuring before training"):
-        start, teachers = starting_point(bench), teachers_alone(bench)
-    bench.progress.course = course_of(bench, arms)
+        start, teachers = starting_point(run), teachers_alone(run)
+    run.progress.course = course_of(run, arms)
     try:
-        results, judged = train_gated(bench, arms, start)
-        if bench.engine.is_main:
-            _export(bench, arms[MAIN], kept_before(judged))
-        results |= train_others(bench, arms, judged)
+        results, judged = train_gated(run, arms, start)
+        if run.engine.is_main:
+            _export(run, arms[MAIN], kept_before(judged))
+        results |= train_others(run, arms, judged)
         results = with_repeated(arms, results)
     except RunStopped:
-        _state(bench, saved=True, finished=False)
+        _state(run, saved=True, finished=False)
         raise
-    if bench.engine.is_main:
-        facts = bench.models.facts()
-        summary = summarize(bench.config, results, judged, start["bpc"], facts)
+    if run.engine.is_main:
+        facts = run.models.facts()
+        summary = summarize(run.config, results, judged, start["bpc"], facts)
         for name, bpc in teachers.items():
             summary["teachers"][name]["bpc"] = bpc
         for name, found in reading.items():
             summary["teachers"][name]["reading"] = found.plain()
-        routing = list(written_so_far(bench.run_dir).lines("routing"))
+        routing = list(written_so_far(run.run_dir).lines("routing"))
         summary["ledger"] = ledger(results, judged, routing, teachers)
-        known = read_json(bench.run_dir / IDENTITY)
+        known = read_json(run.run_dir / IDENTITY)
         summary |= {key: known[key] for key in ("versions", "plugins")}
         summary["time_s"] = round(time.monotonic() - started, 1)
-        write_json(bench.run_dir / "summary.json", summary)
+        write_json(run.run_dir / "summary.json", summary)
         from experiments.report import write_report
 
         with waiting("drawing pictures and writing the report"):
-            write_report(read_run(bench.run_dir))
-    _state(bench, saved=True, finished=True)
-    bench.engine.barrier()
+            write_report(read_run(run.run_dir))
+    _state(run, saved=True, finished=True)
+    run.engine.barrier()
 
 
-def _export(bench: Bench, stages: list[Stage], last: int | None) -> None:
+def _export(run: RunContext, stages: list[Stage], last: int | None) -> None:
     """Put the last student that was kept where users look for it."""
     folder = None
     if last is not None:
-        folder = phase_folder(bench.run_dir, MAIN, last, stages[last]) / "student"
-    model = bench.models.student(folder)
-    bench.models.save_student(model, bench.run_dir / "student", last=True)
+        folder = phase_folder(run.run_dir, MAIN, last, stages[last]) / "student"
+    model = run.models.student(folder)
+    run.models.save_student(model, run.run_dir / "student", last=True)
 
 
 def _crowded(registry: Registry, models: Models, stages: list[Stage]) -> list[str]:
@@ -380,8 +380,8 @@ def _shared(models: Models, engine: Engine) -> list[str]:
     ]
 
 
-def _state(bench: Bench, *, saved: bool, finished: bool) -> None:
-    if bench.engine.is_main:
-        state = {"saved": saved, "finished": finished, "signal": bench.stop.signal}
-        bench.may_write()
-        write_json(bench.run_dir / STATE, state)
+def _state(run: RunContext, *, saved: bool, finished: bool) -> None:
+    if run.engine.is_main:
+        state = {"saved": saved, "finished": finished, "signal": run.stop.signal}
+        run.may_write()
+        write_json(run.run_dir / STATE, state)

@@ -13,7 +13,7 @@ from experiments.data import Encoder
 from experiments.run_dir import MAIN
 
 if TYPE_CHECKING:
-    from experiments.run_parts import Bench
+    from experiments.run_parts import RunContext
 
 SAMPLES = 64
 """Texts that are looked at; tokenizers fail on kinds of text, not on single ones."""
@@ -84,37 +84,37 @@ def how_teachers_read(
     return found
 
 
-def tell_texts(bench: Bench) -> None:
+def tell_texts(run: RunContext) -> None:
     """How the texts were cut, on the console and in the report.
 
     What a user should look into was told as a warning already.
     """
-    if not bench.engine.is_main:
+    if not run.engine.is_main:
         return
-    for sentence in bench.data.notes:
+    for sentence in run.data.notes:
         print(sentence, file=sys.stderr)
-    for sentence in (*bench.data.warnings, *bench.data.notes):
+    for sentence in (*run.data.warnings, *run.data.notes):
         event = {"kind": "event", "step": 0, "event": sentence}
-        bench.metrics.write_once(MAIN, bench.config.phases[0], event)
+        run.metrics.write_once(MAIN, run.config.phases[0], event)
 
 
-def tell_reading(bench: Bench) -> dict[str, Reading]:
+def tell_reading(run: RunContext) -> dict[str, Reading]:
     """How the teachers' tokenizers read the texts; loud where they do badly."""
-    align = bench.config.align
+    align = run.config.align
     tokenizers = {
-        name: bench.models.teacher(name)[0].tokenizer for name in bench.config.teachers
+        name: run.models.teacher(name)[0].tokenizer for name in run.config.teachers
     }
-    aligner = bench.registry.guarded("aligner", align.aligner)()
+    aligner = run.registry.guarded("aligner", align.aligner)()
     found = how_teachers_read(
-        bench.data.calibration, bench.models.encode, tokenizers, aligner
+        run.data.calibration, run.models.encode, tokenizers, aligner
     )
-    if bench.engine.is_main:
+    if run.engine.is_main:
         for name, reading in found.items():
             alarm = reading.alarm(name, align.min_coverage)
             print(f"warning: {alarm}" if alarm else reading.line(name), file=sys.stderr)
             line = {"kind": "reading", "step": 0, "teacher": name, **reading.plain()}
-            bench.metrics.write_once(MAIN, bench.config.phases[0], line)
+            run.metrics.write_once(MAIN, run.config.phases[0], line)
             if alarm:
                 event = {"kind": "event", "step": 0, "event": alarm}
-                bench.metrics.write_once(MAIN, bench.config.phases[0], event)
+                run.metrics.write_once(MAIN, run.config.phases[0], event)
     return found

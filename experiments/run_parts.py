@@ -25,8 +25,8 @@ class Stage:
     """Empty: cross-entropy alone."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Bench:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RunContext:
     """Everything the arms of one run share."""
 
     config: Config

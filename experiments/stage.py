@@ -19,7 +19,7 @@ from experiments.outputs import output_plan, own_head
 from experiments.precision import autocast_of
 from experiments.progress import Work, told
 from experiments.run_dir import MAIN
-from experiments.run_parts import Bench, Place, Stage
+from experiments.run_parts import Place, RunContext, Stage
 from experiments.stop import RunStopped
 from experiments.teaching import Faculty, build_faculty, build_objectives
 from student.checkpoint import atomic_folder, mark_complete
@@ -32,7 +32,7 @@ from student.trainer import Job, train_phase
 from teacher.capture import KVCapture
 
 
-def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
+def run_stage(run: RunContext, stage: Stage, place: Place) -> dict[str, Any]:
     """Calibrate, train, measure and save one phase.
 
     Returns:
@@ -43,58 +43,58 @@ def run_stage(bench: Bench, stage: Stage, place: Place) -> dict[str, Any]:
     Raises:
         RunStopped: asked to stop; a checkpoint was written.
     """
-    phase, engine = stage.phase, bench.engine
-    torch.manual_seed(bench.config.run.seed * 1000 + place.index)
-    model = bench.models.student(place.source).to(engine.device)
+    phase, engine = stage.phase, run.engine
+    torch.manual_seed(run.config.run.seed * 1000 + place.index)
+    model = run.models.student(place.source).to(engine.device)
     capture = KVCapture(model)
     if phase.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    encode = bench.models.encode
-    faculty = _faculty(bench, stage, capture, encode)
+    encode = run.models.encode
+    faculty = _faculty(run, stage, capture, encode)
     if faculty and faculty.depth.similarity and place.arm == MAIN and engine.is_main:
         picture = f"layer_similarity_{phase.name}.png"
-        draw_similarity(faculty.depth, bench.run_dir / "figures" / picture)
+        draw_similarity(faculty.depth, run.run_dir / "figures" / picture)
     distiller = Distiller(
         model,
         capture,
-        build_objectives(phase, bench.registry, faculty is not None),
+        build_objectives(phase, run.registry, faculty is not None),
         phase.loss,
         faculty.teaching if faculty else None,
         autocast_of(phase.train),
-        bench.config.alarms.health_every,
-        _output_plan(bench, stage, capture) if faculty else None,
+        run.config.alarms.health_every,
+        _output_plan(run, stage, capture) if faculty else None,
         own_head(phase, capture),
     )
-    alarms = _alarms(bench, stage, place, capture)
+    alarms = _alarms(run, stage, place, capture)
     title = f"{place.arm} · {phase.name}"
     leg = (place.arm, place.index)
-    with bench.progress.work(title, place.steps, leg) as show:
-        job = _job(bench, stage, place, faculty, alarms, show)
-        done = train_phase(distiller, engine, job, _in_step(bench, phase.train))
+    with run.progress.work(title, place.steps, leg) as show:
+        job = _job(run, stage, place, faculty, alarms, show)
+        done = train_phase(distiller, engine, job, _in_step(run, phase.train))
     if done < place.steps:
         raise RunStopped(f"{title}: {done} of {place.steps} steps")
-    result = _measure(bench, stage, place, capture, faculty)
+    result = _measure(run, stage, place, capture, faculty)
     if place.gated:
-        result |= measure_gate(bench, capture, f"measuring {title}")
+        result |= measure_gate(run, capture, f"measuring {title}")
 
     def keep() -> None:
-        _save(model, bench, place, result)
+        _save(model, run, place, result)
         shutil.rmtree(checkpoint_folder(place.folder), ignore_errors=True)
 
     engine.from_main(keep)
     return result
 
 
-def _in_step(bench: Bench, train: TrainConfig) -> TrainConfig:
+def _in_step(run: RunContext, train: TrainConfig) -> TrainConfig:
     """Without prefetch where a teacher's forward takes all processes.
 
     Two threads would talk to the others at once, each process in an order of its own.
     """
-    return replace(train, prefetch=train.prefetch and not bench.models.sharded)
+    return replace(train, prefetch=train.prefetch and not run.models.sharded)
 
 
 def _job(
-    bench: Bench,
+    run: RunContext,
     stage: Stage,
     place: Place,
     faculty: Faculty | None,
@@ -106,7 +106,7 @@ def _job(
 
     def write(lines: Iterable[dict[str, Any]]) -> None:
         for line in lines:
-            bench.metrics.write(place.arm, phase.name, line, place.offset)
+            run.metrics.write(place.arm, phase.name, line, place.offset)
 
     def log(line: dict[str, Any]) -> None:
         if line["kind"] == "train":
@@ -115,41 +115,41 @@ def _job(
 
     def begin(step: int) -> None:
         show.start(step)
-        bench.metrics.rewind(place.arm, phase.name, step, place.offset)
-        alarms.recall(bench.metrics.written(place.arm, phase.name))
+        run.metrics.rewind(place.arm, phase.name, step, place.offset)
+        alarms.recall(run.metrics.written(place.arm, phase.name))
         if faculty is not None:
             write(alarms.covers(faculty.report.coverage))
 
     return Job(
-        bench.data.train,
-        bench.models.encode,
+        run.data.train,
+        run.models.encode,
         faculty.panel if faculty else None,
         place.steps,
-        bench.config.run.seed,
+        run.config.run.seed,
         phase.loss.attention_rows,
-        _keeper(bench, checkpoint_folder(place.folder), phase.train),
+        _keeper(run, checkpoint_folder(place.folder), phase.train),
         place.first_sample,
         log,
         begin,
         show,
-        bench.stop,
+        run.stop,
     )
 
 
-def _alarms(bench: Bench, stage: Stage, place: Place, capture: KVCapture) -> Alarms:
+def _alarms(run: RunContext, stage: Stage, place: Place, capture: KVCapture) -> Alarms:
     """What to warn of, with the student as it stands before the phase."""
-    phase, config = stage.phase, bench.config
+    phase, config = stage.phase, run.config
     start: dict[str, float] = {}
     if stage.teachers and config.alarms.health_every:
-        size, samples = phase.train.batch_size, bench.data.train
+        size, samples = phase.train.batch_size, run.data.train
         order = sample_indices(
-            len(samples), config.run.seed, place.first_sample, size, bench.engine.rank
+            len(samples), config.run.seed, place.first_sample, size, run.engine.rank
         )
         texts = [samples[i].text for i in order]
-        start = measure_health(bench, capture, texts, HEALTH_TOKENS)
+        start = measure_health(run, capture, texts, HEALTH_TOKENS)
 
     def warn(message: str) -> None:
-        if place.arm == MAIN and bench.engine.is_main:
+        if place.arm == MAIN and run.engine.is_main:
             text = f"warning: phase {phase.name}: {message}"
             print(text, file=sys.stderr, flush=True)
 
@@ -168,54 +168,56 @@ def checkpoint_folder(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.checkpoint")
 
 
-def _keeper(bench: Bench, folder: Path, train: TrainConfig) -> Keeper:
+def _keeper(run: RunContext, folder: Path, train: TrainConfig) -> Keeper:
     def warn(text: str) -> None:
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
     return Keeper(
-        folder, train.keep_checkpoints, bench.run_id, bench.trust, warn, bench.may_write
+        folder, train.keep_checkpoints, run.run_id, run.trust, warn, run.may_write
     )
 
 
 def _faculty(
-    bench: Bench, stage: Stage, capture: KVCapture, encode: Encoder
+    run: RunContext, stage: Stage, capture: KVCapture, encode: Encoder
 ) -> Faculty | None:
     if not stage.teachers:
         return None
-    teachers = {name: bench.models.teacher(name) for name in stage.teachers}
-    known = bench.config.teachers  # not the one that a fused store makes of all
+    teachers = {name: run.models.teacher(name) for name in stage.teachers}
+    known = run.config.teachers  # not the one that a fused store makes of all
     shares = {n: known[n].weight if n in known else 1.0 for n in stage.teachers}
     return build_faculty(
         stage.phase,
-        bench.registry,
+        run.registry,
         capture,
         encode,
         teachers,
         shares,
-        bench.data.calibration,
-        bench.progress.over,
+        run.data.calibration,
+        run.progress.over,
     )
 
 
-def _output_plan(bench: Bench, stage: Stage, capture: KVCapture) -> OutputPlan | None:
-    models = bench.models
+def _output_plan(
+    run: RunContext, stage: Stage, capture: KVCapture
+) -> OutputPlan | None:
+    models = run.models
     teachers = {name: models.teacher(name) for name in stage.teachers}
     own = models.student_tokenizer
-    return output_plan(stage.phase, bench.registry, capture, own, teachers)
+    return output_plan(stage.phase, run.registry, capture, own, teachers)
 
 
 def _measure(
-    bench: Bench,
+    run: RunContext,
     stage: Stage,
     place: Place,
     capture: KVCapture,
     faculty: Faculty | None,
 ) -> dict[str, Any]:
-    bpc = evaluate(bench, capture, f"measuring {place.arm} · {stage.phase.name}")
-    texts = [sample.text for sample in bench.data.eval[:16]]
-    health = {n: round(x, 4) for n, x in measure_health(bench, capture, texts).items()}
+    bpc = evaluate(run, capture, f"measuring {place.arm} · {stage.phase.name}")
+    texts = [sample.text for sample in run.data.eval[:16]]
+    health = {n: round(x, 4) for n, x in measure_health(run, capture, texts).items()}
     line = {"kind": "eval", "step": place.steps, "bpc": bpc, "mean": _mean(bpc)}
-    bench.metrics.write(
+    run.metrics.write(
         place.arm, stage.phase.name, {**line, "health": health}, place.offset
     )
     result: dict[str, Any] = {
@@ -236,11 +238,11 @@ def _measure(
     return result
 
 
-def _save(model: Any, bench: Bench, place: Place, result: Mapping[str, Any]) -> None:
+def _save(model: Any, run: RunContext, place: Place, result: Mapping[str, Any]) -> None:
     with atomic_folder(place.folder) as folder:
-        bench.models.save_student(model, folder / "student")
+        run.models.save_student(model, folder / "student")
         mark_complete(folder, dict(result))
-        bench.may_write()
+        run.may_write()
 
 
 def _mean(values: Mapping[str, float]) -> float:

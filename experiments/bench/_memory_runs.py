@@ -129,21 +129,21 @@ def _train(folder: Path, case: str) -> int:
     import ctypes
 
     from align.process_memory import highest, resident
-    from experiments.extraction.bench import open_bench
+    from experiments.extraction.bench import open_extraction
     from experiments.extraction.memory import assembled
     from student.engine import Engine
     from student.trainer import Job, train_phase
 
     def steps(config: Config) -> int:
-        bench = open_bench(config)
-        phase = bench.stages[0].phase
-        distiller, faculty = assembled(bench, 0)
-        for name in bench.teachers:  # its file is the kernel's to forget
-            for parameter in bench.models.teacher(name)[0].model.parameters():
+        extraction = open_extraction(config)
+        phase = extraction.stages[0].phase
+        distiller, faculty = assembled(extraction, 0)
+        for name in extraction.teachers:  # its file is the kernel's to forget
+            for parameter in extraction.models.teacher(name)[0].model.parameters():
                 parameter.data = parameter.data.clone()
         job = Job(
-            bench.corpus.longest,
-            bench.models.encode,
+            extraction.corpus.longest,
+            extraction.models.encode,
             faculty.panel,
             STEPS,
             0,

@@ -11,7 +11,11 @@ import torch
 
 from experiments.bench._measure import Bar
 from experiments.config import load_config
-from experiments.extraction.bench import Bench, open_bench, replace_store
+from experiments.extraction.bench import (
+    ExtractionContext,
+    open_extraction,
+    replace_store,
+)
 from experiments.extraction.errors import encoding_errors
 from experiments.extraction.sources import Source, sources_of, student_space
 from teacher.store.encoding import (
@@ -67,14 +71,14 @@ def sizes(scale: str, picture: Path | None) -> list[Bar]:
         }
     )
     build_zoo([*teachers, student], scale=scale)
-    bench = open_bench(config)
-    points = {(p.form, p.encoding): p for p in _points(bench)}
+    extraction = open_extraction(config)
+    points = {(p.form, p.encoding): p for p in _points(extraction)}
     _print(list(points.values()))
     if picture is not None:
         _draw(list(points.values()), picture)
     raw, ready = points["raw", "bfloat16"], points["fused", "int8"]
     int8 = points["raw", "int8"]
-    content, rotated = _rotation(bench, f"zoo:{prefix}qwen-code")
+    content, rotated = _rotation(extraction, f"zoo:{prefix}qwen-code")
     return [
         Bar("int8 / bfloat16, bytes at 512 tokens", _int8_share(512), 0.51),
         Bar("int8, relative error of keys in %", 100 * int8.k, 0.7),
@@ -89,11 +93,11 @@ def sizes(scale: str, picture: Path | None) -> list[Bar]:
     ]
 
 
-def _points(bench: Bench) -> Iterator[Point]:
+def _points(extraction: ExtractionContext) -> Iterator[Point]:
     faculties: dict[tuple[str, ...], Any] = {}
     for form in ("raw", "fused"):
-        config = replace_store(bench.config, form=form, encoding="float32")
-        sources = sources_of(replace(bench, config=config))
+        config = replace_store(extraction.config, form=form, encoding="float32")
+        sources = sources_of(replace(extraction, config=config))
         shapes = [source.plan.shape for source in sources]
         narrowest = min(min(shape.k_width, shape.v_width) for shape in shapes)
         for encoding in ENCODINGS:
@@ -105,14 +109,16 @@ def _points(bench: Bench) -> Iterator[Point]:
                     source, plan=source.plan.model_copy(update={"encoding": own})
                 )
                 if source.teachers not in faculties:
-                    faculties[source.teachers] = student_space(bench, source.teachers)
-                constants = chosen.measure(bench.corpus.probe)
+                    faculties[source.teachers] = student_space(
+                        extraction, source.teachers
+                    )
+                constants = chosen.measure(extraction.corpus.probe)
                 errors.append(
                     encoding_errors(
-                        bench, chosen, constants, faculties[source.teachers]
+                        extraction, chosen, constants, faculties[source.teachers]
                     )
                 )
-                total += _bytes(chosen, constants, bench)
+                total += _bytes(chosen, constants, extraction)
             worst = {key: max(error[key] for error in errors) for key in errors[0]}
             yield Point(form, encoding, total, **worst)
 
@@ -125,15 +131,17 @@ def _int8_share(tokens: int) -> float:
     return bytes_per_sample(int8, 1, tokens) / bytes_per_sample(plain, 1, tokens)
 
 
-def _bytes(source: Source, constants: Any, bench: Bench) -> float:
+def _bytes(source: Source, constants: Any, extraction: ExtractionContext) -> float:
     codecs = codecs_of(source.plan, constants)
-    made = [m for m in source.form(bench.corpus.probe) if isinstance(m, StoredSample)]
+    made = [
+        m for m in source.form(extraction.corpus.probe) if isinstance(m, StoredSample)
+    ]
     layers = source.plan.shape.layers
     return sum(sample_bytes(codecs, layers, one.k.shape[1]) for one in made) / len(made)
 
 
 @torch.no_grad()
-def _rotation(bench: Bench, name: str) -> tuple[float, float]:
+def _rotation(extraction: ExtractionContext, name: str) -> tuple[float, float]:
     """Relative int8 error of one rotary teacher's keys before and after rotation."""
     from align import encode_batch, rotary_table, rotate
     from teacher.capture import KVCapture
@@ -143,7 +151,7 @@ def _rotation(bench: Bench, name: str) -> tuple[float, float]:
     capture = KVCapture(loaded.model)
     table: Any = loaded.model.base_model
     kinds: dict[str, list[torch.Tensor]] = {"content": [], "rotated": []}
-    for sample in bench.corpus.probe[:24]:
+    for sample in extraction.corpus.probe[:24]:
         batch = encode_batch(loaded.tokenizer, [sample.text])
         kv = capture(batch.ids, batch.mask).kv
         positions = torch.arange(kv.num_tokens)

@@ -29,8 +29,8 @@ from plugins.trial import try_used
 from teacher.context import trained_length
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Bench:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ExtractionContext:
     """What all the stores of one config share."""
 
     config: Config
@@ -54,9 +54,9 @@ class Bench:
         return autocast_of(self.config.train)
 
 
-def open_bench(
+def open_extraction(
     config: Config, registry: Registry | None = None, begin: bool = False
-) -> Bench:
+) -> ExtractionContext:
     """Load the models and plan the text, checking all that can be checked.
 
     Args:
@@ -86,8 +86,15 @@ def open_bench(
     told = models.settle_lengths(lengths, scaler)
     facts = models.facts()
     stages = [Stage(phase, tuple(phase.select(facts))) for phase in phases]
-    warnings = (*corpus.warnings, *told)
-    return Bench(config, registry, stages, models, corpus, lengths, warnings)
+    return ExtractionContext(
+        config=config,
+        registry=registry,
+        stages=stages,
+        models=models,
+        corpus=corpus,
+        lengths=lengths,
+        warnings=(*corpus.warnings, *told),
+    )
 
 
 def replace_store(config: Config, **changes: Any) -> Config:
@@ -95,18 +102,18 @@ def replace_store(config: Config, **changes: Any) -> Config:
     return replace(config, store=replace(config.store, **changes))
 
 
-def identity(bench: Bench, name: str) -> dict[str, JsonValue]:
+def identity(extraction: ExtractionContext, name: str) -> dict[str, JsonValue]:
     """What identifies a teacher, and how it reads these texts."""
-    loaded, capture = bench.models.teacher(name)
-    own = identity_of(bench.config, name, loaded.tokenizer)
-    positions = _positions(bench, name)
+    loaded, capture = extraction.models.teacher(name)
+    own = identity_of(extraction.config, name, loaded.tokenizer)
+    positions = _positions(extraction, name)
     return own | {"which": capture.which, "positions": positions}
 
 
-def _positions(bench: Bench, name: str) -> JsonValue:
+def _positions(extraction: ExtractionContext, name: str) -> JsonValue:
     """How a teacher reads beyond its trained length, None where it does not."""
-    loaded, capture = bench.models.teacher(name)
-    most, _ = bench.lengths.most[name]
+    loaded, capture = extraction.models.teacher(name)
+    most, _ = extraction.lengths.most[name]
     windows = capture.windows
     if windows is not None:
         if most <= windows.tokens:
@@ -115,13 +122,13 @@ def _positions(bench: Bench, name: str) -> JsonValue:
     trained = trained_length(loaded.model)
     if trained is None or most <= trained:
         return None
-    return f"{bench.config.align.rope_scaling_method} to {most}"
+    return f"{extraction.config.align.rope_scaling_method} to {most}"
 
 
-def facts_of(bench: Bench, name: str) -> dict[str, JsonValue]:
+def facts_of(extraction: ExtractionContext, name: str) -> dict[str, JsonValue]:
     """What a run wants to know of a teacher that is not loaded."""
-    loaded, capture = bench.models.teacher(name)
-    limits = {reader.name: reader.limit for reader in bench.models.readers()}
+    loaded, capture = extraction.models.teacher(name)
+    limits = {reader.name: reader.limit for reader in extraction.models.readers()}
     return {
         "kind": loaded.kind,
         "family": loaded.model.config.model_type,

@@ -11,7 +11,7 @@ from align.captured import Injection
 from align.kv import KV
 from align.text import TextSample
 from align.tokens import TokenBatch
-from experiments.extraction.bench import Bench
+from experiments.extraction.bench import ExtractionContext
 from experiments.extraction.sources import Source, student_space
 from experiments.extraction.stand_ins import FUSED
 from experiments.extraction.stored import same_tokens
@@ -30,12 +30,15 @@ ROWS = 16
 
 
 def encoding_errors(
-    bench: Bench, source: Source, constants: Constants, faculty: Faculty | None = None
+    extraction: ExtractionContext,
+    source: Source,
+    constants: Constants,
+    faculty: Faculty | None = None,
 ) -> dict[str, float]:
     """Compare what would be read with what would be written.
 
     Args:
-        bench: the config's models and text.
+        extraction: the config's models and text.
         source: the store; its plan names the encoding.
         constants: the encoding's.
         faculty: from :func:`student_space`, where somebody has made it already.
@@ -46,16 +49,18 @@ def encoding_errors(
         over the unencoded target to that over the encoded one, mean over layers, query
         positions and texts.
     """
-    faculty = faculty or student_space(bench, source.teachers)
+    faculty = faculty or student_space(extraction, source.teachers)
     bridge = faculty.teaching.bridge
     assert isinstance(bridge, AdapterBridge)
     assert isinstance(faculty.panel, TeacherPanel)
-    student = KVCapture(bench.models.student(None).to(bridge.gate_logit.device).eval())
+    student = KVCapture(
+        extraction.models.student(None).to(bridge.gate_logit.device).eval()
+    )
     reader = _StudentSide(source, bridge, faculty.panel)
     codecs = codecs_of(source.plan, constants)
     sums = {part: [0.0, 0.0] for part in PARTS}
     divergences = []
-    for text in bench.corpus.probe[:SAMPLES]:
+    for text in extraction.corpus.probe[:SAMPLES]:
         (made,) = source.form([text])
         if isinstance(made, str):
             continue
@@ -63,7 +68,7 @@ def encoding_errors(
         back = {part: codecs[part].decode(encoded.parts[part], None) for part in PARTS}
         for part in PARTS:
             _add(sums[part], getattr(made, part), back[part], made.origin > 1)
-        batch = bench.models.encode([text.text]).to(student.device)
+        batch = extraction.models.encode([text.text]).to(student.device)
         if not bool(batch.has_text.any()):
             continue
         decoded = replace(made, k=back["k"].float(), v=back["v"].float())

@@ -15,7 +15,7 @@ from align.text import TextSample
 from experiments.config import Config
 from experiments.course import duration
 from experiments.data import Encoder
-from experiments.extraction.bench import Bench, open_bench
+from experiments.extraction.bench import ExtractionContext, open_extraction
 from experiments.extraction.forms import Made
 from experiments.extraction.memory import device_memory, measured_training
 from experiments.extraction.sources import Source, sources_of
@@ -104,27 +104,27 @@ def estimate(
     Raises:
         ValueError: what would also stop the extraction.
     """
-    bench = open_bench(config, registry)
-    measured = measured_training(bench, processes)  # while nothing else was held
-    training = training_needs(bench, measured.paces, measured.trained, processes)
-    stores = [_store(bench, source, every) for source in sources_of(bench)]
+    extraction = open_extraction(config, registry)
+    measured = measured_training(extraction, processes)  # while nothing else was held
+    training = training_needs(extraction, measured.paces, measured.trained, processes)
+    stores = [_store(extraction, source, every) for source in sources_of(extraction)]
     free = shutil.disk_usage(_existing(config.store_dir)).free
     there = device_memory()
-    types = products([stage.phase for stage in bench.stages])
-    memory, samples = measured.memory, bench.corpus.samples
+    types = products([stage.phase for stage in extraction.stages])
+    memory, samples = measured.memory, extraction.corpus.samples
     found = Estimate(samples, stores, free, memory, there, types, training)
-    found.warnings.extend([*bench.warnings, *_warnings(config, found)])
+    found.warnings.extend([*extraction.warnings, *_warnings(config, found)])
     return found
 
 
-def _store(bench: Bench, source: Source, every: bool) -> StoreNeeds:
-    plan, probe = source.plan, bench.corpus.probe
-    lengths_of = _lengths_of(bench, source)
+def _store(extraction: ExtractionContext, source: Source, every: bool) -> StoreNeeds:
+    plan, probe = source.plan, extraction.corpus.probe
+    lengths_of = _lengths_of(extraction, source)
     if every:
-        tokens, disk = _counted(bench, source, lengths_of)
+        tokens, disk = _counted(extraction, source, lengths_of)
     else:
         lengths = lengths_of(probe)
-        share = bench.corpus.samples / len(probe)
+        share = extraction.corpus.samples / len(probe)
         tokens = round(sum(lengths) * share)
         disk = round(file_bytes(plan, lengths) * share)
     timed = probe[:PROBED]
@@ -134,7 +134,7 @@ def _store(bench: Bench, source: Source, every: bool) -> StoreNeeds:
     spent = time.perf_counter() - start
     coding = 0.0
     if plan.encoding.zstd is not None:
-        compressed, coding = _compressed(bench, source, made)
+        compressed, coding = _compressed(extraction, source, made)
         disk = round(disk * compressed)
     return StoreNeeds(
         source.name,
@@ -142,7 +142,7 @@ def _store(bench: Bench, source: Source, every: bool) -> StoreNeeds:
         disk / max(tokens, 1),
         disk,
         # One shard is encoded and written while the next is computed.
-        max(spent, coding) / len(timed) * bench.corpus.samples,
+        max(spent, coding) / len(timed) * extraction.corpus.samples,
         sum(lengths_of(timed)) / spent,
     )
 
@@ -161,12 +161,12 @@ def file_bytes(plan: Plan, lengths: Sequence[int]) -> int:
 
 
 def _lengths_of(
-    bench: Bench, source: Source
+    extraction: ExtractionContext, source: Source
 ) -> Callable[[Sequence[TextSample]], list[int]]:
     """Tokens that are stored of each text."""
-    encode = bench.models.encode
+    encode = extraction.models.encode
     if source.plan.form == "raw":
-        loaded, _ = bench.models.teacher(source.teachers[0])
+        loaded, _ = extraction.models.teacher(source.teachers[0])
         encode = Encoder(loaded.tokenizer, None)
 
     def lengths_of(samples: Sequence[TextSample]) -> list[int]:
@@ -177,7 +177,7 @@ def _lengths_of(
 
 
 def _counted(
-    bench: Bench,
+    extraction: ExtractionContext,
     source: Source,
     lengths_of: Callable[[Sequence[TextSample]], list[int]],
 ) -> tuple[int, int]:
@@ -185,7 +185,7 @@ def _counted(
     tokens = disk = 0
     plan = source.plan
     assert plan.shard_samples is not None
-    for _, texts in bench.corpus.shards(plan.shard_samples, range(plan.shards)):
+    for _, texts in extraction.corpus.shards(plan.shard_samples, range(plan.shards)):
         lengths = lengths_of(texts)
         tokens += sum(lengths)
         disk += file_bytes(plan, lengths)
@@ -193,10 +193,10 @@ def _counted(
 
 
 def _compressed(
-    bench: Bench, source: Source, made: Sequence[Made]
+    extraction: ExtractionContext, source: Source, made: Sequence[Made]
 ) -> tuple[float, float]:
     """What lossless compression leaves of some samples, and seconds it takes."""
-    codecs = codecs_of(source.plan, source.measure(bench.corpus.probe))
+    codecs = codecs_of(source.plan, source.measure(extraction.corpus.probe))
     start = time.perf_counter()
     encoded = [
         encode_sample(codecs, one) for one in made if isinstance(one, StoredSample)

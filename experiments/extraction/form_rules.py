@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from align.layer_map import needs_sample
-from experiments.extraction.bench import Bench
+from experiments.extraction.bench import ExtractionContext
 from experiments.settings import ConfigError
 from experiments.teaching import fixed_weights
 
 
-def fused_weights(bench: Bench, names: Sequence[str]) -> list[float]:
+def fused_weights(extraction: ExtractionContext, names: Sequence[str]) -> list[float]:
     """The fixed shares, which must be those of every phase.
 
     Raises:
         ConfigError: a phase weighs otherwise.
     """
-    shares = {name: bench.config.teachers[name].weight for name in names}
+    shares = {name: extraction.config.teachers[name].weight for name in names}
     found = []
-    for stage in bench.stages:
+    for stage in extraction.stages:
         fuse = stage.phase.fuse
         if fuse.fusion_method != "fixed" or fuse.space != "student":
             raise ConfigError(
@@ -43,28 +43,30 @@ def fused_weights(bench: Bench, names: Sequence[str]) -> list[float]:
     return found[0]
 
 
-def check_forms(bench: Bench) -> None:
+def check_forms(extraction: ExtractionContext) -> None:
     """Forms on the student's tokens hold for one alignment only.
 
     Raises:
         ConfigError: the phases differ, or a map follows the student as it learns.
     """
-    form = bench.config.store.form
+    form = extraction.config.store.form
     for field in ("aligner", "layer_mapping_strategy", "layer_map", "adapter"):
-        values = [getattr(stage.phase.align, field) for stage in bench.stages]
+        values = [getattr(stage.phase.align, field) for stage in extraction.stages]
         if any(value != values[0] for value in values):
             raise ConfigError(
                 f"store.form is {form}, but align.{field} differs between phases "
                 f"({values}); give one for all, or choose store.form=raw"
             )
-    align = bench.stages[0].phase.align
-    if not bench.registry.guarded("aligner", align.aligner)().causal:
+    align = extraction.stages[0].phase.align
+    if not extraction.registry.guarded("aligner", align.aligner)().causal:
         raise ConfigError(
             f"store.form is {form}, but align.aligner {align.aligner} is not causal: "
             "the outcome pass would need a second alignment; choose causal_char_iou, "
             "or store.form=raw"
         )
-    if needs_sample(bench.registry.guarded("layer_map", align.layer_mapping_strategy)):
+    if needs_sample(
+        extraction.registry.guarded("layer_map", align.layer_mapping_strategy)
+    ):
         raise ConfigError(
             f"store.form is {form}, but align.layer_mapping_strategy "
             f"{align.layer_mapping_strategy} follows the student as it learns; choose "

@@ -17,7 +17,7 @@ from torch import Tensor
 from align.process_memory import highest, resident
 from align.tokens import TokenBatch
 from align.view import TeacherView
-from experiments.extraction.bench import Bench
+from experiments.extraction.bench import ExtractionContext
 from experiments.extraction.training import Pace
 from experiments.outputs import output_plan, own_head
 from experiments.precision import autocast_of
@@ -84,19 +84,19 @@ class Measured:
     """Of each phase, on texts of the usual length."""
 
 
-def measured_training(bench: Bench, processes: int = 1) -> Measured:
+def measured_training(extraction: ExtractionContext, processes: int = 1) -> Measured:
     """Take some steps of every phase, and see what they need.
 
     Args:
-        bench: the config's models and text.
+        extraction: the config's models and text.
         processes: that train together, among which ZeRO divides.
     """
     largest: dict[str, int] = {}
     trained, paces = 0, []
-    for index in range(len(bench.stages)):
-        with _lesson(bench, index) as (distiller, faculty):
-            found = _phase_memory(bench, index, processes, distiller, faculty)
-            paces.append(_pace(bench, index, distiller, faculty))
+    for index in range(len(extraction.stages)):
+        with _lesson(extraction, index) as (distiller, faculty):
+            found = _phase_memory(extraction, index, processes, distiller, faculty)
+            paces.append(_pace(extraction, index, distiller, faculty))
             trained = max(trained, _trained(distiller))
         if sum(found.values()) > sum(largest.values()):
             largest = found
@@ -104,12 +104,14 @@ def measured_training(bench: Bench, processes: int = 1) -> Measured:
 
 
 @contextmanager
-def _lesson(bench: Bench, index: int) -> Iterator[tuple[Distiller, Faculty]]:
+def _lesson(
+    extraction: ExtractionContext, index: int
+) -> Iterator[tuple[Distiller, Faculty]]:
     """A phase's parts for as long as they are looked at."""
-    if bench.stages[index].phase.train.engine == "deepspeed":
+    if extraction.stages[index].phase.train.engine == "deepspeed":
         with redirect_stdout(sys.stderr):  # it logs; there may be JSON to come
             import deepspeed  # noqa: F401 - its libraries are part of what is measured
-    yield assembled(bench, index)
+    yield assembled(extraction, index)
 
 
 def _trained(distiller: Distiller) -> int:
@@ -117,15 +119,19 @@ def _trained(distiller: Distiller) -> int:
 
 
 def _phase_memory(
-    bench: Bench, index: int, processes: int, distiller: Distiller, faculty: Faculty
+    extraction: ExtractionContext,
+    index: int,
+    processes: int,
+    distiller: Distiller,
+    faculty: Faculty,
 ) -> dict[str, int]:
-    train = bench.stages[index].phase.train
-    names = bench.stages[index].teachers
-    teachers = sum(_bytes(bench.models.teacher(name)[0].model) for name in names)
+    train = extraction.stages[index].phase.train
+    names = extraction.stages[index].teachers
+    teachers = sum(_bytes(extraction.models.teacher(name)[0].model) for name in names)
     device = next(distiller.parameters()).device
-    longest = bench.corpus.longest[: train.batch_size]
-    batch = bench.models.encode([s.text for s in longest]).to(device)
-    rows = bench.stages[index].phase.loss.attention_rows
+    longest = extraction.corpus.longest[: train.batch_size]
+    batch = extraction.models.encode([s.text for s in longest]).to(device)
+    rows = extraction.stages[index].phase.loss.attention_rows
     asked = torch.zeros(len(longest), rows, dtype=torch.int64, device=device)
     views = faculty.panel(batch, asked)
     kv = sum(view.kv.k.nbytes + view.kv.v.nbytes for view in views)
@@ -145,7 +151,7 @@ def _phase_memory(
         "gradients": divided(trained, 2),
         "optimiser": divided(moments(train, trained // FLOAT), 1),
         "activations and losses": max(0, steps.most - trained - ahead),
-        "teachers' weights": 0 if bench.config.store.read else teachers,
+        "teachers' weights": 0 if extraction.config.store.read else teachers,
         "teachers' KV": kv + ahead,
     }
     if stage:
@@ -173,33 +179,39 @@ def zero_copies(trained: int, processes: int, device: str) -> int:
     return 3 * trained // processes + bucket
 
 
-def assembled(bench: Bench, index: int) -> tuple[Distiller, Faculty]:
+def assembled(extraction: ExtractionContext, index: int) -> tuple[Distiller, Faculty]:
     """A phase's student and teachers, ready for a step."""
-    phase, names = bench.stages[index].phase, bench.stages[index].teachers
-    student = bench.models.student(None).to(bench.models.teacher(names[0])[1].device)
+    phase, names = extraction.stages[index].phase, extraction.stages[index].teachers
+    student = extraction.models.student(None).to(
+        extraction.models.teacher(names[0])[1].device
+    )
     if phase.train.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
     capture = KVCapture(student)
-    teachers = {name: bench.models.teacher(name) for name in names}
+    teachers = {name: extraction.models.teacher(name) for name in names}
     faculty = build_faculty(
         phase,
-        bench.registry,
+        extraction.registry,
         capture,
-        bench.models.encode,
+        extraction.models.encode,
         teachers,
-        {name: bench.config.teachers[name].weight for name in names},
-        list(bench.corpus.probe[: phase.train.calibration_samples]),
+        {name: extraction.config.teachers[name].weight for name in names},
+        list(extraction.corpus.probe[: phase.train.calibration_samples]),
         lambda items, title, total: items,
     )
     distiller = Distiller(
         student,
         capture,
-        build_objectives(phase, bench.registry, True),
+        build_objectives(phase, extraction.registry, True),
         phase.loss,
         faculty.teaching,
         autocast_of(phase.train),
         output=output_plan(
-            phase, bench.registry, capture, bench.models.student_tokenizer, teachers
+            phase,
+            extraction.registry,
+            capture,
+            extraction.models.student_tokenizer,
+            teachers,
         ),
         head=own_head(phase, capture),
     )
@@ -235,15 +247,17 @@ def _learn(
     distiller.zero_grad(set_to_none=True)
 
 
-def _pace(bench: Bench, index: int, distiller: Distiller, faculty: Faculty) -> Pace:
+def _pace(
+    extraction: ExtractionContext, index: int, distiller: Distiller, faculty: Faculty
+) -> Pace:
     """Time passes of a phase, as they come between two outcomes and at one."""
-    stage = bench.stages[index]
+    stage = extraction.stages[index]
     device = next(distiller.parameters()).device
-    texts = bench.corpus.probe[: stage.phase.train.batch_size]
-    batch = bench.models.encode([s.text for s in texts]).to(device)
+    texts = extraction.corpus.probe[: stage.phase.train.batch_size]
+    batch = extraction.models.encode([s.text for s in texts]).to(device)
     count = stage.phase.loss.attention_rows
     rows = torch.zeros(len(texts), count, dtype=torch.int64, device=device)
-    alone = _without_teachers(bench, index, distiller.student)
+    alone = _without_teachers(extraction, index, distiller.student)
 
     def taught(step: int) -> float:
         return _seconds(
@@ -253,18 +267,22 @@ def _pace(bench: Bench, index: int, distiller: Distiller, faculty: Faculty) -> P
     every = stage.phase.loss.outcome_every
     between = taught(1)
     with_outcomes = between + (taught(0) - between) / every if every else between
-    teachers = {n: _bytes(bench.models.teacher(n)[0].model) for n in stage.teachers}
+    teachers = {
+        n: _bytes(extraction.models.teacher(n)[0].model) for n in stage.teachers
+    }
     plain = _seconds(lambda: _learn(alone, batch, (), rows, 0))
     return Pace(with_outcomes, plain, teachers)
 
 
-def _without_teachers(bench: Bench, index: int, student: Any) -> Distiller:
+def _without_teachers(
+    extraction: ExtractionContext, index: int, student: Any
+) -> Distiller:
     """The phase of the arm that learns by next-token loss alone."""
-    phase, capture = bench.stages[index].phase, KVCapture(student)
+    phase, capture = extraction.stages[index].phase, KVCapture(student)
     return Distiller(
         student,
         capture,
-        build_objectives(phase, bench.registry, False),
+        build_objectives(phase, extraction.registry, False),
         phase.loss,
         autocast=autocast_of(phase.train),
         head=own_head(phase, capture),

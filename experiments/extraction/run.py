@@ -13,7 +13,7 @@ import torch
 from align.errors import InputError, MtkdError
 from align.text import TextSample
 from experiments.config import Config, save_config
-from experiments.extraction.bench import Bench, open_bench
+from experiments.extraction.bench import ExtractionContext, open_extraction
 from experiments.extraction.errors import encoding_errors
 from experiments.extraction.sources import Source, sources_of
 from experiments.extraction.stand_ins import save_tokenizer
@@ -71,19 +71,20 @@ def extract(
         ValueError: a model, a text or a setting cannot be used.
     """
     with waiting("loading models and planning the texts"):
-        bench = open_bench(config, registry, begin=True)
-        sources = sources_of(bench)
-    for sentence in bench.warnings:
+        extraction = open_extraction(config, registry, begin=True)
+        sources = sources_of(extraction)
+    for sentence in extraction.warnings:
         print(f"warning: {sentence}", file=sys.stderr)
     with waiting("measuring what the encoding costs"):
-        writers = [_open(bench, source) for source in sources]
-    save_config(bench.config, config.store_dir / "config.yaml")
+        writers = [_open(extraction, source) for source in sources]
+    save_config(extraction.config, config.store_dir / "config.yaml")
     for name in config.teachers:
-        save_tokenizer(config, name, bench.models.teacher(name)[0].tokenizer)
+        save_tokenizer(config, name, extraction.models.teacher(name)[0].tokenizer)
     numbers = share_of(writers[0].plan.shards, share)
     outcome = Outcome()
     wanted = [n for n in numbers if any(w.record(n) is None for w in writers)]
-    progress, rows = Progress(), bench.corpus.shards(config.store.shard_samples, wanted)
+    progress = Progress()
+    rows = extraction.corpus.shards(config.store.shard_samples, wanted)
     with (
         _Background() as background,
         progress.work(_title(share), len(wanted)) as show,
@@ -115,15 +116,15 @@ def share_of(shards: int, share: tuple[int, int]) -> range:
     return range((index - 1) * shards // count, index * shards // count)
 
 
-def _open(bench: Bench, source: Source) -> StoreWriter:
+def _open(extraction: ExtractionContext, source: Source) -> StoreWriter:
     """Begin a store; its first task also measures what the encoding costs."""
     if (source.path / PLAN).is_file():
         return source.open()
     source.path.mkdir(parents=True, exist_ok=True)
-    constants = source.measure(bench.corpus.probe)
+    constants = source.measure(extraction.corpus.probe)
     if source.plan.encoding.name == "float32":
         return source.open(constants)
-    errors = encoding_errors(bench, source, constants)
+    errors = encoding_errors(extraction, source, constants)
     facts = {**source.plan.facts, "errors": dict(errors)}
     plan = source.plan.model_copy(update={"facts": facts})
     return replace(source, plan=plan).open(constants)

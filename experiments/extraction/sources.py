@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from align.layer_map import build_multi_teacher_layer_map, needs_sample
 from align.text import TextSample
 from experiments.config import PhaseConfig
-from experiments.extraction.bench import Bench, device, facts_of, identity
+from experiments.extraction.bench import ExtractionContext, device, facts_of, identity
 from experiments.extraction.code import code_of
 from experiments.extraction.fingerprint import (
     ends_of,
@@ -98,33 +98,35 @@ def encoding_constants(made: Sequence[StoredSample], encoding: Encoding) -> Cons
     return out
 
 
-def sources_of(bench: Bench) -> list[Source]:
+def sources_of(extraction: ExtractionContext) -> list[Source]:
     """One source per store of the config.
 
     Raises:
         ConfigError: the form does not fit the phases.
     """
-    form = bench.config.store.form
+    form = extraction.config.store.form
     if form == "raw":
-        return [_raw(bench, name) for name in bench.teachers]
-    check_forms(bench)
+        return [_raw(extraction, name) for name in extraction.teachers]
+    check_forms(extraction)
     if form == "fused":
-        names = tuple(bench.teachers)
-        return [_on_student_tokens(bench, FUSED, names)]
-    return [_on_student_tokens(bench, name, (name,)) for name in bench.teachers]
+        names = tuple(extraction.teachers)
+        return [_on_student_tokens(extraction, FUSED, names)]
+    return [
+        _on_student_tokens(extraction, name, (name,)) for name in extraction.teachers
+    ]
 
 
-def _raw(bench: Bench, name: str) -> Source:
-    loaded, capture = bench.models.teacher(name)
-    layers = needed_layers(bench, name, capture)
+def _raw(extraction: ExtractionContext, name: str) -> Source:
+    loaded, capture = extraction.models.teacher(name)
+    layers = needed_layers(extraction, name, capture)
     extractor = TeacherKVExtractor(
         loaded,
-        bench.config.store.batch_size,
+        extraction.config.store.batch_size,
         layers=layers,
         device=capture.device,
         windows=capture.windows,
     )
-    own_loss = any(wants_own_loss(stage.phase) for stage in bench.stages)
+    own_loss = any(wants_own_loss(stage.phase) for stage in extraction.stages)
     shape = Shape(
         layers=len(layers),
         heads=capture.num_kv_heads,
@@ -133,24 +135,28 @@ def _raw(bench: Bench, name: str) -> Source:
     )
     return Source(
         name,
-        bench.config.store_dir / name,
-        _plan(bench, shape, (name,), {"layers": list(layers), "own_loss": own_loss}),
-        RawForm(extractor, own_loss, bench.autocast),
+        extraction.config.store_dir / name,
+        _plan(
+            extraction, shape, (name,), {"layers": list(layers), "own_loss": own_loss}
+        ),
+        RawForm(extractor, own_loss, extraction.autocast),
         (name,),
     )
 
 
-def _on_student_tokens(bench: Bench, name: str, names: tuple[str, ...]) -> Source:
-    config = bench.config.store
-    faculty = student_space(bench, names)
+def _on_student_tokens(
+    extraction: ExtractionContext, name: str, names: tuple[str, ...]
+) -> Source:
+    config = extraction.config.store
+    faculty = student_space(extraction, names)
     bridge = faculty.teaching.bridge
     assert isinstance(bridge, AdapterBridge)
     assert isinstance(faculty.panel, TeacherPanel)
     own = bridge.student
     extra: dict[str, JsonValue] = {
-        "student_tokenizer": tokenizer_digest(bench.models.student_tokenizer),
-        **ends_of(bench.config),
-        "aligner": bench.stages[0].phase.align.aligner,
+        "student_tokenizer": tokenizer_digest(extraction.models.student_tokenizer),
+        **ends_of(extraction.config),
+        "aligner": extraction.stages[0].phase.align.aligner,
         "layer_map": {
             t.name: [[list(feed) for feed in feeds] for feeds in t.layer_map]
             for t in bridge.teachers
@@ -170,17 +176,17 @@ def _on_student_tokens(bench: Bench, name: str, names: tuple[str, ...]) -> Sourc
         shape = Shape(
             layers=own.layers, heads=own.heads, k_width=own.k_width, v_width=own.v_width
         )
-        extra["student"] = student_of(bench.config)
-        extra["adapter"] = bench.stages[0].phase.align.adapter
+        extra["student"] = student_of(extraction.config)
+        extra["adapter"] = extraction.stages[0].phase.align.adapter
     if config.form == "fused":
-        weights = fused_weights(bench, names)
+        weights = fused_weights(extraction, names)
         extra["weights"] = list(weights)
     return Source(
         name,
-        bench.config.store_dir / name,
-        _plan(bench, shape, names, extra),
+        extraction.config.store_dir / name,
+        _plan(extraction, shape, names, extra),
         StudentTokensForm(
-            bench.models.encode,
+            extraction.models.encode,
             faculty.panel,
             config.batch_size,
             None if config.form == "aligned" else bridge,
@@ -191,43 +197,47 @@ def _on_student_tokens(bench: Bench, name: str, names: tuple[str, ...]) -> Sourc
     )
 
 
-def student_space(bench: Bench, names: Sequence[str]) -> Faculty:
+def student_space(extraction: ExtractionContext, names: Sequence[str]) -> Faculty:
     """Teachers with adapters into the student's space, calibrated on the probe."""
-    phase = bench.stages[0].phase
+    phase = extraction.stages[0].phase
     fuse = replace(phase.fuse, fusion_method="fixed", space="student", weights=None)
     loss = replace(phase.loss, gamma_kl=0.0, relation_k=0.0, relation_v=0.0, extra={})
-    train = replace(phase.train, calibration_samples=len(bench.corpus.probe))
+    train = replace(phase.train, calibration_samples=len(extraction.corpus.probe))
     bare = replace(phase, fuse=fuse, loss=loss, output=OutputConfig(), train=train)
-    student = KVCapture(bench.models.student(None).to(device()))
+    student = KVCapture(extraction.models.student(None).to(device()))
     return build_faculty(
         bare,
-        bench.registry,
+        extraction.registry,
         student,
-        bench.models.encode,
-        {name: bench.models.teacher(name) for name in names},
+        extraction.models.encode,
+        {name: extraction.models.teacher(name) for name in names},
         dict.fromkeys(names, 1.0),
-        list(bench.corpus.probe),
+        list(extraction.corpus.probe),
         _plainly,
     )
 
 
-def needed_layers(bench: Bench, name: str, capture: KVCapture) -> tuple[int, ...]:
+def needed_layers(
+    extraction: ExtractionContext, name: str, capture: KVCapture
+) -> tuple[int, ...]:
     """The layers that some phase's layer map reads, ascending.
 
     A map that looks at the student as it stands may ask for any.
     """
     needed: set[int] = set()
-    for stage in bench.stages:
+    for stage in extraction.stages:
         if name not in stage.teachers:
             continue
         align = stage.phase.align
-        strategy = bench.registry.guarded("layer_map", align.layer_mapping_strategy)
+        strategy = extraction.registry.guarded(
+            "layer_map", align.layer_mapping_strategy
+        )
         explicit = align.layer_map.get(name)
         if explicit is None and needs_sample(strategy):
             return tuple(range(capture.num_layers))
         (found,) = build_multi_teacher_layer_map(
             [capture.num_layers],
-            bench.models.student_layers,
+            extraction.models.student_layers,
             strategy if explicit is None else [explicit],
             [name],
         )
@@ -243,19 +253,22 @@ def wants_own_loss(phase: PhaseConfig) -> bool:
 
 
 def _plan(
-    bench: Bench, shape: Shape, names: Sequence[str], extra: Mapping[str, JsonValue]
+    extraction: ExtractionContext,
+    shape: Shape,
+    names: Sequence[str],
+    extra: Mapping[str, JsonValue],
 ) -> Plan:
-    store = bench.config.store
+    store = extraction.config.store
     rank = store.rank
     if store.encoding == "lowrank" and rank is None:
         rank = max(1, min(shape.k_width, shape.v_width) // 2)
     encoding = {"name": store.encoding, "rank": rank, "zstd": store.zstd}
     # One teacher's fields stand alone, several each under the teacher's name.
-    each: dict[str, JsonValue] = {name: identity(bench, name) for name in names}
+    each: dict[str, JsonValue] = {name: identity(extraction, name) for name in names}
     own = each[names[0]] if len(names) == 1 else each
     assert isinstance(own, dict)
-    align = bench.stages[0].phase.align
-    used = [("rope_scaler", bench.config.align.rope_scaling_method)]
+    align = extraction.stages[0].phase.align
+    used = [("rope_scaler", extraction.config.align.rope_scaling_method)]
     used += [("aligner", align.aligner)] if store.form != "raw" else []
     used += [("adapter", align.adapter)] if store.form in ("adapted", FUSED) else []
     return Plan(
@@ -265,12 +278,14 @@ def _plan(
         fingerprint={
             **own,
             **extra,
-            "text": bench.corpus.digest,
-            **settings_of(bench.config),
-            **code_of(bench.registry, used),
+            "text": extraction.corpus.digest,
+            **settings_of(extraction.config),
+            **code_of(extraction.registry, used),
         },
-        facts={"teachers": {n: facts_of(bench, n) for n in bench.config.teachers}},
-        samples=bench.corpus.samples,
+        facts={
+            "teachers": {n: facts_of(extraction, n) for n in extraction.config.teachers}
+        },
+        samples=extraction.corpus.samples,
         shard_samples=store.shard_samples,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from experiments.arms import CE_ONLY, SINGLE, phase_steps, plan_arms, repeated_arms
-from experiments.extraction.bench import Bench
+from experiments.extraction.bench import ExtractionContext
 from experiments.run_dir import MAIN
 from experiments.run_parts import Stage
 from experiments.splits import LEARNT
@@ -89,26 +89,26 @@ class TrainingNeeds:
 
 
 def training_needs(
-    bench: Bench, paces: list[Pace], trained: int, processes: int
+    extraction: ExtractionContext, paces: list[Pace], trained: int, processes: int
 ) -> TrainingNeeds:
     """Count arms, steps, hours and bytes of a run.
 
     Args:
-        bench: the config's models and text.
+        extraction: the config's models and text.
         paces: of each of its phases.
         trained: numbers that the phase with most of them trains.
         processes: that train together, each at this machine's pace.
     """
-    arms = plan_arms(bench.config, bench.stages)
+    arms = plan_arms(extraction.config, extraction.stages)
     repeated = repeated_arms(arms)
     needs = [
-        _arm(bench, name, stages, paces, processes)
+        _arm(extraction, name, stages, paces, processes)
         for name, stages in arms.items()
         if name not in repeated
     ]
-    kept = max(stage.phase.train.keep_checkpoints for stage in bench.stages)
-    size = bench.models.student_bytes
-    run = bench.config.run_dir
+    kept = max(stage.phase.train.keep_checkpoints for stage in extraction.stages)
+    size = extraction.models.student_bytes
+    run = extraction.config.run_dir
     folder = next(p for p in (run, *run.resolve().parents) if p.exists())
     return TrainingNeeds(
         machine(),
@@ -121,13 +121,17 @@ def training_needs(
 
 
 def _arm(
-    bench: Bench, name: str, stages: list[Stage], paces: list[Pace], processes: int
+    extraction: ExtractionContext,
+    name: str,
+    stages: list[Stage],
+    paces: list[Pace],
+    processes: int,
 ) -> ArmNeeds:
     steps, seconds = 0, 0.0
     for stage, pace in zip(stages, paces, strict=True):
         train = stage.phase.train
         at_once = train.batch_size * train.grad_accum * processes
-        count = phase_steps(train, bench.corpus.marks.count(LEARNT), at_once)
+        count = phase_steps(train, extraction.corpus.marks.count(LEARNT), at_once)
         steps += count
         seconds += count * train.grad_accum * pace.of(stage.teachers)
     return ArmNeeds(name, len(stages), steps, seconds)

@@ -222,8 +222,10 @@ def test_extraction_killed_at_random_file_operations_ends_as_if_it_had_not_been(
     path = load_config(config("whole"))
     extract(path)
     whole = files(tmp_path / "whole" / "run")
-    bench = running.open_bench(path)
-    monkeypatch.setattr(running, "open_bench", lambda c, *_, **__: _moved(bench, c))
+    extraction = running.open_extraction(path)
+    monkeypatch.setattr(
+        running, "open_extraction", lambda c, *_, **__: _moved(extraction, c)
+    )
     for seed in range(3):
         one = load_config(config(f"kv{seed}"))
         rng = random.Random(seed)
@@ -232,10 +234,10 @@ def test_extraction_killed_at_random_file_operations_ends_as_if_it_had_not_been(
         assert files(tmp_path / f"kv{seed}" / "run") == whole
 
 
-def _moved(bench, config):
+def _moved(extraction, config):
     from dataclasses import replace
 
-    return replace(bench, config=config)
+    return replace(extraction, config=config)
 
 
 def _die(config, after):
