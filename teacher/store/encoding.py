@@ -227,9 +227,9 @@ def _codes(x: Tensor, size: int, bits: int) -> Tensor:
         return _best_codes(x[:, :, None], bits)
     length = _group_length(tokens, size)
     rest = x[:, 1:]
-    missing = -rest.shape[1] % length
-    if missing:  # the last token again: it changes no extreme
-        rest = torch.cat([rest, rest[:, -1:].expand(-1, missing, -1)], 1)
+    padding = -rest.shape[1] % length
+    if padding:  # the last token again: it changes no extreme
+        rest = torch.cat([rest, rest[:, -1:].expand(-1, padding, -1)], 1)
     rest = rest.reshape(layers, -1, length, width)
     return torch.cat([_best_codes(x[:, :1, None], bits), _best_codes(rest, bits)], 1)
 
@@ -238,21 +238,21 @@ def _best_codes(x: Tensor, bits: int) -> Tensor:
     """(L, G, T, C) -> (L, G, C): of several steps the one of least residual."""
     levels = 1 << (bits - 1)
     largest = x.abs().amax(2)
-    wanted = (largest / levels).clamp_min(2.0**_LOWEST).log2() - _LOWEST
-    widest = (wanted * _PER_OCTAVE).ceil()
+    octaves = (largest / levels).clamp_min(2.0**_LOWEST).log2() - _LOWEST
+    widest = (octaves * _PER_OCTAVE).ceil()
     if bool((widest > 255).any()):
         raise InputError(
             f"a value of {float(largest.max()):.3g} lies outside what int{bits} "
             "holds; choose encoding bfloat16"
         )
-    tried = [(widest - less).clamp_min(0) for less in range(_NARROWER[bits] + 1)]
+    candidates = [(widest - less).clamp_min(0) for less in range(_NARROWER[bits] + 1)]
     errors = []
-    for codes in tried:
+    for codes in candidates:
         step = _step(codes)[:, :, None]
-        there = (_levels(x, step, levels) + 0.5).mul_(step)
-        errors.append(there.sub_(x).square_().sum(2))
+        decoded = (_levels(x, step, levels) + 0.5).mul_(step)
+        errors.append(decoded.sub_(x).square_().sum(2))
     best = torch.stack(errors).argmin(0, keepdim=True)
-    return torch.stack(tried).gather(0, best)[0].to(torch.uint8)
+    return torch.stack(candidates).gather(0, best)[0].to(torch.uint8)
 
 
 def _step(codes: Tensor) -> Tensor:

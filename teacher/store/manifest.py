@@ -239,8 +239,8 @@ def _unreadable(path: Path, data: bytes, kind: type[Strict], error: Exception) -
             f"{path} has version {version} of the store format; this version reads "
             f"{VERSION}: extract again"
         )
-    what = str(error).replace("\n", "; ")
+    reason = str(error).replace("\n", "; ")
     return (
-        f"{path} is no {kind.__name__.lower()} of a KV store, or is damaged ({what}); "
-        "run `mtkd store repair` on the store, or extract again"
+        f"{path} is no {kind.__name__.lower()} of a KV store, or is damaged "
+        f"({reason}); run `mtkd store repair` on the store, or extract again"
     )

@@ -104,7 +104,7 @@ def shard_bytes(codecs: dict[Part, Codec], layers: int, lengths: Sequence[int]) 
     for part in PARTS:
         fields = [codecs[part].fields(length) for length in lengths]
         for name, field in fields[0].items():
-            rows = layers * sum(own[name].rows for own in fields)
+            rows = layers * sum(sample_fields[name].rows for sample_fields in fields)
             entries[f"{part}.{name}"] = field.dtype, (rows, field.width)
     data = sum(math.prod(shape) * dtype.itemsize for dtype, shape in entries.values())
     return len(header_of(entries)) + data
@@ -139,9 +139,9 @@ class ShardReader:
             layers: stored layers in the order wanted; None means all.
             parts: others come back empty.
         """
-        chosen = range(self._layers) if layers is None else layers
-        found = {
-            part: self._part(part, place, chosen, layers is None)
+        layer_numbers = range(self._layers) if layers is None else layers
+        parts_read = {
+            part: self._part(part, place, layer_numbers, layers is None)
             if part in parts
             else torch.empty(0)
             for part in PARTS
@@ -149,34 +149,34 @@ class ShardReader:
         first = self._starts[ORIGIN][place]
         last = first + self._samples[place].tokens
         return StoredSample(
-            found["k"],
-            found["v"],
+            parts_read["k"],
+            parts_read["v"],
             self._tensor(ORIGIN)[first:last],
             float(self._tensor(BITS)[place]),
         )
 
     def _part(
-        self, part: Part, place: int, layers: Sequence[int], every: bool
+        self, part: Part, place: int, layers: Sequence[int], all_layers: bool
     ) -> Tensor:
         fields = self._codecs[part].fields(self._samples[place].tokens)
-        read = self._read_compressed if self._zstd else self._read_rows
-        got = {
-            name: read(f"{part}.{name}", place, field, layers)
+        read_field = self._read_compressed if self._zstd else self._read_rows
+        encoded = {
+            name: read_field(f"{part}.{name}", place, field, layers)
             for name, field in fields.items()
         }
-        index = None if every else torch.tensor(list(layers))
-        return self._codecs[part].decode(got, index)
+        index = None if all_layers else torch.tensor(list(layers))
+        return self._codecs[part].decode(encoded, index)
 
     def _read_rows(
         self, key: str, place: int, field: Field, layers: Sequence[int]
     ) -> Tensor:
-        start, rows, whole = self._starts[key][place], field.rows, self._tensor(key)
+        start, rows, tensor = self._starts[key][place], field.rows, self._tensor(key)
         pieces = [
-            whole[start + first * rows : start + last * rows]
+            tensor[start + first * rows : start + last * rows]
             for first, last in _runs(layers)
         ]
-        found = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        return found.view(len(layers), rows, field.width)
+        stretch = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return stretch.view(len(layers), rows, field.width)
 
     def _read_compressed(
         self, key: str, place: int, field: Field, layers: Sequence[int]

@@ -87,11 +87,11 @@ class KVStore:
             (L', 1, H, T, D) in the stored type, float32 where it was encoded; the
             mask is True on tokens that have KV.
         """
-        found = self.read_sample(index, layers)
+        sample = self.read_sample(index, layers)
         return KV.from_flat(
-            found.k[:, None],
-            found.v[:, None],
-            found.origin[None] > 0,
+            sample.k[:, None],
+            sample.v[:, None],
+            sample.origin[None] > 0,
             self.plan.shape.heads,
         )
 
@@ -204,10 +204,10 @@ def read_manifest(path: Path) -> Manifest:
 
 def text_bytes(text: str) -> bytes:
     """What a teacher reads of a text: its characters, or a conversation's turns."""
-    told: str = text
+    content: str = text
     if isinstance(text, Conversation):  # the same contents may be other people's turns
-        told = json.dumps([text.messages, text.joint], sort_keys=True, default=str)
-    return told.encode("utf-8", "surrogatepass")
+        content = json.dumps([text.messages, text.joint], sort_keys=True, default=str)
+    return content.encode("utf-8", "surrogatepass")
 
 
 def text_digest(text: str) -> str:

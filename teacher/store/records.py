@@ -95,18 +95,18 @@ def codecs_of(plan: Plan, constants: Constants) -> dict[Part, Codec]:
 
     def codec(part: Part, width: int) -> Codec:
         mean = constants.get(f"{part}.mean")
-        own = None
+        channels = None
         if mean is not None:
-            own = ChannelConstants(mean, constants.get(f"{part}.basis"))
-        return Codec(encoding, width, own)
+            channels = ChannelConstants(mean, constants.get(f"{part}.basis"))
+        return Codec(encoding, width, channels)
 
     return {"k": codec("k", shape.k_width), "v": codec("v", shape.v_width)}
 
 
 def sample_bytes(codecs: dict[Part, Codec], layers: int, tokens: int) -> int:
     """Bytes of one sample before lossless compression, without headers."""
-    both = sum(bytes_per_sample(codec, layers, tokens) for codec in codecs.values())
-    return both + tokens + torch.float32.itemsize  # origin, bits per character
+    kv_bytes = sum(bytes_per_sample(codec, layers, tokens) for codec in codecs.values())
+    return kv_bytes + tokens + torch.float32.itemsize  # origin, bits per character
 
 
 def file_record(file: Path) -> FileRecord:

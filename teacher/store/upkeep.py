@@ -34,7 +34,7 @@ class Fault:
     """The shard it costs; None where it costs none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """What a store holds."""
 
@@ -64,12 +64,12 @@ def stores_in(path: Path) -> list[Path]:
     marks = (PLAN, MANIFEST, record_name(0))
     if any((path / mark).is_file() for mark in marks):
         return [path]
-    found = {p.parent for mark in marks for p in path.glob(f"*/{mark}")}
-    if not found:
+    stores = {p.parent for mark in marks for p in path.glob(f"*/{mark}")}
+    if not stores:
         raise MissingFileError(
             f"no KV store at {path}; give a folder that `mtkd extract` wrote"
         )
-    return sorted(found)
+    return sorted(stores)
 
 
 def verify(path: Path) -> list[Fault]:
@@ -147,18 +147,20 @@ def summarize(path: Path) -> Summary:
     manifest = read_sealed(path / MANIFEST, Manifest) if merged else None
     digest = digest_of(plan)
     numbers = _numbers(path, plan, manifest)
-    found = [read_record(path, number, digest) for number in numbers]
-    records = [record for record in found if record is not None]
+    shard_records = [read_record(path, number, digest) for number in numbers]
+    records = [record for record in shard_records if record is not None]
     samples = [sample for record in records for sample in record.samples]
     return Summary(
-        plan,
-        len(records),
-        len(found),
-        merged,
-        len(samples),
-        sum(sample.skipped is not None for sample in samples),
-        sum(record.tokens for record in records),
-        sum(f.stat().st_size for f in path.iterdir() if not f.name.startswith(".")),
+        plan=plan,
+        finished=len(records),
+        shards=len(shard_records),
+        merged=merged,
+        samples=len(samples),
+        skipped=sum(sample.skipped is not None for sample in samples),
+        tokens=sum(record.tokens for record in records),
+        data_bytes=sum(
+            f.stat().st_size for f in path.iterdir() if not f.name.startswith(".")
+        ),
     )
 
 
@@ -211,8 +213,8 @@ def _check_manifest(
     if merged.plan != file_record(path / PLAN):
         yield Fault(file, f"{file} vouches for another plan")
     data: list[FileRecord] = [records[n].data for n in sorted(records)]
-    own = [file_record(path / record_name(n)) for n in sorted(records)]
-    if merged.data != data or merged.records != own:
+    record_files = [file_record(path / record_name(n)) for n in sorted(records)]
+    if merged.data != data or merged.records != record_files:
         yield Fault(file, f"{file} vouches for other shards than are here")
 
 
@@ -220,10 +222,10 @@ def _strangers(
     path: Path, plan: Plan, records: dict[int, ShardRecord]
 ) -> Iterator[Fault]:
     """Files that could be taken for ours; others are never read and left alone."""
-    known = {record_name(number) for number in _numbers(path, plan, None)}
-    known |= {record.data.file for record in records.values()}
-    known |= {plan.constants.file} if plan.constants else set()
+    our_names = {record_name(number) for number in _numbers(path, plan, None)}
+    our_names |= {record.data.file for record in records.values()}
+    our_names |= {plan.constants.file} if plan.constants else set()
     for pattern in ("kv-*", "constants-*"):
         for file in sorted(path.glob(pattern)):
-            if file.name not in known:
+            if file.name not in our_names:
                 yield Fault(file, f"{file} does not belong to this store")

@@ -176,13 +176,13 @@ class StoreWriter:
                 f"{shard_ranges(missing)}; run the same `mtkd extract` again, which "
                 "makes only these"
             )
-        found = [record for record in records if record is not None]
+        whole_records = [record for record in records if record is not None]
         manifest = Manifest(
             plan=file_record(self.path / PLAN),
             records=[file_record(self.path / record_name(n)) for n in range(total)],
-            data=[record.data for record in found],
-            samples=sum(len(record.samples) for record in found),
-            tokens=sum(record.tokens for record in found),
+            data=[record.data for record in whole_records],
+            samples=sum(len(record.samples) for record in whole_records),
+            tokens=sum(record.tokens for record in whole_records),
         )
         file = self.path / MANIFEST
         try:
@@ -213,28 +213,30 @@ def open_store(
     if not file.is_file():
         path.mkdir(parents=True, exist_ok=True)
         record = _write_constants(path, constants) if constants else None
-        own = plan.model_copy(update={"constants": record})
-        if write_sealed(file, own):
-            return StoreWriter(path, own)
+        sealed_plan = plan.model_copy(update={"constants": record})
+        if write_sealed(file, sealed_plan):
+            return StoreWriter(path, sealed_plan)
     stored = read_sealed(file, Plan)
     check_plan(path, stored, plan)
     return StoreWriter(path, stored)
 
 
-def check_plan(path: Path, stored: Plan, wanted: Plan) -> None:
+def check_plan(path: Path, stored: Plan, requested: Plan) -> None:
     """Refuse to mix two extractions.
 
     Raises:
         StoreError: the plans differ; names every field.
     """
     loose = {"constants", "facts"}
-    before, now = (
+    stored_fields, requested_fields = (
         _named_fingerprint(plan.model_dump(mode="json", exclude=loose))
-        for plan in (stored, wanted)
+        for plan in (stored, requested)
     )
-    if PLUGINS not in before:  # of a version that did not keep it, or all built in
-        now.pop(PLUGINS, None)
-    changed = differences(before, now)
+    if (
+        PLUGINS not in stored_fields
+    ):  # of a version that did not keep it, or all built in
+        requested_fields.pop(PLUGINS, None)
+    changed = differences(stored_fields, requested_fields)
     if changed:
         raise StoreError(
             f"{path} was extracted otherwise: {'; '.join(changed)}. Restore these "
@@ -262,9 +264,9 @@ def _write_constants(path: Path, constants: Constants) -> FileRecord:
 
 def _clear_up(path: Path, manifest: Manifest) -> None:
     """Remove what dead processes left: parts, locks, data that no record names."""
-    known = {record.file for record in manifest.data}
+    data_files = {record.file for record in manifest.data}
     for file in path.iterdir():
-        left = file.name.endswith((PART, ".lock")) and file.name.startswith(".")
-        orphan = file.match("kv-*-????????.safetensors") and file.name not in known
-        if left or orphan:
+        leftover = file.name.endswith((PART, ".lock")) and file.name.startswith(".")
+        orphan = file.match("kv-*-????????.safetensors") and file.name not in data_files
+        if leftover or orphan:
             file.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ _SAVING = threading.Lock()
 _FORMAT = 1  # raise when training code changes what a recipe gives
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ZooEntry:
     """One model of the zoo and what is known about it."""
 
@@ -84,14 +84,14 @@ def build_zoo(
         OSError: the cache cannot be written.
         RuntimeError: training failed; names the model, what else was kept.
     """
-    known = recipes(scale)
-    chosen = [known[name] for name in _check_names(names, known)]
+    all_recipes = recipes(scale)
+    selection = [all_recipes[name] for name in _check_names(names, all_recipes)]
     folder = _folder(cache_dir, scale)
-    missing = [m for m in chosen if not _is_built(folder / m.name, m)]
-    if missing:
+    unbuilt = [m for m in selection if not _is_built(folder / m.name, m)]
+    if unbuilt:
         _make_folder(folder)
-        _build_all(missing, folder, progress, workers or _cpus())
-    return {m.name: folder / m.name for m in chosen}
+        _build_all(unbuilt, folder, progress, workers or _cpus())
+    return {m.name: folder / m.name for m in selection}
 
 
 def zoo_path(
@@ -103,15 +103,15 @@ def zoo_path(
         ValueError: the zoo has no such model.
         FileNotFoundError: it is not built, or not from the present recipe.
     """
-    known = recipes(scale)
-    (name,) = _check_names([name], known)
+    all_recipes = recipes(scale)
+    (name,) = _check_names([name], all_recipes)
     path = _folder(cache_dir, scale) / name
-    if not _is_built(path, known[name]):
-        found = (
+    if not _is_built(path, all_recipes[name]):
+        fault = (
             "is out of date" if (path / MANIFEST).is_file() else "has not been built"
         )
         raise MissingFileError(
-            f"zoo model {name!r} {found} in {path.parent}; run {_how_to_build(scale)}"
+            f"zoo model {name!r} {fault} in {path.parent}; run {_how_to_build(scale)}"
         )
     return path
 
@@ -155,7 +155,7 @@ _CAPTION = (
 
 
 def _build_all(
-    missing: Sequence[ZooModel], folder: Path, progress: bool, workers: int
+    unbuilt: Sequence[ZooModel], folder: Path, progress: bool, workers: int
 ) -> None:
     """Train in threads: tensor work runs outside the interpreter's lock.
 
@@ -169,22 +169,22 @@ def _build_all(
     load_libraries()
     stop = threading.Event()
     threads = torch.get_num_threads()
-    longest_first = sorted(missing, key=lambda m: -m.train.steps)
+    longest_first = sorted(unbuilt, key=lambda m: -m.train.steps)
     try:
         with (
-            shown(progress) as told,
-            ThreadPoolExecutor(min(workers, len(missing)), "zoo") as pool,
+            shown(progress) as display,
+            ThreadPoolExecutor(min(workers, len(unbuilt)), "zoo") as pool,
         ):
             for m in longest_first:
-                told.add(m.name, m.train.steps)
+                display.add(m.name, m.train.steps)
             jobs = {
-                pool.submit(_build_one, m, folder, told, stop): m.name
+                pool.submit(_build_one, m, folder, display, stop): m.name
                 for m in longest_first
             }
             try:
                 while not all(job.done() for job in jobs):
                     wait(jobs, timeout=0.5)  # short, so that interrupts are seen
-                    told.tick()
+                    display.tick()
             except BaseException:  # the user's interrupt reaches only this thread
                 stop.set()
                 pool.shutdown(cancel_futures=True)
@@ -211,7 +211,7 @@ def _explain(failed: dict[str, BaseException | None], folder: Path) -> None:
 
 
 def _build_one(
-    recipe: ZooModel, folder: Path, told: Shown, stop: threading.Event
+    recipe: ZooModel, folder: Path, display: Shown, stop: threading.Event
 ) -> None:
     import torch
     from filelock import FileLock
@@ -222,16 +222,16 @@ def _build_one(
     torch.set_num_threads(1)
     with FileLock(folder / f".{recipe.name}.lock"):
         if _is_built(folder / recipe.name, recipe):  # another process was faster
-            told.ready(recipe.name, "cached")
+            display.ready(recipe.name, "cached")
             return
         started, cpu = time.monotonic(), time.thread_time()
-        told.state(recipe.name, "tokenizer")
+        display.state(recipe.name, "tokenizer")
 
         def report(step: int, steps: int, loss: float | None) -> None:
-            told.state(recipe.name, f"loss {loss:.3f}", step)
+            display.state(recipe.name, f"loss {loss:.3f}", step)
 
         model, tokenizer = train_model(recipe, report, stop)
-        told.state(recipe.name, "measuring")
+        display.state(recipe.name, "measuring")
         bits = held_out(recipe, model, tokenizer)
         manifest = {
             "fingerprint": fingerprint(recipe),
@@ -244,7 +244,7 @@ def _build_one(
         }
         _save(folder / recipe.name, model, tokenizer, manifest)
         measured = ", ".join(f"{d} {b:.2f}" for d, b in bits.items())
-        told.ready(recipe.name, f"bits per character: {measured}")
+        display.ready(recipe.name, f"bits per character: {measured}")
 
 
 def _save(path: Path, model: Any, tokenizer: Any, manifest: dict[str, object]) -> None:
@@ -269,13 +269,13 @@ def _save_pretrained(model: Any, tokenizer: Any, path: Path) -> None:
     from transformers.utils import logging
 
     with _SAVING:  # the library's progress bars are one switch for all threads
-        shown = logging.is_progress_bar_enabled()
+        bars_enabled = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         try:
             model.save_pretrained(path)
             tokenizer.save_pretrained(path)
         finally:
-            if shown:
+            if bars_enabled:
                 logging.enable_progress_bar()
 
 
@@ -297,28 +297,35 @@ def _is_built(path: Path, recipe: ZooModel) -> bool:
 
 
 def _entry(path: Path, recipe: ZooModel) -> ZooEntry:
-    fixed = (recipe.name, recipe.family, recipe.role, recipe.leaning, path)
-    if not _is_built(path, recipe):
-        return ZooEntry(*fixed, built=False)
-    told = _manifest(path)
+    entry = ZooEntry(
+        name=recipe.name,
+        family=recipe.family,
+        role=recipe.role,
+        leaning=recipe.leaning,
+        path=path,
+        built=_is_built(path, recipe),
+    )
+    if not entry.built:
+        return entry
+    manifest = _manifest(path)
     keys = ("parameters", "vocabulary", "bits_per_char", "cpu_seconds")
     measure = recipe.train.objective if recipe.train.steps else "untrained"
-    return ZooEntry(*fixed, True, measure=measure, **{k: told[k] for k in keys})
+    return replace(entry, measure=measure, **{key: manifest[key] for key in keys})
 
 
-def _check_names(names: Iterable[str] | None, known: Iterable[str]) -> list[str]:
-    known = list(known)
+def _check_names(names: Iterable[str] | None, zoo_names: Iterable[str]) -> list[str]:
+    zoo_names = list(zoo_names)
     if names is None:
-        return known
+        return zoo_names
     if isinstance(names, str):
         names = [names]
-    asked = list(names)
-    for name in asked:
-        if name not in known:
+    requested = list(names)
+    for name in requested:
+        if name not in zoo_names:
             raise InputError(
-                f"the zoo has no model {name!r}; it has {', '.join(known)}"
+                f"the zoo has no model {name!r}; it has {', '.join(zoo_names)}"
             )
-    return [name for name in known if name in asked]
+    return [name for name in zoo_names if name in requested]
 
 
 def _how_to_build(scale: str) -> str:

@@ -103,15 +103,15 @@ def _masked_bits(
 ) -> tuple[float, int]:
     ids, lengths = _equal_rows(tokenizer, texts)
     generator = torch.Generator().manual_seed(0)
-    chosen = torch.rand(ids.shape, generator=generator) < 0.15
-    chosen &= lengths > 0
-    labels = ids.masked_fill(~chosen, IGNORE)
-    inputs = ids.masked_fill(chosen, tokenizer.mask_token_id)
+    hidden = torch.rand(ids.shape, generator=generator) < 0.15
+    hidden &= lengths > 0
+    labels = ids.masked_fill(~hidden, IGNORE)
+    inputs = ids.masked_fill(hidden, tokenizer.mask_token_id)
     nats = 0.0
     for start in range(0, len(ids), BATCH):
         part = slice(start, start + BATCH)
         nats += _sum_nll(model(input_ids=inputs[part]).logits, labels[part])
-    return nats, int(lengths[chosen].sum())
+    return nats, int(lengths[hidden].sum())
 
 
 def _span_bits(
@@ -131,8 +131,8 @@ def _span_bits(
         part = slice(start, start + BATCH)
         logits = model(input_ids=inputs[part], labels=targets[part]).logits
         nats += _sum_nll(logits, targets[part].masked_fill(~cut_out[part], IGNORE))
-    taken = batch["labels"][cut_out] - vocabulary.size
-    return nats, int(lengths.flatten()[taken].sum())
+    cut_places = batch["labels"][cut_out] - vocabulary.size
+    return nats, int(lengths.flatten()[cut_places].sum())
 
 
 def _tokens_at(places: Tensor, ids: Tensor, first: int) -> Tensor:

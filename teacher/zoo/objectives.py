@@ -23,7 +23,7 @@ MEAN_SPAN = 3
 Batch = dict[str, Tensor]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Vocabulary:
     """The ids an objective needs."""
 
@@ -38,25 +38,25 @@ class Vocabulary:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
         """Read the ids off a zoo tokenizer."""
-        known = tokenizer.get_vocab()
-        sentinels = (known.get(f"<extra_id_{i}>") for i in range(len(known)))
-        found = []
+        ids = tokenizer.get_vocab()
+        sentinels = (ids.get(f"<extra_id_{i}>") for i in range(len(ids)))
+        sentinel_ids = []
         for sentinel in sentinels:
             if sentinel is None:
                 break
-            found.append(sentinel)
+            sentinel_ids.append(sentinel)
         special = (
             tokenizer.bos_token_id,
             tokenizer.pad_token_id,
             tokenizer.mask_token_id,
         )
         return cls(
-            len(tokenizer),
-            1 + max(i for i in special if i is not None),
-            tokenizer.bos_token_id,
-            tokenizer.eos_token_id,
-            tokenizer.mask_token_id,
-            tuple(found),
+            size=len(tokenizer),
+            first=1 + max(i for i in special if i is not None),
+            bos=tokenizer.bos_token_id,
+            eos=tokenizer.eos_token_id,
+            mask=tokenizer.mask_token_id,
+            sentinels=tuple(sentinel_ids),
         )
 
 
@@ -112,15 +112,15 @@ def masked_token(
         raise ValueError("masked-token training needs a tokenizer with a mask token")
     rows = rows.clone()
     rows[:, 0], rows[:, -1] = vocabulary.bos, vocabulary.eos
-    chosen = torch.rand(rows.shape, generator=generator) < MASKED
-    chosen[:, 0] = chosen[:, -1] = False
-    labels = rows.masked_fill(~chosen, IGNORE)
+    hidden = torch.rand(rows.shape, generator=generator) < MASKED
+    hidden[:, 0] = hidden[:, -1] = False
+    labels = rows.masked_fill(~hidden, IGNORE)
     fate = torch.rand(rows.shape, generator=generator)
-    other = torch.randint(
+    random_tokens = torch.randint(
         vocabulary.first, vocabulary.size, rows.shape, generator=generator
     )
-    inputs = torch.where(chosen & (fate < 0.8), vocabulary.mask, rows)
-    inputs = torch.where(chosen & (fate >= 0.9), other, inputs)
+    inputs = torch.where(hidden & (fate < 0.8), vocabulary.mask, rows)
+    inputs = torch.where(hidden & (fate >= 0.9), random_tokens, inputs)
     return {"input_ids": inputs, "labels": labels}
 
 

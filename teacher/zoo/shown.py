@@ -44,22 +44,22 @@ class Shown:
             task = self._bars.add_task(name, total=max(steps, 1), state="waits")
             self._tasks[name] = task
 
-    def state(self, name: str, state: str, done: int | None = None) -> None:
+    def state(self, name: str, state: str, steps_done: int | None = None) -> None:
         """Say what a model is at, and how many steps it has done."""
         with self._lock:
             model = self._models[name]
             model.state = state
-            model.done = model.done if done is None else done
+            model.done = model.done if steps_done is None else steps_done
         if self._bars is not None:
             self._bars.update(self._tasks[name], completed=model.done, state=state)
 
-    def ready(self, name: str, told: str) -> None:
+    def ready(self, name: str, outcome: str) -> None:
         """Say that a model is there."""
         with self._lock:
             model = self._models[name]
             model.ready = True
-        self.state(name, told, model.steps)
-        self._say(f"zoo: {name} is ready ({told})")
+        self.state(name, outcome, model.steps)
+        self._say(f"zoo: {name} is ready ({outcome})")
 
     def tick(self) -> None:
         """Write a line if the last is long ago; call it every moment."""
@@ -75,8 +75,8 @@ class Shown:
                 if not model.ready and model.state != "waits"
             ]
         count = f"{ready} of {len(self._models)} ready"
-        spent = f"{now - self._started:.0f} s"
-        self._say("; ".join([f"zoo: {count}, {spent}", *under_way]))
+        seconds = f"{now - self._started:.0f} s"
+        self._say("; ".join([f"zoo: {count}, {seconds}", *under_way]))
 
     def _say(self, text: str) -> None:
         if self._lines:

@@ -69,10 +69,13 @@ def zoo_samples(domain: str, split: str, max_chars: int = 512) -> list[TextSampl
 
 def zoo_documents(domain: str, split: str) -> tuple[tuple[str, str], ...]:
     """Give whole documents as (name, text); arguments as :func:`zoo_samples`."""
-    for what, value, valid in (("domain", domain, DOMAINS), ("split", split, SPLITS)):
+    for argument, value, valid in (
+        ("domain", domain, DOMAINS),
+        ("split", split, SPLITS),
+    ):
         if value not in valid:
             raise InputError(
-                f"zoo {what} {value!r} is unknown; choose one of {', '.join(valid)}"
+                f"zoo {argument} {value!r} is unknown; choose one of {', '.join(valid)}"
             )
     return _corpus()[domain, split]
 
@@ -108,14 +111,19 @@ def _corpus() -> dict[tuple[str, str], tuple[tuple[str, str], ...]]:
     for name, prose, code in files:
         documents["prose", splits[name]].append((name, prose))
         documents["code", splits[name]].append((name, code))
-    seen: set[str] = set()
+    known_paragraphs: set[str] = set()
     corpus = {}
     for split in reversed(SPLITS):  # what is held out is held out of all others
         for domain in DOMAINS:
             ordered = sorted(documents[domain, split], key=lambda item: _hash(item[0]))
-            kept = [(name, _without_repeats(text, seen)) for name, text in ordered]
-            kept = _limit([(name, text) for name, text in kept if text], split)
-            corpus[domain, split] = tuple(kept)
+            split_documents = [
+                (name, _without_repeats(text, known_paragraphs))
+                for name, text in ordered
+            ]
+            split_documents = _limit(
+                [(name, text) for name, text in split_documents if text], split
+            )
+            corpus[domain, split] = tuple(split_documents)
     return corpus
 
 
@@ -127,14 +135,14 @@ def _assign(sizes: dict[str, int], share: float) -> dict[str, str]:
         share: part of :data:`SPLIT_CHARS` to be had from these documents.
     """
     splits = dict.fromkeys(sorted(sizes, key=_hash), "teacher")
-    for split, wanted in SPLIT_CHARS.items():
-        have = 0
-        for name, taken in splits.items():
-            if have >= share * wanted:
+    for split, target_size in SPLIT_CHARS.items():
+        size = 0
+        for name, assigned in splits.items():
+            if size >= share * target_size:
                 break
-            if taken == "teacher" and sizes[name] <= share * wanted / 3:
+            if assigned == "teacher" and sizes[name] <= share * target_size / 3:
                 splits[name] = split
-                have += sizes[name]
+                size += sizes[name]
     return splits
 
 
@@ -142,12 +150,14 @@ def _limit(documents: list[tuple[str, str]], split: str) -> list[tuple[str, str]
     """Keep documents until the split has its size; the teachers keep all."""
     if split not in SPLIT_CHARS:
         return documents
-    wanted = SPLIT_CHARS[split]
-    kept, have = [], 0
+    target_size = SPLIT_CHARS[split]
+    kept, size = [], 0
     for name, text in documents:
-        if have < wanted and len(text) <= wanted / 3:  # no file is a split by itself
+        if (
+            size < target_size and len(text) <= target_size / 3
+        ):  # no file is a split by itself
             kept.append((name, text))
-            have += len(text)
+            size += len(text)
     return kept
 
 
@@ -218,17 +228,17 @@ def _comments(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
         block = []
 
 
-def _without_repeats(text: str, seen: set[str]) -> str:
+def _without_repeats(text: str, known_paragraphs: set[str]) -> str:
     """Leave out paragraphs already seen; remember those that are new."""
-    kept = []
+    paragraphs = []
     for paragraph in text.split("\n\n"):
         key = " ".join(paragraph.split())
         if len(key) >= _REPEATABLE:
-            if key in seen:
+            if key in known_paragraphs:
                 continue
-            seen.add(key)
-        kept.append(paragraph)
-    return "\n\n".join(kept).strip("\n")
+            known_paragraphs.add(key)
+        paragraphs.append(paragraph)
+    return "\n\n".join(paragraphs).strip("\n")
 
 
 def cut_text(text: str, max_chars: int) -> Iterator[str]:
@@ -238,9 +248,9 @@ def cut_text(text: str, max_chars: int) -> Iterator[str]:
         end = min(start + max_chars, len(text))
         if end < len(text):
             for mark in ("\n\n", "\n", " "):
-                found = text.rfind(mark, start + max_chars // 2, end)
-                if found >= 0:
-                    end = found + len(mark) - (mark == " ")
+                mark_at = text.rfind(mark, start + max_chars // 2, end)
+                if mark_at >= 0:
+                    end = mark_at + len(mark) - (mark == " ")
                     break
         if piece := text[start:end].strip("\n"):
             yield piece

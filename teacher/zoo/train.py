@@ -106,8 +106,8 @@ def training_batches(
     shares = torch.tensor([recipe.mix[domain] for domain in recipe.mix])
     names = list(recipe.mix)
     while True:
-        drawn = torch.multinomial(shares, train.batch, True, generator=generator)
-        rows = torch.stack([next(streams[names[i]]) for i in drawn.tolist()])
+        domains = torch.multinomial(shares, train.batch, True, generator=generator)
+        rows = torch.stack([next(streams[names[i]]) for i in domains.tolist()])
         if train.objective == "masked-token":
             yield masked_token(rows, vocabulary, generator)
         elif train.objective == "span-corruption":
@@ -130,8 +130,8 @@ def rate_factor(step: int, recipe: ZooModel) -> float:
     train = recipe.train
     if step < train.warmup:
         return (step + 1) / train.warmup
-    done = (step - train.warmup) / max(1, train.steps - train.warmup)
-    return 0.05 + 0.475 * (1 + math.cos(math.pi * done))
+    progress = (step - train.warmup) / max(1, train.steps - train.warmup)
+    return 0.05 + 0.475 * (1 + math.cos(math.pi * progress))
 
 
 def _optimizers(
@@ -235,12 +235,12 @@ def initial_tokenizer(recipe: ZooModel) -> PreTrainedTokenizerFast:
 
 def _training_text(recipe: ZooModel, domain: str) -> list[str]:
     split = "student" if recipe.role == "student" else "teacher"
-    left = recipe.text_chars
+    budget = recipe.text_chars
     texts = []
     for _, text in zoo_documents(domain, split):
-        if left is not None:
-            text = text[:left]
-            left -= len(text)
+        if budget is not None:
+            text = text[:budget]
+            budget -= len(text)
         if text:
             texts.append(text)
     return texts
@@ -252,11 +252,11 @@ def _mixed(recipe: ZooModel, texts: dict[str, list[str]]) -> list[str]:
         2_000_000,
         *(sum(map(len, texts[d])) / share for d, share in recipe.mix.items() if share),
     )
-    chosen = []
+    excerpts = []
     for domain, share in recipe.mix.items():
-        left = int(room * share)
+        budget = int(room * share)
         for text in texts[domain]:
-            if left > 0:
-                chosen.append(text[:left])
-                left -= len(text)
-    return chosen
+            if budget > 0:
+                excerpts.append(text[:budget])
+                budget -= len(text)
+    return excerpts
