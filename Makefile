@@ -23,7 +23,7 @@ PYTEST := $(BIN)/python -m pytest
 # The pytest targets never reach for a hub, and small matrices want one thread.
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help install quickstart test test-slow lint check format bench clean distclean
+.PHONY: help install quickstart test test-slow same-losses lint check format bench clean distclean
 
 help: ## list the targets
 	@echo "mtkd: one small student learns from several frozen teachers"
@@ -42,6 +42,9 @@ test: $(STAMP) ## the everyday tests
 
 test-slow: $(STAMP) ## the long tests, and those on a real SLURM
 	$(TEST_ENV) $(PYTEST) -m "slow or slurm" $(ARGS)
+
+same-losses: $(STAMP) ## whether losses are what they were (ARGS=--write)
+	$(TEST_ENV) $(BIN)/python -m tests.experiments.same_losses $(ARGS)
 
 lint: $(STAMP) ## formatting, style and types
 	$(BIN)/ruff format --check .
