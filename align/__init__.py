@@ -49,6 +49,7 @@ from align.tokenizer_align import (
     overlap_pairs,
 )
 from align.tokens import TokenBatch, encode_batch, encode_chats
+from align.view import TeacherView
 from align.visualize import visualize_alignment, visualize_layer_mapping
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "CharIoUAligner",
     "ChunkEndAligner",
     "KV",
+    "TeacherView",
     "Alignment",
     "LastTokenAligner",
     "LayerMap",

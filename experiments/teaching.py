@@ -29,16 +29,8 @@ from experiments.precision import autocast_of
 from fuse.config import FuseConfig
 from fuse.routing_loss import EntropyRegularizer
 from fuse.weigher import FixedWeigher, LearnedWeigher, SimilarityWeigher
-from fuse.z_space import ZSpace
 from plugins.registry import Registry
-from student.bridges import (
-    AdapterBridge,
-    Bridge,
-    LatentBridge,
-    ProjectorBridge,
-    StudentShape,
-    TeacherShape,
-)
+from student.bridges import Bridge, StudentShape, TeacherShape
 from student.calibrate import CalibrationReport, calibrate, fit_positions
 from student.distiller import Teaching, WeightedObjective
 from student.layers import feature_heat, layers_read
@@ -196,22 +188,10 @@ def build_bridge(
         )
         for name, (_, capture) in teachers.items()
     ]
-    fuse = phase.fuse
-    if fuse.space == "z":
-        z = ZSpace(
-            [(t.k_width, t.v_width) for t in shapes],
-            (own.k_width, own.v_width),
-            own.layers,
-            fuse.z_dim,
-            fuse.z_hidden,
-            fuse.z_agreement,
-        )
-        return LatentBridge(
-            own, shapes, z, fuse.lambda_reconstruction, fuse.lambda_agreement
-        )
+    build = registry.guarded("space", phase.fuse.space)
     method = registry.guarded("adapter", phase.align.adapter)
-    kind = ProjectorBridge if fuse.space == "losses" else AdapterBridge
-    return kind(own, shapes, method)
+    bridge: Bridge = build(own, shapes, method, **phase.fuse.space_options)
+    return bridge
 
 
 def _loses_positions(phase: PhaseConfig, capture: KVCapture) -> bool:

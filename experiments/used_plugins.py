@@ -25,6 +25,7 @@ def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
             ("layer_map", phase.align.layer_mapping_strategy),
             ("adapter", phase.align.adapter),
             ("rope_scaler", phase.align.rope_scaling_method),
+            ("space", phase.fuse.space),
             ("temperature", phase.output.temperature_rule),
         ]
         if phase.fuse.router is not None:

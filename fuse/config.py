@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 FUSION_METHODS = ("fixed", "similarity", "learnable")
 """The built-in ones; any other value names a registered router."""
+
+Z_OPTIONS = (
+    *("z_dim", "z_hidden", "z_agreement"),
+    *("lambda_reconstruction", "lambda_agreement"),
+)
+"""Settings of the space ``z``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,9 +23,10 @@ class FuseConfig:
     fusion_method: str = "fixed"
     """fixed, similarity, learnable, or the name of a registered router, which
     is short for learnable with that ``router_type``."""
-    space: Literal["student", "losses", "z"] = "student"
-    """Where teachers meet: their tensors averaged in the student's basis, their
-    losses averaged (no common basis needed), or tensors in the shared latent Z."""
+    space: str = "student"
+    """Where teachers meet, a registered space: ``student``, their tensors averaged in
+    the student's basis; ``losses``, their losses averaged (no common basis needed);
+    ``z``, tensors in the shared latent Z; or a plugin's."""
     weights: list[float] | None = None
     """One share per teacher for ``fixed``, >= 0, any scale; None: equal shares."""
     router_type: str = "mlp"
@@ -63,7 +70,7 @@ class FuseConfig:
         """
         for field, allowed in _CHOICES.items():
             _check_choice(field, getattr(self, field), allowed)
-        for field in ("fusion_method", "router_type"):
+        for field in ("fusion_method", "router_type", "space"):
             value = getattr(self, field)
             if not value or value != value.strip():
                 raise ValueError(
@@ -86,6 +93,12 @@ class FuseConfig:
             return None
         learnable = self.fusion_method == "learnable"
         return self.router_type if learnable else self.fusion_method
+
+    @property
+    def space_options(self) -> dict[str, Any]:
+        """What the space is built with beside sizes: settings here are ``z``'s."""
+        settings = Z_OPTIONS if self.space == "z" else ()
+        return {name: getattr(self, name) for name in settings}
 
 
 def check_weights(name: str, weights: list[float]) -> None:
@@ -111,7 +124,6 @@ def _check_choice(field: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "space": ("student", "losses", "z"),
     "routing_level": ("sample", "token"),
     "similarity": ("cosine", "dot", "l2"),
     "prototype_method": ("mean", "cls", "kmeans"),

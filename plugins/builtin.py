@@ -18,7 +18,8 @@ from align.tokenizer_align import (
     LastTokenAligner,
 )
 from fuse.router import ROUTER_TYPES, LearnableRouter
-from plugins.hookspecs import Aligner, hookimpl
+from plugins.hookspecs import Aligner, Space, hookimpl
+from student.bridges import AdapterBridge, LatentBridge, ProjectorBridge
 from student.objective import Objective
 from student.output.temperature import TEMPERATURES, Temperature
 from student.output.terms.objectives import OUTPUT_OBJECTIVES
@@ -61,6 +62,16 @@ def rope_scalers() -> Mapping[str, Callable[[float, int, float], float]]:
 def routers() -> Mapping[str, Callable[[int, int], nn.Module]]:
     """A hidden layer, independent gates, attention over learned keys."""
     return {name: partial(LearnableRouter, router_type=name) for name in ROUTER_TYPES}
+
+
+@hookimpl
+def spaces() -> Mapping[str, Space]:
+    """The student's dimensions, each teacher's own, a latent that all share."""
+    return {
+        "student": AdapterBridge,
+        "losses": ProjectorBridge,
+        "z": LatentBridge.of_sizes,
+    }
 
 
 @hookimpl

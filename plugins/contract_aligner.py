@@ -17,12 +17,12 @@ from plugins.hookspecs import Aligner
 from plugins.untouched import Untouched
 
 _TEXTS = ("unbelievable tea", "深度 KV", "")
-_STUDENT = (
+STUDENT = (
     [(0, 0), (0, 2), (2, 9), (9, 12), (12, 16)],
     [(0, 0), (0, 1), (1, 2), (2, 5)],
     [(0, 0)],
 )
-_TEACHER = (
+TEACHER = (
     [(0, 12), (12, 13), (13, 16), (16, 16)],
     [(0, 2), (2, 3), (3, 4), (4, 5), (5, 5)],
     [(0, 0)],
@@ -42,7 +42,7 @@ Spans = Sequence[tuple[int, int]]
 def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
     """An aligner is tried on Latin, Chinese and empty text with padding, then on longer
     texts in batches of several sizes, many times over."""
-    student, teacher = token_batch(_STUDENT), token_batch(_TEACHER)
+    student, teacher = token_batch(STUDENT), token_batch(TEACHER)
 
     def kind() -> str:
         found = factory()(student, teacher)
@@ -184,7 +184,7 @@ def _of_equal_lengths() -> list[tuple[TokenBatch, TokenBatch]]:
     """Batches that differ in texts and spans, and not in the number of tokens."""
     text, other = "unbelievable tea", "tea unbelievable"
     return [
-        (token_batch([_STUDENT[0]], [text]), token_batch([_TEACHER[0]], [text], 3)),
+        (token_batch([STUDENT[0]], [text]), token_batch([TEACHER[0]], [text], 3)),
         (
             token_batch([[(0, 0), (0, 1), (1, 3), (3, 10), (10, 16)]], [other], 5),
             token_batch([[(0, 3), (3, 4), (4, 16), (16, 16)]], [other], 6),

@@ -18,6 +18,7 @@ from plugins import (
     contract_objective,
     contract_phase,
     contract_router,
+    contract_space,
     contract_temperature,
 )
 from plugins.contract import Check, Promise
@@ -30,6 +31,7 @@ CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
     "adapter": contract_maps.adapter,
     "rope_scaler": contract_maps.rope_scaler,
     "router": contract_router.router,
+    "space": contract_space.space,
     "objective": contract_objective.objective,
     "temperature": contract_temperature.temperature,
     "phase": contract_phase.phase,

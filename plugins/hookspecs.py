@@ -11,16 +11,17 @@ plugins claiming one name of a kind is an error that names both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pluggy
 from torch import Tensor, nn
 
-from align.calibration import CalibrationStats
+from align.calibration import CalibrationStats, Method
 from align.layer_map import LayerMap
 from align.time_align import Alignment
 from align.tokens import TokenBatch
+from student.bridges.base import Bridge, StudentShape, TeacherShape
 from student.objective import Objective
 from student.output.temperature import Temperature
 
@@ -32,6 +33,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 Aligner = Callable[[TokenBatch, TokenBatch], Alignment]
 """Also has a bool attribute ``causal``."""
+Space = Callable[[StudentShape, Sequence[TeacherShape], Method], Bridge]
+"""From sizes and the calibration of adapters to an uncalibrated bridge."""
 
 
 @hookspec
@@ -105,6 +108,31 @@ def routers() -> Mapping[str, Callable[[int, int], nn.Module]]:
     from its weights to its parameters.
 
     Chosen by ``fuse.router_type`` or ``fuse.fusion_method``.
+    """
+
+
+@hookspec
+def spaces() -> Mapping[str, Space]:
+    """Offer spaces: where teachers and student meet.
+
+    A factory takes the student's sizes, the teachers' sizes in order, and the
+    calibration that ``align.adapter`` names, and returns an uncalibrated
+    ``student.bridges.Bridge``, a module. It is calibrated on a sample before each phase
+    (``calibrate``, in closed form), pairs the student's keys and values with targets
+    (``compare``) and gives teachers in the student's dimensions for the outcome
+    (``in_student_space``). ``AdapterBridge`` does the last for whoever only compares
+    otherwise.
+
+    Targets are detached: a step down the distance moves none, and none follows the
+    student. What makes targets learns from the outcome, or from losses of the bridge's
+    own (``auxiliary``), which leave the student alone. A token's weight in a comparison
+    is 0 where all weights that were given for it are 0. What is injected is carried by
+    ``view.causal`` alone, holds no bidirectional teacher, and is masked where no causal
+    teacher covers. Each text is met by itself, and all that calibration finds lies in
+    buffers or parameters, from which a checkpoint restores it bit for bit. What learns
+    is trained at the bridge's rate.
+
+    Chosen by ``fuse.space``.
     """
 
 

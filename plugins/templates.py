@@ -96,6 +96,41 @@ class $Class(nn.Module):
         return concentration / concentration.sum(-1, keepdim=True)
 ''',
     ),
+    "space": (
+        "$Class",
+        "import torch\nfrom torch import Tensor\n\n"
+        "from align import KV, TeacherView\n"
+        "from student.bridges import AdapterBridge\n"
+        "from student.objective import Comparison\n",
+        '''
+class $Class(AdapterBridge):
+    """The student's own dimensions, in which every teacher is met by itself.
+
+    Adapters, their calibration and the injection are the parent's.
+    """
+
+    def compare(
+        self, kv: KV, views: list[TeacherView], weights: Tensor
+    ) -> list[Comparison]:
+        """One comparison per teacher; weights multiply losses, not tensors."""
+        with torch.no_grad():  # targets stand still
+            targets = [self.carry(m, v, v.alignment) for m, v in enumerate(views)]
+        k, v = self.student_k(kv.flat()[0]), self.student_v(kv.flat()[1])
+        return [
+            Comparison(
+                view.name,
+                k,
+                v,
+                self.student_k(target_k),
+                self.student_v(target_v),
+                weights[..., m],
+            )
+            for m, (view, (target_k, target_v)) in enumerate(
+                zip(views, targets, strict=True)
+            )
+        ]
+''',
+    ),
     "objective": (
         "$Class",
         "from torch import Tensor\n\nfrom student.objective import StepContext\n"

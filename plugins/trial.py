@@ -82,6 +82,6 @@ def _stamp(entry: Entry) -> str:
 def _contracts() -> str:
     """SHA-256 over the files of this package."""
     found = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         found.update(path.read_bytes())
     return found.hexdigest()

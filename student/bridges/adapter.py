@@ -62,7 +62,7 @@ class AdapterBridge(Bridge):
         """One comparison with the fused target, in units of the student's spread."""
         with torch.no_grad():
             adapted = [
-                self._carry(m, view, view.alignment) for m, view in enumerate(views)
+                self.carry(m, view, view.alignment) for m, view in enumerate(views)
             ]
             target_k = fuse_with_weights([k for k, _ in adapted], weights)
             target_v = fuse_with_weights([v for _, v in adapted], weights)
@@ -83,13 +83,20 @@ class AdapterBridge(Bridge):
     ) -> list[tuple[Tensor, Tensor]]:
         """Adapted teachers; see :meth:`Bridge.in_student_space`."""
         return [
-            self._carry(m, view, view.causal or view.alignment)
+            self.carry(m, view, view.causal or view.alignment)
             for m, view in enumerate(views)
         ]
 
-    def _carry(
+    def carry(
         self, m: int, view: TeacherView, alignment: Alignment
     ) -> tuple[Tensor, Tensor]:
+        """Teacher m's keys and values, (L, B, T_s, C_s), with gradient to its adapter.
+
+        Args:
+            m: its number.
+            view: what it says.
+            alignment: ``view.alignment`` for targets, ``view.causal`` for injection.
+        """
         # Both maps are linear, so they commute; the student is the narrower one.
         k, v = view.kv.flat()
         adapter, mask = self.adapter, view.kv.mask

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from align.calibration import Method
 from align.kv import KV
 from align.view import TeacherView
 from fuse.fuse_kv import fuse_with_weights
@@ -47,6 +49,45 @@ class LatentBridge(Bridge):
         self.z = z
         self._reconstruction = lambda_reconstruction
         self._agreement = lambda_agreement
+
+    @staticmethod
+    def of_sizes(
+        student: StudentShape,
+        teachers: Sequence[TeacherShape],
+        adapter: Method | None = None,
+        *,
+        z_dim: int = 64,
+        z_hidden: int = 0,
+        z_agreement: Literal["cosine", "mse"] = "mse",
+        lambda_reconstruction: float = 1.0,
+        lambda_agreement: float = 0.1,
+    ) -> LatentBridge:
+        """Build the coders, too.
+
+        Args:
+            student: the student's sizes.
+            teachers: M teachers.
+            adapter: of no use here, where no teacher is adapted.
+            z_dim: width of Z, for keys and for values.
+            z_hidden: width of the residual MLPs, 0: linear coders.
+            z_agreement: ``mse`` or ``cosine``.
+            lambda_reconstruction: weight of decoding everything back from Z.
+            lambda_agreement: weight of agreement between teachers.
+
+        Raises:
+            ValueError: see :class:`fuse.z_space.ZSpace`.
+        """
+        z = ZSpace(
+            [(t.k_width, t.v_width) for t in teachers],
+            (student.k_width, student.v_width),
+            student.layers,
+            z_dim,
+            z_hidden,
+            z_agreement,
+        )
+        return LatentBridge(
+            student, teachers, z, lambda_reconstruction, lambda_agreement
+        )
 
     def calibrate(self, m: int, k: PairStats, v: PairStats) -> dict[str, list[float]]:
         """Fit teacher m's coders; see :meth:`Bridge.calibrate`."""

@@ -11,7 +11,7 @@ from plugins.contracts import check
 from plugins.errors import PluginCrashError
 from plugins.registry import KINDS
 from tests.experiments.small_runs import small_config
-from tests.plugins.broken import aligners, functions, objectives, routers
+from tests.plugins.broken import aligners, functions, objectives, routers, spaces
 
 
 class Acme:
@@ -33,6 +33,7 @@ WORDS = {
     "adapter": {"align": {"adapter": "it"}, "fuse": {"space": "student"}},
     "rope_scaler": {},
     "router": {"fuse": {"router_type": "it", "fusion_method": "learnable"}},
+    "space": {"fuse": {"space": "it"}, "loss": {"outcome_every": 1}},
     "objective": {"loss": {"extra": {"it": 0.5}}},
     "temperature": {
         "output": {
@@ -77,6 +78,7 @@ GOOD = {
     "adapter": "ridge",
     "rope_scaler": "ntk",
     "router": "gate",
+    "space": "student",
     "objective": "kv_k",
     "temperature": "linear",
 }
@@ -96,6 +98,7 @@ AT_THE_START = {
     "adapter": functions.ADAPTERS["nan"],
     "rope_scaler": functions.ROPE_SCALERS["falls"],
     "router": routers.BROKEN["depends_on_the_batch"],
+    "space": spaces.BROKEN["the_future"],
     "objective": objectives.BROKEN["attention_unsaid"],
     "temperature": functions.TEMPERATURES["hot"],
 }
@@ -119,12 +122,13 @@ LATE = [
     for kind, named in {
         "aligner": aligners.LATE,
         "router": routers.LATE,
+        "space": spaces.LATE,
         "objective": objectives.LATE,
         **functions.LATE,
     }.items()
     for name, offered in named.items()
 ]
-EVERY_DAY = ("leaks_late", "negative_late", "detached_late")
+EVERY_DAY = ("leaks_late", "negative_late", "detached_late", "future_late")
 """The others take a run each as well."""
 
 
@@ -152,4 +156,4 @@ def test_what_only_shows_while_training_ends_it_and_names_the_plugin(
     raised = ("IndexError" in told) or ("ZeroDivisionError" in told)
     assert isinstance(error, PluginCrashError) == raised
     assert error.exit_code == (1 if raised else 2)
-    assert (error.__cause__ is not None) == (raised or "causal" in told)
+    assert (error.__cause__ is not None) == (raised or "causal = True" in told)

@@ -22,7 +22,7 @@ def test_the_documented_defaults():
         ({"similarity": "l1"}, r"fuse\.similarity is 'l1'; choose from cosine"),
         ({"routing_level": "layer"}, r"choose from sample, token"),
         ({"prototype_method": "median"}, r"choose from mean, cls, kmeans"),
-        ({"space": "teacher"}, r"choose from student, losses, z"),
+        ({"space": ""}, r"fuse\.space is ''; give a registered name"),
         ({"lambda_agreement": -1}, r"lambda_agreement must be >= 0, got -1"),
         ({"num_clusters": 0}, r"num_clusters must be >= 1"),
         ({"z_dim": 0}, r"z_dim must be >= 1"),
@@ -42,3 +42,15 @@ def test_a_fusion_method_that_is_not_built_in_is_a_router_of_that_name():
     assert FuseConfig(fusion_method="learnable", router_type="gate").router == "gate"
     assert FuseConfig(fusion_method="dirichlet").router == "dirichlet"
     assert FuseConfig(fusion_method="similarity", router_type="gate").router is None
+
+
+def test_the_latents_settings_are_the_space_zs_options_and_nobody_elses():
+    options = FuseConfig(space="z", z_dim=12, lambda_agreement=0.5).space_options
+    assert options == {
+        "z_dim": 12,
+        "z_hidden": 0,
+        "z_agreement": "mse",
+        "lambda_reconstruction": 1.0,
+        "lambda_agreement": 0.5,
+    }
+    assert FuseConfig(space="losses", z_dim=12).space_options == {}

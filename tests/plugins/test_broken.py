@@ -3,11 +3,12 @@
 import pytest
 
 from plugins.contracts import check
-from tests.plugins.broken import aligners, functions, objectives, routers
+from tests.plugins.broken import aligners, functions, objectives, routers, spaces
 
 BROKEN = {
     "aligner": aligners.BROKEN,
     "router": routers.BROKEN,
+    "space": spaces.BROKEN,
     "objective": objectives.BROKEN,
     "layer_map": functions.LAYER_MAPS,
     "adapter": functions.ADAPTERS,

@@ -18,6 +18,7 @@ def test_there_is_one_hook_per_kind_of_the_design():
         ("adapter", "adapters"),
         ("rope_scaler", "rope_scalers"),
         ("router", "routers"),
+        ("space", "spaces"),
         ("objective", "objectives"),
         ("temperature", "temperatures"),
         ("phase", "phases"),

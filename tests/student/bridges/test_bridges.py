@@ -138,7 +138,7 @@ class TrainableTarget(AdapterBridge):
     """The mistake of fact 10: adapters that follow the KV distance."""
 
     def compare(self, kv: KV, views, weights):
-        adapted = [self._carry(m, view, view.alignment) for m, view in enumerate(views)]
+        adapted = [self.carry(m, view, view.alignment) for m, view in enumerate(views)]
         share = weights / weights.sum(-1, keepdim=True).clamp_min(1e-9)
         fused = [
             sum(share[..., m, None] * pair[i] for m, pair in enumerate(adapted))

@@ -1,0 +1,145 @@
+"""Guards of what is no module: aligners, maps, calibrations, numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.causality import CausalityError, check_causal
+from align.time_align import Alignment
+from align.tokens import TokenBatch
+from plugins import answers
+from plugins.entry import Entry
+from plugins.guards.shared import Seldom, StandIn, blamed, made_by, require
+from plugins.untouched import Untouched
+from student.output.temperature import Moment
+
+
+class _Aligner(StandIn):
+    def __init__(self, entry: Entry, inner: Any) -> None:
+        super().__init__(entry, inner)
+        causal = getattr(inner, "causal", None)
+        if not isinstance(causal, bool):
+            raise entry.error(f"has causal = {causal!r}; say True or False")
+        self.causal: bool = causal
+        self._seldom = Seldom()
+
+    def __call__(self, student: TokenBatch, teacher: TokenBatch) -> Any:
+        before = Untouched({"student": student, "teacher": teacher}, whole=True)
+        with blamed(self._entry):
+            found = self._inner(student, teacher)
+        require(
+            self._entry,
+            answers.alignment_problem(found, student, teacher) or before.problem(),
+        )
+        if self.causal:
+            try:
+                check_causal(found, student, teacher)
+            except CausalityError as error:
+                raise self._entry.error(f"says causal = True, but {error}") from error
+        if self._seldom.now():
+            self._try_alone(found, student, teacher)
+        # A copy: an aligner that fills the same tensors again would change batches
+        # that wait to be trained on.
+        shared = None if found.shared is None else found.shared.clone()
+        return replace(
+            found,
+            rows=found.rows.clone(),
+            cols=found.cols.clone(),
+            weights=found.weights.clone(),
+            shared=shared,
+        )
+
+    def _try_alone(
+        self, found: Alignment, student: TokenBatch, teacher: TokenBatch
+    ) -> None:
+        """See that the first text is aligned as it is without the others."""
+        alone = _first_text(student), _first_text(teacher)
+        with blamed(self._entry):
+            again = self._inner(*alone)
+        problem = answers.alignment_problem(again, *alone)
+        first = found.rows < student.ids.shape[1]
+        if not problem and not (
+            torch.equal(found.rows[first], again.rows)
+            and torch.equal(found.cols[first], again.cols)
+            and torch.allclose(found.weights[first], again.weights, atol=1e-4)
+        ):
+            problem = "aligns a text otherwise in another batch"
+        require(self._entry, problem)
+
+
+def _first_text(batch: TokenBatch) -> TokenBatch:
+    return TokenBatch(batch.ids[:1], batch.mask[:1], batch.spans[:1], batch.texts[:1])
+
+
+class _LayerMap(StandIn):
+    def __call__(self, teacher: int, student: int, *sample: Any) -> Any:
+        before = Untouched({"the sample": sample})
+        with blamed(self._entry):
+            found = self._inner(teacher, student, *sample)
+        require(
+            self._entry,
+            answers.layer_map_problem(found, teacher, student) or before.problem(),
+        )
+        return found
+
+
+class _Adapter(StandIn):
+    def __call__(self, stats: Any) -> tuple[Tensor, Tensor]:
+        before = Untouched(stats)
+        with blamed(self._entry):
+            found = self._inner(stats)
+        require(self._entry, answers.adapter_problem(found, stats) or before.problem())
+        weight, bias = found
+        return weight.detach().clone(), bias.detach().clone()
+
+
+class _RopeScaler(StandIn):
+    def __call__(self, base: float, dim: int, scale: float) -> float:
+        before = Untouched({})
+        with blamed(self._entry):
+            found = self._inner(base, dim, scale)
+        require(
+            self._entry, answers.base_problem(found, base, scale) or before.problem()
+        )
+        return float(found)
+
+
+class _Temperature(StandIn):
+    def __call__(self, moment: Moment) -> float | Tensor:
+        tokens: list[int] = []
+
+        def entropy() -> Tensor:
+            found = moment.teacher_entropy()
+            tokens.append(len(found))
+            return found
+
+        before = Untouched({})
+        with blamed(self._entry):
+            found = self._inner(replace(moment, teacher_entropy=entropy))
+        if isinstance(found, Tensor) and found.dim() and not tokens:
+            entropy()
+        require(
+            self._entry,
+            answers.temperature_problem(found, tokens[0] if tokens else None)
+            or before.problem(),
+        )
+        return found.detach().float() if isinstance(found, Tensor) else float(found)
+
+
+def _aligner(entry: Entry, factory: Callable[[], Any]) -> Callable[[], Any]:
+    return lambda: _Aligner(entry, made_by(entry, factory))
+
+
+GUARDS: Mapping[str, Callable[[Entry, Any], Any]] = {
+    "aligner": _aligner,
+    "layer_map": _LayerMap,
+    "adapter": _Adapter,
+    "rope_scaler": _RopeScaler,
+    "temperature": _Temperature,
+}
+"""By kind."""

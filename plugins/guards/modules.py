@@ -1,0 +1,165 @@
+"""Guards of what is a module, or may be: routers and objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plugins import answers
+from plugins.contract_router import company_counts
+from plugins.entry import Entry
+from plugins.guards.shared import (
+    Seldom,
+    StandIn,
+    all_finite,
+    blamed,
+    guarded_module,
+    made_by,
+    partitioned,
+    require,
+)
+from plugins.untouched import Untouched
+
+
+def router(entry: Entry, factory: Callable[[int, int], Any]) -> Callable[..., Any]:
+    """A factory of routers whose answers are checked."""
+
+    def build(hidden_dim: int, num_teachers: int) -> nn.Module:
+        made = made_by(entry, factory, hidden_dim, num_teachers)
+        if not isinstance(made, nn.Module):
+            raise entry.error(
+                f"makes a {type(made).__name__}; a router is a torch.nn.Module"
+            )
+
+        seldom = Seldom()
+
+        def call(router: Any, query: Tensor) -> Tensor:
+            before = Untouched({"the query": query})
+            with blamed(entry):
+                found = router(query)
+            problem = answers.weights_problem(found, query, num_teachers)
+            if problem and not all_finite(query, made):
+                return found  # training's trouble, told where it is found
+            problem = problem or before.problem()
+            if not problem and seldom.now() and not partitioned(made):
+                with blamed(entry):
+                    if company_counts(router, query):
+                        problem = "gives a row other weights in another batch"
+            require(entry, problem)
+            learns = any(p.requires_grad for p in made.parameters())
+            if learns and torch.is_grad_enabled() and found.grad_fn is None:
+                raise entry.error(
+                    "returns weights without a gradient to its parameters"
+                )
+            return found
+
+        return guarded_module(made, call)
+
+    return build
+
+
+def objective(entry: Entry, factory: Callable[[], Any]) -> Callable[[], Any]:
+    """A factory of objectives whose answers are checked."""
+
+    def build() -> Any:
+        from student.objective import ATTENTION, OUTPUTS, RELATIONS
+
+        made = made_by(entry, factory)
+        needs = getattr(made, "needs", None)
+        known = (ATTENTION, RELATIONS, OUTPUTS)
+        if not isinstance(needs, frozenset) or not needs <= set(known):
+            raise entry.error(
+                f"has needs = {needs!r}; give a frozenset of any of {', '.join(known)}"
+            )
+        if not callable(made):
+            raise entry.error(f"makes a {type(made).__name__}, which takes no context")
+
+        def call(objective: Any, ctx: Any) -> Tensor:
+            before, lazy = Untouched(ctx), _Lazy(ctx)
+            with blamed(entry):
+                found = objective(ctx)
+            problem = answers.loss_problem(found) or before.problem()
+            lazy.forget()
+            require(entry, problem or _loss_problem(found, ctx, made))
+            return found
+
+        counts = _counts(entry, made)
+        if isinstance(made, nn.Module):
+            return guarded_module(made, call, counts, {"needs": needs})
+        stand = _Objective(entry, made, call, counts)
+        stand.needs = needs  # what it says once
+        return stand
+
+    return build
+
+
+class _Objective(StandIn):
+    needs: frozenset[str]
+
+    def __init__(
+        self,
+        entry: Entry,
+        inner: Any,
+        call: Callable[[Any, Any], Tensor],
+        counts: Callable[[Any], Any] | None,
+    ) -> None:
+        super().__init__(entry, inner)
+        self._call = call
+        if counts is not None:
+            self.count = counts
+
+    def __call__(self, ctx: Any) -> Tensor:
+        return self._call(self._inner, ctx)
+
+
+def _counts(entry: Entry, objective: Any) -> Callable[[Any], Any] | None:
+    """Its ``count``, checked; None where it has none."""
+    inner = getattr(objective, "count", None)
+    if inner is None:
+        return None
+    if not callable(inner):
+        raise entry.error(f"has count = {inner!r}; make it a method or leave it out")
+
+    def count(places: Any) -> Any:
+        before = Untouched(places)
+        with blamed(entry):
+            found = inner(places)
+        require(entry, answers.counts_problem(found) or before.problem())
+        return found
+
+    return count
+
+
+class _Lazy:
+    """Targets that a comparison makes when they are asked for.
+
+    Nobody can tell whether a stranger changed one that was made for it, so the next
+    reader gets its own.
+    """
+
+    def __init__(self, ctx: Any) -> None:
+        held = [getattr(c, "__dict__", {}) for c in getattr(ctx, "comparisons", ())]
+        self._held = [(parts, set(parts)) for parts in held]
+
+    def forget(self) -> None:
+        for parts, before in self._held:
+            for name in set(parts) - before:
+                if isinstance(parts[name], Tensor) and not parts[name].requires_grad:
+                    del parts[name]
+
+
+def _loss_problem(found: Tensor, ctx: Any, objective: Any) -> str:
+    """What is wrong with a loss that has the right type, where it is the term's own."""
+    value = found.detach()
+    moves = found.grad_fn is not None or not torch.is_grad_enabled()
+    finite, zero = torch.stack([value.isfinite(), value == 0]).tolist()
+    if finite and (moves or zero):
+        return ""
+    if finite:
+        return f"returns {float(value):.4g} without a gradient to the student"
+    if not all_finite(ctx, objective):
+        return ""  # training's trouble, told where it is found
+    return f"returns {float(value)} though what it was given is finite"

@@ -1,0 +1,125 @@
+"""What guards share: whose fault it is, how often to look, what a module becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from align.errors import MtkdError
+from plugins.entry import Entry
+from plugins.errors import PluginCrashError, PluginError
+from plugins.untouched import Untouched, tensors_of
+
+
+@contextmanager
+def blamed(entry: Entry) -> Iterator[None]:
+    """Name the plugin in whatever is raised inside.
+
+    Raises:
+        PluginError: it refused something itself, with an error of the project's.
+        PluginCrashError: anything else; the cause is its exception.
+    """
+    try:
+        yield
+    except PluginError as error:
+        if error.name is not None:
+            raise
+        raise entry.error(str(error)) from error
+    except MtkdError as error:
+        raise entry.error(str(error)) from error
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise entry.error(told, PluginCrashError) from error
+
+
+def require(entry: Entry, problem: str) -> None:
+    """Raise what is wrong, if anything is."""
+    if problem:
+        raise entry.error(problem)
+
+
+def made_by(
+    entry: Entry, factory: Callable[..., Any], *given: Any, **options: Any
+) -> Any:
+    """What a factory makes, the process left as it was."""
+    before = Untouched({})
+    with blamed(entry):
+        made = factory(*given, **options)
+    require(entry, before.problem())
+    return made
+
+
+class Seldom:
+    """True at the first call, the second, the fourth, the eighth, and so on."""
+
+    def __init__(self) -> None:
+        """Count from nought."""
+        self._calls = 0
+
+    def now(self) -> bool:
+        """Whether to look at this call."""
+        self._calls += 1
+        return self._calls & (self._calls - 1) == 0
+
+
+def partitioned(module: nn.Module) -> bool:
+    """Whether processes hold parts of it, who must all ask equally often."""
+    return any(hasattr(p, "ds_id") for p in module.parameters())
+
+
+class StandIn:
+    """In place of an object that is no module; attributes are its own."""
+
+    def __init__(self, entry: Entry, inner: Any) -> None:
+        """Hold whose it is."""
+        self._entry, self._inner = entry, inner
+
+    def __getattr__(self, name: str) -> Any:
+        """What the object itself has."""
+        if name.startswith("__") or name in ("_entry", "_inner"):
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+
+def all_finite(given: Any, module: Any) -> bool:
+    """Whether all that went in is finite, parameters as well; only asked in trouble."""
+    inputs = [x for _, x in tensors_of(given)]
+    own = list(module.parameters()) if isinstance(module, nn.Module) else []
+    return all(bool(x.isfinite().all()) for x in [*inputs, *own])
+
+
+def guarded_module(
+    module: Any,
+    call: Callable[[Any, Any], Tensor],
+    counts: Callable[[Any], Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+) -> Any:
+    """The same module, whose calls go through ``call``; what is fixed stays so.
+
+    Its class becomes a subclass that differs in ``__call__`` (``count``, ``needs``)
+    alone, so that its parameters, state and name stay, and a deep copy is guarded as
+    well.
+    """
+    plain = type(module)
+
+    class Guarded(plain):  # type: ignore[misc, valid-type]
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            if len(args) != 1 or kwargs:
+                return super().__call__(*args, **kwargs)
+            return call(super().__call__, args[0])
+
+    for name, value in (fixed or {}).items():
+        setattr(Guarded, name, _constant(value))
+    Guarded.__name__, Guarded.__qualname__ = plain.__name__, plain.__qualname__
+    Guarded.__module__ = plain.__module__
+    if counts is not None:
+        Guarded.count = staticmethod(counts)  # type: ignore[attr-defined]
+    module.__class__ = Guarded
+    return module
+
+
+def _constant(value: Any) -> property:
+    return property(lambda _: value)
