@@ -33,7 +33,7 @@ Line = Mapping[str, Any]
 """``phase``, ``step``, and by name the loss, its terms and the gradient's norm."""
 CUT = {
     "hidden_size": 16,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 24,
@@ -49,12 +49,15 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": (
         "bytes-nfc",
         "gpt2",
-        {"n_embd": 24, "n_layer": 4, "n_head": 3, "n_positions": 96},
+        {"n_embd": 24, "n_layer": 5, "n_head": 3, "n_positions": 96},
     ),
+    # the only tokenizer with a token before the text
     "neox": (
-        "bytes-longest",
+        "metaspace-legacy",
         "gpt_neox",
-        CUT | {"hidden_size": 20, "num_attention_heads": 2, "rotary_pct": 0.4},
+        CUT
+        | {"hidden_size": 20, "num_hidden_layers": 3, "num_attention_heads": 2}
+        | {"rotary_pct": 0.4},
     ),
 }
 """Tokenizer, architecture and sizes of every model."""
@@ -77,13 +80,13 @@ PHASES: dict[str, Any] = {
             "space": "losses",
             "fusion_method": "learnable",
             "temperature": 0.7,
-            "entropy_reg_strength": 0.1,
+            "entropy_reg_strength": 0.5,
         },
         "loss": {"outcome_every": 2},
         "output": {
-            "likelihood": 0.7,
-            "projected_kl": 0.3,
-            "hybrid_ot": 0.2,
+            "likelihood": 1.0,
+            "projected_kl": 1.0,
+            "hybrid_ot": 1.0,
             "ot_top_k": 8,
         },
     },
@@ -95,6 +98,8 @@ PHASES: dict[str, Any] = {
     },
 }
 CONFIG: dict[str, Any] = {
+    # weights at which a ten-thousandth of each shows in the loss
+    "loss": {"beta_cos": 1.0, "gamma_kl": 3.0},
     "data": {"max_length": 48, "eval_samples": 2, "train_samples": 24},
     "train": {
         "steps": 3,
