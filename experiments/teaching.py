@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from align.errors import InputError
 from align.layer_map import LayerMap, needs_sample
+from align.sizes import Sizes
 from align.text import TextSample
 from align.tokens import TokenBatch
 from align.view import TeacherView
@@ -30,7 +31,7 @@ from fuse.config import FuseConfig
 from fuse.routing_loss import EntropyRegularizer
 from fuse.weigher import FixedWeigher, LearnedWeigher, SimilarityWeigher
 from plugins.registry import Registry
-from student.bridges import Bridge, StudentShape, TeacherShape
+from student.bridges import Bridge, TeacherShape
 from student.calibrate import CalibrationReport, calibrate, fit_positions
 from student.distiller import Teaching, WeightedObjective
 from student.layers import feature_heat, layers_read
@@ -92,7 +93,7 @@ def build_faculty(
     """
     chosen = list(samples)[: phase.train.calibration_samples]
     depth = _depth(phase, registry, student, encode, teachers, chosen)
-    bridge = build_bridge(phase, registry, student, teachers, depth.maps)
+    bridge = build_bridge(phase, registry, student.sizes, teachers, depth.maps)
     bridge.to(student.device)
     needed = {name: depth.maps[name].needed for name in teachers}
     panel = _panel(phase, registry, teachers, needed)
@@ -167,30 +168,24 @@ def fixed_weights(fuse: FuseConfig, shares: Mapping[str, float]) -> list[float]:
 def build_bridge(
     phase: PhaseConfig,
     registry: Registry,
-    student: KVCapture,
+    student: Sizes,
     teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
     maps: Mapping[str, LayerMap],
 ) -> Bridge:
     """The uncalibrated bridge of ``fuse.space``."""
-    heads = student.num_kv_heads
-    own = StudentShape(
-        student.num_layers, heads, heads * student.k_dim, heads * student.v_dim
-    )
     shapes = [
         TeacherShape(
-            name,
-            capture.num_kv_heads,
-            capture.num_kv_heads * capture.k_dim,
-            capture.num_kv_heads * capture.v_dim,
-            maps[name],
-            capture.causal,
-            _loses_positions(phase, capture),
+            name=name,
+            sizes=capture.sizes,
+            layer_map=maps[name],
+            causal=capture.causal,
+            positions=_loses_positions(phase, capture),
         )
         for name, (_, capture) in teachers.items()
     ]
     build = registry.guarded("space", phase.fuse.space)
     method = registry.guarded("adapter", phase.align.adapter)
-    bridge: Bridge = build(own, shapes, method, **phase.fuse.space_options)
+    bridge: Bridge = build(student, shapes, method, **phase.fuse.space_options)
     return bridge
 
 

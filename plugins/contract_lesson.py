@@ -16,41 +16,56 @@ from align.calibration import CalibrationStats
 from align.kv import KV
 from align.layer_map import build_multi_teacher_layer_map
 from align.reading import Reading
+from align.sizes import Sizes
 from align.time_align import Alignment
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner
 from align.tokens import TokenBatch
 from align.view import TeacherView
 from fuse.weigher import share
 from plugins.contract_aligner import STUDENT, TEACHER, long_batches, token_batch
-from student.bridges.base import PairStats, StudentShape, TeacherShape
+from student.bridges.base import PairStats, TeacherShape
 from student.places import Counts, Places, Share, availability, find_places
 from student.sinks import not_sinks
 
 PARTLY, OWN_TOKENS, BOTH_WAYS = 0, 1, 2
 """The teachers by number."""
+_NAMES = ("partly", "own-tokens", "both-ways")
 _LAYERS, _DEPTHS = 2, (3, 5, 2)
+_HEADS = ((1, 5, 9), (3, 4, 2), (4, 2, 2))
+"""Each teacher's heads, and the head sizes of its keys and values."""
 _SAMPLE = 96
 """Tokens of the calibration sample, more than any width."""
 
 
-def student_shape() -> StudentShape:
+def student_shape() -> Sizes:
     """Two heads, whose keys are narrower than its values."""
-    return StudentShape(_LAYERS, 2, 8, 12)
+    return Sizes(layers=_LAYERS, heads=2, k_dim=4, v_dim=6, hidden_size=8)
 
 
 def teacher_shapes(chosen: Iterable[int] = (0, 1, 2)) -> tuple[TeacherShape, ...]:
     """Teachers of other heads, widths and depths, by number."""
     chosen = list(chosen)
     maps = build_multi_teacher_layer_map([_DEPTHS[m] for m in chosen], _LAYERS)
-    sizes = (("partly", 1, 5, 9), ("own-tokens", 3, 12, 6), ("both-ways", 4, 8, 8))
     return tuple(
-        TeacherShape(*sizes[m], layer_map, m != BOTH_WAYS)
+        TeacherShape(
+            name=_NAMES[m],
+            sizes=_sizes(_DEPTHS[m], *_HEADS[m]),
+            layer_map=layer_map,
+            causal=m != BOTH_WAYS,
+        )
         for m, layer_map in zip(chosen, maps, strict=True)
     )
 
 
+def _sizes(layers: int, heads: int, k_dim: int, v_dim: int) -> Sizes:
+    width = heads * k_dim
+    return Sizes(
+        layers=layers, heads=heads, k_dim=k_dim, v_dim=v_dim, hidden_size=width
+    )
+
+
 def pair_statistics(
-    student: StudentShape, teacher: TeacherShape, seed: int
+    student: Sizes, teacher: TeacherShape, seed: int
 ) -> tuple[PairStats, PairStats]:
     """What calibration gathers of one teacher: keys, values.
 
@@ -179,7 +194,7 @@ def reached(view: TeacherView, start: int) -> Tensor:
 
 def _keys_and_values(
     layers: int,
-    shape: StudentShape | TeacherShape,
+    shape: Sizes | TeacherShape,
     batch: TokenBatch,
     chance: torch.Generator,
 ) -> KV:

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from align.calibration import CalibrationStats, Method
 from align.layer_map import LayerMap
+from align.sizes import Sizes
 from align.time_align import Alignment
 from align.tokens import TokenBatch
-from student.bridges.base import Bridge, StudentShape, TeacherShape
+from student.bridges.base import Bridge, TeacherShape
 from student.objective import Objective
 from student.output.temperature import Temperature
 
@@ -33,7 +34,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 Aligner = Callable[[TokenBatch, TokenBatch], Alignment]
 """Also has a bool attribute ``causal``."""
-Space = Callable[[StudentShape, Sequence[TeacherShape], Method], Bridge]
+Space = Callable[[Sizes, Sequence[TeacherShape], Method], Bridge]
 """From sizes and the calibration of adapters to an uncalibrated bridge."""
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from align.captured import Captured, Injection
 from align.errors import InputError
 from align.kv import KV
+from align.sizes import Sizes
 from teacher.arguments import check_asked, check_batch, check_injection
 from teacher.attention_sites import listening
 from teacher.depth import layer_numbers, without_kv
@@ -103,6 +104,17 @@ class KVCapture:
     def hidden_size(self) -> int:
         """C, width of the last hidden state."""
         return self._hidden_size
+
+    @property
+    def sizes(self) -> Sizes:
+        """All of these."""
+        return Sizes(
+            layers=self.num_layers,
+            heads=self.num_kv_heads,
+            k_dim=self.k_dim,
+            v_dim=self.v_dim,
+            hidden_size=self.hidden_size,
+        )
 
     @property
     def causal(self) -> bool:

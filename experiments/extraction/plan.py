@@ -207,10 +207,9 @@ class _Plan:
             return 0
         fuse, student = self.phase.fuse, self.student
         stand_ins: Any = {name: (None, shape) for name, shape in self.teachers.items()}
-        own: Any = student
         with torch.device("meta"):
             bridge = build_bridge(
-                self.phase, self.registry, own, stand_ins, self._maps()
+                self.phase, self.registry, student.sizes, stand_ins, self._maps()
             )
             routers: list[nn.Module] = []
             if fuse.router is not None:

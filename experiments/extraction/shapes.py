@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from align.sizes import Sizes
 from teacher.models import read_config
 
 _QWEN = {
@@ -52,6 +53,18 @@ class Shape:
     v_dim: int
     causal: bool
     has_logits: bool
+
+    @property
+    def sizes(self) -> Sizes:
+        """All of these."""
+        return Sizes(
+            layers=self.num_layers,
+            heads=self.num_kv_heads,
+            k_dim=self.k_dim,
+            v_dim=self.v_dim,
+            hidden_size=self.hidden_size,
+        )
+
     max_tokens: int | None = None
     """Of a table of positions; a plan does not look at it."""
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from align.errors import MissingFileError
+from align.sizes import Sizes
 from align.text import TextSample
 from experiments.config import Config
 from experiments.extraction.fingerprint import (
@@ -58,6 +59,17 @@ class StoredCapture:
     """Of its own tokens, beyond which a text was cut; see
     :func:`experiments.lengths.reads_at_most`."""
     has_logits: bool = False
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of keys and values; no hidden states are stored."""
+        return Sizes(
+            layers=self.num_layers,
+            heads=self.num_kv_heads,
+            k_dim=self.k_dim,
+            v_dim=self.v_dim,
+            hidden_size=0,
+        )
 
     def places(self, layers: Iterable[int]) -> tuple[int, ...]:
         """Where layers stand among the stored ones.

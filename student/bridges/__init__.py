@@ -1,7 +1,7 @@
 """Where teachers and student meet: one contract, three ways."""
 
 from student.bridges.adapter import AdapterBridge
-from student.bridges.base import Bridge, PairStats, StudentShape, TeacherShape
+from student.bridges.base import Bridge, PairStats, TeacherShape
 from student.bridges.latent import LatentBridge
 from student.bridges.projector import ProjectorBridge
 
@@ -11,6 +11,5 @@ __all__ = [
     "LatentBridge",
     "PairStats",
     "ProjectorBridge",
-    "StudentShape",
     "TeacherShape",
 ]

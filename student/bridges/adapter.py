@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from align.calibration import Method
 from align.kv import KV
 from align.position_mean import PositionMean
+from align.sizes import Sizes
 from align.time_align import Alignment
 from align.view import TeacherView
 from fuse.fuse_kv import fuse_with_weights
 from student.bridges.base import (
     Bridge,
     PairStats,
-    StudentShape,
     TeacherShape,
     new_adapter,
 )
@@ -33,7 +33,7 @@ class AdapterBridge(Bridge):
 
     def __init__(
         self,
-        student: StudentShape,
+        student: Sizes,
         teachers: Sequence[TeacherShape],
         method: str | Method = "procrustes",
         gate: float = 0.0,

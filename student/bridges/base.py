@@ -20,6 +20,7 @@ from align.head_dim_adapter import MultiTeacherHeadDimAdapter
 from align.kv import KV
 from align.layer_map import LayerMap, interpolate_teacher_layers, mix_layer
 from align.position_mean import PositionMean
+from align.sizes import Sizes
 from align.view import TeacherView
 from fuse.fuse_kv import fuse_with_weights
 from fuse.weigher import share
@@ -29,30 +30,32 @@ from student.places import Places, Share
 from student.standardize import Standardizer
 
 
-@dataclass(frozen=True, slots=True)
-class StudentShape:
-    """The sizes of the student's keys and values."""
-
-    layers: int
-    heads: int
-    k_width: int
-    """H * D_k of one layer."""
-    v_width: int
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherShape:
     """One teacher's sizes and its place in the student's depth."""
 
     name: str
-    heads: int
-    k_width: int
-    v_width: int
+    sizes: Sizes
     layer_map: LayerMap
     causal: bool
     """False for bidirectional teachers, which are never injected."""
     positions: bool = False
     """Whether keys and values lose what belongs to their positions."""
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return self.sizes.heads
+
+    @property
+    def k_width(self) -> int:
+        """H * D_k of one layer."""
+        return self.sizes.k_width
+
+    @property
+    def v_width(self) -> int:
+        """H * D_v of one layer."""
+        return self.sizes.v_width
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +76,7 @@ class Bridge(nn.Module, ABC):
 
     def __init__(
         self,
-        student: StudentShape,
+        student: Sizes,
         teachers: Sequence[TeacherShape],
         gate: float = 0.0,
     ) -> None:
@@ -280,7 +283,7 @@ class Bridge(nn.Module, ABC):
 
 
 def new_adapter(
-    student: StudentShape, teachers: Sequence[TeacherShape]
+    student: Sizes, teachers: Sequence[TeacherShape]
 ) -> MultiTeacherHeadDimAdapter:
     """An adapter from every teacher's dimensions to the student's, per layer."""
     return MultiTeacherHeadDimAdapter(

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from align.calibration import Method
 from align.kv import KV
+from align.sizes import Sizes
 from align.view import TeacherView
 from fuse.fuse_kv import fuse_with_weights
 from fuse.z_space import ZSpace
-from student.bridges.base import Bridge, PairStats, StudentShape, TeacherShape
+from student.bridges.base import Bridge, PairStats, TeacherShape
 from student.objective import Comparison
 from student.places import Places, Share
 from student.still import standing_still
@@ -28,7 +29,7 @@ class LatentBridge(Bridge):
 
     def __init__(
         self,
-        student: StudentShape,
+        student: Sizes,
         teachers: Sequence[TeacherShape],
         z: ZSpace,
         lambda_reconstruction: float = 1.0,
@@ -52,7 +53,7 @@ class LatentBridge(Bridge):
 
     @staticmethod
     def of_sizes(
-        student: StudentShape,
+        student: Sizes,
         teachers: Sequence[TeacherShape],
         adapter: Method | None = None,
         *,

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from align.calibration import Method
 from align.kv import KV
+from align.sizes import Sizes
 from align.view import TeacherView
 from student.bridges.adapter import AdapterBridge
-from student.bridges.base import PairStats, StudentShape, TeacherShape
+from student.bridges.base import PairStats, TeacherShape
 from student.bridges.projected import LayerwiseLinear, Meeting, Projected
 from student.objective import Comparison
 from student.standardize import Standardizer
@@ -26,7 +27,7 @@ class ProjectorBridge(AdapterBridge):
 
     def __init__(
         self,
-        student: StudentShape,
+        student: Sizes,
         teachers: Sequence[TeacherShape],
         method: str | Method = "procrustes",
         gate: float = 0.0,

@@ -22,7 +22,6 @@ from student.bridges import (
     Bridge,
     LatentBridge,
     ProjectorBridge,
-    StudentShape,
     TeacherShape,
 )
 from student.calibrate import CalibrationReport, calibrate
@@ -154,12 +153,12 @@ class School:
 
     def bridge(self, kind: str, own: KVCapture, teachers: Sequence[str], maps: Any):
         def widths(c: KVCapture) -> tuple[int, int]:
-            return c.num_kv_heads * c.k_dim, c.num_kv_heads * c.v_dim
+            return c.sizes.k_width, c.sizes.v_width
 
-        shape = StudentShape(own.num_layers, own.num_kv_heads, *widths(own))
+        shape = own.sizes
         captures = [self.teacher(name)[0] for name in teachers]
         shapes = [
-            TeacherShape(n, c.num_kv_heads, *widths(c), m, c.causal)
+            TeacherShape(name=n, sizes=c.sizes, layer_map=m, causal=c.causal)
             for n, c, m in zip(teachers, captures, maps, strict=True)
         ]
         if kind == "latent":

@@ -1,0 +1,36 @@
+"""The sizes of a model's keys and values, all that bridges, maps and plans read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """How large one model's keys, values and hidden states are."""
+
+    layers: int
+    """L, attention layers that have keys and values of their own."""
+    heads: int
+    """H, not repeated for grouped queries."""
+    k_dim: int
+    """Head size of keys."""
+    v_dim: int
+    """Head size of values; latent attention's differs from the keys'."""
+    hidden_size: int
+    """C, width of the last hidden state; 0 where none can be had, as from a store."""
+
+    @property
+    def k_width(self) -> int:
+        """H * D_k of one layer's keys of a token."""
+        return self.heads * self.k_dim
+
+    @property
+    def v_width(self) -> int:
+        """H * D_v of one layer's values of a token."""
+        return self.heads * self.v_dim
+
+    @property
+    def width(self) -> int:
+        """Numbers of one layer's key and value of a token."""
+        return self.k_width + self.v_width
