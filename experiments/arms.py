@@ -83,11 +83,14 @@ def without_stage(stage: Stage, teacher: str) -> Stage:
         return Stage(stage.phase, ())
     if len(left) == 1:
         return single_stage(stage, left[0])
-    weights = stage.phase.fuse.weights
+    fuse, method = stage.phase.fuse, stage.phase.fuse.fusion_method
+    weights = fuse.weights
+    if fuse.router == "fixed":
+        method, weights = "fixed", fuse.router_options["weights"]
     if weights is not None:
         shares = dict(zip(stage.teachers, weights, strict=True))
         weights = [shares[name] for name in left]
-    fuse = replace(stage.phase.fuse, weights=weights)
+    fuse = replace(fuse, fusion_method=method, weights=weights)
     return Stage(replace(stage.phase, fuse=fuse), left)
 
 
@@ -114,7 +117,7 @@ def repeated_arms(arms: Arms) -> dict[str, str]:
 
 def _as_trained(stage: Stage) -> Stage:
     """One teacher has all the weight, whatever its fixed share was called."""
-    fixed = stage.phase.fuse.fusion_method == "fixed"
+    fixed = stage.phase.fuse.router == "fixed"
     if fixed and len(stage.teachers) == 1:
         return single_stage(stage, stage.teachers[0])
     return stage

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.config import Config, PhaseConfig
-from experiments.settings import ConfigError
+from experiments.settings import ConfigError, check
 from experiments.used_plugins import names_used
+from fuse.config import LEARNABLE, choice_of
+from plugins.options import options_of
 from plugins.registry import Registry
 from student.config import TrainConfig
 
@@ -30,6 +32,21 @@ def check_settings(
     _check_quantised(config, phases[0].train)
     for kind, name in names_used(phases):
         registry.entry(kind, name)
+    for phase in phases:
+        _check_options(phase, registry)
+
+
+def _check_options(phase: PhaseConfig, registry: Registry) -> None:
+    """See that what stands beside a plugin's name is what it takes, by type."""
+    fuse = phase.fuse
+    method, _ = choice_of("fuse.fusion_method", fuse.fusion_method)
+    named = "router_type" if method == LEARNABLE else "fusion_method"
+    for kind, name, options, setting in (
+        ("router", fuse.router, fuse.router_options, named),
+        ("space", fuse.space_name, fuse.space_options, "space"),
+    ):
+        factory = registry.entry(kind, name).value
+        check(options_of(factory), options, f"fuse.{setting}")
 
 
 def check_resume(run_dir: Path, resume: str) -> None:

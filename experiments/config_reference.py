@@ -199,7 +199,8 @@ def _takes(hint: Any) -> str:
 def _plural(what: str) -> str:
     if what.startswith("list of "):
         return what.replace("list", "lists", 1)
-    return what if what.startswith("`") else f"{what}s"
+    as_it_is = what.startswith("`") or what == "anything"
+    return what if as_it_is else f"{what}s"
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

@@ -65,7 +65,7 @@ from experiments.stop import RunStopped, StopRequest, stop_on_signals
 from experiments.summary import summarize
 from experiments.teaching import check_phase
 from experiments.text_sources import check_sources, source_warnings
-from experiments.used_plugins import names_used, plugin_records
+from experiments.used_plugins import names_used, options_used, plugin_records
 from experiments.versions import changes, versions
 from experiments.zoo_names import build_zoo_models
 from plugins.registry import Registry
@@ -115,7 +115,12 @@ def run_training(
     check_resume(run_dir, resume)
     started = time.monotonic()
     with waiting("trying the plugins in use", launched_rank() == 0):
-        tried = try_used(registry, names_used(phases), tried_before(run_dir))
+        tried = try_used(
+            registry,
+            names_used(phases),
+            tried_before(run_dir),
+            options_used(phases),
+        )
     with (
         hold_run(run_dir) as lease,
         noted(run_dir, lease, launched_world()),

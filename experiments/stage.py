@@ -158,7 +158,7 @@ def _alarms(run: RunContext, stage: Stage, place: Place, capture: KVCapture) -> 
         place.steps,
         start,
         phase.align.min_coverage,
-        phase.fuse.fusion_method != "fixed",
+        phase.fuse.router != "fixed",
         warn,
     )
 

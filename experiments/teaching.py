@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from align import layer_map
 from align.errors import InputError
-from align.layer_map import LayerMap, needs_sample
+from align.layer_map import LayerMap
 from align.sizes import Sizes
 from align.text import TextSample
 from align.tokens import TokenBatch
@@ -28,8 +29,10 @@ from experiments.outputs import (
 )
 from experiments.precision import autocast_of
 from fuse.config import FuseConfig
+from fuse.router import learns, needs_sample
 from fuse.routing_loss import EntropyRegularizer
-from fuse.weigher import FixedWeigher, LearnedWeigher, SimilarityWeigher
+from fuse.similarity_router import RoutingSample
+from fuse.weigher import Weigher
 from plugins.registry import Registry
 from student.bridges import Bridge, TeacherShape
 from student.calibrate import CalibrationReport, calibrate, fit_positions
@@ -40,7 +43,6 @@ from student.terms import term_weights
 from teacher.capture import KVCapture
 from teacher.models import LoadedModel
 from teacher.panel import LiveTeacher, TeacherPanel
-from teacher.router_proto import compute_multi_teacher_prototypes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,14 +112,14 @@ def build_faculty(
     weigher = build_weigher(
         phase.fuse, registry, student, list(teachers), shares, report
     )
-    learns = phase.fuse.router is not None and phase.fuse.entropy_reg_strength > 0
+    trained = any(p.requires_grad for p in weigher.parameters())
     regularizer = (
         EntropyRegularizer(
             phase.fuse.entropy_target,
             phase.fuse.entropy_reg_strength,
             phase.fuse.entropy_warmup_steps,
         )
-        if learns
+        if trained and phase.fuse.entropy_reg_strength > 0
         else None
     )
     return Faculty(
@@ -146,7 +148,7 @@ def check_phase(
     check_depth(phase, registry, student_layers, teachers)
     layers_read(phase.loss.outcome_layers, student_layers)
     feature_heat(phase.loss.temperatures, student_layers)
-    if phase.fuse.fusion_method == "fixed":
+    if phase.fuse.router == "fixed":
         fixed_weights(phase.fuse, dict.fromkeys(teachers, 1.0))
 
 
@@ -156,7 +158,7 @@ def fixed_weights(fuse: FuseConfig, shares: Mapping[str, float]) -> list[float]:
     Raises:
         ValueError: not one weight each.
     """
-    weights = fuse.weights or list(shares.values())
+    weights = fuse.router_options["weights"] or list(shares.values())
     if len(weights) != len(shares):
         raise InputError(
             f"fuse.weights has {len(weights)} entries for the teachers "
@@ -183,7 +185,7 @@ def build_bridge(
         )
         for name, (_, capture) in teachers.items()
     ]
-    build = registry.guarded("space", phase.fuse.space)
+    build = registry.guarded("space", phase.fuse.space_name)
     method = registry.guarded("adapter", phase.align.adapter)
     bridge: Bridge = build(student, shapes, method, **phase.fuse.space_options)
     return bridge
@@ -202,66 +204,33 @@ def build_weigher(
     names: Sequence[str],
     shares: Mapping[str, float],
     report: CalibrationReport,
-) -> nn.Module:
+) -> Weigher:
     """What gives every token its weights over the teachers."""
-    if fuse.fusion_method == "fixed":
-        own = {name: shares[name] for name in names}
-        return FixedWeigher(fixed_weights(fuse, own))
-    if fuse.fusion_method == "similarity":
-        return SimilarityWeigher(
-            prototypes(fuse, report),
-            fuse.temperature,
-            fuse.similarity,
-            fuse.routing_level,
-            centre=report.hidden.mean(0),
-        )
-    assert fuse.router is not None
     build = registry.guarded("router", fuse.router)
-    size, count = student.hidden_size, len(names)
-    router = (
-        [build(size, count) for _ in range(student.num_layers)]
-        if fuse.routing_per_layer
-        else build(size, count)
-    )
-    return LearnedWeigher(router, fuse.routing_level, fuse.temperature)
+    sample = RoutingSample(hidden=report.hidden, bits=report.bits)
+    options = router_options(fuse, {name: shares[name] for name in names})
+
+    def router() -> nn.Module:
+        made: Any = build(student.hidden_size, len(names), **options)
+        if needs_sample(build):
+            made.fit(sample)
+        return made
+
+    if not learns(build):  # then there is one, as it is
+        return Weigher(router(), fuse.routing_level)
+    by_layer = [router() for _ in range(student.num_layers * fuse.routing_per_layer)]
+    return Weigher(by_layer or router(), fuse.routing_level, fuse.temperature)
 
 
-def prototypes(fuse: FuseConfig, report: CalibrationReport) -> Tensor:
-    """Prototypes in the student's hidden space, from each teacher's home samples.
+def router_options(fuse: FuseConfig, shares: Mapping[str, float]) -> dict[str, Any]:
+    """What a phase's router is built with beside sizes.
 
-    A teacher's home is the third of the calibration sample that it reads best
-    compared with the other teachers (bits per character). A teacher without a loss
-    of its own is at home everywhere.
+    Raises:
+        InputError: fixed weights are not one a teacher.
     """
-    centred = report.hidden - report.hidden.mean(0)
-    features = [centred[home] for home in home_samples(report.bits)]
-    return compute_multi_teacher_prototypes(
-        features, method=fuse.prototype_method, num_clusters=fuse.num_clusters
-    )
-
-
-def home_samples(bits: Tensor) -> list[Tensor]:
-    """For each teacher the samples it reads best compared with the others.
-
-    Args:
-        bits: (N, M) bits per character, NaN for teachers that have none.
-
-    Returns:
-        M index tensors, a third of the samples each (all where bits are NaN).
-    """
-    count, teachers = bits.shape
-    everywhere = torch.arange(count)
-    keep = max(1, count // 3)
-    out = []
-    for m in range(teachers):
-        others = torch.cat([bits[:, :m], bits[:, m + 1 :]], 1)
-        known = ~others.isnan().all(1) if others.shape[1] else torch.zeros(count).bool()
-        if bits[:, m].isnan().any() or not bool(known.all()):
-            out.append(everywhere)
-            continue
-        best = others.nan_to_num(nan=float("inf")).amin(1)
-        out.append((bits[:, m] - best).argsort()[:keep])
-    return out
+    if fuse.router == "fixed":
+        return fuse.router_options | {"weights": fixed_weights(fuse, shares)}
+    return fuse.router_options
 
 
 def _depth(
@@ -276,7 +245,7 @@ def _depth(
     strategy = registry.guarded("layer_map", phase.align.layer_mapping_strategy)
     seen = {}
     unmapped = {n: t for n, t in teachers.items() if n not in phase.align.layer_map}
-    if needs_sample(strategy) and unmapped:
+    if layer_map.needs_sample(strategy) and unmapped:
         every = {name: tuple(range(t[1].num_layers)) for name, t in unmapped.items()}
         panel = _panel(phase, registry, unmapped, every)
         some = list(samples)[: BATCHES * phase.train.batch_size]
@@ -324,10 +293,15 @@ def _panel(
 def _asked_of_teachers(phase: PhaseConfig, registry: Registry) -> tuple[bool, bool]:
     """Whether a phase compares attention, and learns from teachers' own losses."""
     needs = needs_of(active_objectives(phase, registry))
-    own_loss = phase.fuse.fusion_method == "similarity" or (
-        phase.fuse.router is not None and phase.loss.router_signal != "outcome"
+    return ATTENTION in needs, wants_own_loss(phase, registry)
+
+
+def wants_own_loss(phase: PhaseConfig, registry: Registry) -> bool:
+    """Whether a phase asks the teachers for their own next-token loss."""
+    router = registry.guarded("router", phase.fuse.router)
+    return needs_sample(router) or (
+        learns(router) and phase.loss.router_signal != "outcome"
     )
-    return ATTENTION in needs, own_loss
 
 
 def _stored(teachers: Mapping[str, tuple[LoadedModel, KVCapture]]) -> dict[str, Any]:

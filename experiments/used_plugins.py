@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.config import PhaseConfig
 from plugins.registry import Registry
-from plugins.trial import Name, foreign
+from plugins.trial import Name, Options, foreign
 
 Records = Mapping[str, Mapping[str, str]]
 """``kind name`` -> ``plugin``, ``distribution``, ``version`` and ``digest``."""
@@ -25,14 +25,28 @@ def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
             ("layer_map", phase.align.layer_mapping_strategy),
             ("adapter", phase.align.adapter),
             ("rope_scaler", phase.align.rope_scaling_method),
-            ("space", phase.fuse.space),
+            ("router", phase.fuse.router),
+            ("space", phase.fuse.space_name),
             ("temperature", phase.output.temperature_rule),
         ]
-        if phase.fuse.router is not None:
-            found.append(("router", phase.fuse.router))
         weights = term_weights(phase.loss, phase.output)
         found += [("objective", name) for name in weights]
     return list(dict.fromkeys(found))
+
+
+def options_used(phases: Iterable[PhaseConfig]) -> dict[Name, list[Options]]:
+    """With which options some phases call what they call by name, each way once."""
+    ways: dict[Name, list[Options]] = {}
+    for phase in phases:
+        fuse = phase.fuse
+        for name, options in (
+            (("router", fuse.router), fuse.router_options),
+            (("space", fuse.space_name), fuse.space_options),
+        ):
+            known = ways.setdefault(name, [])
+            if options not in known:
+                known.append(options)
+    return ways
 
 
 def plugin_records(registry: Registry, phases: Iterable[PhaseConfig]) -> Records:

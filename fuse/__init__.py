@@ -8,7 +8,7 @@ from fuse.fuse_kv import (
     fuse_kvs_similarity,
     fuse_with_weights,
 )
-from fuse.router import ROUTER_TYPES, LearnableRouter, routing_query
+from fuse.router import ROUTER_TYPES, FixedRouter, LearnableRouter, routing_query
 from fuse.routing_loss import (
     EntropyRegularizer,
     expected_teacher_loss,
@@ -20,7 +20,8 @@ from fuse.routing_stats import (
     routing_alarm,
     routing_entropy,
 )
-from fuse.weigher import FixedWeigher, LearnedWeigher, SimilarityWeigher
+from fuse.similarity_router import RoutingSample, SimilarityRouter
+from fuse.weigher import FixedWeigher, Weigher
 from fuse.z_agreement import agreement
 from fuse.z_space import ZSpace
 
@@ -28,14 +29,16 @@ __all__ = [
     "FUSION_METHODS",
     "ROUTER_TYPES",
     "EntropyRegularizer",
+    "FixedRouter",
     "FixedWeigher",
     "FuseConfig",
     "Fused",
     "LearnableRouter",
-    "LearnedWeigher",
     "RoutingAlarm",
+    "RoutingSample",
     "RoutingStats",
-    "SimilarityWeigher",
+    "SimilarityRouter",
+    "Weigher",
     "ZSpace",
     "agreement",
     "expected_teacher_loss",

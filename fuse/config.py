@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from align.errors import InputError
 
 FUSION_METHODS = ("fixed", "similarity", "learnable")
 """The built-in ones; any other value names a registered router."""
 
-Z_OPTIONS = (
-    *("z_dim", "z_hidden", "z_agreement"),
-    *("lambda_reconstruction", "lambda_agreement"),
-)
-"""Settings of the space ``z``."""
+LEARNABLE = "learnable"
+"""As a fusion method, stands for the router of ``router_type``."""
+SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "fixed": ("weights",),
+    "similarity": ("temperature", "similarity", "prototype_method", "num_clusters"),
+    "z": (
+        *("z_dim", "z_hidden", "z_agreement"),
+        *("lambda_reconstruction", "lambda_agreement"),
+    ),
+}
+"""Settings that are short for options of a built-in router or space."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FuseConfig:
     """How the teachers' keys and values become one."""
 
-    fusion_method: str = "fixed"
-    """fixed, similarity, learnable, or the name of a registered router, which
-    is short for learnable with that ``router_type``."""
-    space: str = "student"
+    fusion_method: str | dict[str, Any] = "fixed"
+    """What weighs teachers, a registered router: ``fixed``, ``similarity`` or a
+    plugin's; ``learnable`` for that of ``router_type``. With options ``{use: NAME,
+    option: value}``."""
+    space: str | dict[str, Any] = "student"
     """Where teachers meet, a registered space: ``student``, their tensors averaged in
     the student's basis; ``losses``, their losses averaged (no common basis needed);
-    ``z``, tensors in the shared latent Z; or a plugin's."""
+    ``z``, tensors in the shared latent Z; or a plugin's. With options ``{use: NAME,
+    option: value}``."""
     weights: list[float] | None = None
     """One share per teacher for ``fixed``, >= 0, any scale; None: equal shares."""
-    router_type: str = "mlp"
-    """A registered router: mlp, gate, attention, or a plugin's."""
+    router_type: str | dict[str, Any] = "mlp"
+    """A registered router: mlp, gate, attention, or a plugin's, as there."""
     routing_level: Literal["sample", "token"] = "token"
     """One weighting per text, or one per student token. A sample's weights have
     seen the whole text, so only ``token`` is strictly causal."""
@@ -71,12 +82,7 @@ class FuseConfig:
         for field, allowed in _CHOICES.items():
             _check_choice(field, getattr(self, field), allowed)
         for field in ("fusion_method", "router_type", "space"):
-            value = getattr(self, field)
-            if not value or value != value.strip():
-                raise ValueError(
-                    f"fuse.{field} is {value!r}; give a registered name "
-                    "(`mtkd plugins list` shows them)"
-                )
+            choice_of(f"fuse.{field}", getattr(self, field))
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"fuse.temperature must be > 0, got {self.temperature}")
         for field, least in _AT_LEAST.items():
@@ -87,35 +93,78 @@ class FuseConfig:
             check_weights("fuse.weights", self.weights)
 
     @property
-    def router(self) -> str | None:
-        """The registered router to build, None where nothing is learned."""
-        if self.fusion_method in ("fixed", "similarity"):
-            return None
-        learnable = self.fusion_method == "learnable"
-        return self.router_type if learnable else self.fusion_method
+    def router(self) -> str:
+        """The registered router that weighs teachers."""
+        return self._router[0]
+
+    @property
+    def router_options(self) -> dict[str, Any]:
+        """What it is built with beside sizes; some settings here are such options."""
+        return self._settings_of(self.router) | self._router[1]
+
+    @property
+    def space_name(self) -> str:
+        """The registered space in which teachers meet."""
+        return choice_of("fuse.space", self.space)[0]
 
     @property
     def space_options(self) -> dict[str, Any]:
-        """What the space is built with beside sizes: settings here are ``z``'s."""
-        settings = Z_OPTIONS if self.space == "z" else ()
-        return {name: getattr(self, name) for name in settings}
+        """What it is built with beside sizes; some settings here are such options."""
+        name, options = choice_of("fuse.space", self.space)
+        return self._settings_of(name) | options
+
+    @property
+    def _router(self) -> tuple[str, dict[str, Any]]:
+        name, options = choice_of("fuse.fusion_method", self.fusion_method)
+        if name != LEARNABLE:
+            return name, options
+        name, more = choice_of("fuse.router_type", self.router_type)
+        return name, more | options
+
+    def _settings_of(self, name: str) -> dict[str, Any]:
+        return {setting: getattr(self, setting) for setting in SETTINGS.get(name, ())}
+
+
+def choice_of(
+    setting: str, value: str | Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Take apart what chooses a plugin: ``NAME``, or ``{use: NAME, option: value}``.
+
+    Args:
+        setting: its name, for errors.
+        value: as the config says it.
+
+    Returns:
+        The registered name, and the options that stand beside it.
+
+    Raises:
+        ValueError: no name can be read.
+    """
+    options = {} if isinstance(value, str) else dict(value)
+    name = value if isinstance(value, str) else options.pop("use", None)
+    if not isinstance(name, str) or not name or name != name.strip():
+        raise ValueError(
+            f"{setting} is {value!r}; give a registered name (`mtkd plugins list` "
+            "shows them), or {use: NAME} with its options"
+        )
+    return name, options
 
 
 def check_weights(name: str, weights: list[float]) -> None:
     """Refuse weights from which no share can be computed.
 
     Raises:
-        ValueError: empty, negative, not finite, or all zero.
+        InputError: empty, negative, not finite, or all zero.
     """
     if not weights:
-        raise ValueError(f"{name} is empty; give one weight per teacher")
+        raise InputError(f"{name} is empty; give one weight per teacher")
     for index, weight in enumerate(weights):
         if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(
+            raise InputError(
                 f"{name}[{index}] is {weight}; weights are finite and >= 0"
             )
     if sum(weights) == 0:
-        raise ValueError(f"{name} is all zero; give at least one teacher a weight > 0")
+        raise InputError(f"{name} is all zero; give at least one teacher a weight > 0")
 
 
 def _check_choice(field: str, value: object, allowed: tuple[str, ...]) -> None:

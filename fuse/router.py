@@ -2,12 +2,67 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from align.errors import InputError
+from fuse.config import check_weights
+
 ROUTER_TYPES = ("mlp", "gate", "attention")
 """What ``LearnableRouter`` can be; the registry knows the plugins' too."""
+
+
+def learns(router: Any) -> bool:
+    """Whether a router, or what makes it, says that it learns; most say nothing."""
+    return bool(getattr(router, "learns", True))
+
+
+def needs_sample(router: Any) -> bool:
+    """Whether a router, or what makes it, is to be fitted on the calibration sample."""
+    return bool(getattr(router, "needs_sample", False))
+
+
+class FixedRouter(nn.Module):
+    """The same shares for every query."""
+
+    learns = False
+    shares: Tensor
+    """(M,) float32, summing to 1."""
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_teachers: int,
+        *,
+        weights: list[float] | None = None,
+    ) -> None:
+        """Take shares.
+
+        Args:
+            hidden_dim: C, which plays no part.
+            num_teachers: M.
+            weights: M shares of any scale; None: equal ones.
+
+        Raises:
+            InputError: not M finite numbers >= 0 with a positive sum.
+        """
+        super().__init__()
+        weights = [1.0] * num_teachers if weights is None else list(weights)
+        check_weights("weights", weights)
+        if len(weights) != num_teachers:
+            raise InputError(
+                f"weights has {len(weights)} entries for {num_teachers} teachers; give "
+                "one a teacher"
+            )
+        shares = torch.tensor(weights, dtype=torch.float32)
+        self.register_buffer("shares", shares / shares.sum())
+
+    def forward(self, query: Tensor) -> Tensor:
+        """(..., C) float -> (..., M) float32."""
+        return self.shares.expand(*query.shape[:-1], -1)
 
 
 class LearnableRouter(nn.Module):

@@ -1,7 +1,7 @@
 """One weight per teacher for every student token, whichever way it is found.
 
-A weigher is what training holds: it hides whether weights are constant, come from
-prototypes or from a trained router, and whether one goes to a sample or a token.
+A weigher is what training holds: a router of any kind (constant, by prototypes,
+trained, a stranger's), asked for a sample or for a token.
 """
 
 from __future__ import annotations
@@ -11,71 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fuse.router import routing_query
-from teacher.router_proto import compute_routing_weights
+from fuse.router import FixedRouter, routing_query
 
 
-class FixedWeigher(nn.Module):
-    """Constant shares."""
-
-    weights: Tensor
-
-    def __init__(self, weights: Sequence[float]) -> None:
-        """Take M shares of any scale, >= 0 with a positive sum."""
-        super().__init__()
-        shares = torch.tensor(list(weights), dtype=torch.float32)
-        self.register_buffer("weights", shares / shares.sum())
-
-    def forward(self, hidden: Tensor, mask: Tensor, available: Tensor) -> Tensor:
-        """(B, T, C), (B, T), (B, T, M) -> (B, T, M) float32, see :func:`share`."""
-        return share(self.weights.expand(*mask.shape, -1), available)
-
-
-class SimilarityWeigher(nn.Module):
-    """Softmax of the similarity between the student's state and prototypes."""
-
-    prototypes: Tensor
-    centre: Tensor
-
-    def __init__(
-        self,
-        prototypes: Tensor,
-        temperature: float = 1.0,
-        similarity: str = "cosine",
-        level: str = "token",
-        centre: Tensor | None = None,
-    ) -> None:
-        """Hold prototypes.
-
-        Args:
-            prototypes: (M, C) or (M, K, C), already around ``centre``.
-            temperature: > 0; lower is sharper.
-            similarity: cosine, dot or l2.
-            level: ``token`` or ``sample``.
-            centre: (C,) taken off every query: hidden states share a large common
-                part, beside which all cosines look alike. None: nothing.
-        """
-        super().__init__()
-        self.register_buffer("prototypes", prototypes.detach().float())
-        none = prototypes.new_zeros(prototypes.shape[-1])
-        start = none if centre is None else centre
-        self.register_buffer("centre", start.detach().float())
-        self.temperature, self.similarity = temperature, similarity
-        self.level = level
-
-    def forward(self, hidden: Tensor, mask: Tensor, available: Tensor) -> Tensor:
-        """(B, T, C), (B, T), (B, T, M) -> (B, T, M) float32, see :func:`share`."""
-        weights = compute_routing_weights(
-            routing_query(hidden.float() - self.centre, mask, self.level),
-            self.prototypes,
-            temperature=self.temperature,
-            similarity=self.similarity,
-        )
-        return share(per_token(weights, mask), available)
-
-
-class LearnedWeigher(nn.Module):
-    """A trained router."""
+class Weigher(nn.Module):
+    """A router, at the level and temperature of a run, over whoever covers a token."""
 
     def __init__(
         self,
@@ -110,12 +50,26 @@ class LearnedWeigher(nn.Module):
         ]
         return torch.stack(weights) if self.by_layer else weights[0]
 
+    @property
+    def shares(self) -> Tensor | None:
+        """(M,) float32 where weights are the same for every text; None elsewhere."""
+        constant: Tensor | None = getattr(self.routers[0], "shares", None)
+        return None if self.by_layer else constant
+
     def _sharpen(self, weights: Tensor) -> Tensor:
         if self.temperature != 1:
             tiny = torch.finfo(torch.float32).tiny  # a weight of 0 stays finite
             log_weights = weights.float().clamp_min(tiny).log()
             weights = (log_weights / self.temperature).softmax(-1)
         return weights
+
+
+class FixedWeigher(Weigher):
+    """Constant shares."""
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        """Take M shares of any scale, >= 0 with a positive sum."""
+        super().__init__(FixedRouter(1, len(weights), weights=list(weights)))
 
 
 def prior(weigher: nn.Module, available: Tensor) -> Tensor:
@@ -128,9 +82,10 @@ def prior(weigher: nn.Module, available: Tensor) -> Tensor:
     Returns:
         (B, T, M) float32, see :func:`share`.
     """
-    if isinstance(weigher, FixedWeigher):
-        return share(weigher.weights.expand_as(available), available)
-    return share(torch.ones_like(available, dtype=torch.float32), available)
+    shares = getattr(weigher, "shares", None)
+    if shares is None:
+        shares = torch.ones(available.shape[-1], device=available.device)
+    return share(shares.expand_as(available), available)
 
 
 def per_token(weights: Tensor, mask: Tensor) -> Tensor:

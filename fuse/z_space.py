@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from align.calibration import CalibrationStats
+from align.errors import InputError
 from fuse.z_agreement import agreement
 from fuse.z_coder import LayerwiseCoder
 
@@ -53,17 +54,17 @@ class ZSpace(nn.Module):
             agreement_kind: ``mse`` or ``cosine``.
 
         Raises:
-            ValueError: a width is below 1, or another kind of agreement.
+            InputError: a width is below 1, or another kind of agreement.
         """
         super().__init__()
         widths = [*teacher_dims, student_dims]
         if min(num_layers, z_dim, hidden + 1, *(min(pair) for pair in widths)) < 1:
-            raise ValueError(
+            raise InputError(
                 f"ZSpace got widths {widths}, {num_layers} layers, z_dim {z_dim} and "
                 f"hidden {hidden}; give numbers >= 1 (hidden >= 0)"
             )
         if agreement_kind not in ("mse", "cosine"):
-            raise ValueError(
+            raise InputError(
                 f"agreement is {agreement_kind!r}; choose from mse, cosine"
             )
         self.z_dim, self.agreement_kind = z_dim, agreement_kind

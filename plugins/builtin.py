@@ -17,7 +17,8 @@ from align.tokenizer_align import (
     ChunkEndAligner,
     LastTokenAligner,
 )
-from fuse.router import ROUTER_TYPES, LearnableRouter
+from fuse.router import ROUTER_TYPES, FixedRouter, LearnableRouter
+from fuse.similarity_router import SimilarityRouter
 from plugins.hookspecs import Aligner, Space, hookimpl
 from student.bridges import AdapterBridge, LatentBridge, ProjectorBridge
 from student.objective import Objective
@@ -59,9 +60,20 @@ def rope_scalers() -> Mapping[str, Callable[[float, int, float], float]]:
 
 
 @hookimpl
-def routers() -> Mapping[str, Callable[[int, int], nn.Module]]:
-    """A hidden layer, independent gates, attention over learned keys."""
-    return {name: partial(LearnableRouter, router_type=name) for name in ROUTER_TYPES}
+def routers() -> Mapping[str, Callable[..., nn.Module]]:
+    """A hidden layer, gates, attention over learned keys; nearness, constant shares."""
+    return {
+        "fixed": FixedRouter,
+        "similarity": SimilarityRouter,
+        **{name: _learnable(name) for name in ROUTER_TYPES},
+    }
+
+
+def _learnable(router_type: str) -> Callable[[int, int], nn.Module]:
+    def build(hidden_dim: int, num_teachers: int) -> nn.Module:
+        return LearnableRouter(hidden_dim, num_teachers, router_type)
+
+    return build
 
 
 @hookimpl

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fuse.router import needs_sample
+from fuse.similarity_router import RoutingSample
 from plugins.answers import SUM, SUM_NARROW, weights_problem
 from plugins.contract import Promise, first_problem, problem
 from plugins.seeds import chance
@@ -19,18 +23,21 @@ CALLS = 120
 """How often one router is asked, since some faults begin late."""
 
 
-def router(factory: Callable[[int, int], nn.Module]) -> Iterator[Promise]:
+def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
     """A router is tried on texts and tokens, large and low-precision queries."""
 
-    def made(teachers: int = _TEACHERS) -> nn.Module:
+    def made(teachers: int = _TEACHERS, seed: int = 0) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             before = Untouched({})
-            found = factory(_WIDTH, teachers)
+            found: Any = factory(_WIDTH, teachers)
+            if needs_sample(factory):
+                found.fit(sample(teachers, seed))
             changed = before.problem()
         if changed:
             raise RuntimeError(changed)
-        return found
+        router: nn.Module = found
+        return router
 
     def trained() -> list[nn.Module]:
         """One as it is made and one whose parameters have moved: many begin uniform."""
@@ -120,7 +127,7 @@ def router(factory: Callable[[int, int], nn.Module]) -> Iterator[Promise]:
         return problem(far, "answers otherwise after other queries in training")
 
     def saved() -> str:
-        module, other = made(), factory(_WIDTH, _TEACHERS)
+        module, other = made(), made(seed=5)
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.add_(0.1)
@@ -128,6 +135,18 @@ def router(factory: Callable[[int, int], nn.Module]) -> Iterator[Promise]:
         query = queries()[0]
         same = torch.allclose(module.eval()(query), other.eval()(query), atol=1e-6)
         return problem(not same, "a restored router answers differently")
+
+    def fitted() -> str:
+        module: Any = made()
+        if not needs_sample(factory):
+            return ""
+        given = sample(_TEACHERS, 1)
+        before = Untouched(given, whole=True)
+        module.fit(given)
+        none_known = replace(given, bits=given.bits * torch.nan)
+        module.fit(none_known)
+        weights = module(queries()[0])
+        return before.problem() or weights_problem(weights, queries()[0], _TEACHERS)
 
     def often() -> str:
         module = trained()[1].eval()
@@ -157,7 +176,19 @@ def router(factory: Callable[[int, int], nn.Module]) -> Iterator[Promise]:
     yield Promise("no query changes the answers to later ones", history)
     yield Promise("its weights have a finite gradient to its parameters", learns)
     yield Promise("is saved and restored by its state dict", saved)
+    yield Promise("is fitted on a sample, if it asks for one", fitted)
     yield Promise("keeps all this call after call and leaves queries alone", often)
+
+
+def sample(teachers: int, seed: int) -> RoutingSample:
+    """Twelve texts; the last of several teachers has no loss of its own."""
+    chance = torch.Generator().manual_seed(seed)
+    bits = torch.rand(12, teachers, generator=chance) + 1
+    if teachers > 1:
+        bits[:, -1] = torch.nan
+    return RoutingSample(
+        hidden=torch.randn(12, _WIDTH, generator=chance) + 1, bits=bits
+    )
 
 
 def company_counts(router: Callable[[Tensor], Tensor], query: Tensor) -> bool:

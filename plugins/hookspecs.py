@@ -11,18 +11,17 @@ plugins claiming one name of a kind is an error that names both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pluggy
 from torch import Tensor, nn
 
-from align.calibration import CalibrationStats, Method
+from align.calibration import CalibrationStats
 from align.layer_map import LayerMap
-from align.sizes import Sizes
 from align.time_align import Alignment
 from align.tokens import TokenBatch
-from student.bridges.base import Bridge, TeacherShape
+from student.bridges.base import Bridge
 from student.objective import Objective
 from student.output.temperature import Temperature
 
@@ -34,8 +33,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 Aligner = Callable[[TokenBatch, TokenBatch], Alignment]
 """Also has a bool attribute ``causal``."""
-Space = Callable[[Sizes, Sequence[TeacherShape], Method], Bridge]
-"""From sizes and the calibration of adapters to an uncalibrated bridge."""
+Space = Callable[..., Bridge]
+"""From sizes, and the calibration of adapters, to an uncalibrated bridge."""
 
 
 @hookspec
@@ -99,7 +98,7 @@ def rope_scalers() -> Mapping[str, Callable[[float, int, float], float]]:
 
 
 @hookspec
-def routers() -> Mapping[str, Callable[[int, int], nn.Module]]:
+def routers() -> Mapping[str, Callable[..., nn.Module]]:
     """Offer routers: from a query to one weight per teacher.
 
     A factory takes ``hidden_dim`` and ``num_teachers`` and returns a module
@@ -107,6 +106,13 @@ def routers() -> Mapping[str, Callable[[int, int], nn.Module]]:
     to 1 over M. Each query is answered by itself. It learns from the outcome and
     the teachers' own losses, never from the KV distance, so it needs a gradient
     from its weights to its parameters.
+
+    Keyword-only parameters of the factory are its options, each with a default and a
+    type by which a config is checked. A factory with an attribute ``needs_sample`` that
+    is True makes modules with a method ``fit``, which is given the ``RoutingSample`` of
+    every phase before it begins: the student's mean hidden state of each text, and each
+    teacher's bits per character. One with ``learns = False`` has nothing to train: one
+    is asked for all layers, and ``fuse.temperature`` leaves its weights alone.
 
     Chosen by ``fuse.router_type`` or ``fuse.fusion_method``.
     """
@@ -131,7 +137,8 @@ def spaces() -> Mapping[str, Space]:
     ``view.causal`` alone, holds no bidirectional teacher, and is masked where no causal
     teacher covers. Each text is met by itself, and all that calibration finds lies in
     buffers or parameters, from which a checkpoint restores it bit for bit. What learns
-    is trained at the bridge's rate.
+    is trained at the bridge's rate. Keyword-only parameters of the factory are its
+    options, each with a default and a type by which a config is checked.
 
     Chosen by ``fuse.space``.
     """

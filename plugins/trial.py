@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from plugins.contracts import check
 from plugins.entry import Entry
+from plugins.options import with_options
 from plugins.registry import Registry
 
 Name = tuple[str, str]
 """Kind and name."""
+Options = Mapping[str, Any]
+"""Of a plugin, by name."""
 
 
 def foreign(registry: Registry, names: Iterable[Name]) -> list[Entry]:
@@ -28,7 +33,10 @@ def foreign(registry: Registry, names: Iterable[Name]) -> list[Entry]:
 
 
 def try_used(
-    registry: Registry, names: Iterable[Name], tried: Mapping[str, str] | None = None
+    registry: Registry,
+    names: Iterable[Name],
+    tried: Mapping[str, str] | None = None,
+    options: Mapping[Name, Sequence[Options]] | None = None,
 ) -> dict[str, str]:
     """Put what strangers offer through its contract; what is ours keeps its own.
 
@@ -36,6 +44,7 @@ def try_used(
         registry: knows the names.
         names: all that a run uses.
         tried: what an earlier call returned; the same code is not tried again.
+        options: of names that are used with some, each way they are used.
 
     Returns:
         ``kind name`` -> a stamp of the plugin's code and of the contracts.
@@ -45,20 +54,27 @@ def try_used(
     """
     stamps = {}
     for entry in foreign(registry, names):
-        key, stamp = f"{entry.kind} {entry.name}", _stamp(entry)
+        ways = (options or {}).get((entry.kind, entry.name)) or [{}]
+        key, stamp = f"{entry.kind} {entry.name}", _stamp(entry, ways)
         if not stamp or (tried or {}).get(key) != stamp:
-            try_entry(entry)
+            for way in ways:
+                try_entry(entry, way)
         stamps[key] = stamp
     return stamps
 
 
-def try_entry(entry: Entry) -> None:
+def try_entry(entry: Entry, options: Options | None = None) -> None:
     """Put one thing through the contract of its kind.
+
+    Args:
+        entry: what a plugin offers.
+        options: with which it is used.
 
     Raises:
         PluginError: naming the first promise that is broken.
     """
-    broken = [result for result in check(entry.kind, entry.value) if not result.ok]
+    offered = with_options(entry.value, options) if options else entry.value
+    broken = [result for result in check(entry.kind, offered) if not result.ok]
     if not broken:
         return
     more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
@@ -70,11 +86,13 @@ def try_entry(entry: Entry) -> None:
     )
 
 
-def _stamp(entry: Entry) -> str:
+def _stamp(entry: Entry, ways: Sequence[Options]) -> str:
     """Of the code, the contracts and PyTorch; empty where there is no code to read."""
     if not entry.digest:
         return ""
-    parts = (entry.digest, _contracts(), torch.__version__)
+    parts = [entry.digest, _contracts(), torch.__version__]
+    if any(ways):
+        parts.append(json.dumps(ways, sort_keys=True, default=str))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -23,7 +23,7 @@ from experiments.precision import (
 from experiments.presets import load_registry, presets_of
 from experiments.run_parts import Stage
 from experiments.text_sources import check_sources
-from experiments.used_plugins import names_used
+from experiments.used_plugins import names_used, options_used
 from plugins.registry import Registry
 from plugins.trial import try_used
 from teacher.context import trained_length
@@ -71,7 +71,7 @@ def open_extraction(
     check_sources(config.data)
     registry = registry or load_registry(config)
     phases = resolve_phases(config, presets_of(registry))
-    try_used(registry, names_used(phases))
+    try_used(registry, names_used(phases), options=options_used(phases))
     if asks_hardware(config, phases):
         config, phases = settle(config, phases, hardware_has_bf16())
     models = Models(replace_store(config, read=False), torch.device(device()))

@@ -20,7 +20,7 @@ def fused_weights(extraction: ExtractionContext, names: Sequence[str]) -> list[f
     found = []
     for stage in extraction.stages:
         fuse = stage.phase.fuse
-        if fuse.fusion_method != "fixed" or fuse.space != "student":
+        if fuse.router != "fixed" or fuse.space_name != "student":
             raise ConfigError(
                 f"store.form is fused, but phase {stage.phase.name!r} has "
                 f"fuse.fusion_method {fuse.fusion_method} and fuse.space {fuse.space}; "

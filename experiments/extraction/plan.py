@@ -26,6 +26,7 @@ from experiments.precision import autocast_of, settle
 from experiments.presets import load_registry, presets_of
 from experiments.run_parts import Stage
 from experiments.teaching import build_bridge
+from fuse.router import learns
 from plugins.registry import Registry
 from student.config import TrainConfig
 from student.layers import layers_read
@@ -212,11 +213,13 @@ class _Plan:
                 self.phase, self.registry, student.sizes, stand_ins, self._maps()
             )
             routers: list[nn.Module] = []
-            if fuse.router is not None:
-                build = self.registry.guarded("router", fuse.router)
+            build = self.registry.guarded("router", fuse.router)
+            if learns(build):
                 count = student.num_layers if fuse.routing_per_layer else 1
-                size = student.hidden_size
-                routers = [build(size, len(self.teachers)) for _ in range(count)]
+                size, teachers = student.hidden_size, len(self.teachers)
+                routers = [
+                    build(size, teachers, **fuse.router_options) for _ in range(count)
+                ]
         return sum(_count(module) for module in (bridge, *routers))
 
     def _maps(self) -> Any:

@@ -12,7 +12,6 @@ from pydantic import JsonValue
 
 from align.layer_map import build_multi_teacher_layer_map, needs_sample
 from align.text import TextSample
-from experiments.config import PhaseConfig
 from experiments.extraction.bench import ExtractionContext, device, facts_of, identity
 from experiments.extraction.code import code_of
 from experiments.extraction.fingerprint import (
@@ -24,7 +23,7 @@ from experiments.extraction.fingerprint import (
 from experiments.extraction.form_rules import check_forms, fused_weights
 from experiments.extraction.forms import Form, RawForm, StudentTokensForm
 from experiments.extraction.stand_ins import FUSED
-from experiments.teaching import Faculty, build_faculty
+from experiments.teaching import Faculty, build_faculty, wants_own_loss
 from student.bridges.adapter import AdapterBridge
 from student.output.terms import OutputConfig
 from teacher.capture import KVCapture
@@ -126,7 +125,9 @@ def _raw(extraction: ExtractionContext, name: str) -> Source:
         device=capture.device,
         windows=capture.windows,
     )
-    own_loss = any(wants_own_loss(stage.phase) for stage in extraction.stages)
+    own_loss = any(
+        wants_own_loss(stage.phase, extraction.registry) for stage in extraction.stages
+    )
     shape = Shape(
         layers=len(layers),
         heads=capture.num_kv_heads,
@@ -243,13 +244,6 @@ def needed_layers(
         )
         needed |= set(found.needed)
     return tuple(sorted(needed))
-
-
-def wants_own_loss(phase: PhaseConfig) -> bool:
-    """Whether a phase asks the teachers for their own next-token loss."""
-    return phase.fuse.fusion_method == "similarity" or (
-        phase.fuse.router is not None and phase.loss.router_signal != "outcome"
-    )
 
 
 def _plan(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fuse.router import learns, needs_sample
 from plugins import answers
 from plugins.contract_router import company_counts
 from plugins.entry import Entry
@@ -24,11 +25,11 @@ from plugins.guards.shared import (
 from plugins.untouched import Untouched
 
 
-def router(entry: Entry, factory: Callable[[int, int], Any]) -> Callable[..., Any]:
+def router(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
     """A factory of routers whose answers are checked."""
 
-    def build(hidden_dim: int, num_teachers: int) -> nn.Module:
-        made = made_by(entry, factory, hidden_dim, num_teachers)
+    def build(hidden_dim: int, num_teachers: int, **options: Any) -> nn.Module:
+        made = made_by(entry, factory, hidden_dim, num_teachers, **options)
         if not isinstance(made, nn.Module):
             raise entry.error(
                 f"makes a {type(made).__name__}; a router is a torch.nn.Module"
@@ -56,9 +57,25 @@ def router(entry: Entry, factory: Callable[[int, int], Any]) -> Callable[..., An
                 )
             return found
 
-        return guarded_module(made, call)
+        fitted = _fitted(entry, type(made)) if needs_sample(factory) else {}
+        return guarded_module(made, call, fitted)
 
+    build.learns, build.needs_sample = learns(factory), needs_sample(factory)  # type: ignore[attr-defined]
     return build
+
+
+def _fitted(entry: Entry, plain: Any) -> dict[str, Any]:
+    """A router's ``fit``, watched."""
+    if not callable(getattr(plain, "fit", None)):
+        raise entry.error("says needs_sample = True and has no method fit")
+
+    def fit(router: Any, sample: Any) -> None:
+        before = Untouched(sample)
+        with blamed(entry):
+            plain.fit(router, sample)
+        require(entry, before.problem())
+
+    return {"fit": fit}
 
 
 def objective(entry: Entry, factory: Callable[[], Any]) -> Callable[[], Any]:
@@ -88,7 +105,10 @@ def objective(entry: Entry, factory: Callable[[], Any]) -> Callable[[], Any]:
 
         counts = _counts(entry, made)
         if isinstance(made, nn.Module):
-            return guarded_module(made, call, counts, {"needs": needs})
+            watched: dict[str, Any] = {"needs": property(lambda _: needs)}
+            if counts is not None:
+                watched["count"] = staticmethod(counts)
+            return guarded_module(made, call, watched)
         stand = _Objective(entry, made, call, counts)
         stand.needs = needs  # what it says once
         return stand

@@ -94,14 +94,18 @@ def all_finite(given: Any, module: Any) -> bool:
 def guarded_module(
     module: Any,
     call: Callable[[Any, Any], Tensor],
-    counts: Callable[[Any], Any] | None = None,
-    fixed: Mapping[str, Any] | None = None,
+    watched: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The same module, whose calls go through ``call``; what is fixed stays so.
+    """The same module, whose calls go through ``call``.
 
-    Its class becomes a subclass that differs in ``__call__`` (``count``, ``needs``)
+    Its class becomes a subclass that differs in ``__call__`` and in what is watched
     alone, so that its parameters, state and name stay, and a deep copy is guarded as
     well.
+
+    Args:
+        module: what a stranger made.
+        call: takes its own call and the one argument.
+        watched: methods and properties by name, in place of its own.
     """
     plain = type(module)
 
@@ -111,15 +115,9 @@ def guarded_module(
                 return super().__call__(*args, **kwargs)
             return call(super().__call__, args[0])
 
-    for name, value in (fixed or {}).items():
-        setattr(Guarded, name, _constant(value))
+    for name, value in (watched or {}).items():
+        setattr(Guarded, name, value)
     Guarded.__name__, Guarded.__qualname__ = plain.__name__, plain.__qualname__
     Guarded.__module__ = plain.__module__
-    if counts is not None:
-        Guarded.count = staticmethod(counts)  # type: ignore[attr-defined]
     module.__class__ = Guarded
     return module
-
-
-def _constant(value: Any) -> property:
-    return property(lambda _: value)

@@ -8,7 +8,7 @@ def test_the_documented_defaults():
     assert config.entropy_reg_strength == 0.01
     assert config.entropy_target == "specialized"
     assert config.fusion_method == "fixed"
-    assert config.router is None
+    assert config.router == "fixed" and config.space_name == "student"
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,7 @@ def test_the_documented_defaults():
         ({"weights": []}, r"fuse\.weights is empty"),
         ({"weights": [0.5, -0.5]}, r"fuse\.weights\[1\] is -0.5"),
         ({"weights": [0.0, 0.0]}, r"fuse\.weights is all zero"),
+        ({"router_type": {"prior": 2}}, r"fuse\.router_type is .*\{use: NAME\}"),
         ({"fusion_method": " "}, r"fuse\.fusion_method is ' '"),
     ],
 )
@@ -38,10 +39,31 @@ def test_a_bad_value_is_named_with_what_is_valid(bad, message):
         FuseConfig(**bad)
 
 
-def test_a_fusion_method_that_is_not_built_in_is_a_router_of_that_name():
+def test_what_weighs_is_a_router_and_learnable_stands_for_the_router_type():
     assert FuseConfig(fusion_method="learnable", router_type="gate").router == "gate"
     assert FuseConfig(fusion_method="dirichlet").router == "dirichlet"
-    assert FuseConfig(fusion_method="similarity", router_type="gate").router is None
+    near = FuseConfig(fusion_method="similarity", router_type="gate", temperature=2.0)
+    assert near.router == "similarity"
+    assert near.router_options == {
+        "temperature": 2.0,
+        "similarity": "cosine",
+        "prototype_method": "mean",
+        "num_clusters": 4,
+    }
+
+
+def test_a_choice_may_carry_options_which_win_over_the_settings():
+    sharp = {"use": "similarity", "temperature": 0.1}
+    assert FuseConfig(fusion_method=sharp).router_options["temperature"] == 0.1
+    prior = {"use": "dirichlet", "prior": 2.0}
+    for config in (
+        FuseConfig(fusion_method=prior),
+        FuseConfig(fusion_method="learnable", router_type=prior),
+    ):
+        assert (config.router, config.router_options) == ("dirichlet", {"prior": 2.0})
+    narrow = FuseConfig(space={"use": "z", "z_dim": 8}, z_dim=12)
+    assert narrow.space_name == "z" and narrow.space_options["z_dim"] == 8
+    assert FuseConfig(weights=[1.0, 3.0]).router_options == {"weights": [1.0, 3.0]}
 
 
 def test_the_latents_settings_are_the_space_zs_options_and_nobody_elses():

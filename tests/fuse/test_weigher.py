@@ -2,13 +2,8 @@ import pytest
 import torch
 
 from fuse.router import LearnableRouter
-from fuse.weigher import (
-    FixedWeigher,
-    LearnedWeigher,
-    SimilarityWeigher,
-    per_token,
-    share,
-)
+from fuse.similarity_router import SimilarityRouter
+from fuse.weigher import FixedWeigher, Weigher, per_token, prior, share
 
 MASK = torch.tensor([[True, True, True, False]])
 EVERY = torch.ones(1, 4, 2, dtype=torch.bool)
@@ -41,8 +36,18 @@ def test_fixed_weights_of_any_scale_sum_to_one():
     assert not list(weigher.parameters())
 
 
+class Nearest(SimilarityRouter):
+    """With prototypes that are given."""
+
+    def __init__(self, prototypes, centre=None, **options):
+        super().__init__(prototypes.shape[-1], len(prototypes), **options)
+        self.prototypes = prototypes
+        if centre is not None:
+            self.centre = centre
+
+
 def test_similar_prototypes_draw_weight_token_by_token():
-    weigher = SimilarityWeigher(torch.eye(2), temperature=0.5)
+    weigher = Weigher(Nearest(torch.eye(2), temperature=0.5))
     out = weigher(HIDDEN, MASK, EVERY)
     sure = torch.tensor([1.0, 0.0]).div(0.5).softmax(0)  # cosines 1 and 0
     torch.testing.assert_close(out[0, 0], sure)
@@ -51,38 +56,28 @@ def test_similar_prototypes_draw_weight_token_by_token():
 
 
 def test_a_samples_weights_are_those_of_its_mean_over_real_tokens():
-    weigher = SimilarityWeigher(torch.eye(2), level="sample")
+    weigher = Weigher(Nearest(torch.eye(2)), level="sample")
     out = weigher(HIDDEN, MASK, EVERY)
     mean = torch.tensor([3.0, 4.0]) / 5  # of (2, 0), (0, 3), (1, 1): (1, 4/3)
     torch.testing.assert_close(out, mean.softmax(0).expand(1, 4, 2))
 
 
-def test_the_centre_is_taken_off_the_query():
-    centre = torch.tensor([100.0, 100.0])
-    plain = SimilarityWeigher(torch.eye(2))(HIDDEN, MASK, EVERY)
-    moved = SimilarityWeigher(torch.eye(2), centre=centre)(HIDDEN + centre, MASK, EVERY)
-    torch.testing.assert_close(moved, plain)
-    blind = SimilarityWeigher(torch.eye(2))(HIDDEN + centre, MASK, EVERY)
-    assert (blind[0, 0] - 0.5).abs().max() < 0.01  # what the centre is for
-
-
-def test_cluster_prototypes_are_taken_by_the_best_cluster():
-    clusters = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]], [[0.0, 1.0], [0.0, -1.0]]])
-    flat = SimilarityWeigher(torch.eye(2))(HIDDEN, MASK, EVERY)
-    torch.testing.assert_close(SimilarityWeigher(clusters)(HIDDEN, MASK, EVERY), flat)
-
-
-def test_prototypes_travel_with_the_checkpoint_and_never_learn():
-    weigher = SimilarityWeigher(torch.eye(2, requires_grad=True), centre=torch.ones(2))
-    assert set(weigher.state_dict()) == {"prototypes", "centre"}
-    assert not list(weigher.parameters())
+def test_the_weights_of_fixed_shares_are_known_before_a_text_and_no_others():
+    fixed, near = FixedWeigher([3, 1]), Weigher(Nearest(torch.eye(2)))
+    torch.testing.assert_close(
+        prior(fixed, EVERY), torch.tensor([0.75, 0.25]).expand(1, 4, 2)
+    )
+    torch.testing.assert_close(prior(near, EVERY), torch.full((1, 4, 2), 0.5))
+    gone = EVERY.clone()
+    gone[..., 0] = False
+    assert prior(fixed, gone)[..., 1].eq(1).all()
 
 
 @pytest.mark.parametrize("level", ["token", "sample"])
 def test_a_trained_router_gets_the_gradient_of_its_weights(level):
     torch.manual_seed(0)
     router = LearnableRouter(2, 2)
-    weigher = LearnedWeigher(router, level)
+    weigher = Weigher(router, level)
     out = weigher(HIDDEN, MASK, EVERY)
     torch.testing.assert_close(out, torch.full((1, 4, 2), 0.5))  # uniform at first
     (out[..., 0] * torch.arange(4)).sum().backward()

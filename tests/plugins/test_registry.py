@@ -22,7 +22,9 @@ def offering(**hooks):
 
 def test_built_ins_are_found_by_their_documented_names():
     registry = load()
-    assert registry.names("router") == ["attention", "gate", "mlp"]
+    assert registry.names("router") == [
+        *("attention", "fixed", "gate", "mlp", "similarity")
+    ]
     assert registry.names("layer_map") == ["cka", "ratio", "skip", "uniform"]
     aligners = ["causal_char_iou", "char_iou", "chunk_end", "last_token"]
     assert registry.names("aligner") == aligners
@@ -48,7 +50,7 @@ def test_an_unknown_name_lists_what_is_available_and_the_nearest():
         load().get("router", "atention")
     assert str(error.value) == (
         "no router is called 'atention' (did you mean 'attention'?); "
-        "available: attention, gate, mlp"
+        "available: attention, fixed, gate, mlp, similarity"
     )
     with pytest.raises(PluginError, match=r"'optimizer' is no kind.*aligner, layer"):
         load().get("optimizer", "adam")

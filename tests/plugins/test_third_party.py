@@ -160,7 +160,7 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
         assert gone.returncode == 2
         (message,) = gone.stderr.splitlines()
         assert message.startswith("mtkd: error: no router is called 'dirichlet'")
-        assert "available: attention, gate, mlp" in message
+        assert "available: attention, fixed, gate, mlp, similarity" in message
     router = "phase.routing.fuse.router_type=mlp"
     without = mtkd(scratch, "train", config, "run.name=another", router)
     assert without.returncode == 2

@@ -15,7 +15,7 @@ from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_b
 from align.tokens import TokenBatch
 from fuse.router import LearnableRouter
 from fuse.routing_loss import EntropyRegularizer
-from fuse.weigher import FixedWeigher, LearnedWeigher
+from fuse.weigher import FixedWeigher, Weigher
 from fuse.z_space import ZSpace
 from student.bridges import (
     AdapterBridge,
@@ -142,9 +142,7 @@ class School:
         if weigher is None:
             weigher = FixedWeigher([1.0] * len(teachers))
             if routed:
-                weigher = LearnedWeigher(
-                    LearnableRouter(own.hidden_size, len(teachers))
-                )
+                weigher = Weigher(LearnableRouter(own.hidden_size, len(teachers)))
                 regularizer = EntropyRegularizer()
         distiller = Distiller(
             model, capture or own, terms, loss, Teaching(bridge, weigher, regularizer)

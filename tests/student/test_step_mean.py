@@ -7,7 +7,8 @@ from align.text import TextSample
 from experiments.outputs import digest, spelling
 from fuse.router import LearnableRouter
 from fuse.routing_loss import EntropyRegularizer
-from fuse.weigher import FixedWeigher, LearnedWeigher, SimilarityWeigher
+from fuse.similarity_router import SimilarityRouter
+from fuse.weigher import FixedWeigher, Weigher
 from student.config import LossConfig
 from student.data_order import sample_indices
 from student.distiller import WeightedObjective
@@ -132,7 +133,7 @@ def routed(lesson, per_layer=False):
     width, teachers = lesson.capture.hidden_size, len(lesson.bridge.teachers)
     made = [LearnableRouter(width, teachers) for _ in range(lesson.capture.num_layers)]
     torch.manual_seed(5)
-    weigher = LearnedWeigher(made if per_layer else made[0])
+    weigher = Weigher(made if per_layer else made[0])
     for parameter in weigher.parameters():
         parameter.data = 0.3 * torch.randn_like(parameter)
     return weigher
@@ -283,7 +284,7 @@ def test_one_teacher_of_one_gets_the_same_bits_whoever_weighs_it(school, pieces,
         lesson = school.lesson(kind, ["gpt2-prose"], LossConfig(eta_outcome=0.0))
         lesson.distiller.eval()
         if weigher == "similarity":
-            weigher = SimilarityWeigher(torch.randn(1, lesson.capture.hidden_size))
+            weigher = Weigher(SimilarityRouter(lesson.capture.hidden_size, 1))
         if weigher == "routed":
             weigher = routed(lesson)
         lesson.distiller.weigher = weigher or Single()

@@ -207,7 +207,62 @@ def always_the_same(hidden_dim, num_teachers):
     return ONLY.setdefault(key, LearnableRouter(hidden_dim, num_teachers))
 
 
+class Fitted(LearnableRouter):
+    """Has a centre, which it finds on the sample."""
+
+    needs_sample = True
+
+    def __init__(self, hidden_dim, num_teachers):
+        super().__init__(hidden_dim, num_teachers)
+        self.register_buffer("centre", torch.zeros(hidden_dim))
+
+    def fit(self, sample):
+        self.centre.copy_(sample.hidden.mean(0))
+
+    def forward(self, query, available=None):
+        return super().forward(query - self.centre.to(query))
+
+
+class FitsBits(Fitted):
+    """Takes for granted that every teacher has a loss of its own."""
+
+    def __init__(self, hidden_dim, num_teachers):
+        super().__init__(hidden_dim, num_teachers)
+        self.register_buffer("bits", torch.zeros(num_teachers))
+
+    def fit(self, sample):
+        self.bits.copy_(sample.bits.mean(0))
+
+    def forward(self, query, available=None):
+        return (super().forward(query).log() - self.bits).softmax(-1)
+
+
+class FitsInSecret(Fitted):
+    """Keeps what it finds where no checkpoint looks."""
+
+    def fit(self, sample):
+        self.secret = sample.hidden.mean()
+
+    def forward(self, query, available=None):
+        weights = super().forward(query).log()
+        weights[..., 0] += self.secret
+        return weights.softmax(-1)
+
+
+class NeverFitted(LearnableRouter):
+    needs_sample = True
+
+
+class WritesToTheSample(Fitted):
+    def fit(self, sample):
+        sample.hidden.sub_(sample.hidden.mean(0))
+
+
 BROKEN = {
+    "fits_bits": FitsBits,
+    "fits_in_secret": FitsInSecret,
+    "never_fitted": NeverFitted,
+    "writes_to_the_sample": WritesToTheSample,
     "integers": type("Integers", (OneHot,), {"num_teachers": 3}),
     "negative": negative,
     "unnormalised": unnormalised,
