@@ -79,9 +79,12 @@ def try_entry(entry: Entry, options: Options | None = None) -> None:
         return
     more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
     where = f" --plugin {entry.plugin}" if entry.distribution == "-" else ""
+    kind = entry.kind.replace("_", " ")
+    used = ", ".join(f"{name}: {value}" for name, value in (options or {}).items())
     raise entry.error(
-        f"breaks the promise '{broken[0].name}'{more}: {broken[0].detail}. "
-        f"Repair it or choose another {entry.kind.replace('_', ' ')}; "
+        f"{f'with {used} ' if used else ''}breaks the promise "
+        f"'{broken[0].name}'{more}: {broken[0].detail}. "
+        f"Repair it{', give other options' if used else ''} or choose another {kind}; "
         f"`mtkd plugins check {entry.name}{where}` lists all promises"
     )
 

@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from align.errors import MtkdError
+from experiments.config import load_config
+from experiments.driver import run_training
+from experiments.presets import BuiltinPhases
+from plugins import Registry
 from plugins.scaffold import new_plugin
 from tests.experiments.small_runs import small_config
 
@@ -60,6 +65,8 @@ def test_the_installed_package_is_discovered(site):
     theirs = [r for r in rows if r["distribution"] == "mtkd-example-plugin"]
     assert [(r["kind"], r["name"]) for r in theirs] == [
         ("router", "dirichlet"),
+        ("router", "readers"),
+        ("space", "sketch"),
         ("objective", "huber_k"),
     ]
     assert {(r["plugin"], r["version"]) for r in theirs} == {("example", "1.2.3")}
@@ -75,8 +82,9 @@ def test_what_it_offers_keeps_the_contracts(site):
 from plugins import Registry
 from plugins.contracts import assert_contract
 registry = Registry.load()
-for kind, name in (("router", "dirichlet"), ("objective", "huber_k")):
-    assert_contract(kind, registry.get(kind, name))
+for entry in registry.entries():
+    if entry.distribution == "mtkd-example-plugin":
+        assert_contract(entry.kind, entry.value)
 print("kept")
 """
     assert python(code, site).strip() == "kept"
@@ -88,6 +96,65 @@ from plugins import Registry
 print(Registry.load(["mtkd_example_plugin"]).names("router"))
 """
     assert "dirichlet" in python(code, PACKAGE / "src")
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """The package from its source, in this process."""
+    monkeypatch.syspath_prepend(str(PACKAGE / "src"))
+    yield Registry.load([BuiltinPhases(), "mtkd_example_plugin"], entry_points=False)
+    for name in [n for n in sys.modules if n.startswith("mtkd_example_plugin")]:
+        sys.modules.pop(name)
+
+
+def fused_by(router, space):
+    fuse = {"fusion_method": router, "space": space}
+    rule = {"min": 2, "max": 4, "families": "any"}
+    return {"phase": {"dual": {"teachers": rule, "fuse": fuse}}}
+
+
+def test_a_strangers_space_and_router_train_with_their_options(
+    example, tiny_zoo, tmp_path
+):
+    """Weights and the place to meet are both somebody else's."""
+    changes = fused_by(
+        {"use": "readers", "sharpness": 4.0}, {"use": "sketch", "size": 6}
+    )
+    config = load_config(small_config(tmp_path, tiny_zoo, changes))
+    run = run_training(config, registry=example)
+    lines = [
+        json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
+    train = [
+        line for line in lines if line["kind"] == "train" and line["arm"] == "main"
+    ]
+    assert all(line["terms"]["kv_k"] > 0 for line in train)
+    report = (run / "report.md").read_text()
+    for kind, name in (("router", "readers"), ("space", "sketch")):
+        assert f"The {kind} `{name}` is of the plugin `mtkd_example_plugin`" in report
+    weights = [line["weights"] for line in lines if line["kind"] == "routing"]
+    for by_teacher in weights[0].values():
+        assert sum(by_teacher.values()) == pytest.approx(1, abs=1e-3)
+        assert len(set(by_teacher.values())) == 2  # no equal shares
+    kept = (run / "config.yaml").read_text()
+    assert "sharpness: 4.0" in kept and "size: 6" in kept
+
+
+@pytest.mark.parametrize(
+    ("router", "space", "told"),
+    [
+        ({"use": "readers", "sharpness": "x"}, "student", "sharpness is 'x'; give a n"),
+        ("readers", {"use": "sketch", "sise": 3}, "'fuse.space.sise'. Valid .*: size"),
+        ({"use": "dirichlet", "prior": 0}, "student", "with prior: 0 .* prior > 0"),
+    ],
+)
+def test_a_strangers_option_is_refused_before_any_work(
+    example, tiny_zoo, tmp_path, router, space, told
+):
+    config = load_config(small_config(tmp_path, tiny_zoo, fused_by(router, space)))
+    with pytest.raises(MtkdError, match=told):
+        run_training(config, registry=example)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture
@@ -127,7 +194,12 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
     pip(scratch, "install", *options, str(tmp_path / "source"))
     rows = json.loads(mtkd(scratch, "plugins", "list", "--json").stdout)
     theirs = {r["name"]: r["kind"] for r in rows["plugins"] if r["plugin"] == "example"}
-    assert theirs == {"dirichlet": "router", "huber_k": "objective"}
+    assert theirs == {
+        "dirichlet": "router",
+        "readers": "router",
+        "sketch": "space",
+        "huber_k": "objective",
+    }
     for name in theirs:
         checked = mtkd(scratch, "plugins", "check", name)
         assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -138,7 +210,10 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
         "phase": {
             "routing": {
                 "teachers": {"min": 2},
-                "fuse": {"router_type": "dirichlet"},
+                "fuse": {
+                    "router_type": {"use": "dirichlet", "prior": 2.0},
+                    "space": {"use": "sketch", "size": 8},
+                },
                 "loss": {"extra": {"huber_k": 0.5}, "outcome_every": 1},
             }
         },
@@ -161,8 +236,12 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
         (message,) = gone.stderr.splitlines()
         assert message.startswith("mtkd: error: no router is called 'dirichlet'")
         assert "available: attention, fixed, gate, mlp, similarity" in message
-    router = "phase.routing.fuse.router_type=mlp"
-    without = mtkd(scratch, "train", config, "run.name=another", router)
+    built_in = ["phase.routing.fuse.router_type=mlp"]
+    without = mtkd(scratch, "train", config, "run.name=another", *built_in)
+    assert without.returncode == 2
+    assert "no space is called 'sketch'" in without.stderr
+    built_in.append("phase.routing.fuse.space=losses")
+    without = mtkd(scratch, "train", config, "run.name=another", *built_in)
     assert without.returncode == 2
     assert "no objective is called 'huber_k'" in without.stderr
 

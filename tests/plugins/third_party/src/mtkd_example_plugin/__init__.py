@@ -1,13 +1,20 @@
-"""A router and an objective for mtkd, as a stranger would write them."""
+"""Routers, a space and an objective for mtkd, as a stranger would write them."""
 
 from mtkd_example_plugin.huber import HuberKeys
+from mtkd_example_plugin.readers import ReadersRouter
 from mtkd_example_plugin.router import DirichletRouter
+from mtkd_example_plugin.sketch import Sketch
 from plugins import hookimpl
 
 
 @hookimpl
 def routers():
-    return {"dirichlet": DirichletRouter}
+    return {"dirichlet": DirichletRouter, "readers": ReadersRouter}
+
+
+@hookimpl
+def spaces():
+    return {"sketch": Sketch}
 
 
 @hookimpl
