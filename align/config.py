@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from align.support.field_types import Share, check_fields
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignConfig:
@@ -29,17 +31,14 @@ class AlignConfig:
     rope_scaling_method: str = "ntk"
     """A registered RoPE scaler: none, linear, ntk, ntk-aware, dynamic, or a
     plugin's."""
-    min_coverage: float = 0.5
-    """Share of student tokens with teacher text below which the run warns; 0 to 1.
-    No coverage at all is always an error."""
+    min_coverage: Share = 0.5
+    """Share of student tokens with teacher text below which the run warns. No
+    coverage at all is always an error."""
 
     def __post_init__(self) -> None:
-        """Check the coverage bound.
+        """Check every field.
 
         Raises:
-            ValueError: outside 0 to 1.
+            InputError: a value that its type does not take.
         """
-        if not 0 <= self.min_coverage <= 1:
-            raise ValueError(
-                f"align.min_coverage must be in 0..1, got {self.min_coverage}"
-            )
+        check_fields(self, "align")

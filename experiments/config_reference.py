@@ -12,11 +12,11 @@ import ast
 import dataclasses
 import inspect
 import textwrap
-import types
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
+from align.support.field_types import in_words
 from experiments.config import Config
 from experiments.presets import BuiltinPhases, builtin_presets
 from experiments.schema import hints_of, join, named_section, section_of
@@ -82,7 +82,7 @@ def settings_of(cls: type, prefix: str = "") -> Iterator[Setting]:
                 )
             yield Setting(
                 join(prefix, field.name),
-                _takes(hint),
+                in_words(hint, quote=lambda choice: f"`{choice}`"),
                 _default(field),
                 meanings[field.name],
             )
@@ -175,32 +175,6 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, join(prefix, key))
         else:
             yield join(prefix, key), value
-
-
-def _takes(hint: Any) -> str:
-    words = {bool: "true or false", int: "integer", float: "number", str: "text"}
-    if hint in words:
-        return words[hint]
-    if hint is type(None):
-        return "null"
-    if hint is Any:
-        return "anything"
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return ", ".join(f"`{choice}`" for choice in args)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_takes(arg) for arg in args)
-    if origin is list:
-        return f"list of {_plural(_takes(args[0]))}"
-    assert origin is dict, hint
-    return f"mapping of names to {_plural(_takes(args[1]))}"
-
-
-def _plural(what: str) -> str:
-    if what.startswith("list of "):
-        return what.replace("list", "lists", 1)
-    as_it_is = what.startswith("`") or what == "anything"
-    return what if as_it_is else f"{what}s"
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

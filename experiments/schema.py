@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args, get_origin, get_type_hints
 
 from align.errors import InputError
+from align.support.field_types import in_words, is_union
 from experiments.synonyms import called_here
 
 ANY_NAME = "<name>"
@@ -60,11 +60,6 @@ def entry_of(hint: Any) -> Any:
     if is_union(hint):
         return next((x for x in map(entry_of, get_args(hint)) if x is not None), None)
     return get_args(hint)[1] if get_origin(hint) is dict else None
-
-
-def is_union(hint: Any) -> bool:
-    """Whether a type is a choice of types."""
-    return get_origin(hint) in (Union, types.UnionType)
 
 
 def takes_none(hint: Any) -> bool:
@@ -118,30 +113,14 @@ def unknown_key(path: str, root: type, known: Iterable[str] = ()) -> ConfigError
 
 
 def describe_type(hint: Any) -> str:
-    """Say in words what a field takes: ``a number``, ``one of 'a', 'b'``."""
-    words = {
-        bool: "true or false",
-        int: "an integer",
-        float: "a number",
-        str: "a text",
-        Any: "anything",
-        type(None): "null",
-    }
-    if hint in words:
-        return words[hint]
+    """Say in words what a section or a field takes."""
+    named = named_section(hint)
+    if named is not None:
+        return f"a mapping from names, each to {describe_type(named)}"
     section, _ = section_of(hint)
     if section is not None:
         return "a section with keys " + ", ".join(hints_of(section))
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in args)
-    if is_union(hint):
-        return " or ".join(describe_type(arg) for arg in args)
-    if origin in (list, tuple):
-        return f"a list, each entry {describe_type(args[0])}"
-    if origin in (dict, Mapping):
-        return f"a mapping from names, each to {describe_type(args[1])}"
-    return str(hint)
+    return in_words(hint)
 
 
 def join(path: str, key: object) -> str:

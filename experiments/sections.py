@@ -8,16 +8,28 @@ their code: ``align.config``, ``fuse.config``, ``student.config`` and
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval
 
 from align.config import AlignConfig
+from align.conversation import Chats
+from align.support.field_types import (
+    AtLeastOne,
+    Count,
+    NotNegative,
+    Share,
+    check_fields,
+)
 from fuse.config import FuseConfig
 from fuse.routing_stats import COLLAPSE_SHARE, UNIFORM_ENTROPY
 from student.config import LoraConfig, LossConfig, TrainConfig
 from student.output.terms import OutputConfig
+from teacher.store.manifest import Form
 from teacher.teacher_rule import TeacherRule
 
 _DOMAIN = re.compile(r"(?:([\w-]+)=)?(.*)", re.DOTALL)
@@ -31,23 +43,22 @@ class RunConfig:
     """Folder of this run under ``dir``."""
     dir: str = "runs"
     """Folder which holds runs."""
-    seed: int = 0
+    seed: Count = 0
     """Seeds data order, dropout, what is trained beside the student and, with
-    ``student.init: fresh``, the student itself; >= 0."""
+    ``student.init: fresh``, the student itself."""
 
     def __post_init__(self) -> None:
-        """Check the name and the seed.
+        """Check every field.
 
         Raises:
-            ValueError: the name is not a plain folder name, or the seed negative.
+            ValueError: a value that its type does not take, or no plain folder name.
         """
+        check_fields(self, "run")
         if not self.name or Path(self.name).name != self.name:
             raise ValueError(
                 f"run.name is {self.name!r}; give a folder name without '/', "
                 "and its parent in run.dir"
             )
-        if self.seed < 0:
-            raise ValueError(f"run.seed must be >= 0, got {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,11 +84,13 @@ class StudentConfig:
     """Low-rank updates; needs the extra ``quant``."""
 
     def __post_init__(self) -> None:
-        """See that something can be trained.
+        """Check every field, and that something can be trained.
 
         Raises:
-            ValueError: the weights are quantised and there are no updates.
+            ValueError: a value that its type does not take, or the weights are
+                quantised and there are no updates.
         """
+        check_fields(self, "student")
         if self.quantise != "none" and not self.lora.rank:
             raise ValueError(
                 f"student.quantise={self.quantise} freezes the student's weights, and "
@@ -92,8 +105,8 @@ class TeacherConfig:
 
     model: str
     """Hub name, local folder, or ``zoo:<name>``."""
-    weight: float = 1.0
-    """Its share in fixed fusion where ``fuse.weights`` is null; >= 0."""
+    weight: NotNegative = 1.0
+    """Its share in fixed fusion where ``fuse.weights`` is null."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type its weights are loaded in; auto keeps the checkpoint's."""
     quantise: Literal["none", "int8", "int4"] = "none"
@@ -111,13 +124,12 @@ class TeacherConfig:
     KV from the first window that holds it."""
 
     def __post_init__(self) -> None:
-        """Check the weight.
+        """Check every field.
 
         Raises:
-            ValueError: the weight is negative.
+            InputError: a value that its type does not take.
         """
-        if not self.weight >= 0:
-            raise ValueError(f"teacher weight must be >= 0, got {self.weight}")
+        check_fields(self, "teachers.NAME")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,9 +142,9 @@ class DataConfig:
     and code. docs/experiments.md lists the formats."""
     eval: list[str] = field(default_factory=list)
     """Held-out text, as ``train``; empty: ``eval_share`` of the training text."""
-    eval_share: float = 0.1
+    eval_share: Annotated[float, Interval(gt=0, le=0.5)] = 0.1
     """Share of the training text held out where ``eval`` is empty, by whole documents
-    where a domain has several; in (0, 0.5]."""
+    where a domain has several."""
     overlap: Literal["drop", "refuse", "keep"] = "drop"
     """Training text that is held out, too, character by character, as a document or as
     a sample: ``drop`` does not train on it, ``refuse`` does not run, ``keep`` trains on
@@ -147,30 +159,31 @@ class DataConfig:
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What to do with a row that holds no text to learn from, such as a tool call or a
     picture: ``stop`` before any work, or ``skip`` it and say how many."""
-    chats: Literal["template", "plain"] = "template"
+    chats: Chats = "template"
     """``template`` reads ``messages``, or ``prompt`` and ``completion``, in each
     model's own chat template and aligns their contents alone; ``plain`` makes one
     text of them."""
     date: str | None = None
     """Day that chat templates are told, such as 2026-11-28, where they write one;
     null: the day on which the run, or its extraction, began, which it keeps."""
-    max_length: int = 128
-    """Student tokens per sample, special ones included, >= 8; longer texts are cut into
+    max_length: Annotated[int, Interval(ge=8)] = 128
+    """Student tokens per sample, special ones included; longer texts are cut into
     several, at a token's end, and no character is lost; conversations lose their ends.
     A sample that makes more tokens of a teacher than this and than it was trained to
     read, or than it has positions, is cut further, for all alike (see
     ``teachers.NAME.long_texts``)."""
-    train_samples: int | None = None
+    train_samples: AtLeastOne | None = None
     """Use at most so many samples per domain; null for all."""
-    eval_samples: int | None = 64
+    eval_samples: AtLeastOne | None = 64
     """Measure on at most so many samples per domain; null for all."""
 
     def __post_init__(self) -> None:
-        """Check ranges.
+        """Check every field.
 
         Raises:
-            ValueError: no training text, or a number out of range.
+            ValueError: a value that its type does not take, no text, or no day.
         """
+        check_fields(self, "data")
         if not self.train:
             raise ValueError("data.train is empty; give paths, or [zoo]")
         try:
@@ -179,16 +192,6 @@ class DataConfig:
             raise ValueError(
                 f"data.date is {self.date!r}; give a day such as 2026-11-28, or null"
             ) from None
-        if not 0 < self.eval_share <= 0.5:
-            raise ValueError(
-                f"data.eval_share must be in (0, 0.5], got {self.eval_share}"
-            )
-        if self.max_length < 8:
-            raise ValueError(f"data.max_length must be >= 8, got {self.max_length}")
-        for name in ("train_samples", "eval_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"data.{name} must be >= 1 or null, got {value}")
 
     def sources(self, which: Literal["train", "eval"]) -> list[tuple[str | None, str]]:
         """Split ``domain=path`` entries: (domain or None, path or ``zoo``)."""
@@ -210,31 +213,33 @@ class StoreConfig:
     """Folder of this store under ``dir``; null: the run's name."""
     read: bool = False
     """Train from the store, without loading the teachers it holds."""
-    form: Literal["raw", "aligned", "adapted", "fused"] = "raw"
+    form: Form = "raw"
     """What is stored: teachers' own tokens and sizes, their sizes on the student's
     tokens, the student's sizes (by calibrated adapters), or all teachers in one
     (where weights are fixed). Each is smaller and fits fewer runs than the last."""
     encoding: Literal["float32", "bfloat16", "int8", "int4", "lowrank"] = "bfloat16"
     """How numbers become bytes."""
-    rank: int | None = None
+    rank: AtLeastOne | None = None
     """Components that ``lowrank`` keeps; null: half the width."""
-    zstd: int | None = None
-    """Level of lossless compression on top, 1 to 19; null for none."""
-    shard_samples: int = 64
-    """Texts in a shard, >= 1: what a killed task loses, and twice what it holds in
+    zstd: Annotated[int, Interval(ge=1, le=19)] | None = None
+    """Level of lossless compression on top; null for none."""
+    shard_samples: AtLeastOne = 64
+    """Texts in a shard: what a killed task loses, and twice what it holds in
     memory."""
-    batch_size: int = 8
-    """Texts per forward pass of a teacher, >= 1."""
+    batch_size: AtLeastOne = 8
+    """Texts per forward pass of a teacher."""
     on_non_finite: Literal["stop", "skip"] = "stop"
     """What happens where a teacher's KV are not finite: stop, or leave the text out
     for that teacher and say so."""
 
     def __post_init__(self) -> None:
-        """Check ranges.
+        """Check every field.
 
         Raises:
-            ValueError: a number out of range, or a name that is no folder's.
+            ValueError: a value that its type does not take, a name that is no folder's,
+                or a rank with an encoding that has none.
         """
+        check_fields(self, "store")
         if self.name is not None and (
             not self.name or Path(self.name).name != self.name
         ):
@@ -242,18 +247,11 @@ class StoreConfig:
                 f"store.name is {self.name!r}; give a folder name without '/', and "
                 "its parent in store.dir"
             )
-        for name in ("shard_samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"store.{name} must be >= 1, got {getattr(self, name)}"
-                )
-        if self.rank is not None and (self.rank < 1 or self.encoding != "lowrank"):
+        if self.rank is not None and self.encoding != "lowrank":
             raise ValueError(
-                f"store.rank is {self.rank} with encoding {self.encoding}; give a rank "
-                ">= 1 and encoding lowrank, or null"
+                f"store.rank is {self.rank} with encoding {self.encoding}; give "
+                "encoding lowrank, or rank null"
             )
-        if self.zstd is not None and not 1 <= self.zstd <= 19:
-            raise ValueError(f"store.zstd must be in 1..19 or null, got {self.zstd}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -276,22 +274,18 @@ class GateConfig:
     action: Literal["report", "rollback"] = "report"
     """``report`` says so; ``rollback`` also goes on from the student before the phase,
     in every arm, and decides on held-out text of its own where there is enough."""
-    tolerance: float = 0.01
+    tolerance: Annotated[float, Interval(ge=0, le=math.inf)] = 0.01
     """A phase hurts if, in any domain, its student needs more bits per held-out
     character than (1 + tolerance) times what the CE-only student after the same phase,
-    or the student before the phase, needs; >= 0."""
+    or the student before the phase, needs: 0.01 allows 1 % more."""
 
     def __post_init__(self) -> None:
-        """Check the tolerance.
+        """Check every field.
 
         Raises:
-            ValueError: it is negative.
+            InputError: a value that its type does not take.
         """
-        if not self.tolerance >= 0:
-            raise ValueError(
-                f"gate.tolerance must be >= 0, got {self.tolerance}; 0.01 allows 1 % "
-                "more bits per character"
-            )
+        check_fields(self, "gate")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -301,38 +295,29 @@ class AlarmConfig:
     ``align.min_coverage`` is the threshold for text that teachers do not reach.
     """
 
-    health_every: int = 25
+    health_every: Count = 25
     """Optimiser steps between two measurements of the student's keys and values,
     on the training batch; 0 for none."""
-    min_spread: float = 0.25
+    min_spread: Share = 0.25
     """Standard deviation of keys or values, as a share of what it was when the phase
     began, below which they may be collapsing."""
-    min_rank: float = 0.5
+    min_rank: Share = 0.5
     """Effective rank of keys or values, likewise."""
-    max_weight: float = COLLAPSE_SHARE
+    max_weight: Share = COLLAPSE_SHARE
     """Mean routing weight of one teacher above which the router has collapsed."""
-    max_entropy: float = UNIFORM_ENTROPY
+    max_entropy: Share = UNIFORM_ENTROPY
     """Routing entropy over log M above which the router chooses nothing; looked at in
     the second half of a phase, because routers start there."""
-    max_skipped: int = 0
+    max_skipped: Count = 0
     """Steps of a phase that may be skipped for numbers that are not finite."""
 
     def __post_init__(self) -> None:
-        """Check ranges.
+        """Check every field.
 
         Raises:
-            ValueError: a value is out of range.
+            InputError: a value that its type does not take.
         """
-        for name in ("health_every", "max_skipped"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"alarms.{name} must be >= 0, got {getattr(self, name)}"
-                )
-        for name in ("min_spread", "min_rank", "max_weight", "max_entropy"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"alarms.{name} must be in 0..1, got {getattr(self, name)}"
-                )
+        check_fields(self, "alarms")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

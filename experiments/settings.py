@@ -1,30 +1,32 @@
 """Turn plain YAML data into dataclasses, and refuse what does not fit.
 
 The types are the schema: nested dataclasses are sections, a ``dict[str, X]`` is a
-section with names of the user's choosing, everything else is a leaf. Leaves are
-checked by jsonargparse, so ``1e-4`` is a number and ``Literal`` lists its choices.
+section with names of the user's choosing, everything else is a leaf, which pydantic
+checks (``align.support.field_types``). The walk over sections is ours: it knows where a
+scalar was typed on a command line, leaves a phase's sections partial, and answers an
+unknown key with the nearest one, which pydantic has no place for.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+from align.errors import InputError
+from align.support.field_types import checked, is_union
 from experiments.schema import (
     ConfigError,
     describe_type,
     entry_of,
     hints_of,
-    is_union,
     join,
     named_section,
     section_of,
-    takes_none,
     unknown_key,
 )
 
@@ -42,6 +44,16 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_NUMBER = re.compile(
+    r"""[-+]?(?:\d[\d_]*)(?:\.[\d_]*)(?:[eE][-+]?\d+)?$
+    |[-+]?(?:\d[\d_]*)(?:[eE][-+]?\d+)$
+    |[-+]?\.\d[\d_]*(?:[eE][-+]?\d+)?$
+    |[-+]?\.(?:inf|Inf|INF)$
+    |\.(?:nan|NaN|NAN)$""",
+    re.VERBOSE,
+)
+"""A number with a point or an exponent; YAML reads integers by another rule."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,12 +79,12 @@ def load_yaml(text: str, source: str) -> Any:
             would keep the last; names source and lines.
     """
     import yaml
-    from jsonargparse import get_loader
 
+    loader = _loader()(text)
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = loader.get_single_node()
         _refuse_repeated_keys(node, source, "", set())
-        return get_loader("yaml")(text)
+        return None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" line {mark.line + 1} column {mark.column + 1}" if mark else ""
@@ -82,6 +94,26 @@ def load_yaml(text: str, source: str) -> Any:
         ) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML: {error}") from None
+
+
+@functools.cache
+def _loader() -> Any:
+    """PyYAML's safe loader, which reads numbers as YAML 1.2 does and leaves days texts.
+
+    YAML 1.1 asks for a point in ``1e-4`` and would make it a text.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    other = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in other]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver(other[0], _NUMBER, list("-+0123456789."))
+    return Loader
 
 
 def _refuse_repeated_keys(node: Any, source: str, path: str, seen: set[int]) -> None:
@@ -282,16 +314,13 @@ def leaf(hint: Any, raw: Any, path: str) -> Any:
     Raises:
         ConfigError: names the path, the value and what is valid.
     """
-    if raw is None and not takes_none(hint):
-        raise _wrong(path, None, hint)
     entry = entry_of(hint)
     if isinstance(raw, Mapping) and entry is not None:
         return {str(key): leaf(entry, x, join(path, key)) for key, x in raw.items()}
     if not isinstance(raw, Typed):
-        return _parse(hint, _untyped(raw), path)
+        return _checked(hint, _untyped(raw), path)
     try:
-        value = load_yaml(raw.text, path)
-        return leaf(hint, value, path)
+        return leaf(hint, load_yaml(raw.text, path), path)
     except ConfigError:
         if hint is str or (is_union(hint) and str in get_args(hint)):
             return raw.text
@@ -307,34 +336,11 @@ def _untyped(raw: Any) -> Any:
     return raw
 
 
-def _parse(hint: Any, raw: Any, path: str) -> Any:
-    if hint is Any:
-        return raw
-    if hint is str:  # jsonargparse would agree, but "a: b" need not be YAML here
-        if isinstance(raw, str):
-            return raw
-        raise _wrong(path, raw, hint)
-    from jsonargparse import ArgumentError
-
+def _checked(hint: Any, raw: Any, path: str) -> Any:
     try:
-        given = copy.deepcopy(raw)  # jsonargparse converts list entries in place
-        return _leaf_parser(hint).parse_object({"value": given}).value
-    except ArgumentError:
-        raise _wrong(path, raw, hint) from None
-
-
-@functools.cache
-def _leaf_parser(hint: Any) -> Any:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
-    return parser
-
-
-def _wrong(path: str, raw: Any, hint: Any) -> ConfigError:
-    shown = "null" if raw is None else repr(raw)
-    return ConfigError(f"{path} is {shown}; give {describe_type(hint)}")
+        return checked(hint, raw, path, from_text=True)
+    except InputError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _mapping(data: Any, path: str, valid: str) -> Mapping[str, Any]:

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from align.errors import InputError
+from align.support.field_types import (
+    AtLeastOne,
+    Count,
+    NotNegative,
+    Positive,
+    check_fields,
+)
 
 FUSION_METHODS = ("fixed", "similarity", "learnable")
 """The built-in ones; any other value names a registered router."""
@@ -38,8 +45,8 @@ class FuseConfig:
     the student's basis; ``losses``, their losses averaged (no common basis needed);
     ``z``, tensors in the shared latent Z; or a plugin's. With options ``{use: NAME,
     option: value}``."""
-    weights: list[float] | None = None
-    """One share per teacher for ``fixed``, >= 0, any scale; None: equal shares."""
+    weights: list[NotNegative] | None = None
+    """One share per teacher for ``fixed``, on any scale; null: equal shares."""
     router_type: str | dict[str, Any] = "mlp"
     """A registered router: mlp, gate, attention, or a plugin's, as there."""
     routing_level: Literal["sample", "token"] = "token"
@@ -47,48 +54,41 @@ class FuseConfig:
     seen the whole text, so only ``token`` is strictly causal."""
     routing_per_layer: bool = False
     """Give every student layer a learned router of its own."""
-    temperature: float = 1.0
-    """Softmax temperature of the routing weights, > 0; lower is sharper."""
+    temperature: Positive = 1.0
+    """Softmax temperature of the routing weights; lower is sharper."""
     similarity: Literal["cosine", "dot", "l2"] = "cosine"
     """How a query is compared with a teacher's prototype."""
     prototype_method: Literal["mean", "cls", "kmeans"] = "mean"
     """How a teacher's prototype is made from its calibration sample."""
-    num_clusters: int = 4
-    """Prototypes per teacher for ``kmeans``, >= 1."""
-    entropy_reg_strength: float = 0.01
-    """Loss weight per nat of routing entropy, >= 0; 0 disables it."""
+    num_clusters: AtLeastOne = 4
+    """Prototypes per teacher for ``kmeans``."""
+    entropy_reg_strength: NotNegative = 0.01
+    """Loss weight per nat of routing entropy; 0 disables it."""
     entropy_target: Literal["specialized", "diverse"] = "specialized"
     """specialized rewards low entropy (few teachers per token), diverse high."""
-    entropy_warmup_steps: int = 0
-    """Optimiser steps over which the strength grows linearly from 0, >= 0:
+    entropy_warmup_steps: Count = 0
+    """Optimiser steps over which the strength grows linearly from 0:
     early specialisation locks in the first teacher that happened to help."""
-    z_dim: int = 64
-    """Width of the shared latent, per layer, for keys and for values, >= 1."""
-    z_hidden: int = 0
-    """Width of the residual MLP around each Z coder, >= 0; 0: linear coders."""
+    z_dim: AtLeastOne = 64
+    """Width of the shared latent, per layer, for keys and for values."""
+    z_hidden: Count = 0
+    """Width of the residual MLP around each Z coder; 0: linear coders."""
     z_agreement: Literal["cosine", "mse"] = "mse"
     """How the latents of two teachers on one token are compared."""
-    lambda_reconstruction: float = 1.0
-    """Loss weight of decoding each teacher back from Z, >= 0."""
-    lambda_agreement: float = 0.1
-    """Loss weight of agreement across teachers in Z, >= 0."""
+    lambda_reconstruction: NotNegative = 1.0
+    """Loss weight of decoding each teacher back from Z."""
+    lambda_agreement: NotNegative = 0.1
+    """Loss weight of agreement across teachers in Z."""
 
     def __post_init__(self) -> None:
-        """Check every range.
+        """Check every field.
 
         Raises:
-            ValueError: a value is out of range; the message names the field.
+            ValueError: a value that its type does not take.
         """
-        for field, allowed in _CHOICES.items():
-            _check_choice(field, getattr(self, field), allowed)
+        check_fields(self, "fuse")
         for field in ("fusion_method", "router_type", "space"):
             choice_of(f"fuse.{field}", getattr(self, field))
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"fuse.temperature must be > 0, got {self.temperature}")
-        for field, least in _AT_LEAST.items():
-            value = getattr(self, field)
-            if not (math.isfinite(value) and value >= least):
-                raise ValueError(f"fuse.{field} must be >= {least}, got {value}")
         if self.weights is not None:
             check_weights("fuse.weights", self.weights)
 
@@ -165,26 +165,3 @@ def check_weights(name: str, weights: list[float]) -> None:
             )
     if sum(weights) == 0:
         raise InputError(f"{name} is all zero; give at least one teacher a weight > 0")
-
-
-def _check_choice(field: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"fuse.{field} is {value!r}; choose from {', '.join(allowed)}")
-
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "routing_level": ("sample", "token"),
-    "similarity": ("cosine", "dot", "l2"),
-    "prototype_method": ("mean", "cls", "kmeans"),
-    "entropy_target": ("specialized", "diverse"),
-    "z_agreement": ("cosine", "mse"),
-}
-_AT_LEAST: dict[str, int] = {
-    "num_clusters": 1,
-    "entropy_reg_strength": 0,
-    "entropy_warmup_steps": 0,
-    "z_dim": 1,
-    "z_hidden": 0,
-    "lambda_reconstruction": 0,
-    "lambda_agreement": 0,
-}

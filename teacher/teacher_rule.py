@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from align.support.field_types import Count, check_fields
+
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
 
 
@@ -25,7 +27,7 @@ class TeacherRule:
 
     names: list[str] | None = None
     """Take exactly these; null chooses among all teachers by the other fields."""
-    min: int = 1
+    min: Count = 1
     """Fewest teachers the phase makes sense with; with 0 and none at hand it trains by
     cross-entropy alone."""
     max: int | None = None
@@ -37,13 +39,12 @@ class TeacherRule:
     architectures before it takes a second of any; both are preferences."""
 
     def __post_init__(self) -> None:
-        """Check the counts.
+        """Check every field.
 
         Raises:
-            ValueError: min below 0, or max below min.
+            ValueError: a value that its type does not take, or max below min.
         """
-        if self.min < 0:
-            raise ValueError(f"teachers.min must be >= 0, got {self.min}")
+        check_fields(self, "teachers")
         if self.max is not None and self.max < self.min:
             raise ValueError(
                 f"teachers.max must be >= teachers.min ({self.min}), got {self.max}"

@@ -26,7 +26,6 @@ HEAVY = {
     "accelerate",
     "datasets",
     "deepspeed",
-    "jsonargparse",
     "matplotlib",
     "scipy",
     "sklearn",

@@ -22,7 +22,7 @@ from experiments.data import Encoder, cutter_of
 from experiments.outputs import own_head
 from experiments.presets import builtin_presets, load_registry
 from experiments.teaching import Faculty, build_faculty, build_objectives
-from student.config import TrainConfig
+from student.config import EngineName, TrainConfig
 from student.distiller import Distiller
 from student.engine import Engine
 from student.feed import Kitchen, Portion
@@ -191,13 +191,14 @@ def _deepspeed(scale: str, rounds: int) -> None:
     """Print what DeepSpeed adds on one process; there is no bar."""
     ratios = []
     for _ in range(rounds):
-        spent = {name: _steps(scale, name) for name in ("torch", "deepspeed")}
+        engines: tuple[EngineName, ...] = ("torch", "deepspeed")
+        spent = {engine: _steps(scale, engine) for engine in engines}
         ratios.append(spent["deepspeed"] / spent["torch"])
     ratio = statistics.median(ratios)
     print(f"DeepSpeed ZeRO 1 / plain PyTorch, one process: {ratio:.3f}\n")
 
 
-def _steps(scale: str, engine: str) -> float:
+def _steps(scale: str, engine: EngineName) -> float:
     """Processor seconds of six steps."""
     scene = Scene(scale, "student", larger=False)
     config = TrainConfig(steps=7, batch_size=BATCH, engine=engine, prefetch=False)

@@ -48,10 +48,10 @@ def test_defaults_and_meanings_are_the_fields_own():
         """Must be given."""
 
     first, second, third = settings_of(Section, "s")
-    assert (first.name, first.takes, first.default) == ("s.share", "number", "0.5")
+    assert (first.name, first.takes, first.default) == ("s.share", "a number", "0.5")
     assert first.meaning == "How much, in 0..1."
-    assert (second.takes, second.default) == ("list of texts", "[a]")
-    assert (third.takes, third.default) == ("integer or null", "")
+    assert (second.takes, second.default) == ("a list, each entry a text", "[a]")
+    assert (third.takes, third.default) == ("an integer or null", "")
 
 
 def test_a_field_without_a_docstring_is_refused():

@@ -190,7 +190,7 @@ def test_teachers_without_an_output_are_left_out_unless_they_are_named():
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ({"kd": -1}, "output.kd must be >= 0"),
+        ({"kd": -1}, "output.kd is -1; give a number >= 0"),
         ({"teachers": {"kd": ["twinn"]}}, "did you mean 'twin'"),
     ],
 )

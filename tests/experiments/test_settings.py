@@ -69,7 +69,7 @@ def test_an_empty_yaml_section_means_defaults():
         ({"steps": True}, r"steps is True; give an integer"),
         ({"steps": None}, r"steps is null; give an integer"),
         ({"words": "one"}, r"words is 'one'; give a list, each entry a text"),
-        ({"words": [1]}, r"words is \[1\]; give a list"),
+        ({"words": [1]}, r"words\[0\] is 1; give a text"),
         ({"inner": 3}, r"inner is 3; give a section with keys rate, mode, name"),
         ({"named": [1]}, r"named is \[1\]; give a mapping from names"),
         ({"named": {"x": {}}}, r"named\.x\.model is missing; give a text"),

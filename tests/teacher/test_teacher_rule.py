@@ -43,7 +43,7 @@ def test_too_few_teachers_names_what_fits_and_what_to_do():
 
 
 def test_counts_are_checked():
-    with pytest.raises(ValueError, match="min must be >= 0"):
+    with pytest.raises(ValueError, match="min is -1; give an integer >= 0"):
         TeacherRule(min=-1)
     with pytest.raises(ValueError, match="max must be >="):
         TeacherRule(min=3, max=2)

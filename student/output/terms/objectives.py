@@ -116,7 +116,7 @@ def sequence_matching(ctx: StepContext) -> Tensor:
             other.hidden,
             own.tokens.has_text,
             other.tokens.has_text,
-            cost=outputs.config.sequence_cost,  # type: ignore[arg-type]  # checked there
+            cost=outputs.config.sequence_cost,
             geometry=logit_geometry(own.head, other.head),
             reduction="none",
         )

@@ -97,7 +97,7 @@ def likelihood_of(
         student,
         teacher,
         stretches.chunks,
-        form=config.likelihood_form,  # type: ignore[arg-type]  # checked there
+        form=config.likelihood_form,
         temperature=config.likelihood_temperature * heat / config.temperature,
         student_end=own_end,
         teacher_end=other_end,
@@ -201,7 +201,7 @@ def _heat_of_stretches(
             label_log_probs(student, config.block),
             said,
             chunks,
-            form=config.likelihood_form,  # type: ignore[arg-type]  # checked there
+            form=config.likelihood_form,
             temperature=config.likelihood_temperature,
             weight=stretches.weight,
         )

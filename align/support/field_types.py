@@ -1,0 +1,152 @@
+"""What a setting may be: its type, choices and range, written once as its annotation.
+
+A config's field is annotated with one of the types below, or with any of ``typing``'s;
+the annotation is the whole rule. pydantic checks it, errors and ``docs/config.md`` say
+it in the words of :func:`in_words`. Choices are a ``Literal``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from functools import cache
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from annotated_types import Interval
+
+from align.errors import InputError
+
+Count = Annotated[int, Interval(ge=0)]
+AtLeastOne = Annotated[int, Interval(ge=1)]
+NotNegative = Annotated[float, Interval(ge=0, lt=math.inf)]
+Positive = Annotated[float, Interval(gt=0, lt=math.inf)]
+PositiveOrInfinite = Annotated[float, Interval(gt=0, le=math.inf)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
+"""No range holds nan: no comparison with it is true."""
+
+
+def check_fields(section: Any, place: str) -> None:
+    """Check every field of a config's section against its annotation.
+
+    Args:
+        section: a dataclass instance; sections inside it have been checked already.
+        place: the section's name in the config, such as ``train``.
+
+    Raises:
+        InputError: the first field that does not fit; see :func:`checked`.
+    """
+    for name, hint in _leaf_hints(type(section)).items():
+        checked(hint, getattr(section, name), f"{place}.{name}")
+
+
+def checked(hint: Any, value: Any, place: str, from_text: bool = False) -> Any:
+    """Give a value as its type has it: an integer becomes a number where one is asked.
+
+    Args:
+        hint: the annotation, range included.
+        value: what was given; an entry of it that does not fit is named itself.
+        place: the setting's whole name, for errors.
+        from_text: whether a text may stand for a number, as in ``steps: "5"``.
+
+    Raises:
+        InputError: naming the place, the value and what is valid.
+    """
+    from pydantic import ValidationError
+
+    adapter = _adapter(hint)
+    try:
+        if from_text and isinstance(value, str):
+            return adapter.validate_strings(value)
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise _refusal(hint, value, place, error.errors()[0]["loc"]) from None
+
+
+def in_words(hint: Any, quote: Any = repr) -> str:
+    """Say what a field takes: ``an integer >= 1 or null``, ``one of 'a', 'b'``.
+
+    Args:
+        hint: the annotation.
+        quote: how a choice is written.
+    """
+    words = {
+        bool: "true or false",
+        int: "an integer",
+        float: "a number",
+        str: "a text",
+        Any: "anything",
+        type(None): "null",
+    }
+    if hint in words:
+        return words[hint]
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        marks = "".join(f" {_range(mark)}" for mark in hint.__metadata__)
+        return in_words(args[0], quote) + marks
+    if origin is Literal:
+        choices = ", ".join(quote(choice) for choice in args)
+        return f"one of {choices}" if len(args) > 1 else choices
+    if is_union(hint):
+        return " or ".join(in_words(arg, quote) for arg in args)
+    if origin is list:
+        return f"a list, each entry {in_words(args[0], quote)}"
+    if origin in (dict, Mapping):
+        return f"a mapping from names, each to {in_words(args[1], quote)}"
+    return str(hint)
+
+
+def is_union(hint: Any) -> bool:
+    """Whether a type is a choice of types."""
+    return get_origin(hint) in (Union, types.UnionType)
+
+
+def _range(mark: Interval) -> str:
+    """``>= 0``, ``in (0, 1]``, as mathematics has it."""
+    low = mark.gt if mark.ge is None else mark.ge
+    above = f"> {low}" if mark.ge is None else f">= {low}"
+    high = mark.lt if mark.le is None else mark.le
+    if high is None or high == math.inf:
+        return above if mark.le is None else f"{above} or .inf"
+    left, right = "[("[mark.ge is None], "])"[mark.le is None]
+    return f"in {left}{low}, {high}{right}"
+
+
+def _refusal(hint: Any, value: Any, place: str, steps: tuple[Any, ...]) -> InputError:
+    """Word what does not fit, as deep inside lists and mappings as pydantic says."""
+    for step in steps:
+        arms = [arm for arm in get_args(hint) if arm is not type(None)]
+        if is_union(hint) and len(arms) == 1:  # X | None: pydantic names no arm
+            hint = arms[0]
+        if get_origin(hint) is dict:
+            hint, value, place = get_args(hint)[1], value[step], f"{place}.{step}"
+        elif get_origin(hint) is list:
+            hint, value, place = get_args(hint)[0], value[step], f"{place}[{step}]"
+        else:
+            break
+    shown = "null" if value is None else repr(value)
+    return InputError(f"{place} is {shown}; give {in_words(hint)}")
+
+
+@cache
+def _adapter(hint: Any) -> Any:
+    """What checks a type, and makes no number of a text in silence."""
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(hint, config=ConfigDict(strict=True))
+
+
+@cache
+def _leaf_hints(cls: Any) -> dict[str, Any]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {k: hint for k, hint in hints.items() if not dataclasses.is_dataclass(hint)}

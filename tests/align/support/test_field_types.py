@@ -1,0 +1,84 @@
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import pytest
+from annotated_types import Interval
+
+from align.support.field_types import (
+    AtLeastOne,
+    Count,
+    Positive,
+    PositiveOrInfinite,
+    Share,
+    ShareBelowOne,
+    check_fields,
+    checked,
+    in_words,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inside:
+    rate: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    steps: Count | None = None
+    shares: list[Share] = field(default_factory=list)
+    named: dict[str, Positive] = field(default_factory=dict)
+    lists: dict[str, list[int]] | None = None
+    half: bool | Literal["auto"] = False
+    inside: Inside = field(default_factory=Inside)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": -1}, "at.steps is -1; give an integer >= 0 or null"),
+        ({"steps": True}, "at.steps is True; give an integer >= 0 or null"),
+        ({"steps": "5"}, "at.steps is '5'; give an integer >= 0 or null"),
+        ({"shares": [0.5, 1.5]}, "at.shares[1] is 1.5; give a number in [0, 1]"),
+        ({"named": {"a": 0}}, "at.named.a is 0; give a number > 0"),
+        ({"named": {"a": math.nan}}, "at.named.a is nan; give a number > 0"),
+        ({"named": {"a": math.inf}}, "at.named.a is inf; give a number > 0"),
+        ({"lists": {"a": [1, "b"]}}, "at.lists.a[1] is 'b'; give an integer"),
+        ({"half": 1}, "at.half is 1; give true or false or 'auto'"),
+    ],
+)
+def test_the_first_field_that_does_not_fit_is_named(values, message):
+    with pytest.raises(ValueError) as refused:
+        check_fields(Section(**values), "at")
+    assert str(refused.value) == message
+
+
+def test_what_fits_passes():
+    check_fields(Section(steps=3, shares=[0, 1], named={"a": 1}, half="auto"), "at")
+    assert checked(PositiveOrInfinite, math.inf, "x") == math.inf
+
+
+def test_a_text_stands_for_a_number_only_where_it_may():
+    assert checked(Count, "5", "x", from_text=True) == 5
+    with pytest.raises(ValueError, match="x is '5'; give an integer"):
+        checked(Count, "5", "x")
+    assert checked(str, "5", "x", from_text=True) == "5"
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (AtLeastOne, "an integer >= 1"),
+        (ShareBelowOne, "a number in [0, 1)"),
+        (Annotated[float, Interval(gt=0, le=0.5)], "a number in (0, 0.5]"),
+        (PositiveOrInfinite, "a number > 0 or .inf"),
+        (Literal["auto"] | list[str], "'auto' or a list, each entry a text"),
+        (dict[str, Count], "a mapping from names, each to an integer >= 0"),
+    ],
+)
+def test_types_are_said_in_words(hint, words):
+    assert in_words(hint) == words
+
+
+def test_choices_are_written_as_asked():
+    assert in_words(Literal["a", "b"], quote="<{}>".format) == "one of <a>, <b>"
