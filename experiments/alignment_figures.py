@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.errors import InputError
+from experiments.run_dir import MAIN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from experiments.config import Config, PhaseConfig
+    from experiments.config import Config
     from experiments.run_parts import RunContext
     from plugins.registry import Registry
 
@@ -25,7 +26,7 @@ SHOWS = "Source"
 """The PNG keyword under which a picture keeps a digest of what it was drawn from."""
 
 
-def draw_what_meets(run: RunContext, phases: Sequence[PhaseConfig]) -> None:
+def draw_what_meets(run: RunContext) -> None:
     """Draw a sentence per teacher and the layer maps into a run's ``figures``.
 
     Pictures of an earlier launch stay where they show the same, since one takes as long
@@ -33,16 +34,15 @@ def draw_what_meets(run: RunContext, phases: Sequence[PhaseConfig]) -> None:
 
     Args:
         run: what all arms share.
-        phases: the run's, each of which may draw its own layer maps when it begins.
     """
     from align.layer_map import needs_sample
 
     folder = run.run_dir / "figures"
     wanted = _draw_alignments(run, folder) | _draw_maps(run, folder)
-    for phase in phases:
-        strategy = phase.align.layer_mapping_strategy
+    for stage in run.arms[MAIN]:
+        strategy = stage.phase.align.layer_mapping_strategy
         if needs_sample(run.registry.guarded("layer_map", strategy)):
-            wanted.add(folder / f"layer_similarity_{phase.name}.png")
+            wanted.add(folder / f"layer_similarity_{stage.phase.name}.png")
     for kind in ("alignment_*.png", "layer_map.png", "layer_similarity_*.png"):
         for picture in set(folder.glob(kind)) - wanted:
             picture.unlink()

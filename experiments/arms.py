@@ -21,7 +21,7 @@ from experiments.gates import Judgement, judge, kept_before, told
 from experiments.lineage import check_record, record_of, write_record
 from experiments.place import during
 from experiments.run_dir import MAIN
-from experiments.run_parts import Place, RunContext, Stage
+from experiments.run_parts import Arms, Place, RunContext, Stage
 from experiments.settings import ConfigError
 from experiments.stage import checkpoint_folder, run_stage
 from plugins.registry import Registry
@@ -36,8 +36,6 @@ SINGLE = "single:"
 WITHOUT = "without:"
 """Prefix of the arms with all teachers but one."""
 
-Arms = Mapping[str, list[Stage]]
-"""The phases of every arm."""
 Results = dict[str, list[dict[str, Any]]]
 """Per arm what its phases measured."""
 
@@ -134,10 +132,10 @@ def phase_steps(train: TrainConfig, samples: int, samples_per_step: int) -> int:
     return -(-train.num_epochs * samples // samples_per_step)
 
 
-def course_of(run: RunContext, arms: Arms) -> Course:
+def course_of(run: RunContext) -> Course:
     """The steps of every arm that is trained, and which are done already."""
     at_once, samples = run.engine.samples_per_step, len(run.data.train)
-    repeated = repeated_arms(arms)
+    repeated = repeated_arms(run.arms)
     return Course(
         {
             (arm, index): (
@@ -145,7 +143,7 @@ def course_of(run: RunContext, arms: Arms) -> Course:
                 len(stage.teachers),
                 (phase_folder(run.run_dir, arm, index, stage) / MARKER).is_file(),
             )
-            for arm, stages in arms.items()
+            for arm, stages in run.arms.items()
             if arm not in repeated
             for index, stage in enumerate(stages)
         }
@@ -153,13 +151,12 @@ def course_of(run: RunContext, arms: Arms) -> Course:
 
 
 def train_gated(
-    run: RunContext, arms: Arms, start: Mapping[str, Any]
+    run: RunContext, start: Mapping[str, Any]
 ) -> tuple[Results, list[Judgement]]:
     """Train the main arm and CE only phase by phase, with the gate after each.
 
     Args:
         run: what all arms share.
-        arms: see :func:`plan_arms`.
         start: ``bpc``, and ``gate_bpc`` where the gate has text of its own, of the
             student before any training.
 
@@ -170,10 +167,10 @@ def train_gated(
     Raises:
         RunStopped: asked to stop; a checkpoint was written.
     """
-    pair = {arm: arms[arm] for arm in (MAIN, CE_ONLY) if arm in arms}
+    pair = {arm: run.arms[arm] for arm in (MAIN, CE_ONLY) if arm in run.arms}
     results: Results = {arm: [] for arm in pair}
     judged: list[Judgement] = []
-    for index, stage in enumerate(arms[MAIN]):
+    for index, stage in enumerate(run.arms[MAIN]):
         for arm, stages in pair.items():
             results[arm].append(run_phase(run, arm, stages, index, judged))
         judged.append(_judged(run, results, start, kept_before(judged)))
@@ -204,7 +201,7 @@ def _tell(run: RunContext, stage: Stage, steps: int, judgement: Judgement) -> No
         print(said, file=sys.stderr, flush=True)
 
 
-def train_others(run: RunContext, arms: Arms, judged: Sequence[Judgement]) -> Results:
+def train_others(run: RunContext, judged: Sequence[Judgement]) -> Results:
     """Train the other baselines, which roll back what the main arm rolled back.
 
     Arms of :func:`repeated_arms` are left out; see :func:`with_repeated`.
@@ -212,13 +209,13 @@ def train_others(run: RunContext, arms: Arms, judged: Sequence[Judgement]) -> Re
     Raises:
         RunStopped: asked to stop; a checkpoint was written.
     """
-    known = {MAIN, CE_ONLY} | repeated_arms(arms).keys()
+    known = {MAIN, CE_ONLY} | repeated_arms(run.arms).keys()
     return {
         arm: [
             run_phase(run, arm, stages, index, judged[:index])
             for index in range(len(stages))
         ]
-        for arm, stages in arms.items()
+        for arm, stages in run.arms.items()
         if arm not in known
     }
 

@@ -24,7 +24,8 @@ from experiments.cli_store import add_store_commands
 
 SCALES = "tiny, default or strong"
 KINDS = (
-    "aligner, layer_map, adapter, rope_scaler, router, temperature, objective or phase"
+    "aligner, layer_map, adapter, rope_scaler, router, temperature, space, objective "
+    "or phase"
 )
 ALIGNERS = "char_iou, causal_char_iou, last_token, chunk_end"
 LAYER_MAPS = "ratio, uniform, skip"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from experiments.config import Config
+    from experiments.run_parts import RunContext
 
 STOPPED = 75
 """Exit code of a run that was asked to stop and can go on (EX_TEMPFAIL)."""
@@ -25,8 +26,10 @@ def quickstart(options: Namespace) -> int:
 
 def train(options: Namespace) -> int:
     """Train as a config says and show what came of it."""
-    from experiments.driver import run_training
+    from experiments.driver import sum_up, train_arms
     from experiments.presets import load_registry
+    from experiments.run.opening import open_run
+    from experiments.run.plan import plan_run
     from experiments.stop import RunStopped
 
     config = config_of(options)
@@ -36,20 +39,54 @@ def train(options: Namespace) -> int:
 
         print("\n".join(preflight(config, registry, options.resume)))
         return 0
+    plan = plan_run(config, registry, options.resume)
     try:
-        run_dir = run_training(
-            config,
-            registry=registry,
-            resume=options.resume,
+        with open_run(
+            plan,
             trust=options.trust_checkpoint,
             changed_plugins=options.changed_plugins,
-        )
+        ) as run:
+            undrawn = _drawn(run)
+            sum_up(run, train_arms(run))
     except RunStopped as stopped:
         _say(f"stopped as asked ({stopped}); the same command goes on from there")
         return STOPPED
     if os.environ.get("RANK", "0") == "0":
-        _show(run_dir)
+        _report_trained(config.run_dir, undrawn)
     return 0
+
+
+def _drawn(run: RunContext) -> Exception | None:
+    """Draw how teachers meet the student; gives what went wrong, for after training."""
+    from experiments.alignment_figures import draw_what_meets
+
+    if run.engine.is_main:
+        try:
+            draw_what_meets(run)
+        except Exception as error:  # raised again where it costs no training
+            return error
+    return None
+
+
+def _report_trained(run_dir: Path, undrawn: Exception | None) -> None:
+    """Write and show the report of a run that is trained, whatever becomes of it."""
+    from experiments.failures import kept_errors
+    from experiments.report import write_report
+    from experiments.run_dir import read_run
+
+    try:
+        with kept_errors(run_dir):
+            if undrawn is not None:
+                raise undrawn
+            write_report(read_run(run_dir))
+    except Exception:
+        print(
+            f"{run_dir} is trained, but has no report; once this is put right, "
+            f"`mtkd report {run_dir}` writes it:",
+            file=sys.stderr,
+        )
+        raise
+    _show(run_dir)
 
 
 def evaluate(options: Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -160,19 +159,6 @@ def sample_layers(
                 f"into align.layer_map.{name}, or leave the teacher out"
             )
     return samples
-
-
-def draw_similarity(depth: Depth, path: Any) -> None:
-    """Draw the similarity of all layers, with the layers that were chosen."""
-    from align.similarity_picture import visualize_layer_similarity
-
-    names = list(depth.similarity)
-    visualize_layer_similarity(
-        list(depth.similarity.values()),
-        [depth.maps[name] for name in names],
-        names,
-        path,
-    )
 
 
 def _features(kv: KV) -> Tensor:

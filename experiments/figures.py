@@ -58,7 +58,38 @@ def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
             path = folder / f"{name}.png"
             legible(figure).savefig(path, dpi=150, facecolor="white")
             written.append(path)
+    return written + draw_layer_similarity(run, folder)
+
+
+def draw_layer_similarity(run: RunDir, folder: Path) -> list[Path]:
+    """Draw how alike layers are, with those chosen, of phases that looked at it.
+
+    Returns:
+        Paths of the PNG files, one a phase.
+    """
+    latest = {line["phase"]: line["teachers"] for line in run.lines("layer_similarity")}
+    if not latest:
+        return []
+    from torch import tensor
+
+    from align.layer_map import LayerMap
+    from align.similarity_picture import visualize_layer_similarity
+
+    written = []
+    for phase, teachers in latest.items():
+        written.append(folder / f"layer_similarity_{phase}.png")
+        visualize_layer_similarity(
+            [tensor(layers["cka"]) for layers in teachers.values()],
+            [LayerMap(_feeds(layers["map"])) for layers in teachers.values()],
+            list(teachers),
+            written[-1],
+        )
     return written
+
+
+def _feeds(rows: list[Any]) -> tuple[tuple[tuple[int, float], ...], ...]:
+    """A layer map as JSON holds it."""
+    return tuple(tuple((layer, weight) for layer, weight in row) for row in rows)
 
 
 def draw_losses(run: RunDir) -> Figure | None:

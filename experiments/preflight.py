@@ -9,13 +9,12 @@ from collections.abc import Iterator
 
 from align.errors import MissingFileError
 from experiments.arms import plan_arms, repeated_arms
-from experiments.checks import check_resume, check_settings
-from experiments.config import Config, PhaseConfig, hidden_settings, resolve_phases
+from experiments.config import Config
 from experiments.place import named
-from experiments.presets import load_registry, presets_of
+from experiments.presets import load_registry
+from experiments.run.plan import RunPlan, plan_run
 from experiments.run_parts import Stage
 from experiments.teacher_rule import TeacherFacts
-from experiments.text_sources import check_sources, source_warnings
 from plugins.registry import Registry
 from teacher.models import read_config
 from teacher.names import ZOO, zoo_parts
@@ -32,7 +31,7 @@ def preflight(
     Args:
         config: the run.
         registry: plugins; None loads the built-in and the installed ones.
-        resume: as of :func:`experiments.driver.run_training`.
+        resume: as of :func:`experiments.run.plan.plan_run`.
 
     Returns:
         Sentences on what the run would do, and what a user should know of it.
@@ -40,14 +39,8 @@ def preflight(
     Raises:
         MtkdError: what would end the run at its start; names the place.
     """
-    registry = registry or load_registry(config)
-    presets = presets_of(registry)
-    phases = resolve_phases(config, presets)
-    check_settings(config, phases, registry)
-    check_resume(config.run_dir, resume)
-    check_sources(config.data)
-    told = [*hidden_settings(config, presets), *source_warnings(config)]
-    sentences = [f"warning: {sentence}" for sentence in told]
+    plan = plan_run(config, registry or load_registry(config), resume)
+    sentences = [f"warning: {sentence}" for sentence in plan.warnings]
     with named("student"):
         _facts(config.student.model)
     facts = {}
@@ -56,7 +49,7 @@ def preflight(
             facts[name] = _facts(entry.model)
     known = {name: found for name, found in facts.items() if found is not None}
     if len(known) == len(facts):
-        sentences += _plan(config, phases, known)
+        sentences += _plan(plan, known)
     else:
         unbuilt = ", ".join(name for name in facts if name not in known)
         sentences.append(f"embedded teachers to be built first: {unbuilt}")
@@ -77,13 +70,11 @@ def _facts(model: str) -> TeacherFacts | None:
     return TeacherFacts(kind=kind, family=found.model_type)
 
 
-def _plan(
-    config: Config, phases: list[PhaseConfig], facts: dict[str, TeacherFacts]
-) -> Iterator[str]:
+def _plan(plan: RunPlan, facts: dict[str, TeacherFacts]) -> Iterator[str]:
     """Which teachers each phase takes, and which arms are trained."""
-    stages = [Stage(phase, tuple(phase.select(facts))) for phase in phases]
+    stages = [Stage(phase, tuple(phase.select(facts))) for phase in plan.phases]
     for stage in stages:
         yield f"phase {stage.phase.name}: {', '.join(stage.teachers)}"
-    arms = plan_arms(config, stages)
+    arms = plan_arms(plan.config, stages)
     repeated = repeated_arms(arms)
     yield f"arms: {', '.join(arm for arm in arms if arm not in repeated)}"

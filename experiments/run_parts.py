@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.config import Config, PhaseConfig
 from experiments.data import RunData
+from experiments.lease import Lease
 from experiments.metrics import Metrics
 from experiments.models import Models
 from experiments.progress import Progress
@@ -25,6 +26,10 @@ class Stage:
     """Empty: cross-entropy alone."""
 
 
+Arms = Mapping[str, list[Stage]]
+"""The phases of every arm."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RunContext:
     """Everything the arms of one run share."""
@@ -36,9 +41,13 @@ class RunContext:
     data: RunData
     texts: Mapping[str, str]
     """Digests of what is learned from."""
+    arms: Arms
+    """Every arm that the run reports, see :func:`experiments.arms.plan_arms`."""
     metrics: Metrics
     progress: Progress
     stop: StopRequest
+    lease: Lease | None
+    """None on all processes but the first."""
     run_dir: Path
     run_id: str
     """Tells this run's checkpoints from another's."""
@@ -46,8 +55,17 @@ class RunContext:
     """Take checkpoints of other runs all the same."""
     changed_plugins: bool
     """Go on where a plugin's code has changed."""
-    may_write: Callable[[], None]
-    """Raises once another process has taken the run over."""
+    started: float
+    """When this launch began, by the monotonic clock."""
+
+    def may_write(self) -> None:
+        """See, before writing, that the run is still this launch's.
+
+        Raises:
+            LeaseLostError: another process has taken it over.
+        """
+        if self.lease is not None:
+            self.lease.check()
 
 
 @dataclass(frozen=True, slots=True)

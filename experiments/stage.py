@@ -13,7 +13,7 @@ import torch
 
 from experiments.alarms import Alarms
 from experiments.data import Encoder
-from experiments.depth import draw_similarity
+from experiments.depth import Depth
 from experiments.evaluation import evaluate, measure_gate, measure_health
 from experiments.outputs import output_plan, own_head
 from experiments.precision import autocast_of
@@ -51,9 +51,6 @@ def run_stage(run: RunContext, stage: Stage, place: Place) -> dict[str, Any]:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     encode = run.models.encode
     faculty = _faculty(run, stage, capture, encode)
-    if faculty and faculty.depth.similarity and place.arm == MAIN and engine.is_main:
-        picture = f"layer_similarity_{phase.name}.png"
-        draw_similarity(faculty.depth, run.run_dir / "figures" / picture)
     distiller = Distiller(
         model,
         capture,
@@ -119,6 +116,7 @@ def _job(
         alarms.recall(run.metrics.written(place.arm, phase.name))
         if faculty is not None:
             write(alarms.covers(faculty.report.coverage))
+            write(_similarity(faculty.depth))
 
     return Job(
         run.data.train,
@@ -134,6 +132,20 @@ def _job(
         show,
         run.stop,
     )
+
+
+def _similarity(depth: Depth) -> list[dict[str, Any]]:
+    """A line on how alike layers are, where the maps were read off that."""
+    if not depth.similarity:
+        return []
+    layers = {
+        name: {
+            "cka": [[round(x, 4) for x in row] for row in matrix.tolist()],
+            "map": list(depth.maps[name]),
+        }
+        for name, matrix in depth.similarity.items()
+    }
+    return [{"kind": "layer_similarity", "teachers": layers}]
 
 
 def _alarms(run: RunContext, stage: Stage, place: Place, capture: KVCapture) -> Alarms:

@@ -23,7 +23,8 @@ def no_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.figures.draw_run", lambda run, folder=None: [])
-        patch.setattr("experiments.driver.draw_what_meets", lambda run, phases: None)
+        meets = "experiments.alignment_figures.draw_what_meets"
+        patch.setattr(meets, lambda run: None)
         yield
 
 

@@ -6,6 +6,8 @@ import pytest
 from experiments.config import load_config
 from experiments.driver import run_training
 from experiments.presets import BuiltinPhases
+from experiments.report import write_report
+from experiments.run_dir import read_run
 from plugins import PluginError, Registry, hookimpl
 from plugins.contracts import check
 from plugins.errors import PluginCrashError
@@ -47,7 +49,7 @@ WORDS = {
 
 @pytest.fixture
 def train(tiny_zoo, tmp_path):
-    """Train with a plugin in use; where the report would be, the error otherwise."""
+    """Train with a plugin in use; its report, or the error otherwise."""
 
     def run(kind, offered):
         rule = {"min": 2, "max": 4, "families": "any"}
@@ -64,7 +66,7 @@ def train(tiny_zoo, tmp_path):
         plugins = [BuiltinPhases(), Acme(kind, offered)]
         registry = Registry.load(plugins, entry_points=False)
         try:
-            return run_training(config, registry=registry) / "report.md"
+            return write_report(read_run(run_training(config, registry=registry)))
         except Exception as error:
             assert not (tmp_path / "run" / "report.md").exists()
             return error

@@ -10,6 +10,7 @@ import yaml
 
 from experiments import cli
 from experiments.cli import build_parser, main
+from experiments.stop import RunStopped
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
@@ -166,39 +167,27 @@ def test_config_show_resolves_one_phase(capsys):
     assert shown["fuse"]["temperature"] == 0.5
 
 
-def test_train_hands_config_registry_and_resume_to_the_driver(
-    monkeypatch, made_up, capsys
-):
-    import experiments.driver
+def test_train_hands_config_registry_and_resume_to_the_run(monkeypatch, capsys):
+    from experiments.run import opening, plan
 
-    seen = {}
+    given = {}
 
-    def run_training(config, *, registry, resume, trust, changed_plugins):
-        assert not changed_plugins
-        seen.update(config=config, registry=registry, resume=resume, trust=trust)
-        return made_up.path
+    def plan_run(config, registry, resume):
+        given.update(config=config, registry=registry, resume=resume)
 
-    monkeypatch.setattr(experiments.driver, "run_training", run_training)
-    words = ["train", "quickstart", "train.steps=3", "--resume", "must"]
-    assert main(words) == 0
-    assert seen["config"].train.steps == 3
-    assert (seen["resume"], seen["trust"]) == ("must", False)
-    assert "routing" in seen["registry"].names("phase")
-    shown = capsys.readouterr().out
-    assert "real_multi did not help" in shown
-    assert str(made_up.path / "report.md") in shown
-
-
-def test_a_stopped_run_has_its_own_exit_code(monkeypatch, capsys):
-    import experiments.driver
-    from experiments.stop import RunStopped
-
-    def run_training(config, **_):
+    def open_run(plan, *, trust, changed_plugins):
+        given.update(trust=trust, changed_plugins=changed_plugins)
         raise RunStopped("dual: 3 of 40 steps")
 
-    monkeypatch.setattr(experiments.driver, "run_training", run_training)
-    assert main(["quickstart"]) == 75
+    monkeypatch.setattr(plan, "plan_run", plan_run)
+    monkeypatch.setattr(opening, "open_run", open_run)
+    words = ["train", "quickstart", "train.steps=3", "--resume", "must"]
+    assert main([*words, "--changed-plugins"]) == 75  # stopped, and can go on
     assert "3 of 40 steps" in capsys.readouterr().err
+    assert given["config"].train.steps == 3
+    assert given["resume"] == "must"
+    assert (given["trust"], given["changed_plugins"]) == (False, True)
+    assert "routing" in given["registry"].names("phase")
 
 
 def test_report_writes_the_page_and_prints_the_table(made_up, capsys):

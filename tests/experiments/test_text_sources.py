@@ -165,7 +165,7 @@ def no_models(monkeypatch):
         raise AssertionError("a model is loaded")
 
     # Each where it is looked up: a module that is first imported now would keep it.
-    monkeypatch.setattr("experiments.driver.Models", refuse)
+    monkeypatch.setattr("experiments.run.opening.Models", refuse)
     monkeypatch.setattr("experiments.extraction.bench.Models", refuse)
     monkeypatch.setattr("experiments.measure.load_model", refuse)
 

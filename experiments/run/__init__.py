@@ -1,0 +1,1 @@
+"""A run: its arms and their phases, measured and gated."""

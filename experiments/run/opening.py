@@ -1,0 +1,265 @@
+"""Open a run: hold its folder, load what it needs, and see that all of it fits."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from experiments.arms import check_arm, plan_arms, repeated_arms
+from experiments.checks import check_disk
+from experiments.config import Config, save_config
+from experiments.data import RunData, load_data
+from experiments.dates import dated, day_of_run
+from experiments.depth import crowded_layers
+from experiments.extraction.code import check_code
+from experiments.extraction.stages import stored_stages
+from experiments.failures import kept_errors
+from experiments.history import (
+    IDENTITY,
+    identify,
+    noted,
+    read_json,
+    remember,
+    samples_per_step,
+    write_json,
+)
+from experiments.lease import hold_run
+from experiments.lengths import TEXTS, limits_of
+from experiments.lineage import text_digests
+from experiments.metrics import Metrics
+from experiments.models import Models
+from experiments.outputs import idle_settings
+from experiments.place import during, named
+from experiments.precision import answer_of_run, asks_hardware, settle
+from experiments.progress import Progress, waiting
+from experiments.run.plan import RunPlan
+from experiments.run_parts import RunContext, Stage
+from experiments.stop import stop_on_signals
+from experiments.teaching import check_phase
+from experiments.used_plugins import plugin_records
+from experiments.versions import changes, versions
+from experiments.zoo_names import build_zoo_models
+from student.engine import Engine
+from student.launch import launched_rank, launched_world
+
+
+@contextmanager
+def open_run(
+    plan: RunPlan,
+    *,
+    engine: Engine | None = None,
+    trust: bool = False,
+    changed_plugins: bool = False,
+) -> Iterator[RunContext]:
+    """Hold a run's folder, load models and texts, and begin or continue the run.
+
+    Args:
+        plan: see :func:`experiments.run.plan.plan_run`.
+        engine: shared by several runs of one process; None makes one.
+        trust: take up checkpoints that another run wrote.
+        changed_plugins: go on where the code of a plugin in use has changed.
+
+    Yields:
+        What all arms share. How the block ends is noted as the end of the launch; then
+        the folder is given back.
+
+    Raises:
+        ConfigError: the models or the disk do not suffice, or the folder belongs to
+            another run or process.
+        InputError: a model, file or tokenizer cannot be used.
+    """
+    run_dir, started = plan.config.run_dir, time.monotonic()
+    with (
+        hold_run(run_dir) as lease,
+        noted(run_dir, lease, launched_world()),
+        kept_errors(run_dir),
+        _started(plan, engine) as engine,
+        stop_on_signals() as stop,
+    ):
+        plan, bf16 = _settled(plan, engine)
+        plan, models = _loaded(plan, engine, changed_plugins)
+        data = _read(plan, models, engine)
+        stages = _stages(plan, models, data)
+        arms, texts = plan_arms(plan.config, stages), text_digests(data)
+        for arm, of_arm in arms.items():
+            check_arm(
+                run_dir,
+                arm,
+                plan.config,
+                of_arm,
+                texts,
+                plan.registry,
+                changed_plugins,
+            )
+        if engine.is_main:
+            trained = len(arms) - len(repeated_arms(arms))
+            _warn([*plan.warnings, *_warnings(plan, models, stages, engine)])
+            _warn(data.warnings)
+            check_disk(run_dir, models.student_bytes, trained * len(stages))
+        run_id = _begun(plan, models, engine, bf16)
+        metrics = Metrics(run_dir, engine.is_main)
+        try:
+            yield RunContext(
+                config=plan.config,
+                registry=plan.registry,
+                engine=engine,
+                models=models,
+                data=data,
+                texts=texts,
+                arms=arms,
+                metrics=metrics,
+                progress=Progress(engine.is_main),
+                stop=stop,
+                lease=lease,
+                run_dir=run_dir,
+                run_id=run_id,
+                trust=trust,
+                changed_plugins=changed_plugins,
+                started=started,
+            )
+        finally:
+            metrics.close()
+
+
+@contextmanager
+def _started(plan: RunPlan, shared: Engine | None) -> Iterator[Engine]:
+    """An engine, closed again unless it is shared, with the embedded models built.
+
+    Before signals are only noted: an interrupt ends this at once, and what is built is
+    kept.
+    """
+    train, run_dir = plan.phases[0].train, plan.config.run_dir
+    with waiting("starting the engine", enabled=launched_rank() == 0):
+        engine = shared or Engine(train, samples_per_step(run_dir, train))
+    try:
+        if engine.is_main:
+            build_zoo_models(plan.config)
+        engine.barrier()
+        yield engine
+    finally:
+        if shared is None:
+            engine.close()
+
+
+def _settled(plan: RunPlan, engine: Engine) -> tuple[RunPlan, bool | None]:
+    """With an answer wherever ``train.bf16=auto`` asks; None where nothing does."""
+    if not asks_hardware(plan.config, plan.phases):
+        return plan, None
+    bf16 = answer_of_run(plan.config.run_dir, engine)
+    config, phases = settle(plan.config, plan.phases, bf16)
+    return replace(plan, config=config, phases=tuple(phases)), bf16
+
+
+def _loaded(
+    plan: RunPlan, engine: Engine, changed_plugins: bool
+) -> tuple[RunPlan, Models]:
+    """The models, and the plan with the day that their chat templates are told."""
+    config = plan.config
+    names = ", ".join(config.teachers) or "(none)"
+    with waiting(f"loading the student and teachers {names}", engine.is_main):
+        models = Models(config, engine.device)
+    check_code(models.stores, plan.registry, changed_plugins)
+    if models.tells_date:
+        plan = replace(plan, config=dated(config, _day(config, models, engine)))
+    return plan, models
+
+
+def _day(config: Config, models: Models, engine: Engine) -> str | None:
+    """What chat templates are told: as its stores were, else the day of the run."""
+    if config.store.read:
+        return models.stored_date
+    day: str | None = engine.from_main(lambda: day_of_run(config.run_dir))
+    return day
+
+
+def _read(plan: RunPlan, models: Models, engine: Engine) -> RunData:
+    """The texts, cut, with every teacher made to read them."""
+    config = plan.config
+    with waiting("reading and cutting texts", engine.is_main):
+        data = load_data(
+            config.data,
+            models.encode,
+            config.run.seed,
+            config.gate.action == "rollback",
+            models.readers(),
+        )
+    scaler = plan.registry.guarded("rope_scaler", config.align.rope_scaling_method)
+    every = [*data.train, *data.eval, *data.gate, *data.calibration]
+    with waiting(f"counting the tokens of {len(every):,} texts", engine.is_main):
+        slowed = models.fit_lengths(every, scaler)
+    return replace(data, warnings=(*data.warnings, *slowed))
+
+
+def _stages(plan: RunPlan, models: Models, data: RunData) -> list[Stage]:
+    """The phases with the teachers they chose, seen to fit each other."""
+    facts = models.facts()
+    stages = [Stage(phase, tuple(phase.select(facts))) for phase in plan.phases]
+    if plan.config.store.read:
+        stages = stored_stages(plan.config, models, data, stages)
+    for stage in stages:
+        where = f"phase {stage.phase.name!r}"
+        with named(where), during(where):
+            check_phase(
+                stage.phase,
+                plan.registry,
+                models.student_layers,
+                {name: models.teacher(name) for name in stage.teachers},
+                models.student_tokenizer,
+            )
+    return stages
+
+
+def _warn(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
+def _warnings(
+    plan: RunPlan, models: Models, stages: Sequence[Stage], engine: Engine
+) -> Iterator[str]:
+    """What a user should know of models and phases, each once."""
+    yield from models.left_out()
+    idle: dict[str, None] = {}
+    for stage in stages:
+        teachers = {name: models.teacher(name) for name in stage.teachers}
+        yield from crowded_layers(
+            stage.phase, plan.registry, models.student_layers, teachers
+        )
+        idle |= dict.fromkeys(idle_settings(stage.phase, teachers))
+    if models.sharded:
+        names = ", ".join(map(repr, models.sharded))
+        yield (
+            f"teachers {names} are split over {engine.world_size} processes, which "
+            "meet in every block; train.prefetch is off"
+        )
+    yield from idle
+
+
+def _begun(plan: RunPlan, models: Models, engine: Engine, bf16: bool | None) -> str:
+    """Write what identifies the run and this launch of it; gives the run's id."""
+    config, train = plan.config, plan.phases[0].train
+    run_dir = config.run_dir
+    if engine.is_main:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        save_config(config, run_dir / "config.yaml")
+        write_json(run_dir / TEXTS, limits_of(models.readers()))
+    identity = engine.from_main(
+        lambda: identify(
+            run_dir, train, engine.samples_per_step, bf16, config.data.date
+        )
+    )
+    if engine.is_main:
+        code = versions()
+        before = read_json(run_dir / IDENTITY).get("versions", {})
+        _warn([f"this run goes on with {change}" for change in changes(before, code)])
+        remember(
+            run_dir,
+            versions=code,
+            plugins=dict(plugin_records(plan.registry, plan.phases)),
+            tried_plugins=dict(plan.tried_plugins),
+        )
+    run_id: str = identity["id"]
+    return run_id

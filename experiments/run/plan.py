@@ -1,0 +1,66 @@
+"""What a run will do, as its config says: nothing is loaded, nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from experiments.checks import check_resume, check_settings
+from experiments.config import Config, PhaseConfig, hidden_settings, resolve_phases
+from experiments.history import tried_before
+from experiments.presets import presets_of
+from experiments.progress import waiting
+from experiments.text_sources import check_sources, source_warnings
+from experiments.used_plugins import names_used, options_used
+from plugins.registry import Registry
+from plugins.trial import try_used
+from student.launch import launched_rank
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlan:
+    """A run whose settings, plugins and texts go together."""
+
+    config: Config
+    registry: Registry
+    phases: tuple[PhaseConfig, ...]
+    """Resolved, in running order."""
+    tried_plugins: Mapping[str, str]
+    """Stamps of the strangers' plugins in use, which keep their contracts."""
+    warnings: tuple[str, ...]
+    """What a user should know of the settings and of where the texts are from."""
+
+
+def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPlan:
+    """Resolve the phases and check all that can be checked from settings and texts.
+
+    Args:
+        config: the run.
+        registry: everything that the config can call by name.
+        resume: ``auto`` continues a run or starts one, ``never`` refuses an existing
+            run, ``must`` refuses to start a new one.
+
+    Raises:
+        ConfigError: the config cannot be run, or ``resume`` does not fit what is there.
+        PluginError: nobody offers a name, or a plugin in use breaks its contract.
+        InputError: a text is not there, or does not begin with text.
+    """
+    presets = presets_of(registry)
+    phases = resolve_phases(config, presets)
+    check_settings(config, phases, registry)
+    check_sources(config.data)
+    check_resume(config.run_dir, resume)
+    with waiting("trying the plugins in use", launched_rank() == 0):
+        tried = try_used(
+            registry,
+            names_used(phases),
+            tried_before(config.run_dir),
+            options_used(phases),
+        )
+    return RunPlan(
+        config=config,
+        registry=registry,
+        phases=tuple(phases),
+        tried_plugins=tried,
+        warnings=(*hidden_settings(config, presets), *source_warnings(config)),
+    )
