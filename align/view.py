@@ -1,15 +1,28 @@
-"""What one teacher says about one batch, ready to meet the student."""
+"""A teacher, and what it says about one batch, ready to meet the student."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from align.errors import MtkdError
 from align.kv import KV
-from align.output import Output
+from align.output import LinearHead, Output
+from align.reading import Reading
+from align.sizes import Sizes
 from align.time_align import Alignment
+from align.tokens import TokenBatch
+
+ATTENTION = "attention"
+"""Attention at sampled rows, as something that terms need and teachers give."""
+OUTPUTS = "outputs"
+"""Next-token outputs, as such."""
+OWN_LOSS = "own_loss"
+"""A teacher's own next-token loss, from which routers learn, as such."""
 
 
 class NonFiniteTeacherError(MtkdError, RuntimeError):
@@ -49,3 +62,109 @@ class TeacherView:
     output: Output | None = None
     """The teacher's own tokens and what its head is given for them; None where no
     objective compares its next-token distributions."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What one phase asks of one teacher about every batch."""
+
+    layers: tuple[int, ...]
+    """Those whose keys and values come, as a layer map's ``needed``."""
+    attention: bool = False
+    """Also attention at the sampled rows."""
+    own_loss: bool = False
+    """Also bits per character, of teachers that have a next-token loss."""
+    output: bool = False
+    """Also the next-token output; of teachers that predict alone."""
+    autocast: torch.dtype | None = None
+    """Of the matrix products, where there are any; None for the teacher's own."""
+
+
+class ModelFacts(Protocol):
+    """What is known of a teacher before it is asked, or is at hand at all."""
+
+    @property
+    def kind(self) -> str:
+        """decoder, encoder or encoder-decoder."""
+
+    @property
+    def family(self) -> str:
+        """The architecture, as transformers' ``model_type``: gpt2, llama, bert."""
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of its keys and values, as they come."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token's keys and values have read no later token."""
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it gives next-token outputs."""
+
+    @property
+    def learned_positions(self) -> bool:
+        """Whether a table of positions is in its keys and values."""
+
+
+Align = Callable[[TokenBatch], tuple[Alignment, Alignment | None]]
+"""From a teacher's own tokens to its alignments, for losses and for injection; None
+for a bidirectional teacher, which is never injected."""
+
+
+class Teacher(ModelFacts, Protocol):
+    """One teacher of a run: a model that runs, or what a store holds of one.
+
+    Nobody who asks needs to know which it is.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its name in the config."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """A fast tokenizer; None of what reads the student's tokens alone."""
+
+    @property
+    def vocabulary(self) -> str:
+        """A digest of its tokens and their ids."""
+
+    @property
+    def lacks(self) -> Mapping[str, str]:
+        """What it cannot give, of ``ATTENTION``, ``OUTPUTS`` and ``OWN_LOSS``, each
+        with the reason."""
+
+    @property
+    def head(self) -> LinearHead:
+        """Its language-model head.
+
+        Raises:
+            InputError: it has none, or none that is a matrix.
+        """
+
+    def read(self, student: TokenBatch, align: Align, asked: Asked) -> Reading:
+        """What is known of the student's texts before the teacher is asked.
+
+        Args:
+            student: the student's tokens, (B, T_s).
+            align: aligns the teacher's own tokens.
+            asked: what the phase asks.
+
+        Raises:
+            MtkdError: a text cannot be read.
+        """
+
+    def ask(self, reading: Reading, rows: Tensor | None, asked: Asked) -> TeacherView:
+        """What it says about the texts that it has read.
+
+        Args:
+            reading: from :meth:`read`.
+            rows: (B, R) int64 student positions whose attention is compared.
+            asked: what the phase asks.
+
+        Raises:
+            NonFiniteTeacherError: its keys and values are not finite.
+            MtkdError: a text cannot be read.
+        """

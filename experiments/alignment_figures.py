@@ -53,7 +53,7 @@ def _draw_alignments(run: RunContext, folder: Path) -> set[Path]:
     aligner = run.registry.guarded("aligner", run.config.align.aligner)()
     drawn = set()
     for name in run.config.teachers:
-        teacher = run.models.teacher(name)[0].tokenizer
+        teacher = run.models.teacher(name).tokenizer
         picture = folder / f"alignment_{name}.png"
         try:
             draw_alignment(
@@ -71,7 +71,7 @@ def _draw_maps(run: RunContext, folder: Path) -> set[Path]:
     from align.layer_map import needs_sample
 
     strategy = run.config.align.layer_mapping_strategy
-    teachers = {name: run.models.teacher(name)[1] for name in run.config.teachers}
+    teachers = run.models.chosen(run.config.teachers)
     if not teachers or needs_sample(run.registry.guarded("layer_map", strategy)):
         return set()
     picture = folder / "layer_map.png"
@@ -79,7 +79,7 @@ def _draw_maps(run: RunContext, folder: Path) -> set[Path]:
         run.config,
         run.registry,
         strategy,
-        {name: capture.num_layers for name, capture in teachers.items()},
+        {name: teacher.sizes.layers for name, teacher in teachers.items()},
         run.models.student_layers,
         picture,
     )

@@ -41,6 +41,7 @@ from fuse.config import FuseConfig
 from student.config import LossConfig, TrainConfig
 from student.output.terms import OutputConfig
 from teacher.teacher_rule import (
+    OfKind,
     TeacherFacts,
     TeacherRule,
     select_teachers,
@@ -131,6 +132,8 @@ class Config:
             if isinstance(wanted, list):
                 _known(f"baselines.{key}", wanted, self.teachers)
         _known("align.layer_map", self.align.layer_map, self.teachers)
+        if isinstance(self.store.read, list):
+            _known("store.read", self.store.read, self.teachers)
         for name, wanted in self.output.teachers.items():
             _known(f"output.teachers.{name}", wanted, self.teachers)
 
@@ -161,7 +164,7 @@ class PhaseConfig:
     output: OutputConfig
     train: TrainConfig
 
-    def select(self, facts: Mapping[str, TeacherFacts]) -> list[str]:
+    def select(self, facts: Mapping[str, OfKind]) -> list[str]:
         """Choose this phase's teachers once their kinds are known.
 
         Args:

@@ -12,15 +12,14 @@ from align.kv import KV
 from align.layer_map import LayerMap, build_multi_teacher_layer_map, needs_sample
 from align.layer_similarity import LayerSimilarity
 from align.tokens import TokenBatch
-from align.view import TeacherView
+from align.view import ModelFacts, TeacherView
 from experiments.config import PhaseConfig
 from plugins.registry import Registry
 from student.calibrate import NoCoverageError
 from student.sinks import not_sinks
 from teacher.capture import KVCapture
-from teacher.models import LoadedModel
 
-Teachers = Mapping[str, tuple[LoadedModel, KVCapture]]
+Teachers = Mapping[str, ModelFacts]
 
 BATCHES = 8
 """A sample of layers is drawn from so many batches, a share of it from each."""
@@ -47,9 +46,9 @@ def explicit_maps(
     written = phase.align.layer_map
     return {
         name: build_multi_teacher_layer_map(
-            [capture.num_layers], student_layers, [written[name]], [name]
+            [teacher.sizes.layers], student_layers, [written[name]], [name]
         )[0]
-        for name, (_, capture) in teachers.items()
+        for name, teacher in teachers.items()
         if name in written
     }
 
@@ -82,7 +81,7 @@ def crowded_layers(
     maps = layer_maps(phase, registry, student_layers, teachers, {}).maps
     found = []
     for name, one_map in maps.items():
-        depth = teachers[name][1].num_layers
+        depth = teachers[name].sizes.layers
         crowd = one_map.crowded(depth)
         if crowd is not None and name not in phase.align.layer_map:
             found.append(
@@ -112,13 +111,14 @@ def layer_maps(
     """
     strategy = registry.guarded("layer_map", phase.align.layer_mapping_strategy)
     maps = explicit_maps(phase, student_layers, teachers)
-    for name, (_, capture) in teachers.items():
+    for name, teacher in teachers.items():
         if name in maps:
             continue
+        layers = teacher.sizes.layers
         sample = (samples[name],) if needs_sample(strategy) else ()
-        found = strategy(capture.num_layers, student_layers, *sample)
+        found = strategy(layers, student_layers, *sample)
         (maps[name],) = build_multi_teacher_layer_map(
-            [capture.num_layers], student_layers, [found], [name]
+            [layers], student_layers, [found], [name]
         )
     similarity = {name: sample.cka() for name, sample in samples.items()}
     return Depth({name: maps[name] for name in teachers}, similarity)

@@ -139,7 +139,7 @@ def _summary(run: RunContext, outcome: Outcome) -> dict[str, Any]:
         outcome.results,
         outcome.judged,
         outcome.start["bpc"],
-        run.models.facts(),
+        run.models.teachers,
     )
     for name, bpc in outcome.teachers.items():
         summary["teachers"][name]["bpc"] = bpc

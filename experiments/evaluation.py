@@ -73,9 +73,8 @@ def starting_point(run: RunContext) -> dict[str, dict[str, float]]:
 def teachers_alone(run: RunContext) -> dict[str, dict[str, float]]:
     """Every decoder teacher's own held-out bits per character."""
     found = {}
-    for name in run.config.teachers:
-        loaded, capture = run.models.teacher(name)
-        if capture.causal and capture.has_logits:
-            encode = Encoder(loaded.tokenizer, None)
-            found[name] = evaluate(run, capture, f"measuring {name}", encode)
+    for name, teacher in run.models.live.items():
+        if teacher.predicts:
+            encode, title = Encoder(teacher.tokenizer, None), f"measuring {name}"
+            found[name] = evaluate(run, teacher.capture, title, encode)
     return found

@@ -13,9 +13,10 @@ from align.cut import Reader
 from align.errors import InputError
 from align.quiet import quiet_libraries
 from align.text import TextSample
+from align.view import Teacher
 from experiments.config import Config
 from experiments.data import Encoder, fitting_length
-from experiments.extraction.stand_ins import stored_teachers
+from experiments.extraction.stand_ins import FUSED, stored_teachers
 from experiments.lengths import PLACE, Lengths, reads_at_most
 from experiments.place import named
 from student.checkpoint import (
@@ -28,11 +29,12 @@ from student.lora import add_adapters, load_adapter, merge_adapters, save_adapte
 from student.unreached import freeze_unreached
 from teacher.capture import KVCapture
 from teacher.context import ScaleBase, extend_context, trained_length
+from teacher.live_teacher import LiveTeacher
 from teacher.models import LoadedModel, checkpoint_dtypes, load_model
 from teacher.quantise import quantise
 from teacher.shard import is_sharded, shard
 from teacher.store import KVStore
-from teacher.teacher_rule import TeacherFacts
+from teacher.stored_teacher import StoredTeacher
 from teacher.windows import windows_for
 
 ADAPTER = "adapter"
@@ -67,11 +69,16 @@ class Models:
                 f"{config.student.model!r} has {limit} positions; set "
                 f"data.max_length={limit} or less"
             )
-        self._teachers: dict[str, tuple[Any, Any]] = (
-            stored_teachers(config, first.tokenizer)
-            if config.store.read
-            else {name: self._load_teacher(name) for name in config.teachers}
+        self.stored: dict[str, StoredTeacher] = (
+            stored_teachers(config, first.tokenizer) if config.store.read else {}
         )
+        """Teachers that are read from a store."""
+        self.live: dict[str, LiveTeacher] = {
+            name: self._load_teacher(name)
+            for name in config.teachers
+            if name not in self.stored
+        }
+        """Teachers that are loaded."""
 
     def student(self, source: str | Path | None) -> Any:
         """A student to train: the config's, or the one a phase left in a folder.
@@ -116,45 +123,71 @@ class Models:
             save_adapter(model, folder / ADAPTER)
             make_readable(folder)
 
-    def teacher(self, name: str) -> tuple[LoadedModel, KVCapture]:
-        """A teacher by its name in the config; with ``store.read`` a stand-in."""
-        return self._teachers[name]
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        """Every teacher by its name, in the order of the config; a fused one last."""
+        every: dict[str, Teacher] = {**self.stored, **self.live}
+        ordered = dict.fromkeys([*self._config.teachers, *every])
+        return {name: every[name] for name in ordered}
+
+    def teacher(self, name: str) -> Teacher:
+        """A teacher by its name in the config, live or stored."""
+        return self.live[name] if name in self.live else self.stored[name]
+
+    def chosen(self, names: Iterable[str]) -> dict[str, Teacher]:
+        """Teachers by their names, in that order."""
+        return {name: self.teacher(name) for name in names}
+
+    def load_missing(self, taken: Iterable[str]) -> list[str]:
+        """Load what phases take and the store does not hold.
+
+        Args:
+            taken: the teachers that the phases of the run choose.
+
+        Returns:
+            A sentence on every teacher that ``store.read=true`` finds no store of.
+        """
+        if self._config.store.form != FUSED:
+            for name in dict.fromkeys(taken):
+                if name in self.stored and self.stored[name].store is None:
+                    self.live[name] = self._load_teacher(name)
+                    del self.stored[name]
+        if self._config.store.read is not True:
+            return []
+        return [
+            f"teacher {name!r} has no store in {self._config.store_dir} and is asked "
+            "live; `mtkd extract` with this config stores it, and store.read names "
+            "the teachers to read where that is meant"
+            for name in self._config.teachers
+            if name in self.live
+        ]
 
     @property
     def stores(self) -> list[KVStore]:
-        """What is read in place of teachers, each once; none of live ones."""
-        held = [
-            getattr(capture, "store", None) for _, capture in self._teachers.values()
-        ]
+        """What is read in place of teachers, each once."""
+        held = [teacher.store for teacher in self.stored.values()]
         return list({store.path: store for store in held if store}.values())
-
-    def facts(self) -> dict[str, TeacherFacts]:
-        """Kind and family of every teacher."""
-        return {
-            name: TeacherFacts(kind=loaded.kind, family=loaded.model.config.model_type)
-            for name, (loaded, _) in self._teachers.items()
-        }
 
     @property
     def tells_date(self) -> bool:
         """Whether a chat template, the student's or a teacher's, writes the day."""
-        every = (loaded.tokenizer for loaded, _ in self._teachers.values())
+        every = (teacher.tokenizer for teacher in self.teachers.values())
         return any(map(tells_date, [self.student_tokenizer, *every]))
 
     @property
     def stored_date(self) -> str | None:
         """The day that the templates of stored teachers were told; None for none."""
-        for _, capture in self._teachers.values():
-            if getattr(capture, "store", None) is not None:
-                day = capture.store.plan.fingerprint.get("date")
-                return day if isinstance(day, str) else None
+        for store in self.stores:
+            day = store.plan.fingerprint.get("date")
+            return day if isinstance(day, str) else None
         return None
 
     def left_out(self) -> list[str]:
         """A sentence on each teacher that has layers without KV of their own."""
         found = []
-        for name, (_, capture) in self._teachers.items():
-            others = getattr(capture, "layers_without_kv", {})  # stand-ins have none
+        for name, teacher in self.live.items():
+            capture = teacher.capture
+            others = capture.layers_without_kv
             if others:
                 named_layers = ", ".join(f"{n} ({why})" for n, why in others.items())
                 found.append(
@@ -167,31 +200,34 @@ class Models:
     @property
     def sharded(self) -> tuple[str, ...]:
         """Names of the teachers that all processes hold and run together."""
-        if self._config.store.read:
-            return ()
-        every = self._teachers.items()
-        return tuple(name for name, (one, _) in every if is_sharded(one.model))
+        every = self.live.items()
+        return tuple(name for name, one in every if is_sharded(one.loaded.model))
 
     def readers(self) -> list[Reader]:
         """The teachers that limit how long a text may be; see :func:`reads_at_most`."""
         found = []
-        for name, (loaded, capture) in self._teachers.items():
-            if self._config.store.read:
-                limit = capture.reads_at_most
-            elif self._config.teachers[name].long_texts == "extend":
-                most = self._config.data.max_length
-                limit = reads_at_most(loaded.model, capture.max_tokens, most)
-            else:
-                limit = None
+        for name, teacher in self.teachers.items():
+            limit = self._limit(name)
             if limit is not None:
-                read = Encoder(loaded.tokenizer, None)
+                read = Encoder(teacher.tokenizer, None)
                 found.append(Reader(f"{PLACE}{name}", read, limit))
         return found
+
+    def _limit(self, name: str) -> int | None:
+        """Tokens of a teacher at which texts are cut; None for any number."""
+        if name in self.stored:
+            return self.stored[name].reads_at_most
+        if self._config.teachers[name].long_texts != "extend":
+            return None
+        teacher, most = self.live[name], self._config.data.max_length
+        return reads_at_most(teacher.loaded.model, teacher.capture.max_tokens, most)
 
     def fit_lengths(
         self, samples: Iterable[TextSample], scaler: ScaleBase
     ) -> list[str]:
-        """Make sure, before any work, that every teacher can read the texts.
+        """Make sure, before any work, that every live teacher can read the texts.
+
+        Of stored ones it was seen to when they were extracted.
 
         Rotary teachers that were trained on shorter texts get the scaler's base, unless
         their ``long_texts`` says otherwise.
@@ -207,35 +243,35 @@ class Models:
             ValueError: a teacher has no positions for a text, no token for any, or a
                 chat template that refuses a conversation; names both.
         """
-        if self._config.store.read:
-            return []  # it was seen to when they were extracted
+        if not self.live:
+            return []
         lengths = self.lengths()
         for sample in samples:
             lengths.see(sample)
         return self.settle_lengths(lengths, scaler)
 
     def lengths(self) -> Lengths:
-        """What will know the longest text of every teacher."""
+        """What will know the longest text of every live teacher."""
         return Lengths(
             {
-                name: (loaded.tokenizer, self._enough(name))
-                for name, (loaded, _) in self._teachers.items()
+                name: (teacher.tokenizer, self._enough(name))
+                for name, teacher in self.live.items()
             }
         )
 
     def _enough(self, name: str) -> int | None:
         """Tokens that a teacher reads as it is; None where that is any number."""
-        loaded, capture = self._teachers[name]
+        capture = self.live[name].capture
         if capture.windows is not None:
-            windows: int = capture.windows.tokens
-            return windows
-        return capture.max_tokens or trained_length(loaded.model)
+            return capture.windows.tokens
+        return capture.max_tokens or trained_length(capture.model)
 
     def settle_lengths(self, lengths: Lengths, scaler: ScaleBase) -> list[str]:
         """:meth:`fit_lengths` of texts that were seen."""
         linear = self._config.align.rope_scaling_method == "linear"
         told = []
-        for name, (loaded, capture) in self._teachers.items():
+        for name, teacher in self.live.items():
+            capture = teacher.capture
             if not lengths.holds_text(name):
                 raise InputError(
                     f"teacher {name!r} covers no token of the student: its tokenizer "
@@ -258,7 +294,7 @@ class Models:
                     f"teachers.{name}.long_texts=window,"
                     f"{self._fitting(name, limit)} or leave the teacher out"
                 )
-            if extend_context(loaded.model, most, scaler, linear):
+            if extend_context(capture.model, most, scaler, linear):
                 told.append(
                     f"teacher {name!r} was trained on {limit} tokens and text {sample} "
                     f"has {most} of them: its rotation is slowed down "
@@ -272,14 +308,14 @@ class Models:
         """What ``long_texts=extend`` would do, in words, where it is not set."""
         if self._config.teachers[name].long_texts == "extend":
             return ""
-        _, capture = self._teachers[name]
+        capture = self.live[name].capture
         cuts = capture.max_tokens is not None or self._config.data.max_length <= limit
         does = "cuts such texts shorter" if cuts else "slows its rotation for all texts"
         return f"teachers.{name}.long_texts=extend, which {does}, "
 
     def _fitting(self, name: str, limit: int) -> str:
         """The ``data.max_length`` with which a teacher reads every text, in words."""
-        read = Encoder(self._teachers[name][0].tokenizer, None)
+        read = Encoder(self.live[name].tokenizer, None)
         reader = Reader(f"{PLACE}{name}", read, limit)
         fitting = fitting_length(self._config.data, self.encode, reader)
         return "" if fitting is None else f" data.max_length={fitting},"
@@ -323,7 +359,7 @@ class Models:
             model.to(self._device)  # where its quantised layers are
         return model
 
-    def _load_teacher(self, name: str) -> tuple[LoadedModel, KVCapture]:
+    def _load_teacher(self, name: str) -> LiveTeacher:
         entry = self._config.teachers[name]
         dtype = None if entry.dtype == "auto" else getattr(torch, entry.dtype)
         with named(f"teachers.{name}"):
@@ -336,4 +372,4 @@ class Models:
             model.to(self._device)
             windowed = entry.long_texts == "window"
             windows = windows_for(loaded.model) if windowed else None
-            return loaded, KVCapture(loaded.model, windows=windows)
+            return LiveTeacher(name, loaded, KVCapture(loaded.model, windows=windows))

@@ -8,9 +8,10 @@ from functools import lru_cache
 from typing import Any
 
 from align.output import LinearHead
+from align.view import OWN_LOSS, ModelFacts, Teacher
 from experiments.config import PhaseConfig
-from experiments.extraction.stand_ins import StoredCapture
 from experiments.settings import ConfigError
+from fuse.router import learns, needs_sample
 from plugins.registry import Registry
 from student.objective import OUTPUTS, Objective, needs_of
 from student.output import Lexicon, Spelling, Vocabulary, common_pieces
@@ -19,10 +20,9 @@ from student.output.terms import OutputPlan
 from student.output.terms.config import HEATED, OUTPUT_TERMS, SAME_VOCABULARY
 from student.terms import term_weights
 from teacher.capture import KVCapture
-from teacher.models import LoadedModel
 from teacher.output_head import linear_head, vocabulary_digest
 
-Teachers = Mapping[str, tuple[LoadedModel, KVCapture]]
+Teachers = Mapping[str, Teacher]
 
 
 def active_objectives(phase: PhaseConfig, registry: Registry) -> dict[str, Objective]:
@@ -41,13 +41,52 @@ def reading_outputs(phase: PhaseConfig, registry: Registry) -> list[str]:
     return [n for n, one in every.items() if OUTPUTS in needs_of({n: one})]
 
 
+def wants_own_loss(phase: PhaseConfig, registry: Registry) -> bool:
+    """Whether a phase asks the teachers for their own next-token loss."""
+    router = registry.guarded("router", phase.fuse.router)
+    return needs_sample(router) or (
+        learns(router) and phase.loss.router_signal != "outcome"
+    )
+
+
+def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> None:
+    """Refuse, before any work, a term that needs what a teacher cannot give.
+
+    Next-token outputs are asked of those that have them: :func:`check_outputs`.
+
+    Raises:
+        ConfigError: names term and teacher.
+    """
+    objectives = active_objectives(phase, registry)
+    for name, teacher in teachers.items():
+        for term, objective in objectives.items():
+            for need in sorted(needs_of({term: objective}) - {OUTPUTS}):
+                if need in teacher.lacks:
+                    raise ConfigError(
+                        f"{term} compares {need}, which teacher {name!r} cannot give: "
+                        f"{teacher.lacks[need]}; set {setting_of(term)}=0 for the "
+                        "phase, or ask the teacher live (store.read)"
+                    )
+        if wants_own_loss(phase, registry) and OWN_LOSS in teacher.lacks:
+            raise ConfigError(
+                "a router here learns from the teachers' own losses, which teacher "
+                f"{name!r} cannot give: {teacher.lacks[OWN_LOSS]}; extract again with "
+                "this config, ask the teacher live (store.read), or set "
+                "phase.all.loss.router_signal=outcome"
+            )
+
+
 def setting_of(objective: str) -> str:
     """The setting that gives a term its weight."""
+    if objective == "attention_kl":
+        return "loss.gamma_kl"
     kind = "output" if objective in OUTPUT_TERMS else "loss.extra"
     return f"{kind}.{objective}"
 
 
-def teachers_of(phase: PhaseConfig, objective: str, teachers: Teachers) -> list[str]:
+def teachers_of(
+    phase: PhaseConfig, objective: str, teachers: Mapping[str, ModelFacts]
+) -> list[str]:
     """The teachers at hand that an objective learns from, in order.
 
     Args:
@@ -58,14 +97,7 @@ def teachers_of(phase: PhaseConfig, objective: str, teachers: Teachers) -> list[
     named = phase.output.teachers.get(objective)
     if named is not None:
         return [name for name in teachers if name in named]
-    return [name for name, (_, capture) in teachers.items() if predicts(capture)]
-
-
-def predicts(capture: Any) -> bool:
-    """Whether a teacher says anything about the next token."""
-    return not isinstance(capture, StoredCapture) and (
-        capture.causal and capture.has_logits
-    )
+    return [name for name, teacher in teachers.items() if teacher.predicts]
 
 
 def output_heads(
@@ -77,7 +109,7 @@ def output_heads(
         for objective in reading_outputs(phase, registry)
         for name in teachers_of(phase, objective, teachers)
     }
-    return {name: linear_head(teachers[name][1]) for name in teachers if name in wanted}
+    return {name: teachers[name].head for name in teachers if name in wanted}
 
 
 def idle_settings(phase: PhaseConfig, teachers: Teachers) -> list[str]:
@@ -133,7 +165,7 @@ def _spelled(phase: PhaseConfig, teachers: Teachers, tokenizer: Any) -> dict[str
         spelling(tokenizer)
         for name in teachers_of(phase, "", teachers):
             with suppress(ValueError):
-                spelling(teachers[name][0].tokenizer)
+                spelling(teachers[name].tokenizer)
                 found[name] = ""
     return found
 
@@ -149,8 +181,7 @@ def _lexicons(
     own = Vocabulary.of(spelled, head.size).to(device)
     lexicons = {}
     for name in names:
-        loaded, capture = teachers[name]
-        theirs, size = spelling(loaded.tokenizer), linear_head(capture).size
+        theirs, size = spelling(teachers[name].tokenizer), teachers[name].head.size
         pieces = common_pieces(spelled, theirs, head.size, size).to(device)
         lexicons[name] = Lexicon(own, Vocabulary.of(theirs, size).to(device), pieces)
     return lexicons
@@ -178,7 +209,7 @@ def across_vocabularies(
     for objective in output.weights:
         chosen = teachers_of(phase, objective, teachers)
         if objective == "hybrid_ot":
-            chosen = [n for n in chosen if digest(teachers[n][0].tokenizer) != own]
+            chosen = [n for n in chosen if teachers[n].vocabulary != own]
         by_tokens = objective == "likelihood" and output.likelihood_ends == "tokens"
         if not by_tokens and objective not in SAME_VOCABULARY:
             found |= dict.fromkeys(chosen, objective)
@@ -227,7 +258,7 @@ def check_outputs(
             _check_vocabularies(phase, objective, teachers, tokenizer)
     for name, objective in across_vocabularies(phase, teachers, tokenizer).items():
         _check_spelling(objective, "the student", tokenizer)
-        _check_spelling(objective, f"teacher {name!r}", teachers[name][0].tokenizer)
+        _check_spelling(objective, f"teacher {name!r}", teachers[name].tokenizer)
     output_heads(phase, registry, teachers)
 
 
@@ -249,29 +280,18 @@ def _check_teachers(phase: PhaseConfig, objective: str, teachers: Teachers) -> N
                 f"output.teachers.{objective} names {name!r}, which the phase does not "
                 f"take; it takes {', '.join(teachers)}"
             )
-        if not predicts(teachers[name][1]):
+        if not teachers[name].predicts:
             raise ConfigError(
                 f"output.teachers.{objective} names {name!r}, which gives no "
-                f"next-token output: {_why_not(teachers[name])}. Leave it out there; "
-                "its keys and values can be learned from all the same"
+                f"next-token output: {teachers[name].lacks[OUTPUTS]}. Leave it out "
+                "there; its keys and values can be learned from all the same"
             )
     if not teachers_of(phase, objective, teachers):
-        why = "; ".join(f"{n}: {_why_not(t)}" for n, t in teachers.items())
+        why = "; ".join(f"{n}: {t.lacks[OUTPUTS]}" for n, t in teachers.items())
         raise ConfigError(
             f"{setting_of(objective)} has no teacher with a next-token output ({why}); "
             f"add a causal language model, or set {setting_of(objective)}=0"
         )
-
-
-def _why_not(teacher: tuple[LoadedModel, Any]) -> str:
-    loaded, capture = teacher
-    if isinstance(capture, StoredCapture):
-        return "stores hold keys and values alone, train from live teachers"
-    if loaded.kind == "encoder-decoder":
-        return "its decoder would be given the whole text by its encoder"
-    if not capture.causal:
-        return "it is bidirectional and has read what it would predict"
-    return "it was loaded without a language-model head"
 
 
 def _check_vocabularies(
@@ -279,7 +299,7 @@ def _check_vocabularies(
 ) -> None:
     own = digest(tokenizer)
     chosen = teachers_of(phase, objective, teachers)
-    same = [name for name in chosen if digest(teachers[name][0].tokenizer) == own]
+    same = [name for name in chosen if teachers[name].vocabulary == own]
     other = [name for name in chosen if name not in same]
     if not other:
         return

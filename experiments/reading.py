@@ -102,7 +102,7 @@ def tell_reading(run: RunContext) -> dict[str, Reading]:
     """How the teachers' tokenizers read the texts; loud where they do badly."""
     align = run.config.align
     tokenizers = {
-        name: run.models.teacher(name)[0].tokenizer for name in run.config.teachers
+        name: run.models.teacher(name).tokenizer for name in run.config.teachers
     }
     aligner = run.registry.guarded("aligner", align.aligner)()
     found = how_teachers_read(

@@ -211,8 +211,9 @@ class StoreConfig:
     """Folder which holds stores."""
     name: str | None = None
     """Folder of this store under ``dir``; null: the run's name."""
-    read: bool = False
-    """Train from the store, without loading the teachers it holds."""
+    read: bool | list[str] = False
+    """Train from the store, without loading the teachers it holds: true for all that
+    are stored, or the names of those to read; the others are loaded and asked live."""
     form: Form = "raw"
     """What is stored: teachers' own tokens and sizes, their sizes on the student's
     tokens, the student's sizes (by calibrated adapters), or all teachers in one
@@ -240,6 +241,11 @@ class StoreConfig:
                 or a rank with an encoding that has none.
         """
         check_fields(self, "store")
+        if isinstance(self.read, list) and self.form == "fused":
+            raise ValueError(
+                f"store.read names {', '.join(self.read)}, but with store.form=fused "
+                "all teachers are one; set store.read=true"
+            )
         if self.name is not None and (
             not self.name or Path(self.name).name != self.name
         ):
@@ -252,6 +258,10 @@ class StoreConfig:
                 f"store.rank is {self.rank} with encoding {self.encoding}; give "
                 "encoding lowrank, or rank null"
             )
+
+    def reads(self, teacher: str) -> bool:
+        """Whether a teacher is read from the store, where it is in it."""
+        return teacher in self.read if isinstance(self.read, list) else self.read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -194,7 +194,7 @@ def _faculty(
 ) -> Faculty | None:
     if not stage.teachers:
         return None
-    teachers = {name: run.models.teacher(name) for name in stage.teachers}
+    teachers = run.models.chosen(stage.teachers)
     known = run.config.teachers  # not the one that a fused store makes of all
     shares = {n: known[n].weight if n in known else 1.0 for n in stage.teachers}
     return build_faculty(
@@ -213,7 +213,7 @@ def _output_plan(
     run: RunContext, stage: Stage, capture: KVCapture
 ) -> OutputPlan | None:
     models = run.models
-    teachers = {name: models.teacher(name) for name in stage.teachers}
+    teachers = models.chosen(stage.teachers)
     own = models.student_tokenizer
     return output_plan(stage.phase, run.registry, capture, own, teachers)
 

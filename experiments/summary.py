@@ -9,7 +9,7 @@ from experiments.arms import CE_ONLY, SINGLE
 from experiments.config import Config
 from experiments.gates import Judgement, kept_before
 from experiments.run_dir import MAIN, helped, mean_bpc
-from teacher.teacher_rule import TeacherFacts
+from teacher.teacher_rule import OfKind
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Per arm its phases, as :func:`experiments.stage.run_stage` gives them."""
@@ -20,7 +20,7 @@ def summarize(
     results: Results,
     judged: Sequence[Judgement],
     start: Mapping[str, float],
-    facts: Mapping[str, TeacherFacts],
+    facts: Mapping[str, OfKind],
 ) -> dict[str, Any]:
     """Compare every phase with the baselines at the same steps.
 

@@ -15,17 +15,16 @@ from align.layer_map import LayerMap
 from align.sizes import Sizes
 from align.text import TextSample
 from align.tokens import TokenBatch
-from align.view import TeacherView
+from align.view import ModelFacts, Teacher, TeacherView
 from experiments.config import PhaseConfig
 from experiments.data import Encoder
 from experiments.depth import BATCHES, Depth, check_depth, layer_maps, sample_layers
-from experiments.extraction.stand_ins import StoredCapture, check_terms
-from experiments.extraction.stored import StoredPanel, stored_views
 from experiments.outputs import (
     active_objectives,
+    check_needs,
     check_outputs,
-    digest,
     output_heads,
+    wants_own_loss,
 )
 from experiments.precision import autocast_of
 from fuse.config import FuseConfig
@@ -41,8 +40,7 @@ from student.layers import feature_heat, layers_read
 from student.objective import ATTENTION, needs_of
 from student.terms import term_weights
 from teacher.capture import KVCapture
-from teacher.models import LoadedModel
-from teacher.panel import LiveTeacher, TeacherPanel
+from teacher.panel import TeacherPanel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +48,7 @@ class Faculty:
     """The teachers of one phase, ready to be asked."""
 
     teaching: Teaching
-    panel: TeacherPanel | StoredPanel
+    panel: TeacherPanel
     report: CalibrationReport
     depth: Depth
 
@@ -73,7 +71,7 @@ def build_faculty(
     registry: Registry,
     student: KVCapture,
     encode: Encoder,
-    teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
+    teachers: Mapping[str, Teacher],
     shares: Mapping[str, float],
     samples: Sequence[TextSample],
     progress: Callable[[Iterable[Any], str, int], Iterable[Any]],
@@ -131,7 +129,7 @@ def check_phase(
     phase: PhaseConfig,
     registry: Registry,
     student_layers: int,
-    teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
+    teachers: Mapping[str, Teacher],
     student_tokenizer: Any,
 ) -> None:
     """Find, before any work, what only the models can tell to be wrong.
@@ -139,11 +137,9 @@ def check_phase(
     Raises:
         InputError: a layer that a model does not have, not one weight a teacher or one
             temperature a layer, or an output that is not there or cannot be compared.
-        ConfigError: a store that is read does not hold what the phase compares.
+        ConfigError: a term needs what a teacher cannot give; names both.
     """
-    stored = _stored(teachers)
-    if stored:
-        check_terms(*_asked_of_teachers(phase, registry), stored)
+    check_needs(phase, registry, teachers)
     check_outputs(phase, registry, teachers, student_tokenizer)
     check_depth(phase, registry, student_layers, teachers)
     layers_read(phase.loss.outcome_layers, student_layers)
@@ -171,19 +167,19 @@ def build_bridge(
     phase: PhaseConfig,
     registry: Registry,
     student: Sizes,
-    teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
+    teachers: Mapping[str, ModelFacts],
     maps: Mapping[str, LayerMap],
 ) -> Bridge:
     """The uncalibrated bridge of ``fuse.space``."""
     shapes = [
         TeacherShape(
             name=name,
-            sizes=capture.sizes,
+            sizes=teacher.sizes,
             layer_map=maps[name],
-            causal=capture.causal,
-            positions=_loses_positions(phase, capture),
+            causal=teacher.causal,
+            positions=_loses_positions(phase, teacher),
         )
-        for name, (_, capture) in teachers.items()
+        for name, teacher in teachers.items()
     ]
     build = registry.guarded("space", phase.fuse.space_name)
     method = registry.guarded("adapter", phase.align.adapter)
@@ -191,9 +187,9 @@ def build_bridge(
     return bridge
 
 
-def _loses_positions(phase: PhaseConfig, capture: KVCapture) -> bool:
+def _loses_positions(phase: PhaseConfig, teacher: ModelFacts) -> bool:
     if phase.align.position_means == "auto":
-        return capture.max_tokens is not None  # the length of a learned table
+        return teacher.learned_positions
     return phase.align.position_means == "remove"
 
 
@@ -238,7 +234,7 @@ def _depth(
     registry: Registry,
     student: KVCapture,
     encode: Encoder,
-    teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
+    teachers: Mapping[str, Teacher],
     samples: Sequence[TextSample],
 ) -> Depth:
     """The layer maps, with a look at the sample where the strategy needs one."""
@@ -246,7 +242,7 @@ def _depth(
     seen = {}
     unmapped = {n: t for n, t in teachers.items() if n not in phase.align.layer_map}
     if layer_map.needs_sample(strategy) and unmapped:
-        every = {name: tuple(range(t[1].num_layers)) for name, t in unmapped.items()}
+        every = {name: tuple(range(t.sizes.layers)) for name, t in unmapped.items()}
         panel = _panel(phase, registry, unmapped, every)
         some = list(samples)[: BATCHES * phase.train.batch_size]
         batches = _batches(some, encode, panel, phase.train.batch_size, student.device)
@@ -257,62 +253,29 @@ def _depth(
 def _panel(
     phase: PhaseConfig,
     registry: Registry,
-    teachers: Mapping[str, tuple[LoadedModel, KVCapture]],
+    teachers: Mapping[str, Teacher],
     layers: Mapping[str, tuple[int, ...]],
-) -> TeacherPanel | StoredPanel:
+) -> TeacherPanel:
     aligner = registry.guarded("aligner", phase.align.aligner)()
     causal = (
         aligner if aligner.causal else registry.guarded("aligner", "causal_char_iou")()
     )
-    stored = _stored(teachers)
-    attention, own_loss = _asked_of_teachers(phase, registry)
-    if stored:
-        return StoredPanel(stored_views(stored, layers), aligner, causal)
-    heads = output_heads(phase, registry, teachers)
-    live = [
-        LiveTeacher(
-            name,
-            capture,
-            loaded.tokenizer,
-            layers[name],
-            heads.get(name),
-            digest(loaded.tokenizer) if name in heads else "",
-        )
-        for name, (loaded, capture) in teachers.items()
-    ]
     return TeacherPanel(
-        live,
+        list(teachers.values()),
         aligner,
         causal,
-        attention=attention,
-        own_loss=own_loss,
+        layers=layers,
+        outputs=output_heads(phase, registry, teachers),
+        attention=ATTENTION in needs_of(active_objectives(phase, registry)),
+        own_loss=wants_own_loss(phase, registry),
         autocast=autocast_of(phase.train),
     )
-
-
-def _asked_of_teachers(phase: PhaseConfig, registry: Registry) -> tuple[bool, bool]:
-    """Whether a phase compares attention, and learns from teachers' own losses."""
-    needs = needs_of(active_objectives(phase, registry))
-    return ATTENTION in needs, wants_own_loss(phase, registry)
-
-
-def wants_own_loss(phase: PhaseConfig, registry: Registry) -> bool:
-    """Whether a phase asks the teachers for their own next-token loss."""
-    router = registry.guarded("router", phase.fuse.router)
-    return needs_sample(router) or (
-        learns(router) and phase.loss.router_signal != "outcome"
-    )
-
-
-def _stored(teachers: Mapping[str, tuple[LoadedModel, KVCapture]]) -> dict[str, Any]:
-    """Those that are read from a store."""
-    return {n: t for n, t in teachers.items() if isinstance(t[1], StoredCapture)}
 
 
 def _batches(
     samples: Sequence[TextSample],
     encode: Encoder,
-    panel: TeacherPanel | StoredPanel,
+    panel: TeacherPanel,
     size: int,
     device: torch.device,
 ) -> Iterator[tuple[TokenBatch, list[TeacherView]]]:

@@ -20,13 +20,13 @@ from torch.nn import functional as F
 from align.errors import InputError
 from align.output import LinearHead
 from align.tokens import TokenBatch
+from align.view import ATTENTION as ATTENTION
+from align.view import OUTPUTS as OUTPUTS
 from student.output.terms import Outputs
 from student.places import Places
 
 NONE: frozenset[str] = frozenset()
-ATTENTION = "attention"
 RELATIONS = "relations"
-OUTPUTS = "outputs"
 NEEDS = frozenset({ATTENTION, RELATIONS, OUTPUTS})
 """All that an objective may need."""
 

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from align.support.field_types import Count, check_fields
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
 
 
+class OfKind(Protocol):
+    """What a rule needs to know of a teacher: any teacher says it."""
+
+    @property
+    def kind(self) -> str:
+        """decoder, encoder or encoder-decoder."""
+
+    @property
+    def family(self) -> str:
+        """The architecture, as transformers' ``model_type``."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherFacts:
-    """What a rule needs to know of a teacher."""
+    """The same of a teacher of which nothing else is known."""
 
     kind: str
     """decoder, encoder or encoder-decoder."""
@@ -52,7 +64,7 @@ class TeacherRule:
 
 
 def select_teachers(
-    rule: TeacherRule, facts: Mapping[str, TeacherFacts], phase: str
+    rule: TeacherRule, facts: Mapping[str, OfKind], phase: str
 ) -> list[str]:
     """Choose a phase's teachers.
 
@@ -85,7 +97,7 @@ def too_few(
     rule: TeacherRule,
     phase: str,
     chosen: Sequence[str],
-    facts: Mapping[str, TeacherFacts],
+    facts: Mapping[str, OfKind],
 ) -> str:
     """Word the error for a phase which lacks teachers."""
     kinds = f" of kind {' or '.join(rule.kinds)}" if rule.kinds else ""
@@ -99,7 +111,7 @@ def too_few(
 
 
 def _by_family(
-    rule: TeacherRule, fit: Sequence[str], facts: Mapping[str, TeacherFacts]
+    rule: TeacherRule, fit: Sequence[str], facts: Mapping[str, OfKind]
 ) -> list[str]:
     most = len(fit) if rule.max is None else rule.max
     groups: dict[str, list[str]] = {}

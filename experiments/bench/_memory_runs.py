@@ -139,7 +139,7 @@ def _train(folder: Path, case: str) -> int:
         phase = extraction.stages[0].phase
         distiller, faculty = assembled(extraction, 0)
         for name in extraction.teachers:  # its file is the kernel's to forget
-            for parameter in extraction.models.teacher(name)[0].model.parameters():
+            for parameter in extraction.models.live[name].loaded.model.parameters():
                 parameter.data = parameter.data.clone()
         job = Job(
             extraction.corpus.longest,

@@ -30,6 +30,7 @@ from student.phase_checkpoint import Keeper
 from student.places import Share
 from student.trainer import Job, train_phase
 from teacher.capture import KVCapture
+from teacher.live_teacher import LiveTeacher
 from teacher.models import LoadedModel
 from teacher.zoo.recipes import recipes
 from teacher.zoo.train import initial_model, initial_tokenizer
@@ -86,7 +87,7 @@ class Scene:
     ) -> tuple[Distiller, Faculty]:
         capture = KVCapture(student.model)
         taught = {
-            name: (one, KVCapture(one.model))
+            name: LiveTeacher(name, one, KVCapture(one.model))
             for name, one in zip(TEACHERS, teachers, strict=True)
         }
         faculty = build_faculty(

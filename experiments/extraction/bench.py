@@ -84,8 +84,7 @@ def open_extraction(
     )
     scaler = registry.guarded("rope_scaler", config.align.rope_scaling_method)
     told = models.settle_lengths(lengths, scaler)
-    facts = models.facts()
-    stages = [Stage(phase, tuple(phase.select(facts))) for phase in phases]
+    stages = [Stage(phase, tuple(phase.select(models.teachers))) for phase in phases]
     return ExtractionContext(
         config=config,
         registry=registry,
@@ -104,22 +103,22 @@ def replace_store(config: Config, **changes: Any) -> Config:
 
 def identity(extraction: ExtractionContext, name: str) -> dict[str, JsonValue]:
     """What identifies a teacher, and how it reads these texts."""
-    loaded, capture = extraction.models.teacher(name)
-    own = identity_of(extraction.config, name, loaded.tokenizer)
+    teacher = extraction.models.live[name]
+    own = identity_of(extraction.config, name, teacher.tokenizer)
     positions = _positions(extraction, name)
-    return own | {"which": capture.which, "positions": positions}
+    return own | {"which": teacher.capture.which, "positions": positions}
 
 
 def _positions(extraction: ExtractionContext, name: str) -> JsonValue:
     """How a teacher reads beyond its trained length, None where it does not."""
-    loaded, capture = extraction.models.teacher(name)
+    capture = extraction.models.live[name].capture
     most, _ = extraction.lengths.most[name]
     windows = capture.windows
     if windows is not None:
         if most <= windows.tokens:
             return None
         return f"windows of {windows.tokens} every {windows.stride}"
-    trained = trained_length(loaded.model)
+    trained = trained_length(capture.model)
     if trained is None or most <= trained:
         return None
     return f"{extraction.config.align.rope_scaling_method} to {most}"
@@ -127,19 +126,19 @@ def _positions(extraction: ExtractionContext, name: str) -> JsonValue:
 
 def facts_of(extraction: ExtractionContext, name: str) -> dict[str, JsonValue]:
     """What a run wants to know of a teacher that is not loaded."""
-    loaded, capture = extraction.models.teacher(name)
+    teacher = extraction.models.live[name]
     limits = {reader.name: reader.limit for reader in extraction.models.readers()}
     return {
-        "kind": loaded.kind,
-        "family": loaded.model.config.model_type,
-        "causal": capture.causal,
-        "layers": capture.num_layers,
-        "heads": capture.num_kv_heads,
-        "k_dim": capture.k_dim,
-        "v_dim": capture.v_dim,
-        "max_tokens": capture.max_tokens,
+        "kind": teacher.kind,
+        "family": teacher.family,
+        "causal": teacher.causal,
+        "layers": teacher.sizes.layers,
+        "heads": teacher.sizes.heads,
+        "k_dim": teacher.sizes.k_dim,
+        "v_dim": teacher.sizes.v_dim,
+        "max_tokens": teacher.capture.max_tokens,
         "reads_at_most": limits.get(f"teachers.{name}"),
-        "dtype": str(capture.dtype).removeprefix("torch."),
+        "dtype": str(teacher.capture.dtype).removeprefix("torch."),
     }
 
 

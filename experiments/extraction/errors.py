@@ -14,13 +14,13 @@ from align.tokens import TokenBatch
 from experiments.extraction.bench import ExtractionContext
 from experiments.extraction.sources import Source, student_space
 from experiments.extraction.stand_ins import FUSED
-from experiments.extraction.stored import same_tokens
 from experiments.teaching import Faculty
 from student.bridges.adapter import AdapterBridge
 from teacher.capture import KVCapture
 from teacher.panel import TeacherPanel
 from teacher.store.packing import PARTS, StoredSample, encode_sample
 from teacher.store.records import Constants, codecs_of
+from teacher.stored_teacher import same_tokens
 
 SAMPLES = 16
 """Texts an error is measured on."""
@@ -52,7 +52,6 @@ def encoding_errors(
     faculty = faculty or student_space(extraction, source.teachers)
     bridge = faculty.teaching.bridge
     assert isinstance(bridge, AdapterBridge)
-    assert isinstance(faculty.panel, TeacherPanel)
     student = KVCapture(
         extraction.models.student(None).to(bridge.gate_logit.device).eval()
     )

@@ -166,8 +166,8 @@ def _lengths_of(
     """Tokens that are stored of each text."""
     encode = extraction.models.encode
     if source.plan.form == "raw":
-        loaded, _ = extraction.models.teacher(source.teachers[0])
-        encode = Encoder(loaded.tokenizer, None)
+        teacher = extraction.models.teacher(source.teachers[0])
+        encode = Encoder(teacher.tokenizer, None)
 
     def lengths_of(samples: Sequence[TextSample]) -> list[int]:
         counts: list[int] = encode([s.text for s in samples]).mask.sum(1).tolist()

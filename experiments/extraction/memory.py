@@ -127,7 +127,8 @@ def _phase_memory(
 ) -> dict[str, int]:
     train = extraction.stages[index].phase.train
     names = extraction.stages[index].teachers
-    teachers = sum(_bytes(extraction.models.teacher(name)[0].model) for name in names)
+    live = {name: extraction.models.live[name].loaded.model for name in names}
+    teachers = sum(map(_bytes, live.values()))
     device = next(distiller.parameters()).device
     longest = extraction.corpus.longest[: train.batch_size]
     batch = extraction.models.encode([s.text for s in longest]).to(device)
@@ -151,7 +152,11 @@ def _phase_memory(
         "gradients": divided(trained, 2),
         "optimiser": divided(moments(train, trained // FLOAT), 1),
         "activations and losses": max(0, steps.most - trained - ahead),
-        "teachers' weights": 0 if extraction.config.store.read else teachers,
+        "teachers' weights": sum(
+            _bytes(live[name])
+            for name in names
+            if not extraction.config.store.reads(name)
+        ),
         "teachers' KV": kv + ahead,
     }
     if stage:
@@ -182,13 +187,12 @@ def zero_copies(trained: int, processes: int, device: str) -> int:
 def assembled(extraction: ExtractionContext, index: int) -> tuple[Distiller, Faculty]:
     """A phase's student and teachers, ready for a step."""
     phase, names = extraction.stages[index].phase, extraction.stages[index].teachers
-    student = extraction.models.student(None).to(
-        extraction.models.teacher(names[0])[1].device
-    )
+    device = extraction.models.live[names[0]].capture.device
+    student = extraction.models.student(None).to(device)
     if phase.train.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
     capture = KVCapture(student)
-    teachers = {name: extraction.models.teacher(name) for name in names}
+    teachers = extraction.models.chosen(names)
     faculty = build_faculty(
         phase,
         extraction.registry,
@@ -267,9 +271,8 @@ def _pace(
     every = stage.phase.loss.outcome_every
     between = taught(1)
     with_outcomes = between + (taught(0) - between) / every if every else between
-    teachers = {
-        n: _bytes(extraction.models.teacher(n)[0].model) for n in stage.teachers
-    }
+    live = extraction.models.live
+    teachers = {name: _bytes(live[name].loaded.model) for name in stage.teachers}
     plain = _seconds(lambda: _learn(alone, batch, (), rows, 0))
     return Pace(with_outcomes, plain, teachers)
 

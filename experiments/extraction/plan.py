@@ -19,7 +19,7 @@ from experiments.arms import plan_arms, repeated_arms
 from experiments.config import Config, PhaseConfig, resolve_phases
 from experiments.depth import layer_maps
 from experiments.extraction.memory import FLOAT, moments, zero_copies
-from experiments.extraction.shapes import Shape, shape_of
+from experiments.extraction.shapes import PlannedModel, planned_model
 from experiments.extraction.traced import How, Passes, passes, skeleton
 from experiments.outputs import active_objectives, reading_outputs, teachers_of
 from experiments.precision import autocast_of, settle
@@ -33,7 +33,6 @@ from student.layers import layers_read
 from student.objective import ATTENTION, needs_of
 from student.terms import WITHOUT_COMPARISONS, term_weights
 from teacher.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
-from teacher.teacher_rule import TeacherFacts
 
 BLOCKS = {"cuda": 4, "cpu": 2}
 """Blocks of logits that a divergence holds: two models', and on a GPU as many for what
@@ -60,8 +59,8 @@ def memory_plan(
     """Plan the memory of a config's hungriest phase, at its peak.
 
     Args:
-        config: its models' ``config.json`` are enough; see :func:`shape_of`. Teachers'
-            texts are taken to have as many tokens as the student's longest.
+        config: its models' ``config.json`` are enough; see :func:`planned_model`.
+            Teachers' texts are taken to have as many tokens as the student's longest.
         processes: that train together, among which ZeRO divides.
         registry: plugins; None loads the built-in and the installed ones.
         device: ``cuda`` or ``cpu``, where training will run; ``train.bf16=auto`` counts
@@ -78,15 +77,11 @@ def memory_plan(
     registry = registry or load_registry(config)
     phases = resolve_phases(config, presets_of(registry))
     config, phases = settle(config, phases, device == "cuda")
-    student = shape_of(config.student.model)
-    shapes = {name: shape_of(entry.model) for name, entry in config.teachers.items()}
-    facts = {
-        name: TeacherFacts(kind=shape.kind, family=shape.config.model_type)
-        for name, shape in shapes.items()
-    }
+    student = planned_model(config.student.model)
+    teachers = _planned_teachers(config)
     plans = []
     for phase in phases:
-        chosen = {name: shapes[name] for name in phase.select(facts)}
+        chosen = {name: teachers[name] for name in phase.select(teachers)}
         plan = _Plan(config, phase, registry, student, chosen, processes, device)
         plans.append(plan.lines())
     return max(plans, key=lambda lines: sum(line.size for line in lines))
@@ -100,15 +95,15 @@ def planned_arms(config: Config, registry: Registry | None = None) -> list[str]:
         FileNotFoundError: a model's sizes are not at hand.
     """
     registry = registry or load_registry(config)
-    shapes = {name: shape_of(entry.model) for name, entry in config.teachers.items()}
-    facts = {
-        name: TeacherFacts(kind=shape.kind, family=shape.config.model_type)
-        for name, shape in shapes.items()
-    }
+    teachers = _planned_teachers(config)
     phases = resolve_phases(config, presets_of(registry))
-    arms = plan_arms(config, [Stage(p, tuple(p.select(facts))) for p in phases])
+    arms = plan_arms(config, [Stage(p, tuple(p.select(teachers))) for p in phases])
     repeated = repeated_arms(arms)
     return [arm for arm in arms if arm not in repeated]
+
+
+def _planned_teachers(config: Config) -> dict[str, PlannedModel]:
+    return {name: planned_model(one.model) for name, one in config.teachers.items()}
 
 
 class _Plan:
@@ -119,8 +114,8 @@ class _Plan:
         config: Config,
         phase: PhaseConfig,
         registry: Registry,
-        student: Shape,
-        teachers: Mapping[str, Shape],
+        student: PlannedModel,
+        teachers: Mapping[str, PlannedModel],
         processes: int,
         device: str,
     ) -> None:
@@ -152,8 +147,8 @@ class _Plan:
         """All of them, those of no size left out."""
         found = [*self._student(), *self._bridge()]
         reading: list[int] = []
-        for name, shape in self.teachers.items():
-            lines, peak = self._teacher(name, shape)
+        for name, teacher in self.teachers.items():
+            lines, peak = self._teacher(name, teacher)
             found += lines
             reading.append(peak)
         found += self._moment(max(reading, default=0))
@@ -189,16 +184,16 @@ class _Plan:
             Line("student", "activations, outcome pass", self._outcome()),
         ]
 
-    def _traced(self, shape: Shape, how: How) -> Passes:
+    def _traced(self, model: PlannedModel, how: How) -> Passes:
         tokens = self.config.data.max_length
-        return passes(shape.config, self.train.batch_size, tokens, how)
+        return passes(model.config, self.train.batch_size, tokens, how)
 
     def _outcome(self) -> int:
         """A second forward, whose graph begins where it first reads fused KV."""
         loss = self.phase.loss
         if not (self.teachers and loss.eta_outcome and loss.outcome_every):
             return 0
-        layers = self.student.num_layers
+        layers = self.student.sizes.layers
         first = min(layers_read(loss.outcome_layers, layers))
         return self.passes.kept * (layers - first) // layers
 
@@ -207,18 +202,22 @@ class _Plan:
         if not self.teachers:
             return 0
         fuse, student = self.phase.fuse, self.student
-        stand_ins: Any = {name: (None, shape) for name, shape in self.teachers.items()}
         with torch.device("meta"):
             bridge = build_bridge(
-                self.phase, self.registry, student.sizes, stand_ins, self._maps()
+                self.phase,
+                self.registry,
+                student.sizes,
+                self.teachers,
+                self._maps(),
             )
             routers: list[nn.Module] = []
             build = self.registry.guarded("router", fuse.router)
             if learns(build):
-                count = student.num_layers if fuse.routing_per_layer else 1
-                size, teachers = student.hidden_size, len(self.teachers)
+                sizes, teachers = student.sizes, len(self.teachers)
+                count = sizes.layers if fuse.routing_per_layer else 1
                 routers = [
-                    build(size, teachers, **fuse.router_options) for _ in range(count)
+                    build(sizes.hidden_size, teachers, **fuse.router_options)
+                    for _ in range(count)
                 ]
         return sum(_count(module) for module in (bridge, *routers))
 
@@ -229,9 +228,8 @@ class _Plan:
         if needs_sample(self.registry.guarded("layer_map", strategy)):
             align = replace(phase.align, layer_mapping_strategy="ratio")
             phase = replace(phase, align=align)
-        stand_ins: Any = {name: (None, shape) for name, shape in self.teachers.items()}
-        layers = self.student.num_layers
-        return layer_maps(phase, self.registry, layers, stand_ins, {}).maps
+        layers = self.student.sizes.layers
+        return layer_maps(phase, self.registry, layers, self.teachers, {}).maps
 
     def _bridge(self) -> list[Line]:
         """What is compared of keys and values: both sides on the student's tokens.
@@ -239,32 +237,33 @@ class _Plan:
         Of the student the captured tensors and, in float32, standardised ones, their
         like with a one behind, the gradient and what it is made of.
         """
-        loss, layers = self.phase.loss, self.student.num_layers
+        loss, sizes = self.phase.loss, self.student.sizes
         found: list[Line] = []
         if not self.teachers:
             return found
-        own = layers * self.rows * _width(self.student)
+        own = sizes.layers * self.rows * sizes.width
         if self.compares:
             found = [
                 Line("student", "keys and values", own * self.wide),
                 Line("both", "distances of keys and values", 4 * FLOAT * own),
             ]
         if ATTENTION in self.needs:
-            heads, batch = self.student.num_heads, self.train.batch_size
-            size = layers * batch * heads * loss.attention_rows
+            heads, batch = self.student.query_heads, self.train.batch_size
+            size = sizes.layers * batch * heads * loss.attention_rows
             size *= self.config.data.max_length
             found.append(Line("both", "attention rows", 3 * FLOAT * size))
         return found
 
-    def _teacher(self, name: str, shape: Shape) -> tuple[list[Line], int]:
+    def _teacher(self, name: str, model: PlannedModel) -> tuple[list[Line], int]:
         """Its lines, and bytes for a moment while it reads."""
         entry = self.config.teachers[name]
-        dtype = _dtype(entry.dtype, shape)
+        dtype = _dtype(entry.dtype, model)
         how = How(dtype, self.autocast, entry.quantise != "none")
         found = []
-        if not self.config.store.read:
+        stored, sizes = self.config.store.reads(name), model.sizes
+        if not stored:
             held = _held(
-                skeleton(shape.config, how),
+                skeleton(model.config, how),
                 entry.quantise,
                 str(dtype).removeprefix("torch."),
             )
@@ -272,20 +271,20 @@ class _Plan:
         needed = len(self._maps()[name].needed)
         wide = (self.autocast or dtype).itemsize
         ahead = 2 if self.train.prefetch else 1
-        kv = needed * self.rows * _width(shape) * wide * ahead
-        alone: Any = {name: (None, shape)}
+        kv = needed * self.rows * sizes.width * wide * ahead
+        alone = {name: model}
         speaks = any(teachers_of(self.phase, term, alone) for term in self.speaking)
-        hidden = self.rows * shape.hidden_size * wide * ahead if speaks else 0
-        features = self.student.num_layers * self.rows * _width(shape) * self.compares
+        hidden = self.rows * sizes.hidden_size * wide * ahead if speaks else 0
+        features = self.student.sizes.layers * self.rows * sizes.width * self.compares
         per_number = FLOAT + (self.wide if self.autocast else 0)
         found += [
             Line(name, f"keys and values, {ahead} batches", kv),
             Line(name, f"last hidden states, {ahead} batches", hidden),
             Line(name, "features for the student", features * per_number),
         ]
-        if self.config.store.read:
+        if stored:
             return found, 0
-        return found, self._traced(shape, how).forward
+        return found, self._traced(model, how).forward
 
     def _moment(self, reading: int) -> list[Line]:
         """What is there for a moment only: of the student's three the largest."""
@@ -294,7 +293,7 @@ class _Plan:
         if self.speaking or self.phase.loss.delta_ce:
             losses = BLOCKS[self.device] * self.phase.output.block * head * FLOAT
             if self.autocast is not None and self.how.dtype == torch.float32:
-                losses += head * self.student.hidden_size * self.autocast.itemsize
+                losses += head * self.student.sizes.hidden_size * self.autocast.itemsize
         peaks = {
             "a layer's forward": self.passes.forward,
             "a layer's backward": self.passes.backward,
@@ -335,18 +334,13 @@ def _held(model: nn.Module, kind: str, dtype: str) -> dict[str, int]:
     }
 
 
-def _dtype(asked: str, shape: Shape) -> torch.dtype:
+def _dtype(asked: str, model: PlannedModel) -> torch.dtype:
     """The type of a teacher's weights; ``auto`` is the checkpoint's."""
     if asked == "auto":
-        asked = str(getattr(shape.config, "dtype", None) or "float32")
+        asked = str(getattr(model.config, "dtype", None) or "float32")
     found = getattr(torch, asked.removeprefix("torch."))
     assert isinstance(found, torch.dtype)
     return found
-
-
-def _width(shape: Shape) -> int:
-    """Numbers of one layer's key and value of a token."""
-    return shape.num_kv_heads * (shape.k_dim + shape.v_dim)
 
 
 def _count(module: nn.Module) -> int:

@@ -79,7 +79,7 @@ def extract(
         writers = [_open(extraction, source) for source in sources]
     save_config(extraction.config, config.store_dir / "config.yaml")
     for name in config.teachers:
-        save_tokenizer(config, name, extraction.models.teacher(name)[0].tokenizer)
+        save_tokenizer(config, name, extraction.models.teacher(name).tokenizer)
     numbers = share_of(writers[0].plan.shards, share)
     outcome = Outcome()
     wanted = [n for n in numbers if any(w.record(n) is None for w in writers)]

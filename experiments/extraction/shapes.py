@@ -37,39 +37,39 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
 """What two models' files say, for a plan on a machine that has neither."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Shape:
-    """What a plan asks of a model; stands in for a capture."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PlannedModel:
+    """What is known of a model by its ``config.json`` alone."""
 
     config: Any
     """Of transformers."""
     kind: str
-    num_layers: int
-    hidden_size: int
+    sizes: Sizes
     vocab: int
-    num_heads: int
-    num_kv_heads: int
-    k_dim: int
-    v_dim: int
-    causal: bool
-    has_logits: bool
+    query_heads: int
 
     @property
-    def sizes(self) -> Sizes:
-        """All of these."""
-        return Sizes(
-            layers=self.num_layers,
-            heads=self.num_kv_heads,
-            k_dim=self.k_dim,
-            v_dim=self.v_dim,
-            hidden_size=self.hidden_size,
-        )
+    def family(self) -> str:
+        """The architecture, as transformers' ``model_type``."""
+        return str(self.config.model_type)
 
-    max_tokens: int | None = None
-    """Of a table of positions; a plan does not look at it."""
+    @property
+    def causal(self) -> bool:
+        """Whether a token's keys and values have read no later token."""
+        return self.kind == "decoder"
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it says anything about the next token."""
+        return self.causal
+
+    @property
+    def learned_positions(self) -> bool:
+        """Of a table; a plan does not look at it."""
+        return False
 
 
-def shape_of(name: str) -> Shape:
+def planned_model(name: str) -> PlannedModel:
     """Read a model's sizes.
 
     Args:
@@ -84,18 +84,19 @@ def shape_of(name: str) -> Shape:
     text = config.get_text_config()
     heads = int(text.num_attention_heads)
     size = getattr(text, "head_dim", None) or int(text.hidden_size) // heads
-    return Shape(
-        config,
-        kind,
-        int(text.num_hidden_layers),
-        int(text.hidden_size),
-        int(text.vocab_size),
-        heads,
-        int(getattr(text, "num_key_value_heads", None) or heads),
-        int(size),
-        int(size),
-        kind == "decoder",
-        kind == "decoder",
+    sizes = Sizes(
+        layers=int(text.num_hidden_layers),
+        heads=int(getattr(text, "num_key_value_heads", None) or heads),
+        k_dim=int(size),
+        v_dim=int(size),
+        hidden_size=int(text.hidden_size),
+    )
+    return PlannedModel(
+        config=config,
+        kind=kind,
+        sizes=sizes,
+        vocab=int(text.vocab_size),
+        query_heads=heads,
     )
 
 

@@ -23,12 +23,12 @@ from experiments.extraction.fingerprint import (
 from experiments.extraction.form_rules import check_forms, fused_weights
 from experiments.extraction.forms import Form, RawForm, StudentTokensForm
 from experiments.extraction.stand_ins import FUSED
-from experiments.teaching import Faculty, build_faculty, wants_own_loss
+from experiments.outputs import wants_own_loss
+from experiments.teaching import Faculty, build_faculty
 from student.bridges.adapter import AdapterBridge
 from student.output.terms import OutputConfig
 from teacher.capture import KVCapture
 from teacher.extract_teacher_kv import TeacherKVExtractor
-from teacher.panel import TeacherPanel
 from teacher.store import Encoding, Plan, StoreWriter, open_store
 from teacher.store.encoding import DTYPES, measure_constants
 from teacher.store.manifest import Shape
@@ -116,10 +116,11 @@ def sources_of(extraction: ExtractionContext) -> list[Source]:
 
 
 def _raw(extraction: ExtractionContext, name: str) -> Source:
-    loaded, capture = extraction.models.teacher(name)
-    layers = needed_layers(extraction, name, capture)
+    teacher = extraction.models.live[name]
+    capture, sizes = teacher.capture, teacher.sizes
+    layers = needed_layers(extraction, name, sizes.layers)
     extractor = TeacherKVExtractor(
-        loaded,
+        teacher.loaded,
         extraction.config.store.batch_size,
         layers=layers,
         device=capture.device,
@@ -130,9 +131,9 @@ def _raw(extraction: ExtractionContext, name: str) -> Source:
     )
     shape = Shape(
         layers=len(layers),
-        heads=capture.num_kv_heads,
-        k_width=capture.num_kv_heads * capture.k_dim,
-        v_width=capture.num_kv_heads * capture.v_dim,
+        heads=sizes.heads,
+        k_width=sizes.k_width,
+        v_width=sizes.v_width,
     )
     return Source(
         name,
@@ -152,7 +153,6 @@ def _on_student_tokens(
     faculty = student_space(extraction, names)
     bridge = faculty.teaching.bridge
     assert isinstance(bridge, AdapterBridge)
-    assert isinstance(faculty.panel, TeacherPanel)
     own = bridge.student
     extra: dict[str, JsonValue] = {
         "student_tokenizer": tokenizer_digest(extraction.models.student_tokenizer),
@@ -211,7 +211,7 @@ def student_space(extraction: ExtractionContext, names: Sequence[str]) -> Facult
         extraction.registry,
         student,
         extraction.models.encode,
-        {name: extraction.models.teacher(name) for name in names},
+        extraction.models.chosen(names),
         dict.fromkeys(names, 1.0),
         list(extraction.corpus.probe),
         _plainly,
@@ -219,11 +219,16 @@ def student_space(extraction: ExtractionContext, names: Sequence[str]) -> Facult
 
 
 def needed_layers(
-    extraction: ExtractionContext, name: str, capture: KVCapture
+    extraction: ExtractionContext, name: str, depth: int
 ) -> tuple[int, ...]:
     """The layers that some phase's layer map reads, ascending.
 
     A map that looks at the student as it stands may ask for any.
+
+    Args:
+        extraction: the config's phases.
+        name: the teacher's.
+        depth: its layers.
     """
     needed: set[int] = set()
     for stage in extraction.stages:
@@ -235,9 +240,9 @@ def needed_layers(
         )
         explicit = align.layer_map.get(name)
         if explicit is None and needs_sample(strategy):
-            return tuple(range(capture.num_layers))
+            return tuple(range(depth))
         (found,) = build_multi_teacher_layer_map(
-            [capture.num_layers],
+            [depth],
             extraction.models.student_layers,
             strategy if explicit is None else [explicit],
             [name],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from experiments.arms import single_stage
 from experiments.config import Config
@@ -21,7 +20,7 @@ def stored_stages(
 
     Args:
         config: with ``store.read``.
-        models: with stand-ins for the teachers.
+        models: with the stores open.
         data: what the run reads.
         stages: with the teachers their rules chose.
 
@@ -39,16 +38,17 @@ def stored_stages(
             )
         stages = [single_stage(stage, FUSED) for stage in stages]
     if form in ("adapted", FUSED):  # layers are the student's already
-        stages = [
-            Stage(
-                replace(stage.phase, align=replace(stage.phase.align, layer_map={})),
-                stage.teachers,
-            )
-            for stage in stages
-        ]
+        stages = [_without_maps(stage, models) for stage in stages]
     used = dict.fromkeys(name for stage in stages for name in stage.teachers)
     sampled = max(stage.phase.train.calibration_samples for stage in stages)
     texts = [*data.train, *data.calibration[:sampled]]
-    teachers: dict[str, Any] = {name: models.teacher(name) for name in used}
-    check_texts(teachers, texts)
+    check_texts([models.stored[n] for n in used if n in models.stored], texts)
     return stages
+
+
+def _without_maps(stage: Stage, models: Models) -> Stage:
+    """The phase without the layer maps that the config writes for stored teachers."""
+    align = stage.phase.align
+    maps = {n: m for n, m in align.layer_map.items() if n in models.live}
+    phase = replace(stage.phase, align=replace(align, layer_map=maps))
+    return Stage(phase, stage.teachers)

@@ -1,13 +1,11 @@
-"""Stand-ins for teachers that are read from a store and never loaded."""
+"""Open the stores of a config as teachers, and see that they are of this config."""
 
 from __future__ import annotations
 
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from align.errors import MissingFileError
@@ -20,9 +18,9 @@ from experiments.extraction.fingerprint import (
     student_of,
     tokenizer_digest,
 )
-from experiments.settings import ConfigError
 from teacher.store import KVStore, StoreError
 from teacher.store.manifest import differences
+from teacher.stored_teacher import StoredTeacher
 from teacher.tokenizer import load_tokenizer
 
 FUSED = "fused"
@@ -32,72 +30,7 @@ TOKENIZERS = "tokenizers"
 """The folder beside the stores with every teacher's tokenizer."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredModel:
-    """What a run asks of a loaded model, apart from running it."""
-
-    name: str
-    tokenizer: Any
-    kind: str
-    model: Any
-    """Has a ``config`` with a ``model_type``."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredCapture:
-    """What a run asks of a capture, apart from calling it."""
-
-    store: KVStore | None
-    """None of a teacher that is part of a fused one, or that no phase took."""
-    num_layers: int
-    num_kv_heads: int
-    k_dim: int
-    v_dim: int
-    causal: bool
-    max_tokens: int | None = None
-    reads_at_most: int | None = None
-    """Of its own tokens, beyond which a text was cut; see
-    :func:`experiments.lengths.reads_at_most`."""
-    has_logits: bool = False
-
-    @property
-    def sizes(self) -> Sizes:
-        """Of keys and values; no hidden states are stored."""
-        return Sizes(
-            layers=self.num_layers,
-            heads=self.num_kv_heads,
-            k_dim=self.k_dim,
-            v_dim=self.v_dim,
-            hidden_size=0,
-        )
-
-    def places(self, layers: Iterable[int]) -> tuple[int, ...]:
-        """Where layers stand among the stored ones.
-
-        Raises:
-            StoreError: one is not stored.
-        """
-        if self.store is None:
-            raise StoreError(
-                "a phase takes a teacher that was not extracted, because no phase took "
-                "it then; run `mtkd extract` with this config"
-            )
-        plan = self.store.plan
-        stored = plan.fingerprint.get("layers", list(range(plan.shape.layers)))
-        assert isinstance(stored, list)
-        missing = [layer for layer in layers if layer not in stored]
-        if missing:
-            raise StoreError(
-                f"{self.store.path} holds the teacher's layers {stored}, but the layer "
-                f"map reads {missing}; set align as it was extracted, or extract again"
-            )
-        return tuple(stored.index(layer) for layer in layers)
-
-
-Teacher = tuple[StoredModel, StoredCapture]
-
-
-def stored_teachers(config: Config, student_tokenizer: Any) -> dict[str, Teacher]:
+def stored_teachers(config: Config, student_tokenizer: Any) -> dict[str, StoredTeacher]:
     """Open the stores of a config in place of its teachers.
 
     Args:
@@ -105,31 +38,39 @@ def stored_teachers(config: Config, student_tokenizer: Any) -> dict[str, Teacher
         student_tokenizer: of the run's student.
 
     Returns:
-        Every teacher of the config; with ``store.form`` fused also the one that they
-        have become.
+        The teachers that ``store.read`` names. With ``true`` those that the extraction
+        knew, without a ``store`` where it kept none; with ``store.form`` fused also the
+        one that they have become.
 
     Raises:
         FileNotFoundError: a store is missing or not finished.
         StoreError: it was extracted otherwise; names every field.
     """
     root = config.store_dir
+    wanted = [name for name in config.teachers if config.store.reads(name)]
     if config.store.form == FUSED:
         store = KVStore(root / FUSED)
         check_settings(config, store, list(config.teachers), student_tokenizer)
         out = {n: _teacher(config, n, store, part=True) for n in config.teachers}
         return out | {FUSED: _teacher(config, FUSED, store)}
-    stores = {n: KVStore(root / n) for n in config.teachers if (root / n).is_dir()}
-    if not stores:
+    stores = {n: KVStore(root / n) for n in wanted if (root / n).is_dir()}
+    named = wanted if isinstance(config.store.read, list) else []
+    missing = [n for n in named if n not in stores] if stores else wanted
+    if missing:
         raise MissingFileError(
-            f"no store of {', '.join(config.teachers)} in {root}; run `mtkd extract` "
-            "with this config first, or check store.dir and store.name"
+            f"no store of {', '.join(missing)} in {root}; run `mtkd extract` "
+            "with this config first, or check store.dir, store.name and store.read"
         )
     for name, store in stores.items():
         check_settings(config, store, [name], student_tokenizer)
+    if not stores:
+        return {}  # of no teachers
     some = next(iter(stores.values()))
+    known: Any = some.plan.facts["teachers"]
     return {
         name: _teacher(config, name, stores.get(name, some), part=name not in stores)
-        for name in config.teachers
+        for name in wanted
+        if name in stores or name in known
     }
 
 
@@ -197,13 +138,15 @@ def _only(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def check_texts(teachers: Mapping[str, Teacher], samples: Iterable[TextSample]) -> None:
+def check_texts(
+    teachers: Iterable[StoredTeacher], samples: Iterable[TextSample]
+) -> None:
     """See, before any work, that every text of a run is stored.
 
     Raises:
         StoreError: names the first that is not.
     """
-    stores = {c.store.path: c.store for _, c in teachers.values() if c.store}
+    stores = {t.store.path: t.store for t in teachers if t.store}
     for sample in samples:
         for path, store in stores.items():
             if store.find(sample.text) is None:
@@ -212,30 +155,6 @@ def check_texts(teachers: Mapping[str, Teacher], samples: Iterable[TextSample]) 
                     "run.seed and the student's tokenizer decide which are read); run "
                     "`mtkd extract` with this config under another store.name"
                 )
-
-
-def check_terms(
-    attention: bool, own_loss: bool, teachers: Mapping[str, Teacher]
-) -> None:
-    """Refuse what no store, or not this one, can give.
-
-    Raises:
-        ConfigError: attention, or teachers' own losses where they were not stored.
-    """
-    if attention:
-        raise ConfigError(
-            "store.read: stores hold keys and values, no queries, hence no attention, "
-            "which loss.gamma_kl compares; set phase.all.loss.gamma_kl=0, or train "
-            "from live teachers"
-        )
-    for name, (_, capture) in teachers.items():
-        held = capture.store is None or capture.store.plan.fingerprint.get("own_loss")
-        if own_loss and not held:
-            raise ConfigError(
-                f"store.read: the store of {name!r} holds no losses of its own, which "
-                "a router here learns from; extract again with this config, or set "
-                "phase.all.loss.router_signal=outcome"
-            )
 
 
 def save_tokenizer(config: Config, name: str, tokenizer: Any) -> None:
@@ -265,7 +184,9 @@ def _tokenizer(config: Config, name: str) -> Any:
     return load_tokenizer(name, str(folder), {"trust_remote_code": False})
 
 
-def _teacher(config: Config, name: str, store: KVStore, part: bool = False) -> Teacher:
+def _teacher(
+    config: Config, name: str, store: KVStore, part: bool = False
+) -> StoredTeacher:
     """Describe one stored teacher by what its extraction noted."""
     plan = store.plan
     teachers: Any = plan.facts["teachers"]
@@ -277,27 +198,26 @@ def _teacher(config: Config, name: str, store: KVStore, part: bool = False) -> T
     weighed: Any = plan.fingerprint.get("layer_map", teachers)
     every = [teachers[one] for one in weighed]
     facts = every[0] if name == FUSED else teachers[name]
-    causal = all(each["causal"] for each in every) if name == FUSED else facts["causal"]
-    tokenizer = None if name == FUSED else _tokenizer(config, name)
-    family = SimpleNamespace(model_type=facts["family"])
-    loaded = StoredModel(name, tokenizer, facts["kind"], SimpleNamespace(config=family))
-    heads, shape = facts["heads"], plan.shape
-    if plan.form in ("adapted", FUSED) and not part:
-        return loaded, StoredCapture(
-            store,
-            shape.layers,
-            shape.heads,
-            shape.k_width // shape.heads,
-            shape.v_width // shape.heads,
-            causal,
-        )
-    return loaded, StoredCapture(
-        None if part else store,
-        facts["layers"],
-        heads,
-        facts["k_dim"],
-        facts["v_dim"],
-        causal,
-        facts["max_tokens"],
-        None if name == FUSED else facts.get("reads_at_most"),
+    on_student_layers = plan.form in ("adapted", FUSED) and not part
+    shape = plan.shape
+    sizes = Sizes(
+        layers=shape.layers if on_student_layers else facts["layers"],
+        heads=shape.heads if on_student_layers else facts["heads"],
+        k_dim=shape.k_width // shape.heads if on_student_layers else facts["k_dim"],
+        v_dim=shape.v_width // shape.heads if on_student_layers else facts["v_dim"],
+        hidden_size=0,
+    )
+    cut = on_student_layers or name == FUSED
+    return StoredTeacher(
+        name=name,
+        store=None if part else store,
+        tokenizer=None if name == FUSED else _tokenizer(config, name),
+        kind=facts["kind"],
+        family=facts["family"],
+        sizes=sizes,
+        causal=(
+            all(each["causal"] for each in every) if name == FUSED else facts["causal"]
+        ),
+        learned_positions=not on_student_layers and facts["max_tokens"] is not None,
+        reads_at_most=None if cut else facts.get("reads_at_most"),
     )

@@ -80,8 +80,8 @@ def open_run(
         stop_on_signals() as stop,
     ):
         plan, bf16 = _settled(plan, engine)
-        plan, models = _loaded(plan, engine, changed_plugins)
-        data = _read(plan, models, engine)
+        plan, models, unstored = _loaded(plan, engine, changed_plugins)
+        data = _read(plan, models, engine, unstored)
         stages = _stages(plan, models, data)
         arms, texts = plan_arms(plan.config, stages), text_digests(data)
         for arm, of_arm in arms.items():
@@ -155,27 +155,32 @@ def _settled(plan: RunPlan, engine: Engine) -> tuple[RunPlan, bool | None]:
 
 def _loaded(
     plan: RunPlan, engine: Engine, changed_plugins: bool
-) -> tuple[RunPlan, Models]:
-    """The models, and the plan with the day that their chat templates are told."""
+) -> tuple[RunPlan, Models, list[str]]:
+    """The models, and the plan with the day that their chat templates are told; and a
+    sentence on each teacher that no store holds."""
     config = plan.config
     names = ", ".join(config.teachers) or "(none)"
     with waiting(f"loading the student and teachers {names}", engine.is_main):
         models = Models(config, engine.device)
+        taken = [n for phase in plan.phases for n in phase.select(models.teachers)]
+        unstored = models.load_missing(taken)
     check_code(models.stores, plan.registry, changed_plugins)
     if models.tells_date:
         plan = replace(plan, config=dated(config, _day(config, models, engine)))
-    return plan, models
+    return plan, models, unstored
 
 
 def _day(config: Config, models: Models, engine: Engine) -> str | None:
     """What chat templates are told: as its stores were, else the day of the run."""
-    if config.store.read:
+    if models.stored and (models.stored_date or not models.live):
         return models.stored_date
     day: str | None = engine.from_main(lambda: day_of_run(config.run_dir))
     return day
 
 
-def _read(plan: RunPlan, models: Models, engine: Engine) -> RunData:
+def _read(
+    plan: RunPlan, models: Models, engine: Engine, unstored: Sequence[str]
+) -> RunData:
     """The texts, cut, with every teacher made to read them."""
     config = plan.config
     with waiting("reading and cutting texts", engine.is_main):
@@ -190,14 +195,14 @@ def _read(plan: RunPlan, models: Models, engine: Engine) -> RunData:
     every = [*data.train, *data.eval, *data.gate, *data.calibration]
     with waiting(f"counting the tokens of {len(every):,} texts", engine.is_main):
         slowed = models.fit_lengths(every, scaler)
-    return replace(data, warnings=(*data.warnings, *slowed))
+    return replace(data, warnings=(*data.warnings, *unstored, *slowed))
 
 
 def _stages(plan: RunPlan, models: Models, data: RunData) -> list[Stage]:
     """The phases with the teachers they chose, seen to fit each other."""
-    facts = models.facts()
-    stages = [Stage(phase, tuple(phase.select(facts))) for phase in plan.phases]
-    if plan.config.store.read:
+    teachers = models.teachers
+    stages = [Stage(phase, tuple(phase.select(teachers))) for phase in plan.phases]
+    if models.stored:
         stages = stored_stages(plan.config, models, data, stages)
     for stage in stages:
         where = f"phase {stage.phase.name!r}"
@@ -206,7 +211,7 @@ def _stages(plan: RunPlan, models: Models, data: RunData) -> list[Stage]:
                 stage.phase,
                 plan.registry,
                 models.student_layers,
-                {name: models.teacher(name) for name in stage.teachers},
+                models.chosen(stage.teachers),
                 models.student_tokenizer,
             )
     return stages
@@ -224,7 +229,7 @@ def _warnings(
     yield from models.left_out()
     idle: dict[str, None] = {}
     for stage in stages:
-        teachers = {name: models.teacher(name) for name in stage.teachers}
+        teachers = models.chosen(stage.teachers)
         yield from crowded_layers(
             stage.phase, plan.registry, models.student_layers, teachers
         )

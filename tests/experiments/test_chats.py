@@ -88,7 +88,7 @@ def test_every_model_reads_its_own_template_and_contents_alone_meet(data, models
     texts = [sample.text for sample in data[0].train[:6]]
     batch = data[1](texts)
     teachers = [
-        LiveTeacher(name, KVCapture(models[name].model), models[name].tokenizer, (0,))
+        LiveTeacher(name, models[name], KVCapture(models[name].model))
         for name in ("gpt2-prose", "qwen-code")
     ]
     aligner = CausalCharIoUAligner()

@@ -128,7 +128,7 @@ def test_a_layer_that_a_teacher_lacks_is_found_before_the_sample(
 
 def test_a_strategy_that_crowds_one_layer_is_warned_of_and_a_written_map_is_not():
     registry = Registry.load(entry_points=False)
-    teachers = {n: (None, SimpleNamespace(num_layers=6)) for n in ("a", "b")}
+    teachers = {n: SimpleNamespace(sizes=SimpleNamespace(layers=6)) for n in ("a", "b")}
     for strategy, count in (("skip", 1), ("ratio", 0), ("cka", 0)):
         align = AlignConfig(
             layer_mapping_strategy=strategy, layer_map={"b": [0] * 15 + [5]}

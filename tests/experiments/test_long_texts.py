@@ -49,7 +49,7 @@ def test_refuse_names_the_text_and_the_other_choice(start, capsys, rotary):
 
 def test_extend_says_whose_rotation_is_slowed_for_which_text(start):
     models = Models(load_config(start("extend", rotary=True)), torch.device("cpu"))
-    loaded, _ = models.teacher("odd")
+    loaded = models.live["odd"].loaded
     texts = [
         TextSample(text, "a", f"a:{n}") for n, text in enumerate(["if", "if " * 30])
     ]

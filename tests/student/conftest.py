@@ -66,14 +66,14 @@ class School:
 
     folders: dict[str, Path]
     samples: list[TextSample]
-    loaded: dict[str, tuple[KVCapture, Any]] = field(default_factory=dict)
+    live: dict[str, LiveTeacher] = field(default_factory=dict)
     tokenizer: Any = None
 
-    def teacher(self, name: str) -> tuple[KVCapture, Any]:
-        if name not in self.loaded:
-            model = load_model(str(self.folders[name]))
-            self.loaded[name] = (KVCapture(model.model), model.tokenizer)
-        return self.loaded[name]
+    def teacher(self, name: str) -> LiveTeacher:
+        if name not in self.live:
+            loaded = load_model(str(self.folders[name]))
+            self.live[name] = LiveTeacher(name, loaded, KVCapture(loaded.model))
+        return self.live[name]
 
     def student(self, seed: int | None = None, **config: Any) -> Any:
         """A fresh student; ``config`` changes the model and draws new weights."""
@@ -120,16 +120,13 @@ class School:
         if kind is None:
             return Lesson(Distiller(model, own, terms, loss), None, own, model)
         maps = build_multi_teacher_layer_map(
-            [self.teacher(name)[0].num_layers for name in teachers], own.num_layers
+            [self.teacher(name).sizes.layers for name in teachers], own.num_layers
         )
-        live = [
-            LiveTeacher(name, *self.teacher(name), m.needed)
-            for name, m in zip(teachers, maps, strict=True)
-        ]
         panel = TeacherPanel(
-            live,
+            [self.teacher(name) for name in teachers],
             CharIoUAligner(),
             causal_aligner or CausalCharIoUAligner(),
+            layers={n: m.needed for n, m in zip(teachers, maps, strict=True)},
             attention=True,
             own_loss=True,
         )
@@ -154,7 +151,7 @@ class School:
             return c.sizes.k_width, c.sizes.v_width
 
         shape = own.sizes
-        captures = [self.teacher(name)[0] for name in teachers]
+        captures = [self.teacher(name).capture for name in teachers]
         shapes = [
             TeacherShape(name=n, sizes=c.sizes, layer_map=m, causal=c.causal)
             for n, c, m in zip(teachers, captures, maps, strict=True)

@@ -253,14 +253,14 @@ def test_no_logit_of_the_outcome_reads_teacher_tokens_that_have_read_further(
 
     Fails when ``in_student_space`` takes ``view.alignment`` for ``view.causal``.
     """
-    monkeypatch.setattr("teacher.panel.check_causal", lambda *asked: None)
+    monkeypatch.setattr("align.causality.check_causal", lambda *asked: None)
     loss = only(eta_outcome=1.0, outcome_layers="all", delta_ce=1e-9)
     lesson = school.lesson(kind, loss=loss, causal_aligner=aligner)
     batch = school.encode(["the unbelievable transformation of misunderstandings"])
     views = lesson.panel(batch)
     quiet = injected_logits(lesson, batch, views)
     own = [
-        encode_batch(school.teacher(view.name)[1], batch.texts).touched_until
+        encode_batch(school.teacher(view.name).tokenizer, batch.texts).touched_until
         for view in views
     ]
     leaks = []

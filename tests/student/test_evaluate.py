@@ -69,9 +69,9 @@ def test_domains_weigh_by_characters_whatever_the_batching(school):
 def test_every_text_has_its_own_bits_in_the_order_it_was_given(school):
     own = school.teacher("qwen-code")
     samples = school.samples[:5]
-    encode = lambda texts: encode_batch(own[1], texts)  # noqa: E731
-    together = text_bits(own[0], encode, samples, batch_size=3)
-    alone = [text_bits(own[0], encode, [sample])[0] for sample in samples]
+    encode = lambda texts: encode_batch(own.tokenizer, texts)  # noqa: E731
+    together = text_bits(own.capture, encode, samples, batch_size=3)
+    alone = [text_bits(own.capture, encode, [sample])[0] for sample in samples]
     for (bits, chars), (want, length) in zip(together, alone, strict=True):
         assert bits == pytest.approx(want, rel=1e-4) and chars == length > 0
 

@@ -19,6 +19,7 @@ from student.output.terms.objectives import OUTPUT_OBJECTIVES
 from student.places import Share
 from student.terms import OBJECTIVES
 from teacher.capture import KVCapture
+from teacher.models import LoadedModel
 from teacher.output_head import linear_head
 from teacher.panel import LiveTeacher, TeacherPanel
 from tests.student.conftest import School
@@ -43,9 +44,10 @@ def own_school(school):
     """A school of float64, with a teacher of the student's vocabulary."""
     made = School(school.folders, school.samples)
     twin = made.student(seed=7).eval().requires_grad_(False)
-    made.loaded["twin"] = KVCapture(twin), made.tokenizer
+    loaded = LoadedModel(twin, made.tokenizer, "decoder", "twin")
+    made.live["twin"] = LiveTeacher("twin", loaded, KVCapture(twin))
     for name in TEACHERS:
-        made.teacher(name)[0].model.double()
+        made.teacher(name).loaded.model.double()
     return made
 
 
@@ -62,14 +64,15 @@ def double(lesson, school):
     """A lesson in float64 whose teachers bring their outputs."""
     lesson.distiller.eval()
     lesson.model.double()
-    live = []
-    for one, name in zip(lesson.panel.teachers, TEACHERS, strict=True):
-        capture, tokenizer = school.teacher(name)
-        head, vocabulary = linear_head(capture), digest(tokenizer)
-        live.append(LiveTeacher(name, capture, tokenizer, one.layers, head, vocabulary))
     panel = lesson.panel
     lesson.panel = TeacherPanel(
-        live, panel._aligner, panel._causal, attention=True, own_loss=True
+        panel.teachers,
+        panel._aligner,
+        panel._causal,
+        layers={t.name: t.layer_map.needed for t in lesson.bridge.teachers},
+        outputs=TEACHERS,
+        attention=True,
+        own_loss=True,
     )
     return lesson
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from experiments.extraction.fingerprint import model_files
-from experiments.extraction.shapes import shape_of
+from experiments.extraction.shapes import planned_model
 from experiments.viz import num_layers
 from teacher import TeacherKVExtractor, load_model
 from teacher.names import model_source, zoo_parts
@@ -29,7 +29,7 @@ def test_every_door_takes_a_zoo_name_with_its_scale(cache):
     loaded = load_model(name)
     assert loaded.name == name
     layers = loaded.model.config.num_hidden_layers
-    assert num_layers(name) == shape_of(name).num_layers == layers
+    assert num_layers(name) == planned_model(name).sizes.layers == layers
     assert model_files(name) == cache
     (kv,) = TeacherKVExtractor(name).extract_kvs(["one text"])
     assert kv.num_layers == layers and torch.isfinite(kv.k).all()

@@ -14,15 +14,12 @@ from align.tokenizer_align import (
     LastTokenAligner,
     encode_batch,
 )
+from align.view import NonFiniteTeacherError
 from teacher.capture import KVCapture
+from teacher.live_teacher import carry_attention
 from teacher.models import load_model
 from teacher.own_loss import teacher_bits_per_char
-from teacher.panel import (
-    LiveTeacher,
-    NonFiniteTeacherError,
-    TeacherPanel,
-    carry_attention,
-)
+from teacher.panel import LiveTeacher, TeacherPanel
 
 TEXTS = ("the unbelievable transformation", "def read(path): pass", "naïve 深度 KV")
 
@@ -31,7 +28,7 @@ TEXTS = ("the unbelievable transformation", "def read(path): pass", "naïve 深�
 def teachers(tiny_zoo):
     def live(name):
         loaded = load_model(str(tiny_zoo[name]))
-        return LiveTeacher(name, KVCapture(loaded.model), loaded.tokenizer, (0, 1))
+        return LiveTeacher(name, loaded, KVCapture(loaded.model))
 
     names = ("gpt2-prose", "neox-mixed", "bert-mixed", "t5-mixed")
     return {name: live(name) for name in names}
@@ -111,8 +108,7 @@ def test_views_hold_the_teachers_own_kv_without_gradient(teachers, student):
 
 
 def test_only_the_needed_layers_come(teachers, student):
-    live = replace(teachers["gpt2-prose"], layers=(1,))
-    panel = TeacherPanel([live], CharIoUAligner(), CausalCharIoUAligner())
+    panel = panel_of(teachers, "gpt2-prose", layers={"gpt2-prose": (1,)})
     whole = panel_of(teachers, "gpt2-prose")(student)[0].kv
     torch.testing.assert_close(panel(student)[0].kv.k, whole.k[1:])
 
@@ -167,7 +163,7 @@ def test_attention_mass_is_shared_by_characters_and_rescaled():
 
 def test_a_teacher_gone_bad_is_named_with_layer_and_text(tiny_zoo, student):
     loaded = load_model(str(tiny_zoo["gpt2-prose"]))
-    live = LiveTeacher("sick", KVCapture(loaded.model), loaded.tokenizer, (0, 1))
+    live = LiveTeacher("sick", loaded, KVCapture(loaded.model))
     with torch.no_grad():
         loaded.model.transformer.h[1].ln_1.weight.fill_(float("nan"))
     panel = TeacherPanel([live], CharIoUAligner(), CausalCharIoUAligner())
@@ -178,7 +174,7 @@ def test_a_teacher_gone_bad_is_named_with_layer_and_text(tiny_zoo, student):
 def test_all_teachers_run_though_one_is_not_finite(tiny_zoo, teachers, student):
     """Fails where the rest is left out: other processes would wait for theirs."""
     loaded = load_model(str(tiny_zoo["gpt2-prose"]))
-    sick = LiveTeacher("sick", KVCapture(loaded.model), loaded.tokenizer, (0, 1))
+    sick = LiveTeacher("sick", loaded, KVCapture(loaded.model))
     with torch.no_grad():
         loaded.model.transformer.h[1].ln_1.weight.fill_(float("nan"))
     calls = []
@@ -204,7 +200,7 @@ def test_a_text_longer_than_a_teachers_positions_names_the_teacher(teachers, stu
 def test_every_teacher_is_read_by_its_own_table_of_byte_lengths(
     teachers, student, monkeypatch
 ):
-    from teacher import panel as module
+    from teacher import live_teacher as module
 
     seen = []
     encode = module.encode_batch

@@ -12,10 +12,10 @@ from experiments.cli import main
 from experiments.config import load_config
 from experiments.extraction.fingerprint import ends_of, settings_of, tokenizer_digest
 from experiments.extraction.stand_ins import check_settings
-from experiments.extraction.stored import same_tokens
 from experiments.settings import merge
 from student.feed import Kitchen
 from teacher.store import KVStore, StoreError
+from teacher.stored_teacher import same_tokens
 from tests.experiments import spoiled
 from tests.experiments.small_runs import said, small_config
 from tests.experiments.test_chats import PLAIN, STRICT, templated, write_chats
@@ -71,6 +71,34 @@ def test_live_and_stored_teachers_give_the_same_losses(run, tmp_path, capsys):
     extract(tmp_path, capsys, "store.encoding=float32")
     stored = run("stored", "store.read=true", "store.encoding=float32")
     close(stored, live, 1e-6)
+
+
+def test_one_stored_and_one_live_teacher_give_the_losses_of_two_live_ones(
+    run, tmp_path, capsys
+):
+    live = run("live")
+    extract(tmp_path, capsys, "store.encoding=float32")
+    shutil.rmtree(tmp_path / "kv" / "kv" / "qwen-code")
+    words = ["store.read=[gpt2-prose]", "store.encoding=float32"]
+    close(run("mixed", *words), live, 1e-6)
+
+
+def test_a_teacher_that_has_no_store_is_asked_live_and_that_is_said(
+    run, tmp_path, tiny_zoo, capsys
+):
+    live = run("live")
+    extract(tmp_path, capsys, "store.encoding=float32")
+    shutil.rmtree(tmp_path / "kv" / "kv" / "qwen-code")
+    words = [str(tmp_path / "config.yaml"), "run.name=mixed", "store.read=true"]
+    assert main(["train", *words, "store.encoding=float32"]) == 0
+    message = capsys.readouterr().err
+    assert "teacher 'qwen-code' has no store in" in message
+    assert "is asked live; `mtkd extract` with this config stores it" in message
+    assert "teacher 'gpt2-prose' has no store" not in message
+    close(losses(tmp_path / "mixed"), live, 1e-6)
+    named = "store.read=[gpt2-prose, qwen-code]"
+    code, message = said(["train", *words[:1], "run.name=n", named], capsys)
+    assert code == 2 and "no store of qwen-code in" in message
 
 
 def same_live_and_stored(folder, zoo, capsys, changes):

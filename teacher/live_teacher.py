@@ -1,0 +1,224 @@
+"""A frozen model as a teacher: it reads the texts while the student learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from align.byte_lengths import ByteLengths
+from align.errors import InputError
+from align.kv import KV
+from align.output import LinearHead, Output
+from align.reading import Reading
+from align.sizes import Sizes
+from align.stopwatch import part
+from align.time_align import Alignment
+from align.tokenizer_align import encode_batch
+from align.tokens import TokenBatch
+from align.view import OUTPUTS, Align, Asked, NonFiniteTeacherError, TeacherView
+from teacher.capture import KVCapture
+from teacher.models import LoadedModel
+from teacher.output_head import linear_head, vocabulary_digest
+from teacher.own_loss import teacher_bits_per_char
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, eq=False)  # without slots: some facts are found when asked for
+class LiveTeacher:
+    """A model that is asked; see :class:`align.view.Teacher`.
+
+    It runs without gradient and stops after its last needed layer unless its own loss
+    is asked for.
+    """
+
+    name: str
+    loaded: LoadedModel
+    """The model with its tokenizer."""
+    capture: KVCapture
+    """Of that model."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's."""
+        return self.loaded.tokenizer
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """See :func:`teacher.output_head.vocabulary_digest`."""
+        return vocabulary_digest(self.tokenizer)
+
+    @property
+    def kind(self) -> str:
+        """decoder, encoder or encoder-decoder."""
+        return self.loaded.kind
+
+    @property
+    def family(self) -> str:
+        """The architecture, as transformers' ``model_type``."""
+        return str(self.loaded.model.config.model_type)
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of the captured layers."""
+        return self.capture.sizes
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token's keys and values have read no later token."""
+        return self.capture.causal
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it says anything about the next token."""
+        return self.capture.causal and self.capture.has_logits
+
+    @property
+    def learned_positions(self) -> bool:
+        """Whether it has a table of positions and does not read in windows."""
+        return self.capture.max_tokens is not None
+
+    @cached_property
+    def lacks(self) -> Mapping[str, str]:
+        """A reason where it predicts nothing; it gives all else."""
+        if self.predicts:
+            return {}
+        if self.kind == "encoder-decoder":
+            why = "its decoder would be given the whole text by its encoder"
+        elif not self.causal:
+            why = "it is bidirectional and has read what it would predict"
+        else:
+            why = "it was loaded without a language-model head"
+        return {OUTPUTS: why}
+
+    @cached_property
+    def head(self) -> LinearHead:
+        """See :func:`teacher.output_head.linear_head`."""
+        return linear_head(self.capture)
+
+    @cached_property
+    def _byte_lengths(self) -> ByteLengths | None:
+        return ByteLengths.of(self.tokenizer)
+
+    def read(self, student: TokenBatch, align: Align, asked: Asked) -> Reading:
+        """Tokenise and align the student's texts; the model does not run."""
+        own = encode_batch(
+            self.tokenizer, student.texts, byte_lengths=self._byte_lengths
+        )
+        own = own.to(student.ids.device)
+        alignment, causal = align(own)
+        return Reading(
+            self.name,
+            student,
+            own,
+            alignment,
+            causal,
+            own.mask,
+            attention=asked.attention,
+            bits=asked.own_loss and self.predicts,
+            vocabulary=self.vocabulary if asked.output else None,
+        )
+
+    def ask(self, reading: Reading, rows: Tensor | None, asked: Asked) -> TeacherView:
+        """Run the model on the texts.
+
+        Raises:
+            NonFiniteTeacherError: its keys or values are not finite.
+            InputError: a text is longer than the model's positions.
+        """
+        capture, student = self.capture, reading.student
+        assert reading.tokens is not None
+        own = reading.tokens.to(capture.device)
+        queries = own_rows = None
+        if reading.attention and rows is not None:
+            queries = reading.readable.gather(1, rows)
+            own_rows = queries.clamp_min(0)
+        device, on = capture.device.type, asked.autocast is not None
+        try:
+            with torch.autocast(device, dtype=asked.autocast, enabled=on):
+                captured = capture(
+                    own.ids,
+                    own.mask,
+                    layers=asked.layers,
+                    logits=reading.bits,
+                    hidden=asked.output,
+                    attention_rows=own_rows,
+                )
+        except InputError as error:
+            raise InputError(f"teacher {self.name!r}: {error}") from error
+        _check_finite(self.name, captured.kv, student.texts)
+        home = student.ids.device
+        attention = bits = output = None
+        if captured.attention is not None and rows is not None and queries is not None:
+            with part("align"):
+                attention = carry_attention(
+                    captured.attention.to(home), reading.alignment, rows, queries >= 0
+                )
+        if captured.logits is not None:
+            bits = teacher_bits_per_char(captured.logits, own).to(home)
+        if captured.hidden is not None:
+            # In the dtype in which the head would be applied.
+            wide = asked.autocast or captured.hidden.dtype
+            hidden = captured.hidden.to(home, wide)
+            output = Output(reading.tokens, hidden, self.head, self.vocabulary)
+        return TeacherView(
+            self.name,
+            captured.kv.to(home),
+            reading.alignment,
+            reading.causal,
+            attention,
+            bits,
+            output=output,
+        )
+
+
+def carry_attention(
+    attention: Tensor, alignment: Alignment, rows: Tensor, known: Tensor
+) -> Tensor:
+    """Turn attention over a teacher's tokens into attention over the student's.
+
+    Every teacher token's mass is shared out among the student tokens it holds
+    characters of. Mass on special tokens, and on student tokens after the query,
+    falls away; what is left is scaled to 1.
+
+    Args:
+        attention: (L, B, R, T_t) float32 probabilities.
+        alignment: teacher -> student.
+        rows: (B, R) int64, the query's student position.
+        known: (B, R) bool, False where no teacher token stands for the query.
+
+    Returns:
+        (L, B, R, T_s) float32, rows summing to 1, or to 0 where nothing was left.
+    """
+    tokens = torch.arange(alignment.shape[1], device=attention.device)
+    past = tokens[:, None] <= rows[:, None]  # (B, T_s, R)
+    mass = alignment.spread_mass().apply(attention.transpose(2, 3))
+    mass *= past & known[:, None]
+    total = mass.sum(2, keepdim=True)
+    mass *= torch.where(total > 1e-3, 1 / total, 0.0)
+    return mass.transpose(2, 3).contiguous()
+
+
+def _check_finite(name: str, kv: KV, texts: Sequence[str]) -> None:
+    good = torch.isfinite(kv.k.sum()) & torch.isfinite(kv.v.sum())
+    if bool(good):
+        return
+    finite = torch.isfinite(kv.k).all(-1) & torch.isfinite(kv.v).all(-1)
+    bad_texts = (~finite & kv.mask[None, :, None]).any((0, 2, 3))  # (B,)
+    if not bool(bad_texts.any()):
+        return  # a sum that overflowed, or padding
+    layer = int((~finite).any(1).any(1).any(1).nonzero()[0])
+    first = int(bad_texts.nonzero()[0])
+    raise NonFiniteTeacherError(
+        name,
+        f"teacher {name!r} gives keys or values that are not finite, first in kept "
+        f"layer {layer} on the text {texts[first][:60]!r}; load it in a wider dtype "
+        f"(teachers.{name}.dtype=float32), check its weights, or leave it out. What "
+        "the earlier phases wrote is intact",
+    )
