@@ -30,7 +30,6 @@ from align.rope_scale import (
     rotary_table,
     rotate,
     scaled_base,
-    unrotate,
 )
 from align.similarity_picture import visualize_layer_similarity
 from align.text import TextSample, chunk_samples, read_texts
@@ -46,7 +45,6 @@ from align.tokenizer_align import (
     LastTokenAligner,
     build_char_align_matrix,
     char_iou,
-    overlap_pairs,
 )
 from align.tokens import TokenBatch, encode_batch, encode_chats
 from align.view import TeacherView
@@ -84,7 +82,6 @@ __all__ = [
     "interpolate_teacher_layers",
     "inverse_frequencies",
     "lost_text",
-    "overlap_pairs",
     "r_squared",
     "read_texts",
     "render_chat",
@@ -93,7 +90,6 @@ __all__ = [
     "scaled_base",
     "SimilarLayers",
     "similarity_layer_map",
-    "unrotate",
     "variance_kept",
     "visualize_alignment",
     "visualize_layer_mapping",

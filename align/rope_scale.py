@@ -92,22 +92,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Te
     return torch.cat([turned, x[..., width:]], dim=-1)
 
 
-def unrotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
-    """Undo :func:`rotate`, also where cos and sin carry an attention factor (YaRN).
-
-    Args:
-        x: (..., T, D) rotated keys or queries.
-        cos: the very table they were rotated with, (..., T, R).
-        sin: like ``cos``.
-        interleaved: see :func:`rotary_table`.
-
-    Returns:
-        (..., T, D), dtype of ``x``.
-    """
-    size = cos * cos + sin * sin
-    return rotate(x, cos / size, -sin / size, interleaved)
-
-
 def scaled_base(
     base: float,
     dim: int,

@@ -37,7 +37,6 @@ __all__ = [
     "build_char_align_matrix",
     "char_iou",
     "encode_batch",
-    "overlap_pairs",
 ]
 
 Ints = NDArray[np.int64]
@@ -48,7 +47,7 @@ def char_iou(student_spans: Tensor, teacher_spans: Tensor) -> Tensor:
     """Score the overlap of every student token with every teacher token.
 
     This is the dense definition, quadratic in the length; aligners use
-    :func:`overlap_pairs`.
+    :func:`align.overlap.overlaps`.
 
     Args:
         student_spans: (T_s, 2) int64 [start, end) in characters, that is
@@ -72,46 +71,6 @@ def char_iou(student_spans: Tensor, teacher_spans: Tensor) -> Tensor:
     shared = (end - start).clamp(min=0)
     union = s[..., 1] - s[..., 0] + t[..., 1] - t[..., 0] - shared
     return shared / union.clamp(min=1)  # two empty spans: 0 / 1
-
-
-def overlap_pairs(
-    student_spans: Tensor, teacher_spans: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """List the token pairs that share characters, in O(T_s + T_t) per sample.
-
-    Args:
-        student_spans: (B, T_s, 2) int64 [start, end) in characters; tokens with
-            start == end take no part.
-        teacher_spans: (B, T_t, 2) int64, offsets into the same B strings.
-
-    Returns:
-        Over N pairs, in ascending order of rows: rows (N,) int64 into B * T_s, cols
-        (N,) int64 into B * T_t, IoU (N,) float32 in (0, 1], and the shared
-        characters (N,) int64. They are the non-zero entries of :func:`char_iou`.
-
-    Raises:
-        ValueError: a span ends before it starts, or B differs.
-
-    Source:
-        Two sorted lists of intervals, met by binary search.
-    """
-    if student_spans.shape[0] != teacher_spans.shape[0]:
-        raise ValueError(
-            f"student_spans holds {student_spans.shape[0]} texts and teacher_spans "
-            f"{teacher_spans.shape[0]}; give the same texts in the same order"
-        )
-    student, teacher = lines(student_spans, teacher_spans)
-    pairs = overlaps(student, teacher)
-    found = (
-        student.index[pairs.rows],
-        teacher.index[pairs.cols],
-        _iou(pairs),
-        pairs.shared,
-    )
-    rows, cols, iou, shared = (
-        torch.from_numpy(array).to(student_spans.device) for array in found
-    )
-    return rows, cols, iou, shared
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,11 +62,6 @@ def entry_of(hint: Any) -> Any:
     return get_args(hint)[1] if get_origin(hint) is dict else None
 
 
-def takes_none(hint: Any) -> bool:
-    """Whether null is a value of a type."""
-    return hint is Any or hint is type(None) or type(None) in get_args(hint)
-
-
 def valid_names(cls: type, prefix: str = "") -> Iterator[str]:
     """Yield every dotted name of a config type, sections included."""
     for key, hint in hints_of(cls).items():

@@ -105,10 +105,6 @@ class ZSpace(nn.Module):
         k_coder, v_coder = self._coders(model)
         return k_coder.decode(zk), v_coder.decode(zv)
 
-    def reconstruct(self, model: int | None, k: Tensor, v: Tensor) -> Pair:
-        """Encode and decode one model's features."""
-        return self.decode(model, *self.encode(model, k, v))
-
     def encode_student(self, k: Tensor, v: Tensor) -> Pair:
         """:meth:`encode` for the student."""
         return self.encode(None, k, v)
@@ -149,10 +145,6 @@ class ZSpace(nn.Module):
             error = torch.where(mask, error, torch.zeros_like(error)).sum()
             loss = loss + error / count
         return loss / 2
-
-    def student_reconstruction_loss(self, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """:meth:`reconstruction_loss` for the student."""
-        return self.reconstruction_loss(None, k, v, mask)
 
     def agreement_loss(self, z_list: Sequence[Pair], masks: Sequence[Tensor]) -> Tensor:
         """How far the teachers' latents of one token lie apart.

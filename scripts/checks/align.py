@@ -39,17 +39,15 @@ def _tokens() -> str:
 
 @check("align.tokenizer_align", "overlap is counted in characters, sparsely")
 def _overlap() -> str:
-    from align import build_char_align_matrix, char_iou, overlap_pairs
+    from align import build_char_align_matrix, char_iou
 
     student = torch.tensor([[0, 1], [1, 2], [2, 4], [4, 4]])
     teacher = torch.tensor([[0, 2], [2, 4]])
     dense = char_iou(student, teacher)
     close(dense, [[0.5, 0], [0.5, 0], [0, 1], [0, 0]])
-    pairs = overlap_pairs(student[None], teacher[None])
-    assert len(pairs[0]) == int((dense > 0).sum())
     matrix = build_char_align_matrix(["深", "度", "KV"], ["深度", "KV"], "深度KV")
     close(matrix, [[1, 0], [1, 0], [0, 1]])
-    return f"{len(pairs[0])} pairs for {dense.numel()} cells"
+    return f"{int((dense > 0).sum())} pairs for {dense.numel()} cells"
 
 
 @check("align.tokenizer_align", "no future reaches a causal student's token")
@@ -119,14 +117,14 @@ def _adapter() -> str:
 @check("align.rope_scale", "scale 1 is the identity; undoing undoes")
 def _rope() -> str:
     from align import MultiTeacherRoPEScaler, rotary_table, rotate, scaled_base
-    from align import inverse_frequencies, unrotate  # isort: skip
+    from align import inverse_frequencies  # isort: skip
 
     k = torch.randn(2, 7, 16)
     scaler = MultiTeacherRoPEScaler([(10000, 64)], 64, scaling_method="ntk")
     (same,), _ = scaler.scale_kv_pairs([k], [k])
     assert torch.equal(same, k)
     cos, sin = rotary_table(inverse_frequencies(10000, 16), torch.arange(7))
-    close(unrotate(rotate(k, cos, sin), cos, sin), k)
+    close(rotate(rotate(k, cos, sin), cos, -sin), k)
     ntk = scaled_base(10000, 16, 2.0, "ntk")
     aware = scaled_base(10000, 16, 2.0, "ntk-aware")
     close([ntk / 10000, aware / 10000], [2 ** (2 / 3), 2 ** (16 / 14)])

@@ -18,7 +18,6 @@ from student.output.ot import (
     TransportLoss,
     hybrid,
     in_student_space,
-    spread_temperature,
     token_transport,
 )
 from student.output.row_divergence import Divergence
@@ -72,7 +71,6 @@ __all__ = [
     "linear_top_tokens",
     "logit_geometry",
     "sequence_transport",
-    "spread_temperature",
     "support_sizes",
     "token_transport",
     "top_tokens",

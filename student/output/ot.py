@@ -65,7 +65,7 @@ def token_transport(
             or :func:`student.output.byte_vectors`.
         teacher_vectors: (V_t, D) float, in the same space; see
             :func:`in_student_space` where widths differ.
-        student_temperature: > 0, one or (N,); :func:`spread_temperature` adapts it.
+        student_temperature: > 0, one or (N,).
         teacher_temperature: > 0, one or (N,).
         settings: the solver; None takes the defaults.
         weight: (N,) float >= 0, how much each row counts; rows of 0, such as padding,
@@ -129,36 +129,6 @@ def hybrid(transport: Tensor, divergence: Tensor, alpha: float) -> Tensor:
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")
     return alpha * transport + (1 - alpha) * divergence
-
-
-def spread_temperature(
-    logits: Tensor, base: float = 1.0, least: float = 1e-3
-) -> Tensor:
-    """A temperature per row that makes rows equally spread.
-
-    Args:
-        logits: (N, k) float; -inf takes no part.
-        base: what remains to divide by, > 0.
-        least: lower limit of a row's spread, for rows of equal logits, > 0.
-
-    Returns:
-        (N,) ``base`` times the standard deviation of the row, with its gradient.
-
-    Raises:
-        ValueError: base or least is not positive.
-
-    Source:
-        Sun et al. 2024, logit standardisation (arXiv 2403.01643), eq. 10, over the
-        chosen tokens instead of the vocabulary.
-    """
-    if base <= 0 or least <= 0:
-        raise ValueError(f"base and least must be > 0, got {base} and {least}")
-    seen = ~logits.isinf()
-    count = seen.sum(-1).clamp_min(1)
-    known = torch.where(seen, logits, 0)
-    mean = known.sum(-1) / count
-    variance = torch.where(seen, known - mean[:, None], 0).square().sum(-1) / count
-    return base * variance.clamp_min(least**2).sqrt()
 
 
 def in_student_space(

@@ -81,19 +81,3 @@ def fill_tail_(teacher: Tensor, student: Tensor, support: Support) -> None:
     mass = teacher.masked_fill(~tail, least).logsumexp(-1, keepdim=True)
     own = student.masked_fill(~tail, least).logsumexp(-1, keepdim=True)
     torch.where(tail, student + (mass - own), teacher, out=teacher)
-
-
-def renormalised(log_probs: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Restrict distributions to some tokens.
-
-    Args:
-        log_probs: (N, V) float log probabilities.
-        indices: (N, k) int64, distinct tokens of every row.
-
-    Returns:
-        (N, k) log probabilities that sum to 1 over the chosen tokens, and (N,) the
-        probability that was left out, in [0, 1].
-    """
-    chosen = log_probs.gather(-1, indices)
-    kept = chosen.logsumexp(-1, keepdim=True)
-    return chosen - kept, -torch.expm1(kept[..., 0]).clamp(max=0)

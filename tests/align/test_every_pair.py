@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from align.byte_lengths import ByteLengths
 from align.causality import check_causal
+from align.overlap import lines, overlaps
 from align.tokenizer_align import (
     CausalCharIoUAligner,
     CharIoUAligner,
     ChunkEndAligner,
     LastTokenAligner,
-    overlap_pairs,
 )
 from align.tokens import encode_batch
 from tests.align import definitions
@@ -131,11 +131,14 @@ def check_pair(student, teacher, read_s, read_t):
 
 def check_symmetric(student, teacher):
     """The overlaps of (a, b) are those of (b, a), turned round."""
-    rows, cols, iou, shared = overlap_pairs(student.spans, teacher.spans)
-    back = overlap_pairs(teacher.spans, student.spans)
-    order = np.lexsort((back[0].numpy(), back[1].numpy()))
-    assert torch.equal(rows, back[1][order]) and torch.equal(cols, back[0][order])
-    assert torch.equal(iou, back[2][order]) and torch.equal(shared, back[3][order])
+    student_line, teacher_line = lines(student.spans, teacher.spans)
+    there = overlaps(student_line, teacher_line)
+    back = overlaps(teacher_line, student_line)
+    order = np.lexsort((back.rows, back.cols))
+    assert np.array_equal(there.rows, back.cols[order])
+    assert np.array_equal(there.cols, back.rows[order])
+    assert np.array_equal(there.shared, back.shared[order])
+    assert np.array_equal(there.union, back.union[order])
 
 
 def test_some_pairs_align_as_defined_on_every_corpus(sides, excerpts):

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.causality import check_causal
+from align.overlap import lines, overlaps
 from align.tokenizer_align import (
     CausalCharIoUAligner,
     CharIoUAligner,
     LastTokenAligner,
     build_char_align_matrix,
     char_iou,
-    overlap_pairs,
 )
 from align.tokens import encode_batch
 from tests.small_tokenizers import outside
@@ -54,7 +54,7 @@ def test_char_iou_names_the_reversed_span():
     with pytest.raises(ValueError, match=r"teacher_spans\[0\] is \[3, 1\]"):
         char_iou(good, reversed_span)
     with pytest.raises(ValueError, match=r"student_spans\[0\] is \[3, 1\]"):
-        overlap_pairs(reversed_span[None], good[None])
+        lines(reversed_span[None], good[None])
 
 
 @pytest.mark.parametrize(("student", "teacher"), PAIRS)
@@ -84,10 +84,12 @@ def test_the_sweep_is_exact_for_spans_in_any_order_that_nest_or_repeat(samples):
     for row, (s, t) in enumerate(samples):
         student[row, : len(s)] = torch.tensor(s)
         teacher[row, : len(t)] = torch.tensor(t)
-    rows, cols, iou, shared = overlap_pairs(student, teacher)
-    assert bool((rows[1:] >= rows[:-1]).all()) and bool((shared > 0).all())
+    student_line, teacher_line = lines(student, teacher)
+    pairs = overlaps(student_line, teacher_line)
+    assert (pairs.rows[1:] >= pairs.rows[:-1]).all() and (pairs.shared > 0).all()
     got = torch.zeros(len(samples) * width[0], len(samples) * width[1])
-    got[rows, cols] = iou
+    cells = student_line.index[pairs.rows], teacher_line.index[pairs.cols]
+    got[cells] = torch.from_numpy(pairs.shared / pairs.union).float()
     expected = torch.block_diag(
         *(char_iou(s, t) for s, t in zip(student, teacher, strict=True))
     )
@@ -100,8 +102,8 @@ def test_a_million_characters_align_without_a_dense_matrix():
     ends_t = torch.arange(1, 250_001) * 6
     student = torch.stack([ends_s - 5, ends_s], dim=1)[None]
     teacher = torch.stack([ends_t - 6, ends_t], dim=1)[None]
-    rows, *_ = overlap_pairs(student, teacher)
-    assert len(rows) == 500_000  # 10 pairs every 30 characters
+    pairs = overlaps(*lines(student, teacher))
+    assert len(pairs.rows) == 500_000  # 10 pairs every 30 characters
 
 
 # --- the future

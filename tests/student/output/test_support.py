@@ -1,6 +1,6 @@
 import torch
 
-from student.output.support import Support, fill_tail_, in_tail, renormalised
+from student.output.support import Support, fill_tail_, in_tail
 
 P = torch.tensor([[0.5, 0.2, 0.2, 0.06, 0.04]])
 
@@ -20,12 +20,3 @@ def test_the_tails_mass_is_spread_as_the_student_spreads_its_own():
     fill_tail_(teacher, student.log(), Support(top_k=2))
     expected = torch.tensor([[0.5, 0.2, 0.2, 0.075, 0.025]])  # 0.1 as 3 to 1
     torch.testing.assert_close(teacher.exp(), expected)
-
-
-def test_what_a_chosen_support_leaves_out_is_stated():
-    kept, left_out = renormalised(P.log(), torch.tensor([[0, 3]]))
-    expected = torch.tensor([[0.5 / 0.56, 0.06 / 0.56]])
-    torch.testing.assert_close(kept.exp(), expected)
-    torch.testing.assert_close(left_out, torch.tensor([0.44]))
-    _, nothing = renormalised(P.log(), torch.arange(5)[None])
-    assert 0 <= nothing.item() < 1e-6
