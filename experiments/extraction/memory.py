@@ -127,8 +127,8 @@ def _phase_memory(
 ) -> dict[str, int]:
     train = extraction.stages[index].phase.train
     names = extraction.stages[index].teachers
-    live = {name: extraction.models.live[name].loaded.model for name in names}
-    teachers = sum(map(_bytes, live.values()))
+    weights = {n: _bytes(extraction.models.live[n].loaded.model) for n in names}
+    teachers = sum(weights.values())
     device = next(distiller.parameters()).device
     longest = extraction.corpus.longest[: train.batch_size]
     batch = extraction.models.encode([s.text for s in longest]).to(device)
@@ -153,8 +153,8 @@ def _phase_memory(
         "optimiser": divided(moments(train, trained // FLOAT), 1),
         "activations and losses": max(0, steps.most - trained - ahead),
         "teachers' weights": sum(
-            _bytes(live[name])
-            for name in names
+            size
+            for name, size in weights.items()
             if not extraction.config.store.reads(name)
         ),
         "teachers' KV": kv + ahead,
@@ -271,8 +271,8 @@ def _pace(
     every = stage.phase.loss.outcome_every
     between = taught(1)
     with_outcomes = between + (taught(0) - between) / every if every else between
-    live = extraction.models.live
-    teachers = {name: _bytes(live[name].loaded.model) for name in stage.teachers}
+    models = extraction.models
+    teachers = {n: _bytes(models.live[n].loaded.model) for n in stage.teachers}
     plain = _seconds(lambda: _learn(alone, batch, (), rows, 0))
     return Pace(with_outcomes, plain, teachers)
 

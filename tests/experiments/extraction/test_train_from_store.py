@@ -15,7 +15,6 @@ from experiments.extraction.stand_ins import check_settings
 from experiments.settings import merge
 from student.feed import Kitchen
 from teacher.store import KVStore, StoreError
-from teacher.stored_teacher import same_tokens
 from tests.experiments import spoiled
 from tests.experiments.small_runs import said, small_config
 from tests.experiments.test_chats import PLAIN, STRICT, templated, write_chats
@@ -76,11 +75,21 @@ def test_live_and_stored_teachers_give_the_same_losses(run, tmp_path, capsys):
 def test_one_stored_and_one_live_teacher_give_the_losses_of_two_live_ones(
     run, tmp_path, capsys
 ):
-    live = run("live")
-    extract(tmp_path, capsys, "store.encoding=float32")
+    outputs = [
+        "phase.all.output.projected_kl=1",
+        "phase.all.output.teachers={projected_kl: [qwen-code]}",
+    ]
+    live = run("live", *outputs)
+    assert "projected_kl" in live[0]
+    extract(tmp_path, capsys, "store.encoding=float32", *outputs)
     shutil.rmtree(tmp_path / "kv" / "kv" / "qwen-code")
     words = ["store.read=[gpt2-prose]", "store.encoding=float32"]
-    close(run("mixed", *words), live, 1e-6)
+    close(run("mixed", *words, *outputs), live, 1e-6)
+    config = str(tmp_path / "config.yaml")
+    words += ["run.name=refused", "phase.all.loss.gamma_kl=0.1"]
+    code, message = said(["train", config, *words], capsys)
+    assert code == 2 and "attention_kl compares attention" in message
+    assert "which teacher 'gpt2-prose' cannot give: stores hold" in message
 
 
 def test_a_teacher_that_has_no_store_is_asked_live_and_that_is_said(
@@ -299,11 +308,3 @@ def test_ranks_read_disjoint_parts_and_epochs_other_orders():
     assert sorted(parts[0] + parts[1]) == list(range(12))
     assert not set(parts[0]) & set(parts[1])
     assert numbers(0, 1, 0) != numbers(0, 1, 12)
-
-
-def test_kv_on_the_students_tokens_stay_where_they_are():
-    covered = torch.tensor([[True, False, True], [False, True, True]])
-    alignment = same_tokens(covered)
-    assert alignment.covered.equal(covered)
-    x = torch.randn(2, 2, 3, 5)
-    assert alignment.apply(x).equal(x * covered[..., None])
