@@ -139,7 +139,9 @@ def load_data(
         [samples[index] for index in split.of(mark)]
         for mark in (LEARNT, MEASURED, SPARE)
     )
-    overlap = check_overlap(config, pieces, split, len(kept))
+    overlap = check_overlap(
+        config, twice=split.twice, total=len(pieces), left=len(kept)
+    )
     first = at_most(apart, config.eval_samples)
     measured = [*first, *own]
     taken = {id(sample) for sample in first}
@@ -189,31 +191,34 @@ def held_out_text(
     return cut, HeldOut(domains, frozenset(digests))
 
 
-def check_overlap(config: DataConfig, pieces: Pieces, split: Split, kept: int) -> str:
+def check_overlap(
+    config: DataConfig, *, twice: int, total: int, left: int, unit: str = "samples"
+) -> str:
     """Say how much of the training text is held out, too.
 
     Args:
         config: the ``data`` section.
-        pieces: of ``data.train``.
-        split: what became of them.
-        kept: how many are learned from.
+        twice: parts of ``data.train`` that are held out, too.
+        total: parts of ``data.train``.
+        left: how many are learned from.
+        unit: what the parts are called.
 
     Returns:
         A sentence; empty where no text is.
 
     Raises:
-        ValueError: all of it is, or some and ``overlap`` is ``refuse``.
+        InputError: all of it is, or some and ``overlap`` is ``refuse``.
     """
-    if not split.twice:
+    if not twice:
         return ""
     train, held = ({path for _, path in config.sources(w)} for w in ("train", "eval"))
     both = sorted(train & held)
     named_twice = f"; data.train and data.eval both name {', '.join(both)}"
     what = (
-        f"{split.twice} of {len(pieces)} samples of data.train are held out, too, "
+        f"{twice} of {total} {unit} of data.train are held out, too, "
         f"character by character{named_twice if both else ''}"
     )
-    if not kept:
+    if not left:
         other = (
             "give other text in data.eval, or leave it empty to hold out "
             "data.eval_share of data.train"

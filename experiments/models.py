@@ -41,6 +41,34 @@ ADAPTER = "adapter"
 """Folder of a student's low-rank updates, inside that of the student they are in."""
 
 
+def check_causal(name: str, kind: str) -> None:
+    """See that a student predicts text.
+
+    Raises:
+        InputError: it is no decoder.
+    """
+    if kind != "decoder":
+        raise InputError(f"student {name!r} is an {kind}; give a causal language model")
+
+
+def check_positions(config: Config, positions: int | None) -> None:
+    """See that the student has positions for texts of ``data.max_length``.
+
+    Args:
+        config: the run.
+        positions: of the student's table, None where it has none.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if positions is not None and config.data.max_length > positions:
+        raise InputError(
+            f"data.max_length is {config.data.max_length}, but the student "
+            f"{config.student.model!r} has {positions} positions; set "
+            f"data.max_length={positions} or less"
+        )
+
+
 class Models:
     """The student's origin and the loaded teachers."""
 
@@ -58,17 +86,12 @@ class Models:
                 p.numel() * p.element_size() for p in first.model.parameters()
             )
             capture = KVCapture(self._adapted(first.model))
-        limit, self.student_layers = capture.max_tokens, capture.num_layers
+        self.student_layers = capture.num_layers
         self.student_tokenizer: Any = first.tokenizer
         self.encode = Encoder(
             first.tokenizer, config.data.max_length, config.data.learn_end
         )
-        if limit is not None and config.data.max_length > limit:
-            raise InputError(
-                f"data.max_length is {config.data.max_length}, but the student "
-                f"{config.student.model!r} has {limit} positions; set "
-                f"data.max_length={limit} or less"
-            )
+        check_positions(config, capture.max_tokens)
         self.stored: dict[str, StoredTeacher] = (
             stored_teachers(config, first.tokenizer) if config.store.read else {}
         )
@@ -335,10 +358,7 @@ class Models:
             dtype=getattr(torch, own.dtype),
             init_seed=self._config.run.seed if fresh else None,
         )
-        if loaded.kind != "decoder":
-            raise InputError(
-                f"student {name!r} is an {loaded.kind}; give a causal language model"
-            )
+        check_causal(name, loaded.kind)
         return loaded
 
     def _export_dtypes(self, whole: Any) -> dict[str, torch.dtype]:

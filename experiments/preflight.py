@@ -6,16 +6,23 @@ A job that waited a day in a queue should not end on a name written wrongly.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
+
+import torch
 
 from align.errors import MissingFileError
 from experiments.arms import plan_arms, repeated_arms
+from experiments.assemble.read_through import read_through
 from experiments.config import Config
+from experiments.models import check_causal, check_positions
 from experiments.place import named
 from experiments.presets import load_registry
 from experiments.run.plan import RunPlan, plan_run
 from experiments.run_parts import Stage
 from experiments.teacher_rule import TeacherFacts
 from plugins.registry import Registry
+from teacher.fresh import fresh_model
+from teacher.limits import position_limit
 from teacher.models import read_config
 from teacher.names import ZOO, zoo_parts
 
@@ -41,33 +48,51 @@ def preflight(
     """
     plan = plan_run(config, registry or load_registry(config), resume)
     sentences = [f"warning: {sentence}" for sentence in plan.warnings]
-    with named("student"):
-        _facts(config.student.model)
-    facts = {}
-    for name, entry in config.teachers.items():
-        with named(f"teachers.{name}"):
-            facts[name] = _facts(entry.model)
-    known = {name: found for name, found in facts.items() if found is not None}
+    student = _config_of(config.student.model, "student")
+    if student is not None:
+        settings, kind = student
+        with named("student"):
+            check_causal(config.student.model, kind)
+        check_positions(config, _positions(settings))
+    facts = {
+        name: _facts(_config_of(entry.model, f"teachers.{name}"))
+        for name, entry in config.teachers.items()
+    }
+    known = {name: fact for name, fact in facts.items() if fact is not None}
     if len(known) == len(facts):
         sentences += _plan(plan, known)
     else:
         unbuilt = ", ".join(name for name in facts if name not in known)
         sentences.append(f"embedded teachers to be built first: {unbuilt}")
+    sentences += read_through(config.data)
     return [*sentences, f"run: {config.run_dir.absolute()}"]
 
 
-def _facts(model: str) -> TeacherFacts | None:
-    """Of a model that is there; None of an embedded one that is not built."""
-    if model.startswith(ZOO):
-        from teacher.zoo import zoo_path
+def _config_of(model: str, place: str) -> tuple[Any, str] | None:
+    """Settings and kind of a model; None of an embedded one that is not built."""
+    with named(place):
+        if model.startswith(ZOO):
+            from teacher.zoo import zoo_path
 
-        scale, name = zoo_parts(model)
-        try:
-            model = str(zoo_path(name, scale=scale))
-        except MissingFileError:
-            return None
-    found, kind = read_config(model)
-    return TeacherFacts(kind=kind, family=found.model_type)
+            scale, name = zoo_parts(model)
+            try:
+                model = str(zoo_path(name, scale=scale))
+            except MissingFileError:
+                return None
+        return read_config(model)
+
+
+def _facts(model: tuple[Any, str] | None) -> TeacherFacts | None:
+    if model is None:
+        return None
+    settings, kind = model
+    return TeacherFacts(kind=kind, family=settings.model_type)
+
+
+def _positions(settings: Any) -> int | None:
+    """Of a causal model's table of positions, found on a model without weights."""
+    with torch.device("meta"):
+        return position_limit(fresh_model(settings, 0, torch.float32, False))
 
 
 def _plan(plan: RunPlan, facts: dict[str, TeacherFacts]) -> Iterator[str]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from align.chat_rows import RowError
 from align.conversation import Conversation
+from align.errors import InputError
 from align.text import TextSample, iter_file
+from align.text_files import kind_of
 from align.text_folder import TextFile, TextFiles, absolute, shortest_names, text_files
 from experiments.config import Config
 from experiments.place import named
@@ -28,7 +32,8 @@ Which = Literal["train", "eval"]
 LISTS: tuple[Which, ...] = ("train", "eval")
 
 _FIRST = 16
-"""Files of a source whose first rows are read before any work."""
+"""Files of a source that are looked at before any work, and texts of each."""
+_NUMBER = re.compile(r"(?=.*\d)[-+]?(\d[\d,_ ]*)?\.?\d*([eE][-+]?\d+)?%?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +92,18 @@ class Reading:
                 continue
             for file, domain in zip(source.found.files, source.domains, strict=True):
                 with named(f"data.{which}"):
-                    yield from self._file(file, domain)
+                    yield from self.of_file(file, domain)
 
-    def _file(self, file: TextFile, domain: str) -> Iterator[TextSample]:
+    def of_file(self, file: TextFile, domain: str) -> Iterator[TextSample]:
+        """Read one file of a source.
+
+        Args:
+            file: from :func:`sources_of`.
+            domain: of its samples.
+
+        Raises:
+            MtkdError: see :func:`align.text.iter_texts`.
+        """
         skip = self.config.on_bad_row == "skip"
         samples = iter_file(
             file,
@@ -149,7 +163,24 @@ def check_sources(config: DataConfig) -> None:
             pairs = zip(source.found.files, source.domains, strict=True)
             for file, domain in list(pairs)[:_FIRST]:
                 with named(f"data.{which}"):
-                    next(reading._file(file, domain))
+                    first = list(islice(reading.of_file(file, domain), _FIRST))
+                    _check_numbers(file.path, first, config.text_field)
+
+
+def _check_numbers(path: Path, first: Sequence[TextSample], text_field: str) -> None:
+    """Refuse a table whose first rows hold numbers where the text should be.
+
+    Tables alone: whoever writes numbers into a string of JSON means them.
+    """
+    if kind_of(path) not in ("csv", "tsv"):
+        return
+    texts = [sample.text.strip() for sample in first]
+    if all(_NUMBER.fullmatch(text) for text in texts):
+        raise InputError(
+            f"{path}: field {text_field!r} holds nothing but numbers "
+            f"({', '.join(texts[:3])}); set data.text_field to the field with the "
+            "text, or, where numbers are the text, save the rows as .jsonl"
+        )
 
 
 def source_warnings(config: Config) -> list[str]:

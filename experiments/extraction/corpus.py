@@ -122,7 +122,7 @@ def plan_corpus(
     split = choose(config, pieces, held, seed)
     own = tuple(calibration_texts(config, cutter))
     learnt, digest = split.marks.count(LEARNT), hashlib.sha256()
-    overlap = check_overlap(config, pieces, split, learnt)
+    overlap = check_overlap(config, twice=split.twice, total=len(pieces), left=learnt)
     bare = Corpus(config, pieces, split.marks, own[:calibration], 0, "", (), ())
     count, step = 0, max(1, learnt // SAMPLED)
     probe: list[TextSample] = []

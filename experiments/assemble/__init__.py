@@ -1,0 +1,1 @@
+"""From names in a config to models, texts and modules that teach."""
