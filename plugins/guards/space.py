@@ -10,7 +10,7 @@ from torch import Tensor
 
 from align.kv import KV
 from plugins.contract_space import future_problem
-from plugins.contract_space_answers import (
+from plugins.contract_space.answers import (
     comparisons_problem,
     fit_problem,
     injection_problem,

@@ -4,8 +4,13 @@ import pytest
 import torch
 
 from align.time_align import Alignment
-from plugins.contract_lesson import lesson, reached, teacher_shapes, with_other_keys
 from plugins.contract_space import space
+from plugins.contract_space.lesson import (
+    lesson,
+    reached,
+    teacher_shapes,
+    with_other_keys,
+)
 from plugins.contracts import check
 from student.bridges import AdapterBridge
 from tests.plugins.broken.spaces import BROKEN, FAULTS

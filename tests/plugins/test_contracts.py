@@ -136,7 +136,7 @@ def writes_to_targets(ctx):
         ("phase", {"loss": {"lambda_k": -1}}, "its settings exist", "lambda_k"),
         ("phase", {"train": 3}, "each section is a mapping", "train"),
         ("phase", {"align": {"nonsense": 1}}, "its settings exist", "'nonsense'"),
-        ("phase", {"align": {"min_coverage": 2}}, "its settings exist", "in 0..1"),
+        ("phase", {"align": {"min_coverage": 2}}, "its settings exist", "in [0, 1]"),
         ("phase", {"teachers": {"most": 1}}, "its settings exist", "'most'"),
         ("phase", {"teachers": {"min": -1}}, "its settings exist", "teachers.min"),
     ],
