@@ -12,6 +12,7 @@ from experiments.settings import ConfigError
 from plugins.hookspecs import hookimpl
 from plugins.registry import Registry
 from student.output import token_bytes, vocabulary
+from teacher.live_teacher import LiveTeacher
 from tests.experiments.small_runs import small_config
 
 
@@ -27,7 +28,8 @@ class Speaks:
 
 def teacher(*tokens: str, kind: str = "decoder", causal: bool = True, head=True):
     loaded = SimpleNamespace(kind=kind, tokenizer=Speaks(*tokens))
-    return loaded, SimpleNamespace(causal=causal, has_logits=head)
+    capture = SimpleNamespace(causal=causal, has_logits=head)
+    return LiveTeacher("any", loaded, capture)
 
 
 TEACHERS = {
