@@ -128,7 +128,10 @@ class ByteLengths:
             np.subtract(end, lengths, out=spans[..., 0])
             spans[..., 1] = end
             return spans, fits
-        # all texts in one line of bytes; what follows the last begins a character
+        # All texts in one line of bytes; what follows the last begins a character. In
+        # UTF-8 (RFC 3629, section 3) every byte but 10xxxxxx begins one. A token that
+        # ends within a character holds it, as does the token that goes on there: a span
+        # goes from its first byte's character to all that have begun before its end.
         joined = np.frombuffer(b"".join([*raw, b"."]), dtype=np.uint8)
         chars = np.zeros(len(joined) + 1, dtype=np.int64)  # characters up to a byte
         chars[1:] = (joined & 0xC0) != 0x80

@@ -232,6 +232,8 @@ def variance_kept(stats: CalibrationStats, weight: Tensor) -> Tensor:
         (L,) float64 in [0, 1], over standardised channels.
     """
     scale = stats.std_x
+    # z = standardised x and c = z W, so cov(z, c) = R W and cov(c) = W^T R W: the best
+    # linear guess of z from c explains tr(R W (W^T R W)^+ W^T R) of tr(R).
     corr = stats.cov_x / (scale[:, :, None] * scale[:, None])
     inner = weight.to(corr) * scale[:, :, None]
     size = inner.norm(dim=1, keepdim=True)

@@ -268,6 +268,8 @@ def group_heads(
         first = head * teacher_heads // student_heads
         last = -(-(head + 1) * teacher_heads // student_heads)
         heads[first:last, head] = 1 / (last - first)
+    # Channels are laid out head by head, C = H x D, which is the order of a Kronecker
+    # product: one map between heads, times one within each.
     return torch.kron(heads, torch.eye(size_in, size_out))
 
 

@@ -141,6 +141,10 @@ METHODS = ("none", "linear", "ntk", "ntk-aware", "dynamic")
 class MultiTeacherRoPEScaler:
     """Re-rotate each teacher's keys for the student's context length.
 
+    For keys that are at hand already rotated. A run captures content keys, which no
+    rotation touches, and stretches the teacher's own embedding before it reads
+    (``teacher.context.extend_context``), by the same :func:`scaled_base`.
+
     A teacher with at least the student's context has s = 1, and its keys come back
     untouched, bit for bit.
     """
@@ -249,8 +253,8 @@ class MultiTeacherRoPEScaler:
             new = inverse_frequencies(rescaled, width)
         else:
             new = inverse_frequencies(self.scaling_method(base, width, scale), width)
-        # Turning back by the old angle and on by the new is one turn by the
-        # difference: one rounding instead of two.
+        # R(-p theta) and then R(p theta') is R(p (theta' - theta)), since rotations of
+        # one plane add: one rounding instead of two.
         return rotate(k, *rotary_table(new - old, position_ids, pairs), pairs)
 
 

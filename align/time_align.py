@@ -169,6 +169,9 @@ def _for_each(tables: int, index: Tensor, step: int) -> Tensor:
 def apply_char_alignment(teacher_kv: Held, A: Tensor | Alignment) -> Held:
     """Carry teacher values to the student's tokens.
 
+    A run has its aligner's :class:`Alignment` and applies it to projected features;
+    this takes a matrix, and whatever holds keys and values, as well.
+
     Args:
         teacher_kv: a KV; a tensor (..., T_t, D); or a ``past_key_values``, that is a
             (keys, values) pair of (B, H, T_t, D) for every layer or a transformers
@@ -231,6 +234,9 @@ def align_sequence_lengths(
     align_matrix: Tensor | Alignment | None = None,
 ) -> tuple[Held, Held, Tensor, Tensor]:
     """Give teacher and student the same number of tokens.
+
+    A run never pads one model to the other: an aligner carries every teacher to the
+    student's tokens (:func:`apply_char_alignment`, which this calls).
 
     Args:
         teacher_kv: a KV, a tensor (..., T_t, D), or a ``past_key_values`` as of

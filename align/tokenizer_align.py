@@ -159,6 +159,9 @@ def build_char_align_matrix(
 ) -> Tensor:
     """Weigh every teacher token for every student token by shared characters.
 
+    One text's dense matrix of what :class:`CharIoUAligner` finds sparsely for a batch,
+    by the same sweep; a run uses aligners.
+
     Args:
         student_tokens: T_s surface pieces (``Ġun``, ``▁un``, ``##un``, ``<0xE9>`` and
             byte-level alphabets are understood; pieces that are not in the text, such

@@ -53,7 +53,7 @@ class Fused(NamedTuple, Generic[Fusable]):
 def fuse_kvs_fixed(
     kvs_list: Sequence[Fusable], weights: Sequence[float] | Tensor | None = None
 ) -> Fusable:
-    """Average teachers with constant shares.
+    """Average teachers with constant shares; in a run, ``FixedRouter``.
 
     Args:
         kvs_list: M teachers of one shape, see :data:`Fusable`.
@@ -85,6 +85,8 @@ def fuse_kvs_similarity(
 ) -> Fused[Fusable]:
     """Average teachers by how near their prototypes lie to the query.
 
+    In a run a ``SimilarityRouter`` weighs and bridges call :func:`fuse_with_weights`.
+
     Args:
         kvs_list: M teachers of one shape, see :data:`Fusable`.
         query: (B, C) per text or (B, T, C) per token.
@@ -107,7 +109,7 @@ def fuse_kvs_similarity(
 def fuse_kvs_learnable(
     kvs_list: Sequence[Fusable], query: Tensor, router: nn.Module
 ) -> Fused[Fusable]:
-    """Average teachers by a trained router's weights.
+    """Average teachers by a trained router's weights; in a run, a ``Weigher`` asks it.
 
     Both carry a gradient to the router: inject the average and train by the outcome,
     but ``.kv.detach()`` it before using it as a target.

@@ -121,7 +121,9 @@ def find_rotation(
 def inverted(positions: Positions) -> Positions:
     """What turns keys back: the negative angle, divided by cos² + sin².
 
-    YaRN and LongRoPE scale cosines and sines, and bf16 rounds both.
+    A pair of channels is multiplied by R = [[c, -s], [s, c]] (Su et al. 2021, 3.2),
+    whose inverse is R^T / (c² + s²). The divisor is 1 only in theory: YaRN and LongRoPE
+    scale cosines and sines by an attention factor, and bf16 rounds both.
     """
     cos, sin = _wide(positions)
     norm = cos.square() + sin.square()

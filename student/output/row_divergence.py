@@ -105,6 +105,7 @@ def pull_(
         torch.log_softmax(t, -1, out=t)
         fill_tail_(t, s, settings.support)
         found = _GRADIENTS[settings.kind](s, t, settings.mix, spare[0, : len(s)])
+        # T^2 D of s / T: the chain rule takes one T away from the gradient to s
         torch.mul(found, hot.square(), out=losses[rows])
         s.mul_((hot * scale[rows])[:, None])
     return losses
@@ -144,6 +145,7 @@ def forward_kl_row_(
         The distance; None, with nothing written to ``out``, where a logit is not
         finite or so large that its exponential leaves the range of floats.
     """
+    # KL(p || q) = sum p (t - s) + log Z_s - log Z_t, with p = exp(t) / Z_t
     p = torch.exp(t, out=spare[0])
     mass_t, apart = float(p.sum()), float(p.dot(t)) - float(p.dot(s))
     q = torch.exp(s, out=spare[1])
@@ -165,6 +167,7 @@ def _forward(s: Tensor, t: Tensor, mix: float, spare: Tensor) -> Tensor:
 
 
 def _reverse(s: Tensor, t: Tensor, mix: float, spare: Tensor) -> Tensor:
+    # dD/ds_j = q_j (log q_j/p_j + 1) - q_j (D + 1): a softmax's gradient is centred
     apart = torch.sub(s, t, out=t)
     s.exp_()
     loss = torch.mul(s, apart, out=spare).sum(-1)

@@ -257,6 +257,8 @@ def _of_positive_mass(
     paid, value, u, v, code = emd(a[rows], b[cols], some, _PIVOTS, 1)
     plan, source, target = (np.zeros(x.shape) for x in (cost, a, b))
     plan[np.ix_(rows, cols)], source[rows], target[cols] = paid, u, v
+    # Kantorovich's dual asks for u_i + v_j <= C_ij, so the largest potential of an
+    # empty row is min_j (C_ij - v_j), its c-transform.
     source[~rows] = (cost[~rows][:, cols] - v).min(1)
     target[~cols] = (cost[rows][:, ~cols] - u[:, None]).min(0)
     return plan, value, source, target, code
@@ -265,6 +267,8 @@ def _of_positive_mass(
 def _sinkhorn(
     a: Tensor, b: Tensor, cost: Tensor, settings: TransportSettings, with_plan: bool
 ) -> Solution:
+    # In units of epsilon: phi_i = -log sum_j b_j exp(psi_j - C_ij / epsilon), and psi
+    # likewise. Logarithms, because exp(-C / epsilon) underflows where epsilon is small.
     kernel = -cost / settings.epsilon
     log_a, log_b = a.log(), b.log()
     psi = torch.zeros_like(b)  # potentials in units of epsilon
@@ -274,7 +278,7 @@ def _sinkhorn(
         last = step == settings.iterations
         if last or step % _CHECK_EVERY == 0:
             next_phi = -(kernel + (psi + log_b)[:, None]).logsumexp(2)
-            # the columns are right; what is wrong is in the rows
+            # columns are right; row i of the plan holds a_i exp(phi_i - next_phi_i)
             wrong = (a * torch.expm1(phi - next_phi).abs()).sum(1)
             if last or not bool((wrong > settings.tolerance).any()):
                 break
@@ -285,6 +289,7 @@ def _sinkhorn(
     if with_plan:
         plan = (kernel + (phi + log_a)[:, :, None] + (psi + log_b)[:, None]).exp_()
     source, target = settings.epsilon * phi, settings.epsilon * psi
+    # The dual's last term, epsilon (1 - mass of the plan), is 0 once columns are right.
     value = (a * source).sum(1) + (b * target).sum(1)
     return _centred(Solution(value, source, target, plan), a)
 

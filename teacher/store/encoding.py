@@ -245,6 +245,9 @@ def _best_codes(x: Tensor, bits: int) -> Tensor:
             f"a value of {float(largest.max()):.3g} lies outside what int{bits} "
             "holds; choose encoding bfloat16"
         )
+    # The widest step holds the extremes. A narrower one cuts them off and rounds all
+    # others finer, which pays where few values are large (clipping; Banner et al. 2019,
+    # arXiv 1810.05723): the squared error decides, group by group.
     candidates = [(widest - less).clamp_min(0) for less in range(_NARROWER[bits] + 1)]
     errors = []
     for codes in candidates:
@@ -261,7 +264,10 @@ def _step(codes: Tensor) -> Tensor:
 
 
 def _levels(x: Tensor, step: Tensor, levels: int) -> Tensor:
-    """The level below each value; a level stands for the value half a step above it."""
+    """The level below each value; a level stands for the value half a step above it.
+
+    Without a level at zero all 2^bits levels are used, half of them on either side.
+    """
     return (x / step).floor_().clamp_(-levels, levels - 1)
 
 

@@ -91,6 +91,8 @@ def save_kvs(
 def load_kvs(path: str | Path) -> list[KV]:
     """Read a whole store, verified; :class:`KVStore` reads single samples.
 
+    A run reads samples through ``KVStore``, as this does one after another.
+
     Raises:
         FileNotFoundError: no finished store there.
         ValueError: a file is damaged; the text names it.
