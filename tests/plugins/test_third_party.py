@@ -15,6 +15,8 @@ from align.errors import MtkdError
 from experiments.config import load_config
 from experiments.driver import run_training
 from experiments.presets import BuiltinPhases
+from experiments.report import report_text
+from experiments.run_dir import read_run
 from plugins import Registry
 from plugins.scaffold import new_plugin
 from tests.experiments.small_runs import small_config
@@ -129,7 +131,7 @@ def test_a_strangers_space_and_router_train_with_their_options(
         line for line in lines if line["kind"] == "train" and line["arm"] == "main"
     ]
     assert all(line["terms"]["kv_k"] > 0 for line in train)
-    report = (run / "report.md").read_text()
+    report = report_text(read_run(run))
     for kind, name in (("router", "readers"), ("space", "sketch")):
         assert f"The {kind} `{name}` is of the plugin `mtkd_example_plugin`" in report
     weights = [line["weights"] for line in lines if line["kind"] == "routing"]
