@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
 from experiments.config import Config, PhaseConfig
+from experiments.outputs import build_term
 from experiments.settings import ConfigError, check
 from experiments.used_plugins import names_used
 from fuse.config import LEARNABLE, choice_of
 from plugins.options import options_of
 from plugins.registry import Registry
 from student.config import TrainConfig
+from student.terms import chosen_terms
 
 RESUME = ("auto", "never", "must")
 
@@ -47,6 +50,32 @@ def _check_options(phase: PhaseConfig, registry: Registry) -> None:
     ):
         factory = registry.entry(kind, name).value
         check(options_of(factory), options, f"fuse.{setting}")
+    for name, term in chosen_terms(phase.loss, phase.output).items():
+        if name not in phase.loss.terms:
+            continue  # a short form has no options
+        options_class = options_of(registry.entry("objective", term.kind).value)
+        place = f"phase.{phase.name}.loss.terms.{name}"
+        entry = {"use": term.kind, "weight": term.weight, **term.options}
+        check(_term_schema(options_class), entry, place)
+        try:
+            build_term(term, registry)
+        except ValueError as error:
+            raise ConfigError(f"{place}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AnyTerm:
+    """What stands beside the options of every term."""
+
+    use: str = ""
+    weight: float = 1.0
+
+
+def _term_schema(options: type) -> type:
+    """The keys of an entry of ``loss.terms``."""
+    return make_dataclass(
+        "Term", [], bases=(_AnyTerm, options), frozen=True, kw_only=True
+    )
 
 
 def check_resume(run_dir: Path, resume: str) -> None:

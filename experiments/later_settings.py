@@ -21,6 +21,7 @@ LATER: Mapping[str, Any] = {
     "likelihood_ends": "tokens",
     "on_bad_row": "stop",
     "learn_end": False,
+    "terms": {},
 }
 """Settings that earlier versions had not, with what these did: records leave them out,
 so that runs and stores of these versions go on."""

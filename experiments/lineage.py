@@ -18,7 +18,9 @@ from experiments.later_settings import LATER, since_ever
 from experiments.settings import ConfigError, plain
 from experiments.used_plugins import changed_code, plugin_records
 from student.checkpoint import MARKER
+from student.output.terms.config import OUTPUT_TERMS
 from student.phase_checkpoint import steps_kept
+from student.terms import chosen_terms
 from teacher.store.manifest import brief
 
 if TYPE_CHECKING:
@@ -60,7 +62,10 @@ def record_of(
             "loss": since_ever(stage.phase.loss),
             "train": with_effect(stage.phase.train),
         }
-        if stage.phase.output.weights:  # runs from before there were any go on
+        terms = chosen_terms(stage.phase.loss, stage.phase.output).values()
+        if any(
+            term.kind in OUTPUT_TERMS for term in terms
+        ):  # runs from before there were any go on
             phases[f"{index + 1}-{stage.phase.name}"]["output"] = since_ever(
                 stage.phase.output
             )

@@ -13,12 +13,13 @@ from experiments.config import PhaseConfig
 from experiments.settings import ConfigError
 from fuse.router import learns, needs_sample
 from plugins.registry import Registry
+from student.config import ChosenTerm
 from student.objective import OUTPUTS, Objective, needs_of
 from student.output import Lexicon, Spelling, Vocabulary, common_pieces
 from student.output.temperature import SCHEDULES
 from student.output.terms import OutputPlan
 from student.output.terms.config import HEATED, OUTPUT_TERMS, SAME_VOCABULARY
-from student.terms import term_weights
+from student.terms import chosen_terms, short_form
 from teacher.capture import KVCapture
 from teacher.output_head import linear_head, vocabulary_digest
 
@@ -27,18 +28,37 @@ Teachers = Mapping[str, Teacher]
 
 def active_objectives(phase: PhaseConfig, registry: Registry) -> dict[str, Objective]:
     """The terms of a phase with teachers, by name, to be asked what they need."""
-    names = term_weights(phase.loss, phase.output)
-    return {name: registry.guarded("objective", name)() for name in names}
+    terms = chosen_terms(phase.loss, phase.output)
+    return {name: build_term(term, registry) for name, term in terms.items()}
+
+
+def build_term(term: ChosenTerm, registry: Registry) -> Objective:
+    """What a config's choice of a term stands for, with its options."""
+    objective: Objective = registry.guarded("objective", term.kind)(**term.options)
+    return objective
+
+
+def kinds_of(phase: PhaseConfig) -> list[str]:
+    """The kinds of all terms that are on, each once, in order."""
+    terms = chosen_terms(phase.loss, phase.output)
+    return list(dict.fromkeys(term.kind for term in terms.values()))
 
 
 def reading_outputs(phase: PhaseConfig, registry: Registry) -> list[str]:
-    """The terms of a phase that need next-token outputs, a plugin's among them.
+    """The kinds of terms that need next-token outputs, a plugin's among them.
 
     Raises:
         InputError: a term needs what nobody can give it.
     """
     every = active_objectives(phase, registry)
-    return [n for n, one in every.items() if OUTPUTS in needs_of({n: one})]
+    terms = chosen_terms(phase.loss, phase.output)
+    return list(
+        dict.fromkeys(
+            terms[name].kind
+            for name, objective in every.items()
+            if OUTPUTS in needs_of({name: objective})
+        )
+    )
 
 
 def wants_own_loss(phase: PhaseConfig, registry: Registry) -> bool:
@@ -62,10 +82,11 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
         for term, objective in objectives.items():
             for need in sorted(needs_of({term: objective}) - {OUTPUTS}):
                 if need in teacher.lacks:
+                    kind = chosen_terms(phase.loss, phase.output)[term].kind
                     raise ConfigError(
                         f"{term} compares {need}, which teacher {name!r} cannot give: "
-                        f"{teacher.lacks[need]}; set {setting_of(term)}=0 for the "
-                        "phase, or ask the teacher live (store.read)"
+                        f"{teacher.lacks[need]}; set {setting_of(phase, kind)}=0 for "
+                        "the phase, or ask the teacher live (store.read)"
                     )
         if wants_own_loss(phase, registry) and OWN_LOSS in teacher.lacks:
             raise ConfigError(
@@ -76,12 +97,11 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
             )
 
 
-def setting_of(objective: str) -> str:
-    """The setting that gives a term its weight."""
-    if objective == "attention_kl":
-        return "loss.gamma_kl"
-    kind = "output" if objective in OUTPUT_TERMS else "loss.extra"
-    return f"{kind}.{objective}"
+def setting_of(phase: PhaseConfig, kind: str) -> str:
+    """The setting that gives the first term of a kind its weight in a phase."""
+    chosen = phase.loss.chosen.items()
+    named = [name for name, term in chosen if term.kind == kind and term.weight > 0]
+    return f"loss.terms.{named[0]}.weight" if named else short_form(kind)
 
 
 def teachers_of(
@@ -115,7 +135,7 @@ def output_heads(
 def idle_settings(phase: PhaseConfig, teachers: Teachers) -> list[str]:
     """What is chosen in ``output`` and changes nothing in a phase, a sentence each."""
     output, sentences = phase.output, []
-    on = set(output.weights)
+    on = set(kinds_of(phase))
     if output.temperature_rule != "constant" and not on & set(HEATED):
         sentences.append(
             f"output.temperature_rule={output.temperature_rule} changes nothing: no "
@@ -206,7 +226,7 @@ def across_vocabularies(
     objective that does it."""
     output, found = phase.output, dict[str, str]()
     own = digest(tokenizer)
-    for objective in output.weights:
+    for objective in (kind for kind in kinds_of(phase) if kind in OUTPUT_TERMS):
         chosen = teachers_of(phase, objective, teachers)
         if objective == "hybrid_ot":
             chosen = [n for n in chosen if teachers[n].vocabulary != own]
@@ -247,7 +267,7 @@ def check_outputs(
         return
     train = phase.train
     if train.engine == "deepspeed" and train.zero_stage == 3:
-        name = setting_of(terms[0])
+        name = setting_of(phase, terms[0])
         raise ConfigError(
             f"{name} reads the student's head, which train.zero_stage=3 splits "
             f"between processes; set train.zero_stage=2, or {name}=0"
@@ -288,9 +308,10 @@ def _check_teachers(phase: PhaseConfig, objective: str, teachers: Teachers) -> N
             )
     if not teachers_of(phase, objective, teachers):
         why = "; ".join(f"{n}: {t.lacks[OUTPUTS]}" for n, t in teachers.items())
+        setting = setting_of(phase, objective)
         raise ConfigError(
-            f"{setting_of(objective)} has no teacher with a next-token output ({why}); "
-            f"add a causal language model, or set {setting_of(objective)}=0"
+            f"{setting} has no teacher with a next-token output ({why}); "
+            f"add a causal language model, or set {setting}=0"
         )
 
 

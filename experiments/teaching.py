@@ -21,6 +21,7 @@ from experiments.data import Encoder
 from experiments.depth import BATCHES, Depth, check_depth, layer_maps, sample_layers
 from experiments.outputs import (
     active_objectives,
+    build_term,
     check_needs,
     check_outputs,
     output_heads,
@@ -35,10 +36,11 @@ from fuse.weigher import Weigher
 from plugins.registry import Registry
 from student.bridges import Bridge, TeacherShape
 from student.calibrate import CalibrationReport, calibrate, fit_positions
+from student.config import ChosenTerm
 from student.distiller import Teaching, WeightedObjective
 from student.layers import feature_heat, layers_read
 from student.objective import ATTENTION, needs_of
-from student.terms import term_weights
+from student.terms import NEXT_TOKEN, chosen_terms
 from teacher.capture import KVCapture
 from teacher.panel import TeacherPanel
 
@@ -57,12 +59,14 @@ def build_objectives(
     phase: PhaseConfig, registry: Registry, taught: bool
 ) -> dict[str, WeightedObjective]:
     """The phase's terms by name; without teachers, cross-entropy alone."""
-    weights = term_weights(phase.loss, phase.output)
+    terms = chosen_terms(phase.loss, phase.output)
     if not taught:
-        weights = {"ce": weights.get("ce", 1.0)}
+        alone = ChosenTerm(kind=NEXT_TOKEN)
+        terms = {n: t for n, t in terms.items() if t.kind == NEXT_TOKEN}
+        terms = terms or {NEXT_TOKEN: alone}
     return {
-        name: WeightedObjective(weight, registry.guarded("objective", name)())
-        for name, weight in weights.items()
+        name: WeightedObjective(term.weight, build_term(term, registry))
+        for name, term in terms.items()
     }
 
 

@@ -15,7 +15,7 @@ Records = Mapping[str, Mapping[str, str]]
 
 def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
     """Kind and name of everything that some phases call by name, each once."""
-    from student.terms import term_weights
+    from student.terms import chosen_terms
 
     found: list[Name] = []
     for phase in phases:
@@ -29,19 +29,25 @@ def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
             ("space", phase.fuse.space_name),
             ("temperature", phase.output.temperature_rule),
         ]
-        weights = term_weights(phase.loss, phase.output)
-        found += [("objective", name) for name in weights]
+        terms = chosen_terms(phase.loss, phase.output)
+        found += [("objective", term.kind) for term in terms.values()]
     return list(dict.fromkeys(found))
 
 
 def options_used(phases: Iterable[PhaseConfig]) -> dict[Name, list[Options]]:
     """With which options some phases call what they call by name, each way once."""
+    from student.terms import chosen_terms
+
     ways: dict[Name, list[Options]] = {}
     for phase in phases:
         fuse = phase.fuse
         for name, options in (
             (("router", fuse.router), fuse.router_options),
             (("space", fuse.space_name), fuse.space_options),
+            *(
+                (("objective", term.kind), term.options)
+                for term in chosen_terms(phase.loss, phase.output).values()
+            ),
         ):
             known = ways.setdefault(name, [])
             if options not in known:

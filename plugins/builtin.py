@@ -23,7 +23,6 @@ from plugins.hookspecs import Aligner, Space, hookimpl
 from student.bridges import AdapterBridge, LatentBridge, ProjectorBridge
 from student.objective import Objective
 from student.output.temperature import TEMPERATURES, Temperature
-from student.output.terms.objectives import OUTPUT_OBJECTIVES
 from student.terms import OBJECTIVES
 
 
@@ -87,9 +86,9 @@ def spaces() -> Mapping[str, Space]:
 
 
 @hookimpl
-def objectives() -> Mapping[str, Callable[[], Objective]]:
+def objectives() -> Mapping[str, Callable[..., Objective]]:
     """Next-token loss, KV distances, attention and relation KL, teachers' outputs."""
-    return {**OBJECTIVES, **OUTPUT_OBJECTIVES}
+    return dict(OBJECTIVES)
 
 
 @hookimpl

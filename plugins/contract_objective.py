@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from plugins.answers import loss_problem
 from plugins.contract import Promise, problem
 from plugins.contract_step import one_text, step_context, step_places
+from plugins.options import options_of
 from plugins.seeds import chance
 from plugins.untouched import Untouched
 from student.objective import (
@@ -28,7 +30,7 @@ CALLS = 24
 """How often one objective is asked, since some faults begin late."""
 
 
-def objective(factory: Callable[[], Objective]) -> Iterator[Promise]:
+def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
     """An objective is tried on two teachers, one of them half uncovered, with targets
     that are there and with targets that are made when they are asked for."""
 
@@ -40,6 +42,20 @@ def objective(factory: Callable[[], Objective]) -> Iterator[Promise]:
             relations=context.relations if RELATIONS in needs else (),
             outputs=context.outputs if OUTPUTS in needs else None,
         )
+
+    def options() -> str:
+        fields = dataclasses.fields(options_of(factory))
+        for name in {"use", "weight"} & {field.name for field in fields}:
+            return f"has an option {name!r}, which a config says of every term"
+        defaults = {f.name: f.default_factory() for f in fields}  # type: ignore[misc]
+        if not fields:
+            return ""
+        factory(**defaults)
+        try:
+            factory(**defaults, no_such_option=0)
+        except TypeError:
+            return ""
+        return "takes an option that it has not, no_such_option, without a word"
 
     def made() -> tuple[Objective, frozenset[str]]:
         before = Untouched({})
@@ -231,6 +247,7 @@ def objective(factory: Callable[[], Objective]) -> Iterator[Promise]:
         )
 
     yield Promise("says what it needs", needs)
+    yield Promise("takes its own options by name, and no others", options)
     yield Promise("divides by the step's counts, if it counts", counted)
     yield Promise("is a finite scalar", scalar)
     yield Promise("moves the student", moves)

@@ -145,12 +145,12 @@ def spaces() -> Mapping[str, Space]:
 
 
 @hookspec
-def objectives() -> Mapping[str, Callable[[], Objective]]:
+def objectives() -> Mapping[str, Callable[..., Objective]]:
     """Offer terms of the student's loss.
 
-    A factory takes nothing and returns an object with ``needs``, a frozenset drawn
-    from ``attention``, ``relations`` and ``outputs`` (what must be captured for it;
-    empty for none), which maps a ``StepContext`` to a finite scalar. Targets arrive
+    A factory takes options alone and returns an object with ``needs``, a frozenset
+    drawn from ``attention``, ``relations`` and ``outputs`` (what must be captured for
+    it; empty for none), which maps a ``StepContext`` to a finite scalar. Targets arrive
     detached and stay so: the term moves the student, nothing else. It is 0, not
     NaN, where nothing is covered, and padding weighs nothing in it. What it remembers
     from step to step lies in a module's buffers, or a resumed run would not know it.
@@ -166,9 +166,13 @@ def objectives() -> Mapping[str, Callable[[], Objective]]:
     pass is all there is.
 
     An objective that is a ``torch.nn.Module`` has its parameters trained at the
-    bridge's rate, moved and saved in checkpoints; one that hides them is refused.
+    bridge's rate, moved and saved in checkpoints; one that hides them is refused. Every
+    phase builds its terms anew. Keyword-only parameters of the factory, or the fields
+    of a dataclass with ``kw_only=True``, are its options, each with a default and a
+    type by which a config is checked.
 
-    Weighted by ``loss.extra.<name>``.
+    Chosen by ``loss.terms.<a name>.use``; ``loss.extra.<name>`` is short for its
+    weight.
     """
 
 

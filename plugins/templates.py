@@ -133,13 +133,22 @@ class $Class(AdapterBridge):
     ),
     "objective": (
         "$Class",
-        "from torch import Tensor\n\nfrom student.objective import StepContext\n"
+        "from dataclasses import dataclass\n\nfrom torch import Tensor\n\n"
+        "from student.objective import StepContext\n"
         "from student.places import Places\n",
         '''
+@dataclass(kw_only=True)
 class $Class:
     """Absolute instead of squared distance of keys: outliers pull less."""
 
-    needs: frozenset[str] = frozenset()
+    slack: float = 0.0
+    """An option: how far apart keys may be for nothing, in standard deviations."""
+    needs = frozenset[str]()  # what must be captured; no annotation, so no option
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.slack < 0:
+            raise ValueError(f"slack must be >= 0, got {self.slack}")
 
     def count(self, places: Places) -> list[float]:
         """What the tokens of one forward pass weigh: they share the step's mean."""
@@ -149,7 +158,8 @@ class $Class:
         """Average over layers, channels and, by weight, tokens."""
         total, weight = ctx.zero(), ctx.zero()
         for pair in ctx.comparisons:
-            apart = (pair.pred_k.float() - pair.target_k.float()).abs().mean(3)
+            apart = (pair.pred_k.float() - pair.target_k.float()).abs()
+            apart = (apart - self.slack).clamp_min(0).mean(3)
             total = total + (apart * pair.weight).sum() / len(apart)
             weight = weight + pair.weight.expand_as(apart).sum() / len(apart)
         return total / ctx.total(0, weight)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from align.support.field_types import (
     AtLeastOne,
@@ -19,20 +22,42 @@ from align.support.field_types import (
 EngineName = Literal["deepspeed", "torch"]
 
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_TAKEN = ("outcome", "teacher_loss", "entropy", "reconstruction", "agreement")
+"""Losses that are no terms, and are logged beside them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChosenTerm:
+    """One term of the loss, as a config chooses it."""
+
+    kind: str
+    """A registered objective."""
+    weight: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the kind, by name."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
     """How strongly each term pulls; a weight of 0 leaves the term out."""
 
+    terms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Terms by a name of your choice, under which they are logged: ``{use: KIND,
+    weight: 1.0}`` with the kind's options beside; ``use`` is the name itself where it
+    is not given. An entry called as a built-in term wins over the setting that is
+    short for its weight."""
     lambda_k: NotNegative = 1.0
-    """Weight of the squared distance between standardised content keys."""
+    """Weight of ``kv_k``, the squared distance between standardised content keys."""
     lambda_v: NotNegative = 1.0
-    """Weight of the squared distance between standardised values."""
+    """Weight of ``kv_v``, the squared distance between standardised values."""
     beta_cos: NotNegative = 0.1
-    """Weight of 1 - cosine, over keys and values."""
+    """Weight of ``cosine``: 1 - cosine, over keys and values."""
     gamma_kl: NotNegative = 0.01
-    """Weight of the KL from the teachers' attention to the student's, nats."""
+    """Weight of ``attention_kl``, from the teachers' attention to the student's,
+    nats."""
     delta_ce: NotNegative = 1.0
-    """Weight of the next-token cross-entropy, nats per token."""
+    """Weight of ``ce``, the next-token cross-entropy, nats per token."""
     relation_k: NotNegative = 0.0
     """Weight of the K-K relation KL (MiniLMv2), which no basis can change."""
     relation_v: NotNegative = 0.0
@@ -41,7 +66,8 @@ class LossConfig:
     """Softmax temperature of attention and relations: one for all of the student's
     layers, or one for each; higher is flatter."""
     extra: dict[str, NotNegative] = field(default_factory=dict)
-    """Weights of further registered objectives, by name."""
+    """Weights of further registered objectives, by name; short for ``terms`` without
+    options."""
     fade_steps: Count = 0
     """Optimiser steps of a phase over which everything but the next-token loss falls
     linearly to ``fade_to`` of its weight; 0: weights stay as they are."""
@@ -71,6 +97,7 @@ class LossConfig:
             ValueError: a value that its type does not take.
         """
         check_fields(self, "loss")
+        self.chosen  # noqa: B018  # checks
         if not self.temperatures:
             raise ValueError("loss.temperatures is empty; give [1.0], or one a layer")
         words = ("all", "upper", "lower", "middle")
@@ -79,6 +106,15 @@ class LossConfig:
                 f"loss.outcome_layers is {self.outcome_layers!r}; give one of "
                 f"{', '.join(words)} or layer numbers such as '1,3'"
             )
+
+    @property
+    def chosen(self) -> dict[str, ChosenTerm]:
+        """The entries of ``terms``.
+
+        Raises:
+            ValueError: a name, kind or weight that cannot be used.
+        """
+        return {name: _chosen(name, entry) for name, entry in self.terms.items()}
 
     def strength(self, step: int) -> float:
         """What the weights of all terms but the next-token loss are multiplied by.
@@ -208,6 +244,23 @@ class TrainConfig:
             )
         if self.bf16 and self.fp16:
             raise ValueError("train.bf16 and train.fp16 exclude each other; pick one")
+
+
+def _chosen(name: str, entry: Mapping[str, Any]) -> ChosenTerm:
+    place = f"loss.terms.{name}"
+    if not _NAME.fullmatch(name) or name in _TAKEN:
+        raise ValueError(
+            f"{place}: a term's name is lower-case letters, digits, '_' and '-', "
+            f"and none of {', '.join(_TAKEN)}, which are other losses"
+        )
+    options = dict(entry)
+    kind, weight = options.pop("use", name), options.pop("weight", 1.0)
+    if not isinstance(kind, str) or not kind:
+        raise ValueError(f"{place}.use is {kind!r}; give a registered objective")
+    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not number or not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"{place}.weight must be a number >= 0, got {weight!r}")
+    return ChosenTerm(kind=kind, weight=float(weight), options=options)
 
 
 def _numbers(text: str) -> bool:

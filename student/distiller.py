@@ -38,7 +38,9 @@ from student.objective import (
     Said,
     StepContext,
     at_rows,
+    compares,
     count_of,
+    fades,
     modules_of,
     needs_of,
 )
@@ -46,7 +48,7 @@ from student.output.terms import OutputPlan, Outputs, Taught
 from student.places import Counts, Places, Share, availability, find_places
 from student.sinks import not_sinks
 from student.still import standing_still
-from student.terms import WITHOUT_COMPARISONS, cross_entropy
+from student.terms import ce
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ class Distiller(nn.Module):
         self.terms = modules_of(terms)
         """Terms that are modules: what they learn is trained, moved and saved."""
         self._heat = feature_heat(config.temperatures, capture.num_layers)
-        self._compares = not self._objectives.keys() <= WITHOUT_COMPARISONS
+        self._compares = any(compares(term) for term in terms.values())
         self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)
 
     @property
@@ -323,7 +325,8 @@ class Distiller(nn.Module):
         strength = self._config.strength(context.step)
         for name, weighted in self._objectives.items():
             value = _of_step(name, weighted.objective, context, share)
-            loss = loss + weighted.weight * (1 if name == "ce" else strength) * value
+            moved = strength if fades(weighted.objective) else 1
+            loss = loss + weighted.weight * moved * value
             terms[name] = value.detach()
         for name, value in extra.items():
             loss = loss + value
@@ -448,8 +451,8 @@ class Distiller(nn.Module):
         with standing_still(self.student):
             seen = self._look(batch, inject=inject)
             totals = None if share is None else (share.step.predicted,)
-            ce = cross_entropy(StepContext(batch, self._said(seen), totals=totals))
-        return {"outcome": self._config.eta_outcome * ce}
+            value = ce(StepContext(batch, self._said(seen), totals=totals))
+        return {"outcome": self._config.eta_outcome * value}
 
 
 def _of_step(

@@ -202,6 +202,12 @@ class Term:
     function: Callable[[StepContext], Tensor]
     needs: frozenset[str] = NONE
     count: Count | None = None
+    compares: bool = True
+    """Whether it reads :attr:`StepContext.comparisons`."""
+    fades: bool = True
+    """Whether ``loss.fade_steps`` moves its weight."""
+    short: str = ""
+    """The setting that is short for its weight, such as ``loss.lambda_k``."""
 
     def __call__(self, ctx: StepContext) -> Tensor:
         """Apply the function."""
@@ -263,6 +269,16 @@ def _hidden_parameters(holder: Any, deeper: bool = True) -> str:
         if learns:
             return str(name)
     return ""
+
+
+def compares(objective: Objective) -> bool:
+    """Whether a term reads :attr:`StepContext.comparisons`; a stranger's may."""
+    return bool(getattr(objective, "compares", True))
+
+
+def fades(objective: Objective) -> bool:
+    """Whether ``loss.fade_steps`` moves a term's weight; all but the next token's."""
+    return bool(getattr(objective, "fades", True))
 
 
 def count_of(objective: Objective) -> Count | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from align.errors import InputError
 from align.stopwatch import part
 from align.tokens import TokenBatch
-from student.config import LossConfig
+from student.config import ChosenTerm, LossConfig
 from student.objective import (
     ATTENTION,
     RELATIONS,
@@ -26,18 +27,16 @@ from student.objective import (
 from student.output import Labels, linear_divergence
 from student.output.linear import BLOCK
 from student.output.terms import OutputConfig
-from student.output.terms.config import OUTPUT_TERMS
+from student.output.terms.objectives import OUTPUT_BUILT_IN
 from student.places import Places
 
-WITHOUT_COMPARISONS = frozenset(
-    {"ce", "attention_kl", "relation_k", "relation_v", *OUTPUT_TERMS}
-)
-"""Terms that do not read :attr:`StepContext.comparisons`; a plugin's may."""
+NEXT_TOKEN = "ce"
+"""The kind that asks no teacher: alone without them, and never faded."""
 _BLOCK_LOGITS = 2**24
 """Logits held at once in the next-token loss: at a small vocabulary of many tokens."""
 
 
-def key_distance(ctx: StepContext) -> Tensor:
+def kv_k(ctx: StepContext) -> Tensor:
     """Mean squared distance of keys, per channel, in units of the target's variance.
 
     Source:
@@ -47,12 +46,12 @@ def key_distance(ctx: StepContext) -> Tensor:
     return _distance(ctx, lambda c: c.distance("k"))
 
 
-def value_distance(ctx: StepContext) -> Tensor:
-    """:func:`key_distance` for values."""
+def kv_v(ctx: StepContext) -> Tensor:
+    """:func:`kv_k` for values."""
     return _distance(ctx, lambda c: c.distance("v"))
 
 
-def cosine_distance(ctx: StepContext) -> Tensor:
+def cosine(ctx: StepContext) -> Tensor:
     """1 - cosine between prediction and target, the mean of keys and values."""
     return _distance(
         ctx,
@@ -83,7 +82,7 @@ def attention_kl(ctx: StepContext) -> Tensor:
     return total / ctx.total(0, weight)
 
 
-def key_relations(ctx: StepContext) -> Tensor:
+def relation_k(ctx: StepContext) -> Tensor:
     """KL between the teachers' and the student's K-K relations, nats times T squared.
 
     Source:
@@ -95,12 +94,12 @@ def key_relations(ctx: StepContext) -> Tensor:
     return _relations(ctx, lambda r: (r.student_k, r.teacher_k))
 
 
-def value_relations(ctx: StepContext) -> Tensor:
-    """:func:`key_relations` for values."""
+def relation_v(ctx: StepContext) -> Tensor:
+    """:func:`relation_k` for values."""
     return _relations(ctx, lambda r: (r.student_v, r.teacher_v))
 
 
-def cross_entropy(ctx: StepContext) -> Tensor:
+def ce(ctx: StepContext) -> Tensor:
     """Next-token cross-entropy over real tokens, nats per token; 0 if there are none.
 
     Position t predicts token t + 1. Padding is never predicted, and of a
@@ -132,6 +131,10 @@ def _fused_cross_entropy(
     return loss.float()
 
 
+def _same(term: Term) -> Term:
+    return term
+
+
 def _count_predicted(places: Places) -> list[float]:
     return [places.predicted]
 
@@ -160,50 +163,104 @@ def _count_relations(places: Places) -> list[float]:
     return [total]
 
 
-OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
-    "ce": lambda: Term(cross_entropy, count=_count_predicted),
-    "kv_k": lambda: Term(key_distance, count=_count_compared),
-    "kv_v": lambda: Term(value_distance, count=_count_compared),
-    "cosine": lambda: Term(cosine_distance, count=_count_compared),
-    "attention_kl": lambda: Term(
-        attention_kl, frozenset({ATTENTION}), _count_attention
+BUILT_IN: Mapping[str, Term] = {
+    "ce": Term(
+        ce, count=_count_predicted, compares=False, fades=False, short="loss.delta_ce"
     ),
-    "relation_k": lambda: Term(key_relations, frozenset({RELATIONS}), _count_relations),
-    "relation_v": lambda: Term(
-        value_relations, frozenset({RELATIONS}), _count_relations
+    "kv_k": Term(kv_k, count=_count_compared, short="loss.lambda_k"),
+    "kv_v": Term(kv_v, count=_count_compared, short="loss.lambda_v"),
+    "cosine": Term(cosine, count=_count_compared, short="loss.beta_cos"),
+    "attention_kl": Term(
+        attention_kl,
+        frozenset({ATTENTION}),
+        _count_attention,
+        compares=False,
+        short="loss.gamma_kl",
     ),
+    "relation_k": Term(
+        relation_k,
+        frozenset({RELATIONS}),
+        _count_relations,
+        compares=False,
+        short="loss.relation_k",
+    ),
+    "relation_v": Term(
+        relation_v,
+        frozenset({RELATIONS}),
+        _count_relations,
+        compares=False,
+        short="loss.relation_v",
+    ),
+    **OUTPUT_BUILT_IN,
 }
-"""The built-in terms by name."""
+"""Every built-in term, by the name that config, metrics and registry give it, in the
+order in which a loss adds them. What else is said of a term is read from here."""
+
+OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
+    name: partial(_same, term) for name, term in BUILT_IN.items()
+}
+"""What makes the built-in terms, by name."""
+
+
+def chosen_terms(
+    loss: LossConfig, output: OutputConfig | None = None
+) -> dict[str, ChosenTerm]:
+    """Every term that is on, by its own name: built-in ones, strangers', named ones.
+
+    ``loss.terms`` is the general form. A weight of ``loss`` or ``output`` is short for
+    a term called as its kind, and gives way to an entry of ``loss.terms`` of that name.
+
+    Args:
+        loss: of the terms, and of weights that have a setting of their own.
+        output: of the weights of terms on next-token distributions; None: none.
+
+    Raises:
+        InputError: ``loss.extra`` repeats a term, or ``loss.terms`` gives a built-in's
+            name to something else.
+    """
+    terms = {}
+    sections = {"loss": loss, "output": output}
+    for name, term in BUILT_IN.items():
+        section, _, setting = term.short.partition(".")
+        weight = getattr(sections.get(section), setting, 0.0)
+        terms[name] = ChosenTerm(kind=name, weight=weight)
+        if name in loss.extra:
+            raise InputError(
+                f"loss.extra.{name} repeats a built-in term; set its own weight, "
+                f"{short_form(name)}, instead"
+            )
+    terms |= {n: ChosenTerm(kind=n, weight=weight) for n, weight in loss.extra.items()}
+    for name, term in loss.chosen.items():
+        if name in loss.extra:
+            raise InputError(
+                f"loss.extra.{name} and loss.terms.{name} are one term; keep the second"
+            )
+        if name in BUILT_IN and term.kind != name:
+            raise InputError(
+                f"loss.terms.{name} uses {term.kind!r}, but {name} is a built-in term; "
+                "call yours something else"
+            )
+        terms[name] = term
+    return {name: term for name, term in terms.items() if term.weight > 0}
 
 
 def term_weights(
-    config: LossConfig, output: OutputConfig | None = None
+    loss: LossConfig, output: OutputConfig | None = None
 ) -> dict[str, float]:
-    """The weight of every term that is on, by its registered name.
-
-    Args:
-        config: of the terms on tokens, keys and values, and of strangers'.
-        output: of the terms on next-token distributions; None: none of them.
+    """The weight of every term that is on, by its own name; see :func:`chosen_terms`.
 
     Raises:
-        ValueError: ``loss.extra`` names a term that has a setting of its own.
+        InputError: two settings give one term.
     """
-    weights = {
-        "ce": config.delta_ce,
-        "kv_k": config.lambda_k,
-        "kv_v": config.lambda_v,
-        "cosine": config.beta_cos,
-        "attention_kl": config.gamma_kl,
-        "relation_k": config.relation_k,
-        "relation_v": config.relation_v,
-    }
-    for name in (weights.keys() | set(OUTPUT_TERMS)) & config.extra.keys():
-        raise InputError(
-            f"loss.extra.{name} repeats a built-in term; set its own weight instead"
-        )
-    if output is not None:
-        weights |= output.weights
-    return {n: w for n, w in {**weights, **config.extra}.items() if w > 0}
+    return {name: term.weight for name, term in chosen_terms(loss, output).items()}
+
+
+def short_form(kind: str) -> str:
+    """The setting that is short for the weight of a term called as its kind."""
+    term = BUILT_IN.get(kind)
+    if term is None:
+        return f"loss.extra.{kind}"
+    return term.short or f"loss.terms.{kind}.weight"
 
 
 def _distance(ctx: StepContext, per_token: Callable[[Comparison], Tensor]) -> Tensor:

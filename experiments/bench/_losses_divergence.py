@@ -15,7 +15,7 @@ from experiments.bench._measure import Bar, paired_ratio
 from student.objective import Said, StepContext
 from student.output.divergence import divergence
 from student.output.linear_divergence import HeadInput, linear_divergence
-from student.terms import cross_entropy
+from student.terms import ce
 
 VOCABULARY = 151_936
 TOKENS, WIDTH = 128, 896
@@ -107,7 +107,7 @@ def own_step(tokens: int, vocabulary: int) -> Callable[[], None]:
 
     def run() -> None:
         said = Said(hidden[None], LinearHead(weight))
-        cross_entropy(StepContext(batch, said)).backward()
+        ce(StepContext(batch, said)).backward()
 
     return run
 

@@ -30,8 +30,7 @@ from fuse.router import learns
 from plugins.registry import Registry
 from student.config import TrainConfig
 from student.layers import layers_read
-from student.objective import ATTENTION, needs_of
-from student.terms import WITHOUT_COMPARISONS, term_weights
+from student.objective import ATTENTION, compares, modules_of, needs_of
 from teacher.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
 
 BLOCKS = {"cuda": 4, "cpu": 2}
@@ -137,11 +136,13 @@ class _Plan:
         )
         self.wide = (self.autocast or self.how.dtype).itemsize
         """Bytes of a number that the student computes."""
-        self.compares = bool(term_weights(phase.loss).keys() - WITHOUT_COMPARISONS)
+        self.terms = active_objectives(phase, registry)
+        """By name."""
+        self.compares = any(map(compares, self.terms.values()))
         """Whether keys and values are."""
         self.speaking = reading_outputs(phase, registry)
         """Terms that read next-token outputs."""
-        self.needs = needs_of(active_objectives(phase, registry))
+        self.needs = needs_of(self.terms)
 
     def lines(self) -> list[Line]:
         """All of them, those of no size left out."""
@@ -198,9 +199,10 @@ class _Plan:
         return self.passes.kept * (layers - first) // layers
 
     def _trained_beside(self) -> int:
-        """Numbers in bridge and router."""
+        """Numbers in bridge, router and terms."""
         if not self.teachers:
             return 0
+        terms = modules_of(self.terms)
         fuse, student = self.phase.fuse, self.student
         with torch.device("meta"):
             bridge = build_bridge(
@@ -219,7 +221,7 @@ class _Plan:
                     build(sizes.hidden_size, teachers, **fuse.router_options)
                     for _ in range(count)
                 ]
-        return sum(_count(module) for module in (bridge, *routers))
+        return sum(_count(module) for module in (bridge, terms, *routers))
 
     def _maps(self) -> Any:
         """The phase's layer maps; of a strategy that needs a sample, ``ratio``'s."""

@@ -202,7 +202,9 @@ def student_space(extraction: ExtractionContext, names: Sequence[str]) -> Facult
     """Teachers with adapters into the student's space, calibrated on the probe."""
     phase = extraction.stages[0].phase
     fuse = replace(phase.fuse, fusion_method="fixed", space="student", weights=None)
-    loss = replace(phase.loss, gamma_kl=0.0, relation_k=0.0, relation_v=0.0, extra={})
+    loss = replace(
+        phase.loss, gamma_kl=0.0, relation_k=0.0, relation_v=0.0, extra={}, terms={}
+    )
     train = replace(phase.train, calibration_samples=len(extraction.corpus.probe))
     bare = replace(phase, fuse=fuse, loss=loss, output=OutputConfig(), train=train)
     student = KVCapture(extraction.models.student(None).to(device()))

@@ -78,13 +78,13 @@ def _fitted(entry: Entry, plain: Any) -> dict[str, Any]:
     return {"fit": fit}
 
 
-def objective(entry: Entry, factory: Callable[[], Any]) -> Callable[[], Any]:
+def objective(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
     """A factory of objectives whose answers are checked."""
 
-    def build() -> Any:
+    def build(**options: Any) -> Any:
         from student.objective import ATTENTION, OUTPUTS, RELATIONS
 
-        made = made_by(entry, factory)
+        made = made_by(entry, factory, **options)
         needs = getattr(made, "needs", None)
         known = (ATTENTION, RELATIONS, OUTPUTS)
         if not isinstance(needs, frozenset) or not needs <= set(known):

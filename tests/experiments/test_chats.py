@@ -14,7 +14,7 @@ from experiments.cli import main
 from experiments.data import Encoder, load_data
 from experiments.sections import DataConfig
 from student.objective import StepContext
-from student.terms import cross_entropy
+from student.terms import ce
 from teacher.capture import KVCapture
 from teacher.models import load_model
 from teacher.panel import LiveTeacher, TeacherPanel
@@ -120,7 +120,7 @@ def test_the_next_token_loss_is_over_contents_and_their_ends(data):
         logits[:, :-1].flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none"
     )
     expected = each[counted[:, 1:].flatten()].mean()
-    got = cross_entropy(StepContext(batch, logits))
+    got = ce(StepContext(batch, logits))
     torch.testing.assert_close(got, expected)
     assert int(counted.sum()) < int(batch.mask.sum())
 

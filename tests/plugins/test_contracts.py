@@ -12,7 +12,7 @@ from fuse.router import LearnableRouter
 from plugins import PluginError, Registry
 from plugins.contracts import assert_contract, check
 from student.objective import Term
-from student.terms import key_distance
+from student.terms import kv_k
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # a table stays a table
 
@@ -75,7 +75,7 @@ def nan_without_weight(ctx):
 def writes_to_targets(ctx):
     for comparison in ctx.comparisons:
         comparison.target_k.mul_(2)
-    return key_distance(ctx)
+    return kv_k(ctx)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def writes_to_targets(ctx):
         ),
         (
             "objective",
-            lambda: Term(key_distance, frozenset({"hidden"})),
+            lambda: Term(kv_k, frozenset({"hidden"})),
             "says what it needs",
             "hidden",
         ),

@@ -21,7 +21,7 @@ from plugins.guards import guard
 from plugins.seeds import chance
 from student.objective import count_of
 from student.output.temperature import Moment
-from student.terms import OBJECTIVES, key_distance
+from student.terms import OBJECTIVES, kv_k
 from tests.plugins.broken import aligners, objectives, routers
 
 ROOT = Path(__file__).parents[2]
@@ -136,7 +136,7 @@ class ByDistance(nn.Module):
         return count_of(OBJECTIVES["kv_k"]())(places)
 
     def forward(self, ctx):
-        return self.scale * key_distance(ctx)
+        return self.scale * kv_k(ctx)
 
 
 @pytest.mark.parametrize("made", [OBJECTIVES["kv_k"], ByDistance])
@@ -169,7 +169,7 @@ def test_a_target_made_on_asking_is_made_anew_for_the_next_reader():
         def __call__(self, ctx):
             for c in ctx.comparisons:
                 c.target_k.mul_(0)
-            return key_distance(ctx)
+            return kv_k(ctx)
 
     context = step_context(lazy=True)[0]
     before = [c.target_k.clone() for c in step_context(lazy=True)[0].comparisons]
@@ -210,7 +210,7 @@ class AsksForMore(nn.Module):
         return frozenset() if self.asked == 1 else frozenset({"attention"})
 
     def forward(self, ctx):
-        return key_distance(ctx)
+        return kv_k(ctx)
 
 
 def test_what_an_objective_needs_is_asked_once():

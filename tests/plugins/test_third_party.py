@@ -70,6 +70,7 @@ def test_the_installed_package_is_discovered(site):
         ("router", "readers"),
         ("space", "sketch"),
         ("objective", "huber_k"),
+        ("objective", "uncertain_k"),
     ]
     assert {(r["plugin"], r["version"]) for r in theirs} == {("example", "1.2.3")}
 

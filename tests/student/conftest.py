@@ -25,10 +25,10 @@ from student.bridges import (
     TeacherShape,
 )
 from student.calibrate import CalibrationReport, calibrate
-from student.config import LossConfig
+from student.config import ChosenTerm, LossConfig
 from student.distiller import Distiller, Teaching, WeightedObjective
 from student.engine import Engine
-from student.terms import OBJECTIVES, term_weights
+from student.terms import OBJECTIVES, chosen_terms
 from teacher.capture import KVCapture
 from teacher.models import load_model
 from teacher.panel import LiveTeacher, TeacherPanel
@@ -115,8 +115,11 @@ class School:
             model = self.student()
         self.encode(["x"])
         own = KVCapture(model)
-        weights = term_weights(loss) if kind else {"ce": 1.0}
-        terms = {n: WeightedObjective(w, OBJECTIVES[n]()) for n, w in weights.items()}
+        chosen = chosen_terms(loss) if kind else {"ce": ChosenTerm(kind="ce")}
+        terms = {
+            name: WeightedObjective(term.weight, OBJECTIVES[term.kind](**term.options))
+            for name, term in chosen.items()
+        }
         if kind is None:
             return Lesson(Distiller(model, own, terms, loss), None, own, model)
         maps = build_multi_teacher_layer_map(

@@ -39,9 +39,9 @@ class LearnedTerm(torch.nn.Module):
 
     needs = frozenset()
 
-    def __init__(self):
+    def __init__(self, *, start=0.0):
         super().__init__()
-        self.where = torch.nn.Parameter(torch.zeros(3, 2))
+        self.where = torch.nn.Parameter(torch.full((3, 2), float(start)))
         self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, ctx):

@@ -489,3 +489,29 @@ def test_standing_still_gives_gradients_back_even_after_an_error():
         assert not module.weight.requires_grad
         raise KeyError
     assert module.weight.requires_grad and not module.bias.requires_grad
+
+
+def test_a_term_of_two_names_weighs_what_both_weigh(school):
+    """0.3 and 0.7 of one distance are that distance."""
+    batch = school.batch()
+    off = {"lambda_k": 0.0, "lambda_v": 0.0, "beta_cos": 0.0, "delta_ce": 0.0}
+    off |= {"gamma_kl": 0.0, "eta_outcome": 0.0}
+    parts = {name: {"use": "kv_k", "weight": w} for name, w in (("a", 0.3), ("b", 0.7))}
+    two = school.lesson("adapter", loss=LossConfig(**off, terms=parts)).run(batch)
+    one = school.lesson("adapter", loss=LossConfig(**off | {"lambda_k": 1.0}))
+    whole = one.run(batch)
+    assert two.terms.keys() == {"a", "b"} and whole.terms.keys() == {"kv_k"}
+    assert torch.equal(two.terms["a"], whole.terms["kv_k"])
+    torch.testing.assert_close(two.loss, whole.loss, rtol=1e-6, atol=0)
+
+
+def test_short_and_long_form_give_the_same_loss_bit_for_bit(school):
+    batch = school.batch()
+    short = LossConfig(lambda_k=0.37, beta_cos=0.2, eta_outcome=0.0)
+    long = LossConfig(
+        eta_outcome=0.0,
+        terms={"cosine": {"weight": 0.2}, "kv_k": {"use": "kv_k", "weight": 0.37}},
+    )
+    results = [school.lesson("adapter", loss=x).run(batch) for x in (short, long)]
+    assert torch.equal(results[0].loss, results[1].loss)
+    assert list(results[0].terms) == list(results[1].terms)

@@ -15,7 +15,6 @@ from student.distiller import WeightedObjective
 from student.feed import Kitchen
 from student.output import Lexicon, Vocabulary, common_pieces
 from student.output.terms import OutputConfig, OutputPlan
-from student.output.terms.objectives import OUTPUT_OBJECTIVES
 from student.places import Share
 from student.terms import OBJECTIVES
 from teacher.capture import KVCapture
@@ -143,7 +142,7 @@ def routed(lesson, per_layer=False):
 
 
 def only_term(name):
-    return {name: WeightedObjective(1.0, (OBJECTIVES | OUTPUT_OBJECTIVES)[name]())}
+    return {name: WeightedObjective(1.0, OBJECTIVES[name]())}
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +228,7 @@ def test_bridge_and_router_have_one_gradient_however_a_step_is_cut(
 def test_a_pass_alone_is_its_own_step(own_school, lesson_of, pieces):
     """With fixed weights the value of every term is the mean over its places."""
     lesson = lesson_of("projector")
-    every = {**OBJECTIVES, **OUTPUT_OBJECTIVES}
+    every = dict(OBJECTIVES)
     weigher = FixedWeigher([1.0, 2.0, 0.0])
     config = OutputConfig(
         teachers={"kd": ["twin"], "sequence_ot": ["twin"]}, hard_labels=0.5

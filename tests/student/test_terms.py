@@ -9,7 +9,8 @@ from scipy.special import rel_entr
 from align.tokens import TokenBatch
 from student.config import LossConfig
 from student.objective import AttentionPair, Comparison, Relation, StepContext
-from student.terms import OBJECTIVES, term_weights
+from student.output.terms import OutputConfig
+from student.terms import BUILT_IN, OBJECTIVES, term_weights
 
 
 def tokens(ids: torch.Tensor, mask: torch.Tensor) -> TokenBatch:
@@ -248,3 +249,34 @@ def test_term_weights_leave_out_what_is_off():
     }
     with pytest.raises(ValueError, match=r"loss\.extra\.kv_k repeats"):
         term_weights(LossConfig(extra={"kv_k": 1.0}))
+
+
+def test_an_entry_of_terms_wins_over_its_short_form_and_stands_in_its_place():
+    short = LossConfig(lambda_k=0.5, relation_v=2.0)
+    long = LossConfig(
+        lambda_k=7.0,
+        terms={
+            "relation_v": {"weight": 2.0},
+            "kv_k": {"use": "kv_k", "weight": 0.5},
+        },
+    )
+    assert list(term_weights(long).items()) == list(term_weights(short).items())
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"terms": {"kv_k": {"use": "mine"}}}, r"loss\.terms\.kv_k uses 'mine'"),
+        ({"terms": {"mine": {}}, "extra": {"mine": 1.0}}, r"are one term; keep"),
+    ],
+)
+def test_two_settings_of_one_term_are_refused(config, said):
+    with pytest.raises(ValueError, match=said):
+        term_weights(LossConfig(**config))
+
+
+def test_every_short_form_is_a_setting():
+    sections = {"loss": LossConfig(), "output": OutputConfig()}
+    for name, built_in in BUILT_IN.items():
+        section, _, setting = built_in.short.partition(".")
+        assert isinstance(getattr(sections[section], setting), float), name

@@ -78,7 +78,10 @@ def test_a_stopped_and_resumed_phase_equals_an_undisturbed_one_bit_for_bit(
 
 def learned_lesson(school, monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "learned", LearnedTerm)
-    loss = LossConfig(outcome_every=2, extra={"learned": 0.1})
+    loss = LossConfig(
+        outcome_every=2,
+        terms={"mine": {"use": "learned", "weight": 0.1, "start": 0.5}},
+    )
     return school.lesson("projector", loss=loss)
 
 
@@ -102,15 +105,15 @@ def test_what_a_term_learns_is_trained_at_the_bridges_rate_moved_and_saved(
     whole = weights_of(run())
     run(3, tmp_path)
     resumed = weights_of(run(None, tmp_path))
-    names = {"terms.learned-term.where", "terms.learned-term.calls"}
+    names = {"terms.mine-term.where", "terms.mine-term.calls"}
     assert names <= whole.keys()
     for name in whole:
         assert torch.equal(whole[name], resumed[name]), name
-    assert float(whole["terms.learned-term.calls"]) == 6 * CONFIG.grad_accum
-    assert float(whole["terms.learned-term.where"].abs().min()) > 1e-4
+    assert float(whole["terms.mine-term.calls"]) == 6 * CONFIG.grad_accum
+    assert float((whole["terms.mine-term.where"] - 0.5).abs().min()) > 1e-4
 
     lesson = learned_lesson(school, monkeypatch)
-    assert lesson.distiller.double().terms["learned-term"].where.dtype == torch.float64
+    assert lesson.distiller.double().terms["mine-term"].where.dtype == torch.float64
     config = replace(CONFIG, bridge_learning_rate=0.5)
     groups = parameter_groups(lesson.distiller, config)
     (group,) = [g for g in groups if any(p.shape == (3, 2) for p in g["params"])]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from student.objective import LEAST, OUTPUTS, Objective, StepContext, Term
+from student.objective import LEAST, OUTPUTS, StepContext, Term
 from student.output import (
     HeadInput,
     hybrid,
@@ -35,7 +35,7 @@ from student.output.terms.shared_text import (
 from student.output.terms.step_outputs import Outputs
 
 
-def distillation(ctx: StepContext) -> Tensor:
+def kd(ctx: StepContext) -> Tensor:
     """Divergence from teachers of the student's vocabulary, with hard labels if asked.
 
     Source:
@@ -69,7 +69,7 @@ def distillation(ctx: StepContext) -> Tensor:
     return loss
 
 
-def hybrid_transport(ctx: StepContext) -> Tensor:
+def hybrid_ot(ctx: StepContext) -> Tensor:
     """Transport between likeliest tokens beside a distance over all there is.
 
     From a teacher of the student's vocabulary: moving mass from one token to another
@@ -96,7 +96,7 @@ def hybrid_transport(ctx: StepContext) -> Tensor:
     return hybrid(*parts, alpha)
 
 
-def sequence_matching(ctx: StepContext) -> Tensor:
+def sequence_ot(ctx: StepContext) -> Tensor:
     """Least cost of matching the tokens of two readings, compared as logits.
 
     Source:
@@ -124,7 +124,7 @@ def sequence_matching(ctx: StepContext) -> Tensor:
     return total / ctx.total(0, weight)
 
 
-def text_likelihood(ctx: StepContext) -> Tensor:
+def likelihood(ctx: StepContext) -> Tensor:
     """Distance between the probabilities of stretches of text, across vocabularies.
 
     See :func:`student.output.chunk_likelihood`; the mean over stretches and teachers by
@@ -162,12 +162,21 @@ def projected_kl(ctx: StepContext) -> Tensor:
     return total / ctx.total(0, weight)
 
 
-OUTPUT_OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
-    "kd": lambda: Term(distillation, frozenset({OUTPUTS}), counts.told),
-    "hybrid_ot": lambda: Term(hybrid_transport, frozenset({OUTPUTS}), counts.hybrid),
-    "sequence_ot": lambda: Term(sequence_matching, frozenset({OUTPUTS}), counts.texts),
-    "projected_kl": lambda: Term(projected_kl, frozenset({OUTPUTS}), counts.pieces),
-    "likelihood": lambda: Term(text_likelihood, frozenset({OUTPUTS}), counts.stretches),
+OUTPUT_BUILT_IN: Mapping[str, Term] = {
+    name: Term(
+        function,
+        frozenset({OUTPUTS}),
+        count,
+        compares=False,
+        short=f"output.{name}",
+    )
+    for name, function, count in (
+        ("kd", kd, counts.told),
+        ("hybrid_ot", hybrid_ot, counts.hybrid),
+        ("sequence_ot", sequence_ot, counts.texts),
+        ("likelihood", likelihood, counts.stretches),
+        ("projected_kl", projected_kl, counts.pieces),
+    )
 }
 """The built-in terms on outputs by name."""
 

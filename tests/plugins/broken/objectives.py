@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from student.objective import ATTENTION
-from student.terms import attention_kl, key_distance
+from student.terms import attention_kl, kv_k
 from tests.plugins.broken.late import after
 
 
@@ -23,7 +23,7 @@ def of(function, needs=frozenset()):
 
 
 def not_a_number(ctx):
-    return key_distance(ctx) * torch.nan
+    return kv_k(ctx) * torch.nan
 
 
 def nan_without_weight(ctx):
@@ -35,46 +35,46 @@ def nan_without_weight(ctx):
 
 
 def a_vector(ctx):
-    return key_distance(ctx).expand(3)
+    return kv_k(ctx).expand(3)
 
 
 def a_float(ctx):
-    return float(key_distance(ctx).detach())
+    return float(kv_k(ctx).detach())
 
 
 def detached(ctx):
-    return key_distance(ctx).detach()
+    return kv_k(ctx).detach()
 
 
 def detached_and_asking(ctx):
-    return key_distance(ctx).detach().requires_grad_()
+    return kv_k(ctx).detach().requires_grad_()
 
 
 def writes_to_targets(ctx):
     for c in ctx.comparisons:
         c.target_k.mul_(2)
-    return key_distance(ctx)
+    return kv_k(ctx)
 
 
 def writes_in_secret(ctx):
     for c in ctx.comparisons:
         c.weight.data.zero_()
-    return key_distance(ctx)
+    return kv_k(ctx)
 
 
 def writes_to_ids(ctx):
     ctx.batch.ids.zero_()
-    return key_distance(ctx)
+    return kv_k(ctx)
 
 
 def asks_targets_for_gradients(ctx):
     for c in ctx.comparisons:
         c.target_k.requires_grad_()
-    return key_distance(ctx)
+    return kv_k(ctx)
 
 
 def goes_backward(ctx):
-    value = key_distance(ctx)
+    value = kv_k(ctx)
     value.backward(retain_graph=True)
     return value
 
@@ -94,11 +94,11 @@ def loses_lazy_ones(ctx):
 
 def doubles_the_default_dtype(ctx):
     torch.set_default_dtype(torch.float64)
-    return key_distance(ctx)
+    return kv_k(ctx)
 
 
 def detached_later(ctx):
-    return key_distance(ctx) if ctx.step < 3 else key_distance(ctx).detach()
+    return kv_k(ctx) if ctx.step < 3 else kv_k(ctx).detach()
 
 
 def overflows_in_half(ctx):
@@ -110,7 +110,7 @@ def overflows_in_half(ctx):
 
 def seeds_numpy(ctx):
     np.random.seed(ctx.step)
-    return key_distance(ctx)
+    return kv_k(ctx)
 
 
 class OwnScale:
@@ -120,7 +120,7 @@ class OwnScale:
     mean = None
 
     def __call__(self, ctx):
-        value = key_distance(ctx)
+        value = kv_k(ctx)
         now = float(value.detach())
         self.mean = now if self.mean is None else 0.9 * self.mean + 0.1 * now
         return value / max(self.mean, 1e-6)
@@ -136,7 +136,7 @@ class Unlearned(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, ctx):
-        return key_distance(ctx) * self.scale.item()
+        return kv_k(ctx) * self.scale.item()
 
 
 def squeezes_one_text(ctx):
@@ -164,7 +164,7 @@ class ChangesItsMind:
         return frozenset() if self.asked < 3 else frozenset({ATTENTION})
 
     def __call__(self, ctx):
-        return key_distance(ctx)
+        return kv_k(ctx)
 
 
 class CountsPadding:
@@ -183,11 +183,11 @@ class CountsPadding:
         return total / ctx.total(0, weight)
 
 
-GOOD = of(key_distance)
+GOOD = of(kv_k)
 
 
 def without_needs():
-    return key_distance
+    return kv_k
 
 
 BROKEN = {
@@ -216,8 +216,8 @@ BROKEN = {
     "counts_padding": CountsPadding,
     "default_dtype": of(doubles_the_default_dtype),
     "without_needs": without_needs,
-    "needs_is_a_list": of(key_distance, ["attention"]),
-    "unknown_need": of(key_distance, frozenset({"gradients"})),
+    "needs_is_a_list": of(kv_k, ["attention"]),
+    "unknown_need": of(kv_k, frozenset({"gradients"})),
     "attention_unsaid": of(attention_kl),
     "nan_after_15_calls": after(15, GOOD, of(not_a_number)),
     "writes_after_15_calls": after(15, GOOD, of(writes_to_targets)),

@@ -13,7 +13,7 @@ from student.objective import StepContext
 from student.output import CommonPieces, Lexicon, Vocabulary
 from student.output.temperature import TEMPERATURES
 from student.output.terms import OutputConfig, Outputs, Taught
-from student.output.terms.objectives import OUTPUT_OBJECTIVES
+from student.output.terms.objectives import OUTPUT_BUILT_IN
 
 V = 13
 
@@ -65,7 +65,7 @@ PREDICTS = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]).bool()
 
 
 def kd(ctx: StepContext) -> torch.Tensor:
-    return OUTPUT_OBJECTIVES["kd"]()(ctx)
+    return OUTPUT_BUILT_IN["kd"](ctx)
 
 
 def test_kd_is_the_mean_divergence_over_predicted_tokens_by_the_next_ones_weight():
@@ -163,7 +163,7 @@ def test_only_the_teachers_of_an_objective_are_asked():
 
 def test_the_likelihood_needs_no_common_vocabulary_and_sees_only_the_text():
     config = OutputConfig(likelihood=1, likelihood_form="squared")
-    term = OUTPUT_OBJECTIVES["likelihood"]()
+    term = OUTPUT_BUILT_IN["likelihood"]
     teacher = output(1, width=4, vocabulary="another")
     ctx = context(config, teacher)
     # Both cut at every character, so every chunk is one token.
@@ -181,9 +181,9 @@ def test_the_likelihood_needs_no_common_vocabulary_and_sees_only_the_text():
     assert term(context(config, output(0, vocabulary="another"))) == 0
 
 
-@pytest.mark.parametrize("name", OUTPUT_OBJECTIVES)
+@pytest.mark.parametrize("name", OUTPUT_BUILT_IN)
 def test_without_weight_or_teachers_there_is_nothing_to_learn(name):
-    term = OUTPUT_OBJECTIVES[name]()
+    term = OUTPUT_BUILT_IN[name]
     nothing = [torch.zeros(2, 5)]
     config = OutputConfig(**{name: 1.0})
     assert term(context(config, output(1), weights=nothing)) == 0
@@ -268,7 +268,7 @@ def test_a_rule_reaches_every_term_that_has_a_temperature(name, vocabulary, sett
     def at(rule: str, step: int = 0, config: OutputConfig = config) -> float:
         ctx = context(config, teacher)
         outputs = replace(ctx.outputs, temperature=TEMPERATURES[rule], step=step)
-        return float(OUTPUT_OBJECTIVES[name]()(replace(ctx, outputs=outputs)).detach())
+        return float(OUTPUT_BUILT_IN[name](replace(ctx, outputs=outputs)).detach())
 
     doubled = replace(config, temperature=2.0)
     if name == "likelihood" or (name, vocabulary) == ("hybrid_ot", "another"):
@@ -288,7 +288,7 @@ def test_what_is_no_temperature_is_refused_with_the_rules_name(
     ctx = context(config, output(1, vocabulary=vocabulary))
     outputs = replace(ctx.outputs, temperature=lambda moment: wrong)
     with pytest.raises(InputError, match=r"output\.temperature_rule='mine' gives"):
-        OUTPUT_OBJECTIVES[name]()(replace(ctx, outputs=outputs))
+        OUTPUT_BUILT_IN[name](replace(ctx, outputs=outputs))
 
 
 def test_hybrid_transport_weighs_transport_against_the_divergence():
@@ -296,7 +296,7 @@ def test_hybrid_transport_weighs_transport_against_the_divergence():
 
     def at(alpha: float) -> torch.Tensor:
         config = OutputConfig(hybrid_ot=1, ot_alpha=alpha, ot_top_k=V)
-        return OUTPUT_OBJECTIVES["hybrid_ot"]()(context(config, teacher))
+        return OUTPUT_BUILT_IN["hybrid_ot"](context(config, teacher))
 
     ctx = context(OutputConfig(kd=1), teacher)
     own = ctx.outputs.student
@@ -312,7 +312,7 @@ def test_hybrid_transport_weighs_transport_against_the_divergence():
 
 
 def test_sequences_are_matched_as_logits_and_equal_ones_cost_nothing():
-    term = OUTPUT_OBJECTIVES["sequence_ot"]()
+    term = OUTPUT_BUILT_IN["sequence_ot"]
     config = OutputConfig(sequence_ot=1)
     assert abs(term(context(config, output(0)))) < 1e-6
     ctx = context(config, output(1, width=4))
@@ -331,7 +331,7 @@ def test_hybrid_transport_across_vocabularies_goes_by_spelling_and_likelihood():
 
     def at(name: str, alpha: float = 0.5) -> torch.Tensor:
         config = OutputConfig(**{name: 1}, ot_alpha=alpha, ot_top_k=V)
-        return OUTPUT_OBJECTIVES[name]()(context(config, teacher))
+        return OUTPUT_BUILT_IN[name](context(config, teacher))
 
     ctx = context(OutputConfig(hybrid_ot=1), teacher)
     p = log_probs(ctx.outputs.student).exp().detach()[READ]
@@ -363,7 +363,7 @@ def test_projected_to_all_tokens_it_is_the_divergence_where_text_was_read(chains
     each = (p.exp() * (p - q)).sum(-1) * 4
     w = F.pad(weight[:, 1:], (0, 1)) * READ
     expected = (each * w).sum() / w.sum()
-    found = OUTPUT_OBJECTIVES["projected_kl"]()(ctx)
+    found = OUTPUT_BUILT_IN["projected_kl"](ctx)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(
         torch.autograd.grad(found, own.head.weight),
@@ -388,7 +388,7 @@ def test_stretches_that_end_at_blanks_count_that_a_blank_follows():
         log_p = log_probs(one)[0]
         blank = log_p[2, :4].logsumexp(0)
         sums.append(log_p[0, 5] + log_p[1, 6] + blank)
-    found = OUTPUT_OBJECTIVES["likelihood"]()(replace(ctx, outputs=outputs))
+    found = OUTPUT_BUILT_IN["likelihood"](replace(ctx, outputs=outputs))
     torch.testing.assert_close(found, (sums[0] - sums[1]).square() / 2)
     weight = ctx.outputs.student.head.weight
     wanted = torch.autograd.grad((sums[0] - sums[1]).square() / 2, weight)
@@ -414,5 +414,5 @@ def test_foreign_teachers_share_a_stretch_by_how_sure_they_are(kind):
         scores.append(surety[kind])
     shares = torch.stack(scores).softmax(0)  # every stretch is one character long
     expected = (torch.stack(distances) * shares).sum(0)[PREDICTS[:, :-1]].mean()
-    found = OUTPUT_OBJECTIVES["likelihood"]()(context(config, *teachers))
+    found = OUTPUT_BUILT_IN["likelihood"](context(config, *teachers))
     torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-4, atol=1e-6)

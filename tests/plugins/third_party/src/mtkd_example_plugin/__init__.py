@@ -1,9 +1,10 @@
-"""Routers, a space and an objective for mtkd, as a stranger would write them."""
+"""Routers, a space and objectives for mtkd, as a stranger would write them."""
 
 from mtkd_example_plugin.huber import HuberKeys
 from mtkd_example_plugin.readers import ReadersRouter
 from mtkd_example_plugin.router import DirichletRouter
 from mtkd_example_plugin.sketch import Sketch
+from mtkd_example_plugin.uncertain import UncertainKeys
 from plugins import hookimpl
 
 
@@ -19,4 +20,4 @@ def spaces():
 
 @hookimpl
 def objectives():
-    return {"huber_k": HuberKeys}
+    return {"huber_k": HuberKeys, "uncertain_k": UncertainKeys}
