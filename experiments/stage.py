@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from experiments.alarms import Alarms
 from experiments.data import Encoder
 from experiments.depth import Depth
 from experiments.evaluation import evaluate, measure_gate, measure_health
+from experiments.metrics import Metrics
 from experiments.outputs import output_plan, own_head
 from experiments.precision import autocast_of
 from experiments.progress import Work, told
 from experiments.run_dir import MAIN
 from experiments.run_parts import Place, RunContext, Stage
-from experiments.stop import RunStopped
+from experiments.stop import RunStopped, StopRequest
 from experiments.teaching import Faculty, build_faculty, build_objectives
 from student.checkpoint import atomic_folder, mark_complete
 from student.config import TrainConfig
@@ -28,7 +29,7 @@ from student.data_order import sample_indices
 from student.distiller import HEALTH_TOKENS, Distiller
 from student.output.terms import OutputPlan
 from student.phase_checkpoint import Keeper
-from student.trainer import Job, train_phase
+from student.trainer import Job, Observer, train_phase
 from teacher.capture import KVCapture
 
 
@@ -67,7 +68,8 @@ def run_stage(run: RunContext, stage: Stage, place: Place) -> dict[str, Any]:
     leg = (place.arm, place.index)
     with run.progress.work(title, place.steps, leg) as show:
         job = _job(run, stage, place, faculty, alarms, show)
-        done = train_phase(distiller, engine, job, _in_step(run, phase.train))
+        train = _in_step(phase.train, bool(run.models.sharded))
+        done = train_phase(distiller, engine, job, train)
     if done < place.steps:
         raise RunStopped(f"{title}: {done} of {place.steps} steps")
     result = _measure(run, stage, place, capture, faculty)
@@ -82,12 +84,12 @@ def run_stage(run: RunContext, stage: Stage, place: Place) -> dict[str, Any]:
     return result
 
 
-def _in_step(run: RunContext, train: TrainConfig) -> TrainConfig:
+def _in_step(train: TrainConfig, sharded: bool) -> TrainConfig:
     """Without prefetch where a teacher's forward takes all processes.
 
     Two threads would talk to the others at once, each process in an order of its own.
     """
-    return replace(train, prefetch=train.prefetch and not run.models.sharded)
+    return replace(train, prefetch=train.prefetch and not sharded)
 
 
 def _job(
@@ -96,42 +98,63 @@ def _job(
     place: Place,
     faculty: Faculty | None,
     alarms: Alarms,
-    show: Work,
+    work: Work,
 ) -> Job:
     """What the loop is to do, and where it reports."""
-    phase = stage.phase
-
-    def write(lines: Iterable[dict[str, Any]]) -> None:
-        for line in lines:
-            run.metrics.write(place.arm, phase.name, line, place.offset)
-
-    def log(line: dict[str, Any]) -> None:
-        if line["kind"] == "train":
-            show.note(told(line))
-        write(alarms.see(line))
-
-    def begin(step: int) -> None:
-        show.start(step)
-        run.metrics.rewind(place.arm, phase.name, step, place.offset)
-        alarms.recall(run.metrics.written(place.arm, phase.name))
-        if faculty is not None:
-            write(alarms.covers(faculty.report.coverage))
-            write(_similarity(faculty.depth))
-
     return Job(
-        run.data.train,
-        run.models.encode,
-        faculty.panel if faculty else None,
-        place.steps,
-        run.config.run.seed,
-        phase.loss.attention_rows,
-        _keeper(run, checkpoint_folder(place.folder), phase.train),
-        place.first_sample,
-        log,
-        begin,
-        show,
-        run.stop,
+        samples=run.data.train,
+        encode=run.models.encode,
+        views=faculty.panel if faculty else None,
+        steps=place.steps,
+        seed=run.config.run.seed,
+        checkpoints=_keeper(run, checkpoint_folder(place.folder), stage.phase.train),
+        first_sample=place.first_sample,
+        observer=_Observer(
+            metrics=run.metrics,
+            place=place,
+            phase=stage.phase.name,
+            alarms=alarms,
+            faculty=faculty,
+            work=work,
+            stop=run.stop,
+        ),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Observer(Observer):
+    """Writes a phase's metrics, with the alarms that they raise, and shows progress."""
+
+    metrics: Metrics
+    place: Place
+    phase: str
+    alarms: Alarms
+    faculty: Faculty | None
+    work: Work
+    stop: StopRequest
+
+    def begin(self, done: int) -> None:
+        self.work.start(done)
+        self.metrics.rewind(self.place.arm, self.phase, done, self.place.offset)
+        self.alarms.recall(self.metrics.written(self.place.arm, self.phase))
+        if self.faculty is not None:
+            self._write(self.alarms.covers(self.faculty.report.coverage))
+            self._write(_similarity(self.faculty.depth))
+
+    def log(self, line: dict[str, Any]) -> None:
+        if line["kind"] == "train":
+            self.work.note(told(line))
+        self._write(self.alarms.see(line))
+
+    def tick(self, done: int) -> None:
+        self.work(done)
+
+    def should_stop(self) -> bool:
+        return self.stop()
+
+    def _write(self, lines: Iterable[dict[str, Any]]) -> None:
+        for line in lines:
+            self.metrics.write(self.place.arm, self.phase, line, self.place.offset)
 
 
 def _similarity(depth: Depth) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from student.objective import (
     StepContext,
 )
 from student.terms import OBJECTIVES, term_weights
-from student.trainer import Job, NonFiniteLossError, train_phase
+from student.trainer import Job, NonFiniteLossError, Observer, train_phase
 
 __all__ = [
     "OBJECTIVES",
@@ -33,6 +33,7 @@ __all__ = [
     "NoCoverageError",
     "NonFiniteLossError",
     "Objective",
+    "Observer",
     "ProjectorBridge",
     "Relation",
     "StepContext",

@@ -161,9 +161,11 @@ class Distiller(nn.Module):
         every = self._health_every
         return self.bridge is not None and every > 0 and step % every == 0
 
-    def wants_rows(self) -> bool:
-        """Whether some term compares attention or relations at sampled rows."""
-        return bool(self._needs & {ATTENTION, RELATIONS})
+    @property
+    def compared_rows(self) -> int:
+        """Query positions per sample at which terms compare attention or relations."""
+        compares = self._needs & {ATTENTION, RELATIONS}
+        return self._config.attention_rows if compares else 0
 
     @torch.no_grad()
     def survey(
@@ -218,7 +220,7 @@ class Distiller(nn.Module):
         Args:
             batch: the student's tokens, (B, T).
             views: one per teacher, in the bridge's order; empty without teaching.
-            rows: (B, R) int64 query positions; needed when ``wants_rows()``.
+            rows: (B, R) int64 query positions; needed where ``compared_rows``.
             step: optimiser steps taken in this phase.
             poisoned: something of this batch cannot be used: a loss whose gradients
                 are NaN, so that all processes leave out the step it belongs to.
@@ -307,7 +309,7 @@ class Distiller(nn.Module):
         assert self.bridge is not None
         if self._compares or self.bridge.learns_from_student:
             return True
-        return self.wants_rows() or self.wants_health(step)
+        return self.compared_rows > 0 or self.wants_health(step)
 
     def _said(self, seen: Captured) -> Tensor | Said:
         if self._head is None:

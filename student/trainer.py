@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,13 +23,27 @@ from student.places import Share
 from student.prepared import Prepared
 from student.trouble import NonFiniteLossError, Trouble, told
 
-__all__ = ["Job", "Log", "NonFiniteLossError", "train_phase"]
-
-Log = Callable[[dict[str, Any]], None]
-"""Takes one metrics line, without time, arm and phase."""
+__all__ = ["Job", "NonFiniteLossError", "Observer", "train_phase"]
 
 
-@dataclass(frozen=True, slots=True)
+class Observer:
+    """Follows a phase while it trains, and may end it; this one looks away."""
+
+    def begin(self, done: int) -> None:
+        """Hear, before the first step, how many are done already."""
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Take one metrics line, without time, arm and phase."""
+
+    def tick(self, done: int) -> None:
+        """Hear, after every optimiser step, how many are done."""
+
+    def should_stop(self) -> bool:
+        """Say, after every optimiser step, whether to save and leave."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """One phase of one arm."""
 
@@ -41,19 +55,11 @@ class Job:
     steps: int
     """Optimiser steps."""
     seed: int
-    attention_rows: int
-    """Query positions compared per sample, where a term compares them."""
     checkpoints: Keeper | None = None
     """Where resumable checkpoints go; None keeps none."""
     first_sample: int = 0
     """Number of the first sample: phases of one run read on, not again."""
-    log: Log = field(default=lambda line: None)
-    begin: Callable[[int], None] = field(default=lambda step: None)
-    """Told how many optimiser steps are done already, before the first one."""
-    tick: Callable[[int], None] = field(default=lambda step: None)
-    """Called after every optimiser step, for a progress bar."""
-    should_stop: Callable[[], bool] = field(default=lambda: False)
-    """Asked at every optimiser step: save and leave?"""
+    observer: Observer = field(default_factory=Observer)
 
 
 def train_phase(
@@ -80,14 +86,14 @@ def train_phase(
     with engine.prepared(distiller, config, job.steps) as prepared:
         loop = _Loop(distiller, engine, prepared, job, config)
         done = loop.resume()
-        job.begin(done)
+        job.observer.begin(done)
         portions = loop.portions(done)
         while done < job.steps:
             loop.step(done, portions)
             done += 1
-            job.tick(done)
+            job.observer.tick(done)
             loop.give_up_if_hopeless(done)
-            stop = engine.any(job.should_stop())
+            stop = engine.any(job.observer.should_stop())
             every = config.checkpoint_every
             if stop or (every and done % every == 0 and done < job.steps):
                 loop.save(done)
@@ -132,7 +138,7 @@ class _Loop:
         save_checkpoint(keeper, self._engine, self._prepared, self._distiller, done)
         seconds = time.perf_counter() - started
         self._started += seconds  # of no step
-        self._job.log({"kind": "checkpoint", "step": done, "seconds": seconds})
+        self._job.observer.log({"kind": "checkpoint", "step": done, "seconds": seconds})
 
     def portions(self, done: int) -> Generator[Portion, None, None]:
         """What is read from here to the end of the phase."""
@@ -142,7 +148,7 @@ class _Loop:
             job.encode,
             job.views,
             job.seed,
-            job.attention_rows if self._distiller.wants_rows() else 0,
+            self._distiller.compared_rows,
             config.batch_size,
             job.first_sample,
             engine.device,
@@ -186,7 +192,7 @@ class _Loop:
         self._steps += 1
         if results[0].health is not None:
             found = asdict(results[0].health)
-            self._job.log({"kind": "health", "step": step + 1, **found})
+            self._job.observer.log({"kind": "health", "step": step + 1, **found})
         if self._applied(step, applied, trouble, samples) and (
             step % self._config.log_every == 0 or step == self._job.steps - 1
         ):
@@ -229,7 +235,7 @@ class _Loop:
             every = [Trouble("gradient", names)]
         self._bad.append(every)
         for one in every:
-            self._job.log({"kind": "event", "step": step + 1, **one.line()})
+            self._job.observer.log({"kind": "event", "step": step + 1, **one.line()})
         return False
 
     def give_up_if_hopeless(self, done: int) -> None:
@@ -283,7 +289,7 @@ class _Loop:
             teachers = [teacher.name for teacher in bridge.teachers]
             line["coverage"] = dict(zip(teachers, last.coverage.tolist(), strict=True))
             line["gates"] = bridge.gates.detach().float().tolist()
-        self._job.log(line)
+        self._job.observer.log(line)
         if self._routing is not None:
             self._log_routing(self._routing, step)
 
@@ -317,7 +323,7 @@ class _Loop:
         layers = stats.by_layer()
         if len(layers) > 1:
             line["layers"] = {str(index): row for index, row in enumerate(layers)}
-        self._job.log(line)
+        self._job.observer.log(line)
         self._routing = None
 
 

@@ -142,12 +142,11 @@ def _train(folder: Path, case: str) -> int:
             for parameter in extraction.models.live[name].loaded.model.parameters():
                 parameter.data = parameter.data.clone()
         job = Job(
-            extraction.corpus.longest,
-            extraction.models.encode,
-            faculty.panel,
-            STEPS,
-            0,
-            phase.loss.attention_rows,
+            samples=extraction.corpus.longest,
+            encode=extraction.models.encode,
+            views=faculty.panel,
+            steps=STEPS,
+            seed=0,
         )
         engine = Engine(phase.train)
         ctypes.CDLL(None).malloc_trim(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from student.engine import Engine
 from student.feed import Kitchen, Portion
 from student.phase_checkpoint import Keeper
 from student.places import Share
-from student.trainer import Job, train_phase
+from student.trainer import Job, Observer, train_phase
 from teacher.capture import KVCapture
 from teacher.live_teacher import LiveTeacher
 from teacher.models import LoadedModel
@@ -177,9 +177,8 @@ def _stall(scale: str) -> Bar:
     config = TrainConfig(
         steps=7, batch_size=BATCH, engine="torch", checkpoint_every=2, log_every=1
     )
-    lines: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="mtkd-step-") as folder:
-        _train(scene, config, lines.append, Keeper(Path(folder)))
+        lines = _train(scene, config, Keeper(Path(folder))).lines
     saves = [line["seconds"] for line in lines if line["kind"] == "checkpoint"]
     steps = [line["step_s"] for line in lines if line["kind"] == "train"]
     every = TrainConfig().checkpoint_every
@@ -203,34 +202,40 @@ def _steps(scale: str, engine: EngineName) -> float:
     """Processor seconds of six steps."""
     scene = Scene(scale, "student", larger=False)
     config = TrainConfig(steps=7, batch_size=BATCH, engine=engine, prefetch=False)
-    marks: list[float] = []
-    _train(scene, config, tick=lambda done: marks.append(time.process_time()))
-    return marks[-1] - marks[0]
+    clock = _train(scene, config).clock
+    return clock[-1] - clock[0]
 
 
-def _train(
-    scene: Scene,
-    config: TrainConfig,
-    log: Callable[[dict[str, Any]], None] = lambda line: None,
-    keeper: Keeper | None = None,
-    tick: Callable[[int], None] = lambda done: None,
-) -> None:
-    engine = Engine(replace(config, threads=1))
+def _train(scene: Scene, config: TrainConfig, keeper: Keeper | None = None) -> _Marks:
+    engine, marks = Engine(replace(config, threads=1)), _Marks()
     job = Job(
-        scene.samples,
-        scene.encode,
-        scene.faculty.panel,
-        config.steps or 0,
-        0,
-        16,
+        samples=scene.samples,
+        encode=scene.encode,
+        views=scene.faculty.panel,
+        steps=config.steps or 0,
+        seed=0,
         checkpoints=keeper,
-        log=log,
-        tick=tick,
+        observer=marks,
     )
     try:
         train_phase(scene.distiller, engine, job, config)
     finally:
         engine.close()
+    return marks
+
+
+class _Marks(Observer):
+    """Keeps a phase's metrics lines, and the processor's clock after each step."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.clock: list[float] = []
+
+    def log(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+
+    def tick(self, done: int) -> None:
+        self.clock.append(time.process_time())
 
 
 def _model(scale: str, name: str, larger: bool) -> LoadedModel:

@@ -20,6 +20,7 @@ from student.engine import Engine
 from student.phase_checkpoint import Keeper
 from student.terms import OBJECTIVES
 from student.trainer import Job, train_phase
+from tests.student.watching import Watching
 
 BASE = TrainConfig(
     steps=5, batch_size=2, log_every=1, grad_accum=2, warmup_steps=1, keep_checkpoints=9
@@ -70,23 +71,20 @@ def train(school, engine, config, *, keeper=None, stop_at=None, dropout=0.0, see
     torch.manual_seed(seed + engine.rank)
     if config.bf16:
         lesson.distiller._autocast = torch.bfloat16
-    lines, read, taken = [], [], []
+    lines, read = [], []
 
     def encode(texts):
         read.append(list(texts))
         return school.encode(texts)
 
     job = Job(
-        school.samples[:24],
-        encode,
-        lesson.panel,
-        config.steps,
-        3,
-        4,
+        samples=school.samples[:24],
+        encode=encode,
+        views=lesson.panel,
+        steps=config.steps,
+        seed=3,
         checkpoints=keeper,
-        log=lines.append,
-        tick=taken.append,
-        should_stop=lambda: bool(taken) and taken[-1] == stop_at,
+        observer=Watching(lines, stop_at),
     )
     config = replace(config, prefetch=False)  # so that only what is used is read
     train_phase(lesson.distiller, engine, job, config)
@@ -160,15 +158,13 @@ def skipped(school, out, *stages):
             lesson.distiller._objectives["ce"] = replace(ce, objective=poison)
             lines, keeper = [], Keeper(out / f"{stage}-{kind}", keep=9)
             job = Job(
-                school.samples[:24],
-                school.encode,
-                Views(),
-                2,
-                3,
-                4,
+                samples=school.samples[:24],
+                encode=school.encode,
+                views=Views(),
+                steps=2,
+                seed=3,
                 checkpoints=keeper,
-                log=lines.append,
-                should_stop=lambda: False,
+                observer=Watching(lines),
             )
             train_phase(lesson.distiller, engine, job, replace(config, prefetch=False))
             folder = keeper.folder / "step-00000001"
@@ -220,7 +216,14 @@ def mean(school, out, *stages):
         engine = start(config, 8)
         lesson = school.lesson("projector", loss=LossConfig(outcome_every=1))
         lines, norms = [], {}
-        job = Job(samples, school.encode, lesson.panel, 1, 3, 4, log=lines.append)
+        job = Job(
+            samples=samples,
+            encode=school.encode,
+            views=lesson.panel,
+            steps=1,
+            seed=3,
+            observer=Watching(lines),
+        )
 
         def note(moved, norms=norms, distiller=lesson.distiller):
             if not norms:

@@ -10,6 +10,7 @@ from student.config import TrainConfig
 from student.optimizer_state import build_optimizer
 from student.phase_checkpoint import Keeper, steps_kept
 from student.trainer import Job, train_phase
+from tests.student.watching import Watching
 
 EIGHT = TrainConfig(
     steps=6, batch_size=2, engine="torch", log_every=1, optimizer="adamw_8bit"
@@ -46,18 +47,15 @@ def run(school, start_engine, tmp_path):
     def train(config, stop_at=None, folder=None):
         lesson = school.lesson(None)
         torch.manual_seed(0)
-        asked = iter(range(1, 100))
         lines = []
         job = Job(
-            school.samples[:16],
-            school.encode,
-            None,
-            config.steps,
-            0,
-            0,
+            samples=school.samples[:16],
+            encode=school.encode,
+            views=None,
+            steps=config.steps,
+            seed=0,
             checkpoints=folder and Keeper(folder),
-            log=lines.append,
-            should_stop=lambda: next(asked) == stop_at,
+            observer=Watching(lines, stop_at),
         )
         train_phase(lesson.distiller, start_engine(config), job, config)
         losses = [line["loss"] for line in lines if line["kind"] == "train"]

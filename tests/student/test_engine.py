@@ -19,6 +19,7 @@ from student.engine import (
 )
 from student.launch import LAUNCH_VARIABLES, assert_whole_world, deepspeed_config
 from student.trainer import Job, train_phase
+from tests.student.watching import Watching
 
 BASE = TrainConfig(steps=4, batch_size=2, engine="torch", log_every=1)
 LOSS = LossConfig(outcome_every=2)
@@ -30,7 +31,12 @@ def train(school, engine, config, steps=4, kind="projector"):
     made = school.lesson(kind, loss=LOSS, routed=True)
     lines = []
     job = Job(
-        school.samples[:16], school.encode, made.panel, steps, 0, 4, log=lines.append
+        samples=school.samples[:16],
+        encode=school.encode,
+        views=made.panel,
+        steps=steps,
+        seed=0,
+        observer=Watching(lines),
     )
     assert train_phase(made.distiller, engine, job, config) == steps
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
@@ -54,7 +60,14 @@ def test_the_norm_of_the_gradient_is_logged_as_it_was_before_clipping(
         return batches[-1]
 
     logged: list[dict] = []
-    job = Job(school.samples[:16], encode, None, 1, 0, 4, log=logged.append)
+    job = Job(
+        samples=school.samples[:16],
+        encode=encode,
+        views=None,
+        steps=1,
+        seed=0,
+        observer=Watching(logged),
+    )
     train_phase(lesson.distiller, start_engine(config), job, config)
     fresh = school.lesson(None)
     fresh.distiller.train()
@@ -138,7 +151,13 @@ def test_a_bridge_that_no_loss_reaches_stays_as_calibrated(
     config = replace(BASE, engine=engine, weight_decay=0.5)
     made = school.lesson("adapter", loss=only(lambda_k=1.0, delta_ce=1.0))
     before = {n: p.detach().clone() for n, p in made.bridge.named_parameters()}
-    job = Job(school.samples[:16], school.encode, made.panel, 3, 0, 4)
+    job = Job(
+        samples=school.samples[:16],
+        encode=school.encode,
+        views=made.panel,
+        steps=3,
+        seed=0,
+    )
     train_phase(made.distiller, start_engine(config), job, config)
     for name, parameter in made.bridge.named_parameters():
         torch.testing.assert_close(parameter, before[name], rtol=0, atol=0)

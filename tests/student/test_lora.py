@@ -19,6 +19,7 @@ from student.lora import (
 from student.trainer import Job, train_phase
 from teacher import KVCapture
 from teacher.quantise import quantise
+from tests.student.watching import Watching
 
 LORA = LoraConfig(rank=4, alpha=8)
 
@@ -137,7 +138,12 @@ def test_a_quantised_student_trains_the_same_under_deepspeed(school, start_engin
         lesson = school.lesson("projector", loss=LossConfig(), model=model)
         lines = []
         job = Job(
-            school.samples[:8], school.encode, lesson.panel, 3, 0, 4, log=lines.append
+            samples=school.samples[:8],
+            encode=school.encode,
+            views=lesson.panel,
+            steps=3,
+            seed=0,
+            observer=Watching(lines),
         )
         train_phase(lesson.distiller, start_engine(config), job, config)
         return [line["loss"] for line in lines if line["kind"] == "train"]

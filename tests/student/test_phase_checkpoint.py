@@ -17,6 +17,7 @@ from student.phase_checkpoint import (
     steps_kept,
 )
 from student.trainer import Job, train_phase
+from tests.student.watching import Watching
 
 CONFIG = TrainConfig(steps=3, batch_size=2, engine="torch", checkpoint_every=1)
 
@@ -68,14 +69,13 @@ def phase(school, start_engine, tmp_path):
         lines = []
         keeper = keeper or Keeper(tmp_path, keep=5, run="ours", warn=lines.append)
         job = Job(
-            school.samples[:8],
-            school.encode,
-            None,
-            steps,
-            0,
-            0,
+            samples=school.samples[:8],
+            encode=school.encode,
+            views=None,
+            steps=steps,
+            seed=0,
             checkpoints=keeper,
-            log=lines.append,
+            observer=Watching(lines),
         )
         train_phase(lesson.distiller, start_engine(config), job, config)
         return lines, lesson

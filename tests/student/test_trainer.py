@@ -14,6 +14,7 @@ from student.phase_checkpoint import Keeper, steps_kept
 from student.terms import OBJECTIVES
 from student.trainer import Job, NonFiniteLossError, train_phase
 from tests.student.ranks import LearnedTerm
+from tests.student.watching import Watching
 
 CONFIG = TrainConfig(
     steps=6, batch_size=2, engine="torch", log_every=1, warmup_steps=1, grad_accum=2
@@ -21,7 +22,13 @@ CONFIG = TrainConfig(
 
 
 def job_for(school, lesson, **changes) -> Job:
-    job = Job(school.samples[:20], school.encode, lesson.panel, 6, 3, 4)
+    job = Job(
+        samples=school.samples[:20],
+        encode=school.encode,
+        views=lesson.panel,
+        steps=6,
+        seed=3,
+    )
     return replace(job, **changes)
 
 
@@ -49,13 +56,11 @@ def test_a_stopped_and_resumed_phase_equals_an_undisturbed_one_bit_for_bit(
     def run(lines, stop_at=None, seed=0, folder=None):
         lesson = lesson_for(school, dropout)
         torch.manual_seed(seed)
-        asked = iter(range(1, 100))
         job = job_for(
             school,
             lesson,
             checkpoints=folder and Keeper(folder),
-            log=lines.append,
-            should_stop=lambda: next(asked) == stop_at,
+            observer=Watching(lines, stop_at),
         )
         done = train_phase(lesson.distiller, start_engine(config), job, config)
         return done, weights_of(lesson)
@@ -92,12 +97,11 @@ def test_what_a_term_learns_is_trained_at_the_bridges_rate_moved_and_saved(
 
     def run(stop_at=None, folder=None):
         lesson = learned_lesson(school, monkeypatch)
-        asked = iter(range(1, 100))
         job = job_for(
             school,
             lesson,
             checkpoints=folder and Keeper(folder),
-            should_stop=lambda: next(asked) == stop_at,
+            observer=Watching(stop_at=stop_at),
         )
         train_phase(lesson.distiller, start_engine(CONFIG), job, CONFIG)
         return lesson
@@ -175,21 +179,20 @@ def test_samples_are_read_in_the_order_of_the_seed_from_where_the_phase_starts(
 
 
 def test_metrics_name_terms_teachers_and_domains(school, start_engine):
-    lines: list[dict] = []
-    ticks: list[int] = []
+    watching = Watching()
     lesson = lesson_for(school, 0.0)
     config = replace(CONFIG, log_every=2)
-    job = job_for(school, lesson, log=lines.append, tick=ticks.append, steps=4)
+    job = job_for(school, lesson, observer=watching, steps=4)
     train_phase(lesson.distiller, start_engine(config), job, config)
-    assert ticks == [1, 2, 3, 4]
-    trained = [line for line in lines if line["kind"] == "train"]
+    assert watching.steps == [1, 2, 3, 4]
+    trained = [line for line in watching.lines if line["kind"] == "train"]
     assert [line["step"] for line in trained] == [1, 3, 4]
     for line in trained:
         assert {"ce", "kv_k", "kv_v", "cosine", "attention_kl"} <= set(line["terms"])
         assert set(line["coverage"]) == {"gpt2-prose", "qwen-code"}
         assert all(0 < share <= 1 for share in line["coverage"].values())
     assert trained[0]["lr"] == pytest.approx(CONFIG.learning_rate / 2)  # warm-up
-    routed = [line for line in lines if line["kind"] == "routing"]
+    routed = [line for line in watching.lines if line["kind"] == "routing"]
     for line in routed:
         assert set(line["weights"]) <= {"prose", "code"}
         for by_teacher in line["weights"].values():
@@ -224,7 +227,7 @@ def test_a_single_bad_loss_is_skipped_named_and_leaves_the_weights_finite(
 ):
     lesson, lines = poisoned(school, {3}), []
     config = replace(CONFIG, grad_accum=1, engine=engine)
-    job = job_for(school, lesson, log=lines.append, steps=5)
+    job = job_for(school, lesson, observer=Watching(lines), steps=5)
     assert train_phase(lesson.distiller, start_engine(config), job, config) == 5
     (event,) = [line for line in lines if line["kind"] == "event"]
     assert event["event"] == "non-finite loss" and event["step"] == 3

@@ -77,7 +77,9 @@ def test_a_composites_tower_stands_still_to_the_bit(
     )
     config = replace(config, engine=engine, zero_stage=stage)
     lesson = school.lesson(None, model=model)
-    job = Job(school.samples[:8], school.encode, None, 2, 0, 4)
+    job = Job(
+        samples=school.samples[:8], encode=school.encode, views=None, steps=2, seed=0
+    )
     train_phase(lesson.distiller, start_engine(config), job, config)
     moved = {n for n, p in model.named_parameters() if not torch.equal(before[n], p)}
     text = {n for n, p in model.named_parameters() if "language_model" in n}
