@@ -29,6 +29,7 @@ from fuse.config import FuseConfig
 from fuse.routing_stats import COLLAPSE_SHARE, UNIFORM_ENTROPY
 from student.config import LoraConfig, LossConfig, TrainConfig
 from student.output.terms import OutputConfig
+from teacher.quantise import Quantisation
 from teacher.store.manifest import Form
 from teacher.teacher_rule import TeacherRule
 
@@ -77,7 +78,7 @@ class StudentConfig:
     export_dtype: Literal["checkpoint", "float32", "bfloat16", "float16"] = "checkpoint"
     """Type of the weights in the run's ``student/``: as in the files it came from, or
     this one. What every phase leaves keeps the type it was trained in."""
-    quantise: Literal["none", "int8", "int4"] = "none"
+    quantise: Quantisation = "none"
     """How its linear layers are held: as loaded, in 8 bits, or in 4 (NF4; needs the
     extra ``quant``). What is quantised stands still, so ``lora.rank`` must be set."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -109,7 +110,7 @@ class TeacherConfig:
     """Its share in fixed fusion where ``fuse.weights`` is null."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type its weights are loaded in; auto keeps the checkpoint's."""
-    quantise: Literal["none", "int8", "int4"] = "none"
+    quantise: Quantisation = "none"
     """How its linear layers are held: as loaded, in 8 bits, or in 4 (NF4; needs the
     extra ``quant``)."""
     shard: bool = False

@@ -15,6 +15,7 @@ from align.support.field_types import (
     Positive,
     check_fields,
 )
+from teacher.router_proto import PrototypeMethod, Similarity
 
 FUSION_METHODS = ("fixed", "similarity", "learnable")
 """The built-in ones; any other value names a registered router."""
@@ -56,9 +57,9 @@ class FuseConfig:
     """Give every student layer a learned router of its own."""
     temperature: Positive = 1.0
     """Softmax temperature of the routing weights; lower is sharper."""
-    similarity: Literal["cosine", "dot", "l2"] = "cosine"
+    similarity: Similarity = "cosine"
     """How a query is compared with a teacher's prototype."""
-    prototype_method: Literal["mean", "cls", "kmeans"] = "mean"
+    prototype_method: PrototypeMethod = "mean"
     """How a teacher's prototype is made from its calibration sample."""
     num_clusters: AtLeastOne = 4
     """Prototypes per teacher for ``kmeans``."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from align.errors import InputError
 from teacher.router_proto import (
+    PrototypeMethod,
+    Similarity,
     compute_multi_teacher_prototypes,
     compute_routing_weights,
 )
@@ -42,8 +43,8 @@ class SimilarityRouter(nn.Module):
         num_teachers: int,
         *,
         temperature: float = 1.0,
-        similarity: Literal["cosine", "dot", "l2"] = "cosine",
-        prototype_method: Literal["mean", "cls", "kmeans"] = "mean",
+        similarity: Similarity = "cosine",
+        prototype_method: PrototypeMethod = "mean",
         num_clusters: int = 4,
     ) -> None:
         """Hold no prototypes yet: all weights are equal.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from align.errors import InputError
 from align.extras import bitsandbytes
+from align.support.field_types import checked
 from align.text_part import text_modules
 
-QUANTISATIONS = ("none", "int8", "int4")
+Quantisation = Literal["none", "int8", "int4"]
 """How a model's linear layers may be held: as loaded, in 8 bits, in 4."""
 
 BLOCK, OUTER_BLOCK = 64, 256
@@ -28,7 +29,7 @@ def quantise(model: nn.Module, kind: str, device: torch.device | None = None) ->
 
     Args:
         model: of transformers; on the CPU, or on ``device`` already.
-        kind: of ``QUANTISATIONS``; ``none`` does nothing.
+        kind: of :data:`Quantisation`; ``none`` does nothing.
         device: where the quantised layers go, one at a time, so that the whole model
             is never there in full precision; None leaves them.
 
@@ -39,8 +40,7 @@ def quantise(model: nn.Module, kind: str, device: torch.device | None = None) ->
         ValueError: an unknown kind, no linear layer to quantise, or 4 bits without
             bitsandbytes.
     """
-    if kind not in QUANTISATIONS:
-        raise InputError(f"quantise={kind!r}; valid are {', '.join(QUANTISATIONS)}")
+    checked(Quantisation, kind, "quantise")
     if kind == "none":
         return 0
     found = linear_layers(model)

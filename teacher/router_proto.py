@@ -7,16 +7,18 @@ clusters); a query near it is given to that teacher.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from align.kv import KV
+from align.support.field_types import checked
 
 Features = KV | Sequence[KV] | Tensor
-METHODS = ("mean", "cls", "kmeans")
-SIMILARITIES = ("cosine", "dot", "l2")
+PrototypeMethod = Literal["mean", "cls", "kmeans"]
+Similarity = Literal["cosine", "dot", "l2"]
 
 
 def compute_multi_teacher_prototypes(
@@ -47,8 +49,7 @@ def compute_multi_teacher_prototypes(
         Mean prototypes: Snell et al., Prototypical Networks, 2017; k-means: Lloyd
         1982, as scikit-learn has it.
     """
-    if method not in METHODS:
-        raise ValueError(f"method={method!r}; valid are {', '.join(METHODS)}")
+    checked(PrototypeMethod, method, "method")
     if len(kvs_list) == 0:
         raise ValueError("kvs_list is empty; give one entry per teacher")
     tokens = [_tokens(kvs, method == "cls") for kvs in kvs_list]
@@ -93,10 +94,7 @@ def compute_routing_weights(
         Softmax over similarities: Snell et al. 2017; scaling of the dot product:
         Vaswani et al. 2017.
     """
-    if similarity not in SIMILARITIES:
-        raise ValueError(
-            f"similarity={similarity!r}; valid are {', '.join(SIMILARITIES)}"
-        )
+    checked(Similarity, similarity, "similarity")
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
     if prototypes.ndim not in (2, 3):

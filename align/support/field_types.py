@@ -36,7 +36,7 @@ ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 """No range holds nan: no comparison with it is true."""
 
 
-def check_fields(section: Any, place: str) -> None:
+def check_fields(section: object, place: str) -> None:
     """Check every field of a config's section against its annotation.
 
     Args:
@@ -46,7 +46,8 @@ def check_fields(section: Any, place: str) -> None:
     Raises:
         InputError: the first field that does not fit; see :func:`checked`.
     """
-    for name, hint in _leaf_hints(type(section)).items():
+    cls: Any = type(section)
+    for name, hint in _leaf_hints(cls).items():
         checked(hint, getattr(section, name), f"{place}.{name}")
 
 

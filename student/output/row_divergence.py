@@ -18,14 +18,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from align.support.field_types import checked
 from student.output.rows import cached_rows
 from student.output.support import FULL, Support, fill_tail_
 
-KINDS = ("forward", "reverse", "jensen_shannon")
+DivergenceKind = Literal["forward", "reverse", "jensen_shannon"]
 _LEAST_MASS = 1e-20  # a billionth of which is a float32 too
 _LONG_ROW = 2**14
 _MASKED = -1e30  # stands for -inf: finite, so that its product with 0 is 0
@@ -35,8 +37,8 @@ _MASKED = -1e30  # stands for -inf: finite, so that its product with 0 is 0
 class Divergence:
     """Which distance, and over which tokens."""
 
-    kind: str = "forward"
-    """``forward``, ``reverse`` or ``jensen_shannon``."""
+    kind: DivergenceKind = "forward"
+    """KL(p || q), KL(q || p), or both towards their mean."""
     mix: float = 0.5
     """The teacher's share in the mean of ``jensen_shannon``, in (0, 1)."""
     support: Support = FULL
@@ -53,10 +55,7 @@ class Divergence:
         Raises:
             ValueError: an unknown kind, or a share outside (0, 1).
         """
-        if self.kind not in KINDS:
-            raise ValueError(
-                f"divergence is {self.kind!r}; give one of {', '.join(KINDS)}"
-            )
+        checked(DivergenceKind, self.kind, "divergence")
         if not 0 < self.mix < 1:
             raise ValueError(
                 f"the mixing weight must be in (0, 1), got {self.mix}; its limits are "

@@ -126,7 +126,7 @@ def test_a_model_computes_in_the_type_that_autocast_asks_for():
 
 
 def test_what_cannot_be_quantised_is_refused_with_the_next_step(monkeypatch):
-    with pytest.raises(ValueError, match="valid are none, int8, int4"):
+    with pytest.raises(ValueError, match="one of 'none', 'int8', 'int4'"):
         quantise(qwen(), "int3")
     model = qwen()
     quantise(model, "int8")

@@ -54,7 +54,7 @@ def test_kmeans_prototypes_are_the_centres_of_the_clumps():
 def test_prototypes_name_what_is_wrong():
     with pytest.raises(ValueError, match=r"widths \[12, 8\].*adapt"):
         compute_multi_teacher_prototypes([_kv(0), _kv(0, size=2)])
-    with pytest.raises(ValueError, match="valid are mean, cls, kmeans"):
+    with pytest.raises(ValueError, match="one of 'mean', 'cls', 'kmeans'"):
         compute_multi_teacher_prototypes([_kv(0)], method="median")
     with pytest.raises(ValueError, match=r"kvs_list\[0\] has 2 tokens"):
         compute_multi_teacher_prototypes([torch.zeros(2, 3)], "kmeans")
@@ -92,7 +92,7 @@ def test_the_nearest_cluster_of_a_teacher_counts(similarity):
 
 def test_weights_name_what_is_wrong():
     query, prototypes = torch.zeros(1, 3), torch.zeros(2, 3)
-    with pytest.raises(ValueError, match="valid are cosine, dot, l2"):
+    with pytest.raises(ValueError, match="one of 'cosine', 'dot', 'l2'"):
         compute_routing_weights(query, prototypes, similarity="l1")
     with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
         compute_routing_weights(query, prototypes, temperature=0)

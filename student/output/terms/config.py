@@ -18,6 +18,7 @@ from align.support.field_types import (
     checked,
 )
 from student.output.likelihood import LikelihoodForm
+from student.output.row_divergence import DivergenceKind
 from student.output.sequence_ot import SequenceCost
 
 OutputTerm = Literal["kd", "hybrid_ot", "sequence_ot", "likelihood", "projected_kl"]
@@ -54,7 +55,7 @@ class OutputConfig:
     teachers: dict[str, list[str]] = field(default_factory=dict)
     """Objective -> teachers it learns from; one that is not named here takes every
     teacher of the phase that has a next-token output."""
-    divergence: Literal["forward", "reverse", "jensen_shannon"] = "forward"
+    divergence: DivergenceKind = "forward"
     """Of ``kd``: ``forward`` KL(teacher || student), ``reverse`` KL(student ||
     teacher) or ``jensen_shannon``."""
     mix: Annotated[float, Interval(gt=0, lt=1)] = 0.5

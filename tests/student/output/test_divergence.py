@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from torch.nn import functional as F
 
 from student.output import Divergence, Support
 from student.output.divergence import divergence
-from student.output.row_divergence import KINDS, pull_
+from student.output.row_divergence import DivergenceKind, pull_
 
 V = 11
 
@@ -44,7 +45,7 @@ SUPPORTS = [Support(), Support(top_k=3), Support(threshold=0.05)]
 
 
 @pytest.mark.parametrize("support", SUPPORTS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(DivergenceKind))
 def test_it_is_the_weighted_mean_of_the_definition_with_its_gradient(kind, support):
     s, t = rows(0).requires_grad_(), rows(1)
     settings = Divergence(kind, 0.3, support)
@@ -59,7 +60,7 @@ def test_it_is_the_weighted_mean_of_the_definition_with_its_gradient(kind, suppo
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(DivergenceKind))
 def test_the_gradient_is_that_of_finite_differences_twice_through_one_graph(kind):
     s, t = rows(0, 3, 5).requires_grad_(), rows(1, 3, 5)
     support = Support(top_k=2)
@@ -106,7 +107,7 @@ def test_long_rows_of_any_size_are_right_with_room_for_the_gradient_and_in_place
         torch.testing.assert_close(got, pull.float(), rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(DivergenceKind))
 def test_shifts_and_permutations_change_nothing_and_the_same_logits_are_apart_by_0(
     kind,
 ):
@@ -144,7 +145,7 @@ def test_a_hot_temperature_compares_centred_logits_and_a_cold_one_the_best_token
     torch.testing.assert_close(cold, margin, rtol=1e-2, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(DivergenceKind))
 def test_extreme_and_forbidden_logits_stay_finite_in_bfloat16(kind):
     t = torch.full((5, 7), 1e4, dtype=torch.bfloat16)
     s = -t
@@ -194,7 +195,7 @@ def test_heads_rounded_up_differently_count_up_to_the_smaller():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Divergence("sideways"), "one of forward, reverse"),
+        (lambda: Divergence("sideways"), "one of 'forward', 'reverse'"),
         (lambda: Divergence(mix=1.0), r"\(0, 1\), got 1.0"),
         (lambda: Support(top_k=2, threshold=0.1), "give one of them"),
         (lambda: Support(threshold=1.0), r"\[0, 1\), got 1.0"),
