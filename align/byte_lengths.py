@@ -30,7 +30,7 @@ _KEEPING = ("Split", "Digits", "Punctuation", "UnicodeScripts")
 """Pre-tokenizers that cut text and neither add to it nor, by themselves, drop any."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ByteLengths:
     """How many bytes of text each id of one vocabulary stands for."""
 
@@ -66,11 +66,11 @@ class ByteLengths:
         vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=False)
         normalizer, splitter = _steps(backend.normalizer), _steps(backend.pre_tokenizer)
         plain = _byte_level(normalizer, splitter)
-        whole = getattr(backend.model, "byte_fallback", False) and all(
+        has_all_bytes = getattr(backend.model, "byte_fallback", False) and all(
             f"<0x{byte:02X}>" in vocabulary for byte in range(256)
         )
-        read = plain or (_marked(normalizer, splitter) if whole else None)
-        if read is None:
+        marking = plain or (_marked(normalizer, splitter) if has_all_bytes else None)
+        if marking is None:
             return None
         added_tokens = backend.get_added_tokens_decoder()
         size = max([*vocabulary.values(), *added_tokens], default=-1) + 1
@@ -81,8 +81,14 @@ class ByteLengths:
         for id_, token in added_tokens.items():
             lengths[id_] = len(token.content.encode())
             added[id_] = True
-        prefix, spares = read
-        return cls(lengths, added, bool(plain and normalizer), prefix, spares)
+        prefix, spares = marking
+        return cls(
+            lengths=lengths,
+            added=added,
+            normalizes=bool(plain and normalizer),
+            prefix=prefix,
+            spares=spares,
+        )
 
     def encode(self, tokenizer: Any, texts: list[str]) -> tuple[Placed, Bools]:
         """Tokenise without offsets and compute the spans.
@@ -109,12 +115,12 @@ class ByteLengths:
 
     def _place(self, ids: Ints, counts: Ints, texts: list[str]) -> tuple[Ints, Bools]:
         """Spans (B, T, 2) of padded ids (B, T), and which texts fit (B,)."""
-        held = np.arange(ids.shape[1]) < counts[:, None]
-        lengths = np.where(held, self.lengths.take(ids, mode="clip"), 0)
+        is_token = np.arange(ids.shape[1]) < counts[:, None]
+        lengths = np.where(is_token, self.lengths.take(ids, mode="clip"), 0)
         fits = lengths.min(1, initial=0) == 0  # no unused id
         raw = [text.encode() for text in texts]
         if self.prefix != "none":
-            prefixed = self._prefixed(ids) & held
+            prefixed = self._prefixed(ids) & is_token
             if self.spares:
                 self._spare(prefixed, lengths, raw)
             lengths -= prefixed
@@ -155,8 +161,8 @@ class ByteLengths:
     def _spare(self, prefixed: Bools, lengths: Ints, raw: list[bytes]) -> None:
         """Take back, in place, the blanks before text that begins with one."""
         for row, place in zip(*np.nonzero(prefixed), strict=True):
-            read = lengths[row, :place].sum() - prefixed[row, :place].sum()
-            prefixed[row, place] = raw[row][read : read + 1] != b" "
+            bytes_read = lengths[row, :place].sum() - prefixed[row, :place].sum()
+            prefixed[row, place] = raw[row][bytes_read : bytes_read + 1] != b" "
 
 
 def _steps(component: Any) -> list[dict[str, Any]]:
@@ -175,7 +181,7 @@ def _flat(state: dict[str, Any]) -> list[dict[str, Any]]:
     inner = state.get("pretokenizers", state.get("normalizers"))
     if state["type"] != "Sequence" or inner is None:
         return [state]
-    return [step for one in inner for step in _flat(one)]
+    return [step for part in inner for step in _flat(part)]
 
 
 def _keeps(steps: list[dict[str, Any]]) -> bool:
@@ -212,8 +218,8 @@ def _marked(
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": MARKER}
     prepend = {"type": "Prepend", "prepend": MARKER}
     places = [n for n, step in enumerate(splitter) if step["type"] == "Metaspace"]
-    others = [step for step in splitter if step["type"] != "Metaspace"]
-    if not _keeps(others):
+    other_steps = [step for step in splitter if step["type"] != "Metaspace"]
+    if not _keeps(other_steps):
         return None
     if not places and normalizer == [prepend, replace]:
         return "always", False

@@ -100,7 +100,7 @@ def _joined(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _described(pair: Sequence[Any]) -> str:
-    shown = [
+    shapes = [
         str(tuple(x.shape)) if torch.is_tensor(x) else type(x).__name__ for x in pair
     ]
-    return ", ".join(shown) or "nothing"
+    return ", ".join(shapes) or "nothing"

@@ -177,8 +177,8 @@ def calibrate_procrustes(
     """
     components = _components(stats, whiten)
     paired = components.transpose(1, 2) @ stats.cov_xy / stats.std_y[:, None]
-    left, _, right = torch.linalg.svd(paired, full_matrices=False)
-    return _into_student(stats, components @ (left @ right))
+    rotation_left, _, rotation_right = torch.linalg.svd(paired, full_matrices=False)
+    return _into_student(stats, components @ (rotation_left @ rotation_right))
 
 
 def calibrate_ridge(
@@ -238,9 +238,11 @@ def variance_kept(stats: CalibrationStats, weight: Tensor) -> Tensor:
     inner = weight.to(corr) * scale[:, :, None]
     size = inner.norm(dim=1, keepdim=True)
     inner = inner / torch.where(size > 0, size, torch.ones_like(size))
-    seen = corr @ inner
-    gram = torch.linalg.pinv(inner.transpose(1, 2) @ seen, rtol=1e-9, hermitian=True)
-    read_back = (seen @ gram * seen).sum((1, 2))
+    read_out = corr @ inner
+    gram = torch.linalg.pinv(
+        inner.transpose(1, 2) @ read_out, rtol=1e-9, hermitian=True
+    )
+    read_back = (read_out @ gram * read_out).sum((1, 2))
     total = corr.diagonal(dim1=1, dim2=2).sum(1)
     safe = torch.where(total > 0, total, torch.ones_like(total))
     return (read_back / safe).clamp(0, 1)

@@ -36,28 +36,32 @@ def check_causal(
     rows, cols = alignment.rows, alignment.cols
     if not len(rows):
         return
-    known = student.complete_until.reshape(-1).to(rows.device)
-    seen = teacher.touched_until.reshape(-1).to(rows.device)
-    leaks = (seen[cols] > known[rows]) | (rows // students != cols // teachers)
+    student_reads = student.complete_until.reshape(-1).to(rows.device)
+    teacher_reads = teacher.touched_until.reshape(-1).to(rows.device)
+    leaks = (teacher_reads[cols] > student_reads[rows]) | (
+        rows // students != cols // teachers
+    )
     if not bool(leaks.any()):
         return
     pair = int(leaks.nonzero()[0])
     sample, token = divmod(int(rows[pair]), students)
-    other, feeding = divmod(int(cols[pair]), teachers)
-    fed = _piece(student, sample, token)
-    feeds = _piece(teacher, other, feeding)
+    teacher_sample, feeding = divmod(int(cols[pair]), teachers)
+    student_piece = _piece(student, sample, token)
+    teacher_piece = _piece(teacher, teacher_sample, feeding)
     prefix = f"{who}: " if who else ""
-    if sample != other:
+    if sample != teacher_sample:
         raise CausalityError(
-            f"{prefix}sample {sample}: student token {token} {fed!r} is fed by teacher "
-            f"token {feeding} {feeds!r} of sample {other}: a text learns from its own "
-            "tokens only; use the aligner 'causal_char_iou' or 'last_token'"
+            f"{prefix}sample {sample}: student token {token} {student_piece!r} is fed "
+            f"by teacher token {feeding} {teacher_piece!r} of sample "
+            f"{teacher_sample}: a text learns from its own tokens only; use the "
+            "aligner 'causal_char_iou' or 'last_token'"
         )
     raise CausalityError(
-        f"{prefix}sample {sample}: student token {token} {fed!r} has read "
-        f"{int(known[rows[pair]])} whole characters, but is fed by teacher token "
-        f"{feeding} {feeds!r}, which has read {int(seen[cols[pair]])}: the future "
-        "leaks; use the aligner 'causal_char_iou' or 'last_token'"
+        f"{prefix}sample {sample}: student token {token} {student_piece!r} has read "
+        f"{int(student_reads[rows[pair]])} whole characters, but is fed by teacher "
+        f"token {feeding} {teacher_piece!r}, which has read "
+        f"{int(teacher_reads[cols[pair]])}: the future leaks; use the aligner "
+        "'causal_char_iou' or 'last_token'"
     )
 
 

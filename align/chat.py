@@ -67,9 +67,9 @@ def render_chat(tokenizer: Any, messages: Conversation | Sequence[Message]) -> R
     for index, content in enumerate(contents):
         after = marks[index + 1]
         fitting = [
-            (lead, at + len(shown))
-            for lead, shown in _trimmings(content)
-            if text.startswith(shown + after, at)
+            (lead, at + len(trimmed_content))
+            for lead, trimmed_content in _trimmings(content)
+            if text.startswith(trimmed_content + after, at)
         ]
         if not fitting:
             raise InputError(
@@ -84,32 +84,36 @@ def render_chat(tokenizer: Any, messages: Conversation | Sequence[Message]) -> R
     return Rendered(text, tuple(spans), tuple(trimmed))
 
 
-def to_contents(spans: Ints, shown: Rendered, messages: Sequence[Message]) -> Ints:
+def to_contents(spans: Ints, rendered: Rendered, messages: Sequence[Message]) -> Ints:
     """Move spans from the rendered text to the joined contents.
 
     Args:
         spans: (T, 2) int64 [start, end) in ``shown.text``.
-        shown: from :func:`render_chat`.
+        rendered: from :func:`render_chat`.
         messages: that were rendered.
 
     Returns:
         (T, 2) int64; spans of the template alone are empty.
     """
-    size = len(shown.text)
+    size = len(rendered.text)
     place = np.full(size, -1, dtype=np.int64)  # of each character in the contents
     begin = 0
     for (start, end), lead, message in zip(
-        shown.spans, shown.trimmed, messages, strict=True
+        rendered.spans, rendered.trimmed, messages, strict=True
     ):
         place[start:end] = np.arange(end - start) + begin + lead
         begin += len(message["content"])
-    held = np.flatnonzero(place >= 0)
-    first = np.searchsorted(held, spans[:, 0])
-    last = np.searchsorted(held, spans[:, 1])  # held characters before the end
-    known = np.append(place[held], begin)
-    moved = np.stack([known[first], known[np.maximum(last, 1) - 1] + 1], axis=1)
-    read = np.where(last > 0, known[np.maximum(last, 1) - 1] + 1, 0)
-    return np.where((last > first)[:, None], moved, read[:, None])
+    content_chars = np.flatnonzero(place >= 0)
+    first = np.searchsorted(content_chars, spans[:, 0])
+    last = np.searchsorted(
+        content_chars, spans[:, 1]
+    )  # characters of contents before the end
+    content_places = np.append(place[content_chars], begin)
+    moved = np.stack(
+        [content_places[first], content_places[np.maximum(last, 1) - 1] + 1], axis=1
+    )
+    chars_before = np.where(last > 0, content_places[np.maximum(last, 1) - 1] + 1, 0)
+    return np.where((last > first)[:, None], moved, chars_before[:, None])
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -204,8 +208,8 @@ def _marks(
     stand_ins = [f"\ue000{index}\ue001" for index in range(len(contents))]
     rest, marks = _filled(tokenizer, conversation, stand_ins), []
     for index, stand_in in enumerate(stand_ins):
-        before, found, rest = rest.partition(stand_in)
-        if not found:
+        before, matched, rest = rest.partition(stand_in)
+        if not matched:
             raise InputError(
                 f"messages[{index}]: the chat template leaves this turn out, or "
                 "changes the order; give turns that this model takes"

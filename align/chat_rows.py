@@ -102,11 +102,11 @@ def _of_instruction(record: Mapping[str, Any], where: str) -> Conversation:
         for role, value in zip(("user", "assistant"), pair, strict=True):
             content = string_of(value, f"history[{index}]", where)
             turns.append({"role": role, "content": content})
-    asked = string_of(record["instruction"], "instruction", where)
-    more = string_of(record.get("input") or "", "input", where)
-    if more.strip():
-        asked = f"{asked}\n{more}"
-    turns.append({"role": "user", "content": asked})
+    question = string_of(record["instruction"], "instruction", where)
+    context = string_of(record.get("input") or "", "input", where)
+    if context.strip():
+        question = f"{question}\n{context}"
+    turns.append({"role": "user", "content": question})
     output = string_of(record["output"], "output", where)
     return Conversation([*turns, {"role": "assistant", "content": output}], "\n\n")
 

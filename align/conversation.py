@@ -45,10 +45,14 @@ class Conversation(str):
             today: what templates that write the day are told; None asks the clock.
             goes_on: whether its end was cut off.
         """
-        made = super().__new__(cls, "".join(m["content"] for m in messages))
-        made.messages, made.joint, made.today = tuple(messages), joint, today
-        made.goes_on = goes_on
-        return made
+        conversation = super().__new__(cls, "".join(m["content"] for m in messages))
+        conversation.messages, conversation.joint, conversation.today = (
+            tuple(messages),
+            joint,
+            today,
+        )
+        conversation.goes_on = goes_on
+        return conversation
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         """What a copy in another process is made of."""

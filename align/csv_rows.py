@@ -57,14 +57,18 @@ def rows_of_table(path: Path, delimiter: str) -> Iterator[Row]:
 
 
 def _fields(row: list[str], delimiter: str, where: str) -> list[str]:
-    twice = sorted({name for name in row if row.count(name) > 1})
-    if twice:
-        raise InputError(f"{where}: field {twice[0]!r} is named twice; name it once")
-    others = [mark for mark in ",;\t" if mark != delimiter and mark in "".join(row)]
-    if len(row) == 1 and others:
+    repeated_names = sorted({name for name in row if row.count(name) > 1})
+    if repeated_names:
         raise InputError(
-            f"{where}: no {delimiter!r} in {row[0]!r:.60}, but {others[0]!r}; .csv is "
-            "separated by commas, .tsv by tabs"
+            f"{where}: field {repeated_names[0]!r} is named twice; name it once"
+        )
+    other_marks = [
+        mark for mark in ",;\t" if mark != delimiter and mark in "".join(row)
+    ]
+    if len(row) == 1 and other_marks:
+        raise InputError(
+            f"{where}: no {delimiter!r} in {row[0]!r:.60}, but {other_marks[0]!r}; "
+            ".csv is separated by commas, .tsv by tabs"
         )
     return row
 

@@ -47,7 +47,7 @@ def surely_at_most(tokens: int, text: str) -> bool:
     return text.isascii() and _DENSEST * len(text) + 16 <= tokens
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True, slots=True)
 class Tally:
     """What has been cut so far."""
 
@@ -97,16 +97,16 @@ class Cutter:
         """
         rest = iter(samples)
         while group := list(islice(rest, _AT_ONCE)):
-            open_ = [_Open(sample, self.readers[0].limit) for sample in group]
-            while waiting := [one for one in open_ if not one.done]:
+            documents = [_Open(sample, self.readers[0].limit) for sample in group]
+            while waiting := [document for document in documents if not document.done]:
                 self._advance(waiting)
-            for one in open_:
-                self._count(one)
-                yield one.sample, one.spans
+            for document in documents:
+                self._count(document)
+                yield document.sample, document.spans
 
     def _advance(self, waiting: Sequence[_Open]) -> None:
         """Try one piece of each document, and keep those that fit everybody."""
-        texts = [one.tried for one in waiting]
+        texts = [document.tried for document in waiting]
         limits: list[int | None] = [None] * len(texts)
         for reader in self.readers:
             rows = [
@@ -125,15 +125,15 @@ class Cutter:
                 if chars is not None:
                     limits[row] = chars
                     waiting[row].cause = reader
-        for one, limit in zip(waiting, limits, strict=True):
-            if limit is not None and not one.indivisible:
-                one.shorten(limit)
+        for document, limit in zip(waiting, limits, strict=True):
+            if limit is not None and not document.indivisible:
+                document.shorten(limit)
                 continue
-            if limit is None and one.save_blanks():
+            if limit is None and document.save_blanks():
                 continue
-            if one.cause is not None:
-                self._note(one.cause, one.sample.id, fits=limit is None)
-            one.keep(self.readers[0].limit)
+            if document.cause is not None:
+                self._note(document.cause, document.sample.id, fits=limit is None)
+            document.keep(self.readers[0].limit)
 
     def _note(self, cause: Reader, sample: str, fits: bool) -> None:
         """Count a piece that is shorter for a reader, or too long all the same."""
@@ -143,19 +143,19 @@ class Cutter:
             by = self.tally.by
             by[cause.name] = by.get(cause.name, 0) + 1
 
-    def _count(self, one: _Open) -> None:
-        tally, text = self.tally, one.sample.text
+    def _count(self, document: _Open) -> None:
+        tally, text = self.tally, document.sample.text
         if isinstance(text, Conversation):
-            kept = one.spans[-1][1] if one.spans else 0
+            kept = document.spans[-1][1] if document.spans else 0
             tally.conversations += 1
             tally.shortened += kept < len(text)
             tally.contents += len(text)
             tally.kept += kept
         else:
             tally.documents += 1
-            if len(one.spans) > 1:
+            if len(document.spans) > 1:
                 tally.long += 1
-                tally.pieces += len(one.spans)
+                tally.pieces += len(document.spans)
 
 
 class _Open:
@@ -249,11 +249,11 @@ def _measure(
     over = counts > reader.limit
     fitting: list[int | None] = [None] * len(texts)
     if bool(over.any()):
-        held, known = _last_held(batch), batch.complete_until
+        last_places, chars_read = _last_held(batch), batch.complete_until
         for row in over.nonzero()[:, 0].tolist():
-            after = int(counts[row]) - 1 - held[row]  # tokens behind the text
+            after = int(counts[row]) - 1 - last_places[row]  # tokens behind the text
             place = reader.limit - after - 1
-            fitting[row] = int(known[row, place]) if place >= 0 else 0
+            fitting[row] = int(chars_read[row, place]) if place >= 0 else 0
     return counts.tolist(), fitting
 
 
@@ -263,16 +263,16 @@ def _read(reader: Reader, texts: Sequence[tuple[str, str]]) -> TokenBatch:
     except InputError as error:
         if len(texts) == 1:
             raise InputError(f"{reader.name}: {texts[0][0]}: {error}") from error
-    for one in texts:  # name the text that it is about
-        _read(reader, [one])
+    for pair in texts:  # name the text that it is about
+        _read(reader, [pair])
     raise AssertionError(f"{reader.name} refuses texts together, but none alone")
 
 
 def _last_held(batch: TokenBatch) -> list[int]:
     """The place of each row's last token that holds text, -1 where none does."""
     places = batch.has_text.cumsum(1).argmax(1)
-    some = batch.has_text.any(1)
-    return [int(p) if ok else -1 for p, ok in zip(places, some, strict=True)]
+    row_has_text = batch.has_text.any(1)
+    return [int(p) if ok else -1 for p, ok in zip(places, row_has_text, strict=True)]
 
 
 def piece_of(text: str, span: Span) -> str:

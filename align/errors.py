@@ -59,8 +59,10 @@ def exit_code_of(error: BaseException) -> int:
     """
     if isinstance(error, MtkdError):
         return error.exit_code
-    theirs = of_the_machine(error) or out_of_memory(error) or missing_package(error)
-    return USER_ERROR if theirs else PROGRAM_ERROR
+    is_the_users = (
+        of_the_machine(error) or out_of_memory(error) or missing_package(error)
+    )
+    return USER_ERROR if is_the_users else PROGRAM_ERROR
 
 
 def of_the_machine(error: BaseException) -> bool:
@@ -86,5 +88,5 @@ def missing_package(error: BaseException) -> str | None:
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None
     package = error.name.partition(".")[0]
-    ours = ("align", "teacher", "fuse", "student", "plugins", "experiments")
-    return None if package in ours else package
+    our_packages = ("align", "teacher", "fuse", "student", "plugins", "experiments")
+    return None if package in our_packages else package

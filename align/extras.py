@@ -9,29 +9,29 @@ from typing import Any
 from align.errors import InputError
 
 
-def bitsandbytes(what: str, instead: str) -> Any:
+def bitsandbytes(purpose: str, instead: str) -> Any:
     """Import bitsandbytes, without the news that it logs on import.
 
     Args:
-        what: needs it, for the error.
+        purpose: what needs it, for the error.
         instead: what needs nothing, for the error.
 
     Raises:
         ValueError: it is not installed.
     """
-    return _extra("bitsandbytes", what, instead)
+    return _extra("bitsandbytes", purpose, instead)
 
 
-def peft(what: str, instead: str) -> Any:
+def peft(purpose: str, instead: str) -> Any:
     """Import peft, which imports bitsandbytes; see there."""
-    return _extra("peft", what, instead)
+    return _extra("peft", purpose, instead)
 
 
-def _extra(name: str, what: str, instead: str) -> Any:
+def _extra(name: str, purpose: str, instead: str) -> Any:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(
-            f"{what} needs {name}: pip install 'mtkd[quant]', or {instead}"
+            f"{purpose} needs {name}: pip install 'mtkd[quant]', or {instead}"
         ) from error

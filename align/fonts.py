@@ -71,24 +71,30 @@ def fonts_for(text: str) -> Fonts:
     Args:
         text: all that is to be shown.
     """
-    wanted = {char for char in text if char.isprintable()}
-    families, missing = [BASE], _uncovered(wanted, BASE)
-    if missing:
+    characters = {char for char in text if char.isprintable()}
+    families, uncovered = [BASE], _uncovered(characters, BASE)
+    if uncovered:
         _take_up_new_fonts()
         listed = _families()
         for family in [name for name in PREFERRED if name in listed]:
-            rest = _uncovered(missing, family)
-            if len(rest) < len(missing):
-                families, missing = [*families, family], rest
-    while missing and len(families) < _MOST:
-        others = {n: _uncovered(missing, n) for n in _families() if n not in families}
-        best = min(others, key=lambda name: (len(others[name]), name), default=BASE)
-        if best == BASE or len(others[best]) == len(missing):
+            rest = _uncovered(uncovered, family)
+            if len(rest) < len(uncovered):
+                families, uncovered = [*families, family], rest
+    while uncovered and len(families) < _MOST:
+        left_uncovered = {
+            n: _uncovered(uncovered, n) for n in _families() if n not in families
+        }
+        best = min(
+            left_uncovered,
+            key=lambda name: (len(left_uncovered[name]), name),
+            default=BASE,
+        )
+        if best == BASE or len(left_uncovered[best]) == len(uncovered):
             break
-        families, missing = [*families, best], others[best]
+        families, uncovered = [*families, best], left_uncovered[best]
     for family in families[1:]:
         _give_ordinary_weight(family)
-    return Fonts(tuple(families), frozenset(missing))
+    return Fonts(tuple(families), frozenset(uncovered))
 
 
 def legible(figure: Figure) -> Figure:
@@ -122,9 +128,9 @@ def _relabel(axis: Any, fonts: Fonts) -> None:
 
     if isinstance(axis.get_major_locator(), FixedLocator):
         labels = [text.get_text() for text in axis.get_ticklabels()]
-        shown = [fonts.shown(label) for label in labels]
-        if shown != labels:
-            axis.set_ticklabels(shown)
+        drawable = [fonts.shown(label) for label in labels]
+        if drawable != labels:
+            axis.set_ticklabels(drawable)
 
 
 def sentence_on(missing: Iterable[str]) -> str:
@@ -165,16 +171,16 @@ def _give_ordinary_weight(family: str) -> None:
     from matplotlib import font_manager
 
     listed = font_manager.fontManager.ttflist
-    own = [entry for entry in listed if entry.name == family]
-    if not any(entry.weight == 400 for entry in own):
-        plain = next(entry for entry in own if entry.fname == _families()[family])
+    entries = [entry for entry in listed if entry.name == family]
+    if not any(entry.weight == 400 for entry in entries):
+        plain = next(entry for entry in entries if entry.fname == _families()[family])
         listed.append(replace(plain, weight=400))
 
 
 def _uncovered(chars: set[str], family: str) -> set[str]:
     file = _families().get(family)
-    known = _characters(file) if file is not None else frozenset()
-    return {char for char in chars if ord(char) not in known}
+    covered = _characters(file) if file is not None else frozenset()
+    return {char for char in chars if ord(char) not in covered}
 
 
 @functools.cache

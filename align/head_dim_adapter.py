@@ -141,15 +141,19 @@ class MultiTeacherHeadDimAdapter(nn.Module):
                 f"{len(kvs_list)} teachers' keys and {len(vs)} teachers' values; give "
                 "one of each a teacher"
             )
-        given = kvs_list if vs is None else list(zip(kvs_list, vs, strict=True))
-        if len(given) != self.num_teachers:
+        teachers_kv = kvs_list if vs is None else list(zip(kvs_list, vs, strict=True))
+        if len(teachers_kv) != self.num_teachers:
             raise ValueError(
-                f"{len(given)} teachers' KV for an adapter of {self.num_teachers}; "
-                "give one entry a teacher"
+                f"{len(teachers_kv)} teachers' KV for an adapter of "
+                f"{self.num_teachers}; give one entry a teacher"
             )
         if vs is None:
-            return [self._adapt_any(m, kv, headed=False) for m, kv in enumerate(given)]
-        adapted = [self._adapt_any(m, kv, headed=True) for m, kv in enumerate(given)]
+            return [
+                self._adapt_any(m, kv, headed=False) for m, kv in enumerate(teachers_kv)
+            ]
+        adapted = [
+            self._adapt_any(m, kv, headed=True) for m, kv in enumerate(teachers_kv)
+        ]
         return [k for k, _ in adapted], [v for _, v in adapted]
 
     def _adapt_any(self, teacher: int, kv: Any, headed: bool) -> Any:
@@ -213,11 +217,11 @@ class MultiTeacherHeadDimAdapter(nn.Module):
             ("k", stats_k, self.weight_k[teacher], self.bias_k[teacher]),
             ("v", stats_v, self.weight_v[teacher], self.bias_v[teacher]),
         ):
-            got = (stats.num_layers, stats.dim_x, stats.dim_y)
-            if got != tuple(weight.shape):
+            sizes = (stats.num_layers, stats.dim_x, stats.dim_y)
+            if sizes != tuple(weight.shape):
                 raise ValueError(
                     f"teachers[{teacher}]: stats_{name} is for (layers, teacher width, "
-                    f"student width) {got}, but the adapter has {tuple(weight.shape)}"
+                    f"student width) {sizes}, but the adapter has {tuple(weight.shape)}"
                 )
             new_weight, new_bias = solve(stats)
             weight.copy_(new_weight)

@@ -110,13 +110,13 @@ class _Held:
                 self.take(end)
                 return value
 
-    def error(self, what: str, place: int | None = None) -> InputError:
+    def error(self, fault: str, place: int | None = None) -> InputError:
         """What is wrong, with the line and what stands there."""
         place = self._at if place is None else place
         line = self.line + self._text.count("\n", self._at, place)
         near = self._text[max(0, place - 20) : place + 20]
         return InputError(
-            f"{self._path}, line {line}: not JSON ({what}, near {near!r}); give an "
+            f"{self._path}, line {line}: not JSON ({fault}, near {near!r}); give an "
             "array of objects, or one object a line"
         )
 

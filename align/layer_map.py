@@ -87,10 +87,13 @@ class LayerMap:
             The layer that weighs most in the most student layers, and in how many;
             None where none exceeds that.
         """
-        chosen = [max(feeds, key=lambda feed: feed[1])[0] for feeds in self.layers]
-        layer = max(set(chosen), key=lambda one: (chosen.count(one), -one))
-        fair = -(-len(chosen) // num_teacher_layers)
-        crowd = chosen.count(layer)
+        main_layers = [max(feeds, key=lambda feed: feed[1])[0] for feeds in self.layers]
+        layer = max(
+            set(main_layers),
+            key=lambda candidate: (main_layers.count(candidate), -candidate),
+        )
+        fair = -(-len(main_layers) // num_teacher_layers)
+        crowd = main_layers.count(layer)
         return (layer, crowd) if crowd > 2 * fair else None
 
     def matrix(self, num_teacher_layers: int | None = None) -> Tensor:
@@ -272,14 +275,14 @@ def mix_layer(x: Tensor | Sequence[Tensor], feeds: Sequence[Feed]) -> Tensor:
     Where one layer has all the weight this is a view of it.
     """
     used = [(layer, weight) for layer, weight in feeds if weight]
-    (first, weight), *others = used
-    if not others:
+    (first, weight), *further = used
+    if not further:
         return x[first]
     dtype = x[first].dtype
     wide = dtype if dtype == torch.float64 else torch.float32
-    if len(others) == 1:  # the usual case in one pass over memory
-        share = others[0][1] / (weight + others[0][1])
-        second = x[others[0][0]]
+    if len(further) == 1:  # the usual case in one pass over memory
+        share = further[0][1] / (weight + further[0][1])
+        second = x[further[0][0]]
         return torch.lerp(x[first].to(wide), second.to(wide), share).to(dtype)
     total = sum(x[layer].to(wide) * weight for layer, weight in used)
     return torch.as_tensor(total).to(dtype)

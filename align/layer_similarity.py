@@ -69,10 +69,10 @@ class LayerSimilarity:
             if value.dim() != 3 or (
                 before and value.shape[::2] != before[0].shape[::2]
             ):
-                wanted = tuple(before[0].shape[::2]) if before else "L and C"
+                expected = tuple(before[0].shape[::2]) if before else "L and C"
                 raise ValueError(
                     f"{name} has shape {tuple(value.shape)}; give (L, N, C), with "
-                    f"{wanted} as before"
+                    f"{expected} as before"
                 )
             if not bool(torch.isfinite(value).all()):
                 raise ValueError(
@@ -85,11 +85,11 @@ class LayerSimilarity:
                 "tokens; give the same tokens of both"
             )
         room = self.max_tokens - self.n
-        taken = min(room, teacher.shape[1])
-        if taken:
-            self._teacher.append(teacher[:, :taken].float().cpu())
-            self._student.append(student[:, :taken].float().cpu())
-            self.n += taken
+        count = min(room, teacher.shape[1])
+        if count:
+            self._teacher.append(teacher[:, :count].float().cpu())
+            self._student.append(student[:, :count].float().cpu())
+            self.n += count
 
     def cka(self, standardize: bool = True) -> Tensor:
         """Compare every teacher layer with every student layer.

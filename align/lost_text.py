@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 _EXAMPLES = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LostText:
     """Characters of a batch that its tokens do not tell, by what became of them."""
 
@@ -50,8 +50,8 @@ class LostText:
         if not (self.blanks or self.dropped or self.unknown or self.rewritten):
             return f"nothing lost of {self.characters:,} characters"
         parts = [
-            f"{count:,} {what}"
-            for what, count in (
+            f"{count:,} {kind}"
+            for kind, count in (
                 ("unknown", self.unknown),
                 ("rewritten", self.rewritten),
                 ("dropped", self.dropped),
@@ -79,40 +79,40 @@ def lost_text(tokenizer: Any, batch: TokenBatch) -> LostText:
     unknown_piece = (
         tokenizer.convert_ids_to_tokens(unknown_id) if unknown_id >= 0 else ""
     )
-    spans, held = batch.spans.cpu().numpy(), batch.has_text.cpu().numpy()
+    spans, holds_text = batch.spans.cpu().numpy(), batch.has_text.cpu().numpy()
     is_unknown = batch.ids.cpu().numpy() == unknown_id
     kinds: Counter[str] = Counter()
-    seen: Counter[str] = Counter()
-    told: Counter[str] = Counter()
+    examples: Counter[str] = Counter()
+    clusters: Counter[str] = Counter()
     for row, text in enumerate(batch.texts):
         end = int(spans[row].max(initial=0))
         kinds["characters"] += end
-        known = _covered(spans[row][held[row] & ~is_unknown[row]], end)
-        unsure = spans[row][held[row] & is_unknown[row]]
+        is_certain = _covered(spans[row][holds_text[row] & ~is_unknown[row]], end)
+        unsure = spans[row][holds_text[row] & is_unknown[row]]
         for start, stop in unsure.tolist():
             if text[start:stop] == unknown_piece:
-                known[start:stop] = True  # the text itself says so
-        claimed = known | _covered(unsure, end)
-        for place in np.flatnonzero(~known).tolist():
+                is_certain[start:stop] = True  # the text itself says so
+        claimed = is_certain | _covered(unsure, end)
+        for place in np.flatnonzero(~is_certain).tolist():
             blank = text[place].isspace()
             kind = "unknown" if claimed[place] else "dropped"
             kinds["blanks" if blank else kind] += 1
             if not blank:
-                seen[f"{_shown(text[place])} {kind}"] += 1
-        told.update(_clusters(text[:end], known))
-    for cluster, read in _reread(tokenizer, list(told)).items():
-        kind = "rewritten" if read else "dropped"
-        kinds[kind] += told[cluster] * len(cluster)
-        what = f"as {_shown(read)}" if read else "dropped"
-        seen[f"{_shown(cluster)} {what}"] += told[cluster]
-    common = tuple(example for example, _ in seen.most_common(_EXAMPLES))
+                examples[f"{_shown(text[place])} {kind}"] += 1
+        clusters.update(_clusters(text[:end], is_certain))
+    for cluster, reread_text in _reread(tokenizer, list(clusters)).items():
+        kind = "rewritten" if reread_text else "dropped"
+        kinds[kind] += clusters[cluster] * len(cluster)
+        outcome = f"as {_shown(reread_text)}" if reread_text else "dropped"
+        examples[f"{_shown(cluster)} {outcome}"] += clusters[cluster]
+    common = tuple(example for example, _ in examples.most_common(_EXAMPLES))
     return LostText(
-        kinds["characters"],
-        kinds["blanks"],
-        kinds["dropped"],
-        kinds["unknown"],
-        kinds["rewritten"],
-        common,
+        characters=kinds["characters"],
+        blanks=kinds["blanks"],
+        dropped=kinds["dropped"],
+        unknown=kinds["unknown"],
+        rewritten=kinds["rewritten"],
+        examples=common,
     )
 
 
@@ -130,27 +130,27 @@ def _covered(spans: Ints, size: int) -> NDArray[np.bool_]:
     return covered
 
 
-def _clusters(text: str, known: NDArray[np.bool_]) -> Iterator[str]:
+def _clusters(text: str, is_certain: NDArray[np.bool_]) -> Iterator[str]:
     """Known letters with the accents on them, blanks left out."""
     place = 0
     while place < len(text):
         stop = place + 1
         while stop < len(text) and unicodedata.combining(text[stop]):
             stop += 1
-        if known[place:stop].all() and not text[place].isspace():
+        if is_certain[place:stop].all() and not text[place].isspace():
             yield text[place:stop]
         place = stop
 
 
 def _unknown_id(tokenizer: Any) -> int:
     """The unknown token's id, also where only the model knows it; -1 for none."""
-    named = getattr(tokenizer, "unk_token_id", None)
-    if named is not None:
-        return int(named)
+    tokenizer_id = getattr(tokenizer, "unk_token_id", None)
+    if tokenizer_id is not None:
+        return int(tokenizer_id)
     backend = tokenizer.backend_tokenizer
     piece = getattr(backend.model, "unk_token", None)
-    found = backend.token_to_id(piece) if piece else None
-    return -1 if found is None else int(found)
+    piece_id = backend.token_to_id(piece) if piece else None
+    return -1 if piece_id is None else int(piece_id)
 
 
 def _reread(tokenizer: Any, clusters: list[str]) -> dict[str, str]:
@@ -160,11 +160,15 @@ def _reread(tokenizer: Any, clusters: list[str]) -> dict[str, str]:
     """
     backend, unknown = tokenizer.backend_tokenizer, _unknown_id(tokenizer)
     encodings = backend.encode_batch(clusters, add_special_tokens=False)
-    known = [
+    certain = [
         (cluster, encoding.ids)
         for cluster, encoding in zip(clusters, encodings, strict=True)
         if unknown not in encoding.ids
     ]
-    decoded = backend.decode_batch([ids for _, ids in known])
-    pairs = zip([cluster for cluster, _ in known], decoded, strict=True)
-    return {one: read.strip() for one, read in pairs if read.strip() != one}
+    decoded = backend.decode_batch([ids for _, ids in certain])
+    pairs = zip([cluster for cluster, _ in certain], decoded, strict=True)
+    return {
+        cluster: decoded_text.strip()
+        for cluster, decoded_text in pairs
+        if decoded_text.strip() != cluster
+    }

@@ -25,18 +25,18 @@ def place_by_offsets(tokenizer: Any, texts: list[str]) -> Placed:
         texts, add_special_tokens=False
     )
     ids, counts = ids_of(tokenizer, encodings)
-    held = np.arange(ids.shape[1]) < counts[:, None]
+    is_token = np.arange(ids.shape[1]) < counts[:, None]
     pairs = chain.from_iterable(encoding.offsets for encoding in encodings)
     flat = np.fromiter(chain.from_iterable(pairs), np.int64, 2 * int(counts.sum()))
-    given = flat.reshape(-1, 2)
+    offsets = flat.reshape(-1, 2)
     spares = _trimming(tokenizer.backend_tokenizer)
     if spares is not None:
-        _give_back(given, [encoding.tokens for encoding in encodings], spares)
-    repaired = _repair(tokenizer, texts, ids[held], given, counts)
+        _give_back(offsets, [encoding.tokens for encoding in encodings], spares)
+    repaired = _repair(tokenizer, texts, ids[is_token], offsets, counts)
     spans = np.zeros((*ids.shape, 2), dtype=np.int64)
     full = counts > 0
     spans[full] = repaired[np.cumsum(counts)[full] - 1, 1][:, None, None]
-    spans[held] = repaired
+    spans[is_token] = repaired
     return Placed(ids, spans, counts)
 
 

@@ -47,9 +47,9 @@ class Line:
     @cached_property
     def complete(self) -> Ints:
         """(n,) int64: after this token, the characters up to it are read whole."""
-        whole = self.end.copy()
-        np.minimum(whole[:-1], self.ahead[1:], out=whole[:-1])
-        return whole
+        complete_until = self.end.copy()
+        np.minimum(complete_until[:-1], self.ahead[1:], out=complete_until[:-1])
+        return complete_until
 
     def text(self, tokens: Ints) -> Ints:
         """The text that each of some tokens is of."""
@@ -222,10 +222,10 @@ def last_readable(student: Line, teacher: Line, rows: Ints) -> Ints:
     if not len(teacher.end) or not len(rows):
         return np.full(len(rows), -1, dtype=np.int64)
     (readable,) = _up_to(teacher.touched, student.complete)
-    found = readable.take(rows) - 1
+    last_columns = readable.take(rows) - 1
     text = student.text(rows)
     texts = np.arange(1, int(text[-1]) + 2)
     last = np.searchsorted(teacher.index, texts * teacher.width) - 1  # of each text
-    valid = (found >= 0) & (teacher.text(found) == text)
+    valid = (last_columns >= 0) & (teacher.text(last_columns) == text)
     valid &= student.start.take(rows) < teacher.touched.take(last).take(text)
-    return np.where(valid, found, -1)
+    return np.where(valid, last_columns, -1)

@@ -46,18 +46,18 @@ def locate_pieces(pieces: list[str], text: str) -> Tensor:
 
     spans = []
     at = 0  # bytes of the text read so far
-    lost = False  # whether the piece before was not found
+    unmatched = False  # whether the piece before had no match
     for piece in pieces:
-        found = _find_bytes(piece, raw, at, byte_level)
-        if found is None:
+        match = _find_bytes(piece, raw, at, byte_level)
+        if match is None:
             char = char_of[at] if at == byte_of[char_of[at]] else char_of[at] + 1
-            chars = _find_folded(piece, text, char, _REACH if lost else 0)
-            found = chars and (byte_of[chars[0]], byte_of[chars[1]])
-        lost = found is None
-        if found is None:
+            chars = _find_folded(piece, text, char, _REACH if unmatched else 0)
+            match = chars and (byte_of[chars[0]], byte_of[chars[1]])
+        unmatched = match is None
+        if match is None:
             spans.append((char_of[at], char_of[at]))
             continue
-        start, at = found
+        start, at = match
         spans.append((char_of[start], char_of[at - 1] + 1))
     return torch.tensor(spans, dtype=torch.int64).reshape(-1, 2)
 
@@ -77,7 +77,7 @@ def readable_pieces(pieces: Sequence[str]) -> list[str]:
     byte_level = any(
         ord(char) > 255 and char in alphabet for piece in pieces for char in piece
     )
-    shown = []
+    readable = []
     for piece in pieces:
         hexadecimal = _BYTE.fullmatch(piece)
         if hexadecimal:
@@ -86,8 +86,8 @@ def readable_pieces(pieces: Sequence[str]) -> list[str]:
         elif byte_level and all(char in alphabet for char in piece):
             raw = bytes(alphabet[char] for char in piece)
             piece = raw.decode(errors="backslashreplace")
-        shown.append(piece.translate(_VISIBLE))
-    return shown
+        readable.append(piece.translate(_VISIBLE))
+    return readable
 
 
 def _find_bytes(

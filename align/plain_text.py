@@ -39,33 +39,33 @@ def documents(
         pack: least characters of a document and the blank line behind it.
         most: most characters of a document, >= ``pack``.
     """
-    held, begin, searched, skip = "", 0, 0, False
+    buffer, begin, searched, skip = "", 0, 0, False
     for block in chain(blocks, [""]):
         fresh = block.lstrip() if skip else block
         if block and not fresh:
             continue  # still within the blanks between two documents
-        held, begin, searched = held[begin:] + fresh, 0, searched - begin
+        buffer, begin, searched = buffer[begin:] + fresh, 0, searched - begin
         skip, last = False, not block
         while True:
             limit = begin + most
-            gap = _BLANK_LINE.search(held, searched, limit)
+            gap = _BLANK_LINE.search(buffer, searched, limit)
             if gap is None:
-                if len(held) <= limit:
+                if len(buffer) <= limit:
                     break
-                cut = _line_end(held, begin, limit)
+                cut = _line_end(buffer, begin, limit)
                 if cut:
-                    yield held[begin:cut]
+                    yield buffer[begin:cut]
                 else:
-                    cut = cut_line(held, limit - pack, limit)
-                    yield Fragment(held[begin:cut])
+                    cut = cut_line(buffer, limit - pack, limit)
+                    yield Fragment(buffer[begin:cut])
                 begin = searched = cut
                 continue
             if gap.end() == limit:  # it may go on beyond
-                gap = _BLANK_LINE.match(held, gap.start())
+                gap = _BLANK_LINE.match(buffer, gap.start())
                 assert gap is not None
-            open_end = gap.end() == len(held) and not last
+            open_end = gap.end() == len(buffer) and not last
             if gap.end() - begin >= pack:
-                yield held[begin : gap.start()]
+                yield buffer[begin : gap.start()]
                 begin = searched = gap.end()
                 skip = open_end
             elif open_end:
@@ -73,8 +73,8 @@ def documents(
                 break
             else:
                 searched = gap.end()
-    if begin < len(held):
-        yield held[begin:]
+    if begin < len(buffer):
+        yield buffer[begin:]
 
 
 def _line_end(text: str, begin: int, limit: int) -> int:

@@ -86,9 +86,9 @@ class PositionMean(nn.Module):
 
     def places(self, mask: Tensor) -> Tensor:
         """(B, T) int64: the row of :meth:`rows` that holds of each token."""
-        known = self.table.shape[1]
+        last_row = self.table.shape[1]
         place = positions(mask)
-        return place.masked_fill((place >= known) | ~mask, known)
+        return place.masked_fill((place >= last_row) | ~mask, last_row)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Subtract what belongs to the positions.
@@ -100,8 +100,8 @@ class PositionMean(nn.Module):
         Returns:
             As ``x``; positions beyond the sample's longest text keep theirs.
         """
-        found = [self.offset(layer, mask) for layer in range(len(self.table))]
-        offsets = [offset for offset in found if offset is not None]
+        layer_offsets = [self.offset(layer, mask) for layer in range(len(self.table))]
+        offsets = [offset for offset in layer_offsets if offset is not None]
         return (x.float() - torch.stack(offsets)).to(x.dtype) if offsets else x
 
 

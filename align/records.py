@@ -50,10 +50,10 @@ def form_of(fields: Collection[str], text_field: str, where: str) -> Form:
         for form in FORMS:
             if all(name in fields for name in form.needed):
                 return form
-    known = "; ".join(" and ".join(form.needed) for form in FORMS)
+    valid_forms = "; ".join(" and ".join(form.needed) for form in FORMS)
     raise RowError(
         f"{where}: no field {text_field!r} among {sorted(map(str, fields))}; set "
-        f"data.text_field, or give text, or one of: {known}"
+        f"data.text_field, or give text, or one of: {valid_forms}"
     )
 
 

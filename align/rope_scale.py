@@ -199,8 +199,8 @@ class MultiTeacherRoPEScaler:
             length: for ``dynamic``, the actual length in place of the student's.
         """
         dynamic = self.scaling_method == "dynamic" and length is not None
-        wanted = length if dynamic and length is not None else self.student_max_len
-        return max(1.0, wanted / self.teacher_configs[teacher][1])
+        context = length if dynamic and length is not None else self.student_max_len
+        return max(1.0, context / self.teacher_configs[teacher][1])
 
     def scale_kv_pairs(
         self,

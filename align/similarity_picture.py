@@ -47,20 +47,22 @@ def visualize_layer_similarity(
         layer_map = [layer_map]
     maps = list(layer_map) if layer_map is not None else [None] * len(matrices)
     names = list(teacher_names or [f"teacher {m}" for m in range(len(matrices))])
-    for what, values in (("layer_map", maps), ("teacher_names", names)):
+    for argument, values in (("layer_map", maps), ("teacher_names", names)):
         if len(values) != len(matrices) or not matrices:
             raise ValueError(
-                f"{what} has {len(values)} entries for {len(matrices)} similarities"
+                f"{argument} has {len(values)} entries for {len(matrices)} similarities"
             )
-    for name, matrix, one in zip(names, matrices, maps, strict=True):
-        _check(name, matrix, one)
+    for name, matrix, chosen_map in zip(names, matrices, maps, strict=True):
+        _check(name, matrix, chosen_map)
     tallest = max(matrix.shape[0] for matrix in matrices)
     width = sum(matrix.shape[1] for matrix in matrices)
     size = (1.0 + 1.1 * len(matrices) + _CELL * width, 1.3 + _CELL * tallest)
     figure, *panels = new_figure((max(3.2, size[0]), max(2.6, size[1])), len(matrices))
     image = None
-    for axes, name, matrix, one in zip(panels, names, matrices, maps, strict=True):
-        image = _draw(axes, matrix, one)
+    for axes, name, matrix, chosen_map in zip(
+        panels, names, matrices, maps, strict=True
+    ):
+        image = _draw(axes, matrix, chosen_map)
         axes.set_title(name, color=INK, fontsize=10.5, pad=8)
     panels[0].set_ylabel("teacher layer", color=SOFT, fontsize=9)
     bar = figure.colorbar(image, ax=panels, shrink=0.8, pad=0.02)
@@ -110,8 +112,8 @@ def _draw(axes: Any, matrix: Tensor, layer_map: LayerMap | None) -> Any:
                     zorder=3,
                 )
     for ticks, count in ((axes.set_xticks, students), (axes.set_yticks, teachers)):
-        every = -(-count // 16)
-        ticks(range(0, count, every), [str(n) for n in range(0, count, every)])
+        stride = -(-count // 16)
+        ticks(range(0, count, stride), [str(n) for n in range(0, count, stride)])
     axes.tick_params(labelsize=8, labelcolor=INK, length=0)
     axes.set_xlabel("student layer", color=SOFT, fontsize=9)
     for spine in axes.spines.values():

@@ -39,8 +39,8 @@ class Stopwatch:
 
     def take(self) -> dict[str, float]:
         """Seconds by name since the last call."""
-        found, self._seconds = self._seconds, {}
-        return found
+        seconds, self._seconds = self._seconds, {}
+        return seconds
 
     @contextmanager
     def count(self, name: str) -> Iterator[None]:
@@ -50,11 +50,11 @@ class Stopwatch:
         try:
             yield
         finally:
-            spent = self._now() - start
-            own = spent - self._inside.pop()
-            self._seconds[name] = self._seconds.get(name, 0.0) + own
+            elapsed = self._now() - start
+            own_seconds = elapsed - self._inside.pop()
+            self._seconds[name] = self._seconds.get(name, 0.0) + own_seconds
             if self._inside:
-                self._inside[-1] += spent
+                self._inside[-1] += elapsed
 
     def _now(self) -> float:
         if self._gpu is not None:  # a thread's current one may be another

@@ -95,11 +95,13 @@ def _arrow(path: Path, text_field: str) -> Iterator[Any]:
         is_file = head == b"ARROW1"
         opened = ipc.open_file if is_file else ipc.open_stream
         mapped.seek(0)
-        with opened(mapped) as whole:
-            names = whole.schema.names
-        wanted = [names.index(name) for name in _columns(names, text_field, path)]
+        with opened(mapped) as header:
+            names = header.schema.names
+        column_numbers = [
+            names.index(name) for name in _columns(names, text_field, path)
+        ]
         mapped.seek(0)
-        options = ipc.IpcReadOptions(included_fields=sorted(wanted))
+        options = ipc.IpcReadOptions(included_fields=sorted(column_numbers))
         with opened(mapped, options=options) as source:
             batches = (
                 (source.get_batch(i) for i in range(source.num_record_batches))

@@ -124,14 +124,14 @@ def iter_file(
     Arguments, result and errors are those of :func:`iter_texts`.
     """
     kind = kind_of(file.path)
-    found: Iterator[tuple[int, str]]
+    texts: Iterator[tuple[int, str]]
     if kind == "plain":
-        found = enumerate(documents(text_blocks(file.path), best_cut))
+        texts = enumerate(documents(text_blocks(file.path), best_cut))
     else:
         rows = _rows(file.path, kind, text_field)
-        found = _texts(rows, text_field, chats, bad_row)
+        texts = _texts(rows, text_field, chats, bad_row)
     empty = True
-    for place, text in found:
+    for place, text in texts:
         if text.strip():
             empty = False
             yield TextSample(text, domain, f"{file.name}:{place}")

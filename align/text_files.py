@@ -115,8 +115,8 @@ def kind_of(path: Path) -> Kind:
     """
     inner, packed = _inner(path)
     if inner in _REFUSED:
-        what, advice = _REFUSED[inner]
-        raise InputError(f"{path} is {what}; {advice}. Read are {READ}")
+        description, advice = _REFUSED[inner]
+        raise InputError(f"{path} is {description}; {advice}. Read are {READ}")
     kind = _KINDS.get(inner, "plain")
     if packed and kind in ("parquet", "arrow"):
         raise InputError(
@@ -142,7 +142,7 @@ def text_blocks(path: Path) -> Iterator[str]:
         MissingPackageError: packed by zstd, without zstandard installed.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    read, lines, first = 0, 1, True
+    bytes_read, lines, first = 0, 1, True
     for raw in _unpacked(path):
         if first:
             _refuse_other_formats(raw[:_HEAD], path)
@@ -150,15 +150,15 @@ def text_blocks(path: Path) -> Iterator[str]:
         try:
             text = decoder.decode(raw)
         except UnicodeDecodeError as error:
-            raise _not_utf8(path, error, read + len(raw), lines) from None
-        read += len(raw)
+            raise _not_utf8(path, error, bytes_read + len(raw), lines) from None
+        bytes_read += len(raw)
         lines += text.count("\n")
         if text:
             yield text
     try:
         decoder.decode(b"", True)
     except UnicodeDecodeError as error:
-        raise _not_utf8(path, error, read, lines) from None
+        raise _not_utf8(path, error, bytes_read, lines) from None
 
 
 def refuse_pointer(path: Path) -> None:
@@ -167,19 +167,19 @@ def refuse_pointer(path: Path) -> None:
     Raises:
         InputError: it is a pointer.
     """
-    magic, what, advice = _POINTER
+    magic, description, advice = _POINTER
     with _opened(path) as file:
         if file.read(len(magic)) == magic:
-            raise InputError(f"{path} is {what}; {advice}")
+            raise InputError(f"{path} is {description}; {advice}")
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a file, counted from 1, without the line feed that ends them."""
     number, parts = 1, list[str]()
     for block in text_blocks(path):
-        first, *others = block.split("\n")
+        first, *further = block.split("\n")
         parts.append(first)
-        for piece in others:
+        for piece in further:
             yield number, "".join(parts)
             number, parts = number + 1, [piece]
     if any(parts):
@@ -269,9 +269,9 @@ def _zstd_blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _refuse_other_formats(head: bytes, path: Path) -> None:
-    for magic, what, advice in _NOT_TEXT:
+    for magic, description, advice in _NOT_TEXT:
         if head.startswith(magic):
-            raise InputError(f"{path} is {what}; {advice}")
+            raise InputError(f"{path} is {description}; {advice}")
     if head[257:262] == b"ustar":
         raise InputError(f"{path} is a tar archive; {_UNPACK}")
     if b"\x00" in head:
@@ -282,17 +282,17 @@ def _refuse_other_formats(head: bytes, path: Path) -> None:
 
 
 def _not_utf8(
-    path: Path, error: UnicodeDecodeError, read: int, lines: int
+    path: Path, error: UnicodeDecodeError, bytes_read: int, lines: int
 ) -> InputError:
     """Say where a file stops being UTF-8.
 
     Args:
         path: of the file.
         error: of a decoder that also holds what it was given before and could not use.
-        read: bytes given to the decoder so far.
+        bytes_read: bytes given to the decoder so far.
         lines: the line in which the bytes it holds begin.
     """
-    place = read - len(error.object) + error.start
+    place = bytes_read - len(error.object) + error.start
     line = lines + error.object.count(b"\n", 0, error.start)
     return InputError(
         f"{path}: byte {place} (line {line}) is 0x{error.object[error.start]:02x}, "

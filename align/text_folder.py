@@ -101,29 +101,30 @@ def text_files(path: str | Path, split: Split | None = None) -> TextFiles:
     if not path.is_dir():
         kind_of(path)
         return TextFiles((TextFile(path, path.name, absolute(path, stem_of(path))),))
-    others: dict[str, list[str]] = {}
-    kept = []
+    left_out: dict[str, list[str]] = {}
+    data_files = []
     for file, listed in _files_below(path):
-        why = _no_data(file, path, listed)
-        if why:
-            others.setdefault(why, []).append(file.relative_to(path).as_posix())
+        reason = _no_data(file, path, listed)
+        if reason:
+            left_out.setdefault(reason, []).append(file.relative_to(path).as_posix())
         else:
-            kept.append(file)
-    if not kept:
+            data_files.append(file)
+    if not data_files:
         raise MissingFileError(
             f"no text in the folder {absolute(path)}; give one that holds files "
-            f"ending in {READ}" + (f" (it has {_list_of(others)})" if others else "")
+            f"ending in {READ}"
+            + (f" (it has {_list_of(left_out)})" if left_out else "")
         )
-    chosen = _of_split(kept, path, split)
-    for file in sorted(set(kept) - set(chosen)):
-        why = f"of the split {_split_of(file, path) or 'without a name'}"
-        others.setdefault(why, []).append(file.relative_to(path).as_posix())
+    selection = _of_split(data_files, path, split)
+    for file in sorted(set(data_files) - set(selection)):
+        reason = f"of the split {_split_of(file, path) or 'without a name'}"
+        left_out.setdefault(reason, []).append(file.relative_to(path).as_posix())
     return TextFiles(
         tuple(
             TextFile(file, file.relative_to(path).as_posix(), _origin(file, path))
-            for file in chosen
+            for file in selection
         ),
-        {why: tuple(names) for why, names in others.items()},
+        {reason: tuple(names) for reason, names in left_out.items()},
     )
 
 
@@ -141,18 +142,22 @@ def shortest_names(paths: Iterable[Path], taken: Iterable[str] = ()) -> dict[Pat
     names = {path: path.name or "text" for path in distinct}
     parts, taken = 1, set(taken)
     while parts < max((len(path.parts) for path in distinct), default=0):
-        given = Counter(names.values())
+        name_counts = Counter(names.values())
         parts += 1
         for path, name in list(names.items()):
-            if name in taken or given[name] > 1:
+            if name in taken or name_counts[name] > 1:
                 names[path] = "/".join(path.parts[-parts:]).lstrip("/")
     return names
 
 
 def absolute(path: Path, name: str | None = None) -> Path:
     """Where a path leads, links kept: their targets are often named by digests."""
-    whole = Path(os.path.abspath(path))
-    return whole if name is None else whole.with_name(name or whole.name)
+    absolute_path = Path(os.path.abspath(path))
+    return (
+        absolute_path
+        if name is None
+        else absolute_path.with_name(name or absolute_path.name)
+    )
 
 
 def _files_below(folder: Path) -> list[tuple[Path, bool]]:
@@ -161,12 +166,12 @@ def _files_below(folder: Path) -> list[tuple[Path, bool]]:
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename} may not be read ({error.strerror})")
 
-    found = []
-    for where, _, names in os.walk(folder, onerror=refuse):
-        here = Path(where)
-        listed = _listed(here / "state.json")
-        found += [(here / n, listed is None or n in listed) for n in names]
-    return sorted(found)
+    files = []
+    for directory_name, _, names in os.walk(folder, onerror=refuse):
+        directory = Path(directory_name)
+        listed = _listed(directory / "state.json")
+        files += [(directory / n, listed is None or n in listed) for n in names]
+    return sorted(files)
 
 
 def _listed(state: Path) -> set[str] | None:
@@ -210,9 +215,9 @@ def _of_split(files: list[Path], folder: Path, split: Split | None) -> list[Path
         return files
     orders: list[tuple[str, ...]] = [("validation",), ("test",), ("",)]
     for order in [("train", "")] if split == "train" else orders:
-        chosen = [file for file in files if _split_of(file, folder) in order]
-        if chosen:
-            return chosen
+        split_files = [file for file in files if _split_of(file, folder) in order]
+        if split_files:
+            return split_files
     return files
 
 
@@ -263,8 +268,10 @@ def _missing(path: Path) -> str:
     )
 
 
-def _list_of(others: Mapping[str, Iterable[str]]) -> str:
-    return str(TextFiles((), {why: tuple(names) for why, names in others.items()}))
+def _list_of(left_out: Mapping[str, Iterable[str]]) -> str:
+    return str(
+        TextFiles((), {reason: tuple(names) for reason, names in left_out.items()})
+    )
 
 
 def _count(names: tuple[str, ...]) -> str:
@@ -272,5 +279,5 @@ def _count(names: tuple[str, ...]) -> str:
 
 
 def _some(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown}, …"
+    few = ", ".join(names[:3])
+    return few if len(names) <= 3 else f"{few}, …"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ class Alignment:
     """(N,) float32; those of one row sum to 1."""
     shape: tuple[int, int, int]
     """(B, T_s, T_t)."""
-    shared: Tensor | None = None
+    shared: Tensor | None = field(default=None, kw_only=True)
     """(N,) float32, characters both tokens hold (0 where a row fell back to an
     earlier token); None counts ``weights`` instead."""
 

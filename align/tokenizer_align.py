@@ -250,5 +250,5 @@ def _alignment(
     device = student.ids.device
     rows, cols, weights, shared = (torch.from_numpy(a).to(device) for a in arrays)
     return Alignment(
-        rows, cols, weights, (batch, students, teacher.ids.shape[1]), shared
+        rows, cols, weights, (batch, students, teacher.ids.shape[1]), shared=shared
     )

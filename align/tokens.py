@@ -45,10 +45,10 @@ class TokenBatch:
         batch, tokens = self.ids.shape if self.ids.dim() == 2 else (-1, -1)
         expected = {"mask": (batch, tokens), "spans": (batch, tokens, 2)}
         for name, shape in expected.items():
-            got = tuple(getattr(self, name).shape)
-            if got != shape:
+            actual = tuple(getattr(self, name).shape)
+            if actual != shape:
                 raise ValueError(
-                    f"TokenBatch.{name} has shape {got}, but ids has "
+                    f"TokenBatch.{name} has shape {actual}, but ids has "
                     f"{tuple(self.ids.shape)}; give {name} of shape {shape}"
                 )
         if len(self.texts) != batch:
@@ -73,10 +73,10 @@ class TokenBatch:
         chats = [isinstance(text, Conversation) for text in self.texts]
         if not any(chats):
             return self.mask
-        held = self.has_text
-        held[:, 1:] |= held[:, :-1] & self.mask[:, 1:]
+        is_content = self.has_text
+        is_content[:, 1:] |= is_content[:, :-1] & self.mask[:, 1:]
         row = torch.tensor(chats, device=self.mask.device)[:, None]
-        return torch.where(row, held, self.mask)
+        return torch.where(row, is_content, self.mask)
 
     @property
     def complete_until(self) -> Tensor:
@@ -90,8 +90,8 @@ class TokenBatch:
         start = np.where(has_text, spans[..., 0], far)
         later = np.full_like(start, far)  # least start among the tokens after
         later[:, :-1] = np.minimum.accumulate(start[:, :0:-1], axis=1)[:, ::-1]
-        known = np.minimum(spans[..., 1], later)
-        return torch.from_numpy(known).to(self.ids.device)
+        complete = np.minimum(spans[..., 1], later)
+        return torch.from_numpy(complete).to(self.ids.device)
 
     @property
     def touched_until(self) -> Tensor:
@@ -158,7 +158,12 @@ def encode_batch(
         if not plain:
             return spoken
         written = encode_batch(
-            tokenizer, plain, max_length, add_special_tokens, byte_lengths, learn_end
+            tokenizer,
+            plain,
+            max_length=max_length,
+            add_special_tokens=add_special_tokens,
+            byte_lengths=byte_lengths,
+            learn_end=learn_end,
         )
         return _in_order(texts, written, spoken, pad_id(tokenizer))
     if not getattr(tokenizer, "is_fast", False):
@@ -182,7 +187,15 @@ def encode_batch(
     ended = np.zeros(len(texts), dtype=np.bool_)
     if learn_end:
         ended = _to_be_ended(tokenizer, texts, placed, room)
-    return _pad(tokenizer, placed, texts, prefix, suffix, room, ended)
+    return _pad(
+        tokenizer,
+        placed,
+        texts=texts,
+        prefix=prefix,
+        suffix=suffix,
+        room=room,
+        ended=ended,
+    )
 
 
 def encode_chats(
@@ -213,14 +226,14 @@ def encode_chats(
         ValueError: see :func:`align.chat.render_chat`.
     """
     talks = [as_conversation(messages) for messages in conversations]
-    shown = [render_chat(tokenizer, talk) for talk in talks]
+    rendered_chats = [render_chat(tokenizer, talk) for talk in talks]
     templated = has_template(tokenizer)  # and then writes its own special tokens
     closes = templated and learn_end is not None
     batch = encode_batch(
         tokenizer,
         [
-            Fragment(one.text) if talk.goes_on else one.text
-            for one, talk in zip(shown, talks, strict=True)
+            Fragment(chat.text) if talk.goes_on else chat.text
+            for chat, talk in zip(rendered_chats, talks, strict=True)
         ],
         max_length=None if closes else max_length,
         add_special_tokens=not templated,
@@ -229,8 +242,8 @@ def encode_chats(
     )
     spans = batch.spans.numpy()
     moved = [
-        to_contents(spans[row], one, talks[row].messages)
-        for row, one in enumerate(shown)
+        to_contents(spans[row], chat, talks[row].messages)
+        for row, chat in enumerate(rendered_chats)
     ]
     placed = torch.from_numpy(np.stack(moved)) if moved else batch.spans
     batch = replace(batch, spans=placed, texts=tuple(talks))
@@ -343,16 +356,17 @@ def _to_be_ended(
     end = end_id(tokenizer)
     if end is None or not placed.ids.shape[1]:
         return np.zeros(len(texts), dtype=np.bool_)
-    wanted = np.array([ends(text) for text in texts], dtype=np.bool_)
+    lacks_end = np.array([ends(text) for text in texts], dtype=np.bool_)
     if room is not None:
-        wanted &= placed.counts < room
+        lacks_end &= placed.counts < room
     last = placed.ids[np.arange(len(texts)), np.maximum(placed.counts, 1) - 1]
-    return wanted & (placed.counts > 0) & (last != end)
+    return lacks_end & (placed.counts > 0) & (last != end)
 
 
 def _pad(
     tokenizer: Any,
     placed: Placed,
+    *,
     texts: list[str],
     prefix: list[int],
     suffix: list[int],

@@ -120,28 +120,28 @@ def visualize_layer_mapping(
     if isinstance(num_teacher_layers, int):
         num_teacher_layers = [num_teacher_layers] * len(maps)
     depths = list(num_teacher_layers or [m.needed[-1] + 1 for m in maps])
-    for what, values in (("teacher_names", names), ("num_teacher_layers", depths)):
+    for argument, values in (("teacher_names", names), ("num_teacher_layers", depths)):
         if len(values) != len(maps):
             raise ValueError(
-                f"{what} has {len(values)} entries for {len(maps)} layer maps"
+                f"{argument} has {len(values)} entries for {len(maps)} layer maps"
             )
-    for name, one in zip(names, maps, strict=True):
-        if num_student_layers is not None and len(one) != num_student_layers:
+    for name, chosen_map in zip(names, maps, strict=True):
+        if num_student_layers is not None and len(chosen_map) != num_student_layers:
             raise ValueError(
-                f"the map of {name!r} has {len(one)} student layers, not "
+                f"the map of {name!r} has {len(chosen_map)} student layers, not "
                 f"{num_student_layers}"
             )
-    for name, one, depth in zip(names, maps, depths, strict=True):
-        if one.needed[-1] >= depth:
+    for name, chosen_map, depth in zip(names, maps, depths, strict=True):
+        if chosen_map.needed[-1] >= depth:
             raise ValueError(
-                f"the map of {name!r} reads layer {one.needed[-1]}, but it has "
+                f"the map of {name!r} reads layer {chosen_map.needed[-1]}, but it has "
                 f"layers 0..{depth - 1}; give its own num_teacher_layers"
             )
-    tallest = max(max(depths), max(len(one) for one in maps))
+    tallest = max(max(depths), max(len(chosen_map) for chosen_map in maps))
     height = min(9.0, max(2.6, 1.0 + 0.24 * tallest))
     figure, *panels = new_figure((0.4 + 2.9 * len(maps), height), len(maps))
-    for index, (axes, one) in enumerate(zip(panels, maps, strict=True)):
-        _draw_map(axes, one, depths[index], _COLORS[index % len(_COLORS)])
+    for index, (axes, chosen_map) in enumerate(zip(panels, maps, strict=True)):
+        _draw_map(axes, chosen_map, depths[index], _COLORS[index % len(_COLORS)])
         name = _label(names[index])
         heading: dict[str, Any] = {"color": INK, "fontsize": 10.5}
         axes.set_title(f"{name}, {depths[index]} layers", pad=10, **heading)
@@ -194,14 +194,14 @@ def _draw_map(axes: Any, layer_map: LayerMap, depth: int, color: str) -> None:
             )
     needed = set(layer_map.needed)
     for x, count, side in ((0, depth, -1), (1, len(layer_map), 1)):
-        every = 1 if count <= 36 else -(-count // 24)
+        label_stride = 1 if count <= 36 else -(-count // 24)
         for layer in range(count):
             used = x == 1 or layer in needed
             y = place(layer, count)
             face = (INK if x else color) if used else "white"
             edge = face if used else SOFT
             axes.scatter(x, y, s=26, facecolor=face, edgecolor=edge, zorder=2)
-            if layer % every == 0 or layer == count - 1:
+            if layer % label_stride == 0 or layer == count - 1:
                 axes.text(
                     x + 0.075 * side,
                     y,
@@ -221,9 +221,9 @@ def _draw_map(axes: Any, layer_map: LayerMap, depth: int, color: str) -> None:
 
 def _label(text: str, longest: int = 24) -> str:
     """The text, cut where long."""
-    shown = text if len(text) <= longest else text[: longest - 1] + "…"
+    short = text if len(text) <= longest else text[: longest - 1] + "…"
     # matplotlib reads a pair of dollars as mathematics
-    return shown.replace("$", r"\$") or "∅"
+    return short.replace("$", r"\$") or "∅"
 
 
 def _single(A: Tensor | Alignment) -> Tensor:

@@ -8,7 +8,14 @@ from experiments.reading import SAMPLES, Reading, how_teachers_read
 from experiments.report_teachers import teacher_blocks
 from experiments.run_dir import RunDir
 
-LOST = LostText(200, 3, 4, 60, 16, ("深 unknown",))
+LOST = LostText(
+    characters=200,
+    blanks=3,
+    dropped=4,
+    unknown=60,
+    rewritten=16,
+    examples=("深 unknown",),
+)
 
 
 def samples(*texts):
