@@ -22,6 +22,7 @@ from experiments.lineage import check_record, record_of, write_record
 from experiments.place import during
 from experiments.run_dir import MAIN
 from experiments.run_parts import Arms, Place, RunContext, Stage
+from experiments.sections import GateConfig
 from experiments.settings import ConfigError
 from experiments.stage import checkpoint_folder, run_stage
 from plugins.registry import Registry
@@ -173,22 +174,34 @@ def train_gated(
     for index, stage in enumerate(run.arms[MAIN]):
         for arm, stages in pair.items():
             results[arm].append(run_phase(run, arm, stages, index, judged))
-        judged.append(_judged(run, results, start, kept_before(judged)))
+        judged.append(
+            _judged(
+                run.config.gate,
+                bool(run.data.gate),
+                results,
+                start,
+                kept_before(judged),
+            )
+        )
         _tell(run, stage, results[MAIN][index]["steps"], judged[-1])
     return results, judged
 
 
 def _judged(
-    run: RunContext, results: Results, start: Mapping[str, Any], before: int | None
+    gate: GateConfig,
+    own_text: bool,
+    results: Results,
+    start: Mapping[str, Any],
+    before: int | None,
 ) -> Judgement:
     """Judge the main arm's last phase, which started from the phase ``before``."""
-    key = "gate_bpc" if run.data.gate else "bpc"
+    key = "gate_bpc" if own_text else "bpc"
     references = {
         "ce_only": results[CE_ONLY][-1][key] if CE_ONLY in results else None,
         "before": (start if before is None else results[MAIN][before])[key],
     }
     own = results[MAIN][-1][key]
-    return judge(own, references, run.config.gate, bool(run.data.gate))
+    return judge(own, references, gate, own_text)
 
 
 def _tell(run: RunContext, stage: Stage, steps: int, judgement: Judgement) -> None:

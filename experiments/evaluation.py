@@ -54,10 +54,14 @@ def measure_gate(
 
 @torch.no_grad()
 def measure_health(
-    run: RunContext, capture: KVCapture, texts: Sequence[str], most: int | None = None
+    encode: Encoder,
+    device: torch.device,
+    capture: KVCapture,
+    texts: Sequence[str],
+    most: int | None = None,
 ) -> dict[str, float]:
     """Spread and effective rank of a student's KV, see ``kv_health``."""
-    batch = run.models.encode(texts).to(run.engine.device)
+    batch = encode(texts).to(device)
     return asdict(kv_health(capture(batch.ids, batch.mask).kv, most))
 
 

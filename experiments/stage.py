@@ -16,6 +16,7 @@ from experiments.data import Encoder
 from experiments.depth import Depth
 from experiments.evaluation import evaluate, measure_gate, measure_health
 from experiments.metrics import Metrics
+from experiments.models import Models
 from experiments.outputs import output_plan, own_head
 from experiments.precision import autocast_of
 from experiments.progress import Work, told
@@ -23,6 +24,7 @@ from experiments.run_dir import MAIN
 from experiments.run_parts import Place, RunContext, Stage
 from experiments.stop import RunStopped, StopRequest
 from experiments.teaching import Faculty, build_faculty, build_objectives
+from plugins.registry import Registry
 from student.checkpoint import atomic_folder, mark_complete
 from student.config import TrainConfig
 from student.data_order import sample_indices
@@ -60,7 +62,7 @@ def run_stage(run: RunContext, stage: Stage, place: Place) -> dict[str, Any]:
         faculty.teaching if faculty else None,
         autocast_of(phase.train),
         run.config.alarms.health_every,
-        _output_plan(run, stage, capture) if faculty else None,
+        _output_plan(run.models, run.registry, stage, capture) if faculty else None,
         own_head(phase, capture),
     )
     alarms = _alarms(run, stage, place, capture)
@@ -181,7 +183,9 @@ def _alarms(run: RunContext, stage: Stage, place: Place, capture: KVCapture) -> 
             len(samples), config.run.seed, place.first_sample, size, run.engine.rank
         )
         texts = [samples[i].text for i in order]
-        start = measure_health(run, capture, texts, HEALTH_TOKENS)
+        start = measure_health(
+            run.models.encode, run.engine.device, capture, texts, HEALTH_TOKENS
+        )
 
     def warn(message: str) -> None:
         if place.arm == MAIN and run.engine.is_main:
@@ -233,12 +237,11 @@ def _faculty(
 
 
 def _output_plan(
-    run: RunContext, stage: Stage, capture: KVCapture
+    models: Models, registry: Registry, stage: Stage, capture: KVCapture
 ) -> OutputPlan | None:
-    models = run.models
     teachers = models.chosen(stage.teachers)
     own = models.student_tokenizer
-    return output_plan(stage.phase, run.registry, capture, own, teachers)
+    return output_plan(stage.phase, registry, capture, own, teachers)
 
 
 def _measure(
@@ -250,7 +253,8 @@ def _measure(
 ) -> dict[str, Any]:
     bpc = evaluate(run, capture, f"measuring {place.arm} · {stage.phase.name}")
     texts = [sample.text for sample in run.data.eval[:16]]
-    health = {n: round(x, 4) for n, x in measure_health(run, capture, texts).items()}
+    measured = measure_health(run.models.encode, run.engine.device, capture, texts)
+    health = {name: round(value, 4) for name, value in measured.items()}
     line = {"kind": "eval", "step": place.steps, "bpc": bpc, "mean": _mean(bpc)}
     run.metrics.write(
         place.arm, stage.phase.name, {**line, "health": health}, place.offset

@@ -124,10 +124,10 @@ def _positions(extraction: ExtractionContext, name: str) -> JsonValue:
     return f"{extraction.config.align.rope_scaling_method} to {most}"
 
 
-def facts_of(extraction: ExtractionContext, name: str) -> dict[str, JsonValue]:
+def facts_of(models: Models, name: str) -> dict[str, JsonValue]:
     """What a run wants to know of a teacher that is not loaded."""
-    teacher = extraction.models.live[name]
-    limits = {reader.name: reader.limit for reader in extraction.models.readers()}
+    teacher = models.live[name]
+    limits = {reader.name: reader.limit for reader in models.readers()}
     return {
         "kind": teacher.kind,
         "family": teacher.family,

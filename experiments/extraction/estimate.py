@@ -16,10 +16,12 @@ from experiments.config import Config
 from experiments.course import duration
 from experiments.data import Encoder
 from experiments.extraction.bench import ExtractionContext, open_extraction
+from experiments.extraction.corpus import Corpus
 from experiments.extraction.forms import Made
 from experiments.extraction.memory import device_memory, measured_training
 from experiments.extraction.sources import Source, sources_of
 from experiments.extraction.training import TrainingNeeds, advice, training_needs
+from experiments.models import Models
 from experiments.precision import products
 from plugins.registry import Registry
 from teacher.store.manifest import Plan
@@ -119,9 +121,9 @@ def estimate(
 
 def _store(extraction: ExtractionContext, source: Source, every: bool) -> StoreNeeds:
     plan, probe = source.plan, extraction.corpus.probe
-    lengths_of = _lengths_of(extraction, source)
+    lengths_of = _lengths_of(extraction.models, source)
     if every:
-        tokens, disk = _counted(extraction, source, lengths_of)
+        tokens, disk = _counted(extraction.corpus, source, lengths_of)
     else:
         lengths = lengths_of(probe)
         share = extraction.corpus.samples / len(probe)
@@ -134,7 +136,7 @@ def _store(extraction: ExtractionContext, source: Source, every: bool) -> StoreN
     spent = time.perf_counter() - start
     coding = 0.0
     if plan.encoding.zstd is not None:
-        compressed, coding = _compressed(extraction, source, made)
+        compressed, coding = _compressed(probe, source, made)
         disk = round(disk * compressed)
     return StoreNeeds(
         source.name,
@@ -161,12 +163,12 @@ def file_bytes(plan: Plan, lengths: Sequence[int]) -> int:
 
 
 def _lengths_of(
-    extraction: ExtractionContext, source: Source
+    models: Models, source: Source
 ) -> Callable[[Sequence[TextSample]], list[int]]:
     """Tokens that are stored of each text."""
-    encode = extraction.models.encode
+    encode = models.encode
     if source.plan.form == "raw":
-        teacher = extraction.models.teacher(source.teachers[0])
+        teacher = models.teacher(source.teachers[0])
         encode = Encoder(teacher.tokenizer, None)
 
     def lengths_of(samples: Sequence[TextSample]) -> list[int]:
@@ -177,7 +179,7 @@ def _lengths_of(
 
 
 def _counted(
-    extraction: ExtractionContext,
+    corpus: Corpus,
     source: Source,
     lengths_of: Callable[[Sequence[TextSample]], list[int]],
 ) -> tuple[int, int]:
@@ -185,7 +187,7 @@ def _counted(
     tokens = disk = 0
     plan = source.plan
     assert plan.shard_samples is not None
-    for _, texts in extraction.corpus.shards(plan.shard_samples, range(plan.shards)):
+    for _, texts in corpus.shards(plan.shard_samples, range(plan.shards)):
         lengths = lengths_of(texts)
         tokens += sum(lengths)
         disk += file_bytes(plan, lengths)
@@ -193,10 +195,10 @@ def _counted(
 
 
 def _compressed(
-    extraction: ExtractionContext, source: Source, made: Sequence[Made]
+    probe: Sequence[TextSample], source: Source, made: Sequence[Made]
 ) -> tuple[float, float]:
     """What lossless compression leaves of some samples, and seconds it takes."""
-    codecs = codecs_of(source.plan, source.measure(extraction.corpus.probe))
+    codecs = codecs_of(source.plan, source.measure(probe))
     start = time.perf_counter()
     encoded = [
         encode_sample(codecs, one) for one in made if isinstance(one, StoredSample)

@@ -17,11 +17,13 @@ from torch import Tensor
 from align.process_memory import highest, resident
 from align.tokens import TokenBatch
 from align.view import TeacherView
+from experiments.config import PhaseConfig
 from experiments.extraction.bench import ExtractionContext
 from experiments.extraction.training import Pace
 from experiments.outputs import output_plan, own_head
 from experiments.precision import autocast_of
 from experiments.teaching import Faculty, build_faculty, build_objectives
+from plugins.registry import Registry
 from student.config import TrainConfig
 from student.distiller import Distiller
 from teacher.capture import KVCapture
@@ -261,7 +263,7 @@ def _pace(
     batch = extraction.models.encode([s.text for s in texts]).to(device)
     count = stage.phase.loss.attention_rows
     rows = torch.zeros(len(texts), count, dtype=torch.int64, device=device)
-    alone = _without_teachers(extraction, index, distiller.student)
+    alone = _without_teachers(extraction.registry, stage.phase, distiller.student)
 
     def taught(step: int) -> float:
         return _seconds(
@@ -278,14 +280,14 @@ def _pace(
 
 
 def _without_teachers(
-    extraction: ExtractionContext, index: int, student: Any
+    registry: Registry, phase: PhaseConfig, student: Any
 ) -> Distiller:
     """The phase of the arm that learns by next-token loss alone."""
-    phase, capture = extraction.stages[index].phase, KVCapture(student)
+    capture = KVCapture(student)
     return Distiller(
         student,
         capture,
-        build_objectives(phase, extraction.registry, False),
+        build_objectives(phase, registry, False),
         phase.loss,
         autocast=autocast_of(phase.train),
         head=own_head(phase, capture),

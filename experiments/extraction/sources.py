@@ -284,7 +284,9 @@ def _plan(
             **code_of(extraction.registry, used),
         },
         facts={
-            "teachers": {n: facts_of(extraction, n) for n in extraction.config.teachers}
+            "teachers": {
+                n: facts_of(extraction.models, n) for n in extraction.config.teachers
+            }
         },
         samples=extraction.corpus.samples,
         shard_samples=store.shard_samples,

@@ -101,8 +101,9 @@ def training_needs(
     """
     arms = plan_arms(extraction.config, extraction.stages)
     repeated = repeated_arms(arms)
+    samples = extraction.corpus.marks.count(LEARNT)
     needs = [
-        _arm(extraction, name, stages, paces, processes)
+        _arm(samples, name, stages, paces, processes)
         for name, stages in arms.items()
         if name not in repeated
     ]
@@ -121,7 +122,7 @@ def training_needs(
 
 
 def _arm(
-    extraction: ExtractionContext,
+    samples: int,
     name: str,
     stages: list[Stage],
     paces: list[Pace],
@@ -131,7 +132,7 @@ def _arm(
     for stage, pace in zip(stages, paces, strict=True):
         train = stage.phase.train
         at_once = train.batch_size * train.grad_accum * processes
-        count = phase_steps(train, extraction.corpus.marks.count(LEARNT), at_once)
+        count = phase_steps(train, samples, at_once)
         steps += count
         seconds += count * train.grad_accum * pace.of(stage.teachers)
     return ArmNeeds(name, len(stages), steps, seconds)
