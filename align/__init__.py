@@ -1,6 +1,6 @@
 """Bring teachers' keys and values to a student: in time, depth, width and position."""
 
-from align.byte_lengths import ByteLengths
+import align.support.moved  # noqa: F401  (answers for earlier names of modules)
 from align.calibration import (
     CalibrationStats,
     calibrate_pca,
@@ -10,7 +10,6 @@ from align.calibration import (
     variance_kept,
 )
 from align.causality import check_causal
-from align.chat import render_chat
 from align.head_dim_adapter import MultiTeacherHeadDimAdapter
 from align.kv import KV
 from align.layer_map import (
@@ -23,7 +22,8 @@ from align.layer_similarity import (
     SimilarLayers,
     similarity_layer_map,
 )
-from align.lost_text import LostText, lost_text
+from align.pictures.similarity import visualize_layer_similarity
+from align.pictures.visualize import visualize_alignment, visualize_layer_mapping
 from align.rope_scale import (
     MultiTeacherRoPEScaler,
     inverse_frequencies,
@@ -31,8 +31,8 @@ from align.rope_scale import (
     rotate,
     scaled_base,
 )
-from align.similarity_picture import visualize_layer_similarity
-from align.text import TextSample, chunk_samples, read_texts
+from align.text.chat import render_chat
+from align.text.documents import TextSample, chunk_samples, read_texts
 from align.time_align import (
     Alignment,
     align_sequence_lengths,
@@ -46,9 +46,10 @@ from align.tokenizer_align import (
     build_char_align_matrix,
     char_iou,
 )
-from align.tokens import TokenBatch, encode_batch, encode_chats
-from align.view import TeacherView
-from align.visualize import visualize_alignment, visualize_layer_mapping
+from align.tokens.batch import TokenBatch, encode_batch, encode_chats
+from align.tokens.byte_lengths import ByteLengths
+from align.tokens.lost_text import LostText, lost_text
+from align.views import TeacherView
 
 __all__ = [
     "ByteLengths",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from align.errors import InputError
 from align.time_align import Alignment
-from align.tokens import TokenBatch
+from align.tokens.batch import TokenBatch
 
 
 class CausalityError(InputError):

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.caches import cache_layers, is_cache
 from align.errors import InputError
 from align.kv import KV
+from align.support.caches import cache_layers, is_cache
 
 Feed = tuple[int, float]
 """A teacher layer and its weight."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from align.time_align import Alignment
 from align.tokenizer_align import LastTokenAligner
-from align.tokens import TokenBatch
+from align.tokens.batch import TokenBatch
 
 
 @dataclass(frozen=True, eq=False)  # without slots: one thing is found when asked for
@@ -36,7 +36,7 @@ class Reading:
     mask: Tensor
     """(B, T_t) bool, tokens that have keys and values; (B, T_s) without ``tokens``."""
     origin: Tensor | None = None
-    """See :attr:`align.view.TeacherView.origin`."""
+    """See :attr:`align.views.TeacherView.origin`."""
     attention: bool = False
     """Whether it will bring attention at sampled rows."""
     bits: bool = False

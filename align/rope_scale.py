@@ -143,7 +143,7 @@ class MultiTeacherRoPEScaler:
 
     For keys that are at hand already rotated. A run captures content keys, which no
     rotation touches, and stretches the teacher's own embedding before it reads
-    (``teacher.context.extend_context``), by the same :func:`scaled_base`.
+    (``teacher.loading.longer_texts.extend_context``), by the same :func:`scaled_base`.
 
     A teacher with at least the student's context has s = 1, and its keys come back
     untouched, bit for bit.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from align.caches import cache_layers, is_cache, map_layers
 from align.kv import KV
+from align.support.caches import cache_layers, is_cache, map_layers
 
 Held = Any
 """A KV, a tensor, or a ``past_key_values``: what keys and values are held in."""

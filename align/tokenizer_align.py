@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from align.overlap import (
+from align.time_align import Alignment
+from align.tokens.batch import TokenBatch, encode_batch
+from align.tokens.overlap import (
     Line,
     Pairs,
     causal_overlaps,
@@ -24,9 +26,7 @@ from align.overlap import (
     lines,
     overlaps,
 )
-from align.pieces import locate_pieces
-from align.time_align import Alignment
-from align.tokens import TokenBatch, encode_batch
+from align.tokens.pieces import locate_pieces
 
 __all__ = [
     "CausalCharIoUAligner",
@@ -47,7 +47,7 @@ def char_iou(student_spans: Tensor, teacher_spans: Tensor) -> Tensor:
     """Score the overlap of every student token with every teacher token.
 
     This is the dense definition, quadratic in the length; aligners use
-    :func:`align.overlap.overlaps`.
+    :func:`align.tokens.overlap.overlaps`.
 
     Args:
         student_spans: (T_s, 2) int64 [start, end) in characters, that is

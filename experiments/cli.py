@@ -12,7 +12,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from experiments.cli_parts import (
+from experiments.commands.cli_store import add_store_commands
+from experiments.commands.parser import (
     OVERRIDES,
     Maker,
     config_options,
@@ -20,7 +21,6 @@ from experiments.cli_parts import (
     examples_text,
     plugin_options,
 )
-from experiments.cli_store import add_store_commands
 
 SCALES = "tiny, default or strong"
 KINDS = (
@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _training(maker: Maker) -> None:
     add = maker.add(
         "quickstart",
-        "commands:quickstart",
+        "train:quickstart",
         "build the embedded teachers if need be, train through all five phases and "
         "the baselines, and report",
         ("mtkd quickstart", "all of it, into runs/quickstart"),
@@ -104,7 +104,7 @@ def _training(maker: Maker) -> None:
     plugin_options(add)
     add = maker.add(
         "train",
-        "commands:train",
+        "train:train",
         "train as a config says, then report",
         ("mtkd train my.yaml", "a config of your own"),
         ("mtkd train quickstart fuse.temperature=0.5", "a packaged one, changed"),
@@ -130,7 +130,7 @@ def _training(maker: Maker) -> None:
 def _looking(maker: Maker) -> None:
     add = maker.add(
         "eval",
-        "commands:evaluate",
+        "train:evaluate",
         "measure a run's students, or any causal model, on held-out text, in bits per "
         "character",
         ("mtkd eval runs/quickstart", "every phase, on the run's own held-out text"),
@@ -163,7 +163,7 @@ def _looking(maker: Maker) -> None:
     add.add_argument("--json", action="store_true", help="print JSON")
     add = maker.add(
         "status",
-        "commands:status",
+        "train:status",
         "say where a run is, how each of its launches ended, and what comes next",
         ("mtkd status runs/mtkd-4711", "also while it runs"),
         ("mtkd status runs/mtkd-4711 --json", "for other programs"),
@@ -172,7 +172,7 @@ def _looking(maker: Maker) -> None:
     add.add_argument("--json", action="store_true", help="print JSON")
     add = maker.add(
         "report",
-        "commands:report",
+        "train:report",
         "draw a run's pictures, write its report.md and print the table",
         ("mtkd report runs/quickstart", "also while the run still goes on"),
         ("mtkd report runs/quickstart --no-figures", "the page alone"),
@@ -181,7 +181,7 @@ def _looking(maker: Maker) -> None:
     add.add_argument("--no-figures", action="store_true", help="keep the pictures")
     maker.add(
         "doctor",
-        "commands:doctor",
+        "train:doctor",
         "say what is installed, what this machine offers, and what to do",
         ("mtkd doctor", "exits with 2 where something must be repaired"),
     )
@@ -214,7 +214,7 @@ def _groups(maker: Maker) -> None:
     )
     add = zoo.add(
         "build",
-        "commands:zoo_build",
+        "train:zoo_build",
         "train the embedded models that are not cached",
         ("mtkd zoo build", "all"),
         ("mtkd zoo build gpt2-prose student", "two of them"),
@@ -223,7 +223,7 @@ def _groups(maker: Maker) -> None:
     _zoo_scale(add)
     add = zoo.add(
         "list",
-        "commands:zoo_list",
+        "train:zoo_list",
         "list the embedded models with bits per character by domain",
         ("mtkd zoo list", ""),
     )
@@ -235,7 +235,7 @@ def _groups(maker: Maker) -> None:
     )
     add = config.add(
         "show",
-        "commands:config_show",
+        "train:config_show",
         "print a config as it resolves, ready to be saved and edited",
         ("mtkd config show > my.yaml", "every setting with its default"),
         ("mtkd config show quickstart train.steps=10", "with a change"),
@@ -305,7 +305,7 @@ def _viz(viz: Maker) -> None:
 def _plugins(plugins: Maker) -> None:
     add = plugins.add(
         "list",
-        "plugin_commands:list_plugins",
+        "plugins:list_plugins",
         "list everything that a config can name, and what failed to load",
         ("mtkd plugins list", ""),
         ("mtkd plugins list --kind router --json", "for other programs"),
@@ -315,7 +315,7 @@ def _plugins(plugins: Maker) -> None:
     plugin_options(add)
     add = plugins.add(
         "check",
-        "plugin_commands:check_plugin",
+        "plugins:check_plugin",
         "test one plugin against the contract of its kind",
         ("mtkd plugins check dirichlet", "an installed one, by name"),
         ("mtkd plugins check mine --plugin ./mine.py", "one in a file"),
@@ -328,7 +328,7 @@ def _plugins(plugins: Maker) -> None:
     plugin_options(add)
     add = plugins.add(
         "new",
-        "plugin_commands:new_plugin",
+        "plugins:new_plugin",
         "write a small package with one plugin, its test and its pyproject.toml",
         ("mtkd plugins new my-router", "a router, in ./mtkd-my-router"),
         (
@@ -393,7 +393,8 @@ def _run(options: argparse.Namespace) -> int:
         os.environ[_NO_PLUGINS] = "1"  # processes that the command starts see it, too
     try:
         module, _, function = options.command.partition(":")
-        command = getattr(importlib.import_module(f"experiments.{module}"), function)
+        commands = importlib.import_module(f"experiments.commands.{module}")
+        command = getattr(commands, function)
         return int(command(options) or 0)
     except BrokenPipeError:  # the reader, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -405,7 +406,7 @@ def _run(options: argparse.Namespace) -> int:
         if debug:
             raise
         from align.errors import exit_code_of
-        from experiments.failures import line_of
+        from experiments.record.failures import line_of
 
         print(f"mtkd: {line_of(error)}", file=sys.stderr)
         return exit_code_of(error)

@@ -115,8 +115,8 @@ def _deepspeed(_: Mapping[str, str]) -> Iterator[Finding]:
 def _devices(_: Mapping[str, str]) -> Iterator[Finding]:
     import torch
 
-    from experiments.precision import hardware_has_bf16
-    from teacher.cpu import ISA, WITHOUT_AMX, avoid_broken_amx
+    from align.support.cpu import ISA, WITHOUT_AMX, avoid_broken_amx
+    from experiments.assemble.precision import hardware_has_bf16
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -231,7 +231,7 @@ def _plugins(env: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _disk(env: Mapping[str, str]) -> Iterator[Finding]:
-    from align.cache_folder import cache_folder
+    from align.support.cache_folder import cache_folder
 
     cache = cache_folder(env)
     for topic, folder in (("disk, here", Path.cwd()), ("disk, cache", cache)):
@@ -273,7 +273,7 @@ WRITTEN = {"Chinese": "深度学习", "Japanese": "かなカナ", "Korean": "한
 def _fonts(_: Mapping[str, str]) -> Iterator[Finding]:
     if importlib.util.find_spec("matplotlib") is None:
         return
-    from align.fonts import BASE, INSTALL, fonts_for
+    from align.pictures.fonts import BASE, INSTALL, fonts_for
 
     found = {name: fonts_for(text) for name, text in WRITTEN.items()}
     lacking = [name for name, fonts in found.items() if fonts.missing]

@@ -18,7 +18,7 @@ from torch import Tensor
 from align.calibration import CalibrationStats
 from align.layer_map import LayerMap
 from align.time_align import Alignment
-from align.tokens import TokenBatch
+from align.tokens.batch import TokenBatch
 
 SUM = 1e-3
 """How far weights in float32 may be from summing to 1."""

@@ -23,7 +23,7 @@ from plugins.hookspecs import Aligner, Space, hookimpl
 from student.bridges import AdapterBridge, LatentBridge, ProjectorBridge
 from student.objective import Objective
 from student.output.temperature import TEMPERATURES, Temperature
-from student.terms import OBJECTIVES
+from student.terms.key_value import OBJECTIVES
 
 
 @hookimpl

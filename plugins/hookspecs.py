@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from align.calibration import CalibrationStats
 from align.layer_map import LayerMap
 from align.time_align import Alignment
-from align.tokens import TokenBatch
+from align.tokens.batch import TokenBatch
 from student.bridges.base import Bridge
 from student.objective import Objective
 from student.output.temperature import Temperature

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from plugins.contracts import check
+from plugins.contracts.check import check
 from plugins.entry import Entry
 from plugins.options import with_options
 from plugins.registry import Registry

@@ -31,8 +31,8 @@ Trial = tuple[str, Callable[[], str]]
 
 def contracts() -> Iterator[Trial]:
     """What everything that comes with the platform promises, kind by kind."""
-    from experiments.presets import load_registry
-    from plugins.contracts import CONTRACTS, assert_contract
+    from experiments.config.presets import load_registry
+    from plugins.contracts.check import CONTRACTS, assert_contract
 
     registry = load_registry()
 
@@ -72,8 +72,8 @@ def zoo() -> Iterator[Trial]:
 
 def phases() -> Iterator[Trial]:
     """One optimiser step of each of the five phases, and what is left of them."""
-    from experiments.config import PHASES, load_config
-    from experiments.driver import run_training
+    from experiments.config.tree import PHASES, load_config
+    from experiments.run.driver import run_training
 
     def run(folder: str) -> str:
         import torch

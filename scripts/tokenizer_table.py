@@ -41,7 +41,7 @@ CHARS, PIECE = 4000, 500
 
 def tables(data: Path) -> str:
     """Measure and compose the tables."""
-    from teacher.tokenizer import load_tokenizer
+    from teacher.loading.tokenizer import load_tokenizer
 
     folders = sorted(p.parent for p in data.glob("tokenizers/*/tokenizer.json"))
     if STUDENT not in {folder.name for folder in folders}:
@@ -92,7 +92,7 @@ def page_with(text: str) -> str:
 def _kind(tokenizer: Any, texts: dict[str, list[str]]) -> list[str]:
     """Model, method, and what is lost on all texts together."""
     from align import ByteLengths, encode_batch
-    from align.lost_text import lost_text
+    from align.tokens.lost_text import lost_text
 
     model = type(tokenizer.backend_tokenizer.model).__name__
     table = ByteLengths.of(tokenizer)
@@ -109,7 +109,7 @@ def _kind(tokenizer: Any, texts: dict[str, list[str]]) -> list[str]:
 def _reads(student: Any, teacher: Any, texts: list[str]) -> str:
     """Coverage of the student's tokens, and the share of characters lost."""
     from align import CharIoUAligner, encode_batch
-    from align.lost_text import lost_text
+    from align.tokens.lost_text import lost_text
 
     own, theirs = (encode_batch(side, texts) for side in (student, teacher))
     coverage = CharIoUAligner()(own, theirs).coverage(own.has_text)

@@ -1,12 +1,13 @@
 """The student: its objective, its training step, its loop and its measurement."""
 
 from student.bridges import AdapterBridge, Bridge, LatentBridge, ProjectorBridge
-from student.calibrate import CalibrationReport, NoCoverageError
+from student.bridges.calibrate import CalibrationReport, NoCoverageError
 from student.checkpoint import CheckpointError, export_student, read_complete
 from student.config import LossConfig, TrainConfig
 from student.distiller import Distiller, StepResult, Teaching, WeightedObjective
-from student.engine import Engine
 from student.evaluate import bits_per_char, kv_health
+from student.loop.engine import Engine
+from student.loop.trainer import Job, NonFiniteLossError, Observer, train_phase
 from student.objective import (
     AttentionPair,
     Comparison,
@@ -14,8 +15,7 @@ from student.objective import (
     Relation,
     StepContext,
 )
-from student.terms import OBJECTIVES, term_weights
-from student.trainer import Job, NonFiniteLossError, Observer, train_phase
+from student.terms.key_value import OBJECTIVES, term_weights
 
 __all__ = [
     "OBJECTIVES",

@@ -17,17 +17,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from align.captured import Capture, Captured, Injection
-from align.output import LinearHead, Output
 from align.reading import Reading
-from align.stopwatch import part
-from align.tokens import TokenBatch
-from align.view import TeacherView
+from align.support.stopwatch import part
+from align.tokens.batch import TokenBatch
+from align.views import Capture, Captured, Injection, LinearHead, Output, TeacherView
 from fuse.routing_loss import EntropyRegularizer, expected_teacher_loss
 from fuse.weigher import prior
+from student.attention_sinks import not_sinks
 from student.bridges.base import Bridge
 from student.config import LossConfig
 from student.evaluate import KVHealth, kv_health
+from student.frozen import standing_still
 from student.layers import feature_heat, layers_read
 from student.objective import (
     ATTENTION,
@@ -44,11 +44,9 @@ from student.objective import (
     modules_of,
     needs_of,
 )
-from student.output.terms import OutputPlan, Outputs, Taught
 from student.places import Counts, Places, Share, availability, find_places
-from student.sinks import not_sinks
-from student.still import standing_still
-from student.terms import ce
+from student.step_outputs import OutputPlan, Outputs, Taught
+from student.terms.key_value import ce
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ class Distiller(nn.Module):
 
         Args:
             student: the model that ``capture`` runs.
-            capture: see :class:`align.captured.Capture`.
+            capture: see :class:`align.views.Capture`.
             objectives: terms by name; ``ce`` alone needs no teaching.
             config: for the outcome, sinks and sampled rows.
             teaching: None trains without teachers.

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from align.captured import Capture
 from align.errors import InputError
 from align.kv import KV
-from align.text import TextSample
-from align.tokens import TokenBatch
+from align.text.documents import TextSample
+from align.tokens.batch import TokenBatch
+from align.views import Capture
 
 Encode = Callable[[Sequence[str]], TokenBatch]
 """Texts to one padded batch."""

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from align.errors import InputError
-from align.extras import peft
-from align.text_part import text_modules
+from align.support.extras import peft
+from align.support.text_part import text_modules
 from student.config import LoraConfig
 
 _OWN = "default"

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from align.errors import InputError
-from align.output import LinearHead
-from align.tokens import TokenBatch
-from align.view import ATTENTION as ATTENTION
-from align.view import OUTPUTS as OUTPUTS
-from student.output.terms import Outputs
+from align.tokens.batch import TokenBatch
+from align.views import ATTENTION as ATTENTION
+from align.views import OUTPUTS as OUTPUTS
+from align.views import LinearHead
 from student.places import Places
+from student.step_outputs import Outputs
 
 NONE: frozenset[str] = frozenset()
 RELATIONS = "relations"

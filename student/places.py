@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from align.reading import Reading
-from align.tokens import TokenBatch
-from align.view import TeacherView
-from student.output.pairing import Pairing
-from student.output.terms import OutputPlan
-from student.sinks import not_sinks
+from align.tokens.batch import TokenBatch
+from align.views import TeacherView
+from student.attention_sinks import not_sinks
+from student.output.across.pairing import Pairing
+from student.step_outputs import OutputPlan
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,8 +1,8 @@
 """Turn text into the keys and values of frozen teachers."""
 
-from teacher.capture import KVCapture
+from teacher.capture.kv_capture import KVCapture
 from teacher.extract_teacher_kv import TeacherKVExtractor
-from teacher.models import LoadedModel, load_model
+from teacher.loading.models import LoadedModel, load_model
 from teacher.own_loss import next_token_nll, teacher_bits_per_char
 from teacher.router_proto import (
     compute_multi_teacher_prototypes,

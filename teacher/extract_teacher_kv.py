@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from align.byte_lengths import ByteLengths
 from align.errors import InputError
 from align.kv import KV
-from align.tokens import TokenBatch, encode_batch
-from teacher.capture import KVCapture
-from teacher.models import LoadedModel, load_model
+from align.tokens.batch import TokenBatch, encode_batch
+from align.tokens.byte_lengths import ByteLengths
+from teacher.capture.kv_capture import KVCapture
+from teacher.capture.windows import Windows
+from teacher.loading.models import LoadedModel, load_model
 from teacher.own_loss import teacher_bits_per_char
 from teacher.store import Manifest, save_kvs
-from teacher.windows import Windows
 
 logger = logging.getLogger(__name__)
 

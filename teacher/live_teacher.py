@@ -10,19 +10,26 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from align.byte_lengths import ByteLengths
 from align.errors import InputError
 from align.kv import KV
-from align.output import LinearHead, Output
 from align.reading import Reading
 from align.sizes import Sizes
-from align.stopwatch import part
+from align.support.stopwatch import part
 from align.time_align import Alignment
 from align.tokenizer_align import encode_batch
-from align.tokens import TokenBatch
-from align.view import OUTPUTS, Align, Asked, NonFiniteTeacherError, TeacherView
-from teacher.capture import KVCapture
-from teacher.models import LoadedModel
+from align.tokens.batch import TokenBatch
+from align.tokens.byte_lengths import ByteLengths
+from align.views import (
+    OUTPUTS,
+    Align,
+    Asked,
+    LinearHead,
+    NonFiniteTeacherError,
+    Output,
+    TeacherView,
+)
+from teacher.capture.kv_capture import KVCapture
+from teacher.loading.models import LoadedModel
 from teacher.output_head import linear_head, vocabulary_digest
 from teacher.own_loss import teacher_bits_per_char
 
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)  # without slots: some facts are found when asked for
 class LiveTeacher:
-    """A model that is asked; see :class:`align.view.Teacher`.
+    """A model that is asked; see :class:`align.views.Teacher`.
 
     It runs without gradient and stops after its last needed layer unless its own loss
     is asked for.

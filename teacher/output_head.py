@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from align.errors import InputError
-from align.output import LinearHead
-from teacher.capture import KVCapture
-from teacher.forward import evaluating
+from align.views import LinearHead
+from teacher.capture.forward import evaluating
+from teacher.capture.kv_capture import KVCapture
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from align.tokens import TokenBatch
+from align.tokens.batch import TokenBatch
 
 
 def next_token_nll(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

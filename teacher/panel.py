@@ -11,10 +11,10 @@ from torch import Tensor
 from align.causality import injected_alignment
 from align.errors import InputError
 from align.reading import Reading
-from align.stopwatch import part
+from align.support.stopwatch import part
 from align.time_align import Alignment
-from align.tokens import TokenBatch
-from align.view import Asked, NonFiniteTeacherError, Teacher, TeacherView
+from align.tokens.batch import TokenBatch
+from align.views import Asked, NonFiniteTeacherError, Teacher, TeacherView
 from teacher.live_teacher import LiveTeacher
 
 __all__ = ["Aligner", "LiveTeacher", "TeacherPanel"]

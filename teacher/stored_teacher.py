@@ -10,15 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.byte_lengths import ByteLengths
 from align.errors import InputError
 from align.kv import KV
-from align.output import LinearHead
 from align.reading import Reading
 from align.sizes import Sizes
 from align.time_align import Alignment
-from align.tokens import TokenBatch, encode_batch
-from align.view import ATTENTION, OUTPUTS, OWN_LOSS, Align, Asked, TeacherView
+from align.tokens.batch import TokenBatch, encode_batch
+from align.tokens.byte_lengths import ByteLengths
+from align.views import (
+    ATTENTION,
+    OUTPUTS,
+    OWN_LOSS,
+    Align,
+    Asked,
+    LinearHead,
+    TeacherView,
+)
 from teacher.output_head import vocabulary_digest
 from teacher.store import KVStore, StoreError
 from teacher.store.packing import StoredSample
@@ -26,7 +33,7 @@ from teacher.store.packing import StoredSample
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # without slots: caches its table
 class StoredTeacher:
-    """A store with what is needed to use it; see :class:`align.view.Teacher`."""
+    """A store with what is needed to use it; see :class:`align.views.Teacher`."""
 
     name: str
     store: KVStore | None

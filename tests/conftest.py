@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from teacher.cpu import avoid_broken_amx
+from align.support.cpu import avoid_broken_amx
 
 avoid_broken_amx()  # tests multiply in bf16 without loading a model first
 

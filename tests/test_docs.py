@@ -79,9 +79,9 @@ def test_a_page_names_only_files_that_exist(page):
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
 def test_the_configs_of_a_page_load(page):
-    from experiments.config import load_config, resolve_phases
-    from experiments.presets import builtin_presets
-    from experiments.settings import load_yaml
+    from experiments.config.parsing import load_yaml
+    from experiments.config.presets import builtin_presets
+    from experiments.config.tree import load_config, resolve_phases
 
     for line, block in blocks(page, "yaml"):
         config = load_config(load_yaml(block, f"{page.name}:{line}"))
@@ -117,8 +117,8 @@ def _is_setting(name: str) -> bool:
 
 @cache
 def _settings() -> frozenset[str]:
-    from experiments.config import Config
-    from experiments.schema import valid_names
+    from experiments.config.schema import valid_names
+    from experiments.config.tree import Config
 
     return frozenset(valid_names(Config))
 

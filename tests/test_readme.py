@@ -76,7 +76,7 @@ DEFAULTS = {
     },
 }
 OPTIONS = {
-    "experiments.sections.AlignConfig": (
+    "experiments.config.sections.AlignConfig": (
         "layer_mapping_strategy",
         "rope_scaling_method",
     ),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from align.text_folder import TextFile, absolute
-from experiments.data import check_overlap
-from experiments.place import named
-from experiments.sections import DataConfig
-from experiments.splits import digest_of
-from experiments.text_sources import LISTS, ZOO, Reading, Which, sources_of
+from align.text.folder import TextFile, absolute
+from experiments.assemble.data import check_overlap
+from experiments.assemble.splits import digest_of
+from experiments.assemble.text_sources import LISTS, ZOO, Reading, Which, sources_of
+from experiments.config.error_place import named
+from experiments.config.sections import DataConfig
 
 MODEST = 256 << 20
 """Bytes on disk, of all files together, that are read to their ends."""

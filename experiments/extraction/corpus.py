@@ -1,8 +1,8 @@
 """A run's training text as a stream, so that memory does not follow its length.
 
-What is chosen is what :func:`experiments.data.load_data` would train and calibrate on,
-but in the order of the sources: a shard is then one stretch of the text, and each task
-of an array reads only up to its own.
+What is chosen is what :func:`experiments.assemble.data.load_data` would train and
+calibrate on, but in the order of the sources: a shard is then one stretch of the text,
+and each task of an array reads only up to its own.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from align.cut import Reader
-from align.text import TextSample
-from experiments.data import (
+from align.text.documents import TextSample
+from align.tokens.cut import Reader
+from experiments.assemble.data import (
     Encoder,
     at_most,
     calibration_texts,
@@ -24,9 +24,9 @@ from experiments.data import (
     longest_texts,
     told_of,
 )
-from experiments.sections import DataConfig
-from experiments.splits import LEARNT, MEASURED, Pieces, choose
-from experiments.text_sources import Reading
+from experiments.assemble.splits import LEARNT, MEASURED, Pieces, choose
+from experiments.assemble.text_sources import Reading
+from experiments.config.sections import DataConfig
 from teacher.store.reader import text_bytes
 
 SAMPLED = 64

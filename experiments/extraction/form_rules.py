@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from align.layer_map import needs_sample
-from experiments.extraction.bench import ExtractionContext
-from experiments.settings import ConfigError
-from experiments.teaching import fixed_weights
+from experiments.assemble.teaching import fixed_weights
+from experiments.config.parsing import ConfigError
+from experiments.extraction.context import ExtractionContext
 
 
 def fused_weights(extraction: ExtractionContext, names: Sequence[str]) -> list[float]:

@@ -9,10 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from align.text import TextSample
+from align.text.documents import TextSample
 from align.time_align import Alignment
-from align.tokens import TokenBatch
-from align.view import NonFiniteTeacherError, TeacherView
+from align.tokens.batch import TokenBatch
+from align.views import NonFiniteTeacherError, TeacherView
 from fuse.fuse_kv import fuse_with_weights
 from fuse.weigher import FixedWeigher
 from student.bridges.adapter import AdapterBridge

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from align.errors import InputError, MtkdError
-from align.text import TextSample
-from experiments.config import Config, save_config
-from experiments.extraction.bench import ExtractionContext, open_extraction
-from experiments.extraction.errors import encoding_errors
+from align.text.documents import TextSample
+from experiments.assemble.stored_teachers import save_tokenizer
+from experiments.config.tree import Config, save_config
+from experiments.extraction.context import ExtractionContext, open_extraction
+from experiments.extraction.encoding_error import encoding_errors
 from experiments.extraction.sources import Source, sources_of
-from experiments.extraction.stand_ins import save_tokenizer
-from experiments.progress import Progress, waiting
-from experiments.stop import StopRequest
+from experiments.record.progress import Progress, waiting
+from experiments.record.stop import StopRequest
 from plugins.registry import Registry
 from teacher.store import StoreWriter
 from teacher.store.manifest import PLAN, Sample

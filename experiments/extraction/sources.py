@@ -11,23 +11,23 @@ import torch
 from pydantic import JsonValue
 
 from align.layer_map import build_multi_teacher_layer_map, needs_sample
-from align.text import TextSample
-from experiments.extraction.bench import ExtractionContext, device, facts_of, identity
-from experiments.extraction.code import code_of
-from experiments.extraction.fingerprint import (
+from align.text.documents import TextSample
+from experiments.assemble.fingerprint import (
     ends_of,
     settings_of,
     student_of,
     tokenizer_digest,
 )
+from experiments.assemble.outputs import wants_own_loss
+from experiments.assemble.stored_code import code_of
+from experiments.assemble.stored_teachers import FUSED
+from experiments.assemble.teaching import Faculty, build_faculty
+from experiments.extraction.context import ExtractionContext, device, facts_of, identity
 from experiments.extraction.form_rules import check_forms, fused_weights
 from experiments.extraction.forms import Form, RawForm, StudentTokensForm
-from experiments.extraction.stand_ins import FUSED
-from experiments.outputs import wants_own_loss
-from experiments.teaching import Faculty, build_faculty
 from student.bridges.adapter import AdapterBridge
-from student.output.terms import OutputConfig
-from teacher.capture import KVCapture
+from student.output_config import OutputConfig
+from teacher.capture.kv_capture import KVCapture
 from teacher.extract_teacher_kv import TeacherKVExtractor
 from teacher.store import Encoding, Plan, StoreWriter, open_store
 from teacher.store.encoding import DTYPES, measure_constants

@@ -1,1 +1,1 @@
-"""The built-in phases, as YAML; ``experiments.presets`` offers them."""
+"""The built-in phases, as YAML; ``experiments.config.presets`` offers them."""

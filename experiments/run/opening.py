@@ -8,16 +8,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from experiments.arms import check_arm, plan_arms, repeated_arms
-from experiments.checks import check_disk
-from experiments.config import Config, save_config
-from experiments.data import RunData, load_data
-from experiments.dates import dated, day_of_run
-from experiments.depth import crowded_layers
-from experiments.extraction.code import check_code
-from experiments.extraction.stages import stored_stages
-from experiments.failures import kept_errors
-from experiments.history import (
+from experiments.assemble.data import RunData, load_data
+from experiments.assemble.layer_maps import crowded_layers
+from experiments.assemble.lengths import TEXTS, limits_of
+from experiments.assemble.models import Models
+from experiments.assemble.outputs import idle_settings
+from experiments.assemble.precision import answer_of_run, asks_hardware, settle
+from experiments.assemble.stored_code import check_code
+from experiments.assemble.teaching import check_phase
+from experiments.config.checks import check_disk
+from experiments.config.error_place import during, named
+from experiments.config.tree import Config, save_config
+from experiments.config.used_plugins import plugin_records
+from experiments.config.zoo_names import build_zoo_models
+from experiments.record.dates import dated, day_of_run
+from experiments.record.failures import kept_errors
+from experiments.record.history import (
     IDENTITY,
     identify,
     noted,
@@ -26,24 +32,18 @@ from experiments.history import (
     samples_per_step,
     write_json,
 )
-from experiments.lease import hold_run
-from experiments.lengths import TEXTS, limits_of
-from experiments.lineage import text_digests
-from experiments.metrics import Metrics
-from experiments.models import Models
-from experiments.outputs import idle_settings
-from experiments.place import during, named
-from experiments.precision import answer_of_run, asks_hardware, settle
-from experiments.progress import Progress, waiting
+from experiments.record.lease import hold_run
+from experiments.record.metrics import Metrics
+from experiments.record.progress import Progress, waiting
+from experiments.record.stop import stop_on_signals
+from experiments.record.versions import changes, versions
+from experiments.run.arms import check_arm, plan_arms, repeated_arms
+from experiments.run.context import RunContext, Stage
+from experiments.run.lineage import text_digests
 from experiments.run.plan import RunPlan
-from experiments.run_parts import RunContext, Stage
-from experiments.stop import stop_on_signals
-from experiments.teaching import check_phase
-from experiments.used_plugins import plugin_records
-from experiments.versions import changes, versions
-from experiments.zoo_names import build_zoo_models
-from student.engine import Engine
-from student.launch import launched_rank, launched_world
+from experiments.run.stored_phases import stored_stages
+from student.loop.engine import Engine
+from student.loop.launch import launched_rank, launched_world
 
 
 @contextmanager

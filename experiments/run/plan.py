@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from experiments.checks import check_resume, check_settings
-from experiments.config import Config, PhaseConfig, hidden_settings, resolve_phases
-from experiments.history import tried_before
-from experiments.presets import presets_of
-from experiments.progress import waiting
-from experiments.text_sources import check_sources, source_warnings
-from experiments.used_plugins import names_used, options_used
+from experiments.assemble.text_sources import check_sources, source_warnings
+from experiments.config.checks import check_resume, check_settings
+from experiments.config.presets import presets_of
+from experiments.config.tree import Config, PhaseConfig, hidden_settings, resolve_phases
+from experiments.config.used_plugins import names_used, options_used
+from experiments.record.history import tried_before
+from experiments.record.progress import waiting
 from plugins.registry import Registry
 from plugins.trial import try_used
-from student.launch import launched_rank
+from student.loop.launch import launched_rank
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

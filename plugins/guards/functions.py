@@ -11,7 +11,7 @@ from torch import Tensor
 
 from align.causality import CausalityError, check_causal
 from align.time_align import Alignment
-from align.tokens import TokenBatch
+from align.tokens.batch import TokenBatch
 from plugins import answers
 from plugins.entry import Entry
 from plugins.guards.shared import Seldom, StandIn, blamed, made_by, require

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fuse.router import learns, needs_sample
 from plugins import answers
-from plugins.contract_router import company_counts
+from plugins.contracts.router import company_counts
 from plugins.entry import Entry
 from plugins.guards.shared import (
     Seldom,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from align.kv import KV
-from plugins.contract_space import future_problem
-from plugins.contract_space.answers import (
+from plugins.contracts.space import future_problem
+from plugins.contracts.space.answers import (
     comparisons_problem,
     fit_problem,
     injection_problem,

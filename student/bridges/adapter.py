@@ -12,7 +12,7 @@ from align.kv import KV
 from align.position_mean import PositionMean
 from align.sizes import Sizes
 from align.time_align import Alignment
-from align.view import TeacherView
+from align.views import TeacherView
 from fuse.fuse_kv import fuse_with_weights
 from student.bridges.base import (
     Bridge,

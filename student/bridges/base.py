@@ -21,13 +21,13 @@ from align.kv import KV
 from align.layer_map import LayerMap, interpolate_teacher_layers, mix_layer
 from align.position_mean import PositionMean
 from align.sizes import Sizes
-from align.view import TeacherView
+from align.views import TeacherView
 from fuse.fuse_kv import fuse_with_weights
 from fuse.weigher import share
 from student.bridges.features import Carrier, Features
+from student.bridges.standardize import Standardizer
 from student.objective import Comparison, Relation
 from student.places import Places, Share
-from student.standardize import Standardizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,13 +11,13 @@ from torch import Tensor
 from align.calibration import Method
 from align.kv import KV
 from align.sizes import Sizes
-from align.view import TeacherView
+from align.views import TeacherView
 from fuse.fuse_kv import fuse_with_weights
 from fuse.z_space import ZSpace
 from student.bridges.base import Bridge, PairStats, TeacherShape
+from student.frozen import standing_still
 from student.objective import Comparison
 from student.places import Places, Share
-from student.still import standing_still
 
 RECONSTRUCTION = "z_reconstruction"
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from align.calibration import METHODS, CalibrationStats
 from student.bridges.features import Features
+from student.bridges.standardize import Standardizer
 from student.objective import EPS, Comparison, Side
-from student.standardize import Standardizer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from align.calibration import Method
 from align.kv import KV
 from align.sizes import Sizes
-from align.view import TeacherView
+from align.views import TeacherView
 from student.bridges.adapter import AdapterBridge
 from student.bridges.base import PairStats, TeacherShape
 from student.bridges.projected import LayerwiseLinear, Meeting, Projected
+from student.bridges.standardize import Standardizer
 from student.objective import Comparison
-from student.standardize import Standardizer
 
 
 class ProjectorBridge(AdapterBridge):

@@ -1,42 +1,42 @@
 """What models conclude: objectives on next-token distributions, from tensors."""
 
-from student.output.chunks import Chunks, ChunkTokens, shared_chunks
-from student.output.geometry import Geometry, logit_geometry
-from student.output.labels import Labels
-from student.output.lexicon import (
+from student.output.across.chunks import Chunks, ChunkTokens, shared_chunks
+from student.output.across.lexicon import (
     Chains,
     Lexicon,
     Vocabulary,
     chains_of,
     projected_divergence,
 )
-from student.output.likelihood import chunk_likelihood
-from student.output.linear_blocks import linear_blocks
-from student.output.linear_divergence import HeadInput, linear_divergence
-from student.output.linear_likelihood import linear_log_likelihood
-from student.output.ot import (
-    TransportLoss,
-    hybrid,
-    in_student_space,
-    token_transport,
-)
-from student.output.row_divergence import Divergence
-from student.output.sequence_ot import sequence_transport
-from student.output.support import Support
-from student.output.top_tokens import (
-    TopTokens,
-    linear_top_tokens,
-    support_sizes,
-    top_tokens,
-)
-from student.output.transport import TransportSettings, transport_cost
-from student.output.vocabulary import (
+from student.output.across.likelihood import chunk_likelihood
+from student.output.across.vocabulary import (
     CommonPieces,
     Spelling,
     byte_vectors,
     common_pieces,
     pool_logits,
     token_bytes,
+)
+from student.output.divergence.labels import Labels
+from student.output.divergence.linear_blocks import linear_blocks
+from student.output.divergence.linear_divergence import HeadInput, linear_divergence
+from student.output.divergence.linear_likelihood import linear_log_likelihood
+from student.output.divergence.row_divergence import Divergence
+from student.output.divergence.support import Support
+from student.output.divergence.top_tokens import (
+    TopTokens,
+    linear_top_tokens,
+    support_sizes,
+    top_tokens,
+)
+from student.output.transport.geometry import Geometry, logit_geometry
+from student.output.transport.sequence import sequence_transport
+from student.output.transport.solver import TransportSettings, transport_cost
+from student.output.transport.token import (
+    TransportLoss,
+    hybrid,
+    in_student_space,
+    token_transport,
 )
 
 __all__ = [

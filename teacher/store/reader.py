@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from align.conversation import Conversation
 from align.errors import MissingFileError
 from align.kv import KV
+from align.text.conversation import Conversation
 from teacher.store.manifest import (
     MANIFEST,
     PLAN,

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.cache_folder import cache_folder
 from align.errors import InputError, MachineError, MissingFileError
+from align.support.cache_folder import cache_folder
 from teacher.zoo.recipes import ZooModel, recipes
 from teacher.zoo.shown import Shown, shown
 from teacher.zoo.text import text_fingerprint
@@ -71,7 +71,8 @@ def build_zoo(
 
     Args:
         names: models to build; None for the whole zoo.
-        cache_dir: where to keep it; None for :func:`align.cache_folder.cache_folder`.
+        cache_dir: where to keep it; None for
+            :func:`align.support.cache_folder.cache_folder`.
         progress: show how far every model is, on the error stream.
         scale: one of :data:`teacher.zoo.SCALES`.
         workers: models trained at once; None for one per CPU of this process.

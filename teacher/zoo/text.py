@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from align.errors import InputError
-from align.text import TextSample
+from align.text.documents import TextSample
 
 DOMAINS = ("prose", "code")
 """What a text is."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from teacher.cpu import avoid_broken_amx, has_working_amx
+from align.support.cpu import avoid_broken_amx, has_working_amx
 from teacher.zoo.objectives import (
     IGNORE,
     Batch,

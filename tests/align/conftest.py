@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from align.tokens import TokenBatch
+from align.tokens.batch import TokenBatch
 from tests.small_tokenizers import KINDS, SHARED, sections, small
 
 MIXED = [
@@ -24,7 +24,7 @@ MIXED = [
 @pytest.fixture(scope="session")
 def load() -> Callable[[str], Any]:
     """Load a small tokenizer by its kind, or a real one by its folder's name."""
-    from teacher.tokenizer import load_tokenizer
+    from teacher.loading.tokenizer import load_tokenizer
 
     @cache
     def load_one(name: str) -> Any:

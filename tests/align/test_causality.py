@@ -5,7 +5,7 @@ import torch
 
 from align.causality import CausalityError, check_causal
 from align.time_align import Alignment
-from align.tokens import TokenBatch
+from align.tokens.batch import TokenBatch
 
 # "tea un" as te|a| un for the student and tea| un for the teacher, twice
 STUDENT = TokenBatch(

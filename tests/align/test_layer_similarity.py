@@ -13,7 +13,7 @@ from align.layer_similarity import (
     SimilarLayers,
     similarity_layer_map,
 )
-from align.similarity_picture import visualize_layer_similarity
+from align.pictures.similarity import visualize_layer_similarity
 
 
 def naive_cka(x, y):

@@ -12,7 +12,7 @@ from align.time_align import (
     apply_char_alignment,
 )
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner
-from align.tokens import TokenBatch, encode_batch
+from align.tokens.batch import TokenBatch, encode_batch
 
 
 def example():

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.causality import check_causal
-from align.overlap import lines, overlaps
 from align.tokenizer_align import (
     CausalCharIoUAligner,
     CharIoUAligner,
@@ -14,7 +13,8 @@ from align.tokenizer_align import (
     build_char_align_matrix,
     char_iou,
 )
-from align.tokens import encode_batch
+from align.tokens.batch import encode_batch
+from align.tokens.overlap import lines, overlaps
 from tests.small_tokenizers import outside
 
 PAIRS = list(
@@ -155,7 +155,7 @@ def read(load, real_texts):
     """Batches of real texts with the bytes read after each token."""
 
     def read_one(name):
-        from align.byte_lengths import ByteLengths
+        from align.tokens.byte_lengths import ByteLengths
 
         tokenizer = load(name)
         lengths = ByteLengths.of(tokenizer).lengths.clip(0).tolist()

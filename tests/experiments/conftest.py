@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.config import PHASES, SINGLE_PHASE
-from experiments.run_dir import RunDir, read_run
+from experiments.config.tree import PHASES, SINGLE_PHASE
+from experiments.record.run_dir import RunDir, read_run
 from tests.experiments.synthetic import save_llama, save_tokenizer, write_run
 
 PRESETS = Path(__file__).parents[2] / "experiments" / "phases"
@@ -22,8 +22,9 @@ def no_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.figures.draw_run", lambda run, folder=None: [])
-        meets = "experiments.alignment_figures.draw_what_meets"
+        drawn = "experiments.report.figures.draw_run"
+        patch.setattr(drawn, lambda run, folder=None: [])
+        meets = "experiments.report.alignment.draw_what_meets"
         patch.setattr(meets, lambda run: None)
         yield
 

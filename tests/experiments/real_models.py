@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from teacher.tokenizer import largest_id, load_tokenizer
+from teacher.loading.tokenizer import largest_id, load_tokenizer
 from tests.small_tokenizers import SHARED, outside, small
 
 DECODERS = ("gpt2", "opt", "pythia", "llama2", "qwen2.5", "mistral")

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from experiments.cli import main
-from experiments.settings import merge
+from experiments.config.parsing import merge
 
 SENTENCES = (
     "The router learns from the outcome which teacher helps which word.",

@@ -10,7 +10,7 @@ import yaml
 
 from experiments import cli
 from experiments.cli import build_parser, main
-from experiments.stop import RunStopped
+from experiments.record.stop import RunStopped
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [

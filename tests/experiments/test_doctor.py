@@ -89,7 +89,7 @@ def test_an_installed_plugin_that_fails_to_load_must_be_repaired(monkeypatch):
 
 
 def test_the_doctor_says_which_font_shows_chinese_or_what_to_install(monkeypatch):
-    from align import fonts
+    from align.pictures import fonts
 
     bare = {fonts.BASE: fonts._families()[fonts.BASE]}
     monkeypatch.setattr(fonts, "_families", lambda: bare)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plugins.contracts import check
+from plugins.contracts.check import check
 from tests.plugins.broken import aligners, functions, objectives, routers, spaces
 
 BROKEN = {

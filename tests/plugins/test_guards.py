@@ -13,15 +13,15 @@ from torch import nn
 from align.tokenizer_align import CausalCharIoUAligner
 from fuse.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
-from plugins.contract_aligner import long_batches
-from plugins.contract_step import step_context, step_places
+from plugins.contracts.aligner import long_batches
+from plugins.contracts.step import step_context, step_places
 from plugins.entry import Entry
 from plugins.errors import PluginCrashError
 from plugins.guards import guard
 from plugins.seeds import chance
 from student.objective import count_of
 from student.output.temperature import Moment
-from student.terms import OBJECTIVES, kv_k
+from student.terms.key_value import OBJECTIVES, kv_k
 from tests.plugins.broken import aligners, objectives, routers
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from plugins import KINDS, Registry, builtin, hookspecs
-from plugins.contracts import CONTRACTS
+from plugins.contracts.check import CONTRACTS
 from plugins.templates import EXAMPLES
 
 HOOKS = list(KINDS.values())

@@ -7,10 +7,10 @@ from typing import Literal
 import pytest
 from torch import nn
 
-from experiments.checks import check_settings
-from experiments.config import load_config, resolve_phases
-from experiments.presets import BuiltinPhases, presets_of
-from experiments.settings import ConfigError, check
+from experiments.config.checks import check_settings
+from experiments.config.parsing import ConfigError, check
+from experiments.config.presets import BuiltinPhases, presets_of
+from experiments.config.tree import load_config, resolve_phases
 from fuse.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
 from plugins.options import options_of, with_options
@@ -97,7 +97,7 @@ def test_a_config_is_refused_by_the_option_before_any_work():
 
 
 def test_a_run_tries_a_plugin_with_the_options_it_is_used_with():
-    from experiments.used_plugins import names_used, options_used
+    from experiments.config.used_plugins import names_used, options_used
 
     class Fails:
         @hookimpl

@@ -4,7 +4,7 @@ import pytest
 
 from fuse.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
-from student.terms import OBJECTIVES
+from student.terms.key_value import OBJECTIVES
 
 
 def load(*plugins):

@@ -4,7 +4,7 @@ import tomllib
 import pytest
 
 from plugins import KINDS, PluginError, Registry
-from plugins.contracts import check
+from plugins.contracts.check import check
 from plugins.scaffold import new_plugin
 
 
@@ -38,7 +38,7 @@ def test_the_written_files_compile_and_name_what_exists(kind, tmp_path):
         assert "$" not in path.read_text()
     readme = (folder / "README.md").read_text()
     assert KINDS[kind] in readme and "$" not in readme
-    assert importlib.util.find_spec("plugins.contracts") is not None
+    assert importlib.util.find_spec("plugins.contracts.check") is not None
 
 
 def test_nothing_is_overwritten_and_bad_names_are_refused(tmp_path):

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from align.errors import MtkdError
-from experiments.config import load_config
-from experiments.driver import run_training
-from experiments.presets import BuiltinPhases
-from experiments.report import report_text
-from experiments.run_dir import read_run
+from experiments.config.presets import BuiltinPhases
+from experiments.config.tree import load_config
+from experiments.record.run_dir import read_run
+from experiments.report.page import report_text
+from experiments.run.driver import run_training
 from plugins import Registry
 from plugins.scaffold import new_plugin
 from tests.experiments.small_runs import small_config
@@ -83,7 +83,7 @@ def test_the_installed_package_is_left_alone_where_it_is_not_allowed(site):
 def test_what_it_offers_keeps_the_contracts(site):
     code = """
 from plugins import Registry
-from plugins.contracts import assert_contract
+from plugins.contracts.check import assert_contract
 registry = Registry.load()
 for entry in registry.entries():
     if entry.distribution == "mtkd-example-plugin":

@@ -159,8 +159,8 @@ def test_every_variable_becomes_an_override():
 
 
 def test_the_config_takes_every_override_the_script_gives():
-    from experiments.config import load_config, resolve_phases
-    from experiments.presets import builtin_presets
+    from experiments.config.presets import builtin_presets
+    from experiments.config.tree import load_config, resolve_phases
 
     command = dry_run(
         STUDENT_MODEL="zoo:student",
@@ -192,7 +192,7 @@ def test_the_config_takes_every_override_the_script_gives():
 
 
 def test_the_numbers_are_the_phases_of_the_config():
-    from experiments.config import PHASES
+    from experiments.config.tree import PHASES
 
     values = overrides(PHASE="1 2 3 4 5")
     assert json.loads(values["phases"]) == list(PHASES)
@@ -230,7 +230,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(variables, words):
 
 @pytest.mark.parametrize("how", ["--dry-run", "--submit"])
 def test_wrong_values_fail_in_the_shell_and_not_after_the_queue(how, tmp_path):
-    """What else the check finds, tests/experiments/test_preflight.py tells."""
+    """What else the check finds, tests/experiments/run/test_preflight.py tells."""
     sbatch = tmp_path / "sbatch"
     sbatch.write_text("#!/bin/sh\necho submitted\n")
     sbatch.chmod(0o755)

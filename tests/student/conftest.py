@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from align.layer_map import build_multi_teacher_layer_map
-from align.text import TextSample
+from align.text.documents import TextSample
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
-from align.tokens import TokenBatch
+from align.tokens.batch import TokenBatch
 from fuse.router import LearnableRouter
 from fuse.routing_loss import EntropyRegularizer
 from fuse.weigher import FixedWeigher, Weigher
@@ -24,13 +24,13 @@ from student.bridges import (
     ProjectorBridge,
     TeacherShape,
 )
-from student.calibrate import CalibrationReport, calibrate
+from student.bridges.calibrate import CalibrationReport, calibrate
 from student.config import ChosenTerm, LossConfig
 from student.distiller import Distiller, Teaching, WeightedObjective
-from student.engine import Engine
-from student.terms import OBJECTIVES, chosen_terms
-from teacher.capture import KVCapture
-from teacher.models import load_model
+from student.loop.engine import Engine
+from student.terms.key_value import OBJECTIVES, chosen_terms
+from teacher.capture.kv_capture import KVCapture
+from teacher.loading.models import load_model
 from teacher.panel import LiveTeacher, TeacherPanel
 
 DECODERS = ("gpt2-prose", "qwen-code")

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from student.config import LossConfig, TrainConfig
-from student.engine import Engine
-from student.phase_checkpoint import Keeper
-from student.terms import OBJECTIVES
-from student.trainer import Job, train_phase
+from student.loop.engine import Engine
+from student.loop.phase_checkpoint import Keeper
+from student.loop.trainer import Job, train_phase
+from student.terms.key_value import OBJECTIVES
 from tests.student.watching import Watching
 
 BASE = TrainConfig(
@@ -124,7 +124,7 @@ def exact(school, out, *stages):
 
 def skipped(school, out, *stages):
     """Process 1 alone meets a loss, then a teacher, that is not finite."""
-    from align.view import NonFiniteTeacherError
+    from align.views import NonFiniteTeacherError
 
     found = {}
     for stage in stages or (0, 1, 2, 3):

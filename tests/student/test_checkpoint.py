@@ -98,7 +98,7 @@ def test_an_exported_student_is_plain_transformers_readable_by_the_umask(
 ):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from teacher.capture import KVCapture
+    from teacher.capture.kv_capture import KVCapture
 
     model = school.student()
     capture = KVCapture(model)  # switches the attention function

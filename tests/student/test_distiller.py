@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from align.captured import Injection
-from align.conversation import Conversation
+from align.text.conversation import Conversation
 from align.time_align import Alignment
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
+from align.views import Injection
 from student.config import LossConfig
+from student.frozen import standing_still
 from student.objective import Said, StepContext, Term
-from student.still import standing_still
-from student.terms import OBJECTIVES
-from teacher.capture import KVCapture
+from student.terms.key_value import OBJECTIVES
+from teacher.capture.kv_capture import KVCapture
 from teacher.output_head import linear_head
 
 KV_ONLY = {"lambda_k": 1.0, "lambda_v": 1.0, "beta_cos": 0.1}

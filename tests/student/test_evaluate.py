@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from align.kv import KV
-from align.text import TextSample
-from align.tokens import TokenBatch, encode_batch
+from align.text.documents import TextSample
+from align.tokens.batch import TokenBatch, encode_batch
 from student.evaluate import bits_and_chars, bits_per_char, kv_health, text_bits
 
 

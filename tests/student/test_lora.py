@@ -10,15 +10,15 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from student.config import LoraConfig, LossConfig, TrainConfig
+from student.loop.trainer import Job, train_phase
 from student.lora import (
     add_adapters,
     load_adapter,
     merge_adapters,
     save_adapter,
 )
-from student.trainer import Job, train_phase
 from teacher import KVCapture
-from teacher.quantise import quantise
+from teacher.loading.quantise import quantise
 from tests.student.watching import Watching
 
 LORA = LoraConfig(rank=4, alpha=8)

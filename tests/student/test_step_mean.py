@@ -3,22 +3,23 @@
 import pytest
 import torch
 
-from align.text import TextSample
-from experiments.outputs import digest, spelling
+from align.text.documents import TextSample
+from experiments.assemble.outputs import digest, spelling
 from fuse.router import LearnableRouter
 from fuse.routing_loss import EntropyRegularizer
 from fuse.similarity_router import SimilarityRouter
 from fuse.weigher import FixedWeigher, Weigher
 from student.config import LossConfig
-from student.data_order import sample_indices
 from student.distiller import WeightedObjective
-from student.feed import Kitchen
+from student.loop.batches import Kitchen
+from student.loop.data_order import sample_indices
 from student.output import Lexicon, Vocabulary, common_pieces
-from student.output.terms import OutputConfig, OutputPlan
+from student.output_config import OutputConfig
 from student.places import Share
-from student.terms import OBJECTIVES
-from teacher.capture import KVCapture
-from teacher.models import LoadedModel
+from student.step_outputs import OutputPlan
+from student.terms.key_value import OBJECTIVES
+from teacher.capture.kv_capture import KVCapture
+from teacher.loading.models import LoadedModel
 from teacher.output_head import linear_head
 from teacher.panel import LiveTeacher, TeacherPanel
 from tests.student.conftest import School

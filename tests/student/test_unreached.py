@@ -7,8 +7,8 @@ import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from student.config import LoraConfig, TrainConfig
+from student.loop.trainer import Job, train_phase
 from student.lora import add_adapters
-from student.trainer import Job, train_phase
 from student.unreached import freeze_unreached
 from tests.composites import gemma3, git, mllama
 

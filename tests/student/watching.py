@@ -1,6 +1,6 @@
 """An observer of a phase that remembers what it hears, and may stop the phase."""
 
-from student.trainer import Observer
+from student.loop.trainer import Observer
 
 
 class Watching(Observer):

@@ -3,9 +3,9 @@ import logging
 import pytest
 import torch
 
-from align.tokens import encode_batch
+from align.tokens.batch import encode_batch
 from teacher import KVStore, TeacherKVExtractor, load_kvs
-from teacher.models import LoadedModel
+from teacher.loading.models import LoadedModel
 
 TEXTS = ["the cat sat on the mat", "", "a", "the dog ran and ran and ran", "mat"]
 

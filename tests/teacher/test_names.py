@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from experiments.extraction.fingerprint import model_files
-from experiments.extraction.shapes import planned_model
-from experiments.viz import num_layers
+from experiments.assemble.fingerprint import model_files
+from experiments.commands.viz import num_layers
+from experiments.estimate.shapes import planned_model
 from teacher import TeacherKVExtractor, load_model
 from teacher.names import model_source, zoo_parts
 

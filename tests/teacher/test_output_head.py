@@ -9,7 +9,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from teacher.capture import KVCapture
+from teacher.capture.kv_capture import KVCapture
 from teacher.output_head import linear_head, vocabulary_digest
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from align.tokens import TokenBatch
+from align.tokens.batch import TokenBatch
 from teacher.own_loss import next_token_nll, teacher_bits_per_char
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from align.byte_lengths import ByteLengths
 from align.causality import CausalityError, check_causal
 from align.time_align import Alignment
 from align.tokenizer_align import (
@@ -14,10 +13,11 @@ from align.tokenizer_align import (
     LastTokenAligner,
     encode_batch,
 )
-from align.view import NonFiniteTeacherError
-from teacher.capture import KVCapture
+from align.tokens.byte_lengths import ByteLengths
+from align.views import NonFiniteTeacherError
+from teacher.capture.kv_capture import KVCapture
 from teacher.live_teacher import carry_attention
-from teacher.models import load_model
+from teacher.loading.models import load_model
 from teacher.own_loss import teacher_bits_per_char
 from teacher.panel import LiveTeacher, TeacherPanel
 

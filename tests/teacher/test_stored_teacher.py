@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
-from align.view import ATTENTION, OUTPUTS, OWN_LOSS, Teacher
+from align.views import ATTENTION, OUTPUTS, OWN_LOSS, Teacher
 from teacher import TeacherKVExtractor
-from teacher.capture import KVCapture
-from teacher.models import load_model
+from teacher.capture.kv_capture import KVCapture
+from teacher.loading.models import load_model
 from teacher.panel import LiveTeacher, TeacherPanel
 from teacher.store import KVStore, StoreError, save_kvs
 from teacher.stored_teacher import StoredTeacher, same_tokens

@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from experiments.config import load_config
-from experiments.data import Encoder, load_data, longest_texts
+from experiments.assemble.data import Encoder, load_data, longest_texts
+from experiments.config.tree import load_config
 from experiments.extraction.corpus import plan_corpus
 from tests.experiments.small_runs import write_text
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.cli import main
-from experiments.config import load_config
+from experiments.config.tree import load_config
 from experiments.extraction import run as running
 from experiments.extraction.run import extract, share_of
 from teacher.store import KVStore

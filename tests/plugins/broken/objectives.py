@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from student.objective import ATTENTION
-from student.terms import attention_kl, kv_k
+from student.terms.key_value import attention_kl, kv_k
 from tests.plugins.broken.late import after
 
 

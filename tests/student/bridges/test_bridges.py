@@ -9,9 +9,9 @@ from align.calibration import METHODS, CalibrationStats
 from align.kv import KV
 from student.bridges import AdapterBridge
 from student.bridges.projector import LayerwiseLinear
+from student.bridges.standardize import Standardizer
 from student.evaluate import kv_health
 from student.objective import Comparison
-from student.standardize import Standardizer
 
 KINDS = ("adapter", "projector", "latent")
 

@@ -1,0 +1,1 @@
+"""Pictures of alignments, layer maps and layers' similarity."""

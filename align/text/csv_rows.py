@@ -1,0 +1,90 @@
+"""Rows written as comma- or tab-separated values, the first line naming the fields."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from align.errors import InputError
+from align.text.files import text_blocks
+from align.text.records import Row
+
+_MOST_CHARS = 1 << 27
+"""Most characters of a field; more is a quote that never closes."""
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)")
+
+
+def rows_of_table(path: Path, delimiter: str) -> Iterator[Row]:
+    """The rows, numbered by the line on which each begins.
+
+    Args:
+        path: of the file.
+        delimiter: between values.
+
+    Raises:
+        InputError: quotes do not match, a row has not as many values as there are
+            fields, or the first line names a field twice; names the line.
+    """
+    # The limit belongs to the whole process and is only ever raised here.
+    csv.field_size_limit(max(csv.field_size_limit(), _MOST_CHARS))
+    reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
+    fields: list[str] | None = None
+    begin = 1
+    while True:
+        where = f"{path}, line {begin}"
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise InputError(
+                f"{where}: {error}; put values that hold quotes, line ends or "
+                f"{delimiter!r} in quotes and double the quotes in them, or save the "
+                "rows as .jsonl"
+            ) from error
+        if fields is None:
+            fields = _fields(row, delimiter, where)
+        elif row and len(row) != len(fields):
+            raise InputError(
+                f"{where}: {len(row)} values for {len(fields)} fields; put values that "
+                f"hold {delimiter!r} in quotes, or save the rows as .jsonl"
+            )
+        elif row:
+            yield begin, where, dict(zip(fields, row, strict=True))
+        begin = reader.line_num + 1
+
+
+def _fields(row: list[str], delimiter: str, where: str) -> list[str]:
+    repeated_names = sorted({name for name in row if row.count(name) > 1})
+    if repeated_names:
+        raise InputError(
+            f"{where}: field {repeated_names[0]!r} is named twice; name it once"
+        )
+    other_marks = [
+        mark for mark in ",;\t" if mark != delimiter and mark in "".join(row)
+    ]
+    if len(row) == 1 and other_marks:
+        raise InputError(
+            f"{where}: no {delimiter!r} in {row[0]!r:.60}, but {other_marks[0]!r}; "
+            ".csv is separated by commas, .tsv by tabs"
+        )
+    return row
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines with their ends: ``\\r\\n``, ``\\n`` or ``\\r``."""
+    parts: list[str] = []
+    for block in text_blocks(path):
+        if parts and parts[-1].endswith("\r"):  # perhaps half of a line end
+            block, parts = "".join(parts) + block, []
+        at = 0
+        for line in _LINE.finditer(block):
+            if line.end() == len(block) and block.endswith("\r"):
+                break
+            yield "".join([*parts, line[0]])
+            at, parts = line.end(), []
+        parts.append(block[at:])
+    if any(parts):
+        yield "".join(parts)

@@ -1,0 +1,91 @@
+"""The text in a row of data, whatever file the row is from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from align.text.chat_rows import CHAT_FORMS, Form, RowError, string_of
+from align.text.conversation import Chats, Conversation
+
+Row = tuple[int, str, Any]
+"""A row's number, its place for errors, and what stands there."""
+
+
+def text_of(record: Any, text_field: str, chats: Chats, where: str) -> str:
+    """Read the text of a row.
+
+    Args:
+        record: a mapping from fields to values.
+        text_field: the field that holds the text; where it is ``text`` and a row has
+            none, the other forms of :data:`FORMS` are looked for, in their order.
+        chats: see :func:`align.text.documents.iter_texts`.
+        where: the row's place, for errors.
+
+    Raises:
+        RowError: the row is no mapping, has no usable field, or holds in it what is no
+            text, such as a picture or half of a surrogate pair.
+    """
+    if not isinstance(record, Mapping):
+        raise RowError(f"{where}: {type(record).__name__}; give a JSON object")
+    text = form_of(record.keys(), text_field, where).read(record, where)
+    if isinstance(text, Conversation) and chats == "plain":
+        text = text.plain()
+    return _whole(text, where)
+
+
+def form_of(fields: Collection[str], text_field: str, where: str) -> Form:
+    """The form of rows that have these fields.
+
+    Raises:
+        RowError: they fit none.
+    """
+    if text_field in fields:
+        return Form(
+            (text_field,),
+            (),
+            lambda row, place: string_of(row[text_field], text_field, place),
+        )
+    if text_field == "text":
+        for form in FORMS:
+            if all(name in fields for name in form.needed):
+                return form
+    valid_forms = "; ".join(" and ".join(form.needed) for form in FORMS)
+    raise RowError(
+        f"{where}: no field {text_field!r} among {sorted(map(str, fields))}; set "
+        f"data.text_field, or give text, or one of: {valid_forms}"
+    )
+
+
+def _question(record: Mapping[str, Any], where: str) -> str:
+    return "\n".join(
+        string_of(record[name], name, where) for name in ("question", "answer")
+    )
+
+
+FORMS = (*CHAT_FORMS, Form(("question", "answer"), (), _question))
+"""The forms besides a text field, by precedence."""
+
+
+def _whole(text: str, where: str) -> str:
+    place = lone_surrogate(text)
+    if place is None:
+        return text
+    raise RowError(
+        f"{where}: {text[place]!r} at character {place} is half of a surrogate pair "
+        "and no character; write both halves, or leave it out"
+    )
+
+
+def lone_surrogate(text: str) -> int | None:
+    """Where the first half of a surrogate pair stands alone.
+
+    JSON can write it as ``\\ud83d`` and no tokenizer takes it.
+    """
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None

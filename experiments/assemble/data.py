@@ -1,0 +1,375 @@
+"""The texts of a run: to learn from, to calibrate on, to be measured on."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from align.errors import InputError
+from align.text.documents import TextSample
+from align.tokens.batch import TokenBatch, encode_batch, end_id
+from align.tokens.byte_lengths import ByteLengths
+from align.tokens.cut import Cutter, Reader
+from experiments.assemble.splits import (
+    LEARNT,
+    MEASURED,
+    SPARE,
+    HeldOut,
+    Pieces,
+    Split,
+    choose,
+    digest_of,
+)
+from experiments.assemble.text_sources import ZOO, Reading, zoo_texts
+from experiments.config.sections import DataConfig
+from teacher.store.reader import text_bytes
+
+SHARED_GATE = (
+    "the gate decides on the held-out text that the report shows, because some domain "
+    "has no more of it; give more in data.eval or lower data.eval_samples to keep the "
+    "two apart"
+)
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """Samples that fit the student's ``max_length``."""
+
+    train: list[TextSample]
+    eval: list[TextSample]
+    calibration: list[TextSample]
+    """Drawn from text that is not measured on; may overlap with ``train``."""
+    warnings: tuple[str, ...] = ()
+    """What a user should know of how the texts were cut."""
+    gate: Sequence[TextSample] = ()
+    """Held-out text of its own for the gate; empty: it decides on ``eval``."""
+    notes: tuple[str, ...] = ()
+    """How the texts were cut, where nothing is amiss."""
+
+    @property
+    def domains(self) -> list[str]:
+        """Domains that are measured, in order of appearance."""
+        return list(dict.fromkeys(sample.domain for sample in self.eval))
+
+
+class Encoder:
+    """A tokenizer that cuts at a length; texts to one padded batch."""
+
+    def __init__(
+        self,
+        tokenizer: object,
+        max_length: int | None,
+        learn_end: bool | None = None,
+    ) -> None:
+        """Hold a fast tokenizer, the most tokens of a text, and what ends texts.
+
+        Args:
+            tokenizer: of a model.
+            max_length: most tokens of a text; None keeps all.
+            learn_end: see :func:`align.tokens.batch.encode_batch`.
+        """
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.learn_end = learn_end
+        self.byte_lengths = ByteLengths.of(tokenizer)
+
+    def uncut(self, learn_end: bool | None = None) -> Encoder:
+        """The same without a limit, and with other ends of texts."""
+        other = copy(self)
+        other.max_length, other.learn_end = None, learn_end
+        return other
+
+    def __call__(self, texts: Sequence[str]) -> TokenBatch:
+        """Encode texts as :func:`align.tokens.batch.encode_batch` does."""
+        return encode_batch(
+            self.tokenizer,
+            texts,
+            max_length=self.max_length,
+            byte_lengths=self.byte_lengths,
+            learn_end=self.learn_end,
+        )
+
+
+def cutter_of(encode: Encoder, teachers: Sequence[Reader] = ()) -> Cutter:
+    """What cuts all texts of a run, the same whatever ``data.learn_end`` says.
+
+    Args:
+        encode: the student's tokenizer and ``data.max_length``.
+        teachers: those who can read only so many tokens.
+    """
+    assert encode.max_length is not None
+    student = Reader("student", encode.uncut(learn_end=True), encode.max_length)
+    return Cutter([student, *teachers])
+
+
+def load_data(
+    config: DataConfig,
+    encode: Encoder,
+    seed: int,
+    gated: bool = False,
+    teachers: Sequence[Reader] = (),
+) -> RunData:
+    """Read, cut and split a run's text.
+
+    Args:
+        config: the ``data`` section.
+        encode: the student's tokenizer, which decides how long a piece may be.
+        seed: decides which samples are held out where no eval text is given.
+        gated: look for text that a gate may decide on.
+        teachers: who else limits how long a piece may be.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: a file cannot be read as text, holds none, or too little to hold
+            anything out; or it is held out too and ``overlap`` is ``refuse``.
+    """
+    reading, cutter = Reading(config), cutter_of(encode, teachers)
+    samples: list[TextSample] = []
+    pieces = Pieces()
+    for document, spans in cutter.spans(reading.samples("train", "student")):
+        samples += pieces.add(document, spans)
+    apart, held = held_out_text(reading, cutter, seed)
+    split = choose(config, pieces, held, seed)
+    kept, own, spare = (
+        [samples[index] for index in split.of(mark)]
+        for mark in (LEARNT, MEASURED, SPARE)
+    )
+    overlap = check_overlap(
+        config, twice=split.twice, total=len(pieces), left=len(kept)
+    )
+    first = at_most(apart, config.eval_samples)
+    measured = [*first, *own]
+    taken = {id(sample) for sample in first}
+    held_out = [*measured, *spare, *(s for s in apart if id(s) not in taken)]
+    if not kept or not measured:
+        raise InputError(
+            f"data gives {len(kept)} training and {len(measured)} held-out samples of "
+            f"up to {encode.max_length} tokens; give more text in data.train, or "
+            "held-out text in data.eval"
+        )
+    gate = gate_text(held_out, measured) if gated else []
+    shared = "" if gate or not gated else SHARED_GATE
+    lost, told = told_of(cutter, encode)
+    calibration = calibration_texts(config, cutter) or kept
+    return RunData(
+        _shuffled(kept, seed),
+        measured,
+        calibration,
+        tuple(s for s in (*reading.bad_rows.sentences(), *lost, overlap, shared) if s),
+        gate,
+        (*told, *_held_by_pieces(split)),
+    )
+
+
+def held_out_text(
+    reading: Reading, cutter: Cutter, seed: int
+) -> tuple[list[TextSample], HeldOut]:
+    """Cut the held-out text that stands apart from the text to learn from.
+
+    Args:
+        reading: of the run's text.
+        cutter: of the run.
+        seed: the run's.
+
+    Returns:
+        Pieces of ``data.eval``, or of the embedded texts, empty where neither is read;
+        and what they mean for the choice among ``data.train``.
+    """
+    config = reading.config
+    held = list(reading.samples("eval", "eval"))
+    if not config.eval and any(path == ZOO for _, path in config.sources("train")):
+        held = list(zoo_texts("eval"))
+    digests = {digest_of(document.text) for document in held}
+    cut = _shuffled(list(cutter.pieces(held)), seed)
+    digests |= {digest_of(piece.text) for piece in cut}
+    domains = None if config.eval else frozenset(sample.domain for sample in cut)
+    return cut, HeldOut(domains, frozenset(digests))
+
+
+def check_overlap(
+    config: DataConfig, *, twice: int, total: int, left: int, unit: str = "samples"
+) -> str:
+    """Say how much of the training text is held out, too.
+
+    Args:
+        config: the ``data`` section.
+        twice: parts of ``data.train`` that are held out, too.
+        total: parts of ``data.train``.
+        left: how many are learned from.
+        unit: what the parts are called.
+
+    Returns:
+        A sentence; empty where no text is.
+
+    Raises:
+        InputError: all of it is, or some and ``overlap`` is ``refuse``.
+    """
+    if not twice:
+        return ""
+    train, held = ({path for _, path in config.sources(w)} for w in ("train", "eval"))
+    both = sorted(train & held)
+    named_twice = f"; data.train and data.eval both name {', '.join(both)}"
+    what = (
+        f"{twice} of {total} {unit} of data.train are held out, too, "
+        f"character by character{named_twice if both else ''}"
+    )
+    if not left:
+        other = (
+            "give other text in data.eval, or leave it empty to hold out "
+            "data.eval_share of data.train"
+            if config.eval
+            else "give text in data.train that differs"
+        )
+        raise InputError(f"{what}, which leaves nothing to learn from; {other}")
+    if config.overlap == "refuse":
+        raise InputError(
+            f"{what}, and data.overlap is refuse; take them out of one of the two, or "
+            "set data.overlap=drop"
+        )
+    done = "are learned all the same" if config.overlap == "keep" else "are left out"
+    return f"{what}: they {done} (data.overlap={config.overlap})"
+
+
+def told_of(cutter: Cutter, encode: Encoder) -> tuple[list[str], list[str]]:
+    """What was cut: sentences on what is lost, and on what is not."""
+    tally, lost, told = cutter.tally, [], []
+    if tally.long:
+        told.append(
+            f"{tally.long} of {tally.documents} documents are longer than "
+            f"{encode.max_length} of the student's tokens and were cut into "
+            f"{tally.pieces} samples; no character is lost"
+        )
+    if tally.shortened:
+        lost.append(
+            f"{tally.shortened} of {tally.conversations} conversations are longer than "
+            f"{encode.max_length} of the student's tokens and lost their ends, "
+            f"{1 - tally.kept / tally.contents:.0%} of all contents; data.max_length "
+            "decides"
+        )
+    for reader in cutter.readers[1:]:
+        if count := tally.by.get(reader.name):
+            told.append(
+                f"{count} samples are shorter than {encode.max_length} of the "
+                f"student's tokens because {reader.name} reads {reader.limit} of its "
+                f"own at most; {reader.name}.long_texts=window reads longer ones"
+            )
+    for name, sample in tally.indivisible.items():
+        lost.append(
+            f"a character of {sample} alone makes more tokens of {name} than it may "
+            "read, and is not read whole; leave it out, or raise data.max_length"
+        )
+    if encode.learn_end and end_id(encode.tokenizer) is None:
+        lost.append(
+            "the student's tokenizer has no end-of-text token, so no text's end is "
+            "learned; set its eos_token, or data.learn_end=false"
+        )
+    return lost, told
+
+
+def _held_by_pieces(split: Split) -> Iterator[str]:
+    for name in split.whole:
+        yield (
+            f"domain {name!r} is one document, so its end is held out; give more "
+            "documents, or held-out text in data.eval"
+        )
+
+
+def longest_texts(samples: Iterable[TextSample]) -> list[TextSample]:
+    """The texts that show whether a model's positions suffice, the longest first.
+
+    They depend on neither the order of the samples nor how often one is there.
+    """
+    found: dict[tuple[int, bytes], TextSample] = {}
+    least: list[tuple[int, bytes]] = []
+    for sample in samples:
+        key = len(sample.text), text_bytes(sample.text)
+        if key in found or (len(found) == _AT_ONCE and key < least[0]):
+            continue
+        found[key] = sample
+        heapq.heappush(least, key)
+        if len(least) > _AT_ONCE:
+            del found[heapq.heappop(least)]
+    return [found[key] for key in sorted(found, reverse=True)]
+
+
+def gate_text(
+    held_out: Sequence[TextSample], measured: Sequence[TextSample]
+) -> list[TextSample]:
+    """Held-out samples that are not measured on, as many for each domain.
+
+    Returns:
+        Nothing where some domain has less than half as many.
+    """
+    taken = {id(sample) for sample in measured}
+    spare = [sample for sample in held_out if id(sample) not in taken]
+    wanted = Counter(sample.domain for sample in measured)
+    gate = [s for d, n in wanted.items() for s in _of(spare, d)[:n]]
+    found = Counter(sample.domain for sample in gate)
+    return gate if all(2 * found[d] >= n for d, n in wanted.items()) else []
+
+
+def _of(samples: Sequence[TextSample], domain: str) -> list[TextSample]:
+    return [sample for sample in samples if sample.domain == domain]
+
+
+def fitting_length(config: DataConfig, encode: Encoder, teacher: Reader) -> int | None:
+    """Find, by trying, a ``max_length`` with which a teacher reads every text.
+
+    Args:
+        config: the ``data`` section.
+        encode: the student's tokenizer.
+        teacher: who reads only so many tokens.
+
+    Returns:
+        One near the greatest; None where not even 8 tokens will do.
+    """
+
+    def fits(length: int) -> bool:
+        student = Reader("student", encode.uncut(learn_end=True), length)
+        reading = Reading(config)
+        texts = reading.samples("train", "student")
+        others = reading.samples("eval", "eval")
+        cut = Cutter([student]).pieces(chain(texts, others))
+        while group := [sample.text for sample in islice(cut, _AT_ONCE)]:
+            if int(teacher.read(group).mask.sum(1).max()) > teacher.limit:
+                return False
+        return True
+
+    least, most = 8, config.max_length
+    if not fits(least):
+        return None
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (middle, most) if fits(middle) else (least, middle)
+    return least
+
+
+def calibration_texts(config: DataConfig, cutter: Cutter) -> list[TextSample]:
+    """What a run calibrates on where that is a split of its own; else nothing."""
+    if any(path != ZOO for _, path in config.sources("train")):
+        return []
+    return _shuffled(list(cutter.pieces(zoo_texts("calibration"))), 0)
+
+
+def _shuffled(samples: list[TextSample], seed: int) -> list[TextSample]:
+    out = list(samples)
+    random.Random(seed).shuffle(out)
+    return out
+
+
+def at_most(samples: list[TextSample], count: int | None) -> list[TextSample]:
+    """The first of each domain, in order; None keeps all."""
+    if count is None:
+        return samples
+    seen: dict[str, int] = {}
+    out = []
+    for sample in samples:
+        seen[sample.domain] = seen.get(sample.domain, 0) + 1
+        if seen[sample.domain] <= count:
+            out.append(sample)
+    return out

@@ -1,0 +1,123 @@
+"""What must be equal for two extractions to be one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from align.errors import MtkdError
+from align.text.chat import has_template
+from experiments.assemble.precision import autocast_of
+from experiments.config.effects import with_effect
+from experiments.config.tree import Config
+from teacher.names import model_source
+from teacher.store.files import sha256_of
+
+
+def model_files(name: str) -> Path | None:
+    """The folder of a model's files, None where it is not on this machine.
+
+    Args:
+        name: see :func:`teacher.names.model_source`.
+    """
+    try:
+        folder = Path(model_source(name))
+    except MtkdError:
+        return None
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "config.json")
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def model_fingerprint(name: str, dtype: str, tokenizer: Any) -> dict[str, JsonValue]:
+    """Identify a model by its files.
+
+    Args:
+        name: as in the config.
+        dtype: as in the config.
+        tokenizer: as loaded.
+
+    Returns:
+        ``model``, ``revision`` (the commit of a hub model), ``config`` and
+        ``weights`` (digests of its files; absent where they are not on this machine),
+        ``tokenizer`` (a digest) and ``dtype``.
+    """
+    out: dict[str, JsonValue] = {
+        "model": name,
+        "dtype": dtype,
+        "tokenizer": tokenizer_digest(tokenizer),
+    }
+    folder = model_files(name)
+    if folder is None:
+        return out
+    if folder.parent.name == "snapshots":
+        out["revision"] = folder.name
+    out["config"] = sha256_of(folder / "config.json")[:16]
+    out["weights"] = weights_digest(name)
+    return out
+
+
+def weights_digest(name: str) -> str | None:
+    """Digest a model's weight files; None where they are not on this machine."""
+    folder = model_files(name)
+    if folder is None:
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def identity_of(config: Config, name: str, tokenizer: Any) -> dict[str, JsonValue]:
+    """Identify a teacher of a config; see :func:`model_fingerprint`."""
+    entry = config.teachers[name]
+    dtype: str = entry.dtype
+    if entry.quantise != "none":
+        dtype = f"{dtype}, linear layers in {entry.quantise}"
+    return model_fingerprint(entry.model, dtype, tokenizer)
+
+
+def student_of(config: Config) -> dict[str, JsonValue]:
+    """Identify the student that adapters are calibrated to."""
+    own: dict[str, JsonValue] = with_effect(config.student)
+    if config.student.init == "fresh":
+        return own | {"seed": config.run.seed}
+    return own | {"weights": weights_digest(config.student.model)}
+
+
+def settings_of(config: Config) -> dict[str, JsonValue]:
+    """Settings beside the models that decide what is stored."""
+    day = config.data.date
+    dated: dict[str, JsonValue] = {} if day is None else {"date": day}
+    return dated | {
+        "max_length": config.data.max_length,
+        "autocast": "bfloat16" if autocast_of(config.train) else None,
+        "on_non_finite": config.store.on_non_finite,
+    }
+
+
+def ends_of(config: Config) -> dict[str, JsonValue]:
+    """Where the student's tokens of a text end, for forms that hold these.
+
+    Stores of versions in which no end was written are read with ``learn_end=false``.
+    """
+    return {"learn_end": True} if config.data.learn_end else {}
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Digest a fast tokenizer: its vocabulary, how it cuts and its chat template."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    # What an earlier call left set on it changes no token.
+    state.pop("truncation", None)
+    state.pop("padding", None)
+    if has_template(tokenizer):
+        state["chat_template"] = tokenizer.chat_template
+    text = json.dumps(state, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,395 @@
+"""The models of a run: named in the config, loaded once, checked before work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from align.errors import InputError
+from align.support.quiet import quiet_libraries
+from align.text.chat import tells_date
+from align.text.documents import TextSample
+from align.tokens.cut import Reader
+from align.views import Teacher
+from experiments.assemble.data import Encoder, fitting_length
+from experiments.assemble.lengths import PLACE, Lengths, reads_at_most
+from experiments.assemble.stored_teachers import FUSED, stored_teachers
+from experiments.config.error_place import named
+from experiments.config.tree import Config
+from student.checkpoint import (
+    atomic_folder,
+    cast_weights,
+    export_student,
+    make_readable,
+)
+from student.lora import add_adapters, load_adapter, merge_adapters, save_adapter
+from student.unreached import freeze_unreached
+from teacher.capture.kv_capture import KVCapture
+from teacher.capture.windows import windows_for
+from teacher.live_teacher import LiveTeacher
+from teacher.loading.longer_texts import ScaleBase, extend_context, trained_length
+from teacher.loading.models import LoadedModel, checkpoint_dtypes, load_model
+from teacher.loading.quantise import quantise
+from teacher.loading.shard import is_sharded, shard
+from teacher.store import KVStore
+from teacher.stored_teacher import StoredTeacher
+
+ADAPTER = "adapter"
+"""Folder of a student's low-rank updates, inside that of the student they are in."""
+
+
+def check_causal(name: str, kind: str) -> None:
+    """See that a student predicts text.
+
+    Raises:
+        InputError: it is no decoder.
+    """
+    if kind != "decoder":
+        raise InputError(f"student {name!r} is an {kind}; give a causal language model")
+
+
+def check_positions(config: Config, positions: int | None) -> None:
+    """See that the student has positions for texts of ``data.max_length``.
+
+    Args:
+        config: the run.
+        positions: of the student's table, None where it has none.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if positions is not None and config.data.max_length > positions:
+        raise InputError(
+            f"data.max_length is {config.data.max_length}, but the student "
+            f"{config.student.model!r} has {positions} positions; set "
+            f"data.max_length={positions} or less"
+        )
+
+
+class Models:
+    """The student's origin and the loaded teachers."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        """Load every teacher and the student's tokenizer.
+
+        Raises:
+            ValueError: a model is missing, damaged or unsupported.
+        """
+        quiet_libraries()
+        self._config, self._device = config, device
+        with named("student"):
+            first = self._load_student(None)
+            self.student_bytes = sum(
+                p.numel() * p.element_size() for p in first.model.parameters()
+            )
+            capture = KVCapture(self._adapted(first.model))
+        self.student_layers = capture.num_layers
+        self.student_tokenizer: Any = first.tokenizer
+        self.encode = Encoder(
+            first.tokenizer, config.data.max_length, config.data.learn_end
+        )
+        check_positions(config, capture.max_tokens)
+        self.stored: dict[str, StoredTeacher] = (
+            stored_teachers(config, first.tokenizer) if config.store.read else {}
+        )
+        """Teachers that are read from a store."""
+        self.live: dict[str, LiveTeacher] = {
+            name: self._load_teacher(name)
+            for name in config.teachers
+            if name not in self.stored
+        }
+        """Teachers that are loaded."""
+
+    def student(self, source: str | Path | None) -> Any:
+        """A student to train: the config's, or the one a phase left in a folder.
+
+        With ``student.lora`` it is the config's in either case, quantised as the config
+        says, with the updates that lie beside the phase's student. What no loss of a
+        text reaches is frozen.
+        """
+        if not self._config.student.lora.rank:
+            model = self._load_student(source).model
+        else:
+            model = self._adapted(self._load_student(None).model)
+            if source is not None:
+                load_adapter(model, Path(source) / ADAPTER)
+        freeze_unreached(model)
+        return model
+
+    def save_student(self, model: Any, path: Path, last: bool = False) -> None:
+        """Save a student as plain transformers loads it.
+
+        Updates are merged into the weights as they were before they were quantised,
+        and kept beside them.
+
+        Args:
+            model: from :meth:`student`, trained.
+            path: folder, replaced as a whole.
+            last: nothing is trained on from it, so that its weights get the types of
+                ``student.export_dtype`` and ``model`` with it; else they keep those
+                they are trained in, of which a later phase would miss the difference.
+        """
+        whole, adapted = model, bool(self._config.student.lora.rank)
+        if adapted:
+            whole = self._load_student(None).model
+            merge_adapters(model, whole)
+        if last:
+            cast_weights(whole, self._export_dtypes(whole))
+        if not adapted:
+            export_student(whole, self.student_tokenizer, path)
+            return
+        with atomic_folder(path) as folder:
+            export_student(whole, self.student_tokenizer, folder)
+            save_adapter(model, folder / ADAPTER)
+            make_readable(folder)
+
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        """Every teacher by its name, in the order of the config; a fused one last."""
+        every: dict[str, Teacher] = {**self.stored, **self.live}
+        ordered = dict.fromkeys([*self._config.teachers, *every])
+        return {name: every[name] for name in ordered}
+
+    def teacher(self, name: str) -> Teacher:
+        """A teacher by its name in the config, live or stored."""
+        return self.live[name] if name in self.live else self.stored[name]
+
+    def chosen(self, names: Iterable[str]) -> dict[str, Teacher]:
+        """Teachers by their names, in that order."""
+        return {name: self.teacher(name) for name in names}
+
+    def load_missing(self, taken: Iterable[str]) -> list[str]:
+        """Load what phases take and the store does not hold.
+
+        Args:
+            taken: the teachers that the phases of the run choose.
+
+        Returns:
+            A sentence on every teacher that ``store.read=true`` finds no store of.
+        """
+        if self._config.store.form != FUSED:
+            for name in dict.fromkeys(taken):
+                if name in self.stored and self.stored[name].store is None:
+                    self.live[name] = self._load_teacher(name)
+                    del self.stored[name]
+        if self._config.store.read is not True:
+            return []
+        return [
+            f"teacher {name!r} has no store in {self._config.store_dir} and is asked "
+            "live; `mtkd extract` with this config stores it, and store.read names "
+            "the teachers to read where that is meant"
+            for name in self._config.teachers
+            if name in self.live
+        ]
+
+    @property
+    def stores(self) -> list[KVStore]:
+        """What is read in place of teachers, each once."""
+        held = [teacher.store for teacher in self.stored.values()]
+        return list({store.path: store for store in held if store}.values())
+
+    @property
+    def tells_date(self) -> bool:
+        """Whether a chat template, the student's or a teacher's, writes the day."""
+        every = (teacher.tokenizer for teacher in self.teachers.values())
+        return any(map(tells_date, [self.student_tokenizer, *every]))
+
+    @property
+    def stored_date(self) -> str | None:
+        """The day that the templates of stored teachers were told; None for none."""
+        for store in self.stores:
+            day = store.plan.fingerprint.get("date")
+            return day if isinstance(day, str) else None
+        return None
+
+    def left_out(self) -> list[str]:
+        """A sentence on each teacher that has layers without KV of their own."""
+        found = []
+        for name, teacher in self.live.items():
+            capture = teacher.capture
+            others = capture.layers_without_kv
+            if others:
+                named_layers = ", ".join(f"{n} ({why})" for n, why in others.items())
+                found.append(
+                    f"teacher {name!r} gives {capture.num_layers} layers, counted "
+                    f"without those that have no keys and values of their own: "
+                    f"{named_layers}"
+                )
+        return found
+
+    @property
+    def sharded(self) -> tuple[str, ...]:
+        """Names of the teachers that all processes hold and run together."""
+        every = self.live.items()
+        return tuple(name for name, one in every if is_sharded(one.loaded.model))
+
+    def readers(self) -> list[Reader]:
+        """The teachers that limit how long a text may be; see :func:`reads_at_most`."""
+        found = []
+        for name, teacher in self.teachers.items():
+            limit = self._limit(name)
+            if limit is not None:
+                read = Encoder(teacher.tokenizer, None)
+                found.append(Reader(f"{PLACE}{name}", read, limit))
+        return found
+
+    def _limit(self, name: str) -> int | None:
+        """Tokens of a teacher at which texts are cut; None for any number."""
+        if name in self.stored:
+            return self.stored[name].reads_at_most
+        if self._config.teachers[name].long_texts != "extend":
+            return None
+        teacher, most = self.live[name], self._config.data.max_length
+        return reads_at_most(teacher.loaded.model, teacher.capture.max_tokens, most)
+
+    def fit_lengths(
+        self, samples: Iterable[TextSample], scaler: ScaleBase
+    ) -> list[str]:
+        """Make sure, before any work, that every live teacher can read the texts.
+
+        Of stored ones it was seen to when they were extracted.
+
+        Rotary teachers that were trained on shorter texts get the scaler's base, unless
+        their ``long_texts`` says otherwise.
+
+        Args:
+            samples: all texts of the run.
+            scaler: from ``align.rope_scaling_method``.
+
+        Returns:
+            A sentence on every teacher whose rotation was changed.
+
+        Raises:
+            ValueError: a teacher has no positions for a text, no token for any, or a
+                chat template that refuses a conversation; names both.
+        """
+        if not self.live:
+            return []
+        lengths = self.lengths()
+        for sample in samples:
+            lengths.see(sample)
+        return self.settle_lengths(lengths, scaler)
+
+    def lengths(self) -> Lengths:
+        """What will know the longest text of every live teacher."""
+        return Lengths(
+            {
+                name: (teacher.tokenizer, self._enough(name))
+                for name, teacher in self.live.items()
+            }
+        )
+
+    def _enough(self, name: str) -> int | None:
+        """Tokens that a teacher reads as it is; None where that is any number."""
+        capture = self.live[name].capture
+        if capture.windows is not None:
+            return capture.windows.tokens
+        return capture.max_tokens or trained_length(capture.model)
+
+    def settle_lengths(self, lengths: Lengths, scaler: ScaleBase) -> list[str]:
+        """:meth:`fit_lengths` of texts that were seen."""
+        linear = self._config.align.rope_scaling_method == "linear"
+        told = []
+        for name, teacher in self.live.items():
+            capture = teacher.capture
+            if not lengths.holds_text(name):
+                raise InputError(
+                    f"teacher {name!r} covers no token of the student: its tokenizer "
+                    f"finds nothing in any text, such as {lengths.some[:40]!r}; check "
+                    "its tokenizer.json, or leave the teacher out"
+                )
+            most, sample = lengths.most[name]
+            limit, choice = self._enough(name), self._config.teachers[name].long_texts
+            if limit is None or most <= limit or choice == "window":
+                continue
+            if choice == "refuse" or capture.max_tokens is not None:
+                has = (
+                    f"was trained on {limit} tokens"
+                    if capture.max_tokens is None
+                    else f"has {limit} positions"
+                )
+                raise InputError(
+                    f"teacher {name!r} {has}, but text {sample} makes {most} of its "
+                    f"tokens; set {self._extending(name, limit)}"
+                    f"teachers.{name}.long_texts=window,"
+                    f"{self._fitting(name, limit)} or leave the teacher out"
+                )
+            if extend_context(capture.model, most, scaler, linear):
+                told.append(
+                    f"teacher {name!r} was trained on {limit} tokens and text {sample} "
+                    f"has {most} of them: its rotation is slowed down "
+                    f"({self._config.align.rope_scaling_method}, factor "
+                    f"{most / limit:.2f}) for all texts; a data.max_length of at most "
+                    f"{limit} leaves it as it is"
+                )
+        return told
+
+    def _extending(self, name: str, limit: int) -> str:
+        """What ``long_texts=extend`` would do, in words, where it is not set."""
+        if self._config.teachers[name].long_texts == "extend":
+            return ""
+        capture = self.live[name].capture
+        cuts = capture.max_tokens is not None or self._config.data.max_length <= limit
+        does = "cuts such texts shorter" if cuts else "slows its rotation for all texts"
+        return f"teachers.{name}.long_texts=extend, which {does}, "
+
+    def _fitting(self, name: str, limit: int) -> str:
+        """The ``data.max_length`` with which a teacher reads every text, in words."""
+        read = Encoder(self.live[name].tokenizer, None)
+        reader = Reader(f"{PLACE}{name}", read, limit)
+        fitting = fitting_length(self._config.data, self.encode, reader)
+        return "" if fitting is None else f" data.max_length={fitting},"
+
+    def _load_student(self, source: str | Path | None) -> LoadedModel:
+        """What a phase left in ``source``, or the student that training starts from.
+
+        The latter depends on the config alone, so every arm starts from the same one
+        and a run that goes on finds it again.
+        """
+        own = self._config.student
+        name = own.model if source is None else str(source)
+        fresh = source is None and own.init == "fresh"
+        loaded = load_model(
+            name,
+            role="student",
+            dtype=getattr(torch, own.dtype),
+            init_seed=self._config.run.seed if fresh else None,
+        )
+        check_causal(name, loaded.kind)
+        return loaded
+
+    def _export_dtypes(self, whole: Any) -> dict[str, torch.dtype]:
+        """By name, in the model as it is exported: beside updates others are called
+        otherwise."""
+        own = self._config.student
+        if own.export_dtype == "checkpoint":
+            return checkpoint_dtypes(own.model, own.init == "fresh")
+        dtype = getattr(torch, own.export_dtype)
+        return dict.fromkeys(whole.state_dict(), dtype)
+
+    def _adapted(self, model: Any) -> Any:
+        """The student as it is trained, where that is not all of its weights."""
+        own = self._config.student
+        if own.lora.rank:
+            quantise(model, own.quantise, self._device)
+            add_adapters(model, own.lora, self._config.run.seed)
+            model.to(self._device)  # where its quantised layers are
+        return model
+
+    def _load_teacher(self, name: str) -> LiveTeacher:
+        entry = self._config.teachers[name]
+        dtype = None if entry.dtype == "auto" else getattr(torch, entry.dtype)
+        with named(f"teachers.{name}"):
+            loaded = load_model(entry.model, role="teacher", dtype=dtype)
+            model: Any = loaded.model  # transformers hides the type of .to
+            # What is split leaves the CPU's memory block by block.
+            quantise(model, entry.quantise, None if entry.shard else self._device)
+            if entry.shard:
+                shard(model, self._device)
+            model.to(self._device)
+            windowed = entry.long_texts == "window"
+            windows = windows_for(loaded.model) if windowed else None
+            return LiveTeacher(name, loaded, KVCapture(loaded.model, windows=windows))

@@ -1,0 +1,335 @@
+"""Which teachers' next-token outputs a phase learns from, and the student's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+from align.views import OWN_LOSS, LinearHead, ModelFacts, Teacher
+from experiments.config.parsing import ConfigError
+from experiments.config.tree import PhaseConfig
+from fuse.router import learns, needs_sample
+from plugins.registry import Registry
+from student.config import ChosenTerm
+from student.objective import OUTPUTS, Objective, needs_of
+from student.output import Lexicon, Spelling, Vocabulary, common_pieces
+from student.output.temperature import SCHEDULES
+from student.output_config import HEATED, OUTPUT_TERMS, SAME_VOCABULARY
+from student.step_outputs import OutputPlan
+from student.terms.key_value import chosen_terms, short_form
+from teacher.capture.kv_capture import KVCapture
+from teacher.output_head import linear_head, vocabulary_digest
+
+Teachers = Mapping[str, Teacher]
+
+
+def active_objectives(phase: PhaseConfig, registry: Registry) -> dict[str, Objective]:
+    """The terms of a phase with teachers, by name, to be asked what they need."""
+    terms = chosen_terms(phase.loss, phase.output)
+    return {name: build_term(term, registry) for name, term in terms.items()}
+
+
+def build_term(term: ChosenTerm, registry: Registry) -> Objective:
+    """What a config's choice of a term stands for, with its options."""
+    objective: Objective = registry.guarded("objective", term.kind)(**term.options)
+    return objective
+
+
+def kinds_of(phase: PhaseConfig) -> list[str]:
+    """The kinds of all terms that are on, each once, in order."""
+    terms = chosen_terms(phase.loss, phase.output)
+    return list(dict.fromkeys(term.kind for term in terms.values()))
+
+
+def reading_outputs(phase: PhaseConfig, registry: Registry) -> list[str]:
+    """The kinds of terms that need next-token outputs, a plugin's among them.
+
+    Raises:
+        InputError: a term needs what nobody can give it.
+    """
+    every = active_objectives(phase, registry)
+    terms = chosen_terms(phase.loss, phase.output)
+    return list(
+        dict.fromkeys(
+            terms[name].kind
+            for name, objective in every.items()
+            if OUTPUTS in needs_of({name: objective})
+        )
+    )
+
+
+def wants_own_loss(phase: PhaseConfig, registry: Registry) -> bool:
+    """Whether a phase asks the teachers for their own next-token loss."""
+    router = registry.guarded("router", phase.fuse.router)
+    return needs_sample(router) or (
+        learns(router) and phase.loss.router_signal != "outcome"
+    )
+
+
+def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> None:
+    """Refuse, before any work, a term that needs what a teacher cannot give.
+
+    Next-token outputs are asked of those that have them: :func:`check_outputs`.
+
+    Raises:
+        ConfigError: names term and teacher.
+    """
+    objectives = active_objectives(phase, registry)
+    for name, teacher in teachers.items():
+        for term, objective in objectives.items():
+            for need in sorted(needs_of({term: objective}) - {OUTPUTS}):
+                if need in teacher.lacks:
+                    kind = chosen_terms(phase.loss, phase.output)[term].kind
+                    raise ConfigError(
+                        f"{term} compares {need}, which teacher {name!r} cannot give: "
+                        f"{teacher.lacks[need]}; set {setting_of(phase, kind)}=0 for "
+                        "the phase, or ask the teacher live (store.read)"
+                    )
+        if wants_own_loss(phase, registry) and OWN_LOSS in teacher.lacks:
+            raise ConfigError(
+                "a router here learns from the teachers' own losses, which teacher "
+                f"{name!r} cannot give: {teacher.lacks[OWN_LOSS]}; extract again with "
+                "this config, ask the teacher live (store.read), or set "
+                "phase.all.loss.router_signal=outcome"
+            )
+
+
+def setting_of(phase: PhaseConfig, kind: str) -> str:
+    """The setting that gives the first term of a kind its weight in a phase."""
+    chosen = phase.loss.chosen.items()
+    named = [name for name, term in chosen if term.kind == kind and term.weight > 0]
+    return f"loss.terms.{named[0]}.weight" if named else short_form(kind)
+
+
+def teachers_of(
+    phase: PhaseConfig, objective: str, teachers: Mapping[str, ModelFacts]
+) -> list[str]:
+    """The teachers at hand that an objective learns from, in order.
+
+    Args:
+        phase: resolved settings.
+        objective: a field of ``output``, or a plugin's.
+        teachers: of one arm of the phase, by name.
+    """
+    named = phase.output.teachers.get(objective)
+    if named is not None:
+        return [name for name in teachers if name in named]
+    return [name for name, teacher in teachers.items() if teacher.predicts]
+
+
+def output_heads(
+    phase: PhaseConfig, registry: Registry, teachers: Teachers
+) -> dict[str, LinearHead]:
+    """The heads of all teachers that some objective of the phase learns from."""
+    wanted = {
+        name
+        for objective in reading_outputs(phase, registry)
+        for name in teachers_of(phase, objective, teachers)
+    }
+    return {name: teachers[name].head for name in teachers if name in wanted}
+
+
+def idle_settings(phase: PhaseConfig, teachers: Teachers) -> list[str]:
+    """What is chosen in ``output`` and changes nothing in a phase, a sentence each."""
+    output, sentences = phase.output, []
+    on = set(kinds_of(phase))
+    if output.temperature_rule != "constant" and not on & set(HEATED):
+        sentences.append(
+            f"output.temperature_rule={output.temperature_rule} changes nothing: no "
+            f"objective with a temperature is on ({', '.join(HEATED)})"
+        )
+    if output.combine == "losses":
+        return sentences
+    alone = "kd" not in on or len(teachers_of(phase, "kd", teachers)) < 2
+    whole = output.divergence == "forward" and not output.top_k + output.threshold
+    if alone:
+        why = "only output.kd with several teachers combines them"
+    elif whole and output.temperature_rule in SCHEDULES:
+        why = (
+            "under forward KL over the whole vocabulary the mean of distributions has "
+            "the gradient of the sum of losses; output.divergence=reverse or "
+            "jensen_shannon, or output.top_k, make them differ"
+        )
+    else:
+        return sentences
+    return [*sentences, f"output.combine={output.combine} changes nothing: {why}"]
+
+
+def output_plan(
+    phase: PhaseConfig,
+    registry: Registry,
+    student: KVCapture,
+    tokenizer: Any,
+    teachers: Teachers,
+) -> OutputPlan | None:
+    """The student's side; None where no objective reads outputs."""
+    terms = reading_outputs(phase, registry)
+    if not terms:
+        return None
+    head = linear_head(student)
+    names = across_vocabularies(phase, teachers, tokenizer)
+    if any(name not in OUTPUT_TERMS for name in terms):
+        names |= _spelled(phase, teachers, tokenizer)
+    lexicons = _lexicons(names, head, tokenizer, teachers)
+    rule = registry.guarded("temperature", phase.output.temperature_rule)
+    return OutputPlan(head, digest(tokenizer), phase.output, rule, lexicons)
+
+
+def _spelled(phase: PhaseConfig, teachers: Teachers, tokenizer: Any) -> dict[str, str]:
+    """Teachers that a plugin's objective can compare with the student by bytes."""
+    found = {}
+    with suppress(ValueError):
+        spelling(tokenizer)
+        for name in teachers_of(phase, "", teachers):
+            with suppress(ValueError):
+                spelling(teachers[name].tokenizer)
+                found[name] = ""
+    return found
+
+
+def _lexicons(
+    names: Iterable[str], head: LinearHead, tokenizer: Any, teachers: Teachers
+) -> dict[str, Lexicon]:
+    """The student's vocabulary, made once, beside each one it is compared with."""
+    names = list(names)
+    if not names:
+        return {}
+    spelled, device = spelling(tokenizer), head.weight.device
+    own = Vocabulary.of(spelled, head.size).to(device)
+    lexicons = {}
+    for name in names:
+        theirs, size = spelling(teachers[name].tokenizer), teachers[name].head.size
+        pieces = common_pieces(spelled, theirs, head.size, size).to(device)
+        lexicons[name] = Lexicon(own, Vocabulary.of(theirs, size).to(device), pieces)
+    return lexicons
+
+
+def own_head(phase: PhaseConfig, student: KVCapture) -> LinearHead | None:
+    """The student's head for a next-token loss without logits, None where it needs
+    them: a head split between processes, or logits that are capped or scaled."""
+    train = phase.train
+    if train.engine == "deepspeed" and train.zero_stage == 3:
+        return None
+    try:
+        return linear_head(student)
+    except ValueError:
+        return None
+
+
+def across_vocabularies(
+    phase: PhaseConfig, teachers: Teachers, tokenizer: Any
+) -> dict[str, str]:
+    """Teachers whose tokens are compared with the student's by their bytes, with the
+    objective that does it."""
+    output, found = phase.output, dict[str, str]()
+    own = digest(tokenizer)
+    for objective in (kind for kind in kinds_of(phase) if kind in OUTPUT_TERMS):
+        chosen = teachers_of(phase, objective, teachers)
+        if objective == "hybrid_ot":
+            chosen = [n for n in chosen if teachers[n].vocabulary != own]
+        by_tokens = objective == "likelihood" and output.likelihood_ends == "tokens"
+        if not by_tokens and objective not in SAME_VOCABULARY:
+            found |= dict.fromkeys(chosen, objective)
+    return found
+
+
+@lru_cache(maxsize=64)
+def digest(tokenizer: Any) -> str:
+    """:func:`vocabulary_digest`, worked out once a tokenizer."""
+    return vocabulary_digest(tokenizer)
+
+
+@lru_cache(maxsize=64)
+def spelling(tokenizer: Any) -> Spelling:
+    """:meth:`Spelling.of`, worked out once a tokenizer."""
+    return Spelling.of(tokenizer)
+
+
+def check_outputs(
+    phase: PhaseConfig, registry: Registry, teachers: Teachers, tokenizer: Any
+) -> None:
+    """Refuse, before any work, outputs that are not there or cannot be compared.
+
+    Args:
+        phase: resolved settings.
+        registry: where terms are looked up.
+        teachers: the phase's own, by name.
+        tokenizer: the student's.
+
+    Raises:
+        ConfigError: says which teacher and what to do.
+    """
+    terms = reading_outputs(phase, registry)
+    if not terms:
+        return
+    train = phase.train
+    if train.engine == "deepspeed" and train.zero_stage == 3:
+        name = setting_of(phase, terms[0])
+        raise ConfigError(
+            f"{name} reads the student's head, which train.zero_stage=3 splits "
+            f"between processes; set train.zero_stage=2, or {name}=0"
+        )
+    for objective in terms:
+        _check_teachers(phase, objective, teachers)
+        if objective in SAME_VOCABULARY:
+            _check_vocabularies(phase, objective, teachers, tokenizer)
+    for name, objective in across_vocabularies(phase, teachers, tokenizer).items():
+        _check_spelling(objective, "the student", tokenizer)
+        _check_spelling(objective, f"teacher {name!r}", teachers[name].tokenizer)
+    output_heads(phase, registry, teachers)
+
+
+def _check_spelling(objective: str, who: str, tokenizer: Any) -> None:
+    try:
+        spelling(tokenizer)
+    except ValueError as error:
+        raise ConfigError(
+            f"output.{objective} compares the bytes of tokens, and of {who}: {error}; "
+            f"set output.{objective}=0 and learn from its keys and values, beside "
+            "which output.likelihood with likelihood_ends=tokens can stand"
+        ) from error
+
+
+def _check_teachers(phase: PhaseConfig, objective: str, teachers: Teachers) -> None:
+    for name in phase.output.teachers.get(objective, []):
+        if name not in teachers:
+            raise ConfigError(
+                f"output.teachers.{objective} names {name!r}, which the phase does not "
+                f"take; it takes {', '.join(teachers)}"
+            )
+        if not teachers[name].predicts:
+            raise ConfigError(
+                f"output.teachers.{objective} names {name!r}, which gives no "
+                f"next-token output: {teachers[name].lacks[OUTPUTS]}. Leave it out "
+                "there; its keys and values can be learned from all the same"
+            )
+    if not teachers_of(phase, objective, teachers):
+        why = "; ".join(f"{n}: {t.lacks[OUTPUTS]}" for n, t in teachers.items())
+        setting = setting_of(phase, objective)
+        raise ConfigError(
+            f"{setting} has no teacher with a next-token output ({why}); "
+            f"add a causal language model, or set {setting}=0"
+        )
+
+
+def _check_vocabularies(
+    phase: PhaseConfig, objective: str, teachers: Teachers, tokenizer: Any
+) -> None:
+    own = digest(tokenizer)
+    chosen = teachers_of(phase, objective, teachers)
+    same = [name for name in chosen if teachers[name].vocabulary == own]
+    other = [name for name in chosen if name not in same]
+    if not other:
+        return
+    advice = (
+        f"set output.teachers.{objective}=[{', '.join(same)}]"
+        if same
+        else f"none has the student's: set output.{objective}=0"
+    )
+    raise ConfigError(
+        f"output.{objective} compares token by token, but the vocabularies of "
+        f"{', '.join(other)} are not the student's; {advice}, and learn from the "
+        "others by output.projected_kl=1, which compares what two vocabularies share"
+    )

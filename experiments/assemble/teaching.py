@@ -1,0 +1,295 @@
+"""Turn one phase's names into the objects that teach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from align import layer_map
+from align.errors import InputError
+from align.layer_map import LayerMap
+from align.sizes import Sizes
+from align.text.documents import TextSample
+from align.tokens.batch import TokenBatch
+from align.views import ModelFacts, Teacher, TeacherView
+from experiments.assemble.data import Encoder
+from experiments.assemble.layer_maps import (
+    BATCHES,
+    Depth,
+    check_depth,
+    layer_maps,
+    sample_layers,
+)
+from experiments.assemble.outputs import (
+    active_objectives,
+    build_term,
+    check_needs,
+    check_outputs,
+    output_heads,
+    wants_own_loss,
+)
+from experiments.assemble.precision import autocast_of
+from experiments.config.tree import PhaseConfig
+from fuse.config import FuseConfig
+from fuse.router import learns, needs_sample
+from fuse.routing_loss import EntropyRegularizer
+from fuse.similarity_router import RoutingSample
+from fuse.weigher import Weigher
+from plugins.registry import Registry
+from student.bridges import Bridge, TeacherShape
+from student.bridges.calibrate import CalibrationReport, calibrate, fit_positions
+from student.config import ChosenTerm
+from student.distiller import Teaching, WeightedObjective
+from student.layers import feature_heat, layers_read
+from student.objective import ATTENTION, needs_of
+from student.terms.key_value import NEXT_TOKEN, chosen_terms
+from teacher.capture.kv_capture import KVCapture
+from teacher.panel import TeacherPanel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Faculty:
+    """The teachers of one phase, ready to be asked."""
+
+    teaching: Teaching
+    panel: TeacherPanel
+    report: CalibrationReport
+    depth: Depth
+
+
+def build_objectives(
+    phase: PhaseConfig, registry: Registry, taught: bool
+) -> dict[str, WeightedObjective]:
+    """The phase's terms by name; without teachers, cross-entropy alone."""
+    terms = chosen_terms(phase.loss, phase.output)
+    if not taught:
+        alone = ChosenTerm(kind=NEXT_TOKEN)
+        terms = {n: t for n, t in terms.items() if t.kind == NEXT_TOKEN}
+        terms = terms or {NEXT_TOKEN: alone}
+    return {
+        name: WeightedObjective(term.weight, build_term(term, registry))
+        for name, term in terms.items()
+    }
+
+
+def build_faculty(
+    phase: PhaseConfig,
+    registry: Registry,
+    student: KVCapture,
+    encode: Encoder,
+    teachers: Mapping[str, Teacher],
+    shares: Mapping[str, float],
+    samples: Sequence[TextSample],
+    progress: Callable[[Iterable[Any], str, int], Iterable[Any]],
+) -> Faculty:
+    """Map, calibrate and weigh one phase's teachers.
+
+    Args:
+        phase: resolved settings.
+        registry: where names are looked up.
+        student: as it stands at the start of the phase.
+        encode: the student's tokenizer.
+        teachers: the phase's teachers in order.
+        shares: fixed weights from the config, by teacher.
+        samples: to calibrate on.
+        progress: wraps an iterable under a title, with its length.
+
+    Raises:
+        ValueError: a name is unknown, sizes do not fit, or nothing is covered.
+    """
+    chosen = list(samples)[: phase.train.calibration_samples]
+    depth = _depth(phase, registry, student, encode, teachers, chosen)
+    bridge = build_bridge(phase, registry, student.sizes, teachers, depth.maps)
+    bridge.to(student.device)
+    needed = {name: depth.maps[name].needed for name in teachers}
+    panel = _panel(phase, registry, teachers, needed)
+    size, device = phase.train.batch_size, student.device
+    count = -(-len(chosen) // size)
+
+    def sample(title: str) -> Iterable[tuple[TokenBatch, list[TeacherView]]]:
+        batches = _batches(chosen, encode, panel, size, device)
+        return progress(batches, f"{title} {phase.name}", count)
+
+    if any(teacher.positions for teacher in bridge.teachers):
+        fit_positions(bridge, (views for _, views in sample("positions of")))
+    report = calibrate(student, bridge, sample("calibrating"), phase.loss.skip_sinks)
+    weigher = build_weigher(
+        phase.fuse, registry, student, list(teachers), shares, report
+    )
+    trained = any(p.requires_grad for p in weigher.parameters())
+    regularizer = (
+        EntropyRegularizer(
+            phase.fuse.entropy_target,
+            phase.fuse.entropy_reg_strength,
+            phase.fuse.entropy_warmup_steps,
+        )
+        if trained and phase.fuse.entropy_reg_strength > 0
+        else None
+    )
+    return Faculty(
+        Teaching(bridge, weigher.to(student.device), regularizer), panel, report, depth
+    )
+
+
+def check_phase(
+    phase: PhaseConfig,
+    registry: Registry,
+    student_layers: int,
+    teachers: Mapping[str, Teacher],
+    student_tokenizer: Any,
+) -> None:
+    """Find, before any work, what only the models can tell to be wrong.
+
+    Raises:
+        InputError: a layer that a model does not have, not one weight a teacher or one
+            temperature a layer, or an output that is not there or cannot be compared.
+        ConfigError: a term needs what a teacher cannot give; names both.
+    """
+    check_needs(phase, registry, teachers)
+    check_outputs(phase, registry, teachers, student_tokenizer)
+    check_depth(phase, registry, student_layers, teachers)
+    layers_read(phase.loss.outcome_layers, student_layers)
+    feature_heat(phase.loss.temperatures, student_layers)
+    if phase.fuse.router == "fixed":
+        fixed_weights(phase.fuse, dict.fromkeys(teachers, 1.0))
+
+
+def fixed_weights(fuse: FuseConfig, shares: Mapping[str, float]) -> list[float]:
+    """Fixed fusion's weights: ``fuse.weights``, or the teachers' own shares.
+
+    Raises:
+        ValueError: not one weight each.
+    """
+    weights = fuse.router_options["weights"] or list(shares.values())
+    if len(weights) != len(shares):
+        raise InputError(
+            f"fuse.weights has {len(weights)} entries for the teachers "
+            f"{', '.join(shares)}; give one weight each"
+        )
+    return weights
+
+
+def build_bridge(
+    phase: PhaseConfig,
+    registry: Registry,
+    student: Sizes,
+    teachers: Mapping[str, ModelFacts],
+    maps: Mapping[str, LayerMap],
+) -> Bridge:
+    """The uncalibrated bridge of ``fuse.space``."""
+    shapes = [
+        TeacherShape(
+            name=name,
+            sizes=teacher.sizes,
+            layer_map=maps[name],
+            causal=teacher.causal,
+            positions=_loses_positions(phase, teacher),
+        )
+        for name, teacher in teachers.items()
+    ]
+    build = registry.guarded("space", phase.fuse.space_name)
+    method = registry.guarded("adapter", phase.align.adapter)
+    bridge: Bridge = build(student, shapes, method, **phase.fuse.space_options)
+    return bridge
+
+
+def _loses_positions(phase: PhaseConfig, teacher: ModelFacts) -> bool:
+    if phase.align.position_means == "auto":
+        return teacher.learned_positions
+    return phase.align.position_means == "remove"
+
+
+def build_weigher(
+    fuse: FuseConfig,
+    registry: Registry,
+    student: KVCapture,
+    names: Sequence[str],
+    shares: Mapping[str, float],
+    report: CalibrationReport,
+) -> Weigher:
+    """What gives every token its weights over the teachers."""
+    build = registry.guarded("router", fuse.router)
+    sample = RoutingSample(hidden=report.hidden, bits=report.bits)
+    options = router_options(fuse, {name: shares[name] for name in names})
+
+    def router() -> nn.Module:
+        made: Any = build(student.hidden_size, len(names), **options)
+        if needs_sample(build):
+            made.fit(sample)
+        return made
+
+    if not learns(build):  # then there is one, as it is
+        return Weigher(router(), fuse.routing_level)
+    by_layer = [router() for _ in range(student.num_layers * fuse.routing_per_layer)]
+    return Weigher(by_layer or router(), fuse.routing_level, fuse.temperature)
+
+
+def router_options(fuse: FuseConfig, shares: Mapping[str, float]) -> dict[str, Any]:
+    """What a phase's router is built with beside sizes.
+
+    Raises:
+        InputError: fixed weights are not one a teacher.
+    """
+    if fuse.router == "fixed":
+        return fuse.router_options | {"weights": fixed_weights(fuse, shares)}
+    return fuse.router_options
+
+
+def _depth(
+    phase: PhaseConfig,
+    registry: Registry,
+    student: KVCapture,
+    encode: Encoder,
+    teachers: Mapping[str, Teacher],
+    samples: Sequence[TextSample],
+) -> Depth:
+    """The layer maps, with a look at the sample where the strategy needs one."""
+    strategy = registry.guarded("layer_map", phase.align.layer_mapping_strategy)
+    seen = {}
+    unmapped = {n: t for n, t in teachers.items() if n not in phase.align.layer_map}
+    if layer_map.needs_sample(strategy) and unmapped:
+        every = {name: tuple(range(t.sizes.layers)) for name, t in unmapped.items()}
+        panel = _panel(phase, registry, unmapped, every)
+        some = list(samples)[: BATCHES * phase.train.batch_size]
+        batches = _batches(some, encode, panel, phase.train.batch_size, student.device)
+        seen = sample_layers(student, unmapped, batches, phase.loss.skip_sinks)
+    return layer_maps(phase, registry, student.num_layers, teachers, seen)
+
+
+def _panel(
+    phase: PhaseConfig,
+    registry: Registry,
+    teachers: Mapping[str, Teacher],
+    layers: Mapping[str, tuple[int, ...]],
+) -> TeacherPanel:
+    aligner = registry.guarded("aligner", phase.align.aligner)()
+    causal = (
+        aligner if aligner.causal else registry.guarded("aligner", "causal_char_iou")()
+    )
+    return TeacherPanel(
+        list(teachers.values()),
+        aligner,
+        causal,
+        layers=layers,
+        outputs=output_heads(phase, registry, teachers),
+        attention=ATTENTION in needs_of(active_objectives(phase, registry)),
+        own_loss=wants_own_loss(phase, registry),
+        autocast=autocast_of(phase.train),
+    )
+
+
+def _batches(
+    samples: Sequence[TextSample],
+    encode: Encoder,
+    panel: TeacherPanel,
+    size: int,
+    device: torch.device,
+) -> Iterator[tuple[TokenBatch, list[TeacherView]]]:
+    for start in range(0, len(samples), size):
+        texts = [sample.text for sample in samples[start : start + size]]
+        batch = encode(texts).to(device)
+        yield batch, panel(batch)

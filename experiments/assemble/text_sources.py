@@ -1,0 +1,271 @@
+"""``data.train`` and ``data.eval``: files found, named apart, checked and read."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from align.errors import InputError
+from align.text.chat_rows import RowError
+from align.text.conversation import Conversation
+from align.text.documents import TextSample, iter_file
+from align.text.files import kind_of
+from align.text.folder import TextFile, TextFiles, absolute, shortest_names, text_files
+from experiments.config.error_place import named
+from experiments.config.sections import DataConfig
+from experiments.config.tree import Config
+from teacher.names import ZOO as ZOO_MODEL
+
+ZOO = "zoo"
+"""The embedded texts, in place of a path."""
+
+Which = Literal["train", "eval"]
+"""One of the lists of sources."""
+
+LISTS: tuple[Which, ...] = ("train", "eval")
+
+_FIRST = 16
+"""Files of a source that are looked at before any work, and texts of each."""
+_NUMBER = re.compile(r"(?=.*\d)[-+]?(\d[\d,_ ]*)?\.?\d*([eE][-+]?\d+)?%?")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One entry of a list."""
+
+    entry: str
+    """The path, or ``zoo``."""
+    found: TextFiles
+    """Its files, under names that no other file of the run has; none of ``zoo``."""
+    domains: tuple[str, ...]
+    """Of each file."""
+
+
+@dataclass(slots=True)
+class BadRows:
+    """Counts rows that hold no text to learn from."""
+
+    count: int = 0
+    first: str = ""
+    """What is wrong with the first one."""
+
+    def __call__(self, error: RowError) -> None:
+        """Count one more."""
+        self.count += 1
+        self.first = self.first or str(error)
+
+    def sentences(self) -> list[str]:
+        """What a user should know of them; empty if there were none."""
+        if not self.count:
+            return []
+        rows = "row holds" if self.count == 1 else "rows hold"
+        return [f"{self.count:,} {rows} no text and were left out, first: {self.first}"]
+
+
+@dataclass(slots=True)
+class Reading:
+    """One reading of a run's text, and what happened to it."""
+
+    config: DataConfig
+    bad_rows: BadRows = field(default_factory=BadRows)
+
+    def samples(self, which: Which, split: str) -> Iterator[TextSample]:
+        """Read every source of a list, uncut, one document after the other.
+
+        Args:
+            which: the list.
+            split: the part of the embedded texts that ``zoo`` stands for.
+
+        Raises:
+            MtkdError: see :func:`align.text.documents.iter_texts`; names the list.
+        """
+        for source in sources_of(self.config, which):
+            if source.entry == ZOO:
+                yield from zoo_texts(split)
+                continue
+            for file, domain in zip(source.found.files, source.domains, strict=True):
+                with named(f"data.{which}"):
+                    yield from self.of_file(file, domain)
+
+    def of_file(self, file: TextFile, domain: str) -> Iterator[TextSample]:
+        """Read one file of a source.
+
+        Args:
+            file: from :func:`sources_of`.
+            domain: of its samples.
+
+        Raises:
+            MtkdError: see :func:`align.text.documents.iter_texts`.
+        """
+        skip = self.config.on_bad_row == "skip"
+        samples = iter_file(
+            file,
+            domain,
+            self.config.text_field,
+            self.config.chats,
+            self.bad_rows if skip else None,
+        )
+        if self.config.date is None:
+            return samples
+        today = date.fromisoformat(self.config.date)
+        return (
+            replace(sample, text=sample.text.on(today))
+            if isinstance(sample.text, Conversation)
+            else sample
+            for sample in samples
+        )
+
+
+def sources_of(config: DataConfig, which: Which) -> list[Source]:
+    """Find the files of a list.
+
+    Files without a domain of their own bear the last parts of their paths, as many as
+    tell them apart: ``code/train`` and ``news/train``. Names of files, which samples'
+    ids begin with, are told apart over both lists.
+
+    Raises:
+        MtkdError: no such path, or no text there; names the list.
+    """
+    entries = {name: config.sources(name) for name in LISTS}
+    found = {name: [_files(name, path) for _, path in entries[name]] for name in LISTS}
+    every = [file for name in LISTS for one in found[name] for file in one.files]
+    names = iter(_unique_names(every))
+    for name in LISTS:
+        found[name] = [
+            replace(one, files=tuple(replace(f, name=next(names)) for f in one.files))
+            for one in found[name]
+        ]
+    domains = _domains(entries[which], found[which])
+    return [
+        Source(path, one, own)
+        for (_, path), one, own in zip(
+            entries[which], found[which], domains, strict=True
+        )
+    ]
+
+
+def check_sources(config: DataConfig) -> None:
+    """See, before any work, that every source is there and begins with text.
+
+    Raises:
+        MtkdError: one does not; names list, file and line.
+    """
+    reading = Reading(config)
+    for which in LISTS:
+        for source in sources_of(config, which):
+            pairs = zip(source.found.files, source.domains, strict=True)
+            for file, domain in list(pairs)[:_FIRST]:
+                with named(f"data.{which}"):
+                    first = list(islice(reading.of_file(file, domain), _FIRST))
+                    _check_numbers(file.path, first, config.text_field)
+
+
+def _check_numbers(path: Path, first: Sequence[TextSample], text_field: str) -> None:
+    """Refuse a table whose first rows hold numbers where the text should be.
+
+    Tables alone: whoever writes numbers into a string of JSON means them.
+    """
+    if kind_of(path) not in ("csv", "tsv"):
+        return
+    texts = [sample.text.strip() for sample in first]
+    if all(_NUMBER.fullmatch(text) for text in texts):
+        raise InputError(
+            f"{path}: field {text_field!r} holds nothing but numbers "
+            f"({', '.join(texts[:3])}); set data.text_field to the field with the "
+            "text, or, where numbers are the text, save the rows as .jsonl"
+        )
+
+
+def source_warnings(config: Config) -> list[str]:
+    """What a user should know of where a run's text is from, in sentences."""
+    sentences = [one for which in LISTS for one in left_out(config.data, which)]
+    models = [config.student.model, *(t.model for t in config.teachers.values())]
+    own = [name for name in models if not name.startswith(ZOO_MODEL)]
+    if own and all(path == ZOO for _, path in config.data.sources("train")):
+        sentences.append(
+            f"data.train is [zoo]: all that {own[0]!r} learns from is the embedded "
+            "sample of Python's prose and code, which shows that a run works and "
+            "teaches little; give your own text: data.train=[texts.jsonl]"
+        )
+    return sentences
+
+
+def left_out(config: DataConfig, which: Which) -> list[str]:
+    """A sentence on each source of a list that holds more than is read of it."""
+    sentences = []
+    for source in sources_of(config, which):
+        others, count = str(source.found), len(source.found.files)
+        if others:
+            read = "1 file is" if count == 1 else f"{count} files are"
+            sentences.append(
+                f"data.{which}: of {source.entry}, {read} read and these left out: "
+                f"{others}; name a file to read it"
+            )
+    return sentences
+
+
+def tell(sentences: Iterable[str]) -> None:
+    """Print warnings."""
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
+def zoo_texts(split: str) -> Iterator[TextSample]:
+    """The embedded documents of a split, whole."""
+    from teacher.zoo import DOMAINS, zoo_documents
+
+    for domain in DOMAINS:
+        for name, text in zoo_documents(domain, split):
+            yield TextSample(text, domain, name)
+
+
+def _files(which: Which, path: str) -> TextFiles:
+    if path == ZOO:
+        return TextFiles(())
+    with named(f"data.{which}"):
+        return text_files(Path(path).expanduser(), which)
+
+
+def _domains(
+    entries: Sequence[tuple[str | None, str]], found: Sequence[TextFiles]
+) -> list[tuple[str, ...]]:
+    """The domain of every file, by entry."""
+    taken = {domain for domain, _ in entries if domain is not None}
+    if any(path == ZOO for _, path in entries):
+        from teacher.zoo import DOMAINS
+
+        taken |= set(DOMAINS)
+    unnamed = [
+        file.origin
+        for (domain, _), one in zip(entries, found, strict=True)
+        for file in one.files
+        if domain is None
+    ]
+    names = shortest_names(unnamed, taken)
+    return [
+        tuple(names[file.origin] if domain is None else domain for file in one.files)
+        for (domain, _), one in zip(entries, found, strict=True)
+    ]
+
+
+def _unique_names(files: Sequence[TextFile]) -> list[str]:
+    """Each file's name, longer where another file has the same, numbered where the same
+    file is read again."""
+    paths = [absolute(file.path) for file in files]
+    bearers: dict[str, set[Path]] = {}
+    for file, path in zip(files, paths, strict=True):
+        bearers.setdefault(file.name, set()).add(path)
+    longer, seen = shortest_names(paths), Counter[Path]()
+    names = []
+    for file, path in zip(files, paths, strict=True):
+        name = file.name if len(bearers[file.name]) == 1 else longer[path]
+        seen[path] += 1
+        names.append(name if seen[path] == 1 else f"{name}~{seen[path]}")
+    return names

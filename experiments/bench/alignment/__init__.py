@@ -1,0 +1,1 @@
+"""What tokenising and aligning cost beside tokenising alone."""

@@ -1,0 +1,1 @@
+"""What capturing keys and values costs beside the forward that makes them."""

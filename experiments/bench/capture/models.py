@@ -1,0 +1,96 @@
+"""Six families of one size for ``capture.py``, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.views import Captured
+from teacher.capture.kv_capture import KVCapture
+
+LAYERS, WIDTH, HEADS, TOKENS, BATCH, VOCABULARY = 4, 1024, 16, 192, 1, 8192
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": 4 * WIDTH,
+    "max_position_embeddings": 2 * TOKENS,
+}
+_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "GPT-2": ("GPT2LMHeadModel", _COMMON),
+    "OPT": (
+        "OPTForCausalLM",
+        _COMMON | {"ffn_dim": 4 * WIDTH, "word_embed_proj_dim": WIDTH},
+    ),
+    "GPT-NeoX": ("GPTNeoXForCausalLM", _COMMON),
+    "Qwen2, grouped": ("Qwen2ForCausalLM", _COMMON | {"num_key_value_heads": 2}),
+    "BERT": ("BertForMaskedLM", _COMMON),
+    "T5 encoder": (
+        "T5ForConditionalGeneration",
+        {
+            "vocab_size": VOCABULARY,
+            "d_model": WIDTH,
+            "d_kv": WIDTH // HEADS,
+            "d_ff": 4 * WIDTH,
+            "num_layers": LAYERS,
+            "num_decoder_layers": 1,
+            "num_heads": HEADS,
+            "decoder_start_token_id": 0,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A model with the three ways of running it on one batch."""
+
+    name: str
+    capture: KVCapture
+    ids: Tensor
+    mask: Tensor
+
+    def plain(self) -> Any:
+        """The library's forward: logits, or an encoder's last hidden state."""
+        model: Any = self.capture.model
+        if self.capture.which == "encoder":
+            return model.get_encoder()(input_ids=self.ids, attention_mask=self.mask)
+        inputs: dict[str, Any] = {"input_ids": self.ids, "attention_mask": self.mask}
+        if model.config.use_cache:
+            inputs["use_cache"] = False
+        return model(**inputs)
+
+    def captured(self) -> Captured:
+        """The same with all layers' content KV."""
+        logits = self.capture.has_logits
+        return self.capture(self.ids, self.mask, logits=logits, hidden=not logits)
+
+    def only_kv(self, layers: range) -> Captured:
+        """The KV of some layers and nothing else."""
+        return self.capture(self.ids, self.mask, layers=layers)
+
+
+def families() -> list[Callable[[], Family]]:
+    """One builder a family, so that no two models are in memory at once."""
+    return [partial(_build, name) for name in _FAMILIES]
+
+
+def _build(name: str) -> Family:
+    import transformers
+
+    class_name, settings = _FAMILIES[name]
+    cls = getattr(transformers, class_name)
+    torch.manual_seed(0)
+    config = cls.config_class(
+        **settings, pad_token_id=0, bos_token_id=1, eos_token_id=2
+    )
+    model = cls(config).eval()
+    ids = torch.randint(3, VOCABULARY, (BATCH, TOKENS))
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    return Family(name, KVCapture(model), ids, mask)

@@ -1,0 +1,1 @@
+"""What objectives on next-token distributions cost, at a vocabulary of 151,936."""

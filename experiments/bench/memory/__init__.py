@@ -1,0 +1,1 @@
+"""Whether `mtkd estimate --plan` says what training holds, on a CPU."""

@@ -1,0 +1,124 @@
+"""Whether several teachers' keys and values make a better student, arm by arm.
+
+    python -m experiments.bench.quality [--arms core] [--seeds 0 1 2] [--jobs 2]
+
+Every arm trains the same student on the same data for the same steps, from each seed.
+Teachers read the training text once, into a store that all arms and seeds share; what
+is finished is kept under ``--out`` and not done again. The table compares with
+cross-entropy alone: bits per character on held-out text, lower is better, with 95 %
+bootstrap intervals over seeds and texts, and what an arm costs beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+SIZES = {"small": ("quality", 600)}
+"""Config and optimiser steps of each size."""
+
+
+def main() -> int:
+    """Train what is missing, then print and draw what there is."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.path[0] = str(ROOT)  # also where the checkout is not installed
+    from experiments.bench.quality.arms import ARMS, GROUPS, chosen
+    from experiments.bench.quality.jobs import work_through
+    from experiments.bench.quality.train import Setup
+    from experiments.config.tree import config_path
+
+    options = _parser([*GROUPS, *ARMS]).parse_args()
+    if options.list:
+        for group in (name for name in GROUPS if name != "all"):
+            print(f"{group}:")
+            for arm in GROUPS[group]:
+                print(f"  {arm.name:<22} {arm.asks}")
+        return 0
+    config, steps = SIZES[options.size]
+    steps = options.steps or steps
+    folder = options.out / f"{options.size}-{steps}"
+    bed = Setup(config_path(config), folder, steps, tuple(options.set))
+    arms = chosen(options.arms)
+    try:
+        failed = work_through(bed, arms, options.seeds, options.jobs)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    _show(bed, arms, options.seeds, options.picture)
+    return 1 if failed else 0
+
+
+def _parser(arms: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Measure what teachers are worth to a student.",
+    )
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        choices=arms,
+        metavar="ARM",
+        default=["core"],
+        help="arms, or the groups core (default), phases, questions, all; see --list",
+    )
+    parser.add_argument("--list", action="store_true", help="say what the arms are")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=_positive, help="in place of the size's own")
+    parser.add_argument(
+        "--jobs",
+        type=_positive,
+        default=os.cpu_count() or 1,
+        help="runs at once, on one thread each (one for each core)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--picture", type=Path, help="PNG; default: OUT/…/quality.png")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings for all arms; give another --out with them",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+def _show(bed: Any, arms: list[Any], seeds: list[int], picture: Path | None) -> None:
+    from experiments.bench.quality import table as of
+    from experiments.commands.train import print_table
+
+    whole = [a for a in arms if all(bed.result(a.name, s).is_file() for s in seeds)]
+    if not whole or whole[0] is not arms[0]:
+        print("nothing to compare: the baseline is not trained", file=sys.stderr)
+        return
+    outcomes = [of.read_outcome(bed, arm, seeds) for arm in whole]
+    baseline = outcomes[0]
+    heads = ["arm", "seeds", *baseline.domains, "mean"]
+    heads += ["against ce, %", "best single, %", "cost"]
+    title = f"{bed.folder.name}: held-out bits per character"
+    print_table(title, heads, of.table(outcomes, baseline), numbers_from=1)
+    if len(outcomes) > 1:
+        picture = picture or bed.folder / "quality.png"
+        of.draw(outcomes, baseline, picture)
+        print(f"picture: {picture}")
+    heads, *rows = of.routing_table(outcomes)
+    if rows:
+        print_table("teacher with the largest weight, tokens", heads, rows, 2)
+        routing = bed.folder / "routing.png"
+        of.draw_routing(outcomes, routing)
+        print(f"picture: {routing}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

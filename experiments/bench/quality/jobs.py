@@ -1,0 +1,125 @@
+"""Work through the quality testbed's runs, several at once, each with a log."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from experiments.bench.quality.arms import Arm
+from experiments.bench.quality.train import Setup, store_teacher, train_arm
+from experiments.record.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One thing to do, unless its result is there."""
+
+    name: str
+    work: Callable[..., None]
+    arguments: tuple[object, ...]
+    result: Path
+
+    @property
+    def log(self) -> Path:
+        """What the work prints."""
+        return self.result.with_suffix(".log")
+
+
+def work_through(
+    bed: Setup, arms: Sequence[Arm], seeds: Sequence[int], jobs: int
+) -> dict[str, str]:
+    """Store what the arms' teachers read, then train every arm from every seed.
+
+    What has a result is not done again; what fails does not stop the rest.
+
+    Args:
+        bed: what all arms share.
+        arms: what is trained; a whole table for one seed comes before the next seed.
+        seeds: of the students.
+        jobs: processes at once.
+
+    Returns:
+        What failed: name -> the error and where its log is.
+    """
+    names = dict.fromkeys(t for arm in arms if arm.stored for t in arm.teachers)
+    reading = [
+        Task(f"store {name}", store_teacher, (bed, name), bed.reading(name))
+        for name in names
+    ]
+    training = [
+        Task(
+            f"{arm.name}, seed {seed}",
+            train_arm,
+            (bed, arm, seed),
+            bed.result(arm.name, seed),
+        )
+        for seed in seeds
+        for arm in arms
+    ]
+    # A store must be whole before it is read.
+    stages = [
+        [task for task in stage if not task.result.is_file()]
+        for stage in (reading, training)
+    ]
+    count = sum(map(len, stages))
+    failed: dict[str, str] = {}
+    if not count:
+        return failed
+    with (
+        Progress().work("quality", count) as show,
+        ProcessPoolExecutor(min(jobs, count), get_context("spawn"), _warm) as pool,
+    ):
+        done = 0
+        try:
+            for stage in stages:
+                running = {pool.submit(_logged, task): task for task in stage}
+                for future in as_completed(running):
+                    _note(running[future], future, failed)
+                    done += 1
+                    show(done)
+        except KeyboardInterrupt:  # runs that have begun save and leave
+            pool.shutdown(cancel_futures=True)
+            raise
+    return failed
+
+
+def _note(task: Task, future: Future[None], failed: dict[str, str]) -> None:
+    error = future.exception()
+    if error is not None:
+        words = str(error) or type(error).__name__
+        failed[task.name] = f"{words} ({task.log})"
+        print(f"{task.name} failed: {failed[task.name]}", file=sys.stderr)
+
+
+def _warm() -> None:
+    """Read what every run needs once, so that no run pays for it."""
+    import torch
+
+    from teacher.zoo import zoo_samples
+
+    torch.set_num_threads(1)
+    zoo_samples("prose", "student")
+
+
+def _logged(task: Task) -> None:
+    """Do one task with everything it prints in its log."""
+    task.log.parent.mkdir(parents=True, exist_ok=True)
+    kept = os.dup(1), os.dup(2)
+    with task.log.open("a") as log:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+        try:
+            task.work(*task.arguments)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for stream, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, stream)
+                os.close(copy)

@@ -1,0 +1,211 @@
+"""What the arms of the quality testbed came to: intervals, a table, a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.bench.quality.arms import Arm
+from experiments.bench.quality.train import Setup
+from experiments.report.plotting import COLOURS, grid
+
+DRAWS = 2000
+"""Bootstrap resamples behind every interval."""
+DARK = 0.6
+"""Share above which a cell's number is written in white."""
+Bits = Mapping[str, np.ndarray]
+"""By domain, (samples, 2): bits and predicted characters of every held-out text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One arm over its seeds."""
+
+    arm: Arm
+    runs: tuple[Bits, ...]
+    """One per seed, over the same held-out texts."""
+    cost: float
+    """Processor seconds of a run, the median of the seeds, and of its teachers' reading
+    the training text once."""
+    leads: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Domain -> teacher -> share of tokens on which it had the largest weight, the mean
+    over seeds; empty where nothing is learned about it."""
+
+    def mean(self) -> dict[str, float]:
+        """Bits per character by domain, averaged over seeds."""
+        return {
+            domain: _bpc([run[domain] for run in self.runs]) for domain in self.domains
+        }
+
+    @property
+    def domains(self) -> list[str]:
+        """Domains that were measured."""
+        return list(self.runs[0])
+
+
+def difference(one: Outcome, other: Outcome, domain: str | None) -> tuple[float, ...]:
+    """How much lower ``one`` reads than ``other``, in per cent of ``other``.
+
+    Args:
+        one: an arm.
+        other: what it is compared with, over the same seeds and texts.
+        domain: one domain; None for the mean over domains.
+
+    Returns:
+        The difference (negative is better) and its 95 % interval: low, high.
+
+    Source:
+        Percentile bootstrap over seeds, and over held-out texts within them; both arms
+        are drawn together, so what texts and seeds share falls out (Efron and
+        Tibshirani 1993, ch. 8).
+    """
+    domains = one.domains if domain is None else [domain]
+    rng = np.random.default_rng(0)
+    seeds = min(len(one.runs), len(other.runs))
+    drawn = []
+    for _ in range(DRAWS):
+        chosen = rng.integers(seeds, size=seeds)
+        ratios = []
+        for name in domains:
+            texts = rng.integers(len(one.runs[0][name]), size=len(one.runs[0][name]))
+            ratios.append(
+                [_bpc([o.runs[s][name][texts] for s in chosen]) for o in (one, other)]
+            )
+        drawn.append(_relative(ratios))
+    exact = [
+        [_bpc([o.runs[s][name] for s in range(seeds)]) for o in (one, other)]
+        for name in domains
+    ]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return _relative(exact), float(low), float(high)
+
+
+def best_single(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The lowest mean among the arms of one teacher; None where there is none."""
+    single = [outcome for outcome in outcomes if len(outcome.arm.teachers) == 1]
+    return min(single, key=lambda o: sum(o.mean().values()), default=None)
+
+
+def table(outcomes: Sequence[Outcome], baseline: Outcome) -> list[list[str]]:
+    """Rows of name, seeds, bits per character by domain and mean, differences, cost."""
+    rows, best = [], best_single(outcomes)
+    for outcome in outcomes:
+        mean = outcome.mean()
+        row = [outcome.arm.name, str(len(outcome.runs))]
+        row += [f"{mean[domain]:.3f}" for domain in outcome.domains]
+        row.append(f"{sum(mean.values()) / len(mean):.3f}")
+        for other in (baseline, best):
+            if other is None or outcome is other or outcome is baseline:
+                row.append("")
+            else:
+                delta, low, high = difference(outcome, other, None)
+                row.append(f"{delta:+.1f} [{low:+.1f}, {high:+.1f}]")
+        row.append(f"{outcome.cost / baseline.cost:.1f}")
+        rows.append(row)
+    return rows
+
+
+def read_outcome(bed: Setup, arm: Arm, seeds: Sequence[int]) -> Outcome:
+    """Read an arm's finished runs.
+
+    Raises:
+        FileNotFoundError: a seed was not trained.
+    """
+    told = [_read(bed.result(arm.name, seed)) for seed in seeds]
+    runs = tuple(
+        {domain: np.array(pairs) for domain, pairs in one["bits"].items()}
+        for one in told
+    )
+    cost = float(np.median([one["cpu_s"] for one in told]))
+    if arm.stored:
+        cost += sum(_read(bed.reading(name))["cpu_s"] for name in arm.teachers)
+    return Outcome(arm, runs, cost, _mean_leads([one["leads"] for one in told]))
+
+
+def routing_table(outcomes: Sequence[Outcome]) -> list[list[str]]:
+    """Heads and rows: arm, domain, share of every teacher, and what chance would give.
+
+    Heads alone where nothing is routed; a teacher that an arm has not is ``-``.
+    """
+    routed = [outcome for outcome in outcomes if outcome.leads]
+    teachers = list(dict.fromkeys(t for o in routed for t in o.arm.teachers))
+    rows = [["arm", "domain", *teachers, "chance"]]
+    for outcome in routed:
+        for domain, shares in outcome.leads.items():
+            cells = [f"{shares[t]:.0%}" if t in shares else "-" for t in teachers]
+            rows.append([outcome.arm.name, domain, *cells, f"{1 / len(shares):.0%}"])
+    return rows
+
+
+def draw_routing(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Draw whom every router asked, domain by domain, in shares of tokens."""
+    routed = [outcome for outcome in outcomes if outcome.leads]
+    figure, panels = grid(len(routed), min(3, len(routed)), (3.4, 2.2))
+    for axes, outcome in zip(panels, routed, strict=True):
+        domains, teachers = list(outcome.leads), list(outcome.arm.teachers)
+        cells = [[outcome.leads[d].get(t, 0.0) for t in teachers] for d in domains]
+        axes.imshow(cells, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+        for row, line in enumerate(cells):
+            for column, share in enumerate(line):
+                colour = "white" if share > DARK else "black"
+                axes.text(
+                    column, row, f"{share:.0%}", ha="center", va="center", color=colour
+                )
+        axes.set_xticks(range(len(teachers)), teachers, fontsize=7)
+        axes.set_yticks(range(len(domains)), domains)
+        axes.grid(False)
+        axes.set_title(f"{outcome.arm.name} (chance {1 / len(teachers):.0%})")
+    figure.suptitle("teacher with the largest weight, share of tokens", fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def _mean_leads(
+    seeds: Sequence[Mapping[str, Mapping[str, float]]],
+) -> dict[str, dict[str, float]]:
+    first = seeds[0]
+    return {
+        domain: {
+            name: float(np.mean([seed[domain][name] for seed in seeds]))
+            for name in first[domain]
+        }
+        for domain in first
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return told
+
+
+def draw(outcomes: Sequence[Outcome], baseline: Outcome, path: Path) -> None:
+    """Draw every arm's difference from the baseline with its interval, by domain."""
+    shown = [outcome for outcome in outcomes if outcome is not baseline]
+    domains = [*baseline.domains, None]
+    figure, panels = grid(len(domains), len(domains), (3.6, 0.8 + 0.28 * len(shown)))
+    for axes, domain in zip(panels, domains, strict=True):
+        for row, outcome in enumerate(shown):
+            delta, low, high = difference(outcome, baseline, domain)
+            colour = COLOURS[2] if high < 0 else COLOURS[1] if low > 0 else "0.4"
+            axes.plot([low, high], [row, row], color=colour)
+            axes.plot(delta, row, "o", color=colour)
+        axes.axvline(0, color="0.3", linewidth=0.8)
+        axes.set_yticks(range(len(shown)), [o.arm.name for o in shown])
+        axes.invert_yaxis()
+        axes.set_title(domain or "mean")
+        axes.set_xlabel(f"against {baseline.arm.name}, %", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _bpc(runs: Sequence[np.ndarray]) -> float:
+    """The mean over seeds of a domain's bits over its characters."""
+    return float(np.mean([run[:, 0].sum() / run[:, 1].sum() for run in runs]))
+
+
+def _relative(pairs: Sequence[Sequence[float]]) -> float:
+    one, other = np.mean(pairs, axis=0)
+    return float(100 * (one / other - 1))

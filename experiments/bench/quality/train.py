@@ -1,0 +1,155 @@
+"""Train one arm of the quality testbed from one seed, and read what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.bench.quality.arms import Arm
+from experiments.config.tree import Config, load_config
+from experiments.record.history import write_json
+
+STORE = "kv"
+"""Folder of the teachers' stores, beside the arms'."""
+SETTLED = 0.75
+"""Share of a phase after which its router is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all arms of a table share."""
+
+    base: Path
+    """Their config."""
+    folder: Path
+    """Where stores, runs and results are kept."""
+    steps: int
+    """Optimiser steps of an arm."""
+    more: tuple[str, ...] = ()
+    """The user's settings, over those of the arms."""
+
+    def result(self, arm: str, seed: int) -> Path:
+        """The file that says what came of an arm's seed."""
+        return self.folder / arm / f"{seed}.json"
+
+    def reading(self, teacher: str) -> Path:
+        """The file that says what storing a teacher took."""
+        return self.folder / STORE / f"{teacher}.json"
+
+    def tree(self, teachers: Sequence[str]) -> dict[str, Any]:
+        """The base config with some of its teachers."""
+        tree = yaml.safe_load(self.base.read_text(encoding="utf-8"))
+        known = tree["teachers"]
+        return tree | {"teachers": {name: known[name] for name in teachers}}
+
+
+def config_of(bed: Setup, arm: Arm, seed: int) -> Config:
+    """The run of an arm: the testbed's config, the arm's settings, then the user's.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+    """
+    own = [
+        f"run.dir={bed.folder / arm.name}",
+        f"run.name=seed-{seed}",
+        f"run.seed={seed}",
+        f"train.steps={arm.steps(bed.steps)}",
+        f"phases=[{', '.join(arm.phases)}]",
+    ]
+    if len(arm.teachers) < 2:
+        own.append(f"phase.all.teachers.min={len(arm.teachers)}")
+    store = _store_settings(bed) if arm.stored else []
+    return load_config(bed.tree(arm.teachers), [*own, *store, *arm.settings, *bed.more])
+
+
+def store_teacher(bed: Setup, teacher: str) -> None:
+    """Store a teacher's keys, values and own losses on the training text.
+
+    Every seed and arm reads the same text, so a teacher reads it once for all of them.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+        StoreError: a store of other settings stands there.
+    """
+    from experiments.extraction.run import extract
+
+    # The latent's phase takes every kind of teacher and asks for its own loss.
+    own = ["phases=[z_space]", "phase.all.teachers.min=1"]
+    tree = bed.tree([teacher])
+    config = load_config(tree, [*own, *_store_settings(bed), *bed.more])
+    before = time.process_time()
+    extract(config)
+    seconds = round(time.process_time() - before, 1)
+    write_json(bed.reading(teacher), {"cpu_s": seconds})
+
+
+def train_arm(bed: Setup, arm: Arm, seed: int) -> None:
+    """Train, or go on with, an arm's run and measure its student text by text.
+
+    Writes :meth:`Setup.result`: ``bits`` (domain -> bits and characters of every
+    held-out text, in the order of the texts' names), ``leads`` (domain -> teacher ->
+    share of the tokens on which it had the largest weight, towards the end of the last
+    routed phase), ``cpu_s`` (processor seconds) and what was trained.
+
+    Args:
+        bed: what all arms share.
+        arm: what to train.
+        seed: of the student's first weights and of the samples' order.
+    """
+    from experiments.run.driver import run_training
+
+    config = config_of(bed, arm, seed)
+    before = time.process_time()
+    run = run_training(config)
+    told = {
+        "arm": arm.name,
+        "seed": seed,
+        "steps": arm.steps(bed.steps),
+        "cpu_s": round(time.process_time() - before, 1),
+        "leads": _leads(run) if arm.routed else {},
+        "bits": bits_by_text(config, run / "student"),
+    }
+    write_json(bed.result(arm.name, seed), told)
+
+
+def bits_by_text(config: Config, student: Path) -> dict[str, list[list[float]]]:
+    """What every held-out text costs a student: domain -> (bits, characters) each."""
+    from experiments.assemble.data import Encoder, load_data
+    from student.evaluate import text_bits
+    from teacher.capture.kv_capture import KVCapture
+    from teacher.loading.models import load_model
+
+    loaded = load_model(str(student), role="student")
+    encode = Encoder(loaded.tokenizer, config.data.max_length, config.data.learn_end)
+    samples = load_data(config.data, encode, config.run.seed).eval
+    model: Any = loaded.model
+    costs = text_bits(KVCapture(model.eval()), encode, samples)
+    pairs = sorted(zip(samples, costs, strict=True), key=lambda pair: pair[0].id)
+    out: dict[str, list[list[float]]] = {}
+    for sample, cost in pairs:
+        out.setdefault(sample.domain, []).append(list(cost))
+    return out
+
+
+def _leads(run: Path) -> dict[str, dict[str, float]]:
+    """Mean over the last lines of the last routed phase; empty where none routes."""
+    from experiments.record.run_dir import read_run
+
+    lines = list(read_run(run).lines("routing"))
+    lines = [line for line in lines if line["phase"] == lines[-1]["phase"]]
+    late = [ln for ln in lines if ln["step"] >= SETTLED * lines[-1]["step"]]
+    domains = sorted({domain for line in late for domain in line["leads"]})
+    out = {}
+    for domain in domains:
+        shares = [line["leads"][domain] for line in late if domain in line["leads"]]
+        out[domain] = {t: sum(s[t] for s in shares) / len(shares) for t in shares[0]}
+    return out
+
+
+def _store_settings(bed: Setup) -> list[str]:
+    return [f"store.dir={bed.folder}", f"store.name={STORE}", "store.read=true"]

@@ -1,0 +1,41 @@
+"""What the platform costs beside the bare models, step by step.
+
+    python -m experiments.bench.step [--scale default] [--rounds 7]
+
+A whole step (tokenise, three teachers of three tokenizers, capture, align, adapt, fuse,
+losses, backward) against the same student forward and backward and the same teachers
+forward, each run bare; then a checkpoint against the steps of its interval, and
+DeepSpeed against plain PyTorch. One process, one thread, alternating, medians of
+paired ratios. The exit status is 1 where a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def main() -> int:
+    """Measure, print, and say by the exit status whether all bars are kept."""
+    parser = argparse.ArgumentParser(description="Measure whole training steps.")
+    parser.add_argument("--scale", default="default", help="of the zoo (default)")
+    parser.add_argument("--rounds", type=int, default=7, help="pairs (7)")
+    parser.add_argument("--only", choices=("step", "engine"), help="one half")
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds is {options.rounds}; give 1 or more")
+    os.environ.update(
+        OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1"
+    )
+    sys.path[0] = str(ROOT)
+    from experiments.bench.step.costs import measure
+
+    return 0 if measure(options.scale, options.rounds, options.only) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

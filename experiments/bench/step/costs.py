@@ -1,0 +1,286 @@
+"""The measurements behind ``step.py``."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from align.support.stopwatch import Stopwatch
+from align.text.documents import TextSample
+from align.tokens.batch import TokenBatch
+from experiments.assemble.data import Encoder, cutter_of
+from experiments.assemble.outputs import own_head
+from experiments.assemble.teaching import Faculty, build_faculty, build_objectives
+from experiments.bench.measure import Bar, paired_ratio, show
+from experiments.config.presets import builtin_presets, load_registry
+from experiments.config.tree import load_config, resolve_phase
+from student.config import EngineName, TrainConfig
+from student.distiller import Distiller
+from student.loop.batches import Kitchen, Portion
+from student.loop.engine import Engine
+from student.loop.phase_checkpoint import Keeper
+from student.loop.trainer import Job, Observer, train_phase
+from student.places import Share
+from teacher.capture.kv_capture import KVCapture
+from teacher.live_teacher import LiveTeacher
+from teacher.loading.models import LoadedModel
+from teacher.zoo.recipes import recipes
+from teacher.zoo.train import initial_model, initial_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TEACHERS = ("gpt2-prose", "qwen-code", "neox-mixed")
+BATCH, TOKENS = 14, 128
+WHOLE, STALL = 1.05, 0.02
+SPACES = ("student", "losses")
+"""Where teachers meet: ``student`` adapts and fuses, ``losses`` projects."""
+
+
+class Scene:
+    """A student with its teachers, as a phase sets them up, and as they are bare."""
+
+    def __init__(self, scale: str, space: str, larger: bool) -> None:
+        """Load the zoo, or models of its families of twice the width and depth."""
+        config = load_config(
+            {"teachers": list(TEACHERS), "data": {"max_length": TOKENS}},
+            [f"phase.all.fuse.space={space}", "phase.all.loss.outcome_every=0"],
+        )
+        registry = load_registry(config)
+        self.phase = resolve_phase(config, "multi_basic", builtin_presets())
+        self.registry = registry
+        student, *teachers = (
+            _model(scale, name, larger) for name in ("student", *TEACHERS)
+        )
+        self.bare_student, self.bare_teachers = student, teachers
+        self.encode = Encoder(student.tokenizer, TOKENS)
+        self.samples = _texts(self.encode)
+        self.distiller, self.faculty = self._distiller(student, teachers)
+        self.kitchen = Kitchen(
+            self.samples,
+            self.encode,
+            self.faculty.panel,
+            0,
+            16,
+            BATCH,
+            0,
+            torch.device("cpu"),
+            0,
+            1,
+            self.distiller.survey,
+        )
+        self._batches = [
+            _encode(teacher, self.kitchen.portion(0).samples)
+            for teacher in (student, *teachers)
+        ]
+
+    def _distiller(
+        self, student: LoadedModel, teachers: Sequence[LoadedModel]
+    ) -> tuple[Distiller, Faculty]:
+        capture = KVCapture(student.model)
+        taught = {
+            name: LiveTeacher(name, one, KVCapture(one.model))
+            for name, one in zip(TEACHERS, teachers, strict=True)
+        }
+        faculty = build_faculty(
+            self.phase,
+            self.registry,
+            capture,
+            self.encode,
+            taught,
+            dict.fromkeys(TEACHERS, 1.0),
+            self.samples[-16:],
+            lambda items, *_: items,
+        )
+        terms = build_objectives(self.phase, self.registry, True)
+        teaching = faculty.teaching
+        head = own_head(self.phase, capture)
+        return Distiller(
+            student.model, capture, terms, self.phase.loss, teaching, head=head
+        ), faculty
+
+    def whole(self) -> None:
+        """One forward and backward pass with everything."""
+        self._pass(self.kitchen.portion(0))
+        self.distiller.zero_grad()
+
+    def _pass(self, portion: Portion) -> None:
+        share = Share(portion.places, portion.own, portion.step)
+        result = self.distiller(
+            portion.batch, portion.views, portion.rows, 1, False, share
+        )
+        result.loss.backward()
+
+    def bare(self) -> None:
+        """The models alone: the student both ways, each teacher's body forward."""
+        own, *theirs = self._batches
+        model: Any = self.bare_student.model
+        out = model(input_ids=own.ids, attention_mask=own.mask.long(), labels=own.ids)
+        out.loss.backward()
+        model.zero_grad()
+        with torch.no_grad():
+            for loaded, batch in zip(self.bare_teachers, theirs, strict=True):
+                body: Any = loaded.model.base_model
+                body(input_ids=batch.ids, attention_mask=batch.mask.long())
+
+    def split(self) -> dict[str, float]:
+        """Shares of a whole pass by part; what has no name is the student's."""
+        watch = Stopwatch()
+        with watch.listening(), watch.count("student and backward"):
+            portion = self.kitchen.portion(0)
+            self._pass(portion)
+        self.distiller.zero_grad()
+        found = watch.take()
+        made = dict(portion.seconds)
+        found["student and backward"] -= sum(made.values())
+        every = found | made
+        return {name: value / sum(every.values()) for name, value in every.items()}
+
+
+def measure(scale: str, rounds: int, only: str | None) -> bool:
+    """Measure and print; True where all bars are kept."""
+    torch.set_num_threads(1)
+    bars: list[Bar] = []
+    if only != "engine":
+        for larger in (False, True):
+            for space in SPACES:
+                bars.append(_whole(scale, space, larger, rounds))
+    if only != "step":
+        bars.append(_stall(scale))
+        _deepspeed(scale, max(2, rounds // 2))
+    return show(bars)
+
+
+def _whole(scale: str, space: str, larger: bool, rounds: int) -> Bar:
+    scene = Scene(scale, space, larger)
+    scene.distiller.train()
+    size = "one size up" if larger else "zoo sizes"
+    name = f"whole step / bare parts, {size}, meeting in {space}"
+    ratio = paired_ratio(scene.whole, scene.bare, rounds)
+    tokens = int(scene.kitchen.portion(0).batch.mask.sum())
+    parts = ", ".join(f"{part} {share:.1%}" for part, share in scene.split().items())
+    print(f"{name}: {ratio:.3f}\n  {tokens} tokens; {parts}", flush=True)
+    return Bar(name, ratio, WHOLE)
+
+
+def _stall(scale: str) -> Bar:
+    """Seconds of a checkpoint over those of the steps of the default interval."""
+    scene = Scene(scale, "student", larger=False)
+    config = TrainConfig(
+        steps=7, batch_size=BATCH, engine="torch", checkpoint_every=2, log_every=1
+    )
+    with tempfile.TemporaryDirectory(prefix="mtkd-step-") as folder:
+        lines = _train(scene, config, Keeper(Path(folder))).lines
+    saves = [line["seconds"] for line in lines if line["kind"] == "checkpoint"]
+    steps = [line["step_s"] for line in lines if line["kind"] == "train"]
+    every = TrainConfig().checkpoint_every
+    stall = statistics.median(saves) / (every * statistics.median(steps[1:]))
+    print(f"a checkpoint takes {statistics.median(saves):.2f} s, every {every} steps")
+    return Bar("checkpoint / steps of its interval", stall, STALL)
+
+
+def _deepspeed(scale: str, rounds: int) -> None:
+    """Print what DeepSpeed adds on one process; there is no bar."""
+    ratios = []
+    for _ in range(rounds):
+        engines: tuple[EngineName, ...] = ("torch", "deepspeed")
+        spent = {engine: _steps(scale, engine) for engine in engines}
+        ratios.append(spent["deepspeed"] / spent["torch"])
+    ratio = statistics.median(ratios)
+    print(f"DeepSpeed ZeRO 1 / plain PyTorch, one process: {ratio:.3f}\n")
+
+
+def _steps(scale: str, engine: EngineName) -> float:
+    """Processor seconds of six steps."""
+    scene = Scene(scale, "student", larger=False)
+    config = TrainConfig(steps=7, batch_size=BATCH, engine=engine, prefetch=False)
+    clock = _train(scene, config).clock
+    return clock[-1] - clock[0]
+
+
+def _train(scene: Scene, config: TrainConfig, keeper: Keeper | None = None) -> _Marks:
+    engine, marks = Engine(replace(config, threads=1)), _Marks()
+    job = Job(
+        samples=scene.samples,
+        encode=scene.encode,
+        views=scene.faculty.panel,
+        steps=config.steps or 0,
+        seed=0,
+        checkpoints=keeper,
+        observer=marks,
+    )
+    try:
+        train_phase(scene.distiller, engine, job, config)
+    finally:
+        engine.close()
+    return marks
+
+
+class _Marks(Observer):
+    """Keeps a phase's metrics lines, and the processor's clock after each step."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.clock: list[float] = []
+
+    def log(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+
+    def tick(self, done: int) -> None:
+        self.clock.append(time.process_time())
+
+
+def _model(scale: str, name: str, larger: bool) -> LoadedModel:
+    """A model of the zoo, or of its family and twice its width and depth, as drawn: no
+    step takes longer for what a model has learned.
+    """
+    recipe = recipes(scale)[name]
+    model = initial_model(recipe, _tokenizer(scale, name))
+    config: Any = model.config
+    if larger:
+        _double(config)
+        model = type(model)(config)
+    model.set_attn_implementation("sdpa")  # what a folder is loaded with
+    student = recipe.role == "student"
+    model.train(student).requires_grad_(student)
+    return LoadedModel(model, _tokenizer(scale, name), "decoder", name)
+
+
+@lru_cache
+def _tokenizer(scale: str, name: str) -> PreTrainedTokenizerFast:
+    return initial_tokenizer(recipes(scale)[name])
+
+
+def _double(config: Any) -> None:
+    for field in ("hidden_size", "n_embd", "intermediate_size", "n_inner"):
+        if getattr(config, field, None):
+            setattr(config, field, 2 * getattr(config, field))
+    for field in ("num_hidden_layers", "n_layer"):
+        if hasattr(config, field):
+            setattr(config, field, 2 * getattr(config, field))
+    if getattr(config, "head_dim", None):
+        config.head_dim *= 2
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types * 2
+
+
+def _texts(encode: Encoder) -> list[TextSample]:
+    """Texts that fill the student's length, cut as a run cuts them."""
+    from teacher.zoo import zoo_samples
+
+    long = zoo_samples("prose", "student", 4096)
+    pieces = list(cutter_of(encode).pieces(long))
+    return sorted(pieces, key=lambda s: len(s.text))[-4 * BATCH :]
+
+
+def _encode(loaded: LoadedModel, samples: Sequence[TextSample]) -> TokenBatch:
+    texts = [sample.text for sample in samples]
+    return Encoder(loaded.tokenizer, None)(texts)

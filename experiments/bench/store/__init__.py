@@ -1,0 +1,1 @@
+"""What storing teachers costs beside computing, and beside plain files."""

@@ -1,0 +1,1 @@
+"""The commands of ``mtkd``, each with its parser and its action."""

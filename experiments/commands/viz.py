@@ -1,0 +1,129 @@
+"""``mtkd viz``: pictures of an alignment, of layer maps, of a run's routing."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from align.errors import InputError
+from align.pictures.fonts import legible
+
+
+def alignment_command(options: Namespace) -> int:
+    """Draw how one text's tokens meet between two tokenizers."""
+    from experiments.commands.plugins import registry_of
+    from experiments.report.alignment import draw_alignment
+
+    registry = registry_of(options, strict=True)
+    path = draw_alignment(
+        registry.guarded("aligner", options.aligner)(),
+        load_tokenizer(options.student),
+        load_tokenizer(options.teacher),
+        options.text,
+        Path(options.out),
+    )
+    print(f"wrote {path}")
+    return 0
+
+
+def layers_command(options: Namespace) -> int:
+    """Draw which teacher layers feed which student layer."""
+    from experiments.commands.train import config_of
+    from experiments.config.presets import load_registry
+    from experiments.report.alignment import draw_layers
+
+    given = (options.teacher_layers, options.student_layers)
+    if options.config is None and None in given:
+        raise InputError(
+            "give a config, or both --teacher-layers (such as 24,32) and "
+            "--student-layers (such as 12)"
+        )
+    config = config_of(options)
+    registry = load_registry(config)
+    if options.config is None:
+        depths = _depths(options.teacher_layers)
+        student = options.student_layers
+    else:
+        depths = {name: num_layers(t.model) for name, t in config.teachers.items()}
+        student = num_layers(config.student.model)
+    strategy = options.strategy or config.align.layer_mapping_strategy
+    path = draw_layers(config, registry, strategy, depths, student, Path(options.out))
+    print(f"wrote {path}")
+    return 0
+
+
+def routing_command(options: Namespace) -> int:
+    """Draw a run's routing weights over time."""
+    from experiments.record.run_dir import read_run
+    from experiments.report.routing import draw_routing_domains, draw_routing_layers
+
+    run = read_run(Path(options.run))
+    folder = Path(options.out) if options.out else run.figures
+    drawings = {
+        "routing_domains": draw_routing_domains,
+        "routing_layers": draw_routing_layers,
+    }
+    written = 0
+    for name, draw in drawings.items():
+        figure = draw(run)
+        if figure is not None:
+            print(f"wrote {save(figure, folder / f'{name}.png')}")
+            written += 1
+    if not written:
+        raise InputError(
+            f"{run.path} holds no routing lines; phases with "
+            "fuse.fusion_method=learnable or similarity write them"
+        )
+    return 0
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load a fast tokenizer by hub name, folder or ``zoo:`` name, as a run does.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from teacher.loading.tokenizer import load_tokenizer as load
+    from teacher.names import model_source
+
+    try:
+        return load(name, model_source(name), {"trust_remote_code": False})
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0].rstrip(". ")
+        raise InputError(
+            f"no tokenizer for {name!r}: {first}. Give a hub name, a folder with "
+            "tokenizer.json, or zoo:NAME"
+        ) from None
+
+
+def num_layers(name: str) -> int:
+    """Read a model's number of layers from its config, loading no weights.
+
+    Raises:
+        ValueError: there is no such model, or its config names no layers.
+    """
+    from teacher.loading.models import read_config
+
+    config, _ = read_config(name)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if layers is None:
+        raise InputError(
+            f"the config of {name!r} names no num_hidden_layers; use --teacher-layers"
+        )
+    return int(layers)
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    legible(figure).savefig(path, dpi=150, facecolor="white")
+    return path
+
+
+def _depths(text: str) -> dict[str, int]:
+    try:
+        depths = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--teacher-layers is {text!r}; give such as 24,32") from None
+    return {f"teacher {i + 1}": depth for i, depth in enumerate(depths)}

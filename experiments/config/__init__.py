@@ -1,0 +1,37 @@
+"""The config of a run: one tree, one parser, one precedence."""
+
+from experiments.config.tree import (
+    EVERY_PHASE,
+    GENERAL,
+    PHASES,
+    PRESETS,
+    SINGLE_PHASE,
+    Config,
+    PhaseConfig,
+    config_path,
+    config_text,
+    default_phases,
+    hidden_settings,
+    load_config,
+    resolve_phase,
+    resolve_phases,
+    save_config,
+)
+
+__all__ = [
+    "Config",
+    "EVERY_PHASE",
+    "GENERAL",
+    "PHASES",
+    "PRESETS",
+    "PhaseConfig",
+    "SINGLE_PHASE",
+    "config_path",
+    "config_text",
+    "default_phases",
+    "hidden_settings",
+    "load_config",
+    "resolve_phase",
+    "resolve_phases",
+    "save_config",
+]

@@ -1,0 +1,165 @@
+"""What is refused before any work: settings that exclude each other, names, room."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+
+from experiments.assemble.outputs import build_term
+from experiments.config.parsing import ConfigError, check
+from experiments.config.tree import Config, PhaseConfig
+from experiments.config.used_plugins import names_used
+from fuse.config import LEARNABLE, choice_of
+from plugins.options import options_of
+from plugins.registry import Registry
+from student.config import TrainConfig
+from student.terms.key_value import chosen_terms
+
+RESUME = ("auto", "never", "must")
+
+
+def check_settings(
+    config: Config, phases: Sequence[PhaseConfig], registry: Registry
+) -> None:
+    """See that phases go together and that every name is known.
+
+    Raises:
+        ConfigError: a setting of the whole run differs between phases, or two exclude
+            each other.
+        PluginError: nobody registered a name.
+    """
+    _same_engine([phase.train for phase in phases])
+    _same_rotation(config, phases)
+    _check_quantised(config, phases[0].train)
+    for kind, name in names_used(phases):
+        registry.entry(kind, name)
+    for phase in phases:
+        _check_options(phase, registry)
+
+
+def _check_options(phase: PhaseConfig, registry: Registry) -> None:
+    """See that what stands beside a plugin's name is what it takes, by type."""
+    fuse = phase.fuse
+    method, _ = choice_of("fuse.fusion_method", fuse.fusion_method)
+    named = "router_type" if method == LEARNABLE else "fusion_method"
+    for kind, name, options, setting in (
+        ("router", fuse.router, fuse.router_options, named),
+        ("space", fuse.space_name, fuse.space_options, "space"),
+    ):
+        factory = registry.entry(kind, name).value
+        check(options_of(factory), options, f"fuse.{setting}")
+    for name, term in chosen_terms(phase.loss, phase.output).items():
+        if name not in phase.loss.terms:
+            continue  # a short form has no options
+        options_class = options_of(registry.entry("objective", term.kind).value)
+        place = f"phase.{phase.name}.loss.terms.{name}"
+        entry = {"use": term.kind, "weight": term.weight, **term.options}
+        check(_term_schema(options_class), entry, place)
+        try:
+            build_term(term, registry)
+        except ValueError as error:
+            raise ConfigError(f"{place}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AnyTerm:
+    """What stands beside the options of every term."""
+
+    use: str = ""
+    weight: float = 1.0
+
+
+def _term_schema(options: type) -> type:
+    """The keys of an entry of ``loss.terms``."""
+    return make_dataclass(
+        "Term", [], bases=(_AnyTerm, options), frozen=True, kw_only=True
+    )
+
+
+def check_resume(run_dir: Path, resume: str) -> None:
+    """See that there is, or is not, a run to go on with.
+
+    Args:
+        run_dir: the run's.
+        resume: one of ``RESUME``.
+
+    Raises:
+        ConfigError: it is none of them, or not as it says.
+    """
+    if resume not in RESUME:
+        raise ConfigError(f"resume is {resume!r}; give one of {', '.join(RESUME)}")
+    before = run_dir / "config.yaml"
+    if not before.is_file():
+        if resume == "must":
+            raise ConfigError(
+                f"--resume must: there is no run in {run_dir} to continue; check "
+                "run.dir and run.name"
+            )
+        return
+    if resume == "never":
+        raise ConfigError(
+            f"{run_dir} holds a run already; choose another run.name, or --resume "
+            "auto to continue it"
+        )
+
+
+def check_disk(run_dir: Path, student_bytes: int, phases: int) -> None:
+    """See that there is room for students of every phase, and for one checkpoint with
+    optimiser state.
+
+    Args:
+        run_dir: the run's, which need not be there yet.
+        student_bytes: size of the student's weights.
+        phases: of all arms together.
+
+    Raises:
+        ConfigError: there is less.
+    """
+    needed = student_bytes * (phases + 1) + 6 * student_bytes
+    folder = next(p for p in (run_dir, *run_dir.resolve().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ConfigError(
+            f"the run writes about {needed / 2**20:.0f} MiB under {run_dir}, but "
+            f"{free / 2**20:.0f} MiB are free; free some space or set run.dir to "
+            "another disk"
+        )
+
+
+def _same_engine(trains: Sequence[TrainConfig]) -> None:
+    """One process has one engine: what it is made of cannot change by phase."""
+    fields = (
+        "engine zero_stage optimizer batch_size grad_accum fp16 threads max_grad_norm"
+    )
+    for name in fields.split():
+        values = {getattr(train, name) for train in trains}
+        if len(values) > 1:
+            raise ConfigError(
+                f"train.{name} differs between phases ({sorted(map(str, values))}); "
+                "it belongs to the whole run: set it under train or phase.all.train"
+            )
+
+
+def _same_rotation(config: Config, phases: Sequence[PhaseConfig]) -> None:
+    """Teachers are loaded once, so how far they may read is the whole run's choice."""
+    for phase in phases:
+        if phase.align.rope_scaling_method != config.align.rope_scaling_method:
+            raise ConfigError(
+                f"phase {phase.name!r} sets align.rope_scaling_method to "
+                f"{phase.align.rope_scaling_method!r}, the run to "
+                f"{config.align.rope_scaling_method!r}; set it under align, for all"
+            )
+
+
+def _check_quantised(config: Config, train: TrainConfig) -> None:
+    """ZeRO 3 would take the bytes of quantised weights for numbers to part."""
+    splits = train.engine == "deepspeed" and train.zero_stage == 3
+    if splits and config.student.quantise != "none":
+        raise ConfigError(
+            f"student.quantise={config.student.quantise} does not go with "
+            "train.zero_stage=3, which parts weights that are numbers; set "
+            "train.zero_stage=2 or less: a quantised student is small, and what is "
+            "trained of it smaller still"
+        )

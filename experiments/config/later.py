@@ -1,0 +1,36 @@
+"""Settings that earlier versions had not, so that what these left goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.config.parsing import plain
+from student.config import LoraConfig
+
+LATER: Mapping[str, Any] = {
+    "quantise": "none",
+    "date": None,
+    "lora": plain(LoraConfig()),
+    "optimizer": "adamw",
+    "temperatures": [1.0],
+    "fade_steps": 0,
+    "fade_to": 0.0,
+    "projected_kl": 0.0,
+    "projected_chains": False,
+    "likelihood_ends": "tokens",
+    "on_bad_row": "stop",
+    "learn_end": False,
+    "terms": {},
+}
+"""Settings that earlier versions had not, with what these did: records leave them out,
+so that runs and stores of these versions go on."""
+
+
+def since_ever(section: Any) -> dict[str, Any]:
+    """A section's settings, without later ones that are as if they were not there."""
+    return {
+        key: value
+        for key, value in plain(section).items()
+        if key not in LATER or value != LATER[key]
+    }

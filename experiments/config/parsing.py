@@ -1,0 +1,351 @@
+"""Turn plain YAML data into dataclasses, and refuse what does not fit.
+
+The types are the schema: nested dataclasses are sections, a ``dict[str, X]`` is a
+section with names of the user's choosing, everything else is a leaf, which pydantic
+checks (``align.support.field_types``). The walk over sections is ours: it knows where a
+scalar was typed on a command line, leaves a phase's sections partial, and answers an
+unknown key with the nearest one, which pydantic has no place for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from align.errors import InputError
+from align.support.field_types import checked, is_union
+from experiments.config.schema import (
+    ConfigError,
+    describe_type,
+    entry_of,
+    hints_of,
+    join,
+    named_section,
+    section_of,
+    unknown_key,
+)
+
+__all__ = [
+    "ConfigError",
+    "Typed",
+    "build",
+    "check",
+    "leaf",
+    "load_mapping",
+    "load_yaml",
+    "merge",
+    "parse_override",
+    "plain",
+]
+
+T = TypeVar("T")
+
+_NUMBER = re.compile(
+    r"""[-+]?(?:\d[\d_]*)(?:\.[\d_]*)(?:[eE][-+]?\d+)?$
+    |[-+]?(?:\d[\d_]*)(?:[eE][-+]?\d+)$
+    |[-+]?\.\d[\d_]*(?:[eE][-+]?\d+)?$
+    |[-+]?\.(?:inf|Inf|INF)$
+    |\.(?:nan|NaN|NAN)$""",
+    re.VERBOSE,
+)
+"""A number with a point or an exponent; YAML reads integers by another rule."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Typed:
+    """A scalar typed on a command line, still as text.
+
+    Whether ``5`` is a number or a name depends on the field, so the decision waits
+    for the field's type.
+    """
+
+    text: str
+
+
+def load_yaml(text: str, source: str) -> Any:
+    """Parse YAML, reading ``1e-4`` as a number.
+
+    Args:
+        text: the document.
+        source: what to call it in an error, such as the file's path.
+
+    Raises:
+        ConfigError: not YAML, or a key stands twice in one mapping, of which YAML
+            would keep the last; names source and lines.
+    """
+    import yaml
+
+    loader = _loader()(text)
+    try:
+        node = loader.get_single_node()
+        _refuse_repeated_keys(node, source, "", set())
+        return None if node is None else loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" line {mark.line + 1} column {mark.column + 1}" if mark else ""
+        raise ConfigError(
+            f"{source}{place} is not valid YAML: {error.problem}; "
+            "check indentation, quotes and brackets there"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {error}") from None
+
+
+@functools.cache
+def _loader() -> Any:
+    """PyYAML's safe loader, which reads numbers as YAML 1.2 does and leaves days texts.
+
+    YAML 1.1 asks for a point in ``1e-4`` and would make it a text.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    other = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in other]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver(other[0], _NUMBER, list("-+0123456789."))
+    return Loader
+
+
+def _refuse_repeated_keys(node: Any, source: str, path: str, seen: set[int]) -> None:
+    """Walk the nodes, before they become a mapping in which the last key wins."""
+    import yaml
+
+    if id(node) in seen:  # an anchor that is used again
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _refuse_repeated_keys(item, source, f"{path}[{index}]", seen)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    first: dict[str, Any] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
+            continue
+        name = join(path, key.value)
+        if key.value in first:
+            places = _places(first[key.value].start_mark, key.start_mark)
+            raise ConfigError(
+                f"{source}: {name!r} stands twice, {places}; YAML would keep the last "
+                "alone: keep one, or put their settings together"
+            )
+        first[key.value] = key
+        _refuse_repeated_keys(value, source, name, seen)
+
+
+def _places(first: Any, second: Any) -> str:
+    """Two marks by line, or by column where they share one."""
+    if first.line == second.line:
+        columns = f"columns {first.column + 1} and {second.column + 1}"
+        return f"in line {first.line + 1} at {columns}"
+    return f"in lines {first.line + 1} and {second.line + 1}"
+
+
+def load_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file which must hold a mapping.
+
+    Raises:
+        ConfigError: no such file, not UTF-8, not YAML, or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"config file {path} does not exist") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; give a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"config file {path} is not UTF-8 at byte {error.start}; save it as UTF-8"
+        ) from None
+    data = load_yaml(text, str(path))
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"config file {path} holds a {type(data).__name__}; "
+            "give a mapping such as 'student: {model: gpt2}'"
+        )
+    return data
+
+
+def parse_override(item: str) -> dict[str, Any]:
+    """Turn ``fuse.temperature=0.5`` into ``{"fuse": {"temperature": 0.5}}``.
+
+    Lists and mappings are YAML (``data.train=[a.txt, b.txt]``); scalars stay
+    :class:`Typed` until the field's type is known.
+
+    Raises:
+        ConfigError: no ``=``, an empty key, or a value which is not YAML.
+    """
+    key, equals, text = item.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(
+            f"override {item!r} is not of the form section.key=value; "
+            "for example fuse.temperature=0.5"
+        )
+    value = load_yaml(text, f"the value of override {key!r}")
+    nested: Any = value if isinstance(value, list | dict) else Typed(text)
+    for part in reversed(parts):
+        nested = {part: nested}
+    return typing.cast(dict[str, Any], nested)
+
+
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one tree over another: mappings join, anything else replaces."""
+    joined = dict(base)
+    for key, value in top.items():
+        below = joined.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            joined[key] = merge(below, value)
+        else:
+            joined[key] = value
+    return joined
+
+
+def build(cls: type[T], data: Any, path: str = "", root: type | None = None) -> T:
+    """Make a checked dataclass from plain data.
+
+    Args:
+        cls: a dataclass; fields of dataclass type are sections of it.
+        data: nested mappings, lists and scalars, as YAML gives them.
+        path: where ``data`` stands in the whole config, for errors.
+        root: type of the whole config, whose names an error may suggest.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a missing required key, or a
+            value which the dataclass itself refuses.
+    """
+    values = check(cls, data, path, root)
+    for field in dataclasses.fields(typing.cast(Any, cls)):
+        required = (
+            field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        )
+        if required and field.name not in values:
+            hint = describe_type(hints_of(cls)[field.name])
+            raise ConfigError(f"{join(path, field.name)} is missing; give {hint}")
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def check(
+    cls: type,
+    data: Any,
+    path: str = "",
+    root: type | None = None,
+    partial: bool = False,
+) -> dict[str, Any]:
+    """Check the keys and types of a section.
+
+    Args:
+        cls: the dataclass the section belongs to.
+        data: any subset of its fields.
+        path: where ``data`` stands, for errors.
+        root: type of the whole config, for suggestions.
+        partial: leave the sections inside as mappings, filling in nothing.
+
+    Returns:
+        The given keys with values of the fields' types.
+
+    Raises:
+        ConfigError: an unknown key or a wrong type.
+    """
+    hints = hints_of(cls)
+    section = _mapping(data, path, describe_type(cls))
+    for key in section:
+        if key not in hints:
+            raise unknown_key(join(path, key), root or cls, known=hints)
+    return {
+        key: _value(hints[key], value, join(path, key), root or cls, partial)
+        for key, value in section.items()
+    }
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses and tuples into mappings and lists, ready for YAML."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def _value(hint: Any, raw: Any, path: str, root: type, partial: bool) -> Any:
+    named = named_section(hint)
+    if named is not None:
+        return {
+            str(key): _value(named, value, join(path, key), root, partial)
+            for key, value in _mapping(raw, path, describe_type(hint)).items()
+        }
+    section, stays_partial = section_of(hint)
+    if section is None:
+        return leaf(hint, raw, path)
+    if partial or stays_partial:
+        return check(section, raw, path, root, partial=True)
+    return build(section, raw, path, root)
+
+
+def leaf(hint: Any, raw: Any, path: str) -> Any:
+    """Check one value against its type.
+
+    A mapping from names of the user's choosing is checked entry by entry, so that an
+    override may set one of them: ``loss.extra.mine=0.5``.
+
+    Raises:
+        ConfigError: names the path, the value and what is valid.
+    """
+    entry = entry_of(hint)
+    if isinstance(raw, Mapping) and entry is not None:
+        return {str(key): leaf(entry, x, join(path, key)) for key, x in raw.items()}
+    if not isinstance(raw, Typed):
+        return _checked(hint, _untyped(raw), path)
+    try:
+        return leaf(hint, load_yaml(raw.text, path), path)
+    except ConfigError:
+        if hint is str or (is_union(hint) and str in get_args(hint)):
+            return raw.text
+        raise
+
+
+def _untyped(raw: Any) -> Any:
+    """What was typed, as text, wherever it stands: no name of ours is shown."""
+    if isinstance(raw, Typed):
+        return raw.text
+    if isinstance(raw, Mapping):
+        return {key: _untyped(value) for key, value in raw.items()}
+    return raw
+
+
+def _checked(hint: Any, raw: Any, path: str) -> Any:
+    try:
+        return checked(hint, raw, path, from_text=True)
+    except InputError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _mapping(data: Any, path: str, valid: str) -> Mapping[str, Any]:
+    if data is None:
+        return {}  # a section without keys, as YAML reads "train:" and nothing more
+    if isinstance(data, Mapping):
+        return data
+    raise ConfigError(f"{path or 'the config'} is {_untyped(data)!r}; give {valid}")

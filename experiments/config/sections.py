@@ -1,0 +1,351 @@
+"""The sections of a run's config which belong to no single package.
+
+Alignment, fusion, objective, loop and a phase's choice of teachers keep theirs beside
+their code: ``align.config``, ``fuse.config``, ``student.config`` and
+``teacher.teacher_rule``, where plugins' phases are checked against them, too.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from align.config import AlignConfig
+from align.support.field_types import (
+    AtLeastOne,
+    Count,
+    NotNegative,
+    Share,
+    check_fields,
+)
+from align.text.conversation import Chats
+from fuse.config import FuseConfig
+from fuse.routing_stats import COLLAPSE_SHARE, UNIFORM_ENTROPY
+from student.config import LoraConfig, LossConfig, TrainConfig
+from student.output_config import OutputConfig
+from teacher.loading.quantise import Quantisation
+from teacher.store.manifest import Form
+from teacher.teacher_rule import TeacherRule
+
+_DOMAIN = re.compile(r"(?:([\w-]+)=)?(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """What the run is called and where it is written."""
+
+    name: str = "run"
+    """Folder of this run under ``dir``."""
+    dir: str = "runs"
+    """Folder which holds runs."""
+    seed: Count = 0
+    """Seeds data order, dropout, what is trained beside the student and, with
+    ``student.init: fresh``, the student itself."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: a value that its type does not take, or no plain folder name.
+        """
+        check_fields(self, "run")
+        if not self.name or Path(self.name).name != self.name:
+            raise ValueError(
+                f"run.name is {self.name!r}; give a folder name without '/', "
+                "and its parent in run.dir"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentConfig:
+    """The model that learns."""
+
+    model: str = "zoo:student"
+    """Hub name, local folder, or ``zoo:<name>``."""
+    init: Literal["checkpoint", "fresh"] = "checkpoint"
+    """Where its weights come from: the model's checkpoint, or drawn anew from
+    ``run.seed`` as the architecture draws them (its config and tokenizer are enough
+    then), so that runs with several seeds train several students."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type its weights are trained in; ``train.bf16`` is the cheaper choice. With
+    ``lora`` of the frozen weights: what is trained is float32."""
+    export_dtype: Literal["checkpoint", "float32", "bfloat16", "float16"] = "checkpoint"
+    """Type of the weights in the run's ``student/``: as in the files it came from, or
+    this one. What every phase leaves keeps the type it was trained in."""
+    quantise: Quantisation = "none"
+    """How its linear layers are held: as loaded, in 8 bits, or in 4 (NF4; needs the
+    extra ``quant``). What is quantised stands still, so ``lora.rank`` must be set."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Low-rank updates; needs the extra ``quant``."""
+
+    def __post_init__(self) -> None:
+        """Check every field, and that something can be trained.
+
+        Raises:
+            ValueError: a value that its type does not take, or the weights are
+                quantised and there are no updates.
+        """
+        check_fields(self, "student")
+        if self.quantise != "none" and not self.lora.rank:
+            raise ValueError(
+                f"student.quantise={self.quantise} freezes the student's weights, and "
+                "nothing would be trained; set student.lora.rank=16 to train low-rank "
+                "updates beside them, or student.quantise=none"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherConfig:
+    """One frozen teacher."""
+
+    model: str
+    """Hub name, local folder, or ``zoo:<name>``."""
+    weight: NotNegative = 1.0
+    """Its share in fixed fusion where ``fuse.weights`` is null."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type its weights are loaded in; auto keeps the checkpoint's."""
+    quantise: Quantisation = "none"
+    """How its linear layers are held: as loaded, in 8 bits, or in 4 (NF4; needs the
+    extra ``quant``)."""
+    shard: bool = False
+    """Split its weights over all processes of a run, each block brought together when
+    it runs: for a teacher that one device cannot hold. Slower, and without
+    ``train.prefetch``."""
+    long_texts: Literal["extend", "refuse", "window"] = "extend"
+    """Texts longer than it was trained to read: ``extend`` its rotation by
+    ``align.rope_scaling_method``, to ``data.max_length`` of its own tokens at most, and
+    cut what is longer (all that is longer than a position table), ``refuse``, or
+    ``window``: read them in windows of that length that overlap by half, each token's
+    KV from the first window that holds it."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: a value that its type does not take.
+        """
+        check_fields(self, "teachers.NAME")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Text to learn from and to be measured on."""
+
+    train: list[str] = field(default_factory=lambda: ["zoo"])
+    """Files or folders of text, ``domain=path`` to name a domain (else the file's
+    name); relative to the folder the command runs in. Or ``zoo``, the embedded prose
+    and code. docs/experiments.md lists the formats."""
+    eval: list[str] = field(default_factory=list)
+    """Held-out text, as ``train``; empty: ``eval_share`` of the training text."""
+    eval_share: Annotated[float, Interval(gt=0, le=0.5)] = 0.1
+    """Share of the training text held out where ``eval`` is empty, by whole documents
+    where a domain has several."""
+    overlap: Literal["drop", "refuse", "keep"] = "drop"
+    """Training text that is held out, too, character by character, as a document or as
+    a sample: ``drop`` does not train on it, ``refuse`` does not run, ``keep`` trains on
+    it all the same."""
+    learn_end: bool = True
+    """Whether the student learns its end-of-text token after the last piece of every
+    document, and of every conversation whose chat template does not end turns itself.
+    Never after a cut. Bits per character do not count it."""
+    text_field: str = "text"
+    """Field of a row which holds the text; a row without ``text`` is also read by
+    other fields, see docs/experiments.md."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """What to do with a row that holds no text to learn from, such as a tool call or a
+    picture: ``stop`` before any work, or ``skip`` it and say how many."""
+    chats: Chats = "template"
+    """``template`` reads ``messages``, or ``prompt`` and ``completion``, in each
+    model's own chat template and aligns their contents alone; ``plain`` makes one
+    text of them."""
+    date: str | None = None
+    """Day that chat templates are told, such as 2026-11-28, where they write one;
+    null: the day on which the run, or its extraction, began, which it keeps."""
+    max_length: Annotated[int, Interval(ge=8)] = 128
+    """Student tokens per sample, special ones included; longer texts are cut into
+    several, at a token's end, and no character is lost; conversations lose their ends.
+    A sample that makes more tokens of a teacher than this and than it was trained to
+    read, or than it has positions, is cut further, for all alike (see
+    ``teachers.NAME.long_texts``)."""
+    train_samples: AtLeastOne | None = None
+    """Use at most so many samples per domain; null for all."""
+    eval_samples: AtLeastOne | None = 64
+    """Measure on at most so many samples per domain; null for all."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: a value that its type does not take, no text, or no day.
+        """
+        check_fields(self, "data")
+        if not self.train:
+            raise ValueError("data.train is empty; give paths, or [zoo]")
+        try:
+            datetime.date.fromisoformat(self.date or "2026-01-01")
+        except ValueError:
+            raise ValueError(
+                f"data.date is {self.date!r}; give a day such as 2026-11-28, or null"
+            ) from None
+
+    def sources(self, which: Literal["train", "eval"]) -> list[tuple[str | None, str]]:
+        """Split ``domain=path`` entries: (domain or None, path or ``zoo``)."""
+        pairs = []
+        for entry in getattr(self, which):
+            match = _DOMAIN.fullmatch(entry)
+            assert match is not None  # the pattern takes any text
+            pairs.append((match[1], match[2]))
+        return pairs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreConfig:
+    """Teachers' keys and values on disk: written by ``mtkd extract``, read by runs."""
+
+    dir: str = "kv"
+    """Folder which holds stores."""
+    name: str | None = None
+    """Folder of this store under ``dir``; null: the run's name."""
+    read: bool | list[str] = False
+    """Train from the store, without loading the teachers it holds: true for all that
+    are stored, or the names of those to read; the others are loaded and asked live."""
+    form: Form = "raw"
+    """What is stored: teachers' own tokens and sizes, their sizes on the student's
+    tokens, the student's sizes (by calibrated adapters), or all teachers in one
+    (where weights are fixed). Each is smaller and fits fewer runs than the last."""
+    encoding: Literal["float32", "bfloat16", "int8", "int4", "lowrank"] = "bfloat16"
+    """How numbers become bytes."""
+    rank: AtLeastOne | None = None
+    """Components that ``lowrank`` keeps; null: half the width."""
+    zstd: Annotated[int, Interval(ge=1, le=19)] | None = None
+    """Level of lossless compression on top; null for none."""
+    shard_samples: AtLeastOne = 64
+    """Texts in a shard: what a killed task loses, and twice what it holds in
+    memory."""
+    batch_size: AtLeastOne = 8
+    """Texts per forward pass of a teacher."""
+    on_non_finite: Literal["stop", "skip"] = "stop"
+    """What happens where a teacher's KV are not finite: stop, or leave the text out
+    for that teacher and say so."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: a value that its type does not take, a name that is no folder's,
+                or a rank with an encoding that has none.
+        """
+        check_fields(self, "store")
+        if isinstance(self.read, list) and self.form == "fused":
+            raise ValueError(
+                f"store.read names {', '.join(self.read)}, but with store.form=fused "
+                "all teachers are one; set store.read=true"
+            )
+        if self.name is not None and (
+            not self.name or Path(self.name).name != self.name
+        ):
+            raise ValueError(
+                f"store.name is {self.name!r}; give a folder name without '/', and "
+                "its parent in store.dir"
+            )
+        if self.rank is not None and self.encoding != "lowrank":
+            raise ValueError(
+                f"store.rank is {self.rank} with encoding {self.encoding}; give "
+                "encoding lowrank, or rank null"
+            )
+
+    def reads(self, teacher: str) -> bool:
+        """Whether a teacher is read from the store, where it is in it."""
+        return teacher in self.read if isinstance(self.read, list) else self.read
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaselineConfig:
+    """What the run is measured against, on the same data and steps."""
+
+    ce_only: bool = True
+    """Train the same student by next-token loss alone."""
+    single_teachers: Literal["all", "none"] | list[str] = "all"
+    """Distil from each of these teachers alone; the best one is compared."""
+    leave_one_out: Literal["all", "none"] | list[str] = "none"
+    """Distil from all teachers but one, for each of these: what the student loses is
+    what that teacher was worth. An arm for each; nobody takes the teacher's place."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateConfig:
+    """What becomes of a phase that did harm."""
+
+    action: Literal["report", "rollback"] = "report"
+    """``report`` says so; ``rollback`` also goes on from the student before the phase,
+    in every arm, and decides on held-out text of its own where there is enough."""
+    tolerance: Annotated[float, Interval(ge=0, le=math.inf)] = 0.01
+    """A phase hurts if, in any domain, its student needs more bits per held-out
+    character than (1 + tolerance) times what the CE-only student after the same phase,
+    or the student before the phase, needs: 0.01 allows 1 % more."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: a value that its type does not take.
+        """
+        check_fields(self, "gate")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlarmConfig:
+    """When a run warns while it trains, once for each kind and phase.
+
+    ``align.min_coverage`` is the threshold for text that teachers do not reach.
+    """
+
+    health_every: Count = 25
+    """Optimiser steps between two measurements of the student's keys and values,
+    on the training batch; 0 for none."""
+    min_spread: Share = 0.25
+    """Standard deviation of keys or values, as a share of what it was when the phase
+    began, below which they may be collapsing."""
+    min_rank: Share = 0.5
+    """Effective rank of keys or values, likewise."""
+    max_weight: Share = COLLAPSE_SHARE
+    """Mean routing weight of one teacher above which the router has collapsed."""
+    max_entropy: Share = UNIFORM_ENTROPY
+    """Routing entropy over log M above which the router chooses nothing; looked at in
+    the second half of a phase, because routers start there."""
+    max_skipped: Count = 0
+    """Steps of a phase that may be skipped for numbers that are not finite."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: a value that its type does not take.
+        """
+        check_fields(self, "alarms")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseSections:
+    """The sections a phase may set; each is any subset of the general one."""
+
+    title: str = ""
+    """One line for tables and pictures."""
+    teachers: TeacherRule = field(default_factory=TeacherRule)
+    """Which teachers it takes."""
+    align: AlignConfig = field(default_factory=AlignConfig)
+    """Alignment."""
+    fuse: FuseConfig = field(default_factory=FuseConfig)
+    """Fusion."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Objective."""
+    output: OutputConfig = field(default_factory=OutputConfig)
+    """Objectives on next-token distributions."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Loop."""

@@ -1,0 +1,426 @@
+"""The whole config of a run: one tree, one parser, one precedence.
+
+Defaults, then the file, then ``key=value`` overrides make the general sections.
+Each phase lays over them, in this order: its preset, ``phase.all``, ``phase.<name>``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from align.config import AlignConfig
+from experiments.config.parsing import (
+    ConfigError,
+    Typed,
+    build,
+    check,
+    load_mapping,
+    merge,
+    parse_override,
+    plain,
+)
+from experiments.config.schema import Partial
+from experiments.config.sections import (
+    AlarmConfig,
+    BaselineConfig,
+    DataConfig,
+    GateConfig,
+    PhaseSections,
+    RunConfig,
+    StoreConfig,
+    StudentConfig,
+    TeacherConfig,
+)
+from fuse.config import FuseConfig
+from student.config import LossConfig, TrainConfig
+from student.output_config import OutputConfig
+from teacher.teacher_rule import (
+    OfKind,
+    TeacherFacts,
+    TeacherRule,
+    select_teachers,
+    too_few,
+)
+
+PHASES = ("dual", "multi_basic", "real_multi", "routing", "z_space")
+"""The built-in phases, in the order in which they build on each other."""
+PRESETS = Path(__file__).parents[1] / "phases"
+"""Where they are kept, one file each."""
+SINGLE_PHASE = "single"
+"""The built-in phase for one teacher, outside the curriculum."""
+
+EVERY_PHASE = "all"
+"""The name under ``phase`` whose settings hold for every phase."""
+
+GENERAL = ("align", "fuse", "loss", "output", "train")
+"""The general sections which a phase may change."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Everything a run depends on."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    """Name, place, seed."""
+    student: StudentConfig = field(default_factory=StudentConfig)
+    """The model that learns."""
+    teachers: dict[str, TeacherConfig] = field(default_factory=dict)
+    """The frozen teachers, by a name of your choice."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Training and held-out text."""
+    align: AlignConfig = field(default_factory=AlignConfig)
+    """Alignment, for every phase."""
+    fuse: FuseConfig = field(default_factory=FuseConfig)
+    """Fusion, for every phase."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Objective, for every phase."""
+    output: OutputConfig = field(default_factory=OutputConfig)
+    """Objectives on next-token distributions, for every phase."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Loop, for every phase."""
+    phases: list[str] = field(default_factory=lambda: list(PHASES))
+    """Phases to run, in this order; each starts from the last one's student. Where it
+    is not given, those of the five that ask for no more teachers than there are, and
+    with one teacher ``single``."""
+    phase: dict[str, Annotated[dict[str, Any], Partial(PhaseSections)]] = field(
+        default_factory=dict
+    )
+    """Settings of single phases (``phase.routing.train.steps``), or of every phase
+    (``phase.all.…``); they win over the phase's preset."""
+    baselines: BaselineConfig = field(default_factory=BaselineConfig)
+    """Comparisons."""
+    gate: GateConfig = field(default_factory=GateConfig)
+    """Phases that do harm."""
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
+    """What is warned of while training."""
+    store: StoreConfig = field(default_factory=StoreConfig)
+    """Stored teachers."""
+    plugins: list[str] = field(default_factory=list)
+    """Modules, or paths of .py files, to load as plugins besides the installed ones.
+    A relative path starts from the folder in which the command runs, not from the
+    config's."""
+    skip_plugins: list[str] = field(default_factory=list)
+    """Installed plugins (entry points or distributions) that are not loaded."""
+
+    def __post_init__(self) -> None:
+        """Check what spans sections.
+
+        Raises:
+            ValueError: a name which cannot be used or is not known.
+        """
+        for name in self.teachers:
+            if not _NAME.fullmatch(name):
+                raise ConfigError(
+                    f"teachers has {name!r}; name teachers with letters, digits, '-' "
+                    "and '_' (a dot would separate keys), the model may be any path"
+                )
+        if not self.phases:
+            raise ConfigError(f"phases is empty; give some of {', '.join(PHASES)}")
+        repeated = [name for name in self.phases if self.phases.count(name) > 1]
+        if repeated:
+            raise ConfigError(f"phases names {repeated[0]!r} twice; name a phase once")
+        for key in ("single_teachers", "leave_one_out"):
+            wanted = getattr(self.baselines, key)
+            if isinstance(wanted, list):
+                _known(f"baselines.{key}", wanted, self.teachers)
+        _known("align.layer_map", self.align.layer_map, self.teachers)
+        if isinstance(self.store.read, list):
+            _known("store.read", self.store.read, self.teachers)
+        for name, wanted in self.output.teachers.items():
+            _known(f"output.teachers.{name}", wanted, self.teachers)
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's directory."""
+        return Path(self.run.dir) / self.run.name
+
+    @property
+    def store_dir(self) -> Path:
+        """The directory of the run's stored teachers."""
+        return Path(self.store.dir) / (self.store.name or self.run.name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseConfig:
+    """One phase, with nothing left to look up."""
+
+    name: str
+    title: str
+    rule: TeacherRule
+    """How it chooses teachers."""
+    teachers: list[str]
+    """Teachers it may take, in order: the rule's names, or all of the run's."""
+    align: AlignConfig
+    fuse: FuseConfig
+    loss: LossConfig
+    output: OutputConfig
+    train: TrainConfig
+
+    def select(self, facts: Mapping[str, OfKind]) -> list[str]:
+        """Choose this phase's teachers once their kinds are known.
+
+        Args:
+            facts: kind and family by name, at least for ``teachers``.
+
+        Raises:
+            ConfigError: too few teachers fit.
+        """
+        known = {name: facts[name] for name in self.teachers}
+        try:
+            return select_teachers(self.rule, known, self.name)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any] | None = None,
+    overrides: Iterable[str] = (),
+) -> Config:
+    """Read a config: defaults, then the file, then the overrides.
+
+    Args:
+        source: a YAML file, the name of a packaged config (``quickstart``), plain
+            data, or None for defaults alone. A file's stem becomes ``run.name``
+            where the file gives none.
+        overrides: dotted settings, such as ``fuse.temperature=0.5``, or
+            ``teachers=[gpt2, facebook/opt-125m]``.
+
+    Raises:
+        ConfigError: anything in it that cannot be used.
+    """
+    data: dict[str, Any] = {}
+    if isinstance(source, Mapping):
+        data = _expand(source)
+    elif source is not None:
+        path = config_path(source)
+        data = _expand(load_mapping(path))
+        if path.name != "config.yaml":
+            stem = {"run": {"name": re.sub(r"[^A-Za-z0-9_.-]", "-", path.stem)}}
+            data = merge(stem, data)
+    for item in overrides:
+        top = parse_override(item)
+        if isinstance(top.get("teachers"), list):
+            data.pop("teachers", None)  # a list names all of them
+        data = merge(data, _expand(top))
+    if "phases" not in data and isinstance(data.get("teachers"), dict):
+        data["phases"] = default_phases(len(data["teachers"]), data.get("phase"))
+    return build(Config, data)
+
+
+def default_phases(teachers: int, changes: Any = None) -> list[str]:
+    """The built-in phases that a number of teachers is enough for.
+
+    Args:
+        teachers: how many there are; with none, all five are named, so that the error
+            says what they need.
+        changes: the config's ``phase``, which may set ``teachers.min``.
+
+    Returns:
+        Names in running order; ``single`` where it is enough for none of the five.
+    """
+    fitting = [name for name in PHASES if _fewest(name, changes) <= teachers]
+    return fitting or ([SINGLE_PHASE] if teachers else list(PHASES))
+
+
+def _fewest(phase: str, changes: Any) -> int:
+    """The fewest teachers that a built-in phase is to run with."""
+    fewest = load_mapping(PRESETS / f"{phase}.yaml")["teachers"]["min"]
+    for name in (EVERY_PHASE, phase):
+        part = changes.get(name) if isinstance(changes, Mapping) else None
+        rule = part.get("teachers") if isinstance(part, Mapping) else None
+        changed = rule.get("min") if isinstance(rule, Mapping) else None
+        if changed is not None:
+            text = changed.text if isinstance(changed, Typed) else changed
+            fewest = int(text) if str(text).isdigit() else fewest  # else refused later
+    return int(fewest)
+
+
+def config_path(name: str | Path) -> Path:
+    """Find a config by path, or by the name of a packaged one.
+
+    Raises:
+        ConfigError: neither; lists the packaged ones.
+    """
+    path = Path(name)
+    packaged = Path(__file__).parents[1] / "configs"
+    if path.exists():
+        return path
+    inside = packaged / f"{name}.yaml"
+    if inside.parent == packaged and inside.is_file():
+        return inside
+    names = ", ".join(sorted(file.stem for file in packaged.glob("*.yaml")))
+    raise ConfigError(
+        f"config {str(name)!r} is neither a file nor a packaged config ({names}); "
+        "`mtkd config show > my.yaml` writes one to start from"
+    )
+
+
+def config_text(config: Config | PhaseConfig) -> str:
+    """Give the whole config as YAML which :func:`load_config` reads back."""
+    import yaml
+
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+
+
+def save_config(config: Config | PhaseConfig, path: Path) -> None:
+    """Write the resolved config, all at once or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(config_text(config), encoding="utf-8")
+    part.replace(path)
+
+
+def resolve_phase(
+    config: Config, phase_name: str, presets: Mapping[str, Mapping[str, Any]]
+) -> PhaseConfig:
+    """Lay preset, ``phase.all`` and ``phase.<name>`` over the general sections.
+
+    Args:
+        config: the run's config.
+        phase_name: one of ``presets``.
+        presets: partial configs by phase name, from the registry.
+
+    Raises:
+        ConfigError: no such phase, a setting that cannot be used, or fewer
+            teachers than the phase needs.
+    """
+    for name in (*config.phase, phase_name):
+        if name not in presets and name != EVERY_PHASE:
+            place = "phase." if name != phase_name else "phases: "
+            raise _unknown(f"{place}{name}", name, presets)
+    preset = _expand_phase(presets[phase_name])
+    try:
+        check(PhaseSections, preset, f"phase.{phase_name}", Config, partial=True)
+    except ConfigError as error:
+        raise ConfigError(f"preset of phase {phase_name!r}: {error}") from None
+    layers = (
+        {key: plain(getattr(config, key)) for key in GENERAL},
+        preset,
+        config.phase.get(EVERY_PHASE, {}),
+        config.phase.get(phase_name, {}),
+    )
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = merge(merged, layer)
+    try:
+        sections = build(PhaseSections, merged, f"phase.{phase_name}", Config)
+    except ConfigError as error:
+        raise ConfigError(f"phase {phase_name!r}: {error}") from None
+    return _with_teachers(config, phase_name, sections)
+
+
+def resolve_phases(
+    config: Config, presets: Mapping[str, Mapping[str, Any]]
+) -> list[PhaseConfig]:
+    """Resolve every phase of the run, so that errors come before work.
+
+    Raises:
+        ConfigError: see :func:`resolve_phase`.
+    """
+    return [resolve_phase(config, name, presets) for name in config.phases]
+
+
+def hidden_settings(
+    config: Config, presets: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Find general settings that were changed in vain, because presets set them too.
+
+    Returns:
+        One sentence per setting, with the key that would reach the phases.
+    """
+    changed, defaults = plain(config), plain(Config())
+    found: dict[str, list[str]] = {}
+    for phase in config.phases:
+        own = (config.phase.get(EVERY_PHASE, {}), config.phase.get(phase, {}))
+        for section in GENERAL:
+            for key in presets[phase].get(section, {}):
+                aware = any(key in part.get(section, {}) for part in own)
+                if not aware and changed[section][key] != defaults[section][key]:
+                    found.setdefault(f"{section}.{key}", []).append(phase)
+    return [
+        f"{name} has no effect in {', '.join(phases)}, whose preset sets it; "
+        f"phase.{EVERY_PHASE}.{name} would win"
+        for name, phases in found.items()
+    ]
+
+
+def _with_teachers(config: Config, name: str, sections: PhaseSections) -> PhaseConfig:
+    rule = sections.teachers
+    names = list(config.teachers) if rule.names is None else list(rule.names)
+    _known(f"phase.{name}.teachers", names, config.teachers)
+    if len(names) < rule.min:
+        unseen = {
+            teacher: TeacherFacts(kind=entry.model, family="")
+            for teacher, entry in config.teachers.items()
+        }
+        raise ConfigError(too_few(rule, name, names, unseen))
+    return PhaseConfig(
+        name=name,
+        title=sections.title or name,
+        rule=rule,
+        teachers=names,
+        align=sections.align,
+        fuse=sections.fuse,
+        loss=sections.loss,
+        output=sections.output,
+        train=sections.train,
+    )
+
+
+def _expand(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Write out the shorthands: teachers as a list or text, a phase's as a list."""
+    full = dict(data)
+    teachers = full.get("teachers")
+    if isinstance(teachers, list):
+        full["teachers"] = {_short_name(str(model)): model for model in teachers}
+        if len(full["teachers"]) < len(teachers):
+            raise ConfigError(
+                f"teachers {teachers} share a last path part; give a mapping of "
+                "names to models instead"
+            )
+    if isinstance(full.get("teachers"), dict):
+        full["teachers"] = {
+            name: {"model": entry} if isinstance(entry, str | Typed) else entry
+            for name, entry in full["teachers"].items()
+        }
+    if isinstance(full.get("phase"), dict):
+        full["phase"] = {
+            name: _expand_phase(part) if isinstance(part, Mapping) else part
+            for name, part in full["phase"].items()
+        }
+    return full
+
+
+def _expand_phase(part: Mapping[str, Any]) -> dict[str, Any]:
+    full = dict(part)
+    if isinstance(full.get("teachers"), list):
+        full["teachers"] = {"names": full["teachers"]}
+    return full
+
+
+def _short_name(model: str) -> str:
+    last = model.rstrip("/").rpartition("/")[2].removeprefix("zoo:")
+    return re.sub(r"[^A-Za-z0-9_-]", "-", last)
+
+
+def _known(place: str, names: Iterable[str], valid: Iterable[str]) -> None:
+    for name in names:
+        if name not in valid:
+            raise _unknown(f"{place} names {name!r}, which", name, valid)
+
+
+def _unknown(place: str, name: str, valid: Iterable[str]) -> ConfigError:
+    listed = list(valid)
+    near = difflib.get_close_matches(name, listed, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else "."
+    return ConfigError(
+        f"{place} is not known{meant} Valid: {', '.join(listed) or 'none'}."
+    )

@@ -1,0 +1,100 @@
+"""Which names a run looks up, whose they are, and whether that code has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from experiments.config.tree import PhaseConfig
+from plugins.registry import Registry
+from plugins.trial import Name, Options, foreign
+
+Records = Mapping[str, Mapping[str, str]]
+"""``kind name`` -> ``plugin``, ``distribution``, ``version`` and ``digest``."""
+
+
+def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
+    """Kind and name of everything that some phases call by name, each once."""
+    from student.terms.key_value import chosen_terms
+
+    found: list[Name] = []
+    for phase in phases:
+        found += [
+            ("phase", phase.name),
+            ("aligner", phase.align.aligner),
+            ("layer_map", phase.align.layer_mapping_strategy),
+            ("adapter", phase.align.adapter),
+            ("rope_scaler", phase.align.rope_scaling_method),
+            ("router", phase.fuse.router),
+            ("space", phase.fuse.space_name),
+            ("temperature", phase.output.temperature_rule),
+        ]
+        terms = chosen_terms(phase.loss, phase.output)
+        found += [("objective", term.kind) for term in terms.values()]
+    return list(dict.fromkeys(found))
+
+
+def options_used(phases: Iterable[PhaseConfig]) -> dict[Name, list[Options]]:
+    """With which options some phases call what they call by name, each way once."""
+    from student.terms.key_value import chosen_terms
+
+    ways: dict[Name, list[Options]] = {}
+    for phase in phases:
+        fuse = phase.fuse
+        for name, options in (
+            (("router", fuse.router), fuse.router_options),
+            (("space", fuse.space_name), fuse.space_options),
+            *(
+                (("objective", term.kind), term.options)
+                for term in chosen_terms(phase.loss, phase.output).values()
+            ),
+        ):
+            known = ways.setdefault(name, [])
+            if options not in known:
+                known.append(options)
+    return ways
+
+
+def plugin_records(registry: Registry, phases: Iterable[PhaseConfig]) -> Records:
+    """Whose code strangers' names in use are; empty where all are built in."""
+    return records_of(registry, names_used(phases))
+
+
+def records_of(registry: Registry, names: Iterable[Name]) -> Records:
+    """Whose code some names are; built-ins have no record."""
+    return {
+        f"{entry.kind} {entry.name}": {
+            "plugin": entry.plugin,
+            "distribution": entry.distribution,
+            "version": entry.version,
+            "digest": entry.digest,
+        }
+        for entry in foreign(registry, names)
+    }
+
+
+def changed_code(before: Records, now: Records) -> list[str]:
+    """A clause on every name that is in both records with other code.
+
+    Where a plugin lies does not matter, nor what its distribution is called.
+    """
+    clauses = []
+    for key in sorted(before.keys() & now.keys()):
+        old, new = before[key], now[key]
+        if _code(old) == _code(new):
+            continue
+        kind, _, name = key.partition(" ")
+        versions = ""
+        if old["version"] != new["version"]:
+            versions = f"version {old['version']} → {new['version']}, "
+        elif new["version"] != "-":
+            versions = f"version {new['version']}, "
+        clauses.append(
+            f"{kind.replace('_', ' ')} {name!r} of plugin {new['plugin']!r}: {versions}"
+            f"digest {old['digest'][:12] or '–'} → {new['digest'][:12] or '–'}"
+        )
+    return clauses
+
+
+def _code(record: Mapping[str, Any]) -> tuple[str, str]:
+    return record.get("version", ""), record.get("digest", "")

@@ -1,0 +1,26 @@
+"""Embedded models by their names in a config."""
+
+from __future__ import annotations
+
+import torch
+
+from experiments.config.tree import Config
+from teacher.names import ZOO, zoo_parts
+
+
+def build_zoo_models(config: Config) -> None:
+    """Build the embedded models that a config names and that are not cached."""
+    named = [config.student.model, *(t.model for t in config.teachers.values())]
+    wanted = [name for name in named if name.startswith(ZOO)]
+    if not wanted:
+        return
+    from teacher.zoo import build_zoo
+
+    by_scale: dict[str, list[str]] = {}
+    for name in wanted:
+        scale, model = zoo_parts(name)
+        by_scale.setdefault(scale, []).append(model)
+    threads = torch.get_num_threads()
+    for scale, names in by_scale.items():
+        build_zoo(names, scale=scale)
+    torch.set_num_threads(threads)

@@ -1,0 +1,1 @@
+"""What extraction and training will need, said before anything runs."""

@@ -1,0 +1,349 @@
+"""What one training process will hold, line by line, before any model is at hand.
+
+Weights, gradients and states are counted; activations are traced on the models' own
+code without their weights (:mod:`experiments.estimate.traced`); what losses hold
+follows from sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from align.layer_map import needs_sample
+from experiments.assemble.layer_maps import layer_maps
+from experiments.assemble.outputs import active_objectives, reading_outputs, teachers_of
+from experiments.assemble.precision import autocast_of, settle
+from experiments.assemble.teaching import build_bridge
+from experiments.config.presets import load_registry, presets_of
+from experiments.config.tree import Config, PhaseConfig, resolve_phases
+from experiments.estimate.measured import FLOAT, moments, zero_copies
+from experiments.estimate.shapes import PlannedModel, planned_model
+from experiments.estimate.traced import How, Passes, passes, skeleton
+from experiments.run.arms import plan_arms, repeated_arms
+from experiments.run.context import Stage
+from fuse.router import learns
+from plugins.registry import Registry
+from student.config import TrainConfig
+from student.layers import layers_read
+from student.objective import ATTENTION, compares, modules_of, needs_of
+from teacher.loading.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
+
+BLOCKS = {"cuda": 4, "cpu": 2}
+"""Blocks of logits that a divergence holds: two models', and on a GPU as many for what
+is between them; a CPU has that for a few rows at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that takes memory."""
+
+    of: str
+    """``student``, a teacher's name, or ``both`` of student and teachers."""
+    what: str
+    size: int
+    """Bytes."""
+
+
+def memory_plan(
+    config: Config,
+    processes: int = 1,
+    registry: Registry | None = None,
+    device: str = "cuda",
+) -> list[Line]:
+    """Plan the memory of a config's hungriest phase, at its peak.
+
+    Args:
+        config: its models' ``config.json`` are enough; see :func:`planned_model`.
+            Teachers' texts are taken to have as many tokens as the student's longest.
+        processes: that train together, among which ZeRO divides.
+        registry: plugins; None loads the built-in and the installed ones.
+        device: ``cuda`` or ``cpu``, where training will run; ``train.bf16=auto`` counts
+            as true on the first and as false on the second.
+
+    Returns:
+        Lines that add up to the peak of what tensors take on the device. The CUDA
+        context, libraries and what an allocator leaves unused come on top.
+
+    Raises:
+        ConfigError: the phases cannot be resolved.
+        FileNotFoundError: a model's sizes are not at hand.
+    """
+    registry = registry or load_registry(config)
+    phases = resolve_phases(config, presets_of(registry))
+    config, phases = settle(config, phases, device == "cuda")
+    student = planned_model(config.student.model)
+    teachers = _planned_teachers(config)
+    plans = []
+    for phase in phases:
+        chosen = {name: teachers[name] for name in phase.select(teachers)}
+        plan = _Plan(config, phase, registry, student, chosen, processes, device)
+        plans.append(plan.lines())
+    return max(plans, key=lambda lines: sum(line.size for line in lines))
+
+
+def planned_arms(config: Config, registry: Registry | None = None) -> list[str]:
+    """Name the arms a run trains, from the models' ``config.json``.
+
+    Raises:
+        ConfigError: the phases cannot be resolved.
+        FileNotFoundError: a model's sizes are not at hand.
+    """
+    registry = registry or load_registry(config)
+    teachers = _planned_teachers(config)
+    phases = resolve_phases(config, presets_of(registry))
+    arms = plan_arms(config, [Stage(p, tuple(p.select(teachers))) for p in phases])
+    repeated = repeated_arms(arms)
+    return [arm for arm in arms if arm not in repeated]
+
+
+def _planned_teachers(config: Config) -> dict[str, PlannedModel]:
+    return {name: planned_model(one.model) for name, one in config.teachers.items()}
+
+
+class _Plan:
+    """Of one phase."""
+
+    def __init__(
+        self,
+        config: Config,
+        phase: PhaseConfig,
+        registry: Registry,
+        student: PlannedModel,
+        teachers: Mapping[str, PlannedModel],
+        processes: int,
+        device: str,
+    ) -> None:
+        self.config, self.phase, self.registry = config, phase, registry
+        self.student, self.teachers, self.processes = student, teachers, processes
+        self.device = device
+        self.train: TrainConfig = phase.train
+        self.rows = self.train.batch_size * config.data.max_length
+        """Tokens of a batch."""
+        self.autocast = autocast_of(self.train)
+        own = config.student
+        self.how = How(
+            getattr(torch, own.dtype),
+            self.autocast,
+            own.quantise != "none",
+            own.lora,
+            self.train.gradient_checkpointing,
+            trained=True,
+        )
+        self.wide = (self.autocast or self.how.dtype).itemsize
+        """Bytes of a number that the student computes."""
+        self.terms = active_objectives(phase, registry)
+        """By name."""
+        self.compares = any(map(compares, self.terms.values()))
+        """Whether keys and values are."""
+        self.speaking = reading_outputs(phase, registry)
+        """Terms that read next-token outputs."""
+        self.needs = needs_of(self.terms)
+
+    def lines(self) -> list[Line]:
+        """All of them, those of no size left out."""
+        found = [*self._student(), *self._bridge()]
+        reading: list[int] = []
+        for name, teacher in self.teachers.items():
+            lines, peak = self._teacher(name, teacher)
+            found += lines
+            reading.append(peak)
+        found += self._moment(max(reading, default=0))
+        return [line for line in found if line.size]
+
+    def _divided(self, size: int, least: int) -> int:
+        stage = self.train.zero_stage if self.train.engine == "deepspeed" else 0
+        return size // self.processes if stage >= least else size
+
+    def _student(self) -> list[Line]:
+        own, model = self.config.student, skeleton(self.student.config, self.how)
+        held = _held(model, own.quantise, own.dtype)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        found = [
+            Line("student", what, self._divided(size, 3)) for what, size in held.items()
+        ]
+        bridge = self._trained_beside()
+        count = trained + bridge
+        self.passes = self._traced(self.student, self.how)
+        stage = self.train.zero_stage if self.train.engine == "deepspeed" else 0
+        copies = zero_copies(FLOAT * count, self.processes, self.device) if stage else 0
+        return [
+            *found,
+            Line("student", "bridge and router, float32", FLOAT * bridge),
+            Line("student", "gradients, float32", self._divided(FLOAT * count, 2)),
+            Line(
+                "student",
+                f"optimiser, {self.train.optimizer}",
+                self._divided(moments(self.train, count), 1),
+            ),
+            Line("student", "DeepSpeed's copies", copies),
+            Line("student", "activations for the backward", self.passes.kept),
+            Line("student", "activations, outcome pass", self._outcome()),
+        ]
+
+    def _traced(self, model: PlannedModel, how: How) -> Passes:
+        tokens = self.config.data.max_length
+        return passes(model.config, self.train.batch_size, tokens, how)
+
+    def _outcome(self) -> int:
+        """A second forward, whose graph begins where it first reads fused KV."""
+        loss = self.phase.loss
+        if not (self.teachers and loss.eta_outcome and loss.outcome_every):
+            return 0
+        layers = self.student.sizes.layers
+        first = min(layers_read(loss.outcome_layers, layers))
+        return self.passes.kept * (layers - first) // layers
+
+    def _trained_beside(self) -> int:
+        """Numbers in bridge, router and terms."""
+        if not self.teachers:
+            return 0
+        terms = modules_of(self.terms)
+        fuse, student = self.phase.fuse, self.student
+        with torch.device("meta"):
+            bridge = build_bridge(
+                self.phase,
+                self.registry,
+                student.sizes,
+                self.teachers,
+                self._maps(),
+            )
+            routers: list[nn.Module] = []
+            build = self.registry.guarded("router", fuse.router)
+            if learns(build):
+                sizes, teachers = student.sizes, len(self.teachers)
+                count = sizes.layers if fuse.routing_per_layer else 1
+                routers = [
+                    build(sizes.hidden_size, teachers, **fuse.router_options)
+                    for _ in range(count)
+                ]
+        return sum(_count(module) for module in (bridge, terms, *routers))
+
+    def _maps(self) -> Any:
+        """The phase's layer maps; of a strategy that needs a sample, ``ratio``'s."""
+        phase = self.phase
+        strategy = phase.align.layer_mapping_strategy
+        if needs_sample(self.registry.guarded("layer_map", strategy)):
+            align = replace(phase.align, layer_mapping_strategy="ratio")
+            phase = replace(phase, align=align)
+        layers = self.student.sizes.layers
+        return layer_maps(phase, self.registry, layers, self.teachers, {}).maps
+
+    def _bridge(self) -> list[Line]:
+        """What is compared of keys and values: both sides on the student's tokens.
+
+        Of the student the captured tensors and, in float32, standardised ones, their
+        like with a one behind, the gradient and what it is made of.
+        """
+        loss, sizes = self.phase.loss, self.student.sizes
+        found: list[Line] = []
+        if not self.teachers:
+            return found
+        own = sizes.layers * self.rows * sizes.width
+        if self.compares:
+            found = [
+                Line("student", "keys and values", own * self.wide),
+                Line("both", "distances of keys and values", 4 * FLOAT * own),
+            ]
+        if ATTENTION in self.needs:
+            heads, batch = self.student.query_heads, self.train.batch_size
+            size = sizes.layers * batch * heads * loss.attention_rows
+            size *= self.config.data.max_length
+            found.append(Line("both", "attention rows", 3 * FLOAT * size))
+        return found
+
+    def _teacher(self, name: str, model: PlannedModel) -> tuple[list[Line], int]:
+        """Its lines, and bytes for a moment while it reads."""
+        entry = self.config.teachers[name]
+        dtype = _dtype(entry.dtype, model)
+        how = How(dtype, self.autocast, entry.quantise != "none")
+        found = []
+        stored, sizes = self.config.store.reads(name), model.sizes
+        if not stored:
+            held = _held(
+                skeleton(model.config, how),
+                entry.quantise,
+                str(dtype).removeprefix("torch."),
+            )
+            found = [Line(name, what, size) for what, size in held.items()]
+        needed = len(self._maps()[name].needed)
+        wide = (self.autocast or dtype).itemsize
+        ahead = 2 if self.train.prefetch else 1
+        kv = needed * self.rows * sizes.width * wide * ahead
+        alone = {name: model}
+        speaks = any(teachers_of(self.phase, term, alone) for term in self.speaking)
+        hidden = self.rows * sizes.hidden_size * wide * ahead if speaks else 0
+        features = self.student.sizes.layers * self.rows * sizes.width * self.compares
+        per_number = FLOAT + (self.wide if self.autocast else 0)
+        found += [
+            Line(name, f"keys and values, {ahead} batches", kv),
+            Line(name, f"last hidden states, {ahead} batches", hidden),
+            Line(name, "features for the student", features * per_number),
+        ]
+        if stored:
+            return found, 0
+        return found, self._traced(model, how).forward
+
+    def _moment(self, reading: int) -> list[Line]:
+        """What is there for a moment only: of the student's three the largest."""
+        head = self.student.vocab
+        losses = 0
+        if self.speaking or self.phase.loss.delta_ce:
+            losses = BLOCKS[self.device] * self.phase.output.block * head * FLOAT
+            if self.autocast is not None and self.how.dtype == torch.float32:
+                losses += head * self.student.sizes.hidden_size * self.autocast.itemsize
+        peaks = {
+            "a layer's forward": self.passes.forward,
+            "a layer's backward": self.passes.backward,
+            f"{BLOCKS[self.device]} blocks of logits": losses,
+        }
+        what = max(peaks, key=lambda name: peaks[name])
+        beside = self.train.prefetch
+        student = peaks[what]
+        if not beside and reading > student:
+            return [Line("both", "for a moment: a teacher's forward", reading)]
+        return [
+            Line("student", f"for a moment: {what}", student),
+            Line("both", "beside it: a teacher's forward", reading if beside else 0),
+        ]
+
+
+def _held(model: nn.Module, kind: str, dtype: str) -> dict[str, int]:
+    """Bytes of a skeleton's weights, by how they are held."""
+    quantised = [m for m in model.modules() if isinstance(m, QuantisedLinear)]
+    numbers = sum(m.weight.numel() for m in quantised)
+    if kind == "int4":
+        blocks = numbers // BLOCK
+        codes = numbers // 2 + blocks + FLOAT * blocks // OUTER_BLOCK
+    else:
+        codes = numbers + FLOAT * sum(m.out_features for m in quantised)
+    inside = {id(m.weight) for m in quantised} | {id(m.scale) for m in quantised}
+    rest, updates = 0, 0
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            updates += parameter.nbytes
+        elif id(parameter) not in inside:
+            rest += parameter.nbytes
+    whole = "embeddings, head and norms" if quantised else "weights"
+    return {
+        f"linear layers, {kind}": codes,
+        f"{whole}, {dtype}": rest,
+        "low-rank updates, float32": updates,
+    }
+
+
+def _dtype(asked: str, model: PlannedModel) -> torch.dtype:
+    """The type of a teacher's weights; ``auto`` is the checkpoint's."""
+    if asked == "auto":
+        asked = str(getattr(model.config, "dtype", None) or "float32")
+    found = getattr(torch, asked.removeprefix("torch."))
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

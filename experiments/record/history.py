@@ -1,0 +1,192 @@
+"""What became of each launch of a run, and what belongs to all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from experiments.record.lease import Lease, LeaseLostError
+from experiments.record.stop import RunStopped
+from experiments.record.versions import versions
+from student.config import TrainConfig
+
+STATE = "state.json"
+"""``{"saved": …, "finished": …}``: what a launcher needs to know to requeue."""
+IDENTITY = "run.json"
+ATTEMPTS = "attempts.jsonl"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a JSON file as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def identify(
+    run_dir: Path,
+    train: TrainConfig,
+    samples_per_step: int,
+    bf16: bool | None = None,
+    date: str | None = None,
+) -> dict[str, Any]:
+    """The run's own ``id`` and what it keeps from its first launch on.
+
+    Args:
+        run_dir: the run's.
+        train: of its first phase.
+        samples_per_step: over all processes.
+        bf16: what ``train.bf16=auto`` came to; None where it was not asked.
+        date: the day that chat templates are told; None where none writes it.
+    """
+    known = read_json(run_dir / IDENTITY)
+    kept = {name: getattr(train, name) for name in ("batch_size", "grad_accum")}
+    kept["samples_per_step"] = samples_per_step
+    if bf16 is not None:
+        kept["bf16"] = bf16
+    if date is not None:
+        kept["date"] = date
+    if not known.items() >= kept.items():
+        known = {**known, "id": known.get("id") or uuid.uuid4().hex, **kept}
+        write_json(run_dir / IDENTITY, known)
+    return known
+
+
+def remember(run_dir: Path, **facts: Any) -> None:
+    """Keep facts about the latest launch beside what identifies the run."""
+    known = read_json(run_dir / IDENTITY)
+    if not known.items() >= facts.items():
+        write_json(run_dir / IDENTITY, {**known, **facts})
+
+
+def tried_before(run_dir: Path) -> dict[str, str]:
+    """Stamps of plugins whose contracts an earlier launch tried."""
+    found = read_json(run_dir / IDENTITY).get("tried_plugins", {})
+    return found if isinstance(found, dict) else {}
+
+
+def samples_per_step(run_dir: Path, train: TrainConfig) -> int | None:
+    """What an earlier launch took per optimiser step, by the same settings.
+
+    However many processes go on with a run, they share the step it began with.
+    """
+    known = read_json(run_dir / IDENTITY)
+    same = all(
+        known.get(name) == getattr(train, name) for name in ("batch_size", "grad_accum")
+    )
+    return int(known["samples_per_step"]) if known and same else None
+
+
+@contextmanager
+def noted(run_dir: Path, lease: Lease | None, world_size: int) -> Iterator[None]:
+    """Write down that a launch began, and how it ended.
+
+    Args:
+        run_dir: the run's.
+        lease: None on all processes but the first, which alone writes.
+        world_size: processes of this launch.
+    """
+    if lease is None:
+        yield
+        return
+    note_start(run_dir, world_size)
+    try:
+        yield
+    except LeaseLostError:
+        raise  # the successor writes here now
+    except RunStopped as stopped:
+        asked = read_json(run_dir / STATE).get("signal")
+        note_end(run_dir, "stopped", f"{asked}, {stopped}")
+        raise
+    except BaseException as error:
+        if (run_dir / "config.yaml").is_file():
+            notes = getattr(error, "__notes__", ())
+            why = ", ".join([str(error) or type(error).__name__, *notes])
+            note_end(run_dir, "failed", why)
+        else:  # refused before there was a run
+            forget_launches(run_dir)
+        raise
+    note_end(run_dir, "finished")
+
+
+def note_start(run_dir: Path, world_size: int) -> None:
+    """Note that a launch begins."""
+    _append(
+        run_dir,
+        {
+            "event": "start",
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "world_size": world_size,
+            "versions": versions(),
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "requeued": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+        },
+    )
+
+
+def forget_launches(run_dir: Path) -> None:
+    """Leave no trace of launches that never became a run."""
+    (run_dir / ATTEMPTS).unlink(missing_ok=True)
+
+
+def note_end(run_dir: Path, how: str, why: str = "") -> None:
+    """Note how a launch ended.
+
+    Args:
+        run_dir: the run's.
+        how: ``finished``, ``stopped`` or ``failed``.
+        why: the signal or the error.
+    """
+    _append(run_dir, {"event": "end", "how": how, "why": why})
+
+
+def attempts(run_dir: Path) -> list[dict[str, Any]]:
+    """Every launch in order, each with how it ended (``how`` is None if it never said).
+
+    Returns:
+        The fields of :func:`note_start` with ``time``, ``ended``, ``how`` and ``why``.
+    """
+    found: list[dict[str, Any]] = []
+    for line in _lines(run_dir / ATTEMPTS):
+        if line.get("event") == "start":
+            found.append({**line, "ended": None, "how": None, "why": ""})
+        elif found:
+            found[-1] |= {k: line.get(k) for k in ("how", "why")}
+            found[-1]["ended"] = line.get("time")
+    return found
+
+
+def _append(run_dir: Path, line: Mapping[str, Any]) -> None:
+    full = {"time": round(time.time(), 3), **line}
+    with (run_dir / ATTEMPTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(full) + "\n")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    found = []
+    for row in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(row))
+        except ValueError:  # a line that a killed process left unfinished
+            continue
+    return found

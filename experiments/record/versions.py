@@ -1,0 +1,95 @@
+"""What a run was made with: this project, its libraries, Python."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from plugins.hookspecs import PROJECT
+from plugins.registry import version_of_mtkd
+
+LIBRARIES = ("torch", "transformers", "tokenizers")
+"""Whose versions may change a number."""
+
+
+def versions() -> dict[str, str]:
+    """Version by name; ``commit`` where this is a checkout with Git at hand."""
+    found = {PROJECT: version_of_mtkd()}
+    commit = _commit()
+    if commit:
+        found["commit"] = commit
+    found["python"] = platform.python_version()
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """``torch 2.10 → 2.11`` for every name whose version is known and differs."""
+    return [
+        f"{name} {before[name]} → {value}"
+        for name, value in now.items()
+        if before.get(name, value) != value
+    ]
+
+
+def sentence(found: Mapping[str, str]) -> str:
+    """``mtkd 0.1.0 (commit ab12), python 3.12, torch 2.10``."""
+    commit = found.get("commit", "")
+    told = []
+    for name, value in found.items():
+        if name == "commit":
+            continue
+        more = f" (commit {commit})" if name == PROJECT and commit else ""
+        told.append(f"{name} {value}{more}")
+    return ", ".join(told)
+
+
+def footer(summary: Mapping[str, Any]) -> list[str]:
+    """The end of a report: what a run was made with; empty where it did not say."""
+    if not summary.get("versions"):
+        return []
+    told = [f"Made with {sentence(summary['versions'])}."]
+    for key, whose in summary.get("plugins", {}).items():
+        kind, _, name = key.partition(" ")
+        release = (
+            f" ({whose['distribution']} {whose['version']})"
+            if whose["distribution"] != "-"
+            else ""
+        )
+        told.append(
+            f"The {kind.replace('_', ' ')} `{name}` is of the plugin "
+            f"`{whose['plugin']}`{release}, code {whose['digest'][:12] or 'unknown'}."
+        )
+    return ["---", " ".join(told)]
+
+
+def _commit() -> str:
+    """Of the checkout that this file is in, with ``+`` where files have changed."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        shown = _git(root, "rev-parse", "--short=12", "HEAD")
+        dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return shown + "+" * dirty
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *words],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    return done.stdout.strip()

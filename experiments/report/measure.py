@@ -1,0 +1,285 @@
+"""Measure the students that a run has left, or any model, in bits per character."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from align.errors import InputError, MtkdError
+from align.support.quiet import quiet_libraries
+from align.text.documents import TextSample
+from align.tokens.cut import Reader
+from experiments.assemble.data import (
+    Encoder,
+    at_most,
+    cutter_of,
+    held_out_text,
+    load_data,
+)
+from experiments.assemble.lengths import PLACE, TEXTS
+from experiments.assemble.stored_teachers import TOKENIZERS
+from experiments.assemble.text_sources import (
+    ZOO,
+    Reading,
+    check_sources,
+    left_out,
+    tell,
+)
+from experiments.config.tree import Config, load_config
+from experiments.record.history import read_json
+from experiments.record.progress import Progress, waiting
+from student.evaluate import Encode, bits_per_char
+from teacher.capture.kv_capture import KVCapture
+from teacher.loading.models import LoadedModel, load_model
+from teacher.loading.tokenizer import load_tokenizer
+from teacher.names import model_source
+
+BATCH = 16
+"""Texts per forward pass."""
+
+
+def measure(
+    name: str,
+    data: Sequence[str] | None = None,
+    progress: bool = True,
+    like: Path | None = None,
+) -> dict[str, dict[str, float]]:
+    """Measure a run's students, or one model that need not be of a run.
+
+    Args:
+        name: a run's folder, a model's folder, a hub name or ``zoo:NAME``.
+        data: held-out text, ``domain=path`` or paths; a run has its own.
+        like: a run, on whose pieces of text a model is measured.
+        progress: show how far it is.
+
+    Returns:
+        Bits per character by domain, by the student's place in the run, or by the
+        model's name.
+
+    Raises:
+        ValueError: neither a run nor a causal model, no student, or no text.
+    """
+    if (Path(name) / "config.yaml").is_file():
+        return measure_run(Path(name), data, progress)
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(
+            f"{name} is neither a run nor a model: it holds no config.yaml and no "
+            "config.json; give the folder that `mtkd train` or `mtkd quickstart` "
+            "wrote, such as runs/quickstart, or a model's"
+        )
+    return measure_model(name, data, progress, like)
+
+
+def measure_run(
+    run: Path, data: Sequence[str] | None = None, progress: bool = True
+) -> dict[str, dict[str, float]]:
+    """Measure every phase's student, and the last student of every baseline.
+
+    Args:
+        run: the run's folder, with its config.yaml.
+        data: held-out text in place of the run's own, ``domain=path`` or paths.
+        progress: show how far it is.
+
+    Returns:
+        Bits per character by domain, by the student's place in the run.
+
+    Raises:
+        ValueError: no run, no student, or no text.
+    """
+    folders = students_of(run)
+    config = _with_text(load_config(run / "config.yaml"), data)
+    results: dict[str, dict[str, float]] = {}
+    samples: list[TextSample] = []
+    for name, folder in folders.items():
+        loaded, encode = _load(name, str(folder), config, progress)
+        # all students of a run share one tokenizer, hence one cut of the text
+        samples = samples or _measured(config, encode, readers_of(run, config))
+        results[name] = _bits(name, loaded, encode, samples, progress)
+    return results
+
+
+def measure_model(
+    name: str,
+    data: Sequence[str] | None,
+    progress: bool = True,
+    like: Path | None = None,
+) -> dict[str, dict[str, float]]:
+    """Measure one causal model on given text, as a run measures its students.
+
+    Like a run, it reads the very pieces that the run's students are measured on, whole.
+    Otherwise pieces are as long as the default ``data.max_length``, or as the model
+    reads, and as many of a domain as the default ``data.eval_samples``.
+
+    Args:
+        name: see :func:`teacher.names.model_source`.
+        data: held-out text, ``domain=path`` or paths; None: the run's.
+        progress: show how far it is.
+        like: a run's folder.
+
+    Returns:
+        Bits per character by domain, by the model's name.
+
+    Raises:
+        ValueError: no text, or a model that predicts no next token, or that reads
+            less than the pieces have.
+    """
+    if like is not None:
+        return _measure_like(name, data, progress, like)
+    if not data:
+        raise InputError(
+            f"{name} is a model and no run, which would have held-out text of its own; "
+            "give text by --data, such as --data news=news.txt, or a run's by --like"
+        )
+    config = _with_text(Config(), data)
+    loaded, encode = _load(name, name, config, progress)
+    limit = KVCapture(loaded.model).max_tokens
+    if limit is not None and limit < config.data.max_length:
+        encode = Encoder(loaded.tokenizer, limit, config.data.learn_end)
+    samples = _measured(config, encode)
+    return {name: _bits(name, loaded, encode, samples, progress)}
+
+
+def _measure_like(
+    name: str, data: Sequence[str] | None, progress: bool, run: Path
+) -> dict[str, dict[str, float]]:
+    student = str(next(iter(students_of(run).values())))
+    config = _with_text(load_config(run / "config.yaml"), data)
+    tokenizer = load_tokenizer(student, student, {})
+    cut = Encoder(tokenizer, config.data.max_length, config.data.learn_end)
+    samples = _measured(config, cut, readers_of(run, config))
+    loaded, encode = _load(name, name, config, progress)
+    encode = encode.uncut()
+    limit = KVCapture(loaded.model).max_tokens
+    for sample in samples:
+        tokens = int(encode([sample.text]).mask.sum())
+        if limit is not None and tokens > limit:
+            raise InputError(
+                f"{name} has {limit} positions, but text {sample.id}, cut as {run} "
+                f"cuts it, makes {tokens} of its tokens; measure it without --like"
+            )
+    return {name: _bits(name, loaded, encode, samples, progress)}
+
+
+def _with_text(config: Config, data: Sequence[str] | None) -> Config:
+    section = config.data if data is None else replace(config.data, eval=list(data))
+    if section.eval:  # what was learned from is not read, and need not be here
+        section = replace(section, train=[ZOO])
+    check_sources(section)
+    tell(left_out(section, "eval"))
+    return replace(config, data=section)
+
+
+def _load(
+    name: str, source: str, config: Config, progress: bool
+) -> tuple[LoadedModel, Encoder]:
+    quiet_libraries()
+    with waiting(f"loading {name}", progress):
+        loaded = load_model(source, role="student")
+    if loaded.kind != "decoder":
+        raise InputError(
+            f"{name} is an {loaded.kind}, which predicts no next token from those "
+            "before it; give a causal language model"
+        )
+    section = config.data
+    return loaded, Encoder(loaded.tokenizer, section.max_length, section.learn_end)
+
+
+def _bits(
+    name: str,
+    loaded: LoadedModel,
+    encode: Encoder,
+    samples: Sequence[TextSample],
+    progress: bool,
+) -> dict[str, float]:
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any = loaded.model
+    model.to(device).eval()
+    batches = math.ceil(len(samples) / BATCH)
+    shown = Progress(progress).over
+    return bits_per_char(
+        KVCapture(model),
+        _on(device, encode),
+        samples,
+        BATCH,
+        partial(shown, title=f"measuring {name}", total=batches),
+    )
+
+
+def _measured(
+    config: Config, encode: Encoder, readers: Sequence[Reader] = ()
+) -> list[TextSample]:
+    """The held-out text of a run; text to learn from is read where it is part of it."""
+    section, seed = config.data, config.run.seed
+    if not section.eval:
+        return load_data(section, encode, seed, teachers=readers).eval
+    cutter = cutter_of(encode, readers)
+    apart, _ = held_out_text(Reading(section), cutter, seed)
+    samples = at_most(apart, section.eval_samples)
+    if not samples:
+        raise InputError(
+            f"{', '.join(section.eval)} holds no text to measure on; give other text"
+        )
+    return samples
+
+
+def readers_of(run: Path, config: Config) -> list[Reader]:
+    """The teachers that limited how long the texts of a run are.
+
+    Raises:
+        ValueError: the tokenizer of one is no longer here.
+    """
+    limits: dict[str, int] = read_json(run / TEXTS)
+    found = []
+    for name, limit in limits.items():
+        stored = config.store_dir / TOKENIZERS / name
+        kept = config.store.read and stored.is_dir()
+        source = str(stored) if kept else config.teachers[name].model
+        try:
+            read = Encoder(load_tokenizer(name, str(model_source(source)), {}), None)
+        except MtkdError as error:
+            raise InputError(
+                f"{run} cut its texts for teacher {name!r}, too; no tokenizer can "
+                f"be read from {source} now: put it back there, or give one student's "
+                f"folder, such as {next(iter(students_of(run).values()))}, in place of "
+                "the run and text by --data"
+            ) from error
+        found.append(Reader(f"{PLACE}{name}", read, limit))
+    return found
+
+
+def _on(device: Any, encode: Encoder) -> Encode:
+    return lambda texts: encode(texts).to(device)
+
+
+def students_of(run: Path) -> dict[str, Path]:
+    """Find a run's students: the phases in order, then each baseline's last.
+
+    Raises:
+        ValueError: the folder is no run, or no phase is finished yet.
+    """
+    if not (run / "config.yaml").is_file():
+        raise InputError(
+            f"{run} is no run: it holds no config.yaml; give the folder that `mtkd "
+            "train` or `mtkd quickstart` wrote, such as runs/quickstart"
+        )
+    found = {folder.parent.name: folder for folder in _phases(run / "phases")}
+    for arm in sorted((run / "baselines").glob("*")):
+        last = _phases(arm)[-1:]
+        found |= {f"{arm.name}/{folder.parent.name}": folder for folder in last}
+    if not found:
+        raise InputError(f"{run} has no finished phase yet; `mtkd train` goes on")
+    return found
+
+
+def _phases(folder: Path) -> list[Path]:
+    """Finished phases' students, in the order of the phases' numbers."""
+    students = [path for path in folder.glob("*/student") if path.is_dir()]
+    numbered = [path for path in students if path.parent.name[:1].isdigit()]
+    return sorted(numbered, key=lambda path: int(path.parent.name.partition("-")[0]))

@@ -1,0 +1,162 @@
+"""Pictures of routing: which teacher was asked, for which text and in which layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from experiments.record.run_dir import RunDir
+from experiments.report.plotting import (
+    COLOURS,
+    Placed,
+    by_phase,
+    grid,
+    keys_of,
+    mark_phases,
+    on_one_axis,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def draw_routing_domains(run: RunDir) -> Figure | None:
+    """Draw each domain's mean weight per teacher over the steps; None without."""
+    lines = [(x, line) for x, line in on_one_axis(run, "routing")]
+    domains = keys_of(line.get("weights", {}) for _, line in lines)
+    if not domains:
+        return None
+    teachers = keys_of(
+        weights for _, line in lines for weights in line["weights"].values()
+    )
+    figure, panels = grid(len(domains), columns=2, size=(5.4, 3.0), legend=True)
+    for axes, domain in zip(panels, domains, strict=True):
+        for run_of_lines in by_phase(lines):
+            _stack(axes, run_of_lines, domain, teachers)
+        axes.set_title(f"text of domain {domain}", loc="left")
+        axes.set_ylabel("mean weight")
+        axes.set_ylim(0, 1)
+        mark_phases(axes, lines, label=True)
+        axes.set_xlabel("optimiser step")
+    handles = [
+        _patch(COLOURS[i % len(COLOURS)], name) for i, name in enumerate(teachers)
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(teachers), frameon=False
+    )
+    figure.suptitle(f"{run.name}: which teacher the router asks")
+    return figure
+
+
+def draw_routing_layers(run: RunDir) -> Figure | None:
+    """Draw each teacher's weight per student layer over the steps; None without."""
+    lines = [(x, line) for x, line in on_one_axis(run, "routing")]
+    layers = sorted(keys_of(line.get("layers", {}) for _, line in lines), key=_number)
+    if not layers:
+        return None
+    teachers = keys_of(
+        weights for _, line in lines for weights in line.get("layers", {}).values()
+    )
+    figure, panels = grid(len(teachers), columns=3, size=(4.2, 2.6))
+    image = None
+    for axes, teacher in zip(panels, teachers, strict=True):
+        cells = [
+            [
+                line.get("layers", {}).get(layer, {}).get(teacher, math.nan)
+                for _, line in lines
+            ]
+            for layer in layers
+        ]
+        image = axes.imshow(
+            cells, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower"
+        )
+        axes.set_facecolor("#EDEDED")  # where this teacher took no part
+        axes.set_title(teacher, loc="left")
+        axes.set_yticks(range(len(layers)), layers)
+        axes.set_ylabel("student layer")
+        _step_ticks(axes, lines)
+    if image is not None:
+        figure.colorbar(image, ax=list(panels), label="mean weight", shrink=0.9)
+    figure.suptitle(f"{run.name}: routing weight per layer")
+    return figure
+
+
+def draw_gates(run: RunDir) -> Figure | None:
+    """Draw each layer's injection gate over the steps; None without gates.
+
+    Phases whose gates never move (no outcome was computed) are left out.
+    """
+    lines = [(x, line) for x, line in on_one_axis(run, "train") if line.get("gates")]
+    phases = [
+        group
+        for group in by_phase(lines)
+        if any(line["gates"] != group[0][1]["gates"] for _, line in group)
+    ]
+    if not phases:
+        return None
+    figure, panels = grid(len(phases), columns=2, size=(5.4, 2.8), legend=True)
+    count = max(len(line["gates"]) for group in phases for _, line in group)
+    for axes, group in zip(panels, phases, strict=True):
+        for gate in range(count):
+            points = [(x, ln["gates"][gate]) for x, ln in group if ln["gates"][gate:]]
+            if points:
+                colour = COLOURS[gate % len(COLOURS)]
+                axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6)
+        axes.set_title(str(group[0][1].get("phase")), loc="left")
+        axes.set_ylabel("gate (0: own, 1: fused)")
+        axes.set_xlabel("optimiser step")
+    handles = [
+        _patch(COLOURS[gate % len(COLOURS)], f"layer {gate}") for gate in range(count)
+    ]
+    columns = min(count, 8)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False
+    )
+    figure.suptitle(f"{run.name}: how much fused KV each student layer lets in")
+    return figure
+
+
+def _stack(
+    axes: Axes,
+    lines: Sequence[Placed],
+    domain: str,
+    teachers: Sequence[str],
+) -> None:
+    given = [(x, line["weights"].get(domain, {})) for x, line in lines]
+    given = [(x, weights) for x, weights in given if weights]
+    if not given:
+        return
+    if len(given) == 1:  # a stack needs two places to stand between
+        given = [(given[0][0] - 0.5, given[0][1]), (given[0][0] + 0.5, given[0][1])]
+    axes.stackplot(
+        [x for x, _ in given],
+        [[weights.get(teacher, 0.0) for _, weights in given] for teacher in teachers],
+        colors=[COLOURS[i % len(COLOURS)] for i in range(len(teachers))],
+        alpha=0.85,
+        linewidth=0,
+    )
+
+
+def _step_ticks(axes: Axes, lines: Sequence[Placed]) -> None:
+    every = max(1, len(lines) // 6)
+    places = list(range(0, len(lines), every))
+    axes.set_xticks(places, [f"{lines[i][0]:g}" for i in places])
+    axes.set_xlabel("optimiser step")
+    axes.grid(False)
+    groups = by_phase(lines)
+    edge = -0.5
+    for group in groups[:-1]:
+        edge += len(group)
+        axes.axvline(edge, color="white", linewidth=1.5)
+
+
+def _patch(colour: str, label: str) -> Any:
+    from matplotlib.patches import Patch
+
+    return Patch(color=colour, label=label, alpha=0.85)
+
+
+def _number(text: str) -> tuple[int, str]:
+    return (int(text), "") if text.isdigit() else (10**9, text)

@@ -1,0 +1,119 @@
+"""What a report says of the teachers: how they read, and what of them arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.record.run_dir import RunDir
+
+
+def teacher_blocks(run: RunDir) -> list[str]:
+    """The report's sections on teachers, from the run's summary."""
+    return [*_teacher_block(run), *_ledger_block(run), *_kept_block(run)]
+
+
+def number(value: float | None) -> str:
+    """Three decimals; a dash for nothing."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def percent_more(ours: float | None, other: float | None) -> str:
+    """How much more the first is than the second, with its sign; a dash for nothing."""
+    return "–" if ours is None or other is None else f"{ours / other - 1:+.1%}"
+
+
+def markdown_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1
+) -> str:
+    """A table in Markdown; columns from ``numbers_from`` on stand to the right."""
+    rule = ["---" if i < numbers_from else "---:" for i in range(len(heads))]
+    lines = [heads, rule, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _teacher_block(run: RunDir) -> list[str]:
+    teachers = run.summary.get("teachers") or {}
+    if not teachers:
+        return []
+    domains = list(
+        dict.fromkeys(d for t in teachers.values() for d in (t.get("bpc") or {}))
+    )
+    rows = [
+        [
+            name,
+            *(str(facts.get(key, "–")) for key in ("model", "kind", "family")),
+            *(number((facts.get("bpc") or {}).get(domain)) for domain in domains),
+        ]
+        for name, facts in teachers.items()
+    ]
+    heads = ["teacher", "model", "kind", "family", *domains]
+    table = markdown_table(heads, rows, numbers_from=4)
+    note = ["Their own bits per character; an encoder has none."] if domains else []
+    lines = [
+        f"- {name} reaches {reading['coverage']:.1%} of the student's tokens; "
+        f"{reading['lost']}"
+        for name, facts in teachers.items()
+        if (reading := facts.get("reading"))
+    ]
+    said = ["What their tokenizers make of the texts:", "\n".join(lines)]
+    return ["## Teachers", *note, table, *(said if lines else [])]
+
+
+def _ledger_block(run: RunDir) -> list[str]:
+    """What each teacher was worth, by domain."""
+    account = run.summary.get("ledger") or {}
+    rows = []
+    for name, entry in account.items():
+        for domain, share in entry["share"].items():
+            own, without, loses = (
+                (entry[key] or {}).get(domain) for key in ("bpc", "without", "loses")
+            )
+            lost = "–" if loses is None else f"{loses:+.3f}"
+            cells = [number(own), number(without), lost]
+            reach = f"{entry['coverage']:.1%}"
+            rows.append([name, domain, entry["phase"], f"{share:.1%}", reach, *cells])
+    if not rows:
+        return []
+    heads = ["teacher", "domain", "phase", "share", "coverage", "its own"]
+    said = (
+        "Each teacher's share of the routing weight and of the student's tokens in the "
+        "last phase it taught that was kept, and its own bits per character; then the "
+        "final student's without this teacher, and how many more these are (less than "
+        "nothing: it did harm)."
+    )
+    if all(entry["loses"] is None for entry in account.values()):
+        said += " `baselines.leave_one_out=all` trains the arms that tell the last two."
+    return [
+        "## What each teacher was worth",
+        said,
+        markdown_table([*heads, "without it", "lost"], rows, numbers_from=3),
+    ]
+
+
+def _kept_block(run: RunDir) -> list[str]:
+    """What each teacher's adapter lets through, by phase and student layer."""
+    rows = []
+    for phase in run.summary.get("phases", []):
+        for teacher, fit in (phase.get("fit") or {}).items():
+            shares = [
+                fit.get(f"{part}_variance_kept") or fit.get(f"variance_{part}")
+                for part in ("k", "v")
+            ]
+            if None in shares:
+                continue
+            coverage = (phase.get("coverage") or {}).get(teacher)
+            cells = [f"{k:.0%} / {v:.0%}" for k, v in zip(*shares, strict=True)]
+            covered = "–" if coverage is None else f"{coverage:.1%}"
+            rows.append([phase["name"], teacher, covered, *cells])
+    if not rows:
+        return []
+    depth = max(len(row) for row in rows) - 3
+    heads = ["phase", "teacher", "coverage", *(f"layer {i}" for i in range(depth))]
+    return [
+        "## What the adapters let through",
+        "Share of the teacher's variance, keys / values, that can be read back from "
+        "what the calibrated adapter (or the coder to Z) makes of it, by student "
+        "layer; and the share of the student's tokens that the teacher covered on the "
+        "calibration sample.",
+        markdown_table(heads, rows, numbers_from=2),
+    ]

@@ -1,0 +1,334 @@
+"""The arms of a run: its own chain of phases, and the baselines beside it.
+
+An arm is a list of phases, each starting from the last one's student. Every arm
+reads the same samples in the same order for the same steps, so that what differs
+is who taught.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.config.error_place import during
+from experiments.config.parsing import ConfigError
+from experiments.config.sections import GateConfig
+from experiments.config.tree import Config
+from experiments.record.course import Course
+from experiments.record.run_dir import MAIN
+from experiments.run.context import Arms, Place, RunContext, Stage
+from experiments.run.evaluation import measure_gate
+from experiments.run.gates import Judgement, judge, kept_before, told
+from experiments.run.lineage import check_record, record_of, write_record
+from experiments.run.phase import checkpoint_folder, run_stage
+from plugins.registry import Registry
+from student.checkpoint import MARKER, read_complete
+from student.config import TrainConfig
+from teacher.capture.kv_capture import KVCapture
+
+CE_ONLY = "ce_only"
+"""The arm without teachers."""
+SINGLE = "single:"
+"""Prefix of the arms with one teacher."""
+WITHOUT = "without:"
+"""Prefix of the arms with all teachers but one."""
+
+Results = dict[str, list[dict[str, Any]]]
+"""Per arm what its phases measured."""
+
+
+def plan_arms(config: Config, stages: list[Stage]) -> dict[str, list[Stage]]:
+    """The run's own chain and the baselines that were asked for, by name.
+
+    Raises:
+        ConfigError: a teacher is to be left out that no phase takes.
+    """
+    arms = {MAIN: stages}
+    if config.baselines.ce_only:
+        arms[CE_ONLY] = [Stage(stage.phase, ()) for stage in stages]
+    used = list(dict.fromkeys(name for stage in stages for name in stage.teachers))
+    for name in _asked(config.baselines.single_teachers, used):
+        arms[f"{SINGLE}{name}"] = [single_stage(stage, name) for stage in stages]
+    for name in _asked(config.baselines.leave_one_out, used):
+        if name not in used:
+            raise ConfigError(
+                f"baselines.leave_one_out names {name!r}, which no phase takes; "
+                f"they take {', '.join(used)}"
+            )
+        arms[f"{WITHOUT}{name}"] = [without_stage(stage, name) for stage in stages]
+    return arms
+
+
+def _asked(wanted: str | list[str], used: list[str]) -> list[str]:
+    return {"all": used, "none": []}[wanted] if isinstance(wanted, str) else wanted
+
+
+def single_stage(stage: Stage, teacher: str) -> Stage:
+    """The same phase with one teacher, which then has all the weight."""
+    fuse = replace(stage.phase.fuse, fusion_method="fixed", weights=[1.0])
+    return Stage(replace(stage.phase, fuse=fuse), (teacher,))
+
+
+def without_stage(stage: Stage, teacher: str) -> Stage:
+    """The same phase without one of its teachers; nobody takes its place."""
+    left = tuple(name for name in stage.teachers if name != teacher)
+    if left == stage.teachers:
+        return stage
+    if not left:
+        return Stage(stage.phase, ())
+    if len(left) == 1:
+        return single_stage(stage, left[0])
+    fuse, method = stage.phase.fuse, stage.phase.fuse.fusion_method
+    weights = fuse.weights
+    if fuse.router == "fixed":
+        method, weights = "fixed", fuse.router_options["weights"]
+    if weights is not None:
+        shares = dict(zip(stage.teachers, weights, strict=True))
+        weights = [shares[name] for name in left]
+    fuse = replace(fuse, fusion_method=method, weights=weights)
+    return Stage(replace(stage.phase, fuse=fuse), left)
+
+
+def repeated_arms(arms: Arms) -> dict[str, str]:
+    """Find arms that would train, bit for bit, what another trains already.
+
+    With one teacher and fixed weights the run's own chain is that teacher alone; of two
+    teachers, leaving one out is the other alone.
+
+    Returns:
+        Name of such an arm -> the first arm that trains the same.
+    """
+    first: dict[str, list[Stage]] = {}
+    repeated: dict[str, str] = {}
+    for arm, stages in arms.items():
+        told = [_as_trained(stage) for stage in stages]
+        same = [name for name, others in first.items() if others == told]
+        if same and arm not in (MAIN, CE_ONLY):
+            repeated[arm] = same[0]
+        else:
+            first[arm] = told
+    return repeated
+
+
+def _as_trained(stage: Stage) -> Stage:
+    """One teacher has all the weight, whatever its fixed share was called."""
+    fixed = stage.phase.fuse.router == "fixed"
+    if fixed and len(stage.teachers) == 1:
+        return single_stage(stage, stage.teachers[0])
+    return stage
+
+
+def phase_steps(train: TrainConfig, samples: int, samples_per_step: int) -> int:
+    """Optimiser steps of a phase: ``steps``, or the fewest that read every epoch.
+
+    Steps are always full and read on where an epoch ends, so only the last may begin
+    one more.
+    """
+    if train.steps is not None:
+        return train.steps
+    return -(-train.num_epochs * samples // samples_per_step)
+
+
+def course_of(run: RunContext) -> Course:
+    """The steps of every arm that is trained, and which are done already."""
+    at_once, samples = run.engine.samples_per_step, len(run.data.train)
+    repeated = repeated_arms(run.arms)
+    return Course(
+        {
+            (arm, index): (
+                phase_steps(stage.phase.train, samples, at_once),
+                len(stage.teachers),
+                (phase_folder(run.run_dir, arm, index, stage) / MARKER).is_file(),
+            )
+            for arm, stages in run.arms.items()
+            if arm not in repeated
+            for index, stage in enumerate(stages)
+        }
+    )
+
+
+def train_gated(
+    run: RunContext, start: Mapping[str, Any]
+) -> tuple[Results, list[Judgement]]:
+    """Train the main arm and CE only phase by phase, with the gate after each.
+
+    Args:
+        run: what all arms share.
+        start: ``bpc``, and ``gate_bpc`` where the gate has text of its own, of the
+            student before any training.
+
+    Returns:
+        What each of the two arms measured, see :func:`experiments.run.phase.run_stage`,
+        and what the gate made of every phase of the main arm.
+
+    Raises:
+        RunStopped: asked to stop; a checkpoint was written.
+    """
+    pair = {arm: run.arms[arm] for arm in (MAIN, CE_ONLY) if arm in run.arms}
+    results: Results = {arm: [] for arm in pair}
+    judged: list[Judgement] = []
+    for index, stage in enumerate(run.arms[MAIN]):
+        for arm, stages in pair.items():
+            results[arm].append(run_phase(run, arm, stages, index, judged))
+        judged.append(
+            _judged(
+                run.config.gate,
+                bool(run.data.gate),
+                results,
+                start,
+                kept_before(judged),
+            )
+        )
+        _tell(run, stage, results[MAIN][index]["steps"], judged[-1])
+    return results, judged
+
+
+def _judged(
+    gate: GateConfig,
+    own_text: bool,
+    results: Results,
+    start: Mapping[str, Any],
+    before: int | None,
+) -> Judgement:
+    """Judge the main arm's last phase, which started from the phase ``before``."""
+    key = "gate_bpc" if own_text else "bpc"
+    references = {
+        "ce_only": results[CE_ONLY][-1][key] if CE_ONLY in results else None,
+        "before": (start if before is None else results[MAIN][before])[key],
+    }
+    own = results[MAIN][-1][key]
+    return judge(own, references, gate, own_text)
+
+
+def _tell(run: RunContext, stage: Stage, steps: int, judgement: Judgement) -> None:
+    found = judgement.plain()
+    line = {"kind": "gate", "step": steps, **found}
+    run.metrics.write_once(MAIN, stage.phase.name, line)
+    if judgement.harms and run.engine.is_main:
+        done = "was rolled back" if judgement.rolled_back else "hurt"
+        said = f"warning: phase {stage.phase.name} {done}: {told(found)}"
+        print(said, file=sys.stderr, flush=True)
+
+
+def train_others(run: RunContext, judged: Sequence[Judgement]) -> Results:
+    """Train the other baselines, which roll back what the main arm rolled back.
+
+    Arms of :func:`repeated_arms` are left out; see :func:`with_repeated`.
+
+    Raises:
+        RunStopped: asked to stop; a checkpoint was written.
+    """
+    known = {MAIN, CE_ONLY} | repeated_arms(run.arms).keys()
+    return {
+        arm: [
+            run_phase(run, arm, stages, index, judged[:index])
+            for index in range(len(stages))
+        ]
+        for arm, stages in run.arms.items()
+        if arm not in known
+    }
+
+
+def with_repeated(arms: Arms, results: Results) -> Results:
+    """The results of all arms, in order, those of repeated ones copied."""
+    repeated = repeated_arms(arms)
+    return {arm: results[repeated.get(arm, arm)] for arm in arms}
+
+
+def run_phase(
+    run: RunContext,
+    arm: str,
+    stages: Sequence[Stage],
+    index: int,
+    judged: Sequence[Judgement],
+) -> dict[str, Any]:
+    """Train one phase of an arm, unless it is complete already.
+
+    Args:
+        run: what all arms share.
+        arm: its name.
+        stages: all its phases.
+        index: of the phase to train.
+        judged: the phases before it; it starts from the last that was kept.
+
+    Raises:
+        ConfigError: what is complete was trained after other phases than these.
+        RunStopped: asked to stop; a checkpoint was written.
+    """
+    at_once, samples = run.engine.samples_per_step, len(run.data.train)
+    steps = [phase_steps(stage.phase.train, samples, at_once) for stage in stages]
+    folder = phase_folder(run.run_dir, arm, index, stages[index])
+    stages_so_far = stages[: index + 1]
+    record = record_of(run.config, stages_so_far, run.texts, run.registry)
+    record |= {"rolled_back": _rolled_back(stages, judged)}
+    check_record(folder, record, run.changed_plugins)
+    gated = arm in (MAIN, CE_ONLY)
+    state = read_complete(folder)
+    if state is not None:
+        if run.engine.is_main:  # left by a kill right after the phase was whole
+            shutil.rmtree(checkpoint_folder(folder), ignore_errors=True)
+        if gated and run.data.gate and "gate_bpc" not in state:
+            model = run.models.student(folder / "student").to(run.engine.device)
+            title = f"measuring {arm} · {stages[index].phase.name}"
+            state |= measure_gate(run, KVCapture(model), title)
+        return state
+    if run.engine.is_main:
+        write_record(folder, record)
+    before, source = kept_before(judged), None
+    if before is not None:
+        source = phase_folder(run.run_dir, arm, before, stages[before]) / "student"
+    # What a phase that was rolled back has read is not read again.
+    offset = sum(steps[:index])
+    first_sample = offset * at_once
+    place = Place(arm, index, folder, source, steps[index], offset, first_sample, gated)
+    with during(f"phase {stages[index].phase.name!r} of arm {arm!r}"):
+        result = run_stage(run, stages[index], place)
+    return run.engine.from_main(lambda: result)  # of one mind at the gate
+
+
+def _rolled_back(
+    stages: Sequence[Stage], judged: Sequence[Judgement]
+) -> list[str] | None:
+    """The phases which a later one does not build on, where there are any."""
+    pairs = zip(stages, judged, strict=False)
+    names = [stage.phase.name for stage, found in pairs if found.rolled_back]
+    return names or None
+
+
+def check_arm(
+    run_dir: Path,
+    arm: str,
+    config: Config,
+    stages: Sequence[Stage],
+    texts: Mapping[str, str],
+    registry: Registry,
+    changed_plugins: bool = False,
+) -> None:
+    """See, before any work, that what an arm has finished belongs to this config.
+
+    Raises:
+        ConfigError: a finished or started phase was trained with other settings, or,
+            unless ``changed_plugins``, with other code.
+        CheckpointError: a finished phase is damaged.
+    """
+    for index, stage in enumerate(stages):
+        folder = phase_folder(run_dir, arm, index, stage)
+        record = record_of(config, stages[: index + 1], texts, registry)
+        check_record(folder, record, changed_plugins)
+        read_complete(folder, digests=True)
+
+
+def phase_folder(run_dir: Path, arm: str, index: int, stage: Stage) -> Path:
+    """Where an arm keeps one phase, counted from 0."""
+    return arm_folder(run_dir, arm) / f"{index + 1}-{stage.phase.name}"
+
+
+def arm_folder(run_dir: Path, arm: str) -> Path:
+    """Where an arm keeps its phases."""
+    if arm == MAIN:
+        return run_dir / "phases"
+    return run_dir / "baselines" / arm.replace(":", "-")

@@ -1,0 +1,120 @@
+"""How each teacher reads the run's texts: what it covers, and what it cannot tell."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from align.text.documents import TextSample
+from align.tokens.lost_text import LostText, lost_text
+from experiments.assemble.data import Encoder
+from experiments.record.run_dir import MAIN
+
+if TYPE_CHECKING:
+    from experiments.run.context import RunContext
+
+SAMPLES = 64
+"""Texts that are looked at; tokenizers fail on kinds of text, not on single ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One teacher's tokenizer on a sample of the run's texts."""
+
+    coverage: float
+    """Share of the student's text tokens that the aligner feeds."""
+    lost: LostText
+    """What the tokenizer changes or leaves out."""
+
+    def line(self, name: str) -> str:
+        """One line for a log."""
+        return (
+            f"teacher {name!r} reaches {self.coverage:.1%} of the student's tokens; "
+            f"{self.lost}"
+        )
+
+    def alarm(self, name: str, least: float) -> str:
+        """A warning where coverage, or what the tokenizer tells, is below a share."""
+        told = 1 - self.lost.untold
+        if self.coverage >= least and told >= least:
+            return ""
+        what = (
+            f"reaches only {self.coverage:.0%} of the student's tokens"
+            if self.coverage < least
+            else f"tells only {told:.0%} of the characters"
+        )
+        return (
+            f"teacher {name!r} {what} (align.min_coverage is {least:.0%}): "
+            f"{self.lost}. What it knows of the rest is not taught; choose texts "
+            "it can read, or leave it out"
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """What the summary keeps."""
+        return {
+            "coverage": round(self.coverage, 4),
+            "lost_share": round(self.lost.share, 6),
+            "lost": str(self.lost),
+        }
+
+
+def how_teachers_read(
+    samples: Sequence[TextSample],
+    encode: Encoder,
+    teachers: Mapping[str, Any],
+    aligner: Callable[..., Any],
+) -> dict[str, Reading]:
+    """Read some texts with every tokenizer.
+
+    Args:
+        samples: the run's; the first ``SAMPLES`` are read.
+        encode: the student's tokenizer.
+        teachers: fast tokenizers by name.
+        aligner: maps two token batches to an Alignment.
+    """
+    texts = [sample.text for sample in samples[:SAMPLES]]
+    student = encode(texts)
+    found = {}
+    for name, tokenizer in teachers.items():
+        own = Encoder(tokenizer, None)(texts)
+        coverage = aligner(student, own).coverage(student.has_text)
+        found[name] = Reading(coverage, lost_text(tokenizer, own))
+    return found
+
+
+def tell_texts(run: RunContext) -> None:
+    """How the texts were cut, on the console and in the report.
+
+    What a user should look into was told as a warning already.
+    """
+    if not run.engine.is_main:
+        return
+    for sentence in run.data.notes:
+        print(sentence, file=sys.stderr)
+    for sentence in (*run.data.warnings, *run.data.notes):
+        event = {"kind": "event", "step": 0, "event": sentence}
+        run.metrics.write_once(MAIN, run.config.phases[0], event)
+
+
+def tell_reading(run: RunContext) -> dict[str, Reading]:
+    """How the teachers' tokenizers read the texts; loud where they do badly."""
+    align = run.config.align
+    tokenizers = {
+        name: run.models.teacher(name).tokenizer for name in run.config.teachers
+    }
+    aligner = run.registry.guarded("aligner", align.aligner)()
+    found = how_teachers_read(
+        run.data.calibration, run.models.encode, tokenizers, aligner
+    )
+    if run.engine.is_main:
+        for name, reading in found.items():
+            alarm = reading.alarm(name, align.min_coverage)
+            print(f"warning: {alarm}" if alarm else reading.line(name), file=sys.stderr)
+            line = {"kind": "reading", "step": 0, "teacher": name, **reading.plain()}
+            run.metrics.write_once(MAIN, run.config.phases[0], line)
+            if alarm:
+                event = {"kind": "event", "step": 0, "event": alarm}
+                run.metrics.write_once(MAIN, run.config.phases[0], event)
+    return found

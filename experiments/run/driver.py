@@ -1,0 +1,172 @@
+"""Run a whole job: its arms trained, measured and summed up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.config.error_place import during
+from experiments.config.presets import load_registry
+from experiments.config.tree import Config
+from experiments.record.history import IDENTITY, STATE, read_json, write_json
+from experiments.record.progress import waiting
+from experiments.record.run_dir import MAIN, written_so_far
+from experiments.record.stop import RunStopped
+from experiments.run.arms import (
+    Results,
+    course_of,
+    phase_folder,
+    train_gated,
+    train_others,
+    with_repeated,
+)
+from experiments.run.context import RunContext
+from experiments.run.coverage import Reading, tell_reading, tell_texts
+from experiments.run.evaluation import starting_point, teachers_alone
+from experiments.run.gates import Judgement, kept_before
+from experiments.run.ledger import ledger
+from experiments.run.opening import open_run
+from experiments.run.plan import plan_run
+from experiments.run.summary import summarize
+from plugins.registry import Registry
+from student.loop.engine import Engine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a run measured."""
+
+    start: Mapping[str, Any]
+    """Of the student before any training."""
+    teachers: Mapping[str, Mapping[str, float]]
+    """Bits per character by domain of every teacher that predicts."""
+    reading: Mapping[str, Reading]
+    """How every teacher's tokenizer reads the texts."""
+    results: Results
+    """Of every arm's phases."""
+    judged: Sequence[Judgement]
+    """Of every phase of the main arm."""
+
+
+def run_training(
+    config: Config,
+    *,
+    registry: Registry | None = None,
+    resume: str = "auto",
+    engine: Engine | None = None,
+    trust: bool = False,
+    changed_plugins: bool = False,
+) -> Path:
+    """Train through all phases and baselines, and sum up what came of it.
+
+    What is complete already is not done again, so the same call continues a run
+    that was stopped or killed. :func:`experiments.write_report` writes its report.
+
+    Args:
+        config: the run.
+        registry: plugins; None loads the built-in and the installed ones.
+        resume: ``auto`` continues a run or starts one, ``never`` refuses an existing
+            run, ``must`` refuses to start a new one. Settings may have changed where
+            nothing finished depends on them.
+        engine: shared by several runs of one process; None makes one.
+        trust: take up checkpoints that another run wrote.
+        changed_plugins: go on where the code of a plugin in use has changed.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        ConfigError: the config cannot be run, or the directory belongs to another.
+        PluginError: a plugin in use does not keep its contract.
+        ValueError: a model, file or tokenizer cannot be used.
+        RunStopped: asked to stop; saved.
+    """
+    plan = plan_run(config, registry or load_registry(config), resume)
+    with open_run(
+        plan, engine=engine, trust=trust, changed_plugins=changed_plugins
+    ) as run:
+        sum_up(run, train_arms(run))
+    return config.run_dir
+
+
+def train_arms(run: RunContext) -> Outcome:
+    """Train every arm, measuring before, between and after.
+
+    Args:
+        run: see :func:`experiments.run.opening.open_run`.
+
+    Raises:
+        RunStopped: asked to stop; a checkpoint was written.
+    """
+    _note_state(run, saved=False, finished=False)
+    tell_texts(run)
+    with waiting("how teachers read the texts", run.engine.is_main):
+        reading = tell_reading(run)
+    with during("measuring before training"):
+        start, teachers = starting_point(run), teachers_alone(run)
+    run.progress.course = course_of(run)
+    try:
+        results, judged = train_gated(run, start)
+        if run.engine.is_main:
+            _export(run, kept_before(judged))
+        results |= train_others(run, judged)
+    except RunStopped:
+        _note_state(run, saved=True, finished=False)
+        raise
+    return Outcome(
+        start=start,
+        teachers=teachers,
+        reading=reading,
+        results=with_repeated(run.arms, results),
+        judged=judged,
+    )
+
+
+def sum_up(run: RunContext, outcome: Outcome) -> None:
+    """Write ``summary.json``, and that the run is finished."""
+    if run.engine.is_main:
+        write_json(run.run_dir / "summary.json", _summary(run, outcome))
+    _note_state(run, saved=True, finished=True)
+    run.engine.barrier()
+
+
+def _summary(run: RunContext, outcome: Outcome) -> dict[str, Any]:
+    summary = summarize(
+        run.config,
+        outcome.results,
+        outcome.judged,
+        outcome.start["bpc"],
+        run.models.teachers,
+    )
+    for name, bpc in outcome.teachers.items():
+        summary["teachers"][name]["bpc"] = bpc
+    for name, reading in outcome.reading.items():
+        summary["teachers"][name]["reading"] = reading.plain()
+    routing = list(written_so_far(run.run_dir).lines("routing"))
+    summary["ledger"] = ledger(
+        outcome.results, outcome.judged, routing, outcome.teachers
+    )
+    known = read_json(run.run_dir / IDENTITY)
+    summary |= {key: known[key] for key in ("versions", "plugins")}
+    summary["time_s"] = round(time.monotonic() - run.started, 1)
+    return summary
+
+
+def _export(run: RunContext, last: int | None) -> None:
+    """Put the last student that was kept where users look for it."""
+    folder = None
+    if last is not None:
+        stage = run.arms[MAIN][last]
+        folder = phase_folder(run.run_dir, MAIN, last, stage) / "student"
+    model = run.models.student(folder)
+    run.models.save_student(model, run.run_dir / "student", last=True)
+
+
+def _note_state(run: RunContext, *, saved: bool, finished: bool) -> None:
+    if run.engine.is_main:
+        run.may_write()
+        state = {"saved": saved, "finished": finished, "signal": run.stop.signal}
+        write_json(run.run_dir / STATE, state)

@@ -1,0 +1,84 @@
+"""What a run measures of a student: held-out bits per character, and its KV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+
+from align.text.documents import TextSample
+from experiments.assemble.data import Encoder
+from experiments.run.context import RunContext
+from student.evaluate import bits_per_char, kv_health
+from teacher.capture.kv_capture import KVCapture
+
+
+def evaluate(
+    run: RunContext,
+    capture: KVCapture,
+    title: str,
+    encode: Encoder | None = None,
+    samples: Sequence[TextSample] | None = None,
+) -> dict[str, float]:
+    """Bits per character by domain, of a student unless told otherwise.
+
+    Args:
+        run: what all arms share.
+        capture: the model.
+        title: of the progress bar.
+        encode: None: the student's tokenizer.
+        samples: None: the held-out text.
+    """
+    texts = run.data.eval if samples is None else samples
+    batches = -(-len(texts) // 16)
+    read = encode or run.models.encode
+    return bits_per_char(
+        capture,
+        lambda texts: read(texts).to(run.engine.device),
+        texts,
+        batch_size=16,
+        progress=lambda items: run.progress.over(items, title, batches),
+    )
+
+
+def measure_gate(
+    run: RunContext, capture: KVCapture, title: str
+) -> dict[str, dict[str, float]]:
+    """What the gate's own text says of a student; nothing where there is none."""
+    if not run.data.gate:
+        return {}
+    found = evaluate(run, capture, f"{title} for the gate", None, run.data.gate)
+    return {"gate_bpc": run.engine.from_main(lambda: found)}
+
+
+@torch.no_grad()
+def measure_health(
+    encode: Encoder,
+    device: torch.device,
+    capture: KVCapture,
+    texts: Sequence[str],
+    most: int | None = None,
+) -> dict[str, float]:
+    """Spread and effective rank of a student's KV, see ``kv_health``."""
+    batch = encode(texts).to(device)
+    return asdict(kv_health(capture(batch.ids, batch.mask).kv, most))
+
+
+def starting_point(run: RunContext) -> dict[str, dict[str, float]]:
+    """What is measured of the student before any training."""
+    capture = KVCapture(run.models.student(None).to(run.engine.device))
+    title = "measuring the untrained student"
+    bpc = evaluate(run, capture, title)
+    found = {"bpc": run.engine.from_main(lambda: bpc)}
+    return found | measure_gate(run, capture, title)
+
+
+def teachers_alone(run: RunContext) -> dict[str, dict[str, float]]:
+    """Every decoder teacher's own held-out bits per character."""
+    found = {}
+    for name, teacher in run.models.live.items():
+        if teacher.predicts:
+            encode, title = Encoder(teacher.tokenizer, None), f"measuring {name}"
+            found[name] = evaluate(run, teacher.capture, title, encode)
+    return found

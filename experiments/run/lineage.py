@@ -1,0 +1,180 @@
+"""What a phase was trained with, so that a corrected run keeps what still holds.
+
+A run may be changed and continued: what is finished stays as long as nothing that
+it depends on has changed, its own settings and those of the phases before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.config.effects import with_effect
+from experiments.config.later import LATER, since_ever
+from experiments.config.parsing import ConfigError, plain
+from experiments.config.used_plugins import changed_code, plugin_records
+from student.checkpoint import MARKER
+from student.loop.phase_checkpoint import steps_kept
+from student.output_config import OUTPUT_TERMS
+from student.terms.key_value import chosen_terms
+from teacher.store.manifest import brief
+
+if TYPE_CHECKING:
+    from experiments.assemble.data import RunData
+    from experiments.config.tree import Config
+    from experiments.run.context import Stage
+    from plugins.registry import Registry
+
+PLUGINS = "plugins"
+"""Of a record: whose code strangers' names in use are."""
+
+
+def record_of(
+    config: Config,
+    stages: Sequence[Stage],
+    texts: Mapping[str, str],
+    registry: Registry | None = None,
+) -> dict[str, Any]:
+    """Everything that the last of these stages depends on.
+
+    ``data.overlap`` is not in it: what it does shows in the texts.
+
+    Args:
+        config: the run's.
+        stages: an arm's phases up to the one in question.
+        texts: digests of what is read, see :func:`text_digests`.
+        registry: says whose code is used; None leaves that out.
+    """
+    phases = {}
+    for index, stage in enumerate(stages):
+        phases[f"{index + 1}-{stage.phase.name}"] = {
+            "teachers": {
+                name: with_effect(config.teachers[name])
+                for name in stage.teachers
+                if name in config.teachers
+            },
+            "align": plain(stage.phase.align),
+            "fuse": plain(stage.phase.fuse),
+            "loss": since_ever(stage.phase.loss),
+            "train": with_effect(stage.phase.train),
+        }
+        terms = chosen_terms(stage.phase.loss, stage.phase.output).values()
+        if any(
+            term.kind in OUTPUT_TERMS for term in terms
+        ):  # runs from before there were any go on
+            phases[f"{index + 1}-{stage.phase.name}"]["output"] = since_ever(
+                stage.phase.output
+            )
+    used = plugin_records(registry, [s.phase for s in stages]) if registry else {}
+    return {
+        "seed": config.run.seed,
+        "student": with_effect(config.student),
+        "data": {k: v for k, v in since_ever(config.data).items() if k != "overlap"},
+        "texts": dict(texts),
+        "rope_scaling_method": config.align.rope_scaling_method,
+        "store": plain(config.store) if config.store.read else None,
+        "phases": phases,
+        **({PLUGINS: dict(used)} if used else {}),
+    }
+
+
+def text_digests(data: RunData) -> dict[str, str]:
+    """SHA-256 over the texts that are learned from, by what they are for.
+
+    A file whose path stayed and whose content changed shows here. Held-out text is
+    left out: it changes no student.
+    """
+    found = {}
+    for name, samples in (("train", data.train), ("calibration", data.calibration)):
+        digest = hashlib.sha256()
+        for sample in samples:
+            digest.update(f"{sample.domain}\0{sample.text}\0".encode(errors="replace"))
+        found[name] = digest.hexdigest()
+    return found
+
+
+def record_file(folder: Path) -> Path:
+    """Where a phase's record lies: beside its folder, as a checkpoint's does."""
+    return folder.with_name(f"{folder.name}.settings.json")
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Note what the phase that will fill ``folder`` is trained with."""
+    file = record_file(folder)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    part.replace(file)
+
+
+def check_record(
+    folder: Path, record: Mapping[str, Any], changed_plugins: bool = False
+) -> None:
+    """Refuse to build on a phase that was trained with other settings or code.
+
+    Args:
+        folder: the phase's; also its checkpoint, if it was stopped half way.
+        record: of the config as it is now; what it leaves out is not compared.
+        changed_plugins: go on though a plugin's code has changed.
+
+    Raises:
+        ConfigError: something differs; names it and what to do.
+    """
+    checkpoint = folder.with_name(f"{folder.name}.checkpoint")
+    started = [checkpoint] if steps_kept(checkpoint) else []
+    kept = [folder, *started] if (folder / MARKER).is_file() else started
+    file = record_file(folder)
+    if not kept or not file.is_file():
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{file} is damaged ({error}); delete it and {kept[0]} to train this "
+            "phase again"
+        ) from None
+    now = json.loads(json.dumps(record))
+    code = changed_code(before.pop(PLUGINS, {}), now.pop(PLUGINS, {}))
+    if code and not changed_plugins:
+        raise ConfigError(
+            f"{kept[0]} was trained with other code: {'; '.join(code)}. Put the "
+            "old code back, go on with the new code by --changed-plugins, or choose "
+            "another run.name"
+        )
+    known = {key: value for key, value in before.items() if key in now}
+    changed = differing_fields(known, now)
+    if changed:
+        shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
+        raise ConfigError(
+            f"{kept[0]} belongs to another config: {shown}. Choose another run.name, "
+            "restore these settings to continue, or delete this folder and those of "
+            "the phases after it to train them again"
+        )
+
+
+def differing_fields(before: Any, now: Any, path: str = "") -> list[str]:
+    """Name every leaf that differs: ``train.steps: stored 40, config 60``.
+
+    A later setting that a record leaves out is told by what that means.
+    """
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        rows: list[str] = []
+        for key in sorted({*before, *now}):
+            inside = f"{path}.{key}" if path else str(key)
+            absent = LATER.get(key)
+            old, new = before.get(key, absent), now.get(key, absent)
+            rows += differing_fields(old, new, inside)
+        return rows
+    if before == now:
+        return []
+    return [f"{path}: stored {_shown(before)}, config {_shown(now)}"]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):  # a section that the other side has not
+        return f"{len(value)} settings"
+    return "null" if value is None else brief(value)

@@ -1,0 +1,288 @@
+"""Train one phase of one arm: calibrate, train, measure, save."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.assemble.data import Encoder
+from experiments.assemble.layer_maps import Depth
+from experiments.assemble.models import Models
+from experiments.assemble.outputs import output_plan, own_head
+from experiments.assemble.precision import autocast_of
+from experiments.assemble.teaching import Faculty, build_faculty, build_objectives
+from experiments.record.metrics import Metrics
+from experiments.record.progress import Work, told
+from experiments.record.run_dir import MAIN
+from experiments.record.stop import RunStopped, StopRequest
+from experiments.run.alarms import Alarms
+from experiments.run.context import Place, RunContext, Stage
+from experiments.run.evaluation import evaluate, measure_gate, measure_health
+from plugins.registry import Registry
+from student.checkpoint import atomic_folder, mark_complete
+from student.config import TrainConfig
+from student.distiller import HEALTH_TOKENS, Distiller
+from student.loop.data_order import sample_indices
+from student.loop.phase_checkpoint import Keeper
+from student.loop.trainer import Job, Observer, train_phase
+from student.step_outputs import OutputPlan
+from teacher.capture.kv_capture import KVCapture
+
+
+def run_stage(run: RunContext, stage: Stage, place: Place) -> dict[str, Any]:
+    """Calibrate, train, measure and save one phase.
+
+    Returns:
+        What was measured: ``name``, ``steps``, ``bpc`` by domain, ``teachers``,
+        ``health``, where a gate has text of its own ``gate_bpc`` and, where teachers
+        took part, ``coverage``, ``fit`` and ``layer_map``.
+
+    Raises:
+        RunStopped: asked to stop; a checkpoint was written.
+    """
+    phase, engine = stage.phase, run.engine
+    torch.manual_seed(run.config.run.seed * 1000 + place.index)
+    model = run.models.student(place.source).to(engine.device)
+    capture = KVCapture(model)
+    if phase.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    encode = run.models.encode
+    faculty = _faculty(run, stage, capture, encode)
+    distiller = Distiller(
+        model,
+        capture,
+        build_objectives(phase, run.registry, faculty is not None),
+        phase.loss,
+        faculty.teaching if faculty else None,
+        autocast_of(phase.train),
+        run.config.alarms.health_every,
+        _output_plan(run.models, run.registry, stage, capture) if faculty else None,
+        own_head(phase, capture),
+    )
+    alarms = _alarms(run, stage, place, capture)
+    title = f"{place.arm} · {phase.name}"
+    leg = (place.arm, place.index)
+    with run.progress.work(title, place.steps, leg) as show:
+        job = _job(run, stage, place, faculty, alarms, show)
+        train = _in_step(phase.train, bool(run.models.sharded))
+        done = train_phase(distiller, engine, job, train)
+    if done < place.steps:
+        raise RunStopped(f"{title}: {done} of {place.steps} steps")
+    result = _measure(run, stage, place, capture, faculty)
+    if place.gated:
+        result |= measure_gate(run, capture, f"measuring {title}")
+
+    def keep() -> None:
+        _save(model, run, place, result)
+        shutil.rmtree(checkpoint_folder(place.folder), ignore_errors=True)
+
+    engine.from_main(keep)
+    return result
+
+
+def _in_step(train: TrainConfig, sharded: bool) -> TrainConfig:
+    """Without prefetch where a teacher's forward takes all processes.
+
+    Two threads would talk to the others at once, each process in an order of its own.
+    """
+    return replace(train, prefetch=train.prefetch and not sharded)
+
+
+def _job(
+    run: RunContext,
+    stage: Stage,
+    place: Place,
+    faculty: Faculty | None,
+    alarms: Alarms,
+    work: Work,
+) -> Job:
+    """What the loop is to do, and where it reports."""
+    return Job(
+        samples=run.data.train,
+        encode=run.models.encode,
+        views=faculty.panel if faculty else None,
+        steps=place.steps,
+        seed=run.config.run.seed,
+        checkpoints=_keeper(run, checkpoint_folder(place.folder), stage.phase.train),
+        first_sample=place.first_sample,
+        observer=_Observer(
+            metrics=run.metrics,
+            place=place,
+            phase=stage.phase.name,
+            alarms=alarms,
+            faculty=faculty,
+            work=work,
+            stop=run.stop,
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Observer(Observer):
+    """Writes a phase's metrics, with the alarms that they raise, and shows progress."""
+
+    metrics: Metrics
+    place: Place
+    phase: str
+    alarms: Alarms
+    faculty: Faculty | None
+    work: Work
+    stop: StopRequest
+
+    def begin(self, done: int) -> None:
+        self.work.start(done)
+        self.metrics.rewind(self.place.arm, self.phase, done, self.place.offset)
+        self.alarms.recall(self.metrics.written(self.place.arm, self.phase))
+        if self.faculty is not None:
+            self._write(self.alarms.covers(self.faculty.report.coverage))
+            self._write(_similarity(self.faculty.depth))
+
+    def log(self, line: dict[str, Any]) -> None:
+        if line["kind"] == "train":
+            self.work.note(told(line))
+        self._write(self.alarms.see(line))
+
+    def tick(self, done: int) -> None:
+        self.work(done)
+
+    def should_stop(self) -> bool:
+        return self.stop()
+
+    def _write(self, lines: Iterable[dict[str, Any]]) -> None:
+        for line in lines:
+            self.metrics.write(self.place.arm, self.phase, line, self.place.offset)
+
+
+def _similarity(depth: Depth) -> list[dict[str, Any]]:
+    """A line on how alike layers are, where the maps were read off that."""
+    if not depth.similarity:
+        return []
+    layers = {
+        name: {
+            "cka": [[round(x, 4) for x in row] for row in matrix.tolist()],
+            "map": list(depth.maps[name]),
+        }
+        for name, matrix in depth.similarity.items()
+    }
+    return [{"kind": "layer_similarity", "teachers": layers}]
+
+
+def _alarms(run: RunContext, stage: Stage, place: Place, capture: KVCapture) -> Alarms:
+    """What to warn of, with the student as it stands before the phase."""
+    phase, config = stage.phase, run.config
+    start: dict[str, float] = {}
+    if stage.teachers and config.alarms.health_every:
+        size, samples = phase.train.batch_size, run.data.train
+        order = sample_indices(
+            len(samples), config.run.seed, place.first_sample, size, run.engine.rank
+        )
+        texts = [samples[i].text for i in order]
+        start = measure_health(
+            run.models.encode, run.engine.device, capture, texts, HEALTH_TOKENS
+        )
+
+    def warn(message: str) -> None:
+        if place.arm == MAIN and run.engine.is_main:
+            text = f"warning: phase {phase.name}: {message}"
+            print(text, file=sys.stderr, flush=True)
+
+    return Alarms(
+        config.alarms,
+        place.steps,
+        start,
+        phase.align.min_coverage,
+        phase.fuse.router != "fixed",
+        warn,
+    )
+
+
+def checkpoint_folder(folder: Path) -> Path:
+    """Where a phase keeps its checkpoints while it goes on."""
+    return folder.with_name(f"{folder.name}.checkpoint")
+
+
+def _keeper(run: RunContext, folder: Path, train: TrainConfig) -> Keeper:
+    def warn(text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    return Keeper(
+        folder, train.keep_checkpoints, run.run_id, run.trust, warn, run.may_write
+    )
+
+
+def _faculty(
+    run: RunContext, stage: Stage, capture: KVCapture, encode: Encoder
+) -> Faculty | None:
+    if not stage.teachers:
+        return None
+    teachers = run.models.chosen(stage.teachers)
+    known = run.config.teachers  # not the one that a fused store makes of all
+    shares = {n: known[n].weight if n in known else 1.0 for n in stage.teachers}
+    return build_faculty(
+        stage.phase,
+        run.registry,
+        capture,
+        encode,
+        teachers,
+        shares,
+        run.data.calibration,
+        run.progress.over,
+    )
+
+
+def _output_plan(
+    models: Models, registry: Registry, stage: Stage, capture: KVCapture
+) -> OutputPlan | None:
+    teachers = models.chosen(stage.teachers)
+    own = models.student_tokenizer
+    return output_plan(stage.phase, registry, capture, own, teachers)
+
+
+def _measure(
+    run: RunContext,
+    stage: Stage,
+    place: Place,
+    capture: KVCapture,
+    faculty: Faculty | None,
+) -> dict[str, Any]:
+    bpc = evaluate(run, capture, f"measuring {place.arm} · {stage.phase.name}")
+    texts = [sample.text for sample in run.data.eval[:16]]
+    measured = measure_health(run.models.encode, run.engine.device, capture, texts)
+    health = {name: round(value, 4) for name, value in measured.items()}
+    line = {"kind": "eval", "step": place.steps, "bpc": bpc, "mean": _mean(bpc)}
+    run.metrics.write(
+        place.arm, stage.phase.name, {**line, "health": health}, place.offset
+    )
+    result: dict[str, Any] = {
+        "name": stage.phase.name,
+        "title": stage.phase.title,
+        "steps": place.steps,
+        "teachers": list(stage.teachers),
+        "bpc": bpc,
+        "health": health,
+    }
+    if faculty is not None:
+        maps = {name: list(one) for name, one in faculty.depth.maps.items()}
+        result |= {
+            "coverage": faculty.report.coverage,
+            "fit": faculty.report.fit,
+            "layer_map": maps,
+        }
+    return result
+
+
+def _save(model: Any, run: RunContext, place: Place, result: Mapping[str, Any]) -> None:
+    with atomic_folder(place.folder) as folder:
+        run.models.save_student(model, folder / "student")
+        mark_complete(folder, dict(result))
+        run.may_write()
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return sum(values.values()) / len(values)

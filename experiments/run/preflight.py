@@ -1,0 +1,105 @@
+"""What can be seen of a run before it begins, without a weight: ``mtkd train --check``.
+
+A job that waited a day in a queue should not end on a name written wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from align.errors import MissingFileError
+from experiments.assemble.models import check_causal, check_positions
+from experiments.assemble.read_through import read_through
+from experiments.config.error_place import named
+from experiments.config.presets import load_registry
+from experiments.config.tree import Config
+from experiments.run.arms import plan_arms, repeated_arms
+from experiments.run.context import Stage
+from experiments.run.plan import RunPlan, plan_run
+from plugins.registry import Registry
+from teacher.capture.limits import position_limit
+from teacher.loading.fresh import fresh_model
+from teacher.loading.models import read_config
+from teacher.names import ZOO, zoo_parts
+from teacher.teacher_rule import TeacherFacts
+
+
+def preflight(
+    config: Config, registry: Registry | None = None, resume: str = "auto"
+) -> list[str]:
+    """See that settings, names, texts and models of a run are there and go together.
+
+    Models are known by their ``config.json``: from a folder, the hub's cache or, unless
+    ``HF_HUB_OFFLINE`` is set, the hub. Embedded ones that are not built yet would be.
+
+    Args:
+        config: the run.
+        registry: plugins; None loads the built-in and the installed ones.
+        resume: as of :func:`experiments.run.plan.plan_run`.
+
+    Returns:
+        Sentences on what the run would do, and what a user should know of it.
+
+    Raises:
+        MtkdError: what would end the run at its start; names the place.
+    """
+    plan = plan_run(config, registry or load_registry(config), resume)
+    sentences = [f"warning: {sentence}" for sentence in plan.warnings]
+    student = _config_of(config.student.model, "student")
+    if student is not None:
+        settings, kind = student
+        with named("student"):
+            check_causal(config.student.model, kind)
+        check_positions(config, _positions(settings))
+    facts = {
+        name: _facts(_config_of(entry.model, f"teachers.{name}"))
+        for name, entry in config.teachers.items()
+    }
+    known = {name: fact for name, fact in facts.items() if fact is not None}
+    if len(known) == len(facts):
+        sentences += _plan(plan, known)
+    else:
+        unbuilt = ", ".join(name for name in facts if name not in known)
+        sentences.append(f"embedded teachers to be built first: {unbuilt}")
+    sentences += read_through(config.data)
+    return [*sentences, f"run: {config.run_dir.absolute()}"]
+
+
+def _config_of(model: str, place: str) -> tuple[Any, str] | None:
+    """Settings and kind of a model; None of an embedded one that is not built."""
+    with named(place):
+        if model.startswith(ZOO):
+            from teacher.zoo import zoo_path
+
+            scale, name = zoo_parts(model)
+            try:
+                model = str(zoo_path(name, scale=scale))
+            except MissingFileError:
+                return None
+        return read_config(model)
+
+
+def _facts(model: tuple[Any, str] | None) -> TeacherFacts | None:
+    if model is None:
+        return None
+    settings, kind = model
+    return TeacherFacts(kind=kind, family=settings.model_type)
+
+
+def _positions(settings: Any) -> int | None:
+    """Of a causal model's table of positions, found on a model without weights."""
+    with torch.device("meta"):
+        return position_limit(fresh_model(settings, 0, torch.float32, False))
+
+
+def _plan(plan: RunPlan, facts: dict[str, TeacherFacts]) -> Iterator[str]:
+    """Which teachers each phase takes, and which arms are trained."""
+    stages = [Stage(phase, tuple(phase.select(facts))) for phase in plan.phases]
+    for stage in stages:
+        yield f"phase {stage.phase.name}: {', '.join(stage.teachers)}"
+    arms = plan_arms(plan.config, stages)
+    repeated = repeated_arms(arms)
+    yield f"arms: {', '.join(arm for arm in arms if arm not in repeated)}"

@@ -1,0 +1,106 @@
+"""Put the arms side by side: what each phase brought, and against what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.config.tree import Config
+from experiments.record.run_dir import MAIN, helped, mean_bpc
+from experiments.run.arms import CE_ONLY, SINGLE
+from experiments.run.gates import Judgement, kept_before
+from teacher.teacher_rule import OfKind
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Per arm its phases, as :func:`experiments.run.phase.run_stage` gives them."""
+
+
+def summarize(
+    config: Config,
+    results: Results,
+    judged: Sequence[Judgement],
+    start: Mapping[str, float],
+    facts: Mapping[str, OfKind],
+) -> dict[str, Any]:
+    """Compare every phase with the baselines at the same steps.
+
+    Of every phase, on the mean over domains: ``beats_ce_only``, whether its student
+    needs fewer bits per character than the same student trained by next-token loss
+    alone; ``beats_best_single``, fewer than the best student of one teacher; None where
+    there is no such student, or it is this very one. ``helped`` is whether it needs
+    fewer than each of those there are; None where there is neither.
+
+    Args:
+        config: the run's.
+        results: what every arm measured.
+        judged: what the gate made of each phase of the main arm.
+        start: the student's bits per character before training.
+        facts: kind and family of the teachers.
+    """
+    main, phases = results[MAIN], []
+    for index, own in enumerate(main):
+        before = kept_before(judged[:index])
+        ce_only = _bpc(results, CE_ONLY, index)
+        best = _best_single(results, index)
+        rival = None if best is None or _alone(main[: index + 1], best) else best["bpc"]
+        beats = _better(own["bpc"], ce_only), _better(own["bpc"], rival)
+        phases.append(
+            {
+                **own,
+                "ce_only": ce_only,
+                "best_single": best,
+                "previous": dict(start if before is None else main[before]["bpc"]),
+                "beats_ce_only": beats[0],
+                "beats_best_single": beats[1],
+                "helped": helped(*beats),
+                "gate": judged[index].plain(),
+            }
+        )
+    last = kept_before(judged)
+    return {
+        "name": config.run.name,
+        "seed": config.run.seed,
+        "student": config.student.model,
+        "teachers": {
+            name: {
+                "model": entry.model,
+                "kind": facts[name].kind,
+                "family": facts[name].family,
+            }
+            for name, entry in config.teachers.items()
+        },
+        "start": dict(start),
+        "phases": phases,
+        "final_phase": None if last is None else main[last]["name"],
+        "singles": {
+            arm.removeprefix(SINGLE): [phase["bpc"] for phase in found]
+            for arm, found in results.items()
+            if arm.startswith(SINGLE)
+        },
+    }
+
+
+def _alone(phases: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> bool:
+    """Whether this one teacher is all that taught: both students are the same."""
+    return all(phase.get("teachers") == [best["teacher"]] for phase in phases)
+
+
+def _bpc(results: Results, arm: str, index: int) -> dict[str, float] | None:
+    return dict(results[arm][index]["bpc"]) if arm in results else None
+
+
+def _best_single(results: Results, index: int) -> dict[str, Any] | None:
+    singles = {
+        arm.removeprefix(SINGLE): dict(found[index]["bpc"])
+        for arm, found in results.items()
+        if arm.startswith(SINGLE)
+    }
+    if not singles:
+        return None
+    teacher = min(singles, key=lambda name: mean_bpc(singles[name]) or 0.0)
+    return {"teacher": teacher, "bpc": singles[teacher]}
+
+
+def _better(own: Mapping[str, float], other: Mapping[str, float] | None) -> bool | None:
+    mine, theirs = mean_bpc(own), mean_bpc(other)
+    return None if mine is None or theirs is None else mine < theirs

@@ -1,0 +1,224 @@
+"""Contract of aligners: short texts by hand, long ones by chance, asked many times."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from align.causality import check_causal
+from align.time_align import Alignment
+from align.tokens.batch import TokenBatch
+from plugins.answers import alignment_problem
+from plugins.contracts.promise import Promise, first_problem, problem
+from plugins.hookspecs import Aligner
+from plugins.untouched import Untouched
+
+_TEXTS = ("unbelievable tea", "深度 KV", "")
+STUDENT = (
+    [(0, 0), (0, 2), (2, 9), (9, 12), (12, 16)],
+    [(0, 0), (0, 1), (1, 2), (2, 5)],
+    [(0, 0)],
+)
+TEACHER = (
+    [(0, 12), (12, 13), (13, 16), (16, 16)],
+    [(0, 2), (2, 3), (3, 4), (4, 5), (5, 5)],
+    [(0, 0)],
+)
+_WORDS = (
+    *("the", "unbelievable", "cache", "of", "深度学习", "keys,", "values"),
+    *("and", "naïve", "🙂", "spans;\n\tdef", "</s>", "<|endoftext|>"),
+)
+_LENGTHS = ((3, 40), (1, 150), (2, 400), (1, 1200), (5, 90), (1, 2600), (1, 1))
+"""Texts and about how many characters each, of the longer batches."""
+CALLS = 120
+"""How often one aligner is asked, since some faults begin late."""
+
+Spans = Sequence[tuple[int, int]]
+
+
+def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
+    """An aligner is tried on Latin, Chinese and empty text with padding, then on longer
+    texts in batches of several sizes, many times over."""
+    student, teacher = token_batch(STUDENT), token_batch(TEACHER)
+
+    def kind() -> str:
+        found = factory()(student, teacher)
+        if not isinstance(found, Alignment):
+            return f"returns {type(found).__name__}"
+        wanted = (len(_TEXTS), student.ids.shape[1], teacher.ids.shape[1])
+        return problem(tuple(found.shape) != wanted, f"{found.shape} for {wanted}")
+
+    def flag() -> str:
+        causal = getattr(factory(), "causal", None)
+        return problem(not isinstance(causal, bool), f"causal is {causal!r}")
+
+    def sums() -> str:
+        rows = factory()(student, teacher).dense().sum(-1)
+        wrong = ((rows - 1).abs() > 1e-5) & (rows != 0)
+        return problem(wrong.any(), f"sums are {rows[wrong].tolist()}")
+
+    def signs() -> str:
+        weights = factory()(student, teacher).weights
+        return problem((~(weights >= 0)).any(), f"weights are {weights.tolist()}")
+
+    def text_only() -> str:
+        dense = factory()(student, teacher).dense()
+        into, outof = dense.sum(-1) > 0, dense.sum(-2) > 0
+        return first_problem(
+            problem((into & ~student.has_text).any(), "a token without text is fed"),
+            problem((outof & ~teacher.has_text).any(), "a token without text feeds"),
+        )
+
+    def itself() -> str:
+        for tokens in (teacher, token_batch([[(0, 3)]], ["tea"])):
+            same = factory()(tokens, tokens)
+            if (tokens.has_text & ~same.covered).any():
+                return f"a token of {tuple(tokens.ids.shape)} is uncovered"
+        return ""
+
+    def alone() -> str:
+        made = factory()
+        for s, t in [(student, teacher), *long_batches()]:
+            together = made(s, t).dense()
+            for row in range(len(s.texts)):
+                one = made(_row(s, row), _row(t, row)).dense()[0]
+                inside = together[row, : one.shape[0], : one.shape[1]]
+                if not torch.allclose(one, inside, atol=1e-5):
+                    return f"text {row} is aligned differently in a batch"
+        return ""
+
+    def others() -> str:
+        used = factory()
+        for s, t in _of_equal_lengths():
+            if not torch.equal(used(s, t).dense(), factory()(s, t).dense()):
+                return "answers otherwise after other texts of as many tokens"
+        return ""
+
+    def covers() -> str:
+        found = factory()(student, teacher)
+        return problem(not len(found.rows), "feeds no token at all")
+
+    def untouched() -> str:
+        before = Untouched({"student": student, "teacher": teacher}, whole=True)
+        factory()(student, teacher)
+        return before.problem()
+
+    def future() -> str:
+        made = factory()
+        if made.causal:  # type: ignore[attr-defined]
+            check_causal(made(student, teacher), student, teacher)
+        return ""
+
+    def often() -> str:
+        made: Any = factory()
+        batches = [(student, teacher), *long_batches()]
+        first: dict[int, torch.Tensor] = {}
+        for call in range(CALLS):
+            which = call % len(batches)
+            s, t = batches[which]
+            before = Untouched({"student": s, "teacher": t}, whole=True)
+            found = made(s, t)
+            wrong = alignment_problem(found, s, t) or before.problem()
+            if not wrong and made.causal:
+                check_causal(found, s, t)
+            dense = torch.zeros(0) if wrong else found.dense()
+            if not wrong and not torch.equal(first.setdefault(which, dense), dense):
+                wrong = "returns another answer to the same tokens"
+            if wrong:
+                longest = max(map(len, s.texts))
+                return f"{wrong} (call {call + 1}, texts of up to {longest} characters)"
+        return ""
+
+    yield Promise("says whether it is causal", flag)
+    yield Promise("returns an Alignment of (B, T_s, T_t)", kind)
+    yield Promise("weights are >= 0", signs)
+    yield Promise("the weights of a student token sum to 1, or it has none", sums)
+    yield Promise("special tokens and padding neither feed nor are fed", text_only)
+    yield Promise("feeds some token where texts meet", covers)
+    yield Promise("covers every token where both tokenizations are equal", itself)
+    yield Promise("leaves its input as it was", untouched)
+    yield Promise("no future leaks if it says so", future)
+    yield Promise("keeps all this call after call, whatever the length", often)
+    yield Promise("aligns each text by itself", alone)
+    yield Promise("aligns each text whatever came before", others)
+
+
+def token_batch(
+    spans: Sequence[Spans], texts: Sequence[str] = _TEXTS, seed: int = 0
+) -> TokenBatch:
+    """A padded batch of texts from spans.
+
+    Args:
+        spans: one list a text.
+        texts: the contract's own by default.
+        seed: of the ids.
+    """
+    length = max(len(row) for row in spans)
+    padded = [[*row, *[(0, 0)] * (length - len(row))] for row in spans]
+    mask = torch.tensor([[i < len(row) for i in range(length)] for row in spans])
+    shift = torch.arange(len(spans))[:, None] * 7 + seed
+    return TokenBatch(
+        (torch.arange(length) + shift) % 101,
+        mask,
+        torch.tensor(padded),
+        tuple(texts),
+    )
+
+
+def long_batches() -> list[tuple[TokenBatch, TokenBatch]]:
+    """Student's and teacher's tokens of longer texts: words, pieces, bytes."""
+    chance = random.Random(0)
+    found = []
+    for count, size in _LENGTHS:
+        texts = [_text(chance, size + 7 * i) for i in range(count)]
+        student = [_spans(chance, text, 4) for text in texts]
+        teacher = [_spans(chance, text, 9) for text in texts]
+        found.append((token_batch(student, texts), token_batch(teacher, texts, 3)))
+    return found
+
+
+def _of_equal_lengths() -> list[tuple[TokenBatch, TokenBatch]]:
+    """Batches that differ in texts and spans, and not in the number of tokens."""
+    text, other = "unbelievable tea", "tea unbelievable"
+    return [
+        (token_batch([STUDENT[0]], [text]), token_batch([TEACHER[0]], [text], 3)),
+        (
+            token_batch([[(0, 0), (0, 1), (1, 3), (3, 10), (10, 16)]], [other], 5),
+            token_batch([[(0, 3), (3, 4), (4, 16), (16, 16)]], [other], 6),
+        ),
+    ]
+
+
+def _text(chance: random.Random, size: int) -> str:
+    words: list[str] = []
+    while sum(map(len, words)) + len(words) < size:
+        words.append(chance.choice(_WORDS))
+    return " ".join(words)[:size]
+
+
+def _spans(chance: random.Random, text: str, most: int) -> list[tuple[int, int]]:
+    """A begin token, pieces of up to ``most`` characters, some characters in bytes."""
+    spans, at = [(0, 0)], 0
+    while at < len(text):
+        if ord(text[at]) > 255 and chance.random() < 0.5:
+            spans += [(at, at + 1)] * 3
+            at += 1
+            continue
+        end = min(len(text), at + chance.randint(1, most))
+        spans.append((at, end))
+        at = end
+    return spans
+
+
+def _row(batch: TokenBatch, row: int) -> TokenBatch:
+    """One text alone, without the padding."""
+    tokens = int(batch.mask[row].sum())
+    return TokenBatch(
+        batch.ids[row : row + 1, :tokens],
+        batch.mask[row : row + 1, :tokens],
+        batch.spans[row : row + 1, :tokens],
+        batch.texts[row : row + 1],
+    )

@@ -1,0 +1,74 @@
+"""Tests that a third party runs against its own plugin.
+
+``check("router", DirichletRouter)`` tries what the kind's hookspec promises on
+small real inputs and returns one :class:`Check` per promise. In a plugin's own
+tests: ``assert_contract("router", DirichletRouter)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from plugins.contracts import aligner as contract_aligner
+from plugins.contracts import maps as contract_maps
+from plugins.contracts import objective as contract_objective
+from plugins.contracts import phase as contract_phase
+from plugins.contracts import router as contract_router
+from plugins.contracts import space as contract_space
+from plugins.contracts import temperature as contract_temperature
+from plugins.contracts.promise import Check, Promise
+from plugins.errors import PluginError
+from plugins.seeds import kept
+
+CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
+    "aligner": contract_aligner.aligner,
+    "layer_map": contract_maps.layer_map,
+    "adapter": contract_maps.adapter,
+    "rope_scaler": contract_maps.rope_scaler,
+    "router": contract_router.router,
+    "space": contract_space.space,
+    "objective": contract_objective.objective,
+    "temperature": contract_temperature.temperature,
+    "phase": contract_phase.phase,
+}
+"""For each kind, what it promises."""
+
+
+def check(kind: str, offered: Any) -> list[Check]:
+    """Try every promise of a kind on what a plugin offers.
+
+    Args:
+        kind: a key of :data:`CONTRACTS`.
+        offered: the value a hook offers: a factory, a function or a mapping.
+
+    Returns:
+        One result per promise, in order; a promise that raises is not kept. The random
+        states of PyTorch, Python and NumPy are left as they were.
+
+    Raises:
+        PluginError: there is no such kind.
+    """
+    if kind not in CONTRACTS:
+        raise PluginError(
+            f"{kind!r} is no kind of plugin; kinds are {', '.join(CONTRACTS)}"
+        )
+    restore = kept()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        results = [promise.tried() for promise in CONTRACTS[kind](offered)]
+    restore()
+    return results
+
+
+def assert_contract(kind: str, offered: Any) -> None:
+    """Raise unless every promise is kept.
+
+    Raises:
+        PluginError: listing each promise that is not kept, and why.
+    """
+    broken = [result for result in check(kind, offered) if not result.ok]
+    if broken:
+        lines = "\n".join(f"- {result.name}: {result.detail}" for result in broken)
+        raise PluginError(f"the {kind} breaks its contract:\n{lines}")

@@ -1,0 +1,273 @@
+"""Contract of objectives: small steps of training, asked many times."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from plugins.answers import loss_problem
+from plugins.contracts.promise import Promise, problem
+from plugins.contracts.step import one_text, step_context, step_places
+from plugins.options import options_of
+from plugins.seeds import chance
+from plugins.untouched import Untouched
+from student.objective import (
+    ATTENTION,
+    OUTPUTS,
+    RELATIONS,
+    Comparison,
+    Objective,
+    StepContext,
+    count_of,
+)
+
+CALLS = 24
+"""How often one objective is asked, since some faults begin late."""
+
+
+def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
+    """An objective is tried on two teachers, one of them half uncovered, with targets
+    that are there and with targets that are made when they are asked for."""
+
+    def declared(context: StepContext, needs: frozenset[str]) -> StepContext:
+        """The context as a run fills it for this objective alone."""
+        return replace(
+            context,
+            attention=context.attention if ATTENTION in needs else (),
+            relations=context.relations if RELATIONS in needs else (),
+            outputs=context.outputs if OUTPUTS in needs else None,
+        )
+
+    def options() -> str:
+        fields = dataclasses.fields(options_of(factory))
+        for name in {"use", "weight"} & {field.name for field in fields}:
+            return f"has an option {name!r}, which a config says of every term"
+        defaults = {f.name: f.default_factory() for f in fields}  # type: ignore[misc, operator]
+        if not fields:
+            return ""
+        factory(**defaults)
+        try:
+            factory(**defaults, no_such_option=0)
+        except TypeError:
+            return ""
+        return "takes an option that it has not, no_such_option, without a word"
+
+    def made() -> tuple[Objective, frozenset[str]]:
+        before = Untouched({})
+        found = factory()
+        changed = before.problem()
+        if changed:
+            raise RuntimeError(changed)
+        return found, frozenset(getattr(found, "needs", ()))
+
+    def needs() -> str:
+        found = getattr(factory(), "needs", None)
+        known = {ATTENTION, RELATIONS, OUTPUTS}
+        good = isinstance(found, frozenset) and found <= known
+        return problem(not good, f"needs is {found!r}; give a frozenset of {known}")
+
+    def scalar() -> str:
+        for lazy in (False, True):
+            term, said = made()
+            value = term(declared(step_context(lazy=lazy)[0], said))
+            wrong = loss_problem(value) or problem(not value.isfinite(), f"is {value}")
+            if wrong:
+                return wrong
+        return ""
+
+    def moves() -> str:
+        for lazy in (False, True):
+            term, said = made()
+            context, student, _ = step_context(lazy=lazy)
+            value = term(declared(context, said))
+            if not value.requires_grad:
+                return "has no gradient"
+            early = [x for x in student if x.grad is not None]
+            if early:
+                return "runs a backward pass of its own"
+            value.backward()
+            gradients = [x.grad for x in student if x.grad is not None]
+            if not any(bool((g != 0).any()) for g in gradients):
+                return "nothing of the student moves"
+            if not all(bool(g.isfinite().all()) for g in gradients):
+                return "a gradient is not finite"
+        return ""
+
+    def says_all() -> str:
+        term, said = made()
+        context = step_context()[0]
+        with chance(0):
+            whole = term(context)
+        with chance(0):
+            part = term(declared(context, said))
+        same = torch.allclose(whole, part, equal_nan=True)
+        return problem(
+            not same,
+            f"gives {float(whole.detach()):.4g} with everything and "
+            f"{float(part.detach()):.4g} with what it says it needs, {sorted(said)}",
+        )
+
+    def uncovered() -> str:
+        value = factory()(step_context(covered=False)[0])
+        return problem(not value.isfinite(), f"gives {value.item()} without coverage")
+
+    def without_teachers() -> str:
+        value = factory()(step_context(teachers=False)[0])
+        return problem(not value.isfinite(), f"gives {value.item()} without teachers")
+
+    def untouched() -> str:
+        context, _, targets = step_context()
+        before = Untouched((context, targets), whole=True)
+        factory()(context)
+        changed = before.problem()
+        return changed.replace("0.", "", 1).replace("1.", "target ", 1)
+
+    def often() -> str:
+        term, said = made()
+        contexts = [
+            declared(step_context(size=size, step=step)[0], said)
+            for step, size in enumerate((None, 20, 120))
+        ]
+        for call in range(CALLS):
+            context = contexts[2 if call == CALLS // 2 else call % 2]
+            context = replace(context, step=2**call - 1)
+            before = Untouched(context)
+            value = term(context)
+            wrong = loss_problem(value) or before.problem()
+            if not wrong and not value.isfinite():
+                wrong = f"returns {float(value.detach())}"
+            if not wrong and value.grad_fn is None:
+                wrong = "returns a value without a gradient"
+            if not wrong and frozenset(term.needs) != said:
+                wrong = f"needs {sorted(term.needs)} after {sorted(said)}"
+            if wrong:
+                tokens = context.batch.ids.shape[1]
+                return (
+                    f"{wrong} (call {call + 1}, step {context.step}, {tokens} tokens)"
+                )
+        return ""
+
+    def learns() -> str:
+        term, said = made()
+        if not isinstance(term, nn.Module):
+            return ""
+        term(declared(step_context()[0], said)).backward()
+        still = [
+            name
+            for name, parameter in term.named_parameters()
+            if parameter.requires_grad and parameter.grad is None
+        ]
+        return problem(still, f"nothing reaches its parameters {still}")
+
+    def extremes() -> str:
+        for change in (lambda x: 300 * x, lambda x: x.bfloat16()):
+            term, said = made()
+            context, student, _ = step_context()
+            context = replace(
+                context, comparisons=[_each(c, change) for c in context.comparisons]
+            )
+            value = term(declared(context, said))
+            if not value.isfinite():
+                return f"gives {float(value.detach())}"
+            value.backward()
+            if not all(
+                bool(x.grad.isfinite().all()) for x in student if x.grad is not None
+            ):
+                return "a gradient is not finite"
+        return ""
+
+    def alone() -> str:
+        term, said = made()
+        if said:
+            return ""  # what else it reads is tried in whole batches
+        values = []
+        for size in (1, 2):
+            with chance(0):
+                values.append(float(term(one_text(size)).detach()))
+        same = math.isclose(*values, rel_tol=1e-4, abs_tol=1e-6)
+        return problem(
+            not same,
+            f"gives {values[0]:.6g} for one text, and {values[1]:.6g} where a row of "
+            "padding stands below it",
+        )
+
+    def resumed() -> str:
+        with chance(0):
+            term, said = made()
+        for step, size in enumerate((None, 20, 7)):
+            with chance(1 + step):
+                term(declared(step_context(size=size, step=step)[0], said))
+        with chance(0):
+            again, _ = made()
+        if isinstance(term, nn.Module) and isinstance(again, nn.Module):
+            again.load_state_dict(term.state_dict())
+        context = declared(step_context(size=9, step=3)[0], said)
+        values = []
+        for either in (term, again):
+            with chance(9):
+                values.append(float(either(context).detach()))
+        far = not math.isclose(*values, rel_tol=1e-4, abs_tol=1e-6)
+        return problem(
+            far,
+            f"gives {values[0]:.6g} after other steps, and {values[1]:.6g} where it is "
+            "built anew and given its state; keep what it remembers in buffers",
+        )
+
+    def counted() -> str:
+        made = factory()
+        count = count_of(made)
+        if count is None:
+            return ""
+        context = step_context()[0]
+        counts = tuple(count(step_places(context)))
+        if not counts or not all(0 <= x < math.inf for x in counts):
+            return f"count gives {counts}; give numbers >= 0"
+        values = []
+        for n in (1, 2):
+            with chance(0):
+                value = made(replace(context, totals=tuple(n * x for x in counts)))
+            values.append(float(value.detach()))
+        once, twice = values
+        far = abs(once - 2 * twice) > 1e-4 * abs(once) + 1e-6
+        if far:
+            return (
+                f"gives {once}, and {twice} where the step's counts are twice as large"
+            )
+        with chance(0):
+            alone = float(made(context).detach())
+        same = math.isclose(once, alone, rel_tol=1e-4, abs_tol=1e-6)
+        return problem(
+            not same,
+            f"gives {alone} for a pass that is all of its step, counted {once}",
+        )
+
+    yield Promise("says what it needs", needs)
+    yield Promise("takes its own options by name, and no others", options)
+    yield Promise("divides by the step's counts, if it counts", counted)
+    yield Promise("is a finite scalar", scalar)
+    yield Promise("moves the student", moves)
+    yield Promise("reads only what it says it needs", says_all)
+    yield Promise("is finite where nothing is covered", uncovered)
+    yield Promise("is finite without teachers", without_teachers)
+    yield Promise("leaves its input as it was", untouched)
+    yield Promise("is finite for large keys and narrow ones", extremes)
+    yield Promise("padding weighs nothing, nor does its row", alone)
+    yield Promise("whatever learns in it gets a gradient", learns)
+    yield Promise("keeps all this call after call", often)
+    yield Promise("remembers nothing that a resumed run would not know", resumed)
+
+
+def _each(comparison: Comparison, change: Callable[[Tensor], Tensor]) -> Comparison:
+    """Other predictions and targets."""
+    return replace(
+        comparison,
+        pred_k=change(comparison.pred_k),
+        pred_v=change(comparison.pred_v),
+        target_k=change(comparison.target_k),
+        target_v=change(comparison.target_v),
+    )

@@ -1,0 +1,228 @@
+"""Contract of routers: queries of many shapes and sizes, asked many times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fuse.router import needs_sample
+from fuse.similarity_router import RoutingSample
+from plugins.answers import SUM, SUM_NARROW, weights_problem
+from plugins.contracts.promise import Promise, first_problem, problem
+from plugins.seeds import chance
+from plugins.untouched import Untouched
+
+_WIDTH, _TEACHERS = 16, 3
+_SIZES = ((4, 5), (4,), (1, 1), (3, 40), (2, 300), (1,), (7, 2))
+CALLS = 120
+"""How often one router is asked, since some faults begin late."""
+
+
+def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
+    """A router is tried on texts and tokens, large and low-precision queries."""
+
+    def made(teachers: int = _TEACHERS, seed: int = 0) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            before = Untouched({})
+            found: Any = factory(_WIDTH, teachers)
+            if needs_sample(factory):
+                found.fit(sample(teachers, seed))
+            changed = before.problem()
+        if changed:
+            raise RuntimeError(changed)
+        router: nn.Module = found
+        return router
+
+    def trained() -> list[nn.Module]:
+        """One as it is made and one whose parameters have moved: many begin uniform."""
+        module = made()
+        chance = torch.Generator().manual_seed(4)
+        with torch.no_grad():
+            for p in module.parameters():
+                p.add_(torch.randn(p.shape, generator=chance).to(p) * 0.5)
+        return [made(), module]
+
+    def kind() -> str:
+        found = made()
+        return first_problem(
+            problem(not isinstance(found, nn.Module), f"a {type(found).__name__}"),
+            problem(made() is found, "the same module is handed out twice"),
+        )
+
+    def shape() -> str:
+        module = made()
+        for query in queries():
+            wanted = (*query.shape[:-1], _TEACHERS)
+            got = tuple(module(query).shape)
+            if got != wanted:
+                return f"{tuple(query.shape)} gives {got}, not {wanted}"
+        return ""
+
+    def sums() -> str:
+        for module, query in product(trained(), queries()):
+            weights = module(query).detach().float()
+            if not (weights >= 0).all():
+                return "a weight is negative or not a number"
+            if ((weights.sum(-1) - 1).abs() > 1e-2).any():
+                return f"sums reach {float(weights.sum(-1).max())}"
+        return ""
+
+    def single() -> str:
+        weights = made(1)(queries()[0])
+        return problem(
+            ((weights - 1).abs() > 1e-5).any(), "one teacher gets less than 1"
+        )
+
+    def alone() -> str:
+        for module, query in product(trained(), (queries()[0], *sized())):
+            module.eval()
+            rows = query.reshape(-1, _WIDTH)[:12]
+            together = module(query).reshape(-1, _TEACHERS)[: len(rows)]
+            apart = torch.stack([module(row[None])[0] for row in rows])
+            if not torch.allclose(together, apart, atol=1e-5):
+                return "a text's weights depend on its batch"
+            if company_counts(module.train(), query):
+                return "while it trains, a text's weights depend on its batch"
+        return ""
+
+    def learns() -> str:
+        module = made()
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        weights = module(queries()[0])
+        if not parameters:
+            return ""
+        if not weights.requires_grad:
+            return "its weights have no gradient"
+        weights[..., 0].square().sum().backward()
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        moved = any(bool((g != 0).any()) for g in gradients)
+        finite = all(bool(g.isfinite().all()) for g in gradients)
+        still = [
+            name
+            for name, p in module.named_parameters()
+            if p.requires_grad and p.grad is None
+        ]
+        return first_problem(
+            problem(not moved, "no parameter has a gradient"),
+            problem(not finite, "a gradient is not finite"),
+            problem(still, f"nothing reaches its parameters {still}"),
+        )
+
+    def history() -> str:
+        answers = []
+        for scale in (1, -3):
+            module = trained()[1].train()
+            for query in sized():
+                with chance(0):
+                    module(query * scale + 1)
+            with torch.no_grad(), chance(0):
+                answers.append(module.eval()(queries()[0]).float())
+        far = not torch.allclose(answers[0], answers[1], atol=1e-5)
+        return problem(far, "answers otherwise after other queries in training")
+
+    def saved() -> str:
+        module, other = made(), made(seed=5)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(0.1)
+        other.load_state_dict(module.state_dict())
+        query = queries()[0]
+        same = torch.allclose(module.eval()(query), other.eval()(query), atol=1e-6)
+        return problem(not same, "a restored router answers differently")
+
+    def fitted() -> str:
+        module: Any = made()
+        if not needs_sample(factory):
+            return ""
+        given = sample(_TEACHERS, 1)
+        before = Untouched(given, whole=True)
+        module.fit(given)
+        none_known = replace(given, bits=given.bits * torch.nan)
+        module.fit(none_known)
+        weights = module(queries()[0])
+        return before.problem() or weights_problem(weights, queries()[0], _TEACHERS)
+
+    def often() -> str:
+        module = trained()[1].eval()
+        learning = any(p.requires_grad for p in module.parameters())
+        asked, first = sized(), dict[int, Tensor]()
+        for call in range(CALLS):
+            which = call % len(asked)
+            query = asked[which]
+            before = Untouched({"the query": query}, whole=True)
+            weights = module(query)
+            wrong = weights_problem(weights, query, _TEACHERS) or before.problem()
+            if not wrong and learning and weights.grad_fn is None:
+                wrong = "returns weights without a gradient"
+            if not wrong:
+                same = first.setdefault(which, weights.detach())
+                if not torch.allclose(same, weights, atol=1e-6):
+                    wrong = "returns other weights for the same query"
+            if wrong:
+                return f"{wrong} (call {call + 1}, query {tuple(query.shape)})"
+        return ""
+
+    yield Promise("takes hidden_dim and num_teachers and is a module", kind)
+    yield Promise("maps (..., C) to (..., M)", shape)
+    yield Promise("weights are >= 0 and sum to 1 for any query", sums)
+    yield Promise("gives a single teacher everything", single)
+    yield Promise("answers each query by itself", alone)
+    yield Promise("no query changes the answers to later ones", history)
+    yield Promise("its weights have a finite gradient to its parameters", learns)
+    yield Promise("is saved and restored by its state dict", saved)
+    yield Promise("is fitted on a sample, if it asks for one", fitted)
+    yield Promise("keeps all this call after call and leaves queries alone", often)
+
+
+def sample(teachers: int, seed: int) -> RoutingSample:
+    """Twelve texts; the last of several teachers has no loss of its own."""
+    chance = torch.Generator().manual_seed(seed)
+    bits = torch.rand(12, teachers, generator=chance) + 1
+    if teachers > 1:
+        bits[:, -1] = torch.nan
+    return RoutingSample(
+        hidden=torch.randn(12, _WIDTH, generator=chance) + 1, bits=bits
+    )
+
+
+def company_counts(router: Callable[[Tensor], Tensor], query: Tensor) -> bool:
+    """Whether other rows change what the first row is given, chance left out.
+
+    Args:
+        router: a router, or a call of one.
+        query: (..., C) float of two rows at least, else nothing is asked.
+    """
+    rows = query.detach().reshape(-1, query.shape[-1])
+    if len(rows) < 2:
+        return False
+    other = torch.cat([rows[:1], -rows[:-1]]).view_as(query)
+    devices = [query.device] if query.device.type == "cuda" else []
+    given = []
+    for company in (query.detach(), other):
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            weights = router(company)
+        given.append(weights.detach().float().reshape(len(rows), -1)[0])
+    narrow = query.dtype in (torch.float16, torch.bfloat16)
+    on = torch.is_autocast_enabled(query.device.type)
+    return not torch.allclose(
+        given[0], given[1], atol=SUM_NARROW if narrow or on else SUM
+    )
+
+
+def queries() -> list[Tensor]:
+    """Texts, tokens, huge, empty and low-precision queries."""
+    base = torch.randn(4, 5, _WIDTH, generator=torch.Generator().manual_seed(1))
+    return [base, base[:, 0], base * 1e4, base * 0, base.bfloat16()]
+
+
+def sized() -> list[Tensor]:
+    """Queries of several sizes, the same at every call."""
+    chance = torch.Generator().manual_seed(2)
+    return [torch.randn(*size, _WIDTH, generator=chance) for size in _SIZES]

@@ -1,0 +1,172 @@
+"""What is wrong with one answer of a space; its contract and its guard ask alike.
+
+Each function returns a sentence that goes on after the plugin's name, or an empty
+string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.kv import KV
+from align.views import TeacherView
+from plugins.answers import counts_problem, loss_problem
+from student.bridges.base import Bridge
+
+_SIDES = (("pred_k", "target_k"), ("pred_v", "target_v"))
+
+
+def fit_problem(found: Any, bridge: Bridge) -> str:
+    """What is wrong with the report of a calibration."""
+    layers = bridge.student.layers
+    if not isinstance(found, Mapping):
+        return f"reports a {type(found).__name__}; return a dict of lists"
+    for name, numbers in found.items():
+        sized = isinstance(numbers, Sequence) and len(numbers) == layers
+        if not sized or not all(isinstance(x, int | float) for x in numbers):
+            return f"reports {name!r} without one number for each of {layers} layers"
+    return ""
+
+
+def comparisons_problem(
+    found: Any, kv: KV, weights: Tensor, whole: bool = False
+) -> str:
+    """What is wrong with the comparisons of one batch.
+
+    Args:
+        found: what ``compare`` returned.
+        kv: the student's, (L, B, H, T, D).
+        weights: (B, T, M) or (L, B, T, M) float32, as it was given.
+        whole: ask lazy comparisons for what they compare, too, for contracts.
+    """
+    if not isinstance(found, Sequence) or not len(found):
+        return f"compares a {type(found).__name__}; return a list of Comparison"
+    layers, batch, _, tokens, _ = kv.k.shape
+    places = (layers, batch, tokens)
+    uncounted = weights.sum(-1) == 0  # (B, T) or (L, B, T)
+    for comparison in found:
+        wrong = _weight_problem(comparison, places, uncounted)
+        if wrong:
+            return wrong
+        there = comparison if whole else _Held(comparison)
+        for pred, target in _SIDES:
+            given = getattr(there, pred, None), getattr(there, target, None)
+            wrong = _pair_problem(*given, places, pred[-1])
+            if wrong:
+                return wrong
+    return ""
+
+
+class _Held:
+    """The fields that a comparison holds already; a lazy one makes others on asking."""
+
+    def __init__(self, comparison: Any) -> None:
+        vars(self).update(getattr(comparison, "__dict__", {}))
+
+
+def _weight_problem(
+    comparison: Any, places: tuple[int, int, int], uncounted: Tensor
+) -> str:
+    weight = getattr(comparison, "weight", None)
+    if not isinstance(weight, Tensor):
+        return f"compares a {type(comparison).__name__}; return a list of Comparison"
+    if tuple(weight.shape) not in (places, places[1:]):
+        return (
+            f"weighs a comparison by shape {tuple(weight.shape)}; give (B, T) or "
+            f"(L, B, T), here {places}"
+        )
+    if weight.requires_grad:
+        return "weighs a comparison with a gradient; targets and weights are detached"
+    outside = uncounted.expand(weight.shape) if weight.dim() == 3 else uncounted
+    if weight.dim() == 2 and outside.dim() == 3:
+        outside = outside.all(0)
+    odd, counted = torch.stack(
+        [(~(weight >= 0) | weight.isinf()).any(), (outside & (weight != 0)).any()]
+    ).tolist()
+    if odd:
+        return "weighs a comparison by numbers that are not finite and >= 0"
+    if counted:
+        return "gives weight to a token that no teacher counts for"
+    return ""
+
+
+def _pair_problem(
+    pred: Any, target: Any, places: tuple[int, int, int], side: str
+) -> str:
+    for name, x in (("pred", pred), ("target", target)):
+        if x is None:
+            continue  # a lazy one, not asked for
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return f"has a {name}_{side} that is no tensor of floats"
+        if x.dim() != 4 or tuple(x.shape[:3]) != places:
+            return (
+                f"has a {name}_{side} of shape {tuple(x.shape)}; give (L, B, T, C), "
+                f"here {places} and any width"
+            )
+    if pred is not None and target is not None and pred.shape != target.shape:
+        return (
+            f"compares a pred_{side} of width {pred.shape[3]} with a target_{side} of "
+            f"width {target.shape[3]}"
+        )
+    if target is not None and target.requires_grad:
+        return f"has a target_{side} with a gradient; detach it"
+    asked = pred is not None and target is not None and torch.is_grad_enabled()
+    if asked and not pred.requires_grad:
+        return f"has a pred_{side} without a gradient to the student"
+    return ""
+
+
+def injection_problem(found: Any, bridge: Bridge, views: Sequence[TeacherView]) -> str:
+    """What is wrong with what is injected into the student."""
+    causal = [view.causal for view in views if view.causal is not None]
+    if found is None:
+        return ""
+    if not causal:
+        return "injects a bidirectional teacher, which has read the future"
+    if not isinstance(found, KV):
+        return f"injects a {type(found).__name__}; return an align.KV, or None"
+    own = bridge.student
+    batch, tokens, _ = causal[0].shape
+    for name, x, width in (
+        ("keys", found.k, own.k_width),
+        ("values", found.v, own.v_width),
+    ):
+        wanted = (own.layers, batch, own.heads, tokens, width // own.heads)
+        if tuple(x.shape) != wanted:
+            return f"injects {name} of shape {tuple(x.shape)} for {wanted}"
+    covered = torch.stack([pairs.covered for pairs in causal]).any(0)
+    real = found.mask[None, :, None, :, None]
+    odd, beyond = torch.stack(
+        [
+            ((~found.k.isfinite()) & real).any() | ((~found.v.isfinite()) & real).any(),
+            (found.mask & ~covered).any(),
+        ]
+    ).tolist()
+    if beyond:
+        return "injects into a token that no causal teacher covers"
+    return "injects keys or values that are not finite" if odd else ""
+
+
+def losses_problem(found: Any) -> str:
+    """What is wrong with a bridge's own losses."""
+    if not isinstance(found, Mapping):
+        return f"has losses in a {type(found).__name__}; return a dict of scalars"
+    for name, value in found.items():
+        wrong = loss_problem(value)
+        if wrong:
+            return f"{wrong} (its own loss {name})"
+        if not bool(value.isfinite()):
+            return f"has the loss {name}, which is {float(value.detach())}"
+    return ""
+
+
+def places_problem(found: Any) -> str:
+    """What is wrong with what a bridge counts for its own losses."""
+    if not isinstance(found, Mapping):
+        return f"counts in a {type(found).__name__}; return a dict of tuples"
+    wrong: Iterator[str] = (counts_problem(numbers) for numbers in found.values())
+    return next(filter(None, wrong), "")

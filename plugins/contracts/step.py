@@ -1,0 +1,208 @@
+"""Small steps of training, on which objectives are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.reading import Reading
+from align.time_align import Alignment
+from align.tokens.batch import TokenBatch
+from align.views import LinearHead, Output
+from plugins.contracts.aligner import token_batch
+from student.bridges.features import Features
+from student.bridges.projected import LayerwiseLinear, Meeting, Projected
+from student.objective import AttentionPair, Comparison, Relation, StepContext
+from student.output import CommonPieces, Lexicon, Vocabulary
+from student.output_config import OutputConfig
+from student.places import Places, find_places
+from student.step_outputs import OutputPlan, Outputs, Taught
+
+_VOCABULARY = 11
+
+
+def step_places(context: StepContext) -> Places:
+    """Where the context's texts are compared, as known before the student reads."""
+    batch = context.batch
+    rows = batch.has_text.flatten().nonzero()[:, 0]
+    size, tokens = batch.ids.shape
+    alignment = Alignment(rows, rows, torch.ones(len(rows)), (size, tokens, tokens))
+    readings = [
+        Reading(
+            c.name,
+            batch,
+            batch,
+            alignment,
+            alignment,
+            batch.mask,
+            attention=True,
+            vocabulary="shared",
+        )
+        for c in context.comparisons
+    ]
+    weight = torch.stack([c.weight for c in context.comparisons], -1)
+    outputs = context.outputs
+    assert outputs is not None
+    head, config = outputs.student.head, outputs.config
+    plan = OutputPlan(head, "shared", config, lexicons=outputs.lexicons)
+    asked = context.relations[0].rows
+    return find_places(batch, readings, asked, weight, 0, plan)
+
+
+def step_context(
+    covered: bool = True,
+    teachers: bool = True,
+    lazy: bool = False,
+    size: int | None = None,
+    step: int = 0,
+) -> tuple[StepContext, list[Tensor], list[Tensor]]:
+    """A step of two texts with two teachers, as training would hand it over.
+
+    Args:
+        covered: False leaves every token without teacher text.
+        teachers: False gives no comparisons at all.
+        lazy: comparisons make predictions and targets when they are asked for, as in
+            the teachers' own space.
+        size: tokens of the longer text; None: six.
+        step: of the phase.
+
+    Returns:
+        The context, the student's tensors (leaves with gradient) and the targets.
+    """
+    generator = torch.Generator().manual_seed(0)
+    first = [(0, 0), (0, 2), (2, 9), (9, 12), (12, 16)]
+    if size is not None:
+        first = [(0, 0), *((i, i + 1) for i in range(size))]
+    texts = ("unbelievable tea" if size is None else "x" * size, "tea")
+    batch = token_batch([first, [(0, 0), (0, 2)]], texts)
+    batch = replace(batch, ids=batch.ids % _VOCABULARY)
+    count, tokens = batch.ids.shape
+    layers, rows = 2, torch.tensor([[1, 2], [1, 1]])
+    student: list[Tensor] = []
+    targets: list[Tensor] = []
+
+    def new(store: list[Tensor], *shape: int, softmax: bool = False) -> Tensor:
+        x = torch.randn(*shape, generator=generator)
+        x = x.softmax(-1) if softmax else x
+        store.append(x.requires_grad_(store is student))
+        return x
+
+    comparisons: list[Any] = []
+    attention, relations = [], []
+    for name, width in (("gpt2", 6), ("qwen", 10)) if teachers else ():
+        weight = batch.has_text.float() * (0.5 if covered else 0.0)
+        weight[:, 2:] *= name == "gpt2"  # the second covers half of it
+        shape = (layers, count, tokens, width)
+        if not lazy:
+            pairs = (student, student, targets, targets)
+            k, v, target_k, target_v = (new(store, *shape) for store in pairs)
+            comparisons.append(Comparison(name, k, v, target_k, target_v, weight))
+        maps = (layers, count, rows.shape[1], tokens)
+        attention.append(
+            AttentionPair(
+                name,
+                new(student, *maps, softmax=True),
+                new(targets, *maps, softmax=True),
+                weight.gather(1, rows),
+            )
+        )
+        own = (layers, count, tokens, 8)
+        relations.append(
+            Relation(
+                name,
+                new(student, *own),
+                new(student, *own),
+                new(targets, *shape),
+                new(targets, *shape),
+                weight,
+                rows,
+            )
+        )
+    if lazy:
+        comparisons = _lazily(relations, new, student)
+    logits = new(student, count, tokens, _VOCABULARY)
+    routing = torch.full((count, tokens, 2), 0.5) if teachers else None
+
+    def output(store: list[Tensor], width: int) -> Output:
+        head = LinearHead(new(store, _VOCABULARY, width))
+        return Output(batch, new(store, count, tokens, width), head, "shared")
+
+    spelled = Vocabulary(torch.eye(_VOCABULARY), torch.arange(_VOCABULARY) < 2)
+    every = torch.arange(_VOCABULARY)
+    lexicon = Lexicon(spelled, spelled, CommonPieces(every, every, _VOCABULARY))
+    outputs = Outputs(
+        output(student, 8),
+        [Taught(c.name, output(targets, 6), c.weight) for c in comparisons],
+        OutputConfig(),
+        lexicons={c.name: lexicon for c in comparisons},
+    )
+    context = StepContext(
+        batch, logits, comparisons, attention, relations, routing, step, outputs
+    )
+    return context, student, targets
+
+
+def one_text(rows: int) -> StepContext:
+    """One text's keys and values, in a batch of so many rows, the others padding.
+
+    Args:
+        rows: 1 or 2.
+    """
+    context = step_context()[0]
+    batch = context.batch
+    real = (torch.arange(rows) < 1)[:, None]
+    texts = TokenBatch(
+        batch.ids[:rows],
+        batch.mask[:rows] & real,
+        batch.spans[:rows] * real[..., None],
+        (batch.texts[0], "")[:rows],
+    )
+    comparisons = [
+        Comparison(
+            c.name,
+            c.pred_k[:, :rows],
+            c.pred_v[:, :rows],
+            c.target_k[:, :rows],
+            c.target_v[:, :rows],
+            c.weight[:rows] * real,
+        )
+        for c in context.comparisons
+    ]
+    routing = None if context.routing is None else context.routing[:rows]
+    return StepContext(texts, context.logits[:rows], comparisons, routing=routing)
+
+
+def _lazily(
+    relations: list[Relation], new: Callable[..., Tensor], student: list[Tensor]
+) -> list[Any]:
+    """Comparisons of the same targets in the teachers' own space."""
+    if not relations:
+        return []
+    places = relations[0].weight.numel()
+    meetings = []
+    for side in ("k", "v"):
+        targets = [getattr(relation, f"teacher_{side}") for relation in relations]
+        z = new(student, *getattr(relations[0], f"student_{side}").shape)
+        projectors = []
+        for target in targets:
+            project = LayerwiseLinear(len(z), z.shape[-1], target.shape[-1])
+            torch.nn.init.normal_(project.weight, generator=_chance())
+            projectors.append(project)
+        features = [
+            Features(tuple(x.flatten(1, 2)), torch.arange(places), x.shape[1:3])
+            for x in targets
+        ]
+        meetings.append(Meeting(z, projectors, features))
+    keys, values = meetings
+    return [
+        Projected.of(relation.name, place, keys, values, relation.weight)
+        for place, relation in enumerate(relations)
+    ]
+
+
+def _chance() -> torch.Generator:
+    return torch.Generator().manual_seed(3)

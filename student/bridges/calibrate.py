@@ -1,0 +1,161 @@
+"""Read a sample once before a phase, and fit everything that has a closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from align.calibration import CalibrationStats
+from align.errors import InputError
+from align.position_mean import PositionMean
+from align.tokens.batch import TokenBatch
+from align.views import Capture, TeacherView
+from student.attention_sinks import not_sinks
+from student.bridges.base import Bridge, PairStats
+
+
+class NoCoverageError(InputError):
+    """A teacher shares no text with the student."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CalibrationReport:
+    """What the calibration sample said."""
+
+    coverage: dict[str, float]
+    """Share of the student's text tokens that each teacher covers."""
+    fit: dict[str, dict[str, list[float]]]
+    """Per teacher what its calibration reports, by student layer."""
+    hidden: Tensor
+    """(N, C) float32, the student's mean hidden state of each sample."""
+    bits: Tensor
+    """(N, M) float32, each teacher's bits per character; NaN where it has none."""
+    teachers: Sequence[str] = field(default=())
+
+
+def fit_positions(bridge: Bridge, batches: Iterable[Sequence[TeacherView]]) -> None:
+    """Find what teachers' keys and values are at each position, before calibration.
+
+    Args:
+        bridge: fitted in place, for its teachers with ``positions``.
+        batches: every teacher's view of the sample.
+    """
+    chosen = [m for m, teacher in enumerate(bridge.teachers) if teacher.positions]
+    for views in batches:
+        for m in chosen:
+            mask = views[m].kv.mask
+            for means, x in zip(_means(bridge, m), views[m].kv.flat(), strict=True):
+                means.update(bridge.mix_depth(m, x), mask)
+    for m in chosen:
+        for means in _means(bridge, m):
+            means.fit()
+
+
+def _means(bridge: Bridge, m: int) -> tuple[PositionMean, PositionMean]:
+    k, v = bridge.position_k[m], bridge.position_v[m]
+    assert isinstance(k, PositionMean) and isinstance(v, PositionMean)
+    return k, v
+
+
+@torch.no_grad()
+def calibrate(
+    capture: Capture,
+    bridge: Bridge,
+    batches: Iterable[tuple[TokenBatch, Sequence[TeacherView]]],
+    skip_sinks: int,
+) -> CalibrationReport:
+    """Fit a bridge on a sample, in one pass and constant memory.
+
+    Args:
+        capture: the student as it stands.
+        bridge: fitted in place.
+        batches: the student's tokens with every teacher's view.
+        skip_sinks: leading tokens to leave out, the student's and the teachers'.
+
+    Raises:
+        NoCoverageError: some teacher covers no token of the sample.
+    """
+    stats = [_empty_stats(bridge, m) for m in range(len(bridge.teachers))]
+    covered = torch.zeros(len(bridge.teachers))
+    tokens, hidden, bits = 0, [], []
+    for batch, views in batches:
+        seen = capture(batch.ids, batch.mask, hidden=True)
+        assert seen.hidden is not None
+        k, v = seen.kv.flat()
+        counted = not_sinks(batch, views, skip_sinks) & batch.has_text[..., None]
+        for m, view in enumerate(views):
+            _update(stats[m], bridge, m, view, (k, v), counted[..., m])
+            shared = view.alignment.covered & batch.has_text
+            covered[m] += int(shared.sum())
+        tokens += int(batch.has_text.sum())
+        hidden.append(_pooled(seen.hidden, batch.mask))
+        bits.append(_own_bits(views, len(batch.texts)))
+    names = [teacher.name for teacher in bridge.teachers]
+    coverage = {
+        name: float(covered[m]) / max(tokens, 1) for m, name in enumerate(names)
+    }
+    _check(coverage, stats)
+    fit = {name: bridge.calibrate(m, *stats[m]) for m, name in enumerate(names)}
+    return CalibrationReport(coverage, fit, torch.cat(hidden), torch.cat(bits), names)
+
+
+def _empty_stats(bridge: Bridge, m: int) -> tuple[PairStats, PairStats]:
+    teacher, student = bridge.teachers[m], bridge.student
+    device = bridge.gate_logit.device
+
+    def pair(width_t: int, width_s: int) -> PairStats:
+        layers = student.layers
+        return PairStats(
+            CalibrationStats(layers, width_t, width_s, device=str(device)),
+            CalibrationStats(layers, width_s, width_t, device=str(device)),
+        )
+
+    return (
+        pair(teacher.k_width, student.k_width),
+        pair(teacher.v_width, student.v_width),
+    )
+
+
+def _update(
+    stats: tuple[PairStats, PairStats],
+    bridge: Bridge,
+    m: int,
+    view: TeacherView,
+    own: tuple[Tensor, Tensor],
+    counted: Tensor,
+) -> None:
+    keep = view.alignment.covered & counted
+    for pair, theirs, mine in zip(stats, bridge.depth(m, view), own, strict=True):
+        x, y = view.alignment.apply(theirs)[:, keep], mine[:, keep]
+        pair.to_student.update(x, y)
+        pair.to_teacher.update(y, x)
+
+
+def _check(
+    coverage: dict[str, float], stats: Sequence[tuple[PairStats, PairStats]]
+) -> None:
+    for (name, share), (keys, _) in zip(coverage.items(), stats, strict=True):
+        if share == 0 or keys.to_student.n == 0:
+            raise NoCoverageError(
+                f"teacher {name!r} covers no token of the student on the calibration "
+                "sample: the two share no characters, or every text is one token "
+                "long. Check that its tokenizer can read this text, or leave the "
+                "teacher out"
+            )
+
+
+def _pooled(hidden: Tensor, mask: Tensor) -> Tensor:
+    weight = mask[..., None].float()
+    return (hidden.float() * weight).sum(1) / weight.sum(1).clamp_min(1)
+
+
+def _own_bits(views: Sequence[TeacherView], samples: int) -> Tensor:
+    unknown = torch.full((samples,), float("nan"))
+    columns = [
+        unknown if view.bits_per_char is None else view.bits_per_char.float().cpu()
+        for view in views
+    ]
+    return torch.stack(columns, -1)

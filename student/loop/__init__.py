@@ -1,0 +1,1 @@
+"""The loop of one phase: batches, engine, checkpoints."""

@@ -1,0 +1,232 @@
+"""What a training loop eats: texts, their tokens, and what the teachers say of them.
+
+Teachers stand still and the order of samples is known, so the next pass is read in
+the background while the student learns from this one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from operator import add
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from align.reading import Reading
+from align.support.stopwatch import Stopwatch, part
+from align.text.documents import TextSample
+from align.tokens.batch import TokenBatch
+from align.views import NonFiniteTeacherError, TeacherView
+from student.evaluate import Encode
+from student.loop.data_order import sample_indices
+from student.places import Counts, Places
+
+
+class Views(Protocol):
+    """Runs the teachers, live or stored, on one batch."""
+
+    def read(self, batch: TokenBatch) -> Sequence[Reading]:
+        """Each teacher's tokens of the student's texts; no teacher runs."""
+
+    def __call__(
+        self,
+        batch: TokenBatch,
+        rows: Tensor | None = None,
+        readings: Sequence[Reading] | None = None,
+    ) -> Sequence[TeacherView]:
+        """One view per teacher, in the bridge's order; ``readings`` as read before."""
+
+
+Survey = Callable[[TokenBatch, Sequence[Reading], Tensor | None], tuple[Places, Counts]]
+"""See :meth:`student.distiller.Distiller.survey`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Order:
+    """One forward pass before any teacher has run."""
+
+    samples: Sequence[TextSample]
+    batch: TokenBatch
+    rows: Tensor | None
+    readings: Sequence[Reading]
+    places: Places
+    counts: Counts
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Portion:
+    """One forward pass's food."""
+
+    samples: Sequence[TextSample]
+    """This process's texts."""
+    batch: TokenBatch
+    """The student's tokens, (B, T)."""
+    rows: Tensor | None
+    """(B, R) int64 query positions, where a term compares some."""
+    views: Sequence[TeacherView]
+    """One per teacher; empty without teachers."""
+    places: Places
+    """Where it is compared."""
+    own: Counts
+    """What its places weigh."""
+    step: Counts
+    """What those of all passes of this process weigh in its optimiser step."""
+    problem: NonFiniteTeacherError | None = None
+    """A teacher that gave nothing to learn from; then there are no views."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """What making it took, by what was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kitchen:
+    """Makes the portion of any pass; a pure function of its number."""
+
+    samples: Sequence[TextSample]
+    encode: Encode
+    views: Views | None
+    seed: int
+    rows: int
+    """Query positions per sample; 0 for none."""
+    batch_size: int
+    first_sample: int
+    device: torch.device
+    rank: int
+    world_size: int
+    survey: Survey
+
+    def portion(self, number: int) -> Portion:
+        """Make one forward pass, counted from 0 within the phase, as a whole step."""
+        order = self.order(number)
+        return self.cook(order, order.counts)
+
+    def by_step(self, passes: int) -> Callable[[int], Portion]:
+        """The same for optimiser steps of several passes, asked for in turn.
+
+        All texts of a step are read before the first of its passes, because every
+        pass is divided by what the step weighs; teachers run one pass at a time.
+
+        Args:
+            passes: of one step; the first number asked for begins one.
+        """
+        waiting: list[Order] = []
+        total: list[Counts] = []
+
+        def portion(number: int) -> Portion:
+            if not waiting:
+                waiting.extend(map(self.order, range(number, number + passes)))
+                total[:] = [functools.reduce(add, (one.counts for one in waiting))]
+            return self.cook(waiting.pop(0), total[0])
+
+        return portion
+
+    def order(self, number: int) -> Order:
+        """Read one pass's texts, for the student and for every teacher."""
+        watch = Stopwatch(self.device)
+        with watch.listening():
+            first = self.first_sample + number * self.batch_size * self.world_size
+            mine = first + self.rank * self.batch_size
+            with part("data"):
+                chosen = sample_indices(
+                    len(self.samples), self.seed, first, self.batch_size, self.rank
+                )
+                samples = [self.samples[index] for index in chosen]
+                texts = [sample.text for sample in samples]
+                batch = self.encode(texts).to(self.device)
+                rows = self._rows(batch, mine) if self.rows else None
+            readings = self.views.read(batch) if self.views is not None else ()
+            with part("align"):
+                places, counts = self.survey(batch, readings, rows)
+        return Order(samples, batch, rows, readings, places, counts, watch.take())
+
+    def cook(self, order: Order, step: Counts) -> Portion:
+        """Ask the teachers.
+
+        Args:
+            order: of the pass.
+            step: what this process's passes of its optimiser step weigh.
+        """
+        watch = Stopwatch(self.device)
+        views: Sequence[TeacherView] = ()
+        problem: NonFiniteTeacherError | None = None
+        with watch.listening():
+            if self.views is not None:
+                try:
+                    views = self.views(order.batch, order.rows, order.readings)
+                except NonFiniteTeacherError as error:
+                    problem = error  # the other processes must hear of it
+        seconds = watch.take()
+        for name, spent in order.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + spent
+        return Portion(
+            order.samples,
+            order.batch,
+            order.rows,
+            views,
+            order.places,
+            order.counts,
+            step,
+            problem,
+            seconds,
+        )
+
+    def _rows(self, batch: TokenBatch, first: int) -> Tensor:
+        """Sample real query positions, (B, R); the same for every arm and resume.
+
+        One draw for each sample by its number in the run, however many share a pass.
+        """
+        generator = torch.Generator()
+        drawn = torch.stack(
+            [
+                torch.rand(
+                    self.rows,
+                    generator=generator.manual_seed(self.seed * 7919 + number),
+                )
+                for number in range(first, first + len(batch.ids))
+            ]
+        )
+        length = batch.mask.sum(1, keepdim=True).cpu()
+        return (drawn * length).long().to(batch.ids.device)
+
+
+def serve(
+    portion: Callable[[int], Portion],
+    first: int,
+    last: int,
+    ahead: bool,
+    device: torch.device | None = None,
+) -> Generator[Portion, None, None]:
+    """Yield the portions of passes ``first`` to ``last - 1`` in order.
+
+    Args:
+        portion: makes one.
+        first: first pass.
+        last: one past the last pass.
+        ahead: make the next one in a background thread meanwhile.
+        device: where portions are made.
+    """
+    if not ahead:
+        yield from map(portion, range(first, last))
+        return
+    settings = (torch.get_num_threads(), device)
+    with ThreadPoolExecutor(
+        1, "teachers", initializer=_settle, initargs=settings
+    ) as pool:
+        coming: Future[Portion] | None = None
+        for number in range(first, last):
+            now = coming or pool.submit(portion, number)
+            made = now.result()
+            coming = pool.submit(portion, number + 1) if number + 1 < last else None
+            yield made
+
+
+def _settle(threads: int, device: torch.device | None) -> None:
+    """Give a new thread the caller's settings: it starts with PyTorch's own number of
+    threads, and on the first GPU, where some kernels of teachers would then run."""
+    torch.set_num_threads(threads)
+    if device is not None and device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)

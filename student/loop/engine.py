@@ -1,0 +1,273 @@
+"""The optimiser step: accelerate over DeepSpeed, or over plain PyTorch.
+
+One engine lives as long as its process and prepares one distiller after another.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from align.errors import InputError, MtkdError, exit_code_of
+from align.support.primitive_cache import bound_primitive_caches
+from student.config import TrainConfig
+from student.distiller import Distiller
+from student.loop.launch import (
+    LAUNCH_VARIABLES,
+    assert_whole_world,
+    launched_world,
+    start_accelerate,
+)
+from student.loop.optimizer_state import build_optimizer
+from student.loop.prepared import Prepared
+
+T = TypeVar("T")
+
+
+class OtherProcessError(MtkdError, RuntimeError):
+    """What another process of this launch failed with."""
+
+    def __init__(self, rank: int, message: str, exit_code: int) -> None:
+        """Repeat its message; end as it does."""
+        super().__init__(f"process {rank}: {message}")
+        self.exit_code = exit_code
+
+
+class Engine:
+    """Runs optimiser steps; owns precision, accumulation, clipping."""
+
+    def __init__(
+        self, config: TrainConfig, samples_per_step: int | None = None
+    ) -> None:
+        """Join the process group and start accelerate.
+
+        Args:
+            config: batch size, accumulation, ZeRO stage and precision hold for all
+                phases of a run.
+            samples_per_step: samples of one optimiser step over all processes, where
+                a run has begun with another number of them; None: what the config
+                gives with these.
+
+        Raises:
+            ValueError: the settings ask for what this machine lacks, or so many
+                processes cannot share a step.
+            RuntimeError: the launcher's processes do not see each other.
+        """
+        _check_hardware(config)
+        bound_primitive_caches()
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        world = launched_world()
+        at_once = config.batch_size * world
+        self.samples_per_step = samples_per_step or at_once * config.grad_accum
+        if self.samples_per_step % at_once:
+            raise InputError(
+                f"this run takes {self.samples_per_step} samples per optimiser step, "
+                f"which {world} processes of train.batch_size={config.batch_size} "
+                "cannot share evenly; start it with a number of processes that "
+                f"divides {self.samples_per_step // config.batch_size}"
+            )
+        self.accumulation = self.samples_per_step // at_once
+        """Forward passes of each process per optimiser step."""
+        self._config = config
+        self._environment = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
+        self.accelerator = start_accelerate(config, self.accumulation)
+        assert_whole_world(self.accelerator.num_processes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches go."""
+        return torch.device(self.accelerator.device)
+
+    @property
+    def rank(self) -> int:
+        """This process's number, from 0."""
+        return int(self.accelerator.process_index)
+
+    @property
+    def world_size(self) -> int:
+        """Processes that share a step."""
+        return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files."""
+        return bool(self.accelerator.is_main_process)
+
+    @contextmanager
+    def prepared(
+        self, distiller: Distiller, config: TrainConfig, total_steps: int
+    ) -> Iterator[Prepared]:
+        """Train one distiller inside this block, with an optimiser of its own.
+
+        Args:
+            distiller: what is trained; whole again on every process afterwards.
+            config: the phase's learning rates and schedule; the rest is the run's.
+            total_steps: optimiser steps of the schedule.
+        """
+        optimizer = build_optimizer(parameter_groups(distiller, config), config)
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        module, wrapped = self.accelerator.prepare(distiller, optimizer)
+        schedule = learning_rate_factor(config, total_steps)
+        prepared = Prepared(
+            self.accelerator, distiller, module, wrapped, peaks, schedule, self._config
+        )
+        try:
+            yield prepared
+            prepared.make_whole()
+        finally:
+            self.accelerator.free_memory()
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Add up numbers over processes."""
+        if self.world_size == 1:
+            return list(values)
+        mine = torch.tensor(list(values), dtype=torch.float64, device=self.device)
+        every: Tensor = self.accelerator.reduce(mine, reduction="sum")
+        return [float(value) for value in every.tolist()]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on some process."""
+        if self.world_size == 1:
+            return flag
+        mine = torch.tensor([float(flag)], device=self.device)
+        return bool(self.accelerator.reduce(mine, reduction="sum") > 0)
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, by rank."""
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(found, value)
+        return found
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """Let the main process do something; every process gets what came of it.
+
+        Raises:
+            OtherProcessError: it failed there; the main process raises its own error.
+        """
+        if self.world_size == 1:
+            return make()
+        told: list[Any] = [None, None]
+        try:
+            if self.is_main:
+                told = [make(), None]
+        except Exception as error:
+            told = [None, (str(error), exit_code_of(error))]
+            raise
+        finally:
+            torch.distributed.broadcast_object_list(told, src=0)
+        if told[1] is not None:
+            raise OtherProcessError(0, *told[1])
+        return told[0]  # type: ignore[no-any-return]
+
+    def together(self, work: Callable[[], None]) -> None:
+        """Do something on every process; all of them fail where one does.
+
+        Raises:
+            OtherProcessError: it failed elsewhere; there it raises its own error.
+        """
+        failed: Exception | None = None
+        try:
+            work()
+        except Exception as error:
+            failed = error
+        if self.world_size > 1:
+            own = None if failed is None else (str(failed), exit_code_of(failed))
+            said = self.gather(own)
+            other = next((x for x in enumerate(said) if x[1] is not None), None)
+            if failed is None and other is not None:
+                rank, told = other
+                assert told is not None  # by how it was found
+                raise OtherProcessError(rank, *told)
+        if failed is not None:
+            raise failed
+
+    def barrier(self) -> None:
+        """Wait for the other processes."""
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Leave the process group, so that another engine may start."""
+        from accelerate.state import AcceleratorState, GradientState
+
+        if self._config.engine == "deepspeed":
+            import deepspeed
+
+            # DeepSpeed also forgets the groups that it keeps for itself.
+            deepspeed.comm.destroy_process_group()
+        self.accelerator.end_training()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        for name, value in self._environment.items():  # what follows is not launched
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _check_hardware(config: TrainConfig) -> None:
+    if config.fp16 and not torch.cuda.is_available():
+        raise InputError(
+            "train.fp16 needs a GPU and none is visible; use train.bf16=true, "
+            "which CPUs run too"
+        )
+    if config.offload != "none" and not torch.cuda.is_available():
+        raise InputError(
+            f"train.offload={config.offload} moves optimiser state from a GPU to the "
+            "CPU's memory and no GPU is visible; set train.offload=none"
+        )
+
+
+def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str, Any]]:
+    """Split parameters by learning rate and weight decay; the student comes first.
+
+    The bridge never decays: its maps are calibrated, and one that no loss reaches
+    would shrink the target it makes. Nor does what a term of the loss learns.
+    """
+    rates = {
+        "student": config.learning_rate,
+        "weigher": config.router_learning_rate,
+        "bridge": config.bridge_learning_rate,
+        "terms": config.bridge_learning_rate,
+        "z": config.z_learning_rate or config.bridge_learning_rate,
+    }
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in distiller.named_parameters():
+        if parameter.requires_grad:
+            part = "z" if name.startswith("bridge.z.") else name.split(".")[0]
+            key = (part, parameter.dim() > 1 and part not in ("bridge", "z", "terms"))
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": rates[part],
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (part, decays), parameters in sorted(
+            groups.items(), key=lambda item: (item[0][0] != "student", item[0])
+        )
+    ]
+
+
+def learning_rate_factor(
+    config: TrainConfig, total_steps: int
+) -> Callable[[int], float]:
+    """The learning rate at an optimiser step as a share of its peak."""
+
+    def factor(step: int) -> float:
+        if step < config.warmup_steps:
+            return (step + 1) / (config.warmup_steps + 1)
+        span = max(1, total_steps - config.warmup_steps)
+        done = min(1.0, (step - config.warmup_steps) / span)
+        if config.lr_schedule == "cosine":
+            return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done))
+        return 1.0 - done if config.lr_schedule == "linear" else 1.0
+
+    return factor

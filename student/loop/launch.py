@@ -1,0 +1,140 @@
+"""Start accelerate, over DeepSpeed or plain PyTorch, with or without a launcher."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import torch
+
+from align.errors import InputError, RunError
+from align.support.quiet import quiet_libraries
+from student.config import TrainConfig
+
+LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher says to each of its processes."""
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def launched_world() -> int:
+    """How many processes the launcher says there are."""
+    return int(os.environ.get("WORLD_SIZE") or "1")
+
+
+def launched_rank() -> int:
+    """Which of them this one is, from 0."""
+    return int(os.environ.get("RANK") or "0")
+
+
+def start_accelerate(config: TrainConfig, accumulation: int) -> Any:
+    """Join the process group.
+
+    Args:
+        config: engine, precision and ZeRO stage.
+        accumulation: forward passes per optimiser step of this process.
+
+    Returns:
+        An ``accelerate.Accelerator``.
+    """
+    quiet_libraries()
+    from accelerate import Accelerator
+    from accelerate.utils import (
+        DistributedDataParallelKwargs,
+        InitProcessGroupKwargs,
+    )
+
+    settings: dict[str, Any] = {
+        "gradient_accumulation_steps": accumulation,
+        "mixed_precision": "fp16" if config.fp16 else "no",
+    }
+    if config.engine == "torch":
+        # A launcher's variables make accelerate wrap the distiller, of which most
+        # steps leave a part out: the outcome's adapters and gates.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        return Accelerator(
+            cpu=not torch.cuda.is_available(), kwargs_handlers=[unused], **settings
+        )
+    _single_process_defaults()
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "gloo":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        if os.environ["MASTER_ADDR"] in LOOPBACK:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    try:
+        import deepspeed
+        from accelerate import DeepSpeedPlugin
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+    except ImportError as error:
+        raise InputError(
+            f"train.engine is 'deepspeed', which cannot be imported ({error}); "
+            "install deepspeed or set train.engine=torch"
+        ) from None
+    deepspeed.utils.logger.setLevel("WARNING")
+    # The shared-memory operator is compiled on first use, which takes a compiler and
+    # a minute; gloo gives bitwise the same sums without it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    accelerator = Accelerator(
+        deepspeed_plugin=DeepSpeedPlugin(
+            hf_ds_config=deepspeed_config(config, accumulation)
+        ),
+        # Without the backend named, accelerate sees one process on every CPU rank.
+        kwargs_handlers=[InitProcessGroupKwargs(backend=backend)],
+        **settings,
+    )
+    # Under a live ZeRO-3 config transformers would load every model in parts: empty
+    # teachers, or a wait without end where only some processes load one.
+    unset_hf_deepspeed_config()
+    return accelerator
+
+
+def deepspeed_config(config: TrainConfig, accumulation: int) -> dict[str, Any]:
+    """The DeepSpeed settings behind ``train.*``.
+
+    Parameters stay float32 under ``bf16``: products are autocast by the distiller,
+    so that both engines compute the same.
+    """
+    zero: dict[str, Any] = {"stage": config.zero_stage}
+    if config.offload == "optimizer":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": config.batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": config.max_grad_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+    return settings
+
+
+def _single_process_defaults() -> None:
+    """Stand in for a launcher where there is none."""
+    if os.environ.get("RANK"):
+        return
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if "MASTER_PORT" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+
+
+def assert_whole_world(seen: int) -> None:
+    """See that the processes see each other.
+
+    Args:
+        seen: processes that accelerate counts.
+
+    Raises:
+        RuntimeError: the launcher started another number.
+    """
+    launched = launched_world()
+    if seen != launched:
+        raise RunError(
+            f"launched with WORLD_SIZE={launched}, but accelerate sees {seen} "
+            "processes: every process would train alone on the same data; check "
+            "train.engine (torch runs one process) and the launcher"
+        )

@@ -1,0 +1,334 @@
+"""The loop of one phase: batches in, a better student out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from align.support.process_memory import highest
+from align.support.stopwatch import Stopwatch, part
+from align.text.documents import TextSample
+from fuse.routing_stats import RoutingStats
+from student.config import TrainConfig
+from student.distiller import Distiller, StepResult
+from student.evaluate import Encode
+from student.loop.batches import Kitchen, Portion, Views, serve
+from student.loop.engine import Engine
+from student.loop.non_finite import NonFiniteLossError, Trouble, told
+from student.loop.phase_checkpoint import Keeper, load_checkpoint, save_checkpoint
+from student.loop.prepared import Prepared
+from student.places import Share
+
+__all__ = ["Job", "NonFiniteLossError", "Observer", "train_phase"]
+
+
+class Observer:
+    """Follows a phase while it trains, and may end it; this one looks away."""
+
+    def begin(self, done: int) -> None:
+        """Hear, before the first step, how many are done already."""
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Take one metrics line, without time, arm and phase."""
+
+    def tick(self, done: int) -> None:
+        """Hear, after every optimiser step, how many are done."""
+
+    def should_stop(self) -> bool:
+        """Say, after every optimiser step, whether to save and leave."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One phase of one arm."""
+
+    samples: Sequence[TextSample]
+    encode: Encode
+    """The student's tokenizer."""
+    views: Views | None
+    """None trains without teachers."""
+    steps: int
+    """Optimiser steps."""
+    seed: int
+    checkpoints: Keeper | None = None
+    """Where resumable checkpoints go; None keeps none."""
+    first_sample: int = 0
+    """Number of the first sample: phases of one run read on, not again."""
+    observer: Observer = field(default_factory=Observer)
+
+
+def train_phase(
+    distiller: Distiller, engine: Engine, job: Job, config: TrainConfig
+) -> int:
+    """Train for ``job.steps`` optimiser steps, resuming where a checkpoint stands.
+
+    Args:
+        distiller: the student with its teaching; trained in place.
+        engine: prepared for it here.
+        job: data, length and where to report.
+        config: the loop's settings.
+
+    Returns:
+        Optimiser steps done in all; less than ``job.steps`` when asked to stop, and
+        then a checkpoint was written.
+
+    Raises:
+        NonFiniteLossError: ``config.max_bad_steps`` steps in a row could not be
+            taken; a checkpoint of the last good one was written.
+        CheckpointError: no checkpoint verifies, or it is another run's.
+    """
+    distiller.train()
+    with engine.prepared(distiller, config, job.steps) as prepared:
+        loop = _Loop(distiller, engine, prepared, job, config)
+        done = loop.resume()
+        job.observer.begin(done)
+        portions = loop.portions(done)
+        while done < job.steps:
+            loop.step(done, portions)
+            done += 1
+            job.observer.tick(done)
+            loop.give_up_if_hopeless(done)
+            stop = engine.any(job.observer.should_stop())
+            every = config.checkpoint_every
+            if stop or (every and done % every == 0 and done < job.steps):
+                loop.save(done)
+            if stop:
+                break
+        portions.close()
+    distiller.eval()
+    return done
+
+
+class _Loop:
+    """State of one phase's loop."""
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        engine: Engine,
+        prepared: Prepared,
+        job: Job,
+        config: TrainConfig,
+    ) -> None:
+        self._distiller, self._engine = distiller, engine
+        self._prepared, self._job, self._config = prepared, job, config
+        self._bad: list[list[Trouble]] = []
+        self._routing: RoutingStats | None = None
+        self._watch = Stopwatch(engine.device)
+        self._started, self._steps, self._tokens = time.perf_counter(), 0, 0
+
+    def resume(self) -> int:
+        """Load the newest checkpoint; returns the steps it had done."""
+        keeper = self._job.checkpoints
+        if keeper is None:
+            return 0
+        return load_checkpoint(keeper, self._engine, self._prepared, self._distiller)
+
+    def save(self, done: int) -> None:
+        """Write a checkpoint that appears whole or not at all."""
+        keeper = self._job.checkpoints
+        if keeper is None:
+            return
+        started = time.perf_counter()
+        save_checkpoint(keeper, self._engine, self._prepared, self._distiller, done)
+        seconds = time.perf_counter() - started
+        self._started += seconds  # of no step
+        self._job.observer.log({"kind": "checkpoint", "step": done, "seconds": seconds})
+
+    def portions(self, done: int) -> Generator[Portion, None, None]:
+        """What is read from here to the end of the phase."""
+        job, engine, config = self._job, self._engine, self._config
+        kitchen = Kitchen(
+            job.samples,
+            job.encode,
+            job.views,
+            job.seed,
+            self._distiller.compared_rows,
+            config.batch_size,
+            job.first_sample,
+            engine.device,
+            engine.rank,
+            engine.world_size,
+            self._distiller.survey,
+        )
+        passes = engine.accumulation
+        ahead = config.prefetch and job.views is not None
+        first, last = done * passes, job.steps * passes
+        return serve(kitchen.by_step(passes), first, last, ahead, engine.device)
+
+    def step(self, step: int, portions: Iterator[Portion]) -> None:
+        """One optimiser step over all its forward passes."""
+        rate = self._prepared.set_learning_rate(step)
+        results: list[StepResult] = []
+        made: dict[str, float] = {}
+        trouble: list[Trouble] = []
+        samples: list[str] = []
+        applied, counts = True, None
+        with self._watch.listening():
+            for _ in range(self._engine.accumulation):
+                with part("waiting"):
+                    portion = next(portions)
+                if counts is None:  # the same in every portion of the step
+                    every = self._engine.sum(portion.step.flat())
+                    counts = portion.step.refilled(every)
+                share = Share(portion.places, portion.own, counts)
+                with self._prepared.accumulate():
+                    results.append(self._forward(portion, step, share, trouble))
+                    with part("student"):
+                        self._prepared.backward(results[-1].loss)
+                    if self._prepared.at_boundary:
+                        with part("optimiser"):
+                            applied = self._prepared.step()
+                for name, seconds in portion.seconds.items():
+                    made[name] = made.get(name, 0.0) + seconds
+                samples += [sample.id for sample in portion.samples]
+                self._tokens += int(portion.batch.mask.sum())
+                self._count_routing(results[-1], portion)
+        self._steps += 1
+        if results[0].health is not None:
+            found = asdict(results[0].health)
+            self._job.observer.log({"kind": "health", "step": step + 1, **found})
+        if self._applied(step, applied, trouble, samples) and (
+            step % self._config.log_every == 0 or step == self._job.steps - 1
+        ):
+            self._log(results, step, rate, made)
+
+    def _forward(
+        self, portion: Portion, step: int, share: Share, trouble: list[Trouble]
+    ) -> StepResult:
+        """The loss of one pass; one whose gradients are NaN where it is of no use."""
+        names = [sample.id for sample in portion.samples]
+        problem = portion.problem
+        # ZeRO 2 and 3 reduce while they differentiate, and wait for ever for a process
+        # whose pass reaches other parameters.
+        poisoned = self._job.views is not None and self._engine.any(problem is not None)
+        with part("student"):
+            result: StepResult = self._prepared.module(
+                portion.batch, portion.views, portion.rows, step, poisoned, share
+            )
+        if problem is not None:
+            what = "keys and values"
+            trouble.append(Trouble(what, names, problem.teacher, advice=str(problem)))
+        elif not poisoned and not bool(torch.isfinite(result.loss.detach())):
+            bad = [n for n, v in result.terms.items() if not bool(torch.isfinite(v))]
+            trouble.append(Trouble("loss", names, terms=bad))
+            return StepResult(result.loss * torch.nan)
+        return result
+
+    def _applied(
+        self, step: int, applied: bool, trouble: list[Trouble], samples: list[str]
+    ) -> bool:
+        """Note a step that was not taken; the same on every process."""
+        if applied:
+            self._bad.clear()
+            return True
+        every = [one for own in self._engine.gather(trouble) for one in own]
+        if not every:
+            if self._config.fp16:  # the loss scale was too high, and is lower now
+                return False
+            names = [name for own in self._engine.gather(samples) for name in own]
+            every = [Trouble("gradient", names)]
+        self._bad.append(every)
+        for one in every:
+            self._job.observer.log({"kind": "event", "step": step + 1, **one.line()})
+        return False
+
+    def give_up_if_hopeless(self, done: int) -> None:
+        """Stop after too many bad steps in a row, with a checkpoint from before them.
+
+        Raises:
+            NonFiniteLossError: names the last of them.
+        """
+        if len(self._bad) < self._config.max_bad_steps:
+            return
+        self.save(done - len(self._bad))
+        raise NonFiniteLossError(told(self._bad, done))
+
+    def _count_routing(self, result: StepResult, portion: Portion) -> None:
+        bridge = self._distiller.bridge
+        if bridge is None or result.routing is None:
+            return
+        if self._routing is None:
+            self._routing = RoutingStats([teacher.name for teacher in bridge.teachers])
+        self._routing.update(result.routing, [s.domain for s in portion.samples])
+
+    def _log(
+        self,
+        results: Sequence[StepResult],
+        step: int,
+        rate: float,
+        made: dict[str, float],
+    ) -> None:
+        names = list(results[0].terms)
+        shares = torch.stack(
+            [
+                torch.stack(
+                    [r.loss.detach().double(), *(r.terms[n].double() for n in names)]
+                )
+                for r in results
+            ]
+        )
+        values = [*shares.sum(0).tolist(), float(self._tokens)]
+        loss, *terms, tokens = self._engine.sum(values)
+        line: dict[str, Any] = {
+            "kind": "train",
+            "step": step + 1,
+            "loss": loss,
+            "terms": dict(zip(names, terms, strict=True)),
+            "lr": rate,
+            "grad_norm": self._prepared.gradient_norm,
+            **self._speed(tokens, made),
+        }
+        bridge, last = self._distiller.bridge, results[-1]
+        if bridge is not None and last.coverage is not None:
+            teachers = [teacher.name for teacher in bridge.teachers]
+            line["coverage"] = dict(zip(teachers, last.coverage.tolist(), strict=True))
+            line["gates"] = bridge.gates.detach().float().tolist()
+        self._job.observer.log(line)
+        if self._routing is not None:
+            self._log_routing(self._routing, step)
+
+    def _speed(self, tokens: float, made: dict[str, float]) -> dict[str, Any]:
+        """Rates since the last line, the parts of this step, memory at its highest.
+
+        Args:
+            tokens: of the student, over all processes, since the last line.
+            made: seconds spent on this step's portions, meanwhile if ``prefetch``.
+        """
+        now = time.perf_counter()
+        spent, steps = now - self._started, self._steps
+        self._started, self._steps, self._tokens = now, 0, 0
+        seconds = {name: value / steps for name, value in self._watch.take().items()}
+        return {
+            "tokens_per_s": tokens / spent,
+            "step_s": spent / steps,
+            "parts_s": seconds | made,
+            "memory_gib": _peak_memory(self._engine.device) / 2**30,
+        }
+
+    def _log_routing(self, stats: RoutingStats, step: int) -> None:
+        """Report this process's routing since the last report."""
+        line: dict[str, Any] = {
+            "kind": "routing",
+            "step": step + 1,
+            "weights": stats.by_domain(),
+            "leads": stats.confusion(),
+            "entropy": stats.entropy(),
+        }
+        layers = stats.by_layer()
+        if len(layers) > 1:
+            line["layers"] = {str(index): row for index, row in enumerate(layers)}
+        self._job.observer.log(line)
+        self._routing = None
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return highest()

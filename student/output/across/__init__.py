@@ -1,0 +1,1 @@
+"""What two models' predictions have in common, whatever their tokenizers."""

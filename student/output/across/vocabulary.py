@@ -1,0 +1,259 @@
+"""What the tokens of two vocabularies have in common, read off their bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from align.errors import InputError
+from align.tokens.pieces import byte_alphabet
+
+Pieces = Sequence[bytes | None]
+"""The bytes of text that each id stands for; None where it stands for none."""
+
+_LONGEST = 3
+"""Bytes of the longest n-gram."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CommonPieces:
+    """A sparse map of two vocabularies onto the K byte strings that both have."""
+
+    student: Tensor
+    """(V_s,) int64 in [-1, K): the piece that each student token begins with, -1 for
+    special, unused and untranslatable ones."""
+    teacher: Tensor
+    """(V_t,) int64, the same of the teacher's."""
+    size: int
+    """K."""
+
+    def to(self, device: torch.device) -> CommonPieces:
+        """Move the tensors."""
+        return CommonPieces(self.student.to(device), self.teacher.to(device), self.size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spelling:
+    """A tokenizer with what its tokens spell, which takes long to read."""
+
+    tokenizer: Any
+    pieces: Pieces
+    """See :func:`token_bytes`."""
+
+    @staticmethod
+    def of(tokenizer: Any) -> Spelling:
+        """Read a tokenizer.
+
+        Raises:
+            ValueError: see :func:`token_bytes`.
+        """
+        return Spelling(tokenizer, token_bytes(tokenizer))
+
+
+def token_bytes(tokenizer: Any) -> list[bytes | None]:
+    """The bytes of text that each id of a vocabulary stands for.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer, byte-level or SentencePiece.
+
+    Returns:
+        One entry an id; None for special and unused ids.
+
+    Raises:
+        ValueError: the tokenizer is slow, or its tokens do not spell their blanks, as
+            in WordPiece.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"tokenizer {type(tokenizer).__name__} is not a fast one; load its "
+            "tokenizer.json with AutoTokenizer or PreTrainedTokenizerFast"
+        )
+    backend = tokenizer.backend_tokenizer
+    spell = _speller(backend)
+    added = backend.get_added_tokens_decoder()
+    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=False)
+    size = max([*vocabulary.values(), *added], default=-1) + 1
+    out: list[bytes | None] = [None] * size
+    for piece, id_ in vocabulary.items():
+        out[id_] = spell(piece) or None
+    for id_, token in added.items():
+        out[id_] = None if token.special else token.content.encode()
+    return out
+
+
+def byte_vectors(pieces: Pieces, width: int = 256) -> Tensor:
+    """A vector for each token, near to those that are spelled alike.
+
+    Args:
+        pieces: V tokens, of either vocabulary.
+        width: D, >= 1.
+
+    Returns:
+        (V, D) float32: signed counts of the n-grams of 1 to 3 bytes, ends included,
+        hashed into D places, the same for every vocabulary. Zero where a token has no
+        bytes, so that it is like no other.
+
+    Source:
+        Character n-grams as parts of words: Bojanowski et al. 2017 (arXiv 1607.04606);
+        signed hashing: Weinberger et al. 2009 (arXiv 0902.2206).
+    """
+    if width < 1:
+        raise ValueError(f"width must be >= 1, got {width}")
+    out = np.zeros((len(pieces), width), np.float32)
+    for start in range(0, len(pieces), 8192):
+        some = pieces[start : start + 8192]
+        marked = [[256, *piece, 257] if piece else [] for piece in some]
+        owner = np.repeat(np.arange(len(some)), [len(m) for m in marked])
+        letters = np.fromiter((x for m in marked for x in m), np.uint64, len(owner))
+        code = np.zeros_like(letters)
+        for n in range(1, _LONGEST + 1):
+            ends = np.arange(len(letters) - n + 1)
+            code = code[: len(ends)] * np.uint64(1000003) + letters[n - 1 :] + 1
+            inside = ends[owner[ends] == owner[ends + n - 1]]
+            mixed = code[inside] * np.uint64(0x9E3779B97F4A7C15)
+            sign = 1.0 - 2.0 * ((mixed >> np.uint64(32)) & np.uint64(1))
+            place = owner[inside] * width + ((mixed >> np.uint64(33)) % width).astype(
+                int
+            )
+            counts = np.bincount(place, sign, minlength=len(some) * width)
+            out[start : start + len(some)] += counts.reshape(-1, width)
+    return torch.from_numpy(out)
+
+
+def common_pieces(
+    student: Spelling,
+    teacher: Spelling,
+    student_size: int = 0,
+    teacher_size: int = 0,
+) -> CommonPieces:
+    """Map every token of two vocabularies to a piece that both have.
+
+    A token that both have is itself. Any other is cut by the other tokenizer, and
+    stands for the first token of that, cut again by its own tokenizer where it does
+    not have it either, and so on: each cut is shorter. So both models' next tokens
+    become the same outcomes, and :func:`pool_logits` compares them by any divergence.
+
+    Args:
+        student: a tokenizer that was read.
+        teacher: likewise.
+        student_size: rows of the student's head, where they are more than ids.
+        teacher_size: rows of the teacher's head.
+
+    Returns:
+        The map, on the CPU.
+
+    Source:
+        Exact strings and retokenised ones as in sparse vocabulary projection.
+        Departures: a token counts for its first piece alone, which is what the other
+        model would say next; and both sides are mapped, so that no outcome is out of
+        either model's reach and no divergence infinite.
+    """
+    pieces = student.pieces, teacher.pieces
+    known = [{piece for piece in side if piece} for side in pieces]
+    both = {piece: n for n, piece in enumerate(sorted(known[0] & known[1]))}
+    first = _first_piece(teacher), _first_piece(student)
+    sides = []
+    for side, size in enumerate((student_size, teacher_size)):
+        out = torch.full((max(size, len(pieces[side])),), -1)
+        for id_, piece in enumerate(pieces[side]):
+            turn = side
+            while piece and piece not in both:
+                shorter = first[turn](piece)
+                piece = shorter if shorter and len(shorter) < len(piece) else piece[:-1]
+                turn = 1 - turn
+            if piece:
+                out[id_] = both[piece]
+        sides.append(out)
+    return CommonPieces(sides[0], sides[1], len(both))
+
+
+def pool_logits(logits: Tensor, piece: Tensor, size: int) -> Tensor:
+    """Add up the probability of all tokens that begin with the same piece.
+
+    Args:
+        logits: (N, V) float.
+        piece: (V,) int64 in [-1, K); tokens of -1 are left out.
+        size: K.
+
+    Returns:
+        (N, K) at least float32, the logsumexp of each piece's tokens: logits over the
+        pieces, for any divergence between models of unlike vocabularies. A softmax of
+        them leaves the mass of tokens without a piece out.
+
+    Raises:
+        ValueError: the shapes do not match.
+    """
+    if logits.dim() != 2 or piece.shape != logits.shape[1:]:
+        raise ValueError(
+            f"logits have shape {tuple(logits.shape)} and piece {tuple(piece.shape)}; "
+            "give (N, V) and (V,), see student_size of common_pieces"
+        )
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    kept = (piece >= 0).nonzero()[:, 0]
+    index = piece[kept].expand(len(logits), -1)
+    x = logits[:, kept].to(wide)
+    least = torch.finfo(wide).min
+    top = x.new_full((len(x), size), least)
+    top = top.scatter_reduce(1, index, x.detach(), "amax").clamp_min(least)
+    share = torch.exp(x - top.gather(1, index))
+    return top + x.new_zeros(len(x), size).scatter_add(1, index, share).log()
+
+
+def _speller(backend: Any) -> Callable[[str], bytes]:
+    """How a tokenizer's pieces are turned into bytes, by its own decoder."""
+    decoder = json.loads(backend.decoder.__getstate__()) if backend.decoder else {}
+    steps = decoder.get("decoders", [decoder])
+    kinds = {step.get("type") for step in steps}
+    if "ByteLevel" in kinds:
+        alphabet = byte_alphabet()
+        return lambda piece: bytes(alphabet[c] for c in piece if c in alphabet)
+    if not kinds & {"Metaspace", "ByteFallback", "Replace"}:
+        raise InputError(
+            f"a vocabulary of decoder {decoder.get('type')!r} does not spell blanks, "
+            "so its tokens have no bytes; give a byte-level or SentencePiece tokenizer"
+        )
+    changes = [
+        (step["pattern"]["String"], step["content"])
+        for step in steps
+        if step.get("type") == "Replace" and "String" in step["pattern"]
+    ]
+
+    def spell(piece: str) -> bytes:
+        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+            return bytes([int(piece[3:5], 16)])
+        for old, new in changes:
+            piece = piece.replace(old, new)
+        return piece.replace("▁", " ").encode()
+
+    return spell
+
+
+def _first_piece(spelling: Spelling) -> Callable[[bytes], bytes | None]:
+    """The first token of a tokenizer's model for some bytes, None where it has none.
+
+    The model alone is asked, without the blank that some tokenizers put before a text.
+    """
+    backend, pieces = spelling.tokenizer.backend_tokenizer, spelling.pieces
+    decoder = backend.decoder.__getstate__().decode()
+    letters = {byte: letter for letter, byte in byte_alphabet().items()}
+    known = {piece for piece in pieces if piece}
+
+    def first(piece: bytes) -> bytes | None:
+        try:
+            if "ByteLevel" in decoder:
+                text = "".join(letters[byte] for byte in piece)
+            else:
+                text = piece.decode().replace(" ", "▁")
+        except UnicodeDecodeError:
+            return None
+        tokens = backend.model.tokenize(text)
+        found = pieces[tokens[0].id] if tokens else None
+        return found if found in known and piece.startswith(found) else None
+
+    return first

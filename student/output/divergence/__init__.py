@@ -1,0 +1,1 @@
+"""Distances between next-token distributions over one vocabulary."""

@@ -1,0 +1,1 @@
+"""Optimal transport between next tokens, and between sequences."""

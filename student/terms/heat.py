@@ -1,0 +1,107 @@
+"""The temperature of a comparison, by the rule that the config names.
+
+Every term on outputs that has a temperature asks here, so a rule reaches all of them,
+and what a rule may not give is refused by its name in all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from align.errors import InputError
+from align.views import LinearHead
+from student.output import HeadInput, Labels, linear_divergence, linear_top_tokens
+from student.output.across.pairing import after
+from student.output.temperature import Moment, gradient_signal_to_noise
+from student.step_outputs import Outputs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spots:
+    """N places at which the student is compared with one teacher."""
+
+    rows: Tensor
+    """(N,) int64 into the student's B * T."""
+    teacher: HeadInput
+    """(N, C_t)."""
+    weight: Tensor
+    """(N,) float32 >= 0."""
+    distance: Callable[[Tensor, LinearHead], Tensor]
+    """The comparison at ``output.temperature``, of (B * T, C) hidden states of the
+    student's through a head; asked only by rules that look at gradients."""
+
+
+def temperature_at(outputs: Outputs, spots: Spots) -> float | Tensor:
+    """One temperature, or (N,).
+
+    Raises:
+        InputError: the rule gives something else than finite numbers > 0.
+    """
+    config, teacher = outputs.config, spots.teacher
+
+    def entropy() -> Tensor:
+        return linear_top_tokens(teacher.hidden, teacher.head, 1, config.block).entropy
+
+    moment = Moment(
+        config.temperature,
+        config.temperature_end,
+        min(outputs.step / config.temperature_steps, 1.0),
+        min(outputs.student.head.size, teacher.head.size),
+        entropy,
+        lambda: _signal_to_noise(outputs, spots),
+    )
+    found = outputs.temperature(moment)
+    _check(found, len(spots.rows), outputs)
+    return found
+
+
+def _check(found: object, count: int, outputs: Outputs) -> None:
+    wrong: object = None
+    if isinstance(found, Tensor):
+        good = found.isfinite() & (found > 0)
+        if found.shape not in ((), (count,)):
+            wrong = f"a tensor of shape {tuple(found.shape)}"
+        elif not bool(good.all()):
+            wrong = float(found.flatten()[~good.flatten()][0])
+    elif isinstance(found, bool) or not isinstance(found, int | float):
+        wrong = repr(found)
+    elif not 0 < found < math.inf:
+        wrong = found
+    if wrong is not None:
+        raise InputError(
+            f"output.temperature_rule={outputs.config.temperature_rule!r} gives "
+            f"{wrong} at step {outputs.step}; a temperature is a finite number > 0, or "
+            f"a tensor of one for each of the {count} places: mend the rule or choose "
+            "another"
+        )
+
+
+def _signal_to_noise(outputs: Outputs, spots: Spots) -> tuple[float, float]:
+    """Of the gradients to the student's hidden states: distance, cross-entropy."""
+    own = outputs.student
+    if not len(spots.rows):
+        return 0.0, 0.0
+    hidden = own.hidden.detach().flatten(0, 1).requires_grad_()
+    bias = None if own.head.bias is None else own.head.bias.detach()
+    head = replace(own.head, weight=own.head.weight.detach(), bias=bias)
+    counted = after(own.tokens.predicted.float()).flatten()
+    labels = Labels(after(own.tokens.ids).flatten(), counted)
+    with torch.enable_grad():
+        losses = (
+            spots.distance(hidden, head),
+            linear_divergence(
+                hidden, head, [], labels=labels, block=outputs.config.block
+            ),
+        )
+        of_distance, of_labels = (
+            torch.autograd.grad(loss, hidden)[0] for loss in losses
+        )
+    return (
+        gradient_signal_to_noise(of_distance[spots.rows], spots.weight),
+        gradient_signal_to_noise(of_labels, counted),
+    )

@@ -1,0 +1,154 @@
+"""A teacher of the student's vocabulary beside it, token by token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from align.errors import InputError
+from align.views import LinearHead
+from student.output import (
+    Divergence,
+    HeadInput,
+    Labels,
+    Support,
+    linear_divergence,
+    linear_log_likelihood,
+    linear_top_tokens,
+)
+from student.output.across.pairing import after
+from student.step_outputs import Outputs, Taught
+from student.terms.heat import Spots, temperature_at
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """A teacher of the student's vocabulary at the student's places."""
+
+    name: str
+    teacher: HeadInput
+    """Hidden states (N, C_t), N = B * T_s."""
+    weight: Tensor
+    """(N,) float32 >= 0, 0 where the two do not predict the same token."""
+
+
+def sides_of(outputs: Outputs, taught: Sequence[Taught]) -> list[Side]:
+    """Some teachers, by routing weight or by their own confidence.
+
+    Raises:
+        ValueError: a teacher has another vocabulary.
+    """
+    sides = [_side(outputs, one) for one in taught]
+    if outputs.config.weighting == "routing" or len(sides) < 2:
+        return sides
+    weights = torch.stack([side.weight for side in sides])
+    scores = torch.stack([_confidence(outputs, side) for side in sides])
+    shares = scores.masked_fill(weights == 0, -math.inf).softmax(0).nan_to_num(0.0)
+    shares = shares * weights.sum(0)
+    return [
+        replace(side, weight=share) for side, share in zip(sides, shares, strict=True)
+    ]
+
+
+def compare(
+    outputs: Outputs,
+    side: Side,
+    total: Tensor | float,
+    labels: Labels | None = None,
+    teachers: Sequence[HeadInput] | None = None,
+) -> Tensor:
+    """Divergence of the student from one teacher, or from several's mean.
+
+    Args:
+        outputs: the student's side and the settings.
+        side: weights, and what the temperature may look at.
+        total: what the sum over places by weight is divided by.
+        labels: cross-entropy from the same logits.
+        teachers: in place of the side's own.
+    """
+    config, own = outputs.config, outputs.student
+    return linear_divergence(
+        own.hidden.flatten(0, 1),
+        own.head,
+        teachers or [side.teacher],
+        _divergence(outputs),
+        temperature=temperature_of(outputs, side),
+        weight=side.weight,
+        total=total,
+        labels=labels,
+        block=config.block,
+    )
+
+
+def labels_of(outputs: Outputs, weight: float, total: float | None = None) -> Labels:
+    """The student's next tokens, weighing ``weight`` over ``total``; None: over all."""
+    tokens, config = outputs.student.tokens, outputs.config
+    each = after(tokens.predicted.float()).flatten()
+    each = each * (weight / (each.sum().clamp_min(1) if total is None else total))
+    return Labels(after(tokens.ids).flatten(), each, config.label_smoothing)
+
+
+def _side(outputs: Outputs, taught: Taught) -> Side:
+    other = taught.output
+    if not outputs.speaks_alike(taught):
+        raise InputError(
+            f"teacher {taught.name!r} has another vocabulary than the student, so its "
+            "distribution over tokens means something else; use output.likelihood, or "
+            "leave it out of output.teachers"
+        )
+    pairing = outputs.pairing(taught)
+    hidden = other.hidden.flatten(0, 1)[pairing.same.flatten().clamp_min(0)]
+    weight = pairing.told(taught.weight)
+    teacher = HeadInput(hidden, other.head)
+
+    return Side(taught.name, teacher, weight)
+
+
+@torch.no_grad()
+def _confidence(outputs: Outputs, side: Side) -> Tensor:
+    """(N,) log of how sure a teacher is; a softmax over teachers makes weights of it.
+
+    Source:
+        Confidence from cross-entropy with the labels: Zhang et al. 2022, CA-MKD (arXiv
+        2201.00007), which takes 1 - softmax(loss) where this takes softmax(-loss);
+        entropy and greatest probability need no label.
+    """
+    kind, block = outputs.config.weighting, outputs.config.block
+    hidden, head = side.teacher.hidden, side.teacher.head
+    if kind == "cross_entropy":
+        ids = after(outputs.student.tokens.ids).flatten()
+        return linear_log_likelihood(hidden, head, ids, block)
+    best = linear_top_tokens(hidden, head, 1, block)
+    if kind == "entropy":
+        return -best.entropy
+    return best.logits[:, 0] - best.log_total
+
+
+def temperature_of(outputs: Outputs, side: Side) -> float | Tensor:
+    """One temperature, or (N,), of the divergence and the transport from a teacher."""
+    config = outputs.config
+
+    def distance(hidden: Tensor, head: LinearHead) -> Tensor:
+        return linear_divergence(
+            hidden,
+            head,
+            [side.teacher],
+            _divergence(outputs),
+            temperature=config.temperature,
+            weight=side.weight,
+            block=config.block,
+        )
+
+    rows = torch.arange(len(side.weight), device=side.weight.device)
+    spots = Spots(rows, side.teacher, side.weight, distance)
+    return temperature_at(outputs, spots)
+
+
+def _divergence(outputs: Outputs) -> Divergence:
+    config = outputs.config
+    support = Support(config.top_k, config.threshold)
+    return Divergence(config.divergence, config.mix, support)

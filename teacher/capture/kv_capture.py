@@ -1,0 +1,313 @@
+"""Content keys and values of any transformers model, with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from align.errors import InputError
+from align.kv import KV
+from align.sizes import Sizes
+from align.views import Captured, Injection
+from teacher.capture.attention_sites import listening
+from teacher.capture.checks import check_asked, check_batch, check_injection
+from teacher.capture.forward import (
+    Forward,
+    evaluating,
+    resolve_which,
+    without_checkpointing,
+)
+from teacher.capture.layer_numbers import layer_numbers, without_kv
+from teacher.capture.left_padding import counted, is_left_padded, learn_positions
+from teacher.capture.limits import check_model, position_limit, unsupported
+from teacher.capture.probe import (
+    PROBE_TOKENS,
+    AttentionLayer,
+    NotFiniteError,
+    find_attention,
+)
+from teacher.capture.recording import Enough, Recording
+from teacher.capture.windows import Windows, read_in_windows
+from teacher.loading.shard import is_sharded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class KVCapture:
+    """Runs a model and records the keys and values of its layers.
+
+    The model is left as it was: only while a batch runs does anything of this class
+    stand on it. One model may be captured from several threads at once.
+
+    Args:
+        model: a ``transformers.PreTrainedModel`` whose attention goes through
+            transformers' attention interface, in any of its implementations.
+        which: "self" for decoder-only and encoder-only models; "encoder",
+            "decoder" or "cross" for encoder-decoders; "auto" means "self", or
+            "encoder" for an encoder-decoder. Under "decoder" and "cross" the
+            encoder reads the same text, so the decoder sees all of it.
+        windows: how to read texts with more tokens than ``windows.tokens``, see
+            :func:`teacher.capture.windows.read_in_windows`; None refuses what exceeds a
+            position table and reads the rest at once.
+
+    Raises:
+        ValueError: the model is unsupported; the text says why and what is. Or
+            the windows are larger than its position table.
+        TypeError: ``model`` is no PreTrainedModel.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        which: str = "auto",
+        windows: Windows | None = None,
+    ) -> None:
+        """Learn the model's layers by a short forward."""
+        check_model(model)
+        self.model = model
+        self.which = resolve_which(model, which)
+        self._forward = Forward(model, self.which)
+        self._positions = position_limit(model)
+        self._windows = windows
+        if windows and self._positions and windows.tokens > self._positions:
+            raise InputError(
+                f"windows of {windows.tokens} tokens for {type(model).__name__}, which "
+                f"has {self._positions} positions; give at most so many"
+            )
+        self._hidden_size = int(model.config.get_text_config().hidden_size)
+        self._layers, self.layer_numbers, self.layers_without_kv = self._find_layers()
+        self._modules = list(dict.fromkeys(x.module for x in self._layers))
+
+    @property
+    def num_layers(self) -> int:
+        """L, the attention layers of the captured stack that have their own KV."""
+        return len(self._layers)
+
+    @property
+    def num_kv_heads(self) -> int:
+        """H, not repeated for grouped queries."""
+        return self._layers[0].heads
+
+    @property
+    def k_dim(self) -> int:
+        """Head size of the keys."""
+        return self._layers[0].k_dim
+
+    @property
+    def v_dim(self) -> int:
+        """Head size of the values; latent attention's differs from the keys'."""
+        return self._layers[0].v_dim
+
+    @property
+    def hidden_size(self) -> int:
+        """C, width of the last hidden state."""
+        return self._hidden_size
+
+    @property
+    def sizes(self) -> Sizes:
+        """All of these."""
+        return Sizes(
+            layers=self.num_layers,
+            heads=self.num_kv_heads,
+            k_dim=self.k_dim,
+            v_dim=self.v_dim,
+            hidden_size=self.hidden_size,
+        )
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token's KV has read no later token."""
+        if self.which in ("decoder", "cross"):
+            return False  # the encoder has read everything
+        return all(layer.causal for layer in self._layers)
+
+    @property
+    def has_rotary(self) -> bool:
+        """Whether any layer rotates its keys."""
+        return any(layer.rotation is not None for layer in self._layers)
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether ``logits=True`` can be served."""
+        head = self.model.get_output_embeddings()
+        return head is not None and self.which in ("self", "decoder")
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Longest T that is read; None where nothing limits it, as with windows."""
+        return None if self._windows else self._positions
+
+    @property
+    def windows(self) -> Windows | None:
+        """How longer texts are read, None where they are not."""
+        return self._windows
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's parameters."""
+        return self.model.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its ids."""
+        return self.model.device
+
+    def __call__(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        *,
+        layers: Sequence[int] | None = None,
+        logits: bool = False,
+        hidden: bool = False,
+        inject: Injection | None = None,
+        attention_rows: Tensor | None = None,
+    ) -> Captured:
+        """Run one batch.
+
+        With gradients disabled and nothing but KV (or attention rows) asked, the
+        forward ends as soon as the last asked layer has its keys and values.
+
+        Args:
+            ids: (B, T) int64, B >= 1 and T >= 1.
+            mask: (B, T) bool, True on real tokens, padding on either side. Models
+                which cannot be told where a text begins want it on the right.
+            layers: layers to record, each in [0, num_layers); None means all.
+            logits: also return them.
+            hidden: also return the last hidden state.
+            inject: KV to read in place of the own. Gradient checkpointing is
+                off for such a forward: its recomputation would read the own KV.
+                Layers that share a layer's KV go on reading that layer's own.
+            attention_rows: (B, R) int64 query positions whose attention to return.
+
+        Returns:
+            Own content KV of the asked layers in the asked order, before any
+            injection, and what else was asked for.
+
+        Raises:
+            ValueError: an argument does not fit the model or another argument;
+                or gradients are on and a re-entrant checkpoint cuts them.
+            RuntimeError: this thread is within a captured forward of the model.
+        """
+        wanted = list(range(self.num_layers)) if layers is None else list(layers)
+        check_batch(ids, mask, self)
+        check_asked(wanted, logits, hidden, attention_rows, ids.shape[0], self)
+        if inject is not None:
+            check_injection(inject, ids, self)
+        read = partial(self._read, wanted, logits, hidden, inject)
+        if self._windows is None or ids.shape[1] <= self._windows.tokens:
+            return read(ids, mask, attention_rows)
+        if inject is not None:
+            raise InputError(
+                f"ids hold {ids.shape[1]} tokens, which are read in windows of "
+                f"{self._windows.tokens}; inject into shorter texts"
+            )
+        return read_in_windows(read, self._windows, ids, mask, attention_rows)
+
+    def _read(
+        self,
+        wanted: list[int],
+        logits: bool,
+        hidden: bool,
+        inject: Injection | None,
+        ids: Tensor,
+        mask: Tensor,
+        rows: Tensor | None,
+    ) -> Captured:
+        positions = None
+        if is_left_padded(mask):
+            positions = counted(mask) if self._told_positions else None
+            ids = ids.masked_fill(~mask, self._padding_id)
+        enough = not (torch.is_grad_enabled() or logits or hidden or self._offloaded)
+        recording = Recording(
+            self._layers,
+            wanted,
+            device=self.device,
+            inject=inject,
+            rows=rows,
+            enough=enough,
+        )
+        plain = without_checkpointing(self.model) if inject else nullcontext()
+        output, last_hidden = None, None
+        with listening(self._modules, recording), plain, suppress(Enough):
+            output, last_hidden = self._forward(
+                ids, mask, logits=logits, hidden=hidden, positions=positions
+            )
+        return Captured(
+            kv=KV(*recording.content(), mask),
+            logits=output.logits if logits and output is not None else None,
+            hidden=last_hidden,
+            attention=recording.attention(),
+        )
+
+    def _find_layers(self) -> tuple[list[AttentionLayer], list[int], dict[int, str]]:
+        model, stack = self.model, self._forward.stack
+        try:
+            found = find_attention(stack, self._probe, self.which == "cross")
+            if not found:
+                raise InputError("no module attends through the interface")
+            numbers = layer_numbers(stack, found)
+            others = without_kv(stack, found, numbers)
+        except NotFiniteError as error:
+            raise InputError(f"{type(model).__name__} {error}") from error
+        except ValueError as error:
+            raise unsupported(model, str(error)) from error
+        own = [layer for layer in found if layer.lender is None]
+        shapes = {(x.heads, x.k_dim, x.v_dim) for x in own}
+        if len(shapes) > 1:
+            raise unsupported(
+                model,
+                f"its layers differ in (heads, key size, value size): {sorted(shapes)}",
+            )
+        return own, [n for n in numbers if n not in others], others
+
+    def _probe(self) -> None:
+        tokens = min(PROBE_TOKENS, self._positions or PROBE_TOKENS)
+        ids = torch.zeros((1, tokens), dtype=torch.int64, device=self.device)
+        if self.which in ("self", "encoder"):
+            mask = torch.ones_like(ids, dtype=torch.bool)
+            _, last = self._forward(ids, mask, hidden=True)
+            assert last is not None
+            self._hidden_size = last.shape[-1]  # OPT may project it out of hidden_size
+            return
+        self._forward.told_apart(ids)
+
+    @cached_property
+    def _told_positions(self) -> bool:
+        """Whether a left-padded text's positions are given to the model."""
+
+        def read(ids: Tensor, mask: Tensor, positions: Tensor | None) -> KV:
+            ids, mask = ids.to(self.device), mask.to(self.device)
+            layers = range(self.num_layers)
+            recording = Recording(self._layers, layers, device=self.device)
+            given = None if positions is None else positions.to(self.device)
+            with listening(self._modules, recording):
+                self._forward(ids, mask, positions=given)
+            return KV(*recording.content(), mask)
+
+        vocabulary = self.model.config.get_text_config().vocab_size
+        with torch.no_grad(), evaluating(self.model):
+            try:
+                return learn_positions(
+                    read, self._forward.takes_positions, vocabulary, self._padding_id
+                )
+            except InputError as error:
+                raise InputError(f"{type(self.model).__name__} {error}") from error
+
+    @property
+    def _padding_id(self) -> int:
+        found = getattr(self.model.config.get_text_config(), "pad_token_id", None)
+        return 0 if found is None else int(found)
+
+    @property
+    def _offloaded(self) -> bool:
+        # An early end would leave weights moved in by accelerate, or brought together
+        # from other processes, where they are.
+        return hasattr(self.model, "hf_device_map") or is_sharded(self.model)

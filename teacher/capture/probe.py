@@ -1,0 +1,169 @@
+"""Learn by trying which modules of a model attend, in which order, and how.
+
+Two forwards over a few tokens. The first finds the attention modules; in the second
+every one of them reads the same vector at all positions, so that whatever still
+differs is position encoding. The vector is drawn, because the model's own may be 0
+(the embedding of a padding token) and say nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from align.errors import InputError
+from teacher.capture.attention_sites import listening, noted_positions
+from teacher.capture.forward import evaluating
+from teacher.capture.rotary import Positions, Rotation, find_rotation
+
+PROBE_TOKENS = 8
+"""Enough for slow rotary frequencies to show; few enough for any model."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionLayer:
+    """One attention call per forward."""
+
+    module: nn.Module
+    rotation: Rotation | None
+    heads: int
+    k_dim: int
+    v_dim: int
+    causal: bool
+    lender: nn.Module | None = None
+    """The module whose keys and values this one reads; None where they are its own."""
+
+
+@dataclass(slots=True)
+class _Call:
+    module: nn.Module
+    key: Tensor
+    value: Tensor
+    causal: bool
+    cross: bool
+    lender: nn.Module | None
+    positions: Positions | None
+
+
+class NotFiniteError(InputError):
+    """Keys or values overflow, whatever the architecture."""
+
+
+class _Listener:
+    """Collects calls; in the second forward also levels their input."""
+
+    def __init__(self, level: bool) -> None:
+        self.level = level
+        self.calls: list[_Call] = []
+        self.positions: dict[nn.Module, Positions | None] = {}
+
+    def before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self.positions[module] = noted_positions(module, args, kwargs)
+        if not self.level:
+            return None
+        if isinstance(kwargs.get("hidden_states"), Tensor):
+            level = _level(kwargs["hidden_states"])
+            return args, {**kwargs, "hidden_states": level}
+        if args and isinstance(args[0], Tensor):
+            return (_level(args[0]), *args[1:]), kwargs
+        return None
+
+    def visit(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        options: dict[str, Any],
+    ) -> tuple[Tensor, Tensor]:
+        self.calls.append(
+            _Call(
+                module,
+                key,
+                value,
+                causal=_is_causal(module, mask, options),
+                cross=query.shape[2] != key.shape[2],
+                lender=next((c.module for c in self.calls if c.key is key), None),
+                positions=self.positions.get(module),
+            )
+        )
+        return key, value
+
+
+def find_attention(
+    model: nn.Module, forward: Callable[[], object], cross: bool
+) -> list[AttentionLayer]:
+    """Find the attention layers that a forward runs through.
+
+    Args:
+        model: searched for attention modules; left as it was.
+        forward: runs the model on PROBE_TOKENS positions. Cross-attention is
+            recognised by a query length other than the key length.
+        cross: find cross-attention instead of self-attention.
+
+    Returns:
+        The layers in calling order; empty if nothing attends through the attention
+        interface.
+
+    Raises:
+        NotFiniteError: keys or values are not finite.
+        ValueError: a layer's rotation cannot be undone.
+    """
+    with torch.no_grad(), evaluating(model):
+        first = _Listener(level=False)
+        with listening(list(model.modules()), first):
+            forward()
+        modules = list(dict.fromkeys(c.module for c in first.calls if c.cross == cross))
+        second = _Listener(level=not cross)
+        with listening(modules, second):
+            forward()
+    calls = [c for c in second.calls if c.cross == cross]
+    for call in calls:
+        _check_finite(call)
+    return [_describe(c, rotates=not cross) for c in calls]
+
+
+def _check_finite(call: _Call) -> None:
+    if bool(call.key.isfinite().all() & call.value.isfinite().all()):
+        return
+    dtype = str(call.key.dtype).removeprefix("torch.")
+    raise NotFiniteError(
+        f"gives keys or values that are not finite in {dtype}, already on a probe of "
+        f"{PROBE_TOKENS} tokens; load it in a wider dtype, such as float32, or check "
+        "its weights"
+    )
+
+
+def _describe(call: _Call, rotates: bool) -> AttentionLayer:
+    rotation = None
+    if rotates and call.lender is None:
+        rotation = find_rotation(call.module, call.key, call.positions)
+    return AttentionLayer(
+        call.module,
+        rotation,
+        heads=call.key.shape[1],
+        k_dim=call.key.shape[3],
+        v_dim=call.value.shape[3],
+        causal=call.causal,
+        lender=call.lender,
+    )
+
+
+def _level(x: Tensor) -> Tensor:
+    drawn = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(0))
+    return drawn.to(x).expand_as(x)
+
+
+def _is_causal(module: nn.Module, mask: Tensor | None, options: dict[str, Any]) -> bool:
+    if mask is not None:
+        seen = mask[..., 0, -1]  # may the first query read the last key?
+        return not bool(seen.any() if mask.dtype == torch.bool else (seen == 0).any())
+    given = options.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if given is None else given)

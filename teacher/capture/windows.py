@@ -1,0 +1,160 @@
+"""Read a text that is longer than a model's positions in overlapping windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from align.kv import KV
+from align.views import Captured
+from teacher.capture.limits import position_limit
+from teacher.loading.longer_texts import trained_length
+
+ReadWindow = Callable[[Tensor, Tensor, Tensor | None], Captured]
+"""(ids, mask, attention rows) of one window -> what is captured of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Windows of ``tokens`` tokens which begin every ``stride`` tokens."""
+
+    tokens: int
+    """W, the most tokens the model reads at once, >= 1."""
+    stride: int
+    """S in 1..W. Every token but those of the first window is read with at least
+    W - S tokens before it; the work grows as W / S."""
+
+    def __post_init__(self) -> None:
+        """Check that windows leave no gap.
+
+        Raises:
+            ValueError: a size out of range.
+        """
+        if not 1 <= self.stride <= self.tokens:
+            raise ValueError(
+                f"windows of {self.tokens} tokens every {self.stride}: give "
+                "1 <= stride <= tokens"
+            )
+
+
+def windows_for(model: nn.Module) -> Windows | None:
+    """Windows as long as a model was trained to read, overlapping by half.
+
+    None where neither a position table nor a rotation sets a length.
+    """
+    tokens = position_limit(model) or trained_length(model)
+    return None if tokens is None else Windows(tokens, max(tokens // 2, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    start: int
+    stop: int
+    first: int
+    """The window gives tokens ``first`` to ``stop``, earlier ones those before it."""
+
+
+def read_in_windows(
+    read: ReadWindow, windows: Windows, ids: Tensor, mask: Tensor, rows: Tensor | None
+) -> Captured:
+    """Capture a long batch window by window.
+
+    Each token's keys, values, logits, hidden state and attention come from the
+    window in which most tokens stand before it: the first that holds it. Ids are cut
+    as they are, so only the first window begins with a begin-of-text token, and
+    attention beyond a window is 0.
+
+    Args:
+        read: captures one window; B may be smaller, T at most ``windows.tokens``.
+        windows: their size and distance.
+        ids: (B, T) int64.
+        mask: (B, T) bool, padding on the right.
+        rows: (B, R) int64 query positions in [0, T), or None.
+
+    Returns:
+        What one call over the whole text would, (L, B, H, T, D) and so on.
+
+    Raises:
+        ValueError: padding is on the left.
+
+    Source:
+        The sliding evaluation of Baevski & Auli (2019), arXiv 1809.10853.
+    """
+    if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+        raise ValueError("texts read in windows begin on the left; pad on the right")
+    parts = []
+    for window in _windows(windows, ids.shape[1]):
+        inside = mask[:, window.start : window.stop]
+        live = inside.any(1)
+        if not window.start:
+            live = torch.ones_like(live)
+        own = None if rows is None else _within(rows, window)[live]
+        seen = read(ids[live, window.start : window.stop], inside[live], own)
+        parts.append((window, live, seen))
+    if len(parts) == 1:
+        return parts[0][2]
+
+    def joined(pick: Callable[[Captured], Tensor | None], batch: int, axis: int) -> Any:
+        given = []
+        for window, live, seen in parts:
+            found = pick(seen)
+            if found is None:
+                return None
+            own = _whole_batch(found, live, batch)
+            skip, count = window.first - window.start, window.stop - window.first
+            given.append(own.narrow(axis, skip, count))
+        return torch.cat(given, dim=axis)
+
+    return Captured(
+        kv=KV(
+            joined(lambda seen: seen.kv.k, 1, 3),
+            joined(lambda seen: seen.kv.v, 1, 3),
+            mask,
+        ),
+        logits=joined(lambda seen: seen.logits, 0, 1),
+        hidden=joined(lambda seen: seen.hidden, 0, 1),
+        attention=_attention(parts, rows, ids.shape[1]),
+    )
+
+
+def _windows(windows: Windows, tokens: int) -> Iterator[_Window]:
+    start = first = 0
+    while first < tokens:
+        stop = min(start + windows.tokens, tokens)
+        yield _Window(start, stop, first)
+        start, first = start + windows.stride, stop
+
+
+def _within(rows: Tensor, window: _Window) -> Tensor:
+    return (rows - window.start).clamp(0, window.stop - window.start - 1)
+
+
+def _whole_batch(x: Tensor, live: Tensor, axis: int) -> Tensor:
+    """Zeros for the texts that end before a window."""
+    if bool(live.all()):
+        return x
+    shape = list(x.shape)
+    shape[axis] = len(live)
+    return x.new_zeros(shape).index_copy(axis, live.nonzero().flatten(), x)
+
+
+def _attention(
+    parts: list[tuple[_Window, Tensor, Captured]], rows: Tensor | None, tokens: int
+) -> Tensor | None:
+    if rows is None:
+        return None
+    whole = None
+    for window, live, seen in parts:
+        assert seen.attention is not None
+        found = _whole_batch(seen.attention, live, 1)  # (L, B, R, window)
+        if whole is None:
+            whole = found.new_zeros((*found.shape[:3], tokens))
+        own = ((rows >= window.first) & (rows < window.stop))[None, :, :, None]
+        part = torch.where(own, found, 0)
+        padded = torch.nn.functional.pad(part, (window.start, tokens - window.stop))
+        whole = whole + padded
+    return whole

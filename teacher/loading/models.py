@@ -1,0 +1,335 @@
+"""Load teachers and students from the hub or a folder.
+
+Weights come from safetensors only: a pickle runs code when it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from json import JSONDecodeError
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from align.errors import InputError, MissingFileError
+from align.support.cpu import avoid_broken_amx
+from align.support.primitive_cache import bound_primitive_caches
+from teacher.loading.fresh import fresh_model
+from teacher.loading.model_files import (
+    damaged,
+    incomplete,
+    no_weights,
+    not_found,
+    refuse_adapter,
+)
+from teacher.loading.tokenizer import largest_id, load_tokenizer
+from teacher.names import model_source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+ROLES = ("teacher", "student")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model with the tokenizer it was trained with."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    kind: str
+    """decoder, encoder or encoder-decoder."""
+    name: str
+    """As asked for: a hub name, a folder, ``zoo:NAME`` or ``zoo:SCALE/NAME``."""
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    role: str = "teacher",
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    resolve: Callable[[str], Path] | None = None,
+    init_seed: int | None = None,
+) -> LoadedModel:
+    """Load a model and its tokenizer.
+
+    Args:
+        name_or_path: see :func:`teacher.names.model_source`.
+        role: a "teacher" is frozen and in evaluation mode; a "student" is
+            trainable and in training mode.
+        dtype: of the weights, a torch dtype or its name; None keeps the
+            checkpoint's for a teacher and takes float32 for a student, whose
+            small updates bf16 would round away.
+        trust_remote_code: run Python files that come with the model.
+        revision: branch, tag or commit on the hub.
+        resolve: see there.
+        init_seed: draw a student's weights anew from this seed, in place of the
+            checkpoint's, which need not exist.
+
+    Returns:
+        The model, on the CPU, and its fast tokenizer.
+
+    Raises:
+        FileNotFoundError: no such model, or no safetensors or tokenizer in it.
+        ValueError: damaged, incomplete or not finite weights, a slow tokenizer,
+            ids beyond the embedding, an unknown role, dtype or kind, or
+            new weights for what is no causal student.
+    """
+    if role not in ROLES:
+        raise InputError(f"role={role!r}; valid are {', '.join(ROLES)}")
+    avoid_broken_amx()
+    bound_primitive_caches()
+    name = str(name_or_path)
+    source = model_source(name, resolve)
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = _load_config(name, source, hub)
+    kind = _kind(name, config)
+    wanted = _dtype(dtype, role)
+    model: Any
+    if init_seed is None:
+        model = _load_weights(name, source, kind, hub | {"dtype": wanted})
+    elif role == "student" and kind == "decoder" and isinstance(wanted, torch.dtype):
+        model = fresh_model(config, init_seed, wanted, trust_remote_code)
+        _take_generation_settings(model, source, revision)
+    else:
+        raise InputError(
+            f"model {name!r} is loaded as the {role} and is an {kind}; only a causal "
+            "student's weights can be drawn anew"
+        )
+    tokenizer = load_tokenizer(name, source, hub)
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
+    most = largest_id(tokenizer)
+    if most >= rows:
+        raise InputError(
+            f"model {name!r}: its tokenizer knows {len(tokenizer)} tokens, with ids up "
+            f"to {most}, but its embedding has {rows} rows, for ids up to {rows - 1}; "
+            "the tokenizer belongs to another model, or tokens were added without "
+            "resize_token_embeddings"
+        )
+    _check_finite(name, model)
+    _answer_by_name(model)
+    if role == "student":
+        _check_trainable(name, model)
+    model.train(role == "student")
+    model.requires_grad_(role == "student")
+    return LoadedModel(model, tokenizer, kind, name)
+
+
+def checkpoint_dtypes(name: str, fresh: bool = False) -> dict[str, torch.dtype]:
+    """The types of a causal model's weights as its files have them, unread.
+
+    Args:
+        name: as of :func:`load_model`.
+        fresh: there may be no weights; take what its config.json says, or float32.
+
+    Returns:
+        By parameter and buffer; where an architecture holds some in float32 whatever
+        the rest is in, they are.
+    """
+    from transformers import AutoModelForCausalLM
+
+    source = model_source(name)
+    hub = {"trust_remote_code": False}
+    if fresh:
+        config = _load_config(name, source, hub)
+        dtype = getattr(config, "dtype", None) or config.get_text_config().dtype
+        with torch.device("meta"):
+            model = fresh_model(config, 0, dtype or torch.float32, False)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype="auto", device_map="meta", use_safetensors=True, **hub
+        )
+    return {key: tensor.dtype for key, tensor in model.state_dict().items()}
+
+
+def read_config(name: str, trust_remote_code: bool = False) -> tuple[Any, str]:
+    """A model's transformers config and its kind, without its weights.
+
+    Args:
+        name: a folder or hub name, as of :func:`load_model`.
+        trust_remote_code: run Python files that come with the model.
+
+    Raises:
+        FileNotFoundError: no such model.
+        ValueError: its config cannot be used, or it is no language model.
+    """
+    hub = {"trust_remote_code": trust_remote_code}
+    config = _load_config(name, model_source(name), hub)
+    return config, _kind(name, config)
+
+
+def _load_config(name: str, source: str, hub: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    refuse_adapter(name, source, hub.get("revision"))
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise MissingFileError(
+            f"model {name!r}: folder {source} has no config.json; give the folder "
+            "that save_pretrained wrote"
+        )
+    try:
+        return AutoConfig.from_pretrained(source, **hub)
+    except (OSError, ValueError) as error:
+        if not Path(source).is_dir():
+            if isinstance(error, OSError):
+                raise not_found(name, source) from error
+            if "custom code" in str(error):
+                raise _custom_code(name, source) from error
+            raise InputError(f"model {name!r} cannot be loaded: {error}") from error
+        reason = str(error).splitlines()[0]
+        if "custom code" in reason:
+            raise _custom_code(name, source) from error
+        raise InputError(
+            f"model {name!r}: {source}/config.json cannot be used: {reason}; copy it "
+            "again from where the model came from"
+        ) from error
+
+
+def _custom_code(name: str, source: str) -> InputError:
+    return InputError(
+        f"model {name!r}: {source} needs Python code of its own (auto_map in "
+        "config.json), which is not run: give a model of a type that transformers "
+        "knows by itself, or, having read that code, load it in a program of yours "
+        "with load_model(..., trust_remote_code=True)"
+    )
+
+
+def _kind(name: str, config: Any) -> str:
+    from transformers.models.auto import modeling_auto as auto
+
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    if architecture.endswith("EncoderModel"):
+        return "encoder"
+    if getattr(config, "is_encoder_decoder", False):
+        return "encoder-decoder"
+    model_type = config.model_type
+    masked = model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    causal = model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if architecture.endswith(("CausalLM", "LMHeadModel")) and causal:
+        return "decoder"
+    if masked and not getattr(config, "is_decoder", False):
+        return "encoder"
+    if causal or "AutoModelForCausalLM" in getattr(config, "auto_map", {}):
+        return "decoder"
+    raise InputError(
+        f"model {name!r} of type {model_type!r} is no language model that teaches; "
+        "supported are causal decoders, masked encoders and encoder-decoders"
+    )
+
+
+def _dtype(dtype: str | torch.dtype | None, role: str) -> str | torch.dtype:
+    if dtype is None:
+        return "auto" if role == "teacher" else torch.float32
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(f"dtype={dtype!r}; valid are float32, bfloat16, float16")
+    return found
+
+
+def _load_weights(
+    name: str, source: str, kind: str, options: dict[str, Any]
+) -> PreTrainedModel:
+    import transformers
+
+    heads_of: dict[str, list[Any]] = {
+        "decoder": [transformers.AutoModelForCausalLM],
+        # An encoder may come without its masked-language-model head.
+        "encoder": [
+            transformers.AutoModelForMaskedLM,
+            transformers.AutoModelForTextEncoding,
+            transformers.AutoModel,
+        ],
+        "encoder-decoder": [transformers.AutoModelForSeq2SeqLM],
+    }
+    heads = heads_of[kind]
+    missing: list[str] = []
+    others: list[str] = []
+    for auto in heads:
+        try:
+            model, missing, others = _try_load(name, source, auto, options)
+        except ValueError as error:
+            if "Unrecognized configuration" in str(error) and auto is not heads[-1]:
+                continue
+            if "custom code" in str(error):
+                raise _custom_code(name, source) from error
+            raise InputError(f"model {name!r} cannot be loaded: {error}") from error
+        if not missing:
+            return model
+    raise InputError(incomplete(name, missing, others))
+
+
+def _try_load(
+    name: str, source: str, auto: Any, options: dict[str, Any]
+) -> tuple[PreTrainedModel, list[str], list[str]]:
+    from safetensors import SafetensorError
+
+    try:
+        model, info = auto.from_pretrained(
+            source, use_safetensors=True, output_loading_info=True, **options
+        )
+    except SafetensorError as error:
+        raise damaged(name, source, error) from error
+    except (OSError, JSONDecodeError) as error:  # of weights, and of their index
+        raise no_weights(name, source) from error
+    except RuntimeError as error:
+        raise InputError(
+            f"model {name!r}: weights in {source} do not fit its config.json: {error}"
+        ) from error
+    pooler = "pooler."  # next-sentence prediction only; not on the way of the KV
+    missing = sorted(key for key in info["missing_keys"] if pooler not in key)
+    return model, missing, sorted(info["unexpected_keys"])
+
+
+def _take_generation_settings(model: Any, source: str, revision: str | None) -> None:
+    """Keep what a model's files say of generating, such as several ends of a turn."""
+    from transformers import GenerationConfig
+
+    with suppress(OSError):  # there are none
+        model.generation_config = GenerationConfig.from_pretrained(
+            source, revision=revision or "main"
+        )
+
+
+def _answer_by_name(model: PreTrainedModel) -> None:
+    """Let a model give its outputs by name, whatever its config.json asks for."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "return_dict"):
+            config.return_dict = True
+
+
+def _check_trainable(name: str, model: Any) -> None:
+    """Refuse a student whose own files hold quantised weights."""
+    if not getattr(model, "is_quantized", False):
+        return
+    settings = model.config.quantization_config
+    method = getattr(settings.quant_method, "value", settings.quant_method)
+    raise InputError(
+        f"model {name!r}: its weights are quantised already "
+        f"({method}, quantization_config in config.json), so it cannot be trained as a "
+        "student; give the model it was made from and, to spare memory, set "
+        "student.quantise=int4 and student.lora.rank=16"
+    )
+
+
+def _check_finite(name: str, model: PreTrainedModel) -> None:
+    """Find NaN and infinities before a whole run is spent on them."""
+    for key, weight in model.named_parameters():
+        if not weight.numel() or weight.dtype.itemsize < 2:
+            continue  # float8 has no minimum to ask for
+        ends = torch.stack(weight.detach().aminmax())  # NaN shows in both
+        if not bool(ends.isfinite().all()):
+            raise InputError(
+                f"model {name!r}: weight {key} holds values that are not finite in "
+                f"{str(weight.dtype).removeprefix('torch.')}; its training diverged or "
+                "the type is too narrow for it: give another checkpoint or a wider "
+                "dtype"
+            )

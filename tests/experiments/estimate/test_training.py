@@ -1,0 +1,87 @@
+"""What is said of a run's arms, steps, time and disk, before it and by hand."""
+
+import json
+
+import pytest
+
+from experiments.cli import main
+from experiments.estimate.needs import estimate
+from experiments.estimate.training import ArmNeeds, Pace, TrainingNeeds, advice
+from tests.experiments.small_runs import small_config
+
+GIB = 2**30
+
+
+def test_one_teacher_s_part_of_a_step_is_its_share_of_the_weights():
+    pace = Pace(taught=5.0, alone=1.0, weights={"small": 1 * GIB, "large": 3 * GIB})
+    assert pace.of(()) == 1.0
+    assert pace.of(("small",)) == 2.0
+    assert pace.of(("large",)) == 4.0
+    assert pace.of(("small", "large")) == 5.0
+    assert Pace(1.0, 1.0, {}).of(()) == 1.0
+
+
+def needs(*arms):
+    rows = [ArmNeeds(name, 2, 10, seconds) for name, seconds in arms]
+    return TrainingNeeds("a machine", rows, {}, 5 * GIB, 2 * GIB, 100 * GIB)
+
+
+def test_what_baselines_multiply_is_said_with_what_makes_it_cheaper():
+    arms = [("main", 40.0), ("ce_only", 10.0), ("single:a", 20.0), ("single:b", 30.0)]
+    run = needs(*arms)
+    assert (run.seconds, run.students, run.disk) == (100.0, 9, 7 * GIB)
+    assert "2 of 4 arms train one teacher alone" in advice(run)
+    assert "50% of the time: baselines.single_teachers=none" in advice(run)
+    assert advice(needs(("main", 40.0), ("ce_only", 10.0))) == ""
+
+
+BOTH = {
+    "baselines": {"ce_only": True, "single_teachers": "all"},
+    "train": {"steps": 5, "checkpoint_every": 2, "keep_checkpoints": 1},
+}
+
+
+def test_a_run_has_the_arms_steps_and_bytes_that_were_said(
+    tiny_zoo, tmp_path, monkeypatch, capsys
+):
+    from student.loop import phase_checkpoint
+
+    held = []
+    prune = phase_checkpoint.prune
+
+    def weighed(folder, keep):
+        held.append(sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()))
+        prune(folder, keep)
+
+    config = str(small_config(tmp_path, tiny_zoo, BOTH))
+    assert main(["estimate", config, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["training"]
+    monkeypatch.setattr(phase_checkpoint, "prune", weighed)
+    assert main(["train", config]) == 0
+    run = tmp_path / "run"
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    taken = [(r["arm"], r["phase"]) for r in rows if r["kind"] == "train"]
+    arms = {arm["arm"]: arm["steps"] for arm in said["arms"]}
+    assert arms == {name: 5 for name, _ in taken}
+    assert len(taken) == 5 * len(arms) == 20
+    assert all(arm["seconds"] > 0 for arm in said["arms"])
+    students = list(run.rglob("model.safetensors"))
+    assert len(students) == 4 + 1
+    size = sum(file.stat().st_size for file in students)
+    assert said["exports"] == pytest.approx(size, rel=0.05)
+    # Two were there for a moment; records and headers weigh much of so small a state.
+    assert max(held) == pytest.approx(said["checkpoints"], rel=0.25)
+
+
+def test_arms_that_another_trains_already_cost_nothing(tiny_zoo, tmp_path, capsys):
+    from experiments.config.tree import load_config
+
+    words = [str(small_config(tmp_path, tiny_zoo, BOTH)), "phases=[single]"]
+    words.append("phase.single.teachers=[gpt2-prose]")
+    found = estimate(load_config(words[0], words[1:])).training
+    assert [arm.arm for arm in found.arms] == ["main", "ce_only"]
+    assert found.repeated == {"single:gpt2-prose": "main"}
+    assert main(["estimate", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "not trained again: single:gpt2-prose is main" in shown
+    assert "steps as " in shown and "disk of the run: 3 students" in shown

@@ -1,0 +1,58 @@
+import json
+
+import pytest
+
+from experiments.record.run_dir import mean_bpc, read_run
+
+
+def test_lines_are_those_of_one_kind_and_arm(made_up):
+    assert {line["arm"] for line in made_up.lines("train")} == {"main"}
+    assert len(list(made_up.lines("train"))) == 5 * 8
+    assert len(list(made_up.lines("train", "ce_only"))) == 5 * 8
+    assert made_up.phases() == [
+        "dual",
+        "multi_basic",
+        "real_multi",
+        "routing",
+        "z_space",
+    ]
+
+
+def test_a_run_still_going_on_has_metrics_and_no_summary(made_up):
+    (made_up.path / "summary.json").unlink()
+    run = read_run(made_up.path)
+    assert run.summary == {}
+    assert run.phases()[-1] == "z_space"
+
+
+def test_a_last_line_cut_short_is_left_out(made_up):
+    path = made_up.path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"kind": "tr')
+    assert len(read_run(made_up.path).metrics) == len(made_up.metrics)
+
+
+def test_a_damaged_line_inside_is_named(made_up):
+    path = made_up.path / "metrics.jsonl"
+    path.write_text('{"kind": "tr\n' + path.read_text())
+    with pytest.raises(ValueError, match=r"metrics\.jsonl line 1 is not JSON"):
+        read_run(made_up.path)
+
+
+def test_what_is_no_run_is_refused(tmp_path, made_up):
+    with pytest.raises(ValueError, match=r"nope does not exist"):
+        read_run(tmp_path / "nope")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"holds neither metrics\.jsonl nor"):
+        read_run(tmp_path / "empty")
+    (made_up.path / "summary.json").write_text("{")
+    with pytest.raises(ValueError, match=r"summary\.json line 1 is not JSON"):
+        read_run(made_up.path)
+    (made_up.path / "summary.json").write_text(json.dumps([1]))
+    with pytest.raises(ValueError, match="holds no JSON object"):
+        read_run(made_up.path)
+
+
+def test_the_mean_is_over_measured_domains():
+    assert mean_bpc({"a": 1.0, "b": 2.0}) == 1.5
+    assert mean_bpc({}) is None
+    assert mean_bpc(None) is None

@@ -1,0 +1,95 @@
+"""A run in three acts: planned, opened, trained; and a report that is none of them."""
+
+import json
+
+import pytest
+
+from experiments import run_training
+from experiments.config.presets import load_registry
+from experiments.config.tree import load_config
+from experiments.record.failures import ERRORS
+from experiments.record.lease import holder_alive
+from experiments.report.status import describe
+from experiments.run.opening import open_run
+from experiments.run.plan import plan_run
+from tests.experiments.small_runs import said, small_config
+
+
+@pytest.fixture
+def config(tiny_zoo, tmp_path):
+    changes = {"train": {"steps": 0}, "data": {"eval_samples": 1}}
+    return small_config(tmp_path, tiny_zoo, changes)
+
+
+def test_a_plan_writes_nothing_and_loads_nothing(config, tmp_path):
+    weights = tmp_path / "student"
+    weights.mkdir()
+    (weights / "model.safetensors").mkdir()  # whoever reads it fails
+    models = [f"student.model={weights}", f"teachers={{a: {weights}, b: {weights}}}"]
+    before = sorted(tmp_path.rglob("*"))
+    settings = load_config(config, models)
+    plan = plan_run(settings, load_registry(settings))
+    assert [phase.name for phase in plan.phases] == ["dual"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_that_breaks_open_gives_its_folder_back_and_says_why(config, tmp_path):
+    settings = load_config(config)
+    plan = plan_run(settings, load_registry(settings))
+    with (
+        pytest.raises(ZeroDivisionError),
+        open_run(plan) as run,
+    ):
+        assert holder_alive(tmp_path / "run") and list(run.arms) == ["main"]
+        raise ZeroDivisionError("in the block")
+    assert not holder_alive(tmp_path / "run")
+    (launch,) = describe(tmp_path / "run")["attempts"]
+    assert launch["how"] == "failed" and "in the block" in launch["why"]
+
+
+def test_training_alone_draws_and_reports_nothing(config, tmp_path):
+    run_dir = run_training(load_config(config))
+    assert json.loads((run_dir / "state.json").read_text())["finished"]
+    assert (run_dir / "summary.json").is_file()
+    assert not (run_dir / "report.md").exists()
+    assert not (run_dir / "figures").exists()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "experiments.report.page.report_text",
+        "experiments.report.alignment.draw_what_meets",
+    ],
+)
+def test_a_run_whose_report_fails_is_trained_all_the_same(
+    config, tmp_path, monkeypatch, capsys, place
+):
+    def refuse(run):
+        raise ZeroDivisionError("no ink")
+
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(place, refuse)
+        assert said(["train", str(config)], capsys)[0] == 1
+    (launch,) = describe(run_dir)["attempts"]
+    assert launch["how"] == "finished"
+    assert json.loads((run_dir / "state.json").read_text())["finished"]
+    assert not (run_dir / "report.md").exists()
+    (kept,) = (run_dir / ERRORS).iterdir()
+    assert "no ink" in kept.read_text()
+    assert said(["report", str(run_dir)], capsys)[0] == 0
+    assert (run_dir / "report.md").is_file()
+
+
+def test_what_a_failing_report_says(config, tmp_path, monkeypatch, capsys):
+    def refuse(run):
+        raise PermissionError(13, "no", "report.md")
+
+    monkeypatch.setattr("experiments.report.page.report_text", refuse)
+    from experiments.cli import main
+
+    assert main(["train", str(config)]) == 2
+    *_, trained, error = capsys.readouterr().err.splitlines()
+    assert trained.startswith(f"{tmp_path / 'run'} is trained, but has no report")
+    assert error.startswith("mtkd: error: report.md cannot be used: permission denied")

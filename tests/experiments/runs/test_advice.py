@@ -1,0 +1,144 @@
+"""What an error says to do works: each is done here as it is written."""
+
+import json
+import re
+import shlex
+import shutil
+
+import pytest
+import yaml
+
+from experiments.cli import main
+from experiments.record.run_dir import read_run
+from teacher.zoo import zoo_path
+from tests.experiments.small_runs import said, small_config
+
+
+def commands(message: str) -> list[list[str]]:
+    """The words after ``mtkd`` of every command that a message quotes."""
+    return [shlex.split(found) for found in re.findall(r"`mtkd ([^`]+)`", message)]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_zoo, tmp_path_factory):
+    """The folder of a finished run, and its config."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = small_config(folder, tiny_zoo)
+    assert main(["train", str(config)]) == 0
+    return folder / "run", config
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of it, which a test may damage, and what trains it."""
+    folder, config = finished
+    shutil.copytree(folder, tmp_path / "run")
+    saved = tmp_path / "run" / "config.yaml"
+    settings = yaml.safe_load(saved.read_text())
+    settings["run"]["dir"] = str(tmp_path)
+    saved.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return tmp_path / "run", str(config)
+
+
+def steps(folder):
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [row["step"] for row in rows if row["kind"] == "train"]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]"])
+def test_a_damaged_summary_is_written_anew_by_the_command_it_names(run, damage, capsys):
+    folder, _ = run
+    whole = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(damage)
+    code, message = said(["report", str(folder), "--no-figures"], capsys)
+    assert code == 2
+    (words,) = commands(message)
+    assert main(words) == 0
+    assert (
+        json.loads((folder / "summary.json").read_text())["phases"] == whole["phases"]
+    )
+    assert steps(folder) == [1, 2]  # nothing was trained again
+    assert main(["report", str(folder), "--no-figures"]) == 0
+
+
+def test_a_line_of_metrics_that_is_damaged_may_be_taken_out(run, capsys):
+    folder, _ = run
+    metrics = folder / "metrics.jsonl"
+    rows = metrics.read_text().split("\n")
+    metrics.write_text("\n".join([rows[0], "{cut", *rows[1:]]))
+    code, message = said(["report", str(folder), "--no-figures"], capsys)
+    assert code == 2 and "line 2 is not JSON; take the line out" in message
+    metrics.write_text("\n".join(rows))
+    assert main(["report", str(folder), "--no-figures"]) == 0
+
+
+def test_a_run_that_was_moved_to_another_disk_keeps_its_phases(run, tmp_path, capsys):
+    folder, config = run
+    (tmp_path / "roomy").mkdir()
+    folder.rename(tmp_path / "roomy" / "run")
+    words = ["train", config, f"run.dir={tmp_path / 'roomy'}"]
+    assert said(words, capsys) == (0, "")
+    assert steps(tmp_path / "roomy" / "run") == [1, 2]
+
+
+def test_a_folder_that_holds_a_run_is_refused_with_two_ways_out(run, tmp_path, capsys):
+    _, config = run
+    here = ["train", config, f"run.dir={tmp_path}", "--resume"]
+    code, message = said([*here, "never"], capsys)
+    assert code == 2
+    assert "choose another run.name, or --resume auto" in message
+    assert said([*here, "auto"], capsys) == (0, "")
+
+
+def test_a_config_to_start_from_is_read_back(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, message = said(["train", "nothing-of-the-kind"], capsys)
+    assert code == 2
+    (words,) = commands(message)
+    assert words == ["config", "show", ">", "my.yaml"]
+    capsys.readouterr()
+    assert main(words[:2]) == 0
+    (tmp_path / "my.yaml").write_text(capsys.readouterr().out)
+    assert main(["config", "show", "my.yaml"]) == 0
+
+
+def test_a_model_of_the_zoo_that_is_not_built_is_built_by_the_command_it_names(
+    tmp_path, monkeypatch, capsys
+):
+    from teacher.zoo import build
+
+    monkeypatch.setenv("MTKD_CACHE", str(tmp_path))
+    with pytest.raises(FileNotFoundError) as missing:
+        zoo_path("gpt2-prose", scale="tiny")
+    asked = []
+    monkeypatch.setattr(
+        build,
+        "_build_all",
+        lambda models, folder, *_: asked.extend(
+            folder / model.name for model in models
+        ),
+    )
+    (words,) = commands(str(missing.value))
+    assert main(words) == 0
+    assert tmp_path / "zoo" / "tiny" / "gpt2-prose" in asked
+
+
+@pytest.mark.parametrize("name", ["complete.json", "../1-dual.settings.json"])
+def test_what_is_to_be_deleted_may_be_and_the_phase_is_trained_again(
+    run, name, tmp_path, capsys
+):
+    folder, config = run
+    file = (folder / "phases" / "1-dual" / name).resolve()
+    file.write_text(file.read_text()[:12])
+    words = ["train", config, f"run.dir={tmp_path}"]
+    code, message = said(words, capsys)
+    assert code == 2
+    paths = re.search(r"delete (?:the folder )?(.*?) to train this", message)[1]
+    named = [path for path in re.split(" |, | and ", paths) if "/" in path]
+    if paths.startswith("it"):
+        named.append(str(file))
+    for path in named:
+        assert str(tmp_path) in path
+        shutil.rmtree(path) if not path.endswith(".json") else file.unlink()
+    assert said(words, capsys) == (0, "")
+    assert read_run(folder).phases() == ["dual"]

@@ -1,0 +1,226 @@
+"""A run that is asked to stop saves, says so, and goes on as if nothing had been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import main
+from experiments.record.metrics import Metrics
+from experiments.record.stop import stop_on_signals
+from tests.experiments.small_runs import said, small_config
+
+ROOT = Path(__file__).parents[3]
+STOPPED = 75
+PHASES = ["dual", "routing"]
+CHANGES = {
+    "phases": PHASES,
+    "phase": {"routing": {"teachers": {"min": 2}, "loss": {"outcome_every": 2}}},
+    "train": {"steps": 5},
+}
+
+
+def weights(run):
+    """The bytes of the exported student and of every phase's."""
+    found = sorted(run.rglob("student/model.safetensors"))
+    return {str(file.relative_to(run)): file.read_bytes() for file in found}
+
+
+def state(run):
+    return json.loads((run / "state.json").read_text())
+
+
+def steps(run, arm="main"):
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    taken = [r for r in rows if r["kind"] == "train" and r["arm"] == arm]
+    return [(row["phase"], row["step"]) for row in taken]
+
+
+@pytest.fixture
+def undisturbed(tiny_zoo, tmp_path):
+    """Train the same config to its end in another folder; its weights."""
+
+    def run(changes):
+        folder = tmp_path / "undisturbed"
+        folder.mkdir()
+        assert main(["train", str(small_config(folder, tiny_zoo, changes))]) == 0
+        return weights(folder / "run")
+
+    return run
+
+
+@pytest.fixture
+def stopped(tiny_zoo, tmp_path, monkeypatch, capsys):
+    """A run that got a TERM in its second phase: code, message, config, folder."""
+    write = Metrics.write
+
+    def write_and_signal(self, arm, phase, line, offset=0):
+        write(self, arm, phase, line, offset)
+        if (phase, line["kind"], line.get("step")) == ("routing", "train", 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = small_config(tmp_path, tiny_zoo, CHANGES)
+    with monkeypatch.context() as patch:
+        patch.setattr(Metrics, "write", write_and_signal)
+        code, message = said(["train", str(config)], capsys)
+    return code, message, config, tmp_path / "run"
+
+
+def test_a_run_that_was_stopped_says_so_and_finishes_by_the_same_command(
+    stopped, capsys, undisturbed
+):
+    code, message, config, run = stopped
+    assert code == STOPPED, message
+    assert "routing: 2 of 5 steps" in message
+    assert "the same command goes on" in message
+    assert state(run) == {"saved": True, "finished": False, "signal": "SIGTERM"}
+    assert said(["train", str(config), "--resume", "must"], capsys) == (0, "")
+    assert steps(run) == [(phase, step + 1) for phase in PHASES for step in range(5)]
+    assert state(run)["finished"] is True
+    assert not list(run.rglob("*.checkpoint"))
+    assert weights(run) == undisturbed(CHANGES)
+
+
+def test_a_run_says_where_it_is_why_it_ended_and_what_comes_next(stopped, capsys):
+    _, _, config, run = stopped
+    assert main(["status", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert f"{run}: stopped" in shown
+    assert "launch 1: " in shown
+    assert "stopped: SIGTERM, main · routing: 2 of 5 steps" in shown
+    assert "routing        step 2 verified" in shown
+    assert "next: the same command goes on with main · routing from step 2" in shown
+    file = next(run.rglob("state-*.safetensors"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert main(["status", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["next"].startswith("it would refuse to go on: no checkpoint of main")
+    file.write_bytes(whole)
+    assert main(["train", str(config)]) == 0
+    capsys.readouterr()
+    assert main(["status", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["state"] == "finished" and found["next"].startswith("nothing")
+    assert [launch["how"] for launch in found["attempts"]] == ["stopped", "finished"]
+
+
+def test_what_is_no_run_has_no_status(tmp_path, capsys):
+    code, message = said(["status", str(tmp_path)], capsys)
+    assert code == 2 and "holds no run" in message
+
+
+def test_a_text_that_changed_behind_its_path_is_noticed(stopped, capsys):
+    _, _, config, run = stopped
+    text = config.with_name("text.txt")
+    text.write_text(text.read_text().replace("café", "cafe"), encoding="utf-8")
+    code, message = said(["train", str(config)], capsys)
+    assert code == 2
+    assert "texts.train: stored" in message and "Choose another run.name" in message
+    assert steps(run)[-1] == ("routing", 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_every_signal_that_asks_to_stop_is_noted_and_handed_back(number):
+    before = signal.getsignal(number)
+    with stop_on_signals() as stop:
+        assert not stop()
+        os.kill(os.getpid(), number)
+        assert stop()
+        assert stop.signal == signal.Signals(number).name
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_checkpoint_that_was_cut_short_is_named_and_costs_its_phase_only(
+    stopped, capsys
+):
+    code, _, config, run = stopped
+    assert code == STOPPED
+    checkpoint = run / "phases" / "2-routing.checkpoint"
+    file = next(checkpoint.rglob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:100])
+    code, message = said(["train", str(config)], capsys)
+    assert code == 2
+    assert f"checkpoint {checkpoint / 'step-00000002'} is damaged" in message
+    assert "has 100 bytes" in message
+    assert "delete the folder" in message
+    import shutil
+
+    shutil.rmtree(checkpoint)
+    assert said(["train", str(config)], capsys) == (0, "")
+    assert steps(run).count(("dual", 1)) == 1  # the first phase was not done again
+    assert steps(run)[-1] == ("routing", 5)
+
+
+def wait_for(condition, process, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("hard", [False, True], ids=["TERM", "KILL"])
+def test_a_real_process_under_deepspeed_goes_on_bitwise(
+    tiny_zoo, tmp_path, undisturbed, hard
+):
+    """A kill leaves the last periodic checkpoint, and the same student at the end."""
+    train = {"steps": 30, "engine": "deepspeed", "checkpoint_every": 4}
+    changes = {**CHANGES, "train": train}
+    config = small_config(tmp_path, tiny_zoo, changes)
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "experiments.cli", "train", str(config)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name, None)  # an engine of this process may have set them
+
+    def start():
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    process = start()
+    metrics = run / "metrics.jsonl"
+    wait_for(
+        lambda: metrics.exists() and len(steps_or_none(run)) >= 36,
+        process,
+    )
+    process.send_signal(signal.SIGKILL if hard else signal.SIGTERM)
+    _, shown = process.communicate(timeout=240)
+    assert process.returncode == (-signal.SIGKILL if hard else STOPPED), shown
+    assert state(run)["saved"] is not hard
+    assert state(run)["finished"] is False
+    again = start()
+    _, shown = again.communicate(timeout=280)
+    assert again.returncode == 0, shown
+    taken = steps(run)
+    assert taken.count(("dual", 1)) == 1
+    assert taken.count(("routing", 1)) == 1  # it went on from a checkpoint
+    assert weights(run) == undisturbed(changes)
+
+
+def steps_or_none(run):
+    """As ``steps``, while somebody else is still writing."""
+    try:
+        return steps(run)
+    except ValueError:  # half a line
+        return []

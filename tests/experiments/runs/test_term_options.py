@@ -1,0 +1,94 @@
+"""Terms by names of the user's choosing, with options, as a config says them."""
+
+import pytest
+import torch
+
+from experiments.config.checks import check_settings
+from experiments.config.tree import load_config, resolve_phases
+from experiments.config.later import since_ever
+from experiments.config.presets import BuiltinPhases, presets_of
+from experiments.config.parsing import ConfigError
+from experiments.assemble.teaching import build_objectives
+from experiments.config.used_plugins import names_used, options_used
+from plugins import Registry, hookimpl
+from student.config import LossConfig
+
+
+class Slack(torch.nn.Module):
+    """An option and a parameter."""
+
+    needs = frozenset()
+
+    def __init__(self, *, slack: float = 0.0, power: int = 1) -> None:
+        super().__init__()
+        if slack < 0:
+            raise ValueError("slack must be >= 0")
+        self.slack, self.power = slack, power
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, ctx):
+        return self.scale * ctx.zero()
+
+
+class Offer:
+    @hookimpl
+    def objectives(self):
+        return {"slack": Slack}
+
+
+REGISTRY = Registry.load([BuiltinPhases(), Offer()], entry_points=False)
+
+
+def phases(*words):
+    config = load_config(None, ["teachers=[p, q]", "phases=[dual]", *words])
+    return config, resolve_phases(config, presets_of(REGISTRY))
+
+
+def checked(*words):
+    config, resolved = phases(*words)
+    check_settings(config, resolved, REGISTRY)
+    return resolved[0]
+
+
+def test_one_kind_is_used_under_two_names_with_different_options():
+    phase = checked(
+        "loss.terms.near={use: slack, weight: 0.3}",
+        "phase.dual.loss.terms.far.use=slack",
+        "phase.dual.loss.terms.far.slack=2",
+    )
+    terms = build_objectives(phase, REGISTRY, taught=True)
+    near, far = terms["near"], terms["far"]
+    assert (near.weight, far.weight) == (0.3, 1.0)
+    assert (near.objective.slack, far.objective.slack) == (0.0, 2)
+    assert near.objective.scale is not far.objective.scale
+    assert names_used([phase]).count(("objective", "slack")) == 1
+    assert options_used([phase])["objective", "slack"] == [{}, {"slack": 2}]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("foo: 1", r"phase\.dual\.loss\.terms\.hidden\.foo.*power, slack, use, weight"),
+        ("slak: 1", r"terms\.hidden\.slak.*did you mean.*slack"),
+        ("slack: wide", r"phase\.dual\.loss\.terms\.hidden\.slack is 'wide'"),
+        ("slack: -1", r"phase\.dual\.loss\.terms\.hidden: .*slack must be >= 0"),
+        ("weight: -1", r"loss\.terms\.hidden\.weight must be a number >= 0, got -1"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_its_place_and_what_is_valid(entry, said):
+    with pytest.raises(ConfigError, match=said):
+        checked(f"loss.terms.hidden={{use: slack, {entry}}}")
+
+
+def test_without_teachers_the_next_token_is_left_under_the_name_it_has():
+    phase = checked("loss.delta_ce=0", "loss.terms.text={use: ce, weight: 0.5}")
+    terms = build_objectives(phase, REGISTRY, taught=False)
+    assert {name: term.weight for name, term in terms.items()} == {"text": 0.5}
+    none = checked("loss.delta_ce=0")
+    terms = build_objectives(none, REGISTRY, taught=False)
+    assert {name: term.weight for name, term in terms.items()} == {"ce": 1.0}
+
+
+def test_records_of_runs_without_named_terms_are_as_they_were():
+    assert "terms" not in since_ever(LossConfig())
+    assert "terms" in since_ever(LossConfig(terms={"kv_k": {}}))

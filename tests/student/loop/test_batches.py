@@ -1,0 +1,118 @@
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from align.text.documents import TextSample
+from align.tokens.batch import TokenBatch
+from student.loop.batches import Kitchen, serve
+from student.places import Counts, Places
+
+SAMPLES = [TextSample("abcdefgh"[: 2 + i % 5], "letters", str(i)) for i in range(7)]
+
+
+def encode(texts):
+    """One token a character, padded on the right."""
+    longest = max(map(len, texts))
+    ids = torch.zeros(len(texts), longest, dtype=torch.int64)
+    mask = torch.zeros(len(texts), longest, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor([ord(c) for c in text])
+        mask[row, : len(text)] = True
+    place = torch.arange(longest)
+    spans = torch.stack([place, place + 1], -1) * mask[..., None]
+    return TokenBatch(ids, mask, spans, tuple(texts))
+
+
+def survey(batch, readings, rows):
+    """Every predicted token counts, for itself and for a term."""
+    none = batch.has_text[..., None][..., :0]
+    places = Places(batch, readings, rows, none, none, none.float(), ())
+    return places, Counts(places.predicted, {"ce": (places.predicted,)})
+
+
+def kitchen(**changes):
+    cpu = torch.device("cpu")
+    plain = Kitchen(SAMPLES, encode, None, 5, 16, 3, 0, cpu, 0, 1, survey)
+    return replace(plain, **changes)
+
+
+def test_sampled_rows_are_real_tokens_and_the_same_when_asked_again():
+    portion = kitchen().portion(7)
+    assert portion.rows.shape == (3, 16)
+    assert bool(portion.batch.mask.gather(1, portion.rows).all())
+    assert torch.equal(portion.rows, kitchen().portion(7).rows)
+    assert kitchen(rows=0).portion(7).rows is None
+
+
+def test_two_processes_read_what_one_reads():
+    alone = kitchen(batch_size=4).portion(1)
+    both = [kitchen(batch_size=2, rank=r, world_size=2).portion(1) for r in (0, 1)]
+    shared = [sample.id for portion in both for sample in portion.samples]
+    assert shared == [sample.id for sample in alone.samples]
+
+
+def test_a_later_phase_reads_on():
+    ids = [sample.id for sample in kitchen(first_sample=3).portion(0).samples]
+    assert ids == [sample.id for sample in kitchen().portion(1).samples]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_portions_come_in_order_each_made_once(ahead):
+    made = []
+
+    def portion(number):
+        made.append(number)
+        return number
+
+    assert list(serve(portion, 2, 7, ahead)) == [2, 3, 4, 5, 6]
+    assert made == [2, 3, 4, 5, 6]
+
+
+def test_the_next_portion_is_made_while_this_one_is_eaten():
+    started = {number: threading.Event() for number in range(4)}
+
+    def portion(number):
+        started[number].set()
+        return number
+
+    portions = serve(portion, 0, 4, ahead=True)
+    assert next(portions) == 0
+    assert started[1].wait(timeout=30)
+    assert not started[2].is_set()
+    portions.close()
+
+
+def test_a_teacher_that_fails_in_the_background_fails_the_loop():
+    def portion(number):
+        if number == 1:
+            raise RuntimeError("teacher 'x' is not finite")
+        return number
+
+    portions = serve(portion, 0, 3, ahead=True)
+    next(portions)
+    with pytest.raises(RuntimeError, match="teacher 'x'"):
+        next(portions)
+
+
+def test_background_work_uses_the_callers_number_of_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        counts = list(serve(lambda _: torch.get_num_threads(), 0, 2, ahead=True))
+    finally:
+        torch.set_num_threads(before)
+    assert counts == [1, 1]
+
+
+def test_background_work_is_done_on_the_callers_gpu(monkeypatch):
+    """A new thread would launch on the first GPU, whichever process it belongs to."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    gpu = torch.device("cuda", 3)
+    assert list(serve(lambda number: number, 0, 2, ahead=True, device=gpu)) == [0, 1]
+    assert chosen == [gpu]
+    for device in (None, torch.device("cpu"), torch.device("cuda")):  # no choice
+        assert list(serve(lambda n: n, 0, 2, ahead=True, device=device)) == [0, 1]
+    assert chosen == [gpu]

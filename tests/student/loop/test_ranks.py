@@ -1,0 +1,125 @@
+"""Two processes: nothing is lost by a stop, whatever the ZeRO stage or their number."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "tests" / "student" / "ranks.py"
+LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def free_port():
+    """A port below which and above which others are free, very likely."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return min(probe.getsockname()[1], 65_000)
+
+
+def run(processes, out, zoo, *work):
+    """Run pieces of work in so many processes; per piece what each of them found."""
+    folders = json.dumps({name: str(path) for name, path in zoo.items()})
+    command = [sys.executable, str(SCRIPT), str(out), folders, *work]
+    env = {k: v for k, v in os.environ.items() if k not in LAUNCH}
+    env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    env["WORLD_SIZE"] = str(processes)
+    started = [
+        subprocess.Popen(
+            command,
+            env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=(out / f"{rank}.err").open("w"),
+            cwd=ROOT,
+        )
+        for rank in range(processes)
+    ]
+    try:
+        codes = [process.wait(timeout=1400) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    said = "".join((out / f"{r}.err").read_text()[-3000:] for r in range(processes))
+    assert codes == [0] * processes, said
+    names = [name.replace(":", "-") for name in work]
+    return [
+        [json.loads((out / f"{n}.{r}.json").read_text()) for r in range(processes)]
+        for n in names
+    ]
+
+
+def test_two_processes_stopped_and_resumed_equal_undisturbed_ones_bit_for_bit(
+    tiny_zoo, tmp_path
+):
+    """Dropout on, gradients accumulated, every ZeRO stage, float32 and bfloat16."""
+    ((one, two),) = run(2, tmp_path, tiny_zoo, "exact")
+    assert len(one) == 8
+    for name, held in one.items():
+        assert all(held.values()), (name, held)
+        assert all(two[name].values()), (name, two[name])
+
+
+def test_what_one_process_finds_not_finite_no_process_learns_from(tiny_zoo, tmp_path):
+    """Fails when a rank steps alone, or the moments move the weights of a bad step."""
+    ((one, two),) = run(2, tmp_path, tiny_zoo, "skipped")
+    assert len(one) == 8
+    for name, held in one.items():
+        assert held["unmoved"] and two[name]["unmoved"], name
+        (event,) = held["events"]
+        kind = name.partition(", ")[2]
+        assert event["event"] == f"non-finite {kind}", name
+        assert event["step"] == 2 and len(event["samples"]) == 2
+        if kind == "loss":
+            assert event["terms"] == ["ce"]
+        else:
+            assert event["teacher"] == "gpt2-prose"
+
+
+def test_one_process_and_two_take_the_same_step_of_unequal_texts(tiny_zoo, tmp_path):
+    """The gradient, its norm and every term, whatever the engine and the ZeRO stage."""
+    ((alone,),) = run(1, tmp_path, tiny_zoo, "mean:9")
+    ((one, two),) = run(2, tmp_path, tiny_zoo, "mean")
+    expected = alone["9"]
+    for stage, found in one.items():
+        assert found["terms"] == pytest.approx(expected["terms"], rel=1e-5), stage
+        assert found["norm"] == pytest.approx(expected["norm"], rel=1e-5), stage
+        assert two[stage]["norm"] == found["norm"], stage
+        far = size = 0.0
+        for name, gradient in found["gradient"].items():
+            pairs = zip(gradient, expected["gradient"][name], strict=True)
+            far += sum((a - b) ** 2 for a, b in pairs)
+            size += sum(b * b for b in expected["gradient"][name])
+        assert far**0.5 <= 1e-5 * size**0.5, stage
+    assert len(one) == 5 and one["9"]["gradient"] and one["0"]["gradient"]
+
+
+def test_two_then_one_then_two_processes_take_the_same_steps(tiny_zoo, tmp_path):
+    """The same samples in the same order, the same schedule, losses to 1e-5."""
+    (undisturbed, first) = run(2, tmp_path, tiny_zoo, "relay:0:0", "relay:0:2")
+    (alone,) = run(1, tmp_path, tiny_zoo, "relay:2:4")
+    (again,) = run(2, tmp_path, tiny_zoo, "relay:4:6")
+    expected = undisturbed[0]["losses"]
+    losses = [*first[0]["losses"], *alone[0]["losses"], *again[0]["losses"]]
+    assert len(expected) == 6
+    assert losses == pytest.approx(expected, rel=1e-5)
+    order = [
+        part
+        for pair in zip(*(r["read"] for r in undisturbed), strict=True)
+        for part in pair
+    ]
+    taken = [
+        part for pair in zip(*(r["read"] for r in first), strict=True) for part in pair
+    ]
+    taken += alone[0]["read"]
+    taken += [
+        part for pair in zip(*(r["read"] for r in again), strict=True) for part in pair
+    ]
+    assert taken == order
+    texts = [text for part in order for text in part]
+    assert len(texts) == len(set(texts)) == 24  # six steps of four: one epoch
