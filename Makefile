@@ -58,11 +58,9 @@ format: $(STAMP) ## rewrite the sources as `make lint` wants them
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP) ## measure what the platform costs beside the models
-	@shopt -s nullglob; found=(experiments/bench/[a-z]*.py); \
-	for file in "$${found[@]}"; do \
-	  echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done; \
-	if [ $${#found[@]} = 0 ]; then \
-	  echo "experiments/bench holds no benchmark" >&2; exit 1; fi
+	@for main in experiments/bench/*/__main__.py; do \
+	  name=$$(basename "$$(dirname "$$main")"); echo "== $$name"; \
+	  $(BIN)/python -m experiments.bench.$$name $(ARGS) || exit 1; done
 
 install: $(STAMP) ## make the environment and nothing else
 

@@ -22,6 +22,52 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plugins": CORE,
     "experiments": CORE | {"plugins"},
 }
+ROOMS: dict[str, set[str]] = {
+    "align/pictures": {"tokens"},
+    "align/support": set(),
+    "align/text": set(),
+    "align/tokens": {"support", "text"},
+    "teacher/capture": {"loading"},
+    "teacher/loading": set(),
+    "teacher/store": set(),
+    "teacher/zoo": set(),
+    "student/bridges": set(),
+    "student/loop": set(),
+    "student/output": set(),
+    "student/terms": {"output"},
+    "plugins/contracts": set(),
+    "plugins/guards": {"contracts"},
+    "experiments/config": set(),
+    "experiments/record": {"config"},
+    "experiments/assemble": {"config", "record"},
+    "experiments/run": {"config", "record", "assemble"},
+    "experiments/extraction": {"config", "record", "assemble", "run"},
+    "experiments/estimate": {"config", "record", "assemble", "run", "extraction"},
+    "experiments/report": {"config", "record", "assemble", "run"},
+    "experiments/commands": {
+        "config",
+        "record",
+        "assemble",
+        "run",
+        "extraction",
+        "estimate",
+        "report",
+    },
+    "experiments/bench": {
+        "config",
+        "record",
+        "assemble",
+        "run",
+        "extraction",
+        "estimate",
+        "report",
+        "commands",
+    },
+    "experiments/configs": set(),
+    "experiments/phases": set(),
+}
+"""Which other folders of its package the files of a folder may import; also in
+functions, and through a package's door. Files beside the folders are free."""
 HEAVY = {
     "accelerate",
     "datasets",
@@ -105,6 +151,86 @@ def test_no_files_import_each_other_in_a_circle():
     assert circle_of(ROOT) == []
 
 
+def room_of(path: Path, root: Path = ROOT) -> str:
+    """The folder inside a package in which a file lies, or the file beside folders."""
+    return "/".join(path.relative_to(root).parts[:2])
+
+
+def forbidden_arrows(root: Path = ROOT) -> list[str]:
+    """Imports between folders of one package that :data:`ROOMS` does not allow."""
+    arrows = []
+    for package in MAY_IMPORT:
+        for path in sources(package, root):
+            room = room_of(path, root)
+            if path.parent == root / package:
+                continue
+            allowed = ROOMS[room]
+            for target in files_imported(path, root):
+                other = room_of(target, root)
+                inside = target.parent != root / package and other != room
+                if not (inside and other.startswith(f"{package}/")):
+                    continue
+                if other.removeprefix(f"{package}/") not in allowed:
+                    arrows.append(
+                        f"{path.relative_to(root)} imports {target.relative_to(root)}; "
+                        f"{room} may import {sorted(allowed) or 'no other folder'}"
+                    )
+    return arrows
+
+
+def test_folders_inside_packages_follow_their_table():
+    folders = {
+        room_of(path)
+        for package in MAY_IMPORT
+        for path in sources(package)
+        if path.parent != ROOT / package
+    }
+    assert folders == set(ROOMS)
+    assert forbidden_arrows() == []
+
+
+def test_no_rooms_import_each_other_in_a_circle():
+    """A folder counts as one, so that no arrow runs back up between folders."""
+    graph: dict[str, set[str]] = {}
+    for package in MAY_IMPORT:
+        for path in sources(package):
+            targets = {
+                room_of(target)
+                for target in files_imported(path)
+                # A package's own door leads everywhere in it.
+                if target != ROOT / room_of(target).split("/")[0] / "__init__.py"
+            }
+            graph.setdefault(room_of(path), set()).update(targets - {room_of(path)})
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("align/text/chat.py", "def late():\n    from align.tokens import TokenBatch"),
+        ("experiments/record/lease.py", "import experiments.run.driver"),
+        ("student/output/rows.py", "from student.terms import OBJECTIVES"),
+    ],
+    ids=["in a function, through a door", "a whole module", "a new file"],
+)
+def test_an_arrow_back_up_is_seen(file, line, tmp_path):
+    copy_packages(tmp_path)
+    with (tmp_path / file).open("a", encoding="utf-8") as source:
+        source.write(f"\n{line}\n")
+    assert any(
+        arrow.startswith(f"{file} imports") for arrow in forbidden_arrows(tmp_path)
+    )
+
+
+def copy_packages(folder: Path) -> None:
+    for package in MAY_IMPORT:
+        shutil.copytree(
+            ROOT / package,
+            folder / package,
+            ignore=lambda _, names: [n for n in names if n == "__pycache__"],
+        )
+
+
 @pytest.mark.parametrize(
     ("file", "line"),
     [
@@ -123,12 +249,7 @@ def test_no_files_import_each_other_in_a_circle():
     ids=["in a door", "behind a door", "in a function, through a door"],
 )
 def test_a_circle_through_a_packages_door_is_seen(file, line, tmp_path):
-    for package in MAY_IMPORT:
-        shutil.copytree(
-            ROOT / package,
-            tmp_path / package,
-            ignore=lambda _, names: [n for n in names if n == "__pycache__"],
-        )
+    copy_packages(tmp_path)
     with (tmp_path / file).open("a", encoding="utf-8") as source:
         source.write(f"\n{line}\n")
     assert file in circle_of(tmp_path)
@@ -139,6 +260,13 @@ def test_the_maths_of_outputs_knows_no_settings_and_no_steps():
         for name in modules_imported(path):
             maths = name.startswith("student.output.")
             assert maths or not name.startswith("student"), f"{path} imports {name}"
+
+
+def test_no_folder_holds_more_than_sixteen_files():
+    for package in MAY_IMPORT:
+        for folder in {path.parent for path in sources(package)}:
+            files = sorted(path.name for path in folder.glob("*.py"))
+            assert len(files) <= 16, f"{folder}: {len(files)} files; make a room"
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
@@ -158,6 +286,15 @@ def test_the_distribution_holds_exactly_the_six_packages():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     include = settings["tool"]["setuptools"]["packages"]["find"]["include"]
     assert {name.removesuffix(".*") for name in include} == set(MAY_IMPORT)
+    exclude = settings["tool"]["setuptools"]["packages"]["find"]["exclude"]
+    assert exclude == ["experiments.bench", "experiments.bench.*"]
+    for package in MAY_IMPORT:
+        for path in sources(package):
+            if "bench" not in path.parts:
+                assert not any(
+                    name.startswith("experiments.bench")
+                    for name in modules_imported(path)
+                ), path
     # A folder of modules without __init__.py would be left out of a wheel.
     for package in MAY_IMPORT:
         for folder in {path.parent for path in sources(package)}:

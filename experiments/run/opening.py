@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from experiments.assemble.checks import check_disk
 from experiments.assemble.data import RunData, load_data
 from experiments.assemble.layer_maps import crowded_layers
 from experiments.assemble.lengths import TEXTS, limits_of
@@ -16,7 +17,6 @@ from experiments.assemble.outputs import idle_settings
 from experiments.assemble.precision import answer_of_run, asks_hardware, settle
 from experiments.assemble.stored_code import check_code
 from experiments.assemble.teaching import check_phase
-from experiments.config.checks import check_disk
 from experiments.config.error_place import during, named
 from experiments.config.tree import Config, save_config
 from experiments.config.used_plugins import plugin_records

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from experiments.assemble.checks import check_resume, check_settings
 from experiments.assemble.text_sources import check_sources, source_warnings
-from experiments.config.checks import check_resume, check_settings
 from experiments.config.presets import presets_of
 from experiments.config.tree import Config, PhaseConfig, hidden_settings, resolve_phases
 from experiments.config.used_plugins import names_used, options_used

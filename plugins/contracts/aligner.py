@@ -12,8 +12,8 @@ from align.causality import check_causal
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
 from plugins.answers import alignment_problem
-from plugins.contracts.promise import Promise, first_problem, problem
 from plugins.hookspecs import Aligner
+from plugins.promise import Promise, first_problem, problem
 from plugins.untouched import Untouched
 
 _TEXTS = ("unbelievable tea", "深度 KV", "")

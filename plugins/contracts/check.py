@@ -19,8 +19,8 @@ from plugins.contracts import phase as contract_phase
 from plugins.contracts import router as contract_router
 from plugins.contracts import space as contract_space
 from plugins.contracts import temperature as contract_temperature
-from plugins.contracts.promise import Check, Promise
 from plugins.errors import PluginError
+from plugins.promise import Check, Promise
 from plugins.seeds import kept
 
 CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {

@@ -11,7 +11,7 @@ from align.calibration import CalibrationStats
 from align.layer_map import LayerMap, needs_sample
 from align.layer_similarity import LayerSimilarity
 from plugins.answers import adapter_problem, base_problem, layer_map_problem
-from plugins.contracts.promise import Promise, first_problem, problem
+from plugins.promise import Promise, first_problem, problem
 from plugins.untouched import Untouched
 
 CALLS = 120

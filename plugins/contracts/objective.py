@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from plugins.answers import loss_problem
-from plugins.contracts.promise import Promise, problem
 from plugins.contracts.step import one_text, step_context, step_places
 from plugins.options import options_of
+from plugins.promise import Promise, problem
 from plugins.seeds import chance
 from plugins.untouched import Untouched
 from student.objective import (

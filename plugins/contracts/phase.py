@@ -8,7 +8,7 @@ from typing import Any
 
 from align.config import AlignConfig
 from fuse.config import FuseConfig
-from plugins.contracts.promise import Promise, problem
+from plugins.promise import Promise, problem
 from student.config import LossConfig, TrainConfig
 from student.output_config import OutputConfig
 from teacher.teacher_rule import TeacherRule

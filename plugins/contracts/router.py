@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fuse.router import needs_sample
 from fuse.similarity_router import RoutingSample
 from plugins.answers import SUM, SUM_NARROW, weights_problem
-from plugins.contracts.promise import Promise, first_problem, problem
+from plugins.promise import Promise, first_problem, problem
 from plugins.seeds import chance
 from plugins.untouched import Untouched
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plugins.answers import temperature_problem
-from plugins.contracts.promise import Promise, problem
+from plugins.promise import Promise, problem
 from student.output.temperature import Moment, Temperature
 
 _ROWS = 5

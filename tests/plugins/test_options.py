@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 from torch import nn
 
-from experiments.config.checks import check_settings
+from experiments.assemble.checks import check_settings
 from experiments.config.parsing import ConfigError, check
 from experiments.config.presets import BuiltinPhases, presets_of
 from experiments.config.tree import load_config, resolve_phases

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from plugins.contracts.promise import Promise
 from plugins.contracts.space import compared, conduct, injected
 from plugins.contracts.space.injected import future_problem
 from plugins.contracts.space.subject import Subject
 from plugins.hookspecs import Space
+from plugins.promise import Promise
 
 __all__ = ["future_problem", "space"]
 

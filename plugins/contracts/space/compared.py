@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from plugins.contracts.promise import first_problem, problem
 from plugins.contracts.space.answers import (
     comparisons_problem,
     injection_problem,
@@ -22,6 +21,7 @@ from plugins.contracts.space.lesson import (
     with_other_keys,
 )
 from plugins.contracts.space.subject import CLOSE, Subject, distance, targets
+from plugins.promise import first_problem, problem
 
 
 def pairs(subject: Subject) -> str:

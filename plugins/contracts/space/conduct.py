@@ -11,7 +11,6 @@ from torch import Tensor
 
 from align.calibration import METHODS
 from align.kv import KV
-from plugins.contracts.promise import first_problem, problem
 from plugins.contracts.space.answers import (
     comparisons_problem,
     fit_problem,
@@ -28,6 +27,7 @@ from plugins.contracts.space.lesson import (
     teacher_shapes,
 )
 from plugins.contracts.space.subject import CLOSE, Subject, answers, distance
+from plugins.promise import first_problem, problem
 from plugins.untouched import Untouched
 from student.bridges.base import Bridge
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from align.kv import KV
-from plugins.contracts.promise import problem
 from plugins.contracts.space.answers import injection_problem
 from plugins.contracts.space.lesson import (
     BOTH_WAYS,
@@ -20,6 +19,7 @@ from plugins.contracts.space.lesson import (
     with_other_keys,
 )
 from plugins.contracts.space.subject import Subject
+from plugins.promise import problem
 from student.bridges.base import Bridge
 
 

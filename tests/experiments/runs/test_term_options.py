@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.config.checks import check_settings
+from experiments.assemble.checks import check_settings
 from experiments.config.tree import load_config, resolve_phases
 from experiments.config.later import since_ever
 from experiments.config.presets import BuiltinPhases, presets_of
