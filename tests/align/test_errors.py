@@ -3,6 +3,8 @@
 import ast
 import errno
 import importlib
+import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,31 @@ def test_every_error_of_the_project_is_an_mtkd_error():
     for module, name in exceptions():
         found = getattr(importlib.import_module(module), name)
         assert issubclass(found, MtkdError) or name in NO_ERRORS, f"{module}.{name}"
+
+
+def catalogue():
+    """Rows of docs/errors.md: the dotted name, its base, its exit code, the advice."""
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    for row in re.findall(r"^\| `([\w.]+)` \|(.*)\|$", page, re.M):
+        base, exit_code, when, advice = (cell.strip() for cell in row[1].split(" | "))
+        yield row[0], (base.strip("`"), exit_code, when, advice)
+
+
+def test_the_page_of_errors_lists_each_of_them_once():
+    listed = [name for name, _ in catalogue()]
+    errors = [f"{m}.{name}" for m, name in exceptions() if name not in NO_ERRORS]
+    assert sorted(listed) == sorted(errors)
+
+
+@pytest.mark.parametrize(("name", "row"), list(catalogue()))
+def test_the_page_of_errors_says_what_each_is(name, row):
+    base, exit_code, when, advice = row
+    module, _, name = name.rpartition(".")
+    error = getattr(importlib.import_module(module), name)
+    assert base in {cls.__name__ for cls in error.__mro__[1:]}
+    repeats = "exit_code" in inspect.signature(error.__init__).parameters
+    assert exit_code == ("the other's" if repeats else str(error.exit_code))
+    assert when and advice
 
 
 @pytest.mark.parametrize(
@@ -94,13 +121,17 @@ def test_any_other_exception_is_a_mistake_in_a_program(error):
     assert exit_code_of(error) == 1
 
 
-CONFIG_TYPES = {"sections.py", "teacher_rule.py", "config_reference.py"}
+CONFIG_TYPES = {"sections.py", "teacher_rule.py", "reference.py"}
 """Their ValueErrors become ConfigErrors where a config is built."""
 
 
 def test_experiments_and_text_reading_refuse_by_errors_of_the_project_alone():
-    files = [*(ROOT / "experiments").rglob("*.py"), ROOT / "align" / "records.py"]
-    for path in [*files, ROOT / "align" / "text.py", ROOT / "teacher" / "models.py"]:
+    files = [
+        *(ROOT / "experiments").rglob("*.py"),
+        ROOT / "align" / "text" / "records.py",
+    ]
+    files += [ROOT / "align" / "text" / "documents.py"]
+    for path in [*files, ROOT / "teacher" / "loading" / "models.py"]:
         if path.name in CONFIG_TYPES or "bench" in path.parts:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
