@@ -55,7 +55,6 @@ MOVED = {
     "experiments.arms": "experiments.run.arms",
     "experiments.checks": "experiments.assemble.checks",
     "experiments.cli_parts": "experiments.commands.parser",
-    "experiments.cli_store": "experiments.commands.cli_store",
     "experiments.config_reference": "experiments.config.reference",
     "experiments.course": "experiments.record.course",
     "experiments.data": "experiments.assemble.data",

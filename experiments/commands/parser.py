@@ -1,51 +1,109 @@
-"""Parts that the parsers of all commands are made of."""
+"""What the commands of ``mtkd`` are made of: rows of options, and what many share.
+
+Help has to come at once, so whatever needs PyTorch is imported by the action that needs
+it; that includes every module of ``align``.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-OVERRIDES = "KEY=VALUE changes any setting; `mtkd config show` lists them all."
-"""Help of the words after a config."""
+if TYPE_CHECKING:
+    from experiments.config.tree import Config
+    from plugins.registry import Registry
+
+    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+STOPPED = 75
+"""Exit code of what was asked to stop and can go on (EX_TEMPFAIL)."""
+
+Examples = Sequence[tuple[str, str]]
+"""Command lines, each with what it is for."""
 
 
-class Maker:
-    """Adds commands that know how to run and how to show themselves."""
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One word of a command line."""
 
-    def __init__(
-        self,
-        commands: argparse._SubParsersAction[argparse.ArgumentParser],
-        common: argparse.ArgumentParser,
-    ) -> None:
-        """Hold where commands go and the options that all share."""
-        self._commands, self._common = commands, common
+    names: tuple[str, ...]
+    settings: Mapping[str, Any]
+    """Of :meth:`argparse.ArgumentParser.add_argument`."""
 
-    def add(
-        self, name: str, command: str, what: str, *examples: tuple[str, str]
-    ) -> argparse.ArgumentParser:
-        """Add a command run by ``module:function`` of this package."""
-        parser = self._parser(name, what, examples)
-        parser.set_defaults(command=command, show=parser)
-        return parser
 
-    def group(self, name: str, what: str, *examples: tuple[str, str]) -> Maker:
-        """Add a command with commands of its own."""
-        parser = self._parser(name, what, examples)
+def option(*names: str, **settings: Any) -> Option:
+    """A row of a command's options, as ``add_argument`` takes it."""
+    return Option(names, settings)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """One command: how it is called and what it does."""
+
+    name: str
+    action: Callable[[Namespace], int]
+    """Gives the exit code."""
+    what: str
+    """One sentence, without capital and full stop."""
+    examples: Examples
+    options: Sequence[Option] = ()
+
+    def add_to(self, commands: SubParsers, common: argparse.ArgumentParser) -> None:
+        """Add this command's parser beside those of others.
+
+        Args:
+            commands: where it goes.
+            common: holds the options that all commands take.
+        """
+        parser = _parser(self, commands, common)
+        for row in self.options:
+            parser.add_argument(*row.names, **row.settings)
+        parser.set_defaults(action=self.action, show=parser)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """A command with commands of its own."""
+
+    name: str
+    what: str
+    examples: Examples
+    commands: Sequence[Command]
+
+    def add_to(self, commands: SubParsers, common: argparse.ArgumentParser) -> None:
+        """Add the parsers of all its commands; see :meth:`Command.add_to`."""
+        parser = _parser(self, commands, common)
         parser.set_defaults(show=parser)
         inner = parser.add_subparsers(title="commands", metavar="COMMAND")
-        return Maker(inner, self._common)
+        for command in self.commands:
+            command.add_to(inner, common)
 
-    def _parser(
-        self, name: str, what: str, examples: Sequence[tuple[str, str]]
-    ) -> argparse.ArgumentParser:
-        return self._commands.add_parser(
-            name,
-            help=what,
-            description=what[0].upper() + what[1:] + ".",
-            parents=[self._common],
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            epilog=examples_text(*examples),
-        )
+
+def _parser(
+    entry: Command | Group, commands: SubParsers, common: argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        entry.name,
+        help=entry.what,
+        description=entry.what[0].upper() + entry.what[1:] + ".",
+        parents=[common],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=examples_text(entry.examples),
+    )
+
+
+def examples_text(examples: Examples) -> str:
+    """Lay out examples for the end of a help text."""
+    lines = ["examples:"]
+    for command, why in examples:
+        lines.append(f"  {command}")
+        if why:
+            lines.append(f"      {why}")
+    return "\n".join(lines)
 
 
 def count(text: str) -> int:
@@ -59,44 +117,90 @@ def count(text: str) -> int:
     return int(text)
 
 
-def config_options(parser: argparse.ArgumentParser) -> None:
-    """Let a command take a config, overrides and plugins."""
-    parser.add_argument(
-        "config",
-        nargs="?",
-        metavar="CONFIG",
-        help="a YAML file or the name of a packaged config",
-    )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
-    plugin_options(parser)
+OVERRIDES = option(
+    "overrides",
+    nargs="*",
+    metavar="KEY=VALUE",
+    help="KEY=VALUE changes any setting; `mtkd config show` lists them all.",
+)
+"""The words after a config."""
 
-
-def plugin_options(parser: argparse.ArgumentParser) -> None:
-    """Let a command take plugins, or leave them out."""
-    parser.add_argument(
+PLUGIN_OPTIONS = (
+    option(
         "--plugin",
         action="append",
         default=[],
         metavar="MODULE",
         help="also load this module or .py file; may be repeated",
-    )
-    parser.add_argument(
+    ),
+    option(
         "--skip-plugin",
         action="append",
         default=[],
         metavar="NAME",
         help="do not load this installed plugin; may be repeated",
-    )
-    parser.add_argument(
-        "--no-plugins", action="store_true", help="load no installed plugin"
+    ),
+    option("--no-plugins", action="store_true", help="load no installed plugin"),
+)
+"""Of a command that takes plugins, or leaves them out; see :func:`with_plugins`."""
+
+CONFIG_OPTIONS = (
+    option(
+        "config",
+        nargs="?",
+        metavar="CONFIG",
+        help="a YAML file or the name of a packaged config",
+    ),
+    OVERRIDES,
+    *PLUGIN_OPTIONS,
+)
+"""Of a command that takes a config, overrides and plugins; see :func:`config_of`."""
+
+JSON = option("--json", action="store_true", help="print JSON")
+RUN = option("run", help="the run's folder")
+
+
+def config_of(options: Namespace) -> Config:
+    """Load the config that a command line asks for, plugin options included.
+
+    Raises:
+        ConfigError: anything in it that cannot be used.
+    """
+    from experiments.config.tree import load_config
+
+    source, overrides = options.config, list(options.overrides)
+    if source is not None and "=" in source and not Path(source).exists():
+        source, overrides = None, [source, *overrides]
+    config = load_config(source, overrides)
+    return with_plugins(config, options)
+
+
+def with_plugins(config: Config, options: Namespace) -> Config:
+    """Add what ``--plugin`` and ``--skip-plugin`` name."""
+    from dataclasses import replace
+
+    return replace(
+        config,
+        plugins=[*config.plugins, *_new(options.plugin, config.plugins)],
+        skip_plugins=[
+            *config.skip_plugins,
+            *_new(options.skip_plugin, config.skip_plugins),
+        ],
     )
 
 
-def examples_text(*examples: tuple[str, str]) -> str:
-    """Lay out (command line, why) pairs for the end of a help text."""
-    lines = ["examples:"]
-    for command, why in examples:
-        lines.append(f"  {command}")
-        if why:
-            lines.append(f"      {why}")
-    return "\n".join(lines)
+def registry_of(options: Namespace, strict: bool) -> Registry:
+    """Load the plugins that a command line asks for.
+
+    Args:
+        options: with ``PLUGIN_OPTIONS``.
+        strict: whether an installed plugin that fails is an error.
+    """
+    from experiments.config.presets import load_registry
+    from experiments.config.tree import Config
+
+    return load_registry(with_plugins(Config(), options), strict)
+
+
+def _new(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name not in known]

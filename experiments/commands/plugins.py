@@ -7,12 +7,25 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from align.errors import InputError
-from experiments.commands.train import print_table, with_plugins
+from experiments.commands.parser import (
+    JSON,
+    PLUGIN_OPTIONS,
+    Command,
+    Group,
+    option,
+    registry_of,
+)
+from experiments.commands.tables import print_table
 
 if TYPE_CHECKING:
     from plugins.entry import Entry
     from plugins.registry import Registry
+
+KINDS = (
+    "aligner, layer_map, adapter, rope_scaler, router, temperature, space, objective "
+    "or phase"
+)
+"""What can be chosen, in words: a help text does not load what knows it."""
 
 
 def list_plugins(options: Namespace) -> int:
@@ -32,6 +45,22 @@ def list_plugins(options: Namespace) -> int:
         for failure in registry.failures:
             print(f"failed to load: {failure}")
     return 2 if registry.failures else 0
+
+
+LIST = Command(
+    name="list",
+    action=list_plugins,
+    what="list everything that a config can name, and what failed to load",
+    examples=(
+        ("mtkd plugins list", ""),
+        ("mtkd plugins list --kind router --json", "for other programs"),
+    ),
+    options=(
+        option("--kind", help=f"one kind only: {KINDS} (all)"),
+        JSON,
+        *PLUGIN_OPTIONS,
+    ),
+)
 
 
 def check_plugin(options: Namespace) -> int:
@@ -58,6 +87,23 @@ def check_plugin(options: Namespace) -> int:
     return 2 if broken else 0
 
 
+CHECK = Command(
+    name="check",
+    action=check_plugin,
+    what="test one plugin against the contract of its kind",
+    examples=(
+        ("mtkd plugins check dirichlet", "an installed one, by name"),
+        ("mtkd plugins check mine --plugin ./mine.py", "one in a file"),
+        ("mtkd plugins check mean --kind router", "where several kinds share a name"),
+    ),
+    options=(
+        option("name", help="the name a config would use"),
+        option("--kind", help=f"its kind, where several share the name: {KINDS} (any)"),
+        *PLUGIN_OPTIONS,
+    ),
+)
+
+
 def new_plugin(options: Namespace) -> int:
     """Write a small package with one plugin."""
     from plugins.scaffold import new_plugin as write
@@ -70,12 +116,34 @@ def new_plugin(options: Namespace) -> int:
     return 0
 
 
-def registry_of(options: Namespace, strict: bool) -> Registry:
-    """Load the plugins that a command line asks for."""
-    from experiments.config.presets import load_registry
-    from experiments.config.tree import Config
+NEW = Command(
+    name="new",
+    action=new_plugin,
+    what="write a small package with one plugin, its test and its pyproject.toml",
+    examples=(
+        ("mtkd plugins new my-router", "a router, in ./mtkd-my-router"),
+        (
+            "mtkd plugins new my-loss --kind objective --dir ~/src",
+            "in ~/src/mtkd-my-loss",
+        ),
+    ),
+    options=(
+        option("name", help="the name a config will use"),
+        option("--kind", default="router", help=f"{KINDS} (router)"),
+        option("--dir", default=".", help="folder in which mtkd-NAME is made (.)"),
+    ),
+)
 
-    return load_registry(with_plugins(Config(), options), strict)
+PLUGINS = Group(
+    name="plugins",
+    what="list, check or start plugins",
+    examples=(
+        ("mtkd plugins list", "everything that a config can name"),
+        ("mtkd plugins check dirichlet", "does it keep its kind's contract?"),
+        ("mtkd plugins new my-router --kind router", "a package to start from"),
+    ),
+    commands=(LIST, CHECK, NEW),
+)
 
 
 def _called(registry: Registry, name: str, kind: str | None) -> Sequence[Entry]:
@@ -89,6 +157,8 @@ def _called(registry: Registry, name: str, kind: str | None) -> Sequence[Entry]:
     if found:
         return found
     from difflib import get_close_matches
+
+    from align.errors import InputError
 
     known = [entry.name for entry in registry.entries()]
     near = get_close_matches(name, known, n=1)

@@ -1,4 +1,4 @@
-"""What ``mtkd estimate``, ``mtkd extract`` and ``mtkd store`` do."""
+"""``mtkd extract`` and ``mtkd store``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from align.errors import InputError, MissingFileError
-from experiments.commands.train import STOPPED, config_of, print_table
+from experiments.commands.parser import (
+    CONFIG_OPTIONS,
+    JSON,
+    STOPPED,
+    Command,
+    Group,
+    config_of,
+    option,
+)
+from experiments.commands.tables import print_table
 
 if TYPE_CHECKING:
     from experiments.config.tree import Config
@@ -20,71 +28,40 @@ if TYPE_CHECKING:
 DAMAGED = 2
 """Exit code of ``store verify`` where something is wrong."""
 
-
-def estimate(options: Namespace) -> int:
-    """Say what extraction and training need."""
-    from experiments.assemble.text_sources import source_warnings, tell
-    from experiments.estimate.needs import estimate as measure
-    from experiments.estimate.needs import gib, rows_of, said_of
-    from experiments.record.progress import waiting
-
-    config = config_of(options)
-    if options.plan:
-        return _plan(config, options)
-    tell(source_warnings(config))
-    with waiting("loading models, reading texts and measuring a step"):
-        found = measure(config, options.processes, every=options.every_text)
-    if options.json:
-        print(json.dumps(found.plain(), indent=1))
-        return 0
-    rows, run = rows_of(found), found.training
-    counted = f"{len(run.arms)} arms" if len(run.arms) > 1 else "1 arm"
-    title = f"training: {counted}, steps as {run.machine} takes them"
-    heads = ["arm", "phases", "steps", "s/step", "time"]
-    print_table(title, heads, rows["arms"], 1)
-    print("\n".join(said_of(run)) + "\n")
-    heads = ["store", "tokens", "bytes/token", "disk", "hours", "break-even"]
-    title = f"stores {config.store_dir}: {found.samples:,} texts, {config.store.form}"
-    print_table(f"{title}, {config.store.encoding}", heads, rows["stores"], 1)
-    print(
-        f"in all {gib(found.disk)} of {gib(found.free)} free; reading beats computing "
-        "again from the break-even bandwidth on\n"
-    )
-    there = gib(found.device_memory)
-    title = f"memory of one training process, products in {found.products}"
-    print_table(f"{title} ({there} there)", ["for", "size"], rows["memory"], 1)
-    for warning in found.warnings:
-        print(f"warning: {warning}")
-    return 0
-
-
-def _plan(config: Config, options: Namespace) -> int:
-    from dataclasses import asdict
-
-    from experiments.estimate.counted import memory_plan, planned_arms
-    from experiments.estimate.needs import gib
-
-    lines = memory_plan(config, options.processes)
-    arms = planned_arms(config)
-    total = sum(line.size for line in lines)
-    if options.json:
-        found = [asdict(line) for line in lines]
-        print(json.dumps({"lines": found, "in_all": total, "arms": arms}, indent=1))
-        return 0
-    rows = [[line.of, line.what, gib(line.size)] for line in lines]
-    rows.append(["", "in all", gib(total)])
-    print_table("memory of one training process", ["of", "what", "size"], rows, 2)
-    print(
-        "not counted: the CUDA context, libraries, and what an allocator leaves unused"
-    )
-    print(f"arms that train one after another: {', '.join(arms)}")
-    return 0
+STORES = option("path", help="a store, or a folder of stores")
 
 
 def extract(options: Namespace) -> int:
     """Store a config's teachers."""
     share = _share(options.shard)
     return _extract(config_of(options), share)
+
+
+EXTRACT = Command(
+    name="extract",
+    action=extract,
+    what="store the keys and values of a config's teachers on its training text",
+    examples=(
+        ("mtkd extract my.yaml", "into kv/my, one folder a teacher"),
+        ("mtkd extract my.yaml store.encoding=int8", "half the size"),
+        ("mtkd extract my.yaml --shard 3/8", "the third of eight tasks"),
+        (
+            "mtkd extract teachers='[gpt2, ./opt]' student.model=./s "
+            "data.train='[a.txt]' phases='[dual]'",
+            "no file at all",
+        ),
+    ),
+    options=(
+        *CONFIG_OPTIONS,
+        option(
+            "--shard",
+            default="1/1",
+            metavar="I/N",
+            help="make only this task's part, I from 1 to N; tasks may run in any "
+            "order, at once, and again (1/1, all)",
+        ),
+    ),
+)
 
 
 def info(options: Namespace) -> int:
@@ -105,6 +82,18 @@ def info(options: Namespace) -> int:
         if not summary.merged:
             print(f"{name}: not finished; `mtkd extract` makes what is missing")
     return 0
+
+
+INFO = Command(
+    name="info",
+    action=info,
+    what="list what a store, or each store of a folder, holds",
+    examples=(
+        ("mtkd store info kv/my", "all of a run's"),
+        ("mtkd store info kv/my/gpt2 --json", "one, for other programs"),
+    ),
+    options=(STORES, JSON),
+)
 
 
 def verify(options: Namespace) -> int:
@@ -128,6 +117,15 @@ def verify(options: Namespace) -> int:
     return DAMAGED if wrong else 0
 
 
+VERIFY = Command(
+    name="verify",
+    action=verify,
+    what="recompute every digest and name what is damaged, missing or foreign",
+    examples=(("mtkd store verify kv/my", "exits with 2 where something is wrong"),),
+    options=(STORES,),
+)
+
+
 def merge(options: Namespace) -> int:
     """Write manifests."""
     from teacher.store.upkeep import merge as write_manifest
@@ -139,8 +137,18 @@ def merge(options: Namespace) -> int:
     return 0
 
 
+MERGE = Command(
+    name="merge",
+    action=merge,
+    what="write the manifest once every shard is there, whoever made it",
+    examples=(("mtkd store merge kv/my", "after an array job"),),
+    options=(STORES,),
+)
+
+
 def repair(options: Namespace) -> int:
     """Take out what is damaged and extract it again."""
+    from align.errors import MissingFileError
     from experiments.config.tree import load_config
     from teacher.store.records import shard_ranges
     from teacher.store.upkeep import stores_in, take_out
@@ -163,6 +171,35 @@ def repair(options: Namespace) -> int:
         return 0
     assert saved is not None
     return _extract(load_config(saved), (1, 1))
+
+
+REPAIR = Command(
+    name="repair",
+    action=repair,
+    what="take damaged shards out and extract just those again",
+    examples=(
+        ("mtkd store repair kv/my", "by the config that lies beside it"),
+        ("mtkd store repair kv/my --take-out-only", "for an array job to fill"),
+    ),
+    options=(
+        option("path", help="the folder that `mtkd extract` wrote"),
+        option(
+            "--take-out-only",
+            action="store_true",
+            help="do not extract them again here",
+        ),
+    ),
+)
+
+STORE = Group(
+    name="store",
+    what="look after stored teachers",
+    examples=(
+        ("mtkd store info kv/my", "what is there and how good it is"),
+        ("mtkd store verify kv/my", "recompute every digest"),
+    ),
+    commands=(INFO, VERIFY, MERGE, REPAIR),
+)
 
 
 def _config_in(folder: Path) -> bool:
@@ -197,6 +234,8 @@ def _report(config: Config, outcome: Outcome) -> None:
 
 
 def _share(text: str) -> tuple[int, int]:
+    from align.errors import InputError
+
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise InputError(

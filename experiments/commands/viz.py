@@ -6,13 +6,25 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from align.errors import InputError
-from align.pictures.fonts import legible
+from experiments.commands.parser import (
+    OVERRIDES,
+    PLUGIN_OPTIONS,
+    RUN,
+    Command,
+    Group,
+    config_of,
+    count,
+    option,
+    registry_of,
+)
+
+ALIGNERS = "char_iou, causal_char_iou, last_token, chunk_end"
+LAYER_MAPS = "ratio, uniform, skip"
+"""What can be chosen, in words: a help text does not load what knows it."""
 
 
 def alignment_command(options: Namespace) -> int:
     """Draw how one text's tokens meet between two tokenizers."""
-    from experiments.commands.plugins import registry_of
     from experiments.report.alignment import draw_alignment
 
     registry = registry_of(options, strict=True)
@@ -27,9 +39,36 @@ def alignment_command(options: Namespace) -> int:
     return 0
 
 
+ALIGNMENT = Command(
+    name="alignment",
+    action=alignment_command,
+    what="draw how one text's tokens meet between two tokenizers",
+    examples=(
+        ("mtkd viz alignment --student gpt2 --teacher ./bert --text 'Unlike!'", ""),
+        (
+            "mtkd viz alignment --student zoo:student --teacher zoo:t5-mixed "
+            "--text 'a = b' --aligner char_iou --out a.png",
+            "",
+        ),
+    ),
+    options=(
+        option("--student", required=True, help="model or tokenizer folder"),
+        option("--teacher", required=True, help="model or tokenizer folder"),
+        option("--text", required=True, help="one sentence"),
+        option(
+            "--aligner",
+            default="causal_char_iou",
+            help=f"{ALIGNERS} or a plugin's (causal_char_iou)",
+        ),
+        option("--out", default="alignment.png", help="PNG to write (alignment.png)"),
+        *PLUGIN_OPTIONS,
+    ),
+)
+
+
 def layers_command(options: Namespace) -> int:
     """Draw which teacher layers feed which student layer."""
-    from experiments.commands.train import config_of
+    from align.errors import InputError
     from experiments.config.presets import load_registry
     from experiments.report.alignment import draw_layers
 
@@ -53,8 +92,32 @@ def layers_command(options: Namespace) -> int:
     return 0
 
 
+LAYERS = Command(
+    name="layers",
+    action=layers_command,
+    what="draw which teacher layers feed which student layer",
+    examples=(
+        ("mtkd viz layers --teacher-layers 24,32 --student-layers 12", "numbers"),
+        ("mtkd viz layers quickstart", "the models of a config"),
+    ),
+    options=(
+        option("config", nargs="?", metavar="CONFIG", help="file or packaged"),
+        OVERRIDES,
+        option("--teacher-layers", help="such as 24,32"),
+        option("--student-layers", type=count, help="such as 12"),
+        option(
+            "--strategy",
+            help=f"{LAYER_MAPS} or a plugin's (the config's, else ratio)",
+        ),
+        option("--out", default="layers.png", help="PNG to write (layers.png)"),
+        *PLUGIN_OPTIONS,
+    ),
+)
+
+
 def routing_command(options: Namespace) -> int:
     """Draw a run's routing weights over time."""
+    from align.errors import InputError
     from experiments.record.run_dir import read_run
     from experiments.report.routing import draw_routing_domains, draw_routing_layers
 
@@ -78,12 +141,36 @@ def routing_command(options: Namespace) -> int:
     return 0
 
 
+ROUTING = Command(
+    name="routing",
+    action=routing_command,
+    what="draw a run's routing weights over time, per domain and per layer",
+    examples=(
+        ("mtkd viz routing runs/quickstart", "into the run's figures"),
+        ("mtkd viz routing runs/quickstart --out pictures", "elsewhere"),
+    ),
+    options=(RUN, option("--out", help="folder to write (the run's figures)")),
+)
+
+VIZ = Group(
+    name="viz",
+    what="draw an alignment, layer maps, or a run's routing",
+    examples=(
+        ("mtkd viz alignment --student gpt2 --teacher ./bert --text 'Hi'", ""),
+        ("mtkd viz layers --teacher-layers 24,32 --student-layers 12", ""),
+        ("mtkd viz routing runs/quickstart", ""),
+    ),
+    commands=(ALIGNMENT, LAYERS, ROUTING),
+)
+
+
 def load_tokenizer(name: str) -> Any:
     """Load a fast tokenizer by hub name, folder or ``zoo:`` name, as a run does.
 
     Raises:
         ValueError: there is none.
     """
+    from align.errors import InputError
     from teacher.loading.tokenizer import load_tokenizer as load
     from teacher.names import model_source
 
@@ -103,6 +190,7 @@ def num_layers(name: str) -> int:
     Raises:
         ValueError: there is no such model, or its config names no layers.
     """
+    from align.errors import InputError
     from teacher.loading.models import read_config
 
     config, _ = read_config(name)
@@ -116,12 +204,16 @@ def num_layers(name: str) -> int:
 
 def save(figure: Any, path: Path) -> Path:
     """Write a figure as PNG."""
+    from align.pictures.fonts import legible
+
     path.parent.mkdir(parents=True, exist_ok=True)
     legible(figure).savefig(path, dpi=150, facecolor="white")
     return path
 
 
 def _depths(text: str) -> dict[str, int]:
+    from align.errors import InputError
+
     try:
         depths = [int(part) for part in text.split(",")]
     except ValueError:

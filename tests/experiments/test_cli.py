@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments import cli
 from experiments.cli import build_parser, main
+from experiments.commands import look, plugins, viz
 from experiments.record.stop import RunStopped
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +93,7 @@ def test_debug_shows_the_traceback_wherever_it_stands():
 
 
 def test_our_own_mistakes_are_told_apart(monkeypatch, capsys):
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: 1 / 0)
+    monkeypatch.setattr("experiments.doctor.examine", lambda: 1 / 0)
     assert main(["doctor"]) == 1
     assert "should not have happened (ZeroDivisionError" in capsys.readouterr().err
 
@@ -114,10 +114,10 @@ def test_our_own_mistakes_are_told_apart(monkeypatch, capsys):
     ids=["file", "memory", "package"],
 )
 def test_what_the_machine_refuses_says_what_to_do(error, parts, monkeypatch, capsys):
-    def refuse(name):
+    def refuse():
         raise error
 
-    monkeypatch.setattr(cli.importlib, "import_module", refuse)
+    monkeypatch.setattr("experiments.doctor.examine", refuse)
     assert main(["doctor"]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith("mtkd: error: ") and shown.count("\n") == 1
@@ -125,19 +125,19 @@ def test_what_the_machine_refuses_says_what_to_do(error, parts, monkeypatch, cap
 
 
 def test_a_full_disk_says_what_to_do(monkeypatch, capsys):
-    def full(name):
+    def full():
         raise OSError(errno.ENOSPC, "No space left on device", "runs/x/metrics.jsonl")
 
-    monkeypatch.setattr(cli.importlib, "import_module", full)
+    monkeypatch.setattr("experiments.doctor.examine", full)
     assert main(["doctor"]) == 2
     assert "disk is full while writing runs/x/metrics.jsonl" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_quietly(monkeypatch, capsys):
-    def interrupted(name):
+    def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.importlib, "import_module", interrupted)
+    monkeypatch.setattr("experiments.doctor.examine", interrupted)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "mtkd: interrupted\n"
 
@@ -259,10 +259,10 @@ def test_help_names_what_can_be_chosen_and_the_defaults(capsys):
     from plugins.registry import KINDS
     from teacher.zoo import SCALES
 
-    assert set(re.split(", | or ", cli.SCALES)) == set(SCALES)
-    assert set(re.split(", | or ", cli.KINDS)) == set(KINDS)
-    assert cli.ALIGNERS.split(", ") == list(aligners())
-    assert cli.LAYER_MAPS.split(", ") == list(STRATEGIES)
+    assert set(re.split(", | or ", look.SCALES)) == set(SCALES)
+    assert set(re.split(", | or ", plugins.KINDS)) == set(KINDS)
+    assert viz.ALIGNERS.split(", ") == list(aligners())
+    assert viz.LAYER_MAPS.split(", ") == list(STRATEGIES)
     shown = {
         ("zoo", "build"): ["tiny, default or strong", "(default)"],
         ("plugins", "new"): ["router, temperature", "(router)", "(.)"],

@@ -96,7 +96,7 @@ def _positive(text: str) -> int:
 
 def _show(bed: Any, arms: list[Any], seeds: list[int], picture: Path | None) -> None:
     from experiments.bench.quality import table as of
-    from experiments.commands.train import print_table
+    from experiments.commands.tables import print_table
 
     whole = [a for a in arms if all(bed.result(a.name, s).is_file() for s in seeds)]
     if not whole or whole[0] is not arms[0]:

@@ -1,0 +1,121 @@
+"""``mtkd estimate``."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from experiments.commands.parser import (
+    CONFIG_OPTIONS,
+    JSON,
+    Command,
+    config_of,
+    count,
+    option,
+)
+from experiments.commands.tables import print_table
+
+if TYPE_CHECKING:
+    from experiments.config.tree import Config
+
+
+def estimate(options: Namespace) -> int:
+    """Say what extraction and training need."""
+    from experiments.assemble.text_sources import source_warnings, tell
+    from experiments.estimate.needs import estimate as measure
+    from experiments.estimate.needs import gib, rows_of, said_of
+    from experiments.record.progress import waiting
+
+    config = config_of(options)
+    if options.plan:
+        return _plan(config, options)
+    tell(source_warnings(config))
+    with waiting("loading models, reading texts and measuring a step"):
+        found = measure(config, options.processes, every=options.every_text)
+    if options.json:
+        print(json.dumps(found.plain(), indent=1))
+        return 0
+    rows, run = rows_of(found), found.training
+    counted = f"{len(run.arms)} arms" if len(run.arms) > 1 else "1 arm"
+    title = f"training: {counted}, steps as {run.machine} takes them"
+    heads = ["arm", "phases", "steps", "s/step", "time"]
+    print_table(title, heads, rows["arms"], 1)
+    print("\n".join(said_of(run)) + "\n")
+    heads = ["store", "tokens", "bytes/token", "disk", "hours", "break-even"]
+    title = f"stores {config.store_dir}: {found.samples:,} texts, {config.store.form}"
+    print_table(f"{title}, {config.store.encoding}", heads, rows["stores"], 1)
+    print(
+        f"in all {gib(found.disk)} of {gib(found.free)} free; reading beats computing "
+        "again from the break-even bandwidth on\n"
+    )
+    there = gib(found.device_memory)
+    title = f"memory of one training process, products in {found.products}"
+    print_table(f"{title} ({there} there)", ["for", "size"], rows["memory"], 1)
+    for warning in found.warnings:
+        print(f"warning: {warning}")
+    return 0
+
+
+ESTIMATE = Command(
+    name="estimate",
+    action=estimate,
+    what="say, before anything runs, what training and extraction need, by some steps "
+    "of each phase and a probe of each teacher on this machine: arms, time, disk "
+    "and memory of a run; tokens, disk and hours of stores",
+    examples=(
+        ("mtkd estimate my.yaml", "by a short probe of each model"),
+        ("mtkd estimate my.yaml store.form=adapted store.encoding=int8", "smaller"),
+        ("mtkd estimate quickstart --json", "for other programs"),
+        (
+            "mtkd estimate one_card --plan",
+            "memory line by line, from config.json alone",
+        ),
+    ),
+    options=(
+        *CONFIG_OPTIONS,
+        JSON,
+        option(
+            "--every-text",
+            action="store_true",
+            help="count the tokens of all texts, not of a sample: the size on disk is "
+            "then exact",
+        ),
+        option(
+            "--plan",
+            action="store_true",
+            help="memory of training alone, line by line, from the models' "
+            "config.json: needs no weights, tokenizers or texts",
+        ),
+        option(
+            "--processes",
+            type=count,
+            default=1,
+            metavar="N",
+            help="processes that train together, among which ZeRO divides (1)",
+        ),
+    ),
+)
+
+
+def _plan(config: Config, options: Namespace) -> int:
+    from dataclasses import asdict
+
+    from experiments.estimate.counted import memory_plan, planned_arms
+    from experiments.estimate.needs import gib
+
+    lines = memory_plan(config, options.processes)
+    arms = planned_arms(config)
+    total = sum(line.size for line in lines)
+    if options.json:
+        found = [asdict(line) for line in lines]
+        print(json.dumps({"lines": found, "in_all": total, "arms": arms}, indent=1))
+        return 0
+    rows = [[line.of, line.what, gib(line.size)] for line in lines]
+    rows.append(["", "in all", gib(total)])
+    print_table("memory of one training process", ["of", "what", "size"], rows, 2)
+    print(
+        "not counted: the CUDA context, libraries, and what an allocator leaves unused"
+    )
+    print(f"arms that train one after another: {', '.join(arms)}")
+    return 0

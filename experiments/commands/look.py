@@ -1,0 +1,253 @@
+"""Look at runs, models, settings and the machine: eval, status, report, doctor, zoo and
+config.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from experiments.commands.parser import (
+    JSON,
+    OVERRIDES,
+    PLUGIN_OPTIONS,
+    RUN,
+    Command,
+    Group,
+    config_of,
+    option,
+)
+from experiments.commands.tables import console, print_table, show_report
+
+SCALES = "tiny, default or strong"
+"""What can be chosen, in words: a help text does not load what knows it."""
+
+
+def evaluate(options: Namespace) -> int:
+    """Measure a run's students, or a model."""
+    from experiments.report.measure import measure
+
+    like = None if options.like is None else Path(options.like)
+    results = measure(options.run, options.data, like=like)
+    if options.json:
+        print(json.dumps(results, indent=1))
+        return 0
+    domains = list(dict.fromkeys(d for bpc in results.values() for d in bpc))
+    rows = [
+        [name, *(f"{bpc[domain]:.3f}" for domain in domains)]
+        for name, bpc in results.items()
+    ]
+    title = f"{options.run}: held-out bits per character, lower is better"
+    print_table(title, ["student", *domains], rows, numbers_from=1)
+    return 0
+
+
+EVAL = Command(
+    name="eval",
+    action=evaluate,
+    what="measure a run's students, or any causal model, on held-out text, in bits per "
+    "character",
+    examples=(
+        ("mtkd eval runs/quickstart", "every phase, on the run's own held-out text"),
+        ("mtkd eval runs/quickstart --data news=news.txt", "on other text"),
+        ("mtkd eval ./their-model --data news=news.txt", "a student of another tool"),
+        (
+            "mtkd eval gpt2 --like runs/quickstart",
+            "a model of the hub, on the pieces that the run's students read",
+        ),
+        ("mtkd eval runs/quickstart --json", "for other programs"),
+    ),
+    options=(
+        option(
+            "run",
+            metavar="RUN",
+            help="a run's folder; or a model: its folder, hub name or zoo:NAME",
+        ),
+        option(
+            "--data",
+            nargs="+",
+            metavar="TEXT",
+            help="held-out texts, DOMAIN=PATH to name domains (the run's own); a model "
+            "needs some",
+        ),
+        option(
+            "--like",
+            metavar="RUN",
+            help="measure a model on the pieces of text, as long and as many, on which "
+            "this run's students are measured",
+        ),
+        JSON,
+    ),
+)
+
+
+def status(options: Namespace) -> int:
+    """Say where a run is and what it would do next."""
+    from experiments.report.status import describe, lines
+
+    found = describe(Path(options.run))
+    print(json.dumps(found, indent=1) if options.json else "\n".join(lines(found)))
+    return 0
+
+
+STATUS = Command(
+    name="status",
+    action=status,
+    what="say where a run is, how each of its launches ended, and what comes next",
+    examples=(
+        ("mtkd status runs/mtkd-4711", "also while it runs"),
+        ("mtkd status runs/mtkd-4711 --json", "for other programs"),
+    ),
+    options=(RUN, JSON),
+)
+
+
+def report(options: Namespace) -> int:
+    """Write a run's report and show its table."""
+    from experiments.record.run_dir import read_run
+    from experiments.report.page import write_report
+
+    run = read_run(Path(options.run))
+    write_report(run, draw=not options.no_figures)
+    show_report(run.path)
+    return 0
+
+
+REPORT = Command(
+    name="report",
+    action=report,
+    what="draw a run's pictures, write its report.md and print the table",
+    examples=(
+        ("mtkd report runs/quickstart", "also while the run still goes on"),
+        ("mtkd report runs/quickstart --no-figures", "the page alone"),
+    ),
+    options=(
+        RUN,
+        option("--no-figures", action="store_true", help="keep the pictures"),
+    ),
+)
+
+
+def doctor(options: Namespace) -> int:
+    """Show what this machine offers."""
+    from rich.text import Text
+
+    from experiments.doctor import examine
+
+    styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    findings = list(examine())
+    rows = [
+        [Text(f.state, styles[f.state]), f.topic, f.found, f.advice] for f in findings
+    ]
+    print_table("mtkd doctor", ["", "what", "found", "what to do"], rows)
+    failed = [finding.topic for finding in findings if finding.state == "fail"]
+    if failed:
+        print(f"to repair before a run: {', '.join(failed)}")
+    return 2 if failed else 0
+
+
+DOCTOR = Command(
+    name="doctor",
+    action=doctor,
+    what="say what is installed, what this machine offers, and what to do",
+    examples=(("mtkd doctor", "exits with 2 where something must be repaired"),),
+)
+
+SCALE = option(
+    "--scale",
+    default="default",
+    help=f"{SCALES}: tiny builds in seconds and knows next to nothing, strong "
+    "takes about twice as long; in a config zoo:tiny/NAME (default)",
+)
+
+
+def zoo_build(options: Namespace) -> int:
+    """Train the embedded models that are not cached."""
+    from teacher.zoo import build_zoo, zoo_table
+
+    build_zoo(options.names or None, scale=options.scale)
+    console().print(zoo_table(scale=options.scale))
+    return 0
+
+
+def zoo_list(options: Namespace) -> int:
+    """List the embedded models."""
+    from teacher.zoo import zoo_table
+
+    console().print(zoo_table(scale=options.scale))
+    return 0
+
+
+ZOO = Group(
+    name="zoo",
+    what="the embedded teachers",
+    examples=(
+        ("mtkd zoo build", "train what is missing, minutes"),
+        ("mtkd zoo list", "what there is and how good it is"),
+    ),
+    commands=(
+        Command(
+            name="build",
+            action=zoo_build,
+            what="train the embedded models that are not cached",
+            examples=(
+                ("mtkd zoo build", "all"),
+                ("mtkd zoo build gpt2-prose student", "two of them"),
+            ),
+            options=(
+                option("names", nargs="*", metavar="NAME", help="models; all if none"),
+                SCALE,
+            ),
+        ),
+        Command(
+            name="list",
+            action=zoo_list,
+            what="list the embedded models with bits per character by domain",
+            examples=(("mtkd zoo list", ""),),
+            options=(SCALE,),
+        ),
+    ),
+)
+
+
+def config_show(options: Namespace) -> int:
+    """Print a config as it resolves."""
+    from experiments.config.presets import load_registry, presets_of
+    from experiments.config.tree import config_text, resolve_phase
+
+    config = config_of(options)
+    if options.phase is None:
+        print(config_text(config), end="")
+        return 0
+    presets = presets_of(load_registry(config))
+    print(config_text(resolve_phase(config, options.phase, presets)), end="")
+    return 0
+
+
+CONFIG = Group(
+    name="config",
+    what="look at settings",
+    examples=(("mtkd config show", "every setting with its default"),),
+    commands=(
+        Command(
+            name="show",
+            action=config_show,
+            what="print a config as it resolves, ready to be saved and edited",
+            examples=(
+                ("mtkd config show > my.yaml", "every setting with its default"),
+                ("mtkd config show quickstart train.steps=10", "with a change"),
+                (
+                    "mtkd config show quickstart --phase routing",
+                    "what one phase will use",
+                ),
+            ),
+            options=(
+                option("config", nargs="?", metavar="CONFIG", help="file or packaged"),
+                OVERRIDES,
+                option("--phase", help="show one phase's resolved sections"),
+                *PLUGIN_OPTIONS,
+            ),
+        ),
+    ),
+)

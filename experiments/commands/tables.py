@@ -1,0 +1,52 @@
+"""Tables on the console, whole in log files too."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_table(
+    title: str,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    numbers_from: int | None = None,
+) -> None:
+    """Print a table; columns from ``numbers_from`` on stand to the right."""
+    from rich.table import Table
+
+    table = Table()
+    for place, head in enumerate(heads):
+        number = numbers_from is not None and place >= numbers_from
+        table.add_column(head, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    shown = console()
+    shown.print(title, style="italic")  # a table's own title wraps at its width
+    shown.print(table)
+
+
+def show_report(run_dir: Path) -> None:
+    """Print a run's table and where its report lies."""
+    from experiments.record.run_dir import read_run
+    from experiments.report.page import sentences, summary_table, verdicts
+
+    run = read_run(run_dir)
+    found = verdicts(run)
+    if found:
+        console().print(summary_table(run))
+        for sentence in sentences(found):
+            print(sentence.replace("**", ""))
+    print(f"report: {run_dir / 'report.md'}")
+
+
+def console() -> Console:
+    """Give a rich console that leaves tables whole in pipes and log files."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 140, markup=False)
