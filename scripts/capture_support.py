@@ -4,7 +4,7 @@
     python scripts/capture_support.py --write    # put it into the page
 
 Read from the tests themselves, without running them: who is built in
-tests/teacher/conftest.py, and which tests of test_capture*.py take whom.
+tests/teacher/conftest.py, and which tests of tests/teacher/capture take whom.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "teacher.md"
 BUILT = ROOT / "tests" / "teacher" / "conftest.py"
-TESTS = [ROOT / "tests" / "teacher" / f"test_capture{x}.py" for x in ("", "_padding")]
+TRIED = ROOT / "tests" / "teacher" / "capture"
+TESTS = [TRIED / "test_kv_capture.py", TRIED / "test_capture_padding.py"]
 BEGIN = "<!-- begin: python scripts/capture_support.py --write -->"
 END = "<!-- end -->"
 

@@ -108,7 +108,7 @@ def test_what_nobody_settled_is_never_taken_for_an_answer():
         autocast_of(TrainConfig(bf16="auto"))
     with pytest.raises(ValueError, match="exclude each other"):
         TrainConfig(bf16="auto", fp16=True)
-    with pytest.raises(ValueError, match="'yes'; give true, false or auto"):
+    with pytest.raises(ValueError, match="'yes'; give true or false or 'auto'"):
         replace(TrainConfig(), bf16="yes")
 
 
