@@ -118,7 +118,7 @@ def test_the_environment_allows_by_name_or_distribution(install):
     assert routers({ALLOW: ""}) == builtin
     assert routers({NONE: "1"}) == builtin
     assert routers({NONE: "1", ALLOW: "alpha"}) == builtin
-    assert len(routers({NONE: "0"})) == 5
+    assert len(routers({NONE: "0"})) == 7
     with pytest.raises(PluginError, match=r"MTKD_PLUGINS names the plugin 'gamma'"):
         routers({ALLOW: "gamma"})
 
