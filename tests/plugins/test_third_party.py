@@ -202,6 +202,7 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
         "readers": "router",
         "sketch": "space",
         "huber_k": "objective",
+        "uncertain_k": "objective",
     }
     for name in theirs:
         checked = mtkd(scratch, "plugins", "check", name)
