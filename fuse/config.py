@@ -15,6 +15,7 @@ from align.support.field_types import (
     Positive,
     check_fields,
 )
+from fuse.z_agreement import Agreement
 from teacher.router_proto import PrototypeMethod, Similarity
 
 FUSION_METHODS = ("fixed", "similarity", "learnable")
@@ -74,7 +75,7 @@ class FuseConfig:
     """Width of the shared latent, per layer, for keys and for values."""
     z_hidden: Count = 0
     """Width of the residual MLP around each Z coder; 0: linear coders."""
-    z_agreement: Literal["cosine", "mse"] = "mse"
+    z_agreement: Agreement = "mse"
     """How the latents of two teachers on one token are compared."""
     lambda_reconstruction: NotNegative = 1.0
     """Loss weight of decoding each teacher back from Z."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from align.errors import InputError
+from align.support.field_types import AtLeastOne, Positive, checked
 from teacher.router_proto import (
     PrototypeMethod,
     Similarity,
@@ -61,11 +61,8 @@ class SimilarityRouter(nn.Module):
             InputError: a number out of range.
         """
         super().__init__()
-        if not temperature > 0 or num_clusters < 1:
-            raise InputError(
-                "similarity takes temperature > 0 and num_clusters >= 1, got "
-                f"{temperature} and {num_clusters}"
-            )
+        checked(Positive, temperature, "temperature")
+        checked(AtLeastOne, num_clusters, "num_clusters")
         self.temperature, self.similarity = temperature, similarity
         self.method, self.num_clusters = prototype_method, num_clusters
         self.register_buffer("prototypes", torch.zeros(num_teachers, hidden_dim))

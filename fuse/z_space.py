@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from align.calibration import CalibrationStats
 from align.errors import InputError
-from fuse.z_agreement import agreement
+from align.support.field_types import checked
+from fuse.z_agreement import Agreement, agreement
 from fuse.z_coder import LayerwiseCoder
 
 Pair = tuple[Tensor, Tensor]
@@ -63,10 +64,7 @@ class ZSpace(nn.Module):
                 f"ZSpace got widths {widths}, {num_layers} layers, z_dim {z_dim} and "
                 f"hidden {hidden}; give numbers >= 1 (hidden >= 0)"
             )
-        if agreement_kind not in ("mse", "cosine"):
-            raise InputError(
-                f"agreement is {agreement_kind!r}; choose from mse, cosine"
-            )
+        checked(Agreement, agreement_kind, "agreement")
         self.z_dim, self.agreement_kind = z_dim, agreement_kind
         self.register_buffer("student_calibrated", torch.tensor(False))
         self.k_coders = nn.ModuleList(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from align.support.field_types import (
     Share,
     ShareBelowOne,
     check_fields,
+    checked,
 )
 
 EngineName = Literal["deepspeed", "torch"]
@@ -257,10 +257,8 @@ def _chosen(name: str, entry: Mapping[str, Any]) -> ChosenTerm:
     kind, weight = options.pop("use", name), options.pop("weight", 1.0)
     if not isinstance(kind, str) or not kind:
         raise ValueError(f"{place}.use is {kind!r}; give a registered objective")
-    number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if not number or not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"{place}.weight must be a number >= 0, got {weight!r}")
-    return ChosenTerm(kind=kind, weight=float(weight), options=options)
+    weight = checked(NotNegative, weight, f"{place}.weight")
+    return ChosenTerm(kind=kind, weight=weight, options=options)
 
 
 def _numbers(text: str) -> bool:

@@ -121,12 +121,12 @@ class LiveTeacher:
         own = own.to(student.ids.device)
         alignment, causal = align(own)
         return Reading(
-            self.name,
-            student,
-            own,
-            alignment,
-            causal,
-            own.mask,
+            name=self.name,
+            student=student,
+            tokens=own,
+            alignment=alignment,
+            causal=causal,
+            mask=own.mask,
             attention=asked.attention,
             bits=asked.own_loss and self.predicts,
             vocabulary=self.vocabulary if asked.output else None,
@@ -175,12 +175,12 @@ class LiveTeacher:
             hidden = captured.hidden.to(home, wide)
             output = Output(reading.tokens, hidden, self.head, self.vocabulary)
         return TeacherView(
-            self.name,
-            captured.kv.to(home),
-            reading.alignment,
-            reading.causal,
-            attention,
-            bits,
+            name=self.name,
+            kv=captured.kv.to(home),
+            alignment=reading.alignment,
+            causal=reading.causal,
+            attention=attention,
+            bits_per_char=bits,
             output=output,
         )
 

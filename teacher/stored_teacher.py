@@ -132,13 +132,12 @@ class StoredTeacher:
         places = self.places(asked.layers)
         samples = [self._sample(text, places) for text in reading.student.texts]
         return TeacherView(
-            self.name,
-            padded(samples, reading.mask, self.held.plan.shape.heads),
-            reading.alignment,
-            reading.causal,
-            None,
-            _bits(samples, reading.mask),
-            reading.origin,
+            name=self.name,
+            kv=padded(samples, reading.mask, self.held.plan.shape.heads),
+            alignment=reading.alignment,
+            causal=reading.causal,
+            bits_per_char=_bits(samples, reading.mask),
+            origin=reading.origin,
         )
 
     @cached_property
@@ -163,12 +162,12 @@ class StoredTeacher:
         own = own.to(student.ids.device)
         alignment, causal = align(own)
         return Reading(
-            self.name,
-            student,
-            own,
-            alignment,
-            causal,
-            own.mask,
+            name=self.name,
+            student=student,
+            tokens=own,
+            alignment=alignment,
+            causal=causal,
+            mask=own.mask,
             bits=_bits(heads, own.mask) is not None,
         )
 
@@ -182,13 +181,13 @@ class StoredTeacher:
         origin = origin.to(student.ids.device)
         alignment = same_tokens(origin > 0)
         return Reading(
-            self.name,
-            student,
-            None,
-            alignment,
-            alignment if self.causal else None,
-            student.mask,
-            origin - 1,
+            name=self.name,
+            student=student,
+            tokens=None,
+            alignment=alignment,
+            causal=alignment if self.causal else None,
+            mask=student.mask,
+            origin=origin - 1,
             bits=_bits(heads, student.mask) is not None,
         )
 

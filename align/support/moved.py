@@ -1,9 +1,10 @@
 """Earlier names of modules: an import by one gives the module as it is called now.
 
 Code outside this project (plugins, notebooks) may import what lay elsewhere before
-files moved into folders. Each package imports this file, which answers for the names
-of :data:`MOVED` alone, with a ``DeprecationWarning``. Both names are one module: what
-is set on one is seen on the other.
+files moved into folders. ``align`` imports this file, ``experiments`` asks it for names
+that it has not; it answers for the names of :data:`MOVED` alone, with a
+``DeprecationWarning``. Both names are one module: what is set on one is seen on the
+other.
 """
 
 from __future__ import annotations
@@ -123,13 +124,6 @@ MOVED = {
     "plugins.contract_objective": "plugins.contracts.objective",
     "plugins.contract_phase": "plugins.contracts.phase",
     "plugins.contract_router": "plugins.contracts.router",
-    "plugins.contract_space": "plugins.contracts.space",
-    "plugins.contract_space.answers": "plugins.contracts.space.answers",
-    "plugins.contract_space.compared": "plugins.contracts.space.compared",
-    "plugins.contract_space.conduct": "plugins.contracts.space.conduct",
-    "plugins.contract_space.injected": "plugins.contracts.space.injected",
-    "plugins.contract_space.lesson": "plugins.contracts.space.lesson",
-    "plugins.contract_space.subject": "plugins.contracts.space.subject",
     "plugins.contract_step": "plugins.contracts.step",
     "plugins.contract_temperature": "plugins.contracts.temperature",
     "student.calibrate": "student.bridges.calibrate",
@@ -215,12 +209,14 @@ class _Earlier(MetaPathFinder, Loader):
         warnings.warn(
             f"{spec.name} is called {now} now", DeprecationWarning, stacklevel=2
         )
-        self._spec = import_module(now).__spec__
-        return sys.modules[now]
+        module = import_module(now)
+        spec.loader_state = module.__spec__
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing to run; the module keeps its own name."""
-        module.__spec__ = self._spec
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state
 
 
 FINDER = _Earlier()

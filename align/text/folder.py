@@ -153,11 +153,7 @@ def shortest_names(paths: Iterable[Path], taken: Iterable[str] = ()) -> dict[Pat
 def absolute(path: Path, name: str | None = None) -> Path:
     """Where a path leads, links kept: their targets are often named by digests."""
     absolute_path = Path(os.path.abspath(path))
-    return (
-        absolute_path
-        if name is None
-        else absolute_path.with_name(name or absolute_path.name)
-    )
+    return absolute_path.with_name(name) if name else absolute_path
 
 
 def _files_below(folder: Path) -> list[tuple[Path, bool]]:

@@ -200,10 +200,9 @@ class Models:
     @property
     def stored_date(self) -> str | None:
         """The day that the templates of stored teachers were told; None for none."""
-        for store in self.stores:
-            day = store.plan.fingerprint.get("date")
-            return day if isinstance(day, str) else None
-        return None
+        days = (store.plan.fingerprint.get("date") for store in self.stores)
+        day = next(days, None)
+        return day if isinstance(day, str) else None
 
     def left_out(self) -> list[str]:
         """A sentence on each teacher that has layers without KV of their own."""

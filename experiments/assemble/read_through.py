@@ -86,8 +86,8 @@ def _read(lists: dict[Which, _List], most: int) -> Iterator[str]:
     files = sum(len(found.files) for found in lists.values()) - len(unread)
     documents = sum(len(found.digests) for found in lists.values())
     if files:
-        word = "file" if files == 1 else "files"
-        yield f"texts: {documents:,} documents, all rows of {files:,} {word} read"
+        read = f"{documents:,} document{'s' * (documents != 1)}"
+        yield f"texts: {read}, all rows of {files:,} file{'s' * (files != 1)} read"
     if unread:
         more = f" and {len(unread) - 3} more" if unread[3:] else ""
         yield (

@@ -9,8 +9,8 @@ from argparse import Namespace
 from pathlib import Path
 
 from experiments.commands.parser import (
+    ANY_CONFIG,
     JSON,
-    OVERRIDES,
     PLUGIN_OPTIONS,
     RUN,
     Command,
@@ -243,8 +243,7 @@ CONFIG = Group(
                 ),
             ),
             options=(
-                option("config", nargs="?", metavar="CONFIG", help="file or packaged"),
-                OVERRIDES,
+                *ANY_CONFIG,
                 option("--phase", help="show one phase's resolved sections"),
                 *PLUGIN_OPTIONS,
             ),

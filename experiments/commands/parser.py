@@ -144,6 +144,12 @@ PLUGIN_OPTIONS = (
 )
 """Of a command that takes plugins, or leaves them out; see :func:`with_plugins`."""
 
+ANY_CONFIG = (
+    option("config", nargs="?", metavar="CONFIG", help="file or packaged"),
+    OVERRIDES,
+)
+"""Of a command that takes a config if it is given one."""
+
 CONFIG_OPTIONS = (
     option(
         "config",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.commands.parser import (
-    OVERRIDES,
+    ANY_CONFIG,
     PLUGIN_OPTIONS,
     RUN,
     Command,
@@ -101,8 +101,7 @@ LAYERS = Command(
         ("mtkd viz layers quickstart", "the models of a config"),
     ),
     options=(
-        option("config", nargs="?", metavar="CONFIG", help="file or packaged"),
-        OVERRIDES,
+        *ANY_CONFIG,
         option("--teacher-layers", help="such as 24,32"),
         option("--student-layers", type=count, help="such as 12"),
         option(

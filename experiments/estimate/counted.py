@@ -102,7 +102,8 @@ def planned_arms(config: Config, registry: Registry | None = None) -> list[str]:
 
 
 def _planned_teachers(config: Config) -> dict[str, PlannedModel]:
-    return {name: planned_model(one.model) for name, one in config.teachers.items()}
+    teachers = config.teachers.items()
+    return {name: planned_model(entry.model) for name, entry in teachers}
 
 
 class _Plan:

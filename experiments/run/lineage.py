@@ -63,9 +63,8 @@ def record_of(
             "train": with_effect(stage.phase.train),
         }
         terms = chosen_terms(stage.phase.loss, stage.phase.output).values()
-        if any(
-            term.kind in OUTPUT_TERMS for term in terms
-        ):  # runs from before there were any go on
+        if any(term.kind in OUTPUT_TERMS for term in terms):
+            # runs from before there were any go on
             phases[f"{index + 1}-{stage.phase.name}"]["output"] = since_ever(
                 stage.phase.output
             )

@@ -117,7 +117,13 @@ def guarded_module(
 
     for name, value in (watched or {}).items():
         setattr(Guarded, name, value)
-    Guarded.__name__, Guarded.__qualname__ = plain.__name__, plain.__qualname__
-    Guarded.__module__ = plain.__module__
-    module.__class__ = Guarded
+    return become(module, Guarded)
+
+
+def become(module: Any, guarded: type) -> Any:
+    """The same module, of a subclass that is called as its own class is."""
+    plain = type(module)
+    guarded.__name__, guarded.__qualname__ = plain.__name__, plain.__qualname__
+    guarded.__module__ = plain.__module__
+    module.__class__ = guarded
     return module

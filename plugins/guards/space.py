@@ -21,6 +21,7 @@ from plugins.entry import Entry
 from plugins.guards.shared import (
     Seldom,
     all_finite,
+    become,
     blamed,
     made_by,
     partitioned,
@@ -107,10 +108,8 @@ def _guarded(entry: Entry, bridge: Bridge) -> Bridge:
         def relations(self, *given: Any) -> Any:
             return ask("relations", self, given, lambda answer, _: "")
 
-    Guarded.__name__, Guarded.__qualname__ = plain.__name__, plain.__qualname__
-    Guarded.__module__ = plain.__module__
-    bridge.__class__ = Guarded
-    return bridge
+    watched: Bridge = become(bridge, Guarded)
+    return watched
 
 
 class _Plainly:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from align.kv import KV
 from align.sizes import Sizes
 from align.views import TeacherView
 from fuse.fuse_kv import fuse_with_weights
+from fuse.z_agreement import Agreement
 from fuse.z_space import ZSpace
 from student.bridges.base import Bridge, PairStats, TeacherShape
 from student.frozen import standing_still
@@ -59,7 +59,7 @@ class LatentBridge(Bridge):
         *,
         z_dim: int = 64,
         z_hidden: int = 0,
-        z_agreement: Literal["cosine", "mse"] = "mse",
+        z_agreement: Agreement = "mse",
         lambda_reconstruction: float = 1.0,
         lambda_agreement: float = 0.1,
     ) -> LatentBridge:

@@ -232,9 +232,8 @@ def check_plan(path: Path, stored: Plan, requested: Plan) -> None:
         _named_fingerprint(plan.model_dump(mode="json", exclude=loose))
         for plan in (stored, requested)
     )
-    if (
-        PLUGINS not in stored_fields
-    ):  # of a version that did not keep it, or all built in
+    if PLUGINS not in stored_fields:
+        # of a version that did not keep it, or all built in
         requested_fields.pop(PLUGINS, None)
     changed = differences(stored_fields, requested_fields)
     if changed:

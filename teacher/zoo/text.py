@@ -153,9 +153,8 @@ def _limit(documents: list[tuple[str, str]], split: str) -> list[tuple[str, str]
     target_size = SPLIT_CHARS[split]
     kept, size = [], 0
     for name, text in documents:
-        if (
-            size < target_size and len(text) <= target_size / 3
-        ):  # no file is a split by itself
+        if size < target_size and len(text) <= target_size / 3:
+            # no file is a split by itself
             kept.append((name, text))
             size += len(text)
     return kept

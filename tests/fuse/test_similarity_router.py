@@ -57,5 +57,5 @@ def test_a_prototype_is_the_mean_of_the_home_around_the_mean_of_all():
 
 def test_before_a_sample_all_weights_are_equal_and_ranges_are_checked():
     assert SimilarityRouter(2, 4)(HIDDEN).eq(0.25).all()
-    with pytest.raises(InputError, match="temperature > 0 and num_clusters >= 1"):
+    with pytest.raises(InputError, match="temperature is 0; give a number > 0"):
         SimilarityRouter(2, 4, temperature=0)

@@ -208,7 +208,7 @@ def test_misfits_are_named():
         space.encode(2, k, v)
     with pytest.raises(ValueError, match=r"2 latents and 1 masks"):
         agreement([k, k], [torch.ones(B, T).bool()])
-    with pytest.raises(ValueError, match="'l1'; choose from mse, cosine"):
+    with pytest.raises(ValueError, match="is 'l1'; give one of 'cosine', 'mse'"):
         ZSpace(TEACHERS, STUDENT, L, agreement_kind="l1")
     with pytest.raises(ValueError, match="numbers >= 1"):
         ZSpace(TEACHERS, STUDENT, L, z_dim=0)

@@ -16,7 +16,6 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "RAYON_NUM_THREADS": "1",
@@ -28,14 +27,16 @@ ONE_THREAD = {
 def main() -> int:
     """Measure, print, and say by the exit status whether all bars are kept."""
     os.environ.update(ONE_THREAD)  # before anything that starts threads is imported
-    sys.path[0] = str(ROOT)  # also where the checkout is not installed
     from experiments.bench.alignment.costs import measure
 
     return 0 if measure(_folder()) else 1
 
 
 def _folder() -> Path | None:
-    parser = argparse.ArgumentParser(description="Measure tokenising and aligning.")
+    parser = argparse.ArgumentParser(
+        prog="experiments.bench.alignment",
+        description="Measure tokenising and aligning.",
+    )
     given = os.environ.get("MTKD_DATA")
     parser.add_argument(
         "--data",

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
 PHASES = ("dual", "multi_basic", "real_multi", "routing", "z_space")
 IMPORTED = (
     "accelerate",
@@ -39,14 +38,15 @@ WAYS = ("all processes", "one process", "the launcher", "TERM to the launcher")
 
 def main() -> int:
     """Run undisturbed, run disturbed, compare."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(
+        prog="experiments.bench.faults", description=__doc__.splitlines()[0]
+    )  # type: ignore[union-attr]
     parser.add_argument("--kills", type=int, default=50, help="how often (50)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
     parser.add_argument("--keep", type=Path, help="folder to work in and keep")
     options = parser.parse_args()
     if options.kills < 1:
         parser.error(f"--kills is {options.kills}; give 1 or more")
-    sys.path[0] = str(ROOT)
     os.environ.update(
         OMP_NUM_THREADS="1",
         HF_HUB_OFFLINE="1",

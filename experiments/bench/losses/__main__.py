@@ -13,19 +13,18 @@ import argparse
 import importlib
 import os
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 PARTS = ("divergence", "transport")
-"""Each a module ``_losses_<part>`` whose ``bars(rounds=)`` are measured."""
+"""Each a module beside this one whose ``bars(rounds=)`` are measured."""
 
 
 def main() -> int:
     """Measure, print, and say by the exit status whether all bars are kept."""
     os.environ.update(ONE_THREAD)  # before anything that starts threads is imported
-    sys.path[0] = str(ROOT)  # also where the checkout is not installed
-    parser = argparse.ArgumentParser(description="Measure output objectives.")
+    parser = argparse.ArgumentParser(
+        prog="experiments.bench.losses", description="Measure output objectives."
+    )
     parser.add_argument("--part", choices=("all", *PARTS), default="all")
     parser.add_argument("--rounds", type=int, default=7, help="pairs of each ratio")
     chosen = parser.parse_args()

@@ -18,19 +18,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
 TOLERANCE = 0.1
 """Of the plan, by which a measurement may be off."""
 
 
 def main() -> int:
     """Measure, print, and say by the exit code whether every bar is kept."""
-    sys.path[0] = str(ROOT)  # also where the checkout is not installed
     from experiments.bench.measure import Bar, show
     from experiments.bench.memory.runs import CASES, prepare_models, run_alone
 
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="experiments.bench.memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--only", choices=sorted(CASES), help="one of the students (all)"

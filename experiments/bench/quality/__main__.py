@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[3]
 SIZES = {"small": ("quality", 600)}
 """Config and optimiser steps of each size."""
 
@@ -26,7 +25,6 @@ def main() -> int:
     """Train what is missing, then print and draw what there is."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.path[0] = str(ROOT)  # also where the checkout is not installed
     from experiments.bench.quality.arms import ARMS, GROUPS, chosen
     from experiments.bench.quality.jobs import work_through
     from experiments.bench.quality.train import Setup
@@ -55,6 +53,7 @@ def main() -> int:
 
 def _parser(arms: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        prog="experiments.bench.quality",
         description="Measure what teachers are worth to a student.",
     )
     parser.add_argument("--size", choices=SIZES, default="small")

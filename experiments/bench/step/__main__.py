@@ -14,14 +14,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def main() -> int:
     """Measure, print, and say by the exit status whether all bars are kept."""
-    parser = argparse.ArgumentParser(description="Measure whole training steps.")
+    parser = argparse.ArgumentParser(
+        prog="experiments.bench.step", description="Measure whole training steps."
+    )
     parser.add_argument("--scale", default="default", help="of the zoo (default)")
     parser.add_argument("--rounds", type=int, default=7, help="pairs (7)")
     parser.add_argument("--only", choices=("step", "engine"), help="one half")
@@ -31,7 +30,6 @@ def main() -> int:
     os.environ.update(
         OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1"
     )
-    sys.path[0] = str(ROOT)
     from experiments.bench.step.costs import measure
 
     return 0 if measure(options.scale, options.rounds, options.only) else 1

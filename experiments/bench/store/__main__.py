@@ -14,7 +14,6 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "RAYON_NUM_THREADS": "1",
@@ -26,8 +25,9 @@ ONE_THREAD = {
 def main() -> int:
     """Measure, print, and say by the exit status whether all bars are kept."""
     os.environ.update(ONE_THREAD)  # before anything that starts threads is imported
-    sys.path[0] = str(ROOT)  # also where the checkout is not installed
-    parser = argparse.ArgumentParser(description="Measure storing keys and values.")
+    parser = argparse.ArgumentParser(
+        prog="experiments.bench.store", description="Measure storing keys and values."
+    )
     parser.add_argument("--scale", default="default", help="of the zoo's teachers")
     parser.add_argument("--picture", type=Path, help="PNG of size against error")
     parser.add_argument("--part", choices=("all", "costs", "sizes"), default="all")

@@ -29,7 +29,7 @@ def test_it_says_how_much_was_read(texts):
 def test_what_is_not_modest_is_left_unread_and_named(texts):
     small, large = texts("a", "one"), texts("large", "two" * 99, 5)
     first, second = read_through(DataConfig(train=[small, large]), most=100)
-    assert first == "texts: 1 documents, all rows of 1 file read"
+    assert first == "texts: 1 document, all rows of 1 file read"
     assert second.startswith("texts: the first rows alone were read of large.jsonl")
 
 

@@ -156,7 +156,11 @@ def test_all_phases_with_every_real_family(real, texts, tmp_path):
     assert set(taught["routing"]) == decoders
     assert set(taught["z_space"]) == decoders | set(ENCODERS)
     for name, share in taught["z_space"].items():
-        least = 0.9 if name in decoders else T5_LEAST if name == "t5" else 0.85
+        least = 0.95 if name in decoders else T5_LEAST if name == "t5" else 0.85
+        if name == "qwen25" and not SHARED.is_dir():
+            # The small tokenizer's first piece often ends behind the student's, which
+            # leaves those tokens nothing that a causal aligner may give them.
+            least = 0.94
         assert share > least, name
     kinds = {name: t["kind"] for name, t in summary["teachers"].items()}
     assert kinds["bert"] == kinds["bert-chinese"] == "encoder"

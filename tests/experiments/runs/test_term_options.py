@@ -72,7 +72,7 @@ def test_one_kind_is_used_under_two_names_with_different_options():
         ("slak: 1", r"terms\.hidden\.slak.*did you mean.*slack"),
         ("slack: wide", r"phase\.dual\.loss\.terms\.hidden\.slack is 'wide'"),
         ("slack: -1", r"phase\.dual\.loss\.terms\.hidden: .*slack must be >= 0"),
-        ("weight: -1", r"loss\.terms\.hidden\.weight must be a number >= 0, got -1"),
+        ("weight: -1", r"loss\.terms\.hidden\.weight is -1; give a number >= 0"),
     ],
 )
 def test_a_wrong_option_is_refused_with_its_place_and_what_is_valid(entry, said):
