@@ -32,9 +32,10 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": 
 
 def main() -> int:
     """Measure, print, and say by the exit status whether all bars are kept."""
-    argparse.ArgumentParser(
-        description="Measure capturing keys and values."
-    ).parse_args()
+    parser = argparse.ArgumentParser(
+        prog="experiments.bench.capture", description="Measure capturing."
+    )
+    parser.parse_args()
     os.environ.update(ONE_THREAD)  # before anything that starts threads is imported
     from experiments.bench.capture.costs import measure
 
