@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+
+def one_thread() -> None:
+    """Compute on one thread, and reach for no hub; also in processes that are started.
+
+    To be called before anything that starts threads is imported.
+    """
+    os.environ.update(
+        OMP_NUM_THREADS="1",
+        MKL_NUM_THREADS="1",
+        RAYON_NUM_THREADS="1",
+        TOKENIZERS_PARALLELISM="false",
+        HF_HUB_OFFLINE="1",
+    )
 
 
 def seconds(work: Callable[[], object]) -> float:

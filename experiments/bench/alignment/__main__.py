@@ -16,17 +16,12 @@ import os
 import sys
 from pathlib import Path
 
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "RAYON_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_OFFLINE": "1",
-}
+from experiments.bench.measure import one_thread
 
 
 def main() -> int:
     """Measure, print, and say by the exit status whether all bars are kept."""
-    os.environ.update(ONE_THREAD)  # before anything that starts threads is imported
+    one_thread()
     from experiments.bench.alignment.costs import measure
 
     return 0 if measure(_folder()) else 1

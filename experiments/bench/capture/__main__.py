@@ -24,10 +24,9 @@ The exit status is 1 where a bar is missed.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+from experiments.bench.measure import one_thread
 
 
 def main() -> int:
@@ -36,7 +35,7 @@ def main() -> int:
         prog="experiments.bench.capture", description="Measure capturing."
     )
     parser.parse_args()
-    os.environ.update(ONE_THREAD)  # before anything that starts threads is imported
+    one_thread()
     from experiments.bench.capture.costs import measure
 
     return 0 if measure() else 1

@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+from experiments.bench.measure import one_thread, show
+
 PARTS = ("divergence", "transport")
 """Each a module beside this one whose ``bars(rounds=)`` are measured."""
 
 
 def main() -> int:
     """Measure, print, and say by the exit status whether all bars are kept."""
-    os.environ.update(ONE_THREAD)  # before anything that starts threads is imported
+    one_thread()
     parser = argparse.ArgumentParser(
         prog="experiments.bench.losses", description="Measure output objectives."
     )
     parser.add_argument("--part", choices=("all", *PARTS), default="all")
     parser.add_argument("--rounds", type=int, default=7, help="pairs of each ratio")
     chosen = parser.parse_args()
-    from experiments.bench.measure import show
 
     bars = []
     for part in PARTS if chosen.part == "all" else (chosen.part,):

@@ -12,8 +12,9 @@ paired ratios. The exit status is 1 where a bar is missed.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+
+from experiments.bench.measure import one_thread
 
 
 def main() -> int:
@@ -27,9 +28,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"--rounds is {options.rounds}; give 1 or more")
-    os.environ.update(
-        OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1"
-    )
+    one_thread()
     from experiments.bench.step.costs import measure
 
     return 0 if measure(options.scale, options.rounds, options.only) else 1

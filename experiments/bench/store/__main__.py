@@ -14,17 +14,12 @@ import os
 import sys
 from pathlib import Path
 
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "RAYON_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_OFFLINE": "1",
-}
+from experiments.bench.measure import one_thread, show
 
 
 def main() -> int:
     """Measure, print, and say by the exit status whether all bars are kept."""
-    os.environ.update(ONE_THREAD)  # before anything that starts threads is imported
+    one_thread()
     parser = argparse.ArgumentParser(
         prog="experiments.bench.store", description="Measure storing keys and values."
     )
@@ -32,7 +27,6 @@ def main() -> int:
     parser.add_argument("--picture", type=Path, help="PNG of size against error")
     parser.add_argument("--part", choices=("all", "costs", "sizes"), default="all")
     chosen = parser.parse_args()
-    from experiments.bench.measure import show
     from experiments.bench.store.costs import costs
     from experiments.bench.store.sizes import sizes
 
