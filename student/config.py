@@ -23,7 +23,7 @@ EngineName = Literal["deepspeed", "torch"]
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_TAKEN = ("outcome", "teacher_loss", "entropy", "reconstruction", "agreement")
+_TAKEN = ("outcome", "teacher_loss", "entropy", "z_reconstruction", "z_agreement")
 """Losses that are no terms, and are logged beside them."""
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from align.errors import InputError
 from align.reading import Reading
 from align.support.stopwatch import part
 from align.tokens.batch import TokenBatch
@@ -329,6 +330,11 @@ class Distiller(nn.Module):
             loss = loss + weighted.weight * moved * value
             terms[name] = value.detach()
         for name, value in extra.items():
+            if name in terms:
+                raise InputError(
+                    f"the term {name!r} is called as a loss that the space or the "
+                    "router has of its own; call the term otherwise in loss.terms"
+                )
             loss = loss + value
             terms[name] = value.detach()
         return StepResult(loss, terms)

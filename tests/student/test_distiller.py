@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from align.errors import InputError
 from align.text.conversation import Conversation
 from align.time_align import Alignment
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
@@ -515,3 +516,12 @@ def test_short_and_long_form_give_the_same_loss_bit_for_bit(school):
     results = [school.lesson("adapter", loss=x).run(batch) for x in (short, long)]
     assert torch.equal(results[0].loss, results[1].loss)
     assert list(results[0].terms) == list(results[1].terms)
+
+
+def test_a_term_called_as_a_loss_of_the_space_is_refused(school):
+    """Fails where one would stand for both in the metrics."""
+    lesson, batch = school.lesson("latent"), school.batch()
+    own = lesson.bridge.auxiliary
+    lesson.bridge.auxiliary = lambda *given: {"kv_k": own(*given)["z_agreement"]}
+    with pytest.raises(InputError, match="'kv_k' is called as a loss that the space"):
+        lesson.run(batch)
