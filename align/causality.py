@@ -71,6 +71,7 @@ def injected_alignment(
     aligner: Callable[[TokenBatch, TokenBatch], Alignment],
     student: TokenBatch,
     teacher: TokenBatch,
+    *,
     who: str,
 ) -> Alignment:
     """The alignment by which a teacher's KV may stand in place of the student's.

@@ -18,7 +18,9 @@ from align.tokenizer_align import LastTokenAligner
 from align.tokens.batch import TokenBatch
 
 
-@dataclass(frozen=True, eq=False)  # without slots: one thing is found when asked for
+@dataclass(
+    frozen=True, kw_only=True, eq=False
+)  # without slots: one thing is found when asked for
 class Reading:
     """One teacher's tokens of the student's texts, live or stored, on its device."""
 

@@ -145,7 +145,7 @@ class NonFiniteTeacherError(MtkdError, RuntimeError):
         self.teacher = teacher
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TeacherView:
     """One teacher's keys and values with the map onto the student's tokens.
 

@@ -42,7 +42,7 @@ class RoutingAlarm:
     """In one sentence, with what to do."""
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True, slots=True)
 class RoutingStats:
     """Sums of routing weights since the last report.
 

@@ -36,6 +36,7 @@ class ZSpace(nn.Module):
 
     def __init__(
         self,
+        *,
         teacher_dims: Sequence[tuple[int, int]],
         student_dims: tuple[int, int],
         num_layers: int,

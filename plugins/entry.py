@@ -8,7 +8,7 @@ from typing import Any
 from plugins.errors import PluginError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """One named thing and where it comes from."""
 

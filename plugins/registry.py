@@ -233,11 +233,19 @@ def _ask(
         )
     for name, value in offered.items():
         _check_offer(found, kind, name, value)
-    whose = (found.name, found.distribution, found.version)
     foreign = not _ours(found.plugin)
     code = digest(found.plugin) if foreign else ""
     return [
-        Entry(kind, name, value, *whose, code, foreign)
+        Entry(
+            kind=kind,
+            name=name,
+            value=value,
+            plugin=found.name,
+            distribution=found.distribution,
+            version=found.version,
+            digest=code,
+            foreign=foreign,
+        )
         for name, value in offered.items()
     ]
 

@@ -118,12 +118,12 @@ class $Class(AdapterBridge):
         k, v = self.student_k(kv.flat()[0]), self.student_v(kv.flat()[1])
         return [
             Comparison(
-                view.name,
-                k,
-                v,
-                self.student_k(target_k),
-                self.student_v(target_v),
-                weights[..., m],
+                name=view.name,
+                pred_k=k,
+                pred_v=v,
+                target_k=self.student_k(target_k),
+                target_v=self.student_v(target_v),
+                weight=weights[..., m],
             )
             for m, (view, (target_k, target_v)) in enumerate(
                 zip(views, targets, strict=True)

@@ -74,7 +74,9 @@ HEALTH_TOKENS = 512
 """Tokens of a batch whose spread is measured."""
 
 
-@dataclass(frozen=True, eq=False)  # without slots: ZeRO 3 looks for tensors by vars()
+@dataclass(
+    frozen=True, kw_only=True, eq=False
+)  # without slots: ZeRO 3 looks for tensors by vars()
 class StepResult:
     """What one forward pass of training gives."""
 
@@ -101,6 +103,7 @@ class Distiller(nn.Module):
         objectives: Mapping[str, WeightedObjective],
         config: LossConfig,
         teaching: Teaching | None = None,
+        *,
         autocast: torch.dtype | None = None,
         health_every: int = 0,
         output: OutputPlan | None = None,
@@ -184,7 +187,14 @@ class Distiller(nn.Module):
             else prior(self.weigher, available)
         )
         skipped = self._config.skip_sinks
-        places = find_places(batch, readings, rows, weight, skipped, self._output)
+        places = find_places(
+            batch,
+            readings,
+            rows=rows,
+            weight=weight,
+            skip_sinks=skipped,
+            plan=self._output,
+        )
         return places, Counts(places.predicted, self._counts(places))
 
     def _counts(self, places: Places) -> dict[str, tuple[float, ...]]:
@@ -232,10 +242,10 @@ class Distiller(nn.Module):
             if poisoned:
                 seen = self._capture(batch.ids, batch.mask, layers=(0,), logits=True)
                 assert seen.logits is not None
-                return StepResult(seen.logits.float().mean() * torch.nan)
+                return StepResult(loss=seen.logits.float().mean() * torch.nan)
             if self.bridge is None:
                 seen = self._look(batch)
-                context = StepContext(batch, self._said(seen), step=step)
+                context = StepContext(batch=batch, said=self._said(seen), step=step)
                 return self._total(context, {}, share)
             return self._taught(batch, views, rows, step, share)
 
@@ -260,15 +270,19 @@ class Distiller(nn.Module):
             live = self.weigher(seen.hidden.detach(), batch.mask, available)
             weights = live.detach() * clear
             context = StepContext(
-                batch,
-                self._said(seen),
-                self.bridge.compare(seen.kv, views, weights) if self._compares else [],
-                self._attention_pairs(seen, views, weights, rows),
-                self._relations(seen, views, weights, rows),
-                live.detach(),
-                step,
-                self._outputs(seen, batch, views, live.detach(), step, share),
-                None if self._heat is None else self._heat.to(live.device),
+                batch=batch,
+                said=self._said(seen),
+                comparisons=self.bridge.compare(seen.kv, views, weights)
+                if self._compares
+                else [],
+                attention=self._attention_pairs(seen, views, weights, rows),
+                relations=self._relations(seen, views, weights, rows),
+                routing=live.detach(),
+                step=step,
+                outputs=self._outputs(
+                    seen, batch, views, weights=live.detach(), step=step, share=share
+                ),
+                heat=None if self._heat is None else self._heat.to(live.device),
             )
             extra = self.bridge.auxiliary(seen.kv, views, share)
             extra |= self._routing_losses(live, available, views, step, share)
@@ -278,11 +292,13 @@ class Distiller(nn.Module):
             result = self._total(context, extra, share)
         tokens = batch.has_text.sum().clamp_min(1)
         return StepResult(
-            result.loss,
-            result.terms,
-            live.detach(),
-            available.sum((0, 1)).float() / tokens,
-            kv_health(seen.kv, HEALTH_TOKENS) if self.wants_health(step) else None,
+            loss=result.loss,
+            terms=result.terms,
+            routing=live.detach(),
+            coverage=available.sum((0, 1)).float() / tokens,
+            health=kv_health(seen.kv, HEALTH_TOKENS)
+            if self.wants_health(step)
+            else None,
         )
 
     def _look(
@@ -337,7 +353,7 @@ class Distiller(nn.Module):
                 )
             loss = loss + value
             terms[name] = value.detach()
-        return StepResult(loss, terms)
+        return StepResult(loss=loss, terms=terms)
 
     def _attention_pairs(
         self,
@@ -376,6 +392,7 @@ class Distiller(nn.Module):
         seen: Captured,
         batch: TokenBatch,
         views: Sequence[TeacherView],
+        *,
         weights: Tensor,
         step: int,
         share: Share | None,
@@ -392,7 +409,14 @@ class Distiller(nn.Module):
             for m, view in enumerate(views)
             if view.output is not None
         ]
-        return Outputs(own, taught, plan.config, plan.temperature, step, plan.lexicons)
+        return Outputs(
+            student=own,
+            teachers=taught,
+            config=plan.config,
+            temperature=plan.temperature,
+            step=step,
+            lexicons=plan.lexicons,
+        )
 
     def _routing_losses(
         self,
@@ -457,7 +481,7 @@ class Distiller(nn.Module):
         with standing_still(self.student):
             seen = self._look(batch, inject=inject)
             totals = None if share is None else (share.step.predicted,)
-            value = ce(StepContext(batch, self._said(seen), totals=totals))
+            value = ce(StepContext(batch=batch, said=self._said(seen), totals=totals))
         return {"outcome": self._config.eta_outcome * value}
 
 

@@ -8,7 +8,7 @@ by shrinking both sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from types import ModuleType
 from typing import Any, Literal, Protocol
@@ -38,7 +38,8 @@ LEAST = 1e-9
 """Keeps a quotient of weights finite where there are none."""
 
 
-@dataclass(frozen=True, eq=False)  # without slots: a bridge may predict lazily
+# without slots: a bridge may predict lazily
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
     """One student-side prediction and the fixed target it is pulled towards."""
 
@@ -85,7 +86,7 @@ class AttentionPair:
     """(B, R) or (L, B, R) float32 >= 0, detached."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Relation:
     """Standardised features of the student and of one teacher, never projected."""
 
@@ -128,6 +129,7 @@ class StepContext:
     said: Tensor | Said
     """(B, T, V) float, the student's next-token logits, or what they come from."""
     comparisons: Sequence[Comparison] = ()
+    _: KW_ONLY
     attention: Sequence[AttentionPair] = ()
     """Filled when a term needs ``attention``."""
     relations: Sequence[Relation] = ()
@@ -201,6 +203,7 @@ class Term:
 
     function: Callable[[StepContext], Tensor]
     needs: frozenset[str] = NONE
+    _: KW_ONLY
     count: Count | None = None
     compares: bool = True
     """Whether it reads :attr:`StepContext.comparisons`."""

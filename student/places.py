@@ -33,7 +33,7 @@ class Heard:
     """Whether it has the student's vocabulary."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Places:
     """One forward pass's places, with what each of them is worth beforehand."""
 
@@ -139,6 +139,7 @@ def availability(
 def find_places(
     batch: TokenBatch,
     readings: Sequence[Reading],
+    *,
     rows: Tensor | None,
     weight: Tensor,
     skip_sinks: int,
@@ -163,12 +164,12 @@ def find_places(
         for reading in readings
     ]
     return Places(
-        batch,
-        readings,
-        rows,
-        availability(batch, readings),
-        not_sinks(batch, readings, skip_sinks),
-        weight,
-        pairings,
-        plan,
+        batch=batch,
+        readings=readings,
+        rows=rows,
+        available=availability(batch, readings),
+        clear=not_sinks(batch, readings, skip_sinks),
+        weight=weight,
+        pairings=pairings,
+        plan=plan,
     )

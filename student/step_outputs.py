@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ class OutputPlan:
     vocabulary: str
     """Digest of the student's tokens."""
     config: OutputConfig
+    _: KW_ONLY
     temperature: Temperature = constant
     """The rule of ``config.temperature_rule``."""
     lexicons: Mapping[str, Lexicon] = field(default_factory=dict)
@@ -43,7 +44,7 @@ class Taught:
     """Of the student's tokens and the teacher's; None where nobody made it before."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Outputs:
     """The student's output beside its teachers'."""
 

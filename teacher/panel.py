@@ -147,7 +147,7 @@ class TeacherPanel:
                     self._causal,
                     student,
                     own,
-                    f"teacher {teacher.name!r}",
+                    who=f"teacher {teacher.name!r}",
                 )
                 return alignment, causal
 

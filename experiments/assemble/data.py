@@ -37,7 +37,7 @@ SHARED_GATE = (
 _AT_ONCE = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunData:
     """Samples that fit the student's ``max_length``."""
 
@@ -157,12 +157,14 @@ def load_data(
     lost, told = told_of(cutter, encode)
     calibration = calibration_texts(config, cutter) or kept
     return RunData(
-        _shuffled(kept, seed),
-        measured,
-        calibration,
-        tuple(s for s in (*reading.bad_rows.sentences(), *lost, overlap, shared) if s),
-        gate,
-        (*told, *_held_by_pieces(split)),
+        train=_shuffled(kept, seed),
+        eval=measured,
+        calibration=calibration,
+        warnings=tuple(
+            s for s in (*reading.bad_rows.sentences(), *lost, overlap, shared) if s
+        ),
+        gate=gate,
+        notes=(*told, *_held_by_pieces(split)),
     )
 
 

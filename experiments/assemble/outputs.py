@@ -174,7 +174,9 @@ def output_plan(
         names |= _spelled(phase, teachers, tokenizer)
     lexicons = _lexicons(names, head, tokenizer, teachers)
     rule = registry.guarded("temperature", phase.output.temperature_rule)
-    return OutputPlan(head, digest(tokenizer), phase.output, rule, lexicons)
+    return OutputPlan(
+        head, digest(tokenizer), phase.output, temperature=rule, lexicons=lexicons
+    )
 
 
 def _spelled(phase: PhaseConfig, teachers: Teachers, tokenizer: Any) -> dict[str, str]:

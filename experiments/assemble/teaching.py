@@ -78,6 +78,7 @@ def build_objectives(
 
 def build_faculty(
     phase: PhaseConfig,
+    *,
     registry: Registry,
     student: KVCapture,
     encode: Encoder,
@@ -102,7 +103,14 @@ def build_faculty(
         ValueError: a name is unknown, sizes do not fit, or nothing is covered.
     """
     chosen = list(samples)[: phase.train.calibration_samples]
-    depth = _depth(phase, registry, student, encode, teachers, chosen)
+    depth = _depth(
+        phase,
+        registry=registry,
+        student=student,
+        encode=encode,
+        teachers=teachers,
+        samples=chosen,
+    )
     bridge = build_bridge(phase, registry, student.sizes, teachers, depth.maps)
     bridge.to(student.device)
     needed = {name: depth.maps[name].needed for name in teachers}
@@ -118,7 +126,12 @@ def build_faculty(
         fit_positions(bridge, (views for _, views in sample("positions of")))
     report = calibrate(student, bridge, sample("calibrating"), phase.loss.skip_sinks)
     weigher = build_weigher(
-        phase.fuse, registry, student, list(teachers), shares, report
+        phase.fuse,
+        registry=registry,
+        student=student,
+        names=list(teachers),
+        shares=shares,
+        report=report,
     )
     trained = any(p.requires_grad for p in weigher.parameters())
     regularizer = (
@@ -205,6 +218,7 @@ def _loses_positions(phase: PhaseConfig, teacher: ModelFacts) -> bool:
 
 def build_weigher(
     fuse: FuseConfig,
+    *,
     registry: Registry,
     student: KVCapture,
     names: Sequence[str],
@@ -241,6 +255,7 @@ def router_options(fuse: FuseConfig, shares: Mapping[str, float]) -> dict[str, A
 
 def _depth(
     phase: PhaseConfig,
+    *,
     registry: Registry,
     student: KVCapture,
     encode: Encoder,

@@ -87,7 +87,14 @@ def layers_command(options: Namespace) -> int:
         depths = {name: num_layers(t.model) for name, t in config.teachers.items()}
         student = num_layers(config.student.model)
     strategy = options.strategy or config.align.layer_mapping_strategy
-    path = draw_layers(config, registry, strategy, depths, student, Path(options.out))
+    path = draw_layers(
+        config,
+        registry,
+        strategy=strategy,
+        depths=depths,
+        student_layers=student,
+        path=Path(options.out),
+    )
     print(f"wrote {path}")
     return 0
 

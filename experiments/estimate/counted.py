@@ -81,7 +81,15 @@ def memory_plan(
     plans = []
     for phase in phases:
         chosen = {name: teachers[name] for name in phase.select(teachers)}
-        plan = _Plan(config, phase, registry, student, chosen, processes, device)
+        plan = _Plan(
+            config,
+            phase,
+            registry=registry,
+            student=student,
+            teachers=chosen,
+            processes=processes,
+            device=device,
+        )
         plans.append(plan.lines())
     return max(plans, key=lambda lines: sum(line.size for line in lines))
 
@@ -113,6 +121,7 @@ class _Plan:
         self,
         config: Config,
         phase: PhaseConfig,
+        *,
         registry: Registry,
         student: PlannedModel,
         teachers: Mapping[str, PlannedModel],
@@ -128,11 +137,11 @@ class _Plan:
         self.autocast = autocast_of(self.train)
         own = config.student
         self.how = How(
-            getattr(torch, own.dtype),
-            self.autocast,
-            own.quantise != "none",
-            own.lora,
-            self.train.gradient_checkpointing,
+            dtype=getattr(torch, own.dtype),
+            autocast=self.autocast,
+            quantised=own.quantise != "none",
+            lora=own.lora,
+            checkpointing=self.train.gradient_checkpointing,
             trained=True,
         )
         self.wide = (self.autocast or self.how.dtype).itemsize
@@ -261,7 +270,9 @@ class _Plan:
         """Its lines, and bytes for a moment while it reads."""
         entry = self.config.teachers[name]
         dtype = _dtype(entry.dtype, model)
-        how = How(dtype, self.autocast, entry.quantise != "none")
+        how = How(
+            dtype=dtype, autocast=self.autocast, quantised=entry.quantise != "none"
+        )
         found = []
         stored, sizes = self.config.store.reads(name), model.sizes
         if not stored:

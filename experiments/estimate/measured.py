@@ -140,7 +140,14 @@ def _phase_memory(
     kv = sum(view.kv.k.nbytes + view.kv.v.nbytes for view in views)
     ahead = kv if train.prefetch else 0
     with growth(device) as steps:
-        _some_steps(distiller, faculty, batch, views, asked, train.prefetch)
+        _some_steps(
+            distiller,
+            faculty,
+            batch=batch,
+            views=views,
+            rows=asked,
+            prefetch=train.prefetch,
+        )
     own = _bytes(distiller)
     trained = FLOAT * _trained(distiller)
     stage = train.zero_stage if train.engine == "deepspeed" else 0
@@ -197,21 +204,21 @@ def assembled(extraction: ExtractionContext, index: int) -> tuple[Distiller, Fac
     teachers = extraction.models.chosen(names)
     faculty = build_faculty(
         phase,
-        extraction.registry,
-        capture,
-        extraction.models.encode,
-        teachers,
-        {name: extraction.config.teachers[name].weight for name in names},
-        list(extraction.corpus.probe[: phase.train.calibration_samples]),
-        lambda items, title, total: items,
+        registry=extraction.registry,
+        student=capture,
+        encode=extraction.models.encode,
+        teachers=teachers,
+        shares={name: extraction.config.teachers[name].weight for name in names},
+        samples=list(extraction.corpus.probe[: phase.train.calibration_samples]),
+        progress=lambda items, title, total: items,
     )
     distiller = Distiller(
         student,
         capture,
-        build_objectives(phase, extraction.registry, True),
-        phase.loss,
-        faculty.teaching,
-        autocast_of(phase.train),
+        objectives=build_objectives(phase, extraction.registry, True),
+        config=phase.loss,
+        teaching=faculty.teaching,
+        autocast=autocast_of(phase.train),
         output=output_plan(
             phase,
             extraction.registry,
@@ -227,6 +234,7 @@ def assembled(extraction: ExtractionContext, index: int) -> tuple[Distiller, Fac
 def _some_steps(
     distiller: Distiller,
     faculty: Faculty,
+    *,
     batch: TokenBatch,
     views: Sequence[TeacherView],
     rows: Tensor,
@@ -287,8 +295,8 @@ def _without_teachers(
     return Distiller(
         student,
         capture,
-        build_objectives(phase, registry, False),
-        phase.loss,
+        objectives=build_objectives(phase, registry, False),
+        config=phase.loss,
         autocast=autocast_of(phase.train),
         head=own_head(phase, capture),
     )

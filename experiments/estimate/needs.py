@@ -32,7 +32,7 @@ PROBED = 16
 """Texts that a teacher is timed on."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StoreNeeds:
     """What extracting one store needs."""
 
@@ -52,7 +52,7 @@ class StoreNeeds:
         return self.bytes_per_token * self.tokens_per_second
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
     """All of it; sizes in bytes."""
 
@@ -114,7 +114,15 @@ def estimate(
     there = device_memory()
     types = products([stage.phase for stage in extraction.stages])
     memory, samples = measured.memory, extraction.corpus.samples
-    found = Estimate(samples, stores, free, memory, there, types, training)
+    found = Estimate(
+        samples=samples,
+        stores=stores,
+        free=free,
+        memory=memory,
+        device_memory=there,
+        products=types,
+        training=training,
+    )
     found.warnings.extend([*extraction.warnings, *_warnings(config, found)])
     return found
 
@@ -139,13 +147,13 @@ def _store(extraction: ExtractionContext, source: Source, every: bool) -> StoreN
         compressed, coding = _compressed(probe, source, made)
         disk = round(disk * compressed)
     return StoreNeeds(
-        source.name,
-        tokens,
-        disk / max(tokens, 1),
-        disk,
+        name=source.name,
+        tokens=tokens,
+        bytes_per_token=disk / max(tokens, 1),
+        disk=disk,
         # One shard is encoded and written while the next is computed.
-        max(spent, coding) / len(timed) * extraction.corpus.samples,
-        sum(lengths_of(timed)) / spent,
+        seconds=max(spent, coding) / len(timed) * extraction.corpus.samples,
+        tokens_per_second=sum(lengths_of(timed)) / spent,
     )
 
 

@@ -38,7 +38,7 @@ class Passes:
     """At the backward's peak, over ``kept``; gradients of weights are left out."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class How:
     """How a model is held and run."""
 

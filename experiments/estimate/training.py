@@ -51,7 +51,7 @@ class ArmNeeds:
     """For the steps, on this machine."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingNeeds:
     """What a run needs beside memory; sizes in bytes."""
 
@@ -112,12 +112,14 @@ def training_needs(
     run = extraction.config.run_dir
     folder = next(p for p in (run, *run.resolve().parents) if p.exists())
     return TrainingNeeds(
-        machine(),
-        needs,
-        repeated,
-        size * (sum(arm.phases for arm in needs) + 1),
-        KEPT * trained * (kept + 1),  # the oldest goes when the newest is whole
-        shutil.disk_usage(folder).free,
+        machine=machine(),
+        arms=needs,
+        repeated=repeated,
+        exports=size * (sum(arm.phases for arm in needs) + 1),
+        checkpoints=KEPT
+        * trained
+        * (kept + 1),  # the oldest goes when the newest is whole
+        free=shutil.disk_usage(folder).free,
     )
 
 

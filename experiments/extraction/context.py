@@ -80,7 +80,12 @@ def open_extraction(
     most = max(phase.train.calibration_samples for phase in phases)
     lengths, seed = models.lengths(), config.run.seed
     corpus = plan_corpus(
-        config.data, models.encode, seed, most, lengths.see, models.readers()
+        config.data,
+        models.encode,
+        seed=seed,
+        calibration=most,
+        see=lengths.see,
+        teachers=models.readers(),
     )
     scaler = registry.guarded("rope_scaler", config.align.rope_scaling_method)
     told = models.settle_lengths(lengths, scaler)

@@ -33,7 +33,7 @@ SAMPLED = 64
 """Pieces for measurements."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
     """Which pieces of text a store holds; made by :func:`plan_corpus`."""
 
@@ -93,6 +93,7 @@ class Corpus:
 def plan_corpus(
     config: DataConfig,
     encode: Encoder,
+    *,
     seed: int,
     calibration: int,
     see: Callable[[TextSample], None] = lambda sample: None,
@@ -123,7 +124,16 @@ def plan_corpus(
     own = tuple(calibration_texts(config, cutter))
     learnt, digest = split.marks.count(LEARNT), hashlib.sha256()
     overlap = check_overlap(config, twice=split.twice, total=len(pieces), left=learnt)
-    bare = Corpus(config, pieces, split.marks, own[:calibration], 0, "", (), ())
+    bare = Corpus(
+        config=config,
+        pieces=pieces,
+        marks=split.marks,
+        calibration=own[:calibration],
+        samples=0,
+        digest="",
+        longest=(),
+        probe=(),
+    )
     count, step = 0, max(1, learnt // SAMPLED)
     probe: list[TextSample] = []
 

@@ -31,7 +31,7 @@ class NonFiniteStopError(MtkdError, RuntimeError):
     """A teacher's KV were not finite, and the config says to stop."""
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True, slots=True)
 class Outcome:
     """What one task did."""
 
@@ -94,7 +94,14 @@ def extract(
                 outcome.stopped = True
                 break
             for source, writer in zip(sources, writers, strict=True):
-                _shard(source, writer, number, texts, background, outcome)
+                _shard(
+                    source,
+                    writer,
+                    number,
+                    texts=texts,
+                    background=background,
+                    outcome=outcome,
+                )
             show(done + 1)
     outcome.kept = len(numbers) * len(writers) - outcome.made - outcome.elsewhere
     if not outcome.stopped:
@@ -134,6 +141,7 @@ def _shard(
     source: Source,
     writer: StoreWriter,
     number: int,
+    *,
     texts: Sequence[TextSample],
     background: _Background,
     outcome: Outcome,

@@ -40,7 +40,7 @@ BRIDGE = "bridge."
 little otherwise must not calibrate each their own."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Source:
     """One store in the making."""
 
@@ -136,13 +136,13 @@ def _raw(extraction: ExtractionContext, name: str) -> Source:
         v_width=sizes.v_width,
     )
     return Source(
-        name,
-        extraction.config.store_dir / name,
-        _plan(
+        name=name,
+        path=extraction.config.store_dir / name,
+        plan=_plan(
             extraction, shape, (name,), {"layers": list(layers), "own_loss": own_loss}
         ),
-        RawForm(extractor, own_loss, extraction.autocast),
-        (name,),
+        form=RawForm(extractor, own_loss, extraction.autocast),
+        teachers=(name,),
     )
 
 
@@ -183,18 +183,18 @@ def _on_student_tokens(
         weights = fused_weights(extraction, names)
         extra["weights"] = list(weights)
     return Source(
-        name,
-        extraction.config.store_dir / name,
-        _plan(extraction, shape, names, extra),
-        StudentTokensForm(
+        name=name,
+        path=extraction.config.store_dir / name,
+        plan=_plan(extraction, shape, names, extra),
+        form=StudentTokensForm(
             extraction.models.encode,
             faculty.panel,
             config.batch_size,
             None if config.form == "aligned" else bridge,
             weights,
         ),
-        names,
-        None if config.form == "aligned" else bridge,
+        teachers=names,
+        bridge=None if config.form == "aligned" else bridge,
     )
 
 
@@ -210,13 +210,13 @@ def student_space(extraction: ExtractionContext, names: Sequence[str]) -> Facult
     student = KVCapture(extraction.models.student(None).to(device()))
     return build_faculty(
         bare,
-        extraction.registry,
-        student,
-        extraction.models.encode,
-        extraction.models.chosen(names),
-        dict.fromkeys(names, 1.0),
-        list(extraction.corpus.probe),
-        _plainly,
+        registry=extraction.registry,
+        student=student,
+        encode=extraction.models.encode,
+        teachers=extraction.models.chosen(names),
+        shares=dict.fromkeys(names, 1.0),
+        samples=list(extraction.corpus.probe),
+        progress=_plainly,
     )
 
 

@@ -78,10 +78,10 @@ def _draw_maps(run: RunContext, folder: Path) -> set[Path]:
     draw_layers(
         run.config,
         run.registry,
-        strategy,
-        {name: teacher.sizes.layers for name, teacher in teachers.items()},
-        run.models.student_layers,
-        picture,
+        strategy=strategy,
+        depths={name: teacher.sizes.layers for name, teacher in teachers.items()},
+        student_layers=run.models.student_layers,
+        path=picture,
     )
     return {picture}
 
@@ -122,6 +122,7 @@ def draw_alignment(
 def draw_layers(
     config: Config,
     registry: Registry,
+    *,
     strategy: str,
     depths: dict[str, int],
     student_layers: int,

@@ -41,7 +41,7 @@ CAPTIONS = {
 """What a picture shows, by the start of its file name; in the report's order."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
     """One phase against its baselines, in mean bits per character."""
 

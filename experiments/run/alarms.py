@@ -29,7 +29,7 @@ high, being noise, and gives way as the student learns."""
 Line = dict[str, Any]
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True, slots=True)
 class Alarms:
     """Watches the metric lines of one phase of one arm; each kind warns once."""
 

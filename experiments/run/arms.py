@@ -284,7 +284,16 @@ def run_phase(
     # What a phase that was rolled back has read is not read again.
     offset = sum(steps[:index])
     first_sample = offset * at_once
-    place = Place(arm, index, folder, source, steps[index], offset, first_sample, gated)
+    place = Place(
+        arm=arm,
+        index=index,
+        folder=folder,
+        source=source,
+        steps=steps[index],
+        offset=offset,
+        first_sample=first_sample,
+        gated=gated,
+    )
     with during(f"phase {stages[index].phase.name!r} of arm {arm!r}"):
         result = run_stage(run, stages[index], place)
     return run.engine.from_main(lambda: result)  # of one mind at the gate
@@ -302,6 +311,7 @@ def _rolled_back(
 def check_arm(
     run_dir: Path,
     arm: str,
+    *,
     config: Config,
     stages: Sequence[Stage],
     texts: Mapping[str, str],

@@ -68,7 +68,7 @@ class RunContext:
             self.lease.check()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
     """Where a stage stands in its arm."""
 

@@ -88,11 +88,11 @@ def open_run(
             check_arm(
                 run_dir,
                 arm,
-                plan.config,
-                of_arm,
-                texts,
-                plan.registry,
-                changed_plugins,
+                config=plan.config,
+                stages=of_arm,
+                texts=texts,
+                registry=plan.registry,
+                changed_plugins=changed_plugins,
             )
         if engine.is_main:
             trained = len(arms) - len(repeated_arms(arms))

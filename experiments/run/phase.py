@@ -57,19 +57,21 @@ def run_stage(run: RunContext, stage: Stage, place: Place) -> dict[str, Any]:
     distiller = Distiller(
         model,
         capture,
-        build_objectives(phase, run.registry, faculty is not None),
-        phase.loss,
-        faculty.teaching if faculty else None,
-        autocast_of(phase.train),
-        run.config.alarms.health_every,
-        _output_plan(run.models, run.registry, stage, capture) if faculty else None,
-        own_head(phase, capture),
+        objectives=build_objectives(phase, run.registry, faculty is not None),
+        config=phase.loss,
+        teaching=faculty.teaching if faculty else None,
+        autocast=autocast_of(phase.train),
+        health_every=run.config.alarms.health_every,
+        output=_output_plan(run.models, run.registry, stage, capture)
+        if faculty
+        else None,
+        head=own_head(phase, capture),
     )
     alarms = _alarms(run, stage, place, capture)
     title = f"{place.arm} · {phase.name}"
     leg = (place.arm, place.index)
     with run.progress.work(title, place.steps, leg) as show:
-        job = _job(run, stage, place, faculty, alarms, show)
+        job = _job(run, stage, place=place, faculty=faculty, alarms=alarms, work=show)
         train = _in_step(phase.train, bool(run.models.sharded))
         done = train_phase(distiller, engine, job, train)
     if done < place.steps:
@@ -97,6 +99,7 @@ def _in_step(train: TrainConfig, sharded: bool) -> TrainConfig:
 def _job(
     run: RunContext,
     stage: Stage,
+    *,
     place: Place,
     faculty: Faculty | None,
     alarms: Alarms,
@@ -193,12 +196,12 @@ def _alarms(run: RunContext, stage: Stage, place: Place, capture: KVCapture) -> 
             print(text, file=sys.stderr, flush=True)
 
     return Alarms(
-        config.alarms,
-        place.steps,
-        start,
-        phase.align.min_coverage,
-        phase.fuse.router != "fixed",
-        warn,
+        config=config.alarms,
+        steps=place.steps,
+        start=start,
+        min_coverage=phase.align.min_coverage,
+        routed=phase.fuse.router != "fixed",
+        warn=warn,
     )
 
 
@@ -212,7 +215,12 @@ def _keeper(run: RunContext, folder: Path, train: TrainConfig) -> Keeper:
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
     return Keeper(
-        folder, train.keep_checkpoints, run.run_id, run.trust, warn, run.may_write
+        folder=folder,
+        keep=train.keep_checkpoints,
+        run=run.run_id,
+        trust=run.trust,
+        warn=warn,
+        may_write=run.may_write,
     )
 
 
@@ -226,13 +234,13 @@ def _faculty(
     shares = {n: known[n].weight if n in known else 1.0 for n in stage.teachers}
     return build_faculty(
         stage.phase,
-        run.registry,
-        capture,
-        encode,
-        teachers,
-        shares,
-        run.data.calibration,
-        run.progress.over,
+        registry=run.registry,
+        student=capture,
+        encode=encode,
+        teachers=teachers,
+        shares=shares,
+        samples=run.data.calibration,
+        progress=run.progress.over,
     )
 
 

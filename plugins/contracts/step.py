@@ -33,12 +33,12 @@ def step_places(context: StepContext) -> Places:
     alignment = Alignment(rows, rows, torch.ones(len(rows)), (size, tokens, tokens))
     readings = [
         Reading(
-            c.name,
-            batch,
-            batch,
-            alignment,
-            alignment,
-            batch.mask,
+            name=c.name,
+            student=batch,
+            tokens=batch,
+            alignment=alignment,
+            causal=alignment,
+            mask=batch.mask,
             attention=True,
             vocabulary="shared",
         )
@@ -50,7 +50,9 @@ def step_places(context: StepContext) -> Places:
     head, config = outputs.student.head, outputs.config
     plan = OutputPlan(head, "shared", config, lexicons=outputs.lexicons)
     asked = context.relations[0].rows
-    return find_places(batch, readings, asked, weight, 0, plan)
+    return find_places(
+        batch, readings, rows=asked, weight=weight, skip_sinks=0, plan=plan
+    )
 
 
 def step_context(
@@ -74,12 +76,7 @@ def step_context(
         The context, the student's tensors (leaves with gradient) and the targets.
     """
     generator = torch.Generator().manual_seed(0)
-    first = [(0, 0), (0, 2), (2, 9), (9, 12), (12, 16)]
-    if size is not None:
-        first = [(0, 0), *((i, i + 1) for i in range(size))]
-    texts = ("unbelievable tea" if size is None else "x" * size, "tea")
-    batch = token_batch([first, [(0, 0), (0, 2)]], texts)
-    batch = replace(batch, ids=batch.ids % _VOCABULARY)
+    batch = _two_texts(size)
     count, tokens = batch.ids.shape
     layers, rows = 2, torch.tensor([[1, 2], [1, 1]])
     student: list[Tensor] = []
@@ -100,7 +97,16 @@ def step_context(
         if not lazy:
             pairs = (student, student, targets, targets)
             k, v, target_k, target_v = (new(store, *shape) for store in pairs)
-            comparisons.append(Comparison(name, k, v, target_k, target_v, weight))
+            comparisons.append(
+                Comparison(
+                    name=name,
+                    pred_k=k,
+                    pred_v=v,
+                    target_k=target_k,
+                    target_v=target_v,
+                    weight=weight,
+                )
+            )
         maps = (layers, count, rows.shape[1], tokens)
         attention.append(
             AttentionPair(
@@ -113,13 +119,13 @@ def step_context(
         own = (layers, count, tokens, 8)
         relations.append(
             Relation(
-                name,
-                new(student, *own),
-                new(student, *own),
-                new(targets, *shape),
-                new(targets, *shape),
-                weight,
-                rows,
+                name=name,
+                student_k=new(student, *own),
+                student_v=new(student, *own),
+                teacher_k=new(targets, *shape),
+                teacher_v=new(targets, *shape),
+                weight=weight,
+                rows=rows,
             )
         )
     if lazy:
@@ -131,19 +137,42 @@ def step_context(
         head = LinearHead(new(store, _VOCABULARY, width))
         return Output(batch, new(store, count, tokens, width), head, "shared")
 
-    spelled = Vocabulary(torch.eye(_VOCABULARY), torch.arange(_VOCABULARY) < 2)
-    every = torch.arange(_VOCABULARY)
-    lexicon = Lexicon(spelled, spelled, CommonPieces(every, every, _VOCABULARY))
-    outputs = Outputs(
-        output(student, 8),
-        [Taught(c.name, output(targets, 6), c.weight) for c in comparisons],
-        OutputConfig(),
-        lexicons={c.name: lexicon for c in comparisons},
-    )
     context = StepContext(
-        batch, logits, comparisons, attention, relations, routing, step, outputs
+        batch=batch,
+        said=logits,
+        comparisons=comparisons,
+        attention=attention,
+        relations=relations,
+        routing=routing,
+        step=step,
+        outputs=_outputs(
+            output(student, 8),
+            [Taught(c.name, output(targets, 6), c.weight) for c in comparisons],
+        ),
     )
     return context, student, targets
+
+
+def _two_texts(size: int | None) -> TokenBatch:
+    spans = [(0, 0), (0, 2), (2, 9), (9, 12), (12, 16)]
+    if size is not None:
+        spans = [(0, 0), *((i, i + 1) for i in range(size))]
+    texts = ("unbelievable tea" if size is None else "x" * size, "tea")
+    batch = token_batch([spans, [(0, 0), (0, 2)]], texts)
+    return replace(batch, ids=batch.ids % _VOCABULARY)
+
+
+def _outputs(student: Output, teachers: list[Taught]) -> Outputs:
+    """Outputs over one vocabulary, every entry of which is spelt its own way."""
+    vocabulary = Vocabulary(torch.eye(_VOCABULARY), torch.arange(_VOCABULARY) < 2)
+    ids = torch.arange(_VOCABULARY)
+    lexicon = Lexicon(vocabulary, vocabulary, CommonPieces(ids, ids, _VOCABULARY))
+    return Outputs(
+        student=student,
+        teachers=teachers,
+        config=OutputConfig(),
+        lexicons={taught.name: lexicon for taught in teachers},
+    )
 
 
 def one_text(rows: int) -> StepContext:
@@ -163,17 +192,22 @@ def one_text(rows: int) -> StepContext:
     )
     comparisons = [
         Comparison(
-            c.name,
-            c.pred_k[:, :rows],
-            c.pred_v[:, :rows],
-            c.target_k[:, :rows],
-            c.target_v[:, :rows],
-            c.weight[:rows] * real,
+            name=c.name,
+            pred_k=c.pred_k[:, :rows],
+            pred_v=c.pred_v[:, :rows],
+            target_k=c.target_k[:, :rows],
+            target_v=c.target_v[:, :rows],
+            weight=c.weight[:rows] * real,
         )
         for c in context.comparisons
     ]
     routing = None if context.routing is None else context.routing[:rows]
-    return StepContext(texts, context.logits[:rows], comparisons, routing=routing)
+    return StepContext(
+        batch=texts,
+        said=context.logits[:rows],
+        comparisons=comparisons,
+        routing=routing,
+    )
 
 
 def _lazily(

@@ -73,4 +73,11 @@ def _moment(
     def entropy() -> Tensor:
         return torch.linspace(0, math.log(vocabulary), rows)
 
-    return Moment(start, end, progress, vocabulary, entropy, lambda: ratios)
+    return Moment(
+        start=start,
+        end=end,
+        progress=progress,
+        vocabulary=vocabulary,
+        teacher_entropy=entropy,
+        signal_to_noise=lambda: ratios,
+    )

@@ -69,12 +69,12 @@ class AdapterBridge(Bridge):
         k, v = kv.flat()
         return [
             Comparison(
-                "fused",
-                self.student_k(k),
-                self.student_v(v),
-                self.student_k(target_k),
-                self.student_v(target_v),
-                weights.sum(-1),
+                name="fused",
+                pred_k=self.student_k(k),
+                pred_v=self.student_v(v),
+                target_k=self.student_k(target_k),
+                target_v=self.student_v(target_v),
+                weight=weights.sum(-1),
             )
         ]
 
@@ -101,10 +101,20 @@ class AdapterBridge(Bridge):
         k, v = view.kv.flat()
         adapter, mask = self.adapter, view.kv.mask
         k = self._adapted(
-            m, k, mask, adapter.weight_k[m], adapter.bias_k[m], self.position_k[m]
+            m,
+            k,
+            mask=mask,
+            weight=adapter.weight_k[m],
+            bias=adapter.bias_k[m],
+            means=self.position_k[m],
         )
         v = self._adapted(
-            m, v, mask, adapter.weight_v[m], adapter.bias_v[m], self.position_v[m]
+            m,
+            v,
+            mask=mask,
+            weight=adapter.weight_v[m],
+            bias=adapter.bias_v[m],
+            means=self.position_v[m],
         )
         return alignment.apply(k), alignment.apply(v)
 
@@ -112,6 +122,7 @@ class AdapterBridge(Bridge):
         self,
         m: int,
         x: Tensor,
+        *,
         mask: Tensor,
         weight: Tensor,
         bias: Tensor,

@@ -208,11 +208,20 @@ class Bridge(nn.Module, ABC):
         """
         k, v = kv.flat()
         own_k, own_v = self.student_k(k), self.student_v(v)
+        aligned = [self.aligned(m, view) for m, view in enumerate(views)]
         return [
             Relation(
-                view.name, own_k, own_v, *self.aligned(m, view), weights[..., m], rows
+                name=view.name,
+                student_k=own_k,
+                student_v=own_v,
+                teacher_k=teacher_k,
+                teacher_v=teacher_v,
+                weight=weights[..., m],
+                rows=rows,
             )
-            for m, view in enumerate(views)
+            for m, (view, (teacher_k, teacher_v)) in enumerate(
+                zip(views, aligned, strict=True)
+            )
         ]
 
     def depth(self, m: int, view: TeacherView) -> tuple[Tensor, Tensor]:
@@ -250,8 +259,22 @@ class Bridge(nn.Module, ABC):
         k, v = view.kv.flat()
         carry = Carrier(view.alignment)
         return (
-            self._features(m, view, carry, k, self.position_k[m], self.teacher_k[m]),
-            self._features(m, view, carry, v, self.position_v[m], self.teacher_v[m]),
+            self._features(
+                m,
+                view,
+                carry=carry,
+                x=k,
+                means=self.position_k[m],
+                standard=self.teacher_k[m],
+            ),
+            self._features(
+                m,
+                view,
+                carry=carry,
+                x=v,
+                means=self.position_v[m],
+                standard=self.teacher_v[m],
+            ),
         )
 
     @torch.no_grad()
@@ -259,6 +282,7 @@ class Bridge(nn.Module, ABC):
         self,
         m: int,
         view: TeacherView,
+        *,
         carry: Carrier,
         x: Tensor,
         means: nn.Module,

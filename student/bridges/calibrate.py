@@ -21,7 +21,7 @@ class NoCoverageError(InputError):
     """A teacher shares no text with the student."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CalibrationReport:
     """What the calibration sample said."""
 
@@ -87,7 +87,9 @@ def calibrate(
         k, v = seen.kv.flat()
         counted = not_sinks(batch, views, skip_sinks) & batch.has_text[..., None]
         for m, view in enumerate(views):
-            _update(stats[m], bridge, m, view, (k, v), counted[..., m])
+            _update(
+                stats[m], bridge, m=m, view=view, own=(k, v), counted=counted[..., m]
+            )
             shared = view.alignment.covered & batch.has_text
             covered[m] += int(shared.sum())
         tokens += int(batch.has_text.sum())
@@ -99,7 +101,13 @@ def calibrate(
     }
     _check(coverage, stats)
     fit = {name: bridge.calibrate(m, *stats[m]) for m, name in enumerate(names)}
-    return CalibrationReport(coverage, fit, torch.cat(hidden), torch.cat(bits), names)
+    return CalibrationReport(
+        coverage=coverage,
+        fit=fit,
+        hidden=torch.cat(hidden),
+        bits=torch.cat(bits),
+        teachers=names,
+    )
 
 
 def _empty_stats(bridge: Bridge, m: int) -> tuple[PairStats, PairStats]:
@@ -122,6 +130,7 @@ def _empty_stats(bridge: Bridge, m: int) -> tuple[PairStats, PairStats]:
 def _update(
     stats: tuple[PairStats, PairStats],
     bridge: Bridge,
+    *,
     m: int,
     view: TeacherView,
     own: tuple[Tensor, Tensor],

@@ -79,12 +79,12 @@ class LatentBridge(Bridge):
             ValueError: see :class:`fuse.z_space.ZSpace`.
         """
         z = ZSpace(
-            [(t.k_width, t.v_width) for t in teachers],
-            (student.k_width, student.v_width),
-            student.layers,
-            z_dim,
-            z_hidden,
-            z_agreement,
+            teacher_dims=[(t.k_width, t.v_width) for t in teachers],
+            student_dims=(student.k_width, student.v_width),
+            num_layers=student.layers,
+            z_dim=z_dim,
+            hidden=z_hidden,
+            agreement_kind=z_agreement,
         )
         return LatentBridge(
             student, teachers, z, lambda_reconstruction, lambda_agreement
@@ -112,7 +112,14 @@ class LatentBridge(Bridge):
         with standing_still(self.z):
             pred_k, pred_v = self.z.encode_student(*kv.flat())
         return [
-            Comparison("fused", pred_k, pred_v, target_k, target_v, weights.sum(-1))
+            Comparison(
+                name="fused",
+                pred_k=pred_k,
+                pred_v=pred_v,
+                target_k=target_k,
+                target_v=target_v,
+                weight=weights.sum(-1),
+            )
         ]
 
     def in_student_space(

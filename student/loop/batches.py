@@ -45,7 +45,7 @@ Survey = Callable[[TokenBatch, Sequence[Reading], Tensor | None], tuple[Places, 
 """See :meth:`student.distiller.Distiller.survey`."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Order:
     """One forward pass before any teacher has run."""
 
@@ -58,7 +58,7 @@ class Order:
     seconds: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Portion:
     """One forward pass's food."""
 
@@ -82,7 +82,7 @@ class Portion:
     """What making it took, by what was done."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Kitchen:
     """Makes the portion of any pass; a pure function of its number."""
 
@@ -141,7 +141,15 @@ class Kitchen:
             readings = self.views.read(batch) if self.views is not None else ()
             with part("align"):
                 places, counts = self.survey(batch, readings, rows)
-        return Order(samples, batch, rows, readings, places, counts, watch.take())
+        return Order(
+            samples=samples,
+            batch=batch,
+            rows=rows,
+            readings=readings,
+            places=places,
+            counts=counts,
+            seconds=watch.take(),
+        )
 
     def cook(self, order: Order, step: Counts) -> Portion:
         """Ask the teachers.
@@ -163,15 +171,15 @@ class Kitchen:
         for name, spent in order.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + spent
         return Portion(
-            order.samples,
-            order.batch,
-            order.rows,
-            views,
-            order.places,
-            order.counts,
-            step,
-            problem,
-            seconds,
+            samples=order.samples,
+            batch=order.batch,
+            rows=order.rows,
+            views=views,
+            places=order.places,
+            own=order.counts,
+            step=step,
+            problem=problem,
+            seconds=seconds,
         )
 
     def _rows(self, batch: TokenBatch, first: int) -> Tensor:

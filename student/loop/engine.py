@@ -116,7 +116,13 @@ class Engine:
         module, wrapped = self.accelerator.prepare(distiller, optimizer)
         schedule = learning_rate_factor(config, total_steps)
         prepared = Prepared(
-            self.accelerator, distiller, module, wrapped, peaks, schedule, self._config
+            self.accelerator,
+            distiller=distiller,
+            module=module,
+            optimizer=wrapped,
+            peaks=peaks,
+            schedule=schedule,
+            config=self._config,
         )
         try:
             yield prepared

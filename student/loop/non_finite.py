@@ -13,7 +13,7 @@ class NonFiniteLossError(MtkdError, RuntimeError):
     """Too many steps in a row could not be taken."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trouble:
     """Something in one forward pass of one process that was not finite."""
 

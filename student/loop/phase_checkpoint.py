@@ -35,7 +35,7 @@ _STEP = re.compile(r"step-(\d{8})")
 _WEIGHT, _BUFFER = "weight", "buffer"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Keeper:
     """Where a phase keeps its checkpoints, and which it may take."""
 

@@ -25,6 +25,7 @@ class Prepared:
     def __init__(
         self,
         accelerator: Any,
+        *,
         distiller: nn.Module,
         module: Any,
         optimizer: Any,

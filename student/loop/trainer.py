@@ -144,17 +144,17 @@ class _Loop:
         """What is read from here to the end of the phase."""
         job, engine, config = self._job, self._engine, self._config
         kitchen = Kitchen(
-            job.samples,
-            job.encode,
-            job.views,
-            job.seed,
-            self._distiller.compared_rows,
-            config.batch_size,
-            job.first_sample,
-            engine.device,
-            engine.rank,
-            engine.world_size,
-            self._distiller.survey,
+            samples=job.samples,
+            encode=job.encode,
+            views=job.views,
+            seed=job.seed,
+            rows=self._distiller.compared_rows,
+            batch_size=config.batch_size,
+            first_sample=job.first_sample,
+            device=engine.device,
+            rank=engine.rank,
+            world_size=engine.world_size,
+            survey=self._distiller.survey,
         )
         passes = engine.accumulation
         ahead = config.prefetch and job.views is not None
@@ -213,11 +213,18 @@ class _Loop:
             )
         if problem is not None:
             what = "keys and values"
-            trouble.append(Trouble(what, names, problem.teacher, advice=str(problem)))
+            trouble.append(
+                Trouble(
+                    what=what,
+                    samples=names,
+                    teacher=problem.teacher,
+                    advice=str(problem),
+                )
+            )
         elif not poisoned and not bool(torch.isfinite(result.loss.detach())):
             bad = [n for n, v in result.terms.items() if not bool(torch.isfinite(v))]
-            trouble.append(Trouble("loss", names, terms=bad))
-            return StepResult(result.loss * torch.nan)
+            trouble.append(Trouble(what="loss", samples=names, terms=bad))
+            return StepResult(loss=result.loss * torch.nan)
         return result
 
     def _applied(
@@ -232,7 +239,7 @@ class _Loop:
             if self._config.fp16:  # the loss scale was too high, and is lower now
                 return False
             names = [name for own in self._engine.gather(samples) for name in own]
-            every = [Trouble("gradient", names)]
+            every = [Trouble(what="gradient", samples=names)]
         self._bad.append(every)
         for one in every:
             self._job.observer.log({"kind": "event", "step": step + 1, **one.line()})
@@ -254,7 +261,9 @@ class _Loop:
         if bridge is None or result.routing is None:
             return
         if self._routing is None:
-            self._routing = RoutingStats([teacher.name for teacher in bridge.teachers])
+            self._routing = RoutingStats(
+                teachers=[teacher.name for teacher in bridge.teachers]
+            )
         self._routing.update(result.routing, [s.domain for s in portion.samples])
 
     def _log(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Moment:
     """What a temperature may depend on. What costs a pass is asked for by calling."""
 

@@ -48,12 +48,12 @@ def temperature_at(outputs: Outputs, spots: Spots) -> float | Tensor:
         return linear_top_tokens(teacher.hidden, teacher.head, 1, config.block).entropy
 
     moment = Moment(
-        config.temperature,
-        config.temperature_end,
-        min(outputs.step / config.temperature_steps, 1.0),
-        min(outputs.student.head.size, teacher.head.size),
-        entropy,
-        lambda: _signal_to_noise(outputs, spots),
+        start=config.temperature,
+        end=config.temperature_end,
+        progress=min(outputs.step / config.temperature_steps, 1.0),
+        vocabulary=min(outputs.student.head.size, teacher.head.size),
+        teacher_entropy=entropy,
+        signal_to_noise=lambda: _signal_to_noise(outputs, spots),
     )
     found = outputs.temperature(moment)
     _check(found, len(spots.rows), outputs)

@@ -173,21 +173,21 @@ BUILT_IN: Mapping[str, Term] = {
     "attention_kl": Term(
         attention_kl,
         frozenset({ATTENTION}),
-        _count_attention,
+        count=_count_attention,
         compares=False,
         short="loss.gamma_kl",
     ),
     "relation_k": Term(
         relation_k,
         frozenset({RELATIONS}),
-        _count_relations,
+        count=_count_relations,
         compares=False,
         short="loss.relation_k",
     ),
     "relation_v": Term(
         relation_v,
         frozenset({RELATIONS}),
-        _count_relations,
+        count=_count_relations,
         compares=False,
         short="loss.relation_v",
     ),
@@ -230,17 +230,17 @@ def chosen_terms(
                 f"{short_form(name)}, instead"
             )
     terms |= {n: ChosenTerm(kind=n, weight=weight) for n, weight in loss.extra.items()}
-    for name, term in loss.chosen.items():
+    for name, choice in loss.chosen.items():
         if name in loss.extra:
             raise InputError(
                 f"loss.extra.{name} and loss.terms.{name} are one term; keep the second"
             )
-        if name in BUILT_IN and term.kind != name:
+        if name in BUILT_IN and choice.kind != name:
             raise InputError(
-                f"loss.terms.{name} uses {term.kind!r}, but {name} is a built-in term; "
-                "call yours something else"
+                f"loss.terms.{name} uses {choice.kind!r}, but {name} is a built-in "
+                "term; call yours something else"
             )
-        terms[name] = term
+        terms[name] = choice
     return {name: term for name, term in terms.items() if term.weight > 0}
 
 

@@ -17,6 +17,7 @@ from student.output_config import OutputConfig
 def moved(
     config: OutputConfig,
     student: HeadInput,
+    *,
     teacher: HeadInput,
     vectors: tuple[Tensor, Tensor],
     weight: Tensor,

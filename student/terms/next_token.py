@@ -166,7 +166,7 @@ OUTPUT_BUILT_IN: Mapping[str, Term] = {
     name: Term(
         function,
         frozenset({OUTPUTS}),
-        count,
+        count=count,
         compares=False,
         short=f"output.{name}",
     )
@@ -243,8 +243,8 @@ def _transport_alike(outputs: Outputs, side: Side) -> Tensor:
     return moved(
         outputs.config,
         HeadInput(own.hidden.flatten(0, 1)[rows], own.head.first(size)),
-        HeadInput(teacher.hidden[rows], teacher.head.first(size)),
-        (vectors, vectors),
-        side.weight[rows],
-        heat[rows] if isinstance(heat, Tensor) and heat.dim() else heat,
+        teacher=HeadInput(teacher.hidden[rows], teacher.head.first(size)),
+        vectors=(vectors, vectors),
+        weight=side.weight[rows],
+        temperature=heat[rows] if isinstance(heat, Tensor) and heat.dim() else heat,
     )

@@ -121,7 +121,14 @@ def transport_of(outputs: Outputs, stretches: Stretches) -> Tensor:
 
     def cost(hidden: Tensor, head: LinearHead, heat: float | Tensor) -> Tensor:
         student = HeadInput(hidden[mine], head)
-        return moved(outputs.config, student, teacher, vectors, weight, heat)
+        return moved(
+            outputs.config,
+            student,
+            teacher=teacher,
+            vectors=vectors,
+            weight=weight,
+            temperature=heat,
+        )
 
     start = outputs.config.temperature
     spots = Spots(mine, teacher, weight, lambda h, head: cost(h, head, start))
@@ -168,10 +175,10 @@ def projected_of(
         return projected_divergence(
             hidden[mine],
             head,
-            teacher.hidden,
-            teacher.head,
-            pieces,
-            Divergence(config.divergence, config.mix, support),
+            teacher_hidden=teacher.hidden,
+            teacher_head=teacher.head,
+            pieces=pieces,
+            settings=Divergence(config.divergence, config.mix, support),
             temperature=heat,
             weight=weight,
             chains=chains,

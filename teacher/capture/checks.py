@@ -62,6 +62,7 @@ def check_batch(ids: Tensor, mask: Tensor, capture: ModelCapture) -> None:
 
 def check_asked(
     layers: Sequence[int],
+    *,
     logits: bool,
     hidden: bool,
     rows: Tensor | None,

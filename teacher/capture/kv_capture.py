@@ -198,7 +198,14 @@ class KVCapture:
         """
         wanted = list(range(self.num_layers)) if layers is None else list(layers)
         check_batch(ids, mask, self)
-        check_asked(wanted, logits, hidden, attention_rows, ids.shape[0], self)
+        check_asked(
+            wanted,
+            logits=logits,
+            hidden=hidden,
+            rows=attention_rows,
+            batch=ids.shape[0],
+            capture=self,
+        )
         if inject is not None:
             check_injection(inject, ids, self)
         read = partial(self._read, wanted, logits, hidden, inject)

@@ -24,7 +24,7 @@ PROBE_TOKENS = 8
 """Enough for slow rotary frequencies to show; few enough for any model."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionLayer:
     """One attention call per forward."""
 
@@ -38,7 +38,7 @@ class AttentionLayer:
     """The module whose keys and values this one reads; None where they are its own."""
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True, slots=True)
 class _Call:
     module: nn.Module
     key: Tensor
@@ -85,9 +85,9 @@ class _Listener:
     ) -> tuple[Tensor, Tensor]:
         self.calls.append(
             _Call(
-                module,
-                key,
-                value,
+                module=module,
+                key=key,
+                value=value,
                 causal=_is_causal(module, mask, options),
                 cross=query.shape[2] != key.shape[2],
                 lender=next((c.module for c in self.calls if c.key is key), None),
@@ -146,8 +146,8 @@ def _describe(call: _Call, rotates: bool) -> AttentionLayer:
     if rotates and call.lender is None:
         rotation = find_rotation(call.module, call.key, call.positions)
     return AttentionLayer(
-        call.module,
-        rotation,
+        module=call.module,
+        rotation=rotation,
         heads=call.key.shape[1],
         k_dim=call.key.shape[3],
         v_dim=call.value.shape[3],

@@ -17,7 +17,7 @@ from teacher.capture.probe import AttentionLayer
 from teacher.capture.rotary import Positions, inverted
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True, slots=True)
 class _Call:
     """One layer's attention call."""
 
@@ -106,7 +106,15 @@ class Recording:
         attended, used = self._injected(layer, key, value, positions)
         if layer in self._place:
             asked = None if self._rows is None else query
-            call = _Call(key, value, attended, positions, asked, mask, options)
+            call = _Call(
+                key=key,
+                value=value,
+                attended=attended,
+                positions=positions,
+                query=asked,
+                mask=mask,
+                options=options,
+            )
             self._done.add(layer)
             if self._grad:
                 self._calls[layer] = call

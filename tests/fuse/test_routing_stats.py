@@ -20,7 +20,7 @@ def test_entropy_has_a_finite_gradient_at_the_corners():
 
 
 def test_means_per_teacher_domain_and_layer_by_hand():
-    stats = RoutingStats(["a", "b"])
+    stats = RoutingStats(teachers=["a", "b"])
     weights = torch.zeros(2, 2, 3, 2)  # (L, B, T, M)
     weights[0, 0] = torch.tensor([1.0, 0.0])
     weights[1, 0] = torch.tensor([0.5, 0.5])
@@ -37,7 +37,7 @@ def test_means_per_teacher_domain_and_layer_by_hand():
 
 
 def test_confusion_counts_which_teacher_led():
-    stats = RoutingStats(["a", "b"])
+    stats = RoutingStats(teachers=["a", "b"])
     stats.update(torch.tensor([[0.6, 0.4], [0.1, 0.9]]), ["prose", "prose"])
     stats.update(torch.tensor([[0.3, 0.7]]), ["code"])
     assert stats.confusion()["prose"] == pytest.approx({"a": 0.5, "b": 0.5})
@@ -45,12 +45,12 @@ def test_confusion_counts_which_teacher_led():
 
 
 def test_rows_without_teachers_are_not_counted():
-    stats = RoutingStats(["a", "b"])
+    stats = RoutingStats(teachers=["a", "b"])
     stats.update(torch.tensor([[[0.5, 0.5], [0.0, 0.0]]]))
     assert stats.count == 1
     assert stats.entropy() == pytest.approx(math.log(2))
-    assert math.isnan(RoutingStats(["a"]).entropy())
-    assert math.isnan(RoutingStats(["a"]).mean()["a"])
+    assert math.isnan(RoutingStats(teachers=["a"]).entropy())
+    assert math.isnan(RoutingStats(teachers=["a"]).mean()["a"])
 
 
 def alarm_of(stats):
@@ -58,7 +58,7 @@ def alarm_of(stats):
 
 
 def test_alarm_on_collapse_names_the_teacher():
-    stats = RoutingStats(["gpt2", "qwen"])
+    stats = RoutingStats(teachers=["gpt2", "qwen"])
     assert alarm_of(stats) is None  # nothing seen yet
     stats.update(torch.tensor([[0.99, 0.01]] * 4), ["prose", "prose", "code", "code"])
     alarm = alarm_of(stats)
@@ -67,14 +67,14 @@ def test_alarm_on_collapse_names_the_teacher():
 
 
 def test_alarm_on_uniformity_but_not_on_healthy_or_single_routing():
-    stats = RoutingStats(["a", "b"])
+    stats = RoutingStats(teachers=["a", "b"])
     stats.update(torch.tensor([[0.5, 0.5], [0.51, 0.49]]))
     assert alarm_of(stats).kind == "uniform"
     # each text chooses sharply, the choices balance: exactly what is wanted
-    healthy = RoutingStats(["a", "b"])
+    healthy = RoutingStats(teachers=["a", "b"])
     healthy.update(torch.tensor([[0.95, 0.05], [0.05, 0.95]]))
     assert alarm_of(healthy) is None
-    single = RoutingStats(["a"])
+    single = RoutingStats(teachers=["a"])
     single.update(torch.ones(3, 1))
     assert alarm_of(single) is None
     assert routing_alarm({"a": 0.6, "b": 0.4}, entropy=0.5) is None
@@ -88,7 +88,7 @@ def test_alarms_take_other_thresholds():
 
 
 def test_misfits_are_refused():
-    stats = RoutingStats(["a", "b"])
+    stats = RoutingStats(teachers=["a", "b"])
     with pytest.raises(ValueError, match=r"\(2, 3\).*M = 2 teachers"):
         stats.update(torch.ones(2, 3))
     with pytest.raises(ValueError, match="1 domains for a batch of 2"):

@@ -37,7 +37,9 @@ def stats_of(x, y):
 
 def calibrated(views, **kwargs):
     torch.manual_seed(0)
-    space = ZSpace(TEACHERS, STUDENT, L, z_dim=5, **kwargs)
+    space = ZSpace(
+        teacher_dims=TEACHERS, student_dims=STUDENT, num_layers=L, z_dim=5, **kwargs
+    )
     *teachers, student = views
     space.calibrate_student(*(stats_of(x, x) for x in student))
     reports = []
@@ -85,7 +87,7 @@ def test_calibration_reconstructs_and_makes_different_families_agree():
 
 
 def test_latents_of_a_teacher_narrower_than_z_are_padded():
-    space = ZSpace([(3, 3)], (12, 12), L, z_dim=5)
+    space = ZSpace(teacher_dims=[(3, 3)], student_dims=(12, 12), num_layers=L, z_dim=5)
     x, y = torch.randn(L, B, T, 3), torch.randn(L, B, T, 12)
     space.calibrate_student(stats_of(y, y), stats_of(y, y))
     report = space.calibrate(0, stats_of(x, y), stats_of(x, y))
@@ -98,7 +100,7 @@ def test_a_short_or_resting_calibration_sample_does_not_explode_later():
     k, v = world()[2]
     few, resting = k[:, :1, :3].clone(), v[:, :1, :3].clone()
     resting[..., 0] = 5.0
-    space = ZSpace([], STUDENT, L, z_dim=5)
+    space = ZSpace(teacher_dims=[], student_dims=STUDENT, num_layers=L, z_dim=5)
     space.calibrate_student(stats_of(few, few), stats_of(resting, resting))
     zk, zv = space.encode_student(k, v)
     assert zk.abs().max() < 1e2 and zv.abs().max() < 1e2
@@ -111,7 +113,13 @@ def test_a_short_or_resting_calibration_sample_does_not_explode_later():
 @pytest.mark.parametrize("hidden", [0, 8])
 def test_reconstruction_improves_by_training_and_never_reaches_the_student(hidden):
     k, v = (x.clone().requires_grad_() for x in world()[2])
-    space = ZSpace(TEACHERS, STUDENT, L, z_dim=5, hidden=hidden)
+    space = ZSpace(
+        teacher_dims=TEACHERS,
+        student_dims=STUDENT,
+        num_layers=L,
+        z_dim=5,
+        hidden=hidden,
+    )
     stats = stats_of(k.detach(), k.detach()), stats_of(v.detach(), v.detach())
     space.calibrate_student(*stats)
     mask = torch.ones(B, T, dtype=torch.bool)
@@ -200,7 +208,7 @@ def test_agreement_alone_does_not_collapse_but_plain_distance_does(kind):
 
 
 def test_misfits_are_named():
-    space = ZSpace(TEACHERS, STUDENT, L, z_dim=5)
+    space = ZSpace(teacher_dims=TEACHERS, student_dims=STUDENT, num_layers=L, z_dim=5)
     k, v = world()[0]
     with pytest.raises(ValueError, match=r"k of teacher 1 .*\(2, B, T, 14\)"):
         space.encode(1, k, v)
@@ -209,22 +217,27 @@ def test_misfits_are_named():
     with pytest.raises(ValueError, match=r"2 latents and 1 masks"):
         agreement([k, k], [torch.ones(B, T).bool()])
     with pytest.raises(ValueError, match="is 'l1'; give one of 'cosine', 'mse'"):
-        ZSpace(TEACHERS, STUDENT, L, agreement_kind="l1")
+        ZSpace(
+            teacher_dims=TEACHERS,
+            student_dims=STUDENT,
+            num_layers=L,
+            agreement_kind="l1",
+        )
     with pytest.raises(ValueError, match="numbers >= 1"):
-        ZSpace(TEACHERS, STUDENT, L, z_dim=0)
+        ZSpace(teacher_dims=TEACHERS, student_dims=STUDENT, num_layers=L, z_dim=0)
 
 
 def test_teachers_are_turned_towards_a_calibrated_student_only():
     k, v = world()[0]
     with pytest.raises(ValueError, match="call calibrate_student"):
-        ZSpace(TEACHERS, STUDENT, L, z_dim=5).calibrate(
-            0, stats_of(k, k), stats_of(v, v)
-        )
+        ZSpace(
+            teacher_dims=TEACHERS, student_dims=STUDENT, num_layers=L, z_dim=5
+        ).calibrate(0, stats_of(k, k), stats_of(v, v))
 
 
 def test_everything_is_saved_and_restored_by_state_dict():
     space, _ = calibrated(world())
-    other = ZSpace(TEACHERS, STUDENT, L, z_dim=5)
+    other = ZSpace(teacher_dims=TEACHERS, student_dims=STUDENT, num_layers=L, z_dim=5)
     other.load_state_dict(space.state_dict())
     k, v = world()[1]
     for a, b in zip(space.encode(1, k, v), other.encode(1, k, v), strict=True):

@@ -28,7 +28,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def whose(kind):
-    return Entry(kind, "it", None, "acme", "acme-mtkd", "1.2")
+    return Entry(
+        kind=kind,
+        name="it",
+        value=None,
+        plugin="acme",
+        distribution="acme-mtkd",
+        version="1.2",
+    )
 
 
 def guarded(kind, offered):

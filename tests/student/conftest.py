@@ -37,7 +37,7 @@ DECODERS = ("gpt2-prose", "qwen-code")
 MAX_LENGTH = 40
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Lesson:
     """A distiller with the panel that feeds it."""
 
@@ -121,7 +121,12 @@ class School:
             for name, term in chosen.items()
         }
         if kind is None:
-            return Lesson(Distiller(model, own, terms, loss), None, own, model)
+            return Lesson(
+                distiller=Distiller(model, own, objectives=terms, config=loss),
+                panel=None,
+                capture=own,
+                model=model,
+            )
         maps = build_multi_teacher_layer_map(
             [self.teacher(name).sizes.layers for name in teachers], own.num_layers
         )
@@ -145,9 +150,15 @@ class School:
                 weigher = Weigher(LearnableRouter(own.hidden_size, len(teachers)))
                 regularizer = EntropyRegularizer()
         distiller = Distiller(
-            model, capture or own, terms, loss, Teaching(bridge, weigher, regularizer)
+            model,
+            capture or own,
+            objectives=terms,
+            config=loss,
+            teaching=Teaching(bridge, weigher, regularizer),
         )
-        return Lesson(distiller, panel, own, model, report)
+        return Lesson(
+            distiller=distiller, panel=panel, capture=own, model=model, report=report
+        )
 
     def bridge(self, kind: str, own: KVCapture, teachers: Sequence[str], maps: Any):
         def widths(c: KVCapture) -> tuple[int, int]:
@@ -160,7 +171,12 @@ class School:
             for n, c, m in zip(teachers, captures, maps, strict=True)
         ]
         if kind == "latent":
-            z = ZSpace([widths(c) for c in captures], widths(own), own.num_layers, 12)
+            z = ZSpace(
+                teacher_dims=[widths(c) for c in captures],
+                student_dims=widths(own),
+                num_layers=own.num_layers,
+                z_dim=12,
+            )
             return LatentBridge(shape, shapes, z)
         return {"adapter": AdapterBridge, "projector": ProjectorBridge}[kind](
             shape, shapes

@@ -107,7 +107,7 @@ def exact(school, out, *stages):
         for bf16 in (False, True):
             config = replace(BASE, zero_stage=stage, bf16=bf16)
             engine = start(config)
-            keeper = Keeper(out / f"{stage}-{bf16}")
+            keeper = Keeper(folder=out / f"{stage}-{bf16}")
             whole = train(school, engine, config, dropout=0.3)
             first = train(school, engine, config, keeper=keeper, stop_at=3, dropout=0.3)
             second = train(school, engine, config, keeper=keeper, dropout=0.3, seed=99)
@@ -156,7 +156,7 @@ def skipped(school, out, *stages):
                     return panel(*asked)
 
             lesson.distiller._objectives["ce"] = replace(ce, objective=poison)
-            lines, keeper = [], Keeper(out / f"{stage}-{kind}", keep=9)
+            lines, keeper = [], Keeper(folder=out / f"{stage}-{kind}", keep=9)
             job = Job(
                 samples=school.samples[:24],
                 encode=school.encode,
@@ -188,7 +188,7 @@ def relay(school, out, first, last):
     """Take over at one step and hand over at another; 0 and 0 run undisturbed."""
     config = replace(BASE, steps=6, grad_accum=1, zero_stage=1)
     engine = start(config, 4)
-    keeper = Keeper(out / "relay", keep=9) if last else None
+    keeper = Keeper(folder=out / "relay", keep=9) if last else None
     stop_at = last if last < config.steps else None
     found = train(school, engine, config, keeper=keeper, stop_at=stop_at or None)
     assert not first or len(found["losses"]) == last - first

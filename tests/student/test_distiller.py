@@ -425,7 +425,7 @@ def test_a_term_that_asks_for_logits_gets_those_of_the_model(school):
     capture = KVCapture(school.student())
     batch = school.batch()
     seen = capture(batch.ids, batch.mask, logits=True, hidden=True)
-    ctx = StepContext(batch, Said(seen.hidden, linear_head(capture)))
+    ctx = StepContext(batch=batch, said=Said(seen.hidden, linear_head(capture)))
     torch.testing.assert_close(ctx.logits, seen.logits)
     assert ctx.logits is ctx.logits
 

@@ -93,7 +93,17 @@ def step(lesson, school, pieces, size, passes, number=0):
     distiller = lesson.distiller
     cpu = torch.device("cpu")
     kitchen = Kitchen(
-        pieces, school.encode, lesson.panel, 3, 4, size, 0, cpu, 0, 1, distiller.survey
+        samples=pieces,
+        encode=school.encode,
+        views=lesson.panel,
+        seed=3,
+        rows=4,
+        batch_size=size,
+        first_sample=0,
+        device=cpu,
+        rank=0,
+        world_size=1,
+        survey=distiller.survey,
     )
     portion, terms = kitchen.by_step(passes), {}
     distiller.zero_grad()
@@ -241,7 +251,17 @@ def test_a_pass_alone_is_its_own_step(own_school, lesson_of, pieces):
     distiller._compares = True
     cpu = torch.device("cpu")
     food = Kitchen(
-        pieces, own_school.encode, lesson.panel, 3, 4, 8, 0, cpu, 0, 1, distiller.survey
+        samples=pieces,
+        encode=own_school.encode,
+        views=lesson.panel,
+        seed=3,
+        rows=4,
+        batch_size=8,
+        first_sample=0,
+        device=cpu,
+        rank=0,
+        world_size=1,
+        survey=distiller.survey,
     ).portion(0)
     share = Share(food.places, food.own, food.step)
     arguments = food.batch, food.views, food.rows, 1, False

@@ -107,7 +107,7 @@ def own_step(tokens: int, vocabulary: int) -> Callable[[], None]:
 
     def run() -> None:
         said = Said(hidden[None], LinearHead(weight))
-        ce(StepContext(batch, said)).backward()
+        ce(StepContext(batch=batch, said=said)).backward()
 
     return run
 

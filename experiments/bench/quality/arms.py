@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
 
 TEACHERS = ("neox-prose", "qwen-code", "gpt2-mixed")
@@ -24,6 +24,7 @@ class Arm:
     name: str
     asks: str
     """The question that it answers."""
+    _: KW_ONLY
     settings: tuple[str, ...] = ()
     """Overrides of ``experiments/configs/quality.yaml``, as on the command line."""
     teachers: tuple[str, ...] = TEACHERS
@@ -56,7 +57,7 @@ _Set = tuple[str, ...]
 def _single(name: str, label: str = "", asks: str = "", settings: _Set = ()) -> Arm:
     weights = "phase.all.fuse.fusion_method=fixed"
     asks = asks or f"{name} alone"
-    return Arm(label or name, asks, (weights, *settings), (name,))
+    return Arm(label or name, asks, settings=(weights, *settings), teachers=(name,))
 
 
 def _loss(**weights: float) -> tuple[str, ...]:
@@ -86,18 +87,28 @@ _CORE = (
     Arm(CE_ONLY, "the baseline", teachers=()),
     Arm("ce-longer", "twice the steps in place of teachers", teachers=(), stretch=2),
     *(_single(name) for name in TEACHERS),
-    Arm("specialists", "one teacher a domain, equal weights", (), SPECIALISTS),
+    Arm(
+        "specialists",
+        "one teacher a domain, equal weights",
+        settings=(),
+        teachers=SPECIALISTS,
+    ),
     *(
         _single(name, f"{name}-out", f"{name} alone, its outputs beside KV", _OUT)
         for name in TEACHERS
     ),
-    Arm("specialists-out", "both specialists' outputs beside KV", _OUT, SPECIALISTS),
+    Arm(
+        "specialists-out",
+        "both specialists' outputs beside KV",
+        settings=_OUT,
+        teachers=SPECIALISTS,
+    ),
     Arm(
         "routed-pair-out",
         "the same, a learned router",
-        (*_PAIR, *_OUT),
-        SPECIALISTS,
-        _ROUTED,
+        settings=(*_PAIR, *_OUT),
+        teachers=SPECIALISTS,
+        phases=_ROUTED,
     ),
     _single(
         TWIN,
@@ -109,12 +120,22 @@ _CORE = (
 
 _PHASES = (
     Arm(
-        "routed-pair", "both specialists, a learned router", _PAIR, SPECIALISTS, _ROUTED
+        "routed-pair",
+        "both specialists, a learned router",
+        settings=_PAIR,
+        teachers=SPECIALISTS,
+        phases=_ROUTED,
     ),
     Arm("fixed", "three teachers, equal weights"),
     Arm("similarity", "three, routed by prototypes", phases=("real_multi",)),
     Arm("routed", "three, a learned router", phases=_ROUTED),
-    Arm("z", "four, one an encoder, a latent", (), (*TEACHERS, ENCODER), ("z_space",)),
+    Arm(
+        "z",
+        "four, one an encoder, a latent",
+        settings=(),
+        teachers=(*TEACHERS, ENCODER),
+        phases=("z_space",),
+    ),
     Arm(
         "curriculum",
         "all five phases, sharing the steps of one",
@@ -126,103 +147,131 @@ _PHASES = (
 _QUESTIONS = (
     _single(TWIN),
     _single(TWIN, "logits-kv", "its distributions and KV", _KD),
-    Arm("likelihood", "text likelihood beside KV", _LIKELIHOOD, SPECIALISTS),
-    Arm("out-alone", "outputs without KV", (*_NO_KV, *_OUT), SPECIALISTS),
-    Arm("out-half", "outputs half as heavy", _out(0.5), SPECIALISTS),
-    Arm("out-3", "outputs three times as heavy", _out(3), SPECIALISTS),
+    Arm(
+        "likelihood",
+        "text likelihood beside KV",
+        settings=_LIKELIHOOD,
+        teachers=SPECIALISTS,
+    ),
+    Arm(
+        "out-alone",
+        "outputs without KV",
+        settings=(*_NO_KV, *_OUT),
+        teachers=SPECIALISTS,
+    ),
+    Arm("out-half", "outputs half as heavy", settings=_out(0.5), teachers=SPECIALISTS),
+    Arm(
+        "out-3", "outputs three times as heavy", settings=_out(3), teachers=SPECIALISTS
+    ),
     Arm(
         "out-chains",
         "outputs that also tell the stretch of text that came",
-        (*_OUT, "phase.all.output.projected_chains=true"),
-        SPECIALISTS,
+        settings=(*_OUT, "phase.all.output.projected_chains=true"),
+        teachers=SPECIALISTS,
     ),
     Arm(
         "out-confident",
         "outputs weighed by what each gave the token that came",
-        (*_OUT, "phase.all.output.weighting=cross_entropy"),
-        SPECIALISTS,
+        settings=(*_OUT, "phase.all.output.weighting=cross_entropy"),
+        teachers=SPECIALISTS,
     ),
     Arm(
         "out-transport",
         "transport and likelihood in place of outputs over common pieces",
-        ("phase.all.output.hybrid_ot=1",),
-        SPECIALISTS,
+        settings=("phase.all.output.hybrid_ot=1",),
+        teachers=SPECIALISTS,
     ),
     Arm(
         "out-sample",
         "outputs beside KV, a learned router of whole texts",
-        (*_PAIR, *_OUT, *_fuse("routing_level", "sample")),
-        SPECIALISTS,
-        _ROUTED,
+        settings=(*_PAIR, *_OUT, *_fuse("routing_level", "sample")),
+        teachers=SPECIALISTS,
+        phases=_ROUTED,
     ),
-    Arm("fixed-out", "three teachers' outputs beside KV", _OUT),
+    Arm("fixed-out", "three teachers' outputs beside KV", settings=_OUT),
     _single(TWIN, "twin-out", "its outputs over pieces, which are all its own", _OUT),
-    Arm("twin-with", "it and both specialists", _OUT, (TWIN, *SPECIALISTS)),
+    Arm(
+        "twin-with",
+        "it and both specialists",
+        settings=_OUT,
+        teachers=(TWIN, *SPECIALISTS),
+    ),
     Arm(
         "twin-before",
         "the same, it with eight tenths of the weight",
-        (*_OUT, f"teachers.{TWIN}.weight=8"),
-        (TWIN, *SPECIALISTS),
+        settings=(*_OUT, f"teachers.{TWIN}.weight=8"),
+        teachers=(TWIN, *SPECIALISTS),
     ),
-    Arm("weight-1", "distances half as heavy", _loss(lambda_k=1, lambda_v=1)),
-    Arm("weight-4", "distances twice as heavy", _loss(lambda_k=4, lambda_v=4)),
+    Arm("weight-1", "distances half as heavy", settings=_loss(lambda_k=1, lambda_v=1)),
+    Arm("weight-4", "distances twice as heavy", settings=_loss(lambda_k=4, lambda_v=4)),
     Arm(
         "routed-gate",
         "a router of the kind gate",
-        _fuse("router_type", "gate"),
+        settings=_fuse("router_type", "gate"),
         phases=_ROUTED,
     ),
     Arm(
         "routed-attention",
         "a router of the kind attention",
-        _fuse("router_type", "attention"),
+        settings=_fuse("router_type", "attention"),
         phases=_ROUTED,
     ),
     Arm(
         "routed-sample",
         "one weighting a text",
-        _fuse("routing_level", "sample"),
+        settings=_fuse("routing_level", "sample"),
         phases=_ROUTED,
     ),
     Arm(
         "routed-outcome",
         "a router that learns from the outcome alone",
-        ("phase.all.loss.router_signal=outcome",),
+        settings=("phase.all.loss.router_signal=outcome",),
         phases=_ROUTED,
     ),
     Arm(
         "routed-specialized",
         "rewarding few teachers a token",
-        (*_fuse("entropy_target", "specialized"), *_fuse("entropy_reg_strength", "1")),
+        settings=(
+            *_fuse("entropy_target", "specialized"),
+            *_fuse("entropy_reg_strength", "1"),
+        ),
         phases=_ROUTED,
     ),
-    Arm("student-space", "tensors averaged, not losses", _fuse("space", "student")),
+    Arm(
+        "student-space",
+        "tensors averaged, not losses",
+        settings=_fuse("space", "student"),
+    ),
     Arm(
         "student-pca",
         "the same, adapters by principal components",
-        (*_fuse("space", "student"), "phase.all.align.adapter=pca"),
+        settings=(*_fuse("space", "student"), "phase.all.align.adapter=pca"),
     ),
     Arm(
         "student-outcome",
         "the same, adapters also from the outcome",
-        (*_fuse("space", "student"), *_loss(outcome_every=4)),
+        settings=(*_fuse("space", "student"), *_loss(outcome_every=4)),
     ),
-    Arm("iou", "plain alignment", ("phase.all.align.aligner=char_iou",)),
-    Arm("last-token", "the last token read", ("phase.all.align.aligner=last_token",)),
+    Arm("iou", "plain alignment", settings=("phase.all.align.aligner=char_iou",)),
+    Arm(
+        "last-token",
+        "the last token read",
+        settings=("phase.all.align.aligner=last_token",),
+    ),
     Arm(
         "chunk-end",
         "where both specialists' and its own tokens end, and nowhere else",
-        ("phase.all.align.aligner=chunk_end",),
-        SPECIALISTS,
+        settings=("phase.all.align.aligner=chunk_end",),
+        teachers=SPECIALISTS,
     ),
-    Arm("keys", "keys alone", _loss(lambda_v=0)),
-    Arm("values", "values alone", _loss(lambda_k=0)),
+    Arm("keys", "keys alone", settings=_loss(lambda_v=0)),
+    Arm("values", "values alone", settings=_loss(lambda_k=0)),
     Arm(
         "relations",
         "relations in place of distances",
-        _loss(lambda_k=0, lambda_v=0, relation_k=1, relation_v=1),
+        settings=_loss(lambda_k=0, lambda_v=0, relation_k=1, relation_v=1),
     ),
-    Arm("attention", "attention beside distances", _loss(gamma_kl=0.01)),
+    Arm("attention", "attention beside distances", settings=_loss(gamma_kl=0.01)),
     _single("gpt2-mixed", "gpt2-mixed-positions", "learned positions left in", _KEEP),
 )
 GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(

@@ -65,17 +65,17 @@ class Scene:
         self.samples = _texts(self.encode)
         self.distiller, self.faculty = self._distiller(student, teachers)
         self.kitchen = Kitchen(
-            self.samples,
-            self.encode,
-            self.faculty.panel,
-            0,
-            16,
-            BATCH,
-            0,
-            torch.device("cpu"),
-            0,
-            1,
-            self.distiller.survey,
+            samples=self.samples,
+            encode=self.encode,
+            views=self.faculty.panel,
+            seed=0,
+            rows=16,
+            batch_size=BATCH,
+            first_sample=0,
+            device=torch.device("cpu"),
+            rank=0,
+            world_size=1,
+            survey=self.distiller.survey,
         )
         self._batches = [
             _encode(teacher, self.kitchen.portion(0).samples)
@@ -92,19 +92,24 @@ class Scene:
         }
         faculty = build_faculty(
             self.phase,
-            self.registry,
-            capture,
-            self.encode,
-            taught,
-            dict.fromkeys(TEACHERS, 1.0),
-            self.samples[-16:],
-            lambda items, *_: items,
+            registry=self.registry,
+            student=capture,
+            encode=self.encode,
+            teachers=taught,
+            shares=dict.fromkeys(TEACHERS, 1.0),
+            samples=self.samples[-16:],
+            progress=lambda items, *_: items,
         )
         terms = build_objectives(self.phase, self.registry, True)
         teaching = faculty.teaching
         head = own_head(self.phase, capture)
         return Distiller(
-            student.model, capture, terms, self.phase.loss, teaching, head=head
+            student.model,
+            capture,
+            objectives=terms,
+            config=self.phase.loss,
+            teaching=teaching,
+            head=head,
         ), faculty
 
     def whole(self) -> None:
@@ -178,7 +183,7 @@ def _stall(scale: str) -> Bar:
         steps=7, batch_size=BATCH, engine="torch", checkpoint_every=2, log_every=1
     )
     with tempfile.TemporaryDirectory(prefix="mtkd-step-") as folder:
-        lines = _train(scene, config, Keeper(Path(folder))).lines
+        lines = _train(scene, config, Keeper(folder=Path(folder))).lines
     saves = [line["seconds"] for line in lines if line["kind"] == "checkpoint"]
     steps = [line["step_s"] for line in lines if line["kind"] == "train"]
     every = TrainConfig().checkpoint_every

@@ -32,7 +32,7 @@ TEACHERS = 3  # the first of a scale, all of them causal
 ENCODINGS = ("bfloat16", "int8", "int4", "lowrank")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
     """One way to store the run's teachers."""
 
@@ -120,7 +120,7 @@ def _points(extraction: ExtractionContext) -> Iterator[Point]:
                 )
                 total += _bytes(chosen, constants, extraction)
             worst = {key: max(error[key] for error in errors) for key in errors[0]}
-            yield Point(form, encoding, total, **worst)
+            yield Point(form=form, encoding=encoding, bytes_per_text=total, **worst)
 
 
 def _int8_share(tokens: int) -> float:

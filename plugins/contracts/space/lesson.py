@@ -112,7 +112,9 @@ class Lesson:
     def places(self) -> Places:
         """Where the batch's texts are compared, as known before the student reads."""
         known = self.weights
-        return find_places(self.batch, self.readings, None, known, 1, None)
+        return find_places(
+            self.batch, self.readings, rows=None, weight=known, skip_sinks=1, plan=None
+        )
 
     def share(self, counted: dict[str, tuple[float, ...]], times: int) -> Share:
         """The batch as one of so many like it that make an optimiser step."""
@@ -158,10 +160,10 @@ def lesson(
         readings.append(reading)
         views.append(
             TeacherView(
-                teacher.name,
-                _keys_and_values(layers, teacher, tokens, chance),
-                reading.alignment,
-                reading.causal,
+                name=teacher.name,
+                kv=_keys_and_values(layers, teacher, tokens, chance),
+                alignment=reading.alignment,
+                causal=reading.causal,
             )
         )
     raw = torch.rand(*own.ids.shape, len(teachers), generator=chance) + 0.1
@@ -220,25 +222,24 @@ def _reading(
     if not covered:
         known[:] = False
     return Reading(
-        teacher.name,
-        own,
-        tokens,
-        _only(alignment, known),
-        None if causal is None else _only(causal, known),
-        tokens.mask,
+        name=teacher.name,
+        student=own,
+        tokens=tokens,
+        alignment=_only(alignment, known),
+        causal=None if causal is None else _only(causal, known),
+        mask=tokens.mask,
     )
 
 
 def _only(pairs: Alignment, known: Tensor) -> Alignment:
     """The pairs of these student tokens, (B * T_s,) bool."""
     kept = known[pairs.rows]
-    shared = None if pairs.shared is None else pairs.shared[kept]
     return Alignment(
-        pairs.rows[kept],
-        pairs.cols[kept],
-        pairs.weights[kept],
-        pairs.shape,
-        shared=shared,
+        rows=pairs.rows[kept],
+        cols=pairs.cols[kept],
+        weights=pairs.weights[kept],
+        shape=pairs.shape,
+        shared=None if pairs.shared is None else pairs.shared[kept],
     )
 
 

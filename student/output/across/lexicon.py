@@ -60,7 +60,7 @@ class Lexicon:
     pieces: CommonPieces
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Chains:
     """N stretches of text, each one token or several of either model."""
 
@@ -83,8 +83,8 @@ def projected_divergence(
     teacher_hidden: Tensor,
     teacher_head: LinearHead,
     pieces: CommonPieces,
-    settings: Divergence | None = None,
     *,
+    settings: Divergence | None = None,
     temperature: float | Tensor = 1.0,
     weight: Tensor,
     chains: Chains | None = None,
@@ -165,7 +165,13 @@ def chains_of(
     # a piece that is one token of the student's would have nothing left beside it
     divisible = (student[2] > 1) | (kinds[own.clamp_min(0)] > 1)
     told = several & divisible & (own >= 0) & (other >= 0)
-    return Chains(student[0], teacher[0].detach(), own, other, told)
+    return Chains(
+        student=student[0],
+        teacher=teacher[0].detach(),
+        student_piece=own,
+        teacher_piece=other,
+        told=told,
+    )
 
 
 def _with_chain(

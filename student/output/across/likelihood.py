@@ -21,6 +21,7 @@ def chunk_likelihood(
     student_log_probs: Tensor,
     teacher_log_probs: Tensor,
     chunks: Chunks,
+    *,
     form: LikelihoodForm = "binary",
     temperature: float | Tensor = 100.0,
     student_end: Tensor | None = None,

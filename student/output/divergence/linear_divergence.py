@@ -47,7 +47,7 @@ class HeadInput:
     where it has none; None: one teacher."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Plan:
     """Everything that is not differentiated."""
 
@@ -105,13 +105,13 @@ def linear_divergence(
     _check(hidden, head, teachers, labels, block)
     dtype = product_dtype(hidden, head)
     plan = _Plan(
-        [_in_dtype(teacher, dtype) for teacher in teachers],
-        settings or Divergence(),
-        temperatures(temperature, rows, hidden),
-        shares(weight, rows, hidden, total),
-        labels,
-        block,
-        dtype,
+        teachers=[_in_dtype(teacher, dtype) for teacher in teachers],
+        settings=settings or Divergence(),
+        heat=temperatures(temperature, rows, hidden),
+        scale=shares(weight, rows, hidden, total),
+        labels=labels,
+        block=block,
+        dtype=dtype,
     )
     loss: Tensor = _Fused.apply(hidden, head.weight, head.bias, plan)
     return loss

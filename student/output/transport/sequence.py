@@ -111,7 +111,7 @@ def sequence_transport(
     return each.sum() / (student_mask.any(1) & teacher_mask.any(1)).sum().clamp_min(1)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Pair:
     """Two lists of vectors by their inner products alone."""
 
@@ -146,7 +146,16 @@ def _pairs(x: Tensor, y: Tensor, geometry: Geometry | None) -> list[_Pair]:
         squares = (turned[0] * x).sum(1), (turned[1] * y).sum(1)
         sides = (x, y @ between.T, 0, 1), (x, turned[0], 0, 0), (y, turned[1], 1, 1)
         width = geometry.width
-    return [_Pair(a, b, squares[i], squares[j], width) for a, b, i, j in sides]
+    return [
+        _Pair(
+            left=a,
+            right=b,
+            left_square=squares[i],
+            right_square=squares[j],
+            width=width,
+        )
+        for a, b, i, j in sides
+    ]
 
 
 def _cost_rows(

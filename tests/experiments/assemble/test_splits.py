@@ -27,7 +27,7 @@ def loaded(train, seed=0, encode=ENCODE, **changes):
     """The data of a run, which a store reads alike."""
     config = load_config({"data": {"train": train, "max_length": 16} | changes}).data
     data = load_data(config, encode, seed)
-    corpus = plan_corpus(config, encode, seed, 16)
+    corpus = plan_corpus(config, encode, seed=seed, calibration=16)
     assert {s.id for s in corpus.stream()} == {s.id for s in data.train}
     return data
 

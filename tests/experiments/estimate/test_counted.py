@@ -27,7 +27,7 @@ SMALL = LlamaConfig(
     # Fake tensors take a longer way through grouped queries than sdpa's kernel.
     attn_implementation="eager",
 )
-TRAINED = How(torch.float32, trained=True)
+TRAINED = How(dtype=torch.float32, trained=True)
 
 
 def sizes(lines, of):
@@ -92,7 +92,7 @@ def test_what_is_traced_is_what_a_forward_keeps(checkpointing):
 
 
 def test_without_gradients_nothing_is_kept_and_updates_keep_their_inputs():
-    read = passes(SMALL, 3, 32, How(torch.float32, quantised=True))
+    read = passes(SMALL, 3, 32, How(dtype=torch.float32, quantised=True))
     assert read.kept == read.backward == 0 < read.forward
     frozen = replace(TRAINED, quantised=True, lora=LoraConfig(rank=2))
     deep = replace(frozen, autocast=torch.bfloat16)
@@ -146,7 +146,7 @@ def test_zero_divides_what_it_says(tiny_zoo, tmp_path):
 def test_of_a_composite_only_the_text_model_is_trained():
     model = gemma3()
     expected = set(dict(model.named_parameters())) - set(freeze_unreached(model))
-    planned = skeleton(model.config, How(torch.float32, trained=True))
+    planned = skeleton(model.config, How(dtype=torch.float32, trained=True))
     assert {n for n, p in planned.named_parameters() if p.requires_grad} == expected
 
 

@@ -23,7 +23,14 @@ def test_one_teacher_s_part_of_a_step_is_its_share_of_the_weights():
 
 def needs(*arms):
     rows = [ArmNeeds(name, 2, 10, seconds) for name, seconds in arms]
-    return TrainingNeeds("a machine", rows, {}, 5 * GIB, 2 * GIB, 100 * GIB)
+    return TrainingNeeds(
+        machine="a machine",
+        arms=rows,
+        repeated={},
+        exports=5 * GIB,
+        checkpoints=2 * GIB,
+        free=100 * GIB,
+    )
 
 
 def test_what_baselines_multiply_is_said_with_what_makes_it_cheaper():

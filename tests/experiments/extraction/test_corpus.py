@@ -43,7 +43,7 @@ def test_what_is_extracted_is_what_a_run_reads_in_the_order_of_the_text(
     files = sources(tmp_path)
     train = {"zoo": ["zoo"], "both": ["zoo", *files]}.get(changes.get("train"), files)
     config = load_config({"data": {"max_length": 64} | changes | {"train": train}}).data
-    corpus = plan_corpus(config, encode, 3, 16)
+    corpus = plan_corpus(config, encode, seed=3, calibration=16)
     data = load_data(config, encode, 3)
     streamed = list(corpus.stream())
     assert corpus.samples == len(streamed)
@@ -59,7 +59,7 @@ def test_held_out_files_leave_all_training_text(tmp_path, encode):
     files = sources(tmp_path)
     held = str(tmp_path / "held.txt")
     config = load_config({"data": {"train": files, "eval": [held]}}).data
-    corpus = plan_corpus(config, encode, 0, 16)
+    corpus = plan_corpus(config, encode, seed=0, calibration=16)
     data = load_data(config, encode, 0)
     assert corpus.samples == len(data.train)
     assert words(corpus.longest) == words(longest_texts([*data.train, *data.eval]))
@@ -67,7 +67,7 @@ def test_held_out_files_leave_all_training_text(tmp_path, encode):
 
 def test_shards_are_stretches_of_the_stream(tmp_path, encode):
     config = load_config({"data": {"train": sources(tmp_path)}}).data
-    corpus = plan_corpus(config, encode, 0, 16)
+    corpus = plan_corpus(config, encode, seed=0, calibration=16)
     streamed = list(corpus.stream())
     last = (corpus.samples - 1) // 10
     got = dict(corpus.shards(10, [0, 2, last]))
@@ -80,16 +80,16 @@ def test_shards_are_stretches_of_the_stream(tmp_path, encode):
 
 def test_the_digest_follows_every_character_and_the_longest_are_known(tmp_path, encode):
     config = load_config({"data": {"train": sources(tmp_path)}}).data
-    before = plan_corpus(config, encode, 0, 16)
+    before = plan_corpus(config, encode, seed=0, calibration=16)
     data = load_data(config, encode, 0)
     seen = words(longest_texts([*data.train, *data.eval, *data.calibration]))
     assert words(before.longest) == seen
     assert len(seen) == len(set(seen)) == 64
     path = tmp_path / "code.jsonl"
     path.write_text(path.read_text().replace("line 44 of", "line 44 uf"))
-    assert plan_corpus(config, encode, 0, 16).digest != before.digest
+    assert plan_corpus(config, encode, seed=0, calibration=16).digest != before.digest
     other = dataclasses.replace(config, train_samples=5)
-    assert plan_corpus(other, encode, 0, 16).samples == 10
+    assert plan_corpus(other, encode, seed=0, calibration=16).samples == 10
 
 
 def test_an_offending_line_is_named(tmp_path, encode):
@@ -99,4 +99,4 @@ def test_an_offending_line_is_named(tmp_path, encode):
     with pytest.raises(
         ValueError, match=r"data\.train: .*bad\.jsonl, line 2: no field"
     ):
-        plan_corpus(config, encode, 0, 16)
+        plan_corpus(config, encode, seed=0, calibration=16)

@@ -22,7 +22,14 @@ def watch():
     def build(routed=True, **settings):
         shown = []
         config = AlarmConfig(**settings)
-        return Alarms(config, 100, START, 0.5, routed, shown.append), shown
+        return Alarms(
+            config=config,
+            steps=100,
+            start=START,
+            min_coverage=0.5,
+            routed=routed,
+            warn=shown.append,
+        ), shown
 
     return build
 

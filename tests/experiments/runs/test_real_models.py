@@ -74,7 +74,7 @@ def texts(tmp_path_factory):
     return [f"{name}={path}" for name, path in true.items()]
 
 
-def words(folder, student, teachers, texts, phases, steps):
+def words(folder, student, teachers, *, texts, phases, steps):
     """A whole config as overrides; a list is valid YAML as JSON writes it."""
     named = {path.name.replace(".", ""): str(path) for path in teachers}
     return [
@@ -129,7 +129,9 @@ def loads_alone(folder, cwd):
 def test_two_phases_with_real_tokenizers_in_two_scripts(real, texts, tmp_path):
     teachers = [real(name) for name in ("gpt2", "mistral", "bert-chinese", "t5")]
     phases = ["multi_basic", "z_space"]
-    given = words(tmp_path, real("llama2"), teachers, texts, phases, 2)
+    given = words(
+        tmp_path, real("llama2"), teachers, texts=texts, phases=phases, steps=2
+    )
     assert main(["train", *given, "train.engine=torch"]) == 0
     summary = check_run(tmp_path / "real", phases, 2)
     first, last = (phase["coverage"] for phase in summary["phases"])
@@ -147,7 +149,9 @@ def test_two_phases_with_real_tokenizers_in_two_scripts(real, texts, tmp_path):
 @pytest.mark.timeout(900)
 def test_all_phases_with_every_real_family(real, texts, tmp_path):
     teachers = [real(name) for name in (*DECODERS, *ENCODERS)]
-    given = words(tmp_path, real("llama2"), teachers, texts, list(PHASES), 3)
+    given = words(
+        tmp_path, real("llama2"), teachers, texts=texts, phases=list(PHASES), steps=3
+    )
     given += ["train.gradient_checkpointing=true", "loss.outcome_every=2"]
     assert main(["train", *given]) == 0  # under DeepSpeed, as by default
     summary = check_run(tmp_path / "real", PHASES, 3)
@@ -176,7 +180,9 @@ def test_students_of_other_families_learn_and_load_alone(
 ):
     teachers = [real(name) for name in ("llama2", "gpt2", "pythia")]
     phases = ["multi_basic", "routing"]
-    given = words(tmp_path, real(student), teachers, texts[:2], phases, 2)
+    given = words(
+        tmp_path, real(student), teachers, texts=texts[:2], phases=phases, steps=2
+    )
     assert main(["train", *given, "train.engine=torch", "loss.outcome_every=1"]) == 0
     check_run(tmp_path / "real", phases, 2)
     assert loads_alone(tmp_path / "real" / "student", tmp_path).endswith(

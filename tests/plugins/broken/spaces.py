@@ -236,12 +236,12 @@ class TrainableTarget(ProjectorBridge):
         own_k, own_v = kv.flat()
         return [
             Comparison(
-                "fused",
-                self.student_k(own_k) * self.shared,
-                self.student_v(own_v),
-                (self.student_k(k) * self.shared).detach(),
-                self.student_v(v),
-                weights.sum(-1),
+                name="fused",
+                pred_k=self.student_k(own_k) * self.shared,
+                pred_v=self.student_v(own_v),
+                target_k=(self.student_k(k) * self.shared).detach(),
+                target_v=self.student_v(v),
+                weight=weights.sum(-1),
             )
         ]
 

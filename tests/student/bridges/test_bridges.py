@@ -145,7 +145,16 @@ class TrainableTarget(AdapterBridge):
             for i in (0, 1)
         ]
         k, v = kv.flat()
-        return [Comparison("fused", k, v, *fused, weights.sum(-1))]
+        return [
+            Comparison(
+                name="fused",
+                pred_k=k,
+                pred_v=v,
+                target_k=fused[0],
+                target_v=fused[1],
+                weight=weights.sum(-1),
+            )
+        ]
 
 
 def learn(school, lesson, steps, rate=3e-3, first=0):

@@ -42,7 +42,14 @@ def pair():
     targets, aligned = zip(features(2, 12), features(2, 6), strict=True)
     weight = torch.rand(2, 4) * alignment().covered
     lazy = Projected.of("a", 0, *meetings(z, maps, targets), weight)
-    plain = Comparison("a", maps[0](z), maps[1](z), *aligned, weight)
+    plain = Comparison(
+        name="a",
+        pred_k=maps[0](z),
+        pred_v=maps[1](z),
+        target_k=aligned[0],
+        target_v=aligned[1],
+        weight=weight,
+    )
     return lazy, plain, [z, *maps[0].parameters(), *maps[1].parameters()]
 
 

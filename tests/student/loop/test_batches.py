@@ -28,13 +28,33 @@ def encode(texts):
 def survey(batch, readings, rows):
     """Every predicted token counts, for itself and for a term."""
     none = batch.has_text[..., None][..., :0]
-    places = Places(batch, readings, rows, none, none, none.float(), ())
+    places = Places(
+        batch=batch,
+        readings=readings,
+        rows=rows,
+        available=none,
+        clear=none,
+        weight=none.float(),
+        pairings=(),
+    )
     return places, Counts(places.predicted, {"ce": (places.predicted,)})
 
 
 def kitchen(**changes):
     cpu = torch.device("cpu")
-    plain = Kitchen(SAMPLES, encode, None, 5, 16, 3, 0, cpu, 0, 1, survey)
+    plain = Kitchen(
+        samples=SAMPLES,
+        encode=encode,
+        views=None,
+        seed=5,
+        rows=16,
+        batch_size=3,
+        first_sample=0,
+        device=cpu,
+        rank=0,
+        world_size=1,
+        survey=survey,
+    )
     return replace(plain, **changes)
 
 

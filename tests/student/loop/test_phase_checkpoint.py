@@ -67,7 +67,9 @@ def phase(school, start_engine, tmp_path):
         lesson = school.lesson(None)
         torch.manual_seed(seed)
         lines = []
-        keeper = keeper or Keeper(tmp_path, keep=5, run="ours", warn=lines.append)
+        keeper = keeper or Keeper(
+            folder=tmp_path, keep=5, run="ours", warn=lines.append
+        )
         job = Job(
             samples=school.samples[:8],
             encode=school.encode,
@@ -119,7 +121,7 @@ def test_a_folder_that_was_never_completed_is_no_checkpoint(phase, tmp_path):
 
 def test_another_runs_checkpoint_asks_for_trust(phase, tmp_path):
     phase()
-    theirs = Keeper(tmp_path, keep=5, run="theirs")
+    theirs = Keeper(folder=tmp_path, keep=5, run="theirs")
     with pytest.raises(CheckpointError, match=r"another run.*--trust-checkpoint"):
         phase(theirs)
     phase(replace(theirs, trust=True))
@@ -154,7 +156,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_alone(
     from student.loop import phase_checkpoint
 
     lesson, engine = school.lesson(None), start_engine(CONFIG)
-    keeper = Keeper(tmp_path / "c")
+    keeper = Keeper(folder=tmp_path / "c")
     with engine.prepared(lesson.distiller, CONFIG, 3) as prepared:
         save_checkpoint(keeper, engine, prepared, lesson.distiller, 1)
 

@@ -59,7 +59,7 @@ def test_a_stopped_and_resumed_phase_equals_an_undisturbed_one_bit_for_bit(
         job = job_for(
             school,
             lesson,
-            checkpoints=folder and Keeper(folder),
+            checkpoints=folder and Keeper(folder=folder),
             observer=Watching(lines, stop_at),
         )
         done = train_phase(lesson.distiller, start_engine(config), job, config)
@@ -100,7 +100,7 @@ def test_what_a_term_learns_is_trained_at_the_bridges_rate_moved_and_saved(
         job = job_for(
             school,
             lesson,
-            checkpoints=folder and Keeper(folder),
+            checkpoints=folder and Keeper(folder=folder),
             observer=Watching(stop_at=stop_at),
         )
         train_phase(lesson.distiller, start_engine(CONFIG), job, CONFIG)
@@ -156,7 +156,7 @@ def test_a_checkpoint_every_few_steps_leaves_only_the_newest(
 ):
     config = replace(CONFIG, checkpoint_every=2, grad_accum=1, keep_checkpoints=1)
     lesson = school.lesson(None)
-    job = job_for(school, lesson, checkpoints=Keeper(tmp_path, keep=1), steps=5)
+    job = job_for(school, lesson, checkpoints=Keeper(folder=tmp_path, keep=1), steps=5)
     train_phase(lesson.distiller, start_engine(config), job, config)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
 

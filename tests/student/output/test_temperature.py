@@ -14,7 +14,12 @@ def at(
     name, progress=0.0, start=1.0, end=4.0, vocabulary=32_000, entropy=(), snr=(1, 1)
 ):
     moment = Moment(
-        start, end, progress, vocabulary, lambda: torch.tensor(entropy), lambda: snr
+        start=start,
+        end=end,
+        progress=progress,
+        vocabulary=vocabulary,
+        teacher_entropy=lambda: torch.tensor(entropy),
+        signal_to_noise=lambda: snr,
     )
     return TEMPERATURES[name](moment)
 

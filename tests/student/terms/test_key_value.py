@@ -30,7 +30,14 @@ def term(name: str, ctx: StepContext) -> torch.Tensor:
 
 def compared(pred, target, weight, name="a") -> Comparison:
     """The same keys and values, (L, B, T, C)."""
-    return Comparison(name, pred, 2 * pred, target, 2 * target, weight)
+    return Comparison(
+        name=name,
+        pred_k=pred,
+        pred_v=2 * pred,
+        target_k=target,
+        target_v=2 * target,
+        weight=weight,
+    )
 
 
 def test_cross_entropy_is_the_librarys_own_loss():
@@ -53,14 +60,14 @@ def test_cross_entropy_is_the_librarys_own_loss():
         attention_mask=mask.long(),
         labels=ids.masked_fill(~mask, -100),
     )
-    ours = term("ce", StepContext(tokens(ids, mask), out.logits))
+    ours = term("ce", StepContext(batch=tokens(ids, mask), said=out.logits))
     torch.testing.assert_close(ours, out.loss)
 
 
 def test_cross_entropy_of_a_single_token_is_zero_with_a_gradient_of_zero():
     ids = torch.ones(2, 1, dtype=torch.int64)
     logits = torch.randn(2, 1, 5, requires_grad=True)
-    loss = term("ce", StepContext(tokens(ids, ids == 1), logits))
+    loss = term("ce", StepContext(batch=tokens(ids, ids == 1), said=logits))
     loss.backward()
     assert float(loss.detach()) == 0 and float(logits.grad.abs().sum()) == 0
 
@@ -145,7 +152,15 @@ def test_relations_are_minilms_by_a_naive_loop():
     student, teacher = torch.randn(2, 2, 6, 4), torch.randn(2, 2, 6, 7)
     weight = torch.tensor([[1.0, 0.0, 0.5, 1.0, 0.0, 1.0], [0, 1.0, 0, 0, 0, 0]])
     rows = torch.tensor([[0, 1, 5, 2], [1, 1, 0, 3]])
-    relation = Relation("a", student, student, teacher, teacher, weight, rows)
+    relation = Relation(
+        name="a",
+        student_k=student,
+        student_v=student,
+        teacher_k=teacher,
+        teacher_v=teacher,
+        weight=weight,
+        rows=rows,
+    )
     found = term("relation_k", context(relations=[relation]))
     expected = naive_relations(student, teacher, weight, rows)
     assert float(found) == pytest.approx(expected, rel=1e-4)
@@ -162,7 +177,15 @@ def test_each_layer_has_its_own_temperature(name):
     pair = AttentionPair("a", *maps, torch.ones(1, 2))
     x, y = torch.randn(2, 1, 5, 4), torch.randn(2, 1, 5, 6)
     rows = torch.tensor([[1, 3]])
-    relation = Relation("a", x, x, y, y, torch.ones(1, 5), rows)
+    relation = Relation(
+        name="a",
+        student_k=x,
+        student_v=x,
+        teacher_k=y,
+        teacher_v=y,
+        weight=torch.ones(1, 5),
+        rows=rows,
+    )
     found = term(name, context(attention=[pair], relations=[relation], heat=heat))
 
     def layer(n: int) -> float:
@@ -195,7 +218,13 @@ def test_relations_do_not_change_with_the_basis_and_mse_does():
     turn = torch.linalg.qr(torch.randn(4, 4)).Q
     weight, rows = torch.ones(1, 6), torch.tensor([[0, 3]])
     relation = Relation(
-        "a", features, features, features @ turn, features @ turn, weight, rows
+        name="a",
+        student_k=features,
+        student_v=features,
+        teacher_k=features @ turn,
+        teacher_v=features @ turn,
+        weight=weight,
+        rows=rows,
     )
     assert float(term("relation_k", context(relations=[relation]))) < 1e-6
     moved = compared(features, features @ turn, weight)
@@ -222,7 +251,17 @@ def test_terms_give_finite_gradients_where_nothing_is_comparable(name):
     ctx = context(
         comparisons=[compared(zeros, zeros.detach(), none)],
         attention=[AttentionPair("a", attention, attention, none[:, :2])],
-        relations=[Relation("a", zeros, zeros, zeros, zeros, none, rows)],
+        relations=[
+            Relation(
+                name="a",
+                student_k=zeros,
+                student_v=zeros,
+                teacher_k=zeros,
+                teacher_v=zeros,
+                weight=none,
+                rows=rows,
+            )
+        ],
     )
     loss = term(name, ctx)
     assert bool(loss.isfinite())

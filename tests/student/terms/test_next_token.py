@@ -54,8 +54,8 @@ def context(config: OutputConfig, *teachers: Output, weights=None) -> StepContex
         for m, (teacher, weight) in enumerate(zip(teachers, weights, strict=True))
     ]
     lexicons = {one.name: LEXICON for one in taught}
-    outputs = Outputs(own, taught, config, lexicons=lexicons)
-    return StepContext(own.tokens, torch.zeros(2, 5, V), outputs=outputs)
+    outputs = Outputs(student=own, teachers=taught, config=config, lexicons=lexicons)
+    return StepContext(batch=own.tokens, said=torch.zeros(2, 5, V), outputs=outputs)
 
 
 def log_probs(one: Output, temperature: float = 1.0) -> torch.Tensor:

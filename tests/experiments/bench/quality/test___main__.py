@@ -128,13 +128,22 @@ def bed(tiny_zoo, tmp_path):
 
 
 ROUTED = Arm(
-    "two", "", ("phase.all.teachers.min=2",), ("gpt2-prose", "qwen-code"), ("routing",)
+    "two",
+    "",
+    settings=("phase.all.teachers.min=2",),
+    teachers=("gpt2-prose", "qwen-code"),
+    phases=("routing",),
 )
 
 
 @pytest.mark.slow
 def test_arms_train_once_from_stores_and_one_that_fails_stops_no_other(bed, capfd):
-    broken = Arm("broken", "", ("phase.all.align.aligner=none",), ("qwen-code",))
+    broken = Arm(
+        "broken",
+        "",
+        settings=("phase.all.align.aligner=none",),
+        teachers=("qwen-code",),
+    )
     failed = work_through(bed, [broken, ROUTED, ARMS[CE_ONLY]], [3], jobs=2)
     assert list(failed) == ["broken, seed 3"] and "aligner" in failed["broken, seed 3"]
     assert "broken/3.log" in capfd.readouterr().err

@@ -119,7 +119,7 @@ def test_gradients_are_those_of_finite_differences_through_both_ways():
             LinearHead(weight),
             *teacher,
             COMMON,
-            Divergence("jensen_shannon"),
+            settings=Divergence("jensen_shannon"),
             temperature=1.5,
             weight=WEIGHT,
             chains=own,

@@ -43,10 +43,12 @@ TEACHER = torch.tensor([[9.0, -2, -0.25, -0.5, 9]], dtype=torch.float64)
 
 def test_forms_by_hand():
     chunks = two_to_one()  # sums: student -3, -0.5; teacher -2, -0.75
-    assert chunk_likelihood(STUDENT, TEACHER, chunks, "absolute").item() == 0.625
-    squared = chunk_likelihood(STUDENT, TEACHER, chunks, "squared", reduction="none")
+    assert chunk_likelihood(STUDENT, TEACHER, chunks, form="absolute").item() == 0.625
+    squared = chunk_likelihood(
+        STUDENT, TEACHER, chunks, form="squared", reduction="none"
+    )
     assert squared.tolist() == [0.5, 0.03125]
-    total = chunk_likelihood(STUDENT, TEACHER, chunks, "squared", reduction="sum")
+    total = chunk_likelihood(STUDENT, TEACHER, chunks, form="squared", reduction="sum")
     assert total.item() == 0.53125
 
 
@@ -91,11 +93,13 @@ def test_distances_are_finite_never_negative_and_zero_for_the_same(pairs):
     chunks = one_token_chunks(len(pairs))
     for form in FORMS:
         student = behind_first(s).requires_grad_()
-        loss = chunk_likelihood(student, behind_first(t), chunks, form, reduction="sum")
+        loss = chunk_likelihood(
+            student, behind_first(t), chunks, form=form, reduction="sum"
+        )
         loss.backward()
         assert loss.isfinite() and loss >= -1e-4
         assert student.grad.isfinite().all() and student.grad[0, 0] == 0
-        same = chunk_likelihood(behind_first(t), behind_first(t), chunks, form)
+        same = chunk_likelihood(behind_first(t), behind_first(t), chunks, form=form)
         assert same == 0
 
 
@@ -107,7 +111,14 @@ def test_gradients_are_those_of_finite_differences(form, tau):
     weight = torch.tensor([1.0, 3])
     assert torch.autograd.gradcheck(
         lambda s, e: chunk_likelihood(
-            s, TEACHER, two_to_one(), form, tau, e, TEACHER - 9, weight
+            s,
+            TEACHER,
+            two_to_one(),
+            form=form,
+            temperature=tau,
+            student_end=e,
+            teacher_end=TEACHER - 9,
+            weight=weight,
         ),
         (student, end),
     )
@@ -117,21 +128,30 @@ def test_the_gradient_vanishes_where_both_agree_and_never_reaches_the_teacher():
     for form in ("binary", "squared"):
         student = TEACHER[:, :2].clone().requires_grad_()
         teacher = TEACHER[:, :2].clone().requires_grad_()
-        chunk_likelihood(student, teacher, one_token_chunks(1), form).backward()
+        chunk_likelihood(student, teacher, one_token_chunks(1), form=form).backward()
         assert student.grad.abs().max() < 1e-9 and teacher.grad is None
 
 
 def test_ends_are_added_at_the_last_token_of_a_chunk():
     ends = torch.tensor([[0.0, 100, -1, -2, 100]]).double()
     got = chunk_likelihood(
-        STUDENT, TEACHER, two_to_one(), "absolute", 1, ends, 0 * ends, reduction="none"
+        STUDENT,
+        TEACHER,
+        two_to_one(),
+        form="absolute",
+        temperature=1,
+        student_end=ends,
+        teacher_end=0 * ends,
+        reduction="none",
     )
     assert got.tolist() == [2.0, 1.75]
 
 
 def test_chunks_weigh_as_told():
     weight = torch.tensor([0.0, 2])
-    loss = chunk_likelihood(STUDENT, TEACHER, two_to_one(), "absolute", weight=weight)
+    loss = chunk_likelihood(
+        STUDENT, TEACHER, two_to_one(), form="absolute", weight=weight
+    )
     assert loss.item() == 0.25
     nothing = chunk_likelihood(STUDENT, TEACHER, two_to_one(), weight=0 * weight)
     assert nothing.item() == 0
@@ -142,8 +162,8 @@ def test_an_impossible_chunk_counts_nothing():
     s = behind_first(torch.tensor([-1.0, -torch.inf, -2])).requires_grad_()
     t = behind_first(torch.tensor([-2.0, -1, -torch.inf]))
     for form in FORMS:
-        loss = chunk_likelihood(s, t, chunks, form)
-        alone = chunk_likelihood(s[:, :2], t[:, :2], one_token_chunks(1), form)
+        loss = chunk_likelihood(s, t, chunks, form=form)
+        alone = chunk_likelihood(s[:, :2], t[:, :2], one_token_chunks(1), form=form)
         assert loss == alone > 0
         loss.backward()
         assert s.grad.isfinite().all()

@@ -28,8 +28,17 @@ class Sketch(AdapterBridge):
         k, v = self.sketch(*kv.flat())
         targets = [self.sketch(*pair) for pair in taught]
         return [
-            Comparison(view.name, k, v, *target, weights[..., m])
-            for m, (view, target) in enumerate(zip(views, targets, strict=True))
+            Comparison(
+                name=view.name,
+                pred_k=k,
+                pred_v=v,
+                target_k=target_k,
+                target_v=target_v,
+                weight=weights[..., m],
+            )
+            for m, (view, (target_k, target_v)) in enumerate(
+                zip(views, targets, strict=True)
+            )
         ]
 
     def sketch(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

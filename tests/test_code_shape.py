@@ -1,0 +1,142 @@
+"""Calls say what they hand over; functions and files are short enough to read."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CODE = ("align", "teacher", "fuse", "student", "plugins", "experiments", "scripts")
+POSITIONAL_FIELDS = 4
+POSITIONAL = 5
+FUNCTION_LINES = 100
+FILE_LINES = 400
+
+LONG_FUNCTIONS = {
+    # A contract is one list of promises about one subject, each a closure over it.
+    "router": "a contract",
+    "aligner": "a contract",
+    "objective": "a contract",
+}
+LONG_FILES = {
+    "experiments/cli.py": "every option of the command line",
+    "experiments/config/tree.py": "the tree of settings, with every default",
+    "student/distiller.py": "one training step from texts to loss, read top to bottom",
+}
+OTHERS = {
+    "apply": "torch's autograd functions take their arguments by position",
+    "visit": "what transformers hands to an attention function, in its order",
+}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def files(*folders: str) -> list[Path]:
+    return [file for name in folders for file in sorted((ROOT / name).rglob("*.py"))]
+
+
+def place(path: Path, node: ast.stmt | ast.expr, name: str) -> str:
+    return f"{path.relative_to(ROOT)}:{node.lineno} {name}"
+
+
+def called(node: ast.expr) -> str:
+    """The last part of what is called, or of a decorator."""
+    if isinstance(node, ast.Call):
+        return called(node.func)
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def positional_fields(cls: ast.ClassDef) -> int:
+    """Fields of a dataclass that can be given by position; 0 for other classes."""
+    decorator = next((d for d in cls.decorator_list if called(d) == "dataclass"), None)
+    keywords = decorator.keywords if isinstance(decorator, ast.Call) else []
+    if decorator is None or any(word.arg == "kw_only" for word in keywords):
+        return 0
+    count = 0
+    for field in cls.body:
+        if not isinstance(field, ast.AnnAssign):
+            continue
+        kind, value = ast.unparse(field.annotation), field.value
+        if kind == "KW_ONLY":
+            break
+        options = value.keywords if isinstance(value, ast.Call) else []
+        by_keyword = any(word.arg in ("kw_only", "init") for word in options)
+        count += "ClassVar" not in kind and not by_keyword
+    return count
+
+
+def classes(path: Path) -> Iterator[ast.ClassDef]:
+    return (node for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef))
+
+
+def test_no_dataclass_takes_more_than_four_fields_by_position():
+    positional = [
+        place(path, cls, cls.name)
+        for path in files(*CODE, "tests")
+        for cls in classes(path)
+        if positional_fields(cls) > POSITIONAL_FIELDS
+    ]
+    assert not positional, "make them kw_only=True"
+
+
+@pytest.mark.parametrize(
+    ("fields", "count"),
+    [
+        ("a: int\n b: int = 2\n c: ClassVar[int] = 3", 2),
+        ("a: int\n _: KW_ONLY\n b: int = 2", 1),
+        ("a: int\n b: int = field(default=2, kw_only=True)", 1),
+    ],
+)
+def test_fields_are_counted_that_a_position_reaches(fields, count):
+    def counted(decorator: str) -> int:
+        (cls,) = ast.parse(f"{decorator}\nclass A:\n {fields}").body
+        assert isinstance(cls, ast.ClassDef)
+        return positional_fields(cls)
+
+    assert counted("@dataclass(frozen=True)") == counted("@dataclass") == count
+    assert counted("@dataclass(kw_only=True)") == 0
+
+
+def test_no_call_to_our_code_has_six_positional_arguments():
+    nodes = [
+        (path, node) for path in files(*CODE, "tests") for node in ast.walk(tree(path))
+    ]
+    functions = [node for _, node in nodes if isinstance(node, ast.FunctionDef)]
+    ours = {node.name for node in functions} | {"cls"}
+    ours |= {node.name for _, node in nodes if isinstance(node, ast.ClassDef)}
+    ours -= {node.name for node in functions if node.args.vararg} | set(OTHERS)
+    crowded = [
+        place(path, node, called(node))
+        for path, node in nodes
+        if isinstance(node, ast.Call)
+        and sum(not isinstance(word, ast.Starred) for word in node.args) > POSITIONAL
+        and called(node) in ours
+    ]
+    assert not crowded, "give them by keyword"
+
+
+def test_functions_are_short_but_for_those_named_here():
+    long = {
+        node.name
+        for path in files(*CODE)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= FUNCTION_LINES
+    }
+    assert long <= set(LONG_FUNCTIONS)
+
+
+def test_files_are_short_but_for_those_named_here():
+    long = {
+        path.relative_to(ROOT).as_posix()
+        for path in files(*CODE)
+        if len(path.read_text(encoding="utf-8").splitlines()) > FILE_LINES
+    }
+    assert long <= set(LONG_FILES)
