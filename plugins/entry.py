@@ -39,15 +39,15 @@ class Entry:
         kind = self.kind.replace("_", " ")
         return f"{kind} {self.name!r} of plugin {self.plugin!r}{release}"
 
-    def error(self, told: str, made: type[PluginError] = PluginError) -> PluginError:
+    def error(self, problem: str, made: type[PluginError] = PluginError) -> PluginError:
         """An error that names the plugin.
 
         Args:
-            told: what is wrong, in a sentence that goes on after the name.
+            problem: what is wrong, in a sentence that goes on after the name.
             made: the class of the error.
         """
         return made(
-            f"{self.title}: {told}",
+            f"{self.title}: {problem}",
             kind=self.kind,
             name=self.name,
             distribution=self.distribution,

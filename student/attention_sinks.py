@@ -11,7 +11,7 @@ from align.tokens.batch import TokenBatch
 from align.views import TeacherView
 
 
-def not_sinks(
+def without_sinks(
     batch: TokenBatch, views: Sequence[TeacherView | Reading], count: int
 ) -> Tensor:
     """Leave attention sinks out, the student's and each teacher's own.

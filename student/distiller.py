@@ -24,19 +24,19 @@ from align.tokens.batch import TokenBatch
 from align.views import Capture, Captured, Injection, LinearHead, Output, TeacherView
 from fuse.routing_loss import EntropyRegularizer, expected_teacher_loss
 from fuse.weigher import prior
-from student.attention_sinks import not_sinks
+from student.attention_sinks import without_sinks
 from student.bridges.base import Bridge
 from student.config import LossConfig
 from student.evaluate import KVHealth, kv_health
-from student.frozen import standing_still
-from student.layers import feature_heat, layers_read
+from student.frozen import frozen
+from student.layers import feature_temperature, layers_read
 from student.objective import (
     ATTENTION,
     OUTPUTS,
     RELATIONS,
     AttentionPair,
+    HiddenOutput,
     Objective,
-    Said,
     StepContext,
     at_rows,
     compares,
@@ -141,7 +141,7 @@ class Distiller(nn.Module):
         self._needs = needs_of(terms)
         self.terms = modules_of(terms)
         """Terms that are modules: what they learn is trained, moved and saved."""
-        self._heat = feature_heat(config.temperatures, capture.num_layers)
+        self._temperature = feature_temperature(config.temperatures, capture.num_layers)
         self._compares = any(compares(term) for term in terms.values())
         self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)
 
@@ -245,7 +245,9 @@ class Distiller(nn.Module):
                 return StepResult(loss=seen.logits.float().mean() * torch.nan)
             if self.bridge is None:
                 seen = self._look(batch)
-                context = StepContext(batch=batch, said=self._said(seen), step=step)
+                context = StepContext(
+                    batch=batch, output=self._next_token_output(seen), step=step
+                )
                 return self._total(context, {}, share)
             return self._taught(batch, views, rows, step, share)
 
@@ -264,37 +266,37 @@ class Distiller(nn.Module):
         with part("fuse"):
             if share is None:
                 available = availability(batch, views)
-                clear = not_sinks(batch, views, self._config.skip_sinks)
+                clear = without_sinks(batch, views, self._config.skip_sinks)
             else:
                 available, clear = share.places.available, share.places.clear
-            live = self.weigher(seen.hidden.detach(), batch.mask, available)
-            weights = live.detach() * clear
+            routing = self.weigher(seen.hidden.detach(), batch.mask, available)
+            weights = routing.detach() * clear
             context = StepContext(
                 batch=batch,
-                said=self._said(seen),
+                output=self._next_token_output(seen),
                 comparisons=self.bridge.compare(seen.kv, views, weights)
                 if self._compares
                 else [],
                 attention=self._attention_pairs(seen, views, weights, rows),
                 relations=self._relations(seen, views, weights, rows),
-                routing=live.detach(),
+                routing=routing.detach(),
                 step=step,
                 outputs=self._outputs(
-                    seen, batch, views, weights=live.detach(), step=step, share=share
+                    seen, batch, views, weights=routing.detach(), step=step, share=share
                 ),
-                heat=None if self._heat is None else self._heat.to(live.device),
+                temperature=self._temperature_on(routing.device),
             )
             extra = self.bridge.auxiliary(seen.kv, views, share)
-            extra |= self._routing_losses(live, available, views, step, share)
+            extra |= self._routing_losses(routing, available, views, step, share)
         if self.wants_outcome(step):
-            extra |= self._outcome(batch, views, live, share)
+            extra |= self._outcome(batch, views, routing, share)
         with part("fuse"):
             result = self._total(context, extra, share)
         tokens = batch.has_text.sum().clamp_min(1)
         return StepResult(
             loss=result.loss,
             terms=result.terms,
-            routing=live.detach(),
+            routing=routing.detach(),
             coverage=available.sum((0, 1)).float() / tokens,
             health=kv_health(seen.kv, HEALTH_TOKENS)
             if self.wants_health(step)
@@ -326,12 +328,16 @@ class Distiller(nn.Module):
             return True
         return self.compared_rows > 0 or self.wants_health(step)
 
-    def _said(self, seen: Captured) -> Tensor | Said:
+    def _temperature_on(self, device: torch.device) -> Tensor | None:
+        """(L,) temperatures of attention and relations; None: 1."""
+        return None if self._temperature is None else self._temperature.to(device)
+
+    def _next_token_output(self, seen: Captured) -> Tensor | HiddenOutput:
         if self._head is None:
             assert seen.logits is not None
             return seen.logits
         assert seen.hidden is not None
-        return Said(seen.hidden, self._head)
+        return HiddenOutput(seen.hidden, self._head)
 
     def _total(
         self, context: StepContext, extra: dict[str, Tensor], share: Share | None
@@ -420,7 +426,7 @@ class Distiller(nn.Module):
 
     def _routing_losses(
         self,
-        live: Tensor,
+        routing: Tensor,
         available: Tensor,
         views: Sequence[TeacherView],
         step: int,
@@ -428,7 +434,7 @@ class Distiller(nn.Module):
     ) -> dict[str, Tensor]:
         if not self.learns_routing:
             return {}
-        layers = len(live) if live.dim() == 4 else 1
+        layers = len(routing) if routing.dim() == 4 else 1
 
         def total(name: str) -> float | None:
             return None if share is None else layers * share.step.terms[name][0]
@@ -436,19 +442,19 @@ class Distiller(nn.Module):
         losses: dict[str, Tensor] = {}
         if self._config.router_signal != "outcome":
             own = [view.bits_per_char for view in views]
-            known = torch.tensor([b is not None for b in own], device=live.device)
-            blank = live.new_zeros(live.shape[0])
+            known = torch.tensor([b is not None for b in own], device=routing.device)
+            blank = routing.new_zeros(routing.shape[0])
             bits = torch.stack([blank if b is None else b for b in own], -1)
             losses["teacher_loss"] = expected_teacher_loss(
-                live,
-                bits[:, None].expand_as(live),
+                routing,
+                bits[:, None].expand_as(routing),
                 available & known,
                 total("teacher_loss"),
             )
         if self._regularizer is not None:
             seen = available.any(-1)
             losses["entropy"] = self._regularizer.compute_loss(
-                live, step, seen, total("entropy")
+                routing, step, seen, total("entropy")
             )
         return losses
 
@@ -456,7 +462,7 @@ class Distiller(nn.Module):
         self,
         batch: TokenBatch,
         views: Sequence[TeacherView],
-        live: Tensor,
+        routing: Tensor,
         share: Share | None,
     ) -> dict[str, Tensor]:
         """The student's next-token loss while it reads the fused KV.
@@ -466,9 +472,9 @@ class Distiller(nn.Module):
         """
         assert self.bridge is not None
         if self._config.router_signal == "teacher_loss":
-            live = live.detach()
+            routing = routing.detach()
         with part("fuse"):
-            fused = self.bridge.fuse_for_injection(views, live)
+            fused = self.bridge.fuse_for_injection(views, routing)
         if fused is None:
             return {}
         layers = self._outcome_layers
@@ -478,10 +484,14 @@ class Distiller(nn.Module):
             fused.mask & batch.has_text,
             self.bridge.gates[list(layers)],
         )
-        with standing_still(self.student):
+        with frozen(self.student):
             seen = self._look(batch, inject=inject)
             totals = None if share is None else (share.step.predicted,)
-            value = ce(StepContext(batch=batch, said=self._said(seen), totals=totals))
+            value = ce(
+                StepContext(
+                    batch=batch, output=self._next_token_output(seen), totals=totals
+                )
+            )
         return {"outcome": self._config.eta_outcome * value}
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 
 @contextmanager
-def standing_still(module: nn.Module) -> Iterator[None]:
+def frozen(module: nn.Module) -> Iterator[None]:
     """Give a module's parameters no gradient from what runs inside."""
     moving = [p for p in module.parameters() if p.requires_grad]
     for parameter in moving:

@@ -10,7 +10,9 @@ from torch import Tensor
 from align.errors import InputError
 
 
-def feature_heat(temperatures: Sequence[float], num_layers: int) -> Tensor | None:
+def feature_temperature(
+    temperatures: Sequence[float], num_layers: int
+) -> Tensor | None:
     """(L,) float32 of ``loss.temperatures``; None where all are 1.
 
     Args:

@@ -106,7 +106,7 @@ class Relation:
 
 
 @dataclass(frozen=True, eq=False)  # without slots: logits may come when asked for
-class Said:
+class HiddenOutput:
     """The student's next-token output before its head."""
 
     hidden: Tensor
@@ -126,7 +126,7 @@ class StepContext:
 
     batch: TokenBatch
     """The student's tokens, (B, T)."""
-    said: Tensor | Said
+    output: Tensor | HiddenOutput
     """(B, T, V) float, the student's next-token logits, or what they come from."""
     comparisons: Sequence[Comparison] = ()
     _: KW_ONLY
@@ -141,7 +141,7 @@ class StepContext:
     """Optimiser steps taken in this phase."""
     outputs: Outputs | None = None
     """Filled when a term needs ``outputs``."""
-    heat: Tensor | None = None
+    temperature: Tensor | None = None
     """(L,) float32 > 0, the softmax temperature of attention and relations at each of
     the student's layers; None: 1."""
     totals: tuple[float, ...] | None = None
@@ -153,7 +153,7 @@ class StepContext:
     def logits(self) -> Tensor:
         """(B, T, V) float, the student's next-token logits; at a large vocabulary the
         largest tensor of a step, made only where a term asks for it."""
-        return self.said if isinstance(self.said, Tensor) else self.said.logits
+        return self.output if isinstance(self.output, Tensor) else self.output.logits
 
     def total(self, index: int, weight: Tensor | float) -> Tensor | float:
         """What a sum over this pass is divided by; never 0.

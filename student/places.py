@@ -17,7 +17,7 @@ from torch import Tensor
 from align.reading import Reading
 from align.tokens.batch import TokenBatch
 from align.views import TeacherView
-from student.attention_sinks import not_sinks
+from student.attention_sinks import without_sinks
 from student.output.across.pairing import Pairing
 from student.step_outputs import OutputPlan
 
@@ -168,7 +168,7 @@ def find_places(
         readings=readings,
         rows=rows,
         available=availability(batch, readings),
-        clear=not_sinks(batch, readings, skip_sinks),
+        clear=without_sinks(batch, readings, skip_sinks),
         weight=weight,
         pairings=pairings,
         plan=plan,

@@ -150,7 +150,7 @@ MOVED = {
     "student.output.support": "student.output.divergence.support",
     "student.output.terms.config": "student.output_config",
     "student.output.terms.counts": "student.terms.counts",
-    "student.output.terms.heat": "student.terms.heat",
+    "student.output.terms.heat": "student.terms.temperature",
     "student.output.terms.likeliest_tokens": "student.terms.likeliest_tokens",
     "student.output.terms.objectives": "student.terms.next_token",
     "student.output.terms.same_vocabulary": "student.terms.same_vocabulary",

@@ -15,7 +15,7 @@ from align.tokens.batch import TokenBatch
 from align.views import ModelFacts, TeacherView
 from experiments.config.tree import PhaseConfig
 from plugins.registry import Registry
-from student.attention_sinks import not_sinks
+from student.attention_sinks import without_sinks
 from student.bridges.calibrate import NoCoverageError
 from teacher.capture.kv_capture import KVCapture
 
@@ -145,7 +145,7 @@ def sample_layers(
     samples = {name: LayerSimilarity() for name in names}
     for batch, views in batches:
         own = _features(student(batch.ids, batch.mask).kv)
-        counted = not_sinks(batch, views, skip_sinks) & batch.has_text[..., None]
+        counted = without_sinks(batch, views, skip_sinks) & batch.has_text[..., None]
         for m, (sample, view) in enumerate(zip(samples.values(), views, strict=True)):
             keep = (view.alignment.covered & counted[..., m]).flatten().nonzero()[:, 0]
             keep = keep[:: max(1, len(keep) * BATCHES // sample.max_tokens)]

@@ -11,7 +11,7 @@ from align.text.chat import check_chats
 from align.text.documents import TextSample
 from align.tokens.cut import Reader, surely_at_most
 from experiments.assemble.data import Encoder
-from experiments.config.error_place import named
+from experiments.config.error_place import prefix_errors
 from teacher.loading.longer_texts import trained_length
 
 TEXTS = "texts.json"
@@ -77,7 +77,7 @@ class Lengths:
         """
         self.some = self.some or sample.text
         for name, encode in self._encode.items():
-            with named(f"teachers.{name}"):
+            with prefix_errors(f"teachers.{name}"):
                 check_chats(encode.tokenizer, [sample])
             enough = self._enough[name]
             if name not in self._covers or (

@@ -17,7 +17,7 @@ from align.views import Teacher
 from experiments.assemble.data import Encoder, fitting_length
 from experiments.assemble.lengths import PLACE, Lengths, reads_at_most
 from experiments.assemble.stored_teachers import FUSED, stored_teachers
-from experiments.config.error_place import named
+from experiments.config.error_place import prefix_errors
 from experiments.config.tree import Config
 from student.checkpoint import (
     atomic_folder,
@@ -80,7 +80,7 @@ class Models:
         """
         quiet_libraries()
         self._config, self._device = config, device
-        with named("student"):
+        with prefix_errors("student"):
             first = self._load_student(None)
             self.student_bytes = sum(
                 p.numel() * p.element_size() for p in first.model.parameters()
@@ -381,7 +381,7 @@ class Models:
     def _load_teacher(self, name: str) -> LiveTeacher:
         entry = self._config.teachers[name]
         dtype = None if entry.dtype == "auto" else getattr(torch, entry.dtype)
-        with named(f"teachers.{name}"):
+        with prefix_errors(f"teachers.{name}"):
             loaded = load_model(entry.model, role="teacher", dtype=dtype)
             model: Any = loaded.model  # transformers hides the type of .to
             # What is split leaves the CPU's memory block by block.

@@ -91,11 +91,11 @@ def answer_of_run(run_dir: Path, engine: Engine) -> bool:
     here = all(engine.gather(hardware_has_bf16()))
     began = engine.from_main(lambda: read_json(run_dir / IDENTITY).get("bf16"))
     if engine.is_main:
-        print(told(here, began), file=sys.stderr)
+        print(describe_precision(here, began), file=sys.stderr)
     return here if began is None else bool(began)
 
 
-def told(here: bool, began: bool | None) -> str:
+def describe_precision(here: bool, began: bool | None) -> str:
     """One line for a log.
 
     Args:

@@ -9,7 +9,7 @@ from align.text.folder import TextFile, absolute
 from experiments.assemble.data import check_overlap
 from experiments.assemble.splits import digest_of
 from experiments.assemble.text_sources import LISTS, ZOO, Reading, Which, sources_of
-from experiments.config.error_place import named
+from experiments.config.error_place import prefix_errors
 from experiments.config.sections import DataConfig
 
 MODEST = 256 << 20
@@ -53,7 +53,7 @@ def read_through(config: DataConfig, most: int = MODEST) -> list[str]:
                 if left < 0:
                     found.unread.append(file)
                     continue
-                with named(f"data.{name}"):
+                with prefix_errors(f"data.{name}"):
                     samples = reading.of_file(file, domain)
                     found.digests += [digest_of(sample.text) for sample in samples]
     overlap = _overlap(config, lists)

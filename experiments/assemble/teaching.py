@@ -44,7 +44,7 @@ from student.bridges import Bridge, TeacherShape
 from student.bridges.calibrate import CalibrationReport, calibrate, fit_positions
 from student.config import ChosenTerm
 from student.distiller import Teaching, WeightedObjective
-from student.layers import feature_heat, layers_read
+from student.layers import feature_temperature, layers_read
 from student.objective import ATTENTION, needs_of
 from student.terms.key_value import NEXT_TOKEN, chosen_terms
 from teacher.capture.kv_capture import KVCapture
@@ -52,7 +52,7 @@ from teacher.panel import TeacherPanel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Faculty:
+class PhaseTeachers:
     """The teachers of one phase, ready to be asked."""
 
     teaching: Teaching
@@ -76,7 +76,7 @@ def build_objectives(
     }
 
 
-def build_faculty(
+def build_phase_teachers(
     phase: PhaseConfig,
     *,
     registry: Registry,
@@ -86,7 +86,7 @@ def build_faculty(
     shares: Mapping[str, float],
     samples: Sequence[TextSample],
     progress: Callable[[Iterable[Any], str, int], Iterable[Any]],
-) -> Faculty:
+) -> PhaseTeachers:
     """Map, calibrate and weigh one phase's teachers.
 
     Args:
@@ -143,7 +143,7 @@ def build_faculty(
         if trained and phase.fuse.entropy_reg_strength > 0
         else None
     )
-    return Faculty(
+    return PhaseTeachers(
         Teaching(bridge, weigher.to(student.device), regularizer), panel, report, depth
     )
 
@@ -166,7 +166,7 @@ def check_phase(
     check_outputs(phase, registry, teachers, student_tokenizer)
     check_depth(phase, registry, student_layers, teachers)
     layers_read(phase.loss.outcome_layers, student_layers)
-    feature_heat(phase.loss.temperatures, student_layers)
+    feature_temperature(phase.loss.temperatures, student_layers)
     if phase.fuse.router == "fixed":
         fixed_weights(phase.fuse, dict.fromkeys(teachers, 1.0))
 

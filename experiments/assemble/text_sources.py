@@ -18,7 +18,7 @@ from align.text.conversation import Conversation
 from align.text.documents import TextSample, iter_file
 from align.text.files import kind_of
 from align.text.folder import TextFile, TextFiles, absolute, shortest_names, text_files
-from experiments.config.error_place import named
+from experiments.config.error_place import prefix_errors
 from experiments.config.sections import DataConfig
 from experiments.config.tree import Config
 from teacher.names import ZOO as ZOO_MODEL
@@ -91,7 +91,7 @@ class Reading:
                 yield from zoo_texts(split)
                 continue
             for file, domain in zip(source.found.files, source.domains, strict=True):
-                with named(f"data.{which}"):
+                with prefix_errors(f"data.{which}"):
                     yield from self.of_file(file, domain)
 
     def of_file(self, file: TextFile, domain: str) -> Iterator[TextSample]:
@@ -162,7 +162,7 @@ def check_sources(config: DataConfig) -> None:
         for source in sources_of(config, which):
             pairs = zip(source.found.files, source.domains, strict=True)
             for file, domain in list(pairs)[:_FIRST]:
-                with named(f"data.{which}"):
+                with prefix_errors(f"data.{which}"):
                     first = list(islice(reading.of_file(file, domain), _FIRST))
                     _check_numbers(file.path, first, config.text_field)
 
@@ -229,7 +229,7 @@ def zoo_texts(split: str) -> Iterator[TextSample]:
 def _files(which: Which, path: str) -> TextFiles:
     if path == ZOO:
         return TextFiles(())
-    with named(f"data.{which}"):
+    with prefix_errors(f"data.{which}"):
         return text_files(Path(path).expanduser(), which)
 
 

@@ -9,7 +9,7 @@ from align.errors import MtkdError
 
 
 @contextmanager
-def named(place: str) -> Iterator[None]:
+def prefix_errors(place: str) -> Iterator[None]:
     """Put a place in front of what the user is told to put right inside this block.
 
     Args:

@@ -19,7 +19,11 @@ from align.tokens.batch import TokenBatch
 from align.views import TeacherView
 from experiments.assemble.outputs import output_plan, own_head
 from experiments.assemble.precision import autocast_of
-from experiments.assemble.teaching import Faculty, build_faculty, build_objectives
+from experiments.assemble.teaching import (
+    PhaseTeachers,
+    build_objectives,
+    build_phase_teachers,
+)
 from experiments.config.tree import PhaseConfig
 from experiments.estimate.training import Pace
 from experiments.extraction.context import ExtractionContext
@@ -96,9 +100,11 @@ def measured_training(extraction: ExtractionContext, processes: int = 1) -> Meas
     largest: dict[str, int] = {}
     trained, paces = 0, []
     for index in range(len(extraction.stages)):
-        with _lesson(extraction, index) as (distiller, faculty):
-            found = _phase_memory(extraction, index, processes, distiller, faculty)
-            paces.append(_pace(extraction, index, distiller, faculty))
+        with _lesson(extraction, index) as (distiller, phase_teachers):
+            found = _phase_memory(
+                extraction, index, processes, distiller, phase_teachers
+            )
+            paces.append(_pace(extraction, index, distiller, phase_teachers))
             trained = max(trained, _trained(distiller))
         if sum(found.values()) > sum(largest.values()):
             largest = found
@@ -108,7 +114,7 @@ def measured_training(extraction: ExtractionContext, processes: int = 1) -> Meas
 @contextmanager
 def _lesson(
     extraction: ExtractionContext, index: int
-) -> Iterator[tuple[Distiller, Faculty]]:
+) -> Iterator[tuple[Distiller, PhaseTeachers]]:
     """A phase's parts for as long as they are looked at."""
     if extraction.stages[index].phase.train.engine == "deepspeed":
         with redirect_stdout(sys.stderr):  # it logs; there may be JSON to come
@@ -125,7 +131,7 @@ def _phase_memory(
     index: int,
     processes: int,
     distiller: Distiller,
-    faculty: Faculty,
+    phase_teachers: PhaseTeachers,
 ) -> dict[str, int]:
     train = extraction.stages[index].phase.train
     names = extraction.stages[index].teachers
@@ -136,13 +142,13 @@ def _phase_memory(
     batch = extraction.models.encode([s.text for s in longest]).to(device)
     rows = extraction.stages[index].phase.loss.attention_rows
     asked = torch.zeros(len(longest), rows, dtype=torch.int64, device=device)
-    views = faculty.panel(batch, asked)
+    views = phase_teachers.panel(batch, asked)
     kv = sum(view.kv.k.nbytes + view.kv.v.nbytes for view in views)
     ahead = kv if train.prefetch else 0
     with growth(device) as steps:
         _some_steps(
             distiller,
-            faculty,
+            phase_teachers,
             batch=batch,
             views=views,
             rows=asked,
@@ -193,7 +199,9 @@ def zero_copies(trained: int, processes: int, device: str) -> int:
     return 3 * trained // processes + bucket
 
 
-def assembled(extraction: ExtractionContext, index: int) -> tuple[Distiller, Faculty]:
+def assembled(
+    extraction: ExtractionContext, index: int
+) -> tuple[Distiller, PhaseTeachers]:
     """A phase's student and teachers, ready for a step."""
     phase, names = extraction.stages[index].phase, extraction.stages[index].teachers
     device = extraction.models.live[names[0]].capture.device
@@ -202,7 +210,7 @@ def assembled(extraction: ExtractionContext, index: int) -> tuple[Distiller, Fac
         student.gradient_checkpointing_enable({"use_reentrant": False})
     capture = KVCapture(student)
     teachers = extraction.models.chosen(names)
-    faculty = build_faculty(
+    phase_teachers = build_phase_teachers(
         phase,
         registry=extraction.registry,
         student=capture,
@@ -217,7 +225,7 @@ def assembled(extraction: ExtractionContext, index: int) -> tuple[Distiller, Fac
         capture,
         objectives=build_objectives(phase, extraction.registry, True),
         config=phase.loss,
-        teaching=faculty.teaching,
+        teaching=phase_teachers.teaching,
         autocast=autocast_of(phase.train),
         output=output_plan(
             phase,
@@ -228,12 +236,12 @@ def assembled(extraction: ExtractionContext, index: int) -> tuple[Distiller, Fac
         ),
         head=own_head(phase, capture),
     )
-    return distiller, faculty
+    return distiller, phase_teachers
 
 
 def _some_steps(
     distiller: Distiller,
-    faculty: Faculty,
+    phase_teachers: PhaseTeachers,
     *,
     batch: TokenBatch,
     views: Sequence[TeacherView],
@@ -243,7 +251,9 @@ def _some_steps(
     """Two steps as a run takes them, which reads the next batch beside each."""
     with ThreadPoolExecutor(1, "next batch") as pool:
         for _ in range(2):
-            following = pool.submit(faculty.panel, batch, rows) if prefetch else None
+            following = (
+                pool.submit(phase_teachers.panel, batch, rows) if prefetch else None
+            )
             _learn(distiller, batch, views, rows, step=0)
             if following is not None:
                 views = following.result()
@@ -262,7 +272,10 @@ def _learn(
 
 
 def _pace(
-    extraction: ExtractionContext, index: int, distiller: Distiller, faculty: Faculty
+    extraction: ExtractionContext,
+    index: int,
+    distiller: Distiller,
+    phase_teachers: PhaseTeachers,
 ) -> Pace:
     """Time passes of a phase, as they come between two outcomes and at one."""
     stage = extraction.stages[index]
@@ -275,7 +288,9 @@ def _pace(
 
     def taught(step: int) -> float:
         return _seconds(
-            lambda: _learn(distiller, batch, faculty.panel(batch, rows), rows, step)
+            lambda: _learn(
+                distiller, batch, phase_teachers.panel(batch, rows), rows, step
+            )
         )
 
     every = stage.phase.loss.outcome_every

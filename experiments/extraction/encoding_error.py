@@ -12,7 +12,7 @@ from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
 from align.views import Injection
 from experiments.assemble.stored_teachers import FUSED
-from experiments.assemble.teaching import Faculty
+from experiments.assemble.teaching import PhaseTeachers
 from experiments.extraction.context import ExtractionContext
 from experiments.extraction.sources import Source, student_space
 from student.bridges.adapter import AdapterBridge
@@ -33,7 +33,7 @@ def encoding_errors(
     extraction: ExtractionContext,
     source: Source,
     constants: Constants,
-    faculty: Faculty | None = None,
+    phase_teachers: PhaseTeachers | None = None,
 ) -> dict[str, float]:
     """Compare what would be read with what would be written.
 
@@ -41,7 +41,7 @@ def encoding_errors(
         extraction: the config's models and text.
         source: the store; its plan names the encoding.
         constants: the encoding's.
-        faculty: from :func:`student_space`, where somebody has made it already.
+        phase_teachers: from :func:`student_space`, where somebody has made it already.
 
     Returns:
         ``k`` and ``v``, the relative error (Frobenius norms, sinks and uncovered tokens
@@ -49,13 +49,13 @@ def encoding_errors(
         over the unencoded target to that over the encoded one, mean over layers, query
         positions and texts.
     """
-    faculty = faculty or student_space(extraction, source.teachers)
-    bridge = faculty.teaching.bridge
+    phase_teachers = phase_teachers or student_space(extraction, source.teachers)
+    bridge = phase_teachers.teaching.bridge
     assert isinstance(bridge, AdapterBridge)
     student = KVCapture(
         extraction.models.student(None).to(bridge.gate_logit.device).eval()
     )
-    reader = _StudentSide(source, bridge, faculty.panel)
+    reader = _StudentSide(source, bridge, phase_teachers.panel)
     codecs = codecs_of(source.plan, constants)
     sums = {part: [0.0, 0.0] for part in PARTS}
     divergences = []

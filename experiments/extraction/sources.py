@@ -21,7 +21,7 @@ from experiments.assemble.fingerprint import (
 from experiments.assemble.outputs import wants_own_loss
 from experiments.assemble.stored_code import code_of
 from experiments.assemble.stored_teachers import FUSED
-from experiments.assemble.teaching import Faculty, build_faculty
+from experiments.assemble.teaching import PhaseTeachers, build_phase_teachers
 from experiments.extraction.context import ExtractionContext, device, facts_of, identity
 from experiments.extraction.form_rules import check_forms, fused_weights
 from experiments.extraction.forms import Form, RawForm, StudentTokensForm
@@ -150,8 +150,8 @@ def _on_student_tokens(
     extraction: ExtractionContext, name: str, names: tuple[str, ...]
 ) -> Source:
     config = extraction.config.store
-    faculty = student_space(extraction, names)
-    bridge = faculty.teaching.bridge
+    phase_teachers = student_space(extraction, names)
+    bridge = phase_teachers.teaching.bridge
     assert isinstance(bridge, AdapterBridge)
     own = bridge.student
     extra: dict[str, JsonValue] = {
@@ -188,7 +188,7 @@ def _on_student_tokens(
         plan=_plan(extraction, shape, names, extra),
         form=StudentTokensForm(
             extraction.models.encode,
-            faculty.panel,
+            phase_teachers.panel,
             config.batch_size,
             None if config.form == "aligned" else bridge,
             weights,
@@ -198,7 +198,7 @@ def _on_student_tokens(
     )
 
 
-def student_space(extraction: ExtractionContext, names: Sequence[str]) -> Faculty:
+def student_space(extraction: ExtractionContext, names: Sequence[str]) -> PhaseTeachers:
     """Teachers with adapters into the student's space, calibrated on the probe."""
     phase = extraction.stages[0].phase
     fuse = replace(phase.fuse, fusion_method="fixed", space="student", weights=None)
@@ -208,7 +208,7 @@ def student_space(extraction: ExtractionContext, names: Sequence[str]) -> Facult
     train = replace(phase.train, calibration_samples=len(extraction.corpus.probe))
     bare = replace(phase, fuse=fuse, loss=loss, output=OutputConfig(), train=train)
     student = KVCapture(extraction.models.student(None).to(device()))
-    return build_faculty(
+    return build_phase_teachers(
         bare,
         registry=extraction.registry,
         student=student,

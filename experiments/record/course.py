@@ -89,7 +89,7 @@ class Leg:
             )
         stretch.done, self._last = done, now
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """How far the whole run is, and about how long its training goes on."""
         left = self._course.seconds_left()
         said = f"run {self._course.share:.0%}"

@@ -20,7 +20,7 @@ FIRST_LINE_SECONDS, LINE_SECONDS = 2.0, 15.0
 """Seconds to the first line, and between two, where the output is no terminal."""
 
 
-def told(line: Mapping[str, Any]) -> str:
+def describe_losses(line: Mapping[str, Any]) -> str:
     """What a metric line of kind ``train`` says on the console."""
     norm = line.get("grad_norm")
     gradient = "" if norm is None else f", gradient {norm:.3g}"
@@ -48,7 +48,7 @@ class Work:
         """Show how far it is, and the whole run with it."""
         if self._leg is not None:
             self._leg.advance(done)
-        said = [self._note, "" if self._leg is None else self._leg.told()]
+        said = [self._note, "" if self._leg is None else self._leg.describe()]
         self._show(done, self._begun, ", ".join(filter(None, said)))
 
 

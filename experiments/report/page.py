@@ -17,7 +17,7 @@ from experiments.report.teachers import (
     percent_more,
     teacher_blocks,
 )
-from experiments.run.gates import told
+from experiments.run.gates import describe_harm
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,7 +61,7 @@ class Verdict:
     helped: bool | None
     """Whether it beat both baselines, as far as there are any; None without."""
     harm: str
-    """What the gate says of it, see :func:`experiments.run.gates.told`."""
+    """What the gate says of it, see :func:`experiments.run.gates.describe_harm`."""
     harmed: Sequence[str]
     """The domains in which it hurt."""
     rolled_back: bool
@@ -172,7 +172,7 @@ def _verdict(entry: Mapping[str, Any]) -> Verdict:
         alone=alone,
         previous=mean_bpc(entry.get("previous")),
         helped=helped(*beats),
-        harm=told(gate) if gate else "",
+        harm=describe_harm(gate) if gate else "",
         harmed=list(dict.fromkeys(h["domain"] for h in gate["harms"])) if gate else [],
         rolled_back=bool(gate and gate["rolled_back"]),
     )

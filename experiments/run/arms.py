@@ -20,9 +20,9 @@ from experiments.config.sections import GateConfig
 from experiments.config.tree import Config
 from experiments.record.course import Course
 from experiments.record.run_dir import MAIN
-from experiments.run.context import Arms, Place, RunContext, Stage
+from experiments.run.context import Arms, PhasePosition, RunContext, Stage
 from experiments.run.evaluation import measure_gate
-from experiments.run.gates import Judgement, judge, kept_before, told
+from experiments.run.gates import Judgement, describe_harm, judge, kept_before
 from experiments.run.lineage import check_record, record_of, write_record
 from experiments.run.phase import checkpoint_folder, run_stage
 from plugins.registry import Registry
@@ -74,7 +74,7 @@ def single_stage(stage: Stage, teacher: str) -> Stage:
 
 
 def without_stage(stage: Stage, teacher: str) -> Stage:
-    """The same phase without one of its teachers; nobody takes its place."""
+    """The same phase without one of its teachers; nobody takes its position."""
     left = tuple(name for name in stage.teachers if name != teacher)
     if left == stage.teachers:
         return stage
@@ -210,7 +210,7 @@ def _tell(run: RunContext, stage: Stage, steps: int, judgement: Judgement) -> No
     run.metrics.write_once(MAIN, stage.phase.name, line)
     if judgement.harms and run.engine.is_main:
         done = "was rolled back" if judgement.rolled_back else "hurt"
-        said = f"warning: phase {stage.phase.name} {done}: {told(found)}"
+        said = f"warning: phase {stage.phase.name} {done}: {describe_harm(found)}"
         print(said, file=sys.stderr, flush=True)
 
 
@@ -284,7 +284,7 @@ def run_phase(
     # What a phase that was rolled back has read is not read again.
     offset = sum(steps[:index])
     first_sample = offset * at_once
-    place = Place(
+    position = PhasePosition(
         arm=arm,
         index=index,
         folder=folder,
@@ -295,7 +295,7 @@ def run_phase(
         gated=gated,
     )
     with during(f"phase {stages[index].phase.name!r} of arm {arm!r}"):
-        result = run_stage(run, stages[index], place)
+        result = run_stage(run, stages[index], position)
     return run.engine.from_main(lambda: result)  # of one mind at the gate
 
 

@@ -69,7 +69,7 @@ class RunContext:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class PhasePosition:
     """Where a stage stands in its arm."""
 
     arm: str

@@ -82,7 +82,7 @@ def kept_before(judged: Sequence[Judgement]) -> int | None:
     return kept[-1] if kept else None
 
 
-def told(judgement: Mapping[str, Any]) -> str:
+def describe_harm(judgement: Mapping[str, Any]) -> str:
     """Say what was harmed, worst first; empty if nothing was.
 
     Args:

@@ -17,7 +17,7 @@ from experiments.assemble.outputs import idle_settings
 from experiments.assemble.precision import answer_of_run, asks_hardware, settle
 from experiments.assemble.stored_code import check_code
 from experiments.assemble.teaching import check_phase
-from experiments.config.error_place import during, named
+from experiments.config.error_place import during, prefix_errors
 from experiments.config.tree import Config, save_config
 from experiments.config.used_plugins import plugin_records
 from experiments.config.zoo_names import build_zoo_models
@@ -206,7 +206,7 @@ def _stages(plan: RunPlan, models: Models, data: RunData) -> list[Stage]:
         stages = stored_stages(plan.config, models, data, stages)
     for stage in stages:
         where = f"phase {stage.phase.name!r}"
-        with named(where), during(where):
+        with prefix_errors(where), during(where):
             check_phase(
                 stage.phase,
                 plan.registry,

@@ -16,13 +16,17 @@ from experiments.assemble.layer_maps import Depth
 from experiments.assemble.models import Models
 from experiments.assemble.outputs import output_plan, own_head
 from experiments.assemble.precision import autocast_of
-from experiments.assemble.teaching import Faculty, build_faculty, build_objectives
+from experiments.assemble.teaching import (
+    PhaseTeachers,
+    build_objectives,
+    build_phase_teachers,
+)
 from experiments.record.metrics import Metrics
-from experiments.record.progress import Work, told
+from experiments.record.progress import Work, describe_losses
 from experiments.record.run_dir import MAIN
 from experiments.record.stop import RunStopped, StopRequest
 from experiments.run.alarms import Alarms
-from experiments.run.context import Place, RunContext, Stage
+from experiments.run.context import PhasePosition, RunContext, Stage
 from experiments.run.evaluation import evaluate, measure_gate, measure_health
 from plugins.registry import Registry
 from student.checkpoint import atomic_folder, mark_complete
@@ -35,7 +39,7 @@ from student.step_outputs import OutputPlan
 from teacher.capture.kv_capture import KVCapture
 
 
-def run_stage(run: RunContext, stage: Stage, place: Place) -> dict[str, Any]:
+def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[str, Any]:
     """Calibrate, train, measure and save one phase.
 
     Returns:
@@ -47,42 +51,49 @@ def run_stage(run: RunContext, stage: Stage, place: Place) -> dict[str, Any]:
         RunStopped: asked to stop; a checkpoint was written.
     """
     phase, engine = stage.phase, run.engine
-    torch.manual_seed(run.config.run.seed * 1000 + place.index)
-    model = run.models.student(place.source).to(engine.device)
+    torch.manual_seed(run.config.run.seed * 1000 + position.index)
+    model = run.models.student(position.source).to(engine.device)
     capture = KVCapture(model)
     if phase.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     encode = run.models.encode
-    faculty = _faculty(run, stage, capture, encode)
+    phase_teachers = _faculty(run, stage, capture, encode)
     distiller = Distiller(
         model,
         capture,
-        objectives=build_objectives(phase, run.registry, faculty is not None),
+        objectives=build_objectives(phase, run.registry, phase_teachers is not None),
         config=phase.loss,
-        teaching=faculty.teaching if faculty else None,
+        teaching=phase_teachers.teaching if phase_teachers else None,
         autocast=autocast_of(phase.train),
         health_every=run.config.alarms.health_every,
         output=_output_plan(run.models, run.registry, stage, capture)
-        if faculty
+        if phase_teachers
         else None,
         head=own_head(phase, capture),
     )
-    alarms = _alarms(run, stage, place, capture)
-    title = f"{place.arm} · {phase.name}"
-    leg = (place.arm, place.index)
-    with run.progress.work(title, place.steps, leg) as show:
-        job = _job(run, stage, place=place, faculty=faculty, alarms=alarms, work=show)
+    alarms = _alarms(run, stage, position, capture)
+    title = f"{position.arm} · {phase.name}"
+    leg = (position.arm, position.index)
+    with run.progress.work(title, position.steps, leg) as show:
+        job = _job(
+            run,
+            stage,
+            position=position,
+            phase_teachers=phase_teachers,
+            alarms=alarms,
+            work=show,
+        )
         train = _in_step(phase.train, bool(run.models.sharded))
         done = train_phase(distiller, engine, job, train)
-    if done < place.steps:
-        raise RunStopped(f"{title}: {done} of {place.steps} steps")
-    result = _measure(run, stage, place, capture, faculty)
-    if place.gated:
+    if done < position.steps:
+        raise RunStopped(f"{title}: {done} of {position.steps} steps")
+    result = _measure(run, stage, position, capture, phase_teachers)
+    if position.gated:
         result |= measure_gate(run, capture, f"measuring {title}")
 
     def keep() -> None:
-        _save(model, run, place, result)
-        shutil.rmtree(checkpoint_folder(place.folder), ignore_errors=True)
+        _save(model, run, position, result)
+        shutil.rmtree(checkpoint_folder(position.folder), ignore_errors=True)
 
     engine.from_main(keep)
     return result
@@ -100,8 +111,8 @@ def _job(
     run: RunContext,
     stage: Stage,
     *,
-    place: Place,
-    faculty: Faculty | None,
+    position: PhasePosition,
+    phase_teachers: PhaseTeachers | None,
     alarms: Alarms,
     work: Work,
 ) -> Job:
@@ -109,17 +120,17 @@ def _job(
     return Job(
         samples=run.data.train,
         encode=run.models.encode,
-        views=faculty.panel if faculty else None,
-        steps=place.steps,
+        views=phase_teachers.panel if phase_teachers else None,
+        steps=position.steps,
         seed=run.config.run.seed,
-        checkpoints=_keeper(run, checkpoint_folder(place.folder), stage.phase.train),
-        first_sample=place.first_sample,
+        checkpoints=_keeper(run, checkpoint_folder(position.folder), stage.phase.train),
+        first_sample=position.first_sample,
         observer=_Observer(
             metrics=run.metrics,
-            place=place,
+            position=position,
             phase=stage.phase.name,
             alarms=alarms,
-            faculty=faculty,
+            phase_teachers=phase_teachers,
             work=work,
             stop=run.stop,
         ),
@@ -131,24 +142,24 @@ class _Observer(Observer):
     """Writes a phase's metrics, with the alarms that they raise, and shows progress."""
 
     metrics: Metrics
-    place: Place
+    position: PhasePosition
     phase: str
     alarms: Alarms
-    faculty: Faculty | None
+    phase_teachers: PhaseTeachers | None
     work: Work
     stop: StopRequest
 
     def begin(self, done: int) -> None:
         self.work.start(done)
-        self.metrics.rewind(self.place.arm, self.phase, done, self.place.offset)
-        self.alarms.recall(self.metrics.written(self.place.arm, self.phase))
-        if self.faculty is not None:
-            self._write(self.alarms.covers(self.faculty.report.coverage))
-            self._write(_similarity(self.faculty.depth))
+        self.metrics.rewind(self.position.arm, self.phase, done, self.position.offset)
+        self.alarms.recall(self.metrics.written(self.position.arm, self.phase))
+        if self.phase_teachers is not None:
+            self._write(self.alarms.covers(self.phase_teachers.report.coverage))
+            self._write(_similarity(self.phase_teachers.depth))
 
     def log(self, line: dict[str, Any]) -> None:
         if line["kind"] == "train":
-            self.work.note(told(line))
+            self.work.note(describe_losses(line))
         self._write(self.alarms.see(line))
 
     def tick(self, done: int) -> None:
@@ -159,7 +170,9 @@ class _Observer(Observer):
 
     def _write(self, lines: Iterable[dict[str, Any]]) -> None:
         for line in lines:
-            self.metrics.write(self.place.arm, self.phase, line, self.place.offset)
+            self.metrics.write(
+                self.position.arm, self.phase, line, self.position.offset
+            )
 
 
 def _similarity(depth: Depth) -> list[dict[str, Any]]:
@@ -176,14 +189,16 @@ def _similarity(depth: Depth) -> list[dict[str, Any]]:
     return [{"kind": "layer_similarity", "teachers": layers}]
 
 
-def _alarms(run: RunContext, stage: Stage, place: Place, capture: KVCapture) -> Alarms:
+def _alarms(
+    run: RunContext, stage: Stage, position: PhasePosition, capture: KVCapture
+) -> Alarms:
     """What to warn of, with the student as it stands before the phase."""
     phase, config = stage.phase, run.config
     start: dict[str, float] = {}
     if stage.teachers and config.alarms.health_every:
         size, samples = phase.train.batch_size, run.data.train
         order = sample_indices(
-            len(samples), config.run.seed, place.first_sample, size, run.engine.rank
+            len(samples), config.run.seed, position.first_sample, size, run.engine.rank
         )
         texts = [samples[i].text for i in order]
         start = measure_health(
@@ -191,13 +206,13 @@ def _alarms(run: RunContext, stage: Stage, place: Place, capture: KVCapture) -> 
         )
 
     def warn(message: str) -> None:
-        if place.arm == MAIN and run.engine.is_main:
+        if position.arm == MAIN and run.engine.is_main:
             text = f"warning: phase {phase.name}: {message}"
             print(text, file=sys.stderr, flush=True)
 
     return Alarms(
         config=config.alarms,
-        steps=place.steps,
+        steps=position.steps,
         start=start,
         min_coverage=phase.align.min_coverage,
         routed=phase.fuse.router != "fixed",
@@ -226,13 +241,13 @@ def _keeper(run: RunContext, folder: Path, train: TrainConfig) -> Keeper:
 
 def _faculty(
     run: RunContext, stage: Stage, capture: KVCapture, encode: Encoder
-) -> Faculty | None:
+) -> PhaseTeachers | None:
     if not stage.teachers:
         return None
     teachers = run.models.chosen(stage.teachers)
     known = run.config.teachers  # not the one that a fused store makes of all
     shares = {n: known[n].weight if n in known else 1.0 for n in stage.teachers}
-    return build_faculty(
+    return build_phase_teachers(
         stage.phase,
         registry=run.registry,
         student=capture,
@@ -255,38 +270,40 @@ def _output_plan(
 def _measure(
     run: RunContext,
     stage: Stage,
-    place: Place,
+    position: PhasePosition,
     capture: KVCapture,
-    faculty: Faculty | None,
+    phase_teachers: PhaseTeachers | None,
 ) -> dict[str, Any]:
-    bpc = evaluate(run, capture, f"measuring {place.arm} · {stage.phase.name}")
+    bpc = evaluate(run, capture, f"measuring {position.arm} · {stage.phase.name}")
     texts = [sample.text for sample in run.data.eval[:16]]
     measured = measure_health(run.models.encode, run.engine.device, capture, texts)
     health = {name: round(value, 4) for name, value in measured.items()}
-    line = {"kind": "eval", "step": place.steps, "bpc": bpc, "mean": _mean(bpc)}
+    line = {"kind": "eval", "step": position.steps, "bpc": bpc, "mean": _mean(bpc)}
     run.metrics.write(
-        place.arm, stage.phase.name, {**line, "health": health}, place.offset
+        position.arm, stage.phase.name, {**line, "health": health}, position.offset
     )
     result: dict[str, Any] = {
         "name": stage.phase.name,
         "title": stage.phase.title,
-        "steps": place.steps,
+        "steps": position.steps,
         "teachers": list(stage.teachers),
         "bpc": bpc,
         "health": health,
     }
-    if faculty is not None:
-        maps = {name: list(one) for name, one in faculty.depth.maps.items()}
+    if phase_teachers is not None:
+        maps = {name: list(one) for name, one in phase_teachers.depth.maps.items()}
         result |= {
-            "coverage": faculty.report.coverage,
-            "fit": faculty.report.fit,
+            "coverage": phase_teachers.report.coverage,
+            "fit": phase_teachers.report.fit,
             "layer_map": maps,
         }
     return result
 
 
-def _save(model: Any, run: RunContext, place: Place, result: Mapping[str, Any]) -> None:
-    with atomic_folder(place.folder) as folder:
+def _save(
+    model: Any, run: RunContext, position: PhasePosition, result: Mapping[str, Any]
+) -> None:
+    with atomic_folder(position.folder) as folder:
         run.models.save_student(model, folder / "student")
         mark_complete(folder, dict(result))
         run.may_write()

@@ -13,7 +13,7 @@ import torch
 from align.errors import MissingFileError
 from experiments.assemble.models import check_causal, check_positions
 from experiments.assemble.read_through import read_through
-from experiments.config.error_place import named
+from experiments.config.error_place import prefix_errors
 from experiments.config.presets import load_registry
 from experiments.config.tree import Config
 from experiments.run.arms import plan_arms, repeated_arms
@@ -51,7 +51,7 @@ def preflight(
     student = _config_of(config.student.model, "student")
     if student is not None:
         settings, kind = student
-        with named("student"):
+        with prefix_errors("student"):
             check_causal(config.student.model, kind)
         check_positions(config, _positions(settings))
     facts = {
@@ -70,7 +70,7 @@ def preflight(
 
 def _config_of(model: str, place: str) -> tuple[Any, str] | None:
     """Settings and kind of a model; None of an embedded one that is not built."""
-    with named(place):
+    with prefix_errors(place):
         if model.startswith(ZOO):
             from teacher.zoo import zoo_path
 

@@ -15,7 +15,7 @@ from align.tokens.batch import TokenBatch
 from align.views import LinearHead, Output
 from plugins.contracts.aligner import token_batch
 from student.bridges.features import Features
-from student.bridges.projected import LayerwiseLinear, Meeting, Projected
+from student.bridges.projected import LayerwiseLinear, Projected, ProjectedPair
 from student.objective import AttentionPair, Comparison, Relation, StepContext
 from student.output import CommonPieces, Lexicon, Vocabulary
 from student.output_config import OutputConfig
@@ -139,7 +139,7 @@ def step_context(
 
     context = StepContext(
         batch=batch,
-        said=logits,
+        output=logits,
         comparisons=comparisons,
         attention=attention,
         relations=relations,
@@ -204,7 +204,7 @@ def one_text(rows: int) -> StepContext:
     routing = None if context.routing is None else context.routing[:rows]
     return StepContext(
         batch=texts,
-        said=context.logits[:rows],
+        output=context.logits[:rows],
         comparisons=comparisons,
         routing=routing,
     )
@@ -230,7 +230,7 @@ def _lazily(
             Features(tuple(x.flatten(1, 2)), torch.arange(places), x.shape[1:3])
             for x in targets
         ]
-        meetings.append(Meeting(z, projectors, features))
+        meetings.append(ProjectedPair(z, projectors, features))
     keys, values = meetings
     return [
         Projected.of(relation.name, place, keys, values, relation.weight)

@@ -24,7 +24,7 @@ from align.sizes import Sizes
 from align.views import TeacherView
 from fuse.fuse_kv import fuse_with_weights
 from fuse.weigher import share
-from student.bridges.features import Carrier, Features
+from student.bridges.features import Features, LayerMixer
 from student.bridges.standardize import Standardizer
 from student.objective import Comparison, Relation
 from student.places import Places, Share
@@ -257,7 +257,7 @@ class Bridge(nn.Module, ABC):
     def features(self, m: int, view: TeacherView) -> tuple[Features, Features]:
         """Teacher m standardised on the student's layers and the tokens it feeds."""
         k, v = view.kv.flat()
-        carry = Carrier(view.alignment)
+        carry = LayerMixer(view.alignment)
         return (
             self._features(
                 m,
@@ -283,7 +283,7 @@ class Bridge(nn.Module, ABC):
         m: int,
         view: TeacherView,
         *,
-        carry: Carrier,
+        carry: LayerMixer,
         x: Tensor,
         means: nn.Module,
         standard: nn.Module,

@@ -13,7 +13,7 @@ from align.errors import InputError
 from align.position_mean import PositionMean
 from align.tokens.batch import TokenBatch
 from align.views import Capture, TeacherView
-from student.attention_sinks import not_sinks
+from student.attention_sinks import without_sinks
 from student.bridges.base import Bridge, PairStats
 
 
@@ -85,7 +85,7 @@ def calibrate(
         seen = capture(batch.ids, batch.mask, hidden=True)
         assert seen.hidden is not None
         k, v = seen.kv.flat()
-        counted = not_sinks(batch, views, skip_sinks) & batch.has_text[..., None]
+        counted = without_sinks(batch, views, skip_sinks) & batch.has_text[..., None]
         for m, view in enumerate(views):
             _update(
                 stats[m], bridge, m=m, view=view, own=(k, v), counted=counted[..., m]

@@ -39,7 +39,7 @@ class Features:
         return out.unflatten(dim, self.shape)
 
 
-class Carrier:
+class LayerMixer:
     """Mixes a teacher's layers and aligns its tokens in one pass over memory."""
 
     def __init__(self, pairs: Alignment) -> None:

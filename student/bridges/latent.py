@@ -15,7 +15,7 @@ from fuse.fuse_kv import fuse_with_weights
 from fuse.z_agreement import Agreement
 from fuse.z_space import ZSpace
 from student.bridges.base import Bridge, PairStats, TeacherShape
-from student.frozen import standing_still
+from student.frozen import frozen
 from student.objective import Comparison
 from student.places import Places, Share
 
@@ -109,7 +109,7 @@ class LatentBridge(Bridge):
             latents = self._latents(views, causal=False)
             target_k = fuse_with_weights([k for k, _ in latents], weights)
             target_v = fuse_with_weights([v for _, v in latents], weights)
-        with standing_still(self.z):
+        with frozen(self.z):
             pred_k, pred_v = self.z.encode_student(*kv.flat())
         return [
             Comparison(

@@ -50,7 +50,7 @@ class Products:
         return self.cross * lengths.rsqrt()
 
 
-class Meeting:
+class ProjectedPair:
     """The student's keys, or its values, and what every teacher compares them with."""
 
     def __init__(
@@ -145,7 +145,11 @@ class Projected(Comparison):
 
     @staticmethod
     def of(
-        name: str, place: int, keys: Meeting, values: Meeting, weight: Tensor
+        name: str,
+        place: int,
+        keys: ProjectedPair,
+        values: ProjectedPair,
+        weight: Tensor,
     ) -> Projected:
         """Hold what to compare.
 

@@ -13,7 +13,7 @@ from align.sizes import Sizes
 from align.views import TeacherView
 from student.bridges.adapter import AdapterBridge
 from student.bridges.base import PairStats, TeacherShape
-from student.bridges.projected import LayerwiseLinear, Meeting, Projected
+from student.bridges.projected import LayerwiseLinear, Projected, ProjectedPair
 from student.bridges.standardize import Standardizer
 from student.objective import Comparison
 
@@ -60,10 +60,10 @@ class ProjectorBridge(AdapterBridge):
         """One comparison per teacher, in units of that teacher's own spread."""
         k, v = kv.flat()
         targets = [self.features(m, view) for m, view in enumerate(views)]
-        keys = Meeting(
+        keys = ProjectedPair(
             self.student_k(k), self._maps(self.project_k), [t[0] for t in targets]
         )
-        values = Meeting(
+        values = ProjectedPair(
             self.student_v(v), self._maps(self.project_v), [t[1] for t in targets]
         )
         return [

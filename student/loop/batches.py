@@ -59,8 +59,8 @@ class Order:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Portion:
-    """One forward pass's food."""
+class TrainBatch:
+    """What one forward pass trains on."""
 
     samples: Sequence[TextSample]
     """This process's texts."""
@@ -72,7 +72,7 @@ class Portion:
     """One per teacher; empty without teachers."""
     places: Places
     """Where it is compared."""
-    own: Counts
+    counts: Counts
     """What its places weigh."""
     step: Counts
     """What those of all passes of this process weigh in its optimiser step."""
@@ -83,8 +83,8 @@ class Portion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kitchen:
-    """Makes the portion of any pass; a pure function of its number."""
+class BatchMaker:
+    """Makes the batch of any pass; a pure function of its number."""
 
     samples: Sequence[TextSample]
     encode: Encode
@@ -99,12 +99,12 @@ class Kitchen:
     world_size: int
     survey: Survey
 
-    def portion(self, number: int) -> Portion:
+    def make(self, number: int) -> TrainBatch:
         """Make one forward pass, counted from 0 within the phase, as a whole step."""
         order = self.order(number)
-        return self.cook(order, order.counts)
+        return self.ask_teachers(order, order.counts)
 
-    def by_step(self, passes: int) -> Callable[[int], Portion]:
+    def by_step(self, passes: int) -> Callable[[int], TrainBatch]:
         """The same for optimiser steps of several passes, asked for in turn.
 
         All texts of a step are read before the first of its passes, because every
@@ -116,13 +116,13 @@ class Kitchen:
         waiting: list[Order] = []
         total: list[Counts] = []
 
-        def portion(number: int) -> Portion:
+        def train_batch(number: int) -> TrainBatch:
             if not waiting:
                 waiting.extend(map(self.order, range(number, number + passes)))
                 total[:] = [functools.reduce(add, (one.counts for one in waiting))]
-            return self.cook(waiting.pop(0), total[0])
+            return self.ask_teachers(waiting.pop(0), total[0])
 
-        return portion
+        return train_batch
 
     def order(self, number: int) -> Order:
         """Read one pass's texts, for the student and for every teacher."""
@@ -151,7 +151,7 @@ class Kitchen:
             seconds=watch.take(),
         )
 
-    def cook(self, order: Order, step: Counts) -> Portion:
+    def ask_teachers(self, order: Order, step: Counts) -> TrainBatch:
         """Ask the teachers.
 
         Args:
@@ -170,13 +170,13 @@ class Kitchen:
         seconds = watch.take()
         for name, spent in order.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + spent
-        return Portion(
+        return TrainBatch(
             samples=order.samples,
             batch=order.batch,
             rows=order.rows,
             views=views,
             places=order.places,
-            own=order.counts,
+            counts=order.counts,
             step=step,
             problem=problem,
             seconds=seconds,
@@ -201,34 +201,34 @@ class Kitchen:
         return (drawn * length).long().to(batch.ids.device)
 
 
-def serve(
-    portion: Callable[[int], Portion],
+def prefetched(
+    train_batch: Callable[[int], TrainBatch],
     first: int,
     last: int,
     ahead: bool,
     device: torch.device | None = None,
-) -> Generator[Portion, None, None]:
-    """Yield the portions of passes ``first`` to ``last - 1`` in order.
+) -> Generator[TrainBatch, None, None]:
+    """Yield the batches of passes ``first`` to ``last - 1`` in order.
 
     Args:
-        portion: makes one.
+        train_batch: makes one, of a pass by its number.
         first: first pass.
         last: one past the last pass.
         ahead: make the next one in a background thread meanwhile.
-        device: where portions are made.
+        device: where batches are made.
     """
     if not ahead:
-        yield from map(portion, range(first, last))
+        yield from map(train_batch, range(first, last))
         return
     settings = (torch.get_num_threads(), device)
     with ThreadPoolExecutor(
         1, "teachers", initializer=_settle, initargs=settings
     ) as pool:
-        coming: Future[Portion] | None = None
+        coming: Future[TrainBatch] | None = None
         for number in range(first, last):
-            now = coming or pool.submit(portion, number)
+            now = coming or pool.submit(train_batch, number)
             made = now.result()
-            coming = pool.submit(portion, number + 1) if number + 1 < last else None
+            coming = pool.submit(train_batch, number + 1) if number + 1 < last else None
             yield made
 
 

@@ -38,7 +38,7 @@ class Trouble:
         return found | {"samples": list(self.samples)}
 
 
-def told(bad: Sequence[Sequence[Trouble]], step: int) -> str:
+def describe_trouble(bad: Sequence[Sequence[Trouble]], step: int) -> str:
     """Say what went wrong, where, and what may help.
 
     Args:

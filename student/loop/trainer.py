@@ -16,9 +16,9 @@ from fuse.routing_stats import RoutingStats
 from student.config import TrainConfig
 from student.distiller import Distiller, StepResult
 from student.evaluate import Encode
-from student.loop.batches import Kitchen, Portion, Views, serve
+from student.loop.batches import BatchMaker, TrainBatch, Views, prefetched
 from student.loop.engine import Engine
-from student.loop.non_finite import NonFiniteLossError, Trouble, told
+from student.loop.non_finite import NonFiniteLossError, Trouble, describe_trouble
 from student.loop.phase_checkpoint import Keeper, load_checkpoint, save_checkpoint
 from student.loop.prepared import Prepared
 from student.places import Share
@@ -87,9 +87,9 @@ def train_phase(
         loop = _Loop(distiller, engine, prepared, job, config)
         done = loop.resume()
         job.observer.begin(done)
-        portions = loop.portions(done)
+        train_batches = loop.train_batches(done)
         while done < job.steps:
-            loop.step(done, portions)
+            loop.step(done, train_batches)
             done += 1
             job.observer.tick(done)
             loop.give_up_if_hopeless(done)
@@ -99,7 +99,7 @@ def train_phase(
                 loop.save(done)
             if stop:
                 break
-        portions.close()
+        train_batches.close()
     distiller.eval()
     return done
 
@@ -140,10 +140,10 @@ class _Loop:
         self._started += seconds  # of no step
         self._job.observer.log({"kind": "checkpoint", "step": done, "seconds": seconds})
 
-    def portions(self, done: int) -> Generator[Portion, None, None]:
+    def train_batches(self, done: int) -> Generator[TrainBatch, None, None]:
         """What is read from here to the end of the phase."""
         job, engine, config = self._job, self._engine, self._config
-        kitchen = Kitchen(
+        maker = BatchMaker(
             samples=job.samples,
             encode=job.encode,
             views=job.views,
@@ -159,9 +159,9 @@ class _Loop:
         passes = engine.accumulation
         ahead = config.prefetch and job.views is not None
         first, last = done * passes, job.steps * passes
-        return serve(kitchen.by_step(passes), first, last, ahead, engine.device)
+        return prefetched(maker.by_step(passes), first, last, ahead, engine.device)
 
-    def step(self, step: int, portions: Iterator[Portion]) -> None:
+    def step(self, step: int, train_batches: Iterator[TrainBatch]) -> None:
         """One optimiser step over all its forward passes."""
         rate = self._prepared.set_learning_rate(step)
         results: list[StepResult] = []
@@ -172,23 +172,23 @@ class _Loop:
         with self._watch.listening():
             for _ in range(self._engine.accumulation):
                 with part("waiting"):
-                    portion = next(portions)
-                if counts is None:  # the same in every portion of the step
-                    every = self._engine.sum(portion.step.flat())
-                    counts = portion.step.refilled(every)
-                share = Share(portion.places, portion.own, counts)
+                    train_batch = next(train_batches)
+                if counts is None:  # the same in every batch of the step
+                    every = self._engine.sum(train_batch.step.flat())
+                    counts = train_batch.step.refilled(every)
+                share = Share(train_batch.places, train_batch.counts, counts)
                 with self._prepared.accumulate():
-                    results.append(self._forward(portion, step, share, trouble))
+                    results.append(self._forward(train_batch, step, share, trouble))
                     with part("student"):
                         self._prepared.backward(results[-1].loss)
                     if self._prepared.at_boundary:
                         with part("optimiser"):
                             applied = self._prepared.step()
-                for name, seconds in portion.seconds.items():
+                for name, seconds in train_batch.seconds.items():
                     made[name] = made.get(name, 0.0) + seconds
-                samples += [sample.id for sample in portion.samples]
-                self._tokens += int(portion.batch.mask.sum())
-                self._count_routing(results[-1], portion)
+                samples += [sample.id for sample in train_batch.samples]
+                self._tokens += int(train_batch.batch.mask.sum())
+                self._count_routing(results[-1], train_batch)
         self._steps += 1
         if results[0].health is not None:
             found = asdict(results[0].health)
@@ -199,17 +199,22 @@ class _Loop:
             self._log(results, step, rate, made)
 
     def _forward(
-        self, portion: Portion, step: int, share: Share, trouble: list[Trouble]
+        self, train_batch: TrainBatch, step: int, share: Share, trouble: list[Trouble]
     ) -> StepResult:
         """The loss of one pass; one whose gradients are NaN where it is of no use."""
-        names = [sample.id for sample in portion.samples]
-        problem = portion.problem
+        names = [sample.id for sample in train_batch.samples]
+        problem = train_batch.problem
         # ZeRO 2 and 3 reduce while they differentiate, and wait for ever for a process
         # whose pass reaches other parameters.
         poisoned = self._job.views is not None and self._engine.any(problem is not None)
         with part("student"):
             result: StepResult = self._prepared.module(
-                portion.batch, portion.views, portion.rows, step, poisoned, share
+                train_batch.batch,
+                train_batch.views,
+                train_batch.rows,
+                step,
+                poisoned,
+                share,
             )
         if problem is not None:
             what = "keys and values"
@@ -254,9 +259,9 @@ class _Loop:
         if len(self._bad) < self._config.max_bad_steps:
             return
         self.save(done - len(self._bad))
-        raise NonFiniteLossError(told(self._bad, done))
+        raise NonFiniteLossError(describe_trouble(self._bad, done))
 
-    def _count_routing(self, result: StepResult, portion: Portion) -> None:
+    def _count_routing(self, result: StepResult, train_batch: TrainBatch) -> None:
         bridge = self._distiller.bridge
         if bridge is None or result.routing is None:
             return
@@ -264,7 +269,7 @@ class _Loop:
             self._routing = RoutingStats(
                 teachers=[teacher.name for teacher in bridge.teachers]
             )
-        self._routing.update(result.routing, [s.domain for s in portion.samples])
+        self._routing.update(result.routing, [s.domain for s in train_batch.samples])
 
     def _log(
         self,
@@ -307,7 +312,7 @@ class _Loop:
 
         Args:
             tokens: of the student, over all processes, since the last line.
-            made: seconds spent on this step's portions, meanwhile if ``prefetch``.
+            made: seconds spent on this step's batches, meanwhile if ``prefetch``.
         """
         now = time.perf_counter()
         spent, steps = now - self._started, self._steps

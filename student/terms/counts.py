@@ -9,10 +9,10 @@ from torch import Tensor
 from student.places import Places
 
 
-def told(places: Places) -> list[float]:
+def same_next(places: Places) -> list[float]:
     """Of ``kd``: what the places weigh, and the student's next tokens."""
-    told = [one.pairing.told(one.weight) for one in places.heard("kd")]
-    return [_sum(told), places.predicted]
+    weights = [one.pairing.same_next(one.weight) for one in places.heard("kd")]
+    return [_sum(weights), places.predicted]
 
 
 def hybrid(places: Places) -> list[float]:
@@ -20,7 +20,7 @@ def hybrid(places: Places) -> list[float]:
     moved, apart = [], []
     for one in places.heard("hybrid_ot"):
         if one.alike:
-            weight = one.pairing.told(one.weight)
+            weight = one.pairing.same_next(one.weight)
             moved.append(weight)
         else:
             weight = one.pairing.stretches(one.weight)

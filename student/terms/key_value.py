@@ -17,9 +17,9 @@ from student.objective import (
     ATTENTION,
     RELATIONS,
     Comparison,
+    HiddenOutput,
     Objective,
     Relation,
-    Said,
     StepContext,
     Term,
     at_rows,
@@ -71,12 +71,13 @@ def attention_kl(ctx: StepContext) -> Tensor:
     total, weight = ctx.zero(), ctx.zero()
     for pair in ctx.attention:
         target, log_pred = pair.teacher, pair.student.clamp_min(1e-9).log()
-        if ctx.heat is not None:
-            heat = ctx.heat[:, None, None, None]
-            target = target.pow(1 / heat)  # tokens without attention stay without
+        if ctx.temperature is not None:
+            temperature = ctx.temperature[:, None, None, None]
+            # tokens without attention stay without
+            target = target.pow(1 / temperature)
             target = target / target.sum(-1, keepdim=True).clamp_min(1e-9)
-            log_pred = (log_pred / heat).log_softmax(-1)
-        kl = _kl(target, log_pred) * _squared_heat(ctx)  # (L, B, R)
+            log_pred = (log_pred / temperature).log_softmax(-1)
+        kl = _kl(target, log_pred) * _squared_temperature(ctx)  # (L, B, R)
         total = total + (kl * pair.weight).sum() / len(kl)
         weight = weight + pair.weight.expand_as(kl).sum() / len(kl)
     return total / ctx.total(0, weight)
@@ -107,8 +108,8 @@ def ce(ctx: StepContext) -> Tensor:
     """
     predicted = ctx.batch.predicted[:, 1:]
     total = ctx.total(0, predicted.sum().clamp_min(1))
-    if isinstance(ctx.said, Said):
-        return _fused_cross_entropy(ctx.said, ctx.batch, total)
+    if isinstance(ctx.output, HiddenOutput):
+        return _fused_cross_entropy(ctx.output, ctx.batch, total)
     labels = ctx.batch.ids[:, 1:].masked_fill(~predicted, -100)
     logits = ctx.logits[:, :-1].float()
     loss = F.cross_entropy(logits.transpose(1, 2), labels, reduction="sum")
@@ -116,7 +117,7 @@ def ce(ctx: StepContext) -> Tensor:
 
 
 def _fused_cross_entropy(
-    said: Said, batch: TokenBatch, total: Tensor | float
+    output: HiddenOutput, batch: TokenBatch, total: Tensor | float
 ) -> Tensor:
     """The same, a block of tokens at a time, without the logits of all."""
     wanted = batch.predicted.clone()
@@ -124,10 +125,10 @@ def _fused_cross_entropy(
     ids = batch.ids.masked_fill(~wanted, 0)  # padding may have an id beyond the head
     after, weight = (x.roll(-1, 1).flatten() for x in (ids, wanted.float()))
     labels = Labels(after, weight / total)  # the first wraps as 0
-    block = max(BLOCK, _BLOCK_LOGITS // said.head.size)
-    hidden = said.hidden.flatten(0, 1)
+    block = max(BLOCK, _BLOCK_LOGITS // output.head.size)
+    hidden = output.hidden.flatten(0, 1)
     with part("student"):  # its last layer, not a term's work
-        loss = linear_divergence(hidden, said.head, [], labels=labels, block=block)
+        loss = linear_divergence(hidden, output.head, [], labels=labels, block=block)
     return loss.float()
 
 
@@ -281,9 +282,9 @@ def _relations(
     for relation in ctx.relations:
         student, teacher = pick(relation)
         rows, known = relation.rows, _any_layer(relation.weight > 0)
-        log_s = _relation_log_softmax(student, rows, known, ctx.heat)
-        log_t = _relation_log_softmax(teacher, rows, known, ctx.heat)
-        per_row = _kl(log_t.exp(), log_s) * _squared_heat(ctx)  # (L, B, R)
+        log_s = _relation_log_softmax(student, rows, known, ctx.temperature)
+        log_t = _relation_log_softmax(teacher, rows, known, ctx.temperature)
+        per_row = _kl(log_t.exp(), log_s) * _squared_temperature(ctx)  # (L, B, R)
         row_weight, layers = _row_weight(relation.weight, rows), len(per_row)
         total = total + (per_row * row_weight).sum() / layers
         weight = weight + row_weight.expand_as(per_row).sum() / layers
@@ -297,7 +298,7 @@ def _row_weight(weight: Tensor, rows: Tensor) -> Tensor:
 
 
 def _relation_log_softmax(
-    x: Tensor, rows: Tensor, known: Tensor, heat: Tensor | None
+    x: Tensor, rows: Tensor, known: Tensor, temperature: Tensor | None
 ) -> Tensor:
     """Relations of the chosen rows to all known tokens but themselves.
 
@@ -307,8 +308,8 @@ def _relation_log_softmax(
     x = x.float()
     index = rows[None, :, :, None].expand(x.shape[0], -1, -1, x.shape[3])
     scores = x.gather(2, index) @ x.transpose(2, 3) / x.shape[3] ** 0.5
-    if heat is not None:
-        scores = scores / heat[:, None, None, None]
+    if temperature is not None:
+        scores = scores / temperature[:, None, None, None]
     itself = F.one_hot(rows, x.shape[2]).bool()  # (B, R, T)
     hidden = itself | ~known[:, None, :]
     return scores.masked_fill(hidden[None], -1e4).log_softmax(-1)
@@ -319,9 +320,9 @@ def _any_layer(known: Tensor) -> Tensor:
     return known.any(0) if known.dim() == 3 else known
 
 
-def _squared_heat(ctx: StepContext) -> Tensor | float:
+def _squared_temperature(ctx: StepContext) -> Tensor | float:
     """(L, 1, 1), the factor that keeps gradients' size as temperatures grow."""
-    return 1.0 if ctx.heat is None else ctx.heat.square()[:, None, None]
+    return 1.0 if ctx.temperature is None else ctx.temperature.square()[:, None, None]
 
 
 def _kl(target: Tensor, log_pred: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from student.step_outputs import Outputs
 from student.terms import counts
 from student.terms.likeliest_tokens import moved
 from student.terms.same_vocabulary import (
-    Side,
+    SameVocabularyTeacher,
     compare,
     labels_of,
     sides_of,
@@ -171,7 +171,7 @@ OUTPUT_BUILT_IN: Mapping[str, Term] = {
         short=f"output.{name}",
     )
     for name, function, count in (
-        ("kd", kd, counts.told),
+        ("kd", kd, counts.same_next),
         ("hybrid_ot", hybrid_ot, counts.hybrid),
         ("sequence_ot", sequence_ot, counts.texts),
         ("likelihood", likelihood, counts.stretches),
@@ -181,7 +181,9 @@ OUTPUT_BUILT_IN: Mapping[str, Term] = {
 """The built-in terms on outputs by name."""
 
 
-def _from_mean(outputs: Outputs, sides: list[Side], total: Tensor | float) -> Tensor:
+def _from_mean(
+    outputs: Outputs, sides: list[SameVocabularyTeacher], total: Tensor | float
+) -> Tensor:
     """Divergence from the teachers' weighted mean."""
     weights = torch.stack([side.weight for side in sides])
     shares = (weights / weights.sum(0).clamp_min(LEAST)).log()
@@ -190,11 +192,13 @@ def _from_mean(outputs: Outputs, sides: list[Side], total: Tensor | float) -> Te
         for side, share in zip(sides, shares, strict=True)
     ]
     first = sides[0]
-    whole = Side("their mean", first.teacher, weights.sum(0))
+    whole = SameVocabularyTeacher("their mean", first.teacher, weights.sum(0))
     return compare(outputs, whole, total, teachers=mixed)
 
 
-def _weigh(ctx: StepContext, parts: Sequence[Side | Stretches]) -> Tensor:
+def _weigh(
+    ctx: StepContext, parts: Sequence[SameVocabularyTeacher | Stretches]
+) -> Tensor:
     """What the places of one pass weigh together."""
     return sum((part.weight.sum() for part in parts), ctx.zero())
 
@@ -202,7 +206,7 @@ def _weigh(ctx: StepContext, parts: Sequence[Side | Stretches]) -> Tensor:
 def _transport(
     ctx: StepContext,
     outputs: Outputs,
-    sides: Sequence[Side],
+    sides: Sequence[SameVocabularyTeacher],
     stretches: Sequence[Stretches],
 ) -> Tensor:
     """Mean cost over places and teachers, by weight."""
@@ -217,7 +221,7 @@ def _transport(
 def _apart(
     ctx: StepContext,
     outputs: Outputs,
-    sides: Sequence[Side],
+    sides: Sequence[SameVocabularyTeacher],
     stretches: Sequence[Stretches],
 ) -> Tensor:
     """What stands beside the transport: divergence, or likelihood of stretches."""
@@ -233,18 +237,20 @@ def _apart(
     return loss
 
 
-def _transport_alike(outputs: Outputs, side: Side) -> Tensor:
+def _transport_alike(outputs: Outputs, side: SameVocabularyTeacher) -> Tensor:
     """Costs, by weight, over the places that weigh something."""
     own, teacher = outputs.student, side.teacher
     rows = side.weight.nonzero()[:, 0]
     size = min(own.head.size, teacher.head.size)
     vectors = own.head.weight.detach()
-    heat = temperature_of(outputs, side)
+    temperature = temperature_of(outputs, side)
     return moved(
         outputs.config,
         HeadInput(own.hidden.flatten(0, 1)[rows], own.head.first(size)),
         teacher=HeadInput(teacher.hidden[rows], teacher.head.first(size)),
         vectors=(vectors, vectors),
         weight=side.weight[rows],
-        temperature=heat[rows] if isinstance(heat, Tensor) and heat.dim() else heat,
+        temperature=temperature[rows]
+        if isinstance(temperature, Tensor) and temperature.dim()
+        else temperature,
     )

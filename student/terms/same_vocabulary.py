@@ -22,11 +22,11 @@ from student.output import (
 )
 from student.output.across.pairing import after
 from student.step_outputs import Outputs, Taught
-from student.terms.heat import Spots, temperature_at
+from student.terms.temperature import Spots, temperature_at
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Side:
+class SameVocabularyTeacher:
     """A teacher of the student's vocabulary at the student's places."""
 
     name: str
@@ -36,7 +36,7 @@ class Side:
     """(N,) float32 >= 0, 0 where the two do not predict the same token."""
 
 
-def sides_of(outputs: Outputs, taught: Sequence[Taught]) -> list[Side]:
+def sides_of(outputs: Outputs, taught: Sequence[Taught]) -> list[SameVocabularyTeacher]:
     """Some teachers, by routing weight or by their own confidence.
 
     Raises:
@@ -56,7 +56,7 @@ def sides_of(outputs: Outputs, taught: Sequence[Taught]) -> list[Side]:
 
 def compare(
     outputs: Outputs,
-    side: Side,
+    side: SameVocabularyTeacher,
     total: Tensor | float,
     labels: Labels | None = None,
     teachers: Sequence[HeadInput] | None = None,
@@ -92,7 +92,7 @@ def labels_of(outputs: Outputs, weight: float, total: float | None = None) -> La
     return Labels(after(tokens.ids).flatten(), each, config.label_smoothing)
 
 
-def _side(outputs: Outputs, taught: Taught) -> Side:
+def _side(outputs: Outputs, taught: Taught) -> SameVocabularyTeacher:
     other = taught.output
     if not outputs.speaks_alike(taught):
         raise InputError(
@@ -102,14 +102,14 @@ def _side(outputs: Outputs, taught: Taught) -> Side:
         )
     pairing = outputs.pairing(taught)
     hidden = other.hidden.flatten(0, 1)[pairing.same.flatten().clamp_min(0)]
-    weight = pairing.told(taught.weight)
+    weight = pairing.same_next(taught.weight)
     teacher = HeadInput(hidden, other.head)
 
-    return Side(taught.name, teacher, weight)
+    return SameVocabularyTeacher(taught.name, teacher, weight)
 
 
 @torch.no_grad()
-def _confidence(outputs: Outputs, side: Side) -> Tensor:
+def _confidence(outputs: Outputs, side: SameVocabularyTeacher) -> Tensor:
     """(N,) log of how sure a teacher is; a softmax over teachers makes weights of it.
 
     Source:
@@ -128,7 +128,7 @@ def _confidence(outputs: Outputs, side: Side) -> Tensor:
     return best.logits[:, 0] - best.log_total
 
 
-def temperature_of(outputs: Outputs, side: Side) -> float | Tensor:
+def temperature_of(outputs: Outputs, side: SameVocabularyTeacher) -> float | Tensor:
     """One temperature, or (N,), of the divergence and the transport from a teacher."""
     config = outputs.config
 

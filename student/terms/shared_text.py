@@ -25,8 +25,8 @@ from student.output import (
 )
 from student.output.across.pairing import Pairing
 from student.step_outputs import Outputs, Taught
-from student.terms.heat import Spots, temperature_at
 from student.terms.likeliest_tokens import moved
+from student.terms.temperature import Spots, temperature_at
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +82,7 @@ def likelihood_of(
     config, taught = outputs.config, stretches.taught
     with torch.no_grad():
         teacher = label_log_probs(taught.output, config.block)
-    heat = _heat_of_stretches(outputs, stretches, teacher)
+    temperature = _temperature_of_stretches(outputs, stretches, teacher)
     own_end = other_end = None
     if ends:
         lexicon, chunks = outputs.lexicons[taught.name], stretches.chunks
@@ -98,7 +98,7 @@ def likelihood_of(
         teacher,
         stretches.chunks,
         form=config.likelihood_form,
-        temperature=config.likelihood_temperature * heat / config.temperature,
+        temperature=config.likelihood_temperature * temperature / config.temperature,
         student_end=own_end,
         teacher_end=other_end,
         weight=stretches.weight,
@@ -119,7 +119,7 @@ def transport_of(outputs: Outputs, stretches: Stretches) -> Tensor:
     vectors = lexicon.student.vectors, lexicon.teacher.vectors
     weight = stretches.weight[at]
 
-    def cost(hidden: Tensor, head: LinearHead, heat: float | Tensor) -> Tensor:
+    def cost(hidden: Tensor, head: LinearHead, temperature: float | Tensor) -> Tensor:
         student = HeadInput(hidden[mine], head)
         return moved(
             outputs.config,
@@ -127,7 +127,7 @@ def transport_of(outputs: Outputs, stretches: Stretches) -> Tensor:
             teacher=teacher,
             vectors=vectors,
             weight=weight,
-            temperature=heat,
+            temperature=temperature,
         )
 
     start = outputs.config.temperature
@@ -169,7 +169,7 @@ def projected_of(
     def divergence(
         hidden: Tensor,
         head: LinearHead,
-        heat: float | Tensor,
+        temperature: float | Tensor,
         chains: Chains | None = None,
     ) -> Tensor:
         return projected_divergence(
@@ -179,7 +179,7 @@ def projected_of(
             teacher_head=teacher.head,
             pieces=pieces,
             settings=Divergence(config.divergence, config.mix, support),
-            temperature=heat,
+            temperature=temperature,
             weight=weight,
             chains=chains,
             block=config.block,
@@ -187,11 +187,11 @@ def projected_of(
 
     start = config.temperature
     spots = Spots(mine, teacher, weight, lambda h, head: divergence(h, head, start))
-    heat = temperature_at(outputs, spots)
-    return divergence(own.hidden.flatten(0, 1), own.head, heat, chains)
+    temperature = temperature_at(outputs, spots)
+    return divergence(own.hidden.flatten(0, 1), own.head, temperature, chains)
 
 
-def _heat_of_stretches(
+def _temperature_of_stretches(
     outputs: Outputs, stretches: Stretches, said: Tensor
 ) -> float | Tensor:
     """One temperature, or (N,): at the places before the stretches.

@@ -11,8 +11,8 @@ from align.time_align import Alignment
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
 from align.views import Injection
 from student.config import LossConfig
-from student.frozen import standing_still
-from student.objective import Said, StepContext, Term
+from student.frozen import frozen
+from student.objective import HiddenOutput, StepContext, Term
 from student.terms.key_value import OBJECTIVES
 from teacher.capture.kv_capture import KVCapture
 from teacher.output_head import linear_head
@@ -49,7 +49,7 @@ def mean_weights(routing):
 def test_the_outcome_teaches_bridge_and_router_but_never_the_student(
     school, only, kind
 ):
-    """Fails when the outcome pass runs outside of ``standing_still``."""
+    """Fails when the outcome pass runs outside of ``frozen``."""
     lesson = school.lesson(
         kind, loss=only(eta_outcome=1.0, router_signal="outcome"), routed=True
     )
@@ -75,7 +75,7 @@ def test_the_kv_distance_teaches_student_and_projector_only(
     school, only, kind, expected
 ):
     """Facts 10 and 14. Fails when AdapterBridge.compare loses its ``no_grad`` (the
-    adapter learns), when LatentBridge.compare loses ``standing_still`` (Z learns), or
+    adapter learns), when LatentBridge.compare loses ``frozen`` (Z learns), or
     when Distiller stops detaching the weights (the router learns)."""
     lesson = school.lesson(kind, loss=only(**KV_ONLY), routed=True)
     lesson.distiller._config = replace(
@@ -106,7 +106,7 @@ def test_attention_and_relations_teach_the_student_only(school, only):
 def test_the_latents_own_losses_teach_its_coders_and_not_the_student(school, only):
     lesson = school.lesson("latent", loss=only(delta_ce=1e-9))
     assert lesson.distiller.student is lesson.model
-    with standing_still(lesson.model):
+    with frozen(lesson.model):
         batch = school.batch()
         seen = lesson.capture(batch.ids, batch.mask)
     kv = replace(seen.kv, k=seen.kv.k.requires_grad_(), v=seen.kv.v.requires_grad_())
@@ -425,7 +425,9 @@ def test_a_term_that_asks_for_logits_gets_those_of_the_model(school):
     capture = KVCapture(school.student())
     batch = school.batch()
     seen = capture(batch.ids, batch.mask, logits=True, hidden=True)
-    ctx = StepContext(batch=batch, said=Said(seen.hidden, linear_head(capture)))
+    ctx = StepContext(
+        batch=batch, output=HiddenOutput(seen.hidden, linear_head(capture))
+    )
     torch.testing.assert_close(ctx.logits, seen.logits)
     assert ctx.logits is ctx.logits
 
@@ -486,7 +488,7 @@ def test_teaching_fades_and_the_next_token_loss_stays(school):
 def test_standing_still_gives_gradients_back_even_after_an_error():
     module = torch.nn.Linear(2, 2)
     module.bias.requires_grad_(False)
-    with pytest.raises(KeyError), standing_still(module):
+    with pytest.raises(KeyError), frozen(module):
         assert not module.weight.requires_grad
         raise KeyError
     assert module.weight.requires_grad and not module.bias.requires_grad

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from student.layers import feature_heat, layers_read
+from student.layers import feature_temperature, layers_read
 
 
 def test_layers_are_read_by_word_or_number():
@@ -15,8 +15,8 @@ def test_layers_are_read_by_word_or_number():
 
 
 def test_one_temperature_serves_all_layers_and_any_other_number_is_refused():
-    assert feature_heat([1.0, 1.0], 2) is None
+    assert feature_temperature([1.0, 1.0], 2) is None
     for given in ([4.0], [4.0, 4.0, 4.0]):
-        torch.testing.assert_close(feature_heat(given, 3), torch.full((3,), 4.0))
+        torch.testing.assert_close(feature_temperature(given, 3), torch.full((3,), 4.0))
     with pytest.raises(ValueError, match=r"has 2 entries, .* 3 layers"):
-        feature_heat([1.0, 2.0], 3)
+        feature_temperature([1.0, 2.0], 3)

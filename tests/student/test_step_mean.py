@@ -11,7 +11,7 @@ from fuse.similarity_router import SimilarityRouter
 from fuse.weigher import FixedWeigher, Weigher
 from student.config import LossConfig
 from student.distiller import WeightedObjective
-from student.loop.batches import Kitchen
+from student.loop.batches import BatchMaker
 from student.loop.data_order import sample_indices
 from student.output import Lexicon, Vocabulary, common_pieces
 from student.output_config import OutputConfig
@@ -92,7 +92,7 @@ def step(lesson, school, pieces, size, passes, number=0):
     """The gradient of one optimiser step, and its terms."""
     distiller = lesson.distiller
     cpu = torch.device("cpu")
-    kitchen = Kitchen(
+    maker = BatchMaker(
         samples=pieces,
         encode=school.encode,
         views=lesson.panel,
@@ -105,12 +105,14 @@ def step(lesson, school, pieces, size, passes, number=0):
         world_size=1,
         survey=distiller.survey,
     )
-    portion, terms = kitchen.by_step(passes), {}
+    batch_of, terms = maker.by_step(passes), {}
     distiller.zero_grad()
     for index in range(passes):
-        food = portion(index)
-        share = Share(food.places, food.own, food.step)
-        found = distiller(food.batch, food.views, food.rows, number, False, share)
+        train_batch = batch_of(index)
+        share = Share(train_batch.places, train_batch.counts, train_batch.step)
+        found = distiller(
+            train_batch.batch, train_batch.views, train_batch.rows, number, False, share
+        )
         found.loss.backward()
         for name, value in found.terms.items():
             terms[name] = terms.get(name, 0.0) + float(value)
@@ -250,7 +252,7 @@ def test_a_pass_alone_is_its_own_step(own_school, lesson_of, pieces):
     distiller._needs = frozenset({"attention", "relations", "outputs"})
     distiller._compares = True
     cpu = torch.device("cpu")
-    food = Kitchen(
+    train_batch = BatchMaker(
         samples=pieces,
         encode=own_school.encode,
         views=lesson.panel,
@@ -262,9 +264,9 @@ def test_a_pass_alone_is_its_own_step(own_school, lesson_of, pieces):
         rank=0,
         world_size=1,
         survey=distiller.survey,
-    ).portion(0)
-    share = Share(food.places, food.own, food.step)
-    arguments = food.batch, food.views, food.rows, 1, False
+    ).make(0)
+    share = Share(train_batch.places, train_batch.counts, train_batch.step)
+    arguments = train_batch.batch, train_batch.views, train_batch.rows, 1, False
     found = distiller(*arguments, share).terms
     alone = distiller(*arguments).terms
     for name in every:

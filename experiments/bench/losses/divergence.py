@@ -12,7 +12,7 @@ from align.tokens.batch import TokenBatch
 from align.views import LinearHead
 from experiments.bench.losses.memory import extra_bytes
 from experiments.bench.measure import Bar, paired_ratio
-from student.objective import Said, StepContext
+from student.objective import HiddenOutput, StepContext
 from student.output.divergence.divergence import divergence
 from student.output.divergence.linear_divergence import HeadInput, linear_divergence
 from student.terms.key_value import ce
@@ -106,8 +106,8 @@ def own_step(tokens: int, vocabulary: int) -> Callable[[], None]:
     batch = TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool), spans, ("",))
 
     def run() -> None:
-        said = Said(hidden[None], LinearHead(weight))
-        ce(StepContext(batch=batch, said=said)).backward()
+        output = HiddenOutput(hidden[None], LinearHead(weight))
+        ce(StepContext(batch=batch, output=output)).backward()
 
     return run
 

@@ -137,14 +137,14 @@ def _train(folder: Path, case: str) -> int:
     def steps(config: Config) -> int:
         extraction = open_extraction(config)
         phase = extraction.stages[0].phase
-        distiller, faculty = assembled(extraction, 0)
+        distiller, phase_teachers = assembled(extraction, 0)
         for name in extraction.teachers:  # its file is the kernel's to forget
             for parameter in extraction.models.live[name].loaded.model.parameters():
                 parameter.data = parameter.data.clone()
         job = Job(
             samples=extraction.corpus.longest,
             encode=extraction.models.encode,
-            views=faculty.panel,
+            views=phase_teachers.panel,
             steps=STEPS,
             seed=0,
         )

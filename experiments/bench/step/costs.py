@@ -18,13 +18,17 @@ from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
 from experiments.assemble.data import Encoder, cutter_of
 from experiments.assemble.outputs import own_head
-from experiments.assemble.teaching import Faculty, build_faculty, build_objectives
+from experiments.assemble.teaching import (
+    PhaseTeachers,
+    build_objectives,
+    build_phase_teachers,
+)
 from experiments.bench.measure import Bar, paired_ratio, show
 from experiments.config.presets import builtin_presets, load_registry
 from experiments.config.tree import load_config, resolve_phase
 from student.config import EngineName, TrainConfig
 from student.distiller import Distiller
-from student.loop.batches import Kitchen, Portion
+from student.loop.batches import BatchMaker, TrainBatch
 from student.loop.engine import Engine
 from student.loop.phase_checkpoint import Keeper
 from student.loop.trainer import Job, Observer, train_phase
@@ -63,11 +67,11 @@ class Scene:
         self.bare_student, self.bare_teachers = student, teachers
         self.encode = Encoder(student.tokenizer, TOKENS)
         self.samples = _texts(self.encode)
-        self.distiller, self.faculty = self._distiller(student, teachers)
-        self.kitchen = Kitchen(
+        self.distiller, self.phase_teachers = self._distiller(student, teachers)
+        self.maker = BatchMaker(
             samples=self.samples,
             encode=self.encode,
-            views=self.faculty.panel,
+            views=self.phase_teachers.panel,
             seed=0,
             rows=16,
             batch_size=BATCH,
@@ -78,19 +82,19 @@ class Scene:
             survey=self.distiller.survey,
         )
         self._batches = [
-            _encode(teacher, self.kitchen.portion(0).samples)
+            _encode(teacher, self.maker.make(0).samples)
             for teacher in (student, *teachers)
         ]
 
     def _distiller(
         self, student: LoadedModel, teachers: Sequence[LoadedModel]
-    ) -> tuple[Distiller, Faculty]:
+    ) -> tuple[Distiller, PhaseTeachers]:
         capture = KVCapture(student.model)
         taught = {
             name: LiveTeacher(name, one, KVCapture(one.model))
             for name, one in zip(TEACHERS, teachers, strict=True)
         }
-        faculty = build_faculty(
+        phase_teachers = build_phase_teachers(
             self.phase,
             registry=self.registry,
             student=capture,
@@ -101,7 +105,7 @@ class Scene:
             progress=lambda items, *_: items,
         )
         terms = build_objectives(self.phase, self.registry, True)
-        teaching = faculty.teaching
+        teaching = phase_teachers.teaching
         head = own_head(self.phase, capture)
         return Distiller(
             student.model,
@@ -110,17 +114,17 @@ class Scene:
             config=self.phase.loss,
             teaching=teaching,
             head=head,
-        ), faculty
+        ), phase_teachers
 
     def whole(self) -> None:
         """One forward and backward pass with everything."""
-        self._pass(self.kitchen.portion(0))
+        self._pass(self.maker.make(0))
         self.distiller.zero_grad()
 
-    def _pass(self, portion: Portion) -> None:
-        share = Share(portion.places, portion.own, portion.step)
+    def _pass(self, train_batch: TrainBatch) -> None:
+        share = Share(train_batch.places, train_batch.counts, train_batch.step)
         result = self.distiller(
-            portion.batch, portion.views, portion.rows, 1, False, share
+            train_batch.batch, train_batch.views, train_batch.rows, 1, False, share
         )
         result.loss.backward()
 
@@ -140,11 +144,11 @@ class Scene:
         """Shares of a whole pass by part; what has no name is the student's."""
         watch = Stopwatch()
         with watch.listening(), watch.count("student and backward"):
-            portion = self.kitchen.portion(0)
-            self._pass(portion)
+            train_batch = self.maker.make(0)
+            self._pass(train_batch)
         self.distiller.zero_grad()
         found = watch.take()
-        made = dict(portion.seconds)
+        made = dict(train_batch.seconds)
         found["student and backward"] -= sum(made.values())
         every = found | made
         return {name: value / sum(every.values()) for name, value in every.items()}
@@ -170,7 +174,7 @@ def _whole(scale: str, space: str, larger: bool, rounds: int) -> Bar:
     size = "one size up" if larger else "zoo sizes"
     name = f"whole step / bare parts, {size}, meeting in {space}"
     ratio = paired_ratio(scene.whole, scene.bare, rounds)
-    tokens = int(scene.kitchen.portion(0).batch.mask.sum())
+    tokens = int(scene.maker.make(0).batch.mask.sum())
     parts = ", ".join(f"{part} {share:.1%}" for part, share in scene.split().items())
     print(f"{name}: {ratio:.3f}\n  {tokens} tokens; {parts}", flush=True)
     return Bar(name, ratio, WHOLE)
@@ -216,7 +220,7 @@ def _train(scene: Scene, config: TrainConfig, keeper: Keeper | None = None) -> _
     job = Job(
         samples=scene.samples,
         encode=scene.encode,
-        views=scene.faculty.panel,
+        views=scene.phase_teachers.panel,
         steps=config.steps or 0,
         seed=0,
         checkpoints=keeper,

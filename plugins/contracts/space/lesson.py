@@ -23,7 +23,7 @@ from align.tokens.batch import TokenBatch
 from align.views import TeacherView
 from fuse.weigher import share
 from plugins.contracts.aligner import STUDENT, TEACHER, long_batches, token_batch
-from student.attention_sinks import not_sinks
+from student.attention_sinks import without_sinks
 from student.bridges.base import PairStats, TeacherShape
 from student.places import Counts, Places, Share, availability, find_places
 
@@ -167,7 +167,7 @@ def lesson(
             )
         )
     raw = torch.rand(*own.ids.shape, len(teachers), generator=chance) + 0.1
-    weights = share(raw, availability(own, views)) * not_sinks(own, views, 1)
+    weights = share(raw, availability(own, views)) * without_sinks(own, views, 1)
     whole = Lesson(batch=own, kv=kv, readings=readings, views=views, weights=weights)
     whole = whole if texts is None else _first(whole, texts)
     leaves = (whole.kv.k.requires_grad_(), whole.kv.v.requires_grad_())

@@ -72,7 +72,7 @@ class Chains:
     """(N,) int64, the piece that the student's first token counts for, -1 for none."""
     teacher_piece: Tensor
     """(N,) int64, likewise."""
-    told: Tensor
+    separate: Tensor
     """(N,) bool: whether the stretch is an outcome of its own; where each model says
     it by one token it is its piece's already."""
 
@@ -133,15 +133,15 @@ def projected_divergence(
         s = pool_logits(logits, pieces.student, pieces.size)
         t = pool_logits(other, pieces.teacher, pieces.size)
         if chains is not None:
-            told = chains.told[rows]
-            s = _with_chain(s, logits, own, chains.student_piece[rows], told)
+            separate = chains.separate[rows]
+            s = _with_chain(s, logits, own, chains.student_piece[rows], separate)
             t = _with_chain(
-                t, other, chains.teacher[rows], chains.teacher_piece[rows], told
+                t, other, chains.teacher[rows], chains.teacher_piece[rows], separate
             )
-        share, heat = weight[rows], temperature
-        if isinstance(heat, Tensor) and heat.dim():
-            heat = heat[rows]
-        mean = divergence(s, t, settings, temperature=heat, weight=share)
+        share, row_temperature = weight[rows], temperature
+        if isinstance(row_temperature, Tensor) and row_temperature.dim():
+            row_temperature = row_temperature[rows]
+        mean = divergence(s, t, settings, temperature=row_temperature, weight=share)
         return mean * share.sum()
 
     beside = None if chains is None else chains.student
@@ -164,18 +164,18 @@ def chains_of(
     several = (student[2] > 1) | (teacher[2] > 1)
     # a piece that is one token of the student's would have nothing left beside it
     divisible = (student[2] > 1) | (kinds[own.clamp_min(0)] > 1)
-    told = several & divisible & (own >= 0) & (other >= 0)
+    separate = several & divisible & (own >= 0) & (other >= 0)
     return Chains(
         student=student[0],
         teacher=teacher[0].detach(),
         student_piece=own,
         teacher_piece=other,
-        told=told,
+        separate=separate,
     )
 
 
 def _with_chain(
-    pooled: Tensor, logits: Tensor, chain: Tensor, piece: Tensor, told: Tensor
+    pooled: Tensor, logits: Tensor, chain: Tensor, piece: Tensor, separate: Tensor
 ) -> Tensor:
     """(n, K) logits of pieces -> (n, K + 1) log probabilities, the stretch's last."""
     log_p = pooled - logits.logsumexp(-1, keepdim=True).to(pooled.dtype)
@@ -183,6 +183,6 @@ def _with_chain(
     at = piece.clamp_min(0)[:, None]
     whole = log_p.gather(1, at)[:, 0]
     rest = whole + log1mexp((chain - whole).clamp_max(-_LEAST_REST))
-    log_p = log_p.scatter(1, at, torch.where(told, rest, whole)[:, None])
-    last = torch.where(told, chain, -torch.inf)  # left out of both sides
+    log_p = log_p.scatter(1, at, torch.where(separate, rest, whole)[:, None])
+    last = torch.where(separate, chain, -torch.inf)  # left out of both sides
     return torch.cat([log_p, last[:, None]], 1)

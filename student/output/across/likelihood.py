@@ -142,8 +142,8 @@ def _check(
         raise ValueError(f"form is {form!r}; give {_named(LikelihoodForm)}")
     if reduction not in get_args(Reduction):
         raise ValueError(f"reduction is {reduction!r}; give {_named(Reduction)}")
-    heat = torch.as_tensor(temperature)
-    if not bool((heat.isfinite() & (heat > 0)).all()):
+    row_temperature = torch.as_tensor(temperature)
+    if not bool((row_temperature.isfinite() & (row_temperature > 0)).all()):
         raise ValueError(f"temperature must be > 0 and finite, got {temperature}")
     if (student_end is None) != (teacher_end is None):
         given, absent = ("teacher_end", "student_end")[

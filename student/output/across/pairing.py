@@ -39,7 +39,7 @@ class Pairing:
     def _words(self) -> Chunks:
         return shared_chunks(self.student, self.teacher, at_blanks=True)
 
-    def told(self, weight: Tensor) -> Tensor:
+    def same_next(self, weight: Tensor) -> Tensor:
         """What counts where both predict the same token.
 
         Args:

@@ -49,9 +49,9 @@ def divergence(
         )
     rows = len(student)
     scale = shares(weight, rows, student)
-    heat = temperatures(temperature, rows, student)
+    row_temperature = temperatures(temperature, rows, student)
     loss: Tensor = _FromLogits.apply(
-        student, teacher.detach(), settings or Divergence(), heat, scale
+        student, teacher.detach(), settings or Divergence(), row_temperature, scale
     )
     return loss
 
@@ -65,27 +65,33 @@ class _FromLogits(torch.autograd.Function):
         student: Tensor,
         teacher: Tensor,
         settings: Divergence,
-        heat: Tensor,
+        row_temperature: Tensor,
         scale: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(student, teacher, heat, scale)
+        ctx.save_for_backward(student, teacher, row_temperature, scale)
         ctx.settings = settings
-        loss, ctx.gradient = _loss_and_gradient(student, teacher, settings, heat, scale)
+        loss, ctx.gradient = _loss_and_gradient(
+            student, teacher, settings, row_temperature, scale
+        )
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gradient, ctx.gradient = ctx.gradient, None  # given away, never copied
         if gradient is None:  # a second time through a kept graph
-            student, teacher, heat, scale = ctx.saved_tensors
-            gradient = _loss_and_gradient(student, teacher, ctx.settings, heat, scale)[
-                1
-            ]
+            student, teacher, row_temperature, scale = ctx.saved_tensors
+            gradient = _loss_and_gradient(
+                student, teacher, ctx.settings, row_temperature, scale
+            )[1]
         return times_(gradient, grads[0]), None, None, None, None
 
 
 def _loss_and_gradient(
-    student: Tensor, teacher: Tensor, settings: Divergence, heat: Tensor, scale: Tensor
+    student: Tensor,
+    teacher: Tensor,
+    settings: Divergence,
+    row_temperature: Tensor,
+    scale: Tensor,
 ) -> tuple[Tensor, Tensor]:
     width = min(student.shape[1], teacher.shape[1])
     kept = scale.nonzero()[:, 0]
@@ -94,7 +100,12 @@ def _loss_and_gradient(
     logits = student[:, :width], teacher[:, :width]
     total = torch.zeros((), dtype=torch.float64, device=student.device)
     same = student.dtype == teacher.dtype == scale.dtype
-    if same and settings.plain and by_single_rows(student) and bool((heat == 1).all()):
+    if (
+        same
+        and settings.plain
+        and by_single_rows(student)
+        and bool((row_temperature == 1).all())
+    ):
         found, kept = _row_by_row(*logits, gradient[:, :width], scale, kept)
         total += found
     room = student.new_empty((2, 0, width), dtype=scale.dtype)
@@ -104,9 +115,9 @@ def _loss_and_gradient(
             room = student.new_empty((2, count, width), dtype=scale.dtype)
         s, t = room[0, :count], room[1, :count]
         s.copy_(logits[0][rows])
-        t.copy_(logits[1][rows]).div_(heat[rows, None])
+        t.copy_(logits[1][rows]).div_(row_temperature[rows, None])
         share = scale[rows]
-        losses = pull_(s, t, settings, heat[rows], share)
+        losses = pull_(s, t, settings, row_temperature[rows], share)
         gradient[rows, :width] = s.to(student.dtype)
         total += (losses.double() * share.double()).sum()
     return total.to(scale.dtype), gradient

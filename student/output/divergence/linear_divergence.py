@@ -53,7 +53,7 @@ class _Plan:
 
     teachers: Sequence[HeadInput]
     settings: Divergence
-    heat: Tensor
+    row_temperature: Tensor
     scale: Tensor
     labels: Labels | None
     block: int
@@ -107,7 +107,7 @@ def linear_divergence(
     plan = _Plan(
         teachers=[_in_dtype(teacher, dtype) for teacher in teachers],
         settings=settings or Divergence(),
-        heat=temperatures(temperature, rows, hidden),
+        row_temperature=temperatures(temperature, rows, hidden),
         scale=shares(weight, rows, hidden, total),
         labels=labels,
         block=block,
@@ -188,7 +188,9 @@ class _Walk:
             hard = logits.clone()
             total += cross_entropy_(hard, labels, rows)
         target = self._target(rows)
-        losses = pull_(logits[:, :width], target, plan.settings, plan.heat[rows], scale)
+        losses = pull_(
+            logits[:, :width], target, plan.settings, plan.row_temperature[rows], scale
+        )
         total += (losses.double() * scale.double()).sum()
         logits[:, width:] = 0
         if hard is not None:
@@ -197,13 +199,13 @@ class _Walk:
 
     def _target(self, rows: Tensor) -> Tensor:
         """(n, V) scaled logits of one teacher, or log of several teachers' mean."""
-        heat = self._plan.heat[rows]
+        row_temperature = self._plan.row_temperature[rows]
         mean: Tensor | None = None
         for teacher in self._plan.teachers:
             buffer = self._targets[0 if mean is None else 1]
             one = buffer.fill(teacher.hidden[rows], teacher.head.first(self._width))
-            if not bool((heat == 1).all()):
-                one.div_(heat[:, None])
+            if not bool((row_temperature == 1).all()):
+                one.div_(row_temperature[:, None])
             if teacher.log_share is None:
                 return one
             torch.log_softmax(one, -1, out=one)

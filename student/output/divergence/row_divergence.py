@@ -67,7 +67,7 @@ def pull_(
     student: Tensor,
     teacher: Tensor,
     settings: Divergence,
-    heat: Tensor,
+    row_temperature: Tensor,
     scale: Tensor,
 ) -> Tensor:
     """Distances of a block; its buffers become gradient and scratch.
@@ -78,7 +78,7 @@ def pull_(
         teacher: (N, V) logits **already divided by the temperature**, or log
             probabilities; overwritten.
         settings: which distance.
-        heat: (N,) temperatures.
+        row_temperature: (N,) temperatures.
         scale: (N,) factors.
 
     Returns:
@@ -86,11 +86,11 @@ def pull_(
     """
     losses = student.new_empty(len(student))
     spare: Tensor | None = None  # fresh memory for every group would cost more than it
-    even = bool((heat == 1).all())
+    even = bool((row_temperature == 1).all())
     quick = even and settings.plain and by_single_rows(student)
     factors = scale.tolist() if quick else []
     for rows in cached_rows(len(student), student, 1 if quick else None):
-        s, t, hot = student[rows], teacher[rows], heat[rows]
+        s, t, hot = student[rows], teacher[rows], row_temperature[rows]
         spare = s.new_empty(2, *s.shape) if spare is None else spare
         if quick:
             row = forward_kl_row_(s[0], t[0], s[0], spare[:, 0], factors[rows.start])

@@ -62,18 +62,18 @@ def temperatures(temperature: float | Tensor, rows: int, like: Tensor) -> Tensor
     """
     wide = torch.promote_types(like.dtype, torch.float32)
     if isinstance(temperature, Tensor):
-        heat = temperature.detach().to(like.device, wide)
-        heat = heat.expand(rows) if heat.dim() == 0 else heat
+        each = temperature.detach().to(like.device, wide)
+        each = each.expand(rows) if each.dim() == 0 else each
     else:
-        heat = torch.full((rows,), float(temperature), dtype=wide, device=like.device)
-    if heat.shape != (rows,):
+        each = torch.full((rows,), float(temperature), dtype=wide, device=like.device)
+    if each.shape != (rows,):
         raise ValueError(
-            f"temperature has shape {tuple(heat.shape)} for {rows} rows; give one, or "
+            f"temperature has shape {tuple(each.shape)} for {rows} rows; give one, or "
             f"({rows},)"
         )
-    if rows and not bool((heat > 0).all()):
-        raise ValueError(f"temperature must be > 0, got {float(heat.min())}")
-    return heat
+    if rows and not bool((each > 0).all()):
+        raise ValueError(f"temperature must be > 0, got {float(each.min())}")
+    return each
 
 
 def times_(x: Tensor, by: Tensor) -> Tensor:

@@ -197,5 +197,7 @@ def masked_log_softmax(logits: Tensor, temperature: float | Tensor) -> Tensor:
         logits: (N, k) float; -inf takes no part.
         temperature: > 0, one for all rows or (N,).
     """
-    heat = torch.as_tensor(temperature, dtype=logits.dtype, device=logits.device)
-    return F.log_softmax(logits / heat.reshape(-1, 1), -1)
+    row_temperature = torch.as_tensor(
+        temperature, dtype=logits.dtype, device=logits.device
+    )
+    return F.log_softmax(logits / row_temperature.reshape(-1, 1), -1)

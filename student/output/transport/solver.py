@@ -236,13 +236,13 @@ def _guess(a: Tensor, b: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
     Sinkhorn, in single precision.
     """
     a, b = a.float(), b.float()
-    heat = _GUESS * cost.mean((1, 2), keepdim=True).float().clamp_min(1e-30)
-    kernel = cost.float().div_(-heat).exp_()
+    smoothing = _GUESS * cost.mean((1, 2), keepdim=True).float().clamp_min(1e-30)
+    kernel = cost.float().div_(-smoothing).exp_()
     v = torch.ones_like(b)
     for _ in range(2):
         u = a / (kernel @ v[:, :, None])[:, :, 0]
         v = b / (u[:, None] @ kernel)[:, 0]
-    found = (heat[:, 0] * x.log() for x in (u, v))
+    found = (smoothing[:, 0] * x.log() for x in (u, v))
     first, second = (x.nan_to_num(0.0, 0.0, 0.0).double() for x in found)
     return first, second
 

@@ -9,7 +9,12 @@ import torch
 
 import align.support.cpu
 from experiments.assemble import precision
-from experiments.assemble.precision import answer_of_run, autocast_of, settle, told
+from experiments.assemble.precision import (
+    answer_of_run,
+    autocast_of,
+    describe_precision,
+    settle,
+)
 from experiments.config.presets import builtin_presets
 from experiments.config.tree import load_config, resolve_phases
 from student.config import TrainConfig
@@ -75,9 +80,9 @@ def test_a_run_goes_on_as_it_began_and_says_where_hardware_differs(
     assert answer_of_run(tmp_path, processes(here)) is began
     warning = capsys.readouterr().err
     assert warning.startswith("warning: train.bf16=auto") and "run.name" in warning
-    assert "warning" not in told(began, began) and "as this run began" in told(
-        here, here
-    )
+    assert "warning" not in describe_precision(
+        began, began
+    ) and "as this run began" in describe_precision(here, here)
 
 
 def test_every_auto_is_settled_and_what_was_said_stays():

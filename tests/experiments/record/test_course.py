@@ -29,7 +29,7 @@ def test_what_is_left_counts_every_arm_and_phase(clock):
     leg.advance(4)  # 2 s a step with one teacher: 1 s for each model
     assert whole.share == 4 / 60
     assert whole.seconds_left() == 6 * 2 + 10 * 1 + 20 * 4 + 20 * 1
-    assert leg.told() == "run 7%, about 2 min 2 s left"
+    assert leg.describe() == "run 7%, about 2 min 2 s left"
     clock[0] = 20.0
     leg.advance(10)
     plain = whole.leg("ce_only", 0)

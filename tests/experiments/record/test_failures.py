@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.config.error_place import during, named
+from experiments.config.error_place import during, prefix_errors
 from experiments.config.parsing import ConfigError
 from experiments.record.failures import ERRORS, kept_errors, line_of
 from experiments.report.status import describe
@@ -55,7 +55,7 @@ def test_a_torch_error_of_ours_ends_with_1_and_is_kept_too(
     def multiply(*_, **__):
         return torch.ones(2, 3) @ torch.ones(2, 3)
 
-    monkeypatch.setattr(stage, "build_faculty", multiply)
+    monkeypatch.setattr(stage, "build_phase_teachers", multiply)
     code, message = said(["train", str(small_config(tmp_path, tiny_zoo))], capsys)
     assert code == 1
     assert message.startswith("mtkd: this should not have happened (RuntimeError: mat1")
@@ -83,9 +83,9 @@ def test_a_plugins_failure_is_never_ours_to_repair():
 
 
 def test_a_place_goes_in_front_of_what_the_user_can_put_right_alone():
-    with pytest.raises(PluginCrashError) as crash, named("data.train"):
+    with pytest.raises(PluginCrashError) as crash, prefix_errors("data.train"):
         raise PluginCrashError("gone")
     assert str(crash.value) == "data.train: gone"
-    with pytest.raises(ValueError) as ours, named("data.train"):
+    with pytest.raises(ValueError) as ours, prefix_errors("data.train"):
         raise ValueError("ours")
     assert str(ours.value) == "ours"

@@ -43,7 +43,7 @@ def test_loss_gradient_and_the_whole_run_stand_beside_the_steps(now, capsys):
     legs = {("main", 0): (4, 1, False), ("ce_only", 0): (4, 0, False)}
     shown.course = Course(legs, clock=lambda: now[0])
     with shown.work("main · dual", 4, ("main", 0)) as show:
-        show.note(progress.told({"loss": 3.21041, "grad_norm": 0.8765}))
+        show.note(progress.describe_losses({"loss": 3.21041, "grad_norm": 0.8765}))
         now[0] = 8.0
         show(2)
     assert capsys.readouterr().err == (

@@ -16,7 +16,7 @@ from experiments.config.parsing import ConfigError
 from experiments.config.sections import GateConfig
 from experiments.config.tree import load_config
 from experiments.record.metrics import Metrics
-from experiments.run.gates import Harm, judge, kept_before, told
+from experiments.run.gates import Harm, describe_harm, judge, kept_before
 from tests.experiments.small_runs import said, small_config
 
 ROLLBACK = GateConfig(action="rollback", tolerance=0.1)
@@ -36,7 +36,7 @@ def test_reporting_keeps_what_was_harmed():
     found = judge({"all": 3.0}, {"before": {"all": 2.0}}, GateConfig(), own_text=False)
     assert len(found.harms) == 1
     assert not found.rolled_back
-    text = told(found.plain())
+    text = describe_harm(found.plain())
     assert text == "all 3.000, 50.0% more than before the phase (2.000)"
 
 
@@ -54,11 +54,11 @@ def test_a_student_that_is_not_finite_has_been_harmed():
 def test_the_worst_harm_is_named_first():
     references = {"ce_only": {"a": 2.0, "b": 2.0}}
     found = judge({"a": 2.4, "b": 3.0}, references, ROLLBACK, True)
-    assert told(found.plain()) == (
+    assert describe_harm(found.plain()) == (
         "b 3.000, 50.0% more than CE only (2.000); "
         "a 2.400, 20.0% more than CE only (2.000)"
     )
-    assert told(judge({"a": 2.0}, references, ROLLBACK, True).plain()) == ""
+    assert describe_harm(judge({"a": 2.0}, references, ROLLBACK, True).plain()) == ""
 
 
 def test_the_next_phase_starts_from_the_last_that_was_kept():
@@ -139,8 +139,8 @@ def test_summary_report_and_metrics_say_what_was_rolled_back_and_why(rolled_back
     report = (run / "report.md").read_text()
     assert "Rolled back for doing harm: multi_basic; the run's student is" in report
     assert "**multi_basic** was rolled back: " in report
-    assert f"It hurt: {told(harmful['gate'])}." in report
-    assert f"text {harm['bpc']:.3f}, " in told(harmful["gate"])
+    assert f"It hurt: {describe_harm(harmful['gate'])}." in report
+    assert f"text {harm['bpc']:.3f}, " in describe_harm(harmful["gate"])
     assert "| rolled back |" in report
     assert "held-out text of its own" in report
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())

@@ -13,7 +13,7 @@ from experiments.config.tree import load_config
 from experiments.assemble.fingerprint import ends_of, settings_of, tokenizer_digest
 from experiments.assemble.stored_teachers import check_settings
 from experiments.config.parsing import merge
-from student.loop.batches import Kitchen
+from student.loop.batches import BatchMaker
 from teacher.store import KVStore, StoreError
 from tests.experiments import spoiled
 from tests.experiments.small_runs import said, small_config
@@ -282,7 +282,7 @@ def test_a_store_on_the_students_tokens_has_the_ends_that_were_extracted(learn_e
 
 def test_ranks_read_disjoint_parts_and_epochs_other_orders():
     def numbers(rank, world, first, count=12):
-        kitchen = Kitchen(
+        maker = BatchMaker(
             samples=list(range(count)),
             encode=None,
             views=None,
@@ -297,7 +297,7 @@ def test_ranks_read_disjoint_parts_and_epochs_other_orders():
         )
         from student.loop.data_order import sample_indices
 
-        start = kitchen.first_sample
+        start = maker.first_sample
         return [
             index
             for step in range(count // (2 * world))

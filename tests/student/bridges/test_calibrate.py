@@ -5,7 +5,7 @@ import torch
 
 from align.calibration import STD_FLOOR
 from align.tokens.batch import TokenBatch
-from student.attention_sinks import not_sinks
+from student.attention_sinks import without_sinks
 from student.bridges.calibrate import NoCoverageError, calibrate, fit_positions
 
 
@@ -15,7 +15,7 @@ def test_constants_are_the_samples_own_over_tokens_that_count(school):
     batch = school.batch(6)
     views = lesson.panel(batch)
     calibrate(lesson.capture, lesson.bridge, [(batch, views)], 1)
-    clear = not_sinks(batch, views, 1)
+    clear = without_sinks(batch, views, 1)
     with torch.no_grad():
         own = lesson.capture(batch.ids, batch.mask).kv.flat()[0]
     for m, view in enumerate(views):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from align.time_align import Alignment
-from student.bridges.features import Carrier, Features
-from student.bridges.projected import LayerwiseLinear, Meeting, Projected
+from student.bridges.features import Features, LayerMixer
+from student.bridges.projected import LayerwiseLinear, Projected, ProjectedPair
 from student.objective import Comparison
 
 
@@ -22,13 +22,15 @@ def alignment():
 def features(layers, width):
     """Random features of a teacher's tokens, and what they are on the student's."""
     x, pairs = torch.randn(layers, 2, 3, width), alignment()
-    carry = Carrier(pairs)
+    carry = LayerMixer(pairs)
     kept = tuple(carry(x.flatten(1, 2), [(layer, 1.0)]) for layer in range(layers))
     return Features(kept, carry.tokens, (2, 4)), pairs.dense() @ x
 
 
 def meetings(z, maps, targets):
-    return (Meeting(z, [one], [it]) for one, it in zip(maps, targets, strict=True))
+    return (
+        ProjectedPair(z, [one], [it]) for one, it in zip(maps, targets, strict=True)
+    )
 
 
 @pytest.fixture
@@ -144,7 +146,9 @@ def test_teachers_add_up_on_the_student_that_they_share():
     for parameter in [p for one in maps for p in one.parameters()]:
         torch.nn.init.normal_(parameter)
     targets, aligned = zip(features(2, 12), features(2, 6), strict=True)
-    found = torch.stack([x.distance() for x in Meeting(z, maps, targets).products])
+    found = torch.stack(
+        [x.distance() for x in ProjectedPair(z, maps, targets).products]
+    )
     expected = torch.stack(
         [(m(z) - x).square().mean(3) for m, x in zip(maps, aligned, strict=True)]
     )

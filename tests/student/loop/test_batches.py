@@ -6,7 +6,7 @@ import torch
 
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
-from student.loop.batches import Kitchen, serve
+from student.loop.batches import BatchMaker, prefetched
 from student.places import Counts, Places
 
 SAMPLES = [TextSample("abcdefgh"[: 2 + i % 5], "letters", str(i)) for i in range(7)]
@@ -40,9 +40,9 @@ def survey(batch, readings, rows):
     return places, Counts(places.predicted, {"ce": (places.predicted,)})
 
 
-def kitchen(**changes):
+def maker(**changes):
     cpu = torch.device("cpu")
-    plain = Kitchen(
+    plain = BatchMaker(
         samples=SAMPLES,
         encode=encode,
         views=None,
@@ -59,68 +59,68 @@ def kitchen(**changes):
 
 
 def test_sampled_rows_are_real_tokens_and_the_same_when_asked_again():
-    portion = kitchen().portion(7)
-    assert portion.rows.shape == (3, 16)
-    assert bool(portion.batch.mask.gather(1, portion.rows).all())
-    assert torch.equal(portion.rows, kitchen().portion(7).rows)
-    assert kitchen(rows=0).portion(7).rows is None
+    train_batch = maker().make(7)
+    assert train_batch.rows.shape == (3, 16)
+    assert bool(train_batch.batch.mask.gather(1, train_batch.rows).all())
+    assert torch.equal(train_batch.rows, maker().make(7).rows)
+    assert maker(rows=0).make(7).rows is None
 
 
 def test_two_processes_read_what_one_reads():
-    alone = kitchen(batch_size=4).portion(1)
-    both = [kitchen(batch_size=2, rank=r, world_size=2).portion(1) for r in (0, 1)]
-    shared = [sample.id for portion in both for sample in portion.samples]
+    alone = maker(batch_size=4).make(1)
+    both = [maker(batch_size=2, rank=r, world_size=2).make(1) for r in (0, 1)]
+    shared = [sample.id for train_batch in both for sample in train_batch.samples]
     assert shared == [sample.id for sample in alone.samples]
 
 
 def test_a_later_phase_reads_on():
-    ids = [sample.id for sample in kitchen(first_sample=3).portion(0).samples]
-    assert ids == [sample.id for sample in kitchen().portion(1).samples]
+    ids = [sample.id for sample in maker(first_sample=3).make(0).samples]
+    assert ids == [sample.id for sample in maker().make(1).samples]
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_portions_come_in_order_each_made_once(ahead):
+def test_batches_come_in_order_each_made_once(ahead):
     made = []
 
-    def portion(number):
+    def train_batch(number):
         made.append(number)
         return number
 
-    assert list(serve(portion, 2, 7, ahead)) == [2, 3, 4, 5, 6]
+    assert list(prefetched(train_batch, 2, 7, ahead)) == [2, 3, 4, 5, 6]
     assert made == [2, 3, 4, 5, 6]
 
 
-def test_the_next_portion_is_made_while_this_one_is_eaten():
+def test_the_next_batch_is_made_while_this_one_is_trained_on():
     started = {number: threading.Event() for number in range(4)}
 
-    def portion(number):
+    def train_batch(number):
         started[number].set()
         return number
 
-    portions = serve(portion, 0, 4, ahead=True)
-    assert next(portions) == 0
+    train_batches = prefetched(train_batch, 0, 4, ahead=True)
+    assert next(train_batches) == 0
     assert started[1].wait(timeout=30)
     assert not started[2].is_set()
-    portions.close()
+    train_batches.close()
 
 
 def test_a_teacher_that_fails_in_the_background_fails_the_loop():
-    def portion(number):
+    def train_batch(number):
         if number == 1:
             raise RuntimeError("teacher 'x' is not finite")
         return number
 
-    portions = serve(portion, 0, 3, ahead=True)
-    next(portions)
+    train_batches = prefetched(train_batch, 0, 3, ahead=True)
+    next(train_batches)
     with pytest.raises(RuntimeError, match="teacher 'x'"):
-        next(portions)
+        next(train_batches)
 
 
 def test_background_work_uses_the_callers_number_of_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        counts = list(serve(lambda _: torch.get_num_threads(), 0, 2, ahead=True))
+        counts = list(prefetched(lambda _: torch.get_num_threads(), 0, 2, ahead=True))
     finally:
         torch.set_num_threads(before)
     assert counts == [1, 1]
@@ -131,8 +131,11 @@ def test_background_work_is_done_on_the_callers_gpu(monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     gpu = torch.device("cuda", 3)
-    assert list(serve(lambda number: number, 0, 2, ahead=True, device=gpu)) == [0, 1]
+    assert list(prefetched(lambda number: number, 0, 2, ahead=True, device=gpu)) == [
+        0,
+        1,
+    ]
     assert chosen == [gpu]
     for device in (None, torch.device("cpu"), torch.device("cuda")):  # no choice
-        assert list(serve(lambda n: n, 0, 2, ahead=True, device=device)) == [0, 1]
+        assert list(prefetched(lambda n: n, 0, 2, ahead=True, device=device)) == [0, 1]
     assert chosen == [gpu]

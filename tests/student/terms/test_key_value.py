@@ -60,14 +60,14 @@ def test_cross_entropy_is_the_librarys_own_loss():
         attention_mask=mask.long(),
         labels=ids.masked_fill(~mask, -100),
     )
-    ours = term("ce", StepContext(batch=tokens(ids, mask), said=out.logits))
+    ours = term("ce", StepContext(batch=tokens(ids, mask), output=out.logits))
     torch.testing.assert_close(ours, out.loss)
 
 
 def test_cross_entropy_of_a_single_token_is_zero_with_a_gradient_of_zero():
     ids = torch.ones(2, 1, dtype=torch.int64)
     logits = torch.randn(2, 1, 5, requires_grad=True)
-    loss = term("ce", StepContext(batch=tokens(ids, ids == 1), said=logits))
+    loss = term("ce", StepContext(batch=tokens(ids, ids == 1), output=logits))
     loss.backward()
     assert float(loss.detach()) == 0 and float(logits.grad.abs().sum()) == 0
 
@@ -170,7 +170,7 @@ def test_relations_are_minilms_by_a_naive_loop():
 @pytest.mark.parametrize("name", ["attention_kl", "relation_k"])
 def test_each_layer_has_its_own_temperature(name):
     torch.manual_seed(0)
-    heat = torch.tensor([1.0, 3.0])
+    temperature = torch.tensor([1.0, 3.0])
     maps = [torch.randn(2, 1, 2, 5).softmax(-1) for _ in range(2)]
     maps[1][..., 4] = 0  # a token that the teacher cannot see
     maps[1] /= maps[1].sum(-1, keepdim=True)
@@ -186,16 +186,18 @@ def test_each_layer_has_its_own_temperature(name):
         weight=torch.ones(1, 5),
         rows=rows,
     )
-    found = term(name, context(attention=[pair], relations=[relation], heat=heat))
+    found = term(
+        name, context(attention=[pair], relations=[relation], temperature=temperature)
+    )
 
     def layer(n: int) -> float:
         if name == "attention_kl":
-            s, t = (m[n, 0].double() ** (1 / heat[n]) for m in maps)
+            s, t = (m[n, 0].double() ** (1 / temperature[n]) for m in maps)
         else:  # relations of a query to all tokens but itself
             s, t = (
                 torch.stack(
                     [
-                        (z[n, 0, q] @ z[n, 0].T / z.shape[3] ** 0.5 / heat[n])
+                        (z[n, 0, q] @ z[n, 0].T / z.shape[3] ** 0.5 / temperature[n])
                         .double()
                         .exp()
                         * (torch.arange(5) != q)
@@ -205,7 +207,9 @@ def test_each_layer_has_its_own_temperature(name):
                 for z in (x, y)
             )
         s, t = (z / z.sum(-1, keepdim=True) for z in (s, t))
-        return float(heat[n]) ** 2 * rel_entr(t.numpy(), s.numpy()).sum(-1).mean()
+        return (
+            float(temperature[n]) ** 2 * rel_entr(t.numpy(), s.numpy()).sum(-1).mean()
+        )
 
     assert float(found) == pytest.approx((layer(0) + layer(1)) / 2, rel=1e-5)
     assert layer(0) != layer(1)

@@ -55,7 +55,7 @@ def context(config: OutputConfig, *teachers: Output, weights=None) -> StepContex
     ]
     lexicons = {one.name: LEXICON for one in taught}
     outputs = Outputs(student=own, teachers=taught, config=config, lexicons=lexicons)
-    return StepContext(batch=own.tokens, said=torch.zeros(2, 5, V), outputs=outputs)
+    return StepContext(batch=own.tokens, output=torch.zeros(2, 5, V), outputs=outputs)
 
 
 def log_probs(one: Output, temperature: float = 1.0) -> torch.Tensor:
@@ -232,12 +232,12 @@ def test_a_temperature_rule_sees_the_step_the_teacher_and_the_gradients():
     torch.testing.assert_close(at("linear", 50), fixed(3.0))
     ctx = context(config, teacher)
     p = log_probs(teacher)
-    heat = 1 + 2 * -(p.exp() * p).sum(-1, keepdim=True) / math.log(V)
+    temperature = 1 + 2 * -(p.exp() * p).sum(-1, keepdim=True) / math.log(V)
     p, q = (
-        (log_probs(one) / heat).log_softmax(-1)
+        (log_probs(one) / temperature).log_softmax(-1)
         for one in (teacher, ctx.outputs.student)
     )
-    each = (p.exp() * (p - q)).sum(-1) * heat[..., 0] ** 2
+    each = (p.exp() * (p - q)).sum(-1) * temperature[..., 0] ** 2
     torch.testing.assert_close(at("entropy"), each[PREDICTS].mean())
     assert at("signal_to_noise").isfinite()
 

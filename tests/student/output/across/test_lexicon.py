@@ -45,24 +45,26 @@ def by_piece(row: dict[str, float]) -> dict[str, float]:
     return {p: sum(v for t, v in row.items() if t[0] == p) for p in PIECES}
 
 
-def kl(p: dict[str, float], q: dict[str, float], heat: float = 1.0) -> float:
+def kl(p: dict[str, float], q: dict[str, float], temperature: float = 1.0) -> float:
     """Between tempered and renormalised distributions, outcome by outcome."""
-    p, q = ({k: v ** (1 / heat) for k, v in x.items()} for x in (p, q))
+    p, q = ({k: v ** (1 / temperature) for k, v in x.items()} for x in (p, q))
     z, w = sum(p.values()), sum(q.values())
     each = (v / z * math.log((v / z) / (q[k] / w)) for k, v in p.items() if v)
-    return heat**2 * sum(each)
+    return temperature**2 * sum(each)
 
 
 WEIGHT = torch.tensor([1.0, 0.5, 2.0, 0.0])
 
 
-@pytest.mark.parametrize("heat", [1.0, 2.0])
-def test_it_is_the_divergence_of_what_begins_with_the_same_piece(heat):
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_it_is_the_divergence_of_what_begins_with_the_same_piece(temperature):
     student, teacher = model(0, STUDENT), model(1, TEACHER)
     rows = [said(*m, v) for m, v in ((student, STUDENT), (teacher, TEACHER))]
-    each = [kl(by_piece(t), by_piece(s), heat) for s, t in zip(*rows, strict=True)]
+    each = [
+        kl(by_piece(t), by_piece(s), temperature) for s, t in zip(*rows, strict=True)
+    ]
     got = projected_divergence(
-        *student, *teacher, COMMON, temperature=heat, weight=WEIGHT, block=3
+        *student, *teacher, COMMON, temperature=temperature, weight=WEIGHT, block=3
     )
     expected = sum(w * x for w, x in zip(WEIGHT.tolist(), each, strict=True))
     assert got.item() == pytest.approx(expected, rel=1e-10)
@@ -89,7 +91,7 @@ def chains(student, teacher):
 def test_a_stretch_that_came_is_an_outcome_by_the_product_of_its_tokens():
     student, teacher = model(0, STUDENT), model(1, TEACHER)
     found = chains(student, teacher)
-    assert found.told.tolist() == [True, True, False, True]
+    assert found.separate.tolist() == [True, True, False, True]
     each = []
     for n, (s, t) in enumerate(
         zip(said(*student, STUDENT), said(*teacher, TEACHER), strict=True)
@@ -97,7 +99,7 @@ def test_a_stretch_that_came_is_an_outcome_by_the_product_of_its_tokens():
         rows = []
         for row, tokens, later in zip((s, t), CAME[n], LATER, strict=True):
             pieces, came = by_piece(row), row[tokens[0]] * later[n]
-            if found.told[n]:
+            if found.separate[n]:
                 pieces[tokens[0][0]] -= came
                 pieces["came"] = came
             rows.append(pieces)

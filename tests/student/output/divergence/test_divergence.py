@@ -19,8 +19,10 @@ def rows(seed: int, count: int = 6, columns: int = V, dtype=torch.float64):
 
 def written_out(s, t, settings: Divergence, temperature=1.0) -> torch.Tensor:
     """The definitions, over buckets, in float64; differentiable in both."""
-    heat = torch.as_tensor(temperature, dtype=torch.float64).expand(len(s))[:, None]
-    p, q = (t / heat).softmax(-1), (s / heat).softmax(-1)
+    row_temperature = torch.as_tensor(temperature, dtype=torch.float64).expand(len(s))[
+        :, None
+    ]
+    p, q = (t / row_temperature).softmax(-1), (s / row_temperature).softmax(-1)
     out = []
     for a, b in zip(p, q, strict=True):
         k, least = settings.support.top_k or V, settings.support.threshold
@@ -38,7 +40,7 @@ def written_out(s, t, settings: Divergence, temperature=1.0) -> torch.Tensor:
                 ),
             }[settings.kind](a, b, m)
         )
-    return torch.stack(out) * heat[:, 0] ** 2
+    return torch.stack(out) * row_temperature[:, 0] ** 2
 
 
 SUPPORTS = [Support(), Support(top_k=3), Support(threshold=0.05)]
@@ -49,11 +51,11 @@ SUPPORTS = [Support(), Support(top_k=3), Support(threshold=0.05)]
 def test_it_is_the_weighted_mean_of_the_definition_with_its_gradient(kind, support):
     s, t = rows(0).requires_grad_(), rows(1)
     settings = Divergence(kind, 0.3, support)
-    heat = torch.tensor([0.5, 1, 2, 1, 3, 0.7], dtype=torch.float64)
+    row_temperature = torch.tensor([0.5, 1, 2, 1, 3, 0.7], dtype=torch.float64)
     weight = torch.tensor([1.0, 2, 0, 0.5, 1, 0])
-    each = written_out(s, t, settings, heat)
+    each = written_out(s, t, settings, row_temperature)
     expected = (each * weight).sum() / weight.sum()
-    found = divergence(s, t, settings, temperature=heat, weight=weight)
+    found = divergence(s, t, settings, temperature=row_temperature, weight=weight)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(
         torch.autograd.grad(found, s), torch.autograd.grad(expected, s)
