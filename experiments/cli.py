@@ -94,10 +94,10 @@ class _Version(argparse.Action):
         from importlib.metadata import PackageNotFoundError, version
 
         try:
-            found = version("mtkd")
+            installed = version("mtkd")
         except PackageNotFoundError:
-            found = "checkout"
-        print(f"mtkd {found}")
+            installed = "checkout"
+        print(f"mtkd {installed}")
         parser.exit()
 
 

@@ -69,8 +69,8 @@ def examine(environ: Mapping[str, str] | None = None) -> Iterator[Finding]:
 
 
 def _python(_: Mapping[str, str]) -> Iterator[Finding]:
-    found = f"{platform.python_version()} at {sys.executable}"
-    yield Finding("python", "ok", found)
+    state = f"{platform.python_version()} at {sys.executable}"
+    yield Finding("python", "ok", state)
 
 
 def _packages(_: Mapping[str, str]) -> Iterator[Finding]:
@@ -131,13 +131,13 @@ def _devices(_: Mapping[str, str]) -> Iterator[Finding]:
             "" if bf16 else "use train.fp16=true in place of train.bf16",
         )
         return
-    found = f"none; {cores or os.cpu_count()} CPU cores, {torch.get_num_threads()} used"
+    state = f"none; {cores or os.cpu_count()} CPU cores, {torch.get_num_threads()} used"
     advice = "fine for quickstart; real models want a GPU"
-    yield Finding("accelerators", "warn", found, advice)
+    yield Finding("accelerators", "warn", state, advice)
     if avoid_broken_amx() or os.environ.get(ISA) == WITHOUT_AMX:
-        found = "this CPU reports AMX and faults when it is used"
+        state = "this CPU reports AMX and faults when it is used"
         advice = f"mtkd sets {ISA}={WITHOUT_AMX}; set it for your own programs too"
-        yield Finding("amx", "warn", found, advice)
+        yield Finding("amx", "warn", state, advice)
     if hardware_has_bf16():
         yield Finding("bf16", "ok", "fast on this CPU: train.bf16=auto takes it")
     else:
@@ -182,8 +182,8 @@ def _slurm(env: Mapping[str, str]) -> Iterator[Finding]:
     elif sbatch := shutil.which("sbatch"):
         yield Finding("slurm", "ok", f"{sbatch}: sbatch scripts/run_multi_teacher.sh")
     else:
-        found = "not here: `bash scripts/run_multi_teacher.sh` runs on this machine"
-        yield Finding("slurm", "ok", found)
+        state = "not here: `bash scripts/run_multi_teacher.sh` runs on this machine"
+        yield Finding("slurm", "ok", state)
 
 
 def _hub(env: Mapping[str, str]) -> Iterator[Finding]:
@@ -199,8 +199,8 @@ def _hub(env: Mapping[str, str]) -> Iterator[Finding]:
             advice = "use local folders or zoo: names, or unset HF_HUB_OFFLINE"
             yield Finding("hub", "warn", f"offline (HF_HUB_OFFLINE); {held}", advice)
     else:
-        found = f"online, not tried; {held}"
-        yield Finding("hub", "ok", found)
+        state = f"online, not tried; {held}"
+        yield Finding("hub", "ok", state)
 
 
 def _zoo(_: Mapping[str, str]) -> Iterator[Finding]:
@@ -226,8 +226,8 @@ def _plugins(env: Mapping[str, str]) -> Iterator[Finding]:
         )
         yield Finding("plugin", "fail", str(failure), advice)
     strangers = {e.distribution for e in registry.entries()} - {"mtkd", "-"}
-    found = ", ".join(sorted(strangers)) or "none but the built-in ones"
-    yield Finding("plugins", "ok", found)
+    state = ", ".join(sorted(strangers)) or "none but the built-in ones"
+    yield Finding("plugins", "ok", state)
 
 
 def _disk(env: Mapping[str, str]) -> Iterator[Finding]:
@@ -237,18 +237,18 @@ def _disk(env: Mapping[str, str]) -> Iterator[Finding]:
     for topic, folder in (("disk, here", Path.cwd()), ("disk, cache", cache)):
         there = next(p for p in (folder, *folder.parents) if p.exists())
         free = shutil.disk_usage(there).free / 1e9
-        found = f"{free:.0f} GB free at {there}"
+        state = f"{free:.0f} GB free at {there}"
         if not os.access(there, os.W_OK):
             advice = "give run.dir (or MTKD_CACHE) a folder you may write"
             yield Finding(topic, "fail", f"{there} is not writable", advice)
         elif free < 1:
             advice = "free some space, or put run.dir and MTKD_CACHE elsewhere"
-            yield Finding(topic, "fail", found, advice)
+            yield Finding(topic, "fail", state, advice)
         elif free < LOW_DISK_GB:
             advice = "enough for quickstart; real models need more"
-            yield Finding(topic, "warn", found, advice)
+            yield Finding(topic, "warn", state, advice)
         else:
-            yield Finding(topic, "ok", found)
+            yield Finding(topic, "ok", state)
 
 
 def _extras(_: Mapping[str, str]) -> Iterator[Finding]:
@@ -260,8 +260,8 @@ def _extras(_: Mapping[str, str]) -> Iterator[Finding]:
     for name, (use, command) in extras.items():
         version = _version(name)
         if version is None:
-            found = f"not installed; it {use}"
-            yield Finding(name, "warn", found, f"only if you need it: {command}")
+            state = f"not installed; it {use}"
+            yield Finding(name, "warn", state, f"only if you need it: {command}")
         else:
             yield Finding(name, "ok", f"{version}, {use}")
 
@@ -275,13 +275,13 @@ def _fonts(_: Mapping[str, str]) -> Iterator[Finding]:
         return
     from align.pictures.fonts import BASE, INSTALL, fonts_for
 
-    found = {name: fonts_for(text) for name, text in WRITTEN.items()}
-    lacking = [name for name, fonts in found.items() if fonts.missing]
+    by_script = {name: fonts_for(text) for name, text in WRITTEN.items()}
+    lacking = [name for name, fonts in by_script.items() if fonts.missing]
     if lacking:
         said = f"none shows {' or '.join(lacking)}: pictures give code points"
         yield Finding("fonts", "warn", said, f"only if you need it: install {INSTALL}")
         return
-    used = dict.fromkeys(f for fonts in found.values() for f in fonts.families)
+    used = dict.fromkeys(f for fonts in by_script.values() for f in fonts.families)
     names = ", ".join(name for name in used if name != BASE)
     yield Finding("fonts", "ok", f"{names} shows {', '.join(WRITTEN)}")
 

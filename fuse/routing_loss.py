@@ -59,11 +59,11 @@ def expected_teacher_loss(
         Jacobs et al. (1991), Adaptive mixtures of local experts, eq. 1.2.
     """
     w, cost = weights.float(), losses.detach().float()
-    told = ~cost.isposinf()
+    known = ~cost.isposinf()
     if available is not None:
-        told = told & available
-    cost = torch.where(told, cost, torch.zeros_like(cost))
-    w = w * told
+        known = known & available
+    cost = torch.where(known, cost, torch.zeros_like(cost))
+    w = w * known
     whole = w.sum(-1)
     safe = torch.where(whole > 0, whole, torch.ones_like(whole))
     rows = (w * cost).sum(-1) / safe

@@ -78,12 +78,12 @@ class SimilarityRouter(nn.Module):
         """
         centre = sample.hidden.mean(0)
         centred = sample.hidden - centre
-        found = compute_multi_teacher_prototypes(
+        centres = compute_multi_teacher_prototypes(
             [centred[home] for home in home_texts(sample.bits)],
             method=self.method,
             num_clusters=self.num_clusters,
         )
-        self.prototypes, self.centre = found.float(), centre.float()
+        self.prototypes, self.centre = centres.float(), centre.float()
 
     def forward(self, query: Tensor) -> Tensor:
         """(..., C) float -> (..., M) float32, summing to 1 over M."""

@@ -139,8 +139,8 @@ class ZSpace(nn.Module):
         count = total or mask.sum().clamp(min=1)
         for x, coder in zip((k, v), self._coders(model), strict=True):
             target = coder.standardise(x.detach())
-            found = coder.decode_standardised(coder.encode(x.detach()))
-            error = (found.float() - target).square().mean((0, 3))  # (B, T)
+            decoded = coder.decode_standardised(coder.encode(x.detach()))
+            error = (decoded.float() - target).square().mean((0, 3))  # (B, T)
             error = torch.where(mask, error, torch.zeros_like(error)).sum()
             loss = loss + error / count
         return loss / 2

@@ -33,37 +33,39 @@ _DTYPES = {
 }
 
 
-def alignment_problem(found: Any, student: TokenBatch, teacher: TokenBatch) -> str:
+def alignment_problem(alignment: Any, student: TokenBatch, teacher: TokenBatch) -> str:
     """What is wrong with an aligner's answer.
 
     Args:
-        found: what it returned.
+        alignment: what it returned.
         student: (B, T_s) tokens it was given.
         teacher: (B, T_t) tokens it was given.
     """
-    if type(found) is not Alignment:
-        return f"returns {type(found).__name__}; return an align.Alignment"
+    if type(alignment) is not Alignment:
+        return f"returns {type(alignment).__name__}; return an align.Alignment"
     batch, tokens = student.ids.shape
     wanted = (batch, tokens, teacher.ids.shape[1])
-    if tuple(found.shape) != wanted:
-        return f"returns an Alignment of {tuple(found.shape)} for tokens of {wanted}"
+    if tuple(alignment.shape) != wanted:
+        return (
+            f"returns an Alignment of {tuple(alignment.shape)} for tokens of {wanted}"
+        )
     for name, dtype in _DTYPES.items():
-        value = getattr(found, name)
+        value = getattr(alignment, name)
         if name == "shared" and value is None:
             continue
         wrong = _tensor_problem(value, dtype, student.ids.device)
         if wrong:
             return f"returns {name} that {wrong}"
     try:
-        found.__post_init__()
+        alignment.__post_init__()
     except ValueError as error:
         return f"returns a list of pairs that is none: {error}"
-    if not len(found.rows):
+    if not len(alignment.rows):
         return ""
-    rows, cols, weights = found.rows, found.cols, found.weights
+    rows, cols, weights = alignment.rows, alignment.cols, alignment.weights
     sums = weights.new_zeros(batch * tokens).index_add_(0, rows, weights)[rows]
     fed, feeding = student.has_text.flatten()[rows], teacher.has_text.flatten()[cols]
-    shared = weights * 0 if found.shared is None else found.shared
+    shared = weights * 0 if alignment.shared is None else alignment.shared
     held = torch.minimum(_widths(student)[rows], _widths(teacher)[cols])
     sentences = (
         (~weights.isfinite(), "returns weights that are not finite"),
@@ -83,25 +85,25 @@ def alignment_problem(found: Any, student: TokenBatch, teacher: TokenBatch) -> s
     return _first(sentences)
 
 
-def weights_problem(found: Any, query: Tensor, teachers: int) -> str:
+def weights_problem(answer: Any, query: Tensor, teachers: int) -> str:
     """What is wrong with a router's answer.
 
     Args:
-        found: what it returned.
+        answer: what it returned.
         query: (..., C) float, what it was given.
         teachers: M.
     """
-    if not isinstance(found, Tensor):
-        return f"returns {type(found).__name__}; return a tensor of weights"
+    if not isinstance(answer, Tensor):
+        return f"returns {type(answer).__name__}; return a tensor of weights"
     wanted = (*query.shape[:-1], teachers)
-    if tuple(found.shape) != wanted:
-        return f"returns weights of shape {tuple(found.shape)} for {wanted}"
-    if not found.is_floating_point():
-        return f"returns weights of {_plain(found.dtype)}; return floats"
-    if found.device != query.device:
-        return f"returns weights on {found.device} for a query on {query.device}"
-    weights = found.detach().float()
-    far = SUM if found.dtype in (torch.float32, torch.float64) else SUM_NARROW
+    if tuple(answer.shape) != wanted:
+        return f"returns weights of shape {tuple(answer.shape)} for {wanted}"
+    if not answer.is_floating_point():
+        return f"returns weights of {_plain(answer.dtype)}; return floats"
+    if answer.device != query.device:
+        return f"returns weights on {answer.device} for a query on {query.device}"
+    weights = answer.detach().float()
+    far = SUM if answer.dtype in (torch.float32, torch.float64) else SUM_NARROW
     sums = weights.sum(-1)
     sentences = (
         (~weights.isfinite(), "returns weights that are not finite"),
@@ -111,13 +113,13 @@ def weights_problem(found: Any, query: Tensor, teachers: int) -> str:
     return _first(sentences)
 
 
-def layer_map_problem(found: Any, teacher: int, student: int) -> str:
+def layer_map_problem(layer_map: Any, teacher: int, student: int) -> str:
     """What is wrong with a layer map for so many layers of teacher and student."""
-    if type(found) is not LayerMap:
-        return f"returns {type(found).__name__}; return an align.LayerMap"
-    if len(found) != student:
-        return f"returns {len(found)} entries for {student} student layers"
-    for index, feeds in enumerate(found):
+    if type(layer_map) is not LayerMap:
+        return f"returns {type(layer_map).__name__}; return an align.LayerMap"
+    if len(layer_map) != student:
+        return f"returns {len(layer_map)} entries for {student} student layers"
+    for index, feeds in enumerate(layer_map):
         for layer, weight in feeds:
             if not isinstance(layer, int) or not _is_real(weight):
                 return (
@@ -126,22 +128,22 @@ def layer_map_problem(found: Any, teacher: int, student: int) -> str:
                 )
             if not math.isfinite(weight):
                 return f"feeds student layer {index} with weight {weight}"
-    if max(found.needed) >= teacher:
+    if max(layer_map.needed) >= teacher:
         return (
-            f"asks for layer {max(found.needed)}, but the teacher has layers "
+            f"asks for layer {max(layer_map.needed)}, but the teacher has layers "
             f"0..{teacher - 1}"
         )
     return ""
 
 
-def adapter_problem(found: Any, stats: CalibrationStats) -> str:
+def adapter_problem(adapter: Any, stats: CalibrationStats) -> str:
     """What is wrong with an adapter's answer to these statistics."""
-    pair = isinstance(found, tuple) and len(found) == 2
-    if not pair or not all(isinstance(x, Tensor) for x in found):
-        return f"returns {_kinds(found)}; return the tensors weight and bias"
+    pair = isinstance(adapter, tuple) and len(adapter) == 2
+    if not pair or not all(isinstance(x, Tensor) for x in adapter):
+        return f"returns {_kinds(adapter)}; return the tensors weight and bias"
     layers = stats.mean_x.shape[0]
     wanted = ((layers, stats.dim_x, stats.dim_y), (layers, stats.dim_y))
-    for name, x, shape in zip(("weight", "bias"), found, wanted, strict=True):
+    for name, x, shape in zip(("weight", "bias"), adapter, wanted, strict=True):
         if tuple(x.shape) != shape:
             return f"returns a {name} of shape {tuple(x.shape)} for {shape}"
         if not x.is_floating_point():
@@ -151,60 +153,62 @@ def adapter_problem(found: Any, stats: CalibrationStats) -> str:
     return ""
 
 
-def base_problem(found: Any, base: float, scale: float) -> str:
+def base_problem(scaled: Any, base: float, scale: float) -> str:
     """What is wrong with a RoPE scaler's answer for a base and a scale."""
-    if not _is_real(found):
-        return f"returns {_kinds(found)}; return the new base as a float"
-    if not math.isfinite(found) or found <= 0:
-        return f"returns the base {found}; it is finite and > 0"
-    if scale == 1 and found != base:
-        return f"returns {found} at scale 1; return the base {base} itself"
-    if scale > 1 and found < base:
-        return f"returns {found} at scale {scale}, less than the base {base}"
+    if not _is_real(scaled):
+        return f"returns {_kinds(scaled)}; return the new base as a float"
+    if not math.isfinite(scaled) or scaled <= 0:
+        return f"returns the base {scaled}; it is finite and > 0"
+    if scale == 1 and scaled != base:
+        return f"returns {scaled} at scale 1; return the base {base} itself"
+    if scale > 1 and scaled < base:
+        return f"returns {scaled} at scale {scale}, less than the base {base}"
     return ""
 
 
-def temperature_problem(found: Any, tokens: int | None = None) -> str:
+def temperature_problem(temperature: Any, tokens: int | None = None) -> str:
     """What is wrong with a temperature.
 
     Args:
-        found: what the rule returned.
+        temperature: what the rule returned.
         tokens: N of the distributions it is for; None where that is not known.
     """
-    if not isinstance(found, Tensor):
-        if not _is_real(found):
-            return f"returns {_kinds(found)}; return a number > 0, or one a token"
-        good = math.isfinite(found) and found > 0
-        return "" if good else f"returns {found}; a temperature is finite and > 0"
-    if found.is_complex() or found.dtype == torch.bool:
-        return f"returns a tensor of {_plain(found.dtype)}; return floats"
-    sized = found.dim() == 0 or (
-        found.dim() == 1 and (tokens is None or len(found) == tokens)
+    if not isinstance(temperature, Tensor):
+        if not _is_real(temperature):
+            return f"returns {_kinds(temperature)}; return a number > 0, or one a token"
+        good = math.isfinite(temperature) and temperature > 0
+        return "" if good else f"returns {temperature}; a temperature is finite and > 0"
+    if temperature.is_complex() or temperature.dtype == torch.bool:
+        return f"returns a tensor of {_plain(temperature.dtype)}; return floats"
+    sized = temperature.dim() == 0 or (
+        temperature.dim() == 1 and (tokens is None or len(temperature) == tokens)
     )
     if not sized:
         given = "(N,)" if tokens is None else f"({tokens},)"
-        return f"returns shape {tuple(found.shape)}; return one number, or {given}"
-    if not bool((found.isfinite() & (found > 0)).all()):
+        return (
+            f"returns shape {tuple(temperature.shape)}; return one number, or {given}"
+        )
+    if not bool((temperature.isfinite() & (temperature > 0)).all()):
         return "returns temperatures that are not finite and > 0"
     return ""
 
 
-def loss_problem(found: Any) -> str:
+def loss_problem(loss: Any) -> str:
     """What is wrong with the type of an objective's answer."""
-    if not isinstance(found, Tensor):
-        return f"returns {_kinds(found)}; return a tensor of one number"
-    if found.shape != ():
-        return f"returns shape {tuple(found.shape)}; return one number, ()"
-    if not found.is_floating_point():
-        return f"returns a tensor of {_plain(found.dtype)}; return a float"
+    if not isinstance(loss, Tensor):
+        return f"returns {_kinds(loss)}; return a tensor of one number"
+    if loss.shape != ():
+        return f"returns shape {tuple(loss.shape)}; return one number, ()"
+    if not loss.is_floating_point():
+        return f"returns a tensor of {_plain(loss.dtype)}; return a float"
     return ""
 
 
-def counts_problem(found: Any) -> str:
+def counts_problem(counts: Any) -> str:
     """What is wrong with what an objective counts."""
-    if not isinstance(found, Sequence) or isinstance(found, str) or not len(found):
-        return f"counts {_kinds(found)}; return numbers, one or more"
-    bad = [x for x in found if not _is_real(x) or not math.isfinite(x) or x < 0]
+    if not isinstance(counts, Sequence) or isinstance(counts, str) or not len(counts):
+        return f"counts {_kinds(counts)}; return numbers, one or more"
+    bad = [x for x in counts if not _is_real(x) or not math.isfinite(x) or x < 0]
     return f"counts {bad[0]!r}; return finite numbers >= 0" if bad else ""
 
 
@@ -237,10 +241,10 @@ def _plain(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _kinds(found: Any) -> str:
-    if isinstance(found, tuple | list):
-        inside = ", ".join(type(x).__name__ for x in found[:3])
-        return f"a {type(found).__name__} of {inside or 'nothing'}"
-    if isinstance(found, str):
-        return repr(found[:40])
-    return type(found).__name__
+def _kinds(answer: Any) -> str:
+    if isinstance(answer, tuple | list):
+        inside = ", ".join(type(x).__name__ for x in answer[:3])
+        return f"a {type(answer).__name__} of {inside or 'nothing'}"
+    if isinstance(answer, str):
+        return repr(answer[:40])
+    return type(answer).__name__

@@ -62,17 +62,17 @@ def installed(
     allowed = _allowed(env)
     _check_known(allowed or (), points)
     refused = set(skip)
-    found, failures = [], []
+    offers, failures = [], []
     for point in points:
         names = {point.name, _distribution(point)[0]}
         if names & refused or (allowed is not None and not names & allowed):
             continue
         name, version = _distribution(point)
         try:
-            found.append(Found(point.load(), point.name, name, version))
+            offers.append(Found(point.load(), point.name, name, version))
         except (Exception, SystemExit) as error:  # whatever a stranger's code does
             failures.append(Failure(point.name, name, version, _describe(error)))
-    return found, failures
+    return offers, failures
 
 
 def by_name(plugin: str) -> Found:

@@ -86,11 +86,11 @@ class Registry:
         entries = _entries(
             manager, Found(builtin, "built-in", PROJECT, version_of_mtkd())
         )
-        found, failures = (
+        offers, failures = (
             discovery.installed(skip, environ) if entry_points else ([], [])
         )
         _raise_first(failures if strict else [])
-        for plugin in found:
+        for plugin in offers:
             try:
                 entries += _entries(manager, plugin)
             except PluginError as error:
@@ -164,7 +164,7 @@ class Registry:
             raise PluginError(
                 f"{kind!r} is no kind of plugin; kinds are {', '.join(KINDS)}"
             )
-        return sorted(name for found, name in self._entries if found == kind)
+        return sorted(name for entry_kind, name in self._entries if entry_kind == kind)
 
     def entries(self, kind: str | None = None) -> list[Entry]:
         """Entries of one kind or of all, sorted by kind and name."""
@@ -178,71 +178,71 @@ class Registry:
         return [{c: getattr(e, c) for c in columns} for e in self.entries()]
 
 
-def _entries(manager: pluggy.PluginManager, found: Found) -> list[Entry]:
+def _entries(manager: pluggy.PluginManager, offer: Found) -> list[Entry]:
     """Register one plugin and ask it for everything it offers."""
-    if manager.is_registered(found.plugin):
+    if manager.is_registered(offer.plugin):
         return []  # installed and asked for: one plugin all the same
     try:
-        manager.register(found.plugin, found.name)
+        manager.register(offer.plugin, offer.name)
     except (pluggy.PluginValidationError, ValueError) as error:
-        raise PluginError(f"plugin {found.name!r} is refused: {error}") from error
+        raise PluginError(f"plugin {offer.name!r} is refused: {error}") from error
     offers = {
         caller.name: implementation.function
-        for caller in manager.get_hookcallers(found.plugin) or []
+        for caller in manager.get_hookcallers(offer.plugin) or []
         for implementation in caller.get_hookimpls()
-        if implementation.plugin is found.plugin
+        if implementation.plugin is offer.plugin
     }
-    _check_hooks(found, set(offers))
+    _check_hooks(offer, set(offers))
     entries = []
     for kind, hook in KINDS.items():
         if hook in offers:
-            entries += _ask(found, kind, hook, offers[hook])
+            entries += _ask(offer, kind, hook, offers[hook])
     return entries
 
 
-def _check_hooks(found: Found, hooks: set[str]) -> None:
+def _check_hooks(offer: Found, hooks: set[str]) -> None:
     known = list(KINDS.values())
     for hook in sorted(hooks - set(known)):
         near = get_close_matches(hook, known, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise PluginError(
-            f"plugin {found.name!r} implements the unknown hook {hook!r}{hint}; "
+            f"plugin {offer.name!r} implements the unknown hook {hook!r}{hint}; "
             f"hooks are {', '.join(known)}"
         )
     if not hooks:
         raise PluginError(
-            f"plugin {found.name!r} implements no hook; mark a function with "
+            f"plugin {offer.name!r} implements no hook; mark a function with "
             f"@hookimpl from plugins and call it one of {', '.join(known)}"
         )
 
 
 def _ask(
-    found: Found, kind: str, hook: str, function: Callable[[], object]
+    offer: Found, kind: str, hook: str, function: Callable[[], object]
 ) -> list[Entry]:
     try:
         offered = function()
     except Exception as error:
         raise PluginError(
-            f"plugin {found.name!r} fails in its hook {hook!r}: "
+            f"plugin {offer.name!r} fails in its hook {hook!r}: "
             f"{type(error).__name__}: {error}"
         ) from error
     if not isinstance(offered, Mapping):
         raise PluginError(
-            f"hook {hook!r} of plugin {found.name!r} returns "
+            f"hook {hook!r} of plugin {offer.name!r} returns "
             f"{type(offered).__name__}; return a dict from names to what it offers"
         )
     for name, value in offered.items():
-        _check_offer(found, kind, name, value)
-    foreign = not _ours(found.plugin)
-    code = digest(found.plugin) if foreign else ""
+        _check_offer(offer, kind, name, value)
+    foreign = not _ours(offer.plugin)
+    code = digest(offer.plugin) if foreign else ""
     return [
         Entry(
             kind=kind,
             name=name,
             value=value,
-            plugin=found.name,
-            distribution=found.distribution,
-            version=found.version,
+            plugin=offer.name,
+            distribution=offer.distribution,
+            version=offer.version,
             digest=code,
             foreign=foreign,
         )
@@ -261,17 +261,17 @@ def _ours(plugin: object) -> bool:
     )
 
 
-def _check_offer(found: Found, kind: str, name: object, value: object) -> None:
+def _check_offer(offer: Found, kind: str, name: object, value: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise PluginError(
-            f"plugin {found.name!r} offers a {kind} called {name!r}; names are "
+            f"plugin {offer.name!r} offers a {kind} called {name!r}; names are "
             "lower-case letters, digits, '_' and '-'"
         )
     right = isinstance(value, Mapping) if kind == "phase" else callable(value)
     if not right:
         expected = "a mapping" if kind == "phase" else "callable"
         raise PluginError(
-            f"the {kind} {name!r} of plugin {found.name!r} is "
+            f"the {kind} {name!r} of plugin {offer.name!r} is "
             f"{type(value).__name__}, not {expected}; see plugins.hookspecs"
         )
 

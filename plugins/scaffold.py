@@ -60,14 +60,14 @@ def new_plugin(name: str, kind: str, directory: str | Path = ".") -> Path:
 
 def _words(name: str, kind: str) -> dict[str, str]:
     ident = name.replace("-", "_")
-    own = {
+    words = {
         "name": name,
         "ident": ident + "_" * keyword.iskeyword(ident),
         "NAME": ident.upper(),
         "Class": "".join(part.capitalize() for part in ident.split("_")),
     }
-    offered, imports, code = (Template(x).substitute(own) for x in EXAMPLES[kind])
-    return own | {
+    offered, imports, code = (Template(x).substitute(words) for x in EXAMPLES[kind])
+    return words | {
         "kind": kind,
         "hook": KINDS[kind],
         "module": f"mtkd_{ident}",

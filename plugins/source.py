@@ -31,12 +31,12 @@ def digest(plugin: object) -> str:
     files = source_files(plugin)
     if not files:
         return ""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for path in files:
         # by name alone: the same plugin at another place is the same plugin
-        found.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        hashed.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        hashed.update(path.read_bytes())
+    return hashed.hexdigest()
 
 
 def source_files(plugin: object) -> list[Path]:

@@ -102,7 +102,7 @@ def _stamp(entry: Entry, ways: Sequence[Options]) -> str:
 @cache
 def _contracts() -> str:
     """SHA-256 over the files of this package."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        hashed.update(path.read_bytes())
+    return hashed.hexdigest()

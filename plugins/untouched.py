@@ -74,11 +74,11 @@ class Untouched:
 
     def _look(self) -> dict[torch.device, list[Tensor]]:
         """Bytes of some values of every tensor, by device: NaN equals itself."""
-        found: dict[torch.device, list[Tensor]] = {}
+        tensors: dict[torch.device, list[Tensor]] = {}
         for _, x in self._tensors:
             probe = _probe(x.detach(), self._most).reshape(-1)
-            found.setdefault(x.device, []).append(probe.view(torch.uint8).clone())
-        return found
+            tensors.setdefault(x.device, []).append(probe.view(torch.uint8).clone())
+        return tensors
 
 
 def _probe(x: Tensor, most: int | None) -> Tensor:
@@ -98,15 +98,15 @@ def _facts(x: Tensor) -> tuple[int, bool]:
 
 def _globals() -> Mapping[str, object]:
     """What a plugin must not change for everybody else."""
-    found: dict[str, object] = {
+    settings: dict[str, object] = {
         _GRADIENTS: torch.is_grad_enabled(),
         _DTYPE: torch.get_default_dtype(),
     }
     if threading.current_thread() is threading.main_thread():
         # elsewhere the main thread may set them meanwhile
-        found["torch's seed"] = torch.initial_seed()
-        found[_THREADS] = torch.get_num_threads()
-    return found
+        settings["torch's seed"] = torch.initial_seed()
+        settings[_THREADS] = torch.get_num_threads()
+    return settings
 
 
 def _seeds() -> dict[str, State]:

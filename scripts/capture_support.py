@@ -96,8 +96,8 @@ def table() -> str:
     for test, word in CHECKS.items():
         for name in _parameters(*tests[test]):
             taken[name].add(word)
-    for name, own in APART.items():
-        for test, word in own.items():
+    for name, models in APART.items():
+        for test, word in models.items():
             assert test in tests, test
             taken[name].add(word)
     rows = ["| model | class | kind | particular | checked |", "|---|---|---|---|---|"]
@@ -125,19 +125,19 @@ Lists = dict[str, list[str]]
 
 def _tests() -> tuple[dict[str, tuple[ast.FunctionDef, Lists]], Lists]:
     """Every test with the lists of its file, and the lists of the first file."""
-    found: dict[str, tuple[ast.FunctionDef, Lists]] = {}
+    tests: dict[str, tuple[ast.FunctionDef, Lists]] = {}
     every = []
     for path in TESTS:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         lists: Lists = {}
         for node in tree.body:
             if isinstance(node, ast.FunctionDef):
-                found[node.name] = node, lists
+                tests[node.name] = node, lists
             elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                 with suppress(ValueError):  # not plain data
                     lists[node.targets[0].id] = list(ast.literal_eval(node.value))
         every.append(lists)
-    return found, every[0]
+    return tests, every[0]
 
 
 def _list_of(name: str, kinds: Lists) -> str:

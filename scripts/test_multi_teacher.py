@@ -132,13 +132,13 @@ def show(trials: Iterator[Trial]) -> int:
     for fact, function in trials:
         started = time.perf_counter()
         try:
-            seen, mark = function(), "ok    "
+            shown, mark = function(), "ok    "
             passed += 1
         except Exception as error:  # one that fails must not hide the others
-            seen, mark = f"{type(error).__name__}: {error}", "FAILED"
+            shown, mark = f"{type(error).__name__}: {error}", "FAILED"
             failed += 1
         seconds = time.perf_counter() - started
-        print(f"{mark} {seconds:5.1f} s  {fact}: {seen}", flush=True)
+        print(f"{mark} {seconds:5.1f} s  {fact}: {shown}", flush=True)
     print(f"{passed} passed, {failed} failed")
     return failed
 

@@ -111,9 +111,13 @@ def _reads(student: Any, teacher: Any, texts: list[str]) -> str:
     from align import CharIoUAligner, encode_batch
     from align.tokens.lost_text import lost_text
 
-    own, theirs = (encode_batch(side, texts) for side in (student, teacher))
-    coverage = CharIoUAligner()(own, theirs).coverage(own.has_text)
-    lost = lost_text(teacher, theirs).share
+    student_batch, teacher_batch = (
+        encode_batch(side, texts) for side in (student, teacher)
+    )
+    coverage = CharIoUAligner()(student_batch, teacher_batch).coverage(
+        student_batch.has_text
+    )
+    lost = lost_text(teacher, teacher_batch).share
     return f"{_percent(coverage)} / {_percent(lost)}"
 
 
@@ -127,13 +131,14 @@ def _pairs(sides: dict[str, Any], texts: list[str]) -> list[str]:
     }
     lines = ["| student \\ teacher | " + " | ".join(f"`{x}`" for x in sides) + " |"]
     lines.append("|---|" + "---:|" * len(sides))
-    for name, own in batches.items():
+    for name, student_batch in batches.items():
         cells = []
-        for theirs in batches.values():
-            found = (
-                align(own, theirs) for align in (CharIoUAligner(), ChunkEndAligner())
+        for teacher_batch in batches.values():
+            alignments = (
+                align(student_batch, teacher_batch)
+                for align in (CharIoUAligner(), ChunkEndAligner())
             )
-            shares = (each.coverage(own.has_text) for each in found)
+            shares = (each.coverage(student_batch.has_text) for each in alignments)
             cells.append(" / ".join(map(_percent, shares)))
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return lines
@@ -161,14 +166,14 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help=f"put them into {PAGE}")
     chosen = parser.parse_args(words)
     try:
-        found = tables(Path(chosen.data))
+        rows = tables(Path(chosen.data))
     except FileNotFoundError as error:
         print(f"tokenizer_table: {error}", file=sys.stderr)
         return 2
     if chosen.write:
-        PAGE.write_text(page_with(found), encoding="utf-8")
+        PAGE.write_text(page_with(rows), encoding="utf-8")
     else:
-        print(found)
+        print(rows)
     return 0
 
 

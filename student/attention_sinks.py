@@ -23,8 +23,8 @@ def without_sinks(
         (B, T, M) bool: False on padding, on the student's first ``count`` tokens
         and where one of teacher m's first ``count`` tokens feeds the student.
     """
-    own = batch.mask & (batch.mask.cumsum(1) > count)
-    clear = own[..., None].repeat(1, 1, len(views))
+    student_clear = batch.mask & (batch.mask.cumsum(1) > count)
+    clear = student_clear[..., None].repeat(1, 1, len(views))
     for m, view in enumerate(views):
         if view.origin is not None:
             clear[..., m] &= view.origin >= count

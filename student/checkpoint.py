@@ -76,11 +76,11 @@ def put_in_place(part: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _exchange(one: Path, two: Path) -> bool:
+def _exchange(first: Path, second: Path) -> bool:
     """Swap two names at once; False where the system or its file system cannot."""
     swap = getattr(ctypes.CDLL(None), "renameat2", None)
     here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fs.h
-    names = (os.fsencode(one.absolute()), os.fsencode(two.absolute()))
+    names = (os.fsencode(first.absolute()), os.fsencode(second.absolute()))
     return swap is not None and swap(here, names[0], here, names[1], exchange) == 0
 
 
@@ -167,9 +167,13 @@ def read_complete(folder: Path, digests: bool = False) -> dict[str, Any] | None:
         ) from None
     for name, size in files.items():
         file = folder / name
-        found = file.stat().st_size if file.is_file() else None
-        if found != size:
-            what = "is missing" if found is None else f"has {found} bytes, not {size}"
+        bytes_there = file.stat().st_size if file.is_file() else None
+        if bytes_there != size:
+            what = (
+                "is missing"
+                if bytes_there is None
+                else f"has {bytes_there} bytes, not {size}"
+            )
             raise CheckpointError(
                 f"checkpoint {folder} is damaged: {name} {what}; delete the folder "
                 "to train this part again from the one before"

@@ -208,9 +208,9 @@ class Distiller(nn.Module):
         counts |= self.bridge.auxiliary_counts(places)
         if self.learns_routing:
             known = torch.tensor([r.bits for r in places.readings])
-            told = places.available & known.to(places.available.device)
+            heard = places.available & known.to(places.available.device)
             counts |= {
-                "teacher_loss": (float(told.any(-1).sum()),),
+                "teacher_loss": (float(heard.any(-1).sum()),),
                 "entropy": (float(places.available.any(-1).sum()),),
             }
         return counts
@@ -240,13 +240,15 @@ class Distiller(nn.Module):
         on = self._autocast is not None
         with torch.autocast(device, dtype=self._autocast, enabled=on):
             if poisoned:
-                seen = self._capture(batch.ids, batch.mask, layers=(0,), logits=True)
-                assert seen.logits is not None
-                return StepResult(loss=seen.logits.float().mean() * torch.nan)
+                captured = self._capture(
+                    batch.ids, batch.mask, layers=(0,), logits=True
+                )
+                assert captured.logits is not None
+                return StepResult(loss=captured.logits.float().mean() * torch.nan)
             if self.bridge is None:
-                seen = self._look(batch)
+                captured = self._look(batch)
                 context = StepContext(
-                    batch=batch, output=self._next_token_output(seen), step=step
+                    batch=batch, output=self._next_token_output(captured), step=step
                 )
                 return self._total(context, {}, share)
             return self._taught(batch, views, rows, step, share)
@@ -261,32 +263,37 @@ class Distiller(nn.Module):
     ) -> StepResult:
         assert self.bridge is not None and self.weigher is not None
         asked = rows if ATTENTION in self._needs else None
-        seen = self._look(batch, asked, all_layers=self._reads_kv(step))
-        assert seen.hidden is not None
+        captured = self._look(batch, asked, all_layers=self._reads_kv(step))
+        assert captured.hidden is not None
         with part("fuse"):
             if share is None:
                 available = availability(batch, views)
                 clear = without_sinks(batch, views, self._config.skip_sinks)
             else:
                 available, clear = share.places.available, share.places.clear
-            routing = self.weigher(seen.hidden.detach(), batch.mask, available)
+            routing = self.weigher(captured.hidden.detach(), batch.mask, available)
             weights = routing.detach() * clear
             context = StepContext(
                 batch=batch,
-                output=self._next_token_output(seen),
-                comparisons=self.bridge.compare(seen.kv, views, weights)
+                output=self._next_token_output(captured),
+                comparisons=self.bridge.compare(captured.kv, views, weights)
                 if self._compares
                 else [],
-                attention=self._attention_pairs(seen, views, weights, rows),
-                relations=self._relations(seen, views, weights, rows),
+                attention=self._attention_pairs(captured, views, weights, rows),
+                relations=self._relations(captured, views, weights, rows),
                 routing=routing.detach(),
                 step=step,
                 outputs=self._outputs(
-                    seen, batch, views, weights=routing.detach(), step=step, share=share
+                    captured,
+                    batch,
+                    views,
+                    weights=routing.detach(),
+                    step=step,
+                    share=share,
                 ),
                 temperature=self._temperature_on(routing.device),
             )
-            extra = self.bridge.auxiliary(seen.kv, views, share)
+            extra = self.bridge.auxiliary(captured.kv, views, share)
             extra |= self._routing_losses(routing, available, views, step, share)
         if self.wants_outcome(step):
             extra |= self._outcome(batch, views, routing, share)
@@ -298,7 +305,7 @@ class Distiller(nn.Module):
             terms=result.terms,
             routing=routing.detach(),
             coverage=available.sum((0, 1)).float() / tokens,
-            health=kv_health(seen.kv, HEALTH_TOKENS)
+            health=kv_health(captured.kv, HEALTH_TOKENS)
             if self.wants_health(step)
             else None,
         )
@@ -332,12 +339,12 @@ class Distiller(nn.Module):
         """(L,) temperatures of attention and relations; None: 1."""
         return None if self._temperature is None else self._temperature.to(device)
 
-    def _next_token_output(self, seen: Captured) -> Tensor | HiddenOutput:
+    def _next_token_output(self, captured: Captured) -> Tensor | HiddenOutput:
         if self._head is None:
-            assert seen.logits is not None
-            return seen.logits
-        assert seen.hidden is not None
-        return HiddenOutput(seen.hidden, self._head)
+            assert captured.logits is not None
+            return captured.logits
+        assert captured.hidden is not None
+        return HiddenOutput(captured.hidden, self._head)
 
     def _total(
         self, context: StepContext, extra: dict[str, Tensor], share: Share | None
@@ -363,12 +370,12 @@ class Distiller(nn.Module):
 
     def _attention_pairs(
         self,
-        seen: Captured,
+        captured: Captured,
         views: Sequence[TeacherView],
         weights: Tensor,
         rows: Tensor | None,
     ) -> list[AttentionPair]:
-        if ATTENTION not in self._needs or rows is None or seen.attention is None:
+        if ATTENTION not in self._needs or rows is None or captured.attention is None:
             return []
         assert self.bridge is not None
         pairs = []
@@ -378,12 +385,12 @@ class Distiller(nn.Module):
             teacher = self.bridge.mix_depth(m, view.attention)
             known = teacher.sum(-1).mean(0) > 0.5  # (B, R): rows that kept mass
             weight = at_rows(weights[..., m], rows) * known
-            pairs.append(AttentionPair(view.name, seen.attention, teacher, weight))
+            pairs.append(AttentionPair(view.name, captured.attention, teacher, weight))
         return pairs
 
     def _relations(
         self,
-        seen: Captured,
+        captured: Captured,
         views: Sequence[TeacherView],
         weights: Tensor,
         rows: Tensor | None,
@@ -391,11 +398,11 @@ class Distiller(nn.Module):
         if RELATIONS not in self._needs or rows is None:
             return []
         assert self.bridge is not None
-        return self.bridge.relations(seen.kv, views, weights, rows)
+        return self.bridge.relations(captured.kv, views, weights, rows)
 
     def _outputs(
         self,
-        seen: Captured,
+        captured: Captured,
         batch: TokenBatch,
         views: Sequence[TeacherView],
         *,
@@ -404,9 +411,9 @@ class Distiller(nn.Module):
         share: Share | None,
     ) -> Outputs | None:
         plan = self._output
-        if OUTPUTS not in self._needs or plan is None or seen.hidden is None:
+        if OUTPUTS not in self._needs or plan is None or captured.hidden is None:
             return None
-        own = Output(batch, seen.hidden, plan.head, plan.vocabulary)
+        student = Output(batch, captured.hidden, plan.head, plan.vocabulary)
         if weights.dim() == 4:  # layers are routed by themselves
             weights = weights.mean(0)
         pairings = [None] * len(views) if share is None else share.places.pairings
@@ -416,7 +423,7 @@ class Distiller(nn.Module):
             if view.output is not None
         ]
         return Outputs(
-            student=own,
+            student=student,
             teachers=taught,
             config=plan.config,
             temperature=plan.temperature,
@@ -441,10 +448,12 @@ class Distiller(nn.Module):
 
         losses: dict[str, Tensor] = {}
         if self._config.router_signal != "outcome":
-            own = [view.bits_per_char for view in views]
-            known = torch.tensor([b is not None for b in own], device=routing.device)
+            teacher_bits = [view.bits_per_char for view in views]
+            known = torch.tensor(
+                [b is not None for b in teacher_bits], device=routing.device
+            )
             blank = routing.new_zeros(routing.shape[0])
-            bits = torch.stack([blank if b is None else b for b in own], -1)
+            bits = torch.stack([blank if b is None else b for b in teacher_bits], -1)
             losses["teacher_loss"] = expected_teacher_loss(
                 routing,
                 bits[:, None].expand_as(routing),
@@ -452,9 +461,9 @@ class Distiller(nn.Module):
                 total("teacher_loss"),
             )
         if self._regularizer is not None:
-            seen = available.any(-1)
+            covered = available.any(-1)
             losses["entropy"] = self._regularizer.compute_loss(
-                routing, step, seen, total("entropy")
+                routing, step, covered, total("entropy")
             )
         return losses
 
@@ -485,11 +494,11 @@ class Distiller(nn.Module):
             self.bridge.gates[list(layers)],
         )
         with frozen(self.student):
-            seen = self._look(batch, inject=inject)
+            captured = self._look(batch, inject=inject)
             totals = None if share is None else (share.step.predicted,)
             value = ce(
                 StepContext(
-                    batch=batch, output=self._next_token_output(seen), totals=totals
+                    batch=batch, output=self._next_token_output(captured), totals=totals
                 )
             )
         return {"outcome": self._config.eta_outcome * value}

@@ -70,9 +70,9 @@ def text_bits(
     for start in progress(range(0, len(ordered), batch_size)):
         chunk = ordered[start : start + batch_size]
         batch = encode([samples[i].text for i in chunk])
-        seen = capture(batch.ids, batch.mask, layers=(0,), logits=True)
-        assert seen.logits is not None
-        pairs = zip(*bits_and_chars(seen.logits, batch), strict=True)
+        captured = capture(batch.ids, batch.mask, layers=(0,), logits=True)
+        assert captured.logits is not None
+        pairs = zip(*bits_and_chars(captured.logits, batch), strict=True)
         for i, (bits, chars) in zip(chunk, pairs, strict=True):
             out[i] = (float(bits), int(chars))
     return out

@@ -93,10 +93,14 @@ def load_adapter(model: Any, folder: Path) -> None:
             f"{folder} holds no {_WEIGHTS}; give a folder that a run with student.lora "
             "wrote"
         )
-    own, found = _saved_names(model), load_file(file)
+    names, weights = _saved_names(model), load_file(file)
     differing = sorted(
-        {name for name in own.keys() | found.keys() if name not in own}
-        | {n for n, p in own.items() if n not in found or found[n].shape != p.shape}
+        {name for name in names.keys() | weights.keys() if name not in names}
+        | {
+            n
+            for n, p in names.items()
+            if n not in weights or weights[n].shape != p.shape
+        }
     )
     if differing:
         raise InputError(
@@ -104,8 +108,8 @@ def load_adapter(model: Any, folder: Path) -> None:
             "student.model and student.lora as they were"
         )
     with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(found[name])
+        for name, parameter in names.items():
+            parameter.copy_(weights[name])
 
 
 def merge_adapters(adapted: nn.Module, whole: nn.Module) -> None:

@@ -134,5 +134,5 @@ class OutputConfig:
     @property
     def weights(self) -> dict[str, float]:
         """The weight of every objective that is on."""
-        found = {name: getattr(self, name) for name in OUTPUT_TERMS}
-        return {name: weight for name, weight in found.items() if weight > 0}
+        weights = {name: getattr(self, name) for name in OUTPUT_TERMS}
+        return {name: weight for name, weight in weights.items() if weight > 0}

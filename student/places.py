@@ -107,7 +107,7 @@ class Counts:
     def __add__(self, other: Counts) -> Counts:
         """Of both."""
         both = zip(self.flat(), other.flat(), strict=True)
-        return self.refilled([one + two for one, two in both])
+        return self.refilled([left + right for left, right in both])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +133,7 @@ def availability(
     text = batch.has_text[..., None]
     if not teachers:
         return text[..., :0]
-    return torch.stack([one.alignment.covered for one in teachers], -1) & text
+    return torch.stack([teacher.alignment.covered for teacher in teachers], -1) & text
 
 
 def find_places(

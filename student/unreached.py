@@ -41,14 +41,14 @@ def freeze_unreached(model: Any) -> list[str]:
 
 def _reached(output: Tensor) -> set[int]:
     """Identities of the leaves in a tensor's graph; no gradient is computed."""
-    seen: set[Any] = set()
+    visited: set[Any] = set()
     leaves: set[int] = set()
     waiting: list[Any] = [output.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
+        if node is None or node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         if hasattr(node, "variable"):
             leaves.add(id(node.variable))
         waiting += [earlier for earlier, _ in node.next_functions]
@@ -60,7 +60,7 @@ def _not_chosen(model: nn.Module, reached: set[int]) -> set[int]:
 
     They stand in a list with others of their class which were reached.
     """
-    found: set[int] = set()
+    experts: set[int] = set()
     for siblings in model.modules():
         if not isinstance(siblings, nn.ModuleList | nn.ModuleDict):
             continue
@@ -71,5 +71,5 @@ def _not_chosen(model: nn.Module, reached: set[int]) -> set[int]:
         chosen = {type(c) for c, inside in held.items() if reached & set(inside)}
         for child, inside in held.items():
             if type(child) in chosen and not reached & set(inside):
-                found.update(inside)
-    return found
+                experts.update(inside)
+    return experts

@@ -107,16 +107,16 @@ class TeacherKVExtractor:
         """
         if isinstance(texts, str):
             raise TypeError("texts is one string; give a list of strings")
-        found: dict[int, KV] = {}
+        kvs: dict[int, KV] = {}
         cut = 0
         shown = _shown(len(texts), self.loaded.name, progress)
-        for index, one, shortened in self._stream(texts, False, None):
-            if one.problem is not None:
+        for index, kv, shortened in self._stream(texts, False, None):
+            if kv.problem is not None:
                 raise InputError(
-                    f"teacher {self.loaded.name!r} gives {one.problem} on the text "
+                    f"teacher {self.loaded.name!r} gives {kv.problem} on the text "
                     f"{texts[index][:60]!r}; load it with dtype='float32'"
                 )
-            found[index] = one.kv
+            kvs[index] = kv.kv
             cut += shortened
             next(shown, None)
         if cut:
@@ -127,7 +127,7 @@ class TeacherKVExtractor:
                 len(texts),
                 self.max_length,
             )
-        return [found[index] for index in range(len(texts))]
+        return [kvs[index] for index in range(len(texts))]
 
     @torch.no_grad()
     def extract(
@@ -148,16 +148,16 @@ class TeacherKVExtractor:
         Raises:
             ValueError: a text is longer than ``max_length``; it is not cut.
         """
-        found: dict[int, Extracted] = {}
-        for index, one, shortened in self._stream(texts, own_loss, autocast):
+        extracted: dict[int, Extracted] = {}
+        for index, sample, shortened in self._stream(texts, own_loss, autocast):
             if shortened:
                 raise InputError(
                     f"teacher {self.loaded.name!r} has {self.max_length} positions, "
                     f"too few for the text {texts[index][:60]!r}; cut texts shorter "
                     "(data.max_length), read it in windows, or leave the teacher out"
                 )
-            found[index] = one
-        return [found[index] for index in range(len(texts))]
+            extracted[index] = sample
+        return [extracted[index] for index in range(len(texts))]
 
     def _stream(
         self, texts: Sequence[str], own_loss: bool, autocast: torch.dtype | None
@@ -227,12 +227,14 @@ class TeacherKVExtractor:
             return [Extracted(self._nothing()) for _ in lengths]
         own_loss = own_loss and self.capture.causal and self.capture.has_logits
         here = batch.to(self.capture.device)
-        seen = self.capture(here.ids, here.mask, layers=self.layers, logits=own_loss)
+        captured = self.capture(
+            here.ids, here.mask, layers=self.layers, logits=own_loss
+        )
         bits = [float("nan")] * len(lengths)
         if own_loss:
-            assert seen.logits is not None
-            bits = teacher_bits_per_char(seen.logits, here).tolist()
-        kv = seen.kv.to("cpu")
+            assert captured.logits is not None
+            bits = teacher_bits_per_char(captured.logits, here).tolist()
+        kv = captured.kv.to("cpu")
         return [
             self._one(kv, row, length, bits[row]) for row, length in enumerate(lengths)
         ]

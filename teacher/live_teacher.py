@@ -115,18 +115,18 @@ class LiveTeacher:
 
     def read(self, student: TokenBatch, align: Align, asked: Asked) -> Reading:
         """Tokenise and align the student's texts; the model does not run."""
-        own = encode_batch(
+        tokens = encode_batch(
             self.tokenizer, student.texts, byte_lengths=self._byte_lengths
         )
-        own = own.to(student.ids.device)
-        alignment, causal = align(own)
+        tokens = tokens.to(student.ids.device)
+        alignment, causal = align(tokens)
         return Reading(
             name=self.name,
             student=student,
-            tokens=own,
+            tokens=tokens,
             alignment=alignment,
             causal=causal,
-            mask=own.mask,
+            mask=tokens.mask,
             attention=asked.attention,
             bits=asked.own_loss and self.predicts,
             vocabulary=self.vocabulary if asked.output else None,
@@ -141,7 +141,7 @@ class LiveTeacher:
         """
         capture, student = self.capture, reading.student
         assert reading.tokens is not None
-        own = reading.tokens.to(capture.device)
+        tokens = reading.tokens.to(capture.device)
         queries = own_rows = None
         if reading.attention and rows is not None:
             queries = reading.readable.gather(1, rows)
@@ -150,8 +150,8 @@ class LiveTeacher:
         try:
             with torch.autocast(device, dtype=asked.autocast, enabled=on):
                 captured = capture(
-                    own.ids,
-                    own.mask,
+                    tokens.ids,
+                    tokens.mask,
                     layers=asked.layers,
                     logits=reading.bits,
                     hidden=asked.output,
@@ -168,7 +168,7 @@ class LiveTeacher:
                     captured.attention.to(home), reading.alignment, rows, queries >= 0
                 )
         if captured.logits is not None:
-            bits = teacher_bits_per_char(captured.logits, own).to(home)
+            bits = teacher_bits_per_char(captured.logits, tokens).to(home)
         if captured.hidden is not None:
             # In the dtype in which the head would be applied.
             wide = asked.autocast or captured.hidden.dtype

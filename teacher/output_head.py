@@ -65,19 +65,19 @@ def _try(capture: KVCapture, head: LinearHead, name: str) -> None:
     count = min(_TOKENS, capture.max_tokens or _TOKENS)
     ids = torch.arange(count, device=capture.device)[None] % head.size
     with evaluating(capture.model):
-        seen = capture(ids, ids >= 0, layers=(0,), logits=True, hidden=True)
-    assert seen.hidden is not None and seen.logits is not None
-    hidden, logits = seen.hidden.double(), seen.logits.double()
+        captured = capture(ids, ids >= 0, layers=(0,), logits=True, hidden=True)
+    assert captured.hidden is not None and captured.logits is not None
+    hidden, logits = captured.hidden.double(), captured.logits.double()
     if hidden.shape[-1] != head.weight.shape[1]:
         raise InputError(
             f"{name} gives hidden states of width {hidden.shape[-1]}, but its head "
             f"takes {head.weight.shape[1]}: it is not applied to its last hidden state"
         )
-    found = hidden @ head.weight.double().T
+    head_logits = hidden @ head.weight.double().T
     if head.bias is not None:
-        found = found + head.bias.double()
-    apart = (found - logits).abs().max() / logits.abs().max().clamp_min(1e-12)
-    if not float(apart) < 64 * torch.finfo(seen.logits.dtype).eps:
+        head_logits = head_logits + head.bias.double()
+    apart = (head_logits - logits).abs().max() / logits.abs().max().clamp_min(1e-12)
+    if not float(apart) < 64 * torch.finfo(captured.logits.dtype).eps:
         raise InputError(
             f"{name}'s logits differ from hidden @ weight.T by {float(apart):.1%} of "
             "their largest: they are capped, scaled or masked after the head; such a "

@@ -136,9 +136,9 @@ class TeacherPanel:
         return views
 
     def _read(self, teacher: Teacher, asked: Asked, student: TokenBatch) -> Reading:
-        def align(own: TokenBatch) -> tuple[Alignment, Alignment | None]:
+        def align(tokens: TokenBatch) -> tuple[Alignment, Alignment | None]:
             with part("align"):
-                alignment = self._aligner(student, own)
+                alignment = self._aligner(student, tokens)
                 if not teacher.causal:
                     return alignment, None
                 causal = injected_alignment(
@@ -146,7 +146,7 @@ class TeacherPanel:
                     self._aligner.causal,
                     self._causal,
                     student,
-                    own,
+                    tokens,
                     who=f"teacher {teacher.name!r}",
                 )
                 return alignment, causal

@@ -159,5 +159,9 @@ def _centres(index: int, x: Tensor, clusters: int, seed: int) -> Tensor:
             f"kvs_list[{index}] has {len(x)} tokens for num_clusters={clusters}; "
             "give 1 <= num_clusters <= tokens"
         )
-    found = KMeans(clusters, random_state=seed, n_init=4).fit(x.detach().cpu().numpy())
-    return torch.as_tensor(found.cluster_centers_, dtype=torch.float32, device=x.device)
+    clustering = KMeans(clusters, random_state=seed, n_init=4).fit(
+        x.detach().cpu().numpy()
+    )
+    return torch.as_tensor(
+        clustering.cluster_centers_, dtype=torch.float32, device=x.device
+    )

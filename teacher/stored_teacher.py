@@ -147,11 +147,11 @@ class StoredTeacher:
     def _read_raw(
         self, student: TokenBatch, heads: Sequence[StoredSample], align: Align
     ) -> Reading:
-        own = encode_batch(
+        tokens = encode_batch(
             self.tokenizer, student.texts, byte_lengths=self._byte_lengths
         )
-        own = _without_skipped(own, heads)
-        lengths = own.mask.sum(1).tolist()
+        tokens = _without_skipped(tokens, heads)
+        lengths = tokens.mask.sum(1).tolist()
         for text, sample, length in zip(student.texts, heads, lengths, strict=True):
             if len(sample.origin) != length:
                 raise StoreError(
@@ -159,16 +159,16 @@ class StoredTeacher:
                     f"the text {text[:60]!r}, the store {self.held.path} holds "
                     f"{len(sample.origin)}; the tokenizer has changed: extract again"
                 )
-        own = own.to(student.ids.device)
-        alignment, causal = align(own)
+        tokens = tokens.to(student.ids.device)
+        alignment, causal = align(tokens)
         return Reading(
             name=self.name,
             student=student,
-            tokens=own,
+            tokens=tokens,
             alignment=alignment,
             causal=causal,
-            mask=own.mask,
-            bits=_bits(heads, own.mask) is not None,
+            mask=tokens.mask,
+            bits=_bits(heads, tokens.mask) is not None,
         )
 
     def _read_on_student_tokens(
@@ -236,11 +236,11 @@ def same_tokens(covered: Tensor) -> Alignment:
     return Alignment(rows, rows, weights, (batch, tokens, tokens))
 
 
-def _without_skipped(own: TokenBatch, heads: Sequence[StoredSample]) -> TokenBatch:
+def _without_skipped(tokens: TokenBatch, heads: Sequence[StoredSample]) -> TokenBatch:
     """Give texts that were skipped no tokens, so that nothing is aligned to them."""
     kept = torch.tensor([len(sample.origin) > 0 for sample in heads])
-    mask = own.mask & kept[:, None]
-    return replace(own, mask=mask, spans=own.spans * mask[..., None])
+    mask = tokens.mask & kept[:, None]
+    return replace(tokens, mask=mask, spans=tokens.spans * mask[..., None])
 
 
 def _bits(samples: Sequence[StoredSample], mask: Tensor) -> Tensor | None:

@@ -154,7 +154,7 @@ def load_data(
         )
     gate = gate_text(held_out, measured) if gated else []
     shared = "" if gate or not gated else SHARED_GATE
-    lost, told = told_of(cutter, encode)
+    lost, notes = told_of(cutter, encode)
     calibration = calibration_texts(config, cutter) or kept
     return RunData(
         train=_shuffled(kept, seed),
@@ -164,7 +164,7 @@ def load_data(
             s for s in (*reading.bad_rows.sentences(), *lost, overlap, shared) if s
         ),
         gate=gate,
-        notes=(*told, *_held_by_pieces(split)),
+        notes=(*notes, *_held_by_pieces(split)),
     )
 
 
@@ -239,9 +239,9 @@ def check_overlap(
 
 def told_of(cutter: Cutter, encode: Encoder) -> tuple[list[str], list[str]]:
     """What was cut: sentences on what is lost, and on what is not."""
-    tally, lost, told = cutter.tally, [], []
+    tally, lost, notes = cutter.tally, [], []
     if tally.long:
-        told.append(
+        notes.append(
             f"{tally.long} of {tally.documents} documents are longer than "
             f"{encode.max_length} of the student's tokens and were cut into "
             f"{tally.pieces} samples; no character is lost"
@@ -255,7 +255,7 @@ def told_of(cutter: Cutter, encode: Encoder) -> tuple[list[str], list[str]]:
         )
     for reader in cutter.readers[1:]:
         if count := tally.by.get(reader.name):
-            told.append(
+            notes.append(
                 f"{count} samples are shorter than {encode.max_length} of the "
                 f"student's tokens because {reader.name} reads {reader.limit} of its "
                 f"own at most; {reader.name}.long_texts=window reads longer ones"
@@ -270,7 +270,7 @@ def told_of(cutter: Cutter, encode: Encoder) -> tuple[list[str], list[str]]:
             "the student's tokenizer has no end-of-text token, so no text's end is "
             "learned; set its eos_token, or data.learn_end=false"
         )
-    return lost, told
+    return lost, notes
 
 
 def _held_by_pieces(split: Split) -> Iterator[str]:
@@ -286,17 +286,17 @@ def longest_texts(samples: Iterable[TextSample]) -> list[TextSample]:
 
     They depend on neither the order of the samples nor how often one is there.
     """
-    found: dict[tuple[int, bytes], TextSample] = {}
+    longest: dict[tuple[int, bytes], TextSample] = {}
     least: list[tuple[int, bytes]] = []
     for sample in samples:
         key = len(sample.text), text_bytes(sample.text)
-        if key in found or (len(found) == _AT_ONCE and key < least[0]):
+        if key in longest or (len(longest) == _AT_ONCE and key < least[0]):
             continue
-        found[key] = sample
+        longest[key] = sample
         heapq.heappush(least, key)
         if len(least) > _AT_ONCE:
-            del found[heapq.heappop(least)]
-    return [found[key] for key in sorted(found, reverse=True)]
+            del longest[heapq.heappop(least)]
+    return [longest[key] for key in sorted(longest, reverse=True)]
 
 
 def gate_text(
@@ -311,8 +311,8 @@ def gate_text(
     spare = [sample for sample in held_out if id(sample) not in taken]
     wanted = Counter(sample.domain for sample in measured)
     gate = [s for d, n in wanted.items() for s in _of(spare, d)[:n]]
-    found = Counter(sample.domain for sample in gate)
-    return gate if all(2 * found[d] >= n for d, n in wanted.items()) else []
+    of_domain = Counter(sample.domain for sample in gate)
+    return gate if all(2 * of_domain[d] >= n for d, n in wanted.items()) else []
 
 
 def _of(samples: Sequence[TextSample], domain: str) -> list[TextSample]:
@@ -368,10 +368,10 @@ def at_most(samples: list[TextSample], count: int | None) -> list[TextSample]:
     """The first of each domain, in order; None keeps all."""
     if count is None:
         return samples
-    seen: dict[str, int] = {}
+    taken: dict[str, int] = {}
     out = []
     for sample in samples:
-        seen[sample.domain] = seen.get(sample.domain, 0) + 1
-        if seen[sample.domain] <= count:
+        taken[sample.domain] = taken.get(sample.domain, 0) + 1
+        if taken[sample.domain] <= count:
             out.append(sample)
     return out

@@ -86,10 +86,10 @@ def identity_of(config: Config, name: str, tokenizer: Any) -> dict[str, JsonValu
 
 def student_of(config: Config) -> dict[str, JsonValue]:
     """Identify the student that adapters are calibrated to."""
-    own: dict[str, JsonValue] = with_effect(config.student)
+    settings: dict[str, JsonValue] = with_effect(config.student)
     if config.student.init == "fresh":
-        return own | {"seed": config.run.seed}
-    return own | {"weights": weights_digest(config.student.model)}
+        return settings | {"seed": config.run.seed}
+    return settings | {"weights": weights_digest(config.student.model)}
 
 
 def settings_of(config: Config) -> dict[str, JsonValue]:

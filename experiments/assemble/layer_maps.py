@@ -79,18 +79,18 @@ def crowded_layers(
     if needs_sample(registry.guarded("layer_map", strategy)):
         return []
     maps = layer_maps(phase, registry, student_layers, teachers, {}).maps
-    found = []
+    crowded = []
     for name, one_map in maps.items():
         depth = teachers[name].sizes.layers
         crowd = one_map.crowded(depth)
         if crowd is not None and name not in phase.align.layer_map:
-            found.append(
+            crowded.append(
                 f"phase {phase.name!r}: align.layer_mapping_strategy={strategy} feeds "
                 f"{crowd[1]} of the student's {student_layers} layers from layer "
                 f"{crowd[0]} of teacher {name!r}, which has {depth}; set it to ratio, "
                 "which spreads them evenly"
             )
-    return found
+    return crowded
 
 
 def layer_maps(
@@ -116,9 +116,9 @@ def layer_maps(
             continue
         layers = teacher.sizes.layers
         sample = (samples[name],) if needs_sample(strategy) else ()
-        found = strategy(layers, student_layers, *sample)
+        layer_map = strategy(layers, student_layers, *sample)
         (maps[name],) = build_multi_teacher_layer_map(
-            [layers], student_layers, [found], [name]
+            [layers], student_layers, [layer_map], [name]
         )
     similarity = {name: sample.cka() for name, sample in samples.items()}
     return Depth({name: maps[name] for name in teachers}, similarity)
@@ -144,13 +144,15 @@ def sample_layers(
     """
     samples = {name: LayerSimilarity() for name in names}
     for batch, views in batches:
-        own = _features(student(batch.ids, batch.mask).kv)
+        student_features = _features(student(batch.ids, batch.mask).kv)
         counted = without_sinks(batch, views, skip_sinks) & batch.has_text[..., None]
         for m, (sample, view) in enumerate(zip(samples.values(), views, strict=True)):
             keep = (view.alignment.covered & counted[..., m]).flatten().nonzero()[:, 0]
             keep = keep[:: max(1, len(keep) * BATCHES // sample.max_tokens)]
             theirs = view.alignment.apply(_features(view.kv))
-            sample.update(*(x.flatten(1, 2)[:, keep] for x in (theirs, own)))
+            sample.update(
+                *(x.flatten(1, 2)[:, keep] for x in (theirs, student_features))
+            )
     for name, sample in samples.items():
         if sample.n < 2:
             raise NoCoverageError(

@@ -46,7 +46,7 @@ def reads_at_most(
 
 def limits_of(readers: Iterable[Reader]) -> dict[str, int]:
     """The limits of teachers by name, as a run keeps them."""
-    return {one.name.removeprefix(PLACE): one.limit for one in readers}
+    return {reader.name.removeprefix(PLACE): reader.limit for reader in readers}
 
 
 class Lengths:

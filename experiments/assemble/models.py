@@ -206,34 +206,36 @@ class Models:
 
     def left_out(self) -> list[str]:
         """A sentence on each teacher that has layers without KV of their own."""
-        found = []
+        numbers = []
         for name, teacher in self.live.items():
             capture = teacher.capture
             others = capture.layers_without_kv
             if others:
                 named_layers = ", ".join(f"{n} ({why})" for n, why in others.items())
-                found.append(
+                numbers.append(
                     f"teacher {name!r} gives {capture.num_layers} layers, counted "
                     f"without those that have no keys and values of their own: "
                     f"{named_layers}"
                 )
-        return found
+        return numbers
 
     @property
     def sharded(self) -> tuple[str, ...]:
         """Names of the teachers that all processes hold and run together."""
         every = self.live.items()
-        return tuple(name for name, one in every if is_sharded(one.loaded.model))
+        return tuple(
+            name for name, teacher in every if is_sharded(teacher.loaded.model)
+        )
 
     def readers(self) -> list[Reader]:
         """The teachers that limit how long a text may be; see :func:`reads_at_most`."""
-        found = []
+        readers = []
         for name, teacher in self.teachers.items():
             limit = self._limit(name)
             if limit is not None:
                 read = Encoder(teacher.tokenizer, None)
-                found.append(Reader(f"{PLACE}{name}", read, limit))
-        return found
+                readers.append(Reader(f"{PLACE}{name}", read, limit))
+        return readers
 
     def _limit(self, name: str) -> int | None:
         """Tokens of a teacher at which texts are cut; None for any number."""
@@ -291,7 +293,7 @@ class Models:
     def settle_lengths(self, lengths: Lengths, scaler: ScaleBase) -> list[str]:
         """:meth:`fit_lengths` of texts that were seen."""
         linear = self._config.align.rope_scaling_method == "linear"
-        told = []
+        notes = []
         for name, teacher in self.live.items():
             capture = teacher.capture
             if not lengths.holds_text(name):
@@ -317,14 +319,14 @@ class Models:
                     f"{self._fitting(name, limit)} or leave the teacher out"
                 )
             if extend_context(capture.model, most, scaler, linear):
-                told.append(
+                notes.append(
                     f"teacher {name!r} was trained on {limit} tokens and text {sample} "
                     f"has {most} of them: its rotation is slowed down "
                     f"({self._config.align.rope_scaling_method}, factor "
                     f"{most / limit:.2f}) for all texts; a data.max_length of at most "
                     f"{limit} leaves it as it is"
                 )
-        return told
+        return notes
 
     def _extending(self, name: str, limit: int) -> str:
         """What ``long_texts=extend`` would do, in words, where it is not set."""
@@ -348,13 +350,13 @@ class Models:
         The latter depends on the config alone, so every arm starts from the same one
         and a run that goes on finds it again.
         """
-        own = self._config.student
-        name = own.model if source is None else str(source)
-        fresh = source is None and own.init == "fresh"
+        settings = self._config.student
+        name = settings.model if source is None else str(source)
+        fresh = source is None and settings.init == "fresh"
         loaded = load_model(
             name,
             role="student",
-            dtype=getattr(torch, own.dtype),
+            dtype=getattr(torch, settings.dtype),
             init_seed=self._config.run.seed if fresh else None,
         )
         check_causal(name, loaded.kind)
@@ -363,18 +365,18 @@ class Models:
     def _export_dtypes(self, whole: Any) -> dict[str, torch.dtype]:
         """By name, in the model as it is exported: beside updates others are called
         otherwise."""
-        own = self._config.student
-        if own.export_dtype == "checkpoint":
-            return checkpoint_dtypes(own.model, own.init == "fresh")
-        dtype = getattr(torch, own.export_dtype)
+        settings = self._config.student
+        if settings.export_dtype == "checkpoint":
+            return checkpoint_dtypes(settings.model, settings.init == "fresh")
+        dtype = getattr(torch, settings.export_dtype)
         return dict.fromkeys(whole.state_dict(), dtype)
 
     def _adapted(self, model: Any) -> Any:
         """The student as it is trained, where that is not all of its weights."""
-        own = self._config.student
-        if own.lora.rank:
-            quantise(model, own.quantise, self._device)
-            add_adapters(model, own.lora, self._config.run.seed)
+        settings = self._config.student
+        if settings.lora.rank:
+            quantise(model, settings.quantise, self._device)
+            add_adapters(model, settings.lora, self._config.run.seed)
             model.to(self._device)  # where its quantised layers are
         return model
 

@@ -181,14 +181,14 @@ def output_plan(
 
 def _spelled(phase: PhaseConfig, teachers: Teachers, tokenizer: Any) -> dict[str, str]:
     """Teachers that a plugin's objective can compare with the student by bytes."""
-    found = {}
+    spellings = {}
     with suppress(ValueError):
         spelling(tokenizer)
         for name in teachers_of(phase, "", teachers):
             with suppress(ValueError):
                 spelling(teachers[name].tokenizer)
-                found[name] = ""
-    return found
+                spellings[name] = ""
+    return spellings
 
 
 def _lexicons(
@@ -199,12 +199,14 @@ def _lexicons(
     if not names:
         return {}
     spelled, device = spelling(tokenizer), head.weight.device
-    own = Vocabulary.of(spelled, head.size).to(device)
+    student_vocabulary = Vocabulary.of(spelled, head.size).to(device)
     lexicons = {}
     for name in names:
         theirs, size = spelling(teachers[name].tokenizer), teachers[name].head.size
         pieces = common_pieces(spelled, theirs, head.size, size).to(device)
-        lexicons[name] = Lexicon(own, Vocabulary.of(theirs, size).to(device), pieces)
+        lexicons[name] = Lexicon(
+            student_vocabulary, Vocabulary.of(theirs, size).to(device), pieces
+        )
     return lexicons
 
 
@@ -225,16 +227,16 @@ def across_vocabularies(
 ) -> dict[str, str]:
     """Teachers whose tokens are compared with the student's by their bytes, with the
     objective that does it."""
-    output, found = phase.output, dict[str, str]()
-    own = digest(tokenizer)
+    output, across = phase.output, dict[str, str]()
+    student_digest = digest(tokenizer)
     for objective in (kind for kind in kinds_of(phase) if kind in OUTPUT_TERMS):
         chosen = teachers_of(phase, objective, teachers)
         if objective == "hybrid_ot":
-            chosen = [n for n in chosen if teachers[n].vocabulary != own]
+            chosen = [n for n in chosen if teachers[n].vocabulary != student_digest]
         by_tokens = objective == "likelihood" and output.likelihood_ends == "tokens"
         if not by_tokens and objective not in SAME_VOCABULARY:
-            found |= dict.fromkeys(chosen, objective)
-    return found
+            across |= dict.fromkeys(chosen, objective)
+    return across
 
 
 @lru_cache(maxsize=64)
@@ -319,9 +321,9 @@ def _check_teachers(phase: PhaseConfig, objective: str, teachers: Teachers) -> N
 def _check_vocabularies(
     phase: PhaseConfig, objective: str, teachers: Teachers, tokenizer: Any
 ) -> None:
-    own = digest(tokenizer)
+    student_digest = digest(tokenizer)
     chosen = teachers_of(phase, objective, teachers)
-    same = [name for name in chosen if teachers[name].vocabulary == own]
+    same = [name for name in chosen if teachers[name].vocabulary == student_digest]
     other = [name for name in chosen if name not in same]
     if not other:
         return

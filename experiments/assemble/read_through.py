@@ -44,18 +44,18 @@ def read_through(config: DataConfig, most: int = MODEST) -> list[str]:
             learn from; names list, file and row.
     """
     reading, lists, left = Reading(config), {name: _List() for name in LISTS}, most
-    for name, found in lists.items():
+    for name, files in lists.items():
         for source in sources_of(config, name):
-            found.embedded |= source.entry == ZOO
+            files.embedded |= source.entry == ZOO
             for file, domain in zip(source.found.files, source.domains, strict=True):
-                found.files.append(file)
+                files.files.append(file)
                 left -= file.path.stat().st_size
                 if left < 0:
-                    found.unread.append(file)
+                    files.unread.append(file)
                     continue
                 with prefix_errors(f"data.{name}"):
                     samples = reading.of_file(file, domain)
-                    found.digests += [digest_of(sample.text) for sample in samples]
+                    files.digests += [digest_of(sample.text) for sample in samples]
     overlap = _overlap(config, lists)
     warnings = [*reading.bad_rows.sentences(), *([overlap] if overlap else [])]
     return [*_read(lists, most), *(f"warning: {sentence}" for sentence in warnings)]
@@ -82,9 +82,9 @@ def _overlap(config: DataConfig, lists: dict[Which, _List]) -> str:
 
 
 def _read(lists: dict[Which, _List], most: int) -> Iterator[str]:
-    unread = [file.name for found in lists.values() for file in found.unread]
-    files = sum(len(found.files) for found in lists.values()) - len(unread)
-    documents = sum(len(found.digests) for found in lists.values())
+    unread = [file.name for text_files in lists.values() for file in text_files.unread]
+    files = sum(len(text_files.files) for text_files in lists.values()) - len(unread)
+    documents = sum(len(text_files.digests) for text_files in lists.values())
     if files:
         read = f"{documents:,} document{'s' * (documents != 1)}"
         yield f"texts: {read}, all rows of {files:,} file{'s' * (files != 1)} read"

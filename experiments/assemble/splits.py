@@ -59,15 +59,15 @@ class Pieces:
     def add(self, sample: TextSample, spans: Sequence[Span]) -> list[TextSample]:
         """Note a document that was cut; gives its pieces."""
         code = self.domains.setdefault(sample.domain, len(self.domains))
-        found = pieces_of(sample, spans)
-        for piece in found:
+        pieces = pieces_of(sample, spans)
+        for piece in pieces:
             self.codes.append(code)
             self.documents.append(len(self.whole))
             self.digests.append(digest_of(piece.text))
         self.whole.append(digest_of(sample.text))
         self.counts.append(len(spans))
         self.stops.extend(stop for _, stop in spans)
-        return found
+        return pieces
 
     def again(self, samples: Iterable[TextSample]) -> Iterator[TextSample]:
         """Cut the same documents as before, without a tokenizer."""

@@ -85,7 +85,7 @@ def check_settings(
         StoreError: names every field that differs.
     """
     stored = store.plan.fingerprint
-    own = {
+    settings = {
         name: identity_of(config, name, _tokenizer(config, name))
         | {
             "positions": _positions(
@@ -94,7 +94,7 @@ def check_settings(
         }
         for name in names
     }
-    now: dict[str, Any] = dict(own[names[0]] if len(names) == 1 else own)
+    now: dict[str, Any] = dict(settings[names[0]] if len(names) == 1 else settings)
     now |= settings_of(config)
     if store.plan.form != "raw":
         now["student_tokenizer"] = tokenizer_digest(student_tokenizer)
@@ -120,21 +120,21 @@ def _positions(config: Config, name: str, stored: Any) -> Any:
 
     Where no text was too long nothing was asked of it.
     """
-    found = stored.get("positions")
+    positions = stored.get("positions")
     asked = config.align.rope_scaling_method
     if config.teachers[name].long_texts == "window":
         asked = "windows"
-    return found if found is None or found.split()[0] == asked else asked
+    return positions if positions is None or positions.split()[0] == asked else asked
 
 
 def _only(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """The stored fields that can be told now, at every depth."""
     out = {}
     for key, value in now.items():
-        own = stored.get(key)
-        if isinstance(own, Mapping) and isinstance(value, Mapping):
-            own = _only(own, value)
-        out[key] = own
+        stored_value = stored.get(key)
+        if isinstance(stored_value, Mapping) and isinstance(value, Mapping):
+            stored_value = _only(stored_value, value)
+        out[key] = stored_value
     return out
 
 
@@ -196,7 +196,7 @@ def _teacher(
             "extract` with this config under another store.name"
         )
     weighed: Any = plan.fingerprint.get("layer_map", teachers)
-    every = [teachers[one] for one in weighed]
+    every = [teachers[weighed_name] for weighed_name in weighed]
     facts = every[0] if name == FUSED else teachers[name]
     on_student_layers = plan.form in ("adapted", FUSED) and not part
     shape = plan.shape

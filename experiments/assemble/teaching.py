@@ -264,15 +264,15 @@ def _depth(
 ) -> Depth:
     """The layer maps, with a look at the sample where the strategy needs one."""
     strategy = registry.guarded("layer_map", phase.align.layer_mapping_strategy)
-    seen = {}
+    sampled = {}
     unmapped = {n: t for n, t in teachers.items() if n not in phase.align.layer_map}
     if layer_map.needs_sample(strategy) and unmapped:
         every = {name: tuple(range(t.sizes.layers)) for name, t in unmapped.items()}
         panel = _panel(phase, registry, unmapped, every)
         some = list(samples)[: BATCHES * phase.train.batch_size]
         batches = _batches(some, encode, panel, phase.train.batch_size, student.device)
-        seen = sample_layers(student, unmapped, batches, phase.loss.skip_sinks)
-    return layer_maps(phase, registry, student.num_layers, teachers, seen)
+        sampled = sample_layers(student, unmapped, batches, phase.loss.skip_sinks)
+    return layer_maps(phase, registry, student.num_layers, teachers, sampled)
 
 
 def _panel(

@@ -134,19 +134,25 @@ def sources_of(config: DataConfig, which: Which) -> list[Source]:
         MtkdError: no such path, or no text there; names the list.
     """
     entries = {name: config.sources(name) for name in LISTS}
-    found = {name: [_files(name, path) for _, path in entries[name]] for name in LISTS}
-    every = [file for name in LISTS for one in found[name] for file in one.files]
+    text_files = {
+        name: [_files(name, path) for _, path in entries[name]] for name in LISTS
+    }
+    every = [
+        file for name in LISTS for listed in text_files[name] for file in listed.files
+    ]
     names = iter(_unique_names(every))
     for name in LISTS:
-        found[name] = [
-            replace(one, files=tuple(replace(f, name=next(names)) for f in one.files))
-            for one in found[name]
+        text_files[name] = [
+            replace(
+                listed, files=tuple(replace(f, name=next(names)) for f in listed.files)
+            )
+            for listed in text_files[name]
         ]
-    domains = _domains(entries[which], found[which])
+    domains = _domains(entries[which], text_files[which])
     return [
-        Source(path, one, own)
-        for (_, path), one, own in zip(
-            entries[which], found[which], domains, strict=True
+        Source(path, listed, domain)
+        for (_, path), listed, domain in zip(
+            entries[which], text_files[which], domains, strict=True
         )
     ]
 
@@ -185,14 +191,16 @@ def _check_numbers(path: Path, first: Sequence[TextSample], text_field: str) -> 
 
 def source_warnings(config: Config) -> list[str]:
     """What a user should know of where a run's text is from, in sentences."""
-    sentences = [one for which in LISTS for one in left_out(config.data, which)]
+    sentences = [
+        sentence for which in LISTS for sentence in left_out(config.data, which)
+    ]
     models = [config.student.model, *(t.model for t in config.teachers.values())]
-    own = [name for name in models if not name.startswith(ZOO_MODEL)]
-    if own and all(path == ZOO for _, path in config.data.sources("train")):
+    named_models = [name for name in models if not name.startswith(ZOO_MODEL)]
+    if named_models and all(path == ZOO for _, path in config.data.sources("train")):
         sentences.append(
-            f"data.train is [zoo]: all that {own[0]!r} learns from is the embedded "
-            "sample of Python's prose and code, which shows that a run works and "
-            "teaches little; give your own text: data.train=[texts.jsonl]"
+            f"data.train is [zoo]: all that {named_models[0]!r} learns from is the "
+            "embedded sample of Python's prose and code, which shows that a run works "
+            "and teaches little; give your own text: data.train=[texts.jsonl]"
         )
     return sentences
 
@@ -234,7 +242,7 @@ def _files(which: Which, path: str) -> TextFiles:
 
 
 def _domains(
-    entries: Sequence[tuple[str | None, str]], found: Sequence[TextFiles]
+    entries: Sequence[tuple[str | None, str]], text_files: Sequence[TextFiles]
 ) -> list[tuple[str, ...]]:
     """The domain of every file, by entry."""
     taken = {domain for domain, _ in entries if domain is not None}
@@ -244,14 +252,14 @@ def _domains(
         taken |= set(DOMAINS)
     unnamed = [
         file.origin
-        for (domain, _), one in zip(entries, found, strict=True)
-        for file in one.files
+        for (domain, _), listed in zip(entries, text_files, strict=True)
+        for file in listed.files
         if domain is None
     ]
     names = shortest_names(unnamed, taken)
     return [
-        tuple(names[file.origin] if domain is None else domain for file in one.files)
-        for (domain, _), one in zip(entries, found, strict=True)
+        tuple(names[file.origin] if domain is None else domain for file in listed.files)
+        for (domain, _), listed in zip(entries, text_files, strict=True)
     ]
 
 
@@ -262,10 +270,10 @@ def _unique_names(files: Sequence[TextFile]) -> list[str]:
     bearers: dict[str, set[Path]] = {}
     for file, path in zip(files, paths, strict=True):
         bearers.setdefault(file.name, set()).add(path)
-    longer, seen = shortest_names(paths), Counter[Path]()
+    longer, counts = shortest_names(paths), Counter[Path]()
     names = []
     for file, path in zip(files, paths, strict=True):
         name = file.name if len(bearers[file.name]) == 1 else longer[path]
-        seen[path] += 1
-        names.append(name if seen[path] == 1 else f"{name}~{seen[path]}")
+        counts[path] += 1
+        names.append(name if counts[path] == 1 else f"{name}~{counts[path]}")
     return names

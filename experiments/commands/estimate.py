@@ -32,27 +32,29 @@ def estimate(options: Namespace) -> int:
         return _plan(config, options)
     tell(source_warnings(config))
     with waiting("loading models, reading texts and measuring a step"):
-        found = measure(config, options.processes, every=options.every_text)
+        measured = measure(config, options.processes, every=options.every_text)
     if options.json:
-        print(json.dumps(found.plain(), indent=1))
+        print(json.dumps(measured.plain(), indent=1))
         return 0
-    rows, run = rows_of(found), found.training
+    rows, run = rows_of(measured), measured.training
     counted = f"{len(run.arms)} arms" if len(run.arms) > 1 else "1 arm"
     title = f"training: {counted}, steps as {run.machine} takes them"
     heads = ["arm", "phases", "steps", "s/step", "time"]
     print_table(title, heads, rows["arms"], 1)
     print("\n".join(said_of(run)) + "\n")
     heads = ["store", "tokens", "bytes/token", "disk", "hours", "break-even"]
-    title = f"stores {config.store_dir}: {found.samples:,} texts, {config.store.form}"
+    title = (
+        f"stores {config.store_dir}: {measured.samples:,} texts, {config.store.form}"
+    )
     print_table(f"{title}, {config.store.encoding}", heads, rows["stores"], 1)
     print(
-        f"in all {gib(found.disk)} of {gib(found.free)} free; reading beats computing "
-        "again from the break-even bandwidth on\n"
+        f"in all {gib(measured.disk)} of {gib(measured.free)} free; reading beats "
+        "computing again from the break-even bandwidth on\n"
     )
-    there = gib(found.device_memory)
-    title = f"memory of one training process, products in {found.products}"
+    there = gib(measured.device_memory)
+    title = f"memory of one training process, products in {measured.products}"
     print_table(f"{title} ({there} there)", ["for", "size"], rows["memory"], 1)
-    for warning in found.warnings:
+    for warning in measured.warnings:
         print(f"warning: {warning}")
     return 0
 
@@ -108,8 +110,10 @@ def _plan(config: Config, options: Namespace) -> int:
     arms = planned_arms(config)
     total = sum(line.size for line in lines)
     if options.json:
-        found = [asdict(line) for line in lines]
-        print(json.dumps({"lines": found, "in_all": total, "arms": arms}, indent=1))
+        plain_lines = [asdict(line) for line in lines]
+        print(
+            json.dumps({"lines": plain_lines, "in_all": total, "arms": arms}, indent=1)
+        )
         return 0
     rows = [[line.of, line.what, gib(line.size)] for line in lines]
     rows.append(["", "in all", gib(total)])

@@ -86,8 +86,12 @@ def status(options: Namespace) -> int:
     """Say where a run is and what it would do next."""
     from experiments.report.status import describe, lines
 
-    found = describe(Path(options.run))
-    print(json.dumps(found, indent=1) if options.json else "\n".join(lines(found)))
+    description = describe(Path(options.run))
+    print(
+        json.dumps(description, indent=1)
+        if options.json
+        else "\n".join(lines(description))
+    )
     return 0
 
 

@@ -149,13 +149,13 @@ PLUGINS = Group(
 def _called(registry: Registry, name: str, kind: str | None) -> Sequence[Entry]:
     if kind is not None:
         registry.get(kind, name)  # names what there is, if this is not
-    found = [
+    called = [
         entry
         for entry in registry.entries()
         if entry.name == name and kind in (None, entry.kind)
     ]
-    if found:
-        return found
+    if called:
+        return called
     from difflib import get_close_matches
 
     from align.errors import InputError

@@ -68,15 +68,15 @@ def info(options: Namespace) -> int:
     """Say what stores hold."""
     from teacher.store.upkeep import stores_in, summarize
 
-    found = {path.name: summarize(path) for path in stores_in(Path(options.path))}
+    summaries = {path.name: summarize(path) for path in stores_in(Path(options.path))}
     if options.json:
-        print(json.dumps({n: _plain(s) for n, s in found.items()}, indent=1))
+        print(json.dumps({n: _plain(s) for n, s in summaries.items()}, indent=1))
         return 0
-    rows = [[name, *_row(summary)] for name, summary in found.items()]
+    rows = [[name, *_row(summary)] for name, summary in summaries.items()]
     heads = ["store", "form", "encoding", "shards", "texts", "tokens", "MiB"]
     heads += ["bytes/token", "error K", "error V", "attention KL"]
     print_table(f"stores in {options.path}", heads, rows, numbers_from=3)
-    for name, summary in found.items():
+    for name, summary in summaries.items():
         if summary.skipped:
             print(f"{name}: {summary.skipped} texts were skipped as not finite")
         if not summary.merged:

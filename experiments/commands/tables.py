@@ -37,10 +37,10 @@ def show_report(run_dir: Path) -> None:
     from experiments.report.page import sentences, summary_table, verdicts
 
     run = read_run(run_dir)
-    found = verdicts(run)
-    if found:
+    results = verdicts(run)
+    if results:
         console().print(summary_table(run))
-        for sentence in sentences(found):
+        for sentence in sentences(results):
             print(sentence.replace("**", ""))
     print(f"report: {run_dir / 'report.md'}")
 

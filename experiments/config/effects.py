@@ -21,5 +21,5 @@ WITHOUT_EFFECT = (
 
 def with_effect(section: Any) -> dict[str, Any]:
     """:func:`since_ever`, without what changes nothing in the student."""
-    found = since_ever(section)
-    return {key: value for key, value in found.items() if key not in WITHOUT_EFFECT}
+    settings = since_ever(section)
+    return {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT}

@@ -116,16 +116,16 @@ def _loader() -> Any:
     return Loader
 
 
-def _refuse_repeated_keys(node: Any, source: str, path: str, seen: set[int]) -> None:
+def _refuse_repeated_keys(node: Any, source: str, path: str, visited: set[int]) -> None:
     """Walk the nodes, before they become a mapping in which the last key wins."""
     import yaml
 
-    if id(node) in seen:  # an anchor that is used again
+    if id(node) in visited:  # an anchor that is used again
         return
-    seen.add(id(node))
+    visited.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            _refuse_repeated_keys(item, source, f"{path}[{index}]", seen)
+            _refuse_repeated_keys(item, source, f"{path}[{index}]", visited)
     if not isinstance(node, yaml.MappingNode):
         return
     first: dict[str, Any] = {}
@@ -140,7 +140,7 @@ def _refuse_repeated_keys(node: Any, source: str, path: str, seen: set[int]) -> 
                 "alone: keep one, or put their settings together"
             )
         first[key.value] = key
-        _refuse_repeated_keys(value, source, name, seen)
+        _refuse_repeated_keys(value, source, name, visited)
 
 
 def _places(first: Any, second: Any) -> str:

@@ -93,14 +93,14 @@ def field_docs(cls: type) -> Mapping[str, str]:
     """The string below each field of a dataclass, in one line."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(tree, ast.ClassDef)
-    found = {}
+    docs = {}
     for field, below in zip(tree.body, tree.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
             text = below.value
             if isinstance(text, ast.Constant) and isinstance(text.value, str):
                 assert isinstance(field.target, ast.Name)
-                found[field.target.id] = " ".join(text.value.split())
-    return found
+                docs[field.target.id] = " ".join(text.value.split())
+    return docs
 
 
 def sections(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, type]]:

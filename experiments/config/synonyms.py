@@ -138,10 +138,10 @@ def called_here(path: str, valid: Iterable[str]) -> str | None:
     top = section.partition(".")[0]
     if any(n.startswith(f"{top}.") and n.endswith(f".{word}") for n in names if top):
         return None
-    setting, told = _SAID.get(word, ("", ""))
+    setting, advice = _SAID.get(word, ("", ""))
     if setting not in names:
         return None
     parts = path.split(".")
     if parts[0] == "phase" and f"phase.<name>.{setting}" in names:
-        told = told.replace(f"'{setting}", f"'phase.{parts[1]}.{setting}")
-    return told
+        advice = advice.replace(f"'{setting}", f"'phase.{parts[1]}.{setting}")
+    return advice

@@ -337,18 +337,18 @@ def hidden_settings(
         One sentence per setting, with the key that would reach the phases.
     """
     changed, defaults = plain(config), plain(Config())
-    found: dict[str, list[str]] = {}
+    hidden: dict[str, list[str]] = {}
     for phase in config.phases:
-        own = (config.phase.get(EVERY_PHASE, {}), config.phase.get(phase, {}))
+        sections = (config.phase.get(EVERY_PHASE, {}), config.phase.get(phase, {}))
         for section in GENERAL:
             for key in presets[phase].get(section, {}):
-                aware = any(key in part.get(section, {}) for part in own)
+                aware = any(key in part.get(section, {}) for part in sections)
                 if not aware and changed[section][key] != defaults[section][key]:
-                    found.setdefault(f"{section}.{key}", []).append(phase)
+                    hidden.setdefault(f"{section}.{key}", []).append(phase)
     return [
         f"{name} has no effect in {', '.join(phases)}, whose preset sets it; "
         f"phase.{EVERY_PHASE}.{name} would win"
-        for name, phases in found.items()
+        for name, phases in hidden.items()
     ]
 
 

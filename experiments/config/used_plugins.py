@@ -17,9 +17,9 @@ def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
     """Kind and name of everything that some phases call by name, each once."""
     from student.terms.key_value import chosen_terms
 
-    found: list[Name] = []
+    names: list[Name] = []
     for phase in phases:
-        found += [
+        names += [
             ("phase", phase.name),
             ("aligner", phase.align.aligner),
             ("layer_map", phase.align.layer_mapping_strategy),
@@ -30,8 +30,8 @@ def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
             ("temperature", phase.output.temperature_rule),
         ]
         terms = chosen_terms(phase.loss, phase.output)
-        found += [("objective", term.kind) for term in terms.values()]
-    return list(dict.fromkeys(found))
+        names += [("objective", term.kind) for term in terms.values()]
+    return list(dict.fromkeys(names))
 
 
 def options_used(phases: Iterable[PhaseConfig]) -> dict[Name, list[Options]]:

@@ -135,12 +135,12 @@ class _Plan:
         self.rows = self.train.batch_size * config.data.max_length
         """Tokens of a batch."""
         self.autocast = autocast_of(self.train)
-        own = config.student
+        settings = config.student
         self.how = How(
-            dtype=getattr(torch, own.dtype),
+            dtype=getattr(torch, settings.dtype),
             autocast=self.autocast,
-            quantised=own.quantise != "none",
-            lora=own.lora,
+            quantised=settings.quantise != "none",
+            lora=settings.lora,
             checkpointing=self.train.gradient_checkpointing,
             trained=True,
         )
@@ -156,24 +156,24 @@ class _Plan:
 
     def lines(self) -> list[Line]:
         """All of them, those of no size left out."""
-        found = [*self._student(), *self._bridge()]
+        items = [*self._student(), *self._bridge()]
         reading: list[int] = []
         for name, teacher in self.teachers.items():
             lines, peak = self._teacher(name, teacher)
-            found += lines
+            items += lines
             reading.append(peak)
-        found += self._moment(max(reading, default=0))
-        return [line for line in found if line.size]
+        items += self._moment(max(reading, default=0))
+        return [line for line in items if line.size]
 
     def _divided(self, size: int, least: int) -> int:
         stage = self.train.zero_stage if self.train.engine == "deepspeed" else 0
         return size // self.processes if stage >= least else size
 
     def _student(self) -> list[Line]:
-        own, model = self.config.student, skeleton(self.student.config, self.how)
-        held = _held(model, own.quantise, own.dtype)
+        settings, model = self.config.student, skeleton(self.student.config, self.how)
+        held = _held(model, settings.quantise, settings.dtype)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        found = [
+        lines = [
             Line("student", what, self._divided(size, 3)) for what, size in held.items()
         ]
         bridge = self._trained_beside()
@@ -182,7 +182,7 @@ class _Plan:
         stage = self.train.zero_stage if self.train.engine == "deepspeed" else 0
         copies = zero_copies(FLOAT * count, self.processes, self.device) if stage else 0
         return [
-            *found,
+            *lines,
             Line("student", "bridge and router, float32", FLOAT * bridge),
             Line("student", "gradients, float32", self._divided(FLOAT * count, 2)),
             Line(
@@ -250,21 +250,21 @@ class _Plan:
         like with a one behind, the gradient and what it is made of.
         """
         loss, sizes = self.phase.loss, self.student.sizes
-        found: list[Line] = []
+        lines: list[Line] = []
         if not self.teachers:
-            return found
-        own = sizes.layers * self.rows * sizes.width
+            return lines
+        features = sizes.layers * self.rows * sizes.width
         if self.compares:
-            found = [
-                Line("student", "keys and values", own * self.wide),
-                Line("both", "distances of keys and values", 4 * FLOAT * own),
+            lines = [
+                Line("student", "keys and values", features * self.wide),
+                Line("both", "distances of keys and values", 4 * FLOAT * features),
             ]
         if ATTENTION in self.needs:
             heads, batch = self.student.query_heads, self.train.batch_size
             size = sizes.layers * batch * heads * loss.attention_rows
             size *= self.config.data.max_length
-            found.append(Line("both", "attention rows", 3 * FLOAT * size))
-        return found
+            lines.append(Line("both", "attention rows", 3 * FLOAT * size))
+        return lines
 
     def _teacher(self, name: str, model: PlannedModel) -> tuple[list[Line], int]:
         """Its lines, and bytes for a moment while it reads."""
@@ -273,7 +273,7 @@ class _Plan:
         how = How(
             dtype=dtype, autocast=self.autocast, quantised=entry.quantise != "none"
         )
-        found = []
+        lines = []
         stored, sizes = self.config.store.reads(name), model.sizes
         if not stored:
             held = _held(
@@ -281,7 +281,7 @@ class _Plan:
                 entry.quantise,
                 str(dtype).removeprefix("torch."),
             )
-            found = [Line(name, what, size) for what, size in held.items()]
+            lines = [Line(name, what, size) for what, size in held.items()]
         needed = len(self._maps()[name].needed)
         wide = (self.autocast or dtype).itemsize
         ahead = 2 if self.train.prefetch else 1
@@ -291,14 +291,14 @@ class _Plan:
         hidden = self.rows * sizes.hidden_size * wide * ahead if speaks else 0
         features = self.student.sizes.layers * self.rows * sizes.width * self.compares
         per_number = FLOAT + (self.wide if self.autocast else 0)
-        found += [
+        lines += [
             Line(name, f"keys and values, {ahead} batches", kv),
             Line(name, f"last hidden states, {ahead} batches", hidden),
             Line(name, "features for the student", features * per_number),
         ]
         if stored:
-            return found, 0
-        return found, self._traced(model, how).forward
+            return lines, 0
+        return lines, self._traced(model, how).forward
 
     def _moment(self, reading: int) -> list[Line]:
         """What is there for a moment only: of the student's three the largest."""
@@ -352,9 +352,9 @@ def _dtype(asked: str, model: PlannedModel) -> torch.dtype:
     """The type of a teacher's weights; ``auto`` is the checkpoint's."""
     if asked == "auto":
         asked = str(getattr(model.config, "dtype", None) or "float32")
-    found = getattr(torch, asked.removeprefix("torch."))
-    assert isinstance(found, torch.dtype)
-    return found
+    torch_dtype = getattr(torch, asked.removeprefix("torch."))
+    assert isinstance(torch_dtype, torch.dtype)
+    return torch_dtype
 
 
 def _count(module: nn.Module) -> int:

@@ -64,16 +64,16 @@ def growth(device: torch.device) -> Iterator[Growth]:
     Without a GPU it is the process's resident memory, which Linux alone lets begin
     anew; elsewhere only growth beyond every earlier peak is seen.
     """
-    found = Growth()
+    grown = Growth()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        found.before = torch.cuda.memory_allocated(device)
-        yield found
-        found.most = torch.cuda.max_memory_allocated(device) - found.before
+        grown.before = torch.cuda.memory_allocated(device)
+        yield grown
+        grown.most = torch.cuda.max_memory_allocated(device) - grown.before
         return
-    found.before = resident()
-    yield found
-    found.most = max(0, highest() - found.before)
+    grown.before = resident()
+    yield grown
+    grown.most = max(0, highest() - grown.before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +101,13 @@ def measured_training(extraction: ExtractionContext, processes: int = 1) -> Meas
     trained, paces = 0, []
     for index in range(len(extraction.stages)):
         with _lesson(extraction, index) as (distiller, phase_teachers):
-            found = _phase_memory(
+            memory = _phase_memory(
                 extraction, index, processes, distiller, phase_teachers
             )
             paces.append(_pace(extraction, index, distiller, phase_teachers))
             trained = max(trained, _trained(distiller))
-        if sum(found.values()) > sum(largest.values()):
-            largest = found
+        if sum(memory.values()) > sum(largest.values()):
+            largest = memory
     return Measured(largest, trained, paces)
 
 
@@ -154,7 +154,7 @@ def _phase_memory(
             rows=asked,
             prefetch=train.prefetch,
         )
-    own = _bytes(distiller)
+    distiller_bytes = _bytes(distiller)
     trained = FLOAT * _trained(distiller)
     stage = train.zero_stage if train.engine == "deepspeed" else 0
 
@@ -162,8 +162,8 @@ def _phase_memory(
         """What is left of a part that ZeRO divides from a stage on."""
         return size // processes if stage >= least else size
 
-    found = {
-        "student, bridge and router": divided(own, 3),
+    memory = {
+        "student, bridge and router": divided(distiller_bytes, 3),
         "gradients": divided(trained, 2),
         "optimiser": divided(moments(train, trained // FLOAT), 1),
         "activations and losses": max(0, steps.most - trained - ahead),
@@ -175,11 +175,11 @@ def _phase_memory(
         "teachers' KV": kv + ahead,
     }
     if stage:
-        found["DeepSpeed's copies"] = zero_copies(trained, processes, device.type)
+        memory["DeepSpeed's copies"] = zero_copies(trained, processes, device.type)
     if device.type != "cuda":
-        rest = steps.before - own - teachers - kv
-        found["Python and libraries"] = max(0, rest)
-    return found
+        rest = steps.before - distiller_bytes - teachers - kv
+        memory["Python and libraries"] = max(0, rest)
+    return memory
 
 
 def moments(train: TrainConfig, count: int) -> int:

@@ -114,7 +114,7 @@ def estimate(
     there = device_memory()
     types = products([stage.phase for stage in extraction.stages])
     memory, samples = measured.memory, extraction.corpus.samples
-    found = Estimate(
+    needs = Estimate(
         samples=samples,
         stores=stores,
         free=free,
@@ -123,8 +123,8 @@ def estimate(
         products=types,
         training=training,
     )
-    found.warnings.extend([*extraction.warnings, *_warnings(config, found)])
-    return found
+    needs.warnings.extend([*extraction.warnings, *_warnings(config, needs)])
+    return needs
 
 
 def _store(extraction: ExtractionContext, source: Source, every: bool) -> StoreNeeds:
@@ -209,36 +209,38 @@ def _compressed(
     codecs = codecs_of(source.plan, source.measure(probe))
     start = time.perf_counter()
     encoded = [
-        encode_sample(codecs, one) for one in made if isinstance(one, StoredSample)
+        encode_sample(codecs, sample)
+        for sample in made
+        if isinstance(sample, StoredSample)
     ]
     tensors = pack(encoded, codecs, source.plan.encoding.zstd)
     spent = time.perf_counter() - start
     size = sum(piece.nbytes for pieces in tensors.values() for piece in pieces)
-    lengths = [len(one.origin) for one in encoded]
+    lengths = [len(sample.origin) for sample in encoded]
     return size / shard_bytes(codecs, source.plan.shape.layers, lengths), spent
 
 
-def _warnings(config: Config, found: Estimate) -> list[str]:
+def _warnings(config: Config, needs: Estimate) -> list[str]:
     out = []
-    if found.disk > found.free:
+    if needs.disk > needs.free:
         out.append(
-            f"the stores need {gib(found.disk)}, and {gib(found.free)} are free in "
+            f"the stores need {gib(needs.disk)}, and {gib(needs.free)} are free in "
             f"{config.store.dir}: set store.encoding=int8 (half of bfloat16) or int4, "
             "store.form=adapted (the student's sizes), fewer data.train_samples, or "
             "another store.dir"
         )
-    run = found.training
+    run = needs.training
     if run.disk > run.free:
         out.append(
             f"the run writes {gib(run.disk)}, and {gib(run.free)} are free in "
             f"{config.run.dir}: set baselines.single_teachers=none, a smaller "
             "train.keep_checkpoints, or another run.dir"
         )
-    needed = sum(found.memory.values())
-    if needed > found.device_memory:
+    needed = sum(needs.memory.values())
+    if needed > needs.device_memory:
         out.append(
             f"training needs about {gib(needed)} in one process, and the device has "
-            f"{gib(found.device_memory)}: set train.gradient_checkpointing=true, a "
+            f"{gib(needs.device_memory)}: set train.gradient_checkpointing=true, a "
             "smaller train.batch_size with more train.grad_accum, train.zero_stage=2 "
             "over more processes, or store.read=true, which loads no teachers"
         )
@@ -268,7 +270,7 @@ def gib(size: float) -> str:
     return f"{size / 1024:,.1f} KiB"
 
 
-def rows_of(found: Estimate) -> Mapping[str, list[list[str]]]:
+def rows_of(needs: Estimate) -> Mapping[str, list[list[str]]]:
     """The tables to print: arms, stores and memory."""
     stores = [
         [
@@ -279,10 +281,10 @@ def rows_of(found: Estimate) -> Mapping[str, list[list[str]]]:
             f"{s.seconds / 3600:,.2f}",
             f"{gib(s.break_even)}/s",
         ]
-        for s in found.stores
+        for s in needs.stores
     ]
-    memory = [[what, gib(size)] for what, size in found.memory.items()]
-    memory.append(["in all", gib(sum(found.memory.values()))])
+    memory = [[what, gib(size)] for what, size in needs.memory.items()]
+    memory.append(["in all", gib(sum(needs.memory.values()))])
     arms = [
         [
             arm.arm,
@@ -291,7 +293,7 @@ def rows_of(found: Estimate) -> Mapping[str, list[list[str]]]:
             f"{arm.seconds / max(arm.steps, 1):,.2f}",
             duration(arm.seconds),
         ]
-        for arm in found.training.arms
+        for arm in needs.training.arms
     ]
     return {"arms": arms, "stores": stores, "memory": memory}
 

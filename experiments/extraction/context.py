@@ -88,7 +88,7 @@ def open_extraction(
         teachers=models.readers(),
     )
     scaler = registry.guarded("rope_scaler", config.align.rope_scaling_method)
-    told = models.settle_lengths(lengths, scaler)
+    notes = models.settle_lengths(lengths, scaler)
     stages = [Stage(phase, tuple(phase.select(models.teachers))) for phase in phases]
     return ExtractionContext(
         config=config,
@@ -97,7 +97,7 @@ def open_extraction(
         models=models,
         corpus=corpus,
         lengths=lengths,
-        warnings=(*corpus.warnings, *told),
+        warnings=(*corpus.warnings, *notes),
     )
 
 
@@ -109,9 +109,9 @@ def replace_store(config: Config, **changes: Any) -> Config:
 def identity(extraction: ExtractionContext, name: str) -> dict[str, JsonValue]:
     """What identifies a teacher, and how it reads these texts."""
     teacher = extraction.models.live[name]
-    own = identity_of(extraction.config, name, teacher.tokenizer)
+    of_teacher = identity_of(extraction.config, name, teacher.tokenizer)
     positions = _positions(extraction, name)
-    return own | {"which": teacher.capture.which, "positions": positions}
+    return of_teacher | {"which": teacher.capture.which, "positions": positions}
 
 
 def _positions(extraction: ExtractionContext, name: str) -> JsonValue:

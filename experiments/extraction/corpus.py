@@ -64,7 +64,9 @@ class Corpus:
         """The pieces of ``data.train`` that bear a mark, in order."""
         pieces = self.pieces.again(Reading(self.config).samples("train", "student"))
         return (
-            piece for piece, own in zip(pieces, self.marks, strict=True) if own == mark
+            piece
+            for piece, piece_mark in zip(pieces, self.marks, strict=True)
+            if piece_mark == mark
         )
 
     def shards(
@@ -121,14 +123,14 @@ def plan_corpus(
         pieces.add(document, spans)
     apart, held = held_out_text(reading, cutter, seed)
     split = choose(config, pieces, held, seed)
-    own = tuple(calibration_texts(config, cutter))
+    of_calibration = tuple(calibration_texts(config, cutter))
     learnt, digest = split.marks.count(LEARNT), hashlib.sha256()
     overlap = check_overlap(config, twice=split.twice, total=len(pieces), left=learnt)
     bare = Corpus(
         config=config,
         pieces=pieces,
         marks=split.marks,
-        calibration=own[:calibration],
+        calibration=of_calibration[:calibration],
         samples=0,
         digest="",
         longest=(),
@@ -148,7 +150,7 @@ def plan_corpus(
             yield sample
 
     def seen() -> Iterator[TextSample]:
-        others = [*at_most(apart, config.eval_samples), *own]
+        others = [*at_most(apart, config.eval_samples), *of_calibration]
         for sample in chain(extracted(), bare.marked(MEASURED), others):
             see(sample)
             yield sample

@@ -71,7 +71,7 @@ def encoding_errors(
         if not bool(batch.has_text.any()):
             continue
         decoded = replace(made, k=back["k"].float(), v=back["v"].float())
-        targets = [reader.target(text, batch, one) for one in (made, decoded)]
+        targets = [reader.target(text, batch, stored) for stored in (made, decoded)]
         divergences.append(_attention_kl(student, batch, *targets))
     out = {
         str(part): round((off / max(size, 1e-30)) ** 0.5, 6)
@@ -105,8 +105,8 @@ class _StudentSide:
         chosen = [stored.index(layer) for layer in needed]
         covered = view.alignment.covered
         if plan.form == "aligned":
-            own = same_tokens(covered)
-            view = replace(view, alignment=own, causal=own)
+            alignment = same_tokens(covered)
+            view = replace(view, alignment=alignment, causal=alignment)
         kv = KV.from_flat(
             k[chosen], v[chosen], torch.ones(1, k.shape[2]).bool(), plan.shape.heads
         )
@@ -123,7 +123,7 @@ def _attention_kl(
     tokens = int(batch.mask.sum())
     rows = torch.linspace(0, tokens - 1, min(ROWS, tokens)).long()[None]
     gate = torch.ones(len(layers), device=batch.ids.device)
-    seen: list[Tensor] = []
+    maps: list[Tensor] = []
     for kv in (plain, encoded):
         inject = Injection(kv, layers, kv.mask & batch.has_text, gate)
         got = student(
@@ -133,8 +133,8 @@ def _attention_kl(
             attention_rows=rows.to(batch.ids.device),
         )
         assert got.attention is not None
-        seen.append(got.attention.double().clamp_min(1e-12))
-    return float((seen[0] * (seen[0] / seen[1]).log()).sum(-1).mean())
+        maps.append(got.attention.double().clamp_min(1e-12))
+    return float((maps[0] * (maps[0] / maps[1]).log()).sum(-1).mean())
 
 
 def _add(sums: list[float], x: Tensor, back: Tensor, counted: Tensor) -> None:

@@ -17,7 +17,7 @@ def fused_weights(extraction: ExtractionContext, names: Sequence[str]) -> list[f
         ConfigError: a phase weighs otherwise.
     """
     shares = {name: extraction.config.teachers[name].weight for name in names}
-    found = []
+    fused = []
     for stage in extraction.stages:
         fuse = stage.phase.fuse
         if fuse.router != "fixed" or fuse.space_name != "student":
@@ -34,13 +34,13 @@ def fused_weights(extraction: ExtractionContext, names: Sequence[str]) -> list[f
                 f"teachers {', '.join(stage.teachers)} of {', '.join(names)}; fused "
                 "stores need the same in every phase"
             )
-        found.append(fixed_weights(fuse, {n: shares[n] for n in stage.teachers}))
-    if any(weights != found[0] for weights in found):
+        fused.append(fixed_weights(fuse, {n: shares[n] for n in stage.teachers}))
+    if any(weights != fused[0] for weights in fused):
         raise ConfigError(
-            f"store.form is fused, but the phases' fuse.weights differ ({found}); give "
+            f"store.form is fused, but the phases' fuse.weights differ ({fused}); give "
             "one, or choose store.form=adapted"
         )
-    return found[0]
+    return fused[0]
 
 
 def check_forms(extraction: ExtractionContext) -> None:

@@ -53,13 +53,13 @@ class RawForm:
             autocast=self._autocast,
         )
         out: list[Made] = []
-        for one in got:
-            if one.problem is not None:
-                out.append(one.problem)
+        for extracted in got:
+            if extracted.problem is not None:
+                out.append(extracted.problem)
                 continue
-            k, v = one.kv.flat()
-            origin = all_origins(one.kv.num_tokens)
-            out.append(StoredSample(k[:, 0], v[:, 0], origin, one.bits_per_char))
+            k, v = extracted.kv.flat()
+            origin = all_origins(extracted.kv.num_tokens)
+            out.append(StoredSample(k[:, 0], v[:, 0], origin, extracted.bits_per_char))
         return out
 
 
@@ -91,12 +91,12 @@ class StudentTokensForm:
         """Run the teachers; see :class:`Form`."""
         # As in the extractor: texts of like length share a batch.
         order = sorted(range(len(samples)), key=lambda i: -len(samples[i].text))
-        found: dict[int, Made] = {}
+        made_samples: dict[int, Made] = {}
         for start in range(0, len(order), self._batch_size):
             chosen = order[start : start + self._batch_size]
             made = self._batch([samples[i].text for i in chosen])
-            found.update(zip(chosen, made, strict=True))
-        return [found[index] for index in range(len(samples))]
+            made_samples.update(zip(chosen, made, strict=True))
+        return [made_samples[index] for index in range(len(samples))]
 
     def _batch(self, texts: list[str]) -> Iterator[Made]:
         batch = self._encode(texts)

@@ -155,9 +155,9 @@ def _shard(
             return
         made = source.form(texts)
         problems = [
-            f"{source.name}: {text.id}: {one}"
-            for text, one in zip(texts, made, strict=True)
-            if isinstance(one, str)
+            f"{source.name}: {text.id}: {sample}"
+            for text, sample in zip(texts, made, strict=True)
+            if isinstance(sample, str)
         ]
         if problems and writer.plan.fingerprint["on_non_finite"] == "stop":
             raise NonFiniteStopError(
@@ -172,8 +172,8 @@ def _shard(
         def write() -> None:
             with held:
                 rows = [
-                    _row(writer, text, one)
-                    for text, one in zip(texts, made, strict=True)
+                    _row(writer, text, sample)
+                    for text, sample in zip(texts, made, strict=True)
                 ]
                 if writer.write(number, first, rows):
                     outcome.made += 1

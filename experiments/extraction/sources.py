@@ -65,19 +65,23 @@ class Source:
         """
         writer = open_store(self.path, self.plan, constants or None)
         if self.bridge is not None:
-            own = {
+            settings = {
                 name.removeprefix(BRIDGE): tensor
                 for name, tensor in writer.constants.items()
                 if name.startswith(BRIDGE)
             }
-            self.bridge.load_state_dict(own)
+            self.bridge.load_state_dict(settings)
         return writer
 
     def measure(self, probe: Sequence[TextSample]) -> Constants:
         """What all shards are made with: the encoding's constants, the bridge."""
         out: Constants = {}
         if self.plan.encoding.name not in DTYPES:
-            made = [one for one in self.form(probe) if isinstance(one, StoredSample)]
+            made = [
+                sample
+                for sample in self.form(probe)
+                if isinstance(sample, StoredSample)
+            ]
             out = encoding_constants(made, self.plan.encoding)
         if self.bridge is not None:
             state = self.bridge.state_dict()
@@ -89,8 +93,10 @@ def encoding_constants(made: Sequence[StoredSample], encoding: Encoding) -> Cons
     """Measure means, and bases for ``lowrank``, sinks and uncovered tokens left out."""
     out: Constants = {}
     for part in ("k", "v"):
-        seen = [getattr(one, part)[:, one.origin > 1].float() for one in made]
-        measured = measure_constants(torch.cat(seen, 1), encoding.rank)
+        features = [
+            getattr(sample, part)[:, sample.origin > 1].float() for sample in made
+        ]
+        measured = measure_constants(torch.cat(features, 1), encoding.rank)
         out[f"{part}.mean"] = measured.mean
         if measured.basis is not None:
             out[f"{part}.basis"] = measured.basis
@@ -153,7 +159,7 @@ def _on_student_tokens(
     phase_teachers = student_space(extraction, names)
     bridge = phase_teachers.teaching.bridge
     assert isinstance(bridge, AdapterBridge)
-    own = bridge.student
+    student = bridge.student
     extra: dict[str, JsonValue] = {
         "student_tokenizer": tokenizer_digest(extraction.models.student_tokenizer),
         **ends_of(extraction.config),
@@ -175,7 +181,10 @@ def _on_student_tokens(
         extra["layers"] = list(teacher.layer_map.needed)
     else:
         shape = Shape(
-            layers=own.layers, heads=own.heads, k_width=own.k_width, v_width=own.v_width
+            layers=student.layers,
+            heads=student.heads,
+            k_width=student.k_width,
+            v_width=student.v_width,
         )
         extra["student"] = student_of(extraction.config)
         extra["adapter"] = extraction.stages[0].phase.align.adapter
@@ -243,13 +252,13 @@ def needed_layers(
         explicit = align.layer_map.get(name)
         if explicit is None and needs_sample(strategy):
             return tuple(range(depth))
-        (found,) = build_multi_teacher_layer_map(
+        (layer_map,) = build_multi_teacher_layer_map(
             [depth],
             extraction.models.student_layers,
             strategy if explicit is None else [explicit],
             [name],
         )
-        needed |= set(found.needed)
+        needed |= set(layer_map.needed)
     return tuple(sorted(needed))
 
 
@@ -266,8 +275,8 @@ def _plan(
     encoding = {"name": store.encoding, "rank": rank, "zstd": store.zstd}
     # One teacher's fields stand alone, several each under the teacher's name.
     each: dict[str, JsonValue] = {name: identity(extraction, name) for name in names}
-    own = each[names[0]] if len(names) == 1 else each
-    assert isinstance(own, dict)
+    plans = each[names[0]] if len(names) == 1 else each
+    assert isinstance(plans, dict)
     align = extraction.stages[0].phase.align
     used = [("rope_scaler", extraction.config.align.rope_scaling_method)]
     used += [("aligner", align.aligner)] if store.form != "raw" else []
@@ -277,7 +286,7 @@ def _plan(
         shape=shape,
         encoding=Encoding.model_validate(encoding),
         fingerprint={
-            **own,
+            **plans,
             **extra,
             "text": extraction.corpus.digest,
             **settings_of(extraction.config),

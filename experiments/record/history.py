@@ -34,10 +34,10 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is none that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def identify(
@@ -78,8 +78,8 @@ def remember(run_dir: Path, **facts: Any) -> None:
 
 def tried_before(run_dir: Path) -> dict[str, str]:
     """Stamps of plugins whose contracts an earlier launch tried."""
-    found = read_json(run_dir / IDENTITY).get("tried_plugins", {})
-    return found if isinstance(found, dict) else {}
+    tried = read_json(run_dir / IDENTITY).get("tried_plugins", {})
+    return tried if isinstance(tried, dict) else {}
 
 
 def samples_per_step(run_dir: Path, train: TrainConfig) -> int | None:
@@ -164,14 +164,14 @@ def attempts(run_dir: Path) -> list[dict[str, Any]]:
     Returns:
         The fields of :func:`note_start` with ``time``, ``ended``, ``how`` and ``why``.
     """
-    found: list[dict[str, Any]] = []
+    launches: list[dict[str, Any]] = []
     for line in _lines(run_dir / ATTEMPTS):
         if line.get("event") == "start":
-            found.append({**line, "ended": None, "how": None, "why": ""})
-        elif found:
-            found[-1] |= {k: line.get(k) for k in ("how", "why")}
-            found[-1]["ended"] = line.get("time")
-    return found
+            launches.append({**line, "ended": None, "how": None, "why": ""})
+        elif launches:
+            launches[-1] |= {k: line.get(k) for k in ("how", "why")}
+            launches[-1]["ended"] = line.get("time")
+    return launches
 
 
 def _append(run_dir: Path, line: Mapping[str, Any]) -> None:
@@ -183,10 +183,10 @@ def _append(run_dir: Path, line: Mapping[str, Any]) -> None:
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    found = []
+    lines = []
     for row in path.read_text(encoding="utf-8").splitlines():
         try:
-            found.append(json.loads(row))
+            lines.append(json.loads(row))
         except ValueError:  # a line that a killed process left unfinished
             continue
-    return found
+    return lines

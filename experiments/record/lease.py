@@ -66,7 +66,7 @@ class Lease:
         from filelock import FileLock
 
         end = time.monotonic() + wait_seconds
-        told = False
+        waiting_told = False
         while True:
             with FileLock(str(self._file.with_name(".lock"))):
                 holder = read_lease(self._file.parent)
@@ -80,8 +80,8 @@ class Lease:
                     f"another process is writing {self._file.parent}: {_who(holder)}; "
                     "wait for it or end it, or choose another run.name"
                 )
-            if not told:
-                told = True
+            if not waiting_told:
+                waiting_told = True
                 _say(f"waiting up to {wait_seconds:.0f} s for {_who(holder)} to end")
             time.sleep(1.0)
 

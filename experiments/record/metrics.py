@@ -74,9 +74,9 @@ class Metrics:
         if not self._enabled:
             return
         rows = self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
-        told = json.loads(json.dumps({"arm": arm, "phase": phase, **line}))
+        written = json.loads(json.dumps({"arm": arm, "phase": phase, **line}))
         for row in rows.splitlines():
-            if {k: v for k, v in json.loads(row).items() if k != "time"} == told:
+            if {k: v for k, v in json.loads(row).items() if k != "time"} == written:
                 return
         self.write(arm, phase, line)
 

@@ -43,8 +43,8 @@ class RunDir:
     def phases(self) -> list[str]:
         """Phases in the order in which they ran."""
         named = [entry["name"] for entry in self.summary.get("phases", [])]
-        seen = [line["phase"] for line in self.lines("train") if line.get("phase")]
-        return list(dict.fromkeys([*named, *seen]))
+        names = [line["phase"] for line in self.lines("train") if line.get("phase")]
+        return list(dict.fromkeys([*named, *names]))
 
 
 def read_run(path: Path) -> RunDir:
@@ -97,8 +97,8 @@ def helped(beats_ce_only: bool | None, beats_best_single: bool | None) -> bool |
     Returns:
         None where there is none.
     """
-    told = [beats for beats in (beats_ce_only, beats_best_single) if beats is not None]
-    return all(told) if told else None
+    known = [beats for beats in (beats_ce_only, beats_best_single) if beats is not None]
+    return all(known) if known else None
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -18,17 +18,17 @@ LIBRARIES = ("torch", "transformers", "tokenizers")
 
 def versions() -> dict[str, str]:
     """Version by name; ``commit`` where this is a checkout with Git at hand."""
-    found = {PROJECT: version_of_mtkd()}
+    numbers = {PROJECT: version_of_mtkd()}
     commit = _commit()
     if commit:
-        found["commit"] = commit
-    found["python"] = platform.python_version()
+        numbers["commit"] = commit
+    numbers["python"] = platform.python_version()
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            numbers[name] = "not installed"
+    return numbers
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -40,23 +40,23 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     ]
 
 
-def sentence(found: Mapping[str, str]) -> str:
+def sentence(numbers: Mapping[str, str]) -> str:
     """``mtkd 0.1.0 (commit ab12), python 3.12, torch 2.10``."""
-    commit = found.get("commit", "")
-    told = []
-    for name, value in found.items():
+    commit = numbers.get("commit", "")
+    parts = []
+    for name, value in numbers.items():
         if name == "commit":
             continue
         more = f" (commit {commit})" if name == PROJECT and commit else ""
-        told.append(f"{name} {value}{more}")
-    return ", ".join(told)
+        parts.append(f"{name} {value}{more}")
+    return ", ".join(parts)
 
 
 def footer(summary: Mapping[str, Any]) -> list[str]:
     """The end of a report: what a run was made with; empty where it did not say."""
     if not summary.get("versions"):
         return []
-    told = [f"Made with {sentence(summary['versions'])}."]
+    sentences = [f"Made with {sentence(summary['versions'])}."]
     for key, whose in summary.get("plugins", {}).items():
         kind, _, name = key.partition(" ")
         release = (
@@ -64,11 +64,11 @@ def footer(summary: Mapping[str, Any]) -> list[str]:
             if whose["distribution"] != "-"
             else ""
         )
-        told.append(
+        sentences.append(
             f"The {kind.replace('_', ' ')} `{name}` is of the plugin "
             f"`{whose['plugin']}`{release}, code {whose['digest'][:12] or 'unknown'}."
         )
-    return ["---", " ".join(told)]
+    return ["---", " ".join(sentences)]
 
 
 def _commit() -> str:

@@ -162,7 +162,7 @@ def draw_layers(
             )
     return _draw_once(
         path,
-        [depths, student_layers, [list(one) for one in maps]],
+        [depths, student_layers, [list(layer_map) for layer_map in maps]],
         lambda: visualize_layer_mapping(
             maps,
             student_layers,
@@ -194,7 +194,7 @@ def _digest_in(picture: Path) -> str | None:
 
     try:
         with Image.open(picture) as image:
-            found = image.info.get(SHOWS)
+            shown = image.info.get(SHOWS)
     except OSError:  # there is none, or it is damaged
         return None
-    return found if isinstance(found, str) else None
+    return shown if isinstance(shown, str) else None

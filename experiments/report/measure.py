@@ -236,7 +236,7 @@ def readers_of(run: Path, config: Config) -> list[Reader]:
         ValueError: the tokenizer of one is no longer here.
     """
     limits: dict[str, int] = read_json(run / TEXTS)
-    found = []
+    readers = []
     for name, limit in limits.items():
         stored = config.store_dir / TOKENIZERS / name
         kept = config.store.read and stored.is_dir()
@@ -250,8 +250,8 @@ def readers_of(run: Path, config: Config) -> list[Reader]:
                 f"folder, such as {next(iter(students_of(run).values()))}, in place of "
                 "the run and text by --data"
             ) from error
-        found.append(Reader(f"{PLACE}{name}", read, limit))
-    return found
+        readers.append(Reader(f"{PLACE}{name}", read, limit))
+    return readers
 
 
 def _on(device: Any, encode: Encoder) -> Encode:
@@ -269,13 +269,13 @@ def students_of(run: Path) -> dict[str, Path]:
             f"{run} is no run: it holds no config.yaml; give the folder that `mtkd "
             "train` or `mtkd quickstart` wrote, such as runs/quickstart"
         )
-    found = {folder.parent.name: folder for folder in _phases(run / "phases")}
+    students = {folder.parent.name: folder for folder in _phases(run / "phases")}
     for arm in sorted((run / "baselines").glob("*")):
         last = _phases(arm)[-1:]
-        found |= {f"{arm.name}/{folder.parent.name}": folder for folder in last}
-    if not found:
+        students |= {f"{arm.name}/{folder.parent.name}": folder for folder in last}
+    if not students:
         raise InputError(f"{run} has no finished phase yet; `mtkd train` goes on")
-    return found
+    return students
 
 
 def _phases(folder: Path) -> list[Path]:

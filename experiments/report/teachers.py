@@ -65,11 +65,11 @@ def _ledger_block(run: RunDir) -> list[str]:
     rows = []
     for name, entry in account.items():
         for domain, share in entry["share"].items():
-            own, without, loses = (
+            alone, without, loses = (
                 (entry[key] or {}).get(domain) for key in ("bpc", "without", "loses")
             )
             lost = "–" if loses is None else f"{loses:+.3f}"
-            cells = [number(own), number(without), lost]
+            cells = [number(alone), number(without), lost]
             reach = f"{entry['coverage']:.1%}"
             rows.append([name, domain, entry["phase"], f"{share:.1%}", reach, *cells])
     if not rows:

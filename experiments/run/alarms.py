@@ -64,16 +64,16 @@ class Alarms:
         kind = line.get("kind")
         if kind == "health":
             line = line | self._compared(line)
-            found = self._collapse(line)
+            raised = self._collapse(line)
         elif kind == "routing":
-            found = self._routing(line)
+            raised = self._routing(line)
         elif kind == "train":
-            found = self._uncovered(line.get("coverage", {}))
+            raised = self._uncovered(line.get("coverage", {}))
         elif kind == "event":
-            found = self._not_finite(line)
+            raised = self._not_finite(line)
         else:
-            found = {}
-        return [line, *self._raise(found, int(line.get("step", 0)))]
+            raised = {}
+        return [line, *self._raise(raised, int(line.get("step", 0)))]
 
     def recall(self, lines: Iterable[Line]) -> None:
         """Take up what an interrupted start of this phase has written already."""
@@ -91,9 +91,9 @@ class Alarms:
         """Take what the calibration sample says of each teacher's coverage."""
         return self._raise(self._low(coverage), 0)
 
-    def _raise(self, found: Mapping[str, str], step: int) -> list[Line]:
+    def _raise(self, raised: Mapping[str, str], step: int) -> list[Line]:
         events = []
-        for alarm, message in found.items():
+        for alarm, message in raised.items():
             if alarm not in self._raised:
                 self._raised.add(alarm)
                 self.warn(f"step {step}: {message}" if step else message)
@@ -119,20 +119,20 @@ class Alarms:
     def _collapse(self, line: Line) -> dict[str, str]:
         self._settle(line)
         least = {"spread": self.config.min_spread, "rank": self.config.min_rank}
-        found = {}
+        raised = {}
         for name, of_start in line["against_start"].items():
             said, kind = HEALTH[name]
             before = self._settled.get(name, 1.0)
             share = of_start / before if before > 0 else of_start
             since = "when the phase began" if before == 1 else "once it had settled"
             if not share >= least[kind]:  # NaN is no share either
-                found[f"collapse {name}"] = (
+                raised[f"collapse {name}"] = (
                     f"the student's {said} is {share:.0%} of what it was {since} "
                     f"(alarms.min_{kind} is {least[kind]:.0%}): keys and "
                     "values may be collapsing; lower loss.lambda_k and loss.lambda_v, "
                     "or compare `health` with the CE-only student's"
                 )
-        return found
+        return raised
 
     def _routing(self, line: Line) -> dict[str, str]:
         if not self.routed:

@@ -105,12 +105,12 @@ def repeated_arms(arms: Arms) -> dict[str, str]:
     first: dict[str, list[Stage]] = {}
     repeated: dict[str, str] = {}
     for arm, stages in arms.items():
-        told = [_as_trained(stage) for stage in stages]
-        same = [name for name, others in first.items() if others == told]
+        trained = [_as_trained(stage) for stage in stages]
+        same = [name for name, others in first.items() if others == trained]
         if same and arm not in (MAIN, CE_ONLY):
             repeated[arm] = same[0]
         else:
-            first[arm] = told
+            first[arm] = trained
     return repeated
 
 
@@ -200,17 +200,17 @@ def _judged(
         "ce_only": results[CE_ONLY][-1][key] if CE_ONLY in results else None,
         "before": (start if before is None else results[MAIN][before])[key],
     }
-    own = results[MAIN][-1][key]
-    return judge(own, references, gate, own_text)
+    main_bpc = results[MAIN][-1][key]
+    return judge(main_bpc, references, gate, own_text)
 
 
 def _tell(run: RunContext, stage: Stage, steps: int, judgement: Judgement) -> None:
-    found = judgement.plain()
-    line = {"kind": "gate", "step": steps, **found}
+    verdict = judgement.plain()
+    line = {"kind": "gate", "step": steps, **verdict}
     run.metrics.write_once(MAIN, stage.phase.name, line)
     if judgement.harms and run.engine.is_main:
         done = "was rolled back" if judgement.rolled_back else "hurt"
-        said = f"warning: phase {stage.phase.name} {done}: {describe_harm(found)}"
+        said = f"warning: phase {stage.phase.name} {done}: {describe_harm(verdict)}"
         print(said, file=sys.stderr, flush=True)
 
 
@@ -304,7 +304,7 @@ def _rolled_back(
 ) -> list[str] | None:
     """The phases which a later one does not build on, where there are any."""
     pairs = zip(stages, judged, strict=False)
-    names = [stage.phase.name for stage, found in pairs if found.rolled_back]
+    names = [stage.phase.name for stage, judgement in pairs if judgement.rolled_back]
     return names or None
 
 

@@ -37,13 +37,13 @@ class Reading:
 
     def alarm(self, name: str, least: float) -> str:
         """A warning where coverage, or what the tokenizer tells, is below a share."""
-        told = 1 - self.lost.untold
-        if self.coverage >= least and told >= least:
+        share_told = 1 - self.lost.untold
+        if self.coverage >= least and share_told >= least:
             return ""
         what = (
             f"reaches only {self.coverage:.0%} of the student's tokens"
             if self.coverage < least
-            else f"tells only {told:.0%} of the characters"
+            else f"tells only {share_told:.0%} of the characters"
         )
         return (
             f"teacher {name!r} {what} (align.min_coverage is {least:.0%}): "
@@ -76,12 +76,12 @@ def how_teachers_read(
     """
     texts = [sample.text for sample in samples[:SAMPLES]]
     student = encode(texts)
-    found = {}
+    readings = {}
     for name, tokenizer in teachers.items():
-        own = Encoder(tokenizer, None)(texts)
-        coverage = aligner(student, own).coverage(student.has_text)
-        found[name] = Reading(coverage, lost_text(tokenizer, own))
-    return found
+        student_batch = Encoder(tokenizer, None)(texts)
+        coverage = aligner(student, student_batch).coverage(student.has_text)
+        readings[name] = Reading(coverage, lost_text(tokenizer, student_batch))
+    return readings
 
 
 def tell_texts(run: RunContext) -> None:
@@ -105,11 +105,11 @@ def tell_reading(run: RunContext) -> dict[str, Reading]:
         name: run.models.teacher(name).tokenizer for name in run.config.teachers
     }
     aligner = run.registry.guarded("aligner", align.aligner)()
-    found = how_teachers_read(
+    readings = how_teachers_read(
         run.data.calibration, run.models.encode, tokenizers, aligner
     )
     if run.engine.is_main:
-        for name, reading in found.items():
+        for name, reading in readings.items():
             alarm = reading.alarm(name, align.min_coverage)
             print(f"warning: {alarm}" if alarm else reading.line(name), file=sys.stderr)
             line = {"kind": "reading", "step": 0, "teacher": name, **reading.plain()}
@@ -117,4 +117,4 @@ def tell_reading(run: RunContext) -> dict[str, Reading]:
             if alarm:
                 event = {"kind": "event", "step": 0, "event": alarm}
                 run.metrics.write_once(MAIN, run.config.phases[0], event)
-    return found
+    return readings

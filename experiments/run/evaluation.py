@@ -48,8 +48,8 @@ def measure_gate(
     """What the gate's own text says of a student; nothing where there is none."""
     if not run.data.gate:
         return {}
-    found = evaluate(run, capture, f"{title} for the gate", None, run.data.gate)
-    return {"gate_bpc": run.engine.from_main(lambda: found)}
+    gate_bpc = evaluate(run, capture, f"{title} for the gate", None, run.data.gate)
+    return {"gate_bpc": run.engine.from_main(lambda: gate_bpc)}
 
 
 @torch.no_grad()
@@ -70,15 +70,15 @@ def starting_point(run: RunContext) -> dict[str, dict[str, float]]:
     capture = KVCapture(run.models.student(None).to(run.engine.device))
     title = "measuring the untrained student"
     bpc = evaluate(run, capture, title)
-    found = {"bpc": run.engine.from_main(lambda: bpc)}
-    return found | measure_gate(run, capture, title)
+    start = {"bpc": run.engine.from_main(lambda: bpc)}
+    return start | measure_gate(run, capture, title)
 
 
 def teachers_alone(run: RunContext) -> dict[str, dict[str, float]]:
     """Every decoder teacher's own held-out bits per character."""
-    found = {}
+    bits = {}
     for name, teacher in run.models.live.items():
         if teacher.predicts:
             encode, title = Encoder(teacher.tokenizer, None), f"measuring {name}"
-            found[name] = evaluate(run, teacher.capture, title, encode)
-    return found
+            bits[name] = evaluate(run, teacher.capture, title, encode)
+    return bits

@@ -48,12 +48,15 @@ class Judgement:
 
 
 def judge(
-    own: Bpc, references: Mapping[str, Bpc | None], gate: GateConfig, own_text: bool
+    phase_bpc: Bpc,
+    references: Mapping[str, Bpc | None],
+    gate: GateConfig,
+    own_text: bool,
 ) -> Judgement:
     """Compare a phase's student with its references; see ``gate.tolerance``.
 
     Args:
-        own: of the phase's student.
+        phase_bpc: of the phase's student.
         references: by keys of ``REFERENCES``; None where there is none.
         gate: the ``gate`` section.
         own_text: see :class:`Judgement`.
@@ -62,7 +65,7 @@ def judge(
         Harm(domain, against, bits, reference[domain])
         for against, reference in references.items()
         if reference is not None
-        for domain, bits in own.items()
+        for domain, bits in phase_bpc.items()
         # Not finite is worse than anything.
         if not bits <= (1 + gate.tolerance) * reference[domain]
     )

@@ -38,15 +38,15 @@ def ledger(
     if last is None:
         return {}
     account: dict[str, dict[str, Any]] = {}
-    for found, judgement in zip(results[MAIN], judged, strict=True):
+    for stage_result, judgement in zip(results[MAIN], judged, strict=True):
         if judgement.rolled_back:
             continue
-        lines = [line for line in routing if line.get("phase") == found["name"]]
-        for name in found["teachers"]:
+        lines = [line for line in routing if line.get("phase") == stage_result["name"]]
+        for name in stage_result["teachers"]:
             account[name] = {
-                "phase": found["name"],
+                "phase": stage_result["name"],
                 "share": mean_share(lines, name),
-                "coverage": found["coverage"].get(name),
+                "coverage": stage_result["coverage"].get(name),
                 "bpc": alone.get(name),
                 **_missed(results, last, name),
             }
@@ -59,7 +59,9 @@ def mean_share(lines: Sequence[Mapping[str, Any]], teacher: str) -> dict[str, fl
     for line in lines:
         for domain, weights in line["weights"].items():
             shares.setdefault(domain, []).append(weights[teacher])
-    return {domain: sum(found) / len(found) for domain, found in shares.items()}
+    return {
+        domain: sum(of_domain) / len(of_domain) for domain, of_domain in shares.items()
+    }
 
 
 def _missed(
@@ -68,6 +70,6 @@ def _missed(
     arm = results.get(f"{WITHOUT}{name}")
     if arm is None:
         return {"without": None, "loses": None}
-    without, own = arm[last]["bpc"], results[MAIN][last]["bpc"]
-    loses = {domain: bits - own[domain] for domain, bits in without.items()}
+    without, main_bpc = arm[last]["bpc"], results[MAIN][last]["bpc"]
+    loses = {domain: bits - main_bpc[domain] for domain, bits in without.items()}
     return {"without": without, "loses": loses}

@@ -87,13 +87,13 @@ def text_digests(data: RunData) -> dict[str, str]:
     A file whose path stayed and whose content changed shows here. Held-out text is
     left out: it changes no student.
     """
-    found = {}
+    digests = {}
     for name, samples in (("train", data.train), ("calibration", data.calibration)):
         digest = hashlib.sha256()
         for sample in samples:
             digest.update(f"{sample.domain}\0{sample.text}\0".encode(errors="replace"))
-        found[name] = digest.hexdigest()
-    return found
+        digests[name] = digest.hexdigest()
+    return digests
 
 
 def record_file(folder: Path) -> Path:

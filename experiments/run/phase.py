@@ -263,8 +263,8 @@ def _output_plan(
     models: Models, registry: Registry, stage: Stage, capture: KVCapture
 ) -> OutputPlan | None:
     teachers = models.chosen(stage.teachers)
-    own = models.student_tokenizer
-    return output_plan(stage.phase, registry, capture, own, teachers)
+    student_tokenizer = models.student_tokenizer
+    return output_plan(stage.phase, registry, capture, student_tokenizer, teachers)
 
 
 def _measure(
@@ -291,7 +291,10 @@ def _measure(
         "health": health,
     }
     if phase_teachers is not None:
-        maps = {name: list(one) for name, one in phase_teachers.depth.maps.items()}
+        maps = {
+            name: list(layer_map)
+            for name, layer_map in phase_teachers.depth.maps.items()
+        }
         result |= {
             "coverage": phase_teachers.report.coverage,
             "fit": phase_teachers.report.fit,

@@ -38,15 +38,18 @@ def summarize(
         facts: kind and family of the teachers.
     """
     main, phases = results[MAIN], []
-    for index, own in enumerate(main):
+    for index, stage_result in enumerate(main):
         before = kept_before(judged[:index])
         ce_only = _bpc(results, CE_ONLY, index)
         best = _best_single(results, index)
         rival = None if best is None or _alone(main[: index + 1], best) else best["bpc"]
-        beats = _better(own["bpc"], ce_only), _better(own["bpc"], rival)
+        beats = (
+            _better(stage_result["bpc"], ce_only),
+            _better(stage_result["bpc"], rival),
+        )
         phases.append(
             {
-                **own,
+                **stage_result,
                 "ce_only": ce_only,
                 "best_single": best,
                 "previous": dict(start if before is None else main[before]["bpc"]),
@@ -73,8 +76,8 @@ def summarize(
         "phases": phases,
         "final_phase": None if last is None else main[last]["name"],
         "singles": {
-            arm.removeprefix(SINGLE): [phase["bpc"] for phase in found]
-            for arm, found in results.items()
+            arm.removeprefix(SINGLE): [phase["bpc"] for phase in arm_results]
+            for arm, arm_results in results.items()
             if arm.startswith(SINGLE)
         },
     }
@@ -91,8 +94,8 @@ def _bpc(results: Results, arm: str, index: int) -> dict[str, float] | None:
 
 def _best_single(results: Results, index: int) -> dict[str, Any] | None:
     singles = {
-        arm.removeprefix(SINGLE): dict(found[index]["bpc"])
-        for arm, found in results.items()
+        arm.removeprefix(SINGLE): dict(arm_results[index]["bpc"])
+        for arm, arm_results in results.items()
         if arm.startswith(SINGLE)
     }
     if not singles:
@@ -101,6 +104,8 @@ def _best_single(results: Results, index: int) -> dict[str, Any] | None:
     return {"teacher": teacher, "bpc": singles[teacher]}
 
 
-def _better(own: Mapping[str, float], other: Mapping[str, float] | None) -> bool | None:
-    mine, theirs = mean_bpc(own), mean_bpc(other)
+def _better(
+    phase_bpc: Mapping[str, float], other: Mapping[str, float] | None
+) -> bool | None:
+    mine, theirs = mean_bpc(phase_bpc), mean_bpc(other)
     return None if mine is None or theirs is None else mine < theirs

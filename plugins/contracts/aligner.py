@@ -45,11 +45,13 @@ def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
     student, teacher = token_batch(STUDENT), token_batch(TEACHER)
 
     def kind() -> str:
-        found = factory()(student, teacher)
-        if not isinstance(found, Alignment):
-            return f"returns {type(found).__name__}"
+        alignment = factory()(student, teacher)
+        if not isinstance(alignment, Alignment):
+            return f"returns {type(alignment).__name__}"
         wanted = (len(_TEXTS), student.ids.shape[1], teacher.ids.shape[1])
-        return problem(tuple(found.shape) != wanted, f"{found.shape} for {wanted}")
+        return problem(
+            tuple(alignment.shape) != wanted, f"{alignment.shape} for {wanted}"
+        )
 
     def flag() -> str:
         causal = getattr(factory(), "causal", None)
@@ -84,9 +86,9 @@ def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
         for s, t in [(student, teacher), *long_batches()]:
             together = made(s, t).dense()
             for row in range(len(s.texts)):
-                one = made(_row(s, row), _row(t, row)).dense()[0]
-                inside = together[row, : one.shape[0], : one.shape[1]]
-                if not torch.allclose(one, inside, atol=1e-5):
+                row_alone = made(_row(s, row), _row(t, row)).dense()[0]
+                inside = together[row, : row_alone.shape[0], : row_alone.shape[1]]
+                if not torch.allclose(row_alone, inside, atol=1e-5):
                     return f"text {row} is aligned differently in a batch"
         return ""
 
@@ -98,8 +100,8 @@ def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
         return ""
 
     def covers() -> str:
-        found = factory()(student, teacher)
-        return problem(not len(found.rows), "feeds no token at all")
+        alignment = factory()(student, teacher)
+        return problem(not len(alignment.rows), "feeds no token at all")
 
     def untouched() -> str:
         before = Untouched({"student": student, "teacher": teacher}, whole=True)
@@ -120,11 +122,11 @@ def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
             which = call % len(batches)
             s, t = batches[which]
             before = Untouched({"student": s, "teacher": t}, whole=True)
-            found = made(s, t)
-            wrong = alignment_problem(found, s, t) or before.problem()
+            alignment = made(s, t)
+            wrong = alignment_problem(alignment, s, t) or before.problem()
             if not wrong and made.causal:
-                check_causal(found, s, t)
-            dense = torch.zeros(0) if wrong else found.dense()
+                check_causal(alignment, s, t)
+            dense = torch.zeros(0) if wrong else alignment.dense()
             if not wrong and not torch.equal(first.setdefault(which, dense), dense):
                 wrong = "returns another answer to the same tokens"
             if wrong:
@@ -171,13 +173,13 @@ def token_batch(
 def long_batches() -> list[tuple[TokenBatch, TokenBatch]]:
     """Student's and teacher's tokens of longer texts: words, pieces, bytes."""
     chance = random.Random(0)
-    found = []
+    batches = []
     for count, size in _LENGTHS:
         texts = [_text(chance, size + 7 * i) for i in range(count)]
         student = [_spans(chance, text, 4) for text in texts]
         teacher = [_spans(chance, text, 9) for text in texts]
-        found.append((token_batch(student, texts), token_batch(teacher, texts, 3)))
-    return found
+        batches.append((token_batch(student, texts), token_batch(teacher, texts, 3)))
+    return batches
 
 
 def _of_equal_lengths() -> list[tuple[TokenBatch, TokenBatch]]:

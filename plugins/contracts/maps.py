@@ -30,17 +30,17 @@ def layer_map(function: Callable[..., LayerMap]) -> Iterator[Promise]:
     def over_sizes(find: Callable[[LayerMap, int, int], str]) -> Callable[[], str]:
         return lambda: first_problem(*(find(mapped(t, s), t, s) for t, s in sizes))
 
-    def kind(found: LayerMap, teacher: int, student: int) -> str:
-        if not isinstance(found, LayerMap):
-            return f"returns {type(found).__name__} for {teacher} -> {student}"
+    def kind(answer: LayerMap, teacher: int, student: int) -> str:
+        if not isinstance(answer, LayerMap):
+            return f"returns {type(answer).__name__} for {teacher} -> {student}"
         return problem(
-            len(found) != student, f"{len(found)} entries for {teacher} -> {student}"
+            len(answer) != student, f"{len(answer)} entries for {teacher} -> {student}"
         )
 
-    def inside(found: LayerMap, teacher: int, student: int) -> str:
+    def inside(answer: LayerMap, teacher: int, student: int) -> str:
         return problem(
-            max(found.needed) >= teacher,
-            f"asks for layer {max(found.needed)} of {teacher} -> {student}",
+            max(answer.needed) >= teacher,
+            f"asks for layer {max(answer.needed)} of {teacher} -> {student}",
         )
 
     def often() -> str:
@@ -50,17 +50,17 @@ def layer_map(function: Callable[..., LayerMap]) -> Iterator[Promise]:
         for call in range(CALLS):
             size = sizes[call % len(sizes)]
             before = Untouched({"the sample": samples[size]}, whole=True)
-            found = function(*size, *samples[size])
-            wrong = layer_map_problem(found, *size) or before.problem()
-            if not wrong and first.setdefault(size, found) != found:
+            answer = function(*size, *samples[size])
+            wrong = layer_map_problem(answer, *size) or before.problem()
+            if not wrong and first.setdefault(size, answer) != answer:
                 wrong = "returns another map for the same sizes"
             if wrong:
                 return f"{wrong} (call {call + 1}, {size[0]} -> {size[1]})"
         return ""
 
-    def same(found: LayerMap, teacher: int, student: int) -> str:
+    def same(answer: LayerMap, teacher: int, student: int) -> str:
         again = mapped(teacher, student)
-        return problem(found != again, f"two answers for {teacher} -> {student}")
+        return problem(answer != again, f"two answers for {teacher} -> {student}")
 
     yield Promise(
         "returns a LayerMap with one entry per student layer", over_sizes(kind)
@@ -102,11 +102,11 @@ def adapter(
         for call in range(CALLS // 3):
             which = call % len(samples)
             before = Untouched(samples[which], whole=True)
-            found = function(samples[which])
-            wrong = adapter_problem(found, samples[which]) or before.problem()
+            answer = function(samples[which])
+            wrong = adapter_problem(answer, samples[which]) or before.problem()
             if not wrong:
-                same = first.setdefault(which, found[0].detach())
-                if not torch.allclose(same, found[0].to(same), rtol=1e-3):
+                same = first.setdefault(which, answer[0].detach())
+                if not torch.allclose(same, answer[0].to(same), rtol=1e-3):
                     wrong = "returns another map for the same statistics"
             if wrong:
                 return f"{wrong} (call {call + 1})"
@@ -118,8 +118,8 @@ def adapter(
 
     def follows() -> str:
         for size in sizes:
-            one, other = (function(_sample(*size, seed=seed)[0]) for seed in (0, 1))
-            if all(torch.equal(a, b) for a, b in zip(one, other, strict=True)):
+            first, second = (function(_sample(*size, seed=seed)[0]) for seed in (0, 1))
+            if all(torch.equal(a, b) for a, b in zip(first, second, strict=True)):
                 return f"one map for different statistics of {size[0]} -> {size[1]}"
         return ""
 
@@ -133,11 +133,11 @@ def rope_scaler(function: Callable[[float, int, float], float]) -> Iterator[Prom
     scales = (1.0, 1.5, 2.0, 4.0, 16.0)
 
     def identity() -> str:
-        found = [(b, d, function(b, d, 1.0)) for b, d in cases]
+        bases = [(b, d, function(b, d, 1.0)) for b, d in cases]
         return first_problem(
             *(
                 problem(got != b, f"base {b}, dim {d} gives {got}")
-                for b, d, got in found
+                for b, d, got in bases
             )
         )
 
@@ -146,10 +146,10 @@ def rope_scaler(function: Callable[[float, int, float], float]) -> Iterator[Prom
             bases = [function(base, dim, scale) for scale in scales]
             if not all(0 < b < float("inf") for b in bases) or sorted(bases) != bases:
                 return f"base {base}, dim {dim}: {bases} at scales {scales}"
-            for scale, found in zip(scales, bases, strict=True):
+            for scale, scaled in zip(scales, bases, strict=True):
                 again = function(base, dim, scale)
-                if again != found:
-                    return f"{found} at scale {scale}, but {again} after longer texts"
+                if again != scaled:
+                    return f"{scaled} at scale {scale}, but {again} after longer texts"
         return ""
 
     def often() -> str:
@@ -157,9 +157,9 @@ def rope_scaler(function: Callable[[float, int, float], float]) -> Iterator[Prom
         for call in range(CALLS):
             base, dim = cases[call % len(cases)]
             scale = scales[call % len(scales)]
-            found = function(base, dim, scale)
-            wrong = base_problem(found, base, scale)
-            if not wrong and first.setdefault((base, dim, scale), found) != found:
+            scaled = function(base, dim, scale)
+            wrong = base_problem(scaled, base, scale)
+            if not wrong and first.setdefault((base, dim, scale), scaled) != scaled:
                 wrong = "returns another base for the same context"
             if wrong:
                 return f"{wrong} (call {call + 1}, base {base}, dim {dim})"

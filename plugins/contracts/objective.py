@@ -59,17 +59,19 @@ def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
 
     def made() -> tuple[Objective, frozenset[str]]:
         before = Untouched({})
-        found = factory()
+        term = factory()
         changed = before.problem()
         if changed:
             raise RuntimeError(changed)
-        return found, frozenset(getattr(found, "needs", ()))
+        return term, frozenset(getattr(term, "needs", ()))
 
     def needs() -> str:
-        found = getattr(factory(), "needs", None)
+        declared_needs = getattr(factory(), "needs", None)
         known = {ATTENTION, RELATIONS, OUTPUTS}
-        good = isinstance(found, frozenset) and found <= known
-        return problem(not good, f"needs is {found!r}; give a frozenset of {known}")
+        good = isinstance(declared_needs, frozenset) and declared_needs <= known
+        return problem(
+            not good, f"needs is {declared_needs!r}; give a frozenset of {known}"
+        )
 
     def scalar() -> str:
         for lazy in (False, True):

@@ -51,8 +51,8 @@ def phase(mapping: Mapping[str, Any]) -> Iterator[Promise]:
         return ""
 
     def plain() -> str:
-        found = _not_plain(mapping, "")
-        return problem(found, f"{found}; give text, numbers, lists and mappings")
+        fault = _not_plain(mapping, "")
+        return problem(fault, f"{fault}; give text, numbers, lists and mappings")
 
     yield Promise("has known sections only", sections)
     yield Promise("each section is a mapping", subsets)
@@ -64,10 +64,10 @@ def _not_plain(value: Any, place: str) -> str:
     """Where something lies that no config file holds, and what; empty if nowhere."""
     if isinstance(value, Mapping | list | tuple):
         inside = value if isinstance(value, Mapping) else dict(enumerate(value))
-        found = (
+        problems = (
             _not_plain(x, f"{place}.{key}".lstrip(".")) for key, x in inside.items()
         )
-        return next(filter(None, found), "")
+        return next(filter(None, problems), "")
     if value is None or type(value) in (bool, int, float, str):
         return ""
     return f"{place} is of type {type(value).__name__}"

@@ -30,13 +30,13 @@ def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             before = Untouched({})
-            found: Any = factory(_WIDTH, teachers)
+            built: Any = factory(_WIDTH, teachers)
             if needs_sample(factory):
-                found.fit(sample(teachers, seed))
+                built.fit(sample(teachers, seed))
             changed = before.problem()
         if changed:
             raise RuntimeError(changed)
-        router: nn.Module = found
+        router: nn.Module = built
         return router
 
     def trained() -> list[nn.Module]:
@@ -49,10 +49,10 @@ def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
         return [made(), module]
 
     def kind() -> str:
-        found = made()
+        built = made()
         return first_problem(
-            problem(not isinstance(found, nn.Module), f"a {type(found).__name__}"),
-            problem(made() is found, "the same module is handed out twice"),
+            problem(not isinstance(built, nn.Module), f"a {type(built).__name__}"),
+            problem(made() is built, "the same module is handed out twice"),
         )
 
     def shape() -> str:

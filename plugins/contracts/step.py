@@ -116,12 +116,12 @@ def step_context(
                 weight.gather(1, rows),
             )
         )
-        own = (layers, count, tokens, 8)
+        student_shape = (layers, count, tokens, 8)
         relations.append(
             Relation(
                 name=name,
-                student_k=new(student, *own),
-                student_v=new(student, *own),
+                student_k=new(student, *student_shape),
+                student_v=new(student, *student_shape),
                 teacher_k=new(targets, *shape),
                 teacher_v=new(targets, *shape),
                 weight=weight,

@@ -27,9 +27,9 @@ def temperature(rule: Temperature) -> Iterator[Promise]:
                     yield _moment(start, end, progress, ratios)
 
     def shaped() -> str:
-        found = rule(next(moments()))
-        one = isinstance(found, (float, int)) or found.shape in ((), (_ROWS,))
-        return problem(not one, f"gives {found!r} for {_ROWS} tokens")
+        answer = rule(next(moments()))
+        fits = isinstance(answer, (float, int)) or answer.shape in ((), (_ROWS,))
+        return problem(not fits, f"gives {answer!r} for {_ROWS} tokens")
 
     def positive() -> str:
         for moment in moments():

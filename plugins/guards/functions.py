@@ -31,42 +31,42 @@ class _Aligner(StandIn):
     def __call__(self, student: TokenBatch, teacher: TokenBatch) -> Any:
         before = Untouched({"student": student, "teacher": teacher}, whole=True)
         with blamed(self._entry):
-            found = self._inner(student, teacher)
+            alignment = self._inner(student, teacher)
         require(
             self._entry,
-            answers.alignment_problem(found, student, teacher) or before.problem(),
+            answers.alignment_problem(alignment, student, teacher) or before.problem(),
         )
         if self.causal:
             try:
-                check_causal(found, student, teacher)
+                check_causal(alignment, student, teacher)
             except CausalityError as error:
                 raise self._entry.error(f"says causal = True, but {error}") from error
         if self._seldom.now():
-            self._try_alone(found, student, teacher)
+            self._try_alone(alignment, student, teacher)
         # A copy: an aligner that fills the same tensors again would change batches
         # that wait to be trained on.
-        shared = None if found.shared is None else found.shared.clone()
+        shared = None if alignment.shared is None else alignment.shared.clone()
         return replace(
-            found,
-            rows=found.rows.clone(),
-            cols=found.cols.clone(),
-            weights=found.weights.clone(),
+            alignment,
+            rows=alignment.rows.clone(),
+            cols=alignment.cols.clone(),
+            weights=alignment.weights.clone(),
             shared=shared,
         )
 
     def _try_alone(
-        self, found: Alignment, student: TokenBatch, teacher: TokenBatch
+        self, alignment: Alignment, student: TokenBatch, teacher: TokenBatch
     ) -> None:
         """See that the first text is aligned as it is without the others."""
         alone = _first_text(student), _first_text(teacher)
         with blamed(self._entry):
             again = self._inner(*alone)
         problem = answers.alignment_problem(again, *alone)
-        first = found.rows < student.ids.shape[1]
+        first = alignment.rows < student.ids.shape[1]
         if not problem and not (
-            torch.equal(found.rows[first], again.rows)
-            and torch.equal(found.cols[first], again.cols)
-            and torch.allclose(found.weights[first], again.weights, atol=1e-4)
+            torch.equal(alignment.rows[first], again.rows)
+            and torch.equal(alignment.cols[first], again.cols)
+            and torch.allclose(alignment.weights[first], again.weights, atol=1e-4)
         ):
             problem = "aligns a text otherwise in another batch"
         require(self._entry, problem)
@@ -80,21 +80,23 @@ class _LayerMap(StandIn):
     def __call__(self, teacher: int, student: int, *sample: Any) -> Any:
         before = Untouched({"the sample": sample})
         with blamed(self._entry):
-            found = self._inner(teacher, student, *sample)
+            layer_map = self._inner(teacher, student, *sample)
         require(
             self._entry,
-            answers.layer_map_problem(found, teacher, student) or before.problem(),
+            answers.layer_map_problem(layer_map, teacher, student) or before.problem(),
         )
-        return found
+        return layer_map
 
 
 class _Adapter(StandIn):
     def __call__(self, stats: Any) -> tuple[Tensor, Tensor]:
         before = Untouched(stats)
         with blamed(self._entry):
-            found = self._inner(stats)
-        require(self._entry, answers.adapter_problem(found, stats) or before.problem())
-        weight, bias = found
+            adapter = self._inner(stats)
+        require(
+            self._entry, answers.adapter_problem(adapter, stats) or before.problem()
+        )
+        weight, bias = adapter
         return weight.detach().clone(), bias.detach().clone()
 
 
@@ -102,11 +104,11 @@ class _RopeScaler(StandIn):
     def __call__(self, base: float, dim: int, scale: float) -> float:
         before = Untouched({})
         with blamed(self._entry):
-            found = self._inner(base, dim, scale)
+            scaled = self._inner(base, dim, scale)
         require(
-            self._entry, answers.base_problem(found, base, scale) or before.problem()
+            self._entry, answers.base_problem(scaled, base, scale) or before.problem()
         )
-        return float(found)
+        return float(scaled)
 
 
 class _Temperature(StandIn):
@@ -114,21 +116,25 @@ class _Temperature(StandIn):
         tokens: list[int] = []
 
         def entropy() -> Tensor:
-            found = moment.teacher_entropy()
-            tokens.append(len(found))
-            return found
+            uncertainty = moment.teacher_entropy()
+            tokens.append(len(uncertainty))
+            return uncertainty
 
         before = Untouched({})
         with blamed(self._entry):
-            found = self._inner(replace(moment, teacher_entropy=entropy))
-        if isinstance(found, Tensor) and found.dim() and not tokens:
+            temperature = self._inner(replace(moment, teacher_entropy=entropy))
+        if isinstance(temperature, Tensor) and temperature.dim() and not tokens:
             entropy()
         require(
             self._entry,
-            answers.temperature_problem(found, tokens[0] if tokens else None)
+            answers.temperature_problem(temperature, tokens[0] if tokens else None)
             or before.problem(),
         )
-        return found.detach().float() if isinstance(found, Tensor) else float(found)
+        return (
+            temperature.detach().float()
+            if isinstance(temperature, Tensor)
+            else float(temperature)
+        )
 
 
 def _aligner(entry: Entry, factory: Callable[[], Any]) -> Callable[[], Any]:

@@ -40,10 +40,10 @@ def router(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
         def call(router: Any, query: Tensor) -> Tensor:
             before = Untouched({"the query": query})
             with blamed(entry):
-                found = router(query)
-            problem = answers.weights_problem(found, query, num_teachers)
+                weights = router(query)
+            problem = answers.weights_problem(weights, query, num_teachers)
             if problem and not all_finite(query, made):
-                return found  # training's trouble, told where it is found
+                return weights  # training's trouble, told where it is found
             problem = problem or before.problem()
             if not problem and seldom.now() and not partitioned(made):
                 with blamed(entry):
@@ -51,11 +51,11 @@ def router(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
                         problem = "gives a row other weights in another batch"
             require(entry, problem)
             learns = any(p.requires_grad for p in made.parameters())
-            if learns and torch.is_grad_enabled() and found.grad_fn is None:
+            if learns and torch.is_grad_enabled() and weights.grad_fn is None:
                 raise entry.error(
                     "returns weights without a gradient to its parameters"
                 )
-            return found
+            return weights
 
         fitted = _fitted(entry, type(made)) if needs_sample(factory) else {}
         return guarded_module(made, call, fitted)
@@ -97,11 +97,11 @@ def objective(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
         def call(objective: Any, ctx: Any) -> Tensor:
             before, lazy = Untouched(ctx), _Lazy(ctx)
             with blamed(entry):
-                found = objective(ctx)
-            problem = answers.loss_problem(found) or before.problem()
+                loss = objective(ctx)
+            problem = answers.loss_problem(loss) or before.problem()
             lazy.forget()
-            require(entry, problem or _loss_problem(found, ctx, made))
-            return found
+            require(entry, problem or _loss_problem(loss, ctx, made))
+            return loss
 
         counts = _counts(entry, made)
         if isinstance(made, nn.Module):
@@ -146,9 +146,9 @@ def _counts(entry: Entry, objective: Any) -> Callable[[Any], Any] | None:
     def count(places: Any) -> Any:
         before = Untouched(places)
         with blamed(entry):
-            found = inner(places)
-        require(entry, answers.counts_problem(found) or before.problem())
-        return found
+            counts = inner(places)
+        require(entry, answers.counts_problem(counts) or before.problem())
+        return counts
 
     return count
 
@@ -171,10 +171,10 @@ class _Lazy:
                     del parts[name]
 
 
-def _loss_problem(found: Tensor, ctx: Any, objective: Any) -> str:
+def _loss_problem(loss: Tensor, ctx: Any, objective: Any) -> str:
     """What is wrong with a loss that has the right type, where it is the term's own."""
-    value = found.detach()
-    moves = found.grad_fn is not None or not torch.is_grad_enabled()
+    value = loss.detach()
+    moves = loss.grad_fn is not None or not torch.is_grad_enabled()
     finite, zero = torch.stack([value.isfinite(), value == 0]).tolist()
     if finite and (moves or zero):
         return ""

@@ -31,8 +31,8 @@ def blamed(entry: Entry) -> Iterator[None]:
     except MtkdError as error:
         raise entry.error(str(error)) from error
     except Exception as error:
-        told = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise entry.error(told, PluginCrashError) from error
+        problem = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise entry.error(problem, PluginCrashError) from error
 
 
 def require(entry: Entry, problem: str) -> None:
@@ -87,8 +87,8 @@ class StandIn:
 def all_finite(given: Any, module: Any) -> bool:
     """Whether all that went in is finite, parameters as well; only asked in trouble."""
     inputs = [x for _, x in tensors_of(given)]
-    own = list(module.parameters()) if isinstance(module, nn.Module) else []
-    return all(bool(x.isfinite().all()) for x in [*inputs, *own])
+    parameters = list(module.parameters()) if isinstance(module, nn.Module) else []
+    return all(bool(x.isfinite().all()) for x in [*inputs, *parameters])
 
 
 def guarded_module(

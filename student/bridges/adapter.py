@@ -130,11 +130,11 @@ class AdapterBridge(Bridge):
     ) -> Tensor:
         """(L_needed, B, T, C_t) -> (L_s, B, T, C_s), without what is the positions'."""
         assert isinstance(means, PositionMean)
-        found = []
+        adapted = []
         for index, layer in enumerate(self.layers(m, x)):
             flat = layer.reshape(-1, layer.shape[-1]).to(weight.dtype)
             out = torch.addmm(bias[index], flat, weight[index])
             out = out.view(*mask.shape, -1)
             offset = means.offset(index, mask, weight[index])
-            found.append(out if offset is None else out - offset)
-        return torch.stack(found).to(x.dtype)
+            adapted.append(out if offset is None else out - offset)
+        return torch.stack(adapted).to(x.dtype)

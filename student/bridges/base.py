@@ -114,12 +114,12 @@ class Bridge(nn.Module, ABC):
             What to report, each a list over the student's layers, such as the
             share of the teacher's variance that survives.
         """
-        for pair, own, teacher in (
+        for pair, student, teacher in (
             (k, self.student_k, self.teacher_k[m]),
             (v, self.student_v, self.teacher_v[m]),
         ):
             assert isinstance(teacher, Standardizer)
-            own.fit(pair.to_student.mean_y, pair.to_student.std_y)
+            student.fit(pair.to_student.mean_y, pair.to_student.std_y)
             teacher.fit(pair.to_student.mean_x, pair.to_student.std_x)
         return {}
 
@@ -292,13 +292,13 @@ class Bridge(nn.Module, ABC):
         x, place = x.float().flatten(1, 2), None
         if means.fitted:
             place = means.places(view.kv.mask).flatten()
-        found = []
+        features = []
         for index, feeds in enumerate(self.teachers[m].layer_map.remap()):
             layer = carry(x, feeds)
             if place is not None:
                 layer -= carry.rows(means.rows(index), place)
-            found.append(standard.layer_(index, layer))
-        return Features(tuple(found), carry.tokens, view.alignment.shape[:2])
+            features.append(standard.layer_(index, layer))
+        return Features(tuple(features), carry.tokens, view.alignment.shape[:2])
 
     @property
     def gates(self) -> Tensor:

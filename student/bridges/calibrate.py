@@ -82,18 +82,23 @@ def calibrate(
     covered = torch.zeros(len(bridge.teachers))
     tokens, hidden, bits = 0, [], []
     for batch, views in batches:
-        seen = capture(batch.ids, batch.mask, hidden=True)
-        assert seen.hidden is not None
-        k, v = seen.kv.flat()
+        captured = capture(batch.ids, batch.mask, hidden=True)
+        assert captured.hidden is not None
+        k, v = captured.kv.flat()
         counted = without_sinks(batch, views, skip_sinks) & batch.has_text[..., None]
         for m, view in enumerate(views):
             _update(
-                stats[m], bridge, m=m, view=view, own=(k, v), counted=counted[..., m]
+                stats[m],
+                bridge,
+                m=m,
+                view=view,
+                student_kv=(k, v),
+                counted=counted[..., m],
             )
             shared = view.alignment.covered & batch.has_text
             covered[m] += int(shared.sum())
         tokens += int(batch.has_text.sum())
-        hidden.append(_pooled(seen.hidden, batch.mask))
+        hidden.append(_pooled(captured.hidden, batch.mask))
         bits.append(_own_bits(views, len(batch.texts)))
     names = [teacher.name for teacher in bridge.teachers]
     coverage = {
@@ -133,11 +138,13 @@ def _update(
     *,
     m: int,
     view: TeacherView,
-    own: tuple[Tensor, Tensor],
+    student_kv: tuple[Tensor, Tensor],
     counted: Tensor,
 ) -> None:
     keep = view.alignment.covered & counted
-    for pair, theirs, mine in zip(stats, bridge.depth(m, view), own, strict=True):
+    for pair, theirs, mine in zip(
+        stats, bridge.depth(m, view), student_kv, strict=True
+    ):
         x, y = view.alignment.apply(theirs)[:, keep], mine[:, keep]
         pair.to_student.update(x, y)
         pair.to_teacher.update(y, x)

@@ -155,9 +155,11 @@ class LatentBridge(Bridge):
                 )
                 for m, view in enumerate(views)
             ]
-            own = kv.detach()
+            teacher_kv = kv.detach()
             parts.append(
-                self.z.reconstruction_loss(None, *own.flat(), own.mask, totals[-1])
+                self.z.reconstruction_loss(
+                    None, *teacher_kv.flat(), teacher_kv.mask, totals[-1]
+                )
             )
             losses[RECONSTRUCTION] = self._reconstruction * torch.stack(parts).mean()
         if self._agreement > 0 and len(views) > 1:

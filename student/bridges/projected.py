@@ -94,7 +94,7 @@ class _Products(torch.autograd.Function):
         every, kept = [], [z, *maps]
         with torch.autocast(z.device.type, enabled=False):
             for target, whole in zip(targets, maps, strict=True):
-                found = z.new_empty(3, len(z), len(target.tokens))
+                products = z.new_empty(3, len(z), len(target.tokens))
                 for layer, (x, weight) in enumerate(
                     zip(target.layers, whole, strict=True)
                 ):
@@ -102,11 +102,11 @@ class _Products(torch.autograd.Function):
                     wide = x.to(dtype)
                     crossed = (wide @ weight.T.to(dtype)).float()
                     turned = here @ (weight @ weight.T)
-                    found[0, layer] = torch.linalg.vecdot(here, turned)
-                    found[1, layer] = torch.linalg.vecdot(here, crossed)
-                    found[2, layer] = torch.linalg.vector_norm(x, dim=-1).square()
+                    products[0, layer] = torch.linalg.vecdot(here, turned)
+                    products[1, layer] = torch.linalg.vecdot(here, crossed)
+                    products[2, layer] = torch.linalg.vector_norm(x, dim=-1).square()
                     kept += [wide, crossed]
-                every.append(target.spread(found))
+                every.append(target.spread(products))
         ctx.save_for_backward(*kept)
         ctx.targets = targets
         return tuple(every)

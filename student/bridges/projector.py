@@ -72,4 +72,4 @@ class ProjectorBridge(AdapterBridge):
         ]
 
     def _maps(self, modules: nn.ModuleList) -> list[LayerwiseLinear]:
-        return [cast(LayerwiseLinear, one) for one in modules]
+        return [cast(LayerwiseLinear, module) for module in modules]

@@ -119,7 +119,7 @@ class BatchMaker:
         def train_batch(number: int) -> TrainBatch:
             if not waiting:
                 waiting.extend(map(self.order, range(number, number + passes)))
-                total[:] = [functools.reduce(add, (one.counts for one in waiting))]
+                total[:] = [functools.reduce(add, (order.counts for order in waiting))]
             return self.ask_teachers(waiting.pop(0), total[0])
 
         return train_batch

@@ -149,9 +149,9 @@ class Engine:
         """Every process's value, by rank."""
         if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(found, value)
-        return found
+        gathered: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(gathered, value)
+        return gathered
 
     def from_main(self, make: Callable[[], T]) -> T:
         """Let the main process do something; every process gets what came of it.
@@ -161,18 +161,18 @@ class Engine:
         """
         if self.world_size == 1:
             return make()
-        told: list[Any] = [None, None]
+        message: list[Any] = [None, None]
         try:
             if self.is_main:
-                told = [make(), None]
+                message = [make(), None]
         except Exception as error:
-            told = [None, (str(error), exit_code_of(error))]
+            message = [None, (str(error), exit_code_of(error))]
             raise
         finally:
-            torch.distributed.broadcast_object_list(told, src=0)
-        if told[1] is not None:
-            raise OtherProcessError(0, *told[1])
-        return told[0]  # type: ignore[no-any-return]
+            torch.distributed.broadcast_object_list(message, src=0)
+        if message[1] is not None:
+            raise OtherProcessError(0, *message[1])
+        return message[0]  # type: ignore[no-any-return]
 
     def together(self, work: Callable[[], None]) -> None:
         """Do something on every process; all of them fail where one does.
@@ -186,13 +186,13 @@ class Engine:
         except Exception as error:
             failed = error
         if self.world_size > 1:
-            own = None if failed is None else (str(failed), exit_code_of(failed))
-            said = self.gather(own)
+            failure = None if failed is None else (str(failed), exit_code_of(failed))
+            said = self.gather(failure)
             other = next((x for x in enumerate(said) if x[1] is not None), None)
             if failed is None and other is not None:
-                rank, told = other
-                assert told is not None  # by how it was found
-                raise OtherProcessError(rank, *told)
+                rank, failure_there = other
+                assert failure_there is not None  # by how it was found
+                raise OtherProcessError(rank, *failure_there)
         if failed is not None:
             raise failed
 

@@ -122,19 +122,19 @@ def _single_process_defaults() -> None:
             os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
 
 
-def assert_whole_world(seen: int) -> None:
+def assert_whole_world(processes: int) -> None:
     """See that the processes see each other.
 
     Args:
-        seen: processes that accelerate counts.
+        processes: processes that accelerate counts.
 
     Raises:
         RuntimeError: the launcher started another number.
     """
     launched = launched_world()
-    if seen != launched:
+    if processes != launched:
         raise RunError(
-            f"launched with WORLD_SIZE={launched}, but accelerate sees {seen} "
+            f"launched with WORLD_SIZE={launched}, but accelerate sees {processes} "
             "processes: every process would train alone on the same data; check "
             "train.engine (torch runs one process) and the launcher"
         )

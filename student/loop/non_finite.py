@@ -30,12 +30,12 @@ class Trouble:
 
     def line(self) -> dict[str, Any]:
         """As an event of the metrics."""
-        found: dict[str, Any] = {"event": f"non-finite {self.what}"}
+        event: dict[str, Any] = {"event": f"non-finite {self.what}"}
         if self.teacher is not None:
-            found["teacher"] = self.teacher
+            event["teacher"] = self.teacher
         if self.terms:
-            found["terms"] = list(self.terms)
-        return found | {"samples": list(self.samples)}
+            event["terms"] = list(self.terms)
+        return event | {"samples": list(self.samples)}
 
 
 def describe_trouble(bad: Sequence[Sequence[Trouble]], step: int) -> str:

@@ -100,8 +100,8 @@ class WholeState(OptimizerState):
     def _tensor(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
         if moment is None:
             return parameter.data
-        found: Tensor = self._optimizer.state[parameter][moment]
-        return found
+        state: Tensor = self._optimizer.state[parameter][moment]
+        return state
 
 
 class EightBitState(WholeState):

@@ -55,11 +55,11 @@ class Keeper:
 
 def steps_kept(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints in a folder, newest first, verified or not."""
-    found = []
+    steps = []
     for entry in folder.iterdir() if folder.is_dir() else ():
         if match := _STEP.fullmatch(entry.name):
-            found.append((int(match[1]), entry))
-    return sorted(found, reverse=True)
+            steps.append((int(match[1]), entry))
+    return sorted(steps, reverse=True)
 
 
 def save_checkpoint(
@@ -112,10 +112,10 @@ def load_checkpoint(
     Raises:
         CheckpointError: none verifies, or it belongs to another run or model.
     """
-    found = engine.from_main(lambda: _newest(keeper))
-    if found is None:
+    newest = engine.from_main(lambda: _newest(keeper))
+    if newest is None:
         return 0
-    folder, state = found
+    folder, state = newest
     if state["samples_per_step"] != engine.samples_per_step:
         raise CheckpointError(
             f"checkpoint {folder} took {state['samples_per_step']} samples per "
@@ -250,8 +250,8 @@ def _put_all(
 def _set_random(folder: Path, engine: Engine, state: dict[str, Any]) -> None:
     file = _random_file(folder, engine.rank)
     if file.is_file():
-        with safe_open(file, "pt") as found:
-            set_random_state({key: found.get_tensor(key) for key in found.keys()})  # noqa: SIM118
+        with safe_open(file, "pt") as states:
+            set_random_state({key: states.get_tensor(key) for key in states.keys()})  # noqa: SIM118
     else:  # more processes than before: new ones draw something of their own
         torch.manual_seed(int(state["step"]) * 1_000_003 + engine.rank)
 

@@ -169,12 +169,12 @@ class Prepared:
         held = vars(self.module.optimizer.loss_scaler)
         return {k: v for k, v in held.items() if isinstance(v, int | float)}
 
-    def set_loss_scale(self, found: dict[str, float]) -> None:
+    def set_loss_scale(self, scale: dict[str, float]) -> None:
         """Go on from :meth:`loss_scale`."""
-        if found and not self._deepspeed:
-            self._accelerator.scaler.load_state_dict(found)
-        elif found:
-            vars(self.module.optimizer.loss_scaler).update(found)
+        if scale and not self._deepspeed:
+            self._accelerator.scaler.load_state_dict(scale)
+        elif scale:
+            vars(self.module.optimizer.loss_scaler).update(scale)
 
     def _keep_small_modules_whole(self) -> None:
         """Leave bridge, weigher and terms on every process under ZeRO 3.

@@ -14,7 +14,7 @@ def read_random_state() -> dict[str, Tensor]:
     _, words, spare = random.getstate()
     kind, keys, position, has_spare, cached = np.random.get_state(legacy=True)
     assert kind == "MT19937"  # the only one behind numpy's global functions
-    found = {
+    states = {
         "python": torch.tensor(words, dtype=torch.int64),
         "python_spare": torch.tensor([] if spare is None else [spare]).double(),
         "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
@@ -22,19 +22,19 @@ def read_random_state() -> dict[str, Tensor]:
         "torch": torch.get_rng_state(),
     }
     for index in range(torch.cuda.device_count()):
-        found[f"cuda.{index}"] = torch.cuda.get_rng_state(index)
-    return found
+        states[f"cuda.{index}"] = torch.cuda.get_rng_state(index)
+    return states
 
 
-def set_random_state(found: dict[str, Tensor]) -> None:
+def set_random_state(states: dict[str, Tensor]) -> None:
     """Go on drawing from where :func:`read_random_state` was called."""
-    spare = found["python_spare"].tolist()
-    words = tuple(found["python"].tolist())
+    spare = states["python_spare"].tolist()
+    words = tuple(states["python"].tolist())
     random.setstate((3, words, spare[0] if spare else None))
-    position, has_spare, cached = found["numpy_rest"].tolist()
-    keys = found["numpy"].numpy().astype(np.uint32)
+    position, has_spare, cached = states["numpy_rest"].tolist()
+    keys = states["numpy"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", keys, int(position), int(has_spare), cached))
-    torch.set_rng_state(found["torch"])
+    torch.set_rng_state(states["torch"])
     for index in range(torch.cuda.device_count()):
-        if f"cuda.{index}" in found:
-            torch.cuda.set_rng_state(found[f"cuda.{index}"], index)
+        if f"cuda.{index}" in states:
+            torch.cuda.set_rng_state(states[f"cuda.{index}"], index)

@@ -191,8 +191,8 @@ class _Loop:
                 self._count_routing(results[-1], train_batch)
         self._steps += 1
         if results[0].health is not None:
-            found = asdict(results[0].health)
-            self._job.observer.log({"kind": "health", "step": step + 1, **found})
+            health = asdict(results[0].health)
+            self._job.observer.log({"kind": "health", "step": step + 1, **health})
         if self._applied(step, applied, trouble, samples) and (
             step % self._config.log_every == 0 or step == self._job.steps - 1
         ):
@@ -239,15 +239,25 @@ class _Loop:
         if applied:
             self._bad.clear()
             return True
-        every = [one for own in self._engine.gather(trouble) for one in own]
+        every = [
+            trouble_there
+            for of_process in self._engine.gather(trouble)
+            for trouble_there in of_process
+        ]
         if not every:
             if self._config.fp16:  # the loss scale was too high, and is lower now
                 return False
-            names = [name for own in self._engine.gather(samples) for name in own]
+            names = [
+                name
+                for of_process in self._engine.gather(samples)
+                for name in of_process
+            ]
             every = [Trouble(what="gradient", samples=names)]
         self._bad.append(every)
-        for one in every:
-            self._job.observer.log({"kind": "event", "step": step + 1, **one.line()})
+        for trouble_there in every:
+            self._job.observer.log(
+                {"kind": "event", "step": step + 1, **trouble_there.line()}
+            )
         return False
 
     def give_up_if_hopeless(self, done: int) -> None:

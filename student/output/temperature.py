@@ -76,9 +76,9 @@ def by_vocabulary(moment: Moment) -> float:
     Logits of n equal rivals are log n below their sum: over more tokens the same share
     of the mass on the best one takes logits that lie further apart.
     """
-    found = moment.start * math.log(max(moment.vocabulary, 2)) / math.log(32_000)
+    scaled = moment.start * math.log(max(moment.vocabulary, 2)) / math.log(32_000)
     low, high = sorted((moment.start, moment.end))
-    return min(max(found, low), high)
+    return min(max(scaled, low), high)
 
 
 def by_signal_to_noise(moment: Moment) -> float:

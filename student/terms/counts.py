@@ -11,20 +11,20 @@ from student.places import Places
 
 def same_next(places: Places) -> list[float]:
     """Of ``kd``: what the places weigh, and the student's next tokens."""
-    weights = [one.pairing.same_next(one.weight) for one in places.heard("kd")]
+    weights = [taught.pairing.same_next(taught.weight) for taught in places.heard("kd")]
     return [_sum(weights), places.predicted]
 
 
 def hybrid(places: Places) -> list[float]:
     """Of ``hybrid_ot``: the transport's places, and those of what stands beside it."""
     moved, apart = [], []
-    for one in places.heard("hybrid_ot"):
-        if one.alike:
-            weight = one.pairing.same_next(one.weight)
+    for taught in places.heard("hybrid_ot"):
+        if taught.alike:
+            weight = taught.pairing.same_next(taught.weight)
             moved.append(weight)
         else:
-            weight = one.pairing.stretches(one.weight)
-            moved.append(weight[one.pairing.places(weight)[0]])
+            weight = taught.pairing.stretches(taught.weight)
+            moved.append(weight[taught.pairing.places(weight)[0]])
         apart.append(weight)
     return [_sum(moved), _sum(apart)]
 
@@ -32,22 +32,22 @@ def hybrid(places: Places) -> list[float]:
 def texts(places: Places) -> list[float]:
     """Of ``sequence_ot``."""
     heard = places.heard("sequence_ot")
-    return [_sum([one.pairing.by_text(one.weight) for one in heard])]
+    return [_sum([taught.pairing.by_text(taught.weight) for taught in heard])]
 
 
 def stretches(places: Places) -> list[float]:
     """Of ``likelihood``."""
     blanks = places.plan is not None and places.plan.config.likelihood_ends == "blanks"
     heard = places.heard("likelihood")
-    return [_sum([one.pairing.stretches(one.weight, blanks) for one in heard])]
+    return [_sum([taught.pairing.stretches(taught.weight, blanks) for taught in heard])]
 
 
 def pieces(places: Places) -> list[float]:
     """Of ``projected_kl``."""
     weights = []
-    for one in places.heard("projected_kl"):
-        weight = one.pairing.stretches(one.weight)
-        weights.append(weight[one.pairing.places(weight)[0]])
+    for taught in places.heard("projected_kl"):
+        weight = taught.pairing.stretches(taught.weight)
+        weights.append(weight[taught.pairing.places(weight)[0]])
     return [_sum(weights)]
 
 

@@ -33,14 +33,14 @@ def moved(
         weight: (P,) float32 >= 0.
         temperature: > 0, of both; one or (P,).
     """
-    own = linear_top_tokens(student.hidden, student.head, config.ot_top_k)
+    student_top = linear_top_tokens(student.hidden, student.head, config.ot_top_k)
     with torch.no_grad():
         other = linear_top_tokens(teacher.hidden, teacher.head, config.ot_top_k)
     if config.ot_adaptive:
         sizes = support_sizes(other.entropy, other.ids.shape[1])
-        own, other = own.limited(sizes), other.limited(sizes)
+        student_top, other = student_top.limited(sizes), other.limited(sizes)
     return token_transport(
-        own,
+        student_top,
         other,
         *vectors,
         student_temperature=temperature,

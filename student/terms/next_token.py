@@ -59,9 +59,9 @@ def kd(ctx: StepContext) -> Tensor:
         return compare(outputs, sides[0], total, labels)
     loss = ctx.zero()
     if labels is not None:
-        own = outputs.student
-        hidden, block = own.hidden.flatten(0, 1), config.block
-        loss = linear_divergence(hidden, own.head, [], labels=labels, block=block)
+        student = outputs.student
+        hidden, block = student.hidden.flatten(0, 1), config.block
+        loss = linear_divergence(hidden, student.head, [], labels=labels, block=block)
     if config.combine == "distributions" and sides:
         return loss + _from_mean(outputs, sides, total)
     for side in sides:
@@ -85,8 +85,10 @@ def hybrid_ot(ctx: StepContext) -> Tensor:
         return ctx.zero()
     alpha = outputs.config.ot_alpha
     taught = outputs.of("hybrid_ot")
-    sides = sides_of(outputs, [one for one in taught if outputs.speaks_alike(one)])
-    others = [one for one in taught if not outputs.speaks_alike(one)]
+    sides = sides_of(
+        outputs, [teacher for teacher in taught if outputs.speaks_alike(teacher)]
+    )
+    others = [teacher for teacher in taught if not outputs.speaks_alike(teacher)]
     stretches = stretches_of(outputs, others)
     parts = ctx.zero(), ctx.zero()
     if alpha > 0:
@@ -107,17 +109,17 @@ def sequence_ot(ctx: StepContext) -> Tensor:
     total, weight = ctx.zero(), ctx.zero()
     if outputs is None:
         return total
-    own = outputs.student
+    student = outputs.student
     for taught in outputs.of("sequence_ot"):
         other = taught.output
         share = outputs.pairing(taught).by_text(taught.weight)
         costs = sequence_transport(
-            own.hidden,
+            student.hidden,
             other.hidden,
-            own.tokens.has_text,
+            student.tokens.has_text,
             other.tokens.has_text,
             cost=outputs.config.sequence_cost,
-            geometry=logit_geometry(own.head, other.head),
+            geometry=logit_geometry(student.head, other.head),
             reduction="none",
         )
         total, weight = total + (share * costs).sum(), weight + share.sum()
@@ -239,14 +241,14 @@ def _apart(
 
 def _transport_alike(outputs: Outputs, side: SameVocabularyTeacher) -> Tensor:
     """Costs, by weight, over the places that weigh something."""
-    own, teacher = outputs.student, side.teacher
+    student, teacher = outputs.student, side.teacher
     rows = side.weight.nonzero()[:, 0]
-    size = min(own.head.size, teacher.head.size)
-    vectors = own.head.weight.detach()
+    size = min(student.head.size, teacher.head.size)
+    vectors = student.head.weight.detach()
     temperature = temperature_of(outputs, side)
     return moved(
         outputs.config,
-        HeadInput(own.hidden.flatten(0, 1)[rows], own.head.first(size)),
+        HeadInput(student.hidden.flatten(0, 1)[rows], student.head.first(size)),
         teacher=HeadInput(teacher.hidden[rows], teacher.head.first(size)),
         vectors=(vectors, vectors),
         weight=side.weight[rows],

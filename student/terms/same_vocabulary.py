@@ -42,7 +42,7 @@ def sides_of(outputs: Outputs, taught: Sequence[Taught]) -> list[SameVocabularyT
     Raises:
         ValueError: a teacher has another vocabulary.
     """
-    sides = [_side(outputs, one) for one in taught]
+    sides = [_side(outputs, teacher) for teacher in taught]
     if outputs.config.weighting == "routing" or len(sides) < 2:
         return sides
     weights = torch.stack([side.weight for side in sides])
@@ -70,10 +70,10 @@ def compare(
         labels: cross-entropy from the same logits.
         teachers: in place of the side's own.
     """
-    config, own = outputs.config, outputs.student
+    config, student = outputs.config, outputs.student
     return linear_divergence(
-        own.hidden.flatten(0, 1),
-        own.head,
+        student.hidden.flatten(0, 1),
+        student.head,
         teachers or [side.teacher],
         _divergence(outputs),
         temperature=temperature_of(outputs, side),

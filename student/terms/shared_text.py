@@ -56,15 +56,15 @@ def stretches_of(
         taught: the teachers.
         at_blanks: as of :func:`student.output.shared_chunks`.
     """
-    pairings = [outputs.pairing(one) for one in taught]
+    pairings = [outputs.pairing(teacher) for teacher in taught]
     chunks = [pairing.chunks(at_blanks) for pairing in pairings]
     weights = [t.weight for t in taught]
     if outputs.config.weighting != "routing" and len(taught) > 1:
         weights = _by_confidence(outputs, taught, chunks)
     every = zip(taught, pairings, chunks, weights, strict=True)
     return [
-        Stretches(one, pairing, some, pairing.stretches(weight, at_blanks))
-        for one, pairing, some, weight in every
+        Stretches(teacher, pairing, some, pairing.stretches(weight, at_blanks))
+        for teacher, pairing, some, weight in every
     ]
 
 
@@ -112,10 +112,12 @@ def transport_of(outputs: Outputs, stretches: Stretches) -> Tensor:
     Moving mass from a token of one vocabulary to one of the other costs 1 - cos of
     their spellings.
     """
-    own, other = outputs.student, stretches.taught.output
+    student_output, teacher_output = outputs.student, stretches.taught.output
     lexicon = outputs.lexicons[stretches.taught.name]
     at, mine, theirs = stretches.places()
-    teacher = HeadInput(other.hidden.flatten(0, 1)[theirs], other.head)
+    teacher = HeadInput(
+        teacher_output.hidden.flatten(0, 1)[theirs], teacher_output.head
+    )
     vectors = lexicon.student.vectors, lexicon.teacher.vectors
     weight = stretches.weight[at]
 
@@ -132,7 +134,11 @@ def transport_of(outputs: Outputs, stretches: Stretches) -> Tensor:
 
     start = outputs.config.temperature
     spots = Spots(mine, teacher, weight, lambda h, head: cost(h, head, start))
-    return cost(own.hidden.flatten(0, 1), own.head, temperature_at(outputs, spots))
+    return cost(
+        student_output.hidden.flatten(0, 1),
+        student_output.head,
+        temperature_at(outputs, spots),
+    )
 
 
 def projected_of(
@@ -146,13 +152,23 @@ def projected_of(
         student: (B, T_s) from :func:`label_log_probs`, where stretches that came are
             outcomes of their own; else None.
     """
-    config, own, other = outputs.config, outputs.student, stretches.taught.output
+    config, student_output, teacher_output = (
+        outputs.config,
+        outputs.student,
+        stretches.taught.output,
+    )
     pieces = outputs.lexicons[stretches.taught.name].pieces
     at, mine, theirs = stretches.places()
     chains = None
     if student is not None:
-        likelihood, chunks = label_log_probs(other, config.block), stretches.chunks
-        both = (own, student, chunks.student), (other, likelihood, chunks.teacher)
+        likelihood, chunks = (
+            label_log_probs(teacher_output, config.block),
+            stretches.chunks,
+        )
+        both = (
+            (student_output, student, chunks.student),
+            (teacher_output, likelihood, chunks.teacher),
+        )
         sides = [
             (
                 side.sum(log_probs)[at],
@@ -162,7 +178,9 @@ def projected_of(
             for output, log_probs, side in both
         ]
         chains = chains_of(pieces, *sides)
-    teacher = HeadInput(other.hidden.flatten(0, 1)[theirs], other.head)
+    teacher = HeadInput(
+        teacher_output.hidden.flatten(0, 1)[theirs], teacher_output.head
+    )
     weight = stretches.weight[at]
     support = Support(config.top_k, config.threshold)
 
@@ -188,7 +206,9 @@ def projected_of(
     start = config.temperature
     spots = Spots(mine, teacher, weight, lambda h, head: divergence(h, head, start))
     temperature = temperature_at(outputs, spots)
-    return divergence(own.hidden.flatten(0, 1), own.head, temperature, chains)
+    return divergence(
+        student_output.hidden.flatten(0, 1), student_output.head, temperature, chains
+    )
 
 
 def _temperature_of_stretches(
@@ -198,12 +218,18 @@ def _temperature_of_stretches(
 
     ``said``: (B, T_t) from :func:`label_log_probs`, of the teacher.
     """
-    config, own, other = outputs.config, outputs.student, stretches.taught.output
+    config, student_output, teacher_output = (
+        outputs.config,
+        outputs.student,
+        stretches.taught.output,
+    )
     chunks = stretches.chunks
-    hidden = other.hidden.flatten(0, 1)[chunks.teacher.first - 1]
+    hidden = teacher_output.hidden.flatten(0, 1)[chunks.teacher.first - 1]
 
     def distance(hidden: Tensor, head: LinearHead) -> Tensor:
-        student = replace(own, hidden=hidden.view(own.hidden.shape), head=head)
+        student = replace(
+            student_output, hidden=hidden.view(student_output.hidden.shape), head=head
+        )
         return chunk_likelihood(
             label_log_probs(student, config.block),
             said,
@@ -213,7 +239,7 @@ def _temperature_of_stretches(
             weight=stretches.weight,
         )
 
-    rows, teacher = chunks.student.first - 1, HeadInput(hidden, other.head)
+    rows, teacher = chunks.student.first - 1, HeadInput(hidden, teacher_output.head)
     return temperature_at(outputs, Spots(rows, teacher, stretches.weight, distance))
 
 
@@ -222,10 +248,10 @@ def label_log_probs(output: Output, block: int) -> Tensor:
     real = output.tokens.mask.clone()
     real[:, :1] = False
     before = real.roll(-1, 1)  # the first place is never real, so nothing wraps
-    found = linear_log_likelihood(
+    log_probs = linear_log_likelihood(
         output.hidden[before], output.head, output.tokens.ids[real], block
     )
-    return found.new_zeros(real.shape).masked_scatter(real, found)
+    return log_probs.new_zeros(real.shape).masked_scatter(real, log_probs)
 
 
 def _blank_follows(output: Output, last: Tensor, blank: Tensor, block: int) -> Tensor:
@@ -239,11 +265,11 @@ def _blank_follows(output: Output, last: Tensor, blank: Tensor, block: int) -> T
         return pool_logits(logits, blank.long(), 2).log_softmax(-1)[:, 1]
 
     rows = output.hidden.flatten(0, 1)[last].split(block)
-    found = [checkpoint(of_block, some, use_reentrant=False) for some in rows]
+    follows = [checkpoint(of_block, some, use_reentrant=False) for some in rows]
     places = output.tokens.ids.numel()
     flat = torch.zeros(places, dtype=torch.float32, device=last.device)
-    if found:
-        joined = torch.cat(found)
+    if follows:
+        joined = torch.cat(follows)
         flat = flat.to(joined.dtype).index_put((last,), joined)
     return flat.view(output.tokens.ids.shape)
 
@@ -262,8 +288,8 @@ def _by_confidence(
     width = (spans[..., 1] - spans[..., 0]).float()
     weights = torch.stack([t.weight for t in taught])
     scores = []
-    for one, some in zip(taught, chunks, strict=True):
-        said = _surety(one.output, outputs.config.weighting, outputs.config.block)
+    for teacher, some in zip(taught, chunks, strict=True):
+        said = _surety(teacher.output, outputs.config.weighting, outputs.config.block)
         each = some.teacher.sum(said) / some.student.sum(width).clamp_min(1)
         each = torch.cat([each, each.new_tensor([-math.inf])])  # the last is that of -1
         scores.append(each[some.student.chunk])

@@ -55,23 +55,23 @@ def temperature_at(outputs: Outputs, spots: Spots) -> float | Tensor:
         teacher_entropy=entropy,
         signal_to_noise=lambda: _signal_to_noise(outputs, spots),
     )
-    found = outputs.temperature(moment)
-    _check(found, len(spots.rows), outputs)
-    return found
+    temperature = outputs.temperature(moment)
+    _check(temperature, len(spots.rows), outputs)
+    return temperature
 
 
-def _check(found: object, count: int, outputs: Outputs) -> None:
+def _check(temperature: object, count: int, outputs: Outputs) -> None:
     wrong: object = None
-    if isinstance(found, Tensor):
-        good = found.isfinite() & (found > 0)
-        if found.shape not in ((), (count,)):
-            wrong = f"a tensor of shape {tuple(found.shape)}"
+    if isinstance(temperature, Tensor):
+        good = temperature.isfinite() & (temperature > 0)
+        if temperature.shape not in ((), (count,)):
+            wrong = f"a tensor of shape {tuple(temperature.shape)}"
         elif not bool(good.all()):
-            wrong = float(found.flatten()[~good.flatten()][0])
-    elif isinstance(found, bool) or not isinstance(found, int | float):
-        wrong = repr(found)
-    elif not 0 < found < math.inf:
-        wrong = found
+            wrong = float(temperature.flatten()[~good.flatten()][0])
+    elif isinstance(temperature, bool) or not isinstance(temperature, int | float):
+        wrong = repr(temperature)
+    elif not 0 < temperature < math.inf:
+        wrong = temperature
     if wrong is not None:
         raise InputError(
             f"output.temperature_rule={outputs.config.temperature_rule!r} gives "
@@ -83,14 +83,14 @@ def _check(found: object, count: int, outputs: Outputs) -> None:
 
 def _signal_to_noise(outputs: Outputs, spots: Spots) -> tuple[float, float]:
     """Of the gradients to the student's hidden states: distance, cross-entropy."""
-    own = outputs.student
+    student = outputs.student
     if not len(spots.rows):
         return 0.0, 0.0
-    hidden = own.hidden.detach().flatten(0, 1).requires_grad_()
-    bias = None if own.head.bias is None else own.head.bias.detach()
-    head = replace(own.head, weight=own.head.weight.detach(), bias=bias)
-    counted = after(own.tokens.predicted.float()).flatten()
-    labels = Labels(after(own.tokens.ids).flatten(), counted)
+    hidden = student.hidden.detach().flatten(0, 1).requires_grad_()
+    bias = None if student.head.bias is None else student.head.bias.detach()
+    head = replace(student.head, weight=student.head.weight.detach(), bias=bias)
+    counted = after(student.tokens.predicted.float()).flatten()
+    labels = Labels(after(student.tokens.ids).flatten(), counted)
     with torch.enable_grad():
         losses = (
             spots.distance(hidden, head),

@@ -64,8 +64,8 @@ class _Detour:
         self.interface = interface
         self.users = 0
         self.replaced = dict(interface._local_mapping)
-        for name, own in dict(interface).items():
-            interface[name] = _hearing(own)
+        for name, function in dict(interface).items():
+            interface[name] = _hearing(function)
         interface["eager"] = _hearing(None)
 
     def end(self) -> None:
@@ -119,22 +119,22 @@ def eager_attention(module: nn.Module) -> Callable[..., tuple[Tensor, Any]] | No
     where there is none or no telling which.
     """
     names = vars(sys.modules[type(module).__module__])
-    found = [function for name, function in names.items() if name.endswith(_EAGER)]
-    own: Callable[..., tuple[Tensor, Any]] | None = names.get(_EAGER)
-    return own or (found[0] if len(found) == 1 else None)
+    candidates = [function for name, function in names.items() if name.endswith(_EAGER)]
+    eager: Callable[..., tuple[Tensor, Any]] | None = names.get(_EAGER)
+    return eager or (candidates[0] if len(candidates) == 1 else None)
 
 
 def noted_positions(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Positions | None:
     """Find the (cos, sin) pair among the inputs of an attention module."""
-    found = kwargs.get("position_embeddings")
-    if found is None:
+    positions = kwargs.get("position_embeddings")
+    if positions is None:
         cls: Any = type(module)
         index = _position_argument(cls)
-        found = args[index] if index is not None and index < len(args) else None
-    if isinstance(found, tuple) and len(found) == 2:
-        cos, sin = found
+        positions = args[index] if index is not None and index < len(args) else None
+    if isinstance(positions, tuple) and len(positions) == 2:
+        cos, sin = positions
         if isinstance(cos, Tensor) and isinstance(sin, Tensor) and cos.ndim == 3:
             return cos, sin
     return None
@@ -143,8 +143,8 @@ def noted_positions(
 @cache
 def _position_argument(cls: Any) -> int | None:
     names = list(inspect.signature(cls.forward).parameters)[1:]  # without self
-    found = "position_embeddings"
-    return names.index(found) if found in names else None
+    argument = "position_embeddings"
+    return names.index(argument) if argument in names else None
 
 
 def _site(module: nn.Module) -> _Site | None:
@@ -162,8 +162,8 @@ def _leave(module: nn.Module, thread: int) -> None:
 
 def _begin(modules: Sequence[nn.Module]) -> list[_Detour]:
     files = {type(module).__module__ for module in modules}
-    found = [getattr(sys.modules.get(name), _INTERFACE, None) for name in files]
-    interfaces = {id(x): x for x in found if x is not None}
+    used = [getattr(sys.modules.get(name), _INTERFACE, None) for name in files]
+    interfaces = {id(x): x for x in used if x is not None}
     for key, interface in interfaces.items():
         if key not in _detours:
             _detours[key] = _Detour(interface)
@@ -183,8 +183,8 @@ def _listener(module: nn.Module) -> Listener | None:
     return None if site is None else site.listeners.get(threading.get_ident())
 
 
-def _hearing(own: Callable[..., Any] | None) -> Callable[..., Any]:
-    """A function that tells the listener before ``own`` (None: eager) attends."""
+def _hearing(attention: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A function that tells the listener before ``attention`` (None: eager) attends."""
 
     def attend(
         module: nn.Module,
@@ -200,7 +200,7 @@ def _hearing(own: Callable[..., Any] | None) -> Callable[..., Any]:
             key, value = listener.visit(
                 module, query, key, value, attention_mask, options
             )
-        function = own or eager_attention(module)
+        function = attention or eager_attention(module)
         assert function is not None, type(module)
         return function(module, query, key, value, attention_mask, *args, **options)
 

@@ -113,10 +113,10 @@ def check_injection(inject: Injection, ids: Tensor, capture: Capture) -> None:
         )
     tokens = (count, ids.shape[0], capture.num_kv_heads, ids.shape[1])
     expected = ((*tokens, capture.k_dim), (*tokens, capture.v_dim))
-    found = (tuple(inject.kv.k.shape), tuple(inject.kv.v.shape))
-    if found != expected:
+    shapes = (tuple(inject.kv.k.shape), tuple(inject.kv.v.shape))
+    if shapes != expected:
         raise ValueError(
-            f"inject.kv has shapes {found}; this model needs {expected}, one "
+            f"inject.kv has shapes {shapes}; this model needs {expected}, one "
             "layer per entry of inject.layers"
         )
     if tuple(inject.gate.shape) != (count,):

@@ -77,9 +77,9 @@ class Forward:
         runner = self._runner(logits)
         if not hidden:
             return runner(**inputs), None
-        with _last_hidden(self.stack) as seen:
+        with _last_hidden(self.stack) as last_hidden:
             output = runner(**inputs)
-        return output, seen[-1]
+        return output, last_hidden[-1]
 
     def told_apart(self, ids: Tensor) -> None:
         """Run both stacks of an encoder-decoder on texts of different length."""
@@ -147,19 +147,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _last_hidden(body: nn.Module) -> Iterator[list[Tensor]]:
     from transformers import PreTrainedModel
 
-    seen: list[Tensor] = []
+    states: list[Tensor] = []
     thread = get_ident()
 
     def note(_module: nn.Module, _inputs: object, output: Any) -> None:
-        found = getattr(output, "last_hidden_state", None)
-        if found is not None and get_ident() == thread:
-            seen.append(found)
+        state = getattr(output, "last_hidden_state", None)
+        if state is not None and get_ident() == thread:
+            states.append(state)
 
     # Some heads (OPT's) call a stack inside the body and pass the body by.
     stacks = [m for m in body.modules() if isinstance(m, PreTrainedModel)]
     hooks = [stack.register_forward_hook(note) for stack in stacks]
     try:
-        yield seen
+        yield states
     finally:
         for hook in hooks:
             hook.remove()

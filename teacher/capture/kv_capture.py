@@ -257,23 +257,23 @@ class KVCapture:
     def _find_layers(self) -> tuple[list[AttentionLayer], list[int], dict[int, str]]:
         model, stack = self.model, self._forward.stack
         try:
-            found = find_attention(stack, self._probe, self.which == "cross")
-            if not found:
+            layers = find_attention(stack, self._probe, self.which == "cross")
+            if not layers:
                 raise InputError("no module attends through the interface")
-            numbers = layer_numbers(stack, found)
-            others = without_kv(stack, found, numbers)
+            numbers = layer_numbers(stack, layers)
+            others = without_kv(stack, layers, numbers)
         except NotFiniteError as error:
             raise InputError(f"{type(model).__name__} {error}") from error
         except ValueError as error:
             raise unsupported(model, str(error)) from error
-        own = [layer for layer in found if layer.lender is None]
-        shapes = {(x.heads, x.k_dim, x.v_dim) for x in own}
+        with_kv = [layer for layer in layers if layer.lender is None]
+        shapes = {(x.heads, x.k_dim, x.v_dim) for x in with_kv}
         if len(shapes) > 1:
             raise unsupported(
                 model,
                 f"its layers differ in (heads, key size, value size): {sorted(shapes)}",
             )
-        return own, [n for n in numbers if n not in others], others
+        return with_kv, [n for n in numbers if n not in others], others
 
     def _probe(self) -> None:
         tokens = min(PROBE_TOKENS, self._positions or PROBE_TOKENS)
@@ -310,8 +310,8 @@ class KVCapture:
 
     @property
     def _padding_id(self) -> int:
-        found = getattr(self.model.config.get_text_config(), "pad_token_id", None)
-        return 0 if found is None else int(found)
+        padding_id = getattr(self.model.config.get_text_config(), "pad_token_id", None)
+        return 0 if padding_id is None else int(padding_id)
 
     @property
     def _offloaded(self) -> bool:

@@ -55,7 +55,7 @@ def without_kv(
         ValueError: a layer should attend but does not, or is of no known kind.
     """
     at = {layer.module: n for layer, n in zip(layers, numbers, strict=True)}
-    found = {
+    without = {
         n: f"reads layer {at[layer.lender]}'s keys and values"
         for layer, n in zip(layers, numbers, strict=True)
         if layer.lender is not None
@@ -69,8 +69,8 @@ def without_kv(
                 f"only {len(layers)} of its {_depth(stack)} layers attend through "
                 f"the interface; layer {number} is {kind} and does not"
             )
-        found[number] = kind
-    return dict(sorted(found.items()))
+        without[number] = kind
+    return dict(sorted(without.items()))
 
 
 def _depth(stack: PreTrainedModel) -> int | None:

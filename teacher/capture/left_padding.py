@@ -50,18 +50,18 @@ def learn_positions(
     ids = torch.cat([torch.full((_PADDING,), padding_id), text])[None]
     mask = (torch.arange(_PADDING + _TEXT) >= _PADDING)[None]
     alone = read(ids[:, _PADDING:], mask[:, _PADDING:], None)
-    for told in (True, False):
-        if told and not takes_positions:
+    for with_positions in (True, False):
+        if with_positions and not takes_positions:
             continue
-        padded = read(ids, mask, counted(mask) if told else None)
+        padded = read(ids, mask, counted(mask) if with_positions else None)
         if _same(padded.k[..., _PADDING:, :], alone.k) and _same(
             padded.v[..., _PADDING:, :], alone.v
         ):
-            return told
+            return with_positions
     raise InputError("counts padding on the left as text; pad on the right")
 
 
-def _same(found: Tensor, expected: Tensor) -> bool:
-    rounding = 1e-3 if found.dtype in (torch.float32, torch.float64) else 5e-2
-    difference = (found.float() - expected.float()).norm()
+def _same(states: Tensor, expected: Tensor) -> bool:
+    rounding = 1e-3 if states.dtype in (torch.float32, torch.float64) else 5e-2
+    difference = (states.float() - expected.float()).norm()
     return bool(difference <= rounding * expected.float().norm())

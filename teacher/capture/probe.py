@@ -163,7 +163,9 @@ def _level(x: Tensor) -> Tensor:
 
 def _is_causal(module: nn.Module, mask: Tensor | None, options: dict[str, Any]) -> bool:
     if mask is not None:
-        seen = mask[..., 0, -1]  # may the first query read the last key?
-        return not bool(seen.any() if mask.dtype == torch.bool else (seen == 0).any())
+        future = mask[..., 0, -1]  # may the first query read the last key?
+        return not bool(
+            future.any() if mask.dtype == torch.bool else (future == 0).any()
+        )
     given = options.get("is_causal")
     return bool(getattr(module, "is_causal", True) if given is None else given)

@@ -176,11 +176,11 @@ class Recording:
 
     def _inverse(self, layer: int, call: _Call) -> Positions:
         """Worked out once for all layers that were handed the same positions."""
-        own = _given(call.positions, layer)
-        found = self._inverses.get(id(own[0]))
-        if found is None:
-            found = self._inverses[id(own[0])] = own, inverted(own)
-        return found[1]
+        positions = _given(call.positions, layer)
+        inverse = self._inverses.get(id(positions[0]))
+        if inverse is None:
+            inverse = self._inverses[id(positions[0])] = positions, inverted(positions)
+        return inverse[1]
 
     def _attention_rows(self, layer: int, call: _Call) -> Tensor:
         assert call.query is not None and self._rows is not None
@@ -192,11 +192,11 @@ class Recording:
         assert self._rows is not None
         tokens, window = call.attended.shape[2], call.options.get("sliding_window")
         key = (id(call.mask), tokens, causal, window)
-        found = self._biases.get(key)
-        if found is None:
+        known_bias = self._biases.get(key)
+        if known_bias is None:
             bias = row_bias(call.mask, self._rows, tokens, causal, window)
-            found = self._biases[key] = call.mask, bias
-        return found[1]
+            known_bias = self._biases[key] = call.mask, bias
+        return known_bias[1]
 
     def _injected(
         self, layer: int, key: Tensor, value: Tensor, positions: Positions | None

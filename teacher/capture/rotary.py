@@ -60,10 +60,10 @@ class Rotation:
         part = self.turn(_at_least(part, inverse[0]), *inverse)
         if out is None:
             return self._joined(still, part, k)
-        for place, found in zip(
+        for place, unrotated in zip(
             self._split(out, inverse[0]), (still, part), strict=True
         ):
-            place.copy_(found)
+            place.copy_(unrotated)
         return out
 
     def _split(self, k: Tensor, cos: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,34 +89,36 @@ def read_in_windows(
     parts = []
     for window in _windows(windows, ids.shape[1]):
         inside = mask[:, window.start : window.stop]
-        live = inside.any(1)
+        texts = inside.any(1)
         if not window.start:
-            live = torch.ones_like(live)
-        own = None if rows is None else _within(rows, window)[live]
-        seen = read(ids[live, window.start : window.stop], inside[live], own)
-        parts.append((window, live, seen))
+            texts = torch.ones_like(texts)
+        window_rows = None if rows is None else _within(rows, window)[texts]
+        captured = read(
+            ids[texts, window.start : window.stop], inside[texts], window_rows
+        )
+        parts.append((window, texts, captured))
     if len(parts) == 1:
         return parts[0][2]
 
     def joined(pick: Callable[[Captured], Tensor | None], batch: int, axis: int) -> Any:
         given = []
-        for window, live, seen in parts:
-            found = pick(seen)
-            if found is None:
+        for window, texts, captured in parts:
+            part = pick(captured)
+            if part is None:
                 return None
-            own = _whole_batch(found, live, batch)
+            window_rows = _whole_batch(part, texts, batch)
             skip, count = window.first - window.start, window.stop - window.first
-            given.append(own.narrow(axis, skip, count))
+            given.append(window_rows.narrow(axis, skip, count))
         return torch.cat(given, dim=axis)
 
     return Captured(
         kv=KV(
-            joined(lambda seen: seen.kv.k, 1, 3),
-            joined(lambda seen: seen.kv.v, 1, 3),
+            joined(lambda captured: captured.kv.k, 1, 3),
+            joined(lambda captured: captured.kv.v, 1, 3),
             mask,
         ),
-        logits=joined(lambda seen: seen.logits, 0, 1),
-        hidden=joined(lambda seen: seen.hidden, 0, 1),
+        logits=joined(lambda captured: captured.logits, 0, 1),
+        hidden=joined(lambda captured: captured.hidden, 0, 1),
         attention=_attention(parts, rows, ids.shape[1]),
     )
 
@@ -133,13 +135,13 @@ def _within(rows: Tensor, window: _Window) -> Tensor:
     return (rows - window.start).clamp(0, window.stop - window.start - 1)
 
 
-def _whole_batch(x: Tensor, live: Tensor, axis: int) -> Tensor:
+def _whole_batch(x: Tensor, texts: Tensor, axis: int) -> Tensor:
     """Zeros for the texts that end before a window."""
-    if bool(live.all()):
+    if bool(texts.all()):
         return x
     shape = list(x.shape)
-    shape[axis] = len(live)
-    return x.new_zeros(shape).index_copy(axis, live.nonzero().flatten(), x)
+    shape[axis] = len(texts)
+    return x.new_zeros(shape).index_copy(axis, texts.nonzero().flatten(), x)
 
 
 def _attention(
@@ -148,13 +150,13 @@ def _attention(
     if rows is None:
         return None
     whole = None
-    for window, live, seen in parts:
-        assert seen.attention is not None
-        found = _whole_batch(seen.attention, live, 1)  # (L, B, R, window)
+    for window, texts, captured in parts:
+        assert captured.attention is not None
+        attention = _whole_batch(captured.attention, texts, 1)  # (L, B, R, window)
         if whole is None:
-            whole = found.new_zeros((*found.shape[:3], tokens))
-        own = ((rows >= window.first) & (rows < window.stop))[None, :, :, None]
-        part = torch.where(own, found, 0)
+            whole = attention.new_zeros((*attention.shape[:3], tokens))
+        window_rows = ((rows >= window.first) & (rows < window.stop))[None, :, :, None]
+        part = torch.where(window_rows, attention, 0)
         padded = torch.nn.functional.pad(part, (window.start, tokens - window.stop))
         whole = whole + padded
     return whole

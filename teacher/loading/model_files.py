@@ -124,9 +124,9 @@ def no_weights(name: str, source: str) -> MissingFileError:
     if lacking:
         return MissingFileError(f"model {name!r}: {lacking}")
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt"))
-    seen = f"only {', '.join(pickled)}" if pickled else "none"
+    weight_files = f"only {', '.join(pickled)}" if pickled else "none"
     return MissingFileError(
-        f"model {name!r}: {folder} holds no .safetensors weights ({seen}), and "
+        f"model {name!r}: {folder} holds no .safetensors weights ({weight_files}), and "
         "pickled weights are not read; convert them with "
         "save_pretrained(..., safe_serialization=True) or use a revision with them"
     )

@@ -228,10 +228,10 @@ def _dtype(dtype: str | torch.dtype | None, role: str) -> str | torch.dtype:
         return "auto" if role == "teacher" else torch.float32
     if isinstance(dtype, torch.dtype):
         return dtype
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    torch_dtype = getattr(torch, dtype, None)
+    if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
         raise InputError(f"dtype={dtype!r}; valid are float32, bfloat16, float16")
-    return found
+    return torch_dtype
 
 
 def _load_weights(

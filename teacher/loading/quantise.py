@@ -43,17 +43,17 @@ def quantise(model: nn.Module, kind: str, device: torch.device | None = None) ->
     checked(Quantisation, kind, "quantise")
     if kind == "none":
         return 0
-    found = linear_layers(model)
-    if not found:
+    layers = linear_layers(model)
+    if not layers:
         raise InputError(
             f"{type(model).__name__} has no linear layer to hold in {kind}; load it "
             "with quantise=none"
         )
-    for name, layer in found.items():
-        parent, _, own = name.rpartition(".")
+    for name, layer in layers.items():
+        parent, _, attribute = name.rpartition(".")
         new = QuantisedLinear(layer, kind, device)
-        setattr(model.get_submodule(parent), own, new)
-    return len(found)
+        setattr(model.get_submodule(parent), attribute, new)
+    return len(layers)
 
 
 def linear_layers(model: Any) -> dict[str, nn.Module]:

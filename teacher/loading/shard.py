@@ -39,8 +39,8 @@ def shard(model: Any, device: torch.device) -> int:
     processes = _processes()
     if processes == 1:
         return 1
-    found = blocks(model)
-    if not found:
+    units = blocks(model)
+    if not units:
         raise InputError(
             f"{type(model).__name__} does not say which blocks it has "
             "(_no_split_modules), so it cannot be split over processes; set shard=false"
@@ -51,7 +51,7 @@ def shard(model: Any, device: torch.device) -> int:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (processes,))
-    for block in found:
+    for block in units:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     setattr(model, MARK, processes)
     return processes
@@ -65,13 +65,13 @@ def is_sharded(model: nn.Module) -> bool:
 def blocks(model: Any) -> list[nn.Module]:
     """The outermost modules that the model wants whole on one device."""
     names = set(model._no_split_modules or ())
-    found: list[nn.Module] = []
+    units: list[nn.Module] = []
     inside: set[int] = set()
     for module in model.modules():
         if type(module).__name__ in names and id(module) not in inside:
-            found.append(module)
+            units.append(module)
             inside.update(id(child) for child in module.modules())
-    return found
+    return units
 
 
 def _processes() -> int:

@@ -82,14 +82,14 @@ def _path(source: str, file: str, hub: dict[str, Any]) -> str | None:
     from transformers.utils.hub import cached_file
 
     options = {key: value for key, value in hub.items() if key != "trust_remote_code"}
-    found: str | None = cached_file(
+    path: str | None = cached_file(
         source,
         file,
         **options,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return found
+    return path
 
 
 def _file(name: str, source: str, hub: dict[str, Any]) -> Any:

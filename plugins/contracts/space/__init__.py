@@ -42,5 +42,5 @@ def space(factory: Space) -> Iterator[Promise]:
     """A space is tried as training uses it: calibrated on statistics, compared with a
     student, injected into it; with teachers that cover a part, that are bidirectional,
     that are alone; on short, long and uncovered texts."""
-    for sentence, found in _PROMISES:
-        yield Promise(sentence, partial(found, Subject(factory)))
+    for sentence, problem in _PROMISES:
+        yield Promise(sentence, partial(problem, Subject(factory)))

@@ -20,12 +20,12 @@ from student.bridges.base import Bridge
 _SIDES = (("pred_k", "target_k"), ("pred_v", "target_v"))
 
 
-def fit_problem(found: Any, bridge: Bridge) -> str:
+def fit_problem(answer: Any, bridge: Bridge) -> str:
     """What is wrong with the report of a calibration."""
     layers = bridge.student.layers
-    if not isinstance(found, Mapping):
-        return f"reports a {type(found).__name__}; return a dict of lists"
-    for name, numbers in found.items():
+    if not isinstance(answer, Mapping):
+        return f"reports a {type(answer).__name__}; return a dict of lists"
+    for name, numbers in answer.items():
         sized = isinstance(numbers, Sequence) and len(numbers) == layers
         if not sized or not all(isinstance(x, int | float) for x in numbers):
             return f"reports {name!r} without one number for each of {layers} layers"
@@ -33,22 +33,22 @@ def fit_problem(found: Any, bridge: Bridge) -> str:
 
 
 def comparisons_problem(
-    found: Any, kv: KV, weights: Tensor, whole: bool = False
+    comparisons: Any, kv: KV, weights: Tensor, whole: bool = False
 ) -> str:
     """What is wrong with the comparisons of one batch.
 
     Args:
-        found: what ``compare`` returned.
+        comparisons: what ``compare`` returned.
         kv: the student's, (L, B, H, T, D).
         weights: (B, T, M) or (L, B, T, M) float32, as it was given.
         whole: ask lazy comparisons for what they compare, too, for contracts.
     """
-    if not isinstance(found, Sequence) or not len(found):
-        return f"compares a {type(found).__name__}; return a list of Comparison"
+    if not isinstance(comparisons, Sequence) or not len(comparisons):
+        return f"compares a {type(comparisons).__name__}; return a list of Comparison"
     layers, batch, _, tokens, _ = kv.k.shape
     places = (layers, batch, tokens)
     uncounted = weights.sum(-1) == 0  # (B, T) or (L, B, T)
-    for comparison in found:
+    for comparison in comparisons:
         wrong = _weight_problem(comparison, places, uncounted)
         if wrong:
             return wrong
@@ -120,30 +120,33 @@ def _pair_problem(
     return ""
 
 
-def injection_problem(found: Any, bridge: Bridge, views: Sequence[TeacherView]) -> str:
+def injection_problem(
+    injection: Any, bridge: Bridge, views: Sequence[TeacherView]
+) -> str:
     """What is wrong with what is injected into the student."""
     causal = [view.causal for view in views if view.causal is not None]
-    if found is None:
+    if injection is None:
         return ""
     if not causal:
         return "injects a bidirectional teacher, which has read the future"
-    if not isinstance(found, KV):
-        return f"injects a {type(found).__name__}; return an align.KV, or None"
-    own = bridge.student
+    if not isinstance(injection, KV):
+        return f"injects a {type(injection).__name__}; return an align.KV, or None"
+    student = bridge.student
     batch, tokens, _ = causal[0].shape
     for name, x, width in (
-        ("keys", found.k, own.k_width),
-        ("values", found.v, own.v_width),
+        ("keys", injection.k, student.k_width),
+        ("values", injection.v, student.v_width),
     ):
-        wanted = (own.layers, batch, own.heads, tokens, width // own.heads)
+        wanted = (student.layers, batch, student.heads, tokens, width // student.heads)
         if tuple(x.shape) != wanted:
             return f"injects {name} of shape {tuple(x.shape)} for {wanted}"
     covered = torch.stack([pairs.covered for pairs in causal]).any(0)
-    real = found.mask[None, :, None, :, None]
+    real = injection.mask[None, :, None, :, None]
     odd, beyond = torch.stack(
         [
-            ((~found.k.isfinite()) & real).any() | ((~found.v.isfinite()) & real).any(),
-            (found.mask & ~covered).any(),
+            ((~injection.k.isfinite()) & real).any()
+            | ((~injection.v.isfinite()) & real).any(),
+            (injection.mask & ~covered).any(),
         ]
     ).tolist()
     if beyond:
@@ -151,11 +154,11 @@ def injection_problem(found: Any, bridge: Bridge, views: Sequence[TeacherView]) 
     return "injects keys or values that are not finite" if odd else ""
 
 
-def losses_problem(found: Any) -> str:
+def losses_problem(losses: Any) -> str:
     """What is wrong with a bridge's own losses."""
-    if not isinstance(found, Mapping):
-        return f"has losses in a {type(found).__name__}; return a dict of scalars"
-    for name, value in found.items():
+    if not isinstance(losses, Mapping):
+        return f"has losses in a {type(losses).__name__}; return a dict of scalars"
+    for name, value in losses.items():
         wrong = loss_problem(value)
         if wrong:
             return f"{wrong} (its own loss {name})"
@@ -164,9 +167,9 @@ def losses_problem(found: Any) -> str:
     return ""
 
 
-def places_problem(found: Any) -> str:
+def places_problem(places: Any) -> str:
     """What is wrong with what a bridge counts for its own losses."""
-    if not isinstance(found, Mapping):
-        return f"counts in a {type(found).__name__}; return a dict of tuples"
-    wrong: Iterator[str] = (counts_problem(numbers) for numbers in found.values())
+    if not isinstance(places, Mapping):
+        return f"counts in a {type(places).__name__}; return a dict of tuples"
+    wrong: Iterator[str] = (counts_problem(numbers) for numbers in places.values())
     return next(filter(None, wrong), "")

@@ -76,8 +76,8 @@ def learns(subject: Subject) -> str:
     outcome = bridge.gates.sum()
     for x in (fused.k, fused.v):
         outcome = outcome + (x * torch.randn(x.shape, generator=generator)).sum()
-    own = sum(bridge.auxiliary(part.kv, part.views).values(), outcome * 0)
-    (distance(bridge, part) + own + outcome).backward()
+    loss = sum(bridge.auxiliary(part.kv, part.views).values(), outcome * 0)
+    (distance(bridge, part) + loss + outcome).backward()
     named = [(n, p) for n, p in bridge.named_parameters() if p.requires_grad]
     still = [name for name, p in named if p.grad is None]
     odd = [n for n, p in named if p.grad is not None and not p.grad.isfinite().all()]
@@ -104,8 +104,8 @@ def own_losses(subject: Subject) -> str:
     if any(g is not None and bool((g != 0).any()) for g in pulled):
         return "its own losses move the student"
     if not bridge.learns_from_student:
-        one = part.kv.select_layers([0])
-        for name, value in bridge.auxiliary(one, part.views).items():
+        first_layer = part.kv.select_layers([0])
+        for name, value in bridge.auxiliary(first_layer, part.views).items():
             if not CLOSE(value, losses[name]):
                 return f"{name} reads the student; set learns_from_student = True"
     return ""

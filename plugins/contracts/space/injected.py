@@ -110,9 +110,9 @@ def _injected(bridge: Bridge, part: Lesson, views: Sequence[Any]) -> KV | None:
         return bridge.fuse_for_injection(views, part.weights)
 
 
-def _same_kv(one: KV | None, other: KV | None) -> bool:
-    if one is None or other is None:
-        return one is other
+def _same_kv(left: KV | None, right: KV | None) -> bool:
+    if left is None or right is None:
+        return left is right
     return all(
-        map(torch.equal, (one.k, one.v, one.mask), (other.k, other.v, other.mask))
+        map(torch.equal, (left.k, left.v, left.mask), (right.k, right.v, right.mask))
     )

@@ -76,7 +76,7 @@ def pair_statistics(
     """
     chance = torch.Generator().manual_seed(seed)
     pairs = []
-    for theirs, own in (
+    for teacher_width, student_width in (
         (teacher.k_width, student.k_width),
         (teacher.v_width, student.v_width),
     ):
@@ -85,10 +85,10 @@ def pair_statistics(
             causes @ torch.randn(student.layers, 6, width, generator=chance)
             + torch.randn(student.layers, _SAMPLE, width, generator=chance)
             + 2
-            for width in (theirs, own)
+            for width in (teacher_width, student_width)
         )
-        to_student = CalibrationStats(student.layers, theirs, own)
-        to_teacher = CalibrationStats(student.layers, own, theirs)
+        to_student = CalibrationStats(student.layers, teacher_width, student_width)
+        to_teacher = CalibrationStats(student.layers, student_width, teacher_width)
         to_student.update(x, y)
         to_teacher.update(y, x)
         pairs.append(PairStats(to_student, to_teacher))
@@ -146,16 +146,16 @@ def lesson(
     """
     teachers = teacher_shapes() if teachers is None else teachers
     student, chance = student_shape(), torch.Generator().manual_seed(seed)
-    own, theirs = (
+    student_tokens, teacher_tokens = (
         (token_batch(STUDENT), token_batch(TEACHER, seed=3))
         if long is None
         else long_batches()[long]
     )
-    kv = _keys_and_values(student.layers, student, own, chance)
+    kv = _keys_and_values(student.layers, student, student_tokens, chance)
     readings, views = [], []
     for teacher in teachers:
-        tokens = own if teacher.name == "partly" else theirs
-        reading = _reading(teacher, own, tokens, covered)
+        tokens = student_tokens if teacher.name == "partly" else teacher_tokens
+        reading = _reading(teacher, student_tokens, tokens, covered)
         layers = len(teacher.layer_map.needed)
         readings.append(reading)
         views.append(
@@ -166,9 +166,13 @@ def lesson(
                 causal=reading.causal,
             )
         )
-    raw = torch.rand(*own.ids.shape, len(teachers), generator=chance) + 0.1
-    weights = share(raw, availability(own, views)) * without_sinks(own, views, 1)
-    whole = Lesson(batch=own, kv=kv, readings=readings, views=views, weights=weights)
+    raw = torch.rand(*student_tokens.ids.shape, len(teachers), generator=chance) + 0.1
+    weights = share(raw, availability(student_tokens, views)) * without_sinks(
+        student_tokens, views, 1
+    )
+    whole = Lesson(
+        batch=student_tokens, kv=kv, readings=readings, views=views, weights=weights
+    )
     whole = whole if texts is None else _first(whole, texts)
     leaves = (whole.kv.k.requires_grad_(), whole.kv.v.requires_grad_())
     return replace(whole, kv=replace(whole.kv, k=leaves[0], v=leaves[1]))
@@ -210,11 +214,11 @@ def _keys_and_values(
 
 
 def _reading(
-    teacher: TeacherShape, own: TokenBatch, tokens: TokenBatch, covered: bool
+    teacher: TeacherShape, student_tokens: TokenBatch, tokens: TokenBatch, covered: bool
 ) -> Reading:
-    alignment = CharIoUAligner()(own, tokens)
-    causal = CausalCharIoUAligner()(own, tokens) if teacher.causal else None
-    texts, length = own.ids.shape
+    alignment = CharIoUAligner()(student_tokens, tokens)
+    causal = CausalCharIoUAligner()(student_tokens, tokens) if teacher.causal else None
+    texts, length = student_tokens.ids.shape
     known = torch.ones(texts * length, dtype=torch.bool)
     if teacher.name == "partly":  # not the second half of a text, nor the second text
         known = (torch.arange(length) < max(length // 2, 1)).repeat(texts)
@@ -223,7 +227,7 @@ def _reading(
         known[:] = False
     return Reading(
         name=teacher.name,
-        student=own,
+        student=student_tokens,
         tokens=tokens,
         alignment=_only(alignment, known),
         causal=None if causal is None else _only(causal, known),
@@ -254,14 +258,14 @@ def _first(whole: Lesson, texts: int) -> Lesson:
             batch.texts[:texts],
         )
 
-    def pairs(found: Alignment | None) -> Alignment | None:
-        if found is None:
+    def pairs(whole_batch: Alignment | None) -> Alignment | None:
+        if whole_batch is None:
             return None
-        known = torch.arange(len(found.covered) * found.shape[1]) < (
-            texts * found.shape[1]
+        known = torch.arange(len(whole_batch.covered) * whole_batch.shape[1]) < (
+            texts * whole_batch.shape[1]
         )
-        kept = _only(found, known)
-        return replace(kept, shape=(texts, *found.shape[1:]))
+        kept = _only(whole_batch, known)
+        return replace(kept, shape=(texts, *whole_batch.shape[1:]))
 
     def kv(given: KV) -> KV:
         return KV(

@@ -100,21 +100,21 @@ def answers(
         first: of so many texts alone, and then without its own losses, which may be
             means over a batch; None: everything.
     """
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     with chance(0):
         met: Sequence[Comparison] = bridge.compare(part.kv, part.views, part.weights)
         fused = bridge.fuse_for_injection(part.views, part.weights)
-        own = {} if first is not None else bridge.auxiliary(part.kv, part.views)
+        losses = {} if first is not None else bridge.auxiliary(part.kv, part.views)
     for index, c in enumerate(met):
         weight = c.weight.expand(c.pred_k.shape[:3])
         for name in ("pred_k", "target_k", "pred_v", "target_v"):
             x = getattr(c, name) * (weight > 0)[..., None]
-            found[f"comparison {index}, {name}"] = x[:, :first]
-        found[f"comparison {index}, weight"] = weight[:, :first]
+            tensors[f"comparison {index}, {name}"] = x[:, :first]
+        tensors[f"comparison {index}, weight"] = weight[:, :first]
     if fused is not None:
         covered = fused.mask[:, None, :, None]
-        found["injected keys"] = (fused.k * covered)[:, :first]
-        found["injected values"] = (fused.v * covered)[:, :first]
-        found["injected mask"] = fused.mask[:first]
-    found |= {f"loss {name}": value for name, value in own.items()}
-    return {name: x.detach().clone() for name, x in found.items()}
+        tensors["injected keys"] = (fused.k * covered)[:, :first]
+        tensors["injected values"] = (fused.v * covered)[:, :first]
+        tensors["injected mask"] = fused.mask[:first]
+    tensors |= {f"loss {name}": value for name, value in losses.items()}
+    return {name: x.detach().clone() for name, x in tensors.items()}

@@ -124,19 +124,25 @@ def projected_divergence(
     """
     settings = settings or Divergence()
 
-    def one_block(logits: Tensor, own: Tensor, rows: slice) -> Tensor:
+    def one_block(logits: Tensor, student_chain: Tensor, rows: slice) -> Tensor:
         with torch.no_grad():
             states = teacher_hidden[rows].to(teacher_head.weight.dtype)
-            other = (states @ teacher_head.weight.T).to(logits.dtype)
+            teacher_logits = (states @ teacher_head.weight.T).to(logits.dtype)
             if teacher_head.bias is not None:
-                other += teacher_head.bias
+                teacher_logits += teacher_head.bias
         s = pool_logits(logits, pieces.student, pieces.size)
-        t = pool_logits(other, pieces.teacher, pieces.size)
+        t = pool_logits(teacher_logits, pieces.teacher, pieces.size)
         if chains is not None:
             separate = chains.separate[rows]
-            s = _with_chain(s, logits, own, chains.student_piece[rows], separate)
+            s = _with_chain(
+                s, logits, student_chain, chains.student_piece[rows], separate
+            )
             t = _with_chain(
-                t, other, chains.teacher[rows], chains.teacher_piece[rows], separate
+                t,
+                teacher_logits,
+                chains.teacher[rows],
+                chains.teacher_piece[rows],
+                separate,
             )
         share, row_temperature = weight[rows], temperature
         if isinstance(row_temperature, Tensor) and row_temperature.dim():
@@ -158,18 +164,21 @@ def chains_of(
         student: (N,) each: log probability, first token, number of tokens.
         teacher: (N,) each, likewise.
     """
-    own, other = pieces.student[student[1]], pieces.teacher[teacher[1]]
+    student_piece, teacher_piece = (
+        pieces.student[student[1]],
+        pieces.teacher[teacher[1]],
+    )
     known = pieces.student[pieces.student >= 0]
     kinds = torch.bincount(known, minlength=pieces.size)
     several = (student[2] > 1) | (teacher[2] > 1)
     # a piece that is one token of the student's would have nothing left beside it
-    divisible = (student[2] > 1) | (kinds[own.clamp_min(0)] > 1)
-    separate = several & divisible & (own >= 0) & (other >= 0)
+    divisible = (student[2] > 1) | (kinds[student_piece.clamp_min(0)] > 1)
+    separate = several & divisible & (student_piece >= 0) & (teacher_piece >= 0)
     return Chains(
         student=student[0],
         teacher=teacher[0].detach(),
-        student_piece=own,
-        teacher_piece=other,
+        student_piece=student_piece,
+        teacher_piece=teacher_piece,
         separate=separate,
     )
 

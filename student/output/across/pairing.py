@@ -68,11 +68,14 @@ class Pairing:
             teacher's B * T_t tokens.
         """
         chunks = self.chunks()
-        own, other = chunks.student.first - 1, chunks.teacher.first - 1
-        read = self.student.has_text.flatten()[own]
-        read &= self.teacher.has_text.flatten()[other]
+        student_places, teacher_places = (
+            chunks.student.first - 1,
+            chunks.teacher.first - 1,
+        )
+        read = self.student.has_text.flatten()[student_places]
+        read &= self.teacher.has_text.flatten()[teacher_places]
         at = (read & (weight > 0)).nonzero()[:, 0]
-        return at, own[at], other[at]
+        return at, student_places[at], teacher_places[at]
 
     def by_text(self, weight: Tensor) -> Tensor:
         """What counts of each text, where both models have tokens of it.

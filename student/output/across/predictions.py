@@ -33,16 +33,20 @@ def same_predictions(student: TokenBatch, teacher: TokenBatch) -> Tensor:
             f"the student reads {len(student.texts)} texts, the teacher "
             f"{len(teacher.texts)}; give both the same batch"
         )
-    own, theirs = _predicted(student), _predicted(teacher)
+    student_next, teacher_next = _predicted(student), _predicted(teacher)
     codes = np.unique(
-        np.concatenate([own.key, theirs.key], 1), axis=1, return_inverse=True
+        np.concatenate([student_next.key, teacher_next.key], 1),
+        axis=1,
+        return_inverse=True,
     )
     code = codes[1].ravel()
     _, mine, other = np.intersect1d(
-        code[: len(own.place)], code[len(own.place) :], return_indices=True
+        code[: len(student_next.place)],
+        code[len(student_next.place) :],
+        return_indices=True,
     )
     out = np.full(student.ids.numel(), -1, np.int64)
-    out[own.place[mine] - 1] = theirs.place[other] - 1
+    out[student_next.place[mine] - 1] = teacher_next.place[other] - 1
     return torch.from_numpy(out).view(student.ids.shape).to(student.ids.device)
 
 

@@ -253,7 +253,11 @@ def _first_piece(spelling: Spelling) -> Callable[[bytes], bytes | None]:
         except UnicodeDecodeError:
             return None
         tokens = backend.model.tokenize(text)
-        found = pieces[tokens[0].id] if tokens else None
-        return found if found in known and piece.startswith(found) else None
+        first_piece = pieces[tokens[0].id] if tokens else None
+        return (
+            first_piece
+            if first_piece in known and piece.startswith(first_piece)
+            else None
+        )
 
     return first

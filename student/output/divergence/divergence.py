@@ -106,8 +106,8 @@ def _loss_and_gradient(
         and by_single_rows(student)
         and bool((row_temperature == 1).all())
     ):
-        found, kept = _row_by_row(*logits, gradient[:, :width], scale, kept)
-        total += found
+        row_losses, kept = _row_by_row(*logits, gradient[:, :width], scale, kept)
+        total += row_losses
     room = student.new_empty((2, 0, width), dtype=scale.dtype)
     for some in cached_rows(len(kept), student):
         rows, count = _as_slice(kept[some]), some.stop - some.start
@@ -130,11 +130,13 @@ def _row_by_row(
     total, left = 0.0, []
     room = student.new_empty(2, student.shape[1])
     for row, share in zip(kept.tolist(), scale[kept].tolist(), strict=True):
-        found = forward_kl_row_(student[row], teacher[row], gradient[row], room, share)
-        if found is None:
+        row_loss = forward_kl_row_(
+            student[row], teacher[row], gradient[row], room, share
+        )
+        if row_loss is None:
             left.append(row)
         else:
-            total += share * found
+            total += share * row_loss
     return total, kept.new_tensor(left)
 
 

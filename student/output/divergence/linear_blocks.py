@@ -93,11 +93,11 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        found, ctx.found = ctx.found, None  # given away, never copied
-        if found is None:  # a second time through a kept graph
-            _, *found = _walk(ctx.plan, ctx.saved_tensors, ctx.needs_input_grad)
+        gradients, ctx.found = ctx.found, None  # given away, never copied
+        if gradients is None:  # a second time through a kept graph
+            _, *gradients = _walk(ctx.plan, ctx.saved_tensors, ctx.needs_input_grad)
         hidden, weight, _, _ = ctx.saved_tensors
-        to_head, pulls = found
+        to_head, pulls = gradients
         by = grads[0]
         return *to_head.times_(by, hidden.dtype, weight.dtype), times_(pulls, by), None
 
@@ -108,7 +108,7 @@ def _walk(
     """Loss (float64), gradients to the head's side, and to what is beside."""
     wanted = wanted[:4]
     hidden, weight, bias, beside = saved
-    found = HeadGradients.zeros(wanted[:3], hidden, weight, bias)
+    gradients = HeadGradients.zeros(wanted[:3], hidden, weight, bias)
     beside, pulls = beside.detach(), torch.zeros_like(beside)
     head = LinearHead(weight.detach().to(plan.dtype), bias)
     buffer = LogitBuffer(min(plan.block, len(hidden)), head.size, plan.wide)
@@ -125,7 +125,7 @@ def _walk(
                 to_logits, to_other = torch.autograd.grad(
                     loss, (logits, other), allow_unused=True
                 )
-                found.add(rows, to_logits, states, head.weight, buffer)
+                gradients.add(rows, to_logits, states, head.weight, buffer)
                 if to_other is not None:
                     pulls[rows] = to_other
-    return total, found, pulls
+    return total, gradients, pulls

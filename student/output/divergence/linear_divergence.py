@@ -131,13 +131,13 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        found, ctx.gradients = ctx.gradients, None  # given away, never copied
+        gradients, ctx.gradients = ctx.gradients, None  # given away, never copied
         hidden, weight, bias = ctx.saved_tensors
-        if found is None:  # a second time through a kept graph
+        if gradients is None:  # a second time through a kept graph
             wanted = ctx.needs_input_grad[:3]
             with without_autocast(hidden):
-                _, found = _Walk(ctx.plan, hidden, weight, bias, wanted).done()
-        return *found.times_(grads[0], hidden.dtype, weight.dtype), None
+                _, gradients = _Walk(ctx.plan, hidden, weight, bias, wanted).done()
+        return *gradients.times_(grads[0], hidden.dtype, weight.dtype), None
 
 
 class _Walk:
@@ -203,14 +203,14 @@ class _Walk:
         mean: Tensor | None = None
         for teacher in self._plan.teachers:
             buffer = self._targets[0 if mean is None else 1]
-            one = buffer.fill(teacher.hidden[rows], teacher.head.first(self._width))
+            logits = buffer.fill(teacher.hidden[rows], teacher.head.first(self._width))
             if not bool((row_temperature == 1).all()):
-                one.div_(row_temperature[:, None])
+                logits.div_(row_temperature[:, None])
             if teacher.log_share is None:
-                return one
-            torch.log_softmax(one, -1, out=one)
-            one += teacher.log_share[rows].clamp_min(-1e30)[:, None]
-            mean = one if mean is None else torch.logaddexp(mean, one, out=mean)
+                return logits
+            torch.log_softmax(logits, -1, out=logits)
+            logits += teacher.log_share[rows].clamp_min(-1e30)[:, None]
+            mean = logits if mean is None else torch.logaddexp(mean, logits, out=mean)
         assert mean is not None
         return mean
 
@@ -225,8 +225,8 @@ def _used_rows(plan: _Plan) -> Iterator[Tensor]:
 
 def _in_dtype(teacher: HeadInput, dtype: torch.dtype) -> HeadInput:
     """A teacher whose products are in ``dtype``, or in its own if that is narrower."""
-    own = teacher.head.weight.dtype
-    narrow = own if own.itemsize < dtype.itemsize else dtype
+    head_dtype = teacher.head.weight.dtype
+    narrow = head_dtype if head_dtype.itemsize < dtype.itemsize else dtype
     head = LinearHead(teacher.head.weight.detach().to(narrow), teacher.head.bias)
     return replace(teacher, hidden=teacher.hidden.detach().to(narrow), head=head)
 

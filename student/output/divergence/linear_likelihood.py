@@ -80,7 +80,7 @@ class _LogLikelihood(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, ids = ctx.saved_tensors
-        found = HeadGradients.zeros(ctx.needs_input_grad[:3], hidden, weight, bias)
+        gradients = HeadGradients.zeros(ctx.needs_input_grad[:3], hidden, weight, bias)
         labels = Labels(ids, -grads[0])
         every = torch.arange(len(hidden), device=hidden.device)
         head = LinearHead(weight.to(ctx.dtype), bias)
@@ -90,6 +90,6 @@ class _LogLikelihood(torch.autograd.Function):
                 block = hidden[rows].to(ctx.dtype)
                 logits = buffer.fill(block, head)
                 cross_entropy_(logits, labels, every[rows])
-                found.add(rows, logits, block, head.weight, buffer)
-        one = grads[0].new_ones(())
-        return *found.times_(one, hidden.dtype, weight.dtype), None, None, None
+                gradients.add(rows, logits, block, head.weight, buffer)
+        unit = grads[0].new_ones(())
+        return *gradients.times_(unit, hidden.dtype, weight.dtype), None, None, None

@@ -103,9 +103,9 @@ def pull_(
         torch.log_softmax(s, -1, out=s)
         torch.log_softmax(t, -1, out=t)
         fill_tail_(t, s, settings.support)
-        found = _GRADIENTS[settings.kind](s, t, settings.mix, spare[0, : len(s)])
+        row_loss = _GRADIENTS[settings.kind](s, t, settings.mix, spare[0, : len(s)])
         # T^2 D of s / T: the chain rule takes one T away from the gradient to s
-        torch.mul(found, hot.square(), out=losses[rows])
+        torch.mul(row_loss, hot.square(), out=losses[rows])
         s.mul_((hot * scale[rows])[:, None])
     return losses
 

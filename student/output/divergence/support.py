@@ -79,5 +79,5 @@ def fill_tail_(teacher: Tensor, student: Tensor, support: Support) -> None:
         return
     least = torch.finfo(teacher.dtype).min
     mass = teacher.masked_fill(~tail, least).logsumexp(-1, keepdim=True)
-    own = student.masked_fill(~tail, least).logsumexp(-1, keepdim=True)
-    torch.where(tail, student + (mass - own), teacher, out=teacher)
+    student_tail = student.masked_fill(~tail, least).logsumexp(-1, keepdim=True)
+    torch.where(tail, student + (mass - student_tail), teacher, out=teacher)

@@ -70,8 +70,8 @@ def top_tokens(logits: Tensor, k: int) -> TopTokens:
         )
     wide = torch.promote_types(logits.dtype, torch.float32)
     with torch.no_grad():
-        found = TopTokens(*_choose(logits.detach().to(wide), k))
-    return replace(found, logits=logits.gather(1, found.ids).to(wide))
+        likeliest = TopTokens(*_choose(logits.detach().to(wide), k))
+    return replace(likeliest, logits=logits.gather(1, likeliest.ids).to(wide))
 
 
 def linear_top_tokens(
@@ -105,9 +105,9 @@ def linear_top_tokens(
             _choose(logits_of(rows.to(dtype), narrow, wide), k)
             for rows in hidden.detach().split(block)
         ]
-    found = TopTokens(*(torch.cat(part) for part in zip(*parts, strict=True)))
-    logits = _ChosenLogits.apply(hidden, head.weight, head.bias, found, block)
-    return replace(found, logits=logits)
+    likeliest = TopTokens(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    logits = _ChosenLogits.apply(hidden, head.weight, head.bias, likeliest, block)
+    return replace(likeliest, logits=logits)
 
 
 def support_sizes(
@@ -159,12 +159,12 @@ class _ChosenLogits(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        found: TopTokens,
+        likeliest: TopTokens,
         block: int,
     ) -> Tensor:
-        ctx.save_for_backward(hidden, weight, bias, found.ids)
+        ctx.save_for_backward(hidden, weight, bias, likeliest.ids)
         ctx.block = block
-        return found.logits.clone()
+        return likeliest.logits.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

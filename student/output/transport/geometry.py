@@ -50,8 +50,12 @@ def logit_geometry(student: LinearHead, teacher: LinearHead) -> Geometry:
                 "and append 1 to every hidden state"
             )
     size = min(student.size, teacher.size)
-    own, other = student.weight[:size], teacher.weight[:size].detach()
-    sides = (own, own), (other, other), (own, other)
+    student_rows, teacher_rows = student.weight[:size], teacher.weight[:size].detach()
+    sides = (
+        (student_rows, student_rows),
+        (teacher_rows, teacher_rows),
+        (student_rows, teacher_rows),
+    )
     squares = [_centred_products(a, b) for a, b in sides]
     return Geometry(squares[0], squares[1], squares[2], size)
 

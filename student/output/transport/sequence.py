@@ -100,8 +100,8 @@ def sequence_transport(
         value = _global_cost(pairs[0], cost, temperature, settings, solver)
         if debiased and solver == "sinkhorn" and cost != "softmax":
             for pair in pairs[1:]:
-                own = _global_cost(pair, cost, temperature, settings, solver)
-                value = value - own / 2
+                global_cost = _global_cost(pair, cost, temperature, settings, solver)
+                value = value - global_cost / 2
         costs.append(value)
     each = torch.stack(costs) if costs else student.new_zeros(0, dtype=wide)
     if reduction == "none":
@@ -138,11 +138,11 @@ def _pairs(x: Tensor, y: Tensor, geometry: Geometry | None) -> list[_Pair]:
         squares, width = (x.square().sum(1), y.square().sum(1)), x.shape[1]
         sides = (x, y, 0, 1), (x, x, 0, 0), (y, y, 1, 1)
     else:
-        own, other, between = (
+        student_gram, teacher_gram, between = (
             g.to(x.dtype)
             for g in (geometry.student, geometry.teacher, geometry.between)
         )
-        turned = x @ own, y @ other
+        turned = x @ student_gram, y @ teacher_gram
         squares = (turned[0] * x).sum(1), (turned[1] * y).sum(1)
         sides = (x, y @ between.T, 0, 1), (x, turned[0], 0, 0), (y, turned[1], 1, 1)
         width = geometry.width
@@ -187,9 +187,9 @@ def _global_cost(
         if solver == "exact":
             even = [cost.new_full((1, n), 1 / n) for n in cost.shape]
             exact = TransportSettings("exact")
-            found = solve(even[0], even[1], cost[None], exact, with_plan=True)
-            assert found.plan is not None
-            value, plan = found.cost[0], found.plan[0]
+            solution = solve(even[0], even[1], cost[None], exact, with_plan=True)
+            assert solution.plan is not None
+            value, plan = solution.cost[0], solution.plan[0]
         else:
             value, phi, psi = _sinkhorn(cost, settings)
         del cost

@@ -171,10 +171,10 @@ class _Transport(torch.autograd.Function):
         cost: Tensor,
         settings: TransportSettings,
     ) -> Tensor:
-        found = solve(source, target, cost, settings, ctx.needs_input_grad[2])
+        solution = solve(source, target, cost, settings, ctx.needs_input_grad[2])
         ctx.dtypes = source.dtype, target.dtype, cost.dtype
-        ctx.save_for_backward(found.source, found.target, found.plan)
-        return found.cost
+        ctx.save_for_backward(solution.source, solution.target, solution.plan)
+        return solution.cost
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -183,8 +183,8 @@ class _Transport(torch.autograd.Function):
             ctx.needs_input_grad, ctx.saved_tensors, shapes, ctx.dtypes, strict=False
         )
         pulls = [
-            (grads[0].view(shape) * found).to(dtype) if wants else None
-            for wants, found, shape, dtype in wanted
+            (grads[0].view(shape) * gradient).to(dtype) if wants else None
+            for wants, gradient, shape, dtype in wanted
         ]
         return (*pulls, None)
 
@@ -204,7 +204,7 @@ def _exact(a: Tensor, b: Tensor, cost: Tensor, with_plan: bool) -> Solution:
     known = _guess(weights[0], weights[1], wide)
     price = (wide - known[0][:, :, None] - known[1][:, None]).numpy()
     full = ((weights[0] > 0).all(1) & (weights[1] > 0).all(1)).tolist()
-    found = [np.full(x.shape, math.nan) for x in (left[:, 0], left, right)]
+    solution = [np.full(x.shape, math.nan) for x in (left[:, 0], left, right)]
     plan = np.full(price.shape, math.nan) if with_plan else None
     finite = torch.isfinite(a.sum(1) + b.sum(1) + cost.sum((1, 2)))
     for p in finite.nonzero()[:, 0].tolist():
@@ -212,7 +212,7 @@ def _exact(a: Tensor, b: Tensor, cost: Tensor, with_plan: bool) -> Solution:
             solved = emd_c(left[p], right[p], price[p], _PIVOTS, 1)
         else:
             solved = _of_positive_mass(emd_c, left[p], right[p], price[p])
-        paid, found[0][p], found[1][p], found[2][p], code = solved
+        paid, solution[0][p], solution[1][p], solution[2][p], code = solved
         if code != _OPTIMAL:
             raise RunError(
                 f"POT ended problem {p} of {price.shape[1]} x {price.shape[2]} without "
@@ -220,7 +220,7 @@ def _exact(a: Tensor, b: Tensor, cost: Tensor, with_plan: bool) -> Solution:
             )
         if plan is not None:
             plan[p] = paid
-    value, source, target = (torch.from_numpy(x) for x in found)
+    value, source, target = (torch.from_numpy(x) for x in solution)
     for weight, potential in zip(weights, known, strict=True):
         value += (weight * potential).sum(1)
     parts = [x.to(a) for x in (value, source + known[0], target + known[1])]
@@ -242,8 +242,8 @@ def _guess(a: Tensor, b: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
     for _ in range(2):
         u = a / (kernel @ v[:, :, None])[:, :, 0]
         v = b / (u[:, None] @ kernel)[:, 0]
-    found = (smoothing[:, 0] * x.log() for x in (u, v))
-    first, second = (x.nan_to_num(0.0, 0.0, 0.0).double() for x in found)
+    potentials = (smoothing[:, 0] * x.log() for x in (u, v))
+    first, second = (x.nan_to_num(0.0, 0.0, 0.0).double() for x in potentials)
     return first, second
 
 
@@ -294,10 +294,12 @@ def _sinkhorn(
     return _centred(Solution(value, source, target, plan), a)
 
 
-def _centred(found: Solution, a: Tensor) -> Solution:
+def _centred(solution: Solution, a: Tensor) -> Solution:
     """With source potentials of mean 0, moving the constant to the target's."""
-    mean = (a * found.source).sum(1, keepdim=True)
-    return Solution(found.cost, found.source - mean, found.target + mean, found.plan)
+    mean = (a * solution.source).sum(1, keepdim=True)
+    return Solution(
+        solution.cost, solution.source - mean, solution.target + mean, solution.plan
+    )
 
 
 def _join(parts: list[Solution]) -> Solution:

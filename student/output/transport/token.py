@@ -89,7 +89,7 @@ def token_transport(
     p = _probabilities(student.logits, student_temperature, kept)
     q = _probabilities(teacher.logits.detach(), teacher_temperature, kept)
     with torch.no_grad():
-        found = [
+        losses = [
             _solved(
                 p[some],
                 q[some],
@@ -99,8 +99,8 @@ def token_transport(
             )
             for some, rows in _blocks(kept)
         ]
-    value = torch.cat([x for x, _ in found]) if found else p.sum(1)
-    pull = torch.cat([x for _, x in found]) if found else p
+    value = torch.cat([x for x, _ in losses]) if losses else p.sum(1)
+    pull = torch.cat([x for _, x in losses]) if losses else p
     # p - p.detach() is 0 and carries the gradient, which is the pull
     value = value + ((p - p.detach()) * pull).sum(1)
     each = torch.zeros_like(count).index_put((kept,), count[kept] * value)
@@ -200,12 +200,12 @@ def _solved(
     between = solve(p, q, cosine_cost(x, y), settings)
     if settings.solver_on(p.device) == "exact":
         return between.cost, between.source
-    own, other = (
+    student_cost, teacher_cost = (
         solve(p, p, cosine_cost(x, x), settings),
         solve(q, q, cosine_cost(y, y), settings),
     )
-    pull = between.source - (own.source + own.target) / 2
-    return between.cost - (own.cost + other.cost) / 2, pull
+    pull = between.source - (student_cost.source + student_cost.target) / 2
+    return between.cost - (student_cost.cost + teacher_cost.cost) / 2, pull
 
 
 def _check(
