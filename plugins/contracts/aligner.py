@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,48 +44,63 @@ Spans = Sequence[tuple[int, int]]
 def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
     """An aligner is tried on Latin, Chinese and empty text with padding, then on longer
     texts in batches of several sizes, many times over."""
-    student, teacher = token_batch(STUDENT), token_batch(TEACHER)
+    subject = _Subject(factory, token_batch(STUDENT), token_batch(TEACHER))
+    for sentence, tried in _PROMISES:
+        yield Promise(sentence, partial(tried, subject))
 
-    def kind() -> str:
-        alignment = factory()(student, teacher)
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What a plugin offers, and the short texts that it is tried on."""
+
+    factory: Callable[[], Aligner]
+    student: TokenBatch
+    teacher: TokenBatch
+
+    def kind(self) -> str:
+        alignment = self.factory()(self.student, self.teacher)
         if not isinstance(alignment, Alignment):
             return f"returns {type(alignment).__name__}"
-        wanted = (len(_TEXTS), student.ids.shape[1], teacher.ids.shape[1])
+        wanted = (len(_TEXTS), self.student.ids.shape[1], self.teacher.ids.shape[1])
         return problem(
             tuple(alignment.shape) != wanted, f"{alignment.shape} for {wanted}"
         )
 
-    def flag() -> str:
-        causal = getattr(factory(), "causal", None)
+    def flag(self) -> str:
+        causal = getattr(self.factory(), "causal", None)
         return problem(not isinstance(causal, bool), f"causal is {causal!r}")
 
-    def sums() -> str:
-        rows = factory()(student, teacher).dense().sum(-1)
+    def sums(self) -> str:
+        rows = self.factory()(self.student, self.teacher).dense().sum(-1)
         wrong = ((rows - 1).abs() > 1e-5) & (rows != 0)
         return problem(wrong.any(), f"sums are {rows[wrong].tolist()}")
 
-    def signs() -> str:
-        weights = factory()(student, teacher).weights
+    def signs(self) -> str:
+        weights = self.factory()(self.student, self.teacher).weights
         return problem((~(weights >= 0)).any(), f"weights are {weights.tolist()}")
 
-    def text_only() -> str:
-        dense = factory()(student, teacher).dense()
+    def text_only(self) -> str:
+        dense = self.factory()(self.student, self.teacher).dense()
         into, outof = dense.sum(-1) > 0, dense.sum(-2) > 0
         return first_problem(
-            problem((into & ~student.has_text).any(), "a token without text is fed"),
-            problem((outof & ~teacher.has_text).any(), "a token without text feeds"),
+            problem(
+                (into & ~self.student.has_text).any(), "a token without text is fed"
+            ),
+            problem(
+                (outof & ~self.teacher.has_text).any(), "a token without text feeds"
+            ),
         )
 
-    def itself() -> str:
-        for tokens in (teacher, token_batch([[(0, 3)]], ["tea"])):
-            same = factory()(tokens, tokens)
+    def itself(self) -> str:
+        for tokens in (self.teacher, token_batch([[(0, 3)]], ["tea"])):
+            same = self.factory()(tokens, tokens)
             if (tokens.has_text & ~same.covered).any():
                 return f"a token of {tuple(tokens.ids.shape)} is uncovered"
         return ""
 
-    def alone() -> str:
-        made = factory()
-        for s, t in [(student, teacher), *long_batches()]:
+    def alone(self) -> str:
+        made = self.factory()
+        for s, t in [(self.student, self.teacher), *long_batches()]:
             together = made(s, t).dense()
             for row in range(len(s.texts)):
                 row_alone = made(_row(s, row), _row(t, row)).dense()[0]
@@ -92,31 +109,33 @@ def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
                     return f"text {row} is aligned differently in a batch"
         return ""
 
-    def others() -> str:
-        used = factory()
+    def others(self) -> str:
+        used = self.factory()
         for s, t in _of_equal_lengths():
-            if not torch.equal(used(s, t).dense(), factory()(s, t).dense()):
+            if not torch.equal(used(s, t).dense(), self.factory()(s, t).dense()):
                 return "answers otherwise after other texts of as many tokens"
         return ""
 
-    def covers() -> str:
-        alignment = factory()(student, teacher)
+    def covers(self) -> str:
+        alignment = self.factory()(self.student, self.teacher)
         return problem(not len(alignment.rows), "feeds no token at all")
 
-    def untouched() -> str:
-        before = Untouched({"student": student, "teacher": teacher}, whole=True)
-        factory()(student, teacher)
+    def untouched(self) -> str:
+        before = Untouched(
+            {"student": self.student, "teacher": self.teacher}, whole=True
+        )
+        self.factory()(self.student, self.teacher)
         return before.problem()
 
-    def future() -> str:
-        made = factory()
+    def future(self) -> str:
+        made = self.factory()
         if made.causal:  # type: ignore[attr-defined]
-            check_causal(made(student, teacher), student, teacher)
+            check_causal(made(self.student, self.teacher), self.student, self.teacher)
         return ""
 
-    def often() -> str:
-        made: Any = factory()
-        batches = [(student, teacher), *long_batches()]
+    def often(self) -> str:
+        made: Any = self.factory()
+        batches = [(self.student, self.teacher), *long_batches()]
         first: dict[int, torch.Tensor] = {}
         for call in range(CALLS):
             which = call % len(batches)
@@ -134,18 +153,21 @@ def aligner(factory: Callable[[], Aligner]) -> Iterator[Promise]:
                 return f"{wrong} (call {call + 1}, texts of up to {longest} characters)"
         return ""
 
-    yield Promise("says whether it is causal", flag)
-    yield Promise("returns an Alignment of (B, T_s, T_t)", kind)
-    yield Promise("weights are >= 0", signs)
-    yield Promise("the weights of a student token sum to 1, or it has none", sums)
-    yield Promise("special tokens and padding neither feed nor are fed", text_only)
-    yield Promise("feeds some token where texts meet", covers)
-    yield Promise("covers every token where both tokenizations are equal", itself)
-    yield Promise("leaves its input as it was", untouched)
-    yield Promise("no future leaks if it says so", future)
-    yield Promise("keeps all this call after call, whatever the length", often)
-    yield Promise("aligns each text by itself", alone)
-    yield Promise("aligns each text whatever came before", others)
+
+_PROMISES: tuple[tuple[str, Callable[[_Subject], str]], ...] = (
+    ("says whether it is causal", _Subject.flag),
+    ("returns an Alignment of (B, T_s, T_t)", _Subject.kind),
+    ("weights are >= 0", _Subject.signs),
+    ("the weights of a student token sum to 1, or it has none", _Subject.sums),
+    ("special tokens and padding neither feed nor are fed", _Subject.text_only),
+    ("feeds some token where texts meet", _Subject.covers),
+    ("covers every token where both tokenizations are equal", _Subject.itself),
+    ("leaves its input as it was", _Subject.untouched),
+    ("no future leaks if it says so", _Subject.future),
+    ("keeps all this call after call, whatever the length", _Subject.often),
+    ("aligns each text by itself", _Subject.alone),
+    ("aligns each text whatever came before", _Subject.others),
+)
 
 
 def token_batch(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -33,60 +34,71 @@ CALLS = 24
 def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
     """An objective is tried on two teachers, one of them half uncovered, with targets
     that are there and with targets that are made when they are asked for."""
+    subject = _Subject(factory)
+    for sentence, tried in _PROMISES:
+        yield Promise(sentence, partial(tried, subject))
 
-    def declared(context: StepContext, needs: frozenset[str]) -> StepContext:
-        """The context as a run fills it for this objective alone."""
-        return replace(
-            context,
-            attention=context.attention if ATTENTION in needs else (),
-            relations=context.relations if RELATIONS in needs else (),
-            outputs=context.outputs if OUTPUTS in needs else None,
-        )
 
-    def options() -> str:
-        fields = dataclasses.fields(options_of(factory))
+def _declared(context: StepContext, needs: frozenset[str]) -> StepContext:
+    """The context as a run fills it for this objective alone."""
+    return replace(
+        context,
+        attention=context.attention if ATTENTION in needs else (),
+        relations=context.relations if RELATIONS in needs else (),
+        outputs=context.outputs if OUTPUTS in needs else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What a plugin offers, tried one promise at a time."""
+
+    factory: Callable[..., Objective]
+
+    def options(self) -> str:
+        fields = dataclasses.fields(options_of(self.factory))
         for name in {"use", "weight"} & {field.name for field in fields}:
             return f"has an option {name!r}, which a config says of every term"
         defaults = {f.name: f.default_factory() for f in fields}  # type: ignore[misc, operator]
         if not fields:
             return ""
-        factory(**defaults)
+        self.factory(**defaults)
         try:
-            factory(**defaults, no_such_option=0)
+            self.factory(**defaults, no_such_option=0)
         except TypeError:
             return ""
         return "takes an option that it has not, no_such_option, without a word"
 
-    def made() -> tuple[Objective, frozenset[str]]:
+    def made(self) -> tuple[Objective, frozenset[str]]:
         before = Untouched({})
-        term = factory()
+        term = self.factory()
         changed = before.problem()
         if changed:
             raise RuntimeError(changed)
         return term, frozenset(getattr(term, "needs", ()))
 
-    def needs() -> str:
-        declared_needs = getattr(factory(), "needs", None)
+    def needs(self) -> str:
+        declared_needs = getattr(self.factory(), "needs", None)
         known = {ATTENTION, RELATIONS, OUTPUTS}
         good = isinstance(declared_needs, frozenset) and declared_needs <= known
         return problem(
             not good, f"needs is {declared_needs!r}; give a frozenset of {known}"
         )
 
-    def scalar() -> str:
+    def scalar(self) -> str:
         for lazy in (False, True):
-            term, said = made()
-            value = term(declared(step_context(lazy=lazy)[0], said))
+            term, asked = self.made()
+            value = term(_declared(step_context(lazy=lazy)[0], asked))
             wrong = loss_problem(value) or problem(not value.isfinite(), f"is {value}")
             if wrong:
                 return wrong
         return ""
 
-    def moves() -> str:
+    def moves(self) -> str:
         for lazy in (False, True):
-            term, said = made()
+            term, asked = self.made()
             context, student, _ = step_context(lazy=lazy)
-            value = term(declared(context, said))
+            value = term(_declared(context, asked))
             if not value.requires_grad:
                 return "has no gradient"
             early = [x for x in student if x.grad is not None]
@@ -100,39 +112,39 @@ def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
                 return "a gradient is not finite"
         return ""
 
-    def says_all() -> str:
-        term, said = made()
+    def says_all(self) -> str:
+        term, asked = self.made()
         context = step_context()[0]
         with chance(0):
             whole = term(context)
         with chance(0):
-            part = term(declared(context, said))
+            part = term(_declared(context, asked))
         same = torch.allclose(whole, part, equal_nan=True)
         return problem(
             not same,
             f"gives {float(whole.detach()):.4g} with everything and "
-            f"{float(part.detach()):.4g} with what it says it needs, {sorted(said)}",
+            f"{float(part.detach()):.4g} with what it says it needs, {sorted(asked)}",
         )
 
-    def uncovered() -> str:
-        value = factory()(step_context(covered=False)[0])
+    def uncovered(self) -> str:
+        value = self.factory()(step_context(covered=False)[0])
         return problem(not value.isfinite(), f"gives {value.item()} without coverage")
 
-    def without_teachers() -> str:
-        value = factory()(step_context(teachers=False)[0])
+    def without_teachers(self) -> str:
+        value = self.factory()(step_context(teachers=False)[0])
         return problem(not value.isfinite(), f"gives {value.item()} without teachers")
 
-    def untouched() -> str:
+    def untouched(self) -> str:
         context, _, targets = step_context()
         before = Untouched((context, targets), whole=True)
-        factory()(context)
+        self.factory()(context)
         changed = before.problem()
         return changed.replace("0.", "", 1).replace("1.", "target ", 1)
 
-    def often() -> str:
-        term, said = made()
+    def often(self) -> str:
+        term, asked = self.made()
         contexts = [
-            declared(step_context(size=size, step=step)[0], said)
+            _declared(step_context(size=size, step=step)[0], asked)
             for step, size in enumerate((None, 20, 120))
         ]
         for call in range(CALLS):
@@ -145,8 +157,8 @@ def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
                 wrong = f"returns {float(value.detach())}"
             if not wrong and value.grad_fn is None:
                 wrong = "returns a value without a gradient"
-            if not wrong and frozenset(term.needs) != said:
-                wrong = f"needs {sorted(term.needs)} after {sorted(said)}"
+            if not wrong and frozenset(term.needs) != asked:
+                wrong = f"needs {sorted(term.needs)} after {sorted(asked)}"
             if wrong:
                 tokens = context.batch.ids.shape[1]
                 return (
@@ -154,11 +166,11 @@ def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
                 )
         return ""
 
-    def learns() -> str:
-        term, said = made()
+    def learns(self) -> str:
+        term, asked = self.made()
         if not isinstance(term, nn.Module):
             return ""
-        term(declared(step_context()[0], said)).backward()
+        term(_declared(step_context()[0], asked)).backward()
         still = [
             name
             for name, parameter in term.named_parameters()
@@ -166,14 +178,14 @@ def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
         ]
         return problem(still, f"nothing reaches its parameters {still}")
 
-    def extremes() -> str:
+    def extremes(self) -> str:
         for change in (lambda x: 300 * x, lambda x: x.bfloat16()):
-            term, said = made()
+            term, asked = self.made()
             context, student, _ = step_context()
             context = replace(
                 context, comparisons=[_each(c, change) for c in context.comparisons]
             )
-            value = term(declared(context, said))
+            value = term(_declared(context, asked))
             if not value.isfinite():
                 return f"gives {float(value.detach())}"
             value.backward()
@@ -183,9 +195,9 @@ def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
                 return "a gradient is not finite"
         return ""
 
-    def alone() -> str:
-        term, said = made()
-        if said:
+    def alone(self) -> str:
+        term, asked = self.made()
+        if asked:
             return ""  # what else it reads is tried in whole batches
         values = []
         for size in (1, 2):
@@ -198,17 +210,17 @@ def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
             "padding stands below it",
         )
 
-    def resumed() -> str:
+    def resumed(self) -> str:
         with chance(0):
-            term, said = made()
+            term, asked = self.made()
         for step, size in enumerate((None, 20, 7)):
             with chance(1 + step):
-                term(declared(step_context(size=size, step=step)[0], said))
+                term(_declared(step_context(size=size, step=step)[0], asked))
         with chance(0):
-            again, _ = made()
+            again, _ = self.made()
         if isinstance(term, nn.Module) and isinstance(again, nn.Module):
             again.load_state_dict(term.state_dict())
-        context = declared(step_context(size=9, step=3)[0], said)
+        context = _declared(step_context(size=9, step=3)[0], asked)
         values = []
         for either in (term, again):
             with chance(9):
@@ -220,9 +232,9 @@ def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
             "built anew and given its state; keep what it remembers in buffers",
         )
 
-    def counted() -> str:
-        made = factory()
-        count = count_of(made)
+    def counted(self) -> str:
+        term = self.factory()
+        count = count_of(term)
         if count is None:
             return ""
         context = step_context()[0]
@@ -232,7 +244,7 @@ def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
         values = []
         for n in (1, 2):
             with chance(0):
-                value = made(replace(context, totals=tuple(n * x for x in counts)))
+                value = term(replace(context, totals=tuple(n * x for x in counts)))
             values.append(float(value.detach()))
         once, twice = values
         far = abs(once - 2 * twice) > 1e-4 * abs(once) + 1e-6
@@ -241,27 +253,30 @@ def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
                 f"gives {once}, and {twice} where the step's counts are twice as large"
             )
         with chance(0):
-            alone = float(made(context).detach())
+            alone = float(term(context).detach())
         same = math.isclose(once, alone, rel_tol=1e-4, abs_tol=1e-6)
         return problem(
             not same,
             f"gives {alone} for a pass that is all of its step, counted {once}",
         )
 
-    yield Promise("says what it needs", needs)
-    yield Promise("takes its own options by name, and no others", options)
-    yield Promise("divides by the step's counts, if it counts", counted)
-    yield Promise("is a finite scalar", scalar)
-    yield Promise("moves the student", moves)
-    yield Promise("reads only what it says it needs", says_all)
-    yield Promise("is finite where nothing is covered", uncovered)
-    yield Promise("is finite without teachers", without_teachers)
-    yield Promise("leaves its input as it was", untouched)
-    yield Promise("is finite for large keys and narrow ones", extremes)
-    yield Promise("padding weighs nothing, nor does its row", alone)
-    yield Promise("whatever learns in it gets a gradient", learns)
-    yield Promise("keeps all this call after call", often)
-    yield Promise("remembers nothing that a resumed run would not know", resumed)
+
+_PROMISES: tuple[tuple[str, Callable[[_Subject], str]], ...] = (
+    ("says what it needs", _Subject.needs),
+    ("takes its own options by name, and no others", _Subject.options),
+    ("divides by the step's counts, if it counts", _Subject.counted),
+    ("is a finite scalar", _Subject.scalar),
+    ("moves the student", _Subject.moves),
+    ("reads only what it says it needs", _Subject.says_all),
+    ("is finite where nothing is covered", _Subject.uncovered),
+    ("is finite without teachers", _Subject.without_teachers),
+    ("leaves its input as it was", _Subject.untouched),
+    ("is finite for large keys and narrow ones", _Subject.extremes),
+    ("padding weighs nothing, nor does its row", _Subject.alone),
+    ("whatever learns in it gets a gradient", _Subject.learns),
+    ("keeps all this call after call", _Subject.often),
+    ("remembers nothing that a resumed run would not know", _Subject.resumed),
+)
 
 
 def _each(comparison: Comparison, change: Callable[[Tensor], Tensor]) -> Comparison:

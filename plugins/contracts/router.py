@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -25,13 +26,23 @@ CALLS = 120
 
 def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
     """A router is tried on texts and tokens, large and low-precision queries."""
+    subject = _Subject(factory)
+    for sentence, tried in _PROMISES:
+        yield Promise(sentence, partial(tried, subject))
 
-    def made(teachers: int = _TEACHERS, seed: int = 0) -> nn.Module:
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What a plugin offers, tried one promise at a time."""
+
+    factory: Callable[..., nn.Module]
+
+    def made(self, teachers: int = _TEACHERS, seed: int = 0) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             before = Untouched({})
-            built: Any = factory(_WIDTH, teachers)
-            if needs_sample(factory):
+            built: Any = self.factory(_WIDTH, teachers)
+            if needs_sample(self.factory):
                 built.fit(sample(teachers, seed))
             changed = before.problem()
         if changed:
@@ -39,24 +50,24 @@ def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
         router: nn.Module = built
         return router
 
-    def trained() -> list[nn.Module]:
+    def trained(self) -> list[nn.Module]:
         """One as it is made and one whose parameters have moved: many begin uniform."""
-        module = made()
+        module = self.made()
         chance = torch.Generator().manual_seed(4)
         with torch.no_grad():
             for p in module.parameters():
                 p.add_(torch.randn(p.shape, generator=chance).to(p) * 0.5)
-        return [made(), module]
+        return [self.made(), module]
 
-    def kind() -> str:
-        built = made()
+    def kind(self) -> str:
+        built = self.made()
         return first_problem(
             problem(not isinstance(built, nn.Module), f"a {type(built).__name__}"),
-            problem(made() is built, "the same module is handed out twice"),
+            problem(self.made() is built, "the same module is handed out twice"),
         )
 
-    def shape() -> str:
-        module = made()
+    def shape(self) -> str:
+        module = self.made()
         for query in queries():
             wanted = (*query.shape[:-1], _TEACHERS)
             got = tuple(module(query).shape)
@@ -64,8 +75,8 @@ def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
                 return f"{tuple(query.shape)} gives {got}, not {wanted}"
         return ""
 
-    def sums() -> str:
-        for module, query in product(trained(), queries()):
+    def sums(self) -> str:
+        for module, query in product(self.trained(), queries()):
             weights = module(query).detach().float()
             if not (weights >= 0).all():
                 return "a weight is negative or not a number"
@@ -73,14 +84,14 @@ def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
                 return f"sums reach {float(weights.sum(-1).max())}"
         return ""
 
-    def single() -> str:
-        weights = made(1)(queries()[0])
+    def single(self) -> str:
+        weights = self.made(1)(queries()[0])
         return problem(
             ((weights - 1).abs() > 1e-5).any(), "one teacher gets less than 1"
         )
 
-    def alone() -> str:
-        for module, query in product(trained(), (queries()[0], *sized())):
+    def alone(self) -> str:
+        for module, query in product(self.trained(), (queries()[0], *sized())):
             module.eval()
             rows = query.reshape(-1, _WIDTH)[:12]
             together = module(query).reshape(-1, _TEACHERS)[: len(rows)]
@@ -91,8 +102,8 @@ def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
                 return "while it trains, a text's weights depend on its batch"
         return ""
 
-    def learns() -> str:
-        module = made()
+    def learns(self) -> str:
+        module = self.made()
         parameters = [p for p in module.parameters() if p.requires_grad]
         weights = module(queries()[0])
         if not parameters:
@@ -114,10 +125,10 @@ def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
             problem(still, f"nothing reaches its parameters {still}"),
         )
 
-    def history() -> str:
+    def history(self) -> str:
         answers = []
         for scale in (1, -3):
-            module = trained()[1].train()
+            module = self.trained()[1].train()
             for query in sized():
                 with chance(0):
                     module(query * scale + 1)
@@ -126,8 +137,8 @@ def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
         far = not torch.allclose(answers[0], answers[1], atol=1e-5)
         return problem(far, "answers otherwise after other queries in training")
 
-    def saved() -> str:
-        module, other = made(), made(seed=5)
+    def saved(self) -> str:
+        module, other = self.made(), self.made(seed=5)
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.add_(0.1)
@@ -136,9 +147,9 @@ def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
         same = torch.allclose(module.eval()(query), other.eval()(query), atol=1e-6)
         return problem(not same, "a restored router answers differently")
 
-    def fitted() -> str:
-        module: Any = made()
-        if not needs_sample(factory):
+    def fitted(self) -> str:
+        module: Any = self.made()
+        if not needs_sample(self.factory):
             return ""
         given = sample(_TEACHERS, 1)
         before = Untouched(given, whole=True)
@@ -148,8 +159,8 @@ def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
         weights = module(queries()[0])
         return before.problem() or weights_problem(weights, queries()[0], _TEACHERS)
 
-    def often() -> str:
-        module = trained()[1].eval()
+    def often(self) -> str:
+        module = self.trained()[1].eval()
         learning = any(p.requires_grad for p in module.parameters())
         asked, first = sized(), dict[int, Tensor]()
         for call in range(CALLS):
@@ -168,16 +179,19 @@ def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
                 return f"{wrong} (call {call + 1}, query {tuple(query.shape)})"
         return ""
 
-    yield Promise("takes hidden_dim and num_teachers and is a module", kind)
-    yield Promise("maps (..., C) to (..., M)", shape)
-    yield Promise("weights are >= 0 and sum to 1 for any query", sums)
-    yield Promise("gives a single teacher everything", single)
-    yield Promise("answers each query by itself", alone)
-    yield Promise("no query changes the answers to later ones", history)
-    yield Promise("its weights have a finite gradient to its parameters", learns)
-    yield Promise("is saved and restored by its state dict", saved)
-    yield Promise("is fitted on a sample, if it asks for one", fitted)
-    yield Promise("keeps all this call after call and leaves queries alone", often)
+
+_PROMISES: tuple[tuple[str, Callable[[_Subject], str]], ...] = (
+    ("takes hidden_dim and num_teachers and is a module", _Subject.kind),
+    ("maps (..., C) to (..., M)", _Subject.shape),
+    ("weights are >= 0 and sum to 1 for any query", _Subject.sums),
+    ("gives a single teacher everything", _Subject.single),
+    ("answers each query by itself", _Subject.alone),
+    ("no query changes the answers to later ones", _Subject.history),
+    ("its weights have a finite gradient to its parameters", _Subject.learns),
+    ("is saved and restored by its state dict", _Subject.saved),
+    ("is fitted on a sample, if it asks for one", _Subject.fitted),
+    ("keeps all this call after call and leaves queries alone", _Subject.often),
+)
 
 
 def sample(teachers: int, seed: int) -> RoutingSample:
