@@ -135,7 +135,7 @@ def load_data(
         samples += pieces.add(document, spans)
     apart, held = held_out_text(reading, cutter, seed)
     split = choose(config, pieces, held, seed)
-    kept, own, spare = (
+    kept, held_for_calibration, spare = (
         [samples[index] for index in split.of(mark)]
         for mark in (LEARNT, MEASURED, SPARE)
     )
@@ -143,7 +143,7 @@ def load_data(
         config, twice=split.twice, total=len(pieces), left=len(kept)
     )
     first = at_most(apart, config.eval_samples)
-    measured = [*first, *own]
+    measured = [*first, *held_for_calibration]
     taken = {id(sample) for sample in first}
     held_out = [*measured, *spare, *(s for s in apart if id(s) not in taken)]
     if not kept or not measured:

@@ -118,20 +118,21 @@ def _next(run_dir: Path, state: str, phases: list[dict[str, Any]]) -> str:
     return f"the same command goes on with {where} {start}"
 
 
-def lines(found: dict[str, Any]) -> Iterator[str]:
+def lines(description: dict[str, Any]) -> Iterator[str]:
     """What :func:`describe` found, for people."""
-    holder = found["holder"]
+    holder = description["holder"]
     by = f" (process {holder['pid']} on {holder['host']})" if holder else ""
-    yield f"{found['run']}: {found['state']}{by}"
-    for entry in found["phases"]:
+    yield f"{description['run']}: {description['state']}{by}"
+    for entry in description["phases"]:
         kept = ", ".join(
             f"step {c['step']} {c['verdict']}" for c in entry["checkpoints"]
         )
         what = "done" if entry["done"] else (kept or "-")
         yield f"  {entry['arm']:<20} {entry['phase']:<14} {what}"
-    for number, launch in enumerate(found["attempts"], start=1):
-        yield f"  launch {number}: {_told(launch, number == len(found['attempts']))}"
-    yield f"next: {found['next']}"
+    launches = description["attempts"]
+    for number, launch in enumerate(launches, start=1):
+        yield f"  launch {number}: {_told(launch, number == len(launches))}"
+    yield f"next: {description['next']}"
 
 
 def _told(launch: dict[str, Any], last: bool) -> str:

@@ -45,13 +45,13 @@ class ProjectorBridge(AdapterBridge):
     def calibrate(self, m: int, k: PairStats, v: PairStats) -> dict[str, list[float]]:
         """Fit adapter and projector of teacher m; see :meth:`Bridge.calibrate`."""
         report = super().calibrate(m, k, v)
-        for stats, project, own, teacher in (
+        for stats, project, student, teacher in (
             (k.to_teacher, self.project_k[m], self.student_k, self.teacher_k[m]),
             (v.to_teacher, self.project_v[m], self.student_v, self.teacher_v[m]),
         ):
             assert isinstance(project, LayerwiseLinear)
             assert isinstance(teacher, Standardizer)
-            project.fit(stats, own, teacher)
+            project.fit(stats, student, teacher)
         return report
 
     def compare(

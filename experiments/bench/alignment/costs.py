@@ -74,10 +74,11 @@ def measure(folder: Path | None) -> bool:
     texts = ascii_texts(BATCH, CHARS)
     bars = []
     for pairs, limit, rounds in ((TABLES, BYTE_LEVEL, 41), (OFFSETS, OTHERWISE, 9)):
-        for one, two in pairs:
-            both = sides[names[one]], sides[names[two]]
+        for student_at, teacher_at in pairs:
+            pair = names[student_at], names[teacher_at]
+            both = sides[pair[0]], sides[pair[1]]
             for label, aligner in _aligners():
-                name = f"{label}, {names[one]} and {names[two]}: tokenise + align"
+                name = f"{label}, {pair[0]} and {pair[1]}: tokenise + align"
                 cost = _cost(*both, aligner, texts, rounds)
                 bars.append(Bar(f"{name} / tokenise", cost, limit))
     bars += _growth(student, teacher)
@@ -93,11 +94,11 @@ def _aligners() -> list[tuple[str, Callable[[TokenBatch, TokenBatch], Any]]]:
 def _sides(folder: Path | None) -> dict[str, Side]:
     if folder is None:
         print("tokenizers: trained here, small vocabularies")
-        found = trained_tokenizers(ascii_texts(60, 4000) + mixed_texts(20, 4000))
+        tokenizers = trained_tokenizers(ascii_texts(60, 4000) + mixed_texts(20, 4000))
     else:
         print(f"tokenizers: {folder / 'tokenizers'}")
-        found = real_tokenizers(folder)
-    return {name: Side(name, tokenizer) for name, tokenizer in found.items()}
+        tokenizers = real_tokenizers(folder)
+    return {name: Side(name, tokenizer) for name, tokenizer in tokenizers.items()}
 
 
 def _check_equal(sides: dict[str, Side], texts: list[str]) -> None:
@@ -110,13 +111,13 @@ def _check_equal(sides: dict[str, Side], texts: list[str]) -> None:
     for name, side in sides.items():
         slow = encode_batch(side.tokenizer, texts)
         assert torch.equal(slow.spans, batches[name].spans), name
-    for one, student in batches.items():
+    for student_name, student in batches.items():
         for two, teacher in batches.items():
-            found = CharIoUAligner()(student, teacher).dense().numpy()
+            weights = CharIoUAligner()(student, teacher).dense().numpy()
             for row in range(len(texts)):
                 spans = student.spans[row].numpy(), teacher.spans[row].numpy()
-                same = np.allclose(found[row], _peers.dense_iou(*spans), atol=1e-6)
-                assert same, f"{one} and {two} on {texts[row][:40]!r}"
+                same = np.allclose(weights[row], _peers.dense_iou(*spans), atol=1e-6)
+                assert same, f"{student_name} and {two} on {texts[row][:40]!r}"
     pairs = len(batches) ** 2
     print(f"equal to the dense definition: {pairs} pairs on {len(texts)} texts\n")
 
@@ -233,8 +234,8 @@ def _only_align(name: str, way: Any, batches: tuple[TokenBatch, TokenBatch]) -> 
 
 
 def _by_ids(way: Any, pair: Any, s: TokenBatch, t: TokenBatch) -> _peers.Links:
-    found: _peers.Links = way(*pair, s.ids[0].tolist(), t.ids[0].tolist())
-    return found
+    links: _peers.Links = way(*pair, s.ids[0].tolist(), t.ids[0].tolist())
+    return links
 
 
 def _by_spans(s: TokenBatch, t: TokenBatch) -> _peers.Links:
@@ -243,8 +244,8 @@ def _by_spans(s: TokenBatch, t: TokenBatch) -> _peers.Links:
 
 
 def _by_sweep(s: TokenBatch, t: TokenBatch) -> _peers.Links:
-    found = CharIoUAligner()(s, t)
-    return set(zip(found.rows.tolist(), found.cols.tolist(), strict=True))
+    alignment = CharIoUAligner()(s, t)
+    return set(zip(alignment.rows.tolist(), alignment.cols.tolist(), strict=True))
 
 
 def _recovered(way: Any, s: TokenBatch, t: TokenBatch) -> float:

@@ -39,18 +39,18 @@ def _check_equal(family: Family) -> None:
         AssertionError: naming the family.
     """
     plain, captured = family.plain(), family.captured()
-    found = captured.hidden if captured.logits is None else captured.logits
-    assert found is not None and torch.equal(plain[0], found), family.name
+    states = captured.hidden if captured.logits is None else captured.logits
+    assert states is not None and torch.equal(plain[0], states), family.name
     kv = family.only_kv(range(family.capture.num_layers)).kv
     assert torch.equal(kv.k, captured.kv.k), family.name
     assert torch.equal(kv.v, captured.kv.v), family.name
     if family.capture.causal:
         model: Any = family.capture.model
         cache = model(family.ids, use_cache=True).past_key_values
-        for layer, own in enumerate(cache.layers):
-            assert torch.equal(kv.v[layer], own.values), family.name
+        for layer, cached in enumerate(cache.layers):
+            assert torch.equal(kv.v[layer], cached.values), family.name
             if not family.capture.has_rotary:
-                assert torch.equal(kv.k[layer], own.keys), family.name
+                assert torch.equal(kv.k[layer], cached.keys), family.name
     print(f"{family.name}: equal to the plain forward")
 
 
@@ -83,7 +83,7 @@ def _flops_up_to(family: Family, last: int | None) -> float:
     with counter:
         family.plain()
     hook.remove()
-    assert any(op == found for found in counter.get_flop_counts()["Global"])
+    assert any(op == counted for counted in counter.get_flop_counts()["Global"])
     if last is None:
         return float(counter.get_total_flops())
     keys_and_values = capture.num_kv_heads * (capture.k_dim + capture.v_dim)
@@ -108,8 +108,8 @@ def _peak(work: Callable[[], object]) -> int:
     events: Any = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
     changes = [(x.start_ns(), x.nbytes()) for x in events if x.name() == "[memory]"]
     del result
-    live = highest = 0
+    held = highest = 0
     for _, change in sorted(changes, key=lambda pair: pair[0]):
-        live += change
-        highest = max(highest, live)
+        held += change
+        highest = max(highest, held)
     return highest

@@ -196,14 +196,14 @@ def _where(run: Path) -> str:
     return f"after {last['kind']} of {last['phase']} step {last.get('step', '-')}"
 
 
-def _verdict(expected: Path, found: Path, steps: int) -> bool:
+def _verdict(expected: Path, resumed: Path, steps: int) -> bool:
     from experiments.bench.faults import two_ranks as two
 
     students = two.weights(expected)
-    lines, theirs = two.metrics(expected), two.metrics(found)
+    lines, theirs = two.metrics(expected), two.metrics(resumed)
     taken = [(x["phase"], x["step"]) for x in theirs if x["kind"] == "train"]
     checks = {
-        f"{len(students)} students, byte for byte": two.weights(found) == students,
+        f"{len(students)} students, byte for byte": two.weights(resumed) == students,
         f"{len(lines)} lines of metrics": lines == theirs,
         "every step once": taken == [(p, s + 1) for p in PHASES for s in range(steps)],
     }

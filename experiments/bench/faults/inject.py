@@ -111,12 +111,12 @@ def arm(fault: Fault, done: Path) -> None:
         return
     owner, name, side = _find(fault.point)
     function = getattr(owner, name)
-    seen = 0
+    calls = 0
 
     def strike() -> None:
-        nonlocal seen
-        seen += 1
-        if seen == fault.at:
+        nonlocal calls
+        calls += 1
+        if calls == fault.at:
             done.touch()
             print(f"fault: {fault}", file=sys.stderr, flush=True)
             ACTIONS[fault.action]()
@@ -140,8 +140,8 @@ def _find(point: str) -> tuple[Any, str, str]:
     module, _, inside = path.partition(":")
     owner: Any = importlib.import_module(module)
     *classes, name = inside.split(".")
-    for one in classes:
-        owner = getattr(owner, one)
+    for cls in classes:
+        owner = getattr(owner, cls)
     return owner, name, side
 
 

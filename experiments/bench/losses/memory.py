@@ -31,9 +31,9 @@ def _once(prepare: Prepare, args: tuple[int, ...]) -> int:
     child = spawn.Process(target=_measure, args=(theirs, prepare, args))
     child.start()
     theirs.close()
-    found: int = ours.recv()
+    peak: int = ours.recv()
     child.join()
-    return found
+    return peak
 
 
 def _measure(answer: Connection, prepare: Prepare, args: tuple[int, ...]) -> None:

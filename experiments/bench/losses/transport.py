@@ -101,14 +101,14 @@ def programme(p: Tensor, q: Tensor, cost: Tensor) -> Tensor:
 
     ones, eye = np.ones((1, TOP)), np.eye(TOP)
     marginals = np.concatenate([np.kron(eye, ones), np.kron(ones, eye)])
-    found = []
+    distances = []
     for n in range(CHECKED):
         masses = [x[n].double().numpy() for x in (p, q)]
         masses = [x / x.sum() for x in masses]
         price = cost[n].double().numpy().ravel()
         solved = linprog(price, A_eq=marginals[:-1], b_eq=np.concatenate(masses)[:-1])
-        found.append(solved.fun)
-    return torch.tensor(found)
+        distances.append(solved.fun)
+    return torch.tensor(distances)
 
 
 def sequence(length: int, vocabulary: int) -> Callable[[], object]:

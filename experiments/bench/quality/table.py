@@ -48,12 +48,12 @@ class Outcome:
         return list(self.runs[0])
 
 
-def difference(one: Outcome, other: Outcome, domain: str | None) -> tuple[float, ...]:
-    """How much lower ``one`` reads than ``other``, in per cent of ``other``.
+def difference(left: Outcome, right: Outcome, domain: str | None) -> tuple[float, ...]:
+    """How much lower ``left`` reads than ``right``, in per cent of ``right``.
 
     Args:
-        one: an arm.
-        other: what it is compared with, over the same seeds and texts.
+        left: an arm.
+        right: what it is compared with, over the same seeds and texts.
         domain: one domain; None for the mean over domains.
 
     Returns:
@@ -64,21 +64,21 @@ def difference(one: Outcome, other: Outcome, domain: str | None) -> tuple[float,
         are drawn together, so what texts and seeds share falls out (Efron and
         Tibshirani 1993, ch. 8).
     """
-    domains = one.domains if domain is None else [domain]
+    domains = left.domains if domain is None else [domain]
     rng = np.random.default_rng(0)
-    seeds = min(len(one.runs), len(other.runs))
+    seeds = min(len(left.runs), len(right.runs))
     drawn = []
     for _ in range(DRAWS):
         chosen = rng.integers(seeds, size=seeds)
         ratios = []
         for name in domains:
-            texts = rng.integers(len(one.runs[0][name]), size=len(one.runs[0][name]))
+            texts = rng.integers(len(left.runs[0][name]), size=len(left.runs[0][name]))
             ratios.append(
-                [_bpc([o.runs[s][name][texts] for s in chosen]) for o in (one, other)]
+                [_bpc([o.runs[s][name][texts] for s in chosen]) for o in (left, right)]
             )
         drawn.append(_relative(ratios))
     exact = [
-        [_bpc([o.runs[s][name] for s in range(seeds)]) for o in (one, other)]
+        [_bpc([o.runs[s][name] for s in range(seeds)]) for o in (left, right)]
         for name in domains
     ]
     low, high = np.percentile(drawn, [2.5, 97.5])
@@ -116,15 +116,17 @@ def read_outcome(bed: Setup, arm: Arm, seeds: Sequence[int]) -> Outcome:
     Raises:
         FileNotFoundError: a seed was not trained.
     """
-    told = [_read(bed.result(arm.name, seed)) for seed in seeds]
+    results = [_read(bed.result(arm.name, seed)) for seed in seeds]
     runs = tuple(
-        {domain: np.array(pairs) for domain, pairs in one["bits"].items()}
-        for one in told
+        {domain: np.array(pairs) for domain, pairs in result["bits"].items()}
+        for result in results
     )
-    cost = float(np.median([one["cpu_s"] for one in told]))
+    cost = float(np.median([result["cpu_s"] for result in results]))
     if arm.stored:
         cost += sum(_read(bed.reading(name))["cpu_s"] for name in arm.teachers)
-    return Outcome(arm, runs, cost, _mean_leads([one["leads"] for one in told]))
+    return Outcome(
+        arm, runs, cost, _mean_leads([result["leads"] for result in results])
+    )
 
 
 def routing_table(outcomes: Sequence[Outcome]) -> list[list[str]]:
@@ -178,8 +180,8 @@ def _mean_leads(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return told
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result
 
 
 def draw(outcomes: Sequence[Outcome], baseline: Outcome, path: Path) -> None:
@@ -207,5 +209,5 @@ def _bpc(runs: Sequence[np.ndarray]) -> float:
 
 
 def _relative(pairs: Sequence[Sequence[float]]) -> float:
-    one, other = np.mean(pairs, axis=0)
-    return float(100 * (one / other - 1))
+    left, right = np.mean(pairs, axis=0)
+    return float(100 * (left / right - 1))

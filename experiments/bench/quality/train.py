@@ -54,7 +54,7 @@ def config_of(bed: Setup, arm: Arm, seed: int) -> Config:
     Raises:
         ConfigError: a setting cannot be used.
     """
-    own = [
+    settings = [
         f"run.dir={bed.folder / arm.name}",
         f"run.name=seed-{seed}",
         f"run.seed={seed}",
@@ -62,9 +62,11 @@ def config_of(bed: Setup, arm: Arm, seed: int) -> Config:
         f"phases=[{', '.join(arm.phases)}]",
     ]
     if len(arm.teachers) < 2:
-        own.append(f"phase.all.teachers.min={len(arm.teachers)}")
+        settings.append(f"phase.all.teachers.min={len(arm.teachers)}")
     store = _store_settings(bed) if arm.stored else []
-    return load_config(bed.tree(arm.teachers), [*own, *store, *arm.settings, *bed.more])
+    return load_config(
+        bed.tree(arm.teachers), [*settings, *store, *arm.settings, *bed.more]
+    )
 
 
 def store_teacher(bed: Setup, teacher: str) -> None:
@@ -79,9 +81,9 @@ def store_teacher(bed: Setup, teacher: str) -> None:
     from experiments.extraction.run import extract
 
     # The latent's phase takes every kind of teacher and asks for its own loss.
-    own = ["phases=[z_space]", "phase.all.teachers.min=1"]
+    settings = ["phases=[z_space]", "phase.all.teachers.min=1"]
     tree = bed.tree([teacher])
-    config = load_config(tree, [*own, *_store_settings(bed), *bed.more])
+    config = load_config(tree, [*settings, *_store_settings(bed), *bed.more])
     before = time.process_time()
     extract(config)
     seconds = round(time.process_time() - before, 1)
@@ -106,7 +108,7 @@ def train_arm(bed: Setup, arm: Arm, seed: int) -> None:
     config = config_of(bed, arm, seed)
     before = time.process_time()
     run = run_training(config)
-    told = {
+    result = {
         "arm": arm.name,
         "seed": seed,
         "steps": arm.steps(bed.steps),
@@ -114,7 +116,7 @@ def train_arm(bed: Setup, arm: Arm, seed: int) -> None:
         "leads": _leads(run) if arm.routed else {},
         "bits": bits_by_text(config, run / "student"),
     }
-    write_json(bed.result(arm.name, seed), told)
+    write_json(bed.result(arm.name, seed), result)
 
 
 def bits_by_text(config: Config, student: Path) -> dict[str, list[list[float]]]:

@@ -91,8 +91,8 @@ class Scene:
     ) -> tuple[Distiller, PhaseTeachers]:
         capture = KVCapture(student.model)
         taught = {
-            name: LiveTeacher(name, one, KVCapture(one.model))
-            for name, one in zip(TEACHERS, teachers, strict=True)
+            name: LiveTeacher(name, teacher, KVCapture(teacher.model))
+            for name, teacher in zip(TEACHERS, teachers, strict=True)
         }
         phase_teachers = build_phase_teachers(
             self.phase,
@@ -130,13 +130,17 @@ class Scene:
 
     def bare(self) -> None:
         """The models alone: the student both ways, each teacher's body forward."""
-        own, *theirs = self._batches
+        student, *teachers = self._batches
         model: Any = self.bare_student.model
-        out = model(input_ids=own.ids, attention_mask=own.mask.long(), labels=own.ids)
+        out = model(
+            input_ids=student.ids,
+            attention_mask=student.mask.long(),
+            labels=student.ids,
+        )
         out.loss.backward()
         model.zero_grad()
         with torch.no_grad():
-            for loaded, batch in zip(self.bare_teachers, theirs, strict=True):
+            for loaded, batch in zip(self.bare_teachers, teachers, strict=True):
                 body: Any = loaded.model.base_model
                 body(input_ids=batch.ids, attention_mask=batch.mask.long())
 
@@ -147,10 +151,10 @@ class Scene:
             train_batch = self.maker.make(0)
             self._pass(train_batch)
         self.distiller.zero_grad()
-        found = watch.take()
+        seconds = watch.take()
         made = dict(train_batch.seconds)
-        found["student and backward"] -= sum(made.values())
-        every = found | made
+        seconds["student and backward"] -= sum(made.values())
+        every = seconds | made
         return {name: value / sum(every.values()) for name, value in every.items()}
 
 

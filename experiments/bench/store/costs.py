@@ -85,7 +85,7 @@ def _extraction(folder: Path) -> Bar:
     writer, count = open_store(folder, plan), iter(range(1000))
 
     def whole() -> None:
-        rows = [_row(writer, one) for one in form(texts)]
+        rows = [_row(writer, sample) for sample in form(texts)]
         writer.write(next(count), 0, rows)
 
     @torch.no_grad()

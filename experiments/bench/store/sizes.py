@@ -104,9 +104,9 @@ def _points(extraction: ExtractionContext) -> Iterator[Point]:
             rank = narrowest // 2 if encoding == "lowrank" else None
             total, errors = 0.0, []
             for source in sources:
-                own = Encoding.model_validate({"name": encoding, "rank": rank})
+                settings = Encoding.model_validate({"name": encoding, "rank": rank})
                 chosen = replace(
-                    source, plan=source.plan.model_copy(update={"encoding": own})
+                    source, plan=source.plan.model_copy(update={"encoding": settings})
                 )
                 if source.teachers not in faculties:
                     faculties[source.teachers] = student_space(
@@ -137,7 +137,9 @@ def _bytes(source: Source, constants: Any, extraction: ExtractionContext) -> flo
         m for m in source.form(extraction.corpus.probe) if isinstance(m, StoredSample)
     ]
     layers = source.plan.shape.layers
-    return sum(sample_bytes(codecs, layers, one.k.shape[1]) for one in made) / len(made)
+    return sum(
+        sample_bytes(codecs, layers, sample.k.shape[1]) for sample in made
+    ) / len(made)
 
 
 @torch.no_grad()
@@ -193,11 +195,11 @@ def _draw(points: Sequence[Point], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     for form, marker in (("raw", "o"), ("fused", "s")):
-        own = [p for p in points if p.form == form]
-        x = [p.bytes_per_text / 1024 for p in own]
-        y = [max(p.attention_kl, 1e-12) for p in own]
+        of_form = [p for p in points if p.form == form]
+        x = [p.bytes_per_text / 1024 for p in of_form]
+        y = [max(p.attention_kl, 1e-12) for p in of_form]
         axes.plot(x, y, marker, label=form, markersize=8)
-        for p, left, low in zip(own, x, y, strict=True):
+        for p, left, low in zip(of_form, x, y, strict=True):
             axes.annotate(p.encoding, (left, low), (6, 4), textcoords="offset points")
     axes.axhline(1e-2, color="grey", linewidth=1, linestyle="--")
     axes.set(xscale="log", yscale="log", xlabel="KiB per text, all teachers")
