@@ -7,7 +7,9 @@ tokens and covers a part of the text, one has tokens of its own, one is bidirect
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -145,6 +147,31 @@ def lesson(
         covered: False leaves every token without teacher text.
     """
     teachers = teacher_shapes() if teachers is None else teachers
+    # a plugin may write to what it is given: everybody has a copy
+    drawn = _drawn(
+        teachers,
+        seed=seed,
+        long=long,
+        covered=covered,
+        dtype=torch.get_default_dtype(),
+    )
+    whole = deepcopy(drawn)
+    whole = whole if texts is None else _first(whole, texts)
+    leaves = (whole.kv.k.requires_grad_(), whole.kv.v.requires_grad_())
+    return replace(whole, kv=replace(whole.kv, k=leaves[0], v=leaves[1]))
+
+
+@lru_cache(maxsize=64)
+def _drawn(
+    teachers: tuple[TeacherShape, ...],
+    *,
+    seed: int,
+    long: int | None,
+    covered: bool,
+    dtype: torch.dtype,
+) -> Lesson:
+    """A lesson before anybody has it; ``dtype`` is PyTorch's default of now, in which
+    keys and values are drawn."""
     student, chance = student_shape(), torch.Generator().manual_seed(seed)
     student_tokens, teacher_tokens = (
         (token_batch(STUDENT), token_batch(TEACHER, seed=3))
@@ -170,12 +197,9 @@ def lesson(
     weights = share(raw, availability(student_tokens, views)) * without_sinks(
         student_tokens, views, 1
     )
-    whole = Lesson(
+    return Lesson(
         batch=student_tokens, kv=kv, readings=readings, views=views, weights=weights
     )
-    whole = whole if texts is None else _first(whole, texts)
-    leaves = (whole.kv.k.requires_grad_(), whole.kv.v.requires_grad_())
-    return replace(whole, kv=replace(whole.kv, k=leaves[0], v=leaves[1]))
 
 
 def with_other_keys(view: TeacherView, start: int = 0) -> TeacherView:

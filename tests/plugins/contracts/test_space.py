@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from align.time_align import Alignment
-from plugins.contracts.check import check
 from plugins.contracts.space import space
 from plugins.contracts.space.lesson import (
     lesson,
@@ -13,7 +12,8 @@ from plugins.contracts.space.lesson import (
     with_other_keys,
 )
 from student.bridges import AdapterBridge
-from tests.plugins.broken.spaces import BROKEN, FAULTS
+from tests.plugins.broken.spaces import FAULTS
+from tests.plugins.checked import checked
 
 
 def test_every_promise_has_a_fault_that_it_finds():
@@ -25,7 +25,7 @@ def test_every_promise_has_a_fault_that_it_finds():
 
 @pytest.mark.parametrize("beginning", FAULTS)
 def test_a_promise_is_seen_to_fail(beginning):
-    broken = [r.name for r in check("space", BROKEN[FAULTS[beginning]]) if not r.ok]
+    broken = [r.name for r in checked("space", FAULTS[beginning]) if not r.ok]
     assert any(name.startswith(beginning) for name in broken), broken
 
 
