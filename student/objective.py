@@ -38,7 +38,44 @@ LEAST = 1e-9
 """Keeps a quotient of weights finite where there are none."""
 
 
-# without slots: a bridge may predict lazily
+class Compared(Protocol):
+    """One student-side prediction beside its fixed target, however it is held.
+
+    A term reads the two measures, or the tensors; :func:`dataclasses.replace` gives it
+    another weight, and who wants other tensors makes a :class:`Comparison`.
+    """
+
+    @property
+    def name(self) -> str:
+        """See :attr:`Comparison.name`."""
+
+    @property
+    def pred_k(self) -> Tensor:
+        """See :attr:`Comparison.pred_k`."""
+
+    @property
+    def pred_v(self) -> Tensor:
+        """See :attr:`Comparison.pred_v`."""
+
+    @property
+    def target_k(self) -> Tensor:
+        """See :attr:`Comparison.target_k`."""
+
+    @property
+    def target_v(self) -> Tensor:
+        """See :attr:`Comparison.target_v`."""
+
+    @property
+    def weight(self) -> Tensor:
+        """See :attr:`Comparison.weight`."""
+
+    def distance(self, side: Side) -> Tensor:
+        """See :meth:`Comparison.distance`."""
+
+    def cosine(self, side: Side) -> Tensor:
+        """See :meth:`Comparison.cosine`."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
     """One student-side prediction and the fixed target it is pulled towards."""
@@ -128,7 +165,7 @@ class StepContext:
     """The student's tokens, (B, T)."""
     output: Tensor | HiddenOutput
     """(B, T, V) float, the student's next-token logits, or what they come from."""
-    comparisons: Sequence[Comparison] = ()
+    comparisons: Sequence[Compared] = ()
     _: KW_ONLY
     attention: Sequence[AttentionPair] = ()
     """Filled when a term needs ``attention``."""

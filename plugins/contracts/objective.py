@@ -32,8 +32,8 @@ CALLS = 24
 
 
 def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
-    """An objective is tried on two teachers, one of them half uncovered, with targets
-    that are there and with targets that are made when they are asked for."""
+    """An objective is tried on two teachers, one of them half uncovered, in the
+    student's space and in the teachers' own."""
     subject = _Subject(factory)
     for sentence, tried in _PROMISES:
         yield Promise(sentence, partial(tried, subject))
@@ -86,18 +86,18 @@ class _Subject:
         )
 
     def scalar(self) -> str:
-        for lazy in (False, True):
+        for projected in (False, True):
             term, asked = self.made()
-            value = term(_declared(step_context(lazy=lazy)[0], asked))
+            value = term(_declared(step_context(projected=projected)[0], asked))
             wrong = loss_problem(value) or problem(not value.isfinite(), f"is {value}")
             if wrong:
                 return wrong
         return ""
 
     def moves(self) -> str:
-        for lazy in (False, True):
+        for projected in (False, True):
             term, asked = self.made()
-            context, student, _ = step_context(lazy=lazy)
+            context, student, _ = step_context(projected=projected)
             value = term(_declared(context, asked))
             if not value.requires_grad:
                 return "has no gradient"

@@ -15,7 +15,7 @@ from align.tokens.batch import TokenBatch
 from align.views import LinearHead, Output
 from plugins.contracts.aligner import token_batch
 from student.bridges.features import Features
-from student.bridges.projected import LayerwiseLinear, Projected, ProjectedPair
+from student.bridges.projected import LayerwiseLinear, Projected, project
 from student.objective import AttentionPair, Comparison, Relation, StepContext
 from student.output import CommonPieces, Lexicon, Vocabulary
 from student.output_config import OutputConfig
@@ -58,7 +58,7 @@ def step_places(context: StepContext) -> Places:
 def step_context(
     covered: bool = True,
     teachers: bool = True,
-    lazy: bool = False,
+    projected: bool = False,
     size: int | None = None,
     step: int = 0,
 ) -> tuple[StepContext, list[Tensor], list[Tensor]]:
@@ -67,8 +67,8 @@ def step_context(
     Args:
         covered: False leaves every token without teacher text.
         teachers: False gives no comparisons at all.
-        lazy: comparisons make predictions and targets when they are asked for, as in
-            the teachers' own space.
+        projected: comparisons are in the teachers' own space, where they hold no
+            predictions and targets but make them.
         size: tokens of the longer text; None: six.
         step: of the phase.
 
@@ -94,7 +94,7 @@ def step_context(
         weight = batch.has_text.float() * (0.5 if covered else 0.0)
         weight[:, 2:] *= name == "gpt2"  # the second covers half of it
         shape = (layers, count, tokens, width)
-        if not lazy:
+        if not projected:
             pairs = (student, student, targets, targets)
             k, v, target_k, target_v = (new(store, *shape) for store in pairs)
             comparisons.append(
@@ -128,8 +128,8 @@ def step_context(
                 rows=rows,
             )
         )
-    if lazy:
-        comparisons = _lazily(relations, new, student)
+    if projected:
+        comparisons = _projected(relations, new, student)
     logits = new(student, count, tokens, _VOCABULARY)
     routing = torch.full((count, tokens, 2), 0.5) if teachers else None
 
@@ -210,31 +210,30 @@ def one_text(rows: int) -> StepContext:
     )
 
 
-def _lazily(
+def _projected(
     relations: list[Relation], new: Callable[..., Tensor], student: list[Tensor]
 ) -> list[Any]:
     """Comparisons of the same targets in the teachers' own space."""
     if not relations:
         return []
     places = relations[0].weight.numel()
-    meetings = []
+    sides = []
     for side in ("k", "v"):
         targets = [getattr(relation, f"teacher_{side}") for relation in relations]
         z = new(student, *getattr(relations[0], f"student_{side}").shape)
         projectors = []
         for target in targets:
-            project = LayerwiseLinear(len(z), z.shape[-1], target.shape[-1])
-            torch.nn.init.normal_(project.weight, generator=_chance())
-            projectors.append(project)
+            projector = LayerwiseLinear(len(z), z.shape[-1], target.shape[-1])
+            torch.nn.init.normal_(projector.weight, generator=_chance())
+            projectors.append(projector)
         features = [
             Features(tuple(x.flatten(1, 2)), torch.arange(places), x.shape[1:3])
             for x in targets
         ]
-        meetings.append(ProjectedPair(z, projectors, features))
-    keys, values = meetings
+        sides.append(project(z, projectors, features))
     return [
-        Projected.of(relation.name, place, keys, values, relation.weight)
-        for place, relation in enumerate(relations)
+        Projected(name=relation.name, k=k, v=v, weight=relation.weight)
+        for relation, k, v in zip(relations, *sides, strict=True)
     ]
 
 

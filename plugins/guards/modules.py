@@ -95,11 +95,10 @@ def objective(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
             raise entry.error(f"makes a {type(made).__name__}, which takes no context")
 
         def call(objective: Any, ctx: Any) -> Tensor:
-            before, lazy = Untouched(ctx), _Lazy(ctx)
+            before = Untouched(ctx)
             with blamed(entry):
                 loss = objective(ctx)
             problem = answers.loss_problem(loss) or before.problem()
-            lazy.forget()
             require(entry, problem or _loss_problem(loss, ctx, made))
             return loss
 
@@ -151,24 +150,6 @@ def _counts(entry: Entry, objective: Any) -> Callable[[Any], Any] | None:
         return counts
 
     return count
-
-
-class _Lazy:
-    """Targets that a comparison makes when they are asked for.
-
-    Nobody can tell whether a stranger changed one that was made for it, so the next
-    reader gets its own.
-    """
-
-    def __init__(self, ctx: Any) -> None:
-        held = [getattr(c, "__dict__", {}) for c in getattr(ctx, "comparisons", ())]
-        self._held = [(parts, set(parts)) for parts in held]
-
-    def forget(self) -> None:
-        for parts, before in self._held:
-            for name in set(parts) - before:
-                if isinstance(parts[name], Tensor) and not parts[name].requires_grad:
-                    del parts[name]
 
 
 def _loss_problem(loss: Tensor, ctx: Any, objective: Any) -> str:

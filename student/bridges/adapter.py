@@ -20,7 +20,7 @@ from student.bridges.base import (
     TeacherShape,
     new_adapter,
 )
-from student.objective import Comparison
+from student.objective import Compared, Comparison
 
 
 class AdapterBridge(Bridge):
@@ -58,7 +58,7 @@ class AdapterBridge(Bridge):
 
     def compare(
         self, kv: KV, views: Sequence[TeacherView], weights: Tensor
-    ) -> list[Comparison]:
+    ) -> Sequence[Compared]:
         """One comparison with the fused target, in units of the student's spread."""
         with torch.no_grad():
             adapted = [

@@ -26,7 +26,7 @@ from fuse.fuse_kv import fuse_with_weights
 from fuse.weigher import share
 from student.bridges.features import Features, LayerMixer
 from student.bridges.standardize import Standardizer
-from student.objective import Comparison, Relation
+from student.objective import Compared, Relation
 from student.places import Places, Share
 
 
@@ -126,7 +126,7 @@ class Bridge(nn.Module, ABC):
     @abstractmethod
     def compare(
         self, kv: KV, views: Sequence[TeacherView], weights: Tensor
-    ) -> list[Comparison]:
+    ) -> Sequence[Compared]:
         """Pair the student's KV with detached targets.
 
         Args:

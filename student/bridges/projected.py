@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from align.calibration import METHODS, CalibrationStats
 from student.bridges.features import Features
 from student.bridges.standardize import Standardizer
-from student.objective import EPS, Comparison, Side
+from student.objective import EPS, Side
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,34 +49,42 @@ class Products:
         return self.cross * lengths.rsqrt()
 
 
-class ProjectedPair:
-    """The student's keys, or its values, and what every teacher compares them with."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ProjectedSide:
+    """The student's keys, or its values, beside those of one teacher."""
 
-    def __init__(
-        self,
-        z: Tensor,
-        projectors: Sequence[LayerwiseLinear],
-        targets: Sequence[Features],
-    ) -> None:
-        """Compute nothing yet.
+    z: Tensor
+    """(L, B, T_s, C_s) float, the student's standardised features."""
+    whole: Tensor
+    """(L, C_s + 1, C): W', see :attr:`LayerwiseLinear.whole`."""
+    target: Features
+    """Of the teacher, detached."""
+    products: Products
+    """0 on tokens that the teacher does not feed."""
 
-        Args:
-            z: the student's standardised features, (L, B, T_s, C_s) float.
-            projectors: M maps to the teachers' widths.
-            targets: M.
-        """
-        self.z, self.projectors, self.targets = z, projectors, targets
 
-    @cached_property
-    def products(self) -> list[Products]:
-        """Of every teacher, 0 on tokens that it does not feed."""
-        ones = nn.functional.pad(self.z.float(), (0, 1), value=1.0)
-        maps = [project.whole for project in self.projectors]
-        every = _Products.apply(ones, self.targets, *maps)
-        return [
-            Products(own, cross, fixed, whole.shape[2])
-            for (own, cross, fixed), whole in zip(every, maps, strict=True)
-        ]
+def project(
+    z: Tensor, projectors: Sequence[LayerwiseLinear], targets: Sequence[Features]
+) -> list[ProjectedSide]:
+    """Compare the student's keys, or its values, with those of every teacher.
+
+    Args:
+        z: the student's standardised features, (L, B, T_s, C_s) float.
+        projectors: M maps to the teachers' widths.
+        targets: M.
+    """
+    ones = nn.functional.pad(z.float(), (0, 1), value=1.0)
+    maps = [one.whole for one in projectors]
+    every = _Products.apply(ones, targets, *maps)
+    return [
+        ProjectedSide(
+            z=z,
+            whole=whole,
+            target=target,
+            products=Products(own, cross, fixed, whole.shape[2]),
+        )
+        for (own, cross, fixed), whole, target in zip(every, maps, targets, strict=True)
+    ]
 
 
 class _Products(torch.autograd.Function):
@@ -136,64 +143,51 @@ def _dtype(device: str) -> torch.dtype:
     return torch.get_autocast_dtype(device) if on else torch.float32
 
 
-class Projected(Comparison):
-    """A :class:`Comparison` whose tensors are made only for those who read them.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Projected:
+    """A comparison in the teacher's own space; see :class:`Compared`.
 
-    What :func:`dataclasses.replace` makes of it reads them all, and from there on they
-    are what it compares, as in any other comparison.
+    It holds what the student and the teacher have, and their inner products. What is as
+    wide as the teacher is worked out anew for whoever reads it.
     """
 
-    @staticmethod
-    def of(
-        name: str,
-        place: int,
-        keys: ProjectedPair,
-        values: ProjectedPair,
-        weight: Tensor,
-    ) -> Projected:
-        """Hold what to compare.
+    name: str
+    """The teacher's."""
+    k: ProjectedSide
+    v: ProjectedSide
+    weight: Tensor
+    """See :attr:`Comparison.weight`."""
 
-        Args:
-            name: the teacher's.
-            place: its index among the teachers.
-            keys: the student's with all teachers.
-            values: likewise.
-            weight: see :class:`Comparison`.
-        """
-        made = object.__new__(Projected)
-        held = {"k": keys, "v": values}
-        made.__dict__.update(name=name, weight=weight, _place=place, _held=held)
-        return made
+    @property
+    def pred_k(self) -> Tensor:
+        """(L, B, T, C) float, with the student's and the projector's gradient."""
+        return _apply(self.k.whole, self.k.z)
 
-    def __getattr__(self, name: str) -> Tensor:
-        """A tensor that nobody has read yet."""
-        kind, _, side = name.partition("_")
-        held = self.__dict__.get("_held", {})
-        if kind not in ("pred", "target") or side not in held:
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        meeting, place = held[side], self.__dict__["_place"]
-        made: Tensor = (
-            meeting.projectors[place](meeting.z)
-            if kind == "pred"
-            else meeting.targets[place].aligned()
-        )
-        self.__dict__[name] = made
-        return made
+    @property
+    def pred_v(self) -> Tensor:
+        """(L, B, T, C') float."""
+        return _apply(self.v.whole, self.v.z)
+
+    @property
+    def target_k(self) -> Tensor:
+        """(L, B, T, C) float, detached; 0 where nothing is aligned."""
+        return self.k.target.aligned()
+
+    @property
+    def target_v(self) -> Tensor:
+        """(L, B, T, C') float, detached."""
+        return self.v.target.aligned()
 
     def distance(self, side: Side) -> Tensor:
         """See :meth:`Comparison.distance`; 0 where nothing is aligned."""
-        products = self._products(side)
-        return super().distance(side) if products is None else products.distance()
+        return self._side(side).products.distance()
 
     def cosine(self, side: Side) -> Tensor:
         """See :meth:`Comparison.cosine`; 0 where nothing is aligned."""
-        products = self._products(side)
-        return super().cosine(side) if products is None else products.cosine()
+        return self._side(side).products.cosine()
 
-    def _products(self, side: Side) -> Products | None:
-        """None once the tensors are its own."""
-        held = self.__dict__.get("_held")
-        return None if held is None else held[side].products[self.__dict__["_place"]]
+    def _side(self, side: Side) -> ProjectedSide:
+        return self.k if side == "k" else self.v
 
 
 class LayerwiseLinear(nn.Module):
@@ -229,10 +223,15 @@ class LayerwiseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply each layer's map."""
-        layers, batch, tokens, width = x.shape
-        out = torch.baddbmm(
-            self.bias[:, None].to(x.dtype),
-            x.reshape(layers, batch * tokens, width),
-            self.weight.to(x.dtype),
-        )
-        return out.view(layers, batch, tokens, -1)
+        return _apply(self.whole, x)
+
+
+def _apply(whole: Tensor, x: Tensor) -> Tensor:
+    """(L, C + 1, C'), (L, B, T, C) -> (L, B, T, C'): each layer's map."""
+    layers, batch, tokens, width = x.shape
+    out = torch.baddbmm(
+        whole[:, -1:].to(x.dtype),
+        x.reshape(layers, batch * tokens, width),
+        whole[:, :-1].to(x.dtype),
+    )
+    return out.view(layers, batch, tokens, -1)

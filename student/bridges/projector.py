@@ -13,9 +13,9 @@ from align.sizes import Sizes
 from align.views import TeacherView
 from student.bridges.adapter import AdapterBridge
 from student.bridges.base import PairStats, TeacherShape
-from student.bridges.projected import LayerwiseLinear, Projected, ProjectedPair
+from student.bridges.projected import LayerwiseLinear, Projected, project
 from student.bridges.standardize import Standardizer
-from student.objective import Comparison
+from student.objective import Compared
 
 
 class ProjectorBridge(AdapterBridge):
@@ -45,30 +45,32 @@ class ProjectorBridge(AdapterBridge):
     def calibrate(self, m: int, k: PairStats, v: PairStats) -> dict[str, list[float]]:
         """Fit adapter and projector of teacher m; see :meth:`Bridge.calibrate`."""
         report = super().calibrate(m, k, v)
-        for stats, project, student, teacher in (
+        for stats, projector, student, teacher in (
             (k.to_teacher, self.project_k[m], self.student_k, self.teacher_k[m]),
             (v.to_teacher, self.project_v[m], self.student_v, self.teacher_v[m]),
         ):
-            assert isinstance(project, LayerwiseLinear)
+            assert isinstance(projector, LayerwiseLinear)
             assert isinstance(teacher, Standardizer)
-            project.fit(stats, student, teacher)
+            projector.fit(stats, student, teacher)
         return report
 
     def compare(
         self, kv: KV, views: Sequence[TeacherView], weights: Tensor
-    ) -> list[Comparison]:
+    ) -> Sequence[Compared]:
         """One comparison per teacher, in units of that teacher's own spread."""
         k, v = kv.flat()
         targets = [self.features(m, view) for m, view in enumerate(views)]
-        keys = ProjectedPair(
+        keys = project(
             self.student_k(k), self._maps(self.project_k), [t[0] for t in targets]
         )
-        values = ProjectedPair(
+        values = project(
             self.student_v(v), self._maps(self.project_v), [t[1] for t in targets]
         )
         return [
-            Projected.of(view.name, m, keys, values, weights[..., m])
-            for m, view in enumerate(views)
+            Projected(name=view.name, k=key, v=value, weight=weights[..., m])
+            for m, (view, key, value) in enumerate(
+                zip(views, keys, values, strict=True)
+            )
         ]
 
     def _maps(self, modules: nn.ModuleList) -> list[LayerwiseLinear]:

@@ -16,7 +16,7 @@ from student.config import ChosenTerm, LossConfig
 from student.objective import (
     ATTENTION,
     RELATIONS,
-    Comparison,
+    Compared,
     HiddenOutput,
     Objective,
     Relation,
@@ -264,7 +264,7 @@ def short_form(kind: str) -> str:
     return term.short or f"loss.terms.{kind}.weight"
 
 
-def _distance(ctx: StepContext, per_token: Callable[[Comparison], Tensor]) -> Tensor:
+def _distance(ctx: StepContext, per_token: Callable[[Compared], Tensor]) -> Tensor:
     """Average (L, B, T) distances over layers, tokens and comparisons by weight."""
     total, weight = ctx.zero(), ctx.zero()
     for comparison in ctx.comparisons:

@@ -178,8 +178,8 @@ def test_a_target_made_on_asking_is_made_anew_for_the_next_reader():
                 c.target_k.mul_(0)
             return kv_k(ctx)
 
-    context = step_context(lazy=True)[0]
-    before = [c.target_k.clone() for c in step_context(lazy=True)[0].comparisons]
+    context = step_context(projected=True)[0]
+    before = [c.target_k.clone() for c in step_context(projected=True)[0].comparisons]
     guarded("objective", Spoils)()(context)
     for comparison, target in zip(context.comparisons, before, strict=True):
         assert torch.equal(comparison.target_k, target)

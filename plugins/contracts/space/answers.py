@@ -41,7 +41,8 @@ def comparisons_problem(
         comparisons: what ``compare`` returned.
         kv: the student's, (L, B, H, T, D).
         weights: (B, T, M) or (L, B, T, M) float32, as it was given.
-        whole: ask lazy comparisons for what they compare, too, for contracts.
+        whole: also look at tensors that a comparison makes for its reader, for
+            contracts.
     """
     if not isinstance(comparisons, Sequence) or not len(comparisons):
         return f"compares a {type(comparisons).__name__}; return a list of Comparison"
@@ -52,20 +53,18 @@ def comparisons_problem(
         wrong = _weight_problem(comparison, places, uncounted)
         if wrong:
             return wrong
-        there = comparison if whole else _Held(comparison)
         for pred, target in _SIDES:
-            given = getattr(there, pred, None), getattr(there, target, None)
+            given = _held(comparison, pred, whole), _held(comparison, target, whole)
             wrong = _pair_problem(*given, places, pred[-1])
             if wrong:
                 return wrong
     return ""
 
 
-class _Held:
-    """The fields that a comparison holds already; a lazy one makes others on asking."""
-
-    def __init__(self, comparison: Any) -> None:
-        vars(self).update(getattr(comparison, "__dict__", {}))
+def _held(comparison: Any, name: str, whole: bool) -> Any:
+    """A tensor of a comparison; None where it would be made now, unless ``whole``."""
+    made = isinstance(getattr(type(comparison), name, None), property)
+    return None if made and not whole else getattr(comparison, name, None)
 
 
 def _weight_problem(
@@ -99,7 +98,7 @@ def _pair_problem(
 ) -> str:
     for name, x in (("pred", pred), ("target", target)):
         if x is None:
-            continue  # a lazy one, not asked for
+            continue
         if not isinstance(x, Tensor) or not x.is_floating_point():
             return f"has a {name}_{side} that is no tensor of floats"
         if x.dim() != 4 or tuple(x.shape[:3]) != places:
