@@ -23,14 +23,15 @@ PYTEST := $(BIN)/python -m pytest
 # The pytest targets never reach for a hub, and small matrices want one thread.
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help install quickstart test test-slow same-losses lint check format bench clean distclean
+.PHONY: help install hooks quickstart test test-slow same-losses lint check format docs \
+        release-check bench clean distclean
 
 help: ## list the targets
 	@echo "mtkd: one small student learns from several frozen teachers"
 	@echo
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) \
 	  | while IFS=$$'\t' read -r name what; do \
-	      printf '  make %-11s %s\n' "$$name" "$$what"; done
+	      printf '  make %-13s %s\n' "$$name" "$$what"; done
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) ARGS=$(ARGS)"
 
@@ -57,12 +58,21 @@ format: $(STAMP) ## rewrite the sources as `make lint` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(STAMP) ## write the generated pages again
+	$(BIN)/python -m experiments.config.reference > $(VENV)/page && mv $(VENV)/page docs/config.md
+
+release-check: $(STAMP) ## build, install elsewhere, run (ARGS="--keep dist")
+	$(BIN)/python scripts/release_check.py $(ARGS)
+
 bench: $(STAMP) ## measure what the platform costs beside the models
 	@for main in experiments/bench/*/__main__.py; do \
 	  name=$$(basename "$$(dirname "$$main")"); echo "== $$name"; \
 	  $(BIN)/python -m experiments.bench.$$name $(ARGS) || exit 1; done
 
 install: $(STAMP) ## make the environment and nothing else
+
+hooks: $(STAMP) ## have git check what is committed (.pre-commit-config.yaml)
+	$(BIN)/pre-commit install
 
 clean: ## remove what builds and tests leave behind
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
