@@ -3,11 +3,11 @@ soon as it shows, and never with a report."""
 
 import pytest
 
-from experiments.config.tree import load_config
-from experiments.run.driver import run_training
 from experiments.config.presets import BuiltinPhases
-from experiments.report.page import write_report
+from experiments.config.tree import load_config
 from experiments.record.run_dir import read_run
+from experiments.report.page import write_report
+from experiments.run.driver import run_training
 from plugins import PluginError, Registry, hookimpl
 from plugins.contracts.check import check
 from plugins.errors import PluginCrashError

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from align.text.conversation import Conversation
 from align.tokenizer_align import CausalCharIoUAligner
 from align.tokens.batch import encode_batch
-from experiments.cli import main
 from experiments.assemble.data import Encoder, load_data
+from experiments.cli import main
 from experiments.config.sections import DataConfig
 from student.objective import StepContext
 from student.terms.key_value import ce

@@ -1,7 +1,7 @@
 """Two processes that die at the worst moments; then the same command, and nothing lost.
 
-The faults are injected by ``experiments.bench.faults.inject``; docs/cluster.md lists which
-tests hold the others.
+The faults are injected by ``experiments.bench.faults.inject``; docs/cluster.md lists
+which tests hold the others.
 """
 
 import time

@@ -3,8 +3,8 @@
 import torch
 from transformers import AutoTokenizer, Lfm2Config, Lfm2ForCausalLM
 
-from experiments.config.tree import load_config
 from experiments.assemble.models import Models
+from experiments.config.tree import load_config
 
 
 def test_convolutions_are_named_and_a_teacher_of_attention_is_not(tiny_zoo, tmp_path):

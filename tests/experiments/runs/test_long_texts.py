@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from align.text.documents import TextSample
+from experiments.assemble.models import Models
 from experiments.cli import main
 from experiments.config.tree import load_config
-from experiments.assemble.models import Models
 from plugins import builtin
 from tests.experiments import spoiled
 from tests.experiments.small_runs import said, small_config

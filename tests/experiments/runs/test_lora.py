@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from experiments.cli import main
+from experiments.config.parsing import merge
 from experiments.config.tree import load_config
 from experiments.record.metrics import Metrics
-from experiments.config.parsing import merge
 from tests.experiments.small_runs import said, small_config
 
 CHANGES = {

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from experiments.assemble.models import Models
 from experiments.cli import main
+from experiments.config.parsing import ConfigError
 from experiments.config.tree import load_config
 from experiments.record.metrics import Metrics
-from experiments.assemble.models import Models
-from experiments.config.parsing import ConfigError
 from tests.experiments.small_runs import said, small_config
 
 FRESH = {"student": {"init": "fresh"}, "train": {"steps": 3}}

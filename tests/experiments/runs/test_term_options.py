@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from experiments.assemble.checks import check_settings
-from experiments.config.tree import load_config, resolve_phases
-from experiments.config.later import since_ever
-from experiments.config.presets import BuiltinPhases, presets_of
-from experiments.config.parsing import ConfigError
 from experiments.assemble.teaching import build_objectives
+from experiments.config.later import since_ever
+from experiments.config.parsing import ConfigError
+from experiments.config.presets import BuiltinPhases, presets_of
+from experiments.config.tree import load_config, resolve_phases
 from experiments.config.used_plugins import names_used, options_used
 from plugins import Registry, hookimpl
 from student.config import LossConfig

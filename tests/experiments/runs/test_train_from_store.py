@@ -8,16 +8,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from experiments.cli import main
-from experiments.config.tree import load_config
 from experiments.assemble.fingerprint import ends_of, settings_of, tokenizer_digest
 from experiments.assemble.stored_teachers import check_settings
+from experiments.cli import main
 from experiments.config.parsing import merge
+from experiments.config.tree import load_config
 from student.loop.batches import BatchMaker
 from teacher.store import KVStore, StoreError
 from tests.experiments import spoiled
-from tests.experiments.small_runs import said, small_config
 from tests.experiments.runs.test_chats import PLAIN, STRICT, templated, write_chats
+from tests.experiments.small_runs import said, small_config
 from tests.small_tokenizers import small
 
 LEARN = {
