@@ -138,12 +138,35 @@ METHODS = ("none", "linear", "ntk", "ntk-aware", "dynamic")
 """Built-in scaling methods."""
 
 
+def scaled_frequencies(
+    base: float, dim: int, scale: float, rescale: Rescale, linear: bool = False
+) -> Tensor:
+    """Radians a token for each pair of channels, for a longer context.
+
+    Args:
+        base: the model's own base.
+        dim: the rotary width, even.
+        scale: how many times longer the context is, >= 1.
+        rescale: see :func:`scaled_base`.
+        linear: divide all of them by the scale, too, which no base can express.
+
+    Returns:
+        (dim / 2,) float64.
+
+    Source:
+        ``linear`` is position interpolation, Chen et al. (2023), section 2.3.
+    """
+    frequencies = inverse_frequencies(rescale(base, dim, scale), dim)
+    return frequencies / scale if linear else frequencies
+
+
 class MultiTeacherRoPEScaler:
     """Re-rotate each teacher's keys for the student's context length.
 
     For keys that are at hand already rotated. A run captures content keys, which no
     rotation touches, and stretches the teacher's own embedding before it reads
-    (``teacher.loading.longer_texts.extend_context``), by the same :func:`scaled_base`.
+    (``teacher.loading.longer_texts.extend_context``), by the same
+    :func:`scaled_frequencies`.
 
     A teacher with at least the student's context has s = 1, and its keys come back
     untouched, bit for bit.
@@ -239,23 +262,21 @@ class MultiTeacherRoPEScaler:
         scale = self.scale_of(teacher, int(position_ids.max()) + 1)
         if scale == 1 or self.scaling_method == "none":
             return k
-        base = self.teacher_configs[teacher][0]
-        width = self.rotary_dim[teacher]
+        base, width = self.teacher_configs[teacher][0], self.rotary_dim[teacher]
         width = k.shape[-1] if width is None else width
-        pairs = self.interleaved[teacher]
-        old = inverse_frequencies(base, width)
-        if self.scaling_method == "linear":
-            new = old / scale
-        elif isinstance(self.scaling_method, str):
-            rescaled = scaled_base(
-                base, width, scale, self.scaling_method, self.exponent
-            )
-            new = inverse_frequencies(rescaled, width)
-        else:
-            new = inverse_frequencies(self.scaling_method(base, width, scale), width)
+        new = scaled_frequencies(
+            base, width, scale, self._scale_base, self.scaling_method == "linear"
+        )
         # R(-p theta) and then R(p theta') is R(p (theta' - theta)), since rotations of
         # one plane add: one rounding instead of two.
-        return rotate(k, *rotary_table(new - old, position_ids, pairs), pairs)
+        slower = new - inverse_frequencies(base, width)
+        pairs = self.interleaved[teacher]
+        return rotate(k, *rotary_table(slower, position_ids, pairs), pairs)
+
+    def _scale_base(self, base: float, dim: int, scale: float) -> float:
+        if isinstance(self.scaling_method, str):
+            return scaled_base(base, dim, scale, self.scaling_method, self.exponent)
+        return self.scaling_method(base, dim, scale)
 
 
 def _quarter_turn(x: Tensor, interleaved: bool) -> Tensor:

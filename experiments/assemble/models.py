@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from align.errors import InputError
+from align.rope_scale import Rescale
 from align.support.quiet import quiet_libraries
 from align.text.chat import tells_date
 from align.text.documents import TextSample
@@ -30,7 +31,7 @@ from student.unreached import freeze_unreached
 from teacher.capture.kv_capture import KVCapture
 from teacher.capture.windows import windows_for
 from teacher.live_teacher import LiveTeacher
-from teacher.loading.longer_texts import ScaleBase, extend_context, trained_length
+from teacher.loading.longer_texts import extend_context, trained_length
 from teacher.loading.models import LoadedModel, checkpoint_dtypes, load_model
 from teacher.loading.quantise import quantise
 from teacher.loading.shard import is_sharded, shard
@@ -246,9 +247,7 @@ class Models:
         teacher, most = self.live[name], self._config.data.max_length
         return reads_at_most(teacher.loaded.model, teacher.capture.max_tokens, most)
 
-    def fit_lengths(
-        self, samples: Iterable[TextSample], scaler: ScaleBase
-    ) -> list[str]:
+    def fit_lengths(self, samples: Iterable[TextSample], scaler: Rescale) -> list[str]:
         """Make sure, before any work, that every live teacher can read the texts.
 
         Of stored ones it was seen to when they were extracted.
@@ -290,7 +289,7 @@ class Models:
             return capture.windows.tokens
         return capture.max_tokens or trained_length(capture.model)
 
-    def settle_lengths(self, lengths: Lengths, scaler: ScaleBase) -> list[str]:
+    def settle_lengths(self, lengths: Lengths, scaler: Rescale) -> list[str]:
         """:meth:`fit_lengths` of texts that were seen."""
         linear = self._config.align.rope_scaling_method == "linear"
         notes = []

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from align.rope_scale import inverse_frequencies
+from align.rope_scale import Rescale, scaled_frequencies
 from align.support.text_part import text_modules
-
-ScaleBase = Callable[[float, int, float], float]
-"""(base, rotary width, scale >= 1) -> new base, such as ``ntk``."""
 
 
 def trained_length(model: nn.Module) -> int | None:
@@ -30,7 +27,7 @@ def trained_length(model: nn.Module) -> int | None:
 
 
 def extend_context(
-    model: nn.Module, tokens: int, scale_base: ScaleBase, linear: bool = False
+    model: nn.Module, tokens: int, scale_base: Rescale, linear: bool = False
 ) -> bool:
     """Slow a model's rotation down so that it covers ``tokens`` positions.
 
@@ -41,15 +38,15 @@ def extend_context(
         model: a transformers model; its frequencies are replaced in place.
         tokens: the longest text to be read.
         scale_base: a rope scaler; see :func:`align.rope_scale.scaled_base`.
-        linear: also divide all frequencies by the scale (position interpolation,
-            Chen et al. 2023), which no base can express.
+        linear: also divide all frequencies by the scale; see
+            :func:`align.rope_scale.scaled_frequencies`.
 
     Returns:
         Whether anything was changed; False for models that are long enough, or
         have no plain rotation.
 
     Source:
-        ``align.rope_scale.scaled_base``, with scale = tokens / trained length.
+        ``align.rope_scale.scaled_frequencies``, with scale = tokens / trained length.
     """
     trained = trained_length(model)
     if trained is None or tokens <= trained:
@@ -58,15 +55,14 @@ def extend_context(
     for module, frequencies, name in _rotary(model):
         width = 2 * frequencies.shape[0]
         old = float(frequencies[-1]) ** (-width / max(width - 2, 1))
-        new = scale_base(old, width, tokens / trained)
-        if new != old or linear:
-            scaled = inverse_frequencies(new, width).to(frequencies)
-            scaled = scaled * (trained / tokens if linear else 1)
+        scale = tokens / trained
+        if linear or scale_base(old, width, scale) != old:
+            scaled = scaled_frequencies(old, width, scale, scale_base, linear)
             with torch.no_grad():
                 frequencies.copy_(scaled)
             original = getattr(module, name.replace("inv_freq", "original_inv_freq"), 0)
             if isinstance(original, Tensor):
-                original.copy_(scaled)
+                original.copy_(frequencies)
             changed = True
     return changed
 
