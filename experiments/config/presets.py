@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from experiments.config.parsing import load_mapping
@@ -12,7 +14,13 @@ from plugins.registry import Registry
 
 
 def builtin_presets() -> dict[str, dict[str, Any]]:
-    """Read the packaged presets: partial config by phase name, in running order."""
+    """Give the packaged presets: partial config by phase name, in running order."""
+    return deepcopy(_packaged())
+
+
+@cache
+def _packaged() -> dict[str, dict[str, Any]]:
+    """Read them; every registry, plan and estimate of a run asks for them."""
     names = (*PHASES, SINGLE_PHASE)
     return {name: load_mapping(PRESETS / f"{name}.yaml") for name in names}
 
@@ -48,7 +56,7 @@ def load_registry(config: Config | None = None, strict: bool = True) -> Registry
 
 def presets_of(registry: Registry) -> dict[str, Mapping[str, Any]]:
     """Give every registered phase: partial config by name, built-in ones first."""
-    order = {name: place for place, name in enumerate(builtin_presets())}
+    order = {name: place for place, name in enumerate(_packaged())}
     names = sorted(
         registry.names("phase"), key=lambda name: order.get(name, len(order))
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from align.errors import InputError
@@ -32,9 +34,10 @@ class Partial:
     """The dataclass whose keys and types the mapping obeys."""
 
 
-def hints_of(cls: type) -> dict[str, Any]:
-    """Give the type of every field, marks included."""
-    return get_type_hints(cls, include_extras=True)
+@functools.cache
+def hints_of(cls: type) -> Mapping[str, Any]:
+    """Give the type of every field, marks included; read once, as each is compiled."""
+    return MappingProxyType(get_type_hints(cls, include_extras=True))
 
 
 def section_of(hint: Any) -> tuple[type | None, bool]:
