@@ -41,6 +41,7 @@ CHARS, PIECE = 4000, 500
 
 def tables(data: Path) -> str:
     """Measure and compose the tables."""
+    from align import ByteLengths, encode_batch
     from teacher.loading.tokenizer import load_tokenizer
 
     folders = sorted(p.parent for p in data.glob("tokenizers/*/tokenizer.json"))
@@ -54,16 +55,25 @@ def tables(data: Path) -> str:
         for f in folders
     }
     texts = {name: excerpt(data / "corpora", where) for name, where in CORPORA.items()}
+    every = [text for pieces in texts.values() for text in pieces]
+    tables = {name: ByteLengths.of(side) for name, side in sides.items()}
+    whole = {
+        name: encode_batch(side, every, byte_lengths=tables[name])
+        for name, side in sides.items()
+    }
+    of_student = _by_corpus(sides[STUDENT], tables[STUDENT], texts)
     kinds = ["| tokenizer | model | spans by | the commonest it loses |"]
     kinds.append("|---|---|---|---|")
     shares = ["| tokenizer | " + " | ".join(CORPORA) + " |"]
     shares.append("|---|" + "---:|" * len(CORPORA))
-    for name, tokenizer in sides.items():
-        kinds.append(f"| `{name}` | {' | '.join(_kind(tokenizer, texts))} |")
-        cells = [_reads(sides[STUDENT], tokenizer, texts[corpus]) for corpus in CORPORA]
+    for name, side in sides.items():
+        kinds.append(
+            f"| `{name}` | {' | '.join(_kind(side, tables[name], whole[name]))} |"
+        )
+        of_teacher = _by_corpus(side, tables[name], texts)
+        cells = [_reads(of_student[c], side, of_teacher[c]) for c in CORPORA]
         shares.append(f"| `{name}` | {' | '.join(cells)} |")
-    every = [text for pieces in texts.values() for text in pieces]
-    return "\n".join([*kinds, "", *shares, "", *_pairs(sides, every)])
+    return "\n".join([*kinds, "", *shares, "", *_pairs(whole)])
 
 
 def excerpt(corpora: Path, where: str) -> list[str]:
@@ -89,31 +99,37 @@ def page_with(text: str) -> str:
     return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
-def _kind(tokenizer: Any, texts: dict[str, list[str]]) -> list[str]:
+def _by_corpus(
+    tokenizer: Any, table: Any, texts: dict[str, list[str]]
+) -> dict[str, Any]:
+    """Each corpus as one tokenizer reads it."""
+    from align import encode_batch
+
+    return {
+        name: encode_batch(tokenizer, pieces, byte_lengths=table)
+        for name, pieces in texts.items()
+    }
+
+
+def _kind(tokenizer: Any, table: Any, batch: Any) -> list[str]:
     """Model, method, and what is lost on all texts together."""
-    from align import ByteLengths, encode_batch
     from align.tokens.lost_text import lost_text
 
     model = type(tokenizer.backend_tokenizer.model).__name__
-    table = ByteLengths.of(tokenizer)
     method = "offsets" if table is None else "byte lengths"
     if table is not None and table.normalizes:
         method += "; offsets where NFC changes the text"
-    every = [text for pieces in texts.values() for text in pieces]
-    lost = lost_text(tokenizer, encode_batch(tokenizer, every, byte_lengths=table))
+    lost = lost_text(tokenizer, batch)
     pieces = "; ".join(lost.examples[:4]).replace("|", "\\|")
     blanks = "blanks" if lost.blanks else ""
     return [model, method, ", ".join(filter(None, [blanks, pieces])) or "nothing"]
 
 
-def _reads(student: Any, teacher: Any, texts: list[str]) -> str:
+def _reads(student_batch: Any, teacher: Any, teacher_batch: Any) -> str:
     """Coverage of the student's tokens, and the share of characters lost."""
-    from align import CharIoUAligner, encode_batch
+    from align import CharIoUAligner
     from align.tokens.lost_text import lost_text
 
-    student_batch, teacher_batch = (
-        encode_batch(side, texts) for side in (student, teacher)
-    )
     coverage = CharIoUAligner()(student_batch, teacher_batch).coverage(
         student_batch.has_text
     )
@@ -121,24 +137,20 @@ def _reads(student: Any, teacher: Any, texts: list[str]) -> str:
     return f"{_percent(coverage)} / {_percent(lost)}"
 
 
-def _pairs(sides: dict[str, Any], texts: list[str]) -> list[str]:
+def _pairs(batches: dict[str, Any]) -> list[str]:
     """Coverage of every tokenizer's tokens by every other's, for two aligners."""
-    from align import ByteLengths, CharIoUAligner, ChunkEndAligner, encode_batch
+    from align import CharIoUAligner, ChunkEndAligner
 
-    batches = {
-        name: encode_batch(side, texts, byte_lengths=ByteLengths.of(side))
-        for name, side in sides.items()
-    }
-    lines = ["| student \\ teacher | " + " | ".join(f"`{x}`" for x in sides) + " |"]
-    lines.append("|---|" + "---:|" * len(sides))
+    lines = ["| student \\ teacher | " + " | ".join(f"`{x}`" for x in batches) + " |"]
+    lines.append("|---|" + "---:|" * len(batches))
     for name, student_batch in batches.items():
-        cells = []
+        cells, has_text = [], student_batch.has_text
         for teacher_batch in batches.values():
             alignments = (
                 align(student_batch, teacher_batch)
                 for align in (CharIoUAligner(), ChunkEndAligner())
             )
-            shares = (each.coverage(student_batch.has_text) for each in alignments)
+            shares = (each.coverage(has_text) for each in alignments)
             cells.append(" / ".join(map(_percent, shares)))
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return lines

@@ -28,6 +28,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from teacher.loading.tokenizer import load_tokenizer
+
 PIECES = Path(__file__).with_name("small_pieces.json")
 """Models of trainers that take any of equally good pieces, trained once and kept, so
 that every process has the same; one that is not in there is trained anew."""
@@ -82,6 +84,12 @@ def outside(*names: str) -> list[str]:
     """Those of these tokenizers, or all, that lie in ``../shared/data``."""
     here = sorted(p.parent.name for p in SHARED.glob("tokenizers/*/tokenizer.json"))
     return [name for name in here if not names or name in names]
+
+
+@cache
+def real(name: str) -> Any:
+    """One of :func:`outside`, loaded once a session; settings must not stay on it."""
+    return load_tokenizer(name, str(SHARED / "tokenizers" / name), {})
 
 
 # --- byte-level

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from align.tokens.batch import TokenBatch
-from tests.small_tokenizers import KINDS, SHARED, sections, small
+from tests.small_tokenizers import KINDS, SHARED, real, sections, small
 
 MIXED = [
     "An unbelievable misunderstanding, isn't it?",
@@ -24,15 +24,12 @@ MIXED = [
 @pytest.fixture(scope="session")
 def load() -> Callable[[str], Any]:
     """Load a small tokenizer by its kind, or a real one by its folder's name."""
-    from teacher.loading.tokenizer import load_tokenizer
+    return _loaded
 
-    @cache
-    def load_one(name: str) -> Any:
-        if name in KINDS:
-            return small(name)
-        return load_tokenizer(name, str(SHARED / "tokenizers" / name), {})
 
-    return load_one
+@cache
+def _loaded(name: str) -> Any:
+    return small(name) if name in KINDS else real(name)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from teacher.loading.tokenizer import largest_id, load_tokenizer
-from tests.small_tokenizers import SHARED, outside, small
+from teacher.loading.tokenizer import largest_id
+from tests.small_tokenizers import outside, real, small
 
 DECODERS = ("gpt2", "opt", "pythia", "llama2", "qwen2.5", "mistral")
 ENCODERS = ("bert", "bert-chinese", "t5")
@@ -36,10 +36,7 @@ def save_real(name: str, folder: Path) -> Path:
         folder: to write into.
     """
     true, kind = _TOKENIZERS[name]
-    if outside(true):
-        tokenizer = load_tokenizer(true, str(SHARED / "tokenizers" / true), {})
-    else:
-        tokenizer = small(kind)
+    tokenizer = real(true) if outside(true) else small(kind)
     torch.manual_seed(len(name))
     # some rows more than ids, as true models have
     _model(name, -(-(largest_id(tokenizer) + 1) // 64) * 64).save_pretrained(folder)

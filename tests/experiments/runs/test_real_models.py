@@ -55,7 +55,8 @@ def real(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory):
-    """Files in two scripts, the true ones where they lie beside the checkout."""
+    """Files in two scripts, beginnings of the true ones where they lie beside the
+    checkout: a run reads its files whole, whatever number of samples it takes."""
     corpora = SHARED / "corpora"
     true = {
         "english": corpora / "ntrex" / "eng.txt",
@@ -63,15 +64,23 @@ def texts(tmp_path_factory):
         "novel": corpora / "hongloumeng" / "chapters_001-040.txt",
         "math": corpora / "gsm8k" / "test.jsonl",
     }
-    if not corpora.is_dir():
-        own = sections()
-        written = {"english": own["plays"], "chinese": own["Chinese"] * 6}
-        written |= {"novel": own["novel"], "math": own["maths"] * 6}
-        folder = tmp_path_factory.mktemp("texts")
-        true = {name: folder / f"{name}.txt" for name in written}
-        for name, text in written.items():
-            true[name].write_text(text, encoding="utf-8")
-    return [f"{name}={path}" for name, path in true.items()]
+    own = sections()
+    written = {"english": own["plays"], "chinese": own["Chinese"] * 6}
+    written |= {"novel": own["novel"], "math": own["maths"] * 6}
+    names = {name: f"{name}.txt" for name in written}
+    if corpora.is_dir():
+        names = {name: path.name for name, path in true.items()}
+        written = {name: beginning(path) for name, path in true.items()}
+    folder = tmp_path_factory.mktemp("texts")
+    for name, text in written.items():
+        (folder / names[name]).write_bytes(text.encode())
+    return [f"{name}={folder / file}" for name, file in names.items()]
+
+
+def beginning(file, most=20_000):
+    """Whole lines of a file, as its bytes say them."""
+    text = file.read_bytes().decode()
+    return text[: text.rindex("\n", 0, most) + 1]
 
 
 def words(folder, student, teachers, *, texts, phases, steps):
