@@ -1,6 +1,8 @@
 """Fixtures shared by every test."""
 
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,28 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("search", settings.get_profile("ci"), derandomize=False)
+
+
+_frozen_with = 0
+"""How many modules there were when :func:`freeze_libraries` last froze."""
+
+
+def freeze_libraries() -> None:
+    """Keep a million objects of imported libraries out of every later look for garbage:
+    accelerate looks after each phase of a run, half a second each time."""
+    global _frozen_with
+    if len(sys.modules) > _frozen_with + 100:
+        gc.collect()
+        gc.freeze()
+        _frozen_with = len(sys.modules)
+
+
+def pytest_collection_finish() -> None:
+    freeze_libraries()
+
+
+def pytest_runtest_logfinish() -> None:
+    freeze_libraries()
 
 
 @pytest.fixture(autouse=True)

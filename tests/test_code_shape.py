@@ -17,6 +17,8 @@ FUNCTION_LINES = 100
 FILE_LINES = 400
 
 LONG_FILES = {
+    "experiments/cli.py": "every option of the command line",
+    "experiments/config/tree.py": "the tree of settings, with every default",
     "student/distiller.py": "one training step from texts to loss, read top to bottom",
 }
 OTHERS = {
