@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from align.support.process_memory import highest, resident
+from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
 from align.views import TeacherView
 from experiments.assemble.outputs import output_plan, own_head
@@ -26,7 +27,9 @@ from experiments.assemble.teaching import (
 )
 from experiments.config.tree import PhaseConfig
 from experiments.estimate.training import Pace
-from experiments.extraction.context import ExtractionContext
+from experiments.estimate.trial import Trial, held_bytes
+from experiments.run.context import Stage
+from experiments.run.phase import phase_seed
 from plugins.registry import Registry
 from student.config import TrainConfig
 from student.distiller import Distiller
@@ -90,36 +93,50 @@ class Measured:
     """Of each phase, on texts of the usual length."""
 
 
-def measured_training(extraction: ExtractionContext, processes: int = 1) -> Measured:
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """A phase's student and teachers, ready for a step."""
+
+    distiller: Distiller
+    teachers: PhaseTeachers | None
+    """None where nobody teaches."""
+
+    def views(self, batch: TokenBatch, rows: Tensor) -> Sequence[TeacherView]:
+        """What every teacher says of a batch."""
+        return self.teachers.panel(batch, rows) if self.teachers else ()
+
+
+Look = Callable[[int, Lesson], None]
+"""Sees a phase by its number."""
+
+
+def measured_training(
+    trial: Trial, processes: int = 1, then: Look = lambda index, lesson: None
+) -> Measured:
     """Take some steps of every phase, and see what they need.
 
     Args:
-        extraction: the config's models and text.
+        trial: the config's models and texts.
         processes: that train together, among which ZeRO divides.
+        then: shown every phase when it is measured. What was drawn at random for
+            measuring does not change what is drawn there.
     """
     largest: dict[str, int] = {}
     trained, paces = 0, []
-    for index in range(len(extraction.stages)):
-        with _lesson(extraction, index) as (distiller, phase_teachers):
-            memory = _phase_memory(
-                extraction, index, processes, distiller, phase_teachers
-            )
-            paces.append(_pace(extraction, index, distiller, phase_teachers))
-            trained = max(trained, _trained(distiller))
+    for index, stage in enumerate(trial.stages):
+        if stage.phase.train.engine == "deepspeed":
+            with redirect_stdout(sys.stderr):  # it logs; there may be JSON to come
+                import deepspeed  # noqa: F401 - a part of what is measured
+        torch.manual_seed(phase_seed(trial.config.run.seed, index))
+        lesson = assembled(trial, index)
+        with torch.random.fork_rng():
+            memory = _phase_memory(trial, stage, processes, lesson)
+            paces.append(_pace(trial, stage, lesson))
+        trained = max(trained, _trained(lesson.distiller))
+        then(index, lesson)
         if sum(memory.values()) > sum(largest.values()):
             largest = memory
     return Measured(largest, trained, paces)
-
-
-@contextmanager
-def _lesson(
-    extraction: ExtractionContext, index: int
-) -> Iterator[tuple[Distiller, PhaseTeachers]]:
-    """A phase's parts for as long as they are looked at."""
-    if extraction.stages[index].phase.train.engine == "deepspeed":
-        with redirect_stdout(sys.stderr):  # it logs; there may be JSON to come
-            import deepspeed  # noqa: F401 - its libraries are part of what is measured
-    yield assembled(extraction, index)
 
 
 def _trained(distiller: Distiller) -> int:
@@ -127,40 +144,24 @@ def _trained(distiller: Distiller) -> int:
 
 
 def _phase_memory(
-    extraction: ExtractionContext,
-    index: int,
-    processes: int,
-    distiller: Distiller,
-    phase_teachers: PhaseTeachers,
+    trial: Trial, stage: Stage, processes: int, lesson: Lesson
 ) -> dict[str, int]:
-    train = extraction.stages[index].phase.train
-    names = extraction.stages[index].teachers
-    weights = {n: _bytes(extraction.models.live[n].loaded.model) for n in names}
+    train, distiller = stage.phase.train, lesson.distiller
+    weights = trial.weights_of(stage.teachers)
     teachers = sum(weights.values())
-    device = next(distiller.parameters()).device
-    longest = extraction.corpus.longest[: train.batch_size]
-    batch = extraction.models.encode([s.text for s in longest]).to(device)
-    rows = extraction.stages[index].phase.loss.attention_rows
-    asked = torch.zeros(len(longest), rows, dtype=torch.int64, device=device)
-    views = phase_teachers.panel(batch, asked)
+    batch, asked = _batch(trial, stage, trial.longest)
+    views = lesson.views(batch, asked)
     kv = sum(view.kv.k.nbytes + view.kv.v.nbytes for view in views)
     ahead = kv if train.prefetch else 0
-    with growth(device) as steps:
-        _some_steps(
-            distiller,
-            phase_teachers,
-            batch=batch,
-            views=views,
-            rows=asked,
-            prefetch=train.prefetch,
-        )
-    distiller_bytes = _bytes(distiller)
+    with growth(trial.device) as steps:
+        _some_steps(lesson, batch=batch, views=views, rows=asked, ahead=train.prefetch)
+    distiller_bytes = held_bytes(distiller)
     trained = FLOAT * _trained(distiller)
-    stage = train.zero_stage if train.engine == "deepspeed" else 0
+    zero = train.zero_stage if train.engine == "deepspeed" else 0
 
     def divided(size: int, least: int) -> int:
         """What is left of a part that ZeRO divides from a stage on."""
-        return size // processes if stage >= least else size
+        return size // processes if zero >= least else size
 
     memory = {
         "student, bridge and router": divided(distiller_bytes, 3),
@@ -168,18 +169,29 @@ def _phase_memory(
         "optimiser": divided(moments(train, trained // FLOAT), 1),
         "activations and losses": max(0, steps.most - trained - ahead),
         "teachers' weights": sum(
-            size
-            for name, size in weights.items()
-            if not extraction.config.store.reads(name)
+            size for name, size in weights.items() if not trial.config.store.reads(name)
         ),
         "teachers' KV": kv + ahead,
     }
-    if stage:
-        memory["DeepSpeed's copies"] = zero_copies(trained, processes, device.type)
-    if device.type != "cuda":
+    if zero:
+        memory["DeepSpeed's copies"] = zero_copies(
+            trained, processes, trial.device.type
+        )
+    if trial.device.type != "cuda":
         rest = steps.before - distiller_bytes - teachers - kv
         memory["Python and libraries"] = max(0, rest)
     return memory
+
+
+def _batch(
+    trial: Trial, stage: Stage, texts: Sequence[TextSample]
+) -> tuple[TokenBatch, Tensor]:
+    """The first texts as a batch of the phase's size, with rows to compare."""
+    chosen = [sample.text for sample in texts[: stage.phase.train.batch_size]]
+    batch = trial.models.encode(chosen).to(trial.device)
+    rows = stage.phase.loss.attention_rows
+    asked = torch.zeros(len(chosen), rows, dtype=torch.int64, device=trial.device)
+    return batch, asked
 
 
 def moments(train: TrainConfig, count: int) -> int:
@@ -199,62 +211,60 @@ def zero_copies(trained: int, processes: int, device: str) -> int:
     return 3 * trained // processes + bucket
 
 
-def assembled(
-    extraction: ExtractionContext, index: int
-) -> tuple[Distiller, PhaseTeachers]:
+def assembled(trial: Trial, index: int) -> Lesson:
     """A phase's student and teachers, ready for a step."""
-    phase, names = extraction.stages[index].phase, extraction.stages[index].teachers
-    device = extraction.models.live[names[0]].capture.device
-    student = extraction.models.student(None).to(device)
+    phase, names = trial.stages[index].phase, trial.stages[index].teachers
+    student = trial.models.student(None).to(trial.device)
     if phase.train.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
     capture = KVCapture(student)
-    teachers = extraction.models.chosen(names)
-    phase_teachers = build_phase_teachers(
-        phase,
-        registry=extraction.registry,
-        student=capture,
-        encode=extraction.models.encode,
-        teachers=teachers,
-        shares={name: extraction.config.teachers[name].weight for name in names},
-        samples=list(extraction.corpus.probe[: phase.train.calibration_samples]),
-        progress=lambda items, title, total: items,
-    )
+    teachers, known = trial.models.chosen(names), trial.config.teachers
+    phase_teachers = None
+    if names:
+        phase_teachers = build_phase_teachers(
+            phase,
+            registry=trial.registry,
+            student=capture,
+            encode=trial.models.encode,
+            teachers=teachers,
+            shares={n: known[n].weight if n in known else 1.0 for n in names},
+            samples=trial.calibration,
+            progress=lambda items, title, total: items,
+        )
     distiller = Distiller(
         student,
         capture,
-        objectives=build_objectives(phase, extraction.registry, True),
+        objectives=build_objectives(phase, trial.registry, bool(names)),
         config=phase.loss,
-        teaching=phase_teachers.teaching,
+        teaching=phase_teachers.teaching if phase_teachers else None,
         autocast=autocast_of(phase.train),
         output=output_plan(
             phase,
-            extraction.registry,
+            trial.registry,
             capture,
-            extraction.models.student_tokenizer,
+            trial.models.student_tokenizer,
             teachers,
-        ),
+        )
+        if names
+        else None,
         head=own_head(phase, capture),
     )
-    return distiller, phase_teachers
+    return Lesson(distiller, phase_teachers)
 
 
 def _some_steps(
-    distiller: Distiller,
-    phase_teachers: PhaseTeachers,
+    lesson: Lesson,
     *,
     batch: TokenBatch,
     views: Sequence[TeacherView],
     rows: Tensor,
-    prefetch: bool,
+    ahead: bool,
 ) -> None:
     """Two steps as a run takes them, which reads the next batch beside each."""
     with ThreadPoolExecutor(1, "next batch") as pool:
         for _ in range(2):
-            following = (
-                pool.submit(phase_teachers.panel, batch, rows) if prefetch else None
-            )
-            _learn(distiller, batch, views, rows, step=0)
+            following = pool.submit(lesson.views, batch, rows) if ahead else None
+            _learn(lesson.distiller, batch, views, rows, step=0)
             if following is not None:
                 views = following.result()
 
@@ -271,35 +281,22 @@ def _learn(
     distiller.zero_grad(set_to_none=True)
 
 
-def _pace(
-    extraction: ExtractionContext,
-    index: int,
-    distiller: Distiller,
-    phase_teachers: PhaseTeachers,
-) -> Pace:
+def _pace(trial: Trial, stage: Stage, lesson: Lesson) -> Pace:
     """Time passes of a phase, as they come between two outcomes and at one."""
-    stage = extraction.stages[index]
-    device = next(distiller.parameters()).device
-    texts = extraction.corpus.probe[: stage.phase.train.batch_size]
-    batch = extraction.models.encode([s.text for s in texts]).to(device)
-    count = stage.phase.loss.attention_rows
-    rows = torch.zeros(len(texts), count, dtype=torch.int64, device=device)
-    alone = _without_teachers(extraction.registry, stage.phase, distiller.student)
+    distiller = lesson.distiller
+    batch, rows = _batch(trial, stage, trial.usual)
+    alone = _without_teachers(trial.registry, stage.phase, distiller.student)
 
     def taught(step: int) -> float:
         return _seconds(
-            lambda: _learn(
-                distiller, batch, phase_teachers.panel(batch, rows), rows, step
-            )
+            lambda: _learn(distiller, batch, lesson.views(batch, rows), rows, step)
         )
 
     every = stage.phase.loss.outcome_every
     between = taught(1)
     with_outcomes = between + (taught(0) - between) / every if every else between
-    models = extraction.models
-    teachers = {n: _bytes(models.live[n].loaded.model) for n in stage.teachers}
     plain = _seconds(lambda: _learn(alone, batch, (), rows, 0))
-    return Pace(with_outcomes, plain, teachers)
+    return Pace(with_outcomes, plain, trial.weights_of(stage.teachers))
 
 
 def _without_teachers(
@@ -327,7 +324,3 @@ def _seconds(work: Callable[[], None]) -> float:
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - start)
     return min(taken)
-
-
-def _bytes(model: torch.nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())

@@ -18,6 +18,7 @@ from experiments.assemble.precision import products
 from experiments.config.tree import Config
 from experiments.estimate.measured import device_memory, measured_training
 from experiments.estimate.training import TrainingNeeds, advice, training_needs
+from experiments.estimate.trial import Trial
 from experiments.extraction.context import ExtractionContext, open_extraction
 from experiments.extraction.corpus import Corpus
 from experiments.extraction.forms import Made
@@ -107,8 +108,9 @@ def estimate(
         ValueError: what would also stop the extraction.
     """
     extraction = open_extraction(config, registry)
-    measured = measured_training(extraction, processes)  # while nothing else was held
-    training = training_needs(extraction, measured.paces, measured.trained, processes)
+    trial = Trial.of_extraction(extraction)
+    measured = measured_training(trial, processes)  # while nothing else was held
+    training = training_needs(trial, measured.paces, measured.trained, processes)
     stores = [_store(extraction, source, every) for source in sources_of(extraction)]
     free = shutil.disk_usage(_existing(config.store_dir)).free
     there = device_memory()
@@ -283,9 +285,19 @@ def rows_of(needs: Estimate) -> Mapping[str, list[list[str]]]:
         ]
         for s in needs.stores
     ]
-    memory = [[what, gib(size)] for what, size in needs.memory.items()]
-    memory.append(["in all", gib(sum(needs.memory.values()))])
-    arms = [
+    memory = memory_rows(needs.memory)
+    return {"arms": arm_rows(needs.training), "stores": stores, "memory": memory}
+
+
+def memory_rows(memory: Mapping[str, int]) -> list[list[str]]:
+    """What takes memory and how much, with the sum."""
+    rows = [[what, gib(size)] for what, size in memory.items()]
+    return [*rows, ["in all", gib(sum(memory.values()))]]
+
+
+def arm_rows(run: TrainingNeeds) -> list[list[str]]:
+    """Arm, phases, steps, seconds a step, time."""
+    return [
         [
             arm.arm,
             str(arm.phases),
@@ -293,9 +305,8 @@ def rows_of(needs: Estimate) -> Mapping[str, list[list[str]]]:
             f"{arm.seconds / max(arm.steps, 1):,.2f}",
             duration(arm.seconds),
         ]
-        for arm in needs.training.arms
+        for arm in run.arms
     ]
-    return {"arms": arms, "stores": stores, "memory": memory}
 
 
 def said_of(run: TrainingNeeds) -> list[str]:

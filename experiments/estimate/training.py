@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from experiments.assemble.splits import LEARNT
-from experiments.extraction.context import ExtractionContext
+from experiments.estimate.trial import Trial
 from experiments.record.run_dir import MAIN
 from experiments.run.arms import CE_ONLY, SINGLE, phase_steps, plan_arms, repeated_arms
 from experiments.run.context import Stage
@@ -30,12 +29,16 @@ class Pace:
     alone: float
     """By next-token loss alone."""
     weights: Mapping[str, int]
-    """Bytes of each teacher, by which one's part of the seconds is reckoned."""
+    """Bytes of each teacher, by which one's part of the seconds is reckoned; of those
+    that are read from a store 0."""
 
     def of(self, teachers: tuple[str, ...]) -> float:
         """With these teachers: between a pass alone and one with all."""
         whole = sum(self.weights.values())
-        share = sum(self.weights[name] for name in teachers) / whole if whole else 0.0
+        if whole:
+            share = sum(self.weights[name] for name in teachers) / whole
+        else:  # all of them are read from a store
+            share = len(teachers) / max(1, len(self.weights))
         return self.alone + (self.taught - self.alone) * share
 
 
@@ -89,27 +92,26 @@ class TrainingNeeds:
 
 
 def training_needs(
-    extraction: ExtractionContext, paces: list[Pace], trained: int, processes: int
+    trial: Trial, paces: list[Pace], trained: int, processes: int = 1
 ) -> TrainingNeeds:
     """Count arms, steps, hours and bytes of a run.
 
     Args:
-        extraction: the config's models and text.
+        trial: the config's models and texts.
         paces: of each of its phases.
         trained: numbers that the phase with most of them trains.
         processes: that train together, each at this machine's pace.
     """
-    arms = plan_arms(extraction.config, extraction.stages)
+    arms = plan_arms(trial.config, list(trial.stages))
     repeated = repeated_arms(arms)
-    samples = extraction.corpus.marks.count(LEARNT)
     needs = [
-        _arm(samples, name, stages, paces, processes)
+        _arm(trial.learned, name, stages, paces, processes)
         for name, stages in arms.items()
         if name not in repeated
     ]
-    kept = max(stage.phase.train.keep_checkpoints for stage in extraction.stages)
-    size = extraction.models.student_bytes
-    run = extraction.config.run_dir
+    kept = max(stage.phase.train.keep_checkpoints for stage in trial.stages)
+    size = trial.models.student_bytes
+    run = trial.config.run_dir
     folder = next(p for p in (run, *run.resolve().parents) if p.exists())
     return TrainingNeeds(
         machine=machine(),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from experiments.assemble.checks import check_disk
 from experiments.assemble.data import RunData, load_data
@@ -35,15 +35,84 @@ from experiments.record.history import (
 from experiments.record.lease import hold_run
 from experiments.record.metrics import Metrics
 from experiments.record.progress import Progress, waiting
+from experiments.record.run_dir import MAIN
 from experiments.record.stop import stop_on_signals
 from experiments.record.versions import changes, versions
 from experiments.run.arms import check_arm, plan_arms, repeated_arms
-from experiments.run.context import RunContext, Stage
+from experiments.run.context import Arms, RunContext, Stage
 from experiments.run.lineage import text_digests
 from experiments.run.plan import RunPlan
 from experiments.run.stored_phases import stored_stages
 from student.loop.engine import Engine
 from student.loop.launch import launched_rank, launched_world
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LoadedRun:
+    """A plan with its models and texts, seen to go together."""
+
+    plan: RunPlan
+    """With an answer to what was left to the hardware and to the day."""
+    bf16: bool | None
+    """That answer; None where nothing asked."""
+    models: Models
+    data: RunData
+    texts: Mapping[str, str]
+    """Digests of what is learned from."""
+    arms: Arms
+    """Every arm that the run reports."""
+    warnings: tuple[str, ...]
+    """What a user should know of settings, texts, models and phases."""
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The phases of the run's own chain."""
+        return self.arms[MAIN]
+
+    @property
+    def students(self) -> int:
+        """Students that arms leave, one a phase."""
+        return (len(self.arms) - len(repeated_arms(self.arms))) * len(self.stages)
+
+
+def load_run(plan: RunPlan, engine: Engine, changed_plugins: bool = False) -> LoadedRun:
+    """Load models and texts of a run and see that all fits; nothing is written.
+
+    Args:
+        plan: see :func:`experiments.run.plan.plan_run`.
+        engine: says where models go, and answers for all processes.
+        changed_plugins: go on where the code of a plugin in use has changed.
+
+    Raises:
+        ConfigError: the models do not suffice, or what the folder holds was trained
+            with other settings.
+        InputError: a model, file or tokenizer cannot be used.
+    """
+    plan, bf16 = _settled(plan, engine)
+    plan, models, unstored = _loaded(plan, engine, changed_plugins)
+    data = _read(plan, models, engine, unstored)
+    stages = _stages(plan, models, data)
+    arms, texts = plan_arms(plan.config, stages), text_digests(data)
+    for arm, of_arm in arms.items():
+        check_arm(
+            plan.config.run_dir,
+            arm,
+            config=plan.config,
+            stages=of_arm,
+            texts=texts,
+            registry=plan.registry,
+            changed_plugins=changed_plugins,
+        )
+    told = [*plan.warnings, *_warnings(plan, models, stages, engine), *data.warnings]
+    return LoadedRun(
+        plan=plan,
+        bf16=bf16,
+        models=models,
+        data=data,
+        texts=texts,
+        arms=arms,
+        warnings=tuple(told),
+    )
 
 
 @contextmanager
@@ -79,37 +148,21 @@ def open_run(
         _started(plan, engine) as engine,
         stop_on_signals() as stop,
     ):
-        plan, bf16 = _settled(plan, engine)
-        plan, models, unstored = _loaded(plan, engine, changed_plugins)
-        data = _read(plan, models, engine, unstored)
-        stages = _stages(plan, models, data)
-        arms, texts = plan_arms(plan.config, stages), text_digests(data)
-        for arm, of_arm in arms.items():
-            check_arm(
-                run_dir,
-                arm,
-                config=plan.config,
-                stages=of_arm,
-                texts=texts,
-                registry=plan.registry,
-                changed_plugins=changed_plugins,
-            )
+        loaded = load_run(plan, engine, changed_plugins)
         if engine.is_main:
-            trained = len(arms) - len(repeated_arms(arms))
-            _warn([*plan.warnings, *_warnings(plan, models, stages, engine)])
-            _warn(data.warnings)
-            check_disk(run_dir, models.student_bytes, trained * len(stages))
-        run_id = _begun(plan, models, engine, bf16)
+            _warn(loaded.warnings)
+            check_disk(run_dir, loaded.models.student_bytes, loaded.students)
+        run_id = _begun(loaded, engine)
         metrics = Metrics(run_dir, engine.is_main)
         try:
             yield RunContext(
-                config=plan.config,
+                config=loaded.plan.config,
                 registry=plan.registry,
                 engine=engine,
-                models=models,
-                data=data,
-                texts=texts,
-                arms=arms,
+                models=loaded.models,
+                data=loaded.data,
+                texts=loaded.texts,
+                arms=loaded.arms,
                 metrics=metrics,
                 progress=Progress(engine.is_main),
                 stop=stop,
@@ -243,14 +296,15 @@ def _warnings(
     yield from idle
 
 
-def _begun(plan: RunPlan, models: Models, engine: Engine, bf16: bool | None) -> str:
+def _begun(loaded: LoadedRun, engine: Engine) -> str:
     """Write what identifies the run and this launch of it; gives the run's id."""
+    plan, bf16 = loaded.plan, loaded.bf16
     config, train = plan.config, plan.phases[0].train
     run_dir = config.run_dir
     if engine.is_main:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / "config.yaml")
-        write_json(run_dir / TEXTS, limits_of(models.readers()))
+        write_json(run_dir / TEXTS, limits_of(loaded.models.readers()))
     identity = engine.from_main(
         lambda: identify(
             run_dir, train, engine.samples_per_step, bf16, config.data.date

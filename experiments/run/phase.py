@@ -51,7 +51,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         RunStopped: asked to stop; a checkpoint was written.
     """
     phase, engine = stage.phase, run.engine
-    torch.manual_seed(run.config.run.seed * 1000 + position.index)
+    torch.manual_seed(phase_seed(run.config.run.seed, position.index))
     model = run.models.student(position.source).to(engine.device)
     capture = KVCapture(model)
     if phase.train.gradient_checkpointing:
@@ -97,6 +97,16 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
 
     engine.from_main(keep)
     return result
+
+
+def phase_seed(seed: int, index: int) -> int:
+    """What is drawn at random in a phase begins here.
+
+    Args:
+        seed: the run's.
+        index: of the phase in its arm, counted from 0.
+    """
+    return seed * 1000 + index
 
 
 def _in_step(train: TrainConfig, sharded: bool) -> TrainConfig:

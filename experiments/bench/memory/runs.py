@@ -130,6 +130,7 @@ def _train(folder: Path, case: str) -> int:
 
     from align.support.process_memory import highest, resident
     from experiments.estimate.measured import assembled
+    from experiments.estimate.trial import Trial
     from experiments.extraction.context import open_extraction
     from student.loop.engine import Engine
     from student.loop.trainer import Job, train_phase
@@ -137,21 +138,21 @@ def _train(folder: Path, case: str) -> int:
     def steps(config: Config) -> int:
         extraction = open_extraction(config)
         phase = extraction.stages[0].phase
-        distiller, phase_teachers = assembled(extraction, 0)
+        lesson = assembled(Trial.of_extraction(extraction), 0)
         for name in extraction.teachers:  # its file is the kernel's to forget
             for parameter in extraction.models.live[name].loaded.model.parameters():
                 parameter.data = parameter.data.clone()
         job = Job(
             samples=extraction.corpus.longest,
             encode=extraction.models.encode,
-            views=phase_teachers.panel,
+            views=lesson.teachers.panel if lesson.teachers else None,
             steps=STEPS,
             seed=0,
         )
         engine = Engine(phase.train)
         ctypes.CDLL(None).malloc_trim(0)
         resident()  # the peak counts from here
-        train_phase(distiller, engine, job, phase.train)
+        train_phase(lesson.distiller, engine, job, phase.train)
         engine.close()
         return highest()
 
