@@ -50,6 +50,13 @@ ROOMS: dict[str, set[str]] = {
     "experiments/run": {"config", "record", "assemble"},
     "experiments/extraction": {"config", "record", "assemble", "run"},
     "experiments/estimate": {"config", "record", "assemble", "run", "extraction"},
+    "experiments/rehearsal": {
+        "config",
+        "record",
+        "assemble",
+        "run",
+        "estimate",
+    },
     "experiments/report": {"config", "record", "assemble", "run"},
     "experiments/commands": {
         "config",
@@ -58,6 +65,7 @@ ROOMS: dict[str, set[str]] = {
         "run",
         "extraction",
         "estimate",
+        "rehearsal",
         "report",
     },
     "experiments/bench": {

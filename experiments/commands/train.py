@@ -53,12 +53,11 @@ def train(options: Namespace) -> int:
 
     config = config_of(options)
     registry = load_registry(config)
-    if options.check:
-        from experiments.run.preflight import preflight
-
-        print("\n".join(preflight(config, registry, options.resume)))
-        return 0
     plan = plan_run(config, registry, options.resume)
+    if options.check or options.dry_run:
+        from experiments.commands.dry_run import look_before
+
+        return look_before(plan, options.dry_run, options.changed_plugins)
     try:
         with open_run(
             plan,
@@ -93,6 +92,7 @@ TRAIN = Command(
         ("mtkd train my.yaml --resume must", "go on, or fail if there is nothing"),
         ("mtkd train my.yaml --plugin my_router.py", "with a plugin not installed"),
         ("mtkd train my.yaml --check", "before a queue: see that it can begin"),
+        ("mtkd train my.yaml --dry-run", "see what would be learned, and from whom"),
     ),
     options=(
         *CONFIG_OPTIONS,
@@ -101,7 +101,14 @@ TRAIN = Command(
             "--check",
             action="store_true",
             help="see that settings, plugins, texts and models are there and go "
-            "together, say what would be trained, and train nothing",
+            "together, say what would be trained, and load and train nothing",
+        ),
+        option(
+            "--dry-run",
+            action="store_true",
+            help="what --check says, then load models and texts, show how each "
+            "tokenizer reads them, what is learned and from whom, take the first step "
+            "of each phase, and say time and memory; writes nothing",
         ),
     ),
 )
@@ -109,7 +116,9 @@ TRAIN = Command(
 
 def quickstart(options: Namespace) -> int:
     """Train from the embedded teachers."""
-    return train(Namespace(**vars(options), config="quickstart", check=False))
+    return train(
+        Namespace(**vars(options), config="quickstart", check=False, dry_run=False)
+    )
 
 
 QUICKSTART = Command(

@@ -296,7 +296,8 @@ def _pace(trial: Trial, stage: Stage, lesson: Lesson) -> Pace:
     between = taught(1)
     with_outcomes = between + (taught(0) - between) / every if every else between
     plain = _seconds(lambda: _learn(alone, batch, (), rows, 0))
-    return Pace(with_outcomes, plain, trial.weights_of(stage.teachers))
+    weights = trial.weights_of(list(trial.models.teachers))
+    return Pace(with_outcomes, plain, weights, stage.teachers)
 
 
 def _without_teachers(

@@ -29,16 +29,19 @@ class Pace:
     alone: float
     """By next-token loss alone."""
     weights: Mapping[str, int]
-    """Bytes of each teacher, by which one's part of the seconds is reckoned; of those
-    that are read from a store 0."""
+    """Bytes of every teacher of the run, by which one's part of the seconds is
+    reckoned; of those that are read from a store 0."""
+    teachers: tuple[str, ...] | None = None
+    """The phase's; None: all of them. A baseline may have another one."""
 
     def of(self, teachers: tuple[str, ...]) -> float:
-        """With these teachers: between a pass alone and one with all."""
-        whole = sum(self.weights.values())
+        """With these teachers: by what they weigh beside all of the phase's."""
+        every = tuple(self.weights) if self.teachers is None else self.teachers
+        whole = sum(self.weights[name] for name in every)
         if whole:
             share = sum(self.weights[name] for name in teachers) / whole
         else:  # all of them are read from a store
-            share = len(teachers) / max(1, len(self.weights))
+            share = len(teachers) / max(1, len(every))
         return self.alone + (self.taught - self.alone) * share
 
 

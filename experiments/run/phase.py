@@ -83,7 +83,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
             alarms=alarms,
             work=show,
         )
-        train = _in_step(phase.train, bool(run.models.sharded))
+        train = in_step(phase.train, bool(run.models.sharded))
         done = train_phase(distiller, engine, job, train)
     if done < position.steps:
         raise RunStopped(f"{title}: {done} of {position.steps} steps")
@@ -109,7 +109,7 @@ def phase_seed(seed: int, index: int) -> int:
     return seed * 1000 + index
 
 
-def _in_step(train: TrainConfig, sharded: bool) -> TrainConfig:
+def in_step(train: TrainConfig, sharded: bool) -> TrainConfig:
     """Without prefetch where a teacher's forward takes all processes.
 
     Two threads would talk to the others at once, each process in an order of its own.

@@ -46,7 +46,12 @@ def preflight(
     Raises:
         MtkdError: what would end the run at its start; names the place.
     """
-    plan = plan_run(config, registry or load_registry(config), resume)
+    return describe_plan(plan_run(config, registry or load_registry(config), resume))
+
+
+def describe_plan(plan: RunPlan) -> list[str]:
+    """:func:`preflight` of a run whose settings were seen to go together."""
+    config = plan.config
     sentences = [f"warning: {sentence}" for sentence in plan.warnings]
     student = _config_of(config.student.model, "student")
     if student is not None:

@@ -21,6 +21,15 @@ def test_one_teacher_s_part_of_a_step_is_its_share_of_the_weights():
     assert Pace(1.0, 1.0, {}).of(()) == 1.0
 
 
+def test_a_baseline_s_teacher_that_a_phase_does_not_take_is_reckoned_all_the_same():
+    weights = {"small": 1 * GIB, "large": 3 * GIB}
+    pace = Pace(taught=3.0, alone=1.0, weights=weights, teachers=("small",))
+    assert pace.of(("small",)) == 3.0
+    assert pace.of(("large",)) == 7.0
+    stored = Pace(3.0, 1.0, {"a": 0, "b": 0}, ("a", "b"))
+    assert stored.of(("a",)) == 2.0
+
+
 def needs(*arms):
     rows = [ArmNeeds(name, 2, 10, seconds) for name, seconds in arms]
     return TrainingNeeds(

@@ -1,0 +1,1 @@
+"""A run tried out before it begins, with nothing written: ``mtkd train --dry-run``."""
