@@ -167,11 +167,15 @@ class TrainConfig:
     """Samples per device and forward pass."""
     grad_accum: AtLeastOne = 1
     """Forward passes per optimiser step."""
-    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
-    """``adamw``, or ``adamw_8bit``, which holds its two moments in a byte each; needs
-    the extra ``quant`` and, with DeepSpeed, ``zero_stage`` 0."""
+    optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
+    """``adamw``; ``adamw_8bit``, which holds its two moments in a byte each and needs
+    the extra ``quant``; or ``muon``: Muon for the matrices inside the student, AdamW
+    for its embeddings, head and vectors and for all else. With DeepSpeed the last two
+    need ``zero_stage`` 0."""
     learning_rate: Positive = 1e-3
     """Peak AdamW learning rate of the student."""
+    matrix_learning_rate: Positive = 0.02
+    """Peak Muon learning rate of the student's matrices, with ``optimizer: muon``."""
     bridge_learning_rate: Positive = 1e-3
     """Peak learning rate of projectors, adapters, gates and what terms learn."""
     z_learning_rate: Positive | None = None
@@ -179,8 +183,8 @@ class TrainConfig:
     router_learning_rate: Positive = 3e-3
     """Peak learning rate of routers."""
     weight_decay: NotNegative = 0.01
-    """AdamW weight decay of the student's and routers' matrices; vectors and bridges
-    have none."""
+    """Decoupled weight decay of the student's and routers' matrices; vectors and
+    bridges have none."""
     warmup_steps: Count = 0
     """Optimiser steps of linear warm-up at the start of each phase."""
     lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -236,6 +240,12 @@ class TrainConfig:
                 "train.optimizer=adamw_8bit scales blocks of whole parameters, which "
                 f"train.zero_stage={self.zero_stage} would cut; set "
                 "train.zero_stage=0, or train.optimizer=adamw, whose state ZeRO divides"
+            )
+        if self.optimizer == "muon" and splits:
+            raise ValueError(
+                "train.optimizer=muon makes every matrix's update orthogonal as a "
+                f"whole, and train.zero_stage={self.zero_stage} would lay matrices end "
+                "to end and cut them; set train.zero_stage=0, or train.optimizer=adamw"
             )
         if self.fp16 and self.engine == "deepspeed" and self.zero_stage == 0:
             raise ValueError(

@@ -26,14 +26,14 @@ def hardware_has_bf16() -> bool:
     """Whether this process's hardware multiplies bfloat16 faster than float32.
 
     GPUs that have it, not those that emulate it; CPUs with tiles, see
-    :func:`align.support.cpu.has_working_amx`.
+    :func:`align.support.cpu.bf16_pays`.
     """
-    from align.support.cpu import avoid_broken_amx, has_working_amx
+    from align.support.cpu import avoid_broken_amx, bf16_pays
 
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     avoid_broken_amx()
-    return has_working_amx()
+    return bf16_pays()
 
 
 def autocast_of(train: TrainConfig) -> torch.dtype | None:

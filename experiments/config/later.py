@@ -13,6 +13,7 @@ LATER: Mapping[str, Any] = {
     "date": None,
     "lora": plain(LoraConfig()),
     "optimizer": "adamw",
+    "matrix_learning_rate": 0.02,
     "temperatures": [1.0],
     "fade_steps": 0,
     "fade_to": 0.0,

@@ -195,7 +195,10 @@ def _batch(
 
 
 def moments(train: TrainConfig, count: int) -> int:
-    """Bytes of an optimiser's state of so many numbers, on the device."""
+    """Bytes of an optimiser's state of so many numbers, on the device.
+
+    Of Muon at most: a matrix has one moment, not two.
+    """
     if train.offload != "none":
         return 0
     if train.optimizer == "adamw_8bit":

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from align.errors import InputError, MtkdError, exit_code_of
+from align.support.matrices import hidden_matrices
 from align.support.primitive_cache import bound_primitive_caches
 from student.config import TrainConfig
 from student.distiller import Distiller
@@ -24,6 +25,7 @@ from student.loop.launch import (
     launched_world,
     start_accelerate,
 )
+from student.loop.muon import MATRICES
 from student.loop.optimizer_state import build_optimizer
 from student.loop.prepared import Prepared
 
@@ -235,7 +237,8 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
     """Split parameters by learning rate and weight decay; the student comes first.
 
     The bridge never decays: its maps are calibrated, and one that no loss reaches
-    would shrink the target it makes. Nor does what a term of the loss learns.
+    would shrink the target it makes. Nor does what a term of the loss learns. With
+    ``train.optimizer=muon`` the matrices inside the student are a group of their own.
     """
     rates = {
         "student": config.learning_rate,
@@ -244,19 +247,23 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
         "terms": config.bridge_learning_rate,
         "z": config.z_learning_rate or config.bridge_learning_rate,
     }
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    muon = config.optimizer == "muon"
+    matrices = hidden_matrices(distiller.student) if muon else set()
+    groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in distiller.named_parameters():
         if parameter.requires_grad:
             part = "z" if name.startswith("bridge.z.") else name.split(".")[0]
-            key = (part, parameter.dim() > 1 and part not in ("bridge", "z", "terms"))
+            decays = parameter.dim() > 1 and part not in ("bridge", "z", "terms")
+            key = (part, decays, id(parameter) in matrices)
             groups.setdefault(key, []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": rates[part],
+            "lr": config.matrix_learning_rate if matrix else rates[part],
             "weight_decay": config.weight_decay if decays else 0.0,
+            **({MATRICES: matrix} if muon else {}),
         }
-        for (part, decays), parameters in sorted(
+        for (part, decays, matrix), parameters in sorted(
             groups.items(), key=lambda item: (item[0][0] != "student", item[0])
         )
     ]

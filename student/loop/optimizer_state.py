@@ -15,9 +15,13 @@ from torch.nn import functional as F
 
 from align.support.extras import bitsandbytes
 from student.config import TrainConfig
+from student.loop.muon import MATRICES, MuonAdamW
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of a parameter, as PyTorch calls it."""
+
+MOMENTUM = "momentum_buffer"
+"""What Muon keeps of a matrix, as PyTorch calls it."""
 
 _CODES = ("state1", "state2")
 _SCALES = ("absmax1", "absmax2")
@@ -35,9 +39,12 @@ def build_optimizer(
 
     Source:
         Decoupled weight decay: Loshchilov and Hutter 2019 (arXiv 1711.05101). Moments
-        in 8 bits by blocks: Dettmers et al. 2022 (arXiv 2110.02861).
+        in 8 bits by blocks: Dettmers et al. 2022 (arXiv 2110.02861). Muon: see
+        :class:`student.loop.muon.MuonAdamW`.
     """
     betas = (0.9, 0.95)
+    if config.optimizer == "muon":
+        return MuonAdamW(groups, betas)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, betas=betas)
     library = bitsandbytes(
@@ -119,6 +126,21 @@ class EightBitState(WholeState):
         """See :class:`OptimizerState`."""
         held = self._optimizer.state[parameter]
         return tuple(name for name in (*_CODES, *_SCALES) if name in held)
+
+
+class MuonState(WholeState):
+    """The same of Muon beside AdamW: a matrix has one moment."""
+
+    def begin(self, steps: int) -> None:
+        """See :class:`OptimizerState`."""
+        for group in self._optimizer.param_groups:
+            kept = (MOMENTUM,) if group[MATRICES] else MOMENTS
+            _make_room(self._optimizer, group["params"], steps, kept)
+
+    def moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
+        """See :class:`OptimizerState`."""
+        held = self._optimizer.state[parameter]
+        return tuple(name for name in (MOMENTUM, *MOMENTS) if name in held)
 
 
 class FlatState(OptimizerState):
@@ -210,9 +232,12 @@ def _steps_in(optimizer: torch.optim.Optimizer) -> int:
 
 
 def _make_room(
-    optimizer: torch.optim.Optimizer, held: list[Tensor], steps: int
+    optimizer: torch.optim.Optimizer,
+    held: list[Tensor],
+    steps: int,
+    moments: tuple[str, ...] = MOMENTS,
 ) -> None:
     for tensor in held:
         room: dict[str, Any] = {"step": torch.tensor(float(steps))}
-        room |= {moment: torch.zeros_like(tensor) for moment in MOMENTS}
+        room |= {moment: torch.zeros_like(tensor) for moment in moments}
         optimizer.state[tensor] = room

@@ -13,10 +13,14 @@ from student.config import TrainConfig
 from student.loop.optimizer_state import (
     EightBitState,
     FlatState,
+    MuonState,
     OptimizerState,
     PartedState,
     WholeState,
 )
+
+WHOLE_STATES = {"adamw": WholeState, "adamw_8bit": EightBitState, "muon": MuonState}
+"""How the state of each ``train.optimizer`` is read where nothing splits it."""
 
 
 class Prepared:
@@ -155,8 +159,7 @@ class Prepared:
     def optimizer_state(self) -> OptimizerState:
         """Weights and moments as whole tensors; see :class:`OptimizerState`."""
         if self._stage == 0:
-            eight = self._config.optimizer == "adamw_8bit"
-            return (EightBitState if eight else WholeState)(self._optimizer.optimizer)
+            return WHOLE_STATES[self._config.optimizer](self._optimizer.optimizer)
         zero = self.module.optimizer
         return PartedState(zero) if self._stage == 3 else FlatState(zero)
 

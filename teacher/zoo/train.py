@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from align.support.cpu import avoid_broken_amx, has_working_amx
+from align.support.cpu import avoid_broken_amx, bf16_pays
+from align.support.matrices import hidden_matrices
 from teacher.zoo.objectives import (
     IGNORE,
     Batch,
@@ -145,17 +146,10 @@ def _optimizers(
         Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural
         networks"; as there, embeddings and vectors are AdamW's.
     """
-    tables = {
-        id(table)
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        for table in module.parameters()
-    }
-    matrices: list[Tensor] = []
-    rest: list[Tensor] = []
-    for name, weight in model.named_parameters():
-        hidden = weight.ndim == 2 and id(weight) not in tables
-        (matrices if hidden and "lm_head" not in name else rest).append(weight)
+    inner = hidden_matrices(model)
+    weights = list(model.parameters())
+    matrices = [weight for weight in weights if id(weight) in inner]
+    rest = [weight for weight in weights if id(weight) not in inner]
     train = recipe.train
     muon = torch.optim.Muon(
         matrices, lr=train.matrix_rate, weight_decay=train.weight_decay
@@ -204,7 +198,7 @@ def _fit(
     stop: threading.Event,
 ) -> None:
     optimizers = _optimizers(model, recipe)
-    bf16 = has_working_amx()
+    bf16 = bf16_pays()
     shift = int(recipe.train.objective == "next-token")
     model.train()
     for step in range(recipe.train.steps):

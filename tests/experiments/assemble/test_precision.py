@@ -57,7 +57,7 @@ def test_hardware_has_bf16_where_it_is_faster(
         lambda including_emulation=True: including_emulation or not emulated,
     )
     monkeypatch.setattr(align.support.cpu, "avoid_broken_amx", lambda: False)
-    monkeypatch.setattr(align.support.cpu, "has_working_amx", lambda: tiles)
+    monkeypatch.setattr(align.support.cpu, "bf16_pays", lambda: tiles)
     assert precision.hardware_has_bf16() is expected
 
 

@@ -52,6 +52,7 @@ def test_a_record_holds_what_it_always_held_so_that_earlier_runs_go_on():
         ("output", "projected_chains", True),
         ("output", "likelihood_ends", "blanks"),
         ("train", "optimizer", "adamw_8bit"),
+        ("train", "matrix_learning_rate", 0.03),
         ("student", "quantise", "int8"),
         ("teacher", "quantise", "int4"),
     ],
