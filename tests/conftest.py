@@ -41,6 +41,7 @@ def freeze_libraries() -> None:
 
 
 def pytest_collection_finish() -> None:
+    gc.set_threshold(10_000, 20, 20)  # a test's own cycles are few
     freeze_libraries()
 
 

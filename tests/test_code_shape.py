@@ -32,6 +32,13 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def trees_only_here() -> Iterator[None]:
+    """A million nodes are in the way of whoever collects garbage later."""
+    yield
+    tree.cache_clear()
+
+
 def files(*folders: str) -> list[Path]:
     return [file for name in folders for file in sorted((ROOT / name).rglob("*.py"))]
 

@@ -1,10 +1,7 @@
 """Who may import whom, and what importing must not do."""
 
 import ast
-import json
 import shutil
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterable
 from functools import cache
@@ -14,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.arrows import Arrow, arrows, circle, file_of, imports_of
+from tests.fresh import answers, given
 
 ROOT = Path(__file__).parents[1]
 CORE = {"align", "teacher", "fuse", "student"}
@@ -398,36 +396,40 @@ def test_the_distribution_holds_exactly_the_six_packages():
 
 
 PROBE = """
-import importlib, json, sys
-package, heavy, modules = sys.argv[1], sys.argv[2].split(), sys.argv[3:]
-root = importlib.import_module(package)
-unknown = [name for name in root.__all__ if not hasattr(root, name)]
-loaded = {}
-for name in [package, *modules]:
-    importlib.import_module(name)
-    for library in heavy:
-        if library in sys.modules:
-            loaded.setdefault(library, name)
-print(json.dumps({"unknown": unknown, "loaded": loaded}))
+import importlib, sys
+
+def answer(value):
+    package, heavy, modules = value
+    root = importlib.import_module(package)
+    unknown = [name for name in root.__all__ if not hasattr(root, name)]
+    loaded = {}
+    for name in [package, *modules]:
+        importlib.import_module(name)
+        for library in heavy:
+            if library in sys.modules:
+                loaded.setdefault(library, name)
+    return {"unknown": unknown, "loaded": loaded}
 """
 
 
+@pytest.fixture(scope="module")
+def probed():
+    """What importing all modules of a package brings, by package."""
+    values = []
+    for package in MAY_IMPORT:
+        # Every module counts, not only what the package itself imports: a function
+        # which needs a heavy library imports it when called.
+        modules = [
+            ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            for path in sources(package)
+            if path.name not in ("__init__.py", "__main__.py")
+        ]
+        values.append((package, sorted(HEAVY), modules))
+    return dict(zip(MAY_IMPORT, answers(PROBE, values), strict=True))
+
+
 @pytest.mark.parametrize("package", MAY_IMPORT)
-def test_importing_is_quick_and_all_names_exist(package):
-    # Every module counts, not only what the package itself imports: a function
-    # which needs a heavy library imports it when called.
-    modules = [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for path in sources(package)
-        if path.name not in ("__init__.py", "__main__.py")
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, package, " ".join(sorted(HEAVY)), *modules],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_importing_is_quick_and_all_names_exist(probed, package):
+    found = given(probed[package])
     assert found["unknown"] == [], f"{package}.__all__ names what is not there"
     assert found["loaded"] == {}, "heavy libraries, by the module which loads them"

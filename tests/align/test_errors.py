@@ -5,6 +5,7 @@ import errno
 import importlib
 import inspect
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,13 @@ NO_ERRORS = {"RunStopped", "Cancelled", "Enough"}
 """Exceptions that end a piece of work which went well."""
 
 
+@cache
 def exceptions():
+    """(module, name) of every class that is named after an error."""
+    return tuple(_exceptions())
+
+
+def _exceptions():
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
