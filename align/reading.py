@@ -39,6 +39,8 @@ class Reading:
     """(B, T_t) bool, tokens that have keys and values; (B, T_s) without ``tokens``."""
     origin: Tensor | None = None
     """See :attr:`align.views.TeacherView.origin`."""
+    kv: bool = True
+    """Whether it will bring keys and values."""
     attention: bool = False
     """Whether it will bring attention at sampled rows."""
     bits: bool = False

@@ -22,8 +22,10 @@ from align.sizes import Sizes
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
 
+KEYS_VALUES = "keys and values"
+"""Keys and values, as something that terms need and teachers give."""
 ATTENTION = "attention"
-"""Attention at sampled rows, as something that terms need and teachers give."""
+"""Attention at sampled rows, as such."""
 OUTPUTS = "outputs"
 """Next-token outputs, as such."""
 OWN_LOSS = "own_loss"
@@ -147,15 +149,17 @@ class NonFiniteTeacherError(MtkdError, RuntimeError):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TeacherView:
-    """One teacher's keys and values with the map onto the student's tokens.
+    """What one teacher says of a batch, with the map onto the student's tokens.
 
-    Live and stored teachers look the same from here on.
+    Live and stored teachers look the same from here on. What nobody asked for, or what
+    a teacher does not have, is None.
     """
 
     name: str
     """The teacher's name in the config."""
-    kv: KV
-    """The layers the layer map needs, over the teacher's own tokens."""
+    kv: KV | None
+    """The layers the layer map needs, over the teacher's own tokens; None where no
+    loss meets it in keys and values."""
     alignment: Alignment
     """Onto the student's tokens, for losses."""
     causal: Alignment | None
@@ -174,13 +178,26 @@ class TeacherView:
     """The teacher's own tokens and what its head is given for them; None where no
     objective compares its next-token distributions."""
 
+    @property
+    def met(self) -> KV:
+        """``kv``, for whoever is given only views that have them."""
+        assert self.kv is not None, f"teacher {self.name!r} was not asked for them"
+        return self.kv
+
+
+def with_kv(views: Sequence[TeacherView]) -> list[TeacherView]:
+    """The teachers that a bridge meets, in order."""
+    return [view for view in views if view.kv is not None]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
     """What one phase asks of one teacher about every batch."""
 
     layers: tuple[int, ...]
-    """Those whose keys and values come, as a layer map's ``needed``."""
+    """Those whose keys and values, or attention, come, as a layer map's ``needed``."""
+    kv: bool = True
+    """Keys and values; without them nothing of them is captured or read."""
     attention: bool = False
     """Also attention at the sampled rows."""
     own_loss: bool = False
@@ -244,8 +261,8 @@ class Teacher(ModelFacts, Protocol):
 
     @property
     def lacks(self) -> Mapping[str, str]:
-        """What it cannot give, of ``ATTENTION``, ``OUTPUTS`` and ``OWN_LOSS``, each
-        with the reason."""
+        """What it cannot give, of ``KEYS_VALUES``, ``ATTENTION``, ``OUTPUTS`` and
+        ``OWN_LOSS``, each with the reason."""
 
     @property
     def head(self) -> LinearHead:

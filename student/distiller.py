@@ -18,27 +18,26 @@ import torch
 from torch import Tensor, nn
 
 from align.errors import InputError
+from align.layer_map import LayerMap
 from align.reading import Reading
 from align.support.stopwatch import part
 from align.tokens.batch import TokenBatch
-from align.views import Capture, Captured, Injection, LinearHead, Output, TeacherView
+from align.views import Capture, Captured, Injection, LinearHead, TeacherView, with_kv
 from fuse.routing_loss import EntropyRegularizer, expected_teacher_loss
 from fuse.weigher import prior
 from student.attention_sinks import without_sinks
 from student.bridges.base import Bridge
 from student.config import LossConfig
+from student.context import ContextMaker, of_kv
 from student.evaluate import KVHealth, kv_health
 from student.frozen import frozen
 from student.layers import feature_temperature, layers_read
 from student.objective import (
     ATTENTION,
-    OUTPUTS,
+    KEYS_VALUES,
     RELATIONS,
-    AttentionPair,
-    HiddenOutput,
     Objective,
     StepContext,
-    at_rows,
     compares,
     count_of,
     fades,
@@ -46,7 +45,7 @@ from student.objective import (
     needs_of,
 )
 from student.places import Counts, Places, Share, availability, find_places
-from student.step_outputs import OutputPlan, Outputs, Taught
+from student.step_outputs import OutputPlan
 from student.terms.key_value import ce
 
 
@@ -62,12 +61,21 @@ class WeightedObjective:
 class Teaching:
     """Everything that stands between teachers and student in one phase."""
 
-    bridge: Bridge
+    bridge: Bridge | None
+    """Of the teachers that bring keys and values; None where no loss asks for any."""
     weigher: nn.Module
     """Maps hidden (B, T, C), mask (B, T), available (B, T, M) to weights (B, T, M) or
     (L, B, T, M)."""
     regularizer: EntropyRegularizer | None = None
     """The entropy term; None where no router learns."""
+    maps: Mapping[str, LayerMap] = field(default_factory=dict)
+    """By teacher, of those that bring attention and that the bridge does not know."""
+
+    @property
+    def layer_maps(self) -> Mapping[str, LayerMap]:
+        """By teacher, the bridge's and the others."""
+        met = () if self.bridge is None else self.bridge.teachers
+        return {**self.maps, **{teacher.name: teacher.layer_map for teacher in met}}
 
 
 HEALTH_TOKENS = 512
@@ -87,6 +95,8 @@ class StepResult:
     """Every term before its weight, likewise, detached scalars."""
     routing: Tensor | None = None
     """(B, T, M) or (L, B, T, M) float32, detached; rows of 0 have no teacher."""
+    teachers: tuple[str, ...] = ()
+    """M names."""
     coverage: Tensor | None = None
     """(M,) float32, the share of text tokens that each teacher covered."""
     health: KVHealth | None = None
@@ -135,14 +145,20 @@ class Distiller(nn.Module):
         self._regularizer = teaching.regularizer if teaching else None
         self._capture, self._objectives = capture, dict(objectives)
         self._config, self._autocast = config, autocast
-        self._health_every, self._output = health_every, output
-        self._head = head
+        self._health_every = health_every
         terms = {name: o.objective for name, o in self._objectives.items()}
-        self._needs = needs_of(terms)
         self.terms = modules_of(terms)
         """Terms that are modules: what they learn is trained, moved and saved."""
-        self._temperature = feature_temperature(config.temperatures, capture.num_layers)
-        self._compares = any(compares(term) for term in terms.values())
+        self._contexts = ContextMaker(
+            needs=needs_of(terms),
+            compares=any(compares(term) for term in terms.values()),
+            bridge=self.bridge,
+            maps=teaching.layer_maps if teaching else {},
+            layers=capture.num_layers,
+            temperature=feature_temperature(config.temperatures, capture.num_layers),
+            output=output,
+            head=head,
+        )
         self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)
 
     @property
@@ -161,12 +177,12 @@ class Distiller(nn.Module):
     def wants_health(self, step: int) -> bool:
         """Whether this optimiser step measures the student's keys and values."""
         every = self._health_every
-        return self.bridge is not None and every > 0 and step % every == 0
+        return self.weigher is not None and every > 0 and step % every == 0
 
     @property
     def compared_rows(self) -> int:
         """Query positions per sample at which terms compare attention or relations."""
-        compares = self._needs & {ATTENTION, RELATIONS}
+        compares = self._contexts.needs & {ATTENTION, RELATIONS}
         return self._config.attention_rows if compares else 0
 
     @torch.no_grad()
@@ -193,7 +209,7 @@ class Distiller(nn.Module):
             rows=rows,
             weight=weight,
             skip_sinks=skipped,
-            plan=self._output,
+            plan=self._contexts.output,
         )
         return places, Counts(places.predicted, self._counts(places))
 
@@ -203,9 +219,10 @@ class Distiller(nn.Module):
             for name, weighted in self._objectives.items()
             if (count := count_of(weighted.objective)) is not None
         }
-        if self.bridge is None:
+        if self.weigher is None:
             return counts
-        counts |= self.bridge.auxiliary_counts(places)
+        if self.bridge is not None:
+            counts |= self.bridge.auxiliary_counts(places.met)
         if self.learns_routing:
             known = torch.tensor([r.bits for r in places.readings])
             heard = places.available & known.to(places.available.device)
@@ -245,11 +262,9 @@ class Distiller(nn.Module):
                 )
                 assert captured.logits is not None
                 return StepResult(loss=captured.logits.float().mean() * torch.nan)
-            if self.bridge is None:
+            if self.weigher is None:
                 captured = self._look(batch)
-                context = StepContext(
-                    batch=batch, output=self._next_token_output(captured), step=step
-                )
+                context = self._contexts.alone(captured, batch, step)
                 return self._total(context, {}, share)
             return self._taught(batch, views, rows, step, share)
 
@@ -261,8 +276,8 @@ class Distiller(nn.Module):
         step: int,
         share: Share | None,
     ) -> StepResult:
-        assert self.bridge is not None and self.weigher is not None
-        asked = rows if ATTENTION in self._needs else None
+        assert self.weigher is not None
+        asked = rows if ATTENTION in self._contexts.needs else None
         captured = self._look(batch, asked, all_layers=self._reads_kv(step))
         assert captured.hidden is not None
         with part("fuse"):
@@ -272,28 +287,17 @@ class Distiller(nn.Module):
             else:
                 available, clear = share.places.available, share.places.clear
             routing = self.weigher(captured.hidden.detach(), batch.mask, available)
-            weights = routing.detach() * clear
-            context = StepContext(
-                batch=batch,
-                output=self._next_token_output(captured),
-                comparisons=self.bridge.compare(captured.kv, views, weights)
-                if self._compares
-                else [],
-                attention=self._attention_pairs(captured, views, weights, rows),
-                relations=self._relations(captured, views, weights, rows),
+            context = self._contexts.taught(
+                captured,
+                batch,
+                views,
                 routing=routing.detach(),
+                clear=clear,
+                rows=rows,
                 step=step,
-                outputs=self._outputs(
-                    captured,
-                    batch,
-                    views,
-                    weights=routing.detach(),
-                    step=step,
-                    share=share,
-                ),
-                temperature=self._temperature_on(routing.device),
+                share=share,
             )
-            extra = self.bridge.auxiliary(captured.kv, views, share)
+            extra = self._of_bridge(captured, views, share)
             extra |= self._routing_losses(routing, available, views, step, share)
         if self.wants_outcome(step):
             extra |= self._outcome(batch, views, routing, share)
@@ -304,6 +308,7 @@ class Distiller(nn.Module):
             loss=result.loss,
             terms=result.terms,
             routing=routing.detach(),
+            teachers=tuple(view.name for view in views),
             coverage=available.sum((0, 1)).float() / tokens,
             health=kv_health(captured.kv, HEALTH_TOKENS)
             if self.wants_health(step)
@@ -317,34 +322,35 @@ class Distiller(nn.Module):
         inject: Injection | None = None,
         all_layers: bool = False,
     ) -> Captured:
-        taught = self.bridge is not None and inject is None
+        taught = self.weigher is not None and inject is None
         return self._capture(
             batch.ids,
             batch.mask,
             layers=None if all_layers else (0,),
-            logits=self._head is None,
-            hidden=taught or self._head is not None,
+            logits=self._contexts.head is None,
+            hidden=taught or self._contexts.head is not None,
             inject=inject,
             attention_rows=rows,
         )
 
     def _reads_kv(self, step: int) -> bool:
         """Whether anything of a step looks at the student's keys and values."""
-        assert self.bridge is not None
-        if self._compares or self.bridge.learns_from_student:
+        bridge = self.bridge
+        if bridge is not None and (
+            KEYS_VALUES in self._contexts.needs or bridge.learns_from_student
+        ):
             return True
         return self.compared_rows > 0 or self.wants_health(step)
 
-    def _temperature_on(self, device: torch.device) -> Tensor | None:
-        """(L,) temperatures of attention and relations; None: 1."""
-        return None if self._temperature is None else self._temperature.to(device)
-
-    def _next_token_output(self, captured: Captured) -> Tensor | HiddenOutput:
-        if self._head is None:
-            assert captured.logits is not None
-            return captured.logits
-        assert captured.hidden is not None
-        return HiddenOutput(captured.hidden, self._head)
+    def _of_bridge(
+        self, captured: Captured, views: Sequence[TeacherView], share: Share | None
+    ) -> dict[str, Tensor]:
+        """Losses of the bridge's own modules."""
+        if self.bridge is None:
+            return {}
+        if share is not None:
+            share = replace(share, places=share.places.met)
+        return self.bridge.auxiliary(captured.kv, with_kv(views), share)
 
     def _total(
         self, context: StepContext, extra: dict[str, Tensor], share: Share | None
@@ -367,69 +373,6 @@ class Distiller(nn.Module):
             loss = loss + value
             terms[name] = value.detach()
         return StepResult(loss=loss, terms=terms)
-
-    def _attention_pairs(
-        self,
-        captured: Captured,
-        views: Sequence[TeacherView],
-        weights: Tensor,
-        rows: Tensor | None,
-    ) -> list[AttentionPair]:
-        if ATTENTION not in self._needs or rows is None or captured.attention is None:
-            return []
-        assert self.bridge is not None
-        pairs = []
-        for m, view in enumerate(views):
-            if view.attention is None:
-                continue
-            teacher = self.bridge.mix_depth(m, view.attention)
-            known = teacher.sum(-1).mean(0) > 0.5  # (B, R): rows that kept mass
-            weight = at_rows(weights[..., m], rows) * known
-            pairs.append(AttentionPair(view.name, captured.attention, teacher, weight))
-        return pairs
-
-    def _relations(
-        self,
-        captured: Captured,
-        views: Sequence[TeacherView],
-        weights: Tensor,
-        rows: Tensor | None,
-    ) -> Sequence:
-        if RELATIONS not in self._needs or rows is None:
-            return []
-        assert self.bridge is not None
-        return self.bridge.relations(captured.kv, views, weights, rows)
-
-    def _outputs(
-        self,
-        captured: Captured,
-        batch: TokenBatch,
-        views: Sequence[TeacherView],
-        *,
-        weights: Tensor,
-        step: int,
-        share: Share | None,
-    ) -> Outputs | None:
-        plan = self._output
-        if OUTPUTS not in self._needs or plan is None or captured.hidden is None:
-            return None
-        student = Output(batch, captured.hidden, plan.head, plan.vocabulary)
-        if weights.dim() == 4:  # layers are routed by themselves
-            weights = weights.mean(0)
-        pairings = [None] * len(views) if share is None else share.places.pairings
-        taught = [
-            Taught(view.name, view.output, weights[..., m], pairings[m])
-            for m, view in enumerate(views)
-            if view.output is not None
-        ]
-        return Outputs(
-            student=student,
-            teachers=taught,
-            config=plan.config,
-            temperature=plan.temperature,
-            step=step,
-            lexicons=plan.lexicons,
-        )
 
     def _routing_losses(
         self,
@@ -483,7 +426,8 @@ class Distiller(nn.Module):
         if self._config.router_signal == "teacher_loss":
             routing = routing.detach()
         with part("fuse"):
-            fused = self.bridge.fuse_for_injection(views, routing)
+            met = of_kv(routing, views)
+            fused = self.bridge.fuse_for_injection(with_kv(views), met)
         if fused is None:
             return {}
         layers = self._outcome_layers
@@ -498,7 +442,9 @@ class Distiller(nn.Module):
             totals = None if share is None else (share.step.predicted,)
             value = ce(
                 StepContext(
-                    batch=batch, output=self._next_token_output(captured), totals=totals
+                    batch=batch,
+                    output=self._contexts.next_token(captured),
+                    totals=totals,
                 )
             )
         return {"outcome": self._config.eta_outcome * value}

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from align.errors import InputError
 from align.tokens.batch import TokenBatch
 from align.views import ATTENTION as ATTENTION
+from align.views import KEYS_VALUES as KEYS_VALUES
 from align.views import OUTPUTS as OUTPUTS
 from align.views import LinearHead
 from student.places import Places
@@ -28,7 +29,7 @@ from student.step_outputs import Outputs
 NONE: frozenset[str] = frozenset()
 RELATIONS = "relations"
 NEEDS = frozenset({ATTENTION, RELATIONS, OUTPUTS})
-"""All that an objective may need."""
+"""All that an objective may say it needs."""
 
 Side = Literal["k", "v"]
 """Keys or values."""
@@ -257,6 +258,8 @@ class Term:
 def needs_of(objectives: Mapping[str, Objective]) -> frozenset[str]:
     """What some terms need together, for whoever captures it.
 
+    Whoever reads comparisons, or relations, needs keys and values beside what it says.
+
     Args:
         objectives: by name.
 
@@ -272,6 +275,8 @@ def needs_of(objectives: Mapping[str, Objective]) -> frozenset[str]:
                 f"{', '.join(sorted(NEEDS))}"
             )
         needs |= asked
+        if compares(objective) or RELATIONS in asked:
+            needs |= {KEYS_VALUES}
     return needs
 
 

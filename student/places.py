@@ -9,7 +9,7 @@ tokens, alignments, sinks and sampled rows, and never from what a model says.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -62,9 +62,31 @@ class Places:
         return float(self.batch.predicted[:, 1:].sum())
 
     @property
-    def compared(self) -> Tensor:
-        """(B, T, M) float32: ``weight`` where keys and values are compared."""
+    def counted(self) -> Tensor:
+        """(B, T, M) float32: ``weight`` off padding and attention sinks."""
         return self.weight * self.clear
+
+    @property
+    def compared(self) -> Tensor:
+        """(B, T, M) float32: ``weight`` where keys and values are compared; 0 of a
+        teacher that brings none."""
+        met = torch.tensor([r.kv for r in self.readings], device=self.weight.device)
+        return self.counted * met
+
+    @property
+    def met(self) -> Places:
+        """Of the teachers that bring keys and values, as a bridge knows them."""
+        kept = [m for m, reading in enumerate(self.readings) if reading.kv]
+        if len(kept) == len(self.readings):
+            return self
+        return replace(
+            self,
+            readings=[self.readings[m] for m in kept],
+            available=self.available[..., kept],
+            clear=self.clear[..., kept],
+            weight=self.weight[..., kept],
+            pairings=[self.pairings[m] for m in kept],
+        )
 
     def heard(self, objective: str) -> Iterator[Heard]:
         """The teachers whose outputs an objective compares."""

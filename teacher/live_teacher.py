@@ -127,16 +127,17 @@ class LiveTeacher:
             alignment=alignment,
             causal=causal,
             mask=tokens.mask,
+            kv=asked.kv,
             attention=asked.attention,
             bits=asked.own_loss and self.predicts,
             vocabulary=self.vocabulary if asked.output else None,
         )
 
     def ask(self, reading: Reading, rows: Tensor | None, asked: Asked) -> TeacherView:
-        """Run the model on the texts.
+        """Run the model on the texts, unless nothing of it is asked.
 
         Raises:
-            NonFiniteTeacherError: its keys or values are not finite.
+            NonFiniteTeacherError: what it gives is not finite.
             InputError: a text is longer than the model's positions.
         """
         capture, student = self.capture, reading.student
@@ -146,6 +147,13 @@ class LiveTeacher:
         if reading.attention and rows is not None:
             queries = reading.readable.gather(1, rows)
             own_rows = queries.clamp_min(0)
+        if not (asked.layers or reading.bits or asked.output):
+            return TeacherView(
+                name=self.name,
+                kv=None,
+                alignment=reading.alignment,
+                causal=reading.causal,
+            )
         device, on = capture.device.type, asked.autocast is not None
         try:
             with torch.autocast(device, dtype=asked.autocast, enabled=on):
@@ -159,7 +167,10 @@ class LiveTeacher:
                 )
         except InputError as error:
             raise InputError(f"teacher {self.name!r}: {error}") from error
-        _check_finite(self.name, captured.kv, student.texts)
+        if asked.kv:
+            _check_finite(self.name, captured.kv, student.texts)
+        elif captured.hidden is not None:
+            _check_hidden(self.name, captured.hidden, tokens.mask, student.texts)
         home = student.ids.device
         attention = bits = output = None
         if captured.attention is not None and rows is not None and queries is not None:
@@ -176,7 +187,7 @@ class LiveTeacher:
             output = Output(reading.tokens, hidden, self.head, self.vocabulary)
         return TeacherView(
             name=self.name,
-            kv=captured.kv.to(home),
+            kv=captured.kv.to(home) if asked.kv else None,
             alignment=reading.alignment,
             causal=reading.causal,
             attention=attention,
@@ -222,10 +233,24 @@ def _check_finite(name: str, kv: KV, texts: Sequence[str]) -> None:
         return  # a sum that overflowed, or padding
     layer = int((~finite).any(1).any(1).any(1).nonzero()[0])
     first = int(bad_texts.nonzero()[0])
-    raise NonFiniteTeacherError(
+    what = f"keys or values that are not finite, first in kept layer {layer}"
+    raise _not_finite(name, what, texts[first])
+
+
+def _check_hidden(
+    name: str, hidden: Tensor, mask: Tensor, texts: Sequence[str]
+) -> None:
+    bad_texts = (~torch.isfinite(hidden).all(-1) & mask).any(1)  # (B,)
+    if bool(bad_texts.any()):
+        first = int(bad_texts.nonzero()[0])
+        what = "last hidden states that are not finite, first"
+        raise _not_finite(name, what, texts[first])
+
+
+def _not_finite(name: str, what: str, text: str) -> NonFiniteTeacherError:
+    return NonFiniteTeacherError(
         name,
-        f"teacher {name!r} gives keys or values that are not finite, first in kept "
-        f"layer {layer} on the text {texts[first][:60]!r}; load it in a wider dtype "
-        f"(teachers.{name}.dtype=float32), check its weights, or leave it out. What "
-        "the earlier phases wrote is intact",
+        f"teacher {name!r} gives {what} on the text {text[:60]!r}; load it in a wider "
+        f"dtype (teachers.{name}.dtype=float32), check its weights, or leave it out. "
+        "What the earlier phases wrote is intact",
     )

@@ -14,7 +14,14 @@ from align.reading import Reading
 from align.support.stopwatch import part
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
-from align.views import Asked, NonFiniteTeacherError, Teacher, TeacherView
+from align.views import (
+    ATTENTION,
+    KEYS_VALUES,
+    Asked,
+    NonFiniteTeacherError,
+    Teacher,
+    TeacherView,
+)
 from teacher.live_teacher import LiveTeacher
 
 __all__ = ["Aligner", "LiveTeacher", "TeacherPanel"]
@@ -41,6 +48,7 @@ class TeacherPanel:
         causal_aligner: Aligner,
         *,
         layers: Mapping[str, Sequence[int]] | None = None,
+        kv: Collection[str] | None = None,
         outputs: Collection[str] = (),
         attention: bool = False,
         own_loss: bool = False,
@@ -52,7 +60,10 @@ class TeacherPanel:
             teachers: M teachers; the order of all views.
             aligner: for the losses.
             causal_aligner: for injection; must be causal.
-            layers: by teacher, those whose keys and values come; None for all.
+            layers: by teacher, those whose keys and values, or attention, come; None
+                for all. Who brings neither needs no entry.
+            kv: teachers that are to bring their keys and values; None: all that have
+                them.
             outputs: teachers that are to bring their next-token outputs.
             attention: also bring attention at the sampled rows.
             own_loss: also bring each decoder's bits per character.
@@ -70,12 +81,13 @@ class TeacherPanel:
         self._aligner, self._causal = aligner, causal_aligner
         self._asked = [
             Asked(
-                layers=tuple(
-                    range(teacher.sizes.layers)
-                    if layers is None
-                    else layers[teacher.name]
+                layers=_layers(teacher, layers),
+                kv=(
+                    KEYS_VALUES not in teacher.lacks
+                    if kv is None
+                    else teacher.name in kv
                 ),
-                attention=attention,
+                attention=attention and ATTENTION not in teacher.lacks,
                 own_loss=own_loss,
                 output=teacher.name in outputs,
                 autocast=autocast,
@@ -152,3 +164,11 @@ class TeacherPanel:
                 return alignment, causal
 
         return teacher.read(student, align, asked)
+
+
+def _layers(
+    teacher: Teacher, layers: Mapping[str, Sequence[int]] | None
+) -> tuple[int, ...]:
+    if layers is None:
+        return tuple(range(teacher.sizes.layers))
+    return tuple(layers.get(teacher.name, ()))

@@ -117,11 +117,14 @@ class StoredTeacher:
             StoreError: a text is not in the store, or its shard is damaged; the
                 tokenizer has changed; a layer is not stored.
         """
-        self.places(asked.layers)
+        if asked.kv:
+            self.places(asked.layers)
         heads = [self._sample(text, None) for text in student.texts]
         if self.held.plan.form == "raw":
-            return self._read_raw(student, heads, align)
-        return self._read_on_student_tokens(student, heads)
+            reading = self._read_raw(student, heads, align)
+        else:
+            reading = self._read_on_student_tokens(student, heads)
+        return replace(reading, kv=asked.kv)
 
     def ask(self, reading: Reading, rows: Tensor | None, asked: Asked) -> TeacherView:
         """Read the keys and values of the texts; ``rows`` are of no use.
@@ -129,11 +132,15 @@ class StoredTeacher:
         Raises:
             StoreError: a text is not in the store, or its shard is damaged.
         """
-        places = self.places(asked.layers)
+        places = self.places(asked.layers) if asked.kv else None
         samples = [self._sample(text, places) for text in reading.student.texts]
         return TeacherView(
             name=self.name,
-            kv=padded(samples, reading.mask, self.held.plan.shape.heads),
+            kv=(
+                padded(samples, reading.mask, self.held.plan.shape.heads)
+                if asked.kv
+                else None
+            ),
             alignment=reading.alignment,
             causal=reading.causal,
             bits_per_char=_bits(samples, reading.mask),

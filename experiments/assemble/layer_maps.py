@@ -149,7 +149,7 @@ def sample_layers(
         for m, (sample, view) in enumerate(zip(samples.values(), views, strict=True)):
             keep = (view.alignment.covered & counted[..., m]).flatten().nonzero()[:, 0]
             keep = keep[:: max(1, len(keep) * BATCHES // sample.max_tokens)]
-            theirs = view.alignment.apply(_features(view.kv))
+            theirs = view.alignment.apply(_features(view.met))
             sample.update(
                 *(x.flatten(1, 2)[:, keep] for x in (theirs, student_features))
             )

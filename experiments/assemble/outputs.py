@@ -7,10 +7,9 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
-from align.views import OWN_LOSS, LinearHead, ModelFacts, Teacher
+from align.views import LinearHead, ModelFacts, Teacher
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import PhaseConfig
-from fuse.router import learns, needs_sample
 from plugins.registry import Registry
 from student.config import ChosenTerm
 from student.objective import OUTPUTS, Objective, needs_of
@@ -58,42 +57,6 @@ def reading_outputs(phase: PhaseConfig, registry: Registry) -> list[str]:
             if OUTPUTS in needs_of({name: objective})
         )
     )
-
-
-def wants_own_loss(phase: PhaseConfig, registry: Registry) -> bool:
-    """Whether a phase asks the teachers for their own next-token loss."""
-    router = registry.guarded("router", phase.fuse.router)
-    return needs_sample(router) or (
-        learns(router) and phase.loss.router_signal != "outcome"
-    )
-
-
-def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> None:
-    """Refuse, before any work, a term that needs what a teacher cannot give.
-
-    Next-token outputs are asked of those that have them: :func:`check_outputs`.
-
-    Raises:
-        ConfigError: names term and teacher.
-    """
-    objectives = active_objectives(phase, registry)
-    for name, teacher in teachers.items():
-        for term, objective in objectives.items():
-            for need in sorted(needs_of({term: objective}) - {OUTPUTS}):
-                if need in teacher.lacks:
-                    kind = chosen_terms(phase.loss, phase.output)[term].kind
-                    raise ConfigError(
-                        f"{term} compares {need}, which teacher {name!r} cannot give: "
-                        f"{teacher.lacks[need]}; set {setting_of(phase, kind)}=0 for "
-                        "the phase, or ask the teacher live (store.read)"
-                    )
-        if wants_own_loss(phase, registry) and OWN_LOSS in teacher.lacks:
-            raise ConfigError(
-                "a router here learns from the teachers' own losses, which teacher "
-                f"{name!r} cannot give: {teacher.lacks[OWN_LOSS]}; extract again with "
-                "this config, ask the teacher live (store.read), or set "
-                "phase.all.loss.router_signal=outcome"
-            )
 
 
 def setting_of(phase: PhaseConfig, kind: str) -> str:

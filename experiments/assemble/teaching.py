@@ -15,7 +15,7 @@ from align.layer_map import LayerMap
 from align.sizes import Sizes
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
-from align.views import ModelFacts, Teacher, TeacherView
+from align.views import KEYS_VALUES, ModelFacts, Teacher, TeacherView
 from experiments.assemble.data import Encoder
 from experiments.assemble.layer_maps import (
     BATCHES,
@@ -24,14 +24,15 @@ from experiments.assemble.layer_maps import (
     layer_maps,
     sample_layers,
 )
-from experiments.assemble.outputs import (
-    active_objectives,
-    build_term,
+from experiments.assemble.needs import (
     check_needs,
-    check_outputs,
-    output_heads,
+    wants_attention,
+    wants_kv,
     wants_own_loss,
+    who_gives,
+    with_depth,
 )
+from experiments.assemble.outputs import build_term, check_outputs, output_heads
 from experiments.assemble.precision import autocast_of
 from experiments.config.tree import PhaseConfig
 from fuse.config import FuseConfig
@@ -45,7 +46,6 @@ from student.bridges.calibrate import CalibrationReport, calibrate, fit_position
 from student.config import ChosenTerm
 from student.distiller import Teaching, WeightedObjective
 from student.layers import feature_temperature, layers_read
-from student.objective import ATTENTION, needs_of
 from student.terms.key_value import NEXT_TOKEN, chosen_terms
 from teacher.capture.kv_capture import KVCapture
 from teacher.panel import TeacherPanel
@@ -112,9 +112,10 @@ def build_phase_teachers(
         samples=chosen,
     )
     bridge = build_bridge(phase, registry, student.sizes, teachers, depth.maps)
-    bridge.to(student.device)
-    needed = {name: depth.maps[name].needed for name in teachers}
-    panel = _panel(phase, registry, teachers, needed)
+    if bridge is not None:
+        bridge.to(student.device)
+    needed = {name: layer_map.needed for name, layer_map in depth.maps.items()}
+    panel = _panel(phase, registry, teachers, needed, kv=wants_kv(phase, registry))
     size, device = phase.train.batch_size, student.device
     count = -(-len(chosen) // size)
 
@@ -122,7 +123,7 @@ def build_phase_teachers(
         batches = _batches(chosen, encode, panel, size, device)
         return progress(batches, f"{title} {phase.name}", count)
 
-    if any(teacher.positions for teacher in bridge.teachers):
+    if bridge is not None and any(teacher.positions for teacher in bridge.teachers):
         fit_positions(bridge, (views for _, views in sample("positions of")))
     report = calibrate(student, bridge, sample("calibrating"), phase.loss.skip_sinks)
     weigher = build_weigher(
@@ -143,9 +144,8 @@ def build_phase_teachers(
         if trained and phase.fuse.entropy_reg_strength > 0
         else None
     )
-    return PhaseTeachers(
-        Teaching(bridge, weigher.to(student.device), regularizer), panel, report, depth
-    )
+    teaching = Teaching(bridge, weigher.to(student.device), regularizer, depth.maps)
+    return PhaseTeachers(teaching, panel, report, depth)
 
 
 def check_phase(
@@ -160,11 +160,12 @@ def check_phase(
     Raises:
         InputError: a layer that a model does not have, not one weight a teacher or one
             temperature a layer, or an output that is not there or cannot be compared.
-        ConfigError: a term needs what a teacher cannot give; names both.
+        ConfigError: a term needs what no teacher can give; names all of them.
     """
     check_needs(phase, registry, teachers)
     check_outputs(phase, registry, teachers, student_tokenizer)
-    check_depth(phase, registry, student_layers, teachers)
+    mapped = {n: teachers[n] for n in with_depth(phase, registry, teachers)}
+    check_depth(phase, registry, student_layers, mapped)
     layers_read(phase.loss.outcome_layers, student_layers)
     feature_temperature(phase.loss.temperatures, student_layers)
     if phase.fuse.router == "fixed":
@@ -192,8 +193,11 @@ def build_bridge(
     student: Sizes,
     teachers: Mapping[str, ModelFacts],
     maps: Mapping[str, LayerMap],
-) -> Bridge:
-    """The uncalibrated bridge of ``fuse.space``."""
+) -> Bridge | None:
+    """The uncalibrated bridge of ``fuse.space``, of the teachers that have keys and
+    values; None where the phase asks for none."""
+    if not wants_kv(phase, registry):
+        return None
     shapes = [
         TeacherShape(
             name=name,
@@ -203,6 +207,7 @@ def build_bridge(
             positions=_loses_positions(phase, teacher),
         )
         for name, teacher in teachers.items()
+        if name in who_gives(KEYS_VALUES, teachers)
     ]
     build = registry.guarded("space", phase.fuse.space_name)
     method = registry.guarded("adapter", phase.align.adapter)
@@ -264,11 +269,12 @@ def _depth(
 ) -> Depth:
     """The layer maps, with a look at the sample where the strategy needs one."""
     strategy = registry.guarded("layer_map", phase.align.layer_mapping_strategy)
+    teachers = {n: teachers[n] for n in with_depth(phase, registry, teachers)}
     sampled = {}
     unmapped = {n: t for n, t in teachers.items() if n not in phase.align.layer_map}
     if layer_map.needs_sample(strategy) and unmapped:
         every = {name: tuple(range(t.sizes.layers)) for name, t in unmapped.items()}
-        panel = _panel(phase, registry, unmapped, every)
+        panel = _panel(phase, registry, unmapped, every, kv=True)
         some = list(samples)[: BATCHES * phase.train.batch_size]
         batches = _batches(some, encode, panel, phase.train.batch_size, student.device)
         sampled = sample_layers(student, unmapped, batches, phase.loss.skip_sinks)
@@ -280,6 +286,8 @@ def _panel(
     registry: Registry,
     teachers: Mapping[str, Teacher],
     layers: Mapping[str, tuple[int, ...]],
+    *,
+    kv: bool,
 ) -> TeacherPanel:
     aligner = registry.guarded("aligner", phase.align.aligner)()
     causal = (
@@ -290,8 +298,9 @@ def _panel(
         aligner,
         causal,
         layers=layers,
+        kv=who_gives(KEYS_VALUES, teachers) if kv else (),
         outputs=output_heads(phase, registry, teachers),
-        attention=ATTENTION in needs_of(active_objectives(phase, registry)),
+        attention=wants_attention(phase, registry),
         own_loss=wants_own_loss(phase, registry),
         autocast=autocast_of(phase.train),
     )

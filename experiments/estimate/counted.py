@@ -16,6 +16,7 @@ from torch import nn
 
 from align.layer_map import needs_sample
 from experiments.assemble.layer_maps import layer_maps
+from experiments.assemble.needs import wants_kv
 from experiments.assemble.outputs import active_objectives, reading_outputs, teachers_of
 from experiments.assemble.precision import autocast_of, settle
 from experiments.assemble.teaching import build_bridge
@@ -150,6 +151,8 @@ class _Plan:
         """By name."""
         self.compares = any(map(compares, self.terms.values()))
         """Whether keys and values are."""
+        self.meets = wants_kv(phase, registry)
+        """Whether teachers bring keys and values."""
         self.speaking = reading_outputs(phase, registry)
         """Terms that read next-token outputs."""
         self.needs = needs_of(self.terms)
@@ -204,6 +207,8 @@ class _Plan:
         loss = self.phase.loss
         if not (self.teachers and loss.eta_outcome and loss.outcome_every):
             return 0
+        if not self.meets:
+            return 0
         layers = self.student.sizes.layers
         first = min(layers_read(loss.outcome_layers, layers))
         return self.passes.kept * (layers - first) // layers
@@ -231,7 +236,8 @@ class _Plan:
                     build(sizes.hidden_size, teachers, **fuse.router_options)
                     for _ in range(count)
                 ]
-        return sum(_count(module) for module in (bridge, terms, *routers))
+        modules = [terms, *routers] if bridge is None else [bridge, terms, *routers]
+        return sum(map(_count, modules))
 
     def _maps(self) -> Any:
         """The phase's layer maps; of a strategy that needs a sample, ``ratio``'s."""
@@ -282,7 +288,7 @@ class _Plan:
                 str(dtype).removeprefix("torch."),
             )
             lines = [Line(name, what, size) for what, size in held.items()]
-        needed = len(self._maps()[name].needed)
+        needed = len(self._maps()[name].needed) if self.meets else 0
         wide = (self.autocast or dtype).itemsize
         ahead = 2 if self.train.prefetch else 1
         kv = needed * self.rows * sizes.width * wide * ahead

@@ -17,7 +17,7 @@ from torch import Tensor
 from align.support.process_memory import highest, resident
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
-from align.views import TeacherView
+from align.views import TeacherView, with_kv
 from experiments.assemble.outputs import output_plan, own_head
 from experiments.assemble.precision import autocast_of
 from experiments.assemble.teaching import (
@@ -151,7 +151,7 @@ def _phase_memory(
     teachers = sum(weights.values())
     batch, asked = _batch(trial, stage, trial.longest)
     views = lesson.views(batch, asked)
-    kv = sum(view.kv.k.nbytes + view.kv.v.nbytes for view in views)
+    kv = sum(view.met.k.nbytes + view.met.v.nbytes for view in with_kv(views))
     ahead = kv if train.prefetch else 0
     with growth(trial.device) as steps:
         _some_steps(lesson, batch=batch, views=views, rows=asked, ahead=train.prefetch)

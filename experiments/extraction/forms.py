@@ -128,7 +128,7 @@ class StudentTokensForm:
         """(L, B, T_s, C) keys and values on the student's tokens."""
         if self._bridge is None:
             (view,) = views
-            k, v = view.kv.flat()
+            k, v = view.met.flat()
             return view.alignment.apply(k), view.alignment.apply(v)
         adapted = self._bridge.in_student_space(views)
         if self._weigher is None:

@@ -13,6 +13,7 @@ import torch
 from align.errors import InputError, MtkdError
 from align.text.documents import TextSample
 from experiments.assemble.stored_teachers import save_tokenizer
+from experiments.config.parsing import ConfigError
 from experiments.config.tree import Config, save_config
 from experiments.extraction.context import ExtractionContext, open_extraction
 from experiments.extraction.encoding_error import encoding_errors
@@ -65,6 +66,7 @@ def extract(
         stop: asked between shards.
 
     Raises:
+        ConfigError: no phase asks for what a store holds.
         StoreError: a store with another plan stands there.
         NoRoomError: the disk is full; finished shards are kept.
         NonFiniteStopError: a teacher's KV are not finite.
@@ -73,6 +75,12 @@ def extract(
     with waiting("loading models and planning the texts"):
         extraction = open_extraction(config, registry, begin=True)
         sources = sources_of(extraction)
+    if not sources:
+        raise ConfigError(
+            "no phase learns from keys and values, and a store holds nothing else; "
+            "train from live teachers (store.read=false), or give a term that compares "
+            "them a weight, such as loss.lambda_k"
+        )
     for sentence in extraction.warnings:
         print(f"warning: {sentence}", file=sys.stderr)
     with waiting("measuring what the encoding costs"):

@@ -18,7 +18,7 @@ from experiments.assemble.fingerprint import (
     student_of,
     tokenizer_digest,
 )
-from experiments.assemble.outputs import wants_own_loss
+from experiments.assemble.needs import wants_kv, wants_own_loss
 from experiments.assemble.stored_code import code_of
 from experiments.assemble.stored_teachers import FUSED
 from experiments.assemble.teaching import PhaseTeachers, build_phase_teachers
@@ -104,21 +104,25 @@ def encoding_constants(made: Sequence[StoredSample], encoding: Encoding) -> Cons
 
 
 def sources_of(extraction: ExtractionContext) -> list[Source]:
-    """One source per store of the config.
+    """One source per store of the config; none of a teacher that no phase asks for
+    keys and values.
 
     Raises:
         ConfigError: the form does not fit the phases.
     """
     form = extraction.config.store.form
-    if form == "raw":
-        return [_raw(extraction, name) for name in extraction.teachers]
+    asking = [
+        stage.teachers
+        for stage in extraction.stages
+        if wants_kv(stage.phase, extraction.registry)
+    ]
+    names = tuple(dict.fromkeys(name for teachers in asking for name in teachers))
+    if form == "raw" or not names:
+        return [_raw(extraction, name) for name in names]
     check_forms(extraction)
     if form == "fused":
-        names = tuple(extraction.teachers)
         return [_on_student_tokens(extraction, FUSED, names)]
-    return [
-        _on_student_tokens(extraction, name, (name,)) for name in extraction.teachers
-    ]
+    return [_on_student_tokens(extraction, name, (name,)) for name in names]
 
 
 def _raw(extraction: ExtractionContext, name: str) -> Source:
@@ -212,7 +216,13 @@ def student_space(extraction: ExtractionContext, names: Sequence[str]) -> PhaseT
     phase = extraction.stages[0].phase
     fuse = replace(phase.fuse, fusion_method="fixed", space="student", weights=None)
     loss = replace(
-        phase.loss, gamma_kl=0.0, relation_k=0.0, relation_v=0.0, extra={}, terms={}
+        phase.loss,
+        lambda_k=1.0,
+        gamma_kl=0.0,
+        relation_k=0.0,
+        relation_v=0.0,
+        extra={},
+        terms={},
     )
     train = replace(phase.train, calibration_samples=len(extraction.corpus.probe))
     bare = replace(phase, fuse=fuse, loss=loss, output=OutputConfig(), train=train)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from align.text.documents import TextSample
 from align.tokens.lost_text import LostText, lost_text
 from experiments.assemble.data import Encoder
+from experiments.assemble.needs import left_out
 from experiments.record.run_dir import MAIN
 
 if TYPE_CHECKING:
@@ -96,6 +97,18 @@ def tell_texts(run: RunContext) -> None:
     for sentence in (*run.data.warnings, *run.data.notes):
         event = {"kind": "event", "step": 0, "event": sentence}
         run.metrics.write_once(MAIN, run.config.phases[0], event)
+
+
+def tell_left_out(run: RunContext) -> None:
+    """Which teacher a term cannot learn from, on the console and in the report."""
+    if not run.engine.is_main:
+        return
+    for stage in run.arms[MAIN]:
+        teachers = run.models.chosen(stage.teachers)
+        for sentence in left_out(stage.phase, run.registry, teachers):
+            print(f"warning: {sentence}", file=sys.stderr)
+            event = {"kind": "event", "step": 0, "event": sentence}
+            run.metrics.write_once(MAIN, run.config.phases[0], event)
 
 
 def tell_reading(run: RunContext) -> dict[str, Reading]:

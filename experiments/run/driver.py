@@ -24,7 +24,7 @@ from experiments.run.arms import (
     with_repeated,
 )
 from experiments.run.context import RunContext
-from experiments.run.coverage import Reading, tell_reading, tell_texts
+from experiments.run.coverage import Reading, tell_left_out, tell_reading, tell_texts
 from experiments.run.evaluation import starting_point, teachers_alone
 from experiments.run.gates import Judgement, kept_before
 from experiments.run.ledger import ledger
@@ -103,6 +103,7 @@ def train_arms(run: RunContext) -> Outcome:
     """
     _note_state(run, saved=False, finished=False)
     tell_texts(run)
+    tell_left_out(run)
     with waiting("how teachers read the texts", run.engine.is_main):
         reading = tell_reading(run)
     with during("measuring before training"):

@@ -13,6 +13,7 @@ from experiments.assemble.data import RunData, load_data
 from experiments.assemble.layer_maps import crowded_layers
 from experiments.assemble.lengths import TEXTS, limits_of
 from experiments.assemble.models import Models
+from experiments.assemble.needs import with_depth
 from experiments.assemble.outputs import idle_settings
 from experiments.assemble.precision import answer_of_run, asks_hardware, settle
 from experiments.assemble.stored_code import check_code
@@ -283,8 +284,11 @@ def _warnings(
     idle: dict[str, None] = {}
     for stage in stages:
         teachers = models.chosen(stage.teachers)
+        mapped = {
+            n: teachers[n] for n in with_depth(stage.phase, plan.registry, teachers)
+        }
         yield from crowded_layers(
-            stage.phase, plan.registry, models.student_layers, teachers
+            stage.phase, plan.registry, models.student_layers, mapped
         )
         idle |= dict.fromkeys(idle_settings(stage.phase, teachers))
     if models.sharded:

@@ -21,6 +21,7 @@ from student.objective import (
     ATTENTION,
     OUTPUTS,
     RELATIONS,
+    Compared,
     Comparison,
     Objective,
     StepContext,
@@ -279,12 +280,13 @@ _PROMISES: tuple[tuple[str, Callable[[_Subject], str]], ...] = (
 )
 
 
-def _each(comparison: Comparison, change: Callable[[Tensor], Tensor]) -> Comparison:
+def _each(comparison: Compared, change: Callable[[Tensor], Tensor]) -> Comparison:
     """Other predictions and targets."""
-    return replace(
-        comparison,
+    return Comparison(
+        name=comparison.name,
         pred_k=change(comparison.pred_k),
         pred_v=change(comparison.pred_v),
         target_k=change(comparison.target_k),
         target_v=change(comparison.target_v),
+        weight=comparison.weight,
     )

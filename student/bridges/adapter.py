@@ -98,8 +98,8 @@ class AdapterBridge(Bridge):
             alignment: ``view.alignment`` for targets, ``view.causal`` for injection.
         """
         # Both maps are linear, so they commute; the student is the narrower one.
-        k, v = view.kv.flat()
-        adapter, mask = self.adapter, view.kv.mask
+        k, v = view.met.flat()
+        adapter, mask = self.adapter, view.met.mask
         k = self._adapted(
             m,
             k,

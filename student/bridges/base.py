@@ -229,10 +229,10 @@ class Bridge(nn.Module, ABC):
 
         Less what belongs to positions, where that was fitted.
         """
-        k, v = view.kv.flat()
+        k, v = view.met.flat()
         return (
-            self.position_k[m](self.mix_depth(m, k), view.kv.mask),
-            self.position_v[m](self.mix_depth(m, v), view.kv.mask),
+            self.position_k[m](self.mix_depth(m, k), view.met.mask),
+            self.position_v[m](self.mix_depth(m, v), view.met.mask),
         )
 
     def mix_depth(self, m: int, x: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ class Bridge(nn.Module, ABC):
 
     def features(self, m: int, view: TeacherView) -> tuple[Features, Features]:
         """Teacher m standardised on the student's layers and the tokens it feeds."""
-        k, v = view.kv.flat()
+        k, v = view.met.flat()
         carry = LayerMixer(view.alignment)
         return (
             self._features(
@@ -291,7 +291,7 @@ class Bridge(nn.Module, ABC):
         assert isinstance(means, PositionMean) and isinstance(standard, Standardizer)
         x, place = x.float().flatten(1, 2), None
         if means.fitted:
-            place = means.places(view.kv.mask).flatten()
+            place = means.places(view.met.mask).flatten()
         features = []
         for index, feeds in enumerate(self.teachers[m].layer_map.remap()):
             layer = carry(x, feeds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +12,7 @@ from align.calibration import CalibrationStats
 from align.errors import InputError
 from align.position_mean import PositionMean
 from align.tokens.batch import TokenBatch
-from align.views import Capture, TeacherView
+from align.views import Capture, TeacherView, with_kv
 from student.attention_sinks import without_sinks
 from student.bridges.base import Bridge, PairStats
 
@@ -45,10 +45,11 @@ def fit_positions(bridge: Bridge, batches: Iterable[Sequence[TeacherView]]) -> N
     """
     chosen = [m for m, teacher in enumerate(bridge.teachers) if teacher.positions]
     for views in batches:
+        met = with_kv(views)
         for m in chosen:
-            mask = views[m].kv.mask
-            for means, x in zip(_means(bridge, m), views[m].kv.flat(), strict=True):
-                means.update(bridge.mix_depth(m, x), mask)
+            kv = met[m].met
+            for means, x in zip(_means(bridge, m), kv.flat(), strict=True):
+                means.update(bridge.mix_depth(m, x), kv.mask)
     for m in chosen:
         for means in _means(bridge, m):
             means.fit()
@@ -63,7 +64,7 @@ def _means(bridge: Bridge, m: int) -> tuple[PositionMean, PositionMean]:
 @torch.no_grad()
 def calibrate(
     capture: Capture,
-    bridge: Bridge,
+    bridge: Bridge | None,
     batches: Iterable[tuple[TokenBatch, Sequence[TeacherView]]],
     skip_sinks: int,
 ) -> CalibrationReport:
@@ -71,48 +72,60 @@ def calibrate(
 
     Args:
         capture: the student as it stands.
-        bridge: fitted in place.
+        bridge: fitted in place; None where no teacher is met in keys and values, and
+            the sample tells of coverage, hidden states and losses alone.
         batches: the student's tokens with every teacher's view.
         skip_sinks: leading tokens to leave out, the student's and the teachers'.
 
     Raises:
         NoCoverageError: some teacher covers no token of the sample.
     """
-    stats = [_empty_stats(bridge, m) for m in range(len(bridge.teachers))]
-    covered = torch.zeros(len(bridge.teachers))
+    names = [] if bridge is None else [teacher.name for teacher in bridge.teachers]
+    stats: dict[str, tuple[PairStats, PairStats]] = {}
+    covered: dict[str, int] = {}
     tokens, hidden, bits = 0, [], []
     for batch, views in batches:
-        captured = capture(batch.ids, batch.mask, hidden=True)
+        layers = None if names else (0,)
+        captured = capture(batch.ids, batch.mask, layers=layers, hidden=True)
         assert captured.hidden is not None
-        k, v = captured.kv.flat()
         counted = without_sinks(batch, views, skip_sinks) & batch.has_text[..., None]
         for m, view in enumerate(views):
-            _update(
-                stats[m],
-                bridge,
-                m=m,
-                view=view,
-                student_kv=(k, v),
-                counted=counted[..., m],
-            )
+            if bridge is not None and view.kv is not None:
+                number = names.index(view.name)
+                if view.name not in stats:
+                    stats[view.name] = _empty_stats(bridge, number)
+                _update(
+                    stats[view.name],
+                    bridge,
+                    m=number,
+                    view=view,
+                    student_kv=captured.kv.flat(),
+                    counted=counted[..., m],
+                )
             shared = view.alignment.covered & batch.has_text
-            covered[m] += int(shared.sum())
+            covered[view.name] = covered.get(view.name, 0) + int(shared.sum())
         tokens += int(batch.has_text.sum())
         hidden.append(_pooled(captured.hidden, batch.mask))
         bits.append(_own_bits(views, len(batch.texts)))
-    names = [teacher.name for teacher in bridge.teachers]
-    coverage = {
-        name: float(covered[m]) / max(tokens, 1) for m, name in enumerate(names)
-    }
+    coverage = {name: count / max(tokens, 1) for name, count in covered.items()}
     _check(coverage, stats)
-    fit = {name: bridge.calibrate(m, *stats[m]) for m, name in enumerate(names)}
+    fit = {} if bridge is None else _fitted(bridge, stats)
     return CalibrationReport(
         coverage=coverage,
         fit=fit,
         hidden=torch.cat(hidden),
         bits=torch.cat(bits),
-        teachers=names,
+        teachers=list(coverage),
     )
+
+
+def _fitted(
+    bridge: Bridge, stats: Mapping[str, tuple[PairStats, PairStats]]
+) -> dict[str, dict[str, list[float]]]:
+    return {
+        teacher.name: bridge.calibrate(m, *stats[teacher.name])
+        for m, teacher in enumerate(bridge.teachers)
+    }
 
 
 def _empty_stats(bridge: Bridge, m: int) -> tuple[PairStats, PairStats]:
@@ -151,10 +164,10 @@ def _update(
 
 
 def _check(
-    coverage: dict[str, float], stats: Sequence[tuple[PairStats, PairStats]]
+    coverage: Mapping[str, float], stats: Mapping[str, tuple[PairStats, PairStats]]
 ) -> None:
-    for (name, share), (keys, _) in zip(coverage.items(), stats, strict=True):
-        if share == 0 or keys.to_student.n == 0:
+    for name, share in coverage.items():
+        if share == 0 or (name in stats and stats[name][0].to_student.n == 0):
             raise NoCoverageError(
                 f"teacher {name!r} covers no token of the student on the calibration "
                 "sample: the two share no characters, or every text is one token "

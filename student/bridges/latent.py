@@ -151,7 +151,7 @@ class LatentBridge(Bridge):
                 totals = share.step.terms[RECONSTRUCTION]
             parts = [
                 self.z.reconstruction_loss(
-                    m, *self.depth(m, view), view.kv.mask, totals[m]
+                    m, *self.depth(m, view), view.met.mask, totals[m]
                 )
                 for m, view in enumerate(views)
             ]

@@ -272,13 +272,10 @@ class _Loop:
         raise NonFiniteLossError(describe_trouble(self._bad, done))
 
     def _count_routing(self, result: StepResult, train_batch: TrainBatch) -> None:
-        bridge = self._distiller.bridge
-        if bridge is None or result.routing is None:
+        if result.routing is None:
             return
         if self._routing is None:
-            self._routing = RoutingStats(
-                teachers=[teacher.name for teacher in bridge.teachers]
-            )
+            self._routing = RoutingStats(teachers=list(result.teachers))
         self._routing.update(result.routing, [s.domain for s in train_batch.samples])
 
     def _log(
@@ -309,9 +306,10 @@ class _Loop:
             **self._speed(tokens, made),
         }
         bridge, last = self._distiller.bridge, results[-1]
-        if bridge is not None and last.coverage is not None:
-            teachers = [teacher.name for teacher in bridge.teachers]
-            line["coverage"] = dict(zip(teachers, last.coverage.tolist(), strict=True))
+        if last.coverage is not None:
+            covered = zip(last.teachers, last.coverage.tolist(), strict=True)
+            line["coverage"] = dict(covered)
+        if bridge is not None:
             line["gates"] = bridge.gates.detach().float().tolist()
         self._job.observer.log(line)
         if self._routing is not None:

@@ -146,11 +146,11 @@ def _count_compared(places: Places) -> list[float]:
 
 def _count_attention(places: Places) -> list[float]:
     """Sampled queries for which a teacher with attention has a token of its own."""
-    total, rows, compared = 0.0, places.rows, places.compared
+    total, rows, counted = 0.0, places.rows, places.counted
     for m, reading in enumerate(places.readings):
         if reading.attention and rows is not None:
             known = reading.readable.gather(1, rows) >= 0
-            total += float((at_rows(compared[..., m], rows) * known).double().sum())
+            total += float((at_rows(counted[..., m], rows) * known).double().sum())
     return [total]
 
 

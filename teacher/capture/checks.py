@@ -76,10 +76,11 @@ def check_asked(
     """
     name = type(capture.model).__name__
     wrong = [x for x in layers if not 0 <= x < capture.num_layers]
-    if wrong or len(set(layers)) != len(layers) or not layers:
+    needless = not layers and rows is None and (logits or hidden)
+    if wrong or len(set(layers)) != len(layers) or not (layers or needless):
         raise ValueError(
             f"layers {list(layers)} of {name}: give one or more distinct layers in "
-            f"0..{capture.num_layers - 1}"
+            f"0..{capture.num_layers - 1}, or none for logits or hidden states alone"
         )
     if logits and not capture.has_logits:
         raise ValueError(

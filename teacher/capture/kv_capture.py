@@ -179,7 +179,8 @@ class KVCapture:
             ids: (B, T) int64, B >= 1 and T >= 1.
             mask: (B, T) bool, True on real tokens, padding on either side. Models
                 which cannot be told where a text begins want it on the right.
-            layers: layers to record, each in [0, num_layers); None means all.
+            layers: layers to record, each in [0, num_layers); None means all, and none
+                are needed where logits or hidden states are asked for.
             logits: also return them.
             hidden: also return the last hidden state.
             inject: KV to read in place of the own. Gradient checkpointing is
@@ -247,12 +248,22 @@ class KVCapture:
             output, last_hidden = self._forward(
                 ids, mask, logits=logits, hidden=hidden, positions=positions
             )
+        content = recording.content() if wanted else self._nothing(ids)
         return Captured(
-            kv=KV(*recording.content(), mask),
+            kv=KV(*content, mask),
             logits=output.logits if logits and output is not None else None,
             hidden=last_hidden,
             attention=recording.attention(),
         )
+
+    def _nothing(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of no layer."""
+        batch, tokens = ids.shape
+        shapes = (
+            (0, batch, self.num_kv_heads, tokens, d) for d in (self.k_dim, self.v_dim)
+        )
+        k, v = (torch.empty(s, dtype=self.dtype, device=self.device) for s in shapes)
+        return k, v
 
     def _find_layers(self) -> tuple[list[AttentionLayer], list[int], dict[int, str]]:
         model, stack = self.model, self._forward.stack

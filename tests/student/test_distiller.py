@@ -366,7 +366,8 @@ def test_a_head_that_is_known_gives_the_same_losses_and_makes_no_logits(
         return result, {n: p.grad.clone() for n, p in named if p.grad is not None}
 
     (plain, expected), asked = step(), []
-    lesson.distiller._head = linear_head(lesson.capture)
+    contexts = lesson.distiller._contexts
+    lesson.distiller._contexts = replace(contexts, head=linear_head(lesson.capture))
 
     def spy(ids, mask, **options):
         asked.append(options["logits"])

@@ -1,5 +1,7 @@
 """One optimiser step is one mean, however its samples are cut into passes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from student.config import LossConfig
 from student.distiller import WeightedObjective
 from student.loop.batches import BatchMaker
 from student.loop.data_order import sample_indices
+from student.objective import needs_of
 from student.output import Lexicon, Vocabulary, common_pieces
 from student.output_config import OutputConfig
 from student.places import Share
@@ -181,9 +184,12 @@ def prepare(lesson, school, name, weigher, output=None):
     """Leave one term, and what it needs."""
     distiller = lesson.distiller
     distiller._objectives = only_term(name)
-    distiller._needs = distiller._objectives[name].objective.needs
-    distiller._compares = name in KV_TERMS
-    distiller._output = None if output is None else plan_of(lesson, school, output)
+    distiller._contexts = replace(
+        distiller._contexts,
+        needs=needs_of({name: distiller._objectives[name].objective}),
+        compares=name in KV_TERMS,
+        output=None if output is None else plan_of(lesson, school, output),
+    )
     distiller.weigher = weigher
 
 
@@ -248,9 +254,11 @@ def test_a_pass_alone_is_its_own_step(own_school, lesson_of, pieces):
     )
     prepare(lesson, own_school, "ce", weigher, config)
     distiller = lesson.distiller
-    distiller._objectives = {n: WeightedObjective(1.0, e()) for n, e in every.items()}
-    distiller._needs = frozenset({"attention", "relations", "outputs"})
-    distiller._compares = True
+    terms = {n: e() for n, e in every.items()}
+    distiller._objectives = {n: WeightedObjective(1.0, t) for n, t in terms.items()}
+    distiller._contexts = replace(
+        distiller._contexts, needs=needs_of(terms), compares=True
+    )
     cpu = torch.device("cpu")
     train_batch = BatchMaker(
         samples=pieces,

@@ -242,5 +242,5 @@ def _each(part: Lesson, change: Any) -> Lesson:
     def kv(given: KV) -> KV:
         return replace(given, k=change(given.k), v=change(given.v))
 
-    views = [replace(view, kv=kv(view.kv)) for view in part.views]
+    views = [replace(view, kv=kv(view.met)) for view in part.views]
     return replace(part, kv=kv(part.kv), views=views)

@@ -79,9 +79,9 @@ def future_problem(bridge: Any, views: Sequence[Any], weights: Tensor) -> str:
     now = bridge.fuse_for_injection(views, weights)
     if now is None:
         return ""
-    length = max(view.kv.num_tokens for view in views)
+    length = max(view.met.num_tokens for view in views)
     for share in (0.25, 0.5, 0.75):
-        starts = [round(share * view.kv.num_tokens) for view in views]
+        starts = [round(share * view.met.num_tokens) for view in views]
         later = [with_other_keys(v, s) for v, s in zip(views, starts, strict=True)]
         fused = bridge.fuse_for_injection(later, weights)
         if fused is None:

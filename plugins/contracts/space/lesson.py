@@ -204,10 +204,10 @@ def _drawn(
 
 def with_other_keys(view: TeacherView, start: int = 0) -> TeacherView:
     """The same view, whose teacher says something else from one of its tokens on."""
-    k, v = view.kv.k.clone(), view.kv.v.clone()
+    k, v = view.met.k.clone(), view.met.v.clone()
     for x in (k, v):
         x[:, :, :, start:] = 3 - 2 * x[:, :, :, start:].flip(-1)
-    return replace(view, kv=replace(view.kv, k=k, v=v))
+    return replace(view, kv=replace(view.met, k=k, v=v))
 
 
 def reached(view: TeacherView, start: int) -> Tensor:
@@ -217,7 +217,7 @@ def reached(view: TeacherView, start: int) -> Tensor:
     """
     assert view.causal is not None
     batch, student, teacher = view.causal.shape
-    fed = torch.zeros(batch * student, dtype=torch.bool, device=view.kv.k.device)
+    fed = torch.zeros(batch * student, dtype=torch.bool, device=view.met.k.device)
     fed[view.causal.rows[view.causal.cols % max(teacher, 1) >= start]] = True
     return fed.view(batch, student).cumsum(1) > 0
 
@@ -310,7 +310,7 @@ def _first(whole: Lesson, texts: int) -> Lesson:
                 mask=reading.mask[:texts],
             )
         )
-        views.append(replace(view, kv=kv(view.kv), alignment=alignment, causal=causal))
+        views.append(replace(view, kv=kv(view.met), alignment=alignment, causal=causal))
     return Lesson(
         batch=tokens(whole.batch),
         kv=kv(whole.kv),

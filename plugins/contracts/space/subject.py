@@ -20,7 +20,7 @@ from plugins.hookspecs import Space
 from plugins.seeds import chance
 from plugins.untouched import Untouched
 from student.bridges.base import Bridge, TeacherShape
-from student.objective import Comparison
+from student.objective import Compared
 
 CLOSE = partial(torch.allclose, rtol=1e-4, atol=1e-5, equal_nan=True)
 
@@ -102,7 +102,7 @@ def answers(
     """
     tensors: dict[str, Tensor] = {}
     with chance(0):
-        met: Sequence[Comparison] = bridge.compare(part.kv, part.views, part.weights)
+        met: Sequence[Compared] = bridge.compare(part.kv, part.views, part.weights)
         fused = bridge.fuse_for_injection(part.views, part.weights)
         losses = {} if first is not None else bridge.auxiliary(part.kv, part.views)
     for index, c in enumerate(met):

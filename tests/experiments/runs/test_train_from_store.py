@@ -82,14 +82,18 @@ def test_one_stored_and_one_live_teacher_give_the_losses_of_two_live_ones(
     live = run("live", *outputs)
     assert "projected_kl" in live[0]
     extract(tmp_path, capsys, "store.encoding=float32", *outputs)
-    shutil.rmtree(tmp_path / "kv" / "kv" / "qwen-code")
-    words = ["store.read=[gpt2-prose]", "store.encoding=float32"]
-    close(run("mixed", *words, *outputs), live, 1e-6)
-    config = str(tmp_path / "config.yaml")
-    words += ["run.name=refused", "phase.all.loss.gamma_kl=0.1"]
+    config, watching = str(tmp_path / "config.yaml"), "phase.all.loss.gamma_kl=0.1"
+    words = ["store.read=true", "store.encoding=float32", "run.name=refused", watching]
     code, message = said(["train", config, *words], capsys)
     assert code == 2 and "attention_kl compares attention" in message
     assert "which teacher 'gpt2-prose' cannot give: stores hold" in message
+    shutil.rmtree(tmp_path / "kv" / "kv" / "qwen-code")
+    words = ["store.read=[gpt2-prose]", "store.encoding=float32", *outputs]
+    close(run("mixed", *words), live, 1e-6)
+    watched = run("watched", *words, watching)
+    assert all(step["attention_kl"] > 0 for step in watched)
+    told = "attention_kl learns nothing from teacher 'gpt2-prose', only from qwen-code"
+    assert told in (tmp_path / "watched" / "metrics.jsonl").read_text()
 
 
 def test_a_teacher_that_has_no_store_is_asked_live_and_that_is_said(

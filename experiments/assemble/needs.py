@@ -1,0 +1,130 @@
+"""What a phase asks of each teacher, and what is left out where one cannot give it.
+
+A term learns from whoever has what it needs. That a teacher is left out of a term is
+said in the log and in the report; a term from which all are left out is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from align.views import ATTENTION, KEYS_VALUES, OUTPUTS, OWN_LOSS, ModelFacts, Teacher
+from experiments.assemble.outputs import active_objectives, setting_of
+from experiments.config.parsing import ConfigError
+from experiments.config.tree import PhaseConfig
+from fuse.router import learns, needs_sample
+from plugins.registry import Registry
+from student.objective import Objective, needs_of
+from student.terms.key_value import chosen_terms
+
+Teachers = Mapping[str, Teacher]
+
+
+def wants_own_loss(phase: PhaseConfig, registry: Registry) -> bool:
+    """Whether a phase asks the teachers for their own next-token loss."""
+    router = registry.guarded("router", phase.fuse.router)
+    return needs_sample(router) or (
+        learns(router) and phase.loss.router_signal != "outcome"
+    )
+
+
+def wants_kv(phase: PhaseConfig, registry: Registry) -> bool:
+    """Whether a phase with teachers asks them for keys and values.
+
+    Terms do that compare them. The outcome does where somebody learns from it: a
+    router, or the adapters whose targets such a term takes. With neither it would
+    train what nobody reads, and is left out.
+    """
+    if KEYS_VALUES in needs_of(active_objectives(phase, registry)):
+        return True
+    loss, router = phase.loss, registry.guarded("router", phase.fuse.router)
+    outcome = loss.eta_outcome > 0 and loss.outcome_every > 0
+    return outcome and learns(router) and loss.router_signal != "teacher_loss"
+
+
+def wants_attention(phase: PhaseConfig, registry: Registry) -> bool:
+    """Whether a phase asks for attention at sampled rows."""
+    return ATTENTION in needs_of(active_objectives(phase, registry))
+
+
+def who_gives(need: str, teachers: Mapping[str, ModelFacts]) -> list[str]:
+    """The teachers that do not lack something, in order."""
+    return [n for n, t in teachers.items() if need not in getattr(t, "lacks", {})]
+
+
+def with_depth(
+    phase: PhaseConfig, registry: Registry, teachers: Mapping[str, ModelFacts]
+) -> list[str]:
+    """The teachers that are mapped onto the student's layers: those that bring keys and
+    values, or attention, where a phase asks for any."""
+    met = who_gives(KEYS_VALUES, teachers) if wants_kv(phase, registry) else []
+    watched = who_gives(ATTENTION, teachers) if wants_attention(phase, registry) else []
+    return [name for name in teachers if name in met or name in watched]
+
+
+def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> None:
+    """Refuse, before any work, a term that needs what no teacher of a phase can give.
+
+    :func:`experiments.assemble.outputs.check_outputs` sees to next-token outputs.
+
+    Raises:
+        ConfigError: names term, teachers and setting.
+    """
+    if not teachers:
+        return
+    for term, objective in active_objectives(phase, registry).items():
+        for need in sorted(needs_of({term: objective}) & {ATTENTION, KEYS_VALUES}):
+            if who_gives(need, teachers):
+                continue
+            kind = chosen_terms(phase.loss, phase.output)[term].kind
+            raise ConfigError(
+                f"{term} compares {need}, which {_reasons(need, teachers)}; set "
+                f"{setting_of(phase, kind)}=0 for the phase, or ask a teacher live "
+                "(store.read)"
+            )
+    if wants_own_loss(phase, registry) and not who_gives(OWN_LOSS, teachers):
+        raise ConfigError(
+            "a router here learns from the teachers' own losses, which "
+            f"{_reasons(OWN_LOSS, teachers)}; extract again with this config, ask a "
+            "teacher live (store.read), or set phase.all.loss.router_signal=outcome"
+        )
+
+
+def left_out(
+    phase: PhaseConfig, registry: Registry, teachers: Teachers
+) -> Iterator[str]:
+    """A sentence on each teacher that a term of a phase cannot learn from."""
+    for term, objective in active_objectives(phase, registry).items():
+        for need in sorted(needs_of({term: objective})):
+            yield from _left_out(phase, term, objective, need, teachers)
+    if wants_own_loss(phase, registry):
+        for name, reason in _lacking(OWN_LOSS, teachers):
+            yield (
+                f"phase {phase.name!r}: the router hears nothing of the own loss of "
+                f"teacher {name!r}, only of the others': {reason}"
+            )
+
+
+def _left_out(
+    phase: PhaseConfig, term: str, objective: Objective, need: str, teachers: Teachers
+) -> Iterator[str]:
+    kind = chosen_terms(phase.loss, phase.output)[term].kind
+    for name, reason in _lacking(need, teachers):
+        if need == OUTPUTS and phase.output.teachers.get(kind) is not None:
+            continue  # the config says itself who is meant
+        yield (
+            f"phase {phase.name!r}: {term} learns nothing from teacher {name!r}, only "
+            f"from {', '.join(who_gives(need, teachers))}: {reason}"
+        )
+
+
+def _lacking(need: str, teachers: Teachers) -> list[tuple[str, str]]:
+    """Who lacks something, and why."""
+    return [(n, t.lacks[need]) for n, t in teachers.items() if need in t.lacks]
+
+
+def _reasons(need: str, teachers: Teachers) -> str:
+    return "; ".join(
+        f"teacher {name!r} cannot give: {reason}"
+        for name, reason in _lacking(need, teachers)
+    )

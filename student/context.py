@@ -1,0 +1,179 @@
+"""Put together what the terms of one forward pass read, each part where a term does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from align.layer_map import LayerMap, interpolate_teacher_layers
+from align.tokens.batch import TokenBatch
+from align.views import Captured, LinearHead, Output, TeacherView, with_kv
+from student.bridges.base import Bridge
+from student.objective import (
+    ATTENTION,
+    OUTPUTS,
+    RELATIONS,
+    AttentionPair,
+    Compared,
+    HiddenOutput,
+    Relation,
+    StepContext,
+    at_rows,
+)
+from student.places import Share
+from student.step_outputs import OutputPlan, Outputs, Taught
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ContextMaker:
+    """What a phase's terms read, beside what a pass brings."""
+
+    needs: frozenset[str]
+    """Of all terms together, see :func:`student.objective.needs_of`."""
+    compares: bool
+    """Whether a term reads comparisons."""
+    bridge: Bridge | None
+    """Of the teachers that bring keys and values; None where nobody meets there."""
+    maps: Mapping[str, LayerMap]
+    """By teacher, of those that bring attention."""
+    layers: int
+    """L of the student."""
+    temperature: Tensor | None
+    """(L,) of attention and relations; None: 1."""
+    output: OutputPlan | None
+    """Of terms on outputs."""
+    head: LinearHead | None
+    """The student's, where its logits are a product with it."""
+
+    def alone(self, captured: Captured, batch: TokenBatch, step: int) -> StepContext:
+        """Of a pass without teachers."""
+        return StepContext(batch=batch, output=self.next_token(captured), step=step)
+
+    def taught(
+        self,
+        captured: Captured,
+        batch: TokenBatch,
+        views: Sequence[TeacherView],
+        *,
+        routing: Tensor,
+        clear: Tensor,
+        rows: Tensor | None,
+        step: int = 0,
+        share: Share | None = None,
+    ) -> StepContext:
+        """Of a pass with teachers.
+
+        Args:
+            captured: the student, seen from inside.
+            batch: its tokens, (B, T).
+            views: one per teacher.
+            routing: (B, T, M) or (L, B, T, M) float32, detached.
+            clear: (B, T, M) bool, False on padding and on attention sinks.
+            rows: (B, R) int64 query positions, where a term compares some.
+            step: optimiser steps taken in this phase.
+            share: what the batch is of its optimiser step.
+        """
+        weights = routing * clear
+        temperature = self.temperature
+        return StepContext(
+            batch=batch,
+            output=self.next_token(captured),
+            comparisons=self._comparisons(captured, views, weights),
+            attention=self._attention_pairs(captured, views, weights, rows),
+            relations=self._relations(captured, views, weights, rows),
+            routing=routing,
+            step=step,
+            outputs=self._outputs(
+                captured, batch, views, weights=routing, step=step, share=share
+            ),
+            temperature=None if temperature is None else temperature.to(routing.device),
+        )
+
+    def next_token(self, captured: Captured) -> Tensor | HiddenOutput:
+        """The student's logits, or what they come from."""
+        if self.head is None:
+            assert captured.logits is not None
+            return captured.logits
+        assert captured.hidden is not None
+        return HiddenOutput(captured.hidden, self.head)
+
+    def _comparisons(
+        self, captured: Captured, views: Sequence[TeacherView], weights: Tensor
+    ) -> Sequence[Compared]:
+        if self.bridge is None or not self.compares:
+            return []
+        return self.bridge.compare(captured.kv, with_kv(views), of_kv(weights, views))
+
+    def _attention_pairs(
+        self,
+        captured: Captured,
+        views: Sequence[TeacherView],
+        weights: Tensor,
+        rows: Tensor | None,
+    ) -> list[AttentionPair]:
+        if ATTENTION not in self.needs or rows is None or captured.attention is None:
+            return []
+        pairs = []
+        for m, view in enumerate(views):
+            if view.attention is None:
+                continue
+            teacher = interpolate_teacher_layers(
+                [view.attention], [self.maps[view.name]], self.layers, kept=True
+            )[0]
+            assert isinstance(teacher, Tensor)
+            known = teacher.sum(-1).mean(0) > 0.5  # (B, R): rows that kept mass
+            weight = at_rows(weights[..., m], rows) * known
+            pairs.append(AttentionPair(view.name, captured.attention, teacher, weight))
+        return pairs
+
+    def _relations(
+        self,
+        captured: Captured,
+        views: Sequence[TeacherView],
+        weights: Tensor,
+        rows: Tensor | None,
+    ) -> Sequence[Relation]:
+        if RELATIONS not in self.needs or rows is None or self.bridge is None:
+            return []
+        return self.bridge.relations(
+            captured.kv, with_kv(views), of_kv(weights, views), rows
+        )
+
+    def _outputs(
+        self,
+        captured: Captured,
+        batch: TokenBatch,
+        views: Sequence[TeacherView],
+        *,
+        weights: Tensor,
+        step: int,
+        share: Share | None,
+    ) -> Outputs | None:
+        plan = self.output
+        if OUTPUTS not in self.needs or plan is None or captured.hidden is None:
+            return None
+        student = Output(batch, captured.hidden, plan.head, plan.vocabulary)
+        if weights.dim() == 4:  # layers are routed by themselves
+            weights = weights.mean(0)
+        pairings = [None] * len(views) if share is None else share.places.pairings
+        taught = [
+            Taught(view.name, view.output, weights[..., m], pairings[m])
+            for m, view in enumerate(views)
+            if view.output is not None
+        ]
+        return Outputs(
+            student=student,
+            teachers=taught,
+            config=plan.config,
+            temperature=plan.temperature,
+            step=step,
+            lexicons=plan.lexicons,
+        )
+
+
+def of_kv(x: Tensor, views: Sequence[TeacherView]) -> Tensor:
+    """(..., M) of all teachers -> (..., M') of those that bring keys and values."""
+    kept = [m for m, view in enumerate(views) if view.kv is not None]
+    return x if len(kept) == len(views) else x[..., kept]

@@ -1,0 +1,111 @@
+"""What a phase asks of its teachers, and what is said where one cannot give it."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from align.views import ATTENTION, KEYS_VALUES, OUTPUTS, OWN_LOSS
+from experiments.assemble.needs import check_needs, left_out, wants_kv, with_depth
+from experiments.config.parsing import ConfigError
+from plugins.registry import Registry
+from tests.experiments.assemble.test_outputs import phase
+
+REGISTRY = Registry.load(entry_points=False)
+LEARNT = {"fusion_method": "learnable"}
+SILENT = {"lambda_k": 0, "lambda_v": 0, "beta_cos": 0, "gamma_kl": 0}
+LIVE = SimpleNamespace(lacks={})
+STORED = SimpleNamespace(lacks={ATTENTION: "no queries", OUTPUTS: "no outputs"})
+SPEAKER = SimpleNamespace(
+    lacks={KEYS_VALUES: "it only speaks", ATTENTION: "it only speaks"}
+)
+
+
+@pytest.mark.parametrize(
+    ("sections", "wanted"),
+    [
+        ({"loss": {}}, True),
+        ({"loss": SILENT | {"relation_v": 0.1}}, True),
+        ({"loss": SILENT | {"gamma_kl": 0.1}}, False),
+        ({"loss": SILENT, "output": {"kd": 1}}, False),
+        ({"loss": SILENT, "fuse": LEARNT}, True),
+        (
+            {
+                "loss": SILENT | {"eta_outcome": 0},
+                "fuse": LEARNT,
+            },
+            False,
+        ),
+        (
+            {
+                "loss": SILENT | {"router_signal": "teacher_loss"},
+                "fuse": LEARNT,
+            },
+            False,
+        ),
+    ],
+)
+def test_keys_and_values_are_asked_for_where_a_loss_meets_them(sections, wanted):
+    """Fails where the outcome of fixed fusion, which teaches nobody, asks for any."""
+    assert wants_kv(phase(**sections), REGISTRY) == wanted
+
+
+def test_a_term_that_nobody_can_serve_is_refused_with_every_teacher_and_the_setting():
+    asking = phase(loss=SILENT | {"gamma_kl": 0.1})
+    said = (
+        r"attention_kl compares attention, which teacher 'a' cannot give: no queries; "
+        r"teacher 'b' cannot give: it only speaks; set loss.gamma_kl=0"
+    )
+    with pytest.raises(ConfigError, match=said):
+        check_needs(asking, REGISTRY, {"a": STORED, "b": SPEAKER})
+    check_needs(asking, REGISTRY, {"a": STORED, "b": LIVE})
+    with pytest.raises(
+        ConfigError, match=r"kv_k compares keys and values, which .*'b'"
+    ):
+        check_needs(phase(loss={}), REGISTRY, {"b": SPEAKER})
+
+
+def test_a_teacher_that_is_left_out_is_named_with_term_reason_and_who_is_left():
+    teachers = {"a": STORED, "b": LIVE, "c": SPEAKER}
+    sentences = list(left_out(phase(loss={"gamma_kl": 0.1}), REGISTRY, teachers))
+    assert sentences == [
+        f"phase 'dual': {term} learns nothing from teacher {name!r}, only from "
+        f"{others}: {reason}"
+        for term, name, others, reason in (
+            ("kv_k", "c", "a, b", "it only speaks"),
+            ("kv_v", "c", "a, b", "it only speaks"),
+            ("cosine", "c", "a, b", "it only speaks"),
+            ("attention_kl", "a", "b", "no queries"),
+            ("attention_kl", "c", "b", "it only speaks"),
+        )
+    ]
+
+
+def test_who_the_config_names_itself_is_not_told_of():
+    teachers = {"twin": STORED, "foreign": LIVE}
+    both = {"projected_kl": 1}
+    (sentence,) = left_out(phase(loss=SILENT, output=both), REGISTRY, teachers)
+    assert (
+        "projected_kl learns nothing from teacher 'twin', only from foreign" in sentence
+    )
+    named = both | {"teachers": {"projected_kl": ["foreign"]}}
+    assert not list(left_out(phase(loss=SILENT, output=named), REGISTRY, teachers))
+
+
+def test_a_router_hears_the_losses_that_there_are():
+    routed = phase(fuse=LEARNT)
+    mute = SimpleNamespace(lacks={OWN_LOSS: "no losses"})
+    sentences = list(left_out(routed, REGISTRY, {"a": mute, "b": LIVE}))
+    assert any(
+        "own loss of teacher 'a', only of the others': no" in s for s in sentences
+    )
+    with pytest.raises(ConfigError, match="own losses, which teacher 'a' cannot give"):
+        check_needs(routed, REGISTRY, {"a": mute})
+
+
+def test_only_who_brings_layers_is_mapped_onto_the_students():
+    teachers = {"a": STORED, "b": LIVE, "c": SPEAKER}
+    silent = phase(loss=SILENT, output={"kd": 1})
+    watched = phase(loss=SILENT | {"gamma_kl": 0.1})
+    assert with_depth(silent, REGISTRY, teachers) == []
+    assert with_depth(watched, REGISTRY, teachers) == ["b"]
+    assert with_depth(phase(loss={}), REGISTRY, teachers) == ["a", "b"]
