@@ -71,7 +71,7 @@ def test_nothing_is_left_after_an_exception(make_model, batch):
 
 def test_nothing_is_left_after_a_refusal(make_model, batch):
     model = make_model("llama").train()
-    model.activation_checkpointing_enable({"use_reentrant": True})
+    model.gradient_checkpointing_enable({"use_reentrant": True})
     capture, before = KVCapture(model), _traces(model)
     with pytest.raises(ValueError, match="re-entrant"):
         capture(*batch)

@@ -330,7 +330,7 @@ def test_checkpointing_changes_no_gradient_of_a_kv_loss(make_model, batch, name)
     def gradients(checkpointing):
         model = make_model(name).train()
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         capture = KVCapture(model)
         rows = None if name == "gpt_oss" else torch.tensor([[3, 5], [2, 6]])
         torch.manual_seed(3)  # dropout is on
@@ -355,7 +355,7 @@ def test_checkpointing_changes_no_gradient_of_a_kv_loss(make_model, batch, name)
 
 def test_reentrant_checkpointing_is_refused(make_model, batch):
     model = make_model("llama").train()
-    model.activation_checkpointing_enable({"use_reentrant": True})
+    model.gradient_checkpointing_enable({"use_reentrant": True})
     capture = KVCapture(model)
     with pytest.raises(ValueError, match="use_reentrant=False"):
         capture(*batch)
@@ -402,7 +402,7 @@ def test_gradient_reaches_gate_and_injected_kv(make_model, batch, checkpointing)
     with torch.no_grad():
         other = capture(torch.where(mask, ids.flip(0), 0), mask).kv
     if checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     other.k.requires_grad_()
     other.v.requires_grad_()
     gate = torch.full((2,), 0.5, requires_grad=True)
