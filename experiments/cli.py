@@ -11,6 +11,7 @@ from experiments.commands.estimate import ESTIMATE
 from experiments.commands.look import CONFIG, DOCTOR, EVAL, REPORT, STATUS, ZOO
 from experiments.commands.parser import examples_text
 from experiments.commands.plugins import PLUGINS
+from experiments.commands.recipes import RECIPES
 from experiments.commands.store import EXTRACT, STORE
 from experiments.commands.train import QUICKSTART, TRAIN
 from experiments.commands.viz import VIZ
@@ -18,6 +19,7 @@ from experiments.commands.viz import VIZ
 COMMANDS = (
     QUICKSTART,
     TRAIN,
+    RECIPES,
     ESTIMATE,
     EXTRACT,
     STORE,
@@ -77,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
             (
                 ("mtkd doctor", "what this machine offers"),
                 ("mtkd quickstart", "embedded teachers, all five phases, minutes"),
+                ("mtkd recipes list", "configs for what people do, to start from"),
                 ("mtkd train my.yaml train.steps=200", "your own models and texts"),
                 ("mtkd COMMAND --help", "each command, by example"),
             )

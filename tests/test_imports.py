@@ -77,6 +77,7 @@ ROOMS: dict[str, set[str]] = {
         "commands",
     },
     "experiments/configs": set(),
+    "experiments/recipes": set(),
     "experiments/phases": set(),
 }
 """Which other folders of its package the files of a folder may import; also in

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from align.config import AlignConfig
+from experiments.config.packaged import config_path
 from experiments.config.parsing import (
     ConfigError,
     Typed,
@@ -187,7 +188,7 @@ def load_config(
     """Read a config: defaults, then the file, then the overrides.
 
     Args:
-        source: a YAML file, the name of a packaged config (``quickstart``), plain
+        source: a YAML file, the name of a packaged config or recipe, plain
             data, or None for defaults alone. A file's stem becomes ``run.name``
             where the file gives none.
         overrides: dotted settings, such as ``fuse.temperature=0.5``, or
@@ -241,26 +242,6 @@ def _fewest(phase: str, changes: Any) -> int:
             text = changed.text if isinstance(changed, Typed) else changed
             fewest = int(text) if str(text).isdigit() else fewest  # else refused later
     return int(fewest)
-
-
-def config_path(name: str | Path) -> Path:
-    """Find a config by path, or by the name of a packaged one.
-
-    Raises:
-        ConfigError: neither; lists the packaged ones.
-    """
-    path = Path(name)
-    packaged = Path(__file__).parents[1] / "configs"
-    if path.exists():
-        return path
-    inside = packaged / f"{name}.yaml"
-    if inside.parent == packaged and inside.is_file():
-        return inside
-    names = ", ".join(sorted(file.stem for file in packaged.glob("*.yaml")))
-    raise ConfigError(
-        f"config {str(name)!r} is neither a file nor a packaged config ({names}); "
-        "`mtkd config show > my.yaml` writes one to start from"
-    )
 
 
 def config_text(config: Config | PhaseConfig) -> str:

@@ -9,32 +9,94 @@ from typing import Any
 from align.sizes import Sizes
 from teacher.loading.models import read_config
 
-_QWEN = {
-    "architectures": ["Qwen2ForCausalLM"],
+Fields = Mapping[str, Any]
+_QWEN: Fields = {
+    "model_type": "qwen2",
     "dtype": "bfloat16",
-    "num_hidden_layers": 28,
+    "num_key_value_heads": 2,
+    "vocab_size": 151_936,
+    "tie_word_embeddings": True,
 }
-PUBLISHED: Mapping[str, Mapping[str, Any]] = {
-    "Qwen/Qwen2.5-1.5B": {
-        **_QWEN,
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "vocab_size": 151_936,
-        "tie_word_embeddings": True,
-    },
+_QWEN_SMALL: Fields = {
+    **_QWEN,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+}
+_QWEN_MIDDLE: Fields = {
+    **_QWEN,
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+}
+PUBLISHED: Mapping[str, Fields] = {
+    "Qwen/Qwen2.5-0.5B": _QWEN_SMALL,
+    "Qwen/Qwen2.5-0.5B-Instruct": _QWEN_SMALL,
+    "Qwen/Qwen2.5-1.5B": _QWEN_MIDDLE,
+    "Qwen/Qwen2.5-Coder-1.5B": _QWEN_MIDDLE,
+    "Qwen/Qwen2.5-Math-1.5B": _QWEN_MIDDLE,
     "Qwen/Qwen2.5-7B": {
         **_QWEN,
         "hidden_size": 3584,
         "intermediate_size": 18_944,
+        "num_hidden_layers": 28,
         "num_attention_heads": 28,
         "num_key_value_heads": 4,
         "vocab_size": 152_064,
         "tie_word_embeddings": False,
     },
+    "HuggingFaceTB/SmolLM2-135M": {
+        "model_type": "llama",
+        "dtype": "bfloat16",
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "vocab_size": 49_152,
+        "tie_word_embeddings": True,
+    },
+    "HuggingFaceTB/SmolLM2-1.7B": {
+        "model_type": "llama",
+        "dtype": "bfloat16",
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": 49_152,
+        "tie_word_embeddings": True,
+    },
+    "EleutherAI/pythia-160m": {
+        "model_type": "gpt_neox",
+        "dtype": "float16",
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "vocab_size": 50_304,
+    },
+    "openai-community/gpt2": {"model_type": "gpt2"},
+    "openai-community/gpt2-medium": {
+        "model_type": "gpt2",
+        "n_embd": 1024,
+        "n_layer": 24,
+        "n_head": 16,
+    },
+    "openai-community/gpt2-large": {
+        "model_type": "gpt2",
+        "n_embd": 1280,
+        "n_layer": 36,
+        "n_head": 20,
+    },
+    "google-bert/bert-base-cased": {"model_type": "bert", "vocab_size": 28_996},
 }
-"""What two models' files say, for a plan on a machine that has neither."""
+"""What the files of the recipes' models say, for a plan on a machine that has none of
+them."""
+_ENCODERS = ("bert",)
+"""Of these, the architectures that predict nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -106,6 +168,9 @@ def _config_of(name: str) -> tuple[Any, str]:
     except FileNotFoundError:
         if name not in PUBLISHED:
             raise
-    from transformers import Qwen2Config
+    from transformers import AutoConfig
 
-    return Qwen2Config(**PUBLISHED[name]), "decoder"
+    fields = dict(PUBLISHED[name])
+    family = fields.pop("model_type")
+    kind = "encoder" if family in _ENCODERS else "decoder"
+    return AutoConfig.for_model(family, **fields), kind

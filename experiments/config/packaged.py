@@ -1,0 +1,71 @@
+"""Configs that come with the package: those that run as they are, and recipes."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from align.errors import InputError
+from experiments.config.parsing import ConfigError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+"""What runs as it is, from embedded models and texts."""
+RECIPES = Path(__file__).parents[1] / "recipes"
+"""What people copy and change."""
+
+
+def config_path(name: str | Path) -> Path:
+    """Find a config by path, or by the name of a packaged one, a recipe included.
+
+    Raises:
+        ConfigError: neither; lists the packaged ones.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    for folder in (CONFIGS, RECIPES):
+        inside = folder / f"{name}.yaml"
+        if inside.parent == folder and inside.is_file():
+            return inside
+    raise ConfigError(
+        f"config {str(name)!r} is neither a file nor a packaged config "
+        f"({', '.join(names_in(CONFIGS))}) nor a recipe ({', '.join(recipes())}); "
+        "`mtkd recipes copy NAME my.yaml` writes one to start from"
+    )
+
+
+def names_in(folder: Path) -> list[str]:
+    """The configs of a folder by name, in order."""
+    return sorted(file.stem for file in folder.glob("*.yaml"))
+
+
+def recipes() -> list[str]:
+    """The recipes by name, in order."""
+    return names_in(RECIPES)
+
+
+def recipe_text(name: str) -> str:
+    """A recipe as it is written, comments included.
+
+    Raises:
+        InputError: there is none of that name; says which there are.
+    """
+    names = recipes()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else ";"
+        raise InputError(
+            f"there is no recipe {name!r}{meant} there are {', '.join(names)}"
+        )
+    return (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def what_for(text: str) -> str:
+    """The first sentence of a config's comment, on one line."""
+    words = []
+    for line in text.splitlines():
+        said = line.removeprefix("#").strip()
+        if not line.startswith("#") or not said:
+            break
+        words.append(said)
+    return " ".join(words)

@@ -1,0 +1,1 @@
+"""Commented configs to copy and change, which ``mtkd recipes`` shows."""
