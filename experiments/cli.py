@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from experiments.commands.estimate import ESTIMATE
 from experiments.commands.look import CONFIG, DOCTOR, EVAL, REPORT, STATUS, ZOO
+from experiments.commands.models import MODELS
 from experiments.commands.parser import examples_text
 from experiments.commands.plugins import PLUGINS
 from experiments.commands.recipes import RECIPES
@@ -30,6 +31,7 @@ COMMANDS = (
     VIZ,
     PLUGINS,
     ZOO,
+    MODELS,
     CONFIG,
 )
 """In the order of ``mtkd --help``."""

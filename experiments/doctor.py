@@ -255,6 +255,7 @@ def _extras(_: Mapping[str, str]) -> Iterator[Finding]:
     extras = {
         "pyarrow": ("reads .parquet and .arrow text", "pip install 'mtkd[parquet]'"),
         "zstandard": ("reads .zst text, packs stores", "pip install 'mtkd[zstd]'"),
+        "gguf": ("converts .gguf models", "pip install 'mtkd[models]'"),
         "tensorboard": ("shows metrics live", "pip install tensorboard"),
     }
     for name, (use, command) in extras.items():

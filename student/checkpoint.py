@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from align.errors import InputError
+from align.support.digest import sha256_of
 
 _UNWRITTEN = re.compile(
     r"No space left|Disk quota exceeded|File too large|os error (28|122|27)\b"
@@ -123,7 +123,7 @@ def mark_complete(folder: Path, state: dict[str, Any]) -> None:
     }
     record = {
         "files": {name: file.stat().st_size for name, file in files.items()},
-        "sha256": {name: _sha256(file) for name, file in files.items()},
+        "sha256": {name: sha256_of(file) for name, file in files.items()},
         "state": state,
     }
     for file in files.values():
@@ -135,11 +135,6 @@ def mark_complete(folder: Path, state: dict[str, Any]) -> None:
 def _flush(file: Path) -> None:
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_complete(folder: Path, digests: bool = False) -> dict[str, Any] | None:
@@ -178,7 +173,7 @@ def read_complete(folder: Path, digests: bool = False) -> dict[str, Any] | None:
                 f"checkpoint {folder} is damaged: {name} {what}; delete the folder "
                 "to train this part again from the one before"
             )
-        if name in known and known[name] != _sha256(file):
+        if name in known and known[name] != sha256_of(file):
             raise CheckpointError(
                 f"checkpoint {folder} is damaged: {name} holds other bytes than were "
                 "written; delete the folder to train this part again from the one "
@@ -187,13 +182,16 @@ def read_complete(folder: Path, digests: bool = False) -> dict[str, Any] | None:
     return dict(state)
 
 
-def export_student(model: Any, tokenizer: Any, path: Path) -> None:
+def export_student(
+    model: Any, tokenizer: Any, path: Path, notices: Mapping[str, str] | None = None
+) -> None:
     """Save a student that plain transformers loads, readable by the user's umask.
 
     Args:
         model: a ``PreTrainedModel``.
         tokenizer: its tokenizer.
         path: folder, replaced as a whole.
+        notices: texts that go with it, such as its base's licence, by file name.
 
     Raises:
         ValueError: the model has low-rank updates beside its weights, of which
@@ -210,6 +208,8 @@ def export_student(model: Any, tokenizer: Any, path: Path) -> None:
         model.save_pretrained(folder)
         model.config._attn_implementation = attention
         tokenizer.save_pretrained(folder)
+        for name, text in (notices or {}).items():
+            (folder / name).write_text(text, encoding="utf-8")
         make_readable(folder)
 
 

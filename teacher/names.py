@@ -10,18 +10,23 @@ from align.errors import MissingFileError
 ZOO = "zoo:"
 """Prefix of embedded models: ``zoo:gpt2-prose``, or ``zoo:tiny/gpt2-prose``."""
 
+PACKAGE = "pkg:"
+"""Prefix of pretrained models from Python packages: ``pkg:smollm2``."""
+
 
 def model_source(name: str, resolve: Callable[[str], Path] | None = None) -> str:
     """Where to load a model from: its folder, or its name on the hub.
 
     Args:
-        name: a folder, a hub name, ``zoo:NAME`` or ``zoo:SCALE/NAME``.
+        name: a folder, a hub name, ``pkg:NAME``, ``zoo:NAME`` or
+            ``zoo:SCALE/NAME``.
         resolve: gives the folder of what stands behind ``zoo:``; None means the built
             zoo.
 
     Raises:
-        FileNotFoundError: no such folder, or the zoo's model is not built.
-        ValueError: the zoo has no such model.
+        FileNotFoundError: no such folder, or the zoo's model is not built, or the
+            package's not fetched.
+        ValueError: neither the zoo nor a known package has such a model.
     """
     if name.startswith(ZOO):
         if resolve is not None:
@@ -30,6 +35,10 @@ def model_source(name: str, resolve: Callable[[str], Path] | None = None) -> str
 
         scale, model = zoo_parts(name)
         return str(zoo_path(model, scale=scale))
+    if name.startswith(PACKAGE):
+        from teacher.packages.cached import package_path
+
+        return str(package_path(name.removeprefix(PACKAGE)))
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path)

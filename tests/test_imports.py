@@ -31,6 +31,8 @@ ROOMS: dict[str, set[str]] = {
     "teacher/capture": {"loading"},
     "teacher/loading": set(),
     "teacher/store": set(),
+    "teacher/conversion": {"loading", "packages"},
+    "teacher/packages": set(),
     "teacher/zoo": set(),
     "student/bridges": set(),
     "student/loop": set(),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 VARIABLE = "MTKD_CACHE"
@@ -38,3 +41,27 @@ def cache_folder(
         return Path(env["LOCALAPPDATA"]) / "mtkd" / "Cache"
     caches = "Library/Caches" if platform == "darwin" else ".cache"
     return Path.home() / caches / "mtkd"
+
+
+@contextmanager
+def made_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder beside its place; it gets there in one step, if nothing is raised.
+
+    Args:
+        path: its place; an older folder there is replaced.
+
+    Yields:
+        The folder to write into.
+    """
+    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield fresh
+        fresh.chmod(path.parent.stat().st_mode & 0o777)  # mkdtemp's is 0700
+        readable = path.parent.stat().st_mode & 0o666
+        for file in fresh.iterdir():  # safetensors writes for the owner alone
+            file.chmod(readable)
+        if path.exists():
+            shutil.rmtree(path)
+        fresh.rename(path)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

@@ -19,19 +19,31 @@ def bitsandbytes(purpose: str, instead: str) -> Any:
     Raises:
         ValueError: it is not installed.
     """
-    return _extra("bitsandbytes", purpose, instead)
+    return _extra("bitsandbytes", "quant", purpose, f", or {instead}")
 
 
 def peft(purpose: str, instead: str) -> Any:
     """Import peft, which imports bitsandbytes; see there."""
-    return _extra("peft", purpose, instead)
+    return _extra("peft", "quant", purpose, f", or {instead}")
 
 
-def _extra(name: str, purpose: str, instead: str) -> Any:
+def gguf(purpose: str) -> Any:
+    """Import gguf, which reads llama.cpp's files.
+
+    Args:
+        purpose: what needs it, for the error.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    return _extra("gguf", "models", purpose, "")
+
+
+def _extra(name: str, extra: str, purpose: str, instead: str) -> Any:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(
-            f"{purpose} needs {name}: pip install 'mtkd[quant]', or {instead}"
+            f"{purpose} needs {name}: pip install 'mtkd[{extra}]'{instead}"
         ) from error

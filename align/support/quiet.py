@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _NOTICE = "Setting accelerator to CPU"
 
@@ -17,6 +19,19 @@ def quiet_libraries() -> None:
 
     transformers_logging.disable_progress_bar()
     logging.getLogger("DeepSpeed").addFilter(_of_use)
+
+
+@contextmanager
+def quiet_attempt() -> Iterator[None]:
+    """Keep back what transformers reports of a load that another may follow."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _of_use(record: logging.LogRecord) -> bool:

@@ -16,6 +16,7 @@ from align.text.documents import TextSample
 from align.tokens.cut import Reader
 from align.views import Teacher
 from experiments.assemble.data import Encoder, fitting_length
+from experiments.assemble.fingerprint import model_files
 from experiments.assemble.lengths import PLACE, Lengths, reads_at_most
 from experiments.assemble.stored_teachers import FUSED, stored_teachers
 from experiments.config.error_place import prefix_errors
@@ -35,6 +36,7 @@ from teacher.loading.longer_texts import extend_context, trained_length
 from teacher.loading.models import LoadedModel, checkpoint_dtypes, load_model
 from teacher.loading.quantise import quantise
 from teacher.loading.shard import is_sharded, shard
+from teacher.packages.notices import licence_notices
 from teacher.store import KVStore
 from teacher.stored_teacher import StoredTeacher
 
@@ -134,16 +136,17 @@ class Models:
                 they are trained in, of which a later phase would miss the difference.
         """
         whole, adapted = model, bool(self._config.student.lora.rank)
+        notices = licence_notices(model_files(self._config.student.model))
         if adapted:
             whole = self._load_student(None).model
             merge_adapters(model, whole)
         if last:
             cast_weights(whole, self._export_dtypes(whole))
         if not adapted:
-            export_student(whole, self.student_tokenizer, path)
+            export_student(whole, self.student_tokenizer, path, notices)
             return
         with atomic_folder(path) as folder:
-            export_student(whole, self.student_tokenizer, folder)
+            export_student(whole, self.student_tokenizer, folder, notices)
             save_adapter(model, folder / ADAPTER)
             make_readable(folder)
 

@@ -67,7 +67,7 @@ class StudentConfig:
     """The model that learns."""
 
     model: str = "zoo:student"
-    """Hub name, local folder, or ``zoo:<name>``."""
+    """Hub name, local folder, ``zoo:<name>`` or ``pkg:<name>``."""
     init: Literal["checkpoint", "fresh"] = "checkpoint"
     """Where its weights come from: the model's checkpoint, or drawn anew from
     ``run.seed`` as the architecture draws them (its config and tokenizer are enough
@@ -105,7 +105,7 @@ class TeacherConfig:
     """One frozen teacher."""
 
     model: str
-    """Hub name, local folder, or ``zoo:<name>``."""
+    """Hub name, local folder, ``zoo:<name>`` or ``pkg:<name>``."""
     weight: NotNegative = 1.0
     """Its share in fixed fusion where ``fuse.weights`` is null."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

