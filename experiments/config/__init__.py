@@ -1,5 +1,6 @@
 """The config of a run: one tree, one parser, one precedence."""
 
+from experiments.config.packaged import config_path
 from experiments.config.tree import (
     EVERY_PHASE,
     GENERAL,
@@ -8,7 +9,6 @@ from experiments.config.tree import (
     SINGLE_PHASE,
     Config,
     PhaseConfig,
-    config_path,
     config_text,
     default_phases,
     hidden_settings,

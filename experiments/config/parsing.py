@@ -233,7 +233,7 @@ def build(cls: type[T], data: Any, path: str = "", root: type | None = None) -> 
             and field.default_factory is dataclasses.MISSING
         )
         if required and field.name not in values:
-            hint = describe_type(hints_of(cls)[field.name])
+            hint = describe_type(hints_of(typing.cast(Any, cls))[field.name])
             raise ConfigError(f"{join(path, field.name)} is missing; give {hint}")
     try:
         return cls(**values)

@@ -38,10 +38,10 @@ from experiments.config.sections import (
     StudentConfig,
     TeacherConfig,
 )
+from experiments.config.short_forms import write_out, write_out_phase
 from fuse.config import FuseConfig
 from student.config import LossConfig, TrainConfig
 from student.output_config import OutputConfig
-from teacher.names import PACKAGE, ZOO
 from teacher.teacher_rule import (
     OfKind,
     TeacherFacts,
@@ -200,10 +200,10 @@ def load_config(
     """
     data: dict[str, Any] = {}
     if isinstance(source, Mapping):
-        data = _expand(source)
+        data = write_out(source)
     elif source is not None:
         path = config_path(source)
-        data = _expand(load_mapping(path))
+        data = write_out(load_mapping(path))
         if path.name != "config.yaml":
             stem = {"run": {"name": re.sub(r"[^A-Za-z0-9_.-]", "-", path.stem)}}
             data = merge(stem, data)
@@ -211,7 +211,7 @@ def load_config(
         top = parse_override(item)
         if isinstance(top.get("teachers"), list):
             data.pop("teachers", None)  # a list names all of them
-        data = merge(data, _expand(top))
+        data = merge(data, write_out(top))
     if "phases" not in data and isinstance(data.get("teachers"), dict):
         data["phases"] = default_phases(len(data["teachers"]), data.get("phase"))
     return build(Config, data)
@@ -278,7 +278,7 @@ def resolve_phase(
         if name not in presets and name != EVERY_PHASE:
             place = "phase." if name != phase_name else "phases: "
             raise _unknown(f"{place}{name}", name, presets)
-    preset = _expand_phase(presets[phase_name])
+    preset = write_out_phase(presets[phase_name])
     try:
         check(PhaseSections, preset, f"phase.{phase_name}", Config, partial=True)
     except ConfigError as error:
@@ -355,43 +355,6 @@ def _with_teachers(config: Config, name: str, sections: PhaseSections) -> PhaseC
         output=sections.output,
         train=sections.train,
     )
-
-
-def _expand(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Write out the shorthands: teachers as a list or text, a phase's as a list."""
-    full = dict(data)
-    teachers = full.get("teachers")
-    if isinstance(teachers, list):
-        full["teachers"] = {_short_name(str(model)): model for model in teachers}
-        if len(full["teachers"]) < len(teachers):
-            raise ConfigError(
-                f"teachers {teachers} share a last path part; give a mapping of "
-                "names to models instead"
-            )
-    if isinstance(full.get("teachers"), dict):
-        full["teachers"] = {
-            name: {"model": entry} if isinstance(entry, str | Typed) else entry
-            for name, entry in full["teachers"].items()
-        }
-    if isinstance(full.get("phase"), dict):
-        full["phase"] = {
-            name: _expand_phase(part) if isinstance(part, Mapping) else part
-            for name, part in full["phase"].items()
-        }
-    return full
-
-
-def _expand_phase(part: Mapping[str, Any]) -> dict[str, Any]:
-    full = dict(part)
-    if isinstance(full.get("teachers"), list):
-        full["teachers"] = {"names": full["teachers"]}
-    return full
-
-
-def _short_name(model: str) -> str:
-    last = model.rstrip("/").rpartition("/")[2]
-    last = last.removeprefix(ZOO).removeprefix(PACKAGE)
-    return re.sub(r"[^A-Za-z0-9_-]", "-", last)
 
 
 def _known(place: str, names: Iterable[str], valid: Iterable[str]) -> None:

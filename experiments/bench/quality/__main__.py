@@ -28,7 +28,7 @@ def main() -> int:
     from experiments.bench.quality.arms import ARMS, GROUPS, chosen
     from experiments.bench.quality.jobs import work_through
     from experiments.bench.quality.train import Setup
-    from experiments.config.tree import config_path
+    from experiments.config.packaged import config_path
 
     options = _parser([*GROUPS, *ARMS]).parse_args()
     if options.list:
