@@ -47,7 +47,8 @@ ROOMS: dict[str, set[str]] = {
     "experiments/config": set(),
     "experiments/record": {"config"},
     "experiments/assemble": {"config", "record"},
-    "experiments/run": {"config", "record", "assemble"},
+    "experiments/writing": {"config", "record"},
+    "experiments/run": {"config", "record", "assemble", "writing"},
     "experiments/extraction": {"config", "record", "assemble", "run"},
     "experiments/estimate": {"config", "record", "assemble", "run", "extraction"},
     "experiments/rehearsal": {
@@ -67,6 +68,7 @@ ROOMS: dict[str, set[str]] = {
         "estimate",
         "rehearsal",
         "report",
+        "writing",
     },
     "experiments/bench": {
         "config",
@@ -76,6 +78,7 @@ ROOMS: dict[str, set[str]] = {
         "extraction",
         "estimate",
         "report",
+        "writing",
         "commands",
     },
     "experiments/configs": set(),

@@ -35,6 +35,7 @@ def show_report(run_dir: Path) -> None:
     """Print a run's table and where its report lies."""
     from experiments.record.run_dir import read_run
     from experiments.report.page import sentences, summary_table, verdicts
+    from experiments.report.samples import sample_lines
 
     run = read_run(run_dir)
     results = verdicts(run)
@@ -42,6 +43,8 @@ def show_report(run_dir: Path) -> None:
         console().print(summary_table(run))
         for sentence in sentences(results):
             print(sentence.replace("**", ""))
+    for line in sample_lines(run):
+        console().print(line)
     print(f"report: {run_dir / 'report.md'}")
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from annotated_types import Interval
 
 from align.config import AlignConfig
+from align.errors import InputError
 from align.support.field_types import (
     AtLeastOne,
     Count,
@@ -329,6 +330,30 @@ class AlarmConfig:
             InputError: a value that its type does not take.
         """
         check_fields(self, "alarms")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplesConfig:
+    """Lines that the student writes before and after the run, for its report."""
+
+    prompts: Count | list[str] = 3
+    """Texts to go on from; or from the first words of how many held-out texts, of
+    each domain in turn; 0 for none."""
+    max_new_tokens: AtLeastOne = 32
+    """Most tokens that it adds to each."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: a value that its type does not take, or an empty prompt.
+        """
+        check_fields(self, "samples")
+        if isinstance(self.prompts, list) and "" in self.prompts:
+            raise InputError(
+                f"samples.prompts[{self.prompts.index('')}] is empty; give words to go "
+                "on from, a number of held-out texts, or 0 for no samples"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

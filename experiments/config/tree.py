@@ -34,6 +34,7 @@ from experiments.config.sections import (
     GateConfig,
     PhaseSections,
     RunConfig,
+    SamplesConfig,
     StoreConfig,
     StudentConfig,
     TeacherConfig,
@@ -103,6 +104,8 @@ class Config:
     """Phases that do harm."""
     alarms: AlarmConfig = field(default_factory=AlarmConfig)
     """What is warned of while training."""
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    """What the student writes."""
     store: StoreConfig = field(default_factory=StoreConfig)
     """Stored teachers."""
     plugins: list[str] = field(default_factory=list)

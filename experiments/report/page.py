@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.record.course import duration
 from experiments.record.run_dir import MAIN, RunDir, helped, mean_bpc
 from experiments.record.versions import footer
+from experiments.report.samples import sample_blocks
 from experiments.report.teachers import (
     markdown_table,
     number,
@@ -145,6 +146,7 @@ def report_text(run: RunDir) -> str:
             "\n".join(f"- {sentence}" for sentence in sentences(found)),
             *_gate_note(run),
         ]
+    blocks += sample_blocks(run)
     blocks += teacher_blocks(run)
     blocks += _event_blocks(run)
     blocks += _picture_blocks(run)

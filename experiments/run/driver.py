@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from experiments.run.ledger import ledger
 from experiments.run.opening import open_run
 from experiments.run.plan import plan_run
 from experiments.run.summary import summarize
+from experiments.writing.samples import samples_of
 from plugins.registry import Registry
 from student.loop.engine import Engine
 
@@ -129,7 +131,8 @@ def train_arms(run: RunContext) -> Outcome:
 def sum_up(run: RunContext, outcome: Outcome) -> None:
     """Write ``summary.json``, and that the run is finished."""
     if run.engine.is_main:
-        write_json(run.run_dir / "summary.json", _summary(run, outcome))
+        summary = _summary(run, outcome) | {"samples": _samples(run)}
+        write_json(run.run_dir / "summary.json", summary)
     _note_state(run, saved=True, finished=True)
     run.engine.barrier()
 
@@ -154,6 +157,27 @@ def _summary(run: RunContext, outcome: Outcome) -> dict[str, Any]:
     summary |= {key: known[key] for key in ("versions", "plugins")}
     summary["time_s"] = round(time.monotonic() - run.started, 1)
     return summary
+
+
+def _samples(run: RunContext) -> list[dict[str, str]]:
+    """What the first and the last student write, all training done."""
+
+    def student(after: bool) -> Any:
+        folder = run.run_dir / "student" if after else None
+        return run.models.student(folder).to(run.engine.device)
+
+    try:
+        with waiting("what the student writes"):
+            return samples_of(
+                run.config.samples,
+                run.data.eval,
+                run.models.student_tokenizer,
+                student,
+            )
+    except Exception as error:  # a look at what is trained already costs no summary
+        said = f"warning: the report shows nothing that the student writes: {error}"
+        print(said, file=sys.stderr, flush=True)
+        return []
 
 
 def _export(run: RunContext, last: int | None) -> None:

@@ -1,0 +1,1 @@
+"""What students write: a prompt continued, before and after, or in a talk."""

@@ -1,0 +1,87 @@
+"""A few lines that a student writes before and after a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
+from typing import Any
+
+from align.text.documents import TextSample
+from align.tokens.batch import encode_batch
+from experiments.config.sections import SamplesConfig
+from experiments.writing.writer import Drawing, Writer
+
+PROMPT_TOKENS = 12
+"""Most tokens of a prompt that is taken from a text."""
+
+
+def samples_of(
+    settings: SamplesConfig,
+    texts: Sequence[TextSample],
+    tokenizer: Any,
+    student: Callable[[bool], Any],
+) -> list[dict[str, str]]:
+    """Let the student before and after a run go on from the same words, greedily.
+
+    Nothing random is drawn and no other process takes part.
+
+    Args:
+        settings: ``samples``.
+        texts: held-out, whose first words are prompts where none are given.
+        tokenizer: the student's.
+        student: loads it onto its device; takes whether it is the one after the run.
+
+    Returns:
+        ``prompt``, ``before`` and ``after`` of each; empty where none are asked for.
+
+    Raises:
+        InputError: a prompt that the student cannot read.
+    """
+    prompts = settings.prompts
+    if isinstance(prompts, int):
+        prompts = first_words(texts, tokenizer, prompts)
+    if not prompts:
+        return []
+    drawing = Drawing(max_new_tokens=settings.max_new_tokens)
+    columns = []
+    for after in (False, True):  # one in memory at a time
+        writer = Writer(student(after), tokenizer, "the student")
+        ids = [writer.ids(prompt) for prompt in prompts]
+        columns.append([written.text for written in writer.write(ids, drawing)])
+    return [
+        {"prompt": prompt, "before": before, "after": after}
+        for prompt, before, after in zip(prompts, *columns, strict=True)
+    ]
+
+
+def first_words(texts: Sequence[TextSample], tokenizer: Any, number: int) -> list[str]:
+    """The beginnings of texts, of each domain in turn, cut where a token ends.
+
+    Args:
+        texts: of any domains, in order.
+        tokenizer: whose tokens count: :data:`PROMPT_TOKENS`, or half of a shorter text.
+        number: how many at most, none twice.
+    """
+    by_domain: dict[str, list[TextSample]] = {}
+    for sample in texts:
+        by_domain.setdefault(sample.domain, []).append(sample)
+    in_turn = (s for s in chain(*zip_longest(*by_domain.values())) if s is not None)
+    prompts: list[str] = []
+    for sample in in_turn:
+        if len(prompts) >= number:
+            break
+        prompt = _beginning(str(sample.text), tokenizer)
+        if prompt.strip() and prompt not in prompts:
+            prompts.append(prompt)
+    return prompts
+
+
+def _beginning(text: str, tokenizer: Any) -> str:
+    """Its first tokens, up to the end of a word where one is among them."""
+    text = text.lstrip()
+    batch = encode_batch(tokenizer, [text], learn_end=False)
+    ends = batch.complete_until[0][batch.has_text[0]].tolist()
+    first = ends[: min(PROMPT_TOKENS, (len(ends) + 1) // 2)]
+    borders = [end for end in first if not text[:end][-1:].isspace()]
+    words = [end for end in borders if text[end : end + 1].isspace()]
+    return text[: (words or borders or [0])[-1]]

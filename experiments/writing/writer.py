@@ -1,0 +1,257 @@
+"""Let a causal model continue texts, each as if it stood alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from align.errors import InputError
+from align.text.chat import has_template
+from align.tokens.batch import encode_batch, end_id
+from align.tokens.placed import pad_id
+from teacher.capture.limits import position_limit
+from teacher.loading.longer_texts import trained_length
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
+    from transformers.generation.streamers import BaseStreamer
+
+Stopped = Literal["end", "length", "context"]
+AT_ONCE = 16
+"""Prompts per batch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawing:
+    """How the next token is chosen, and how many of them."""
+
+    max_new_tokens: int = 40
+    """At most so many, >= 1."""
+    temperature: float = 0.0
+    """0 takes the likeliest token; else what logits are divided by, > 0."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that together have this share, in (0, 1]."""
+    seed: int = 0
+    """Of what is drawn."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: a value out of its range.
+        """
+        if self.max_new_tokens < 1:
+            raise InputError(
+                f"max_new_tokens is {self.max_new_tokens}; give 1 or more tokens"
+            )
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(
+                f"temperature is {self.temperature}; give 0 for the likeliest token, "
+                "or a number above 0, such as 0.8"
+            )
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p}; give a share in (0, 1]")
+        if self.top_p < 1 and not self.temperature:
+            raise InputError(
+                f"top_p is {self.top_p} while temperature is 0, which draws nothing; "
+                "set a temperature above 0, such as 0.8, or leave top_p out"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a model wrote after a prompt."""
+
+    text: str
+    """Without the prompt, and without special tokens."""
+    stopped: Stopped
+    """By its end-of-text token, at ``max_new_tokens``, or where its context ends."""
+
+
+class Writer:
+    """A causal model in evaluation mode, and the tokenizer of its texts."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+        """Hold them; the model's own generation settings but its ends are dropped.
+
+        Args:
+            model: causal, of transformers, on its device.
+            tokenizer: fast.
+            name: for errors.
+        """
+        from transformers import GenerationConfig
+
+        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+        self.ends = _ends(model, tokenizer)
+        model.generation_config = GenerationConfig()
+        limits = (position_limit(model), trained_length(model))
+        self.context = min((n for n in limits if n is not None), default=None)
+        """Most tokens of prompt and text together; None where nothing limits them."""
+
+    @property
+    def talks(self) -> bool:
+        """Whether it has a chat template."""
+        return has_template(self.tokenizer)
+
+    def ids(self, prompt: str) -> list[int]:
+        """A prompt's tokens, begun as the tokenizer begins texts and left open.
+
+        Raises:
+            InputError: it is empty, or too long to add a token.
+        """
+        if not prompt:
+            raise InputError("the prompt is empty; give the words to go on from")
+        batch = encode_batch(self.tokenizer, [prompt], learn_end=False)
+        return self._fitting(batch.ids[0].tolist(), prompt)
+
+    def chat_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """The tokens of a talk in the model's chat template, up to where it answers.
+
+        Args:
+            messages: ``role`` and ``content`` of each turn.
+
+        Raises:
+            InputError: no template, one that refuses the talk, an empty message, or
+                more tokens than the context.
+        """
+        if not self.talks:
+            raise InputError(
+                f"{self.name} has no chat template; leave --chat out, and it goes on "
+                "with the text as it is"
+            )
+        last = messages[-1]["content"]
+        if not last:
+            raise InputError("the prompt is empty; give the words to answer")
+        try:
+            text = self.tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=False
+            )
+        except Exception as error:  # templates raise errors of their own
+            raise InputError(
+                f"the chat template of {self.name} refuses the talk: {error}"
+            ) from error
+        encoded = self.tokenizer(text, add_special_tokens=False)
+        return self._fitting(list(encoded["input_ids"]), last)
+
+    def room(self, tokens: int, drawing: Drawing) -> int:
+        """How many tokens may follow so many."""
+        if self.context is None:
+            return drawing.max_new_tokens
+        return min(drawing.max_new_tokens, self.context - tokens)
+
+    def write(
+        self, prompts: Sequence[Sequence[int]], drawing: Drawing
+    ) -> list[Written]:
+        """Continue prompts, several at once, padded on the left.
+
+        Positions count real tokens only (:mod:`teacher.capture.left_padding`), so that
+        what is written greedily is what each prompt alone would give.
+
+        Args:
+            prompts: token ids, from :meth:`ids` or :meth:`chat_ids`.
+            drawing: how.
+        """
+        results: dict[int, Written] = {}
+        by_room: dict[int, list[int]] = {}
+        for index, ids in enumerate(prompts):
+            by_room.setdefault(self.room(len(ids), drawing), []).append(index)
+        for room, indices in by_room.items():
+            for start in range(0, len(indices), AT_ONCE):
+                some = indices[start : start + AT_ONCE]
+                rows = [list(prompts[index]) for index in some]
+                for index, ids, new in zip(
+                    some, rows, self._generated(rows, room, drawing), strict=True
+                ):
+                    results[index] = self._read(ids, new, room < drawing.max_new_tokens)
+        return [results[index] for index in range(len(prompts))]
+
+    def stream(self, prompt: list[int], drawing: Drawing, to: BaseStreamer) -> None:
+        """Continue one prompt, handing over every token as it comes."""
+        self._generated([prompt], self.room(len(prompt), drawing), drawing, to)
+
+    def _fitting(self, ids: list[int], prompt: str) -> list[int]:
+        if self.context is not None and len(ids) >= self.context:
+            raise InputError(
+                f"the prompt {prompt[:40]!r} has {len(ids)} tokens, but {self.name} "
+                f"reads {self.context}, the text that it adds included; give at most "
+                f"{self.context - 1}"
+            )
+        return ids
+
+    @torch.no_grad()
+    def _generated(
+        self,
+        rows: Sequence[list[int]],
+        room: int,
+        drawing: Drawing,
+        streamer: BaseStreamer | None = None,
+    ) -> list[list[int]]:
+        """New ids of every row, special and padding ids after its end included."""
+        device = self.model.device
+        ids, mask = _left_padded(rows, pad_id(self.tokenizer))
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(drawing.seed)
+            whole: Tensor = self.model.generate(
+                ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=self._settings(replace(drawing, max_new_tokens=room)),
+                streamer=streamer,
+                synced_gpus=False,  # one process writes; others wait elsewhere
+            )
+        return [row.tolist() for row in whole[:, ids.shape[1] :].cpu()]
+
+    def _settings(self, drawing: Drawing) -> GenerationConfig:
+        from transformers import GenerationConfig
+
+        drawn: dict[str, Any] = {"do_sample": False}
+        if drawing.temperature:
+            drawn = {
+                "do_sample": True,
+                "temperature": drawing.temperature,
+                "top_p": drawing.top_p,
+                "top_k": 0,
+            }
+        return GenerationConfig(
+            max_new_tokens=drawing.max_new_tokens,
+            eos_token_id=self.ends or None,
+            pad_token_id=pad_id(self.tokenizer),
+            **drawn,
+        )
+
+    def _read(self, ids: list[int], new: list[int], short: bool) -> Written:
+        """New ids as text, joined to the prompt's as the tokenizer joins tokens."""
+        end = next((at for at, token in enumerate(new) if token in self.ends), None)
+        kept = new[:end]
+        before, whole = (self._decoded(part) for part in (ids, [*ids, *kept]))
+        # Where the prompt's last character was not complete, it is part of neither.
+        joined = whole.startswith(before)
+        text = whole[len(before) :] if joined else self._decoded(kept)
+        if end is not None:
+            return Written(text, "end")
+        return Written(text, "context" if short else "length")
+
+    def _decoded(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+def _ends(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end a text: the model's, or else the tokenizer's."""
+    given = getattr(model.generation_config, "eos_token_id", None)
+    ids = given if isinstance(given, list) else [given]
+    return sorted({int(i) for i in [*ids, end_id(tokenizer)] if i is not None})
+
+
+def _left_padded(rows: Sequence[list[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask (B, T) int64, all rows ending at the right."""
+    longest = max(map(len, rows))
+    ids = [[padding] * (longest - len(row)) + row for row in rows]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids), torch.tensor(mask)
