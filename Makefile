@@ -5,6 +5,7 @@
 #
 #   PYTHON  the interpreter that makes the environment (default: python3)
 #   VENV    where the environment lies                 (default: .venv)
+#   LOWEST  1 makes it of the lowest versions that pyproject.toml allows
 #   ARGS    words passed on to the command, e.g. make test ARGS="-k router -x"
 
 SHELL := /bin/bash
@@ -12,6 +13,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?=
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -23,7 +25,7 @@ PYTEST := $(BIN)/python -m pytest
 # The pytest targets never reach for a hub, and small matrices want one thread.
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help install hooks quickstart test test-slow same-losses lint check format docs \
+.PHONY: help install hooks quickstart test test-lowest test-slow same-losses lint check format docs \
         release-check bench clean distclean
 
 help: ## list the targets
@@ -40,6 +42,9 @@ quickstart: $(STAMP) ## train a real student from five teachers, all phases
 
 test: $(STAMP) ## the everyday tests
 	$(TEST_ENV) $(PYTEST) $(ARGS)
+
+test-lowest: ## the same with the lowest versions allowed, in .venv-lowest
+	@$(MAKE) --no-print-directory test VENV=.venv-lowest LOWEST=1
 
 test-slow: $(STAMP) ## the long tests, and those on a real SLURM
 	$(TEST_ENV) $(PYTEST) -m "slow or slurm" $(ARGS)
@@ -80,8 +85,8 @@ clean: ## remove what builds and tests leave behind
 	find $(PACKAGES) scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## also remove the environment; runs/ and caches stay
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-lowest .venv-313
 
-$(STAMP): pyproject.toml constraints.txt scripts/install.sh
-	@PYTHON='$(PYTHON)' VENV='$(VENV)' bash scripts/install.sh
+$(STAMP): pyproject.toml constraints.txt scripts/install.sh scripts/lowest.py
+	@PYTHON='$(PYTHON)' VENV='$(VENV)' LOWEST='$(LOWEST)' bash scripts/install.sh
 	@touch $@

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,17 @@ State = Literal["ok", "warn", "fail"]
 
 STALE_LOCK_SECONDS = 600
 """Age from which a lock of torch's extension builder is taken for abandoned."""
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "safetensors",
+    "scikit-learn",
+    "matplotlib",
+)
+"""Libraries without which nothing runs; their lowest versions are in pyproject.toml."""
 
 LOW_DISK_GB = 10
 """Free space below which a run may not fit."""
@@ -74,22 +86,14 @@ def _python(_: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _packages(_: Mapping[str, str]) -> Iterator[Finding]:
-    floors = {
-        "torch": "2.10",
-        "transformers": "5.0",
-        "accelerate": "1.10",
-        "deepspeed": "0.18",
-        "safetensors": "0.6",
-        "scikit-learn": "1.5",
-        "matplotlib": "3.9",
-    }
-    for name, floor in floors.items():
-        version = _version(name)
+    floors = _floors()
+    for name in PACKAGES:
+        version, floor = _version(name), floors.get(name, "0")
+        wanted = f"'{name}>={floor}'" if name in floors else name
         if version is None:
-            advice = f"pip install '{name}>={floor}'"
-            yield Finding(name, "fail", "not installed", advice)
+            yield Finding(name, "fail", "not installed", f"pip install {wanted}")
         elif _numbers(version) < _numbers(floor):
-            advice = f"pip install --upgrade '{name}>={floor}'"
+            advice = f"pip install --upgrade {wanted}"
             yield Finding(name, "warn", f"{version}, tested from {floor}", advice)
         else:
             yield Finding(name, "ok", version)
@@ -294,8 +298,18 @@ def _version(name: str) -> str | None:
         return None
 
 
+def _floors() -> dict[str, str]:
+    """The lowest version of each library that we are declared to work with."""
+    try:
+        requirements = importlib.metadata.requires("mtkd") or []
+    except importlib.metadata.PackageNotFoundError:  # a checkout on the path
+        return {}
+    matches = (re.fullmatch(r"([\w.-]+)>=([\w.]+)", line) for line in requirements)
+    return {match[1]: match[2] for match in matches if match}
+
+
 def _numbers(version: str) -> tuple[int, ...]:
-    parts = version.split("+")[0].split(".")[:2]
+    parts = version.split("+")[0].split(".")
     return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in parts)
 
 

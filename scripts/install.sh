@@ -3,6 +3,8 @@
 #
 #   PYTHON  interpreter that makes the environment (default python3)
 #   VENV    folder of the environment              (default .venv)
+#   LOWEST  1 takes the lowest versions that pyproject.toml allows, instead of those
+#           in constraints.txt                     (default empty)
 #
 # A second call only adds what is missing.
 set -euo pipefail
@@ -46,16 +48,22 @@ if [[ ! -x $VENV/bin/python ]]; then
   fi
 fi
 
+constraints=constraints.txt
+if [[ -n ${LOWEST:-} ]]; then
+  constraints=$VENV/lowest.txt
+  "$VENV/bin/python" scripts/lowest.py >"$constraints"
+fi
+
 pip=("$VENV/bin/python" -m pip --disable-pip-version-check)
 # torch first and alone: its pinned release decides which build everything else
 # meets, and the editable build below can then do without an environment of its own.
 say "mtkd: installing torch (the largest part)"
-"${pip[@]}" install -c constraints.txt torch==2.13.0 'setuptools>=77' wheel || {
+"${pip[@]}" install -c "$constraints" torch 'setuptools>=77' wheel || {
   explain_failed_install torch
   exit 1
 }
 say "mtkd: installing mtkd and what it needs"
-"${pip[@]}" install -c constraints.txt --no-build-isolation -e '.[dev]' || {
+"${pip[@]}" install -c "$constraints" --no-build-isolation -e '.[dev]' || {
   explain_failed_install mtkd
   exit 1
 }

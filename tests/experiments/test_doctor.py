@@ -41,11 +41,19 @@ def test_slurm_is_recognised_from_inside_a_job():
 def test_an_old_package_is_told_apart_from_a_missing_one(monkeypatch):
     versions = {"torch": "2.9.1", "transformers": None}
     monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, "99.0"))
+    bounds = [
+        "torch>=2.10",
+        "transformers>=5.0",
+        "accelerate>=1.1",
+        "x>=3; extra == 'y'",
+    ]
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda _: bounds)
     found = {finding.topic: finding for finding in doctor._packages({})}
     assert found["torch"].state == "warn"
     assert found["transformers"].state == "fail"
     assert "pip install 'transformers>=5.0'" in found["transformers"].advice
     assert found["accelerate"].state == "ok"
+    assert doctor._numbers("0.19.8") > doctor._numbers("0.19.7+cpu")
 
 
 @pytest.mark.parametrize(
