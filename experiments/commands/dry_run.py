@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from experiments.commands.tables import console, print_table
@@ -101,8 +101,9 @@ def _show_texts(domain: Domain) -> None:
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
-        for reader, pieces in sample.pieces.items():
-            table.add_row(reader, _marked(pieces, student=reader == "student"))
+        for readers, pieces in _alike(sample.pieces):
+            marked = _marked(pieces, student=readers[0] == "student")
+            table.add_row(", ".join(readers), marked)
         shown.print(table)
     shown.print(LEGEND, style="dim")
     for turns in domain.turns:
@@ -113,20 +114,35 @@ def _show_texts(domain: Domain) -> None:
     shown.print()
 
 
+def _alike(
+    cut: Mapping[str, Sequence[Piece]],
+) -> list[tuple[list[str], Sequence[Piece]]]:
+    """Teachers that cut a text alike share a row; the student has its own."""
+    rows: list[tuple[list[str], Sequence[Piece]]] = []
+    for reader, pieces in cut.items():
+        same = [readers for readers, others in rows[1:] if others == pieces]
+        if same:
+            same[0].append(reader)
+        else:
+            rows.append(([reader], pieces))
+    return rows
+
+
 def _marked(pieces: Sequence[Piece], student: bool) -> Text:
     """A text with its tokens told apart: by bars, and by colours on a terminal."""
     from rich.text import Text
 
-    text = Text()
+    text, within = Text(), False
     for place, piece in enumerate(pieces):
         words = piece.text.replace("\r", "").replace("\n", "⏎")
-        if piece.mark or (student and not piece.learned):
-            open_, close = ("‹", "›") if not (student and piece.learned) else ("", "")
-            text.append(f"{open_}{words}{close}", style="dim italic")
-        else:
-            text.append(words, style=("cyan", "green")[place % 2])
+        aside = not piece.learned if student else piece.mark
+        if aside != within:
+            text.append("‹" if aside else "›", style="dim")
+        style = "dim italic" if aside else ("cyan", "green")[place % 2]
+        text.append(words, style=style)
         text.append("│", style="dim")
-    return text
+        within = aside
+    return text.append("›" if within else "", style="dim")
 
 
 def _show_phase(phase: PhaseRehearsal, first: bool) -> None:
@@ -163,11 +179,13 @@ def _show_masks(masks: Masks) -> None:
         "next tokens"
     )
     for compared in masks.compared:
-        print(
-            f"  {compared.teacher}: compared at {compared.tokens:,}; left out "
-            f"{compared.sinks:,} at the front of texts (attention sinks), "
-            f"{compared.uncovered:,} that it does not cover"
+        sinks = (
+            f"keys and values are compared at {compared.tokens:,}; left out are "
+            f"{compared.sinks:,} at the front of texts (attention sinks)"
+            if compared.kv
+            else f"reaches {compared.tokens + compared.sinks:,}"
         )
+        print(f"  {compared.teacher}: {sinks}, {compared.uncovered:,} not covered")
 
 
 def _in_words(layer_map: LayerMap) -> str:

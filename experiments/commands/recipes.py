@@ -40,7 +40,10 @@ def copy(options: Namespace) -> int:
 
     text = recipe_text(options.name)
     path = Path(options.path or ".").expanduser()
-    path = path / f"{options.name}.yaml" if path.is_dir() else path
+    if path.is_dir():
+        path = path / f"{options.name}.yaml"
+    elif str(options.path).endswith("/"):
+        raise InputError(f"there is no folder {path}; make it, or give a file's name")
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

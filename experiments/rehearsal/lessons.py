@@ -10,6 +10,8 @@ from torch import Tensor
 
 from align.layer_map import LayerMap
 from align.tokens.batch import TokenBatch
+from align.views import KEYS_VALUES
+from experiments.assemble.needs import wants_kv, who_gives
 from experiments.assemble.outputs import build_term, teachers_of
 from experiments.estimate.measured import Lesson
 from experiments.rehearsal.pieces import labels_of
@@ -21,7 +23,7 @@ from student.config import ChosenTerm
 from student.loop.data_order import sample_indices
 from student.loop.engine import Engine
 from student.loop.trainer import Job, Observer, train_phase
-from student.objective import OUTPUTS, compares, needs_of
+from student.objective import OUTPUTS, needs_of
 from student.terms.key_value import NEXT_TOKEN, chosen_terms
 
 
@@ -42,11 +44,13 @@ class TermRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compared:
-    """What one teacher's keys and values are compared at, in the first pass."""
+    """How far one teacher reaches in the first pass."""
 
     teacher: str
+    kv: bool
+    """Whether its keys and values are asked for."""
     tokens: int
-    """The student's tokens that are compared."""
+    """The student's tokens at which they are compared."""
     sinks: int
     """Left out, because one of both stands at the front of its text."""
     uncovered: int
@@ -152,6 +156,9 @@ def _masks(
     compared: list[Compared] = []
     if lesson.teachers is not None:
         readings = lesson.teachers.panel.read(batch)
+        phase, registry = run.stages[index].phase, run.plan.registry
+        teachers = run.models.chosen(run.stages[index].teachers)
+        kv = who_gives(KEYS_VALUES, teachers) if wants_kv(phase, registry) else []
         places, _ = lesson.distiller.survey(batch, readings, _no_rows(batch))
         for m, reading in enumerate(readings):
             reached = places.available[..., m]
@@ -159,6 +166,7 @@ def _masks(
             compared.append(
                 Compared(
                     teacher=reading.name,
+                    kv=reading.name in kv,
                     tokens=int(clear.sum()),
                     sinks=int((reached & ~clear).sum()),
                     uncovered=int((batch.has_text & ~reached).sum()),
@@ -226,15 +234,14 @@ def _term_row(
 ) -> TermRow:
     objective = build_term(term, run.plan.registry)
     needs = needs_of({name: objective})
-    made_of = ["keys and values"] if compares(objective) else []
-    made_of += [need.replace("outputs", "next-token outputs") for need in sorted(needs)]
-    teachers: Sequence[str] = stage.teachers
+    made_of = [need.replace("outputs", "next-token outputs") for need in sorted(needs)]
+    known = run.models.chosen(stage.teachers)
+    teachers = [n for n in known if all(n in who_gives(need, known) for need in needs)]
     if term.kind == NEXT_TOKEN:
-        made_of, teachers = ["the text itself"], ()
+        made_of, teachers = ["the text itself"], []
     elif OUTPUTS in needs:
-        teachers = teachers_of(
-            stage.phase, term.kind, run.models.chosen(stage.teachers)
-        )
+        meant = teachers_of(stage.phase, term.kind, known)
+        teachers = [name for name in teachers if name in meant]
     return TermRow(
         name=name,
         weight=term.weight,

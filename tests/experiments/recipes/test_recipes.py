@@ -100,6 +100,8 @@ def test_what_cannot_be_copied_is_said_and_nothing_is_overwritten(
     assert (tmp_path / "my.yaml").read_text() == "mine"
     code, message = said(["recipes", "copy", "one_card", "no/my.yaml"], capsys)
     assert code == 2 and "no/my.yaml cannot be written" in message
+    code, message = said(["recipes", "copy", "one_card", "new/"], capsys)
+    assert code == 2 and "there is no folder new" in message
     code, message = said(["recipes", "show", "one_crad"], capsys)
     assert code == 2 and "did you mean 'one_card'" in message
     code, message = said(["recipes", "show", "../configs/quality"], capsys)

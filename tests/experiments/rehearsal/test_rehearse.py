@@ -31,6 +31,11 @@ def test_its_first_step_is_the_run_s_and_nothing_is_written(tiny_zoo, tmp_path):
     assert phase.step["terms"] == pytest.approx(trained["terms"], rel=1e-4)
     assert phase.step["grad_norm"] == pytest.approx(trained["grad_norm"], rel=1e-4)
     assert {row.name: row.value for row in phase.terms} == phase.step["terms"]
+    needs = {row.name: (row.needs, list(row.teachers)) for row in phase.terms}
+    both = ["gpt2-prose", "qwen-code"]
+    assert needs["ce"] == ("the text itself", [])
+    assert needs["kv_k"] == ("keys and values", both)
+    assert needs["attention_kl"] == ("attention", both)
     (domain,) = rehearsal.domains
     assert [c.reader for c in domain.counted] == ["student", "gpt2-prose", "qwen-code"]
     covered = [c.covered for c in domain.counted[1:]]
