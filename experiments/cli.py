@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from experiments.commands.chat import CHAT
 from experiments.commands.estimate import ESTIMATE
+from experiments.commands.generate import GENERATE
 from experiments.commands.look import CONFIG, DOCTOR, EVAL, REPORT, STATUS, ZOO
 from experiments.commands.models import MODELS
 from experiments.commands.parser import examples_text
@@ -25,6 +27,8 @@ COMMANDS = (
     EXTRACT,
     STORE,
     EVAL,
+    GENERATE,
+    CHAT,
     STATUS,
     REPORT,
     DOCTOR,

@@ -32,6 +32,7 @@ from experiments.assemble.text_sources import (
 from experiments.config.tree import Config, load_config
 from experiments.record.history import read_json
 from experiments.record.progress import Progress, waiting
+from experiments.record.students import students_of
 from student.evaluate import Encode, bits_per_char
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.models import LoadedModel, load_model
@@ -256,30 +257,3 @@ def readers_of(run: Path, config: Config) -> list[Reader]:
 
 def _on(device: Any, encode: Encoder) -> Encode:
     return lambda texts: encode(texts).to(device)
-
-
-def students_of(run: Path) -> dict[str, Path]:
-    """Find a run's students: the phases in order, then each baseline's last.
-
-    Raises:
-        ValueError: the folder is no run, or no phase is finished yet.
-    """
-    if not (run / "config.yaml").is_file():
-        raise InputError(
-            f"{run} is no run: it holds no config.yaml; give the folder that `mtkd "
-            "train` or `mtkd quickstart` wrote, such as runs/quickstart"
-        )
-    students = {folder.parent.name: folder for folder in _phases(run / "phases")}
-    for arm in sorted((run / "baselines").glob("*")):
-        last = _phases(arm)[-1:]
-        students |= {f"{arm.name}/{folder.parent.name}": folder for folder in last}
-    if not students:
-        raise InputError(f"{run} has no finished phase yet; `mtkd train` goes on")
-    return students
-
-
-def _phases(folder: Path) -> list[Path]:
-    """Finished phases' students, in the order of the phases' numbers."""
-    students = [path for path in folder.glob("*/student") if path.is_dir()]
-    numbered = [path for path in students if path.parent.name[:1].isdigit()]
-    return sorted(numbered, key=lambda path: int(path.parent.name.partition("-")[0]))

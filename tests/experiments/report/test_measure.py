@@ -7,7 +7,8 @@ import pytest
 from align.text.documents import TextSample
 from experiments.cli import main
 from experiments.config.tree import load_config, save_config
-from experiments.report.measure import measure, measure_run, students_of
+from experiments.record.students import students_of
+from experiments.report.measure import measure, measure_run
 
 
 @pytest.fixture
