@@ -21,6 +21,7 @@ from align.text.folder import TextFile, TextFiles, absolute, shortest_names, tex
 from experiments.config.error_place import prefix_errors
 from experiments.config.sections import DataConfig
 from experiments.config.tree import Config
+from teacher.names import PACKAGE
 from teacher.names import ZOO as ZOO_MODEL
 
 ZOO = "zoo"
@@ -195,12 +196,13 @@ def source_warnings(config: Config) -> list[str]:
         sentence for which in LISTS for sentence in left_out(config.data, which)
     ]
     models = [config.student.model, *(t.model for t in config.teachers.values())]
-    named_models = [name for name in models if not name.startswith(ZOO_MODEL)]
+    packaged = (ZOO_MODEL, PACKAGE)
+    named_models = [name for name in models if not name.startswith(packaged)]
     if named_models and all(path == ZOO for _, path in config.data.sources("train")):
         sentences.append(
-            f"data.train is [zoo]: all that {named_models[0]!r} learns from is the "
-            "embedded sample of Python's prose and code, which shows that a run works "
-            "and teaches little; give your own text: data.train=[texts.jsonl]"
+            f"data.train is [zoo]: with {named_models[0]!r}, all that is learned from "
+            "is the embedded sample of Python's prose and code, which shows that a run "
+            "works and teaches little; give your own text: data.train=[texts.jsonl]"
         )
     return sentences
 

@@ -20,7 +20,7 @@ from experiments.commands.parser import (
 )
 from experiments.commands.tables import console, print_table, show_report
 
-SCALES = "tiny, default or strong"
+SCALES = "tiny, default, strong or real"
 """What can be chosen, in words: a help text does not load what knows it."""
 
 
@@ -162,7 +162,8 @@ SCALE = option(
     "--scale",
     default="default",
     help=f"{SCALES}: tiny builds in seconds and knows next to nothing, strong "
-    "takes about twice as long; in a config zoo:tiny/NAME (default)",
+    "takes about twice as long, real is one untrained student for pretrained "
+    "teachers; in a config zoo:tiny/NAME (default)",
 )
 
 

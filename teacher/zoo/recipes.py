@@ -13,11 +13,12 @@ from types import MappingProxyType
 
 from align.errors import InputError
 
-SCALES = ("default", "tiny", "strong")
+SCALES = ("default", "tiny", "strong", "real")
 """``tiny`` has the same families and tokenizer kinds, barely trained: for tests.
 ``strong`` trains the same models about twice as long, two of them on one domain
 alone, and adds a teacher with the student's tokenizer: for measuring what teaching is
-worth."""
+worth. ``real`` has a student alone, of five million weights and untrained, for
+pretrained teachers that come from elsewhere (``pkg:smollm2``)."""
 
 POSITIONS = 512
 """Longest sequence of every zoo model with learned or rotary positions, tokens."""
@@ -121,6 +122,7 @@ def recipes(scale: str = "default") -> Mapping[str, ZooModel]:
         "default": _MODELS,
         "tiny": tuple(_tiny(model) for model in _MODELS),
         "strong": (*(_strong(model) for model in _MODELS[:-1]), _TWIN, _MODELS[-1]),
+        "real": (_real(_MODELS[-1]),),
     }[scale]
     return MappingProxyType({model.name: model for model in models})
 
@@ -258,6 +260,19 @@ def _strong(model: ZooModel) -> ZooModel:
     name, mix = _STRONG_READING.get(model.name, (model.name, model.mix))
     steps = _STRONG_STEPS[model.train.objective]
     return replace(model, name=name, mix=mix, train=replace(model.train, steps=steps))
+
+
+def _real(model: ZooModel) -> ZooModel:
+    """A student with room for what a pretrained teacher knows."""
+    sizes = {
+        "num_hidden_layers": 6,
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+    }
+    tokenizer = replace(model.tokenizer, vocab_size=4096)
+    return replace(model, tokenizer=tokenizer, config={**model.config, **sizes})
 
 
 _TINY_LAYERS = ("n_layer", "num_hidden_layers", "num_layers", "num_decoder_layers")

@@ -108,7 +108,7 @@ def test_what_a_folder_holds_beside_its_split_is_said(files):
 @pytest.mark.parametrize(
     ("config", "warned"),
     [
-        ({"student": {"model": "gpt2"}}, "all that 'gpt2' learns from is the embedded"),
+        ({"student": {"model": "gpt2"}}, "with 'gpt2', all that is learned from"),
         ({"teachers": ["./opt"], "student": {"model": "zoo:student"}}, "'./opt'"),
         ({"student": {"model": "zoo:student"}, "teachers": ["zoo:qwen-code"]}, None),
     ],

@@ -276,6 +276,16 @@ def test_packaged_configs_load_by_name(presets):
         load_config("quikstart")
 
 
+def test_real_teachers_come_from_packages_and_each_is_a_baseline(presets):
+    config = load_config("real")
+    models = {name: teacher.model for name, teacher in config.teachers.items()}
+    assert models == {"smollm2": "pkg:smollm2", "minilm": "pkg:minilm"}
+    assert config.student.model == "zoo:real/student"
+    assert set(config.baselines.single_teachers) == set(models)
+    phase = resolve_phase(config, "real_multi", presets)
+    assert phase.train.optimizer == "muon" and phase.output.projected_kl == 1
+
+
 def test_config_text_is_plain_yaml():
     assert load_config(yaml.safe_load(config_text(Config()))) == Config()
 
