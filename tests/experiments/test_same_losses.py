@@ -4,7 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.experiments.same_losses import differences
+
+pytestmark = pytest.mark.edges
 
 ROOT = Path(__file__).parents[2]
 LINE = {"phase": "single", "step": 1, "loss": 2.5, "kd": -0.5}

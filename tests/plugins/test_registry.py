@@ -6,6 +6,8 @@ from fuse.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
 from student.terms.key_value import OBJECTIVES
 
+pytestmark = pytest.mark.edges
+
 
 def load(*plugins):
     return Registry.load(plugins, entry_points=False)

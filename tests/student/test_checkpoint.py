@@ -14,6 +14,8 @@ from student.checkpoint import (
     read_complete,
 )
 
+pytestmark = pytest.mark.edges
+
 
 def test_a_folder_appears_whole(tmp_path):
     target = tmp_path / "deep" / "run"

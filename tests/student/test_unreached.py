@@ -12,6 +12,8 @@ from student.lora import add_adapters
 from student.unreached import freeze_unreached
 from tests.composites import gemma3, git, mllama
 
+pytestmark = pytest.mark.edges
+
 
 @pytest.mark.parametrize(
     ("build", "rest"),

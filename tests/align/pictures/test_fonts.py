@@ -11,6 +11,8 @@ from align.pictures import fonts
 from align.pictures.fonts import BASE, fonts_for
 from align.pictures.visualize import visualize_alignment
 
+pytestmark = pytest.mark.edges
+
 
 def write_font(path, family, characters, weight=400):
     """A font whose every character is a square."""

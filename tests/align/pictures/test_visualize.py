@@ -14,6 +14,8 @@ from align.tokenizer_align import CharIoUAligner
 from align.tokens.batch import encode_batch
 from align.tokens.pieces import readable_pieces
 
+pytestmark = pytest.mark.edges
+
 
 def image(figure):
     from matplotlib.image import imread

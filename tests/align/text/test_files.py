@@ -14,6 +14,8 @@ from align.errors import InputError, MissingPackageError
 from align.text.documents import read_texts
 from align.text.files import kind_of, numbered_lines, stem_of, text_blocks
 
+pytestmark = pytest.mark.edges
+
 PACKERS = {
     ".gz": gzip.compress,
     ".bz2": bz2.compress,

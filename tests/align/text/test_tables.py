@@ -5,6 +5,8 @@ import pytest
 from align.errors import InputError
 from align.text.documents import read_texts
 
+pytestmark = pytest.mark.edges
+
 pa = pytest.importorskip("pyarrow", reason="pyarrow is an optional extra")
 from pyarrow import feather, ipc, parquet  # noqa: E402
 

@@ -16,6 +16,8 @@ from experiments.config.parsing import (
 )
 from experiments.config.schema import Partial, nearest_name, valid_names
 
+pytestmark = pytest.mark.edges
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inner:

@@ -6,6 +6,8 @@ import pytest
 
 from experiments.record.metrics import Metrics
 
+pytestmark = pytest.mark.edges
+
 
 @pytest.fixture
 def metrics(tmp_path):

@@ -21,6 +21,8 @@ from student.loop.launch import LAUNCH_VARIABLES, assert_whole_world, deepspeed_
 from student.loop.trainer import Job, train_phase
 from tests.student.watching import Watching
 
+pytestmark = pytest.mark.edges
+
 BASE = TrainConfig(steps=4, batch_size=2, engine="torch", log_every=1)
 LOSS = LossConfig(outcome_every=2)
 

@@ -13,6 +13,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from teacher.capture import attention_sites
 from teacher.capture.kv_capture import KVCapture
 
+pytestmark = pytest.mark.edges
+
 
 def _traces(model):
     """All that capture could have left on a model or in transformers."""

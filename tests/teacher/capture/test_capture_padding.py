@@ -4,6 +4,8 @@ import torch
 from teacher.capture.kv_capture import KVCapture
 from teacher.capture.left_padding import counted, is_left_padded
 
+pytestmark = pytest.mark.edges
+
 BOTH_SIDES = [
     "gpt2", "opt", "llama", "llama3", "yarn", "linear", "proportional", "mistral",
     "mistral_wide", "qwen2", "qwen3", "gpt_neox", "phi", "gemma2", "gemma3", "cohere",

@@ -8,6 +8,8 @@ from align.views import Injection
 from teacher.capture.attention_sites import noted_positions
 from teacher.capture.kv_capture import KVCapture
 
+pytestmark = pytest.mark.edges
+
 DECODERS = [
     "gpt2", "opt", "llama", "llama3", "yarn", "linear", "dynamic", "longrope",
     "proportional", "mistral", "mistral_wide", "qwen2", "qwen3", "gpt_neox", "phi",

@@ -8,6 +8,8 @@ from align.rope_scale import rotary_table, rotate
 from teacher.capture.kv_capture import KVCapture
 from teacher.capture.rotary import Rotation, _of_pairs, inverted
 
+pytestmark = pytest.mark.edges
+
 LLAMA = "transformers.models.llama.modeling_llama"
 VARIANTS = {
     "default": {},

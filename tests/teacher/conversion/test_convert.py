@@ -15,6 +15,8 @@ from teacher import load_model
 from teacher.conversion.convert import convert
 from teacher.packages.manifest import read_manifest
 
+pytestmark = pytest.mark.edges
+
 TEXT = "def add(a, b):  return a + 12"
 
 

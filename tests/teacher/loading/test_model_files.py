@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from teacher import KVCapture, load_model
 from teacher.loading.models import read_config
 
+pytestmark = pytest.mark.edges
+
 ROLES = ("teacher", "student")
 
 

@@ -6,6 +6,8 @@ from safetensors.torch import load_file, save_file
 
 from teacher.loading.models import load_model
 
+pytestmark = pytest.mark.edges
+
 
 @pytest.fixture(scope="session")
 def tokenizer():

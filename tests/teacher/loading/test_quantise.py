@@ -14,6 +14,8 @@ from transformers import (
 from teacher import KVCapture
 from teacher.loading.quantise import QuantisedLinear, linear_layers, quantise
 
+pytestmark = pytest.mark.edges
+
 NEGATIVE = (-1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911)
 POSITIVE = (0.0, 0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1.0)
 NF4 = torch.tensor([*NEGATIVE, *POSITIVE])

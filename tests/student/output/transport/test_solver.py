@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from student.output.transport.solver import TransportSettings, solve, transport_cost
 
+pytestmark = pytest.mark.edges
+
 EXACT = TransportSettings("exact")
 TIGHT = TransportSettings("sinkhorn", epsilon=0.1, iterations=20_000, tolerance=1e-11)
 BOTH = pytest.mark.parametrize("settings", [EXACT, TIGHT], ids=["exact", "sinkhorn"])
