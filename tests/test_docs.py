@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 WRITTEN = [page for page in PAGES if page.name != "config.md"]  # that one is generated
 
-FILES = (".py", ".md", ".yaml", ".json", ".jsonl", ".txt")
+FILES = (".py", ".md", ".html", ".yaml", ".json", ".jsonl", ".txt")
 """Endings of names that stand for files."""
 
 

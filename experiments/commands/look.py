@@ -18,7 +18,7 @@ from experiments.commands.parser import (
     config_of,
     option,
 )
-from experiments.commands.tables import console, print_table, show_report
+from experiments.commands.tables import console, open_page, print_table, show_report
 
 SCALES = "tiny, default, strong or real"
 """What can be chosen, in words: a help text does not load what knows it."""
@@ -115,20 +115,29 @@ def report(options: Namespace) -> int:
     run = read_run(Path(options.run))
     write_report(run, draw=not options.no_figures)
     show_report(run.path)
+    if options.open:
+        open_page(run.path / "report.html")
     return 0
 
 
 REPORT = Command(
     name="report",
     action=report,
-    what="draw a run's pictures, write its report.md and print the table",
+    what="draw a run's pictures, write its report.html and report.md and print the "
+    "table",
     examples=(
         ("mtkd report runs/quickstart", "also while the run still goes on"),
+        ("mtkd report runs/quickstart --open", "and look at it"),
         ("mtkd report runs/quickstart --no-figures", "the page alone"),
     ),
     options=(
         RUN,
         option("--no-figures", action="store_true", help="keep the pictures"),
+        option(
+            "--open",
+            action="store_true",
+            help="show report.html in a browser; without a display, say where it is",
+        ),
     ),
 )
 

@@ -1,7 +1,8 @@
-"""Tables on the console, whole in log files too."""
+"""What is shown: tables on the console, whole in log files too, and pages."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,18 +35,35 @@ def print_table(
 def show_report(run_dir: Path) -> None:
     """Print a run's table and where its report lies."""
     from experiments.record.run_dir import read_run
-    from experiments.report.page import sentences, summary_table, verdicts
+    from experiments.report.document import plain
     from experiments.report.samples import sample_lines
+    from experiments.report.verdicts import sentences, summary_table, verdicts
 
     run = read_run(run_dir)
     results = verdicts(run)
     if results:
         console().print(summary_table(run))
         for sentence in sentences(results):
-            print(sentence.replace("**", ""))
+            print(plain(sentence))
     for line in sample_lines(run):
         console().print(line)
-    print(f"report: {run_dir / 'report.md'}")
+    print(f"report: {run_dir / 'report.html'}, and as text {run_dir / 'report.md'}")
+
+
+def open_page(path: Path) -> None:
+    """Show a page in the browser, or say where it is if none can be shown."""
+    import webbrowser
+
+    shown = has_display() and webbrowser.open(path.resolve().as_uri())
+    if not shown:
+        print(f"no browser here; open {path.resolve()}")
+
+
+def has_display() -> bool:
+    """Whether a window can be shown; a browser that ``BROWSER`` names needs none."""
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return any(os.environ.get(k) for k in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
 
 
 def console() -> Console:

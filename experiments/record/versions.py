@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from plugins.hookspecs import PROJECT
 from plugins.registry import version_of_mtkd
@@ -50,25 +49,6 @@ def sentence(numbers: Mapping[str, str]) -> str:
         more = f" (commit {commit})" if name == PROJECT and commit else ""
         parts.append(f"{name} {value}{more}")
     return ", ".join(parts)
-
-
-def footer(summary: Mapping[str, Any]) -> list[str]:
-    """The end of a report: what a run was made with; empty where it did not say."""
-    if not summary.get("versions"):
-        return []
-    sentences = [f"Made with {sentence(summary['versions'])}."]
-    for key, whose in summary.get("plugins", {}).items():
-        kind, _, name = key.partition(" ")
-        release = (
-            f" ({whose['distribution']} {whose['version']})"
-            if whose["distribution"] != "-"
-            else ""
-        )
-        sentences.append(
-            f"The {kind.replace('_', ' ')} `{name}` is of the plugin "
-            f"`{whose['plugin']}`{release}, code {whose['digest'][:12] or 'unknown'}."
-        )
-    return ["---", " ".join(sentences)]
 
 
 def _commit() -> str:

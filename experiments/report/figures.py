@@ -12,6 +12,7 @@ from experiments.record.run_dir import MAIN, RunDir, mean_bpc
 from experiments.report.plotting import (
     ARM_COLOURS,
     COLOURS,
+    ON_PALE,
     by_phase,
     grid,
     keys_of,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
-    """Draw every picture for which the run holds data.
+    """Draw every picture for which the run holds data, as PNG and as SVG.
 
     Args:
         run: what was read of it.
@@ -55,10 +56,20 @@ def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
         figure = draw(run)
         if figure is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{name}.png"
-            legible(figure).savefig(path, dpi=150, facecolor="white")
-            written.append(path)
+            written.append(folder / f"{name}.png")
+            _save(legible(figure), written[-1])
     return written + draw_layer_similarity(run, folder)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a picture, and beside it as a drawing without background for a page."""
+    from matplotlib import rc_context
+
+    figure.savefig(path, dpi=150, facecolor="white")
+    figure.set_layout_engine("none")  # as it came out, not computed once more
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
+        drawing = path.with_suffix(".svg")
+        figure.savefig(drawing, transparent=True, metadata={"Date": None})
 
 
 def draw_layer_similarity(run: RunDir, folder: Path) -> list[Path]:
@@ -277,7 +288,9 @@ def _cell(axes: Axes, column: int, row: int, share: float) -> None:
     axes.add_patch(
         Rectangle((column - 0.47, row - 0.44), 0.94, 0.88, color=colour, linewidth=0)
     )
-    axes.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=9)
+    axes.text(
+        column, row, f"{share:.0%}", ha="center", va="center", fontsize=9, color=ON_PALE
+    )
 
 
 def _term(line: Mapping[str, Any], term: str) -> float | None:

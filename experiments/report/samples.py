@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.record.run_dir import RunDir
+from experiments.report.document import Paragraph, Phrase, Sample, Section, code
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 MOMENTS = ("before", "after")
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One prompt, and what the student made of it."""
-
-    prompt: str
-    before: str
-    """By the student that the run began with."""
-    after: str
-    """By the run's student."""
 
 
 def samples(run: RunDir) -> list[Sample]:
@@ -32,23 +20,19 @@ def samples(run: RunDir) -> list[Sample]:
     return [Sample(e["prompt"], e["before"], e["after"]) for e in entries]
 
 
-def sample_blocks(run: RunDir) -> list[str]:
-    """Lay them out as Markdown, whose fences no text can close."""
-    lines = []
-    for sample in samples(run):
-        ticks = re.findall("`+", sample.prompt + sample.before + sample.after)
-        fence = "`" * max([3, *(len(run_of) + 1 for run_of in ticks)])
-        for moment in MOMENTS:
-            text = f"{sample.prompt}|{getattr(sample, moment)}"
-            lines += [f"*{moment}*", f"{fence}text\n{text}\n{fence}"]
-    if not lines:
-        return []
-    return [
-        "## What the student writes",
-        "The student before the run and after it, each going on at `|` with the "
-        "likeliest token every time. `mtkd generate` and `mtkd chat` ask it for more.",
-        *lines,
+def sample_sections(run: RunDir) -> list[Section]:
+    """The report's section of them; none of an earlier version's run."""
+    said: Phrase = [
+        "The student before the run and after it, each going on from the same words "
+        "with the likeliest token every time. ",
+        code("mtkd generate"),
+        " and ",
+        code("mtkd chat"),
+        " ask it for more.",
     ]
+    shown = samples(run)
+    section = Section(title="What the student writes", blocks=[Paragraph(said), *shown])
+    return [section] if shown else []
 
 
 def sample_lines(run: RunDir) -> Iterator[Text]:

@@ -101,7 +101,7 @@ def _damage(folder: Path) -> str | None:
 
 def _next(run_dir: Path, state: str, phases: list[dict[str, Any]]) -> str:
     if state == "finished":
-        return f"nothing: it is finished, see {run_dir / 'report.md'}"
+        return f"nothing: it is finished, see {run_dir / 'report.html'}"
     damaged = next((entry for entry in phases if entry["damage"]), None)
     if damaged:
         return f"it would refuse to go on: {damaged['damage']}"

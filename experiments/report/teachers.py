@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from experiments.record.run_dir import RunDir
+from experiments.report.document import (
+    Block,
+    Items,
+    Mark,
+    Paragraph,
+    Section,
+    Table,
+    code,
+)
 
 
-def teacher_blocks(run: RunDir) -> list[str]:
+def teacher_sections(run: RunDir) -> list[Section]:
     """The report's sections on teachers, from the run's summary."""
-    return [*_teacher_block(run), *_ledger_block(run), *_kept_block(run)]
+    return [*_teachers(run), *_ledger(run), *_kept(run)]
 
 
 def number(value: float | None) -> str:
@@ -22,16 +29,7 @@ def percent_more(ours: float | None, other: float | None) -> str:
     return "–" if ours is None or other is None else f"{ours / other - 1:+.1%}"
 
 
-def markdown_table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1
-) -> str:
-    """A table in Markdown; columns from ``numbers_from`` on stand to the right."""
-    rule = ["---" if i < numbers_from else "---:" for i in range(len(heads))]
-    lines = [heads, rule, *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _teacher_block(run: RunDir) -> list[str]:
+def _teachers(run: RunDir) -> list[Section]:
     teachers = run.summary.get("teachers") or {}
     if not teachers:
         return []
@@ -46,20 +44,24 @@ def _teacher_block(run: RunDir) -> list[str]:
         ]
         for name, facts in teachers.items()
     ]
+    blocks: list[Block] = []
+    if domains:
+        blocks.append(Paragraph("Their own bits per character; an encoder has none."))
     heads = ["teacher", "model", "kind", "family", *domains]
-    table = markdown_table(heads, rows, numbers_from=4)
-    note = ["Their own bits per character; an encoder has none."] if domains else []
+    blocks.append(Table(title="teachers", heads=heads, rows=rows, numbers_from=4))
     lines = [
-        f"- {name} reaches {reading['coverage']:.1%} of the student's tokens; "
+        f"{name} reaches {reading['coverage']:.1%} of the student's tokens; "
         f"{reading['lost']}"
         for name, facts in teachers.items()
         if (reading := facts.get("reading"))
     ]
-    said = ["What their tokenizers make of the texts:", "\n".join(lines)]
-    return ["## Teachers", *note, table, *(said if lines else [])]
+    if lines:
+        said = Paragraph("What their tokenizers make of the texts:")
+        blocks += [said, Items(lines)]
+    return [Section(title="Teachers", blocks=blocks)]
 
 
-def _ledger_block(run: RunDir) -> list[str]:
+def _ledger(run: RunDir) -> list[Section]:
     """What each teacher was worth, by domain."""
     account = run.summary.get("ledger") or {}
     rows = []
@@ -75,22 +77,26 @@ def _ledger_block(run: RunDir) -> list[str]:
     if not rows:
         return []
     heads = ["teacher", "domain", "phase", "share", "coverage", "its own"]
-    said = (
+    said: list[str | Mark] = [
         "Each teacher's share of the routing weight and of the student's tokens in the "
         "last phase it taught that was kept, and its own bits per character; then the "
         "final student's without this teacher, and how many more these are (less than "
         "nothing: it did harm)."
-    )
-    if all(entry["loses"] is None for entry in account.values()):
-        said += " `baselines.leave_one_out=all` trains the arms that tell the last two."
-    return [
-        "## What each teacher was worth",
-        said,
-        markdown_table([*heads, "without it", "lost"], rows, numbers_from=3),
     ]
+    if all(entry["loses"] is None for entry in account.values()):
+        setting = code("baselines.leave_one_out=all")
+        said += [" ", setting, " trains the arms that tell the last two."]
+    table = Table(
+        title="worth of each teacher",
+        heads=[*heads, "without it", "lost"],
+        rows=rows,
+        numbers_from=3,
+    )
+    blocks: list[Block] = [Paragraph(said), table]
+    return [Section(title="What each teacher was worth", blocks=blocks)]
 
 
-def _kept_block(run: RunDir) -> list[str]:
+def _kept(run: RunDir) -> list[Section]:
     """What each teacher's adapter lets through, by phase and student layer."""
     rows = []
     for phase in run.summary.get("phases", []):
@@ -109,11 +115,14 @@ def _kept_block(run: RunDir) -> list[str]:
         return []
     depth = max(len(row) for row in rows) - 3
     heads = ["phase", "teacher", "coverage", *(f"layer {i}" for i in range(depth))]
-    return [
-        "## What the adapters let through",
+    said = (
         "Share of the teacher's variance, keys / values, that can be read back from "
         "what the calibrated adapter (or the coder to Z) makes of it, by student "
         "layer; and the share of the student's tokens that the teacher covered on the "
-        "calibration sample.",
-        markdown_table(heads, rows, numbers_from=2),
-    ]
+        "calibration sample."
+    )
+    table = Table(
+        title="variance kept by the adapters", heads=heads, rows=rows, numbers_from=2
+    )
+    blocks: list[Block] = [Paragraph(said), table]
+    return [Section(title="What the adapters let through", blocks=blocks)]

@@ -10,7 +10,7 @@ from experiments.cli import main
 from experiments.config.parsing import ConfigError
 from experiments.config.presets import builtin_presets, load_registry
 from experiments.config.tree import load_config, resolve_phase
-from experiments.record.versions import changes, footer, sentence, versions
+from experiments.record.versions import changes, sentence, versions
 from experiments.run.context import Stage
 from experiments.run.lineage import check_record, record_of, write_record
 from student.checkpoint import MARKER
@@ -92,19 +92,6 @@ def test_versions_name_the_libraries_and_differences():
     ]
     told = sentence({"mtkd": "0.1", "commit": "ab12", "torch": "2.0"})
     assert told == "mtkd 0.1 (commit ab12), torch 2.0"
-
-
-def test_the_end_of_a_report_names_strangers_and_is_left_out_where_unknown():
-    whose = {"plugin": "acme", "distribution": "acme-mtkd", "version": "1.2"}
-    summary = {
-        "versions": {"mtkd": "0.1"},
-        "plugins": {"layer_map mine": {**whose, "digest": "a" * 64}},
-    }
-    assert footer(summary)[1] == (
-        "Made with mtkd 0.1. The layer map `mine` is of the plugin `acme` "
-        "(acme-mtkd 1.2), code aaaaaaaaaaaa."
-    )
-    assert footer({}) == []
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
+import json
 import re
 from dataclasses import replace
 
-from experiments.report.page import report_text, summary_table, verdicts, write_report
+from experiments.report.page import report_text, write_report
+from experiments.report.verdicts import summary_table, verdicts
 
 DRAWS = True
 
@@ -192,3 +194,84 @@ def test_the_printed_table_has_a_row_per_phase(made_up):
     table = summary_table(made_up)
     assert table.row_count == 5
     assert [column.header for column in table.columns][-1] == "helped"
+
+
+def test_the_end_of_a_report_names_strangers_and_is_left_out_where_unknown(made_up):
+    whose = {"plugin": "acme", "distribution": "acme-mtkd", "version": "1.2"}
+    made = {
+        "versions": {"mtkd": "0.1"},
+        "plugins": {"layer_map mine": {**whose, "digest": "a" * 64}},
+    }
+    assert report_text(replace(made_up, summary=made)).endswith(
+        "\n\n---\n\nMade with mtkd 0.1. The layer map `mine` is of the plugin `acme` "
+        "(acme-mtkd 1.2), code aaaaaaaaaaaa.\n"
+    )
+    assert "---\n\nMade" not in report_text(replace(made_up, summary={}))
+
+
+def test_alarms_stand_before_the_table(made_up):
+    alarm = {"kind": "event", "alarm": "collapse", "message": "keys shrink", "step": 1}
+    text = report_text(replace(made_up, metrics=[*made_up.metrics, alarm]))
+    assert text.index("keys shrink") < text.index("| phase |")
+
+
+def test_the_student_that_is_kept_is_the_key_figure(made_up):
+    assert "- bits per character: 2.720 (after z_space, 8.000 at first)" in (
+        report_text(made_up)
+    )
+    kept = replace(made_up, summary=made_up.summary | {"final_phase": "routing"})
+    text = report_text(kept)
+    assert "- bits per character: 2.755 (after routing, 8.000 at first)" in text
+    assert "- against CE only: -2.5% (2.825)" in text
+    assert "- against the best single teacher: -1.4% (2.795, gpt2-prose)" in text
+    none = replace(made_up, summary=made_up.summary | {"final_phase": None})
+    assert "- bits per character" not in report_text(none)
+
+
+def test_samples_before_and_after_are_shown_whatever_is_in_them(made_up):
+    sample = {"prompt": "Once", "before": "```\n<b>", "after": "upon a time"}
+    text = report_text(replace(made_up, summary={"samples": [sample]}))
+    assert "*before*\n\n````text\nOnce|```\n<b>\n````" in text
+    assert "*after*\n\n```text\nOnce|upon a time\n```" in text
+    assert "What the student writes" not in report_text(made_up)
+
+
+def test_names_stay_in_their_cell_and_are_no_html(made_up):
+    summary = {"teachers": {"a|b": {"model": "<img>"}}}
+    assert "| a\\|b | \\<img> |" in report_text(replace(made_up, summary=summary))
+
+
+def test_settings_that_differ_are_named_with_their_default(made_up):
+    (made_up.path / "config.yaml").write_text(
+        "run: {name: x, seed: 3}\n"
+        "train: {learning_rate: 0.5, steps: null}\n"
+        "teachers: {a: {model: m, weight: 1.0, dtype: bfloat16}}\n"
+        "phase: {dual: {train: {steps: 7}}}\n"
+        "of_an_earlier_version: 1\n"
+    )
+    rows = [
+        line
+        for line in report_text(made_up).splitlines()
+        if line.startswith("| `") and "config show" not in line
+    ]
+    assert rows == [
+        "| `run.seed` | 3 | 0 |",
+        "| `train.learning_rate` | 0.5 | 0.001 |",
+        "| `teachers.a.model` | m | – |",
+        "| `teachers.a.dtype` | bfloat16 | auto |",
+        "| `phase.dual.train.steps` | 7 | – |",
+        "| `of_an_earlier_version` | 1 | – |",
+    ]
+
+
+def test_time_leaves_out_what_lies_between_two_launches(made_up):
+    times = [(1, 0.0), (3, 60.0), (4, 5000.0), (6, 5060.0)]
+    metrics = [
+        {"kind": "train", "phase": "dual", "step": step, "time": time}
+        for step, time in times
+    ]
+    starts = [{"event": "start", "time": t, "host": "h"} for t in (-1.0, 4000.0)]
+    (made_up.path / "attempts.jsonl").write_text("\n".join(map(json.dumps, starts)))
+    text = report_text(replace(made_up, metrics=metrics))
+    assert "| main | dual | 4 | 2 min 0 s | 2.0 |" in text
+    assert "Launched 2 times, the last time on h in 1 process." in text

@@ -1,0 +1,99 @@
+"""Write a document as one HTML page that needs nothing else, network included."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.report.document import Document, Phrase, Picture, parts, plain
+from experiments.report.plotting import PAGE_COLOURS
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+WEB = Path(__file__).parent / "web"
+
+LARGEST_SVG = 400_000
+"""Bytes; of longer runs the page shows the PNG."""
+
+
+def html(document: Document, figures: Path) -> str:
+    """The document as a page, with the pictures of a folder in it.
+
+    Everything but this project's own style, script and drawings is escaped. The page
+    forbids itself all connections and every script but its own.
+
+    Args:
+        document: what to write.
+        figures: where its pictures lie, as PNG and, for some, as SVG.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(WEB),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"parts": parts, "plain": plain, "anchor": _anchor}
+    environment.tests["number"] = _is_number
+    script = (WEB / "page.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    return environment.get_template("page.html").render(
+        document=document,
+        script=_trusted(script),
+        script_digest=base64.b64encode(digest).decode(),
+        style=_trusted((WEB / "page.css").read_text(encoding="utf-8")),
+        drawing=lambda picture: _drawing(picture, figures),
+        data_uri=lambda picture: _data_uri(figures / f"{picture.stem}.png"),
+    )
+
+
+def _trusted(text: str) -> Markup:
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _is_number(phrase: Phrase) -> bool:
+    return bool(re.match(r"[+-]?\d", plain(phrase)))
+
+
+def _drawing(picture: Picture, figures: Path) -> Markup | None:
+    """A picture as part of the page, in its colours; None where it is no fresh SVG."""
+    svg, png = (figures / f"{picture.stem}.{kind}" for kind in ("svg", "png"))
+    if not svg.is_file() or svg.stat().st_size > LARGEST_SVG:
+        return None
+    if svg.stat().st_mtime < png.stat().st_mtime:  # drawn anew without it
+        return None
+    text = svg.read_text(encoding="utf-8")
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    return _trusted(_in_page_colours(_with_own_ids(text, _anchor(picture.stem))))
+
+
+def _with_own_ids(svg: str, prefix: str) -> str:
+    """Ids of drawings meet in one page."""
+    svg = re.sub(r'(\sid=")', rf"\g<1>{prefix}-", svg)
+    return re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", svg)
+
+
+def _in_page_colours(svg: str) -> str:
+    """Let colours that belong to no datum follow light and dark."""
+    for colour, name in PAGE_COLOURS.items():
+        changing = f"var(--{name}, {colour})"
+        svg = re.sub(rf"(fill|stroke): {colour}\b", rf"\1: {changing}", svg, flags=re.I)
+    return svg
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,207 @@
+"""What each phase was worth, against its baselines, in numbers and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments.record.run_dir import RunDir, helped, mean_bpc
+from experiments.report.document import Kind, Mark, Phrase, code, plain, strong
+from experiments.report.teachers import number, percent_more
+from experiments.run.gates import describe_harm
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLOURS: dict[Kind, str] = {"good": "green", "poor": "yellow", "bad": "red"}
+"""Of an outcome on a console."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """One phase against its baselines, in mean bits per character."""
+
+    phase: str
+    steps: int | None
+    teachers: Sequence[str]
+    bpc: Mapping[str, float]
+    """Held-out bits per character by domain."""
+    mean: float | None
+    ce_only: float | None
+    best_single: float | None
+    single_teacher: str | None
+    alone: bool
+    """Whether that teacher is all that taught, so that both students are the same."""
+    previous: float | None
+    """Before the phase."""
+    helped: bool | None
+    """Whether it beat both baselines, as far as there are any; None without."""
+    harm: str
+    """What the gate says of it, see :func:`experiments.run.gates.describe_harm`."""
+    harmed: Sequence[str]
+    """The domains in which it hurt."""
+    rolled_back: bool
+
+    @property
+    def outcome(self) -> str:
+        """The one word of the table."""
+        if self.rolled_back:
+            return "rolled back"
+        if self.harmed:
+            return f"hurt {', '.join(self.harmed)}"
+        return {True: "yes", False: "no", None: "–"}[self.helped]
+
+
+def verdicts(run: RunDir) -> list[Verdict]:
+    """Read each phase's outcome from the run's summary."""
+    return [_verdict(entry) for entry in run.summary.get("phases", [])]
+
+
+def sentences(found: Iterable[Verdict]) -> list[Phrase]:
+    """Say of every phase, plainly, whether it helped."""
+    return [_sentence(verdict) for verdict in found]
+
+
+def summary_table(run: RunDir) -> Table:
+    """Lay the outcome out as a rich table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    heads, rows = table_rows(verdicts(run))
+    table = Table(
+        title=f"{run.name}: held-out bits per character, lower is better",
+        title_justify="left",
+    )
+    for index, head in enumerate(heads):
+        narrow = 7 if head.startswith("vs ") else None  # room for -100.0%
+        table.add_column(head, justify="right" if index else "left", max_width=narrow)
+    for row in rows:
+        *cells, outcome = row
+        style = COLOURS[outcome.kind] if isinstance(outcome, Mark) else ""
+        table.add_row(
+            *(Text(plain(cell)) for cell in cells),
+            Text(plain(outcome), style=style),
+        )
+    return table
+
+
+def table_rows(found: Sequence[Verdict]) -> tuple[list[str], list[list[str | Mark]]]:
+    """Heads and rows of the table of phases; the last cell of a row is its outcome."""
+    domains = list(dict.fromkeys(domain for v in found for domain in v.bpc))
+    several = ["mean"] if len(domains) > 1 else []
+    heads = ["phase", "steps", *domains, *several]
+    heads += ["CE only", "best single", "before"]
+    heads += ["vs CE only", "vs best single", "helped"]
+    rows: list[list[str | Mark]] = []
+    for v in found:
+        means = [number(v.mean)] if several else []
+        single, tone = number(v.best_single), _tone(v.outcome)
+        if v.single_teacher and v.best_single is not None:
+            single += f" ({v.single_teacher})"
+        rows.append(
+            [
+                v.phase,
+                "–" if v.steps is None else str(v.steps),
+                *(number(v.bpc.get(domain)) for domain in domains),
+                *means,
+                number(v.ce_only),
+                single,
+                number(v.previous),
+                percent_more(v.mean, v.ce_only),
+                percent_more(v.mean, None if v.alone else v.best_single),
+                Mark(tone, v.outcome) if tone else v.outcome,
+            ]
+        )
+    return heads, rows
+
+
+def counted(found: Sequence[Verdict]) -> list[str | Mark]:
+    """How many phases helped, and which of the others did not or hurt."""
+    compared = [v for v in found if v.helped is not None or v.harmed or v.rolled_back]
+    if not compared:
+        return [
+            "Not compared: the run has trained no baseline (",
+            code("baselines.ce_only"),
+            ", ",
+            code("baselines.single_teachers"),
+            ").",
+        ]
+    good = [v.phase for v in found if v.outcome == "yes"]
+    bad = [v.phase for v in found if v.outcome == "no"]
+    hurt = [v.phase for v in found if v.outcome.startswith("hurt")]
+    parts = [f"{len(good)} of {len(compared)} phases helped"]
+    if bad:
+        parts.append(f"these did not: {', '.join(bad)}")
+    if hurt:
+        parts.append(f"these hurt in a domain: {', '.join(hurt)}")
+    if len(compared) < len(found):
+        parts.append(f"{len(found) - len(compared)} had nothing to compare with")
+    return ["; ".join(parts) + "."]
+
+
+def _verdict(entry: Mapping[str, Any]) -> Verdict:
+    single, gate = entry.get("best_single") or {}, entry.get("gate")
+    ours, ce = mean_bpc(entry.get("bpc")), mean_bpc(entry.get("ce_only"))
+    best = mean_bpc(single.get("bpc"))
+    # Reckoned anew, as runs of earlier versions called it help to beat one of them.
+    alone = best is not None and entry.get("beats_best_single", False) is None
+    beats = _fewer(ours, ce), None if alone else _fewer(ours, best)
+    return Verdict(
+        phase=str(entry["name"]),
+        steps=entry.get("steps"),
+        teachers=list(entry.get("teachers") or ()),
+        bpc=dict(entry.get("bpc") or {}),
+        mean=ours,
+        ce_only=ce,
+        best_single=best,
+        single_teacher=single.get("teacher"),
+        alone=alone,
+        previous=mean_bpc(entry.get("previous")),
+        helped=helped(*beats),
+        harm=describe_harm(gate) if gate else "",
+        harmed=list(dict.fromkeys(h["domain"] for h in gate["harms"])) if gate else [],
+        rolled_back=bool(gate and gate["rolled_back"]),
+    )
+
+
+def _fewer(ours: float | None, theirs: float | None) -> bool | None:
+    return None if ours is None or theirs is None else ours < theirs
+
+
+def _tone(outcome: str) -> Kind | None:
+    """Good where it helped, bad where it hurt."""
+    known: dict[str, Kind | None] = {"yes": "good", "no": "poor", "–": None}
+    return known.get(outcome, "bad")
+
+
+def _sentence(verdict: Verdict) -> Phrase:
+    name = strong(verdict.phase)
+    if verdict.mean is None:
+        return [name, " was not measured."]
+    harm = f" It hurt: {verdict.harm}." if verdict.harm else ""
+    if verdict.helped is None and not verdict.rolled_back:
+        alone = f" has no baseline to compare with: {verdict.mean:.3f}."
+        return [name, alone + harm]
+    parts = []
+    if verdict.ce_only is not None:
+        parts.append(_against(verdict.mean, verdict.ce_only, "CE only"))
+    if verdict.best_single is not None:
+        single = f"{verdict.single_teacher or 'the best single teacher'} alone"
+        parts.append(_against(verdict.mean, verdict.best_single, single))
+    if verdict.previous is not None:
+        parts.append(_against(verdict.mean, verdict.previous, "before the phase"))
+    word = "helped" if verdict.helped else "did not help"
+    if not verdict.helped and _fewer(verdict.mean, verdict.ce_only):
+        word = "beat CE only, but not the best single teacher"
+    word = "was rolled back" if verdict.rolled_back else word
+    bits = f"{verdict.mean:.3f} bits per character, {', '.join(parts)}."
+    return [name, f" {word}: {bits}{harm}"]
+
+
+def _against(ours: float, other: float, name: str) -> str:
+    saved = other - ours
+    if abs(saved) < 5e-4:
+        return f"the same as {name}"
+    word = "less" if saved > 0 else "more"
+    return f"{abs(saved):.3f} {word} than {name} ({other:.3f})"
