@@ -59,6 +59,7 @@ ROOMS: dict[str, set[str]] = {
         "estimate",
     },
     "experiments/report": {"config", "record", "assemble", "run"},
+    "experiments/report/layout": set(),
     "experiments/commands": {
         "config",
         "record",

@@ -35,7 +35,7 @@ def print_table(
 def show_report(run_dir: Path) -> None:
     """Print a run's table and where its report lies."""
     from experiments.record.run_dir import read_run
-    from experiments.report.document import plain
+    from experiments.report.layout.document import plain
     from experiments.report.samples import sample_lines
     from experiments.report.verdicts import sentences, summary_table, verdicts
 

@@ -7,7 +7,7 @@ from typing import Any
 from experiments.record.course import duration
 from experiments.record.history import attempts
 from experiments.record.run_dir import MAIN, RunDir
-from experiments.report.document import Block, Items, Paragraph, Section, Table
+from experiments.report.layout.document import Block, Items, Paragraph, Section, Table
 
 
 def time_sections(run: RunDir) -> list[Section]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.record.run_dir import RunDir
-from experiments.report.document import Picture, Section
+from experiments.report.layout.document import Picture, Section
 
 CAPTIONS = {
     "comparison": "Bits per character of held-out text, each phase against the "

@@ -12,7 +12,8 @@ from experiments.record.course import duration
 from experiments.record.run_dir import MAIN, RunDir, mean_bpc
 from experiments.record.versions import sentence
 from experiments.report.course import time_sections
-from experiments.report.document import (
+from experiments.report.gallery import Gallery
+from experiments.report.layout.document import (
     Block,
     Code,
     Document,
@@ -24,8 +25,7 @@ from experiments.report.document import (
     Table,
     code,
 )
-from experiments.report.gallery import Gallery
-from experiments.report.markdown import markdown
+from experiments.report.layout.markdown import markdown
 from experiments.report.samples import sample_sections
 from experiments.report.settings import changed_settings
 from experiments.report.teachers import percent_more, teacher_sections
@@ -51,7 +51,7 @@ def write_report(run: RunDir, draw: bool = True) -> Path:
     Returns:
         The path of ``report.md``.
     """
-    from experiments.report.html import html
+    from experiments.report.layout.html import html
 
     if draw:
         from experiments.report.figures import draw_run

@@ -23,20 +23,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 
 ARM_COLOURS = {MAIN: "#0072B2", "ce_only": "#7F7F7F", "best_single": "#E69F00"}
 
-PAGE_COLOURS = {
-    "#000000": "ink",
-    "#444444": "ink",
-    "#666666": "soft",
-    "#9a9a9a": "soft",
-    "#c8c8c8": "soft",
-    "#e4e4e4": "grid",
-    "#ffffff": "card",
-    "#0072b2": "blue",
-    "#8b7500": "olive",
-}
-"""What a page may change in a drawing to suit light and dark, by its own names; what
-must stay as it is, as dark words on a pale cell, takes another colour."""
-
 ON_PALE = "#1A1A1A"
 """Of words on a cell that is pale in the dark, too."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from experiments.record.run_dir import RunDir
-from experiments.report.document import Paragraph, Phrase, Sample, Section, code
+from experiments.report.layout.document import Paragraph, Phrase, Sample, Section, code
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.record.run_dir import RunDir
-from experiments.report.document import (
+from experiments.report.layout.document import (
     Block,
     Items,
     Mark,

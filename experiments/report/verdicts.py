@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.record.run_dir import RunDir, helped, mean_bpc
-from experiments.report.document import Kind, Mark, Phrase, code, plain, strong
+from experiments.report.layout.document import Kind, Mark, Phrase, code, plain, strong
 from experiments.report.teachers import number, percent_more
 from experiments.run.gates import describe_harm
 

@@ -8,8 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.report.document import Document, Phrase, Picture, parts, plain
-from experiments.report.plotting import PAGE_COLOURS
+from experiments.report.layout.document import Document, Phrase, Picture, parts, plain
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -18,6 +17,21 @@ WEB = Path(__file__).parent / "web"
 
 LARGEST_SVG = 400_000
 """Bytes; of longer runs the page shows the PNG."""
+
+
+PAGE_COLOURS = {
+    "#000000": "ink",
+    "#444444": "ink",
+    "#666666": "soft",
+    "#9a9a9a": "soft",
+    "#c8c8c8": "soft",
+    "#e4e4e4": "grid",
+    "#ffffff": "card",
+    "#0072b2": "blue",
+    "#8b7500": "olive",
+}
+"""What the page changes in a drawing to suit light and dark, by its own names; what
+must stay as it is, as dark words on a pale cell, is drawn in another colour."""
 
 
 def html(document: Document, figures: Path) -> str:
@@ -68,14 +82,17 @@ def _is_number(phrase: Phrase) -> bool:
 
 
 def _drawing(picture: Picture, figures: Path) -> Markup | None:
-    """A picture as part of the page, in its colours; None where it is no fresh SVG."""
+    """A picture as part of the page, in its colours; None where there is no
+    fresh and whole one."""
     svg, png = (figures / f"{picture.stem}.{kind}" for kind in ("svg", "png"))
     if not svg.is_file() or svg.stat().st_size > LARGEST_SVG:
         return None
     if svg.stat().st_mtime < png.stat().st_mtime:  # drawn anew without it
         return None
-    text = svg.read_text(encoding="utf-8")
-    text = text[text.index("<svg") :]
+    _, opened, text = svg.read_text(encoding="utf-8").partition("<svg")
+    if not opened or not text.rstrip().endswith("</svg>"):  # a full disk cut it off
+        return None
+    text = opened + text
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     return _trusted(_in_page_colours(_with_own_ids(text, _anchor(picture.stem))))

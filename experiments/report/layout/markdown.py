@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import singledispatch
 from itertools import groupby
 
-from experiments.report.document import (
+from experiments.report.layout.document import (
     Block,
     Code,
     Document,

@@ -10,9 +10,9 @@ import pytest
 
 from experiments.cli import main
 from experiments.record.run_dir import read_run
-from experiments.report.html import html
+from experiments.report.layout.html import html
 from experiments.report.page import compose, write_report
-from tests.experiments.report.chromium import binary, chromium
+from tests.experiments.report.layout.chromium import binary, chromium
 from tests.experiments.synthetic import write_run
 
 DRAWS = True
@@ -156,10 +156,12 @@ def test_pictures_are_drawings_where_there_are_and_else_have_a_text(changing):
     assert sorted(ids) == sorted(set(ids))
 
 
-def test_a_drawing_older_than_its_picture_is_not_shown(changing):
+def test_a_drawing_that_is_cut_off_or_older_than_its_picture_is_not_shown(changing):
     os.utime(changing.figures / "losses.svg", (1, 1))
+    cut = changing.figures / "gates.svg"
+    cut.write_text(cut.read_text()[:1000])
     page = Page(page_of(changing))
-    assert (len(page.all("svg")), len(page.all("img"))) == (5, 1)
+    assert (len(page.all("svg")), len(page.all("img"))) == (4, 2)
 
 
 def test_neutral_colours_follow_the_page_and_those_of_data_stay(drawn):
