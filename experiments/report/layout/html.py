@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.report.layout.document import Document, Phrase, Picture, parts, plain
+from experiments.report.layout.document import Document, Picture, parts
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -53,8 +53,7 @@ def html(document: Document, figures: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"parts": parts, "plain": plain, "anchor": _anchor}
-    environment.tests["number"] = _is_number
+    environment.filters |= {"parts": parts, "anchor": _anchor}
     script = (WEB / "page.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode()).digest()
     return environment.get_template("page.html").render(
@@ -75,10 +74,6 @@ def _trusted(text: str) -> Markup:
 
 def _anchor(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-
-
-def _is_number(phrase: Phrase) -> bool:
-    return bool(re.match(r"[+-]?\d", plain(phrase)))
 
 
 def _drawing(picture: Picture, figures: Path) -> Markup | None:
