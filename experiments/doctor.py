@@ -213,7 +213,7 @@ def _zoo(_: Mapping[str, str]) -> Iterator[Finding]:
     entries = list_zoo()
     missing = [entry.name for entry in entries if not entry.built]
     if missing:
-        advice = "`mtkd zoo build` makes them in minutes; quickstart does it itself"
+        advice = "`mtkd zoo build` makes them; quickstart does it itself"
         yield Finding("zoo", "warn", f"not built: {', '.join(missing)}", advice)
     else:
         yield Finding("zoo", "ok", f"{len(entries)} models in {entries[0].path.parent}")

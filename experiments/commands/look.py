@@ -177,10 +177,10 @@ SCALE = option(
 
 
 def zoo_build(options: Namespace) -> int:
-    """Train the embedded models that are not cached."""
+    """Make the embedded models that are not cached."""
     from teacher.zoo import build_zoo, zoo_table
 
-    build_zoo(options.names or None, scale=options.scale)
+    build_zoo(options.names or None, scale=options.scale, fresh=options.fresh)
     console().print(zoo_table(scale=options.scale))
     return 0
 
@@ -197,21 +197,29 @@ ZOO = Group(
     name="zoo",
     what="the embedded teachers",
     examples=(
-        ("mtkd zoo build", "train what is missing, minutes"),
+        ("mtkd zoo build", "make what is missing"),
         ("mtkd zoo list", "what there is and how good it is"),
     ),
     commands=(
         Command(
             name="build",
             action=zoo_build,
-            what="train the embedded models that are not cached",
+            what="make the embedded models that are not cached: unpack teachers that "
+            "come trained with mtkd, train the others",
             examples=(
                 ("mtkd zoo build", "all"),
                 ("mtkd zoo build gpt2-prose student", "two of them"),
+                ("mtkd zoo build --fresh", "train all of them here, minutes"),
             ),
             options=(
                 option("names", nargs="*", metavar="NAME", help="models; all if none"),
                 SCALE,
+                option(
+                    "--fresh",
+                    action="store_true",
+                    help="use no weights that come with mtkd: train what was not "
+                    "trained on this machine",
+                ),
             ),
         ),
         Command(

@@ -116,9 +116,8 @@ TRAIN = Command(
 
 def quickstart(options: Namespace) -> int:
     """Train from the embedded teachers."""
-    return train(
-        Namespace(**vars(options), config="quickstart", check=False, dry_run=False)
-    )
+    config = "quickstart_tiny" if options.tiny else "quickstart"
+    return train(Namespace(**vars(options), config=config, check=False, dry_run=False))
 
 
 QUICKSTART = Command(
@@ -128,10 +127,21 @@ QUICKSTART = Command(
     "the baselines, and report",
     examples=(
         ("mtkd quickstart", "all of it, into runs/quickstart"),
+        ("mtkd quickstart --tiny", "the same in a minute, to see that it works"),
         ("mtkd quickstart run.name=short train.steps=10", "shorter"),
         ("mtkd quickstart phases='[dual, routing]'", "two of the phases"),
     ),
-    options=(OVERRIDES, *RESUME_OPTIONS, *PLUGIN_OPTIONS),
+    options=(
+        OVERRIDES,
+        option(
+            "--tiny",
+            action="store_true",
+            help="models that know next to nothing and four steps a phase: the same "
+            "report in a minute, whose numbers mean nothing",
+        ),
+        *RESUME_OPTIONS,
+        *PLUGIN_OPTIONS,
+    ),
 )
 
 

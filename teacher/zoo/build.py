@@ -7,51 +7,23 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from align.errors import InputError, MachineError, MissingFileError
 from align.support.cache_folder import cache_folder, made_folder
 from teacher.zoo.recipes import ZooModel, recipes
+from teacher.zoo.shipped import shipped
 from teacher.zoo.shown import Shown, shown
 from teacher.zoo.text import text_fingerprint
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 MANIFEST = "zoo.json"
 """Written last; a folder without it is no zoo model."""
 _SAVING = threading.Lock()
 _FORMAT = 1  # raise when training code changes what a recipe gives
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ZooEntry:
-    """One model of the zoo and what is known about it."""
-
-    name: str
-    family: str
-    role: str
-    """teacher or student."""
-    leaning: str
-    """prose, code or mixed."""
-    path: Path
-    """Where it is, or will be."""
-    built: bool
-    """Present and made from the present recipe and text."""
-    parameters: int | None = None
-    """Weights, tied ones counted once; None while not built."""
-    vocabulary: int | None = None
-    """Entries of its tokenizer; None while not built."""
-    measure: str = ""
-    """What bits per character were paid for: next, masked or cut-out tokens."""
-    bits_per_char: dict[str, float] = field(default_factory=dict)
-    """By domain, on the eval split."""
-    cpu_seconds: float | None = None
-    """What building it cost."""
 
 
 def build_zoo(
@@ -60,12 +32,14 @@ def build_zoo(
     progress: bool = True,
     scale: str = "default",
     workers: int | None = None,
+    fresh: bool = False,
 ) -> dict[str, Path]:
     """Build what the cache lacks and give the folders of all asked models.
 
-    Every model is trained on one thread, several at a time. A finished model is
-    kept whatever happens to the others; processes that build at the same time
-    wait for each other's models instead of building them twice.
+    A teacher that lies trained beside the code (:mod:`teacher.zoo.shipped`) is
+    unpacked. Every other model is trained on one thread, several at a time. A
+    finished model is kept whatever happens to the others; processes that build at the
+    same time wait for each other's models instead of building them twice.
 
     Args:
         names: models to build; None for the whole zoo.
@@ -74,22 +48,23 @@ def build_zoo(
         progress: show how far every model is, on the error stream.
         scale: one of :data:`teacher.zoo.SCALES`.
         workers: models trained at once; None for one per CPU of this process.
+        fresh: take nothing that was trained elsewhere: train what was not trained here.
 
     Returns:
         Folder by name, in the zoo's order, for ``from_pretrained``.
 
     Raises:
         ValueError: an unknown name or scale.
-        OSError: the cache cannot be written.
+        OSError: the cache cannot be written, or what lies beside the code is damaged.
         RuntimeError: training failed; names the model, what else was kept.
     """
     all_recipes = recipes(scale)
     selection = [all_recipes[name] for name in _check_names(names, all_recipes)]
-    folder = _folder(cache_dir, scale)
-    unbuilt = [m for m in selection if not _is_built(folder / m.name, m)]
+    folder = zoo_folder(cache_dir, scale)
+    unbuilt = [m for m in selection if not is_built(folder / m.name, m, fresh)]
     if unbuilt:
         _make_folder(folder)
-        _build_all(unbuilt, folder, progress, workers or _cpus())
+        _build_all(unbuilt, folder, progress, workers or _cpus(), fresh)
     return {m.name: folder / m.name for m in selection}
 
 
@@ -104,8 +79,8 @@ def zoo_path(
     """
     all_recipes = recipes(scale)
     (name,) = _check_names([name], all_recipes)
-    path = _folder(cache_dir, scale) / name
-    if not _is_built(path, all_recipes[name]):
+    path = zoo_folder(cache_dir, scale) / name
+    if not is_built(path, all_recipes[name]):
         fault = (
             "is out of date" if (path / MANIFEST).is_file() else "has not been built"
         )
@@ -115,46 +90,12 @@ def zoo_path(
     return path
 
 
-def list_zoo(
-    cache_dir: str | Path | None = None, scale: str = "default"
-) -> list[ZooEntry]:
-    """Describe every model of the zoo, built or not."""
-    folder = _folder(cache_dir, scale)
-    return [_entry(folder / m.name, m) for m in recipes(scale).values()]
-
-
-def zoo_table(cache_dir: str | Path | None = None, scale: str = "default") -> Table:
-    """Lay :func:`list_zoo` out as a rich table."""
-    from rich.table import Table
-
-    from teacher.zoo.text import DOMAINS
-
-    table = Table(title=f"zoo ({scale})", caption=_CAPTION, caption_justify="left")
-    for head in ("model", "family", "leaning"):
-        table.add_column(head)
-    for head in ("parameters", "vocabulary", *(f"{d} bits/char" for d in DOMAINS)):
-        table.add_column(head, justify="right")
-    table.add_column("measured on")
-    for entry in list_zoo(cache_dir, scale):
-        cells = [entry.name, entry.family, entry.leaning]
-        if entry.built:
-            bits = [f"{entry.bits_per_char[d]:.3f}" for d in DOMAINS]
-            cells += [f"{entry.parameters:,}", f"{entry.vocabulary:,}", *bits]
-            cells.append(entry.measure)
-        else:
-            cells += ["not built"]
-        table.add_row(*cells)
-    return table
-
-
-_CAPTION = (
-    "Held-out text; lower is better. Only next-token numbers compare with each "
-    "other: the others see both sides of what they restore."
-)
-
-
 def _build_all(
-    unbuilt: Sequence[ZooModel], folder: Path, progress: bool, workers: int
+    unbuilt: Sequence[ZooModel],
+    folder: Path,
+    progress: bool,
+    workers: int,
+    fresh: bool,
 ) -> None:
     """Train in threads: tensor work runs outside the interpreter's lock.
 
@@ -177,7 +118,7 @@ def _build_all(
             for m in longest_first:
                 display.add(m.name, m.train.steps)
             jobs = {
-                pool.submit(_build_one, m, folder, display, stop): m.name
+                pool.submit(_build_one, m, folder, display, stop, fresh): m.name
                 for m in longest_first
             }
             try:
@@ -210,46 +151,69 @@ def _explain(failed: dict[str, BaseException | None], folder: Path) -> None:
 
 
 def _build_one(
-    recipe: ZooModel, folder: Path, display: Shown, stop: threading.Event
+    recipe: ZooModel,
+    folder: Path,
+    display: Shown,
+    stop: threading.Event,
+    fresh: bool,
 ) -> None:
     import torch
     from filelock import FileLock
 
+    torch.set_num_threads(1)
+    with FileLock(folder / f".{recipe.name}.lock"):
+        if is_built(folder / recipe.name, recipe, fresh):  # by another process
+            display.ready(recipe.name, "cached")
+            return
+        kept = None if fresh else shipped(recipe)
+        if kept is None:
+            _train(recipe, folder, display, stop)
+            return
+        display.state(recipe.name, "unpacking")
+        facts = {"fingerprint": kept.fingerprint, "shipped": True, **kept.facts}
+        _save(folder / recipe.name, kept.unpack, facts)
+        display.ready(recipe.name, f"trained before, {_measured(kept.facts)}")
+
+
+def _train(
+    recipe: ZooModel, folder: Path, display: Shown, stop: threading.Event
+) -> None:
     from teacher.zoo.evaluate import held_out
     from teacher.zoo.train import train_model
 
-    torch.set_num_threads(1)
-    with FileLock(folder / f".{recipe.name}.lock"):
-        if _is_built(folder / recipe.name, recipe):  # another process was faster
-            display.ready(recipe.name, "cached")
-            return
-        started, cpu = time.monotonic(), time.thread_time()
-        display.state(recipe.name, "tokenizer")
+    started, cpu = time.monotonic(), time.thread_time()
+    display.state(recipe.name, "tokenizer")
 
-        def report(step: int, steps: int, loss: float | None) -> None:
-            display.state(recipe.name, f"loss {loss:.3f}", step)
+    def report(step: int, steps: int, loss: float | None) -> None:
+        display.state(recipe.name, f"loss {loss:.3f}", step)
 
-        model, tokenizer = train_model(recipe, report, stop)
-        display.state(recipe.name, "measuring")
-        bits = held_out(recipe, model, tokenizer)
-        manifest = {
-            "fingerprint": fingerprint(recipe),
-            "recipe": recipe.plain(),
-            "parameters": model.num_parameters(),
-            "vocabulary": len(tokenizer),
-            "bits_per_char": bits,
-            "seconds": round(time.monotonic() - started, 1),
-            "cpu_seconds": round(time.thread_time() - cpu, 1),
-        }
-        _save(folder / recipe.name, model, tokenizer, manifest)
-        measured = ", ".join(f"{d} {b:.2f}" for d, b in bits.items())
-        display.ready(recipe.name, f"bits per character: {measured}")
+    model, tokenizer = train_model(recipe, report, stop)
+    display.state(recipe.name, "measuring")
+    bits = held_out(recipe, model, tokenizer)
+    manifest = {
+        "fingerprint": fingerprint(recipe),
+        "recipe": recipe.plain(),
+        "parameters": model.num_parameters(),
+        "vocabulary": len(tokenizer),
+        "bits_per_char": bits,
+        "seconds": round(time.monotonic() - started, 1),
+        "cpu_seconds": round(time.thread_time() - cpu, 1),
+    }
+    _save(folder / recipe.name, partial(_save_pretrained, model, tokenizer), manifest)
+    display.ready(recipe.name, _measured(manifest))
 
 
-def _save(path: Path, model: Any, tokenizer: Any, manifest: dict[str, object]) -> None:
+def _measured(manifest: Mapping[str, Any]) -> str:
+    bits = ", ".join(f"{d} {b:.2f}" for d, b in manifest["bits_per_char"].items())
+    return f"bits per character: {bits}"
+
+
+def _save(
+    path: Path, write: Callable[[Path], None], manifest: Mapping[str, Any]
+) -> None:
     """Write a model beside its place, then put it there in one step."""
     with made_folder(path) as fresh:
-        _save_pretrained(model, tokenizer, fresh)
+        write(fresh)
         text = json.dumps(manifest, indent=2) + "\n"
         (fresh / MANIFEST).write_text(text, encoding="utf-8")
 
@@ -274,32 +238,36 @@ def fingerprint(recipe: ZooModel) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What is known of the model in a folder; empty where it is none."""
     try:
         return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return {}
 
 
-def _is_built(path: Path, recipe: ZooModel) -> bool:
-    return _manifest(path).get("fingerprint") == fingerprint(recipe)
+def trained_manifest(path: Path, recipe: ZooModel) -> dict[str, Any]:
+    """What is known of a model that was trained here, by this recipe.
+
+    Raises:
+        MissingFileError: there is none.
+    """
+    manifest = read_manifest(path)
+    if manifest.get("fingerprint") != fingerprint(recipe):
+        raise MissingFileError(
+            f"{path} holds no model trained here by the present recipe; run "
+            f"`mtkd zoo build --fresh {recipe.name}`"
+        )
+    return manifest
 
 
-def _entry(path: Path, recipe: ZooModel) -> ZooEntry:
-    entry = ZooEntry(
-        name=recipe.name,
-        family=recipe.family,
-        role=recipe.role,
-        leaning=recipe.leaning,
-        path=path,
-        built=_is_built(path, recipe),
-    )
-    if not entry.built:
-        return entry
-    manifest = _manifest(path)
-    keys = ("parameters", "vocabulary", "bits_per_char", "cpu_seconds")
-    measure = recipe.train.objective if recipe.train.steps else "untrained"
-    return replace(entry, measure=measure, **{key: manifest[key] for key in keys})
+def is_built(path: Path, recipe: ZooModel, fresh: bool = False) -> bool:
+    """Whether a folder holds a recipe's model; ``fresh``: and was trained here."""
+    named = read_manifest(path).get("fingerprint")
+    if named == fingerprint(recipe):
+        return True
+    kept = None if fresh else shipped(recipe)
+    return kept is not None and named == kept.fingerprint
 
 
 def _check_names(names: Iterable[str] | None, zoo_names: Iterable[str]) -> list[str]:
@@ -321,7 +289,8 @@ def _how_to_build(scale: str) -> str:
     return f"`mtkd zoo build{'' if scale == 'default' else f' --scale {scale}'}`"
 
 
-def _folder(cache_dir: str | Path | None, scale: str) -> Path:
+def zoo_folder(cache_dir: str | Path | None, scale: str) -> Path:
+    """Where the models of a scale are kept."""
     root = cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
     return root / "zoo" / scale
 

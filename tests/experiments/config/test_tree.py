@@ -286,6 +286,16 @@ def test_real_teachers_come_from_packages_and_each_is_a_baseline(presets):
     assert phase.train.optimizer == "muon" and phase.output.projected_kl == 1
 
 
+def test_the_tiny_quickstart_is_the_quickstart_in_miniature(presets):
+    whole, tiny = load_config("quickstart"), load_config("quickstart_tiny")
+    assert {
+        n: t.model.replace("zoo:", "zoo:tiny/") for n, t in whole.teachers.items()
+    } == {n: t.model for n, t in tiny.teachers.items()}
+    assert tiny.baselines == whole.baselines and tiny.output == whole.output
+    names = [[p.name for p in resolve_phases(c, presets)] for c in (whole, tiny)]
+    assert names[0] == names[1]
+
+
 def test_config_text_is_plain_yaml():
     assert load_config(yaml.safe_load(config_text(Config()))) == Config()
 

@@ -1,0 +1,69 @@
+import json
+
+import pytest
+
+from align.errors import MachineError
+from teacher.zoo import build, build_zoo, shipped
+from teacher.zoo.recipes import recipes
+from teacher.zoo.ship import ship
+from teacher.zoo.shipped import FOLDER, MANIFEST
+
+
+def test_what_is_shipped_is_every_teacher_of_the_present_recipes_whole():
+    manifest = json.loads((FOLDER / MANIFEST).read_text())
+    teachers = {n for n, r in recipes().items() if r.role == "teacher"}
+    assert manifest.keys() == teachers
+    for name in teachers:
+        kept = shipped.shipped(recipes()[name])
+        assert kept is not None, name
+        assert shipped.sha256(kept.archive) == kept.facts["sha256"], name
+
+
+def test_what_is_shipped_is_small_and_packing_cost_less_than_a_hundredth():
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 10_000_000
+    for facts in json.loads((FOLDER / MANIFEST).read_text()).values():
+        for domain, bits in facts["bits_per_char"].items():
+            assert bits < 1.01 * facts["bits_per_char_trained"][domain]
+
+
+@pytest.fixture
+def beside(tiny_zoo, tmp_path, monkeypatch):
+    """The tiny zoo's GPT-2 beside the code, as if it were shipped."""
+    recipe = recipes("tiny")["gpt2-prose"]
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "weights")
+    monkeypatch.setattr("teacher.zoo.ship.recipes", lambda scale: {recipe.name: recipe})
+    ship(tiny_zoo["gpt2-prose"].parent, tmp_path / "weights", "tiny")
+    shipped._manifest.cache_clear()
+    yield recipe
+    shipped._manifest.cache_clear()
+
+
+def test_a_shipped_teacher_is_unpacked_and_one_trained_here_is_trained(
+    beside, tmp_path, monkeypatch
+):
+    trained = []
+    monkeypatch.setattr(build, "_train", lambda recipe, *_: trained.append(recipe.name))
+    cache = tmp_path / "cache"
+    (folder,) = build_zoo(["gpt2-prose"], cache, False, "tiny").values()
+    manifest = json.loads((folder / build.MANIFEST).read_text())
+    assert manifest["shipped"] and not trained
+    assert (folder / "tokenizer.json").is_file()
+    assert build_zoo(["gpt2-prose"], cache, False, "tiny")
+    assert not trained
+    build_zoo(["gpt2-prose"], cache, False, "tiny", fresh=True)
+    assert trained == ["gpt2-prose"]
+
+
+def test_a_changed_recipe_is_trained_and_not_unpacked(beside):
+    from dataclasses import replace
+
+    assert shipped.shipped(beside) is not None
+    train = replace(beside.train, seed=99)
+    assert shipped.shipped(replace(beside, train=train)) is None
+
+
+def test_a_damaged_archive_says_what_to_do(beside, tmp_path):
+    archive = shipped.FOLDER / "gpt2-prose.zip"
+    archive.write_bytes(archive.read_bytes()[:-1] + b"x")
+    with pytest.raises(MachineError, match=r"gpt2-prose.zip is damaged.*--fresh gpt2"):
+        build_zoo(["gpt2-prose"], tmp_path / "cache", False, "tiny")
