@@ -203,13 +203,21 @@ def _separate(source: str) -> tuple[str, str]:
     return sentences, code.strip() + "\n"
 
 
+_BODIES = ("body", "handlers", "orelse", "finalbody", "cases")
+"""Where statements hold others."""
+
+
 def _docstrings(source: str) -> Iterator[tuple[ast.expr, str]]:
     try:
         tree = ast.parse(source)
     except SyntaxError:  # lib2to3 keeps samples of Python 2
         return
     holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        for field in _BODIES:  # no expression holds a class or a function
+            waiting.extend(getattr(node, field, ()))
         if isinstance(node, holders):
             doc = ast.get_docstring(node)
             if doc and isinstance(node.body[0], ast.Expr):

@@ -21,11 +21,10 @@ from student.output_config import OutputConfig
 from student.places import Share
 from student.step_outputs import OutputPlan
 from student.terms.key_value import OBJECTIVES
-from teacher.capture.kv_capture import KVCapture
 from teacher.loading.models import LoadedModel
 from teacher.output_head import linear_head
 from teacher.panel import LiveTeacher, TeacherPanel
-from tests.student.conftest import School
+from tests.student.conftest import RememberedCapture, School
 
 TEACHERS = ("twin", "gpt2-prose", "qwen-code")
 LENGTHS = (150, 9, 140, 17, 3, 120, 6, 90)
@@ -48,7 +47,7 @@ def own_school(school):
     made = School(school.folders, school.samples)
     twin = made.student(seed=7).eval().requires_grad_(False)
     loaded = LoadedModel(twin, made.tokenizer, "decoder", "twin")
-    made.live["twin"] = LiveTeacher("twin", loaded, KVCapture(twin))
+    made.live["twin"] = LiveTeacher("twin", loaded, RememberedCapture(twin))
     for name in TEACHERS:
         made.teacher(name).loaded.model.double()
     return made

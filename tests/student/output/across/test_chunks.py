@@ -59,15 +59,13 @@ def naive_chunks(student, teacher):
                 if side.mask[row, i]
             ]
             held = [(i, a, b) for i, a, b in spans if b > a]
+            last = {b: i for i, _, b in held}  # the last token that ends there
             cuts.append(
                 {
-                    e: max(i for i, _, b in held if b == e)
+                    e: last[e]
                     for e in range(1, len(text) + 1)
-                    if any(b == e for _, _, b in held)
-                    and all(
-                        b <= e or (a >= e and i > max(j for j, _, c in held if c == e))
-                        for i, a, b in held
-                    )
+                    if e in last
+                    and all(b <= e or (a >= e and i > last[e]) for i, a, b in held)
                 }
             )
         begin = [0, 0]
