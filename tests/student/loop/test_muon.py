@@ -115,7 +115,7 @@ def run(school, start_engine):
             views=None,
             steps=config.steps,
             seed=0,
-            checkpoints=folder and Keeper(folder),
+            checkpoints=folder and Keeper(folder=folder),
             observer=Watching(lines, stop_at),
         )
         train_phase(lesson.distiller, start_engine(config), job, config)
