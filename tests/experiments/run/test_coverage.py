@@ -5,7 +5,8 @@ from align.tokenizer_align import CharIoUAligner
 from align.tokens.lost_text import LostText
 from experiments.assemble.data import Encoder
 from experiments.record.run_dir import RunDir
-from experiments.report.teachers import teacher_blocks
+from experiments.report.layout.markdown import block_text
+from experiments.report.teachers import teacher_sections
 from experiments.run.coverage import SAMPLES, Reading, how_teachers_read
 
 LOST = LostText(
@@ -65,10 +66,12 @@ def test_the_report_shows_readings_and_what_adapters_let_through(tmp_path):
     ]
     teachers = {"t5": {"model": "m", "reading": Reading(0.982, LOST).plain()}}
     run = RunDir(tmp_path, [], {"phases": phases, "teachers": teachers})
-    text = "\n".join(teacher_blocks(run))
+    text = "\n".join(
+        block_text(block) for part in teacher_sections(run) for block in part.blocks
+    )
     assert "- t5 reaches 98.2% of the student's tokens; of 200 characters 60" in text
     assert "| phase | teacher | coverage | layer 0 | layer 1 |" in text
     assert "| dual | t5 | 98.0% | 91% / 50% | 100% / 25% |" in text
     assert "| z | t5 | – | 80% / 70% |" in text
     bare = RunDir(tmp_path, [], {"teachers": {"t5": {"model": "m"}}})
-    assert len(teacher_blocks(bare)) == 2
+    assert [len(part.blocks) for part in teacher_sections(bare)] == [1]
