@@ -1,13 +1,15 @@
 """Pack the trained zoo of this machine, to lie beside the code.
 
 ``mtkd zoo build --fresh`` and then ``python -m teacher.zoo.ship`` write
-:data:`teacher.zoo.shipped.FOLDER` anew.
+:data:`teacher.zoo.shipped.FOLDER` anew. Where the text is to be another Python's, run
+``python -m teacher.zoo.ship --deal`` before: it notes which documents are held out.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from teacher.zoo.evaluate import held_out
 from teacher.zoo.packed import pack, unpack
 from teacher.zoo.recipes import ZooModel, recipes
 from teacher.zoo.shipped import FOLDER, MANIFEST, as_json, sha256
+from teacher.zoo.text import NOTED, dealt, document_sizes
 
 
 def ship(zoo: Path, folder: Path = FOLDER, scale: str = "default") -> dict[str, Any]:
@@ -80,8 +83,25 @@ def _measured(archive: Path, recipe: ZooModel) -> dict[str, float]:
         return held_out(recipe, model, tokenizer)
 
 
+def deal(path: Path = NOTED) -> dict[str, dict[str, list[str]]]:
+    """Deal this Python's documents to the splits and note them.
+
+    Args:
+        path: the file.
+    """
+    splits = {
+        kind: dealt(sizes, share) for kind, (sizes, share) in document_sizes().items()
+    }
+    path.write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")
+    return splits
+
+
 def main() -> None:
-    """Pack the zoo of this machine's cache and say what that costs."""
+    """Pack the zoo of this machine's cache and say what that costs, or deal."""
+    if sys.argv[1:] == ["--deal"]:
+        for kind, splits in deal().items():
+            print(kind, {split: len(names) for split, names in splits.items()})
+        return
     from align.support.cache_folder import cache_folder
 
     found = ship(cache_folder() / "zoo" / "default")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import sys
 import sysconfig
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from align.errors import InputError
+from align.errors import InputError, MachineError
 from align.text.documents import TextSample
 
 DOMAINS = ("prose", "code")
@@ -26,6 +27,9 @@ calibration of adapters, and held-out measurement."""
 
 SPLIT_CHARS = {"eval": 80_000, "calibration": 60_000, "student": 300_000}
 """Characters per domain; the teachers take everything else."""
+
+NOTED = Path(__file__).with_name("weights") / "splits.json"
+"""Which documents are not the teachers'."""
 
 _NO_TEXT = {
     "__phello__",
@@ -101,8 +105,9 @@ def _corpus() -> dict[tuple[str, str], tuple[tuple[str, str], ...]]:
     """
     files = [(name, *_separate(text)) for name, text in _read_sources()]
     topics = [(f"topics/{name}", text) for name, text in _topics()]
-    splits = _assign({name: len(prose) for name, prose, _ in files}, share=0.75)
-    topic_splits = _assign({name: len(text) for name, text in topics}, share=0.25)
+    sizes = document_sizes()
+    splits = _assign("files", *sizes["files"])
+    topic_splits = _assign("topics", *sizes["topics"])
     documents: dict[tuple[str, str], list[tuple[str, str]]] = {
         (domain, split): [] for domain in DOMAINS for split in SPLITS
     }
@@ -127,23 +132,75 @@ def _corpus() -> dict[tuple[str, str], tuple[tuple[str, str], ...]]:
     return corpus
 
 
-def _assign(sizes: dict[str, int], share: float) -> dict[str, str]:
-    """Deal documents, in the order of their hashes, until each split has its size.
+def _assign(kind: str, sizes: dict[str, int], share: float) -> dict[str, str]:
+    """Give every document its split: the one it had where the teachers were trained.
+
+    The trained teachers that lie beside the code have read one CPython's text. Another
+    one has some other documents and sizes; were they dealt anew, the held-out text
+    could hold what those teachers know. Documents that are new are the teachers'.
 
     Args:
+        kind: ``files`` or ``topics``.
         sizes: characters of prose in each document; code is plenty and follows.
         share: part of :data:`SPLIT_CHARS` to be had from these documents.
     """
-    splits = dict.fromkeys(sorted(sizes, key=_hash), "teacher")
+    known = noted_splits()[kind]
+    splits = {name: known.get(name, "teacher") for name in sizes}
     for split, target_size in SPLIT_CHARS.items():
-        size = 0
-        for name, assigned in splits.items():
+        size = sum(sizes[name] for name, given in splits.items() if given == split)
+        if size < share * target_size / 2:
+            raise MachineError(
+                f"this Python's library holds {size:,} characters of the "
+                f"{share * target_size:,.0f} {kind} that are the {split} split of the "
+                f"embedded models' text ({_library()}): install its standard library "
+                "whole, or use text and models of your own"
+            )
+    return splits
+
+
+@lru_cache(maxsize=1)
+def noted_splits() -> dict[str, dict[str, str]]:
+    """Split of every document that is not the teachers', by kind and name, as noted
+    beside the trained teachers."""
+    noted = json.loads(NOTED.read_text(encoding="utf-8"))
+    return {
+        kind: {name: split for split, names in splits.items() for name in names}
+        for kind, splits in noted.items()
+    }
+
+
+def dealt(sizes: dict[str, int], share: float) -> dict[str, list[str]]:
+    """Deal documents, in the order of their hashes, until each split has its size.
+
+    Done once, when teachers are trained to be shipped (:mod:`teacher.zoo.ship`).
+
+    Args:
+        sizes: characters of prose in each document.
+        share: part of :data:`SPLIT_CHARS` to be had from these documents.
+
+    Returns:
+        Names by split, but for the teachers', who have the rest.
+    """
+    left = sorted(sizes, key=_hash)
+    splits: dict[str, list[str]] = {}
+    for split, target_size in SPLIT_CHARS.items():
+        names, size = [], 0
+        for name in left:
             if size >= share * target_size:
                 break
-            if assigned == "teacher" and sizes[name] <= share * target_size / 3:
-                splits[name] = split
+            if sizes[name] <= share * target_size / 3:
+                names.append(name)
                 size += sizes[name]
+        splits[split] = names
+        left = [name for name in left if name not in set(names)]
     return splits
+
+
+def document_sizes() -> dict[str, tuple[dict[str, int], float]]:
+    """Characters of prose by kind and document, and the kind's part of each split."""
+    files = {name: len(_separate(text)[0]) for name, text in _read_sources()}
+    topics = {f"topics/{name}": len(text) for name, text in _topics()}
+    return {"files": (files, 0.75), "topics": (topics, 0.25)}
 
 
 def _limit(documents: list[tuple[str, str]], split: str) -> list[tuple[str, str]]:
@@ -161,13 +218,17 @@ def _limit(documents: list[tuple[str, str]], split: str) -> list[tuple[str, str]
 
 
 def _sources() -> Iterator[tuple[str, Path]]:
-    root = Path(sysconfig.get_paths()["stdlib"])
+    root = _library()
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
         folders = set(relative.parts)
         generated = relative.name.startswith("_sysconfigdata")
         if not (folders & _NO_TEXT or generated or "config-" in relative.parts[0]):
             yield relative.as_posix(), path
+
+
+def _library() -> Path:
+    return Path(sysconfig.get_paths()["stdlib"])
 
 
 def _read_sources() -> Iterator[tuple[str, str]]:

@@ -1,5 +1,7 @@
 import pytest
 
+import teacher.zoo.text as zoo_text
+from align.errors import MachineError
 from teacher.zoo.text import (
     DOMAINS,
     SPLIT_CHARS,
@@ -48,6 +50,36 @@ def test_student_reads_far_less_than_teachers(domain):
     for split, wanted in SPLIT_CHARS.items():
         assert 0.6 * wanted <= sizes[split] <= 1.4 * wanted
     assert sizes["teacher"] > 3 * sizes["student"]
+
+
+def test_what_is_held_out_is_so_on_every_python_by_its_name(monkeypatch):
+    """The shipped teachers have read one Python's text: fails where documents are
+    dealt by size, which differs from one Python to the next."""
+    noted = zoo_text.noted_splits()["files"]
+    sizes = dict.fromkeys([*noted, "asyncio/no_such_module.py"], 10_000)
+    assert zoo_text._assign("files", sizes, share=0.75) == {
+        **noted,
+        "asyncio/no_such_module.py": "teacher",
+    }
+    for split in SPLIT_CHARS:
+        for domain in DOMAINS:
+            for name, _ in zoo_documents(domain, split):
+                kind = "topics" if name.startswith("topics/") else "files"
+                assert zoo_text.noted_splits()[kind][name] == split
+
+
+def test_a_library_that_lacks_much_of_what_is_held_out_is_refused():
+    few = dict.fromkeys(list(zoo_text.noted_splits()["files"])[:3], 1000)
+    with pytest.raises(MachineError, match=r"holds \d.*install its standard library"):
+        zoo_text._assign("files", few, share=0.75)
+
+
+def test_dealing_takes_no_document_twice_and_none_that_is_a_split_by_itself():
+    sizes = {f"{n}.py": 15_000 for n in range(40)} | {"large.py": 10**6}
+    splits = zoo_text.dealt(sizes, share=0.75)
+    names = [name for dealt in splits.values() for name in dealt]
+    assert len(names) == len(set(names)) and "large.py" not in names
+    assert len(splits["eval"]) == 4 and len(splits["student"]) == 15
 
 
 def test_docstrings_and_long_comments_are_prose_and_the_rest_is_code():
