@@ -120,7 +120,7 @@ def test_the_next_token_loss_is_over_contents_and_their_ends(data):
         logits[:, :-1].flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none"
     )
     expected = each[counted[:, 1:].flatten()].mean()
-    got = ce(StepContext(batch=batch, said=logits))
+    got = ce(StepContext(batch=batch, output=logits))
     torch.testing.assert_close(got, expected)
     assert int(counted.sum()) < int(batch.mask.sum())
 
