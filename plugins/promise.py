@@ -48,6 +48,6 @@ def problem(broken: object, detail: str) -> str:
     return detail if broken else ""
 
 
-def first_problem(*found: str) -> str:
+def first_problem(*problems: str) -> str:
     """The first that is not empty."""
-    return next((detail for detail in found if detail), "")
+    return next((detail for detail in problems if detail), "")

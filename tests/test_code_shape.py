@@ -16,6 +16,8 @@ POSITIONAL = 5
 FUNCTION_LINES = 100
 FILE_LINES = 400
 
+PRONOUNS = {"found", "own", "one", "told", "seen", "live"}
+"""Say nothing of what a name holds; a local name is a noun of the domain."""
 LONG_FILES = {
     "experiments/cli.py": "every option of the command line",
     "experiments/config/tree.py": "the tree of settings, with every default",
@@ -141,3 +143,30 @@ def test_files_are_short_but_for_those_named_here():
         if len(path.read_text(encoding="utf-8").splitlines()) > FILE_LINES
     }
     assert long <= set(LONG_FILES)
+
+
+def names_bound(node: ast.AST) -> Iterator[str]:
+    """Names that a piece of code gives to values."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+            yield inner.id
+        elif isinstance(inner, ast.arg):
+            yield inner.arg
+
+
+def test_local_names_are_nouns_of_the_domain():
+    pronouns = [
+        f"{place(path, node, node.name)}: {name}"
+        for path in files(*CODE)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef)
+        for name in PRONOUNS.intersection(names_bound(node))
+    ]
+    assert not pronouns, "say what they hold"
+
+
+def test_names_are_seen_wherever_they_are_bound():
+    code = (
+        "def f(own):\n for told in own:\n  one = [seen for seen in told]\n  x.a = one"
+    )
+    assert set(names_bound(ast.parse(code))) == {"own", "told", "one", "seen"}

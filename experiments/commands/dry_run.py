@@ -44,8 +44,8 @@ def look_before(plan: RunPlan, whole: bool, changed_plugins: bool) -> int:
 
 def show(rehearsal: Rehearsal, plan: RunPlan) -> None:
     """Print a rehearsal; colours on a terminal alone."""
-    told = set(plan.warnings)
-    for sentence in (w for w in rehearsal.warnings if w not in told):
+    shown_before = set(plan.warnings)
+    for sentence in (w for w in rehearsal.warnings if w not in shown_before):
         print(f"warning: {sentence}")
     for sentence in rehearsal.notes:
         print(sentence)

@@ -68,9 +68,9 @@ class Trial:
 
     def weights_of(self, names: Sequence[str]) -> dict[str, int]:
         """Bytes of the teachers' weights by name; 0 of those that are read."""
-        live = self.models.live
+        loaded = self.models.live
         return {
-            name: held_bytes(live[name].loaded.model) if name in live else 0
+            name: held_bytes(loaded[name].loaded.model) if name in loaded else 0
             for name in names
         }
 

@@ -51,7 +51,7 @@ def pieces_of(
     """
     text, spans = str(batch.texts[row]), batch.spans[row].tolist()
     labels, has_text = labels_of(batch)[row].tolist(), batch.has_text[row].tolist()
-    pieces, told = [], 0
+    pieces, shown_to = [], 0
     for place, id_ in enumerate(batch.ids[row].tolist()):
         start, end = spans[place]
         if not bool(batch.mask[row, place]):
@@ -59,7 +59,7 @@ def pieces_of(
         if has_text[place] and start >= shown:
             break
         if has_text[place]:
-            piece, told = text[max(start, told) : end], max(told, end)
+            piece, shown_to = text[max(start, shown_to) : end], max(shown_to, end)
         else:
             piece = tokenizer.decode([id_]) or str(tokenizer.convert_ids_to_tokens(id_))
         pieces.append(Piece(piece, not has_text[place], labels[place]))

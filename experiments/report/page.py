@@ -71,11 +71,11 @@ def report_text(run: RunDir) -> str:
 
 def compose(run: RunDir) -> Document:
     """Put what the run has written so far in a reader's order."""
-    found = verdicts(run)
+    results = verdicts(run)
     gallery = Gallery(run)
     sections = [
         *_events(run, "Alarms", alarms=True),
-        *_worth(run, found, gallery),
+        *_worth(run, results, gallery),
         *sample_sections(run),
         *gallery.section("How the losses went", "losses", "health"),
         *gallery.section(
@@ -94,7 +94,7 @@ def compose(run: RunDir) -> Document:
     ]
     return Document(
         title=run.name,
-        lead=_lead(run, found),
+        lead=_lead(run, results),
         sections=sections,
         footer=_made_with(run.summary),
     )
@@ -107,13 +107,13 @@ def _replace(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def _lead(run: RunDir, found: list[Verdict]) -> list[Block]:
-    if not found:
+def _lead(run: RunDir, results: list[Verdict]) -> list[Block]:
+    if not results:
         steps = sum(1 for _ in run.lines("train"))
         none = f"The run is not finished: {steps} metric lines so far, no summary yet."
         return [Paragraph(none)]
-    said = counted(found)
-    back = [v.phase for v in found if v.rolled_back]
+    said = counted(results)
+    back = [v.phase for v in results if v.rolled_back]
     if back:
         last = run.summary.get("final_phase")
         student = f"the one after {last}" if last else "the one it began with"
@@ -124,16 +124,16 @@ def _lead(run: RunDir, found: list[Verdict]) -> list[Block]:
     seconds = run.summary.get("time_s")
     if seconds is not None:
         said.append(f" The run took {duration(seconds)}.")
-    return [Paragraph(said), *_key_figures(run, found)]
+    return [Paragraph(said), *_key_figures(run, results)]
 
 
-def _key_figures(run: RunDir, found: list[Verdict]) -> list[Block]:
+def _key_figures(run: RunDir, results: list[Verdict]) -> list[Block]:
     """The student that the run gives, against the baselines of its phase."""
-    last = run.summary.get("final_phase", found[-1].phase)
-    final = next((v for v in found if v.phase == last), None)
+    last = run.summary.get("final_phase", results[-1].phase)
+    final = next((v for v in results if v.phase == last), None)
     if final is None or final.mean is None:
         return []
-    start = mean_bpc(run.summary.get("start")) or found[0].previous
+    start = mean_bpc(run.summary.get("start")) or results[0].previous
     rows = [
         (
             "bits per character",
@@ -153,10 +153,10 @@ def _key_figures(run: RunDir, found: list[Verdict]) -> list[Block]:
     return [Figures(rows)]
 
 
-def _worth(run: RunDir, found: list[Verdict], gallery: Gallery) -> list[Section]:
-    if not found:
+def _worth(run: RunDir, results: list[Verdict], gallery: Gallery) -> list[Section]:
+    if not results:
         return gallery.section("What each phase was worth", "comparison")
-    heads, rows = table_rows(found)
+    heads, rows = table_rows(results)
     said = (
         "Held-out bits per character, lower is better. CE only is the same student "
         "on the same data and steps without teachers; best single learnt from the "
@@ -167,7 +167,7 @@ def _worth(run: RunDir, found: list[Verdict], gallery: Gallery) -> list[Section]
     blocks: list[Block] = [
         Paragraph(said),
         Table(title="phases against their baselines", heads=heads, rows=rows),
-        Items(sentences(found)),
+        Items(sentences(results)),
         *_gate_note(run),
         *gallery.pictures("comparison"),
     ]

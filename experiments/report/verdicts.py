@@ -58,9 +58,9 @@ def verdicts(run: RunDir) -> list[Verdict]:
     return [_verdict(entry) for entry in run.summary.get("phases", [])]
 
 
-def sentences(found: Iterable[Verdict]) -> list[Phrase]:
+def sentences(results: Iterable[Verdict]) -> list[Phrase]:
     """Say of every phase, plainly, whether it helped."""
-    return [_sentence(verdict) for verdict in found]
+    return [_sentence(verdict) for verdict in results]
 
 
 def summary_table(run: RunDir) -> Table:
@@ -86,15 +86,15 @@ def summary_table(run: RunDir) -> Table:
     return table
 
 
-def table_rows(found: Sequence[Verdict]) -> tuple[list[str], list[list[str | Mark]]]:
+def table_rows(results: Sequence[Verdict]) -> tuple[list[str], list[list[str | Mark]]]:
     """Heads and rows of the table of phases; the last cell of a row is its outcome."""
-    domains = list(dict.fromkeys(domain for v in found for domain in v.bpc))
+    domains = list(dict.fromkeys(domain for v in results for domain in v.bpc))
     several = ["mean"] if len(domains) > 1 else []
     heads = ["phase", "steps", *domains, *several]
     heads += ["CE only", "best single", "before"]
     heads += ["vs CE only", "vs best single", "helped"]
     rows: list[list[str | Mark]] = []
-    for v in found:
+    for v in results:
         means = [number(v.mean)] if several else []
         single, tone = number(v.best_single), _tone(v.outcome)
         if v.single_teacher and v.best_single is not None:
@@ -116,9 +116,9 @@ def table_rows(found: Sequence[Verdict]) -> tuple[list[str], list[list[str | Mar
     return heads, rows
 
 
-def counted(found: Sequence[Verdict]) -> list[str | Mark]:
+def counted(results: Sequence[Verdict]) -> list[str | Mark]:
     """How many phases helped, and which of the others did not or hurt."""
-    compared = [v for v in found if v.helped is not None or v.harmed or v.rolled_back]
+    compared = [v for v in results if v.helped is not None or v.harmed or v.rolled_back]
     if not compared:
         return [
             "Not compared: the run has trained no baseline (",
@@ -127,16 +127,16 @@ def counted(found: Sequence[Verdict]) -> list[str | Mark]:
             code("baselines.single_teachers"),
             ").",
         ]
-    good = [v.phase for v in found if v.outcome == "yes"]
-    bad = [v.phase for v in found if v.outcome == "no"]
-    hurt = [v.phase for v in found if v.outcome.startswith("hurt")]
+    good = [v.phase for v in results if v.outcome == "yes"]
+    bad = [v.phase for v in results if v.outcome == "no"]
+    hurt = [v.phase for v in results if v.outcome.startswith("hurt")]
     parts = [f"{len(good)} of {len(compared)} phases helped"]
     if bad:
         parts.append(f"these did not: {', '.join(bad)}")
     if hurt:
         parts.append(f"these hurt in a domain: {', '.join(hurt)}")
-    if len(compared) < len(found):
-        parts.append(f"{len(found) - len(compared)} had nothing to compare with")
+    if len(compared) < len(results):
+        parts.append(f"{len(results) - len(compared)} had nothing to compare with")
     return ["; ".join(parts) + "."]
 
 

@@ -104,7 +104,8 @@ def load_run(plan: RunPlan, engine: Engine, changed_plugins: bool = False) -> Lo
             registry=plan.registry,
             changed_plugins=changed_plugins,
         )
-    told = [*plan.warnings, *_warnings(plan, models, stages, engine), *data.warnings]
+    of_run = _warnings(plan, models, stages, engine)
+    warnings = [*plan.warnings, *of_run, *data.warnings]
     return LoadedRun(
         plan=plan,
         bf16=bf16,
@@ -112,7 +113,7 @@ def load_run(plan: RunPlan, engine: Engine, changed_plugins: bool = False) -> Lo
         data=data,
         texts=texts,
         arms=arms,
-        warnings=tuple(told),
+        warnings=tuple(warnings),
     )
 
 

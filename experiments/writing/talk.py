@@ -86,12 +86,12 @@ class Talk:
 
     def _ids(self, turns: Sequence[tuple[str, str]], message: str) -> list[int]:
         if not self._writer.talks:
-            said = "".join(f"{asked}{told}\n" for asked, told in turns)
+            said = "".join(f"{asked}{answer}\n" for asked, answer in turns)
             return self._writer.ids(said + message)
         messages = []
-        for asked, told in turns:
+        for asked, answer in turns:
             messages.append({"role": "user", "content": asked})
-            messages.append({"role": "assistant", "content": told})
+            messages.append({"role": "assistant", "content": answer})
         return self._writer.chat_ids([*messages, {"role": "user", "content": message}])
 
 

@@ -74,16 +74,18 @@ def project(
         targets: M.
     """
     ones = nn.functional.pad(z.float(), (0, 1), value=1.0)
-    maps = [one.whole for one in projectors]
+    maps = [projector.whole for projector in projectors]
     every = _Products.apply(ones, targets, *maps)
     return [
         ProjectedSide(
             z=z,
             whole=whole,
             target=target,
-            products=Products(own, cross, fixed, whole.shape[2]),
+            products=Products(ours, cross, fixed, whole.shape[2]),
         )
-        for (own, cross, fixed), whole, target in zip(every, maps, targets, strict=True)
+        for (ours, cross, fixed), whole, target in zip(
+            every, maps, targets, strict=True
+        )
     ]
 
 
@@ -124,11 +126,11 @@ class _Products(torch.autograd.Function):
         maps, rest = kept[: len(grads)], iter(kept[len(grads) :])
         for_z, for_maps = torch.zeros_like(z), [torch.empty_like(w) for w in maps]
         for m, (target, grad) in enumerate(zip(ctx.targets, grads, strict=True)):
-            own, cross, _ = grad.flatten(2)[..., target.tokens, None]
+            ours, cross, _ = grad.flatten(2)[..., target.tokens, None]
             for layer, weight in enumerate(maps[m]):
                 wide, crossed = next(rest), next(rest)
                 here = z[layer].flatten(0, 1).index_select(0, target.tokens)
-                scaled = here * (2 * own[layer])
+                scaled = here * (2 * ours[layer])
                 direct = (here * cross[layer]).T.to(wide.dtype) @ wide
                 for_maps[m][layer] = direct.float().addmm_(scaled.T @ here, weight)
                 turned = scaled @ (weight @ weight.T)
@@ -200,20 +202,20 @@ class LayerwiseLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(layers, width_out))
 
     def fit(
-        self, stats: CalibrationStats, own: Standardizer, teacher: Standardizer
+        self, stats: CalibrationStats, student: Standardizer, teacher: Standardizer
     ) -> None:
         """Take the ridge solution, rewritten for standardised input and output.
 
         Args:
             stats: x: the student's raw features, y: the teacher's.
-            own: the student's standardizer, already fitted.
+            student: the student's standardizer, already fitted.
             teacher: the teacher's.
         """
         weight, bias = METHODS["ridge"](stats)
-        weight, bias = weight.to(own.mean), bias.to(own.mean)
-        shift = torch.einsum("lc,lcd->ld", own.mean, weight) + bias - teacher.mean
+        weight, bias = weight.to(student.mean), bias.to(student.mean)
+        shift = torch.einsum("lc,lcd->ld", student.mean, weight) + bias - teacher.mean
         with torch.no_grad():
-            self.weight.copy_(own.std[:, :, None] * weight / teacher.std[:, None])
+            self.weight.copy_(student.std[:, :, None] * weight / teacher.std[:, None])
             self.bias.copy_(shift / teacher.std)
 
     @property

@@ -37,28 +37,28 @@ def ship(zoo: Path, folder: Path = FOLDER, scale: str = "default") -> dict[str, 
     Raises:
         ValueError: a teacher is not there or trained by another recipe.
     """
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for recipe in recipes(scale).values():
         if recipe.role != "teacher":
             continue
-        told = trained_manifest(zoo / recipe.name, recipe)
+        trained = trained_manifest(zoo / recipe.name, recipe)
         archive = folder / f"{recipe.name}.zip"
         pack(zoo / recipe.name, archive)
-        found[recipe.name] = {
+        entries[recipe.name] = {
             "sha256": sha256(archive),
             "bytes": archive.stat().st_size,
             "recipe": as_json(recipe),
             "python": platform.python_version(),
-            "parameters": told["parameters"],
-            "vocabulary": told["vocabulary"],
+            "parameters": trained["parameters"],
+            "vocabulary": trained["vocabulary"],
             "bits_per_char": _measured(archive, recipe),
-            "bits_per_char_trained": told["bits_per_char"],
-            "seconds": told["seconds"],
-            "cpu_seconds": told["cpu_seconds"],
+            "bits_per_char_trained": trained["bits_per_char"],
+            "seconds": trained["seconds"],
+            "cpu_seconds": trained["cpu_seconds"],
         }
-    text = json.dumps(found, indent=1) + "\n"
+    text = json.dumps(entries, indent=1) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
-    return found
+    return entries
 
 
 def _measured(archive: Path, recipe: ZooModel) -> dict[str, float]:
@@ -104,8 +104,8 @@ def main() -> None:
         return
     from align.support.cache_folder import cache_folder
 
-    found = ship(cache_folder() / "zoo" / "default")
-    for name, facts in found.items():
+    entries = ship(cache_folder() / "zoo" / "default")
+    for name, facts in entries.items():
         pairs = [
             f"{domain} {facts['bits_per_char_trained'][domain]:.4f} -> {bits:.4f}"
             for domain, bits in facts["bits_per_char"].items()
@@ -113,7 +113,7 @@ def main() -> None:
         print(
             f"{name}: {facts['bytes']:,} bytes; bits per character {', '.join(pairs)}"
         )
-    print(f"in all {sum(f['bytes'] for f in found.values()):,} bytes")
+    print(f"in all {sum(f['bytes'] for f in entries.values()):,} bytes")
 
 
 if __name__ == "__main__":

@@ -69,8 +69,8 @@ def _manifest() -> dict[str, Any]:
     file = FOLDER / MANIFEST
     if not file.is_file():
         return {}
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    entries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return entries
 
 
 def as_json(recipe: ZooModel) -> Any:
