@@ -18,6 +18,11 @@ def quiet_libraries() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    quiet_deepspeed()
+
+
+def quiet_deepspeed() -> None:
+    """Switch off DeepSpeed's notice of a CPU alone."""
     logging.getLogger("DeepSpeed").addFilter(_of_use)
 
 
