@@ -20,6 +20,7 @@ from align.errors import InputError, MissingFileError
 from align.support import extras
 from align.support.cache_folder import made_folder
 from align.support.digest import sha256_of
+from align.support.quiet import quiet_deepspeed
 from teacher.conversion.splitting import splitting_of
 from teacher.packages.manifest import Manifest, write_manifest
 
@@ -117,6 +118,7 @@ def from_gguf(path: Path, folder: Path, with_tokenizer: bool = True) -> None:
             transformers, or the tokenizer splits text in a way that is not known.
     """
     extras.gguf(f"converting {path.name}")
+    quiet_deepspeed()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     split, tokens = _vocabulary(path) if with_tokenizer else (None, 0)

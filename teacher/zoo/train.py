@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from align.support.cpu import avoid_broken_amx, bf16_pays
 from align.support.matrices import hidden_matrices
+from align.support.quiet import quiet_deepspeed
 from teacher.zoo.objectives import (
     IGNORE,
     Batch,
@@ -179,6 +180,7 @@ def batch_loss(model: nn.Module, batch: Batch, shift: int) -> Tensor:
 def load_libraries() -> None:
     """Import what threads use: transformers' lazy imports are not thread-safe."""
     avoid_broken_amx()
+    quiet_deepspeed()
     from transformers import (  # noqa: F401
         AutoConfig,
         AutoModelForCausalLM,
