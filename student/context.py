@@ -170,6 +170,7 @@ class ContextMaker:
             temperature=plan.temperature,
             step=step,
             lexicons=plan.lexicons,
+            rules=plan.rules,
         )
 
 

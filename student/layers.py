@@ -11,20 +11,21 @@ from align.errors import InputError
 
 
 def feature_temperature(
-    temperatures: Sequence[float], num_layers: int
+    temperatures: Sequence[float], num_layers: int, place: str = "loss.temperatures"
 ) -> Tensor | None:
     """(L,) float32 of ``loss.temperatures``; None where all are 1.
 
     Args:
         temperatures: one, or one a layer.
         num_layers: L of the student.
+        place: the setting, for errors.
 
     Raises:
         ValueError: neither one nor L.
     """
     if len(temperatures) not in (1, num_layers):
         raise InputError(
-            f"loss.temperatures has {len(temperatures)} entries, but the student has "
+            f"{place} has {len(temperatures)} entries, but the student has "
             f"{num_layers} layers; give one for all, or one for each"
         )
     if all(temperature == 1 for temperature in temperatures):

@@ -249,6 +249,8 @@ class Term:
     """Whether ``loss.fade_steps`` moves its weight."""
     short: str = ""
     """The setting that is short for its weight, such as ``loss.lambda_k``."""
+    options: type | None = None
+    """A dataclass of what a config may tell it, see :mod:`student.terms.options`."""
 
     def __call__(self, ctx: StepContext) -> Tensor:
         """Apply the function."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Interval
 
@@ -130,6 +131,21 @@ class OutputConfig:
             )
         for name in self.teachers:
             checked(OutputTerm, name, "an entry of output.teachers")
+
+    def under(self, kind: str, options: Mapping[str, Any]) -> OutputConfig:
+        """What holds for one term.
+
+        Args:
+            kind: of the term, a field of these.
+            options: the term's own, of the same names; null ones change nothing.
+
+        Raises:
+            ValueError: a value that cannot be used, or two exclude each other.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        if "teachers" in given:
+            given["teachers"] = {**self.teachers, kind: given["teachers"]}
+        return replace(self, **given) if given else self
 
     @property
     def weights(self) -> dict[str, float]:

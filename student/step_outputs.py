@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
 from align.views import LinearHead, Output
 from student.output.across.lexicon import Lexicon
 from student.output.across.pairing import Pairing
-from student.output.temperature import Temperature, constant
+from student.output.temperature import TEMPERATURES, Temperature, constant
 from student.output_config import OutputConfig
 
 
@@ -28,6 +29,13 @@ class OutputPlan:
     """The rule of ``config.temperature_rule``."""
     lexicons: Mapping[str, Lexicon] = field(default_factory=dict)
     """Of teachers by name, where an objective compares two vocabularies."""
+    rules: Mapping[str, Temperature] = field(default_factory=lambda: TEMPERATURES)
+    """All that a term may name as its own, by name."""
+
+    def under(self, kind: str, options: Mapping[str, Any]) -> OutputPlan:
+        """For one term; see :meth:`OutputConfig.under`."""
+        config = self.config.under(kind, options)
+        return replace(self, config=config, temperature=_rule(self, config))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +67,13 @@ class Outputs:
     """Optimiser steps taken in this phase."""
     lexicons: Mapping[str, Lexicon] = field(default_factory=dict)
     """See :class:`OutputPlan`."""
+    rules: Mapping[str, Temperature] = field(default_factory=lambda: TEMPERATURES)
+    """See :class:`OutputPlan`."""
+
+    def under(self, kind: str, options: Mapping[str, Any]) -> Outputs:
+        """For one term; see :meth:`OutputConfig.under`."""
+        config = self.config.under(kind, options)
+        return replace(self, config=config, temperature=_rule(self, config))
 
     def of(self, objective: str) -> list[Taught]:
         """The teachers that an objective learns from."""
@@ -74,3 +89,10 @@ class Outputs:
     def speaks_alike(self, taught: Taught) -> bool:
         """Whether a teacher has the student's vocabulary."""
         return taught.output.vocabulary == self.student.vocabulary
+
+
+def _rule(phase: OutputPlan | Outputs, config: OutputConfig) -> Temperature:
+    """The rule that a term names, or the phase's."""
+    if config.temperature_rule == phase.config.temperature_rule:
+        return phase.temperature
+    return phase.rules[config.temperature_rule]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
-from experiments.assemble.outputs import build_term
+from experiments.assemble.outputs import build_term, output_of
 from experiments.config.parsing import ConfigError, check
 from experiments.config.tree import Config, PhaseConfig
 from experiments.config.used_plugins import names_used
@@ -59,6 +59,7 @@ def _check_options(phase: PhaseConfig, registry: Registry) -> None:
         check(_term_schema(options_class), entry, place)
         try:
             build_term(term, registry)
+            output_of(phase, name)
         except ValueError as error:
             raise ConfigError(f"{place}: {error}") from error
 

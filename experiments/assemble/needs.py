@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from align.views import ATTENTION, KEYS_VALUES, OUTPUTS, OWN_LOSS, ModelFacts, Teacher
-from experiments.assemble.outputs import active_objectives, setting_of
+from experiments.assemble.outputs import (
+    active_objectives,
+    kind_of,
+    output_of,
+    setting_of,
+)
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import PhaseConfig
 from fuse.router import learns, needs_sample
 from plugins.registry import Registry
-from student.objective import Objective, needs_of
-from student.terms.key_value import chosen_terms
+from student.objective import needs_of
 
 Teachers = Mapping[str, Teacher]
 
@@ -76,10 +80,9 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
         for need in sorted(needs_of({term: objective}) & {ATTENTION, KEYS_VALUES}):
             if who_gives(need, teachers):
                 continue
-            kind = chosen_terms(phase.loss, phase.output)[term].kind
             raise ConfigError(
                 f"{term} compares {need}, which {_reasons(need, teachers)}; set "
-                f"{setting_of(phase, kind)}=0 for the phase, or ask a teacher live "
+                f"{setting_of(phase, term)}=0 for the phase, or ask a teacher live "
                 "(store.read)"
             )
     if wants_own_loss(phase, registry) and not who_gives(OWN_LOSS, teachers):
@@ -96,7 +99,7 @@ def left_out(
     """A sentence on each teacher that a term of a phase cannot learn from."""
     for term, objective in active_objectives(phase, registry).items():
         for need in sorted(needs_of({term: objective})):
-            yield from _left_out(phase, term, objective, need, teachers)
+            yield from _left_out(phase, term, need, teachers)
     if wants_own_loss(phase, registry):
         for name, reason in _lacking(OWN_LOSS, teachers):
             yield (
@@ -106,11 +109,11 @@ def left_out(
 
 
 def _left_out(
-    phase: PhaseConfig, term: str, objective: Objective, need: str, teachers: Teachers
+    phase: PhaseConfig, term: str, need: str, teachers: Teachers
 ) -> Iterator[str]:
-    kind = chosen_terms(phase.loss, phase.output)[term].kind
+    named = output_of(phase, term).teachers.get(kind_of(phase, term))
     for name, reason in _lacking(need, teachers):
-        if need == OUTPUTS and phase.output.teachers.get(kind) is not None:
+        if need == OUTPUTS and named is not None:
             continue  # the config says itself who is meant
         yield (
             f"phase {phase.name!r}: {term} learns nothing from teacher {name!r}, only "

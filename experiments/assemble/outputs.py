@@ -15,7 +15,12 @@ from student.config import ChosenTerm
 from student.objective import OUTPUTS, Objective, needs_of
 from student.output import Lexicon, Spelling, Vocabulary, common_pieces
 from student.output.temperature import SCHEDULES
-from student.output_config import HEATED, OUTPUT_TERMS, SAME_VOCABULARY
+from student.output_config import (
+    HEATED,
+    OUTPUT_TERMS,
+    SAME_VOCABULARY,
+    OutputConfig,
+)
 from student.step_outputs import OutputPlan
 from student.terms.key_value import chosen_terms, short_form
 from teacher.capture.kv_capture import KVCapture
@@ -43,40 +48,64 @@ def kinds_of(phase: PhaseConfig) -> list[str]:
 
 
 def reading_outputs(phase: PhaseConfig, registry: Registry) -> list[str]:
-    """The kinds of terms that need next-token outputs, a plugin's among them.
+    """The names of terms that need next-token outputs, a plugin's among them.
 
     Raises:
         InputError: a term needs what nobody can give it.
     """
-    every = active_objectives(phase, registry)
+    return [
+        name
+        for name, objective in active_objectives(phase, registry).items()
+        if OUTPUTS in needs_of({name: objective})
+    ]
+
+
+def kind_of(phase: PhaseConfig, term: str) -> str:
+    """The kind of a term; one that is not on is called as its kind."""
+    chosen = chosen_terms(phase.loss, phase.output).get(term)
+    return term if chosen is None else chosen.kind
+
+
+def output_of(phase: PhaseConfig, term: str) -> OutputConfig:
+    """What ``output`` is for one term: the phase's, under the term's own options."""
+    chosen = chosen_terms(phase.loss, phase.output).get(term)
+    if chosen is None or chosen.kind not in OUTPUT_TERMS:
+        return phase.output
+    return phase.output.under(chosen.kind, chosen.options)
+
+
+def temperature_rules(phase: PhaseConfig) -> list[str]:
+    """The temperatures that a phase or one of its terms names, each once."""
     terms = chosen_terms(phase.loss, phase.output)
-    return list(
-        dict.fromkeys(
-            terms[name].kind
-            for name, objective in every.items()
-            if OUTPUTS in needs_of({name: objective})
-        )
-    )
+    rules = [output_of(phase, name).temperature_rule for name in terms]
+    return list(dict.fromkeys([phase.output.temperature_rule, *rules]))
 
 
-def setting_of(phase: PhaseConfig, kind: str) -> str:
-    """The setting that gives the first term of a kind its weight in a phase."""
-    chosen = phase.loss.chosen.items()
-    named = [name for name, term in chosen if term.kind == kind and term.weight > 0]
-    return f"loss.terms.{named[0]}.weight" if named else short_form(kind)
+def setting_of(phase: PhaseConfig, term: str) -> str:
+    """The setting that gives a term its weight in a phase."""
+    if term in phase.loss.chosen:
+        return f"loss.terms.{term}.weight"
+    return short_form(term)
+
+
+def _place(phase: PhaseConfig, term: str, option: str = "") -> str:
+    """Where a config says something of a term on outputs."""
+    if term in phase.loss.chosen:
+        return f"loss.terms.{term}.{option}".removesuffix(".")
+    return f"output.{option}.{term}" if option else f"output.{term}"
 
 
 def teachers_of(
-    phase: PhaseConfig, objective: str, teachers: Mapping[str, ModelFacts]
+    phase: PhaseConfig, term: str, teachers: Mapping[str, ModelFacts]
 ) -> list[str]:
-    """The teachers at hand that an objective learns from, in order.
+    """The teachers at hand that a term learns from, in order.
 
     Args:
         phase: resolved settings.
-        objective: a field of ``output``, or a plugin's.
+        term: by its name.
         teachers: of one arm of the phase, by name.
     """
-    named = phase.output.teachers.get(objective)
+    named = output_of(phase, term).teachers.get(kind_of(phase, term))
     if named is not None:
         return [name for name in teachers if name in named]
     return [name for name, teacher in teachers.items() if teacher.predicts]
@@ -133,12 +162,19 @@ def output_plan(
         return None
     head = linear_head(student)
     names = across_vocabularies(phase, teachers, tokenizer)
-    if any(name not in OUTPUT_TERMS for name in terms):
+    if any(kind_of(phase, name) not in OUTPUT_TERMS for name in terms):
         names |= _spelled(phase, teachers, tokenizer)
     lexicons = _lexicons(names, head, tokenizer, teachers)
-    rule = registry.guarded("temperature", phase.output.temperature_rule)
+    rules = {
+        name: registry.guarded("temperature", name) for name in temperature_rules(phase)
+    }
     return OutputPlan(
-        head, digest(tokenizer), phase.output, temperature=rule, lexicons=lexicons
+        head,
+        digest(tokenizer),
+        phase.output,
+        temperature=rules[phase.output.temperature_rule],
+        lexicons=lexicons,
+        rules=rules,
     )
 
 
@@ -190,15 +226,17 @@ def across_vocabularies(
 ) -> dict[str, str]:
     """Teachers whose tokens are compared with the student's by their bytes, with the
     objective that does it."""
-    output, across = phase.output, dict[str, str]()
-    student_digest = digest(tokenizer)
-    for objective in (kind for kind in kinds_of(phase) if kind in OUTPUT_TERMS):
-        chosen = teachers_of(phase, objective, teachers)
-        if objective == "hybrid_ot":
+    across, student_digest = dict[str, str](), digest(tokenizer)
+    for term in chosen_terms(phase.loss, phase.output):
+        kind = kind_of(phase, term)
+        if kind not in OUTPUT_TERMS or kind in SAME_VOCABULARY:
+            continue
+        chosen = teachers_of(phase, term, teachers)
+        if kind == "hybrid_ot":
             chosen = [n for n in chosen if teachers[n].vocabulary != student_digest]
-        by_tokens = objective == "likelihood" and output.likelihood_ends == "tokens"
-        if not by_tokens and objective not in SAME_VOCABULARY:
-            across |= dict.fromkeys(chosen, objective)
+        ends = output_of(phase, term).likelihood_ends
+        if kind != "likelihood" or ends != "tokens":
+            across |= dict.fromkeys(chosen, term)
     return across
 
 
@@ -238,43 +276,45 @@ def check_outputs(
             f"{name} reads the student's head, which train.zero_stage=3 splits "
             f"between processes; set train.zero_stage=2, or {name}=0"
         )
-    for objective in terms:
-        _check_teachers(phase, objective, teachers)
-        if objective in SAME_VOCABULARY:
-            _check_vocabularies(phase, objective, teachers, tokenizer)
-    for name, objective in across_vocabularies(phase, teachers, tokenizer).items():
-        _check_spelling(objective, "the student", tokenizer)
-        _check_spelling(objective, f"teacher {name!r}", teachers[name].tokenizer)
+    for term in terms:
+        _check_teachers(phase, term, teachers)
+        if kind_of(phase, term) in SAME_VOCABULARY:
+            _check_vocabularies(phase, term, teachers, tokenizer)
+    for name, term in across_vocabularies(phase, teachers, tokenizer).items():
+        place = _place(phase, term)
+        _check_spelling(place, "the student", tokenizer)
+        _check_spelling(place, f"teacher {name!r}", teachers[name].tokenizer)
     output_heads(phase, registry, teachers)
 
 
-def _check_spelling(objective: str, who: str, tokenizer: Any) -> None:
+def _check_spelling(place: str, who: str, tokenizer: Any) -> None:
     try:
         spelling(tokenizer)
     except ValueError as error:
         raise ConfigError(
-            f"output.{objective} compares the bytes of tokens, and of {who}: {error}; "
-            f"set output.{objective}=0 and learn from its keys and values, beside "
-            "which output.likelihood with likelihood_ends=tokens can stand"
+            f"{place} compares the bytes of tokens, and of {who}: {error}; give it no "
+            "weight and learn from its keys and values, beside which output.likelihood "
+            "with likelihood_ends=tokens can stand"
         ) from error
 
 
-def _check_teachers(phase: PhaseConfig, objective: str, teachers: Teachers) -> None:
-    for name in phase.output.teachers.get(objective, []):
+def _check_teachers(phase: PhaseConfig, term: str, teachers: Teachers) -> None:
+    place, kind = _place(phase, term, "teachers"), kind_of(phase, term)
+    for name in output_of(phase, term).teachers.get(kind, []):
         if name not in teachers:
             raise ConfigError(
-                f"output.teachers.{objective} names {name!r}, which the phase does not "
-                f"take; it takes {', '.join(teachers)}"
+                f"{place} names {name!r}, which the phase does not take; it takes "
+                f"{', '.join(teachers)}"
             )
         if not teachers[name].predicts:
             raise ConfigError(
-                f"output.teachers.{objective} names {name!r}, which gives no "
-                f"next-token output: {teachers[name].lacks[OUTPUTS]}. Leave it out "
-                "there; its keys and values can be learned from all the same"
+                f"{place} names {name!r}, which gives no next-token output: "
+                f"{teachers[name].lacks[OUTPUTS]}. Leave it out there; its keys and "
+                "values can be learned from all the same"
             )
-    if not teachers_of(phase, objective, teachers):
+    if not teachers_of(phase, term, teachers):
         why = "; ".join(f"{n}: {t.lacks[OUTPUTS]}" for n, t in teachers.items())
-        setting = setting_of(phase, objective)
+        setting = setting_of(phase, term)
         raise ConfigError(
             f"{setting} has no teacher with a next-token output ({why}); "
             f"add a causal language model, or set {setting}=0"
@@ -282,21 +322,21 @@ def _check_teachers(phase: PhaseConfig, objective: str, teachers: Teachers) -> N
 
 
 def _check_vocabularies(
-    phase: PhaseConfig, objective: str, teachers: Teachers, tokenizer: Any
+    phase: PhaseConfig, term: str, teachers: Teachers, tokenizer: Any
 ) -> None:
     student_digest = digest(tokenizer)
-    chosen = teachers_of(phase, objective, teachers)
+    chosen = teachers_of(phase, term, teachers)
     same = [name for name in chosen if teachers[name].vocabulary == student_digest]
     other = [name for name in chosen if name not in same]
     if not other:
         return
     advice = (
-        f"set output.teachers.{objective}=[{', '.join(same)}]"
+        f"set {_place(phase, term, 'teachers')}=[{', '.join(same)}]"
         if same
-        else f"none has the student's: set output.{objective}=0"
+        else f"none has the student's: set {setting_of(phase, term)}=0"
     )
     raise ConfigError(
-        f"output.{objective} compares token by token, but the vocabularies of "
+        f"{_place(phase, term)} compares token by token, but the vocabularies of "
         f"{', '.join(other)} are not the student's; {advice}, and learn from the "
         "others by output.projected_kl=1, which compares what two vocabularies share"
     )

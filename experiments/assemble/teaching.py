@@ -46,7 +46,7 @@ from student.bridges.calibrate import CalibrationReport, calibrate, fit_position
 from student.config import ChosenTerm
 from student.distiller import Teaching, WeightedObjective
 from student.layers import feature_temperature, layers_read
-from student.terms.key_value import NEXT_TOKEN, chosen_terms
+from student.terms.key_value import BUILT_IN, NEXT_TOKEN, chosen_terms
 from teacher.capture.kv_capture import KVCapture
 from teacher.panel import TeacherPanel
 
@@ -168,6 +168,11 @@ def check_phase(
     check_depth(phase, registry, student_layers, mapped)
     layers_read(phase.loss.outcome_layers, student_layers)
     feature_temperature(phase.loss.temperatures, student_layers)
+    for name, term in phase.loss.chosen.items():
+        temperatures = term.options.get("temperatures")
+        if term.kind in BUILT_IN and temperatures is not None:
+            place = f"loss.terms.{name}.temperatures"
+            feature_temperature(temperatures, student_layers, place)
     if phase.fuse.router == "fixed":
         fixed_weights(phase.fuse, dict.fromkeys(teachers, 1.0))
 

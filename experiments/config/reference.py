@@ -21,7 +21,9 @@ from experiments.config.parsing import plain
 from experiments.config.presets import BuiltinPhases, builtin_presets
 from experiments.config.schema import hints_of, join, named_section, section_of
 from experiments.config.tree import Config
+from plugins.options import options_of
 from plugins.registry import KINDS, Registry
+from student.terms.key_value import BUILT_IN, OBJECTIVES
 
 _LEAD = """\
 # Every setting
@@ -39,6 +41,13 @@ _NAMES = """\
 
 What comes with the platform; [plugins](plugins.md) add more, and `mtkd plugins list`
 shows them all."""
+
+_OPTIONS = """\
+## Options of the built-in terms
+
+In an entry of `loss.terms`, beside `use` and `weight`:
+`loss: {terms: {kd_hot: {use: kd, weight: 0.5, temperature: 4}}}`. Each is described
+as the setting that holds where it is not given; `teachers` is a list of names."""
 
 _PHASES = """\
 ## What the built-in phases set
@@ -131,7 +140,8 @@ def reference() -> str:
         title = f"`{name}`" if name else "Top level"
         purpose = (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
         blocks += [f"## {title}", _code(purpose), _table(rows)]
-    blocks += [_NAMES, _names_table(), _PHASES, _presets_table()]
+    blocks += [_OPTIONS, _options_table(), _NAMES, _names_table()]
+    blocks += [_PHASES, _presets_table()]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -140,6 +150,23 @@ def _table(rows: list[Setting]) -> str:
     for row in rows:
         default = f"`{row.default}`" if row.default else "*must be given*"
         cells = (f"`{row.name}`", row.takes, default, _code(row.meaning))
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _options_table() -> str:
+    """Options of one name stand for one setting, whichever terms have them."""
+    rows: dict[tuple[str, str], tuple[str, list[str]]] = {}
+    for kind, term in BUILT_IN.items():
+        options = options_of(OBJECTIVES[kind])
+        section = term.short.partition(".")[0]
+        for name, hint in hints_of(options).items():
+            takes = in_words(hint, quote=lambda choice: f"`{choice}`")
+            takes = takes.removesuffix(" or null")
+            rows.setdefault((name, section), (takes, []))[1].append(f"`{kind}`")
+    lines = ["| option | takes | else | terms |", "|---|---|---|---|"]
+    for (name, section), (takes, kinds) in rows.items():
+        cells = (f"`{name}`", takes, f"`{section}.{name}`", ", ".join(kinds))
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     return "\n".join(lines)
 

@@ -15,6 +15,7 @@ Records = Mapping[str, Mapping[str, str]]
 
 def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
     """Kind and name of everything that some phases call by name, each once."""
+    from student.output_config import OUTPUT_TERMS
     from student.terms.key_value import chosen_terms
 
     names: list[Name] = []
@@ -30,6 +31,11 @@ def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
             ("temperature", phase.output.temperature_rule),
         ]
         terms = chosen_terms(phase.loss, phase.output)
+        names += [
+            ("temperature", str(term.options["temperature_rule"]))
+            for term in terms.values()
+            if term.kind in OUTPUT_TERMS and term.options.get("temperature_rule")
+        ]
         names += [("objective", term.kind) for term in terms.values()]
     return list(dict.fromkeys(names))
 

@@ -240,7 +240,7 @@ def _term_row(
     if term.kind == NEXT_TOKEN:
         made_of, teachers = ["the text itself"], []
     elif OUTPUTS in needs:
-        meant = teachers_of(stage.phase, term.kind, known)
+        meant = teachers_of(stage.phase, name, known)
         teachers = [name for name in teachers if name in meant]
     return TermRow(
         name=name,

@@ -100,13 +100,12 @@ def tell_texts(run: RunContext) -> None:
 
 
 def tell_left_out(run: RunContext) -> None:
-    """Which teacher a term cannot learn from, on the console and in the report."""
+    """Which teacher a term cannot learn from, in the report; the console was told."""
     if not run.engine.is_main:
         return
     for stage in run.arms[MAIN]:
         teachers = run.models.chosen(stage.teachers)
         for sentence in left_out(stage.phase, run.registry, teachers):
-            print(f"warning: {sentence}", file=sys.stderr)
             event = {"kind": "event", "step": 0, "event": sentence}
             run.metrics.write_once(MAIN, run.config.phases[0], event)
 

@@ -13,7 +13,7 @@ from experiments.assemble.data import RunData, load_data
 from experiments.assemble.layer_maps import crowded_layers
 from experiments.assemble.lengths import TEXTS, limits_of
 from experiments.assemble.models import Models
-from experiments.assemble.needs import with_depth
+from experiments.assemble.needs import left_out, with_depth
 from experiments.assemble.outputs import idle_settings
 from experiments.assemble.precision import answer_of_run, asks_hardware, settle
 from experiments.assemble.stored_code import check_code
@@ -291,6 +291,7 @@ def _warnings(
         yield from crowded_layers(
             stage.phase, plan.registry, models.student_layers, mapped
         )
+        yield from left_out(stage.phase, plan.registry, teachers)
         idle |= dict.fromkeys(idle_settings(stage.phase, teachers))
     if models.sharded:
         names = ", ".join(map(repr, models.sharded))

@@ -29,6 +29,7 @@ from student.output.divergence.linear import BLOCK
 from student.output_config import OutputConfig
 from student.places import Places
 from student.terms.next_token import OUTPUT_BUILT_IN
+from student.terms.options import FeatureOptions, with_options
 
 NEXT_TOKEN = "ce"
 """The kind that asks no teacher: alone without them, and never faded."""
@@ -177,6 +178,7 @@ BUILT_IN: Mapping[str, Term] = {
         count=_count_attention,
         compares=False,
         short="loss.gamma_kl",
+        options=FeatureOptions,
     ),
     "relation_k": Term(
         relation_k,
@@ -184,6 +186,7 @@ BUILT_IN: Mapping[str, Term] = {
         count=_count_relations,
         compares=False,
         short="loss.relation_k",
+        options=FeatureOptions,
     ),
     "relation_v": Term(
         relation_v,
@@ -191,6 +194,7 @@ BUILT_IN: Mapping[str, Term] = {
         count=_count_relations,
         compares=False,
         short="loss.relation_v",
+        options=FeatureOptions,
     ),
     **OUTPUT_BUILT_IN,
 }
@@ -198,9 +202,10 @@ BUILT_IN: Mapping[str, Term] = {
 order in which a loss adds them. What else is said of a term is read from here."""
 
 OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
-    name: partial(_same, term) for name, term in BUILT_IN.items()
+    name: partial(_same, term) if term.options is None else with_options(name, term)
+    for name, term in BUILT_IN.items()
 }
-"""What makes the built-in terms, by name."""
+"""What makes the built-in terms, by name; what has options is a dataclass of them."""
 
 
 def chosen_terms(

@@ -18,6 +18,13 @@ from student.output import (
 from student.step_outputs import Outputs
 from student.terms import counts
 from student.terms.likeliest_tokens import moved
+from student.terms.options import (
+    HybridOptions,
+    KdOptions,
+    LikelihoodOptions,
+    ProjectedOptions,
+    SequenceOptions,
+)
 from student.terms.same_vocabulary import (
     SameVocabularyTeacher,
     compare,
@@ -171,13 +178,14 @@ OUTPUT_BUILT_IN: Mapping[str, Term] = {
         count=count,
         compares=False,
         short=f"output.{name}",
+        options=options,
     )
-    for name, function, count in (
-        ("kd", kd, counts.same_next),
-        ("hybrid_ot", hybrid_ot, counts.hybrid),
-        ("sequence_ot", sequence_ot, counts.texts),
-        ("likelihood", likelihood, counts.stretches),
-        ("projected_kl", projected_kl, counts.pieces),
+    for name, function, count, options in (
+        ("kd", kd, counts.same_next, KdOptions),
+        ("hybrid_ot", hybrid_ot, counts.hybrid, HybridOptions),
+        ("sequence_ot", sequence_ot, counts.texts, SequenceOptions),
+        ("likelihood", likelihood, counts.stretches, LikelihoodOptions),
+        ("projected_kl", projected_kl, counts.pieces, ProjectedOptions),
     )
 }
 """The built-in terms on outputs by name."""

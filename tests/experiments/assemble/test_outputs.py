@@ -91,6 +91,17 @@ def test_outputs_that_cannot_be_compared_are_refused_before_any_work(
         check_outputs(phase(output=output), REGISTRY, chosen, Speaks("a", "b"))
 
 
+def test_a_term_of_its_own_name_has_its_own_teachers_and_is_named_in_errors():
+    terms = {"hot": {"use": "kd", "temperature": 4, "teachers": ["twin"]}}
+    named = phase(loss={"terms": terms}, output={"likelihood": 1})
+    assert teachers_of(named, "hot", TEACHERS) == ["twin"]
+    assert teachers_of(named, "likelihood", TEACHERS) == ["twin", "foreign"]
+    wrong = phase(loss={"terms": {"hot": {"use": "kd"}}})
+    said = r"loss\.terms\.hot compares .* set loss\.terms\.hot\.teachers=\[twin\]"
+    with pytest.raises(ConfigError, match=said):
+        check_outputs(wrong, REGISTRY, TEACHERS, Speaks("a", "b"))
+
+
 def test_a_split_head_is_refused():
     train = {"engine": "deepspeed", "zero_stage": 3}
     with pytest.raises(ConfigError, match=r"output\.kd.*set train\.zero_stage=2"):

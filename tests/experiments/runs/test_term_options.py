@@ -10,7 +10,7 @@ from experiments.config.parsing import ConfigError
 from experiments.config.presets import BuiltinPhases, presets_of
 from experiments.config.tree import load_config, resolve_phases
 from experiments.config.used_plugins import names_used, options_used
-from plugins import Registry, hookimpl
+from plugins import PluginError, Registry, hookimpl
 from student.config import LossConfig
 
 
@@ -92,3 +92,30 @@ def test_without_teachers_the_next_token_is_left_under_the_name_it_has():
 def test_records_of_runs_without_named_terms_are_as_they_were():
     assert "terms" not in since_ever(LossConfig())
     assert "terms" in since_ever(LossConfig(terms={"kv_k": {}}))
+
+
+def test_built_in_terms_take_options_checked_as_a_strangers():
+    phase = checked(
+        "output.kd=1",
+        "loss.terms.kd_hot={use: kd, temperature: 4, temperature_rule: linear}",
+    )
+    terms = build_objectives(phase, REGISTRY, taught=True)
+    assert dict(terms["kd"].objective.given) == {}
+    hot = {"temperature": 4, "temperature_rule": "linear"}
+    assert dict(terms["kd_hot"].objective.given) == hot
+    assert ("temperature", "linear") in names_used([phase])
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("temprature: 4", r"phase\.dual\.loss\.terms\.hot\.temprature.*temperature"),
+        ("temperature: 0", r"loss\.terms\.hot\.temperature is 0.*number > 0"),
+        ("ot_alpha: 1", r"loss\.terms\.hot\.ot_alpha"),
+        ("top_k: 3, threshold: 0.5", r"loss\.terms\.hot: .*both limit the named"),
+        ("temperature_rule: wobble", "no temperature is called 'wobble'"),
+    ],
+)
+def test_a_wrong_option_of_a_built_in_term_is_refused(entry, said):
+    with pytest.raises((ConfigError, PluginError), match=said):
+        checked(f"loss.terms.hot={{use: kd, {entry}}}")
