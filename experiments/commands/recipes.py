@@ -49,8 +49,8 @@ def copy(options: Namespace) -> int:
             file.write(text)
     except FileExistsError:
         raise InputError(
-            f"{path} is there already and is left as it is; give another path: "
-            f"`mtkd recipes copy {options.name} my.yaml`"
+            f"{path} is there already and is left as it is; take it away, or copy "
+            f"to another path: `mtkd recipes copy {options.name} PATH`"
         ) from None
     except OSError as error:
         raise InputError(

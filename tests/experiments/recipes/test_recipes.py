@@ -97,6 +97,7 @@ def test_what_cannot_be_copied_is_said_and_nothing_is_overwritten(
     (tmp_path / "my.yaml").write_text("mine")
     code, message = said(["recipes", "copy", "one_card", "my.yaml"], capsys)
     assert code == 2 and "my.yaml is there already and is left as it is" in message
+    assert "`mtkd recipes copy one_card PATH`" in message  # never the path refused
     assert (tmp_path / "my.yaml").read_text() == "mine"
     code, message = said(["recipes", "copy", "one_card", "no/my.yaml"], capsys)
     assert code == 2 and "no/my.yaml cannot be written" in message
