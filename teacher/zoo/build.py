@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -279,8 +280,10 @@ def _check_names(names: Iterable[str] | None, zoo_names: Iterable[str]) -> list[
     requested = list(names)
     for name in requested:
         if name not in zoo_names:
+            near = difflib.get_close_matches(name, zoo_names, n=1)
+            meant = f"; did you mean {near[0]!r}? It" if near else "; it"
             raise InputError(
-                f"the zoo has no model {name!r}; it has {', '.join(zoo_names)}"
+                f"the zoo has no model {name!r}{meant} has {', '.join(zoo_names)}"
             )
     return [name for name in zoo_names if name in requested]
 

@@ -43,6 +43,7 @@ def test_no_weight_is_read(config, tiny_zoo, tmp_path, capsys):
         (["student.model=/no/such"], "student: model '/no/such': no such folder"),
         (["teachers.qwen-code.model=/no/such"], "teachers.qwen-code: model '/no/such'"),
         (["student.model=zoo:tiny/gtp2"], "student: the zoo has no model 'gtp2'"),
+        (["student.model=zoo:tiny/studnt"], "'studnt'; did you mean 'student'?"),
         (["phases=[real_multi]"], "phase 'real_multi' needs at least 3 teachers"),
         (["--resume", "must"], "there is no run"),
         (["phase.all.train.batch_size=abc"], "is 'abc'; give an integer"),
