@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
 
 from align.support.field_types import (
     AtLeastOne,
@@ -20,6 +22,9 @@ from align.support.field_types import (
 )
 
 EngineName = Literal["deepspeed", "torch"]
+
+Rate = Annotated[float, Interval(gt=0, le=1e30)]
+"""A learning rate; AdamW's first step divides it by 0.1, and a float32 ends at 3e38."""
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -172,15 +177,15 @@ class TrainConfig:
     the extra ``quant``; or ``muon``: Muon for the matrices inside the student, AdamW
     for its embeddings, head and vectors and for all else. With DeepSpeed the last two
     need ``zero_stage`` 0."""
-    learning_rate: Positive = 1e-3
+    learning_rate: Rate = 1e-3
     """Peak AdamW learning rate of the student."""
-    matrix_learning_rate: Positive = 0.02
+    matrix_learning_rate: Rate = 0.02
     """Peak Muon learning rate of the student's matrices, with ``optimizer: muon``."""
-    bridge_learning_rate: Positive = 1e-3
+    bridge_learning_rate: Rate = 1e-3
     """Peak learning rate of projectors, adapters, gates and what terms learn."""
-    z_learning_rate: Positive | None = None
+    z_learning_rate: Rate | None = None
     """Peak learning rate of the latent's encoders and decoders; None: as the bridge."""
-    router_learning_rate: Positive = 3e-3
+    router_learning_rate: Rate = 3e-3
     """Peak learning rate of routers."""
     weight_decay: NotNegative = 0.01
     """Decoupled weight decay of the student's and routers' matrices; vectors and

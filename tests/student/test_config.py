@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from student.config import LossConfig, TrainConfig
 
@@ -39,7 +40,7 @@ def test_loss_settings_out_of_range_are_named(change, error):
         ({"steps": -1}, r"train\.steps is -1; give an integer >= 0 or null"),
         ({"batch_size": 0}, r"train\.batch_size is 0; give an integer >= 1"),
         ({"log_every": 0}, r"train\.log_every is 0; give an integer >= 1"),
-        ({"learning_rate": 0.0}, r"train\.learning_rate is 0\.0; give a number > 0"),
+        ({"learning_rate": 0.0}, r"learning_rate is 0\.0; give a number in \(0, 1e"),
         ({"engine": "jax"}, r"'jax'; give one of 'deepspeed', 'torch'"),
         ({"lr_schedule": "step"}, r"'step'; give one of 'cosine', 'linear', 'const"),
         ({"zero_stage": 4}, "zero_stage is 4; give one of 0, 1, 2, 3"),
@@ -49,6 +50,26 @@ def test_loss_settings_out_of_range_are_named(change, error):
 def test_train_settings_out_of_range_are_named(change, error):
     with pytest.raises(ValueError, match=error):
         TrainConfig(**change)
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        "learning_rate",
+        "matrix_learning_rate",
+        "bridge_learning_rate",
+        "z_learning_rate",
+        "router_learning_rate",
+    ],
+)
+def test_a_rate_that_overflows_a_step_of_adamw_is_refused(rate):
+    parameter = torch.nn.Parameter(torch.ones(1))
+    parameter.grad = torch.ones(1)
+    with pytest.raises(ValueError, match=rf"train\.{rate} is 1e\+38; give .* 1e\+30"):
+        TrainConfig(**{rate: 1e38})
+    largest = getattr(TrainConfig(**{rate: 1e30}), rate)
+    torch.optim.AdamW([parameter], lr=largest, betas=(0.9, 0.95)).step()
+    assert bool(parameter.isfinite())
 
 
 def test_layer_numbers_are_as_good_as_words():
