@@ -10,6 +10,7 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,12 +22,13 @@ from align.support import extras
 from align.support.cache_folder import made_folder
 from align.support.digest import sha256_of
 from align.support.quiet import quiet_deepspeed
-from teacher.conversion.splitting import splitting_of
+from teacher.conversion.splitting import splitting_of, without_first_blank
 from teacher.packages.manifest import Manifest, write_manifest
 
 _ADAPTER = "adapter_config.json"
 _BESIDE = (".json", ".txt", ".model", ".jinja")
 """Endings of what lies beside weights: config, tokenizer, chat template."""
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
 def convert(
@@ -66,9 +68,9 @@ def convert(
             from_gguf(path, folder, with_tokenizer=tokenizer is None)
             done, digest = "GGUF, dequantised to float32", sha256_of(path)
         elif (path / _ADAPTER).is_file():
-            done, digest = _merge(path, folder, base), ""
+            done, digest = _merge(path, folder, base, tokenizer is None), ""
         else:
-            done, digest = _from_pickles(path, folder), ""
+            done, digest = _from_pickles(path, folder, tokenizer is None), ""
         if tokenizer is not None:
             _copy_tokenizer(str(tokenizer), folder)
         check_loads(path.name, folder)
@@ -121,13 +123,13 @@ def from_gguf(path: Path, folder: Path, with_tokenizer: bool = True) -> None:
     quiet_deepspeed()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    split, tokens = _vocabulary(path) if with_tokenizer else (None, 0)
+    vocabulary = _vocabulary(path) if with_tokenizer else None
     with _named(path):
-        if with_tokenizer:
+        if vocabulary is not None:
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-            if split is not None:
-                tokenizer.backend_tokenizer.pre_tokenizer = split
-            _without_made_up(tokenizer, tokens).save_pretrained(folder)
+            if vocabulary.split is not None:
+                tokenizer.backend_tokenizer.pre_tokenizer = vocabulary.split
+            _as_the_file_says(tokenizer, vocabulary).save_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, **_dequantised()
         )
@@ -144,9 +146,19 @@ def _dequantised() -> dict[str, Any]:
     return {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def _vocabulary(path: Path) -> tuple[Any, int]:
-    """The pre-tokenizer that a file names, None where its tokenizer has none; and the
-    number of its tokens."""
+@dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    """What a GGUF file says of its tokenizer and transformers does not heed."""
+
+    tokens: int
+    """Ids from here on were made up."""
+    split: Any = None
+    """The pre-tokenizer that it names; None of SentencePiece, which splits nothing."""
+    blank_first: bool = True
+    """Whether SentencePiece puts a blank in front of a text."""
+
+
+def _vocabulary(path: Path) -> _Vocabulary:
     reader = extras.gguf(f"converting {path.name}").GGUFReader(path)
 
     def value(key: str) -> Any:
@@ -155,7 +167,7 @@ def _vocabulary(path: Path) -> tuple[Any, int]:
 
     tokens = len(value("tokens") or ())
     if value("model") != "gpt2":  # of SentencePiece: nothing is split beforehand
-        return None, tokens
+        return _Vocabulary(tokens, blank_first=value("add_space_prefix") is not False)
     name = value("pre")
     if name is None:
         raise InputError(
@@ -163,33 +175,37 @@ def _vocabulary(path: Path) -> tuple[Any, int]:
             "give the folder of the original model's tokenizer with --tokenizer"
         )
     with _named(path):
-        return splitting_of(name), tokens
+        return _Vocabulary(tokens, splitting_of(name))
 
 
-def _without_made_up(tokenizer: Any, tokens: int) -> Any:
-    """Leave out special tokens that transformers adds where a file has none.
+def _as_the_file_says(tokenizer: Any, vocabulary: _Vocabulary) -> Any:
+    """Leave out what transformers adds and the file has not: special tokens, and a
+    blank in front of every text.
 
     Args:
         tokenizer: as transformers converted it.
-        tokens: of the file; ids from here on were made up.
+        vocabulary: of the file.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     described = json.loads(tokenizer.backend_tokenizer.to_str())
-    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
-    if max(vocabulary.values(), default=-1) < tokens:
+    ids = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
+    made_up = max(ids.values(), default=-1) >= vocabulary.tokens
+    if not made_up and vocabulary.blank_first:
         return tokenizer
+    if not vocabulary.blank_first:
+        without_first_blank(described)
     described["added_tokens"] = [
-        token for token in described["added_tokens"] if token["id"] < tokens
+        token for token in described["added_tokens"] if token["id"] < vocabulary.tokens
     ]
     model = described["model"]
-    if vocabulary.get(model.get("unk_token"), 0) >= tokens:
+    if ids.get(model.get("unk_token"), 0) >= vocabulary.tokens:
         model["unk_token"] = None
     kept = {
         name: token
         for name, token in tokenizer.special_tokens_map.items()
-        if isinstance(token, str) and vocabulary[token] < tokens
+        if isinstance(token, str) and ids[token] < vocabulary.tokens
     }
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(described)),
@@ -198,7 +214,7 @@ def _without_made_up(tokenizer: Any, tokens: int) -> Any:
     )
 
 
-def _from_pickles(path: Path, folder: Path) -> str:
+def _from_pickles(path: Path, folder: Path, with_tokenizer: bool) -> str:
     """Read a folder's pickled weights without running anything of theirs."""
     from safetensors.torch import save_file
 
@@ -224,7 +240,8 @@ def _from_pickles(path: Path, folder: Path) -> str:
         save_file(state, plain / "model.safetensors", metadata={"format": "pt"})
         loaded = load_model(plain)  # refuses what lacks weights or does not fit
         loaded.model.save_pretrained(folder)
-        loaded.tokenizer.save_pretrained(folder)
+        if with_tokenizer:
+            loaded.tokenizer.save_pretrained(folder)
     return f"from {', '.join(p.name for p in pickles)}"
 
 
@@ -252,12 +269,15 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
     return dict(content)
 
 
-def _merge(path: Path, folder: Path, base: str | Path | None) -> str:
-    """Merge an adapter into its base."""
+def _merge(
+    path: Path, folder: Path, base: str | Path | None, with_tokenizer: bool
+) -> str:
+    """Merge an adapter into its base; a tokenizer beside it, with the chat template it
+    was trained in, goes before the base's."""
     peft = extras.peft(f"merging the adapter in {path}", "merge it elsewhere")
     from teacher.loading.models import load_model
 
-    settings = json.loads((path / _ADAPTER).read_text(encoding="utf-8"))
+    settings = _adapter_settings(path / _ADAPTER)
     name = str(base or settings.get("base_model_name_or_path") or "")
     if not name:
         raise InputError(f"{path / _ADAPTER} names no base model; give it with --base")
@@ -265,8 +285,21 @@ def _merge(path: Path, folder: Path, base: str | Path | None) -> str:
     with _named(path):
         merged = peft.PeftModel.from_pretrained(loaded.model, path).merge_and_unload()
         merged.save_pretrained(folder)
+    if with_tokenizer and any((path / name).is_file() for name in _TOKENIZERS):
+        _copy_tokenizer(str(path), folder)
+    elif with_tokenizer:
         loaded.tokenizer.save_pretrained(folder)
     return f"adapter merged into {name}"
+
+
+def _adapter_settings(file: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file} is damaged: {error}; copy it again") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{file} holds no settings by name; copy it again")
+    return settings
 
 
 def _copy_tokenizer(name: str, folder: Path) -> None:

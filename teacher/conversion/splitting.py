@@ -53,3 +53,27 @@ def splitting_of(name: str) -> Any:
         f"({', '.join(KNOWN_SPLITTING)} are); give the folder of the original model's "
         "tokenizer with --tokenizer"
     )
+
+
+def without_first_blank(described: dict[str, Any]) -> None:
+    """Change a tokenizer of SentencePiece so that texts get no blank in front.
+
+    Args:
+        described: its ``tokenizer.json``, changed in place.
+
+    Source:
+        llama.cpp's ``tokenizer.ggml.add_space_prefix``, which transformers reads and
+        does not use.
+    """
+    words, normal = described["pre_tokenizer"], described["normalizer"]
+    if words is not None and words["type"] == "Metaspace":
+        words["prepend_scheme"] = "never"
+    if normal is not None and normal["type"] == "Sequence":
+        normal["normalizers"] = [
+            step for step in normal["normalizers"] if step["type"] != "Prepend"
+        ]
+    decoder = described["decoder"]
+    if decoder is not None and decoder["type"] == "Sequence":  # it took that blank off
+        decoder["decoders"] = [
+            step for step in decoder["decoders"] if step["type"] != "Strip"
+        ]

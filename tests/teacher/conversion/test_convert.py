@@ -96,7 +96,35 @@ def test_an_adapter_is_merged_into_its_base(tiny_zoo, tmp_path):
     assert manifest.conversion == f"adapter merged into {base}"
 
 
-def write_gguf(path, folder, split):
+def test_an_adapters_own_tokenizer_and_chat_template_go_before_its_bases(
+    tiny_zoo, tmp_path
+):
+    peft = pytest.importorskip("peft")
+    base, lora = tiny_zoo["student"], tmp_path / "lora"
+    model = AutoModelForCausalLM.from_pretrained(base)
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    peft.get_peft_model(model, settings).save_pretrained(lora)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = "{{ 'as tuned' }}"
+    tokenizer.save_pretrained(lora)
+    convert(lora, tmp_path / "new", base=base)
+    assert load_model(tmp_path / "new").tokenizer.chat_template == "{{ 'as tuned' }}"
+    (lora / "adapter_config.json").write_text("{")
+    with pytest.raises(InputError, match=r"adapter_config\.json is damaged"):
+        convert(lora, tmp_path / "newer", base=base)
+
+
+def test_a_tokenizer_that_is_given_leaves_nothing_of_the_models_own(pickled, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(pickled)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "plain")
+    tokenizer.chat_template = "{{ 'of another' }}"
+    tokenizer.save_pretrained(pickled)
+    convert(pickled, tmp_path / "new", tokenizer=tmp_path / "plain")
+    assert load_model(tmp_path / "new").tokenizer.chat_template is None
+
+
+def write_gguf(path, folder, split, blank_first=None):
     """The zoo's little Llama as llama.cpp's converter writes it, in float32."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -114,7 +142,10 @@ def write_gguf(path, folder, split):
     vocabulary = backend.get_vocab(with_added_tokens=True)
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     special = set(tokenizer.all_special_tokens)
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model("gpt2" if blank_first is None else "llama")
+    if blank_first is not None:
+        writer.add_token_scores([0.0] * len(tokens))
+        writer.add_add_space_prefix(blank_first)
     if split:
         writer.add_tokenizer_pre(split)
     writer.add_token_list(tokens)
@@ -170,6 +201,16 @@ def test_a_gguf_file_that_names_no_known_splitting_wants_a_tokenizer(
         convert(file, tmp_path / "new")
     convert(file, tmp_path / "new", tokenizer=student)
     same_model(tmp_path / "new", student)
+
+
+@pytest.mark.parametrize(("blank_first", "word"), [(True, "▁def"), (False, "def")])
+def test_a_gguf_file_says_whether_texts_get_a_blank_in_front(
+    tiny_zoo, tmp_path, blank_first, word
+):
+    write_gguf(tmp_path / "toy.gguf", tiny_zoo["student"], "", blank_first)
+    convert(tmp_path / "toy.gguf", tmp_path / "new")
+    backend = load_model(tmp_path / "new").tokenizer.backend_tokenizer
+    assert backend.pre_tokenizer.pre_tokenize_str("def") == [(word, (0, 3))]
 
 
 def test_what_cannot_be_converted_is_refused_before_any_work(tmp_path):

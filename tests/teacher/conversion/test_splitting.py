@@ -3,10 +3,14 @@
 import json
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from align.errors import InputError
-from teacher.conversion.splitting import KNOWN_SPLITTING, splitting_of
+from teacher.conversion.splitting import (
+    KNOWN_SPLITTING,
+    splitting_of,
+    without_first_blank,
+)
 from tests.small_tokenizers import SHARED
 
 
@@ -44,3 +48,30 @@ def test_another_name_is_refused_with_what_to_do():
     with pytest.raises(InputError, match=r"'deepseek-llm'.*smollm.*--tokenizer"):
         splitting_of("deepseek-llm")
     assert len(set(KNOWN_SPLITTING)) == len(KNOWN_SPLITTING)
+
+
+BLANK = "\u2581"
+
+
+@pytest.mark.parametrize("by", ["pre-tokenizer", "normalizer"])
+def test_without_a_first_blank_a_text_is_read_and_written_as_it_is(by):
+    words = [BLANK, "a", BLANK + "a"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[(BLANK, "a")]))
+    if by == "pre-tokenizer":
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+            prepend_scheme="first", split=False
+        )
+    else:
+        steps = [normalizers.Prepend(BLANK), normalizers.Replace(" ", BLANK)]
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(BLANK, " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    assert tokenizer.encode("a a").tokens == [BLANK + "a", BLANK + "a"]
+    described = json.loads(tokenizer.to_str())
+    without_first_blank(described)
+    bare = Tokenizer.from_str(json.dumps(described))
+    assert bare.encode("a a").tokens == ["a", BLANK + "a"]
+    for text in ("a a", " a"):
+        assert bare.decode(bare.encode(text).ids) == text
