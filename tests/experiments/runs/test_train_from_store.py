@@ -187,8 +187,10 @@ def test_narrow_encodings_give_losses_within_their_errors(run, tmp_path, capsys)
         plan = KVStore(tmp_path / "kv" / encoding / "gpt2-prose").plan
         error = max(plan.facts["errors"][part] for part in "kv")
         stored = run(encoding, "store.read=true", *words)
-        # Squared distances of standardised features of size 1 move by twice the error.
-        close(stored, live, max(6 * error, 1e-3))
+        # Squared distances of standardised features of size 1 move by twice the error;
+        # what is trained on other numbers goes on from there.
+        close(stored[:1], live[:1], max(6 * error, 1e-3))
+        close(stored, live, 0.05)
 
 
 @pytest.mark.slow
