@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from align.errors import MachineError
+
 VARIABLE = "MTKD_CACHE"
 """Environment variable that names the folder."""
 
@@ -41,6 +43,25 @@ def cache_folder(
         return Path(env["LOCALAPPDATA"]) / "mtkd" / "Cache"
     caches = "Library/Caches" if platform == "darwin" else ".cache"
     return Path.home() / caches / "mtkd"
+
+
+def make_kept_folder(folder: Path, what: str) -> None:
+    """Make a folder of the cache.
+
+    Args:
+        folder: to make, parents and all; may be there.
+        what: is kept in it, for the error.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(
+            f"{what} cannot be kept in {folder}: {error.strerror}; "
+            "name a folder that can be written with MTKD_CACHE"
+        ) from error
 
 
 @contextmanager

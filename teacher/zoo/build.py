@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import InputError, MachineError, MissingFileError
-from align.support.cache_folder import cache_folder, made_folder
+from align.support.cache_folder import cache_folder, made_folder, make_kept_folder
 from teacher.zoo.recipes import ZooModel, recipes
 from teacher.zoo.shipped import shipped
 from teacher.zoo.shown import Shown, shown
@@ -64,7 +64,7 @@ def build_zoo(
     folder = zoo_folder(cache_dir, scale)
     unbuilt = [m for m in selection if not is_built(folder / m.name, m, fresh)]
     if unbuilt:
-        _make_folder(folder)
+        make_kept_folder(folder, "the zoo")
         _build_all(unbuilt, folder, progress, workers or _cpus(), fresh)
     return {m.name: folder / m.name for m in selection}
 
@@ -296,16 +296,6 @@ def zoo_folder(cache_dir: str | Path | None, scale: str) -> Path:
     """Where the models of a scale are kept."""
     root = cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
     return root / "zoo" / scale
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(
-            f"the zoo cannot be kept in {folder}: {error.strerror}; "
-            "name a folder that can be written with MTKD_CACHE"
-        ) from error
 
 
 def _cpus() -> int:

@@ -14,11 +14,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from align.support.digest import sha256_of
 from teacher.zoo.build import trained_manifest
 from teacher.zoo.evaluate import held_out
 from teacher.zoo.packed import pack, unpack
 from teacher.zoo.recipes import ZooModel, recipes
-from teacher.zoo.shipped import FOLDER, MANIFEST, as_json, sha256
+from teacher.zoo.shipped import FOLDER, MANIFEST, as_json
 from teacher.zoo.text import NOTED, dealt, document_sizes
 
 
@@ -45,7 +46,7 @@ def ship(zoo: Path, folder: Path = FOLDER, scale: str = "default") -> dict[str, 
         archive = folder / f"{recipe.name}.zip"
         pack(zoo / recipe.name, archive)
         entries[recipe.name] = {
-            "sha256": sha256(archive),
+            "sha256": sha256_of(archive),
             "bytes": archive.stat().st_size,
             "recipe": as_json(recipe),
             "python": platform.python_version(),

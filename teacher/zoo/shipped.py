@@ -6,7 +6,6 @@ manifest with its digest, its recipe and how it reads before and after packing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import MachineError
+from align.support.digest import sha256_of
 from teacher.zoo.recipes import ZooModel
 
 FOLDER = Path(__file__).with_name("weights")
@@ -43,7 +43,7 @@ class Shipped:
         """
         from teacher.zoo.packed import unpack
 
-        digest = sha256(self.archive)
+        digest = sha256_of(self.archive)
         if digest != self.facts["sha256"]:
             raise MachineError(
                 f"{self.archive} is damaged: its SHA-256 is {digest[:16]}… and the "
@@ -76,8 +76,3 @@ def _manifest() -> dict[str, Any]:
 def as_json(recipe: ZooModel) -> Any:
     """Everything that decides a model, as a manifest holds it."""
     return json.loads(json.dumps(recipe.plain()))
-
-
-def sha256(file: Path) -> str:
-    """Digest of a file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -2,16 +2,12 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 
 from align.support.matrices import hidden_matrices
 from student.config import TrainConfig
 from student.loop.engine import parameter_groups
 from student.loop.muon import MATRICES, MuonAdamW
-from student.loop.phase_checkpoint import Keeper, steps_kept
-from student.loop.trainer import Job, train_phase
-from tests.student.watching import Watching
 
 MUON = TrainConfig(
     steps=6,
@@ -99,48 +95,3 @@ def test_an_untied_head_and_tables_are_no_hidden_matrices():
 
     model = Model()
     assert hidden_matrices(model) == {id(model.inner.weight)}
-
-
-@pytest.fixture
-def run(school, start_engine):
-    """Train a small student on text alone; its losses and weights."""
-
-    def train(config, stop_at=None, folder=None):
-        lesson = school.lesson(None)
-        torch.manual_seed(0)
-        lines = []
-        job = Job(
-            samples=school.samples[:16],
-            encode=school.encode,
-            views=None,
-            steps=config.steps,
-            seed=0,
-            checkpoints=folder and Keeper(folder=folder),
-            observer=Watching(lines, stop_at),
-        )
-        train_phase(lesson.distiller, start_engine(config), job, config)
-        losses = [line["loss"] for line in lines if line["kind"] == "train"]
-        return losses, dict(lesson.distiller.named_parameters())
-
-    return train
-
-
-def test_a_stopped_and_resumed_phase_equals_an_undisturbed_one_bit_for_bit(
-    run, tmp_path
-):
-    losses, expected = run(MUON)
-    folder = tmp_path / "checkpoint"
-    first, _ = run(MUON, stop_at=3, folder=folder)
-    assert [step for step, _ in steps_kept(folder)] == [3]
-    second, found = run(MUON, folder=folder)
-    assert first + second == losses
-    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
-
-
-def test_deepspeed_without_zero_takes_the_same_steps_and_zero_is_refused(run):
-    config = replace(MUON, engine="deepspeed", zero_stage=0, steps=3)
-    found, _ = run(config)
-    expected, _ = run(replace(MUON, steps=3))
-    assert found == pytest.approx(expected, rel=1e-4)
-    with pytest.raises(ValueError, match=r"zero_stage=1 would lay.*set train.zero_s"):
-        replace(config, zero_stage=1)

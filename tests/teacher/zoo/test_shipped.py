@@ -3,6 +3,7 @@ import json
 import pytest
 
 from align.errors import MachineError
+from align.support.digest import sha256_of
 from teacher.zoo import build, build_zoo, shipped
 from teacher.zoo.recipes import recipes
 from teacher.zoo.ship import ship
@@ -16,7 +17,7 @@ def test_what_is_shipped_is_every_teacher_of_the_present_recipes_whole():
     for name in teachers:
         kept = shipped.shipped(recipes()[name])
         assert kept is not None, name
-        assert shipped.sha256(kept.archive) == kept.facts["sha256"], name
+        assert sha256_of(kept.archive) == kept.facts["sha256"], name
 
 
 def test_what_is_shipped_is_small_and_packing_cost_less_than_a_hundredth():
