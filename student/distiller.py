@@ -43,6 +43,7 @@ from student.objective import (
     fades,
     modules_of,
     needs_of,
+    wants_sample,
 )
 from student.places import Counts, Places, Share, availability, find_places
 from student.step_outputs import OutputPlan
@@ -101,6 +102,18 @@ class StepResult:
     """(M,) float32, the share of text tokens that each teacher covered."""
     health: KVHealth | None = None
     """Of the student's keys and values before this step, where it was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Read:
+    """One pass of the student beside its teachers."""
+
+    captured: Captured
+    available: Tensor
+    """(B, T, M) bool, which teacher covers which token."""
+    routing: Tensor
+    """(B, T, M) or (L, B, T, M) float32, carries the router's gradient."""
+    context: StepContext
 
 
 class Distiller(nn.Module):
@@ -184,6 +197,24 @@ class Distiller(nn.Module):
         """Query positions per sample at which terms compare attention or relations."""
         compares = self._contexts.needs & {ATTENTION, RELATIONS}
         return self._config.attention_rows if compares else 0
+
+    @property
+    def fitted(self) -> dict[str, Objective]:
+        """Terms that are fitted on a sample before the first step, by name."""
+        terms = {name: o.objective for name, o in self._objectives.items()}
+        return {name: term for name, term in terms.items() if wants_sample(term)}
+
+    @torch.no_grad()
+    def context(
+        self,
+        batch: TokenBatch,
+        views: Sequence[TeacherView],
+        rows: Tensor | None = None,
+    ) -> StepContext:
+        """What the terms read of one batch, without gradients; see :meth:`forward`."""
+        on = self._autocast is not None
+        with torch.autocast(batch.ids.device.type, dtype=self._autocast, enabled=on):
+            return self._read(batch, views, rows, step=0, share=None).context
 
     @torch.no_grad()
     def survey(
@@ -276,6 +307,36 @@ class Distiller(nn.Module):
         step: int,
         share: Share | None,
     ) -> StepResult:
+        read = self._read(batch, views, rows, step, share)
+        routing, available = read.routing, read.available
+        with part("fuse"):
+            extra = self._of_bridge(read.captured, views, share)
+            extra |= self._routing_losses(routing, available, views, step, share)
+        if self.wants_outcome(step):
+            extra |= self._outcome(batch, views, routing, share)
+        with part("fuse"):
+            result = self._total(read.context, extra, share)
+        tokens = batch.has_text.sum().clamp_min(1)
+        return StepResult(
+            loss=result.loss,
+            terms=result.terms,
+            routing=routing.detach(),
+            teachers=tuple(view.name for view in views),
+            coverage=available.sum((0, 1)).float() / tokens,
+            health=kv_health(read.captured.kv, HEALTH_TOKENS)
+            if self.wants_health(step)
+            else None,
+        )
+
+    def _read(
+        self,
+        batch: TokenBatch,
+        views: Sequence[TeacherView],
+        rows: Tensor | None,
+        step: int,
+        share: Share | None,
+    ) -> _Read:
+        """Run the student and weigh the teachers."""
         assert self.weigher is not None
         asked = rows if ATTENTION in self._contexts.needs else None
         captured = self._look(batch, asked, all_layers=self._reads_kv(step))
@@ -297,22 +358,8 @@ class Distiller(nn.Module):
                 step=step,
                 share=share,
             )
-            extra = self._of_bridge(captured, views, share)
-            extra |= self._routing_losses(routing, available, views, step, share)
-        if self.wants_outcome(step):
-            extra |= self._outcome(batch, views, routing, share)
-        with part("fuse"):
-            result = self._total(context, extra, share)
-        tokens = batch.has_text.sum().clamp_min(1)
-        return StepResult(
-            loss=result.loss,
-            terms=result.terms,
-            routing=routing.detach(),
-            teachers=tuple(view.name for view in views),
-            coverage=available.sum((0, 1)).float() / tokens,
-            health=kv_health(captured.kv, HEALTH_TOKENS)
-            if self.wants_health(step)
-            else None,
+        return _Read(
+            captured=captured, available=available, routing=routing, context=context
         )
 
     def _look(

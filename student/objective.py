@@ -224,6 +224,11 @@ class Objective(Protocol):
     ``ctx.totals`` holds their sums over the step, and the term gives its sum over the
     pass divided by them (``ctx.total``). A term without one gives a mean over the
     pass, which counts with the pass's share of the step's predicted tokens.
+
+    A term that is a module may have a method ``fit`` that takes an iterable of
+    :class:`StepContext`: what the phase's calibration sample looks like before the
+    first step, for parameters and buffers that start from data. Each pass over it
+    runs the student and the teachers again. See :func:`student.fitting.fit_terms`.
     """
 
     @property
@@ -289,7 +294,8 @@ def modules_of(objectives: Mapping[str, Objective]) -> nn.ModuleDict:
         objectives: by name.
 
     Raises:
-        InputError: one holds parameters and is no module, so they would never learn.
+        InputError: one holds parameters and is no module, so they would never learn;
+            or it is fitted and is no module, so that nothing would save what it found.
     """
     modules = {}
     for name, objective in objectives.items():
@@ -299,6 +305,12 @@ def modules_of(objectives: Mapping[str, Objective]) -> nn.ModuleDict:
             raise InputError(
                 f"objective {name!r} holds parameters in {hidden!r} and is no module: "
                 "nothing would train or save them; make it a torch.nn.Module"
+            )
+        elif wants_sample(objective):
+            raise InputError(
+                f"objective {name!r} has a method fit and is no module: nothing would "
+                "save what it learns from the sample; make it a torch.nn.Module that "
+                "keeps it in parameters or buffers"
             )
     return nn.ModuleDict(modules)
 
@@ -326,6 +338,11 @@ def compares(objective: Objective) -> bool:
 def fades(objective: Objective) -> bool:
     """Whether ``loss.fade_steps`` moves a term's weight; all but the next token's."""
     return bool(getattr(objective, "fades", True))
+
+
+def wants_sample(objective: Objective) -> bool:
+    """Whether a term is to be fitted on the calibration sample."""
+    return callable(getattr(objective, "fit", None))
 
 
 def count_of(objective: Objective) -> Count | None:

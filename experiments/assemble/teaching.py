@@ -45,13 +45,15 @@ from student.bridges import Bridge, TeacherShape
 from student.bridges.calibrate import CalibrationReport, calibrate, fit_positions
 from student.config import ChosenTerm
 from student.distiller import Teaching, WeightedObjective
+from student.fitting import SampleBatch
 from student.layers import feature_temperature, layers_read
+from student.loop.batches import query_rows
 from student.terms.key_value import BUILT_IN, NEXT_TOKEN, chosen_terms
 from teacher.capture.kv_capture import KVCapture
 from teacher.panel import TeacherPanel
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PhaseTeachers:
     """The teachers of one phase, ready to be asked."""
 
@@ -59,6 +61,8 @@ class PhaseTeachers:
     panel: TeacherPanel
     report: CalibrationReport
     depth: Depth
+    sample: Callable[[str, int], Iterable[SampleBatch]]
+    """The calibration sample, under a title, with so many query positions a text."""
 
 
 def build_objectives(
@@ -119,13 +123,16 @@ def build_phase_teachers(
     size, device = phase.train.batch_size, student.device
     count = -(-len(chosen) // size)
 
-    def sample(title: str) -> Iterable[tuple[TokenBatch, list[TeacherView]]]:
-        batches = _batches(chosen, encode, panel, size, device)
+    def sample(title: str, rows: int = 0) -> Iterable[SampleBatch]:
+        batches = _batches(chosen, encode, panel, size, device, rows)
         return progress(batches, f"{title} {phase.name}", count)
 
+    def views(title: str) -> Iterator[tuple[TokenBatch, Sequence[TeacherView]]]:
+        return ((batch, views) for batch, _, views in sample(title))
+
     if bridge is not None and any(teacher.positions for teacher in bridge.teachers):
-        fit_positions(bridge, (views for _, views in sample("positions of")))
-    report = calibrate(student, bridge, sample("calibrating"), phase.loss.skip_sinks)
+        fit_positions(bridge, (read for _, read in views("positions of")))
+    report = calibrate(student, bridge, views("calibrating"), phase.loss.skip_sinks)
     weigher = build_weigher(
         phase.fuse,
         registry=registry,
@@ -145,7 +152,9 @@ def build_phase_teachers(
         else None
     )
     teaching = Teaching(bridge, weigher.to(student.device), regularizer, depth.maps)
-    return PhaseTeachers(teaching, panel, report, depth)
+    return PhaseTeachers(
+        teaching=teaching, panel=panel, report=report, depth=depth, sample=sample
+    )
 
 
 def check_phase(
@@ -281,7 +290,9 @@ def _depth(
         every = {name: tuple(range(t.sizes.layers)) for name, t in unmapped.items()}
         panel = _panel(phase, registry, unmapped, every, kv=True)
         some = list(samples)[: BATCHES * phase.train.batch_size]
-        batches = _batches(some, encode, panel, phase.train.batch_size, student.device)
+        size, device = phase.train.batch_size, student.device
+        read = _batches(some, encode, panel, size, device)
+        batches = ((batch, views) for batch, _, views in read)
         sampled = sample_layers(student, unmapped, batches, phase.loss.skip_sinks)
     return layer_maps(phase, registry, student.num_layers, teachers, sampled)
 
@@ -317,8 +328,10 @@ def _batches(
     panel: TeacherPanel,
     size: int,
     device: torch.device,
-) -> Iterator[tuple[TokenBatch, list[TeacherView]]]:
+    rows: int = 0,
+) -> Iterator[SampleBatch]:
     for start in range(0, len(samples), size):
         texts = [sample.text for sample in samples[start : start + size]]
         batch = encode(texts).to(device)
-        yield batch, panel(batch)
+        drawn = query_rows(batch, rows, seed=0, first=start) if rows else None
+        yield batch, drawn, panel(batch, drawn)

@@ -32,6 +32,7 @@ from plugins.registry import Registry
 from student.checkpoint import atomic_folder, mark_complete
 from student.config import TrainConfig
 from student.distiller import HEALTH_TOKENS, Distiller
+from student.fitting import fit_terms
 from student.loop.data_order import sample_indices
 from student.loop.phase_checkpoint import Keeper
 from student.loop.trainer import Job, Observer, train_phase
@@ -71,6 +72,9 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         else None,
         head=own_head(phase, capture),
     )
+    if phase_teachers is not None:
+        rows = distiller.compared_rows
+        fit_terms(distiller, lambda title: phase_teachers.sample(title, rows))
     alarms = _alarms(run, stage, position, capture)
     title = f"{position.arm} · {phase.name}"
     leg = (position.arm, position.index)

@@ -26,6 +26,7 @@ from student.objective import (
     Objective,
     StepContext,
     count_of,
+    wants_sample,
 )
 
 CALLS = 24
@@ -38,6 +39,37 @@ def objective(factory: Callable[..., Objective]) -> Iterator[Promise]:
     subject = _Subject(factory)
     for sentence, tried in _PROMISES:
         yield Promise(sentence, partial(tried, subject))
+
+
+class _Sample:
+    """Three batches as a term is fitted on, which it may pass over as often as it
+    likes, and whether it left them alone."""
+
+    def __init__(self, needs: frozenset[str], *, covered: bool = True) -> None:
+        self._needs, self._covered = needs, covered
+        self._changed = ""
+
+    def __iter__(self) -> Iterator[StepContext]:
+        for size in (None, 20, 7):
+            context = step_context(covered=self._covered, size=size, grad=False)[0]
+            context = _declared(context, self._needs)
+            before = Untouched(context, whole=True)
+            yield context
+            self._changed = self._changed or before.problem()
+
+    def problem(self) -> str:
+        """What a term changed in it."""
+        return self._changed
+
+
+def _fit_problem(term: nn.Module) -> str:
+    """What is wrong with a module that was fitted."""
+    for name, value in (*term.named_parameters(), *term.named_buffers()):
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            return f"leaves {name} not finite"
+        if value.grad_fn is not None:
+            return f"leaves {name} with a history; detach it"
+    return ""
 
 
 def _declared(context: StepContext, needs: frozenset[str]) -> StepContext:
@@ -76,7 +108,11 @@ class _Subject:
         changed = before.problem()
         if changed:
             raise RuntimeError(changed)
-        return term, frozenset(getattr(term, "needs", ()))
+        asked = frozenset(getattr(term, "needs", ()))
+        if isinstance(term, nn.Module) and wants_sample(term):
+            with chance(0):
+                term.fit(_Sample(asked))
+        return term, asked
 
     def needs(self) -> str:
         declared_needs = getattr(self.factory(), "needs", None)
@@ -128,19 +164,47 @@ class _Subject:
         )
 
     def uncovered(self) -> str:
-        value = self.factory()(step_context(covered=False)[0])
+        value = self.made()[0](step_context(covered=False)[0])
         return problem(not value.isfinite(), f"gives {value.item()} without coverage")
 
     def without_teachers(self) -> str:
-        value = self.factory()(step_context(teachers=False)[0])
+        value = self.made()[0](step_context(teachers=False)[0])
         return problem(not value.isfinite(), f"gives {value.item()} without teachers")
 
     def untouched(self) -> str:
         context, _, targets = step_context()
+        term = self.made()[0]
         before = Untouched((context, targets), whole=True)
-        self.factory()(context)
+        term(context)
         changed = before.problem()
         return changed.replace("0.", "", 1).replace("1.", "target ", 1)
+
+    def fitted(self) -> str:
+        term = self.factory()
+        if not wants_sample(term):
+            return ""
+        if not isinstance(term, nn.Module):
+            return "has a method fit and is no module, so that nothing would be saved"
+        asked = frozenset(getattr(term, "needs", ()))
+        states = []
+        for covered in (True, True, False):
+            term = self.factory()
+            sample = _Sample(asked, covered=covered)
+            with chance(0):
+                term.fit(sample)
+            wrong = sample.problem() or _fit_problem(term)
+            if not wrong and not term(_declared(step_context()[0], asked)).isfinite():
+                wrong = "is not finite after it"
+            if wrong:
+                return wrong if covered else f"{wrong}, where nothing is covered"
+            states.append(term.state_dict())
+        first, again, _ = states
+        other = first.keys() ^ again.keys() or {
+            name for name, value in first.items() if not torch.equal(value, again[name])
+        }
+        return problem(
+            other, f"finds another {min(other, default='')} in the same sample"
+        )
 
     def often(self) -> str:
         term, asked = self.made()
@@ -218,7 +282,7 @@ class _Subject:
             with chance(1 + step):
                 term(_declared(step_context(size=size, step=step)[0], asked))
         with chance(0):
-            again, _ = self.made()
+            again, _ = self.made()  # a run fits again before it takes the state
         if isinstance(term, nn.Module) and isinstance(again, nn.Module):
             again.load_state_dict(term.state_dict())
         context = _declared(step_context(size=9, step=3)[0], asked)
@@ -234,7 +298,7 @@ class _Subject:
         )
 
     def counted(self) -> str:
-        term = self.factory()
+        term = self.made()[0]
         count = count_of(term)
         if count is None:
             return ""
@@ -265,6 +329,7 @@ class _Subject:
 _PROMISES: tuple[tuple[str, Callable[[_Subject], str]], ...] = (
     ("says what it needs", _Subject.needs),
     ("takes its own options by name, and no others", _Subject.options),
+    ("is fitted on a sample that it leaves as it was, if it has fit", _Subject.fitted),
     ("divides by the step's counts, if it counts", _Subject.counted),
     ("is a finite scalar", _Subject.scalar),
     ("moves the student", _Subject.moves),

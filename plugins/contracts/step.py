@@ -61,6 +61,7 @@ def step_context(
     projected: bool = False,
     size: int | None = None,
     step: int = 0,
+    grad: bool = True,
 ) -> tuple[StepContext, list[Tensor], list[Tensor]]:
     """A step of two texts with two teachers, as training would hand it over.
 
@@ -71,6 +72,7 @@ def step_context(
             predictions and targets but make them.
         size: tokens of the longer text; None: six.
         step: of the phase.
+        grad: False gives the student no gradient, as before the first step.
 
     Returns:
         The context, the student's tensors (leaves with gradient) and the targets.
@@ -85,7 +87,7 @@ def step_context(
     def new(store: list[Tensor], *shape: int, softmax: bool = False) -> Tensor:
         x = torch.randn(*shape, generator=generator)
         x = x.softmax(-1) if softmax else x
-        store.append(x.requires_grad_(store is student))
+        store.append(x.requires_grad_(grad and store is student))
         return x
 
     comparisons: list[Any] = []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from align.errors import MtkdError
 from fuse.router import learns, needs_sample
 from plugins import answers
 from plugins.contracts.router import company_counts
@@ -105,6 +106,8 @@ def objective(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
         counts = _counts(entry, made)
         if isinstance(made, nn.Module):
             watched: dict[str, Any] = {"needs": property(lambda _: needs)}
+            if callable(getattr(made, "fit", None)):
+                watched |= _fitted_on_contexts(entry, type(made))
             if counts is not None:
                 watched["count"] = staticmethod(counts)
             return guarded_module(made, call, watched)
@@ -113,6 +116,47 @@ def objective(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
         return stand
 
     return build
+
+
+class _WatchedSample:
+    """A sample that a plugin passes over, each of its contexts compared afterwards."""
+
+    def __init__(self, entry: Entry, sample: Iterable[Any]) -> None:
+        self._entry, self._sample = entry, sample
+        self.error: Exception | None = None
+        """What making a context raised, which is no fault of the plugin's."""
+
+    def __iter__(self) -> Iterator[Any]:
+        contexts = iter(self._sample)
+        while True:
+            try:
+                context = next(contexts)
+            except StopIteration:
+                return
+            except Exception as error:
+                self.error = error
+                raise
+            before = Untouched(context)
+            yield context
+            require(self._entry, before.problem())
+
+
+def _fitted_on_contexts(entry: Entry, plain: Any) -> dict[str, Any]:
+    """An objective's ``fit``, watched."""
+
+    def fit(objective: Any, sample: Iterable[Any]) -> None:
+        watched = _WatchedSample(entry, sample)
+        before = Untouched({})
+        try:
+            with blamed(entry):
+                plain.fit(objective, watched)
+        except MtkdError:
+            if watched.error is not None:
+                raise watched.error from None
+            raise
+        require(entry, before.problem())
+
+    return {"fit": fit}
 
 
 class _Objective(StandIn):

@@ -137,7 +137,9 @@ class BatchMaker:
                 samples = [self.samples[index] for index in chosen]
                 texts = [sample.text for sample in samples]
                 batch = self.encode(texts).to(self.device)
-                rows = self._rows(batch, mine) if self.rows else None
+                rows = (
+                    query_rows(batch, self.rows, self.seed, mine) if self.rows else None
+                )
             readings = self.views.read(batch) if self.views is not None else ()
             with part("align"):
                 places, counts = self.survey(batch, readings, rows)
@@ -182,23 +184,27 @@ class BatchMaker:
             seconds=seconds,
         )
 
-    def _rows(self, batch: TokenBatch, first: int) -> Tensor:
-        """Sample real query positions, (B, R); the same for every arm and resume.
 
-        One draw for each sample by its number in the run, however many share a pass.
-        """
-        generator = torch.Generator()
-        drawn = torch.stack(
-            [
-                torch.rand(
-                    self.rows,
-                    generator=generator.manual_seed(self.seed * 7919 + number),
-                )
-                for number in range(first, first + len(batch.ids))
-            ]
-        )
-        length = batch.mask.sum(1, keepdim=True).cpu()
-        return (drawn * length).long().to(batch.ids.device)
+def query_rows(batch: TokenBatch, count: int, seed: int, first: int) -> Tensor:
+    """Sample real query positions, (B, R); the same for every arm and resume.
+
+    One draw for each sample by its number in the run, however many share a pass.
+
+    Args:
+        batch: the student's tokens, (B, T).
+        count: R.
+        seed: the run's.
+        first: number of the first sample.
+    """
+    generator = torch.Generator()
+    drawn = torch.stack(
+        [
+            torch.rand(count, generator=generator.manual_seed(seed * 7919 + number))
+            for number in range(first, first + len(batch.ids))
+        ]
+    )
+    length = batch.mask.sum(1, keepdim=True).cpu()
+    return (drawn * length).long().to(batch.ids.device)
 
 
 def prefetched(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from align.errors import InputError
 from align.tokenizer_align import CausalCharIoUAligner
 from fuse.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
@@ -156,6 +157,33 @@ def test_an_objective_keeps_needs_count_and_parameters(made):
     assert count_of(term)(places) == count_of(plain)(places)
     if isinstance(plain, nn.Module):
         assert [n for n, _ in term.named_parameters()] == ["scale"]
+
+
+class Fitted(ByDistance):
+    """Reads the keys of the sample."""
+
+    def fit(self, sample):
+        for ctx in sample:
+            ctx.comparisons[0].target_k.clone()
+
+
+def test_fit_is_watched_and_what_the_sample_raises_is_not_blamed_on_the_term():
+    class Spoils(Fitted):
+        def fit(self, sample):
+            for ctx in sample:
+                ctx.comparisons[0].target_k.mul_(2)
+
+    def broken():
+        yield step_context()[0]
+        raise InputError("the teacher gave nothing")
+
+    term = guarded("objective", Fitted)()
+    term.fit(step_context()[0] for _ in range(2))
+    with pytest.raises(InputError, match=r"^the teacher gave nothing$") as raised:
+        term.fit(broken())
+    assert not isinstance(raised.value, PluginError)
+    with pytest.raises(PluginError, match=r"writes to .*target_k"):
+        guarded("objective", Spoils)().fit([step_context()[0]])
 
 
 def test_counts_are_checked_and_what_does_not_count_has_none():

@@ -1,6 +1,7 @@
 """A stranger's real package: built, installed, discovered, and true to its kinds."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -123,6 +124,7 @@ def test_a_strangers_space_and_router_train_with_their_options(
     changes = fused_by(
         {"use": "readers", "sharpness": 4.0}, {"use": "sketch", "size": 6}
     )
+    changes["loss"] = {"terms": {"noise": {"use": "uncertain_k", "weight": 0.1}}}
     config = load_config(small_config(tmp_path, tiny_zoo, changes))
     run = run_training(config, registry=example)
     lines = [
@@ -132,6 +134,9 @@ def test_a_strangers_space_and_router_train_with_their_options(
         line for line in lines if line["kind"] == "train" and line["arm"] == "main"
     ]
     assert all(line["terms"]["kv_k"] > 0 for line in train)
+    # Fitted before the first step: at its own mean a distance d is worth 1 + log d.
+    distance, noise = (train[0]["terms"][name] for name in ("kv_k", "noise"))
+    assert noise == pytest.approx(1 + math.log(distance), abs=0.2)
     report = report_text(read_run(run))
     for kind, name in (("router", "readers"), ("space", "sketch")):
         assert f"The {kind} `{name}` is of the plugin `mtkd_example_plugin`" in report

@@ -190,7 +190,56 @@ def without_needs():
     return kv_k
 
 
+def fitted(fit, base=nn.Module):
+    """A factory of objectives that are fitted in some way."""
+
+    class Fitted(base):
+        needs = frozenset()
+
+        def __init__(self):
+            super().__init__()
+            if isinstance(self, nn.Module):
+                self.register_buffer("scale", torch.ones(()))
+
+        def fit(self, sample):
+            fit(self, sample)
+
+        def __call__(self, ctx):
+            return kv_k(ctx) * self.scale
+
+    if base is object:
+        Fitted.scale = 1.0
+    return Fitted
+
+
+def in_mean_distance(term, sample):
+    distances = [float(kv_k(ctx)) for ctx in sample]
+    if sum(distances) > 0:
+        term.scale.fill_(len(distances) / sum(distances))
+
+
+def divides_by_nothing(term, sample):
+    term.scale.fill_(1 / torch.tensor(sum(float(kv_k(ctx)) for ctx in sample)))
+
+
+def writes_while_fitting(term, sample):
+    for ctx in sample:
+        for c in ctx.comparisons:
+            c.target_k.mul_(2)
+
+
+def draws_without_seed(term, sample):
+    term.scale.fill_(next(_DRAWS))
+
+
+_DRAWS = iter(range(1, 1000))
+
+
 BROKEN = {
+    "fit_divides_by_nothing": fitted(divides_by_nothing),
+    "fit_writes_to_targets": fitted(writes_while_fitting),
+    "fit_differs": fitted(draws_without_seed),
+    "fit_of_no_module": fitted(lambda term, sample: None, object),
     "nan": of(not_a_number),
     "nan_without_weight": of(nan_without_weight),
     "a_vector": of(a_vector),

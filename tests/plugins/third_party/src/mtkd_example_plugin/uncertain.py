@@ -1,5 +1,7 @@
 """A key distance that learns how much of it is noise."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -15,20 +17,40 @@ class UncertainKeys(nn.Module):
 
     needs: frozenset[str] = frozenset()
 
-    def __init__(self, *, variance: float = 1.0) -> None:
+    def __init__(self, *, variance: float | None = None) -> None:
+        """Start at a variance; None: at what the calibration sample has."""
         super().__init__()
-        if variance <= 0:
+        if variance is not None and variance <= 0:
             raise ValueError(f"variance must be > 0, got {variance}")
-        self.log_variance = nn.Parameter(torch.tensor(float(variance)).log())
+        self.given = variance is not None
+        start = 1.0 if variance is None else variance
+        self.log_variance = nn.Parameter(torch.tensor(start).log())
+
+    @torch.no_grad()
+    def fit(self, sample: Iterable[StepContext]) -> None:
+        """Start where the loss of the sample is least: at its mean distance."""
+        if self.given:
+            return
+        total = weight = 0.0
+        for ctx in sample:
+            of_batch, weight_of_batch = self._sums(ctx, lambda apart: apart)
+            total, weight = total + float(of_batch), weight + float(weight_of_batch)
+        if total > 0 and weight > 0:
+            self.log_variance.fill_(total / weight).log_()
 
     def count(self, places: Places) -> list[float]:
         return [float(places.compared.sum())]
 
     def forward(self, ctx: StepContext) -> Tensor:
+        precision = torch.exp(-self.log_variance)
+        total, weight = self._sums(ctx, lambda x: x * precision + self.log_variance)
+        return total / ctx.total(0, weight)
+
+    def _sums(self, ctx: StepContext, of) -> tuple[Tensor, Tensor]:
+        """What a function of the distances comes to, and its places' weights."""
         total, weight = ctx.zero(), ctx.zero()
         for pair in ctx.comparisons:
-            apart = pair.distance("k")  # (L, B, T)
-            apart = apart * torch.exp(-self.log_variance) + self.log_variance
+            apart = of(pair.distance("k"))  # (L, B, T)
             total = total + (apart * pair.weight).sum() / len(apart)
             weight = weight + pair.weight.expand_as(apart).sum() / len(apart)
-        return total / ctx.total(0, weight)
+        return total, weight
