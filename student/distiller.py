@@ -36,6 +36,7 @@ from student.objective import (
     ATTENTION,
     KEYS_VALUES,
     RELATIONS,
+    FittedObjective,
     Objective,
     StepContext,
     compares,
@@ -199,7 +200,7 @@ class Distiller(nn.Module):
         return self._config.attention_rows if compares else 0
 
     @property
-    def fitted(self) -> dict[str, Objective]:
+    def fitted(self) -> dict[str, FittedObjective]:
         """Terms that are fitted on a sample before the first step, by name."""
         terms = {name: o.objective for name, o in self._objectives.items()}
         return {name: term for name, term in terms.items() if wants_sample(term)}

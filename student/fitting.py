@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -48,11 +49,11 @@ def fit_terms(
         InputError: a term holds a value that is not finite once it is fitted.
     """
     distiller.eval()  # train_phase turns dropout on
+    distiller.terms.to(next(distiller.student.parameters()).device)
     for name, term in distiller.fitted.items():
+        title = f"fitting {name} in"
+        term.fit(_Contexts(distiller, partial(sample, title)))
         assert isinstance(term, nn.Module)  # or the distiller had refused it
-        term.to(next(distiller.student.parameters()).device)
-        contexts = _Contexts(distiller, lambda name=name: sample(f"fitting {name} in"))
-        term.fit(contexts)
         for part, value in (*term.named_parameters(), *term.named_buffers()):
             value.grad = None
             if value.is_floating_point() and not bool(value.isfinite().all()):

@@ -7,11 +7,11 @@ by shrinking both sides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -240,6 +240,13 @@ class Objective(Protocol):
         """A scalar, float32, differentiable in the student."""
 
 
+class FittedObjective(Objective, Protocol):
+    """A term that starts from data."""
+
+    def fit(self, sample: Iterable[StepContext]) -> None:
+        """Learn from the calibration sample, before the first step."""
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
     """A function with what it needs, as an :class:`Objective`."""
@@ -340,7 +347,7 @@ def fades(objective: Objective) -> bool:
     return bool(getattr(objective, "fades", True))
 
 
-def wants_sample(objective: Objective) -> bool:
+def wants_sample(objective: Objective) -> TypeGuard[FittedObjective]:
     """Whether a term is to be fitted on the calibration sample."""
     return callable(getattr(objective, "fit", None))
 

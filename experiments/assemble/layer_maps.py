@@ -128,7 +128,7 @@ def layer_maps(
 def sample_layers(
     student: KVCapture,
     names: Iterable[str],
-    batches: Iterable[tuple[TokenBatch, list[TeacherView]]],
+    batches: Iterable[tuple[TokenBatch, Sequence[TeacherView]]],
     skip_sinks: int,
 ) -> dict[str, LayerSimilarity]:
     """Gather keys and values of all layers, of some tokens of each batch.

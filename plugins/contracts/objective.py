@@ -109,7 +109,7 @@ class _Subject:
         if changed:
             raise RuntimeError(changed)
         asked = frozenset(getattr(term, "needs", ()))
-        if isinstance(term, nn.Module) and wants_sample(term):
+        if wants_sample(term) and isinstance(term, nn.Module):
             with chance(0):
                 term.fit(_Sample(asked))
         return term, asked
@@ -183,12 +183,12 @@ class _Subject:
         term = self.factory()
         if not wants_sample(term):
             return ""
-        if not isinstance(term, nn.Module):
-            return "has a method fit and is no module, so that nothing would be saved"
         asked = frozenset(getattr(term, "needs", ()))
         states = []
         for covered in (True, True, False):
             term = self.factory()
+            if not wants_sample(term) or not isinstance(term, nn.Module):
+                return "has fit and is no module, so that nothing would be saved"
             sample = _Sample(asked, covered=covered)
             with chance(0):
                 term.fit(sample)
