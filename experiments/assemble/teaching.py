@@ -124,7 +124,7 @@ def build_phase_teachers(
     count = -(-len(chosen) // size)
 
     def sample(title: str, rows: int = 0) -> Iterable[SampleBatch]:
-        batches = _batches(chosen, encode, panel, size, device, rows)
+        batches = _batches(chosen, encode, panel, size, device, rows=rows)
         return progress(batches, f"{title} {phase.name}", count)
 
     def views(title: str) -> Iterator[tuple[TokenBatch, Sequence[TeacherView]]]:
