@@ -12,6 +12,7 @@ from experiments.commands.estimate import ESTIMATE
 from experiments.commands.generate import GENERATE
 from experiments.commands.look import CONFIG, DOCTOR, EVAL, REPORT, STATUS, ZOO
 from experiments.commands.models import MODELS
+from experiments.commands.output import UNREAD, lead_nowhere
 from experiments.commands.parser import examples_text
 from experiments.commands.plugins import PLUGINS
 from experiments.commands.recipes import RECIPES
@@ -51,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 for a mistake of ours, 2 for one the user can put right,
-        75 for what was stopped as asked, 130 when interrupted.
+        75 for what was stopped as asked, 130 when interrupted, 141 where all that was
+        asked for was output and its reader left.
     """
+    _give_streams()
     parser = build_parser()
     options, rest = parser.parse_known_args(argv)
     if not hasattr(options, "action"):
@@ -120,12 +123,15 @@ def _run(options: argparse.Namespace) -> int:
     if getattr(options, "no_plugins", False):
         os.environ[_NO_PLUGINS] = "1"  # processes that the command starts see it, too
     try:
-        return int(options.action(options) or 0)
+        code = int(options.action(options) or 0)
+        sys.stdout.flush()  # here, where a reader who left is no mistake
+        return code
     except BrokenPipeError:  # the reader, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        for stream in (sys.stdout, sys.stderr):
+            lead_nowhere(stream)
+        return UNREAD
     except KeyboardInterrupt:
-        print("mtkd: interrupted", file=sys.stderr)
+        _tell("interrupted")
         return 130
     except Exception as error:
         if debug:
@@ -133,12 +139,27 @@ def _run(options: argparse.Namespace) -> int:
         from align.errors import exit_code_of
         from experiments.record.failures import line_of
 
-        print(f"mtkd: {line_of(error)}", file=sys.stderr)
+        _tell(line_of(error))
         return exit_code_of(error)
     finally:
         os.environ.pop(_NO_PLUGINS, None)
         if before is not None:
             os.environ[_NO_PLUGINS] = before
+
+
+def _tell(text: str) -> None:
+    """Say why a command ends, to whoever still listens."""
+    try:
+        print(f"mtkd: {text}", file=sys.stderr, flush=True)
+    except OSError:
+        lead_nowhere(sys.stderr)
+
+
+def _give_streams() -> None:
+    """Stand in for what was closed before the command began (``2>&-``)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
+from experiments.commands.output import lasting_output
 from experiments.commands.parser import (
     ANY_CONFIG,
     JSON,
@@ -176,6 +177,7 @@ SCALE = option(
 )
 
 
+@lasting_output("the building")
 def zoo_build(options: Namespace) -> int:
     """Make the embedded models that are not cached."""
     from teacher.zoo import build_zoo, zoo_table

@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from experiments.commands.output import lasting_output
 from experiments.commands.parser import JSON, Command, Group, option
 from experiments.commands.tables import print_table
 
@@ -62,6 +63,7 @@ def models_list(options: Namespace) -> int:
     return 0
 
 
+@lasting_output("the fetching")
 def models_fetch(options: Namespace) -> int:
     """Fetch models, once the user has agreed."""
     from teacher.conversion.fetch import fetch
@@ -107,6 +109,7 @@ def _agree(name: str, agreed: bool) -> None:
         raise InputError(f"{name} was not fetched, as you answered")
 
 
+@lasting_output("the conversion")
 def models_convert(options: Namespace) -> int:
     """Convert a model into what the platform reads."""
     from teacher.conversion.convert import convert

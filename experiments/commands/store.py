@@ -9,6 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.commands.output import lasting_output
 from experiments.commands.parser import (
     CONFIG_OPTIONS,
     JSON,
@@ -126,6 +127,7 @@ VERIFY = Command(
 )
 
 
+@lasting_output("the merging")
 def merge(options: Namespace) -> int:
     """Write manifests."""
     from teacher.store.upkeep import merge as write_manifest
@@ -146,6 +148,7 @@ MERGE = Command(
 )
 
 
+@lasting_output("the repair")
 def repair(options: Namespace) -> int:
     """Take out what is damaged and extract it again."""
     from align.errors import MissingFileError
@@ -206,6 +209,7 @@ def _config_in(folder: Path) -> bool:
     return (folder / "config.yaml").is_file()
 
 
+@lasting_output("the extraction")
 def _extract(config: Config, share: tuple[int, int]) -> int:
     from experiments.assemble.text_sources import source_warnings, tell
     from experiments.extraction.run import extract as run

@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.commands.output import lasting_output
 from experiments.commands.parser import (
     CONFIG_OPTIONS,
     OVERRIDES,
@@ -21,6 +22,7 @@ from experiments.commands.tables import show_report
 
 if TYPE_CHECKING:
     from experiments.run.context import RunContext
+    from experiments.run.plan import RunPlan
 
 RESUME_OPTIONS = (
     option(
@@ -46,9 +48,6 @@ RESUME_OPTIONS = (
 def train(options: Namespace) -> int:
     """Train as a config says and show what came of it."""
     from experiments.config.presets import load_registry
-    from experiments.record.stop import RunStopped
-    from experiments.run.driver import sum_up, train_arms
-    from experiments.run.opening import open_run
     from experiments.run.plan import plan_run
 
     config = config_of(options)
@@ -58,6 +57,15 @@ def train(options: Namespace) -> int:
         from experiments.commands.dry_run import look_before
 
         return look_before(plan, options.dry_run, options.changed_plugins)
+    return _train(plan, options)
+
+
+@lasting_output("the run")
+def _train(plan: RunPlan, options: Namespace) -> int:
+    from experiments.record.stop import RunStopped
+    from experiments.run.driver import sum_up, train_arms
+    from experiments.run.opening import open_run
+
     try:
         with open_run(
             plan,
@@ -73,7 +81,7 @@ def train(options: Namespace) -> int:
         )
         return STOPPED
     if os.environ.get("RANK", "0") == "0":
-        _report_trained(config.run_dir, undrawn)
+        _report_trained(plan.config.run_dir, undrawn)
     return 0
 
 
