@@ -102,6 +102,12 @@ class Capture(Protocol):
         (B, R) int64, the query positions whose attention is kept.
         """
 
+    def joined_maps(self) -> Mapping[int, tuple[Tensor, ...]]:
+        """Which trainable layers make queries, keys and values in one.
+
+        By ``id`` of the layer's weight, the outputs of each map, (rows,) int64.
+        """
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearHead:

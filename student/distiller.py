@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from align.errors import InputError
 from align.layer_map import LayerMap
 from align.reading import Reading
+from align.support.matrices import Layout, layouts
 from align.support.stopwatch import part
 from align.tokens.batch import TokenBatch
 from align.views import Capture, Captured, Injection, LinearHead, TeacherView, with_kv
@@ -181,6 +182,10 @@ class Distiller(nn.Module):
         return self.weigher is not None and any(
             p.requires_grad for p in self.weigher.parameters()
         )
+
+    def matrix_layouts(self) -> dict[int, Layout]:
+        """How the student's trainable matrices lie, by ``id``."""
+        return layouts(self.student, self._capture.joined_maps())
 
     def wants_outcome(self, step: int) -> bool:
         """Whether this optimiser step runs the second, injected pass."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from align.errors import InputError, MtkdError, exit_code_of
-from align.support.matrices import hidden_matrices
+from align.support.matrices import Layout, hidden_matrices
 from align.support.primitive_cache import bound_primitive_caches
 from student.config import TrainConfig
 from student.distiller import Distiller
@@ -25,7 +25,7 @@ from student.loop.launch import (
     launched_world,
     start_accelerate,
 )
-from student.loop.muon import MATRICES
+from student.loop.muon import LAYOUTS, MATRICES
 from student.loop.optimizer_state import build_optimizer
 from student.loop.prepared import Prepared
 
@@ -238,7 +238,8 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
 
     The bridge never decays: its maps are calibrated, and one that no loss reaches
     would shrink the target it makes. Nor does what a term of the loss learns. With
-    ``train.optimizer=muon`` the matrices inside the student are a group of their own.
+    ``train.optimizer=muon`` the matrices inside the student are a group of their own,
+    with the layout of each.
     """
     rates = {
         "student": config.learning_rate,
@@ -249,6 +250,7 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
     }
     muon = config.optimizer == "muon"
     matrices = hidden_matrices(distiller.student) if muon else set()
+    lie = distiller.matrix_layouts() if muon else {}
     groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in distiller.named_parameters():
         if parameter.requires_grad:
@@ -262,6 +264,11 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
             "lr": config.matrix_learning_rate if matrix else rates[part],
             "weight_decay": config.weight_decay if decays else 0.0,
             **({MATRICES: matrix} if muon else {}),
+            **(
+                {LAYOUTS: [lie.get(id(p), Layout()) for p in parameters]}
+                if matrix
+                else {}
+            ),
         }
         for (part, decays, matrix), parameters in sorted(
             groups.items(), key=lambda item: (item[0][0] != "student", item[0])

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from align.support.matrices import Layout
 
 MATRICES = "muon"
 """Key of a parameter group: True where Muon is to step it."""
+
+LAYOUTS = "layouts"
+"""Key of such a group: a :class:`Layout` for each of its parameters."""
+
+MOMENTUM = "momentum_buffer"
+"""What Muon keeps of a matrix, as PyTorch calls it; in the parameter's own shape."""
 
 
 class MuonAdamW(torch.optim.Optimizer):
     """Steps groups marked :data:`MATRICES` by Muon, and the others by AdamW.
 
     Both are PyTorch's own. They share this optimiser's groups, so that a learning rate
-    set here is theirs, and its state.
+    set here is theirs, and its state. Muon meets linear maps, (out, in): a parameter
+    that joins several, or holds them on their side, is taken apart for the step.
 
     Source:
         Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks":
         momentum 0.95 with Nesterov's look ahead, made orthogonal by five steps of
-        Newton and Schulz in bfloat16, scaled by sqrt(max(1, rows / columns)).
+        Newton and Schulz in bfloat16, scaled by sqrt(max(1, rows / columns)); queries,
+        keys and values apart.
     """
 
     def __init__(
@@ -28,10 +40,13 @@ class MuonAdamW(torch.optim.Optimizer):
     ) -> None:
         """Take groups with ``lr`` and ``weight_decay``; ``betas`` are AdamW's.
 
+        A group for Muon may have :data:`LAYOUTS`; without them each of its parameters
+        is one map.
+
         Raises:
             ValueError: a group for Muon holds what is no matrix.
         """
-        super().__init__(list(groups), {MATRICES: False})
+        super().__init__(list(groups), {MATRICES: False, LAYOUTS: None})
         kinds: tuple[tuple[bool, Callable[..., torch.optim.Optimizer], Any], ...] = (
             (True, torch.optim.Muon, {}),
             (False, torch.optim.AdamW, {"betas": betas}),
@@ -49,15 +64,58 @@ class MuonAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step of both."""
         loss = None if closure is None else torch.enable_grad()(closure)()
-        for matrices, part in self._parts.items():
+        if False in self._parts:
             # Each time: loading a state, as accelerate does, makes both anew.
-            part.param_groups, part.state = self._groups(matrices), self.state
-            part.step()
-        for group in self._groups(True):
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    _count(self.state[parameter])
+            adamw = self._parts[False]
+            adamw.param_groups, adamw.state = self._groups(False), self.state
+            adamw.step()
+        if True in self._parts:
+            self._step_matrices(self._parts[True])
         return loss
+
+    def _step_matrices(self, muon: torch.optim.Optimizer) -> None:
+        muon.param_groups, muon.state = [], defaultdict(dict)
+        taken_apart: list[_Apart] = []
+        for group in self._groups(True):
+            maps: list[Tensor] = []
+            for parameter, layout in zip(
+                group["params"],
+                group[LAYOUTS] or [Layout()] * len(group["params"]),
+                strict=True,
+            ):
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                _count(state)
+                if layout.is_one_map:
+                    maps.append(parameter)
+                    muon.state[parameter] = state
+                    continue
+                state.setdefault(MOMENTUM, torch.zeros_like(parameter))
+                apart = _Apart(parameter, layout, state[MOMENTUM])
+                for part, momentum in zip(apart.maps, apart.momenta, strict=True):
+                    muon.state[part][MOMENTUM] = momentum
+                maps += apart.maps
+                taken_apart.append(apart)
+            muon.param_groups.append({**group, "params": maps})
+        muon.step()
+        for apart in taken_apart:
+            apart.put_back()
+
+
+class _Apart:
+    """The maps of one parameter, with gradients and momenta, during a step."""
+
+    def __init__(self, parameter: Tensor, layout: Layout, momentum: Tensor) -> None:
+        assert parameter.grad is not None
+        self._parameter, self._layout, self._momentum = parameter, layout, momentum
+        self.maps, self.momenta = layout.split(parameter.data), layout.split(momentum)
+        for part, slope in zip(self.maps, layout.split(parameter.grad), strict=True):
+            part.grad = slope
+
+    def put_back(self) -> None:
+        self._layout.join(self.maps, self._parameter.data)
+        self._layout.join(self.momenta, self._momentum)
 
 
 def _count(held: dict[str, Any]) -> None:

@@ -15,13 +15,10 @@ from torch.nn import functional as F
 
 from align.support.extras import bitsandbytes
 from student.config import TrainConfig
-from student.loop.muon import MATRICES, MuonAdamW
+from student.loop.muon import MATRICES, MOMENTUM, MuonAdamW
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of a parameter, as PyTorch calls it."""
-
-MOMENTUM = "momentum_buffer"
-"""What Muon keeps of a matrix, as PyTorch calls it."""
 
 _CODES = ("state1", "state2")
 _SCALES = ("absmax1", "absmax2")

@@ -22,6 +22,7 @@ from teacher.capture.forward import (
     resolve_which,
     without_checkpointing,
 )
+from teacher.capture.joined import joined_maps
 from teacher.capture.layer_numbers import layer_numbers, without_kv
 from teacher.capture.left_padding import counted, is_left_padded, learn_positions
 from teacher.capture.limits import check_model, position_limit, unsupported
@@ -256,6 +257,22 @@ class KVCapture:
             attention=recording.attention(),
         )
 
+    def joined_maps(self) -> dict[int, tuple[Tensor, ...]]:
+        """Which trainable layers make queries, keys and values in one.
+
+        Learned by a short forward, in which gradients tell.
+
+        Returns:
+            By ``id`` of the layer's weight, the outputs that belong together, (rows,)
+            int64 each.
+        """
+        vocabulary = self.model.config.get_text_config().vocab_size
+        ids = torch.arange(self._probe_tokens, device=self.device)[None] % vocabulary
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        return joined_maps(
+            self._modules, lambda: self._forward(ids, mask), model=self.model
+        )
+
     def _nothing(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of no layer."""
         batch, tokens = ids.shape
@@ -286,9 +303,14 @@ class KVCapture:
             )
         return with_kv, [n for n in numbers if n not in others], others
 
+    @property
+    def _probe_tokens(self) -> int:
+        return min(PROBE_TOKENS, self._positions or PROBE_TOKENS)
+
     def _probe(self) -> None:
-        tokens = min(PROBE_TOKENS, self._positions or PROBE_TOKENS)
-        ids = torch.zeros((1, tokens), dtype=torch.int64, device=self.device)
+        ids = torch.zeros(
+            (1, self._probe_tokens), dtype=torch.int64, device=self.device
+        )
         if self.which in ("self", "encoder"):
             mask = torch.ones_like(ids, dtype=torch.bool)
             _, last = self._forward(ids, mask, hidden=True)

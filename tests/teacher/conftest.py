@@ -84,6 +84,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2ForCausalLM", GROUPED),
     "qwen3": ("Qwen3ForCausalLM", GROUPED),
     "gpt_neox": ("GPTNeoXForCausalLM", SMALL | {"rotary_pct": 0.5}),
+    "phi3": ("Phi3ForCausalLM", GROUPED),
     "phi": ("PhiForCausalLM", SMALL | {"partial_rotary_factor": 0.5}),
     "gemma2": (
         "Gemma2ForCausalLM",

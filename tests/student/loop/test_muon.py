@@ -1,13 +1,18 @@
 """Muon for the student's matrices, beside AdamW for the rest."""
 
+from copy import deepcopy
 from dataclasses import replace
 
+import pytest
 import torch
 
-from align.support.matrices import hidden_matrices
-from student.config import TrainConfig
+from align.support.matrices import Layout, hidden_matrices
+from student.config import LossConfig, TrainConfig
+from student.distiller import Distiller, WeightedObjective
 from student.loop.engine import parameter_groups
-from student.loop.muon import MATRICES, MuonAdamW
+from student.loop.muon import LAYOUTS, MATRICES, MuonAdamW
+from student.terms.key_value import OBJECTIVES
+from teacher.capture.kv_capture import KVCapture
 
 MUON = TrainConfig(
     steps=6,
@@ -95,3 +100,98 @@ def test_an_untied_head_and_tables_are_no_hidden_matrices():
 
     model = Model()
     assert hidden_matrices(model) == {id(model.inner.weight)}
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    """A GPT-2 of two layers in float64."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 23}
+    config = transformers.GPT2Config(**sizes, n_positions=12, eos_token_id=0)
+    return transformers.GPT2LMHeadModel(config).double().eval()
+
+
+class Apart(torch.nn.Module):
+    """Queries, keys and values by layers of their own, for a ``c_attn``."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = torch.nn.ModuleList(parts)
+
+    def forward(self, hidden):
+        return torch.cat([part(hidden) for part in self.parts], dim=-1)
+
+
+def _upright(conv, maps):
+    """The same function as a ``Conv1D`` by ``nn.Linear`` alone."""
+    linears = []
+    for weight, bias in zip(
+        conv.weight.T.chunk(maps), conv.bias.chunk(maps), strict=True
+    ):
+        linear = torch.nn.Linear(*weight.T.shape, dtype=torch.float64)
+        linear.weight.data, linear.bias.data = weight.clone(), bias.clone()
+        linears.append(linear)
+    return Apart(linears) if maps > 1 else linears[0]
+
+
+def _distiller(model):
+    terms = {"ce": WeightedObjective(1.0, OBJECTIVES["ce"]())}
+    return Distiller(model, KVCapture(model), terms, LossConfig())
+
+
+def test_gpt2_takes_the_steps_of_a_student_whose_maps_are_layers_of_their_own(gpt2):
+    joined, apart = deepcopy(gpt2), deepcopy(gpt2)
+    for block in apart.transformer.h:
+        block.attn.c_attn = _upright(block.attn.c_attn, 3)
+        block.attn.c_proj = _upright(block.attn.c_proj, 1)
+        block.mlp.c_fc = _upright(block.mlp.c_fc, 1)
+        block.mlp.c_proj = _upright(block.mlp.c_proj, 1)
+    matrices = [p for p in apart.transformer.h.parameters() if p.dim() == 2]
+    rest = [p for p in apart.parameters() if all(p is not m for m in matrices)]
+    assert len(matrices) == 2 * (3 + 1 + 2)
+    rates = {"betas": (0.9, 0.95), "lr": 4e-3}
+    vectors = [p for p in rest if p.dim() == 1]
+    tables = [p for p in rest if p.dim() == 2]
+    expected = [
+        torch.optim.Muon(matrices, lr=0.02, weight_decay=0.01),
+        torch.optim.AdamW(tables, weight_decay=0.01, **rates),
+        torch.optim.AdamW(vectors, weight_decay=0.0, **rates),
+    ]
+    ours = [MuonAdamW(parameter_groups(_distiller(joined), MUON), (0.9, 0.95))]
+    ids = torch.arange(20).view(2, 10)
+    for _ in range(3):
+        for model, optimizers in ((joined, ours), (apart, expected)):
+            model.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    for ours_, theirs in zip(joined.transformer.h, apart.transformer.h, strict=True):
+        split = [part.weight for part in theirs.attn.c_attn.parts]
+        both = [(ours_.attn.c_attn.weight.T, torch.cat(split))]
+        for name in ("attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
+            layers = ours_.get_submodule(name), theirs.get_submodule(name)
+            both.append((layers[0].weight.T, layers[1].weight))
+        for found, reference in both:
+            torch.testing.assert_close(found, reference, atol=1e-9, rtol=0)
+    moved = joined.transformer.h[0].attn.c_attn.weight - (
+        gpt2.transformer.h[0].attn.c_attn.weight
+    )
+    assert moved.abs().max() > 0.01
+
+
+def test_the_momentum_of_a_matrix_that_is_taken_apart_has_the_matrixs_shape():
+    grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    matrix = torch.nn.Parameter(torch.zeros(4, 6))
+    layout = Layout(
+        on_side=True, maps=(torch.tensor([0, 2, 4]), torch.tensor([1, 3, 5]))
+    )
+    group = {"params": [matrix], "lr": 0.1, "weight_decay": 0.0, MATRICES: True}
+    optimizer = MuonAdamW([{**group, LAYOUTS: [layout]}], (0.9, 0.95))
+    optimizer.load_state_dict(optimizer.state_dict())  # as accelerate does
+    matrix.grad = grad.clone()
+    optimizer.step()
+    # What earlier checkpoints hold of it, too: 0.95 * 0 + 0.05 * gradient.
+    held = optimizer.state[matrix]
+    assert set(held) == {"step", "momentum_buffer"} and held["step"] == 1
+    torch.testing.assert_close(held["momentum_buffer"], 0.05 * grad)
