@@ -9,9 +9,11 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from align.errors import PROGRAM_ERROR, exit_code_of
 from experiments.record.lease import Lease, LeaseLostError
 from experiments.record.stop import RunStopped
 from experiments.record.versions import versions
@@ -94,21 +96,39 @@ def samples_per_step(run_dir: Path, train: TrainConfig) -> int | None:
     return int(known["samples_per_step"]) if known and same else None
 
 
+@dataclass(slots=True)
+class Launch:
+    """A launch under way."""
+
+    begun: bool = False
+    """Whether it has changed the run; before that it may be refused."""
+
+
 @contextmanager
-def noted(run_dir: Path, lease: Lease | None, world_size: int) -> Iterator[None]:
+def noted(run_dir: Path, lease: Lease | None, world_size: int) -> Iterator[Launch]:
     """Write down that a launch began, and how it ended.
+
+    One that is refused before it has begun leaves no trace on a run that is finished,
+    or on a folder without a run.
 
     Args:
         run_dir: the run's.
         lease: None on all processes but the first, which alone writes.
         world_size: processes of this launch.
+
+    Yields:
+        To be told that it has begun.
     """
+    launch = Launch()
     if lease is None:
-        yield
+        yield launch
         return
+    before = attempts(run_dir)
+    finished = bool(before) and before[-1]["how"] == "finished"
+    trace = _text(run_dir)
     note_start(run_dir, world_size)
     try:
-        yield
+        yield launch
     except LeaseLostError:
         raise  # the successor writes here now
     except RunStopped as stopped:
@@ -116,12 +136,15 @@ def noted(run_dir: Path, lease: Lease | None, world_size: int) -> Iterator[None]
         note_end(run_dir, "stopped", f"{asked}, {stopped}")
         raise
     except BaseException as error:
-        if (run_dir / "config.yaml").is_file():
+        refused = exit_code_of(error) != PROGRAM_ERROR and not launch.begun
+        if not (run_dir / "config.yaml").is_file():
+            (run_dir / ATTEMPTS).unlink(missing_ok=True)
+        elif refused and finished:
+            _replace(run_dir, trace)
+        else:
             notes = getattr(error, "__notes__", ())
             why = ", ".join([str(error) or type(error).__name__, *notes])
             note_end(run_dir, "failed", why)
-        else:  # refused before there was a run
-            forget_launches(run_dir)
         raise
     note_end(run_dir, "finished")
 
@@ -140,11 +163,6 @@ def note_start(run_dir: Path, world_size: int) -> None:
             "requeued": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         },
     )
-
-
-def forget_launches(run_dir: Path) -> None:
-    """Leave no trace of launches that never became a run."""
-    (run_dir / ATTEMPTS).unlink(missing_ok=True)
 
 
 def note_end(run_dir: Path, how: str, why: str = "") -> None:
@@ -178,6 +196,19 @@ def _append(run_dir: Path, line: Mapping[str, Any]) -> None:
     full = {"time": round(time.time(), 3), **line}
     with (run_dir / ATTEMPTS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(full) + "\n")
+
+
+def _text(run_dir: Path) -> str:
+    """What is noted of earlier launches."""
+    path = run_dir / ATTEMPTS
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _replace(run_dir: Path, text: str) -> None:
+    """Note this of earlier launches and nothing else."""
+    part = run_dir / f".{ATTEMPTS}.{os.getpid()}"
+    part.write_text(text, encoding="utf-8")
+    part.replace(run_dir / ATTEMPTS)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

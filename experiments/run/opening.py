@@ -145,7 +145,7 @@ def open_run(
     run_dir, started = plan.config.run_dir, time.monotonic()
     with (
         hold_run(run_dir) as lease,
-        noted(run_dir, lease, launched_world()),
+        noted(run_dir, lease, launched_world()) as launch,
         kept_errors(run_dir),
         _started(plan, engine) as engine,
         stop_on_signals() as stop,
@@ -155,6 +155,7 @@ def open_run(
             _warn(loaded.warnings)
             check_disk(run_dir, loaded.models.student_bytes, loaded.students)
         run_id = _begun(loaded, engine)
+        launch.begun = True
         metrics = Metrics(run_dir, engine.is_main)
         try:
             yield RunContext(
