@@ -48,9 +48,17 @@ ROOMS: dict[str, set[str]] = {
     "experiments/record": {"config"},
     "experiments/assemble": {"config", "record"},
     "experiments/writing": {"config", "record"},
-    "experiments/run": {"config", "record", "assemble", "writing"},
+    "experiments/routing_room": {"assemble"},
+    "experiments/run": {"config", "record", "assemble", "writing", "routing_room"},
     "experiments/extraction": {"config", "record", "assemble", "run"},
-    "experiments/estimate": {"config", "record", "assemble", "run", "extraction"},
+    "experiments/estimate": {
+        "config",
+        "record",
+        "assemble",
+        "run",
+        "extraction",
+        "routing_room",
+    },
     "experiments/rehearsal": {
         "config",
         "record",
@@ -58,7 +66,7 @@ ROOMS: dict[str, set[str]] = {
         "run",
         "estimate",
     },
-    "experiments/report": {"config", "record", "assemble", "run"},
+    "experiments/report": {"config", "record", "assemble", "run", "routing_room"},
     "experiments/report/layout": set(),
     "experiments/commands": {
         "config",
@@ -70,6 +78,7 @@ ROOMS: dict[str, set[str]] = {
         "rehearsal",
         "report",
         "writing",
+        "routing_room",
     },
     "experiments/bench": {
         "config",

@@ -23,13 +23,18 @@ if TYPE_CHECKING:
 def estimate(options: Namespace) -> int:
     """Say what extraction and training need."""
     from experiments.assemble.text_sources import source_warnings, tell
+    from experiments.config.parsing import ConfigError
     from experiments.estimate.needs import estimate as measure
     from experiments.estimate.needs import gib, rows_of, said_of
     from experiments.record.progress import waiting
 
     config = config_of(options)
+    if options.plan and options.routing:
+        raise ConfigError("--plan reads no text and --routing does; give one of them")
     if options.plan:
         return _plan(config, options)
+    if options.routing:
+        return _routing(config, options)
     tell(source_warnings(config))
     with waiting("loading models, reading texts and measuring a step"):
         measured = measure(config, options.processes, every=options.every_text)
@@ -73,6 +78,10 @@ ESTIMATE = Command(
             "mtkd estimate one_card --plan",
             "memory line by line, from config.json alone",
         ),
+        (
+            "mtkd estimate my.yaml --routing",
+            "what a router could gain at most with these teachers and texts",
+        ),
     ),
     options=(
         *CONFIG_OPTIONS,
@@ -88,6 +97,13 @@ ESTIMATE = Command(
             action="store_true",
             help="memory of training alone, line by line, from the models' "
             "config.json: needs no weights, tokenizers or texts",
+        ),
+        option(
+            "--routing",
+            action="store_true",
+            help="instead: bits per character of each teacher, of all with equal "
+            "weights, of weights by what was read, and of the right teacher for every "
+            "text, on held-out stretches that all teachers end with whole tokens",
         ),
         option(
             "--processes",
@@ -122,4 +138,18 @@ def _plan(config: Config, options: Namespace) -> int:
         "not counted: the CUDA context, libraries, and what an allocator leaves unused"
     )
     print(f"arms that train one after another: {', '.join(arms)}")
+    return 0
+
+
+def _routing(config: Config, options: Namespace) -> int:
+    from experiments.estimate.routing import estimate_routing
+    from experiments.routing_room.words import room_rows, room_sentences
+
+    room = estimate_routing(config)
+    if options.json:
+        print(json.dumps(room.plain(), indent=1))
+        return 0
+    heads, rows = room_rows(room.plain())
+    print_table("bits per character of common stretches of text", heads, rows, 1)
+    print("\n".join(room_sentences(room.plain())))
     return 0

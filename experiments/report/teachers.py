@@ -12,11 +12,12 @@ from experiments.report.layout.document import (
     Table,
     code,
 )
+from experiments.routing_room.words import room_rows, room_sentences
 
 
 def teacher_sections(run: RunDir) -> list[Section]:
     """The report's sections on teachers, from the run's summary."""
-    return [*_teachers(run), *_ledger(run), *_kept(run)]
+    return [*_teachers(run), *_room(run), *_ledger(run), *_kept(run)]
 
 
 def number(value: float | None) -> str:
@@ -59,6 +60,22 @@ def _teachers(run: RunDir) -> list[Section]:
         said = Paragraph("What their tokenizers make of the texts:")
         blocks += [said, Items(lines)]
     return [Section(title="Teachers", blocks=blocks)]
+
+
+def _room(run: RunDir) -> list[Section]:
+    """What routing could gain, before anything was trained."""
+    plain = run.summary.get("routing_room")
+    if not plain:
+        return []
+    heads, rows = room_rows(plain)
+    said = (
+        "Bits per character of held-out stretches of text that all of these teachers "
+        "begin and end with whole tokens. A mixture foretells a stretch with the "
+        "weighted sum of their probabilities of it."
+    )
+    table = Table(title="what routing could gain", heads=heads, rows=rows)
+    blocks: list[Block] = [Paragraph(said), table, Items(room_sentences(plain))]
+    return [Section(title="What a router could gain", blocks=blocks)]
 
 
 def _ledger(run: RunDir) -> list[Section]:

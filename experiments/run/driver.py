@@ -26,7 +26,11 @@ from experiments.run.arms import (
 )
 from experiments.run.context import RunContext
 from experiments.run.coverage import Reading, tell_left_out, tell_reading, tell_texts
-from experiments.run.evaluation import starting_point, teachers_alone
+from experiments.run.evaluation import (
+    starting_point,
+    teachers_alone,
+    tell_routing_room,
+)
 from experiments.run.gates import Judgement, kept_before
 from experiments.run.ledger import ledger
 from experiments.run.opening import open_run
@@ -47,6 +51,8 @@ class Outcome:
     """Bits per character by domain of every teacher that predicts."""
     reading: Mapping[str, Reading]
     """How every teacher's tokenizer reads the texts."""
+    room: Mapping[str, Any]
+    """What a router could gain, see :mod:`experiments.routing_room.read`."""
     results: Results
     """Of every arm's phases."""
     judged: Sequence[Judgement]
@@ -110,6 +116,7 @@ def train_arms(run: RunContext) -> Outcome:
         reading = tell_reading(run)
     with during("measuring before training"):
         start, teachers = starting_point(run), teachers_alone(run)
+        room = tell_routing_room(run)
     run.progress.course = course_of(run)
     try:
         results, judged = train_gated(run, start)
@@ -123,6 +130,7 @@ def train_arms(run: RunContext) -> Outcome:
         start=start,
         teachers=teachers,
         reading=reading,
+        room=room,
         results=with_repeated(run.arms, results),
         judged=judged,
     )
@@ -149,6 +157,7 @@ def _summary(run: RunContext, outcome: Outcome) -> dict[str, Any]:
         summary["teachers"][name]["bpc"] = bpc
     for name, reading in outcome.reading.items():
         summary["teachers"][name]["reading"] = reading.plain()
+    summary["routing_room"] = outcome.room
     routing = list(written_so_far(run.run_dir).lines("routing"))
     summary["ledger"] = ledger(
         outcome.results, outcome.judged, routing, outcome.teachers

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
+from align.errors import InputError
 from align.text.documents import TextSample
 from experiments.assemble.data import Encoder
+from experiments.record.run_dir import MAIN
+from experiments.routing_room.read import room_by_domain
+from experiments.routing_room.words import LITTLE, gain_sentence
 from experiments.run.context import RunContext
 from student.evaluate import bits_per_char, kv_health
 from teacher.capture.kv_capture import KVCapture
@@ -82,3 +88,30 @@ def teachers_alone(run: RunContext) -> dict[str, dict[str, float]]:
             encode, title = Encoder(teacher.tokenizer, None), f"measuring {name}"
             bits[name] = evaluate(run, teacher.capture, title, encode)
     return bits
+
+
+def tell_routing_room(run: RunContext) -> dict[str, Any]:
+    """Say on the console, and for the report, what a router could gain in a run.
+
+    Returns:
+        For the summary; empty where fewer than two live teachers predict text.
+    """
+    teachers = {n: t for n, t in run.models.live.items() if t.predicts}
+    if len(teachers) < 2:
+        return {}
+
+    def shown(starts: Iterable[int]) -> Iterable[int]:
+        every = list(starts)
+        return run.progress.over(every, "what routing could gain", len(every))
+
+    try:
+        room = room_by_domain(run.models.teachers, run.data.eval, shown)
+    except InputError as error:  # a look beforehand stops no run
+        print(f"warning: {error}", file=sys.stderr)
+        return {}
+    sentence = gain_sentence(room.gain)
+    if run.engine.is_main and room.gain < LITTLE:
+        print(sentence, file=sys.stderr)
+        event = {"kind": "event", "step": 0, "event": sentence}
+        run.metrics.write_once(MAIN, run.config.phases[0], event)
+    return room.plain()

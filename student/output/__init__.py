@@ -1,6 +1,12 @@
 """What models conclude: objectives on next-token distributions, from tensors."""
 
-from student.output.across.chunks import Chunks, ChunkTokens, shared_chunks
+from student.output.across.chunks import (
+    Chunks,
+    ChunkTokens,
+    CommonChunks,
+    common_chunks,
+    shared_chunks,
+)
 from student.output.across.lexicon import (
     Chains,
     Lexicon,
@@ -54,6 +60,8 @@ __all__ = [
     "token_bytes",
     "Chunks",
     "ChunkTokens",
+    "CommonChunks",
+    "common_chunks",
     "chunk_likelihood",
     "shared_chunks",
     "Divergence",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,15 +111,69 @@ def shared_chunks(
     if at_blanks:
         kept = _before_blank(student, ends)
         rows, cols = rows[kept], cols[kept]
-    device = student.ids.device
-    sides = (student, rows), (teacher.to(device), cols)
-    spelling = [_spell(batch, last) for batch, last in sides]
-    whole = spelling[0][1] & spelling[1][1]
-    made = [
-        _keep(chunk, last, whole)
-        for (chunk, _), (_, last) in zip(spelling, sides, strict=True)
+    sides, _ = _cut([student, teacher.to(student.ids.device)], [rows, cols])
+    return Chunks(*sides)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CommonChunks:
+    """The same N chunks of the same B texts, in the tokens of several models."""
+
+    sides: Sequence[ChunkTokens]
+    """One per model."""
+    text: Tensor
+    """(N,) int64, the text of each, ascending."""
+    characters: Tensor
+    """(N,) int64, how many each holds."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.text)
+
+
+def common_chunks(batches: Sequence[TokenBatch]) -> CommonChunks:
+    """Cut texts where a token of every model ends, as :func:`shared_chunks` of two.
+
+    Args:
+        batches: (B, T_m) tokens of each of M >= 1 models.
+
+    Returns:
+        The chunks in the order of the text, on the first model's device.
+
+    Raises:
+        ValueError: they hold different texts.
+    """
+    first = batches[0]
+    every = [batch.to(first.ids.device) for batch in batches]
+    pairs = [ChunkEndAligner()(first, batch) for batch in every]
+    rows = pairs[0].rows
+    for ends in pairs[1:]:
+        rows = rows[torch.isin(rows, ends.rows)]
+    last = [ends.cols[torch.isin(ends.rows, rows)] for ends in pairs]
+    sides, whole = _cut(every, last)
+    text = rows // max(first.ids.shape[1], 1)
+    end = first.spans.reshape(-1, 2)[rows, 1]
+    begin = end.roll(1).masked_fill(text != text.roll(1), 0)
+    begin[:1] = 0
+    return CommonChunks(sides, text[whole], (end - begin)[whole])
+
+
+def _cut(
+    batches: Sequence[TokenBatch], last: Sequence[Tensor]
+) -> tuple[list[ChunkTokens], Tensor]:
+    """The chunks that all predict whole, and which of the ends (N,) are theirs.
+
+    Args:
+        batches: of each model.
+        last: (N,) into its B * T, where each chunk ends.
+    """
+    spelling = [_spell(batch, ends) for batch, ends in zip(batches, last, strict=True)]
+    whole = torch.stack([predicted for _, predicted in spelling]).all(0)
+    sides = [
+        _keep(chunk, ends, whole)
+        for (chunk, _), ends in zip(spelling, last, strict=True)
     ]
-    return Chunks(*made)
+    return sides, whole
 
 
 def _before_blank(student: TokenBatch, ends: Alignment) -> Tensor:

@@ -275,3 +275,22 @@ def test_time_leaves_out_what_lies_between_two_launches(made_up):
     text = report_text(replace(made_up, metrics=metrics))
     assert "| main | dual | 4 | 2 min 0 s | 2.0 |" in text
     assert "Launched 2 times, the last time on h in 1 process." in text
+
+
+def test_the_report_shows_what_a_router_could_gain(made_up):
+    room = {"teachers": {"gpt2-prose": 2.0, "qwen-code": 2.5}, "equal": 2.1}
+    room |= {"prequential": 2.05, "per_text": 2.08, "per_stretch": 1.9, "gain": 0.024}
+    plain = {
+        "teachers": ["gpt2-prose", "qwen-code"],
+        "domains": {"prose": room},
+        "left_out": {"bert-mixed": "it is bidirectional"},
+        "gain": 0.0238,
+        "ceiling": 0.0952,
+    }
+    summary = {**made_up.summary, "routing_room": plain}
+    text = report_text(replace(made_up, summary=summary))
+    row = "| prose | 2.000 | 2.500 | 2.100 | 2.050 | 2.080 | 1.900 | 2.4% |"
+    assert row in " ".join(text.replace("|", " | ").split()).replace("| |", "|\n|")
+    assert "routing can gain at most 2.4% over equal weights" in text
+    assert "teacher 'bert-mixed' is left out: it is bidirectional" in text
+    assert "What a router could gain" not in report_text(made_up)

@@ -6,7 +6,7 @@ import torch
 
 from align.text.conversation import Conversation
 from align.tokens.batch import TokenBatch, encode_batch
-from student.output import chunk_likelihood, shared_chunks
+from student.output import chunk_likelihood, common_chunks, shared_chunks
 from tests.small_tokenizers import outside, sections
 
 PAIRS = [
@@ -125,6 +125,38 @@ def test_both_sides_spell_the_same_text(load, real_texts):
     chunks = shared_chunks(student, teacher)
     assert spelled(chunks.student, student) == spelled(chunks.teacher, teacher)
     assert len(chunks) > 100
+
+
+def test_chunks_of_three_end_where_all_of_them_do():
+    text = ("unbelievable cat",)
+    models = [
+        batch([(0, 0), (0, 2), (2, 12), (12, 16)], texts=text),
+        batch([(0, 0), (0, 2), (2, 8), (8, 12), (12, 14), (14, 16)], texts=text),
+        batch([(0, 2), (2, 14), (14, 16)], texts=text),
+    ]
+    chunks = common_chunks(models)
+    # 0..2 is a first token of the third model, which it never predicts.
+    assert [side.chunk.tolist() for side in chunks.sides] == [
+        [[-1, -1, 0, 0]],
+        [[-1, -1, 0, 0, 0, 0]],
+        [[-1, 0, 0]],
+    ]
+    assert (chunks.text.tolist(), chunks.characters.tolist()) == ([0], [14])
+    alone = common_chunks(models[:1])
+    assert alone.characters.tolist() == [2, 10, 4]
+
+
+def test_chunks_of_two_are_the_shared_ones(load, real_texts):
+    models = [encode_batch(load(n), TEXTS + real_texts[-3:]) for n in PAIRS[0]]
+    common, shared = common_chunks(models), shared_chunks(*models)
+    for side, other in zip(common.sides, (shared.student, shared.teacher), strict=True):
+        assert torch.equal(side.chunk, other.chunk)
+        assert torch.equal(side.last, other.last)
+    texts = models[0].texts
+    for row, spelling in enumerate(texts):
+        mine = common.characters[common.text == row]
+        assert int(mine.sum()) <= len(spelling)
+    assert len(common) == len(shared) > 20
 
 
 def perfect(tokens):

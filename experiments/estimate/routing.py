@@ -1,0 +1,47 @@
+"""What a router could gain with a config's teachers, said before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from experiments.assemble.data import load_data
+from experiments.assemble.models import Models
+from experiments.assemble.text_sources import check_sources
+from experiments.config.presets import load_registry
+from experiments.config.tree import Config
+from experiments.config.zoo_names import build_zoo_models
+from experiments.extraction.context import device, replace_store
+from experiments.record.progress import Progress, waiting
+from experiments.routing_room.read import RoomByDomain, room_by_domain
+from plugins.registry import Registry
+
+
+def estimate_routing(config: Config, registry: Registry | None = None) -> RoomByDomain:
+    """Read the config's held-out texts with every teacher, each asked live.
+
+    Args:
+        config: a run's.
+        registry: plugins; None loads the built-in and the installed ones.
+
+    Raises:
+        InputError: a model or a text cannot be used, or fewer than two teachers predict
+            text.
+    """
+    check_sources(config.data)
+    registry = registry or load_registry(config)
+    build_zoo_models(config)
+    with waiting("loading models and reading texts"):
+        models = Models(replace_store(config, read=False), torch.device(device()))
+        readers = models.readers()
+        data = load_data(config.data, models.encode, config.run.seed, teachers=readers)
+        scaler = registry.guarded("rope_scaler", config.align.rope_scaling_method)
+        models.fit_lengths(data.eval, scaler)
+    progress = Progress(True)
+
+    def shown(starts: Iterable[int]) -> Iterable[int]:
+        every = list(starts)
+        return progress.over(every, "reading with every teacher", len(every))
+
+    return room_by_domain(models.teachers, data.eval, shown)

@@ -1,0 +1,60 @@
+"""Weights by what each teacher foresaw of the text that was read; nothing is trained.
+
+A stretch of text is one that begins and ends with a whole token of everybody who is
+compared, so that what is foretold of it is the same event for all.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ETA = 0.5
+"""How much a nat of likelihood counts where nothing else is said."""
+DECAY = 0.8
+"""What a stretch leaves to the next of what counted, where nothing else is said."""
+
+
+def read_scores(heard: Tensor, decay: float) -> Tensor:
+    """Add up, before every stretch of a text, how likely those read were.
+
+    Args:
+        heard: (..., K, M) float, the log-likelihood in nats that each of M teachers
+            gave to each of K stretches, in the order of the text. NaN in any place
+            stands for a teacher that predicts nothing: its score is the mean of the
+            others', and 0 where there is no other.
+        decay: lambda in [0, 1]; 1 forgets nothing, 0 everything.
+
+    Returns:
+        (..., K + 1, M), at least float32: the score before stretch k, for k = 0 to K,
+        sum over j < k of ``lambda ** (k - j) * heard[j]``; 0 before the first.
+    """
+    wide = heard if heard.dtype == torch.float64 else heard.float()
+    count = heard.shape[-2]
+    step = torch.arange(count + 1, device=heard.device)
+    age = step[:, None] - step[:-1]  # (K + 1, K)
+    kept = torch.tensor(decay, dtype=wide.dtype, device=heard.device)
+    weight = torch.where(age > 0, kept ** age.clamp_min(1), 0)
+    silent = wide.isnan().any(-2, keepdim=True)  # (..., 1, M)
+    scores = weight @ torch.where(silent, 0, wide)
+    heard_of = (~silent).sum(-1, keepdim=True).clamp_min(1)
+    return torch.where(silent, scores.sum(-1, keepdim=True) / heard_of, scores)
+
+
+def prequential_weights(scores: Tensor, eta: float) -> Tensor:
+    """Turn scores into weights.
+
+    Args:
+        scores: (..., M) float, see :func:`read_scores`.
+        eta: >= 0; 0 weighs all alike, and at 1 without decay the weights are the
+            posterior of the teacher that the text is from.
+
+    Returns:
+        (..., M), summing to 1.
+
+    Source:
+        Exponentially weighted forecasters: Cesa-Bianchi and Lugosi 2006, Prediction,
+        Learning, and Games, section 2.2, with losses discounted as in section 2.11.
+        Departure: the discount counts stretches of text, which differ in length.
+    """
+    return (eta * scores).softmax(-1)
