@@ -19,6 +19,7 @@ from align.calibration import CalibrationStats
 from align.layer_map import LayerMap
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
+from student.balance import Balanced
 
 SUM = 1e-3
 """How far weights in float32 may be from summing to 1."""
@@ -164,6 +165,26 @@ def base_problem(scaled: Any, base: float, scale: float) -> str:
     if scale > 1 and scaled < base:
         return f"returns {scaled} at scale {scale}, less than the base {base}"
     return ""
+
+
+def balanced_problem(balanced: Any, terms: int) -> str:
+    """What is wrong with a balancer's answer.
+
+    Args:
+        balanced: what it returned.
+        terms: N.
+    """
+    if not isinstance(balanced, Balanced):
+        return f"returns {_kinds(balanced)}; return a Balanced"
+    weights, loss = balanced.weights, balanced.loss
+    if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        return f"returns weights as {_kinds(weights)}; return a tensor of floats"
+    if weights.shape != (terms,):
+        return f"returns weights of shape {tuple(weights.shape)}; return ({terms},)"
+    value = weights.detach()
+    if not bool((value.isfinite() & (value >= 0)).all()):
+        return f"returns weights {value.tolist()}; they are finite and >= 0"
+    return "" if loss is None else loss_problem(loss)
 
 
 def temperature_problem(temperature: Any, tokens: int | None = None) -> str:

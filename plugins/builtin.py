@@ -20,6 +20,7 @@ from align.tokenizer_align import (
 from fuse.router import ROUTER_TYPES, FixedRouter, LearnableRouter
 from fuse.similarity_router import SimilarityRouter
 from plugins.hookspecs import Aligner, Space, hookimpl
+from student.balance import BALANCERS, Balancer
 from student.bridges import AdapterBridge, LatentBridge, ProjectorBridge
 from student.objective import Objective
 from student.output.temperature import TEMPERATURES, Temperature
@@ -89,6 +90,12 @@ def spaces() -> Mapping[str, Space]:
 def objectives() -> Mapping[str, Callable[..., Objective]]:
     """Next-token loss, KV distances, attention and relation KL, teachers' outputs."""
     return dict(OBJECTIVES)
+
+
+@hookimpl
+def balancers() -> Mapping[str, Callable[..., Balancer]]:
+    """By size, by gradients' lengths, by learned weights, by directions."""
+    return dict(BALANCERS)
 
 
 @hookimpl

@@ -21,6 +21,7 @@ from align.calibration import CalibrationStats
 from align.layer_map import LayerMap
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
+from student.balance import Balancer
 from student.bridges.base import Bridge
 from student.objective import Objective
 from student.output.temperature import Temperature
@@ -173,6 +174,30 @@ def objectives() -> Mapping[str, Callable[..., Objective]]:
 
     Chosen by ``loss.terms.<a name>.use``; ``loss.extra.<name>`` is short for its
     weight.
+    """
+
+
+@hookspec
+def balancers() -> Mapping[str, Callable[..., Balancer]]:
+    """Offer balancers: what weighs the terms of the loss against each other.
+
+    A factory takes ``names``, a tuple of the N terms' names, and options, and returns
+    what maps a ``Standing`` (the config's weights, every term's size in this pass and,
+    with ``gradients`` in ``needs``, the inner products of the terms' gradients to the
+    student's captured tensors, all of it summed over processes) to a ``Balanced``: N
+    finite weights >= 0, by which the terms are multiplied in place of the config's.
+    Both it and the factory have ``needs``, the same frozenset drawn from ``gradients``
+    and ``next_token`` (a next-token loss among the terms), or none where it is empty.
+
+    A ``torch.nn.Module`` has its parameters trained at ``train.balance_learning_rate``,
+    moved and saved. It learns from the terms' sizes through the weights that it gives,
+    or from a scalar of its own, ``Balanced.loss``. What it remembers lies in buffers.
+    Terms may be 0 and without gradient in a pass; ``Standing.active`` says which are
+    not. The same standing at the same step gets the same weights, on every process and
+    in a run that goes on. Keyword-only parameters of the factory are its options, each
+    with a default and a type by which a config is checked.
+
+    Chosen by ``loss.balance``. Where one term stands alone, none is asked.
     """
 
 

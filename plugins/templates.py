@@ -165,6 +165,27 @@ class $Class:
         return total / ctx.total(0, weight)
 ''',
     ),
+    "balancer": (
+        "$Class",
+        "import torch\n\nfrom student.balance import Balanced, Standing\n",
+        '''
+class $Class:
+    """Terms whose gradients are long pull less: by the root of their length."""
+
+    needs = frozenset({"gradients"})  # what must be measured for it; none: leave it out
+
+    def __init__(self, names: tuple[str, ...], *, power: float = 0.5) -> None:
+        """Take the terms' names, and options by name."""
+        if not 0 <= power <= 1:
+            raise ValueError(f"power must be in [0, 1], got {power}")
+        self.power = power
+
+    def __call__(self, standing: Standing) -> Balanced:
+        """Weigh the terms of one pass; what has no gradient keeps its weight."""
+        lengths = torch.where(standing.active, standing.norms, 1.0)
+        return Balanced(weights=standing.weights / lengths**self.power)
+''',
+    ),
     "phase": (
         "$NAME",
         "",

@@ -20,6 +20,7 @@ from align.support.field_types import (
     check_fields,
     checked,
 )
+from fuse.config import choice_of
 
 EngineName = Literal["deepspeed", "torch"]
 
@@ -28,7 +29,10 @@ Rate = Annotated[float, Interval(gt=0, le=1e30)]
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_TAKEN = ("outcome", "teacher_loss", "entropy", "z_reconstruction", "z_agreement")
+_TAKEN = (
+    *("outcome", "teacher_loss", "entropy", "z_reconstruction", "z_agreement"),
+    "balance",
+)
 """Losses that are no terms, and are logged beside them."""
 
 
@@ -73,6 +77,11 @@ class LossConfig:
     extra: dict[str, NotNegative] = field(default_factory=dict)
     """Weights of further registered objectives, by name; short for ``terms`` without
     options."""
+    balance: str | dict[str, Any] = "none"
+    """What weighs the terms against each other while they are trained, a registered
+    balancer: ``none``, ``relative``, ``uncertainty``, ``gradnorm``,
+    ``gradient_magnitude``, ``pareto``, ``conflict`` or a plugin's. With options ``{use:
+    NAME, option: value}``."""
     fade_steps: Count = 0
     """Optimiser steps of a phase over which everything but the next-token loss falls
     linearly to ``fade_to`` of its weight; 0: weights stay as they are."""
@@ -103,6 +112,7 @@ class LossConfig:
         """
         check_fields(self, "loss")
         self.chosen  # noqa: B018  # checks
+        choice_of("loss.balance", self.balance)
         if not self.temperatures:
             raise ValueError("loss.temperatures is empty; give [1.0], or one a layer")
         words = ("all", "upper", "lower", "middle")
@@ -111,6 +121,11 @@ class LossConfig:
                 f"loss.outcome_layers is {self.outcome_layers!r}; give one of "
                 f"{', '.join(words)} or layer numbers such as '1,3'"
             )
+
+    @property
+    def balancer(self) -> tuple[str, dict[str, Any]]:
+        """The registered balancer, and its options."""
+        return choice_of("loss.balance", self.balance)
 
     @property
     def chosen(self) -> dict[str, ChosenTerm]:
@@ -183,6 +198,8 @@ class TrainConfig:
     """Peak Muon learning rate of the student's matrices, with ``optimizer: muon``."""
     bridge_learning_rate: Rate = 1e-3
     """Peak learning rate of projectors, adapters, gates and what terms learn."""
+    balance_learning_rate: Rate = 0.025
+    """Peak learning rate of what a balancer of the terms learns, GradNorm's own."""
     z_learning_rate: Rate | None = None
     """Peak learning rate of the latent's encoders and decoders; None: as the bridge."""
     router_learning_rate: Rate = 3e-3

@@ -27,6 +27,7 @@ from align.views import Capture, Captured, Injection, LinearHead, TeacherView, w
 from fuse.routing_loss import EntropyRegularizer, expected_teacher_loss
 from fuse.weigher import prior
 from student.attention_sinks import without_sinks
+from student.balance import Balance, Weighing
 from student.bridges.base import Bridge
 from student.config import LossConfig
 from student.context import ContextMaker, of_kv
@@ -104,6 +105,8 @@ class StepResult:
     """(M,) float32, the share of text tokens that each teacher covered."""
     health: KVHealth | None = None
     """Of the student's keys and values before this step, where it was asked for."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """By what every term was multiplied, where a balancer says so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -133,6 +136,7 @@ class Distiller(nn.Module):
         health_every: int = 0,
         output: OutputPlan | None = None,
         head: LinearHead | None = None,
+        balance: Balance | None = None,
     ) -> None:
         """Join the parts.
 
@@ -149,6 +153,7 @@ class Distiller(nn.Module):
                 does.
             head: the student's, where its logits are ``hidden @ weight.T + bias``: then
                 none are made but those that a term asks for.
+            balance: of these objectives; None weighs them as they say.
 
         Raises:
             InputError: a term needs what nobody can give it, or hides parameters.
@@ -164,6 +169,8 @@ class Distiller(nn.Module):
         terms = {name: o.objective for name, o in self._objectives.items()}
         self.terms = modules_of(terms)
         """Terms that are modules: what they learn is trained, moved and saved."""
+        self.balance = balance
+        """What weighs the terms; None where the config does alone."""
         self._contexts = ContextMaker(
             needs=needs_of(terms),
             compares=any(compares(term) for term in terms.values()),
@@ -302,7 +309,7 @@ class Distiller(nn.Module):
             if self.weigher is None:
                 captured = self._look(batch)
                 context = self._contexts.alone(captured, batch, step)
-                return self._total(context, {}, share)
+                return self._total(context, {}, share, captured)
             return self._taught(batch, views, rows, step, share)
 
     def _taught(
@@ -321,11 +328,12 @@ class Distiller(nn.Module):
         if self.wants_outcome(step):
             extra |= self._outcome(batch, views, routing, share)
         with part("fuse"):
-            result = self._total(read.context, extra, share)
+            result = self._total(read.context, extra, share, read.captured)
         tokens = batch.has_text.sum().clamp_min(1)
         return StepResult(
             loss=result.loss,
             terms=result.terms,
+            weights=result.weights,
             routing=routing.detach(),
             teachers=tuple(view.name for view in views),
             coverage=available.sum((0, 1)).float() / tokens,
@@ -376,15 +384,19 @@ class Distiller(nn.Module):
         all_layers: bool = False,
     ) -> Captured:
         taught = self.weigher is not None and inject is None
-        return self._capture(
+        weighed = self.balance is not None and inject is None
+        captured = self._capture(
             batch.ids,
             batch.mask,
             layers=None if all_layers else (0,),
             logits=self._contexts.head is None,
-            hidden=taught or self._contexts.head is not None,
+            hidden=taught or weighed or self._contexts.head is not None,
             inject=inject,
             attention_rows=rows,
         )
+        if self.balance is None or inject is not None:
+            return captured
+        return self.balance.part(captured)
 
     def _reads_kv(self, step: int) -> bool:
         """Whether anything of a step looks at the student's keys and values."""
@@ -406,17 +418,25 @@ class Distiller(nn.Module):
         return self.bridge.auxiliary(captured.kv, with_kv(views), share)
 
     def _total(
-        self, context: StepContext, extra: dict[str, Tensor], share: Share | None
+        self,
+        context: StepContext,
+        extra: dict[str, Tensor],
+        share: Share | None,
+        captured: Captured,
     ) -> StepResult:
         """Weigh the terms; ``extra`` losses carry their weights already."""
         loss = context.zero()
-        terms: dict[str, Tensor] = {}
-        strength = self._config.strength(context.step)
-        for name, weighted in self._objectives.items():
-            value = _of_step(name, weighted.objective, context, share)
-            moved = strength if fades(weighted.objective) else 1
-            loss = loss + weighted.weight * moved * value
-            terms[name] = value.detach()
+        values = {
+            name: _of_step(name, weighted.objective, context, share)
+            for name, weighted in self._objectives.items()
+        }
+        weighing = self._weigh(values, context.step, captured, share)
+        for name, value in values.items():
+            loss = loss + weighing.factors[name] * value
+        terms = {name: value.detach() for name, value in values.items()}
+        if weighing.loss is not None:
+            part = 1.0 if share is None else share.part
+            extra = {"balance": part * weighing.loss, **extra}
         for name, value in extra.items():
             if name in terms:
                 raise InputError(
@@ -425,7 +445,26 @@ class Distiller(nn.Module):
                 )
             loss = loss + value
             terms[name] = value.detach()
-        return StepResult(loss=loss, terms=terms)
+        weights = {} if self.balance is None else weighing.logged
+        return StepResult(loss=loss, terms=terms, weights=weights)
+
+    def _weigh(
+        self,
+        values: Mapping[str, Tensor],
+        step: int,
+        captured: Captured,
+        share: Share | None,
+    ) -> Weighing:
+        """The config's weights at a step, or what the balancer makes of them."""
+        strength = self._config.strength(step)
+        weights = {
+            name: o.weight * (strength if fades(o.objective) else 1)
+            for name, o in self._objectives.items()
+        }
+        if self.balance is None:
+            return Weighing(factors=weights, loss=None)
+        total = list if share is None else share.over_processes
+        return self.balance.weigh(values, weights, captured, step=step, total=total)
 
     def _routing_losses(
         self,

@@ -8,7 +8,7 @@ tokens, alignments, sinks and sampled rows, and never from what a model says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -141,6 +141,8 @@ class Share:
     """Of the pass."""
     step: Counts
     """Of all passes on all processes."""
+    over_processes: Callable[[Sequence[float]], list[float]] = list
+    """Adds up numbers of this pass over all processes, which must all ask."""
 
     @property
     def part(self) -> float:

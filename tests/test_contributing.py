@@ -102,6 +102,7 @@ def test_what_is_to_be_changed_lies_where_the_table_sends_one():
     [
         ("student/terms/key_value.py", ["BUILT_IN"]),
         ("student/output/temperature.py", ["TEMPERATURES"]),
+        ("student/balance/built_in.py", ["BALANCERS"]),
         ("align/layer_map.py", ["STRATEGIES"]),
         ("align/calibration.py", ["METHODS"]),
     ],

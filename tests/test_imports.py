@@ -34,6 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "teacher/conversion": {"loading", "packages"},
     "teacher/packages": set(),
     "teacher/zoo": set(),
+    "student/balance": set(),
     "student/bridges": set(),
     "student/loop": set(),
     "student/output": set(),

@@ -14,8 +14,10 @@ from experiments.config.used_plugins import names_used
 from fuse.config import LEARNABLE, choice_of
 from plugins.options import options_of
 from plugins.registry import Registry
+from student.balance import GRADIENTS, balancer_needs
+from student.balance import NEXT_TOKEN as NEXT_TOKEN_LOSS
 from student.config import TrainConfig
-from student.terms.key_value import chosen_terms
+from student.terms.key_value import NEXT_TOKEN, chosen_terms
 
 RESUME = ("auto", "never", "must")
 
@@ -50,6 +52,7 @@ def _check_options(phase: PhaseConfig, registry: Registry) -> None:
     ):
         factory = registry.entry(kind, name).value
         check(options_of(factory), options, f"fuse.{setting}")
+    _check_balance(phase, registry)
     for name, term in chosen_terms(phase.loss, phase.output).items():
         if name not in phase.loss.terms:
             continue  # a short form has no options
@@ -62,6 +65,38 @@ def _check_options(phase: PhaseConfig, registry: Registry) -> None:
             output_of(phase, name)
         except ValueError as error:
             raise ConfigError(f"{place}: {error}") from error
+
+
+def _check_balance(phase: PhaseConfig, registry: Registry) -> None:
+    """See that a balancer takes its options and can have what it needs."""
+    name, options = phase.loss.balancer
+    factory = registry.entry("balancer", name).value
+    place = f"phase.{phase.name}.loss.balance"
+    check(options_of(factory), options, place)
+    needs, train = balancer_needs(factory), phase.train
+    terms = chosen_terms(phase.loss, phase.output)
+    if NEXT_TOKEN_LOSS in needs and not any(
+        term.kind == NEXT_TOKEN for term in terms.values()
+    ):
+        raise ConfigError(
+            f"{place} is {name!r}, which brings the terms to the size of the "
+            "next-token loss, and there is none; give loss.delta_ce a weight > 0, or "
+            "choose another balancer"
+        )
+    if GRADIENTS not in needs:
+        return
+    if train.engine == "deepspeed" and train.zero_stage == 3:
+        raise ConfigError(
+            f"{place} is {name!r}, which walks back through every term by itself, "
+            "and train.zero_stage=3 parts the weights it meets there; set "
+            "train.zero_stage=2 or less, or choose relative or uncertainty"
+        )
+    if train.fp16:
+        raise ConfigError(
+            f"{place} is {name!r}, which compares gradients, and those of single "
+            "terms vanish in train.fp16; set train.bf16=true instead, or choose "
+            "relative or uncertainty"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +48,7 @@ from fuse.routing_loss import EntropyRegularizer
 from fuse.similarity_router import RoutingSample
 from fuse.weigher import Weigher
 from plugins.registry import Registry
+from student.balance import UNBALANCED, Balance
 from student.bridges import Bridge, TeacherShape
 from student.bridges.calibrate import CalibrationReport, calibrate, fit_positions
 from student.config import ChosenTerm
@@ -78,6 +86,27 @@ def build_objectives(
         name: WeightedObjective(term.weight, build_term(term, registry))
         for name, term in terms.items()
     }
+
+
+def build_balance(
+    phase: PhaseConfig, registry: Registry, names: Collection[str]
+) -> Balance | None:
+    """What weighs a phase's terms against each other; None where nothing does, or
+    where one term stands alone.
+
+    Args:
+        phase: resolved settings.
+        registry: where names are looked up.
+        names: of the terms that are trained.
+    """
+    name, options = phase.loss.balancer
+    if name == UNBALANCED or len(names) < 2:
+        return None
+    terms = chosen_terms(phase.loss, phase.output)
+    predicting = [n for n in names if n in terms and terms[n].kind == NEXT_TOKEN]
+    build = registry.guarded("balancer", name)
+    balancer = build(tuple(names), **options)
+    return Balance(balancer, list(names), next(iter(predicting), None))
 
 
 def build_phase_teachers(

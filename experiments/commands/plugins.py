@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from plugins.registry import Registry
 
 KINDS = (
-    "aligner, layer_map, adapter, rope_scaler, router, temperature, space, objective "
-    "or phase"
+    "aligner, layer_map, adapter, rope_scaler, router, temperature, space, objective, "
+    "balancer or phase"
 )
 """What can be chosen, in words: a help text does not load what knows it."""
 

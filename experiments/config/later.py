@@ -23,6 +23,8 @@ LATER: Mapping[str, Any] = {
     "on_bad_row": "stop",
     "learn_end": False,
     "terms": {},
+    "balance": "none",
+    "balance_learning_rate": 0.025,
 }
 """Settings that earlier versions had not, with what these did: records leave them out,
 so that runs and stores of these versions go on."""

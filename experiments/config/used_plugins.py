@@ -29,6 +29,7 @@ def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
             ("router", phase.fuse.router),
             ("space", phase.fuse.space_name),
             ("temperature", phase.output.temperature_rule),
+            ("balancer", phase.loss.balancer[0]),
         ]
         terms = chosen_terms(phase.loss, phase.output)
         names += [
@@ -50,6 +51,7 @@ def options_used(phases: Iterable[PhaseConfig]) -> dict[Name, list[Options]]:
         for name, options in (
             (("router", fuse.router), fuse.router_options),
             (("space", fuse.space_name), fuse.space_options),
+            (("balancer", phase.loss.balancer[0]), phase.loss.balancer[1]),
             *(
                 (("objective", term.kind), term.options)
                 for term in chosen_terms(phase.loss, phase.output).values()

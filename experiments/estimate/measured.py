@@ -22,6 +22,7 @@ from experiments.assemble.outputs import output_plan, own_head
 from experiments.assemble.precision import autocast_of
 from experiments.assemble.teaching import (
     PhaseTeachers,
+    build_balance,
     build_objectives,
     build_phase_teachers,
 )
@@ -234,10 +235,11 @@ def assembled(trial: Trial, index: int) -> Lesson:
             samples=trial.calibration,
             progress=lambda items, title, total: items,
         )
+    objectives = build_objectives(phase, trial.registry, bool(names))
     distiller = Distiller(
         student,
         capture,
-        objectives=build_objectives(phase, trial.registry, bool(names)),
+        objectives=objectives,
         config=phase.loss,
         teaching=phase_teachers.teaching if phase_teachers else None,
         autocast=autocast_of(phase.train),
@@ -251,6 +253,7 @@ def assembled(trial: Trial, index: int) -> Lesson:
         if names
         else None,
         head=own_head(phase, capture),
+        balance=build_balance(phase, trial.registry, objectives),
     )
     return Lesson(distiller, phase_teachers)
 
@@ -308,13 +311,15 @@ def _without_teachers(
 ) -> Distiller:
     """The phase of the arm that learns by next-token loss alone."""
     capture = KVCapture(student)
+    objectives = build_objectives(phase, registry, False)
     return Distiller(
         student,
         capture,
-        objectives=build_objectives(phase, registry, False),
+        objectives=objectives,
         config=phase.loss,
         autocast=autocast_of(phase.train),
         head=own_head(phase, capture),
+        balance=build_balance(phase, registry, objectives),
     )
 
 

@@ -44,6 +44,7 @@ def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
     drawings = {
         "comparison": draw_comparison,
         "losses": draw_losses,
+        "balance": draw_balance,
         "routing_domains": draw_routing_domains,
         "routing_layers": draw_routing_layers,
         "gates": draw_gates,
@@ -126,6 +127,31 @@ def draw_losses(run: RunDir) -> Figure | None:
         mark_phases(axes, lines, label=term == "loss")
     figure.supxlabel("optimiser step, phases in a row", fontsize=9)
     figure.suptitle(f"{run.name}: losses of the distilled student")
+    return figure
+
+
+def draw_balance(run: RunDir) -> Figure | None:
+    """Draw by what a balancer multiplied every term; None where none did."""
+    lines = [(x, line) for x, line in on_one_axis(run, "train") if line.get("balance")]
+    terms = keys_of(line["balance"] for _, line in lines)
+    if not terms:
+        return None
+    figure, (axes,) = grid(1, columns=1, size=(7.0, 3.2))
+    for index, term in enumerate(terms):
+        colour, label = COLOURS[index % len(COLOURS)], term
+        style = ("-", "--", ":")[index // len(COLOURS) % 3]
+        for group in by_phase(lines):
+            points = [(x, line["balance"].get(term, math.nan)) for x, line in group]
+            axes.plot(
+                *zip(*points, strict=True), color=colour, linestyle=style, label=label
+            )
+            label = ""
+    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    axes.set_title("what every term was multiplied with", loc="left")
+    mark_phases(axes, lines, label=True)
+    figure.supxlabel("optimiser step, phases in a row", fontsize=9)
     return figure
 
 

@@ -9,6 +9,8 @@ CAPTIONS = {
     "comparison": "Bits per character of held-out text, each phase against the "
     "student that learnt from the same data and steps by next-token loss alone.",
     "losses": "Every term of the objective over the optimiser steps.",
+    "balance": "What every term of the objective was multiplied with, as the balancer "
+    "of the phase had it.",
     "routing_domains": "Mean routing weight of every teacher, by domain of the text.",
     "routing_layers": "Mean routing weight of every teacher, by student layer.",
     "gates": "How much of the fused keys and values each student layer lets in when "

@@ -18,6 +18,7 @@ from experiments.assemble.outputs import output_plan, own_head
 from experiments.assemble.precision import autocast_of
 from experiments.assemble.teaching import (
     PhaseTeachers,
+    build_balance,
     build_objectives,
     build_phase_teachers,
 )
@@ -59,10 +60,11 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         model.gradient_checkpointing_enable({"use_reentrant": False})
     encode = run.models.encode
     phase_teachers = _faculty(run, stage, capture, encode)
+    objectives = build_objectives(phase, run.registry, phase_teachers is not None)
     distiller = Distiller(
         model,
         capture,
-        objectives=build_objectives(phase, run.registry, phase_teachers is not None),
+        objectives=objectives,
         config=phase.loss,
         teaching=phase_teachers.teaching if phase_teachers else None,
         autocast=autocast_of(phase.train),
@@ -71,6 +73,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         if phase_teachers
         else None,
         head=own_head(phase, capture),
+        balance=build_balance(phase, run.registry, objectives),
     )
     if phase_teachers is not None:
         rows = distiller.compared_rows

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from plugins.contracts import aligner as contract_aligner
+from plugins.contracts import balancer as contract_balancer
 from plugins.contracts import maps as contract_maps
 from plugins.contracts import objective as contract_objective
 from plugins.contracts import phase as contract_phase
@@ -31,6 +32,7 @@ CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
     "router": contract_router.router,
     "space": contract_space.space,
     "objective": contract_objective.objective,
+    "balancer": contract_balancer.balancer,
     "temperature": contract_temperature.temperature,
     "phase": contract_phase.phase,
 }

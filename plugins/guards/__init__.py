@@ -34,5 +34,6 @@ _GUARDS: Mapping[str, Callable[[Entry, Any], Any]] = {
     "router": modules.router,
     "space": space.space,
     "objective": modules.objective,
+    "balancer": modules.balancer,
 }
 """By kind; a phase is data, checked when it is read."""

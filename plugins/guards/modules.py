@@ -1,4 +1,4 @@
-"""Guards of what is a module, or may be: routers and objectives."""
+"""Guards of what is a module, or may be: routers, objectives, balancers."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from plugins.guards.shared import (
     require,
 )
 from plugins.untouched import Untouched
+from student.balance import Balanced, Standing
 
 
 def router(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
@@ -208,3 +209,38 @@ def _loss_problem(loss: Tensor, ctx: Any, objective: Any) -> str:
     if not all_finite(ctx, objective):
         return ""  # training's trouble, told where it is found
     return f"returns {float(value)} though what it was given is finite"
+
+
+def balancer(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
+    """A factory of balancers whose answers are checked."""
+
+    def build(names: tuple[str, ...], **options: Any) -> Any:
+        made = made_by(entry, factory, names, **options)
+        if not callable(made):
+            raise entry.error(f"makes a {type(made).__name__}, which takes no standing")
+
+        def call(balancer: Any, standing: Standing) -> Balanced:
+            before = Untouched(standing)
+            with blamed(entry):
+                balanced: Balanced = balancer(standing)
+            problem = answers.balanced_problem(balanced, len(names))
+            if problem and not all_finite(standing, made):
+                return Balanced(weights=standing.weights)  # told where it is found
+            require(entry, problem or before.problem())
+            return balanced
+
+        if isinstance(made, nn.Module):
+            return guarded_module(made, call)
+        return _Balancer(entry, made, call)
+
+    build.needs = getattr(factory, "needs", frozenset())  # type: ignore[attr-defined]
+    return build
+
+
+class _Balancer(StandIn):
+    def __init__(self, entry: Entry, inner: Any, call: Callable[..., Balanced]) -> None:
+        super().__init__(entry, inner)
+        self._call = call
+
+    def __call__(self, standing: Standing) -> Balanced:
+        return self._call(self._inner, standing)

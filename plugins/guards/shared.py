@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from align.errors import MtkdError
 from plugins.entry import Entry
@@ -93,7 +93,7 @@ def all_finite(given: Any, module: Any) -> bool:
 
 def guarded_module(
     module: Any,
-    call: Callable[[Any, Any], Tensor],
+    call: Callable[[Any, Any], Any],
     watched: Mapping[str, Any] | None = None,
 ) -> Any:
     """The same module, whose calls go through ``call``.

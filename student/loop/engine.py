@@ -237,17 +237,19 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
     """Split parameters by learning rate and weight decay; the student comes first.
 
     The bridge never decays: its maps are calibrated, and one that no loss reaches
-    would shrink the target it makes. Nor does what a term of the loss learns. With
-    ``train.optimizer=muon`` the matrices inside the student are a group of their own,
-    with the layout of each.
+    would shrink the target it makes. Nor does what a term of the loss or their balancer
+    learns. With ``train.optimizer=muon`` the matrices inside the student are a group of
+    their own, with the layout of each.
     """
     rates = {
         "student": config.learning_rate,
         "weigher": config.router_learning_rate,
         "bridge": config.bridge_learning_rate,
         "terms": config.bridge_learning_rate,
+        "balance": config.balance_learning_rate,
         "z": config.z_learning_rate or config.bridge_learning_rate,
     }
+    undecayed = ("bridge", "z", "terms", "balance")
     muon = config.optimizer == "muon"
     matrices = hidden_matrices(distiller.student) if muon else set()
     lie = distiller.matrix_layouts() if muon else {}
@@ -255,7 +257,7 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
     for name, parameter in distiller.named_parameters():
         if parameter.requires_grad:
             part = "z" if name.startswith("bridge.z.") else name.split(".")[0]
-            decays = parameter.dim() > 1 and part not in ("bridge", "z", "terms")
+            decays = parameter.dim() > 1 and part not in undecayed
             key = (part, decays, id(parameter) in matrices)
             groups.setdefault(key, []).append(parameter)
     return [

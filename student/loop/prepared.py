@@ -180,7 +180,7 @@ class Prepared:
             vars(self.module.optimizer.loss_scaler).update(scale)
 
     def _keep_small_modules_whole(self) -> None:
-        """Leave bridge, weigher and terms on every process under ZeRO 3.
+        """Leave bridge, weigher, terms and balancer on every process under ZeRO 3.
 
         The distiller calls several methods of theirs, where DeepSpeed gathers
         parameters for ``forward`` alone. Beside the student they are small.
@@ -188,7 +188,7 @@ class Prepared:
         zero = self.module.optimizer
         parts = [
             getattr(self._distiller, name, None)
-            for name in ("bridge", "weigher", "terms")
+            for name in ("bridge", "weigher", "terms", "balance")
         ]
         small = [p for part in parts if part is not None for p in part.parameters()]
         for parameter in small:

@@ -176,7 +176,9 @@ class _Loop:
                 if counts is None:  # the same in every batch of the step
                     every = self._engine.sum(train_batch.step.flat())
                     counts = train_batch.step.refilled(every)
-                share = Share(train_batch.places, train_batch.counts, counts)
+                share = Share(
+                    train_batch.places, train_batch.counts, counts, self._engine.sum
+                )
                 with self._prepared.accumulate():
                     results.append(self._forward(train_batch, step, share, trouble))
                     with part("student"):
@@ -306,6 +308,11 @@ class _Loop:
             **self._speed(tokens, made),
         }
         bridge, last = self._distiller.bridge, results[-1]
+        if last.weights:
+            line["balance"] = {
+                name: sum(r.weights[name] for r in results) / len(results)
+                for name in last.weights
+            }
         if last.coverage is not None:
             covered = zip(last.teachers, last.coverage.tolist(), strict=True)
             line["coverage"] = dict(covered)

@@ -4,13 +4,21 @@ from functools import cache
 
 from plugins.contracts.check import check
 from plugins.promise import Check
-from tests.plugins.broken import aligners, functions, objectives, routers, spaces
+from tests.plugins.broken import (
+    aligners,
+    balancers,
+    functions,
+    objectives,
+    routers,
+    spaces,
+)
 
 BROKEN = {
     "aligner": aligners.BROKEN,
     "router": routers.BROKEN,
     "space": spaces.BROKEN,
     "objective": objectives.BROKEN,
+    "balancer": balancers.BROKEN,
     "layer_map": functions.LAYER_MAPS,
     "adapter": functions.ADAPTERS,
     "rope_scaler": functions.ROPE_SCALERS,

@@ -20,6 +20,7 @@ def test_there_is_one_hook_per_kind_of_the_design():
         ("router", "routers"),
         ("space", "spaces"),
         ("objective", "objectives"),
+        ("balancer", "balancers"),
         ("temperature", "temperatures"),
         ("phase", "phases"),
     ]

@@ -72,6 +72,7 @@ def test_the_installed_package_is_discovered(site):
         ("space", "sketch"),
         ("objective", "huber_k"),
         ("objective", "uncertain_k"),
+        ("balancer", "dwa"),
     ]
     assert {(r["plugin"], r["version"]) for r in theirs} == {("example", "1.2.3")}
 
@@ -208,6 +209,7 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
         "sketch": "space",
         "huber_k": "objective",
         "uncertain_k": "objective",
+        "dwa": "balancer",
     }
     for name in theirs:
         checked = mtkd(scratch, "plugins", "check", name)
@@ -223,7 +225,11 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
                     "router_type": {"use": "dirichlet", "prior": 2.0},
                     "space": {"use": "sketch", "size": 8},
                 },
-                "loss": {"extra": {"huber_k": 0.5}, "outcome_every": 1},
+                "loss": {
+                    "extra": {"huber_k": 0.5},
+                    "balance": {"use": "dwa", "temperature": 1.0},
+                    "outcome_every": 1,
+                },
             }
         },
     }
@@ -234,6 +240,7 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
     steps = [row for row in map(json.loads, lines) if row["kind"] == "train"]
     assert len(steps) == 2
     assert all(row["terms"]["huber_k"] > 0 for row in steps)
+    assert all(row["balance"].keys() < row["terms"].keys() for row in steps)
     routing = [row for row in map(json.loads, lines) if row["kind"] == "routing"]
     for weights in routing[-1]["weights"].values():
         assert sum(weights.values()) == pytest.approx(1, abs=1e-3)
@@ -253,6 +260,10 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
     without = mtkd(scratch, "train", config, "run.name=another", *built_in)
     assert without.returncode == 2
     assert "no objective is called 'huber_k'" in without.stderr
+    built_in.append("phase.routing.loss.extra={}")
+    without = mtkd(scratch, "train", config, "run.name=another", *built_in)
+    assert without.returncode == 2
+    assert "no balancer is called 'dwa'" in without.stderr
 
 
 @pytest.mark.slow

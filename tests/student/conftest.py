@@ -19,6 +19,7 @@ from fuse.router import LearnableRouter
 from fuse.routing_loss import EntropyRegularizer
 from fuse.weigher import FixedWeigher, Weigher
 from fuse.z_space import ZSpace
+from student.balance import BALANCERS, Balance
 from student.bridges import (
     AdapterBridge,
     Bridge,
@@ -142,6 +143,7 @@ class School:
         weigher: nn.Module | None = None,
         capture: Any = None,
         causal_aligner: Any = None,
+        balance: str | None = None,
     ) -> Lesson:
         """A calibrated bridge of one kind; None: cross-entropy alone."""
         loss = loss or LossConfig()
@@ -189,6 +191,7 @@ class School:
             objectives=terms,
             config=loss,
             teaching=Teaching(bridge, weigher, regularizer),
+            balance=balance_of(balance, terms),
         )
         return Lesson(
             distiller=distiller, panel=panel, capture=own, model=model, report=report
@@ -215,6 +218,15 @@ class School:
         return {"adapter": AdapterBridge, "projector": ProjectorBridge}[kind](
             shape, shapes
         )
+
+
+def balance_of(name: str | None, terms: Sequence[str]) -> Balance | None:
+    """A built-in balancer of some terms; None for none."""
+    names = list(terms)
+    if name is None:
+        return None
+    next_token = "ce" if "ce" in names else None
+    return Balance(BALANCERS[name](tuple(names)), names, next_token)
 
 
 @pytest.fixture(scope="session")

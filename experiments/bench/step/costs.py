@@ -20,6 +20,7 @@ from experiments.assemble.data import Encoder, cutter_of
 from experiments.assemble.outputs import own_head
 from experiments.assemble.teaching import (
     PhaseTeachers,
+    build_balance,
     build_objectives,
     build_phase_teachers,
 )
@@ -114,6 +115,7 @@ class Scene:
             config=self.phase.loss,
             teaching=teaching,
             head=head,
+            balance=build_balance(self.phase, self.registry, terms),
         ), phase_teachers
 
     def whole(self) -> None:

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.report.figures import (
+    draw_balance,
     draw_comparison,
     draw_coverage,
     draw_health,
@@ -52,6 +53,23 @@ def test_losses_have_a_panel_per_term_and_a_gap_between_phases(made_up):
     drawn = [line for line in figure.axes[1].lines if len(line.get_xdata()) == 8]
     assert len(drawn) == 5
     assert drawn[-1].get_xdata()[-1] == 200  # phases stand one after another
+
+
+def test_weights_of_a_balancer_are_drawn_where_there_is_one(made_up):
+    assert draw_balance(made_up) is None
+    weights = {"ce": 0.5, "kv_k": 2.0}
+    metrics = [
+        line | {"balance": weights}
+        if line["kind"] == "train" and line["phase"] in ("dual", "routing")
+        else line
+        for line in made_up.metrics
+    ]
+    figure = draw_balance(replace(made_up, metrics=metrics))
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [*weights]
+    drawn = [line for line in axes.lines if len(line.get_xdata()) == 8]
+    assert [line.get_ydata()[0] for line in drawn] == [0.5, 0.5, 2.0, 2.0]
+    assert drawn[1].get_xdata()[0] == 125  # the fourth phase
 
 
 def test_health_is_drawn_as_shares_of_each_phases_start(made_up):

@@ -244,3 +244,41 @@ def test_bad_losses_in_a_row_stop_the_run_with_advice(school, start_engine):
     job = job_for(school, lesson, steps=9)
     with pytest.raises(NonFiniteLossError, match=r"3 times in a row, last at step 6"):
         train_phase(lesson.distiller, start_engine(config), job, config)
+
+
+def test_what_a_balancer_learns_is_trained_at_its_own_rate_told_and_saved(
+    school, start_engine, tmp_path
+):
+    config = replace(CONFIG, balance_learning_rate=0.1)
+
+    def run(lines, stop_at=None, folder=None):
+        lesson = school.lesson("projector", balance="gradnorm")
+        job = job_for(
+            school,
+            lesson,
+            checkpoints=folder and Keeper(folder=folder),
+            observer=Watching(lines, stop_at),
+        )
+        train_phase(lesson.distiller, start_engine(config), job, config)
+        return lesson
+
+    lines, resumed = [], []
+    whole = weights_of(run(lines))
+    run([], 3, tmp_path)
+    again = weights_of(run(resumed, None, tmp_path))
+    names = {"balance.balancer.scores", "balance.balancer.first"}
+    assert names <= whole.keys()
+    for name in whole:
+        assert torch.equal(whole[name], again[name]), name
+    assert float(whole["balance.balancer.scores"].abs().max()) > 0.1
+
+    told = [line for line in lines if line["kind"] == "train"]
+    assert told[0]["balance"].keys() | {"balance", "outcome"} >= told[0]["terms"].keys()
+    assert told[0]["balance"] != told[-1]["balance"]
+    last = [line for line in resumed if line["kind"] == "train"][-1]
+    assert told[-1]["balance"] == last["balance"]
+    lesson = school.lesson("projector", balance="gradnorm")
+    groups = parameter_groups(lesson.distiller, config)
+    scores = lesson.distiller.balance.balancer.scores
+    (group,) = [g for g in groups if any(p is scores for p in g["params"])]
+    assert group["lr"] == 0.1 and group["weight_decay"] == 0.0

@@ -1,5 +1,6 @@
-"""Routers, a space and objectives for mtkd, as a stranger would write them."""
+"""Routers, a space, objectives and a balancer, as a stranger would write them."""
 
+from mtkd_example_plugin.averaged import DynamicWeightAverage
 from mtkd_example_plugin.huber import HuberKeys
 from mtkd_example_plugin.readers import ReadersRouter
 from mtkd_example_plugin.router import DirichletRouter
@@ -21,3 +22,8 @@ def spaces():
 @hookimpl
 def objectives():
     return {"huber_k": HuberKeys, "uncertain_k": UncertainKeys}
+
+
+@hookimpl
+def balancers():
+    return {"dwa": DynamicWeightAverage}
