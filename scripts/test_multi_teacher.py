@@ -72,7 +72,8 @@ def zoo() -> Iterator[Trial]:
 
 def phases() -> Iterator[Trial]:
     """One optimiser step of each of the five phases, and what is left of them."""
-    from experiments.config.tree import PHASES, load_config
+    from experiments.config.phase_choice import PHASES
+    from experiments.config.tree import load_config
     from experiments.run.driver import run_training
 
     def run(folder: str) -> str:

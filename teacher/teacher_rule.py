@@ -105,8 +105,8 @@ def too_few(
     return (
         f"phase {phase!r} needs at least {rule.min} teachers{kinds}, but "
         f"{len(chosen)} fit ({', '.join(chosen) or 'none'}); the config has "
-        f"{known or 'no teachers'}. Add some under 'teachers', take the phase out of "
-        f"'phases', or set phase.{phase}.teachers.min"
+        f"{known or 'no teachers'}. Add some under 'teachers', give 'phases' "
+        f"without it, or set phase.{phase}.teachers.min"
     )
 
 

@@ -197,7 +197,7 @@ def num_layers(name: str) -> int:
         ValueError: there is no such model, or its config names no layers.
     """
     from align.errors import InputError
-    from teacher.loading.models import read_config
+    from teacher.loading.model_config import read_config
 
     config, _ = read_config(name)
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)

@@ -1,16 +1,18 @@
 """The config of a run: one tree, one parser, one precedence."""
 
 from experiments.config.packaged import config_path
-from experiments.config.tree import (
+from experiments.config.phase_choice import (
     EVERY_PHASE,
-    GENERAL,
     PHASES,
     PRESETS,
     SINGLE_PHASE,
+    default_phases,
+)
+from experiments.config.tree import (
+    GENERAL,
     Config,
     PhaseConfig,
     config_text,
-    default_phases,
     hidden_settings,
     load_config,
     resolve_phase,

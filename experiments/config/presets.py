@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any
 
 from experiments.config.parsing import load_mapping
-from experiments.config.tree import PHASES, PRESETS, SINGLE_PHASE, Config
+from experiments.config.phase_choice import PHASES, PRESETS, SINGLE_PHASE
+from experiments.config.tree import Config
 from plugins.hookspecs import hookimpl
 from plugins.registry import Registry
 

@@ -18,13 +18,18 @@ from align.config import AlignConfig
 from experiments.config.packaged import config_path
 from experiments.config.parsing import (
     ConfigError,
-    Typed,
     build,
     check,
     load_mapping,
     merge,
     parse_override,
     plain,
+)
+from experiments.config.phase_choice import (
+    EVERY_PHASE,
+    PHASES,
+    default_phases,
+    kinds_here,
 )
 from experiments.config.schema import Partial
 from experiments.config.sections import (
@@ -50,16 +55,6 @@ from teacher.teacher_rule import (
     select_teachers,
     too_few,
 )
-
-PHASES = ("dual", "multi_basic", "real_multi", "routing", "z_space")
-"""The built-in phases, in the order in which they build on each other."""
-PRESETS = Path(__file__).parents[1] / "phases"
-"""Where they are kept, one file each."""
-SINGLE_PHASE = "single"
-"""The built-in phase for one teacher, outside the curriculum."""
-
-EVERY_PHASE = "all"
-"""The name under ``phase`` whose settings hold for every phase."""
 
 GENERAL = ("align", "fuse", "loss", "output", "train")
 """The general sections which a phase may change."""
@@ -91,8 +86,8 @@ class Config:
     """Loop, for every phase."""
     phases: list[str] = field(default_factory=lambda: list(PHASES))
     """Phases to run, in this order; each starts from the last one's student. Where it
-    is not given, those of the five that ask for no more teachers than there are, and
-    with one teacher ``single``."""
+    is not given, those of the five for which there are teachers enough of the kinds
+    they take, and where there are for none ``single``."""
     phase: dict[str, Annotated[dict[str, Any], Partial(PhaseSections)]] = field(
         default_factory=dict
     )
@@ -216,36 +211,8 @@ def load_config(
             data.pop("teachers", None)  # a list names all of them
         data = merge(data, write_out(top))
     if "phases" not in data and isinstance(data.get("teachers"), dict):
-        data["phases"] = default_phases(len(data["teachers"]), data.get("phase"))
+        data["phases"] = default_phases(kinds_here(data["teachers"]), data.get("phase"))
     return build(Config, data)
-
-
-def default_phases(teachers: int, changes: Any = None) -> list[str]:
-    """The built-in phases that a number of teachers is enough for.
-
-    Args:
-        teachers: how many there are; with none, all five are named, so that the error
-            says what they need.
-        changes: the config's ``phase``, which may set ``teachers.min``.
-
-    Returns:
-        Names in running order; ``single`` where it is enough for none of the five.
-    """
-    fitting = [name for name in PHASES if _fewest(name, changes) <= teachers]
-    return fitting or ([SINGLE_PHASE] if teachers else list(PHASES))
-
-
-def _fewest(phase: str, changes: Any) -> int:
-    """The fewest teachers that a built-in phase is to run with."""
-    fewest = load_mapping(PRESETS / f"{phase}.yaml")["teachers"]["min"]
-    for name in (EVERY_PHASE, phase):
-        part = changes.get(name) if isinstance(changes, Mapping) else None
-        rule = part.get("teachers") if isinstance(part, Mapping) else None
-        changed = rule.get("min") if isinstance(rule, Mapping) else None
-        if changed is not None:
-            text = changed.text if isinstance(changed, Typed) else changed
-            fewest = int(text) if str(text).isdigit() else fewest  # else refused later
-    return int(fewest)
 
 
 def config_text(config: Config | PhaseConfig) -> str:

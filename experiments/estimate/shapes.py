@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from align.sizes import Sizes
-from teacher.loading.models import read_config
+from teacher.loading.model_config import read_config
 
 Fields = Mapping[str, Any]
 _QWEN: Fields = {

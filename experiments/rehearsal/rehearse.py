@@ -20,7 +20,7 @@ from experiments.rehearsal.readers import Domain, Reader, domains_of, readers_of
 from experiments.run.opening import LoadedRun, load_run
 from experiments.run.plan import RunPlan
 from student.loop.engine import Engine
-from teacher.loading.models import read_config
+from teacher.loading.model_config import read_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

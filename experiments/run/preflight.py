@@ -22,7 +22,7 @@ from experiments.run.plan import RunPlan, plan_run
 from plugins.registry import Registry
 from teacher.capture.limits import position_limit
 from teacher.loading.fresh import fresh_model
-from teacher.loading.models import read_config
+from teacher.loading.model_config import read_config
 from teacher.names import ZOO, zoo_parts
 from teacher.teacher_rule import TeacherFacts
 

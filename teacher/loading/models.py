@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from align.errors import InputError, MissingFileError
+from align.errors import InputError
 from align.support.cpu import avoid_broken_amx
 from align.support.primitive_cache import bound_primitive_caches
 from align.support.quiet import quiet_attempt
 from teacher.loading.fresh import fresh_model
+from teacher.loading.model_config import custom_code, kind_of, load_config
 from teacher.loading.model_files import (
     damaged,
     incomplete,
     no_weights,
-    not_found,
-    refuse_adapter,
 )
 from teacher.loading.tokenizer import largest_id, load_tokenizer
 from teacher.names import model_source
@@ -89,8 +88,8 @@ def load_model(
     name = str(name_or_path)
     source = model_source(name, resolve)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = _load_config(name, source, hub)
-    kind = _kind(name, config)
+    config = load_config(name, source, hub)
+    kind = kind_of(name, config)
     wanted = _dtype(dtype, role)
     model: Any
     if init_seed is None:
@@ -139,7 +138,7 @@ def checkpoint_dtypes(name: str, fresh: bool = False) -> dict[str, torch.dtype]:
     source = model_source(name)
     hub = {"trust_remote_code": False}
     if fresh:
-        config = _load_config(name, source, hub)
+        config = load_config(name, source, hub)
         dtype = getattr(config, "dtype", None) or config.get_text_config().dtype
         with torch.device("meta"):
             model = fresh_model(config, 0, dtype or torch.float32, False)
@@ -148,81 +147,6 @@ def checkpoint_dtypes(name: str, fresh: bool = False) -> dict[str, torch.dtype]:
             source, dtype="auto", device_map="meta", use_safetensors=True, **hub
         )
     return {key: tensor.dtype for key, tensor in model.state_dict().items()}
-
-
-def read_config(name: str, trust_remote_code: bool = False) -> tuple[Any, str]:
-    """A model's transformers config and its kind, without its weights.
-
-    Args:
-        name: a folder or hub name, as of :func:`load_model`.
-        trust_remote_code: run Python files that come with the model.
-
-    Raises:
-        FileNotFoundError: no such model.
-        ValueError: its config cannot be used, or it is no language model.
-    """
-    hub = {"trust_remote_code": trust_remote_code}
-    config = _load_config(name, model_source(name), hub)
-    return config, _kind(name, config)
-
-
-def _load_config(name: str, source: str, hub: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    refuse_adapter(name, source, hub.get("revision"))
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise MissingFileError(
-            f"model {name!r}: folder {source} has no config.json; give the folder "
-            "that save_pretrained wrote"
-        )
-    try:
-        return AutoConfig.from_pretrained(source, **hub)
-    except (OSError, ValueError) as error:
-        if not Path(source).is_dir():
-            if isinstance(error, OSError):
-                raise not_found(name, source) from error
-            if "custom code" in str(error):
-                raise _custom_code(name, source) from error
-            raise InputError(f"model {name!r} cannot be loaded: {error}") from error
-        reason = str(error).splitlines()[0]
-        if "custom code" in reason:
-            raise _custom_code(name, source) from error
-        raise InputError(
-            f"model {name!r}: {source}/config.json cannot be used: {reason}; copy it "
-            "again from where the model came from"
-        ) from error
-
-
-def _custom_code(name: str, source: str) -> InputError:
-    return InputError(
-        f"model {name!r}: {source} needs Python code of its own (auto_map in "
-        "config.json), which is not run: give a model of a type that transformers "
-        "knows by itself, or, having read that code, load it in a program of yours "
-        "with load_model(..., trust_remote_code=True)"
-    )
-
-
-def _kind(name: str, config: Any) -> str:
-    from transformers.models.auto import modeling_auto as auto
-
-    architecture = (getattr(config, "architectures", None) or [""])[0]
-    if architecture.endswith("EncoderModel"):
-        return "encoder"
-    if getattr(config, "is_encoder_decoder", False):
-        return "encoder-decoder"
-    model_type = config.model_type
-    masked = model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    causal = model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if architecture.endswith(("CausalLM", "LMHeadModel")) and causal:
-        return "decoder"
-    if masked and not getattr(config, "is_decoder", False):
-        return "encoder"
-    if causal or "AutoModelForCausalLM" in getattr(config, "auto_map", {}):
-        return "decoder"
-    raise InputError(
-        f"model {name!r} of type {model_type!r} is no language model that teaches; "
-        "supported are causal decoders, masked encoders and encoder-decoders"
-    )
 
 
 def _dtype(dtype: str | torch.dtype | None, role: str) -> str | torch.dtype:
@@ -262,7 +186,7 @@ def _load_weights(
             if "Unrecognized configuration" in str(error) and auto is not heads[-1]:
                 continue
             if "custom code" in str(error):
-                raise _custom_code(name, source) from error
+                raise custom_code(name, source) from error
             raise InputError(f"model {name!r} cannot be loaded: {error}") from error
         if not missing:
             return model

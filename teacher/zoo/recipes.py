@@ -92,6 +92,12 @@ class ZooModel:
         name, share = max(self.mix.items(), key=lambda item: item[1])
         return name if share > 0.6 else "mixed"
 
+    @property
+    def kind(self) -> str:
+        """decoder, encoder or encoder-decoder, as its family is."""
+        other = {"bert": "encoder", "t5": "encoder-decoder"}
+        return other.get(self.family, "decoder")
+
     def plain(self) -> dict[str, object]:
         """Everything that decides the result, as JSON values."""
         values: dict[str, object] = {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.config.tree import PHASES, SINGLE_PHASE
+from experiments.config.phase_choice import PHASES, SINGLE_PHASE
 from experiments.record.run_dir import RunDir, read_run
 from tests.experiments.synthetic import save_llama, save_tokenizer, write_run
 

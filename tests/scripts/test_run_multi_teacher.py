@@ -193,7 +193,7 @@ def test_the_config_takes_every_override_the_script_gives():
 
 
 def test_the_numbers_are_the_phases_of_the_config():
-    from experiments.config.tree import PHASES
+    from experiments.config.phase_choice import PHASES
 
     values = overrides(PHASE="1 2 3 4 5")
     assert json.loads(values["phases"]) == list(PHASES)

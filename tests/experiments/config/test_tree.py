@@ -2,9 +2,9 @@ import pytest
 import yaml
 
 from experiments.config.parsing import ConfigError
+from experiments.config.phase_choice import PHASES
 from experiments.config.schema import ANY_NAME, valid_names
 from experiments.config.tree import (
-    PHASES,
     Config,
     config_path,
     config_text,
@@ -152,6 +152,22 @@ def test_every_builtin_preset_resolves(presets):
         (["teachers=[p]", "phase.routing.teachers.min=1"], ["routing"]),
         (["teachers=[p]", "phase.all.teachers={min: 1}"], list(PHASES)),
         (["teachers=[p, q]", "phases=[single]"], ["single"]),
+        (["teachers=[zoo:gpt2-prose, zoo:bert-mixed]"], ["z_space"]),
+        (["teachers=[p, zoo:bert-mixed]"], ["z_space"]),  # p may be of any kind
+        (["teachers=[zoo:tiny/t5-mixed, zoo:bert-mixed]"], ["z_space"]),
+        (["teachers=[zoo:bert-mixed]"], ["single"]),
+        (
+            ["teachers=[zoo:bert-mixed, zoo:gpt2-prose, zoo:qwen-code]"],
+            ["dual", "multi_basic", "z_space"],
+        ),
+        (
+            ["teachers=[p, zoo:bert-mixed]", "phase.dual.teachers=[p, bert-mixed]"],
+            ["dual", "z_space"],
+        ),
+        (
+            ["teachers=[p, zoo:bert-mixed]", "phase.dual.teachers.kinds=[encoder]"],
+            ["dual", "z_space"],
+        ),
     ],
 )
 def test_phases_that_are_not_given_are_those_the_teachers_are_enough_for(

@@ -248,7 +248,7 @@ def test_a_phase_that_needs_more_teachers_says_so_before_any_phase_runs(
     code, message = said(["train", str(config)], capsys)
     assert code == USER_ERROR
     assert part in message
-    assert "Add some under 'teachers', take the phase out of 'phases'" in message
+    assert "Add some under 'teachers', give 'phases' without it" in message
     assert not (tmp_path / "run" / "phases").exists()
 
 

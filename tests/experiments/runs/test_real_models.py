@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import main
-from experiments.config.tree import PHASES
+from experiments.config.phase_choice import PHASES
 from tests.experiments.real_models import DECODERS, ENCODERS, save_real
 from tests.small_tokenizers import SHARED, outside, sections
 

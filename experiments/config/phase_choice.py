@@ -1,0 +1,79 @@
+"""The built-in phases, and which of them a config runs that names none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.config.parsing import (
+    ConfigError,
+    Typed,
+    build,
+    load_mapping,
+    merge,
+)
+from teacher.teacher_rule import TeacherRule
+
+PHASES = ("dual", "multi_basic", "real_multi", "routing", "z_space")
+"""The built-in phases, in the order in which they build on each other."""
+PRESETS = Path(__file__).parents[1] / "phases"
+"""Where they are kept, one file each."""
+SINGLE_PHASE = "single"
+"""The built-in phase for one teacher, outside the curriculum."""
+
+EVERY_PHASE = "all"
+"""The name under ``phase`` whose settings hold for every phase."""
+
+
+def default_phases(kinds: Mapping[str, str | None], changes: Any = None) -> list[str]:
+    """The built-in phases for which there are teachers enough.
+
+    Args:
+        kinds: of every teacher by name; None of one that is not known yet, which
+            passes for any. With none, all five are named, so that the error says what
+            they need.
+        changes: the config's ``phase``, which may set ``teachers``.
+
+    Returns:
+        Names in running order; ``single`` where there are enough for none of the five.
+    """
+    fitting = [name for name in PHASES if _enough(_rule(name, changes), kinds)]
+    return fitting or ([SINGLE_PHASE] if kinds else list(PHASES))
+
+
+def _enough(rule: TeacherRule, kinds: Mapping[str, str | None]) -> bool:
+    if rule.names is not None:
+        unknown = any(name not in kinds for name in rule.names)
+        return unknown or len(rule.names) >= rule.min  # what is unknown is told later
+    taken = [
+        name
+        for name, kind in kinds.items()
+        if rule.kinds is None or kind is None or kind in rule.kinds
+    ]
+    return len(taken) >= rule.min
+
+
+def _rule(phase: str, changes: Any) -> TeacherRule:
+    """How a built-in phase will choose teachers; a wrong change is refused later."""
+    rule = preset = load_mapping(PRESETS / f"{phase}.yaml")["teachers"]
+    for name in (EVERY_PHASE, phase):
+        part = changes.get(name) if isinstance(changes, Mapping) else None
+        changed = part.get("teachers") if isinstance(part, Mapping) else None
+        rule = merge(rule, changed) if isinstance(changed, Mapping) else rule
+    try:
+        return build(TeacherRule, rule)
+    except ConfigError:
+        return build(TeacherRule, preset)
+
+
+def kinds_here(teachers: Mapping[str, Any]) -> dict[str, str | None]:
+    """What this machine knows of the kinds of a config's teachers."""
+    from teacher.kind_here import kind_here
+
+    kinds: dict[str, str | None] = {}
+    for name, entry in teachers.items():
+        model = entry.get("model") if isinstance(entry, Mapping) else None
+        text = model.text if isinstance(model, Typed) else model
+        kinds[name] = kind_here(text) if isinstance(text, str) else None
+    return kinds
