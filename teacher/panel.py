@@ -22,6 +22,7 @@ from align.views import (
     Teacher,
     TeacherView,
 )
+from teacher.answers import Answers
 from teacher.live_teacher import LiveTeacher
 
 __all__ = ["Aligner", "LiveTeacher", "TeacherPanel"]
@@ -53,6 +54,7 @@ class TeacherPanel:
         attention: bool = False,
         own_loss: bool = False,
         autocast: torch.dtype | None = None,
+        answers: Answers | None = None,
     ) -> None:
         """Choose what to ask for.
 
@@ -68,6 +70,8 @@ class TeacherPanel:
             attention: also bring attention at the sampled rows.
             own_loss: also bring each decoder's bits per character.
             autocast: dtype of the teachers' matrix products; None for their own.
+            answers: what teachers said of these batches before; None asks them each
+                time.
 
         Raises:
             ValueError: the aligner for injection is not causal.
@@ -79,6 +83,7 @@ class TeacherPanel:
             )
         self.teachers = tuple(teachers)
         self._aligner, self._causal = aligner, causal_aligner
+        self._answers = answers
         self._asked = [
             Asked(
                 layers=_layers(teacher, layers),
@@ -140,12 +145,19 @@ class TeacherPanel:
                 # All of them, whatever one says: what is split over processes has to
                 # run equally often on each.
                 try:
-                    views.append(teacher.ask(reading, rows, asked))
+                    views.append(self._ask(teacher, reading, rows, asked))
                 except NonFiniteTeacherError as error:
                     trouble = trouble or error
         if trouble is not None:
             raise trouble
         return views
+
+    def _ask(
+        self, teacher: Teacher, reading: Reading, rows: Tensor | None, asked: Asked
+    ) -> TeacherView:
+        if self._answers is None:
+            return teacher.ask(reading, rows, asked)
+        return self._answers.ask(teacher, reading, rows, asked)
 
     def _read(self, teacher: Teacher, asked: Asked, student: TokenBatch) -> Reading:
         def align(tokens: TokenBatch) -> tuple[Alignment, Alignment | None]:

@@ -154,14 +154,19 @@ def check_disk(run_dir: Path, student_bytes: int, phases: int) -> None:
         ConfigError: there is less.
     """
     needed = student_bytes * (phases + 1) + 6 * student_bytes
-    folder = next(p for p in (run_dir, *run_dir.resolve().parents) if p.exists())
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(run_dir)
     if free < needed:
         raise ConfigError(
             f"the run writes about {needed / 2**20:.0f} MiB under {run_dir}, but "
             f"{free / 2**20:.0f} MiB are free; free some space or set run.dir to "
             "another disk"
         )
+
+
+def free_bytes(folder: Path) -> int:
+    """Free on the disk where a folder is, or will be."""
+    there = next(p for p in (folder, *folder.resolve().parents) if p.exists())
+    return shutil.disk_usage(there).free
 
 
 def _same_engine(trains: Sequence[TrainConfig]) -> None:

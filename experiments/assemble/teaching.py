@@ -57,6 +57,7 @@ from student.fitting import SampleBatch
 from student.layers import feature_temperature, layers_read
 from student.loop.batches import query_rows
 from student.terms.key_value import BUILT_IN, NEXT_TOKEN, chosen_terms
+from teacher.answers import Answers
 from teacher.capture.kv_capture import KVCapture
 from teacher.panel import TeacherPanel
 
@@ -119,6 +120,7 @@ def build_phase_teachers(
     shares: Mapping[str, float],
     samples: Sequence[TextSample],
     progress: Callable[[Iterable[Any], str, int], Iterable[Any]],
+    answers: Answers | None = None,
 ) -> PhaseTeachers:
     """Map, calibrate and weigh one phase's teachers.
 
@@ -131,6 +133,7 @@ def build_phase_teachers(
         shares: fixed weights from the config, by teacher.
         samples: to calibrate on.
         progress: wraps an iterable under a title, with its length.
+        answers: what teachers said before; None asks them each time.
 
     Raises:
         ValueError: a name is unknown, sizes do not fit, or nothing is covered.
@@ -143,12 +146,20 @@ def build_phase_teachers(
         encode=encode,
         teachers=teachers,
         samples=chosen,
+        answers=answers,
     )
     bridge = build_bridge(phase, registry, student.sizes, teachers, depth.maps)
     if bridge is not None:
         bridge.to(student.device)
     needed = {name: layer_map.needed for name, layer_map in depth.maps.items()}
-    panel = _panel(phase, registry, teachers, needed, kv=wants_kv(phase, registry))
+    panel = _panel(
+        phase,
+        registry,
+        teachers,
+        needed,
+        kv=wants_kv(phase, registry),
+        answers=answers,
+    )
     size, device = phase.train.batch_size, student.device
     count = -(-len(chosen) // size)
 
@@ -309,6 +320,7 @@ def _depth(
     encode: Encoder,
     teachers: Mapping[str, Teacher],
     samples: Sequence[TextSample],
+    answers: Answers | None,
 ) -> Depth:
     """The layer maps, with a look at the sample where the strategy needs one."""
     strategy = registry.guarded("layer_map", phase.align.layer_mapping_strategy)
@@ -317,7 +329,7 @@ def _depth(
     unmapped = {n: t for n, t in teachers.items() if n not in phase.align.layer_map}
     if layer_map.needs_sample(strategy) and unmapped:
         every = {name: tuple(range(t.sizes.layers)) for name, t in unmapped.items()}
-        panel = _panel(phase, registry, unmapped, every, kv=True)
+        panel = _panel(phase, registry, unmapped, every, kv=True, answers=answers)
         some = list(samples)[: BATCHES * phase.train.batch_size]
         size, device = phase.train.batch_size, student.device
         read = _batches(some, encode, panel, size, device)
@@ -333,6 +345,7 @@ def _panel(
     layers: Mapping[str, tuple[int, ...]],
     *,
     kv: bool,
+    answers: Answers | None,
 ) -> TeacherPanel:
     aligner = registry.guarded("aligner", phase.align.aligner)()
     causal = (
@@ -348,6 +361,7 @@ def _panel(
         attention=wants_attention(phase, registry),
         own_loss=wants_own_loss(phase, registry),
         autocast=autocast_of(phase.train),
+        answers=answers,
     )
 
 

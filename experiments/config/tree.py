@@ -48,6 +48,7 @@ from experiments.config.short_forms import write_out, write_out_phase
 from fuse.config import FuseConfig
 from student.config import LossConfig, TrainConfig
 from student.output_config import OutputConfig
+from teacher.answers_config import AnswersConfig
 from teacher.teacher_rule import (
     OfKind,
     TeacherFacts,
@@ -95,6 +96,8 @@ class Config:
     (``phase.all.…``); they win over the phase's preset."""
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     """Comparisons."""
+    answers: AnswersConfig = field(default_factory=AnswersConfig)
+    """What teachers said, for arms that read it again."""
     gate: GateConfig = field(default_factory=GateConfig)
     """Phases that do harm."""
     alarms: AlarmConfig = field(default_factory=AlarmConfig)
@@ -131,6 +134,8 @@ class Config:
             wanted = getattr(self.baselines, key)
             if isinstance(wanted, list):
                 _known(f"baselines.{key}", wanted, self.teachers)
+        if isinstance(self.answers.keep, list):
+            _known("answers.keep", self.answers.keep, self.teachers)
         _known("align.layer_map", self.align.layer_map, self.teachers)
         if isinstance(self.store.read, list):
             _known("store.read", self.store.read, self.teachers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from experiments.assemble.checks import free_bytes
 from experiments.estimate.trial import Trial
 from experiments.record.run_dir import MAIN
 from experiments.run.arms import CE_ONLY, SINGLE, phase_steps, plan_arms, repeated_arms
@@ -114,8 +114,6 @@ def training_needs(
     ]
     kept = max(stage.phase.train.keep_checkpoints for stage in trial.stages)
     size = trial.models.student_bytes
-    run = trial.config.run_dir
-    folder = next(p for p in (run, *run.resolve().parents) if p.exists())
     return TrainingNeeds(
         machine=machine(),
         arms=needs,
@@ -124,7 +122,7 @@ def training_needs(
         checkpoints=KEPT
         * trained
         * (kept + 1),  # the oldest goes when the newest is whole
-        free=shutil.disk_usage(folder).free,
+        free=free_bytes(trial.config.run_dir),
     )
 
 

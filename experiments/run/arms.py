@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,13 @@ from experiments.config.sections import GateConfig
 from experiments.config.tree import Config
 from experiments.record.course import Course
 from experiments.record.run_dir import MAIN
-from experiments.run.context import Arms, PhasePosition, RunContext, Stage
+from experiments.run.context import (
+    Arms,
+    PhasePosition,
+    ReadAgain,
+    RunContext,
+    Stage,
+)
 from experiments.run.evaluation import measure_gate
 from experiments.run.gates import Judgement, describe_harm, judge, kept_before
 from experiments.run.lineage import check_record, record_of, write_record
@@ -120,6 +127,32 @@ def _as_trained(stage: Stage) -> Stage:
     if fixed and len(stage.teachers) == 1:
         return single_stage(stage, stage.teachers[0])
     return stage
+
+
+def plan_again(arms: Arms) -> dict[tuple[str, int], ReadAgain]:
+    """Who is asked again after each phase of each arm.
+
+    Every arm reads the same samples in a phase, and arms train in their order, so what
+    a teacher says in the first that asks it is what it says in all.
+
+    Args:
+        arms: those of the run, in their order; what repeats another is not trained.
+    """
+    again, repeated = {}, repeated_arms(arms)
+    arms = {arm: stages for arm, stages in arms.items() if arm not in repeated}
+    for number, (arm, stages) in enumerate(arms.items()):
+        after = list(arms.values())[number + 1 :]
+        for index in range(len(stages)):
+            later = [stages[index + 1 :], *after]
+            again[arm, index] = ReadAgain(
+                phase=_teachers(others[index] for others in after),
+                calibration=_teachers(chain.from_iterable(later)),
+            )
+    return again
+
+
+def _teachers(stages: Iterable[Stage]) -> frozenset[str]:
+    return frozenset(name for stage in stages for name in stage.teachers)
 
 
 def phase_steps(train: TrainConfig, samples: int, samples_per_step: int) -> int:

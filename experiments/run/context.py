@@ -15,6 +15,7 @@ from experiments.record.progress import Progress
 from experiments.record.stop import StopRequest
 from plugins.registry import Registry
 from student.loop.engine import Engine
+from teacher.answers import Answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,16 @@ Arms = Mapping[str, list[Stage]]
 """The phases of every arm."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadAgain:
+    """Teachers of a run that are asked again after one phase of one arm."""
+
+    phase: frozenset[str]
+    """About what this phase trains on: by an arm that comes after."""
+    calibration: frozenset[str]
+    """About the texts of calibration: also by the arm's own later phases."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RunContext:
     """Everything the arms of one run share."""
@@ -43,6 +54,10 @@ class RunContext:
     """Digests of what is learned from."""
     arms: Arms
     """Every arm that the run reports, see :func:`experiments.run.arms.plan_arms`."""
+    answers: Answers
+    """What teachers said of the texts that several arms read."""
+    again: Mapping[tuple[str, int], ReadAgain]
+    """By arm and index of its phase, see :func:`experiments.run.arms.plan_again`."""
     metrics: Metrics
     progress: Progress
     stop: StopRequest

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from experiments.assemble.checks import check_disk
+from experiments.assemble.checks import check_disk, free_bytes
 from experiments.assemble.data import RunData, load_data
 from experiments.assemble.layer_maps import crowded_layers
 from experiments.assemble.lengths import TEXTS, limits_of
@@ -39,13 +40,18 @@ from experiments.record.progress import Progress, waiting
 from experiments.record.run_dir import MAIN
 from experiments.record.stop import stop_on_signals
 from experiments.record.versions import changes, versions
-from experiments.run.arms import check_arm, plan_arms, repeated_arms
+from experiments.run.arms import check_arm, plan_again, plan_arms, repeated_arms
 from experiments.run.context import Arms, RunContext, Stage
 from experiments.run.lineage import text_digests
 from experiments.run.plan import RunPlan
 from experiments.run.stored_phases import stored_stages
 from student.loop.engine import Engine
 from student.loop.launch import launched_rank, launched_world
+from teacher.answers import Answers
+
+ANSWERS = "answers"
+"""In a run's folder while it goes on, with the process's number: teachers' answers that
+did not go into memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -157,6 +163,7 @@ def open_run(
         run_id = _begun(loaded, engine)
         launch.begun = True
         metrics = Metrics(run_dir, engine.is_main)
+        answers = _answers(loaded.plan.config, loaded.models, engine.rank)
         try:
             yield RunContext(
                 config=loaded.plan.config,
@@ -166,6 +173,8 @@ def open_run(
                 data=loaded.data,
                 texts=loaded.texts,
                 arms=loaded.arms,
+                answers=answers,
+                again=plan_again(loaded.arms),
                 metrics=metrics,
                 progress=Progress(engine.is_main),
                 stop=stop,
@@ -178,6 +187,7 @@ def open_run(
             )
         finally:
             metrics.close()
+            answers.close()
 
 
 @contextmanager
@@ -301,6 +311,20 @@ def _warnings(
             "meet in every block; train.prefetch is off"
         )
     yield from idle
+
+
+def _answers(config: Config, models: Models, rank: int) -> Answers:
+    """What will remember the teachers' answers of a run, in one of its processes.
+
+    A teacher that all processes run together is left out: one of them might remember
+    what another has forgotten, and wait for it.
+    """
+    wanted, gib = config.answers, 2**30
+    names = [n for n in models.live if wanted.keeps(n) and n not in models.sharded]
+    folder = config.run_dir / f"{ANSWERS}-{rank}"
+    shutil.rmtree(folder, ignore_errors=True)  # of a launch that was killed
+    disk = min(int(wanted.disk_gib * gib), free_bytes(config.run_dir) // 2)
+    return Answers(names, folder, memory=int(wanted.memory_gib * gib), disk=disk)
 
 
 def _begun(loaded: LoadedRun, engine: Engine) -> str:

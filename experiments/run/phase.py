@@ -59,7 +59,9 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     if phase.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     encode = run.models.encode
-    phase_teachers = _faculty(run, stage, capture, encode)
+    later = run.again[position.arm, position.index]
+    with run.answers.during("calibration", stage.teachers, later.calibration):
+        phase_teachers = _faculty(run, stage, capture, encode)
     objectives = build_objectives(phase, run.registry, phase_teachers is not None)
     distiller = Distiller(
         model,
@@ -91,7 +93,8 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
             work=show,
         )
         train = in_step(phase.train, bool(run.models.sharded))
-        done = train_phase(distiller, engine, job, train)
+        with run.answers.during(f"phase {position.index}", later.phase, later.phase):
+            done = train_phase(distiller, engine, job, train)
     if done < position.steps:
         raise RunStopped(f"{title}: {done} of {position.steps} steps")
     result = _measure(run, stage, position, capture, phase_teachers)
@@ -273,6 +276,7 @@ def _faculty(
         shares=shares,
         samples=run.data.calibration,
         progress=run.progress.over,
+        answers=run.answers,
     )
 
 

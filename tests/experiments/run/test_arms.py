@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from experiments.cli import main
 from experiments.config.tree import load_config, resolve_phases
-from experiments.run.arms import phase_steps, plan_arms, repeated_arms
+from experiments.run.arms import phase_steps, plan_again, plan_arms, repeated_arms
 from experiments.run.context import Stage
 from student.config import TrainConfig
 from student.loop.data_order import sample_indices
@@ -55,6 +55,25 @@ def test_an_arm_that_another_trains_already_is_not_trained_again(presets):
     both = planned(presets, ["p", "q"])
     assert repeated_arms(both) == {"without:p": "single:q", "without:q": "single:p"}
     assert repeated_arms(planned(presets, ["p", "q", "r"])) == {}
+
+
+def test_teachers_are_asked_again_by_arms_and_of_calibration_by_phases_to_come(presets):
+    (dual,) = planned(presets, ["p", "q", "r"])["main"]
+    p, q, r, both = (
+        replace(dual, teachers=(*names,)) for names in ["p", "q", "r", "pq"]
+    )
+    arms = {"main": [both, r], "ce_only": [replace(dual, teachers=())] * 2}
+    arms |= {"single:q": [q, q], "without:p": [q, r], "single:p": [p, p]}
+    again = plan_again(arms)
+    assert again["main", 0].phase == {"q", "p"}
+    assert again["main", 0].calibration == {"r", "q", "p"}
+    assert again["main", 1].phase == {"q", "r", "p"}  # of arms, not of this phase's
+    assert again["single:q", 0].phase == {"q", "p"}
+    assert again["without:p", 1].calibration == {"p"}
+    assert again["single:p", 0].phase == set()
+    assert again["single:p", 0].calibration == {"p"}
+    assert again["single:p", 1].calibration == set()
+    assert plan_again(planned(presets, ["p"]))["main", 0].phase == set()  # repeated
 
 
 def test_one_teacher_with_a_router_is_another_training_than_it_alone(presets):
