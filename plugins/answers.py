@@ -214,6 +214,41 @@ def temperature_problem(temperature: Any, tokens: int | None = None) -> str:
     return ""
 
 
+def distance_problem(apart: Any, weight: Tensor, per_token: bool) -> str:
+    """What is wrong with a distance's answer.
+
+    Args:
+        apart: what it returned.
+        weight: (L, B, T), what it was given.
+        per_token: what it says of itself.
+    """
+    wanted = tuple(weight.shape) if per_token else (len(weight),)
+    return _features_problem(apart, wanted)
+
+
+def projection_problem(projected: Any, given: Tensor, width: int) -> str:
+    """What is wrong with a projector's answer.
+
+    Args:
+        projected: what it returned.
+        given: (L, B, T, C), what it was given.
+        width: what it is to make of C.
+    """
+    return _features_problem(projected, (*given.shape[:-1], width))
+
+
+def _features_problem(answer: Any, wanted: tuple[int, ...]) -> str:
+    if not isinstance(answer, Tensor):
+        return f"returns {_kinds(answer)}; return a tensor {wanted}"
+    if tuple(answer.shape) != wanted:
+        return f"returns shape {tuple(answer.shape)}; return {wanted}"
+    if not answer.is_floating_point():
+        return f"returns a tensor of {_plain(answer.dtype)}; return floats"
+    if not bool(answer.detach().isfinite().all()):
+        return "returns values that are not finite"
+    return ""
+
+
 def loss_problem(loss: Any) -> str:
     """What is wrong with the type of an objective's answer."""
     if not isinstance(loss, Tensor):

@@ -22,6 +22,7 @@ from fuse.similarity_router import SimilarityRouter
 from plugins.hookspecs import Aligner, Space, hookimpl
 from student.balance import BALANCERS, Balancer
 from student.bridges import AdapterBridge, LatentBridge, ProjectorBridge
+from student.match import DISTANCES, PROJECTORS, Distance, Match
 from student.objective import Objective
 from student.output.temperature import TEMPERATURES, Temperature
 from student.terms.key_value import OBJECTIVES
@@ -88,8 +89,21 @@ def spaces() -> Mapping[str, Space]:
 
 @hookimpl
 def objectives() -> Mapping[str, Callable[..., Objective]]:
-    """Next-token loss, KV distances, attention and relation KL, teachers' outputs."""
-    return dict(OBJECTIVES)
+    """Next-token loss, KV distances, attention and relation KL, teachers' outputs, and
+    any site by any distance."""
+    return {**OBJECTIVES, "match": Match}
+
+
+@hookimpl
+def distances() -> Mapping[str, Callable[..., Distance]]:
+    """Token by token, text by text, and between all tokens of a pass."""
+    return dict(DISTANCES)
+
+
+@hookimpl
+def projectors() -> Mapping[str, Callable[..., nn.Module]]:
+    """Linear, with a hidden layer, rotations, and leading directions."""
+    return dict(PROJECTORS)
 
 
 @hookimpl

@@ -23,6 +23,7 @@ from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
 from student.balance import Balancer
 from student.bridges.base import Bridge
+from student.match.distance import Distance
 from student.objective import Objective
 from student.output.temperature import Temperature
 
@@ -174,6 +175,48 @@ def objectives() -> Mapping[str, Callable[..., Objective]]:
 
     Chosen by ``loss.terms.<a name>.use``; ``loss.extra.<name>`` is short for its
     weight.
+    """
+
+
+@hookspec
+def distances() -> Mapping[str, Callable[..., Distance]]:
+    """Offer distances: how far a student's features are from a teacher's.
+
+    A factory takes options alone and returns an object that maps the student's side
+    (L, B, T, C) and the teacher's (L, B, T, C'), both float32 or wider, and weights
+    (L, B, T) >= 0 to what every token costs, (L, B, T), where its attribute
+    ``per_token`` is True, and else to what each layer of the pass costs, (L,). With
+    ``equal_widths = True`` it is only asked where C' = C.
+
+    The teacher's side stands still, and no gradient goes there. Whatever the weights
+    are, all 0 included, the answer is finite; what a token without weight holds changes
+    no other's. Nothing it is given is changed, and nothing is remembered. The student's
+    own teacher is nearer than a stranger. Keyword-only parameters of the factory, or
+    the fields of a dataclass with ``kw_only=True``, are its options, each with a
+    default and a type by which a config is checked.
+
+    Chosen by ``loss.terms.<a name>.distance`` of a term that uses ``match``.
+    """
+
+
+@hookspec
+def projectors() -> Mapping[str, Callable[..., nn.Module]]:
+    """Offer projectors: from the student's features to a teacher's.
+
+    A factory takes the student's width, the teacher's width and the number of layers,
+    and returns a module that maps (L, B, T, C_s) to the width of what it is compared
+    with. That is the teacher's, or what its method ``target`` makes of the teacher's
+    features (L, B, T, C_t): a fixed map, to which no gradient goes, or both sides would
+    shrink together. Each token is mapped by itself. What it learns, it learns from the
+    distance, at the bridge's rate, and everything gets a gradient.
+
+    With a method ``fit`` it is given statistics of the features on the calibration
+    sample before the first step, ``to_teacher`` (x the student's) and ``to_student``,
+    and takes useful weights in closed form, finite also where channels are constant.
+    Keyword-only parameters are its options, each with a default and a type by which a
+    config is checked.
+
+    Chosen by ``loss.terms.<a name>.projector`` of a term that uses ``match``.
     """
 
 

@@ -1,13 +1,18 @@
-"""What a config may say to a plugin beside its name: its keyword-only parameters."""
+"""What a config may say to a plugin beside its name: its keyword-only parameters.
+
+An option may itself name a plugin; then what it names is handed over as it stands.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from functools import partial
 from typing import Any, get_type_hints
 
+from align.support.field_types import plugin_kind
+from fuse.config import choice_of
 from plugins.errors import PluginError
 
 
@@ -42,7 +47,7 @@ def options_of(factory: Callable[..., Any]) -> type:
                 f"{getattr(factory, '__name__', factory)} takes {parameter.name!r} "
                 "without a default; give it one, so that a config may leave it out"
             )
-    hints = _hints(factory)
+    hints = hints_of(factory)
     fields = [
         (
             parameter.name,
@@ -63,11 +68,74 @@ def with_options(factory: Any, options: Mapping[str, Any]) -> Any:
     return made
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """One plugin that an option names."""
+
+    kind: str
+    name: str
+    options: Mapping[str, Any]
+    """Of the plugin, by name."""
+
+    @property
+    def plugin(self) -> tuple[str, str]:
+        """Kind and name."""
+        return self.kind, self.name
+
+
+def choices(
+    factory: Callable[..., Any], options: Mapping[str, Any], place: str = ""
+) -> dict[str, Choice]:
+    """What the given options of a factory name, by option.
+
+    Args:
+        factory: whose options they are, some marked by ``PluginName``.
+        options: as a config says them; what has another type is left to its check.
+        place: where they stand, for errors.
+
+    Raises:
+        PluginError: an option names nothing.
+    """
+    named = {}
+    for option, hint in hints_of(factory).items():
+        kind, value = plugin_kind(hint), options.get(option)
+        if kind is not None and isinstance(value, str | Mapping):
+            try:
+                name, inside = choice_of(f"{place}{option}", value)
+            except ValueError as error:
+                raise PluginError(str(error)) from error
+            named[option] = Choice(kind=kind, name=name, options=inside)
+    return named
+
+
+def resolved(
+    factory: Callable[..., Any],
+    options: Mapping[str, Any],
+    look_up: Callable[[str, str], Any],
+) -> dict[str, Any]:
+    """The options, with factories in the place of names.
+
+    Args:
+        factory: whose options they are.
+        options: as a config says them.
+        look_up: from kind and name to what it stands for, as ``Registry.guarded``.
+
+    Raises:
+        PluginError: a name is unknown.
+    """
+    made = {
+        option: with_options(look_up(choice.kind, choice.name), choice.options)
+        for option, choice in choices(factory, options).items()
+    }
+    return {**options, **made}
+
+
 def _same(value: Any) -> Any:
     return value
 
 
-def _hints(factory: Any) -> dict[str, Any]:
+def hints_of(factory: Any) -> dict[str, Any]:
+    """The types of what a factory takes, by name; none that a checker alone sees."""
     while isinstance(factory, partial):
         factory = factory.func
     function = factory.__init__ if inspect.isclass(factory) else factory

@@ -76,6 +76,53 @@ def $ident(moment: Moment) -> float | Tensor:
     return moment.start if moment.progress < 0.5 else moment.end
 ''',
     ),
+    "distance": (
+        "$Class",
+        "from dataclasses import dataclass\nfrom typing import ClassVar\n\n"
+        "from torch import Tensor\n",
+        '''
+@dataclass(kw_only=True)
+class $Class:
+    """Absolute difference, as far as it is larger than a slack."""
+
+    per_token: ClassVar[bool] = True  # (L, B, T); False: (L,), of the whole pass
+    equal_widths: ClassVar[bool] = True
+    slack: float = 0.0
+    """An option: how far apart features may be for nothing."""
+
+    def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """(L, B, T, C), (L, B, T, C), (L, B, T) -> (L, B, T)."""
+        return ((pred - target).abs() - self.slack).clamp_min(0).mean(-1)
+''',
+    ),
+    "projector": (
+        "$Class",
+        "import torch\nfrom torch import Tensor, nn\n\n"
+        "from student.bridges.base import PairStats\n",
+        '''
+class $Class(nn.Module):
+    """Scale each channel, and repeat or leave out channels to fit."""
+
+    channels: Tensor
+
+    def __init__(self, student: int, teacher: int, layers: int) -> None:
+        """Channel i of the teacher's is fed by channel i modulo the student's."""
+        super().__init__()
+        self.register_buffer("channels", torch.arange(teacher) % student)
+        self.scale = nn.Parameter(torch.ones(layers, 1, 1, teacher))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(L, B, T, C_s) -> (L, B, T, C_t)."""
+        return x[..., self.channels].to(self.scale.dtype) * self.scale
+
+    def fit(self, stats: PairStats) -> None:
+        """Take the best scale of each channel."""
+        pairs, here = stats.to_teacher, torch.arange(len(self.channels))
+        variance = pairs.std_x.square()[:, self.channels]
+        slope = pairs.cov_xy[:, self.channels, here] / variance
+        self.scale.data.copy_(slope[:, None, None])
+''',
+    ),
     "router": (
         "$Class",
         "import torch\nfrom torch import Tensor, nn\n",

@@ -12,7 +12,7 @@ Who learns from what is decided here and nowhere else:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from align.errors import InputError
 from align.layer_map import LayerMap
 from align.reading import Reading
+from align.sizes import Sizes
 from align.support.matrices import Layout, layouts
 from align.support.stopwatch import part
 from align.tokens.batch import TokenBatch
@@ -44,6 +45,7 @@ from student.objective import (
     compares,
     count_of,
     fades,
+    introduce,
     modules_of,
     needs_of,
     wants_sample,
@@ -74,6 +76,16 @@ class Teaching:
     """The entropy term; None where no router learns."""
     maps: Mapping[str, LayerMap] = field(default_factory=dict)
     """By teacher, of those that bring attention and that the bridge does not know."""
+
+    _: KW_ONLY
+    sizes: Mapping[str, Sizes] = field(default_factory=dict)
+    """By teacher, of those that the bridge does not know."""
+
+    @property
+    def all_sizes(self) -> Mapping[str, Sizes]:
+        """By teacher, those of the bridge's and the others."""
+        met = () if self.bridge is None else self.bridge.teachers
+        return {**self.sizes, **{teacher.name: teacher.sizes for teacher in met}}
 
     @property
     def layer_maps(self) -> Mapping[str, LayerMap]:
@@ -167,6 +179,8 @@ class Distiller(nn.Module):
         self._config, self._autocast = config, autocast
         self._health_every = health_every
         terms = {name: o.objective for name, o in self._objectives.items()}
+        if teaching is not None:
+            introduce(terms, _sizes_of(capture), teaching.all_sizes)
         self.terms = modules_of(terms)
         """Terms that are modules: what they learn is trained, moved and saved."""
         self.balance = balance
@@ -540,6 +554,16 @@ class Distiller(nn.Module):
                 )
             )
         return {"outcome": self._config.eta_outcome * value}
+
+
+def _sizes_of(capture: Capture) -> Sizes:
+    return Sizes(
+        layers=capture.num_layers,
+        heads=capture.num_kv_heads,
+        k_dim=capture.k_dim,
+        v_dim=capture.v_dim,
+        hidden_size=capture.hidden_size,
+    )
 
 
 def _of_step(

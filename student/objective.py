@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from align.errors import InputError
+from align.sizes import Sizes
 from align.tokens.batch import TokenBatch
 from align.views import ATTENTION as ATTENTION
 from align.views import KEYS_VALUES as KEYS_VALUES
@@ -225,6 +226,9 @@ class Objective(Protocol):
     pass divided by them (``ctx.total``). A term without one gives a mean over the
     pass, which counts with the pass's share of the step's predicted tokens.
 
+    A term that is built for sizes has a method ``meet``, which is told those of the
+    student and of the phase's teachers before anything else; see :func:`introduce`.
+
     A term that is a module may have a method ``fit`` that takes an iterable of
     :class:`StepContext`: what the phase's calibration sample looks like before the
     first step, for parameters and buffers that start from data. Each pass over it
@@ -292,6 +296,29 @@ def needs_of(objectives: Mapping[str, Objective]) -> frozenset[str]:
         if compares(objective) or RELATIONS in asked:
             needs |= {KEYS_VALUES}
     return needs
+
+
+def introduce(
+    objectives: Mapping[str, Objective], student: Sizes, teachers: Mapping[str, Sizes]
+) -> None:
+    """Tell the terms that are built for sizes who is compared, before anything else.
+
+    Args:
+        objectives: by name; those with a method ``meet``.
+        student: the student's sizes.
+        teachers: those of the phase's teachers, by name.
+
+    Raises:
+        InputError: a term cannot compare these.
+    """
+    for name, objective in objectives.items():
+        meet = getattr(objective, "meet", None)
+        if meet is None:
+            continue
+        try:
+            meet(student, teachers)
+        except InputError as error:
+            raise InputError(f"loss.terms.{name}: {error}") from error
 
 
 def modules_of(objectives: Mapping[str, Objective]) -> nn.ModuleDict:

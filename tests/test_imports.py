@@ -42,6 +42,7 @@ ROOMS: dict[str, set[str]] = {
     "student/output/across": {"output/divergence"},
     "student/output/transport": {"output/divergence", "output/across"},
     "student/terms": {"output"},
+    "student/match": {"bridges", "output"},
     "plugins/contracts": set(),
     "plugins/contracts/space": set(),
     "plugins/guards": {"contracts"},

@@ -36,6 +36,31 @@ ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 """No range holds nan: no comparison with it is true."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class PluginName:
+    """Marks a setting that names a plugin, ``NAME`` or ``{use: NAME, option: value}``.
+
+    Whoever builds what has the setting hands over what the name stands for.
+    """
+
+    kind: str
+    """Such as ``distance``."""
+
+    @property
+    def words(self) -> str:
+        """What the setting takes."""
+        return f"the name of a {self.kind}, or {{use: NAME}} with its options"
+
+
+def plugin_kind(hint: Any) -> str | None:
+    """The kind of plugin that a setting of this type names; None: it names none."""
+    for mark in getattr(hint, "__metadata__", ()):
+        if isinstance(mark, PluginName):
+            return mark.kind
+    inside = get_args(hint) if is_union(hint) else ()
+    return next((kind for arm in inside if (kind := plugin_kind(arm))), None)
+
+
 def check_fields(section: object, place: str) -> None:
     """Check every field of a config's section against its annotation.
 
@@ -93,6 +118,9 @@ def in_words(hint: Any, quote: Any = repr) -> str:
         return words[hint]
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
+        for mark in hint.__metadata__:
+            if hasattr(mark, "words"):  # it says what the whole is
+                return str(mark.words)
         marks = "".join(f" {_range(mark)}" for mark in hint.__metadata__)
         return in_words(args[0], quote) + marks
     if origin is Literal:

@@ -12,7 +12,7 @@ from experiments.config.parsing import ConfigError, check
 from experiments.config.tree import Config, PhaseConfig
 from experiments.config.used_plugins import names_used
 from fuse.config import LEARNABLE, choice_of
-from plugins.options import options_of
+from plugins.options import choices, options_of
 from plugins.registry import Registry
 from student.balance import GRADIENTS, balancer_needs
 from student.balance import NEXT_TOKEN as NEXT_TOKEN_LOSS
@@ -56,10 +56,14 @@ def _check_options(phase: PhaseConfig, registry: Registry) -> None:
     for name, term in chosen_terms(phase.loss, phase.output).items():
         if name not in phase.loss.terms:
             continue  # a short form has no options
-        options_class = options_of(registry.entry("objective", term.kind).value)
+        factory = registry.entry("objective", term.kind).value
+        options_class = options_of(factory)
         place = f"phase.{phase.name}.loss.terms.{name}"
         entry = {"use": term.kind, "weight": term.weight, **term.options}
         check(_term_schema(options_class), entry, place)
+        for option, choice in choices(factory, term.options).items():
+            named = registry.entry(choice.kind, choice.name).value
+            check(options_of(named), choice.options, f"{place}.{option}")
         try:
             build_term(term, registry)
             output_of(phase, name)

@@ -89,6 +89,7 @@ class Models:
                 p.numel() * p.element_size() for p in first.model.parameters()
             )
             capture = KVCapture(self._adapted(first.model))
+        self.student_sizes = capture.sizes
         self.student_layers = capture.num_layers
         self.student_tokenizer: Any = first.tokenizer
         self.encode = Encoder(

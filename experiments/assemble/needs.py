@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from align.sizes import Sizes
 from align.views import ATTENTION, KEYS_VALUES, OUTPUTS, OWN_LOSS, ModelFacts, Teacher
 from experiments.assemble.outputs import (
     active_objectives,
@@ -54,6 +55,11 @@ def wants_attention(phase: PhaseConfig, registry: Registry) -> bool:
 def who_gives(need: str, teachers: Mapping[str, ModelFacts]) -> list[str]:
     """The teachers that do not lack something, in order."""
     return [n for n, t in teachers.items() if need not in getattr(t, "lacks", {})]
+
+
+def sizes_of(teachers: Mapping[str, ModelFacts]) -> dict[str, Sizes]:
+    """By teacher."""
+    return {name: teacher.sizes for name, teacher in teachers.items()}
 
 
 def with_depth(

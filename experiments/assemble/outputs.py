@@ -10,6 +10,7 @@ from typing import Any
 from align.views import LinearHead, ModelFacts, Teacher
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import PhaseConfig
+from plugins.options import resolved
 from plugins.registry import Registry
 from student.config import ChosenTerm
 from student.objective import OUTPUTS, Objective, needs_of
@@ -37,7 +38,9 @@ def active_objectives(phase: PhaseConfig, registry: Registry) -> dict[str, Objec
 
 def build_term(term: ChosenTerm, registry: Registry) -> Objective:
     """What a config's choice of a term stands for, with its options."""
-    objective: Objective = registry.guarded("objective", term.kind)(**term.options)
+    factory = registry.entry("objective", term.kind).value
+    options = resolved(factory, term.options, registry.guarded)
+    objective: Objective = registry.guarded("objective", term.kind)(**options)
     return objective
 
 

@@ -33,13 +33,19 @@ from experiments.assemble.layer_maps import (
 )
 from experiments.assemble.needs import (
     check_needs,
+    sizes_of,
     wants_attention,
     wants_kv,
     wants_own_loss,
     who_gives,
     with_depth,
 )
-from experiments.assemble.outputs import build_term, check_outputs, output_heads
+from experiments.assemble.outputs import (
+    active_objectives,
+    build_term,
+    check_outputs,
+    output_heads,
+)
 from experiments.assemble.precision import autocast_of
 from experiments.config.tree import PhaseConfig
 from fuse.config import FuseConfig
@@ -56,6 +62,7 @@ from student.distiller import Teaching, WeightedObjective
 from student.fitting import SampleBatch
 from student.layers import feature_temperature, layers_read
 from student.loop.batches import query_rows
+from student.objective import introduce
 from student.terms.key_value import BUILT_IN, NEXT_TOKEN, chosen_terms
 from teacher.answers import Answers
 from teacher.capture.kv_capture import KVCapture
@@ -191,7 +198,13 @@ def build_phase_teachers(
         if trained and phase.fuse.entropy_reg_strength > 0
         else None
     )
-    teaching = Teaching(bridge, weigher.to(student.device), regularizer, depth.maps)
+    teaching = Teaching(
+        bridge,
+        weigher.to(student.device),
+        regularizer,
+        depth.maps,
+        sizes=sizes_of(teachers),
+    )
     return PhaseTeachers(
         teaching=teaching, panel=panel, report=report, depth=depth, sample=sample
     )
@@ -200,7 +213,7 @@ def build_phase_teachers(
 def check_phase(
     phase: PhaseConfig,
     registry: Registry,
-    student_layers: int,
+    student: Sizes,
     teachers: Mapping[str, Teacher],
     student_tokenizer: Any,
 ) -> None:
@@ -208,20 +221,25 @@ def check_phase(
 
     Raises:
         InputError: a layer that a model does not have, not one weight a teacher or one
-            temperature a layer, or an output that is not there or cannot be compared.
+            temperature a layer, an output that is not there or cannot be compared, or
+            widths that a term cannot bring together.
         ConfigError: a term needs what no teacher can give; names all of them.
     """
     check_needs(phase, registry, teachers)
     check_outputs(phase, registry, teachers, student_tokenizer)
     mapped = {n: teachers[n] for n in with_depth(phase, registry, teachers)}
-    check_depth(phase, registry, student_layers, mapped)
-    layers_read(phase.loss.outcome_layers, student_layers)
-    feature_temperature(phase.loss.temperatures, student_layers)
+    check_depth(phase, registry, student.layers, mapped)
+    layers_read(phase.loss.outcome_layers, student.layers)
+    feature_temperature(phase.loss.temperatures, student.layers)
     for name, term in phase.loss.chosen.items():
         temperatures = term.options.get("temperatures")
         if term.kind in BUILT_IN and temperatures is not None:
             place = f"loss.terms.{name}.temperatures"
-            feature_temperature(temperatures, student_layers, place)
+            feature_temperature(temperatures, student.layers, place)
+    if teachers:
+        with torch.device("meta"):  # nothing is made but found possible
+            terms = active_objectives(phase, registry)
+            introduce(terms, student, sizes_of(teachers))
     if phase.fuse.router == "fixed":
         fixed_weights(phase.fuse, dict.fromkeys(teachers, 1.0))
 

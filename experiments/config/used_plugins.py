@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.config.tree import PhaseConfig
 from plugins.registry import Registry
 from plugins.trial import Name, Options, foreign
+from student.config import ChosenTerm
+
+if TYPE_CHECKING:
+    from plugins.options import Choice
 
 Records = Mapping[str, Mapping[str, str]]
 """``kind name`` -> ``plugin``, ``distribution``, ``version`` and ``digest``."""
@@ -38,6 +42,7 @@ def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
             if term.kind in OUTPUT_TERMS and term.options.get("temperature_rule")
         ]
         names += [("objective", term.kind) for term in terms.values()]
+        names += [choice.plugin for choice in _named(terms)]
     return list(dict.fromkeys(names))
 
 
@@ -47,20 +52,34 @@ def options_used(phases: Iterable[PhaseConfig]) -> dict[Name, list[Options]]:
 
     ways: dict[Name, list[Options]] = {}
     for phase in phases:
-        fuse = phase.fuse
+        fuse, terms = phase.fuse, chosen_terms(phase.loss, phase.output)
         for name, options in (
             (("router", fuse.router), fuse.router_options),
             (("space", fuse.space_name), fuse.space_options),
             (("balancer", phase.loss.balancer[0]), phase.loss.balancer[1]),
-            *(
-                (("objective", term.kind), term.options)
-                for term in chosen_terms(phase.loss, phase.output).values()
-            ),
+            *((("objective", term.kind), term.options) for term in terms.values()),
+            *((choice.plugin, choice.options) for choice in _named(terms)),
         ):
             known = ways.setdefault(name, [])
             if options not in known:
                 known.append(options)
     return ways
+
+
+def _named(terms: Mapping[str, ChosenTerm]) -> list[Choice]:
+    """What the options of built-in terms name."""
+    from plugins.builtin import objectives
+    from plugins.options import choices
+
+    factories = objectives()
+    return [
+        choice
+        for name, term in terms.items()
+        if term.kind in factories
+        for choice in choices(
+            factories[term.kind], term.options, f"loss.terms.{name}."
+        ).values()
+    ]
 
 
 def plugin_records(registry: Registry, phases: Iterable[PhaseConfig]) -> Records:

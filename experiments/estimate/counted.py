@@ -16,7 +16,7 @@ from torch import nn
 
 from align.layer_map import needs_sample
 from experiments.assemble.layer_maps import layer_maps
-from experiments.assemble.needs import wants_kv
+from experiments.assemble.needs import sizes_of, wants_kv
 from experiments.assemble.outputs import active_objectives, reading_outputs, teachers_of
 from experiments.assemble.precision import autocast_of, settle
 from experiments.assemble.teaching import build_bridge
@@ -31,7 +31,7 @@ from fuse.router import learns
 from plugins.registry import Registry
 from student.config import TrainConfig
 from student.layers import layers_read
-from student.objective import ATTENTION, compares, modules_of, needs_of
+from student.objective import ATTENTION, compares, introduce, modules_of, needs_of
 from teacher.loading.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
 
 BLOCKS = {"cuda": 4, "cpu": 2}
@@ -217,9 +217,10 @@ class _Plan:
         """Numbers in bridge, router and terms."""
         if not self.teachers:
             return 0
-        terms = modules_of(self.terms)
         fuse, student = self.phase.fuse, self.student
         with torch.device("meta"):
+            introduce(self.terms, student.sizes, sizes_of(self.teachers))
+            terms = modules_of(self.terms)
             bridge = build_bridge(
                 self.phase,
                 self.registry,

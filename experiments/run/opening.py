@@ -276,7 +276,7 @@ def _stages(plan: RunPlan, models: Models, data: RunData) -> list[Stage]:
             check_phase(
                 stage.phase,
                 plan.registry,
-                models.student_layers,
+                models.student_sizes,
                 models.chosen(stage.teachers),
                 models.student_tokenizer,
             )

@@ -14,9 +14,11 @@ import torch
 
 from plugins.contracts import aligner as contract_aligner
 from plugins.contracts import balancer as contract_balancer
+from plugins.contracts import distance as contract_distance
 from plugins.contracts import maps as contract_maps
 from plugins.contracts import objective as contract_objective
 from plugins.contracts import phase as contract_phase
+from plugins.contracts import projector as contract_projector
 from plugins.contracts import router as contract_router
 from plugins.contracts import space as contract_space
 from plugins.contracts import temperature as contract_temperature
@@ -32,6 +34,8 @@ CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
     "router": contract_router.router,
     "space": contract_space.space,
     "objective": contract_objective.objective,
+    "distance": contract_distance.distance,
+    "projector": contract_projector.projector,
     "balancer": contract_balancer.balancer,
     "temperature": contract_temperature.temperature,
     "phase": contract_phase.phase,

@@ -34,6 +34,7 @@ _GUARDS: Mapping[str, Callable[[Entry, Any], Any]] = {
     "router": modules.router,
     "space": space.space,
     "objective": modules.objective,
+    "projector": modules.projector,
     "balancer": modules.balancer,
 }
 """By kind; a phase is data, checked when it is read."""

@@ -14,7 +14,14 @@ from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
 from plugins import answers
 from plugins.entry import Entry
-from plugins.guards.shared import Seldom, StandIn, blamed, made_by, require
+from plugins.guards.shared import (
+    Seldom,
+    StandIn,
+    all_finite,
+    blamed,
+    made_by,
+    require,
+)
 from plugins.untouched import Untouched
 from student.output.temperature import Moment
 
@@ -137,6 +144,32 @@ class _Temperature(StandIn):
         )
 
 
+class _Distance(StandIn):
+    def __init__(self, entry: Entry, inner: Any) -> None:
+        super().__init__(entry, inner)
+        for name in ("per_token", "equal_widths"):
+            value = getattr(inner, name, None)
+            if not isinstance(value, bool):
+                raise entry.error(f"has {name} = {value!r}; say True or False")
+        self.per_token: bool = inner.per_token
+        self.equal_widths: bool = inner.equal_widths
+
+    def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        given = {"the prediction": pred, "the target": target, "the weight": weight}
+        before = Untouched(given)
+        with blamed(self._entry):
+            apart = self._inner(pred, target, weight)
+        problem = answers.distance_problem(apart, weight, self.per_token)
+        if problem and not all_finite(given, self._inner):
+            return apart  # training's trouble, told where it is found
+        require(self._entry, problem or before.problem())
+        return apart
+
+
+def _distance(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda **options: _Distance(entry, made_by(entry, factory, **options))
+
+
 def _aligner(entry: Entry, factory: Callable[[], Any]) -> Callable[[], Any]:
     return lambda: _Aligner(entry, made_by(entry, factory))
 
@@ -147,5 +180,6 @@ GUARDS: Mapping[str, Callable[[Entry, Any], Any]] = {
     "adapter": _Adapter,
     "rope_scaler": _RopeScaler,
     "temperature": _Temperature,
+    "distance": _distance,
 }
 """By kind."""

@@ -80,6 +80,42 @@ def _fitted(entry: Entry, plain: Any) -> dict[str, Any]:
     return {"fit": fit}
 
 
+def projector(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
+    """A factory of projectors whose answers are checked."""
+
+    def build(student: int, teacher: int, layers: int, **options: Any) -> nn.Module:
+        made = made_by(entry, factory, student, teacher, layers, **options)
+        if not isinstance(made, nn.Module):
+            raise entry.error(
+                f"makes a {type(made).__name__}; a projector is a torch.nn.Module"
+            )
+        plain: Any = type(made)
+        width = teacher
+
+        def call(project: Any, x: Tensor) -> Tensor:
+            before = Untouched({"the features": x})
+            with blamed(entry):
+                projected = project(x)
+            problem = answers.projection_problem(projected, x, width)
+            if problem and not all_finite(x, made):
+                return projected  # training's trouble, told where it is found
+            require(entry, problem or before.problem())
+            return projected
+
+        def target(projector: Any, y: Tensor) -> Tensor:
+            nonlocal width
+            with blamed(entry):
+                compared: Tensor = plain.target(projector, y)
+            width = compared.shape[-1]
+            require(entry, answers.projection_problem(compared, y, width))
+            return compared
+
+        own_side = hasattr(plain, "target")
+        return guarded_module(made, call, {"target": target} if own_side else {})
+
+    return build
+
+
 def objective(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
     """A factory of objectives whose answers are checked."""
 

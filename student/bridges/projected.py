@@ -163,12 +163,12 @@ class Projected:
     @property
     def pred_k(self) -> Tensor:
         """(L, B, T, C) float, with the student's and the projector's gradient."""
-        return _apply(self.k.whole, self.k.z)
+        return mapped(self.k.whole, self.k.z)
 
     @property
     def pred_v(self) -> Tensor:
         """(L, B, T, C') float."""
-        return _apply(self.v.whole, self.v.z)
+        return mapped(self.v.whole, self.v.z)
 
     @property
     def target_k(self) -> Tensor:
@@ -225,11 +225,11 @@ class LayerwiseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply each layer's map."""
-        return _apply(self.whole, x)
+        return mapped(self.whole, x)
 
 
-def _apply(whole: Tensor, x: Tensor) -> Tensor:
-    """(L, C + 1, C'), (L, B, T, C) -> (L, B, T, C'): each layer's map."""
+def mapped(whole: Tensor, x: Tensor) -> Tensor:
+    """(L, C + 1, C'), (L, B, T, C) -> (L, B, T, C'): each layer's map, bias last."""
     layers, batch, tokens, width = x.shape
     out = torch.baddbmm(
         whole[:, -1:].to(x.dtype),

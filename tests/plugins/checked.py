@@ -8,6 +8,7 @@ from tests.plugins.broken import (
     aligners,
     balancers,
     functions,
+    matches,
     objectives,
     routers,
     spaces,
@@ -22,6 +23,8 @@ BROKEN = {
     "layer_map": functions.LAYER_MAPS,
     "adapter": functions.ADAPTERS,
     "rope_scaler": functions.ROPE_SCALERS,
+    "distance": matches.DISTANCES,
+    "projector": matches.PROJECTORS,
     "temperature": functions.TEMPERATURES,
     "phase": functions.PHASES,
 }

@@ -20,6 +20,8 @@ def test_there_is_one_hook_per_kind_of_the_design():
         ("router", "routers"),
         ("space", "spaces"),
         ("objective", "objectives"),
+        ("distance", "distances"),
+        ("projector", "projectors"),
         ("balancer", "balancers"),
         ("temperature", "temperatures"),
         ("phase", "phases"),

@@ -72,6 +72,8 @@ def test_the_installed_package_is_discovered(site):
         ("space", "sketch"),
         ("objective", "huber_k"),
         ("objective", "uncertain_k"),
+        ("distance", "chordal"),
+        ("projector", "shared"),
         ("balancer", "dwa"),
     ]
     assert {(r["plugin"], r["version"]) for r in theirs} == {("example", "1.2.3")}
@@ -121,11 +123,15 @@ def fused_by(router, space):
 def test_a_strangers_space_and_router_train_with_their_options(
     example, tiny_zoo, tmp_path
 ):
-    """Weights and the place to meet are both somebody else's."""
+    """Weights, the place to meet, a distance, a projector: all somebody else's."""
     changes = fused_by(
         {"use": "readers", "sharpness": 4.0}, {"use": "sketch", "size": 6}
     )
-    changes["loss"] = {"terms": {"noise": {"use": "uncertain_k", "weight": 0.1}}}
+    chordal = {"use": "chordal", "power": 1.0}
+    term = {"use": "match", "distance": chordal, "projector": "shared"}
+    noise = {"use": "uncertain_k", "weight": 0.1}
+    terms = {"noise": noise, "chord": term, "alike": {"use": "match"}}
+    changes["loss"] = {"terms": terms}
     config = load_config(small_config(tmp_path, tiny_zoo, changes))
     run = run_training(config, registry=example)
     lines = [
@@ -138,15 +144,22 @@ def test_a_strangers_space_and_router_train_with_their_options(
     # Fitted before the first step: at its own mean a distance d is worth 1 + log d.
     distance, noise = (train[0]["terms"][name] for name in ("kv_k", "noise"))
     assert noise == pytest.approx(1 + math.log(distance), abs=0.2)
+    assert all(0 < line["terms"]["chord"] < 2 for line in train)
+    assert all(0 < line["terms"]["alike"] < 1 for line in train)
     report = report_text(read_run(run))
-    for kind, name in (("router", "readers"), ("space", "sketch")):
+    for kind, name in {
+        "router": "readers",
+        "space": "sketch",
+        "distance": "chordal",
+        "projector": "shared",
+    }.items():
         assert f"The {kind} `{name}` is of the plugin `mtkd_example_plugin`" in report
     weights = [line["weights"] for line in lines if line["kind"] == "routing"]
     for by_teacher in weights[0].values():
         assert sum(by_teacher.values()) == pytest.approx(1, abs=1e-3)
         assert len(set(by_teacher.values())) == 2  # no equal shares
     kept = (run / "config.yaml").read_text()
-    assert "sharpness: 4.0" in kept and "size: 6" in kept
+    assert "sharpness: 4.0" in kept and "size: 6" in kept and "power: 1.0" in kept
 
 
 @pytest.mark.parametrize(

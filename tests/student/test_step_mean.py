@@ -15,6 +15,7 @@ from student.config import LossConfig
 from student.distiller import WeightedObjective
 from student.loop.batches import BatchMaker
 from student.loop.data_order import sample_indices
+from student.match import Match
 from student.objective import needs_of
 from student.output import Lexicon, Vocabulary, common_pieces
 from student.output_config import OutputConfig
@@ -214,6 +215,30 @@ def test_a_step_has_one_gradient_however_it_is_cut(
 ):
     lesson = lesson_of(kind)
     prepare(lesson, own_school, name, weigher_of(lesson, weights))
+    check(lesson, own_school, pieces)
+
+
+@pytest.mark.parametrize("weights", ["fixed", "by layer"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"site": "keys", "distance": "gram"},
+        {"site": "values", "distance": "mse", "projector": "linear"},
+    ],
+    ids=lambda options: options["distance"],
+)
+def test_a_match_has_one_gradient_however_a_step_is_cut(
+    own_school, lesson_of, pieces, options, weights
+):
+    lesson = lesson_of("adapter")
+    term = Match(layers="random:1", layer_weights="depth", **options)
+    prepare(lesson, own_school, "ce", weigher_of(lesson, weights))
+    distiller, bridge = lesson.distiller, lesson.bridge
+    term.meet(
+        bridge.student, {teacher.name: teacher.sizes for teacher in bridge.teachers}
+    )
+    distiller._objectives = {"m": WeightedObjective(1.0, term)}
+    distiller._contexts = replace(distiller._contexts, needs=needs_of({"m": term}))
     check(lesson, own_school, pieces)
 
 

@@ -13,7 +13,14 @@ from plugins.contracts.check import check
 from plugins.errors import PluginCrashError
 from plugins.registry import KINDS
 from tests.experiments.small_runs import small_config
-from tests.plugins.broken import aligners, functions, objectives, routers, spaces
+from tests.plugins.broken import (
+    aligners,
+    functions,
+    matches,
+    objectives,
+    routers,
+    spaces,
+)
 
 
 class Acme:
@@ -37,6 +44,10 @@ WORDS = {
     "router": {"fuse": {"router_type": "it", "fusion_method": "learnable"}},
     "space": {"fuse": {"space": "it"}, "loss": {"outcome_every": 1}},
     "objective": {"loss": {"extra": {"it": 0.5}}},
+    "distance": {"loss": {"terms": {"m": {"use": "match", "distance": "it"}}}},
+    "projector": {
+        "loss": {"terms": {"m": {"use": "match", "distance": "mse", "projector": "it"}}}
+    },
     "temperature": {
         "output": {
             "kd": 1.0,
@@ -82,6 +93,8 @@ GOOD = {
     "router": "gate",
     "space": "student",
     "objective": "kv_k",
+    "distance": "cka",
+    "projector": "linear",
     "temperature": "linear",
 }
 OURS = Registry.load(entry_points=False)
@@ -102,6 +115,8 @@ AT_THE_START = {
     "router": routers.BROKEN["depends_on_the_batch"],
     "space": spaces.BROKEN["the_future"],
     "objective": objectives.BROKEN["attention_unsaid"],
+    "distance": matches.DISTANCES["detached"],
+    "projector": matches.PROJECTORS["shrinks_the_target"],
     "temperature": functions.TEMPERATURES["hot"],
 }
 
@@ -127,6 +142,7 @@ LATE = [
         "space": spaces.LATE,
         "objective": objectives.LATE,
         **functions.LATE,
+        **matches.LATE,
     }.items()
     for name, offered in named.items()
 ]

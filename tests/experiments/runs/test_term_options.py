@@ -12,6 +12,7 @@ from experiments.config.tree import load_config, resolve_phases
 from experiments.config.used_plugins import names_used, options_used
 from plugins import PluginError, Registry, hookimpl
 from student.config import LossConfig
+from student.match.distance import SmoothL1
 
 
 class Slack(torch.nn.Module):
@@ -104,6 +105,36 @@ def test_built_in_terms_take_options_checked_as_a_strangers():
     hot = {"temperature": 4, "temperature_rule": "linear"}
     assert dict(terms["kd_hot"].objective.given) == hot
     assert ("temperature", "linear") in names_used([phase])
+
+
+def test_what_a_term_names_is_looked_up_as_all_names_are():
+    chosen = "{use: smooth_l1, beta: 0.5}"
+    phase = checked(f"loss.terms.far={{use: match, distance: {chosen}}}")
+    assert ("distance", "smooth_l1") in names_used([phase])
+    assert options_used([phase])["distance", "smooth_l1"] == [{"beta": 0.5}]
+    far = build_objectives(phase, REGISTRY, taught=True)["far"].objective
+    assert far.distance == SmoothL1(beta=0.5)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("distance: cks", "no distance is called 'cks'.*did you mean 'cka'"),
+        ("distance: 3", r"terms\.far\.distance is 3; give the name of a distance"),
+        (
+            "distance: {use: mmd, bandwith: 1}",
+            r"terms\.far\.distance\.bandwith.*bandwidth",
+        ),
+        ("distance: {use: mmd, bandwidth: 0}", r"far\.distance\.bandwidth is 0"),
+        ("distance: {beta: 1}", r"terms\.far\.distance is {'beta': 1}; give a reg"),
+        ("projector: [mlp]", r"far\.projector is \['mlp'\]; give the name of a pro"),
+        ("site: middle", r"terms\.far\.site is 'middle'"),
+        ("layers: some", r"terms\.far: layers is 'some'"),
+    ],
+)
+def test_a_wrong_distance_or_projector_is_refused_with_its_place(entry, said):
+    with pytest.raises((ConfigError, PluginError), match=said):
+        checked(f"loss.terms.far={{use: match, {entry}}}")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""Routers, a space, objectives and a balancer, as a stranger would write them."""
+"""One of every kind for training, as a stranger would write them."""
 
 from mtkd_example_plugin.averaged import DynamicWeightAverage
 from mtkd_example_plugin.huber import HuberKeys
+from mtkd_example_plugin.matches import Chordal, Shared
 from mtkd_example_plugin.readers import ReadersRouter
 from mtkd_example_plugin.router import DirichletRouter
 from mtkd_example_plugin.sketch import Sketch
@@ -22,6 +23,16 @@ def spaces():
 @hookimpl
 def objectives():
     return {"huber_k": HuberKeys, "uncertain_k": UncertainKeys}
+
+
+@hookimpl
+def distances():
+    return {"chordal": Chordal}
+
+
+@hookimpl
+def projectors():
+    return {"shared": Shared}
 
 
 @hookimpl

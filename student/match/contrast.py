@@ -1,0 +1,58 @@
+"""Tell a token's teacher from the teachers of other tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from align.support.field_types import AtLeastOne, Positive
+from student.match.whole import evenly_known
+from student.objective import EPS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contrastive:
+    """Cross-entropy of finding the token's target among those of other tokens.
+
+    It rewards what sets tokens apart, and is not 0 where the student is its teacher.
+    A token is told from others of its pass, so that a step depends on how it is cut
+    into passes, but with ``negatives: text``.
+
+    Source:
+        InfoNCE, van den Oord et al. 2018 (arXiv 1807.03748), eq. 4, with cosines over a
+        temperature as in Tian et al. 2020 (arXiv 1910.10699).
+    """
+
+    per_token: ClassVar[bool] = True
+    equal_widths: ClassVar[bool] = True
+    temperature: Positive = 0.1
+    negatives: Literal["text", "batch", "all"] = "all"
+    """Tokens of the same text, of the batch's other texts, or both."""
+    tokens: AtLeastOne = 512
+    """Most tokens of a pass among which a target is to be found, evenly chosen."""
+
+    def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """See :meth:`student.match.distance.Distance.__call__`."""
+        layers, batch, tokens = weight.shape
+        x, y = (
+            F.normalize(side.flatten(1, 2), dim=-1, eps=EPS) for side in (pred, target)
+        )
+        known = weight.flatten(1)
+        chosen = evenly_known(known, self.tokens)
+        place = torch.arange(batch * tokens, device=weight.device)
+        other = place[:, None] != chosen
+        same_text = place[:, None] // tokens == chosen // tokens
+        if self.negatives == "text":
+            other = other & same_text
+        elif self.negatives == "batch":
+            other = other & ~same_text
+        usable = other & (known[:, chosen] > 0)[:, None]  # (L, N, K)
+        against = (x @ y[:, chosen].mT / self.temperature).masked_fill(~usable, -1e9)
+        matching = (x * y).sum(-1, keepdim=True) / self.temperature
+        logits = torch.cat([matching, against], -1)
+        missed = logits.logsumexp(-1) - matching[..., 0]
+        return missed.view(layers, batch, tokens)

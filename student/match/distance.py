@@ -1,0 +1,123 @@
+"""How far a student's features are from fixed ones: the contract, and token by token.
+
+A distance is given one teacher's side of the comparison and the student's, both on the
+student's layers and tokens. It says either what every token costs, (L, B, T), which the
+term averages by weight over the whole optimiser step; or what each layer of the pass
+costs, (L,), a statistic of all its tokens together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from align.support.field_types import Positive
+from student.objective import EPS
+
+
+class Distance(Protocol):
+    """One way of comparing; a plugin of the kind ``distance``."""
+
+    @property
+    def per_token(self) -> bool:
+        """Whether it gives (L, B, T), a number for every token; else (L,)."""
+
+    @property
+    def equal_widths(self) -> bool:
+        """Whether both sides must have the same width."""
+
+    def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Compare.
+
+        Args:
+            pred: (L, B, T, C) float32 or float64, with the student's gradient.
+            target: (L, B, T, C') of the same dtype, detached; 0 where nothing is
+                aligned.
+            weight: (L, B, T) float32 >= 0, detached; 0 on padding, on attention sinks
+                and where nothing is aligned. Such tokens say nothing of any other.
+
+        Returns:
+            (L, B, T), or (L,); finite, also of tokens without weight.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mse:
+    """Mean over channels of the squared difference."""
+
+    per_token: ClassVar[bool] = True
+    equal_widths: ClassVar[bool] = True
+
+    def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """See :meth:`Distance.__call__`."""
+        return (pred - target).square().mean(-1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SmoothL1:
+    """Squared near the target, absolute far from it: outliers pull less.
+
+    Source:
+        Girshick 2015, Fast R-CNN (arXiv 1504.08083), eq. 3.
+    """
+
+    per_token: ClassVar[bool] = True
+    equal_widths: ClassVar[bool] = True
+    beta: Positive = 1.0
+    """Where the square ends and the line begins."""
+
+    def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """See :meth:`Distance.__call__`."""
+        apart = F.smooth_l1_loss(pred, target, reduction="none", beta=self.beta)
+        return apart.mean(-1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cosine:
+    """1 - cosine; lengths do not count."""
+
+    per_token: ClassVar[bool] = True
+    equal_widths: ClassVar[bool] = True
+
+    def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """See :meth:`Distance.__call__`."""
+        return 1 - F.cosine_similarity(pred, target, dim=-1, eps=EPS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gram:
+    """How differently a token is like the other tokens of its text.
+
+    Mean over the others of the squared difference of two cosines, between this token
+    and the other in the student, and in the teacher. No rotation or scale of either
+    side changes it.
+
+    Source:
+        Tung and Mori 2019, Similarity-Preserving Knowledge Distillation (arXiv
+        1907.09682), eq. 1-4. Departures: tokens of a text in place of images of a
+        batch; cosines in place of rows scaled to length 1; a token is not compared
+        with itself.
+    """
+
+    per_token: ClassVar[bool] = True
+    equal_widths: ClassVar[bool] = False
+
+    def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """See :meth:`Distance.__call__`."""
+        known = (weight > 0).to(pred.dtype)
+        apart = _cosines(pred) - _cosines(target)  # (L, B, T, T), 0 on the diagonal
+        apart = (apart.square() * known[..., None, :]).sum(-1)
+        others = known.sum(-1, keepdim=True) - known
+        return apart * known / others.clamp_min(1)
+
+
+def _cosines(x: Tensor) -> Tensor:
+    """Of every token with every other; 1 with itself, whatever rounding says."""
+    unit = F.normalize(x, dim=-1, eps=EPS)
+    cosines = unit @ unit.mT
+    itself = torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
+    return cosines.masked_fill(itself, 1.0)

@@ -1,0 +1,77 @@
+"""Where in the network a student and a teacher are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from align.sizes import Sizes
+from student.objective import RELATIONS, StepContext
+from student.places import Places
+
+SiteName = Literal["keys", "values"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sides:
+    """One teacher beside the student, on the student's layers and tokens."""
+
+    name: str
+    """The teacher's."""
+    student: Tensor
+    """(L, B, T, C_s) float, with gradient."""
+    teacher: Tensor
+    """(L, B, T, C_t) float, detached; 0 where nothing is aligned."""
+    weight: Tensor
+    """(B, T) or (L, B, T) float32 >= 0, detached; 0 where nothing is compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One such place."""
+
+    needs: frozenset[str]
+    """What must be captured, see :attr:`student.objective.Objective.needs`."""
+    sides: Callable[[StepContext], Iterator[Sides]]
+    """What is captured there, teacher by teacher."""
+    width: Callable[[Sizes], int]
+    """Of one layer and token there."""
+    weight: Callable[[Places], Tensor]
+    """(B, T, M): what every teacher weighs there, before the student has read."""
+
+
+def _keys(ctx: StepContext) -> Iterator[Sides]:
+    for relation in ctx.relations:
+        yield Sides(
+            name=relation.name,
+            student=relation.student_k,
+            teacher=relation.teacher_k,
+            weight=relation.weight,
+        )
+
+
+def _values(ctx: StepContext) -> Iterator[Sides]:
+    for relation in ctx.relations:
+        yield Sides(
+            name=relation.name,
+            student=relation.student_v,
+            teacher=relation.teacher_v,
+            weight=relation.weight,
+        )
+
+
+def _compared(places: Places) -> Tensor:
+    return places.compared
+
+
+SITES: Mapping[SiteName, Site] = {
+    "keys": Site(frozenset({RELATIONS}), _keys, lambda sizes: sizes.k_width, _compared),
+    "values": Site(
+        frozenset({RELATIONS}), _values, lambda sizes: sizes.v_width, _compared
+    ),
+}
+"""By name. Keys are content keys, before rotation; both are standardised, teacher by
+teacher and channel by channel, as the calibration sample has them."""
