@@ -206,9 +206,12 @@ def _show_step(phase: PhaseRehearsal, first: bool) -> None:
     step, norm = phase.step, phase.step["grad_norm"]
     gradient = "" if norm is None else f", gradient {norm:.3g} before clipping"
     begun = "" if first else " (here from the run's student, not the last phase's)"
+    rate = f"learning rate {step['lr']:.2g}"
+    if "matrix_lr" in step:
+        rate += f", of matrices {step['matrix_lr']:.2g}"
     print(
-        f"the first step{begun}: loss {step['loss']:.4g}{gradient}, learning rate "
-        f"{step['lr']:.2g}, {step['step_s']:.2f} s"
+        f"the first step{begun}: loss {step['loss']:.4g}{gradient}, {rate}, "
+        f"{step['step_s']:.2f} s"
     )
 
 

@@ -123,6 +123,7 @@ class Engine:
             module=module,
             optimizer=wrapped,
             peaks=peaks,
+            named=_named_rates(config),
             schedule=schedule,
             config=self._config,
         )
@@ -276,6 +277,14 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
             groups.items(), key=lambda item: (item[0][0] != "student", item[0])
         )
     ]
+
+
+def _named_rates(config: TrainConfig) -> dict[str, float]:
+    """The student's peak rates as metrics call them: AdamW's, and Muon's beside it."""
+    rates = {"lr": config.learning_rate}
+    if config.optimizer == "muon":
+        rates["matrix_lr"] = config.matrix_learning_rate
+    return rates
 
 
 def learning_rate_factor(

@@ -34,6 +34,7 @@ class Prepared:
         module: Any,
         optimizer: Any,
         peaks: list[float],
+        named: dict[str, float],
         schedule: Callable[[int], float],
         config: TrainConfig,
     ) -> None:
@@ -45,13 +46,15 @@ class Prepared:
             module: what runs it: itself, or what DeepSpeed or DDP wraps around it.
             optimizer: the wrapped optimiser.
             peaks: peak learning rate of each of its groups.
+            named: the student's peak rates, as metrics call them.
             schedule: share of the peak at an optimiser step.
             config: engine, ZeRO stage and clipping.
         """
         self.module = module
         self._distiller = distiller
         self._accelerator, self._optimizer = accelerator, optimizer
-        self._peaks, self._schedule, self._config = peaks, schedule, config
+        self._peaks, self._named = peaks, named
+        self._schedule, self._config = schedule, config
         self._deepspeed = config.engine == "deepspeed"
         self._stage = config.zero_stage if self._deepspeed else 0
         self.gradient_norm: float | None = None
@@ -60,12 +63,12 @@ class Prepared:
         if self._stage == 3:
             self._keep_small_modules_whole()
 
-    def set_learning_rate(self, step: int) -> float:
-        """Apply the schedule; returns the student's learning rate."""
+    def set_learning_rate(self, step: int) -> dict[str, float]:
+        """Apply the schedule; returns the student's rates, as metrics call them."""
         factor = self._schedule(step)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
-        return self._peaks[0] * factor
+        return {name: peak * factor for name, peak in self._named.items()}
 
     def accumulate(self) -> Any:
         """Context of one forward and backward pass."""

@@ -163,7 +163,7 @@ class _Loop:
 
     def step(self, step: int, train_batches: Iterator[TrainBatch]) -> None:
         """One optimiser step over all its forward passes."""
-        rate = self._prepared.set_learning_rate(step)
+        rates = self._prepared.set_learning_rate(step)
         results: list[StepResult] = []
         made: dict[str, float] = {}
         trouble: list[Trouble] = []
@@ -198,7 +198,7 @@ class _Loop:
         if self._applied(step, applied, trouble, samples) and (
             step % self._config.log_every == 0 or step == self._job.steps - 1
         ):
-            self._log(results, step, rate, made)
+            self._log(results, step, rates, made)
 
     def _forward(
         self, train_batch: TrainBatch, step: int, share: Share, trouble: list[Trouble]
@@ -284,7 +284,7 @@ class _Loop:
         self,
         results: Sequence[StepResult],
         step: int,
-        rate: float,
+        rates: dict[str, float],
         made: dict[str, float],
     ) -> None:
         names = list(results[0].terms)
@@ -303,7 +303,7 @@ class _Loop:
             "step": step + 1,
             "loss": loss,
             "terms": dict(zip(names, terms, strict=True)),
-            "lr": rate,
+            **rates,
             "grad_norm": self._prepared.gradient_norm,
             **self._speed(tokens, made),
         }

@@ -87,6 +87,16 @@ def test_only_the_students_inner_matrices_are_muons(school):
     assert len(adamw) == len(groups) - 1 and MATRICES not in adamw[0]
 
 
+def test_both_rates_are_reported_also_where_only_matrices_learn(school, start_engine):
+    lesson = school.lesson(None)
+    for parameter in lesson.distiller.parameters():  # as LoRA leaves a student
+        parameter.requires_grad_(id(parameter) in hidden_matrices(lesson.model))
+    config = replace(MUON, warmup_steps=3)
+    with start_engine(config).prepared(lesson.distiller, config, 6) as prepared:
+        rates = prepared.set_learning_rate(0)
+    assert rates == {"lr": pytest.approx(1e-3), "matrix_lr": pytest.approx(0.005)}
+
+
 def test_an_untied_head_and_tables_are_no_hidden_matrices():
     class Model(torch.nn.Module):
         def __init__(self):
