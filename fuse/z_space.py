@@ -145,19 +145,27 @@ class ZSpace(nn.Module):
             loss = loss + error / count
         return loss / 2
 
-    def agreement_loss(self, z_list: Sequence[Pair], masks: Sequence[Tensor]) -> Tensor:
+    def agreement_loss(
+        self,
+        z_list: Sequence[Pair],
+        masks: Sequence[Tensor],
+        totals: Sequence[float] | None = None,
+    ) -> Tensor:
         """How far the teachers' latents of one token lie apart.
 
         Args:
             z_list: per teacher its (zk, zv), each (L, B, T, Z).
             masks: per teacher (B, T) bool, tokens it covers.
+            totals: of the whole step; see :func:`fuse.z_agreement.agreement_counts`.
 
         Returns:
-            Scalar float32, the mean over keys and values; see
+            Scalar, at least float32, the mean over keys and values; see
             :func:`fuse.z_agreement.agreement`.
         """
-        keys = agreement([z[0] for z in z_list], masks, self.agreement_kind)
-        values = agreement([z[1] for z in z_list], masks, self.agreement_kind)
+        keys, values = (
+            agreement([z[side] for z in z_list], masks, self.agreement_kind, totals)
+            for side in (0, 1)
+        )
         return (keys + values) / 2
 
     def calibrate_student(

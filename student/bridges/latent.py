@@ -12,14 +12,14 @@ from align.kv import KV
 from align.sizes import Sizes
 from align.views import TeacherView
 from fuse.fuse_kv import fuse_with_weights
-from fuse.z_agreement import Agreement
+from fuse.z_agreement import Agreement, agreement_counts
 from fuse.z_space import ZSpace
 from student.bridges.base import Bridge, PairStats, TeacherShape
 from student.frozen import frozen
 from student.objective import Comparison
 from student.places import Places, Share
 
-RECONSTRUCTION = "z_reconstruction"
+RECONSTRUCTION, AGREEMENT = "z_reconstruction", "z_agreement"
 
 
 class LatentBridge(Bridge):
@@ -131,14 +131,15 @@ class LatentBridge(Bridge):
         ]
 
     def auxiliary_counts(self, places: Places) -> dict[str, tuple[float, ...]]:
-        """The tokens of every teacher and the student, which Z reconstructs.
-
-        Agreement compares teachers by what varies within a pass, and is no sum.
-        """
-        if self._reconstruction <= 0:
-            return {}
-        masks = [*(r.mask for r in places.readings), places.batch.mask]
-        return {RECONSTRUCTION: tuple(float(mask.sum()) for mask in masks)}
+        """The tokens that Z reconstructs, and those on which teachers are to agree."""
+        counts: dict[str, tuple[float, ...]] = {}
+        if self._reconstruction > 0:
+            masks = [*(r.mask for r in places.readings), places.batch.mask]
+            counts[RECONSTRUCTION] = tuple(float(mask.sum()) for mask in masks)
+        if self._agreement > 0 and len(places.readings) > 1:
+            covered = [r.alignment.covered for r in places.readings]
+            counts[AGREEMENT] = agreement_counts(covered)
+        return counts
 
     def auxiliary(
         self, kv: KV, views: Sequence[TeacherView], share: Share | None = None
@@ -165,9 +166,9 @@ class LatentBridge(Bridge):
         if self._agreement > 0 and len(views) > 1:
             latents = self._latents(views, causal=False)
             masks = [view.alignment.covered for view in views]
-            part = 1.0 if share is None else share.part
-            losses["z_agreement"] = (
-                part * self._agreement * self.z.agreement_loss(latents, masks)
+            tokens = None if share is None else share.step.terms[AGREEMENT]
+            losses[AGREEMENT] = self._agreement * self.z.agreement_loss(
+                latents, masks, tokens
             )
         return losses
 

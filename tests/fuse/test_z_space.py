@@ -4,7 +4,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from align.calibration import CalibrationStats
-from fuse.z_agreement import agreement
+from fuse.z_agreement import agreement, agreement_counts
 from fuse.z_coder import LayerwiseCoder
 from fuse.z_space import ZSpace
 
@@ -183,6 +183,23 @@ def test_agreement_only_looks_at_tokens_both_cover():
     torch.testing.assert_close(found, floors, atol=1e-5, rtol=1e-5)
     nothing = torch.zeros(4, 32, dtype=torch.bool)
     assert agreement([z, other], [nothing, nothing]) == 0
+
+
+def test_agreement_is_taken_within_texts_and_averaged_by_their_tokens():
+    # One direction, spreads above 1: nothing but the pull counts.
+    one = torch.tensor([[0.0, 2, 0, 0], [0, 2, 0, 2], [5, 9, 9, 9]])[None, ..., None]
+    other = torch.tensor([[12.0, 8, 0, 0], [0, 4, 0, 4], [7, 1, 1, 1]])[None, ..., None]
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]).bool()
+    # Standardised the first text is (-1, 1) and (1, -1), the second twice the same, and
+    # of the third a single token is covered: (2 · 4 + 4 · 0) / 6.
+    found = agreement([one, other], [mask, mask])
+    torch.testing.assert_close(found, torch.tensor(4 / 3), atol=1e-3, rtol=0)
+    assert agreement_counts([mask, mask]) == (6, 6, 6)
+    parts = [
+        agreement([one[:, i : i + 1], other[:, i : i + 1]], [m, m], totals=(6, 6, 6))
+        for i, m in enumerate(mask.split(1))
+    ]
+    torch.testing.assert_close(sum(parts), found)
 
 
 @pytest.mark.parametrize("kind", ["mse", "cosine"])

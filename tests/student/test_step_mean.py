@@ -170,8 +170,6 @@ def lesson_of(own_school):
         if kind not in made:
             lesson = own_school.lesson(kind, TEACHERS, LossConfig(eta_outcome=0.0))
             made[kind] = double(lesson, own_school)
-            if kind == "latent":  # agreement compares what varies within a pass
-                lesson.bridge._agreement = 0.0
         quiet = LossConfig(eta_outcome=0.0, router_signal="outcome")
         made[kind].distiller._config = quiet
         made[kind].distiller._regularizer = None
@@ -257,7 +255,7 @@ def test_a_step_has_one_gradient_of_outputs_however_it_is_cut(
 def test_bridge_and_router_have_one_gradient_however_a_step_is_cut(
     own_school, lesson_of, pieces, kind, weights
 ):
-    """Outcome, the teachers' own losses, entropy, and Z's reconstruction."""
+    """Outcome, the teachers' own losses, entropy, Z's reconstruction and agreement."""
     lesson = lesson_of(kind)
     prepare(lesson, own_school, "kv_k", weigher_of(lesson, weights))
     distiller = lesson.distiller
@@ -265,7 +263,8 @@ def test_bridge_and_router_have_one_gradient_however_a_step_is_cut(
     distiller._regularizer = EntropyRegularizer("diverse", 0.5)
     terms = check(lesson, own_school, pieces)
     assert {"kv_k", "outcome", "teacher_loss", "entropy"} <= terms.keys()
-    assert ("z_reconstruction" in terms) == (kind == "latent")
+    of_latent = {"z_reconstruction", "z_agreement"}
+    assert of_latent & terms.keys() == (of_latent if kind == "latent" else set())
 
 
 def test_a_pass_alone_is_its_own_step(own_school, lesson_of, pieces):
