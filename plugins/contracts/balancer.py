@@ -133,7 +133,7 @@ class _Subject:
 
     def learns(self) -> str:
         made = self.made()
-        if not isinstance(made, nn.Module):
+        if not isinstance(made, nn.Module) or not list(made.parameters()):
             return ""
         given = self.standing()
         _loss(made(given), given).backward()

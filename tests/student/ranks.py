@@ -250,6 +250,45 @@ def mean(school, out, *stages):
     return found, last
 
 
+def balanced(school, out, *stages):
+    """Four samples a step in one pass of each process, weighed by what is learned."""
+    found = {}
+    for stage in stages or (0, 1, 2, 3):
+        processes = int(os.environ["WORLD_SIZE"])
+        config = replace(
+            BASE, steps=3, grad_accum=1, batch_size=4 // processes, zero_stage=stage
+        )
+        engine = start(config, 4)
+        loss = LossConfig(gamma_kl=0.0, eta_outcome=0.0)
+        balance = "uncertainty" if stage == 3 else "gradnorm"
+        keeper = Keeper(folder=out / f"balanced-{stage}", keep=9)
+        runs = []
+        for stop_at, kept in ((None, None), (2, keeper), (None, keeper)):
+            lesson = school.lesson("projector", loss=loss, balance=balance)
+            lines = []
+            job = Job(
+                samples=school.samples[:24],
+                encode=school.encode,
+                views=lesson.panel,
+                steps=3,
+                seed=3,
+                checkpoints=kept,
+                observer=Watching(lines, stop_at),
+            )
+            train_phase(lesson.distiller, engine, job, replace(config, prefetch=False))
+            lines = [line for line in lines if line["kind"] == "train"]
+            weights = {n: x.clone() for n, x in lesson.distiller.state_dict().items()}
+            runs.append((lines, weights))
+        (whole, expected), _, (_, resumed) = runs
+        found[str(stage)] = {
+            "weights": [line["balance"] for line in whole],
+            "went on": same(expected, resumed),
+        }
+        last = engine.rank, engine.world_size
+        engine.close()
+    return found, last
+
+
 @contextmanager
 def noted(made, note):
     """Prepared by an engine, with a look at the gradients before each step."""

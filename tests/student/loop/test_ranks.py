@@ -123,3 +123,19 @@ def test_two_then_one_then_two_processes_take_the_same_steps(tiny_zoo, tmp_path)
     assert taken == order
     texts = [text for part in order for text in part]
     assert len(texts) == len(set(texts)) == 24  # six steps of four: one epoch
+
+
+def test_two_processes_weigh_terms_as_one_does_and_resume_what_they_learned(
+    tiny_zoo, tmp_path
+):
+    ((alone,),) = run(1, tmp_path, tiny_zoo, "balanced:0")
+    ((one, two),) = run(2, tmp_path, tiny_zoo, "balanced")
+    assert len(one) == 4
+    for stage, found in one.items():
+        assert found["weights"] == two[stage]["weights"], stage
+        assert found["went on"] and two[stage]["went on"], stage
+    for stage in ("0", "1", "2"):
+        for by_two, by_one in zip(
+            one[stage]["weights"], alone["0"]["weights"], strict=True
+        ):
+            assert by_two == pytest.approx(by_one, rel=1e-3), stage
