@@ -16,8 +16,8 @@ class AlignConfig:
     """A registered aligner: char_iou, causal_char_iou, last_token, chunk_end, or a
     plugin's. The outcome pass accepts causal ones only."""
     layer_mapping_strategy: str = "ratio"
-    """A registered layer map: ratio, uniform, skip, cka (read off the calibration
-    sample), or a plugin's."""
+    """A registered layer map: ratio, uniform, skip, floor; cka, density,
+    reconstruction (read off the calibration sample); or a plugin's."""
     layer_map: dict[str, list[int]] = field(default_factory=dict)
     """Explicit maps, teacher name -> one teacher layer per student layer; they
     replace the strategy for these teachers."""

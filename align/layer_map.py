@@ -156,12 +156,32 @@ def skip(num_teacher_layers: int, num_student_layers: int) -> LayerMap:
     )
 
 
+def floor(num_teacher_layers: int, num_student_layers: int) -> LayerMap:
+    """Copy evenly spaced teacher layers from the bottom up: layer ``i L_t // L_s``.
+
+    Bottom meets bottom; the teacher's last ``L_t / L_s`` layers are left out but one,
+    [0, 4, 8, 12, 16, 20] of 24 for a student of six.
+    """
+    _check_counts(num_teacher_layers, num_student_layers)
+    return LayerMap(
+        tuple(
+            ((index * num_teacher_layers // num_student_layers, 1.0),)
+            for index in range(num_student_layers)
+        )
+    )
+
+
 def needs_sample(strategy: Callable[..., LayerMap]) -> bool:
     """Whether a map looks at what the layers compute, beside how many there are."""
     return bool(getattr(strategy, "needs_sample", False))
 
 
-STRATEGIES: dict[str, Strategy] = {"ratio": ratio, "uniform": uniform, "skip": skip}
+STRATEGIES: dict[str, Strategy] = {
+    "ratio": ratio,
+    "uniform": uniform,
+    "skip": skip,
+    "floor": floor,
+}
 """Built-in strategies that need depths alone, by name."""
 
 
@@ -176,7 +196,7 @@ def build_multi_teacher_layer_map(
     Args:
         teacher_layers: the number of layers of each teacher, e.g. [24, 32].
         num_student_layers: L_s.
-        strategy: ``ratio``, ``uniform`` or ``skip``, a function
+        strategy: ``ratio``, ``uniform``, ``skip`` or ``floor``, a function
             (L_t, L_s) -> LayerMap, or an explicit map a teacher: for every student
             layer one teacher layer or a list of (layer, weight).
         teacher_names: names for error messages.

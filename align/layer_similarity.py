@@ -110,11 +110,11 @@ class LayerSimilarity:
             |Y'X|^2 / (|X'X| |Y'Y|) with Frobenius norms and centred features,
             computed over the Gram matrices of the tokens.
         """
-        student = [_gram(layer, standardize) for layer in self.student]
+        student = [gram(layer, standardize) for layer in self.student]
         rows = []
         for layer in self.teacher:
-            gram = _gram(layer, standardize)
-            rows.append(torch.stack([(gram * other).sum() for other in student]))
+            theirs = gram(layer, standardize)
+            rows.append(torch.stack([(theirs * other).sum() for other in student]))
         return torch.stack(rows).clamp(0, 1)
 
     def _gathered(self, parts: list[Tensor]) -> list[Tensor]:
@@ -125,7 +125,7 @@ class LayerSimilarity:
         return parts
 
 
-def _gram(x: Tensor, standardize: bool) -> Tensor:
+def gram(x: Tensor, standardize: bool) -> Tensor:
     """(N, N) float64 inner products of centred tokens, of Frobenius norm 1 or 0."""
     x = x.double()
     x = x - x.mean(0)
@@ -133,9 +133,9 @@ def _gram(x: Tensor, standardize: bool) -> Tensor:
         std = x.square().mean(0).sqrt()
         varies = std > _STD_FLOOR * std.mean()
         x = x[:, varies] / std[varies]
-    gram = x @ x.T
-    norm = gram.norm()
-    return gram / norm if norm > 0 else gram
+    products = x @ x.T
+    norm = products.norm()
+    return products / norm if norm > 0 else products
 
 
 def similarity_layer_map(similarity: Tensor) -> LayerMap:
@@ -204,11 +204,24 @@ class SimilarLayers:
         Raises:
             ValueError: the sample is of other models, or holds no token.
         """
-        similarity = sample.cka()
-        if tuple(similarity.shape) != (num_teacher_layers, num_student_layers):
-            raise ValueError(
-                f"the sample holds {similarity.shape[0]} teacher and "
-                f"{similarity.shape[1]} student layers, but the map is for "
-                f"{num_teacher_layers} and {num_student_layers}"
-            )
-        return similarity_layer_map(similarity)
+        check_sample(sample, num_teacher_layers, num_student_layers)
+        return similarity_layer_map(sample.cka())
+
+
+def check_sample(sample: LayerSimilarity, num_teacher: int, num_student: int) -> None:
+    """See that a sample is of the models that are mapped.
+
+    Args:
+        sample: what was gathered.
+        num_teacher: the teacher's layers.
+        num_student: the student's.
+
+    Raises:
+        ValueError: it is of others, or holds no token.
+    """
+    held = len(sample.teacher), len(sample.student)
+    if held != (num_teacher, num_student):
+        raise ValueError(
+            f"the sample holds {held[0]} teacher and {held[1]} student layers, but the "
+            f"map is for {num_teacher} and {num_student}"
+        )

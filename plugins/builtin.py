@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from align import calibration, layer_map, rope_scale
 from align.calibration import CalibrationStats
+from align.depth import DenseLayers, RebuiltLayers
 from align.layer_map import LayerMap
 from align.layer_similarity import SimilarLayers
 from align.tokenizer_align import (
@@ -41,8 +42,13 @@ def aligners() -> Mapping[str, Callable[[], Aligner]]:
 
 @hookimpl
 def layer_maps() -> Mapping[str, Callable[..., LayerMap]]:
-    """Interpolated, evenly spaced, every k-th layer, and the most similar ones."""
-    return {**layer_map.STRATEGIES, "cka": SimilarLayers()}
+    """By depth alone; by what layers compute on a sample."""
+    return {
+        **layer_map.STRATEGIES,
+        "cka": SimilarLayers(),
+        "density": DenseLayers(),
+        "reconstruction": RebuiltLayers(),
+    }
 
 
 @hookimpl

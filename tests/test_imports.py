@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "experiments": CORE | {"plugins"},
 }
 ROOMS: dict[str, set[str]] = {
+    "align/depth": set(),
     "align/pictures": {"tokens"},
     "align/support": set(),
     "align/text": set(),

@@ -125,7 +125,9 @@ def test_mistakes_are_named():
         build_multi_teacher_layer_map(
             [12, 24], 1, [[3], [24]], teacher_names=["gpt2", "opt-350m"]
         )
-    with pytest.raises(ValueError, match="unknown layer map 'ration'; valid are ratio"):
+    with pytest.raises(
+        ValueError, match="unknown layer map 'ration'; valid are floor, ratio"
+    ):
         one(3, 2, "ration")
     with pytest.raises(ValueError, match="a teacher has 0 layers"):
         one(0, 2)

@@ -261,7 +261,7 @@ def balanced(school, out, *stages):
         engine = start(config, 4)
         loss = LossConfig(gamma_kl=0.0, eta_outcome=0.0)
         balance = "uncertainty" if stage == 3 else "gradnorm"
-        keeper = Keeper(folder=out / f"balanced-{stage}", keep=9)
+        keeper = Keeper(folder=out / f"balanced-{processes}-{stage}", keep=9)
         runs = []
         for stop_at, kept in ((None, None), (2, keeper), (None, keeper)):
             lesson = school.lesson("projector", loss=loss, balance=balance)

@@ -1,0 +1,12 @@
+"""Layer maps that are read off what layers compute, beside the most similar ones."""
+
+from align.depth.density import DenseLayers, density_layer_map, layer_steps
+from align.depth.reconstruction import RebuiltLayers, reconstruction
+
+__all__ = [
+    "DenseLayers",
+    "RebuiltLayers",
+    "density_layer_map",
+    "layer_steps",
+    "reconstruction",
+]
