@@ -35,19 +35,22 @@ class _Answer:
 
     @classmethod
     def of(cls, view: TeacherView) -> _Answer:
-        """A copy of its own, with the strides of the view: products of other strides
-        may differ in the last bit."""
-        kept = {
-            "k": None if view.kv is None else view.kv.k,
-            "v": None if view.kv is None else view.kv.v,
-            "attention": view.attention,
-            "bits": view.bits_per_char,
-            "hidden": None if view.output is None else view.output.hidden,
-        }
+        """Of a view, as it lies there."""
         return cls(
+            k=None if view.kv is None else view.kv.k,
+            v=None if view.kv is None else view.kv.v,
+            attention=view.attention,
+            bits=view.bits_per_char,
+            hidden=None if view.output is None else view.output.hidden,
+        )
+
+    def copied(self) -> _Answer:
+        """In memory of its own, with the same strides: products of other strides may
+        differ in the last bit."""
+        return _Answer(
             **{
-                name: None if part is None else part.detach().to("cpu", copy=True)
-                for name, part in kept.items()
+                name: part.detach().to("cpu", copy=True)
+                for name, part in self.parts.items()
             }
         )
 
@@ -156,7 +159,7 @@ class Answers:
         view = teacher.ask(reading, rows, asked)
         if teacher.name in self._keep:
             self._forget(key)  # what said less
-            self._hold(key, teacher.name, _Answer.of(view))
+            self._hold(key, teacher.name, _Answer.of(view).copied())
         return view
 
     @property
@@ -217,6 +220,11 @@ class Answers:
         self._room[place.answer is not None] += place.size
         if place.answer is None:
             place.file.unlink(missing_ok=True)
+
+
+def answer_bytes(view: TeacherView) -> int:
+    """What keeping one teacher's answer takes."""
+    return _Answer.of(view).size
 
 
 def _wanted(reading: Reading, rows: Tensor | None, asked: Asked) -> frozenset[str]:

@@ -34,6 +34,7 @@ from experiments.run.phase import phase_seed
 from plugins.registry import Registry
 from student.config import TrainConfig
 from student.distiller import Distiller
+from teacher.answers import answer_bytes
 from teacher.capture.kv_capture import KVCapture
 
 FLOAT = 4
@@ -302,8 +303,14 @@ def _pace(trial: Trial, stage: Stage, lesson: Lesson) -> Pace:
     between = taught(1)
     with_outcomes = between + (taught(0) - between) / every if every else between
     plain = _seconds(lambda: _learn(alone, batch, (), rows, 0))
-    weights = trial.weights_of(list(trial.models.teachers))
-    return Pace(with_outcomes, plain, weights, stage.teachers)
+    return Pace(
+        with_outcomes,
+        plain,
+        trial.weights_of(list(trial.models.teachers)),
+        stage.teachers,
+        asking=_seconds(lambda: lesson.views(batch, rows)),
+        answers={view.name: answer_bytes(view) for view in lesson.views(batch, rows)},
+    )
 
 
 def _without_teachers(
@@ -323,7 +330,7 @@ def _without_teachers(
     )
 
 
-def _seconds(work: Callable[[], None]) -> float:
+def _seconds(work: Callable[[], object]) -> float:
     """Of the faster of two passes, as the first may have to find its way."""
     taken = []
     for _ in range(2):

@@ -316,8 +316,26 @@ def said_of(run: TrainingNeeds) -> list[str]:
         f"in all {duration(run.seconds)} for the steps; calibration, measurements and "
         "waiting come on top",
         *([f"not trained again: {', '.join(again)}"] if again else []),
-        *filter(None, [advice(run)]),
+        *filter(None, [advice(run), _of_answers(run)]),
         f"disk of the run: {run.students} students {gib(run.exports)}, checkpoints "
-        f"while it trains {gib(run.checkpoints)}, in all {gib(run.disk)} of "
+        f"while it trains {gib(run.checkpoints)}, answers of teachers meanwhile "
+        f"{gib(run.answers.disk)}, in all {gib(run.disk)} of "
         f"{gib(run.free)} free",
     ]
+
+
+def _of_answers(run: TrainingNeeds) -> str:
+    """A sentence on what is kept for arms that read the same texts; or nothing."""
+    answers = run.answers
+    if not answers.share:
+        return ""
+    rest = (
+        f"; {1 - answers.share:.0%} have no room and are asked again "
+        "(answers.memory_gib, answers.disk_gib)"
+        if answers.share < 1
+        else ""
+    )
+    return (
+        "what teachers say is kept for the arms that read the same texts: "
+        f"{gib(answers.memory)} of memory, {gib(answers.disk)} on disk{rest}"
+    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from experiments.assemble.checks import free_bytes
 from experiments.estimate.trial import Trial
 from experiments.record.run_dir import MAIN
 from experiments.run.arms import CE_ONLY, SINGLE, phase_steps, plan_arms, repeated_arms
-from experiments.run.context import Stage
+from experiments.run.context import Arms, Stage
 
 KEPT = 12
 """Bytes of a checkpoint for every trained number: itself and AdamW's two moments."""
@@ -33,16 +33,37 @@ class Pace:
     reckoned; of those that are read from a store 0."""
     teachers: tuple[str, ...] | None = None
     """The phase's; None: all of them. A baseline may have another one."""
+    _: KW_ONLY
+    asking: float = 0.0
+    """What its teachers take of ``taught``, and an arm that finds their answers kept
+    does not."""
+    answers: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of what each of its teachers says of a batch."""
 
     def of(self, teachers: tuple[str, ...]) -> float:
         """With these teachers: by what they weigh beside all of the phase's."""
+        return self.alone + (self.taught - self.alone) * self._share(teachers)
+
+    def asking_of(self, teachers: Iterable[str]) -> float:
+        """What these teachers take, likewise."""
+        return self.asking * self._share(tuple(teachers))
+
+    def _share(self, teachers: tuple[str, ...]) -> float:
         every = tuple(self.weights) if self.teachers is None else self.teachers
         whole = sum(self.weights[name] for name in every)
         if whole:
-            share = sum(self.weights[name] for name in teachers) / whole
-        else:  # all of them are read from a store
-            share = len(teachers) / max(1, len(every))
-        return self.alone + (self.taught - self.alone) * share
+            return sum(self.weights[name] for name in teachers) / whole
+        return len(teachers) / max(1, len(every))  # all are read from a store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptAnswers:
+    """What teachers said of batches that several arms read; sizes in bytes."""
+
+    memory: int = 0
+    disk: int = 0
+    share: float = 0.0
+    """Of what several arms read, that which there is room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +92,8 @@ class TrainingNeeds:
     """Of the students of every phase of every arm, and the run's own."""
     checkpoints: int
     """Of one phase while it goes on, at the most; gone when it is whole."""
+    answers: KeptAnswers
+    """Of teachers, for arms that read the same texts; gone when the run ends."""
     free: int
     """On the disk of the run."""
 
@@ -82,7 +105,7 @@ class TrainingNeeds:
     @property
     def disk(self) -> int:
         """At the most."""
-        return self.exports + self.checkpoints
+        return self.exports + self.checkpoints + self.answers.disk
 
     @property
     def students(self) -> int:
@@ -107,10 +130,12 @@ def training_needs(
     """
     arms = plan_arms(trial.config, list(trial.stages))
     repeated = repeated_arms(arms)
+    trained_arms = {arm: arms[arm] for arm in arms if arm not in repeated}
+    passes = [_passes(trial.learned, stage, processes) for stage in trial.stages]
+    answers, spared = planned_answers(trial, trained_arms, paces, passes)
     needs = [
-        _arm(trial.learned, name, stages, paces, processes)
-        for name, stages in arms.items()
-        if name not in repeated
+        _arm(name, stages, paces, passes, spared[name])
+        for name, stages in trained_arms.items()
     ]
     kept = max(stage.phase.train.keep_checkpoints for stage in trial.stages)
     size = trial.models.student_bytes
@@ -122,25 +147,65 @@ def training_needs(
         checkpoints=KEPT
         * trained
         * (kept + 1),  # the oldest goes when the newest is whole
+        answers=answers,
         free=free_bytes(trial.config.run_dir),
     )
 
 
+def planned_answers(
+    trial: Trial, arms: Arms, paces: Sequence[Pace], passes: Sequence[int]
+) -> tuple[KeptAnswers, dict[str, float]]:
+    """What is kept of teachers' answers, and the seconds that this spares every arm.
+
+    Args:
+        trial: the config's models.
+        arms: those that are trained, in their order.
+        paces: of each phase.
+        passes: of each phase.
+    """
+    config, models = trial.config.answers, trial.models
+    size, spared = 0, dict.fromkeys(arms, 0.0)
+    for index, (pace, count) in enumerate(zip(paces, passes, strict=True)):
+        arms_of: dict[str, list[str]] = {}
+        for arm, stages in arms.items():
+            for name in stages[index].teachers:
+                arms_of.setdefault(name, []).append(arm)
+        for name, asking in arms_of.items():
+            remembered = name in models.live and name not in models.sharded
+            if not remembered or not config.keeps(name) or len(asking) < 2:
+                continue
+            size += count * pace.answers.get(name, 0)
+            for arm in asking[1:]:
+                spared[arm] += count * pace.asking_of((name,))
+    memory, most = int(config.memory_gib * 2**30), int(config.disk_gib * 2**30)
+    disk = min(most, free_bytes(trial.config.run_dir) // 2, max(0, size - memory))
+    memory = min(memory, size)
+    share = (memory + disk) / size if size else 0.0
+    return (
+        KeptAnswers(memory=memory, disk=disk, share=share),
+        {arm: share * seconds for arm, seconds in spared.items()},
+    )
+
+
+def _passes(samples: int, stage: Stage, processes: int) -> int:
+    """Forward passes of a phase, in each process."""
+    train = stage.phase.train
+    at_once = train.batch_size * train.grad_accum * processes
+    return phase_steps(train, samples, at_once) * train.grad_accum
+
+
 def _arm(
-    samples: int,
     name: str,
-    stages: list[Stage],
-    paces: list[Pace],
-    processes: int,
+    stages: Sequence[Stage],
+    paces: Sequence[Pace],
+    passes: Sequence[int],
+    spared: float,
 ) -> ArmNeeds:
-    steps, seconds = 0, 0.0
-    for stage, pace in zip(stages, paces, strict=True):
-        train = stage.phase.train
-        at_once = train.batch_size * train.grad_accum * processes
-        count = phase_steps(train, samples, at_once)
-        steps += count
-        seconds += count * train.grad_accum * pace.of(stage.teachers)
-    return ArmNeeds(name, len(stages), steps, seconds)
+    steps, seconds = 0, -spared
+    for stage, pace, count in zip(stages, paces, passes, strict=True):
+        steps += count // stage.phase.train.grad_accum
+        seconds += count * pace.of(stage.teachers)
+    return ArmNeeds(name, len(stages), steps, max(0.0, seconds))
 
 
 def machine() -> str:

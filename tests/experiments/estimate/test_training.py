@@ -1,12 +1,23 @@
 """What is said of a run's arms, steps, time and disk, before it and by hand."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from experiments.cli import main
+from experiments.config.tree import load_config, resolve_phases
 from experiments.estimate.needs import estimate
-from experiments.estimate.training import ArmNeeds, Pace, TrainingNeeds, advice
+from experiments.estimate.training import (
+    ArmNeeds,
+    KeptAnswers,
+    Pace,
+    TrainingNeeds,
+    advice,
+    planned_answers,
+)
+from experiments.run.context import Stage
+from teacher.answers import Answers
 from tests.experiments.small_runs import small_config
 
 GIB = 2**30
@@ -38,6 +49,7 @@ def needs(*arms):
         repeated={},
         exports=5 * GIB,
         checkpoints=2 * GIB,
+        answers=KeptAnswers(disk=1 * GIB),
         free=100 * GIB,
     )
 
@@ -45,7 +57,7 @@ def needs(*arms):
 def test_what_baselines_multiply_is_said_with_what_makes_it_cheaper():
     arms = [("main", 40.0), ("ce_only", 10.0), ("single:a", 20.0), ("single:b", 30.0)]
     run = needs(*arms)
-    assert (run.seconds, run.students, run.disk) == (100.0, 9, 7 * GIB)
+    assert (run.seconds, run.students, run.disk) == (100.0, 9, 8 * GIB)
     assert "2 of 4 arms train one teacher alone" in advice(run)
     assert "50% of the time: baselines.single_teachers=none" in advice(run)
     assert advice(needs(("main", 40.0), ("ce_only", 10.0))) == ""
@@ -62,8 +74,13 @@ def test_a_run_has_the_arms_steps_and_bytes_that_were_said(
 ):
     from student.loop import phase_checkpoint
 
-    held = []
-    prune = phase_checkpoint.prune
+    held, kept = [], []
+    prune, hold = phase_checkpoint.prune, Answers._hold
+
+    def noted(answers, *given):
+        hold(answers, *given)
+        places = answers._places.values()
+        kept.append(sum(p.size for p in places if p.chapter != "calibration"))
 
     def weighed(folder, keep):
         held.append(sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()))
@@ -73,6 +90,7 @@ def test_a_run_has_the_arms_steps_and_bytes_that_were_said(
     assert main(["estimate", config, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)["training"]
     monkeypatch.setattr(phase_checkpoint, "prune", weighed)
+    monkeypatch.setattr(Answers, "_hold", noted)
     assert main(["train", config]) == 0
     run = tmp_path / "run"
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
@@ -87,11 +105,41 @@ def test_a_run_has_the_arms_steps_and_bytes_that_were_said(
     assert said["exports"] == pytest.approx(size, rel=0.05)
     # Two were there for a moment; records and headers weigh much of so small a state.
     assert max(held) == pytest.approx(said["checkpoints"], rel=0.25)
+    # Padded to the longest text of each batch, of which one was measured.
+    assert max(kept) == pytest.approx(said["answers"]["memory"], rel=0.25)
+
+
+def test_answers_that_are_kept_spare_all_arms_but_the_first(presets, tmp_path):
+    def planned(**settings):
+        names = {"run": {"dir": str(tmp_path)}, "teachers": ["p", "q", "r"]}
+        config = load_config({**names, "answers": settings})
+        live = dict.fromkeys(["p", "q", "r"])
+        models = SimpleNamespace(live=live, sharded=("r",))
+        phase = resolve_phases(config, presets)[0]
+        both, p, q, r, nobody = (Stage(phase, tuple(t)) for t in ["pqr", *"pqr", ""])
+        arms = {"main": [both], "ce_only": [nobody], "p": [p], "q": [q], "r": [r]}
+        pace = Pace(
+            9.0,
+            1.0,
+            {"p": 3, "q": 1, "r": 4, "s": 0},
+            asking=4.0,
+            answers={"p": GIB, "q": GIB, "r": GIB},
+        )
+        trial = SimpleNamespace(config=config, models=models)
+        return planned_answers(trial, arms, [pace], [2])
+
+    answers, spared = planned(memory_gib=100)
+    assert answers == KeptAnswers(memory=4 * GIB, disk=0, share=1.0)  # of p and q
+    assert spared == {"main": 0, "ce_only": 0, "p": 2 * 1.5, "q": 2 * 0.5, "r": 0}
+    answers, spared = planned(memory_gib=1, disk_gib=2**-20)
+    assert answers.memory == GIB and answers.disk == 2**10
+    assert answers.share == pytest.approx(0.25, abs=1e-5)
+    assert spared["p"] == pytest.approx(0.75, abs=1e-5)
+    assert planned(keep="none") == (KeptAnswers(), dict.fromkeys(spared, 0))
+    assert planned(keep=["q"], memory_gib=100)[1]["p"] == 0
 
 
 def test_arms_that_another_trains_already_cost_nothing(tiny_zoo, tmp_path, capsys):
-    from experiments.config.tree import load_config
-
     words = [str(small_config(tmp_path, tiny_zoo, BOTH)), "phases=[single]"]
     words.append("phase.single.teachers=[gpt2-prose]")
     found = estimate(load_config(words[0], words[1:])).training
