@@ -59,10 +59,12 @@ def kept() -> Callable[[], None]:
 
 @contextmanager
 def chance(seed: int) -> Iterator[None]:
-    """Draw from a seed inside, on the CPU; all is as it was afterwards."""
+    """Draw from a seed inside, on the CPU alone; all is as it was afterwards."""
     restore = kept()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # torch.manual_seed would queue the same for every kind of device, with a
+        # stack trace each, until one of them is used
+        torch.default_generator.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)
         try:

@@ -103,9 +103,8 @@ def _corpus() -> dict[tuple[str, str], tuple[tuple[str, str], ...]]:
 
     A constant of this CPython, read once per process.
     """
-    files = [(name, *_separate(text)) for name, text in _read_sources()]
-    topics = [(f"topics/{name}", text) for name, text in _topics()]
-    sizes = document_sizes()
+    files, topics = _separated(), _topics()
+    sizes = _sizes(files, topics)
     splits = _assign("files", *sizes["files"])
     topic_splits = _assign("topics", *sizes["topics"])
     documents: dict[tuple[str, str], list[tuple[str, str]]] = {
@@ -198,9 +197,16 @@ def dealt(sizes: dict[str, int], share: float) -> dict[str, list[str]]:
 
 def document_sizes() -> dict[str, tuple[dict[str, int], float]]:
     """Characters of prose by kind and document, and the kind's part of each split."""
-    files = {name: len(_separate(text)[0]) for name, text in _read_sources()}
-    topics = {f"topics/{name}": len(text) for name, text in _topics()}
-    return {"files": (files, 0.75), "topics": (topics, 0.25)}
+    return _sizes(_separated(), _topics())
+
+
+def _sizes(
+    files: list[tuple[str, str, str]], topics: list[tuple[str, str]]
+) -> dict[str, tuple[dict[str, int], float]]:
+    return {
+        "files": ({name: len(prose) for name, prose, _ in files}, 0.75),
+        "topics": ({name: len(text) for name, text in topics}, 0.25),
+    }
 
 
 def _limit(documents: list[tuple[str, str]], split: str) -> list[tuple[str, str]]:
@@ -231,6 +237,11 @@ def _library() -> Path:
     return Path(sysconfig.get_paths()["stdlib"])
 
 
+def _separated() -> list[tuple[str, str, str]]:
+    """Name, prose and code of every module; parsing them all takes seconds."""
+    return [(name, *_separate(text)) for name, text in _read_sources()]
+
+
 def _read_sources() -> Iterator[tuple[str, str]]:
     for name, path in _sources():
         try:
@@ -242,7 +253,9 @@ def _read_sources() -> Iterator[tuple[str, str]]:
 def _topics() -> list[tuple[str, str]]:
     from pydoc_data.topics import topics
 
-    return sorted((name, text.strip() + "\n") for name, text in topics.items())
+    return sorted(
+        (f"topics/{name}", text.strip() + "\n") for name, text in topics.items()
+    )
 
 
 def _separate(source: str) -> tuple[str, str]:
