@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from align.errors import InputError
-from align.support.field_types import (
-    AtLeastOne,
-    Count,
-    NotNegative,
-    Positive,
-    check_fields,
+from align.schedules import (
+    ScheduledNotNegative,
+    ScheduledPositive,
+    Setting,
+    is_schedule,
 )
+from align.support.field_types import AtLeastOne, Count, NotNegative, check_fields
 from fuse.z_agreement import Agreement
 from teacher.router_proto import PrototypeMethod, Similarity
 
@@ -56,7 +56,7 @@ class FuseConfig:
     seen the whole text, so only ``token`` is strictly causal."""
     routing_per_layer: bool = False
     """Give every student layer a learned router of its own."""
-    temperature: Positive = 1.0
+    temperature: ScheduledPositive = 1.0
     """Softmax temperature of the routing weights; lower is sharper."""
     similarity: Similarity = "cosine"
     """How a query is compared with a teacher's prototype."""
@@ -64,13 +64,13 @@ class FuseConfig:
     """How a teacher's prototype is made from its calibration sample."""
     num_clusters: AtLeastOne = 4
     """Prototypes per teacher for ``kmeans``."""
-    entropy_reg_strength: NotNegative = 0.01
+    entropy_reg_strength: ScheduledNotNegative = 0.01
     """Loss weight per nat of routing entropy; 0 disables it."""
     entropy_target: Literal["specialized", "diverse"] = "specialized"
     """specialized rewards low entropy (few teachers per token), diverse high."""
     entropy_warmup_steps: Count = 0
-    """Optimiser steps over which the strength grows linearly from 0:
-    early specialisation locks in the first teacher that happened to help."""
+    """Short for ``entropy_reg_strength: {from: 0, to: …, steps: …}``; early
+    specialisation locks in the first teacher that happened to help."""
     z_dim: AtLeastOne = 64
     """Width of the shared latent, per layer, for keys and for values."""
     z_hidden: Count = 0
@@ -91,6 +91,11 @@ class FuseConfig:
         check_fields(self, "fuse")
         for field in ("fusion_method", "router_type", "space"):
             choice_of(f"fuse.{field}", getattr(self, field))
+        if is_schedule(self.entropy_reg_strength) and self.entropy_warmup_steps:
+            raise ValueError(
+                f"fuse.entropy_warmup_steps={self.entropy_warmup_steps} is short for a "
+                "schedule, and fuse.entropy_reg_strength is one; leave the first out"
+            )
         if self.weights is not None:
             check_weights("fuse.weights", self.weights)
 
@@ -123,8 +128,25 @@ class FuseConfig:
         name, more = choice_of("fuse.router_type", self.router_type)
         return name, more | options
 
+    @property
+    def entropy_strength(self) -> Setting:
+        """``entropy_reg_strength``, growing from 0 where ``entropy_warmup_steps``."""
+        if not self.entropy_warmup_steps:
+            return self.entropy_reg_strength
+        assert isinstance(self.entropy_reg_strength, float | int)
+        return {
+            "from": 0.0,
+            "to": self.entropy_reg_strength,
+            "steps": self.entropy_warmup_steps,
+        }
+
     def _settings_of(self, name: str) -> dict[str, Any]:
-        return {setting: getattr(self, setting) for setting in SETTINGS.get(name, ())}
+        settings = {
+            setting: getattr(self, setting) for setting in SETTINGS.get(name, ())
+        }
+        if is_schedule(settings.get("temperature")):
+            settings["temperature"] = 1.0  # the weigher's moves instead
+        return settings
 
 
 def choice_of(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from align.schedules import Setting, Timetable
+from align.schedules.setting import schedule_of
 from fuse.routing_stats import routing_entropy
 
 
@@ -76,17 +78,19 @@ class EntropyRegularizer:
     def __init__(
         self,
         target: str = "specialized",
-        strength: float = 0.01,
+        strength: Setting = 0.01,
         warmup_steps: int = 0,
+        timetable: Timetable | None = None,
     ) -> None:
         """Choose sign, size and schedule.
 
         Args:
             target: ``specialized`` adds strength x entropy to the loss,
                 ``diverse`` subtracts it.
-            strength: loss per nat, >= 0.
+            strength: loss per nat, >= 0, or a schedule of such.
             warmup_steps: steps over which the strength grows linearly from 0,
                 because early specialisation locks in.
+            timetable: of the phase; None: the schedule says its steps.
 
         Raises:
             ValueError: another target, or a negative number.
@@ -95,18 +99,22 @@ class EntropyRegularizer:
             raise ValueError(
                 f"entropy target is {target!r}; choose from specialized, diverse"
             )
-        if strength < 0 or warmup_steps < 0:
+        if isinstance(strength, float | int) and (strength < 0 or warmup_steps < 0):
             raise ValueError(
                 "entropy strength and warmup_steps must be >= 0, "
                 f"got {strength} and {warmup_steps}"
             )
-        self.target, self.strength, self.warmup_steps = target, strength, warmup_steps
+        if warmup_steps:
+            strength = {"from": 0.0, "to": strength, "steps": warmup_steps}
+        self.target, self.strength = target, strength
+        self._timetable = timetable or Timetable()
 
     def strength_at(self, step: int | None) -> float:
-        """The strength at an optimiser step, counted from 0; None: full."""
-        if step is None or step >= self.warmup_steps:
-            return self.strength
-        return self.strength * step / self.warmup_steps
+        """The strength at an optimiser step, counted from 0; None: in the end."""
+        place = "fuse.entropy_reg_strength"
+        if step is None:
+            return schedule_of(self.strength, place).end
+        return self._timetable.value(self.strength, place, step)
 
     def compute_loss(
         self,

@@ -187,30 +187,31 @@ def balanced_problem(balanced: Any, terms: int) -> str:
     return "" if loss is None else loss_problem(loss)
 
 
-def temperature_problem(temperature: Any, tokens: int | None = None) -> str:
-    """What is wrong with a temperature.
+def schedule_problem(number: Any, tokens: int | None = None, above: bool = True) -> str:
+    """What is wrong with what a schedule gives.
 
     Args:
-        temperature: what the rule returned.
+        number: what the rule returned.
         tokens: N of the distributions it is for; None where that is not known.
+        above: whether it stands between two numbers > 0, and so is > 0.
     """
-    if not isinstance(temperature, Tensor):
-        if not _is_real(temperature):
-            return f"returns {_kinds(temperature)}; return a number > 0, or one a token"
-        good = math.isfinite(temperature) and temperature > 0
-        return "" if good else f"returns {temperature}; a temperature is finite and > 0"
-    if temperature.is_complex() or temperature.dtype == torch.bool:
-        return f"returns a tensor of {_plain(temperature.dtype)}; return floats"
-    sized = temperature.dim() == 0 or (
-        temperature.dim() == 1 and (tokens is None or len(temperature) == tokens)
+    least = "> 0" if above else ">= 0"
+    if not isinstance(number, Tensor):
+        if not _is_real(number):
+            return f"returns {_kinds(number)}; return a number {least}, or one a token"
+        good = math.isfinite(number) and (number > 0 or (number == 0 and not above))
+        return "" if good else f"returns {number}; it is to be finite and {least}"
+    if number.is_complex() or number.dtype == torch.bool:
+        return f"returns a tensor of {_plain(number.dtype)}; return floats"
+    sized = number.dim() == 0 or (
+        number.dim() == 1 and (tokens is None or len(number) == tokens)
     )
     if not sized:
         given = "(N,)" if tokens is None else f"({tokens},)"
-        return (
-            f"returns shape {tuple(temperature.shape)}; return one number, or {given}"
-        )
-    if not bool((temperature.isfinite() & (temperature > 0)).all()):
-        return "returns temperatures that are not finite and > 0"
+        return f"returns shape {tuple(number.shape)}; return one number, or {given}"
+    enough = number > 0 if above else number >= 0
+    if not bool((number.isfinite() & enough).all()):
+        return f"returns numbers that are not finite and {least}"
     return ""
 
 

@@ -12,6 +12,7 @@ from align.calibration import CalibrationStats
 from align.depth import DenseLayers, RebuiltLayers
 from align.layer_map import LayerMap
 from align.layer_similarity import SimilarLayers
+from align.schedules import Rule
 from align.tokenizer_align import (
     CausalCharIoUAligner,
     CharIoUAligner,
@@ -25,7 +26,7 @@ from student.balance import BALANCERS, Balancer
 from student.bridges import AdapterBridge, LatentBridge, ProjectorBridge
 from student.match import DISTANCES, PROJECTORS, Distance, Match
 from student.objective import Objective
-from student.output.temperature import TEMPERATURES, Temperature
+from student.output.temperature import TEMPERATURES
 from student.terms.key_value import OBJECTIVES
 
 
@@ -119,6 +120,6 @@ def balancers() -> Mapping[str, Callable[..., Balancer]]:
 
 
 @hookimpl
-def temperatures() -> Mapping[str, Temperature]:
-    """Schedules over steps, and rules by what teacher and gradients look like."""
+def schedules() -> Mapping[str, Rule]:
+    """Curves over steps, and rules by what teacher and gradients look like."""
     return dict(TEMPERATURES)

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from align.calibration import CalibrationStats
 from align.layer_map import LayerMap
+from align.schedules import Rule
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
 from student.balance import Balancer
 from student.bridges.base import Bridge
 from student.match.distance import Distance
 from student.objective import Objective
-from student.output.temperature import Temperature
 
 PROJECT = "mtkd"
 """Name of the distribution, the command and the entry-point group."""
@@ -245,16 +245,38 @@ def balancers() -> Mapping[str, Callable[..., Balancer]]:
 
 
 @hookspec
-def temperatures() -> Mapping[str, Temperature]:
-    """Offer temperatures: how flat distributions are made before they are compared.
+def schedules() -> Mapping[str, Rule]:
+    """Offer schedules: how a number moves while a phase trains.
 
-    A function takes a ``Moment`` (the config's two temperatures, how far the phase has
-    come, the size of the vocabulary, and, when called, the teacher's entropy at every
-    token and the signal-to-noise ratios of the gradients) and returns one temperature,
-    or (N,) of one a token; finite and > 0 at any moment.
+    A function takes a ``Moment`` (the schedule's ``from`` and ``to``, the step, how far
+    it has come) and returns one number, finite and >= 0, and > 0 between two that are.
+    Keyword-only parameters of the function are its options, each with a default and a
+    type by which a config is checked.
 
-    Chosen by ``output.temperature_rule``.
+    For a temperature of next-token outputs the moment also knows the size of the
+    vocabulary and, when called, the teacher's entropy at every token and the
+    signal-to-noise ratios of the gradients; there the answer may be (N,), one a token.
+    A rule that asks for these steers no other number.
+
+    Chosen by ``rule`` in ``{from, to, steps, rule}``, which any number may be that a
+    setting's type says so of; ``output.temperature_rule`` is a short form.
     """
+
+
+@hookspec
+def temperatures() -> Mapping[str, Rule]:
+    """Offer schedules, by the name that this hook had while they steered temperatures
+    alone."""
+
+
+EARLIER = {"temperature": "schedule"}
+"""What kinds were called before -> what they are called now: strangers' hooks and
+tests, and records of runs, may say either."""
+
+
+def kind_now(kind: str) -> str:
+    """A kind's name of today."""
+    return EARLIER.get(kind, kind)
 
 
 @hookspec

@@ -21,15 +21,19 @@ from plugins.discovery import Found
 from plugins.entry import Entry
 from plugins.errors import Failure, PluginError
 from plugins.guards import guard
-from plugins.hookspecs import PROJECT
+from plugins.hookspecs import EARLIER, PROJECT, kind_now
 from plugins.source import digest
 
 KINDS: dict[str, str] = {
     name.removesuffix("s"): name
     for name, function in vars(hookspecs).items()
     if inspect.isfunction(function) and hasattr(function, f"{PROJECT}_spec")
+    if name.removesuffix("s") not in EARLIER
 }
 """Kind (``router``) -> hook (``routers``), read from the hookspecs."""
+
+_HOOKS = [*KINDS.items(), *((kind, f"{earlier}s") for earlier, kind in EARLIER.items())]
+"""Kind and hook, with the names that hooks had before."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -143,7 +147,7 @@ class Registry:
         Raises:
             PluginError: as :meth:`get`.
         """
-        names = self.names(kind)
+        kind, names = kind_now(kind), self.names(kind)
         if name in names:
             return self._entries[kind, name]
         near = get_close_matches(name, names, n=1)
@@ -160,6 +164,7 @@ class Registry:
         Raises:
             PluginError: there is no such kind.
         """
+        kind = kind_now(kind)
         if kind not in KINDS:
             raise PluginError(
                 f"{kind!r} is no kind of plugin; kinds are {', '.join(KINDS)}"
@@ -169,6 +174,7 @@ class Registry:
     def entries(self, kind: str | None = None) -> list[Entry]:
         """Entries of one kind or of all, sorted by kind and name."""
         order = {known: index for index, known in enumerate(KINDS)}
+        kind = None if kind is None else kind_now(kind)
         chosen = [e for e in self._entries.values() if kind in (None, e.kind)]
         return sorted(chosen, key=lambda e: (order[e.kind], e.name))
 
@@ -194,7 +200,7 @@ def _entries(manager: pluggy.PluginManager, offer: Found) -> list[Entry]:
     }
     _check_hooks(offer, set(offers))
     entries = []
-    for kind, hook in KINDS.items():
+    for kind, hook in _HOOKS:
         if hook in offers:
             entries += _ask(offer, kind, hook, offers[hook])
     return entries
@@ -202,7 +208,7 @@ def _entries(manager: pluggy.PluginManager, offer: Found) -> list[Entry]:
 
 def _check_hooks(offer: Found, hooks: set[str]) -> None:
     known = list(KINDS.values())
-    for hook in sorted(hooks - set(known)):
+    for hook in sorted(hooks - {name for _, name in _HOOKS}):
         near = get_close_matches(hook, known, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise PluginError(

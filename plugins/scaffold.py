@@ -8,6 +8,7 @@ from pathlib import Path
 from string import Template
 
 from plugins.errors import PluginError
+from plugins.hookspecs import kind_now
 from plugins.registry import KINDS
 from plugins.templates import EXAMPLES, MODULE, PYPROJECT, README, TEST
 
@@ -32,6 +33,7 @@ def new_plugin(name: str, kind: str, directory: str | Path = ".") -> Path:
     Raises:
         PluginError: another kind, an unusable name, or the folder exists.
     """
+    kind = kind_now(kind)
     if kind not in EXAMPLES:
         raise PluginError(
             f"{kind!r} is no kind of plugin; kinds are {', '.join(EXAMPLES)}"

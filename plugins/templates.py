@@ -67,9 +67,9 @@ def $ident(base: float, dim: int, scale: float) -> float:
     return base * scale
 ''',
     ),
-    "temperature": (
+    "schedule": (
         "$ident",
-        "from torch import Tensor\n\nfrom student.output.temperature import Moment\n",
+        "from torch import Tensor\n\nfrom align.schedules import Moment\n",
         '''
 def $ident(moment: Moment) -> float | Tensor:
     """Stay at the start for half of the phase, then at the end."""

@@ -7,8 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Interval
-
+from align.schedules import (
+    ScheduledNotNegative,
+    ScheduledPositive,
+    ScheduledRate,
+    Setting,
+    is_schedule,
+)
+from align.schedules.setting import ScheduleOf
 from align.support.field_types import (
     AtLeastOne,
     Count,
@@ -24,10 +30,6 @@ from fuse.config import choice_of
 
 EngineName = Literal["deepspeed", "torch"]
 
-Rate = Annotated[float, Interval(gt=0, le=1e30)]
-"""A learning rate; AdamW's first step divides it by 0.1, and a float32 ends at 3e38."""
-
-
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _TAKEN = (
     *("outcome", "teacher_loss", "entropy", "z_reconstruction", "z_agreement"),
@@ -42,7 +44,8 @@ class ChosenTerm:
 
     kind: str
     """A registered objective."""
-    weight: float = 1.0
+    weight: Setting = 1.0
+    """A number, or a schedule."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the kind, by name."""
 
@@ -56,25 +59,25 @@ class LossConfig:
     weight: 1.0}`` with the kind's options beside; ``use`` is the name itself where it
     is not given. An entry called as a built-in term wins over the setting that is
     short for its weight."""
-    lambda_k: NotNegative = 1.0
+    lambda_k: ScheduledNotNegative = 1.0
     """Weight of ``kv_k``, the squared distance between standardised content keys."""
-    lambda_v: NotNegative = 1.0
+    lambda_v: ScheduledNotNegative = 1.0
     """Weight of ``kv_v``, the squared distance between standardised values."""
-    beta_cos: NotNegative = 0.1
+    beta_cos: ScheduledNotNegative = 0.1
     """Weight of ``cosine``: 1 - cosine, over keys and values."""
-    gamma_kl: NotNegative = 0.01
+    gamma_kl: ScheduledNotNegative = 0.01
     """Weight of ``attention_kl``, from the teachers' attention to the student's,
     nats."""
-    delta_ce: NotNegative = 1.0
+    delta_ce: ScheduledNotNegative = 1.0
     """Weight of ``ce``, the next-token cross-entropy, nats per token."""
-    relation_k: NotNegative = 0.0
+    relation_k: ScheduledNotNegative = 0.0
     """Weight of the K-K relation KL (MiniLMv2), which no basis can change."""
-    relation_v: NotNegative = 0.0
+    relation_v: ScheduledNotNegative = 0.0
     """Weight of the V-V relation KL."""
-    temperatures: list[Positive] = field(default_factory=lambda: [1.0])
+    temperatures: list[ScheduledPositive] = field(default_factory=lambda: [1.0])
     """Softmax temperature of attention and relations: one for all of the student's
     layers, or one for each; higher is flatter."""
-    extra: dict[str, NotNegative] = field(default_factory=dict)
+    extra: dict[str, ScheduledNotNegative] = field(default_factory=dict)
     """Weights of further registered objectives, by name; short for ``terms`` without
     options."""
     balance: str | dict[str, Any] = "none"
@@ -82,12 +85,14 @@ class LossConfig:
     balancer: ``none``, ``relative``, ``uncertainty``, ``gradnorm``,
     ``gradient_magnitude``, ``pareto``, ``conflict`` or a plugin's. With options ``{use:
     NAME, option: value}``."""
+    fade: ScheduledNotNegative = 1.0
+    """What the weights of all terms but the next-token loss are multiplied by."""
     fade_steps: Count = 0
-    """Optimiser steps of a phase over which everything but the next-token loss falls
-    linearly to ``fade_to`` of its weight; 0: weights stay as they are."""
+    """With ``fade_to`` short for ``fade: {from: 1, to: fade_to, steps: fade_steps}``;
+    0: ``fade`` says it."""
     fade_to: Share = 0.0
     """What is left then."""
-    eta_outcome: NotNegative = 1.0
+    eta_outcome: ScheduledNotNegative = 1.0
     """Weight of the outcome: the next-token loss of a second pass that reads the
     fused KV. It trains adapters, gates, routers and Z modules, never the student."""
     outcome_every: Count = 4
@@ -113,6 +118,11 @@ class LossConfig:
         check_fields(self, "loss")
         self.chosen  # noqa: B018  # checks
         choice_of("loss.balance", self.balance)
+        if self.fade_steps and self.fade != 1:
+            raise ValueError(
+                f"loss.fade_steps={self.fade_steps} is short for a loss.fade, and "
+                "loss.fade is given too; leave the first out"
+            )
         if not self.temperatures:
             raise ValueError("loss.temperatures is empty; give [1.0], or one a layer")
         words = ("all", "upper", "lower", "middle")
@@ -136,15 +146,12 @@ class LossConfig:
         """
         return {name: _chosen(name, entry) for name, entry in self.terms.items()}
 
-    def strength(self, step: int) -> float:
-        """What the weights of all terms but the next-token loss are multiplied by.
-
-        Args:
-            step: optimiser steps taken in this phase.
-        """
+    @property
+    def fading(self) -> Setting:
+        """``fade``, or what ``fade_steps`` and ``fade_to`` are short for."""
         if not self.fade_steps:
-            return 1.0
-        return 1 - (1 - self.fade_to) * min(1.0, step / self.fade_steps)
+            return self.fade
+        return {"from": 1.0, "to": self.fade_to, "steps": self.fade_steps}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,25 +199,30 @@ class TrainConfig:
     the extra ``quant``; or ``muon``: Muon for the matrices inside the student, AdamW
     for its embeddings, head and vectors and for all else. With DeepSpeed the last two
     need ``zero_stage`` 0."""
-    learning_rate: Rate = 1e-3
-    """Peak AdamW learning rate of the student."""
-    matrix_learning_rate: Rate = 0.02
+    learning_rate: ScheduledRate = 1e-3
+    """Peak AdamW learning rate of the student. This or one of the other rates may be a
+    schedule, which is then followed alone, without ``lr_schedule``."""
+    matrix_learning_rate: ScheduledRate = 0.02
     """Peak Muon learning rate of the student's matrices, with ``optimizer: muon``."""
-    bridge_learning_rate: Rate = 1e-3
+    bridge_learning_rate: ScheduledRate = 1e-3
     """Peak learning rate of projectors, adapters, gates and what terms learn."""
-    balance_learning_rate: Rate = 0.025
+    balance_learning_rate: ScheduledRate = 0.025
     """Peak learning rate of what a balancer of the terms learns, GradNorm's own."""
-    z_learning_rate: Rate | None = None
+    z_learning_rate: ScheduledRate | None = None
     """Peak learning rate of the latent's encoders and decoders; None: as the bridge."""
-    router_learning_rate: Rate = 3e-3
+    router_learning_rate: ScheduledRate = 3e-3
     """Peak learning rate of routers."""
     weight_decay: NotNegative = 0.01
     """Decoupled weight decay of the student's and routers' matrices; vectors and
     bridges have none."""
     warmup_steps: Count = 0
     """Optimiser steps of linear warm-up at the start of each phase."""
-    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """``cosine`` (to a tenth), ``linear`` (to zero) or ``constant``."""
+    lr_schedule: (
+        Literal["cosine", "linear", "constant"]
+        | Annotated[dict[str, Any], ScheduleOf(NotNegative)]
+    ) = "cosine"
+    """Share of its peak that a learning rate is at a step: a schedule, or, after
+    ``warmup_steps``, ``cosine`` (to a tenth), ``linear`` (to zero) or ``constant``."""
     max_grad_norm: PositiveOrInfinite = 1.0
     """Gradient norm above which gradients are scaled down."""
     gradient_checkpointing: bool = False
@@ -244,6 +256,20 @@ class TrainConfig:
     threads: Count = 0
     """CPU threads of PyTorch; 0 leaves its own choice."""
 
+    @property
+    def rate_share(self) -> Mapping[str, Any]:
+        """``lr_schedule``, or the three-part schedule that its curve is short for."""
+        if isinstance(self.lr_schedule, Mapping):
+            return self.lr_schedule
+        return {
+            "rule": "three_part",
+            "from": 0.0,
+            "peak": 1.0,
+            "to": {"cosine": 0.1, "linear": 0.0, "constant": 1.0}[self.lr_schedule],
+            "warmup": self.warmup_steps,
+            "down": "cosine" if self.lr_schedule == "cosine" else "linear",
+        }
+
     def __post_init__(self) -> None:
         """Check every field, and combinations.
 
@@ -251,6 +277,13 @@ class TrainConfig:
             ValueError: a value that its type does not take, or two exclude each other.
         """
         check_fields(self, "train")
+        if is_schedule(self.lr_schedule) and self.warmup_steps:
+            raise ValueError(
+                f"train.warmup_steps={self.warmup_steps} goes before a curve that "
+                "train.lr_schedule names, not before a schedule; leave it out, or give "
+                "{rule: three_part, from: 0, peak: 1, to: 0.1, warmup: "
+                f"{self.warmup_steps}}}"
+            )
         splits = self.engine == "deepspeed" and self.zero_stage > 0
         if self.offload != "none" and not splits:
             raise ValueError(
@@ -289,7 +322,7 @@ def _chosen(name: str, entry: Mapping[str, Any]) -> ChosenTerm:
     kind, weight = options.pop("use", name), options.pop("weight", 1.0)
     if not isinstance(kind, str) or not kind:
         raise ValueError(f"{place}.use is {kind!r}; give a registered objective")
-    weight = checked(NotNegative, weight, f"{place}.weight")
+    weight = checked(ScheduledNotNegative, weight, f"{place}.weight")
     return ChosenTerm(kind=kind, weight=weight, options=options)
 
 

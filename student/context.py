@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from align.layer_map import LayerMap, interpolate_teacher_layers
+from align.schedules import Setting, Timetable
 from align.tokens.batch import TokenBatch
 from align.views import Captured, LinearHead, Output, TeacherView, with_kv
 from student.bridges.base import Bridge
+from student.layers import feature_temperature, moved
 from student.objective import (
     ATTENTION,
     OUTPUTS,
@@ -40,8 +42,10 @@ class ContextMaker:
     """By teacher, of those that bring attention."""
     layers: int
     """L of the student."""
-    temperature: Tensor | None
-    """(L,) of attention and relations; None: 1."""
+    temperatures: Sequence[Setting]
+    """Of attention and relations, see ``loss.temperatures``."""
+    timetable: Timetable
+    """What settings are at a step."""
     output: OutputPlan | None
     """Of terms on outputs."""
     head: LinearHead | None
@@ -49,7 +53,12 @@ class ContextMaker:
 
     def alone(self, captured: Captured, batch: TokenBatch, step: int) -> StepContext:
         """Of a pass without teachers."""
-        return StepContext(batch=batch, output=self.next_token(captured), step=step)
+        return StepContext(
+            batch=batch,
+            output=self.next_token(captured),
+            step=step,
+            timetable=self.timetable,
+        )
 
     def taught(
         self,
@@ -76,7 +85,8 @@ class ContextMaker:
             share: what the batch is of its optimiser step.
         """
         weights = routing * clear
-        temperature = self.temperature
+        numbers = moved(self.temperatures, "loss.temperatures", self.timetable, step)
+        temperature = feature_temperature(numbers, self.layers)
         return StepContext(
             batch=batch,
             output=self.next_token(captured),
@@ -89,6 +99,7 @@ class ContextMaker:
                 captured, batch, views, weights=routing, step=step, share=share
             ),
             temperature=None if temperature is None else temperature.to(routing.device),
+            timetable=self.timetable,
         )
 
     def next_token(self, captured: Captured) -> Tensor | HiddenOutput:
@@ -167,10 +178,9 @@ class ContextMaker:
             student=student,
             teachers=taught,
             config=plan.config,
-            temperature=plan.temperature,
             step=step,
             lexicons=plan.lexicons,
-            rules=plan.rules,
+            timetable=self.timetable,
         )
 
 

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from align.errors import InputError
 from align.layer_map import LayerMap
 from align.reading import Reading
+from align.schedules import Setting, Timetable, is_on
 from align.sizes import Sizes
 from align.support.matrices import Layout, layouts
 from align.support.stopwatch import part
 from align.tokens.batch import TokenBatch
 from align.views import Capture, Captured, Injection, LinearHead, TeacherView, with_kv
 from fuse.routing_loss import EntropyRegularizer, expected_teacher_loss
-from fuse.weigher import prior
+from fuse.weigher import Weigher, prior
 from student.attention_sinks import without_sinks
 from student.balance import Balance, Weighing
 from student.bridges.base import Bridge
@@ -34,7 +35,7 @@ from student.config import LossConfig
 from student.context import ContextMaker, of_kv
 from student.evaluate import KVHealth, kv_health
 from student.frozen import frozen
-from student.layers import feature_temperature, layers_read
+from student.layers import layers_read
 from student.objective import (
     ATTENTION,
     KEYS_VALUES,
@@ -50,6 +51,7 @@ from student.objective import (
     needs_of,
     wants_sample,
 )
+from student.output.temperature import TEMPERATURES
 from student.places import Counts, Places, Share, availability, find_places
 from student.step_outputs import OutputPlan
 from student.terms.key_value import ce
@@ -59,8 +61,11 @@ from student.terms.key_value import ce
 class WeightedObjective:
     """A term with its weight."""
 
-    weight: float
+    weight: Setting
+    """A number, or a schedule."""
     objective: Objective
+    place: str = "the weight of a term"
+    """The setting that says the weight."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,8 +81,10 @@ class Teaching:
     """The entropy term; None where no router learns."""
     maps: Mapping[str, LayerMap] = field(default_factory=dict)
     """By teacher, of those that bring attention and that the bridge does not know."""
-
     _: KW_ONLY
+    temperature: Setting | None = None
+    """``fuse.temperature``, where it moves."""
+
     sizes: Mapping[str, Sizes] = field(default_factory=dict)
     """By teacher, of those that the bridge does not know."""
 
@@ -149,6 +156,7 @@ class Distiller(nn.Module):
         output: OutputPlan | None = None,
         head: LinearHead | None = None,
         balance: Balance | None = None,
+        timetable: Timetable | None = None,
     ) -> None:
         """Join the parts.
 
@@ -166,6 +174,8 @@ class Distiller(nn.Module):
             head: the student's, where its logits are ``hidden @ weight.T + bias``: then
                 none are made but those that a term asks for.
             balance: of these objectives; None weighs them as they say.
+            timetable: of the phase, which knows its length and strangers' schedules;
+                None: every schedule says its steps and is built in.
 
         Raises:
             InputError: a term needs what nobody can give it, or hides parameters.
@@ -175,6 +185,9 @@ class Distiller(nn.Module):
         self.bridge = teaching.bridge if teaching else None
         self.weigher = teaching.weigher if teaching else None
         self._regularizer = teaching.regularizer if teaching else None
+        self._routing_temperature = teaching.temperature if teaching else None
+        self.timetable = timetable or Timetable(rules=TEMPERATURES)
+        """What settings are at a step."""
         self._capture, self._objectives = capture, dict(objectives)
         self._config, self._autocast = config, autocast
         self._health_every = health_every
@@ -191,7 +204,8 @@ class Distiller(nn.Module):
             bridge=self.bridge,
             maps=teaching.layer_maps if teaching else {},
             layers=capture.num_layers,
-            temperature=feature_temperature(config.temperatures, capture.num_layers),
+            temperatures=config.temperatures,
+            timetable=self.timetable,
             output=output,
             head=head,
         )
@@ -211,7 +225,7 @@ class Distiller(nn.Module):
     def wants_outcome(self, step: int) -> bool:
         """Whether this optimiser step runs the second, injected pass."""
         every = self._config.outcome_every
-        on = self._config.eta_outcome > 0 and every > 0
+        on = is_on(self._config.eta_outcome) and every > 0
         return self.bridge is not None and on and step % every == 0
 
     def wants_health(self, step: int) -> bool:
@@ -340,7 +354,7 @@ class Distiller(nn.Module):
             extra = self._of_bridge(read.captured, views, share)
             extra |= self._routing_losses(routing, available, views, step, share)
         if self.wants_outcome(step):
-            extra |= self._outcome(batch, views, routing, share)
+            extra |= self._outcome(batch, views, routing, step, share)
         with part("fuse"):
             result = self._total(read.context, extra, share, read.captured)
         tokens = batch.has_text.sum().clamp_min(1)
@@ -375,6 +389,7 @@ class Distiller(nn.Module):
                 clear = without_sinks(batch, views, self._config.skip_sinks)
             else:
                 available, clear = share.places.available, share.places.clear
+            self._move_routing_temperature(step)
             routing = self.weigher(captured.hidden.detach(), batch.mask, available)
             context = self._contexts.taught(
                 captured,
@@ -388,6 +403,14 @@ class Distiller(nn.Module):
             )
         return _Read(
             captured=captured, available=available, routing=routing, context=context
+        )
+
+    def _move_routing_temperature(self, step: int) -> None:
+        if self._routing_temperature is None:
+            return
+        assert isinstance(self.weigher, Weigher)
+        self.weigher.temperature = self.timetable.value(
+            self._routing_temperature, "fuse.temperature", step
         )
 
     def _look(
@@ -470,9 +493,10 @@ class Distiller(nn.Module):
         share: Share | None,
     ) -> Weighing:
         """The config's weights at a step, or what the balancer makes of them."""
-        strength = self._config.strength(step)
+        asked = self.timetable.value
+        fade = asked(self._config.fading, "loss.fade", step)
         weights = {
-            name: o.weight * (strength if fades(o.objective) else 1)
+            name: asked(o.weight, o.place, step) * (fade if fades(o.objective) else 1)
             for name, o in self._objectives.items()
         }
         if self.balance is None:
@@ -521,6 +545,7 @@ class Distiller(nn.Module):
         batch: TokenBatch,
         views: Sequence[TeacherView],
         routing: Tensor,
+        step: int,
         share: Share | None,
     ) -> dict[str, Tensor]:
         """The student's next-token loss while it reads the fused KV.
@@ -553,7 +578,8 @@ class Distiller(nn.Module):
                     totals=totals,
                 )
             )
-        return {"outcome": self._config.eta_outcome * value}
+        eta = self.timetable.value(self._config.eta_outcome, "loss.eta_outcome", step)
+        return {"outcome": eta * value}
 
 
 def _sizes_of(capture: Capture) -> Sizes:
@@ -570,6 +596,7 @@ def _of_step(
     name: str, objective: Objective, context: StepContext, share: Share | None
 ) -> Tensor:
     """A term's part of the step's mean."""
+    context = replace(context, place=f"loss.terms.{name}")
     if share is None:
         return objective(context)
     if count_of(objective) is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from align.errors import InputError
+from align.schedules import Setting, Timetable
 
 
 def feature_temperature(
@@ -23,14 +24,42 @@ def feature_temperature(
     Raises:
         ValueError: neither one nor L.
     """
-    if len(temperatures) not in (1, num_layers):
-        raise InputError(
-            f"{place} has {len(temperatures)} entries, but the student has "
-            f"{num_layers} layers; give one for all, or one for each"
-        )
+    check_layers(temperatures, num_layers, place)
     if all(temperature == 1 for temperature in temperatures):
         return None
     return torch.tensor(temperatures, dtype=torch.float32).expand(num_layers)
+
+
+def check_layers(
+    entries: Sequence[object], num_layers: int, place: str = "loss.temperatures"
+) -> None:
+    """Refuse a list that has neither one entry nor one a layer.
+
+    Raises:
+        InputError: names the place.
+    """
+    if len(entries) not in (1, num_layers):
+        raise InputError(
+            f"{place} has {len(entries)} entries, but the student has "
+            f"{num_layers} layers; give one for all, or one for each"
+        )
+
+
+def moved(
+    settings: Sequence[Setting], place: str, timetable: Timetable, step: int
+) -> list[float]:
+    """What each of some settings is at a step.
+
+    Args:
+        settings: numbers or schedules.
+        place: the list's name.
+        timetable: of the phase.
+        step: optimiser steps taken in it.
+    """
+    return [
+        timetable.value(setting, f"{place}[{index}]", step)
+        for index, setting in enumerate(settings)
+    ]
 
 
 def layers_read(which: str, num_layers: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ by shrinking both sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from types import ModuleType
 from typing import Any, Literal, Protocol, TypeGuard
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from align.errors import InputError
+from align.schedules import Timetable
 from align.sizes import Sizes
 from align.tokens.batch import TokenBatch
 from align.views import ATTENTION as ATTENTION
@@ -183,6 +184,10 @@ class StepContext:
     temperature: Tensor | None = None
     """(L,) float32 > 0, the softmax temperature of attention and relations at each of
     the student's layers; None: 1."""
+    timetable: Timetable = field(default_factory=Timetable)
+    """What settings are at a step."""
+    place: str = "loss"
+    """Where the options of the term that reads it stand: ``loss.terms.NAME``."""
     totals: tuple[float, ...] | None = None
     """What the term's own :attr:`Objective.count` comes to over all passes and
     processes of the optimiser step; None: this pass is all there is, or the term does
@@ -262,7 +267,7 @@ class Term:
     compares: bool = True
     """Whether it reads :attr:`StepContext.comparisons`."""
     fades: bool = True
-    """Whether ``loss.fade_steps`` moves its weight."""
+    """Whether ``loss.fade`` moves its weight."""
     short: str = ""
     """The setting that is short for its weight, such as ``loss.lambda_k``."""
     options: type | None = None
@@ -370,7 +375,7 @@ def compares(objective: Objective) -> bool:
 
 
 def fades(objective: Objective) -> bool:
-    """Whether ``loss.fade_steps`` moves a term's weight; all but the next token's."""
+    """Whether ``loss.fade`` moves a term's weight; all but the next token's."""
     return bool(getattr(objective, "fades", True))
 
 

@@ -8,12 +8,19 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Interval
 
+from align.schedules import (
+    ScheduledNotNegative,
+    ScheduledPositive,
+    ScheduledShare,
+    ScheduledShareBelowOne,
+    Setting,
+    is_on,
+    is_schedule,
+)
 from align.support.field_types import (
     AtLeastOne,
     Count,
-    NotNegative,
     Positive,
-    Share,
     ShareBelowOne,
     check_fields,
     checked,
@@ -35,21 +42,21 @@ class OutputConfig:
     """What is learned from teachers' next-token distributions; weights of 0 leave all
     of it out. Only causal language models have such an output."""
 
-    kd: NotNegative = 0.0
+    kd: ScheduledNotNegative = 0.0
     """Weight of the divergence from teachers of the student's own vocabulary, nats per
     token, times the temperature squared."""
-    hybrid_ot: NotNegative = 0.0
+    hybrid_ot: ScheduledNotNegative = 0.0
     """Weight of ``ot_alpha`` times the least cost of moving the student's mass on its
     likeliest tokens onto the teacher's, plus (1 - ``ot_alpha``) times the divergence
     of ``kd``; from a teacher of another vocabulary tokens are compared by their
     spelling, and the ``likelihood`` stands in for the divergence."""
-    sequence_ot: NotNegative = 0.0
+    sequence_ot: ScheduledNotNegative = 0.0
     """Weight of the least cost of matching the student's tokens of a text with the
     teacher's, compared as logits. Of the student's vocabulary."""
-    likelihood: NotNegative = 0.0
+    likelihood: ScheduledNotNegative = 0.0
     """Weight of the distance between the probabilities that student and teacher give
     to the same stretches of text, whatever their vocabularies, nats per stretch."""
-    projected_kl: NotNegative = 0.0
+    projected_kl: ScheduledNotNegative = 0.0
     """Weight of the divergence over the pieces of text that both vocabularies have,
     where both models have read the same text; nats per place, times the temperature
     squared."""
@@ -61,14 +68,12 @@ class OutputConfig:
     teacher) or ``jensen_shannon``."""
     mix: Annotated[float, Interval(gt=0, lt=1)] = 0.5
     """The teacher's share in the mean of ``jensen_shannon``."""
-    temperature: Positive = 1.0
+    temperature: ScheduledPositive = 1.0
     """Softmax temperature of ``kd``, ``hybrid_ot`` and ``projected_kl``; higher is
-    flatter. Where ``temperature_rule`` moves it, ``likelihood_temperature`` moves by
-    the same factor."""
+    flatter. Where it moves, ``likelihood_temperature`` moves by the same factor."""
     temperature_rule: str = "constant"
-    """A registered temperature: constant, linear, exponential, cosine, entropy,
-    vocabulary, signal_to_noise, or a plugin's; from ``temperature`` towards
-    ``temperature_end``."""
+    """With the next two short for ``temperature: {from, to, steps, rule}``: a
+    registered schedule, from ``temperature`` towards ``temperature_end``."""
     temperature_end: Positive = 1.0
     """Where the rule leads."""
     temperature_steps: AtLeastOne = 1000
@@ -78,10 +83,10 @@ class OutputConfig:
     one bucket; 0: the whole vocabulary."""
     threshold: ShareBelowOne = 0.0
     """As ``top_k``, but naming tokens of at least this probability."""
-    hard_labels: NotNegative = 0.0
+    hard_labels: ScheduledNotNegative = 0.0
     """Weight, within ``kd``, of the next-token cross-entropy; it is taken from the same
     logits, so with ``loss.delta_ce: 0`` a step has one pass through the head less."""
-    label_smoothing: ShareBelowOne = 0.0
+    label_smoothing: ScheduledShareBelowOne = 0.0
     """Probability that ``hard_labels`` spread over the vocabulary."""
     combine: Literal["losses", "distributions"] = "losses"
     """How ``kd`` takes several teachers: a sum of ``losses``, or the mean of their
@@ -95,7 +100,7 @@ class OutputConfig:
     fusion weighs them (``routing``), or by their own confidence there:
     ``cross_entropy`` (probability of the token that comes), ``entropy`` or
     ``max_probability``; across vocabularies per character of the stretch of text."""
-    ot_alpha: Share = 0.5
+    ot_alpha: ScheduledShare = 0.5
     """Share of the transport in ``hybrid_ot``."""
     ot_top_k: AtLeastOne = 50
     """Most tokens of each model between which mass moves."""
@@ -107,7 +112,7 @@ class OutputConfig:
     """``binary``, ``squared`` or ``absolute`` difference of log-probabilities."""
     likelihood_temperature: Positive = 100.0
     """Of the binary form; the larger, the more alike likely and unlikely text
-    counts. Moved by ``temperature_rule`` as ``temperature`` is."""
+    counts. Moves as ``temperature`` does."""
     likelihood_ends: Literal["tokens", "blanks"] = "tokens"
     """Where the stretches of ``likelihood`` end: where ``tokens`` of both models do, or
     only before ``blanks``, with the probability that a blank follows as part of it."""
@@ -129,6 +134,11 @@ class OutputConfig:
                 f"output.top_k={self.top_k} and output.threshold={self.threshold} both "
                 "limit the named tokens; set one of them to 0"
             )
+        if is_schedule(self.temperature) and self.temperature_rule != "constant":
+            raise ValueError(
+                "output.temperature is a schedule, and output.temperature_rule="
+                f"{self.temperature_rule} is short for another; leave the second out"
+            )
         for name in self.teachers:
             checked(OutputTerm, name, "an entry of output.teachers")
 
@@ -145,10 +155,29 @@ class OutputConfig:
         given = {name: value for name, value in options.items() if value is not None}
         if "teachers" in given:
             given["teachers"] = {**self.teachers, kind: given["teachers"]}
+        if is_schedule(given.get("temperature")):
+            given.setdefault("temperature_rule", "constant")
         return replace(self, **given) if given else self
 
     @property
-    def weights(self) -> dict[str, float]:
+    def weights(self) -> dict[str, Setting]:
         """The weight of every objective that is on."""
         weights = {name: getattr(self, name) for name in OUTPUT_TERMS}
-        return {name: weight for name, weight in weights.items() if weight > 0}
+        return {name: weight for name, weight in weights.items() if is_on(weight)}
+
+    @property
+    def heat(self) -> Mapping[str, Any]:
+        """The schedule of the temperature, for which a number and a rule are short."""
+        if isinstance(self.temperature, Mapping):
+            return self.temperature
+        return {
+            "from": self.temperature,
+            "to": self.temperature_end,
+            "steps": self.temperature_steps,
+            "rule": self.temperature_rule,
+        }
+
+    @property
+    def start(self) -> float:
+        """Where the temperature begins."""
+        return float(self.heat["from"])

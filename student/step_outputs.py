@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from align.schedules import Timetable
 from align.views import LinearHead, Output
 from student.output.across.lexicon import Lexicon
 from student.output.across.pairing import Pairing
-from student.output.temperature import TEMPERATURES, Temperature, constant
+from student.output.temperature import TEMPERATURES
 from student.output_config import OutputConfig
 
 
@@ -25,17 +27,12 @@ class OutputPlan:
     """Digest of the student's tokens."""
     config: OutputConfig
     _: KW_ONLY
-    temperature: Temperature = constant
-    """The rule of ``config.temperature_rule``."""
     lexicons: Mapping[str, Lexicon] = field(default_factory=dict)
     """Of teachers by name, where an objective compares two vocabularies."""
-    rules: Mapping[str, Temperature] = field(default_factory=lambda: TEMPERATURES)
-    """All that a term may name as its own, by name."""
 
     def under(self, kind: str, options: Mapping[str, Any]) -> OutputPlan:
         """For one term; see :meth:`OutputConfig.under`."""
-        config = self.config.under(kind, options)
-        return replace(self, config=config, temperature=_rule(self, config))
+        return replace(self, config=self.config.under(kind, options))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,19 +58,36 @@ class Outputs:
     teachers: Sequence[Taught]
     """Those with a next-token output."""
     config: OutputConfig
-    temperature: Temperature = constant
-    """The rule of ``config.temperature_rule``."""
     step: int = 0
     """Optimiser steps taken in this phase."""
     lexicons: Mapping[str, Lexicon] = field(default_factory=dict)
     """See :class:`OutputPlan`."""
-    rules: Mapping[str, Temperature] = field(default_factory=lambda: TEMPERATURES)
-    """See :class:`OutputPlan`."""
+    timetable: Timetable = field(default_factory=partial(Timetable, rules=TEMPERATURES))
+    """What settings are at a step."""
+    place: str = ""
+    """Where the term that reads these has settings of its own."""
+    own: frozenset[str] = frozenset()
+    """Which ones."""
 
-    def under(self, kind: str, options: Mapping[str, Any]) -> Outputs:
-        """For one term; see :meth:`OutputConfig.under`."""
+    def under(self, kind: str, options: Mapping[str, Any], place: str) -> Outputs:
+        """For one term; see :meth:`OutputConfig.under`.
+
+        Args:
+            kind: of the term.
+            options: the term's own.
+            place: where these stand.
+        """
         config = self.config.under(kind, options)
-        return replace(self, config=config, temperature=_rule(self, config))
+        return replace(self, config=config, place=place, own=frozenset(options))
+
+    def place_of(self, setting: str) -> str:
+        """Where a setting of ``config`` stands, for errors and records."""
+        return f"{self.place if setting in self.own else 'output'}.{setting}"
+
+    def number(self, setting: str) -> float:
+        """A setting of ``config`` at this step."""
+        value, place = getattr(self.config, setting), self.place_of(setting)
+        return self.timetable.value(value, place, self.step)
 
     def of(self, objective: str) -> list[Taught]:
         """The teachers that an objective learns from."""
@@ -89,10 +103,3 @@ class Outputs:
     def speaks_alike(self, taught: Taught) -> bool:
         """Whether a teacher has the student's vocabulary."""
         return taught.output.vocabulary == self.student.vocabulary
-
-
-def _rule(phase: OutputPlan | Outputs, config: OutputConfig) -> Temperature:
-    """The rule that a term names, or the phase's."""
-    if config.temperature_rule == phase.config.temperature_rule:
-        return phase.temperature
-    return phase.rules[config.temperature_rule]

@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ROOMS: dict[str, set[str]] = {
     "align/depth": set(),
     "align/pictures": {"tokens"},
+    "align/schedules": {"support"},
     "align/support": set(),
     "align/text": set(),
     "align/tokens": {"support", "text"},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import (
     Annotated,
@@ -34,6 +34,9 @@ PositiveOrInfinite = Annotated[float, Interval(gt=0, le=math.inf)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 """No range holds nan: no comparison with it is true."""
+REFUSED = "refused"
+"""Type of a pydantic error whose message goes on after the setting's name: of a mark
+that checks what it stands on itself, and says by ``words`` what that is."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ def checked(hint: Any, value: Any, place: str, from_text: bool = False) -> Any:
             return adapter.validate_strings(value)
         return adapter.validate_python(value)
     except ValidationError as error:
-        raise _refusal(hint, value, place, error.errors()[0]["loc"]) from None
+        raise _refusal(hint, value, place, error.errors()) from None
 
 
 def in_words(hint: Any, quote: Any = repr) -> str:
@@ -151,9 +154,10 @@ def _range(mark: Interval) -> str:
     return f"in {left}{low}, {high}{right}"
 
 
-def _refusal(hint: Any, value: Any, place: str, steps: tuple[Any, ...]) -> InputError:
+def _refusal(hint: Any, value: Any, place: str, errors: Sequence[Any]) -> InputError:
     """Word what does not fit, as deep inside lists and mappings as pydantic says."""
-    for step in steps:
+    by_mark = [error for error in errors if error["type"] == REFUSED]
+    for step in (by_mark or errors)[0]["loc"]:
         arms = [arm for arm in get_args(hint) if arm is not type(None)]
         if is_union(hint) and len(arms) == 1:  # X | None: pydantic names no arm
             hint = arms[0]
@@ -163,6 +167,8 @@ def _refusal(hint: Any, value: Any, place: str, steps: tuple[Any, ...]) -> Input
             hint, value, place = get_args(hint)[0], value[step], f"{place}[{step}]"
         else:
             break
+    if by_mark and isinstance(value, Mapping):
+        return InputError(f"{place}{by_mark[0]['msg']}")
     shown = "null" if value is None else repr(value)
     return InputError(f"{place} is {shown}; give {in_words(hint)}")
 

@@ -62,7 +62,7 @@ MOVED = {
     "experiments.dates": "experiments.record.dates",
     "experiments.depth": "experiments.assemble.layer_maps",
     "experiments.driver": "experiments.run.driver",
-    "experiments.effects": "experiments.config.effects",
+    "experiments.effects": "experiments.config.later",
     "experiments.evaluation": "experiments.run.evaluation",
     "experiments.extraction.bench": "experiments.extraction.context",
     "experiments.extraction.code": "experiments.assemble.stored_code",

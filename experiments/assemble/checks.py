@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
+from align.schedules import RULES, ScheduledNotNegative, Timetable
 from experiments.assemble.outputs import build_term, output_of
 from experiments.config.parsing import ConfigError, check
+from experiments.config.schedules import schedules_of
 from experiments.config.tree import Config, PhaseConfig
 from experiments.config.used_plugins import names_used
 from fuse.config import LEARNABLE, choice_of
@@ -35,10 +37,12 @@ def check_settings(
     _same_engine([phase.train for phase in phases])
     _same_rotation(config, phases)
     _check_quantised(config, phases[0].train)
+    for phase in phases:
+        _check_options(phase, registry)
     for kind, name in names_used(phases):
         registry.entry(kind, name)
     for phase in phases:
-        _check_options(phase, registry)
+        _check_schedules(phase, registry)
 
 
 def _check_options(phase: PhaseConfig, registry: Registry) -> None:
@@ -103,12 +107,32 @@ def _check_balance(phase: PhaseConfig, registry: Registry) -> None:
         )
 
 
+def timetable_of(phase: PhaseConfig, registry: Registry) -> Timetable:
+    """What a phase's settings are at each step; its length is told as it begins."""
+    rules = {moved.rule for moved in schedules_of(phase).values()} - RULES.keys()
+    others = {rule: registry.guarded("schedule", rule) for rule in sorted(rules)}
+    return Timetable(rules={**RULES, **others})
+
+
+def _check_schedules(phase: PhaseConfig, registry: Registry) -> None:
+    """Ask each schedule once, before any work, but for temperatures of outputs, which
+    may look at what only a step shows."""
+    timetable = timetable_of(phase, registry)
+    timetable.total_steps = phase.train.steps or 1
+    for place, schedule in schedules_of(phase).items():
+        factory = registry.entry("schedule", schedule.rule).value
+        check(options_of(factory), schedule.options, place)
+        of_outputs = place.startswith(("output.", "loss.terms."))
+        if not (of_outputs and place.endswith(".temperature")):
+            timetable.value_of(schedule, place, 0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _AnyTerm:
     """What stands beside the options of every term."""
 
     use: str = ""
-    weight: float = 1.0
+    weight: ScheduledNotNegative = 1.0
 
 
 def _term_schema(options: type) -> type:

@@ -13,7 +13,7 @@ from align.errors import MtkdError
 from align.support.digest import sha256_of
 from align.text.chat import has_template
 from experiments.assemble.precision import autocast_of
-from experiments.config.effects import with_effect
+from experiments.config.later import with_effect
 from experiments.config.tree import Config
 from teacher.names import model_source
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from align.schedules import is_on
 from align.sizes import Sizes
 from align.views import ATTENTION, KEYS_VALUES, OUTPUTS, OWN_LOSS, ModelFacts, Teacher
 from experiments.assemble.outputs import (
@@ -43,7 +44,7 @@ def wants_kv(phase: PhaseConfig, registry: Registry) -> bool:
     if KEYS_VALUES in needs_of(active_objectives(phase, registry)):
         return True
     loss, router = phase.loss, registry.guarded("router", phase.fuse.router)
-    outcome = loss.eta_outcome > 0 and loss.outcome_every > 0
+    outcome = is_on(loss.eta_outcome) and loss.outcome_every > 0
     return outcome and learns(router) and loss.router_signal != "teacher_loss"
 
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
+from align.schedules import RULES
 from align.views import LinearHead, ModelFacts, Teacher
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import PhaseConfig
@@ -15,7 +16,6 @@ from plugins.registry import Registry
 from student.config import ChosenTerm
 from student.objective import OUTPUTS, Objective, needs_of
 from student.output import Lexicon, Spelling, Vocabulary, common_pieces
-from student.output.temperature import SCHEDULES
 from student.output_config import (
     HEATED,
     OUTPUT_TERMS,
@@ -77,13 +77,6 @@ def output_of(phase: PhaseConfig, term: str) -> OutputConfig:
     return phase.output.under(chosen.kind, chosen.options)
 
 
-def temperature_rules(phase: PhaseConfig) -> list[str]:
-    """The temperatures that a phase or one of its terms names, each once."""
-    terms = chosen_terms(phase.loss, phase.output)
-    rules = [output_of(phase, name).temperature_rule for name in terms]
-    return list(dict.fromkeys([phase.output.temperature_rule, *rules]))
-
-
 def setting_of(phase: PhaseConfig, term: str) -> str:
     """The setting that gives a term its weight in a phase."""
     if term in phase.loss.chosen:
@@ -130,9 +123,12 @@ def idle_settings(phase: PhaseConfig, teachers: Teachers) -> list[str]:
     """What is chosen in ``output`` and changes nothing in a phase, a sentence each."""
     output, sentences = phase.output, []
     on = set(kinds_of(phase))
-    if output.temperature_rule != "constant" and not on & set(HEATED):
+    rule = output.heat.get("rule", "linear")
+    if rule != "constant" and not on & set(HEATED):
+        short = not isinstance(output.temperature, Mapping)
+        setting = f"temperature_rule={rule}" if short else "temperature, a schedule,"
         sentences.append(
-            f"output.temperature_rule={output.temperature_rule} changes nothing: no "
+            f"output.{setting} changes nothing: no "
             f"objective with a temperature is on ({', '.join(HEATED)})"
         )
     if output.combine == "losses":
@@ -141,7 +137,7 @@ def idle_settings(phase: PhaseConfig, teachers: Teachers) -> list[str]:
     whole = output.divergence == "forward" and not output.top_k + output.threshold
     if alone:
         why = "only output.kd with several teachers combines them"
-    elif whole and output.temperature_rule in SCHEDULES:
+    elif whole and rule in RULES:
         why = (
             "under forward KL over the whole vocabulary the mean of distributions has "
             "the gradient of the sum of losses; output.divergence=reverse or "
@@ -168,17 +164,7 @@ def output_plan(
     if any(kind_of(phase, name) not in OUTPUT_TERMS for name in terms):
         names |= _spelled(phase, teachers, tokenizer)
     lexicons = _lexicons(names, head, tokenizer, teachers)
-    rules = {
-        name: registry.guarded("temperature", name) for name in temperature_rules(phase)
-    }
-    return OutputPlan(
-        head,
-        digest(tokenizer),
-        phase.output,
-        temperature=rules[phase.output.temperature_rule],
-        lexicons=lexicons,
-        rules=rules,
-    )
+    return OutputPlan(head, digest(tokenizer), phase.output, lexicons=lexicons)
 
 
 def _spelled(phase: PhaseConfig, teachers: Teachers, tokenizer: Any) -> dict[str, str]:

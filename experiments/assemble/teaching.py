@@ -19,6 +19,7 @@ from torch import nn
 from align import layer_map
 from align.errors import InputError
 from align.layer_map import LayerMap
+from align.schedules import Timetable, is_on, is_schedule, start_of
 from align.sizes import Sizes
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
@@ -45,6 +46,7 @@ from experiments.assemble.outputs import (
     build_term,
     check_outputs,
     output_heads,
+    setting_of,
 )
 from experiments.assemble.precision import autocast_of
 from experiments.config.tree import PhaseConfig
@@ -60,7 +62,7 @@ from student.bridges.calibrate import CalibrationReport, calibrate, fit_position
 from student.config import ChosenTerm
 from student.distiller import Teaching, WeightedObjective
 from student.fitting import SampleBatch
-from student.layers import feature_temperature, layers_read
+from student.layers import check_layers, layers_read
 from student.loop.batches import query_rows
 from student.objective import introduce
 from student.terms.key_value import BUILT_IN, NEXT_TOKEN, chosen_terms
@@ -91,7 +93,9 @@ def build_objectives(
         terms = {n: t for n, t in terms.items() if t.kind == NEXT_TOKEN}
         terms = terms or {NEXT_TOKEN: alone}
     return {
-        name: WeightedObjective(term.weight, build_term(term, registry))
+        name: WeightedObjective(
+            term.weight, build_term(term, registry), setting_of(phase, name)
+        )
         for name, term in terms.items()
     }
 
@@ -128,6 +132,7 @@ def build_phase_teachers(
     samples: Sequence[TextSample],
     progress: Callable[[Iterable[Any], str, int], Iterable[Any]],
     answers: Answers | None = None,
+    timetable: Timetable | None = None,
 ) -> PhaseTeachers:
     """Map, calibrate and weigh one phase's teachers.
 
@@ -141,6 +146,7 @@ def build_phase_teachers(
         samples: to calibrate on.
         progress: wraps an iterable under a title, with its length.
         answers: what teachers said before; None asks them each time.
+        timetable: of the phase.
 
     Raises:
         ValueError: a name is unknown, sizes do not fit, or nothing is covered.
@@ -191,19 +197,19 @@ def build_phase_teachers(
     trained = any(p.requires_grad for p in weigher.parameters())
     regularizer = (
         EntropyRegularizer(
-            phase.fuse.entropy_target,
-            phase.fuse.entropy_reg_strength,
-            phase.fuse.entropy_warmup_steps,
+            phase.fuse.entropy_target, phase.fuse.entropy_strength, timetable=timetable
         )
-        if trained and phase.fuse.entropy_reg_strength > 0
+        if trained and is_on(phase.fuse.entropy_reg_strength)
         else None
     )
+    temperature = phase.fuse.temperature
     teaching = Teaching(
         bridge,
         weigher.to(student.device),
         regularizer,
         depth.maps,
         sizes=sizes_of(teachers),
+        temperature=temperature if is_schedule(temperature) else None,
     )
     return PhaseTeachers(
         teaching=teaching, panel=panel, report=report, depth=depth, sample=sample
@@ -230,12 +236,12 @@ def check_phase(
     mapped = {n: teachers[n] for n in with_depth(phase, registry, teachers)}
     check_depth(phase, registry, student.layers, mapped)
     layers_read(phase.loss.outcome_layers, student.layers)
-    feature_temperature(phase.loss.temperatures, student.layers)
+    check_layers(phase.loss.temperatures, student.layers)
     for name, term in phase.loss.chosen.items():
         temperatures = term.options.get("temperatures")
         if term.kind in BUILT_IN and temperatures is not None:
             place = f"loss.terms.{name}.temperatures"
-            feature_temperature(temperatures, student.layers, place)
+            check_layers(temperatures, student.layers, place)
     if teachers:
         with torch.device("meta"):  # nothing is made but found possible
             terms = active_objectives(phase, registry)
@@ -316,7 +322,7 @@ def build_weigher(
     if not learns(build):  # then there is one, as it is
         return Weigher(router(), fuse.routing_level)
     by_layer = [router() for _ in range(student.num_layers * fuse.routing_per_layer)]
-    return Weigher(by_layer or router(), fuse.routing_level, fuse.temperature)
+    return Weigher(by_layer or router(), fuse.routing_level, start_of(fuse.temperature))
 
 
 def router_options(fuse: FuseConfig, shares: Mapping[str, float]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from align.schedules.setting import in_short
 from experiments.commands.tables import console, print_table
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _show_phase(phase: PhaseRehearsal, first: bool) -> None:
             term.name,
             term.needs,
             ", ".join(term.teachers),
-            "" if term.weight is None else f"{term.weight:g}",
+            "" if term.weight is None else in_short(term.weight),
             "" if term.value is None else f"{term.value:.4g}",
         ]
         for term in phase.terms

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from plugins.registry import Registry
 
 KINDS = (
-    "aligner, layer_map, adapter, rope_scaler, router, temperature, space, objective, "
+    "aligner, layer_map, adapter, rope_scaler, router, space, schedule, objective, "
     "balancer or phase"
 )
 """What can be chosen, in words: a help text does not load what knows it."""
@@ -30,11 +30,14 @@ KINDS = (
 
 def list_plugins(options: Namespace) -> int:
     """List everything that a config can name, and what failed to load."""
+    from plugins.hookspecs import kind_now
+
     registry = registry_of(options, strict=False)
     rows = registry.describe()
     if options.kind is not None:
         registry.names(options.kind)  # refuses what is no kind
-        rows = [row for row in rows if row["kind"] == options.kind]
+        kind = kind_now(options.kind)
+        rows = [row for row in rows if row["kind"] == kind]
     if options.json:
         failures = [str(failure) for failure in registry.failures]
         print(json.dumps({"plugins": rows, "failed": failures}, indent=1))
@@ -147,12 +150,14 @@ PLUGINS = Group(
 
 
 def _called(registry: Registry, name: str, kind: str | None) -> Sequence[Entry]:
+    from plugins.hookspecs import kind_now
+
     if kind is not None:
         registry.get(kind, name)  # names what there is, if this is not
     called = [
         entry
         for entry in registry.entries()
-        if entry.name == name and kind in (None, entry.kind)
+        if entry.name == name and entry.kind == kind_now(kind or entry.kind)
     ]
     if called:
         return called

@@ -1,4 +1,4 @@
-"""Settings that earlier versions had not, so that what these left goes on."""
+"""What a record of settings leaves out: later ones, and those without effect."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ LATER: Mapping[str, Any] = {
     "optimizer": "adamw",
     "matrix_learning_rate": 0.02,
     "temperatures": [1.0],
+    "fade": 1.0,
     "fade_steps": 0,
     "fade_to": 0.0,
     "projected_kl": 0.0,
@@ -37,3 +38,22 @@ def since_ever(section: Any) -> dict[str, Any]:
         for key, value in plain(section).items()
         if key not in LATER or value != LATER[key]
     }
+
+
+WITHOUT_EFFECT = (
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_bad_steps",
+    "prefetch",
+    "threads",
+    "shard",
+    "export_dtype",
+)
+"""Settings that change nothing in the student that is trained."""
+
+
+def with_effect(section: Any) -> dict[str, Any]:
+    """:func:`since_ever`, without what changes nothing in the student."""
+    settings = since_ever(section)
+    return {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT}

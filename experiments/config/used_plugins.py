@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.tree import PhaseConfig
+from plugins.hookspecs import kind_now
 from plugins.registry import Registry
 from plugins.trial import Name, Options, foreign
 from student.config import ChosenTerm
@@ -19,7 +20,7 @@ Records = Mapping[str, Mapping[str, str]]
 
 def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
     """Kind and name of everything that some phases call by name, each once."""
-    from student.output_config import OUTPUT_TERMS
+    from experiments.config.schedules import schedules_of
     from student.terms.key_value import chosen_terms
 
     names: list[Name] = []
@@ -32,15 +33,10 @@ def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
             ("rope_scaler", phase.align.rope_scaling_method),
             ("router", phase.fuse.router),
             ("space", phase.fuse.space_name),
-            ("temperature", phase.output.temperature_rule),
             ("balancer", phase.loss.balancer[0]),
         ]
+        names += [("schedule", moved.rule) for moved in schedules_of(phase).values()]
         terms = chosen_terms(phase.loss, phase.output)
-        names += [
-            ("temperature", str(term.options["temperature_rule"]))
-            for term in terms.values()
-            if term.kind in OUTPUT_TERMS and term.options.get("temperature_rule")
-        ]
         names += [("objective", term.kind) for term in terms.values()]
         names += [choice.plugin for choice in _named(terms)]
     return list(dict.fromkeys(names))
@@ -48,6 +44,7 @@ def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
 
 def options_used(phases: Iterable[PhaseConfig]) -> dict[Name, list[Options]]:
     """With which options some phases call what they call by name, each way once."""
+    from experiments.config.schedules import schedules_of
     from student.terms.key_value import chosen_terms
 
     ways: dict[Name, list[Options]] = {}
@@ -57,6 +54,10 @@ def options_used(phases: Iterable[PhaseConfig]) -> dict[Name, list[Options]]:
             (("router", fuse.router), fuse.router_options),
             (("space", fuse.space_name), fuse.space_options),
             (("balancer", phase.loss.balancer[0]), phase.loss.balancer[1]),
+            *(
+                (("schedule", moved.rule), moved.options)
+                for moved in schedules_of(phase).values()
+            ),
             *((("objective", term.kind), term.options) for term in terms.values()),
             *((choice.plugin, choice.options) for choice in _named(terms)),
         ):
@@ -105,6 +106,7 @@ def changed_code(before: Records, now: Records) -> list[str]:
 
     Where a plugin lies does not matter, nor what its distribution is called.
     """
+    before = {_key_now(key): record for key, record in before.items()}
     clauses = []
     for key in sorted(before.keys() & now.keys()):
         old, new = before[key], now[key]
@@ -121,6 +123,11 @@ def changed_code(before: Records, now: Records) -> list[str]:
             f"digest {old['digest'][:12] or '–'} → {new['digest'][:12] or '–'}"
         )
     return clauses
+
+
+def _key_now(key: str) -> str:
+    kind, _, name = key.partition(" ")
+    return f"{kind_now(kind)} {name}"
 
 
 def _code(record: Mapping[str, Any]) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from align.layer_map import LayerMap
+from align.schedules import Setting
 from align.tokens.batch import TokenBatch
 from align.views import KEYS_VALUES
 from experiments.assemble.needs import wants_kv, who_gives
@@ -32,7 +33,7 @@ class TermRow:
     """One term of a phase's loss."""
 
     name: str
-    weight: float | None
+    weight: Setting | None
     """None of a loss that carries its weight itself."""
     needs: str
     """What it is made of, in words."""

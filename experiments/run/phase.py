@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from align.schedules import Timetable
+from experiments.assemble.checks import timetable_of
 from experiments.assemble.data import Encoder
 from experiments.assemble.layer_maps import Depth
 from experiments.assemble.models import Models
@@ -58,10 +60,10 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     capture = KVCapture(model)
     if phase.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    encode = run.models.encode
+    encode, timetable = run.models.encode, timetable_of(phase, run.registry)
     later = run.again[position.arm, position.index]
     with run.answers.during("calibration", stage.teachers, later.calibration):
-        phase_teachers = _faculty(run, stage, capture, encode)
+        phase_teachers = _faculty(run, stage, capture, encode, timetable)
     objectives = build_objectives(phase, run.registry, phase_teachers is not None)
     distiller = Distiller(
         model,
@@ -76,6 +78,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         else None,
         head=own_head(phase, capture),
         balance=build_balance(phase, run.registry, objectives),
+        timetable=timetable,
     )
     if phase_teachers is not None:
         rows = distiller.compared_rows
@@ -260,7 +263,11 @@ def _keeper(run: RunContext, folder: Path, train: TrainConfig) -> Keeper:
 
 
 def _faculty(
-    run: RunContext, stage: Stage, capture: KVCapture, encode: Encoder
+    run: RunContext,
+    stage: Stage,
+    capture: KVCapture,
+    encode: Encoder,
+    timetable: Timetable,
 ) -> PhaseTeachers | None:
     if not stage.teachers:
         return None
@@ -277,6 +284,7 @@ def _faculty(
         samples=run.data.calibration,
         progress=run.progress.over,
         answers=run.answers,
+        timetable=timetable,
     )
 
 

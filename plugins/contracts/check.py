@@ -20,9 +20,10 @@ from plugins.contracts import objective as contract_objective
 from plugins.contracts import phase as contract_phase
 from plugins.contracts import projector as contract_projector
 from plugins.contracts import router as contract_router
+from plugins.contracts import schedule as contract_schedule
 from plugins.contracts import space as contract_space
-from plugins.contracts import temperature as contract_temperature
 from plugins.errors import PluginError
+from plugins.hookspecs import kind_now
 from plugins.promise import Check, Promise
 from plugins.seeds import kept
 
@@ -37,7 +38,7 @@ CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
     "distance": contract_distance.distance,
     "projector": contract_projector.projector,
     "balancer": contract_balancer.balancer,
-    "temperature": contract_temperature.temperature,
+    "schedule": contract_schedule.schedule,
     "phase": contract_phase.phase,
 }
 """For each kind, what it promises."""
@@ -57,6 +58,7 @@ def check(kind: str, offered: Any) -> list[Check]:
     Raises:
         PluginError: there is no such kind.
     """
+    kind = kind_now(kind)
     if kind not in CONTRACTS:
         raise PluginError(
             f"{kind!r} is no kind of plugin; kinds are {', '.join(CONTRACTS)}"

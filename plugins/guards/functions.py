@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from align.causality import CausalityError, check_causal
+from align.schedules import Moment
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
 from plugins import answers
@@ -23,7 +24,6 @@ from plugins.guards.shared import (
     require,
 )
 from plugins.untouched import Untouched
-from student.output.temperature import Moment
 
 
 class _Aligner(StandIn):
@@ -118,8 +118,8 @@ class _RopeScaler(StandIn):
         return float(scaled)
 
 
-class _Temperature(StandIn):
-    def __call__(self, moment: Moment) -> float | Tensor:
+class _Schedule(StandIn):
+    def __call__(self, moment: Moment, **options: Any) -> float | Tensor:
         tokens: list[int] = []
 
         def entropy() -> Tensor:
@@ -129,19 +129,16 @@ class _Temperature(StandIn):
 
         before = Untouched({})
         with blamed(self._entry):
-            temperature = self._inner(replace(moment, teacher_entropy=entropy))
-        if isinstance(temperature, Tensor) and temperature.dim() and not tokens:
+            number = self._inner(replace(moment, teacher_entropy=entropy), **options)
+        if isinstance(number, Tensor) and number.dim() and not tokens:
             entropy()
+        above = moment.start > 0 and moment.end > 0
         require(
             self._entry,
-            answers.temperature_problem(temperature, tokens[0] if tokens else None)
+            answers.schedule_problem(number, tokens[0] if tokens else None, above)
             or before.problem(),
         )
-        return (
-            temperature.detach().float()
-            if isinstance(temperature, Tensor)
-            else float(temperature)
-        )
+        return number.detach().float() if isinstance(number, Tensor) else float(number)
 
 
 class _Distance(StandIn):
@@ -179,7 +176,7 @@ GUARDS: Mapping[str, Callable[[Entry, Any], Any]] = {
     "layer_map": _LayerMap,
     "adapter": _Adapter,
     "rope_scaler": _RopeScaler,
-    "temperature": _Temperature,
     "distance": _distance,
+    "schedule": _Schedule,
 }
 """By kind."""

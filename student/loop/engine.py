@@ -5,7 +5,6 @@ One engine lives as long as its process and prepares one distiller after another
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from align.errors import InputError, MtkdError, exit_code_of
+from align.schedules import start_of
 from align.support.matrices import Layout, hidden_matrices
 from align.support.primitive_cache import bound_primitive_caches
 from student.config import TrainConfig
@@ -28,6 +28,7 @@ from student.loop.launch import (
 from student.loop.muon import LAYOUTS, MATRICES
 from student.loop.optimizer_state import build_optimizer
 from student.loop.prepared import Prepared
+from student.loop.rates import Rates
 
 T = TypeVar("T")
 
@@ -111,20 +112,19 @@ class Engine:
         Args:
             distiller: what is trained; whole again on every process afterwards.
             config: the phase's learning rates and schedule; the rest is the run's.
-            total_steps: optimiser steps of the schedule.
+            total_steps: optimiser steps of the phase, for its schedules.
         """
-        optimizer = build_optimizer(parameter_groups(distiller, config), config)
-        peaks = [group["lr"] for group in optimizer.param_groups]
+        distiller.timetable.total_steps = total_steps
+        groups = parameter_groups(distiller, config)
+        places = [group.pop("place") for group in groups]
+        optimizer = build_optimizer(groups, config)
         module, wrapped = self.accelerator.prepare(distiller, optimizer)
-        schedule = learning_rate_factor(config, total_steps)
         prepared = Prepared(
             self.accelerator,
             distiller=distiller,
             module=module,
             optimizer=wrapped,
-            peaks=peaks,
-            named=_named_rates(config),
-            schedule=schedule,
+            rates=Rates(config, places, distiller.timetable),
             config=self._config,
         )
         try:
@@ -243,12 +243,12 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
     their own, with the layout of each.
     """
     rates = {
-        "student": config.learning_rate,
-        "weigher": config.router_learning_rate,
-        "bridge": config.bridge_learning_rate,
-        "terms": config.bridge_learning_rate,
-        "balance": config.balance_learning_rate,
-        "z": config.z_learning_rate or config.bridge_learning_rate,
+        "student": "learning_rate",
+        "weigher": "router_learning_rate",
+        "bridge": "bridge_learning_rate",
+        "terms": "bridge_learning_rate",
+        "balance": "balance_learning_rate",
+        "z": "z_learning_rate" if config.z_learning_rate else "bridge_learning_rate",
     }
     undecayed = ("bridge", "z", "terms", "balance")
     muon = config.optimizer == "muon"
@@ -264,7 +264,8 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
     return [
         {
             "params": parameters,
-            "lr": config.matrix_learning_rate if matrix else rates[part],
+            "lr": start_of(getattr(config, place)),
+            "place": place,
             "weight_decay": config.weight_decay if decays else 0.0,
             **({MATRICES: matrix} if muon else {}),
             **(
@@ -276,29 +277,5 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
         for (part, decays, matrix), parameters in sorted(
             groups.items(), key=lambda item: (item[0][0] != "student", item[0])
         )
+        for place in ["matrix_learning_rate" if matrix else rates[part]]
     ]
-
-
-def _named_rates(config: TrainConfig) -> dict[str, float]:
-    """The student's peak rates as metrics call them: AdamW's, and Muon's beside it."""
-    rates = {"lr": config.learning_rate}
-    if config.optimizer == "muon":
-        rates["matrix_lr"] = config.matrix_learning_rate
-    return rates
-
-
-def learning_rate_factor(
-    config: TrainConfig, total_steps: int
-) -> Callable[[int], float]:
-    """The learning rate at an optimiser step as a share of its peak."""
-
-    def factor(step: int) -> float:
-        if step < config.warmup_steps:
-            return (step + 1) / (config.warmup_steps + 1)
-        span = max(1, total_steps - config.warmup_steps)
-        done = min(1.0, (step - config.warmup_steps) / span)
-        if config.lr_schedule == "cosine":
-            return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done))
-        return 1.0 - done if config.lr_schedule == "linear" else 1.0
-
-    return factor

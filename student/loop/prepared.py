@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from student.loop.optimizer_state import (
     PartedState,
     WholeState,
 )
+from student.loop.rates import Rates
 
 WHOLE_STATES = {"adamw": WholeState, "adamw_8bit": EightBitState, "muon": MuonState}
 """How the state of each ``train.optimizer`` is read where nothing splits it."""
@@ -33,9 +33,7 @@ class Prepared:
         distiller: nn.Module,
         module: Any,
         optimizer: Any,
-        peaks: list[float],
-        named: dict[str, float],
-        schedule: Callable[[int], float],
+        rates: Rates,
         config: TrainConfig,
     ) -> None:
         """Hold what accelerate prepared.
@@ -45,16 +43,13 @@ class Prepared:
             distiller: as it was given.
             module: what runs it: itself, or what DeepSpeed or DDP wraps around it.
             optimizer: the wrapped optimiser.
-            peaks: peak learning rate of each of its groups.
-            named: the student's peak rates, as metrics call them.
-            schedule: share of the peak at an optimiser step.
+            rates: learning rates of its groups.
             config: engine, ZeRO stage and clipping.
         """
         self.module = module
         self._distiller = distiller
         self._accelerator, self._optimizer = accelerator, optimizer
-        self._peaks, self._named = peaks, named
-        self._schedule, self._config = schedule, config
+        self._rates, self._config = rates, config
         self._deepspeed = config.engine == "deepspeed"
         self._stage = config.zero_stage if self._deepspeed else 0
         self.gradient_norm: float | None = None
@@ -64,11 +59,11 @@ class Prepared:
             self._keep_small_modules_whole()
 
     def set_learning_rate(self, step: int) -> dict[str, float]:
-        """Apply the schedule; returns the student's rates, as metrics call them."""
-        factor = self._schedule(step)
-        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * factor
-        return {name: peak * factor for name, peak in self._named.items()}
+        """Apply the schedules; returns the student's rates, as metrics call them."""
+        rates = self._rates.at(step)
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return self._rates.named(step)
 
     def accumulate(self) -> Any:
         """Context of one forward and backward pass."""

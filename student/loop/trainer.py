@@ -163,6 +163,7 @@ class _Loop:
 
     def step(self, step: int, train_batches: Iterator[TrainBatch]) -> None:
         """One optimiser step over all its forward passes."""
+        self._distiller.timetable.taken()  # what was asked between steps
         rates = self._prepared.set_learning_rate(step)
         results: list[StepResult] = []
         made: dict[str, float] = {}
@@ -307,6 +308,8 @@ class _Loop:
             "grad_norm": self._prepared.gradient_norm,
             **self._speed(tokens, made),
         }
+        if moving := self._distiller.timetable.taken():
+            line["schedules"] = moving
         bridge, last = self._distiller.bridge, results[-1]
         if last.weights:
             line["balance"] = {

@@ -1,64 +1,27 @@
 """How flat distributions are made before they are compared.
 
 Sources:
-    The schedules: annealed distillation, Jafari et al. 2021 (arXiv 2104.07163), which
-    lowers the temperature step by step; here by three curves. By entropy, by vocabulary
-    and by signal-to-noise: rules of this project, defined below; each keeps within the
-    two temperatures that the config gives.
+    By steps: annealed distillation, Jafari et al. 2021 (arXiv 2104.07163), which
+    lowers the temperature step by step; the curves are those of
+    :mod:`align.schedules.rules`. By entropy, by vocabulary and by signal-to-noise:
+    rules of this project, defined below; each keeps within the two temperatures that
+    the config gives.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from torch import Tensor
 
+from align.errors import InputError
+from align.schedules import RULES
+from align.schedules import Moment as Moment
+from align.schedules import Rule as Rule
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Moment:
-    """What a temperature may depend on. What costs a pass is asked for by calling."""
-
-    start: float
-    """The config's ``output.temperature``, > 0."""
-    end: float
-    """The config's ``output.temperature_end``, > 0."""
-    progress: float
-    """0 at the phase's first step, 1 from ``output.temperature_steps`` on."""
-    vocabulary: int
-    """V, tokens that are compared."""
-    teacher_entropy: Callable[[], Tensor]
-    """(N,) float, nats, of the teacher's distribution at temperature 1."""
-    signal_to_noise: Callable[[], tuple[float, float]]
-    """Of the gradients to the student's hidden states, over tokens: the squared length
-    of their mean over their variance; of the distance at ``start``, and of the
-    cross-entropy with the labels."""
-
-
-Temperature = Callable[[Moment], float | Tensor]
+Temperature = Rule
 """One temperature, or (N,) of one a row, > 0."""
-
-
-def constant(moment: Moment) -> float:
-    """Always ``start``."""
-    return moment.start
-
-
-def linear(moment: Moment) -> float:
-    """In equal steps from ``start`` to ``end``."""
-    return moment.start + (moment.end - moment.start) * moment.progress
-
-
-def exponential(moment: Moment) -> float:
-    """By equal factors from ``start`` to ``end``."""
-    return moment.start * (moment.end / moment.start) ** moment.progress
-
-
-def cosine(moment: Moment) -> float:
-    """Along half a cosine from ``start`` to ``end``, slow at both ends."""
-    share = (1 + math.cos(math.pi * moment.progress)) / 2
-    return moment.end + (moment.start - moment.end) * share
 
 
 def by_entropy(moment: Moment) -> Tensor:
@@ -76,6 +39,8 @@ def by_vocabulary(moment: Moment) -> float:
     Logits of n equal rivals are log n below their sum: over more tokens the same share
     of the mass on the best one takes logits that lie further apart.
     """
+    if not moment.vocabulary:
+        raise InputError("no vocabulary is known here; choose a rule of steps")
     scaled = moment.start * math.log(max(moment.vocabulary, 2)) / math.log(32_000)
     low, high = sorted((moment.start, moment.end))
     return min(max(scaled, low), high)
@@ -94,19 +59,13 @@ def by_signal_to_noise(moment: Moment) -> float:
     return min(max(moment.start * math.sqrt(labels / distance), low), high)
 
 
-SCHEDULES = ("constant", "linear", "exponential", "cosine")
-"""The built-in rules that give all teachers and tokens of a step one temperature."""
-
-TEMPERATURES: Mapping[str, Temperature] = {
-    "constant": constant,
-    "linear": linear,
-    "exponential": exponential,
-    "cosine": cosine,
+TEMPERATURES: Mapping[str, Rule] = {
+    **RULES,
     "entropy": by_entropy,
     "vocabulary": by_vocabulary,
     "signal_to_noise": by_signal_to_noise,
 }
-"""The built-in rules by name."""
+"""Every built-in rule by name: of steps, and of what outputs look like."""
 
 
 def gradient_signal_to_noise(gradient: Tensor, weight: Tensor) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from align.errors import InputError
+from align.schedules import Setting, is_on
 from align.support.stopwatch import part
 from align.tokens.batch import TokenBatch
 from student.config import ChosenTerm, LossConfig
@@ -247,12 +248,12 @@ def chosen_terms(
                 "term; call yours something else"
             )
         terms[name] = choice
-    return {name: term for name, term in terms.items() if term.weight > 0}
+    return {name: term for name, term in terms.items() if is_on(term.weight)}
 
 
 def term_weights(
     loss: LossConfig, output: OutputConfig | None = None
-) -> dict[str, float]:
+) -> dict[str, Setting]:
     """The weight of every term that is on, by its own name; see :func:`chosen_terms`.
 
     Raises:

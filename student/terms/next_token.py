@@ -57,9 +57,9 @@ def kd(ctx: StepContext) -> Tensor:
     if outputs is None:
         return ctx.zero()
     config, labels = outputs.config, None
-    if config.hard_labels:
+    if hard_labels := outputs.number("hard_labels"):
         known = None if ctx.totals is None else float(ctx.total(1, 0.0))
-        labels = labels_of(outputs, config.hard_labels, known)
+        labels = labels_of(outputs, hard_labels, known)
     sides = sides_of(outputs, outputs.of("kd"))
     total = ctx.total(0, _weigh(ctx, sides))
     if len(sides) == 1:
@@ -90,7 +90,7 @@ def hybrid_ot(ctx: StepContext) -> Tensor:
     outputs = ctx.outputs
     if outputs is None:
         return ctx.zero()
-    alpha = outputs.config.ot_alpha
+    alpha = outputs.number("ot_alpha")
     taught = outputs.of("hybrid_ot")
     sides = sides_of(
         outputs, [teacher for teacher in taught if outputs.speaks_alike(teacher)]

@@ -12,15 +12,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval
 
-from align.support.field_types import (
-    AtLeastOne,
-    Count,
-    NotNegative,
-    Positive,
-    Share,
-    ShareBelowOne,
+from align.schedules import (
+    ScheduledNotNegative,
+    ScheduledPositive,
+    ScheduledShare,
+    ScheduledShareBelowOne,
 )
-from student.layers import feature_temperature
+from align.support.field_types import AtLeastOne, Count, Positive, ShareBelowOne
+from student.layers import feature_temperature, moved
 from student.objective import StepContext, Term
 from student.output.across.likelihood import LikelihoodForm
 from student.output.divergence.row_divergence import DivergenceKind
@@ -53,7 +52,7 @@ class TermOptions:
 class FeatureOptions(TermOptions):
     """Of ``attention_kl``, ``relation_k`` and ``relation_v``, as in ``loss``."""
 
-    temperatures: list[Positive] | None = None
+    temperatures: list[ScheduledPositive] | None = None
 
     def context(self, ctx: StepContext) -> StepContext:
         """With another temperature of the student's layers."""
@@ -61,7 +60,9 @@ class FeatureOptions(TermOptions):
         layers += [len(relation.student_k) for relation in ctx.relations]
         if self.temperatures is None or not layers:
             return ctx
-        temperature = feature_temperature(self.temperatures, layers[0])
+        place = f"{ctx.place}.temperatures"
+        numbers = moved(self.temperatures, place, ctx.timetable, ctx.step)
+        temperature = feature_temperature(numbers, layers[0], place)
         if temperature is not None:
             temperature = temperature.to(ctx.batch.ids.device)
         return replace(ctx, temperature=temperature)
@@ -77,7 +78,7 @@ class OutputOptions(TermOptions):
         """With other settings of ``output``."""
         if not self.given or ctx.outputs is None:
             return ctx
-        return replace(ctx, outputs=ctx.outputs.under(self.kind, self.given))
+        return replace(ctx, outputs=ctx.outputs.under(self.kind, self.given, ctx.place))
 
     def places(self, places: Places) -> Places:
         """With other settings of ``output``."""
@@ -88,7 +89,7 @@ class OutputOptions(TermOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class _Temperature:
-    temperature: Positive | None = None
+    temperature: ScheduledPositive | None = None
     temperature_rule: str | None = None
     temperature_end: Positive | None = None
     temperature_steps: AtLeastOne | None = None
@@ -119,8 +120,8 @@ class _Likelihood:
 class KdOptions(_Weighting, _Divergence, _Temperature, OutputOptions):
     """Of ``kd``."""
 
-    hard_labels: NotNegative | None = None
-    label_smoothing: ShareBelowOne | None = None
+    hard_labels: ScheduledNotNegative | None = None
+    label_smoothing: ScheduledShareBelowOne | None = None
     combine: Literal["losses", "distributions"] | None = None
 
 
@@ -128,7 +129,7 @@ class KdOptions(_Weighting, _Divergence, _Temperature, OutputOptions):
 class HybridOptions(_Likelihood, _Weighting, _Divergence, _Temperature, OutputOptions):
     """Of ``hybrid_ot``."""
 
-    ot_alpha: Share | None = None
+    ot_alpha: ScheduledShare | None = None
     ot_top_k: AtLeastOne | None = None
     ot_adaptive: bool | None = None
 

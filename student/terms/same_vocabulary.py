@@ -86,10 +86,10 @@ def compare(
 
 def labels_of(outputs: Outputs, weight: float, total: float | None = None) -> Labels:
     """The student's next tokens, weighing ``weight`` over ``total``; None: over all."""
-    tokens, config = outputs.student.tokens, outputs.config
+    tokens, smoothing = outputs.student.tokens, outputs.number("label_smoothing")
     each = after(tokens.predicted.float()).flatten()
     each = each * (weight / (each.sum().clamp_min(1) if total is None else total))
-    return Labels(after(tokens.ids).flatten(), each, config.label_smoothing)
+    return Labels(after(tokens.ids).flatten(), each, smoothing)
 
 
 def _side(outputs: Outputs, taught: Taught) -> SameVocabularyTeacher:
@@ -138,7 +138,7 @@ def temperature_of(outputs: Outputs, side: SameVocabularyTeacher) -> float | Ten
             head,
             [side.teacher],
             _divergence(outputs),
-            temperature=config.temperature,
+            temperature=config.start,
             weight=side.weight,
             block=config.block,
         )

@@ -98,7 +98,7 @@ def likelihood_of(
         teacher,
         stretches.chunks,
         form=config.likelihood_form,
-        temperature=config.likelihood_temperature * temperature / config.temperature,
+        temperature=config.likelihood_temperature * temperature / config.start,
         student_end=own_end,
         teacher_end=other_end,
         weight=stretches.weight,
@@ -132,7 +132,7 @@ def transport_of(outputs: Outputs, stretches: Stretches) -> Tensor:
             temperature=temperature,
         )
 
-    start = outputs.config.temperature
+    start = outputs.config.start
     spots = Spots(mine, teacher, weight, lambda h, head: cost(h, head, start))
     return cost(
         student_output.hidden.flatten(0, 1),
@@ -203,7 +203,7 @@ def projected_of(
             block=config.block,
         )
 
-    start = config.temperature
+    start = config.start
     spots = Spots(mine, teacher, weight, lambda h, head: divergence(h, head, start))
     temperature = temperature_at(outputs, spots)
     return divergence(

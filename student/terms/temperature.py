@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from align.errors import InputError
+from align.schedules.setting import is_schedule, schedule_of
 from align.views import LinearHead
 from student.output import HeadInput, Labels, linear_divergence, linear_top_tokens
 from student.output.across.pairing import after
-from student.output.temperature import Moment, gradient_signal_to_noise
+from student.output.temperature import gradient_signal_to_noise
 from student.step_outputs import Outputs
 
 
@@ -42,25 +43,41 @@ def temperature_at(outputs: Outputs, spots: Spots) -> float | Tensor:
     Raises:
         InputError: the rule gives something else than finite numbers > 0.
     """
-    config, teacher = outputs.config, spots.teacher
+    config, teacher, timetable = outputs.config, spots.teacher, outputs.timetable
+    short = not is_schedule(config.temperature)
+    option = next(
+        (x for x in outputs.own if x.startswith("temperature")), "temperature"
+    )
+    setting = f"{outputs.place_of(option).rpartition('.')[0]}.temperature"
+    place = f"{setting}_rule" if short else setting
 
     def entropy() -> Tensor:
         return linear_top_tokens(teacher.hidden, teacher.head, 1, config.block).entropy
 
-    moment = Moment(
-        start=config.temperature,
-        end=config.temperature_end,
-        progress=min(outputs.step / config.temperature_steps, 1.0),
+    schedule = schedule_of(config.heat, place)
+    moment = timetable.moment(
+        schedule,
+        place,
+        outputs.step,
         vocabulary=min(outputs.student.head.size, teacher.head.size),
         teacher_entropy=entropy,
         signal_to_noise=lambda: _signal_to_noise(outputs, spots),
     )
-    temperature = outputs.temperature(moment)
-    _check(temperature, len(spots.rows), outputs)
+    temperature = timetable.ask(schedule, place, moment)
+    said = f"{place}={schedule.rule!r}" if short else f"{place}: rule {schedule.rule!r}"
+    _check(temperature, len(spots.rows), f"{said} gives", outputs.step)
+    if schedule.rule != "constant" and len(spots.rows):
+        timetable.note(setting, _mean(temperature))
     return temperature
 
 
-def _check(temperature: object, count: int, outputs: Outputs) -> None:
+def _mean(temperature: float | Tensor) -> float:
+    if isinstance(temperature, Tensor):
+        return float(temperature.mean())
+    return temperature
+
+
+def _check(temperature: object, count: int, saying: str, step: int) -> None:
     wrong: object = None
     if isinstance(temperature, Tensor):
         good = temperature.isfinite() & (temperature > 0)
@@ -74,10 +91,9 @@ def _check(temperature: object, count: int, outputs: Outputs) -> None:
         wrong = temperature
     if wrong is not None:
         raise InputError(
-            f"output.temperature_rule={outputs.config.temperature_rule!r} gives "
-            f"{wrong} at step {outputs.step}; a temperature is a finite number > 0, or "
-            f"a tensor of one for each of the {count} places: mend the rule or choose "
-            "another"
+            f"{saying} {wrong} at step {step}; a temperature is a finite number > 0, "
+            f"or a tensor of one for each of the {count} places: mend the rule or "
+            "choose another"
         )
 
 

@@ -265,7 +265,7 @@ def test_help_names_what_can_be_chosen_and_the_defaults(capsys):
     assert viz.LAYER_MAPS.split(", ") == list(STRATEGIES)
     shown = {
         ("zoo", "build"): [look.SCALES, "(default)"],
-        ("plugins", "new"): ["router, temperature", "(router)", "(.)"],
+        ("plugins", "new"): ["router, space", "(router)", "(.)"],
         ("viz", "alignment"): ["last_token", "(causal_char_iou)", "(alignment.png)"],
         ("viz", "layers"): ["ratio, uniform, skip", "(layers.png)"],
         ("extract",): ["(1/1, all)"],

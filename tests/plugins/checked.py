@@ -26,7 +26,7 @@ BROKEN = {
     "rope_scaler": functions.ROPE_SCALERS,
     "distance": matches.DISTANCES,
     "projector": matches.PROJECTORS,
-    "temperature": functions.TEMPERATURES,
+    "schedule": functions.TEMPERATURES,
     "phase": functions.PHASES,
 }
 

@@ -269,4 +269,4 @@ def test_who_seeds_in_a_run_is_named(library):
         signal_to_noise=lambda: (1.0, 1.0),
     )
     with chance(1), pytest.raises(PluginError, match="random seed; seed a generator"):
-        guarded("temperature", warm)(moment)
+        guarded("schedule", warm)(moment)

@@ -23,7 +23,7 @@ def test_there_is_one_hook_per_kind_of_the_design():
         ("distance", "distances"),
         ("projector", "projectors"),
         ("balancer", "balancers"),
-        ("temperature", "temperatures"),
+        ("schedule", "schedules"),
         ("phase", "phases"),
     ]
     assert set(CONTRACTS) == set(EXAMPLES) == set(KINDS)

@@ -13,7 +13,7 @@ def test_loss_weights_have_the_documented_defaults():
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"lambda_k": -1.0}, r"loss\.lambda_k is -1\.0; give a number >= 0$"),
+        ({"lambda_k": -1.0}, r"loss\.lambda_k is -1\.0; give a number >= 0 or a"),
         ({"gamma_kl": float("nan")}, r"loss\.gamma_kl is nan; give a number >= 0"),
         ({"extra": {"mine": -0.1}}, r"loss\.extra\.mine is -0\.1; give a number >= 0"),
         ({"attention_rows": 0}, r"loss\.attention_rows is 0; give an integer >= 1"),

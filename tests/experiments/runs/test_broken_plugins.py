@@ -48,7 +48,7 @@ WORDS = {
     "projector": {
         "loss": {"terms": {"m": {"use": "match", "distance": "mse", "projector": "it"}}}
     },
-    "temperature": {
+    "schedule": {
         "output": {
             "kd": 1.0,
             "temperature_rule": "it",
@@ -67,7 +67,7 @@ def train(tiny_zoo, tmp_path):
         own = {"model": str(tiny_zoo["student"])}
         changes: dict = {
             "phase": {"dual": {"teachers": rule, **WORDS[kind]}},
-            "teachers": {"own": own, "copy": own} if kind == "temperature" else {},
+            "teachers": {"own": own, "copy": own} if kind == "schedule" else {},
             # every step then reads a sample with the word that is waited for
             "data": {"max_length": 128},
         }
@@ -95,7 +95,7 @@ GOOD = {
     "objective": "kv_k",
     "distance": "cka",
     "projector": "linear",
-    "temperature": "linear",
+    "schedule": "linear",
 }
 OURS = Registry.load(entry_points=False)
 
@@ -117,7 +117,7 @@ AT_THE_START = {
     "objective": objectives.BROKEN["attention_unsaid"],
     "distance": matches.DISTANCES["detached"],
     "projector": matches.PROJECTORS["shrinks_the_target"],
-    "temperature": functions.TEMPERATURES["hot"],
+    "schedule": functions.TEMPERATURES["hot"],
 }
 
 

@@ -104,7 +104,7 @@ def test_built_in_terms_take_options_checked_as_a_strangers():
     assert dict(terms["kd"].objective.given) == {}
     hot = {"temperature": 4, "temperature_rule": "linear"}
     assert dict(terms["kd_hot"].objective.given) == hot
-    assert ("temperature", "linear") in names_used([phase])
+    assert ("schedule", "linear") in names_used([phase])
 
 
 def test_what_a_term_names_is_looked_up_as_all_names_are():
@@ -144,7 +144,7 @@ def test_a_wrong_distance_or_projector_is_refused_with_its_place(entry, said):
         ("temperature: 0", r"loss\.terms\.hot\.temperature is 0.*number > 0"),
         ("ot_alpha: 1", r"loss\.terms\.hot\.ot_alpha"),
         ("top_k: 3, threshold: 0.5", r"loss\.terms\.hot: .*both limit the named"),
-        ("temperature_rule: wobble", "no temperature is called 'wobble'"),
+        ("temperature_rule: wobble", "no schedule is called 'wobble'"),
     ],
 )
 def test_a_wrong_option_of_a_built_in_term_is_refused(entry, said):

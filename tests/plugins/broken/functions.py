@@ -140,7 +140,7 @@ LATE = {
             stats, lambda w, b: (w, b[:, 1:])
         ),
     },
-    "temperature": {
+    "schedule": {
         "minus_1_late": lambda moment: 1.0 if moment.vocabulary == 151_936 else -1.0,
         "hot_late": lambda moment: 1.0 if moment.vocabulary == 151_936 else "hot",
     },

@@ -14,7 +14,6 @@ from student.loop import engine as engine_module
 from student.loop.engine import (
     Engine,
     OtherProcessError,
-    learning_rate_factor,
     parameter_groups,
 )
 from student.loop.launch import LAUNCH_VARIABLES, assert_whole_world, deepspeed_config
@@ -194,16 +193,6 @@ def test_the_student_comes_first_and_only_its_matrices_decay(school):
         assert (
             rate[id(parameter)] == {"student": 1.0, "bridge": 2.0, "weigher": 3.0}[part]
         )
-
-
-def test_learning_rates_warm_up_and_come_down():
-    warm = TrainConfig(warmup_steps=3, lr_schedule="cosine")
-    factor = learning_rate_factor(warm, 13)
-    assert [factor(s) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
-    assert factor(8) == pytest.approx(0.55) and factor(13) == pytest.approx(0.1)
-    linear = learning_rate_factor(TrainConfig(lr_schedule="linear"), 10)
-    assert [linear(0), linear(5), linear(10)] == [1.0, 0.5, 0.0]
-    assert learning_rate_factor(TrainConfig(lr_schedule="constant"), 10)(9) == 1.0
 
 
 def test_deepspeed_is_told_what_the_config_says():

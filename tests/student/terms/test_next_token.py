@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from align.errors import InputError
+from align.schedules import Timetable
 from align.tokens.batch import TokenBatch
 from align.views import LinearHead, Output
 from student.objective import StepContext
 from student.output import CommonPieces, Lexicon, Vocabulary
-from student.output.temperature import TEMPERATURES
 from student.output_config import OutputConfig
 from student.step_outputs import Outputs, Taught
 from student.terms.next_token import OUTPUT_BUILT_IN
@@ -222,7 +222,9 @@ def test_a_temperature_rule_sees_the_step_the_teacher_and_the_gradients():
 
     def at(rule: str, step: int = 0) -> torch.Tensor:
         ctx = context(config, teacher)
-        outputs = replace(ctx.outputs, temperature=TEMPERATURES[rule], step=step)
+        outputs = replace(
+            ctx.outputs, config=replace(config, temperature_rule=rule), step=step
+        )
         return kd(replace(ctx, outputs=outputs))
 
     def fixed(temperature: float) -> torch.Tensor:
@@ -268,7 +270,8 @@ def test_a_rule_reaches_every_term_that_has_a_temperature(name, vocabulary, sett
 
     def at(rule: str, step: int = 0, config: OutputConfig = config) -> float:
         ctx = context(config, teacher)
-        outputs = replace(ctx.outputs, temperature=TEMPERATURES[rule], step=step)
+        ruled = replace(config, temperature_rule=rule)
+        outputs = replace(ctx.outputs, config=ruled, step=step)
         return float(OUTPUT_BUILT_IN[name](replace(ctx, outputs=outputs)).detach())
 
     doubled = replace(config, temperature=2.0)
@@ -287,7 +290,8 @@ def test_what_is_no_temperature_is_refused_with_the_rules_name(
 ):
     config = OutputConfig(**{name: 1}, **settings, temperature_rule="mine")
     ctx = context(config, output(1, vocabulary=vocabulary))
-    outputs = replace(ctx.outputs, temperature=lambda moment: wrong)
+    timetable = Timetable(rules={"mine": lambda moment: wrong})
+    outputs = replace(ctx.outputs, timetable=timetable)
     with pytest.raises(InputError, match=r"output\.temperature_rule='mine' gives"):
         OUTPUT_BUILT_IN[name](replace(ctx, outputs=outputs))
 

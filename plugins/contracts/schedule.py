@@ -1,4 +1,4 @@
-"""Contract of temperatures."""
+"""Contract of schedules."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from plugins.answers import temperature_problem
+from align.schedules import Moment, Rule
+from plugins.answers import schedule_problem
 from plugins.promise import Promise, problem
-from student.output.temperature import Moment, Temperature
 
 _ROWS = 5
 CALLS = 120
 """How often one rule is asked, since some faults begin late."""
 
 
-def temperature(rule: Temperature) -> Iterator[Promise]:
-    """A temperature is tried along a phase, both ways, on sure and unsure teachers."""
+def schedule(rule: Rule) -> Iterator[Promise]:
+    """A schedule is tried along a phase, both ways, on sure and unsure teachers."""
 
     def moments() -> Iterator[Moment]:
         for start, end in ((1.0, 4.0), (4.0, 1.0), (2.0, 2.0)):
@@ -33,7 +33,7 @@ def temperature(rule: Temperature) -> Iterator[Promise]:
 
     def positive() -> str:
         for moment in moments():
-            wrong = temperature_problem(rule(moment), _ROWS)
+            wrong = schedule_problem(rule(moment), _ROWS)
             if wrong:
                 return f"{wrong} at progress {moment.progress}"
         return ""
@@ -42,7 +42,7 @@ def temperature(rule: Temperature) -> Iterator[Promise]:
         for call in range(CALLS):
             rows = (1, 300, 17)[call % 3]
             moment = _moment(1.0, 4.0, call / CALLS, (1.0, 2.0), rows)
-            wrong = temperature_problem(rule(moment), rows)
+            wrong = schedule_problem(rule(moment), rows)
             if wrong:
                 return f"{wrong} (call {call + 1}, {rows} tokens)"
         return ""
@@ -55,7 +55,7 @@ def temperature(rule: Temperature) -> Iterator[Promise]:
         ]
         return problem(apart, f"differs when asked again at progress {apart[:1]}")
 
-    yield Promise("is one temperature, or one a token", shaped)
+    yield Promise("is one number, or one a token", shaped)
     yield Promise("is finite and > 0 at any moment", positive)
     yield Promise("depends on the moment alone, so that a resumed run agrees", repeated)
     yield Promise("keeps all this call after call", often)
@@ -77,6 +77,8 @@ def _moment(
         start=start,
         end=end,
         progress=progress,
+        step=round(progress * CALLS),
+        steps=CALLS,
         vocabulary=vocabulary,
         teacher_entropy=entropy,
         signal_to_noise=lambda: ratios,

@@ -1,0 +1,31 @@
+"""Numbers that move while a phase trains."""
+
+from align.schedules.rules import RULES, Moment, Rule
+from align.schedules.setting import (
+    ScheduledNotNegative,
+    ScheduledPositive,
+    ScheduledRate,
+    ScheduledShare,
+    ScheduledShareBelowOne,
+    Setting,
+    is_on,
+    is_schedule,
+    start_of,
+)
+from align.schedules.timetable import Timetable
+
+__all__ = [
+    "RULES",
+    "Moment",
+    "Rule",
+    "ScheduledNotNegative",
+    "ScheduledPositive",
+    "ScheduledRate",
+    "ScheduledShare",
+    "ScheduledShareBelowOne",
+    "Setting",
+    "Timetable",
+    "is_on",
+    "is_schedule",
+    "start_of",
+]

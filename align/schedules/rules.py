@@ -1,0 +1,166 @@
+"""How a number moves from one value to another as steps are taken.
+
+Sources:
+    Half a cosine: Loshchilov and Hutter 2017, SGDR (arXiv 1608.03983), as in PyTorch's
+    ``CosineAnnealingLR``. Equal factors and stairs: its ``ExponentialLR`` and
+    ``StepLR``. Warm-up, plateau and decay: Hu et al. 2024, MiniCPM (arXiv 2404.06395).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from align.errors import InputError
+from align.support.field_types import AtLeastOne, Count
+
+Curve = Literal["linear", "exponential", "cosine"]
+
+
+def _no_teacher() -> Tensor:
+    raise InputError("no teacher's entropy is known here; choose a rule of steps")
+
+
+def _no_gradients() -> tuple[float, float]:
+    raise InputError("no gradients are known here; choose a rule of steps")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Moment:
+    """What a number may depend on. What costs a pass is asked for by calling."""
+
+    start: float
+    """The schedule's ``from``."""
+    end: float
+    """Its ``to``."""
+    progress: float
+    """0 at the phase's first step, 1 from ``steps`` on."""
+    vocabulary: int = 0
+    """V, tokens that are compared; 0 where the number is no temperature of outputs."""
+    teacher_entropy: Callable[[], Tensor] = _no_teacher
+    """(N,) float, nats, of the teacher's distribution at temperature 1."""
+    signal_to_noise: Callable[[], tuple[float, float]] = _no_gradients
+    """Of the gradients to the student's hidden states, over tokens: the squared length
+    of their mean over their variance; of the distance at ``start``, and of the
+    cross-entropy with the labels."""
+    step: int = 0
+    """Optimiser steps taken in this phase."""
+    steps: int = 0
+    """Those in which ``end`` is reached."""
+
+
+Rule = Callable[..., float | Tensor]
+"""From a :class:`Moment` to one number, or (N,) of one a place; what it takes beside
+that, by keyword, are its options."""
+
+
+def constant(moment: Moment) -> float:
+    """Always ``start``."""
+    return moment.start
+
+
+def linear(moment: Moment) -> float:
+    """In equal steps from ``start`` to ``end``."""
+    return _on("linear", moment.start, moment.end, moment.progress)
+
+
+def exponential(moment: Moment) -> float:
+    """By equal factors from ``start`` to ``end``."""
+    return _on("exponential", moment.start, moment.end, moment.progress)
+
+
+def cosine(moment: Moment) -> float:
+    """Along half a cosine from ``start`` to ``end``, slow at both ends."""
+    return _on("cosine", moment.start, moment.end, moment.progress)
+
+
+def step(moment: Moment, *, count: AtLeastOne = 1, curve: Curve = "linear") -> float:
+    """In ``count`` jumps, equally far apart, onto a curve from ``start`` to ``end``.
+
+    ``curve: exponential`` jumps by equal factors, as ``StepLR`` does.
+    """
+    if moment.step >= moment.steps:
+        return moment.end
+    stair = moment.step * count // moment.steps
+    return _on(curve, moment.start, moment.end, stair / count)
+
+
+def three_part(
+    moment: Moment,
+    *,
+    peak: float = 1.0,
+    warmup: Count = 0,
+    decay: Count | None = None,
+    up: Curve = "linear",
+    down: Curve = "cosine",
+) -> float:
+    """From ``start`` up to ``peak``, a plateau, and down to ``end``.
+
+    Args:
+        moment: when.
+        peak: the value of the plateau.
+        warmup: steps before it; the first is one of ``warmup + 1`` parts away from
+            ``start`` already, so that no step is spent on a rate of 0.
+        decay: the last steps; None: all after the warm-up.
+        up: the curve of the warm-up.
+        down: the curve of the decay.
+    """
+    if moment.step < warmup:
+        return _on(up, moment.start, peak, (moment.step + 1) / (warmup + 1))
+    falling = max(1, moment.steps - warmup) if decay is None else decay
+    begun = moment.step - (moment.steps - falling if decay is not None else warmup)
+    if begun < 0:
+        return peak
+    return _on(down, peak, moment.end, min(1.0, begun / falling) if falling else 1.0)
+
+
+def _on(curve: Curve, start: float, end: float, share: float) -> float:
+    """The place on a curve after a share, 0 to 1, of the way."""
+    if curve == "linear":
+        return start + (end - start) * share
+    if curve == "exponential":
+        return float(start * (end / start) ** share)
+    return end + (start - end) * ((1 + math.cos(math.pi * share)) / 2)
+
+
+def problem_of(
+    rule: str, start: float, end: float, steps: int | None, options: Mapping[str, Any]
+) -> str:
+    """What is wrong between a built-in rule and its numbers; empty if nothing."""
+    if rule == "three_part" and steps is not None:
+        rise, fall = options.get("warmup", 0), options.get("decay") or 0
+        if rise + fall > steps:
+            return (
+                f"warms up for {rise} steps and falls for {fall}, of {steps} in all; "
+                "give more steps, or shorter parts"
+            )
+    curves: dict[str, list[tuple[Any, Any, Any]]] = {
+        "exponential": [("exponential", start, end)],
+        "step": [(options.get("curve"), start, end)],
+        "three_part": [
+            (options.get("up"), start, options.get("peak", 1.0)),
+            (options.get("down"), options.get("peak", 1.0), end),
+        ],
+    }
+    for curve, first, last in curves.get(rule, []):
+        if curve == "exponential" and not min(first, last) > 0:
+            return (
+                f"goes by equal factors from {first} to {last}; give two numbers > 0, "
+                "or another curve"
+            )
+    return ""
+
+
+RULES: Mapping[str, Rule] = {
+    "constant": constant,
+    "linear": linear,
+    "exponential": exponential,
+    "cosine": cosine,
+    "step": step,
+    "three_part": three_part,
+}
+"""Those that look at steps alone, by name."""

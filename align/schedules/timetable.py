@@ -1,0 +1,118 @@
+"""What the settings of a phase are at each of its optimiser steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from align.errors import InputError
+from align.schedules.rules import RULES, Moment, Rule
+from align.schedules.setting import Schedule, Setting, schedule_of
+
+
+class Timetable:
+    """Asks the rules, and remembers what they said for whoever writes it down."""
+
+    def __init__(
+        self, total_steps: int | None = None, rules: Mapping[str, Rule] | None = None
+    ) -> None:
+        """Know how long the phase is and which rules there are.
+
+        Args:
+            total_steps: optimiser steps of the phase; None: every schedule must say
+                its own.
+            rules: by name; None: those of steps alone.
+        """
+        self.total_steps = total_steps
+        self._rules = RULES if rules is None else rules
+        self._noted: dict[str, list[float]] = {}
+
+    def value(self, setting: Setting, place: str, step: int) -> float:
+        """A setting at a step.
+
+        Args:
+            setting: a number, or ``{from, to, steps, rule}``.
+            place: its name, under which it is noted.
+            step: optimiser steps taken in this phase.
+
+        Raises:
+            InputError: the schedule cannot be read, asks for what is not known here,
+                or gives something else than a finite number >= 0.
+        """
+        if not isinstance(setting, Mapping):
+            return setting
+        value = self.value_of(schedule_of(setting, place), place, step)
+        self.note(place, value)
+        return value
+
+    def value_of(self, schedule: Schedule, place: str, step: int) -> float:
+        """The same of a schedule that has been read; nothing is noted."""
+        value = self.ask(schedule, place, self.moment(schedule, place, step))
+        if isinstance(value, Tensor):
+            value = value.item() if value.dim() == 0 else math.nan
+        if isinstance(value, bool) or not 0 <= value < math.inf:
+            raise InputError(
+                f"{place}: the rule {schedule.rule} gives {value} at step {step}; it "
+                "is to be one finite number >= 0: mend the rule or choose another"
+            )
+        return float(value)
+
+    def moment(
+        self, schedule: Schedule, place: str, step: int, **signals: Any
+    ) -> Moment:
+        """What a rule is shown at a step.
+
+        Args:
+            schedule: whose.
+            place: the setting, for errors.
+            step: optimiser steps taken in this phase.
+            signals: further fields of :class:`Moment`.
+
+        Raises:
+            InputError: the schedule leaves ``steps`` out and the phase has no length.
+        """
+        steps = self.total_steps if schedule.steps is None else schedule.steps
+        if steps is None:
+            raise InputError(f"{place}.steps is null, and here is no phase; give steps")
+        return Moment(
+            start=schedule.start,
+            end=schedule.end,
+            progress=1.0 if step >= steps else step / steps,
+            step=step,
+            steps=steps,
+            **signals,
+        )
+
+    def ask(self, schedule: Schedule, place: str, moment: Moment) -> float | Tensor:
+        """What the schedule's rule says, as it says it.
+
+        Raises:
+            InputError: it asks for what is not known here; names the place.
+        """
+        if schedule.rule not in self._rules:
+            raise InputError(
+                f"{place}.rule is {schedule.rule!r}; give one of "
+                f"{', '.join(self._rules)}"
+            )
+        try:
+            return self._rules[schedule.rule](moment, **schedule.options)
+        except InputError as error:
+            raise InputError(f"{place}: the rule {schedule.rule}: {error}") from None
+
+    def note(self, place: str, value: float) -> None:
+        """Remember what a setting is now."""
+        self._noted.setdefault(place, []).append(float(value))
+
+    def taken(self) -> dict[str, float]:
+        """What has been noted since this was asked last, by place; where a setting is
+        asked for several teachers, the mean."""
+        noted, self._noted = self._noted, {}
+        return {
+            place: values[0]
+            if len(set(values)) == 1
+            else math.fsum(values) / len(values)
+            for place, values in sorted(noted.items())
+        }

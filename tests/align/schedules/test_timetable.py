@@ -1,0 +1,66 @@
+import math
+
+import pytest
+import torch
+
+from align.errors import InputError
+from align.schedules import RULES, Moment, Timetable
+
+MOVE = {"from": 1.0, "to": 0.0, "steps": 4}
+
+
+def test_what_moves_is_noted_and_a_number_is_not():
+    timetable = Timetable()
+    assert timetable.value(0.5, "loss.b", 3) == 0.5
+    assert timetable.value(MOVE, "loss.a", 3) == 0.25
+    assert timetable.taken() == {"loss.a": 0.25}
+    assert timetable.taken() == {}
+
+
+def test_a_setting_that_differs_between_teachers_is_noted_as_their_mean():
+    timetable = Timetable()
+    timetable.note("output.temperature", 1.0)
+    timetable.note("output.temperature", 4.0)
+    assert timetable.taken() == {"output.temperature": 2.5}
+
+
+def test_a_schedule_without_steps_needs_a_phase():
+    setting = {"from": 1.0, "to": 0.0}
+    with pytest.raises(InputError, match=r"loss\.a\.steps is null.*give steps"):
+        Timetable().value(setting, "loss.a", 0)
+    assert Timetable(10).value(setting, "loss.a", 5) == 0.5
+
+
+def test_a_rule_nobody_offers_is_refused_with_those_there_are():
+    with pytest.raises(InputError, match=r"loss\.a\.rule is 'wobble'; give one of con"):
+        Timetable().value(MOVE | {"rule": "wobble"}, "loss.a", 0)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, math.nan, math.inf, True, torch.ones(2)])
+def test_what_a_rule_may_not_give_is_refused_with_place_and_step(wrong):
+    timetable = Timetable(rules={**RULES, "mine": lambda moment: wrong})
+    with pytest.raises(InputError, match=r"loss\.a: the rule mine gives .* at step 2"):
+        timetable.value(MOVE | {"rule": "mine"}, "loss.a", 2)
+
+
+def asks_the_teacher(moment: Moment) -> float:
+    return float(moment.teacher_entropy().mean())
+
+
+def asks_the_gradients(moment: Moment) -> float:
+    return moment.signal_to_noise()[0]
+
+
+@pytest.mark.parametrize("rule", [asks_the_teacher, asks_the_gradients])
+def test_a_rule_that_asks_for_what_is_not_there_is_told_so(rule):
+    timetable = Timetable(rules={"mine": rule})
+    with pytest.raises(InputError, match=r"loss\.a: the rule mine: no .* known here"):
+        timetable.value(MOVE | {"rule": "mine"}, "loss.a", 0)
+
+
+def test_a_rule_is_called_with_its_options():
+    def bumpy(moment: Moment, *, bumps: int = 1) -> float:
+        return moment.start + bumps * moment.step
+
+    timetable = Timetable(rules={"bumpy": bumpy})
+    assert timetable.value(MOVE | {"rule": "bumpy", "bumps": 3}, "x", 2) == 7.0
