@@ -129,6 +129,11 @@ class FuseConfig:
         return name, more | options
 
     @property
+    def moving_temperature(self) -> Setting | None:
+        """``temperature`` where it is a schedule."""
+        return self.temperature if is_schedule(self.temperature) else None
+
+    @property
     def entropy_strength(self) -> Setting:
         """``entropy_reg_strength``, growing from 0 where ``entropy_warmup_steps``."""
         if not self.entropy_warmup_steps:

@@ -19,7 +19,7 @@ from torch import nn
 from align import layer_map
 from align.errors import InputError
 from align.layer_map import LayerMap
-from align.schedules import Timetable, is_on, is_schedule, start_of
+from align.schedules import Timetable, is_on, start_of
 from align.sizes import Sizes
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
@@ -195,21 +195,17 @@ def build_phase_teachers(
         report=report,
     )
     trained = any(p.requires_grad for p in weigher.parameters())
-    regularizer = (
-        EntropyRegularizer(
-            phase.fuse.entropy_target, phase.fuse.entropy_strength, timetable=timetable
-        )
-        if trained and is_on(phase.fuse.entropy_reg_strength)
-        else None
-    )
-    temperature = phase.fuse.temperature
+    target, strength = phase.fuse.entropy_target, phase.fuse.entropy_strength
+    regularizer = None
+    if trained and is_on(strength):
+        regularizer = EntropyRegularizer(target, strength, timetable=timetable)
     teaching = Teaching(
         bridge,
         weigher.to(student.device),
         regularizer,
         depth.maps,
         sizes=sizes_of(teachers),
-        temperature=temperature if is_schedule(temperature) else None,
+        temperature=phase.fuse.moving_temperature,
     )
     return PhaseTeachers(
         teaching=teaching, panel=panel, report=report, depth=depth, sample=sample
