@@ -45,6 +45,23 @@ def made_up(tmp_path: Path) -> RunDir:
 
 
 @pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, list[Path]]:
+    """The made-up run with its pictures and pages, drawn once, and what was drawn.
+
+    For modules that say ``DRAWS = True``.
+    """
+    from experiments.report import figures
+    from experiments.report.page import write_report
+
+    run = read_run(write_run(tmp_path_factory.mktemp("drawn") / "made-up"))
+    draw, paths = figures.draw_run, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "draw_run", lambda run: paths.extend(draw(run)))
+        write_report(run)
+    return run, paths
+
+
+@pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama with random weights and a tokenizer of bytes."""
     folder = tmp_path_factory.mktemp("models") / "llama"

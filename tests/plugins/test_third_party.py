@@ -21,6 +21,7 @@ from experiments.run.driver import run_training
 from plugins import Registry
 from plugins.scaffold import new_plugin
 from tests.experiments.small_runs import small_config
+from tests.fresh import answers, given
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(__file__).parent / "third_party"
@@ -61,10 +62,48 @@ def site(tmp_path_factory):
 
 
 DESCRIBE = "import json, plugins; print(json.dumps(plugins.Registry.load().describe()))"
+FOUND = """
+import importlib, os, sys
+
+def answer(value):
+    folder, allowed, modules = value
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    if allowed is not None:
+        os.environ["MTKD_PLUGINS"] = allowed
+    from plugins import Registry
+    registry = Registry.load(modules)
+    if modules:
+        return registry.names("router")
+    if allowed is not None:
+        return registry.describe()
+    from plugins.contracts.check import check
+    broken = [
+        f"{entry.name} {result.name}: {result.detail}"
+        for entry in registry.entries()
+        if entry.distribution == "mtkd-example-plugin"
+        for result in check(entry.kind, entry.value)
+        if not result.ok
+    ]
+    return [registry.describe(), broken]
+"""
 
 
-def test_the_installed_package_is_discovered(site):
-    rows = json.loads(python(DESCRIBE, site))
+@pytest.fixture(scope="module")
+def seen(site):
+    """What fresh processes see of it: installed, not allowed, and from a checkout."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("MTKD_")}
+    values = [
+        (str(site), None, []),
+        (str(site), "", []),
+        (str(PACKAGE / "src"), None, ["mtkd_example_plugin"]),
+    ]
+    names = ("installed", "not allowed", "checkout")
+    return dict(zip(names, answers(FOUND, values, environ), strict=True))
+
+
+def test_the_installed_package_is_discovered(seen):
+    rows, _ = given(seen["installed"])
     theirs = [r for r in rows if r["distribution"] == "mtkd-example-plugin"]
     assert [(r["kind"], r["name"]) for r in theirs] == [
         ("router", "dirichlet"),
@@ -79,30 +118,18 @@ def test_the_installed_package_is_discovered(site):
     assert {(r["plugin"], r["version"]) for r in theirs} == {("example", "1.2.3")}
 
 
-def test_the_installed_package_is_left_alone_where_it_is_not_allowed(site):
-    rows = json.loads(python(DESCRIBE, site, MTKD_PLUGINS=""))
+def test_the_installed_package_is_left_alone_where_it_is_not_allowed(seen):
+    rows = given(seen["not allowed"])
     assert {r["distribution"] for r in rows} == {"mtkd"}
 
 
-def test_what_it_offers_keeps_the_contracts(site):
-    code = """
-from plugins import Registry
-from plugins.contracts.check import assert_contract
-registry = Registry.load()
-for entry in registry.entries():
-    if entry.distribution == "mtkd-example-plugin":
-        assert_contract(entry.kind, entry.value)
-print("kept")
-"""
-    assert python(code, site).strip() == "kept"
+def test_what_it_offers_keeps_the_contracts(seen):
+    _, broken = given(seen["installed"])
+    assert broken == []
 
 
-def test_it_is_usable_from_a_checkout_without_being_installed():
-    code = """
-from plugins import Registry
-print(Registry.load(["mtkd_example_plugin"]).names("router"))
-"""
-    assert "dirichlet" in python(code, PACKAGE / "src")
+def test_it_is_usable_from_a_checkout_without_being_installed(seen):
+    assert "dirichlet" in given(seen["checkout"])
 
 
 @pytest.fixture

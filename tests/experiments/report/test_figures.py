@@ -21,10 +21,10 @@ def texts(figure):
     return [found.get_text() for found in figure.findobj(Text) if found.get_text()]
 
 
-def test_every_picture_is_written_and_opens(made_up):
+def test_every_picture_is_written_and_opens(drawn):
     from matplotlib.image import imread
 
-    paths = draw_run(made_up)
+    _, paths = drawn
     assert [path.stem for path in paths] == [
         "comparison",
         "losses",

@@ -2,7 +2,7 @@ import json
 import re
 from dataclasses import replace
 
-from experiments.report.page import report_text, write_report
+from experiments.report.page import report_text
 from experiments.report.verdicts import summary_table, verdicts
 
 DRAWS = True
@@ -36,12 +36,12 @@ def test_the_table_holds_every_arm(made_up):
     ]
 
 
-def test_every_picture_of_the_report_exists(made_up):
-    path = write_report(made_up)
-    pictures = re.findall(r"!\[\w+\]\((.+?)\)", path.read_text())
+def test_every_picture_of_the_report_exists(drawn):
+    run, _ = drawn
+    pictures = re.findall(r"!\[\w+\]\((.+?)\)", (run.path / "report.md").read_text())
     assert pictures[0] == "figures/comparison.png"
     assert len(pictures) == 6
-    assert all((made_up.path / picture).is_file() for picture in pictures)
+    assert all((run.path / picture).is_file() for picture in pictures)
 
 
 def test_pictures_from_elsewhere_are_shown_too(made_up):

@@ -13,7 +13,6 @@ from experiments.record.run_dir import read_run
 from experiments.report.layout.html import html
 from experiments.report.page import compose, write_report
 from tests.experiments.report.layout.chromium import binary, chromium
-from tests.experiments.synthetic import write_run
 
 DRAWS = True
 HOSTILE = "<script>alert(1)</script>\"'&</style><img src=https://example.org/x.png>"
@@ -28,17 +27,15 @@ def page_of(run):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """The made-up run with its pictures and pages, drawn once."""
-    run = read_run(write_run(tmp_path_factory.mktemp("drawn") / "made-up"))
-    write_report(run)
-    return run
+def drawn_run(drawn):
+    """The made-up run with its pictures and pages."""
+    return drawn[0]
 
 
 @pytest.fixture
-def changing(drawn, tmp_path):
+def changing(drawn_run, tmp_path):
     """A copy of it that a test may change."""
-    return read_run(shutil.copytree(drawn.path, tmp_path / "made-up"))
+    return read_run(shutil.copytree(drawn_run.path, tmp_path / "made-up"))
 
 
 class Page(HTMLParser):
@@ -127,8 +124,8 @@ def test_names_in_drawings_stay_text(made_up):
     assert page.all("svg")
 
 
-def test_the_page_asks_for_nothing_from_elsewhere(drawn):
-    text = (drawn.path / "report.html").read_text()
+def test_the_page_asks_for_nothing_from_elsewhere(drawn_run):
+    text = (drawn_run.path / "report.html").read_text()
     page = Page(text)
     assert page.all("link") == [{"rel": "icon", "href": "data:,"}]
     asked = [
@@ -164,8 +161,8 @@ def test_a_drawing_that_is_cut_off_or_older_than_its_picture_is_not_shown(changi
     assert (len(page.all("svg")), len(page.all("img"))) == (4, 2)
 
 
-def test_neutral_colours_follow_the_page_and_those_of_data_stay(drawn):
-    text = (drawn.path / "report.html").read_text()
+def test_neutral_colours_follow_the_page_and_those_of_data_stay(drawn_run):
+    text = (drawn_run.path / "report.html").read_text()
     drawings = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
     assert "stroke: var(--ink, #000000)" in drawings
     assert "var(--blue, #0072b2)" in drawings
@@ -269,11 +266,11 @@ def test_its_tables_sort_by_mouse_and_by_keyboard(made_up, tab):
 
 
 @pytest.mark.slow
-def test_it_is_dark_where_that_is_preferred_or_chosen_and_fits_a_phone(drawn, tab):
+def test_it_is_dark_where_that_is_preferred_or_chosen_and_fits_a_phone(drawn_run, tab):
     backgrounds, ink = {}, {}
     for scheme in ("light", "dark"):
         tab.prefers(scheme)
-        tab.open((drawn.path / "report.html").as_uri())
+        tab.open((drawn_run.path / "report.html").as_uri())
         style = "getComputedStyle(document.{}).{}"
         backgrounds[scheme] = tab.evaluate(style.format("body", "backgroundColor"))
         ink[scheme] = tab.evaluate(style.format("querySelector('svg')", "fill"))
