@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from align.text.conversation import Conversation
 from align.tokens.batch import TokenBatch
 
 
@@ -60,7 +61,8 @@ def teacher_bits_per_char(logits: Tensor, batch: TokenBatch) -> Tensor:
     Returns:
         (B,) float32 bits per character, over the characters after the first token
         (all of them where a special token comes first) up to the last token that
-        holds text, of a conversation over its contents; ``inf`` where there are none.
+        holds text; ``inf`` where there are none. Of a conversation bits and characters
+        are those of its contents: the tokens that end a turn are no text.
 
     Raises:
         ValueError: ``logits`` do not belong to ``batch``.
@@ -71,7 +73,10 @@ def teacher_bits_per_char(logits: Tensor, batch: TokenBatch) -> Tensor:
     nll = next_token_nll(logits, batch.ids, batch.mask)
     position = torch.arange(batch.ids.shape[1], device=nll.device)
     last = torch.where(batch.has_text, position, -1).amax(dim=1, keepdim=True)
-    counted = batch.predicted & (position <= last)
+    chats = [isinstance(text, Conversation) for text in batch.texts]
+    plain = ~torch.tensor(chats, device=nll.device)[:, None]
+    # Of a plain text also what holds no character of its own, such as a bare marker.
+    counted = batch.predicted & (position <= last) & (plain | batch.has_text)
     bits = (nll * counted).sum(dim=1) / math.log(2)
     end = torch.where(batch.has_text, batch.spans[..., 1], 0).amax(dim=1)
     first = batch.spans[:, 0, 1] * batch.has_text[:, 0]

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from align.text.conversation import Conversation
 from align.tokens.batch import TokenBatch
 from teacher.own_loss import next_token_nll, teacher_bits_per_char
 
@@ -59,3 +60,19 @@ def _uniform_batch(spans, real):
 def test_uniform_guesses_cost_two_bits_a_token(spans, real, expected):
     logits, batch = _uniform_batch(spans, real)
     assert teacher_bits_per_char(logits, batch).tolist() == pytest.approx([expected])
+
+
+def test_of_a_conversation_only_contents_cost_bits():
+    turns = [{"role": "user", "content": "abc"}, {"role": "assistant", "content": "de"}]
+    # begin, "ab", "c", end of the turn, role, "de", end of the turn
+    spans = [[0, 0], [0, 2], [2, 3], [3, 3], [3, 3], [3, 5], [5, 5]]
+    ids = torch.tensor([[0, 1, 2, 3, 3, 1, 3]])
+    mask = torch.ones(1, 7, dtype=torch.bool)
+    batch = TokenBatch(ids, mask, torch.tensor([spans]), (Conversation(turns),))
+    # Whatever came before: 3 of 8 for tokens 1 and 2, 1 of 8 for tokens 0 and 3.
+    logits = torch.tensor([1 / 8, 3 / 8, 3 / 8, 1 / 8]).log().expand(1, 7, 4)
+    bits = -3 * math.log2(3 / 8)  # "ab", "c", "de"; 2 ends and a role cost 3 bits each
+    assert teacher_bits_per_char(logits, batch).tolist() == pytest.approx([bits / 5])
+    as_text = TokenBatch(ids, mask, torch.tensor([spans]), ("abcde",))
+    expected = [(bits + 6) / 5]  # what lies inside a text is its own
+    assert teacher_bits_per_char(logits, as_text).tolist() == pytest.approx(expected)
