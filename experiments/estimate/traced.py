@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from align.support.text_part import text_modules
 from student.config import LoraConfig
@@ -124,12 +125,12 @@ def _traced(config: Any, batch: int, tokens: int, how: How) -> Passes:
     encoder = config.is_encoder_decoder
     stack = model.get_encoder() if encoder else model.base_model
     autocast = (
-        torch.autocast("cpu", how.autocast)
+        torch.autocast("cpu", how.autocast, cache_enabled=True)
         if how.autocast is not None
         else nullcontext()
     )
     # Constants that a model makes for itself come from outside.
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with _as_in_a_new_process(), FakeTensorMode(allow_non_fake_inputs=True):
         _without_bytes(model)
         ids = torch.zeros((batch, tokens), dtype=torch.int64)
         cache = {} if encoder else {"use_cache": False}
@@ -142,6 +143,31 @@ def _traced(config: Any, batch: int, tokens: int, how: How) -> Passes:
             last.backward(torch.ones_like(last))
             grads = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     return Passes(kept, forward - kept, max(0, count.most - kept - grads))
+
+
+@contextmanager
+def _as_in_a_new_process() -> Iterator[None]:
+    """Undo for a while what others have set in PyTorch and what shows in a trace.
+
+    DeepSpeed's ZeRO 3, for one, puts a linear layer of its own in place of PyTorch's,
+    which keeps other tensors, and leaves it there.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    linear = functional.linear
+    functional.linear = torch._C._nn.linear
+    try:
+        with sdpa_kernel(
+            [
+                SDPBackend.FLASH_ATTENTION,
+                SDPBackend.EFFICIENT_ATTENTION,
+                SDPBackend.CUDNN_ATTENTION,
+                SDPBackend.MATH,
+            ]
+        ):
+            yield
+    finally:
+        functional.linear = linear
 
 
 def _without_bytes(model: nn.Module) -> None:
