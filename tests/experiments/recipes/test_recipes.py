@@ -1,9 +1,6 @@
 """Every packaged recipe: written for people, true, and one that runs."""
 
-import json
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -12,6 +9,7 @@ from experiments.cli import main
 from experiments.config.packaged import RECIPES, recipes, what_for
 from experiments.config.presets import load_registry, presets_of
 from experiments.config.tree import load_config, resolve_phases
+from experiments.estimate.counted import memory_plan
 from experiments.estimate.shapes import PUBLISHED, planned_model
 from teacher.names import ZOO
 from tests.experiments.recipes.shrunk import FAMILIES, shrunk_models
@@ -117,17 +115,9 @@ def test_what_cannot_be_copied_is_said_and_nothing_is_overwritten(
 @pytest.mark.parametrize("name", NAMES)
 def test_the_memory_that_it_names_is_what_is_planned(name):
     (planned,) = re.findall(r"([\d.]+) GiB planned", text_of(name))
-    processes = "8" if name == "two_nodes" else "1"
-    words = ["estimate", name, "--plan", "--json", "--processes", processes]
-    # By a process of its own, as a user asks: what earlier tests left set in PyTorch
-    # changes which activations are kept.
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.cli", *words],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    size = sum(line["size"] for line in json.loads(done.stdout)["lines"]) / 2**30
+    processes = 8 if name == "two_nodes" else 1
+    lines = memory_plan(load_config(name), processes)
+    size = sum(line.size for line in lines) / 2**30
     assert size == pytest.approx(float(planned), rel=0.02)
 
 
