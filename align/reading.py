@@ -43,6 +43,8 @@ class Reading:
     """Whether it will bring keys and values."""
     attention: bool = False
     """Whether it will bring attention at sampled rows."""
+    states: bool = False
+    """Whether it will bring hidden states."""
     bits: bool = False
     """Whether it will bring a next-token loss of its own."""
     vocabulary: str | None = None

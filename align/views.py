@@ -9,7 +9,7 @@ hidden states and the head they come from are a hundred times smaller.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +26,8 @@ KEYS_VALUES = "keys and values"
 """Keys and values, as something that terms need and teachers give."""
 ATTENTION = "attention"
 """Attention at sampled rows, as such."""
+HIDDEN = "hidden"
+"""Hidden states after every layer, as such."""
 OUTPUTS = "outputs"
 """Next-token outputs, as such."""
 OWN_LOSS = "own_loss"
@@ -60,6 +62,11 @@ class Captured:
     attention: Tensor | None = None
     """(L, B, R, T) float32, attention probabilities of the sampled query rows,
     averaged over heads; None unless asked for."""
+    _: KW_ONLY
+    states: Tensor | None = None
+    """(L, B, T, C) float, the residual stream after each of the layers asked for, as
+    the model itself gives it: after the last layer with the final norm, where there is
+    one; None unless asked for."""
 
 
 class Capture(Protocol):
@@ -95,11 +102,13 @@ class Capture(Protocol):
         hidden: bool = False,
         inject: Injection | None = None,
         attention_rows: Tensor | None = None,
+        states: bool = False,
     ) -> Captured:
         """Run the model on (B, T) ids under a (B, T) bool mask.
 
         ``layers`` are those whose KV are kept (None: all); ``attention_rows`` is
-        (B, R) int64, the query positions whose attention is kept.
+        (B, R) int64, the query positions whose attention is kept; with ``states`` the
+        residual stream after each of ``layers`` is kept, too.
         """
 
     def joined_maps(self) -> Mapping[int, tuple[Tensor, ...]]:
@@ -183,6 +192,9 @@ class TeacherView:
     output: Output | None = None
     """The teacher's own tokens and what its head is given for them; None where no
     objective compares its next-token distributions."""
+    states: Tensor | None = None
+    """(L, B, T_t, C) float: hidden states after the layers that the layer map needs,
+    over the teacher's own tokens; None where no objective compares any."""
 
     @property
     def met(self) -> KV:
@@ -206,6 +218,8 @@ class Asked:
     """Keys and values; without them nothing of them is captured or read."""
     attention: bool = False
     """Also attention at the sampled rows."""
+    states: bool = False
+    """Also hidden states after these layers."""
     own_loss: bool = False
     """Also bits per character, of teachers that have a next-token loss."""
     output: bool = False
@@ -267,8 +281,8 @@ class Teacher(ModelFacts, Protocol):
 
     @property
     def lacks(self) -> Mapping[str, str]:
-        """What it cannot give, of ``KEYS_VALUES``, ``ATTENTION``, ``OUTPUTS`` and
-        ``OWN_LOSS``, each with the reason."""
+        """What it cannot give, of ``KEYS_VALUES``, ``ATTENTION``, ``HIDDEN``,
+        ``OUTPUTS`` and ``OWN_LOSS``, each with the reason."""
 
     @property
     def head(self) -> LinearHead:

@@ -151,11 +151,12 @@ def objectives() -> Mapping[str, Callable[..., Objective]]:
     """Offer terms of the student's loss.
 
     A factory takes options alone and returns an object with ``needs``, a frozenset
-    drawn from ``attention``, ``relations`` and ``outputs`` (what must be captured for
-    it; empty for none), which maps a ``StepContext`` to a finite scalar. Targets arrive
-    detached and stay so: the term moves the student, nothing else. It is 0, not
-    NaN, where nothing is covered, and padding weighs nothing in it. What it remembers
-    from step to step lies in a module's buffers, or a resumed run would not know it.
+    drawn from ``attention``, ``hidden``, ``relations`` and ``outputs`` (what must be
+    captured for it; empty for none), which maps a ``StepContext`` to a finite scalar.
+    Targets arrive detached and stay so: the term moves the student, nothing else. It is
+    0, not NaN, where nothing is covered, and padding weighs nothing in it. What it
+    remembers from step to step lies in a module's buffers, or a resumed run would not
+    know it.
     ``ctx.outputs`` holds hidden states and heads, not logits: ``student.output``
     compares them without making any.
 

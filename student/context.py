@@ -7,20 +7,26 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from align.errors import InputError
 from align.layer_map import LayerMap, interpolate_teacher_layers
 from align.schedules import Setting, Timetable
+from align.sizes import Sizes
 from align.tokens.batch import TokenBatch
 from align.views import Captured, LinearHead, Output, TeacherView, with_kv
 from student.bridges.base import Bridge
+from student.bridges.features import mixed
 from student.layers import feature_temperature, moved
 from student.objective import (
     ATTENTION,
+    HIDDEN,
     OUTPUTS,
     RELATIONS,
     AttentionPair,
     Compared,
     HiddenOutput,
+    Objective,
     Relation,
+    States,
     StepContext,
     at_rows,
 )
@@ -39,7 +45,7 @@ class ContextMaker:
     bridge: Bridge | None
     """Of the teachers that bring keys and values; None where nobody meets there."""
     maps: Mapping[str, LayerMap]
-    """By teacher, of those that bring attention."""
+    """By teacher, of those that bring attention or hidden states."""
     layers: int
     """L of the student."""
     temperatures: Sequence[Setting]
@@ -93,6 +99,7 @@ class ContextMaker:
             comparisons=self._comparisons(captured, views, weights),
             attention=self._attention_pairs(captured, views, weights, rows),
             relations=self._relations(captured, views, weights, rows),
+            states=self._states(captured, views, weights),
             routing=routing,
             step=step,
             outputs=self._outputs(
@@ -152,6 +159,24 @@ class ContextMaker:
             captured.kv, with_kv(views), of_kv(weights, views), rows
         )
 
+    def _states(
+        self, captured: Captured, views: Sequence[TeacherView], weights: Tensor
+    ) -> list[States]:
+        if HIDDEN not in self.needs or captured.states is None:
+            return []
+        return [
+            States(
+                name=view.name,
+                student=captured.states,
+                teacher=mixed(
+                    view.states, view.alignment, self.maps[view.name]
+                ).aligned(),
+                weight=weights[..., m],
+            )
+            for m, view in enumerate(views)
+            if view.states is not None
+        ]
+
     def _outputs(
         self,
         captured: Captured,
@@ -182,6 +207,29 @@ class ContextMaker:
             lexicons=plan.lexicons,
             timetable=self.timetable,
         )
+
+
+def introduce(
+    objectives: Mapping[str, Objective], student: Sizes, teachers: Mapping[str, Sizes]
+) -> None:
+    """Tell the terms that are built for sizes who is compared, before anything else.
+
+    Args:
+        objectives: by name; those with a method ``meet``.
+        student: the student's sizes.
+        teachers: those of the phase's teachers, by name.
+
+    Raises:
+        InputError: a term cannot compare these.
+    """
+    for name, objective in objectives.items():
+        meet = getattr(objective, "meet", None)
+        if meet is None:
+            continue
+        try:
+            meet(student, teachers)
+        except InputError as error:
+            raise InputError(f"loss.terms.{name}: {error}") from error
 
 
 def of_kv(x: Tensor, views: Sequence[TeacherView]) -> Tensor:

@@ -32,12 +32,13 @@ from student.attention_sinks import without_sinks
 from student.balance import Balance, Weighing
 from student.bridges.base import Bridge
 from student.config import LossConfig
-from student.context import ContextMaker, of_kv
+from student.context import ContextMaker, introduce, of_kv
 from student.evaluate import KVHealth, kv_health
 from student.frozen import frozen
 from student.layers import layers_read
 from student.objective import (
     ATTENTION,
+    HIDDEN,
     KEYS_VALUES,
     RELATIONS,
     FittedObjective,
@@ -46,7 +47,6 @@ from student.objective import (
     compares,
     count_of,
     fades,
-    introduce,
     modules_of,
     needs_of,
     wants_sample,
@@ -430,6 +430,7 @@ class Distiller(nn.Module):
             hidden=taught or weighed or self._contexts.head is not None,
             inject=inject,
             attention_rows=rows,
+            states=taught and HIDDEN in self._contexts.needs,
         )
         if self.balance is None or inject is not None:
             return captured
@@ -442,7 +443,8 @@ class Distiller(nn.Module):
             KEYS_VALUES in self._contexts.needs or bridge.learns_from_student
         ):
             return True
-        return self.compared_rows > 0 or self.wants_health(step)
+        stated = HIDDEN in self._contexts.needs
+        return self.compared_rows > 0 or stated or self.wants_health(step)
 
     def _of_bridge(
         self, captured: Captured, views: Sequence[TeacherView], share: Share | None

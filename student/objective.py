@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from align.errors import InputError
 from align.schedules import Timetable
-from align.sizes import Sizes
 from align.tokens.batch import TokenBatch
 from align.views import ATTENTION as ATTENTION
+from align.views import HIDDEN as HIDDEN
 from align.views import KEYS_VALUES as KEYS_VALUES
 from align.views import OUTPUTS as OUTPUTS
 from align.views import LinearHead
@@ -30,7 +30,7 @@ from student.step_outputs import Outputs
 
 NONE: frozenset[str] = frozenset()
 RELATIONS = "relations"
-NEEDS = frozenset({ATTENTION, RELATIONS, OUTPUTS})
+NEEDS = frozenset({ATTENTION, HIDDEN, RELATIONS, OUTPUTS})
 """All that an objective may say it needs."""
 
 Side = Literal["k", "v"]
@@ -145,6 +145,21 @@ class Relation:
     """(B, R) int64, the tokens whose relations to all others are compared."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class States:
+    """Hidden states of the student and of one teacher, neither projected nor scaled."""
+
+    name: str
+    """The teacher's."""
+    student: Tensor
+    """(L, B, T, C_s) float, after each of the student's layers."""
+    teacher: Tensor
+    """(L, B, T, C_t) float32 on the student's layers and tokens, detached; 0 where
+    nothing is aligned."""
+    weight: Tensor
+    """(B, T) or (L, B, T) float32 >= 0, detached."""
+
+
 @dataclass(frozen=True, eq=False)  # without slots: logits may come when asked for
 class HiddenOutput:
     """The student's next-token output before its head."""
@@ -174,6 +189,8 @@ class StepContext:
     """Filled when a term needs ``attention``."""
     relations: Sequence[Relation] = ()
     """Filled when a term needs ``relations``."""
+    states: Sequence[States] = ()
+    """Filled when a term needs ``hidden``."""
     routing: Tensor | None = None
     """(B, T, M), or (L, B, T, M) where layers are routed by themselves, float32
     weights over teachers, detached."""
@@ -232,7 +249,8 @@ class Objective(Protocol):
     pass, which counts with the pass's share of the step's predicted tokens.
 
     A term that is built for sizes has a method ``meet``, which is told those of the
-    student and of the phase's teachers before anything else; see :func:`introduce`.
+    student and of the phase's teachers before anything else; see
+    :func:`student.context.introduce`.
 
     A term that is a module may have a method ``fit`` that takes an iterable of
     :class:`StepContext`: what the phase's calibration sample looks like before the
@@ -242,8 +260,8 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What must be captured for it: any of ``attention``, ``relations`` and
-        ``outputs``."""
+        """What must be captured for it: any of ``attention``, ``hidden``,
+        ``relations`` and ``outputs``."""
 
     def __call__(self, ctx: StepContext) -> Tensor:
         """A scalar, float32, differentiable in the student."""
@@ -301,29 +319,6 @@ def needs_of(objectives: Mapping[str, Objective]) -> frozenset[str]:
         if compares(objective) or RELATIONS in asked:
             needs |= {KEYS_VALUES}
     return needs
-
-
-def introduce(
-    objectives: Mapping[str, Objective], student: Sizes, teachers: Mapping[str, Sizes]
-) -> None:
-    """Tell the terms that are built for sizes who is compared, before anything else.
-
-    Args:
-        objectives: by name; those with a method ``meet``.
-        student: the student's sizes.
-        teachers: those of the phase's teachers, by name.
-
-    Raises:
-        InputError: a term cannot compare these.
-    """
-    for name, objective in objectives.items():
-        meet = getattr(objective, "meet", None)
-        if meet is None:
-            continue
-        try:
-            meet(student, teachers)
-        except InputError as error:
-            raise InputError(f"loss.terms.{name}: {error}") from error
 
 
 def modules_of(objectives: Mapping[str, Objective]) -> nn.ModuleDict:

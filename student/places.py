@@ -74,6 +74,13 @@ class Places:
         return self.counted * met
 
     @property
+    def stated(self) -> Tensor:
+        """(B, T, M) float32: ``weight`` where hidden states are compared; 0 of a
+        teacher that brings none."""
+        stated = [reading.states for reading in self.readings]
+        return self.counted * torch.tensor(stated, device=self.weight.device)
+
+    @property
     def met(self) -> Places:
         """Of the teachers that bring keys and values, as a bridge knows them."""
         kept = [m for m, reading in enumerate(self.readings) if reading.kv]

@@ -32,6 +32,7 @@ class _Answer:
     attention: Tensor | None = None
     bits: Tensor | None = None
     hidden: Tensor | None = None
+    states: Tensor | None = None
 
     @classmethod
     def of(cls, view: TeacherView) -> _Answer:
@@ -42,6 +43,7 @@ class _Answer:
             attention=view.attention,
             bits=view.bits_per_char,
             hidden=None if view.output is None else view.output.hidden,
+            states=view.states,
         )
 
     def copied(self) -> _Answer:
@@ -78,6 +80,7 @@ class _Answer:
             causal=reading.causal,
             attention=parts.get("attention"),
             bits_per_char=parts.get("bits"),
+            states=parts.get("states"),
         )
         if "hidden" not in wanted:
             return view
@@ -235,6 +238,7 @@ def _wanted(reading: Reading, rows: Tensor | None, asked: Asked) -> frozenset[st
         "attention": reading.attention and rows is not None,
         "bits": reading.bits,
         "hidden": asked.output,
+        "states": asked.states,
     }
     return frozenset(name for name, on in wanted.items() if on)
 

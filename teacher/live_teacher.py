@@ -129,6 +129,7 @@ class LiveTeacher:
             mask=tokens.mask,
             kv=asked.kv,
             attention=asked.attention,
+            states=asked.states,
             bits=asked.own_loss and self.predicts,
             vocabulary=self.vocabulary if asked.output else None,
         )
@@ -164,6 +165,7 @@ class LiveTeacher:
                     logits=reading.bits,
                     hidden=asked.output,
                     attention_rows=own_rows,
+                    states=asked.states,
                 )
         except InputError as error:
             raise InputError(f"teacher {self.name!r}: {error}") from error
@@ -171,6 +173,8 @@ class LiveTeacher:
             _check_finite(self.name, captured.kv, student.texts)
         elif captured.hidden is not None:
             _check_hidden(self.name, captured.hidden, tokens.mask, student.texts)
+        if captured.states is not None:
+            _check_hidden(self.name, captured.states.sum(0), tokens.mask, student.texts)
         home = student.ids.device
         attention = bits = output = None
         if captured.attention is not None and rows is not None and queries is not None:
@@ -193,6 +197,7 @@ class LiveTeacher:
             attention=attention,
             bits_per_char=bits,
             output=output,
+            states=None if captured.states is None else captured.states.to(home),
         )
 
 

@@ -16,6 +16,7 @@ from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
 from align.views import (
     ATTENTION,
+    HIDDEN,
     KEYS_VALUES,
     Asked,
     NonFiniteTeacherError,
@@ -52,6 +53,7 @@ class TeacherPanel:
         kv: Collection[str] | None = None,
         outputs: Collection[str] = (),
         attention: bool = False,
+        states: bool = False,
         own_loss: bool = False,
         autocast: torch.dtype | None = None,
         answers: Answers | None = None,
@@ -68,6 +70,7 @@ class TeacherPanel:
                 them.
             outputs: teachers that are to bring their next-token outputs.
             attention: also bring attention at the sampled rows.
+            states: also bring the hidden states after ``layers``.
             own_loss: also bring each decoder's bits per character.
             autocast: dtype of the teachers' matrix products; None for their own.
             answers: what teachers said of these batches before; None asks them each
@@ -93,6 +96,7 @@ class TeacherPanel:
                     else teacher.name in kv
                 ),
                 attention=attention and ATTENTION not in teacher.lacks,
+                states=states and HIDDEN not in teacher.lacks,
                 own_loss=own_loss,
                 output=teacher.name in outputs,
                 autocast=autocast,

@@ -19,6 +19,7 @@ from align.tokens.batch import TokenBatch, encode_batch
 from align.tokens.byte_lengths import ByteLengths
 from align.views import (
     ATTENTION,
+    HIDDEN,
     OUTPUTS,
     OWN_LOSS,
     Align,
@@ -64,6 +65,7 @@ class StoredTeacher:
         """All but keys and values, and the teacher's own losses where it has them."""
         lacking = {
             ATTENTION: "stores hold keys and values, no queries, hence no attention",
+            HIDDEN: "stores hold keys and values, no hidden states",
             OUTPUTS: "stores hold keys and values alone, train from live teachers",
         }
         if self.store is not None and not self.store.plan.fingerprint.get("own_loss"):

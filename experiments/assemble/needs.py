@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import torch
+
 from align.schedules import is_on
 from align.sizes import Sizes
-from align.views import ATTENTION, KEYS_VALUES, OUTPUTS, OWN_LOSS, ModelFacts, Teacher
+from align.views import (
+    ATTENTION,
+    HIDDEN,
+    KEYS_VALUES,
+    OUTPUTS,
+    OWN_LOSS,
+    ModelFacts,
+    Teacher,
+)
 from experiments.assemble.outputs import (
     active_objectives,
     kind_of,
@@ -21,7 +31,9 @@ from experiments.config.parsing import ConfigError
 from experiments.config.tree import PhaseConfig
 from fuse.router import learns, needs_sample
 from plugins.registry import Registry
+from student.context import introduce
 from student.objective import needs_of
+from student.terms.key_value import chosen_terms
 
 Teachers = Mapping[str, Teacher]
 
@@ -53,6 +65,11 @@ def wants_attention(phase: PhaseConfig, registry: Registry) -> bool:
     return ATTENTION in needs_of(active_objectives(phase, registry))
 
 
+def wants_states(phase: PhaseConfig, registry: Registry) -> bool:
+    """Whether a phase asks for hidden states."""
+    return HIDDEN in needs_of(active_objectives(phase, registry))
+
+
 def who_gives(need: str, teachers: Mapping[str, ModelFacts]) -> list[str]:
     """The teachers that do not lack something, in order."""
     return [n for n, t in teachers.items() if need not in getattr(t, "lacks", {})]
@@ -67,10 +84,11 @@ def with_depth(
     phase: PhaseConfig, registry: Registry, teachers: Mapping[str, ModelFacts]
 ) -> list[str]:
     """The teachers that are mapped onto the student's layers: those that bring keys and
-    values, or attention, where a phase asks for any."""
+    values, attention or hidden states, where a phase asks for any."""
     met = who_gives(KEYS_VALUES, teachers) if wants_kv(phase, registry) else []
     watched = who_gives(ATTENTION, teachers) if wants_attention(phase, registry) else []
-    return [name for name in teachers if name in met or name in watched]
+    stated = who_gives(HIDDEN, teachers) if wants_states(phase, registry) else []
+    return [name for name in teachers if name in {*met, *watched, *stated}]
 
 
 def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> None:
@@ -83,8 +101,18 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
     """
     if not teachers:
         return
+    for term, choice in chosen_terms(phase.loss, phase.output).items():
+        named = choice.options.get("teachers")
+        listed = named if isinstance(named, list) else []
+        absent = [name for name in listed if name not in teachers]
+        if absent:
+            raise ConfigError(
+                f"loss.terms.{term}.teachers names {absent[0]!r}, which the phase does "
+                f"not take; it takes {', '.join(teachers)}"
+            )
     for term, objective in active_objectives(phase, registry).items():
-        for need in sorted(needs_of({term: objective}) & {ATTENTION, KEYS_VALUES}):
+        given = {ATTENTION, HIDDEN, KEYS_VALUES}
+        for need in sorted(needs_of({term: objective}) & given):
             if who_gives(need, teachers):
                 continue
             raise ConfigError(
@@ -98,6 +126,20 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
             f"{_reasons(OWN_LOSS, teachers)}; extract again with this config, ask a "
             "teacher live (store.read), or set phase.all.loss.router_signal=outcome"
         )
+
+
+def check_sizes(
+    phase: PhaseConfig, registry: Registry, student: Sizes, teachers: Teachers
+) -> None:
+    """Refuse, before any work, a term that cannot compare models of these sizes.
+
+    Raises:
+        InputError: names term, site, widths and what would bring them together.
+    """
+    if teachers:
+        with torch.device("meta"):  # nothing is made but found possible
+            terms = active_objectives(phase, registry)
+            introduce(terms, student, sizes_of(teachers))
 
 
 def left_out(

@@ -34,15 +34,16 @@ from experiments.assemble.layer_maps import (
 )
 from experiments.assemble.needs import (
     check_needs,
+    check_sizes,
     sizes_of,
     wants_attention,
     wants_kv,
     wants_own_loss,
+    wants_states,
     who_gives,
     with_depth,
 )
 from experiments.assemble.outputs import (
-    active_objectives,
     build_term,
     check_outputs,
     output_heads,
@@ -64,7 +65,6 @@ from student.distiller import Teaching, WeightedObjective
 from student.fitting import SampleBatch
 from student.layers import check_layers, layers_read
 from student.loop.batches import query_rows
-from student.objective import introduce
 from student.terms.key_value import BUILT_IN, NEXT_TOKEN, chosen_terms
 from teacher.answers import Answers
 from teacher.capture.kv_capture import KVCapture
@@ -238,10 +238,7 @@ def check_phase(
         if term.kind in BUILT_IN and temperatures is not None:
             place = f"loss.terms.{name}.temperatures"
             check_layers(temperatures, student.layers, place)
-    if teachers:
-        with torch.device("meta"):  # nothing is made but found possible
-            terms = active_objectives(phase, registry)
-            introduce(terms, student, sizes_of(teachers))
+    check_sizes(phase, registry, student, teachers)
     if phase.fuse.router == "fixed":
         fixed_weights(phase.fuse, dict.fromkeys(teachers, 1.0))
 
@@ -379,6 +376,7 @@ def _panel(
         kv=who_gives(KEYS_VALUES, teachers) if kv else (),
         outputs=output_heads(phase, registry, teachers),
         attention=wants_attention(phase, registry),
+        states=wants_states(phase, registry),
         own_loss=wants_own_loss(phase, registry),
         autocast=autocast_of(phase.train),
         answers=answers,

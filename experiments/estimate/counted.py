@@ -30,8 +30,9 @@ from experiments.run.context import Stage
 from fuse.router import learns
 from plugins.registry import Registry
 from student.config import TrainConfig
+from student.context import introduce
 from student.layers import layers_read
-from student.objective import ATTENTION, compares, introduce, modules_of, needs_of
+from student.objective import ATTENTION, HIDDEN, compares, modules_of, needs_of
 from teacher.loading.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
 
 BLOCKS = {"cuda": 4, "cpu": 2}
@@ -271,6 +272,10 @@ class _Plan:
             size = sizes.layers * batch * heads * loss.attention_rows
             size *= self.config.data.max_length
             lines.append(Line("both", "attention rows", 3 * FLOAT * size))
+        if HIDDEN in self.needs:  # as captured; standardised, twice in the backward
+            states = sizes.layers * self.rows * sizes.hidden_size
+            size = (self.wide + 3 * FLOAT) * states
+            lines.append(Line("student", "hidden states of every layer", size))
         return lines
 
     def _teacher(self, name: str, model: PlannedModel) -> tuple[list[Line], int]:
@@ -296,12 +301,22 @@ class _Plan:
         alone = {name: model}
         speaks = any(teachers_of(self.phase, term, alone) for term in self.speaking)
         hidden = self.rows * sizes.hidden_size * wide * ahead if speaks else 0
+        asked = len(self._maps()[name].needed) if HIDDEN in self.needs else 0
+        states = self.rows * sizes.hidden_size
         features = self.student.sizes.layers * self.rows * sizes.width * self.compares
         per_number = FLOAT + (self.wide if self.autocast else 0)
         lines += [
             Line(name, f"keys and values, {ahead} batches", kv),
             Line(name, f"last hidden states, {ahead} batches", hidden),
             Line(name, "features for the student", features * per_number),
+            Line(
+                name, f"hidden states, {ahead} batches", asked * states * wide * ahead
+            ),
+            Line(
+                name,
+                "hidden states for the student",
+                self.student.sizes.layers * states * 2 * FLOAT * (asked > 0),
+            ),
         ]
         if stored:
             return lines, 0

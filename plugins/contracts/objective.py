@@ -19,6 +19,8 @@ from plugins.seeds import chance
 from plugins.untouched import Untouched
 from student.objective import (
     ATTENTION,
+    HIDDEN,
+    NEEDS,
     OUTPUTS,
     RELATIONS,
     Compared,
@@ -78,6 +80,7 @@ def _declared(context: StepContext, needs: frozenset[str]) -> StepContext:
         context,
         attention=context.attention if ATTENTION in needs else (),
         relations=context.relations if RELATIONS in needs else (),
+        states=context.states if HIDDEN in needs else (),
         outputs=context.outputs if OUTPUTS in needs else None,
     )
 
@@ -116,10 +119,9 @@ class _Subject:
 
     def needs(self) -> str:
         declared_needs = getattr(self.factory(), "needs", None)
-        known = {ATTENTION, RELATIONS, OUTPUTS}
-        good = isinstance(declared_needs, frozenset) and declared_needs <= known
+        good = isinstance(declared_needs, frozenset) and declared_needs <= NEEDS
         return problem(
-            not good, f"needs is {declared_needs!r}; give a frozenset of {known}"
+            not good, f"needs is {declared_needs!r}; give a frozenset of {set(NEEDS)}"
         )
 
     def scalar(self) -> str:

@@ -16,7 +16,7 @@ from align.views import LinearHead, Output
 from plugins.contracts.aligner import token_batch
 from student.bridges.features import Features
 from student.bridges.projected import LayerwiseLinear, Projected, project
-from student.objective import AttentionPair, Comparison, Relation, StepContext
+from student.objective import AttentionPair, Comparison, Relation, States, StepContext
 from student.output import CommonPieces, Lexicon, Vocabulary
 from student.output_config import OutputConfig
 from student.places import Places, find_places
@@ -40,6 +40,7 @@ def step_places(context: StepContext) -> Places:
             causal=alignment,
             mask=batch.mask,
             attention=True,
+            states=True,
             vocabulary="shared",
         )
         for c in context.comparisons
@@ -139,6 +140,10 @@ def step_context(
         head = LinearHead(new(store, _VOCABULARY, width))
         return Output(batch, new(store, count, tokens, width), head, "shared")
 
+    outputs = _outputs(
+        output(student, 8),
+        [Taught(c.name, output(targets, 6), c.weight) for c in comparisons],
+    )
     context = StepContext(
         batch=batch,
         output=logits,
@@ -147,12 +152,23 @@ def step_context(
         relations=relations,
         routing=routing,
         step=step,
-        outputs=_outputs(
-            output(student, 8),
-            [Taught(c.name, output(targets, 6), c.weight) for c in comparisons],
+        outputs=outputs,
+        states=_states(
+            new(student, layers, count, tokens, 8),
+            [(r, new(targets, *r.teacher_k.shape)) for r in relations],
         ),
     )
     return context, student, targets
+
+
+def _states(student: Tensor, teachers: list[tuple[Relation, Tensor]]) -> list[States]:
+    """Hidden states, covered where relations are."""
+    return [
+        States(
+            name=relation.name, student=student, teacher=teacher, weight=relation.weight
+        )
+        for relation, teacher in teachers
+    ]
 
 
 def _two_texts(size: int | None) -> TokenBatch:

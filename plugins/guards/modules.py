@@ -120,14 +120,14 @@ def objective(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
     """A factory of objectives whose answers are checked."""
 
     def build(**options: Any) -> Any:
-        from student.objective import ATTENTION, OUTPUTS, RELATIONS
+        from student.objective import NEEDS
 
         made = made_by(entry, factory, **options)
         needs = getattr(made, "needs", None)
-        known = (ATTENTION, RELATIONS, OUTPUTS)
-        if not isinstance(needs, frozenset) or not needs <= set(known):
+        if not isinstance(needs, frozenset) or not needs <= NEEDS:
             raise entry.error(
-                f"has needs = {needs!r}; give a frozenset of any of {', '.join(known)}"
+                f"has needs = {needs!r}; give a frozenset of any of "
+                f"{', '.join(sorted(NEEDS))}"
             )
         if not callable(made):
             raise entry.error(f"makes a {type(made).__name__}, which takes no context")

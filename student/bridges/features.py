@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from align.layer_map import Feed
+from align.layer_map import Feed, LayerMap
 from align.time_align import Alignment
 
 
@@ -37,6 +37,20 @@ class Features:
         shape[dim] = math.prod(self.shape)
         out = x.new_zeros(shape).index_copy_(dim, self.tokens, x)
         return out.unflatten(dim, self.shape)
+
+
+@torch.no_grad()
+def mixed(x: Tensor, alignment: Alignment, layer_map: LayerMap) -> Features:
+    """A teacher's layers on the student's layers and the tokens that they feed.
+
+    Args:
+        x: (L_needed, B, T_t, C) float, the layers that the map needs.
+        alignment: teacher -> student.
+        layer_map: from teacher to student.
+    """
+    carry, x = LayerMixer(alignment), x.float().flatten(1, 2)
+    layers = tuple(carry(x, feeds) for feeds in layer_map.remap())
+    return Features(layers, carry.tokens, alignment.shape[:2])
 
 
 class LayerMixer:

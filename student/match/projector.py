@@ -146,7 +146,8 @@ class Orthogonal(Projector):
 class Pca(Projector):
     """Compare within the teacher's leading principal directions, by a linear map.
 
-    What the teacher says beyond them is left out; what is kept is as strong as it was.
+    What the teacher says beyond them is left out. The variances of what is kept stay in
+    their ratios, of mean 1, as a squared distance of standardised features has it.
 
     Source:
         Pearson 1901, on the covariance of the teacher's features; the map into the
@@ -193,8 +194,11 @@ class Pca(Projector):
     def fit(self, stats: PairStats) -> None:
         """See :meth:`Projector.fit`."""
         teacher = stats.to_student
-        _, vectors = torch.linalg.eigh(teacher.cov_x)  # ascending
-        vectors = vectors.flip(2)[:, :, : self.directions.shape[2]]
+        values, vectors = torch.linalg.eigh(teacher.cov_x)  # ascending
+        rank = self.directions.shape[2]
+        vectors = vectors.flip(2)[:, :, :rank]
+        mean = values.flip(1)[:, :rank].mean(1).clamp_min(1e-9)
+        vectors = vectors / mean.sqrt()[:, None, None]
         largest = vectors.abs().argmax(1, keepdim=True)
         vectors = vectors * vectors.gather(1, largest).sign()  # they have no sign
         weight, bias = METHODS["ridge"](stats.to_teacher)

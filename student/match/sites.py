@@ -9,10 +9,10 @@ from typing import Literal
 from torch import Tensor
 
 from align.sizes import Sizes
-from student.objective import RELATIONS, StepContext
+from student.objective import HIDDEN, RELATIONS, StepContext
 from student.places import Places
 
-SiteName = Literal["keys", "values"]
+SiteName = Literal["keys", "values", "hidden"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -29,7 +29,7 @@ class Sides:
     """(B, T) or (L, B, T) float32 >= 0, detached; 0 where nothing is compared."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
     """One such place."""
 
@@ -41,6 +41,8 @@ class Site:
     """Of one layer and token there."""
     weight: Callable[[Places], Tensor]
     """(B, T, M): what every teacher weighs there, before the student has read."""
+    raw: bool = False
+    """Whether features come as they are, for the term to standardise."""
 
 
 def _keys(ctx: StepContext) -> Iterator[Sides]:
@@ -63,15 +65,44 @@ def _values(ctx: StepContext) -> Iterator[Sides]:
         )
 
 
+def _hidden(ctx: StepContext) -> Iterator[Sides]:
+    for states in ctx.states:
+        yield Sides(
+            name=states.name,
+            student=states.student,
+            teacher=states.teacher,
+            weight=states.weight,
+        )
+
+
 def _compared(places: Places) -> Tensor:
     return places.compared
 
 
+def _stated(places: Places) -> Tensor:
+    return places.stated
+
+
 SITES: Mapping[SiteName, Site] = {
-    "keys": Site(frozenset({RELATIONS}), _keys, lambda sizes: sizes.k_width, _compared),
+    "keys": Site(
+        needs=frozenset({RELATIONS}),
+        sides=_keys,
+        width=lambda sizes: sizes.k_width,
+        weight=_compared,
+    ),
     "values": Site(
-        frozenset({RELATIONS}), _values, lambda sizes: sizes.v_width, _compared
+        needs=frozenset({RELATIONS}),
+        sides=_values,
+        width=lambda sizes: sizes.v_width,
+        weight=_compared,
+    ),
+    "hidden": Site(
+        needs=frozenset({HIDDEN}),
+        sides=_hidden,
+        width=lambda sizes: sizes.hidden_size,
+        weight=_stated,
+        raw=True,
     ),
 }
-"""By name. Keys are content keys, before rotation; both are standardised, teacher by
-teacher and channel by channel, as the calibration sample has them."""
+"""By name. Keys are content keys, before rotation. All are compared standardised,
+teacher by teacher and channel by channel, as the calibration sample has them."""

@@ -13,6 +13,7 @@ from align.errors import InputError
 from align.sizes import Sizes
 from align.support.field_types import PluginName
 from student.bridges.base import PairStats
+from student.bridges.standardize import Standardizer
 from student.match.contrast import Contrastive
 from student.match.distance import Cosine, Distance, Gram, Mse, SmoothL1
 from student.match.layers import (
@@ -25,6 +26,7 @@ from student.match.layers import (
 from student.match.projector import PROJECTORS
 from student.match.sites import SITES, Sides, SiteName
 from student.match.spectrum import Spectrum
+from student.match.spread import Spread
 from student.match.transport import Transport
 from student.match.whole import Cka, Mmd
 from student.objective import Count, StepContext
@@ -71,7 +73,8 @@ class Match(nn.Module):
         """Say what is compared, and how.
 
         Args:
-            site: ``keys`` before rotation, or ``values``; standardised.
+            site: ``keys`` before rotation, ``values``, or ``hidden``, the residual
+                stream after each layer; standardised.
             distance: a registered distance.
             projector: a registered projector; null compares features as they are.
             layers: of the student: ``all``, ``last:K``, ``random:K`` (drawn for every
@@ -87,6 +90,8 @@ class Match(nn.Module):
         self.site = site
         self.distance: Distance = _factory(distance, DISTANCES)()
         self.projectors = nn.ModuleList()
+        self.scales = nn.ModuleList()
+        """Of a site that comes as it is, for each teacher: the student's, its own."""
         self._new_projector: Any = projector and _factory(projector, PROJECTORS)
         self._layers, self._layer_weights = layers, layer_weights
         self._teachers = teachers
@@ -107,23 +112,25 @@ class Match(nn.Module):
 
         Args:
             student: the student's sizes.
-            teachers: those of the phase's teachers, by name.
+            teachers: those of the phase's teachers that take part, by name.
 
         Raises:
-            InputError: a layer, or a teacher, is not there; or widths differ, and
-                nothing brings them together.
+            InputError: a layer is not there; or widths differ, and nothing brings them
+                together.
         """
         check_layers(self._layers, student.layers)
-        absent = [name for name in self._teachers or () if name not in teachers]
-        if absent and len(absent) == len(self._teachers or ()):
-            raise InputError(
-                f"teachers names {absent[0]!r}, which the phase does not take; it "
-                f"takes {', '.join(teachers)}"
+        width, kept = SITES[self.site].width, self._kept(student.layers)
+        widths = {
+            name: width(sizes)
+            for name, sizes in teachers.items()
+            if self._takes(name) and width(sizes)  # a store knows no hidden size
+        }
+        self._met = tuple(widths)
+        if SITES[self.site].raw:
+            self.scales = nn.ModuleList(
+                nn.ModuleList(Standardizer(len(kept), w) for w in (width(student), w))
+                for w in widths.values()
             )
-        self._met = tuple(name for name in teachers if self._takes(name))
-        kept = self._kept(student.layers)
-        width = SITES[self.site].width
-        widths = {name: width(teachers[name]) for name in self._met}
         if self._new_projector is None:
             self._check_widths(width(student), widths)
             return
@@ -139,15 +146,16 @@ class Match(nn.Module):
         Args:
             sample: contexts of the calibration sample, read once.
         """
+        if self._met is None:
+            return
+        if len(self.scales):
+            self._fit_scales(sample)
         if self._new_projector is None:
             return
-        assert self._met is not None, "meet() makes the projectors"
         stats: dict[str, PairStats] = {}
         for ctx in sample:
             for sides in filter(self._compared, SITES[self.site].sides(ctx)):
-                kept = self._kept(len(sides.student))
-                known = (sides.weight > 0).expand(len(sides.student), -1, -1).any(0)
-                x, y = sides.student[kept][:, known], sides.teacher[kept][:, known]
+                x, y = self._pairs(sides)
                 if sides.name not in stats:
                     stats[sides.name] = _no_pairs(x, y)
                 stats[sides.name].to_teacher.update(x, y)
@@ -156,6 +164,38 @@ class Match(nn.Module):
             fit: Any = getattr(projector, "fit", None)
             if fit and name in stats and stats[name].to_teacher.n:
                 fit(stats[name])
+
+    def _fit_scales(self, sample: Iterable[StepContext]) -> None:
+        spreads: dict[str, tuple[Spread, Spread]] = {}
+        for ctx in sample:
+            for sides in filter(self._compared, SITES[self.site].sides(ctx)):
+                spread = spreads.setdefault(sides.name, (Spread(), Spread()))
+                for side, x in zip(spread, self._pairs(sides, raw=True), strict=True):
+                    side.update(x)
+        for name, (student, teacher) in spreads.items():
+            scales: Any = self.scales[self._index(name)]
+            if student.n:
+                scales[0].fit(student.mean, student.std)
+                scales[1].fit(teacher.mean, teacher.std)
+
+    def _pairs(self, sides: Sides, raw: bool = False) -> tuple[Tensor, Tensor]:
+        """(L', N, C_s), (L', N, C_t): the tokens that are compared, on kept layers."""
+        known = (sides.weight > 0).expand(len(sides.student), -1, -1).any(0)
+        x, y = self._sides(sides, raw)
+        return x[:, known], y[:, known]
+
+    def _sides(self, sides: Sides, raw: bool = False) -> tuple[Tensor, Tensor]:
+        """Both sides of the kept layers, standardised."""
+        kept = self._kept(len(sides.student))
+        x, y = sides.student[kept], sides.teacher[kept]
+        if raw or not len(self.scales):
+            return x, y
+        scales: Any = self.scales[self._index(sides.name)]
+        return scales[0](x), scales[1](y)
+
+    def _index(self, teacher: str) -> int:
+        assert self._met is not None, "meet() makes what is of a teacher"
+        return self._met.index(teacher)
 
     def forward(self, ctx: StepContext) -> Tensor:
         """See :class:`student.objective.Objective`."""
@@ -169,9 +209,7 @@ class Match(nn.Module):
         """The cost of one teacher's tokens, and what they weigh together."""
         every = len(sides.student)
         chosen, kept = chosen_layers(self._layers, every, step), self._kept(every)
-        pred, target = self._projected(
-            sides.name, sides.student[kept], sides.teacher[kept]
-        )
+        pred, target = self._projected(sides.name, *self._sides(sides))
         if len(chosen) < len(kept):
             drawn = [kept.index(layer) for layer in chosen]
             pred, target = pred[drawn], target[drawn]
@@ -195,8 +233,7 @@ class Match(nn.Module):
         """Both sides of the kept layers, as they are compared."""
         if self._new_projector is None:
             return x, y
-        assert self._met is not None, "meet() makes the projectors"
-        projector: Any = self.projectors[self._met.index(name)]
+        projector: Any = self.projectors[self._index(name)]
         if hasattr(projector, "target"):
             with torch.no_grad():
                 y = projector.target(y)

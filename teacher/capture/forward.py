@@ -47,19 +47,22 @@ class Forward:
         *,
         logits: bool = False,
         hidden: bool = False,
+        states: bool = False,
         positions: Tensor | None = None,
-    ) -> tuple[Any, Tensor | None]:
+    ) -> tuple[Any, Any]:
         """Run one batch.
 
         Args:
             ids: (B, T) int64.
             mask: (B, T) bool, True on real tokens.
             logits: run the language-model head as well.
-            hidden: also return the last hidden state, (B, T, C).
+            hidden: also return what the stack gives, with the last hidden state.
+            states: likewise, with those after the embeddings and after every layer.
             positions: (B, T) int64; None lets the model count.
 
         Returns:
-            The model's output, and the hidden state or None.
+            The model's output, and the stack's or None: ``last_hidden_state``
+            (B, T, C) and, with ``states``, ``hidden_states``.
         """
         # A text without tokens still needs one to attend to; its KV stays masked.
         first = torch.zeros_like(mask)
@@ -75,11 +78,13 @@ class Forward:
         if getattr(self._model.config, "use_cache", False) and self._which != "encoder":
             inputs["use_cache"] = False
         runner = self._runner(logits)
-        if not hidden:
+        if states:
+            inputs["output_hidden_states"] = True
+        if not (hidden or states):
             return runner(**inputs), None
-        with _last_hidden(self.stack) as last_hidden:
+        with _given_by(self.stack) as given:
             output = runner(**inputs)
-        return output, last_hidden[-1]
+        return output, given[-1]
 
     def told_apart(self, ids: Tensor) -> None:
         """Run both stacks of an encoder-decoder on texts of different length."""
@@ -144,22 +149,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _last_hidden(body: nn.Module) -> Iterator[list[Tensor]]:
+def _given_by(body: nn.Module) -> Iterator[list[Any]]:
     from transformers import PreTrainedModel
 
-    states: list[Tensor] = []
+    outputs: list[Any] = []
     thread = get_ident()
 
     def note(_module: nn.Module, _inputs: object, output: Any) -> None:
         state = getattr(output, "last_hidden_state", None)
         if state is not None and get_ident() == thread:
-            states.append(state)
+            outputs.append(output)
 
     # Some heads (OPT's) call a stack inside the body and pass the body by.
     stacks = [m for m in body.modules() if isinstance(m, PreTrainedModel)]
     hooks = [stack.register_forward_hook(note) for stack in stacks]
     try:
-        yield states
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()

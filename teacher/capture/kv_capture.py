@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -170,6 +170,7 @@ class KVCapture:
         hidden: bool = False,
         inject: Injection | None = None,
         attention_rows: Tensor | None = None,
+        states: bool = False,
     ) -> Captured:
         """Run one batch.
 
@@ -188,6 +189,7 @@ class KVCapture:
                 off for such a forward: its recomputation would read the own KV.
                 Layers that share a layer's KV go on reading that layer's own.
             attention_rows: (B, R) int64 query positions whose attention to return.
+            states: also return the hidden states after the asked layers.
 
         Returns:
             Own content KV of the asked layers in the asked order, before any
@@ -203,14 +205,21 @@ class KVCapture:
         check_asked(
             wanted,
             logits=logits,
-            hidden=hidden,
+            hidden=hidden or states,
             rows=attention_rows,
             batch=ids.shape[0],
             capture=self,
         )
         if inject is not None:
             check_injection(inject, ids, self)
-        read = partial(self._read, wanted, logits, hidden, inject)
+        read = partial(
+            self._read,
+            wanted,
+            logits=logits,
+            hidden=hidden,
+            states=states,
+            inject=inject,
+        )
         if self._windows is None or ids.shape[1] <= self._windows.tokens:
             return read(ids, mask, attention_rows)
         if inject is not None:
@@ -223,18 +232,21 @@ class KVCapture:
     def _read(
         self,
         wanted: list[int],
-        logits: bool,
-        hidden: bool,
-        inject: Injection | None,
         ids: Tensor,
         mask: Tensor,
         rows: Tensor | None,
+        *,
+        logits: bool,
+        hidden: bool,
+        states: bool,
+        inject: Injection | None,
     ) -> Captured:
         positions = None
         if is_left_padded(mask):
             positions = counted(mask) if self._told_positions else None
             ids = ids.masked_fill(~mask, self._padding_id)
-        enough = not (torch.is_grad_enabled() or logits or hidden or self._offloaded)
+        whole = logits or hidden or states
+        enough = not (torch.is_grad_enabled() or whole or self._offloaded)
         recording = Recording(
             self._layers,
             wanted,
@@ -244,18 +256,38 @@ class KVCapture:
             enough=enough,
         )
         plain = without_checkpointing(self.model) if inject else nullcontext()
-        output, last_hidden = None, None
+        output, given = None, None
         with listening(self._modules, recording), plain, suppress(Enough):
-            output, last_hidden = self._forward(
-                ids, mask, logits=logits, hidden=hidden, positions=positions
+            output, given = self._forward(
+                ids,
+                mask,
+                logits=logits,
+                hidden=hidden,
+                states=states,
+                positions=positions,
             )
         content = recording.content() if wanted else self._nothing(ids)
         return Captured(
             kv=KV(*content, mask),
             logits=output.logits if logits and output is not None else None,
-            hidden=last_hidden,
+            hidden=given.last_hidden_state if hidden and given is not None else None,
             attention=recording.attention(),
+            states=self._states(given, wanted) if states else None,
         )
+
+    def _states(self, given: Any, wanted: list[int]) -> Tensor:
+        """(L, B, T, C) after the wanted layers, counted as those with keys and values.
+
+        Raises:
+            InputError: the model gives none, or of unlike widths.
+        """
+        every, last = getattr(given, "hidden_states", None), given.last_hidden_state
+        if every is None or any(x.shape != last.shape for x in every):
+            raise InputError(
+                f"{type(self.model).__name__} gives no hidden states of one width "
+                "after every layer; compare its keys and values instead"
+            )
+        return torch.stack([every[self.layer_numbers[layer] + 1] for layer in wanted])
 
     def joined_maps(self) -> dict[int, tuple[Tensor, ...]]:
         """Which trainable layers make queries, keys and values in one.
@@ -313,9 +345,9 @@ class KVCapture:
         )
         if self.which in ("self", "encoder"):
             mask = torch.ones_like(ids, dtype=torch.bool)
-            _, last = self._forward(ids, mask, hidden=True)
-            assert last is not None
-            self._hidden_size = last.shape[-1]  # OPT may project it out of hidden_size
+            _, given = self._forward(ids, mask, hidden=True)
+            # OPT may project it out of hidden_size
+            self._hidden_size = given.last_hidden_state.shape[-1]
             return
         self._forward.told_apart(ids)
 

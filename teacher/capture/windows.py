@@ -120,6 +120,7 @@ def read_in_windows(
         logits=joined(lambda captured: captured.logits, 0, 1),
         hidden=joined(lambda captured: captured.hidden, 0, 1),
         attention=_attention(parts, rows, ids.shape[1]),
+        states=joined(lambda captured: captured.states, 1, 2),
     )
 
 

@@ -157,7 +157,7 @@ def test_a_strangers_space_and_router_train_with_their_options(
     chordal = {"use": "chordal", "power": 1.0}
     term = {"use": "match", "distance": chordal, "projector": "shared"}
     noise = {"use": "uncertain_k", "weight": 0.1}
-    terms = {"noise": noise, "chord": term, "alike": {"use": "match"}}
+    terms = {"noise": noise, "chord": term, "alike": {"use": "match", "site": "hidden"}}
     changes["loss"] = {"terms": terms}
     config = load_config(small_config(tmp_path, tiny_zoo, changes))
     run = run_training(config, registry=example)

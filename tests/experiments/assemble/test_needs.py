@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from align.views import ATTENTION, KEYS_VALUES, OUTPUTS, OWN_LOSS
+from align.views import ATTENTION, HIDDEN, KEYS_VALUES, OUTPUTS, OWN_LOSS
 from experiments.assemble.needs import check_needs, left_out, wants_kv, with_depth
 from experiments.config.parsing import ConfigError
 from plugins.registry import Registry
@@ -62,6 +62,19 @@ def test_a_term_that_nobody_can_serve_is_refused_with_every_teacher_and_the_sett
         ConfigError, match=r"kv_k compares keys and values, which .*'b'"
     ):
         check_needs(phase(loss={}), REGISTRY, {"b": SPEAKER})
+
+
+def test_hidden_states_are_asked_of_live_teachers_that_take_part():
+    deep = {"use": "match", "site": "hidden", "teachers": ["a"]}
+    asking = phase(loss=SILENT | {"terms": {"deep": deep}})
+    stored = SimpleNamespace(lacks={HIDDEN: "no hidden states"})
+    with pytest.raises(ConfigError, match=r"deep compares hidden, which teacher 'a' c"):
+        check_needs(asking, REGISTRY, {"a": stored})
+    with pytest.raises(ConfigError, match=r"terms\.deep\.teachers names 'a'.*takes b"):
+        check_needs(asking, REGISTRY, {"b": LIVE})
+    check_needs(asking, REGISTRY, {"a": LIVE})
+    assert with_depth(asking, REGISTRY, {"a": LIVE, "b": stored}) == ["a"]
+    assert not wants_kv(asking, REGISTRY)
 
 
 def test_a_teacher_that_is_left_out_is_named_with_term_reason_and_who_is_left():

@@ -127,9 +127,9 @@ def writes_to_targets(ctx):
         ),
         (
             "objective",
-            lambda: Term(kv_k, frozenset({"hidden"})),
+            lambda: Term(kv_k, frozenset({"thoughts"})),
             "says what it needs",
-            "hidden",
+            "thoughts",
         ),
         ("phase", {"optimizer": {}}, "has known sections only", "optimizer"),
         ("phase", {"fuse": {"temprature": 1}}, "its settings exist", "'temprature'"),

@@ -8,8 +8,9 @@ import torch
 from align.errors import InputError
 from align.sizes import Sizes
 from plugins.contracts.step import step_context, step_places
+from student.context import introduce
 from student.match import DISTANCES, PROJECTORS, Match
-from student.objective import KEYS_VALUES, RELATIONS, count_of, introduce, needs_of
+from student.objective import KEYS_VALUES, RELATIONS, count_of, needs_of
 
 NAMES = ("gpt2", "qwen")
 """The context's teachers, 6 and 10 wide; the student is 8 wide."""
@@ -147,9 +148,13 @@ def test_unlike_widths_need_a_projector_or_a_distance_of_any_widths():
     )
 
 
-def test_a_teacher_or_a_layer_that_is_not_there_is_refused():
-    with pytest.raises(InputError, match=r"names 'bert', .* takes gpt2, qwen"):
-        met(teachers=["bert"])
+def test_where_none_of_its_teachers_takes_part_a_term_costs_nothing():
+    term = met(teachers=["bert"], distance="mse", projector="linear")
+    assert float(term(step_context()[0]).detach()) == 0
+    assert not list(term.parameters())
+
+
+def test_a_layer_that_is_not_there_is_refused():
     with pytest.raises(InputError, match=r"layer 2, but the student has layers 0..1"):
         met(layers=[2])
     with pytest.raises(InputError, match="'words'"):

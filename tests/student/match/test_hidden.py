@@ -1,0 +1,138 @@
+"""Hidden states: captured where a term asks, aligned, standardised, with gradients."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from align.tokenizer_align import encode_batch
+from plugins.contracts.step import step_context, step_places
+from student.config import LossConfig
+from student.context import introduce
+from student.distiller import WeightedObjective
+from student.match import Match
+from student.objective import HIDDEN, count_of, needs_of
+from tests.student.match.test_term import TEACHERS, sizes
+
+TAUGHT = ("gpt2-prose", "qwen-code")
+
+
+def met(**options):
+    term = Match(site="hidden", **options)
+    wide = {name: replace(x, hidden_size=x.k_dim) for name, x in TEACHERS.items()}
+    term.meet(replace(sizes(8), hidden_size=8), wide)
+    return term
+
+
+@pytest.fixture
+def lesson(school):
+    """Two teachers and a student whose hidden states a term compares."""
+    lesson = school.lesson("adapter", TAUGHT, LossConfig(eta_outcome=0.0))
+    distiller, maps = lesson.distiller, lesson.bridge.teachers
+    distiller._contexts = replace(
+        distiller._contexts,
+        needs=frozenset({HIDDEN}),
+        compares=False,
+        maps={teacher.name: teacher.layer_map for teacher in maps},
+    )
+    lesson.panel._asked = [
+        replace(asked, states=True, attention=False, own_loss=False)
+        for asked in lesson.panel._asked
+    ]
+    distiller.eval()
+    return lesson
+
+
+def test_only_hidden_states_are_needed_and_none_that_a_store_has_not():
+    assert needs_of({"m": Match(site="hidden")}) == {HIDDEN}
+    term = Match(site="hidden", distance="mse", projector="linear")
+    term.meet(sizes(8), {"stored": replace(sizes(6), hidden_size=0), "live": sizes(9)})
+    assert len(term.projectors) == len(term.scales) == 1
+
+
+def test_states_are_standardised_by_the_sample_before_they_are_compared():
+    term = met(distance="mse", projector="linear")
+    ctx = step_context(size=60)[0]
+    far = [
+        replace(states, student=50 + 9 * states.student, teacher=3 * states.teacher - 7)
+        for states in ctx.states
+    ]
+    term.fit([replace(ctx, states=far)])
+    plain = met(distance="mse", projector="linear")
+    plain.fit([ctx])
+    near = plain(ctx)
+    torch.testing.assert_close(term(replace(ctx, states=far)), near, rtol=1e-4, atol=0)
+    assert 0 < float(near.detach()) < 1
+
+
+def test_places_with_states_are_counted():
+    places = step_places(step_context()[0])
+    count = count_of(Match(site="hidden", distance="gram"))
+    assert count(places) == [pytest.approx(float(places.counted.sum()))]
+    none = [replace(reading, states=False) for reading in places.readings]
+    assert count(replace(places, readings=none)) == [0]
+
+
+def test_the_teacher_s_states_come_on_the_student_s_layers_and_tokens(lesson, school):
+    batch = school.encode([sample.text for sample in school.samples[:2]])
+    views = lesson.panel(batch)
+    ctx = lesson.distiller.context(batch, views)
+    assert [states.name for states in ctx.states] == list(TAUGHT)
+    with torch.no_grad():
+        output = lesson.model(
+            batch.ids, attention_mask=batch.mask.long(), output_hidden_states=True
+        )
+    for states, view in zip(ctx.states, views, strict=True):
+        for layer, expected in enumerate(output.hidden_states[1:]):
+            torch.testing.assert_close(
+                states.student[layer][batch.mask], expected[batch.mask]
+            )
+        live = next(t for t in lesson.panel.teachers if t.name == view.name)
+        tokens = encode_batch(live.tokenizer, batch.texts)
+        with torch.no_grad():
+            own = live.loaded.model.base_model(
+                input_ids=tokens.ids,
+                attention_mask=tokens.mask.long(),
+                output_hidden_states=True,
+            ).hidden_states
+        layer_map = lesson.distiller._contexts.maps[view.name]
+        dense = torch.zeros(len(tokens.ids), batch.ids.shape[1], tokens.ids.shape[1])
+        pairs, (_, wide, narrow) = view.alignment, view.alignment.shape
+        place = pairs.rows // wide, pairs.rows % wide, pairs.cols % narrow
+        dense[place] = pairs.weights
+        for layer, feeds in enumerate(layer_map):
+            mixed = sum(weight * own[number + 1] for number, weight in feeds)
+            torch.testing.assert_close(
+                states.teacher[layer], dense @ mixed, atol=1e-5, rtol=1e-4
+            )
+
+
+@pytest.mark.parametrize("projector", [None, "linear"])
+def test_gradients_are_those_without_checkpointing(lesson, school, projector):
+    batch = school.encode([sample.text for sample in school.samples[:2]])
+    views = lesson.panel(batch)
+    distiller, model = lesson.distiller, lesson.model
+    distance = "mse" if projector else "cka"
+    gradients = []
+    for checkpointing in (False, True):
+        term = Match(site="hidden", distance=distance, projector=projector)
+        own = {t.name: t.sizes for t in lesson.panel.teachers}
+        introduce({"m": term}, lesson.capture.sizes, own)
+        distiller._objectives = {"m": WeightedObjective(1.0, term)}
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.train()
+        distiller.zero_grad()
+        distiller(batch, views).loss.backward()
+        gradients.append(
+            {
+                n: p.grad.clone()
+                for n, p in model.named_parameters()
+                if p.grad is not None
+            }
+        )
+    model.gradient_checkpointing_disable()
+    plain, recomputed = gradients
+    assert plain.keys() == recomputed.keys() and len(plain) > 5
+    for name, gradient in plain.items():
+        torch.testing.assert_close(gradient, recomputed[name], rtol=1e-4, atol=1e-7)
