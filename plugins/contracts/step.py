@@ -153,21 +153,29 @@ def step_context(
         routing=routing,
         step=step,
         outputs=outputs,
-        states=_states(
-            new(student, layers, count, tokens, 8),
-            [(r, new(targets, *r.teacher_k.shape)) for r in relations],
-        ),
+        states=_states(new, student, targets, relations),
     )
     return context, student, targets
 
 
-def _states(student: Tensor, teachers: list[tuple[Relation, Tensor]]) -> list[States]:
+def _states(
+    new: Callable[..., Tensor],
+    student: list[Tensor],
+    targets: list[Tensor],
+    relations: list[Relation],
+) -> list[States]:
     """Hidden states, covered where relations are."""
+    if not relations:
+        return []
+    stated = new(student, *relations[0].student_k.shape)
     return [
         States(
-            name=relation.name, student=student, teacher=teacher, weight=relation.weight
+            name=relation.name,
+            student=stated,
+            teacher=new(targets, *relation.teacher_k.shape),
+            weight=relation.weight,
         )
-        for relation, teacher in teachers
+        for relation in relations
     ]
 
 
