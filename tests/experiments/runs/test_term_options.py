@@ -126,7 +126,7 @@ def test_what_a_term_names_is_looked_up_as_all_names_are():
             r"terms\.far\.distance\.bandwith.*bandwidth",
         ),
         ("distance: {use: mmd, bandwidth: 0}", r"far\.distance\.bandwidth is 0"),
-        ("distance: {beta: 1}", r"terms\.far\.distance is {'beta': 1}; give a reg"),
+        ("distance: {beta: 1}", r"distance is {'beta': 1}; give a registered"),
         ("projector: [mlp]", r"far\.projector is \['mlp'\]; give the name of a pro"),
         ("site: middle", r"terms\.far\.site is 'middle'"),
         ("layers: some", r"terms\.far: layers is 'some'"),
