@@ -64,8 +64,8 @@ class WeightedObjective:
     weight: Setting
     """A number, or a schedule."""
     objective: Objective
-    place: str = "the weight of a term"
-    """The setting that says the weight."""
+    place: str = ""
+    """The setting that says the weight; by itself that of a named term."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -498,7 +498,8 @@ class Distiller(nn.Module):
         asked = self.timetable.value
         fade = asked(self._config.fading, "loss.fade", step)
         weights = {
-            name: asked(o.weight, o.place, step) * (fade if fades(o.objective) else 1)
+            name: asked(o.weight, o.place or f"loss.terms.{name}.weight", step)
+            * (fade if fades(o.objective) else 1)
             for name, o in self._objectives.items()
         }
         if self.balance is None:

@@ -37,11 +37,10 @@ def check_settings(
     _same_engine([phase.train for phase in phases])
     _same_rotation(config, phases)
     _check_quantised(config, phases[0].train)
-    for phase in phases:
-        _check_options(phase, registry)
     for kind, name in names_used(phases):
         registry.entry(kind, name)
     for phase in phases:
+        _check_options(phase, registry)
         _check_schedules(phase, registry)
 
 

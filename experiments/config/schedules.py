@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from align.schedules import is_schedule
@@ -57,5 +58,6 @@ def _short_forms(phase: PhaseConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if term.kind in OUTPUT_TERMS and any(
             option.startswith("temperature") for option in term.options
         ):
-            heat = output.under(term.kind, term.options).heat
-            yield f"loss.terms.{name}.temperature", heat
+            with suppress(ValueError):  # refused by its place where options are checked
+                heat = output.under(term.kind, term.options).heat
+                yield f"loss.terms.{name}.temperature", heat

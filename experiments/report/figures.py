@@ -45,6 +45,7 @@ def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
         "comparison": draw_comparison,
         "losses": draw_losses,
         "balance": draw_balance,
+        "schedules": draw_schedules,
         "routing_domains": draw_routing_domains,
         "routing_layers": draw_routing_layers,
         "gates": draw_gates,
@@ -151,6 +152,27 @@ def draw_balance(run: RunDir) -> Figure | None:
     axes.legend(frameon=False, fontsize=8, ncols=2)
     axes.set_title("what every term was multiplied with", loc="left")
     mark_phases(axes, lines, label=True)
+    figure.supxlabel("optimiser step, phases in a row", fontsize=9)
+    return figure
+
+
+def draw_schedules(run: RunDir) -> Figure | None:
+    """Draw every setting that moved by a schedule; None where none did."""
+    lines = [(x, line) for x, line in on_one_axis(run, "train")]
+    places = keys_of(line.get("schedules", {}) for _, line in lines)
+    if not places:
+        return None
+    figure, panels = grid(len(places), columns=3, size=(4.0, 2.4))
+    for axes, place in zip(panels, places, strict=True):
+        for group in by_phase(lines):
+            values = [(x, line.get("schedules", {}).get(place)) for x, line in group]
+            points = [(x, y) for x, y in values if y is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=COLOURS[0], linewidth=1.6)
+        axes.set_title(place, loc="left")
+        axes.set_xlim(0, lines[-1][0] * 1.02)
+        axes.margins(y=0.2)
+        mark_phases(axes, lines, label=place == places[0])
     figure.supxlabel("optimiser step, phases in a row", fontsize=9)
     return figure
 

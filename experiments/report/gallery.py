@@ -11,6 +11,7 @@ CAPTIONS = {
     "losses": "Every term of the objective over the optimiser steps.",
     "balance": "What every term of the objective was multiplied with, as the balancer "
     "of the phase had it.",
+    "schedules": "Every setting that moved by a schedule, over the optimiser steps.",
     "routing_domains": "Mean routing weight of every teacher, by domain of the text.",
     "routing_layers": "Mean routing weight of every teacher, by student layer.",
     "gates": "How much of the fused keys and values each student layer lets in when "

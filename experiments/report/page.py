@@ -77,7 +77,9 @@ def compose(run: RunDir) -> Document:
         *_events(run, "Alarms", alarms=True),
         *_worth(run, results, gallery),
         *sample_sections(run),
-        *gallery.section("How the losses went", "losses", "balance", "health"),
+        *gallery.section(
+            "How the losses went", "losses", "balance", "schedules", "health"
+        ),
         *gallery.section(
             "Which teacher was asked", "routing_domains", "routing_layers", "gates"
         ),

@@ -9,6 +9,7 @@ from experiments.report.figures import (
     draw_health,
     draw_losses,
     draw_run,
+    draw_schedules,
 )
 
 DRAWS = True
@@ -70,6 +71,21 @@ def test_weights_of_a_balancer_are_drawn_where_there_is_one(made_up):
     drawn = [line for line in axes.lines if len(line.get_xdata()) == 8]
     assert [line.get_ydata()[0] for line in drawn] == [0.5, 0.5, 2.0, 2.0]
     assert drawn[1].get_xdata()[0] == 125  # the fourth phase
+
+
+def test_what_moves_is_drawn_by_its_name_in_the_phases_where_it_does(made_up):
+    assert draw_schedules(made_up) is None
+    metrics = [
+        line | {"schedules": {"loss.lambda_k": 2.0, "loss.fade": line["step"] / 40}}
+        if line["kind"] == "train" and line["phase"] in ("dual", "routing")
+        else line
+        for line in made_up.metrics
+    ]
+    figure = draw_schedules(replace(made_up, metrics=metrics))
+    titles = [axes.get_title(loc="left") for axes in figure.axes[:2]]
+    assert titles == ["loss.lambda_k", "loss.fade"]
+    drawn = [line for line in figure.axes[1].lines if len(line.get_xdata()) == 8]
+    assert [list(line.get_ydata())[-1] for line in drawn] == [1.0, 1.0]
 
 
 def test_health_is_drawn_as_shares_of_each_phases_start(made_up):

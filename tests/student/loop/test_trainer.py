@@ -81,6 +81,53 @@ def test_a_stopped_and_resumed_phase_equals_an_undisturbed_one_bit_for_bit(
         assert torch.equal(found[name], weight), name
 
 
+def test_what_moves_is_logged_and_goes_on_bit_for_bit(school, start_engine, tmp_path):
+    loss = LossConfig(
+        outcome_every=2,
+        fade={"from": 1.0, "to": 0.0},
+        lambda_k={"from": 0.0, "to": 3.0, "steps": 4, "rule": "cosine"},
+        temperatures=[{"from": 4.0, "to": 1.0, "rule": "exponential"}],
+        eta_outcome={"from": 1.0, "to": 0.5, "rule": "step", "count": 2},
+    )
+    rate = {"from": 1e-3, "to": 0.0, "rule": "three_part", "peak": 1e-2, "warmup": 2}
+    config = replace(CONFIG, learning_rate=rate)
+
+    def run(lines, stop_at=None, folder=None):
+        model = school.student(seed=1, attention_dropout=0.0)
+        lesson = school.lesson("projector", loss=loss, routed=True, model=model)
+        job = job_for(
+            school,
+            lesson,
+            checkpoints=folder and Keeper(folder=folder),
+            observer=Watching(lines, stop_at),
+        )
+        train_phase(lesson.distiller, start_engine(config), job, config)
+        return weights_of(lesson)
+
+    whole, first, second = [], [], []
+    expected = run(whole)
+    run(first, 3, tmp_path / "checkpoint")
+    resumed = run(second, None, tmp_path / "checkpoint")
+    for name, weight in expected.items():
+        assert torch.equal(resumed[name], weight), name
+    logged = [
+        [(x["loss"], x["schedules"], x["lr"]) for x in lines if x["kind"] == "train"]
+        for lines in (whole, first, second)
+    ]
+    assert logged[0] == logged[1] + logged[2]
+    third = logged[0][2]
+    assert third[1] == pytest.approx(
+        {
+            "loss.eta_outcome": 1.0,
+            "loss.fade": 2 / 3,
+            "loss.terms.kv_k.weight": 1.5,
+            "loss.temperatures[0]": 4 ** (2 / 3),
+            "train.learning_rate": 1e-2,
+        }
+    )
+    assert third[2] == 1e-2
+
+
 def learned_lesson(school, monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "learned", LearnedTerm)
     loss = LossConfig(
