@@ -39,7 +39,7 @@ class _Subject:
 
     def made(self, teachers: int = _TEACHERS, seed: int = 0) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             before = Untouched({})
             built: Any = self.factory(_WIDTH, teachers)
             if needs_sample(self.factory):
