@@ -98,18 +98,10 @@ def step_context(
         weight[:, 2:] *= name == "gpt2"  # the second covers half of it
         shape = (layers, count, tokens, width)
         if not projected:
-            pairs = (student, student, targets, targets)
-            k, v, target_k, target_v = (new(store, *shape) for store in pairs)
-            comparisons.append(
-                Comparison(
-                    name=name,
-                    pred_k=k,
-                    pred_v=v,
-                    target_k=target_k,
-                    target_v=target_v,
-                    weight=weight,
-                )
-            )
+            stores = {"pred_k": student, "pred_v": student}
+            stores |= {"target_k": targets, "target_v": targets}
+            sides: Any = {side: new(store, *shape) for side, store in stores.items()}
+            comparisons.append(Comparison(name=name, weight=weight, **sides))
         maps = (layers, count, rows.shape[1], tokens)
         attention.append(
             AttentionPair(
