@@ -70,6 +70,9 @@ class LossConfig:
     nats."""
     delta_ce: ScheduledNotNegative = 1.0
     """Weight of ``ce``, the next-token cross-entropy, nats per token."""
+    smoothing: ShareBelowOne = 0.0
+    """Probability that ``ce`` spreads evenly over the vocabulary, label smoothing; the
+    arm by next-token loss alone does the same."""
     relation_k: ScheduledNotNegative = 0.0
     """Weight of the K-K relation KL (MiniLMv2), which no basis can change."""
     relation_v: ScheduledNotNegative = 0.0

@@ -56,6 +56,8 @@ class ContextMaker:
     """Of terms on outputs."""
     head: LinearHead | None
     """The student's, where its logits are a product with it."""
+    smoothing: float = 0.0
+    """Of the next-token loss, see :attr:`StepContext.smoothing`."""
 
     def alone(self, captured: Captured, batch: TokenBatch, step: int) -> StepContext:
         """Of a pass without teachers."""
@@ -64,6 +66,7 @@ class ContextMaker:
             output=self.next_token(captured),
             step=step,
             timetable=self.timetable,
+            smoothing=self.smoothing,
         )
 
     def taught(
@@ -102,6 +105,7 @@ class ContextMaker:
             states=self._states(captured, views, weights),
             routing=routing,
             step=step,
+            smoothing=self.smoothing,
             outputs=self._outputs(
                 captured, batch, views, weights=routing, step=step, share=share
             ),

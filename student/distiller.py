@@ -208,6 +208,7 @@ class Distiller(nn.Module):
             timetable=self.timetable,
             output=output,
             head=head,
+            smoothing=config.smoothing,
         )
         self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)
 

@@ -205,6 +205,8 @@ class StepContext:
     """What settings are at a step."""
     place: str = "loss"
     """Where the options of the term that reads it stand: ``loss.terms.NAME``."""
+    smoothing: float = 0.0
+    """Probability that the next-token loss spreads evenly over the vocabulary."""
     totals: tuple[float, ...] | None = None
     """What the term's own :attr:`Objective.count` comes to over all passes and
     processes of the optimiser step; None: this pass is all there is, or the term does

@@ -88,6 +88,9 @@ class OutputConfig:
     logits, so with ``loss.delta_ce: 0`` a step has one pass through the head less."""
     label_smoothing: ScheduledShareBelowOne = 0.0
     """Probability that ``hard_labels`` spread over the vocabulary."""
+    surprise: ScheduledNotNegative = 0.0
+    """How much less ``kd`` weighs a token that surprises the teacher: times
+    ``exp(-surprise · (1 - p))``, p its probability of the token that came; 0: alike."""
     combine: Literal["losses", "distributions"] = "losses"
     """How ``kd`` takes several teachers: a sum of ``losses``, or the mean of their
     ``distributions``, both by their weights at each token. Under ``forward`` over the

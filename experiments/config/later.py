@@ -23,6 +23,8 @@ LATER: Mapping[str, Any] = {
     "likelihood_ends": "tokens",
     "on_bad_row": "stop",
     "learn_end": False,
+    "surprise": 0.0,
+    "smoothing": 0.0,
     "terms": {},
     "balance": "none",
     "balance_learning_rate": 0.025,

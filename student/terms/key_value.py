@@ -30,7 +30,7 @@ from student.output.divergence.linear import BLOCK
 from student.output_config import OutputConfig
 from student.places import Places
 from student.terms.next_token import OUTPUT_BUILT_IN
-from student.terms.options import FeatureOptions, with_options
+from student.terms.options import FeatureOptions, NextTokenOptions, with_options
 
 NEXT_TOKEN = "ce"
 """The kind that asks no teacher: alone without them, and never faded."""
@@ -107,26 +107,37 @@ def ce(ctx: StepContext) -> Tensor:
 
     Position t predicts token t + 1. Padding is never predicted, and of a
     conversation only what :attr:`TokenBatch.predicted` says.
+
+    Source:
+        With :attr:`StepContext.smoothing`, Szegedy et al. 2016 (arXiv 1512.00567).
     """
     predicted = ctx.batch.predicted[:, 1:]
     total = ctx.total(0, predicted.sum().clamp_min(1))
     if isinstance(ctx.output, HiddenOutput):
-        return _fused_cross_entropy(ctx.output, ctx.batch, total)
+        return _fused_cross_entropy(ctx.output, ctx.batch, total, ctx.smoothing)
     labels = ctx.batch.ids[:, 1:].masked_fill(~predicted, -100)
     logits = ctx.logits[:, :-1].float()
-    loss = F.cross_entropy(logits.transpose(1, 2), labels, reduction="sum")
+    loss = F.cross_entropy(
+        logits.transpose(1, 2),
+        labels,
+        reduction="sum",
+        label_smoothing=ctx.smoothing,
+    )
     return loss / total
 
 
 def _fused_cross_entropy(
-    output: HiddenOutput, batch: TokenBatch, total: Tensor | float
+    output: HiddenOutput,
+    batch: TokenBatch,
+    total: Tensor | float,
+    smoothing: float,
 ) -> Tensor:
     """The same, a block of tokens at a time, without the logits of all."""
     wanted = batch.predicted.clone()
     wanted[:, :1] = False
     ids = batch.ids.masked_fill(~wanted, 0)  # padding may have an id beyond the head
     after, weight = (x.roll(-1, 1).flatten() for x in (ids, wanted.float()))
-    labels = Labels(after, weight / total)  # the first wraps as 0
+    labels = Labels(after, weight / total, smoothing)  # the first wraps as 0
     block = max(BLOCK, _BLOCK_LOGITS // output.head.size)
     hidden = output.hidden.flatten(0, 1)
     with part("student"):  # its last layer, not a term's work
@@ -168,7 +179,12 @@ def _count_relations(places: Places) -> list[float]:
 
 BUILT_IN: Mapping[str, Term] = {
     "ce": Term(
-        ce, count=_count_predicted, compares=False, fades=False, short="loss.delta_ce"
+        ce,
+        count=_count_predicted,
+        compares=False,
+        fades=False,
+        short="loss.delta_ce",
+        options=NextTokenOptions,
     ),
     "kv_k": Term(kv_k, count=_count_compared, short="loss.lambda_k"),
     "kv_v": Term(kv_v, count=_count_compared, short="loss.lambda_v"),

@@ -29,6 +29,7 @@ from student.terms.same_vocabulary import (
     SameVocabularyTeacher,
     compare,
     labels_of,
+    less_where_surprised,
     sides_of,
     temperature_of,
 )
@@ -62,6 +63,7 @@ def kd(ctx: StepContext) -> Tensor:
         labels = labels_of(outputs, hard_labels, known)
     sides = sides_of(outputs, outputs.of("kd"))
     total = ctx.total(0, _weigh(ctx, sides))
+    sides = [less_where_surprised(outputs, side) for side in sides]
     if len(sides) == 1:
         return compare(outputs, sides[0], total, labels)
     loss = ctx.zero()

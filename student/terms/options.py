@@ -49,6 +49,17 @@ class TermOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NextTokenOptions(TermOptions):
+    """Of ``ce``, as in ``loss``."""
+
+    smoothing: ShareBelowOne | None = None
+
+    def context(self, ctx: StepContext) -> StepContext:
+        """With labels that are smoothed otherwise."""
+        return ctx if self.smoothing is None else replace(ctx, smoothing=self.smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeatureOptions(TermOptions):
     """Of ``attention_kl``, ``relation_k`` and ``relation_v``, as in ``loss``."""
 
@@ -122,6 +133,7 @@ class KdOptions(_Weighting, _Divergence, _Temperature, OutputOptions):
 
     hard_labels: ScheduledNotNegative | None = None
     label_smoothing: ScheduledShareBelowOne | None = None
+    surprise: ScheduledNotNegative | None = None
     combine: Literal["losses", "distributions"] | None = None
 
 

@@ -54,6 +54,27 @@ def sides_of(outputs: Outputs, taught: Sequence[Taught]) -> list[SameVocabularyT
     ]
 
 
+@torch.no_grad()
+def less_where_surprised(
+    outputs: Outputs, side: SameVocabularyTeacher
+) -> SameVocabularyTeacher:
+    """A teacher that weighs less at tokens which it had not expected.
+
+    Source:
+        The token-adaptive weight ``β exp(-p)``, with p the teacher's probability of
+        the token that came. That grows where the teacher is unsure, though it is said
+        to trust a sure teacher more, and this does: ``exp(-surprise (1 - p))`` is 1
+        at a token that was certain, so β stays the term's weight.
+    """
+    strength, head = outputs.number("surprise"), side.teacher.head
+    if not strength:
+        return side
+    ids = after(outputs.student.tokens.ids).flatten()
+    said = linear_log_likelihood(side.teacher.hidden, head, ids, outputs.config.block)
+    trust = torch.exp(-strength * (1 - said.exp()))
+    return replace(side, weight=side.weight * trust.to(side.weight))
+
+
 def compare(
     outputs: Outputs,
     side: SameVocabularyTeacher,

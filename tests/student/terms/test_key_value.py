@@ -1,14 +1,23 @@
 """Every term against a value by hand or another implementation."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from scipy.special import rel_entr
+from torch.nn import functional as F
 
 from align.tokens.batch import TokenBatch
+from align.views import LinearHead
 from student.config import LossConfig
-from student.objective import AttentionPair, Comparison, Relation, StepContext
+from student.objective import (
+    AttentionPair,
+    Comparison,
+    HiddenOutput,
+    Relation,
+    StepContext,
+)
 from student.output_config import OutputConfig
 from student.terms.key_value import BUILT_IN, OBJECTIVES, term_weights
 
@@ -323,3 +332,21 @@ def test_every_short_form_is_a_setting():
     for name, built_in in BUILT_IN.items():
         section, _, setting = built_in.short.partition(".")
         assert isinstance(getattr(sections[section], setting), float), name
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_smoothed_cross_entropy_is_torchs(fused):
+    chance = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 4, 6, generator=chance, dtype=torch.float64)
+    head = LinearHead(torch.randn(9, 6, generator=chance, dtype=torch.float64))
+    ids = torch.tensor([[1, 5, 6, 7], [1, 3, 0, 0]])
+    output = HiddenOutput(hidden, head)
+    ctx = StepContext(tokens(ids, ids > 0), output if fused else output.logits)
+    labels = ids[:, 1:].masked_fill(ids[:, 1:] == 0, -100)
+    logits = output.logits[:, :-1].transpose(1, 2)
+    for smoothing in (0.0, 0.2):
+        expected = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        found = OBJECTIVES["ce"](smoothing=smoothing)(ctx)
+        torch.testing.assert_close(found, expected.float())
+        of_phase = replace(ctx, smoothing=smoothing)
+        torch.testing.assert_close(term("ce", of_phase), expected.float())

@@ -107,6 +107,21 @@ def test_hard_labels_come_from_the_same_logits_and_cover_all_predicted_tokens():
     torch.testing.assert_close(kd(without), 0.5 * hard)
 
 
+@pytest.mark.parametrize("strength", [0.0, 1.0, 3.0])
+def test_a_token_that_surprises_the_teacher_weighs_less(strength):
+    teacher = output(1, width=4)
+    ctx = context(OutputConfig(kd=1, surprise=strength), teacher)
+    p, q = log_probs(teacher), log_probs(ctx.outputs.student)
+    each = (p.exp() * (p - q)).sum(-1)
+    comes = tokens().ids.roll(-1, 1)[..., None]
+    trust = torch.exp(-strength * (1 - p.exp().gather(-1, comes)[..., 0]))
+    expected = (each * trust * PREDICTS).sum() / PREDICTS.sum()
+    torch.testing.assert_close(kd(ctx), expected)
+    if strength:  # the surer of two tokens keeps more of its weight
+        sure = p.gather(-1, comes)[..., 0][PREDICTS]
+        assert trust[PREDICTS][sure.argmax()] == trust[PREDICTS].max() <= 1
+
+
 def test_several_teachers_are_summed_by_their_weights_or_averaged_as_distributions():
     one, other = output(1), output(2)
     weights = [torch.full((2, 5), 0.25), torch.full((2, 5), 0.75)]
