@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -49,7 +48,10 @@ def train(options: Namespace) -> int:
     """Train as a config says and show what came of it."""
     from experiments.config.presets import load_registry
     from experiments.run.plan import plan_run
+    from student.loop.launch import launched_rank
 
+    if (options.check or options.dry_run) and launched_rank() != 0:
+        return 0  # one process of a launcher looks, for all of them
     config = config_of(options)
     registry = load_registry(config)
     plan = plan_run(config, registry, options.resume)
@@ -65,6 +67,7 @@ def _train(plan: RunPlan, options: Namespace) -> int:
     from experiments.record.stop import RunStopped
     from experiments.run.driver import sum_up, train_arms
     from experiments.run.opening import open_run
+    from student.loop.launch import launched_rank
 
     try:
         with open_run(
@@ -80,7 +83,7 @@ def _train(plan: RunPlan, options: Namespace) -> int:
             file=sys.stderr,
         )
         return STOPPED
-    if os.environ.get("RANK", "0") == "0":
+    if launched_rank() == 0:
         _report_trained(plan.config.run_dir, undrawn)
     return 0
 

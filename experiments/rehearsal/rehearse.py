@@ -20,6 +20,7 @@ from experiments.rehearsal.readers import Domain, Reader, domains_of, readers_of
 from experiments.run.opening import LoadedRun, load_run
 from experiments.run.plan import RunPlan
 from student.loop.engine import Engine
+from student.loop.launch import without_launcher
 from teacher.loading.model_config import read_config
 
 
@@ -55,6 +56,11 @@ def rehearse(plan: RunPlan, changed_plugins: bool = False) -> Rehearsal:
         MtkdError: what would end the run at its start, or a model of the zoo that is
             not built.
     """
+    with without_launcher():
+        return _rehearse(plan, changed_plugins)
+
+
+def _rehearse(plan: RunPlan, changed_plugins: bool) -> Rehearsal:
     train = replace(plan.phases[0].train, engine="torch")
     engine = Engine(train, samples_per_step(plan.config.run_dir, train))
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,6 +28,19 @@ def launched_world() -> int:
 def launched_rank() -> int:
     """Which of them this one is, from 0."""
     return int(os.environ.get("RANK") or "0")
+
+
+@contextmanager
+def without_launcher() -> Iterator[None]:
+    """Be one process alone inside this block, whatever launcher started it."""
+    said = {name: os.environ.pop(name, None) for name in LAUNCH_VARIABLES}
+    try:
+        yield
+    finally:
+        for name, value in said.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def start_accelerate(config: TrainConfig, accumulation: int) -> Any:
