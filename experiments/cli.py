@@ -11,6 +11,7 @@ from experiments.commands.chat import CHAT
 from experiments.commands.estimate import ESTIMATE
 from experiments.commands.generate import GENERATE
 from experiments.commands.look import CONFIG, DOCTOR, EVAL, REPORT, STATUS, ZOO
+from experiments.commands.mistyped import Parser, unknown_words
 from experiments.commands.models import MODELS
 from experiments.commands.output import UNREAD, lead_nowhere
 from experiments.commands.parser import examples_text
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.overrides += [word for word in rest if _is_override(word)]
         rest = [word for word in rest if not _is_override(word)]
     if rest:
-        options.show.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.show.error(unknown_words(options.show, rest))
     return _run(options)
 
 
@@ -78,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="show where an error comes from",
     )
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mtkd",
         parents=[common],
         formatter_class=argparse.RawDescriptionHelpFormatter,

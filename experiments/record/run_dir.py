@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import InputError
+from experiments.record.which_run import which_run
 
 MAIN = "main"
 """The arm that learns from teachers; the others are baselines."""
@@ -61,7 +62,7 @@ def read_run(path: Path) -> RunDir:
             f"{path} is a file; give a run's folder, such as {path.parent}"
         )
     if not path.is_dir():
-        raise InputError(f"run folder {path} does not exist; `ls runs` lists yours")
+        raise InputError(f"run folder {path} does not exist; {which_run(path)}")
     metrics, summary = path / "metrics.jsonl", path / "summary.json"
     if not metrics.is_file() and not summary.is_file():
         raise InputError(

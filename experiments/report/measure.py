@@ -33,6 +33,7 @@ from experiments.config.tree import Config, load_config
 from experiments.record.history import read_json
 from experiments.record.progress import Progress, waiting
 from experiments.record.students import students_of
+from experiments.record.which_run import is_run
 from student.evaluate import Encode, bits_per_char
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.models import LoadedModel, load_model
@@ -64,15 +65,8 @@ def measure(
     Raises:
         ValueError: neither a run nor a causal model, no student, or no text.
     """
-    if (Path(name) / "config.yaml").is_file():
-        return measure_run(Path(name), data, progress)
-    folder = Path(name).expanduser()
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise InputError(
-            f"{name} is neither a run nor a model: it holds no config.yaml and no "
-            "config.json; give the folder that `mtkd train` or `mtkd quickstart` "
-            "wrote, such as runs/quickstart, or a model's"
-        )
+    if is_run(name):
+        return measure_run(Path(name).expanduser(), data, progress)
     return measure_model(name, data, progress, like)
 
 

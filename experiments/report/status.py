@@ -12,6 +12,7 @@ from experiments.config.tree import Config, load_config
 from experiments.record.history import STATE, attempts, read_json
 from experiments.record.lease import holder_alive, read_lease
 from experiments.record.run_dir import MAIN
+from experiments.record.which_run import which_run
 from experiments.run.arms import CE_ONLY, SINGLE, WITHOUT, arm_folder
 from experiments.run.phase import checkpoint_folder
 from student.checkpoint import MARKER, CheckpointError, read_complete
@@ -32,7 +33,7 @@ def describe(run_dir: Path) -> dict[str, Any]:
     """
     if not (run_dir / "config.yaml").is_file():
         raise InputError(
-            f"{run_dir} holds no run: there is no config.yaml; `ls runs` lists yours"
+            f"{run_dir} holds no run: there is no config.yaml; {which_run(run_dir)}"
         )
     config = load_config(run_dir / "config.yaml")
     launches = attempts(run_dir)

@@ -20,6 +20,7 @@ from experiments.record.students import (
     phase_called,
     phases_of,
 )
+from experiments.record.which_run import is_run
 from experiments.writing.writer import Writer
 from teacher.loading.models import load_model
 
@@ -31,29 +32,6 @@ class Source:
     label: str
     """What it is called beside others."""
     load: Callable[[], Writer]
-
-
-def is_run(name: str) -> bool:
-    """Whether a name is a run's folder, not a model's.
-
-    Raises:
-        InputError: a folder that is neither.
-    """
-    folder = Path(name).expanduser()
-    if (folder / "config.yaml").is_file():
-        return True
-    if folder.is_file():
-        raise InputError(
-            f"{name} is a file; give a run's folder, such as runs/quickstart, or a "
-            "model's"
-        )
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise InputError(
-            f"{name} is neither a run nor a model: it holds no config.yaml and no "
-            "config.json; give the folder that `mtkd train` or `mtkd quickstart` "
-            "wrote, such as runs/quickstart, or a model's"
-        )
-    return False
 
 
 def sources_of(
