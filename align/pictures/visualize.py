@@ -11,6 +11,7 @@ from torch import Tensor
 from align.errors import InputError
 from align.layer_map import LayerMap
 from align.pictures.fonts import legible
+from align.support.whole_file import whole_file
 from align.time_align import Alignment
 from align.tokens.pieces import readable_pieces
 
@@ -263,15 +264,12 @@ def finish(
     """
     legible(figure)
     if path is not None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        figure.savefig(
-            part,
-            format="png",
-            bbox_inches="tight",
-            pad_inches=0.15,
-            metadata=dict(metadata or {}),
-        )
-        part.replace(path)
+        with whole_file(Path(path)) as part:
+            figure.savefig(
+                part,
+                format="png",
+                bbox_inches="tight",
+                pad_inches=0.15,
+                metadata=dict(metadata or {}),
+            )
     return figure

@@ -211,9 +211,10 @@ def num_layers(name: str) -> int:
 def save(figure: Any, path: Path) -> Path:
     """Write a figure as PNG."""
     from align.pictures.fonts import legible
+    from align.support.whole_file import whole_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    legible(figure).savefig(path, dpi=150, facecolor="white")
+    with whole_file(path) as part:
+        legible(figure).savefig(part, format="png", dpi=150, facecolor="white")
     return path
 
 

@@ -7,7 +7,6 @@ Each phase lays over them, in this order: its preset, ``phase.all``, ``phase.<na
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from align.config import AlignConfig
+from align.support.whole_file import write_whole
 from experiments.config.packaged import config_path
 from experiments.config.parsing import (
     ConfigError,
@@ -229,10 +229,7 @@ def config_text(config: Config | PhaseConfig) -> str:
 
 def save_config(config: Config | PhaseConfig, path: Path) -> None:
     """Write the resolved config, all at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(config_text(config), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, config_text(config))
 
 
 def resolve_phase(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import PROGRAM_ERROR, exit_code_of
+from align.support.whole_file import write_whole
 from experiments.record.lease import Lease, LeaseLostError
 from experiments.record.stop import RunStopped
 from experiments.record.versions import versions
@@ -27,10 +28,7 @@ ATTEMPTS = "attempts.jsonl"
 
 def write_json(path: Path, content: Any) -> None:
     """Replace a JSON file as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

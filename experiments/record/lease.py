@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import MachineError, MtkdError
+from align.support.whole_file import write_whole
 from experiments.config.parsing import ConfigError
 
 BEAT_SECONDS = 5.0
@@ -107,15 +108,13 @@ class Lease:
         self._file.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        part = self._file.with_name(f".{LEASE}.{os.getpid()}")
         mine = {
             "token": self._token,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "job": os.environ.get("SLURM_JOB_ID"),
         }
-        part.write_text(json.dumps(mine) + "\n", encoding="utf-8")
-        part.replace(self._file)
+        write_whole(self._file, json.dumps(mine) + "\n")
 
 
 def read_lease(run_dir: Path) -> dict[str, Any] | None:

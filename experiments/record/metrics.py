@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from align.support.whole_file import write_whole
 
 
 class Metrics:
@@ -42,9 +43,7 @@ class Metrics:
             rows = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [row for row in rows if not _repeated(row, arm, phase, step)]
             if len(kept) < len(rows):
-                part = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-                part.write_text("".join(kept), encoding="utf-8")
-                part.replace(self._path)
+                write_whole(self._path, "".join(kept))
         if not self._shown:
             return
         with self._may_fail():

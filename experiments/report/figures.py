@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.pictures.fonts import legible
+from align.support.whole_file import whole_file
 from experiments.record.run_dir import MAIN, RunDir, mean_bpc
 from experiments.report.plotting import (
     ARM_COLOURS,
@@ -57,7 +58,6 @@ def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
     for name, draw in drawings.items():
         figure = draw(run)
         if figure is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             written.append(folder / f"{name}.png")
             _save(legible(figure), written[-1])
     return written + draw_layer_similarity(run, folder)
@@ -67,11 +67,14 @@ def _save(figure: Figure, path: Path) -> None:
     """Write a picture, and beside it as a drawing without background for a page."""
     from matplotlib import rc_context
 
-    figure.savefig(path, dpi=150, facecolor="white")
+    with whole_file(path) as part:
+        figure.savefig(part, format="png", dpi=150, facecolor="white")
     figure.set_layout_engine("none")  # as it came out, not computed once more
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
         drawing = path.with_suffix(".svg")
-        figure.savefig(drawing, transparent=True, metadata={"Date": None})
+        with whole_file(drawing) as part:
+            metadata = {"Date": None}
+            figure.savefig(part, format="svg", transparent=True, metadata=metadata)
 
 
 def draw_layer_similarity(run: RunDir, folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from align.support.whole_file import write_whole
 from experiments.record.course import duration
 from experiments.record.run_dir import MAIN, RunDir, mean_bpc
 from experiments.record.versions import sentence
@@ -59,8 +60,8 @@ def write_report(run: RunDir, draw: bool = True) -> Path:
         draw_run(run)
     path = run.path / "report.md"
     text, page = report_text(run), html(compose(run), run.figures)
-    _replace(path, text)
-    _replace(path.with_suffix(".html"), page)
+    write_whole(path, text)
+    write_whole(path.with_suffix(".html"), page)
     return path
 
 
@@ -100,13 +101,6 @@ def compose(run: RunDir) -> Document:
         sections=sections,
         footer=_made_with(run.summary),
     )
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a page, all at once or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _lead(run: RunDir, results: list[Verdict]) -> list[Block]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.support.whole_file import write_whole
 from experiments.config.later import LATER, since_ever, with_effect
 from experiments.config.parsing import ConfigError, plain
 from experiments.config.used_plugins import changed_code, plugin_records
@@ -103,10 +103,7 @@ def record_file(folder: Path) -> Path:
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Note what the phase that will fill ``folder`` is trained with."""
     file = record_file(folder)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    part.replace(file)
+    write_whole(file, json.dumps(record, indent=1) + "\n")
 
 
 def check_record(
