@@ -77,10 +77,10 @@ def made_folder(path: Path) -> Iterator[Path]:
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield fresh
-        fresh.chmod(path.parent.stat().st_mode & 0o777)  # mkdtemp's is 0700
-        readable = path.parent.stat().st_mode & 0o666
-        for file in fresh.iterdir():  # safetensors writes for the owner alone
-            file.chmod(readable)
+        mode = path.parent.stat().st_mode
+        fresh.chmod(mode & 0o777)  # mkdtemp's is 0700
+        for entry in fresh.rglob("*"):  # safetensors writes for the owner alone
+            entry.chmod(mode & (0o777 if entry.is_dir() else 0o666))
         if path.exists():
             shutil.rmtree(path)
         fresh.rename(path)

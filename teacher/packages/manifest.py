@@ -58,9 +58,11 @@ def write_manifest(folder: Path, **fields: object) -> Manifest:
         fields: of :class:`Manifest`, but for its files.
     """
     files = {
-        path.name: FileRecord(size=path.stat().st_size, sha256=sha256_of(path))
-        for path in sorted(folder.iterdir())
-        if path.name != NAME
+        path.relative_to(folder).as_posix(): FileRecord(
+            size=path.stat().st_size, sha256=sha256_of(path)
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / NAME
     }
     manifest = Manifest.model_validate({**fields, "files": files})
     text = manifest.model_dump_json(indent=2) + "\n"

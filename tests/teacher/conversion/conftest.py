@@ -31,6 +31,7 @@ def row(tiny_zoo, tmp_path, monkeypatch):
         licence="Toy terms",
         redistributable=False,
         packages={"toy-model": "1.0"},
+        wheels={"toy-model": sha256_of(wheels / "toy_model-1.0-py3-none-any.whl")},
         download=1_000_000,
         disk=2_000_000,
         files={name: f"toy_model/{name}" for name in names},

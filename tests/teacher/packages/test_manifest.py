@@ -1,0 +1,15 @@
+from align.support.cache_folder import made_folder
+from teacher.packages.manifest import NAME, changed_files, write_manifest
+
+
+def test_every_file_is_digested_also_in_folders_within(tmp_path):
+    with made_folder(tmp_path / "model") as folder:
+        (folder / "config.json").write_text("{}")
+        (folder / "pooling" / "deep").mkdir(parents=True)
+        (folder / "pooling" / "deep" / "config.json").write_text("{}")
+        manifest = write_manifest(folder, title="m", source="s", conversion="none")
+    made = tmp_path / "model"
+    assert set(manifest.files) == {"config.json", "pooling/deep/config.json"}
+    assert (made / NAME).is_file() and not changed_files(made, manifest.files)
+    (made / "pooling" / "deep" / "config.json").write_text("[]")
+    assert changed_files(made, manifest.files) == ["pooling/deep/config.json"]
