@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="show where an error comes from",
     )
-    parser = Parser(
+    parser: argparse.ArgumentParser = Parser(
         prog="mtkd",
         parents=[common],
         formatter_class=argparse.RawDescriptionHelpFormatter,
