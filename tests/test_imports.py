@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 ROOMS: dict[str, set[str]] = {
     "align/depth": set(),
-    "align/pictures": {"tokens"},
+    "align/pictures": {"tokens", "support"},
     "align/schedules": {"support"},
     "align/support": set(),
     "align/text": set(),

@@ -13,16 +13,18 @@ from experiments.report.layout.document import Block, Items, Paragraph, Section,
 def time_sections(run: RunDir) -> list[Section]:
     """The report's section on time and memory; none where nothing was noted."""
     rows = _rows(run)
-    lines = [*_launches(run), *_memory(run)]
+    lines = _launches(run)
     blocks: list[Block] = [Items(lines)] if lines else []
     if rows:
         said = (
             "Training alone, between a phase's first and last logged step; calibration "
-            "and measurements come on top."
+            "and measurements come on top. Memory is the most that the first process "
+            "had used by the end of the phase: of the GPU where there is one, else of "
+            "the machine."
         )
-        heads = ["arm", "phase", "steps", "time", "steps per minute"]
+        heads = ["arm", "phase", "steps", "time", "steps per minute", "GiB"]
         table = Table(
-            title="training time by arm and phase",
+            title="training time and memory by arm and phase",
             heads=heads,
             rows=rows,
             numbers_from=2,
@@ -48,17 +50,6 @@ def _launches(run: RunDir) -> list[str]:
     return lines
 
 
-def _memory(run: RunDir) -> list[str]:
-    """Peaks, where the run noted them."""
-    names = {"host_bytes": "memory of the machine", "gpu_bytes": "memory of the GPU"}
-    noted = run.summary.get("peak_memory") or {}
-    return [
-        f"The first process used {noted[key] / 2**30:.2f} GiB of {name} at most."
-        for key, name in names.items()
-        if noted.get(key)
-    ]
-
-
 def _rows(run: RunDir) -> list[list[str]]:
     """Per arm and phase, the steps between logged ones and what they took.
 
@@ -79,7 +70,18 @@ def _rows(run: RunDir) -> list[list[str]]:
         seconds += line["time"] - before["time"]
         spans[key] = [steps, seconds]
     return [
-        [arm, phase, f"{steps:g}", duration(seconds), f"{60 * steps / seconds:.1f}"]
+        [
+            arm,
+            phase,
+            f"{steps:g}",
+            duration(seconds),
+            f"{60 * steps / seconds:.1f}",
+            _gib(last[arm, phase].get("memory_gib")),
+        ]
         for (arm, phase), (steps, seconds) in spans.items()
         if steps > 0 and seconds > 0
     ]
+
+
+def _gib(peak: float | None) -> str:
+    return "–" if peak is None else f"{peak:.2f}"

@@ -26,8 +26,12 @@ def number(value: float | None) -> str:
 
 
 def percent_more(ours: float | None, other: float | None) -> str:
-    """How much more the first is than the second, with its sign; a dash for nothing."""
-    return "–" if ours is None or other is None else f"{ours / other - 1:+.1%}"
+    """How much more the first is than the second, with its sign unless it rounds to
+    none; a dash for nothing."""
+    if ours is None or other is None:
+        return "–"
+    more = f"{ours / other - 1:+.1%}"
+    return more if more.strip("+-") != "0.0%" else "0.0%"
 
 
 def _teachers(run: RunDir) -> list[Section]:

@@ -264,16 +264,22 @@ def test_settings_that_differ_are_named_with_their_default(made_up):
     ]
 
 
-def test_time_leaves_out_what_lies_between_two_launches(made_up):
+def test_time_and_memory_leave_out_what_lies_between_two_launches(made_up):
     times = [(1, 0.0), (3, 60.0), (4, 5000.0), (6, 5060.0)]
     metrics = [
-        {"kind": "train", "phase": "dual", "step": step, "time": time}
-        for step, time in times
+        {
+            "kind": "train",
+            "phase": "dual",
+            "step": s,
+            "time": t,
+            "memory_gib": 1 + s / 8,
+        }
+        for s, t in times
     ]
     starts = [{"event": "start", "time": t, "host": "h"} for t in (-1.0, 4000.0)]
     (made_up.path / "attempts.jsonl").write_text("\n".join(map(json.dumps, starts)))
     text = report_text(replace(made_up, metrics=metrics))
-    assert "| main | dual | 4 | 2 min 0 s | 2.0 |" in text
+    assert "| main | dual | 4 | 2 min 0 s | 2.0 | 1.75 |" in text
     assert "Launched 2 times, the last time on h in 1 process." in text
 
 
