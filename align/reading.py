@@ -47,6 +47,8 @@ class Reading:
     """Whether it will bring hidden states."""
     bits: bool = False
     """Whether it will bring a next-token loss of its own."""
+    foretold: bool = False
+    """Whether it will say how likely each of its tokens was."""
     vocabulary: str | None = None
     """Digest of its tokens where it will bring a next-token output; else None."""
 

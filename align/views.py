@@ -34,6 +34,10 @@ OWN_LOSS = "own_loss"
 """A teacher's own next-token loss, from which routers learn, as such."""
 
 
+FORETOLD = "foretold"
+"""How likely a teacher found each token of its own, as such."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Injection:
     """Keys and values that some layers read in place of their own."""
@@ -153,6 +157,17 @@ class Output:
     same string, whatever the head's size."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Foretold:
+    """How likely one model found the tokens that came."""
+
+    tokens: TokenBatch
+    """The model's own tokens, (B, T)."""
+    log_probs: Tensor
+    """(B, T) float32, nats, of each token after those before it; 0 for the first and
+    on padding."""
+
+
 class NonFiniteTeacherError(MtkdError, RuntimeError):
     """A teacher's keys or values are NaN or infinite."""
 
@@ -189,6 +204,8 @@ class TeacherView:
     """(B, T_s) int64: the first of the teacher's tokens that feeds each student token,
     -1 for none; where ``kv`` is on the student's tokens already and the alignment
     cannot tell. None reads it off the alignment."""
+    foretold: Foretold | None = None
+    """How likely it found its own tokens; None where no router needs it."""
     output: Output | None = None
     """The teacher's own tokens and what its head is given for them; None where no
     objective compares its next-token distributions."""
@@ -222,6 +239,8 @@ class Asked:
     """Also hidden states after these layers."""
     own_loss: bool = False
     """Also bits per character, of teachers that have a next-token loss."""
+    foretold: bool = False
+    """Also how likely each token was, of teachers that predict."""
     output: bool = False
     """Also the next-token output; of teachers that predict alone."""
     autocast: torch.dtype | None = None
@@ -282,7 +301,7 @@ class Teacher(ModelFacts, Protocol):
     @property
     def lacks(self) -> Mapping[str, str]:
         """What it cannot give, of ``KEYS_VALUES``, ``ATTENTION``, ``HIDDEN``,
-        ``OUTPUTS`` and ``OWN_LOSS``, each with the reason."""
+        ``OUTPUTS``, ``OWN_LOSS`` and ``FORETOLD``, each with the reason."""
 
     @property
     def head(self) -> LinearHead:

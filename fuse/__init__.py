@@ -8,18 +8,22 @@ from fuse.fuse_kv import (
     fuse_kvs_similarity,
     fuse_with_weights,
 )
+from fuse.label_router import LabelRouter
+from fuse.prequential import PrequentialRouter
 from fuse.router import ROUTER_TYPES, FixedRouter, LearnableRouter, routing_query
 from fuse.routing_loss import (
     EntropyRegularizer,
     expected_teacher_loss,
     weigh_losses,
 )
+from fuse.routing_room import RoutingRoom, routing_room
 from fuse.routing_stats import (
     RoutingAlarm,
     RoutingStats,
     routing_alarm,
     routing_entropy,
 )
+from fuse.signals import Signals
 from fuse.similarity_router import RoutingSample, SimilarityRouter
 from fuse.weigher import FixedWeigher, Weigher
 from fuse.z_agreement import agreement
@@ -33,10 +37,14 @@ __all__ = [
     "FixedWeigher",
     "FuseConfig",
     "Fused",
+    "LabelRouter",
     "LearnableRouter",
+    "PrequentialRouter",
     "RoutingAlarm",
+    "RoutingRoom",
     "RoutingSample",
     "RoutingStats",
+    "Signals",
     "SimilarityRouter",
     "Weigher",
     "ZSpace",
@@ -49,5 +57,6 @@ __all__ = [
     "routing_alarm",
     "routing_entropy",
     "routing_query",
+    "routing_room",
     "weigh_losses",
 ]

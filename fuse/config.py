@@ -39,7 +39,8 @@ class FuseConfig:
     """How the teachers' keys and values become one."""
 
     fusion_method: str | dict[str, Any] = "fixed"
-    """What weighs teachers, a registered router: ``fixed``, ``similarity`` or a
+    """What weighs teachers, a registered router: ``fixed``, ``similarity``,
+    ``prequential`` (by what was read), ``label`` (a domain's own teacher) or a
     plugin's; ``learnable`` for that of ``router_type``. With options ``{use: NAME,
     option: value}``."""
     space: str | dict[str, Any] = "student"

@@ -7,10 +7,15 @@ compared, so that what is foretold of it is the same event for all.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from align.support.field_types import NotNegative, Share, checked
+from fuse.signals import FORETOLD, Signals
 
 ETA = 0.5
 """How much a nat of likelihood counts where nothing else is said."""
+LEAST = -1e4
+"""Nats below which a log-likelihood counts as this: 0 times infinity is no number."""
 DECAY = 0.8
 """What a stretch leaves to the next of what counted, where nothing else is said."""
 
@@ -30,6 +35,7 @@ def read_scores(heard: Tensor, decay: float) -> Tensor:
         sum over j < k of ``lambda ** (k - j) * heard[j]``; 0 before the first.
     """
     wide = heard if heard.dtype == torch.float64 else heard.float()
+    wide = wide.clamp_min(LEAST)
     count = heard.shape[-2]
     step = torch.arange(count + 1, device=heard.device)
     age = step[:, None] - step[:-1]  # (K + 1, K)
@@ -58,3 +64,47 @@ def prequential_weights(scores: Tensor, eta: float) -> Tensor:
         Departure: the discount counts stretches of text, which differ in length.
     """
     return (eta * scores).softmax(-1)
+
+
+class PrequentialRouter(nn.Module):
+    """Whoever foretold best what this text has said so far has most weight."""
+
+    learns = False
+    needs = frozenset({FORETOLD})
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_teachers: int,
+        *,
+        eta: NotNegative = ETA,
+        decay: Share = DECAY,
+    ) -> None:
+        """Choose how fast it makes up its mind, and how fast it forgets.
+
+        Args:
+            hidden_dim: C, which plays no part.
+            num_teachers: M.
+            eta: >= 0, what a nat of likelihood counts; 0 weighs all alike.
+            decay: in [0, 1], what a stretch of text leaves to the next of what counted.
+
+        Raises:
+            InputError: a number out of range.
+        """
+        super().__init__()
+        checked(NotNegative, eta, "eta")
+        checked(Share, decay, "decay")
+        self.eta, self.decay = eta, decay
+
+    def forward(self, query: Tensor, signals: Signals) -> Tensor:
+        """(B, T, C) float -> (B, T, M) float32, by the stretches that ended before."""
+        foretold, ends = signals.foretold, signals.ends
+        assert foretold is not None and ends is not None
+        before = ends.cumsum(1) - ends.long()  # (B, T) stretches that ended
+        rows, cols = ends.nonzero(as_tuple=True)
+        count = int(ends.sum(1).max()) if ends.numel() else 0
+        heard = foretold.new_zeros(len(ends), count, foretold.shape[2])
+        heard[rows, before[rows, cols]] = foretold[rows, cols]
+        scores = read_scores(heard, self.decay)  # (B, K + 1, M)
+        at_token = before[..., None].expand(-1, -1, scores.shape[2])
+        return prequential_weights(scores.gather(1, at_token), self.eta)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fuse.router import FixedRouter, routing_query
+from fuse.signals import Signals, signals_needed
 
 
 class Weigher(nn.Module):
@@ -26,8 +27,9 @@ class Weigher(nn.Module):
         """Wrap a router, or one for each of the student's layers.
 
         Args:
-            router: maps queries (..., C) to weights (..., M).
-            level: ``token`` or ``sample``.
+            router: maps queries (..., C) to weights (..., M); one that needs signals,
+                queries (B, T, C) and a :class:`fuse.signals.Signals`.
+            level: ``token`` or ``sample``; what needs signals is asked for tokens.
             temperature: > 0; lower is sharper. For a softmax router it divides the
                 scores; any other's weights are raised to its inverse.
         """
@@ -36,16 +38,25 @@ class Weigher(nn.Module):
         routers = [router] if isinstance(router, nn.Module) else router
         self.routers = nn.ModuleList(routers)
         self.level, self.temperature = level, temperature
+        self.needs = frozenset().union(*map(signals_needed, routers))
+        """What it is to be told beside hidden states, see :mod:`fuse.signals`."""
 
-    def forward(self, hidden: Tensor, mask: Tensor, available: Tensor) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: Tensor,
+        available: Tensor,
+        signals: Signals | None = None,
+    ) -> Tensor:
         """Weigh the teachers.
 
         (B, T, C), (B, T), (B, T, M) -> (B, T, M) float32, or (L, B, T, M) with a router
-        for each layer; see :func:`share`.
+        for each layer; see :func:`share`. ``signals`` are for routers that need some.
         """
-        query = routing_query(hidden, mask, self.level)
+        query = routing_query(hidden, mask, "token" if self.needs else self.level)
+        told = (signals,) if self.needs else ()
         weights = [
-            share(per_token(self._sharpen(router(query)), mask), available)
+            share(per_token(self._sharpen(router(query, *told)), mask), available)
             for router in self.routers
         ]
         return torch.stack(weights) if self.by_layer else weights[0]

@@ -19,6 +19,8 @@ from align.tokenizer_align import (
     ChunkEndAligner,
     LastTokenAligner,
 )
+from fuse.label_router import LabelRouter
+from fuse.prequential import PrequentialRouter
 from fuse.router import ROUTER_TYPES, FixedRouter, LearnableRouter
 from fuse.similarity_router import SimilarityRouter
 from plugins.hookspecs import Aligner, Space, hookimpl
@@ -69,9 +71,11 @@ def rope_scalers() -> Mapping[str, Callable[[float, int, float], float]]:
 
 @hookimpl
 def routers() -> Mapping[str, Callable[..., nn.Module]]:
-    """A hidden layer, gates, attention over learned keys; nearness, constant shares."""
+    """Three that learn; nearness, what was read before, labels, constant shares."""
     return {
         "fixed": FixedRouter,
+        "label": LabelRouter,
+        "prequential": PrequentialRouter,
         "similarity": SimilarityRouter,
         **{name: _learnable(name) for name in ROUTER_TYPES},
     }

@@ -53,6 +53,7 @@ from student.objective import (
 )
 from student.output.temperature import TEMPERATURES
 from student.places import Counts, Places, Share, availability, find_places
+from student.signals import signals_of
 from student.step_outputs import OutputPlan
 from student.terms.key_value import ce
 
@@ -313,6 +314,7 @@ class Distiller(nn.Module):
         step: int = 0,
         poisoned: bool = False,
         share: Share | None = None,
+        domains: Sequence[str] | None = None,
     ) -> StepResult:
         """Compute the loss of one batch.
 
@@ -325,6 +327,7 @@ class Distiller(nn.Module):
                 are NaN, so that all processes leave out the step it belongs to.
             share: what the batch is of its optimiser step, from :meth:`survey` of all
                 its passes; None: the batch is all there is.
+            domains: of the texts, for a router that is told; None: nobody knows.
         """
         device = batch.ids.device.type
         on = self._autocast is not None
@@ -339,7 +342,7 @@ class Distiller(nn.Module):
                 captured = self._look(batch)
                 context = self._contexts.alone(captured, batch, step)
                 return self._total(context, {}, share, captured)
-            return self._taught(batch, views, rows, step, share)
+            return self._taught(batch, views, rows, step, share, domains)
 
     def _taught(
         self,
@@ -348,8 +351,9 @@ class Distiller(nn.Module):
         rows: Tensor | None,
         step: int,
         share: Share | None,
+        domains: Sequence[str] | None,
     ) -> StepResult:
-        read = self._read(batch, views, rows, step, share)
+        read = self._read(batch, views, rows, step, share, domains)
         routing, available = read.routing, read.available
         with part("fuse"):
             extra = self._of_bridge(read.captured, views, share)
@@ -378,6 +382,7 @@ class Distiller(nn.Module):
         rows: Tensor | None,
         step: int,
         share: Share | None,
+        domains: Sequence[str] | None = None,
     ) -> _Read:
         """Run the student and weigh the teachers."""
         assert self.weigher is not None
@@ -391,7 +396,10 @@ class Distiller(nn.Module):
             else:
                 available, clear = share.places.available, share.places.clear
             self._move_routing_temperature(step)
-            routing = self.weigher(captured.hidden.detach(), batch.mask, available)
+            signals = signals_of(self.weigher, batch, views, domains)
+            routing = self.weigher(
+                captured.hidden.detach(), batch.mask, available, *signals
+            )
             context = self._contexts.taught(
                 captured,
                 batch,

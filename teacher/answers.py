@@ -20,7 +20,7 @@ from torch import Tensor
 
 from align.kv import KV
 from align.reading import Reading
-from align.views import Asked, Output, Teacher, TeacherView
+from align.views import Asked, Foretold, Output, Teacher, TeacherView
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +31,7 @@ class _Answer:
     v: Tensor | None = None
     attention: Tensor | None = None
     bits: Tensor | None = None
+    foretold: Tensor | None = None
     hidden: Tensor | None = None
     states: Tensor | None = None
 
@@ -42,6 +43,7 @@ class _Answer:
             v=None if view.kv is None else view.kv.v,
             attention=view.attention,
             bits=view.bits_per_char,
+            foretold=None if view.foretold is None else view.foretold.log_probs,
             hidden=None if view.output is None else view.output.hidden,
             states=view.states,
         )
@@ -82,6 +84,10 @@ class _Answer:
             bits_per_char=parts.get("bits"),
             states=parts.get("states"),
         )
+        if "foretold" in wanted:
+            assert reading.tokens is not None
+            foretold = Foretold(reading.tokens, parts["foretold"])
+            view = replace(view, foretold=foretold)
         if "hidden" not in wanted:
             return view
         assert reading.tokens is not None
@@ -237,6 +243,7 @@ def _wanted(reading: Reading, rows: Tensor | None, asked: Asked) -> frozenset[st
         "v": asked.kv,
         "attention": reading.attention and rows is not None,
         "bits": reading.bits,
+        "foretold": reading.foretold,
         "hidden": asked.output,
         "states": asked.states,
     }

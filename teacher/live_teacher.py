@@ -20,9 +20,11 @@ from align.tokenizer_align import encode_batch
 from align.tokens.batch import TokenBatch
 from align.tokens.byte_lengths import ByteLengths
 from align.views import (
+    FORETOLD,
     OUTPUTS,
     Align,
     Asked,
+    Foretold,
     LinearHead,
     NonFiniteTeacherError,
     Output,
@@ -31,7 +33,7 @@ from align.views import (
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.models import LoadedModel
 from teacher.output_head import linear_head, vocabulary_digest
-from teacher.own_loss import teacher_bits_per_char
+from teacher.own_loss import next_token_nll, teacher_bits_per_char
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,7 +104,7 @@ class LiveTeacher:
             why = "it is bidirectional and has read what it would predict"
         else:
             why = "it was loaded without a language-model head"
-        return {OUTPUTS: why}
+        return {OUTPUTS: why, FORETOLD: why}
 
     @cached_property
     def head(self) -> LinearHead:
@@ -131,6 +133,7 @@ class LiveTeacher:
             attention=asked.attention,
             states=asked.states,
             bits=asked.own_loss and self.predicts,
+            foretold=asked.foretold and self.predicts,
             vocabulary=self.vocabulary if asked.output else None,
         )
 
@@ -148,7 +151,8 @@ class LiveTeacher:
         if reading.attention and rows is not None:
             queries = reading.readable.gather(1, rows)
             own_rows = queries.clamp_min(0)
-        if not (asked.layers or reading.bits or asked.output):
+        wants_logits = reading.bits or reading.foretold
+        if not (asked.layers or wants_logits or asked.output):
             return TeacherView(
                 name=self.name,
                 kv=None,
@@ -162,7 +166,7 @@ class LiveTeacher:
                     tokens.ids,
                     tokens.mask,
                     layers=asked.layers,
-                    logits=reading.bits,
+                    logits=wants_logits,
                     hidden=asked.output,
                     attention_rows=own_rows,
                     states=asked.states,
@@ -176,14 +180,17 @@ class LiveTeacher:
         if captured.states is not None:
             _check_hidden(self.name, captured.states.sum(0), tokens.mask, student.texts)
         home = student.ids.device
-        attention = bits = output = None
+        attention = bits = foretold = output = None
         if captured.attention is not None and rows is not None and queries is not None:
             with part("align"):
                 attention = carry_attention(
                     captured.attention.to(home), reading.alignment, rows, queries >= 0
                 )
-        if captured.logits is not None:
+        if captured.logits is not None and reading.bits:
             bits = teacher_bits_per_char(captured.logits, tokens).to(home)
+        if captured.logits is not None and reading.foretold:
+            nll = next_token_nll(captured.logits, tokens.ids, tokens.mask)
+            foretold = Foretold(reading.tokens, -nll.to(home))
         if captured.hidden is not None:
             # In the dtype in which the head would be applied.
             wide = asked.autocast or captured.hidden.dtype
@@ -196,6 +203,7 @@ class LiveTeacher:
             causal=reading.causal,
             attention=attention,
             bits_per_char=bits,
+            foretold=foretold,
             output=output,
             states=None if captured.states is None else captured.states.to(home),
         )

@@ -55,6 +55,7 @@ class TeacherPanel:
         attention: bool = False,
         states: bool = False,
         own_loss: bool = False,
+        foretold: bool = False,
         autocast: torch.dtype | None = None,
         answers: Answers | None = None,
     ) -> None:
@@ -72,6 +73,7 @@ class TeacherPanel:
             attention: also bring attention at the sampled rows.
             states: also bring the hidden states after ``layers``.
             own_loss: also bring each decoder's bits per character.
+            foretold: also bring how likely each decoder found its own tokens.
             autocast: dtype of the teachers' matrix products; None for their own.
             answers: what teachers said of these batches before; None asks them each
                 time.
@@ -98,6 +100,7 @@ class TeacherPanel:
                 attention=attention and ATTENTION not in teacher.lacks,
                 states=states and HIDDEN not in teacher.lacks,
                 own_loss=own_loss,
+                foretold=foretold,
                 output=teacher.name in outputs,
                 autocast=autocast,
             )

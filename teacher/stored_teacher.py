@@ -19,6 +19,7 @@ from align.tokens.batch import TokenBatch, encode_batch
 from align.tokens.byte_lengths import ByteLengths
 from align.views import (
     ATTENTION,
+    FORETOLD,
     HIDDEN,
     OUTPUTS,
     OWN_LOSS,
@@ -67,6 +68,7 @@ class StoredTeacher:
             ATTENTION: "stores hold keys and values, no queries, hence no attention",
             HIDDEN: "stores hold keys and values, no hidden states",
             OUTPUTS: "stores hold keys and values alone, train from live teachers",
+            FORETOLD: "stores hold no likelihood of tokens, ask the teacher live",
         }
         if self.store is not None and not self.store.plan.fingerprint.get("own_loss"):
             lacking[OWN_LOSS] = "its store holds no losses of its own"

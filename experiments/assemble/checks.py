@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from experiments.config.schedules import schedules_of
 from experiments.config.tree import Config, PhaseConfig
 from experiments.config.used_plugins import names_used
 from fuse.config import LEARNABLE, choice_of
+from fuse.signals import FORETOLD, signals_needed
 from plugins.options import choices, options_of
 from plugins.registry import Registry
 from student.balance import GRADIENTS, balancer_needs
@@ -42,6 +43,56 @@ def check_settings(
     for phase in phases:
         _check_options(phase, registry)
         _check_schedules(phase, registry)
+        _check_level(phase, registry)
+        _check_labels(phase, config)
+
+
+def _check_level(phase: PhaseConfig, registry: Registry) -> None:
+    """See that what weighs by what was read is not asked for whole texts."""
+    router = registry.entry("router", phase.fuse.router).value
+    if FORETOLD in signals_needed(router) and phase.fuse.routing_level != "token":
+        raise ConfigError(
+            f"phase {phase.name!r}: the router {phase.fuse.router!r} weighs token by "
+            "token, by what was read before each; set fuse.routing_level=token"
+        )
+
+
+def _check_labels(phase: PhaseConfig, config: Config) -> None:
+    """See that ``label`` has labels, and that they name teachers of the config."""
+    if phase.fuse.router != "label":
+        return
+    domains = phase.fuse.router_options.get("domains") or {}
+    place = f"phase {phase.name!r}: fuse.fusion_method label"
+    example = "{use: label, domains: {DOMAIN: TEACHER}}"
+    if not domains:
+        raise ConfigError(
+            f"{place} has no domains, so that all teachers would weigh alike; say who "
+            f"teaches what: {example}"
+        )
+    for domain, teacher in domains.items():
+        if teacher not in config.teachers:
+            raise ConfigError(
+                f"{place}.domains.{domain} is {teacher!r}, which is no teacher; give "
+                f"one of {', '.join(config.teachers) or 'none'}"
+            )
+
+
+def unknown_labels(phase: PhaseConfig, domains: Iterable[str]) -> Iterator[str]:
+    """A sentence on each domain that ``label`` names and no text has.
+
+    Args:
+        phase: resolved settings.
+        domains: of the run's texts.
+    """
+    if phase.fuse.router != "label":
+        return
+    known = sorted(set(domains))
+    for domain in phase.fuse.router_options.get("domains") or {}:
+        if domain not in known:
+            yield (
+                f"phase {phase.name!r}: fuse.fusion_method.domains names {domain!r}, "
+                f"which no text is of; the texts are of {', '.join(known)}"
+            )
 
 
 def _check_options(phase: PhaseConfig, registry: Registry) -> None:

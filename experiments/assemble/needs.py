@@ -14,6 +14,7 @@ from align.schedules import is_on
 from align.sizes import Sizes
 from align.views import (
     ATTENTION,
+    FORETOLD,
     HIDDEN,
     KEYS_VALUES,
     OUTPUTS,
@@ -30,6 +31,7 @@ from experiments.assemble.outputs import (
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import PhaseConfig
 from fuse.router import learns, needs_sample
+from fuse.signals import signals_needed
 from plugins.registry import Registry
 from student.context import introduce
 from student.objective import needs_of
@@ -44,6 +46,12 @@ def wants_own_loss(phase: PhaseConfig, registry: Registry) -> bool:
     return needs_sample(router) or (
         learns(router) and phase.loss.router_signal != "outcome"
     )
+
+
+def wants_foretold(phase: PhaseConfig, registry: Registry) -> bool:
+    """Whether a phase asks the teachers how likely they found each token."""
+    router = registry.guarded("router", phase.fuse.router)
+    return FORETOLD in signals_needed(router)
 
 
 def wants_kv(phase: PhaseConfig, registry: Registry) -> bool:
@@ -126,6 +134,18 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
             f"{_reasons(OWN_LOSS, teachers)}; extract again with this config, ask a "
             "teacher live (store.read), or set phase.all.loss.router_signal=outcome"
         )
+    _check_router(phase, registry, teachers)
+
+
+def _check_router(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> None:
+    if not wants_foretold(phase, registry):
+        return
+    if not who_gives(FORETOLD, teachers):
+        raise ConfigError(
+            f"phase {phase.name!r}: the router {phase.fuse.router!r} goes by how "
+            f"likely teachers find texts, which {_reasons(FORETOLD, teachers)}; choose "
+            "another router, or add a causal teacher that is asked live (store.read)"
+        )
 
 
 def check_sizes(
@@ -154,6 +174,12 @@ def left_out(
             yield (
                 f"phase {phase.name!r}: the router hears nothing of the own loss of "
                 f"teacher {name!r}, only of the others': {reason}"
+            )
+    if wants_foretold(phase, registry):
+        for name, reason in _lacking(FORETOLD, teachers):
+            yield (
+                f"phase {phase.name!r}: the router weighs teacher {name!r} as the "
+                f"others on average: {reason}"
             )
 
 

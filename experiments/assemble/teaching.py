@@ -37,6 +37,7 @@ from experiments.assemble.needs import (
     check_sizes,
     sizes_of,
     wants_attention,
+    wants_foretold,
     wants_kv,
     wants_own_loss,
     wants_states,
@@ -378,6 +379,7 @@ def _panel(
         attention=wants_attention(phase, registry),
         states=wants_states(phase, registry),
         own_loss=wants_own_loss(phase, registry),
+        foretold=wants_foretold(phase, registry),
         autocast=autocast_of(phase.train),
         answers=answers,
     )

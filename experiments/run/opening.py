@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from experiments.assemble.checks import check_disk, free_bytes
+from experiments.assemble.checks import check_disk, free_bytes, unknown_labels
 from experiments.assemble.data import RunData, load_data
 from experiments.assemble.layer_maps import crowded_layers
 from experiments.assemble.lengths import TEXTS, limits_of
@@ -110,7 +110,9 @@ def load_run(plan: RunPlan, engine: Engine, changed_plugins: bool = False) -> Lo
             registry=plan.registry,
             changed_plugins=changed_plugins,
         )
-    of_run = _warnings(plan, models, stages, engine)
+    of_run = [*_warnings(plan, models, stages, engine)]
+    domains = [sample.domain for sample in data.train]
+    of_run += [s for phase in plan.phases for s in unknown_labels(phase, domains)]
     warnings = [*plan.warnings, *of_run, *data.warnings]
     return LoadedRun(
         plan=plan,

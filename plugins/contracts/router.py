@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fuse.router import needs_sample
+from fuse.signals import signals_needed
 from fuse.similarity_router import RoutingSample
 from plugins.answers import SUM, SUM_NARROW, weights_problem
+from plugins.contracts.signalled import signalled
 from plugins.promise import Promise, first_problem, problem
 from plugins.seeds import chance
 from plugins.untouched import Untouched
@@ -25,7 +27,11 @@ CALLS = 120
 
 
 def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
-    """A router is tried on texts and tokens, large and low-precision queries."""
+    """A router is tried on texts and tokens, large and low-precision queries; one that
+    needs signals, on those."""
+    if signals_needed(factory):
+        yield from signalled(factory)
+        return
     subject = _Subject(factory)
     for sentence, tried in _PROMISES:
         yield Promise(sentence, partial(tried, subject))

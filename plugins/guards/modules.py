@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from align.errors import MtkdError
 from fuse.router import learns, needs_sample
+from fuse.signals import Signals, signals_needed
 from plugins import answers
 from plugins.contracts.router import company_counts
+from plugins.contracts.signalled import later_counts
 from plugins.entry import Entry
 from plugins.guards.shared import (
     Seldom,
@@ -29,6 +31,8 @@ from student.balance import Balanced, Standing
 
 def router(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
     """A factory of routers whose answers are checked."""
+    with blamed(entry):
+        needs = signals_needed(factory)
 
     def build(hidden_dim: int, num_teachers: int, **options: Any) -> nn.Module:
         made = made_by(entry, factory, hidden_dim, num_teachers, **options)
@@ -39,18 +43,17 @@ def router(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
 
         seldom = Seldom()
 
-        def call(router: Any, query: Tensor) -> Tensor:
-            before = Untouched({"the query": query})
+        def call(router: Any, query: Tensor, *signals: Signals) -> Tensor:
+            before = Untouched({"the query": query, "the signals": signals})
             with blamed(entry):
-                weights = router(query)
+                weights = router(query, *signals)
             problem = answers.weights_problem(weights, query, num_teachers)
             if problem and not all_finite(query, made):
                 return weights  # training's trouble, told where it is found
             problem = problem or before.problem()
             if not problem and seldom.now() and not partitioned(made):
                 with blamed(entry):
-                    if company_counts(router, query):
-                        problem = "gives a row other weights in another batch"
+                    problem = _leak(router, query, signals)
             require(entry, problem)
             learns = any(p.requires_grad for p in made.parameters())
             if learns and torch.is_grad_enabled() and weights.grad_fn is None:
@@ -60,10 +63,21 @@ def router(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
             return weights
 
         fitted = _fitted(entry, type(made)) if needs_sample(factory) else {}
-        return guarded_module(made, call, fitted)
+        return guarded_module(made, call, fitted, takes=2 if needs else 1)
 
     build.learns, build.needs_sample = learns(factory), needs_sample(factory)  # type: ignore[attr-defined]
+    build.needs = needs  # type: ignore[attr-defined]
     return build
+
+
+def _leak(router: Any, query: Tensor, signals: tuple[Signals, ...]) -> str:
+    """What a router's weights depend on though they must not."""
+    if signals:
+        if later_counts(router, query, *signals):
+            return "lets what a token is told change the weights up to it"
+    elif company_counts(router, query):
+        return "gives a row other weights in another batch"
+    return ""
 
 
 def _fitted(entry: Entry, plain: Any) -> dict[str, Any]:

@@ -93,8 +93,9 @@ def all_finite(given: Any, module: Any) -> bool:
 
 def guarded_module(
     module: Any,
-    call: Callable[[Any, Any], Any],
+    call: Callable[..., Any],
     watched: Mapping[str, Any] | None = None,
+    takes: int = 1,
 ) -> Any:
     """The same module, whose calls go through ``call``.
 
@@ -104,16 +105,17 @@ def guarded_module(
 
     Args:
         module: what a stranger made.
-        call: takes its own call and the one argument.
+        call: takes its own call and the arguments.
         watched: methods and properties by name, in place of its own.
+        takes: how many arguments; a call with others is not watched.
     """
     plain = type(module)
 
     class Guarded(plain):  # type: ignore[misc, valid-type]
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            if len(args) != 1 or kwargs:
+            if len(args) != takes or kwargs:
                 return super().__call__(*args, **kwargs)
-            return call(super().__call__, args[0])
+            return call(super().__call__, *args)
 
     for name, value in (watched or {}).items():
         setattr(Guarded, name, value)

@@ -206,6 +206,7 @@ class _Loop:
     ) -> StepResult:
         """The loss of one pass; one whose gradients are NaN where it is of no use."""
         names = [sample.id for sample in train_batch.samples]
+        domains = [sample.domain for sample in train_batch.samples]
         problem = train_batch.problem
         # ZeRO 2 and 3 reduce while they differentiate, and wait for ever for a process
         # whose pass reaches other parameters.
@@ -218,6 +219,7 @@ class _Loop:
                 step,
                 poisoned,
                 share,
+                domains,
             )
         if problem is not None:
             what = "keys and values"

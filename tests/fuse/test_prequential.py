@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
-from fuse.prequential import prequential_weights, read_scores
+from align.errors import InputError
+from fuse.prequential import PrequentialRouter, prequential_weights, read_scores
+from fuse.signals import Signals, signals_needed
 
 
 def by_hand(heard, decay):
@@ -56,3 +58,68 @@ def test_without_decay_weights_are_the_posterior():
     weights = prequential_weights(read_scores(heard, 1), 1)
     expected = [[0.5, 0.5], [5 / 6, 1 / 6], [0.1 / 0.16, 0.06 / 0.16]]
     torch.testing.assert_close(weights, torch.tensor(expected))
+
+
+def test_an_impossible_stretch_leaves_no_nan():
+    heard = torch.tensor([[-math.inf, -1.0], [-1.0, -1.0]])
+    weights = prequential_weights(read_scores(heard, 0.5), 1)
+    torch.testing.assert_close(weights[1:], torch.tensor([[0.0, 1.0]] * 2))
+
+
+QUERY = torch.zeros(1, 5, 3)
+
+
+def told(nats, ends):
+    return Signals(
+        teachers=["a", "b"],
+        foretold=torch.tensor([nats]),
+        ends=torch.tensor([ends], dtype=torch.bool),
+    )
+
+
+def test_a_token_is_weighed_by_the_stretches_that_ended_before_it():
+    nats = [[0.0, 0.0], [-1.0, -3.0], [0.0, 0.0], [-2.0, -0.5], [0.0, 0.0]]
+    router = PrequentialRouter(3, 2, eta=1, decay=0.5)
+    weights = router(QUERY, told(nats, [0, 1, 0, 1, 0]))
+    scores = torch.tensor([[0, 0], [0, 0], [-0.5, -1.5], [-0.5, -1.5], [-1.25, -1.0]])
+    torch.testing.assert_close(weights[0], scores.softmax(-1))
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_what_a_token_and_later_ones_say_moves_no_weight_up_to_it(place):
+    nats = torch.full((5, 2), -1.0)
+    nats[:, 1] = -2.0
+    router = PrequentialRouter(3, 2)
+    before = router(QUERY, told(nats.tolist(), [1] * 5))
+    nats[place:, 0] = -9.0
+    after = router(QUERY, told(nats.tolist(), [1] * 5))
+    assert torch.equal(before[:, : place + 1], after[:, : place + 1])
+    assert place == 4 or not torch.equal(before, after)
+
+
+def test_texts_of_unequal_length_are_weighed_by_themselves():
+    long = told([[-1.0, -2.0]] * 5, [1] * 5)
+    short = told([[-3.0, -1.0], *[[0.0, 0.0]] * 4], [1, 0, 0, 0, 0])
+    both = Signals(
+        teachers=["a", "b"],
+        foretold=torch.cat([long.foretold, short.foretold]),
+        ends=torch.cat([long.ends, short.ends]),
+    )
+    router = PrequentialRouter(3, 2)
+    apart = torch.cat([router(QUERY, long), router(QUERY, short)])
+    torch.testing.assert_close(router(QUERY.expand(2, -1, -1), both), apart)
+
+
+def test_options_out_of_range_are_refused():
+    with pytest.raises(InputError, match="decay"):
+        PrequentialRouter(3, 2, decay=1.5)
+    with pytest.raises(InputError, match="eta"):
+        PrequentialRouter(3, 2, eta=-1)
+
+
+def test_a_need_that_nobody_knows_is_refused():
+    class Curious(PrequentialRouter):
+        needs = frozenset({"weather"})
+
+    with pytest.raises(InputError, match=r"needs .*weather.*domain, foretold"):
+        signals_needed(Curious)

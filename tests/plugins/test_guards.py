@@ -12,9 +12,11 @@ from torch import nn
 
 from align.errors import InputError
 from align.tokenizer_align import CausalCharIoUAligner
+from fuse.prequential import PrequentialRouter
 from fuse.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
 from plugins.contracts.aligner import long_batches
+from plugins.contracts.signalled import told
 from plugins.contracts.step import step_context, step_places
 from plugins.entry import Entry
 from plugins.errors import PluginCrashError
@@ -26,6 +28,24 @@ from student.terms.key_value import OBJECTIVES, kv_k
 from tests.plugins.broken import aligners, objectives, routers
 
 ROOT = Path(__file__).parents[2]
+
+
+class Peeking(PrequentialRouter):
+    """Weighs a token by what that very token was told."""
+
+    def forward(self, query, signals):
+        return (signals.foretold * signals.ends[..., None]).nan_to_num().softmax(-1)
+
+
+def test_a_router_that_is_told_things_is_watched_as_well():
+    query, signals = torch.zeros(4, 9, 16), told(PrequentialRouter.needs, 3)
+    router = guarded("router", PrequentialRouter)
+    assert router.needs == {"foretold"} and not router.learns
+    assert torch.equal(
+        router(16, 3)(query, signals), PrequentialRouter(16, 3)(query, signals)
+    )
+    with pytest.raises(PluginError, match="told change the weights up to it"):
+        guarded("router", Peeking)(16, 3)(query, signals)
 
 
 def whose(kind):

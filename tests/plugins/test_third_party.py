@@ -291,7 +291,10 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
         assert gone.returncode == 2
         (message,) = gone.stderr.splitlines()
         assert message.startswith("mtkd: error: no router is called 'dirichlet'")
-        assert "available: attention, fixed, gate, mlp, similarity" in message
+        assert (
+            "available: attention, fixed, gate, label, mlp, prequential, similarity"
+            in message
+        )
     built_in = ["phase.routing.fuse.router_type=mlp"]
     without = mtkd(scratch, "train", config, "run.name=another", *built_in)
     assert without.returncode == 2

@@ -8,6 +8,7 @@ from torch import nn
 
 from align.layer_map import LayerMap
 from align.tokenizer_align import CharIoUAligner
+from fuse.prequential import PrequentialRouter
 from fuse.router import LearnableRouter
 from plugins import PluginError, Registry
 from plugins.contracts.check import assert_contract, check
@@ -24,6 +25,13 @@ def test_every_built_in_keeps_its_contract(entry):
     results = check(entry.kind, entry.value)
     assert len(results) >= 2
     assert not [result for result in results if not result.ok]
+
+
+class Peeking(PrequentialRouter):
+    """Weighs a token by what that very token was told."""
+
+    def forward(self, query, signals):
+        return (signals.foretold * signals.ends[..., None]).nan_to_num().softmax(-1)
 
 
 def broken(kind, offered):
@@ -112,6 +120,7 @@ def writes_to_targets(ctx):
         ("rope_scaler", lambda b, d, s: b / s, "bases are finite", "at scales"),
         ("router", RawScores, "weights are >= 0", "negative"),
         ("router", BatchNormRouter, "answers each query by itself", "its batch"),
+        ("router", Peeking, "weights at a token depend on", "later ones are told"),
         ("router", DetachedRouter, "its weights have a finite", "no parameter"),
         (
             "objective",

@@ -1,0 +1,44 @@
+"""A router that is told who teaches which kind of text."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fuse.signals import DOMAIN, Signals
+
+
+class LabelRouter(nn.Module):
+    """A domain's own teacher has all the weight; other texts weigh all alike."""
+
+    learns = False
+    needs = frozenset({DOMAIN})
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_teachers: int,
+        *,
+        domains: dict[str, str] | None = None,
+    ) -> None:
+        """Take the labels.
+
+        Args:
+            hidden_dim: C, which plays no part.
+            num_teachers: M.
+            domains: by domain, the teacher of its texts; a domain without one, or whose
+                teacher does not take part, weighs all alike.
+        """
+        super().__init__()
+        self.domains, self.num_teachers = dict(domains or {}), num_teachers
+
+    def forward(self, query: Tensor, signals: Signals) -> Tensor:
+        """(B, T, C) float -> (B, T, M) float32."""
+        batch, tokens = query.shape[:2]
+        named = list(signals.teachers)
+        weights = torch.full((batch, self.num_teachers), 1 / self.num_teachers)
+        for row, domain in enumerate(signals.domains or ()):
+            teacher = self.domains.get(domain)
+            if teacher in named:
+                weights[row] = torch.eye(self.num_teachers)[named.index(teacher)]
+        return weights.to(query.device)[:, None].expand(-1, tokens, -1)
