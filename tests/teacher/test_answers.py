@@ -19,6 +19,7 @@ from teacher.panel import TeacherPanel
 
 TEXTS = ("the unbelievable transformation", "def read(path): pass", "naïve 深度 KV")
 OTHERS = ("something else", "x = 1", "…")
+ALL = {"attention": True, "own_loss": True, "foretold": True}
 ROWS = torch.tensor([[0, 2], [1, 3], [0, 1]])
 
 
@@ -73,6 +74,7 @@ def numbers(view: TeacherView):
         "mask": kv.mask,
         "attention": view.attention,
         "bits": view.bits_per_char,
+        "foretold": None if view.foretold is None else view.foretold.log_probs,
         "hidden": None if output is None else output.hidden,
         "rows": view.alignment.rows,
         "weights": view.alignment.weights,
@@ -98,15 +100,15 @@ def test_answers_are_the_teacher_s_own_wherever_they_lie(
     teachers, tokenizer, tmp_path, forwards, memory
 ):
     answers = answers_in(tmp_path, memory)
-    asking = panel(teachers, answers, attention=True, own_loss=True)
+    asking = panel(teachers, answers, **ALL)
     names = [teacher.name for teacher in teachers]
     batch = encode_batch(tokenizer, TEXTS)
     with answers.during("phase", names, names):
         first = asking(batch, ROWS)
     assert forwards == names
-    bare = panel(teachers, None, attention=True, own_loss=True)(batch, ROWS)
+    bare = panel(teachers, None, **ALL)(batch, ROWS)
     forwards.clear()
-    again = panel(teachers, answers, attention=True, own_loss=True)(batch, ROWS)
+    again = panel(teachers, answers, **ALL)(batch, ROWS)
     assert forwards == []
     check_same(bare, first)
     check_same(bare, again)
