@@ -51,9 +51,9 @@ from student.objective import (
     needs_of,
     wants_sample,
 )
+from student.output.across.signals import signals_of
 from student.output.temperature import TEMPERATURES
 from student.places import Counts, Places, Share, availability, find_places
-from student.signals import signals_of
 from student.step_outputs import OutputPlan
 from student.terms.key_value import ce
 

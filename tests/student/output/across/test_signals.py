@@ -5,7 +5,7 @@ import torch
 from align.tokens.batch import TokenBatch, encode_batch
 from align.views import Asked, Foretold, TeacherView
 from fuse.prequential import PrequentialRouter
-from student.signals import signals_of
+from student.output.across.signals import signals_of
 from teacher.capture.kv_capture import KVCapture
 from teacher.live_teacher import LiveTeacher
 from teacher.loading.models import load_model
