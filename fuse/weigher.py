@@ -54,9 +54,9 @@ class Weigher(nn.Module):
         for each layer; see :func:`share`. ``signals`` are for routers that need some.
         """
         query = routing_query(hidden, mask, "token" if self.needs else self.level)
-        told = (signals,) if self.needs else ()
+        given = (signals,) if self.needs else ()
         weights = [
-            share(per_token(self._sharpen(router(query, *told)), mask), available)
+            share(per_token(self._sharpen(router(query, *given)), mask), available)
             for router in self.routers
         ]
         return torch.stack(weights) if self.by_layer else weights[0]

@@ -342,7 +342,9 @@ class Distiller(nn.Module):
                 captured = self._look(batch)
                 context = self._contexts.alone(captured, batch, step)
                 return self._total(context, {}, share, captured)
-            return self._taught(batch, views, rows, step, share, domains)
+            return self._taught(
+                batch, views, rows, step=step, share=share, domains=domains
+            )
 
     def _taught(
         self,
@@ -353,7 +355,7 @@ class Distiller(nn.Module):
         share: Share | None,
         domains: Sequence[str] | None,
     ) -> StepResult:
-        read = self._read(batch, views, rows, step, share, domains)
+        read = self._read(batch, views, rows, step=step, share=share, domains=domains)
         routing, available = read.routing, read.available
         with part("fuse"):
             extra = self._of_bridge(read.captured, views, share)

@@ -200,11 +200,9 @@ def build_phase_teachers(
     regularizer = None
     if trained and is_on(strength):
         regularizer = EntropyRegularizer(target, strength, timetable=timetable)
+    weigher.to(student.device)
     teaching = Teaching(
-        bridge,
-        weigher.to(student.device),
-        regularizer,
-        depth.maps,
+        *(bridge, weigher, regularizer, depth.maps),
         sizes=sizes_of(teachers),
         temperature=phase.fuse.moving_temperature,
     )
@@ -288,9 +286,8 @@ def build_bridge(
 
 
 def _loses_positions(phase: PhaseConfig, teacher: ModelFacts) -> bool:
-    if phase.align.position_means == "auto":
-        return teacher.learned_positions
-    return phase.align.position_means == "remove"
+    means = phase.align.position_means
+    return teacher.learned_positions if means == "auto" else means == "remove"
 
 
 def build_weigher(
@@ -325,9 +322,9 @@ def router_options(fuse: FuseConfig, shares: Mapping[str, float]) -> dict[str, A
     Raises:
         InputError: fixed weights are not one a teacher.
     """
-    if fuse.router == "fixed":
-        return fuse.router_options | {"weights": fixed_weights(fuse, shares)}
-    return fuse.router_options
+    options = fuse.router_options
+    weights = {"weights": fixed_weights(fuse, shares)} if fuse.router == "fixed" else {}
+    return options | weights
 
 
 def _depth(

@@ -119,9 +119,9 @@ class _Subject:
         signals = told(self.needs, _TEACHERS)
         together = router(query, signals)
         for text in range(_TEXTS):
-            one = _only(signals, text)
+            of_text = _only(signals, text)
             if not torch.allclose(
-                router(query[text : text + 1], one)[0], together[text], atol=1e-5
+                router(query[text : text + 1], of_text)[0], together[text], atol=1e-5
             ):
                 return "a text's weights depend on its batch"
         return ""
