@@ -46,7 +46,7 @@ def signals_needed(router: Any) -> frozenset[str]:
     Raises:
         InputError: it needs what nobody can give it.
     """
-    needs = getattr(router, "needs", frozenset())
+    needs: Any = getattr(router, "needs", frozenset())
     if not isinstance(needs, Set) or not needs <= SIGNALS:
         raise InputError(
             f"router {getattr(router, '__name__', router)!r} needs {needs!r}; give a "
