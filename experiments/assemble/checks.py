@@ -157,18 +157,25 @@ def _check_balance(phase: PhaseConfig, registry: Registry) -> None:
         )
 
 
-def timetable_of(phase: PhaseConfig, registry: Registry) -> Timetable:
-    """What a phase's settings are at each step; its length is told as it begins."""
+def timetable_of(
+    phase: PhaseConfig, registry: Registry, steps: int | None = None
+) -> Timetable:
+    """What a phase's settings are at each step; a length of None is told as it begins.
+
+    Args:
+        phase: resolved settings.
+        registry: where rules are looked up.
+        steps: optimiser steps of the phase.
+    """
     rules = {moved.rule for moved in schedules_of(phase).values()} - RULES.keys()
     others = {rule: registry.guarded("schedule", rule) for rule in sorted(rules)}
-    return Timetable(rules={**RULES, **others})
+    return Timetable(steps, rules={**RULES, **others})
 
 
 def _check_schedules(phase: PhaseConfig, registry: Registry) -> None:
     """Ask each schedule once, before any work, but for temperatures of outputs, which
     may look at what only a step shows."""
-    timetable = timetable_of(phase, registry)
-    timetable.total_steps = phase.train.steps or 1
+    timetable = timetable_of(phase, registry, phase.train.steps or 1)
     for place, schedule in schedules_of(phase).items():
         factory = registry.entry("schedule", schedule.rule).value
         check(options_of(factory), schedule.options, place)

@@ -18,6 +18,7 @@ from align.support.process_memory import highest, resident
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
 from align.views import TeacherView, with_kv
+from experiments.assemble.checks import timetable_of
 from experiments.assemble.outputs import output_plan, own_head
 from experiments.assemble.precision import autocast_of
 from experiments.assemble.teaching import (
@@ -224,6 +225,7 @@ def assembled(trial: Trial, index: int) -> Lesson:
         student.gradient_checkpointing_enable({"use_reentrant": False})
     capture = KVCapture(student)
     teachers, known = trial.models.chosen(names), trial.config.teachers
+    timetable = timetable_of(phase, trial.registry, phase.train.steps or 1)
     phase_teachers = None
     if names:
         phase_teachers = build_phase_teachers(
@@ -235,6 +237,7 @@ def assembled(trial: Trial, index: int) -> Lesson:
             shares={n: known[n].weight if n in known else 1.0 for n in names},
             samples=trial.calibration,
             progress=lambda items, title, total: items,
+            timetable=timetable,
         )
     objectives = build_objectives(phase, trial.registry, bool(names))
     distiller = Distiller(
@@ -255,6 +258,7 @@ def assembled(trial: Trial, index: int) -> Lesson:
         else None,
         head=own_head(phase, capture),
         balance=build_balance(phase, trial.registry, objectives),
+        timetable=timetable,
     )
     return Lesson(distiller, phase_teachers)
 
@@ -327,6 +331,7 @@ def _without_teachers(
         autocast=autocast_of(phase.train),
         head=own_head(phase, capture),
         balance=build_balance(phase, registry, objectives),
+        timetable=timetable_of(phase, registry, phase.train.steps or 1),
     )
 
 

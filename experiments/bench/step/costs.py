@@ -16,6 +16,7 @@ import torch
 from align.support.stopwatch import Stopwatch
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
+from experiments.assemble.checks import timetable_of
 from experiments.assemble.data import Encoder, cutter_of
 from experiments.assemble.outputs import own_head
 from experiments.assemble.teaching import (
@@ -95,6 +96,7 @@ class Scene:
             name: LiveTeacher(name, teacher, KVCapture(teacher.model))
             for name, teacher in zip(TEACHERS, teachers, strict=True)
         }
+        timetable = timetable_of(self.phase, self.registry, 1)
         phase_teachers = build_phase_teachers(
             self.phase,
             registry=self.registry,
@@ -104,6 +106,7 @@ class Scene:
             shares=dict.fromkeys(TEACHERS, 1.0),
             samples=self.samples[-16:],
             progress=lambda items, *_: items,
+            timetable=timetable,
         )
         terms = build_objectives(self.phase, self.registry, True)
         teaching = phase_teachers.teaching
@@ -116,6 +119,7 @@ class Scene:
             teaching=teaching,
             head=head,
             balance=build_balance(self.phase, self.registry, terms),
+            timetable=timetable,
         ), phase_teachers
 
     def whole(self) -> None:

@@ -65,6 +65,7 @@ def test_what_baselines_multiply_is_said_with_what_makes_it_cheaper():
 
 BOTH = {
     "baselines": {"ce_only": True, "single_teachers": "all"},
+    "loss": {"lambda_k": {"from": 1.0, "to": 0.5}},  # over the phase, however long
     "train": {"steps": 5, "checkpoint_every": 2, "keep_checkpoints": 1},
 }
 
