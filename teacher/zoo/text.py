@@ -12,7 +12,7 @@ import hashlib
 import json
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def zoo_documents(domain: str, split: str) -> tuple[tuple[str, str], ...]:
             raise InputError(
                 f"zoo {argument} {value!r} is unknown; choose one of {', '.join(valid)}"
             )
-    return _corpus()[domain, split]
+    return _corpus(whole=split not in SPLIT_CHARS)[domain, split]
 
 
 @lru_cache(maxsize=1)
@@ -97,13 +97,19 @@ def text_fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-@lru_cache(maxsize=1)
-def _corpus() -> dict[tuple[str, str], tuple[tuple[str, str], ...]]:
+@lru_cache(maxsize=2)
+def _corpus(*, whole: bool) -> dict[tuple[str, str], tuple[tuple[str, str], ...]]:
     """Assign every document to a split, then drop repeated paragraphs.
 
-    A constant of this CPython, read once per process.
+    A constant of this CPython, read once per process. The teachers' split is most of
+    the library, and comes last: what is held out of it does not depend on it.
+
+    Args:
+        whole: also the teachers' split; without it only the other splits' documents
+            are read.
     """
-    files, topics = _separated(), _topics()
+    files = _separated(whole)
+    topics = _topics(whole)
     sizes = _sizes(files, topics)
     splits = _assign("files", *sizes["files"])
     topic_splits = _assign("topics", *sizes["topics"])
@@ -117,7 +123,8 @@ def _corpus() -> dict[tuple[str, str], tuple[tuple[str, str], ...]]:
         documents["code", splits[name]].append((name, code))
     known_paragraphs: set[str] = set()
     corpus = {}
-    for split in reversed(SPLITS):  # what is held out is held out of all others
+    splits_read = [split for split in SPLITS if whole or split in SPLIT_CHARS]
+    for split in reversed(splits_read):  # what is held out is held out of all others
         for domain in DOMAINS:
             ordered = sorted(documents[domain, split], key=lambda item: _hash(item[0]))
             split_documents = [
@@ -197,16 +204,15 @@ def dealt(sizes: dict[str, int], share: float) -> dict[str, list[str]]:
 
 def document_sizes() -> dict[str, tuple[dict[str, int], float]]:
     """Characters of prose by kind and document, and the kind's part of each split."""
-    return _sizes(_separated(), _topics())
+    return _sizes(_separated(whole=True), _topics(whole=True))
 
 
 def _sizes(
-    files: list[tuple[str, str, str]], topics: list[tuple[str, str]]
+    files: Sequence[tuple[str, str, str]], topics: Sequence[tuple[str, str]]
 ) -> dict[str, tuple[dict[str, int], float]]:
-    return {
-        "files": ({name: len(prose) for name, prose, _ in files}, 0.75),
-        "topics": ({name: len(text) for name, text in topics}, 0.25),
-    }
+    prose_sizes = {name: len(prose) for name, prose, _ in files}
+    topic_sizes = {name: len(text) for name, text in topics}
+    return {"files": (prose_sizes, 0.75), "topics": (topic_sizes, 0.25)}
 
 
 def _limit(documents: list[tuple[str, str]], split: str) -> list[tuple[str, str]]:
@@ -237,25 +243,31 @@ def _library() -> Path:
     return Path(sysconfig.get_paths()["stdlib"])
 
 
-def _separated() -> list[tuple[str, str, str]]:
+def _separated(whole: bool) -> list[tuple[str, str, str]]:
     """Name, prose and code of every module; parsing them all takes seconds."""
-    return [(name, *_separate(text)) for name, text in _read_sources()]
+    return [(name, *_separate(text)) for name, text in _read_sources(whole)]
 
 
-def _read_sources() -> Iterator[tuple[str, str]]:
-    for name, path in _sources():
+def _read_sources(whole: bool) -> Iterator[tuple[str, str]]:
+    """Every module by its name, or those that are noted to be no teacher's."""
+    root, noted = _library(), sorted(noted_splits()["files"])
+    some = ((name, root / name) for name in noted if (root / name).is_file())
+    for name, path in _sources() if whole else some:
         try:
             yield name, path.read_text(encoding="utf-8")
         except UnicodeDecodeError:  # a few old modules declare another encoding
             continue
 
 
-def _topics() -> list[tuple[str, str]]:
+def _topics(whole: bool) -> list[tuple[str, str]]:
     from pydoc_data.topics import topics
 
-    return sorted(
-        (f"topics/{name}", text.strip() + "\n") for name, text in topics.items()
-    )
+    noted = noted_splits()["topics"]
+    return [
+        (f"topics/{name}", text.strip() + "\n")
+        for name, text in sorted(topics.items())
+        if whole or f"topics/{name}" in noted
+    ]
 
 
 def _separate(source: str) -> tuple[str, str]:

@@ -33,6 +33,23 @@ def test_no_paragraph_stands_in_two_splits():
         seen |= here
 
 
+def test_what_is_not_the_teachers_takes_no_reading_of_theirs(monkeypatch):
+    """Fails where the whole library is read for a student's text: seconds a run."""
+    separated, separate = [], zoo_text._separate
+
+    def counted(source):
+        separated.append(source)
+        return separate(source)
+
+    whole = {key: zoo_documents(*key) for key in zoo_text._corpus(whole=True)}
+    zoo_text._corpus.cache_clear()
+    monkeypatch.setattr(zoo_text, "_separate", counted)
+    for (domain, split), documents in whole.items():
+        if split != "teacher":
+            assert zoo_documents(domain, split) == documents
+    assert 0 < len(separated) <= len(zoo_text.noted_splits()["files"])
+
+
 def test_no_document_stands_in_two_splits():
     owner: dict[str, str] = {}
     for split in SPLITS:
