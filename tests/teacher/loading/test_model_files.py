@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from teacher import KVCapture, load_model
-from teacher.loading.models import read_config
+from teacher.loading.model_config import read_config
 
 pytestmark = pytest.mark.edges
 
