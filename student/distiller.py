@@ -12,28 +12,23 @@ Who learns from what is decided here and nowhere else:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from align.errors import InputError
-from align.layer_map import LayerMap
 from align.reading import Reading
-from align.schedules import Setting, Timetable, is_on
+from align.schedules import Timetable, is_on
 from align.sizes import Sizes
 from align.support.matrices import Layout, layouts
 from align.support.stopwatch import part
 from align.tokens.batch import TokenBatch
 from align.views import Capture, Captured, Injection, LinearHead, TeacherView, with_kv
-from fuse.routing_loss import EntropyRegularizer, expected_teacher_loss
 from fuse.weigher import Weigher, prior
 from student.attention_sinks import without_sinks
-from student.balance import Balance, Weighing
-from student.bridges.base import Bridge
+from student.balance import Balance
 from student.config import LossConfig
-from student.context import ContextMaker, introduce, of_kv
-from student.evaluate import KVHealth, kv_health
+from student.evaluate import kv_health
 from student.frozen import frozen
 from student.layers import layers_read
 from student.objective import (
@@ -42,11 +37,9 @@ from student.objective import (
     KEYS_VALUES,
     RELATIONS,
     FittedObjective,
-    Objective,
     StepContext,
     compares,
     count_of,
-    fades,
     modules_of,
     needs_of,
     wants_sample,
@@ -54,79 +47,17 @@ from student.objective import (
 from student.output.across.signals import signals_of
 from student.output.temperature import TEMPERATURES
 from student.places import Counts, Places, Share, availability, find_places
+from student.step.context import ContextMaker, introduce, of_kv
+from student.step.records import StepResult as StepResult
+from student.step.records import Teaching as Teaching
+from student.step.records import WeightedObjective as WeightedObjective
+from student.step.routing_losses import routing_losses
+from student.step.term_sum import TermSum
 from student.step_outputs import OutputPlan
 from student.terms.key_value import ce
 
-
-@dataclass(frozen=True, slots=True)
-class WeightedObjective:
-    """A term with its weight."""
-
-    weight: Setting
-    """A number, or a schedule."""
-    objective: Objective
-    place: str = ""
-    """The setting that says the weight; by itself that of a named term."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Teaching:
-    """Everything that stands between teachers and student in one phase."""
-
-    bridge: Bridge | None
-    """Of the teachers that bring keys and values; None where no loss asks for any."""
-    weigher: nn.Module
-    """Maps hidden (B, T, C), mask (B, T), available (B, T, M) to weights (B, T, M) or
-    (L, B, T, M)."""
-    regularizer: EntropyRegularizer | None = None
-    """The entropy term; None where no router learns."""
-    maps: Mapping[str, LayerMap] = field(default_factory=dict)
-    """By teacher, of those that bring attention and that the bridge does not know."""
-    _: KW_ONLY
-    temperature: Setting | None = None
-    """``fuse.temperature``, where it moves."""
-
-    sizes: Mapping[str, Sizes] = field(default_factory=dict)
-    """By teacher, of those that the bridge does not know."""
-
-    @property
-    def all_sizes(self) -> Mapping[str, Sizes]:
-        """By teacher, those of the bridge's and the others."""
-        met = () if self.bridge is None else self.bridge.teachers
-        return {**self.sizes, **{teacher.name: teacher.sizes for teacher in met}}
-
-    @property
-    def layer_maps(self) -> Mapping[str, LayerMap]:
-        """By teacher, the bridge's and the others."""
-        met = () if self.bridge is None else self.bridge.teachers
-        return {**self.maps, **{teacher.name: teacher.layer_map for teacher in met}}
-
-
 HEALTH_TOKENS = 512
 """Tokens of a batch whose spread is measured."""
-
-
-@dataclass(
-    frozen=True, kw_only=True, eq=False
-)  # without slots: ZeRO 3 looks for tensors by vars()
-class StepResult:
-    """What one forward pass of training gives."""
-
-    loss: Tensor
-    """Scalar to differentiate: the pass's mean, or its share of the step's, of which
-    the shares of all passes are the sum."""
-    terms: dict[str, Tensor] = field(default_factory=dict)
-    """Every term before its weight, likewise, detached scalars."""
-    routing: Tensor | None = None
-    """(B, T, M) or (L, B, T, M) float32, detached; rows of 0 have no teacher."""
-    teachers: tuple[str, ...] = ()
-    """M names."""
-    coverage: Tensor | None = None
-    """(M,) float32, the share of text tokens that each teacher covered."""
-    health: KVHealth | None = None
-    """Of the student's keys and values before this step, where it was asked for."""
-    weights: dict[str, float] = field(default_factory=dict)
-    """By what every term was multiplied, where a balancer says so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -210,6 +141,12 @@ class Distiller(nn.Module):
             output=output,
             head=head,
             smoothing=config.smoothing,
+        )
+        self._sum = TermSum(
+            objectives=self._objectives,
+            config=config,
+            timetable=self.timetable,
+            balance=balance,
         )
         self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)
 
@@ -341,7 +278,7 @@ class Distiller(nn.Module):
             if self.weigher is None:
                 captured = self._look(batch)
                 context = self._contexts.alone(captured, batch, step)
-                return self._total(context, {}, share, captured)
+                return self._sum.total(context, {}, share, captured)
             return self._taught(
                 batch, views, rows, step=step, share=share, domains=domains
             )
@@ -359,11 +296,20 @@ class Distiller(nn.Module):
         routing, available = read.routing, read.available
         with part("fuse"):
             extra = self._of_bridge(read.captured, views, share)
-            extra |= self._routing_losses(routing, available, views, step, share)
+            if self.learns_routing:
+                extra |= routing_losses(
+                    routing,
+                    available,
+                    views,
+                    signal=self._config.router_signal,
+                    regularizer=self._regularizer,
+                    step=step,
+                    share=share,
+                )
         if self.wants_outcome(step):
             extra |= self._outcome(batch, views, routing, step, share)
         with part("fuse"):
-            result = self._total(read.context, extra, share, read.captured)
+            result = self._sum.total(read.context, extra, share, read.captured)
         tokens = batch.has_text.sum().clamp_min(1)
         return StepResult(
             loss=result.loss,
@@ -467,93 +413,6 @@ class Distiller(nn.Module):
             share = replace(share, places=share.places.met)
         return self.bridge.auxiliary(captured.kv, with_kv(views), share)
 
-    def _total(
-        self,
-        context: StepContext,
-        extra: dict[str, Tensor],
-        share: Share | None,
-        captured: Captured,
-    ) -> StepResult:
-        """Weigh the terms; ``extra`` losses carry their weights already."""
-        loss = context.zero()
-        values = {
-            name: _of_step(name, weighted.objective, context, share)
-            for name, weighted in self._objectives.items()
-        }
-        weighing = self._weigh(values, context.step, captured, share)
-        for name, value in values.items():
-            loss = loss + weighing.factors[name] * value
-        terms = {name: value.detach() for name, value in values.items()}
-        if weighing.loss is not None:
-            part = 1.0 if share is None else share.part
-            extra = {"balance": part * weighing.loss, **extra}
-        for name, value in extra.items():
-            if name in terms:
-                raise InputError(
-                    f"the term {name!r} is called as a loss that the space or the "
-                    "router has of its own; call the term otherwise in loss.terms"
-                )
-            loss = loss + value
-            terms[name] = value.detach()
-        weights = {} if self.balance is None else weighing.logged
-        return StepResult(loss=loss, terms=terms, weights=weights)
-
-    def _weigh(
-        self,
-        values: Mapping[str, Tensor],
-        step: int,
-        captured: Captured,
-        share: Share | None,
-    ) -> Weighing:
-        """The config's weights at a step, or what the balancer makes of them."""
-        asked = self.timetable.value
-        fade = asked(self._config.fading, "loss.fade", step)
-        weights = {
-            name: asked(o.weight, o.place or f"loss.terms.{name}.weight", step)
-            * (fade if fades(o.objective) else 1)
-            for name, o in self._objectives.items()
-        }
-        if self.balance is None:
-            return Weighing(factors=weights, loss=None)
-        total = list if share is None else share.over_processes
-        return self.balance.weigh(values, weights, captured, step=step, total=total)
-
-    def _routing_losses(
-        self,
-        routing: Tensor,
-        available: Tensor,
-        views: Sequence[TeacherView],
-        step: int,
-        share: Share | None,
-    ) -> dict[str, Tensor]:
-        if not self.learns_routing:
-            return {}
-        layers = len(routing) if routing.dim() == 4 else 1
-
-        def total(name: str) -> float | None:
-            return None if share is None else layers * share.step.terms[name][0]
-
-        losses: dict[str, Tensor] = {}
-        if self._config.router_signal != "outcome":
-            teacher_bits = [view.bits_per_char for view in views]
-            known = torch.tensor(
-                [b is not None for b in teacher_bits], device=routing.device
-            )
-            blank = routing.new_zeros(routing.shape[0])
-            bits = torch.stack([blank if b is None else b for b in teacher_bits], -1)
-            losses["teacher_loss"] = expected_teacher_loss(
-                routing,
-                bits[:, None].expand_as(routing),
-                available & known,
-                total("teacher_loss"),
-            )
-        if self._regularizer is not None:
-            covered = available.any(-1)
-            losses["entropy"] = self._regularizer.compute_loss(
-                routing, step, covered, total("entropy")
-            )
-        return losses
-
     def _outcome(
         self,
         batch: TokenBatch,
@@ -604,15 +463,3 @@ def _sizes_of(capture: Capture) -> Sizes:
         v_dim=capture.v_dim,
         hidden_size=capture.hidden_size,
     )
-
-
-def _of_step(
-    name: str, objective: Objective, context: StepContext, share: Share | None
-) -> Tensor:
-    """A term's part of the step's mean."""
-    context = replace(context, place=f"loss.terms.{name}")
-    if share is None:
-        return objective(context)
-    if count_of(objective) is not None:
-        return objective(replace(context, totals=share.step.terms[name]))
-    return share.part * objective(context)

@@ -252,7 +252,7 @@ class Objective(Protocol):
 
     A term that is built for sizes has a method ``meet``, which is told those of the
     student and of the phase's teachers before anything else; see
-    :func:`student.context.introduce`.
+    :func:`student.step.context.introduce`.
 
     A term that is a module may have a method ``fit`` that takes an iterable of
     :class:`StepContext`: what the phase's calibration sample looks like before the

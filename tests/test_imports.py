@@ -43,6 +43,7 @@ ROOMS: dict[str, set[str]] = {
     "student/output/divergence": set(),
     "student/output/across": {"output/divergence"},
     "student/output/transport": {"output/divergence", "output/across"},
+    "student/step": {"balance", "bridges"},
     "student/terms": {"output"},
     "student/match": {"bridges", "output"},
     "plugins/contracts": set(),

@@ -33,8 +33,8 @@ from experiments.config.tree import PhaseConfig
 from fuse.router import learns, needs_sample
 from fuse.signals import signals_needed
 from plugins.registry import Registry
-from student.context import introduce
 from student.objective import needs_of
+from student.step.context import introduce
 from student.terms.key_value import chosen_terms
 
 Teachers = Mapping[str, Teacher]

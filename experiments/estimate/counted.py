@@ -30,9 +30,9 @@ from experiments.run.context import Stage
 from fuse.router import learns
 from plugins.registry import Registry
 from student.config import TrainConfig
-from student.context import introduce
 from student.layers import layers_read
 from student.objective import ATTENTION, HIDDEN, compares, modules_of, needs_of
+from student.step.context import introduce
 from teacher.loading.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
 
 BLOCKS = {"cuda": 4, "cpu": 2}

@@ -8,10 +8,10 @@ import torch
 from align.tokenizer_align import encode_batch
 from plugins.contracts.step import step_context, step_places
 from student.config import LossConfig
-from student.context import introduce
 from student.distiller import WeightedObjective
 from student.match import Match
 from student.objective import HIDDEN, count_of, needs_of
+from student.step.context import introduce
 from tests.student.match.test_term import TEACHERS, sizes
 
 TAUGHT = ("gpt2-prose", "qwen-code")

@@ -8,9 +8,9 @@ import torch
 from align.errors import InputError
 from align.sizes import Sizes
 from plugins.contracts.step import step_context, step_places
-from student.context import introduce
 from student.match import DISTANCES, PROJECTORS, Match
 from student.objective import KEYS_VALUES, RELATIONS, count_of, needs_of
+from student.step.context import introduce
 
 NAMES = ("gpt2", "qwen")
 """The context's teachers, 6 and 10 wide; the student is 8 wide."""

@@ -1,0 +1,1 @@
+"""What one training step reads and adds up."""

@@ -1,0 +1,83 @@
+"""What a training step is given, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+
+from torch import Tensor, nn
+
+from align.layer_map import LayerMap
+from align.schedules import Setting
+from align.sizes import Sizes
+from fuse.routing_loss import EntropyRegularizer
+from student.bridges.base import Bridge
+from student.evaluate import KVHealth
+from student.objective import Objective
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedObjective:
+    """A term with its weight."""
+
+    weight: Setting
+    """A number, or a schedule."""
+    objective: Objective
+    place: str = ""
+    """The setting that says the weight; by itself that of a named term."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Teaching:
+    """Everything that stands between teachers and student in one phase."""
+
+    bridge: Bridge | None
+    """Of the teachers that bring keys and values; None where no loss asks for any."""
+    weigher: nn.Module
+    """Maps hidden (B, T, C), mask (B, T), available (B, T, M) to weights (B, T, M) or
+    (L, B, T, M)."""
+    regularizer: EntropyRegularizer | None = None
+    """The entropy term; None where no router learns."""
+    maps: Mapping[str, LayerMap] = field(default_factory=dict)
+    """By teacher, of those that bring attention and that the bridge does not know."""
+    _: KW_ONLY
+    temperature: Setting | None = None
+    """``fuse.temperature``, where it moves."""
+
+    sizes: Mapping[str, Sizes] = field(default_factory=dict)
+    """By teacher, of those that the bridge does not know."""
+
+    @property
+    def all_sizes(self) -> Mapping[str, Sizes]:
+        """By teacher, those of the bridge's and the others."""
+        met = () if self.bridge is None else self.bridge.teachers
+        return {**self.sizes, **{teacher.name: teacher.sizes for teacher in met}}
+
+    @property
+    def layer_maps(self) -> Mapping[str, LayerMap]:
+        """By teacher, the bridge's and the others."""
+        met = () if self.bridge is None else self.bridge.teachers
+        return {**self.maps, **{teacher.name: teacher.layer_map for teacher in met}}
+
+
+@dataclass(
+    frozen=True, kw_only=True, eq=False
+)  # without slots: ZeRO 3 looks for tensors by vars()
+class StepResult:
+    """What one forward pass of training gives."""
+
+    loss: Tensor
+    """Scalar to differentiate: the pass's mean, or its share of the step's, of which
+    the shares of all passes are the sum."""
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    """Every term before its weight, likewise, detached scalars."""
+    routing: Tensor | None = None
+    """(B, T, M) or (L, B, T, M) float32, detached; rows of 0 have no teacher."""
+    teachers: tuple[str, ...] = ()
+    """M names."""
+    coverage: Tensor | None = None
+    """(M,) float32, the share of text tokens that each teacher covered."""
+    health: KVHealth | None = None
+    """Of the student's keys and values before this step, where it was asked for."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """By what every term was multiplied, where a balancer says so."""

@@ -1,0 +1,104 @@
+"""The terms of one pass, weighed and added up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from align.errors import InputError
+from align.schedules import Timetable
+from align.views import Captured
+from student.balance import Balance, Weighing
+from student.config import LossConfig
+from student.objective import Objective, StepContext, count_of, fades
+from student.places import Share
+from student.step.records import StepResult, WeightedObjective
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TermSum:
+    """The terms of a phase with what their weights come from."""
+
+    objectives: Mapping[str, WeightedObjective]
+    """By name."""
+    config: LossConfig
+    """Says what all terms that fade are multiplied by."""
+    timetable: Timetable
+    """What settings are at a step."""
+    balance: Balance | None
+    """What weighs the terms; None where the config does alone."""
+
+    def total(
+        self,
+        context: StepContext,
+        extra: dict[str, Tensor],
+        share: Share | None,
+        captured: Captured,
+    ) -> StepResult:
+        """Weigh the terms of one pass.
+
+        Args:
+            context: what they read.
+            extra: further losses, which carry their weights already.
+            share: what the pass is of its optimiser step; None: it is all there is.
+            captured: the student, from which ``context`` is made.
+
+        Raises:
+            InputError: a term is called as one of the further losses.
+        """
+        loss = context.zero()
+        values = {
+            name: _of_step(name, weighted.objective, context, share)
+            for name, weighted in self.objectives.items()
+        }
+        weighing = self._weigh(values, context.step, captured, share)
+        for name, value in values.items():
+            loss = loss + weighing.factors[name] * value
+        terms = {name: value.detach() for name, value in values.items()}
+        if weighing.loss is not None:
+            part = 1.0 if share is None else share.part
+            extra = {"balance": part * weighing.loss, **extra}
+        for name, value in extra.items():
+            if name in terms:
+                raise InputError(
+                    f"the term {name!r} is called as a loss that the space or the "
+                    "router has of its own; call the term otherwise in loss.terms"
+                )
+            loss = loss + value
+            terms[name] = value.detach()
+        weights = {} if self.balance is None else weighing.logged
+        return StepResult(loss=loss, terms=terms, weights=weights)
+
+    def _weigh(
+        self,
+        values: Mapping[str, Tensor],
+        step: int,
+        captured: Captured,
+        share: Share | None,
+    ) -> Weighing:
+        """The config's weights at a step, or what the balancer makes of them."""
+        asked = self.timetable.value
+        fade = asked(self.config.fading, "loss.fade", step)
+        weights = {
+            name: asked(o.weight, o.place or f"loss.terms.{name}.weight", step)
+            * (fade if fades(o.objective) else 1)
+            for name, o in self.objectives.items()
+        }
+        if self.balance is None:
+            return Weighing(factors=weights, loss=None)
+        total = list if share is None else share.over_processes
+        return self.balance.weigh(values, weights, captured, step=step, total=total)
+
+
+def _of_step(
+    name: str, objective: Objective, context: StepContext, share: Share | None
+) -> Tensor:
+    """A term's part of the step's mean."""
+    context = replace(context, place=f"loss.terms.{name}")
+    if share is None:
+        return objective(context)
+    if count_of(objective) is not None:
+        return objective(replace(context, totals=share.step.terms[name]))
+    return share.part * objective(context)
