@@ -158,7 +158,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Foretold:
+class ForetoldTokens:
     """How likely one model found the tokens that came."""
 
     tokens: TokenBatch
@@ -204,7 +204,7 @@ class TeacherView:
     """(B, T_s) int64: the first of the teacher's tokens that feeds each student token,
     -1 for none; where ``kv`` is on the student's tokens already and the alignment
     cannot tell. None reads it off the alignment."""
-    foretold: Foretold | None = None
+    foretold: ForetoldTokens | None = None
     """How likely it found its own tokens; None where no router needs it."""
     output: Output | None = None
     """The teacher's own tokens and what its head is given for them; None where no

@@ -77,6 +77,7 @@ PARTICULAR = {
     "qwen3_next": "linear attention in three layers of four, named and left out",
     "gemma3n": "layers that read others' KV, named and left out",
     "gpt_oss": "attention sinks, mixture of experts",
+    "phi3": "fused q, k, v, fused gate and input",
     "bert": "learned positions, sees both sides",
     "roberta": "learned positions behind a padding row",
     "albert": "one layer's weights used by all",

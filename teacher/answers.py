@@ -20,7 +20,7 @@ from torch import Tensor
 
 from align.kv import KV
 from align.reading import Reading
-from align.views import Asked, Foretold, Output, Teacher, TeacherView
+from align.views import Asked, ForetoldTokens, Output, Teacher, TeacherView
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +86,7 @@ class _Answer:
         )
         if "foretold" in wanted:
             assert reading.tokens is not None
-            foretold = Foretold(reading.tokens, parts["foretold"])
+            foretold = ForetoldTokens(reading.tokens, parts["foretold"])
             view = replace(view, foretold=foretold)
         if "hidden" not in wanted:
             return view

@@ -24,7 +24,7 @@ from align.views import (
     OUTPUTS,
     Align,
     Asked,
-    Foretold,
+    ForetoldTokens,
     LinearHead,
     NonFiniteTeacherError,
     Output,
@@ -190,7 +190,7 @@ class LiveTeacher:
             bits = teacher_bits_per_char(captured.logits, tokens).to(home)
         if captured.logits is not None and reading.foretold:
             nll = next_token_nll(captured.logits, tokens.ids, tokens.mask)
-            foretold = Foretold(reading.tokens, -nll.to(home))
+            foretold = ForetoldTokens(reading.tokens, -nll.to(home))
         if captured.hidden is not None:
             # In the dtype in which the head would be applied.
             wide = asked.autocast or captured.hidden.dtype

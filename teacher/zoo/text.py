@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +31,10 @@ SPLIT_CHARS = {"eval": 80_000, "calibration": 60_000, "student": 300_000}
 
 NOTED = Path(__file__).with_name("weights") / "splits.json"
 """Which documents are not the teachers'."""
+
+_READING = threading.Lock()
+"""Held while the library is read. Models are trained side by side: one thread reads
+for all, and CPython 3.11's ``ast.parse`` fails where two threads are in it."""
 
 _NO_TEXT = {
     "__phello__",
@@ -81,7 +86,8 @@ def zoo_documents(domain: str, split: str) -> tuple[tuple[str, str], ...]:
             raise InputError(
                 f"zoo {argument} {value!r} is unknown; choose one of {', '.join(valid)}"
             )
-    return _corpus(whole=split not in SPLIT_CHARS)[domain, split]
+    with _READING:
+        return _corpus(whole=split not in SPLIT_CHARS)[domain, split]
 
 
 @lru_cache(maxsize=1)

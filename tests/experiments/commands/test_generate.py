@@ -105,7 +105,7 @@ def test_what_cannot_write_is_refused(run, tiny_llama, tiny_zoo, tmp_path, capsy
         (run, "has no finished phase yet"),
         (tmp_path, "neither a run nor a model"),
         (tiny_zoo["bert-mixed"], "is an encoder, which goes on with no text"),
-        (tmp_path / "gone", "no such folder"),
+        (tmp_path / "gone", "gone does not exist"),
     ):
         code, message = said(["generate", str(name), "--prompt", "a"], capsys)
         assert code == 2

@@ -14,7 +14,7 @@ DECODERS = [
     "gpt2", "opt", "llama", "llama3", "yarn", "linear", "dynamic", "longrope",
     "proportional", "mistral", "mistral_wide", "qwen2", "qwen3", "gpt_neox", "phi",
     "gemma2", "gemma3", "cohere", "cohere2", "smollm3", "olmo2", "glm", "glm4",
-    "gpt_oss",
+    "gpt_oss", "phi3",
 ]  # fmt: skip
 LATENT = ["deepseek_v3", "deepseek_v3_halves"]  # keys wider than values
 PARTLY = ["qwen3_next", "gemma3n"]  # some layers without keys and values of their own
@@ -349,7 +349,7 @@ def test_checkpointing_changes_no_gradient_of_a_kv_loss(make_model, batch, name)
 
     plain, checkpointed = gradients(False), gradients(True)
     assert plain.keys() == checkpointed.keys()
-    keys = ("k_proj", "c_attn", "key", "k_lin", "Wqkv", "kv_a_proj", ".k.")
+    keys = ("k_proj", "c_attn", "key", "k_lin", "Wqkv", "qkv_proj", "kv_a_proj", ".k.")
     assert any(part in n for n in plain for part in keys)
     for name_, gradient in plain.items():
         torch.testing.assert_close(checkpointed[name_], gradient, atol=1e-6, rtol=1e-5)

@@ -1,3 +1,6 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 import teacher.zoo.text as zoo_text
@@ -48,6 +51,32 @@ def test_what_is_not_the_teachers_takes_no_reading_of_theirs(monkeypatch):
         if split != "teacher":
             assert zoo_documents(domain, split) == documents
     assert 0 < len(separated) <= len(zoo_text.noted_splits()["files"])
+
+
+def test_threads_that_ask_at_once_have_it_read_once(monkeypatch):
+    inside, most, readings = [], [], []
+
+    def slow(whole):
+        inside.append(whole)
+        most.append(len(inside))
+        time.sleep(0.05)
+        readings.append(whole)
+        inside.pop()
+        return []
+
+    monkeypatch.setattr(zoo_text, "_separated", slow)
+    monkeypatch.setattr(zoo_text, "_topics", lambda whole: [])
+    monkeypatch.setattr(
+        zoo_text, "_sizes", lambda *_: {"files": ({},), "topics": ({},)}
+    )
+    monkeypatch.setattr(zoo_text, "_assign", lambda *_: {})
+    zoo_text._corpus.cache_clear()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: zoo_documents("code", "teacher"), range(4)))
+    finally:
+        zoo_text._corpus.cache_clear()
+    assert most == [1] and readings == [True]
 
 
 def test_no_document_stands_in_two_splits():

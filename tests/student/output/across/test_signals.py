@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import torch
 
 from align.tokens.batch import TokenBatch, encode_batch
-from align.views import Asked, Foretold, TeacherView
+from align.views import Asked, ForetoldTokens, TeacherView
 from fuse.prequential import PrequentialRouter
 from student.output.across.signals import signals_of
 from teacher.capture.kv_capture import KVCapture
@@ -33,7 +33,9 @@ def test_a_token_is_told_what_each_teacher_gave_the_stretch_that_it_ends():
         batch([(0, 0), (0, 12), (12, 14), (14, 16)]),
     ]
     nats = [[0.0, -1, -2, -4, -8], [0.0, -16, -32, -64]]
-    said = [Foretold(t, torch.tensor([n])) for t, n in zip(tokens, nats, strict=True)]
+    said = [
+        ForetoldTokens(t, torch.tensor([n])) for t, n in zip(tokens, nats, strict=True)
+    ]
     views = [view("a", said[0]), view("b", None), view("c", said[1])]
     (told,) = signals_of(NEEDS, student, views, ["prose"])
     assert told.teachers == ["a", "b", "c"] and told.domains == ["prose"]
