@@ -142,13 +142,16 @@ class Distiller(nn.Module):
             head=head,
             smoothing=config.smoothing,
         )
-        self._sum = TermSum(
-            objectives=self._objectives,
-            config=config,
-            timetable=self.timetable,
-            balance=balance,
-        )
         self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)
+
+    @property
+    def _sum(self) -> TermSum:
+        return TermSum(
+            objectives=self._objectives,
+            config=self._config,
+            timetable=self.timetable,
+            balance=self.balance,
+        )
 
     @property
     def learns_routing(self) -> bool:
