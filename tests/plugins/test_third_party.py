@@ -249,6 +249,8 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
         "sketch": "space",
         "huber_k": "objective",
         "uncertain_k": "objective",
+        "chordal": "distance",
+        "shared": "projector",
         "dwa": "balancer",
     }
     for name in theirs:
@@ -302,11 +304,11 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
     built_in.append("phase.routing.fuse.space=losses")
     without = mtkd(scratch, "train", config, "run.name=another", *built_in)
     assert without.returncode == 2
-    assert "no objective is called 'huber_k'" in without.stderr
-    built_in.append("phase.routing.loss.extra={}")
+    assert "no balancer is called 'dwa'" in without.stderr
+    built_in.append("phase.routing.loss.balance=none")
     without = mtkd(scratch, "train", config, "run.name=another", *built_in)
     assert without.returncode == 2
-    assert "no balancer is called 'dwa'" in without.stderr
+    assert "no objective is called 'huber_k'" in without.stderr
 
 
 @pytest.mark.slow
