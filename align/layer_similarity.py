@@ -188,8 +188,8 @@ def similarity_layer_map(similarity: Tensor) -> LayerMap:
 
 
 @dataclass(frozen=True, slots=True)
-class SimilarLayers:
-    """The layer map ``cka``: the monotone path of the most similar layers."""
+class SampledLayers:
+    """A layer map that is read off what layers compute on a sample."""
 
     needs_sample: bool = True
 
@@ -205,6 +205,18 @@ class SimilarLayers:
             ValueError: the sample is of other models, or holds no token.
         """
         check_sample(sample, num_teacher_layers, num_student_layers)
+        return self.choose(sample)
+
+    def choose(self, sample: LayerSimilarity) -> LayerMap:
+        """The map, of a sample that is of these models."""
+        raise NotImplementedError
+
+
+class SimilarLayers(SampledLayers):
+    """The layer map ``cka``: the monotone path of the most similar layers."""
+
+    def choose(self, sample: LayerSimilarity) -> LayerMap:
+        """See :meth:`SampledLayers.choose`."""
         return similarity_layer_map(sample.cka())
 
 

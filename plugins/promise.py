@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import nn
+
 from plugins.untouched import Untouched
 
 
@@ -46,6 +48,16 @@ class Promise:
 def problem(broken: object, detail: str) -> str:
     """The detail where something is broken, else nothing."""
     return detail if broken else ""
+
+
+def unreached(module: nn.Module) -> str:
+    """What is wrong where a backward pass has left a parameter without a gradient."""
+    still = [
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and parameter.grad is None
+    ]
+    return problem(still, f"nothing reaches its parameters {still}")
 
 
 def first_problem(*problems: str) -> str:

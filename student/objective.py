@@ -146,15 +146,15 @@ class Relation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class States:
-    """Hidden states of the student and of one teacher, neither projected nor scaled."""
+class Sides:
+    """One place in the student beside one teacher's, never projected."""
 
     name: str
     """The teacher's."""
     student: Tensor
-    """(L, B, T, C_s) float, after each of the student's layers."""
+    """(L, B, T, C_s) float, with gradient."""
     teacher: Tensor
-    """(L, B, T, C_t) float32 on the student's layers and tokens, detached; 0 where
+    """(L, B, T, C_t) float on the student's layers and tokens, detached; 0 where
     nothing is aligned."""
     weight: Tensor
     """(B, T) or (L, B, T) float32 >= 0, detached."""
@@ -189,7 +189,7 @@ class StepContext:
     """Filled when a term needs ``attention``."""
     relations: Sequence[Relation] = ()
     """Filled when a term needs ``relations``."""
-    states: Sequence[States] = ()
+    states: Sequence[Sides] = ()
     """Filled when a term needs ``hidden``."""
     routing: Tensor | None = None
     """(B, T, M), or (L, B, T, M) where layers are routed by themselves, float32

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from align.layer_map import LayerMap
-from align.layer_similarity import LayerSimilarity, check_sample, gram
+from align.layer_similarity import LayerSimilarity, SampledLayers, gram
 
 
-@dataclass(frozen=True, slots=True)
-class DenseLayers:
+class DenseLayers(SampledLayers):
     """The layer map ``density``: more layers where the teacher changes more.
 
     Student layers lie evenly along the way that the teacher's features go from layer
@@ -26,21 +24,9 @@ class DenseLayers:
         layers' CKA, which no rotation changes.
     """
 
-    needs_sample: bool = True
-
-    def __call__(
-        self,
-        num_teacher_layers: int,
-        num_student_layers: int,
-        sample: LayerSimilarity,
-    ) -> LayerMap:
-        """Map the layers of one teacher, from features of a sample.
-
-        Raises:
-            ValueError: the sample is of other models, or holds no token.
-        """
-        check_sample(sample, num_teacher_layers, num_student_layers)
-        return density_layer_map(layer_steps(sample), num_student_layers)
+    def choose(self, sample: LayerSimilarity) -> LayerMap:
+        """See :meth:`align.layer_similarity.SampledLayers.choose`."""
+        return density_layer_map(layer_steps(sample), len(sample.student))
 
 
 def layer_steps(sample: LayerSimilarity) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from align.layer_map import LayerMap
 from align.layer_similarity import (
     LayerSimilarity,
-    check_sample,
+    SampledLayers,
     gram,
     similarity_layer_map,
 )
@@ -21,8 +20,7 @@ RIDGE = 0.01
 features."""
 
 
-@dataclass(frozen=True, slots=True)
-class RebuiltLayers:
+class RebuiltLayers(SampledLayers):
     """The layer map ``reconstruction``: the monotone path of layers that the student's
     features rebuild best by a linear map.
 
@@ -32,20 +30,8 @@ class RebuiltLayers:
         error where the map has not seen it, or the widest layer would win.
     """
 
-    needs_sample: bool = True
-
-    def __call__(
-        self,
-        num_teacher_layers: int,
-        num_student_layers: int,
-        sample: LayerSimilarity,
-    ) -> LayerMap:
-        """Map the layers of one teacher, from features of a sample.
-
-        Raises:
-            ValueError: the sample is of other models, or holds no token.
-        """
-        check_sample(sample, num_teacher_layers, num_student_layers)
+    def choose(self, sample: LayerSimilarity) -> LayerMap:
+        """See :meth:`align.layer_similarity.SampledLayers.choose`."""
         return similarity_layer_map(reconstruction(sample.student, sample.teacher))
 
 

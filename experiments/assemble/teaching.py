@@ -202,7 +202,10 @@ def build_phase_teachers(
         regularizer = EntropyRegularizer(target, strength, timetable=timetable)
     weigher.to(student.device)
     teaching = Teaching(
-        *(bridge, weigher, regularizer, depth.maps),
+        bridge=bridge,
+        weigher=weigher,
+        regularizer=regularizer,
+        maps=depth.maps,
         sizes=sizes_of(teachers),
         temperature=phase.fuse.moving_temperature,
     )

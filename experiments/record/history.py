@@ -138,7 +138,7 @@ def noted(run_dir: Path, lease: Lease | None, world_size: int) -> Iterator[Launc
         if not (run_dir / "config.yaml").is_file():
             (run_dir / ATTEMPTS).unlink(missing_ok=True)
         elif refused and finished:
-            _replace(run_dir, trace)
+            write_whole(run_dir / ATTEMPTS, trace)
         else:
             notes = getattr(error, "__notes__", ())
             why = ", ".join([str(error) or type(error).__name__, *notes])
@@ -200,13 +200,6 @@ def _text(run_dir: Path) -> str:
     """What is noted of earlier launches."""
     path = run_dir / ATTEMPTS
     return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _replace(run_dir: Path, text: str) -> None:
-    """Note this of earlier launches and nothing else."""
-    part = run_dir / f".{ATTEMPTS}.{os.getpid()}"
-    part.write_text(text, encoding="utf-8")
-    part.replace(run_dir / ATTEMPTS)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

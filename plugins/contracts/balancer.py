@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from plugins.answers import balanced_problem
 from plugins.options import options_of
-from plugins.promise import Promise, problem
+from plugins.promise import Promise, problem, unreached
 from plugins.seeds import chance
 from plugins.untouched import Untouched
 from student.balance import GRADIENTS, Balanced, Balancer, Standing, balancer_needs
@@ -137,12 +137,7 @@ class _Subject:
             return ""
         given = self.standing()
         _loss(made(given), given).backward()
-        still = [
-            name
-            for name, parameter in made.named_parameters()
-            if parameter.requires_grad and parameter.grad is None
-        ]
-        return problem(still, f"nothing reaches its parameters {still}")
+        return unreached(made)
 
     def often(self) -> str:
         made = self.made()

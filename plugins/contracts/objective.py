@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from plugins.answers import loss_problem
 from plugins.contracts.step import one_text, step_context, step_places
 from plugins.options import options_of
-from plugins.promise import Promise, problem
+from plugins.promise import Promise, problem, unreached
 from plugins.seeds import chance
 from plugins.untouched import Untouched
 from student.objective import (
@@ -238,12 +238,7 @@ class _Subject:
         if not isinstance(term, nn.Module):
             return ""
         term(_declared(step_context()[0], asked)).backward()
-        still = [
-            name
-            for name, parameter in term.named_parameters()
-            if parameter.requires_grad and parameter.grad is None
-        ]
-        return problem(still, f"nothing reaches its parameters {still}")
+        return unreached(term)
 
     def extremes(self) -> str:
         for change in (lambda x: 300 * x, lambda x: x.bfloat16()):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from align.calibration import CalibrationStats
 from plugins.answers import projection_problem
 from plugins.options import options_of
-from plugins.promise import Promise
+from plugins.promise import Promise, unreached
 from plugins.seeds import chance
 from plugins.untouched import Untouched
 from student.bridges.base import PairStats
@@ -85,13 +85,8 @@ class _Subject:
             (made(x) - _target(made, y)).square().mean().backward()
             if x.grad is None or not bool((x.grad != 0).any()):
                 return "nothing of the student moves"
-            idle = [
-                name
-                for name, parameter in made.named_parameters()
-                if parameter.requires_grad and parameter.grad is None
-            ]
-            if idle:
-                return f"nothing reaches its parameters {idle}"
+            if idle := unreached(made):
+                return idle
         return ""
 
     def alone(self) -> str:

@@ -16,7 +16,7 @@ from fuse.signals import signals_needed
 from fuse.similarity_router import RoutingSample
 from plugins.answers import SUM, SUM_NARROW, weights_problem
 from plugins.contracts.signalled import signalled
-from plugins.promise import Promise, first_problem, problem
+from plugins.promise import Promise, first_problem, problem, unreached
 from plugins.seeds import chance
 from plugins.untouched import Untouched
 
@@ -120,15 +120,10 @@ class _Subject:
         gradients = [p.grad for p in parameters if p.grad is not None]
         moved = any(bool((g != 0).any()) for g in gradients)
         finite = all(bool(g.isfinite().all()) for g in gradients)
-        still = [
-            name
-            for name, p in module.named_parameters()
-            if p.requires_grad and p.grad is None
-        ]
         return first_problem(
             problem(not moved, "no parameter has a gradient"),
             problem(not finite, "a gradient is not finite"),
-            problem(still, f"nothing reaches its parameters {still}"),
+            unreached(module),
         )
 
     def history(self) -> str:

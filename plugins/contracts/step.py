@@ -16,7 +16,7 @@ from align.views import LinearHead, Output
 from plugins.contracts.aligner import token_batch
 from student.bridges.features import Features
 from student.bridges.projected import LayerwiseLinear, Projected, project
-from student.objective import AttentionPair, Comparison, Relation, States, StepContext
+from student.objective import AttentionPair, Comparison, Relation, Sides, StepContext
 from student.output import CommonPieces, Lexicon, Vocabulary
 from student.output_config import OutputConfig
 from student.places import Places, find_places
@@ -155,13 +155,13 @@ def _states(
     student: list[Tensor],
     targets: list[Tensor],
     relations: list[Relation],
-) -> list[States]:
+) -> list[Sides]:
     """Hidden states, covered where relations are."""
     if not relations:
         return []
     stated = new(student, *relations[0].student_k.shape)
     return [
-        States(
+        Sides(
             name=relation.name,
             student=stated,
             teacher=new(targets, *relation.teacher_k.shape),

@@ -49,8 +49,7 @@ class Rates:
     def share(self, step: int) -> float:
         """Of its peak that a rate is at which is a plain number."""
         timetable = self._timetable
-        if not is_schedule(
-            self._config.lr_schedule
-        ):  # every run's, which its `lr` shows: not noted
+        if not is_schedule(self._config.lr_schedule):
+            # Every run has this one, and its `lr` shows it: it is not noted.
             timetable = Timetable(timetable.total_steps)
         return timetable.value(self._config.rate_share, "train.lr_schedule", step)

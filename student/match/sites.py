@@ -9,24 +9,10 @@ from typing import Literal
 from torch import Tensor
 
 from align.sizes import Sizes
-from student.objective import HIDDEN, RELATIONS, StepContext
+from student.objective import HIDDEN, RELATIONS, Side, Sides, StepContext
 from student.places import Places
 
 SiteName = Literal["keys", "values", "hidden"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Sides:
-    """One teacher beside the student, on the student's layers and tokens."""
-
-    name: str
-    """The teacher's."""
-    student: Tensor
-    """(L, B, T, C_s) float, with gradient."""
-    teacher: Tensor
-    """(L, B, T, C_t) float, detached; 0 where nothing is aligned."""
-    weight: Tensor
-    """(B, T) or (L, B, T) float32 >= 0, detached; 0 where nothing is compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,34 +31,17 @@ class Site:
     """Whether features come as they are, for the term to standardise."""
 
 
-def _keys(ctx: StepContext) -> Iterator[Sides]:
-    for relation in ctx.relations:
-        yield Sides(
-            name=relation.name,
-            student=relation.student_k,
-            teacher=relation.teacher_k,
-            weight=relation.weight,
-        )
+def _relations(side: Side) -> Callable[[StepContext], Iterator[Sides]]:
+    def sides(ctx: StepContext) -> Iterator[Sides]:
+        for relation in ctx.relations:
+            yield Sides(
+                name=relation.name,
+                student=getattr(relation, f"student_{side}"),
+                teacher=getattr(relation, f"teacher_{side}"),
+                weight=relation.weight,
+            )
 
-
-def _values(ctx: StepContext) -> Iterator[Sides]:
-    for relation in ctx.relations:
-        yield Sides(
-            name=relation.name,
-            student=relation.student_v,
-            teacher=relation.teacher_v,
-            weight=relation.weight,
-        )
-
-
-def _hidden(ctx: StepContext) -> Iterator[Sides]:
-    for states in ctx.states:
-        yield Sides(
-            name=states.name,
-            student=states.student,
-            teacher=states.teacher,
-            weight=states.weight,
-        )
+    return sides
 
 
 def _compared(places: Places) -> Tensor:
@@ -86,19 +55,19 @@ def _stated(places: Places) -> Tensor:
 SITES: Mapping[SiteName, Site] = {
     "keys": Site(
         needs=frozenset({RELATIONS}),
-        sides=_keys,
+        sides=_relations("k"),
         width=lambda sizes: sizes.k_width,
         weight=_compared,
     ),
     "values": Site(
         needs=frozenset({RELATIONS}),
-        sides=_values,
+        sides=_relations("v"),
         width=lambda sizes: sizes.v_width,
         weight=_compared,
     ),
     "hidden": Site(
         needs=frozenset({HIDDEN}),
-        sides=_hidden,
+        sides=lambda ctx: iter(ctx.states),
         width=lambda sizes: sizes.hidden_size,
         weight=_stated,
         raw=True,

@@ -26,7 +26,7 @@ from student.objective import (
     HiddenOutput,
     Objective,
     Relation,
-    States,
+    Sides,
     StepContext,
     at_rows,
 )
@@ -165,11 +165,11 @@ class ContextMaker:
 
     def _states(
         self, captured: Captured, views: Sequence[TeacherView], weights: Tensor
-    ) -> list[States]:
+    ) -> list[Sides]:
         if HIDDEN not in self.needs or captured.states is None:
             return []
         return [
-            States(
+            Sides(
                 name=view.name,
                 student=captured.states,
                 teacher=mixed(

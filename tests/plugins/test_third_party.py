@@ -148,9 +148,18 @@ def fused_by(router, space):
 
 
 def test_a_strangers_space_and_router_train_with_their_options(
-    example, tiny_zoo, tmp_path
+    example, tiny_zoo, tmp_path, monkeypatch
 ):
     """Weights, the place to meet, a distance, a projector: all somebody else's."""
+    from mtkd_example_plugin import UncertainKeys
+
+    fit, fitted = UncertainKeys.fit, []
+
+    def noted(term, sample):
+        fit(term, sample)
+        fitted.append(float(term.log_variance))
+
+    monkeypatch.setattr(UncertainKeys, "fit", noted)
     changes = fused_by(
         {"use": "readers", "sharpness": 4.0}, {"use": "sketch", "size": 6}
     )
@@ -168,9 +177,10 @@ def test_a_strangers_space_and_router_train_with_their_options(
         line for line in lines if line["kind"] == "train" and line["arm"] == "main"
     ]
     assert all(line["terms"]["kv_k"] > 0 for line in train)
-    # Fitted before the first step: at its own mean a distance d is worth 1 + log d.
+    # Fitted before the first step, after the contract's trials on other samples.
     distance, noise = (train[0]["terms"][name] for name in ("kv_k", "noise"))
-    assert noise == pytest.approx(1 + math.log(distance), abs=0.2)
+    start = fitted[-1]
+    assert noise == pytest.approx(distance * math.exp(-start) + start, rel=1e-3)
     assert all(0 < line["terms"]["chord"] < 2 for line in train)
     assert all(0 < line["terms"]["alike"] < 1 for line in train)
     report = report_text(read_run(run))

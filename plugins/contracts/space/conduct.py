@@ -27,7 +27,7 @@ from plugins.contracts.space.lesson import (
     teacher_shapes,
 )
 from plugins.contracts.space.subject import CLOSE, Subject, answers, distance
-from plugins.promise import first_problem, problem
+from plugins.promise import first_problem, problem, unreached
 from plugins.untouched import Untouched
 from student.bridges.base import Bridge
 
@@ -79,11 +79,10 @@ def learns(subject: Subject) -> str:
     loss = sum(bridge.auxiliary(part.kv, part.views).values(), outcome * 0)
     (distance(bridge, part) + loss + outcome).backward()
     named = [(n, p) for n, p in bridge.named_parameters() if p.requires_grad]
-    still = [name for name, p in named if p.grad is None]
     odd = [n for n, p in named if p.grad is not None and not p.grad.isfinite().all()]
     routed = weights.grad is not None and bool((weights.grad != 0).any())
     return first_problem(
-        problem(still, f"nothing reaches its parameters {still}"),
+        unreached(bridge),
         problem(odd, f"the gradient of {odd} is not finite"),
         problem(not routed, "what it injects has no gradient to the weights"),
     )

@@ -5,6 +5,8 @@ import torch
 
 from align.errors import InputError
 from align.schedules import RULES, Moment, Timetable
+from fuse.config import FuseConfig
+from student.config import LossConfig
 
 MOVE = {"from": 1.0, "to": 0.0, "steps": 4}
 
@@ -64,3 +66,22 @@ def test_a_rule_is_called_with_its_options():
 
     timetable = Timetable(rules={"bumpy": bumpy})
     assert timetable.value(MOVE | {"rule": "bumpy", "bumps": 3}, "x", 2) == 7.0
+
+
+@pytest.mark.parametrize(("steps", "to"), [(7, 0.3), (40, 0.1), (3, 0.0)])
+def test_a_fade_is_what_it_was_before_there_were_schedules(steps, to):
+    fading = LossConfig(fade_steps=steps, fade_to=to).fading
+    for step in range(steps + 2):
+        before = 1 - (1 - to) * min(1.0, step / steps)
+        assert Timetable().value(fading, "loss.fade", step) == before
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(7, 0.03), (40, 0.1)])
+def test_an_entropy_that_warms_up_is_what_it_was_to_two_units_of_the_last_place(
+    steps, strength
+):
+    setting = FuseConfig(entropy_reg_strength=strength, entropy_warmup_steps=steps)
+    for step in range(steps + 2):
+        before = strength * step / steps if step < steps else strength
+        now = Timetable().value(setting.entropy_strength, "here", step)
+        assert abs(now - before) <= 2 * math.ulp(before)
