@@ -24,12 +24,12 @@ from student.match.layers import (
     layer_shares,
 )
 from student.match.projector import PROJECTORS
-from student.match.sites import SITES, Sides, SiteName
+from student.match.sites import SITES, SiteName
 from student.match.spectrum import Spectrum
 from student.match.spread import Spread
 from student.match.transport import Transport
 from student.match.whole import Cka, Mmd
-from student.objective import Count, StepContext
+from student.objective import Count, Sides, StepContext
 from student.places import Places
 
 DISTANCES: dict[str, Any] = {
