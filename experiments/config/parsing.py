@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -185,7 +185,8 @@ def parse_override(item: str) -> dict[str, Any]:
     :class:`Typed` until the field's type is known.
 
     Raises:
-        ConfigError: no ``=``, an empty key, or a value which is not YAML.
+        ConfigError: no ``=``, an empty key, or a value which is not YAML, or in which
+            a colon without a blank behind it makes a name of a setting.
     """
     key, equals, text = item.partition("=")
     parts = key.strip().split(".")
@@ -195,10 +196,27 @@ def parse_override(item: str) -> dict[str, Any]:
             "for example fuse.temperature=0.5"
         )
     value = load_yaml(text, f"the value of override {key!r}")
+    if glued := next(_glued(value), ""):
+        raise ConfigError(
+            f"override {key!r} has {glued!r}, which YAML takes for a name; put a blank "
+            f"behind the colon: {glued.replace(':', ': ', 1)!r}"
+        )
     nested: Any = value if isinstance(value, list | dict) else Typed(text)
     for part in reversed(parts):
         nested = {part: nested}
     return typing.cast(dict[str, Any], nested)
+
+
+def _glued(value: Any) -> Iterator[str]:
+    """Names without a value that have a colon in them, at any depth."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            if entry is None and isinstance(key, str) and ":" in key:
+                yield key
+            yield from _glued(entry)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _glued(entry)
 
 
 def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

@@ -168,6 +168,20 @@ def test_anchors_and_merges_are_no_repetition():
     assert load_yaml(text, "here")["b"] == {"x": 1, "y": 2}
 
 
+@pytest.mark.parametrize(
+    "item", ["loss.terms.m={use:match, weight: 1}", "phase={dual: {loss: {a:1}}}"]
+)
+def test_a_colon_without_a_blank_is_pointed_at(item):
+    with pytest.raises(ConfigError, match=r"behind the colon: '(use: match|a: 1)'"):
+        parse_override(item)
+
+
+def test_a_colon_inside_of_a_text_is_none():
+    item = "teachers={a: {model: 'zoo:real/student'}, b: {model: pkg:smollm2}}"
+    nested = parse_override(item)["teachers"]
+    assert nested["b"]["model"] in ("pkg:smollm2", Typed("pkg:smollm2"))
+
+
 def test_an_override_sets_one_entry_of_a_free_mapping():
     hints = (dict[str, float], dict[str, float] | None)
     for hint in hints:
