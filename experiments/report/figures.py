@@ -192,7 +192,8 @@ def draw_health(run: RunDir) -> Figure | None:
             points = [(x, line["against_start"][name]) for x, line in group]
             axes.plot(*zip(*points, strict=True), color=COLOURS[0], marker=".")
         axes.axhline(1.0, color="#9A9A9A", linewidth=0.8)
-        axes.set_ylim(bottom=0)
+        highest = max(line["against_start"][name] for _, line in lines)
+        axes.set_ylim(0, 1.25 * max(1.0, highest))  # names of phases stand on top
         axes.set_title(HEALTH[name][0], loc="left")
         mark_phases(axes, lines, label=True)
     figure.supxlabel("optimiser step, phases in a row", fontsize=9)
