@@ -195,8 +195,7 @@ class Distiller(nn.Module):
         rows: Tensor | None = None,
     ) -> StepContext:
         """What the terms read of one batch, without gradients; see :meth:`forward`."""
-        on = self._autocast is not None
-        with torch.autocast(batch.ids.device.type, dtype=self._autocast, enabled=on):
+        with self._narrow(batch):
             return self._read(batch, views, rows, step=0, share=None).context
 
     @torch.no_grad()
@@ -269,9 +268,7 @@ class Distiller(nn.Module):
                 its passes; None: the batch is all there is.
             domains: of the texts, for a router that is told; None: nobody knows.
         """
-        device = batch.ids.device.type
-        on = self._autocast is not None
-        with torch.autocast(device, dtype=self._autocast, enabled=on):
+        with self._narrow(batch):
             if poisoned:
                 captured = self._capture(
                     batch.ids, batch.mask, layers=(0,), logits=True
@@ -285,6 +282,21 @@ class Distiller(nn.Module):
             return self._taught(
                 batch, views, rows, step=step, share=share, domains=domains
             )
+
+    def _narrow(self, batch: TokenBatch) -> torch.autocast:
+        """Matrix products in ``autocast``.
+
+        Without its cache of narrowed weights: all threads share it, and the one that
+        reads the next batch empties it as its own pass ends. A weight that is used
+        twice would then be narrowed again, or not, and its gradient end otherwise in
+        the last bit, from run to run.
+        """
+        return torch.autocast(
+            batch.ids.device.type,
+            dtype=self._autocast,
+            enabled=self._autocast is not None,
+            cache_enabled=False,
+        )
 
     def _taught(
         self,

@@ -125,7 +125,7 @@ def _traced(config: Any, batch: int, tokens: int, how: How) -> Passes:
     encoder = config.is_encoder_decoder
     stack = model.get_encoder() if encoder else model.base_model
     autocast = (
-        torch.autocast("cpu", how.autocast, cache_enabled=True)
+        torch.autocast("cpu", how.autocast, cache_enabled=False)
         if how.autocast is not None
         else nullcontext()
     )

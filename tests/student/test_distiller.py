@@ -1,5 +1,6 @@
 """Who learns from what, and what a step leaves out."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -528,3 +529,38 @@ def test_a_term_called_as_a_loss_of_the_space_is_refused(school):
     lesson.bridge.auxiliary = lambda *given: {"kv_k": own(*given)["z_agreement"]}
     with pytest.raises(InputError, match="'kv_k' is called as a loss that the space"):
         lesson.run(batch)
+
+
+@pytest.mark.parametrize("kind", ["latent", "projector"])
+def test_a_teachers_narrow_pass_beside_it_moves_no_gradient(school, only, kind):
+    """Autocast's cache is one for all threads: whoever ends a pass empties it. Fails
+    where the student's pass goes by it."""
+    lesson = school.lesson(kind, loss=only(eta_outcome=1.0, **KV_ONLY))
+    lesson.distiller._autocast = torch.bfloat16
+    batch = school.batch()
+
+    def gradients_with(beside):
+        handles = [
+            module.register_forward_hook(lambda *_: beside())
+            for module in lesson.distiller.modules()
+        ]
+        lesson.distiller.zero_grad()
+        lesson.run(batch).loss.backward()
+        for handle in handles:
+            handle.remove()
+        named = lesson.distiller.named_parameters()
+        return {n: p.grad.clone() for n, p in named if p.grad is not None}
+
+    def another_pass():
+        def narrow():
+            with torch.autocast("cpu", torch.bfloat16):
+                pass
+
+        thread = threading.Thread(target=narrow)
+        thread.start()
+        thread.join()
+
+    alone, beside = gradients_with(lambda: None), gradients_with(another_pass)
+    assert alone.keys() == beside.keys()
+    for name, gradient in alone.items():
+        assert torch.equal(gradient, beside[name]), name
