@@ -1,4 +1,4 @@
-"""The pages under docs/ run, and name only what exists."""
+"""The pages under docs/ run, and they and SECURITY.md name only what exists."""
 
 import importlib
 import re
@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 WRITTEN = [page for page in PAGES if page.name != "config.md"]  # that one is generated
+WRITTEN.append(ROOT / "SECURITY.md")
 
 FILES = (".py", ".md", ".html", ".yaml", ".json", ".jsonl", ".txt")
 """Endings of names that stand for files."""
