@@ -12,6 +12,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
+from align.bounds.regular_file import refuse_special
+from align.errors import InputError
 from plugins.errors import Failure, PluginError
 from plugins.hookspecs import PROJECT
 
@@ -88,6 +90,8 @@ def by_name(plugin: str) -> Found:
         module = _from_file(plugin) if plugin.endswith(".py") else _by_module(plugin)
     except PluginError:
         raise
+    except InputError as error:
+        raise PluginError(f"plugin {error}") from None
     except (Exception, SystemExit) as error:
         raise PluginError(
             f"plugin {plugin!r} fails to import: {_describe(error)}; repair it, or "
@@ -109,6 +113,7 @@ def _by_module(name: str) -> ModuleType:
 
 
 def _from_file(path: str) -> ModuleType:
+    refuse_special(Path(path).expanduser())
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise PluginError(f"plugin file {str(file)!r} does not exist; give its path")

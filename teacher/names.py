@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from align.bounds.regular_file import refuse_special_files
 from align.errors import MissingFileError
 
 ZOO = "zoo:"
@@ -26,7 +27,8 @@ def model_source(name: str, resolve: Callable[[str], Path] | None = None) -> str
     Raises:
         FileNotFoundError: no such folder, or the zoo's model is not built, or the
             package's not fetched.
-        ValueError: neither the zoo nor a known package has such a model.
+        ValueError: neither the zoo nor a known package has such a model, or among its
+            files is what is none, such as a pipe.
     """
     if name.startswith(ZOO):
         if resolve is not None:
@@ -41,6 +43,7 @@ def model_source(name: str, resolve: Callable[[str], Path] | None = None) -> str
         return str(package_path(name.removeprefix(PACKAGE)))
     path = Path(name).expanduser()
     if path.is_dir():
+        refuse_special_files(path)
         return str(path)
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_local or path.exists():

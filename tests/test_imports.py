@@ -24,11 +24,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "experiments": CORE | {"plugins"},
 }
 ROOMS: dict[str, set[str]] = {
+    "align/bounds": set(),
     "align/depth": set(),
     "align/pictures": {"tokens", "support"},
     "align/schedules": {"support"},
     "align/support": set(),
-    "align/text": set(),
+    "align/text": {"bounds"},
     "align/tokens": {"support", "text"},
     "teacher/capture": {"loading"},
     "teacher/loading": set(),

@@ -34,6 +34,9 @@ PositiveOrInfinite = Annotated[float, Interval(gt=0, le=math.inf)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 """No range holds nan: no comparison with it is true."""
+_INT64 = 1 << 63
+_BELOW = "give a number that 64 bits hold"
+_LONGEST_SHOWN = 200
 REFUSED = "refused"
 """Type of a pydantic error whose message goes on after the setting's name: of a mark
 that checks what it stands on itself, and says by ``words`` what that is."""
@@ -88,6 +91,10 @@ def checked(hint: Any, value: Any, place: str, from_text: bool = False) -> Any:
         place: the setting's whole name, for errors.
         from_text: whether a text may stand for a number, as in ``steps: "5"``.
 
+    Returns:
+        The value; no number in it is nan, infinite (but where the type says ``.inf``),
+        or an integer that 64 bits cannot hold, and no zero is negative.
+
     Raises:
         InputError: naming the place, the value and what is valid.
     """
@@ -96,10 +103,25 @@ def checked(hint: Any, value: Any, place: str, from_text: bool = False) -> Any:
     adapter = _adapter(hint)
     try:
         if from_text and isinstance(value, str):
-            return adapter.validate_strings(value)
-        return adapter.validate_python(value)
+            fitting = adapter.validate_strings(value)
+        else:
+            fitting = adapter.validate_python(value)
     except ValidationError as error:
         raise _refusal(hint, value, place, error.errors()) from None
+    return _bounded(fitting, hint, place)
+
+
+def shown(value: Any) -> str:
+    """A value in an error, on one line and not longer than a line."""
+    if value is None:
+        return "null"
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"{type(value).__name__} with a number of thousands of digits"
+    if len(text) <= _LONGEST_SHOWN:
+        return text
+    return f"{text[:_LONGEST_SHOWN]}… ({len(text):,} characters)"
 
 
 def in_words(hint: Any, quote: Any = repr) -> str:
@@ -169,8 +191,43 @@ def _refusal(hint: Any, value: Any, place: str, errors: Sequence[Any]) -> InputE
             break
     if by_mark and isinstance(value, Mapping):
         return InputError(f"{place}{by_mark[0]['msg']}")
-    shown = "null" if value is None else repr(value)
-    return InputError(f"{place} is {shown}; give {in_words(hint)}")
+    return InputError(f"{place} is {shown(value)}; give {in_words(hint)}")
+
+
+def _bounded(value: Any, hint: Any, place: str) -> Any:
+    """A value that fits, once more without numbers that nothing can be done with."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        if not -_INT64 <= value < _INT64:
+            raise InputError(f"{place} is {shown(value)}; {_BELOW}, {in_words(hint)}")
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value) and not _takes_infinity(hint):
+            valid = "a finite number" if hint in (float, Any) else in_words(hint)
+            raise InputError(f"{place} is {value}; give {valid}")
+        return value + 0.0  # -0.0 + 0.0 is 0.0
+    if isinstance(value, dict):
+        inside = _entry(hint)
+        return {k: _bounded(x, inside, f"{place}.{k}") for k, x in value.items()}
+    if isinstance(value, list):
+        inside = _entry(hint)
+        return [_bounded(x, inside, f"{place}[{i}]") for i, x in enumerate(value)]
+    return value
+
+
+def _takes_infinity(hint: Any) -> bool:
+    """Whether a range of the type ends at infinity and has it."""
+    if get_origin(hint) is Annotated:
+        return any(getattr(mark, "le", None) == math.inf for mark in hint.__metadata__)
+    return is_union(hint) and any(map(_takes_infinity, get_args(hint)))
+
+
+def _entry(hint: Any) -> Any:
+    """The type of a list's or mapping's entries, where the type says one."""
+    arms = get_args(hint) if is_union(hint) else (hint,)
+    kinds = [get_args(arm)[-1] for arm in arms if get_origin(arm) in (list, dict)]
+    return kinds[0] if kinds else Any
 
 
 @cache

@@ -8,11 +8,11 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from align.errors import InputError, MissingFileError, MissingPackageError
+from align.bounds.regular_file import opened
+from align.errors import InputError, MissingPackageError
 
 Kind = Literal["plain", "lines", "json", "csv", "tsv", "parquet", "arrow"]
 """How the texts stand in a file."""
@@ -168,7 +168,7 @@ def refuse_pointer(path: Path) -> None:
         InputError: it is a pointer.
     """
     magic, description, advice = _POINTER
-    with _opened(path) as file:
+    with opened(path) as file:
         if file.read(len(magic)) == magic:
             raise InputError(f"{path} is {description}; {advice}")
 
@@ -196,7 +196,7 @@ def _inner(path: Path) -> tuple[str, bool]:
 
 def _unpacked(path: Path) -> Iterator[bytes]:
     """The bytes of a file; whether it is packed is read off its first ones."""
-    with _opened(path) as file:
+    with opened(path) as file:
         unpack = _unpacker(file.peek(16)[:16])
         if unpack is None:
             yield from _in_blocks(file)
@@ -207,15 +207,6 @@ def _unpacked(path: Path) -> Iterator[bytes]:
             raise InputError(
                 f"{path} cannot be unpacked ({error}); copy it again"
             ) from error
-
-
-def _opened(path: Path) -> BufferedReader:
-    try:
-        return path.open("rb")
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{path} is a link that leads nowhere") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from error
 
 
 def _unpacker(head: bytes) -> Callable[[IO[bytes]], Iterator[bytes]] | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from align.bounds.regular_file import reason, refuse_special, shown
 from align.errors import InputError, MissingFileError
 from align.text.files import READ, is_named_text, kind_of, stem_of
 
@@ -96,8 +97,9 @@ def text_files(path: str | Path, split: Split | None = None) -> TextFiles:
         InputError: the name of a file tells a format that is not read.
     """
     path = Path(path)
-    if not path.exists():
+    if not _exists(path):
         raise MissingFileError(_missing(path))
+    refuse_special(path)
     if not path.is_dir():
         kind_of(path)
         return TextFiles((TextFile(path, path.name, absolute(path, stem_of(path))),))
@@ -156,6 +158,15 @@ def absolute(path: Path, name: str | None = None) -> Path:
     return absolute_path.with_name(name) if name else absolute_path
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:  # longer than names may be, or a zero byte
+        raise InputError(
+            f"text {shown(path)} cannot be read ({reason(error)})"
+        ) from None
+
+
 def _files_below(folder: Path) -> list[tuple[Path, bool]]:
     """All files in order, and whether a saved data set there says they are its."""
 
@@ -177,9 +188,10 @@ def _listed(state: Path) -> set[str] | None:
         InputError: the data set is a selection of rows that the files do not show.
     """
     try:
+        refuse_special(state)
         saved = json.loads(state.read_text(encoding="utf-8"))
         listed = {entry["filename"] for entry in saved["_data_files"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     if saved.get("_indices_data_files") or saved.get("_indices_files"):
         raise InputError(

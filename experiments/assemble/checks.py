@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
+from align.bounds.regular_file import refuse_special_files
 from align.schedules import RULES, ScheduledNotNegative, Timetable
 from experiments.assemble.outputs import build_term, output_of
 from experiments.config.parsing import ConfigError, check
@@ -208,9 +209,11 @@ def check_resume(run_dir: Path, resume: str) -> None:
 
     Raises:
         ConfigError: it is none of them, or not as it says.
+        InputError: among the run's files is what is none, such as a pipe.
     """
     if resume not in RESUME:
         raise ConfigError(f"resume is {resume!r}; give one of {', '.join(RESUME)}")
+    refuse_special_files(run_dir)
     before = run_dir / "config.yaml"
     if not before.is_file():
         if resume == "must":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from contextlib import suppress
 from pathlib import Path
 
 from align.errors import InputError
+from align.support.field_types import shown
 from experiments.config.parsing import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -21,14 +23,16 @@ def config_path(name: str | Path) -> Path:
         ConfigError: neither; lists the packaged ones.
     """
     path = Path(name)
-    if path.exists():
-        return path
+    with suppress(OSError, ValueError):  # longer than names may be, or a zero byte
+        if path.exists():
+            return path
     for folder in (CONFIGS, RECIPES):
         inside = folder / f"{name}.yaml"
-        if inside.parent == folder and inside.is_file():
-            return inside
+        with suppress(OSError, ValueError):
+            if inside.parent == folder and inside.is_file():
+                return inside
     raise ConfigError(
-        f"config {str(name)!r} is neither a file nor a packaged config "
+        f"config {shown(str(name))} is neither a file nor a packaged config "
         f"({', '.join(names_in(CONFIGS))}) nor a recipe ({', '.join(recipes())}); "
         "`mtkd recipes copy NAME my.yaml` writes one to start from"
     )

@@ -10,15 +10,15 @@ unknown key with the nearest one, which pydantic has no place for.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import re
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from align.errors import InputError
-from align.support.field_types import checked, is_union
+from align.bounds.regular_file import bytes_of
+from align.bounds.yaml_document import DEEPEST, MOST_CHARS, read_yaml
+from align.errors import InputError, MissingFileError
+from align.support.field_types import checked, is_union, shown
 from experiments.config.schema import (
     ConfigError,
     describe_type,
@@ -45,16 +45,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-_NUMBER = re.compile(
-    r"""[-+]?(?:\d[\d_]*)(?:\.[\d_]*)(?:[eE][-+]?\d+)?$
-    |[-+]?(?:\d[\d_]*)(?:[eE][-+]?\d+)$
-    |[-+]?\.\d[\d_]*(?:[eE][-+]?\d+)?$
-    |[-+]?\.(?:inf|Inf|INF)$
-    |\.(?:nan|NaN|NAN)$""",
-    re.VERBOSE,
-)
-"""A number with a point or an exponent; YAML reads integers by another rule."""
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Typed:
@@ -68,105 +58,34 @@ class Typed:
 
 
 def load_yaml(text: str, source: str) -> Any:
-    """Parse YAML, reading ``1e-4`` as a number.
-
-    Args:
-        text: the document.
-        source: what to call it in an error, such as the file's path.
+    """Parse YAML as :func:`align.bounds.yaml_document.read_yaml` does.
 
     Raises:
-        ConfigError: not YAML, or a key stands twice in one mapping, of which YAML
-            would keep the last; names source and lines.
+        ConfigError: in place of that function's InputError.
     """
-    import yaml
-
-    loader = _loader()(text)
     try:
-        node = loader.get_single_node()
-        _refuse_repeated_keys(node, source, "", set())
-        return None if node is None else loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" line {mark.line + 1} column {mark.column + 1}" if mark else ""
-        raise ConfigError(
-            f"{source}{place} is not valid YAML: {error.problem}; "
-            "check indentation, quotes and brackets there"
-        ) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {error}") from None
-
-
-@functools.cache
-def _loader() -> Any:
-    """PyYAML's safe loader, which reads numbers as YAML 1.2 does and leaves days texts.
-
-    YAML 1.1 asks for a point in ``1e-4`` and would make it a text.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    other = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
-    Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in other]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    Loader.add_implicit_resolver(other[0], _NUMBER, list("-+0123456789."))
-    return Loader
-
-
-def _refuse_repeated_keys(node: Any, source: str, path: str, visited: set[int]) -> None:
-    """Walk the nodes, before they become a mapping in which the last key wins."""
-    import yaml
-
-    if id(node) in visited:  # an anchor that is used again
-        return
-    visited.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            _refuse_repeated_keys(item, source, f"{path}[{index}]", visited)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    first: dict[str, Any] = {}
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
-            continue
-        name = join(path, key.value)
-        if key.value in first:
-            places = _places(first[key.value].start_mark, key.start_mark)
-            raise ConfigError(
-                f"{source}: {name!r} stands twice, {places}; YAML would keep the last "
-                "alone: keep one, or put their settings together"
-            )
-        first[key.value] = key
-        _refuse_repeated_keys(value, source, name, visited)
-
-
-def _places(first: Any, second: Any) -> str:
-    """Two marks by line, or by column where they share one."""
-    if first.line == second.line:
-        columns = f"columns {first.column + 1} and {second.column + 1}"
-        return f"in line {first.line + 1} at {columns}"
-    return f"in lines {first.line + 1} and {second.line + 1}"
+        return read_yaml(text, source)
+    except InputError as error:
+        raise ConfigError(str(error)) from None
 
 
 def load_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file which must hold a mapping.
 
     Raises:
-        ConfigError: no such file, not UTF-8, not YAML, or not a mapping.
+        ConfigError: no such file, a pipe or the like, too large, not UTF-8, not YAML,
+            or not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        text = bytes_of(path, MOST_CHARS, "a config").decode()
+    except MissingFileError:
         raise ConfigError(f"config file {path} does not exist") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder; give a YAML file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"config file {path} is not UTF-8 at byte {error.start}; save it as UTF-8"
         ) from None
+    except InputError as error:
+        raise ConfigError(f"config file {error}") from None
     data = load_yaml(text, str(path))
     if data is None:
         return {}
@@ -192,14 +111,19 @@ def parse_override(item: str) -> dict[str, Any]:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise ConfigError(
-            f"override {item!r} is not of the form section.key=value; "
+            f"override {shown(item)} is not of the form section.key=value; "
             "for example fuse.temperature=0.5"
         )
-    value = load_yaml(text, f"the value of override {key!r}")
+    if len(parts) > DEEPEST:
+        raise ConfigError(
+            f"override {shown(key)} has {len(parts)} names one inside the other; a "
+            f"setting has at most {DEEPEST}"
+        )
+    value = load_yaml(text, f"the value of override {shown(key)}")
     if glued := next(_glued(value), ""):
         raise ConfigError(
-            f"override {key!r} has {glued!r}, which YAML takes for a name; put a blank "
-            f"behind the colon: {glued.replace(':', ': ', 1)!r}"
+            f"override {shown(key)} has {glued!r}, which YAML takes for a name; put a "
+            f"blank behind the colon: {glued.replace(':', ': ', 1)!r}"
         )
     nested: Any = value if isinstance(value, list | dict) else Typed(text)
     for part in reversed(parts):
@@ -366,4 +290,6 @@ def _mapping(data: Any, path: str, valid: str) -> Mapping[str, Any]:
         return {}  # a section without keys, as YAML reads "train:" and nothing more
     if isinstance(data, Mapping):
         return data
-    raise ConfigError(f"{path or 'the config'} is {_untyped(data)!r}; give {valid}")
+    raise ConfigError(
+        f"{path or 'the config'} is {shown(_untyped(data))}; give {valid}"
+    )

@@ -11,11 +11,13 @@ from types import MappingProxyType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from align.errors import InputError
-from align.support.field_types import in_words, is_union
+from align.support.field_types import in_words, is_union, shown
 from experiments.config.synonyms import called_here
 
 ANY_NAME = "<name>"
 """Stands for a key the user chooses, in the names :func:`valid_names` yields."""
+_LONGEST_NAME = 200
+"""Of what may be a name mistyped; likeness takes time as the square of its length."""
 
 
 class ConfigError(InputError):
@@ -98,16 +100,17 @@ def nearest_name(wrong: str, names: Iterable[str]) -> str | None:
 
 def unknown_key(path: str, root: type, known: Iterable[str] = ()) -> ConfigError:
     """Say that a key does not exist, and which one was probably meant."""
-    synonym = called_here(path, valid_names(root))
+    too_long = len(path) > _LONGEST_NAME
+    synonym = None if too_long else called_here(path, valid_names(root))
     if synonym is not None:
         return ConfigError(f"unknown config key {path!r}; here it is {synonym}")
-    nearest = nearest_name(path, valid_names(root))
+    nearest = None if too_long else nearest_name(path, valid_names(root))
     meant = f"; did you mean {nearest!r}?" if nearest else "."
     section, _, _ = path.rpartition(".")
-    where = f"{section!r}" if section else "the top level"
+    where = shown(section) if section else "the top level"
     listed = ", ".join(sorted(known))
     valid = f" Valid in {where}: {listed}." if listed else ""
-    return ConfigError(f"unknown config key {path!r}{meant}{valid}")
+    return ConfigError(f"unknown config key {shown(path)}{meant}{valid}")
 
 
 def describe_type(hint: Any) -> str:

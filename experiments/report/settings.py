@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
+from align.bounds.yaml_document import read_yaml
+from align.errors import InputError
 from experiments.config.parsing import plain
 from experiments.config.sections import TeacherConfig
 from experiments.config.tree import Config
@@ -31,8 +31,8 @@ def changed_settings(run: RunDir) -> list[tuple[str, str, str]]:
     if not path.is_file():
         return []
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
+        given = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except InputError:
         return []
     if not isinstance(given, Mapping):
         return []

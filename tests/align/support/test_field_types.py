@@ -1,6 +1,6 @@
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from annotated_types import Interval
@@ -82,3 +82,30 @@ def test_types_are_said_in_words(hint, words):
 
 def test_choices_are_written_as_asked():
     assert in_words(Literal["a", "b"], quote="<{}>".format) == "one of <a>, <b>"
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "message"),
+    [
+        (float, math.nan, "x is nan; give a finite number"),
+        (float | None, -math.inf, "x is -inf; give a number or null"),
+        (list[float], [0.5, math.inf], "x[1] is inf; give a finite number"),
+        (dict[str, Any], {"a": [math.nan]}, "x.a[0] is nan; give a finite number"),
+        (PositiveOrInfinite, math.nan, "x is nan; give a number > 0 or .inf"),
+        (Count, 1 << 63, "x is 9223372036854775808; give a number that 64 bits hold"),
+        (dict[str, Any], {"a": -(1 << 63) - 1}, "x.a is -9223372036854775809; give"),
+        (Count, 16**9000, "x is int with a number of thousands of digits; give"),
+        (Count, "n" * 9000, "… (9,002 characters); give an integer >= 0"),
+    ],
+    ids=range(9),
+)
+def test_no_number_is_beyond_what_is_counted_with(hint, value, message):
+    with pytest.raises(ValueError) as refused:
+        checked(hint, value, "x")
+    assert message in str(refused.value)
+    assert len(str(refused.value)) < 350
+
+
+def test_a_negative_zero_is_zero():
+    assert math.copysign(1, checked(list[Share], [-0.0], "x")[0]) == 1
+    assert checked(Count, (1 << 63) - 1, "x") == (1 << 63) - 1
