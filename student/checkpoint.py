@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from align.errors import InputError
+from align.foreign.inside import file_inside
 from align.support.digest import sha256_of
 
 _UNWRITTEN = re.compile(
@@ -147,6 +148,7 @@ def read_complete(folder: Path, digests: bool = False) -> dict[str, Any] | None:
     Raises:
         CheckpointError: the marker cannot be read, or a file it lists is missing or
             has another size or digest.
+        OutsideError: the marker lists a file that is not in the folder.
     """
     marker = folder / MARKER
     if not marker.is_file():
@@ -161,7 +163,7 @@ def read_complete(folder: Path, digests: bool = False) -> dict[str, Any] | None:
             f"{folder} to train this part again"
         ) from None
     for name, size in files.items():
-        file = folder / name
+        file = file_inside(folder, name, marker)
         bytes_there = file.stat().st_size if file.is_file() else None
         if bytes_there != size:
             what = (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import MissingFileError
+from align.foreign.inside import refuse_links_out
 from align.sizes import Sizes
 from align.text.documents import TextSample
 from experiments.assemble.fingerprint import (
@@ -45,8 +46,10 @@ def stored_teachers(config: Config, student_tokenizer: Any) -> dict[str, StoredT
     Raises:
         FileNotFoundError: a store is missing or not finished.
         StoreError: it was extracted otherwise; names every field.
+        OutsideError: a name or a link in it leads out of the folder.
     """
     root = config.store_dir
+    refuse_links_out(root)
     wanted = [name for name in config.teachers if config.store.reads(name)]
     if config.store.form == FUSED:
         store = KVStore(root / FUSED)

@@ -173,7 +173,7 @@ def repair(options: Namespace) -> int:
     if options.take_out_only:
         return 0
     assert saved is not None
-    return _extract(load_config(saved), (1, 1))
+    return _extract(_lying_in(load_config(saved), saved.parent), (1, 1))
 
 
 REPAIR = Command(
@@ -203,6 +203,18 @@ STORE = Group(
     ),
     commands=(INFO, VERIFY, MERGE, REPAIR),
 )
+
+
+def _lying_in(config: Config, folder: Path) -> Config:
+    """The config of stores that were moved, or say that they lie elsewhere: what is
+    repaired is where the user points."""
+    from dataclasses import replace
+
+    here = folder.resolve()
+    if config.store_dir.resolve() == here:
+        return config
+    store = replace(config.store, dir=str(here.parent), name=here.name)
+    return replace(config, store=store)
 
 
 def _config_in(folder: Path) -> bool:

@@ -61,6 +61,7 @@ GENERAL = ("align", "fuse", "loss", "output", "train")
 """The general sections which a phase may change."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_PHASE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +125,12 @@ class Config:
                 raise ConfigError(
                     f"teachers has {name!r}; name teachers with letters, digits, '-' "
                     "and '_' (a dot would separate keys), the model may be any path"
+                )
+        for name in self.phases:
+            if not _PHASE.fullmatch(name):
+                raise ConfigError(
+                    f"phases has {name!r}; a phase's name, which its folder bears, is "
+                    "of lower-case letters, digits, '_' and '-'"
                 )
         if not self.phases:
             raise ConfigError(f"phases is empty; give some of {', '.join(PHASES)}")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pydantic import JsonValue
 
+from align.foreign.inside import refuse_links_out
 from experiments.assemble.fingerprint import identity_of
 from experiments.assemble.lengths import Lengths
 from experiments.assemble.models import Models
@@ -66,9 +67,11 @@ def open_extraction(
 
     Raises:
         ConfigError: the phases cannot be resolved.
-        ValueError: a model or a text cannot be used.
+        ValueError: a model or a text cannot be used, or a link in the stores' folder
+            leads out of it.
     """
     check_sources(config.data)
+    refuse_links_out(config.store_dir)
     registry = registry or load_registry(config)
     phases = resolve_phases(config, presets_of(registry))
     try_used(registry, names_used(phases), options=options_used(phases))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from align.support.whole_file import write_whole
+from experiments.record.run_dir import METRICS
 
 
 class Metrics:
@@ -23,7 +24,7 @@ class Metrics:
         if not enabled:
             return
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._path = run_dir / "metrics.jsonl"
+        self._path = run_dir / METRICS
         _drop_torn_line(self._path)
         self._boards: dict[str, Any] = {}
         self._shown = True

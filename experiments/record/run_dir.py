@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import InputError
+from align.foreign.inside import refuse_links_out
 from experiments.record.which_run import which_run
 
+METRICS = "metrics.jsonl"
+"""Every logged number, a line at a time."""
 MAIN = "main"
 """The arm that learns from teachers; the others are baselines."""
 
@@ -55,7 +58,8 @@ def read_run(path: Path) -> RunDir:
         path: folder holding metrics.jsonl, summary.json, or both.
 
     Raises:
-        ValueError: no such folder, nothing of a run in it, or a damaged file.
+        ValueError: no such folder, nothing of a run in it, a damaged file, or a link
+            that leads out of it.
     """
     if path.is_file():
         raise InputError(
@@ -63,7 +67,8 @@ def read_run(path: Path) -> RunDir:
         )
     if not path.is_dir():
         raise InputError(f"run folder {path} does not exist; {which_run(path)}")
-    metrics, summary = path / "metrics.jsonl", path / "summary.json"
+    refuse_links_out(path)
+    metrics, summary = path / METRICS, path / "summary.json"
     if not metrics.is_file() and not summary.is_file():
         raise InputError(
             f"{path} holds neither metrics.jsonl nor summary.json; give the folder "
@@ -82,7 +87,7 @@ def written_so_far(path: Path) -> RunDir:
     Raises:
         ValueError: a damaged line.
     """
-    metrics = path / "metrics.jsonl"
+    metrics = path / METRICS
     return RunDir(path, _read_metrics(metrics) if metrics.is_file() else [])
 
 

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from align.errors import InputError
+from align.foreign.inside import refuse_links_out
 from experiments.record.history import read_json
 
 FIRST = "before the run"
@@ -111,6 +112,7 @@ def _check_run(run: Path) -> None:
             f"{run} is no run: it holds no config.yaml; give the folder that `mtkd "
             "train` or `mtkd quickstart` wrote, such as runs/quickstart"
         )
+    refuse_links_out(run)
 
 
 def _arms(run: Path) -> list[Path]:

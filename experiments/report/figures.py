@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.foreign.inside import file_inside
 from align.pictures.fonts import legible
 from align.support.whole_file import whole_file
-from experiments.record.run_dir import MAIN, RunDir, mean_bpc
+from experiments.record.run_dir import MAIN, METRICS, RunDir, mean_bpc
 from experiments.report.plotting import (
     ARM_COLOURS,
     COLOURS,
@@ -93,7 +94,8 @@ def draw_layer_similarity(run: RunDir, folder: Path) -> list[Path]:
 
     written = []
     for phase, teachers in latest.items():
-        written.append(folder / f"layer_similarity_{phase}.png")
+        picture = f"layer_similarity_{phase}.png"
+        written.append(file_inside(folder, picture, run.path / METRICS))
         visualize_layer_similarity(
             [tensor(layers["cka"]) for layers in teachers.values()],
             [LayerMap(_feeds(layers["map"])) for layers in teachers.values()],

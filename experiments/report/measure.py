@@ -228,11 +228,17 @@ def readers_of(run: Path, config: Config) -> list[Reader]:
     """The teachers that limited how long the texts of a run are.
 
     Raises:
-        ValueError: the tokenizer of one is no longer here.
+        ValueError: the tokenizer of one is no longer here, or the run names others.
     """
     limits: dict[str, int] = read_json(run / TEXTS)
     readers = []
     for name, limit in limits.items():
+        if name not in config.teachers:
+            raise InputError(
+                f"{run / TEXTS} names {name!r}, which is no teacher of the run's "
+                "config.yaml: one of them was changed; put it back, or give one "
+                "student's folder in place of the run and text by --data"
+            )
         stored = config.store_dir / TOKENIZERS / name
         kept = config.store.read and stored.is_dir()
         source = str(stored) if kept else config.teachers[name].model

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import InputError
+from align.foreign.inside import refuse_links_out
 from experiments.config.tree import Config, load_config
 from experiments.record.history import STATE, attempts, read_json
 from experiments.record.lease import holder_alive, read_lease
@@ -35,6 +36,7 @@ def describe(run_dir: Path) -> dict[str, Any]:
         raise InputError(
             f"{run_dir} holds no run: there is no config.yaml; {which_run(run_dir)}"
         )
+    refuse_links_out(run_dir)
     config = load_config(run_dir / "config.yaml")
     launches = attempts(run_dir)
     state = _state(run_dir, launches)

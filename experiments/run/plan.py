@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from align.foreign.inside import refuse_links_out
 from experiments.assemble.checks import check_resume, check_settings
 from experiments.assemble.text_sources import check_sources, source_warnings
 from experiments.config.presets import presets_of
@@ -43,12 +44,14 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
     Raises:
         ConfigError: the config cannot be run, or ``resume`` does not fit what is there.
         PluginError: nobody offers a name, or a plugin in use breaks its contract.
-        InputError: a text is not there, or does not begin with text.
+        InputError: a text is not there, or does not begin with text; or a link in the
+            run's folder leads out of it.
     """
     presets = presets_of(registry)
     phases = resolve_phases(config, presets)
     check_settings(config, phases, registry)
     check_sources(config.data)
+    refuse_links_out(config.run_dir)
     check_resume(config.run_dir, resume)
     with waiting("trying the plugins in use", launched_rank() == 0):
         tried = try_used(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import InputError, MissingFileError
-from teacher.loading.model_files import not_found, refuse_adapter
+from teacher.loading.model_files import check_index, not_found, refuse_adapter
 from teacher.names import model_source
 
 
@@ -37,6 +37,7 @@ def load_config(name: str, source: str, hub: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     refuse_adapter(name, source, hub.get("revision"))
+    check_index(source)
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise MissingFileError(
             f"model {name!r}: folder {source} has no config.json; give the folder "

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from align.errors import InputError, MissingFileError
+from align.foreign.inside import check_name
 
 INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
@@ -55,6 +56,26 @@ def refuse_adapter(name: str, source: str, revision: str | None = None) -> None:
         f"AutoModelForCausalLM.from_pretrained({str(folder)!r}), ADAPTER)"
         ".merge_and_unload().save_pretrained(MERGED)"
     )
+
+
+def check_index(source: str) -> None:
+    """See that an index of weights lists files of its own folder alone.
+
+    Links are followed: the hub's cache is made of them.
+
+    Raises:
+        OutsideError: it lists another.
+    """
+    folder = weights_folder(source)
+    index = folder / INDEX if folder else None
+    if index is None or not index.is_file():
+        return
+    try:
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return  # damage is told where weights are missed
+    for name in listed:
+        check_name(name, index)
 
 
 def _base_of(adapter_config: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from align.errors import InputError
+from align.foreign.inside import file_inside
 from align.support.digest import sha256_of
 
 NAME = "mtkd-model.json"
@@ -98,10 +99,13 @@ def changed_files(
         folder: of the model.
         files: of the manifest.
         whole: read large files again, too, instead of asking for their sizes alone.
+
+    Raises:
+        OutsideError: a name leads out of the folder.
     """
     changed = []
     for name, record in files.items():
-        path = folder / name
+        path = file_inside(folder, name, folder / NAME)
         same = path.is_file() and path.stat().st_size == record.size
         if same and (whole or record.size <= _WHOLE):
             same = sha256_of(path) == record.sha256

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from align.errors import InputError
+from align.foreign.inside import check_name, file_inside
 from teacher.store.files import write_whole
 
 PLAN = "plan.json"
@@ -53,9 +54,21 @@ class FileRecord(Strict):
     """A file that is vouched for."""
 
     file: str
-    """Name within the store."""
+    """Name within the store; see :meth:`path_in`."""
     size: int = Field(ge=0)
     sha256: str
+
+    def path_in(self, store: Path, said_by: str) -> Path:
+        """Where the file is.
+
+        Args:
+            store: its folder.
+            said_by: name of the store's file that holds this record.
+
+        Raises:
+            OutsideError: its name leads out of the store.
+        """
+        return file_inside(store, self.file, store / said_by)
 
 
 class Shape(Strict):
@@ -180,8 +193,9 @@ def read_sealed(path: Path, kind: type[Sealed]) -> Sealed:
 
     Raises:
         StoreError: not JSON, not of this kind or version, or another digest.
+        OutsideError: it names, or is a link to, what lies outside its folder.
     """
-    data = path.read_bytes()
+    data = file_inside(path.parent, path.name, path).read_bytes()
     try:
         content = json.loads(data)
         digest = content.pop("digest")
@@ -194,6 +208,8 @@ def read_sealed(path: Path, kind: type[Sealed]) -> Sealed:
             f"{path} does not match its own digest: it was damaged or edited; run "
             "`mtkd store repair` on the store"
         )
+    for record in _files(value):
+        check_name(record.file, path)
     return value
 
 
@@ -221,6 +237,14 @@ def brief(value: Any) -> str:
     if isinstance(value, str) and _DIGEST.fullmatch(value):
         return f"{value[:8]}…"
     return repr(value)
+
+
+def _files(value: Strict) -> Iterator[FileRecord]:
+    """The files that a value vouches for."""
+    for _, part in value:
+        for record in part if isinstance(part, list) else [part]:
+            if isinstance(record, FileRecord):
+                yield record
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from align.errors import MissingFileError
+from align.foreign.inside import refuse_links_out
 from align.kv import KV
 from align.text.conversation import Conversation
 from teacher.store.manifest import (
@@ -49,13 +50,15 @@ class KVStore:
     Raises:
         FileNotFoundError: no store there, or one that was never finished.
         StoreError: the manifest or what it vouches for is damaged.
+        OutsideError: a name or a link in it leads out of the folder.
     """
 
     def __init__(self, path: str | Path, *, verify: bool = True) -> None:
         """Read what the store says of itself; shards are opened when asked for."""
         self.path = Path(path)
+        refuse_links_out(self.path)
         self.manifest = read_manifest(self.path)
-        check_file(self.path, self.manifest.plan)
+        check_file(self.path, self.manifest.plan, MANIFEST)
         self.plan = read_sealed(self.path / PLAN, Plan)
         self._codecs = codecs_of(self.plan, read_constants(self.path, self.plan))
         self._records = self._read_records()
@@ -143,9 +146,9 @@ class KVStore:
         from safetensors import SafetensorError, safe_open
 
         record = self._records[number]
+        file = record.data.path_in(self.path, record_name(number))
         if number in self._unverified:
-            check_file(self.path, record.data)
-        file = self.path / record.data.file
+            check_file(self.path, record.data, record_name(number))
         try:
             opened = safe_open(file, framework="pt")
         except (SafetensorError, OSError) as error:
@@ -166,7 +169,7 @@ class KVStore:
         plan = digest_of(self.plan)
         records = []
         for number, vouched in enumerate(self.manifest.records):
-            check_file(self.path, vouched)
+            check_file(self.path, vouched, MANIFEST)
             record = read_record(self.path, number, plan)
             if record is None or record.data != self.manifest.data[number]:
                 raise StoreError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from align.support.digest import sha256_of
 from teacher.store.encoding import ChannelConstants, Codec, bytes_per_sample
 from teacher.store.manifest import (
+    PLAN,
     FileRecord,
     Plan,
     ShardRecord,
@@ -66,17 +67,25 @@ def read_constants(path: Path, plan: Plan) -> Constants:
 
     if plan.constants is None:
         return {}
-    check_file(path, plan.constants)
-    return load_file(path / plan.constants.file)
+    return load_file(check_file(path, plan.constants, PLAN))
 
 
-def check_file(path: Path, record: FileRecord) -> None:
+def check_file(path: Path, record: FileRecord, said_by: str) -> Path:
     """Compare a file with what vouches for it.
+
+    Args:
+        path: the store.
+        record: of the file.
+        said_by: name of the store's file that holds the record.
+
+    Returns:
+        Where the file is.
 
     Raises:
         StoreError: missing, of another size, or of another digest.
+        OutsideError: it is not in the store.
     """
-    file = path / record.file
+    file = record.path_in(path, said_by)
     advice = "run `mtkd store repair` on the store"
     if not file.is_file():
         raise StoreError(f"{file} is missing, though it was written; {advice}")
@@ -87,6 +96,7 @@ def check_file(path: Path, record: FileRecord) -> None:
         )
     if sha256_of(file) != record.sha256:
         raise StoreError(f"{file} does not match its sha256: damaged; {advice}")
+    return file
 
 
 def codecs_of(plan: Plan, constants: Constants) -> dict[Part, Codec]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from align.errors import MissingFileError
+from align.foreign.inside import refuse_links_out
 from teacher.store.manifest import (
     MANIFEST,
     PLAN,
@@ -60,7 +61,9 @@ def stores_in(path: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: there is none.
+        OutsideError: a link in the folder leads out of it.
     """
+    refuse_links_out(path)
     marks = (PLAN, MANIFEST, record_name(0))
     if any((path / mark).is_file() for mark in marks):
         return [path]
@@ -77,7 +80,12 @@ def verify(path: Path) -> list[Fault]:
 
     Returns:
         All faults; empty for a whole store.
+
+    Raises:
+        OutsideError: a name or a link in it leads out of the folder: no damage, and
+            nothing to repair.
     """
+    refuse_links_out(path)
     try:
         plan = read_sealed(path / PLAN, Plan)
     except FileNotFoundError:
@@ -125,6 +133,7 @@ def take_out(path: Path, faults: list[Fault]) -> list[int]:
     """
     if not faults:
         return []
+    refuse_links_out(path)
     (path / MANIFEST).unlink(missing_ok=True)
     for fault in faults:
         fault.file.unlink(missing_ok=True)
@@ -141,7 +150,9 @@ def summarize(path: Path) -> Summary:
 
     Raises:
         StoreError: plan or a record is damaged.
+        OutsideError: a name or a link in it leads out of the folder.
     """
+    refuse_links_out(path)
     plan = read_sealed(path / PLAN, Plan)
     merged = (path / MANIFEST).is_file()
     manifest = read_sealed(path / MANIFEST, Manifest) if merged else None
@@ -176,10 +187,10 @@ def _check_constants(path: Path, plan: Plan) -> Iterator[Fault]:
     if plan.constants is None:
         return
     try:
-        check_file(path, plan.constants)
+        check_file(path, plan.constants, PLAN)
     except StoreError as error:
         # The plan vouches for them: both are made again from the same settings.
-        yield Fault(path / plan.constants.file, str(error))
+        yield Fault(plan.constants.path_in(path, PLAN), str(error))
         yield Fault(path / PLAN, "its constants are damaged")
 
 
@@ -196,9 +207,9 @@ def _check_shard(
         yield Fault(file, f"{file}: shard {number} is missing", number)
         return
     records[number] = record
-    data = path / record.data.file
+    data = record.data.path_in(path, record_name(number))
     try:
-        check_file(path, record.data)
+        check_file(path, record.data, record_name(number))
         with safe_open(data, framework="pt"):
             pass
     except (StoreError, SafetensorError) as error:

@@ -4,6 +4,7 @@ import stat
 import pytest
 import torch
 
+from align.foreign.inside import OutsideError
 from student.checkpoint import (
     MARKER,
     CheckpointError,
@@ -120,3 +121,17 @@ def test_an_exported_student_is_plain_transformers_readable_by_the_umask(
     loaded = AutoTokenizer.from_pretrained(tmp_path / "student")
     text = batch.texts[0]
     assert loaded(text)["input_ids"] == school.tokenizer(text)["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["../victim", "/etc/hostname", "a/../../victim"])
+@pytest.mark.parametrize("digests", [False, True])
+def test_a_marker_that_lists_a_file_outside_is_refused(tmp_path, name, digests):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (tmp_path / "victim").write_text("keep")
+    (folder / "a").write_text("keep")
+    mark_complete(folder, {})
+    marker = folder / MARKER
+    marker.write_text(marker.read_text().replace('"a"', f'"{name}"'))
+    with pytest.raises(OutsideError, match="which is no file of its folder"):
+        read_complete(folder, digests=digests)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from align.foreign.inside import OutsideError
 from teacher import KVCapture, load_model
 from teacher.loading.model_config import read_config
 
@@ -178,3 +179,25 @@ def test_quantised_weights_teach_and_are_no_student(folder):
     fresh = load_model(folder, role="student", init_seed=0).model
     assert not hasattr(fresh.config, "quantization_config")
     assert {p.dtype for p in fresh.parameters()} == {torch.float32}
+
+
+def test_an_index_that_lists_weights_outside_the_folder_is_refused(folder):
+    weights = folder / "model.safetensors"
+    weights.rename(folder.parent / "weights.safetensors")
+    names = dict.fromkeys(
+        load_file(folder.parent / "weights.safetensors"), "../weights.safetensors"
+    )
+    index = folder / f"{weights.name}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    with pytest.raises(OutsideError, match=r"names the file '\.\./weights"):
+        load_model(folder, role="teacher")
+
+
+def test_weights_behind_links_are_read_as_in_the_cache_of_the_hub(folder):
+    weights = folder / "model.safetensors"
+    weights.rename(folder.parent / "blob")
+    weights.symlink_to("../blob")
+    names = dict.fromkeys(load_file(weights), weights.name)
+    index = folder / f"{weights.name}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    assert load_model(folder, role="teacher").kind == "decoder"

@@ -1,3 +1,6 @@
+import pytest
+
+from align.foreign.inside import OutsideError
 from align.support.cache_folder import made_folder
 from teacher.packages.manifest import NAME, changed_files, write_manifest
 
@@ -13,3 +16,13 @@ def test_every_file_is_digested_also_in_folders_within(tmp_path):
     assert (made / NAME).is_file() and not changed_files(made, manifest.files)
     (made / "pooling" / "deep" / "config.json").write_text("[]")
     assert changed_files(made, manifest.files) == ["pooling/deep/config.json"]
+
+
+def test_a_file_that_leads_out_of_the_model_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    manifest = write_manifest(folder, title="m", source="s", conversion="none")
+    files = {"../victim": manifest.files["config.json"]}
+    with pytest.raises(OutsideError, match=f"{NAME} names the file '../victim'"):
+        changed_files(folder, files)

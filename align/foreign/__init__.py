@@ -1,0 +1,1 @@
+"""What comes from somebody else: names and paths, before they are used."""

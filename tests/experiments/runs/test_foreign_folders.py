@@ -1,0 +1,190 @@
+"""Runs and stores that somebody made to reach what lies outside them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.cli import main
+from student.checkpoint import MARKER
+from teacher.store.manifest import MANIFEST, PLAN, Manifest, Plan, read_sealed, seal
+from teacher.store.records import file_record
+from tests.experiments.small_runs import said, small_config
+
+FEW = {"data": {"train_samples": 20}}
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_zoo, tmp_path_factory):
+    """A folder with a run, its store and its config."""
+    folder = tmp_path_factory.mktemp("own")
+    store = {"dir": str(folder), "shard_samples": 8}
+    config = small_config(folder, tiny_zoo, FEW | {"store": store})
+    assert main(["extract", str(config), "store.name=kv"]) == 0
+    assert main(["train", str(config)]) == 0
+    return folder
+
+
+@pytest.fixture
+def foreign(folders, tmp_path):
+    """A copy that a test may change, with a victim beside run and store."""
+    for name in ("run", "kv"):
+        shutil.copytree(folders / name, tmp_path / name)
+        saved = tmp_path / name / "config.yaml"
+        settings = yaml.safe_load(saved.read_text())
+        settings["run"]["dir"] = settings["store"]["dir"] = str(tmp_path)
+        saved.write_text(yaml.safe_dump(settings, sort_keys=False))
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    for name in ("kept.json", "metrics.jsonl", "losses.png"):
+        (victim / name).write_bytes(b"keep me, without an end")
+    yield tmp_path
+    assert sorted(file.name for file in victim.iterdir()) == [
+        "kept.json",
+        "losses.png",
+        "metrics.jsonl",
+    ]
+    for file in victim.iterdir():
+        assert file.read_bytes() == b"keep me, without an end"
+
+
+ON_RUNS = {
+    "status": ["status", "{run}"],
+    "report": ["report", "{run}"],
+    "viz": ["viz", "routing", "{run}"],
+    "generate": ["generate", "{run}", "--prompt", "The"],
+    "eval": ["eval", "{run}"],
+    "train": ["train", "{run}/config.yaml"],
+    "check": ["train", "{run}/config.yaml", "--check"],
+}
+ON_STORES = {
+    "info": ["store", "info", "{kv}"],
+    "verify": ["store", "verify", "{kv}"],
+    "merge": ["store", "merge", "{kv}"],
+    "repair": ["store", "repair", "{kv}"],
+    "take out": ["store", "repair", "{kv}", "--take-out-only"],
+    "extract": ["extract", "{kv}/config.yaml"],
+    "train": [
+        "train",
+        "{kv}/config.yaml",
+        "store.read=true",
+        "run.name=new",
+        "phase.all.output.projected_kl=0",
+    ],
+}
+LINKS = {
+    "metrics.jsonl": "victim/metrics.jsonl",
+    "figures": "victim",
+    ".lock": "victim/kept.json",
+    "phases/1-dual/student": "victim",
+    "lease.json": "victim/nothing",
+}
+
+
+def refused(words, folder, capsys):
+    places = {"run": folder / "run", "kv": folder / "kv"}
+    code, message = said([word.format(**places) for word in words], capsys)
+    assert code == 2, message
+    assert message.startswith("mtkd: error: ")
+    return message
+
+
+@pytest.mark.parametrize("command", ON_RUNS)
+@pytest.mark.parametrize("link", LINKS)
+def test_every_command_refuses_a_run_with_a_link_out_of_it(
+    foreign, command, link, capsys
+):
+    place = foreign / "run" / link
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
+    place.symlink_to(foreign / LINKS[link])
+    message = refused(ON_RUNS[command], foreign, capsys)
+    assert f"{place} is a link that leads out of" in message
+
+
+@pytest.mark.parametrize("command", ["status", "train"])
+def test_a_marker_that_lists_a_file_outside_is_refused(foreign, command, capsys):
+    marker = foreign / "run" / "phases" / "1-dual" / MARKER
+    record = json.loads(marker.read_text())
+    record["files"] = {"../../../victim/kept.json": 23}
+    marker.write_text(json.dumps(record))
+    message = refused(ON_RUNS[command], foreign, capsys)
+    assert f"{marker} names the file '../../../victim/kept.json'" in message
+
+
+def test_phases_and_teachers_that_name_folders_elsewhere_are_refused(foreign, capsys):
+    saved = foreign / "run" / "config.yaml"
+    settings = yaml.safe_load(saved.read_text())
+    saved.write_text(yaml.safe_dump(settings | {"phases": ["../../victim"]}))
+    message = refused(ON_RUNS["status"], foreign, capsys)
+    assert "phases has '../../victim'" in message
+    saved.write_text(yaml.safe_dump(settings))
+    (foreign / "run" / "texts.json").write_text('{"../../victim": 8}')
+    message = refused(ON_RUNS["eval"], foreign, capsys)
+    assert "names '../../victim', which is no teacher" in message
+
+
+def test_a_picture_named_after_a_phase_stays_in_its_folder(foreign, capsys):
+    line = {"kind": "layer_similarity", "arm": "main", "phase": "/../../../victim/x"}
+    with (foreign / "run" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line | {"teachers": {}}) + "\n")
+    from experiments.record.run_dir import read_run
+    from experiments.report.figures import draw_layer_similarity
+
+    run = read_run(foreign / "run")
+    with pytest.raises(ValueError, match="which is no file of its folder"):
+        draw_layer_similarity(run, run.figures)
+
+
+@pytest.mark.parametrize("command", ON_STORES)
+def test_every_command_refuses_a_store_that_names_a_file_outside(
+    foreign, command, capsys
+):
+    plan_file = next((foreign / "kv").glob(f"*/{PLAN}"))
+    plan = json.loads(read_sealed(plan_file, Plan).model_dump_json())
+    plan["constants"] = {
+        "file": "../../victim/kept.json",
+        "size": 23,
+        "sha256": "0" * 64,
+    }
+    plan_file.write_bytes(seal(Plan.model_validate(plan)))
+    manifest_file = plan_file.with_name(MANIFEST)
+    manifest = read_sealed(manifest_file, Manifest)
+    fitting = manifest.model_copy(update={"plan": file_record(plan_file)})
+    manifest_file.write_bytes(seal(fitting))
+    message = refused(ON_STORES[command], foreign, capsys)
+    assert f"{plan_file} names the file '../../victim/kept.json'" in message
+
+
+@pytest.mark.parametrize("command", ON_STORES)
+@pytest.mark.parametrize("link", ["kv-00000.json", ".kv-00000.json.lock"])
+def test_every_command_refuses_a_store_with_a_link_out_of_it(
+    foreign, command, link, capsys
+):
+    store = next((foreign / "kv").glob(f"*/{PLAN}")).parent
+    (store / link).unlink(missing_ok=True)
+    (store / link).symlink_to(foreign / "victim" / "kept.json")
+    message = refused(ON_STORES[command], foreign, capsys)
+    assert f"{store / link} is a link that leads out of" in message
+
+
+def test_a_repair_writes_where_it_was_pointed_whatever_the_config_says(foreign, capsys):
+    saved = foreign / "kv" / "config.yaml"
+    settings = yaml.safe_load(saved.read_text())
+    settings["store"] |= {"dir": str(foreign), "name": "victim"}
+    saved.write_text(yaml.safe_dump(settings))
+    shard = next((foreign / "kv").glob("*/kv-00001-*.safetensors"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    assert said(["store", "repair", str(foreign / "kv")], capsys) == (0, "")
+    assert shard.read_bytes() == whole
+
+
+def test_own_folders_are_read_as_before(foreign, capsys):
+    for words in (ON_RUNS["status"], ON_RUNS["check"], ON_STORES["verify"]):
+        places = {"run": foreign / "run", "kv": foreign / "kv"}
+        assert said([word.format(**places) for word in words], capsys) == (0, "")
+    assert Path(foreign / "run" / "metrics.jsonl").is_file()
