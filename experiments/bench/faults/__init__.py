@@ -1,1 +1,1 @@
-"""Kill a five-phase run of two processes at random moments; nothing may be lost."""
+"""Kill runs at random moments, damage every file; nothing may be lost in silence."""

@@ -1,0 +1,115 @@
+"""Run a command apart from this process, which survives whatever becomes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+PROCESSOR_SECONDS = 120
+WALL_SECONDS = 600
+MORE_MEMORY = 6 * 2**30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """How a command ended."""
+
+    code: int
+    """Its exit code; negative: the signal that ended it."""
+    out: str
+    err: str
+    seconds: float
+    """Of the processor."""
+
+
+def run_apart(action: Callable[[], int], scratch: Path) -> Ending:
+    """Fork, run, and wait; what hangs or swells is ended.
+
+    Args:
+        action: gives the exit code; what it raises is shown, with 1.
+        scratch: a folder for what it prints.
+    """
+    out, err = scratch / "out.txt", scratch / "err.txt"
+    began = _spent()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _be_child(action, out, err)
+    code = _wait(child)
+    return Ending(
+        code=code,
+        out=out.read_text(encoding="utf-8", errors="replace"),
+        err=err.read_text(encoding="utf-8", errors="replace"),
+        seconds=_spent() - began,
+    )
+
+
+def modules_after(action: Callable[[], int], scratch: Path) -> list[str]:
+    """Names of the modules that an action imports, in a process of its own."""
+    names = scratch / "modules.json"
+
+    def listed() -> int:
+        code = action()
+        names.write_text(json.dumps(sorted(sys.modules)), encoding="utf-8")
+        return code
+
+    ending = run_apart(listed, scratch)
+    if ending.code:
+        raise RuntimeError(f"what nobody harmed ended with {ending.code}: {ending.err}")
+    modules: list[str] = json.loads(names.read_text(encoding="utf-8"))
+    return modules
+
+
+def _be_child(action: Callable[[], int], out: Path, err: Path) -> NoReturn:
+    code = 1
+    try:
+        _bound()
+        for number, path in ((1, out), (2, err)):
+            place = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(place, number)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        code = action()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _bound() -> None:
+    """Let no damaged size or loop take the machine."""
+    resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    most = pages * resource.getpagesize() + MORE_MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _wait(child: int) -> int:
+    end = time.monotonic() + WALL_SECONDS
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return -signal.SIGALRM
+
+
+def _spent() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
