@@ -50,13 +50,17 @@ class CalibrationStats:
         self._yy = zeros(dim_y)
 
     @torch.no_grad()
-    def update(self, x: Tensor, y: Tensor) -> None:
+    def update(
+        self, x: Tensor, y: Tensor, mirrored: CalibrationStats | None = None
+    ) -> None:
         """Add N pairs.
 
         Args:
             x: (L, N, C_x) float, teacher features already on the student's tokens;
                 leave out uncovered and sink tokens.
             y: (L, N, C_y) float, student features of the same tokens.
+            mirrored: statistics of all the same pairs, y before x, which take these up
+                as well: their products are the same, turned.
 
         Raises:
             ValueError: the shapes do not match, or a value is not finite.
@@ -81,11 +85,21 @@ class CalibrationStats:
             self._shift_x, self._shift_y = x.mean(1), y.mean(1)
         x = x - self._shift_x[:, None]
         y = y - self._shift_y[:, None]
-        self.n += pairs
+        xy = x.mT @ y
+        self._add(x, y, xy)
+        if mirrored is None:
+            return
+        mirrored._shift_x, mirrored._shift_y = self._shift_y, self._shift_x
+        mirrored._add(y, x, xy.mT)
+        assert mirrored.n == self.n, "both take up every pair"
+
+    def _add(self, x: Tensor, y: Tensor, xy: Tensor) -> None:
+        """Add shifted pairs, float64, with their product (L, C_x, C_y)."""
+        self.n += x.shape[1]
         self._sum_x += x.sum(1)
         self._sum_y += y.sum(1)
-        self._xx += x.transpose(1, 2) @ x
-        self._xy += x.transpose(1, 2) @ y
+        self._xx += x.mT @ x
+        self._xy += xy
         self._yy += y.square().sum(1)
 
     @property

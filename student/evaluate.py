@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ from align.kv import KV
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
 from align.views import Capture
+
+T = TypeVar("T")
 
 Encode = Callable[[Sequence[str]], TokenBatch]
 """Texts to one padded batch."""
@@ -42,8 +46,12 @@ def bits_and_chars(logits: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         empty = torch.zeros(logits.shape[0], dtype=torch.float64, device=logits.device)
         return empty, empty.long()
     counted = batch.has_text[:, 1:]
-    nll = F.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), batch.ids[:, 1:], reduction="none"
+    # A text at a time stays in the processor's cache, with the vocabulary in a row.
+    nll = torch.stack(
+        [
+            F.cross_entropy(row.float(), following, reduction="none")
+            for row, following in zip(logits[:, :-1], batch.ids[:, 1:], strict=True)
+        ]
     )
     bits = torch.where(counted, nll, 0.0).double().sum(1) / math.log(2)
     begin = batch.spans[:, 1:, 0].masked_fill(~counted, torch.iinfo(torch.int64).max)
@@ -53,13 +61,14 @@ def bits_and_chars(logits: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     return bits, torch.where(counted.any(1), chars, 0)
 
 
-@torch.no_grad()
 def text_bits(
     capture: Capture,
     encode: Encode,
     samples: Sequence[TextSample],
     batch_size: int = 16,
     progress: Callable[[Iterable], Iterable] = lambda batches: batches,
+    *,
+    threads: int = 1,
 ) -> list[tuple[float, int]]:
     """Bits and predicted characters of every text, in the order of ``samples``.
 
@@ -67,15 +76,38 @@ def text_bits(
     """
     out: list[tuple[float, int]] = [(0.0, 0)] * len(samples)
     ordered = sorted(range(len(samples)), key=lambda i: len(samples[i].text))
-    for start in progress(range(0, len(ordered), batch_size)):
-        chunk = ordered[start : start + batch_size]
+    starts = range(0, len(ordered), batch_size)
+    chunks = [ordered[start : start + batch_size] for start in starts]
+
+    @torch.no_grad()
+    def read(chunk: Sequence[int]) -> list[tuple[float, int]]:
         batch = encode([samples[i].text for i in chunk])
         captured = capture(batch.ids, batch.mask, layers=(0,), logits=True)
         assert captured.logits is not None
-        pairs = zip(*bits_and_chars(captured.logits, batch), strict=True)
-        for i, (bits, chars) in zip(chunk, pairs, strict=True):
-            out[i] = (float(bits), int(chars))
+        bits, chars = bits_and_chars(captured.logits, batch)
+        return list(zip(bits.tolist(), chars.tolist(), strict=True))
+
+    for chunk, costs in progress(
+        zip(chunks, _each(read, chunks, threads), strict=True)
+    ):
+        for i, cost in zip(chunk, costs, strict=True):
+            out[i] = cost
     return out
+
+
+def _each(
+    read: Callable[[Sequence[int]], T], chunks: Sequence[Sequence[int]], threads: int
+) -> Iterator[T]:
+    """What is read of each, in order, by so many threads."""
+    if threads == 1:
+        yield from map(read, chunks)
+        return
+    # A new thread begins with PyTorch's own number of threads.
+    settings = (torch.get_num_threads(),)
+    with ThreadPoolExecutor(
+        threads, "measuring", initializer=torch.set_num_threads, initargs=settings
+    ) as pool:
+        yield from pool.map(read, chunks)
 
 
 def bits_per_char(
@@ -84,6 +116,8 @@ def bits_per_char(
     samples: Sequence[TextSample],
     batch_size: int = 16,
     progress: Callable[[Iterable], Iterable] = lambda batches: batches,
+    *,
+    threads: int = 1,
 ) -> dict[str, float]:
     """Bits per character of each domain.
 
@@ -93,6 +127,7 @@ def bits_per_char(
         samples: held-out texts.
         batch_size: texts per forward pass.
         progress: wraps the batches, for a progress bar.
+        threads: batches that are read at once; the numbers are the same.
 
     Returns:
         One entry per domain, in order of appearance; a domain's texts weigh by
@@ -103,7 +138,7 @@ def bits_per_char(
     """
     bits: dict[str, float] = {}
     chars: dict[str, int] = {}
-    costs = text_bits(capture, encode, samples, batch_size, progress)
+    costs = text_bits(capture, encode, samples, batch_size, progress, threads=threads)
     for sample, (b, c) in zip(samples, costs, strict=True):
         bits[sample.domain] = bits.get(sample.domain, 0.0) + b
         chars[sample.domain] = chars.get(sample.domain, 0) + c

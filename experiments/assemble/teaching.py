@@ -61,11 +61,11 @@ from plugins.registry import Registry
 from student.balance import UNBALANCED, Balance
 from student.bridges import Bridge, TeacherShape
 from student.bridges.calibrate import CalibrationReport, calibrate, fit_positions
-from student.config import ChosenTerm
+from student.config import ChosenTerm, TrainConfig
 from student.distiller import Teaching, WeightedObjective
 from student.fitting import SampleBatch
 from student.layers import check_layers, layers_read
-from student.loop.batches import query_rows
+from student.loop.batches import prefetched, query_rows
 from student.terms.key_value import BUILT_IN, NEXT_TOKEN, chosen_terms
 from teacher.answers import Answers
 from teacher.capture.kv_capture import KVCapture
@@ -166,19 +166,14 @@ def build_phase_teachers(
     if bridge is not None:
         bridge.to(student.device)
     needed = {name: layer_map.needed for name, layer_map in depth.maps.items()}
-    panel = _panel(
-        phase,
-        registry,
-        teachers,
-        needed,
-        kv=wants_kv(phase, registry),
-        answers=answers,
-    )
-    size, device = phase.train.batch_size, student.device
-    count = -(-len(chosen) // size)
+    kv = wants_kv(phase, registry)
+    panel = _panel(phase, registry, teachers, needed, kv=kv, answers=answers)
+    count = -(-len(chosen) // phase.train.batch_size)
 
     def sample(title: str, rows: int = 0) -> Iterable[SampleBatch]:
-        batches = _batches(chosen, encode, panel, size, device, rows=rows)
+        batches = _batches(
+            chosen, encode, panel, phase.train, student.device, rows=rows
+        )
         return progress(batches, f"{title} {phase.name}", count)
 
     def views(title: str) -> Iterator[tuple[TokenBatch, Sequence[TeacherView]]]:
@@ -349,8 +344,7 @@ def _depth(
         every = {name: tuple(range(t.sizes.layers)) for name, t in unmapped.items()}
         panel = _panel(phase, registry, unmapped, every, kv=True, answers=answers)
         some = list(samples)[: BATCHES * phase.train.batch_size]
-        size, device = phase.train.batch_size, student.device
-        read = _batches(some, encode, panel, size, device)
+        read = _batches(some, encode, panel, phase.train, student.device)
         batches = ((batch, views) for batch, _, views in read)
         sampled = sample_layers(student, unmapped, batches, phase.loss.skip_sinks)
     return layer_maps(phase, registry, student.num_layers, teachers, sampled)
@@ -389,12 +383,18 @@ def _batches(
     samples: Sequence[TextSample],
     encode: Encoder,
     panel: TeacherPanel,
-    size: int,
+    train: TrainConfig,
     device: torch.device,
+    *,
     rows: int = 0,
 ) -> Iterator[SampleBatch]:
-    for start in range(0, len(samples), size):
+    size = train.batch_size
+
+    def read(number: int) -> SampleBatch:
+        start = number * size
         texts = [sample.text for sample in samples[start : start + size]]
         batch = encode(texts).to(device)
         drawn = query_rows(batch, rows, seed=0, first=start) if rows else None
-        yield batch, drawn, panel(batch, drawn)
+        return batch, drawn, panel(batch, drawn)
+
+    return prefetched(read, 0, -(-len(samples) // size), train.prefetch, device)

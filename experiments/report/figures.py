@@ -70,7 +70,7 @@ def _save(figure: Figure, path: Path) -> None:
 
     with whole_file(path) as part:
         figure.savefig(part, format="png", dpi=150, facecolor="white")
-    figure.set_layout_engine("none")  # as it came out, not computed once more
+    figure.set_layout_engine(None)  # as it came out, not computed once more
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
         drawing = path.with_suffix(".svg")
         with whole_file(drawing) as part:

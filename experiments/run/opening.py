@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 import time
@@ -166,6 +167,10 @@ def open_run(
         launch.begun = True
         metrics = Metrics(run_dir, engine.is_main)
         answers = _answers(loaded.plan.config, loaded.models, engine.rank)
+        # Memory is searched for garbage after every phase of every arm: not through
+        # the hundred thousands of objects of libraries and models, which stay.
+        gc.collect()
+        gc.freeze()
         try:
             yield RunContext(
                 config=loaded.plan.config,
@@ -188,6 +193,7 @@ def open_run(
                 started=started,
             )
         finally:
+            gc.unfreeze()
             metrics.close()
             answers.close()
 

@@ -274,8 +274,9 @@ def _faculty(
     teachers = run.models.chosen(stage.teachers)
     known = run.config.teachers  # not the one that a fused store makes of all
     shares = {n: known[n].weight if n in known else 1.0 for n in stage.teachers}
+    train = in_step(stage.phase.train, bool(run.models.sharded))
     return build_phase_teachers(
-        stage.phase,
+        replace(stage.phase, train=train),
         registry=run.registry,
         student=capture,
         encode=encode,

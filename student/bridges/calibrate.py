@@ -159,8 +159,7 @@ def _update(
         stats, bridge.depth(m, view), student_kv, strict=True
     ):
         x, y = view.alignment.apply(theirs)[:, keep], mine[:, keep]
-        pair.to_student.update(x, y)
-        pair.to_teacher.update(y, x)
+        pair.to_student.update(x, y, mirrored=pair.to_teacher)
 
 
 def _check(

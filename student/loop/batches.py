@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from operator import add
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class Views(Protocol):
     ) -> Sequence[TeacherView]:
         """One view per teacher, in the bridge's order; ``readings`` as read before."""
 
+
+T = TypeVar("T")
 
 Survey = Callable[[TokenBatch, Sequence[Reading], Tensor | None], tuple[Places, Counts]]
 """See :meth:`student.distiller.Distiller.survey`."""
@@ -208,33 +210,33 @@ def query_rows(batch: TokenBatch, count: int, seed: int, first: int) -> Tensor:
 
 
 def prefetched(
-    train_batch: Callable[[int], TrainBatch],
+    read: Callable[[int], T],
     first: int,
     last: int,
     ahead: bool,
     device: torch.device | None = None,
-) -> Generator[TrainBatch, None, None]:
-    """Yield the batches of passes ``first`` to ``last - 1`` in order.
+) -> Generator[T, None, None]:
+    """Yield the batches ``first`` to ``last - 1`` in order.
 
     Args:
-        train_batch: makes one, of a pass by its number.
-        first: first pass.
-        last: one past the last pass.
+        read: makes one, by its number.
+        first: first batch.
+        last: one past the last.
         ahead: make the next one in a background thread meanwhile.
         device: where batches are made.
     """
     if not ahead:
-        yield from map(train_batch, range(first, last))
+        yield from map(read, range(first, last))
         return
     settings = (torch.get_num_threads(), device)
     with ThreadPoolExecutor(
         1, "teachers", initializer=_settle, initargs=settings
     ) as pool:
-        coming: Future[TrainBatch] | None = None
+        coming: Future[T] | None = None
         for number in range(first, last):
-            now = coming or pool.submit(train_batch, number)
+            now = coming or pool.submit(read, number)
             made = now.result()
-            coming = pool.submit(train_batch, number + 1) if number + 1 < last else None
+            coming = pool.submit(read, number + 1) if number + 1 < last else None
             yield made
 
 

@@ -233,3 +233,14 @@ def test_mistakes_are_named():
         calibrate_ridge(stats, 0)
     stats.update(torch.zeros(1, 0, 2), torch.zeros(1, 0, 3))
     assert stats.n == 0
+
+
+def test_statistics_both_ways_are_those_of_each_way_alone():
+    x, y = features()
+    forth, back = CalibrationStats(2, 6, 4), CalibrationStats(2, 4, 6)
+    for x_part, y_part in zip(x.chunk(3, 1), y.chunk(3, 1), strict=True):
+        forth.update(x_part, y_part, mirrored=back)
+    for both, alone in ((forth, stats_of(x, y, 3)), (back, stats_of(y, x, 3))):
+        assert both.n == alone.n
+        for name in ("mean_x", "mean_y", "cov_x", "cov_xy", "var_y"):
+            torch.testing.assert_close(getattr(both, name), getattr(alone, name))

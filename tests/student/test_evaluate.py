@@ -76,6 +76,12 @@ def test_every_text_has_its_own_bits_in_the_order_it_was_given(school):
         assert bits == pytest.approx(want, rel=1e-4) and chars == length > 0
 
 
+def test_two_threads_measure_what_one_does(school):
+    capture, samples = school.lesson(None).capture, school.samples[:7]
+    alone = bits_per_char(capture, school.encode, samples, 2)
+    assert bits_per_char(capture, school.encode, samples, 2, threads=2) == alone
+
+
 def test_a_domain_without_a_character_to_predict_is_named(school):
     lesson = school.lesson(None)
     samples = [school.samples[0], TextSample("", "empty", "e0")]
