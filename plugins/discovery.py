@@ -6,14 +6,17 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from align.bounds.regular_file import refuse_special
 from align.errors import InputError
+from align.support.digest import sha256_of
 from plugins.errors import Failure, PluginError
 from plugins.hookspecs import PROJECT
 
@@ -21,7 +24,12 @@ ALLOW = "MTKD_PLUGINS"
 """Environment variable: comma-separated entry points or distributions that may
 load; set but empty, none may. Unset, all may."""
 NONE = "MTKD_NO_PLUGINS"
-"""Environment variable: set to 1, no installed plugin loads."""
+"""Environment variable: set to 1, no installed plugin loads, and the command none that
+a config names."""
+
+
+Say = Callable[[str], None]
+"""Told what is about to run, a line at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ def installed(
         PluginError: ``MTKD_PLUGINS`` names something not installed.
     """
     env = os.environ if environ is None else environ
-    if env.get(NONE, "") not in ("", "0"):
+    if none_wanted(env):
         return [], []
     points = sorted(entry_points(group=PROJECT), key=lambda point: point.name)
     allowed = _allowed(env)
@@ -77,17 +85,25 @@ def installed(
     return offers, failures
 
 
-def by_name(plugin: str) -> Found:
+def none_wanted(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether the environment says that no plugin loads."""
+    env = os.environ if environ is None else environ
+    return env.get(NONE, "") not in ("", "0")
+
+
+def by_name(plugin: str, say: Say = lambda line: None) -> Found:
     """Import one plugin that the user asked for.
 
     Args:
         plugin: a module name, or a path ending in ``.py``.
+        say: told the digest of a file before its code runs.
 
     Raises:
         PluginError: it cannot be imported; the message says why.
     """
     try:
-        module = _from_file(plugin) if plugin.endswith(".py") else _by_module(plugin)
+        of_file = plugin.endswith(".py")
+        module = _from_file(plugin, say) if of_file else _by_module(plugin)
     except PluginError:
         raise
     except InputError as error:
@@ -112,7 +128,15 @@ def _by_module(name: str) -> ModuleType:
         ) from error
 
 
-def _from_file(path: str) -> ModuleType:
+class _Source(SourceFileLoader):
+    """Runs the file as it is read: compiled code beside it may be of other lines."""
+
+    def path_stats(self, path: str) -> Any:
+        """Nothing by which compiled code could be taken for this file's."""
+        raise OSError(path)
+
+
+def _from_file(path: str, say: Say) -> ModuleType:
     refuse_special(Path(path).expanduser())
     file = Path(path).expanduser().resolve()
     if not file.is_file():
@@ -121,7 +145,9 @@ def _from_file(path: str) -> ModuleType:
     name = "mtkd_plugin_" + "".join(c if c.isalnum() else "_" for c in str(file))
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
+    say(f"plugin {file}: SHA-256 {sha256_of(file)}")
+    loader = _Source(name, str(file))
+    spec = importlib.util.spec_from_file_location(name, file, loader=loader)
     assert spec is not None and spec.loader is not None  # it ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling look it up

@@ -17,7 +17,7 @@ from typing import Any
 import pluggy
 
 from plugins import builtin, discovery, hookspecs
-from plugins.discovery import Found
+from plugins.discovery import Found, Say
 from plugins.entry import Entry
 from plugins.errors import Failure, PluginError
 from plugins.guards import guard
@@ -68,6 +68,7 @@ class Registry:
         strict: bool = True,
         skip: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        say: Say = lambda line: None,
     ) -> Registry:
         """Load built-ins, installed plugins, then those asked for.
 
@@ -81,6 +82,7 @@ class Registry:
                 must always work, and a duplicate name is always an error.
             skip: entry points or distributions that are not even imported.
             environ: the environment; None: the process's own.
+            say: told the SHA-256 of each .py file before its code runs.
 
         Raises:
             PluginError: naming the plugin, its distribution and the reason.
@@ -106,7 +108,7 @@ class Registry:
         for wanted in plugins:
             name = wanted if isinstance(wanted, str) else type(wanted).__name__
             plugin = (
-                discovery.by_name(wanted)
+                discovery.by_name(wanted, say)
                 if isinstance(wanted, str)
                 else Found(wanted, getattr(wanted, "__name__", name), "-", "-")
             )

@@ -28,7 +28,7 @@ def estimate(options: Namespace) -> int:
     from experiments.estimate.needs import gib, rows_of, said_of
     from experiments.record.progress import waiting
 
-    config = config_of(options)
+    config = config_of(options, looks=True)
     if options.plan and options.routing:
         raise ConfigError("--plan reads no text and --routing does; give one of them")
     if options.plan:

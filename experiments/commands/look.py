@@ -240,7 +240,7 @@ def config_show(options: Namespace) -> int:
     from experiments.config.presets import load_registry, presets_of
     from experiments.config.tree import config_text, resolve_phase
 
-    config = config_of(options)
+    config = config_of(options, looks=options.phase is not None)
     if options.phase is None:
         print(config_text(config), end="")
         return 0

@@ -140,7 +140,11 @@ PLUGIN_OPTIONS = (
         metavar="NAME",
         help="do not load this installed plugin; may be repeated",
     ),
-    option("--no-plugins", action="store_true", help="load no installed plugin"),
+    option(
+        "--no-plugins",
+        action="store_true",
+        help="load no plugin, neither installed nor named by the config",
+    ),
 )
 """Of a command that takes plugins, or leaves them out; see :func:`with_plugins`."""
 
@@ -166,28 +170,64 @@ JSON = option("--json", action="store_true", help="print JSON")
 RUN = option("run", help="the run's folder")
 
 
-def config_of(options: Namespace) -> Config:
+def config_of(options: Namespace, looks: bool = False) -> Config:
     """Load the config that a command line asks for, plugin options included.
+
+    Args:
+        options: with ``config``, ``overrides`` and ``PLUGIN_OPTIONS``.
+        looks: the command shows something of the config and does nothing for it, so
+            that it runs no code that the config of a run's or store's folder names.
 
     Raises:
         ConfigError: anything in it that cannot be used.
     """
+    from experiments.config.packaged import config_path
     from experiments.config.tree import load_config
+    from experiments.record.folder_code import of_a_folder
 
     source, overrides = options.config, list(options.overrides)
     if source is not None and "=" in source and not Path(source).exists():
         source, overrides = None, [source, *overrides]
     config = load_config(source, overrides)
-    return with_plugins(config, options)
+    file = None if source is None else config_path(source)
+    typed = any(override.startswith("plugins=") for override in overrides)
+    foreign = looks and not typed and file is not None and of_a_folder(file)
+    return with_plugins(config, options, folder_config=file if foreign else None)
 
 
-def with_plugins(config: Config, options: Namespace) -> Config:
-    """Add what ``--plugin`` and ``--skip-plugin`` name."""
+def with_plugins(
+    config: Config, options: Namespace, folder_config: Path | None = None
+) -> Config:
+    """Add what ``--plugin`` and ``--skip-plugin`` name, or leave out what is named.
+
+    Args:
+        config: to change.
+        options: with ``PLUGIN_OPTIONS``.
+        folder_config: the file it is from, where that lies in a run's or store's folder
+            and was not given as a config; its plugins must be named by ``--plugin``.
+
+    Raises:
+        ConfigError: a plugin of such a config is not named, or the options contradict.
+    """
     from dataclasses import replace
 
+    from experiments.config.parsing import ConfigError
+    from experiments.record.folder_code import check_named, tell_left_out
+    from plugins.discovery import none_wanted
+    from student.loop.launch import launched_rank
+
+    if options.no_plugins and options.plugin:
+        raise ConfigError("--plugin and --no-plugins contradict; give one of them")
+    of_config = list(config.plugins)
+    if none_wanted():
+        if launched_rank() == 0:
+            tell_left_out(_new(of_config, options.plugin))
+        of_config = []
+    elif folder_config is not None:
+        check_named(folder_config, of_config, options.plugin)
     return replace(
         config,
-        plugins=[*config.plugins, *_new(options.plugin, config.plugins)],
+        plugins=[*of_config, *_new(options.plugin, of_config)],
         skip_plugins=[
             *config.skip_plugins,
             *_new(options.skip_plugin, config.skip_plugins),

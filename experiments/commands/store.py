@@ -13,11 +13,13 @@ from experiments.commands.output import lasting_output
 from experiments.commands.parser import (
     CONFIG_OPTIONS,
     JSON,
+    PLUGIN_OPTIONS,
     STOPPED,
     Command,
     Group,
     config_of,
     option,
+    with_plugins,
 )
 from experiments.commands.tables import print_table
 
@@ -166,14 +168,17 @@ def repair(options: Namespace) -> int:
             f"{root} has no config.yaml of an extraction; give the folder that `mtkd "
             "extract` wrote, or save KV of your own again"
         )
+    config = None
+    if saved is not None and not options.take_out_only:
+        config = with_plugins(load_config(saved), options, folder_config=saved)
     for path in stores_in(root):
         broken = take_out(path, faults_of(path))
         if broken:
             print(f"{path}: took out shards {shard_ranges(broken)}")
     if options.take_out_only:
         return 0
-    assert saved is not None
-    return _extract(_lying_in(load_config(saved), saved.parent), (1, 1))
+    assert saved is not None and config is not None
+    return _extract(_lying_in(config, saved.parent), (1, 1))
 
 
 REPAIR = Command(
@@ -191,6 +196,7 @@ REPAIR = Command(
             action="store_true",
             help="do not extract them again here",
         ),
+        *PLUGIN_OPTIONS,
     ),
 )
 

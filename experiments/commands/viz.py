@@ -78,7 +78,7 @@ def layers_command(options: Namespace) -> int:
             "give a config, or both --teacher-layers (such as 24,32) and "
             "--student-layers (such as 12)"
         )
-    config = config_of(options)
+    config = config_of(options, looks=True)
     registry = load_registry(config)
     if options.config is None:
         depths = _depths(options.teacher_layers)

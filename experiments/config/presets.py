@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
@@ -12,6 +13,7 @@ from experiments.config.phase_choice import PHASES, PRESETS, SINGLE_PHASE
 from experiments.config.tree import Config
 from plugins.hookspecs import hookimpl
 from plugins.registry import Registry
+from student.loop.launch import launched_rank
 
 
 def builtin_presets() -> dict[str, dict[str, Any]]:
@@ -40,6 +42,8 @@ class BuiltinPhases:
 def load_registry(config: Config | None = None, strict: bool = True) -> Registry:
     """Load everything a run can call by name, the built-in phases included.
 
+    Files of plugins are told on the error stream with their SHA-256 before they run.
+
     Args:
         config: names further plugins and those to skip; None for none.
         strict: whether an installed plugin that fails is an error.
@@ -52,7 +56,12 @@ def load_registry(config: Config | None = None, strict: bool = True) -> Registry
         plugins=(BuiltinPhases(), *config.plugins),
         strict=strict,
         skip=config.skip_plugins,
+        say=_log if launched_rank() == 0 else lambda line: None,
     )
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def presets_of(registry: Registry) -> dict[str, Mapping[str, Any]]:

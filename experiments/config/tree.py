@@ -110,7 +110,7 @@ class Config:
     plugins: list[str] = field(default_factory=list)
     """Modules, or paths of .py files, to load as plugins besides the installed ones.
     A relative path starts from the folder in which the command runs, not from the
-    config's."""
+    config's. They run with your rights: a config that names any is a program."""
     skip_plugins: list[str] = field(default_factory=list)
     """Installed plugins (entry points or distributions) that are not loaded."""
 

@@ -1,5 +1,8 @@
 """Entry points as importlib finds them, from distributions made on the spot."""
 
+import hashlib
+import os
+import py_compile
 import sys
 import textwrap
 
@@ -130,3 +133,18 @@ def test_the_process_environment_counts_by_default(install, monkeypatch):
     assert "dirichlet" not in Registry.load().names("router")
     monkeypatch.setenv(ALLOW, "alpha")
     assert "dirichlet" in Registry.load().names("router")
+
+
+def test_a_file_runs_as_it_is_read_whatever_compiled_code_lies_beside_it(tmp_path):
+    file = tmp_path / "shown.py"
+    text = "from plugins import hookimpl\n@hookimpl\ndef routers():\n    return {%s}\n"
+    file.write_text(text % "'bad': dict")
+    py_compile.compile(str(file), doraise=True)
+    when = file.stat()
+    file.write_text(text % "'new': dict")  # as many bytes, and the same time
+    os.utime(file, ns=(when.st_atime_ns, when.st_mtime_ns))
+    lines: list[str] = []
+    registry = Registry.load([str(file)], environ={}, say=lines.append)
+    assert "new" in registry.names("router") and "bad" not in registry.names("router")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert lines == [f"plugin {file}: SHA-256 {digest}"]

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from align.support.digest import sha256_of
 from experiments.cli import main
 from student.checkpoint import MARKER
 from teacher.store.manifest import MANIFEST, PLAN, Manifest, Plan, read_sealed, seal
@@ -188,3 +190,107 @@ def test_own_folders_are_read_as_before(foreign, capsys):
         places = {"run": foreign / "run", "kv": foreign / "kv"}
         assert said([word.format(**places) for word in words], capsys) == (0, "")
     assert Path(foreign / "run" / "metrics.jsonl").is_file()
+
+
+@pytest.fixture
+def with_code(foreign, monkeypatch):
+    """Run and store whose configs name a plugin that tells when it runs."""
+    monkeypatch.chdir(foreign)
+    code = (
+        "from pathlib import Path\n"
+        "from plugins import hookimpl\n\n"
+        f"Path({str(foreign / 'ran')!r}).write_text('ran')\n\n"
+        "@hookimpl\ndef aligners():\n    return {'mine': None.__class__}\n"
+    )
+    (foreign / "brought.py").write_text(code)
+    for name in ("run", "kv"):
+        saved = foreign / name / "config.yaml"
+        settings = yaml.safe_load(saved.read_text()) | {"plugins": ["brought.py"]}
+        saved.write_text(yaml.safe_dump(settings))
+    sys.modules.pop(f"mtkd_plugin_{''.join(_letters(foreign / 'brought.py'))}", None)
+    return foreign
+
+
+def _letters(path):
+    return (c if c.isalnum() else "_" for c in str(path.resolve()))
+
+
+BY_FOLDER = {
+    "repair": ["store", "repair", "{kv}"],
+    "config show": ["config", "show", "{run}/config.yaml", "--phase", "dual"],
+    "viz layers": ["viz", "layers", "{run}/config.yaml", "--out", "{run}.png"],
+    "estimate": ["estimate", "{run}/config.yaml", "--plan"],
+}
+SHOWING = {
+    **{name: ON_RUNS[name] for name in ("status", "report", "generate", "eval")},
+    "config show": ["config", "show", "{run}/config.yaml"],
+    "info": ON_STORES["info"],
+    "verify": ON_STORES["verify"],
+    "merge": ON_STORES["merge"],
+    "take out": ON_STORES["take out"],
+}
+
+
+def filled(words, folder):
+    return [word.format(run=folder / "run", kv=folder / "kv") for word in words]
+
+
+@pytest.mark.parametrize("command", BY_FOLDER)
+def test_code_that_a_folder_brings_along_is_refused_unrun(with_code, command, capsys):
+    message = refused(BY_FOLDER[command], with_code, capsys)
+    digest = sha256_of(with_code / "brought.py")
+    assert f"config.yaml names the plugin 'brought.py' (SHA-256 {digest})" in message
+    assert "--plugin brought.py" in message and "--no-plugins" in message
+    assert not (with_code / "ran").exists()
+
+
+@pytest.mark.parametrize("command", SHOWING)
+def test_no_command_that_shows_a_folder_runs_its_code(with_code, command, capsys):
+    assert said(filled(SHOWING[command], with_code), capsys) == (0, "")
+    assert not (with_code / "ran").exists()
+
+
+@pytest.mark.parametrize("command", BY_FOLDER)
+def test_code_of_a_folder_runs_where_the_command_names_it(with_code, command, capsys):
+    words = filled(BY_FOLDER[command], with_code)
+    assert main([*words, "--plugin", str(with_code / "brought.py")]) == 0
+    shown = capsys.readouterr().err
+    digest = sha256_of(with_code / "brought.py")
+    assert f"plugin {with_code / 'brought.py'}: SHA-256 {digest}" in shown
+    assert (with_code / "ran").is_file()
+
+
+@pytest.mark.parametrize("command", BY_FOLDER)
+def test_no_plugins_leaves_out_what_a_config_names_and_says_so(
+    with_code, command, capsys
+):
+    assert main([*filled(BY_FOLDER[command], with_code), "--no-plugins"]) == 0
+    shown = capsys.readouterr().err
+    assert shown.count("left out: plugin brought.py, which the config names") == 1
+    assert not (with_code / "ran").exists()
+
+
+def test_what_a_config_needs_and_no_plugins_leaves_out_is_missed_by_name(
+    with_code, capsys
+):
+    words = filled(["train", "{run}/config.yaml", "align.aligner=mine"], with_code)
+    code, message = said([*words, "--no-plugins"], capsys)
+    assert code == 2 and "no aligner is called 'mine'" in message
+    code, message = said([*words, "--no-plugins", "--plugin", "brought.py"], capsys)
+    assert code == 2 and "contradict" in message
+    assert not (with_code / "ran").exists()
+
+
+def test_a_run_goes_on_by_its_own_config_that_its_user_passes(with_code, capsys):
+    assert main(filled(ON_RUNS["train"], with_code)) == 0
+    shown = capsys.readouterr().err
+    assert f"SHA-256 {sha256_of(with_code / 'brought.py')}" in shown
+    assert (with_code / "ran").is_file()
+
+
+def test_a_config_of_ones_own_may_name_plugins_for_every_command(with_code, capsys):
+    own = with_code / "my.yaml"
+    shutil.copy(with_code / "run" / "config.yaml", own)
+    words = ["config", "show", str(own), "--phase", "dual"]
+    assert said(words, capsys) == (0, "")
+    assert (with_code / "ran").is_file()
