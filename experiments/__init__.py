@@ -1,46 +1,33 @@
-"""Runs: the config, the driver, the report and the command ``mtkd``.
+"""Runs: the config, the driver, the report and the command ``mtkd``."""
 
-Names are looked up when first used, so that ``mtkd --help`` waits for none of them.
-"""
+from typing import TYPE_CHECKING
 
-import sys
-from importlib import import_module
-from importlib.machinery import ModuleSpec
-from typing import Any
+import align.doors.moved  # noqa: F401  (answers for earlier names of modules)
+from align.doors.lazy import lazy_names
 
-_HOMES = {
-    "Config": "config.tree",
-    "ConfigError": "config.schema",
-    "PhaseConfig": "config.tree",
-    "load_config": "config.tree",
-    "load_registry": "config.presets",
-    "read_run": "record.run_dir",
-    "resolve_phase": "config.tree",
-    "run_training": "run.driver",
-    "write_report": "report.page",
-}
+if TYPE_CHECKING:
+    from experiments.config.presets import load_registry
+    from experiments.config.schema import ConfigError
+    from experiments.config.tree import (
+        Config,
+        PhaseConfig,
+        load_config,
+        resolve_phase,
+    )
+    from experiments.record.run_dir import read_run
+    from experiments.report.page import write_report
+    from experiments.run.driver import run_training
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
-__all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-class _Earlier:
-    """Asks for earlier names of modules where a name of this package is unknown.
-
-    :mod:`align.support.moved` knows them, and is not imported before somebody asks.
-    """
-
-    @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if not name.startswith(f"{__name__}."):
-            return None
-        moved = import_module("align.support.moved")
-        return moved.FINDER.find_spec(name, path, target)  # type: ignore[no-any-return]
-
-
-sys.meta_path.append(_Earlier)  # type: ignore[arg-type]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "PhaseConfig",
+    "load_config",
+    "load_registry",
+    "read_run",
+    "resolve_phase",
+    "run_training",
+    "write_report",
+]

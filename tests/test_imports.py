@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ROOMS: dict[str, set[str]] = {
     "align/bounds": set(),
     "align/depth": set(),
+    "align/doors": set(),
     "align/foreign": set(),
     "align/pictures": {"tokens", "support"},
     "align/schedules": {"support"},

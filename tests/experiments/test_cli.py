@@ -66,15 +66,36 @@ def test_every_example_parses(words, capsys):
             build_parser().parse_known_args(command)
 
 
-def test_help_comes_without_heavy_imports():
-    code = (
-        "import sys; from experiments.cli import build_parser; "
-        "build_parser().format_help(); "
-        "heavy = {'torch', 'transformers', 'matplotlib', 'numpy', 'yaml', 'rich'}; "
-        "sys.exit(' '.join(heavy & set(sys.modules)) or 0)"
-    )
+QUICK = """
+import contextlib, io, sys
+from experiments.cli import main
+
+def brings(words, heavy):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        assert main(words) == 0
+    brought = set(heavy) & set(sys.modules)
+    assert not brought, f"mtkd {' '.join(words)} imports {', '.join(brought)}"
+
+libraries = ["torch", "numpy", "scipy", "transformers", "tokenizers", "matplotlib"]
+brings(["--help"], [*libraries, "yaml", "rich", "pydantic"])
+brings(["--version"], [*libraries, "yaml", "rich", "pydantic"])
+for words in LISTS:
+    brings(words, libraries)
+"""
+LISTS = (
+    ["recipes", "list"],
+    ["recipes", "show", "from_store"],
+    ["models", "list"],
+    ["zoo", "list"],
+)
+
+
+def test_help_and_lists_come_without_heavy_imports():
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", f"LISTS = {LISTS}\n{QUICK}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
 

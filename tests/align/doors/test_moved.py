@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from align.support.moved import MOVED
+from align.doors.moved import MOVED
 from tests.fresh import answers, given
 
 ROOT = Path(__file__).parents[3]
