@@ -48,8 +48,8 @@ MODULES="${MODULES:-}"                  # for `module load`, such as "gcc cuda/1
 CONDA_ENV="${CONDA_ENV:-}"              # for `conda activate`
 SITE_HOOK="${SITE_HOOK:-}"              # a file to source for anything else
 NPROC_PER_NODE="${NPROC_PER_NODE:-}"    # empty: one per GPU, or one
-MASTER_ADDR="${MASTER_ADDR:-}"          # empty: the job's first node
-MASTER_PORT="${MASTER_PORT:-}"          # empty: from the job id
+MASTER_ADDR="${MASTER_ADDR:-}"          # several nodes: an address of the first one,
+MASTER_PORT="${MASTER_PORT:-}"          # which listens there; empty: its name, the job id
 MAX_REQUEUES="${MAX_REQUEUES:-20}"      # how often a stopped job may go back in line
 SHUTDOWN_TIMEOUT="${SHUTDOWN_TIMEOUT:-240}" # seconds a stopping run has for saving
 MTKD_ENTRY="${MTKD_ENTRY:-}"            # another program to start in place of training
@@ -265,16 +265,18 @@ check_arguments() {
 
 resolve_launcher() {
   local nodes=${SLURM_JOB_NUM_NODES:-${SLURM_NNODES:-1}} torchrun
-  torchrun=("$PYTHON" -m torch.distributed.run)
+  torchrun=("$PYTHON" "$ROOT/experiments/launcher.py") # see docs/cluster.md on who listens
   # USR1 unhandled would end torchrun and orphan its ranks.
   torchrun+=(--signals-to-handle "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
   torchrun+=(--shutdown-timeout "$SHUTDOWN_TIMEOUT" --nproc-per-node "$NPROC_PER_NODE")
-  torchrun+=(--rdzv-backend c10d --max-restarts 0)
+  torchrun+=(--max-restarts 0)
   if $under_slurm; then
-    : "${MASTER_ADDR:=$(first_node_address)}"
-    : "${MASTER_PORT:=$((10000 + SLURM_JOB_ID % 20000))}" # below ephemeral ports
-    torchrun+=(--nnodes "$nodes" --rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT")
-    torchrun+=(--rdzv-id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}")
+    torchrun+=(--nnodes "$nodes" --rdzv-id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}")
+    if ((nodes > 1)); then
+      : "${MASTER_ADDR:=$(first_node_address)}"
+      : "${MASTER_PORT:=$((10000 + SLURM_JOB_ID % 20000))}" # below ephemeral ports
+      torchrun+=(--rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT")
+    fi
     # One launcher a node. A launcher which stops cleanly must not have SLURM kill the
     # others while they save, but neither may the rest wait for it for ever.
     launcher=(srun --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1)
@@ -284,9 +286,7 @@ resolve_launcher() {
       || launcher+=(--cpus-per-task "$SLURM_CPUS_PER_TASK")
     launcher+=("${torchrun[@]}")
   elif ((NPROC_PER_NODE > 1)); then
-    : "${MASTER_ADDR:=127.0.0.1}"
     launcher=("${torchrun[@]}" --nnodes 1)
-    launcher+=(--rdzv-endpoint "$MASTER_ADDR:${MASTER_PORT:-0}")
   else
     launcher=("$PYTHON")
   fi
@@ -308,9 +308,6 @@ resolve_environment() {
   if [[ -z ${OMP_NUM_THREADS:-} ]] && ((cpus || NPROC_PER_NODE > 1)); then
     export OMP_NUM_THREADS=$((cpus > NPROC_PER_NODE ? cpus / NPROC_PER_NODE : 1))
   fi
-  case $MASTER_ADDR in
-    localhost | 127.* | ::1) export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-lo}" ;;
-  esac
   export PYTHONUNBUFFERED=1
 }
 

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -13,11 +14,16 @@ import torch
 from align.errors import InputError, RunError
 from align.support.quiet import quiet_libraries
 from student.config import TrainConfig
+from student.loop.alone import join_alone
 
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher says to each of its processes."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+MEETING = "MTKD_MEETING"
+"""Environment variable: a file in which the processes of one machine find each other,
+in a folder that is the user's alone."""
 
 
 def launched_world() -> int:
@@ -64,7 +70,10 @@ def start_accelerate(config: TrainConfig, accumulation: int) -> Any:
         "gradient_accumulation_steps": accumulation,
         "mixed_precision": "fp16" if config.fp16 else "no",
     }
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
     if config.engine == "torch":
+        if "RANK" in os.environ:
+            _meet(backend)
         # A launcher's variables make accelerate wrap the distiller, of which most
         # steps leave a part out: the outcome's adapters and gates.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -72,14 +81,12 @@ def start_accelerate(config: TrainConfig, accumulation: int) -> Any:
             cpu=not torch.cuda.is_available(), kwargs_handlers=[unused], **settings
         )
     _single_process_defaults()
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "gloo":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        if os.environ["MASTER_ADDR"] in LOOPBACK:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         import deepspeed
         from accelerate import DeepSpeedPlugin
+        from deepspeed.constants import default_pg_timeout
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
     except ImportError as error:
         raise InputError(
@@ -90,6 +97,7 @@ def start_accelerate(config: TrainConfig, accumulation: int) -> Any:
     # The shared-memory operator is compiled on first use, which takes a compiler and
     # a minute; gloo gives bitwise the same sums without it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _meet(backend, default_pg_timeout)
     accelerator = Accelerator(
         deepspeed_plugin=DeepSpeedPlugin(
             hf_ds_config=deepspeed_config(config, accumulation)
@@ -127,14 +135,52 @@ def deepspeed_config(config: TrainConfig, accumulation: int) -> dict[str, Any]:
 
 def _single_process_defaults() -> None:
     """Stand in for a launcher where there is none."""
-    if os.environ.get("RANK"):
+    if not os.environ.get("RANK"):
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+
+
+def _meet(backend: str, patience: timedelta | None = None) -> None:
+    """Make the process group, listening on nothing that it can do without.
+
+    One process opens no socket. Several on one machine meet in a file, where the
+    launcher names one, and listen on loopback; on several machines in the launcher's
+    store, and listen where ``GLOO_SOCKET_IFNAME`` or ``NCCL_SOCKET_IFNAME`` say.
+
+    Args:
+        backend: of several processes.
+        patience: how long they wait for each other; None leaves it to PyTorch.
+    """
+    world, rank = launched_world(), launched_rank()
+    if world == 1:
+        join_alone()
         return
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    if "MASTER_PORT" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+    if _on_one_machine(world):
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(name, _loopback())
+    store: Any = None
+    if file := os.environ.get(MEETING):
+        store = torch.distributed.FileStore(file, world)  # type: ignore[attr-defined]
+    local = int(os.environ.get("LOCAL_RANK") or "0")
+    torch.distributed.init_process_group(
+        backend,
+        store=store,
+        rank=rank,
+        world_size=world,
+        timeout=patience,
+        # As DeepSpeed would: NCCL then builds later groups from this one.
+        device_id=torch.device("cuda", local) if backend == "nccl" else None,
+    )
+
+
+def _on_one_machine(world: int) -> bool:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE") or "0")
+    return here == world or os.environ.get("MASTER_ADDR") in LOOPBACK
+
+
+def _loopback() -> str:
+    """The loopback interface: ``lo``, or ``lo0`` on systems that number it."""
+    names = [name for _, name in socket.if_nameindex()]
+    return next((name for name in names if name in ("lo", "lo0")), "lo")
 
 
 def assert_whole_world(processes: int) -> None:

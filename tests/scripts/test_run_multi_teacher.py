@@ -283,13 +283,24 @@ def test_plain_bash_gives_the_exit_status_of_the_run(tmp_path):
     assert "invalid literal" in done.stderr
 
 
-def test_several_processes_rendezvous_on_loopback():
+LAUNCHER = str(ROOT / "experiments" / "launcher.py")
+
+
+def test_processes_of_one_machine_are_given_no_address():
+    """The launcher has them meet in a file."""
     command = dry_run(NPROC_PER_NODE="2")
-    assert command[1:3] == ["-m", "torch.distributed.run"]
+    assert command[1] == LAUNCHER
     given = dict(itertools.pairwise(command))
-    assert given["--nproc-per-node"] == "2"
-    assert given["--rdzv-backend"] == "c10d"
-    assert given["--rdzv-endpoint"] == "127.0.0.1:0"
+    assert (given["--nproc-per-node"], given["--nnodes"]) == ("2", "1")
+    assert not {"--rdzv-backend", "--rdzv-endpoint"} & set(command)
+
+
+def test_one_node_of_slurm_is_given_no_address(tmp_path):
+    slurm = fake_slurm(tmp_path / "bin", ROOT) | {"SLURM_JOB_NUM_NODES": "1"}
+    command = dry_run(**slurm)
+    assert LAUNCHER in command
+    assert dict(itertools.pairwise(command))["--nnodes"] == "1"
+    assert "--rdzv-endpoint" not in command
 
 
 def test_site_hooks_are_sourced_before_python_is_looked_for(tmp_path):
@@ -305,6 +316,7 @@ def test_under_slurm_each_node_has_one_launcher(tmp_path):
     assert command[0] == "srun"
     assert (given["--nodes"], given["--ntasks-per-node"]) == ("2", "1")
     assert given["--cpus-per-task"] == "6"
+    assert LAUNCHER in command
     assert given["--nnodes"] == "2"
     # node7 is no name the resolver knows, so SLURM's address; 10000 + 41234 % 20000
     assert given["--rdzv-endpoint"] == "127.0.0.7:11234"

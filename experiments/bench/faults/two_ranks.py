@@ -60,16 +60,20 @@ def _document(number: int) -> str:
 
 
 def launch(
-    config: Path, *words: str, processes: int = 2, log: Path, module: str = ""
+    config: Path,
+    *words: str,
+    log: Path,
+    module: str = "experiments.cli",
+    processes: int = 2,
 ) -> subprocess.Popen[bytes]:
     """Start a run in a process group of its own.
 
     Args:
         config: see :func:`write_config`.
         words: go between the module and ``train``: faults of ``_inject``.
-        processes: how many.
         log: takes what they print.
-        module: what is started; the command ``mtkd`` if empty.
+        module: what is started; the command ``mtkd`` unless it is given.
+        processes: how many; one is started without a launcher.
     """
     env = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD"))}
     memory = config.parent / "faults"
@@ -79,14 +83,12 @@ def launch(
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "GLOO_SOCKET_IFNAME": "lo",
         "MTKD_FAULTS": str(memory),
     }
+    launcher = ["experiments.launcher", f"--nproc-per-node={processes}", "-m"]
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nnodes=1"),
-        *(f"--nproc-per-node={processes}", "--rdzv-backend=c10d"),
-        *("--rdzv-endpoint=127.0.0.1:0", "--max-restarts=0", "-m"),
-        *(module or "experiments.cli", *words, "train", str(config)),
+        *(sys.executable, "-m", *(launcher if processes > 1 else [])),
+        *(module, *words, "train", str(config)),
     ]
     with log.open("ab") as out:
         return subprocess.Popen(
@@ -109,6 +111,9 @@ def fork(config: Path, log: Path) -> BaseProcess:
 def _agent(config: Path, log: Path) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from student.loop.meeting import BACKEND, register
+
+    register()
     os.setsid()
     with log.open("ab") as out:
         os.dup2(out.fileno(), 1)
@@ -117,8 +122,7 @@ def _agent(config: Path, log: Path) -> None:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=2,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
+        rdzv_backend=BACKEND,
         max_restarts=0,
         start_method="fork",
     )
@@ -144,14 +148,16 @@ def bury(folder: Path, seconds: float = 300, leader: int | None = None) -> None:
         TimeoutError: they do not notice that it died.
     """
     end = time.monotonic() + seconds
-    while left := [pid for pid in _pids() if _belongs(pid, folder, leader)]:
+    while left := pids_of(folder, leader):
         if time.monotonic() > end:
             raise TimeoutError(f"processes {left} outlived their launcher")
         time.sleep(0.2)
 
 
-def _pids() -> list[int]:
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+def pids_of(folder: Path, leader: int | None = None) -> list[int]:
+    """The processes of a run that live, its launcher among them; as :func:`bury`."""
+    every = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [pid for pid in every if _belongs(pid, folder, leader)]
 
 
 def _belongs(pid: int, folder: Path, leader: int | None) -> bool:

@@ -47,8 +47,8 @@ def job(tiny_zoo, tmp_path):
     config = write(tmp_path, tiny_zoo)
 
     def start(*faults, wait=True):
-        log, module = tmp_path / "log.txt", "experiments.bench.faults.inject"
-        process = two.launch(config, *faults, log=log, module=module if faults else "")
+        module = "experiments.bench.faults.inject" if faults else "experiments.cli"
+        process = two.launch(config, *faults, log=tmp_path / "log.txt", module=module)
         if not wait:
             return process
         code = process.wait(timeout=1200)

@@ -18,6 +18,7 @@ from student.loop.engine import (
 )
 from student.loop.launch import LAUNCH_VARIABLES, assert_whole_world, deepspeed_config
 from student.loop.trainer import Job, train_phase
+from tests.listening import listening, needs_proc
 from tests.student.watching import Watching
 
 pytestmark = pytest.mark.edges
@@ -142,6 +143,14 @@ def test_plain_torch_trains_under_a_launchers_variables_too(
         monkeypatch.setenv(name, value)
     losses, _ = train(school, start_engine(BASE), BASE, steps=3)
     assert losses == pytest.approx(expected, rel=1e-5)
+
+
+@needs_proc
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_one_process_listens_on_nothing(school, start_engine, engine):
+    before, config = listening(), replace(BASE, engine=engine)
+    train(school, start_engine(config), config, steps=1)
+    assert listening() <= before
 
 
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
@@ -282,9 +291,8 @@ def test_two_processes_share_a_step_and_no_sample(tmp_path: Path):
     script.write_text(TWO_RANKS)
     root = Path(__file__).parents[3]
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
-        *("--master-addr=127.0.0.1", "--master-port=0", "--rdzv-backend=c10d"),
-        *("--rdzv-endpoint=localhost:0", str(script), str(tmp_path)),
+        *(sys.executable, "-m", "experiments.launcher", "--nproc-per-node=2"),
+        *(str(script), str(tmp_path)),
     ]
     launched = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
     env = {k: v for k, v in os.environ.items() if k not in launched}

@@ -2,12 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from student.loop.launch import MEETING
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -16,21 +17,14 @@ SCRIPT = ROOT / "tests" / "student" / "ranks.py"
 LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-def free_port():
-    """A port below which and above which others are free, very likely."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return min(probe.getsockname()[1], 65_000)
-
-
 def run(processes, out, zoo, *work):
     """Run pieces of work in so many processes; per piece what each of them found."""
     folders = json.dumps({name: str(path) for name, path in zoo.items()})
     command = [sys.executable, str(SCRIPT), str(out), folders, *work]
     env = {k: v for k, v in os.environ.items() if k not in LAUNCH}
     env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    env["WORLD_SIZE"] = str(processes)
+    meeting = out / f"meeting {work[-1]}"
+    env |= {MEETING: str(meeting), "WORLD_SIZE": str(processes)}
     started = [
         subprocess.Popen(
             command,

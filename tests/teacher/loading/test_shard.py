@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -46,15 +45,11 @@ def test_what_cannot_be_split_is_refused(monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_give_the_whole_model_s_keys_and_values_bit_for_bit(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     started = [
         subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path / f"{rank}.json")],
-            env={**env, "RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"},
+            [sys.executable, __file__, str(tmp_path / f"{rank}.json"), str(rank)],
+            env={**env, "GLOO_SOCKET_IFNAME": "lo"},
             stderr=(tmp_path / f"{rank}.err").open("w"),
         )
         for rank in range(2)
@@ -97,8 +92,10 @@ def size(model: nn.Module) -> int:
 
 def main():
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
+    rank, meeting = int(sys.argv[2]), Path(sys.argv[1]).with_name("meeting")
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=2
+    )
     kinds = ("none", "int8", "int4")
     found = [compare(b, k, rank) for b in (qwen, gpt2, t5) for k in kinds]
     said = {"equal": [same for same, _ in found], "held": [part for _, part in found]}
