@@ -12,7 +12,7 @@ from experiments.commands.estimate import ESTIMATE
 from experiments.commands.generate import GENERATE
 from experiments.commands.look import CONFIG, DOCTOR, EVAL, REPORT, STATUS, ZOO
 from experiments.commands.mistyped import Parser, unknown_words
-from experiments.commands.models import MODELS
+from experiments.commands.models import ADAPT, MODELS
 from experiments.commands.output import UNREAD, lead_nowhere
 from experiments.commands.parser import examples_text
 from experiments.commands.plugins import PLUGINS
@@ -25,6 +25,7 @@ COMMANDS = (
     QUICKSTART,
     TRAIN,
     RECIPES,
+    ADAPT,
     ESTIMATE,
     EXTRACT,
     STORE,

@@ -71,7 +71,8 @@ def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write the updates alone, as peft's ``PeftModel.from_pretrained`` reads them."""
+    """Write the updates, and what else is trained, as peft's
+    ``PeftModel.from_pretrained`` reads them."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         key: parameter.detach().cpu().contiguous()
@@ -113,7 +114,8 @@ def load_adapter(model: Any, folder: Path) -> None:
 
 
 def merge_adapters(adapted: nn.Module, whole: nn.Module) -> None:
-    """Add a student's updates to the same student's weights in full, in place.
+    """Add a student's updates to the same student's weights in full, in place; what
+    else was trained takes the place of what was there.
 
     Args:
         adapted: with updates; its own weights may be quantised and are not looked at.
@@ -128,6 +130,9 @@ def merge_adapters(adapted: nn.Module, whole: nn.Module) -> None:
             change = change.T if isinstance(layer, Conv1D) else change
             weight: Tensor = layer.weight
             weight.copy_(weight.float() + change.to(weight.device))
+        named = dict(whole.named_parameters())
+        for name, parameter in _trained_whole(adapted):
+            named[name].copy_(parameter)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,12 +155,21 @@ def _updates(model: nn.Module) -> Iterator[_Update]:
 
 
 def _saved_names(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The updates' parameters by the names that peft gives them in files."""
-    return {
-        f"base_model.model.{name}".replace(f".{_OWN}.", "."): parameter
+    """What is trained by the names that peft gives it in files."""
+    updates = {
+        name.replace(f".{_OWN}.", "."): parameter
         for name, parameter in model.named_parameters()
         if f".{_OWN}." in name
     }
+    every = updates | dict(_trained_whole(model))
+    return {f"base_model.model.{name}": p for name, p in every.items()}
+
+
+def _trained_whole(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Trained parameters that are no updates, such as embeddings."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and f".{_OWN}." not in name:
+            yield name, parameter
 
 
 def _linear_in(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

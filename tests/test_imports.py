@@ -33,6 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "align/support": set(),
     "align/text": {"bounds"},
     "align/tokens": {"support", "text"},
+    "teacher/adapt": {"conversion", "loading", "packages"},
     "teacher/capture": {"loading"},
     "teacher/loading": set(),
     "teacher/store": set(),
@@ -58,6 +59,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments/writing": {"config", "record"},
     "experiments/routing_room": {"assemble"},
     "experiments/run": {"config", "record", "assemble", "writing", "routing_room"},
+    "experiments/adapt": {"config", "record", "assemble", "run"},
     "experiments/extraction": {"config", "record", "assemble", "run"},
     "experiments/estimate": {
         "config",
@@ -77,6 +79,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments/report": {"config", "record", "assemble", "run", "routing_room"},
     "experiments/report/layout": set(),
     "experiments/commands": {
+        "adapt",
         "config",
         "record",
         "assemble",
@@ -89,6 +92,7 @@ ROOMS: dict[str, set[str]] = {
         "routing_room",
     },
     "experiments/bench": {
+        "adapt",
         "config",
         "record",
         "assemble",

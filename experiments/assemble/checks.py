@@ -8,6 +8,7 @@ from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
 from align.bounds.regular_file import refuse_special_files
+from align.errors import InputError
 from align.schedules import RULES, ScheduledNotNegative, Timetable
 from experiments.assemble.outputs import build_term, output_of
 from experiments.config.parsing import ConfigError, check
@@ -198,6 +199,34 @@ def _term_schema(options: type) -> type:
     return make_dataclass(
         "Term", [], bases=(_AnyTerm, options), frozen=True, kw_only=True
     )
+
+
+def check_causal(name: str, kind: str) -> None:
+    """See that a student predicts text.
+
+    Raises:
+        InputError: it is no decoder.
+    """
+    if kind != "decoder":
+        raise InputError(f"student {name!r} is an {kind}; give a causal language model")
+
+
+def check_positions(config: Config, positions: int | None) -> None:
+    """See that the student has positions for texts of ``data.max_length``.
+
+    Args:
+        config: the run.
+        positions: of the student's table, None where it has none.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if positions is not None and config.data.max_length > positions:
+        raise InputError(
+            f"data.max_length is {config.data.max_length}, but the student "
+            f"{config.student.model!r} has {positions} positions; set "
+            f"data.max_length={positions} or less"
+        )
 
 
 def check_resume(run_dir: Path, resume: str) -> None:

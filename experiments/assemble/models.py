@@ -15,6 +15,7 @@ from align.text.chat import tells_date
 from align.text.documents import TextSample
 from align.tokens.cut import Reader
 from align.views import Teacher
+from experiments.assemble.checks import check_causal, check_positions
 from experiments.assemble.data import Encoder, fitting_length
 from experiments.assemble.fingerprint import model_files
 from experiments.assemble.lengths import PLACE, Lengths, reads_at_most
@@ -28,6 +29,7 @@ from student.checkpoint import (
     make_readable,
 )
 from student.lora import add_adapters, load_adapter, merge_adapters, save_adapter
+from student.trained import train_embeddings
 from student.unreached import freeze_unreached
 from teacher.capture.kv_capture import KVCapture
 from teacher.capture.windows import windows_for
@@ -42,34 +44,6 @@ from teacher.stored_teacher import StoredTeacher
 
 ADAPTER = "adapter"
 """Folder of a student's low-rank updates, inside that of the student they are in."""
-
-
-def check_causal(name: str, kind: str) -> None:
-    """See that a student predicts text.
-
-    Raises:
-        InputError: it is no decoder.
-    """
-    if kind != "decoder":
-        raise InputError(f"student {name!r} is an {kind}; give a causal language model")
-
-
-def check_positions(config: Config, positions: int | None) -> None:
-    """See that the student has positions for texts of ``data.max_length``.
-
-    Args:
-        config: the run.
-        positions: of the student's table, None where it has none.
-
-    Raises:
-        InputError: there are fewer.
-    """
-    if positions is not None and config.data.max_length > positions:
-        raise InputError(
-            f"data.max_length is {config.data.max_length}, but the student "
-            f"{config.student.model!r} has {positions} positions; set "
-            f"data.max_length={positions} or less"
-        )
 
 
 class Models:
@@ -115,7 +89,7 @@ class Models:
         text reaches is frozen.
         """
         if not self._config.student.lora.rank:
-            model = self._load_student(source).model
+            model = self._adapted(self._load_student(source).model)
         else:
             model = self._adapted(self._load_student(None).model)
             if source is not None:
@@ -381,6 +355,8 @@ class Models:
             quantise(model, settings.quantise, self._device)
             add_adapters(model, settings.lora, self._config.run.seed)
             model.to(self._device)  # where its quantised layers are
+        if settings.trained == "embeddings":
+            train_embeddings(model)
         return model
 
     def _load_teacher(self, name: str) -> LiveTeacher:

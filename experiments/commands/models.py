@@ -1,15 +1,26 @@
-"""Commands on pretrained models from packages, and on formats that are not read."""
+"""Commands that make models: from packages, of other formats, in other vocabularies."""
 
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.commands.output import lasting_output
-from experiments.commands.parser import JSON, Command, Group, option
+from experiments.commands.parser import (
+    JSON,
+    OVERRIDES,
+    STOPPED,
+    Command,
+    Group,
+    option,
+)
 from experiments.commands.tables import print_table
+
+if TYPE_CHECKING:
+    from experiments.adapt.plan import Request
+    from teacher.packages.manifest import Adaptation
 
 
 def models_list(options: Namespace) -> int:
@@ -189,6 +200,158 @@ MODELS = Group(
                     "--base", metavar="MODEL", help="an adapter's base, folder or name"
                 ),
             ),
+        ),
+    ),
+)
+
+
+def adapt(options: Namespace) -> int:
+    """Give a model another vocabulary and train it there."""
+    from experiments.adapt.plan import Request
+
+    request = Request(
+        model=options.model,
+        to=options.to,
+        out=None if options.out is None else Path(options.out),
+        data=options.data,
+        steps=options.steps,
+        parts=options.train,
+        head=options.head,
+        overrides=options.overrides,
+    )
+    return _adapt(request, options.resume)
+
+
+@lasting_output("the adapting")
+def _adapt(request: Request, resume: str) -> int:
+    from experiments.adapt.adapt import adapt as adapted
+    from experiments.record.run_dir import read_run
+    from experiments.record.stop import RunStopped
+    from experiments.report.page import write_report
+    from student.loop.launch import launched_rank
+
+    try:
+        manifest = adapted(request, resume)
+    except RunStopped as stopped:
+        print(
+            f"mtkd: stopped as asked ({stopped}); the same command goes on from there",
+            file=sys.stderr,
+        )
+        return STOPPED
+    if launched_rank() == 0 and manifest.adaptation is not None:
+        write_report(read_run(Path(manifest.adaptation.run)))
+        print(f"{request.folder}: {manifest.conversion}")
+        _show(manifest.adaptation)
+        if manifest.redistributable is False:
+            print(f"licence: {manifest.licence}; NOTICE says what it asks of you")
+        print(
+            f"use it as model: {request.folder}, with output.kd=1; its report: "
+            f"{manifest.adaptation.run}/report.html"
+        )
+    return 0
+
+
+def _show(adaptation: Adaptation) -> None:
+    rows = {
+        "as it was": adaptation.bits_origin,
+        "new rows, untrained": adaptation.bits_given,
+    }
+    if adaptation.steps:
+        rows[f"after {adaptation.steps} steps"] = adaptation.bits_adapted
+    domains = list(adaptation.bits_adapted)
+    cells = [
+        [
+            name,
+            *(f"{bits[domain]:.3f}" for domain in domains),
+            f"{sum(bits.values()) / len(bits):.3f}",
+        ]
+        for name, bits in rows.items()
+    ]
+    title = "held-out bits per character, lower is better"
+    print_table(title, ["", *domains, "mean"], cells, numbers_from=1)
+
+
+def _steps(text: str) -> int:
+    """Read a number of steps, 0 included.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is no such number; give 0 or more")
+    return int(text)
+
+
+ADAPT = Command(
+    name="adapt",
+    action=adapt,
+    what="give a model the vocabulary of another, so that both read the same tokens: "
+    "its embedding and head get rows made of its own pieces, and it is trained on "
+    "text, beside the model as it was",
+    examples=(
+        (
+            "mtkd adapt zoo:qwen-code --to zoo:student",
+            "a teacher in the student's vocabulary, in adapted/qwen-code-to-student",
+        ),
+        (
+            "mtkd adapt ./llama --to ./student --data news=news.txt --steps 600",
+            "on your own text, longer; the same command goes on where it stopped",
+        ),
+        (
+            "mtkd adapt ./student --to ./teacher --train lora data.max_length=512",
+            "the other way round, for a pretrained student: embeddings and low-rank "
+            "updates",
+        ),
+        (
+            "mtkd adapt ./llama --to ./student --steps 0 --out ./start",
+            "new rows alone, untrained",
+        ),
+    ),
+    options=(
+        option(
+            "model",
+            metavar="MODEL",
+            help="a causal model: hub name, folder, zoo:NAME or pkg:NAME",
+        ),
+        option(
+            "--to",
+            required=True,
+            metavar="MODEL",
+            help="the model whose vocabulary it gets, or a folder with a tokenizer",
+        ),
+        OVERRIDES,
+        option(
+            "--data",
+            action="append",
+            default=[],
+            metavar="TEXT",
+            help="text to train on, as data.train (zoo without it); may be repeated",
+        ),
+        option(
+            "--out",
+            metavar="DIR",
+            help="the new model's folder (adapted/MODEL-to-MODEL without it)",
+        ),
+        option("--steps", type=_steps, metavar="N", help="optimiser steps (150)"),
+        option(
+            "--train",
+            choices=("all", "embeddings", "lora"),
+            default="all",
+            help="what is trained: all weights, embedding and head alone, or these "
+            "with low-rank updates beside the frozen rest (needs the extra quant)",
+        ),
+        option(
+            "--head",
+            choices=("mean", "first"),
+            default="mean",
+            help="a new row of a head with rows of its own: the mean of its pieces' "
+            "rows, or the first's",
+        ),
+        option(
+            "--resume",
+            choices=("auto", "never", "must"),
+            default="auto",
+            help="as of `mtkd train`",
         ),
     ),
 )

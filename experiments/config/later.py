@@ -12,6 +12,7 @@ LATER: Mapping[str, Any] = {
     "quantise": "none",
     "date": None,
     "lora": plain(LoraConfig()),
+    "trained": "all",
     "optimizer": "adamw",
     "matrix_learning_rate": 0.02,
     "temperatures": [1.0],

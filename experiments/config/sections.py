@@ -30,6 +30,7 @@ from fuse.config import FuseConfig
 from fuse.routing_stats import COLLAPSE_SHARE, UNIFORM_ENTROPY
 from student.config import LoraConfig, LossConfig, TrainConfig
 from student.output_config import OutputConfig
+from student.trained import Trained
 from teacher.loading.quantise import Quantisation
 from teacher.store.manifest import Form
 from teacher.teacher_rule import TeacherRule
@@ -84,6 +85,9 @@ class StudentConfig:
     extra ``quant``). What is quantised stands still, so ``lora.rank`` must be set."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Low-rank updates; needs the extra ``quant``."""
+    trained: Trained = "all"
+    """Which of its weights learn: ``all`` (with ``lora`` its updates alone), or its
+    ``embeddings``, that is embedding and head, beside the updates if there are any."""
 
     def __post_init__(self) -> None:
         """Check every field, and that something can be trained.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from experiments.config.tree import Config
@@ -10,8 +12,12 @@ from teacher.names import ZOO, zoo_parts
 
 def build_zoo_models(config: Config) -> None:
     """Build the embedded models that a config names and that are not cached."""
-    named = [config.student.model, *(t.model for t in config.teachers.values())]
-    wanted = [name for name in named if name.startswith(ZOO)]
+    build_named([config.student.model, *(t.model for t in config.teachers.values())])
+
+
+def build_named(models: Iterable[str]) -> None:
+    """Build the embedded ones among models, where they are not cached."""
+    wanted = [name for name in models if name.startswith(ZOO)]
     if not wanted:
         return
     from teacher.zoo import build_zoo

@@ -145,6 +145,7 @@ class _Plan:
             lora=settings.lora,
             checkpointing=self.train.gradient_checkpointing,
             trained=True,
+            embeddings=settings.trained == "embeddings",
         )
         self.wide = (self.autocast or self.how.dtype).itemsize
         """Bytes of a number that the student computes."""

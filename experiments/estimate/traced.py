@@ -21,6 +21,7 @@ from torch.nn import functional
 from align.support.text_part import text_modules
 from student.config import LoraConfig
 from student.lora import add_adapters
+from student.trained import train_embeddings
 from teacher.loading.quantise import quantise
 
 FEW, MORE = 2, 3
@@ -49,6 +50,8 @@ class How:
     lora: LoraConfig | None = None
     checkpointing: bool = False
     trained: bool = False
+    embeddings: bool = False
+    """Whether embedding and head alone are trained, and updates."""
 
 
 def _freeze_towers(model: Any) -> None:
@@ -76,6 +79,8 @@ def skeleton(config: Any, how: How) -> Any:
             quantise(model, "int8")
         if how.lora is not None and how.lora.rank:
             add_adapters(model, how.lora, 0)
+        if how.embeddings:
+            train_embeddings(model)
     if how.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model

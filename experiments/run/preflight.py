@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from align.errors import MissingFileError
-from experiments.assemble.models import check_causal, check_positions
+from experiments.assemble.checks import check_causal, check_positions
 from experiments.assemble.read_through import read_through
 from experiments.config.error_place import prefix_errors
 from experiments.config.presets import load_registry

@@ -1,5 +1,6 @@
 """What models conclude: objectives on next-token distributions, from tensors."""
 
+from align.tokens.spelling import token_bytes
 from student.output.across.chunks import (
     Chunks,
     ChunkTokens,
@@ -21,7 +22,6 @@ from student.output.across.vocabulary import (
     byte_vectors,
     common_pieces,
     pool_logits,
-    token_bytes,
 )
 from student.output.divergence.labels import Labels
 from student.output.divergence.linear_blocks import linear_blocks

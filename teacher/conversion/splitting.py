@@ -56,7 +56,7 @@ def splitting_of(name: str) -> Any:
 
 
 def without_first_blank(described: dict[str, Any]) -> None:
-    """Change a tokenizer of SentencePiece so that texts get no blank in front.
+    """Change a tokenizer so that texts get no blank in front.
 
     Args:
         described: its ``tokenizer.json``, changed in place.
@@ -66,8 +66,13 @@ def without_first_blank(described: dict[str, Any]) -> None:
         does not use.
     """
     words, normal = described["pre_tokenizer"], described["normalizer"]
-    if words is not None and words["type"] == "Metaspace":
-        words["prepend_scheme"] = "never"
+    for step in _steps(words, "pretokenizers"):
+        if step["type"] == "Metaspace":
+            step["prepend_scheme"] = "never"
+        if step["type"] == "ByteLevel":
+            step["add_prefix_space"] = False
+    if normal is not None and normal["type"] == "Prepend":
+        described["normalizer"] = None
     if normal is not None and normal["type"] == "Sequence":
         normal["normalizers"] = [
             step for step in normal["normalizers"] if step["type"] != "Prepend"
@@ -77,3 +82,12 @@ def without_first_blank(described: dict[str, Any]) -> None:
         decoder["decoders"] = [
             step for step in decoder["decoders"] if step["type"] != "Strip"
         ]
+
+
+def _steps(component: Any, inside: str) -> list[dict[str, Any]]:
+    """The parts of a component, which may be a sequence of them."""
+    if component is None:
+        return []
+    if component["type"] != "Sequence":
+        return [component]
+    return [step for part in component[inside] for step in _steps(part, inside)]

@@ -29,6 +29,33 @@ class FileRecord(BaseModel):
     sha256: str
 
 
+class Adaptation(BaseModel):
+    """How a model was trained in a vocabulary that it was given, and what came of it.
+
+    Bits are those of held-out text, per character, by domain.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vocabulary: str
+    """The model whose vocabulary it is."""
+    vocabulary_sha256: str
+    """Of its tokens and ids."""
+    steps: int
+    """Optimiser steps."""
+    trained: str
+    """all, embeddings or lora."""
+    texts: dict[str, str]
+    """Digests of what was learned from."""
+    run: str
+    """Folder of the run, whose config.yaml has every setting."""
+    bits_origin: dict[str, float]
+    """Of the model as it was."""
+    bits_given: dict[str, float]
+    """With new rows, untrained."""
+    bits_adapted: dict[str, float]
+
+
 class Manifest(BaseModel):
     """Where a model came from, and what lies in its folder."""
 
@@ -48,6 +75,8 @@ class Manifest(BaseModel):
     """None where it is not known."""
     conversion: str
     """What was done."""
+    adaptation: Adaptation | None = None
+    """Of a model that was trained in another vocabulary."""
     files: dict[str, FileRecord]
 
 

@@ -1,0 +1,1 @@
+"""A model trained in the vocabulary of another, as one more run."""

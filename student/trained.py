@@ -1,0 +1,23 @@
+"""Which of a student's weights are trained, where that is not all of them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Trained = Literal["all", "embeddings"]
+
+
+def train_embeddings(model: Any) -> None:
+    """Train a model's embedding and head, and low-rank updates where it has them.
+
+    Args:
+        model: a causal ``PreTrainedModel``, in place. What is trained becomes float32
+            where there are updates, as these are: frozen weights may be narrower.
+    """
+    updated = bool(getattr(model, "peft_config", None))
+    if not updated:
+        model.requires_grad_(False)
+    for part in (model.get_input_embeddings(), model.get_output_embeddings()):
+        part.requires_grad_(True)
+        if updated:
+            part.float()

@@ -1,0 +1,1 @@
+"""Give a model the vocabulary of another."""
