@@ -106,6 +106,7 @@ def transplant(
     if bias is not None:
         _put(last, "bias", new_rows(bias, cuts.old, head))
     embedding.num_embeddings = last.out_features = given.rows
+    module: Any
     for module in model.modules():
         if getattr(module, "vocab_size", None) == size:
             module.vocab_size = given.rows
