@@ -110,10 +110,12 @@ STATUS = Command(
 
 def report(options: Namespace) -> int:
     """Write a run's report and show its table."""
+    from experiments.assemble.text_sources import tell
     from experiments.record.run_dir import read_run
     from experiments.report.page import write_report
 
     run = read_run(Path(options.run))
+    tell(run.faults)
     write_report(run, draw=not options.no_figures)
     show_report(run.path)
     if options.open:

@@ -124,10 +124,12 @@ LAYERS = Command(
 def routing_command(options: Namespace) -> int:
     """Draw a run's routing weights over time."""
     from align.errors import InputError
+    from experiments.assemble.text_sources import tell
     from experiments.record.run_dir import read_run
     from experiments.report.routing import draw_routing_domains, draw_routing_layers
 
     run = read_run(Path(options.run))
+    tell(run.faults)
     folder = Path(options.out) if options.out else run.figures
     drawings = {
         "routing_domains": draw_routing_domains,

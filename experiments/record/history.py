@@ -7,7 +7,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from align.errors import PROGRAM_ERROR, exit_code_of
 from align.support.whole_file import write_whole
 from experiments.record.lease import Lease, LeaseLostError
 from experiments.record.stop import RunStopped
+from experiments.record.summed_log import SummedLog
 from experiments.record.versions import versions
 from student.config import TrainConfig
 
@@ -123,7 +124,9 @@ def noted(run_dir: Path, lease: Lease | None, world_size: int) -> Iterator[Launc
         return
     before = attempts(run_dir)
     finished = bool(before) and before[-1]["how"] == "finished"
-    trace = _text(run_dir)
+    log = SummedLog(run_dir / ATTEMPTS)
+    trace = log.content()
+    log.mend_aloud()
     note_start(run_dir, world_size)
     try:
         yield launch
@@ -136,9 +139,9 @@ def noted(run_dir: Path, lease: Lease | None, world_size: int) -> Iterator[Launc
     except BaseException as error:
         refused = exit_code_of(error) != PROGRAM_ERROR and not launch.begun
         if not (run_dir / "config.yaml").is_file():
-            (run_dir / ATTEMPTS).unlink(missing_ok=True)
+            log.put_back((None, None))
         elif refused and finished:
-            write_whole(run_dir / ATTEMPTS, trace)
+            log.put_back(trace)
         else:
             notes = getattr(error, "__notes__", ())
             why = ", ".join([str(error) or type(error).__name__, *notes])
@@ -181,7 +184,7 @@ def attempts(run_dir: Path) -> list[dict[str, Any]]:
         The fields of :func:`note_start` with ``time``, ``ended``, ``how`` and ``why``.
     """
     launches: list[dict[str, Any]] = []
-    for line in _lines(run_dir / ATTEMPTS):
+    for line in SummedLog(run_dir / ATTEMPTS).read().records:
         if line.get("event") == "start":
             launches.append({**line, "ended": None, "how": None, "why": ""})
         elif launches:
@@ -190,25 +193,10 @@ def attempts(run_dir: Path) -> list[dict[str, Any]]:
     return launches
 
 
+def launch_faults(run_dir: Path) -> Sequence[str]:
+    """A sentence on everything that :func:`attempts` has to leave out."""
+    return SummedLog(run_dir / ATTEMPTS).read().faults
+
+
 def _append(run_dir: Path, line: Mapping[str, Any]) -> None:
-    full = {"time": round(time.time(), 3), **line}
-    with (run_dir / ATTEMPTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(full) + "\n")
-
-
-def _text(run_dir: Path) -> str:
-    """What is noted of earlier launches."""
-    path = run_dir / ATTEMPTS
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = []
-    for row in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(row))
-        except ValueError:  # a line that a killed process left unfinished
-            continue
-    return lines
+    SummedLog(run_dir / ATTEMPTS).append({"time": round(time.time(), 3), **line})

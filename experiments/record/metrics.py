@@ -6,13 +6,13 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from align.support.whole_file import write_whole
 from experiments.record.run_dir import METRICS
+from experiments.record.summed_log import SummedLog
 
 
 class Metrics:
@@ -25,7 +25,8 @@ class Metrics:
             return
         run_dir.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / METRICS
-        _drop_torn_line(self._path)
+        self._log = SummedLog(self._path)
+        self._log.mend_aloud()
         self._boards: dict[str, Any] = {}
         self._shown = True
 
@@ -40,11 +41,7 @@ class Metrics:
         """
         if not self._enabled:
             return
-        if self._path.is_file():
-            rows = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [row for row in rows if not _repeated(row, arm, phase, step)]
-            if len(kept) < len(rows):
-                write_whole(self._path, "".join(kept))
+        self._log.mend(lambda line: not _repeated(line, arm, phase, step))
         if not self._shown:
             return
         with self._may_fail():
@@ -53,9 +50,9 @@ class Metrics:
 
     def written(self, arm: str, phase: str) -> list[dict[str, Any]]:
         """The lines of one phase so far; none off the main rank."""
-        if not self._enabled or not self._path.is_file():
+        if not self._enabled:
             return []
-        lines = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
+        lines = self._log.read().records
         return [x for x in lines if (x.get("arm"), x.get("phase")) == (arm, phase)]
 
     def _board(self, arm: str, purge_step: int | None = None) -> Any:
@@ -73,10 +70,9 @@ class Metrics:
         """Add a line that every launch finds out anew, unless it stands there."""
         if not self._enabled:
             return
-        rows = self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
         written = json.loads(json.dumps({"arm": arm, "phase": phase, **line}))
-        for row in rows.splitlines():
-            if {k: v for k, v in json.loads(row).items() if k != "time"} == written:
+        for known in self._log.read().records:
+            if {k: v for k, v in known.items() if k != "time"} == written:
                 return
         self.write(arm, phase, line)
 
@@ -93,9 +89,8 @@ class Metrics:
         """
         if not self._enabled:
             return
-        full = {"time": round(time.time(), 3), "arm": arm, "phase": phase, **line}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(full, allow_nan=True) + "\n")
+        now = round(time.time(), 3)
+        self._log.append({"time": now, "arm": arm, "phase": phase, **line})
         if self._shown:
             with self._may_fail():
                 self._show(arm, line, offset + int(line.get("step", 0)))
@@ -138,19 +133,7 @@ def _numbers(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
     return out
 
 
-def _repeated(row: str, arm: str, phase: str, step: int) -> bool:
-    line = json.loads(row)
+def _repeated(line: Mapping[str, Any], arm: str, phase: str, step: int) -> bool:
     same = line.get("arm") == arm and line.get("phase") == phase
     # An unfinished phase is measured again, whatever step that was logged under.
     return same and (line.get("kind") == "eval" or line.get("step", step + 1) > step)
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut a last line that a killed process left unfinished."""
-    if not path.is_file():
-        return
-    data = path.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        with path.open("r+b") as file:
-            file.truncate(end)

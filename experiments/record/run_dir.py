@@ -10,10 +10,14 @@ from typing import Any
 
 from align.errors import InputError
 from align.foreign.inside import refuse_links_out
-from experiments.record.which_run import which_run
+from experiments.record.history import IDENTITY, STATE, launch_faults, read_json
+from experiments.record.summed_log import SummedLog
+from experiments.record.which_run import CONFIG, which_run
 
 METRICS = "metrics.jsonl"
 """Every logged number, a line at a time."""
+SUMMARY = "summary.json"
+"""What came of a run; written last."""
 MAIN = "main"
 """The arm that learns from teachers; the others are baselines."""
 
@@ -27,6 +31,8 @@ class RunDir:
     """Lines of metrics.jsonl, in the order of writing."""
     summary: dict[str, Any] = field(default_factory=dict)
     """summary.json, empty while the run goes on."""
+    faults: tuple[str, ...] = ()
+    """A sentence on everything that is not as the run wrote it, and was left out."""
 
     @property
     def name(self) -> str:
@@ -68,27 +74,39 @@ def read_run(path: Path) -> RunDir:
     if not path.is_dir():
         raise InputError(f"run folder {path} does not exist; {which_run(path)}")
     refuse_links_out(path)
-    metrics, summary = path / METRICS, path / "summary.json"
+    metrics, summary = path / METRICS, path / SUMMARY
     if not metrics.is_file() and not summary.is_file():
         raise InputError(
             f"{path} holds neither metrics.jsonl nor summary.json; give the folder "
             "that `mtkd train` or `mtkd quickstart` wrote, such as runs/quickstart"
         )
+    logged = SummedLog(metrics).read()
     return RunDir(
         path,
-        _read_metrics(metrics) if metrics.is_file() else [],
-        _read_summary(summary) if summary.is_file() else {},
+        metrics=list(logged.records),
+        summary=_read_summary(summary) if summary.is_file() else {},
+        faults=(*logged.faults, *launch_faults(path), *_missing(path)),
     )
 
 
-def written_so_far(path: Path) -> RunDir:
-    """A run's metrics alone: a summary is of an earlier launch, and may be damaged.
+def _missing(path: Path) -> list[str]:
+    """What a run that went as far as this one has written, and is not there."""
+    begun = (path / IDENTITY).is_file()
+    faults = []
+    if begun and not (path / CONFIG).is_file():
+        faults.append(f"{path / CONFIG} is missing")
+    if read_json(path / STATE).get("finished") and not (path / SUMMARY).is_file():
+        faults.append(
+            f"{path / SUMMARY} is missing, though the run is finished; "
+            f"{_anew(path / SUMMARY)}"
+        )
+    return faults
 
-    Raises:
-        ValueError: a damaged line.
-    """
-    metrics = path / METRICS
-    return RunDir(path, _read_metrics(metrics) if metrics.is_file() else [])
+
+def written_so_far(path: Path) -> RunDir:
+    """A run's metrics alone: a summary is of an earlier launch, and may be damaged."""
+    logged = SummedLog(path / METRICS).read()
+    return RunDir(path, metrics=list(logged.records), faults=tuple(logged.faults))
 
 
 def mean_bpc(bpc: Mapping[str, float] | None) -> float | None:
@@ -105,23 +123,6 @@ def helped(beats_ce_only: bool | None, beats_best_single: bool | None) -> bool |
     """
     known = [beats for beats in (beats_ce_only, beats_best_single) if beats is not None]
     return all(known) if known else None
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    rows = path.read_text(encoding="utf-8").split("\n")
-    lines = []
-    for number, row in enumerate(rows, start=1):
-        if not row.strip():
-            continue
-        try:
-            lines.append(json.loads(row))
-        except json.JSONDecodeError:
-            if number >= len(rows):  # no newline yet: still being written, or cut off
-                break
-            raise InputError(
-                f"{path} line {number} is not JSON; take the line out and try again"
-            ) from None
-    return lines
 
 
 def _read_summary(path: Path) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def compose(run: RunDir) -> Document:
     results = verdicts(run)
     gallery = Gallery(run)
     sections = [
+        *_damage(run),
         *_events(run, "Alarms", alarms=True),
         *_worth(run, results, gallery),
         *sample_sections(run),
@@ -185,6 +186,12 @@ def _gate_note(run: RunDir) -> list[Block]:
         "the next phase of each starts from the student before it."
     )
     return [Paragraph(said)]
+
+
+def _damage(run: RunDir) -> list[Section]:
+    """What this page has to leave out."""
+    section = Section(title="Damage", blocks=[Items(run.faults)], warns=True)
+    return [section] if run.faults else []
 
 
 def _events(run: RunDir, title: str, alarms: bool) -> list[Section]:

@@ -10,7 +10,7 @@ from typing import Any
 from align.errors import InputError
 from align.foreign.inside import refuse_links_out
 from experiments.config.tree import Config, load_config
-from experiments.record.history import STATE, attempts, read_json
+from experiments.record.history import STATE, attempts, launch_faults, read_json
 from experiments.record.lease import holder_alive, read_lease
 from experiments.record.run_dir import MAIN
 from experiments.record.which_run import which_run
@@ -25,9 +25,10 @@ def describe(run_dir: Path) -> dict[str, Any]:
 
     Returns:
         ``state`` (``finished``, ``running``, ``stopped``, ``dead`` or ``new``),
-        ``phases`` (each ``arm``, ``phase``, ``done``, ``checkpoints``),
-        ``attempts`` (see :func:`experiments.record.history.attempts`), ``holder`` and
-        ``next``, one sentence.
+        ``phases`` (each ``arm``, ``phase``, ``done``, ``damage``, ``checkpoints``),
+        ``attempts`` (see :func:`experiments.record.history.attempts`), ``faults`` (a
+        sentence on everything else that is damaged), ``holder`` and ``next``, one
+        sentence.
 
     Raises:
         ValueError: there is no run.
@@ -47,6 +48,7 @@ def describe(run_dir: Path) -> dict[str, Any]:
         "holder": read_lease(run_dir) if state == "running" else None,
         "phases": phases,
         "attempts": launches,
+        "faults": list(launch_faults(run_dir)),
         "next": _next(run_dir, state, phases),
     }
 
@@ -76,11 +78,14 @@ def _phases(run_dir: Path, config: Config) -> Iterator[dict[str, Any]]:
             "phase": phase,
             "done": (folder / MARKER).is_file(),
             "damage": _damage(folder),
-            "checkpoints": [
-                {"step": step, "verdict": "damaged" if _damage(path) else "verified"}
-                for step, path in kept
-            ],
+            "checkpoints": [_checkpoint(step, path) for step, path in kept],
         }
+
+
+def _checkpoint(step: int, path: Path) -> dict[str, Any]:
+    damage = _damage(path)
+    verdict = "damaged" if damage else "verified"
+    return {"step": step, "verdict": verdict, "damage": damage}
 
 
 def _arms(run_dir: Path, config: Config) -> tuple[list[str], list[str]]:
@@ -115,7 +120,8 @@ def _next(run_dir: Path, state: str, phases: list[dict[str, Any]]) -> str:
     good = [c for c in open_phase["checkpoints"] if c["verdict"] == "verified"]
     start = f"from step {good[0]['step']}" if good else "from its start"
     if not good and open_phase["checkpoints"]:
-        return f"it would refuse to go on: no checkpoint of {where} verifies"
+        first = open_phase["checkpoints"][0]["damage"]
+        return f"it would refuse to go on: no checkpoint of {where} verifies; {first}"
     if state == "running":
         return f"it is at {where}; killed now, it would go on {start}"
     return f"the same command goes on with {where} {start}"
@@ -132,6 +138,10 @@ def lines(description: dict[str, Any]) -> Iterator[str]:
         )
         what = "done" if entry["done"] else (kept or "-")
         yield f"  {entry['arm']:<20} {entry['phase']:<14} {what}"
+        for checkpoint in entry["checkpoints"]:
+            if checkpoint["damage"]:
+                yield f"    {checkpoint['damage']}"
+    yield from (f"  damaged: {fault}" for fault in description["faults"])
     launches = description["attempts"]
     for number, launch in enumerate(launches, start=1):
         yield f"  launch {number}: {_told(launch, number == len(launches))}"

@@ -31,11 +31,25 @@ def test_a_last_line_cut_short_is_left_out(made_up):
     assert len(read_run(made_up.path).metrics) == len(made_up.metrics)
 
 
-def test_a_damaged_line_inside_is_named(made_up):
+def test_a_damaged_line_is_named_and_the_others_are_read(made_up):
     path = made_up.path / "metrics.jsonl"
     path.write_text('{"kind": "tr\n' + path.read_text())
-    with pytest.raises(ValueError, match=r"metrics\.jsonl line 1 is not JSON"):
-        read_run(made_up.path)
+    run = read_run(made_up.path)
+    assert run.metrics == made_up.metrics
+    (fault,) = run.faults
+    assert f"{path}: line 1 is not as written" in fault
+
+
+def test_what_a_run_has_written_and_is_not_there_is_missed(made_up):
+    assert made_up.faults == ()
+    (made_up.path / "run.json").write_text("{}")
+    (made_up.path / "state.json").write_text('{"finished": true}')
+    (made_up.path / "summary.json").unlink()
+    (made_up.path / "config.yaml").unlink(missing_ok=True)
+    config, summary = read_run(made_up.path).faults
+    assert config == f"{made_up.path / 'config.yaml'} is missing"
+    assert f"{made_up.path / 'summary.json'} is missing" in summary
+    assert "`mtkd train" in summary
 
 
 def test_what_is_no_run_is_refused(tmp_path, made_up):
