@@ -114,8 +114,10 @@ class Bed:
         whole = self._undamaged[case.subject, reader.name]
         ending = run_apart(partial(command, reader.words), self.folder)
         result = reader.observe(self.place, ending.out)
-        differs = differing(whole.seen, {n: result.get(n, "") for n in whole.seen})
         files = [case.file, *([case.harm.other] if case.harm.kind == SWAP else [])]
+        # What nobody read or wrote is as damaged as before, and no result.
+        compared = [name for name in whole.seen if name not in files]
+        differs = [n for n in compared if result.get(n, "") != whole.seen[n]]
         restored = all(_bytes(self.place / f) == whole.left.get(f) for f in files)
         verdict = judge(
             ending,

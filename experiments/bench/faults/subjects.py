@@ -21,6 +21,7 @@ RUN_CLASSES = {
     "config of a run": ("run/config.yaml",),
     "what a run keeps": ("run/run.json", "run/state.json", "run/texts.json"),
     "launches": ("run/attempts.jsonl",),
+    "sums of a log": ("run/*.sums",),
     "lease": ("run/lease.json", "run/.lock"),
     "metrics": ("run/metrics.jsonl",),
     "summary": ("run/summary.json",),
@@ -59,7 +60,8 @@ class Reader:
     name: str
     words: tuple[str, ...]
     observe: Callable[[Path, str], dict[str, str]]
-    """Of the place and what was printed: everything that must stay the same."""
+    """Of the place and what was printed: all that must stay the same. A file goes
+    by its path in the place."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +110,7 @@ def subjects(place: Path) -> list[Subject]:
         ),
     ]
     stored = [
-        Reader(name="info", words=("store", "info", store, "--json"), observe=_printed),
+        Reader(name="info", words=("store", "info", store), observe=_printed),
         Reader(name="verify", words=("store", "verify", store), observe=_printed),
         Reader(name="merge", words=("store", "merge", store), observe=_stored),
         Reader(name="repair", words=("store", "repair", store), observe=_stored),
@@ -227,7 +229,7 @@ def _trained(place: Path, printed: str) -> dict[str, str]:
     """Every student, every line of the metrics and the summary, without times."""
     run = place / "run"
     result = {
-        str(file.relative_to(run)): _digest(file)
+        str(file.relative_to(place)): _digest(file)
         for file in sorted(run.rglob("student/*"))
     }
     try:
@@ -235,14 +237,14 @@ def _trained(place: Path, printed: str) -> dict[str, str]:
         summary = json.loads(_read(run / "summary.json"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         return result | {"unreadable": str(error)}
-    summary.pop("time_s", None)
-    return result | {f"summary {k}": json.dumps(v) for k, v in summary.items()}
+    worth = {k: v for k, v in summary.items() if k not in ("time_s", "versions")}
+    return result | {f"summary {k}": json.dumps(v) for k, v in worth.items()}
 
 
 def _stored(place: Path, printed: str) -> dict[str, str]:
     kv = place / "kv"
     return {
-        str(file.relative_to(kv)): _digest(file)
+        str(file.relative_to(place)): _digest(file)
         for file in sorted(kv.rglob("*"))
         if file.is_file() and not file.name.startswith(".")
     }

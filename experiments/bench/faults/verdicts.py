@@ -23,14 +23,23 @@ ERROR = "mtkd: error: "
 
 
 def names(said: str, file: Path, root: Path) -> bool:
-    """Whether a text names a file, or a folder below ``root`` which it lies in.
+    """Whether a text names a file, so that somebody finds it.
 
-    A phase's settings lie beside its folder, as the folder's name with an ending.
+    By its path; by a folder it lies in, deeper than the run or store; by its folder
+    and its name; or, in a checkpoint, a phase or a store, by a file beside it: of two
+    that disagree nobody knows which is damaged. A phase's settings lie beside its
+    folder, as the folder's name with an ending.
     """
-    paths = re.findall(re.escape(str(root)) + r"[^\s'\",:;()]*", said)
-    deep = [path.rstrip("./") for path in paths]
-    deep = [path for path in deep if len(Path(path).parts) > len(root.parts) + 1]
-    return str(file) in said or any(str(file).startswith(path) for path in deep)
+    if str(file) in said or (str(file.parent) in said and file.name in said):
+        return True
+    words = re.findall(re.escape(str(root)) + r"[^\s'\",:;()]*", said)
+    paths = [Path(word.rstrip("./")) for word in words]
+    depth = len(root.parts)
+    return any(
+        (len(path.parts) > depth + 1 and str(file).startswith(str(path)))
+        or (len(path.parts) > depth + 3 and path.parent == file.parent)
+        for path in paths
+    )
 
 
 def judge(

@@ -33,10 +33,18 @@ def judged(code=0, err="", out="", same=False, restored=False):
         ("/bed/place/run/phases/2-routing is damaged", False),
         ("the run /bed/place/run cannot go on", False),
         ("complete.json is damaged", False),
+        ("/bed/place/run/phases/1-dual/weights has another digest", True),
+        ("/bed/place/run/phases/1-dual.settings.json is damaged", False),
     ],
 )
 def test_a_file_is_named_by_its_path_or_a_folder_below_the_run(said, named):
     assert names(said, FILE, PLACE) is named
+
+
+def test_a_file_is_named_by_its_name_and_its_folder():
+    said = "/bed/place/run holds no run: there is no config.yaml"
+    assert names(said, PLACE / "run" / "config.yaml", PLACE)
+    assert not names(said, PLACE / "run" / "state.json", PLACE)
 
 
 def test_settings_are_named_by_the_phase_they_are_of():
