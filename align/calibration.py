@@ -10,6 +10,9 @@ from torch import Tensor
 
 STD_FLOOR = 1e-6
 """Smallest standard deviation of a channel, relative to its layer's typical one."""
+CONSTANT = 1e-6
+"""Standard deviation of a channel that does not vary, relative to its mean: what
+float32 rounds by."""
 
 
 class CalibrationStats:
@@ -128,6 +131,12 @@ class CalibrationStats:
     def var_y(self) -> Tensor:
         """(L, C_y) float64, divided by n."""
         return (self._yy / self._count() - (self._sum_y / self._count()) ** 2).clamp(0)
+
+    @property
+    def constant_x(self) -> Tensor:
+        """(L,) bool: no channel of the teacher varies by more than rounding."""
+        spread = self.cov_x.diagonal(dim1=1, dim2=2).clamp(0).sqrt()
+        return (self.n > 1) & (spread <= CONSTANT * self.mean_x.abs()).all(1)
 
     @property
     def std_x(self) -> Tensor:

@@ -8,14 +8,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from align.errors import InputError
+from align.bounds.finite import not_finite
+from align.errors import InputError, MtkdError
 from align.foreign.inside import file_inside
 from align.support.digest import sha256_of
 
@@ -198,7 +199,9 @@ def export_student(
     Raises:
         ValueError: the model has low-rank updates beside its weights, of which
             transformers would save these alone.
+        NonFiniteStudentError: a weight is NaN or infinite.
     """
+    refuse_non_finite(model.named_parameters(), "the student")
     if getattr(model, "peft_config", None):
         raise InputError(
             "the student has low-rank updates beside its weights, which plain "
@@ -213,6 +216,29 @@ def export_student(
         for name, text in (notices or {}).items():
             (folder / name).write_text(text, encoding="utf-8")
         make_readable(folder)
+
+
+class NonFiniteStudentError(MtkdError, RuntimeError):
+    """A student of which nothing can be made any more."""
+
+
+def refuse_non_finite(weights: Iterable[tuple[str, torch.Tensor]], what: str) -> None:
+    """See that a student's weights are numbers before it is kept.
+
+    Args:
+        weights: by name.
+        what: whose it is, such as ``the student of phase 'dual'``.
+
+    Raises:
+        NonFiniteStudentError: names the first tensor that holds NaN or an infinity.
+    """
+    name = not_finite(weights)
+    if name is not None:
+        raise NonFiniteStudentError(
+            f"{what} is not finite: {name} holds NaN or an infinity, and so it is not "
+            "kept; lower train.learning_rate or the largest loss weight, and train "
+            "this phase again. What was written before is intact"
+        )
 
 
 def cast_weights(model: Any, dtypes: Mapping[str, torch.dtype]) -> None:

@@ -83,12 +83,26 @@ def refuse_special(path: Path) -> None:
 
 def refuse_special_files(folder: Path) -> None:
     """The same of every file beside each other in a folder that others will read."""
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError:
-        return
-    for path in paths:
+    for path in _beside(folder):
         refuse_special(path)
+
+
+def refuse_pipes(folder: Path) -> None:
+    """See that nothing in a folder that is written to waits for a reader.
+
+    Raises:
+        InputError: a pipe.
+    """
+    for path in _beside(folder):
+        if path.is_fifo():
+            refuse_special(path)
+
+
+def _beside(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except (OSError, ValueError):
+        return []
 
 
 def shown(path: Path) -> str:

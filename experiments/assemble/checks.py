@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
-from align.bounds.regular_file import refuse_special_files
+from align.bounds.regular_file import refuse_pipes
 from align.errors import InputError
 from align.schedules import RULES, ScheduledNotNegative, Timetable
 from experiments.assemble.outputs import build_term, output_of
@@ -238,11 +238,11 @@ def check_resume(run_dir: Path, resume: str) -> None:
 
     Raises:
         ConfigError: it is none of them, or not as it says.
-        InputError: among the run's files is what is none, such as a pipe.
+        InputError: among the run's files is a pipe.
     """
     if resume not in RESUME:
         raise ConfigError(f"resume is {resume!r}; give one of {', '.join(RESUME)}")
-    refuse_special_files(run_dir)
+    refuse_pipes(run_dir)
     before = run_dir / "config.yaml"
     if not before.is_file():
         if resume == "must":

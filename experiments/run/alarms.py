@@ -7,7 +7,7 @@ said can be checked against what was written.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +90,20 @@ class Alarms:
     def covers(self, coverage: Mapping[str, float]) -> list[Line]:
         """Take what the calibration sample says of each teacher's coverage."""
         return self._raise(self._low(coverage), 0)
+
+    def mute(self, constant: Mapping[str, Mapping[str, Sequence[int]]]) -> list[Line]:
+        """Take what of each teacher is the same at every token of the sample."""
+        return self._raise(
+            {
+                f"constant {name}": (
+                    f"teacher {name!r} says the same of every token: "
+                    f"{_sides(sides)} do not vary over the calibration sample, and "
+                    "nothing can be learned from that; are its weights whole?"
+                )
+                for name, sides in constant.items()
+            },
+            0,
+        )
 
     def _raise(self, raised: Mapping[str, str], step: int) -> list[Line]:
         events = []
@@ -187,3 +201,14 @@ class Alarms:
                 "loss weight if it comes back"
             )
         }
+
+
+def _sides(sides: Mapping[str, Sequence[int]]) -> str:
+    """``keys for layers 0, 1 of the student and values for layer 3``."""
+    parts = []
+    for side, layers in sides.items():
+        layer = "layer" if len(layers) == 1 else "layers"
+        parts.append(
+            f"its {side} for the student's {layer} {', '.join(map(str, layers))}"
+        )
+    return " and ".join(parts)

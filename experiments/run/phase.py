@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -32,7 +33,12 @@ from experiments.run.alarms import Alarms
 from experiments.run.context import PhasePosition, RunContext, Stage
 from experiments.run.evaluation import evaluate, measure_gate, measure_health
 from plugins.registry import Registry
-from student.checkpoint import atomic_folder, mark_complete
+from student.checkpoint import (
+    NonFiniteStudentError,
+    atomic_folder,
+    mark_complete,
+    refuse_non_finite,
+)
 from student.config import TrainConfig
 from student.distiller import HEALTH_TOKENS, Distiller
 from student.fitting import fit_terms
@@ -53,6 +59,8 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
 
     Raises:
         RunStopped: asked to stop; a checkpoint was written.
+        NonFiniteStudentError: a weight, or the loss on held-out text, is NaN or
+            infinite; the phase is not marked complete.
     """
     phase, engine = stage.phase, run.engine
     torch.manual_seed(phase_seed(run.config.run.seed, position.index))
@@ -100,7 +108,16 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
             done = train_phase(distiller, engine, job, train)
     if done < position.steps:
         raise RunStopped(f"{title}: {done} of {position.steps} steps")
+    whose = f"the student of phase {phase.name!r} (arm {position.arm!r})"
+    refuse_non_finite(model.named_parameters(), whose)
     result = _measure(run, stage, position, capture, phase_teachers)
+    bad = [domain for domain, bits in result["bpc"].items() if not math.isfinite(bits)]
+    if bad:
+        raise NonFiniteStudentError(
+            f"{whose} gives no finite loss on held-out text of {', '.join(bad)}, "
+            "though its weights are finite, and so it is not kept; lower "
+            "train.learning_rate or the largest loss weight, or train in a wider type"
+        )
     if position.gated:
         result |= measure_gate(run, capture, f"measuring {title}")
 
@@ -178,6 +195,7 @@ class _Observer(Observer):
         self.alarms.recall(self.metrics.written(self.position.arm, self.phase))
         if self.phase_teachers is not None:
             self._write(self.alarms.covers(self.phase_teachers.report.coverage))
+            self._write(self.alarms.mute(self.phase_teachers.report.constant))
             self._write(_similarity(self.phase_teachers.depth))
 
     def log(self, line: dict[str, Any]) -> None:

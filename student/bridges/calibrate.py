@@ -34,6 +34,9 @@ class CalibrationReport:
     bits: Tensor
     """(N, M) float32, each teacher's bits per character; NaN where it has none."""
     teachers: Sequence[str] = field(default=())
+    constant: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
+    """Per teacher the student's layers for which its ``keys`` or ``values`` are the
+    same at every token; those alone of which something is."""
 
 
 def fit_positions(bridge: Bridge, batches: Iterable[Sequence[TeacherView]]) -> None:
@@ -116,7 +119,20 @@ def calibrate(
         hidden=torch.cat(hidden),
         bits=torch.cat(bits),
         teachers=list(coverage),
+        constant=_constant(stats),
     )
+
+
+def _constant(
+    stats: Mapping[str, tuple[PairStats, PairStats]],
+) -> dict[str, dict[str, list[int]]]:
+    constant: dict[str, dict[str, list[int]]] = {}
+    for name, pairs in stats.items():
+        for side, pair in zip(("keys", "values"), pairs, strict=True):
+            layers = pair.to_student.constant_x.nonzero().flatten().tolist()
+            if layers:
+                constant.setdefault(name, {})[side] = layers
+    return constant
 
 
 def _fitted(

@@ -26,6 +26,7 @@ from student.checkpoint import (
     mark_complete,
     put_in_place,
     read_complete,
+    refuse_non_finite,
 )
 from student.loop.engine import Engine
 from student.loop.prepared import Prepared
@@ -76,12 +77,15 @@ def save_checkpoint(
 
     Raises:
         OSError: the disk is full; what was there before is untouched.
+        NonFiniteStudentError: what is trained is not finite.
     """
     part = keeper.folder / f".step-{done:08d}.part"
     engine.from_main(lambda: _fresh(part))
     optimizer = prepared.optimizer_state()
     applied = optimizer.steps()
     share = dict(_share(engine, optimizer, distiller, applied > 0))
+    weights = [(n, x) for n, x in share.items() if n.startswith(f"{_WEIGHT}/")]
+    trained = f"what was trained for {done} steps"
     state = {
         "step": done,
         "applied": applied,
@@ -92,6 +96,7 @@ def save_checkpoint(
     }
     try:
         with full_disk_named(keeper.folder):
+            engine.together(lambda: refuse_non_finite(weights, trained))
             engine.together(lambda: _write(part, engine.rank, share))
             engine.from_main(lambda: _finish(part, state, keeper))
     except Exception:

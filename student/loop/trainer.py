@@ -13,6 +13,7 @@ from align.support.process_memory import highest
 from align.support.stopwatch import Stopwatch, part
 from align.text.documents import TextSample
 from fuse.routing_stats import RoutingStats
+from student.checkpoint import NonFiniteStudentError
 from student.config import TrainConfig
 from student.distiller import Distiller, StepResult
 from student.evaluate import Encode
@@ -273,8 +274,12 @@ class _Loop:
         """
         if len(self._bad) < self._config.max_bad_steps:
             return
-        self.save(done - len(self._bad))
-        raise NonFiniteLossError(describe_trouble(self._bad, done))
+        weights = ""
+        try:
+            self.save(done - len(self._bad))
+        except NonFiniteStudentError as error:  # no step's fault alone
+            weights = str(error)
+        raise NonFiniteLossError(weights or describe_trouble(self._bad, done))
 
     def _count_routing(self, result: StepResult, train_batch: TrainBatch) -> None:
         if result.routing is None:

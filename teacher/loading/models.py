@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from align.bounds.finite import not_finite
 from align.errors import InputError
 from align.support.cpu import avoid_broken_amx
 from align.support.primitive_cache import bound_primitive_caches
@@ -249,14 +250,11 @@ def _check_trainable(name: str, model: Any) -> None:
 
 def _check_finite(name: str, model: PreTrainedModel) -> None:
     """Find NaN and infinities before a whole run is spent on them."""
-    for key, weight in model.named_parameters():
-        if not weight.numel() or weight.dtype.itemsize < 2:
-            continue  # float8 has no minimum to ask for
-        ends = torch.stack(weight.detach().aminmax())  # NaN shows in both
-        if not bool(ends.isfinite().all()):
-            raise InputError(
-                f"model {name!r}: weight {key} holds values that are not finite in "
-                f"{str(weight.dtype).removeprefix('torch.')}; its training diverged or "
-                "the type is too narrow for it: give another checkpoint or a wider "
-                "dtype"
-            )
+    key = not_finite(model.named_parameters())
+    if key is not None:
+        dtype = str(model.get_parameter(key).dtype).removeprefix("torch.")
+        raise InputError(
+            f"model {name!r}: weight {key} holds values that are not finite in "
+            f"{dtype}; its training diverged or the type is too narrow for it: give "
+            "another checkpoint or a wider dtype"
+        )

@@ -244,3 +244,13 @@ def test_statistics_both_ways_are_those_of_each_way_alone():
         assert both.n == alone.n
         for name in ("mean_x", "mean_y", "cov_x", "cov_xy", "var_y"):
             torch.testing.assert_close(getattr(both, name), getattr(alone, name))
+
+
+def test_a_layer_that_never_varies_is_told_from_one_that_does():
+    stats = CalibrationStats(3, 2, 1)
+    varying = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    constant = torch.tensor([[0.1, -300.0]]).expand(40, 2)
+    x = torch.stack([varying, constant, torch.zeros(40, 2)])
+    stats.update(x[:, :15], torch.zeros(3, 15, 1))
+    stats.update(x[:, 15:], torch.zeros(3, 25, 1))
+    assert stats.constant_x.tolist() == [False, True, True]

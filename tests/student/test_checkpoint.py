@@ -8,6 +8,7 @@ from align.foreign.inside import OutsideError
 from student.checkpoint import (
     MARKER,
     CheckpointError,
+    NonFiniteStudentError,
     atomic_folder,
     cast_weights,
     export_student,
@@ -135,3 +136,13 @@ def test_a_marker_that_lists_a_file_outside_is_refused(tmp_path, name, digests):
     marker.write_text(marker.read_text().replace('"a"', f'"{name}"'))
     with pytest.raises(OutsideError, match="which is no file of its folder"):
         read_complete(folder, digests=digests)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_student_that_is_not_finite_is_not_exported(tmp_path, bad):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    with torch.no_grad():
+        model[1].bias[1] = bad
+    with pytest.raises(NonFiniteStudentError, match=r"the student is not finite: 1\.b"):
+        export_student(model, None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

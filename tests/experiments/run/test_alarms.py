@@ -131,6 +131,17 @@ def test_low_coverage_is_known_before_the_first_step(watch):
     assert shown[0].startswith("teacher 'a' covers only 20%")
 
 
+def test_a_teacher_that_never_varies_is_known_before_the_first_step(watch):
+    alarms, shown = watch()
+    (event,) = alarms.mute({"a": {"keys": [0, 1], "values": [3]}})
+    assert (event["step"], event["alarm"]) == (0, "constant a")
+    assert shown[0].startswith(
+        "teacher 'a' says the same of every token: its keys for the student's layers "
+        "0, 1 and its values for the student's layer 3 do not vary"
+    )
+    assert alarms.mute({"a": {"keys": [0]}}) == []
+
+
 def test_skipped_steps_are_counted_and_named(watch):
     alarms, shown = watch(max_skipped=1)
     bad = {"kind": "event", "event": "non-finite loss", "step": 3, "samples": ["t:1"]}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from student.checkpoint import CheckpointError, mark_complete
+from student.checkpoint import CheckpointError, NonFiniteStudentError, mark_complete
 from student.config import TrainConfig
 from student.loop.phase_checkpoint import (
     Keeper,
@@ -169,3 +169,13 @@ def test_a_full_disk_leaves_the_older_checkpoint_alone(
         assert error.value.errno == 28
         assert names(tmp_path / "c") == ["step-00000001"]
         assert load_checkpoint(keeper, engine, prepared, lesson.distiller) == 1
+
+
+def test_what_is_no_longer_finite_is_no_checkpoint(phase, tmp_path):
+    """AdamW takes 1e45 times the weights off them."""
+    config = replace(CONFIG, learning_rate=1e30, weight_decay=1e15, warmup_steps=0)
+    with pytest.raises(
+        NonFiniteStudentError, match="trained for 1 steps is not finite"
+    ):
+        phase(config=config)
+    assert steps_kept(tmp_path) == []
