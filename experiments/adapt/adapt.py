@@ -21,7 +21,8 @@ from experiments.run.driver import sum_up, train_arms
 from experiments.run.opening import open_run
 from experiments.run.plan import plan_run
 from student.loop.launch import launched_rank
-from teacher.adapt.transplant import GivenVocabulary, save_transplanted
+from teacher.adapt.transplant import save_transplanted
+from teacher.loading.vocabulary import GivenVocabulary
 from teacher.output_head import vocabulary_digest
 from teacher.packages.manifest import (
     NAME,

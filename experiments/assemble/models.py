@@ -335,6 +335,7 @@ class Models:
             role="student",
             dtype=getattr(torch, settings.dtype),
             init_seed=self._config.run.seed if fresh else None,
+            vocabulary=self._config.vocabulary if fresh else None,
         )
         check_causal(name, loaded.kind)
         return loaded

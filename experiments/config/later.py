@@ -13,6 +13,7 @@ LATER: Mapping[str, Any] = {
     "date": None,
     "lora": plain(LoraConfig()),
     "trained": "all",
+    "tokenizer": None,
     "optimizer": "adamw",
     "matrix_learning_rate": 0.02,
     "temperatures": [1.0],

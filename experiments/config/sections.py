@@ -74,6 +74,10 @@ class StudentConfig:
     """Where its weights come from: the model's checkpoint, or drawn anew from
     ``run.seed`` as the architecture draws them (its config and tokenizer are enough
     then), so that runs with several seeds train several students."""
+    tokenizer: str | None = None
+    """With ``init: fresh`` the tokenizer it gets in place of its model's: a teacher's
+    name, or a model or folder as ``model``. A teacher of its vocabulary teaches most
+    (``output.kd``); pretrained weights are given one by ``mtkd adapt``."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type its weights are trained in; ``train.bf16`` is the cheaper choice. With
     ``lora`` of the frozen weights: what is trained is float32."""
@@ -93,10 +97,17 @@ class StudentConfig:
         """Check every field, and that something can be trained.
 
         Raises:
-            ValueError: a value that its type does not take, or the weights are
-                quantised and there are no updates.
+            ValueError: a value that its type does not take, another tokenizer for
+                trained weights, or the weights are quantised and there are no updates.
         """
         check_fields(self, "student")
+        if self.tokenizer is not None and self.init != "fresh":
+            raise ValueError(
+                f"student.tokenizer is {self.tokenizer}, but the checkpoint's weights "
+                "know other tokens; set student.init=fresh to begin without them, or "
+                f"run `mtkd adapt {self.model} --to {self.tokenizer}` and take what it "
+                "makes as student.model"
+            )
         if self.quantise != "none" and not self.lora.rank:
             raise ValueError(
                 f"student.quantise={self.quantise} freezes the student's weights, and "

@@ -150,6 +150,12 @@ class Config:
             _known(f"output.teachers.{name}", wanted, self.teachers)
 
     @property
+    def vocabulary(self) -> str | None:
+        """The model whose vocabulary the student gets; None: its own."""
+        name = self.student.tokenizer
+        return self.teachers[name].model if name in self.teachers else name
+
+    @property
     def run_dir(self) -> Path:
         """The run's directory."""
         return Path(self.run.dir) / self.run.name

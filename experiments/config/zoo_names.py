@@ -12,7 +12,8 @@ from teacher.names import ZOO, zoo_parts
 
 def build_zoo_models(config: Config) -> None:
     """Build the embedded models that a config names and that are not cached."""
-    build_named([config.student.model, *(t.model for t in config.teachers.values())])
+    student = (config.student.model, config.vocabulary or "")
+    build_named([*student, *(t.model for t in config.teachers.values())])
 
 
 def build_named(models: Iterable[str]) -> None:

@@ -78,7 +78,7 @@ def memory_plan(
     registry = registry or load_registry(config)
     phases = resolve_phases(config, presets_of(registry))
     config, phases = settle(config, phases, device == "cuda")
-    student = planned_model(config.student.model)
+    student = planned_model(config.student.model, config.vocabulary)
     teachers = _planned_teachers(config)
     plans = []
     for phase in phases:

@@ -131,12 +131,13 @@ class PlannedModel:
         return False
 
 
-def planned_model(name: str) -> PlannedModel:
+def planned_model(name: str, vocabulary: str | None = None) -> PlannedModel:
     """Read a model's sizes.
 
     Args:
         name: a folder with a ``config.json``, a hub name of which this machine has one,
             or a name in ``PUBLISHED``.
+        vocabulary: the model, likewise, whose vocabulary it has; None: its own.
 
     Raises:
         FileNotFoundError: none of these.
@@ -144,6 +145,8 @@ def planned_model(name: str) -> PlannedModel:
     """
     config, kind = _config_of(name)
     text = config.get_text_config()
+    if vocabulary is not None:
+        text.vocab_size = planned_model(vocabulary).vocab
     heads = int(text.num_attention_heads)
     size = getattr(text, "head_dim", None) or int(text.hidden_size) // heads
     sizes = Sizes(

@@ -90,13 +90,19 @@ def student_source(name: str, phase: str | None = None) -> Source:
     return sources_of(name, phase=phase)[-1]
 
 
-def load_writer(name: str, source: str, init_seed: int | None = None) -> Writer:
+def load_writer(
+    name: str,
+    source: str,
+    init_seed: int | None = None,
+    vocabulary: str | None = None,
+) -> Writer:
     """Load a causal model to write with, on the accelerator where there is one.
 
     Args:
         name: what the user calls it.
         source: see :func:`teacher.names.model_source`.
         init_seed: draw its weights anew from this seed.
+        vocabulary: as of :func:`teacher.loading.models.load_model`.
 
     Raises:
         InputError: it is no causal model, or cannot be loaded.
@@ -107,7 +113,13 @@ def load_writer(name: str, source: str, init_seed: int | None = None) -> Writer:
     dtype = "float32" if device.type == "cpu" or init_seed is not None else None
     role = "teacher" if init_seed is None else "student"
     with waiting(f"loading {name}"):
-        loaded = load_model(source, role=role, dtype=dtype, init_seed=init_seed)
+        loaded = load_model(
+            source,
+            role=role,
+            dtype=dtype,
+            init_seed=init_seed,
+            vocabulary=vocabulary,
+        )
     if loaded.kind != "decoder":
         raise InputError(
             f"{name} is an {loaded.kind}, which goes on with no text; give a causal "
@@ -134,4 +146,5 @@ def _before(run: Path, phase: Trained, phases: list[Trained]) -> Source:
     config = load_config(run / "config.yaml")
     student = config.student
     seed = config.run.seed if student.init == "fresh" else None
-    return Source(FIRST, lambda: load_writer(student.model, student.model, seed))
+    given = config.vocabulary
+    return Source(FIRST, lambda: load_writer(student.model, student.model, seed, given))

@@ -4,71 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from align.errors import InputError, MtkdError
+from align.errors import InputError
 from align.support.cache_folder import made_folder
 from teacher.adapt.cut import Cuts, cut_vocabulary
 from teacher.adapt.rows import new_rows
-from teacher.loading.model_config import read_config
 from teacher.loading.models import LoadedModel, load_model
-from teacher.loading.tokenizer import largest_id, load_tokenizer
-from teacher.names import model_source
+from teacher.loading.vocabulary import GivenVocabulary
 from teacher.output_head import vocabulary_digest
 from teacher.packages.manifest import Manifest, write_manifest
-
-_OF_A_VOCABULARY = (
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "forced_decoder_ids",
-    "bad_words_ids",
-    "force_words_ids",
-    "sequence_bias",
-    "constraints",
-)
-"""Settings of generating that name ids, which mean other tokens then."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class GivenVocabulary:
-    """The vocabulary that a model is given."""
-
-    name: str
-    """Of the model it is of, as the user calls it."""
-    tokenizer: Any
-    rows: int
-    """Of the embedding: its own model's, where there is one, so that heads are of one
-    size; else one for each id."""
-    ends: int | list[int] | None
-    """What ends a text that is generated."""
-
-    @staticmethod
-    def of(name: str) -> GivenVocabulary:
-        """Read the vocabulary of a model, or of a folder with a tokenizer alone.
-
-        Raises:
-            FileNotFoundError: there is none.
-            ValueError: it cannot be used.
-        """
-        from transformers import GenerationConfig
-
-        source = model_source(name)
-        tokenizer = load_tokenizer(name, source, {})
-        rows, ends = largest_id(tokenizer) + 1, tokenizer.eos_token_id
-        with suppress(MtkdError):  # a tokenizer alone will do
-            config, _ = read_config(name)
-            rows = max(rows, int(config.get_text_config().vocab_size))
-        with suppress(OSError):
-            written = GenerationConfig.from_pretrained(source).eos_token_id
-            ends = ends if written is None else written
-        return GivenVocabulary(name=name, tokenizer=tokenizer, rows=rows, ends=ends)
 
 
 def transplant(
@@ -110,7 +58,9 @@ def transplant(
     for module in model.modules():
         if getattr(module, "vocab_size", None) == size:
             module.vocab_size = given.rows
-    _set_ids(whole, embedding, given)
+    given.write_into(whole.config, getattr(whole, "generation_config", None))
+    if embedding.padding_idx is not None:
+        embedding.padding_idx = whole.config.pad_token_id
     return cuts
 
 
@@ -216,29 +166,3 @@ def _by_token(model: nn.Module, parameter: str) -> bool:
     table, _, _ = parameter.rpartition(".")
     positions = re.search(r"pos|wpe", table)
     return isinstance(model.get_submodule(table), nn.Embedding) and not positions
-
-
-def _set_ids(model: Any, embedding: Any, given: GivenVocabulary) -> None:
-    """Special tokens' ids, and how many there are, in the model's configs.
-
-    A padding row gets no gradient: a token that also ends texts is not named one.
-    """
-    config, tokenizer = model.config, given.tokenizer
-    pad = tokenizer.pad_token_id
-    used = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
-    ids = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": given.ends,
-        "pad_token_id": None if pad in used else pad,
-    }
-    had = embedding.padding_idx is not None
-    embedding.padding_idx = ids["pad_token_id"] if had else None
-    config.vocab_size = given.rows
-    for settings in (config, getattr(model, "generation_config", None)):
-        if settings is None:
-            continue
-        for key, value in ids.items():
-            setattr(settings, key, value)
-        for key in _OF_A_VOCABULARY:
-            if getattr(settings, key, None) is not None:
-                setattr(settings, key, None)

@@ -27,6 +27,7 @@ from teacher.loading.model_files import (
     no_weights,
 )
 from teacher.loading.tokenizer import largest_id, load_tokenizer
+from teacher.loading.vocabulary import GivenVocabulary
 from teacher.names import model_source
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def load_model(
     revision: str | None = None,
     resolve: Callable[[str], Path] | None = None,
     init_seed: int | None = None,
+    vocabulary: str | None = None,
 ) -> LoadedModel:
     """Load a model and its tokenizer.
 
@@ -72,6 +74,7 @@ def load_model(
         resolve: see there.
         init_seed: draw a student's weights anew from this seed, in place of the
             checkpoint's, which need not exist.
+        vocabulary: of weights drawn anew, the model whose tokenizer it gets.
 
     Returns:
         The model, on the CPU, and its fast tokenizer.
@@ -93,17 +96,23 @@ def load_model(
     kind = kind_of(name, config)
     wanted = _dtype(dtype, role)
     model: Any
+    given: GivenVocabulary | None = None
     if init_seed is None:
         model = _load_weights(name, source, kind, hub | {"dtype": wanted})
     elif role == "student" and kind == "decoder" and isinstance(wanted, torch.dtype):
+        if vocabulary is not None:
+            given = GivenVocabulary.of(vocabulary)
+            given.write_into(config)
         model = fresh_model(config, init_seed, wanted, trust_remote_code)
         _take_generation_settings(model, source, revision)
+        if given is not None:
+            given.write_into(model.generation_config)
     else:
         raise InputError(
             f"model {name!r} is loaded as the {role} and is an {kind}; only a causal "
             "student's weights can be drawn anew"
         )
-    tokenizer = load_tokenizer(name, source, hub)
+    tokenizer = load_tokenizer(name, source, hub) if given is None else given.tokenizer
     embedding: Any = model.get_input_embeddings()
     rows = embedding.weight.shape[0]
     most = largest_id(tokenizer)

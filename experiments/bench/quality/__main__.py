@@ -12,12 +12,13 @@ bootstrap intervals over seeds and texts, and what an arm costs beside it.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-SIZES = {"small": ("quality", 600)}
+SIZES = {"small": ("quality", 600), "zoo": ("quality_zoo", 300)}
 """Config and optimiser steps of each size."""
 
 
@@ -30,7 +31,8 @@ def main() -> int:
     from experiments.bench.quality.train import Setup
     from experiments.config.packaged import config_path
 
-    options = _parser([*GROUPS, *ARMS]).parse_args()
+    parser = _parser([*GROUPS, *ARMS])
+    options = parser.parse_args()
     if options.list:
         for group in (name for name in GROUPS if name != "all"):
             print(f"{group}:")
@@ -42,8 +44,13 @@ def main() -> int:
     folder = options.out / f"{options.size}-{steps}"
     bed = Setup(config_path(config), folder, steps, tuple(options.set))
     arms = chosen(options.arms)
+    for arm in arms:
+        if unknown := bed.unknown(arm):
+            parser.error(f"--size {options.size} has no {unknown} for arm {arm.name}")
     try:
-        failed = work_through(bed, arms, options.seeds, options.jobs)
+        failed = work_through(
+            bed, arms, options.seeds, options.jobs, 60 * options.budget
+        )
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
@@ -63,7 +70,8 @@ def _parser(arms: list[str]) -> argparse.ArgumentParser:
         choices=arms,
         metavar="ARM",
         default=["core"],
-        help="arms, or the groups core (default), phases, questions, all; see --list",
+        help="arms, or the groups core (default), phases, questions, adapted, all; "
+        "see --list",
     )
     parser.add_argument("--list", action="store_true", help="say what the arms are")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -73,6 +81,14 @@ def _parser(arms: list[str]) -> argparse.ArgumentParser:
         type=_positive,
         default=os.cpu_count() or 1,
         help="runs at once, on one thread each (one for each core)",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=math.inf,
+        metavar="MINUTES",
+        help="of the processor, after which nothing more is begun; the same command "
+        "goes on",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--picture", type=Path, help="PNG; default: OUT/…/quality.png")
@@ -111,6 +127,9 @@ def _show(bed: Any, arms: list[Any], seeds: list[int], picture: Path | None) -> 
         picture = picture or bed.folder / "quality.png"
         of.draw(outcomes, baseline, picture)
         print(f"picture: {picture}")
+    heads, *rows = of.adapting_table(bed, [outcome.arm for outcome in outcomes])
+    if rows:
+        print_table("teachers in the student's vocabulary", heads, rows, 2)
     heads, *rows = of.routing_table(outcomes)
     if rows:
         print_table("teacher with the largest weight, tokens", heads, rows, 2)

@@ -12,6 +12,8 @@ SPECIALISTS = TEACHERS[:2]
 ENCODER = "bert-mixed"
 TWIN = "llama-twin"
 """Has the student's tokenizer."""
+ADAPTED = "-adapted"
+"""End of a teacher's name that is given the student's vocabulary before any arm."""
 FIXED_PHASES = ("dual", "multi_basic")
 CE_ONLY = "ce"
 """The arm that all others are compared with."""
@@ -40,6 +42,11 @@ class Arm:
         unheld = ("output.", "gamma_kl")
         asked = any(name in setting for name in unheld for setting in self.settings)
         return bool(self.teachers) and not asked
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """Its teachers that are given the student's vocabulary, as they are called."""
+        return tuple(name for name in self.teachers if name.endswith(ADAPTED))
 
     @property
     def routed(self) -> bool:
@@ -274,16 +281,43 @@ _QUESTIONS = (
     Arm("attention", "attention beside distances", settings=_loss(gamma_kl=0.01)),
     _single("gpt2-mixed", "gpt2-mixed-positions", "learned positions left in", _KEEP),
 )
+_PROSE, _CODE = "gpt2-prose", "qwen-code"
+_ADAPTED = (
+    _single(_PROSE, f"{_PROSE}-out", f"{_PROSE} alone, its outputs beside KV", _OUT),
+    Arm(
+        "pair-out",
+        "both specialists of the zoo, outputs beside KV",
+        settings=_OUT,
+        teachers=(_PROSE, _CODE),
+    ),
+    *(
+        _single(
+            name + ADAPTED,
+            asks=f"{name} in the student's vocabulary, token by token beside KV",
+            settings=_KD,
+        )
+        for name in (_PROSE, _CODE)
+    ),
+    Arm(
+        "pair-adapted",
+        "both in the student's vocabulary",
+        settings=_KD,
+        teachers=(_PROSE + ADAPTED, _CODE + ADAPTED),
+    ),
+)
+_BY_NAME = {arm.name: arm for arm in _CORE}
 GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(
     {
         "core": _CORE,
         "phases": _PHASES,
         "questions": _QUESTIONS,
-        "all": (*_CORE, *_PHASES, *_QUESTIONS),
+        "adapted": (_CORE[0], _BY_NAME["qwen-code-out"], *_ADAPTED),
+        "all": (*_CORE, *_PHASES, *_QUESTIONS, *_ADAPTED),
     }
 )
 """``core`` asks whether several teachers help, ``phases`` which way of joining them,
-``questions`` about the design."""
+``questions`` about the design, ``adapted`` whether teachers that are given the
+student's vocabulary teach better."""
 ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in GROUPS["all"]})
 """Every arm by name, the baseline first."""
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 from experiments.bench.quality.arms import Arm
-from experiments.bench.quality.train import Setup, store_teacher, train_arm
+from experiments.bench.quality.train import (
+    Setup,
+    adapt_teacher,
+    store_teacher,
+    train_arm,
+)
 from experiments.record.progress import Progress
 
 
@@ -31,9 +43,13 @@ class Task:
 
 
 def work_through(
-    bed: Setup, arms: Sequence[Arm], seeds: Sequence[int], jobs: int
+    bed: Setup,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    jobs: int,
+    budget: float = math.inf,
 ) -> dict[str, str]:
-    """Store what the arms' teachers read, then train every arm from every seed.
+    """Adapt teachers, store what they read, then train every arm from every seed.
 
     What has a result is not done again; what fails does not stop the rest.
 
@@ -42,11 +58,17 @@ def work_through(
         arms: what is trained; a whole table for one seed comes before the next seed.
         seeds: of the students.
         jobs: processes at once.
+        budget: processor seconds; nothing is begun once what was finished in this call
+            took as much.
 
     Returns:
         What failed: name -> the error and where its log is.
     """
     names = dict.fromkeys(t for arm in arms if arm.stored for t in arm.teachers)
+    adapting = [
+        Task(f"adapt {name}", adapt_teacher, (bed, name), bed.adapting(name))
+        for name in dict.fromkeys(t for arm in arms for t in arm.adapted)
+    ]
     reading = [
         Task(f"store {name}", store_teacher, (bed, name), bed.reading(name))
         for name in names
@@ -61,10 +83,10 @@ def work_through(
         for seed in seeds
         for arm in arms
     ]
-    # A store must be whole before it is read.
+    # A teacher must be there before it is asked, and a store whole before it is read.
     stages = [
         [task for task in stage if not task.result.is_file()]
-        for stage in (reading, training)
+        for stage in (adapting, reading, training)
     ]
     count = sum(map(len, stages))
     failed: dict[str, str] = {}
@@ -74,18 +96,31 @@ def work_through(
         Progress().work("quality", count) as show,
         ProcessPoolExecutor(min(jobs, count), get_context("spawn"), _warm) as pool,
     ):
-        done = 0
+        done, spent = 0, 0.0
         try:
             for stage in stages:
-                running = {pool.submit(_logged, task): task for task in stage}
-                for future in as_completed(running):
-                    _note(running[future], future, failed)
-                    done += 1
-                    show(done)
+                waiting, running = list(stage), dict[Future[None], Task]()
+                while running or (waiting and spent < budget):
+                    while waiting and len(running) < jobs and spent < budget:
+                        task = waiting.pop(0)
+                        running[pool.submit(_logged, task)] = task
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        task = running.pop(future)
+                        _note(task, future, failed)
+                        spent += _seconds(task)
+                        done += 1
+                        show(done)
         except KeyboardInterrupt:  # runs that have begun save and leave
             pool.shutdown(cancel_futures=True)
             raise
     return failed
+
+
+def _seconds(task: Task) -> float:
+    """Of the processor, that a task took; 0 for one that failed."""
+    if not task.result.is_file():
+        return 0.0
+    return float(json.loads(task.result.read_text(encoding="utf-8"))["cpu_s"])
 
 
 def _note(task: Task, future: Future[None], failed: dict[str, str]) -> None:

@@ -122,11 +122,27 @@ def read_outcome(bed: Setup, arm: Arm, seeds: Sequence[int]) -> Outcome:
         for result in results
     )
     cost = float(np.median([result["cpu_s"] for result in results]))
+    cost += sum(_read(bed.adapting(name))["cpu_s"] for name in arm.adapted)
     if arm.stored:
         cost += sum(_read(bed.reading(name))["cpu_s"] for name in arm.teachers)
     return Outcome(
         arm, runs, cost, _mean_leads([result["leads"] for result in results])
     )
+
+
+def adapting_table(bed: Setup, arms: Sequence[Arm]) -> list[list[str]]:
+    """Heads and rows: an adapted teacher's bits per character, as it was, with new rows
+    and trained, by domain and mean, and the processor seconds it took."""
+    rows: list[list[str]] = [["teacher", "state", "mean", "seconds"]]
+    for name in dict.fromkeys(t for arm in arms for t in arm.adapted):
+        known = _read(bed.adapting(name))
+        for state, bits in known["bits"].items():
+            rows[0] = ["teacher", "state", *bits, "mean", "seconds"]
+            mean = sum(bits.values()) / len(bits)
+            cells = [f"{value:.3f}" for value in (*bits.values(), mean)]
+            seconds = f"{known['cpu_s']:.0f}" if state == "adapted" else ""
+            rows.append([name, state, *cells, seconds])
+    return rows
 
 
 def routing_table(outcomes: Sequence[Outcome]) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,16 @@ from typing import Any
 
 import yaml
 
-from experiments.bench.quality.arms import Arm
+from experiments.adapt.adapt import adapt
+from experiments.adapt.plan import Request
+from experiments.bench.quality.arms import ADAPTED, Arm
 from experiments.config.tree import Config, load_config
 from experiments.record.history import write_json
 
 STORE = "kv"
 """Folder of the teachers' stores, beside the arms'."""
+ADAPTING = 0.5
+"""Steps that a teacher takes in the student's vocabulary, as a share of an arm's."""
 SETTLED = 0.75
 """Share of a phase after which its router is looked at."""
 
@@ -41,11 +46,27 @@ class Setup:
         """The file that says what storing a teacher took."""
         return self.folder / STORE / f"{teacher}.json"
 
+    def adapting(self, teacher: str) -> Path:
+        """The file that says what giving a teacher the vocabulary took."""
+        return self.folder / "adapted" / f"{teacher}.json"
+
+    def unknown(self, arm: Arm) -> str:
+        """The first teacher of an arm that the config has not; empty: it has all."""
+        known = yaml.safe_load(self.base.read_text(encoding="utf-8"))["teachers"]
+        wanted = (name.removesuffix(ADAPTED) for name in arm.teachers)
+        return next((name for name in wanted if name not in known), "")
+
     def tree(self, teachers: Sequence[str]) -> dict[str, Any]:
         """The base config with some of its teachers."""
         tree = yaml.safe_load(self.base.read_text(encoding="utf-8"))
         known = tree["teachers"]
-        return tree | {"teachers": {name: known[name] for name in teachers}}
+        chosen = {
+            name: {"model": str(self.adapting(name).with_suffix(""))}
+            if name.endswith(ADAPTED)
+            else known[name]
+            for name in teachers
+        }
+        return tree | {"teachers": chosen}
 
 
 def config_of(bed: Setup, arm: Arm, seed: int) -> Config:
@@ -67,6 +88,38 @@ def config_of(bed: Setup, arm: Arm, seed: int) -> Config:
     return load_config(
         bed.tree(arm.teachers), [*settings, *store, *arm.settings, *bed.more]
     )
+
+
+def adapt_teacher(bed: Setup, teacher: str) -> None:
+    """Give a teacher the student's vocabulary, on the text that all arms read.
+
+    Raises:
+        InputError: it cannot be given that.
+    """
+    original = teacher.removesuffix(ADAPTED)
+    tree, out = bed.tree([original]), bed.adapting(teacher).with_suffix("")
+    shutil.rmtree(out, ignore_errors=True)  # of a process that was killed
+    request = Request(
+        model=tree["teachers"][original]["model"],
+        to=tree["student"]["model"],
+        out=out,
+        steps=max(1, int(ADAPTING * bed.steps)),
+        overrides=[
+            f"run.dir={bed.folder / 'adapting'}",
+            "train.threads=1",
+            *(key for key in bed.more if key.startswith(("data.", "train.engine"))),
+        ],
+    )
+    before = time.process_time()
+    adaptation = adapt(request).adaptation
+    assert adaptation is not None, "it was adapted"
+    bits = {
+        "as it was": adaptation.bits_origin,
+        "new rows": adaptation.bits_given,
+        "adapted": adaptation.bits_adapted,
+    }
+    cost = {"cpu_s": round(time.process_time() - before, 1), "bits": bits}
+    write_json(bed.adapting(teacher), cost)
 
 
 def store_teacher(bed: Setup, teacher: str) -> None:

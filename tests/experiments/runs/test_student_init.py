@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from experiments.assemble.models import Models
@@ -12,6 +13,8 @@ from experiments.cli import main
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import load_config
 from experiments.record.metrics import Metrics
+from teacher.loading.models import load_model
+from teacher.output_head import vocabulary_digest
 from tests.experiments.small_runs import said, small_config
 
 FRESH = {"student": {"init": "fresh"}, "train": {"steps": 3}}
@@ -76,3 +79,29 @@ def test_a_run_that_goes_on_keeps_its_fresh_student(
 def test_an_unknown_origin_is_refused_with_what_is_valid():
     with pytest.raises(ConfigError, match=r"student\.init.*new.*checkpoint.*fresh"):
         load_config(None, ["student.init=new"])
+
+
+def test_a_fresh_student_may_have_a_teacher_s_vocabulary(tiny_zoo, tmp_path):
+    changes = {
+        "student": {"init": "fresh", "tokenizer": "qwen-code"},
+        "teachers": {"qwen-code": {"model": str(tiny_zoo["qwen-code"])}},
+        "output": {"kd": 1},
+        "phases": ["single"],
+    }
+    config = small_config(tmp_path, tiny_zoo, changes)
+    tree = yaml.safe_load(config.read_text())
+    del tree["teachers"]["gpt2-prose"]
+    config.write_text(yaml.safe_dump(tree))
+    assert main(["train", str(config)]) == 0
+    student = load_model(tmp_path / "run" / "student")
+    teacher = load_model(tiny_zoo["qwen-code"])
+    assert vocabulary_digest(student.tokenizer) == vocabulary_digest(teacher.tokenizer)
+    sizes = [len(m.model.get_input_embeddings().weight) for m in (student, teacher)]
+    assert sizes[0] == sizes[1] == student.model.config.vocab_size
+    own = load_model(tiny_zoo["student"]).model.config
+    assert student.model.config.hidden_size == own.hidden_size
+
+
+def test_trained_weights_are_given_no_other_tokenizer():
+    with pytest.raises(ConfigError, match=r"`mtkd adapt zoo:student --to gpt2` and"):
+        load_config(None, ["student.tokenizer=gpt2"])

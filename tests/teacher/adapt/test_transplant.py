@@ -4,13 +4,10 @@ import pytest
 import torch
 
 from align.errors import InputError
-from teacher.adapt.transplant import (
-    GivenVocabulary,
-    save_transplanted,
-    transplant,
-)
+from teacher.adapt.transplant import save_transplanted, transplant
 from teacher.loading.models import load_model
 from teacher.loading.tokenizer import largest_id
+from teacher.loading.vocabulary import GivenVocabulary
 from teacher.packages.manifest import read_manifest
 from tests.small_tokenizers import small
 

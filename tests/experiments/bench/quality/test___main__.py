@@ -13,6 +13,7 @@ from experiments.bench.quality.arms import (
 from experiments.bench.quality.jobs import work_through
 from experiments.bench.quality.table import (
     Outcome,
+    adapting_table,
     difference,
     draw,
     draw_routing,
@@ -23,6 +24,7 @@ from experiments.bench.quality.table import (
 from experiments.bench.quality.train import Setup, config_of
 from experiments.config.presets import load_registry, presets_of
 from experiments.config.tree import config_path, resolve_phases
+from experiments.record.history import write_json
 from tests.experiments.small_runs import small_config, write_text
 
 
@@ -114,6 +116,24 @@ def test_whom_a_router_asked_is_a_table_and_a_picture(tmp_path):
     assert (tmp_path / "routing.png").stat().st_size > 5000
 
 
+def test_an_adapted_teacher_is_measured_and_its_cost_is_the_arm_s(tmp_path):
+    arm = ARMS["qwen-code-adapted"]
+    bed = Setup(config_path("quality_zoo"), tmp_path, 10)
+    assert not bed.unknown(arm) and bed.unknown(ARMS["neox-prose"]) == "neox-prose"
+    (name,) = arm.adapted
+    bits = {"as it was": {"code": 1.0}, "adapted": {"code": 1.25}}
+    write_json(bed.adapting(name), {"cpu_s": 30.0, "bits": bits})
+    lines = [[name, "as it was", "1.000", "1.000", ""]]
+    lines.append([name, "adapted", "1.250", "1.250", "30"])
+    head = ["teacher", "state", "code", "mean", "seconds"]
+    assert adapting_table(bed, [ARMS[CE_ONLY], arm, arm]) == [head, *lines]
+    result = {"bits": {"code": [[8.0, 4]]}, "cpu_s": 12.0, "leads": {}}
+    write_json(bed.result(arm.name, 0), result)
+    assert read_outcome(bed, arm, [0]).cost == 42
+    model = bed.tree([name])["teachers"][name]["model"]
+    assert model == str(tmp_path / "adapted" / name)
+
+
 @pytest.fixture
 def bed(tiny_zoo, tmp_path):
     """Two steps of arms on the tiny zoo."""
@@ -159,3 +179,21 @@ def test_arms_train_once_from_stores_and_one_that_fails_stops_no_other(bed, capf
     before = bed.result("two", 3).stat().st_mtime_ns
     assert work_through(bed, [ROUTED, ARMS[CE_ONLY]], [3], jobs=1) == {}
     assert bed.result("two", 3).stat().st_mtime_ns == before
+
+
+def test_with_no_budget_left_nothing_is_begun(bed):
+    arms = [ARMS[CE_ONLY], ARMS["qwen-code-adapted"]]
+    assert work_through(bed, arms, [3], jobs=1, budget=0) == {}
+    assert not bed.folder.exists()
+
+
+@pytest.mark.slow
+def test_a_teacher_is_adapted_once_before_the_arms_that_ask_it(bed):
+    arm = ARMS["qwen-code-adapted"]
+    assert work_through(bed, [ARMS[CE_ONLY], arm], [3], jobs=1) == {}
+    heads, *rows = adapting_table(bed, [arm])
+    assert [row[1] for row in rows] == ["as it was", "new rows", "adapted"]
+    assert heads[2:] == ["held-out", "mean", "seconds"]
+    before = bed.adapting(arm.adapted[0]).stat().st_mtime_ns
+    assert work_through(bed, [ARMS[CE_ONLY], arm], [4], jobs=1) == {}
+    assert bed.adapting(arm.adapted[0]).stat().st_mtime_ns == before
