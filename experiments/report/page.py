@@ -59,9 +59,9 @@ def write_report(run: RunDir, draw: bool = True) -> Path:
 
         draw_run(run)
     path = run.path / "report.md"
-    text, page = report_text(run), html(compose(run), run.figures)
-    write_whole(path, text)
-    write_whole(path.with_suffix(".html"), page)
+    document = compose(run)
+    write_whole(path, markdown(document))
+    write_whole(path.with_suffix(".html"), html(document, run.figures))
     return path
 
 

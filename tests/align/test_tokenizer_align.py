@@ -1,4 +1,5 @@
 import itertools
+from functools import cache
 
 import pytest
 import torch
@@ -36,6 +37,12 @@ PAIRS += itertools.product(
 )
 
 
+@pytest.fixture(scope="module")
+def encoded(load, real_texts):
+    """The real texts as a tokenizer cuts them, each encoded once."""
+    return cache(lambda name: encode_batch(load(name), real_texts))
+
+
 def dense(student_spans, teacher_spans):
     iou = char_iou(student_spans, teacher_spans)
     return iou / iou.sum(1, keepdim=True).clamp(min=1e-9)
@@ -59,10 +66,9 @@ def test_char_iou_names_the_reversed_span():
 
 @pytest.mark.parametrize(("student", "teacher"), PAIRS)
 def test_the_sparse_sweep_finds_exactly_the_dense_overlaps(
-    load, real_texts, student, teacher
+    encoded, real_texts, student, teacher
 ):
-    s = encode_batch(load(student), real_texts)
-    t = encode_batch(load(teacher), real_texts)
+    s, t = encoded(student), encoded(teacher)
     got = CharIoUAligner()(s, t).dense()
     for row in range(len(real_texts)):
         torch.testing.assert_close(got[row], dense(s.spans[row], t.spans[row]))
@@ -150,10 +156,11 @@ BYTE_PAIRS = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def read(load, real_texts):
-    """Batches of real texts with the bytes read after each token."""
+    """Batches of real texts with the bytes read after each token, each read once."""
 
+    @cache
     def read_one(name):
         from align.tokens.byte_lengths import ByteLengths
 
@@ -259,10 +266,9 @@ def test_tokens_behind_a_teacher_that_was_cut_are_not_covered(load, aligner):
 )
 @pytest.mark.parametrize(("student", "teacher"), PAIRS[::3])
 def test_rows_of_every_aligner_sum_to_one_and_only_text_is_covered(
-    load, real_texts, aligner, student, teacher
+    encoded, aligner, student, teacher
 ):
-    s = encode_batch(load(student), real_texts)
-    t = encode_batch(load(teacher), real_texts)
+    s, t = encoded(student), encoded(teacher)
     alignment = aligner(s, t)
     sums = alignment.dense().sum(-1)
     torch.testing.assert_close(sums, alignment.covered.float())

@@ -196,6 +196,7 @@ def train(folder: Path) -> list[Line]:
             if name != "student"
         },
         "data": CONFIG["data"] | {"train": list(map(str, texts))},
+        "samples": {"prompts": 0},
         "phases": list(PHASES),
         "phase": PHASES,
     }

@@ -32,7 +32,11 @@ def write_text(path: Path, documents: int = 40) -> Path:
 def small_config(
     folder: Path, zoo: Mapping[str, Path], changes: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write a config of one phase with two teachers, torch engine, two steps."""
+    """Write a config of one phase with two teachers, torch engine, two steps.
+
+    Its student writes nothing before and after, a sixth of what such a run takes:
+    tests/experiments/writing/test_samples.py has it write.
+    """
     text = folder / "text.txt"
     if not text.exists():
         write_text(text)
@@ -50,6 +54,7 @@ def small_config(
         },
         "phases": ["dual"],
         "baselines": {"ce_only": False, "single_teachers": "none"},
+        "samples": {"prompts": 0},
     }
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(merge(base, changes or {}), sort_keys=False))

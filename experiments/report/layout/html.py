@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from experiments.report.layout.document import Document, Picture, parts
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from markupsafe import Markup
 
 WEB = Path(__file__).parent / "web"
@@ -44,6 +46,21 @@ def html(document: Document, figures: Path) -> str:
         document: what to write.
         figures: where its pictures lie, as PNG and, for some, as SVG.
     """
+    script = (WEB / "page.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    return _template().render(
+        document=document,
+        script=_trusted(script),
+        script_digest=base64.b64encode(digest).decode(),
+        style=_trusted((WEB / "page.css").read_text(encoding="utf-8")),
+        drawing=lambda picture: _drawing(picture, figures),
+        data_uri=lambda picture: _data_uri(figures / f"{picture.stem}.png"),
+    )
+
+
+@functools.cache
+def _template() -> Template:
+    """The page's template, compiled once a process."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -54,16 +71,7 @@ def html(document: Document, figures: Path) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"parts": parts, "anchor": _anchor}
-    script = (WEB / "page.js").read_text(encoding="utf-8")
-    digest = hashlib.sha256(script.encode()).digest()
-    return environment.get_template("page.html").render(
-        document=document,
-        script=_trusted(script),
-        script_digest=base64.b64encode(digest).decode(),
-        style=_trusted((WEB / "page.css").read_text(encoding="utf-8")),
-        drawing=lambda picture: _drawing(picture, figures),
-        data_uri=lambda picture: _data_uri(figures / f"{picture.stem}.png"),
-    )
+    return environment.get_template("page.html")
 
 
 def _trusted(text: str) -> Markup:

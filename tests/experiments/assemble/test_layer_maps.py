@@ -11,6 +11,7 @@ from experiments.assemble import teaching
 from experiments.assemble.layer_maps import crowded_layers
 from experiments.cli import main
 from experiments.config.sections import AlignConfig
+from experiments.report import figures
 from plugins import Registry
 from tests.experiments.small_runs import said, small_config
 
@@ -62,8 +63,12 @@ def run(tiny_zoo, tmp_path_factory):
         seen.append(samples)
         return real(phase, registry, student_layers, teachers, samples)
 
+    def similarity_alone(run, folder=None):
+        return figures.draw_layer_similarity(run, folder or run.figures)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(teaching, "layer_maps", spy)
+        patch.setattr(figures, "draw_run", similarity_alone)
         assert main(["train", str(config), "--plugin", str(plugin)]) == 0
     return folder / "run", seen
 

@@ -30,6 +30,13 @@ def drawn(monkeypatch):
     return names
 
 
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """Of a run's pictures only those of how teachers meet the student."""
+    draw_run = "experiments.report.figures.draw_run"
+    monkeypatch.setattr(draw_run, lambda run, folder=None: [])
+
+
 @pytest.fixture
 def draw(tiny_zoo, tmp_path):
     student, teacher = (load_tokenizer(str(tiny_zoo[n])) for n in ("student", FIRST))

@@ -65,9 +65,24 @@ def close(got, want, tolerance):
             assert one[term] == near, term
 
 
-def test_live_and_stored_teachers_give_the_same_losses(run, tmp_path, capsys):
-    live = run("live")
-    extract(tmp_path, capsys, "store.encoding=float32")
+@pytest.fixture(scope="module")
+def taught_live(tiny_zoo, tmp_path_factory):
+    """Losses of a run with live teachers, and the store of what they said."""
+    folder = tmp_path_factory.mktemp("live")
+    config = str(small_config(folder, tiny_zoo, LEARN | {"store": place(folder)}))
+    assert main(["train", config, "run.name=live"]) == 0
+    assert main(["extract", config, "store.encoding=float32"]) == 0
+    return losses(folder / "live"), folder / "kv"
+
+
+@pytest.fixture
+def live(taught_live, tmp_path):
+    """Those losses, with the store where a run of this test looks for it."""
+    shutil.copytree(taught_live[1], tmp_path / "kv")
+    return taught_live[0]
+
+
+def test_live_and_stored_teachers_give_the_same_losses(run, live):
     stored = run("stored", "store.read=true", "store.encoding=float32")
     close(stored, live, 1e-6)
 
@@ -97,10 +112,9 @@ def test_one_stored_and_one_live_teacher_give_the_losses_of_two_live_ones(
 
 
 def test_a_teacher_that_has_no_store_is_asked_live_and_that_is_said(
-    run, tmp_path, tiny_zoo, capsys
+    live, tmp_path, tiny_zoo, capsys
 ):
-    live = run("live")
-    extract(tmp_path, capsys, "store.encoding=float32")
+    small_config(tmp_path, tiny_zoo, LEARN | {"store": place(tmp_path)})
     shutil.rmtree(tmp_path / "kv" / "kv" / "qwen-code")
     words = [str(tmp_path / "config.yaml"), "run.name=mixed", "store.read=true"]
     assert main(["train", *words, "store.encoding=float32"]) == 0

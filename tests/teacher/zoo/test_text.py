@@ -1,5 +1,6 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import pytest
 
@@ -27,6 +28,14 @@ def long_paragraphs(split: str) -> set[str]:
     }
 
 
+@pytest.fixture
+def unread(monkeypatch):
+    """As in a process that has read nothing of the library; what this one has read
+    is there again afterwards."""
+    reading = zoo_text._corpus.__wrapped__
+    monkeypatch.setattr(zoo_text, "_corpus", lru_cache(maxsize=2)(reading))
+
+
 def test_no_paragraph_stands_in_two_splits():
     seen: set[str] = set()
     for split in SPLITS:
@@ -36,7 +45,7 @@ def test_no_paragraph_stands_in_two_splits():
         seen |= here
 
 
-def test_what_is_not_the_teachers_takes_no_reading_of_theirs(monkeypatch):
+def test_what_is_not_the_teachers_takes_no_reading_of_theirs(monkeypatch, request):
     """Fails where the whole library is read for a student's text: seconds a run."""
     separated, separate = [], zoo_text._separate
 
@@ -45,7 +54,7 @@ def test_what_is_not_the_teachers_takes_no_reading_of_theirs(monkeypatch):
         return separate(source)
 
     whole = {key: zoo_documents(*key) for key in zoo_text._corpus(whole=True)}
-    zoo_text._corpus.cache_clear()
+    request.getfixturevalue("unread")
     monkeypatch.setattr(zoo_text, "_separate", counted)
     for (domain, split), documents in whole.items():
         if split != "teacher":
@@ -53,7 +62,7 @@ def test_what_is_not_the_teachers_takes_no_reading_of_theirs(monkeypatch):
     assert 0 < len(separated) <= len(zoo_text.noted_splits()["files"])
 
 
-def test_threads_that_ask_at_once_have_it_read_once(monkeypatch):
+def test_threads_that_ask_at_once_have_it_read_once(monkeypatch, unread):
     inside, most, readings = [], [], []
 
     def slow(whole):
@@ -70,12 +79,8 @@ def test_threads_that_ask_at_once_have_it_read_once(monkeypatch):
         zoo_text, "_sizes", lambda *_: {"files": ({},), "topics": ({},)}
     )
     monkeypatch.setattr(zoo_text, "_assign", lambda *_: {})
-    zoo_text._corpus.cache_clear()
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda _: zoo_documents("code", "teacher"), range(4)))
-    finally:
-        zoo_text._corpus.cache_clear()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: zoo_documents("code", "teacher"), range(4)))
     assert most == [1] and readings == [True]
 
 
