@@ -44,9 +44,8 @@ def bf16_pays() -> bool:
     """Tell whether bf16 matrix products are faster than float32's on this CPU.
 
     They are where there are tiles and oneDNN may use them. Where a CPU has them and
-    they are forbidden, AVX512-BF16 alone is slower: 75 against 115 GFLOP/s in float32
-    on a Sapphire Rapids core. One that never had any (AMD's from Zen 4 on) is faster:
-    a training step of the zoo's GPT-2 takes 0.32 instead of 0.48 s on an EPYC 9004.
+    they are forbidden, AVX512-BF16 alone is slower; on one that never had any (AMD's
+    from Zen 4 on) it is faster.
     """
     if _reports_amx():
         return "AMX" in os.environ.get(ISA, "AMX")

@@ -35,6 +35,7 @@ def print_table(
 def show_report(run_dir: Path) -> None:
     """Print a run's table and where its report lies."""
     from experiments.record.run_dir import read_run
+    from experiments.report.arms import arm_table
     from experiments.report.layout.document import plain
     from experiments.report.samples import sample_lines
     from experiments.report.verdicts import sentences, summary_table, verdicts
@@ -45,6 +46,10 @@ def show_report(run_dir: Path) -> None:
         console().print(summary_table(run))
         for sentence in sentences(results):
             print(plain(sentence))
+    heads, rows = arm_table(run)
+    if rows:
+        title = "every student of that phase, and what the teachers need themselves"
+        print_table(title, heads, rows, numbers_from=1)
     for line in sample_lines(run):
         console().print(line)
     print(f"report: {run_dir / 'report.html'}, and as text {run_dir / 'report.md'}")

@@ -356,6 +356,9 @@ class SamplesConfig:
     each domain in turn; 0 for none."""
     max_new_tokens: AtLeastOne = 32
     """Most tokens that it adds to each."""
+    temperature: NotNegative = 0.0
+    """0 takes the likeliest token every time; above, each is drawn by its probability,
+    of logits divided by this, from the run's seed on."""
 
     def __post_init__(self) -> None:
         """Check every field.

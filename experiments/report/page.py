@@ -12,6 +12,7 @@ from align.support.whole_file import write_whole
 from experiments.record.course import duration
 from experiments.record.run_dir import MAIN, RunDir, mean_bpc
 from experiments.record.versions import sentence
+from experiments.report.arms import arm_table
 from experiments.report.course import time_sections
 from experiments.report.gallery import Gallery
 from experiments.report.layout.document import (
@@ -166,9 +167,23 @@ def _worth(run: RunDir, results: list[Verdict], gallery: Gallery) -> list[Sectio
         Table(title="phases against their baselines", heads=heads, rows=rows),
         Items(sentences(results)),
         *_gate_note(run),
+        *_arms(run),
         *gallery.pictures("comparison"),
     ]
     return [Section(title="What each phase was worth", blocks=blocks)]
+
+
+def _arms(run: RunDir) -> list[Block]:
+    """Each baseline by itself, beside the teachers."""
+    heads, rows = arm_table(run)
+    if not rows:
+        return []
+    said = (
+        "Every student of that phase, after the same data and steps, and what the "
+        "teachers need themselves on the same text; an encoder foretells none."
+    )
+    title = "every student, and the teachers"
+    return [Paragraph(said), Table(title=title, heads=heads, rows=rows)]
 
 
 def _gate_note(run: RunDir) -> list[Block]:

@@ -22,9 +22,13 @@ def samples(run: RunDir) -> list[Sample]:
 
 def sample_sections(run: RunDir) -> list[Section]:
     """The report's section of them; none of an earlier version's run."""
+    temperature = run.summary.get("samples_temperature") or 0
+    how = "with the likeliest token every time"
+    if temperature:
+        how = f"each token drawn at a temperature of {temperature:g}"
     said: Phrase = [
-        "The student before the run and after it, each going on from the same words "
-        "with the likeliest token every time. ",
+        "The student before the run and after it, each going on from the same words, "
+        f"{how}. ",
         code("mtkd generate"),
         " and ",
         code("mtkd chat"),

@@ -139,7 +139,11 @@ def train_arms(run: RunContext) -> Outcome:
 def sum_up(run: RunContext, outcome: Outcome) -> None:
     """Write ``summary.json``, and that the run is finished."""
     if run.engine.is_main:
-        summary = _summary(run, outcome) | {"samples": _samples(run)}
+        temperature = run.config.samples.temperature
+        summary = _summary(run, outcome) | {
+            "samples": _samples(run),
+            "samples_temperature": temperature,
+        }
         write_json(run.run_dir / "summary.json", summary)
     _note_state(run, saved=True, finished=True)
     run.engine.barrier()
@@ -182,6 +186,7 @@ def _samples(run: RunContext) -> list[dict[str, str]]:
                 run.data.eval,
                 run.models.student_tokenizer,
                 student,
+                run.config.run.seed,
             )
     except Exception as error:  # a look at what is trained already costs no summary
         said = f"warning: the report shows nothing that the student writes: {error}"

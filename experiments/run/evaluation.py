@@ -37,15 +37,18 @@ def evaluate(
         samples: None: the held-out text.
     """
     texts = run.data.eval if samples is None else samples
-    batches = -(-len(texts) // 16)
+    threads = _threads(run)
+    # A teacher's vocabulary may be large: no more logits at once than one thread's.
+    size = 16 if encode is None else 16 // threads
+    batches = -(-len(texts) // size)
     read = encode or run.models.encode
     return bits_per_char(
         capture,
         lambda texts: read(texts).to(run.engine.device),
         texts,
-        batch_size=16,
+        batch_size=size,
         progress=lambda items: run.progress.over(items, title, batches),
-        threads=_threads(run),
+        threads=threads,
     )
 
 

@@ -20,16 +20,18 @@ def samples_of(
     texts: Sequence[TextSample],
     tokenizer: Any,
     student: Callable[[bool], Any],
+    seed: int = 0,
 ) -> list[dict[str, str]]:
-    """Let the student before and after a run go on from the same words, greedily.
+    """Let the student before and after a run go on from the same words.
 
-    Nothing random is drawn and no other process takes part.
+    No other process takes part.
 
     Args:
         settings: ``samples``.
         texts: held-out, whose first words are prompts where none are given.
         tokenizer: the student's.
         student: loads it onto its device; takes whether it is the one after the run.
+        seed: of what is drawn, with ``temperature``.
 
     Returns:
         ``prompt``, ``before`` and ``after`` of each; empty where none are asked for.
@@ -42,7 +44,11 @@ def samples_of(
         prompts = first_words(texts, tokenizer, prompts)
     if not prompts:
         return []
-    drawing = Drawing(max_new_tokens=settings.max_new_tokens)
+    drawing = Drawing(
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        seed=seed,
+    )
     columns = []
     for after in (False, True):  # one in memory at a time
         writer = Writer(student(after), tokenizer, "the student")

@@ -1,3 +1,5 @@
+import shlex
+
 import pytest
 import yaml
 
@@ -14,6 +16,7 @@ from experiments.config.tree import (
     resolve_phases,
     save_config,
 )
+from teacher.packages.known import KNOWN
 from teacher.teacher_rule import TeacherFacts
 
 FOUR = "teachers=[p, q, r, zoo:s]"
@@ -298,9 +301,23 @@ def test_real_teachers_come_from_packages_and_each_is_a_baseline(presets):
     models = {name: teacher.model for name, teacher in config.teachers.items()}
     assert models == {"smollm2": "pkg:smollm2", "minilm": "pkg:minilm"}
     assert config.student.model == "zoo:real/student"
-    assert set(config.baselines.single_teachers) == set(models)
+    assert config.baselines.single_teachers == "all"
     phase = resolve_phase(config, "real_multi", presets)
     assert phase.train.optimizer == "muon" and phase.output.projected_kl == 1
+
+
+def test_a_third_teacher_joins_the_real_ones_by_the_words_in_their_config():
+    head = config_path("real").read_text().partition("run:")[0]
+    words = shlex.split(head[head.index("mtkd train real run.name") :].replace("#", ""))
+    config = load_config("real", [word for word in words[3:] if word.strip()])
+    models = {name: teacher.model for name, teacher in config.teachers.items()}
+    assert models == {
+        "smollm2": "pkg:smollm2",
+        "minilm": "pkg:minilm",
+        "gemma3": "pkg:gemma3",
+    }
+    assert KNOWN["gemma3"].kind == "decoder" and config.teachers["gemma3"].dtype
+    assert config.answers.keep == ["smollm2", "gemma3"]
 
 
 def test_the_tiny_quickstart_is_the_quickstart_in_miniature(presets):

@@ -1,5 +1,6 @@
 import copy
 import json
+from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
@@ -8,7 +9,7 @@ from align.errors import InputError
 from align.text.documents import TextSample
 from experiments.cli import main
 from experiments.config.sections import SamplesConfig
-from experiments.record.run_dir import read_run
+from experiments.record.run_dir import RunDir, read_run
 from experiments.report.page import report_text
 from experiments.report.samples import one_line
 from experiments.writing.samples import PROMPT_TOKENS, first_words, samples_of
@@ -90,6 +91,20 @@ def test_before_is_the_first_student_and_after_the_last(tiny_llama):
         writer = Writer(models[after], loaded.tokenizer, moment)
         (written,) = writer.write([writer.ids("one two")], Drawing(max_new_tokens=8))
         assert sample[moment] == written.text
+
+
+def test_what_is_drawn_depends_on_the_seed_alone_and_the_report_says_so(tiny_llama):
+    loaded = load_model(tiny_llama, dtype="float32")
+    settings = SamplesConfig(prompts=["one two"], max_new_tokens=8, temperature=1.5)
+
+    def drawn(seed):
+        return samples_of(settings, [], loaded.tokenizer, lambda _: loaded.model, seed)
+
+    first = drawn(0)
+    assert drawn(0) == first != drawn(1)
+    summary = {"samples": first, "samples_temperature": 1.5}
+    text = report_text(RunDir(Path("run"), summary=summary))
+    assert "same words, each token drawn at a temperature of 1.5." in text
 
 
 def test_samples_change_no_loss(runs):
