@@ -11,7 +11,9 @@ such as ``ValueError``; stores, checkpoints and plugins have theirs beside their
 
 from __future__ import annotations
 
+import difflib
 import errno
+from collections.abc import Iterable
 
 USER_ERROR = 2
 """Exit code for what the user can put right."""
@@ -45,6 +47,18 @@ class RunError(MtkdError, RuntimeError):
 
 class MachineError(MtkdError, OSError):
     """What the machine refuses: a folder nobody may write, a full disk."""
+
+
+def nearest(wrong: str, names: Iterable[str]) -> str | None:
+    """The name that was probably meant by a wrong one; None where none is like it."""
+    near = difflib.get_close_matches(wrong, list(names), n=1)
+    return near[0] if near else None
+
+
+def meant(wrong: str, names: Iterable[str]) -> str:
+    """``; did you mean 'train'?``, or a full stop where no name is like it."""
+    near = nearest(wrong, names)
+    return f"; did you mean {near!r}?" if near else "."
 
 
 def exit_code_of(error: BaseException) -> int:

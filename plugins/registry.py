@@ -9,13 +9,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pluggy
 
+from align.errors import nearest
 from plugins import builtin, discovery, hookspecs
 from plugins.discovery import Found, Say
 from plugins.entry import Entry
@@ -152,8 +152,8 @@ class Registry:
         kind, names = kind_now(kind), self.names(kind)
         if name in names:
             return self._entries[kind, name]
-        near = get_close_matches(name, names, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        near = nearest(name, names)
+        hint = f" (did you mean {near!r}?)" if near else ""
         failed = "".join(f"; skipped plugin {failure}" for failure in self.failures)
         raise PluginError(
             f"no {kind} is called {name!r}{hint}; "
@@ -211,8 +211,8 @@ def _entries(manager: pluggy.PluginManager, offer: Found) -> list[Entry]:
 def _check_hooks(offer: Found, hooks: set[str]) -> None:
     known = list(KINDS.values())
     for hook in sorted(hooks - {name for _, name in _HOOKS}):
-        near = get_close_matches(hook, known, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        near = nearest(hook, known)
+        hint = f" (did you mean {near!r}?)" if near else ""
         raise PluginError(
             f"plugin {offer.name!r} implements the unknown hook {hook!r}{hint}; "
             f"hooks are {', '.join(known)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 from annotated_types import Interval
 
-from align.errors import InputError
+from align.errors import InputError, meant
 from align.schedules.rules import RULES, problem_of
 from align.support.field_types import (
     REFUSED,
@@ -150,10 +149,9 @@ def _checked(setting: Mapping[str, Any], number: Any) -> dict[str, Any]:
         if key in types:
             read[key] = checked(types[key], value, f".{key}", from_text=True)
         elif rule in RULES:
-            near = difflib.get_close_matches(str(key), types, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else "."
             raise InputError(
-                f".{key} is not known{meant} The rule {rule} has {', '.join(types)}"
+                f".{key} is not known{meant(str(key), types)} The rule {rule} has "
+                f"{', '.join(types)}"
             )
     start, end = read["from"], read.get("to", read["from"])
     for name, value in (("from", start), ("to", end)):

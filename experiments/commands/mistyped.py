@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -24,6 +23,8 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
+        from align.errors import meant  # loads PyTorch, which help must not
+
         names = [str(choice) for choice in action.choices]
         if isinstance(action, argparse._SubParsersAction):
             what = f"unknown command {value!r}"
@@ -41,28 +42,19 @@ def unknown_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:
         parser: the command's.
         words: what was left over, in order.
     """
+    from align.errors import meant, nearest
+
     wrong = next((word for word in words if word.startswith("-")), None)
     if wrong is None:
         return f"{parser.prog} does not take {' '.join(map(repr, words))}"
     name, _, value = wrong.partition("=")
     known = list(parser._option_string_actions)
-    near = _nearest(name, known)
+    near = nearest(name, known)
     said = f"unknown option {name!r}"
     settings = any(action.dest == "overrides" for action in parser._actions)
     if near or not settings:
         return said + meant(name, known).rstrip(".")
     return f"{said}; {_as_setting(name.lstrip('-'), value)}"
-
-
-def meant(wrong: str, names: Sequence[str]) -> str:
-    """``; did you mean 'train'?``, or a full stop where nothing is like it."""
-    near = _nearest(wrong, names)
-    return f"; did you mean {near!r}?" if near else "."
-
-
-def _nearest(wrong: str, names: Sequence[str]) -> str | None:
-    near = difflib.get_close_matches(wrong, names, n=1)
-    return near[0] if near else None
 
 
 def _as_setting(word: str, value: str) -> str:

@@ -161,14 +161,10 @@ def _called(registry: Registry, name: str, kind: str | None) -> Sequence[Entry]:
     ]
     if called:
         return called
-    from difflib import get_close_matches
-
-    from align.errors import InputError
+    from align.errors import InputError, meant
 
     known = [entry.name for entry in registry.entries()]
-    near = get_close_matches(name, known, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else "."
     raise InputError(
-        f"no plugin offers {name!r}{meant} `mtkd plugins list` shows all; give a "
-        "module that is not installed by --plugin"
+        f"no plugin offers {name!r}{meant(name, known)} `mtkd plugins list` shows all; "
+        "give a module that is not installed by --plugin"
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from contextlib import suppress
 from pathlib import Path
 
-from align.errors import InputError
+from align.errors import InputError, meant
 from align.support.field_types import shown
 from experiments.config.parsing import ConfigError
 
@@ -56,10 +55,9 @@ def recipe_text(name: str) -> str:
     """
     names = recipes()
     if name not in names:
-        near = difflib.get_close_matches(name, names, 1)
-        meant = f"; did you mean {near[0]!r}?" if near else ";"
         raise InputError(
-            f"there is no recipe {name!r}{meant} there are {', '.join(names)}"
+            f"there is no recipe {name!r}{meant(name, names)} There are "
+            f"{', '.join(names)}"
         )
     return (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
 

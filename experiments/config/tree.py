@@ -6,7 +6,6 @@ Each phase lays over them, in this order: its preset, ``phase.all``, ``phase.<na
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from align.config import AlignConfig
+from align.errors import meant
 from align.support.whole_file import write_whole
 from experiments.config.packaged import config_path
 from experiments.config.parsing import (
@@ -350,8 +350,7 @@ def _known(place: str, names: Iterable[str], valid: Iterable[str]) -> None:
 
 def _unknown(place: str, name: str, valid: Iterable[str]) -> ConfigError:
     listed = list(valid)
-    near = difflib.get_close_matches(name, listed, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else "."
     return ConfigError(
-        f"{place} is not known{meant} Valid: {', '.join(listed) or 'none'}."
+        f"{place} is not known{meant(name, listed)} Valid: "
+        f"{', '.join(listed) or 'none'}."
     )

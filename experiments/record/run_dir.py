@@ -77,8 +77,8 @@ def read_run(path: Path) -> RunDir:
     metrics, summary = path / METRICS, path / SUMMARY
     if not metrics.is_file() and not summary.is_file():
         raise InputError(
-            f"{path} holds neither metrics.jsonl nor summary.json; give the folder "
-            "that `mtkd train` or `mtkd quickstart` wrote, such as runs/quickstart"
+            f"{path} is no run's folder, with neither metrics.jsonl nor summary.json; "
+            f"{which_run(path)}"
         )
     logged = SummedLog(metrics).read()
     return RunDir(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-from align.errors import InputError
+from align.errors import InputError, nearest
 from align.foreign.inside import refuse_links_out
 from experiments.record.history import read_json
 
@@ -73,8 +72,8 @@ def phase_called(phases: Sequence[Trained], name: str, run: Path) -> Trained:
     known = {word: p for p in phases for word in (p.folder.parent.name, p.name)}
     if name in known:
         return known[name]
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = nearest(name, known)
+    hint = f"did you mean {near!r}? " if near else ""
     raise InputError(
         f"{run} has no phase {name!r} that is finished; {hint}its phases are "
         f"{', '.join(phase.name for phase in phases)}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
-from align.errors import InputError
+from align.errors import InputError, nearest
 
 RUNS = Path("runs")
 """Where runs lie, unless ``run.dir`` says otherwise."""
+MOST = 8
+"""Runs in a folder that are named."""
 CONFIG = "config.yaml"
 """Of every run."""
 
@@ -29,9 +30,8 @@ def is_run(name: str) -> bool:
         )
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(
-            f"{name} is neither a run nor a model: it holds no config.yaml and no "
-            "config.json; give the folder that `mtkd train` or `mtkd quickstart` "
-            "wrote, such as runs/quickstart, or a model's"
+            f"{name} is neither a run nor a model: it has no config.yaml and no "
+            f"config.json; {which_run(folder)}"
         )
     if not folder.exists() and _means_a_run(folder):
         raise InputError(f"run folder {name} does not exist; {which_run(folder)}")
@@ -40,14 +40,18 @@ def is_run(name: str) -> bool:
 
 def which_run(folder: Path) -> str:
     """Say which run may have been meant by a folder that is none."""
+    inside = _runs_in(folder)
+    if inside:
+        rest = f" and {len(inside) - MOST} more" if len(inside) > MOST else ""
+        return f"it holds runs, give one: {', '.join(map(str, inside[:MOST]))}{rest}"
     there = _beside(folder)
     if not there:
         place = folder.parent if folder.parent != Path() else RUNS
         return f"there are no runs in {place}; `mtkd quickstart --tiny` makes one"
     named = {run.name: run for run in there}
-    near = difflib.get_close_matches(folder.name, named, n=1)
+    near = nearest(folder.name, named)
     if near:
-        return f"did you mean {named[near[0]]}?"
+        return f"did you mean {named[near]}?"
     return f"there are {', '.join(map(str, there))}"
 
 
@@ -60,7 +64,10 @@ def _means_a_run(folder: Path) -> bool:
 
 def _beside(folder: Path) -> list[Path]:
     """Runs beside it; of a bare name those in :data:`RUNS`."""
-    place = RUNS if folder.parent == Path() else folder.parent
+    return _runs_in(RUNS if folder.parent == Path() else folder.parent)
+
+
+def _runs_in(place: Path) -> list[Path]:
     if not place.is_dir():
         return []
     return sorted(run for run in place.iterdir() if (run / CONFIG).is_file())

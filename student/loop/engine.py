@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from align.errors import InputError, MtkdError, exit_code_of
 from align.schedules import start_of
@@ -80,6 +81,7 @@ class Engine:
         """Forward passes of each process per optimiser step."""
         self._config = config
         self._environment = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
+        self._linear = functional.linear
         self.accelerator = start_accelerate(config, self.accumulation)
         assert_whole_world(self.accelerator.num_processes)
 
@@ -213,6 +215,7 @@ class Engine:
             # DeepSpeed also forgets the groups that it keeps for itself.
             deepspeed.comm.destroy_process_group()
         self.accelerator.end_training()
+        functional.linear = self._linear  # DeepSpeed's ZeRO 3 puts its own in its place
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
         for name, value in self._environment.items():  # what follows is not launched

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from pathlib import Path
 
-from align.errors import InputError, MissingFileError
+from align.errors import InputError, MissingFileError, meant
 from align.support.cache_folder import cache_folder
 from teacher.packages.known import KNOWN, PackagedModel
 from teacher.packages.manifest import Manifest, changed_files, read_manifest
@@ -20,10 +19,8 @@ def known_model(name: str) -> PackagedModel:
     """
     if name in KNOWN:
         return KNOWN[name]
-    near = difflib.get_close_matches(name, KNOWN, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else "."
     raise InputError(
-        f"no package is known to hold a model {name!r}{meant} Valid: "
+        f"no package is known to hold a model {name!r}{meant(name, KNOWN)} Valid: "
         f"{', '.join(KNOWN)} (`mtkd models list`)"
     )
 

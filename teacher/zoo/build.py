@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from align.errors import InputError, MachineError, MissingFileError
+from align.errors import InputError, MachineError, MissingFileError, meant
 from align.support.cache_folder import cache_folder, made_folder, make_kept_folder
 from teacher.zoo.recipes import ZooModel, recipes
 from teacher.zoo.shipped import shipped
@@ -280,10 +279,9 @@ def _check_names(names: Iterable[str] | None, zoo_names: Iterable[str]) -> list[
     requested = list(names)
     for name in requested:
         if name not in zoo_names:
-            near = difflib.get_close_matches(name, zoo_names, n=1)
-            meant = f"; did you mean {near[0]!r}? It" if near else "; it"
             raise InputError(
-                f"the zoo has no model {name!r}{meant} has {', '.join(zoo_names)}"
+                f"the zoo has no model {name!r}{meant(name, zoo_names)} It has "
+                f"{', '.join(zoo_names)}"
             )
     return [name for name in zoo_names if name in requested]
 

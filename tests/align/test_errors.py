@@ -18,6 +18,8 @@ from align.errors import (
     MtkdError,
     RunError,
     exit_code_of,
+    meant,
+    nearest,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -147,3 +149,21 @@ def test_experiments_and_text_reading_refuse_by_errors_of_the_project_alone():
                 builtin = ("ValueError", "RuntimeError", "OSError", "FileNotFoundError")
                 where = f"{path.relative_to(ROOT)}:{node.lineno}"
                 assert raised not in builtin, f"{where}: raise align.errors.InputError"
+
+
+def test_a_wrong_name_is_answered_by_the_nearest():
+    names = ["quickstart", "train", "report"]
+    assert nearest("quikstart", names) == "quickstart"
+    assert nearest("zzz", names) is None
+    assert meant("trian", names) == "; did you mean 'train'?"
+    assert meant("zzz", names) == "."
+
+
+def test_the_nearest_name_is_found_in_one_place():
+    asking = [
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if "get_close_matches" in path.read_text(encoding="utf-8")
+    ]
+    assert asking == ["align/errors.py"]

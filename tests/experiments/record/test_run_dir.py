@@ -56,7 +56,7 @@ def test_what_is_no_run_is_refused(tmp_path, made_up):
     with pytest.raises(ValueError, match=r"nope does not exist"):
         read_run(tmp_path / "nope")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"holds neither metrics\.jsonl nor"):
+    with pytest.raises(ValueError, match=r"neither metrics\.jsonl nor"):
         read_run(tmp_path / "empty")
     (made_up.path / "summary.json").write_text("{")
     with pytest.raises(ValueError, match=r"summary\.json line 1 is not JSON"):

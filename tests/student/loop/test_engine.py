@@ -320,6 +320,17 @@ def test_a_closed_engine_leaves_no_launch_variables_to_later_processes(monkeypat
     assert left == {**dict.fromkeys(LAUNCH_VARIABLES), "MASTER_PORT": "29511"}
 
 
+def test_a_closed_engine_leaves_linear_maps_as_they_were(school, start_engine):
+    before = torch.nn.functional.linear
+    config = replace(BASE, engine="deepspeed", zero_stage=3, steps=1)
+    some = {"samples": school.samples[:4], "encode": school.encode, "views": None}
+    engine, job = start_engine(config), Job(**some, steps=1, seed=0)
+    train_phase(school.lesson(None).distiller, engine, job, config)
+    assert torch.nn.functional.linear is not before  # DeepSpeed's own
+    start_engine(BASE)  # closes the other
+    assert torch.nn.functional.linear is before
+
+
 @pytest.mark.parametrize(
     ("theirs", "code"),
     [(("train.steps is wrong", 2), 2), (("IndexError", 1), 1)],
