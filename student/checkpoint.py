@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import re
 import shutil
@@ -17,17 +16,14 @@ import torch
 
 from align.bounds.finite import not_finite
 from align.errors import InputError, MtkdError
-from align.foreign.inside import file_inside
-from align.support.digest import sha256_of
+from align.foreign.marker import MARKER, files_in, marker_text, read_marker
+from align.foreign.seal import DamageError
 
 _UNWRITTEN = re.compile(
     r"No space left|Disk quota exceeded|File too large|os error (28|122|27)\b"
     r"|unexpected pos \d+ vs \d+|PytorchStreamWriter failed"
 )
 """How safetensors and torch word a write that the system refused."""
-
-MARKER = "complete.json"
-"""Written last; a folder without it is no checkpoint."""
 
 
 class CheckpointError(InputError):
@@ -112,25 +108,18 @@ def _no_room(place: Path, error: Exception) -> OSError:
 def mark_complete(folder: Path, state: dict[str, Any]) -> None:
     """Write the marker: size and SHA-256 of every file, and what the owner wants kept.
 
+    It is sealed, so that damage to what it keeps is found like damage to a file.
+
     Files are on the disk before the marker is.
 
     Args:
         folder: filled already.
         state: what :func:`read_complete` gives back.
     """
-    files = {
-        str(file.relative_to(folder)): file
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != MARKER
-    }
-    record = {
-        "files": {name: file.stat().st_size for name, file in files.items()},
-        "sha256": {name: sha256_of(file) for name, file in files.items()},
-        "state": state,
-    }
-    for file in files.values():
+    text = marker_text(folder, state)
+    for file in files_in(folder).values():
         _flush(file)
-    (folder / MARKER).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (folder / MARKER).write_text(text, encoding="utf-8")
     _flush(folder / MARKER)
 
 
@@ -144,45 +133,21 @@ def read_complete(folder: Path, digests: bool = False) -> dict[str, Any] | None:
 
     Args:
         folder: the checkpoint.
-        digests: also compare digests, where they were noted; reads every file.
+        digests: also compare digests; reads every file.
 
     Raises:
-        CheckpointError: the marker cannot be read, or a file it lists is missing or
-            has another size or digest.
+        CheckpointError: the marker is not as it was written, a file it lists is
+            missing or has another size or digest, or one is there that it lacks.
         OutsideError: the marker lists a file that is not in the folder.
     """
-    marker = folder / MARKER
-    if not marker.is_file():
-        return None
     try:
-        record = json.loads(marker.read_text(encoding="utf-8"))
-        files, state = record["files"], record["state"]
-        known = record.get("sha256", {}) if digests else {}
-    except (ValueError, KeyError, TypeError) as error:
+        marked = read_marker(folder, digests)
+    except DamageError as error:
         raise CheckpointError(
-            f"checkpoint marker {marker} is damaged ({error}); delete the folder "
-            f"{folder} to train this part again"
+            f"checkpoint {error}; delete the folder {folder} to train this part again "
+            "from the one before"
         ) from None
-    for name, size in files.items():
-        file = file_inside(folder, name, marker)
-        bytes_there = file.stat().st_size if file.is_file() else None
-        if bytes_there != size:
-            what = (
-                "is missing"
-                if bytes_there is None
-                else f"has {bytes_there} bytes, not {size}"
-            )
-            raise CheckpointError(
-                f"checkpoint {folder} is damaged: {name} {what}; delete the folder "
-                "to train this part again from the one before"
-            )
-        if name in known and known[name] != sha256_of(file):
-            raise CheckpointError(
-                f"checkpoint {folder} is damaged: {name} holds other bytes than were "
-                "written; delete the folder to train this part again from the one "
-                "before"
-            )
-    return dict(state)
+    return None if marked is None else dict(marked.state)
 
 
 def export_student(

@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "align/bounds": set(),
     "align/depth": set(),
     "align/doors": set(),
-    "align/foreign": set(),
+    "align/foreign": {"support"},
     "align/pictures": {"tokens", "support"},
     "align/schedules": {"support"},
     "align/support": set(),

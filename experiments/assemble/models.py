@@ -27,6 +27,7 @@ from student.checkpoint import (
     cast_weights,
     export_student,
     make_readable,
+    mark_complete,
 )
 from student.lora import add_adapters, load_adapter, merge_adapters, save_adapter
 from student.trained import train_embeddings
@@ -38,6 +39,7 @@ from teacher.loading.longer_texts import extend_context, trained_length
 from teacher.loading.models import LoadedModel, checkpoint_dtypes, load_model
 from teacher.loading.quantise import quantise
 from teacher.loading.shard import is_sharded, shard
+from teacher.loading.vouched import check_vouched
 from teacher.packages.notices import licence_notices
 from teacher.store import KVStore
 from teacher.stored_teacher import StoredTeacher
@@ -84,15 +86,15 @@ class Models:
     def student(self, source: str | Path | None) -> Any:
         """A student to train: the config's, or the one a phase left in a folder.
 
-        With ``student.lora`` it is the config's in either case, quantised as the config
-        says, with the updates that lie beside the phase's student. What no loss of a
-        text reaches is frozen.
+        With ``student.lora`` it is the config's in either case, quantised as it says,
+        with the updates beside the phase's student. What no loss reaches is frozen.
         """
         if not self._config.student.lora.rank:
             model = self._adapted(self._load_student(source).model)
         else:
             model = self._adapted(self._load_student(None).model)
             if source is not None:
+                check_vouched(str(source), source)
                 load_adapter(model, Path(source) / ADAPTER)
         freeze_unreached(model)
         return model
@@ -106,9 +108,8 @@ class Models:
         Args:
             model: from :meth:`student`, trained.
             path: folder, replaced as a whole.
-            last: nothing is trained on from it, so that its weights get the types of
-                ``student.export_dtype`` and ``model`` with it; else they keep those
-                they are trained in, of which a later phase would miss the difference.
+            last: no phase goes on from it: the weights, ``model``'s too, get the types
+                of ``student.export_dtype``, and the folder a marker.
         """
         whole, adapted = model, bool(self._config.student.lora.rank)
         notices = licence_notices(model_files(self._config.student.model))
@@ -117,12 +118,12 @@ class Models:
             merge_adapters(model, whole)
         if last:
             cast_weights(whole, self._export_dtypes(whole))
-        if not adapted:
-            export_student(whole, self.student_tokenizer, path, notices)
-            return
         with atomic_folder(path) as folder:
             export_student(whole, self.student_tokenizer, folder, notices)
-            save_adapter(model, folder / ADAPTER)
+            if adapted:
+                save_adapter(model, folder / ADAPTER)
+            if last:  # for a phase's its own marker vouches
+                mark_complete(folder, {})
             make_readable(folder)
 
     @property

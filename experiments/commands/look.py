@@ -85,9 +85,11 @@ EVAL = Command(
 
 def status(options: Namespace) -> int:
     """Say where a run is and what it would do next."""
+    from experiments.record.seals import warn_unsealed
     from experiments.report.status import describe, lines
 
     description = describe(Path(options.run))
+    warn_unsealed(Path(options.run))
     print(
         json.dumps(description, indent=1)
         if options.json
@@ -112,10 +114,12 @@ def report(options: Namespace) -> int:
     """Write a run's report and show its table."""
     from experiments.assemble.text_sources import tell
     from experiments.record.run_dir import read_run
+    from experiments.record.seals import warn_unsealed
     from experiments.report.page import write_report
 
     run = read_run(Path(options.run))
     tell(run.faults)
+    warn_unsealed(run.path)
     write_report(run, draw=not options.no_figures)
     show_report(run.path)
     if options.open:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -13,32 +12,58 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from align.errors import PROGRAM_ERROR, exit_code_of
+from align.errors import PROGRAM_ERROR, InputError, exit_code_of
+from align.foreign.seal import DamageError, read_sealed, sealed_text
 from align.support.whole_file import write_whole
 from experiments.record.lease import Lease, LeaseLostError
 from experiments.record.stop import RunStopped
 from experiments.record.summed_log import SummedLog
 from experiments.record.versions import versions
+from experiments.record.which_run import CONFIG
 from student.config import TrainConfig
 
 STATE = "state.json"
 """``{"saved": …, "finished": …}``: what a launcher needs to know to requeue."""
 IDENTITY = "run.json"
+SETTINGS = ".settings.json"
+"""How what a phase was trained with is called, behind the name of its folder."""
 ATTEMPTS = "attempts.jsonl"
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Replace a JSON file as a whole."""
-    write_whole(path, json.dumps(content, indent=1) + "\n")
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace a JSON file as a whole; it vouches for itself."""
+    write_whole(path, sealed_text(content))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none that can be read."""
+    """What :func:`write_json` wrote; empty where there is no such file.
+
+    Raises:
+        InputError: it is damaged; says what to do.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_sealed(path)[0]
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    return content if isinstance(content, dict) else {}
+    except DamageError as error:
+        raise InputError(f"{error}; {way_on(path)}") from None
+
+
+def way_on(path: Path) -> str:
+    """What to do where a file of a run is damaged or gone."""
+    if path.name == IDENTITY:
+        return (
+            "put it back from a copy, or delete it: the run then goes on as another, "
+            "and takes its checkpoints by --trust-checkpoint"
+        )
+    if path.name.endswith(SETTINGS):
+        phase = path.with_name(path.name.removesuffix(SETTINGS))
+        trained = phase if phase.is_dir() else f"{phase}.checkpoint"
+        return f"delete it and {trained} to train this phase again"
+    return (
+        f"`mtkd train {path.parent / CONFIG}` writes it anew and does not train again "
+        "what is finished"
+    )
 
 
 def identify(

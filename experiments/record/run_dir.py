@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from align.errors import InputError
 from align.foreign.inside import refuse_links_out
-from experiments.record.history import IDENTITY, STATE, launch_faults, read_json
+from experiments.record.history import IDENTITY, STATE, launch_faults, read_json, way_on
 from experiments.record.summed_log import SummedLog
 from experiments.record.which_run import CONFIG, which_run
 
@@ -84,7 +83,7 @@ def read_run(path: Path) -> RunDir:
     return RunDir(
         path,
         metrics=list(logged.records),
-        summary=_read_summary(summary) if summary.is_file() else {},
+        summary=read_json(summary),
         faults=(*logged.faults, *launch_faults(path), *_missing(path)),
     )
 
@@ -98,7 +97,7 @@ def _missing(path: Path) -> list[str]:
     if read_json(path / STATE).get("finished") and not (path / SUMMARY).is_file():
         faults.append(
             f"{path / SUMMARY} is missing, though the run is finished; "
-            f"{_anew(path / SUMMARY)}"
+            f"{way_on(path / SUMMARY)}"
         )
     return faults
 
@@ -123,22 +122,3 @@ def helped(beats_ce_only: bool | None, beats_best_single: bool | None) -> bool |
     """
     known = [beats for beats in (beats_ce_only, beats_best_single) if beats is not None]
     return all(known) if known else None
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path} line {error.lineno} is not JSON; {_anew(path)}"
-        ) from None
-    if not isinstance(summary, dict):
-        raise InputError(f"{path} holds no JSON object; {_anew(path)}")
-    return summary
-
-
-def _anew(path: Path) -> str:
-    return (
-        f"`mtkd train {path.parent / 'config.yaml'}` writes it anew and does not train "
-        "again what is finished"
-    )

@@ -32,12 +32,14 @@ from experiments.assemble.text_sources import (
 from experiments.config.tree import Config, load_config
 from experiments.record.history import read_json
 from experiments.record.progress import Progress, waiting
+from experiments.record.seals import warn_unsealed
 from experiments.record.students import students_of
 from experiments.record.which_run import is_run
 from student.evaluate import Encode, bits_per_char
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.models import LoadedModel, load_model
 from teacher.loading.tokenizer import load_tokenizer
+from teacher.loading.vouched import check_vouched
 from teacher.names import model_source
 
 BATCH = 16
@@ -87,6 +89,7 @@ def measure_run(
         ValueError: no run, no student, or no text.
     """
     folders = students_of(run)
+    warn_unsealed(run)
     config = _with_text(load_config(run / "config.yaml"), data)
     results: dict[str, dict[str, float]] = {}
     samples: list[TextSample] = []
@@ -144,6 +147,8 @@ def _measure_like(
 ) -> dict[str, dict[str, float]]:
     student = str(next(iter(students_of(run).values())))
     config = _with_text(load_config(run / "config.yaml"), data)
+    warn_unsealed(run)
+    check_vouched(student, student)
     tokenizer = load_tokenizer(student, student, {})
     cut = Encoder(tokenizer, config.data.max_length, config.data.learn_end)
     samples = _measured(config, cut, readers_of(run, config))

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.support.whole_file import write_whole
+from align.foreign.marker import MARKER
 from experiments.config.later import LATER, since_ever, with_effect
 from experiments.config.parsing import ConfigError, plain
 from experiments.config.used_plugins import changed_code, plugin_records
-from student.checkpoint import MARKER
+from experiments.record.history import SETTINGS, read_json, write_json
 from student.loop.phase_checkpoint import steps_kept
 from student.output_config import OUTPUT_TERMS
 from student.terms.key_value import chosen_terms
@@ -97,13 +97,12 @@ def text_digests(data: RunData) -> dict[str, str]:
 
 def record_file(folder: Path) -> Path:
     """Where a phase's record lies: beside its folder, as a checkpoint's does."""
-    return folder.with_name(f"{folder.name}.settings.json")
+    return folder.with_name(f"{folder.name}{SETTINGS}")
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Note what the phase that will fill ``folder`` is trained with."""
-    file = record_file(folder)
-    write_whole(file, json.dumps(record, indent=1) + "\n")
+    write_json(record_file(folder), record)
 
 
 def check_record(
@@ -118,20 +117,14 @@ def check_record(
 
     Raises:
         ConfigError: something differs; names it and what to do.
+        InputError: the record is damaged.
     """
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")
     started = [checkpoint] if steps_kept(checkpoint) else []
     kept = [folder, *started] if (folder / MARKER).is_file() else started
-    file = record_file(folder)
-    if not kept or not file.is_file():
+    before = read_json(record_file(folder)) if kept else {}
+    if not before:
         return
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(
-            f"{file} is damaged ({error}); delete it and {kept[0]} to train this "
-            "phase again"
-        ) from None
     now = json.loads(json.dumps(record))
     code = changed_code(before.pop(PLUGINS, {}), now.pop(PLUGINS, {}))
     if code and not changed_plugins:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from align.support.digest import sha256_of
 from experiments.assemble.checks import check_disk, free_bytes, unknown_labels
 from experiments.assemble.data import RunData, load_data
 from experiments.assemble.layer_maps import crowded_layers
@@ -39,8 +40,10 @@ from experiments.record.lease import hold_run
 from experiments.record.metrics import Metrics
 from experiments.record.progress import Progress, waiting
 from experiments.record.run_dir import MAIN
+from experiments.record.seals import before_it_goes_on
 from experiments.record.stop import stop_on_signals
 from experiments.record.versions import changes, versions
+from experiments.record.which_run import CONFIG
 from experiments.run.arms import check_arm, plan_again, plan_arms, repeated_arms
 from experiments.run.context import Arms, RunContext, Stage
 from experiments.run.lineage import text_digests
@@ -342,7 +345,8 @@ def _begun(loaded: LoadedRun, engine: Engine) -> str:
     run_dir = config.run_dir
     if engine.is_main:
         run_dir.mkdir(parents=True, exist_ok=True)
-        save_config(config, run_dir / "config.yaml")
+        _warn(before_it_goes_on(run_dir))
+        save_config(config, run_dir / CONFIG)
         write_json(run_dir / TEXTS, limits_of(loaded.models.readers()))
     identity = engine.from_main(
         lambda: identify(
@@ -356,6 +360,7 @@ def _begun(loaded: LoadedRun, engine: Engine) -> str:
         remember(
             run_dir,
             versions=code,
+            config=sha256_of(run_dir / CONFIG),
             plugins=dict(plugin_records(plan.registry, plan.phases)),
             tried_plugins=dict(plan.tried_plugins),
         )

@@ -13,6 +13,7 @@ from align.errors import InputError
 from align.support.quiet import quiet_libraries
 from experiments.config.tree import load_config
 from experiments.record.progress import waiting
+from experiments.record.seals import warn_unsealed
 from experiments.record.students import (
     FIRST,
     Trained,
@@ -61,6 +62,7 @@ def sources_of(
             )
         return [Source(name, lambda: load_writer(name, name))]
     run = Path(name).expanduser()
+    warn_unsealed(run)
     phases = phases_of(run)
     last = next((p for p in reversed(phases) if not p.rolled_back), None)
     if phase is not None:

@@ -28,6 +28,7 @@ from teacher.loading.model_files import (
 )
 from teacher.loading.tokenizer import largest_id, load_tokenizer
 from teacher.loading.vocabulary import GivenVocabulary
+from teacher.loading.vouched import check_vouched
 from teacher.names import model_source
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def load_model(
 
     Raises:
         FileNotFoundError: no such model, or no safetensors or tokenizer in it.
-        ValueError: damaged, incomplete or not finite weights, a slow tokenizer,
+        ValueError: damaged, incomplete or not finite weights, other files than a run
+            wrote, a slow tokenizer,
             ids beyond the embedding, an unknown role, dtype or kind, or
             new weights for what is no causal student.
     """
@@ -91,6 +93,7 @@ def load_model(
     bound_primitive_caches()
     name = str(name_or_path)
     source = model_source(name, resolve)
+    check_vouched(name, source)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = load_config(name, source, hub)
     kind = kind_of(name, config)

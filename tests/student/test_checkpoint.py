@@ -1,3 +1,4 @@
+import json
 import os
 import stat
 
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from align.foreign.inside import OutsideError
+from align.foreign.seal import read_sealed, sealed_text
 from student.checkpoint import (
     MARKER,
     CheckpointError,
@@ -59,8 +61,10 @@ def test_state_comes_back_once_the_marker_stands(tmp_path):
     [
         (lambda f: (f / "w.bin").write_bytes(b"12"), "w.bin has 2 bytes, not 4"),
         (lambda f: (f / "w.bin").unlink(), "w.bin is missing"),
-        (lambda f: (f / MARKER).write_text("{"), "marker .* is damaged"),
-        (lambda f: (f / MARKER).write_text("[]"), "marker .* is damaged"),
+        (lambda f: (f / "new.bin").write_bytes(b"1"), "new.bin was not written with"),
+        (lambda f: (f / MARKER).write_text("{"), "complete.json is damaged"),
+        (lambda f: (f / MARKER).write_text("[]"), "complete.json is damaged"),
+        (lambda f: (f / MARKER).write_text("{}"), "complete.json is damaged"),
     ],
 )
 def test_damage_is_named_with_what_to_do(tmp_path, damage, what):
@@ -133,7 +137,9 @@ def test_a_marker_that_lists_a_file_outside_is_refused(tmp_path, name, digests):
     (folder / "a").write_text("keep")
     mark_complete(folder, {})
     marker = folder / MARKER
-    marker.write_text(marker.read_text().replace('"a"', f'"{name}"'))
+    record, _ = read_sealed(marker)
+    text = json.dumps(record).replace('"a"', f'"{name}"')
+    marker.write_text(sealed_text(json.loads(text)))
     with pytest.raises(OutsideError, match="which is no file of its folder"):
         read_complete(folder, digests=digests)
 

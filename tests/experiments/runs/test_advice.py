@@ -6,38 +6,16 @@ import shlex
 import shutil
 
 import pytest
-import yaml
 
 from experiments.cli import main
 from experiments.record.run_dir import read_run
 from teacher.zoo import zoo_path
-from tests.experiments.small_runs import said, small_config
+from tests.experiments.small_runs import said
 
 
 def commands(message: str) -> list[list[str]]:
     """The words after ``mtkd`` of every command that a message quotes."""
     return [shlex.split(found) for found in re.findall(r"`mtkd ([^`]+)`", message)]
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_zoo, tmp_path_factory):
-    """The folder of a finished run, and its config."""
-    folder = tmp_path_factory.mktemp("finished")
-    config = small_config(folder, tiny_zoo)
-    assert main(["train", str(config)]) == 0
-    return folder / "run", config
-
-
-@pytest.fixture
-def run(finished, tmp_path):
-    """A copy of it, which a test may damage, and what trains it."""
-    folder, config = finished
-    shutil.copytree(folder, tmp_path / "run")
-    saved = tmp_path / "run" / "config.yaml"
-    settings = yaml.safe_load(saved.read_text())
-    settings["run"]["dir"] = str(tmp_path)
-    saved.write_text(yaml.safe_dump(settings, sort_keys=False))
-    return tmp_path / "run", str(config)
 
 
 def steps(folder):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from align.foreign.seal import read_sealed as read_json_sealed
+from align.foreign.seal import sealed_text
 from align.support.digest import sha256_of
 from experiments.cli import main
 from student.checkpoint import MARKER
@@ -110,9 +112,10 @@ def test_every_command_refuses_a_run_with_a_link_out_of_it(
 @pytest.mark.parametrize("command", ["status", "train"])
 def test_a_marker_that_lists_a_file_outside_is_refused(foreign, command, capsys):
     marker = foreign / "run" / "phases" / "1-dual" / MARKER
-    record = json.loads(marker.read_text())
-    record["files"] = {"../../../victim/kept.json": 23}
-    marker.write_text(json.dumps(record))
+    record, _ = read_json_sealed(marker)
+    name = "../../../victim/kept.json"
+    sealed = sealed_text(record | {"files": {name: 23}, "sha256": {name: "0" * 64}})
+    marker.write_text(sealed)
     message = refused(ON_RUNS[command], foreign, capsys)
     assert f"{marker} names the file '../../../victim/kept.json'" in message
 
