@@ -75,8 +75,9 @@ def read_marker(folder: Path, digests: bool) -> Marked | None:
     state = record.get("state")
     if known is None and not sealed:
         known = {}  # of versions that noted none
-    fitting = isinstance(state, dict) and isinstance(sizes, dict)
-    if not fitting or record.keys() - {"files", "sha256", "state"}:
+    if not isinstance(state, dict) or not isinstance(sizes, dict):
+        raise DamageError(f"{marker} is damaged (it is no marker)")
+    if record.keys() - {"files", "sha256", "state"}:
         raise DamageError(f"{marker} is damaged (it is no marker)")
     if not isinstance(known, dict) or known.keys() not in ({}.keys(), sizes.keys()):
         raise DamageError(f"{marker} is damaged (its digests are of other files)")

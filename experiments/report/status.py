@@ -9,6 +9,7 @@ from typing import Any
 
 from align.errors import InputError
 from align.foreign.inside import refuse_links_out
+from align.foreign.marker import MARKER
 from experiments.config.tree import Config, load_config
 from experiments.record.history import STATE, attempts, launch_faults, read_json
 from experiments.record.lease import holder_alive, read_lease
@@ -16,7 +17,7 @@ from experiments.record.run_dir import MAIN
 from experiments.record.which_run import which_run
 from experiments.run.arms import CE_ONLY, SINGLE, WITHOUT, arm_folder
 from experiments.run.phase import checkpoint_folder
-from student.checkpoint import MARKER, CheckpointError, read_complete
+from student.checkpoint import CheckpointError, read_complete
 from student.loop.phase_checkpoint import steps_kept
 
 

@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from align.foreign.marker import MARKER
 from experiments.config.error_place import during
 from experiments.config.parsing import ConfigError
 from experiments.config.sections import GateConfig
@@ -33,7 +34,7 @@ from experiments.run.gates import Judgement, describe_harm, judge, kept_before
 from experiments.run.lineage import check_record, record_of, write_record
 from experiments.run.phase import checkpoint_folder, run_stage
 from plugins.registry import Registry
-from student.checkpoint import MARKER, read_complete
+from student.checkpoint import read_complete
 from student.config import TrainConfig
 from teacher.capture.kv_capture import KVCapture
 
