@@ -7,13 +7,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from align.bounds.row_size import most_row_chars, refuse_long_row
 from align.errors import InputError
 from align.text.files import text_blocks
 from align.text.records import Row
 
-_MOST_CHARS = 1 << 27
-"""Most characters of a field; more is a quote that never closes."""
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)")
+_LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 def rows_of_table(path: Path, delimiter: str) -> Iterator[Row]:
@@ -28,7 +27,7 @@ def rows_of_table(path: Path, delimiter: str) -> Iterator[Row]:
             fields, or the first line names a field twice; names the line.
     """
     # The limit belongs to the whole process and is only ever raised here.
-    csv.field_size_limit(max(csv.field_size_limit(), _MOST_CHARS))
+    csv.field_size_limit(max(csv.field_size_limit(), most_row_chars()))
     reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
     fields: list[str] | None = None
     begin = 1
@@ -76,15 +75,19 @@ def _fields(row: list[str], delimiter: str, where: str) -> list[str]:
 def _lines(path: Path) -> Iterator[str]:
     """Lines with their ends: ``\\r\\n``, ``\\n`` or ``\\r``."""
     parts: list[str] = []
+    number = 0
     for block in text_blocks(path):
         if parts and parts[-1].endswith("\r"):  # perhaps half of a line end
             block, parts = "".join(parts) + block, []
         at = 0
-        for line in _LINE.finditer(block):
-            if line.end() == len(block) and block.endswith("\r"):
+        for line_end in _LINE_END.finditer(block):
+            end = line_end.end()
+            if end == len(block) and block.endswith("\r"):
                 break
-            yield "".join([*parts, line[0]])
-            at, parts = line.end(), []
+            yield "".join([*parts, block[at:end]])
+            number += 1
+            at, parts = end, []
         parts.append(block[at:])
+        refuse_long_row(sum(map(len, parts)), f"{path}, after line {number}")
     if any(parts):
         yield "".join(parts)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from align.bounds.regular_file import opened
+from align.bounds.row_size import refuse_long_row
 from align.errors import InputError, MissingPackageError
 
 Kind = Literal["plain", "lines", "json", "csv", "tsv", "parquet", "arrow"]
@@ -98,6 +99,10 @@ _HEAD = 8000
 """Bytes at the beginning that show what a file is; text has no zeros there."""
 
 _BLOCK = 1 << 20
+_ZSTD_BLOCK = 1 << 9
+"""Packed bytes at once: four of them can stand for 128 KiB, and come out together."""
+_XZ_MEMORY = 1 << 30
+"""Of the dictionary that a stream may ask for; ``xz -9`` asks for 64 MiB."""
 
 
 def is_named_text(path: Path) -> bool:
@@ -135,7 +140,8 @@ def stem_of(path: Path) -> str:
 def text_blocks(path: Path) -> Iterator[str]:
     """The text of a file in pieces, unpacked; line ends stay as they are.
 
-    A byte order mark is dropped. What is held does not grow with the file.
+    A byte order mark is dropped. What is held does not grow with the file, nor with
+    what it unpacks to.
 
     Raises:
         InputError: no text, damaged, or not UTF-8; names the place.
@@ -174,14 +180,21 @@ def refuse_pointer(path: Path) -> None:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a file, counted from 1, without the line feed that ends them."""
-    number, parts = 1, list[str]()
+    """The lines of a file, counted from 1, without the line feed that ends them.
+
+    Raises:
+        InputError: a line is longer than :func:`most_row_chars`, or as of
+            :func:`text_blocks`.
+    """
+    number, parts, held = 1, list[str](), 0
     for block in text_blocks(path):
         first, *further = block.split("\n")
         parts.append(first)
+        held += len(first)
+        refuse_long_row(held, f"{path}, line {number}")
         for piece in further:
             yield number, "".join(parts)
-            number, parts = number + 1, [piece]
+            number, parts, held = number + 1, [piece], len(piece)
     if any(parts):
         yield number, "".join(parts)
 
@@ -215,7 +228,7 @@ def _unpacker(head: bytes) -> Callable[[IO[bytes]], Iterator[bytes]] | None:
     if head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
         return lambda file: _in_blocks(bz2.BZ2File(file))
     if head.startswith(b"\xfd7zXZ\x00"):
-        return lambda file: _in_blocks(lzma.LZMAFile(file))
+        return _xz_blocks
     skipped = head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F
     if head.startswith(b"\x28\xb5\x2f\xfd") or skipped:
         return _zstd_blocks
@@ -241,22 +254,40 @@ def _zstd_blocks(file: IO[bytes]) -> Iterator[bytes]:
         ) from error
     unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 31)
     frame = unpacker.decompressobj()
+    ended = True
     try:
-        while raw := file.read(_BLOCK >> 4):
+        while raw := file.read(_ZSTD_BLOCK):
             while raw:
                 block = frame.decompress(raw)
-                raw = b""
-                if frame.eof:
-                    raw, frame = frame.unused_data, unpacker.decompressobj()
-                    ended = True
-                else:
-                    ended = False
+                ended = frame.eof
+                raw = frame.unused_data if ended else b""
+                if ended:
+                    frame = unpacker.decompressobj()
                 if block:
                     yield block
     except zstandard.ZstdError as error:
         raise OSError(str(error)) from error
     if not ended:
         raise EOFError("the file ends within a frame")
+
+
+def _xz_blocks(file: IO[bytes]) -> Iterator[bytes]:
+    """The streams of a file, one after the other, with the zeros between them."""
+    raw = file.read(_BLOCK)
+    while raw:
+        stream = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+        while not stream.eof:
+            block = stream.decompress(raw, max_length=_BLOCK)
+            raw = b""
+            if block:
+                yield block
+            if stream.needs_input and not stream.eof:
+                raw = file.read(_BLOCK)
+                if not raw:
+                    raise EOFError("the file ends within a stream")
+        raw = stream.unused_data.lstrip(b"\0")
+        while not raw and (more := file.read(_BLOCK)):
+            raw = more.lstrip(b"\0")
 
 
 def _refuse_other_formats(head: bytes, path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from align.bounds.row_size import refuse_long_row
 from align.errors import InputError
 from align.text.files import numbered_lines, text_blocks
 from align.text.records import Row
@@ -102,6 +103,7 @@ class _Held:
                 open_end = error.pos >= len(self._text) - _CONSTANT
                 if not (open_end or error.msg.startswith("Unterminated string")):
                     raise self.error(error.msg, error.pos) from error
+                refuse_long_row(len(self._text) - self._at, where)
                 if not self._grow():
                     raise self.error(error.msg, error.pos) from error
             except (RecursionError, ValueError) as error:

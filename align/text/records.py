@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from align.bounds.row_size import refuse_long_row
 from align.text.chat_rows import CHAT_FORMS, Form, RowError, string_of
 from align.text.conversation import Chats, Conversation
 
@@ -68,6 +69,7 @@ FORMS = (*CHAT_FORMS, Form(("question", "answer"), (), _question))
 
 
 def _whole(text: str, where: str) -> str:
+    refuse_long_row(len(text), where)
     place = lone_surrogate(text)
     if place is None:
         return text

@@ -43,7 +43,7 @@ def _numbered(path: Path, batches: Iterator[Any]) -> Iterator[Row]:
     number = 0
     try:
         for batch in batches:
-            for record in batch.to_pylist():
+            for record in _records(batch):
                 yield number, f"{path}, row {number}", record
                 number += 1
     except (lib.ArrowException, OSError) as error:
@@ -53,12 +53,26 @@ def _numbered(path: Path, batches: Iterator[Any]) -> Iterator[Row]:
         ) from error
 
 
-def _parquet(path: Path, text_field: str) -> Iterator[Any]:
-    from pyarrow import parquet
+def _records(batch: Any) -> Iterator[dict[str, Any]]:
+    """Row by row: a value that repeats is held once, however often it stands."""
+    names, columns = batch.schema.names, batch.columns
+    for row in range(batch.num_rows):
+        values = (column[row].as_py() for column in columns)
+        yield dict(zip(names, values, strict=True))
 
-    # Without buffers whole column chunks would be held, a row group's each
-    with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-        columns = _columns(file.schema_arrow.names, text_field, path)
+
+def _parquet(path: Path, text_field: str) -> Iterator[Any]:
+    from pyarrow import parquet, types
+
+    with parquet.ParquetFile(path) as file:
+        schema = file.schema_arrow
+    columns = _columns(schema.names, text_field, path)
+    texts = [name for name in columns if types.is_string(schema.field(name).type)]
+    # Without buffers whole column chunks would be held, a row group's each; a value
+    # that a file holds once and names in every row would be held as often
+    with parquet.ParquetFile(
+        path, pre_buffer=False, buffer_size=1 << 20, read_dictionary=texts
+    ) as file:
         for group in range(file.num_row_groups):
             yield from file.iter_batches(
                 batch_size=_rows_at_once(file.metadata.row_group(group), columns),
