@@ -69,9 +69,11 @@ EXTRACT = Command(
 
 def info(options: Namespace) -> int:
     """Say what stores hold."""
+    from teacher.store.manifest import MANIFEST
     from teacher.store.upkeep import stores_in, summarize
 
-    summaries = {path.name: summarize(path) for path in stores_in(Path(options.path))}
+    paths = stores_in(Path(options.path))
+    summaries = {path.name: summarize(path) for path in paths}
     if options.json:
         print(json.dumps({n: _plain(s) for n, s in summaries.items()}, indent=1))
         return 0
@@ -79,11 +81,15 @@ def info(options: Namespace) -> int:
     heads = ["store", "form", "encoding", "shards", "texts", "tokens", "MiB"]
     heads += ["bytes/token", "error K", "error V", "attention KL"]
     print_table(f"stores in {options.path}", heads, rows, numbers_from=3)
-    for name, summary in summaries.items():
+    for path in paths:
+        name, summary = path.name, summaries[path.name]
         if summary.skipped:
             print(f"{name}: {summary.skipped} texts were skipped as not finite")
         if not summary.merged:
-            print(f"{name}: not finished; `mtkd extract` makes what is missing")
+            print(
+                f"{name}: not finished, there is no {path / MANIFEST}; `mtkd extract` "
+                "makes what is missing"
+            )
     return 0
 
 
@@ -154,7 +160,7 @@ MERGE = Command(
 def repair(options: Namespace) -> int:
     """Take out what is damaged and extract it again."""
     from align.errors import MissingFileError
-    from experiments.config.tree import load_config
+    from experiments.config.tree import load_kept_config
     from teacher.store.records import shard_ranges
     from teacher.store.upkeep import stores_in, take_out
     from teacher.store.upkeep import verify as faults_of
@@ -170,7 +176,7 @@ def repair(options: Namespace) -> int:
         )
     config = None
     if saved is not None and not options.take_out_only:
-        config = with_plugins(load_config(saved), options, folder_config=saved)
+        config = with_plugins(load_kept_config(saved), options, folder_config=saved)
     for path in stores_in(root):
         broken = take_out(path, faults_of(path))
         if broken:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from align.config import AlignConfig
-from align.errors import meant
+from align.errors import MtkdError, meant
 from align.support.whole_file import write_whole
 from experiments.config.packaged import config_path
 from experiments.config.parsing import (
@@ -231,6 +231,22 @@ def load_config(
     if "phases" not in data and isinstance(data.get("teachers"), dict):
         data["phases"] = default_phases(kinds_here(data["teachers"]), data.get("phase"))
     return build(Config, data)
+
+
+def load_kept_config(file: Path) -> Config:
+    """Read the ``config.yaml`` that lies with a run or with stores.
+
+    Nobody passed it, so what is wrong in it is told with its name.
+
+    Raises:
+        ConfigError: anything in it that cannot be used.
+    """
+    try:
+        return load_config(file)
+    except MtkdError as error:
+        if str(file) not in str(error):
+            error.args = (f"{file}: {error}",)
+        raise
 
 
 def config_text(config: Config | PhaseConfig) -> str:

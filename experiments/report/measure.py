@@ -29,12 +29,13 @@ from experiments.assemble.text_sources import (
     left_out,
     tell,
 )
-from experiments.config.tree import Config, load_config
+from experiments.config.tree import Config, load_kept_config
 from experiments.record.history import read_json
 from experiments.record.progress import Progress, waiting
 from experiments.record.seals import warn_unsealed
 from experiments.record.students import students_of
 from experiments.record.which_run import is_run
+from experiments.run.lineage import held_out_changed, samples_digest
 from student.evaluate import Encode, bits_per_char
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.models import LoadedModel, load_model
@@ -90,13 +91,16 @@ def measure_run(
     """
     folders = students_of(run)
     warn_unsealed(run)
-    config = _with_text(load_config(run / "config.yaml"), data)
+    config = _with_text(load_kept_config(run / "config.yaml"), data)
     results: dict[str, dict[str, float]] = {}
     samples: list[TextSample] = []
     for name, folder in folders.items():
         loaded, encode = _load(name, str(folder), config, progress)
         # all students of a run share one tokenizer, hence one cut of the text
-        samples = samples or _measured(config, encode, readers_of(run, config))
+        if not samples:
+            samples = _measured(config, encode, readers_of(run, config))
+            if data is None:
+                tell(held_out_changed(run, config, samples_digest(samples)))
         results[name] = _bits(name, loaded, encode, samples, progress)
     return results
 
@@ -146,9 +150,9 @@ def _measure_like(
     name: str, data: Sequence[str] | None, progress: bool, run: Path
 ) -> dict[str, dict[str, float]]:
     student = str(next(iter(students_of(run).values())))
-    config = _with_text(load_config(run / "config.yaml"), data)
     warn_unsealed(run)
     check_vouched(student, student)
+    config = _with_text(load_kept_config(run / "config.yaml"), data)
     tokenizer = load_tokenizer(student, student, {})
     cut = Encoder(tokenizer, config.data.max_length, config.data.learn_end)
     samples = _measured(config, cut, readers_of(run, config))

@@ -10,7 +10,7 @@ from typing import Any
 from align.errors import InputError
 from align.foreign.inside import refuse_links_out
 from align.foreign.marker import MARKER
-from experiments.config.tree import Config, load_config
+from experiments.config.tree import Config, load_kept_config
 from experiments.record.history import STATE, attempts, launch_faults, read_json
 from experiments.record.lease import holder_alive, read_lease
 from experiments.record.run_dir import MAIN
@@ -39,7 +39,7 @@ def describe(run_dir: Path) -> dict[str, Any]:
             f"{run_dir} holds no run: there is no config.yaml; {which_run(run_dir)}"
         )
     refuse_links_out(run_dir)
-    config = load_config(run_dir / "config.yaml")
+    config = load_kept_config(run_dir / "config.yaml")
     launches = attempts(run_dir)
     state = _state(run_dir, launches)
     phases = list(_phases(run_dir, config))

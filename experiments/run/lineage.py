@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.foreign.marker import MARKER
+from align.text.documents import TextSample
 from experiments.config.later import LATER, since_ever, with_effect
 from experiments.config.parsing import ConfigError, plain
 from experiments.config.used_plugins import changed_code, plugin_records
-from experiments.record.history import SETTINGS, read_json, write_json
+from experiments.record.history import IDENTITY, SETTINGS, read_json, write_json
 from student.loop.phase_checkpoint import steps_kept
 from student.output_config import OUTPUT_TERMS
 from student.terms.key_value import chosen_terms
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from experiments.run.context import Stage
     from plugins.registry import Registry
 
+HELD_OUT = "held_out"
+"""Of a run's identity: the digest of the text that its students are measured on."""
 PLUGINS = "plugins"
 """Of a record: whose code strangers' names in use are."""
 
@@ -86,13 +89,34 @@ def text_digests(data: RunData) -> dict[str, str]:
     A file whose path stayed and whose content changed shows here. Held-out text is
     left out: it changes no student.
     """
-    digests = {}
-    for name, samples in (("train", data.train), ("calibration", data.calibration)):
-        digest = hashlib.sha256()
-        for sample in samples:
-            digest.update(f"{sample.domain}\0{sample.text}\0".encode(errors="replace"))
-        digests[name] = digest.hexdigest()
-    return digests
+    of_purpose = (("train", data.train), ("calibration", data.calibration))
+    return {name: samples_digest(samples) for name, samples in of_purpose}
+
+
+def samples_digest(samples: Iterable[TextSample]) -> str:
+    """SHA-256 over texts and their domains, in order."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(f"{sample.domain}\0{sample.text}\0".encode(errors="replace"))
+    return digest.hexdigest()
+
+
+def held_out_changed(run_dir: Path, config: Config, digest: str) -> list[str]:
+    """A sentence where a run was measured on other text than this.
+
+    Args:
+        run_dir: the run's.
+        config: says where the text is from.
+        digest: of the held-out text now, see :func:`samples_digest`.
+    """
+    noted = read_json(run_dir / IDENTITY).get(HELD_OUT)
+    if noted in (None, digest):
+        return []
+    files = ", ".join(config.data.eval or config.data.train)
+    return [
+        f"the held-out text of {files} is not what {run_dir} was measured on: do "
+        "not compare its numbers with new ones; another run.name measures all anew"
+    ]
 
 
 def record_file(folder: Path) -> Path:
@@ -137,6 +161,8 @@ def check_record(
     changed = differing_fields(known, now)
     if changed:
         shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
+        if any(row.startswith("texts.") for row in changed):
+            shown += f" (texts are of {', '.join(now['data']['train'])})"
         raise ConfigError(
             f"{kept[0]} belongs to another config: {shown}. Choose another run.name, "
             "restore these settings to continue, or delete this folder and those of "

@@ -46,7 +46,12 @@ from experiments.record.versions import changes, versions
 from experiments.record.which_run import CONFIG
 from experiments.run.arms import check_arm, plan_again, plan_arms, repeated_arms
 from experiments.run.context import Arms, RunContext, Stage
-from experiments.run.lineage import text_digests
+from experiments.run.lineage import (
+    HELD_OUT,
+    held_out_changed,
+    samples_digest,
+    text_digests,
+)
 from experiments.run.plan import RunPlan
 from experiments.run.stored_phases import stored_stages
 from student.loop.engine import Engine
@@ -354,13 +359,16 @@ def _begun(loaded: LoadedRun, engine: Engine) -> str:
         )
     )
     if engine.is_main:
-        code = versions()
-        before = read_json(run_dir / IDENTITY).get("versions", {})
+        code, known = versions(), read_json(run_dir / IDENTITY)
+        before = known.get("versions", {})
         _warn([f"this run goes on with {change}" for change in changes(before, code)])
+        held_out = samples_digest(loaded.data.eval)
+        _warn(held_out_changed(run_dir, config, held_out))
         remember(
             run_dir,
             versions=code,
             config=sha256_of(run_dir / CONFIG),
+            held_out=known.get(HELD_OUT, held_out),
             plugins=dict(plugin_records(plan.registry, plan.phases)),
             tried_plugins=dict(plan.tried_plugins),
         )

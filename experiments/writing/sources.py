@@ -11,7 +11,7 @@ import torch
 
 from align.errors import InputError
 from align.support.quiet import quiet_libraries
-from experiments.config.tree import load_config
+from experiments.config.tree import load_kept_config
 from experiments.record.progress import waiting
 from experiments.record.seals import warn_unsealed
 from experiments.record.students import (
@@ -145,7 +145,7 @@ def _before(run: Path, phase: Trained, phases: list[Trained]) -> Source:
     if phase.before is not None:
         name = next(p.name for p in phases if p.folder == phase.before)
         return Source(f"before {phase.name}: after {name}", _loader(phase.before))
-    config = load_config(run / "config.yaml")
+    config = load_kept_config(run / "config.yaml")
     student = config.student
     seed = config.run.seed if student.init == "fresh" else None
     given = config.vocabulary

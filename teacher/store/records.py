@@ -20,6 +20,8 @@ from teacher.store.manifest import (
 )
 from teacher.store.packing import Part
 
+_ADVICE = "run `mtkd store repair` on the store"
+
 Constants = dict[str, Tensor]
 """What all shards are made with: ``k.mean``, ``k.basis``, and what a form adds."""
 
@@ -85,17 +87,22 @@ def check_file(path: Path, record: FileRecord, said_by: str) -> Path:
         StoreError: missing, of another size, or of another digest.
         OutsideError: it is not in the store.
     """
+    file = check_size(path, record, said_by)
+    if sha256_of(file) != record.sha256:
+        raise StoreError(f"{file} does not match its sha256: damaged; {_ADVICE}")
+    return file
+
+
+def check_size(path: Path, record: FileRecord, said_by: str) -> Path:
+    """:func:`check_file` without reading it."""
     file = record.path_in(path, said_by)
-    advice = "run `mtkd store repair` on the store"
     if not file.is_file():
-        raise StoreError(f"{file} is missing, though it was written; {advice}")
+        raise StoreError(f"{file} is missing, though it was written; {_ADVICE}")
     size = file.stat().st_size
     if size != record.size:
         raise StoreError(
-            f"{file} has {size:,} bytes, its record says {record.size:,}; {advice}"
+            f"{file} has {size:,} bytes, its record says {record.size:,}; {_ADVICE}"
         )
-    if sha256_of(file) != record.sha256:
-        raise StoreError(f"{file} does not match its sha256: damaged; {advice}")
     return file
 
 

@@ -21,7 +21,13 @@ from teacher.store.manifest import (
     digest_of,
     read_sealed,
 )
-from teacher.store.records import check_file, file_record, read_record, record_name
+from teacher.store.records import (
+    check_file,
+    check_size,
+    file_record,
+    read_record,
+    record_name,
+)
 from teacher.store.writer import StoreWriter
 
 
@@ -149,7 +155,7 @@ def summarize(path: Path) -> Summary:
     """Read what a store says of itself, without reading its data.
 
     Raises:
-        StoreError: plan or a record is damaged.
+        StoreError: plan or a record is damaged, or data are missing or cut off.
         OutsideError: a name or a link in it leads out of the folder.
     """
     refuse_links_out(path)
@@ -160,6 +166,10 @@ def summarize(path: Path) -> Summary:
     numbers = _numbers(path, plan, manifest)
     shard_records = [read_record(path, number, digest) for number in numbers]
     records = [record for record in shard_records if record is not None]
+    for record in records:
+        check_size(path, record.data, record_name(record.number))
+    if plan.constants is not None:
+        check_size(path, plan.constants, PLAN)
     samples = [sample for record in records for sample in record.samples]
     return Summary(
         plan=plan,

@@ -237,7 +237,8 @@ def _trained(place: Path, printed: str) -> dict[str, str]:
         summary = json.loads(_read(run / "summary.json"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         return result | {"unreadable": str(error)}
-    worth = {k: v for k, v in summary.items() if k not in ("time_s", "versions")}
+    once = ("time_s", "versions", "mtkd_sha256")
+    worth = {k: v for k, v in summary.items() if k not in once}
     return result | {f"summary {k}": json.dumps(v) for k, v in worth.items()}
 
 

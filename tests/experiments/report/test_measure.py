@@ -9,6 +9,8 @@ from experiments.cli import main
 from experiments.config.tree import load_config, save_config
 from experiments.record.students import students_of
 from experiments.report.measure import measure, measure_run
+from experiments.report.status import describe
+from experiments.writing.sources import sources_of
 
 
 @pytest.fixture
@@ -64,6 +66,28 @@ def test_a_run_is_measured_where_what_it_learned_from_is_gone(run, tmp_path):
     assert measure_run(run, progress=False) == before
     other = measure_run(run, [f"other={tmp_path}/b.txt"], progress=False)
     assert set(other["1-dual"]) == {"other"}
+
+
+def test_text_that_a_run_was_not_measured_on_is_told(run, tmp_path, capsys):
+    measure_run(run, progress=False)
+    assert "measured on" not in capsys.readouterr().err
+    (run / "run.json").write_text('{"held_out": "of other text"}')
+    measure_run(run, progress=False)
+    shown = capsys.readouterr().err
+    assert f"warning: the held-out text of prose={tmp_path}/a.txt" in shown
+    assert f"is not what {run} was measured on" in shown
+    measure_run(run, [f"other={tmp_path}/b.txt"], progress=False)
+    assert "measured on" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["train: {steps: many}", "train: [", "run: {name: a\x00}"]
+)
+def test_a_damaged_config_is_named_by_all_who_read_it(run, text):
+    (run / "config.yaml").write_text(text)
+    for read in (measure_run, describe, sources_of):
+        with pytest.raises(ValueError, match=str(run / "config.yaml")):
+            read(run if read is not sources_of else str(run))
 
 
 def test_a_teacher_that_is_gone_is_named_with_what_to_do(run, tmp_path):

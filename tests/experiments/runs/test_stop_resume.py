@@ -122,6 +122,7 @@ def test_a_text_that_changed_behind_its_path_is_noticed(stopped, capsys):
     code, message = said(["train", str(config)], capsys)
     assert code == 2
     assert "texts.train: stored" in message and "Choose another run.name" in message
+    assert f"texts are of {text}" in message
     assert steps(run)[-1] == ("routing", 2)
 
 

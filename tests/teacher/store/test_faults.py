@@ -16,7 +16,7 @@ import pytest
 
 from teacher.store import Encoding, KVStore, StoreError, StoreWriter
 from teacher.store.files import NoRoomError
-from teacher.store.upkeep import take_out, verify
+from teacher.store.upkeep import summarize, take_out, verify
 from tests.teacher.store.conftest import stored, text, visible
 
 WRITES = {"open", "os.rename", "os.link", "os.remove", "os.mkdir"}
@@ -231,6 +231,17 @@ def foreign_shard(path, other):
 
 def foreign_data(path, other):
     shutil.copy(shard_of(other, 2), shard_of(path, 1))
+
+
+@pytest.mark.parametrize("harm", [cut, lose])
+def test_what_a_store_says_of_itself_misses_data_without_reading_them(maker, harm):
+    one = maker()
+    one.run()
+    assert summarize(one.path).finished == 3
+    file = shard_of(one.path, 1)
+    harm(one.path, None)
+    with pytest.raises(StoreError, match=f"{file.name} (has|is missing)"):
+        summarize(one.path)
 
 
 @pytest.mark.parametrize(
