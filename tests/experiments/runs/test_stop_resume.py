@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import main
+from experiments.record.history import read_json
 from experiments.record.metrics import Metrics
 from experiments.record.stop import stop_on_signals
 from tests.experiments.small_runs import said, small_config
@@ -32,7 +33,7 @@ def weights(run):
 
 
 def state(run):
-    return json.loads((run / "state.json").read_text())
+    return read_json(run / "state.json")
 
 
 def steps(run, arm="main"):
