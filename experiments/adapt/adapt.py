@@ -82,32 +82,26 @@ def _given(request: Request, config: Config) -> Manifest:
         if before is not None:
             _check_same(before, request, origin, config.run_dir)
             return before
-        return save_transplanted(
-            request.model, vocabulary, folder, head=request.head, origin=origin
-        )
+        return save_transplanted(request.model, vocabulary, folder, origin=origin)
 
 
 def _check_same(
     before: Manifest, request: Request, origin: Mapping[str, Any], run_dir: Path
 ) -> None:
-    """See that a run that goes on began with this model, vocabulary and head.
+    """See that a run that goes on began with this model and vocabulary.
 
     Raises:
         InputError: it did not.
     """
-    asked = _conversion_of(request)
+    asked = f"the vocabulary of {request.to}:"
     same = before.source == request.model and (
         before.source_sha256 == origin["source_sha256"]
     )
-    if not same or not all(word in before.conversion for word in asked):
+    if not same or asked not in before.conversion:
         raise InputError(
             f"{run_dir} holds a run that began with {before.source}, "
             f"{before.conversion}; give another --out, or another run.name"
         )
-
-
-def _conversion_of(request: Request) -> tuple[str, str]:
-    return f"the vocabulary of {request.to}:", f"head by the {request.head}"
 
 
 def _manifest_fields(

@@ -36,8 +36,6 @@ class Request:
     """As ``data.train``."""
     steps: int | None = None
     parts: Parts = "all"
-    head: str = "mean"
-    """See :data:`teacher.adapt.rows.HEADS`."""
     overrides: Sequence[str] = ()
     """Of the run's settings."""
 

@@ -216,7 +216,6 @@ def adapt(options: Namespace) -> int:
         data=options.data,
         steps=options.steps,
         parts=options.train,
-        head=options.head,
         overrides=options.overrides,
     )
     return _adapt(request, options.resume)
@@ -339,13 +338,6 @@ ADAPT = Command(
             default="all",
             help="what is trained: all weights, embedding and head alone, or these "
             "with low-rank updates beside the frozen rest (needs the extra quant)",
-        ),
-        option(
-            "--head",
-            choices=("mean", "first"),
-            default="mean",
-            help="a new row of a head with rows of its own: the mean of its pieces' "
-            "rows, or the first's",
         ),
         option(
             "--resume",

@@ -19,19 +19,16 @@ from teacher.output_head import vocabulary_digest
 from teacher.packages.manifest import Manifest, write_manifest
 
 
-def transplant(
-    model: nn.Module, old: Any, given: GivenVocabulary, head: str = "mean"
-) -> Cuts:
+def transplant(model: nn.Module, old: Any, given: GivenVocabulary) -> Cuts:
     """Give a causal model another vocabulary, in place.
 
-    Rows of its embedding are means of its own pieces' rows, those of its head as
-    ``head`` says where it has rows of its own; everything else stays as it is.
+    Rows of its embedding, and of a head that has rows of its own, are means of the rows
+    of its own pieces; everything else stays as it is.
 
     Args:
         model: a causal ``PreTrainedModel`` that reads text alone.
         old: the tokenizer that it was trained with.
         given: the vocabulary.
-        head: of :data:`teacher.adapt.rows.HEADS`.
 
     Returns:
         What was cut into what.
@@ -50,9 +47,9 @@ def transplant(
     if tied:
         last.weight = embedding.weight
     else:
-        _put(last, "weight", new_rows(last.weight, cuts.old, head))
+        _put(last, "weight", new_rows(last.weight, cuts.old))
     if bias is not None:
-        _put(last, "bias", new_rows(bias, cuts.old, head))
+        _put(last, "bias", new_rows(bias, cuts.old))
     embedding.num_embeddings = last.out_features = given.rows
     module: Any
     for module in model.modules():
@@ -69,7 +66,6 @@ def save_transplanted(
     given: GivenVocabulary,
     folder: Path,
     *,
-    head: str = "mean",
     origin: Mapping[str, object],
 ) -> Manifest:
     """Write a model with another vocabulary as a folder that transformers loads.
@@ -78,7 +74,6 @@ def save_transplanted(
         name: of the model, see :func:`teacher.names.model_source`.
         given: the vocabulary.
         folder: where to; replaced as a whole.
-        head: see :func:`transplant`.
         origin: what the manifest says of the model: ``title``, ``source``,
             ``source_sha256``, ``licence``, ``redistributable``, and under ``notices``
             texts that go with it by file name.
@@ -104,7 +99,7 @@ def save_transplanted(
     notices: Any = fields.pop("notices", {})
     folder.parent.mkdir(parents=True, exist_ok=True)
     with made_folder(folder) as fresh:
-        cuts = transplant(loaded.model, loaded.tokenizer, given, head)
+        cuts = transplant(loaded.model, loaded.tokenizer, given)
         _save(loaded, given, fresh)
         for file, text in notices.items():
             (fresh / file).write_text(text, encoding="utf-8")
@@ -112,8 +107,7 @@ def save_transplanted(
             fresh,
             **fields,
             conversion=f"given the vocabulary of {given.name}: {cuts.kept} pieces of "
-            f"its own kept, {cuts.cut} made of several, {cuts.unmatched} of none; "
-            f"head by the {head}",
+            f"its own kept, {cuts.cut} made of several, {cuts.unmatched} of none",
         )
 
 

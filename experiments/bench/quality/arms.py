@@ -283,6 +283,12 @@ _QUESTIONS = (
 )
 _PROSE, _CODE = "gpt2-prose", "qwen-code"
 _ADAPTED = (
+    Arm(
+        "ce-longest",
+        "four times the steps, about what adapting costs",
+        teachers=(),
+        stretch=4,
+    ),
     _single(_PROSE, f"{_PROSE}-out", f"{_PROSE} alone, its outputs beside KV", _OUT),
     Arm(
         "pair-out",

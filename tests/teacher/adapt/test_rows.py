@@ -1,7 +1,5 @@
-import pytest
 import torch
 
-from align.errors import InputError
 from teacher.adapt.rows import new_rows
 
 ROWS = torch.tensor([[1.0, 0.0], [3.0, 4.0], [5.0, -1.0]])
@@ -13,13 +11,9 @@ def test_rows_are_kept_averaged_and_where_nobody_stands_the_mean_of_all():
     torch.testing.assert_close(made, torch.tensor(expected))
 
 
-def test_a_head_may_take_the_first_and_biases_go_as_rows_do():
-    made = new_rows(ROWS, [(1, 0), (0, 2)], "first")
-    assert torch.equal(made, ROWS[[1, 0]])
+def test_biases_go_as_rows_do():
     bias = torch.tensor([1.0, 2.0, 6.0])
     assert new_rows(bias, [(0, 2), (1,), ()]).tolist() == [3.5, 2.0, 3.0]
-    with pytest.raises(InputError, match="head is 'last'; give one of mean, first"):
-        new_rows(ROWS, [(0,)], "last")
 
 
 def test_one_piece_keeps_its_bits_in_any_type_and_means_are_taken_in_float32():

@@ -69,7 +69,7 @@ def test_rows_of_kept_pieces_keep_their_bits_and_heads_stay_tied_or_apart(tied, 
     reads = model("llama", "bytes", tie_word_embeddings=tied)
     table = reads.get_input_embeddings().weight.detach().clone()
     head = reads.get_output_embeddings().weight.detach().clone()
-    cuts = transplant(reads, old, given("bytes-chatml", more=2), head="first")
+    cuts = transplant(reads, old, given("bytes-chatml", more=2))
     embedding, last = reads.get_input_embeddings(), reads.get_output_embeddings()
     assert (last.weight is embedding.weight) is tied
     assert len(embedding.weight) == len(last.weight) == len(cuts.old)
@@ -81,7 +81,8 @@ def test_rows_of_kept_pieces_keep_their_bits_and_heads_stay_tied_or_apart(tied, 
             mean = table[list(row)].mean(0)
             torch.testing.assert_close(embedding.weight[number], mean)
             if not tied:
-                assert torch.equal(last.weight[number], head[row[0]])
+                mean = head[list(row)].mean(0)
+                torch.testing.assert_close(last.weight[number], mean)
 
 
 def test_a_head_s_bias_goes_along(model):
