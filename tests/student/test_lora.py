@@ -17,6 +17,7 @@ from student.lora import (
     merge_adapters,
     save_adapter,
 )
+from student.trained import train_embeddings
 from teacher import KVCapture
 from teacher.loading.quantise import quantise
 from tests.student.watching import Watching
@@ -105,6 +106,42 @@ def test_updates_are_read_back_bit_for_bit_and_never_into_another_student(
         load_adapter(other, tmp_path)
     with pytest.raises(ValueError, match=r"holds no adapter_model.safetensors"):
         load_adapter(other, tmp_path / "nowhere")
+
+
+def test_embeddings_that_learn_beside_updates_are_kept_merged_and_read_by_peft(
+    tmp_path,
+):
+    import peft
+
+    whole, adapted, again = gpt2().eval(), gpt2(), gpt2()
+    add_adapters(adapted, LORA, seed=0)
+    train_embeddings(adapted)
+    draw = torch.Generator().manual_seed(1)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=draw)
+    assert adapted.get_input_embeddings().weight.requires_grad
+    save_adapter(adapted.eval(), tmp_path)
+
+    add_adapters(again, LORA, seed=9)
+    train_embeddings(again)
+    load_adapter(again, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(gpt2(), tmp_path)
+    merge_adapters(adapted, whole)
+    assert whole.lm_head.weight is whole.transformer.wte.weight
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        expected = adapted(ids).logits
+        assert torch.equal(again.eval()(ids).logits, expected)
+        for model in (whole, theirs.eval()):
+            torch.testing.assert_close(model(ids).logits, expected)
+
+
+def test_embeddings_alone_learn_where_there_are_no_updates():
+    model = gpt2()
+    train_embeddings(model)
+    moving = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert moving == {"transformer.wte.weight"}  # the head is tied to it
 
 
 def test_updates_of_a_bfloat16_student_are_float32(school):
