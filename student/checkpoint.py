@@ -150,6 +150,24 @@ def read_complete(folder: Path, digests: bool = False) -> dict[str, Any] | None:
     return None if marked is None else dict(marked.state)
 
 
+def check_marked(folder: Path, *, holding: str) -> None:
+    """See that a folder which appears with its marker still has it.
+
+    Args:
+        folder: made by :func:`atomic_folder` with its marker, if it is there.
+        holding: a name in it, by which it is known.
+
+    Raises:
+        CheckpointError: it has none: what is whole would be trained again in silence.
+    """
+    marker = folder / MARKER
+    if (folder / holding).exists() and not marker.is_file():
+        raise CheckpointError(
+            f"checkpoint marker {marker} is missing, though the folder appeared with "
+            "it; put it back from a copy, or delete the folder to train this part again"
+        )
+
+
 def export_student(
     model: Any, tokenizer: Any, path: Path, notices: Mapping[str, str] | None = None
 ) -> None:

@@ -17,8 +17,9 @@ from experiments.record.run_dir import MAIN
 from experiments.record.which_run import which_run
 from experiments.run.arms import CE_ONLY, SINGLE, WITHOUT, arm_folder
 from experiments.run.phase import checkpoint_folder
-from student.checkpoint import CheckpointError, read_complete
+from student.checkpoint import CheckpointError, check_marked, read_complete
 from student.loop.phase_checkpoint import steps_kept
+from teacher.loading.vouched import STUDENT
 
 
 def describe(run_dir: Path) -> dict[str, Any]:
@@ -102,6 +103,7 @@ def _arms(run_dir: Path, config: Config) -> tuple[list[str], list[str]]:
 
 def _damage(folder: Path) -> str | None:
     try:
+        check_marked(folder, holding=STUDENT)
         read_complete(folder, digests=True)
     except CheckpointError as error:
         return str(error)
@@ -139,9 +141,9 @@ def lines(description: dict[str, Any]) -> Iterator[str]:
         )
         what = "done" if entry["done"] else (kept or "-")
         yield f"  {entry['arm']:<20} {entry['phase']:<14} {what}"
-        for checkpoint in entry["checkpoints"]:
-            if checkpoint["damage"]:
-                yield f"    {checkpoint['damage']}"
+        for part in (entry, *entry["checkpoints"]):
+            if part["damage"]:
+                yield f"    {part['damage']}"
     yield from (f"  damaged: {fault}" for fault in description["faults"])
     launches = description["attempts"]
     for number, launch in enumerate(launches, start=1):

@@ -34,9 +34,10 @@ from experiments.run.gates import Judgement, describe_harm, judge, kept_before
 from experiments.run.lineage import check_record, record_of, write_record
 from experiments.run.phase import checkpoint_folder, run_stage
 from plugins.registry import Registry
-from student.checkpoint import read_complete
+from student.checkpoint import check_marked, read_complete
 from student.config import TrainConfig
 from teacher.capture.kv_capture import KVCapture
+from teacher.loading.vouched import STUDENT
 
 CE_ONLY = "ce_only"
 """The arm without teachers."""
@@ -363,6 +364,7 @@ def check_arm(
         folder = phase_folder(run_dir, arm, index, stage)
         record = record_of(config, stages[: index + 1], texts, registry)
         check_record(folder, record, changed_plugins)
+        check_marked(folder, holding=STUDENT)
         read_complete(folder, digests=True)
 
 

@@ -95,7 +95,7 @@ def verify(path: Path) -> list[Fault]:
     try:
         plan = read_sealed(path / PLAN, Plan)
     except FileNotFoundError:
-        return [Fault(path / PLAN, "the plan is missing")]
+        return [Fault(path / PLAN, f"{path / PLAN}: the plan is missing")]
     except StoreError as error:
         return [Fault(path / PLAN, str(error))]
     faults = list(_check_constants(path, plan))
@@ -201,7 +201,7 @@ def _check_constants(path: Path, plan: Plan) -> Iterator[Fault]:
     except StoreError as error:
         # The plan vouches for them: both are made again from the same settings.
         yield Fault(plan.constants.path_in(path, PLAN), str(error))
-        yield Fault(path / PLAN, "its constants are damaged")
+        yield Fault(path / PLAN, f"{path / PLAN}: its constants are damaged")
 
 
 def _check_shard(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,7 +26,6 @@ from experiments.bench.faults.subjects import (
     Subject,
     command,
     make_whole,
-    subjects,
 )
 from experiments.bench.faults.verdicts import ERROR, differing, judge
 
@@ -57,13 +56,18 @@ class Whole:
 class Bed:
     """A folder with the subjects, and a place where they are read."""
 
-    def __init__(self, folder: Path, models: Path, only: str = "") -> None:
-        """Make the subjects that are not there, and read each undamaged, twice."""
+    def __init__(self, folder: Path, made: Callable[[Path], Sequence[Subject]]) -> None:
+        """Make the subjects that are not there, and read each undamaged, twice.
+
+        Args:
+            folder: to work in; what an earlier call made there is taken.
+            made: gives the subjects for the place in which they are read.
+        """
         self.folder = folder.resolve()
         self.place = self.folder / "place"
-        self.subjects = [s for s in subjects(self.place) if only in s.name]
+        self.subjects = made(self.place)
         for subject in self.subjects:
-            make_whole(subject, self.whole(subject), self.place, models)
+            make_whole(subject, self.whole(subject), self.place)
         self._import_all()
         self._undamaged = {
             (s.name, reader.name): self._read_whole(s, reader)

@@ -16,10 +16,12 @@ import os
 import sys
 import tempfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.bench.faults.bed import Bed, Case
+from experiments.bench.faults.subjects import subjects
 from experiments.bench.faults.verdicts import SILENT, VERDICTS, WRONG
 
 
@@ -52,7 +54,8 @@ def _damage(options: argparse.Namespace, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     cache = os.environ.get("MTKD_TEST_ZOO")
     zoo = build_zoo(cache_dir=cache, scale="tiny", progress=False)
-    bed = Bed(folder, zoo["student"].parent, options.only)
+    models = zoo["student"].parent
+    bed = Bed(folder, partial(subjects, models=models, only=options.only))
     log = folder / f"cases-{options.seed}.jsonl"
     if options.case is not None:
         log = folder / "again.jsonl"

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,29 +87,18 @@ class Subject:
         return files
 
 
-def subjects(place: Path) -> list[Subject]:
-    """What is damaged.
+def subjects(place: Path, models: Path, only: str = "") -> list[Subject]:
+    """What is damaged: a run that was killed, one that is finished, and a store.
 
     Args:
         place: where each of them lies while it is read; paths in files name it.
+        models: a folder of tiny models by name, of which they get copies.
+        only: those whose name holds this.
     """
-    run, store = str(place / "run"), str(place / "kv" / "kv")
+    store, look = str(place / "kv" / "kv"), lookers(place)
     train = Reader(
         name="train", words=("train", str(place / "config.yaml")), observe=_trained
     )
-    look = [
-        Reader(name="status", words=("status", run, "--json"), observe=_printed),
-        Reader(name="report", words=("report", run, "--no-figures"), observe=_reported),
-        Reader(name="eval", words=("eval", run, "--json"), observe=_printed),
-        Reader(
-            name="generate",
-            words=(
-                *("generate", run, "--prompt", "The router", "--all-phases"),
-                *("--baselines", "--max-new-tokens", "4", "--json"),
-            ),
-            observe=_printed,
-        ),
-    ]
     stored = [
         Reader(name="info", words=("store", "info", store), observe=_printed),
         Reader(name="verify", words=("store", "verify", store), observe=_printed),
@@ -125,31 +115,59 @@ def subjects(place: Path) -> list[Subject]:
             observe=_trained,
         ),
     ]
+
+    def subject(
+        name: str,
+        make: Callable[[Path], None],
+        classes: Mapping[str, Sequence[str]],
+        readers: Sequence[Reader],
+    ) -> Subject:
+        filled = partial(_with_models, models, make)
+        return Subject(name=name, make=filled, classes=classes, readers=readers)
+
+    every = [
+        subject("killed run", _kill, RUN_CLASSES, [train, *look]),
+        subject("whole run", _finish, RUN_CLASSES, [train, *look]),
+        subject("store", _extract, STORE_CLASSES, stored),
+    ]
+    return [each for each in every if only in each.name]
+
+
+def lookers(place: Path) -> list[Reader]:
+    """Commands that look at the run in a place."""
+    run = str(place / "run")
     return [
-        Subject(
-            name="killed run", make=_kill, classes=RUN_CLASSES, readers=[train, *look]
+        Reader(name="status", words=("status", run, "--json"), observe=_printed),
+        Reader(name="report", words=("report", run, "--no-figures"), observe=_reported),
+        Reader(name="eval", words=("eval", run, "--json"), observe=_printed),
+        Reader(
+            name="generate",
+            words=(
+                *("generate", run, "--prompt", "The router", "--all-phases"),
+                *("--baselines", "--max-new-tokens", "4", "--json"),
+            ),
+            observe=_printed,
         ),
-        Subject(
-            name="whole run", make=_finish, classes=RUN_CLASSES, readers=[train, *look]
-        ),
-        Subject(name="store", make=_extract, classes=STORE_CLASSES, readers=stored),
     ]
 
 
-def make_whole(subject: Subject, whole: Path, place: Path, models: Path) -> None:
+def _with_models(models: Path, make: Callable[[Path], None], place: Path) -> None:
+    for name in ("student", *TEACHERS):
+        shutil.copytree(models / name, place / "models" / name)
+    make(place)
+
+
+def make_whole(subject: Subject, whole: Path, place: Path) -> None:
     """Make a subject's files once.
 
     Args:
         subject: whose.
         whole: where they are kept; what is there already stays.
         place: where they are made.
-        models: a folder of tiny models by name.
     """
     if whole.is_dir():
         return
     shutil.rmtree(place, ignore_errors=True)
-    for name in ("student", *TEACHERS):
-        shutil.copytree(models / name, place / "models" / name)
     subject.make(place)
     part = whole.with_name(f"{whole.name}.part")
     restore(place, part)

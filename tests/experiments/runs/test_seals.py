@@ -138,3 +138,18 @@ def test_an_edited_config_is_told_of(run, capsys):
     capsys.readouterr()
     assert main(["report", str(folder), "--no-figures"]) == 0
     assert f"{file} was edited or damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", ["unlinked", "a folder"])
+def test_a_phase_that_lost_its_marker_is_not_trained_again_in_silence(
+    run, capsys, lost
+):
+    folder, config = run
+    marker = folder / "phases" / "1-dual" / "complete.json"
+    marker.unlink()
+    if lost == "a folder":
+        marker.mkdir()
+    code, message = said(["train", config, f"run.dir={folder.parent}"], capsys)
+    assert code == 2 and f"marker {marker} is missing" in message
+    assert main(["status", str(folder)]) == 0
+    assert f"marker {marker} is missing" in capsys.readouterr().out
