@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from align.bounds.steps import within_steps
 from align.errors import InputError
 from align.text.conversation import Conversation, Message
 from align.text.documents import TextSample
@@ -168,10 +169,19 @@ def _filled(tokenizer: Any, conversation: Conversation, contents: Sequence[str])
         {**message, "content": content}
         for message, content in zip(messages, contents, strict=True)
     ]
-    try:
+
+    def fill() -> str:
         text: str = tokenizer.apply_chat_template(
             turns, tokenize=False, **_told(tokenizer, today)
         )
+        return text
+
+    try:
+        text = within_steps(fill, "the chat template")
+    except RecursionError as error:
+        raise InputError(
+            "the chat template calls itself without an end; set another chat_template"
+        ) from error
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise InputError(

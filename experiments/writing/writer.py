@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from align.bounds.steps import within_steps
 from align.errors import InputError
 from align.text.chat import has_template
 from align.tokens.batch import encode_batch, end_id
@@ -126,10 +127,15 @@ class Writer:
         last = messages[-1]["content"]
         if not last:
             raise InputError("the prompt is empty; give the words to answer")
-        try:
-            text = self.tokenizer.apply_chat_template(
+
+        def fill() -> str:
+            text: str = self.tokenizer.apply_chat_template(
                 list(messages), add_generation_prompt=True, tokenize=False
             )
+            return text
+
+        try:
+            text = within_steps(fill, "it")
         except Exception as error:  # templates raise errors of their own
             raise InputError(
                 f"the chat template of {self.name} refuses the talk: {error}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from align.errors import InputError, MissingFileError
 from align.tokens.placed import special_ids
+from teacher.loading.trial import try_file, try_text
 
 _ADVICE = "copy its tokenizer.json and tokenizer_config.json there"
 
@@ -31,8 +33,9 @@ def load_tokenizer(name: str, source: str, hub: dict[str, Any]) -> Any:
 
     Raises:
         FileNotFoundError: no tokenizer, or one that knows special tokens only.
-        ValueError: files that no tokenizer can be made of, or a slow tokenizer, which
-            has no character offsets.
+        ValueError: files that no tokenizer can be made of, that end the process that
+            tries them or take too much of it, or a slow tokenizer, which has no
+            character offsets.
     """
     file = _file(name, source, hub)
     tokenizer = _by_class(name, source, hub, file is not None)
@@ -58,10 +61,19 @@ def load_tokenizer(name: str, source: str, hub: dict[str, Any]) -> Any:
             "which cannot tell which characters a token holds; convert it to a "
             "tokenizer.json (tokenizers library)"
         )
+    for template in _templates(tokenizer):
+        try_text(template, "template", f"model {name!r}: the chat template of {source}")
     model = tokenizer.backend_tokenizer.model
     if getattr(model, "dropout", None):
         model.dropout = None  # a setting of its training: ids would be drawn by lot
     return tokenizer
+
+
+def _templates(tokenizer: Any) -> list[str]:
+    """The chat templates that a tokenizer brings, of which it may have several."""
+    template = getattr(tokenizer, "chat_template", None)
+    templates = template.values() if isinstance(template, dict) else [template]
+    return [text for text in templates if isinstance(text, str)]
 
 
 def largest_id(tokenizer: Any) -> int:
@@ -99,6 +111,7 @@ def _file(name: str, source: str, hub: dict[str, Any]) -> Any:
     path = _path(source, "tokenizer.json", hub)
     if path is None:  # converted from another file; nothing to differ from
         return None
+    try_file(Path(path), "tokenizer", f"model {name!r}: {path}")
     try:
         return Tokenizer.from_file(path)
     except Exception as error:  # the library raises bare Exceptions
