@@ -64,6 +64,36 @@ def model_fingerprint(name: str, dtype: str, tokenizer: Any) -> dict[str, JsonVa
     return out
 
 
+READ = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+"""Of a model's files those beside its weights that decide what it says."""
+
+
+def file_digests(name: str, weights: bool = True) -> dict[str, str]:
+    """Digest the files that a model is read from.
+
+    Args:
+        name: see :func:`teacher.names.model_source`.
+        weights: whether its weights are read, too.
+
+    Returns:
+        By name, ``weights`` for all files of them; empty where they are not on this
+        machine.
+    """
+    folder = model_files(name)
+    if folder is None:
+        return {}
+    files = [folder / name for name in READ]
+    digests = {file.name: sha256_of(file)[:16] for file in files if file.is_file()}
+    whole = weights_digest(name) if weights else None
+    return digests if whole is None else {**digests, "weights": whole}
+
+
 def weights_digest(name: str) -> str | None:
     """Digest a model's weight files; None where they are not on this machine."""
     folder = model_files(name)

@@ -298,7 +298,9 @@ def run_phase(
     steps = [phase_steps(stage.phase.train, samples, at_once) for stage in stages]
     folder = phase_folder(run.run_dir, arm, index, stages[index])
     stages_so_far = stages[: index + 1]
-    record = record_of(run.config, stages_so_far, run.texts, run.registry)
+    record = record_of(
+        run.config, stages_so_far, run.texts, run.registry, files=run.files
+    )
     record |= {"rolled_back": _rolled_back(stages, judged)}
     check_record(folder, record, run.changed_plugins)
     gated = arm in (MAIN, CE_ONLY)
@@ -350,6 +352,7 @@ def check_arm(
     config: Config,
     stages: Sequence[Stage],
     texts: Mapping[str, str],
+    files: Mapping[str, Mapping[str, str]],
     registry: Registry,
     changed_plugins: bool = False,
 ) -> None:
@@ -362,7 +365,7 @@ def check_arm(
     """
     for index, stage in enumerate(stages):
         folder = phase_folder(run_dir, arm, index, stage)
-        record = record_of(config, stages[: index + 1], texts, registry)
+        record = record_of(config, stages[: index + 1], texts, registry, files=files)
         check_record(folder, record, changed_plugins)
         check_marked(folder, holding=STUDENT)
         read_complete(folder, digests=True)

@@ -52,6 +52,8 @@ class RunContext:
     data: RunData
     texts: Mapping[str, str]
     """Digests of what is learned from."""
+    files: Mapping[str, Mapping[str, str]]
+    """Digests of the files of models, by name."""
     arms: Arms
     """Every arm that the run reports, see :func:`experiments.run.arms.plan_arms`."""
     answers: Answers

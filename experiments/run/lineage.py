@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.foreign.marker import MARKER
 from align.text.documents import TextSample
+from experiments.assemble.fingerprint import file_digests
 from experiments.config.later import LATER, since_ever, with_effect
 from experiments.config.parsing import ConfigError, plain
 from experiments.config.used_plugins import changed_code, plugin_records
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 HELD_OUT = "held_out"
 """Of a run's identity: the digest of the text that its students are measured on."""
+FILES = "files"
+"""Of a record: digests of the files of the models that were read, by name."""
+STUDENT = "student"
+"""What the model is called among these that the run's student begins as."""
 PLUGINS = "plugins"
 """Of a record: whose code strangers' names in use are."""
 
@@ -40,6 +45,7 @@ def record_of(
     stages: Sequence[Stage],
     texts: Mapping[str, str],
     registry: Registry | None = None,
+    files: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
     """Everything that the last of these stages depends on.
 
@@ -50,6 +56,7 @@ def record_of(
         stages: an arm's phases up to the one in question.
         texts: digests of what is read, see :func:`text_digests`.
         registry: says whose code is used; None leaves that out.
+        files: see :func:`digests_of_models`; None leaves that out.
     """
     phases = {}
     for index, stage in enumerate(stages):
@@ -71,6 +78,7 @@ def record_of(
                 stage.phase.output
             )
     used = plugin_records(registry, [s.phase for s in stages]) if registry else {}
+    read = {STUDENT, *(name for stage in stages for name in stage.teachers)}
     return {
         "seed": config.run.seed,
         "student": with_effect(config.student),
@@ -80,7 +88,23 @@ def record_of(
         "store": plain(config.store) if config.store.read else None,
         "phases": phases,
         **({PLUGINS: dict(used)} if used else {}),
+        **({FILES: {n: dict(files[n]) for n in files if n in read}} if files else {}),
     }
+
+
+def digests_of_models(
+    config: Config, teachers: Iterable[str]
+) -> dict[str, dict[str, str]]:
+    """Digest the files of what a run reads: other weights under the same path show.
+
+    Args:
+        config: the run's.
+        teachers: those that are loaded; stores vouch for the others.
+    """
+    models = {name: config.teachers[name].model for name in teachers}
+    drawn = config.student.init == "fresh"
+    student = file_digests(config.student.model, weights=not drawn)
+    return {STUDENT: student} | {n: file_digests(m) for n, m in models.items()}
 
 
 def text_digests(data: RunData) -> dict[str, str]:
@@ -157,17 +181,40 @@ def check_record(
             "old code back, go on with the new code by --changed-plugins, or choose "
             "another run.name"
         )
+    replaced = _replaced(before.pop(FILES, {}), now.pop(FILES, {}))
     known = {key: value for key, value in before.items() if key in now}
-    changed = differing_fields(known, now)
+    changed = [*differing_fields(known, now), *replaced]
     if changed:
         shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
         if any(row.startswith("texts.") for row in changed):
             shown += f" (texts are of {', '.join(now['data']['train'])})"
+        if replaced:
+            shown += f" ({_models_read(now, replaced)} was replaced under its name)"
         raise ConfigError(
             f"{kept[0]} belongs to another config: {shown}. Choose another run.name, "
             "restore these settings to continue, or delete this folder and those of "
             "the phases after it to train them again"
         )
+
+
+def _replaced(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Files of models that both sides know and that differ."""
+    both = [name for name in before if name in now and before[name] and now[name]]
+    rows = []
+    for name in both:
+        rows += differing_fields(before[name], now[name], f"{FILES}.{name}")
+    return rows
+
+
+def _models_read(record: Mapping[str, Any], rows: Sequence[str]) -> str:
+    """What models are called whose files differ."""
+    teachers: dict[str, Any] = {}
+    for phase in record["phases"].values():
+        teachers |= phase["teachers"]
+    sources = {n: entry["model"] for n, entry in teachers.items()}
+    sources[STUDENT] = record["student"]["model"]
+    named = [n for n in sources if any(r.startswith(f"{FILES}.{n}.") for r in rows)]
+    return ", ".join(sources[name] for name in named)
 
 
 def differing_fields(before: Any, now: Any, path: str = "") -> list[str]:

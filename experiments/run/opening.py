@@ -48,6 +48,7 @@ from experiments.run.arms import check_arm, plan_again, plan_arms, repeated_arms
 from experiments.run.context import Arms, RunContext, Stage
 from experiments.run.lineage import (
     HELD_OUT,
+    digests_of_models,
     held_out_changed,
     samples_digest,
     text_digests,
@@ -75,6 +76,8 @@ class LoadedRun:
     data: RunData
     texts: Mapping[str, str]
     """Digests of what is learned from."""
+    files: Mapping[str, Mapping[str, str]]
+    """Digests of the files of models, by name."""
     arms: Arms
     """Every arm that the run reports."""
     warnings: tuple[str, ...]
@@ -109,6 +112,8 @@ def load_run(plan: RunPlan, engine: Engine, changed_plugins: bool = False) -> Lo
     data = _read(plan, models, engine, unstored)
     stages = _stages(plan, models, data)
     arms, texts = plan_arms(plan.config, stages), text_digests(data)
+    with waiting("computing the digests of models", engine.is_main):
+        files = engine.from_main(lambda: digests_of_models(plan.config, models.live))
     for arm, of_arm in arms.items():
         check_arm(
             plan.config.run_dir,
@@ -116,6 +121,7 @@ def load_run(plan: RunPlan, engine: Engine, changed_plugins: bool = False) -> Lo
             config=plan.config,
             stages=of_arm,
             texts=texts,
+            files=files,
             registry=plan.registry,
             changed_plugins=changed_plugins,
         )
@@ -129,6 +135,7 @@ def load_run(plan: RunPlan, engine: Engine, changed_plugins: bool = False) -> Lo
         models=models,
         data=data,
         texts=texts,
+        files=files,
         arms=arms,
         warnings=tuple(warnings),
     )
@@ -187,6 +194,7 @@ def open_run(
                 models=loaded.models,
                 data=loaded.data,
                 texts=loaded.texts,
+                files=loaded.files,
                 arms=loaded.arms,
                 answers=answers,
                 again=plan_again(loaded.arms),

@@ -1,10 +1,19 @@
+import shutil
+
 import pytest
 
+from experiments.assemble.fingerprint import file_digests
 from experiments.config.later import LATER
+from experiments.config.parsing import ConfigError
 from experiments.config.presets import builtin_presets
 from experiments.config.tree import load_config, resolve_phase
 from experiments.run.context import Stage
-from experiments.run.lineage import differing_fields, record_of
+from experiments.run.lineage import (
+    check_record,
+    differing_fields,
+    record_of,
+    write_record,
+)
 
 FIRST = {
     "student": "model init dtype",
@@ -79,3 +88,61 @@ def test_what_differs_is_told_in_words_that_a_config_has():
         "steps: stored null, config 4",
         "texts.train: stored a1a1a1a1…, config b2b2b2b2…",
     ]
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Gives the record of a phase, and checks one of other files against it."""
+    teachers = {name: {"model": f"./{name}"} for name in "ab"}
+    tree = {"teachers": teachers, "phases": ["dual"]}
+    config = load_config(tree, ["student.model=./s"])
+    stage = Stage(resolve_phase(config, "dual", builtin_presets()), ("a",))
+    folder = tmp_path / "1-dual"
+    folder.mkdir()
+    (folder / "complete.json").touch()
+
+    def check(before, now):
+        write_record(folder, record_of(config, [stage], {}, files=before))
+        check_record(folder, record_of(config, [stage], {}, files=now))
+
+    return check
+
+
+FILES = {"student": {"weights": "1"}, "a": {"weights": "2", "config.json": "3"}}
+
+
+def test_a_model_that_was_replaced_under_its_name_is_not_gone_on_with(kept):
+    kept(FILES, FILES)
+    other = {**FILES, "a": {"weights": "9", "config.json": "3"}}
+    told = r"files\.a\.weights: stored '2', config '9' \(\./a was replaced under"
+    with pytest.raises(ConfigError, match=told):
+        kept(FILES, other)
+    with pytest.raises(ConfigError, match=r"\(\./s was replaced"):
+        kept(FILES, {**FILES, "student": {"weights": "9"}})
+
+
+def test_files_that_nobody_could_digest_or_noted_are_not_compared(kept):
+    kept(FILES, {**FILES, "a": {}})  # no longer on this machine
+    kept({**FILES, "a": {}}, FILES)
+    kept(None, FILES)  # of an earlier version
+    kept(FILES, {**FILES, "b": {"weights": "9"}})  # of no phase
+
+
+def test_what_a_model_is_read_from_is_digested_file_by_file(tiny_llama, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    before = file_digests(str(folder))
+    assert {"weights", "config.json", "tokenizer.json"} <= before.keys()
+    assert "weights" not in file_digests(str(folder), weights=False)
+    (folder / "README.md").write_text("mine")
+    assert file_digests(str(folder)) == before
+    for name, key in (("model.safetensors", "weights"), ("config.json", "config.json")):
+        file = folder / name
+        data = bytearray(file.read_bytes())
+        data[-3] ^= 1
+        file.write_bytes(data)
+        now = file_digests(str(folder))
+        assert {name for name in now if now[name] != before[name]} == {key}
+        data[-3] ^= 1
+        file.write_bytes(data)
+    assert file_digests(str(tmp_path / "nowhere")) == {}
