@@ -233,14 +233,19 @@ def pip(python: Path, *words: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def mtkd(python: Path, *words: str | Path) -> subprocess.CompletedProcess:
-    """Run the command in a process of its own."""
+def run_python(python: Path, *words: str) -> subprocess.CompletedProcess:
+    """Run an interpreter that sees this checkout, in a process of its own."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("MTKD_")}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         env.pop(name, None)
     env |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [str(python), "-m", "experiments.cli", *map(str, words)]
+    command = [str(python), *words]
     return subprocess.run(command, capture_output=True, text=True, env=env)
+
+
+def mtkd(python: Path, *words: str | Path) -> subprocess.CompletedProcess:
+    """Run the command in a process of its own."""
+    return run_python(python, "-m", "experiments.cli", *map(str, words))
 
 
 @pytest.mark.slow
@@ -263,10 +268,12 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
         "shared": "projector",
         "dwa": "balancer",
     }
-    for name in theirs:
-        checked = mtkd(scratch, "plugins", "check", name)
-        assert checked.returncode == 0, checked.stdout + checked.stderr
-        assert "broken" not in checked.stdout
+    code = f"[main(['plugins', 'check', name]) for name in {[*theirs]}]"
+    code = f"from experiments.cli import main; raise SystemExit(max({code}))"
+    checked = run_python(scratch, "-c", code)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "broken" not in checked.stdout
+    assert all(f"'{name}' of" in checked.stdout for name in theirs)
 
     changes = {
         "phases": ["routing"],
