@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import InputError
+from align.foreign.marker import MARKER
 from align.support.cache_folder import made_folder
 from align.support.quiet import quiet_libraries
 from experiments.adapt.origin import origin_of
@@ -20,6 +21,7 @@ from experiments.record.progress import waiting
 from experiments.run.driver import sum_up, train_arms
 from experiments.run.opening import open_run
 from experiments.run.plan import plan_run
+from student.checkpoint import mark_complete, read_complete
 from student.loop.launch import launched_rank
 from teacher.adapt.transplant import save_transplanted
 from teacher.loading.vocabulary import GivenVocabulary
@@ -128,9 +130,11 @@ def _manifest_fields(
 
 
 def _keep(out: Path, student: Path, fields: Mapping[str, Any]) -> None:
-    """Put the trained model where it was asked for, with its manifest."""
+    """Put the trained model where it was asked for, with its manifest, vouched for."""
+    state = read_complete(student, digests=True) or {}
     out.parent.mkdir(parents=True, exist_ok=True)
     with made_folder(out) as fresh:
-        shutil.copytree(student, fresh, dirs_exist_ok=True)
-        (fresh / NAME).unlink(missing_ok=True)
+        beside = shutil.ignore_patterns(NAME, MARKER)
+        shutil.copytree(student, fresh, dirs_exist_ok=True, ignore=beside)
         write_manifest(fresh, **fields)
+        mark_complete(fresh, state)

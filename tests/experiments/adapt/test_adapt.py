@@ -12,6 +12,7 @@ from experiments.adapt.plan import Request, config_of
 from experiments.cli import main
 from experiments.config.parsing import ConfigError
 from experiments.record.metrics import Metrics
+from student.checkpoint import read_complete
 from teacher.loading.models import load_model
 from teacher.output_head import vocabulary_digest
 from teacher.packages.manifest import changed_files, read_manifest
@@ -50,6 +51,7 @@ def test_a_model_is_adapted_measured_and_goes_on_where_it_was_stopped(
     whole = tmp_path / "whole"
     manifest = read_manifest(whole)
     assert not changed_files(whole, manifest.files)
+    assert read_complete(whole, digests=True) is not None  # vouched for, all of it
     made = manifest.adaptation
     assert manifest.source == str(tiny_zoo["qwen-code"]) and made.steps == 3
     assert made.bits_adapted["notes"] < made.bits_given["notes"]
