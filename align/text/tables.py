@@ -43,6 +43,7 @@ def _numbered(path: Path, batches: Iterator[Any]) -> Iterator[Row]:
     number = 0
     try:
         for batch in batches:
+            batch.validate(full=True)  # what does not hold together ends the process
             for record in _records(batch):
                 yield number, f"{path}, row {number}", record
                 number += 1
@@ -123,6 +124,7 @@ def _arrow(path: Path, text_field: str) -> Iterator[Any]:
                 else source
             )
             for batch in batches:
+                batch.validate()
                 step = _fitting(batch.nbytes, batch.num_rows)
                 for start in range(0, batch.num_rows, step):
                     yield batch.slice(start, step)

@@ -24,6 +24,7 @@ from align.support.field_types import (
     NotNegative,
     Share,
     check_fields,
+    shown,
 )
 from align.text.conversation import Chats
 from fuse.config import FuseConfig
@@ -59,7 +60,7 @@ class RunConfig:
         check_fields(self, "run")
         if not self.name or Path(self.name).name != self.name:
             raise ValueError(
-                f"run.name is {self.name!r}; give a folder name without '/', "
+                f"run.name is {shown(self.name)}; give a folder name without '/', "
                 "and its parent in run.dir"
             )
 
