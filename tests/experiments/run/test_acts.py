@@ -58,7 +58,7 @@ def test_training_alone_draws_and_reports_nothing(config, tmp_path):
 @pytest.mark.parametrize(
     "place",
     [
-        "experiments.report.page.report_text",
+        "experiments.report.page.compose",
         "experiments.report.alignment.draw_what_meets",
     ],
 )
@@ -86,7 +86,7 @@ def test_what_a_failing_report_says(config, tmp_path, monkeypatch, capsys):
     def refuse(run):
         raise PermissionError(13, "no", "report.md")
 
-    monkeypatch.setattr("experiments.report.page.report_text", refuse)
+    monkeypatch.setattr("experiments.report.page.compose", refuse)
     from experiments.cli import main
 
     assert main(["train", str(config)]) == 2
