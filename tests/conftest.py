@@ -49,6 +49,15 @@ def pytest_runtest_logfinish() -> None:
     freeze_libraries()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def settings_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs are signed with a key of this session, and the user's own is left alone."""
+    folder = tmp_path_factory.mktemp("settings")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(folder))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def as_many_threads_as_before() -> Iterator[None]:
     """What a test sets, the next one does not inherit: sums of other numbers of threads

@@ -34,7 +34,8 @@ RESUME_OPTIONS = (
     option(
         "--trust-checkpoint",
         action="store_true",
-        help="go on from a checkpoint that another run wrote and somebody put here",
+        help="go on from phases or checkpoints that another account, another run or an "
+        "earlier version wrote",
     ),
     option(
         "--changed-plugins",

@@ -15,6 +15,7 @@ from align.foreign.seal import DamageError, read_sealed
 from align.support.digest import sha256_of
 from align.support.whole_file import write_whole
 from experiments.record.history import IDENTITY, SETTINGS, STATE, read_json, write_json
+from experiments.record.signature import is_signed, sign
 from experiments.record.which_run import CONFIG
 
 _OF_RUN = (IDENTITY, STATE, "texts.json", "summary.json")
@@ -37,7 +38,10 @@ def seal_run(run: Path) -> list[Path]:
             if file.name == MARKER:
                 marked = read_marker(file.parent, digests=True)
                 assert marked is not None
+                signed = is_signed(file.parent)
                 write_whole(file, marker_text(file.parent, marked.state))
+                if signed:
+                    sign(file.parent)
             else:
                 write_json(file, read_sealed(file)[0])
         except DamageError:
@@ -52,7 +56,8 @@ def warn_unsealed(run: Path) -> None:
     if files:
         print(
             f"warning: {_listed(run, files)}, as earlier versions wrote it: a damaged "
-            f"number in it is not found; `mtkd train {run / CONFIG}` seals it",
+            f"number in it is not found; `mtkd train {run / CONFIG} "
+            "--trust-checkpoint` seals it, where you know that it is yours",
             file=sys.stderr,
         )
     for sentence in _edited(run):

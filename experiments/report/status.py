@@ -14,6 +14,7 @@ from experiments.config.tree import Config, load_kept_config
 from experiments.record.history import STATE, attempts, launch_faults, read_json
 from experiments.record.lease import holder_alive, read_lease
 from experiments.record.run_dir import MAIN
+from experiments.record.signature import check_signed
 from experiments.record.which_run import which_run
 from experiments.run.arms import CE_ONLY, SINGLE, WITHOUT, arm_folder
 from experiments.run.phase import checkpoint_folder
@@ -79,14 +80,15 @@ def _phases(run_dir: Path, config: Config) -> Iterator[dict[str, Any]]:
             "arm": arm,
             "phase": phase,
             "done": (folder / MARKER).is_file(),
-            "damage": _damage(folder),
+            "damage": _damage(folder) or _refusal(folder),
             "checkpoints": [_checkpoint(step, path) for step, path in kept],
         }
 
 
 def _checkpoint(step: int, path: Path) -> dict[str, Any]:
     damage = _damage(path)
-    verdict = "damaged" if damage else "verified"
+    whole = "unsigned" if _refusal(path) else "verified"
+    verdict = "damaged" if damage else whole
     return {"step": step, "verdict": verdict, "damage": damage}
 
 
@@ -110,6 +112,16 @@ def _damage(folder: Path) -> str | None:
     return None
 
 
+def _refusal(folder: Path) -> str | None:
+    """Why a folder that is whole would not be taken; None where it would be."""
+    try:
+        if (folder / MARKER).is_file():
+            check_signed(folder)
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
 def _next(run_dir: Path, state: str, phases: list[dict[str, Any]]) -> str:
     if state == "finished":
         return f"nothing: it is finished, see {run_dir / 'report.html'}"
@@ -120,11 +132,16 @@ def _next(run_dir: Path, state: str, phases: list[dict[str, Any]]) -> str:
     if open_phase is None:
         return "it would train what baselines are left, measure and report"
     where = f"{open_phase['arm']} · {open_phase['phase']}"
-    good = [c for c in open_phase["checkpoints"] if c["verdict"] == "verified"]
+    good = [c for c in open_phase["checkpoints"] if c["verdict"] != "damaged"]
     start = f"from step {good[0]['step']}" if good else "from its start"
     if not good and open_phase["checkpoints"]:
         first = open_phase["checkpoints"][0]["damage"]
         return f"it would refuse to go on: no checkpoint of {where} verifies; {first}"
+    if good and good[0]["verdict"] == "unsigned":
+        return (
+            f"it would refuse to go on: this account did not sign {where} {start}; if "
+            "you know where it comes from, --trust-checkpoint"
+        )
     if state == "running":
         return f"it is at {where}; killed now, it would go on {start}"
     return f"the same command goes on with {where} {start}"

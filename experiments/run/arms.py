@@ -22,6 +22,7 @@ from experiments.config.sections import GateConfig
 from experiments.config.tree import Config
 from experiments.record.course import Course
 from experiments.record.run_dir import MAIN
+from experiments.record.signature import check_signed, signing_key
 from experiments.run.context import (
     Arms,
     PhasePosition,
@@ -369,6 +370,29 @@ def check_arm(
         check_record(folder, record, changed_plugins)
         check_marked(folder, holding=STUDENT)
         read_complete(folder, digests=True)
+
+
+def check_finished(run_dir: Path, arms: Arms, trust: bool) -> None:
+    """Refuse what is finished and was not written by this account.
+
+    Makes the account's key where it has none: a run that could not sign what it writes
+    would end at its first checkpoint.
+
+    Args:
+        run_dir: the run's.
+        arms: what it reports; seen to be whole, see :func:`check_arm`.
+        trust: take it all the same.
+
+    Raises:
+        CheckpointError: a phase is not signed with this account's key.
+        InputError: the key cannot be used.
+    """
+    signing_key()
+    for arm, stages in arms.items():
+        for index, stage in enumerate(stages):
+            folder = phase_folder(run_dir, arm, index, stage)
+            if (folder / MARKER).is_file():
+                check_signed(folder, trust)
 
 
 def phase_folder(run_dir: Path, arm: str, index: int, stage: Stage) -> Path:

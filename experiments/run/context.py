@@ -69,7 +69,7 @@ class RunContext:
     run_id: str
     """Tells this run's checkpoints from another's."""
     trust: bool
-    """Take checkpoints of other runs all the same."""
+    """Take phases and checkpoints of other accounts and runs all the same."""
     changed_plugins: bool
     """Go on where a plugin's code has changed."""
     started: float

@@ -80,7 +80,8 @@ def run_training(
             run, ``must`` refuses to start a new one. Settings may have changed where
             nothing finished depends on them.
         engine: shared by several runs of one process; None makes one.
-        trust: take up checkpoints that another run wrote.
+        trust: take up phases and checkpoints that this account did not write, or that
+            another run did.
         changed_plugins: go on where the code of a plugin in use has changed.
 
     Returns:

@@ -44,7 +44,13 @@ from experiments.record.seals import before_it_goes_on
 from experiments.record.stop import stop_on_signals
 from experiments.record.versions import changes, versions
 from experiments.record.which_run import CONFIG
-from experiments.run.arms import check_arm, plan_again, plan_arms, repeated_arms
+from experiments.run.arms import (
+    check_arm,
+    check_finished,
+    plan_again,
+    plan_arms,
+    repeated_arms,
+)
 from experiments.run.context import Arms, RunContext, Stage
 from experiments.run.lineage import (
     HELD_OUT,
@@ -154,7 +160,8 @@ def open_run(
     Args:
         plan: see :func:`experiments.run.plan.plan_run`.
         engine: shared by several runs of one process; None makes one.
-        trust: take up checkpoints that another run wrote.
+        trust: take up phases and checkpoints that this account did not write, or that
+            another run did.
         changed_plugins: go on where the code of a plugin in use has changed.
 
     Yields:
@@ -175,6 +182,7 @@ def open_run(
         stop_on_signals() as stop,
     ):
         loaded = load_run(plan, engine, changed_plugins)
+        engine.from_main(lambda: check_finished(run_dir, loaded.arms, trust))
         if engine.is_main:
             _warn(loaded.warnings)
             check_disk(run_dir, loaded.models.student_bytes, loaded.students)

@@ -28,6 +28,7 @@ from experiments.assemble.teaching import (
 from experiments.record.metrics import Metrics
 from experiments.record.progress import Work, describe_losses
 from experiments.record.run_dir import MAIN
+from experiments.record.signature import check_signed, sign
 from experiments.record.stop import RunStopped, StopRequest
 from experiments.run.alarms import Alarms
 from experiments.run.context import PhasePosition, RunContext, Stage
@@ -277,6 +278,8 @@ def _keeper(run: RunContext, folder: Path, train: TrainConfig) -> Keeper:
         trust=run.trust,
         warn=warn,
         may_write=run.may_write,
+        sign=sign,
+        check_signed=lambda checkpoint: check_signed(checkpoint, run.trust),
     )
 
 
@@ -357,6 +360,7 @@ def _save(
     with atomic_folder(position.folder) as folder:
         run.models.save_student(model, folder / "student")
         mark_complete(folder, dict(result))
+        sign(folder)
         run.may_write()
 
 

@@ -52,6 +52,10 @@ class Keeper:
     """Told what is passed over, on the main process."""
     may_write: Callable[[], None] = lambda: None
     """Raises on the main process once another launch has taken the run over."""
+    sign: Callable[[Path], None] = lambda folder: None
+    """Given a checkpoint, on the main process, before it has its name."""
+    check_signed: Callable[[Path], None] = lambda folder: None
+    """Raises on the main process where a checkpoint is not to be taken."""
 
 
 def steps_kept(folder: Path) -> list[tuple[int, Path]]:
@@ -173,6 +177,7 @@ def _random_file(folder: Path, rank: int) -> Path:
 
 def _finish(part: Path, state: dict[str, Any], keeper: Keeper) -> None:
     mark_complete(part, state)
+    keeper.sign(part)
     keeper.may_write()
     put_in_place(
         part, keeper.folder / part.name.removeprefix(".").removesuffix(".part")
@@ -228,6 +233,7 @@ def _check_owner(folder: Path, state: dict[str, Any], keeper: Keeper) -> None:
             "not intent: if you know where it comes from, go on with "
             "--trust-checkpoint, else delete the folder"
         )
+    keeper.check_signed(folder)
 
 
 def _put_all(

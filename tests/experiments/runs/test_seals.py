@@ -121,11 +121,15 @@ def test_a_run_of_an_earlier_version_is_read_with_a_word_and_then_sealed(run, ca
     assert main(["generate", str(folder), "--prompt", "x"]) == 0
     warned = capsys.readouterr().err
     assert f"run.json and {len(files) - 1} more files had no seal" in warned
-    assert f"`mtkd train {folder / 'config.yaml'}` seals" in warned
-    assert main(["train", config, f"run.dir={folder.parent}"]) == 0
+    assert f"`mtkd train {folder / 'config.yaml'} --trust-checkpoint` seals" in warned
+    again = ["train", config, f"run.dir={folder.parent}"]
+    assert main(again) == 2  # nor is it signed
+    assert main([*again, "--trust-checkpoint"]) == 0
     assert "is sealed now" in capsys.readouterr().err
     assert unsealed(folder) == [] and (folder / "student" / "complete.json").is_file()
     assert (folder / "metrics.jsonl").read_bytes() == rows  # nothing trained again
+    assert main(again) == 0
+    capsys.readouterr()
     assert main(["generate", str(folder), "--prompt", "x"]) == 0
     assert "warning" not in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ import pytest
 from experiments.cli import main
 from experiments.record.history import read_json
 from experiments.record.metrics import Metrics
+from experiments.record.signature import sign
 from experiments.record.stop import stop_on_signals
 from tests.experiments.small_runs import said, small_config
 
@@ -109,6 +110,28 @@ def test_a_run_says_where_it_is_why_it_ended_and_what_comes_next(stopped, capsys
     found = json.loads(capsys.readouterr().out)
     assert found["state"] == "finished" and found["next"].startswith("nothing")
     assert [launch["how"] for launch in found["attempts"]] == ["stopped", "finished"]
+
+
+def test_a_run_of_another_account_asks_for_trust_once(
+    stopped, capsys, tmp_path, monkeypatch
+):
+    """Whatever the folder brings along: its markers, digests and signatures fit."""
+    _, _, config, run = stopped
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another"))
+    for folder in ("1-dual", "step-00000002"):
+        code, message = said(["train", str(config)], capsys)
+        assert code == 2 and f"{folder} is not signed" in message, message
+        assert "\n" not in message and "--trust-checkpoint" in message
+        assert main(["status", str(run), "--json"]) == 0
+        following = json.loads(capsys.readouterr().out)["next"]
+        assert following.startswith("it would refuse to go on: ")
+        assert "--trust-checkpoint" in following
+        if folder == "1-dual":
+            sign(run / "phases" / folder)  # and not the checkpoint
+    assert steps(run)[-1] == ("routing", 2)
+    trusted = ["train", str(config), "--trust-checkpoint"]
+    assert said(trusted, capsys) == (0, "")
+    assert said(["train", str(config)], capsys) == (0, "")
 
 
 def test_what_is_no_run_has_no_status(tmp_path, capsys):
