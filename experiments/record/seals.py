@@ -12,10 +12,10 @@ from pathlib import Path
 
 from align.foreign.marker import MARKER, marker_text, read_marker
 from align.foreign.seal import DamageError, read_sealed
+from align.foreign.signature import is_signed, sign
 from align.support.digest import sha256_of
 from align.support.whole_file import write_whole
 from experiments.record.history import IDENTITY, SETTINGS, STATE, read_json, write_json
-from experiments.record.signature import is_signed, sign
 from experiments.record.which_run import CONFIG
 
 _OF_RUN = (IDENTITY, STATE, "texts.json", "summary.json")

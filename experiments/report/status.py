@@ -10,11 +10,11 @@ from typing import Any
 from align.errors import InputError
 from align.foreign.inside import refuse_links_out
 from align.foreign.marker import MARKER
+from align.foreign.signature import UnsignedError, check_signed
 from experiments.config.tree import Config, load_kept_config
 from experiments.record.history import STATE, attempts, launch_faults, read_json
 from experiments.record.lease import holder_alive, read_lease
 from experiments.record.run_dir import MAIN
-from experiments.record.signature import check_signed
 from experiments.record.which_run import which_run
 from experiments.run.arms import CE_ONLY, SINGLE, WITHOUT, arm_folder
 from experiments.run.phase import checkpoint_folder
@@ -117,7 +117,7 @@ def _refusal(folder: Path) -> str | None:
     try:
         if (folder / MARKER).is_file():
             check_signed(folder)
-    except CheckpointError as error:
+    except UnsignedError as error:
         return str(error)
     return None
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from align.foreign.marker import MARKER
+from align.foreign.signature import check_signed, signing_key
 from experiments.config.error_place import during
 from experiments.config.parsing import ConfigError
 from experiments.config.sections import GateConfig
 from experiments.config.tree import Config
 from experiments.record.course import Course
 from experiments.record.run_dir import MAIN
-from experiments.record.signature import check_signed, signing_key
 from experiments.run.context import (
     Arms,
     PhasePosition,
@@ -373,21 +373,13 @@ def check_arm(
 
 
 def check_finished(run_dir: Path, arms: Arms, trust: bool) -> None:
-    """Refuse what is finished and was not written by this account.
-
-    Makes the account's key where it has none: a run that could not sign what it writes
-    would end at its first checkpoint.
-
-    Args:
-        run_dir: the run's.
-        arms: what it reports; seen to be whole, see :func:`check_arm`.
-        trust: take it all the same.
+    """Refuse what is finished, and whole, and was not written by this account.
 
     Raises:
-        CheckpointError: a phase is not signed with this account's key.
+        UnsignedError: a phase is not signed with this account's key; not if ``trust``.
         InputError: the key cannot be used.
     """
-    signing_key()
+    signing_key()  # made now: without one the run would end at its first checkpoint
     for arm, stages in arms.items():
         for index, stage in enumerate(stages):
             folder = phase_folder(run_dir, arm, index, stage)

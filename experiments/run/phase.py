@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from align.foreign.signature import check_signed, sign
 from align.schedules import Timetable
 from experiments.assemble.checks import timetable_of
 from experiments.assemble.data import Encoder
@@ -28,7 +29,6 @@ from experiments.assemble.teaching import (
 from experiments.record.metrics import Metrics
 from experiments.record.progress import Work, describe_losses
 from experiments.record.run_dir import MAIN
-from experiments.record.signature import check_signed, sign
 from experiments.record.stop import RunStopped, StopRequest
 from experiments.run.alarms import Alarms
 from experiments.run.context import PhasePosition, RunContext, Stage

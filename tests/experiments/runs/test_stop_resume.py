@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from align.foreign.signature import sign
 from experiments.cli import main
 from experiments.record.history import read_json
 from experiments.record.metrics import Metrics
-from experiments.record.signature import sign
 from experiments.record.stop import stop_on_signals
 from tests.experiments.small_runs import said, small_config
 

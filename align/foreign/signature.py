@@ -20,12 +20,16 @@ from pathlib import Path
 from align.errors import InputError, MachineError
 from align.foreign.marker import MARKER
 from align.support.cache_folder import cache_folder
-from student.checkpoint import CheckpointError
 
 SIGNATURE = ".signature"
 """In a signed folder: HMAC-SHA256 of its marker, in hexadecimal."""
 KEY = "key"
 """32 random bytes, which only their owner may read."""
+
+
+class UnsignedError(InputError):
+    """A folder of a run that this account has not written."""
+
 
 _PURPOSE = b"mtkd: I wrote this folder of a run\0"
 
@@ -155,14 +159,14 @@ def check_signed(folder: Path, trust: bool = False) -> None:
         trust: take it all the same, and from now on as this account's own.
 
     Raises:
-        CheckpointError: it is not signed with this account's key.
+        UnsignedError: it is not signed with this account's key.
     """
     if is_signed(folder):
         return
     if trust:
         sign(folder)
         return
-    raise CheckpointError(
+    raise UnsignedError(
         f"{folder} is not signed with the key of this account: it comes from "
         "somewhere or somebody else, or from an earlier version, which signed nothing; "
         "if you know where it comes from, go on once with --trust-checkpoint, else "

@@ -7,17 +7,18 @@ from multiprocessing.pool import ThreadPool
 import pytest
 
 from align.errors import InputError, MachineError
+from align.foreign import signature
 from align.foreign.marker import MARKER
-from experiments.record import signature
-from experiments.record.signature import (
+from align.foreign.signature import (
     SIGNATURE,
+    UnsignedError,
     check_signed,
     is_signed,
     key_file,
     sign,
     signing_key,
 )
-from student.checkpoint import CheckpointError, mark_complete
+from student.checkpoint import mark_complete
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_what_another_wrote_or_changed_asks_for_trust_once(folder, damage):
         elif damage == "empty":
             (folder / SIGNATURE).touch()
     said = r"phase is not signed .*earlier version.*--trust-checkpoint.*run\.name"
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(UnsignedError, match=said):
         check_signed(folder)
     if damage != "folder":
         check_signed(folder, trust=True)
