@@ -16,6 +16,7 @@ from typing import Any
 import pluggy
 
 from align.errors import nearest
+from align.support.field_types import shown
 from plugins import builtin, discovery, hookspecs
 from plugins.discovery import Found, Say
 from plugins.entry import Entry
@@ -156,7 +157,7 @@ class Registry:
         hint = f" (did you mean {near!r}?)" if near else ""
         failed = "".join(f"; skipped plugin {failure}" for failure in self.failures)
         raise PluginError(
-            f"no {kind} is called {name!r}{hint}; "
+            f"no {kind} is called {shown(name)}{hint}; "
             f"available: {', '.join(names) or 'none'}{failed}"
         )
 

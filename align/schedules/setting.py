@@ -21,6 +21,7 @@ from align.support.field_types import (
     Share,
     ShareBelowOne,
     checked,
+    shown,
 )
 
 Setting = float | Mapping[str, Any]
@@ -136,8 +137,8 @@ def _checked(setting: Mapping[str, Any], number: Any) -> dict[str, Any]:
     for key in needed:
         if key not in setting:
             raise InputError(
-                f" is {dict(setting)!r}, which does not say {key!r}; a schedule is "
-                "{from: a number, to: a number, steps: an integer, rule: a name}"
+                f" is {shown(dict(setting))}, which does not say {key!r}; a schedule "
+                "is {from: a number, to: a number, steps: an integer, rule: a name}"
             )
     types = {"from": number, "to": number, "steps": Count | None, "rule": str}
     if rule in RULES:

@@ -73,9 +73,9 @@ def _try(content: bytes, path: Path, kind: Kind, what: str) -> None:
         )
     except subprocess.TimeoutExpired:
         reason = f"reading it takes more than {4 * SECONDS} s"
-        raise InputError(f"{what} cannot be used: {reason}; {_ADVICE}") from None
+        raise InputError(f"{what} cannot be read: {reason}; {_ADVICE}") from None
     if done.returncode:
-        raise InputError(f"{what} cannot be used: {_reason(done)}; {_ADVICE}")
+        raise InputError(f"{what} cannot be read: {_reason(done)}; {_ADVICE}")
     with suppress(OSError):  # it is tried again next time
         mark = _mark(content, kind)
         mark.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""300 settings that nobody should have typed, given to the config.
+"""300 settings that nobody should have typed, given to the config and to the command.
 
 pytest -s shows the table.
 """
@@ -10,12 +10,18 @@ from typing import Any
 import pytest
 import yaml
 
+from experiments.cli import main
 from experiments.config.schema import hints_of, named_section, section_of
 from experiments.config.tree import Config, config_text, load_config
 from tests.experiments.hostile.outcomes import (
+    ACCEPTED,
+    CLEAR,
+    LONGEST,
+    NAMELESS,
     Table,
     outcome_of,
 )
+from tests.experiments.small_runs import small_config
 
 VALUES = {
     "wrong types": [
@@ -169,4 +175,34 @@ def test_every_setting_is_taken_as_it_is_written_or_refused_by_name():
         shown.note(kind, outcome, f"{item[:80]!r}: {detail}")
     print(f"\n{shown}")
     assert sum(sum(row.values()) for row in shown.rows.values()) == 300
-    assert shown.wrong == []
+    assert not shown.wrong, "\n".join(shown.wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_setting_that_a_config_takes_passes_the_check_or_is_refused_by_name(
+    tiny_zoo, tmp_path, capsys
+):
+    """``mtkd train --check``, which also looks up names and reads the texts."""
+    shown = Table()
+    config = str(small_config(tmp_path, tiny_zoo).rename(tmp_path / "my.yaml"))
+    for kind, key, value in overrides(random.Random(1), 300):
+        item = f"{key}={value}"
+        capsys.readouterr()
+        try:
+            code = main(["train", "--check", config, item])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = [row for row in capsys.readouterr().err.splitlines() if "mtkd: " in row]
+        message = said[-1] if said else ""
+        named = any(place in message for place in places(key))
+        if code == 0:
+            outcome = ACCEPTED
+        elif code == 2 and len(said) == 1 and named and len(message) < LONGEST:
+            outcome = CLEAR
+        else:
+            outcome = NAMELESS
+        shown.note(kind, outcome, f"{item[:80]!r}: {code} {message[:300]!r}")
+    print(f"\n{shown}")
+    assert sum(sum(row.values()) for row in shown.rows.values()) == 300
+    assert not shown.wrong, "\n".join(shown.wrong)

@@ -205,4 +205,4 @@ def test_every_text_is_read_as_it_is_or_refused_with_its_place(tmp_path):
         shown.note(kind, *outcome_of(read, (name,)))
     print(f"\n{shown}")
     assert sum(sum(row.values()) for row in shown.rows.values()) == 300
-    assert shown.wrong == []
+    assert not shown.wrong, "\n".join(shown.wrong)

@@ -51,7 +51,7 @@ def test_a_tokenizer_that_ends_its_reader_is_refused_in_one_line(tokenizer, chan
     with pytest.raises(ValueError) as refused:
         try_file(path, "tokenizer", f"model 'm': {path}")
     message = str(refused.value)
-    assert message.startswith(f"model 'm': {path} cannot be used: ")
+    assert message.startswith(f"model 'm': {path} cannot be read: ")
     assert "\n" not in message and len(message) < 600
 
 
@@ -73,7 +73,7 @@ def test_a_template_that_takes_too_much_is_refused_in_one_line(template):
     with pytest.raises(ValueError) as refused:
         try_text(template, "template", "model 'm': the chat template of there")
     message = str(refused.value)
-    assert message.startswith("model 'm': the chat template of there cannot be used: ")
+    assert message.startswith("model 'm': the chat template of there cannot be read: ")
     assert "\n" not in message and len(message) < 400
 
 
