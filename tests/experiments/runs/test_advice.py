@@ -39,15 +39,20 @@ def test_a_damaged_summary_is_written_anew_by_the_command_it_names(run, damage, 
     assert main(["report", str(folder), "--no-figures"]) == 0
 
 
-def test_a_line_of_metrics_that_is_damaged_may_be_taken_out(run, capsys):
+def test_edited_lines_of_metrics_are_taken_once_their_sums_are_deleted(run, capsys):
     folder, _ = run
     metrics = folder / "metrics.jsonl"
     rows = metrics.read_text().split("\n")
-    metrics.write_text("\n".join([rows[0], "{cut", *rows[1:]]))
-    code, message = said(["report", str(folder), "--no-figures"], capsys)
-    assert code == 2 and "line 2 is not JSON; take the line out" in message
-    metrics.write_text("\n".join(rows))
-    assert main(["report", str(folder), "--no-figures"]) == 0
+    metrics.write_text("\n".join([rows[0], f"{rows[1]} ", *rows[2:]]))
+    report = ["report", str(folder), "--no-figures"]
+    capsys.readouterr()
+    assert main(report) == 0
+    told = "".join(capsys.readouterr())
+    assert "line 2 is not as written, and left out" in told
+    (sums,) = re.findall(r"delete (\S+)", told)
+    (folder.parent / sums).unlink()
+    assert main(report) == 0
+    assert "not as written" not in "".join(capsys.readouterr())
 
 
 def test_a_run_that_was_moved_to_another_disk_keeps_its_phases(run, tmp_path, capsys):
