@@ -32,7 +32,7 @@ def changed_settings(run: RunDir) -> list[tuple[str, str, str]]:
         return []
     try:
         given = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except InputError:
+    except (InputError, UnicodeDecodeError):  # damaged; whoever reports says so
         return []
     if not isinstance(given, Mapping):
         return []

@@ -3,6 +3,7 @@ import re
 from dataclasses import replace
 
 from experiments.report.page import report_text
+from experiments.report.settings import changed_settings
 from experiments.report.verdicts import summary_table, verdicts
 
 DRAWS = True
@@ -239,6 +240,11 @@ def test_samples_before_and_after_are_shown_whatever_is_in_them(made_up):
 def test_names_stay_in_their_cell_and_are_no_html(made_up):
     summary = {"teachers": {"a|b": {"model": "<img>"}}}
     assert "| a\\|b | \\<img> |" in report_text(replace(made_up, summary=summary))
+
+
+def test_a_config_that_is_no_text_costs_the_report_its_settings_alone(made_up):
+    (made_up.path / "config.yaml").write_bytes(b"run: {name: a\xe5}")
+    assert changed_settings(made_up) == []
 
 
 def test_settings_that_differ_are_named_with_their_default(made_up):
