@@ -160,6 +160,7 @@ MERGE = Command(
 def repair(options: Namespace) -> int:
     """Take out what is damaged and extract it again."""
     from align.errors import MissingFileError
+    from experiments.config.error_place import prefix_errors
     from experiments.config.tree import load_kept_config
     from teacher.store.records import shard_ranges
     from teacher.store.upkeep import stores_in, take_out
@@ -184,7 +185,8 @@ def repair(options: Namespace) -> int:
     if options.take_out_only:
         return 0
     assert saved is not None and config is not None
-    return _extract(_lying_in(config, saved.parent), (1, 1))
+    with prefix_errors(f"by {saved}"):
+        return _extract(_lying_in(config, saved.parent), (1, 1))
 
 
 REPAIR = Command(

@@ -17,6 +17,8 @@ from typing import Any
 
 from align.support.whole_file import whole_file
 
+_ROW = 18
+"""Characters of a row of sums."""
 SUMS = ".sums"
 """What a log's sums are called, behind the log's own name."""
 
@@ -115,14 +117,14 @@ class SummedLog:
             numbered.pop(len(rows))
         wrong = [number for number, row in numbered.items() if not _is_record(row)]
         if sums is not None:
+            beyond = max(0, len(numbered) - sums.count)
+            unsummed = list(numbered)[len(numbered) - beyond :]  # written last
             changed = [
                 number
                 for number, row in numbered.items()
-                if number not in wrong and _entry(row) not in sums.entries
+                if number not in (*wrong, *unsummed) and _entry(row) not in sums.entries
             ]
-            # The last lines may not be summed yet, and sums may be damaged themselves.
-            spare = sums.damaged + max(0, len(numbered) - sums.count)
-            wrong += changed[: max(0, len(changed) - spare)]
+            wrong += changed[: max(0, len(changed) - sums.damaged)]
         lost_lines = sums.count - len(numbered) if sums else 0
         faults = self._told(sorted(wrong), lost_lines, torn)
         return [row for n, row in numbered.items() if n not in wrong], faults
@@ -156,11 +158,14 @@ class SummedLog:
         head, _, rest = (data or b"").partition(b"\n")
         if data is None or head + b"\n" != self._head().encode():
             return None
-        rows = rest.decode("ascii", errors="replace").removesuffix("\n").split("\n")
-        rows = rows if rest else []
-        good = {row for row in rows if len(row) == 17 and row == f"{row[:8]} {row[:8]}"}
-        damaged = sum(row not in good for row in rows)
-        return _Sums(entries=frozenset(good), count=len(rows), damaged=damaged)
+        rows = rest.decode("ascii", errors="replace").splitlines(keepends=True)
+        good = [r for r in rows if len(r) == _ROW and r == f"{r[:8]} {r[:8]}\n"]
+        lines = round(len(rest) / _ROW)  # where a newline is damaged, too
+        return _Sums(
+            entries=frozenset(row[:-1] for row in good),
+            count=lines,
+            damaged=lines - len(good),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

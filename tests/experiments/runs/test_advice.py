@@ -55,6 +55,23 @@ def test_edited_lines_of_metrics_are_taken_once_their_sums_are_deleted(run, caps
     assert "not as written" not in "".join(capsys.readouterr())
 
 
+def test_a_damaged_line_costs_itself_alone_and_is_said(run, capsys):
+    folder, config = run
+    metrics = folder / "metrics.jsonl"
+    rows = metrics.read_bytes().splitlines()
+    changed = rows[1].replace(b'"time": 1', b'"time": 2')
+    assert changed != rows[1]
+    metrics.write_bytes(b"\n".join([rows[0], changed, b"\xff", *rows[2:], b""]))
+    told = f"{metrics}: lines 2, 3 are not as written, and left out"
+    assert main(["report", str(folder), "--no-figures"]) == 0
+    assert f"warning: {told}" in capsys.readouterr().err
+    assert told in (folder / "report.md").read_text()
+    assert main(["train", config, f"run.dir={folder.parent}"]) == 0
+    assert f"warning: {told}" in capsys.readouterr().err
+    assert steps(folder) == [1, 2]  # nothing was trained again
+    assert {*rows} - {rows[1]} <= {*metrics.read_bytes().splitlines()}
+
+
 def test_a_run_that_was_moved_to_another_disk_keeps_its_phases(run, tmp_path, capsys):
     folder, config = run
     (tmp_path / "roomy").mkdir()

@@ -173,14 +173,18 @@ def test_no_room_for_a_file_keeps_the_phases_before(job, tmp_path, engine, when)
     assert finished(run)
 
 
-def test_no_room_for_a_line_of_metrics_is_a_full_disk(job, tmp_path):
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    metrics.parent.mkdir()
-    metrics.symlink_to("/dev/full")
+def test_no_room_for_a_line_of_metrics_is_a_full_disk(job, monkeypatch):
+    opened = Path.open
+
+    def full(path, *words, **options):
+        place = Path("/dev/full") if path.name == "metrics.jsonl" else path
+        return opened(place, *words, **options)
+
+    monkeypatch.setattr(Path, "open", full)
     code, message = job({"phases": ["dual"]})
     assert code == 2
     assert "the disk is full" in message
-    metrics.unlink()
+    monkeypatch.undo()
     assert job({"phases": ["dual"]}) == (0, "")
 
 
