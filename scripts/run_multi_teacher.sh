@@ -346,6 +346,8 @@ ask_to_stop() {
 run_and_wait() { # sets status
   trap 'forward USR1' USR1
   trap 'forward TERM' TERM
+  trap 'forward HUP' HUP
+  trap 'forward QUIT' QUIT
   "${command[@]}" &
   pid=$!
   [[ -z $stopping ]] || ask_to_stop

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from experiments.record.course import Course, Leg, duration
+from experiments.record.stop import RunStopped
 
 T = TypeVar("T")
 
@@ -55,9 +56,16 @@ class Work:
 class Progress:
     """Shows how far a piece of work is; silent off the main rank."""
 
-    def __init__(self, enabled: bool = True) -> None:
-        """Choose bars or lines by whether stderr is a terminal."""
-        self._enabled = enabled
+    def __init__(
+        self, enabled: bool = True, stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Choose bars or lines by whether stderr is a terminal.
+
+        Args:
+            enabled: False off the main rank.
+            stop: whether somebody asked to stop; :meth:`over` then ends.
+        """
+        self._enabled, self._stop = enabled, stop
         self._bars = enabled and sys.stderr.isatty()
         self.course: Course | None = None
         """The steps of all arms, where a run trains several pieces."""
@@ -86,11 +94,26 @@ class Progress:
             yield Work(_lines(title, total), part)
 
     def over(self, items: Iterable[T], title: str, total: int) -> Iterator[T]:
-        """Walk through items, showing how many are done."""
+        """Walk through items, showing how many are done.
+
+        Raises:
+            RunStopped: asked to stop, outside of :meth:`to_the_end`.
+        """
         with self.work(title, total) as show:
             for done, item in enumerate(items, start=1):
+                if self._stop():
+                    raise RunStopped(f"{title}: {done - 1} of {total}")
                 yield item
                 show(done)
+
+    @contextmanager
+    def to_the_end(self) -> Iterator[None]:
+        """Do not stop inside this block: what was trained is saved at its end."""
+        stop, self._stop = self._stop, lambda: False
+        try:
+            yield
+        finally:
+            self._stop = stop
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Ask a run to save and leave: TERM, USR1, or the first Ctrl-C."""
+"""Ask a run to save and leave: TERM, USR1, HUP, QUIT, or the first Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RunStopped(Exception):
 
 
 class StopRequest:
-    """Set by a signal, read at every optimiser step."""
+    """Set by a signal; read at every optimiser step and every batch measured."""
 
     def __init__(self) -> None:
         """Start unasked."""
@@ -43,9 +43,11 @@ def stop_on_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if hasattr(signal, "SIGUSR1"):
-        numbers.append(signal.SIGUSR1)
+    names = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP", "SIGQUIT")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is signal.SIG_IGN:
+        numbers.remove(hangup)  # under nohup
     before: dict[int, Any] = {n: signal.signal(n, request.set) for n in numbers}
     try:
         yield request

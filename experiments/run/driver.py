@@ -115,11 +115,11 @@ def train_arms(run: RunContext) -> Outcome:
     tell_left_out(run)
     with waiting("how teachers read the texts", run.engine.is_main):
         reading = tell_reading(run)
-    with during("measuring before training"):
-        start, teachers = starting_point(run), teachers_alone(run)
-        room = tell_routing_room(run)
-    run.progress.course = course_of(run)
     try:
+        with during("measuring before training"):
+            start, teachers = starting_point(run), teachers_alone(run)
+            room = tell_routing_room(run)
+        run.progress.course = course_of(run)
         results, judged = train_gated(run, start)
         if run.engine.is_main:
             _export(run, kept_before(judged))

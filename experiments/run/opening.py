@@ -207,7 +207,7 @@ def open_run(
                 answers=answers,
                 again=plan_again(loaded.arms),
                 metrics=metrics,
-                progress=Progress(engine.is_main),
+                progress=Progress(engine.is_main, stop),
                 stop=stop,
                 lease=lease,
                 run_dir=run_dir,

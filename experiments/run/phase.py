@@ -111,7 +111,10 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         raise RunStopped(f"{title}: {done} of {position.steps} steps")
     whose = f"the student of phase {phase.name!r} (arm {position.arm!r})"
     refuse_non_finite(model.named_parameters(), whose)
-    result = _measure(run, stage, position, capture, phase_teachers)
+    with run.progress.to_the_end():
+        result = _measure(run, stage, position, capture, phase_teachers)
+        if position.gated:
+            result |= measure_gate(run, capture, f"measuring {title}")
     bad = [domain for domain, bits in result["bpc"].items() if not math.isfinite(bits)]
     if bad:
         raise NonFiniteStudentError(
@@ -119,8 +122,6 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
             "though its weights are finite, and so it is not kept; lower "
             "train.learning_rate or the largest loss weight, or train in a wider type"
         )
-    if position.gated:
-        result |= measure_gate(run, capture, f"measuring {title}")
 
     def keep() -> None:
         _save(model, run, position, result)

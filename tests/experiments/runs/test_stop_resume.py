@@ -14,6 +14,7 @@ from align.foreign.signature import sign
 from experiments.cli import main
 from experiments.record.history import read_json
 from experiments.record.metrics import Metrics
+from experiments.record.progress import Progress
 from experiments.record.stop import stop_on_signals
 from tests.experiments.small_runs import said, small_config
 
@@ -150,7 +151,62 @@ def test_a_text_that_changed_behind_its_path_is_noticed(stopped, capsys):
     assert steps(run)[-1] == ("routing", 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        ("measuring the untrained student", signal.SIGTERM),
+        ("measuring qwen-code", signal.SIGHUP),
+        ("calibrating dual", signal.SIGQUIT),
+        ("measuring main · dual", signal.SIGTERM),
+    ],
+)
+def test_a_run_that_is_asked_to_stop_while_it_measures_stops_and_loses_nothing(
+    place, number, tiny_zoo, tmp_path, monkeypatch, capsys, undisturbed
+):
+    work = Progress.work
+
+    def work_and_signal(self, title, total, leg=None):
+        titles.append(title)
+        if title.startswith(place):
+            os.kill(os.getpid(), number)
+        return work(self, title, total, leg)
+
+    titles = []
+    config = small_config(tmp_path, tiny_zoo, CHANGES)
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "work", work_and_signal)
+        code, message = said(["train", str(config)], capsys)
+    assert code == STOPPED, (message, titles)
+    run = tmp_path / "run"
+    left = {"saved": True, "finished": False, "signal": signal.Signals(number).name}
+    assert state(run) == left
+    # What was trained is measured and saved first.
+    assert (run / "phases" / "1-dual").exists() == (place == "measuring main · dual")
+    assert said(["train", str(config), "--resume", "must"], capsys) == (0, "")
+    assert weights(run) == undisturbed(CHANGES)
+
+
+def test_a_signal_that_nohup_has_taken_away_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        signal.SIGUSR1,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGQUIT,
+    ],
+)
 def test_every_signal_that_asks_to_stop_is_noted_and_handed_back(number):
     before = signal.getsignal(number)
     with stop_on_signals() as stop:
