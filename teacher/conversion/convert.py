@@ -23,6 +23,7 @@ from align.support import extras
 from align.support.cache_folder import made_folder
 from align.support.digest import sha256_of
 from align.support.quiet import quiet_libraries
+from teacher.conversion.gguf_header import check_gguf
 from teacher.conversion.splitting import splitting_of, without_first_blank
 from teacher.packages.manifest import Manifest, write_manifest
 
@@ -71,7 +72,7 @@ def convert(
         raise MissingFileError(f"the folder {out.absolute().parent} is not there")
     with made_folder(out) as folder:
         if path.is_file():
-            _check_gguf(path)
+            check_gguf(path)
             from_gguf(path, folder, with_tokenizer=tokenizer is None)
             done, digest = "GGUF, dequantised to float32", sha256_of(path)
         elif (path / _ADAPTER).is_file():
@@ -102,16 +103,6 @@ def check_loads(name: str, folder: Path) -> None:
         load_model(folder)
     except InputError as error:
         raise InputError(f"{name} was converted and cannot be used: {error}") from error
-
-
-def _check_gguf(path: Path) -> None:
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise InputError(
-            f"{path} is no GGUF file (it begins with {magic!r}); give one, or the "
-            "folder in which config.json and the weights lie"
-        )
 
 
 def from_gguf(path: Path, folder: Path, with_tokenizer: bool = True) -> None:
