@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from align.errors import InputError
 from align.foreign.inside import check_name, file_inside
@@ -174,6 +174,8 @@ class Manifest(Strict):
 
 
 Sealed = TypeVar("Sealed", bound=Strict)
+_NO_MODEL = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
+"""What JSON raises that is not of a kind; pydantic's error is a ValueError."""
 
 
 def seal(value: Strict) -> bytes:
@@ -201,7 +203,7 @@ def read_sealed(path: Path, kind: type[Sealed]) -> Sealed:
         digest = content.pop("digest")
         value = kind.model_validate(content)
         sound = digest == _digest(content) and data == seal(value)
-    except (ValueError, TypeError, AttributeError, KeyError, ValidationError) as error:
+    except _NO_MODEL as error:
         raise StoreError(_unreadable(path, data, kind, error)) from None
     if not sound:
         raise StoreError(
@@ -256,7 +258,7 @@ def _unreadable(path: Path, data: bytes, kind: type[Strict], error: Exception) -
     """Say what a file is instead of what it should be."""
     try:
         version = json.loads(data).get("version", VERSION)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         version = VERSION
     if version != VERSION and kind is not ShardRecord:
         return (
