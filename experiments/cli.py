@@ -151,8 +151,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _tell(text: str) -> None:
     """Say why a command ends, to whoever still listens."""
+    from align.foreign.quote import visible
+
     try:
-        print(f"mtkd: {text}", file=sys.stderr, flush=True)
+        print(f"mtkd: {visible(text)}", file=sys.stderr, flush=True)
     except OSError:
         lead_nowhere(sys.stderr)
 

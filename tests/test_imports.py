@@ -28,7 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "align/depth": set(),
     "align/doors": set(),
     "align/foreign": {"support"},
-    "align/pictures": {"tokens", "support"},
+    "align/pictures": {"foreign", "tokens", "support"},
     "align/schedules": {"support"},
     "align/support": set(),
     "align/text": {"bounds"},

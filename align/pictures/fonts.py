@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from align.foreign.quote import in_picture
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -59,9 +61,11 @@ class Fonts:
     """Characters that none of this machine's fonts has."""
 
     def shown(self, text: str) -> str:
-        """The text with what cannot be shown by its code point, ``\\\\u6df1``."""
+        """As :func:`~align.foreign.quote.in_picture`, and what no font has by its code
+        point, ``\\\\u6df1``."""
         return "".join(
-            f"\\u{ord(char):04x}" if char in self.missing else char for char in text
+            f"\\u{ord(char):04x}" if char in self.missing else char
+            for char in in_picture(text)
         )
 
 
@@ -100,6 +104,8 @@ def fonts_for(text: str) -> Fonts:
 def legible(figure: Figure) -> Figure:
     """Give all text of a figure fonts that show it, and code points for what none does.
 
+    No text is taken for a formula, nor may it move or turn what stands beside it.
+
     What is missing is logged, once for the same characters.
 
     Args:
@@ -109,10 +115,9 @@ def legible(figure: Figure) -> Figure:
 
     texts: list[Any] = figure.findobj(Text)
     fonts = fonts_for("".join(text.get_text() for text in texts))
-    if fonts.families == (BASE,) and not fonts.missing:
-        return figure
     for text in texts:
-        text.set_fontfamily(list(fonts.families))
+        if fonts.families != (BASE,):
+            text.set_fontfamily(list(fonts.families))
         text.set_text(fonts.shown(text.get_text()))
     for panel in figure.axes:
         for axis in (panel.xaxis, panel.yaxis):

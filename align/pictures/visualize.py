@@ -223,8 +223,7 @@ def _draw_map(axes: Any, layer_map: LayerMap, depth: int, color: str) -> None:
 def _label(text: str, longest: int = 24) -> str:
     """The text, cut where long."""
     short = text if len(text) <= longest else text[: longest - 1] + "…"
-    # matplotlib reads a pair of dollars as mathematics
-    return short.replace("$", r"\$") or "∅"
+    return short or "∅"
 
 
 def _single(A: Tensor | Alignment) -> Tensor:

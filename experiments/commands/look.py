@@ -90,11 +90,12 @@ def status(options: Namespace) -> int:
 
     description = describe(Path(options.run))
     warn_unsealed(Path(options.run))
-    print(
-        json.dumps(description, indent=1)
-        if options.json
-        else "\n".join(lines(description))
-    )
+    if options.json:
+        print(json.dumps(description, indent=1))
+        return 0
+    from align.foreign.quote import visible
+
+    print("\n".join(map(visible, lines(description))))
     return 0
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,14 +21,18 @@ def print_table(
     """Print a table; columns from ``numbers_from`` on stand to the right."""
     from rich.table import Table
 
+    from align.foreign.quote import visible
+
     table = Table()
     for place, head in enumerate(heads):
         number = numbers_from is not None and place >= numbers_from
-        table.add_column(head, justify="right" if number else "left", overflow="fold")
+        side: Literal["right", "left"] = "right" if number else "left"
+        table.add_column(visible(head), justify=side, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(visible(c) if isinstance(c, str) else c for c in row))
     shown = console()
-    shown.print(title, style="italic")  # a table's own title wraps at its width
+    # beside the table: a title of its own wraps at its width
+    shown.print(visible(title), style="italic")
     shown.print(table)
 
 
@@ -75,4 +79,5 @@ def console() -> Console:
     """Give a rich console that leaves tables whole in pipes and log files."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 140, markup=False)
+    width = None if sys.stdout.isatty() else 140
+    return Console(width=width, markup=False, emoji=False)

@@ -11,7 +11,6 @@ import datetime
 import math
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Interval
@@ -39,6 +38,21 @@ from teacher.teacher_rule import TeacherRule
 _DOMAIN = re.compile(r"(?:([\w-]+)=)?(.*)", re.DOTALL)
 
 
+def check_folder_name(section: str, name: str) -> None:
+    """See that a name is that of one folder, and misleads nobody.
+
+    Raises:
+        ValueError: says which setting, and what it may be.
+    """
+    plain = name not in ("", ".", "..") and not set(name) & set("/\\")
+    if not plain or name[0] in "-~" or not name.isprintable():
+        raise ValueError(
+            f"{section}.name is {shown(name)}; give a folder name without '/', not "
+            "'..', that does not begin with '-' or '~' and holds no control "
+            f"characters, and its parent in {section}.dir"
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """What the run is called and where it is written."""
@@ -58,11 +72,7 @@ class RunConfig:
             ValueError: a value that its type does not take, or no plain folder name.
         """
         check_fields(self, "run")
-        if not self.name or Path(self.name).name != self.name:
-            raise ValueError(
-                f"run.name is {shown(self.name)}; give a folder name without '/', "
-                "and its parent in run.dir"
-            )
+        check_folder_name("run", self.name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -264,13 +274,8 @@ class StoreConfig:
                 f"store.read names {', '.join(self.read)}, but with store.form=fused "
                 "all teachers are one; set store.read=true"
             )
-        if self.name is not None and (
-            not self.name or Path(self.name).name != self.name
-        ):
-            raise ValueError(
-                f"store.name is {self.name!r}; give a folder name without '/', and "
-                "its parent in store.dir"
-            )
+        if self.name is not None:
+            check_folder_name("store", self.name)
         if self.rank is not None and self.encoding != "lowrank":
             raise ValueError(
                 f"store.rank is {self.rank} with encoding {self.encoding}; give "

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from align.foreign.quote import visible
 from experiments.record.course import Course, Leg, duration
 from experiments.record.stop import RunStopped
 
@@ -151,7 +152,7 @@ def waiting(title: str, enabled: bool = True) -> Iterator[None]:
 
 
 def _line(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -166,14 +167,14 @@ def _bar(title: str, total: int) -> Iterator[Show]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description:<20}"),
+        TextColumn("{task.description:<20}", markup=False),
         BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("left{task.fields[said]}"),
+        TextColumn("left{task.fields[said]}", markup=False),
     )
     with Bars(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(title, total=total, said="")
+        task = bars.add_task(visible(title), total=total, said="")
         yield lambda done, begun, said: bars.update(
             task, completed=done, said=said and f", {said}"
         )

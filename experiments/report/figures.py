@@ -153,6 +153,7 @@ def draw_balance(run: RunDir) -> Figure | None:
             )
             label = ""
     axes.set_yscale("symlog", linthresh=1e-3)
+    axes.yaxis.set_major_formatter("{x:g}")  # the scale's own writes formulas
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8, ncols=2)
     axes.set_title("what every term was multiplied with", loc="left")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from align.foreign.quote import visible
 from experiments.record.run_dir import RunDir, helped, mean_bpc
 from experiments.report.layout.document import Kind, Mark, Phrase, code, plain, strong
 from experiments.report.teachers import number, percent_more
@@ -70,17 +71,19 @@ def summary_table(run: RunDir) -> Table:
 
     heads, rows = table_rows(verdicts(run))
     table = Table(
-        title=f"{run.name}: held-out bits per character, lower is better",
+        title=visible(f"{run.name}: held-out bits per character, lower is better"),
         title_justify="left",
     )
     for index, head in enumerate(heads):
         narrow = 7 if head.startswith("vs ") else None  # room for -100.0%
-        table.add_column(head, justify="right" if index else "left", max_width=narrow)
+        table.add_column(
+            visible(head), justify="right" if index else "left", max_width=narrow
+        )
     for row in rows:
         *cells, outcome = row
         style = COLOURS[outcome.kind] if isinstance(outcome, Mark) else ""
         table.add_row(
-            *(Text(plain(cell)) for cell in cells),
+            *(Text(visible(plain(cell))) for cell in cells),
             Text(plain(outcome), style=style),
         )
     return table

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from align.foreign.quote import visible
 from experiments.report.layout.document import Document, Picture, parts
 
 if TYPE_CHECKING:
@@ -67,11 +68,20 @@ def _template() -> Template:
         loader=FileSystemLoader(WEB),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"parts": parts, "anchor": _anchor}
     return environment.get_template("page.html")
+
+
+def _shown(value: object) -> object:
+    """Text without what would turn or hide the text beside it."""
+    from markupsafe import Markup
+
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return visible(str(value), lines=True) if plain else value
 
 
 def _trusted(text: str) -> Markup:

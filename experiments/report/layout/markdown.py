@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import singledispatch
 from itertools import groupby
+from urllib.parse import quote
 
+from align.foreign.quote import code_in_markdown, in_markdown, visible
 from experiments.report.layout.document import (
     Block,
     Code,
@@ -21,31 +23,34 @@ from experiments.report.layout.document import (
     parts,
 )
 
-AROUND = {"code": "`", "strong": "**", "em": "*"}
+AROUND = {"strong": "**", "em": "*"}
 
 
 def markdown(document: Document) -> str:
     """The document as text, its pictures linked from ``figures``."""
-    blocks = [f"# Run `{document.title}`", *map(block_text, document.lead)]
+    blocks = [
+        f"# Run {code_in_markdown(document.title)}",
+        *map(block_text, document.lead),
+    ]
     for section in document.sections:
-        blocks += [f"## {section.title}", *map(block_text, section.blocks)]
+        blocks += [f"## {in_markdown(section.title)}", *map(block_text, section.blocks)]
     if document.footer:
         blocks += ["---", " ".join(map(inline, document.footer))]
     return "\n\n".join(blocks) + "\n"
 
 
 def inline(phrase: Phrase) -> str:
-    """A phrase; nothing in it is taken for HTML."""
+    """A phrase; nothing in it is taken for more than text."""
     return "".join(_part(part) for part in parts(phrase))
 
 
 def _part(part: str | Mark) -> str:
     if isinstance(part, str):
-        return part.replace("<", "\\<")
+        return in_markdown(part)
     if part.kind == "code":
-        return f"`{part.text}`"
+        return code_in_markdown(part.text)
     around = AROUND.get(part.kind, "")
-    return around + part.text.replace("<", "\\<") + around
+    return around + in_markdown(part.text) + around
 
 
 @singledispatch
@@ -67,7 +72,7 @@ def _(block: Items) -> str:
 @block_text.register
 def _(block: Figures) -> str:
     return "\n".join(
-        f"- {what}: {much}{f' ({beside})' * bool(beside)}"
+        f"- {inline(what)}: {inline(much)}{f' ({inline(beside)})' * bool(beside)}"
         for what, much, beside in block.rows
     )
 
@@ -83,7 +88,7 @@ def _(block: Table) -> str:
 
 def _cell(phrase: Phrase) -> str:
     """What stays in its cell."""
-    return inline(phrase).replace("|", "\\|").replace("\n", " ")
+    return inline(phrase).replace("|", "\\|")
 
 
 @block_text.register
@@ -93,7 +98,8 @@ def _(block: Code) -> str:
 
 @block_text.register
 def _(block: Picture) -> str:
-    return f"![{block.stem}](figures/{block.stem}.png)\n\n{inline(block.caption)}"
+    picture = f"![{block.stem}](figures/{quote(block.stem)}.png)"
+    return f"{picture}\n\n{inline(block.caption)}"
 
 
 @block_text.register
@@ -108,6 +114,7 @@ def _(block: Sample) -> str:
 
 def _fenced(text: str, language: str) -> str:
     """A fence longer than any row of backticks within."""
+    text = visible(text, lines=True)
     fence = "`" * max(3, 1 + max(_rows_of_backticks(text), default=0))
     return f"{fence}{language}\n{text}\n{fence}"
 
