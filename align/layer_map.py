@@ -66,6 +66,12 @@ class LayerMap:
         """Teacher layers that are read at all, ascending."""
         return tuple(sorted({layer for feeds in self.layers for layer, _ in feeds}))
 
+    @property
+    def heaviest(self) -> tuple[int, ...]:
+        """Of every student layer the teacher layer that weighs most; the first of
+        several."""
+        return tuple(max(feeds, key=lambda feed: feed[1])[0] for feeds in self.layers)
+
     def remap(self) -> LayerMap:
         """The same map into a teacher that kept only :attr:`needed`."""
         place = {layer: index for index, layer in enumerate(self.needed)}
@@ -87,7 +93,7 @@ class LayerMap:
             The layer that weighs most in the most student layers, and in how many;
             None where none exceeds that.
         """
-        main_layers = [max(feeds, key=lambda feed: feed[1])[0] for feeds in self.layers]
+        main_layers = self.heaviest
         layer = max(
             set(main_layers),
             key=lambda candidate: (main_layers.count(candidate), -candidate),

@@ -43,6 +43,8 @@ class Reading:
     """Whether it will bring keys and values."""
     attention: bool = False
     """Whether it will bring attention at sampled rows."""
+    heads: bool = False
+    """Whether it will bring that of every head."""
     states: bool = False
     """Whether it will bring hidden states."""
     bits: bool = False

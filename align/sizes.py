@@ -19,6 +19,9 @@ class Sizes:
     """Head size of values; latent attention's differs from the keys'."""
     hidden_size: int
     """C, width of the last hidden state; 0 where none can be had, as from a store."""
+    query_heads: int = 0
+    """Heads of an attention layer, which share keys and values where they are more than
+    ``heads``; 0 where nobody knows, as from a store."""
 
     @property
     def k_width(self) -> int:

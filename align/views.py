@@ -26,6 +26,8 @@ KEYS_VALUES = "keys and values"
 """Keys and values, as something that terms need and teachers give."""
 ATTENTION = "attention"
 """Attention at sampled rows, as such."""
+HEADS = "heads"
+"""Attention at sampled rows head by head, as such."""
 HIDDEN = "hidden"
 """Hidden states after every layer, as such."""
 OUTPUTS = "outputs"
@@ -67,6 +69,9 @@ class Captured:
     """(L, B, R, T) float32, attention probabilities of the sampled query rows,
     averaged over heads; None unless asked for."""
     _: KW_ONLY
+    attention_heads: Tensor | None = None
+    """(L, H_q, B, R, T) float32, the same of every query head; None unless asked
+    for."""
     states: Tensor | None = None
     """(L, B, T, C) float, the residual stream after each of the layers asked for, as
     the model itself gives it: after the last layer with the final norm, where there is
@@ -83,6 +88,10 @@ class Capture(Protocol):
     @property
     def num_kv_heads(self) -> int:
         """Key-value heads, not repeated for grouped queries."""
+
+    @property
+    def query_heads(self) -> int:
+        """Heads that attend."""
 
     @property
     def k_dim(self) -> int:
@@ -106,13 +115,15 @@ class Capture(Protocol):
         hidden: bool = False,
         inject: Injection | None = None,
         attention_rows: Tensor | None = None,
+        heads: bool = False,
         states: bool = False,
     ) -> Captured:
         """Run the model on (B, T) ids under a (B, T) bool mask.
 
         ``layers`` are those whose KV are kept (None: all); ``attention_rows`` is
-        (B, R) int64, the query positions whose attention is kept; with ``states`` the
-        residual stream after each of ``layers`` is kept, too.
+        (B, R) int64, the query positions whose attention is kept, with ``heads`` that
+        of every head, too; with ``states`` the residual stream after each of
+        ``layers``.
         """
 
     def joined_maps(self) -> Mapping[int, tuple[Tensor, ...]]:
@@ -198,6 +209,8 @@ class TeacherView:
     attention: Tensor | None = None
     """(L, B, R, T_s) float32: attention at the sampled student positions, already
     carried onto the student's tokens, rows summing to 1 or 0."""
+    attention_heads: Tensor | None = None
+    """(L, H_q, B, R, T_s) float32: the same of every query head."""
     bits_per_char: Tensor | None = None
     """(B,) float32: the teacher's own next-token loss; None where it has none."""
     origin: Tensor | None = None
@@ -235,6 +248,8 @@ class Asked:
     """Keys and values; without them nothing of them is captured or read."""
     attention: bool = False
     """Also attention at the sampled rows."""
+    heads: bool = False
+    """Also that of every head."""
     states: bool = False
     """Also hidden states after these layers."""
     own_loss: bool = False
@@ -300,8 +315,8 @@ class Teacher(ModelFacts, Protocol):
 
     @property
     def lacks(self) -> Mapping[str, str]:
-        """What it cannot give, of ``KEYS_VALUES``, ``ATTENTION``, ``HIDDEN``,
-        ``OUTPUTS``, ``OWN_LOSS`` and ``FORETOLD``, each with the reason."""
+        """What it cannot give, of ``KEYS_VALUES``, ``ATTENTION``, ``HEADS``,
+        ``HIDDEN``, ``OUTPUTS``, ``OWN_LOSS`` and ``FORETOLD``, each with the reason."""
 
     @property
     def head(self) -> LinearHead:

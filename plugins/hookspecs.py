@@ -194,7 +194,9 @@ def distances() -> Mapping[str, Callable[..., Distance]]:
     (L, B, T, C) and the teacher's (L, B, T, C'), both float32 or wider, and weights
     (L, B, T) >= 0 to what every token costs, (L, B, T), where its attribute
     ``per_token`` is True, and else to what each layer of the pass costs, (L,). With
-    ``equal_widths = True`` it is only asked where C' = C.
+    ``equal_widths = True`` it is only asked where C' = C. With ``rows = True`` it
+    compares attention: a head's probabilities over the tokens of a text (0 on padding)
+    for channels, query positions for tokens, heads for layers.
 
     The teacher's side stands still, and no gradient goes there. Whatever the weights
     are, all 0 included, the answer is finite; what a token without weight holds changes

@@ -33,6 +33,7 @@ from student.frozen import frozen
 from student.layers import layers_read
 from student.objective import (
     ATTENTION,
+    HEADS,
     HIDDEN,
     KEYS_VALUES,
     RELATIONS,
@@ -178,7 +179,7 @@ class Distiller(nn.Module):
     @property
     def compared_rows(self) -> int:
         """Query positions per sample at which terms compare attention or relations."""
-        compares = self._contexts.needs & {ATTENTION, RELATIONS}
+        compares = self._contexts.needs & {ATTENTION, HEADS, RELATIONS}
         return self._config.attention_rows if compares else 0
 
     @property
@@ -349,7 +350,7 @@ class Distiller(nn.Module):
     ) -> _Read:
         """Run the student and weigh the teachers."""
         assert self.weigher is not None
-        asked = rows if ATTENTION in self._contexts.needs else None
+        asked = rows if self._contexts.needs & {ATTENTION, HEADS} else None
         captured = self._look(batch, asked, all_layers=self._reads_kv(step))
         assert captured.hidden is not None
         with part("fuse"):
@@ -402,6 +403,7 @@ class Distiller(nn.Module):
             hidden=taught or weighed or self._contexts.head is not None,
             inject=inject,
             attention_rows=rows,
+            heads=HEADS in self._contexts.needs,
             states=taught and HIDDEN in self._contexts.needs,
         )
         if self.balance is None or inject is not None:
@@ -477,4 +479,5 @@ def _sizes_of(capture: Capture) -> Sizes:
         k_dim=capture.k_dim,
         v_dim=capture.v_dim,
         hidden_size=capture.hidden_size,
+        query_heads=capture.query_heads,
     )

@@ -21,6 +21,7 @@ from align.errors import InputError
 from align.schedules import Timetable
 from align.tokens.batch import TokenBatch
 from align.views import ATTENTION as ATTENTION
+from align.views import HEADS as HEADS
 from align.views import HIDDEN as HIDDEN
 from align.views import KEYS_VALUES as KEYS_VALUES
 from align.views import OUTPUTS as OUTPUTS
@@ -30,7 +31,7 @@ from student.step_outputs import Outputs
 
 NONE: frozenset[str] = frozenset()
 RELATIONS = "relations"
-NEEDS = frozenset({ATTENTION, HIDDEN, RELATIONS, OUTPUTS})
+NEEDS = frozenset({ATTENTION, HEADS, HIDDEN, RELATIONS, OUTPUTS})
 """All that an objective may say it needs."""
 
 Side = Literal["k", "v"]
@@ -127,6 +128,24 @@ class AttentionPair:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class HeadAttention:
+    """Attention of the student's heads and of one teacher's at the same positions."""
+
+    name: str
+    """The teacher's."""
+    student: Tensor
+    """(L, H_s, B, R, T) float32 probabilities, with gradient."""
+    teacher: Tensor
+    """(L, H_t, B, R, T) float32 probabilities over the student's tokens, detached; of
+    a layer map that mixes layers those of the heaviest, since heads of two layers have
+    nothing to do with each other. A row is 0 where nothing of it is known."""
+    weight: Tensor
+    """(B, R) or (L, B, R) float32 >= 0, detached."""
+    rows: Tensor
+    """(B, R) int64, the query positions."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Relation:
     """Standardised features of the student and of one teacher, never projected."""
 
@@ -187,6 +206,8 @@ class StepContext:
     _: KW_ONLY
     attention: Sequence[AttentionPair] = ()
     """Filled when a term needs ``attention``."""
+    heads: Sequence[HeadAttention] = ()
+    """Filled when a term needs ``heads``."""
     relations: Sequence[Relation] = ()
     """Filled when a term needs ``relations``."""
     states: Sequence[Sides] = ()
@@ -262,8 +283,8 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What must be captured for it: any of ``attention``, ``hidden``,
-        ``relations`` and ``outputs``."""
+        """What must be captured for it: any of ``attention``, ``heads``,
+        ``hidden``, ``relations`` and ``outputs``."""
 
     def __call__(self, ctx: StepContext) -> Tensor:
         """A scalar, float32, differentiable in the student."""

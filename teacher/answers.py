@@ -30,6 +30,7 @@ class _Answer:
     k: Tensor | None = None
     v: Tensor | None = None
     attention: Tensor | None = None
+    heads: Tensor | None = None
     bits: Tensor | None = None
     foretold: Tensor | None = None
     hidden: Tensor | None = None
@@ -42,6 +43,7 @@ class _Answer:
             k=None if view.kv is None else view.kv.k,
             v=None if view.kv is None else view.kv.v,
             attention=view.attention,
+            heads=view.attention_heads,
             bits=view.bits_per_char,
             foretold=None if view.foretold is None else view.foretold.log_probs,
             hidden=None if view.output is None else view.output.hidden,
@@ -81,6 +83,7 @@ class _Answer:
             alignment=reading.alignment,
             causal=reading.causal,
             attention=parts.get("attention"),
+            attention_heads=parts.get("heads"),
             bits_per_char=parts.get("bits"),
             states=parts.get("states"),
         )
@@ -242,6 +245,7 @@ def _wanted(reading: Reading, rows: Tensor | None, asked: Asked) -> frozenset[st
         "k": asked.kv,
         "v": asked.kv,
         "attention": reading.attention and rows is not None,
+        "heads": reading.heads and rows is not None,
         "bits": reading.bits,
         "foretold": reading.foretold,
         "hidden": asked.output,

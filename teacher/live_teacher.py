@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -130,7 +130,8 @@ class LiveTeacher:
             causal=causal,
             mask=tokens.mask,
             kv=asked.kv,
-            attention=asked.attention,
+            attention=asked.attention or asked.heads,
+            heads=asked.heads,
             states=asked.states,
             bits=asked.own_loss and self.predicts,
             foretold=asked.foretold and self.predicts,
@@ -169,6 +170,7 @@ class LiveTeacher:
                     logits=wants_logits,
                     hidden=asked.output,
                     attention_rows=own_rows,
+                    heads=reading.heads,
                     states=asked.states,
                 )
         except InputError as error:
@@ -180,12 +182,19 @@ class LiveTeacher:
         if captured.states is not None:
             _check_hidden(self.name, captured.states.sum(0), tokens.mask, student.texts)
         home = student.ids.device
-        attention = bits = foretold = output = None
+        attention = heads = bits = foretold = output = None
         if captured.attention is not None and rows is not None and queries is not None:
             with part("align"):
-                attention = carry_attention(
-                    captured.attention.to(home), reading.alignment, rows, queries >= 0
+                carry = partial(
+                    carry_attention,
+                    alignment=reading.alignment,
+                    rows=rows,
+                    known=queries >= 0,
                 )
+                attention = carry(captured.attention.to(home))
+                if captured.attention_heads is not None:
+                    every = captured.attention_heads.to(home)
+                    heads = carry(every.flatten(0, 1)).unflatten(0, every.shape[:2])
         if captured.logits is not None and reading.bits:
             bits = teacher_bits_per_char(captured.logits, tokens).to(home)
         if captured.logits is not None and reading.foretold:
@@ -202,6 +211,7 @@ class LiveTeacher:
             alignment=reading.alignment,
             causal=reading.causal,
             attention=attention,
+            attention_heads=heads,
             bits_per_char=bits,
             foretold=foretold,
             output=output,

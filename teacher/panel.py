@@ -16,6 +16,7 @@ from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
 from align.views import (
     ATTENTION,
+    HEADS,
     HIDDEN,
     KEYS_VALUES,
     Asked,
@@ -53,6 +54,7 @@ class TeacherPanel:
         kv: Collection[str] | None = None,
         outputs: Collection[str] = (),
         attention: bool = False,
+        heads: bool = False,
         states: bool = False,
         own_loss: bool = False,
         foretold: bool = False,
@@ -71,6 +73,7 @@ class TeacherPanel:
                 them.
             outputs: teachers that are to bring their next-token outputs.
             attention: also bring attention at the sampled rows.
+            heads: also bring that of every head.
             states: also bring the hidden states after ``layers``.
             own_loss: also bring each decoder's bits per character.
             foretold: also bring how likely each decoder found its own tokens.
@@ -98,6 +101,7 @@ class TeacherPanel:
                     else teacher.name in kv
                 ),
                 attention=attention and ATTENTION not in teacher.lacks,
+                heads=heads and HEADS not in teacher.lacks,
                 states=states and HIDDEN not in teacher.lacks,
                 own_loss=own_loss,
                 foretold=foretold,

@@ -20,6 +20,7 @@ from align.tokens.byte_lengths import ByteLengths
 from align.views import (
     ATTENTION,
     FORETOLD,
+    HEADS,
     HIDDEN,
     OUTPUTS,
     OWN_LOSS,
@@ -66,6 +67,7 @@ class StoredTeacher:
         """All but keys and values, and the teacher's own losses where it has them."""
         lacking = {
             ATTENTION: "stores hold keys and values, no queries, hence no attention",
+            HEADS: "stores hold keys and values, no queries, hence no attention",
             HIDDEN: "stores hold keys and values, no hidden states",
             OUTPUTS: "stores hold keys and values alone, train from live teachers",
             FORETOLD: "stores hold no likelihood of tokens, ask the teacher live",

@@ -15,6 +15,7 @@ from align.sizes import Sizes
 from align.views import (
     ATTENTION,
     FORETOLD,
+    HEADS,
     HIDDEN,
     KEYS_VALUES,
     OUTPUTS,
@@ -73,6 +74,11 @@ def wants_attention(phase: PhaseConfig, registry: Registry) -> bool:
     return ATTENTION in needs_of(active_objectives(phase, registry))
 
 
+def wants_heads(phase: PhaseConfig, registry: Registry) -> bool:
+    """Whether a phase asks for attention of every head."""
+    return HEADS in needs_of(active_objectives(phase, registry))
+
+
 def wants_states(phase: PhaseConfig, registry: Registry) -> bool:
     """Whether a phase asks for hidden states."""
     return HIDDEN in needs_of(active_objectives(phase, registry))
@@ -95,8 +101,10 @@ def with_depth(
     values, attention or hidden states, where a phase asks for any."""
     met = who_gives(KEYS_VALUES, teachers) if wants_kv(phase, registry) else []
     watched = who_gives(ATTENTION, teachers) if wants_attention(phase, registry) else []
+    headed = who_gives(HEADS, teachers) if wants_heads(phase, registry) else []
     stated = who_gives(HIDDEN, teachers) if wants_states(phase, registry) else []
-    return [name for name in teachers if name in {*met, *watched, *stated}]
+    mapped = {*met, *watched, *headed, *stated}
+    return [name for name in teachers if name in mapped]
 
 
 def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> None:
@@ -119,7 +127,7 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
                 f"not take; it takes {', '.join(teachers)}"
             )
     for term, objective in active_objectives(phase, registry).items():
-        given = {ATTENTION, HIDDEN, KEYS_VALUES}
+        given = {ATTENTION, HEADS, HIDDEN, KEYS_VALUES}
         for need in sorted(needs_of({term: objective}) & given):
             if who_gives(need, teachers):
                 continue

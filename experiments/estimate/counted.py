@@ -31,7 +31,7 @@ from fuse.router import learns
 from plugins.registry import Registry
 from student.config import TrainConfig
 from student.layers import layers_read
-from student.objective import ATTENTION, HIDDEN, compares, modules_of, needs_of
+from student.objective import ATTENTION, HEADS, HIDDEN, compares, modules_of, needs_of
 from student.step.context import introduce
 from teacher.loading.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
 
@@ -273,6 +273,11 @@ class _Plan:
             size = sizes.layers * batch * heads * loss.attention_rows
             size *= self.config.data.max_length
             lines.append(Line("both", "attention rows", 3 * FLOAT * size))
+        if HEADS in self.needs:  # as captured, restricted, its logarithm, the gradient
+            heads, batch = self.student.query_heads, self.train.batch_size
+            size = sizes.layers * batch * heads * loss.attention_rows
+            size *= self.config.data.max_length
+            lines.append(Line("both", "attention of every head", 6 * FLOAT * size))
         if HIDDEN in self.needs:  # as captured; standardised, twice in the backward
             states = sizes.layers * self.rows * sizes.hidden_size
             size = (self.wide + 3 * FLOAT) * states

@@ -155,6 +155,7 @@ def planned_model(name: str, vocabulary: str | None = None) -> PlannedModel:
         k_dim=int(size),
         v_dim=int(size),
         hidden_size=int(text.hidden_size),
+        query_heads=heads,
     )
     return PlannedModel(
         config=config,

@@ -19,6 +19,7 @@ from plugins.seeds import chance
 from plugins.untouched import Untouched
 from student.objective import (
     ATTENTION,
+    HEADS,
     HIDDEN,
     NEEDS,
     OUTPUTS,
@@ -79,6 +80,7 @@ def _declared(context: StepContext, needs: frozenset[str]) -> StepContext:
     return replace(
         context,
         attention=context.attention if ATTENTION in needs else (),
+        heads=context.heads if HEADS in needs else (),
         relations=context.relations if RELATIONS in needs else (),
         states=context.states if HIDDEN in needs else (),
         outputs=context.outputs if OUTPUTS in needs else None,

@@ -16,7 +16,14 @@ from align.views import LinearHead, Output
 from plugins.contracts.aligner import token_batch
 from student.bridges.features import Features
 from student.bridges.projected import LayerwiseLinear, Projected, project
-from student.objective import AttentionPair, Comparison, Relation, Sides, StepContext
+from student.objective import (
+    AttentionPair,
+    Comparison,
+    HeadAttention,
+    Relation,
+    Sides,
+    StepContext,
+)
 from student.output import CommonPieces, Lexicon, Vocabulary
 from student.output_config import OutputConfig
 from student.places import Places, find_places
@@ -40,6 +47,7 @@ def step_places(context: StepContext) -> Places:
             causal=alignment,
             mask=batch.mask,
             attention=True,
+            heads=True,
             states=True,
             vocabulary="shared",
         )
@@ -146,6 +154,7 @@ def step_context(
         step=step,
         outputs=outputs,
         states=_states(new, student, targets, relations),
+        heads=_heads(new, student, targets, attention, rows),
     )
     return context, student, targets
 
@@ -168,6 +177,30 @@ def _states(
             weight=relation.weight,
         )
         for relation in relations
+    ]
+
+
+def _heads(
+    new: Callable[..., Tensor],
+    student: list[Tensor],
+    targets: list[Tensor],
+    pairs: list[AttentionPair],
+    rows: Tensor,
+) -> list[HeadAttention]:
+    """Four heads beside three and five, at the rows of their means."""
+    if not pairs:
+        return []
+    layers, *maps = pairs[0].student.shape
+    attended = new(student, layers, 4, *maps, softmax=True)
+    return [
+        HeadAttention(
+            name=pair.name,
+            student=attended,
+            teacher=new(targets, layers, heads, *maps, softmax=True),
+            weight=pair.weight,
+            rows=rows,
+        )
+        for pair, heads in zip(pairs, (3, 5), strict=True)
     ]
 
 

@@ -20,7 +20,12 @@ from student.objective import EPS
 
 
 class Distance(Protocol):
-    """One way of comparing; a plugin of the kind ``distance``."""
+    """One way of comparing; a plugin of the kind ``distance``.
+
+    What compares rows of attention says so by an attribute ``rows`` that is True: it is
+    given probabilities in place of features, head by head in place of layer by layer,
+    query positions for tokens and tokens for channels.
+    """
 
     @property
     def per_token(self) -> bool:
@@ -121,3 +126,8 @@ def _cosines(x: Tensor) -> Tensor:
     cosines = unit @ unit.mT
     itself = torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
     return cosines.masked_fill(itself, 1.0)
+
+
+def of_rows(distance: Distance) -> bool:
+    """Whether a distance compares rows of attention, see :class:`Distance`."""
+    return bool(getattr(distance, "rows", False))

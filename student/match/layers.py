@@ -13,9 +13,10 @@ from align.errors import InputError
 
 LayerWeights = Literal["equal", "depth"]
 Layers = str | list[int]
-"""``all``, ``last:K``, ``random:K``, or numbers, of which -1 is the last layer's."""
+"""``all``, ``last:K``, ``random:K``, ``rising:STEPS``, or numbers, of which -1 is the
+last layer's."""
 
-_SOME = re.compile(r"(last|random):([1-9][0-9]*)")
+_SOME = re.compile(r"(last|random|rising):([1-9][0-9]*)")
 
 
 def check_layers(layers: Layers, num_layers: int | None = None) -> None:
@@ -32,10 +33,11 @@ def check_layers(layers: Layers, num_layers: int | None = None) -> None:
         some = _SOME.fullmatch(layers)
         if layers != "all" and some is None:
             raise InputError(
-                f"layers is {layers!r}; give all, last:K, random:K or a list of "
-                "layer numbers"
+                f"layers is {layers!r}; give all, last:K, random:K, rising:STEPS or a "
+                "list of layer numbers"
             )
-        if some and num_layers is not None and int(some[2]) > num_layers:
+        counted = some is not None and some[1] != "rising"
+        if some and counted and num_layers is not None and int(some[2]) > num_layers:
             raise InputError(
                 f"layers is {layers!r}, but the student has {num_layers} layers"
             )
@@ -60,7 +62,9 @@ def chosen_layers(layers: Layers, num_layers: int, step: int) -> list[int]:
     Args:
         layers: as a config says it.
         num_layers: L.
-        step: ``random:K`` draws anew for each, alike in all passes and processes.
+        step: of the phase, from 0. ``random:K`` draws anew for each, alike in all
+            passes and processes; ``rising:STEPS`` begins with the lowest layer and
+            goes up evenly, all layers from step ``STEPS - 1`` on.
     """
     if layers == "all":
         return list(range(num_layers))
@@ -71,6 +75,9 @@ def chosen_layers(layers: Layers, num_layers: int, step: int) -> list[int]:
     count = int(some[2])
     if some[1] == "last":
         return list(range(num_layers - count, num_layers))
+    if some[1] == "rising":
+        reached = -(-num_layers * (step + 1) // count)  # rounded up
+        return list(range(min(reached, num_layers)))
     generator = torch.Generator().manual_seed(step)
     drawn = torch.randperm(num_layers, generator=generator)[:count]
     return sorted(drawn.tolist())

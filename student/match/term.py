@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from align.calibration import CalibrationStats
-from align.errors import InputError
 from align.sizes import Sizes
-from align.support.field_types import PluginName
+from align.support.field_types import AtLeastOne, PluginName
 from student.bridges.base import PairStats
 from student.bridges.standardize import Standardizer
-from student.match.contrast import Contrastive
-from student.match.distance import Cosine, Distance, Gram, Mse, SmoothL1
+from student.match.choices import (
+    DISTANCES,
+    Chosen,
+    check_site,
+    check_widths,
+    factory,
+)
+from student.match.distance import Distance
+from student.match.heads import HeadPairing, Heads, costs_of_pairs
 from student.match.layers import (
     Layers,
     LayerWeights,
@@ -23,30 +30,13 @@ from student.match.layers import (
     chosen_layers,
     layer_shares,
 )
+from student.match.pooling import pooled
 from student.match.projector import PROJECTORS
+from student.match.rows import check_keys, restricted
 from student.match.sites import SITES, SiteName
-from student.match.spectrum import Spectrum
 from student.match.spread import Spread
-from student.match.transport import Transport
-from student.match.whole import Cka, Mmd
 from student.objective import Count, Sides, StepContext
 from student.places import Places
-
-DISTANCES: dict[str, Any] = {
-    "mse": Mse,
-    "smooth_l1": SmoothL1,
-    "cosine": Cosine,
-    "gram": Gram,
-    "cka": Cka,
-    "mmd": Mmd,
-    "contrastive": Contrastive,
-    "spectrum": Spectrum,
-    "transport": Transport,
-}
-"""Built-in distances, by name."""
-
-Chosen = str | dict[str, Any]
-"""``NAME``, or ``{use: NAME, option: value}``; in code also a factory."""
 
 
 class Match(nn.Module):
@@ -68,34 +58,54 @@ class Match(nn.Module):
         projector: Annotated[Chosen, PluginName("projector")] | None = None,
         layers: Layers = "all",
         layer_weights: LayerWeights = "equal",
+        heads: Heads = "mean",
+        keys: str = "all",
+        pool: AtLeastOne = 1,
         teachers: list[str] | None = None,
     ) -> None:
         """Say what is compared, and how.
 
         Args:
             site: ``keys`` before rotation, ``values``, or ``hidden``, the residual
-                stream after each layer; standardised.
+                stream after each layer, standardised; or ``attention``, the
+                probabilities of every head at ``loss.attention_rows`` queries a text.
             distance: a registered distance.
             projector: a registered projector; null compares features as they are.
             layers: of the student: ``all``, ``last:K``, ``random:K`` (drawn for every
-                step), or a list of numbers.
+                step), ``rising:STEPS`` (from the lowest up), or a list of numbers.
             layer_weights: ``equal``, or ``depth``, in proportion to the number.
+            heads: of attention, which of the teacher's goes with which of the
+                student's: ``mean``, ``groups``, ``each``, ``nearest``, ``hungarian``.
+            keys: of attention, the tokens that are compared: ``all``, ``local:N``,
+                ``global:N``, ``top:K``.
+            pool: so many tokens in a row are compared as one, their mean by weight.
             teachers: names; null: all that bring what is compared.
 
         Raises:
-            InputError: layers cannot be meant, or an option of the distance cannot.
+            InputError: layers or tokens cannot be meant, an option of the distance
+                cannot, or options do not go together.
         """
         super().__init__()
         check_layers(layers)
+        check_keys(keys)
         self.site = site
-        self.distance: Distance = _factory(distance, DISTANCES)()
+        self.distance: Distance = factory(distance, DISTANCES)()
+        self.pairing = HeadPairing(heads)
+        self._keys, self._pool = keys, pool
         self.projectors = nn.ModuleList()
         self.scales = nn.ModuleList()
         """Of a site that comes as it is, for each teacher: the student's, its own."""
-        self._new_projector: Any = projector and _factory(projector, PROJECTORS)
+        self._new_projector: Any = projector and factory(projector, PROJECTORS)
         self._layers, self._layer_weights = layers, layer_weights
         self._teachers = teachers
         self._met: tuple[str, ...] | None = None
+        check_site(
+            self.site,
+            self.distance,
+            projected=projector is not None,
+            apart=heads != "mean" or keys != "all",
+            pool=pool,
+        )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -126,13 +136,16 @@ class Match(nn.Module):
             if self._takes(name) and width(sizes)  # a store knows no hidden size
         }
         self._met = tuple(widths)
+        if SITES[self.site].rows:
+            self.pairing.meet(width(student), widths, len(kept))
+            return
         if SITES[self.site].raw:
             self.scales = nn.ModuleList(
                 nn.ModuleList(Standardizer(len(kept), w) for w in (width(student), w))
                 for w in widths.values()
             )
         if self._new_projector is None:
-            self._check_widths(width(student), widths)
+            check_widths(self.site, self.distance, width(student), widths)
             return
         self.projectors = nn.ModuleList(
             self._new_projector(width(student), theirs, len(kept))
@@ -148,6 +161,8 @@ class Match(nn.Module):
         """
         if self._met is None:
             return
+        if self.pairing.chosen:
+            self._fit_heads(sample)
         if len(self.scales):
             self._fit_scales(sample)
         if self._new_projector is None:
@@ -164,6 +179,17 @@ class Match(nn.Module):
             fit: Any = getattr(projector, "fit", None)
             if fit and name in stats and stats[name].to_teacher.n:
                 fit(stats[name])
+
+    def _fit_heads(self, sample: Iterable[StepContext]) -> None:
+        costs: dict[str, Tensor] = {}
+        for ctx in sample:
+            for pair in filter(self._compared, SITES[self.site].sides(ctx)):
+                kept = self._kept(len(pair.student))
+                weight = pair.weight.expand(len(pair.student), -1, -1)[kept]
+                cost = partial(self._weighed_rows, weight=weight, rows=pair.rows)
+                every = costs_of_pairs(pair.student[kept], pair.teacher[kept], cost)
+                costs[pair.name] = costs.get(pair.name, 0) + every
+        self.pairing.fit(costs)
 
     def _fit_scales(self, sample: Iterable[StepContext]) -> None:
         spreads: dict[str, tuple[Spread, Spread]] = {}
@@ -205,27 +231,47 @@ class Match(nn.Module):
             total, weight = total + cost, weight + weighs
         return total / ctx.total(0, weight)
 
-    def _of_teacher(self, sides: Sides, step: int) -> tuple[Tensor, Tensor]:
+    def _of_teacher(self, sides: Any, step: int) -> tuple[Tensor, Tensor]:
         """The cost of one teacher's tokens, and what they weigh together."""
         every = len(sides.student)
         chosen, kept = chosen_layers(self._layers, every, step), self._kept(every)
+        drawn = [kept.index(layer) for layer in chosen]
         pred, target = self._projected(sides.name, *self._sides(sides))
         if len(chosen) < len(kept):
-            drawn = [kept.index(layer) for layer in chosen]
             pred, target = pred[drawn], target[drawn]
         pred, target = _wide(pred), _wide(target).detach()
         weight = sides.weight.expand(every, *sides.weight.shape[-2:])[chosen]
         shares = layer_shares(self._layer_weights, chosen, pred)
         with torch.autocast(pred.device.type, enabled=False):
-            apart = self.distance(pred, target, weight)
+            if SITES[self.site].rows:
+                heads = self.pairing(sides.name, pred, target, drawn)
+                apart = self._of_rows(*heads, weight, sides.rows).mean(1)
+            else:
+                pred, target, weight = pooled(pred, target, weight, self._pool)
+                apart = self.distance(pred, target, weight)
         weighs = (weight.sum((1, 2)) * shares).sum()
         if self.distance.per_token:
             return ((apart * weight).sum((1, 2)) * shares).sum(), weighs
         return (apart * shares).sum() * weighs, weighs
 
+    def _of_rows(
+        self, pred: Tensor, target: Tensor, weight: Tensor, rows: Tensor
+    ) -> Tensor:
+        """(L, P, B, R, T) of heads side by side -> (L, P, B, R)."""
+        pred, target, known = restricted(pred, target, rows, self._keys)
+        layers, heads = pred.shape[:2]
+        every = weight.repeat_interleave(heads, 0)  # as layers, one head after another
+        apart = self.distance(pred.flatten(0, 1), target.flatten(0, 1), every)
+        return torch.where(known, apart.unflatten(0, (layers, heads)), 0.0)
+
+    def _weighed_rows(
+        self, pred: Tensor, target: Tensor, *, weight: Tensor, rows: Tensor
+    ) -> Tensor:
+        return self._of_rows(pred, target, weight, rows) * weight[:, None]
+
     def _kept(self, num_layers: int) -> list[int]:
         """The layers that any step may compare, for which there are projectors."""
-        if str(self._layers).startswith("random"):
+        if str(self._layers).startswith(("random", "rising")):
             return list(range(num_layers))
         return chosen_layers(self._layers, num_layers, 0)
 
@@ -249,29 +295,6 @@ class Match(nn.Module):
         weight = SITES[self.site].weight(places)
         kept = [m for m, r in enumerate(places.readings) if self._takes(r.name)]
         return [float(weight[..., kept].double().sum())]
-
-    def _check_widths(self, student: int, teachers: Mapping[str, int]) -> None:
-        other = [name for name, width in teachers.items() if width != student]
-        if not other or not self.distance.equal_widths:
-            return
-        free = [name for name, made in DISTANCES.items() if not made.equal_widths]
-        raise InputError(
-            f"{self.site} are {student} wide in the student and {teachers[other[0]]} "
-            f"in teacher {other[0]!r}, and the distance compares equal widths alone; "
-            f"give a projector ({', '.join(PROJECTORS)}), or a distance of any widths "
-            f"({', '.join(free)})"
-        )
-
-
-def _factory(chosen: Any, known: Mapping[str, Any]) -> Any:
-    """What a name, or a name with options, stands for among the built-in ones."""
-    if callable(chosen):
-        return chosen
-    options = {"use": chosen} if isinstance(chosen, str) else dict(chosen)
-    name = options.pop("use", None)
-    if name not in known:
-        raise InputError(f"no {name!r} among {', '.join(known)}")
-    return lambda *sizes: known[name](*sizes, **options)
 
 
 def _no_pairs(x: Tensor, y: Tensor) -> PairStats:

@@ -18,11 +18,13 @@ from student.bridges.features import mixed
 from student.layers import feature_temperature, moved
 from student.objective import (
     ATTENTION,
+    HEADS,
     HIDDEN,
     OUTPUTS,
     RELATIONS,
     AttentionPair,
     Compared,
+    HeadAttention,
     HiddenOutput,
     Objective,
     Relation,
@@ -101,6 +103,7 @@ class ContextMaker:
             output=self.next_token(captured),
             comparisons=self._comparisons(captured, views, weights),
             attention=self._attention_pairs(captured, views, weights, rows),
+            heads=self._head_attention(captured, views, weights, rows),
             relations=self._relations(captured, views, weights, rows),
             states=self._states(captured, views, weights),
             routing=routing,
@@ -148,6 +151,33 @@ class ContextMaker:
             known = teacher.sum(-1).mean(0) > 0.5  # (B, R): rows that kept mass
             weight = at_rows(weights[..., m], rows) * known
             pairs.append(AttentionPair(view.name, captured.attention, teacher, weight))
+        return pairs
+
+    def _head_attention(
+        self,
+        captured: Captured,
+        views: Sequence[TeacherView],
+        weights: Tensor,
+        rows: Tensor | None,
+    ) -> list[HeadAttention]:
+        if HEADS not in self.needs or rows is None or captured.attention_heads is None:
+            return []
+        pairs = []
+        for m, view in enumerate(views):
+            if view.attention_heads is None:
+                continue
+            heaviest = self.maps[view.name].remap().heaviest
+            teacher = view.attention_heads[list(heaviest)]
+            known = teacher.sum(-1).mean((0, 1)) > 0.5  # (B, R): rows that kept mass
+            pairs.append(
+                HeadAttention(
+                    name=view.name,
+                    student=captured.attention_heads,
+                    teacher=teacher,
+                    weight=at_rows(weights[..., m], rows) * known,
+                    rows=rows,
+                )
+            )
         return pairs
 
     def _relations(

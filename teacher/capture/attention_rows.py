@@ -17,7 +17,7 @@ def attention_rows(
     options: dict[str, Any],
     rows: Tensor,
 ) -> Tensor:
-    """Probabilities of the asked query rows, averaged over heads.
+    """Probabilities of the asked query rows.
 
     Args:
         query: (B, H_q, T, D) as the model attends, rotated.
@@ -28,7 +28,7 @@ def attention_rows(
         rows: (B, R) int64 in [0, T).
 
     Returns:
-        (B, R, T) float32, rows sum to 1.
+        (B, H_q, R, T) float32, rows sum to 1.
 
     Raises:
         ValueError: the model mixes attention sinks into its softmax.
@@ -56,7 +56,7 @@ def attention_rows(
     if options.get("position_bias") is not None:
         positions = options["position_bias"].expand(batch, -1, -1, -1)
         scores = scores + _pick(positions, rows, tokens).float()
-    return (scores + bias).softmax(dim=-1).mean(dim=1)
+    return (scores + bias).softmax(dim=-1)
 
 
 def row_bias(

@@ -97,6 +97,11 @@ class KVCapture:
         return self._layers[0].heads
 
     @property
+    def query_heads(self) -> int:
+        """Heads that attend, each group of which shares keys and values."""
+        return self._layers[0].query_heads
+
+    @property
     def k_dim(self) -> int:
         """Head size of the keys."""
         return self._layers[0].k_dim
@@ -120,6 +125,7 @@ class KVCapture:
             k_dim=self.k_dim,
             v_dim=self.v_dim,
             hidden_size=self.hidden_size,
+            query_heads=self.query_heads,
         )
 
     @property
@@ -170,6 +176,7 @@ class KVCapture:
         hidden: bool = False,
         inject: Injection | None = None,
         attention_rows: Tensor | None = None,
+        heads: bool = False,
         states: bool = False,
     ) -> Captured:
         """Run one batch.
@@ -189,6 +196,7 @@ class KVCapture:
                 off for such a forward: its recomputation would read the own KV.
                 Layers that share a layer's KV go on reading that layer's own.
             attention_rows: (B, R) int64 query positions whose attention to return.
+            heads: also return it head by head.
             states: also return the hidden states after the asked layers.
 
         Returns:
@@ -217,6 +225,7 @@ class KVCapture:
             wanted,
             logits=logits,
             hidden=hidden,
+            heads=heads,
             states=states,
             inject=inject,
         )
@@ -238,6 +247,7 @@ class KVCapture:
         *,
         logits: bool,
         hidden: bool,
+        heads: bool,
         states: bool,
         inject: Injection | None,
     ) -> Captured:
@@ -253,6 +263,7 @@ class KVCapture:
             device=self.device,
             inject=inject,
             rows=rows,
+            heads=heads,
             enough=enough,
         )
         plain = without_checkpointing(self.model) if inject else nullcontext()
@@ -272,6 +283,7 @@ class KVCapture:
             logits=output.logits if logits and output is not None else None,
             hidden=given.last_hidden_state if hidden and given is not None else None,
             attention=recording.attention(),
+            attention_heads=recording.attention_heads(),
             states=self._states(given, wanted) if states else None,
         )
 

@@ -31,6 +31,7 @@ class AttentionLayer:
     module: nn.Module
     rotation: Rotation | None
     heads: int
+    query_heads: int
     k_dim: int
     v_dim: int
     causal: bool
@@ -41,6 +42,7 @@ class AttentionLayer:
 @dataclass(kw_only=True, slots=True)
 class _Call:
     module: nn.Module
+    query_heads: int
     key: Tensor
     value: Tensor
     causal: bool
@@ -86,6 +88,7 @@ class _Listener:
         self.calls.append(
             _Call(
                 module=module,
+                query_heads=query.shape[1],
                 key=key,
                 value=value,
                 causal=_is_causal(module, mask, options),
@@ -149,6 +152,7 @@ def _describe(call: _Call, rotates: bool) -> AttentionLayer:
         module=call.module,
         rotation=rotation,
         heads=call.key.shape[1],
+        query_heads=call.query_heads,
         k_dim=call.key.shape[3],
         v_dim=call.value.shape[3],
         causal=call.causal,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from align.errors import RunError
+from align.errors import InputError, RunError
 from align.views import Injection
 from teacher.capture.attention_rows import attention_rows, row_bias
 from teacher.capture.attention_sites import noted_positions
@@ -48,6 +48,7 @@ class Recording:
         device: torch.device,
         inject: Injection | None = None,
         rows: Tensor | None = None,
+        heads: bool = False,
         enough: bool = False,
     ) -> None:
         """Prepare for one forward.
@@ -58,6 +59,7 @@ class Recording:
             device: where the result is to lie.
             inject: KV to put in place of the own.
             rows: (B, R) int64 query positions whose attention to note.
+            heads: note it head by head, too.
             enough: end the forward at the last wanted layer.
         """
         self._layers = layers
@@ -65,6 +67,7 @@ class Recording:
         self._device = device
         self._inject = inject
         self._rows = rows
+        self._heads = heads
         self._enough = enough
         self._grad = torch.is_grad_enabled()
         self._calls: dict[int, _Call] = {}
@@ -72,6 +75,7 @@ class Recording:
         self._k: Tensor | None = None
         self._v: Tensor | None = None
         self._attention: dict[int, Tensor] = {}
+        self._attention_heads: dict[int, Tensor] = {}
         self._inverses: dict[int, tuple[Positions, Positions]] = {}
         self._biases: dict[Any, tuple[Tensor | None, Tensor]] = {}
         self._pending: dict[nn.Module, list[int]] = {}
@@ -150,8 +154,25 @@ class Recording:
         if self._rows is None:
             return None
         for layer, call in self._calls.items():
-            self._attention[layer] = self._attention_rows(layer, call)
+            self._note_attention(layer, call)
         return torch.stack([self._attention[layer] for layer in self._place])
+
+    def attention_heads(self) -> Tensor | None:
+        """(L, H_q, B, R, T) of them head by head, likewise; after :meth:`attention`.
+
+        Raises:
+            InputError: layers have unlike numbers of heads.
+        """
+        if self._rows is None or not self._heads:
+            return None
+        layers = [self._attention_heads[layer] for layer in self._place]
+        counts = {len(layer) for layer in layers}
+        if len(counts) > 1:
+            raise InputError(
+                f"attention layers have {sorted(counts)} heads; compare their mean "
+                "(loss.gamma_kl) instead of each head"
+            )
+        return torch.stack(layers)
 
     def _write(self, layer: int, call: _Call) -> None:
         place, count = self._place[layer], len(self._place)
@@ -166,7 +187,7 @@ class Recording:
             rotation.undo(call.key, self._inverse(layer, call), out=self._k[place])
         self._v[place].copy_(call.value)
         if self._rows is not None:
-            self._attention[layer] = self._attention_rows(layer, call)
+            self._note_attention(layer, call)
 
     def _content_keys(self, layer: int, call: _Call) -> Tensor:
         rotation = self._layers[layer].rotation
@@ -182,10 +203,15 @@ class Recording:
             inverse = self._inverses[id(positions[0])] = positions, inverted(positions)
         return inverse[1]
 
-    def _attention_rows(self, layer: int, call: _Call) -> Tensor:
+    def _note_attention(self, layer: int, call: _Call) -> None:
         assert call.query is not None and self._rows is not None
         bias = self._bias(call, self._layers[layer].causal)
-        return attention_rows(call.query, call.attended, bias, call.options, self._rows)
+        heads = attention_rows(
+            call.query, call.attended, bias, call.options, self._rows
+        )
+        self._attention[layer] = heads.mean(1)
+        if self._heads:
+            self._attention_heads[layer] = heads.transpose(0, 1)
 
     def _bias(self, call: _Call, causal: bool) -> Tensor:
         """Worked out once for all layers that were handed the same mask."""

@@ -119,7 +119,10 @@ def read_in_windows(
         ),
         logits=joined(lambda captured: captured.logits, 0, 1),
         hidden=joined(lambda captured: captured.hidden, 0, 1),
-        attention=_attention(parts, rows, ids.shape[1]),
+        attention=_attention(parts, rows, ids.shape[1], lambda c: c.attention),
+        attention_heads=_attention(
+            parts, rows, ids.shape[1], lambda captured: captured.attention_heads
+        ),
         states=joined(lambda captured: captured.states, 1, 2),
     )
 
@@ -146,17 +149,23 @@ def _whole_batch(x: Tensor, texts: Tensor, axis: int) -> Tensor:
 
 
 def _attention(
-    parts: list[tuple[_Window, Tensor, Captured]], rows: Tensor | None, tokens: int
+    parts: list[tuple[_Window, Tensor, Captured]],
+    rows: Tensor | None,
+    tokens: int,
+    pick: Callable[[Captured], Tensor | None],
 ) -> Tensor | None:
     if rows is None:
         return None
     whole = None
     for window, texts, captured in parts:
-        assert captured.attention is not None
-        attention = _whole_batch(captured.attention, texts, 1)  # (L, B, R, window)
+        attention = pick(captured)
+        if attention is None:
+            return None
+        batch = attention.dim() - 3
+        attention = _whole_batch(attention, texts, batch)  # (L, [H,] B, R, window)
         if whole is None:
-            whole = attention.new_zeros((*attention.shape[:3], tokens))
-        window_rows = ((rows >= window.first) & (rows < window.stop))[None, :, :, None]
+            whole = attention.new_zeros((*attention.shape[:-1], tokens))
+        window_rows = ((rows >= window.first) & (rows < window.stop))[..., None]
         part = torch.where(window_rows, attention, 0)
         padded = torch.nn.functional.pad(part, (window.start, tokens - window.stop))
         whole = whole + padded

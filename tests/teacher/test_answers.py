@@ -152,6 +152,7 @@ def test_what_an_answer_depends_on_makes_another_question(
         (panel(qwen, answers, autocast=torch.bfloat16), batch, None),
         (panel(qwen, answers, attention=True), batch, ROWS),
         (panel(qwen, answers, attention=True), batch, ROWS + 1),
+        (panel(qwen, answers, layers={"qwen-code": [1]}, heads=True), batch, ROWS),
         (panel(qwen, answers, CausalCharIoUAligner(), attention=True), batch, ROWS),
     ]
     for _ in range(2):

@@ -29,7 +29,7 @@ def test_deeper_layers_may_count_more():
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ("most", "'most'; give all, last:K, random:K or a list of layer numbers"),
+        ("most", "'most'; give all, last:K, random:K, rising:STEPS or a list of"),
         ("last:0", "'last:0'; give all"),
         ("last:9", "'last:9', but the student has 4 layers"),
         ([], r"\[\]; give one layer or more"),
@@ -41,3 +41,10 @@ def test_deeper_layers_may_count_more():
 def test_layers_that_are_not_there_are_refused(layers, message):
     with pytest.raises(InputError, match=message):
         check_layers(layers, 4)
+
+
+def test_layers_rise_from_the_lowest_to_all():
+    counts = [chosen_layers("rising:8", 4, step) for step in range(10)]
+    assert [len(x) for x in counts] == [1, 1, 2, 2, 3, 3, 4, 4, 4, 4]
+    assert counts[2] == [0, 1]
+    check_layers("rising:100", 4)

@@ -75,7 +75,8 @@ def test_attention_rows_come_from_the_row_s_window(make_model, long_batch):
     rows = torch.tensor([[0, 9, 10, 20], [3, 4, 10, 10], [0, 0, 0, 0]])
     capture = KVCapture(model, windows=Windows(10, 4))
     with torch.no_grad():
-        found = capture(ids, mask, attention_rows=rows).attention
+        captured = capture(ids, mask, attention_rows=rows, heads=True)
+        found = captured.attention
         last = KVCapture(model)(
             ids[:1, 12:], mask[:1, 12:], attention_rows=torch.tensor([[8]])
         ).attention
@@ -84,6 +85,7 @@ def test_attention_rows_come_from_the_row_s_window(make_model, long_batch):
     torch.testing.assert_close(found[:, 0, 3, 12:], last[:, 0, 0], **CLOSE)
     assert found[:, 0, 3, :12].abs().max() == 0
     assert found[:, 0, 2, :4].abs().max() == 0  # 10 is read in the window from 4 on
+    torch.testing.assert_close(captured.attention_heads.mean(1), found)
 
 
 def test_gradients_flow_through_windows(make_model, long_batch):
