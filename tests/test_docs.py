@@ -116,6 +116,7 @@ def test_every_page_is_on_the_map():
 
 def _is_setting(name: str) -> bool:
     chosen = re.sub(r"(?<=^phase\.)\w+|(?<=^teachers\.)\w+", "<name>", name)
+    chosen = re.sub(r"^loss\.terms\.\w+$", "loss.terms", chosen)
     return any(
         known == chosen or known.startswith(chosen + ".") for known in _settings()
     )
@@ -141,3 +142,30 @@ def _is_python(name: str) -> bool:
             found = getattr(found, attribute, None)
         return found is not None
     return False
+
+
+TECHNIQUES = ROOT / "docs/techniques.md"
+
+
+def technique_rows():
+    """(technique, words, test) of every row of the page's tables."""
+    for line in TECHNIQUES.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if line.startswith("| ") and len(cells) == 3 and "`" in cells[1]:
+            yield cells[0], cells[1].strip("` "), cells[2].strip("` ")
+
+
+def test_the_words_of_every_technique_are_a_config():
+    from experiments.assemble.outputs import active_objectives
+    from experiments.config.presets import builtin_presets, load_registry
+    from experiments.config.tree import load_config, resolve_phases
+
+    registry, rows = load_registry(), list(technique_rows())
+    assert len(rows) > 40
+    for technique, words, test in rows:
+        # a word begins with a setting's name; values may hold blanks
+        settings = re.split(r" (?=[a-z_]+\.[a-z_.]+=)", words)
+        config = load_config("quickstart", [*settings, "phases=[multi_basic]"])
+        (phase,) = resolve_phases(config, builtin_presets())
+        assert active_objectives(phase, registry), technique
+        assert test in _tests(), technique
