@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -117,6 +116,8 @@ class HeadPairing(nn.Module):
         """(H_s, H_t) -> (2, P) int64."""
         if self.rule == "nearest":
             return torch.stack([torch.arange(len(costs)), costs.argmin(1)])
+        from scipy.optimize import linear_sum_assignment  # slow to import
+
         student, teacher = linear_sum_assignment(costs.double().numpy())
         return torch.stack([torch.as_tensor(student), torch.as_tensor(teacher)])
 
