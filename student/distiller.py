@@ -41,7 +41,6 @@ from student.objective import (
     StepContext,
     compares,
     count_of,
-    modules_of,
     needs_of,
     wants_sample,
 )
@@ -49,6 +48,7 @@ from student.output.across.signals import signals_of
 from student.output.temperature import TEMPERATURES
 from student.places import Counts, Places, Share, availability, find_places
 from student.step.context import ContextMaker, introduce, of_kv
+from student.step.modules import modules_of
 from student.step.records import StepResult as StepResult
 from student.step.records import Teaching as Teaching
 from student.step.records import WeightedObjective as WeightedObjective

@@ -69,19 +69,11 @@ def wants_kv(phase: PhaseConfig, registry: Registry) -> bool:
     return outcome and learns(router) and loss.router_signal != "teacher_loss"
 
 
-def wants_attention(phase: PhaseConfig, registry: Registry) -> bool:
-    """Whether a phase asks for attention at sampled rows."""
-    return ATTENTION in needs_of(active_objectives(phase, registry))
-
-
-def wants_heads(phase: PhaseConfig, registry: Registry) -> bool:
-    """Whether a phase asks for attention of every head."""
-    return HEADS in needs_of(active_objectives(phase, registry))
-
-
-def wants_states(phase: PhaseConfig, registry: Registry) -> bool:
-    """Whether a phase asks for hidden states."""
-    return HIDDEN in needs_of(active_objectives(phase, registry))
+def wanted_parts(phase: PhaseConfig, registry: Registry) -> dict[str, bool]:
+    """What a phase asks of teachers beside keys and values, as a panel takes it."""
+    needs = needs_of(active_objectives(phase, registry))
+    parts = {"attention": ATTENTION, "heads": HEADS, "states": HIDDEN}
+    return {part: need in needs for part, need in parts.items()}
 
 
 def who_gives(need: str, teachers: Mapping[str, ModelFacts]) -> list[str]:
@@ -99,11 +91,13 @@ def with_depth(
 ) -> list[str]:
     """The teachers that are mapped onto the student's layers: those that bring keys and
     values, attention or hidden states, where a phase asks for any."""
-    met = who_gives(KEYS_VALUES, teachers) if wants_kv(phase, registry) else []
-    watched = who_gives(ATTENTION, teachers) if wants_attention(phase, registry) else []
-    headed = who_gives(HEADS, teachers) if wants_heads(phase, registry) else []
-    stated = who_gives(HIDDEN, teachers) if wants_states(phase, registry) else []
-    mapped = {*met, *watched, *headed, *stated}
+    mapped = set(who_gives(KEYS_VALUES, teachers) if wants_kv(phase, registry) else ())
+    for need in needs_of(active_objectives(phase, registry)) & {
+        ATTENTION,
+        HEADS,
+        HIDDEN,
+    }:
+        mapped |= set(who_gives(need, teachers))
     return [name for name in teachers if name in mapped]
 
 

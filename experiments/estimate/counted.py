@@ -31,8 +31,9 @@ from fuse.router import learns
 from plugins.registry import Registry
 from student.config import TrainConfig
 from student.layers import layers_read
-from student.objective import ATTENTION, HEADS, HIDDEN, compares, modules_of, needs_of
+from student.objective import ATTENTION, HEADS, HIDDEN, compares, needs_of
 from student.step.context import introduce
+from student.step.modules import modules_of
 from teacher.loading.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
 
 BLOCKS = {"cuda": 4, "cpu": 2}
