@@ -244,8 +244,8 @@ class Match(nn.Module):
         shares = layer_shares(self._layer_weights, chosen, pred)
         with torch.autocast(pred.device.type, enabled=False):
             if SITES[self.site].rows:
-                heads = self.pairing(sides.name, pred, target, drawn)
-                apart = self._of_rows(*heads, weight, sides.rows).mean(1)
+                pred, target = self.pairing(sides.name, pred, target, drawn)
+                apart = self._of_rows(pred, target, weight, sides.rows).mean(1)
             else:
                 pred, target, weight = pooled(pred, target, weight, self._pool)
                 apart = self.distance(pred, target, weight)
