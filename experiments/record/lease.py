@@ -4,6 +4,9 @@ A launch holds the run by a file that says who it is and is touched every few se
 Whoever finds it fresh stays away; whoever finds it stale, or its holder dead on this
 machine, takes it over. A holder that was given up for dead sees somebody else's name
 in the file and stops before it writes again.
+
+A process number alone says little: after a reboot, or in another container, another
+process has it, and in a container the first process is always 1.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,11 @@ BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
 """Age of the last touch from which a holder on another machine is taken for dead."""
 LEASE = "lease.json"
+_HELD: set[str] = set()
+"""Tokens of the leases that this process holds."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_SLACK_SECONDS = 2.0
+"""How far two readings of one process's start may lie apart, where clocks tell it."""
 
 
 class LeaseLostError(MtkdError, RuntimeError):
@@ -79,7 +88,8 @@ class Lease:
             if time.monotonic() >= end:
                 raise ConfigError(
                     f"another process is writing {self._file.parent}: {_who(holder)}; "
-                    "wait for it or end it, or choose another run.name"
+                    "wait for it or end it, or choose another run.name. If you know "
+                    f"that it is gone, remove {self._file}"
                 )
             if not waiting_told:
                 waiting_told = True
@@ -101,6 +111,7 @@ class Lease:
     def release(self) -> None:
         """Let the next one have it."""
         self._over.set()
+        _HELD.discard(self._token)
         try:
             self.check()
         except LeaseLostError:
@@ -110,20 +121,25 @@ class Lease:
     def _write(self) -> None:
         mine = {
             "token": self._token,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
+            **this_process(),
             "job": os.environ.get("SLURM_JOB_ID"),
+            "since": f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}",
         }
+        _HELD.add(self._token)
         write_whole(self._file, json.dumps(mine) + "\n")
 
 
 def read_lease(run_dir: Path) -> dict[str, Any] | None:
-    """Who holds a run: ``token``, ``host``, ``pid``, ``job``; None if nobody does."""
+    """Who holds a run: ``token``, ``job``, ``since`` and what
+    :func:`this_process` says; None if nobody does, or
+    nothing that can be read says who."""
     try:
         held = json.loads((run_dir / LEASE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return held if isinstance(held, dict) else None
+    whole = isinstance(held, dict) and isinstance(held.get("pid"), int)
+    texts = whole and all(isinstance(held.get(x), str) for x in ("token", "host"))
+    return held if texts else None
 
 
 def holder_alive(run_dir: Path) -> bool:
@@ -161,35 +177,115 @@ def hold_run(run_dir: Path) -> Iterator[Lease | None]:
 
 
 def _alive(holder: Mapping[str, Any], file: Path) -> bool:
-    if holder["host"] == socket.gethostname():
-        return _running(int(holder["pid"]))
+    if holder["token"] in _HELD:
+        return True
+    here = runs(holder)
+    if here is not None:
+        return here
     probe = file.with_name(f".{LEASE}.now{os.getpid()}")
     probe.touch()  # the file server's clock, not ours
     try:
-        return probe.stat().st_mtime - file.stat().st_mtime < STALE_SECONDS
+        age = probe.stat().st_mtime - file.stat().st_mtime
+        return abs(age) < STALE_SECONDS  # a clock that was set back makes it negative
     except FileNotFoundError:
         return False
     finally:
         probe.unlink(missing_ok=True)
 
 
-def _running(pid: int) -> bool:
-    """Whether a process of this machine runs; one that only awaits burial does not."""
-    try:
-        os.kill(pid, 0)
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except ProcessLookupError:
+def this_process() -> dict[str, Any]:
+    """Host, number, start, boot and namespace of this process; None what is not known.
+
+    ``started`` is a text where the system counts from its boot, which no clock that is
+    set changes; else seconds since 1970.
+    """
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+        "boot": _boot(),
+        "namespace": _namespace(),
+    }
+
+
+def runs(noted: Mapping[str, Any]) -> bool | None:
+    """Whether a process that was noted by :func:`this_process` still runs.
+
+    What an earlier version noted has neither start nor boot, and is judged by its
+    number alone; this process's own number is never another's.
+
+    Returns:
+        None where that cannot be seen from here: on another host, or in another
+        namespace of processes.
+    """
+    if noted["host"] != socket.gethostname():
+        return None
+    boot, namespace = noted.get("boot"), noted.get("namespace")
+    if boot is not None and boot != (_boot() or boot):
         return False
-    except OSError:  # somebody else's process, or a system without /proc
+    if namespace is not None and namespace != (_namespace() or namespace):
+        return None
+    pid = int(noted["pid"])
+    if not _exists(pid):
+        return False
+    started = noted.get("started")
+    if started is None:
+        return pid != os.getpid()
+    return _same(started, _started(pid))
+
+
+def _exists(pid: int) -> bool:
+    """Whether a process has a number; one that only awaits burial does not run."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:  # somebody else's
         return True
-    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def _started(pid: int) -> str | float | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        return stat.rpartition(")")[2].split()[19]  # ticks since boot
+    except (OSError, IndexError):
+        pass
+    import psutil
+
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None
+
+
+def _same(noted: object, now: object) -> bool:
+    if isinstance(noted, float) and isinstance(now, float):
+        return abs(noted - now) < _SLACK_SECONDS
+    return now is None or noted == now
+
+
+def _boot() -> str | None:
+    try:
+        return _BOOT.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def _namespace() -> int | None:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return None
 
 
 def _who(holder: Mapping[str, Any] | None) -> str:
     if holder is None:
         return "somebody"
     job = f" of job {holder['job']}" if holder.get("job") else ""
-    return f"process {holder['pid']}{job} on {holder['host']}"
+    since = f" since {holder['since']}" if holder.get("since") else ""
+    return f"process {holder['pid']}{job} on {holder['host']}{since}"
 
 
 def _say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -97,3 +98,70 @@ def test_the_heart_beats(tmp_path, monkeypatch):
         while file.stat().st_mtime < 2:
             assert time.monotonic() < end
             time.sleep(0.01)
+
+
+def test_a_lease_names_the_file_to_remove_and_since_when_it_is_held(tmp_path):
+    with hold_run(tmp_path), pytest.raises(ConfigError) as raised:
+        Lease(tmp_path).take(0.0)
+    message = str(raised.value)
+    assert f"remove {tmp_path / 'lease.json'}" in message
+    assert re.search(r"since \d{4}-\d\d-\d\d \d\d:\d\d", message)
+
+
+def test_a_clock_that_was_set_back_holds_nobody_up_for_long(tmp_path):
+    hold(tmp_path)
+    later = time.time() + 3 * module.STALE_SECONDS
+    os.utime(tmp_path / "lease.json", (later, later))
+    Lease(tmp_path).take(0.0)
+    assert read_lease(tmp_path)["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"pid": "1"}', "\x00{"])
+def test_a_damaged_lease_holds_nothing(tmp_path, content):
+    (tmp_path / "lease.json").write_text(content)
+    assert read_lease(tmp_path) is None
+    with hold_run(tmp_path) as lease:
+        lease.check()
+
+
+RACER = """
+import sys, time
+from pathlib import Path
+from experiments.config.parsing import ConfigError
+from experiments.record.lease import Lease
+
+run = Path(sys.argv[1])
+(run / f"ready{sys.argv[2]}").touch()
+while not (run / "go").exists():
+    time.sleep(0.001)
+try:
+    Lease(run).take(0.0)
+except ConfigError:
+    print("refused")
+else:
+    print("holds", flush=True)
+    sys.stdin.read()  # until the others have tried
+"""
+
+
+def test_of_processes_that_race_exactly_one_holds_the_run(tmp_path):
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, str(tmp_path), str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    end = time.monotonic() + 120
+    while len(list(tmp_path.glob("ready*"))) < 3:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    said = sorted(racer.stdout.readline().strip() for racer in racers)
+    for racer in racers:
+        racer.stdin.close()
+        racer.wait()
+        racer.stdout.close()
+    assert said == ["holds", "refused", "refused"]
