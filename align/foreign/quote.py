@@ -9,6 +9,7 @@ of rich, markup is switched off.
 from __future__ import annotations
 
 import re
+import sys
 
 UNSEEN = "\N{REPLACEMENT CHARACTER}"
 """In place of a character that shows nothing, and may move or turn what does."""
@@ -33,6 +34,16 @@ def visible(text: str, lines: bool = False) -> str:
     kept = "\n\t" if lines else ""
     marked = text if lines else text.replace("\r\n", "\n").replace("\n", "⏎")
     return "".join(c if c.isprintable() or c in kept else UNSEEN for c in marked)
+
+
+def say(text: str) -> None:
+    """Write a sentence to the standard error, its lines kept."""
+    print(visible(text, lines=True), file=sys.stderr, flush=True)
+
+
+def put(text: str, *, flush: bool = False) -> None:
+    """Write a sentence to the standard output, its lines kept."""
+    print(visible(text, lines=True), flush=flush)
 
 
 def in_picture(text: str) -> str:

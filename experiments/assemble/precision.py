@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from align.foreign.quote import say
 from experiments.config.parsing import merge
 from experiments.record.history import IDENTITY, read_json
 
@@ -91,7 +91,7 @@ def answer_of_run(run_dir: Path, engine: Engine) -> bool:
     here = all(engine.gather(hardware_has_bf16()))
     began = engine.from_main(lambda: read_json(run_dir / IDENTITY).get("bf16"))
     if engine.is_main:
-        print(describe_precision(here, began), file=sys.stderr)
+        say(describe_precision(here, began))
     return here if began is None else bool(began)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from align.errors import InputError
+from align.foreign.quote import say
 from align.text.chat_rows import RowError
 from align.text.conversation import Conversation
 from align.text.documents import TextSample, iter_file
@@ -224,7 +224,7 @@ def left_out(config: DataConfig, which: Which) -> list[str]:
 def tell(sentences: Iterable[str]) -> None:
     """Print warnings."""
     for sentence in sentences:
-        print(f"warning: {sentence}", file=sys.stderr)
+        say(f"warning: {sentence}")
 
 
 def zoo_texts(split: str) -> Iterator[TextSample]:

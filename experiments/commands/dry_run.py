@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from align.foreign.quote import put
 from align.schedules.setting import in_short
 from experiments.commands.tables import console, print_table
 
@@ -35,7 +36,7 @@ def look_before(plan: RunPlan, whole: bool, changed_plugins: bool) -> int:
     """
     from experiments.run.preflight import describe_plan
 
-    print("\n".join(describe_plan(plan)), flush=True)
+    put("\n".join(describe_plan(plan)), flush=True)
     if whole:
         from experiments.rehearsal.rehearse import rehearse
 
@@ -47,9 +48,9 @@ def show(rehearsal: Rehearsal, plan: RunPlan) -> None:
     """Print a rehearsal; colours on a terminal alone."""
     shown_before = set(plan.warnings)
     for sentence in (w for w in rehearsal.warnings if w not in shown_before):
-        print(f"warning: {sentence}")
+        put(f"warning: {sentence}")
     for sentence in rehearsal.notes:
-        print(sentence)
+        put(sentence)
     print()
     _show_readers(rehearsal)
     for domain in rehearsal.domains:
@@ -90,7 +91,7 @@ def _show_readers(rehearsal: Rehearsal) -> None:
     heads = ["domain, samples", "read by", "its tokenizer", "such as", "tokens"]
     title = "what is learned from; tokens of a sample, share of the student's covered"
     print_table(title, [*heads[:3], "not covered", "tokens", "covered"], rows, 4)
-    print(f"measured on {rehearsal.measured_on:,} held-out samples\n")
+    put(f"measured on {rehearsal.measured_on:,} held-out samples\n")
 
 
 def _show_texts(domain: Domain) -> None:
@@ -174,7 +175,7 @@ def _show_phase(phase: PhaseRehearsal, first: bool) -> None:
 
 
 def _show_masks(masks: Masks) -> None:
-    print(
+    put(
         f"the first pass: {masks.tokens:,} tokens, {masks.marks:,} of them special or "
         f"a template's, {masks.padding:,} of padding; {masks.labels:,} are learned as "
         "next tokens"
@@ -186,7 +187,7 @@ def _show_masks(masks: Masks) -> None:
             if compared.kv
             else f"reaches {compared.tokens + compared.sinks:,}"
         )
-        print(f"  {compared.teacher}: {sinks}, {compared.uncovered:,} not covered")
+        put(f"  {compared.teacher}: {sinks}, {compared.uncovered:,} not covered")
 
 
 def _in_words(layer_map: LayerMap) -> str:
@@ -201,7 +202,7 @@ def _in_words(layer_map: LayerMap) -> str:
 
 def _show_step(phase: PhaseRehearsal, first: bool) -> None:
     for event in phase.events:
-        print(f"warning: the first step was not taken: {event}")
+        put(f"warning: the first step was not taken: {event}")
     if not phase.step:
         return
     step, norm = phase.step, phase.step["grad_norm"]
@@ -210,7 +211,7 @@ def _show_step(phase: PhaseRehearsal, first: bool) -> None:
     rate = f"learning rate {step['lr']:.2g}"
     if "matrix_lr" in step:
         rate += f", of matrices {step['matrix_lr']:.2g}"
-    print(
+    put(
         f"the first step{begun}: loss {step['loss']:.4g}{gradient}, {rate}, "
         f"{step['step_s']:.2f} s"
     )
@@ -223,13 +224,13 @@ def _show_needs(rehearsal: Rehearsal, config: Config) -> None:
     heads = ["arm", "phases", "steps", "s/step", "time"]
     title = f"the whole run, one process, steps as {run.machine} takes them"
     print_table(title, heads, arm_rows(run), 1)
-    print("\n".join(said_of(run)) + "\n")
+    put("\n".join(said_of(run)) + "\n")
     title = (
         f"memory of one training process ({gib(rehearsal.device_memory)} there), on "
         "the longest texts"
     )
     print_table(title, ["for", "size"], memory_rows(rehearsal.memory), 1)
-    print(
+    put(
         f"nothing was written to {config.run_dir.absolute()}; the same command without "
         "--dry-run trains"
     )

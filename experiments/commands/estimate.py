@@ -6,6 +6,7 @@ import json
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from align.foreign.quote import put
 from experiments.commands.parser import (
     CONFIG_OPTIONS,
     JSON,
@@ -46,13 +47,13 @@ def estimate(options: Namespace) -> int:
     title = f"training: {counted}, steps as {run.machine} takes them"
     heads = ["arm", "phases", "steps", "s/step", "time"]
     print_table(title, heads, rows["arms"], 1)
-    print("\n".join(said_of(run)) + "\n")
+    put("\n".join(said_of(run)) + "\n")
     heads = ["store", "tokens", "bytes/token", "disk", "hours", "break-even"]
     title = (
         f"stores {config.store_dir}: {measured.samples:,} texts, {config.store.form}"
     )
     print_table(f"{title}, {config.store.encoding}", heads, rows["stores"], 1)
-    print(
+    put(
         f"in all {gib(measured.disk)} of {gib(measured.free)} free; reading beats "
         "computing again from the break-even bandwidth on\n"
     )
@@ -60,7 +61,7 @@ def estimate(options: Namespace) -> int:
     title = f"memory of one training process, products in {measured.products}"
     print_table(f"{title} ({there} there)", ["for", "size"], rows["memory"], 1)
     for warning in measured.warnings:
-        print(f"warning: {warning}")
+        put(f"warning: {warning}")
     return 0
 
 
@@ -134,10 +135,8 @@ def _plan(config: Config, options: Namespace) -> int:
     rows = [[line.of, line.what, gib(line.size)] for line in lines]
     rows.append(["", "in all", gib(total)])
     print_table("memory of one training process", ["of", "what", "size"], rows, 2)
-    print(
-        "not counted: the CUDA context, libraries, and what an allocator leaves unused"
-    )
-    print(f"arms that train one after another: {', '.join(arms)}")
+    put("not counted: the CUDA context, libraries, and what an allocator leaves unused")
+    put(f"arms that train one after another: {', '.join(arms)}")
     return 0
 
 
@@ -151,5 +150,5 @@ def _routing(config: Config, options: Namespace) -> int:
         return 0
     heads, rows = room_rows(room.plain())
     print_table("bits per character of common stretches of text", heads, rows, 1)
-    print("\n".join(room_sentences(room.plain())))
+    put("\n".join(room_sentences(room.plain())))
     return 0

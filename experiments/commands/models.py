@@ -7,6 +7,7 @@ from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.foreign.quote import say
 from experiments.commands.output import lasting_output
 from experiments.commands.parser import (
     JSON,
@@ -135,7 +136,7 @@ def models_convert(options: Namespace) -> int:
 
 
 def _say(line: str) -> None:
-    print(f"models: {line}", file=sys.stderr, flush=True)
+    say(f"models: {line}")
 
 
 MODELS = Group(
@@ -232,9 +233,8 @@ def _adapt(request: Request, resume: str) -> int:
     try:
         manifest = adapted(request, resume)
     except RunStopped as stopped:
-        print(
+        say(
             f"mtkd: stopped as asked ({stopped}); the same command goes on from there",
-            file=sys.stderr,
         )
         return STOPPED
     if launched_rank() == 0 and manifest.adaptation is not None:

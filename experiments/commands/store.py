@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from align.foreign.quote import put, say
 from experiments.commands.output import lasting_output
 from experiments.commands.parser import (
     CONFIG_OPTIONS,
@@ -84,9 +84,9 @@ def info(options: Namespace) -> int:
     for path in paths:
         name, summary = path.name, summaries[path.name]
         if summary.skipped:
-            print(f"{name}: {summary.skipped} texts were skipped as not finite")
+            put(f"{name}: {summary.skipped} texts were skipped as not finite")
         if not summary.merged:
-            print(
+            put(
                 f"{name}: not finished, there is no {path / MANIFEST}; `mtkd extract` "
                 "makes what is missing"
             )
@@ -118,11 +118,11 @@ def verify(options: Namespace) -> int:
         wrong += len(faults)
         for fault in faults:
             shard = "" if fault.shard is None else f" (shard {fault.shard})"
-            print(f"{path.name}{shard}: {fault.what}")
+            put(f"{path.name}{shard}: {fault.what}")
         if not faults:
-            print(f"{path}: whole")
+            put(f"{path}: whole")
     if wrong:
-        print(f"{wrong} faults; `mtkd store repair {options.path}` makes them good")
+        put(f"{wrong} faults; `mtkd store repair {options.path}` makes them good")
     return DAMAGED if wrong else 0
 
 
@@ -143,7 +143,7 @@ def merge(options: Namespace) -> int:
 
     for path in stores_in(Path(options.path)):
         manifest = write_manifest(path)
-        print(f"{path}: {manifest.samples} texts in {len(manifest.data)} shards")
+        put(f"{path}: {manifest.samples} texts in {len(manifest.data)} shards")
     return 0
 
 
@@ -181,7 +181,7 @@ def repair(options: Namespace) -> int:
     for path in stores_in(root):
         broken = take_out(path, faults_of(path))
         if broken:
-            print(f"{path}: took out shards {shard_ranges(broken)}")
+            put(f"{path}: took out shards {shard_ranges(broken)}")
     if options.take_out_only:
         return 0
     assert saved is not None and config is not None
@@ -250,17 +250,17 @@ def _extract(config: Config, share: tuple[int, int]) -> int:
 
 def _report(config: Config, outcome: Outcome) -> None:
     for line in outcome.skipped:
-        print(f"warning: skipped {line}", file=sys.stderr)
+        say(f"warning: skipped {line}")
     said = [f"{outcome.made} shards made", f"{outcome.kept} there already"]
     if outcome.elsewhere:
         said.append(f"{outcome.elsewhere} left to other tasks")
-    print(f"{config.store_dir}: {', '.join(said)}")
+    put(f"{config.store_dir}: {', '.join(said)}")
     for name, missing in outcome.unfinished.items():
-        print(f"{name}: still lacks shards {missing}")
+        put(f"{name}: still lacks shards {missing}")
     if outcome.stopped:
-        print("stopped as asked; the same command goes on from there")
+        put("stopped as asked; the same command goes on from there")
     elif not outcome.unfinished:
-        print(f"whole: train with store.read=true (store.name={config.store_dir.name})")
+        put(f"whole: train with store.read=true (store.name={config.store_dir.name})")
 
 
 def _share(text: str) -> tuple[int, int]:

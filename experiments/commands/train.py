@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from align.foreign.quote import say
 from experiments.commands.output import lasting_output
 from experiments.commands.parser import (
     CONFIG_OPTIONS,
@@ -79,9 +79,8 @@ def _train(plan: RunPlan, options: Namespace) -> int:
             undrawn = _drawn(run)
             sum_up(run, train_arms(run))
     except RunStopped as stopped:
-        print(
+        say(
             f"mtkd: stopped as asked ({stopped}); the same command goes on from there",
-            file=sys.stderr,
         )
         return STOPPED
     if launched_rank() == 0:
@@ -181,10 +180,9 @@ def _report_trained(run_dir: Path, undrawn: Exception | None) -> None:
                 raise undrawn
             write_report(read_run(run_dir))
     except Exception:
-        print(
+        say(
             f"{run_dir} is trained, but has no report; once this is put right, "
             f"`mtkd report {run_dir}` writes it:",
-            file=sys.stderr,
         )
         raise
     show_report(run_dir)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
 from typing import Any
 
+from align.foreign.quote import say
 from experiments.config.parsing import load_mapping
 from experiments.config.phase_choice import PHASES, PRESETS, SINGLE_PHASE
 from experiments.config.tree import Config
@@ -61,7 +61,7 @@ def load_registry(config: Config | None = None, strict: bool = True) -> Registry
 
 
 def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(line)
 
 
 def presets_of(registry: Registry) -> dict[str, Mapping[str, Any]]:

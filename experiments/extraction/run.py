@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from align.errors import InputError, MtkdError
+from align.foreign.quote import say
 from align.text.documents import TextSample
 from experiments.assemble.stored_teachers import save_tokenizer
 from experiments.config.parsing import ConfigError
@@ -82,7 +82,7 @@ def extract(
             "them a weight, such as loss.lambda_k"
         )
     for sentence in extraction.warnings:
-        print(f"warning: {sentence}", file=sys.stderr)
+        say(f"warning: {sentence}")
     with waiting("measuring what the encoding costs"):
         writers = [_open(extraction, source) for source in sources]
     save_config(extraction.config, config.store_dir / "config.yaml")

@@ -7,10 +7,10 @@ that opens the folder, or only looks at it, runs nothing of what that names.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from align.foreign.quote import say
 from align.support.digest import sha256_of
 from experiments.config.parsing import ConfigError
 from experiments.record.dates import DATE
@@ -56,7 +56,7 @@ def tell_left_out(plugins: Iterable[str]) -> None:
     """Say which plugins of a config are not loaded, as was asked."""
     for plugin in plugins:
         said = f"left out: plugin {plugin}, which the config names (--no-plugins)"
-        print(said, file=sys.stderr, flush=True)
+        say(said)
 
 
 def described(plugin: str) -> str:

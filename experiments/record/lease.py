@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import MachineError, MtkdError
+from align.foreign.quote import say
 from align.support.whole_file import write_whole
 from experiments.config.parsing import ConfigError
 
@@ -289,4 +289,4 @@ def _who(holder: Mapping[str, Any] | None) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"mtkd: {text}", file=sys.stderr, flush=True)
+    say(f"mtkd: {text}")

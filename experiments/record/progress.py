@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from align.foreign.quote import visible
+from align.foreign.quote import say, visible
 from experiments.record.course import Course, Leg, duration
 from experiments.record.stop import RunStopped
 
@@ -152,7 +152,7 @@ def waiting(title: str, enabled: bool = True) -> Iterator[None]:
 
 
 def _line(text: str) -> None:
-    print(visible(text), file=sys.stderr, flush=True)
+    say(text)
 
 
 @contextmanager

@@ -6,11 +6,11 @@ some of it without a seal; it is read all the same, with a word.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from align.foreign.marker import MARKER, marker_text, read_marker
+from align.foreign.quote import say
 from align.foreign.seal import DamageError, read_sealed
 from align.foreign.signature import is_signed, sign
 from align.support.digest import sha256_of
@@ -54,14 +54,13 @@ def warn_unsealed(run: Path) -> None:
     """Say on stderr what is read of a run though nothing vouches for it."""
     files = unsealed(run)
     if files:
-        print(
+        say(
             f"warning: {_listed(run, files)}, as earlier versions wrote it: a damaged "
             f"number in it is not found; `mtkd train {run / CONFIG} "
             "--trust-checkpoint` seals it, where you know that it is yours",
-            file=sys.stderr,
         )
     for sentence in _edited(run):
-        print(f"warning: {sentence}", file=sys.stderr)
+        say(f"warning: {sentence}")
 
 
 def before_it_goes_on(run: Path) -> list[str]:

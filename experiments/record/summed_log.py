@@ -8,13 +8,13 @@ last line without a sum, which is taken as it is.
 from __future__ import annotations
 
 import json
-import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from align.foreign.quote import say
 from align.support.whole_file import whole_file
 
 _ROW = 18
@@ -90,7 +90,7 @@ class SummedLog:
     def mend_aloud(self) -> None:
         """:meth:`mend`, with a warning on stderr of everything that was wrong."""
         for fault in self.mend().faults:
-            print(f"warning: {fault}", file=sys.stderr, flush=True)
+            say(f"warning: {fault}")
 
     def content(self) -> tuple[bytes | None, bytes | None]:
         """All of it as it is, for :meth:`put_back`."""

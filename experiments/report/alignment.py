@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.errors import InputError
+from align.foreign.quote import say
 from experiments.record.run_dir import MAIN
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _draw_alignments(run: RunContext, folder: Path) -> set[Path]:
                 aligner, run.models.student_tokenizer, teacher, SENTENCE, picture
             )
         except ValueError as error:
-            print(f"warning: no picture of teacher {name!r}: {error}", file=sys.stderr)
+            say(f"warning: no picture of teacher {name!r}: {error}")
         else:
             drawn.add(picture)
     return drawn

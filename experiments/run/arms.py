@@ -8,7 +8,6 @@ is who taught.
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from align.foreign.marker import MARKER
+from align.foreign.quote import say
 from align.foreign.signature import check_signed, signing_key
 from experiments.config.error_place import during
 from experiments.config.parsing import ConfigError
@@ -247,7 +247,7 @@ def _tell(run: RunContext, stage: Stage, steps: int, judgement: Judgement) -> No
     if judgement.harms and run.engine.is_main:
         done = "was rolled back" if judgement.rolled_back else "hurt"
         said = f"warning: phase {stage.phase.name} {done}: {describe_harm(verdict)}"
-        print(said, file=sys.stderr, flush=True)
+        say(said)
 
 
 def train_others(run: RunContext, judged: Sequence[Judgement]) -> Results:

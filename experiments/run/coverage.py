@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from align.foreign.quote import say
 from align.text.documents import TextSample
 from align.tokens.lost_text import LostText, lost_text
 from experiments.assemble.data import Encoder
@@ -93,7 +93,7 @@ def tell_texts(run: RunContext) -> None:
     if not run.engine.is_main:
         return
     for sentence in run.data.notes:
-        print(sentence, file=sys.stderr)
+        say(sentence)
     for sentence in (*run.data.warnings, *run.data.notes):
         event = {"kind": "event", "step": 0, "event": sentence}
         run.metrics.write_once(MAIN, run.config.phases[0], event)
@@ -123,7 +123,7 @@ def tell_reading(run: RunContext) -> dict[str, Reading]:
     if run.engine.is_main:
         for name, reading in readings.items():
             alarm = reading.alarm(name, align.min_coverage)
-            print(f"warning: {alarm}" if alarm else reading.line(name), file=sys.stderr)
+            say(f"warning: {alarm}" if alarm else reading.line(name))
             line = {"kind": "reading", "step": 0, "teacher": name, **reading.plain()}
             run.metrics.write_once(MAIN, run.config.phases[0], line)
             if alarm:

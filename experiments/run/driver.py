@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from align.foreign.quote import say
 from experiments.config.error_place import during
 from experiments.config.presets import load_registry
 from experiments.config.tree import Config
@@ -191,7 +191,7 @@ def _samples(run: RunContext) -> list[dict[str, str]]:
             )
     except Exception as error:  # a look at what is trained already costs no summary
         said = f"warning: the report shows nothing that the student writes: {error}"
-        print(said, file=sys.stderr, flush=True)
+        say(said)
         return []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from align.errors import InputError
+from align.foreign.quote import say
 from align.text.documents import TextSample
 from experiments.assemble.data import Encoder
 from experiments.record.run_dir import MAIN
@@ -120,11 +120,11 @@ def tell_routing_room(run: RunContext) -> dict[str, Any]:
     try:
         room = room_by_domain(run.models.teachers, run.data.eval, shown)
     except InputError as error:  # a look beforehand stops no run
-        print(f"warning: {error}", file=sys.stderr)
+        say(f"warning: {error}")
         return {}
     sentence = gain_sentence(room.gain)
     if run.engine.is_main and room.gain < LITTLE:
-        print(sentence, file=sys.stderr)
+        say(sentence)
         event = {"kind": "event", "step": 0, "event": sentence}
         run.metrics.write_once(MAIN, run.config.phases[0], event)
     return room.plain()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from align.foreign.quote import say
 from align.support.digest import sha256_of
 from experiments.assemble.checks import check_disk, free_bytes, unknown_labels
 from experiments.assemble.data import RunData, load_data
@@ -317,7 +317,7 @@ def _stages(plan: RunPlan, models: Models, data: RunData) -> list[Stage]:
 
 def _warn(sentences: Sequence[str]) -> None:
     for sentence in sentences:
-        print(f"warning: {sentence}", file=sys.stderr)
+        say(f"warning: {sentence}")
 
 
 def _warnings(

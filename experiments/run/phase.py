@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from align.foreign.quote import say
 from align.foreign.signature import check_signed, sign
 from align.schedules import Timetable
 from experiments.assemble.checks import timetable_of
@@ -251,7 +251,7 @@ def _alarms(
     def warn(message: str) -> None:
         if position.arm == MAIN and run.engine.is_main:
             text = f"warning: phase {phase.name}: {message}"
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     return Alarms(
         config=config.alarms,
@@ -270,7 +270,7 @@ def checkpoint_folder(folder: Path) -> Path:
 
 def _keeper(run: RunContext, folder: Path, train: TrainConfig) -> Keeper:
     def warn(text: str) -> None:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        say(f"warning: {text}")
 
     return Keeper(
         folder=folder,

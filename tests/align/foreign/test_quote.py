@@ -4,7 +4,15 @@ import io
 
 import pytest
 
-from align.foreign.quote import code_in_markdown, in_markdown, in_picture, visible
+from align.foreign.quote import (
+    UNSEEN,
+    code_in_markdown,
+    in_markdown,
+    in_picture,
+    put,
+    say,
+    visible,
+)
 from align.pictures.fonts import legible
 
 NAMES = [
@@ -60,3 +68,11 @@ def test_markdown_keeps_words_and_escapes_what_it_would_take_for_more():
     assert code_in_markdown("a") == "`a`"
     assert code_in_markdown("a`b") == "``a`b``"
     assert code_in_markdown("`a") == "`` `a ``"
+
+
+def test_what_is_said_keeps_its_lines_and_nothing_that_moves_a_cursor(capsys):
+    say("first\nsecond \x1b[2J\u202e")
+    put("a\tb\x07")
+    streams = capsys.readouterr()
+    assert streams.err == f"first\nsecond {UNSEEN}[2J{UNSEEN}\n"
+    assert streams.out == f"a\tb{UNSEEN}\n"
