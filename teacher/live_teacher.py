@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -185,16 +185,14 @@ class LiveTeacher:
         attention = heads = bits = foretold = output = None
         if captured.attention is not None and rows is not None and queries is not None:
             with part("align"):
-                carry = partial(
-                    carry_attention,
-                    alignment=reading.alignment,
-                    rows=rows,
-                    known=queries >= 0,
+                attention = carry_attention(
+                    captured.attention.to(home), reading.alignment, rows, queries >= 0
                 )
-                attention = carry(captured.attention.to(home))
                 if captured.attention_heads is not None:
                     every = captured.attention_heads.to(home)
-                    heads = carry(every.flatten(0, 1)).unflatten(0, every.shape[:2])
+                    heads = carry_attention(
+                        every.flatten(0, 1), reading.alignment, rows, queries >= 0
+                    ).unflatten(0, every.shape[:2])
         if captured.logits is not None and reading.bits:
             bits = teacher_bits_per_char(captured.logits, tokens).to(home)
         if captured.logits is not None and reading.foretold:

@@ -191,8 +191,9 @@ def open_run(
         metrics = Metrics(run_dir, engine.is_main)
         answers = _answers(loaded.plan.config, loaded.models, engine.rank)
         # Memory is searched for garbage after every phase of every arm: not through
-        # the hundred thousands of objects of libraries and models, which stay.
-        gc.collect()
+        # the hundred thousands of objects of libraries and models, which stay; only
+        # what is young is looked through before, since all would take as long again.
+        gc.collect(1)
         gc.freeze()
         try:
             yield RunContext(

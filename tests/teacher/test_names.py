@@ -36,7 +36,7 @@ def test_every_door_takes_a_zoo_name_with_its_scale(cache):
 
 
 def test_what_the_zoo_lacks_is_said_with_what_it_has(cache, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"no model 'gpt9'; it has .*gpt2-prose"):
+    with pytest.raises(ValueError, match=r"no model 'gpt9'\. It has .*gpt2-prose"):
         load_model("zoo:tiny/gpt9")
     with pytest.raises(ValueError, match="huge"):
         load_model("zoo:huge/gpt2-prose")

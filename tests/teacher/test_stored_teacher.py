@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
-from align.views import ATTENTION, FORETOLD, HIDDEN, OUTPUTS, OWN_LOSS, Teacher
+from align.views import ATTENTION, FORETOLD, HEADS, HIDDEN, OUTPUTS, OWN_LOSS, Teacher
 from teacher import TeacherKVExtractor
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.models import load_model
@@ -76,7 +76,10 @@ def test_both_are_teachers_and_say_what_they_lack(live, stored):
     assert len(known) == 1
     assert live["prose"].predicts and live["prose"].lacks == {}
     assert not stored.predicts
-    assert set(stored.lacks) == {ATTENTION, FORETOLD, HIDDEN, OUTPUTS, OWN_LOSS}
+    assert set(stored.lacks) == {
+        *(ATTENTION, HEADS, HIDDEN, OUTPUTS),
+        *(FORETOLD, OWN_LOSS),
+    }
     with pytest.raises(ValueError, match="'prose' has no head: stores hold"):
         _ = stored.head
 

@@ -70,7 +70,7 @@ def test_a_model_that_is_not_built_is_not_built_by_it(
     code, message = said(["train", path, "--dry-run", word], capsys)
     assert code == 2 and "has not been built" in message
     assert "zoo build" in message
-    assert not (tmp_path / "empty").exists()
+    assert not (tmp_path / "empty/zoo").exists()
 
 
 CHAT = {

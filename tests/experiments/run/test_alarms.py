@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from align.foreign.quote import in_markdown
 from experiments.cli import main
 from experiments.config.parsing import ConfigError
 from experiments.config.sections import AlarmConfig
@@ -204,7 +205,7 @@ def test_a_run_measures_warns_and_reports(tiny_zoo, tmp_path, capsys):
     report = (run / "report.md").read_text()
     for event in raised:
         assert shown.count(event["event"]) == 1
-        assert event["event"] in report
+        assert in_markdown(event["event"]) in report
 
 
 def test_the_rank_of_untrained_weights_may_settle_first(watch):

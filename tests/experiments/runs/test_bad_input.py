@@ -45,7 +45,7 @@ def as_student(model):
     [
         (as_teacher("/nowhere/x"), ["teachers.odd: ", "'/nowhere/x': no such folder"]),
         (as_student("./nowhere"), ["student: ", "'./nowhere': no such folder"]),
-        (as_student("zoo:nope"), ["no model 'nope'; it has gpt2-prose, qwen-code"]),
+        (as_student("zoo:nope"), ["no model 'nope'. It has gpt2-prose, qwen-code"]),
         (
             as_teacher("some/model"),
             ["teachers.odd: ", "cache", "offline", "hf download some/model"],

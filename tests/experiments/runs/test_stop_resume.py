@@ -208,13 +208,17 @@ def test_a_signal_that_nohup_has_taken_away_stays_so():
     ],
 )
 def test_every_signal_that_asks_to_stop_is_noted_and_handed_back(number):
-    before = signal.getsignal(number)
-    with stop_on_signals() as stop:
-        assert not stop()
-        os.kill(os.getpid(), number)
-        assert stop()
-        assert stop.signal == signal.Signals(number).name
-    assert signal.getsignal(number) is before
+    outside = signal.getsignal(number)  # under nohup HUP is ignored
+    signal.signal(number, signal.default_int_handler)
+    try:
+        with stop_on_signals() as stop:
+            assert not stop()
+            os.kill(os.getpid(), number)
+            assert stop()
+            assert stop.signal == signal.Signals(number).name
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, outside)
 
 
 def test_a_second_ctrl_c_does_not_wait():
