@@ -9,12 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from align.errors import InputError, MachineError, MissingFileError, meant
+from align.foreign.marker import files_in
+from align.foreign.seal import DamageError, read_sealed, sealed_text
 from align.support.cache_folder import cache_folder, made_folder, make_kept_folder
+from align.support.digest import sha256_of
 from teacher.zoo.recipes import ZooModel, recipes
 from teacher.zoo.shipped import shipped
 from teacher.zoo.shown import Shown, shown
@@ -81,9 +84,10 @@ def zoo_path(
     (name,) = _check_names([name], all_recipes)
     path = zoo_folder(cache_dir, scale) / name
     if not is_built(path, all_recipes[name]):
-        fault = (
-            "is out of date" if (path / MANIFEST).is_file() else "has not been built"
-        )
+        fault = "has not been built"
+        if (path / MANIFEST).is_file():
+            damage = _damage(path)
+            fault = f"is damaged ({damage})" if damage else "is out of date"
         raise MissingFileError(
             f"zoo model {name!r} {fault} in {path.parent}; run {_how_to_build(scale)}"
         )
@@ -165,6 +169,10 @@ def _build_one(
         if is_built(folder / recipe.name, recipe, fresh):  # by another process
             display.ready(recipe.name, "cached")
             return
+        if (folder / recipe.name / MANIFEST).is_file():
+            damage = _damage(folder / recipe.name)
+            if damage:
+                display.note(f"{recipe.name} is damaged ({damage}) and made anew")
         kept = None if fresh else shipped(recipe)
         if kept is None:
             _train(recipe, folder, display, stop)
@@ -214,7 +222,8 @@ def _save(
     """Write a model beside its place, then put it there in one step."""
     with made_folder(path) as fresh:
         write(fresh)
-        text = json.dumps(manifest, indent=2) + "\n"
+        digests = {name: sha256_of(file) for name, file in files_in(fresh).items()}
+        text = sealed_text({**manifest, "sha256": digests})
         (fresh / MANIFEST).write_text(text, encoding="utf-8")
 
 
@@ -239,11 +248,33 @@ def fingerprint(recipe: ZooModel) -> str:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What is known of the model in a folder; empty where it is none."""
+    """What is known of the model in a folder; empty where it is none, or damaged."""
     try:
-        return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return read_sealed(path / MANIFEST)[0]
+    except (FileNotFoundError, NotADirectoryError, DamageError):
         return {}
+
+
+def _damage(path: Path) -> str | None:
+    """What is not as it was saved in a folder with a manifest; None of earlier ones."""
+    try:
+        manifest, _ = read_sealed(path / MANIFEST)
+    except DamageError as error:
+        return str(error)
+    there = files_in(path)
+    for name, digest in manifest.get("sha256", {}).items():
+        file = there.get(name)
+        if file is None:
+            return f"{name} is missing"
+        if _digest(file, file.stat().st_size, file.stat().st_mtime_ns) != digest:
+            return f"{name} has another digest"
+    return None
+
+
+@lru_cache(maxsize=256)
+def _digest(file: Path, size: int, modified: int) -> str:
+    """Once a process, while size and time stay."""
+    return sha256_of(file)
 
 
 def trained_manifest(path: Path, recipe: ZooModel) -> dict[str, Any]:
@@ -262,12 +293,15 @@ def trained_manifest(path: Path, recipe: ZooModel) -> dict[str, Any]:
 
 
 def is_built(path: Path, recipe: ZooModel, fresh: bool = False) -> bool:
-    """Whether a folder holds a recipe's model; ``fresh``: and was trained here."""
+    """Whether a folder holds a recipe's model, whole; ``fresh``: and trained here."""
     named = read_manifest(path).get("fingerprint")
-    if named == fingerprint(recipe):
-        return True
-    kept = None if fresh else shipped(recipe)
-    return kept is not None and named == kept.fingerprint
+    if named is None:
+        return False
+    if named != fingerprint(recipe):
+        kept = None if fresh else shipped(recipe)
+        if kept is None or named != kept.fingerprint:
+            return False
+    return _damage(path) is None
 
 
 def _check_names(names: Iterable[str] | None, zoo_names: Iterable[str]) -> list[str]:

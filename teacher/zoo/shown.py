@@ -61,6 +61,12 @@ class Shown:
         self.state(name, outcome, model.steps)
         self._say(f"zoo: {name} is ready ({outcome})")
 
+    def note(self, sentence: str) -> None:
+        """Say something about a model that is not its state."""
+        if self._bars is not None:
+            self._bars.console.print(f"zoo: {sentence}", markup=False)
+        self._say(f"zoo: {sentence}")
+
     def tick(self) -> None:
         """Write a line if the last is long ago; call it every moment."""
         now = time.monotonic()

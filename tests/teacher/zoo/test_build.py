@@ -1,4 +1,3 @@
-import json
 import os
 import threading
 import time
@@ -6,6 +5,7 @@ import time
 import pytest
 import torch
 
+from align.foreign.seal import sealed_text
 from teacher.zoo import build, build_zoo, list_zoo, zoo_path, zoo_table
 from teacher.zoo.recipes import recipes
 
@@ -64,9 +64,9 @@ def test_a_second_build_trains_nothing(tiny_zoo, monkeypatch):
 def test_a_changed_recipe_makes_a_model_out_of_date(tiny_zoo, tmp_path):
     path = tmp_path / "zoo" / "tiny" / "student"
     path.mkdir(parents=True)
-    told = json.loads((tiny_zoo["student"] / build.MANIFEST).read_text())
-    told["fingerprint"] = "0" * 16
-    (path / build.MANIFEST).write_text(json.dumps(told))
+    told = {**build.read_manifest(tiny_zoo["student"]), "fingerprint": "0" * 16}
+    told.pop("sha256", None)
+    (path / build.MANIFEST).write_text(sealed_text(told))
     with pytest.raises(FileNotFoundError, match=r"'student' is out of date.*mtkd zoo"):
         zoo_path("student", tmp_path, "tiny")
     build_zoo(["student"], tmp_path, progress=False, scale="tiny")

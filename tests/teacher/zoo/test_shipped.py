@@ -68,3 +68,30 @@ def test_a_damaged_archive_says_what_to_do(beside, tmp_path):
     archive.write_bytes(archive.read_bytes()[:-1] + b"x")
     with pytest.raises(MachineError, match=r"gpt2-prose.zip is damaged.*--fresh gpt2"):
         build_zoo(["gpt2-prose"], tmp_path / "cache", False, "tiny")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "zoo.json"])
+def test_a_damaged_model_of_the_cache_is_named_and_unpacked_again(
+    beside, tmp_path, capsys, name
+):
+    cache = tmp_path / "cache"
+    (folder,) = build_zoo(["gpt2-prose"], cache, False, "tiny").values()
+    whole = (folder / name).read_bytes()
+    place = len(whole) // 2
+    flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    (folder / name).write_bytes(flipped)
+    with pytest.raises(
+        FileNotFoundError, match=rf"is damaged .*{name}.*mtkd zoo build"
+    ):
+        build.zoo_path("gpt2-prose", cache, "tiny")
+    build_zoo(["gpt2-prose"], cache, True, "tiny")
+    assert (folder / name).read_bytes() == whole
+    assert "gpt2-prose is damaged" in capsys.readouterr().err
+
+
+def test_a_model_that_an_earlier_version_kept_without_digests_is_good(beside, tmp_path):
+    (folder,) = build_zoo(["gpt2-prose"], tmp_path, False, "tiny").values()
+    manifest = build.read_manifest(folder)
+    del manifest["sha256"]
+    (folder / build.MANIFEST).write_text(json.dumps(manifest))
+    assert build.zoo_path("gpt2-prose", tmp_path, "tiny") == folder
