@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -107,6 +108,7 @@ def adapt_teacher(bed: Setup, teacher: str) -> None:
         overrides=[
             f"run.dir={bed.folder / 'adapting'}",
             "train.threads=1",
+            *(f"data.{key}={json.dumps(given)}" for key, given in tree["data"].items()),
             *(key for key in bed.more if key.startswith(("data.", "train.engine"))),
         ],
     )

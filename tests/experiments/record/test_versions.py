@@ -6,6 +6,7 @@ import platform
 import pytest
 import torch
 
+from align.foreign.seal import SEAL, SEALED, sealed_text
 from experiments.cli import main
 from experiments.config.parsing import ConfigError
 from experiments.config.presets import builtin_presets, load_registry
@@ -111,7 +112,8 @@ def test_a_run_keeps_versions_and_goes_on_with_changed_code_when_asked(
     assert "The layer map `mine`" in (tmp_path / "run" / "report.md").read_text()
 
     identity["versions"]["torch"] = "1.0"
-    (tmp_path / "run" / "run.json").write_text(json.dumps(identity))
+    sealed = {key: fact for key, fact in identity.items() if key not in (SEALED, SEAL)}
+    (tmp_path / "run" / "run.json").write_text(sealed_text(sealed))
     code, told = said([*words, str(plugin("ratio"))], capsys)
     assert code == 2 and "layer map 'mine' of plugin" in told
     assert main([*words, str(plugin("ratio")), "--changed-plugins"]) == 0
