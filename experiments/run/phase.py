@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ from student.distiller import HEALTH_TOKENS, Distiller
 from student.fitting import fit_terms
 from student.loop.data_order import sample_indices
 from student.loop.phase_checkpoint import Keeper
-from student.loop.trainer import Job, Observer, train_phase
+from student.loop.trainer import Job, Observer, is_kept, train_phase
 from student.step_outputs import OutputPlan
 from teacher.capture.kv_capture import KVCapture
 
@@ -111,7 +112,9 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         raise RunStopped(f"{title}: {done} of {position.steps} steps")
     whose = f"the student of phase {phase.name!r} (arm {position.arm!r})"
     refuse_non_finite(model.named_parameters(), whose)
-    with run.progress.to_the_end():
+    every, alone = phase.train.checkpoint_every, engine.world_size == 1
+    kept = alone and is_kept(position.steps, position.steps, every)
+    with nullcontext() if kept else run.progress.to_the_end():
         result = _measure(run, stage, position, capture, phase_teachers)
         if position.gated:
             result |= measure_gate(run, capture, f"measuring {title}")

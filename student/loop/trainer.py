@@ -95,14 +95,29 @@ def train_phase(
             job.observer.tick(done)
             loop.give_up_if_hopeless(done)
             stop = engine.any(job.observer.should_stop())
-            every = config.checkpoint_every
-            if stop or (every and done % every == 0 and done < job.steps):
+            if stop or is_kept(done, job.steps, config.checkpoint_every):
                 loop.save(done)
             if stop:
                 break
         train_batches.close()
     distiller.eval()
     return done
+
+
+def is_kept(done: int, steps: int, every: int) -> bool:
+    """Whether a checkpoint is due after so many steps.
+
+    Also after the last step of a phase that is long enough to have had one: whoever is
+    asked to stop while the phase is measured has nothing to lose then.
+
+    Args:
+        done: optimiser steps.
+        steps: of the phase.
+        every: ``train.checkpoint_every``.
+    """
+    if done == steps:
+        return 0 < every <= steps
+    return every > 0 and done % every == 0
 
 
 class _Loop:

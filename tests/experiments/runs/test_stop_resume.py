@@ -89,6 +89,30 @@ def test_a_run_that_was_stopped_says_so_and_finishes_by_the_same_command(
     assert weights(run) == undisturbed(CHANGES)
 
 
+def test_a_stop_while_a_phase_is_measured_loses_nothing_of_it(
+    tiny_zoo, tmp_path, monkeypatch, capsys, undisturbed
+):
+    over = Progress.over
+
+    def signal_and_walk(self, items, title, total):
+        if title == "measuring main · dual":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return over(self, items, title, total)
+
+    changes = {"phases": ["dual"], "train": {"steps": 3, "checkpoint_every": 2}}
+    config = small_config(tmp_path, tiny_zoo, changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "over", signal_and_walk)
+        code, message = said(["train", str(config)], capsys)
+    assert code == STOPPED and "measuring main · dual: 0 of" in message, message
+    run = tmp_path / "run"
+    assert (run / "phases/1-dual.checkpoint/step-00000003").is_dir()
+    assert said(["train", str(config)], capsys) == (0, "")
+    assert steps(run) == [("dual", step + 1) for step in range(3)]
+    assert not list(run.rglob("*.checkpoint"))
+    assert weights(run) == undisturbed(changes)
+
+
 def test_a_run_says_where_it_is_why_it_ended_and_what_comes_next(stopped, capsys):
     _, _, config, run = stopped
     assert main(["status", str(run)]) == 0
