@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.record.history import read_json
+
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +51,7 @@ def wait_while_it_runs(cluster, folder, job, what, holds, seconds=420):
 
 
 def state_of(folder):
-    return json.loads((folder / "run" / "state.json").read_text())
+    return read_json(folder / "run" / "state.json")
 
 
 TINY = {

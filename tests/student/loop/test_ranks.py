@@ -25,6 +25,7 @@ def run(processes, out, zoo, *work):
     env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     meeting = out / f"meeting {work[-1]}"
     env |= {MEETING: str(meeting), "WORLD_SIZE": str(processes)}
+    env |= {"LOCAL_WORLD_SIZE": str(processes)}
     started = [
         subprocess.Popen(
             command,
