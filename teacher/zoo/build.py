@@ -223,7 +223,7 @@ def _save(
     with made_folder(path) as fresh:
         write(fresh)
         digests = {name: sha256_of(file) for name, file in files_in(fresh).items()}
-        text = sealed_text({**manifest, "sha256": digests})
+        text = sealed_text({**manifest, "digests": digests})
         (fresh / MANIFEST).write_text(text, encoding="utf-8")
 
 
@@ -262,7 +262,7 @@ def _damage(path: Path) -> str | None:
     except DamageError as error:
         return str(error)
     there = files_in(path)
-    for name, digest in manifest.get("sha256", {}).items():
+    for name, digest in manifest.get("digests", {}).items():
         file = there.get(name)
         if file is None:
             return f"{name} is missing"
