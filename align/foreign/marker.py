@@ -37,7 +37,7 @@ def marker_text(folder: Path, state: Mapping[str, Any]) -> str:
     )
 
 
-def files_in(folder: Path) -> dict[str, Path]:
+def files_in(folder: Path, marker: str = MARKER) -> dict[str, Path]:
     """The files below a folder by their name in it, but for its marker.
 
     Hidden ones are left out: file managers and network file systems put theirs
@@ -49,7 +49,7 @@ def files_in(folder: Path) -> dict[str, Path]:
         if file.is_file()
     }
     hidden = {name for name in every if any(p[:1] == "." for p in name.split("/"))}
-    return {n: f for n, f in every.items() if n not in hidden and n != MARKER}
+    return {n: f for n, f in every.items() if n not in hidden and n != marker}
 
 
 def read_marker(folder: Path, digests: bool) -> Marked | None:
@@ -90,7 +90,10 @@ def read_marker(folder: Path, digests: bool) -> Marked | None:
 
 
 def changed_file(
-    folder: Path, sizes: Mapping[str, int], digests: Mapping[str, str]
+    folder: Path,
+    sizes: Mapping[str, int],
+    digests: Mapping[str, str],
+    marker: str = MARKER,
 ) -> str | None:
     """Say of the first file that is not as it was written what is wrong with it.
 
@@ -98,13 +101,14 @@ def changed_file(
         folder: their place.
         sizes: every file's, in bytes; one that is there and not here is a fault.
         digests: SHA-256 of those that are to be read.
+        marker: the file that says so.
 
     Raises:
         OutsideError: one is none of the folder's.
     """
-    there = files_in(folder)
+    there = files_in(folder, marker)
     for name, size in sizes.items():
-        file_inside(folder, name, folder / MARKER)
+        file_inside(folder, name, folder / marker)
         if name not in there:
             return f"{name} is missing"
         bytes_there = there[name].stat().st_size

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from align.errors import InputError, MachineError
 from align.foreign.marker import MARKER
-from align.support.cache_folder import cache_folder
+from align.support.cache_folder import Places, cache_folder, user_folder
 
 SIGNATURE = ".signature"
 """In a signed folder: HMAC-SHA256 of its marker, in hexadecimal."""
@@ -31,6 +31,12 @@ class UnsignedError(InputError):
     """A folder of a run that this account has not written."""
 
 
+_SETTINGS = Places(
+    xdg="XDG_CONFIG_HOME",
+    windows="APPDATA",
+    darwin="Library/Application Support",
+    other=".config",
+)
 _PURPOSE = b"mtkd: I wrote this folder of a run\0"
 
 
@@ -52,13 +58,7 @@ def key_file(
         and ignored.
     """
     env = os.environ if environ is None else environ
-    home = env.get("XDG_CONFIG_HOME", "")
-    if os.path.isabs(home):
-        return Path(home) / "mtkd" / KEY
-    if platform == "win32" and env.get("APPDATA"):
-        return Path(env["APPDATA"]) / "mtkd" / KEY
-    settings = "Library/Application Support" if platform == "darwin" else ".config"
-    return Path.home() / settings / "mtkd" / KEY
+    return user_folder(_SETTINGS, env, platform) / KEY
 
 
 def signing_key() -> bytes:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from align.errors import MachineError
@@ -36,13 +37,49 @@ def cache_folder(
     env = os.environ if environ is None else environ
     if env.get(VARIABLE):
         return Path(env[VARIABLE]).expanduser()
-    shared = env.get("XDG_CACHE_HOME", "")
+    return user_folder(_CACHE, env, platform)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Places:
+    """Where a kind of a user's files lies, by platform."""
+
+    xdg: str
+    """Variable of the XDG Base Directory Specification."""
+    windows: str
+    """Variable of Windows."""
+    below: str = ""
+    """Folder in our own, on Windows."""
+    darwin: str
+    """In the home folder."""
+    other: str
+    """Likewise, anywhere else."""
+
+
+_CACHE = Places(
+    xdg="XDG_CACHE_HOME",
+    windows="LOCALAPPDATA",
+    below="Cache",
+    darwin="Library/Caches",
+    other=".cache",
+)
+
+
+def user_folder(places: Places, env: Mapping[str, str], platform: str) -> Path:
+    """The project's folder among a user's files of one kind.
+
+    Args:
+        places: of that kind.
+        env: the environment; a relative XDG variable is invalid and ignored.
+        platform: as ``sys.platform`` says it.
+    """
+    shared = env.get(places.xdg, "")
     if os.path.isabs(shared):
         return Path(shared) / "mtkd"
-    if platform == "win32" and env.get("LOCALAPPDATA"):
-        return Path(env["LOCALAPPDATA"]) / "mtkd" / "Cache"
-    caches = "Library/Caches" if platform == "darwin" else ".cache"
-    return Path.home() / caches / "mtkd"
+    if platform == "win32" and env.get(places.windows):
+        return Path(env[places.windows]) / "mtkd" / places.below
+    home = places.darwin if platform == "darwin" else places.other
+    return Path.home() / home / "mtkd"
 
 
 def make_kept_folder(folder: Path, what: str) -> None:

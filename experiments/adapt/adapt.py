@@ -18,6 +18,7 @@ from experiments.config.tree import Config
 from experiments.config.zoo_names import build_named
 from experiments.record.history import read_json
 from experiments.record.progress import waiting
+from experiments.record.run_dir import SUMMARY
 from experiments.run.driver import sum_up, train_arms
 from experiments.run.opening import open_run
 from experiments.run.plan import plan_run
@@ -112,7 +113,7 @@ def _manifest_fields(
     """Of the finished model, from what the run has measured."""
     given = read_manifest(Path(config.student.model))
     assert given is not None, "the run began with it"
-    summary = read_json(config.run_dir / "summary.json")
+    summary = read_json(config.run_dir / SUMMARY)
     last = summary["phases"][-1]
     adaptation = Adaptation(
         vocabulary=request.to,

@@ -38,11 +38,10 @@ def origin_of(name: str) -> dict[str, Any]:
 
 def _terms(folder: Path | None) -> dict[str, str]:
     """Terms of a model without a manifest that names its licence."""
-    names = () if folder is None else (*_TEXTS, LICENCE)
-    assert folder is not None or not names
-    files = {name: folder / name for name in names} if folder is not None else {}
+    if folder is None:
+        return {}
     return {
-        name: file.read_text(encoding="utf-8", errors="replace")
-        for name, file in files.items()
-        if file.is_file()
+        name: (folder / name).read_text(encoding="utf-8", errors="replace")
+        for name in (*_TEXTS, LICENCE)
+        if (folder / name).is_file()
     }

@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from align.foreign.quote import say, visible
 from experiments.commands.generate import (
     DRAWING_OPTIONS,
     PHASE,
@@ -101,10 +102,9 @@ def _next_line() -> str | None:
 
 
 def _say(text: str) -> None:
-    safe = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
-    print(safe, end="", flush=True)
+    print(visible(text, lines=True), end="", flush=True)
 
 
 def _note(text: str) -> None:
     """Beside the talk, so that answers alone are on stdout."""
-    print(f"[{text}]", file=sys.stderr, flush=True)
+    say(f"[{text}]")

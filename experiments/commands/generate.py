@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.foreign.quote import visible
 from experiments.commands.parser import JSON, Command, option
 from experiments.commands.tables import console
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from experiments.writing.sources import Source
     from experiments.writing.writer import Drawing, Writer, Written
 
@@ -230,25 +233,28 @@ def _plain(name: str, prompts: Sequence[str], columns: Columns) -> dict[str, Any
 def _show(prompts: Sequence[str], columns: Columns) -> None:
     """A block for every prompt; several students stand side by side in a table."""
     from rich.table import Table
-    from rich.text import Text
 
     shown = console()
     if len(columns) == 1:
         for prompt, written in zip(prompts, columns[0][1], strict=True):
-            shown.print(Text(_safe(prompt), "bold") + Text(_safe(written.text)))
+            shown.print(_text(prompt, "bold") + _text(written.text))
         return
     for index, prompt in enumerate(prompts):
         table = Table(
-            title=Text(_safe(prompt), "bold"), title_justify="left", expand=True
+            title=_text(prompt, "bold"),
+            title_justify="left",
+            expand=True,
         )
         cells = []
         for label, texts in columns:
             table.add_column(label, ratio=1, overflow="fold")
-            cells.append(Text(_safe(texts[index].text.rstrip())))
+            cells.append(_text(texts[index].text.rstrip()))
         table.add_row(*cells)
         shown.print(table)
 
 
-def _safe(text: str) -> str:
+def _text(text: str, style: str = "") -> Text:
     """Without what would move a terminal's cursor."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+    from rich.text import Text
+
+    return Text(visible(text, lines=True), style)

@@ -16,11 +16,11 @@ from experiments.config.parsing import ConfigError
 from experiments.record.dates import DATE
 from experiments.record.history import ATTEMPTS, IDENTITY, STATE
 from experiments.record.lease import LEASE
-from experiments.record.run_dir import METRICS
+from experiments.record.run_dir import METRICS, SUMMARY
 from experiments.record.which_run import CONFIG
 from teacher.store.manifest import PLAN
 
-_OF_RUNS = (IDENTITY, STATE, ATTEMPTS, LEASE, METRICS, "summary.json")
+_OF_RUNS = (IDENTITY, STATE, ATTEMPTS, LEASE, METRICS, SUMMARY)
 
 
 def of_a_folder(config: Path) -> bool:
@@ -55,8 +55,7 @@ def check_named(config: Path, plugins: Iterable[str], named: Sequence[str]) -> N
 def tell_left_out(plugins: Iterable[str]) -> None:
     """Say which plugins of a config are not loaded, as was asked."""
     for plugin in plugins:
-        said = f"left out: plugin {plugin}, which the config names (--no-plugins)"
-        say(said)
+        say(f"left out: plugin {plugin}, which the config names (--no-plugins)")
 
 
 def described(plugin: str) -> str:

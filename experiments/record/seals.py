@@ -16,9 +16,10 @@ from align.foreign.signature import is_signed, sign
 from align.support.digest import sha256_of
 from align.support.whole_file import write_whole
 from experiments.record.history import IDENTITY, SETTINGS, STATE, read_json, write_json
+from experiments.record.run_dir import SUMMARY
 from experiments.record.which_run import CONFIG
 
-_OF_RUN = (IDENTITY, STATE, "texts.json", "summary.json")
+_OF_RUN = (IDENTITY, STATE, "texts.json", SUMMARY)
 
 
 def unsealed(run: Path) -> list[Path]:

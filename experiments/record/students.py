@@ -9,6 +9,7 @@ from pathlib import Path
 from align.errors import InputError, nearest
 from align.foreign.inside import refuse_links_out
 from experiments.record.history import read_json
+from experiments.record.run_dir import SUMMARY
 
 FIRST = "before the run"
 """What the student is called that a run began with."""
@@ -130,7 +131,7 @@ def _rolled_back(run: Path, folders: Sequence[Path]) -> set[str]:
     last = folders[-1].parent
     record = read_json(last.with_name(f"{last.name}.settings.json"))
     names = set(record.get("rolled_back") or ())
-    for entry in read_json(run / "summary.json").get("phases", ()):
+    for entry in read_json(run / SUMMARY).get("phases", ()):
         if (entry.get("gate") or {}).get("rolled_back"):
             names.add(entry["name"])
     return names

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from align.foreign.quote import visible
 from experiments.record.run_dir import RunDir
 from experiments.report.layout.document import Paragraph, Phrase, Sample, Section, code
 
@@ -52,6 +53,5 @@ def sample_lines(run: RunDir) -> Iterator[Text]:
 
 def one_line(text: str, most: int = 120) -> str:
     """A text in one line that says where lines end."""
-    marked = text.replace("\n", "⏎")
-    shown = "".join(c if c.isprintable() else "�" for c in marked)
+    shown = visible(text)
     return shown if len(shown) <= most else shown[: most - 1] + "…"

@@ -14,7 +14,7 @@ from experiments.config.presets import load_registry
 from experiments.config.tree import Config
 from experiments.record.history import IDENTITY, STATE, read_json, write_json
 from experiments.record.progress import waiting
-from experiments.record.run_dir import MAIN, written_so_far
+from experiments.record.run_dir import MAIN, SUMMARY, written_so_far
 from experiments.record.stop import RunStopped
 from experiments.run.arms import (
     Results,
@@ -145,7 +145,7 @@ def sum_up(run: RunContext, outcome: Outcome) -> None:
             "samples": _samples(run),
             "samples_temperature": temperature,
         }
-        write_json(run.run_dir / "summary.json", summary)
+        write_json(run.run_dir / SUMMARY, summary)
     _note_state(run, saved=True, finished=True)
     run.engine.barrier()
 

@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from align.errors import InputError, MachineError, MissingFileError, meant
-from align.foreign.marker import files_in
+from align.foreign.marker import changed_file, files_in
 from align.foreign.seal import DamageError, read_sealed, sealed_text
 from align.support.cache_folder import cache_folder, made_folder, make_kept_folder
 from align.support.digest import sha256_of
@@ -222,8 +222,12 @@ def _save(
     """Write a model beside its place, then put it there in one step."""
     with made_folder(path) as fresh:
         write(fresh)
-        digests = {name: sha256_of(file) for name, file in files_in(fresh).items()}
-        text = sealed_text({**manifest, "digests": digests})
+        files = files_in(fresh, MANIFEST)
+        kept = {
+            "sizes": {name: file.stat().st_size for name, file in files.items()},
+            "digests": {name: sha256_of(file) for name, file in files.items()},
+        }
+        text = sealed_text({**manifest, **kept})
         (fresh / MANIFEST).write_text(text, encoding="utf-8")
 
 
@@ -261,20 +265,9 @@ def _damage(path: Path) -> str | None:
         manifest, _ = read_sealed(path / MANIFEST)
     except DamageError as error:
         return str(error)
-    there = files_in(path)
-    for name, digest in manifest.get("digests", {}).items():
-        file = there.get(name)
-        if file is None:
-            return f"{name} is missing"
-        if _digest(file, file.stat().st_size, file.stat().st_mtime_ns) != digest:
-            return f"{name} has another digest"
-    return None
-
-
-@lru_cache(maxsize=256)
-def _digest(file: Path, size: int, modified: int) -> str:
-    """Once a process, while size and time stay."""
-    return sha256_of(file)
+    if "sizes" not in manifest:
+        return None
+    return changed_file(path, manifest["sizes"], manifest["digests"], MANIFEST)
 
 
 def trained_manifest(path: Path, recipe: ZooModel) -> dict[str, Any]:
