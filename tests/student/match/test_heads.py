@@ -8,17 +8,15 @@ import torch
 from align.errors import InputError
 from align.tokenizer_align import LastTokenAligner, encode_batch
 from plugins.contracts.step import step_context, step_places
-from student.config import LossConfig
-from student.distiller import WeightedObjective
 from student.match import Match
 from student.match.heads import HeadPairing
 from student.objective import HEADS, count_of, needs_of
 from student.step.context import introduce
 from teacher.live_teacher import carry_attention
+from tests.student.match.conftest import TAUGHT
 from tests.student.match.test_rows import EVERY
 from tests.student.match.test_term import sizes
 
-TAUGHT = ("gpt2-prose", "qwen-code")
 HEADED = {
     name: replace(sizes(6), query_heads=heads)
     for name, heads in (("gpt2", 3), ("qwen", 5))
@@ -153,21 +151,9 @@ def test_head_by_head_wants_as_many_heads():
 
 
 @pytest.fixture
-def lesson(school):
-    """Two teachers and a student whose heads a term compares."""
-    lesson = school.lesson("adapter", TAUGHT, LossConfig(eta_outcome=0.0))
-    distiller, maps = lesson.distiller, lesson.bridge.teachers
-    distiller._contexts = replace(
-        distiller._contexts,
-        needs=frozenset({HEADS}),
-        compares=False,
-        maps={teacher.name: teacher.layer_map for teacher in maps},
-    )
-    lesson.panel._asked = [
-        replace(asked, heads=True, own_loss=False) for asked in lesson.panel._asked
-    ]
-    distiller.eval()
-    return lesson
+def lesson(compared_at):
+    """Whose heads a term compares."""
+    return compared_at(HEADS, heads=True)
 
 
 def carried_from_eager(teacher, batch, rows, alignment):
@@ -219,26 +205,11 @@ def test_heads_are_the_models_own_on_the_student_s_tokens(lesson, school):
         )
 
 
-def test_gradients_are_those_without_checkpointing(lesson, school):
+def test_gradients_are_those_without_checkpointing(lesson, school, gradients_of):
     batch = school.encode([sample.text for sample in school.samples[:2]])
     rows = torch.stack([m.nonzero()[[1, -1], 0] for m in batch.mask.cpu()])
-    views = lesson.panel(batch, rows)
-    distiller, model = lesson.distiller, lesson.model
-    gradients = []
-    for checkpointing in (False, True):
-        term = Match(site="attention", distance="js", heads="groups")
-        own = {t.name: t.sizes for t in lesson.panel.teachers}
-        introduce({"m": term}, lesson.capture.sizes, own)
-        distiller._objectives = {"m": WeightedObjective(1.0, term)}
-        if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.train()
-        distiller.zero_grad()
-        distiller(batch, views, rows).loss.backward()
-        named = model.named_parameters()
-        gradients.append({n: p.grad.clone() for n, p in named if p.grad is not None})
-    model.gradient_checkpointing_disable()
-    plain, recomputed = gradients
+    options = {"site": "attention", "distance": "js", "heads": "groups"}
+    plain, recomputed = gradients_of(lesson, batch, rows, **options)
     assert plain.keys() == recomputed.keys() and len(plain) > 5
     for name, gradient in plain.items():
         torch.testing.assert_close(gradient, recomputed[name], rtol=1e-4, atol=1e-7)

@@ -7,14 +7,10 @@ import torch
 
 from align.tokenizer_align import encode_batch
 from plugins.contracts.step import step_context, step_places
-from student.config import LossConfig
-from student.distiller import WeightedObjective
 from student.match import Match
 from student.objective import HIDDEN, count_of, needs_of
-from student.step.context import introduce
+from tests.student.match.conftest import TAUGHT
 from tests.student.match.test_term import TEACHERS, sizes
-
-TAUGHT = ("gpt2-prose", "qwen-code")
 
 
 def met(**options):
@@ -25,22 +21,9 @@ def met(**options):
 
 
 @pytest.fixture
-def lesson(school):
-    """Two teachers and a student whose hidden states a term compares."""
-    lesson = school.lesson("adapter", TAUGHT, LossConfig(eta_outcome=0.0))
-    distiller, maps = lesson.distiller, lesson.bridge.teachers
-    distiller._contexts = replace(
-        distiller._contexts,
-        needs=frozenset({HIDDEN}),
-        compares=False,
-        maps={teacher.name: teacher.layer_map for teacher in maps},
-    )
-    lesson.panel._asked = [
-        replace(asked, states=True, attention=False, own_loss=False)
-        for asked in lesson.panel._asked
-    ]
-    distiller.eval()
-    return lesson
+def lesson(compared_at):
+    """Whose hidden states a term compares."""
+    return compared_at(HIDDEN, states=True)
 
 
 def test_only_hidden_states_are_needed_and_none_that_a_store_has_not():
@@ -108,31 +91,13 @@ def test_the_teacher_s_states_come_on_the_student_s_layers_and_tokens(lesson, sc
 
 
 @pytest.mark.parametrize("projector", [None, "linear"])
-def test_gradients_are_those_without_checkpointing(lesson, school, projector):
+def test_gradients_are_those_without_checkpointing(
+    lesson, school, gradients_of, projector
+):
     batch = school.encode([sample.text for sample in school.samples[:2]])
-    views = lesson.panel(batch)
-    distiller, model = lesson.distiller, lesson.model
     distance = "mse" if projector else "cka"
-    gradients = []
-    for checkpointing in (False, True):
-        term = Match(site="hidden", distance=distance, projector=projector)
-        own = {t.name: t.sizes for t in lesson.panel.teachers}
-        introduce({"m": term}, lesson.capture.sizes, own)
-        distiller._objectives = {"m": WeightedObjective(1.0, term)}
-        if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.train()
-        distiller.zero_grad()
-        distiller(batch, views).loss.backward()
-        gradients.append(
-            {
-                n: p.grad.clone()
-                for n, p in model.named_parameters()
-                if p.grad is not None
-            }
-        )
-    model.gradient_checkpointing_disable()
-    plain, recomputed = gradients
+    options = {"site": "hidden", "distance": distance, "projector": projector}
+    plain, recomputed = gradients_of(lesson, batch, **options)
     assert plain.keys() == recomputed.keys() and len(plain) > 5
     for name, gradient in plain.items():
         torch.testing.assert_close(gradient, recomputed[name], rtol=1e-4, atol=1e-7)
