@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from align.support.cumulative import cumulative
 from align.tokens.offsets import MARKER
+from align.tokens.pieces import byte_of_piece
 from align.tokens.placed import Ints, Placed, ids_of
 
 Bools = NDArray[np.bool_]
@@ -239,6 +240,6 @@ def _marked(
 
 def _marked_size(piece: str) -> int:
     """Bytes of text that a SentencePiece piece stands for."""
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+    if byte_of_piece(piece) is not None:
         return 1
     return len(piece.replace(MARKER, " ").encode())

@@ -18,6 +18,12 @@ _VISIBLE = str.maketrans({" ": "␣", "▁": "␣", "\n": "\\n", "\r": "\\r", "\
 _MARKERS = str.maketrans({"▁": " "})
 
 
+def byte_of_piece(piece: str) -> int | None:
+    """The byte that a piece such as ``<0xE9>`` stands for; None of any other."""
+    match = _BYTE.fullmatch(piece)
+    return int(match[1], 16) if match else None
+
+
 def locate_pieces(pieces: list[str], text: str) -> Tensor:
     """Place surface pieces in a text, from left to right.
 
@@ -94,9 +100,9 @@ def _find_bytes(
     piece: str, raw: bytes, at: int, byte_level: bool
 ) -> tuple[int, int] | None:
     """The piece's bytes exactly at ``at``, blanks in between allowed."""
-    hexadecimal = _BYTE.fullmatch(piece)
-    if hexadecimal:
-        want = bytes([int(hexadecimal[1], 16)])
+    byte = byte_of_piece(piece)
+    if byte is not None:
+        want = bytes([byte])
     elif byte_level and all(char in byte_alphabet() for char in piece):
         want = bytes(byte_alphabet()[char] for char in piece)
     else:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from align.errors import InputError
-from align.tokens.pieces import byte_alphabet
+from align.tokens.pieces import byte_alphabet, byte_of_piece
 
 Pieces = Sequence[bytes | None]
 """The bytes of text that each id stands for; None where it stands for none."""
@@ -64,8 +64,9 @@ def _speller(backend: Any) -> Callable[[str], bytes]:
     ]
 
     def spell(piece: str) -> bytes:
-        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-            return bytes([int(piece[3:5], 16)])
+        byte = byte_of_piece(piece)
+        if byte is not None:
+            return bytes([byte])
         for old, new in changes:
             piece = piece.replace(old, new)
         return piece.replace("▁", " ").encode()

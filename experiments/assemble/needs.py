@@ -92,11 +92,8 @@ def with_depth(
     """The teachers that are mapped onto the student's layers: those that bring keys and
     values, attention or hidden states, where a phase asks for any."""
     mapped = set(who_gives(KEYS_VALUES, teachers) if wants_kv(phase, registry) else ())
-    for need in needs_of(active_objectives(phase, registry)) & {
-        ATTENTION,
-        HEADS,
-        HIDDEN,
-    }:
+    needs = needs_of(active_objectives(phase, registry))
+    for need in needs & {ATTENTION, HEADS, HIDDEN}:
         mapped |= set(who_gives(need, teachers))
     return [name for name in teachers if name in mapped]
 

@@ -240,11 +240,7 @@ def _show(prompts: Sequence[str], columns: Columns) -> None:
             shown.print(_text(prompt, "bold") + _text(written.text))
         return
     for index, prompt in enumerate(prompts):
-        table = Table(
-            title=_text(prompt, "bold"),
-            title_justify="left",
-            expand=True,
-        )
+        table = Table(title=_text(prompt, "bold"), title_justify="left", expand=True)
         cells = []
         for label, texts in columns:
             table.add_column(label, ratio=1, overflow="fold")

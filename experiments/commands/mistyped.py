@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from align.errors import meant, nearest
+
 
 class Parser(argparse.ArgumentParser):
     """A parser that says in one line what is wrong and what may have been meant."""
@@ -23,8 +25,6 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
-        from align.errors import meant  # loads PyTorch, which help must not
-
         names = [str(choice) for choice in action.choices]
         if isinstance(action, argparse._SubParsersAction):
             what = f"unknown command {value!r}"
@@ -42,8 +42,6 @@ def unknown_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:
         parser: the command's.
         words: what was left over, in order.
     """
-    from align.errors import meant, nearest
-
     wrong = next((word for word in words if word.startswith("-")), None)
     if wrong is None:
         return f"{parser.prog} does not take {' '.join(map(repr, words))}"

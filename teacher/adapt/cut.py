@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from align.tokens.pieces import byte_alphabet
+from align.tokens.pieces import byte_alphabet, byte_of_piece
 from align.tokens.spelling import token_bytes
 from teacher.conversion.splitting import without_first_blank
 
@@ -108,7 +108,7 @@ class _Cutter:
         self._by_bytes: dict[bytes, int] = {}
         for name, id_ in self._ids.items():
             piece = self._pieces[id_]
-            if piece is not None and not _is_byte(name):
+            if piece is not None and byte_of_piece(name) is None:
                 first = self._by_bytes.setdefault(piece, id_)
                 self._by_bytes[piece] = min(first, id_)
         described = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -189,7 +189,3 @@ def _characters(piece: bytes) -> list[str | int]:
             parts.append(piece[error.start])
             piece = piece[error.start + 1 :]
     return parts
-
-
-def _is_byte(name: str) -> bool:
-    return len(name) == 6 and name.startswith("<0x") and name.endswith(">")
