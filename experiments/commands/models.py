@@ -12,10 +12,10 @@ from experiments.commands.output import lasting_output
 from experiments.commands.parser import (
     JSON,
     OVERRIDES,
-    STOPPED,
     Command,
     Group,
     option,
+    tell_stopped,
 )
 from experiments.commands.tables import print_table
 
@@ -233,10 +233,7 @@ def _adapt(request: Request, resume: str) -> int:
     try:
         manifest = adapted(request, resume)
     except RunStopped as stopped:
-        say(
-            f"mtkd: stopped as asked ({stopped}); the same command goes on from there",
-        )
-        return STOPPED
+        return tell_stopped(stopped)
     if launched_rank() == 0 and manifest.adaptation is not None:
         write_report(read_run(Path(manifest.adaptation.run)))
         print(f"{request.folder}: {manifest.conversion}")

@@ -125,6 +125,15 @@ OVERRIDES = option(
 )
 """The words after a config."""
 
+
+def tell_stopped(stopped: Exception) -> int:
+    """Say that a command ends as it was asked to; gives its exit code."""
+    from align.foreign.quote import say
+
+    say(f"mtkd: stopped as asked ({stopped}); the same command goes on from there")
+    return STOPPED
+
+
 PLUGIN_OPTIONS = (
     option(
         "--plugin",

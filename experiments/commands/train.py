@@ -12,10 +12,10 @@ from experiments.commands.parser import (
     CONFIG_OPTIONS,
     OVERRIDES,
     PLUGIN_OPTIONS,
-    STOPPED,
     Command,
     config_of,
     option,
+    tell_stopped,
 )
 from experiments.commands.tables import show_report
 
@@ -79,10 +79,7 @@ def _train(plan: RunPlan, options: Namespace) -> int:
             undrawn = _drawn(run)
             sum_up(run, train_arms(run))
     except RunStopped as stopped:
-        say(
-            f"mtkd: stopped as asked ({stopped}); the same command goes on from there",
-        )
-        return STOPPED
+        return tell_stopped(stopped)
     if launched_rank() == 0:
         _report_trained(plan.config.run_dir, undrawn)
     return 0

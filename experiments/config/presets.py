@@ -56,12 +56,8 @@ def load_registry(config: Config | None = None, strict: bool = True) -> Registry
         plugins=(BuiltinPhases(), *config.plugins),
         strict=strict,
         skip=config.skip_plugins,
-        say=_log if launched_rank() == 0 else lambda line: None,
+        say=say if launched_rank() == 0 else lambda line: None,
     )
-
-
-def _log(line: str) -> None:
-    say(line)
 
 
 def presets_of(registry: Registry) -> dict[str, Mapping[str, Any]]:
