@@ -70,8 +70,8 @@ def _parser(arms: list[str]) -> argparse.ArgumentParser:
         choices=arms,
         metavar="ARM",
         default=["core"],
-        help="arms, or the groups core (default), phases, questions, adapted, all; "
-        "see --list",
+        help="arms, or the groups core (default), phases, questions, adapted, "
+        "inside, all; see --list",
     )
     parser.add_argument("--list", action="store_true", help="say what the arms are")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

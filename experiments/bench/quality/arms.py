@@ -3,60 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
 
-TEACHERS = ("neox-prose", "qwen-code", "gpt2-mixed")
-SPECIALISTS = TEACHERS[:2]
-"""A teacher that has read prose alone, and one that has read code alone."""
-ENCODER = "bert-mixed"
-TWIN = "llama-twin"
-"""Has the student's tokenizer."""
-ADAPTED = "-adapted"
-"""End of a teacher's name that is given the student's vocabulary before any arm."""
-FIXED_PHASES = ("dual", "multi_basic")
-CE_ONLY = "ce"
-"""The arm that all others are compared with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One way to train the student."""
-
-    name: str
-    asks: str
-    """The question that it answers."""
-    _: KW_ONLY
-    settings: tuple[str, ...] = ()
-    """Overrides of ``experiments/configs/quality.yaml``, as on the command line."""
-    teachers: tuple[str, ...] = TEACHERS
-    """Empty: cross-entropy alone."""
-    phases: tuple[str, ...] = ("multi_basic",)
-    stretch: int = 1
-    """How many times the steps of the others."""
-
-    @property
-    def stored(self) -> bool:
-        """Whether its teachers can be read from a store, which holds neither next-token
-        outputs nor attention."""
-        unheld = ("output.", "gamma_kl")
-        asked = any(name in setting for name in unheld for setting in self.settings)
-        return bool(self.teachers) and not asked
-
-    @property
-    def adapted(self) -> tuple[str, ...]:
-        """Its teachers that are given the student's vocabulary, as they are called."""
-        return tuple(name for name in self.teachers if name.endswith(ADAPTED))
-
-    @property
-    def routed(self) -> bool:
-        """Whether its last phase weighs several teachers by what they are asked."""
-        return len(self.teachers) > 1 and self.phases[-1] not in FIXED_PHASES
-
-    def steps(self, size: int) -> int:
-        """Optimiser steps of each of its phases, which share those of its size."""
-        return max(1, size * self.stretch // len(self.phases))
-
+from experiments.bench.quality.arm import (
+    ADAPTED,
+    CE_ONLY,
+    ENCODER,
+    SPECIALISTS,
+    TEACHERS,
+    TWIN,
+    Arm,
+)
+from experiments.bench.quality.inside import INSIDE
+from experiments.bench.quality.inside import TEACHER as _ASKED
 
 _Set = tuple[str, ...]
 
@@ -318,12 +277,13 @@ GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(
         "phases": _PHASES,
         "questions": _QUESTIONS,
         "adapted": (_CORE[0], _BY_NAME["qwen-code-out"], *_ADAPTED),
-        "all": (*_CORE, *_PHASES, *_QUESTIONS, *_ADAPTED),
+        "inside": (_CORE[0], _BY_NAME[_ASKED], _BY_NAME[f"{_ASKED}-out"], *INSIDE),
+        "all": (*_CORE, *_PHASES, *_QUESTIONS, *_ADAPTED, *INSIDE),
     }
 )
 """``core`` asks whether several teachers help, ``phases`` which way of joining them,
 ``questions`` about the design, ``adapted`` whether teachers that are given the
-student's vocabulary teach better."""
+student's vocabulary teach better, ``inside`` what hidden states and attention add."""
 ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in GROUPS["all"]})
 """Every arm by name, the baseline first."""
 

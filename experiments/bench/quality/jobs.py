@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from experiments.bench.quality.arms import Arm
+from experiments.bench.quality.arm import Arm
 from experiments.bench.quality.train import (
     Setup,
     adapt_teacher,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench.quality.arms import Arm
+from experiments.bench.quality.arm import Arm
 from experiments.bench.quality.train import Setup
 from experiments.report.plotting import COLOURS, grid
 

@@ -14,7 +14,7 @@ import yaml
 
 from experiments.adapt.adapt import adapt
 from experiments.adapt.plan import Request
-from experiments.bench.quality.arms import ADAPTED, Arm
+from experiments.bench.quality.arm import ADAPTED, Arm
 from experiments.config.tree import Config, load_config
 from experiments.record.history import write_json
 

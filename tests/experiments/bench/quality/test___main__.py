@@ -1,15 +1,8 @@
 import numpy as np
 import pytest
 
-from experiments.bench.quality.arms import (
-    ARMS,
-    CE_ONLY,
-    ENCODER,
-    GROUPS,
-    TEACHERS,
-    Arm,
-    chosen,
-)
+from experiments.bench.quality.arm import CE_ONLY, ENCODER, TEACHERS, Arm
+from experiments.bench.quality.arms import ARMS, GROUPS, chosen
 from experiments.bench.quality.jobs import work_through
 from experiments.bench.quality.table import (
     Outcome,
@@ -83,7 +76,10 @@ def test_every_arm_is_a_config_that_resolves(name, tmp_path):
     config = config_of(bed, arm, 1)
     assert (config.run.seed, config.data.max_length) == (1, 64)
     phases = resolve_phases(config, presets_of(load_registry(config)))
-    unheld = any(phase.output.weights or phase.loss.gamma_kl for phase in phases)
+    unheld = any(
+        phase.output.weights or phase.loss.gamma_kl or phase.loss.terms
+        for phase in phases
+    )
     assert config.store.read == (bool(arm.teachers) and not unheld)
     for phase in phases:
         assert phase.teachers == list(arm.teachers)

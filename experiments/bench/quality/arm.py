@@ -1,0 +1,56 @@
+"""One way to train the student of the quality testbed."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+TEACHERS = ("neox-prose", "qwen-code", "gpt2-mixed")
+SPECIALISTS = TEACHERS[:2]
+"""A teacher that has read prose alone, and one that has read code alone."""
+ENCODER = "bert-mixed"
+TWIN = "llama-twin"
+"""Has the student's tokenizer."""
+ADAPTED = "-adapted"
+"""End of a teacher's name that is given the student's vocabulary before any arm."""
+FIXED_PHASES = ("dual", "multi_basic")
+CE_ONLY = "ce"
+"""The arm that all others are compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to train the student."""
+
+    name: str
+    asks: str
+    """The question that it answers."""
+    _: KW_ONLY
+    settings: tuple[str, ...] = ()
+    """Overrides of ``experiments/configs/quality.yaml``, as on the command line."""
+    teachers: tuple[str, ...] = TEACHERS
+    """Empty: cross-entropy alone."""
+    phases: tuple[str, ...] = ("multi_basic",)
+    stretch: int = 1
+    """How many times the steps of the others."""
+
+    @property
+    def stored(self) -> bool:
+        """Whether its teachers can be read from a store, which holds neither next-token
+        outputs, hidden states nor attention."""
+        unheld = ("output.", "gamma_kl", "site: hidden", "site: attention")
+        asked = any(name in setting for name in unheld for setting in self.settings)
+        return bool(self.teachers) and not asked
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """Its teachers that are given the student's vocabulary, as they are called."""
+        return tuple(name for name in self.teachers if name.endswith(ADAPTED))
+
+    @property
+    def routed(self) -> bool:
+        """Whether its last phase weighs several teachers by what they are asked."""
+        return len(self.teachers) > 1 and self.phases[-1] not in FIXED_PHASES
+
+    def steps(self, size: int) -> int:
+        """Optimiser steps of each of its phases, which share those of its size."""
+        return max(1, size * self.stretch // len(self.phases))
