@@ -20,6 +20,7 @@ from align.layer_map import LayerMap
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
 from student.balance import Balanced
+from teacher.sources.base import COSTS, EVERYTHING
 
 SUM = 1e-3
 """How far weights in float32 may be from summing to 1."""
@@ -212,6 +213,23 @@ def schedule_problem(number: Any, tokens: int | None = None, above: bool = True)
     enough = number > 0 if above else number >= 0
     if not bool((number.isfinite() & enough).all()):
         return f"returns numbers that are not finite and {least}"
+    return ""
+
+
+def teacher_source_problem(source: Any) -> str:
+    """What is wrong with what a source of teachers says of itself."""
+    gives = getattr(source, "gives", None)
+    if not isinstance(gives, frozenset) or not gives or not gives <= EVERYTHING:
+        return f"has gives = {gives!r}; give some of {', '.join(sorted(EVERYTHING))}"
+    if source.cost not in COSTS:
+        return f"has cost = {source.cost!r}; say one of {', '.join(COSTS)}"
+    for name in ("moves", "of_student"):
+        if not isinstance(getattr(source, name), bool):
+            return f"has {name} = {getattr(source, name)!r}; say True or False"
+    for name in ("says", "like", "files"):
+        text = getattr(source, name)
+        if not isinstance(text, str) and (text is not None or name == "says"):
+            return f"has {name} = {text!r}, which is no text"
     return ""
 
 

@@ -30,6 +30,8 @@ from student.match import DISTANCES, PROJECTORS, Distance, Match
 from student.objective import Objective
 from student.output.temperature import TEMPERATURES
 from student.terms.key_value import OBJECTIVES
+from teacher.sources.base import TeacherSource
+from teacher.sources.built_in import SOURCES
 
 
 @hookimpl
@@ -121,6 +123,12 @@ def projectors() -> Mapping[str, Callable[..., nn.Module]]:
 def balancers() -> Mapping[str, Callable[..., Balancer]]:
     """By size, by gradients' lengths, by learned weights, by directions."""
     return dict(BALANCERS)
+
+
+@hookimpl
+def teacher_sources() -> Mapping[str, Callable[..., TeacherSource]]:
+    """Files: folders and the hub, packages, the embedded zoo."""
+    return dict(SOURCES)
 
 
 @hookimpl

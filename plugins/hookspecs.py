@@ -26,6 +26,7 @@ from student.balance import Balancer
 from student.bridges.base import Bridge
 from student.match.distance import Distance
 from student.objective import Objective
+from teacher.sources.base import TeacherSource
 
 PROJECT = "mtkd"
 """Name of the distribution, the command and the entry-point group."""
@@ -287,6 +288,29 @@ tests, and records of runs, may say either."""
 def kind_now(kind: str) -> str:
     """A kind's name of today."""
     return EARLIER.get(kind, kind)
+
+
+@hookspec
+def teacher_sources() -> Mapping[str, Callable[..., TeacherSource]]:
+    """Offer sources of teachers: what a prefix of ``teachers.NAME.model`` stands for.
+
+    A factory takes what stands behind the prefix, a text, and returns a
+    ``teacher.sources.TeacherSource``; it refuses with ``align.errors.InputError`` what
+    cannot be meant, and looks at nothing else yet. ``open`` makes the teacher, an
+    ``align.views.Teacher``, before any work, from what an ``Opening`` gives: models
+    from files, or the student. With ``begin`` it makes another for each phase.
+
+    The source says what its teachers give at most (``gives``; the rest stands in their
+    ``lacks``), what asking costs (``cost``), which model's ``config.json`` tells their
+    sizes (``like``), and by ``fingerprint`` what tells them from others under the same
+    name. One that ``moves`` is asked in the step that learns from the answer, and moved
+    by ``after_step``; what it remembers lies in its teacher's model. The same name and
+    options give the same teacher. With an attribute ``bare`` that is True the prefix
+    may stand alone. Keyword-only parameters of the factory are its options, each with a
+    default and a type by which a config is checked. A prefix has no ``:``.
+
+    Chosen by ``teachers.<a name>.model``; options are ``teachers.<a name>.options``.
+    """
 
 
 @hookspec

@@ -233,6 +233,51 @@ class $Class:
         return Balanced(weights=standing.weights / lengths**self.power)
 ''',
     ),
+    "teacher_source": (
+        "$Class",
+        "import torch\n\nfrom align.errors import InputError\n"
+        "from align.views import Teacher\n"
+        "from teacher.sources import Opening, TeacherSource\n",
+        '''
+class $Class(TeacherSource):
+    """One model with the mean weights of several: ``$name:folder-a,folder-b``."""
+
+    example = "folder-a,folder-b"
+
+    def __init__(self, rest: str, *, power: float = 1.0) -> None:
+        """Take the folders, and options by name; files are looked at later."""
+        super().__init__(rest)
+        self.folders = [folder.strip() for folder in rest.split(",")]
+        if not all(self.folders):
+            raise InputError(f"{rest!r} names no models; give folders with ',' between")
+        self.power = power
+        """An option: how fast later folders weigh more; 0 weighs all alike."""
+
+    @property
+    def like(self) -> str:
+        """The model whose config.json and tokenizer it has."""
+        return self.folders[0]
+
+    def fingerprint(self) -> dict[str, str]:
+        """What tells it from another of that name, beside its options."""
+        return {"folders": " ".join(self.folders)}
+
+    @torch.no_grad()
+    def open(self, opening: Opening) -> Teacher:
+        """Load all, and keep the first with the mean of their weights."""
+        mean = opening.load(self.folders[0])
+        total = 1.0
+        for place, folder in enumerate(self.folders[1:], 2):
+            total += place**self.power
+            for kept, other in zip(
+                mean.loaded.model.parameters(),
+                opening.load(folder).loaded.model.parameters(),
+                strict=True,
+            ):
+                kept.lerp_(other, place**self.power / total)
+        return mean
+''',
+    ),
     "phase": (
         "$NAME",
         "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from experiments.assemble.lengths import PLACE, Lengths, reads_at_most
 from experiments.assemble.stored_teachers import FUSED, stored_teachers
 from experiments.config.error_place import prefix_errors
 from experiments.config.tree import Config
+from experiments.sources.making import Making
+from experiments.sources.named import sources_of
 from student.checkpoint import (
     atomic_folder,
     cast_weights,
@@ -33,14 +35,14 @@ from student.lora import add_adapters, load_adapter, merge_adapters, save_adapte
 from student.trained import train_embeddings
 from student.unreached import freeze_unreached
 from teacher.capture.kv_capture import KVCapture
-from teacher.capture.windows import windows_for
 from teacher.live_teacher import LiveTeacher
 from teacher.loading.longer_texts import extend_context, trained_length
 from teacher.loading.models import LoadedModel, checkpoint_dtypes, load_model
 from teacher.loading.quantise import quantise
-from teacher.loading.shard import is_sharded, shard
+from teacher.loading.shard import is_sharded
 from teacher.loading.vouched import check_vouched
 from teacher.packages.notices import licence_notices
+from teacher.sources.base import TeacherSource
 from teacher.store import KVStore
 from teacher.stored_teacher import StoredTeacher
 
@@ -51,8 +53,18 @@ ADAPTER = "adapter"
 class Models:
     """The student's origin and the loaded teachers."""
 
-    def __init__(self, config: Config, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        sources: Mapping[str, TeacherSource] | None = None,
+    ) -> None:
         """Load every teacher and the student's tokenizer.
+
+        Args:
+            config: the run.
+            device: where models go.
+            sources: where each teacher comes from; None: as what is built in says.
 
         Raises:
             ValueError: a model is missing, damaged or unsupported.
@@ -76,12 +88,15 @@ class Models:
             stored_teachers(config, first.tokenizer) if config.store.read else {}
         )
         """Teachers that are read from a store."""
-        self.live: dict[str, LiveTeacher] = {
-            name: self._load_teacher(name)
-            for name in config.teachers
-            if name not in self.stored
-        }
+        self.sources = sources_of(config) if sources is None else sources
+        """Where each teacher comes from."""
+        self.live: dict[str, LiveTeacher] = {}
         """Teachers that are loaded."""
+        self.elsewhere: dict[str, Teacher] = {}
+        """Teachers whose source neither loads a model nor reads the run's store."""
+        for name in config.teachers:
+            if name not in self.stored:
+                self._open(name)
 
     def student(self, source: str | Path | None) -> Any:
         """A student to train: the config's, or the one a phase left in a folder.
@@ -129,17 +144,18 @@ class Models:
     @property
     def teachers(self) -> dict[str, Teacher]:
         """Every teacher by its name, in the order of the config; a fused one last."""
-        every: dict[str, Teacher] = {**self.stored, **self.live}
+        every: dict[str, Teacher] = {**self.stored, **self.live, **self.elsewhere}
         ordered = dict.fromkeys([*self._config.teachers, *every])
         return {name: every[name] for name in ordered}
 
     def teacher(self, name: str) -> Teacher:
         """A teacher by its name in the config, live or stored."""
-        return self.live[name] if name in self.live else self.stored[name]
+        return self.teachers[name]
 
     def chosen(self, names: Iterable[str]) -> dict[str, Teacher]:
         """Teachers by their names, in that order."""
-        return {name: self.teacher(name) for name in names}
+        every = self.teachers
+        return {name: every[name] for name in names}
 
     def load_missing(self, taken: Iterable[str]) -> list[str]:
         """Load what phases take and the store does not hold.
@@ -153,7 +169,7 @@ class Models:
         if self._config.store.form != FUSED:
             for name in dict.fromkeys(taken):
                 if name in self.stored and self.stored[name].store is None:
-                    self.live[name] = self._load_teacher(name)
+                    self._open(name)
                     del self.stored[name]
         if self._config.store.read is not True:
             return []
@@ -361,17 +377,22 @@ class Models:
             train_embeddings(model)
         return model
 
-    def _load_teacher(self, name: str) -> LiveTeacher:
-        entry = self._config.teachers[name]
-        dtype = None if entry.dtype == "auto" else getattr(torch, entry.dtype)
+    def _open(self, name: str) -> None:
+        """Have a teacher made by its source."""
         with prefix_errors(f"teachers.{name}"):
-            loaded = load_model(entry.model, role="teacher", dtype=dtype)
-            model: Any = loaded.model  # transformers hides the type of .to
-            # What is split leaves the CPU's memory block by block.
-            quantise(model, entry.quantise, None if entry.shard else self._device)
-            if entry.shard:
-                shard(model, self._device)
-            model.to(self._device)
-            windowed = entry.long_texts == "window"
-            windows = windows_for(loaded.model) if windowed else None
-            return LiveTeacher(name, loaded, KVCapture(loaded.model, windows=windows))
+            self._place(self.sources[name].open(self._making(name)))
+
+    def _making(self, name: str) -> Making:
+        return Making(
+            name=name,
+            entry=self._config.teachers[name],
+            device=self._device,
+            make_student=self.student,
+            student_tokenizer=self.student_tokenizer,
+        )
+
+    def _place(self, teacher: Teacher) -> None:
+        if isinstance(teacher, LiveTeacher):
+            self.live[teacher.name] = teacher
+        else:
+            self.elsewhere[teacher.name] = teacher

@@ -21,8 +21,8 @@ from align.text.folder import TextFile, TextFiles, absolute, shortest_names, tex
 from experiments.config.error_place import prefix_errors
 from experiments.config.sections import DataConfig
 from experiments.config.tree import Config
-from teacher.names import PACKAGE
-from teacher.names import ZOO as ZOO_MODEL
+from teacher.sources.built_in import SOURCES, parted
+from teacher.sources.files import FILES
 
 ZOO = "zoo"
 """The embedded texts, in place of a path."""
@@ -196,8 +196,7 @@ def source_warnings(config: Config) -> list[str]:
         sentence for which in LISTS for sentence in left_out(config.data, which)
     ]
     models = [config.student.model, *(t.model for t in config.teachers.values())]
-    packaged = (ZOO_MODEL, PACKAGE)
-    named_models = [name for name in models if not name.startswith(packaged)]
+    named_models = [name for name in models if _is_users_own(name)]
     if named_models and all(path == ZOO for _, path in config.data.sources("train")):
         sentences.append(
             f"data.train is [zoo]: with {named_models[0]!r}, all that is learned from "
@@ -205,6 +204,14 @@ def source_warnings(config: Config) -> list[str]:
             "works and teaches little; give your own text: data.train=[texts.jsonl]"
         )
     return sentences
+
+
+def _is_users_own(model: str) -> bool:
+    """Whether a model is a folder's or the hub's: no other source has the name."""
+    try:
+        return parted(model, SOURCES)[0] == FILES
+    except InputError:
+        return False
 
 
 def left_out(config: DataConfig, which: Which) -> list[str]:

@@ -84,7 +84,10 @@ def layers_command(options: Namespace) -> int:
         depths = _depths(options.teacher_layers)
         student = options.student_layers
     else:
-        depths = {name: num_layers(t.model) for name, t in config.teachers.items()}
+        from experiments.sources.named import described_by, sources_of
+
+        sources = sources_of(config, registry)
+        depths = {n: num_layers(described_by(config, s)[0]) for n, s in sources.items()}
         student = num_layers(config.student.model)
     strategy = options.strategy or config.align.layer_mapping_strategy
     path = draw_layers(

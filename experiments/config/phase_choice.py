@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from align.errors import InputError
 from experiments.config.parsing import (
     ConfigError,
     Typed,
@@ -69,11 +70,24 @@ def _rule(phase: str, changes: Any) -> TeacherRule:
 
 def kinds_here(teachers: Mapping[str, Any]) -> dict[str, str | None]:
     """What this machine knows of the kinds of a config's teachers."""
-    from teacher.kind_here import kind_here
-
     kinds: dict[str, str | None] = {}
     for name, entry in teachers.items():
         model = entry.get("model") if isinstance(entry, Mapping) else None
         text = model.text if isinstance(model, Typed) else model
-        kinds[name] = kind_here(text) if isinstance(text, str) else None
+        kinds[name] = _kind_here(text) if isinstance(text, str) else None
     return kinds
+
+
+def _kind_here(model: str) -> str | None:
+    from teacher.kind_here import kind_here
+    from teacher.sources.built_in import SOURCES, parted
+    from teacher.sources.files import Files
+
+    try:
+        prefix, _ = parted(model, SOURCES)
+    except InputError:
+        return None  # a plugin's, or told where registries are at hand
+    factory = SOURCES[prefix]
+    if factory.of_student:
+        return "decoder"
+    return kind_here(model) if issubclass(factory, Files) else None

@@ -1,8 +1,9 @@
 """The sections of a run's config which belong to no single package.
 
-Alignment, fusion, objective, loop and a phase's choice of teachers keep theirs beside
-their code: ``align.config``, ``fuse.config``, ``student.config`` and
-``teacher.teacher_rule``, where plugins' phases are checked against them, too.
+Alignment, fusion, objective, loop, a teacher and a phase's choice of teachers keep
+theirs beside their code: ``align.config``, ``fuse.config``, ``student.config``,
+``teacher.teacher_config`` and ``teacher.teacher_rule``, where plugins' phases are
+checked against them, too.
 """
 
 from __future__ import annotations
@@ -125,39 +126,6 @@ class StudentConfig:
                 "nothing would be trained; set student.lora.rank=16 to train low-rank "
                 "updates beside them, or student.quantise=none"
             )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherConfig:
-    """One frozen teacher."""
-
-    model: str
-    """Hub name, local folder, ``zoo:<name>`` or ``pkg:<name>``."""
-    weight: NotNegative = 1.0
-    """Its share in fixed fusion where ``fuse.weights`` is null."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type its weights are loaded in; auto keeps the checkpoint's."""
-    quantise: Quantisation = "none"
-    """How its linear layers are held: as loaded, in 8 bits, or in 4 (NF4; needs the
-    extra ``quant``)."""
-    shard: bool = False
-    """Split its weights over all processes of a run, each block brought together when
-    it runs: for a teacher that one device cannot hold. Slower, and without
-    ``train.prefetch``."""
-    long_texts: Literal["extend", "refuse", "window"] = "extend"
-    """Texts longer than it was trained to read: ``extend`` its rotation by
-    ``align.rope_scaling_method``, to ``data.max_length`` of its own tokens at most, and
-    cut what is longer (all that is longer than a position table), ``refuse``, or
-    ``window``: read them in windows of that length that overlap by half, each token's
-    KV from the first window that holds it."""
-
-    def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            InputError: a value that its type does not take.
-        """
-        check_fields(self, "teachers.NAME")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,13 +42,13 @@ from experiments.config.sections import (
     SamplesConfig,
     StoreConfig,
     StudentConfig,
-    TeacherConfig,
 )
 from experiments.config.short_forms import write_out, write_out_phase
 from fuse.config import FuseConfig
 from student.config import LossConfig, TrainConfig
 from student.output_config import OutputConfig
 from teacher.answers_config import AnswersConfig
+from teacher.teacher_config import TeacherConfig
 from teacher.teacher_rule import (
     OfKind,
     TeacherFacts,

@@ -83,11 +83,6 @@ def _named(terms: Mapping[str, ChosenTerm]) -> list[Choice]:
     ]
 
 
-def plugin_records(registry: Registry, phases: Iterable[PhaseConfig]) -> Records:
-    """Whose code strangers' names in use are; empty where all are built in."""
-    return records_of(registry, names_used(phases))
-
-
 def records_of(registry: Registry, names: Iterable[Name]) -> Records:
     """Whose code some names are; built-ins have no record."""
     return {

@@ -27,6 +27,7 @@ from experiments.estimate.shapes import PlannedModel, planned_model
 from experiments.estimate.traced import How, Passes, passes, skeleton
 from experiments.run.arms import plan_arms, repeated_arms
 from experiments.run.context import Stage
+from experiments.sources.named import described_by, sources_of
 from fuse.router import learns
 from plugins.registry import Registry
 from student.config import TrainConfig
@@ -80,7 +81,7 @@ def memory_plan(
     phases = resolve_phases(config, presets_of(registry))
     config, phases = settle(config, phases, device == "cuda")
     student = planned_model(config.student.model, config.vocabulary)
-    teachers = _planned_teachers(config)
+    teachers = _planned_teachers(config, registry)
     plans = []
     for phase in phases:
         chosen = {name: teachers[name] for name in phase.select(teachers)}
@@ -105,16 +106,16 @@ def planned_arms(config: Config, registry: Registry | None = None) -> list[str]:
         FileNotFoundError: a model's sizes are not at hand.
     """
     registry = registry or load_registry(config)
-    teachers = _planned_teachers(config)
+    teachers = _planned_teachers(config, registry)
     phases = resolve_phases(config, presets_of(registry))
     arms = plan_arms(config, [Stage(p, tuple(p.select(teachers))) for p in phases])
     repeated = repeated_arms(arms)
     return [arm for arm in arms if arm not in repeated]
 
 
-def _planned_teachers(config: Config) -> dict[str, PlannedModel]:
-    teachers = config.teachers.items()
-    return {name: planned_model(entry.model) for name, entry in teachers}
+def _planned_teachers(config: Config, registry: Registry) -> dict[str, PlannedModel]:
+    sources = sources_of(config, registry)
+    return {n: planned_model(*described_by(config, s)) for n, s in sources.items()}
 
 
 class _Plan:

@@ -15,6 +15,7 @@ from experiments.config.zoo_names import build_zoo_models
 from experiments.extraction.context import device, replace_store
 from experiments.record.progress import Progress, waiting
 from experiments.routing_room.read import RoomByDomain, room_by_domain
+from experiments.sources.named import sources_of
 from plugins.registry import Registry
 
 
@@ -33,7 +34,9 @@ def estimate_routing(config: Config, registry: Registry | None = None) -> RoomBy
     registry = registry or load_registry(config)
     build_zoo_models(config)
     with waiting("loading models and reading texts"):
-        models = Models(replace_store(config, read=False), torch.device(device()))
+        sources = sources_of(config, registry)
+        unstored = replace_store(config, read=False)
+        models = Models(unstored, torch.device(device()), sources)
         readers = models.readers()
         data = load_data(config.data, models.encode, config.run.seed, teachers=readers)
         scaler = registry.guarded("rope_scaler", config.align.rope_scaling_method)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,15 +20,18 @@ from experiments.assemble.precision import (
     settle,
 )
 from experiments.assemble.text_sources import check_sources
+from experiments.config.parsing import ConfigError
 from experiments.config.presets import load_registry, presets_of
 from experiments.config.tree import Config, resolve_phases
 from experiments.config.used_plugins import names_used, options_used
 from experiments.extraction.corpus import Corpus, plan_corpus
 from experiments.record.dates import dated, day_of_stores
 from experiments.run.context import Stage
+from experiments.sources.named import sources_of, sources_used
 from plugins.registry import Registry
 from plugins.trial import try_used
 from teacher.loading.longer_texts import trained_length
+from teacher.sources.base import TeacherSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -74,10 +78,14 @@ def open_extraction(
     refuse_links_out(config.store_dir)
     registry = registry or load_registry(config)
     phases = resolve_phases(config, presets_of(registry))
-    try_used(registry, names_used(phases), options=options_used(phases))
+    used = sources_used(config, registry)
+    try_used(
+        registry, [*names_used(phases), *used], options=options_used(phases) | used
+    )
     if asks_hardware(config, phases):
         config, phases = settle(config, phases, hardware_has_bf16())
-    models = Models(replace_store(config, read=False), torch.device(device()))
+    sources = _of_files(config, sources_of(config, registry))
+    models = Models(replace_store(config, read=False), torch.device(device()), sources)
     if begin and models.tells_date:
         config = dated(config, day_of_stores(config.store_dir))
     most = max(phase.train.calibration_samples for phase in phases)
@@ -102,6 +110,25 @@ def open_extraction(
         lengths=lengths,
         warnings=(*corpus.warnings, *notes),
     )
+
+
+def _of_files(
+    config: Config, sources: Mapping[str, TeacherSource]
+) -> Mapping[str, TeacherSource]:
+    """See that there is something to store of every teacher.
+
+    Raises:
+        ConfigError: a teacher is not read from files.
+    """
+    for name, source in sources.items():
+        if source.files is None:
+            raise ConfigError(
+                f"teachers.{name}.model is {config.teachers[name].model!r}, which is "
+                "no model from files, and nothing of it can be stored; extract with a "
+                "config that leaves it out, and name in store.read of this one the "
+                "teachers that are stored"
+            )
+    return sources
 
 
 def replace_store(config: Config, **changes: Any) -> Config:

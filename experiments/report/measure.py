@@ -29,6 +29,7 @@ from experiments.assemble.text_sources import (
     left_out,
     tell,
 )
+from experiments.config.presets import load_registry
 from experiments.config.tree import Config, load_kept_config
 from experiments.record.history import read_json
 from experiments.record.progress import Progress, waiting
@@ -36,6 +37,7 @@ from experiments.record.seals import warn_unsealed
 from experiments.record.students import students_of
 from experiments.record.which_run import is_run
 from experiments.run.lineage import held_out_changed, samples_digest
+from experiments.sources.named import described_by, source_of
 from student.evaluate import Encode, bits_per_char
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.models import LoadedModel, load_model
@@ -250,7 +252,7 @@ def readers_of(run: Path, config: Config) -> list[Reader]:
             )
         stored = config.store_dir / TOKENIZERS / name
         kept = config.store.read and stored.is_dir()
-        source = str(stored) if kept else config.teachers[name].model
+        source = str(stored) if kept else _tokenizer_of(config, name)
         try:
             read = Encoder(load_tokenizer(name, str(model_source(source)), {}), None)
         except MtkdError as error:
@@ -262,6 +264,14 @@ def readers_of(run: Path, config: Config) -> list[Reader]:
             ) from error
         readers.append(Reader(f"{PLACE}{name}", read, limit))
     return readers
+
+
+def _tokenizer_of(config: Config, name: str) -> str:
+    """The model whose tokenizer a teacher has."""
+    model, vocabulary = described_by(
+        config, source_of(config, name, load_registry(config))
+    )
+    return vocabulary or model
 
 
 def _on(device: Any, encode: Encoder) -> Encode:

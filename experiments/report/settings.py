@@ -9,9 +9,9 @@ from typing import Any
 from align.bounds.yaml_document import read_yaml
 from align.errors import InputError
 from experiments.config.parsing import plain
-from experiments.config.sections import TeacherConfig
 from experiments.config.tree import Config
 from experiments.record.run_dir import RunDir
+from teacher.teacher_config import TeacherConfig
 
 LONGEST = 160
 """Characters of a value that a table shows."""

@@ -17,8 +17,14 @@ from align.text.documents import TextSample
 from experiments.assemble.fingerprint import file_digests
 from experiments.config.later import LATER, since_ever, with_effect
 from experiments.config.parsing import ConfigError, plain
-from experiments.config.used_plugins import changed_code, plugin_records
+from experiments.config.used_plugins import (
+    Records,
+    changed_code,
+    names_used,
+    records_of,
+)
 from experiments.record.history import IDENTITY, SETTINGS, read_json, write_json
+from experiments.sources.named import sources_used
 from student.loop.phase_checkpoint import steps_kept
 from student.output_config import OUTPUT_TERMS
 from student.terms.key_value import chosen_terms
@@ -26,9 +32,10 @@ from teacher.store.manifest import brief
 
 if TYPE_CHECKING:
     from experiments.assemble.data import RunData
-    from experiments.config.tree import Config
+    from experiments.config.tree import Config, PhaseConfig
     from experiments.run.context import Stage
     from plugins.registry import Registry
+    from teacher.sources.base import TeacherSource
 
 HELD_OUT = "held_out"
 """Of a run's identity: the digest of the text that its students are measured on."""
@@ -77,7 +84,7 @@ def record_of(
             phases[f"{index + 1}-{stage.phase.name}"]["output"] = since_ever(
                 stage.phase.output
             )
-    used = plugin_records(registry, [s.phase for s in stages]) if registry else {}
+    used = _plugins_of(config, registry, stages) if registry else {}
     read = {STUDENT, *(name for stage in stages for name in stage.teachers)}
     return {
         "seed": config.run.seed,
@@ -92,19 +99,44 @@ def record_of(
     }
 
 
+def plugins_of_run(
+    config: Config,
+    registry: Registry,
+    phases: Iterable[PhaseConfig],
+    teachers: Iterable[str] | None = None,
+) -> Records:
+    """Whose code strangers' names in use are, those of teachers' sources included.
+
+    Args:
+        config: the run's.
+        registry: knows the names.
+        phases: that use them.
+        teachers: that are asked; None: all.
+    """
+    used = sources_used(config, registry, teachers)
+    return records_of(registry, [*names_used(phases), *used])
+
+
+def _plugins_of(config: Config, registry: Registry, stages: Sequence[Stage]) -> Records:
+    asked = [name for stage in stages for name in stage.teachers]
+    return plugins_of_run(config, registry, [stage.phase for stage in stages], asked)
+
+
 def digests_of_models(
-    config: Config, teachers: Iterable[str]
+    config: Config, sources: Mapping[str, TeacherSource]
 ) -> dict[str, dict[str, str]]:
     """Digest the files of what a run reads: other weights under the same path show.
 
     Args:
         config: the run's.
-        teachers: those that are loaded; stores vouch for the others.
+        sources: of the teachers that no store vouches for.
     """
-    models = {name: config.teachers[name].model for name in teachers}
     drawn = config.student.init == "fresh"
-    student = file_digests(config.student.model, weights=not drawn)
-    return {STUDENT: student} | {n: file_digests(m) for n, m in models.items()}
+    digests = {STUDENT: file_digests(config.student.model, weights=not drawn)}
+    for name, source in sources.items():
+        read = {} if source.files is None else file_digests(source.files)
+        digests[name] = {**read, **source.fingerprint()}
+    return digests
 
 
 def text_digests(data: RunData) -> dict[str, str]:

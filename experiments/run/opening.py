@@ -23,7 +23,6 @@ from experiments.assemble.stored_code import check_code
 from experiments.assemble.teaching import check_phase
 from experiments.config.error_place import during, prefix_errors
 from experiments.config.tree import Config, save_config
-from experiments.config.used_plugins import plugin_records
 from experiments.config.zoo_names import build_zoo_models
 from experiments.record.dates import dated, day_of_run
 from experiments.record.failures import kept_errors
@@ -56,6 +55,7 @@ from experiments.run.lineage import (
     HELD_OUT,
     digests_of_models,
     held_out_changed,
+    plugins_of_run,
     samples_digest,
     text_digests,
 )
@@ -119,7 +119,7 @@ def load_run(plan: RunPlan, engine: Engine, changed_plugins: bool = False) -> Lo
     stages = _stages(plan, models, data)
     arms, texts = plan_arms(plan.config, stages), text_digests(data)
     with waiting("computing the digests of models", engine.is_main):
-        files = engine.from_main(lambda: digests_of_models(plan.config, models.live))
+        files = engine.from_main(lambda: _digests(plan, models))
     for arm, of_arm in arms.items():
         check_arm(
             plan.config.run_dir,
@@ -260,13 +260,19 @@ def _loaded(
     config = plan.config
     names = ", ".join(config.teachers) or "(none)"
     with waiting(f"loading the student and teachers {names}", engine.is_main):
-        models = Models(config, engine.device)
+        models = Models(config, engine.device, plan.sources)
         taken = [n for phase in plan.phases for n in phase.select(models.teachers)]
         unstored = models.load_missing(taken)
     check_code(models.stores, plan.registry, changed_plugins)
     if models.tells_date:
         plan = replace(plan, config=dated(config, _day(config, models, engine)))
     return plan, models, unstored
+
+
+def _digests(plan: RunPlan, models: Models) -> dict[str, dict[str, str]]:
+    """Of the files of all that is loaded, and whatever else tells models apart."""
+    asked = [*models.live, *models.elsewhere]
+    return digests_of_models(plan.config, {n: plan.sources[n] for n in asked})
 
 
 def _day(config: Config, models: Models, engine: Engine) -> str | None:
@@ -386,7 +392,7 @@ def _begun(loaded: LoadedRun, engine: Engine) -> str:
             versions=code,
             config=sha256_of(run_dir / CONFIG),
             held_out=known.get(HELD_OUT, held_out),
-            plugins=dict(plugin_records(plan.registry, plan.phases)),
+            plugins=dict(plugins_of_run(plan.config, plan.registry, plan.phases)),
             tried_plugins=dict(plan.tried_plugins),
         )
     run_id: str = identity["id"]

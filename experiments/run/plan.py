@@ -13,9 +13,11 @@ from experiments.config.tree import Config, PhaseConfig, hidden_settings, resolv
 from experiments.config.used_plugins import names_used, options_used
 from experiments.record.history import tried_before
 from experiments.record.progress import waiting
+from experiments.sources.named import sources_of, sources_used
 from plugins.registry import Registry
 from plugins.trial import try_used
 from student.loop.launch import launched_rank
+from teacher.sources.base import TeacherSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +28,8 @@ class RunPlan:
     registry: Registry
     phases: tuple[PhaseConfig, ...]
     """Resolved, in running order."""
+    sources: Mapping[str, TeacherSource]
+    """Where every teacher comes from, by its name."""
     tried_plugins: Mapping[str, str]
     """Stamps of the strangers' plugins in use, which keep their contracts."""
     warnings: tuple[str, ...]
@@ -50,20 +54,23 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
     presets = presets_of(registry)
     phases = resolve_phases(config, presets)
     check_settings(config, phases, registry)
+    sources = sources_of(config, registry)
+    used = sources_used(config, registry)
     check_sources(config.data)
     refuse_links_out(config.run_dir)
     check_resume(config.run_dir, resume)
     with waiting("trying the plugins in use", launched_rank() == 0):
         tried = try_used(
             registry,
-            names_used(phases),
+            [*names_used(phases), *used],
             tried_before(config.run_dir),
-            options_used(phases),
+            options_used(phases) | used,
         )
     return RunPlan(
         config=config,
         registry=registry,
         phases=tuple(phases),
+        sources=sources,
         tried_plugins=tried,
         warnings=(*hidden_settings(config, presets), *source_warnings(config)),
     )

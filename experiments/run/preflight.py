@@ -19,6 +19,7 @@ from experiments.config.tree import Config
 from experiments.run.arms import plan_arms, repeated_arms
 from experiments.run.context import Stage
 from experiments.run.plan import RunPlan, plan_run
+from experiments.sources.named import described_by, said_of
 from plugins.registry import Registry
 from teacher.capture.limits import position_limit
 from teacher.loading.fresh import fresh_model
@@ -59,9 +60,10 @@ def describe_plan(plan: RunPlan) -> list[str]:
         with prefix_errors("student"):
             check_causal(config.student.model, kind)
         check_positions(config, _positions(settings))
+    sources = plan.sources
     facts = {
-        name: _facts(_config_of(entry.model, f"teachers.{name}"))
-        for name, entry in config.teachers.items()
+        name: _facts(_config_of(described_by(config, source)[0], f"teachers.{name}"))
+        for name, source in sources.items()
     }
     known = {name: fact for name, fact in facts.items() if fact is not None}
     if len(known) == len(facts):
@@ -69,6 +71,7 @@ def describe_plan(plan: RunPlan) -> list[str]:
     else:
         unbuilt = ", ".join(name for name in facts if name not in known)
         sentences.append(f"embedded teachers to be built first: {unbuilt}")
+    sentences += said_of(sources)
     sentences += read_through(config.data)
     return [*sentences, f"run: {config.run_dir.absolute()}"]
 

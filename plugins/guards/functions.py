@@ -163,6 +163,38 @@ class _Distance(StandIn):
         return apart
 
 
+class _TeacherSource(StandIn):
+    def __init__(self, entry: Entry, inner: Any) -> None:
+        super().__init__(entry, inner)
+        with blamed(entry):
+            wrong = answers.teacher_source_problem(inner)
+        require(entry, wrong)
+
+    def fingerprint(self) -> Any:
+        with blamed(self._entry):
+            return self._inner.fingerprint()
+
+    def open(self, opening: Any) -> Any:
+        with blamed(self._entry):
+            return self._inner.open(opening)
+
+    def begin(self, opening: Any, start: Any) -> Any:
+        with blamed(self._entry):
+            return self._inner.begin(opening, start)
+
+    def after_step(self, teacher: Any, student: Any, step: int) -> None:
+        before = Untouched({"the student": dict(student.named_parameters())})
+        with blamed(self._entry):
+            self._inner.after_step(teacher, student, step)
+        require(self._entry, before.problem())
+
+
+def _teacher_source(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda rest, **options: _TeacherSource(
+        entry, made_by(entry, factory, rest, **options)
+    )
+
+
 def _distance(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
     return lambda **options: _Distance(entry, made_by(entry, factory, **options))
 
@@ -178,5 +210,6 @@ GUARDS: Mapping[str, Callable[[Entry, Any], Any]] = {
     "rope_scaler": _RopeScaler,
     "distance": _distance,
     "schedule": _Schedule,
+    "teacher_source": _teacher_source,
 }
 """By kind."""

@@ -24,6 +24,7 @@ def test_there_is_one_hook_per_kind_of_the_design():
         ("projector", "projectors"),
         ("balancer", "balancers"),
         ("schedule", "schedules"),
+        ("teacher_source", "teacher_sources"),
         ("phase", "phases"),
     ]
     assert set(CONTRACTS) == set(EXAMPLES) == set(KINDS)

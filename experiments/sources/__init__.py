@@ -1,0 +1,1 @@
+"""The sources of a config's teachers: found by prefix, checked, described."""

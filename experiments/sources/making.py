@@ -1,0 +1,52 @@
+"""What a source is given in a run: models from their files, and the student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from teacher.capture.kv_capture import KVCapture
+from teacher.capture.windows import windows_for
+from teacher.live_teacher import LiveTeacher
+from teacher.loading.models import LoadedModel, load_model
+from teacher.loading.quantise import quantise
+from teacher.loading.shard import shard
+from teacher.teacher_config import TeacherConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Making:
+    """Of one teacher; see :class:`teacher.sources.Opening`."""
+
+    name: str
+    """The teacher's."""
+    entry: TeacherConfig
+    device: torch.device
+    make_student: Callable[[Path | None], Any]
+    """The student that training starts from, or one that a phase left."""
+    student_tokenizer: Any
+
+    def load(self, model: str) -> LiveTeacher:
+        """A model from its files, loaded as the teacher's settings say."""
+        entry = self.entry
+        dtype = None if entry.dtype == "auto" else getattr(torch, entry.dtype)
+        loaded = load_model(model, role="teacher", dtype=dtype)
+        whole: Any = loaded.model  # transformers hides the type of .to
+        # What is split leaves the CPU's memory block by block.
+        quantise(whole, entry.quantise, None if entry.shard else self.device)
+        if entry.shard:
+            shard(whole, self.device)
+        whole.to(self.device)
+        windowed = entry.long_texts == "window"
+        windows = windows_for(loaded.model) if windowed else None
+        return LiveTeacher(self.name, loaded, KVCapture(loaded.model, windows=windows))
+
+    def student(self, folder: Path | None = None) -> LiveTeacher:
+        """The student of the run's start, or that of a folder, standing still."""
+        model = self.make_student(folder).to(self.device).eval().requires_grad_(False)
+        loaded = LoadedModel(model, self.student_tokenizer, "decoder", self.name)
+        return LiveTeacher(self.name, loaded, KVCapture(model))

@@ -1,0 +1,146 @@
+"""What a source of teachers promises, and what it is given.
+
+``teachers.NAME.model`` names a source by its prefix (``zoo:gpt2-prose``) and what is
+wanted of it by the rest. A source of files loads once, before any work, and stands
+still; one that is made from the student may be another teacher in every phase, or after
+every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+from torch import nn
+
+from align.views import (
+    ATTENTION,
+    FORETOLD,
+    HEADS,
+    HIDDEN,
+    KEYS_VALUES,
+    OUTPUTS,
+    OWN_LOSS,
+    Teacher,
+)
+
+EVERYTHING = frozenset(
+    {KEYS_VALUES, ATTENTION, HEADS, HIDDEN, OUTPUTS, OWN_LOSS, FORETOLD}
+)
+"""All that a teacher can give."""
+
+Cost = Literal["forward", "read", "request"]
+"""What asking about a batch takes: a model's forward pass on this machine, a read from
+disk, or a request to another machine."""
+COSTS = get_args(Cost)
+
+
+class Opening(Protocol):
+    """What a source is given to make a teacher of."""
+
+    @property
+    def name(self) -> str:
+        """The teacher's name in the config."""
+
+    def load(self, model: str) -> Teacher:
+        """A model from its files, as the teacher's ``dtype``, ``quantise``, ``shard``
+        and ``long_texts`` say.
+
+        Args:
+            model: a folder or hub name, ``pkg:NAME`` or ``zoo:NAME``.
+        """
+
+    def student(self, folder: Path | None = None) -> Teacher:
+        """The run's student, as a teacher of its own that stands still.
+
+        Args:
+            folder: of a student that a phase left; None: as the run begins.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseStart:
+    """Where an arm stands as a phase of it begins."""
+
+    earlier: Mapping[str, Path]
+    """Folders of the students that this arm's earlier phases left, by the phases' names
+    in running order."""
+    kept: Sequence[str]
+    """Those of the phases that were not rolled back."""
+    begins: Path | None
+    """Folder of the student that the phase starts from; None: as the run begins."""
+
+
+class TeacherSource:
+    """One teacher's source; subclass it, and override what is otherwise.
+
+    A factory takes what stands behind the prefix, and options by keyword.
+    """
+
+    example = "folder"
+    """Of the class: what its contract puts behind the prefix."""
+    opens_example = True
+    """Of the class: whether that can be opened where every name stands for one small
+    model; False where it takes more than models and the student."""
+    bare = False
+    """Of the class: whether the prefix alone, without a colon, names it, too."""
+    gives = EVERYTHING
+    """What its teachers can give at most, of :data:`EVERYTHING`."""
+    moves = False
+    """Whether the teacher changes while the student trains. It is asked then in the
+    step that learns from the answer, before that step's update, and never ahead."""
+    of_student = False
+    """Whether the teacher is of the student's make, its tokenizer included: then what
+    it is depends on the arm and on the phase that it teaches."""
+    cost: Cost = "forward"
+    """What asking it takes."""
+
+    def __init__(self, rest: str) -> None:
+        """Take what the model's name says behind the prefix.
+
+        Raises:
+            InputError: it cannot be meant.
+        """
+        self.rest = rest
+
+    @property
+    def like(self) -> str | None:
+        """The model whose ``config.json`` and tokenizer tell what the teacher is: a
+        folder or hub name, ``pkg:NAME`` or ``zoo:NAME``. None where nothing is known
+        before it is opened, or where ``of_student`` says it."""
+        return self.files
+
+    @property
+    def files(self) -> str | None:
+        """The model whose files it reads, named likewise; None where it reads none."""
+        return None
+
+    @property
+    def says(self) -> str:
+        """What the teacher is and when it is asked, for the log; "" needs no words."""
+        return ""
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """What tells it from another under its name, beside model and options; field by
+        field. A run that goes on refuses what differs. Of files their digests are taken
+        anyhow."""
+        return {}
+
+    def open(self, opening: Opening) -> Teacher:
+        """Make the teacher, before any work."""
+        raise NotImplementedError
+
+    def begin(self, opening: Opening, start: PhaseStart) -> Teacher | None:
+        """Make the teacher of a phase as it begins; None keeps the one there is."""
+        return None
+
+    def after_step(self, teacher: Teacher, student: nn.Module, step: int) -> None:
+        """Move a teacher that moves, after an optimiser step that was taken.
+
+        Args:
+            teacher: from :meth:`open` or :meth:`begin`.
+            student: the model that was trained, whole.
+            step: optimiser steps of the phase, this one included.
+        """

@@ -1,0 +1,48 @@
+"""The built-in sources by their prefixes, and how a name is parted into its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from align.errors import InputError, nearest
+from teacher.names import PACKAGE, ZOO
+from teacher.sources.base import TeacherSource
+from teacher.sources.files import FILES, Files, PackagedModel, ZooModel
+
+SOURCES: Mapping[str, type[TeacherSource]] = {
+    FILES: Files,
+    ZOO.removesuffix(":"): ZooModel,
+    PACKAGE.removesuffix(":"): PackagedModel,
+}
+"""By prefix, without the colon."""
+
+
+def parted(model: str, sources: Mapping[str, Any]) -> tuple[str, str]:
+    """A teacher's model as its source's prefix and the rest.
+
+    Args:
+        model: as a config says it.
+        sources: every known source by its prefix; those that are ``bare`` may stand
+            without a colon.
+
+    Returns:
+        ``files`` and the whole name where there is no prefix.
+
+    Raises:
+        InputError: a prefix that nobody offers.
+    """
+    prefix, colon, rest = model.partition(":")
+    known = [name for name in sources if name != FILES]
+    if prefix in known and (colon or getattr(sources[prefix], "bare", False)):
+        return prefix, rest
+    if colon and "/" not in prefix and not Path(model).exists():
+        near = nearest(prefix, known)
+        hint = f" (did you mean {near}:?)" if near else ""
+        raise InputError(
+            f"{model!r}: no teachers come from {prefix!r}{hint}; before a colon stands "
+            f"one of {', '.join(sorted(known))}, a folder whose name has a colon is "
+            f"given as ./{model}"
+        )
+    return FILES, model

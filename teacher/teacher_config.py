@@ -1,0 +1,45 @@
+"""Settings of one teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from align.support.field_types import NotNegative, check_fields
+from teacher.loading.quantise import Quantisation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherConfig:
+    """One frozen teacher."""
+
+    model: str
+    """Hub name, local folder, ``zoo:<name>``, ``pkg:<name>``, or another source's
+    prefix with what is wanted of it; docs/teacher.md lists them."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the source that ``model`` names."""
+    weight: NotNegative = 1.0
+    """Its share in fixed fusion where ``fuse.weights`` is null."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type its weights are loaded in; auto keeps the checkpoint's."""
+    quantise: Quantisation = "none"
+    """How its linear layers are held: as loaded, in 8 bits, or in 4 (NF4; needs the
+    extra ``quant``)."""
+    shard: bool = False
+    """Split its weights over all processes of a run, each block brought together when
+    it runs: for a teacher that one device cannot hold. Slower, and without
+    ``train.prefetch``."""
+    long_texts: Literal["extend", "refuse", "window"] = "extend"
+    """Texts longer than it was trained to read: ``extend`` its rotation by
+    ``align.rope_scaling_method``, to ``data.max_length`` of its own tokens at most, and
+    cut what is longer (all that is longer than a position table), ``refuse``, or
+    ``window``: read them in windows of that length that overlap by half, each token's
+    KV from the first window that holds it."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: a value that its type does not take.
+        """
+        check_fields(self, "teachers.NAME")
