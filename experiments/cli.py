@@ -7,9 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from experiments.commands.chat import CHAT
 from experiments.commands.estimate import ESTIMATE
-from experiments.commands.generate import GENERATE
 from experiments.commands.look import CONFIG, DOCTOR, EVAL, REPORT, STATUS, ZOO
 from experiments.commands.mistyped import Parser, unknown_words
 from experiments.commands.models import ADAPT, MODELS
@@ -20,6 +18,9 @@ from experiments.commands.recipes import RECIPES
 from experiments.commands.store import EXTRACT, STORE
 from experiments.commands.train import QUICKSTART, TRAIN
 from experiments.commands.viz import VIZ
+from experiments.commands.writing.chat import CHAT
+from experiments.commands.writing.generate import GENERATE
+from experiments.commands.writing.write import WRITE
 
 COMMANDS = (
     QUICKSTART,
@@ -32,6 +33,7 @@ COMMANDS = (
     EVAL,
     GENERATE,
     CHAT,
+    WRITE,
     STATUS,
     REPORT,
     DOCTOR,

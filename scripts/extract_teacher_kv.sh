@@ -13,8 +13,13 @@
 #   bash scripts/extract_teacher_kv.sh my.yaml             # all of it, here
 #   bash scripts/extract_teacher_kv.sh --dry-run my.yaml   # print, do nothing
 #
+# or let a teacher write text, each task its own stretch of openings:
+#
+#   sbatch --array=0-7 scripts/extract_teacher_kv.sh write my.yaml --by llama --out w.jsonl
+#
 # Tasks may die, run twice, in any order and on different nodes. The same line again
-# makes only what is missing; whoever makes the last shard also writes the manifest.
+# makes only what is missing; whoever makes the last shard also writes the manifest, or
+# the file of all texts.
 
 # ---- the machine; empty: found -------------------------------------------------------
 PYTHON="${PYTHON:-}"         # an interpreter; empty: this checkout's .venv, else python3
@@ -73,6 +78,10 @@ for word in "$@"; do
 done
 ((${#words[@]})) || die "give a config, as to 'mtkd extract'; -h shows examples"
 
+verb=extract
+if [[ ${words[0]} == write && ! -e write ]]; then
+  verb=write words=("${words[@]:1}")
+fi
 ROOT=$(find_root)
 set +eu # these scripts of others do not hold under it
 # shellcheck disable=SC2086 # several words on purpose
@@ -93,7 +102,7 @@ fi
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}" PYTHONUNBUFFERED=1
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 share=$(share)
-command=("$PYTHON" -m experiments.cli extract "${words[@]}" --shard "$share")
+command=("$PYTHON" -m experiments.cli "$verb" "${words[@]}" --shard "$share")
 if $dry_run; then
   printf '%q ' "${command[@]}"
   echo

@@ -7,6 +7,7 @@ it; that includes every module of ``align``.
 from __future__ import annotations
 
 import argparse
+import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -175,8 +176,33 @@ CONFIG_OPTIONS = (
 )
 """Of a command that takes a config, overrides and plugins; see :func:`config_of`."""
 
+SHARE = option(
+    "--shard",
+    default="1/1",
+    metavar="I/N",
+    help="make only this task's part, I from 1 to N; tasks may run in any order, at "
+    "once, and again (1/1, all)",
+)
+"""Of a command whose work an array of tasks shares; see :func:`share_in`."""
+
 JSON = option("--json", action="store_true", help="print JSON")
 RUN = option("run", help="the run's folder")
+
+
+def share_in(text: str) -> tuple[int, int]:
+    """The number of a task, from 1, and how many there are, of ``--shard``.
+
+    Raises:
+        InputError: it is not I/N with 1 <= I <= N.
+    """
+    from align.errors import InputError
+
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(
+            f"--shard is {text!r}; give I/N with 1 <= I <= N, such as 1/8 to 8/8"
+        )
+    return int(match[1]), int(match[2])
 
 
 def config_of(options: Namespace, looks: bool = False) -> Config:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +13,13 @@ from experiments.commands.parser import (
     CONFIG_OPTIONS,
     JSON,
     PLUGIN_OPTIONS,
+    SHARE,
     STOPPED,
     Command,
     Group,
     config_of,
     option,
+    share_in,
     with_plugins,
 )
 from experiments.commands.tables import print_table
@@ -36,7 +37,7 @@ STORES = option("path", help="a store, or a folder of stores")
 
 def extract(options: Namespace) -> int:
     """Store a config's teachers."""
-    share = _share(options.shard)
+    share = share_in(options.shard)
     return _extract(config_of(options), share)
 
 
@@ -56,13 +57,7 @@ EXTRACT = Command(
     ),
     options=(
         *CONFIG_OPTIONS,
-        option(
-            "--shard",
-            default="1/1",
-            metavar="I/N",
-            help="make only this task's part, I from 1 to N; tasks may run in any "
-            "order, at once, and again (1/1, all)",
-        ),
+        SHARE,
     ),
 )
 
@@ -261,17 +256,6 @@ def _report(config: Config, outcome: Outcome) -> None:
         put("stopped as asked; the same command goes on from there")
     elif not outcome.unfinished:
         put(f"whole: train with store.read=true (store.name={config.store_dir.name})")
-
-
-def _share(text: str) -> tuple[int, int]:
-    from align.errors import InputError
-
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise InputError(
-            f"--shard is {text!r}; give I/N with 1 <= I <= N, such as 1/8 to 8/8"
-        )
-    return int(match[1]), int(match[2])
 
 
 def _row(summary: Summary) -> list[str]:

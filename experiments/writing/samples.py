@@ -7,8 +7,8 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from align.text.documents import TextSample
-from align.tokens.batch import encode_batch
 from experiments.config.sections import SamplesConfig
+from experiments.writing.openings import beginning
 from experiments.writing.writer import Drawing, Writer
 
 PROMPT_TOKENS = 12
@@ -76,18 +76,7 @@ def first_words(texts: Sequence[TextSample], tokenizer: Any, number: int) -> lis
     for sample in in_turn:
         if len(prompts) >= number:
             break
-        prompt = _beginning(str(sample.text), tokenizer)
+        prompt = beginning(str(sample.text), tokenizer, PROMPT_TOKENS)
         if prompt.strip() and prompt not in prompts:
             prompts.append(prompt)
     return prompts
-
-
-def _beginning(text: str, tokenizer: Any) -> str:
-    """Its first tokens, up to the end of a word where one is among them."""
-    text = text.lstrip()
-    batch = encode_batch(tokenizer, [text], learn_end=False)
-    ends = batch.complete_until[0][batch.has_text[0]].tolist()
-    first = ends[: min(PROMPT_TOKENS, (len(ends) + 1) // 2)]
-    borders = [end for end in first if not text[:end][-1:].isspace()]
-    words = [end for end in borders if text[end : end + 1].isspace()]
-    return text[: (words or borders or [0])[-1]]

@@ -79,7 +79,7 @@ class Talk:
                 if not turns:
                     raise
                 continue
-            if not turns or writer.room(len(ids), self._drawing) >= room:
+            if not turns or writer.room(len(ids), wanted) >= room:
                 break
         self._turns, self.forgotten = turns, left_out
         return ids

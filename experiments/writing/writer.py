@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,11 +14,11 @@ from align.errors import InputError
 from align.text.chat import has_template
 from align.tokens.batch import encode_batch, end_id
 from align.tokens.placed import pad_id
+from experiments.writing.ways import Greedy, Sample, Way, check_drawing
 from teacher.capture.limits import position_limit
 from teacher.loading.longer_texts import trained_length
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig
     from transformers.generation.streamers import BaseStreamer
 
 Stopped = Literal["end", "length", "context"]
@@ -49,18 +49,20 @@ class Drawing:
             raise InputError(
                 f"max_new_tokens is {self.max_new_tokens}; give 1 or more tokens"
             )
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError(
-                f"temperature is {self.temperature}; give 0 for the likeliest token, "
-                "or a number above 0, such as 0.8"
-            )
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p}; give a share in (0, 1]")
         if self.top_p < 1 and not self.temperature:
             raise InputError(
                 f"top_p is {self.top_p} while temperature is 0, which draws nothing; "
                 "set a temperature above 0, such as 0.8, or leave top_p out"
             )
+        # 0 stands for no drawing at all, whose top_p is checked all the same.
+        check_drawing(self.temperature or 1, self.top_p)
+
+    @property
+    def way(self) -> Way:
+        """What temperature and share come to."""
+        if not self.temperature:
+            return Greedy()
+        return Sample(temperature=self.temperature, top_p=self.top_p)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class Written:
     """Without the prompt, and without special tokens."""
     stopped: Stopped
     """By its end-of-text token, at ``max_new_tokens``, or where its context ends."""
+    weight: float = 1.0
+    """Its share among the texts of its prompt; they sum to 1."""
 
 
 class Writer:
@@ -109,6 +113,22 @@ class Writer:
         batch = encode_batch(self.tokenizer, [prompt], learn_end=False)
         return self._fitting(batch.ids[0].tolist(), prompt)
 
+    def first_ids(self) -> list[int]:
+        """What a text begins with that goes on from nothing.
+
+        Raises:
+            InputError: the tokenizer has no token for that.
+        """
+        first = self.tokenizer.bos_token_id
+        if first is None:
+            first = end_id(self.tokenizer)
+        if first is None:
+            raise InputError(
+                f"{self.name} has no token with which a text begins; give prompts, or "
+                "beginnings of texts"
+            )
+        return [int(first)]
+
     def chat_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The tokens of a talk in the model's chat template, up to where it answers.
 
@@ -143,15 +163,30 @@ class Writer:
         encoded = self.tokenizer(text, add_special_tokens=False)
         return self._fitting(list(encoded["input_ids"]), last)
 
-    def room(self, tokens: int, drawing: Drawing) -> int:
-        """How many tokens may follow so many."""
-        if self.context is None:
-            return drawing.max_new_tokens
-        return min(drawing.max_new_tokens, self.context - tokens)
+    def room(self, tokens: int, most: int) -> int:
+        """How many tokens may follow so many, at most ``most``."""
+        return most if self.context is None else min(most, self.context - tokens)
 
     def write(
         self, prompts: Sequence[Sequence[int]], drawing: Drawing
     ) -> list[Written]:
+        """Continue prompts, each once; see :meth:`texts`."""
+        texts = self.texts(
+            prompts,
+            drawing.way,
+            max_new_tokens=drawing.max_new_tokens,
+            seed=drawing.seed,
+        )
+        return [written[0] for written in texts]
+
+    def texts(
+        self,
+        prompts: Sequence[Sequence[int]],
+        way: Way,
+        *,
+        max_new_tokens: int,
+        seed: int,
+    ) -> list[list[Written]]:
         """Continue prompts, several at once, padded on the left.
 
         Positions count real tokens only (:mod:`teacher.capture.left_padding`), so that
@@ -159,25 +194,65 @@ class Writer:
 
         Args:
             prompts: token ids, from :meth:`ids` or :meth:`chat_ids`.
-            drawing: how.
+            way: how tokens are chosen, and how many texts there are of a prompt.
+            max_new_tokens: at most so many, >= 1.
+            seed: of what is drawn, together with which prompts there are.
+
+        Returns:
+            The texts of each prompt, none twice.
         """
-        results: dict[int, Written] = {}
+        results: dict[int, list[Written]] = {}
         by_room: dict[int, list[int]] = {}
         for index, ids in enumerate(prompts):
-            by_room.setdefault(self.room(len(ids), drawing), []).append(index)
-        for room, indices in by_room.items():
-            for start in range(0, len(indices), AT_ONCE):
-                some = indices[start : start + AT_ONCE]
-                rows = [list(prompts[index]) for index in some]
-                for index, ids, new in zip(
-                    some, rows, self._generated(rows, room, drawing), strict=True
-                ):
-                    results[index] = self._read(ids, new, room < drawing.max_new_tokens)
+            by_room.setdefault(self.room(len(ids), max_new_tokens), []).append(index)
+        fields = way.fields()
+        each = fields.get("num_return_sequences", 1)
+        at_once = max(1, AT_ONCE // max(each, fields.get("num_beams", 1)))
+        batches = [
+            (room, indices[start : start + at_once])
+            for room, indices in by_room.items()
+            for start in range(0, len(indices), at_once)
+        ]
+        for number, (room, indices) in enumerate(batches):
+            rows = [list(prompts[index]) for index in indices]
+            # One seed for all would draw the same for equal prompts of two batches.
+            new = self._generated(rows, room, fields, seed + number)
+            for place, index in enumerate(indices):
+                of_one = new[place * each : (place + 1) * each]
+                short = room < max_new_tokens
+                results[index] = self._kept(rows[place], of_one, way, short)
         return [results[index] for index in range(len(prompts))]
 
     def stream(self, prompt: list[int], drawing: Drawing, to: BaseStreamer) -> None:
         """Continue one prompt, handing over every token as it comes."""
-        self._generated([prompt], self.room(len(prompt), drawing), drawing, to)
+        room = self.room(len(prompt), drawing.max_new_tokens)
+        self._generated([prompt], room, drawing.way.fields(), drawing.seed, to)
+
+    @torch.no_grad()
+    def log_likelihood(self, ids: list[int], new: list[int]) -> float:
+        """The log-likelihood of tokens after a prompt, nats, its end included."""
+        end = next((at for at, token in enumerate(new) if token in self.ends), len(new))
+        kept = new[: end + 1]
+        row = torch.tensor([[*ids, *kept]], device=self.model.device)
+        logits = self.model(row, use_cache=False).logits[0, len(ids) - 1 : -1]
+        chosen = row[0, len(ids) :, None]
+        return float(logits.double().log_softmax(-1).gather(-1, chosen).sum())
+
+    def _kept(
+        self, ids: list[int], new: list[list[int]], way: Way, short: bool
+    ) -> list[Written]:
+        """The texts of one prompt, and their weights."""
+        written = [self._read(ids, tokens, short) for tokens in new]
+        kept = way.chosen([text.text for text in written])
+        shares = torch.zeros(len(kept), dtype=torch.float64)
+        if way.by_likelihood and len(kept) > 1:
+            found = [self.log_likelihood(ids, new[index]) for index in kept]
+            shares = torch.tensor(found, dtype=torch.float64)
+        weights = shares.softmax(0).tolist()
+        return [
+            replace(written[index], weight=weight)
+            for index, weight in zip(kept, weights, strict=True)
+        ]
 
     def _fitting(self, ids: list[int], prompt: str) -> list[int]:
         if self.context is not None and len(ids) >= self.context:
@@ -193,41 +268,33 @@ class Writer:
         self,
         rows: Sequence[list[int]],
         room: int,
-        drawing: Drawing,
+        fields: Mapping[str, Any],
+        seed: int,
         streamer: BaseStreamer | None = None,
     ) -> list[list[int]]:
-        """New ids of every row, special and padding ids after its end included."""
+        """New ids of every row's texts, special and padding ids after ends included."""
+        from transformers import GenerationConfig
+
         device = self.model.device
-        ids, mask = _left_padded(rows, pad_id(self.tokenizer))
+        padding = pad_id(self.tokenizer)
+        ids, mask = _left_padded(rows, padding)
         devices = [device] if device.type == "cuda" else []
+        settings = GenerationConfig(
+            max_new_tokens=room,
+            eos_token_id=self.ends or None,
+            pad_token_id=padding,
+            **fields,
+        )
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(drawing.seed)
+            torch.manual_seed(seed)
             whole: Tensor = self.model.generate(
                 ids.to(device),
                 attention_mask=mask.to(device),
-                generation_config=self._settings(replace(drawing, max_new_tokens=room)),
+                generation_config=settings,
                 streamer=streamer,
                 synced_gpus=False,  # one process writes; others wait elsewhere
             )
         return [row.tolist() for row in whole[:, ids.shape[1] :].cpu()]
-
-    def _settings(self, drawing: Drawing) -> GenerationConfig:
-        from transformers import GenerationConfig
-
-        drawn: dict[str, Any] = {"do_sample": False}
-        if drawing.temperature:
-            drawn = {
-                "do_sample": True,
-                "temperature": drawing.temperature,
-                "top_p": drawing.top_p,
-                "top_k": 0,
-            }
-        return GenerationConfig(
-            max_new_tokens=drawing.max_new_tokens,
-            eos_token_id=self.ends or None,
-            pad_token_id=pad_id(self.tokenizer),
-            **drawn,
-        )
 
     def _read(self, ids: list[int], new: list[int], short: bool) -> Written:
         """New ids as text, joined to the prompt's as the tokenizer joins tokens."""

@@ -73,7 +73,7 @@ def test_a_table_of_positions_counts_no_padding_and_ends_the_text(table):
     drawing = Drawing(max_new_tokens=8)
     mixed = table.write([long, short, short[:1]], drawing)
     assert [written.stopped for written in mixed] == ["context", "length", "length"]
-    assert table.room(20, drawing) == 4
+    assert table.room(20, drawing.max_new_tokens) == 4
     for row, steps, written in zip(
         (long, short, short[:1]), (4, 8, 8), mixed, strict=True
     ):

@@ -7,13 +7,13 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from align.foreign.quote import say, visible
-from experiments.commands.generate import (
+from experiments.commands.parser import Command, option
+from experiments.commands.writing.generate import (
     DRAWING_OPTIONS,
     PHASE,
     RUN_OR_MODEL,
     drawing_of,
 )
-from experiments.commands.parser import Command, option
 
 if TYPE_CHECKING:
     from experiments.writing.talk import Talk

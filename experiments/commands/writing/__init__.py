@@ -1,0 +1,1 @@
+"""Commands by which models write: ``generate``, ``chat`` and ``write``."""

@@ -1,0 +1,265 @@
+"""``mtkd write``: a teacher, or any model, writes text for others to learn from."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.foreign.quote import put, say
+from experiments.commands.output import lasting_output
+from experiments.commands.parser import (
+    CONFIG_OPTIONS,
+    SHARE,
+    Command,
+    config_of,
+    count,
+    option,
+    share_in,
+    tell_stopped,
+)
+
+if TYPE_CHECKING:
+    from experiments.config.tree import Config
+    from experiments.writing.corpus import Outcome, Plan
+    from experiments.writing.openings import Opening
+    from experiments.writing.writer import Writer
+
+BEGINNINGS, NOTHING = "beginnings", "nothing"
+STUDENT = "student"
+
+
+@lasting_output("writing")
+def write(options: Namespace) -> int:
+    """Write what is missing of this task's share."""
+    from experiments.record.progress import Progress
+    from experiments.record.stop import RunStopped, stop_on_signals
+    from experiments.writing.corpus import write_corpus
+    from experiments.writing.sources import load_writer
+    from experiments.writing.ways import way_of
+
+    config, out = config_of(options), _file(options.out)
+    share = share_in(options.shard)
+    way = way_of(_typed(options.writer), "--writer")
+    model, given = _model(config, options.by)
+    writer = load_writer(options.by, model, given[0], given[1])
+    plan = _plan(options, config, writer, way, model)
+    first, last = ((share[0] - i) * plan.parts // share[1] for i in (1, 0))
+    with stop_on_signals() as stop:
+        try:
+            outcome = write_corpus(
+                out, plan, writer, range(first, last), Progress(stop=stop)
+            )
+        except RunStopped as stopped:
+            return tell_stopped(stopped)
+    _report(out, outcome)
+    return 0
+
+
+WRITE = Command(
+    name="write",
+    action=write,
+    what="let a teacher write text to learn from: prompts answered, texts continued",
+    examples=(
+        (
+            "mtkd write my.yaml --by llama --out written.jsonl",
+            "go on from the first words of every text of data.train, greedily",
+        ),
+        (
+            "mtkd write my.yaml --by llama --out w.jsonl --writer '{use: beam}'",
+            "all beams of each, with weights",
+        ),
+        (
+            "mtkd write --by pkg:smollm2 --prompts questions.txt --chat --out a.jsonl",
+            "answers, a prompt a line; no config",
+        ),
+        (
+            "mtkd write --by pkg:smollm2 --openings nothing --writer sample "
+            "--number 500 --out n.jsonl",
+            "from nothing",
+        ),
+        (
+            "mtkd write my.yaml --by llama --out w.jsonl --shard 3/8",
+            "the third of eight tasks; see scripts/extract_teacher_kv.sh",
+        ),
+        ("mtkd train my.yaml data.train='[texts, w=written.jsonl]'", "learn from it"),
+    ),
+    options=(
+        *CONFIG_OPTIONS,
+        option(
+            "--by",
+            required=True,
+            metavar="NAME",
+            help="who writes: a teacher of the config, student (its first weights), or "
+            "a model: its folder, hub name, zoo:NAME, pkg:NAME",
+        ),
+        option(
+            "--out",
+            required=True,
+            metavar="FILE",
+            help="a .jsonl, a row a line, as data.train reads it; where it came from "
+            "stands in every row and in FILE.json",
+        ),
+        option(
+            "--openings",
+            choices=(BEGINNINGS, NOTHING),
+            default=BEGINNINGS,
+            help="what to go on from, without --prompts: the first words of the texts "
+            "of data.train, or the turns before a conversation's last answer "
+            "(beginnings); or nothing",
+        ),
+        option(
+            "--prompts",
+            metavar="FILE",
+            help="go on from these: one a line, or .jsonl with prompt or messages",
+        ),
+        option(
+            "--chat",
+            action="store_true",
+            help="prompts are messages, put into the model's chat template",
+        ),
+        option(
+            "--opening-tokens",
+            type=count,
+            default=16,
+            metavar="N",
+            help="of a beginning, by the writer's tokenizer (16)",
+        ),
+        option(
+            "--number",
+            type=count,
+            metavar="N",
+            help="of openings (all; 100 from nothing); none is taken twice",
+        ),
+        option(
+            "--writer",
+            default="greedy",
+            metavar="WAY",
+            help="greedy, sample, beam or diverse, or '{use: sample, temperature: 0.8, "
+            "top_p: 0.95, texts: 4}' (greedy)",
+        ),
+        option(
+            "--max-new-tokens",
+            type=count,
+            default=128,
+            metavar="N",
+            help="at most so many tokens (128)",
+        ),
+        option("--seed", type=int, default=0, metavar="N", help="of what is drawn (0)"),
+        SHARE,
+    ),
+)
+
+
+def _file(name: str) -> Path:
+    """Where the rows go.
+
+    Raises:
+        InputError: data.train would not read it as rows, or a folder stands there.
+    """
+    from align.errors import InputError
+    from experiments.writing.openings import JSON_LINES
+
+    out = Path(name).expanduser()
+    if out.suffix not in JSON_LINES or out.is_dir():
+        raise InputError(
+            f"--out {name}: rows of JSON go into a file; give one whose name ends in "
+            ".jsonl, by which data.train reads it"
+        )
+    return out
+
+
+def _typed(text: str) -> Any:
+    """``NAME``, or a mapping as YAML says it."""
+    from align.bounds.yaml_document import read_yaml
+
+    return read_yaml(text, "--writer") if text.lstrip().startswith("{") else text
+
+
+def _model(config: Config, by: str) -> tuple[str, tuple[int | None, str | None]]:
+    """What to load, and of the student its seed and vocabulary."""
+    from align.errors import InputError, meant
+
+    if by in config.teachers:
+        return config.teachers[by].model, (None, None)
+    if by == STUDENT and config.student.model:
+        fresh = config.student.init == "fresh"
+        seed = config.run.seed if fresh else None
+        return config.student.model, (seed, config.vocabulary)
+    known = [*config.teachers, *([STUDENT] if config.student.model else [])]
+    if known and by.isidentifier() and not Path(by).exists():
+        raise InputError(
+            f"--by {by}: no teacher of the config{meant(by, known)} It has "
+            f"{', '.join(known)}; or give a model"
+        )
+    return by, (None, None)
+
+
+def _plan(
+    options: Namespace, config: Config, writer: Writer, way: Any, model: str
+) -> Plan:
+    from experiments.assemble.fingerprint import tokenizer_digest, weights_digest
+    from experiments.writing.corpus import Plan
+    from experiments.writing.openings import digest
+
+    openings = _openings(options, config, writer)
+    facts = {
+        "by": options.by,
+        "model": model,
+        "weights": weights_digest(model),
+        "tokenizer": tokenizer_digest(writer.tokenizer),
+        "writer": _typed(options.writer),
+        "from": options.prompts or options.openings,
+        "openings_sha256": digest(openings),
+    }
+    return Plan(
+        openings=openings,
+        way=way,
+        max_new_tokens=options.max_new_tokens,
+        seed=options.seed,
+        facts=facts,
+    )
+
+
+def _openings(options: Namespace, config: Config, writer: Writer) -> list[Opening]:
+    from align.errors import InputError
+    from experiments.assemble.text_sources import Reading
+    from experiments.writing.openings import Opening, beginnings, prompts
+
+    if options.prompts is not None:
+        return prompts(Path(options.prompts), options.number, chat=options.chat)
+    if options.chat:
+        raise InputError("--chat says how --prompts are read; give --prompts FILE")
+    if options.openings == NOTHING:
+        # Each goes on from the same, so greedily all would be one text.
+        from experiments.writing.ways import Greedy, way_of
+
+        if isinstance(way_of(_typed(options.writer), "--writer"), Greedy):
+            raise InputError(
+                "--openings nothing with --writer greedy writes one text again and "
+                "again; draw instead: --writer sample"
+            )
+        number = options.number or 100
+        return [Opening("", id=f"nothing:{index}") for index in range(number)]
+    texts = Reading(config.data).samples("train", "student")
+    openings = beginnings(texts, writer, options.opening_tokens, options.number)
+    if not openings:
+        raise InputError("data.train has no text to begin with; give --prompts FILE")
+    return openings
+
+
+def _report(out: Path, outcome: Outcome) -> None:
+    put(f"{out}: parts written: {outcome.made}, there already: {outcome.kept}")
+    if outcome.missing:
+        put(f"{out}: {len(outcome.missing)} parts are still missing")
+        return
+    counts = outcome.counts
+    put(f"{out}: {counts['rows']:,} texts; train with data.train='[w={out}]'")
+    reasons = {
+        "twice": "were there twice",
+        "empty": "were empty",
+        "skipped": "began with what the model cannot read",
+    }
+    for name, reason in reasons.items():
+        if counts[name]:
+            say(f"warning: {counts[name]:,} texts {reason} and were left out")
