@@ -252,5 +252,5 @@ def _word_pairs(text: str) -> set[tuple[str, str]]:
     return set(itertools.pairwise(words))
 
 
-def _jaccard_distance(one: set[Any], other: set[Any]) -> float:
-    return 1 - len(one & other) / len(one | other)
+def _jaccard_distance(left: set[Any], right: set[Any]) -> float:
+    return 1 - len(left & right) / len(left | right)

@@ -246,8 +246,8 @@ class Writer:
         kept = way.chosen([text.text for text in written])
         shares = torch.zeros(len(kept), dtype=torch.float64)
         if way.by_likelihood and len(kept) > 1:
-            found = [self.log_likelihood(ids, new[index]) for index in kept]
-            shares = torch.tensor(found, dtype=torch.float64)
+            likelihoods = [self.log_likelihood(ids, new[index]) for index in kept]
+            shares = torch.tensor(likelihoods, dtype=torch.float64)
         weights = shares.softmax(0).tolist()
         return [
             replace(written[index], weight=weight)

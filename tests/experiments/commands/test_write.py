@@ -46,7 +46,10 @@ def test_a_teacher_goes_on_from_the_texts_of_a_config(config, tmp_path, capsys):
         (["--by", "prose", "--out", "x.txt"], "ends in .jsonl"),
         (["--by", "prose", "--out", "."], "ends in .jsonl"),
         (["--by", "prose", "--out", "x.jsonl", "--shard", "3/2"], "1/8 to 8/8"),
-        (["--by", "prose", "--out", "x.jsonl", "--writer", "{use: beam, b: 1}"], "--writer.b"),
+        (
+            ["--by", "prose", "--out", "x.jsonl", "--writer", "{use: beam, b: 1}"],
+            "--writer.b",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_a_model_is_loaded(
