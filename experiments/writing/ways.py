@@ -17,10 +17,6 @@ class Way(Protocol):
     """One way to go on with a prompt."""
 
     @property
-    def texts(self) -> int:
-        """How many texts it gives for a prompt at most, >= 1."""
-
-    @property
     def by_likelihood(self) -> bool:
         """Whether these texts weigh by what the model gives them, else alike."""
 
@@ -37,11 +33,6 @@ class Way(Protocol):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Greedy:
     """The likeliest token every time."""
-
-    @property
-    def texts(self) -> int:
-        """One."""
-        return 1
 
     by_likelihood = False
 
@@ -116,25 +107,28 @@ class Beam:
             InputError: a value out of its range.
         """
         _at_least("beams", self.beams, 2)
-        if self.texts is None:
-            object.__setattr__(self, "texts", self.beams)
-        if not 1 <= self.texts <= self.beams:
+        if not 1 <= self.kept <= self.beams:
             raise InputError(
                 f"texts is {self.texts}; give 1 to {self.beams}, the number of beams"
             )
+
+    @property
+    def kept(self) -> int:
+        """How many texts there are of a prompt at most."""
+        return self.beams if self.texts is None else self.texts
 
     def fields(self) -> Mapping[str, Any]:
         """The search of transformers."""
         return {
             "do_sample": False,
             "num_beams": self.beams,
-            "num_return_sequences": self.texts,
+            "num_return_sequences": self.kept,
             "length_penalty": self.length_penalty,
         }
 
     def chosen(self, candidates: Sequence[str]) -> list[int]:
         """All that differ."""
-        return _different(candidates, self.texts)
+        return _different(candidates, self.kept)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,7 +233,7 @@ def _at_least(name: str, value: int, least: int) -> None:
         raise InputError(f"{name} is {value}; give {least} or more")
 
 
-def _different(candidates: Sequence[str], most: int | None) -> list[int]:
+def _different(candidates: Sequence[str], most: int) -> list[int]:
     """The first of all equal ones, in order."""
     first: dict[str, int] = {}
     for index, text in enumerate(candidates):

@@ -7,7 +7,7 @@ from experiments.writing.ways import Beam, Diverse, Greedy, Sample, way_of
 def test_a_way_is_a_name_or_a_name_with_options():
     assert way_of("greedy") == Greedy()
     assert way_of({"use": "sample", "temperature": 0.5}) == Sample(temperature=0.5)
-    assert way_of({"use": "beam", "beams": 3}).texts == 3
+    assert way_of({"use": "beam", "beams": 3}).kept == 3
     assert way_of({"use": "beam", "beams": 3, "texts": 1}).fields() == {
         "do_sample": False,
         "num_beams": 3,
