@@ -45,8 +45,8 @@ class Reading:
     """Whether it will bring attention at sampled rows."""
     heads: bool = False
     """Whether it will bring that of every head."""
-    states: bool = False
-    """Whether it will bring hidden states."""
+    states: frozenset[str] = frozenset()
+    """Which of :data:`align.views.STATES` it will bring."""
     bits: bool = False
     """Whether it will bring a next-token loss of its own."""
     foretold: bool = False

@@ -23,6 +23,9 @@ class Sizes:
     """Heads of an attention layer, which share keys and values where they are more than
     ``heads``; 0 where nobody knows, as from a store."""
 
+    embedding_size: int = 0
+    """Width of the input embeddings; 0 where none can be had, as from a store."""
+
     @property
     def k_width(self) -> int:
         """H * D_k of one layer's keys of a token."""

@@ -8,8 +8,8 @@ hidden states and the head they come from are a hundred times smaller.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -29,7 +29,15 @@ ATTENTION = "attention"
 HEADS = "heads"
 """Attention at sampled rows head by head, as such."""
 HIDDEN = "hidden"
-"""Hidden states after every layer, as such."""
+"""Hidden states after every layer as the model gives them, as such."""
+RESIDUAL = "residual"
+"""Those before the norm that reads them, or that made them, as such."""
+NORMED = "normed"
+"""Those after that norm, as such."""
+EMBEDDINGS = "embeddings"
+"""What the table of input embeddings gives for every token, as such."""
+STATES = frozenset({HIDDEN, RESIDUAL, NORMED, EMBEDDINGS})
+"""What a model holds between its layers."""
 OUTPUTS = "outputs"
 """Next-token outputs, as such."""
 OWN_LOSS = "own_loss"
@@ -72,10 +80,12 @@ class Captured:
     attention_heads: Tensor | None = None
     """(L, H_q, B, R, T) float32, the same of every query head; None unless asked
     for."""
-    states: Tensor | None = None
-    """(L, B, T, C) float, the residual stream after each of the layers asked for, as
-    the model itself gives it: after the last layer with the final norm, where there is
-    one; None unless asked for."""
+    states: Mapping[str, Tensor] = field(default_factory=dict)
+    """Those of ``STATES`` that were asked for. ``hidden``: (L, B, T, C) float, the
+    residual stream after each of the layers asked for, as the model itself gives it:
+    after the last layer with the final norm, where there is one. ``residual`` and
+    ``normed``: the same before and after the norm that stands there. ``embeddings``:
+    (1, B, T, C')."""
 
 
 class Capture(Protocol):
@@ -105,6 +115,10 @@ class Capture(Protocol):
     def hidden_size(self) -> int:
         """Width of the hidden state."""
 
+    @property
+    def embedding_size(self) -> int:
+        """Width of the input embeddings."""
+
     def __call__(
         self,
         ids: Tensor,
@@ -116,14 +130,13 @@ class Capture(Protocol):
         inject: Injection | None = None,
         attention_rows: Tensor | None = None,
         heads: bool = False,
-        states: bool = False,
+        states: Collection[str] = (),
     ) -> Captured:
         """Run the model on (B, T) ids under a (B, T) bool mask.
 
         ``layers`` are those whose KV are kept (None: all); ``attention_rows`` is
         (B, R) int64, the query positions whose attention is kept, with ``heads`` that
-        of every head, too; with ``states`` the residual stream after each of
-        ``layers``.
+        of every head, too; ``states`` are of ``STATES``, after each of ``layers``.
         """
 
     def joined_maps(self) -> Mapping[int, tuple[Tensor, ...]]:
@@ -222,9 +235,9 @@ class TeacherView:
     output: Output | None = None
     """The teacher's own tokens and what its head is given for them; None where no
     objective compares its next-token distributions."""
-    states: Tensor | None = None
-    """(L, B, T_t, C) float: hidden states after the layers that the layer map needs,
-    over the teacher's own tokens; None where no objective compares any."""
+    states: Mapping[str, Tensor] = field(default_factory=dict)
+    """(L, B, T_t, C) float, of ``STATES`` those that an objective compares: after the
+    layers that the layer map needs, over the teacher's own tokens."""
 
     @property
     def met(self) -> KV:
@@ -250,8 +263,8 @@ class Asked:
     """Also attention at the sampled rows."""
     heads: bool = False
     """Also that of every head."""
-    states: bool = False
-    """Also hidden states after these layers."""
+    states: frozenset[str] = frozenset()
+    """Also these of ``STATES``, after these layers."""
     own_loss: bool = False
     """Also bits per character, of teachers that have a next-token loss."""
     foretold: bool = False
@@ -316,7 +329,7 @@ class Teacher(ModelFacts, Protocol):
     @property
     def lacks(self) -> Mapping[str, str]:
         """What it cannot give, of ``KEYS_VALUES``, ``ATTENTION``, ``HEADS``,
-        ``HIDDEN``, ``OUTPUTS``, ``OWN_LOSS`` and ``FORETOLD``, each with the reason."""
+        ``STATES``, ``OUTPUTS``, ``OWN_LOSS`` and ``FORETOLD``, each with the reason."""
 
     @property
     def head(self) -> LinearHead:

@@ -33,10 +33,11 @@ from student.frozen import frozen
 from student.layers import layers_read
 from student.objective import (
     ATTENTION,
+    EMBEDDINGS,
     HEADS,
-    HIDDEN,
     KEYS_VALUES,
     RELATIONS,
+    STATES,
     FittedObjective,
     StepContext,
     compares,
@@ -404,7 +405,7 @@ class Distiller(nn.Module):
             inject=inject,
             attention_rows=rows,
             heads=HEADS in self._contexts.needs,
-            states=taught and HIDDEN in self._contexts.needs,
+            states=self._contexts.needs & STATES if taught else (),
         )
         if self.balance is None or inject is not None:
             return captured
@@ -417,8 +418,8 @@ class Distiller(nn.Module):
             KEYS_VALUES in self._contexts.needs or bridge.learns_from_student
         ):
             return True
-        stated = HIDDEN in self._contexts.needs
-        return self.compared_rows > 0 or stated or self.wants_health(step)
+        stated = self._contexts.needs & STATES - {EMBEDDINGS}
+        return self.compared_rows > 0 or bool(stated) or self.wants_health(step)
 
     def _of_bridge(
         self, captured: Captured, views: Sequence[TeacherView], share: Share | None
@@ -480,4 +481,5 @@ def _sizes_of(capture: Capture) -> Sizes:
         v_dim=capture.v_dim,
         hidden_size=capture.hidden_size,
         query_heads=capture.query_heads,
+        embedding_size=capture.embedding_size,
     )

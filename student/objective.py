@@ -20,17 +20,21 @@ from align.errors import InputError
 from align.schedules import Timetable
 from align.tokens.batch import TokenBatch
 from align.views import ATTENTION as ATTENTION
+from align.views import EMBEDDINGS as EMBEDDINGS
 from align.views import HEADS as HEADS
 from align.views import HIDDEN as HIDDEN
 from align.views import KEYS_VALUES as KEYS_VALUES
+from align.views import NORMED as NORMED
 from align.views import OUTPUTS as OUTPUTS
+from align.views import RESIDUAL as RESIDUAL
+from align.views import STATES as STATES
 from align.views import LinearHead
 from student.places import Places
 from student.step_outputs import Outputs
 
 NONE: frozenset[str] = frozenset()
 RELATIONS = "relations"
-NEEDS = frozenset({ATTENTION, HEADS, HIDDEN, RELATIONS, OUTPUTS})
+NEEDS = STATES | {ATTENTION, HEADS, RELATIONS, OUTPUTS}
 """All that an objective may say it needs."""
 
 Side = Literal["k", "v"]
@@ -209,8 +213,8 @@ class StepContext:
     """Filled when a term needs ``heads``."""
     relations: Sequence[Relation] = ()
     """Filled when a term needs ``relations``."""
-    states: Sequence[Sides] = ()
-    """Filled when a term needs ``hidden``."""
+    inside: Mapping[str, Sequence[Sides]] = field(default_factory=dict)
+    """Filled with those of ``STATES`` that a term needs."""
     routing: Tensor | None = None
     """(B, T, M), or (L, B, T, M) where layers are routed by themselves, float32
     weights over teachers, detached."""
@@ -231,6 +235,11 @@ class StepContext:
     """What the term's own :attr:`Objective.count` comes to over all passes and
     processes of the optimiser step; None: this pass is all there is, or the term does
     not count."""
+
+    @property
+    def states(self) -> Sequence[Sides]:
+        """Hidden states, where a term needs ``hidden``."""
+        return self.inside.get(HIDDEN, ())
 
     @property
     def logits(self) -> Tensor:
@@ -283,7 +292,7 @@ class Objective(Protocol):
     @property
     def needs(self) -> frozenset[str]:
         """What must be captured for it: any of ``attention``, ``heads``,
-        ``hidden``, ``relations`` and ``outputs``."""
+        ``relations``, ``outputs`` and ``STATES``."""
 
     def __call__(self, ctx: StepContext) -> Tensor:
         """A scalar, float32, differentiable in the student."""

@@ -8,7 +8,7 @@ tokens, alignments, sinks and sampled rows, and never from what a model says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -73,11 +73,10 @@ class Places:
         met = torch.tensor([r.kv for r in self.readings], device=self.weight.device)
         return self.counted * met
 
-    @property
-    def stated(self) -> Tensor:
-        """(B, T, M) float32: ``weight`` where hidden states are compared; 0 of a
-        teacher that brings none."""
-        stated = [reading.states for reading in self.readings]
+    def stated(self, states: Collection[str]) -> Tensor:
+        """(B, T, M) float32: ``weight`` where these of ``STATES`` are compared; 0 of a
+        teacher that does not bring them all."""
+        stated = [reading.states.issuperset(states) for reading in self.readings]
         return self.counted * torch.tensor(stated, device=self.weight.device)
 
     @property

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,51 +20,42 @@ from torch import Tensor
 
 from align.kv import KV
 from align.reading import Reading
-from align.views import Asked, ForetoldTokens, Output, Teacher, TeacherView
+from align.views import STATES, Asked, ForetoldTokens, Output, Teacher, TeacherView
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Answer:
     """What of a view comes out of the teacher's model; the rest is its reading's."""
 
-    k: Tensor | None = None
-    v: Tensor | None = None
-    attention: Tensor | None = None
-    heads: Tensor | None = None
-    bits: Tensor | None = None
-    foretold: Tensor | None = None
-    hidden: Tensor | None = None
-    states: Tensor | None = None
+    parts: Mapping[str, Tensor]
+    """By name; those that it has."""
 
     @classmethod
     def of(cls, view: TeacherView) -> _Answer:
         """Of a view, as it lies there."""
+        every = {
+            "k": None if view.kv is None else view.kv.k,
+            "v": None if view.kv is None else view.kv.v,
+            "attention": view.attention,
+            "heads": view.attention_heads,
+            "bits": view.bits_per_char,
+            "foretold": None if view.foretold is None else view.foretold.log_probs,
+            "hidden": None if view.output is None else view.output.hidden,
+            **{_part(kind): states for kind, states in view.states.items()},
+        }
         return cls(
-            k=None if view.kv is None else view.kv.k,
-            v=None if view.kv is None else view.kv.v,
-            attention=view.attention,
-            heads=view.attention_heads,
-            bits=view.bits_per_char,
-            foretold=None if view.foretold is None else view.foretold.log_probs,
-            hidden=None if view.output is None else view.output.hidden,
-            states=view.states,
+            parts={name: part for name, part in every.items() if part is not None}
         )
 
     def copied(self) -> _Answer:
         """In memory of its own, with the same strides: products of other strides may
         differ in the last bit."""
         return _Answer(
-            **{
+            parts={
                 name: part.detach().to("cpu", copy=True)
                 for name, part in self.parts.items()
             }
         )
-
-    @property
-    def parts(self) -> dict[str, Tensor]:
-        """What there is."""
-        every = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: part for name, part in every.items() if part is not None}
 
     @property
     def size(self) -> int:
@@ -85,7 +76,7 @@ class _Answer:
             attention=parts.get("attention"),
             attention_heads=parts.get("heads"),
             bits_per_char=parts.get("bits"),
-            states=parts.get("states"),
+            states={k: parts[_part(k)] for k in sorted(STATES) if _part(k) in parts},
         )
         if "foretold" in wanted:
             assert reading.tokens is not None
@@ -223,7 +214,7 @@ class Answers:
     def _read(self, place: _Place) -> _Answer:
         if place.answer is not None:
             return place.answer
-        return _Answer(**torch.load(place.file, weights_only=True))
+        return _Answer(parts=torch.load(place.file, weights_only=True))
 
     def _forget(self, key: str) -> None:
         place = self._places.pop(key, None)
@@ -249,9 +240,14 @@ def _wanted(reading: Reading, rows: Tensor | None, asked: Asked) -> frozenset[st
         "bits": reading.bits,
         "foretold": reading.foretold,
         "hidden": asked.output,
-        "states": asked.states,
     }
-    return frozenset(name for name, on in wanted.items() if on)
+    states = [_part(kind) for kind in asked.states]
+    return frozenset(states).union(name for name, on in wanted.items() if on)
+
+
+def _part(state: str) -> str:
+    """What an answer calls one of ``STATES``; ``hidden`` is the last one's output."""
+    return f"states.{state}"
 
 
 def _key(name: str, reading: Reading, rows: Tensor | None, asked: Asked) -> str:

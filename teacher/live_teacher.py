@@ -153,7 +153,7 @@ class LiveTeacher:
             queries = reading.readable.gather(1, rows)
             own_rows = queries.clamp_min(0)
         wants_logits = reading.bits or reading.foretold
-        if not (asked.layers or wants_logits or asked.output):
+        if not (asked.layers or wants_logits or asked.output or asked.states):
             return TeacherView(
                 name=self.name,
                 kv=None,
@@ -179,8 +179,8 @@ class LiveTeacher:
             _check_finite(self.name, captured.kv, student.texts)
         elif captured.hidden is not None:
             _check_hidden(self.name, captured.hidden, tokens.mask, student.texts)
-        if captured.states is not None:
-            _check_hidden(self.name, captured.states.sum(0), tokens.mask, student.texts)
+        for states in captured.states.values():
+            _check_hidden(self.name, states.sum(0), tokens.mask, student.texts)
         home = student.ids.device
         attention = heads = bits = foretold = output = None
         if captured.attention is not None and rows is not None and queries is not None:
@@ -213,7 +213,7 @@ class LiveTeacher:
             bits_per_char=bits,
             foretold=foretold,
             output=output,
-            states=None if captured.states is None else captured.states.to(home),
+            states={kind: x.to(home) for kind, x in captured.states.items()},
         )
 
 

@@ -17,7 +17,6 @@ from align.tokens.batch import TokenBatch
 from align.views import (
     ATTENTION,
     HEADS,
-    HIDDEN,
     KEYS_VALUES,
     Asked,
     NonFiniteTeacherError,
@@ -55,7 +54,7 @@ class TeacherPanel:
         outputs: Collection[str] = (),
         attention: bool = False,
         heads: bool = False,
-        states: bool = False,
+        states: Collection[str] = (),
         own_loss: bool = False,
         foretold: bool = False,
         autocast: torch.dtype | None = None,
@@ -74,7 +73,7 @@ class TeacherPanel:
             outputs: teachers that are to bring their next-token outputs.
             attention: also bring attention at the sampled rows.
             heads: also bring that of every head.
-            states: also bring the hidden states after ``layers``.
+            states: also bring these of ``STATES``, after ``layers``.
             own_loss: also bring each decoder's bits per character.
             foretold: also bring how likely each decoder found its own tokens.
             autocast: dtype of the teachers' matrix products; None for their own.
@@ -102,7 +101,7 @@ class TeacherPanel:
                 ),
                 attention=attention and ATTENTION not in teacher.lacks,
                 heads=heads and HEADS not in teacher.lacks,
-                states=states and HIDDEN not in teacher.lacks,
+                states=frozenset(states).difference(teacher.lacks),
                 own_loss=own_loss,
                 foretold=foretold,
                 output=teacher.name in outputs,

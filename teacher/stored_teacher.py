@@ -21,9 +21,9 @@ from align.views import (
     ATTENTION,
     FORETOLD,
     HEADS,
-    HIDDEN,
     OUTPUTS,
     OWN_LOSS,
+    STATES,
     Align,
     Asked,
     LinearHead,
@@ -68,7 +68,7 @@ class StoredTeacher:
         lacking = {
             ATTENTION: "stores hold keys and values, no queries, hence no attention",
             HEADS: "stores hold keys and values, no queries, hence no attention",
-            HIDDEN: "stores hold keys and values, no hidden states",
+            **dict.fromkeys(STATES, "stores hold keys and values, no hidden states"),
             OUTPUTS: "stores hold keys and values alone, train from live teachers",
             FORETOLD: "stores hold no likelihood of tokens, ask the teacher live",
         }

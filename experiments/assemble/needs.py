@@ -7,6 +7,7 @@ said in the log and in the report; a term from which all are left out is refused
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -14,12 +15,13 @@ from align.schedules import is_on
 from align.sizes import Sizes
 from align.views import (
     ATTENTION,
+    EMBEDDINGS,
     FORETOLD,
     HEADS,
-    HIDDEN,
     KEYS_VALUES,
     OUTPUTS,
     OWN_LOSS,
+    STATES,
     ModelFacts,
     Teacher,
 )
@@ -69,11 +71,12 @@ def wants_kv(phase: PhaseConfig, registry: Registry) -> bool:
     return outcome and learns(router) and loss.router_signal != "teacher_loss"
 
 
-def wanted_parts(phase: PhaseConfig, registry: Registry) -> dict[str, bool]:
+def wanted_parts(phase: PhaseConfig, registry: Registry) -> dict[str, Any]:
     """What a phase asks of teachers beside keys and values, as a panel takes it."""
     needs = needs_of(active_objectives(phase, registry))
-    parts = {"attention": ATTENTION, "heads": HEADS, "states": HIDDEN}
-    return {part: need in needs for part, need in parts.items()}
+    parts = {"attention": ATTENTION, "heads": HEADS}
+    asked: dict[str, Any] = {part: need in needs for part, need in parts.items()}
+    return asked | {"states": needs & STATES}
 
 
 def who_gives(need: str, teachers: Mapping[str, ModelFacts]) -> list[str]:
@@ -93,7 +96,7 @@ def with_depth(
     values, attention or hidden states, where a phase asks for any."""
     mapped = set(who_gives(KEYS_VALUES, teachers) if wants_kv(phase, registry) else ())
     needs = needs_of(active_objectives(phase, registry))
-    for need in needs & {ATTENTION, HEADS, HIDDEN}:
+    for need in needs & {ATTENTION, HEADS, *STATES - {EMBEDDINGS}}:
         mapped |= set(who_gives(need, teachers))
     return [name for name in teachers if name in mapped]
 
@@ -118,7 +121,7 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
                 f"not take; it takes {', '.join(teachers)}"
             )
     for term, objective in active_objectives(phase, registry).items():
-        given = {ATTENTION, HEADS, HIDDEN, KEYS_VALUES}
+        given = {ATTENTION, HEADS, *STATES, KEYS_VALUES}
         for need in sorted(needs_of({term: objective}) & given):
             if who_gives(need, teachers):
                 continue

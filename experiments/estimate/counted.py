@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from align.layer_map import needs_sample
+from align.sizes import Sizes
 from experiments.assemble.layer_maps import layer_maps
 from experiments.assemble.needs import sizes_of, wants_kv
 from experiments.assemble.outputs import active_objectives, reading_outputs, teachers_of
@@ -32,7 +33,7 @@ from fuse.router import learns
 from plugins.registry import Registry
 from student.config import TrainConfig
 from student.layers import layers_read
-from student.objective import ATTENTION, HEADS, HIDDEN, compares, needs_of
+from student.objective import ATTENTION, EMBEDDINGS, HEADS, STATES, compares, needs_of
 from student.step.context import introduce
 from student.step.modules import modules_of
 from teacher.loading.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
@@ -280,11 +281,17 @@ class _Plan:
             size = sizes.layers * batch * heads * loss.attention_rows
             size *= self.config.data.max_length
             lines.append(Line("both", "attention of every head", 6 * FLOAT * size))
-        if HIDDEN in self.needs:  # as captured; standardised, twice in the backward
-            states = sizes.layers * self.rows * sizes.hidden_size
+        states = self.rows * self._states_of(sizes, sizes.layers)
+        if states:  # as captured; standardised, twice in the backward
             size = (self.wide + 3 * FLOAT) * states
             lines.append(Line("student", "hidden states of every layer", size))
         return lines
+
+    def _states_of(self, sizes: Sizes, layers: int) -> int:
+        """Numbers a token of what terms compare between so many layers."""
+        layered = len(self.needs & STATES - {EMBEDDINGS})
+        embedded = sizes.embedding_size if EMBEDDINGS in self.needs else 0
+        return layers * layered * sizes.hidden_size + embedded
 
     def _teacher(self, name: str, model: PlannedModel) -> tuple[list[Line], int]:
         """Its lines, and bytes for a moment while it reads."""
@@ -309,22 +316,18 @@ class _Plan:
         alone = {name: model}
         speaks = any(teachers_of(self.phase, term, alone) for term in self.speaking)
         hidden = self.rows * sizes.hidden_size * wide * ahead if speaks else 0
-        asked = len(self._maps()[name].needed) if HIDDEN in self.needs else 0
-        states = self.rows * sizes.hidden_size
+        layered = self.needs & STATES - {EMBEDDINGS}
+        asked = len(self._maps()[name].needed) if layered else 0
+        states = self.rows * self._states_of(sizes, asked)
+        seen = self.rows * self._states_of(sizes, self.student.sizes.layers)
         features = self.student.sizes.layers * self.rows * sizes.width * self.compares
         per_number = FLOAT + (self.wide if self.autocast else 0)
         lines += [
             Line(name, f"keys and values, {ahead} batches", kv),
             Line(name, f"last hidden states, {ahead} batches", hidden),
             Line(name, "features for the student", features * per_number),
-            Line(
-                name, f"hidden states, {ahead} batches", asked * states * wide * ahead
-            ),
-            Line(
-                name,
-                "hidden states for the student",
-                self.student.sizes.layers * states * 2 * FLOAT * (asked > 0),
-            ),
+            Line(name, f"hidden states, {ahead} batches", states * wide * ahead),
+            Line(name, "hidden states for the student", seen * 2 * FLOAT),
         ]
         if stored:
             return lines, 0

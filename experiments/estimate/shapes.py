@@ -156,6 +156,9 @@ def planned_model(name: str, vocabulary: str | None = None) -> PlannedModel:
         v_dim=int(size),
         hidden_size=int(text.hidden_size),
         query_heads=heads,
+        embedding_size=int(
+            getattr(text, "word_embed_proj_dim", None) or text.hidden_size
+        ),
     )
     return PlannedModel(
         config=config,

@@ -20,7 +20,6 @@ from plugins.untouched import Untouched
 from student.objective import (
     ATTENTION,
     HEADS,
-    HIDDEN,
     NEEDS,
     OUTPUTS,
     RELATIONS,
@@ -82,7 +81,7 @@ def _declared(context: StepContext, needs: frozenset[str]) -> StepContext:
         attention=context.attention if ATTENTION in needs else (),
         heads=context.heads if HEADS in needs else (),
         relations=context.relations if RELATIONS in needs else (),
-        states=context.states if HIDDEN in needs else (),
+        inside={kind: sides for kind, sides in context.inside.items() if kind in needs},
         outputs=context.outputs if OUTPUTS in needs else None,
     )
 

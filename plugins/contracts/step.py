@@ -12,7 +12,15 @@ from torch import Tensor
 from align.reading import Reading
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
-from align.views import LinearHead, Output
+from align.views import (
+    EMBEDDINGS,
+    HIDDEN,
+    NORMED,
+    RESIDUAL,
+    STATES,
+    LinearHead,
+    Output,
+)
 from plugins.contracts.aligner import token_batch
 from student.bridges.features import Features
 from student.bridges.projected import LayerwiseLinear, Projected, project
@@ -48,7 +56,7 @@ def step_places(context: StepContext) -> Places:
             mask=batch.mask,
             attention=True,
             heads=True,
-            states=True,
+            states=STATES,
             vocabulary="shared",
         )
         for c in context.comparisons
@@ -153,31 +161,36 @@ def step_context(
         routing=routing,
         step=step,
         outputs=outputs,
-        states=_states(new, student, targets, relations),
+        inside=_inside(new, student, targets, relations),
         heads=_heads(new, student, targets, attention, rows),
     )
     return context, student, targets
 
 
-def _states(
+def _inside(
     new: Callable[..., Tensor],
     student: list[Tensor],
     targets: list[Tensor],
     relations: list[Relation],
-) -> list[Sides]:
-    """Hidden states, covered where relations are."""
+) -> dict[str, list[Sides]]:
+    """What lies between layers, covered where relations are."""
+
+    def sides(state: str) -> list[Sides]:
+        layers = slice(1) if state == EMBEDDINGS else slice(None)
+        stated = new(student, *relations[0].student_k[layers].shape)
+        return [
+            Sides(
+                name=relation.name,
+                student=stated,
+                teacher=new(targets, *relation.teacher_k[layers].shape),
+                weight=relation.weight,
+            )
+            for relation in relations
+        ]
+
     if not relations:
-        return []
-    stated = new(student, *relations[0].student_k.shape)
-    return [
-        Sides(
-            name=relation.name,
-            student=stated,
-            teacher=new(targets, *relation.teacher_k.shape),
-            weight=relation.weight,
-        )
-        for relation in relations
-    ]
+        return {}
+    return {state: sides(state) for state in (HIDDEN, RESIDUAL, NORMED, EMBEDDINGS)}
 
 
 def _heads(

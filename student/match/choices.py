@@ -8,6 +8,7 @@ from typing import Any
 from align.errors import InputError
 from student.match.contrast import Contrastive
 from student.match.distance import Cosine, Distance, Gram, Mse, SmoothL1, of_rows
+from student.match.layers import Layers
 from student.match.projector import PROJECTORS
 from student.match.rows import Js, Kl, Sparse, Squared, Wasserstein
 from student.match.sites import SITES, SiteName
@@ -49,7 +50,13 @@ def factory(chosen: Any, known: Mapping[str, Any]) -> Any:
 
 
 def check_site(
-    site: SiteName, distance: Distance, *, projected: bool, apart: bool, pool: int
+    site: SiteName,
+    distance: Distance,
+    *,
+    projected: bool,
+    apart: bool,
+    pool: int,
+    layers: Layers,
 ) -> None:
     """See that the distance compares what the site gives, and options apply to it.
 
@@ -59,10 +66,15 @@ def check_site(
         projected: a projector is.
         apart: heads or tokens of attention are told apart.
         pool: tokens that are compared as one.
+        layers: of the student.
 
     Raises:
         InputError: they do not go together.
     """
+    if layers != "all" and not SITES[site].layered:
+        raise InputError(
+            f"layers is {layers!r}, and {site} are of no layer; leave layers out"
+        )
     rows = SITES[site].rows
     if of_rows(distance) != rows:
         fits = [name for name, made in DISTANCES.items() if of_rows(made) == rows]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from align.errors import InputError
 from align.sizes import Sizes
 from student.objective import (
+    EMBEDDINGS,
     HEADS,
     HIDDEN,
+    NORMED,
     RELATIONS,
+    RESIDUAL,
     Side,
     Sides,
     StepContext,
@@ -21,7 +25,8 @@ from student.objective import (
 )
 from student.places import Places
 
-SiteName = Literal["keys", "values", "hidden", "attention"]
+SiteName = Literal["keys", "values", "hidden", "embeddings", "attention"]
+StateName = Literal["given", "residual", "normed", "both"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +48,12 @@ class Site:
     """Whether rows of attention are compared, head by head, in place of features."""
     raw: bool = False
     """Whether features come as they are, for the term to standardise."""
+    layered: bool = True
+    """Whether it is there once a layer; else once, as layer 0 of 1."""
+
+    def layers(self, student: Sizes) -> int:
+        """L, as many as there are of it in the student."""
+        return student.layers if self.layered else 1
 
 
 def _relations(side: Side) -> Callable[[StepContext], Iterator[Sides]]:
@@ -62,8 +73,30 @@ def _compared(places: Places) -> Tensor:
     return places.compared
 
 
-def _stated(places: Places) -> Tensor:
-    return places.stated
+def _states(*kinds: str, layered: bool = True) -> Site:
+    """Some of ``STATES``; of several, the channels of all side by side."""
+
+    def sides(ctx: StepContext) -> Iterator[Sides]:
+        every = [ctx.inside.get(kind, ()) for kind in kinds]
+        for parts in zip(*every, strict=True):
+            yield replace(
+                parts[0],
+                student=torch.cat([part.student for part in parts], -1),
+                teacher=torch.cat([part.teacher for part in parts], -1),
+            )
+
+    def width(sizes: Sizes) -> int:
+        size = sizes.hidden_size if layered else sizes.embedding_size
+        return len(kinds) * size
+
+    return Site(
+        needs=frozenset(kinds),
+        sides=sides,
+        width=width,
+        weight=lambda places: places.stated(kinds),
+        raw=True,
+        layered=layered,
+    )
 
 
 def _attended(places: Places) -> Tensor:
@@ -92,13 +125,8 @@ SITES: Mapping[SiteName, Site] = {
         width=lambda sizes: sizes.v_width,
         weight=_compared,
     ),
-    "hidden": Site(
-        needs=frozenset({HIDDEN}),
-        sides=lambda ctx: iter(ctx.states),
-        width=lambda sizes: sizes.hidden_size,
-        weight=_stated,
-        raw=True,
-    ),
+    "hidden": _states(HIDDEN),
+    "embeddings": _states(EMBEDDINGS, layered=False),
     "attention": Site(
         needs=frozenset({HEADS}),
         sides=lambda ctx: iter(ctx.heads),
@@ -109,3 +137,27 @@ SITES: Mapping[SiteName, Site] = {
 }
 """By name. Keys are content keys, before rotation. Features are compared standardised,
 teacher by teacher and channel by channel, as the calibration sample has them."""
+
+HIDDEN_STATES: Mapping[StateName, Site] = {
+    "given": SITES["hidden"],
+    "residual": _states(RESIDUAL),
+    "normed": _states(NORMED),
+    "both": _states(RESIDUAL, NORMED),
+}
+"""Where beside the norm that stands between two layers hidden states are taken."""
+
+
+def site_of(name: SiteName, state: StateName) -> Site:
+    """A site; of hidden states one of them.
+
+    Raises:
+        InputError: a state of something else is meant.
+    """
+    if name == "hidden":
+        return HIDDEN_STATES[state]
+    if state != "given":
+        raise InputError(
+            f"state: {state} says which hidden states are compared, and site is "
+            f"{name}; leave it out, or compare site: hidden"
+        )
+    return SITES[name]

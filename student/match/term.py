@@ -33,7 +33,7 @@ from student.match.layers import (
 from student.match.pooling import pooled
 from student.match.projector import PROJECTORS
 from student.match.rows import check_keys, restricted
-from student.match.sites import SITES, SiteName
+from student.match.sites import SiteName, StateName, site_of
 from student.match.spread import Spread
 from student.objective import Count, Sides, StepContext
 from student.places import Places
@@ -54,6 +54,7 @@ class Match(nn.Module):
         self,
         *,
         site: SiteName = "keys",
+        state: StateName = "given",
         distance: Annotated[Chosen, PluginName("distance")] = "cka",
         projector: Annotated[Chosen, PluginName("projector")] | None = None,
         layers: Layers = "all",
@@ -66,9 +67,13 @@ class Match(nn.Module):
         """Say what is compared, and how.
 
         Args:
-            site: ``keys`` before rotation, ``values``, or ``hidden``, the residual
-                stream after each layer, standardised; or ``attention``, the
-                probabilities of every head at ``loss.attention_rows`` queries a text.
+            site: ``keys`` before rotation, ``values``, ``hidden``, the residual
+                stream after each layer, or ``embeddings``, the input's, standardised;
+                or ``attention``, the probabilities of every head at
+                ``loss.attention_rows`` queries a text.
+            state: of ``hidden``: ``given``, as the model itself gives them, after the
+                last layer with the final norm; ``residual``, before the norm that
+                reads or makes them; ``normed``, after it; ``both``, side by side.
             distance: a registered distance.
             projector: a registered projector; null compares features as they are.
             layers: of the student: ``all``, ``last:K``, ``random:K`` (drawn for every
@@ -89,6 +94,7 @@ class Match(nn.Module):
         check_layers(layers)
         check_keys(keys)
         self.site = site
+        self._at = site_of(site, state)
         self.distance: Distance = factory(distance, DISTANCES)()
         self.pairing = HeadPairing(heads)
         self._keys, self._pool = keys, pool
@@ -105,12 +111,13 @@ class Match(nn.Module):
             projected=projector is not None,
             apart=heads != "mean" or keys != "all",
             pool=pool,
+            layers=layers,
         )
 
     @property
     def needs(self) -> frozenset[str]:
         """What the site needs."""
-        return SITES[self.site].needs
+        return self._at.needs
 
     @property
     def count(self) -> Count | None:
@@ -128,18 +135,18 @@ class Match(nn.Module):
             InputError: a layer is not there; or widths differ, and nothing brings them
                 together.
         """
-        check_layers(self._layers, student.layers)
-        width, kept = SITES[self.site].width, self._kept(student.layers)
+        check_layers(self._layers, self._at.layers(student))
+        width, kept = self._at.width, self._kept(self._at.layers(student))
         widths = {
             name: width(sizes)
             for name, sizes in teachers.items()
             if self._takes(name) and width(sizes)  # a store knows no hidden size
         }
         self._met = tuple(widths)
-        if SITES[self.site].rows:
+        if self._at.rows:
             self.pairing.meet(width(student), widths, len(kept))
             return
-        if SITES[self.site].raw:
+        if self._at.raw:
             self.scales = nn.ModuleList(
                 nn.ModuleList(Standardizer(len(kept), w) for w in (width(student), w))
                 for w in widths.values()
@@ -169,7 +176,7 @@ class Match(nn.Module):
             return
         stats: dict[str, PairStats] = {}
         for ctx in sample:
-            for sides in filter(self._compared, SITES[self.site].sides(ctx)):
+            for sides in filter(self._compared, self._at.sides(ctx)):
                 x, y = self._pairs(sides)
                 if sides.name not in stats:
                     stats[sides.name] = _no_pairs(x, y)
@@ -183,7 +190,7 @@ class Match(nn.Module):
     def _fit_heads(self, sample: Iterable[StepContext]) -> None:
         costs: dict[str, Tensor] = {}
         for ctx in sample:
-            for pair in filter(self._compared, SITES[self.site].sides(ctx)):
+            for pair in filter(self._compared, self._at.sides(ctx)):
                 kept = self._kept(len(pair.student))
                 weight = pair.weight.expand(len(pair.student), -1, -1)[kept]
                 cost = partial(self._weighed_rows, weight=weight, rows=pair.rows)
@@ -194,7 +201,7 @@ class Match(nn.Module):
     def _fit_scales(self, sample: Iterable[StepContext]) -> None:
         spreads: dict[str, tuple[Spread, Spread]] = {}
         for ctx in sample:
-            for sides in filter(self._compared, SITES[self.site].sides(ctx)):
+            for sides in filter(self._compared, self._at.sides(ctx)):
                 spread = spreads.setdefault(sides.name, (Spread(), Spread()))
                 for side, x in zip(spread, self._pairs(sides, raw=True), strict=True):
                     side.update(x)
@@ -226,7 +233,7 @@ class Match(nn.Module):
     def forward(self, ctx: StepContext) -> Tensor:
         """See :class:`student.objective.Objective`."""
         total, weight = ctx.zero(), ctx.zero()
-        for sides in filter(self._compared, SITES[self.site].sides(ctx)):
+        for sides in filter(self._compared, self._at.sides(ctx)):
             cost, weighs = self._of_teacher(sides, ctx.step)
             total, weight = total + cost, weight + weighs
         return total / ctx.total(0, weight)
@@ -243,7 +250,7 @@ class Match(nn.Module):
         weight = sides.weight.expand(every, *sides.weight.shape[-2:])[chosen]
         shares = layer_shares(self._layer_weights, chosen, pred)
         with torch.autocast(pred.device.type, enabled=False):
-            if SITES[self.site].rows:
+            if self._at.rows:
                 pred, target = self.pairing(sides.name, pred, target, drawn)
                 apart = self._of_rows(pred, target, weight, sides.rows).mean(1)
             else:
@@ -292,7 +299,7 @@ class Match(nn.Module):
         return self._teachers is None or teacher in self._teachers
 
     def _count(self, places: Places) -> list[float]:
-        weight = SITES[self.site].weight(places)
+        weight = self._at.weight(places)
         kept = [m for m, r in enumerate(places.readings) if self._takes(r.name)]
         return [float(weight[..., kept].double().sum())]
 

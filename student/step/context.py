@@ -18,8 +18,8 @@ from student.bridges.features import mixed
 from student.layers import feature_temperature, moved
 from student.objective import (
     ATTENTION,
+    EMBEDDINGS,
     HEADS,
-    HIDDEN,
     OUTPUTS,
     RELATIONS,
     AttentionPair,
@@ -105,7 +105,7 @@ class ContextMaker:
             attention=self._attention_pairs(captured, views, weights, rows),
             heads=self._head_attention(captured, views, weights, rows),
             relations=self._relations(captured, views, weights, rows),
-            states=self._states(captured, views, weights),
+            inside=self._inside(captured, views, weights),
             routing=routing,
             step=step,
             smoothing=self.smoothing,
@@ -193,23 +193,29 @@ class ContextMaker:
             captured.kv, with_kv(views), of_kv(weights, views), rows
         )
 
-    def _states(
+    def _inside(
         self, captured: Captured, views: Sequence[TeacherView], weights: Tensor
-    ) -> list[Sides]:
-        if HIDDEN not in self.needs or captured.states is None:
-            return []
-        return [
-            Sides(
+    ) -> dict[str, Sequence[Sides]]:
+        def sides(state: str, m: int, view: TeacherView) -> Sides:
+            weight, single = weights[..., m], state == EMBEDDINGS
+            if single and weight.dim() == 3:  # layers are routed by themselves
+                weight = weight.mean(0)
+            depth = LayerMap((((0, 1.0),),)) if single else self.maps[view.name]
+            return Sides(
                 name=view.name,
-                student=captured.states,
-                teacher=mixed(
-                    view.states, view.alignment, self.maps[view.name]
-                ).aligned(),
-                weight=weights[..., m],
+                student=captured.states[state],
+                teacher=mixed(view.states[state], view.alignment, depth).aligned(),
+                weight=weight,
             )
-            for m, view in enumerate(views)
-            if view.states is not None
-        ]
+
+        return {
+            state: [
+                sides(state, m, view)
+                for m, view in enumerate(views)
+                if state in view.states
+            ]
+            for state in sorted(self.needs & captured.states.keys())
+        }
 
     def _outputs(
         self,

@@ -57,7 +57,8 @@ class Forward:
             mask: (B, T) bool, True on real tokens.
             logits: run the language-model head as well.
             hidden: also return what the stack gives, with the last hidden state.
-            states: likewise, with those after the embeddings and after every layer.
+            states: likewise, with those after the embeddings and after every layer as
+                the model gives them.
             positions: (B, T) int64; None lets the model count.
 
         Returns:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext, suppress
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from torch import Tensor
 from align.errors import InputError
 from align.kv import KV
 from align.sizes import Sizes
-from align.views import Captured, Injection
+from align.views import EMBEDDINGS, Captured, Injection
 from teacher.capture.attention_sites import listening
+from teacher.capture.between import Between, Notes
 from teacher.capture.checks import check_asked, check_batch, check_injection
 from teacher.capture.forward import (
     Forward,
@@ -83,6 +84,8 @@ class KVCapture:
                 f"has {self._positions} positions; give at most so many"
             )
         self._hidden_size = int(model.config.get_text_config().hidden_size)
+        name, tokens = type(model).__name__, self._probe_tokens
+        self._between = Between(self._forward, name, tokens)
         self._layers, self.layer_numbers, self.layers_without_kv = self._find_layers()
         self._modules = list(dict.fromkeys(x.module for x in self._layers))
 
@@ -117,6 +120,11 @@ class KVCapture:
         return self._hidden_size
 
     @property
+    def embedding_size(self) -> int:
+        """Width of the input embeddings."""
+        return self._between.embedding_size
+
+    @property
     def sizes(self) -> Sizes:
         """All of these."""
         return Sizes(
@@ -126,6 +134,7 @@ class KVCapture:
             v_dim=self.v_dim,
             hidden_size=self.hidden_size,
             query_heads=self.query_heads,
+            embedding_size=self.embedding_size,
         )
 
     @property
@@ -177,7 +186,7 @@ class KVCapture:
         inject: Injection | None = None,
         attention_rows: Tensor | None = None,
         heads: bool = False,
-        states: bool = False,
+        states: Collection[str] = (),
     ) -> Captured:
         """Run one batch.
 
@@ -197,7 +206,7 @@ class KVCapture:
                 Layers that share a layer's KV go on reading that layer's own.
             attention_rows: (B, R) int64 query positions whose attention to return.
             heads: also return it head by head.
-            states: also return the hidden states after the asked layers.
+            states: of ``align.views.STATES``, to return after the asked layers.
 
         Returns:
             Own content KV of the asked layers in the asked order, before any
@@ -213,7 +222,7 @@ class KVCapture:
         check_asked(
             wanted,
             logits=logits,
-            hidden=hidden or states,
+            hidden=hidden or bool(states),
             rows=attention_rows,
             batch=ids.shape[0],
             capture=self,
@@ -248,14 +257,14 @@ class KVCapture:
         logits: bool,
         hidden: bool,
         heads: bool,
-        states: bool,
+        states: Collection[str],
         inject: Injection | None,
     ) -> Captured:
         positions = None
         if is_left_padded(mask):
             positions = counted(mask) if self._told_positions else None
             ids = ids.masked_fill(~mask, self._padding_id)
-        whole = logits or hidden or states
+        whole = logits or hidden or not {EMBEDDINGS}.issuperset(states)
         enough = not (torch.is_grad_enabled() or whole or self._offloaded)
         recording = Recording(
             self._layers,
@@ -267,39 +276,28 @@ class KVCapture:
             enough=enough,
         )
         plain = without_checkpointing(self.model) if inject else nullcontext()
-        output, given = None, None
-        with listening(self._modules, recording), plain, suppress(Enough):
-            output, given = self._forward(
+        output, notes = None, Notes()
+        given = self._between.needs_given(states)
+        noting = self._between.listening(states, notes, enough and not wanted)
+        with listening(self._modules, recording), plain, noting, suppress(Enough):
+            output, notes.given = self._forward(
                 ids,
                 mask,
                 logits=logits,
                 hidden=hidden,
-                states=states,
+                states=given,
                 positions=positions,
             )
+        numbers = [self.layer_numbers[layer] for layer in wanted]
         content = recording.content() if wanted else self._nothing(ids)
         return Captured(
             kv=KV(*content, mask),
             logits=output.logits if logits and output is not None else None,
-            hidden=given.last_hidden_state if hidden and given is not None else None,
+            hidden=notes.given.last_hidden_state if hidden else None,
             attention=recording.attention(),
             attention_heads=recording.attention_heads(),
-            states=self._states(given, wanted) if states else None,
+            states=self._between.states(states, notes, numbers, self._hidden_size),
         )
-
-    def _states(self, given: Any, wanted: list[int]) -> Tensor:
-        """(L, B, T, C) after the wanted layers, counted as those with keys and values.
-
-        Raises:
-            InputError: the model gives none, or of unlike widths.
-        """
-        every, last = getattr(given, "hidden_states", None), given.last_hidden_state
-        if every is None or any(x.shape != last.shape for x in every):
-            raise InputError(
-                f"{type(self.model).__name__} gives no hidden states of one width "
-                "after every layer; compare its keys and values instead"
-            )
-        return torch.stack([every[self.layer_numbers[layer] + 1] for layer in wanted])
 
     def joined_maps(self) -> dict[int, tuple[Tensor, ...]]:
         """Which trainable layers make queries, keys and values in one.

@@ -123,7 +123,10 @@ def read_in_windows(
         attention_heads=_attention(
             parts, rows, ids.shape[1], lambda captured: captured.attention_heads
         ),
-        states=joined(lambda captured: captured.states, 1, 2),
+        states={
+            kind: joined(lambda captured, kind=kind: captured.states[kind], 1, 2)
+            for kind in parts[0][2].states
+        },
     )
 
 

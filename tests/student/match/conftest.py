@@ -14,15 +14,15 @@ TAUGHT = ("gpt2-prose", "qwen-code")
 
 @pytest.fixture
 def compared_at(school):
-    """Makes a lesson whose terms need one thing alone: given the need, and what the
-    teachers are asked for."""
+    """Makes a lesson whose terms need some things alone: given one or more, and what
+    the teachers are asked for."""
 
     def made(need, **asked_for):
         lesson = school.lesson("adapter", TAUGHT, LossConfig(eta_outcome=0.0))
         distiller, maps = lesson.distiller, lesson.bridge.teachers
         distiller._contexts = replace(
             distiller._contexts,
-            needs=frozenset({need}),
+            needs=frozenset({need} if isinstance(need, str) else need),
             compares=False,
             maps={teacher.name: teacher.layer_map for teacher in maps},
         )

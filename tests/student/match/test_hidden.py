@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from align.errors import InputError
 from align.tokenizer_align import encode_batch
 from plugins.contracts.step import step_context, step_places
 from student.match import Match
-from student.objective import HIDDEN, count_of, needs_of
+from student.objective import EMBEDDINGS, HIDDEN, count_of, needs_of
 from tests.student.match.conftest import TAUGHT
 from tests.student.match.test_term import TEACHERS, sizes
 
@@ -23,7 +24,7 @@ def met(**options):
 @pytest.fixture
 def lesson(compared_at):
     """Whose hidden states a term compares."""
-    return compared_at(HIDDEN, states=True)
+    return compared_at(HIDDEN, states=frozenset({HIDDEN}))
 
 
 def test_only_hidden_states_are_needed_and_none_that_a_store_has_not():
@@ -40,11 +41,13 @@ def test_states_are_standardised_by_the_sample_before_they_are_compared():
         replace(states, student=50 + 9 * states.student, teacher=3 * states.teacher - 7)
         for states in ctx.states
     ]
-    term.fit([replace(ctx, states=far)])
+    term.fit([replace(ctx, inside={HIDDEN: far})])
     plain = met(distance="mse", projector="linear")
     plain.fit([ctx])
     near = plain(ctx)
-    torch.testing.assert_close(term(replace(ctx, states=far)), near, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        term(replace(ctx, inside={HIDDEN: far})), near, rtol=1e-4, atol=0
+    )
     assert 0 < float(near.detach()) < 1
 
 
@@ -52,7 +55,7 @@ def test_places_with_states_are_counted():
     places = step_places(step_context()[0])
     count = count_of(Match(site="hidden", distance="gram"))
     assert count(places) == [pytest.approx(float(places.counted.sum()))]
-    none = [replace(reading, states=False) for reading in places.readings]
+    none = [replace(reading, states=frozenset()) for reading in places.readings]
     assert count(replace(places, readings=none)) == [0]
 
 
@@ -90,14 +93,79 @@ def test_the_teacher_s_states_come_on_the_student_s_layers_and_tokens(lesson, sc
             )
 
 
-@pytest.mark.parametrize("projector", [None, "linear"])
+@pytest.mark.parametrize(
+    ("projector", "at"),
+    [
+        (None, {"site": "hidden"}),
+        ("linear", {"site": "hidden"}),
+        (None, {"site": "hidden", "state": "both"}),
+        (None, {"site": "embeddings"}),
+    ],
+)
 def test_gradients_are_those_without_checkpointing(
-    lesson, school, gradients_of, projector
+    compared_at, school, gradients_of, projector, at
 ):
-    batch = school.encode([sample.text for sample in school.samples[:2]])
     distance = "mse" if projector else "cka"
-    options = {"site": "hidden", "distance": distance, "projector": projector}
+    options = {**at, "distance": distance, "projector": projector}
+    needs = Match(**options).needs
+    lesson = compared_at(needs, states=needs)
+    batch = school.encode([sample.text for sample in school.samples[:2]])
     plain, recomputed = gradients_of(lesson, batch, **options)
-    assert plain.keys() == recomputed.keys() and len(plain) > 5
+    assert plain.keys() == recomputed.keys()
+    assert len(plain) > 5 or (len(plain) == 1 and at["site"] == "embeddings")
     for name, gradient in plain.items():
         torch.testing.assert_close(gradient, recomputed[name], rtol=1e-4, atol=1e-7)
+
+
+def test_both_states_are_compared_side_by_side():
+    ctx = step_context()[0]
+    costs = {
+        state: met(state=state, distance="mse", projector="linear", layers=[1])
+        for state in ("residual", "normed", "both")
+    }
+    wide = {name: replace(x, hidden_size=x.k_dim) for name, x in TEACHERS.items()}
+    assert costs["both"].projectors[0].map.weight.shape[1:] == (16, 12)
+    for state, term in costs.items():
+        assert term.needs == ({"residual", "normed"} if state == "both" else {state})
+    twins = {name: replace(x, hidden_size=8) for name, x in wide.items()}
+    twin = replace(ctx, inside={k: _twinned(s) for k, s in ctx.inside.items()})
+
+    def cost(state):
+        term = Match(site="hidden", state=state, distance="mse")
+        term.meet(replace(sizes(8), hidden_size=8), twins)
+        return term(twin)
+
+    mean = (cost("residual") + cost("normed")) / 2
+    torch.testing.assert_close(cost("both"), mean)
+    assert not torch.equal(cost("residual"), cost("normed"))
+
+
+def _twinned(sides):
+    """Teachers as wide as the student."""
+    return [
+        replace(s, teacher=torch.nn.functional.pad(s.teacher, (0, 2))[..., :8])
+        for s in sides
+    ]
+
+
+def test_the_teacher_s_embeddings_come_on_the_student_s_tokens(compared_at, school):
+    lesson = compared_at({EMBEDDINGS}, states=frozenset({EMBEDDINGS}), layers=())
+    batch = school.encode([sample.text for sample in school.samples[:2]])
+    views = lesson.panel(batch)
+    ctx = lesson.distiller.context(batch, views)
+    assert not ctx.states
+    table = lesson.model.get_input_embeddings()
+    for sides, view in zip(ctx.inside[EMBEDDINGS], views, strict=True):
+        torch.testing.assert_close(sides.student[0], table(batch.ids).detach())
+        live = next(t for t in lesson.panel.teachers if t.name == view.name)
+        tokens = encode_batch(live.tokenizer, batch.texts)
+        rows = live.loaded.model.get_input_embeddings()(tokens.ids).detach()
+        expected = view.alignment.apply(rows[None])[0]
+        torch.testing.assert_close(sides.teacher[0], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_options_that_mean_nothing_at_a_site_are_refused():
+    with pytest.raises(InputError, match=r"state: both .* site is keys; leave it out"):
+        Match(state="both")
+    with pytest.raises(InputError, match=r"'last:2', and embeddings are of no layer"):
+        Match(site="embeddings", distance="cka", layers="last:2")

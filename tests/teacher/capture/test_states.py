@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from align.errors import InputError
+from align.views import HIDDEN
 from teacher.capture.kv_capture import KVCapture
 from teacher.capture.windows import Windows
 from tests.teacher.capture.test_kv_capture import DECODERS, ENCODERS, PARTLY, SHARED
@@ -21,25 +22,25 @@ def test_states_are_the_library_s_after_each_layer_that_has_keys(
     model, (ids, mask) = make_model(name), batch
     capture = KVCapture(model)
     with torch.no_grad():
-        found = capture(ids, mask, hidden=True, states=True)
+        found = capture(ids, mask, hidden=True, states=(HIDDEN,))
         own = model.base_model(
             input_ids=ids, attention_mask=mask.long(), output_hidden_states=True
         ).hidden_states
-    assert len(found.states) == capture.num_layers
-    for number, state in zip(capture.layer_numbers, found.states, strict=True):
+    assert len(found.states[HIDDEN]) == capture.num_layers
+    for number, state in zip(capture.layer_numbers, found.states[HIDDEN], strict=True):
         torch.testing.assert_close(state[mask], own[number + 1][mask])
     if capture.layer_numbers[-1] + 2 == len(own):
-        assert torch.equal(found.states[-1], found.hidden)
+        assert torch.equal(found.states[HIDDEN][-1], found.hidden)
 
 
 def test_only_asked_layers_come_in_the_asked_order(make_model, batch):
     capture = KVCapture(make_model("llama"))
     with torch.no_grad():
-        every = capture(*batch, states=True)
-        some = capture(*batch, layers=[1, 0], states=True)
+        every = capture(*batch, states=(HIDDEN,))
+        some = capture(*batch, layers=[1, 0], states=(HIDDEN,))
         none = capture(*batch, layers=[1, 0])
-    assert torch.equal(some.states, every.states[[1, 0]])
-    assert none.states is None and every.hidden is None
+    assert torch.equal(some.states[HIDDEN], every.states[HIDDEN][[1, 0]])
+    assert not none.states and every.hidden is None
 
 
 def test_nothing_runs_to_the_end_where_no_states_are_asked_for(make_model, batch):
@@ -51,7 +52,7 @@ def test_nothing_runs_to_the_end_where_no_states_are_asked_for(make_model, batch
     with torch.no_grad():
         capture(*batch, layers=[0])
         assert not ended
-        capture(*batch, layers=[0], states=True)
+        capture(*batch, layers=[0], states=(HIDDEN,))
     assert ended
 
 
@@ -61,7 +62,7 @@ def test_a_stream_of_another_shape_is_refused(make_model, batch):
         torch.no_grad(),
         pytest.raises(InputError, match=r"no hidden states of one wid"),
     ):
-        capture(*batch, states=True)
+        capture(*batch, states=(HIDDEN,))
 
 
 def test_states_of_a_long_text_come_from_its_windows(make_model):
@@ -73,8 +74,8 @@ def test_states_of_a_long_text_come_from_its_windows(make_model):
         KVCapture(model),
     )
     with torch.no_grad():
-        found = capture(ids, mask, states=True).states
-        first = alone(ids[:, :10], mask[:, :10], states=True).states
-        last = alone(ids[:, 12:], mask[:, 12:], states=True).states
+        found = capture(ids, mask, states=(HIDDEN,)).states[HIDDEN]
+        first = alone(ids[:, :10], mask[:, :10], states=(HIDDEN,)).states[HIDDEN]
+        last = alone(ids[:, 12:], mask[:, 12:], states=(HIDDEN,)).states[HIDDEN]
     torch.testing.assert_close(found[:, :, :10], first)
     torch.testing.assert_close(found[:, :, 18:], last[:, :, 6:], atol=1e-5, rtol=1e-4)
