@@ -362,6 +362,11 @@ def fades(objective: Objective) -> bool:
     return bool(getattr(objective, "fades", True))
 
 
+def same_vocabulary(objective: Objective) -> bool:
+    """Whether a term on outputs compares token by token in one vocabulary."""
+    return bool(getattr(objective, "same_vocabulary", False))
+
+
 def wants_sample(objective: Objective) -> TypeGuard[FittedObjective]:
     """Whether a term is to be fitted on the calibration sample."""
     return callable(getattr(objective, "fit", None))

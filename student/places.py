@@ -26,6 +26,7 @@ from student.step_outputs import OutputPlan
 class Heard:
     """One teacher whose next-token output is compared."""
 
+    name: str
     pairing: Pairing
     weight: Tensor
     """(B, T_s) float32."""
@@ -104,7 +105,7 @@ class Places:
         ):
             if pairing is not None and (named is None or reading.name in named):
                 alike = reading.vocabulary == self.plan.vocabulary
-                yield Heard(pairing, self.weight[..., m], alike)
+                yield Heard(reading.name, pairing, self.weight[..., m], alike)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,7 @@ from align.views import (
 )
 from experiments.assemble.outputs import (
     active_objectives,
-    kind_of,
-    output_of,
+    named_teachers,
     setting_of,
 )
 from experiments.config.parsing import ConfigError
@@ -188,7 +187,7 @@ def left_out(
 def _left_out(
     phase: PhaseConfig, term: str, need: str, teachers: Teachers
 ) -> Iterator[str]:
-    named = output_of(phase, term).teachers.get(kind_of(phase, term))
+    named = named_teachers(phase, term)
     for name, reason in _lacking(need, teachers):
         if need == OUTPUTS and named is not None:
             continue  # the config says itself who is meant

@@ -14,7 +14,7 @@ from experiments.config.tree import PhaseConfig
 from plugins.options import resolved
 from plugins.registry import Registry
 from student.config import ChosenTerm
-from student.objective import OUTPUTS, Objective, needs_of
+from student.objective import OUTPUTS, Objective, needs_of, same_vocabulary
 from student.output import Lexicon, Spelling, Vocabulary, common_pieces
 from student.output_config import (
     HEATED,
@@ -91,6 +91,16 @@ def _place(phase: PhaseConfig, term: str, option: str = "") -> str:
     return f"output.{option}.{term}" if option else f"output.{term}"
 
 
+def named_teachers(phase: PhaseConfig, term: str) -> list[str] | None:
+    """The teachers whose outputs a config says a term learns from; None: all."""
+    kind = kind_of(phase, term)
+    if kind in OUTPUT_TERMS:
+        return output_of(phase, term).teachers.get(kind)
+    chosen = chosen_terms(phase.loss, phase.output).get(term)
+    listed = None if chosen is None else chosen.options.get("teachers")
+    return listed if isinstance(listed, list) else None
+
+
 def teachers_of(
     phase: PhaseConfig, term: str, teachers: Mapping[str, ModelFacts]
 ) -> list[str]:
@@ -101,7 +111,7 @@ def teachers_of(
         term: by its name.
         teachers: of one arm of the phase, by name.
     """
-    named = output_of(phase, term).teachers.get(kind_of(phase, term))
+    named = named_teachers(phase, term)
     if named is not None:
         return [name for name in teachers if name in named]
     return [name for name, teacher in teachers.items() if teacher.predicts]
@@ -161,7 +171,9 @@ def output_plan(
         return None
     head = linear_head(student)
     names = across_vocabularies(phase, teachers, tokenizer)
-    if any(kind_of(phase, name) not in OUTPUT_TERMS for name in terms):
+    built = active_objectives(phase, registry)
+    across = [name for name in terms if not same_vocabulary(built[name])]
+    if any(kind_of(phase, name) not in OUTPUT_TERMS for name in across):
         names |= _spelled(phase, teachers, tokenizer)
     lexicons = _lexicons(names, head, tokenizer, teachers)
     return OutputPlan(head, digest(tokenizer), phase.output, lexicons=lexicons)
@@ -265,9 +277,11 @@ def check_outputs(
             f"{name} reads the student's head, which train.zero_stage=3 splits "
             f"between processes; set train.zero_stage=2, or {name}=0"
         )
+    built = active_objectives(phase, registry)
     for term in terms:
         _check_teachers(phase, term, teachers)
-        if kind_of(phase, term) in SAME_VOCABULARY:
+        alike = kind_of(phase, term) in SAME_VOCABULARY or same_vocabulary(built[term])
+        if alike:
             _check_vocabularies(phase, term, teachers, tokenizer)
     for name, term in across_vocabularies(phase, teachers, tokenizer).items():
         place = _place(phase, term)
@@ -288,8 +302,8 @@ def _check_spelling(place: str, who: str, tokenizer: Any) -> None:
 
 
 def _check_teachers(phase: PhaseConfig, term: str, teachers: Teachers) -> None:
-    place, kind = _place(phase, term, "teachers"), kind_of(phase, term)
-    for name in output_of(phase, term).teachers.get(kind, []):
+    place = _place(phase, term, "teachers")
+    for name in named_teachers(phase, term) or []:
         if name not in teachers:
             raise ConfigError(
                 f"{place} names {name!r}, which the phase does not take; it takes "

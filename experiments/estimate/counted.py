@@ -319,7 +319,7 @@ class _Plan:
         layered = self.needs & STATES - {EMBEDDINGS}
         asked = len(self._maps()[name].needed) if layered else 0
         states = self.rows * self._states_of(sizes, asked)
-        seen = self.rows * self._states_of(sizes, self.student.sizes.layers)
+        compared = self.rows * self._states_of(sizes, self.student.sizes.layers)
         features = self.student.sizes.layers * self.rows * sizes.width * self.compares
         per_number = FLOAT + (self.wide if self.autocast else 0)
         lines += [
@@ -327,7 +327,7 @@ class _Plan:
             Line(name, f"last hidden states, {ahead} batches", hidden),
             Line(name, "features for the student", features * per_number),
             Line(name, f"hidden states, {ahead} batches", states * wide * ahead),
-            Line(name, "hidden states for the student", seen * 2 * FLOAT),
+            Line(name, "hidden states for the student", compared * 2 * FLOAT),
         ]
         if stored:
             return lines, 0

@@ -7,7 +7,15 @@ from typing import Any
 
 from align.errors import InputError
 from student.match.contrast import Contrastive
-from student.match.distance import Cosine, Distance, Gram, Mse, SmoothL1, of_rows
+from student.match.distance import (
+    Cosine,
+    Distance,
+    Gram,
+    Mse,
+    SmoothL1,
+    alone,
+    of_rows,
+)
 from student.match.layers import Layers
 from student.match.projector import PROJECTORS
 from student.match.rows import Js, Kl, Sparse, Squared, Wasserstein
@@ -71,6 +79,7 @@ def check_site(
     Raises:
         InputError: they do not go together.
     """
+    _check_blocks(site, distance, projected or pool > 1)
     if layers != "all" and not SITES[site].layered:
         raise InputError(
             f"layers is {layers!r}, and {site} are of no layer; leave layers out"
@@ -92,6 +101,22 @@ def check_site(
         raise InputError(
             f"heads and keys say how attention is compared, and site is {site}; leave "
             "them out, or compare site: attention"
+        )
+
+
+def _check_blocks(site: SiteName, distance: Distance, changed: bool) -> None:
+    if not SITES[site].blocks:
+        return
+    if changed:
+        raise InputError(
+            f"{site} are compared as they are, a few places at a time; leave projector "
+            "and pool out"
+        )
+    if not alone(distance):
+        fits = [name for name, made in DISTANCES.items() if alone(made)]
+        raise InputError(
+            f"{site} are compared place by place, a few at a time; choose one of "
+            f"{', '.join(fits)}, or a divergence by output.kd"
         )
 
 

@@ -25,6 +25,9 @@ class Distance(Protocol):
     What compares rows of attention says so by an attribute ``rows`` that is True: it is
     given probabilities in place of features, head by head in place of layer by layer,
     query positions for tokens and tokens for channels.
+
+    What compares every token by itself, whatever the others are, says so by an
+    attribute ``alone`` that is True: it may then be given a few tokens at a time.
     """
 
     @property
@@ -56,6 +59,7 @@ class Mse:
 
     per_token: ClassVar[bool] = True
     equal_widths: ClassVar[bool] = True
+    alone: ClassVar[bool] = True
 
     def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """See :meth:`Distance.__call__`."""
@@ -72,6 +76,7 @@ class SmoothL1:
 
     per_token: ClassVar[bool] = True
     equal_widths: ClassVar[bool] = True
+    alone: ClassVar[bool] = True
     beta: Positive = 1.0
     """Where the square ends and the line begins."""
 
@@ -87,6 +92,7 @@ class Cosine:
 
     per_token: ClassVar[bool] = True
     equal_widths: ClassVar[bool] = True
+    alone: ClassVar[bool] = True
 
     def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """See :meth:`Distance.__call__`."""
@@ -131,3 +137,8 @@ def _cosines(x: Tensor) -> Tensor:
 def of_rows(distance: Distance) -> bool:
     """Whether a distance compares rows of attention, see :class:`Distance`."""
     return bool(getattr(distance, "rows", False))
+
+
+def alone(distance: Distance) -> bool:
+    """Whether a distance compares every token by itself, see :class:`Distance`."""
+    return bool(getattr(distance, "alone", False))

@@ -16,6 +16,7 @@ from student.objective import (
     HEADS,
     HIDDEN,
     NORMED,
+    OUTPUTS,
     RELATIONS,
     RESIDUAL,
     Side,
@@ -25,7 +26,7 @@ from student.objective import (
 )
 from student.places import Places
 
-SiteName = Literal["keys", "values", "hidden", "embeddings", "attention"]
+SiteName = Literal["keys", "values", "hidden", "embeddings", "logits", "attention"]
 StateName = Literal["given", "residual", "normed", "both"]
 
 
@@ -42,12 +43,14 @@ class Site:
     """Of one layer and token there; of attention the number of heads. 0 where nobody
     knows, of a teacher that brings nothing."""
     weight: Callable[[Places], Tensor]
-    """(B, T, M) or (B, R, M): what every teacher weighs there, before the student has
-    read."""
+    """(B, T, M), of attention (B, R, M), of logits (B * T, M): what every teacher
+    weighs there, before the student has read."""
     rows: bool = False
     """Whether rows of attention are compared, head by head, in place of features."""
     raw: bool = False
     """Whether features come as they are, for the term to standardise."""
+    blocks: bool = False
+    """Whether next-token vectors are compared, which are never all there at once."""
     layered: bool = True
     """Whether it is there once a layer; else once, as layer 0 of 1."""
 
@@ -99,6 +102,20 @@ def _states(*kinds: str, layered: bool = True) -> Site:
     )
 
 
+def _same_next(places: Places) -> Tensor:
+    """(B * T, M): places at which a teacher of the student's vocabulary predicts the
+    same token."""
+    weights = {heard.name: heard for heard in places.heard("match") if heard.alike}
+    nothing = places.weight.new_zeros(places.batch.ids.numel())
+    every = [
+        heard.pairing.same_next(heard.weight)
+        if (heard := weights.get(reading.name)) is not None
+        else nothing
+        for reading in places.readings
+    ]
+    return torch.stack(every, -1) if every else nothing[:, None][:, :0]
+
+
 def _attended(places: Places) -> Tensor:
     """(B, R, M): queries for which a teacher has a token of its own."""
     rows, counted = places.rows, places.counted
@@ -127,6 +144,14 @@ SITES: Mapping[SiteName, Site] = {
     ),
     "hidden": _states(HIDDEN),
     "embeddings": _states(EMBEDDINGS, layered=False),
+    "logits": Site(
+        needs=frozenset({OUTPUTS}),
+        sides=lambda ctx: iter(()),
+        width=lambda sizes: 0,
+        weight=_same_next,
+        blocks=True,
+        layered=False,
+    ),
     "attention": Site(
         needs=frozenset({HEADS}),
         sides=lambda ctx: iter(ctx.heads),

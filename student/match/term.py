@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -30,6 +30,7 @@ from student.match.layers import (
     chosen_layers,
     layer_shares,
 )
+from student.match.logits import logit_costs
 from student.match.pooling import pooled
 from student.match.projector import PROJECTORS
 from student.match.rows import check_keys, restricted
@@ -69,7 +70,8 @@ class Match(nn.Module):
         Args:
             site: ``keys`` before rotation, ``values``, ``hidden``, the residual
                 stream after each layer, or ``embeddings``, the input's, standardised;
-                or ``attention``, the probabilities of every head at
+                ``logits``, those of teachers of the student's vocabulary, from their
+                mean; or ``attention``, the probabilities of every head at
                 ``loss.attention_rows`` queries a text.
             state: of ``hidden``: ``given``, as the model itself gives them, after the
                 last layer with the final norm; ``residual``, before the norm that
@@ -120,6 +122,11 @@ class Match(nn.Module):
         return self._at.needs
 
     @property
+    def same_vocabulary(self) -> bool:
+        """Whether it compares token by token in one vocabulary."""
+        return self._at.blocks
+
+    @property
     def count(self) -> Count | None:
         """None where the distance is a statistic of a whole pass."""
         return self._count if self.distance.per_token else None
@@ -143,6 +150,8 @@ class Match(nn.Module):
             if self._takes(name) and width(sizes)  # a store knows no hidden size
         }
         self._met = tuple(widths)
+        if self._at.blocks:
+            return
         if self._at.rows:
             self.pairing.meet(width(student), widths, len(kept))
             return
@@ -233,10 +242,16 @@ class Match(nn.Module):
     def forward(self, ctx: StepContext) -> Tensor:
         """See :class:`student.objective.Objective`."""
         total, weight = ctx.zero(), ctx.zero()
-        for sides in filter(self._compared, self._at.sides(ctx)):
-            cost, weighs = self._of_teacher(sides, ctx.step)
+        for cost, weighs in self._costs(ctx):
             total, weight = total + cost, weight + weighs
         return total / ctx.total(0, weight)
+
+    def _costs(self, ctx: StepContext) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of every teacher: what its places cost, and what they weigh together."""
+        if self._at.blocks and ctx.outputs is not None:
+            yield from logit_costs(ctx.outputs, self.distance, self._takes)
+        for sides in filter(self._compared, self._at.sides(ctx)):
+            yield self._of_teacher(sides, ctx.step)
 
     def _of_teacher(self, sides: Any, step: int) -> tuple[Tensor, Tensor]:
         """The cost of one teacher's tokens, and what they weigh together."""

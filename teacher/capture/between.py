@@ -128,17 +128,17 @@ class Between:
             RESIDUAL: lambda: [self._at_norm(notes, layer, 0) for layer in layers],
             NORMED: lambda: [self._at_norm(notes, layer, 1) for layer in layers],
         }
-        found: dict[str, Tensor] = {}
+        states: dict[str, Tensor] = {}
         for kind in sorted(set(asked)):
             if kind == EMBEDDINGS:
                 assert notes.embeddings is not None
-                found[kind] = notes.embeddings[None]
+                states[kind] = notes.embeddings[None]
                 continue
             every = read[kind]()
             if any(x.shape[-1] != width or x.dim() != 3 for x in every):
                 raise self._unlike()
-            found[kind] = torch.stack(every)
-        return found
+            states[kind] = torch.stack(every)
+        return states
 
     def _given(self, notes: Notes, layer: int) -> Tensor:
         every = getattr(notes.given, "hidden_states", None)

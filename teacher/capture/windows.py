@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -124,10 +125,14 @@ def read_in_windows(
             parts, rows, ids.shape[1], lambda captured: captured.attention_heads
         ),
         states={
-            kind: joined(lambda captured, kind=kind: captured.states[kind], 1, 2)
+            kind: joined(partial(_state, kind=kind), 1, 2)
             for kind in parts[0][2].states
         },
     )
+
+
+def _state(captured: Captured, kind: str) -> Tensor | None:
+    return captured.states[kind]
 
 
 def _windows(windows: Windows, tokens: int) -> Iterator[_Window]:

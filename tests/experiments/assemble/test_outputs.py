@@ -96,6 +96,12 @@ def test_a_term_of_its_own_name_has_its_own_teachers_and_is_named_in_errors():
     named = phase(loss={"terms": terms}, output={"likelihood": 1})
     assert teachers_of(named, "hot", TEACHERS) == ["twin"]
     assert teachers_of(named, "likelihood", TEACHERS) == ["twin", "foreign"]
+    logits = {"use": "match", "site": "logits", "distance": "mse"}
+    twin = phase(loss={"terms": {"hot": {**logits, "teachers": ["twin"]}}})
+    assert teachers_of(twin, "hot", TEACHERS) == ["twin"]
+    every = phase(loss={"terms": {"hot": logits}})
+    with pytest.raises(ConfigError, match=r"hot compares .*hot\.teachers=\[twin\]"):
+        check_outputs(every, REGISTRY, TEACHERS, Speaks("a", "b"))
     wrong = phase(loss={"terms": {"hot": {"use": "kd"}}})
     said = r"loss\.terms\.hot compares .* set loss\.terms\.hot\.teachers=\[twin\]"
     with pytest.raises(ConfigError, match=said):
