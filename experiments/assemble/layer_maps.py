@@ -18,6 +18,7 @@ from plugins.registry import Registry
 from student.attention_sinks import without_sinks
 from student.bridges.calibrate import NoCoverageError
 from teacher.capture.kv_capture import KVCapture
+from teacher.live_teacher import LiveTeacher
 
 Teachers = Mapping[str, ModelFacts]
 
@@ -166,3 +167,18 @@ def sample_layers(
 def _features(kv: KV) -> Tensor:
     """(L, B, T, C): keys and values of every token side by side."""
     return torch.cat(kv.flat(), dim=-1)
+
+
+def layers_without_kv(teachers: Mapping[str, LiveTeacher]) -> list[str]:
+    """A sentence on each teacher that has layers without KV of their own."""
+    sentences = []
+    for name, teacher in teachers.items():
+        capture = teacher.capture
+        others = capture.layers_without_kv
+        if others:
+            named_layers = ", ".join(f"{n} ({why})" for n, why in others.items())
+            sentences.append(
+                f"teacher {name!r} gives {capture.num_layers} layers, counted without "
+                f"those that have no keys and values of their own: {named_layers}"
+            )
+    return sentences

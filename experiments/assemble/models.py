@@ -18,6 +18,7 @@ from align.views import Teacher
 from experiments.assemble.checks import check_causal, check_positions
 from experiments.assemble.data import Encoder, fitting_length
 from experiments.assemble.fingerprint import model_files
+from experiments.assemble.layer_maps import layers_without_kv
 from experiments.assemble.lengths import PLACE, Lengths, reads_at_most
 from experiments.assemble.stored_teachers import FUSED, stored_teachers
 from experiments.config.error_place import prefix_errors
@@ -202,18 +203,13 @@ class Models:
 
     def left_out(self) -> list[str]:
         """A sentence on each teacher that has layers without KV of their own."""
-        numbers = []
-        for name, teacher in self.live.items():
-            capture = teacher.capture
-            others = capture.layers_without_kv
-            if others:
-                named_layers = ", ".join(f"{n} ({why})" for n, why in others.items())
-                numbers.append(
-                    f"teacher {name!r} gives {capture.num_layers} layers, counted "
-                    f"without those that have no keys and values of their own: "
-                    f"{named_layers}"
-                )
-        return numbers
+        return layers_without_kv(self.live)
+
+    @property
+    def standing(self) -> dict[str, LiveTeacher]:
+        """Loaded teachers that are the same in every phase and arm."""
+        every = self.live.items()
+        return {name: t for name, t in every if not self.sources[name].of_student}
 
     @property
     def sharded(self) -> tuple[str, ...]:
@@ -237,7 +233,8 @@ class Models:
         """Tokens of a teacher at which texts are cut; None for any number."""
         if name in self.stored:
             return self.stored[name].reads_at_most
-        if self._config.teachers[name].long_texts != "extend":
+        of_student = name not in self.live or self.sources[name].of_student
+        if of_student or self._config.teachers[name].long_texts != "extend":
             return None
         teacher, most = self.live[name], self._config.data.max_length
         return reads_at_most(teacher.loaded.model, teacher.capture.max_tokens, most)
@@ -279,6 +276,8 @@ class Models:
 
     def _enough(self, name: str) -> int | None:
         """Tokens that a teacher reads as it is; None where that is any number."""
+        if self.sources[name].of_student:
+            return None  # it reads what the student reads
         capture = self.live[name].capture
         if capture.windows is not None:
             return capture.windows.tokens
@@ -380,9 +379,10 @@ class Models:
     def _open(self, name: str) -> None:
         """Have a teacher made by its source."""
         with prefix_errors(f"teachers.{name}"):
-            self._place(self.sources[name].open(self._making(name)))
+            self.place(self.sources[name].open(self.making(name)))
 
-    def _making(self, name: str) -> Making:
+    def making(self, name: str) -> Making:
+        """What the source of a teacher is given."""
         return Making(
             name=name,
             entry=self._config.teachers[name],
@@ -391,7 +391,8 @@ class Models:
             student_tokenizer=self.student_tokenizer,
         )
 
-    def _place(self, teacher: Teacher) -> None:
+    def place(self, teacher: Teacher) -> None:
+        """Take a teacher, in place of an earlier one of its name."""
         if isinstance(teacher, LiveTeacher):
             self.live[teacher.name] = teacher
         else:

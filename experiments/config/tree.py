@@ -176,6 +176,8 @@ class PhaseConfig:
     """How it chooses teachers."""
     teachers: list[str]
     """Teachers it may take, in order: the rule's names, or all of the run's."""
+    absent: tuple[str, ...] = ()
+    """Teachers of the run that are not there yet when it begins."""
     align: AlignConfig
     fuse: FuseConfig
     loss: LossConfig

@@ -29,6 +29,7 @@ from experiments.estimate.traced import How, Passes, passes, skeleton
 from experiments.run.arms import plan_arms, repeated_arms
 from experiments.run.context import Stage
 from experiments.sources.named import described_by, sources_of
+from experiments.sources.phases import with_present
 from fuse.router import learns
 from plugins.registry import Registry
 from student.config import TrainConfig
@@ -79,7 +80,7 @@ def memory_plan(
         FileNotFoundError: a model's sizes are not at hand.
     """
     registry = registry or load_registry(config)
-    phases = resolve_phases(config, presets_of(registry))
+    phases = _resolved(config, registry)
     config, phases = settle(config, phases, device == "cuda")
     student = planned_model(config.student.model, config.vocabulary)
     teachers = _planned_teachers(config, registry)
@@ -108,7 +109,7 @@ def planned_arms(config: Config, registry: Registry | None = None) -> list[str]:
     """
     registry = registry or load_registry(config)
     teachers = _planned_teachers(config, registry)
-    phases = resolve_phases(config, presets_of(registry))
+    phases = _resolved(config, registry)
     arms = plan_arms(config, [Stage(p, tuple(p.select(teachers))) for p in phases])
     repeated = repeated_arms(arms)
     return [arm for arm in arms if arm not in repeated]
@@ -117,6 +118,11 @@ def planned_arms(config: Config, registry: Registry | None = None) -> list[str]:
 def _planned_teachers(config: Config, registry: Registry) -> dict[str, PlannedModel]:
     sources = sources_of(config, registry)
     return {n: planned_model(*described_by(config, s)) for n, s in sources.items()}
+
+
+def _resolved(config: Config, registry: Registry) -> list[PhaseConfig]:
+    phases = resolve_phases(config, presets_of(registry))
+    return with_present(config, phases, sources_of(config, registry))
 
 
 class _Plan:

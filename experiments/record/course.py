@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from student.config import TrainConfig
+
 
 @dataclass(slots=True)
 class _Stretch:
@@ -105,3 +107,14 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def phase_steps(train: TrainConfig, samples: int, samples_per_step: int) -> int:
+    """Optimiser steps of a phase: ``steps``, or the fewest that read every epoch.
+
+    Steps are always full and read on where an epoch ends, so only the last may begin
+    one more.
+    """
+    if train.steps is not None:
+        return train.steps
+    return -(-train.num_epochs * samples // samples_per_step)

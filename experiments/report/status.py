@@ -16,7 +16,8 @@ from experiments.record.history import STATE, attempts, launch_faults, read_json
 from experiments.record.lease import holder_alive, read_lease
 from experiments.record.run_dir import MAIN
 from experiments.record.which_run import which_run
-from experiments.run.arms import CE_ONLY, SINGLE, WITHOUT, arm_folder
+from experiments.run.arms import CE_ONLY, SINGLE, WITHOUT
+from experiments.run.context import arm_folder
 from experiments.run.phase import checkpoint_folder
 from student.checkpoint import CheckpointError, check_marked, read_complete
 from student.loop.phase_checkpoint import steps_kept

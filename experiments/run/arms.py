@@ -21,7 +21,7 @@ from experiments.config.error_place import during
 from experiments.config.parsing import ConfigError
 from experiments.config.sections import GateConfig
 from experiments.config.tree import Config
-from experiments.record.course import Course
+from experiments.record.course import Course, phase_steps
 from experiments.record.run_dir import MAIN
 from experiments.run.context import (
     Arms,
@@ -29,14 +29,20 @@ from experiments.run.context import (
     ReadAgain,
     RunContext,
     Stage,
+    phase_folder,
+    start_of,
 )
 from experiments.run.evaluation import measure_gate
 from experiments.run.gates import Judgement, describe_harm, judge, kept_before
-from experiments.run.lineage import check_record, record_of, write_record
+from experiments.run.lineage import (
+    check_record,
+    earlier_files,
+    record_of,
+    write_record,
+)
 from experiments.run.phase import checkpoint_folder, run_stage
 from plugins.registry import Registry
 from student.checkpoint import check_marked, read_complete
-from student.config import TrainConfig
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.vouched import STUDENT
 
@@ -78,7 +84,10 @@ def _asked(wanted: str | list[str], used: list[str]) -> list[str]:
 
 
 def single_stage(stage: Stage, teacher: str) -> Stage:
-    """The same phase with one teacher, which then has all the weight."""
+    """The same phase with one teacher, which then has all the weight; with none where
+    that one is not there yet."""
+    if teacher in stage.phase.absent:
+        return Stage(stage.phase, ())
     fuse = replace(stage.phase.fuse, fusion_method="fixed", weights=[1.0])
     return Stage(replace(stage.phase, fuse=fuse), (teacher,))
 
@@ -156,17 +165,6 @@ def plan_again(arms: Arms) -> dict[tuple[str, int], ReadAgain]:
 
 def _teachers(stages: Iterable[Stage]) -> frozenset[str]:
     return frozenset(name for stage in stages for name in stage.teachers)
-
-
-def phase_steps(train: TrainConfig, samples: int, samples_per_step: int) -> int:
-    """Optimiser steps of a phase: ``steps``, or the fewest that read every epoch.
-
-    Steps are always full and read on where an epoch ends, so only the last may begin
-    one more.
-    """
-    if train.steps is not None:
-        return train.steps
-    return -(-train.num_epochs * samples // samples_per_step)
 
 
 def course_of(run: RunContext) -> Course:
@@ -298,10 +296,12 @@ def run_phase(
     at_once, samples = run.engine.samples_per_step, len(run.data.train)
     steps = [phase_steps(stage.phase.train, samples, at_once) for stage in stages]
     folder = phase_folder(run.run_dir, arm, index, stages[index])
+    pairs = zip(stages, judged, strict=False)
+    kept = [s.phase.name for s, judgement in pairs if not judgement.rolled_back]
+    start = start_of(run, arm, stages[:index], kept)
+    files = {**run.files, **earlier_files(run, stages[index], start)}
     stages_so_far = stages[: index + 1]
-    record = record_of(
-        run.config, stages_so_far, run.texts, run.registry, files=run.files
-    )
+    record = record_of(run.config, stages_so_far, run.texts, run.registry, files=files)
     record |= {"rolled_back": _rolled_back(stages, judged)}
     check_record(folder, record, run.changed_plugins)
     gated = arm in (MAIN, CE_ONLY)
@@ -316,9 +316,6 @@ def run_phase(
         return state
     if run.engine.is_main:
         write_record(folder, record)
-    before, source = kept_before(judged), None
-    if before is not None:
-        source = phase_folder(run.run_dir, arm, before, stages[before]) / "student"
     # What a phase that was rolled back has read is not read again.
     offset = sum(steps[:index])
     first_sample = offset * at_once
@@ -326,7 +323,7 @@ def run_phase(
         arm=arm,
         index=index,
         folder=folder,
-        source=source,
+        start=start,
         steps=steps[index],
         offset=offset,
         first_sample=first_sample,
@@ -385,15 +382,3 @@ def check_finished(run_dir: Path, arms: Arms, trust: bool) -> None:
             folder = phase_folder(run_dir, arm, index, stage)
             if (folder / MARKER).is_file():
                 check_signed(folder, trust)
-
-
-def phase_folder(run_dir: Path, arm: str, index: int, stage: Stage) -> Path:
-    """Where an arm keeps one phase, counted from 0."""
-    return arm_folder(run_dir, arm) / f"{index + 1}-{stage.phase.name}"
-
-
-def arm_folder(run_dir: Path, arm: str) -> Path:
-    """Where an arm keeps its phases."""
-    if arm == MAIN:
-        return run_dir / "phases"
-    return run_dir / "baselines" / arm.replace(":", "-")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from experiments.config.tree import Config, PhaseConfig
 from experiments.record.lease import Lease
 from experiments.record.metrics import Metrics
 from experiments.record.progress import Progress
+from experiments.record.run_dir import MAIN
 from experiments.record.stop import StopRequest
 from plugins.registry import Registry
 from student.loop.engine import Engine
 from teacher.answers import Answers
+from teacher.sources.base import PhaseStart
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,46 @@ class PhasePosition:
     arm: str
     index: int
     folder: Path
-    source: str | Path | None
+    start: PhaseStart
+    """What its arm's earlier phases left."""
     steps: int
     offset: int
     first_sample: int
     gated: bool
     """Whether the gate looks at its student."""
+
+
+def phase_folder(run_dir: Path, arm: str, index: int, stage: Stage) -> Path:
+    """Where an arm keeps one phase, counted from 0."""
+    return arm_folder(run_dir, arm) / f"{index + 1}-{stage.phase.name}"
+
+
+def arm_folder(run_dir: Path, arm: str) -> Path:
+    """Where an arm keeps its phases."""
+    if arm == MAIN:
+        return run_dir / "phases"
+    return run_dir / "baselines" / arm.replace(":", "-")
+
+
+def start_of(
+    run: RunContext, arm: str, before: Sequence[Stage], kept: Sequence[str]
+) -> PhaseStart:
+    """Where an arm stands after some phases.
+
+    Args:
+        run: what all arms share.
+        arm: its name.
+        before: the phases.
+        kept: names of those that were not rolled back.
+    """
+    earlier = {
+        stage.phase.name: phase_folder(run.run_dir, arm, index, stage) / "student"
+        for index, stage in enumerate(before)
+    }
+    return PhaseStart(
+        earlier=earlier,
+        kept=kept,
+        begins=earlier[kept[-1]] if kept else None,
+        texts_per_step=run.engine.samples_per_step,
+        texts=len(run.data.train),
+    )

@@ -19,12 +19,11 @@ from experiments.record.stop import RunStopped
 from experiments.run.arms import (
     Results,
     course_of,
-    phase_folder,
     train_gated,
     train_others,
     with_repeated,
 )
-from experiments.run.context import RunContext
+from experiments.run.context import RunContext, phase_folder
 from experiments.run.coverage import Reading, tell_left_out, tell_reading, tell_texts
 from experiments.run.evaluation import (
     starting_point,

@@ -96,7 +96,7 @@ def starting_point(run: RunContext) -> dict[str, dict[str, float]]:
 def teachers_alone(run: RunContext) -> dict[str, dict[str, float]]:
     """Every decoder teacher's own held-out bits per character."""
     bits = {}
-    for name, teacher in run.models.live.items():
+    for name, teacher in run.models.standing.items():
         if teacher.predicts:
             encode, title = Encoder(teacher.tokenizer, None), f"measuring {name}"
             bits[name] = evaluate(run, teacher.capture, title, encode)
@@ -109,7 +109,7 @@ def tell_routing_room(run: RunContext) -> dict[str, Any]:
     Returns:
         For the summary; empty where fewer than two live teachers predict text.
     """
-    teachers = {n: t for n, t in run.models.live.items() if t.predicts}
+    teachers = {n: t for n, t in run.models.standing.items() if t.predicts}
     if len(teachers) < 2:
         return {}
 
@@ -118,7 +118,9 @@ def tell_routing_room(run: RunContext) -> dict[str, Any]:
         return run.progress.over(every, "what routing could gain", len(every))
 
     try:
-        room = room_by_domain(run.models.teachers, run.data.eval, shown)
+        others = run.models.live.keys() - run.models.standing.keys()
+        every = {n: t for n, t in run.models.teachers.items() if n not in others}
+        room = room_by_domain(every, run.data.eval, shown)
     except InputError as error:  # a look beforehand stops no run
         say(f"warning: {error}")
         return {}

@@ -33,9 +33,9 @@ from teacher.store.manifest import brief
 if TYPE_CHECKING:
     from experiments.assemble.data import RunData
     from experiments.config.tree import Config, PhaseConfig
-    from experiments.run.context import Stage
+    from experiments.run.context import RunContext, Stage
     from plugins.registry import Registry
-    from teacher.sources.base import TeacherSource
+    from teacher.sources.base import PhaseStart, TeacherSource
 
 HELD_OUT = "held_out"
 """Of a run's identity: the digest of the text that its students are measured on."""
@@ -137,6 +137,19 @@ def digests_of_models(
         read = {} if source.files is None else file_digests(source.files)
         digests[name] = {**read, **source.fingerprint()}
     return digests
+
+
+def earlier_files(
+    run: RunContext, stage: Stage, start: PhaseStart
+) -> dict[str, dict[str, str]]:
+    """Digests of the students that teach a phase, by the teachers' names."""
+    sources = {n: run.models.sources[n] for n in stage.teachers if n in run.files}
+    folders = {name: source.reads(start) for name, source in sources.items()}
+
+    def digests() -> dict[str, dict[str, str]]:
+        return {name: file_digests(str(f)) for name, f in folders.items() if f}
+
+    return run.engine.from_main(digests)
 
 
 def text_digests(data: RunData) -> dict[str, str]:

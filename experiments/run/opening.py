@@ -359,7 +359,8 @@ def _answers(config: Config, models: Models, rank: int) -> Answers:
     what another has forgotten, and wait for it.
     """
     wanted, gib = config.answers, 2**30
-    names = [n for n in models.live if wanted.keeps(n) and n not in models.sharded]
+    frozen = models.standing.keys() - set(models.sharded)
+    names = [n for n in models.live if n in frozen and wanted.keeps(n)]
     folder = config.run_dir / f"{ANSWERS}-{rank}"
     shutil.rmtree(folder, ignore_errors=True)  # of a launch that was killed
     disk = min(int(wanted.disk_gib * gib), free_bytes(config.run_dir) // 2)

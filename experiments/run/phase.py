@@ -34,6 +34,7 @@ from experiments.record.stop import RunStopped, StopRequest
 from experiments.run.alarms import Alarms
 from experiments.run.context import PhasePosition, RunContext, Stage
 from experiments.run.evaluation import evaluate, measure_gate, measure_health
+from experiments.sources.phases import Followers, begin_teachers
 from plugins.registry import Registry
 from student.checkpoint import (
     NonFiniteStudentError,
@@ -66,12 +67,19 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     """
     phase, engine = stage.phase, run.engine
     torch.manual_seed(phase_seed(run.config.run.seed, position.index))
-    model = run.models.student(position.source).to(engine.device)
+    model = run.models.student(position.start.begins).to(engine.device)
     capture = KVCapture(model)
     if phase.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     encode, timetable = run.models.encode, timetable_of(phase, run.registry)
     later = run.again[position.arm, position.index]
+    begin_teachers(
+        run.models.sources,
+        stage.teachers,
+        position.start,
+        making=run.models.making,
+        place=run.models.place,
+    )
     with run.answers.during("calibration", stage.teachers, later.calibration):
         phase_teachers = _faculty(run, stage, capture, encode, timetable)
     objectives = build_objectives(phase, run.registry, phase_teachers is not None)
@@ -94,6 +102,8 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         rows = distiller.compared_rows
         fit_terms(distiller, lambda title: phase_teachers.sample(title, rows))
     alarms = _alarms(run, stage, position, capture)
+    teachers = run.models.chosen(stage.teachers)
+    followers = Followers.of(run.models.sources, teachers, model)
     title = f"{position.arm} · {phase.name}"
     leg = (position.arm, position.index)
     with run.progress.work(title, position.steps, leg) as show:
@@ -104,8 +114,9 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
             phase_teachers=phase_teachers,
             alarms=alarms,
             work=show,
+            followers=followers,
         )
-        train = in_step(phase.train, bool(run.models.sharded))
+        train = in_step(phase.train, bool(run.models.sharded or followers))
         with run.answers.during(f"phase {position.index}", later.phase, later.phase):
             done = train_phase(distiller, engine, job, train)
     if done < position.steps:
@@ -144,12 +155,13 @@ def phase_seed(seed: int, index: int) -> int:
     return seed * 1000 + index
 
 
-def in_step(train: TrainConfig, sharded: bool) -> TrainConfig:
-    """Without prefetch where a teacher's forward takes all processes.
+def in_step(train: TrainConfig, tied: bool) -> TrainConfig:
+    """Without prefetch where a teacher is tied to the step.
 
-    Two threads would talk to the others at once, each process in an order of its own.
+    One whose forward takes all processes: two threads would talk to the others at once,
+    each process in an order of its own. One that moves: it would be asked too early.
     """
-    return replace(train, prefetch=train.prefetch and not sharded)
+    return replace(train, prefetch=train.prefetch and not tied)
 
 
 def _job(
@@ -160,6 +172,7 @@ def _job(
     phase_teachers: PhaseTeachers | None,
     alarms: Alarms,
     work: Work,
+    followers: Followers | None,
 ) -> Job:
     """What the loop is to do, and where it reports."""
     return Job(
@@ -170,6 +183,7 @@ def _job(
         seed=run.config.run.seed,
         checkpoints=_keeper(run, checkpoint_folder(position.folder), stage.phase.train),
         first_sample=position.first_sample,
+        companions=followers,
         observer=_Observer(
             metrics=run.metrics,
             position=position,

@@ -14,6 +14,7 @@ from experiments.config.used_plugins import names_used, options_used
 from experiments.record.history import tried_before
 from experiments.record.progress import waiting
 from experiments.sources.named import sources_of, sources_used
+from experiments.sources.phases import moving_warnings, with_present
 from plugins.registry import Registry
 from plugins.trial import try_used
 from student.loop.launch import launched_rank
@@ -55,6 +56,7 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
     phases = resolve_phases(config, presets)
     check_settings(config, phases, registry)
     sources = sources_of(config, registry)
+    phases = with_present(config, phases, sources)
     used = sources_used(config, registry)
     check_sources(config.data)
     refuse_links_out(config.run_dir)
@@ -72,5 +74,9 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
         phases=tuple(phases),
         sources=sources,
         tried_plugins=tried,
-        warnings=(*hidden_settings(config, presets), *source_warnings(config)),
+        warnings=(
+            *hidden_settings(config, presets),
+            *source_warnings(config),
+            *moving_warnings(sources),
+        ),
     )

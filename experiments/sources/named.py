@@ -89,9 +89,12 @@ def described_by(config: Config, source: TeacherSource) -> tuple[str, str | None
 
 
 def said_of(sources: Mapping[str, TeacherSource]) -> list[str]:
-    """A sentence on each teacher that is more than a model from its files."""
+    """A sentence on each teacher that is more than a model from its files, but those
+    that move: of these a run warns."""
     return [
-        f"teacher {name!r}: {made.says}" for name, made in sources.items() if made.says
+        f"teacher {name!r}: {source.says}"
+        for name, source in sources.items()
+        if source.says and not source.moves
     ]
 
 

@@ -49,7 +49,13 @@ class _Opening:
         return _small_teacher(self.name, seed=2 if folder is None else 3)
 
 
-_START = PhaseStart(earlier={"before": Path("before")}, kept=["before"], begins=None)
+_START = PhaseStart(
+    earlier={"before": Path("before")},
+    kept=["before"],
+    begins=None,
+    texts_per_step=4,
+    texts=40,
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from student.loop.prepared import Prepared
 from student.loop.random_state import read_random_state, set_random_state
 
 _STEP = re.compile(r"step-(\d{8})")
-_WEIGHT, _BUFFER = "weight", "buffer"
+_WEIGHT, _BUFFER, _BESIDE = "weight", "buffer", "beside"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +68,13 @@ def steps_kept(folder: Path) -> list[tuple[int, Path]]:
 
 
 def save_checkpoint(
-    keeper: Keeper, engine: Engine, prepared: Prepared, distiller: nn.Module, done: int
+    keeper: Keeper,
+    engine: Engine,
+    prepared: Prepared,
+    distiller: nn.Module,
+    done: int,
+    *,
+    beside: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint; every process takes part.
 
@@ -78,6 +84,7 @@ def save_checkpoint(
         prepared: the distiller's optimiser.
         distiller: what is trained.
         done: optimiser steps of the phase behind it.
+        beside: what moves with the student and is the same on every process, by name.
 
     Raises:
         OSError: the disk is full; what was there before is untouched.
@@ -88,6 +95,8 @@ def save_checkpoint(
     optimizer = prepared.optimizer_state()
     applied = optimizer.steps()
     share = dict(_share(engine, optimizer, distiller, applied > 0))
+    if engine.is_main:
+        share |= {f"{_BESIDE}/{n}": _copied(x) for n, x in (beside or {}).items()}
     weights = [(n, x) for n, x in share.items() if n.startswith(f"{_WEIGHT}/")]
     trained = f"what was trained for {done} steps"
     state = {
@@ -111,9 +120,21 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    keeper: Keeper, engine: Engine, prepared: Prepared, distiller: nn.Module
+    keeper: Keeper,
+    engine: Engine,
+    prepared: Prepared,
+    distiller: nn.Module,
+    *,
+    beside: Mapping[str, Tensor] | None = None,
 ) -> int:
     """Go on from the newest checkpoint that verifies; every process takes part.
+
+    Args:
+        keeper: where it lies.
+        engine: all processes.
+        prepared: the distiller's optimiser.
+        distiller: what is trained; filled.
+        beside: see :func:`save_checkpoint`; filled.
 
     Returns:
         Optimiser steps of the phase behind it; 0 where there is no checkpoint.
@@ -136,6 +157,7 @@ def load_checkpoint(
         for name, buffer in distiller.named_buffers():
             if tensors.has(_BUFFER, name):
                 buffer.copy_(tensors.read(_BUFFER, name))
+        _put_beside(tensors, beside or {})
     prepared.set_loss_scale(state["loss_scale"])
     _set_random(folder, engine, state)
     return int(state["step"])
@@ -156,10 +178,14 @@ def _share(
         for kind in (_WEIGHT, *kept):
             whole = optimizer.get(parameter, None if kind == _WEIGHT else kind)
             if index % engine.world_size == engine.rank:
-                yield f"{kind}/{name}", whole.detach().cpu().contiguous().clone()
+                yield f"{kind}/{name}", _copied(whole)
     if engine.is_main:
         for name, buffer in distiller.named_buffers():
-            yield f"{_BUFFER}/{name}", buffer.detach().cpu().contiguous().clone()
+            yield f"{_BUFFER}/{name}", _copied(buffer)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().clone()
 
 
 def _trained(distiller: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -234,6 +260,18 @@ def _check_owner(folder: Path, state: dict[str, Any], keeper: Keeper) -> None:
             "--trust-checkpoint, else delete the folder"
         )
     keeper.check_signed(folder)
+
+
+def _put_beside(tensors: _Tensors, beside: Mapping[str, Tensor]) -> None:
+    missing = sorted(set(beside) - tensors.names(_BESIDE))
+    if missing:
+        raise CheckpointError(
+            f"checkpoint {tensors.folder} holds nothing of {missing[0]}, which moves "
+            "with the student; delete the folder to train the phase from its start"
+        )
+    with torch.no_grad():
+        for name, tensor in beside.items():
+            tensor.copy_(tensors.read(_BESIDE, name))
 
 
 def _put_all(

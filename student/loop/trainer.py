@@ -3,64 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from align.support.process_memory import highest
 from align.support.stopwatch import Stopwatch, part
-from align.text.documents import TextSample
 from fuse.routing_stats import RoutingStats
 from student.checkpoint import NonFiniteStudentError
 from student.config import TrainConfig
 from student.distiller import Distiller, StepResult
-from student.evaluate import Encode
-from student.loop.batches import BatchMaker, TrainBatch, Views, prefetched
+from student.loop.batches import BatchMaker, TrainBatch, prefetched
 from student.loop.engine import Engine
+from student.loop.job import Job, Observer
 from student.loop.non_finite import NonFiniteLossError, Trouble, describe_trouble
-from student.loop.phase_checkpoint import Keeper, load_checkpoint, save_checkpoint
+from student.loop.phase_checkpoint import load_checkpoint, save_checkpoint
 from student.loop.prepared import Prepared
 from student.places import Share
 
 __all__ = ["Job", "NonFiniteLossError", "Observer", "train_phase"]
-
-
-class Observer:
-    """Follows a phase while it trains, and may end it; this one looks away."""
-
-    def begin(self, done: int) -> None:
-        """Hear, before the first step, how many are done already."""
-
-    def log(self, line: dict[str, Any]) -> None:
-        """Take one metrics line, without time, arm and phase."""
-
-    def tick(self, done: int) -> None:
-        """Hear, after every optimiser step, how many are done."""
-
-    def should_stop(self) -> bool:
-        """Say, after every optimiser step, whether to save and leave."""
-        return False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """One phase of one arm."""
-
-    samples: Sequence[TextSample]
-    encode: Encode
-    """The student's tokenizer."""
-    views: Views | None
-    """None trains without teachers."""
-    steps: int
-    """Optimiser steps."""
-    seed: int
-    checkpoints: Keeper | None = None
-    """Where resumable checkpoints go; None keeps none."""
-    first_sample: int = 0
-    """Number of the first sample: phases of one run read on, not again."""
-    observer: Observer = field(default_factory=Observer)
 
 
 def train_phase(
@@ -143,7 +107,14 @@ class _Loop:
         keeper = self._job.checkpoints
         if keeper is None:
             return 0
-        return load_checkpoint(keeper, self._engine, self._prepared, self._distiller)
+        return load_checkpoint(
+            keeper, self._engine, self._prepared, self._distiller, beside=self._beside
+        )
+
+    @property
+    def _beside(self) -> Mapping[str, Tensor]:
+        companions = self._job.companions
+        return {} if companions is None else companions.tensors
 
     def save(self, done: int) -> None:
         """Write a checkpoint that appears whole or not at all."""
@@ -151,7 +122,14 @@ class _Loop:
         if keeper is None:
             return
         started = time.perf_counter()
-        save_checkpoint(keeper, self._engine, self._prepared, self._distiller, done)
+        save_checkpoint(
+            keeper,
+            self._engine,
+            self._prepared,
+            self._distiller,
+            done,
+            beside=self._beside,
+        )
         seconds = time.perf_counter() - started
         self._started += seconds  # of no step
         self._job.observer.log({"kind": "checkpoint", "step": done, "seconds": seconds})
@@ -209,6 +187,8 @@ class _Loop:
                 self._tokens += int(train_batch.batch.mask.sum())
                 self._count_routing(results[-1], train_batch)
         self._steps += 1
+        if applied and self._job.companions is not None:
+            self._job.companions.after_step(step + 1)
         if results[0].health is not None:
             health = asdict(results[0].health)
             self._job.observer.log({"kind": "health", "step": step + 1, **health})

@@ -71,6 +71,10 @@ class PhaseStart:
     """Those of the phases that were not rolled back."""
     begins: Path | None
     """Folder of the student that the phase starts from; None: as the run begins."""
+    texts_per_step: int
+    """Of one optimiser step over all processes."""
+    texts: int
+    """That are learned from."""
 
 
 class TeacherSource:
@@ -131,6 +135,20 @@ class TeacherSource:
     def open(self, opening: Opening) -> Teacher:
         """Make the teacher, before any work."""
         raise NotImplementedError
+
+    def absent(self, earlier: Sequence[str]) -> str:
+        """Why there is no such teacher in a phase, known before any work; "" where
+        there is.
+
+        Args:
+            earlier: the phases that run before it, in order.
+        """
+        return ""
+
+    def reads(self, start: PhaseStart) -> Path | None:
+        """Folder of the student whose files make the teacher of a phase, if any do:
+        its digests are noted with the phase."""
+        return None
 
     def begin(self, opening: Opening, start: PhaseStart) -> Teacher | None:
         """Make the teacher of a phase as it begins; None keeps the one there is."""

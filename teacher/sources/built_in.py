@@ -10,11 +10,21 @@ from align.errors import InputError, nearest
 from teacher.names import PACKAGE, ZOO
 from teacher.sources.base import TeacherSource
 from teacher.sources.files import FILES, Files, PackagedModel, ZooModel
+from teacher.sources.of_student import (
+    Average,
+    EarlierPhase,
+    Lagging,
+    StudentStart,
+)
 
 SOURCES: Mapping[str, type[TeacherSource]] = {
     FILES: Files,
     ZOO.removesuffix(":"): ZooModel,
     PACKAGE.removesuffix(":"): PackagedModel,
+    "student": StudentStart,
+    "phase": EarlierPhase,
+    "ema": Average,
+    "checkpoint": Lagging,
 }
 """By prefix, without the colon."""
 

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from experiments.cli import main
 from experiments.config.tree import load_config, resolve_phases
-from experiments.run.arms import phase_steps, plan_again, plan_arms, repeated_arms
+from experiments.record.course import phase_steps
+from experiments.run.arms import plan_again, plan_arms, repeated_arms
 from experiments.run.context import Stage
 from student.config import TrainConfig
 from student.loop.data_order import sample_indices

@@ -49,8 +49,8 @@ def test_a_folder_that_is_there_may_have_a_colon(tmp_path, monkeypatch):
 
 
 def test_sources_of_files_read_what_they_are_called():
-    made = {prefix: factory("x") for prefix, factory in SOURCES.items()}
+    made = {prefix: factory(factory.example) for prefix, factory in SOURCES.items()}
     files = {prefix: source.files for prefix, source in made.items() if source.files}
-    assert files == {"files": "x", "zoo": "zoo:x", "pkg": "pkg:x"}
+    assert files == {"files": "folder", "zoo": "zoo:folder", "pkg": "pkg:folder"}
     for prefix in files:
         assert made[prefix].like == files[prefix] and not made[prefix].moves

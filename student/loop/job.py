@@ -1,0 +1,64 @@
+"""What the loop of one phase is to do, who follows it, and what moves along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from align.text.documents import TextSample
+from student.evaluate import Encode
+from student.loop.batches import Views
+from student.loop.phase_checkpoint import Keeper
+
+
+class Observer:
+    """Follows a phase while it trains, and may end it; this one looks away."""
+
+    def begin(self, done: int) -> None:
+        """Hear, before the first step, how many are done already."""
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Take one metrics line, without time, arm and phase."""
+
+    def tick(self, done: int) -> None:
+        """Hear, after every optimiser step, how many are done."""
+
+    def should_stop(self) -> bool:
+        """Say, after every optimiser step, whether to save and leave."""
+        return False
+
+
+class Companions(Protocol):
+    """What moves with the student without being trained, such as its average."""
+
+    def after_step(self, step: int) -> None:
+        """Move after an optimiser step that was taken, the ``step``-th of the phase."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All that it remembers, by name, as it lies there; the same on every
+        process."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One phase of one arm."""
+
+    samples: Sequence[TextSample]
+    encode: Encode
+    """The student's tokenizer."""
+    views: Views | None
+    """None trains without teachers."""
+    steps: int
+    """Optimiser steps."""
+    seed: int
+    checkpoints: Keeper | None = None
+    """Where resumable checkpoints go; None keeps none."""
+    first_sample: int = 0
+    """Number of the first sample: phases of one run read on, not again."""
+    observer: Observer = field(default_factory=Observer)
+    companions: Companions | None = None
+    """What moves with the student; None where nothing does."""
