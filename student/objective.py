@@ -229,6 +229,8 @@ class StepContext:
     """What settings are at a step."""
     place: str = "loss"
     """Where the options of the term that reads it stand: ``loss.terms.NAME``."""
+    over_processes: Callable[[Sequence[float]], list[float]] = list
+    """Adds up numbers of this pass over all processes, which must all ask."""
     smoothing: float = 0.0
     """Probability that the next-token loss spreads evenly over the vocabulary."""
     totals: tuple[float, ...] | None = None

@@ -16,7 +16,6 @@ from student.match.distance import (
     alone,
     of_rows,
 )
-from student.match.layers import Layers
 from student.match.projector import PROJECTORS
 from student.match.rows import Js, Kl, Sparse, Squared, Wasserstein
 from student.match.sites import SITES, SiteName
@@ -64,7 +63,7 @@ def check_site(
     projected: bool,
     apart: bool,
     pool: int,
-    layers: Layers,
+    by_layer: bool,
 ) -> None:
     """See that the distance compares what the site gives, and options apply to it.
 
@@ -74,16 +73,14 @@ def check_site(
         projected: a projector is.
         apart: heads or tokens of attention are told apart.
         pool: tokens that are compared as one.
-        layers: of the student.
+        by_layer: layers are told apart.
 
     Raises:
         InputError: they do not go together.
     """
     _check_blocks(site, distance, projected or pool > 1)
-    if layers != "all" and not SITES[site].layered:
-        raise InputError(
-            f"layers is {layers!r}, and {site} are of no layer; leave layers out"
-        )
+    if by_layer and not SITES[site].layered:
+        raise InputError(f"{site} are of no layer; leave layers and layer_weights out")
     rows = SITES[site].rows
     if of_rows(distance) != rows:
         fits = [name for name, made in DISTANCES.items() if of_rows(made) == rows]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from align.errors import InputError
 
-LayerWeights = Literal["equal", "depth"]
+LayerWeights = Literal["equal", "depth", "gradient"]
 Layers = str | list[int]
-"""``all``, ``last:K``, ``random:K``, ``rising:STEPS``, or numbers, of which -1 is the
-last layer's."""
+"""``all``, ``last:K``, ``random:K``, ``rising:STEPS``, ``gradient:K``, or numbers, of
+which -1 is the last layer's."""
 
-_SOME = re.compile(r"(last|random|rising):([1-9][0-9]*)")
+_SOME = re.compile(r"(last|random|rising|gradient):([1-9][0-9]*)")
+_SLOW = 0.9
+"""What of a running mean stays with every step."""
 
 
 def check_layers(layers: Layers, num_layers: int | None = None) -> None:
@@ -33,8 +35,8 @@ def check_layers(layers: Layers, num_layers: int | None = None) -> None:
         some = _SOME.fullmatch(layers)
         if layers != "all" and some is None:
             raise InputError(
-                f"layers is {layers!r}; give all, last:K, random:K, rising:STEPS or a "
-                "list of layer numbers"
+                f"layers is {layers!r}; give all, last:K, random:K, rising:STEPS, "
+                "gradient:K or a list of layer numbers"
             )
         counted = some is not None and some[1] != "rising"
         if some and counted and num_layers is not None and int(some[2]) > num_layers:
@@ -64,9 +66,10 @@ def chosen_layers(layers: Layers, num_layers: int, step: int) -> list[int]:
         num_layers: L.
         step: of the phase, from 0. ``random:K`` draws anew for each, alike in all
             passes and processes; ``rising:STEPS`` begins with the lowest layer and
-            goes up evenly, all layers from step ``STEPS - 1`` on.
+            goes up evenly, all layers from step ``STEPS - 1`` on. Which ``gradient:K``
+            are, :class:`GradientLengths` knows; here they are all.
     """
-    if layers == "all":
+    if layers == "all" or str(layers).startswith("gradient"):
         return list(range(num_layers))
     if not isinstance(layers, str):
         return sorted(layer % num_layers for layer in layers)
@@ -83,11 +86,95 @@ def chosen_layers(layers: Layers, num_layers: int, step: int) -> list[int]:
     return sorted(drawn.tolist())
 
 
+def varies(layers: Layers) -> bool:
+    """Whether the layers that are compared are others from step to step."""
+    return str(layers).startswith(("random", "rising", "gradient"))
+
+
+def by_gradient(layers: Layers, weights: LayerWeights) -> bool:
+    """Whether gradients say which layers are compared, or how much they count."""
+    return weights == "gradient" or str(layers).startswith("gradient")
+
+
+class GradientLengths(nn.Module):
+    """How long the gradient is that a term gives every layer, a running mean.
+
+    Measured before the layers' weights and on all that may be compared, so that none
+    wins by having won. Every step counts by its layers' shares of the sum over passes
+    and processes; what a step finds is used from the next one on.
+
+    Source:
+        Recipes for distillation weigh layer l by λ exp(η G_l / ΣG), G its gradient's
+        length. Departure: by G_l / ΣG itself, which needs no η and stays bounded.
+    """
+
+    mean: Tensor
+    gathered: Tensor
+    step: Tensor
+
+    def __init__(self, layers: int) -> None:
+        """Know nothing of so many layers."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(layers))
+        self.register_buffer("gathered", torch.zeros(layers))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def turn(self, step: int) -> None:
+        """Let a step begin: what the last one gathered counts from now on."""
+        if step == int(self.step):
+            return
+        self.step.fill_(step)
+        total = self.gathered.sum()
+        if total > 0:
+            shares, known = self.gathered / total, self.mean.sum() > 0
+            mixed = _SLOW * self.mean + (1 - _SLOW) * shares
+            self.mean.copy_(torch.where(known, mixed, shares))
+        self.gathered.zero_()
+
+    def of(self, costs: Tensor, features: Tensor, kept: Sequence[int]) -> Tensor:
+        """Of one pass, (L',) float32, 0 where there is nothing to learn.
+
+        Args:
+            costs: (L',), of every kept layer.
+            features: (L, B, T, C) of the student, from which they come.
+            kept: numbers of L' among L.
+        """
+        learns = torch.is_grad_enabled() and features.requires_grad
+        if not (learns and costs.requires_grad):
+            return torch.zeros_like(self.mean)
+        total = costs.sum()
+        (gradient,) = torch.autograd.grad(total, features, retain_graph=True)
+        return gradient[list(kept)].detach().float().flatten(1).norm(dim=1)
+
+    @torch.no_grad()
+    def gather(
+        self, lengths: Tensor, total: Callable[[Sequence[float]], list[float]]
+    ) -> None:
+        """Add those of a pass, of all processes, which must all come here."""
+        every = total(lengths.double().tolist())
+        self.gathered += self.gathered.new_tensor(every)
+
+    def longest(self, count: int) -> list[int]:
+        """Places of so many layers, ascending; of all while nothing is known."""
+        if not float(self.mean.sum()):
+            return list(range(len(self.mean)))
+        return sorted(self.mean.topk(count).indices.tolist())
+
+    def shares(self, places: Sequence[int]) -> Tensor:
+        """(L',) summing to 1; equal ones while nothing is known."""
+        lengths = self.mean[list(places)]
+        total = lengths.sum()
+        equal = torch.full_like(lengths, 1 / len(lengths))
+        return torch.where(total > 0, lengths / total.clamp_min(1e-30), equal)
+
+
 def layer_shares(weights: LayerWeights, chosen: Sequence[int], like: Tensor) -> Tensor:
     """How much each of the chosen layers counts, (L',) summing to 1.
 
     Args:
-        weights: ``equal``, or ``depth``: in proportion to the layer's number from 1.
+        weights: ``equal``, or ``depth``: in proportion to the layer's number from 1;
+            of ``gradient`` :class:`GradientLengths` knows.
         chosen: numbers from 0.
         like: gives device and dtype.
     """

@@ -24,11 +24,14 @@ from student.match.choices import (
 from student.match.distance import Distance
 from student.match.heads import HeadPairing, Heads, costs_of_pairs
 from student.match.layers import (
+    GradientLengths,
     Layers,
     LayerWeights,
+    by_gradient,
     check_layers,
     chosen_layers,
     layer_shares,
+    varies,
 )
 from student.match.logits import logit_costs
 from student.match.pooling import pooled
@@ -79,8 +82,10 @@ class Match(nn.Module):
             distance: a registered distance.
             projector: a registered projector; null compares features as they are.
             layers: of the student: ``all``, ``last:K``, ``random:K`` (drawn for every
-                step), ``rising:STEPS`` (from the lowest up), or a list of numbers.
-            layer_weights: ``equal``, or ``depth``, in proportion to the number.
+                step), ``rising:STEPS`` (from the lowest up), ``gradient:K`` (those that
+                get the longest gradients), or a list of numbers.
+            layer_weights: ``equal``, ``depth``, in proportion to the number, or
+                ``gradient``, to the length of the gradient that a layer gets.
             heads: of attention, which of the teacher's goes with which of the
                 student's: ``mean``, ``groups``, ``each``, ``nearest``, ``hungarian``.
             keys: of attention, the tokens that are compared: ``all``, ``local:N``,
@@ -101,6 +106,7 @@ class Match(nn.Module):
         self.pairing = HeadPairing(heads)
         self._keys, self._pool = keys, pool
         self.projectors = nn.ModuleList()
+        self.lengths: GradientLengths | None = None
         self.scales = nn.ModuleList()
         """Of a site that comes as it is, for each teacher: the student's, its own."""
         self._new_projector: Any = projector and factory(projector, PROJECTORS)
@@ -113,7 +119,7 @@ class Match(nn.Module):
             projected=projector is not None,
             apart=heads != "mean" or keys != "all",
             pool=pool,
-            layers=layers,
+            by_layer=layers != "all" or layer_weights != "equal",
         )
 
     @property
@@ -150,6 +156,8 @@ class Match(nn.Module):
             if self._takes(name) and width(sizes)  # a store knows no hidden size
         }
         self._met = tuple(widths)
+        if by_gradient(self._layers, self._layer_weights):
+            self.lengths = GradientLengths(len(kept))
         if self._at.blocks:
             return
         if self._at.rows:
@@ -242,39 +250,67 @@ class Match(nn.Module):
     def forward(self, ctx: StepContext) -> Tensor:
         """See :class:`student.objective.Objective`."""
         total, weight = ctx.zero(), ctx.zero()
-        for cost, weighs in self._costs(ctx):
+        pulls: list[Tensor] = []
+        if self.lengths is not None:
+            self.lengths.turn(ctx.step)
+        for cost, weighs in self._costs(ctx, pulls):
             total, weight = total + cost, weight + weighs
+        if self.lengths is not None and torch.is_grad_enabled():
+            nothing = torch.zeros_like(self.lengths.mean)
+            self.lengths.gather(sum(pulls, nothing), ctx.over_processes)
         return total / ctx.total(0, weight)
 
-    def _costs(self, ctx: StepContext) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of every teacher: what its places cost, and what they weigh together."""
+    def _costs(
+        self, ctx: StepContext, pulls: list[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of every teacher: what its places cost, and what they weigh together; how
+        long the gradients of its layers are goes into ``pulls``."""
         if self._at.blocks and ctx.outputs is not None:
             yield from logit_costs(ctx.outputs, self.distance, self._takes)
         for sides in filter(self._compared, self._at.sides(ctx)):
-            yield self._of_teacher(sides, ctx.step)
+            yield self._of_teacher(sides, ctx.step, pulls)
 
-    def _of_teacher(self, sides: Any, step: int) -> tuple[Tensor, Tensor]:
+    def _of_teacher(
+        self, sides: Any, step: int, pulls: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """The cost of one teacher's tokens, and what they weigh together."""
         every = len(sides.student)
-        chosen, kept = chosen_layers(self._layers, every, step), self._kept(every)
-        drawn = [kept.index(layer) for layer in chosen]
+        kept = self._kept(every)
+        chosen = self._chosen(every, kept, step)
+        compared = chosen if self.lengths is None else kept
+        places = [kept.index(layer) for layer in compared]
         pred, target = self._projected(sides.name, *self._sides(sides))
-        if len(chosen) < len(kept):
-            pred, target = pred[drawn], target[drawn]
+        if len(compared) < len(kept):
+            pred, target = pred[places], target[places]
         pred, target = _wide(pred), _wide(target).detach()
-        weight = sides.weight.expand(every, *sides.weight.shape[-2:])[chosen]
-        shares = layer_shares(self._layer_weights, chosen, pred)
+        weight = sides.weight.expand(every, *sides.weight.shape[-2:])[compared]
         with torch.autocast(pred.device.type, enabled=False):
             if self._at.rows:
-                pred, target = self.pairing(sides.name, pred, target, drawn)
+                pred, target = self.pairing(sides.name, pred, target, places)
                 apart = self._of_rows(pred, target, weight, sides.rows).mean(1)
             else:
                 pred, target, weight = pooled(pred, target, weight, self._pool)
                 apart = self.distance(pred, target, weight)
-        weighs = (weight.sum((1, 2)) * shares).sum()
+        weighs = weight.sum((1, 2))
+        costs = (apart * weight).sum((1, 2)) if self.distance.per_token else apart
+        shares = layer_shares(self._layer_weights, chosen, pred)
+        if self.lengths is not None:
+            pulls.append(self.lengths.of(costs, sides.student, kept))
+            drawn = [kept.index(layer) for layer in chosen]
+            costs, weighs = costs[drawn], weighs[drawn]
+            if self._layer_weights == "gradient":
+                shares = self.lengths.shares(drawn).to(pred)
         if self.distance.per_token:
-            return ((apart * weight).sum((1, 2)) * shares).sum(), weighs
-        return (apart * shares).sum() * weighs, weighs
+            return (costs * shares).sum(), (weighs * shares).sum()
+        together = (weighs * shares).sum()
+        return (costs * shares).sum() * together, together
+
+    def _chosen(self, every: int, kept: list[int], step: int) -> list[int]:
+        """The layers that are compared in a step."""
+        if self.lengths is None or not str(self._layers).startswith("gradient"):
+            return chosen_layers(self._layers, every, step)
+        count = int(str(self._layers).partition(":")[2])
+        return [kept[place] for place in self.lengths.longest(count)]
 
     def _of_rows(
         self, pred: Tensor, target: Tensor, weight: Tensor, rows: Tensor
@@ -293,7 +329,7 @@ class Match(nn.Module):
 
     def _kept(self, num_layers: int) -> list[int]:
         """The layers that any step may compare, for which there are projectors."""
-        if str(self._layers).startswith(("random", "rising")):
+        if varies(self._layers):
             return list(range(num_layers))
         return chosen_layers(self._layers, num_layers, 0)
 

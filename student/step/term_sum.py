@@ -99,6 +99,7 @@ def _of_step(
     context = replace(context, place=f"loss.terms.{name}")
     if share is None:
         return objective(context)
+    context = replace(context, over_processes=share.over_processes)
     if count_of(objective) is not None:
         return objective(replace(context, totals=share.step.terms[name]))
     return share.part * objective(context)

@@ -6,6 +6,7 @@ import torch
 from sklearn.metrics.pairwise import rbf_kernel
 from torch.nn import functional as F
 
+from align.errors import InputError
 from student.match import DISTANCES
 from student.match.distance import of_rows
 
@@ -136,6 +137,41 @@ def test_contrastive_is_the_cross_entropy_of_finding_the_target(sides, negatives
         logits = (x @ y.T / 0.5).masked_fill(~allowed, -torch.inf)
         expected = F.cross_entropy(logits, torch.arange(len(x)), reduction="none")
         torch.testing.assert_close(found[layer].flatten()[known], expected)
+
+
+@pytest.mark.parametrize("perturb", ["noise", "dropout"])
+def test_a_target_is_found_among_perturbed_copies_of_itself(sides, perturb):
+    pred, target, weight = sides
+    options = {"negatives": "perturbed", "perturb": perturb, "strength": 0.4}
+    distance = DISTANCES["contrastive"](**options, copies=3, temperature=0.5)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    apart = distance(pred, target, weight)
+    other = distance(pred, target, weight)
+    torch.set_rng_state(state)
+    assert torch.equal(distance(pred, target, weight), apart)
+    assert not torch.equal(apart, other)
+    torch.set_rng_state(state)
+    sizes = target.square().mean(-1, keepdim=True).sqrt()
+    every = [target]
+    for _ in range(3):
+        if perturb == "noise":
+            every.append(target + 0.4 * sizes * torch.randn_like(target))
+        else:
+            kept = torch.empty_like(target).bernoulli_(0.6)
+            every.append(target * kept)
+    cosines = [F.cosine_similarity(pred, x, dim=-1, eps=1e-6) for x in every]
+    logits = torch.stack(cosines, -1).flatten(0, 2) / 0.5
+    first = torch.zeros(len(logits), dtype=torch.long)
+    expected = F.cross_entropy(logits, first, reduction="none")
+    torch.testing.assert_close(apart.flatten(), expected)
+    nearer = distance(target, target, weight)
+    assert float(nearer.mean()) < float(apart.mean())
+
+
+def test_leaving_out_every_channel_is_refused():
+    with pytest.raises(InputError, match=r"strength is 1.0.* give one below 1"):
+        DISTANCES["contrastive"](negatives="perturbed", perturb="dropout", strength=1.0)
 
 
 def test_spectrum_forgets_where_a_text_begins_and_is_at_most_the_plain_distance(sides):

@@ -167,5 +167,5 @@ def test_the_teacher_s_embeddings_come_on_the_student_s_tokens(compared_at, scho
 def test_options_that_mean_nothing_at_a_site_are_refused():
     with pytest.raises(InputError, match=r"state: both .* site is keys; leave it out"):
         Match(state="both")
-    with pytest.raises(InputError, match=r"'last:2', and embeddings are of no layer"):
+    with pytest.raises(InputError, match=r"embeddings are of no layer; leave layers"):
         Match(site="embeddings", distance="cka", layers="last:2")

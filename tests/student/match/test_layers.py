@@ -1,10 +1,15 @@
 """Which layers are compared, and how much each counts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from align.errors import InputError
+from plugins.contracts.step import step_context
+from student.match import DISTANCES
 from student.match.layers import check_layers, chosen_layers, layer_shares
+from tests.student.match.test_term import by_hand, met
 
 
 def test_layers_are_named_by_words_and_numbers():
@@ -29,7 +34,7 @@ def test_deeper_layers_may_count_more():
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ("most", "'most'; give all, last:K, random:K, rising:STEPS or a list of"),
+        ("most", "'most'; give all, last:K, random:K, rising:STEPS, gradient:K or"),
         ("last:0", "'last:0'; give all"),
         ("last:9", "'last:9', but the student has 4 layers"),
         ([], r"\[\]; give one layer or more"),
@@ -48,3 +53,86 @@ def test_layers_rise_from_the_lowest_to_all():
     assert [len(x) for x in counts] == [1, 1, 2, 2, 3, 3, 4, 4, 4, 4]
     assert counts[2] == [0, 1]
     check_layers("rising:100", 4)
+
+
+def lengths_by_hand(ctx, distance):
+    """Of every layer, over teachers: the gradient of what its tokens cost."""
+    total = torch.zeros(2)
+    for relation in ctx.relations:
+        x = relation.student_k
+        weight = relation.weight.expand(len(x), -1, -1)
+        apart = distance(x, relation.teacher_k, weight) * weight
+        costs = apart.sum((1, 2))
+        (gradients,) = torch.autograd.grad(costs.sum(), x)
+        total += gradients.flatten(1).norm(dim=1)
+    return total
+
+
+def test_layers_weigh_by_the_gradient_that_they_got_before():
+    ctx, gram = step_context()[0], DISTANCES["gram"]()
+    term = met(site="keys", distance="gram", layer_weights="gradient")
+    equal = met(site="keys", distance="gram")
+    torch.testing.assert_close(term(ctx), equal(ctx))
+    lengths = lengths_by_hand(ctx, gram)
+    shares = (lengths / lengths.sum()).tolist()
+    assert abs(shares[0] - 0.5) > 0.005
+    later = replace(ctx, step=1)
+    for _ in range(2):  # one pass of a step after another finds the same weights
+        expected = by_hand(ctx, "k", gram, shares=shares)
+        torch.testing.assert_close(term(later), expected)
+    other = step_context(size=9)[0]
+    term(replace(other, step=2))
+    again = lengths_by_hand(other, gram)
+    mixed = 0.9 * torch.tensor(shares) + 0.1 * again / again.sum()
+    term(replace(ctx, step=3))
+    torch.testing.assert_close(term.lengths.mean, mixed)
+
+
+def test_the_layers_of_the_longest_gradients_are_compared_with_projectors_for_all():
+    ctx = step_context()[0]
+    options = {"site": "keys", "distance": "mse", "projector": "linear"}
+    term = met(**options, layers="gradient:1")
+    torch.testing.assert_close(term(ctx), met(**options)(ctx))
+    term.lengths.mean.copy_(torch.tensor([0.2, 0.8]))
+    assert len(term.projectors[0].map.weight) == 2
+    deepest = met(**options, layers=[1])
+    with torch.no_grad():
+        for ours, theirs in zip(deepest.projectors, term.projectors, strict=True):
+            ours.map.weight.copy_(theirs.map.weight[1:])
+    torch.testing.assert_close(term(ctx), deepest(ctx))
+    term(ctx).backward()
+    deep = ctx.relations[0].student_k.grad
+    assert not deep[0].any() and deep[1].any()
+
+
+def test_what_gradients_said_is_saved_and_goes_on_bit_for_bit():
+    options = {"distance": "gram", "layer_weights": "gradient"}
+    whole, first = met(**options), met(**options)
+    steps = [
+        replace(step_context(size=size)[0], step=step)
+        for step, size in enumerate((5, 9, 7, 12))
+    ]
+    values = [whole(ctx) for ctx in steps]
+    for ctx in steps[:2]:
+        first(ctx)
+    resumed = met(**options)
+    resumed.load_state_dict(first.state_dict())
+    assert all(
+        torch.equal(resumed(ctx), value)
+        for ctx, value in zip(steps[2:], values[2:], strict=True)
+    )
+
+
+def test_gradients_of_all_processes_count_and_those_of_no_training_do_not():
+    term = met(distance="gram", layer_weights="gradient")
+    ctx = replace(step_context()[0], over_processes=lambda x: [3.0, 1.0])
+    term(ctx)
+    term(replace(ctx, step=1))
+    assert term.lengths.mean.tolist() == [0.75, 0.25]
+    with torch.no_grad():
+        term(replace(ctx, step=1))
+    assert term.lengths.gathered.tolist() == [3.0, 1.0]
+    uncovered = met(distance="gram", layer_weights="gradient")
+    for step in range(3):
+        value = uncovered(replace(step_context(covered=False)[0], step=step))
+        assert float(value.detach()) == 0
