@@ -200,8 +200,9 @@ class TrainConfig:
     optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
     """``adamw``; ``adamw_8bit``, which holds its two moments in a byte each and needs
     the extra ``quant``; or ``muon``: Muon for the matrices inside the student, AdamW
-    for its embeddings, head and vectors and for all else. With DeepSpeed the last two
-    need ``zero_stage`` 0."""
+    for its embeddings, head and vectors and for all else. With DeepSpeed 8 bits need
+    ``zero_stage`` 0, and Muon 0 or 1, where each process keeps the state of whole
+    parameters and steps them for all."""
     learning_rate: ScheduledRate = 1e-3
     """Peak AdamW learning rate of the student. This or one of the other rates may be a
     schedule, which is then followed alone, without ``lr_schedule``."""
@@ -300,11 +301,7 @@ class TrainConfig:
                 "train.zero_stage=0, or train.optimizer=adamw, whose state ZeRO divides"
             )
         if self.optimizer == "muon" and splits:
-            raise ValueError(
-                "train.optimizer=muon makes every matrix's update orthogonal as a "
-                f"whole, and train.zero_stage={self.zero_stage} would lay matrices end "
-                "to end and cut them; set train.zero_stage=0, or train.optimizer=adamw"
-            )
+            self._check_muon()
         if self.fp16 and self.engine == "deepspeed" and self.zero_stage == 0:
             raise ValueError(
                 "train.fp16 under DeepSpeed needs train.zero_stage 1, 2 or 3; or "
@@ -312,6 +309,33 @@ class TrainConfig:
             )
         if self.bf16 and self.fp16:
             raise ValueError("train.bf16 and train.fp16 exclude each other; pick one")
+
+    @property
+    def stage_of_deepspeed(self) -> int:
+        """The ZeRO stage that DeepSpeed is told; 0 without it.
+
+        It would lay matrices end to end, of which Muon needs each whole: Muon divides
+        its state by itself, and is DeepSpeed's stage 0.
+        """
+        whole = self.engine != "deepspeed" or self.optimizer == "muon"
+        return 0 if whole else self.zero_stage
+
+    def _check_muon(self) -> None:
+        if self.zero_stage > 1:
+            raise ValueError(
+                "train.optimizer=muon makes every matrix's update orthogonal as a "
+                f"whole, and train.zero_stage={self.zero_stage} would cut their "
+                "gradients; set train.zero_stage=1, which divides the optimiser's "
+                "state by whole parameters, or train.optimizer=adamw"
+            )
+        alien = {"fp16": self.fp16, "offload": self.offload != "none"}
+        for setting, is_asked in alien.items():
+            if is_asked:
+                raise ValueError(
+                    f"train.optimizer=muon divides its state without DeepSpeed, which "
+                    f"alone knows train.{setting} here; leave it out, or set "
+                    "train.optimizer=adamw"
+                )
 
 
 def _chosen(name: str, entry: Mapping[str, Any]) -> ChosenTerm:

@@ -193,8 +193,9 @@ class _Plan:
         bridge = self._trained_beside()
         count = trained + bridge
         self.passes = self._traced(self.student, self.how)
-        stage = self.train.zero_stage if self.train.engine == "deepspeed" else 0
-        copies = zero_copies(FLOAT * count, self.processes, self.device) if stage else 0
+        copies = 0
+        if self.train.stage_of_deepspeed:
+            copies = zero_copies(FLOAT * count, self.processes, self.device)
         return [
             *lines,
             Line("student", "bridge and router, float32", FLOAT * bridge),

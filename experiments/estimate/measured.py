@@ -176,7 +176,7 @@ def _phase_memory(
         ),
         "teachers' KV": kv + ahead,
     }
-    if zero:
+    if train.stage_of_deepspeed:
         memory["DeepSpeed's copies"] = zero_copies(
             trained, processes, trial.device.type
         )

@@ -119,7 +119,9 @@ class Engine:
         distiller.timetable.total_steps = total_steps
         groups = parameter_groups(distiller, config)
         places = [group.pop("place") for group in groups]
-        optimizer = build_optimizer(groups, config)
+        optimizer = build_optimizer(
+            groups, config, rank=self.rank, world_size=self.world_size
+        )
         module, wrapped = self.accelerator.prepare(distiller, optimizer)
         prepared = Prepared(
             self.accelerator,

@@ -118,7 +118,7 @@ def deepspeed_config(config: TrainConfig, accumulation: int) -> dict[str, Any]:
     Parameters stay float32 under ``bf16``: products are autocast by the distiller,
     so that both engines compute the same.
     """
-    zero: dict[str, Any] = {"stage": config.zero_stage}
+    zero: dict[str, Any] = {"stage": config.stage_of_deepspeed}
     if config.offload == "optimizer":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     settings: dict[str, Any] = {

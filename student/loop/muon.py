@@ -36,17 +36,29 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, groups: Sequence[dict[str, Any]], betas: tuple[float, float]
+        self,
+        groups: Sequence[dict[str, Any]],
+        betas: tuple[float, float],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         """Take groups with ``lr`` and ``weight_decay``; ``betas`` are AdamW's.
 
         A group for Muon may have :data:`LAYOUTS`; without them each of its parameters
         is one map.
 
+        Of several processes each keeps the state of whole parameters, steps these and
+        sends them to all. What a step gives does not depend on their number.
+
         Raises:
             ValueError: a group for Muon holds what is no matrix.
         """
         super().__init__(list(groups), {MATRICES: False, LAYOUTS: None})
+        self.rank, self.world_size = rank, world_size
+        self._owners: dict[int, int] = {}
+        for group in self.param_groups:
+            self._owners |= _owners(group["params"], world_size)
         kinds: tuple[tuple[bool, Callable[..., torch.optim.Optimizer], Any], ...] = (
             (True, torch.optim.Muon, {}),
             (False, torch.optim.AdamW, {"betas": betas}),
@@ -64,6 +76,10 @@ class MuonAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step of both."""
         loss = None if closure is None else torch.enable_grad()(closure)()
+        others = [p for p in self._every() if self.owner(p) != self.rank]
+        gradients = [parameter.grad for parameter in others]
+        for parameter in others:
+            parameter.grad = None  # which both leave alone
         if False in self._parts:
             # Each time: loading a state, as accelerate does, makes both anew.
             adamw = self._parts[False]
@@ -71,7 +87,33 @@ class MuonAdamW(torch.optim.Optimizer):
             adamw.step()
         if True in self._parts:
             self._step_matrices(self._parts[True])
+        for parameter, gradient in zip(others, gradients, strict=True):
+            parameter.grad = gradient
+        self._send()
         return loss
+
+    def owner(self, parameter: Tensor) -> int:
+        """The process that keeps a parameter's state and steps it."""
+        return self._owners[id(parameter)]
+
+    def _every(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _send(self) -> None:
+        """Give every process the parameters that each has stepped."""
+        if self.world_size == 1:
+            return
+        for rank in range(self.world_size):
+            theirs: dict[torch.dtype, list[Tensor]] = {}
+            for parameter in self._every():
+                if self.owner(parameter) == rank:
+                    theirs.setdefault(parameter.dtype, []).append(parameter)
+            for parameters in theirs.values():
+                flat = torch.cat([p.data.flatten() for p in parameters])
+                torch.distributed.broadcast(flat, src=rank)
+                parts = flat.split([p.numel() for p in parameters])
+                for parameter, part in zip(parameters, parts, strict=True):
+                    parameter.data.copy_(part.view_as(parameter))
 
     def _step_matrices(self, muon: torch.optim.Optimizer) -> None:
         muon.param_groups, muon.state = [], defaultdict(dict)
@@ -116,6 +158,16 @@ class _Apart:
     def put_back(self) -> None:
         self._layout.join(self.maps, self._parameter.data)
         self._layout.join(self.momenta, self._momentum)
+
+
+def _owners(parameters: Sequence[Tensor], world_size: int) -> dict[int, int]:
+    """A process by parameter: the largest first, each to who has least so far."""
+    owners, loads = {}, [0] * world_size
+    for parameter in sorted(parameters, key=Tensor.numel, reverse=True):
+        owner = loads.index(min(loads))
+        owners[id(parameter)] = owner
+        loads[owner] += parameter.numel()
+    return owners
 
 
 def _count(held: dict[str, Any]) -> None:

@@ -27,9 +27,19 @@ for each 256 of them; of small parameters the moments themselves."""
 
 
 def build_optimizer(
-    groups: list[dict[str, Any]], config: TrainConfig
+    groups: list[dict[str, Any]],
+    config: TrainConfig,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> torch.optim.Optimizer:
     """The optimiser of ``train.optimizer`` over groups of parameters.
+
+    Args:
+        groups: with ``lr`` and ``weight_decay``.
+        config: which, and whether its processes divide the state.
+        rank: this process's number.
+        world_size: processes that share a step.
 
     Raises:
         ValueError: it needs bitsandbytes, which is not installed.
@@ -41,7 +51,9 @@ def build_optimizer(
     """
     betas = (0.9, 0.95)
     if config.optimizer == "muon":
-        return MuonAdamW(groups, betas)
+        divides = config.engine == "deepspeed" and config.zero_stage == 1
+        shared = {"rank": rank, "world_size": world_size} if divides else {}
+        return MuonAdamW(groups, betas, **shared)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, betas=betas)
     library = bitsandbytes(
@@ -126,18 +138,67 @@ class EightBitState(WholeState):
 
 
 class MuonState(WholeState):
-    """The same of Muon beside AdamW: a matrix has one moment."""
+    """The same of Muon beside AdamW: a matrix has one moment, and each process may keep
+    those of its own parameters alone."""
+
+    def __init__(self, optimizer: MuonAdamW) -> None:
+        """Look at an optimiser over the model's own parameters."""
+        super().__init__(optimizer)
+        self._muon = optimizer
+
+    def steps(self) -> int:
+        """See :class:`OptimizerState`."""
+        steps = super().steps()
+        if self._muon.world_size > 1:  # this process may have none to step
+            most = torch.tensor(steps, device=self._device())
+            torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+            steps = int(most)
+        return steps
 
     def begin(self, steps: int) -> None:
         """See :class:`OptimizerState`."""
-        for group in self._optimizer.param_groups:
+        for group in self._muon.param_groups:
             kept = (MOMENTUM,) if group[MATRICES] else MOMENTS
-            _make_room(self._optimizer, group["params"], steps, kept)
+            mine = [p for p in group["params"] if self._is_mine(p)]
+            _make_room(self._muon, mine, steps, kept)
 
     def moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
         """See :class:`OptimizerState`."""
-        held = self._optimizer.state[parameter]
-        return tuple(name for name in (MOMENTUM, *MOMENTS) if name in held)
+        names = (MOMENTUM, *MOMENTS)
+        held = self._muon.state.get(parameter, {})
+        known = [name in held for name in names]
+        there = torch.tensor(known, dtype=torch.uint8, device=self._device())
+        self._send(there, parameter)
+        return tuple(n for n, is_there in zip(names, there, strict=True) if is_there)
+
+    def get(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
+        """See :class:`OptimizerState`."""
+        if moment is None:
+            return parameter.data
+        if self._muon.world_size == 1:
+            return self._tensor(parameter, moment)
+        mine = self._is_mine(parameter)
+        whole = self._tensor(parameter, moment) if mine else torch.empty_like(parameter)
+        whole = whole.detach().contiguous()
+        self._send(whole, parameter)
+        return whole
+
+    def put(self, parameter: nn.Parameter, moment: str | None, value: Tensor) -> None:
+        """See :class:`OptimizerState`."""
+        if moment is None or self._is_mine(parameter):
+            self._tensor(parameter, moment).copy_(value)
+
+    def _is_mine(self, parameter: Tensor) -> bool:
+        return self._muon.owner(parameter) == self._muon.rank
+
+    def _send(self, value: Tensor, parameter: Tensor) -> None:
+        """From the process that keeps a parameter's state to the others."""
+        if self._muon.world_size > 1:
+            torch.distributed.broadcast(value, src=self._muon.owner(parameter))
+
+    def _device(self) -> torch.device:
+        device: torch.device = self._muon.param_groups[0]["params"][0].device
+        return device
 
 
 class FlatState(OptimizerState):

@@ -51,7 +51,7 @@ class Prepared:
         self._accelerator, self._optimizer = accelerator, optimizer
         self._rates, self._config = rates, config
         self._deepspeed = config.engine == "deepspeed"
-        self._stage = config.zero_stage if self._deepspeed else 0
+        self._stage = config.stage_of_deepspeed
         self.gradient_norm: float | None = None
         """2-norm of the last step's gradient over all parameters and processes, before
         clipping; None before the first step."""

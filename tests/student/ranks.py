@@ -8,6 +8,7 @@ OUT takes what each process found, as JSON; ZOO names the folders of the tiny mo
 import json
 import math
 import os
+import shutil
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
@@ -120,6 +121,38 @@ def exact(school, out, *stages):
             last = engine.rank, engine.world_size
             engine.close()
     return found, last
+
+
+def divided(school, out):
+    """Muon whose processes divide its state: undisturbed, and stopped and resumed."""
+    processes = int(os.environ["WORLD_SIZE"])
+    config = replace(
+        BASE,
+        optimizer="muon",
+        zero_stage=1,
+        learning_rate=4e-3,
+        batch_size=4 // processes,
+        grad_accum=1,
+    )
+    engine = start(config)
+    keeper = Keeper(folder=out / "divided")
+    whole = train(school, engine, config)
+    result = {"losses": whole["losses"]}
+    if processes > 1:
+        first = train(school, engine, config, keeper=keeper, stop_at=3)
+        second = train(school, engine, config, keeper=keeper, seed=99)
+        result["same losses"] = whole["losses"] == first["losses"] + second["losses"]
+        result["same weights"] = same(whole["weights"], second["weights"])
+        result["length"] = len(first["losses"]), len(second["losses"])
+    else:  # goes on from what two processes wrote
+        after = engine.from_main(lambda: sorted(keeper.folder.glob("step-*")))
+        for folder in after[1:]:
+            shutil.rmtree(folder)
+        again = train(school, engine, config, keeper=keeper)
+        result["after two"] = again["losses"]
+    last = engine.rank, engine.world_size
+    engine.close()
+    return result, last
 
 
 def skipped(school, out, *stages):

@@ -205,3 +205,41 @@ def test_the_momentum_of_a_matrix_that_is_taken_apart_has_the_matrixs_shape():
     held = optimizer.state[matrix]
     assert set(held) == {"step", "momentum_buffer"} and held["step"] == 1
     torch.testing.assert_close(held["momentum_buffer"], 0.05 * grad)
+
+
+def test_processes_keep_the_state_of_whole_parameters_and_step_them_for_all(
+    monkeypatch,
+):
+    torch.manual_seed(0)
+    shapes = [(6, 4), (4, 4), (3, 5), (7,), (2, 2), (3,)]
+    start, slopes = ([torch.randn(shape) for shape in shapes] for _ in range(2))
+
+    def optimizer(rank, world_size):
+        parameters = [torch.nn.Parameter(value.clone()) for value in start]
+        for parameter, slope in zip(parameters, slopes, strict=True):
+            parameter.grad = slope.clone()
+        rates = {"lr": 0.1, "weight_decay": 0.3}
+        groups = [
+            {"params": parameters[:3], MATRICES: True, **rates},
+            {"params": parameters[3:], MATRICES: False, **rates},
+        ]
+        made = MuonAdamW(groups, (0.9, 0.95), rank=rank, world_size=world_size)
+        return made, parameters
+
+    alone, expected = optimizer(0, 1)
+    alone.step()
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: None)
+    keepers = []
+    for rank in range(2):
+        shared, parameters = optimizer(rank, 2)
+        shared.step()
+        mine = [shared.owner(parameter) == rank for parameter in parameters]
+        keepers.append(mine)
+        for index, is_mine in enumerate(mine):
+            value = expected[index] if is_mine else start[index]
+            assert torch.equal(parameters[index].data, value)
+            assert bool(shared.state.get(parameters[index])) == is_mine
+            assert torch.equal(parameters[index].grad, slopes[index])
+    # By sizes 24 | 16 + 15 of the matrices, 7 | 4 + 3 of the rest.
+    assert keepers[0] == [True, False, False, True, False, False]
+    assert keepers[1] == [not mine for mine in keepers[0]]

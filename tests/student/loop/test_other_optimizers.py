@@ -24,19 +24,26 @@ def test_a_stopped_and_resumed_phase_equals_an_undisturbed_one_bit_for_bit(
 
 
 @pytest.mark.parametrize(
-    ("config", "tolerance", "refusal"),
+    ("config", "tolerance", "stage", "refusal"),
     [
-        (EIGHT, 1e-5, r"zero_stage=1 would cut; set train.zero_s"),
-        (MUON, 1e-4, r"zero_stage=1 would lay.*set train.zero_s"),
+        (EIGHT, 1e-5, 0, r"zero_stage=1 would cut; set train.zero_stage=0"),
+        (MUON, 1e-4, 1, r"zero_stage=2 would cut.*set train.zero_stage=1"),
     ],
     ids=["adamw_8bit", "muon"],
 )
-def test_deepspeed_without_zero_takes_the_same_steps_and_zero_is_refused(
-    config, tolerance, refusal, run_alone
+def test_deepspeed_takes_the_same_steps_at_stages_that_cut_no_parameter(
+    config, tolerance, stage, refusal, run_alone
 ):
-    deepspeed = replace(config, engine="deepspeed", zero_stage=0, steps=3)
+    deepspeed = replace(config, engine="deepspeed", zero_stage=stage, steps=3)
     found, _ = run_alone(deepspeed)
     expected, _ = run_alone(replace(config, steps=3))
     assert found == pytest.approx(expected, rel=tolerance)
     with pytest.raises(ValueError, match=refusal):
-        replace(deepspeed, zero_stage=1)
+        replace(deepspeed, zero_stage=stage + 1)
+
+
+@pytest.mark.parametrize("setting", [{"fp16": True}, {"offload": "optimizer"}])
+def test_what_only_deepspeeds_own_stages_know_is_refused_beside_muon(setting):
+    (name,) = setting
+    with pytest.raises(ValueError, match=f"train.{name} here; leave it out"):
+        replace(MUON, engine="deepspeed", zero_stage=1, **setting)

@@ -134,3 +134,14 @@ def test_two_processes_weigh_terms_as_one_does_and_resume_what_they_learned(
             one[stage]["weights"], alone["0"]["weights"], strict=True
         ):
             assert by_two == pytest.approx(by_one, rel=1e-3), stage
+
+
+def test_muon_of_two_processes_that_divide_its_state_is_that_of_one(tiny_zoo, tmp_path):
+    """And goes on bit for bit; one process goes on from what two wrote."""
+    ((one, two),) = run(2, tmp_path, tiny_zoo, "divided")
+    for found in (one, two):
+        assert found["same losses"] and found["same weights"]
+        assert found["length"] == [3, 2]
+    ((alone,),) = run(1, tmp_path, tiny_zoo, "divided")
+    assert alone["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert alone["after two"] == pytest.approx(one["losses"][3:], rel=1e-4)
