@@ -57,7 +57,7 @@ def train_model(
     model = initial_model(recipe, tokenizer)
     if recipe.train.steps:
         batches = training_batches(recipe, tokenizer, texts)
-        _fit(model, recipe, batches, report, stop)
+        fit(model, recipe, batches, report, stop)
     return model.eval(), tokenizer
 
 
@@ -192,13 +192,25 @@ def load_libraries() -> None:
     zoo_documents("prose", "eval")  # read once rather than by every thread
 
 
-def _fit(
+def fit(
     model: nn.Module,
     recipe: ZooModel,
     batches: Iterator[Batch],
     report: Report,
     stop: threading.Event,
 ) -> None:
+    """Train a model in place on batches, as its recipe says.
+
+    Args:
+        model: with initial weights, on the CPU.
+        recipe: its steps and rates.
+        batches: one a step.
+        report: called with (step, steps, loss) after every step.
+        stop: raises :class:`Cancelled` at the next step once set.
+
+    Raises:
+        RuntimeError: weights are no longer finite.
+    """
     optimizers = _optimizers(model, recipe)
     bf16 = bf16_pays()
     shift = int(recipe.train.objective == "next-token")

@@ -18,32 +18,37 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SIZES = {"small": ("quality", 600), "zoo": ("quality_zoo", 300)}
+SIZES = {"small": ("quality", 600), "zoo": ("quality_zoo", 300), "disjoint": ("", 120)}
 """Config and optimiser steps of each size."""
+DISJOINT = "disjoint"
+"""The size whose texts, models and config are made where they are missing."""
 
 
 def main() -> int:
     """Train what is missing, then print and draw what there is."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from experiments.bench.quality.arms import ARMS, GROUPS, chosen
+    from experiments.bench.quality.arms import GROUPS, chosen
     from experiments.bench.quality.jobs import work_through
-    from experiments.bench.quality.train import Setup
-    from experiments.config.packaged import config_path
 
-    parser = _parser([*GROUPS, *ARMS])
+    parser = _parser()
     options = parser.parse_args()
+    options.texts = dict(options.texts)
+    groups = _disjoint_groups(options) if options.size == DISJOINT else GROUPS
+    known = {arm.name: arm for arm in groups["all"]}
     if options.list:
-        for group in (name for name in GROUPS if name != "all"):
+        for group in (name for name in groups if name != "all" or len(groups) == 1):
             print(f"{group}:")
-            for arm in GROUPS[group]:
+            for arm in groups[group]:
                 print(f"  {arm.name:<22} {arm.asks}")
         return 0
-    config, steps = SIZES[options.size]
-    steps = options.steps or steps
-    folder = options.out / f"{options.size}-{steps}"
-    bed = Setup(config_path(config), folder, steps, tuple(options.set))
-    arms = chosen(options.arms)
+    wanted = options.arms or [next(iter(groups))]
+    for name in wanted:
+        if name not in groups and name not in known:
+            valid = ", ".join([*groups, *known])
+            parser.error(f"--arms {name!r} is unknown; give one of {valid}")
+    bed = _bed(options)
+    arms = chosen(wanted, groups)
     for arm in arms:
         if unknown := bed.unknown(arm):
             parser.error(f"--size {options.size} has no {unknown} for arm {arm.name}")
@@ -58,7 +63,39 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _parser(arms: list[str]) -> argparse.ArgumentParser:
+def _bed(options: argparse.Namespace) -> Any:
+    """What the arms of this size share."""
+    from experiments.bench.quality.train import Setup
+    from experiments.config.packaged import config_path
+
+    config, steps = SIZES[options.size]
+    steps, name = options.steps or steps, options.size
+    if options.size == DISJOINT:
+        from experiments.bench.quality.disjoint import prepare
+
+        base = prepare(options.out / DISJOINT, options.texts, options.domains)
+        name = f"{DISJOINT}/{base.parent.name}"
+    else:
+        base = config_path(config)
+    return Setup(base, options.out / f"{name}-{steps}", steps, tuple(options.set))
+
+
+def _disjoint_groups(options: argparse.Namespace) -> Any:
+    from experiments.bench.quality.disjoint_arms import disjoint_arms
+    from experiments.bench.quality.domains import EMBEDDED
+
+    domains = options.domains or list({**EMBEDDED, **options.texts})
+    return {"all": disjoint_arms(domains)}
+
+
+def _text_of(given: str) -> tuple[str, Path]:
+    domain, equals, path = given.partition("=")
+    if not (domain and equals and path):
+        raise argparse.ArgumentTypeError(f"{given!r} is not DOMAIN=PATH")
+    return domain, Path(path)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="experiments.bench.quality",
         description="Measure what teachers are worth to a student.",
@@ -67,11 +104,9 @@ def _parser(arms: list[str]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--arms",
         nargs="+",
-        choices=arms,
         metavar="ARM",
-        default=["core"],
-        help="arms, or the groups core (default), phases, questions, adapted, "
-        "inside, all; see --list",
+        help="arms, or groups: core (default), phases, questions, adapted, inside, "
+        "all; see --list",
     )
     parser.add_argument("--list", action="store_true", help="say what the arms are")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -89,6 +124,21 @@ def _parser(arms: list[str]) -> argparse.ArgumentParser:
         metavar="MINUTES",
         help="of the processor, after which nothing more is begun; the same command "
         "goes on",
+    )
+    parser.add_argument(
+        "--texts",
+        nargs="+",
+        type=_text_of,
+        default=[],
+        metavar="DOMAIN=PATH",
+        help="of --size disjoint: text beside the embedded domains, or in their place",
+    )
+    parser.add_argument(
+        "--domains",
+        nargs="+",
+        default=[],
+        metavar="DOMAIN",
+        help="of --size disjoint: those that take part (all)",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--picture", type=Path, help="PNG; default: OUT/…/quality.png")

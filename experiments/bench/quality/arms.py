@@ -288,9 +288,11 @@ ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in GROUPS["all
 """Every arm by name, the baseline first."""
 
 
-def chosen(names: Iterable[str]) -> list[Arm]:
+def chosen(
+    names: Iterable[str], groups: Mapping[str, tuple[Arm, ...]] = GROUPS
+) -> list[Arm]:
     """The arms of these names or groups, the baseline first, each once."""
     wanted = {CE_ONLY}
     for name in names:
-        wanted |= {arm.name for arm in GROUPS.get(name, ())} or {name}
-    return [arm for arm in ARMS.values() if arm.name in wanted]
+        wanted |= {arm.name for arm in groups.get(name, ())} or {name}
+    return [arm for arm in groups["all"] if arm.name in wanted]

@@ -1,0 +1,73 @@
+"""Arms that ask who should teach, where every domain has a teacher of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.bench.quality.arm import CE_ONLY, Arm
+
+LONGER = 4
+"""Times the steps of other arms that CE only takes, about what all teachers cost."""
+_KD = ("phase.all.output.kd=1",)
+_NO_KV = tuple(
+    f"phase.all.loss.{name}=0"
+    for name in ("lambda_k", "lambda_v", "beta_cos", "outcome_every")
+)
+_SIGNAL = ("phase.all.loss.router_signal=teacher_loss",)
+_FIXED = ("phase.all.fuse.fusion_method=fixed",)
+
+
+def disjoint_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
+    """The baseline, single teachers, and every way of weighing all of them.
+
+    Teachers' next-token distributions alone are learned: keys and values of any teacher
+    help alike, and would hide who tells what.
+
+    Args:
+        domains: each with a teacher of that name.
+    """
+    every = tuple(domains)
+    label = ", ".join(f"{name}: {name}" for name in every)
+    count = len(every)
+    all_take_part = f"phase.all.teachers={{min: {count}, max: {count}}}"
+    all_of_them = (*_NO_KV, *_KD, all_take_part)
+
+    def weighed(name: str, asks: str, *settings: str) -> Arm:
+        return Arm(name, asks, settings=(*all_of_them, *settings), teachers=every)
+
+    return (
+        Arm(CE_ONLY, "the baseline", teachers=()),
+        Arm(
+            "ce-longer",
+            "about the processor time of all teachers in place of them",
+            teachers=(),
+            stretch=LONGER,
+        ),
+        weighed("equal", "all teachers, equal weights"),
+        weighed(
+            "prequential",
+            "weights by what each foresaw of the text so far",
+            "phase.all.fuse.fusion_method=prequential",
+        ),
+        weighed(
+            "label",
+            "each text by its own domain's teacher alone, who is told",
+            f"phase.all.fuse.fusion_method={{use: label, domains: {{{label}}}}}",
+        ),
+        Arm(
+            "routed",
+            "a learned router",
+            settings=(*all_of_them, *_SIGNAL),
+            teachers=every,
+            phases=("routing",),
+        ),
+        *(
+            Arm(
+                f"{name}-alone",
+                f"the teacher of {name} alone",
+                settings=(*_NO_KV, *_KD, *_FIXED),
+                teachers=(name,),
+            )
+            for name in every
+        ),
+    )

@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from align.errors import InputError
+from experiments.bench.quality import disjoint
+from experiments.bench.quality.arm import CE_ONLY
+from experiments.bench.quality.arms import chosen
+from experiments.bench.quality.disjoint_arms import disjoint_arms
+from experiments.bench.quality.train import Setup, config_of
+from experiments.config.presets import load_registry, presets_of
+from experiments.config.tree import resolve_phases
+
+DOMAINS = ("sums", "verse")
+
+
+def _texts(given):
+    return {
+        name: {
+            split: [f"{split} of {name} {n}, " + "and so on " * 20 for n in range(9)]
+            for split in ("eval", "student", "teacher")
+        }
+        for name in (*DOMAINS, *given)
+    }
+
+
+def test_every_arm_resolves_and_each_text_has_its_teachers_label(tmp_path):
+    base = tmp_path / "config.yaml"
+    config = disjoint._config(tmp_path, DOMAINS)
+    base.write_text(yaml.safe_dump(config))
+    bed = Setup(base, tmp_path, 8)
+    arms = disjoint_arms(DOMAINS)
+    for arm in arms:
+        assert not bed.unknown(arm) and not arm.stored
+        config = config_of(bed, arm, 0)
+        (phase,) = resolve_phases(config, presets_of(load_registry(config)))
+        assert phase.teachers == list(arm.teachers)
+        if arm.teachers:
+            assert phase.output.kd == 1
+            assert (
+                phase.loss.lambda_k == phase.loss.lambda_v == phase.loss.beta_cos == 0
+            )
+        if arm.name == "label":
+            assert phase.fuse.router_options == {"domains": {d: d for d in DOMAINS}}
+    names = [arm.name for arm in chosen(["label"], {"all": arms})]
+    assert names == [CE_ONLY, "label"]
+
+
+@pytest.mark.slow
+def test_a_bed_is_made_once_with_one_tokenizer_and_a_teacher_a_domain(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(disjoint, "texts_of", _texts)
+    base = disjoint.prepare(tmp_path / "beds", {}, teacher_steps=1)
+    config = yaml.safe_load(base.read_text())
+    assert list(config["teachers"]) == list(DOMAINS)
+    models = [config["student"]["model"]]
+    models += [teacher["model"] for teacher in config["teachers"].values()]
+    tokenizers = {Path(model, "tokenizer.json").read_text() for model in models}
+    assert len(tokenizers) == 1
+    costs = json.loads((base.parent / "teachers.json").read_text())["cpu_s"]
+    assert list(costs) == list(DOMAINS)
+    before = base.stat().st_mtime_ns
+    assert disjoint.prepare(tmp_path / "beds", {}, teacher_steps=1) == base
+    assert base.stat().st_mtime_ns == before
+    other = disjoint.prepare(tmp_path / "beds", {}, ["verse"], teacher_steps=1)
+    assert other != base
+    with pytest.raises(InputError, match="no text; there are sums, verse"):
+        disjoint.prepare(tmp_path / "beds", {}, ["prose"])
