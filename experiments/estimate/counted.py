@@ -193,9 +193,8 @@ class _Plan:
         bridge = self._trained_beside()
         count = trained + bridge
         self.passes = self._traced(self.student, self.how)
-        copies = 0
-        if self.train.stage_of_deepspeed:
-            copies = zero_copies(FLOAT * count, self.processes, self.device)
+        zero = self.train.stage_of_deepspeed
+        copies = zero_copies(FLOAT * count, self.processes, self.device) if zero else 0
         return [
             *lines,
             Line("student", "bridge and router, float32", FLOAT * bridge),
