@@ -74,9 +74,7 @@ class Models:
         self._config, self._device = config, device
         with prefix_errors("student"):
             first = self._load_student(None)
-            self.student_bytes = sum(
-                p.numel() * p.element_size() for p in first.model.parameters()
-            )
+            self.student_bytes = sum(p.nbytes for p in first.model.parameters())
             capture = KVCapture(self._adapted(first.model))
         self.student_sizes = capture.sizes
         self.student_layers = capture.num_layers
@@ -99,14 +97,15 @@ class Models:
             if name not in self.stored:
                 self._open(name)
 
-    def student(self, source: str | Path | None) -> Any:
+    def student(self, source: str | Path | None, seed: int | None = None) -> Any:
         """A student to train: the config's, or the one a phase left in a folder.
 
         With ``student.lora`` it is the config's in either case, quantised as it says,
         with the updates beside the phase's student. What no loss reaches is frozen.
+        A ``seed`` draws new weights, where they are drawn, in place of the run's.
         """
         if not self._config.student.lora.rank:
-            model = self._adapted(self._load_student(source).model)
+            model = self._adapted(self._load_student(source, seed).model)
         else:
             model = self._adapted(self._load_student(None).model)
             if source is not None:
@@ -337,7 +336,9 @@ class Models:
         fitting = fitting_length(self._config.data, self.encode, reader)
         return "" if fitting is None else f" data.max_length={fitting},"
 
-    def _load_student(self, source: str | Path | None) -> LoadedModel:
+    def _load_student(
+        self, source: str | Path | None, seed: int | None = None
+    ) -> LoadedModel:
         """What a phase left in ``source``, or the student that training starts from.
 
         The latter depends on the config alone, so every arm starts from the same one
@@ -346,11 +347,12 @@ class Models:
         settings = self._config.student
         name = settings.model if source is None else str(source)
         fresh = source is None and settings.init == "fresh"
+        drawn_from = self._config.run.seed if seed is None else seed
         loaded = load_model(
             name,
             role="student",
             dtype=getattr(torch, settings.dtype),
-            init_seed=self._config.run.seed if fresh else None,
+            init_seed=drawn_from if fresh else None,
             vocabulary=self._config.vocabulary if fresh else None,
         )
         check_causal(name, loaded.kind)
@@ -362,8 +364,7 @@ class Models:
         settings = self._config.student
         if settings.export_dtype == "checkpoint":
             return checkpoint_dtypes(settings.model, settings.init == "fresh")
-        dtype = getattr(torch, settings.export_dtype)
-        return dict.fromkeys(whole.state_dict(), dtype)
+        return dict.fromkeys(whole.state_dict(), getattr(torch, settings.export_dtype))
 
     def _adapted(self, model: Any) -> Any:
         """The student as it is trained, where that is not all of its weights."""

@@ -108,8 +108,6 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
     Raises:
         ConfigError: names term, teachers and setting.
     """
-    if not teachers:
-        return
     for term, choice in chosen_terms(phase.loss, phase.output).items():
         named = choice.options.get("teachers")
         listed = named if isinstance(named, list) else []

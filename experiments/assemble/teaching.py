@@ -223,6 +223,8 @@ def check_phase(
             widths that a term cannot bring together.
         ConfigError: a term needs what no teacher can give; names all of them.
     """
+    if not teachers:
+        return  # cross-entropy alone
     check_needs(phase, registry, teachers)
     check_outputs(phase, registry, teachers, student_tokenizer)
     mapped = {n: teachers[n] for n in with_depth(phase, registry, teachers)}

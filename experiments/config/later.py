@@ -31,6 +31,7 @@ LATER: Mapping[str, Any] = {
     "balance": "none",
     "balance_learning_rate": 0.025,
     "options": {},
+    "begins": "last",
 }
 """Settings that earlier versions had not, with what these did: records leave them out,
 so that runs and stores of these versions go on."""

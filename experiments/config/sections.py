@@ -354,6 +354,13 @@ class PhaseSections:
 
     title: str = ""
     """One line for tables and pictures."""
+    like: str = ""
+    """Phase whose preset it takes: for one with a name of your own, or for all such by
+    ``phase.all.like``."""
+    begins: Literal["last", "start", "anew"] = "last"
+    """The student that it trains: the one that the ``last`` phase left, that of the
+    run's ``start``, or one drawn ``anew``, from another seed in every phase (needs
+    ``student.init: fresh``)."""
     teachers: TeacherRule = field(default_factory=TeacherRule)
     """Which teachers it takes."""
     align: AlignConfig = field(default_factory=AlignConfig)

@@ -171,7 +171,11 @@ class PhaseConfig:
     """One phase, with nothing left to look up."""
 
     name: str
+    preset: str
+    """The registered phase that it takes after; most often its name."""
     title: str
+    begins: str
+    """See :attr:`experiments.config.sections.PhaseSections.begins`."""
     rule: TeacherRule
     """How it chooses teachers."""
     teachers: list[str]
@@ -278,10 +282,13 @@ def resolve_phase(
             teachers than the phase needs.
     """
     for name in (*config.phase, phase_name):
-        if name not in presets and name != EVERY_PHASE:
+        like = preset_name(config, name, presets)
+        if like not in presets and name != EVERY_PHASE:
             place = "phase." if name != phase_name else "phases: "
-            raise _unknown(f"{place}{name}", name, presets)
-    preset = write_out_phase(presets[phase_name])
+            place = f"{place}{name}" if like == name else f"phase.{name}.like {like}"
+            raise _unknown(place, like, presets)
+    taken = preset_name(config, phase_name, presets)
+    preset = write_out_phase(presets[taken])
     try:
         check(PhaseSections, preset, f"phase.{phase_name}", Config, partial=True)
     except ConfigError as error:
@@ -299,7 +306,16 @@ def resolve_phase(
         sections = build(PhaseSections, merged, f"phase.{phase_name}", Config)
     except ConfigError as error:
         raise ConfigError(f"phase {phase_name!r}: {error}") from None
-    return _with_teachers(config, phase_name, sections)
+    return _with_teachers(config, phase_name, sections, taken)
+
+
+def preset_name(config: Config, phase_name: str, presets: Iterable[str]) -> str:
+    """The registered phase whose preset a phase takes: by ``like``, else its own."""
+    chosen, every = (config.phase.get(n, {}) for n in (phase_name, EVERY_PHASE))
+    if chosen.get("like"):
+        return str(chosen["like"])
+    known = phase_name in presets
+    return phase_name if known else str(every.get("like") or phase_name)
 
 
 def resolve_phases(
@@ -326,7 +342,7 @@ def hidden_settings(
     for phase in config.phases:
         sections = (config.phase.get(EVERY_PHASE, {}), config.phase.get(phase, {}))
         for section in GENERAL:
-            for key in presets[phase].get(section, {}):
+            for key in presets[preset_name(config, phase, presets)].get(section, {}):
                 aware = any(key in part.get(section, {}) for part in sections)
                 if not aware and changed[section][key] != defaults[section][key]:
                     hidden.setdefault(f"{section}.{key}", []).append(phase)
@@ -337,7 +353,9 @@ def hidden_settings(
     ]
 
 
-def _with_teachers(config: Config, name: str, sections: PhaseSections) -> PhaseConfig:
+def _with_teachers(
+    config: Config, name: str, sections: PhaseSections, preset: str
+) -> PhaseConfig:
     rule = sections.teachers
     names = list(config.teachers) if rule.names is None else list(rule.names)
     _known(f"phase.{name}.teachers", names, config.teachers)
@@ -349,7 +367,9 @@ def _with_teachers(config: Config, name: str, sections: PhaseSections) -> PhaseC
         raise ConfigError(too_few(rule, name, names, unseen))
     return PhaseConfig(
         name=name,
+        preset=preset,
         title=sections.title or name,
+        begins=sections.begins,
         rule=rule,
         teachers=names,
         align=sections.align,

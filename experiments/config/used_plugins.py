@@ -26,7 +26,7 @@ def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
     names: list[Name] = []
     for phase in phases:
         names += [
-            ("phase", phase.name),
+            ("phase", phase.preset),
             ("aligner", phase.align.aligner),
             ("layer_map", phase.align.layer_mapping_strategy),
             ("adapter", phase.align.adapter),

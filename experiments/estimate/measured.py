@@ -30,8 +30,7 @@ from experiments.assemble.teaching import (
 from experiments.config.tree import PhaseConfig
 from experiments.estimate.training import Pace
 from experiments.estimate.trial import Trial, held_bytes
-from experiments.run.context import Stage
-from experiments.run.phase import phase_seed
+from experiments.run.context import Stage, phase_seed
 from plugins.registry import Registry
 from student.config import TrainConfig
 from student.distiller import Distiller

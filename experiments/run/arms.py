@@ -298,7 +298,7 @@ def run_phase(
     folder = phase_folder(run.run_dir, arm, index, stages[index])
     pairs = zip(stages, judged, strict=False)
     kept = [s.phase.name for s, judgement in pairs if not judgement.rolled_back]
-    start = start_of(run, arm, stages[:index], kept)
+    start = start_of(run, arm, stages[: index + 1], kept)
     files = {**run.files, **earlier_files(run, stages[index], start)}
     stages_so_far = stages[: index + 1]
     record = record_of(run.config, stages_so_far, run.texts, run.registry, files=files)

@@ -115,25 +115,40 @@ def arm_folder(run_dir: Path, arm: str) -> Path:
     return run_dir / "baselines" / arm.replace(":", "-")
 
 
+def phase_seed(seed: int, index: int) -> int:
+    """What is drawn at random in a phase begins here.
+
+    Args:
+        seed: the run's.
+        index: of the phase in its arm, counted from 0.
+    """
+    return seed * 1000 + index
+
+
 def start_of(
-    run: RunContext, arm: str, before: Sequence[Stage], kept: Sequence[str]
+    run: RunContext, arm: str, stages: Sequence[Stage], kept: Sequence[str]
 ) -> PhaseStart:
-    """Where an arm stands after some phases.
+    """Where an arm stands as a phase begins.
 
     Args:
         run: what all arms share.
         arm: its name.
-        before: the phases.
-        kept: names of those that were not rolled back.
+        stages: its phases up to that one.
+        kept: names of those before it that were not rolled back.
     """
+    *before, stage = stages
+    goes_on = stage.phase.begins == "last" and bool(kept)
     earlier = {
-        stage.phase.name: phase_folder(run.run_dir, arm, index, stage) / "student"
-        for index, stage in enumerate(before)
+        done.phase.name: phase_folder(run.run_dir, arm, index, done) / "student"
+        for index, done in enumerate(before)
     }
     return PhaseStart(
         earlier=earlier,
         kept=kept,
-        begins=earlier[kept[-1]] if kept else None,
+        begins=earlier[kept[-1]] if goes_on else None,
+        drawn=phase_seed(run.config.run.seed, len(before))
+        if stage.phase.begins == "anew"
+        else None,
         texts_per_step=run.engine.samples_per_step,
         texts=len(run.data.train),
     )

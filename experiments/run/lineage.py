@@ -78,6 +78,8 @@ def record_of(
             "loss": since_ever(stage.phase.loss),
             "train": with_effect(stage.phase.train),
         }
+        if stage.phase.begins != "last":
+            phases[f"{index + 1}-{stage.phase.name}"]["begins"] = stage.phase.begins
         terms = chosen_terms(stage.phase.loss, stage.phase.output).values()
         if any(term.kind in OUTPUT_TERMS for term in terms):
             # runs from before there were any go on

@@ -32,7 +32,7 @@ from experiments.record.progress import Work, describe_losses
 from experiments.record.run_dir import MAIN
 from experiments.record.stop import RunStopped, StopRequest
 from experiments.run.alarms import Alarms
-from experiments.run.context import PhasePosition, RunContext, Stage
+from experiments.run.context import PhasePosition, RunContext, Stage, phase_seed
 from experiments.run.evaluation import evaluate, measure_gate, measure_health
 from experiments.sources.phases import Followers, begin_teachers
 from plugins.registry import Registry
@@ -67,7 +67,8 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     """
     phase, engine = stage.phase, run.engine
     torch.manual_seed(phase_seed(run.config.run.seed, position.index))
-    model = run.models.student(position.start.begins).to(engine.device)
+    start = position.start
+    model = run.models.student(start.begins, start.drawn).to(engine.device)
     capture = KVCapture(model)
     if phase.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -76,7 +77,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     begin_teachers(
         run.models.sources,
         stage.teachers,
-        position.start,
+        start,
         making=run.models.making,
         place=run.models.place,
     )
@@ -143,16 +144,6 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
 
     engine.from_main(keep)
     return result
-
-
-def phase_seed(seed: int, index: int) -> int:
-    """What is drawn at random in a phase begins here.
-
-    Args:
-        seed: the run's.
-        index: of the phase in its arm, counted from 0.
-    """
-    return seed * 1000 + index
 
 
 def in_step(train: TrainConfig, tied: bool) -> TrainConfig:

@@ -26,8 +26,9 @@ class Making:
     """The teacher's."""
     entry: TeacherConfig
     device: torch.device
-    make_student: Callable[[Path | None], Any]
-    """The student that training starts from, or one that a phase left."""
+    make_student: Callable[[Path | None, int | None], Any]
+    """The student that training starts from, or one that a phase left; drawn from a
+    seed in place of the run's."""
     student_tokenizer: Any
 
     def load(self, model: str) -> LiveTeacher:
@@ -45,8 +46,11 @@ class Making:
         windows = windows_for(loaded.model) if windowed else None
         return LiveTeacher(self.name, loaded, KVCapture(loaded.model, windows=windows))
 
-    def student(self, folder: Path | None = None) -> LiveTeacher:
+    def student(
+        self, folder: Path | None = None, *, seed: int | None = None
+    ) -> LiveTeacher:
         """The student of the run's start, or that of a folder, standing still."""
-        model = self.make_student(folder).to(self.device).eval().requires_grad_(False)
+        model = self.make_student(folder, seed).to(self.device)
+        model.eval().requires_grad_(False)
         loaded = LoadedModel(model, self.student_tokenizer, "decoder", self.name)
         return LiveTeacher(self.name, loaded, KVCapture(model))

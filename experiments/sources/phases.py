@@ -28,6 +28,7 @@ def with_present(
             moves with a student whose weights are parted.
     """
     _check_whole(config, phases, sources)
+    _check_beginnings(config, phases)
     present = []
     for index, phase in enumerate(phases):
         earlier = [before.name for before in phases[:index]]
@@ -68,6 +69,25 @@ def _check_whole(
             "train.zero_stage=3 parts these over processes; set train.zero_stage=2 "
             "or less"
         )
+
+
+def _check_beginnings(config: Config, phases: Sequence[PhaseConfig]) -> None:
+    """See that weights can be drawn anew where a phase asks for it."""
+    student = config.student
+    for phase in phases:
+        if phase.begins != "anew":
+            continue
+        place = f"phase.{phase.name}.begins is anew"
+        if student.init != "fresh":
+            raise ConfigError(
+                f"{place}, but the student's weights are those of its checkpoint; set "
+                "student.init=fresh, or begins=start to train these again"
+            )
+        if student.lora.rank:
+            raise ConfigError(
+                f"{place}, but student.lora trains updates of one model; set "
+                "begins=start, or student.lora.rank=0"
+            )
 
 
 def moving_warnings(sources: Mapping[str, TeacherSource]) -> list[str]:

@@ -45,7 +45,9 @@ class _Opening:
     def load(self, model: str) -> Teacher:
         return _small_teacher(self.name, seed=1)
 
-    def student(self, folder: Path | None = None) -> Teacher:
+    def student(
+        self, folder: Path | None = None, *, seed: int | None = None
+    ) -> Teacher:
         return _small_teacher(self.name, seed=2 if folder is None else 3)
 
 

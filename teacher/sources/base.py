@@ -52,11 +52,14 @@ class Opening(Protocol):
             model: a folder or hub name, ``pkg:NAME`` or ``zoo:NAME``.
         """
 
-    def student(self, folder: Path | None = None) -> Teacher:
+    def student(
+        self, folder: Path | None = None, *, seed: int | None = None
+    ) -> Teacher:
         """The run's student, as a teacher of its own that stands still.
 
         Args:
             folder: of a student that a phase left; None: as the run begins.
+            seed: from which its weights are drawn, where they are; None: the run's.
         """
 
 
@@ -71,6 +74,8 @@ class PhaseStart:
     """Those of the phases that were not rolled back."""
     begins: Path | None
     """Folder of the student that the phase starts from; None: as the run begins."""
+    drawn: int | None = None
+    """Seed from which that student is drawn anew; None where it is not."""
     texts_per_step: int
     """Of one optimiser step over all processes."""
     texts: int

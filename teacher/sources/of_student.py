@@ -154,7 +154,7 @@ class Average(OfStudent):
     def begin(self, opening: Opening, start: PhaseStart) -> Teacher:
         """The student that the phase starts from."""
         self.decay = self.decay_of(start)
-        return opening.student(start.begins)
+        return opening.student(start.begins, seed=start.drawn)
 
     @torch.no_grad()
     def after_step(self, teacher: Teacher, student: nn.Module, step: int) -> None:
@@ -193,7 +193,7 @@ class Lagging(OfStudent):
 
     def begin(self, opening: Opening, start: PhaseStart) -> Teacher:
         """The student that the phase starts from."""
-        return opening.student(start.begins)
+        return opening.student(start.begins, seed=start.drawn)
 
     @torch.no_grad()
     def after_step(self, teacher: Teacher, student: nn.Module, step: int) -> None:
