@@ -8,6 +8,9 @@ forward and the library's cache. Six families of four layers as wide as GPT-2 me
 the spot, whose forwards take 100 to 200 ms.
 
 - *capture / plain*: logits and all layers' content KV, against the logits alone.
+- *KV and hidden states*, *all states*, *attention of every head / plain*: with these,
+  against the logits alone: states as the model gives them, before and after norms and
+  the embeddings; attention at 16 queries.
 - *KV only / its share*: the time of a capture without logits in units of the full
   forward's, divided by its share of that forward's FLOPs. They are counted while the
   plain forward runs (torch's FlopCounterMode): matrix products and attention, 2 FLOPs

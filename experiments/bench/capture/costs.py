@@ -24,6 +24,9 @@ def measure() -> bool:
         _check_equal(family)
         ratio = paired_ratio(family.captured, family.plain, ROUNDS)
         times.append(Bar(f"{family.name}: capture / plain", ratio, CAPTURE))
+        for name, candidate in family.inside().items():
+            ratio = paired_ratio(candidate, family.plain, FEWER)
+            times.append(Bar(f"{family.name}: {name} / plain", ratio, CAPTURE))
         depth = family.capture.num_layers
         for layers in (range(depth), range(depth // 2)):
             shares.append(_only_kv(family, layers))

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.views import Captured
+from align.views import EMBEDDINGS, HIDDEN, NORMED, RESIDUAL, Captured
 from teacher.capture.kv_capture import KVCapture
 
 LAYERS, WIDTH, HEADS, TOKENS, BATCH, VOCABULARY = 4, 1024, 16, 192, 1, 8192
+ROWS = 16
+"""Queries whose attention is captured, as ``loss.attention_rows`` has them."""
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": WIDTH,
@@ -70,6 +72,23 @@ class Family:
         """The same with all layers' content KV."""
         logits = self.capture.has_logits
         return self.capture(self.ids, self.mask, logits=logits, hidden=not logits)
+
+    def inside(self) -> dict[str, Callable[[], Captured]]:
+        """What lies between layers and what heads attend to, of all layers, each with
+        what :meth:`plain` gives."""
+        logits = self.capture.has_logits
+        run = partial(
+            self.capture, self.ids, self.mask, logits=logits, hidden=not logits
+        )
+        rows = torch.linspace(1, TOKENS - 1, ROWS).long().expand(BATCH, -1)
+        states = (HIDDEN, RESIDUAL, NORMED, EMBEDDINGS)
+        return {
+            "KV and hidden states": partial(run, states=(HIDDEN,)),
+            "KV and all states": partial(run, states=states),
+            "KV and attention of every head": partial(
+                run, attention_rows=rows, heads=True
+            ),
+        }
 
     def only_kv(self, layers: range) -> Captured:
         """The KV of some layers and nothing else."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
 from experiments.assemble.checks import timetable_of
 from experiments.assemble.data import Encoder, cutter_of
-from experiments.assemble.outputs import own_head
+from experiments.assemble.outputs import output_plan, own_head
 from experiments.assemble.teaching import (
     PhaseTeachers,
     build_balance,
@@ -54,29 +54,55 @@ SPACES = ("student", "losses")
 class Scene:
     """A student with its teachers, as a phase sets them up, and as they are bare."""
 
-    def __init__(self, scale: str, space: str, larger: bool) -> None:
-        """Load the zoo, or models of its families of twice the width and depth."""
+    def __init__(
+        self,
+        scale: str,
+        space: str,
+        larger: bool,
+        *,
+        settings: Sequence[str] = (),
+        teachers: Sequence[str] = TEACHERS,
+        load: Callable[[str], LoadedModel] | None = None,
+        batch_size: int = BATCH,
+        tokens: int = TOKENS,
+    ) -> None:
+        """Load the zoo, or models of its families of twice the width and depth.
+
+        Args:
+            scale: of the zoo.
+            space: where teachers meet.
+            larger: twice the width and depth.
+            settings: on top, as on a command line.
+            teachers: names.
+            load: gives ``student`` and teachers by name, in place of the zoo.
+            batch_size: texts of a step.
+            tokens: most of a text.
+        """
         config = load_config(
-            {"teachers": list(TEACHERS), "data": {"max_length": TOKENS}},
-            [f"phase.all.fuse.space={space}", "phase.all.loss.outcome_every=0"],
+            {"teachers": list(teachers), "data": {"max_length": tokens}},
+            [
+                f"phase.all.fuse.space={space}",
+                "phase.all.loss.outcome_every=0",
+                *settings,
+            ],
         )
+        load = load or (lambda name: _model(scale, name, larger))
+        self._names = tuple(teachers)
         registry = load_registry(config)
         self.phase = resolve_phase(config, "multi_basic", builtin_presets())
         self.registry = registry
-        student, *teachers = (
-            _model(scale, name, larger) for name in ("student", *TEACHERS)
-        )
-        self.bare_student, self.bare_teachers = student, teachers
-        self.encode = Encoder(student.tokenizer, TOKENS)
-        self.samples = _texts(self.encode)
-        self.distiller, self.phase_teachers = self._distiller(student, teachers)
+        student, *models = (load(name) for name in ("student", *teachers))
+        self.bare_student, self.bare_teachers = student, models
+        self.encode = Encoder(student.tokenizer, tokens)
+        self.samples = _texts(self.encode, batch_size)
+        self.distiller, self.phase_teachers = self._distiller(student, models)
         self.maker = BatchMaker(
             samples=self.samples,
             encode=self.encode,
             views=self.phase_teachers.panel,
             seed=0,
             rows=16,
-            batch_size=BATCH,
+            batch_size=batch_size,
             first_sample=0,
             device=torch.device("cpu"),
             rank=0,
@@ -85,7 +111,7 @@ class Scene:
         )
         self._batches = [
             _encode(teacher, self.maker.make(0).samples)
-            for teacher in (student, *teachers)
+            for teacher in (student, *models)
         ]
 
     def _distiller(
@@ -94,7 +120,7 @@ class Scene:
         capture = KVCapture(student.model)
         taught = {
             name: LiveTeacher(name, teacher, KVCapture(teacher.model))
-            for name, teacher in zip(TEACHERS, teachers, strict=True)
+            for name, teacher in zip(self._names, teachers, strict=True)
         }
         timetable = timetable_of(self.phase, self.registry, 1)
         phase_teachers = build_phase_teachers(
@@ -103,7 +129,7 @@ class Scene:
             student=capture,
             encode=self.encode,
             teachers=taught,
-            shares=dict.fromkeys(TEACHERS, 1.0),
+            shares=dict.fromkeys(self._names, 1.0),
             samples=self.samples[-16:],
             progress=lambda items, *_: items,
             timetable=timetable,
@@ -118,6 +144,9 @@ class Scene:
             config=self.phase.loss,
             teaching=teaching,
             head=head,
+            output=output_plan(
+                self.phase, self.registry, capture, student.tokenizer, taught
+            ),
             balance=build_balance(self.phase, self.registry, terms),
             timetable=timetable,
         ), phase_teachers
@@ -291,13 +320,13 @@ def _double(config: Any) -> None:
         config.layer_types = config.layer_types * 2
 
 
-def _texts(encode: Encoder) -> list[TextSample]:
+def _texts(encode: Encoder, batch_size: int) -> list[TextSample]:
     """Texts that fill the student's length, cut as a run cuts them."""
     from teacher.zoo import zoo_samples
 
     long = zoo_samples("prose", "student", 4096)
     pieces = list(cutter_of(encode).pieces(long))
-    return sorted(pieces, key=lambda s: len(s.text))[-4 * BATCH :]
+    return sorted(pieces, key=lambda s: len(s.text))[-max(16, 4 * batch_size) :]
 
 
 def _encode(loaded: LoadedModel, samples: Sequence[TextSample]) -> TokenBatch:
