@@ -6,7 +6,8 @@ Every arm trains the same student on the same data for the same steps, from each
 Teachers read the training text once, into a store that all arms and seeds share; what
 is finished is kept under ``--out`` and not done again. The table compares with
 cross-entropy alone: bits per character on held-out text, lower is better, with 95 %
-bootstrap intervals over seeds and texts, and what an arm costs beside it.
+bootstrap intervals over seeds and texts, and what an arm costs beside it. Several
+``--steps`` give curves over steps and over processor seconds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ SIZES = {"small": ("quality", 600), "zoo": ("quality_zoo", 300), "disjoint": (""
 """Config and optimiser steps of each size."""
 DISJOINT = "disjoint"
 """The size whose texts, models and config are made where they are missing."""
+TEACHER_STEPS = 150
+"""Of each teacher of that size."""
 
 
 def main() -> int:
@@ -47,37 +50,49 @@ def main() -> int:
         if name not in groups and name not in known:
             valid = ", ".join([*groups, *known])
             parser.error(f"--arms {name!r} is unknown; give one of {valid}")
-    bed = _bed(options)
+    beds = _beds(options)
     arms = chosen(wanted, groups)
     for arm in arms:
-        if unknown := bed.unknown(arm):
+        if unknown := beds[0].unknown(arm):
             parser.error(f"--size {options.size} has no {unknown} for arm {arm.name}")
+    failed: dict[str, str] = {}
     try:
-        failed = work_through(
-            bed, arms, options.seeds, options.jobs, 60 * options.budget
-        )
+        for bed in beds:
+            failed |= work_through(
+                bed, arms, options.seeds, options.jobs, 60 * options.budget
+            )
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
-    _show(bed, arms, options.seeds, options.picture)
+    for bed in beds:
+        _show(bed, arms, options.seeds, options.picture if len(beds) == 1 else None)
+    _show_curves(beds, arms, options.seeds)
     return 1 if failed else 0
 
 
-def _bed(options: argparse.Namespace) -> Any:
-    """What the arms of this size share."""
+def _beds(options: argparse.Namespace) -> list[Any]:
+    """What the arms of this size share, for each of the lengths."""
     from experiments.bench.quality.train import Setup
     from experiments.config.packaged import config_path
 
     config, steps = SIZES[options.size]
-    steps, name = options.steps or steps, options.size
+    name = options.size
     if options.size == DISJOINT:
         from experiments.bench.quality.disjoint import prepare
 
-        base = prepare(options.out / DISJOINT, options.texts, options.domains)
+        base = prepare(
+            options.out / DISJOINT,
+            options.texts,
+            options.domains,
+            options.teacher_steps,
+        )
         name = f"{DISJOINT}/{base.parent.name}"
     else:
         base = config_path(config)
-    return Setup(base, options.out / f"{name}-{steps}", steps, tuple(options.set))
+    return [
+        Setup(base, options.out / f"{name}-{length}", length, tuple(options.set))
+        for length in options.steps or [steps]
+    ]
 
 
 def _disjoint_groups(options: argparse.Namespace) -> Any:
@@ -110,7 +125,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--list", action="store_true", help="say what the arms are")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=_positive, help="in place of the size's own")
+    parser.add_argument(
+        "--steps",
+        nargs="+",
+        type=_positive,
+        default=[],
+        help="in place of the size's own; several give curves",
+    )
     parser.add_argument(
         "--jobs",
         type=_positive,
@@ -122,8 +143,8 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=math.inf,
         metavar="MINUTES",
-        help="of the processor, after which nothing more is begun; the same command "
-        "goes on",
+        help="of the processor, for each of --steps, after which nothing more is "
+        "begun; the same command goes on",
     )
     parser.add_argument(
         "--texts",
@@ -139,6 +160,12 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="DOMAIN",
         help="of --size disjoint: those that take part (all)",
+    )
+    parser.add_argument(
+        "--teacher-steps",
+        type=_positive,
+        default=TEACHER_STEPS,
+        help=f"of --size disjoint: of every teacher ({TEACHER_STEPS})",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--picture", type=Path, help="PNG; default: OUT/…/quality.png")
@@ -157,6 +184,21 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
     return number
+
+
+def _show_curves(beds: list[Any], arms: list[Any], seeds: list[int]) -> None:
+    from experiments.bench.quality.arm import CE_ONLY
+    from experiments.bench.quality.curves import curve_table, curves_of, draw_curves
+    from experiments.commands.tables import print_table
+
+    curves = curves_of(beds, arms, seeds)
+    if len(curves.get(CE_ONLY, ())) < 2:
+        return  # a single length: the table has said it
+    heads, *rows = curve_table(curves)
+    print_table("against CE only, by length", heads, rows, numbers_from=1)
+    path = beds[-1].folder / "curves.png"
+    draw_curves(curves, path)
+    print(f"picture: {path}")
 
 
 def _show(bed: Any, arms: list[Any], seeds: list[int], picture: Path | None) -> None:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 CONFIG = "config.yaml"
-TEACHER_STEPS = 150
 _TOKENIZER = TokenizerRecipe(kind="byte-bpe", vocab_size=2048, style="bos")
 _SHAPE = {
     "max_position_embeddings": 512,
@@ -58,7 +57,7 @@ def prepare(
     folder: Path,
     given: Mapping[str, Path],
     domains: Sequence[str] = (),
-    teacher_steps: int = TEACHER_STEPS,
+    teacher_steps: int = 150,
 ) -> Path:
     """Make what the bed consists of, unless it lies there: texts, models, a config.
 

@@ -1,0 +1,119 @@
+"""Arms at several lengths: held-out bits over steps and over processor seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from experiments.bench.quality.arm import CE_ONLY, Arm
+from experiments.bench.quality.table import Outcome, read_outcome
+from experiments.bench.quality.train import Setup
+from experiments.report.plotting import COLOURS, grid
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Point:
+    """An arm at one length, the mean over seeds."""
+
+    steps: int
+    """Optimiser steps."""
+    cost: float
+    """Processor seconds of a run, with what its teachers took before it."""
+    bits: float
+    """Held-out bits per character, the mean over domains."""
+
+
+Curves = Mapping[str, Sequence[Point]]
+"""By arm its points, the shortest first."""
+
+
+def curves_of(
+    beds: Sequence[Setup], arms: Sequence[Arm], seeds: Sequence[int]
+) -> dict[str, list[Point]]:
+    """Read every length of every arm whose seeds are all trained.
+
+    CE only for longer is a point of CE only.
+    """
+    curves: dict[str, list[Point]] = {}
+    for bed in beds:
+        for arm in arms:
+            if all(bed.result(arm.name, seed).is_file() for seed in seeds):
+                name = arm.name if arm.teachers or arm.settings else CE_ONLY
+                outcome = read_outcome(bed, arm, seeds)
+                curves.setdefault(name, []).append(_point(bed, outcome))
+    return {name: sorted(set(points)) for name, points in curves.items()}
+
+
+def _point(bed: Setup, outcome: Outcome) -> Point:
+    mean = outcome.mean()
+    steps = outcome.arm.steps(bed.steps) * len(outcome.arm.phases)
+    return Point(steps, outcome.cost, sum(mean.values()) / len(mean))
+
+
+def at_equal_cost(points: Sequence[Point], cost: float) -> float | None:
+    """Bits of an arm that takes so many seconds, between its neighbours on a straight
+    line over the logarithm of the cost; None beyond its points."""
+    ordered = sorted(points, key=lambda point: point.cost)
+    for left, right in pairwise(ordered):
+        if left.cost <= cost <= right.cost:
+            share = math.log(cost / left.cost) / math.log(right.cost / left.cost)
+            return left.bits + share * (right.bits - left.bits)
+    return None
+
+
+def curve_table(curves: Curves) -> list[list[str]]:
+    """Heads and rows: arm, steps, seconds, bits, and against CE only in per cent at
+    equal steps and at equal cost; blank where CE only was not so long."""
+    rows = [["arm", "steps", "seconds", "mean", "equal steps, %", "equal time, %"]]
+    plain = curves.get(CE_ONLY, ())
+    by_steps = {point.steps: point.bits for point in plain}
+    for name, points in curves.items():
+        for point in points:
+            row = [name, f"{point.steps:,}", f"{point.cost:.0f}", f"{point.bits:.3f}"]
+            for other in (by_steps.get(point.steps), at_equal_cost(plain, point.cost)):
+                if other is None or name == CE_ONLY:
+                    row.append("")
+                else:
+                    row.append(f"{100 * (point.bits / other - 1):+.1f}")
+            rows.append(row)
+    return rows
+
+
+def draw_curves(curves: Curves, path: Path) -> None:
+    """Draw all arms over steps and over processor seconds."""
+    from matplotlib.ticker import LogFormatter
+
+    figure, panels = grid(2, 2, (4.2, 3.4))
+    for axes, field, label in zip(
+        panels, ("steps", "cost"), ("steps", "processor seconds"), strict=True
+    ):
+        for index, (name, points) in enumerate(curves.items()):
+            _draw_one(axes, name, points, field, index)
+        axes.set_xscale("log")
+        plain_numbers = LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5))
+        axes.xaxis.set_major_formatter(plain_numbers)
+        axes.xaxis.set_minor_formatter(plain_numbers)
+        axes.tick_params(axis="x", which="both", labelsize=7)
+        axes.set_xlabel(label, fontsize=8)
+        axes.set_ylabel("held-out bits per character", fontsize=8)
+    panels[0].legend(fontsize=6)
+    figure.savefig(path, dpi=120)
+
+
+def _draw_one(
+    axes: Any, name: str, points: Sequence[Point], field: str, index: int
+) -> None:
+    is_plain = name == CE_ONLY
+    axes.plot(
+        [getattr(point, field) for point in points],
+        [point.bits for point in points],
+        marker="o" if is_plain else "sv^D<>"[index // len(COLOURS) % 6],
+        color="0.3" if is_plain else COLOURS[index % len(COLOURS)],
+        linestyle="--" if is_plain else "-",
+        markersize=4,
+        label=name,
+    )

@@ -1,0 +1,66 @@
+import pytest
+
+from experiments.bench.quality.arm import CE_ONLY
+from experiments.bench.quality.arms import ARMS
+from experiments.bench.quality.curves import (
+    Point,
+    at_equal_cost,
+    curve_table,
+    curves_of,
+    draw_curves,
+)
+from experiments.bench.quality.train import Setup
+from experiments.config.tree import config_path
+from experiments.record.history import write_json
+
+ARMS_SHOWN = [ARMS[CE_ONLY], ARMS["ce-longer"], ARMS["qwen-code-out"]]
+
+
+@pytest.fixture
+def beds(tmp_path):
+    """Two lengths: CE only gains 0.2 bits with every doubling, the taught arm too."""
+    beds = [
+        Setup(config_path("quality"), tmp_path / f"{n}", steps)
+        for n, steps in enumerate((10, 20))
+    ]
+    costs = {CE_ONLY: (1, 2.0), "ce-longer": (2, 1.8), "qwen-code-out": (3, 1.7)}
+    for number, bed in enumerate(beds):
+        for name, (cost, bits) in costs.items():
+            rows = [[10 * (bits - 0.2 * number), 10]]
+            seconds = cost * 2**number * 8.0
+            result = {"bits": {"code": rows}, "cpu_s": seconds, "leads": {}}
+            write_json(bed.result(name, 0), result)
+    return beds
+
+
+def test_longer_ce_only_is_a_point_of_its_curve_and_lengths_are_in_order(beds):
+    curves = curves_of(beds, ARMS_SHOWN, [0])
+    assert list(curves) == [CE_ONLY, "qwen-code-out"]
+    # 20 steps were measured twice, to the same bits at the same cost.
+    assert curves[CE_ONLY] == [
+        Point(10, 8, 2.0),
+        Point(20, 16, 1.8),
+        Point(40, 32, pytest.approx(1.6)),
+    ]
+    assert [point.steps for point in curves["qwen-code-out"]] == [10, 20]
+    assert curves_of(beds, ARMS_SHOWN, [0, 1]) == {}
+
+
+def test_arms_are_compared_at_equal_steps_and_at_equal_processor_time(beds):
+    curves = curves_of(beds, ARMS_SHOWN, [0])
+    plain = curves[CE_ONLY]
+    # Half way between 16 and 32 seconds by their logarithms, which is where bits are.
+    assert at_equal_cost(plain, 16 * 2**0.5) == pytest.approx(1.7)
+    assert at_equal_cost(plain, 33) is None and at_equal_cost(plain, 7) is None
+    heads, *rows = curve_table(curves)
+    assert heads[0] == "arm" and rows[0] == [CE_ONLY, "10", "8", "2.000", "", ""]
+    first, second = rows[3:]
+    # 1.7 against 2.0; and against 1.8 - 0.2 * log2(24 / 16).
+    assert first[:5] == ["qwen-code-out", "10", "24", "1.700", "-15.0"]
+    assert first[5] == "+1.0"
+    assert second[4:] == ["-16.7", ""]
+
+
+def test_curves_are_drawn(beds, tmp_path):
+    draw_curves(curves_of(beds, ARMS_SHOWN, [0]), tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
