@@ -189,10 +189,8 @@ def _check_balance(phase: PhaseConfig, registry: Registry) -> None:
         )
 
 
-def timetable_of(
-    phase: PhaseConfig, registry: Registry, steps: int | None = None
-) -> Timetable:
-    """What a phase's settings are at each step; a length of None is told as it begins.
+def timetable_of(phase: PhaseConfig, registry: Registry, steps: int) -> Timetable:
+    """What a phase's settings are at each step.
 
     Args:
         phase: resolved settings.

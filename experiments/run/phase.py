@@ -72,7 +72,8 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     capture = KVCapture(model)
     if phase.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    encode, timetable = run.models.encode, timetable_of(phase, run.registry)
+    encode = run.models.encode
+    timetable = timetable_of(phase, run.registry, position.steps)
     later = run.again[position.arm, position.index]
     begin_teachers(
         run.models.sources,

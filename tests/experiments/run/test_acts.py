@@ -55,6 +55,24 @@ def test_training_alone_draws_and_reports_nothing(config, tmp_path):
     assert not (run_dir / "figures").exists()
 
 
+def test_a_schedule_knows_how_long_its_phase_is_before_the_first_step(
+    tiny_zoo, tmp_path
+):
+    """Rotations are fitted then, by contexts that hold every setting of step 0."""
+    rotated = {"use": "match", "distance": "mse", "projector": "orthogonal"}
+    changes = {
+        "loss": {
+            "temperatures": [{"from": 2, "to": 1}],  # over the whole phase
+            "terms": {"rotated": rotated, "alike": {"use": "relation_k"}},
+        },
+        "data": {"eval_samples": 1},
+    }
+    run_dir = run_training(load_config(small_config(tmp_path, tiny_zoo, changes)))
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    moved = [line["schedules"] for line in lines if line["kind"] == "train"]
+    assert moved == [{"loss.temperatures[0]": 2.0}, {"loss.temperatures[0]": 1.5}]
+
+
 @pytest.mark.parametrize(
     "place",
     [
