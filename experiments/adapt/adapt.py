@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +78,33 @@ def _given(request: Request, config: Config) -> Manifest:
 
     build_named([request.model, request.to])
     folder = Path(config.student.model)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     vocabulary = GivenVocabulary.of(request.to)
     origin = origin_of(request.model)
-    with FileLock(folder.with_name(".given.lock")):
+    lock = folder.with_name(".given.lock")
+    with _kept_if_used(lock), FileLock(lock):
         before = read_manifest(folder)
         if before is not None:
             _check_same(before, request, origin, config.run_dir)
             return before
         return save_transplanted(request.model, vocabulary, folder, origin=origin)
+
+
+@contextmanager
+def _kept_if_used(lock: Path) -> Iterator[None]:
+    """The folder of a lock, made; where what follows is refused, it goes again, and so
+    do folders around it that were made for it."""
+    folder = lock.parent
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new:
+            lock.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody else has put something there
+            for place in new:
+                place.rmdir()
+        raise
 
 
 def _check_same(

@@ -129,7 +129,8 @@ def test_what_cannot_be_adapted_is_said_before_anything_is_written(
     assert code == 2 and "already; use it as it is" in error
     code, error = said([*words("qwen-code"), "student.init=fresh"], capsys)
     assert code == 2 and "student.init is not to be set here" in error
-    assert not (tmp_path / "x").exists()
+    left = {place.name for place in tmp_path.iterdir()}
+    assert left == {"text.txt", "there"}  # no run's folder either
 
 
 def test_a_run_of_another_model_is_not_gone_on_with(words, tmp_path, capsys):
