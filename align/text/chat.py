@@ -55,15 +55,50 @@ def render_chat(tokenizer: Any, messages: Conversation | Sequence[Message]) -> R
         ValueError: a message lacks a field, the template refuses the conversation,
             or it rewrites a content.
     """
-    conversation = as_conversation(messages)
-    messages = conversation.messages
-    contents = [message["content"] for message in messages]
-    if has_template(tokenizer):
-        text = _filled(tokenizer, conversation, contents)
-        marks = _marks(tokenizer, conversation, contents)
-    else:
-        joint = "\n\n" if conversation.joint is None else conversation.joint
-        text, marks = joint.join(contents), ["", *[joint] * (len(contents) - 1), ""]
+    return ChatRenderer(tokenizer)(messages)
+
+
+class ChatRenderer:
+    """:func:`render_chat` of many conversations for one tokenizer.
+
+    What a template writes around contents is read off a conversation of stand-ins;
+    those that differ in contents alone share it, which halves the templates filled in.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Know whose template it is; it must stay the same."""
+        self._tokenizer = tokenizer
+        self._marks: dict[str, list[str]] = {}
+
+    def __call__(self, messages: Conversation | Sequence[Message]) -> Rendered:
+        """Render one conversation, as :func:`render_chat`."""
+        conversation = as_conversation(messages)
+        contents = [message["content"] for message in conversation.messages]
+        if has_template(self._tokenizer):
+            text = _filled(self._tokenizer, conversation, contents)
+            marks = self._marks_of(conversation)
+        else:
+            joint = "\n\n" if conversation.joint is None else conversation.joint
+            text = joint.join(contents)
+            marks = ["", *[joint] * (len(contents) - 1), ""]
+        return _found(text, contents, marks)
+
+    def _marks_of(self, conversation: Conversation) -> list[str]:
+        alike = [{**message, "content": ""} for message in conversation.messages]
+        key = f"{conversation.today} {alike}"
+        if key not in self._marks:
+            if len(self._marks) >= _MARKS_KEPT:
+                self._marks.clear()
+            self._marks[key] = _marks(self._tokenizer, conversation)
+        return self._marks[key]
+
+
+_MARKS_KEPT = 1000
+"""Kinds of conversations: so many turns of these roles."""
+
+
+def _found(text: str, contents: Sequence[str], marks: Sequence[str]) -> Rendered:
+    """Where contents stand in a filled template, between its marks."""
     spans, trimmed, at = [], [], len(marks[0])
     for index, content in enumerate(contents):
         after = marks[index + 1]
@@ -135,10 +170,11 @@ def check_chats(tokenizer: Any, samples: Iterable[TextSample]) -> None:
     """
     if not has_template(tokenizer):
         return
+    render = ChatRenderer(tokenizer)
     for sample in samples:
         if isinstance(sample.text, Conversation):
             try:
-                render_chat(tokenizer, sample.text)
+                render(sample.text)
             except InputError as error:
                 raise InputError(f"{sample.id}: {error}") from error
 
@@ -211,11 +247,10 @@ def _told(tokenizer: Any, today: date | None) -> dict[str, Any]:
     return {"chat_template": _CLOCK + template, "day_as": day}
 
 
-def _marks(
-    tokenizer: Any, conversation: Conversation, contents: Sequence[str]
-) -> list[str]:
+def _marks(tokenizer: Any, conversation: Conversation) -> list[str]:
     """What the template writes before, between and after the contents."""
-    stand_ins = [f"\ue000{index}\ue001" for index in range(len(contents))]
+    turns = range(len(conversation.messages))
+    stand_ins = [f"\ue000{index}\ue001" for index in turns]
     rest, marks = _filled(tokenizer, conversation, stand_ins), []
     for index, stand_in in enumerate(stand_ins):
         before, matched, rest = rest.partition(stand_in)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from align.errors import InputError
-from align.text.chat import as_conversation, has_template, render_chat, to_contents
+from align.text.chat import ChatRenderer, as_conversation, has_template, to_contents
 from align.text.conversation import Conversation, Message
 from align.text.fragment import Fragment, ends
 from align.text.records import lone_surrogate
@@ -226,7 +226,7 @@ def encode_chats(
         ValueError: see :func:`align.text.chat.render_chat`.
     """
     talks = [as_conversation(messages) for messages in conversations]
-    rendered_chats = [render_chat(tokenizer, talk) for talk in talks]
+    rendered_chats = list(map(ChatRenderer(tokenizer), talks))
     templated = has_template(tokenizer)  # and then writes its own special tokens
     closes = templated and learn_end is not None
     batch = encode_batch(

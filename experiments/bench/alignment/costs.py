@@ -19,6 +19,7 @@ from align import (
     encode_batch,
 )
 from experiments.bench.alignment import peers as _peers
+from experiments.bench.alignment.chats import counting
 from experiments.bench.alignment.tokenizers import (
     ascii_texts,
     mixed_texts,
@@ -84,6 +85,7 @@ def measure(folder: Path | None) -> bool:
     bars += _growth(student, teacher)
     bars += _memory(student, teacher, texts)
     bars.append(_apply(student, teacher))
+    bars.append(counting(student.tokenizer))
     return show(bars)
 
 

@@ -1,10 +1,12 @@
 """Conversations: each model's own template, contents alone aligned."""
 
+from datetime import date
+
 import pytest
 import torch
 
 from align.causality import check_causal
-from align.text.chat import check_chats, render_chat
+from align.text.chat import ChatRenderer, check_chats, render_chat
 from align.text.conversation import Conversation
 from align.text.documents import TextSample
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner
@@ -203,6 +205,31 @@ def test_what_a_template_changes_is_refused_by_message():
         render_chat(first, TALK)
     with pytest.raises(ValueError, match=r"messages\[0\].content is None"):
         render_chat(first, [{"role": "user"}])
+
+
+def test_conversations_that_differ_in_contents_alone_share_the_template_s_marks():
+    """And others do not: neither more turns, nor another role, field or day."""
+    filled = []
+
+    def fill(turns):
+        filled.append(turns)
+        return "".join(
+            f"[{turn['role']}{turn.get('name', '')}]{turn['content']}" for turn in turns
+        )
+
+    render = ChatRenderer(Templated(fill))
+    talks = [
+        [{"role": "user", "content": "one"}],
+        [{"role": "user", "content": "another, and longer"}],
+        [{"role": "system", "content": "one"}],
+        [{"role": "user", "name": " Ann", "content": "one"}],
+        [{"role": "user", "content": "one"}, {"role": "user", "content": "two"}],
+        Conversation([{"role": "user", "content": "three"}], today=date(2024, 5, 6)),
+    ]
+    for talk in talks:
+        assert render(talk) == render_chat(Templated(fill), talk)
+    of_render_chat = 2 * len(talks)
+    assert len(filled) == of_render_chat + 2 * len(talks) - 1
 
 
 def test_a_template_s_refusal_is_named(load):
