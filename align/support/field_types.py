@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -191,7 +192,15 @@ def _refusal(hint: Any, value: Any, place: str, errors: Sequence[Any]) -> InputE
             break
     if by_mark and isinstance(value, Mapping):
         return InputError(f"{place}{by_mark[0]['msg']}")
-    return InputError(f"{place} is {shown(value)}; give {in_words(hint)}")
+    return InputError(
+        f"{place} is {shown(value)}; give {in_words(hint)}{_listed(hint, value)}"
+    )
+
+
+def _listed(hint: Any, value: Any) -> str:
+    """How a single text is written where a list of texts is asked for."""
+    plain = isinstance(value, str) and re.fullmatch(r"[\w./~-]{1,60}", value)
+    return f", such as [{value}]" if hint == list[str] and plain else ""
 
 
 def _bounded(value: Any, hint: Any, place: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from align.errors import InputError, meant
+from align.errors import InputError, meant, nearest
 from align.support.field_types import shown
 from experiments.config.parsing import ConfigError
 
@@ -30,10 +30,12 @@ def config_path(name: str | Path) -> Path:
         with suppress(OSError, ValueError):
             if inside.parent == folder and inside.is_file():
                 return inside
+    known = [*names_in(CONFIGS), *recipes()]
+    hint = f" (did you mean {near!r}?)" if (near := nearest(str(name), known)) else ""
     raise ConfigError(
         f"config {shown(str(name))} is neither a file nor a packaged config "
-        f"({', '.join(names_in(CONFIGS))}) nor a recipe ({', '.join(recipes())}); "
-        "`mtkd recipes copy NAME my.yaml` writes one to start from"
+        f"({', '.join(names_in(CONFIGS))}) nor a recipe ({', '.join(recipes())})"
+        f"{hint}; `mtkd recipes copy NAME my.yaml` writes one to start from"
     )
 
 

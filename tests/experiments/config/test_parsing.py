@@ -70,7 +70,14 @@ def test_an_empty_yaml_section_means_defaults():
         ({"steps": "many"}, r"steps is 'many'; give an integer"),
         ({"steps": True}, r"steps is True; give an integer"),
         ({"steps": None}, r"steps is null; give an integer"),
-        ({"words": "one"}, r"words is 'one'; give a list, each entry a text"),
+        (
+            {"words": "a/b.txt"},
+            r"give a list, each entry a text, such as \[a/b\.txt\]$",
+        ),
+        (
+            {"words": "one: two"},
+            r"words is 'one: two'; give a list, each entry a text$",
+        ),
         ({"words": [1]}, r"words\[0\] is 1; give a text"),
         ({"inner": 3}, r"inner is 3; give a section with keys rate, mode, name"),
         ({"named": [1]}, r"named is \[1\]; give a mapping from names"),

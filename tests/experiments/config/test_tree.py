@@ -296,7 +296,7 @@ def test_packaged_configs_load_by_name(presets):
     assert config.run.name == "quickstart"
     assert len(resolve_phases(config, presets)) == 5
     assert config_path("quickstart").is_file()
-    with pytest.raises(ConfigError, match=r"neither a file nor a packaged .*quickst"):
+    with pytest.raises(ConfigError, match=r"neither a file nor .*mean 'quickstart'\?"):
         load_config("quikstart")
 
 
