@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from align.support.cpu import avoid_broken_amx
+from tests.warm import Nursery, nursery
 
 avoid_broken_amx()  # tests multiply in bf16 without loading a model first
 
@@ -77,3 +78,10 @@ def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     cache = Path(os.environ.get("MTKD_TEST_ZOO") or tmp_path_factory.mktemp("zoo"))
     return build_zoo(cache_dir=cache, progress=False, scale="tiny")
+
+
+@pytest.fixture(scope="session")
+def warm(tiny_zoo: dict[str, Path]) -> Iterator[Nursery]:
+    """Starts processes that have imported what runs need; see tests/warm.py."""
+    with nursery(tiny_zoo["student"].parent) as started:
+        yield started

@@ -233,19 +233,38 @@ def pip(python: Path, *words: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def run_python(python: Path, *words: str) -> subprocess.CompletedProcess:
-    """Run an interpreter that sees this checkout, in a process of its own."""
+COMMANDS = """
+import contextlib, io, json, sys
+from experiments.cli import main
+
+ended = []
+for words in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(words)
+    ended.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(ended))
+"""
+
+
+def mtkd(python: Path, *lines: list[str]) -> list[tuple[int, str, str]]:
+    """Run commands one after another in a fresh interpreter that sees this checkout.
+
+    Args:
+        python: the interpreter.
+        lines: each the words after ``mtkd``.
+
+    Returns:
+        Of each its exit code, what it printed, and what it said.
+    """
     env = {k: v for k, v in os.environ.items() if not k.startswith("MTKD_")}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         env.pop(name, None)
     env |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [str(python), *words]
-    return subprocess.run(command, capture_output=True, text=True, env=env)
-
-
-def mtkd(python: Path, *words: str | Path) -> subprocess.CompletedProcess:
-    """Run the command in a process of its own."""
-    return run_python(python, "-m", "experiments.cli", *map(str, words))
+    command = [str(python), "-c", COMMANDS, json.dumps(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return [tuple(ended) for ended in json.loads(done.stdout.splitlines()[-1])]
 
 
 @pytest.mark.slow
@@ -256,9 +275,7 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
     shutil.copytree(PACKAGE, tmp_path / "source")
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     pip(scratch, "install", *options, str(tmp_path / "source"))
-    rows = json.loads(mtkd(scratch, "plugins", "list", "--json").stdout)
-    theirs = {r["name"]: r["kind"] for r in rows["plugins"] if r["plugin"] == "example"}
-    assert theirs == {
+    theirs = {
         "dirichlet": "router",
         "readers": "router",
         "sketch": "space",
@@ -268,13 +285,6 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
         "shared": "projector",
         "dwa": "balancer",
     }
-    code = f"[main(['plugins', 'check', name]) for name in {[*theirs]}]"
-    code = f"from experiments.cli import main; raise SystemExit(max({code}))"
-    checked = run_python(scratch, "-c", code)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "broken" not in checked.stdout
-    assert all(f"'{name}' of" in checked.stdout for name in theirs)
-
     changes = {
         "phases": ["routing"],
         "phase": {
@@ -292,9 +302,16 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
             }
         },
     }
-    config = small_config(tmp_path, tiny_zoo, changes)
-    trained = mtkd(scratch, "train", config)
-    assert trained.returncode == 0, trained.stderr
+    train = ["train", str(small_config(tmp_path, tiny_zoo, changes))]
+    checks = [["plugins", "check", name] for name in theirs]
+    lines = [["plugins", "list", "--json"], *checks, train]
+    (_, listed, _), *checked, trained = mtkd(scratch, *lines)
+    rows = json.loads(listed)["plugins"]
+    assert theirs == {r["name"]: r["kind"] for r in rows if r["plugin"] == "example"}
+    for name, (code, printed, said) in zip(theirs, checked, strict=True):
+        assert code == 0 and "broken" not in printed, printed + said
+        assert f"'{name}' of" in printed
+    assert trained[0] == 0, trained[2]
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [row for row in map(json.loads, lines) if row["kind"] == "train"]
     assert len(steps) == 2
@@ -305,27 +322,26 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
         assert sum(weights.values()) == pytest.approx(1, abs=1e-3)
 
     pip(scratch, "uninstall", "--yes", "mtkd-example-plugin")
-    for words in ((), ("run.name=another",)):  # the finished run, and a new one
-        gone = mtkd(scratch, "train", config, *words)
-        assert gone.returncode == 2
-        (message,) = gone.stderr.splitlines()
-        assert message.startswith("mtkd: error: no router is called 'dirichlet'")
-        assert (
-            "available: attention, fixed, gate, label, mlp, prequential, similarity"
-            in message
-        )
-    built_in = ["phase.routing.fuse.router_type=mlp"]
-    without = mtkd(scratch, "train", config, "run.name=another", *built_in)
-    assert without.returncode == 2
-    assert "no space is called 'sketch'" in without.stderr
-    built_in.append("phase.routing.fuse.space=losses")
-    without = mtkd(scratch, "train", config, "run.name=another", *built_in)
-    assert without.returncode == 2
-    assert "no balancer is called 'dwa'" in without.stderr
-    built_in.append("phase.routing.loss.balance=none")
-    without = mtkd(scratch, "train", config, "run.name=another", *built_in)
-    assert without.returncode == 2
-    assert "no objective is called 'huber_k'" in without.stderr
+    built_in = [
+        "run.name=another",
+        "phase.routing.fuse.router_type=mlp",
+        "phase.routing.fuse.space=losses",
+        "phase.routing.loss.balance=none",
+    ]
+    # The finished run, a new one, and that with more and more of what is built in.
+    gone = mtkd(scratch, train, *([*train, *built_in[:n]] for n in range(1, 5)))
+    missing = [
+        "router is called 'dirichlet'",
+        "router is called 'dirichlet'",
+        "space is called 'sketch'",
+        "balancer is called 'dwa'",
+        "objective is called 'huber_k'",
+    ]
+    known = "available: attention, fixed, gate, label, mlp, prequential, similarity"
+    for (code, _, said), which in zip(gone, missing, strict=True):
+        assert code == 2 and f"mtkd: error: no {which}" in said
+    for _, _, said in gone[:2]:
+        assert len(said.splitlines()) == 1 and known in said
 
 
 @pytest.mark.slow

@@ -1,15 +1,9 @@
-"""What several processes do in ``test_ranks.py``, which starts them.
-
-    ranks.py OUT ZOO WORK...
-
-OUT takes what each process found, as JSON; ZOO names the folders of the tiny models.
-"""
+"""What several processes of ``test_ranks.py`` do."""
 
 import json
 import math
 import os
 import shutil
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -331,11 +325,18 @@ def noted(made, note):
         yield prepared
 
 
-if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    school = make_school(json.loads(sys.argv[2]))
-    for work in sys.argv[3:]:
+def main(words):
+    """Do pieces of work, one after another, as one of so many processes.
+
+    Args:
+        words: a folder that takes what each process found, as JSON; folders of tiny
+            models by name, as JSON; then functions of this module, with numbers after
+            colons.
+    """
+    out, zoo, *works = words
+    school = make_school(json.loads(zoo))
+    for work in works:
         name, *numbers = work.split(":")
-        result, (rank, _) = globals()[name](school, out, *map(int, numbers))
+        result, (rank, _) = globals()[name](school, Path(out), *map(int, numbers))
         name = work.replace(":", "-")
-        (out / f"{name}.{rank}.json").write_text(json.dumps(result))
+        (Path(out) / f"{name}.{rank}.json").write_text(json.dumps(result))

@@ -12,7 +12,6 @@ imported everything: most of a launch is imports.
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import random
 import signal
@@ -24,15 +23,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 PHASES = ("dual", "multi_basic", "real_multi", "routing", "z_space")
-IMPORTED = (
-    "accelerate",
-    "deepspeed",
-    "deepspeed.runtime.zero.muon.original_muon",
-    "experiments.run.driver",
-    "experiments.report.page",
-    "matplotlib.backends.backend_agg",
-    "torch.utils.tensorboard.writer",
-)
 WAYS = ("all processes", "one process", "the launcher", "TERM to the launcher")
 
 
@@ -62,7 +52,7 @@ def _compare(folder: Path, kills: int, seed: int) -> int:
     from teacher.zoo import build_zoo
 
     models = build_zoo(scale="tiny", progress=False)["student"].parent
-    _import_all(models)
+    two.import_all(models)
     steps = max(4, -(-kills * 3 // (2 * len(PHASES))))
     runs = [folder / "undisturbed", folder / "disturbed"]
     configs = [two.write_config(run, models, PHASES, steps) for run in runs]
@@ -79,17 +69,6 @@ def _compare(folder: Path, kills: int, seed: int) -> int:
     equal = _verdict(runs[0] / "run", runs[1] / "run", steps)
     print(f"killed {done} times of {kills}, in {time.monotonic() - began:.0f} s in all")
     return 0 if equal and done == kills else 1
-
-
-def _import_all(models: Path) -> None:
-    """Import what every launch needs, model classes included; this starts no thread."""
-    from experiments.bench.faults.two_ranks import TEACHERS
-    from teacher.loading.models import load_model
-
-    for module in IMPORTED:
-        importlib.import_module(module)
-    for name in ("student", *TEACHERS):
-        load_model(str(models / name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.faults.apart import Ending, modules_after, run_apart
+from experiments.bench.faults.apart import Ending, run_apart, run_imported
 from experiments.bench.faults.harms import (
     HARMS,
     SWAP,
@@ -68,12 +66,13 @@ class Bed:
         self.subjects = made(self.place)
         for subject in self.subjects:
             make_whole(subject, self.whole(subject), self.place)
-        self._import_all()
         self._undamaged = {
             (s.name, reader.name): self._read_whole(s, reader)
             for s in self.subjects
             for reader in s.readers
         }
+        gc.collect()
+        gc.freeze()  # or every reader copies a million objects as it collects
 
     def whole(self, subject: Subject) -> Path:
         """Where a subject's files are kept as they were written."""
@@ -138,23 +137,11 @@ class Bed:
             "seconds": round(ending.seconds, 2),
         }
 
-    def _import_all(self) -> None:
-        """Import what readers import, once and not in every process of theirs."""
-        for subject in self.subjects:
-            restore(self.whole(subject), self.place)
-            for reader in subject.readers:
-                action = partial(command, reader.words)
-                for module in modules_after(action, self.folder):
-                    with suppress(Exception):  # such as what a library half removed
-                        importlib.import_module(module)
-        gc.collect()
-        gc.freeze()
-
     def _read_whole(self, subject: Subject, reader: Reader) -> Whole:
         results = []
-        for _ in range(2):
+        for run in (run_imported, run_apart):
             restore(self.whole(subject), self.place)
-            ending = run_apart(partial(command, reader.words), self.folder)
+            ending = run(partial(command, reader.words), self.folder)
             if ending.code:
                 raise RuntimeError(f"{reader.name} of whole files: {ending.err}")
             results.append(reader.observe(self.place, ending.out))

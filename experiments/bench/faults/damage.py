@@ -22,6 +22,7 @@ from typing import Any
 
 from experiments.bench.faults.bed import Bed, Case
 from experiments.bench.faults.subjects import subjects
+from experiments.bench.faults.two_ranks import import_all
 from experiments.bench.faults.verdicts import SILENT, VERDICTS, WRONG
 
 
@@ -55,6 +56,7 @@ def _damage(options: argparse.Namespace, folder: Path) -> int:
     cache = os.environ.get("MTKD_TEST_ZOO")
     zoo = build_zoo(cache_dir=cache, scale="tiny", progress=False)
     models = zoo["student"].parent
+    import_all(models)
     bed = Bed(folder, partial(subjects, models=models, only=options.only))
     log = folder / f"cases-{options.seed}.jsonl"
     if options.case is not None:

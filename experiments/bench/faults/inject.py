@@ -149,9 +149,8 @@ def main(words: list[str]) -> int:
     """Arm the faults and run the command."""
     from experiments.cli import main as command
 
-    memory = Path(os.environ["MTKD_FAULTS"])
     while words and "@" in words[0]:
-        text = words.pop(0)
+        text, memory = words.pop(0), Path(os.environ["MTKD_FAULTS"])
         arm(Fault.parse(text), memory / text.replace(":", "_"))
     return command(words)
 

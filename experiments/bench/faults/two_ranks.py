@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -16,6 +17,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
 TEACHERS = ("gpt2-prose", "qwen-code", "neox-mixed", "bert-mixed", "t5-mixed")
+IMPORTED = (
+    "accelerate",
+    "deepspeed",
+    "deepspeed.runtime.zero.muon.original_muon",
+    "experiments.run.driver",
+    "experiments.report.page",
+    "matplotlib.backends.backend_agg",
+    "torch.utils.tensorboard.writer",
+)
 TIMING = ("time", "tokens_per_s", "step_s", "parts_s", "memory_gib")
 """Fields of a metrics line that differ between equal runs."""
 
@@ -76,14 +86,12 @@ def launch(
         processes: how many; one is started without a launcher.
     """
     env = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD"))}
-    memory = config.parent / "faults"
-    memory.mkdir(exist_ok=True)
     env |= {
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "MTKD_FAULTS": str(memory),
+        **marks(config),
     }
     launcher = ["experiments.launcher", f"--nproc-per-node={processes}", "-m"]
     command = [
@@ -94,6 +102,28 @@ def launch(
         return subprocess.Popen(
             command, env=env, stdout=out, stderr=out, cwd=ROOT, start_new_session=True
         )
+
+
+def marks(config: Path) -> dict[str, str]:
+    """Environment of a run's processes: where faults are remembered, by which
+    :func:`pids_of` knows them."""
+    memory = config.parent / "faults"
+    memory.mkdir(exist_ok=True)
+    return {"MTKD_FAULTS": str(memory)}
+
+
+def import_all(models: Path) -> None:
+    """Import what every launch needs, model classes included; this starts no thread.
+
+    Args:
+        models: a folder of tiny models by name.
+    """
+    from teacher.loading.models import load_model
+
+    for module in IMPORTED:
+        importlib.import_module(module)
+    for name in ("student", *TEACHERS):
+        load_model(str(models / name))
 
 
 def fork(config: Path, log: Path) -> BaseProcess:
@@ -109,15 +139,24 @@ def fork(config: Path, log: Path) -> BaseProcess:
 
 
 def _agent(config: Path, log: Path) -> None:
+    os.setsid()
+    with log.open("ab") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    lead(["train", str(config)])
+
+
+def lead(words: Sequence[str]) -> None:
+    """Be the launcher of two processes that are forked off this one.
+
+    Args:
+        words: of ``mtkd``, after faults; see :mod:`experiments.bench.faults.inject`.
+    """
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     from student.loop.meeting import BACKEND, register
 
     register()
-    os.setsid()
-    with log.open("ab") as out:
-        os.dup2(out.fileno(), 1)
-        os.dup2(out.fileno(), 2)
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -126,13 +165,13 @@ def _agent(config: Path, log: Path) -> None:
         max_restarts=0,
         start_method="fork",
     )
-    elastic_launch(settings, _rank)(str(config))
+    elastic_launch(settings, _rank)(list(words))
 
 
-def _rank(config: str) -> None:
-    from experiments.cli import main
+def _rank(words: list[str]) -> None:
+    from experiments.bench.faults.inject import main
 
-    sys.exit(main(["train", config]))
+    sys.exit(main(words))
 
 
 def bury(folder: Path, seconds: float = 300, leader: int | None = None) -> None:

@@ -13,6 +13,7 @@ from experiments.bench.faults.subjects import (
     lookers,
     subjects,
 )
+from experiments.bench.faults.two_ranks import import_all
 from experiments.bench.faults.verdicts import WRONG
 
 SHOWN = ("verdict", "harm", "file", "reader", "differs", "said")
@@ -46,6 +47,7 @@ def test_whoever_looks_at_a_damaged_run_says_so_or_sees_the_same(finished, tmp_p
 @pytest.mark.timeout(1500)
 def test_no_damage_to_a_run_or_a_store_goes_wrong_in_silence(tiny_zoo, tmp_path):
     models = tiny_zoo["student"].parent
+    import_all(models)
     rows, wrong = damaged(Bed(tmp_path, partial(subjects, models=models)), 50)
     assert not wrong
     assert len(rows) > 220

@@ -20,7 +20,7 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny_zoo, tmp_path_factory):
-    """The folder of a run that nobody disturbed."""
+    """The folder of a run that nobody disturbed, started as users do."""
     folder = tmp_path_factory.mktemp("undisturbed")
     config = write(folder, tiny_zoo)
     process = two.launch(config, log=folder / "log.txt")
@@ -42,20 +42,27 @@ def said(folder):
 
 
 @pytest.fixture
-def job(tiny_zoo, tmp_path):
+def job(tiny_zoo, tmp_path, warm):
     """Start the run with faults; returns the exit code once every process has gone."""
     config = write(tmp_path, tiny_zoo)
 
-    def start(*faults, wait=True):
-        module = "experiments.bench.faults.inject" if faults else "experiments.cli"
-        process = two.launch(config, *faults, log=tmp_path / "log.txt", module=module)
-        if not wait:
-            return process
+    def start(*faults):
+        process = led(warm, config, *faults)
         code = process.wait(timeout=1200)
-        two.bury(tmp_path)
+        two.bury(tmp_path, leader=process.pid)
         return code
 
     return start
+
+
+def led(warm, config, *faults):
+    """A launcher whose processes are forked off it, as it is off another."""
+    return warm.start(
+        "experiments.bench.faults.two_ranks:lead",
+        *(*faults, "train", str(config)),
+        log=config.parent / "log.txt",
+        environ=two.marks(config),
+    )
 
 
 def assert_nothing_lost(run, expected):
@@ -84,7 +91,7 @@ def assert_nothing_lost(run, expected):
 )
 def test_a_killed_run_goes_on_to_the_same_end(job, undisturbed, tmp_path, faults):
     assert job(*faults) != 0
-    assert f"fault: {Fault.parse(faults[0])}" in said(tmp_path)
+    assert f"fault: {Fault.parse(faults[0])}" in said_all(tmp_path)
     assert not two.finished(tmp_path / "run")
     assert job() == 0, said(tmp_path)
     assert_nothing_lost(tmp_path / "run", undisturbed)
@@ -95,16 +102,17 @@ def test_a_warning_amid_accumulation_waits_for_the_step_on_all_processes(
 ):
     """Fault 3. One rank is warned, all of them save after the same step."""
     assert job("term@teacher:rank=1:at=9") != 0
-    assert "stopped as asked" in said(tmp_path)
+    assert "stopped as asked" in said_all(tmp_path)
     assert job() == 0, said(tmp_path)
     assert_nothing_lost(tmp_path / "run", undisturbed)
 
 
 def test_orphans_of_a_dead_launcher_save_and_leave_and_no_one_writes_beside_them(
-    job, undisturbed, tmp_path
+    job, undisturbed, tiny_zoo, tmp_path
 ):
-    """Fault 5."""
-    process = job(wait=False)
+    """Fault 5, of the launcher that users start."""
+    config = write(tmp_path, tiny_zoo)
+    process = two.launch(config, log=tmp_path / "log.txt")
     metrics = tmp_path / "run" / "metrics.jsonl"
     while not (metrics.exists() and '"train"' in metrics.read_text()):
         assert process.poll() is None, said(tmp_path)
@@ -126,12 +134,14 @@ def test_faults_are_named_when_there_are_none_such():
     assert Fault.parse("kill@step:rank=1:at=4") == Fault("kill", "step", 1, 4)
 
 
-def test_teachers_split_over_processes_teach_the_same(undisturbed, tiny_zoo, tmp_path):
+def test_teachers_split_over_processes_teach_the_same(
+    undisturbed, tiny_zoo, tmp_path, warm
+):
     config = write(tmp_path, tiny_zoo)
     settings = yaml.safe_load(config.read_text())
     for name in ("gpt2-prose", "t5-mixed"):
         settings["teachers"][name]["shard"] = True
     config.write_text(yaml.safe_dump(settings, sort_keys=False))
-    assert two.launch(config, log=tmp_path / "log.txt").wait(1200) == 0, said(tmp_path)
+    assert led(warm, config).wait(1200) == 0, said(tmp_path)
     assert "'gpt2-prose', 't5-mixed' are split over 2 processes" in said_all(tmp_path)
     assert_nothing_lost(tmp_path / "run", undisturbed)

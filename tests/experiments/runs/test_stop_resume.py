@@ -3,10 +3,7 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +15,6 @@ from experiments.record.progress import Progress
 from experiments.record.stop import stop_on_signals
 from tests.experiments.small_runs import said, small_config
 
-ROOT = Path(__file__).parents[3]
 STOPPED = 75
 PHASES = ["dual", "routing"]
 CHANGES = {
@@ -274,10 +270,10 @@ def test_a_checkpoint_that_was_cut_short_is_named_and_costs_its_phase_only(
     assert steps(run)[-1] == ("routing", 5)
 
 
-def wait_for(condition, process, seconds=240):
+def wait_for(condition, process, log, seconds=240):
     deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -286,41 +282,31 @@ def wait_for(condition, process, seconds=240):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("hard", [False, True], ids=["TERM", "KILL"])
 def test_a_real_process_under_deepspeed_goes_on_bitwise(
-    tiny_zoo, tmp_path, undisturbed, hard
+    tiny_zoo, tmp_path, undisturbed, hard, warm
 ):
     """A kill leaves the last periodic checkpoint, and the same student at the end."""
     train = {"steps": 30, "engine": "deepspeed", "checkpoint_every": 4}
     changes = {**CHANGES, "train": train}
     config = small_config(tmp_path, tiny_zoo, changes)
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "experiments.cli", "train", str(config)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)  # an engine of this process may have set them
+    log = tmp_path / "log.txt"
 
     def start():
-        return subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return warm.start("experiments.cli:main", "train", str(config), log=log)
 
     process = start()
     metrics = run / "metrics.jsonl"
     wait_for(
         lambda: metrics.exists() and len(steps_or_none(run)) >= 36,
         process,
+        log,
     )
     process.send_signal(signal.SIGKILL if hard else signal.SIGTERM)
-    _, shown = process.communicate(timeout=240)
-    assert process.returncode == (-signal.SIGKILL if hard else STOPPED), shown
+    code = process.wait(timeout=240)
+    assert code == (-signal.SIGKILL if hard else STOPPED), log.read_text()
     assert state(run)["saved"] is not hard
     assert state(run)["finished"] is False
-    again = start()
-    _, shown = again.communicate(timeout=280)
-    assert again.returncode == 0, shown
+    assert start().wait(timeout=280) == 0, log.read_text()
     taken = steps(run)
     assert taken.count(("dual", 1)) == 1
     assert taken.count(("routing", 1)) == 1  # it went on from a checkpoint

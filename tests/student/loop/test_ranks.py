@@ -1,10 +1,6 @@
 """Two processes: nothing is lost by a stop, whatever the ZeRO stage or their number."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,57 +8,56 @@ from student.loop.launch import MEETING
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-ROOT = Path(__file__).parents[3]
-SCRIPT = ROOT / "tests" / "student" / "ranks.py"
-LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
-
-def run(processes, out, zoo, *work):
+@pytest.fixture
+def run(warm, tmp_path, tiny_zoo):
     """Run pieces of work in so many processes; per piece what each of them found."""
-    folders = json.dumps({name: str(path) for name, path in zoo.items()})
-    command = [sys.executable, str(SCRIPT), str(out), folders, *work]
-    env = {k: v for k, v in os.environ.items() if k not in LAUNCH}
-    env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    meeting = out / f"meeting {work[-1]}"
-    env |= {MEETING: str(meeting), "WORLD_SIZE": str(processes)}
-    env |= {"LOCAL_WORLD_SIZE": str(processes)}
-    started = [
-        subprocess.Popen(
-            command,
-            env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=(out / f"{rank}.err").open("w"),
-            cwd=ROOT,
-        )
-        for rank in range(processes)
-    ]
-    try:
-        codes = [process.wait(timeout=1400) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    said = "".join((out / f"{r}.err").read_text()[-3000:] for r in range(processes))
-    assert codes == [0] * processes, said
-    names = [name.replace(":", "-") for name in work]
-    return [
-        [json.loads((out / f"{n}.{r}.json").read_text()) for r in range(processes)]
-        for n in names
-    ]
+    folders = json.dumps({name: str(path) for name, path in tiny_zoo.items()})
+
+    def start(processes, *work):
+        meeting = str(tmp_path / f"meeting {work[-1]}")
+        shared = {MEETING: meeting, "WORLD_SIZE": str(processes)}
+        shared |= {"LOCAL_WORLD_SIZE": str(processes)}
+        logs = [tmp_path / f"{rank}.err" for rank in range(processes)]
+        started = [
+            warm.start(
+                "tests.student.ranks:main",
+                *(str(tmp_path), folders, *work),
+                log=log,
+                environ={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank, log in enumerate(logs)
+        ]
+        try:
+            codes = [process.wait(timeout=1400) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        assert codes == [0] * processes, "".join(x.read_text()[-3000:] for x in logs)
+        names = [name.replace(":", "-") for name in work]
+        return [
+            [
+                json.loads((tmp_path / f"{name}.{rank}.json").read_text())
+                for rank in range(processes)
+            ]
+            for name in names
+        ]
+
+    return start
 
 
-def test_two_processes_stopped_and_resumed_equal_undisturbed_ones_bit_for_bit(
-    tiny_zoo, tmp_path
-):
+def test_two_processes_stopped_and_resumed_equal_undisturbed_ones_bit_for_bit(run):
     """Dropout on, gradients accumulated, every ZeRO stage, float32 and bfloat16."""
-    ((one, two),) = run(2, tmp_path, tiny_zoo, "exact")
+    ((one, two),) = run(2, "exact")
     assert len(one) == 8
     for name, held in one.items():
         assert all(held.values()), (name, held)
         assert all(two[name].values()), (name, two[name])
 
 
-def test_what_one_process_finds_not_finite_no_process_learns_from(tiny_zoo, tmp_path):
+def test_what_one_process_finds_not_finite_no_process_learns_from(run):
     """Fails when a rank steps alone, or the moments move the weights of a bad step."""
-    ((one, two),) = run(2, tmp_path, tiny_zoo, "skipped")
+    ((one, two),) = run(2, "skipped")
     assert len(one) == 8
     for name, held in one.items():
         assert held["unmoved"] and two[name]["unmoved"], name
@@ -76,10 +71,10 @@ def test_what_one_process_finds_not_finite_no_process_learns_from(tiny_zoo, tmp_
             assert event["teacher"] == "gpt2-prose"
 
 
-def test_one_process_and_two_take_the_same_step_of_unequal_texts(tiny_zoo, tmp_path):
+def test_one_process_and_two_take_the_same_step_of_unequal_texts(run):
     """The gradient, its norm and every term, whatever the engine and the ZeRO stage."""
-    ((alone,),) = run(1, tmp_path, tiny_zoo, "mean:9")
-    ((one, two),) = run(2, tmp_path, tiny_zoo, "mean")
+    ((alone,),) = run(1, "mean:9")
+    ((one, two),) = run(2, "mean")
     expected = alone["9"]
     for stage, found in one.items():
         assert found["terms"] == pytest.approx(expected["terms"], rel=1e-5), stage
@@ -94,11 +89,11 @@ def test_one_process_and_two_take_the_same_step_of_unequal_texts(tiny_zoo, tmp_p
     assert len(one) == 5 and one["9"]["gradient"] and one["0"]["gradient"]
 
 
-def test_two_then_one_then_two_processes_take_the_same_steps(tiny_zoo, tmp_path):
+def test_two_then_one_then_two_processes_take_the_same_steps(run):
     """The same samples in the same order, the same schedule, losses to 1e-5."""
-    (undisturbed, first) = run(2, tmp_path, tiny_zoo, "relay:0:0", "relay:0:2")
-    (alone,) = run(1, tmp_path, tiny_zoo, "relay:2:4")
-    (again,) = run(2, tmp_path, tiny_zoo, "relay:4:6")
+    (undisturbed, first) = run(2, "relay:0:0", "relay:0:2")
+    (alone,) = run(1, "relay:2:4")
+    (again,) = run(2, "relay:4:6")
     expected = undisturbed[0]["losses"]
     losses = [*first[0]["losses"], *alone[0]["losses"], *again[0]["losses"]]
     assert len(expected) == 6
@@ -120,11 +115,9 @@ def test_two_then_one_then_two_processes_take_the_same_steps(tiny_zoo, tmp_path)
     assert len(texts) == len(set(texts)) == 24  # six steps of four: one epoch
 
 
-def test_two_processes_weigh_terms_as_one_does_and_resume_what_they_learned(
-    tiny_zoo, tmp_path
-):
-    ((alone,),) = run(1, tmp_path, tiny_zoo, "balanced:0")
-    ((one, two),) = run(2, tmp_path, tiny_zoo, "balanced")
+def test_two_processes_weigh_terms_as_one_does_and_resume_what_they_learned(run):
+    ((alone,),) = run(1, "balanced:0")
+    ((one, two),) = run(2, "balanced")
     assert len(one) == 4
     for stage, found in one.items():
         assert found["weights"] == two[stage]["weights"], stage
@@ -136,12 +129,12 @@ def test_two_processes_weigh_terms_as_one_does_and_resume_what_they_learned(
             assert by_two == pytest.approx(by_one, rel=1e-3), stage
 
 
-def test_muon_of_two_processes_that_divide_its_state_is_that_of_one(tiny_zoo, tmp_path):
+def test_muon_of_two_processes_that_divide_its_state_is_that_of_one(run):
     """And goes on bit for bit; one process goes on from what two wrote."""
-    ((one, two),) = run(2, tmp_path, tiny_zoo, "divided")
+    ((one, two),) = run(2, "divided")
     for found in (one, two):
         assert found["same losses"] and found["same weights"]
         assert found["length"] == [3, 2]
-    ((alone,),) = run(1, tmp_path, tiny_zoo, "divided")
+    ((alone,),) = run(1, "divided")
     assert alone["losses"] == pytest.approx(one["losses"], rel=1e-4)
     assert alone["after two"] == pytest.approx(one["losses"][3:], rel=1e-4)
