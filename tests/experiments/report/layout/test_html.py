@@ -266,7 +266,9 @@ def test_its_tables_sort_by_mouse_and_by_keyboard(made_up, tab):
 
 
 @pytest.mark.slow
-def test_it_is_dark_where_that_is_preferred_or_chosen_and_fits_a_phone(drawn_run, tab):
+def test_it_is_dark_where_that_is_preferred_or_chosen_and_fits_desk_and_phone(
+    drawn_run, tab
+):
     backgrounds, ink = {}, {}
     for scheme in ("light", "dark"):
         tab.prefers(scheme)
@@ -279,5 +281,8 @@ def test_it_is_dark_where_that_is_preferred_or_chosen_and_fits_a_phone(drawn_run
     tab.click("#theme")  # as the system → light
     now = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert now == backgrounds["light"]
+    tab.size(900, 800)
+    links = "document.querySelector('nav ul')"
+    assert tab.evaluate(f"{links}.scrollWidth <= {links}.clientWidth")  # none is hidden
     tab.size(400, 800, phone=True)
     assert tab.evaluate("document.documentElement.scrollWidth") == 400
