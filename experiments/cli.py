@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from experiments.commands.estimate import ESTIMATE
 from experiments.commands.look import CONFIG, DOCTOR, EVAL, REPORT, STATUS, ZOO
+from experiments.commands.make import MAKE
 from experiments.commands.mistyped import Parser, unknown_words
 from experiments.commands.models import ADAPT, MODELS
 from experiments.commands.output import UNREAD, lead_nowhere
@@ -27,6 +28,7 @@ COMMANDS = (
     TRAIN,
     RECIPES,
     ADAPT,
+    MAKE,
     ESTIMATE,
     EXTRACT,
     STORE,

@@ -233,6 +233,21 @@ def teacher_source_problem(source: Any) -> str:
     return ""
 
 
+def student_maker_problem(made: Any, depth: int) -> str:
+    """What is wrong with a student that was made of a model of ``depth`` layers."""
+    layers, model = getattr(made, "layers", None), getattr(made, "model", None)
+    if model is None or not hasattr(model, "save_pretrained"):
+        return f"made {type(made).__name__} without a model of transformers; give Made"
+    if not isinstance(layers, tuple) or not all(
+        isinstance(layer, int) and 0 <= layer < depth for layer in layers
+    ):
+        return f"has layers = {layers!r}; give numbers of the source's from 0"
+    has = model.config.num_hidden_layers
+    if len(layers) != has:
+        return f"says where {len(layers)} layers are from, but its student has {has}"
+    return ""
+
+
 def distance_problem(apart: Any, weight: Tensor, per_token: bool) -> str:
     """What is wrong with a distance's answer.
 

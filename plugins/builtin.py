@@ -30,6 +30,8 @@ from student.match import DISTANCES, PROJECTORS, Distance, Match
 from student.objective import Objective
 from student.output.temperature import TEMPERATURES
 from student.terms.key_value import OBJECTIVES
+from teacher.making.base import StudentMaker
+from teacher.making.built_in import MAKERS
 from teacher.sources.base import TeacherSource
 from teacher.sources.built_in import SOURCES
 
@@ -129,6 +131,12 @@ def balancers() -> Mapping[str, Callable[..., Balancer]]:
 def teacher_sources() -> Mapping[str, Callable[..., TeacherSource]]:
     """Files: folders and the hub, packages, the embedded zoo."""
     return dict(SOURCES)
+
+
+@hookimpl
+def student_makers() -> Mapping[str, Callable[..., StudentMaker]]:
+    """Some of a model's layers."""
+    return dict(MAKERS)
 
 
 @hookimpl

@@ -26,6 +26,7 @@ from student.balance import Balancer
 from student.bridges.base import Bridge
 from student.match.distance import Distance
 from student.objective import Objective
+from teacher.making.base import StudentMaker
 from teacher.sources.base import TeacherSource
 
 PROJECT = "mtkd"
@@ -310,6 +311,26 @@ def teacher_sources() -> Mapping[str, Callable[..., TeacherSource]]:
     default and a type by which a config is checked. A prefix has no ``:``.
 
     Chosen by ``teachers.<a name>.model``; options are ``teachers.<a name>.options``.
+    """
+
+
+@hookspec
+def student_makers() -> Mapping[str, Callable[..., StudentMaker]]:
+    """Offer makers of students: what a larger model is cut down to.
+
+    A factory takes options alone and returns a ``teacher.making.StudentMaker``, an
+    object with a bool attribute ``needs_sample`` that maps a causal model of
+    transformers, and a ``Sample`` of its tokens where that is True, to a ``Made``: a
+    causal model of a type that transformers knows, and for each of its layers the
+    number of the source's layer that it was. It refuses with
+    ``align.errors.InputError`` what cannot be made of a model.
+
+    The source stays as it is and shares no memory with the student. The same model and
+    sample give the same student, whose weights and ``config.json`` are all that plain
+    transformers needs to load it. Keyword-only parameters of the factory are its
+    options, each with a default and a type by which a config is checked.
+
+    Chosen by ``mtkd make --use``.
     """
 
 

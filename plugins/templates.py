@@ -278,6 +278,32 @@ class $Class(TeacherSource):
         return mean
 ''',
     ),
+    "student_maker": (
+        "$Class",
+        "from teacher.making import Made, with_layers\n",
+        '''
+class $Class:
+    """The lowest and the highest layers, without the middle."""
+
+    needs_sample = False
+
+    def __init__(self, *, ends: int = 1) -> None:
+        """Options are keyword-only, each with a default and a type."""
+        self.ends = ends
+        """How many layers are kept at either end."""
+
+    def __call__(self, model, sample=None) -> Made:
+        """Make the student; the source stays as it is."""
+        depth = model.config.num_hidden_layers
+        ends = range(self.ends), range(depth - self.ends, depth)
+        kept = sorted({layer for end in ends for layer in end if 0 <= layer < depth})
+        return Made(
+            model=with_layers(model, kept),
+            layers=tuple(kept),
+            done=f"{self.ends} layers kept at either end",
+        )
+''',
+    ),
     "phase": (
         "$NAME",
         "",

@@ -36,6 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "teacher/adapt": {"conversion", "loading", "packages"},
     "teacher/capture": {"loading"},
     "teacher/loading": set(),
+    "teacher/making": {"loading"},
     "teacher/sources": set(),
     "teacher/store": set(),
     "teacher/conversion": {"loading", "packages"},
@@ -68,7 +69,8 @@ ROOMS: dict[str, set[str]] = {
         "writing",
         "routing_room",
     },
-    "experiments/adapt": {"config", "record", "assemble", "run"},
+    "experiments/making": {"config", "assemble"},
+    "experiments/adapt": {"config", "record", "assemble", "making", "run"},
     "experiments/extraction": {"config", "record", "sources", "assemble", "run"},
     "experiments/estimate": {
         "config",
@@ -97,6 +99,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments/report/layout": set(),
     "experiments/commands": {
         "adapt",
+        "making",
         "config",
         "record",
         "sources",

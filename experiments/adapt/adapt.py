@@ -12,11 +12,11 @@ from align.errors import InputError
 from align.foreign.marker import MARKER
 from align.support.cache_folder import made_folder
 from align.support.quiet import quiet_libraries
-from experiments.adapt.origin import origin_of
 from experiments.adapt.plan import ORIGIN, Request, config_of
 from experiments.config.presets import load_registry
 from experiments.config.tree import Config
 from experiments.config.zoo_names import build_named
+from experiments.making.origin import origin_of
 from experiments.record.history import read_json
 from experiments.record.progress import waiting
 from experiments.record.run_dir import SUMMARY
@@ -145,7 +145,7 @@ def _manifest_fields(
         bits_given=summary["start"],
         bits_adapted=last["bpc"],
     )
-    kept = given.model_dump(exclude={"files", "adaptation"})
+    kept = given.model_dump(exclude={"files", "adaptation", "making"})
     return kept | {"adaptation": adaptation}
 
 

@@ -22,6 +22,7 @@ from plugins.contracts import projector as contract_projector
 from plugins.contracts import router as contract_router
 from plugins.contracts import schedule as contract_schedule
 from plugins.contracts import space as contract_space
+from plugins.contracts import student_maker as contract_student_maker
 from plugins.contracts import teacher_source as contract_teacher_source
 from plugins.errors import PluginError
 from plugins.hookspecs import kind_now
@@ -41,6 +42,7 @@ CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
     "balancer": contract_balancer.balancer,
     "schedule": contract_schedule.schedule,
     "teacher_source": contract_teacher_source.teacher_source,
+    "student_maker": contract_student_maker.student_maker,
     "phase": contract_phase.phase,
 }
 """For each kind, what it promises."""

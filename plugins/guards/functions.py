@@ -189,6 +189,28 @@ class _TeacherSource(StandIn):
         require(self._entry, before.problem())
 
 
+class _StudentMaker(StandIn):
+    def __init__(self, entry: Entry, inner: Any) -> None:
+        super().__init__(entry, inner)
+        needs = getattr(inner, "needs_sample", None)
+        if not isinstance(needs, bool):
+            raise entry.error(f"has needs_sample = {needs!r}; say True or False")
+        self.needs_sample: bool = needs
+
+    def __call__(self, model: Any, sample: Any = None) -> Any:
+        before = Untouched({"the source": dict(model.named_parameters())})
+        with blamed(self._entry):
+            made = self._inner(model, sample)
+        depth = model.config.num_hidden_layers
+        problem = answers.student_maker_problem(made, depth) or before.problem()
+        require(self._entry, problem)
+        return made
+
+
+def _student_maker(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda **options: _StudentMaker(entry, made_by(entry, factory, **options))
+
+
 def _teacher_source(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
     return lambda rest, **options: _TeacherSource(
         entry, made_by(entry, factory, rest, **options)
@@ -211,5 +233,6 @@ GUARDS: Mapping[str, Callable[[Entry, Any], Any]] = {
     "distance": _distance,
     "schedule": _Schedule,
     "teacher_source": _teacher_source,
+    "student_maker": _student_maker,
 }
 """By kind."""

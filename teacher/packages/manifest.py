@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from align.errors import InputError
 from align.foreign.inside import file_inside
@@ -56,6 +56,23 @@ class Adaptation(BaseModel):
     bits_adapted: dict[str, float]
 
 
+class Making(BaseModel):
+    """How a student was made of a larger model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    use: str
+    """The maker."""
+    options: dict[str, JsonValue]
+    """Its options that were given."""
+    layers: list[int]
+    """For each of the student's layers, the source's that it was, from 0."""
+    layers_of_source: int
+    parameters: int
+    """Weights, tied ones counted once."""
+    parameters_of_source: int
+
+
 class Manifest(BaseModel):
     """Where a model came from, and what lies in its folder."""
 
@@ -77,6 +94,8 @@ class Manifest(BaseModel):
     """What was done."""
     adaptation: Adaptation | None = None
     """Of a model that was trained in another vocabulary."""
+    making: Making | None = None
+    """Of a model that was cut out of another."""
     files: dict[str, FileRecord]
 
 

@@ -25,6 +25,7 @@ def test_there_is_one_hook_per_kind_of_the_design():
         ("balancer", "balancers"),
         ("schedule", "schedules"),
         ("teacher_source", "teacher_sources"),
+        ("student_maker", "student_makers"),
         ("phase", "phases"),
     ]
     assert set(CONTRACTS) == set(EXAMPLES) == set(KINDS)
