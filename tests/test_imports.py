@@ -116,6 +116,7 @@ ROOMS: dict[str, set[str]] = {
         "adapt",
         "config",
         "record",
+        "sources",
         "assemble",
         "run",
         "extraction",

@@ -86,7 +86,7 @@ class Scene:
                 *settings,
             ],
         )
-        load = load or (lambda name: _model(scale, name, larger))
+        load = load or (lambda name: drawn_model(scale, name, larger))
         self._names = tuple(teachers)
         registry = load_registry(config)
         self.phase = resolve_phase(config, "multi_basic", builtin_presets())
@@ -94,7 +94,7 @@ class Scene:
         student, *models = (load(name) for name in ("student", *teachers))
         self.bare_student, self.bare_teachers = student, models
         self.encode = Encoder(student.tokenizer, tokens)
-        self.samples = _texts(self.encode, batch_size)
+        self.samples = full_texts(self.encode, batch_size)
         self.distiller, self.phase_teachers = self._distiller(student, models)
         self.maker = BatchMaker(
             samples=self.samples,
@@ -286,7 +286,7 @@ class _Marks(Observer):
         self.clock.append(time.process_time())
 
 
-def _model(scale: str, name: str, larger: bool) -> LoadedModel:
+def drawn_model(scale: str, name: str, larger: bool) -> LoadedModel:
     """A model of the zoo, or of its family and twice its width and depth, as drawn: no
     step takes longer for what a model has learned.
     """
@@ -320,7 +320,7 @@ def _double(config: Any) -> None:
         config.layer_types = config.layer_types * 2
 
 
-def _texts(encode: Encoder, batch_size: int) -> list[TextSample]:
+def full_texts(encode: Encoder, batch_size: int) -> list[TextSample]:
     """Texts that fill the student's length, cut as a run cuts them."""
     from teacher.zoo import zoo_samples
 

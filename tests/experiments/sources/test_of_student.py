@@ -134,14 +134,26 @@ class Killed(RuntimeError):
     pass
 
 
-@pytest.mark.parametrize("model", ["ema", "checkpoint:-2"])
+@pytest.mark.parametrize(
+    ("model", "engine"),
+    [
+        ("ema", {"engine": "torch"}),
+        ("checkpoint:-2", {"engine": "torch"}),
+        pytest.param(
+            "ema",
+            {"engine": "deepspeed", "zero_stage": 2},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["ema", "checkpoint", "zero 2"],
+)
 def test_one_that_moves_goes_on_bit_for_bit_after_a_kill(
-    model, tmp_path, tiny_zoo, monkeypatch
+    model, engine, tmp_path, tiny_zoo, monkeypatch
 ):
     changes = {
         "phases": ["single"],
         "phase": {"single": TAUGHT},
-        "train": {"steps": 4, "checkpoint_every": 1, "learning_rate": 0.01},
+        "train": {"steps": 4, "checkpoint_every": 1, "learning_rate": 0.01, **engine},
     }
     entry = {"model": model, "options": {"decay": 0.5} if model == "ema" else {}}
 

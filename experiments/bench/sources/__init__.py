@@ -1,0 +1,1 @@
+"""What teachers that come from the student cost."""

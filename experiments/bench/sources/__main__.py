@@ -1,0 +1,37 @@
+"""What a teacher that moves with the student costs beside one that stands still.
+
+    python -m experiments.bench.sources [--scale default] [--rounds 9]
+
+An optimiser step (tokenise, ask the teacher, next-token divergence, backward, AdamW)
+with ``ema``, and with ``checkpoint:-1``, which copies after every step, against the
+same step with a frozen teacher of the same size, asked live. One process, one thread,
+alternating, medians of paired ratios of processor time. The exit status is 1 where a
+bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from experiments.bench.measure import one_thread
+
+
+def main() -> int:
+    """Measure, print, and say by the exit status whether all bars are kept."""
+    parser = argparse.ArgumentParser(
+        prog="experiments.bench.sources", description="Measure teachers that move."
+    )
+    parser.add_argument("--scale", default="default", help="of the zoo (default)")
+    parser.add_argument("--rounds", type=int, default=9, help="pairs (9)")
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds is {options.rounds}; give 1 or more")
+    one_thread()
+    from experiments.bench.sources.costs import measure
+
+    return 0 if measure(options.scale, options.rounds) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
