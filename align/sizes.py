@@ -22,6 +22,8 @@ class Sizes:
     query_heads: int = 0
     """Heads of an attention layer, which share keys and values where they are more than
     ``heads``; 0 where nobody knows, as from a store."""
+    parameters: int = 0
+    """Of the whole model; 0 where nobody knows, as from a store."""
 
     embedding_size: int = 0
     """Width of the input embeddings; 0 where none can be had, as from a store."""

@@ -266,9 +266,11 @@ def schedules() -> Mapping[str, Rule]:
     type by which a config is checked.
 
     For a temperature of next-token outputs the moment also knows the size of the
-    vocabulary and, when called, the teacher's entropy at every token and the
-    signal-to-noise ratios of the gradients; there the answer may be (N,), one a token.
-    A rule that asks for these steers no other number.
+    vocabulary and, when called, the teacher's entropy at every token, the spread of
+    both models' logits, how far the student's loss is above the teacher's, the
+    signal-to-noise ratios of the gradients and both models' sizes; there the answer may
+    be (N,), one a token. A rule that asks for these steers no other number. A rule
+    marked with ``reads_losses`` may ask what is left of a term's loss, for any number.
 
     Chosen by ``rule`` in ``{from, to, steps, rule}``, which any number may be that a
     setting's type says so of; ``output.temperature_rule`` is a short form.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from align.reading import Reading
-from align.schedules import Timetable, is_on
+from align.schedules import LossRecord, Timetable, is_on
 from align.sizes import Sizes
 from align.support.matrices import Layout, layouts
 from align.support.stopwatch import part
@@ -130,6 +130,9 @@ class Distiller(nn.Module):
             introduce(terms, _sizes_of(capture), teaching.all_sizes)
         self.terms = modules_of(terms)
         """Terms that are modules: what they learn is trained, moved and saved."""
+        self.losses = LossRecord(list(terms)) if self.timetable.reads_losses else None
+        """What schedules know of the losses so far; None where none goes by them."""
+        self.timetable.kept = None if self.losses is None else self.losses.kept
         self.balance = balance
         """What weighs the terms; None where the config does alone."""
         self._contexts = ContextMaker(
@@ -152,6 +155,7 @@ class Distiller(nn.Module):
             objectives=self._objectives,
             config=self._config,
             timetable=self.timetable,
+            losses=self.losses,
             balance=self.balance,
         )
 
@@ -374,6 +378,7 @@ class Distiller(nn.Module):
                 rows=rows,
                 step=step,
                 share=share,
+                domains=domains,
             )
         return _Read(
             captured=captured, available=available, routing=routing, context=context

@@ -17,6 +17,15 @@ from student.output.temperature import TEMPERATURES
 from student.output_config import OutputConfig
 
 
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """How many parameters models have; 0 where nobody knows, as from a store."""
+
+    student: int = 0
+    teachers: Mapping[str, int] = field(default_factory=dict)
+    """By name."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class OutputPlan:
     """What the student brings to the comparison of outputs, for a whole phase."""
@@ -29,6 +38,8 @@ class OutputPlan:
     _: KW_ONLY
     lexicons: Mapping[str, Lexicon] = field(default_factory=dict)
     """Of teachers by name, where an objective compares two vocabularies."""
+    parameters: Parameters = field(default_factory=Parameters)
+    """How many each model has."""
 
     def under(self, kind: str, options: Mapping[str, Any]) -> OutputPlan:
         """For one term; see :meth:`OutputConfig.under`."""
@@ -64,6 +75,10 @@ class Outputs:
     """See :class:`OutputPlan`."""
     timetable: Timetable = field(default_factory=partial(Timetable, rules=TEMPERATURES))
     """What settings are at a step."""
+    parameters: Parameters = field(default_factory=Parameters)
+    """How many each model has."""
+    domains: Sequence[str] | None = None
+    """Of the B texts; None: nobody knows."""
     place: str = ""
     """Where the term that reads these has settings of its own."""
     own: frozenset[str] = frozenset()

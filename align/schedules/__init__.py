@@ -1,6 +1,7 @@
 """Numbers that move while a phase trains."""
 
-from align.schedules.rules import RULES, Moment, Rule
+from align.schedules.losses import LossRecord
+from align.schedules.rules import RULES, Moment, Rule, needs_losses, reads_losses
 from align.schedules.setting import (
     ScheduledNotNegative,
     ScheduledPositive,
@@ -16,6 +17,7 @@ from align.schedules.timetable import Timetable
 
 __all__ = [
     "RULES",
+    "LossRecord",
     "Moment",
     "Rule",
     "ScheduledNotNegative",
@@ -27,5 +29,7 @@ __all__ = [
     "Timetable",
     "is_on",
     "is_schedule",
+    "needs_losses",
+    "reads_losses",
     "start_of",
 ]

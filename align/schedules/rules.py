@@ -16,7 +16,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from align.errors import InputError
-from align.support.field_types import AtLeastOne, Count
+from align.support.field_types import AtLeastOne, Count, ShareAboveZero
 
 Curve = Literal["linear", "exponential", "cosine"]
 
@@ -27,6 +27,26 @@ def _no_teacher() -> Tensor:
 
 def _no_gradients() -> tuple[float, float]:
     raise InputError("no gradients are known here; choose a rule of steps")
+
+
+def _no_sizes() -> tuple[int, int]:
+    raise InputError("no two models' sizes are known here; choose a rule of steps")
+
+
+def _no_logits() -> tuple[Tensor, Tensor]:
+    raise InputError("no logits are known here; choose a rule of steps")
+
+
+def _no_gap() -> Tensor:
+    raise InputError("no teacher's loss is known here; choose a rule of steps")
+
+
+def _no_outputs(temperature: float) -> tuple[float, float]:
+    raise InputError("no outputs are known here; choose a rule of steps")
+
+
+def _no_losses(term: str) -> float:
+    raise InputError("no losses are known here; choose a rule of steps")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -51,6 +71,20 @@ class Moment:
     """Optimiser steps taken in this phase."""
     steps: int = 0
     """Those in which ``end`` is reached."""
+    parameters: Callable[[], tuple[int, int]] = _no_sizes
+    """How many the student has, and the teacher."""
+    logit_spread: Callable[[], tuple[Tensor, Tensor]] = _no_logits
+    """(N,) float each, the standard deviation over tokens of the student's logits, and
+    of the teacher's."""
+    loss_gap: Callable[[], Tensor] = _no_gap
+    """(N,) float, nats: by how much more the student loses than the teacher per stretch
+    of text that both spell with whole tokens, over the texts of the place's domain."""
+    at_temperature: Callable[[float], tuple[float, float]] = _no_outputs
+    """From a temperature to the teacher's entropy, and to KL(student || teacher), nats,
+    both the mean over places by weight."""
+    kept: Callable[[str], float] = _no_losses
+    """What is left of a term's loss, by the term's name, as a share of its first size;
+    asked only by a rule marked with :func:`reads_losses`."""
 
 
 Rule = Callable[..., float | Tensor]
@@ -127,6 +161,41 @@ def _on(curve: Curve, start: float, end: float, share: float) -> float:
     return end + (start - end) * ((1 + math.cos(math.pi * share)) / 2)
 
 
+LOSSES = "losses"
+"""The sizes of the terms so far, as something that a rule needs."""
+
+
+def reads_losses(rule: Rule) -> Rule:
+    """Mark a rule as one that asks for :attr:`Moment.kept`."""
+    rule.needs = frozenset({LOSSES})  # type: ignore[attr-defined]
+    return rule
+
+
+def needs_losses(rule: Rule) -> bool:
+    """Whether losses are kept count of for a rule."""
+    return LOSSES in getattr(rule, "needs", ())
+
+
+@reads_losses
+def loss(
+    moment: Moment,
+    *,
+    of: str = "ce",
+    fall: ShareAboveZero = 0.5,
+    curve: Curve = "linear",
+) -> float:
+    """Along a curve from ``start`` to ``end`` as a loss falls, back where it rises.
+
+    Args:
+        moment: when.
+        of: the term whose loss it is; ``ce`` is the next token's.
+        fall: the share of its first size that it has lost where ``end`` is reached.
+        curve: the way between.
+    """
+    way = min(max((1 - moment.kept(of)) / fall, 0.0), 1.0)
+    return _on(curve, moment.start, moment.end, way)
+
+
 def problem_of(
     rule: str, start: float, end: float, steps: int | None, options: Mapping[str, Any]
 ) -> str:
@@ -141,6 +210,7 @@ def problem_of(
     curves: dict[str, list[tuple[Any, Any, Any]]] = {
         "exponential": [("exponential", start, end)],
         "step": [(options.get("curve"), start, end)],
+        "loss": [(options.get("curve"), start, end)],
         "three_part": [
             (options.get("up"), start, options.get("peak", 1.0)),
             (options.get("down"), options.get("peak", 1.0), end),
@@ -162,5 +232,6 @@ RULES: Mapping[str, Rule] = {
     "cosine": cosine,
     "step": step,
     "three_part": three_part,
+    "loss": loss,
 }
-"""Those that look at steps alone, by name."""
+"""Those for any number, which look at nothing of teachers, by name."""

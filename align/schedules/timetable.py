@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -17,16 +18,23 @@ class Timetable:
     """Asks the rules, and remembers what they said for whoever writes it down."""
 
     def __init__(
-        self, total_steps: int | None = None, rules: Mapping[str, Rule] | None = None
+        self,
+        total_steps: int | None = None,
+        rules: Mapping[str, Rule] | None = None,
+        *,
+        reads_losses: bool = False,
     ) -> None:
         """Know how long the phase is and which rules there are.
 
         Args:
             total_steps: optimiser steps of the phase; None: every schedule must say
                 its own.
-            rules: by name; None: those of steps alone.
+            rules: by name; None: those for any number.
+            reads_losses: whether a setting moves by what becomes of losses.
         """
-        self.total_steps = total_steps
+        self.total_steps, self.reads_losses = total_steps, reads_losses
+        self.kept: Callable[[str, int], float] | None = None
+        """What is left of a term's loss before a step, see :class:`.LossRecord`."""
         self._rules = RULES if rules is None else rules
         self._noted: dict[str, list[float]] = {}
 
@@ -77,6 +85,8 @@ class Timetable:
         steps = self.total_steps if schedule.steps is None else schedule.steps
         if steps is None:
             raise InputError(f"{place}.steps is null, and here is no phase; give steps")
+        if self.kept is not None:
+            signals["kept"] = partial(_kept_at, self.kept, step)
         return Moment(
             start=schedule.start,
             end=schedule.end,
@@ -116,3 +126,7 @@ class Timetable:
             else math.fsum(values) / len(values)
             for place, values in sorted(noted.items())
         }
+
+
+def _kept_at(kept: Callable[[str, int], float], step: int, term: str) -> float:
+    return kept(term, step)

@@ -33,6 +33,7 @@ NotNegative = Annotated[float, Interval(ge=0, lt=math.inf)]
 Positive = Annotated[float, Interval(gt=0, lt=math.inf)]
 PositiveOrInfinite = Annotated[float, Interval(gt=0, le=math.inf)]
 Share = Annotated[float, Interval(ge=0, le=1)]
+ShareAboveZero = Annotated[float, Interval(gt=0, le=1)]
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 """No range holds nan: no comparison with it is true."""
 _INT64 = 1 << 63

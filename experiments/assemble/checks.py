@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, make_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from align.bounds.regular_file import refuse_pipes
 from align.errors import InputError
-from align.schedules import RULES, ScheduledNotNegative, Timetable
+from align.schedules import RULES, ScheduledNotNegative, Timetable, needs_losses
 from experiments.assemble.outputs import build_term, output_of
 from experiments.config.parsing import ConfigError, check, plain
 from experiments.config.schedules import schedules_of
@@ -197,21 +198,42 @@ def timetable_of(phase: PhaseConfig, registry: Registry, steps: int) -> Timetabl
         registry: where rules are looked up.
         steps: optimiser steps of the phase.
     """
-    rules = {moved.rule for moved in schedules_of(phase).values()} - RULES.keys()
-    others = {rule: registry.guarded("schedule", rule) for rule in sorted(rules)}
-    return Timetable(steps, rules={**RULES, **others})
+    moving = {moved.rule for moved in schedules_of(phase).values()}
+    others = {
+        rule: registry.guarded("schedule", rule)
+        for rule in sorted(moving - RULES.keys())
+    }
+    rules = {**RULES, **others}
+    reads_losses = any(needs_losses(rules[rule]) for rule in moving)
+    return Timetable(steps, rules=rules, reads_losses=reads_losses)
 
 
 def _check_schedules(phase: PhaseConfig, registry: Registry) -> None:
     """Ask each schedule once, before any work, but for temperatures of outputs, which
     may look at what only a step shows."""
     timetable = timetable_of(phase, registry, phase.train.steps or 1)
+    timetable.kept = partial(_whole, frozenset(chosen_terms(phase.loss, phase.output)))
     for place, schedule in schedules_of(phase).items():
         factory = registry.entry("schedule", schedule.rule).value
         check(options_of(factory), schedule.options, place)
         of_outputs = place.startswith(("output.", "loss.terms."))
-        if not (of_outputs and place.endswith(".temperature")):
+        heats = of_outputs and place.endswith(".temperature")
+        if schedule.rule in RULES or not heats:
             timetable.value_of(schedule, place, 0)
+
+
+def _whole(terms: Set[str], term: str, step: int) -> float:
+    """What is left of a loss that has not been seen yet.
+
+    Raises:
+        InputError: the phase has no such term.
+    """
+    if term not in terms:
+        raise InputError(
+            f"no term of the phase is called {term!r}; it has "
+            f"{', '.join(sorted(terms))}"
+        )
+    return 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

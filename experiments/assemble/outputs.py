@@ -22,7 +22,7 @@ from student.output_config import (
     SAME_VOCABULARY,
     OutputConfig,
 )
-from student.step_outputs import OutputPlan
+from student.step_outputs import OutputPlan, Parameters
 from student.terms.key_value import chosen_terms, short_form
 from teacher.capture.kv_capture import KVCapture
 from teacher.output_head import linear_head, vocabulary_digest
@@ -176,7 +176,14 @@ def output_plan(
     if any(kind_of(phase, name) not in OUTPUT_TERMS for name in across):
         names |= _spelled(phase, teachers, tokenizer)
     lexicons = _lexicons(names, head, tokenizer, teachers)
-    return OutputPlan(head, digest(tokenizer), phase.output, lexicons=lexicons)
+    every = {name: teacher.sizes.parameters for name, teacher in teachers.items()}
+    return OutputPlan(
+        head,
+        digest(tokenizer),
+        phase.output,
+        lexicons=lexicons,
+        parameters=Parameters(student.sizes.parameters, every),
+    )
 
 
 def _spelled(phase: PhaseConfig, teachers: Teachers, tokenizer: Any) -> dict[str, str]:

@@ -82,4 +82,9 @@ def _moment(
         vocabulary=vocabulary,
         teacher_entropy=entropy,
         signal_to_noise=lambda: ratios,
+        parameters=lambda: (1_000_000, 7_000_000),
+        logit_spread=lambda: (torch.linspace(0, 9, rows), torch.linspace(9, 0, rows)),
+        loss_gap=lambda: torch.linspace(-1, 3, rows),
+        at_temperature=lambda t: (math.log(vocabulary) * t / (1 + t), 1 / t),
+        kept=lambda term: 1 - 0.9 * progress,
     )

@@ -127,9 +127,22 @@ class _Schedule(StandIn):
             tokens.append(len(uncertainty))
             return uncertainty
 
+        def spread() -> tuple[Tensor, Tensor]:
+            both = moment.logit_spread()
+            tokens.append(len(both[0]))
+            return both
+
+        def gap() -> Tensor:
+            more = moment.loss_gap()
+            tokens.append(len(more))
+            return more
+
+        counted = replace(
+            moment, teacher_entropy=entropy, logit_spread=spread, loss_gap=gap
+        )
         before = Untouched({})
         with blamed(self._entry):
-            number = self._inner(replace(moment, teacher_entropy=entropy), **options)
+            number = self._inner(counted, **options)
         if isinstance(number, Tensor) and number.dim() and not tokens:
             entropy()
         above = moment.start > 0 and moment.end > 0

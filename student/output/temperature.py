@@ -3,23 +3,26 @@
 Sources:
     By steps: annealed distillation, Jafari et al. 2021 (arXiv 2104.07163), which
     lowers the temperature step by step; the curves are those of
-    :mod:`align.schedules.rules`. By entropy, by vocabulary and by signal-to-noise:
-    rules of this project, defined below; each keeps within the two temperatures that
-    the config gives.
+    :mod:`align.schedules.rules`. All others are defined below; each keeps within the
+    two temperatures that the config gives.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
+from annotated_types import Interval
 from torch import Tensor
 
 from align.errors import InputError
 from align.schedules import RULES
 from align.schedules import Moment as Moment
 from align.schedules import Rule as Rule
+from align.support.field_types import NotNegative, Positive
 
+Tries = Annotated[int, Interval(ge=2)]
 Temperature = Rule
 """One temperature, or (N,) of one a row, > 0."""
 
@@ -42,8 +45,7 @@ def by_vocabulary(moment: Moment) -> float:
     if not moment.vocabulary:
         raise InputError("no vocabulary is known here; choose a rule of steps")
     scaled = moment.start * math.log(max(moment.vocabulary, 2)) / math.log(32_000)
-    low, high = sorted((moment.start, moment.end))
-    return min(max(scaled, low), high)
+    return _within(moment, scaled)
 
 
 def by_signal_to_noise(moment: Moment) -> float:
@@ -55,8 +57,78 @@ def by_signal_to_noise(moment: Moment) -> float:
     distance, labels = moment.signal_to_noise()
     if not (distance > 0 and labels > 0):
         return moment.start
+    return _within(moment, moment.start * math.sqrt(labels / distance))
+
+
+def by_capacity(moment: Moment) -> float:
+    """``start`` of a teacher of the student's size, growing with the root of the ratio
+    of parameters, never beyond ``end``.
+
+    Source:
+        ``τ ∝ √(C_T / C_S)``; what it is in proportion to is left open there, and is
+        ``start`` here.
+    """
+    student, teacher = moment.parameters()
+    return _within(moment, moment.start * math.sqrt(teacher / student))
+
+
+def by_spread(
+    moment: Moment, *, of: Literal["teacher", "student"] = "teacher"
+) -> Tensor:
+    """``start`` times the standard deviation of the logits, within ``start`` and
+    ``end``: a model that speaks louder is not thereby surer.
+
+    Args:
+        moment: when.
+        of: whose logits.
+
+    Source:
+        ``τ √var(z)``. Logits divided by it have a spread of 1 / τ, as long as the two
+        limits do not hold it back.
+    """
+    student, teacher = moment.logit_spread()
+    spread = moment.start * (teacher if of == "teacher" else student)
     low, high = sorted((moment.start, moment.end))
-    return min(max(moment.start * math.sqrt(labels / distance), low), high)
+    return spread.clamp(low, high)
+
+
+def by_gap(moment: Moment, *, scale: Positive = 1.0) -> Tensor:
+    """``start`` in domains in which the student predicts as well as the teacher,
+    ``end`` where it loses ``scale`` nats more.
+
+    Args:
+        moment: when.
+        scale: nats per stretch of text that both spell with whole tokens: of one
+            vocabulary, per token.
+    """
+    share = (moment.loss_gap() / scale).clamp(0, 1)
+    return moment.start + (moment.end - moment.start) * share
+
+
+def balanced(moment: Moment, *, beta: NotNegative = 1.0, count: Tries = 9) -> float:
+    """Of some temperatures the one with the largest ``H(p_T) - beta · KL(p_S || p_T)``:
+    targets that still say much, and that the student can still follow.
+
+    Args:
+        moment: when.
+        beta: how much the divergence counts.
+        count: temperatures tried, equal factors apart from ``start`` to ``end``; of
+            equally good ones the first.
+    """
+    factor = (moment.end / moment.start) ** (1 / (count - 1))
+    tried = [moment.start * factor**index for index in range(count - 1)]
+    best, chosen = -math.inf, moment.start
+    for temperature in [*tried, moment.end]:
+        entropy, divergence = moment.at_temperature(temperature)
+        score = entropy - beta * divergence
+        if score > best:
+            best, chosen = score, temperature
+    return chosen
+
+
+def _within(moment: Moment, temperature: float) -> float:
+    low, high = sorted((moment.start, moment.end))
+    return min(max(temperature, low), high)
 
 
 TEMPERATURES: Mapping[str, Rule] = {
@@ -64,8 +136,12 @@ TEMPERATURES: Mapping[str, Rule] = {
     "entropy": by_entropy,
     "vocabulary": by_vocabulary,
     "signal_to_noise": by_signal_to_noise,
+    "capacity": by_capacity,
+    "spread": by_spread,
+    "gap": by_gap,
+    "balanced": balanced,
 }
-"""Every built-in rule by name: of steps, and of what outputs look like."""
+"""Every built-in rule by name: for any number, and by what outputs look like."""
 
 
 def gradient_signal_to_noise(gradient: Tensor, weight: Tensor) -> float:

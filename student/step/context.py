@@ -82,6 +82,7 @@ class ContextMaker:
         rows: Tensor | None,
         step: int = 0,
         share: Share | None = None,
+        domains: Sequence[str] | None = None,
     ) -> StepContext:
         """Of a pass with teachers.
 
@@ -94,6 +95,7 @@ class ContextMaker:
             rows: (B, R) int64 query positions, where a term compares some.
             step: optimiser steps taken in this phase.
             share: what the batch is of its optimiser step.
+            domains: of the texts; None: nobody knows.
         """
         weights = routing * clear
         numbers = moved(self.temperatures, "loss.temperatures", self.timetable, step)
@@ -110,7 +112,13 @@ class ContextMaker:
             step=step,
             smoothing=self.smoothing,
             outputs=self._outputs(
-                captured, batch, views, weights=routing, step=step, share=share
+                captured,
+                batch,
+                views,
+                weights=routing,
+                step=step,
+                share=share,
+                domains=domains,
             ),
             temperature=None if temperature is None else temperature.to(routing.device),
             timetable=self.timetable,
@@ -226,6 +234,7 @@ class ContextMaker:
         weights: Tensor,
         step: int,
         share: Share | None,
+        domains: Sequence[str] | None,
     ) -> Outputs | None:
         plan = self.output
         if OUTPUTS not in self.needs or plan is None or captured.hidden is None:
@@ -246,6 +255,8 @@ class ContextMaker:
             step=step,
             lexicons=plan.lexicons,
             timetable=self.timetable,
+            parameters=plan.parameters,
+            domains=domains,
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from align.errors import InputError
-from align.schedules import Timetable
+from align.schedules import LossRecord, Timetable
 from align.views import Captured
 from student.balance import Balance, Weighing
 from student.config import LossConfig
@@ -27,6 +27,8 @@ class TermSum:
     """Says what all terms that fade are multiplied by."""
     timetable: Timetable
     """What settings are at a step."""
+    losses: LossRecord | None
+    """Takes note of the terms' sizes; None where nobody asks."""
     balance: Balance | None
     """What weighs the terms; None where the config does alone."""
 
@@ -53,6 +55,7 @@ class TermSum:
             name: _of_step(name, weighted.objective, context, share)
             for name, weighted in self.objectives.items()
         }
+        self._note(values, context.step, share)
         weighing = self._weigh(values, context.step, captured, share)
         for name, value in values.items():
             loss = loss + weighing.factors[name] * value
@@ -70,6 +73,14 @@ class TermSum:
             terms[name] = value.detach()
         weights = {} if self.balance is None else weighing.logged
         return StepResult(loss=loss, terms=terms, weights=weights)
+
+    def _note(
+        self, values: Mapping[str, Tensor], step: int, share: Share | None
+    ) -> None:
+        if self.losses is not None:
+            sizes = [float(value.detach()) for value in values.values()]
+            sizes = sizes if share is None else share.over_processes(sizes)
+            self.losses.note(sizes, step)
 
     def _weigh(
         self,

@@ -35,12 +35,12 @@ from student.terms.same_vocabulary import (
 )
 from student.terms.shared_text import (
     Stretches,
-    label_log_probs,
     likelihood_of,
     projected_of,
     stretches_of,
     transport_of,
 )
+from student.terms.signals import label_log_probs
 
 
 def kd(ctx: StepContext) -> Tensor:
@@ -204,7 +204,7 @@ def _from_mean(
         for side, share in zip(sides, shares, strict=True)
     ]
     first = sides[0]
-    whole = SameVocabularyTeacher("their mean", first.teacher, weights.sum(0))
+    whole = SameVocabularyTeacher(first.taught, first.teacher, weights.sum(0))
     return compare(outputs, whole, total, teachers=mixed)
 
 

@@ -22,14 +22,16 @@ from student.output import (
 )
 from student.output.across.pairing import after
 from student.step_outputs import Outputs, Taught
-from student.terms.temperature import Spots, temperature_at
+from student.terms.signals import Spots
+from student.terms.temperature import temperature_at
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SameVocabularyTeacher:
     """A teacher of the student's vocabulary at the student's places."""
 
-    name: str
+    taught: Taught
+    """As it came; of several teachers' mean the first."""
     teacher: HeadInput
     """Hidden states (N, C_t), N = B * T_s."""
     weight: Tensor
@@ -126,7 +128,7 @@ def _side(outputs: Outputs, taught: Taught) -> SameVocabularyTeacher:
     weight = pairing.same_next(taught.weight)
     teacher = HeadInput(hidden, other.head)
 
-    return SameVocabularyTeacher(taught.name, teacher, weight)
+    return SameVocabularyTeacher(taught, teacher, weight)
 
 
 @torch.no_grad()
@@ -165,7 +167,7 @@ def temperature_of(outputs: Outputs, side: SameVocabularyTeacher) -> float | Ten
         )
 
     rows = torch.arange(len(side.weight), device=side.weight.device)
-    spots = Spots(rows, side.teacher, side.weight, distance)
+    spots = Spots(rows, side.taught, side.teacher, side.weight, distance)
     return temperature_at(outputs, spots)
 
 

@@ -18,7 +18,6 @@ from student.output import (
     Support,
     chains_of,
     chunk_likelihood,
-    linear_log_likelihood,
     linear_top_tokens,
     pool_logits,
     projected_divergence,
@@ -26,7 +25,8 @@ from student.output import (
 from student.output.across.pairing import Pairing
 from student.step_outputs import Outputs, Taught
 from student.terms.likeliest_tokens import moved
-from student.terms.temperature import Spots, temperature_at
+from student.terms.signals import Spots, label_log_probs
+from student.terms.temperature import temperature_at
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +133,9 @@ def transport_of(outputs: Outputs, stretches: Stretches) -> Tensor:
         )
 
     start = outputs.config.start
-    spots = Spots(mine, teacher, weight, lambda h, head: cost(h, head, start))
+    spots = Spots(
+        mine, stretches.taught, teacher, weight, lambda h, head: cost(h, head, start)
+    )
     return cost(
         student_output.hidden.flatten(0, 1),
         student_output.head,
@@ -204,7 +206,13 @@ def projected_of(
         )
 
     start = config.start
-    spots = Spots(mine, teacher, weight, lambda h, head: divergence(h, head, start))
+    spots = Spots(
+        mine,
+        stretches.taught,
+        teacher,
+        weight,
+        lambda h, head: divergence(h, head, start),
+    )
     temperature = temperature_at(outputs, spots)
     return divergence(
         student_output.hidden.flatten(0, 1), student_output.head, temperature, chains
@@ -240,18 +248,8 @@ def _temperature_of_stretches(
         )
 
     rows, teacher = chunks.student.first - 1, HeadInput(hidden, teacher_output.head)
-    return temperature_at(outputs, Spots(rows, teacher, stretches.weight, distance))
-
-
-def label_log_probs(output: Output, block: int) -> Tensor:
-    """(B, T) log-probability of every token after those before it; 0 for the first."""
-    real = output.tokens.mask.clone()
-    real[:, :1] = False
-    before = real.roll(-1, 1)  # the first place is never real, so nothing wraps
-    log_probs = linear_log_likelihood(
-        output.hidden[before], output.head, output.tokens.ids[real], block
-    )
-    return log_probs.new_zeros(real.shape).masked_scatter(real, log_probs)
+    spots = Spots(rows, stretches.taught, teacher, stretches.weight, distance)
+    return temperature_at(outputs, spots)
 
 
 def _blank_follows(output: Output, last: Tensor, blank: Tensor, block: int) -> Tensor:

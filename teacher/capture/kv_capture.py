@@ -83,6 +83,7 @@ class KVCapture:
                 f"windows of {windows.tokens} tokens for {type(model).__name__}, which "
                 f"has {self._positions} positions; give at most so many"
             )
+        self._parameters = model.num_parameters()
         self._hidden_size = int(model.config.get_text_config().hidden_size)
         name, tokens = type(model).__name__, self._probe_tokens
         self._between = Between(self._forward, name, tokens)
@@ -135,6 +136,7 @@ class KVCapture:
             hidden_size=self.hidden_size,
             query_heads=self.query_heads,
             embedding_size=self.embedding_size,
+            parameters=self._parameters,
         )
 
     @property

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from align.layer_map import build_multi_teacher_layer_map
+from align.schedules import Timetable
 from align.text.documents import TextSample
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
 from align.tokens.batch import TokenBatch
@@ -144,6 +145,7 @@ class School:
         capture: Any = None,
         causal_aligner: Any = None,
         balance: str | None = None,
+        timetable: Timetable | None = None,
     ) -> Lesson:
         """A calibrated bridge of one kind; None: cross-entropy alone."""
         loss = loss or LossConfig()
@@ -192,6 +194,7 @@ class School:
             config=loss,
             teaching=Teaching(bridge, weigher, regularizer),
             balance=balance_of(balance, terms),
+            timetable=timetable,
         )
         return Lesson(
             distiller=distiller, panel=panel, capture=own, model=model, report=report

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from align.errors import InputError
+from align.schedules import Timetable
 from student.config import LossConfig, TrainConfig
 from student.loop.data_order import sample_indices
 from student.loop.engine import parameter_groups
@@ -82,7 +83,9 @@ def test_a_stopped_and_resumed_phase_equals_an_undisturbed_one_bit_for_bit(
 
 
 def test_what_moves_is_logged_and_goes_on_bit_for_bit(school, start_engine, tmp_path):
+    by_loss = {"from": 2.0, "to": 1.0, "rule": "loss", "fall": 0.01}
     loss = LossConfig(
+        lambda_v=by_loss,
         outcome_every=2,
         fade={"from": 1.0, "to": 0.0},
         lambda_k={"from": 0.0, "to": 3.0, "steps": 4, "rule": "cosine"},
@@ -94,7 +97,13 @@ def test_what_moves_is_logged_and_goes_on_bit_for_bit(school, start_engine, tmp_
 
     def run(lines, stop_at=None, folder=None):
         model = school.student(seed=1, attention_dropout=0.0)
-        lesson = school.lesson("projector", loss=loss, routed=True, model=model)
+        lesson = school.lesson(
+            "projector",
+            loss=loss,
+            routed=True,
+            model=model,
+            timetable=Timetable(reads_losses=True),
+        )
         job = job_for(
             school,
             lesson,
@@ -115,7 +124,10 @@ def test_what_moves_is_logged_and_goes_on_bit_for_bit(school, start_engine, tmp_
         for lines in (whole, first, second)
     ]
     assert logged[0] == logged[1] + logged[2]
+    by_loss = [schedules["loss.terms.kv_v.weight"] for _, schedules, _ in logged[0]]
+    assert by_loss[:2] == [2.0, 2.0] and min(by_loss) < 2.0  # as the loss has fallen
     third = logged[0][2]
+    third[1].pop("loss.terms.kv_v.weight")
     assert third[1] == pytest.approx(
         {
             "loss.eta_outcome": 1.0,

@@ -1,0 +1,190 @@
+"""What rules of temperatures may ask for: how student and teacher look in one pass.
+
+Each costs a pass through a head, so none is worked out before a rule asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from align.errors import InputError
+from align.views import LinearHead, Output
+from student.output import (
+    HeadInput,
+    Labels,
+    linear_divergence,
+    linear_log_likelihood,
+    linear_top_tokens,
+)
+from student.output.across.pairing import after
+from student.output.divergence.linear import (
+    blocks,
+    logits_of,
+    product_dtype,
+    without_autocast,
+)
+from student.output.temperature import gradient_signal_to_noise
+from student.step_outputs import Outputs, Taught
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spots:
+    """N places at which the student is compared with one teacher."""
+
+    rows: Tensor
+    """(N,) int64 into the student's B * T."""
+    taught: Taught
+    """Whose output it is."""
+    teacher: HeadInput
+    """(N, C_t)."""
+    weight: Tensor
+    """(N,) float32 >= 0."""
+    distance: Callable[[Tensor, LinearHead], Tensor]
+    """The comparison at ``output.temperature``, of (B * T, C) hidden states of the
+    student's through a head; asked only by rules that look at gradients."""
+
+
+def teacher_entropy(outputs: Outputs, spots: Spots) -> Tensor:
+    """(N,) nats."""
+    hidden, head = spots.teacher.hidden, spots.teacher.head
+    return linear_top_tokens(hidden, head, 1, outputs.config.block).entropy
+
+
+def signal_to_noise(outputs: Outputs, spots: Spots) -> tuple[float, float]:
+    """Of the gradients to the student's hidden states: distance, cross-entropy."""
+    student = outputs.student
+    if not len(spots.rows):
+        return 0.0, 0.0
+    hidden = student.hidden.detach().flatten(0, 1).requires_grad_()
+    bias = None if student.head.bias is None else student.head.bias.detach()
+    head = replace(student.head, weight=student.head.weight.detach(), bias=bias)
+    counted = after(student.tokens.predicted.float()).flatten()
+    labels = Labels(after(student.tokens.ids).flatten(), counted)
+    with torch.enable_grad():
+        losses = (
+            spots.distance(hidden, head),
+            linear_divergence(
+                hidden, head, [], labels=labels, block=outputs.config.block
+            ),
+        )
+        of_distance, of_labels = (
+            torch.autograd.grad(loss, hidden)[0] for loss in losses
+        )
+    return (
+        gradient_signal_to_noise(of_distance[spots.rows], spots.weight),
+        gradient_signal_to_noise(of_labels, counted),
+    )
+
+
+def parameters(outputs: Outputs, spots: Spots) -> tuple[int, int]:
+    """How many the student and the teacher have.
+
+    Raises:
+        InputError: nobody knows.
+    """
+    counts, name = outputs.parameters, spots.taught.name
+    student, teacher = counts.student, counts.teachers.get(name, 0)
+    if not (student and teacher):
+        raise InputError(
+            f"how many parameters the student and teacher {name!r} have is not known "
+            "here, as of a teacher in a store; choose another rule"
+        )
+    return student, teacher
+
+
+@torch.no_grad()
+def logit_spread(outputs: Outputs, spots: Spots) -> tuple[Tensor, Tensor]:
+    """(N,) each, the standard deviation over tokens that are not forbidden (-inf)."""
+
+    def spread(side: HeadInput) -> Tensor:
+        parts = [
+            torch.stack([row[row.isfinite()].std(correction=0) for row in logits])
+            for logits in _logits(side, side.head.size, outputs.config.block)
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, device=side.hidden.device)
+
+    return spread(_student(outputs, spots)), spread(spots.teacher)
+
+
+@torch.no_grad()
+def at_temperature(
+    outputs: Outputs, spots: Spots, temperature: float
+) -> tuple[float, float]:
+    """The teacher's entropy and KL(student || teacher), means over places by weight.
+
+    Raises:
+        InputError: the vocabularies differ.
+    """
+    if not outputs.speaks_alike(spots.taught):
+        raise InputError(
+            f"the vocabulary of teacher {spots.taught.name!r} is not the student's, so "
+            "their distributions cannot be compared token by token; choose another rule"
+        )
+    mine, block = _student(outputs, spots), outputs.config.block
+    size = min(mine.head.size, spots.teacher.head.size)
+    entropy = divergence = total = 0.0
+    parts = zip(
+        _logits(mine, size, block),
+        _logits(spots.teacher, size, block),
+        spots.weight.split(block),
+        strict=True,
+    )
+    for student, teacher, weight in parts:
+        p, q = ((x / temperature).softmax(-1) for x in (teacher, student))
+        of_teacher = torch.special.entr(p).sum(-1)
+        between = -torch.special.entr(q) - torch.special.xlogy(q, p)
+        entropy += float((of_teacher * weight).sum())
+        divergence += float((between.sum(-1) * weight)[weight > 0].sum())
+        total += float(weight.sum())
+    return (entropy / total, divergence / total) if total else (0.0, 0.0)
+
+
+@torch.no_grad()
+def loss_gap(outputs: Outputs, spots: Spots) -> Tensor:
+    """(N,) nats a stretch, of the place's domain; of its text where none are known.
+
+    Of the stretches that both models spell with whole tokens, so vocabularies may
+    differ; of one vocabulary a stretch is a token.
+    """
+    chunks, block = outputs.pairing(spots.taught).chunks(), outputs.config.block
+    student = label_log_probs(outputs.student, block)
+    teacher = label_log_probs(spots.taught.output, block)
+    more = chunks.teacher.sum(teacher) - chunks.student.sum(student)
+    batch, width = outputs.student.tokens.ids.shape
+    named = range(batch) if outputs.domains is None else outputs.domains
+    order = {domain: index for index, domain in enumerate(dict.fromkeys(named))}
+    domain = torch.tensor([order[name] for name in named], device=more.device)
+    of_stretch = domain[chunks.student.last // width]
+    sums = more.new_zeros(len(order)).index_add(0, of_stretch, more)
+    counts = more.new_zeros(len(order)).index_add(0, of_stretch, torch.ones_like(more))
+    return (sums / counts.clamp_min(1))[domain[spots.rows // width]]
+
+
+def _student(outputs: Outputs, spots: Spots) -> HeadInput:
+    hidden = outputs.student.hidden.detach().flatten(0, 1)[spots.rows]
+    return HeadInput(hidden, outputs.student.head)
+
+
+def _logits(side: HeadInput, size: int, block: int) -> Iterator[Tensor]:
+    """Blocks of (n, size), float32, or float64 of such a head."""
+    dtype, head = product_dtype(side.hidden, side.head), side.head.first(size)
+    head = LinearHead(head.weight.detach().to(dtype), head.bias)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    with without_autocast(side.hidden):
+        for rows in blocks(len(side.hidden), block):
+            yield logits_of(side.hidden[rows].detach().to(dtype), head, wide)
+
+
+def label_log_probs(output: Output, block: int) -> Tensor:
+    """(B, T) log-probability of every token after those before it; 0 for the first."""
+    real = output.tokens.mask.clone()
+    real[:, :1] = False
+    before = real.roll(-1, 1)  # the first place is never real, so nothing wraps
+    log_probs = linear_log_likelihood(
+        output.hidden[before], output.head, output.tokens.ids[real], block
+    )
+    return log_probs.new_zeros(real.shape).masked_scatter(real, log_probs)

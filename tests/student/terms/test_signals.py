@@ -1,0 +1,101 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.distributions import Categorical, kl_divergence
+
+from align.errors import InputError
+from student.output.temperature import TEMPERATURES as RULES
+from student.output_config import OutputConfig
+from student.step_outputs import Parameters
+from student.terms.next_token import OUTPUT_BUILT_IN
+from student.terms.same_vocabulary import sides_of
+from student.terms.signals import (
+    Spots,
+    at_temperature,
+    logit_spread,
+    loss_gap,
+    parameters,
+)
+from tests.student.terms.test_next_token import PREDICTS, context, log_probs, output
+
+
+def at_all_places(teacher, **changes):
+    """The student beside a teacher of its vocabulary, and where they are compared."""
+    ctx = context(OutputConfig(kd=1, block=3), teacher)
+    outputs = replace(ctx.outputs, **changes)
+    (side,) = sides_of(outputs, outputs.teachers)
+    rows = torch.arange(len(side.weight))
+    spots = Spots(rows, side.taught, side.teacher, side.weight, lambda h, head: h.sum())
+    return outputs, spots
+
+
+def test_spread_is_the_standard_deviation_of_each_places_logits():
+    teacher = output(1, width=4)
+    outputs, spots = at_all_places(teacher)
+    found = logit_spread(outputs, spots)
+    places = spots.weight > 0
+    for spread, model in zip(found, (outputs.student, teacher), strict=True):
+        logits = model.hidden @ model.head.weight.T
+        expected = logits.detach().numpy().std(-1).flatten()
+        torch.testing.assert_close(spread[places], torch.tensor(expected)[places])
+
+
+def test_entropy_and_divergence_at_a_temperature_are_those_of_torch():
+    teacher = output(1, width=4)
+    outputs, spots = at_all_places(teacher)
+    entropy, divergence = at_temperature(outputs, spots, 1.7)
+    said, own = (
+        Categorical(logits=log_probs(model)[PREDICTS] / 1.7)
+        for model in (teacher, outputs.student)
+    )
+    assert entropy == pytest.approx(float(said.entropy().mean()))
+    assert divergence == pytest.approx(float(kl_divergence(own, said).mean().detach()))
+
+
+def test_the_gap_is_that_of_a_domains_texts():
+    teacher = output(1, width=4)
+    outputs, spots = at_all_places(teacher, domains=["prose", "code"])
+    more = (log_probs(teacher) - log_probs(outputs.student))[:, :-1]
+    more = more.gather(-1, outputs.student.tokens.ids[:, 1:, None])[..., 0]
+    more = more.detach()
+    first, second = float(more[0].mean()), float(more[1, :2].mean())
+    found = loss_gap(outputs, spots).view(2, 5)
+    expected = torch.tensor([[first], [second]]).expand(2, 5)
+    torch.testing.assert_close(found.float(), expected)
+    alone = loss_gap(replace(outputs, domains=None), spots).view(2, 5)
+    torch.testing.assert_close(alone, found)
+    one = loss_gap(replace(outputs, domains=["prose"] * 2), spots)
+    assert float(one[0]) == pytest.approx((2 * first + second) / 3, rel=1e-5)
+    assert len(one.unique()) == 1
+
+
+def test_sizes_that_nobody_knows_are_refused_by_the_teachers_name():
+    outputs, spots = at_all_places(output(1), parameters=Parameters(10, {"t0": 40}))
+    assert parameters(outputs, spots) == (10, 40)
+    with pytest.raises(InputError, match="teacher 't0' have is not known"):
+        parameters(replace(outputs, parameters=Parameters(10)), spots)
+
+
+@pytest.mark.parametrize("rule", ["capacity", "spread", "gap", "balanced"])
+@pytest.mark.parametrize("name", ["kd", "hybrid_ot", "projected_kl", "likelihood"])
+def test_what_outputs_show_moves_every_temperature_but_tokens_across_vocabularies(
+    name, rule
+):
+    across = name in ("projected_kl", "likelihood")
+    teacher = output(5, vocabulary="another" if across else "one")
+    heat = {"from": 1.5, "to": 3.0, "rule": rule}
+    settings = {name: 1, "likelihood_temperature": 2.0, "ot_alpha": 1.0}
+
+    def loss(temperature) -> torch.Tensor:
+        ctx = context(OutputConfig(**settings, temperature=temperature), teacher)
+        known = replace(ctx.outputs, parameters=Parameters(10, {"t0": 30}))
+        timetable = replace(known, timetable=type(known.timetable)(8, RULES))
+        return OUTPUT_BUILT_IN[name](replace(ctx, outputs=timetable)).detach()
+
+    if across and rule == "balanced":
+        with pytest.raises(InputError, match="cannot be compared token by token"):
+            loss(heat)
+        return
+    assert loss(heat).isfinite()
+    assert float(loss(heat)) != pytest.approx(float(loss(1.5)), rel=1e-6)
