@@ -167,7 +167,13 @@ def temperature_of(outputs: Outputs, side: SameVocabularyTeacher) -> float | Ten
         )
 
     rows = torch.arange(len(side.weight), device=side.weight.device)
-    spots = Spots(rows, side.taught, side.teacher, side.weight, distance)
+    spots = Spots(
+        rows=rows,
+        taught=side.taught,
+        teacher=side.teacher,
+        weight=side.weight,
+        distance=distance,
+    )
     return temperature_at(outputs, spots)
 
 

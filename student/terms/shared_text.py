@@ -134,7 +134,11 @@ def transport_of(outputs: Outputs, stretches: Stretches) -> Tensor:
 
     start = outputs.config.start
     spots = Spots(
-        mine, stretches.taught, teacher, weight, lambda h, head: cost(h, head, start)
+        rows=mine,
+        taught=stretches.taught,
+        teacher=teacher,
+        weight=weight,
+        distance=lambda h, head: cost(h, head, start),
     )
     return cost(
         student_output.hidden.flatten(0, 1),
@@ -207,11 +211,11 @@ def projected_of(
 
     start = config.start
     spots = Spots(
-        mine,
-        stretches.taught,
-        teacher,
-        weight,
-        lambda h, head: divergence(h, head, start),
+        rows=mine,
+        taught=stretches.taught,
+        teacher=teacher,
+        weight=weight,
+        distance=lambda h, head: divergence(h, head, start),
     )
     temperature = temperature_at(outputs, spots)
     return divergence(
@@ -248,7 +252,13 @@ def _temperature_of_stretches(
         )
 
     rows, teacher = chunks.student.first - 1, HeadInput(hidden, teacher_output.head)
-    spots = Spots(rows, stretches.taught, teacher, stretches.weight, distance)
+    spots = Spots(
+        rows=rows,
+        taught=stretches.taught,
+        teacher=teacher,
+        weight=stretches.weight,
+        distance=distance,
+    )
     return temperature_at(outputs, spots)
 
 

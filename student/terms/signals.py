@@ -31,7 +31,7 @@ from student.output.temperature import gradient_signal_to_noise
 from student.step_outputs import Outputs, Taught
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Spots:
     """N places at which the student is compared with one teacher."""
 

@@ -26,7 +26,13 @@ def at_all_places(teacher, **changes):
     outputs = replace(ctx.outputs, **changes)
     (side,) = sides_of(outputs, outputs.teachers)
     rows = torch.arange(len(side.weight))
-    spots = Spots(rows, side.taught, side.teacher, side.weight, lambda h, head: h.sum())
+    spots = Spots(
+        rows=rows,
+        taught=side.taught,
+        teacher=side.teacher,
+        weight=side.weight,
+        distance=lambda h, head: h.sum(),
+    )
     return outputs, spots
 
 
