@@ -185,8 +185,7 @@ def test_the_config_takes_every_override_the_script_gives():
         SEED="7",
         CONFIG="quickstart",
     )
-    # The config's Muon takes whole matrices, which ZeRO 1 would cut.
-    config = load_config(command[2], [*command[3:], "train.optimizer=adamw"])
+    config = load_config(command[2], command[3:])
     routing = resolve_phases(config, builtin_presets())[3]
     assert routing.name == "routing" and routing.train.zero_stage == 1
     assert routing.fuse.fusion_method == "fixed"  # the user's wish, not the preset's
