@@ -107,7 +107,8 @@ def _plan(plan: RunPlan, facts: dict[str, TeacherFacts]) -> Iterator[str]:
     """Which teachers each phase takes, and which arms are trained."""
     stages = [Stage(phase, tuple(phase.select(facts))) for phase in plan.phases]
     for stage in stages:
-        yield f"phase {stage.phase.name}: {', '.join(stage.teachers)}"
+        taught = ", ".join(stage.teachers) or "cross-entropy alone"
+        yield f"phase {stage.phase.name}: {taught}"
     arms = plan_arms(plan.config, stages)
     repeated = repeated_arms(arms)
     yield f"arms: {', '.join(arm for arm in arms if arm not in repeated)}"

@@ -8,6 +8,7 @@ from experiments.config.presets import load_registry
 from experiments.config.tree import load_config, resolve_phases
 from experiments.run.driver import run_training
 from experiments.run.plan import plan_run
+from experiments.run.preflight import describe_plan
 from tests.experiments.small_runs import small_config
 
 BORN_AGAIN = {
@@ -68,3 +69,10 @@ def test_a_generation_begins_anew_and_is_taught_by_the_one_before(tmp_path, tiny
     assert '"kd": ' in taught  # the first phase has no teacher, and no such term
     (alone,) = [row for row in metrics if line.replace("second", "first") in row]
     assert '"kd": ' not in alone
+
+
+def test_a_check_says_which_phase_has_no_teacher_yet(tmp_path, tiny_zoo):
+    config = configured(tmp_path, tiny_zoo)
+    sentences = describe_plan(plan_run(config, load_registry(config)))
+    assert "phase first: cross-entropy alone" in sentences
+    assert "phase second: me" in sentences
