@@ -105,6 +105,7 @@ def _scene(size: Size, options: str, teacher: str) -> Scene:
         teachers=[teacher],
         batch_size=size.batch_size,
         tokens=size.tokens,
+        texts=256,  # cut anew for every term
         **given,
     )
 

@@ -65,6 +65,7 @@ class Scene:
         load: Callable[[str], LoadedModel] | None = None,
         batch_size: int = BATCH,
         tokens: int = TOKENS,
+        texts: int = 4096,
     ) -> None:
         """Load the zoo, or models of its families of twice the width and depth.
 
@@ -77,6 +78,7 @@ class Scene:
             load: gives ``student`` and teachers by name, in place of the zoo.
             batch_size: texts of a step.
             tokens: most of a text.
+            texts: among which the longest are chosen.
         """
         config = load_config(
             {"teachers": list(teachers), "data": {"max_length": tokens}},
@@ -94,7 +96,7 @@ class Scene:
         student, *models = (load(name) for name in ("student", *teachers))
         self.bare_student, self.bare_teachers = student, models
         self.encode = Encoder(student.tokenizer, tokens)
-        self.samples = full_texts(self.encode, batch_size)
+        self.samples = full_texts(self.encode, batch_size, texts)
         self.distiller, self.phase_teachers = self._distiller(student, models)
         self.maker = BatchMaker(
             samples=self.samples,
@@ -320,11 +322,11 @@ def _double(config: Any) -> None:
         config.layer_types = config.layer_types * 2
 
 
-def full_texts(encode: Encoder, batch_size: int) -> list[TextSample]:
+def full_texts(encode: Encoder, batch_size: int, texts: int = 4096) -> list[TextSample]:
     """Texts that fill the student's length, cut as a run cuts them."""
     from teacher.zoo import zoo_samples
 
-    long = zoo_samples("prose", "student", 4096)
+    long = zoo_samples("prose", "student", texts)
     pieces = list(cutter_of(encode).pieces(long))
     return sorted(pieces, key=lambda s: len(s.text))[-max(16, 4 * batch_size) :]
 
