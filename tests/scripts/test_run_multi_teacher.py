@@ -232,20 +232,38 @@ def test_what_cannot_be_is_refused_before_anything_starts(variables, words):
     assert done.stdout == ""
 
 
+REFUSAL = "mtkd: error: phases: nope is not known"
+
+
+@pytest.fixture
+def refusing(tmp_path):
+    """A python whose check refuses, without importing anything for it."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho '{REFUSAL}' >&2\nexit 2\n")
+    python.chmod(0o755)
+    return str(python)
+
+
 @pytest.mark.parametrize("how", ["--dry-run", "--submit"])
-def test_wrong_values_fail_in_the_shell_and_not_after_the_queue(how, tmp_path):
+def test_wrong_values_fail_in_the_shell_and_not_after_the_queue(
+    how, refusing, tmp_path
+):
     """What else the check finds, tests/experiments/run/test_preflight.py tells."""
-    sbatch = tmp_path / "sbatch"
+    folder = tmp_path / "here"
+    folder.mkdir()
+    sbatch = folder / "sbatch"
     sbatch.write_text("#!/bin/sh\necho submitted\n")
     sbatch.chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
     wrong = {"PHASE": "nope", "PATH": path, "MTKD_ENTRY": ""}
-    done = start(how, cwd=tmp_path, **wrong)
+    if how == "--submit":  # the check is one for both, and real in the other
+        wrong["PYTHON"] = refusing
+    done = start(how, cwd=folder, **wrong)
     assert done.returncode == 2
-    assert "mtkd: error: phases: nope is not known" in done.stderr
+    assert REFUSAL in done.stderr
     assert "nothing was started or submitted" in done.stderr
     assert done.stdout == ""
-    assert list(tmp_path.iterdir()) == [sbatch]
+    assert list(folder.iterdir()) == [sbatch]
 
 
 def test_what_can_be_trained_is_submitted_with_the_site_s_options(tmp_path):
