@@ -15,12 +15,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from align.errors import MtkdError
+from align.errors import InputError, MtkdError
 from align.kv import KV
 from align.reading import Reading
 from align.sizes import Sizes
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
+from align.tokens.named_head import NamedHead
 
 KEYS_VALUES = "keys and values"
 """Keys and values, as something that terms need and teachers give."""
@@ -160,10 +161,19 @@ class LinearHead:
         """V, rows that were added to round it up included."""
         return self.weight.shape[0]
 
+    @property
+    def width(self) -> int:
+        """C, of the hidden states that it is given."""
+        return self.weight.shape[1]
+
     def first(self, size: int) -> LinearHead:
         """The first rows, where another head of the vocabulary is rounded up less."""
         bias = None if self.bias is None else self.bias[:size]
         return LinearHead(self.weight[:size], bias)
+
+
+Head = LinearHead | NamedHead
+"""What makes a model's logits of what is kept of its last layer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,11 +184,26 @@ class Output:
     """The model's own tokens, (B, T)."""
     hidden: Tensor
     """(B, T, C) float, what the head is given: position t predicts token t + 1."""
-    head: LinearHead
+    head: Head
     """The head; a teacher's stands still."""
     vocabulary: str
     """A digest of the tokens and their ids: equal digests mean that token i is the
     same string, whatever the head's size."""
+
+    @property
+    def matrix(self) -> LinearHead:
+        """The head as a matrix.
+
+        Raises:
+            InputError: likeliest tokens alone were kept.
+        """
+        if isinstance(self.head, LinearHead):
+            return self.head
+        raise InputError(
+            f"likeliest tokens alone were kept of this model's output, "
+            f"{self.head.top_k} a place, and this reads its hidden states and its "
+            "head; ask the teacher live"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -332,8 +357,8 @@ class Teacher(ModelFacts, Protocol):
         ``STATES``, ``OUTPUTS``, ``OWN_LOSS`` and ``FORETOLD``, each with the reason."""
 
     @property
-    def head(self) -> LinearHead:
-        """Its language-model head.
+    def head(self) -> Head:
+        """Its language-model head, or what reads the tokens that were kept.
 
         Raises:
             InputError: it has none, or none that is a matrix.

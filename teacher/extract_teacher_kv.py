@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from align.errors import InputError
 from align.kv import KV
 from align.tokens.batch import TokenBatch, encode_batch
 from align.tokens.byte_lengths import ByteLengths
+from align.tokens.named_head import NamedTokens
 from teacher.capture.kv_capture import KVCapture
 from teacher.capture.windows import Windows
 from teacher.loading.models import LoadedModel, load_model
@@ -34,6 +35,8 @@ class Extracted:
     """The teacher's own loss, where it was asked for; see :mod:`teacher.own_loss`."""
     problem: str | None = None
     """Why the KV cannot be used."""
+    named: NamedTokens | None = None
+    """Its likeliest next tokens, where they were asked for."""
 
 
 class TeacherKVExtractor:
@@ -135,6 +138,7 @@ class TeacherKVExtractor:
         texts: Sequence[str],
         *,
         own_loss: bool = False,
+        top_k: int = 0,
         autocast: torch.dtype | None = None,
     ) -> list[Extracted]:
         """Extract whole texts, those with problems included.
@@ -143,13 +147,14 @@ class TeacherKVExtractor:
             texts: any number; what is held in memory grows with them.
             own_loss: also measure each text's bits per character, where the teacher
                 is a decoder; the forward then runs to its end.
+            top_k: also keep so many likeliest next tokens, of a teacher that predicts.
             autocast: dtype of matrix products; None for the model's own.
 
         Raises:
             ValueError: a text is longer than ``max_length``; it is not cut.
         """
         extracted: dict[int, Extracted] = {}
-        for index, sample, shortened in self._stream(texts, own_loss, autocast):
+        for index, sample, shortened in self._stream(texts, own_loss, autocast, top_k):
             if shortened:
                 raise InputError(
                     f"teacher {self.loaded.name!r} has {self.max_length} positions, "
@@ -160,7 +165,11 @@ class TeacherKVExtractor:
         return [extracted[index] for index in range(len(texts))]
 
     def _stream(
-        self, texts: Sequence[str], own_loss: bool, autocast: torch.dtype | None
+        self,
+        texts: Sequence[str],
+        own_loss: bool,
+        autocast: torch.dtype | None,
+        top_k: int = 0,
     ) -> Iterator[tuple[int, Extracted, bool]]:
         """Every text's number, KV, and whether it was cut, in an order of our own."""
         if isinstance(texts, str):
@@ -173,7 +182,7 @@ class TeacherKVExtractor:
             batch, cut = self._encode([texts[i] for i in chosen])
             device, on = self.capture.device.type, autocast is not None
             with torch.autocast(device, dtype=autocast, enabled=on):
-                got = self._run(batch, own_loss)
+                got = self._run(batch, own_loss, top_k)
             yield from zip(chosen, got, cut, strict=True)
 
     def save_kvs(
@@ -221,22 +230,34 @@ class TeacherKVExtractor:
         )
         return cut, longer
 
-    def _run(self, batch: TokenBatch, own_loss: bool) -> list[Extracted]:
+    def _run(
+        self, batch: TokenBatch, own_loss: bool, top_k: int = 0
+    ) -> list[Extracted]:
         lengths = batch.mask.sum(dim=1).tolist()
         if batch.ids.shape[1] == 0:
-            return [Extracted(self._nothing()) for _ in lengths]
+            none = _no_tokens(top_k) if top_k else None
+            return [Extracted(self._nothing(), named=none) for _ in lengths]
         own_loss = own_loss and self.capture.causal and self.capture.has_logits
         here = batch.to(self.capture.device)
         captured = self.capture(
-            here.ids, here.mask, layers=self.layers, logits=own_loss
+            here.ids, here.mask, layers=self.layers, logits=own_loss or top_k > 0
         )
         bits = [float("nan")] * len(lengths)
         if own_loss:
             assert captured.logits is not None
             bits = teacher_bits_per_char(captured.logits, here).tolist()
         kv = captured.kv.to("cpu")
-        return [
+        extracted = [
             self._one(kv, row, length, bits[row]) for row, length in enumerate(lengths)
+        ]
+        if not top_k:
+            return extracted
+        assert captured.logits is not None
+        return [
+            _with_named(sample, logits[:length], ids[:length], top_k)
+            for sample, logits, ids, length in zip(
+                extracted, captured.logits, here.ids, lengths, strict=True
+            )
         ]
 
     def _one(self, kv: KV, row: int, length: int, bits: float) -> Extracted:
@@ -260,6 +281,19 @@ class TeacherKVExtractor:
             torch.zeros((*shape, self.capture.v_dim), dtype=self.capture.dtype),
             torch.ones((1, 0), dtype=torch.bool),
         )
+
+
+def _with_named(
+    sample: Extracted, logits: torch.Tensor, ids: torch.Tensor, top_k: int
+) -> Extracted:
+    """A text with its likeliest next tokens, on the CPU."""
+    if not bool(torch.isfinite(logits.float().logsumexp(-1)).all()):
+        return replace(sample, problem=sample.problem or "outputs that are not finite")
+    return replace(sample, named=NamedTokens.of(logits, ids, top_k).to("cpu"))
+
+
+def _no_tokens(top_k: int) -> NamedTokens:
+    return NamedTokens.of(torch.zeros(0, top_k), torch.zeros(0).long(), top_k)
 
 
 def _limit(asked: int | None, capture: KVCapture, name: str) -> int | None:

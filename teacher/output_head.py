@@ -51,6 +51,13 @@ def linear_head(capture: KVCapture) -> LinearHead:
     return head
 
 
+def vocabulary_size(capture: KVCapture) -> int:
+    """V, the logits that a causal language model gives at a place."""
+    module = capture.model.get_output_embeddings()
+    size = getattr(module, "out_features", None)
+    return int(module.weight.shape[0] if size is None else size)
+
+
 def vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """A digest of every token with its id; equal ones speak the same vocabulary.
 

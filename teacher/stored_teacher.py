@@ -17,16 +17,19 @@ from align.sizes import Sizes
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch, encode_batch
 from align.tokens.byte_lengths import ByteLengths
+from align.tokens.named_head import NamedHead
 from align.views import (
     ATTENTION,
     FORETOLD,
     HEADS,
+    KEYS_VALUES,
     OUTPUTS,
     OWN_LOSS,
     STATES,
     Align,
     Asked,
-    LinearHead,
+    ForetoldTokens,
+    Output,
     TeacherView,
 )
 from teacher.output_head import vocabulary_digest
@@ -54,8 +57,8 @@ class StoredTeacher:
 
     @property
     def predicts(self) -> bool:
-        """No store holds next-token outputs."""
-        return False
+        """Whether its store also holds next-token outputs."""
+        return self.store is not None and self.store.plan.outputs is not None
 
     @property
     def vocabulary(self) -> str:
@@ -64,26 +67,33 @@ class StoredTeacher:
 
     @property
     def lacks(self) -> Mapping[str, str]:
-        """All but keys and values, and the teacher's own losses where it has them."""
+        """All but keys and values, and outputs and own losses where it has them."""
         lacking = {
             ATTENTION: "stores hold keys and values, no queries, hence no attention",
             HEADS: "stores hold keys and values, no queries, hence no attention",
             **dict.fromkeys(STATES, "stores hold keys and values, no hidden states"),
-            OUTPUTS: "stores hold keys and values alone, train from live teachers",
-            FORETOLD: "stores hold no likelihood of tokens, ask the teacher live",
         }
+        if not self.predicts:
+            none = "its store holds keys and values alone, extract with store.top_k=64"
+            lacking |= {OUTPUTS: none, FORETOLD: none}
+        if self.store is not None and not self.store.plan.shape.layers:
+            lacking[KEYS_VALUES] = "its store holds outputs alone"
         if self.store is not None and not self.store.plan.fingerprint.get("own_loss"):
             lacking[OWN_LOSS] = "its store holds no losses of its own"
         return lacking
 
     @property
-    def head(self) -> LinearHead:
-        """There is none.
+    def head(self) -> NamedHead:
+        """What reads the tokens that its store names.
 
         Raises:
-            InputError: always.
+            InputError: it names none.
         """
-        raise InputError(f"teacher {self.name!r} has no head: {self.lacks[OUTPUTS]}")
+        outputs = None if self.store is None else self.store.plan.outputs
+        if outputs is None:
+            reason = self.lacks[OUTPUTS]
+            raise InputError(f"teacher {self.name!r} has no output: {reason}")
+        return NamedHead(outputs.vocabulary, outputs.top_k)
 
     @property
     def held(self) -> KVStore:
@@ -130,16 +140,27 @@ class StoredTeacher:
             reading = self._read_raw(student, heads, align)
         else:
             reading = self._read_on_student_tokens(student, heads)
-        return replace(reading, kv=asked.kv)
+        return replace(
+            reading,
+            kv=asked.kv,
+            foretold=asked.foretold and self.predicts,
+            vocabulary=self.vocabulary if asked.output else None,
+        )
 
     def ask(self, reading: Reading, rows: Tensor | None, asked: Asked) -> TeacherView:
-        """Read the keys and values of the texts; ``rows`` are of no use.
+        """Read what is asked of the texts; ``rows`` are of no use.
 
         Raises:
             StoreError: a text is not in the store, or its shard is damaged.
         """
         places = self.places(asked.layers) if asked.kv else None
-        samples = [self._sample(text, places) for text in reading.student.texts]
+        named = asked.output or reading.foretold
+        samples = [self._sample(text, places, named) for text in reading.student.texts]
+        foretold = output = None
+        if reading.foretold:
+            foretold = _foretold(samples, reading)
+        if asked.output:
+            output = self._output(samples, reading)
         return TeacherView(
             name=self.name,
             kv=(
@@ -151,7 +172,19 @@ class StoredTeacher:
             causal=reading.causal,
             bits_per_char=_bits(samples, reading.mask),
             origin=reading.origin,
+            foretold=foretold,
+            output=output,
         )
+
+    def _output(self, samples: Sequence[StoredSample], reading: Reading) -> Output:
+        tokens, head = reading.tokens, self.head
+        assert tokens is not None  # outputs are stored on a teacher's own tokens
+        rows = torch.zeros(*tokens.ids.shape, head.width)
+        for row, (sample, ids) in enumerate(zip(samples, tokens.ids, strict=True)):
+            assert sample.named is not None
+            length = len(sample.named.came)
+            rows[row, :length] = sample.named.rows(ids[:length].cpu())
+        return Output(tokens, rows.to(tokens.ids.device), head, self.vocabulary)
 
     @cached_property
     def _byte_lengths(self) -> ByteLengths | None:
@@ -204,7 +237,9 @@ class StoredTeacher:
             bits=_bits(heads, student.mask) is not None,
         )
 
-    def _sample(self, text: str, places: Sequence[int] | None) -> StoredSample:
+    def _sample(
+        self, text: str, places: Sequence[int] | None, named: bool = False
+    ) -> StoredSample:
         """One text as stored; with None keys and values stay where they are."""
         index = self.held.find(text)
         if index is None:
@@ -214,8 +249,18 @@ class StoredTeacher:
                 "tokenizer decide); run `mtkd extract` with this config"
             )
         if places is None:
-            return self.held.read_sample(index, (), ())
-        return self.held.read_sample(index, places)
+            return self.held.read_sample(index, (), (), named)
+        return self.held.read_sample(index, places, named=named)
+
+
+def _foretold(samples: Sequence[StoredSample], reading: Reading) -> ForetoldTokens:
+    assert reading.tokens is not None
+    log_probs = torch.zeros(reading.tokens.ids.shape)
+    for row, sample in enumerate(samples):
+        assert sample.named is not None
+        came = sample.named.came[:-1]
+        log_probs[row, 1 : len(came) + 1] = came
+    return ForetoldTokens(reading.tokens, log_probs.to(reading.tokens.ids.device))
 
 
 def padded(samples: Sequence[StoredSample], mask: Tensor, heads: int) -> KV:

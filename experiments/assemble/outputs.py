@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 from align.schedules import RULES
-from align.views import LinearHead, ModelFacts, Teacher
+from align.tokens.named_head import NamedHead
+from align.views import Head, LinearHead, ModelFacts, Teacher
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import PhaseConfig
 from plugins.options import resolved
@@ -119,7 +120,7 @@ def teachers_of(
 
 def output_heads(
     phase: PhaseConfig, registry: Registry, teachers: Teachers
-) -> dict[str, LinearHead]:
+) -> dict[str, Head]:
     """The heads of all teachers that some objective of the phase learns from."""
     wanted = {
         name
@@ -295,6 +296,8 @@ def check_outputs(
         _check_spelling(place, "the student", tokenizer)
         _check_spelling(place, f"teacher {name!r}", teachers[name].tokenizer)
     output_heads(phase, registry, teachers)
+    for term in terms:
+        _check_kept(phase, term, teachers)
 
 
 def _check_spelling(place: str, who: str, tokenizer: Any) -> None:
@@ -329,6 +332,33 @@ def _check_teachers(phase: PhaseConfig, term: str, teachers: Teachers) -> None:
             f"{setting} has no teacher with a next-token output ({why}); "
             f"add a causal language model, or set {setting}=0"
         )
+
+
+def _check_kept(phase: PhaseConfig, term: str, teachers: Teachers) -> None:
+    """See that a term can work from the likeliest tokens, where no more was kept."""
+    kind, output = kind_of(phase, term), output_of(phase, term)
+    for name in teachers_of(phase, term, teachers):
+        head = teachers[name].head
+        if not isinstance(head, NamedHead):
+            continue
+        kept = f"of teacher {name!r} the {head.top_k} likeliest tokens alone are kept"
+        setting = setting_of(phase, term)
+        if kind == "sequence_ot":
+            raise ConfigError(
+                f"{setting} compares hidden states through heads, but {kept}; use "
+                "output.kd or output.hybrid_ot, or ask the teacher live (store.read)"
+            )
+        if output.threshold and kind in ("kd", "hybrid_ot", "projected_kl"):
+            raise ConfigError(
+                f"{setting} names every token above output.threshold, but {kept}; "
+                f"set output.threshold=0 and output.top_k={head.top_k}"
+            )
+        if kind == "hybrid_ot" and min(output.ot_top_k, head.size) > head.top_k:
+            raise ConfigError(
+                f"{setting} moves mass between {output.ot_top_k} tokens, but {kept}; "
+                f"set output.ot_top_k={head.top_k}, or extract again with "
+                f"store.top_k={output.ot_top_k}"
+            )
 
 
 def _check_vocabularies(

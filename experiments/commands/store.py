@@ -44,10 +44,11 @@ def extract(options: Namespace) -> int:
 EXTRACT = Command(
     name="extract",
     action=extract,
-    what="store the keys and values of a config's teachers on its training text",
+    what="store what a config's teachers make of its training text",
     examples=(
         ("mtkd extract my.yaml", "into kv/my, one folder a teacher"),
         ("mtkd extract my.yaml store.encoding=int8", "half the size"),
+        ("mtkd extract my.yaml store.top_k=64", "next-token outputs, too"),
         ("mtkd extract my.yaml --shard 3/8", "the third of eight tasks"),
         (
             "mtkd extract teachers='[gpt2, ./opt]' student.model=./s "
@@ -74,7 +75,7 @@ def info(options: Namespace) -> int:
         return 0
     rows = [[name, *_row(summary)] for name, summary in summaries.items()]
     heads = ["store", "form", "encoding", "shards", "texts", "tokens", "MiB"]
-    heads += ["bytes/token", "error K", "error V", "attention KL"]
+    heads += ["bytes/token", "error K", "error V", "attention KL", "outputs", "KL"]
     print_table(f"stores in {options.path}", heads, rows, numbers_from=3)
     for path in paths:
         name, summary = path.name, summaries[path.name]
@@ -262,7 +263,7 @@ def _row(summary: Summary) -> list[str]:
     plan = summary.plan
     errors = plan.facts.get("errors")
     shown = errors if isinstance(errors, dict) else {}
-    kl = shown.get("attention_kl")
+    kl, outputs = shown.get("attention_kl"), plan.outputs
     return [
         plan.form,
         _encoding(summary),
@@ -273,6 +274,8 @@ def _row(summary: Summary) -> list[str]:
         f"{summary.bytes_per_token:,.0f}",
         *(_percent(shown.get(part)) for part in ("k", "v")),
         f"{max(0.0, kl):.1e}" if isinstance(kl, int | float) else "exact",
+        "none" if outputs is None else f"top {outputs.top_k}, {outputs.log_probs}",
+        "" if outputs is None else f"{shown.get('outputs_kl', 0):.1e}",
     ]
 
 

@@ -201,7 +201,8 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreConfig:
-    """Teachers' keys and values on disk: written by ``mtkd extract``, read by runs."""
+    """Teachers' keys and values, and outputs, on disk: written by ``mtkd extract``,
+    read by runs."""
 
     dir: str = "kv"
     """Folder which holds stores."""
@@ -218,6 +219,12 @@ class StoreConfig:
     """How numbers become bytes."""
     rank: AtLeastOne | None = None
     """Components that ``lowrank`` keeps; null: half the width."""
+    top_k: Count = 0
+    """Also store the next-token outputs of teachers that phases learn from by them: so
+    many likeliest tokens a place with their log-probabilities, the one that came, and
+    the mass of all others; 0: none. Takes the form ``raw``."""
+    log_probs: Literal["int8", "float16"] = "int8"
+    """What these log-probabilities are kept in."""
     zstd: Annotated[int, Interval(ge=1, le=19)] | None = None
     """Level of lossless compression on top; null for none."""
     shard_samples: AtLeastOne = 64
@@ -241,6 +248,11 @@ class StoreConfig:
             raise ValueError(
                 f"store.read names {', '.join(self.read)}, but with store.form=fused "
                 "all teachers are one; set store.read=true"
+            )
+        if self.top_k and self.form != "raw":
+            raise ValueError(
+                f"store.top_k is {self.top_k} with form {self.form}, but outputs lie "
+                "on teachers' own tokens; give form raw, or top_k 0"
             )
         if self.name is not None:
             check_folder_name("store", self.name)

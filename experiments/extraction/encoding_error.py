@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from align.kv import KV
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
+from align.tokens.named_head import NONE, NamedHead
 from align.views import Injection
 from experiments.assemble.stored_teachers import FUSED
 from experiments.assemble.teaching import PhaseTeachers
@@ -18,6 +20,7 @@ from experiments.extraction.sources import Source, student_space
 from student.bridges.adapter import AdapterBridge
 from teacher.capture.kv_capture import KVCapture
 from teacher.panel import TeacherPanel
+from teacher.store.named import NamedCodec
 from teacher.store.packing import PARTS, StoredSample, encode_sample
 from teacher.store.records import Constants, codecs_of
 from teacher.stored_teacher import same_tokens
@@ -80,6 +83,32 @@ def encoding_errors(
     # Two equal distributions differ by less than nothing where sums are rounded.
     mean = max(0.0, sum(divergences) / max(len(divergences), 1))
     return out | {"attention_kl": float(f"{mean:.3g}")}
+
+
+def output_errors(source: Source, probe: Sequence[TextSample]) -> dict[str, float]:
+    """Compare next-token outputs that would be read with those that would be written.
+
+    Returns:
+        ``outputs_kl``: the KL in nats from the distribution that was kept, the rest
+        spread evenly, to the decoded one, mean over tokens.
+    """
+    shape = source.plan.outputs
+    assert shape is not None
+    codec, head = NamedCodec(shape), NamedHead(shape.vocabulary, shape.top_k)
+    apart, tokens = 0.0, 0
+    for text, made in zip(probe, source.form(probe[:SAMPLES]), strict=False):
+        if isinstance(made, str):
+            continue
+        assert made.named is not None, text.id
+        back = codec.decode(codec.encode(made.named))
+        ids = torch.full((len(back.came),), NONE)  # the likeliest and the rest alone
+        kept, read = (
+            head.logits(named.rows(ids)).double().log_softmax(-1)
+            for named in (made.named, back)
+        )
+        apart += float((kept.exp() * (kept - read)).sum())
+        tokens += len(ids)
+    return {"outputs_kl": float(f"{max(0.0, apart / max(tokens, 1)):.3g}")}
 
 
 class _StudentSide:

@@ -40,16 +40,18 @@ class RawForm:
         extractor: TeacherKVExtractor,
         own_loss: bool,
         autocast: torch.dtype | None,
+        top_k: int = 0,
     ) -> None:
         """Hold the teacher; arguments as :meth:`TeacherKVExtractor.extract`'s."""
         self._extractor, self._own_loss = extractor, own_loss
-        self._autocast = autocast
+        self._autocast, self._top_k = autocast, top_k
 
     def __call__(self, samples: Sequence[TextSample]) -> list[Made]:
         """Run the teacher; see :class:`Form`."""
         got = self._extractor.extract(
             [sample.text for sample in samples],
             own_loss=self._own_loss,
+            top_k=self._top_k,
             autocast=self._autocast,
         )
         out: list[Made] = []
@@ -59,7 +61,8 @@ class RawForm:
                 continue
             k, v = extracted.kv.flat()
             origin = all_origins(extracted.kv.num_tokens)
-            out.append(StoredSample(k[:, 0], v[:, 0], origin, extracted.bits_per_char))
+            bits, named = extracted.bits_per_char, extracted.named
+            out.append(StoredSample(k[:, 0], v[:, 0], origin, bits, named=named))
         return out
 
 

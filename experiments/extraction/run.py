@@ -16,7 +16,7 @@ from experiments.assemble.stored_teachers import save_tokenizer
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import Config, save_config
 from experiments.extraction.context import ExtractionContext, open_extraction
-from experiments.extraction.encoding_error import encoding_errors
+from experiments.extraction.encoding_error import encoding_errors, output_errors
 from experiments.extraction.sources import Source, sources_of
 from experiments.record.progress import Progress, waiting
 from experiments.record.stop import StopRequest
@@ -77,9 +77,10 @@ def extract(
         sources = sources_of(extraction)
     if not sources:
         raise ConfigError(
-            "no phase learns from keys and values, and a store holds nothing else; "
-            "train from live teachers (store.read=false), or give a term that compares "
-            "them a weight, such as loss.lambda_k"
+            "no phase learns from keys and values, and without store.top_k a store "
+            "holds nothing else; store next-token outputs with store.top_k=64, train "
+            "from live teachers (store.read=false), or give a term that compares keys "
+            "and values a weight, such as loss.lambda_k"
         )
     for sentence in extraction.warnings:
         say(f"warning: {sentence}")
@@ -137,9 +138,13 @@ def _open(extraction: ExtractionContext, source: Source) -> StoreWriter:
         return source.open()
     source.path.mkdir(parents=True, exist_ok=True)
     constants = source.measure(extraction.corpus.probe)
-    if source.plan.encoding.name == "float32":
+    errors: dict[str, float] = {}
+    if source.plan.encoding.name != "float32" and source.plan.shape.layers:
+        errors |= encoding_errors(extraction, source, constants)
+    if source.plan.outputs is not None:
+        errors |= output_errors(source, extraction.corpus.probe)
+    if not errors:
         return source.open(constants)
-    errors = encoding_errors(extraction, source, constants)
     facts = {**source.plan.facts, "errors": dict(errors)}
     plan = source.plan.model_copy(update={"facts": facts})
     return replace(source, plan=plan).open(constants)
@@ -211,6 +216,7 @@ def _nothing(writer: StoreWriter) -> StoredSample:
         torch.zeros(shape.layers, 0, shape.k_width),
         torch.zeros(shape.layers, 0, shape.v_width),
         torch.zeros(0, dtype=torch.uint8),
+        named=writer.codecs["o"].nothing() if "o" in writer.codecs else None,
     )
 
 

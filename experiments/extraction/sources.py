@@ -18,7 +18,8 @@ from experiments.assemble.fingerprint import (
     student_of,
     tokenizer_digest,
 )
-from experiments.assemble.needs import wants_kv, wants_own_loss
+from experiments.assemble.needs import wants_foretold, wants_kv, wants_own_loss
+from experiments.assemble.outputs import reading_outputs
 from experiments.assemble.stored_code import code_of
 from experiments.assemble.stored_teachers import FUSED
 from experiments.assemble.teaching import PhaseTeachers, build_phase_teachers
@@ -29,9 +30,10 @@ from student.bridges.adapter import AdapterBridge
 from student.output_config import OutputConfig
 from teacher.capture.kv_capture import KVCapture
 from teacher.extract_teacher_kv import TeacherKVExtractor
+from teacher.output_head import vocabulary_size
 from teacher.store import Encoding, Plan, StoreWriter, open_store
 from teacher.store.encoding import DTYPES, measure_constants
-from teacher.store.manifest import Shape
+from teacher.store.manifest import OutputShape, Shape
 from teacher.store.packing import StoredSample
 from teacher.store.records import Constants
 
@@ -111,27 +113,45 @@ def sources_of(extraction: ExtractionContext) -> list[Source]:
         ConfigError: the form does not fit the phases.
     """
     form = extraction.config.store.form
-    asking = [
-        stage.teachers
-        for stage in extraction.stages
-        if wants_kv(stage.phase, extraction.registry)
-    ]
-    names = tuple(dict.fromkeys(name for teachers in asking for name in teachers))
+    meeting, speaking = _asking(extraction)
+    names = tuple(dict.fromkeys((*meeting, *speaking)))
     if form == "raw" or not names:
-        return [_raw(extraction, name) for name in names]
+        return [
+            _raw(extraction, name, kv=name in meeting, outputs=name in speaking)
+            for name in names
+        ]
     check_forms(extraction)
     if form == "fused":
         return [_on_student_tokens(extraction, FUSED, names)]
     return [_on_student_tokens(extraction, name, (name,)) for name in names]
 
 
-def _raw(extraction: ExtractionContext, name: str) -> Source:
-    teacher = extraction.models.live[name]
+def _asking(extraction: ExtractionContext) -> tuple[list[str], list[str]]:
+    """Of whom keys and values are stored, and of whom next-token outputs."""
+    registry, store = extraction.registry, extraction.config.store
+    meeting: list[str] = []
+    speaking: list[str] = []
+    for stage in extraction.stages:
+        if wants_kv(stage.phase, registry):
+            meeting += stage.teachers
+        outputs = reading_outputs(stage.phase, registry)
+        if store.top_k and (outputs or wants_foretold(stage.phase, registry)):
+            every = extraction.models.chosen(stage.teachers)
+            speaking += [name for name, teacher in every.items() if teacher.predicts]
+    return meeting, speaking
+
+
+def _raw(
+    extraction: ExtractionContext, name: str, *, kv: bool, outputs: bool
+) -> Source:
+    teacher, store = extraction.models.live[name], extraction.config.store
     capture, sizes = teacher.capture, teacher.sizes
-    layers = needed_layers(extraction, name, sizes.layers)
+    layers = needed_layers(extraction, name, sizes.layers) if kv else ()
+    vocabulary = vocabulary_size(capture) if outputs else 0
+    top_k = min(store.top_k, vocabulary)
     extractor = TeacherKVExtractor(
         teacher.loaded,
-        extraction.config.store.batch_size,
+        store.batch_size,
         layers=layers,
         device=capture.device,
         windows=capture.windows,
@@ -149,9 +169,15 @@ def _raw(extraction: ExtractionContext, name: str) -> Source:
         name=name,
         path=extraction.config.store_dir / name,
         plan=_plan(
-            extraction, shape, (name,), {"layers": list(layers), "own_loss": own_loss}
+            extraction,
+            shape,
+            (name,),
+            {"layers": list(layers), "own_loss": own_loss},
+            OutputShape(vocabulary=vocabulary, top_k=top_k, log_probs=store.log_probs)
+            if outputs
+            else None,
         ),
-        form=RawForm(extractor, own_loss, extraction.autocast),
+        form=RawForm(extractor, own_loss, extraction.autocast, top_k),
         teachers=(name,),
     )
 
@@ -277,6 +303,7 @@ def _plan(
     shape: Shape,
     names: Sequence[str],
     extra: Mapping[str, JsonValue],
+    outputs: OutputShape | None = None,
 ) -> Plan:
     store = extraction.config.store
     rank = store.rank
@@ -292,6 +319,8 @@ def _plan(
     used += [("aligner", align.aligner)] if store.form != "raw" else []
     used += [("adapter", align.adapter)] if store.form in ("adapted", FUSED) else []
     return Plan(
+        version=2 if outputs is None else 3,
+        outputs=outputs,
         form=store.form,
         shape=shape,
         encoding=Encoding.model_validate(encoding),

@@ -64,7 +64,7 @@ def step_places(context: StepContext) -> Places:
     weight = torch.stack([c.weight for c in context.comparisons], -1)
     outputs = context.outputs
     assert outputs is not None
-    head, config = outputs.student.head, outputs.config
+    head, config = outputs.student.matrix, outputs.config
     plan = OutputPlan(head, "shared", config, lexicons=outputs.lexicons)
     asked = context.relations[0].rows
     return find_places(

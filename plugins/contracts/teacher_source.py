@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from align.tokenizer_align import CausalCharIoUAligner, encode_batch
-from align.views import OUTPUTS, Teacher
+from align.views import OUTPUTS, LinearHead, Teacher
 from plugins.answers import teacher_source_problem
 from plugins.promise import Promise, problem
 from teacher.capture.kv_capture import KVCapture
@@ -176,7 +176,9 @@ def _answer(teacher: Teacher) -> list[Tensor]:
     (view,) = panel(batch)
     parts = [] if view.kv is None else [view.kv.k, view.kv.v]
     if view.output is not None:
-        parts += [view.output.hidden, view.output.head.weight]
+        parts.append(view.output.hidden)
+        if isinstance(view.output.head, LinearHead):
+            parts.append(view.output.head.weight)
     return [tensor.detach().clone() for tensor in parts]
 
 

@@ -28,7 +28,7 @@ from student.output.divergence.linear_blocks import linear_blocks
 from student.output.divergence.linear_divergence import HeadInput, linear_divergence
 from student.output.divergence.linear_likelihood import linear_log_likelihood
 from student.output.divergence.row_divergence import Divergence
-from student.output.divergence.support import Support
+from student.output.divergence.support import Support, support_beside
 from student.output.divergence.top_tokens import (
     TopTokens,
     linear_top_tokens,
@@ -79,6 +79,7 @@ __all__ = [
     "linear_top_tokens",
     "logit_geometry",
     "sequence_transport",
+    "support_beside",
     "support_sizes",
     "token_transport",
     "top_tokens",

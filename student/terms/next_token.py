@@ -70,7 +70,7 @@ def kd(ctx: StepContext) -> Tensor:
     if labels is not None:
         student = outputs.student
         hidden, block = student.hidden.flatten(0, 1), config.block
-        loss = linear_divergence(hidden, student.head, [], labels=labels, block=block)
+        loss = linear_divergence(hidden, student.matrix, [], labels=labels, block=block)
     if config.combine == "distributions" and sides:
         return loss + _from_mean(outputs, sides, total)
     for side in sides:
@@ -128,7 +128,7 @@ def sequence_ot(ctx: StepContext) -> Tensor:
             student.tokens.has_text,
             other.tokens.has_text,
             cost=outputs.config.sequence_cost,
-            geometry=logit_geometry(student.head, other.head),
+            geometry=logit_geometry(student.matrix, other.matrix),
             reduction="none",
         )
         total, weight = total + (share * costs).sum(), weight + share.sum()
@@ -254,11 +254,11 @@ def _transport_alike(outputs: Outputs, side: SameVocabularyTeacher) -> Tensor:
     student, teacher = outputs.student, side.teacher
     rows = side.weight.nonzero()[:, 0]
     size = min(student.head.size, teacher.head.size)
-    vectors = student.head.weight.detach()
+    vectors = student.matrix.weight.detach()
     temperature = temperature_of(outputs, side)
     return moved(
         outputs.config,
-        HeadInput(student.hidden.flatten(0, 1)[rows], student.head.first(size)),
+        HeadInput(student.hidden.flatten(0, 1)[rows], student.matrix.first(size)),
         teacher=HeadInput(teacher.hidden[rows], teacher.head.first(size)),
         vectors=(vectors, vectors),
         weight=side.weight[rows],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from align.errors import InputError
-from align.views import LinearHead
+from align.views import Head, LinearHead
 from student.output import (
     Divergence,
     HeadInput,
@@ -19,6 +19,7 @@ from student.output import (
     linear_divergence,
     linear_log_likelihood,
     linear_top_tokens,
+    support_beside,
 )
 from student.output.across.pairing import after
 from student.step_outputs import Outputs, Taught
@@ -96,9 +97,9 @@ def compare(
     config, student = outputs.config, outputs.student
     return linear_divergence(
         student.hidden.flatten(0, 1),
-        student.head,
+        student.matrix,
         teachers or [side.teacher],
-        _divergence(outputs),
+        _divergence(outputs, [t.head for t in teachers or [side.teacher]]),
         temperature=temperature_of(outputs, side),
         weight=side.weight,
         total=total,
@@ -160,7 +161,7 @@ def temperature_of(outputs: Outputs, side: SameVocabularyTeacher) -> float | Ten
             hidden,
             head,
             [side.teacher],
-            _divergence(outputs),
+            _divergence(outputs, [side.teacher.head]),
             temperature=config.start,
             weight=side.weight,
             block=config.block,
@@ -177,7 +178,9 @@ def temperature_of(outputs: Outputs, side: SameVocabularyTeacher) -> float | Ten
     return temperature_at(outputs, spots)
 
 
-def _divergence(outputs: Outputs) -> Divergence:
+def _divergence(outputs: Outputs, heads: Sequence[Head]) -> Divergence:
     config = outputs.config
     support = Support(config.top_k, config.threshold)
+    for head in heads:
+        support = support_beside(head, support)
     return Divergence(config.divergence, config.mix, support)

@@ -21,8 +21,10 @@ from student.output import (
     linear_top_tokens,
     pool_logits,
     projected_divergence,
+    support_beside,
 )
 from student.output.across.pairing import Pairing
+from student.output.divergence.linear import logits_of
 from student.step_outputs import Outputs, Taught
 from student.terms.likeliest_tokens import moved
 from student.terms.signals import Spots, label_log_probs
@@ -142,7 +144,7 @@ def transport_of(outputs: Outputs, stretches: Stretches) -> Tensor:
     )
     return cost(
         student_output.hidden.flatten(0, 1),
-        student_output.head,
+        student_output.matrix,
         temperature_at(outputs, spots),
     )
 
@@ -188,7 +190,8 @@ def projected_of(
         teacher_output.hidden.flatten(0, 1)[theirs], teacher_output.head
     )
     weight = stretches.weight[at]
-    support = Support(config.top_k, config.threshold)
+    asked = Support(config.top_k, config.threshold)
+    support = support_beside(teacher.head, asked)
 
     def divergence(
         hidden: Tensor,
@@ -219,7 +222,10 @@ def projected_of(
     )
     temperature = temperature_at(outputs, spots)
     return divergence(
-        student_output.hidden.flatten(0, 1), student_output.head, temperature, chains
+        student_output.hidden.flatten(0, 1),
+        student_output.matrix,
+        temperature,
+        chains,
     )
 
 
@@ -265,11 +271,10 @@ def _temperature_of_stretches(
 def _blank_follows(output: Output, last: Tensor, blank: Tensor, block: int) -> Tensor:
     """(B, T) log-probability that the next token begins with a blank; 0 where no
     stretch ends. Logits are worked out once more in the backward."""
-    weight, bias = output.head.weight, output.head.bias
+    wide = torch.promote_types(output.hidden.dtype, torch.float32)
 
     def of_block(hidden: Tensor) -> Tensor:
-        logits = hidden @ weight.T
-        logits = logits if bias is None else logits + bias
+        logits = logits_of(hidden, output.head, wide)
         return pool_logits(logits, blank.long(), 2).log_softmax(-1)[:, 1]
 
     rows = output.hidden.flatten(0, 1)[last].split(block)

@@ -60,8 +60,9 @@ def signal_to_noise(outputs: Outputs, spots: Spots) -> tuple[float, float]:
     if not len(spots.rows):
         return 0.0, 0.0
     hidden = student.hidden.detach().flatten(0, 1).requires_grad_()
-    bias = None if student.head.bias is None else student.head.bias.detach()
-    head = replace(student.head, weight=student.head.weight.detach(), bias=bias)
+    head = student.matrix
+    bias = None if head.bias is None else head.bias.detach()
+    head = replace(head, weight=head.weight.detach(), bias=bias)
     counted = after(student.tokens.predicted.float()).flatten()
     labels = Labels(after(student.tokens.ids).flatten(), counted)
     with torch.enable_grad():
@@ -172,7 +173,8 @@ def _student(outputs: Outputs, spots: Spots) -> HeadInput:
 def _logits(side: HeadInput, size: int, block: int) -> Iterator[Tensor]:
     """Blocks of (n, size), float32, or float64 of such a head."""
     dtype, head = product_dtype(side.hidden, side.head), side.head.first(size)
-    head = LinearHead(head.weight.detach().to(dtype), head.bias)
+    if isinstance(head, LinearHead):
+        head = LinearHead(head.weight.detach().to(dtype), head.bias)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     with without_autocast(side.hidden):
         for rows in blocks(len(side.hidden), block):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -161,7 +162,14 @@ class Codec:
         return int(_group_of(tokens, GROUP[self.name])[-1]) + 1 if tokens else 0
 
 
-def bytes_per_sample(codec: Codec, layers: int, tokens: int) -> int:
+class HasFields(Protocol):
+    """Says what it makes of a sample."""
+
+    def fields(self, tokens: int) -> dict[str, Field]:
+        """See :meth:`Codec.fields`."""
+
+
+def bytes_per_sample(codec: HasFields, layers: int, tokens: int) -> int:
     """Bytes of one sample's keys, or values, before lossless compression."""
     return sum(
         layers * field.rows * field.width * field.dtype.itemsize
@@ -222,7 +230,7 @@ def _group_of(tokens: int, size: int) -> Tensor:
 
 def _codes(x: Tensor, size: int, bits: int) -> Tensor:
     """(L, G, C) uint8: the step of every channel in every group of tokens."""
-    layers, tokens, width = x.shape
+    tokens = x.shape[1]
     if tokens < 2:
         return _best_codes(x[:, :, None], bits)
     length = _group_length(tokens, size)
@@ -230,7 +238,7 @@ def _codes(x: Tensor, size: int, bits: int) -> Tensor:
     padding = -rest.shape[1] % length
     if padding:  # the last token again: it changes no extreme
         rest = torch.cat([rest, rest[:, -1:].expand(-1, padding, -1)], 1)
-    rest = rest.reshape(layers, -1, length, width)
+    rest = rest.unflatten(1, (rest.shape[1] // length, length))
     return torch.cat([_best_codes(x[:, :1, None], bits), _best_codes(rest, bits)], 1)
 
 

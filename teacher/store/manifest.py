@@ -13,7 +13,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from align.errors import InputError
 from align.foreign.inside import check_name, file_inside
@@ -29,6 +37,10 @@ CONSTANTS = "constants.safetensors"
 """What all shards are made with: encoding constants, adapters."""
 
 VERSION = 2
+"""Of every file."""
+
+WITH_OUTPUTS = 3
+"""Of the plan of a store that holds next-token outputs, too."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -74,14 +86,25 @@ class FileRecord(Strict):
 class Shape(Strict):
     """Sizes of the keys and values that come back."""
 
-    layers: int = Field(ge=1)
-    """L, the layers that are stored."""
+    layers: int = Field(ge=0)
+    """L, the layers that are stored; 0 where outputs alone are."""
     heads: int = Field(ge=1)
     """H, key-value heads."""
     k_width: int = Field(ge=1)
     """H * D_k."""
     v_width: int = Field(ge=1)
     """H * D_v."""
+
+
+class OutputShape(Strict):
+    """Next-token outputs that are stored, likeliest tokens alone."""
+
+    vocabulary: int = Field(ge=1)
+    """V, rows of the teacher's head."""
+    top_k: int = Field(ge=1)
+    """k, tokens that are named at every place."""
+    log_probs: Literal["int8", "float16"] = "int8"
+    """What their log-probabilities are kept in."""
 
 
 class Encoding(Strict):
@@ -98,7 +121,7 @@ class Plan(Strict):
     """Everything that decides the bytes of a store."""
 
     format: Literal["mtkd-kv"] = "mtkd-kv"
-    version: Literal[2] = 2
+    version: Literal[2, 3] = 2
     form: Form
     shape: Shape
     encoding: Encoding
@@ -111,6 +134,24 @@ class Plan(Strict):
     shard_samples: int | None = Field(default=None, ge=1)
     """Texts in every shard but the last; None where shards are cut by size."""
     constants: FileRecord | None = None
+    outputs: OutputShape | None = None
+    """Next-token outputs beside keys and values, in version 3."""
+
+    @model_validator(mode="after")
+    def _outputs_by_version(self) -> Plan:
+        if (self.outputs is not None) != (self.version == WITH_OUTPUTS):
+            raise ValueError(
+                f"outputs belong to version {WITH_OUTPUTS}, and only there"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_it_was(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``outputs`` where there are none, as version 2 is sealed."""
+        content: dict[str, Any] = dump(self)
+        if self.outputs is None:
+            content.pop("outputs", None)
+        return content
 
     @property
     def shards(self) -> int:
@@ -260,10 +301,12 @@ def _unreadable(path: Path, data: bytes, kind: type[Strict], error: Exception) -
         version = json.loads(data).get("version", VERSION)
     except (ValueError, AttributeError, RecursionError):
         version = VERSION
-    if version != VERSION and kind is not ShardRecord:
+    known = (VERSION, WITH_OUTPUTS) if kind is Plan else (VERSION,)
+    if version not in known and kind is not ShardRecord:
+        reads = " and ".join(map(str, known))
         return (
             f"{path} has version {version} of the store format; this version reads "
-            f"{VERSION}: extract again"
+            f"{reads}: extract again"
         )
     reason = str(error).replace("\n", "; ")
     return (

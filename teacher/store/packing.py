@@ -8,19 +8,23 @@ the lengths alone; only losslessly compressed shards carry a table of ends.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
+from align.tokens.named_head import NamedTokens
 from teacher.store.encoding import Codec, Field
 from teacher.store.files import header_of
 from teacher.store.manifest import Sample, StoreError
+from teacher.store.named import NamedCodec
 
 Part = Literal["k", "v"]
 PARTS: tuple[Part, Part] = ("k", "v")
+NAMED = "o"
+"""The part that holds next-token outputs, where a store has any."""
 
 ORIGIN = "origin"
 BITS = "bits_per_char"
@@ -40,31 +44,55 @@ class StoredSample:
     token that fed it, 255 for all beyond."""
     bits_per_char: float = float("nan")
     """The teacher's own loss on the text; NaN where it has none."""
+    _: KW_ONLY
+    named: NamedTokens | None = None
+    """Next-token outputs of its T tokens; None where the store has none."""
 
 
 Fields = dict[str, Tensor]
+
+
+class Codecs(TypedDict):
+    """The encoders and decoders of a store, by part."""
+
+    k: Codec
+    v: Codec
+    o: NotRequired[NamedCodec]
+
+
+def _layouts(
+    codecs: Codecs, layers: int
+) -> Iterator[tuple[str, int, Callable[[int], dict[str, Field]]]]:
+    """Every part, how many layers it has, and its fields by number of tokens."""
+    for part in PARTS:
+        yield part, layers, codecs[part].fields
+    if "o" in codecs:
+        yield NAMED, 1, codecs["o"].fields
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedSample:
     """A sample on its way to disk."""
 
-    parts: dict[Part, Fields]
+    parts: dict[str, Fields]
     origin: Tensor
     bits_per_char: float
 
 
-def encode_sample(codecs: dict[Part, Codec], sample: StoredSample) -> EncodedSample:
+def encode_sample(codecs: Codecs, sample: StoredSample) -> EncodedSample:
     """Encode one sample; see :meth:`Codec.encode`."""
-    parts: dict[Part, Fields] = {
+    parts: dict[str, Fields] = {
         "k": codecs["k"].encode(sample.k),
         "v": codecs["v"].encode(sample.v),
     }
+    if "o" in codecs:
+        assert sample.named is not None
+        parts[NAMED] = codecs["o"].encode(sample.named)
     return EncodedSample(parts, sample.origin, sample.bits_per_char)
 
 
 def pack(
-    samples: Sequence[EncodedSample], codecs: dict[Part, Codec], zstd: int | None
+    samples: Sequence[EncodedSample], codecs: Codecs, zstd: int | None
 ) -> dict[str, list[Tensor]]:
     """Give the pieces of every tensor of a shard.
 
@@ -78,8 +106,8 @@ def pack(
         BITS: [bits],
         ORIGIN: [sample.origin for sample in samples],
     }
-    for part in PARTS:
-        for name in codecs[part].fields(0):
+    for part, _, fields in _layouts(codecs, 1):
+        for name in fields(0):
             pieces = [sample.parts[part][name] for sample in samples]
             key = f"{part}.{name}"
             if zstd is None:
@@ -89,7 +117,7 @@ def pack(
     return out
 
 
-def shard_bytes(codecs: dict[Part, Codec], layers: int, lengths: Sequence[int]) -> int:
+def shard_bytes(codecs: Codecs, layers: int, lengths: Sequence[int]) -> int:
     """Bytes of a shard's file before lossless compression.
 
     Args:
@@ -101,10 +129,10 @@ def shard_bytes(codecs: dict[Part, Codec], layers: int, lengths: Sequence[int]) 
         BITS: (torch.float32, (len(lengths),)),
         ORIGIN: (torch.uint8, (sum(lengths),)),
     }
-    for part in PARTS:
-        fields = [codecs[part].fields(length) for length in lengths]
+    for part, count, fields_of in _layouts(codecs, layers):
+        fields = [fields_of(length) for length in lengths]
         for name, field in fields[0].items():
-            rows = layers * sum(sample_fields[name].rows for sample_fields in fields)
+            rows = count * sum(sample_fields[name].rows for sample_fields in fields)
             entries[f"{part}.{name}"] = field.dtype, (rows, field.width)
     data = sum(math.prod(shape) * dtype.itemsize for dtype, shape in entries.values())
     return len(header_of(entries)) + data
@@ -117,20 +145,25 @@ class ShardReader:
         self,
         opened: Any,
         samples: Sequence[Sample],
-        codecs: dict[Part, Codec],
+        codecs: Codecs,
         layers: int,
         zstd: bool,
     ) -> None:
         """Hold an open safetensors file and compute where its samples begin."""
         self._opened, self._samples = opened, samples
-        self._codecs, self._layers, self._zstd = codecs, layers, zstd
+        self._codecs, self._zstd = codecs, zstd
+        self._layers = {part: count for part, count, _ in _layouts(codecs, layers)}
         # Mapped, not loaded: slices of them are views of the file.
         self._tensors: dict[str, Tensor] = {}
         self._ends: dict[str, Tensor] = {}
         self._starts = self._count()
 
     def read(
-        self, place: int, layers: Sequence[int] | None, parts: Sequence[Part] = PARTS
+        self,
+        place: int,
+        layers: Sequence[int] | None,
+        parts: Sequence[Part] = PARTS,
+        named: bool = False,
     ) -> StoredSample:
         """Read one sample.
 
@@ -138,8 +171,9 @@ class ShardReader:
             place: of the sample in this shard.
             layers: stored layers in the order wanted; None means all.
             parts: others come back empty.
+            named: whether next-token outputs come, too.
         """
-        layer_numbers = range(self._layers) if layers is None else layers
+        layer_numbers = range(self._layers["k"]) if layers is None else layers
         parts_read = {
             part: self._part(part, place, layer_numbers, layers is None)
             if part in parts
@@ -153,24 +187,38 @@ class ShardReader:
             parts_read["v"],
             self._tensor(ORIGIN)[first:last],
             float(self._tensor(BITS)[place]),
+            named=self._named(place) if named else None,
         )
+
+    def _named(self, place: int) -> NamedTokens:
+        codec = self._codecs["o"]
+        fields = codec.fields(self._samples[place].tokens)
+        return codec.decode(self._fields(NAMED, fields, place, (0,)))
+
+    def _fields(
+        self, part: str, fields: dict[str, Field], place: int, layers: Sequence[int]
+    ) -> Fields:
+        read_field = self._read_compressed if self._zstd else self._read_rows
+        return {
+            name: read_field(part, name, place=place, field=field, layers=layers)
+            for name, field in fields.items()
+        }
 
     def _part(
         self, part: Part, place: int, layers: Sequence[int], all_layers: bool
     ) -> Tensor:
         fields = self._codecs[part].fields(self._samples[place].tokens)
-        read_field = self._read_compressed if self._zstd else self._read_rows
-        encoded = {
-            name: read_field(f"{part}.{name}", place, field, layers)
-            for name, field in fields.items()
-        }
+        encoded = self._fields(part, fields, place, layers)
         index = None if all_layers else torch.tensor(list(layers))
         return self._codecs[part].decode(encoded, index)
 
     def _read_rows(
-        self, key: str, place: int, field: Field, layers: Sequence[int]
+        self, part: str, name: str, *, place: int, field: Field, layers: Sequence[int]
     ) -> Tensor:
+        key = f"{part}.{name}"
         start, rows, tensor = self._starts[key][place], field.rows, self._tensor(key)
+        if not layers:
+            return tensor[:0].view(0, rows, field.width)
         pieces = [
             tensor[start + first * rows : start + last * rows]
             for first, last in _runs(layers)
@@ -179,17 +227,20 @@ class ShardReader:
         return stretch.view(len(layers), rows, field.width)
 
     def _read_compressed(
-        self, key: str, place: int, field: Field, layers: Sequence[int]
+        self, part: str, name: str, *, place: int, field: Field, layers: Sequence[int]
     ) -> Tensor:
+        key = f"{part}.{name}"
         if key not in self._ends:
             self._ends[key] = torch.cat(
                 [torch.zeros(1, dtype=torch.int64), self._tensor(key + ENDS)]
             )
         pieces = []
         for layer in layers:
-            frame = place * self._layers + layer
+            frame = place * self._layers[part] + layer
             first, last = self._ends[key][frame : frame + 2].tolist()
             pieces.append(_decompress(self._tensor(key)[first:last], field))
+        if not pieces:
+            return torch.zeros(0, field.rows, field.width, dtype=field.dtype)
         return torch.stack(pieces)
 
     def _tensor(self, key: str) -> Tensor:
@@ -202,10 +253,9 @@ class ShardReader:
         at: dict[str, int] = {ORIGIN: 0}
         for sample in self._samples:
             sizes = {ORIGIN: sample.tokens}
-            for part in PARTS:
-                fields = self._codecs[part].fields(sample.tokens)
-                for name, field in fields.items():
-                    sizes[f"{part}.{name}"] = self._layers * field.rows
+            for part, count, fields in _layouts(self._codecs, self._layers["k"]):
+                for name, field in fields(sample.tokens).items():
+                    sizes[f"{part}.{name}"] = count * field.rows
             for key, size in sizes.items():
                 starts.setdefault(key, []).append(at.get(key, 0))
                 at[key] = at.get(key, 0) + size
@@ -230,8 +280,8 @@ def _compressed(pieces: Sequence[Tensor], level: int) -> tuple[list[Tensor], lis
         for layer in piece:
             data = compressor.compress(_planes(layer)) if layer.numel() else b""
             frames.append(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-    ends = torch.tensor([len(frame) for frame in frames]).cumsum(0)
-    return frames, [ends]
+    ends = torch.tensor([len(frame) for frame in frames], dtype=torch.int64).cumsum(0)
+    return frames or [torch.zeros(0, dtype=torch.uint8)], [ends]
 
 
 def _planes(x: Tensor) -> bytes:

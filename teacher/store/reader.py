@@ -103,6 +103,7 @@ class KVStore:
         index: int,
         layers: Sequence[int] | None = None,
         parts: Sequence[Part] = PARTS,
+        named: bool = False,
     ) -> StoredSample:
         """Read one sample as it is stored.
 
@@ -110,6 +111,7 @@ class KVStore:
             index: of the sample, in the order of saving.
             layers: stored layers to read, in this order; None means all.
             parts: ``k``, ``v`` or both; what is not asked for comes back empty.
+            named: whether next-token outputs come, of a store that has them.
 
         Raises:
             IndexError: no such sample or layer.
@@ -125,7 +127,7 @@ class KVStore:
                 f"{self.path} holds layers 0..{count - 1}, not {list(layers)}"
             )
         number, place = self._places[index]
-        return self._shard(number).read(place, layers, parts)
+        return self._shard(number).read(place, layers, parts, named)
 
     def find(self, text: str) -> int | None:
         """The index of a text's KV; None where it was not extracted."""

@@ -18,7 +18,8 @@ from teacher.store.manifest import (
     StoreError,
     read_sealed,
 )
-from teacher.store.packing import Part
+from teacher.store.named import NamedCodec
+from teacher.store.packing import PARTS, Codecs, Part
 
 _ADVICE = "run `mtkd store repair` on the store"
 
@@ -106,7 +107,7 @@ def check_size(path: Path, record: FileRecord, said_by: str) -> Path:
     return file
 
 
-def codecs_of(plan: Plan, constants: Constants) -> dict[Part, Codec]:
+def codecs_of(plan: Plan, constants: Constants) -> Codecs:
     """The encoders and decoders of a store."""
     shape, encoding = plan.shape, plan.encoding
 
@@ -117,13 +118,18 @@ def codecs_of(plan: Plan, constants: Constants) -> dict[Part, Codec]:
             channels = ChannelConstants(mean, constants.get(f"{part}.basis"))
         return Codec(encoding, width, channels)
 
-    return {"k": codec("k", shape.k_width), "v": codec("v", shape.v_width)}
+    codecs: Codecs = {"k": codec("k", shape.k_width), "v": codec("v", shape.v_width)}
+    if plan.outputs is not None:
+        codecs["o"] = NamedCodec(plan.outputs)
+    return codecs
 
 
-def sample_bytes(codecs: dict[Part, Codec], layers: int, tokens: int) -> int:
+def sample_bytes(codecs: Codecs, layers: int, tokens: int) -> int:
     """Bytes of one sample before lossless compression, without headers."""
-    kv_bytes = sum(bytes_per_sample(codec, layers, tokens) for codec in codecs.values())
-    return kv_bytes + tokens + torch.float32.itemsize  # origin, bits per character
+    out = sum(bytes_per_sample(codecs[part], layers, tokens) for part in PARTS)
+    if "o" in codecs:
+        out += bytes_per_sample(codecs["o"], 1, tokens)
+    return out + tokens + torch.float32.itemsize  # origin, bits per character
 
 
 def file_record(file: Path) -> FileRecord:

@@ -80,7 +80,7 @@ def test_both_are_teachers_and_say_what_they_lack(live, stored):
         *(ATTENTION, HEADS, HIDDEN, OUTPUTS),
         *(FORETOLD, OWN_LOSS),
     }
-    with pytest.raises(ValueError, match="'prose' has no head: stores hold"):
+    with pytest.raises(ValueError, match="'prose' has no output: its store holds"):
         _ = stored.head
 
 

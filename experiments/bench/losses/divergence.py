@@ -45,6 +45,7 @@ def bars(vocabulary: int = VOCABULARY, rounds: int = 7) -> list[Bar]:
 
 def _against_products(vocabulary: int, rounds: int) -> float:
     hidden, weight, teacher = problem(TOKENS, WIDTH, vocabulary)
+    assert isinstance(teacher.head, LinearHead)
     head = teacher.head.weight
     gradient = torch.randn(TOKENS, vocabulary) / vocabulary
 

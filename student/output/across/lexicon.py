@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from align.views import LinearHead
+from align.views import Head, LinearHead
 from student.output.across.likelihood import log1mexp
 from student.output.across.vocabulary import (
     CommonPieces,
@@ -17,7 +17,7 @@ from student.output.across.vocabulary import (
     pool_logits,
 )
 from student.output.divergence.divergence import divergence
-from student.output.divergence.linear import BLOCK
+from student.output.divergence.linear import BLOCK, logits_of, narrowed
 from student.output.divergence.linear_blocks import linear_blocks
 from student.output.divergence.row_divergence import Divergence
 
@@ -81,7 +81,7 @@ def projected_divergence(
     hidden: Tensor,
     head: LinearHead,
     teacher_hidden: Tensor,
-    teacher_head: LinearHead,
+    teacher_head: Head,
     pieces: CommonPieces,
     *,
     settings: Divergence | None = None,
@@ -106,7 +106,8 @@ def projected_divergence(
         teacher_hidden: (N, C_t) float, detached here.
         teacher_head: (V_t, C_t).
         pieces: :func:`student.output.common_pieces`, of the heads' sizes.
-        settings: which distance; None: forward KL.
+        settings: which distance, beside a teacher of named tokens over no more pieces
+            than these; None: forward KL.
         temperature: > 0, one for all or (N,).
         weight: (N,) float >= 0.
         chains: what came next, at every place; None compares pieces alone.
@@ -126,10 +127,8 @@ def projected_divergence(
 
     def one_block(logits: Tensor, student_chain: Tensor, rows: slice) -> Tensor:
         with torch.no_grad():
-            states = teacher_hidden[rows].to(teacher_head.weight.dtype)
-            teacher_logits = (states @ teacher_head.weight.T).to(logits.dtype)
-            if teacher_head.bias is not None:
-                teacher_logits += teacher_head.bias
+            states = narrowed(teacher_hidden[rows], teacher_head)
+            teacher_logits = logits_of(states, teacher_head, logits.dtype)
         s = pool_logits(logits, pieces.student, pieces.size)
         t = pool_logits(teacher_logits, pieces.teacher, pieces.size)
         if chains is not None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from align.views import LinearHead
+from align.tokens.named_head import NamedHead
+from align.views import Head
 from student.output.divergence.rows import times_
 
 BLOCK = 128
@@ -36,11 +37,13 @@ class LogitBuffer:
         self._logits: Tensor | None = None
         self._narrow: Tensor | None = None
 
-    def fill(self, hidden: Tensor, head: LinearHead) -> Tensor:
+    def fill(self, hidden: Tensor, head: Head) -> Tensor:
         """(n, C) hidden states -> (n, V) logits, the caller's until the next block."""
         if self._logits is None:
             self._logits = hidden.new_empty(self._shape, dtype=self._wide)
         logits = self._logits[: len(hidden)]
+        if isinstance(head, NamedHead):
+            return logits.copy_(head.logits(hidden))
         if hidden.dtype == self._wide:
             torch.mm(hidden, head.weight.T, out=logits)
         else:
@@ -124,11 +127,13 @@ class HeadGradients:
         return first, second, third
 
 
-def product_dtype(hidden: Tensor, head: LinearHead) -> torch.dtype:
+def product_dtype(hidden: Tensor, head: Head) -> torch.dtype:
     """The dtype in which a head is multiplied: its own, or an autocast's bfloat16.
 
     Float16 gives way to float32: a gradient divided by its tokens is too small for it.
     """
+    if isinstance(head, NamedHead):  # ids are no numbers to be rounded
+        return torch.float32
     device = hidden.device.type
     dtype = head.weight.dtype
     if torch.is_autocast_enabled(device) and dtype == torch.float32:
@@ -136,8 +141,15 @@ def product_dtype(hidden: Tensor, head: LinearHead) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
-def logits_of(hidden: Tensor, head: LinearHead, dtype: torch.dtype) -> Tensor:
+def narrowed(hidden: Tensor, head: Head) -> Tensor:
+    """Hidden states in the dtype of their head."""
+    return hidden if isinstance(head, NamedHead) else hidden.to(head.weight.dtype)
+
+
+def logits_of(hidden: Tensor, head: Head, dtype: torch.dtype) -> Tensor:
     """(n, C) hidden states -> (n, V) fresh logits in ``dtype``."""
+    if isinstance(head, NamedHead):
+        return head.logits(hidden).to(dtype)
     out = (hidden @ head.weight.T).to(dtype)
     return out if head.bias is None else out.add_(head.bias.to(dtype))
 
@@ -153,15 +165,14 @@ def blocks(count: int, block: int) -> Iterator[slice]:
         yield slice(start, start + block)
 
 
-def check_head(name: str, hidden: Tensor, head: LinearHead) -> None:
+def check_head(name: str, hidden: Tensor, head: Head) -> None:
     """See that hidden states fit a head.
 
     Raises:
         ValueError: names both shapes.
     """
-    fits = hidden.dim() == 2 and head.weight.dim() == 2
-    if not fits or hidden.shape[1] != head.weight.shape[1]:
+    if hidden.dim() != 2 or hidden.shape[1] != head.width:
         raise ValueError(
             f"{name}: hidden {tuple(hidden.shape)} does not fit a head of "
-            f"{tuple(head.weight.shape)}; give (N, C) and (V, C)"
+            f"{(head.size, head.width)}; give (N, C) and (V, C)"
         )

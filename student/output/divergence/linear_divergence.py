@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.views import LinearHead
+from align.tokens.named_head import NamedHead
+from align.views import Head, LinearHead
 from student.output.divergence.labels import Labels, check_labels, cross_entropy_
 from student.output.divergence.linear import (
     BLOCK,
@@ -41,7 +42,7 @@ class HeadInput:
 
     hidden: Tensor
     """(N, C) float, detached, at the student's rows."""
-    head: LinearHead
+    head: Head
     log_share: Tensor | None = None
     """(N,) float, log of its share in a mean of several teachers' distributions, -inf
     where it has none; None: one teacher."""
@@ -225,6 +226,8 @@ def _used_rows(plan: _Plan) -> Iterator[Tensor]:
 
 def _in_dtype(teacher: HeadInput, dtype: torch.dtype) -> HeadInput:
     """A teacher whose products are in ``dtype``, or in its own if that is narrower."""
+    if isinstance(teacher.head, NamedHead):
+        return replace(teacher, hidden=teacher.hidden.detach())
     head_dtype = teacher.head.weight.dtype
     narrow = head_dtype if head_dtype.itemsize < dtype.itemsize else dtype
     head = LinearHead(teacher.head.weight.detach().to(narrow), teacher.head.bias)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.views import LinearHead
+from align.tokens.named_head import NamedHead
+from align.views import Head, LinearHead
 from student.output.divergence.labels import Labels, check_labels, cross_entropy_
 from student.output.divergence.linear import (
     BLOCK,
@@ -22,13 +23,13 @@ from student.output.divergence.rows import cached_rows
 
 
 def linear_log_likelihood(
-    hidden: Tensor, head: LinearHead, ids: Tensor, block: int = BLOCK
+    hidden: Tensor, head: Head, ids: Tensor, block: int = BLOCK
 ) -> Tensor:
     """Log probability of one token a row.
 
     Args:
         hidden: (N, C) float.
-        head: (V, C).
+        head: (V, C), or of named tokens, then without gradients.
         ids: (N,) int64, in 0..V-1.
         block: rows whose logits are held at once, >= 1.
 
@@ -44,6 +45,12 @@ def linear_log_likelihood(
     check_labels(Labels(ids, ids), len(hidden), head.size)
     if block < 1:
         raise ValueError(f"block must be >= 1, got {block}")
+    if isinstance(head, NamedHead):
+        likelihoods = [
+            head.logits(hidden[rows]).log_softmax(-1).gather(1, ids[rows, None])[:, 0]
+            for rows in blocks(len(hidden), block)
+        ]
+        return torch.cat([hidden.new_zeros(0), *likelihoods])
     dtype = product_dtype(hidden, head)
     out: Tensor = _LogLikelihood.apply(
         hidden, head.weight, head.bias, ids, block, dtype

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from align.errors import InputError
+from align.tokens.named_head import NamedHead
+from align.views import Head
+
 
 @dataclass(frozen=True, slots=True)
 class Support:
@@ -42,6 +46,28 @@ class Support:
 
 FULL = Support()
 """Every token is named."""
+
+
+def support_beside(head: Head, support: Support) -> Support:
+    """The tokens that count by themselves beside one teacher.
+
+    Args:
+        head: the teacher's. Where likeliest tokens alone were kept, these are the most
+            that it can name.
+        support: as asked for.
+
+    Raises:
+        InputError: tokens are named by a probability, and not all above it were kept.
+    """
+    if not isinstance(head, NamedHead):
+        return support
+    if support.threshold:
+        raise InputError(
+            f"threshold={support.threshold} names every token above it, but "
+            f"{head.top_k} likeliest ones were kept of a teacher's output; give top_k "
+            "in its place, or ask the teacher live"
+        )
+    return Support(min(support.top_k or head.top_k, head.top_k))
 
 
 def in_tail(log_probs: Tensor, support: Support) -> Tensor | None:

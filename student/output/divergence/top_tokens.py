@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from align.views import LinearHead
+from align.errors import InputError
+from align.tokens.named_head import NamedHead
+from align.views import Head, LinearHead
 from student.output.divergence.linear import BLOCK, logits_of, product_dtype
 
 
@@ -75,13 +77,13 @@ def top_tokens(logits: Tensor, k: int) -> TopTokens:
 
 
 def linear_top_tokens(
-    hidden: Tensor, head: LinearHead, k: int, block: int = BLOCK
+    hidden: Tensor, head: Head, k: int, block: int = BLOCK
 ) -> TopTokens:
     """Choose the k most probable tokens behind a head, without keeping its logits.
 
     Args:
         hidden: (N, C) float, last hidden states.
-        head: (V, C).
+        head: (V, C), or of named tokens, then without gradients.
         k: tokens a row, >= 1; more than V are V.
         block: rows whose logits are held at once.
 
@@ -90,13 +92,15 @@ def linear_top_tokens(
         only rows of the head that were chosen receive any.
 
     Raises:
-        ValueError: a shape or k is wrong.
+        ValueError: a shape or k is wrong, or fewer tokens were kept.
     """
-    if hidden.dim() != 2 or hidden.shape[1] != head.weight.shape[1] or k < 1:
+    if hidden.dim() != 2 or hidden.shape[1] != head.width or k < 1:
         raise ValueError(
             f"hidden has shape {tuple(hidden.shape)}, the head "
-            f"{tuple(head.weight.shape)} and k is {k}; give (N, C), (V, C) and k >= 1"
+            f"{(head.size, head.width)} and k is {k}; give (N, C), (V, C) and k >= 1"
         )
+    if isinstance(head, NamedHead):
+        return _of_named(hidden, head, k, block)
     dtype = product_dtype(hidden, head)
     wide = torch.promote_types(hidden.dtype, torch.float32)
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
@@ -108,6 +112,16 @@ def linear_top_tokens(
     likeliest = TopTokens(*(torch.cat(part) for part in zip(*parts, strict=True)))
     logits = _ChosenLogits.apply(hidden, head.weight, head.bias, likeliest, block)
     return replace(likeliest, logits=logits)
+
+
+def _of_named(rows: Tensor, head: NamedHead, k: int, block: int) -> TopTokens:
+    if min(k, head.size) > head.top_k:
+        raise InputError(
+            f"{k} likeliest tokens are asked of an output of which {head.top_k} were "
+            "kept; ask for fewer, or keep more"
+        )
+    parts = [_choose(head.logits(some), k) for some in rows.split(block)]
+    return TopTokens(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def support_sizes(

@@ -1,31 +1,47 @@
 """Stores of made-up keys and values, made as an array job makes them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
+from align.tokens.named_head import NamedTokens
 from teacher.store import Encoding, Plan, StoreWriter, open_store
 from teacher.store.encoding import measure_constants
-from teacher.store.manifest import Sample, Shape
+from teacher.store.manifest import OutputShape, Sample, Shape
 from teacher.store.packing import StoredSample
 from teacher.store.reader import all_origins, text_digest
 
 LAYERS, HEADS, K_WIDTH, V_WIDTH = 3, 2, 8, 6
+VOCABULARY, TOP_K = 37, 5
+OUTPUTS = {
+    "version": 3,
+    "outputs": OutputShape(vocabulary=VOCABULARY, top_k=TOP_K, log_probs="int8"),
+}
+"""What a plan says of a store that also holds next-token outputs."""
 
 
 def text(number):
     return f"text {number}"
 
 
+@cache
 def stored(number):
-    """Deterministic KV of one text, 4 to 10 tokens."""
+    """Deterministic KV and outputs of one text, 4 to 10 tokens."""
     tokens = 4 + number * 5 % 7
     generator = torch.Generator().manual_seed(number)
     k = torch.randn(LAYERS, tokens, K_WIDTH, generator=generator)
     v = torch.randn(LAYERS, tokens, V_WIDTH, generator=generator)
-    return StoredSample(k, v, all_origins(tokens), number / 2)
+    logits = 2 * torch.randn(tokens, VOCABULARY, generator=generator)
+    named = NamedTokens.of(logits, ids(number), TOP_K)
+    return StoredSample(k, v, all_origins(tokens), number / 2, named=named)
+
+
+def ids(number):
+    """The tokens of that text."""
+    return torch.arange(4 + number * 5 % 7) * 3 % VOCABULARY
 
 
 @dataclass
@@ -67,6 +83,8 @@ class Maker:
 
     def _one(self, writer, number):
         kv = stored(number)
+        layers = self.plan.shape.layers
+        kv = replace(kv, k=kv.k[:layers], v=kv.v[:layers])
         sample = Sample(
             tokens=kv.k.shape[1],
             text_sha256=text_digest(text(number)),

@@ -17,7 +17,7 @@ import pytest
 from teacher.store import Encoding, KVStore, StoreError, StoreWriter
 from teacher.store.files import NoRoomError
 from teacher.store.upkeep import summarize, take_out, verify
-from tests.teacher.store.conftest import stored, text, visible
+from tests.teacher.store.conftest import OUTPUTS, stored, text, visible
 
 WRITES = {"open", "os.rename", "os.link", "os.remove", "os.mkdir"}
 
@@ -60,14 +60,14 @@ def run_and_die(maker, after):
 
 
 def check_seeds(maker, tmp_path, seeds):
-    whole = maker("whole", encoding=Encoding(name="int8"))
+    whole = maker("whole", encoding=Encoding(name="int8"), **OUTPUTS)
     whole.run()
     killed = 0
     for seed in seeds:
-        one = maker(f"kv{seed}", encoding=Encoding(name="int8"))
+        one = maker(f"kv{seed}", encoding=Encoding(name="int8"), **OUTPUTS)
         kept = {}
         rng = random.Random(seed)
-        while os.WIFSIGNALED(run_and_die(one, rng.randrange(80))):
+        while os.WIFSIGNALED(run_and_die(one, rng.randrange(130))):
             killed += 1
             now = visible(one.path) if one.path.exists() else {}
             done = {n: now[n] for n in now if n.endswith(".json")}
@@ -102,10 +102,10 @@ def test_tasks_on_one_shard_at_once_all_end_well_and_one_wins(
 ):
     if not locks:
         monkeypatch.setattr(StoreWriter, "claim", without_locks)
-    alone = maker("alone", encoding=Encoding(name="int8"))
+    alone = maker("alone", encoding=Encoding(name="int8"), **OUTPUTS)
     alone.run()
     for turn in range(turns):
-        one = maker(f"kv{turn}", encoding=Encoding(name="int8"))
+        one = maker(f"kv{turn}", encoding=Encoding(name="int8"), **OUTPUTS)
         start = time.monotonic() + 0.05
         children = [os.fork() or run_at(one, start) for _ in range(4)]
         assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
@@ -189,14 +189,14 @@ def check_flips(path, positions, seed=0):
 
 
 def test_flipped_bits_are_found_before_use_and_the_shard_is_named(maker):
-    one = maker(encoding=Encoding(name="int8"))
+    one = maker(encoding=Encoding(name="int8"), **OUTPUTS)
     one.run()
     check_flips(one.path, 36)
 
 
 @pytest.mark.slow
 def test_a_thousand_flipped_bits(maker):
-    one = maker(encoding=Encoding(name="int8"))
+    one = maker(encoding=Encoding(name="int8"), **OUTPUTS)
     one.run()
     check_flips(one.path, 1000, seed=1)
 
@@ -248,9 +248,10 @@ def test_what_a_store_says_of_itself_misses_data_without_reading_them(maker, har
     "harm", [cut, lose, lose_record, rename, foreign_shard, foreign_data]
 )
 def test_what_is_wrong_is_named_refused_and_made_again_alone(maker, harm):
-    other = maker("other", fingerprint={"model": "m", "revision": "def"}, samples=10)
+    foreign = {"model": "m", "revision": "def"}
+    other = maker("other", fingerprint=foreign, samples=10, **OUTPUTS)
     other.run()
-    one = maker()
+    one = maker(**OUTPUTS)
     one.run()
     whole = visible(one.path)
     harm(one.path, other.path)
@@ -282,7 +283,7 @@ def test_files_that_could_be_taken_for_shards_are_reported_others_left(maker):
 
 
 def test_a_damaged_plan_or_constants_cost_no_shard_that_is_whole(maker):
-    one = maker(encoding=Encoding(name="int8"))
+    one = maker(encoding=Encoding(name="int8"), **OUTPUTS)
     one.run()
     whole = visible(one.path)
     for name in ("plan.json", next(one.path.glob("constants-*")).name):
