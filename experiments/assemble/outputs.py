@@ -343,9 +343,9 @@ def _check_kept(phase: PhaseConfig, term: str, teachers: Teachers) -> None:
             continue
         kept = f"of teacher {name!r} the {head.top_k} likeliest tokens alone are kept"
         setting = setting_of(phase, term)
-        if kind == "sequence_ot":
+        if kind == "sequence_ot" or kind not in OUTPUT_TERMS:
             raise ConfigError(
-                f"{setting} compares hidden states through heads, but {kept}; use "
+                f"{setting} reads hidden states and a head, but {kept}; use "
                 "output.kd or output.hybrid_ot, or ask the teacher live (store.read)"
             )
         if output.threshold and kind in ("kd", "hybrid_ot", "projected_kl"):

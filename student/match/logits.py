@@ -57,7 +57,7 @@ def _cost(
     weight = weight[rows]
     theirs = teacher.hidden.flatten(0, 1)[pairing.same.flatten()[rows]].detach()
     size = min(student.head.size, teacher.head.size)
-    own_head, their_head = student.head.first(size), teacher.head.first(size)
+    own_head, their_head = student.matrix.first(size), teacher.matrix.first(size)
     dtype = product_dtype(theirs, their_head)
     their_head = LinearHead(their_head.weight.to(dtype), their_head.bias)
 

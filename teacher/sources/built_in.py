@@ -16,6 +16,7 @@ from teacher.sources.of_student import (
     Lagging,
     StudentStart,
 )
+from teacher.sources.server import Server
 
 SOURCES: Mapping[str, type[TeacherSource]] = {
     FILES: Files,
@@ -25,6 +26,7 @@ SOURCES: Mapping[str, type[TeacherSource]] = {
     "phase": EarlierPhase,
     "ema": Average,
     "checkpoint": Lagging,
+    "server": Server,
 }
 """By prefix, without the colon."""
 

@@ -1,0 +1,1 @@
+"""Teachers behind an inference server: asked over HTTP, answers kept on disk."""

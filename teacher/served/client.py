@@ -1,0 +1,250 @@
+"""Ask an OpenAI-compatible completions endpoint how likely the tokens of a text are.
+
+The endpoint is that of vLLM: ``prompt`` takes token ids, and ``prompt_logprobs: k``
+gives, at every place but the first, the k likeliest tokens by id and the one that came.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import urllib3
+from urllib3.util import Retry
+
+from align.errors import InputError, MachineError
+from align.tokens.named_head import LEAST_REST, NONE, NamedTokens
+
+_TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+"""What a server says that may answer later."""
+
+
+class ServerGoneError(MachineError):
+    """A server did not answer within the budget of time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long an answer is waited for."""
+
+    budget: float
+    """Seconds for one text, all attempts and pauses together, > 0."""
+    answer: float = 60.0
+    """Seconds for one attempt, > 0."""
+
+
+class Client:
+    """One model of one server."""
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        top_k: int,
+        requests: int,
+        patience: Patience,
+        key_variable: str = "",
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            url: up to and with ``/v1``.
+            model: its name at the server.
+            top_k: likeliest tokens a place, >= 1.
+            requests: most in flight at once, >= 1.
+            patience: how long an answer is waited for.
+            key_variable: the environment variable that holds the key; "" sends none.
+                The key itself is kept nowhere and part of no message.
+        """
+        self.url, self.model, self.top_k = url.rstrip("/"), model, top_k
+        self._patience, self._key = patience, key_variable
+        self._pool = urllib3.PoolManager(maxsize=requests, block=True)
+        self._workers = ThreadPoolExecutor(requests, "server")
+
+    def models(self) -> list[str]:
+        """The names of the server's models."""
+        data = self._call("GET", "/models", None).get("data")
+        if not isinstance(data, list):
+            raise InputError(f"{self.url}/models lists no models; check the address")
+        return [str(entry.get("id")) for entry in data if isinstance(entry, Mapping)]
+
+    def each(
+        self,
+        answer: Callable[[Sequence[int]], NamedTokens],
+        texts: Sequence[Sequence[int]],
+    ) -> list[NamedTokens]:
+        """What a function says of every text, several at once."""
+        return list(self._workers.map(answer, texts))
+
+    def ask(self, ids: Sequence[int]) -> NamedTokens:
+        """How likely the tokens of a text are.
+
+        Raises:
+            ServerGoneError: no whole answer came within the budget of time.
+            InputError: the server refuses, or answers something else.
+        """
+        return named_of(self._places(ids), ids, self.top_k)
+
+    def decoded(self, ids: Sequence[int]) -> list[str | None]:
+        """What the server's tokenizer spells of every token but the first."""
+        places = self._places(ids)
+        return [
+            place.get(str(token), {}).get("decoded_token")
+            for token, place in zip(ids[1:], places, strict=True)
+        ]
+
+    def _places(self, ids: Sequence[int]) -> list[Mapping[str, Any]]:
+        asked = {
+            "model": self.model,
+            "prompt": list(ids),
+            "max_tokens": 1,
+            "temperature": 0,
+            "prompt_logprobs": self.top_k,
+        }
+        answer = self._call("POST", "/completions", asked)
+        try:
+            places = answer["choices"][0]["prompt_logprobs"][1:]
+        except (KeyError, IndexError, TypeError):
+            raise InputError(
+                f"{self.url}/completions answers without prompt_logprobs; serve the "
+                "model with vLLM, and with --max-logprobs of at least "
+                f"{self.top_k}"
+            ) from None
+        sent = zip(ids[1:], places, strict=False)
+        known = [str(token) in place for token, place in sent]
+        if len(places) != len(ids) - 1 or not all(known):
+            raise InputError(
+                f"{self.url} was sent {len(ids)} tokens and tells of "
+                f"{len(places) + 1}, {sum(known)} of them as sent: model "
+                f"{self.model!r} has another tokenizer there; name the right model, "
+                "or its tokenizer by options.tokenizer"
+            )
+        return list(places)
+
+    def _call(self, method: str, path: str, body: object) -> dict[str, Any]:
+        """One request, again until it is answered or the budget is spent."""
+        deadline = time.monotonic() + self._patience.budget
+        headers = {"Content-Type": "application/json"}
+        if self._key and os.environ.get(self._key):
+            headers["Authorization"] = f"Bearer {os.environ[self._key]}"
+        data = None if body is None else json.dumps(body)
+        while True:
+            try:
+                answer = self._pool.request(
+                    method,
+                    self.url + path,
+                    body=data,
+                    headers=headers,
+                    timeout=self._patience.answer,
+                    retries=_Until(deadline=deadline),
+                )
+                if answer.status != 200:
+                    raise InputError(
+                        f"{self.url}{path} answers {answer.status}: "
+                        f"{_reason(answer.data)}; check the address, options.served_as "
+                        "and the key"
+                    )
+                whole = answer.json()
+                break
+            except urllib3.exceptions.MaxRetryError as error:
+                raise self._gone(error.reason) from None
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                # half an answer, though called whole
+                if time.monotonic() >= deadline:
+                    raise self._gone(error) from None
+                time.sleep(_FIRST_PAUSE)
+        if not isinstance(whole, dict):
+            raise InputError(
+                f"{self.url}{path} answers with a {type(whole).__name__}; check the "
+                "address"
+            )
+        return whole
+
+    def _gone(self, reason: object) -> ServerGoneError:
+        return ServerGoneError(
+            f"{self.url} gave no whole answer within {self._patience.budget:g} s "
+            f"({type(reason).__name__}: {reason}); see to the server and run the same "
+            "command again, which asks for nothing that was answered, or wait longer "
+            "with options.budget_s"
+        )
+
+
+_FIRST_PAUSE = 0.1
+
+
+class _Until(Retry):
+    """Tries again, after longer and longer pauses, until a moment."""
+
+    def __init__(self, *, deadline: float, **options: Any) -> None:
+        usual = {
+            "total": None,
+            "allowed_methods": None,
+            "status_forcelist": _TRY_AGAIN,
+            "backoff_factor": _FIRST_PAUSE,
+            "backoff_max": 10.0,
+            "backoff_jitter": _FIRST_PAUSE,
+            "raise_on_status": True,
+        }
+        super().__init__(**{**usual, **options})
+        self.deadline = deadline
+
+    def new(self, **options: Any) -> _Until:
+        return super().new(deadline=self.deadline, **options)
+
+    def get_backoff_time(self) -> float:
+        left = max(0.0, self.deadline - time.monotonic())
+        return min(super().get_backoff_time(), left)
+
+    def increment(  # type: ignore[override]  # all it is given is passed on
+        self, *arguments: Any, **options: Any
+    ) -> Retry:
+        grown = super().increment(*arguments, **options)
+        if time.monotonic() >= self.deadline:
+            error = options.get("error") or TimeoutError("the budget is spent")
+            pool, url = options.get("_pool"), str(options.get("url"))
+            raise urllib3.exceptions.MaxRetryError(pool, url, error)  # type: ignore[arg-type]
+        return grown
+
+
+def named_of(
+    places: Sequence[Mapping[str, Any]], ids: Sequence[int], top_k: int
+) -> NamedTokens:
+    """What a server says of a text, as it is kept.
+
+    Args:
+        places: of every token but the first, by id its ``logprob``.
+        ids: the text's T tokens.
+        top_k: k.
+    """
+    likeliest = torch.full((len(ids), top_k), NONE)
+    log_probs = torch.zeros(len(ids), top_k)
+    came, rest = torch.zeros(len(ids)), torch.full((len(ids),), LEAST_REST)
+    for at, place in enumerate(places):
+        said = {int(token): float(entry["logprob"]) for token, entry in place.items()}
+        best = sorted(said, key=lambda token: -said[token])[:top_k]
+        likeliest[at, : len(best)] = torch.tensor(best)
+        log_probs[at, : len(best)] = torch.tensor([said[token] for token in best])
+        came[at] = said[ids[at + 1]]
+        named = {*best, ids[at + 1]}
+        left = 1 - torch.tensor([said[token] for token in named]).double().exp().sum()
+        rest[at] = left.clamp_min(0).log().clamp_min(LEAST_REST)
+    return NamedTokens(ids=likeliest, log_probs=log_probs, came=came, rest=rest)
+
+
+def _reason(data: bytes) -> str:
+    """What an error says, shortly."""
+    text = data.decode("utf-8", "replace")
+    try:
+        answer = json.loads(text)
+        error = answer.get("error", answer)
+        text = error.get("message", text) if isinstance(error, dict) else error
+    except (ValueError, AttributeError):
+        pass
+    return " ".join(str(text).split())[:200]
