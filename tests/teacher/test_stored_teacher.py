@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
-from align.views import ATTENTION, FORETOLD, HEADS, HIDDEN, OUTPUTS, OWN_LOSS, Teacher
+from align.views import (
+    ATTENTION,
+    FORETOLD,
+    HEADS,
+    OUTPUTS,
+    OWN_LOSS,
+    STATES,
+    Teacher,
+)
 from teacher import TeacherKVExtractor
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.models import load_model
@@ -77,7 +85,7 @@ def test_both_are_teachers_and_say_what_they_lack(live, stored):
     assert live["prose"].predicts and live["prose"].lacks == {}
     assert not stored.predicts
     assert set(stored.lacks) == {
-        *(ATTENTION, HEADS, HIDDEN, OUTPUTS),
+        *(ATTENTION, HEADS, *STATES, OUTPUTS),
         *(FORETOLD, OWN_LOSS),
     }
     with pytest.raises(ValueError, match="'prose' has no output: its store holds"):
