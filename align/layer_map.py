@@ -177,6 +177,15 @@ def floor(num_teacher_layers: int, num_student_layers: int) -> LayerMap:
     )
 
 
+def origin(num_teacher_layers: int, num_student_layers: int) -> LayerMap:
+    """Read the layer that each layer was before the student was made: :func:`ratio`.
+
+    Only a run knows of which teacher the student was made, and by which of its layers;
+    it writes that map out. This is the map of all other teachers.
+    """
+    return ratio(num_teacher_layers, num_student_layers)
+
+
 def needs_sample(strategy: Callable[..., LayerMap]) -> bool:
     """Whether a map looks at what the layers compute, beside how many there are."""
     return bool(getattr(strategy, "needs_sample", False))
@@ -187,6 +196,7 @@ STRATEGIES: dict[str, Strategy] = {
     "uniform": uniform,
     "skip": skip,
     "floor": floor,
+    "origin": origin,
 }
 """Built-in strategies that need depths alone, by name."""
 

@@ -64,6 +64,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments/routing_room": {"assemble"},
     "experiments/run": {
         "config",
+        "making",
         "record",
         "sources",
         "assemble",
@@ -72,9 +73,17 @@ ROOMS: dict[str, set[str]] = {
     },
     "experiments/making": {"config", "assemble"},
     "experiments/adapt": {"config", "record", "assemble", "making", "run"},
-    "experiments/extraction": {"config", "record", "sources", "assemble", "run"},
+    "experiments/extraction": {
+        "config",
+        "making",
+        "record",
+        "sources",
+        "assemble",
+        "run",
+    },
     "experiments/estimate": {
         "config",
+        "making",
         "record",
         "sources",
         "assemble",

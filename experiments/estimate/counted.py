@@ -1,8 +1,7 @@
 """What one training process will hold, line by line, before any model is at hand.
 
-Weights, gradients and states are counted; activations are traced on the models' own
-code without their weights (:mod:`experiments.estimate.traced`); what losses hold
-follows from sizes.
+Weights, gradients and states are counted; activations are traced on models' own code
+without weights (:mod:`experiments.estimate.traced`); losses follow from sizes.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from experiments.config.tree import Config, PhaseConfig, resolve_phases
 from experiments.estimate.measured import FLOAT, moments, zero_copies
 from experiments.estimate.shapes import PlannedModel, planned_model
 from experiments.estimate.traced import How, Passes, passes, skeleton
+from experiments.making.origin_map import with_origin_maps
 from experiments.run.arms import plan_arms, repeated_arms
 from experiments.run.context import Stage
 from experiments.sources.named import described_by, sources_of
@@ -121,7 +121,7 @@ def _planned_teachers(config: Config, registry: Registry) -> dict[str, PlannedMo
 
 
 def _resolved(config: Config, registry: Registry) -> list[PhaseConfig]:
-    phases = resolve_phases(config, presets_of(registry))
+    phases = with_origin_maps(config, resolve_phases(config, presets_of(registry)))
     return with_present(config, phases, sources_of(config, registry))
 
 

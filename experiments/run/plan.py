@@ -11,6 +11,7 @@ from experiments.assemble.text_sources import check_sources, source_warnings
 from experiments.config.presets import presets_of
 from experiments.config.tree import Config, PhaseConfig, hidden_settings, resolve_phases
 from experiments.config.used_plugins import names_used, options_used
+from experiments.making.origin_map import with_origin_maps
 from experiments.record.history import tried_before
 from experiments.record.progress import waiting
 from experiments.sources.named import sources_of, sources_used
@@ -53,7 +54,7 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
             run's folder leads out of it.
     """
     presets = presets_of(registry)
-    phases = resolve_phases(config, presets)
+    phases = with_origin_maps(config, resolve_phases(config, presets))
     check_settings(config, phases, registry)
     sources = sources_of(config, registry)
     phases = with_present(config, phases, sources)

@@ -126,7 +126,7 @@ def test_mistakes_are_named():
             [12, 24], 1, [[3], [24]], teacher_names=["gpt2", "opt-350m"]
         )
     with pytest.raises(
-        ValueError, match="unknown layer map 'ration'; valid are floor, ratio"
+        ValueError, match="unknown layer map 'ration'; valid are floor, origin, ratio"
     ):
         one(3, 2, "ration")
     with pytest.raises(ValueError, match="a teacher has 0 layers"):

@@ -26,7 +26,7 @@ def test_built_ins_are_found_by_their_documented_names():
     assert registry.names("router") == [
         *("attention", "fixed", "gate", "label", "mlp", "prequential", "similarity")
     ]
-    by_depth = {"floor", "ratio", "skip", "uniform"}
+    by_depth = {"floor", "origin", "ratio", "skip", "uniform"}
     by_sample = {"cka", "density", "reconstruction"}
     assert set(registry.names("layer_map")) == by_depth | by_sample
     aligners = ["causal_char_iou", "char_iou", "chunk_end", "last_token"]

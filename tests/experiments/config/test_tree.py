@@ -310,6 +310,15 @@ def test_real_teachers_come_from_packages_and_each_is_a_baseline(presets):
     assert phase.train.optimizer == "muon" and phase.output.projected_kl == 1
 
 
+def test_half_of_a_real_model_is_healed_by_the_whole_layer_by_layer(presets):
+    config = load_config("real-pruned")
+    assert config.teachers["smollm2"].model == "pkg:smollm2"
+    phase = resolve_phase(config, "single", presets)
+    assert phase.align.layer_mapping_strategy == "origin"
+    assert phase.fuse.space == "losses" and phase.output.kd == 1
+    assert config.baselines.ce_only and not hidden_settings(config, presets)
+
+
 def test_a_third_teacher_joins_the_real_ones_by_the_words_in_their_config():
     head = config_path("real").read_text().partition("run:")[0]
     words = shlex.split(head[head.index("mtkd train real run.name") :].replace("#", ""))
