@@ -1,0 +1,1 @@
+"""What a step costs whose teachers' outputs come from a store."""
