@@ -75,9 +75,9 @@ class Server(TeacherSource):
         self._key = key_variable
 
     @property
-    def like(self) -> str:
-        """The served model's own name."""
-        return self._model()
+    def like(self) -> str | None:
+        """The served model; None where ``tokenizer`` does not say it."""
+        return self._tokenizer or None
 
     @property
     def says(self) -> str:

@@ -110,21 +110,21 @@ def measure(scale: str, rounds: int, top_k: int) -> bool:
     bars = []
     with tempfile.TemporaryDirectory() as folder:
         for larger in (False, True):
-            live = {name: _live(scale, name, larger) for name in TEACHERS}
+            loaded = {name: _live(scale, name, larger) for name in TEACHERS}
             stored = {
                 name: _stored(teacher, samples, Path(folder, f"{name}-{larger}"), top_k)
-                for name, teacher in live.items()
+                for name, teacher in loaded.items()
             }
             ratio = paired_ratio(
                 School(scale, stored, samples).step,
-                School(scale, live, samples).step,
+                School(scale, loaded, samples).step,
                 rounds,
             )
             size = "twice as wide and deep" if larger else "of the zoo"
             bars.append(Bar(f"a step from stores / live teachers {size}", ratio, LIMIT))
         for name, teacher in stored.items():
             held = summarize(teacher.held.path)
-            size = vocabulary_size(live[name].capture)
+            size = vocabulary_size(loaded[name].capture)
             print(
                 f"{name}: {held.bytes_per_token:.0f} bytes a token, "
                 f"top {min(top_k, size)} of {size:,}"
