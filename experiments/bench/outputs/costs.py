@@ -124,10 +124,10 @@ def measure(scale: str, rounds: int, top_k: int) -> bool:
             bars.append(Bar(f"a step from stores / live teachers {size}", ratio, LIMIT))
         for name, teacher in stored.items():
             held = summarize(teacher.held.path)
-            size = vocabulary_size(loaded[name].capture)
+            vocabulary = vocabulary_size(loaded[name].capture)
             print(
                 f"{name}: {held.bytes_per_token:.0f} bytes a token, "
-                f"top {min(top_k, size)} of {size:,}"
+                f"top {min(top_k, vocabulary)} of {vocabulary:,}"
             )
     return show(bars)
 
