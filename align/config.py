@@ -17,9 +17,9 @@ class AlignConfig:
     plugin's. The outcome pass accepts causal ones only."""
     layer_mapping_strategy: str = "ratio"
     """A registered layer map: ratio, uniform, skip, floor; cka, density,
-    reconstruction (read off the calibration sample); origin, of a student that `mtkd
-    make` made: from its source the layers that its own were, ratio from others; or a
-    plugin's."""
+    reconstruction, importance (read off the calibration sample); origin, of a student
+    that `mtkd make` made: from its source the layers that its own were, ratio from
+    others; or a plugin's."""
     layer_map: dict[str, list[int]] = field(default_factory=dict)
     """Explicit maps, teacher name -> one teacher layer per student layer; they
     replace the strategy for these teachers."""

@@ -191,6 +191,11 @@ def needs_sample(strategy: Callable[..., LayerMap]) -> bool:
     return bool(getattr(strategy, "needs_sample", False))
 
 
+def needs_importance(strategy: Callable[..., LayerMap]) -> bool:
+    """Whether a map that looks at a sample asks how much each layer is missed."""
+    return bool(getattr(strategy, "needs_importance", False))
+
+
 STRATEGIES: dict[str, Strategy] = {
     "ratio": ratio,
     "uniform": uniform,

@@ -32,6 +32,9 @@ class LayerSimilarity:
         self.max_tokens = max_tokens
         self.n = 0
         """Tokens gathered so far."""
+        self.importance: Tensor | None = None
+        """(L_t,) float64 >= 0, by how much the teacher's own loss would move without
+        each layer; None unless the map asks for it by ``needs_importance``."""
         self._teacher: list[Tensor] = []
         self._student: list[Tensor] = []
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from align import calibration, layer_map, rope_scale
 from align.calibration import CalibrationStats
-from align.depth import DenseLayers, RebuiltLayers
+from align.depth import DenseLayers, ImportantLayers, RebuiltLayers
 from align.layer_map import LayerMap
 from align.layer_similarity import SimilarLayers
 from align.schedules import Rule
@@ -55,6 +55,7 @@ def layer_maps() -> Mapping[str, Callable[..., LayerMap]]:
         "cka": SimilarLayers(),
         "density": DenseLayers(),
         "reconstruction": RebuiltLayers(),
+        "importance": ImportantLayers(),
     }
 
 

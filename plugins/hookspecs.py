@@ -68,7 +68,8 @@ def layer_maps() -> Mapping[str, Callable[..., LayerMap]]:
     that is True and takes a third argument, the teacher's ``LayerSimilarity``: the
     keys and values of all layers of both models on the same tokens of the
     calibration sample (``teacher``, ``student``), and their ``cka()``. It is asked
-    once a phase and teacher.
+    once a phase and teacher. One with ``needs_importance``, too, finds there in
+    ``importance`` by how much the teacher's own loss would move without each layer.
 
     Chosen by ``align.layer_mapping_strategy``.
     """

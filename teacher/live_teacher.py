@@ -32,11 +32,16 @@ from align.views import (
 )
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.models import LoadedModel
+from teacher.making.base import Sample
+from teacher.making.worth import layer_importance
 from teacher.output_head import linear_head, vocabulary_digest
 from teacher.own_loss import next_token_nll, teacher_bits_per_char
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_SAMPLED, _TOGETHER = 128, 8
+"""Tokens of a text, and texts of a batch, by which layers are judged."""
 
 
 @dataclass(frozen=True, eq=False)  # without slots: some facts are found when asked for
@@ -114,6 +119,30 @@ class LiveTeacher:
     @cached_property
     def _byte_lengths(self) -> ByteLengths | None:
         return ByteLengths.of(self.tokenizer)
+
+    def layer_importance(self, texts: Sequence[str]) -> Tensor:
+        """(L,) float64 >= 0, by how much its own next-token loss would move without
+        each of the captured layers; see :func:`teacher.making.worth.layer_importance`.
+
+        Args:
+            texts: what it is measured on, the first tokens of each.
+
+        Raises:
+            InputError: it predicts nothing, or has no plain stack of layers.
+        """
+        if not self.predicts:
+            raise InputError(
+                f"teacher {self.name!r} has no next-token loss: {self.lacks[OUTPUTS]}; "
+                f"write its layers into align.layer_map.{self.name}"
+            )
+        longest = min(_SAMPLED, self.capture.max_tokens or _SAMPLED)
+        parts = [texts[at : at + _TOGETHER] for at in range(0, len(texts), _TOGETHER)]
+        encoded = [encode_batch(self.tokenizer, part, longest) for part in parts]
+        batches = [batch.to(self.capture.device) for batch in encoded]
+        sample = Sample(tuple((batch.ids, batch.mask) for batch in batches))
+        importance = layer_importance(self.loaded.model, sample)
+        self.loaded.model.zero_grad(set_to_none=True)
+        return importance[list(self.capture.layer_numbers)]
 
     def read(self, student: TokenBatch, align: Align, asked: Asked) -> Reading:
         """Tokenise and align the student's texts; the model does not run."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from align.errors import InputError
 from align.kv import KV
 from align.layer_map import LayerMap, build_multi_teacher_layer_map, needs_sample
 from align.layer_similarity import LayerSimilarity
+from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
-from align.views import ModelFacts, TeacherView
+from align.views import ModelFacts, Teacher, TeacherView
 from experiments.config.tree import PhaseConfig
 from plugins.registry import Registry
 from student.attention_sinks import without_sinks
@@ -162,6 +165,23 @@ def sample_layers(
                 f"into align.layer_map.{name}, or leave the teacher out"
             )
     return samples
+
+
+def importance_of(teacher: Teacher, samples: Sequence[TextSample]) -> Tensor:
+    """(L_t,) float64, by how much a teacher's own loss would move without each layer.
+
+    Raises:
+        InputError: nobody can differentiate that loss.
+    """
+    measure: Any = getattr(teacher, "layer_importance", None)
+    if measure is None:
+        raise InputError(
+            "align.layer_mapping_strategy=importance asks for gradients of the loss of "
+            f"teacher {teacher.name!r}, which is not at hand as a model; write its map "
+            f"into align.layer_map.{teacher.name}, or choose another strategy"
+        )
+    importance: Tensor = measure([sample.text for sample in samples])
+    return importance
 
 
 def _features(kv: KV) -> Tensor:

@@ -29,6 +29,7 @@ from experiments.assemble.layer_maps import (
     BATCHES,
     Depth,
     check_depth,
+    importance_of,
     layer_maps,
     sample_layers,
 )
@@ -348,6 +349,9 @@ def _depth(
         read = _batches(some, encode, panel, phase.train, student.device)
         batches = ((batch, views) for batch, _, views in read)
         sampled = sample_layers(student, unmapped, batches, phase.loss.skip_sinks)
+        if layer_map.needs_importance(strategy):
+            for name, teacher in unmapped.items():
+                sampled[name].importance = importance_of(teacher, some)
     return layer_maps(phase, registry, student.num_layers, teachers, sampled)
 
 

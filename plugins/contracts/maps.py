@@ -177,6 +177,7 @@ def layer_sample(teacher: int, student: int) -> LayerSimilarity:
     mix = torch.rand(student, teacher, generator=generator)
     sample = LayerSimilarity(40)
     sample.update(theirs, torch.einsum("st,tnc->snc", mix, theirs)[..., :4])
+    sample.importance = torch.rand(teacher, generator=generator, dtype=torch.float64)
     return sample
 
 

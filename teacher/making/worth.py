@@ -56,7 +56,7 @@ def layer_importance(model: nn.Module, sample: Sample) -> Tensor:
                         "choose its layers by another rule"
                     )
                 moved = ((out.detach() - before) * out.grad).double().sum(-1)
-                totals[layer] += (moved.abs() * mask).sum()
+                totals[layer] += float((moved.abs() * mask).sum())
             tokens += count
             after.clear()
     return totals / tokens

@@ -5,11 +5,14 @@ import torch
 
 from align.depth import (
     DenseLayers,
+    ImportantLayers,
     RebuiltLayers,
     density_layer_map,
+    importance_layer_map,
     layer_steps,
     reconstruction,
 )
+from align.errors import InputError
 from align.layer_map import floor
 from align.layer_similarity import LayerSimilarity
 
@@ -96,3 +99,18 @@ def test_a_wide_layer_of_noise_explains_nothing_and_a_constant_one_is_nothing():
     assert float(found[1, 0]) == 0
     flat = reconstruction(constant, teacher)
     assert flat.isfinite().all() and float(flat[0, 0]) < 0
+
+
+def test_the_most_important_layers_are_read_from_bottom_to_top():
+    importance = torch.tensor([0.1, 3.0, 0.2, 0.2, 5.0])
+    assert layers_of(importance_layer_map(importance, 2)) == [1, 4]
+    assert layers_of(importance_layer_map(importance, 3)) == [1, 2, 4]  # the lower
+    assert layers_of(importance_layer_map(importance, 5)) == [0, 1, 2, 3, 4]
+    assert layers_of(importance_layer_map(importance[:2], 4)) == [0, 0, 1, 1]
+    sample = sample_of(draw(5, 9, 3), draw(2, 9, 3))
+    with pytest.raises(InputError, match="nobody measured"):
+        ImportantLayers()(5, 2, sample)
+    sample.importance = importance
+    assert layers_of(ImportantLayers()(5, 2, sample)) == [1, 4]
+    with pytest.raises(InputError, match="not finite"):
+        importance_layer_map(torch.tensor([1.0, float("nan")]), 1)

@@ -143,3 +143,23 @@ def test_a_strategy_that_crowds_one_layer_is_warned_of_and_a_written_map_is_not(
         assert len(found) == count, found
         for part in ("strategy=skip feeds 11 of the student's 16", "layer 0 of", "'a'"):
             assert not found or part in found[0]
+
+
+def test_importance_is_measured_on_the_teacher_s_own_loss(tmp_path, tiny_zoo):
+    align = {"layer_mapping_strategy": "importance"}
+    changes = {"align": align, "phases": ["dual"]}
+    config = small_config(tmp_path, tiny_zoo, changes)
+    seen, real = [], teaching.layer_maps
+
+    def spy(phase, registry, student_layers, teachers, samples):
+        seen.append(samples)
+        return real(phase, registry, student_layers, teachers, samples)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teaching, "layer_maps", spy)
+        assert main(["train", str(config)]) == 0
+    phase = json.loads((tmp_path / "run" / "summary.json").read_text())["phases"][0]
+    for name, sample in seen[0].items():
+        best = sorted(sample.importance.argsort(descending=True)[:2].tolist())
+        assert phase["layer_map"][name] == [[[layer, 1.0]] for layer in best]
+        assert bool((sample.importance > 0).all())
