@@ -167,6 +167,16 @@ def sample_layers(
     return samples
 
 
+def add_importance(
+    sampled: Mapping[str, LayerSimilarity],
+    teachers: Mapping[str, Teacher],
+    samples: Sequence[TextSample],
+) -> None:
+    """Tell what was read of each teacher how much its layers are worth; see below."""
+    for name, teacher in teachers.items():
+        sampled[name].importance = importance_of(teacher, samples)
+
+
 def importance_of(teacher: Teacher, samples: Sequence[TextSample]) -> Tensor:
     """(L_t,) float64, by how much a teacher's own loss would move without each layer.
 

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import (
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +21,8 @@ from experiments.assemble.data import Encoder
 from experiments.assemble.layer_maps import (
     BATCHES,
     Depth,
+    add_importance,
     check_depth,
-    importance_of,
     layer_maps,
     sample_layers,
 )
@@ -350,8 +343,7 @@ def _depth(
         batches = ((batch, views) for batch, _, views in read)
         sampled = sample_layers(student, unmapped, batches, phase.loss.skip_sinks)
         if layer_map.needs_importance(strategy):
-            for name, teacher in unmapped.items():
-                sampled[name].importance = importance_of(teacher, some)
+            add_importance(sampled, unmapped, some)
     return layer_maps(phase, registry, student.num_layers, teachers, sampled)
 
 
