@@ -1,6 +1,6 @@
 """A school in miniature: tiny real teachers, a student, and what is between them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +102,7 @@ class School:
     live: dict[str, LiveTeacher] = field(default_factory=dict)
     tokenizer: Any = None
     loaded: Any = field(default=None, kw_only=True)
+    calibrated: dict[Any, Any] = field(default_factory=dict, kw_only=True)
 
     def teacher(self, name: str) -> LiveTeacher:
         if name not in self.live:
@@ -149,6 +150,8 @@ class School:
     ) -> Lesson:
         """A calibrated bridge of one kind; None: cross-entropy alone."""
         loss = loss or LossConfig()
+        # a given student or aligner may be of any kind: it is calibrated for itself
+        usual = model is None and causal_aligner is None
         if model is None:
             model = self.student()
         self.encode(["x"])
@@ -176,11 +179,13 @@ class School:
             attention=True,
             own_loss=True,
         )
-        torch.manual_seed(0)
-        bridge = self.bridge(kind, own, teachers, maps)
-        texts = [s.text for s in self.samples[-16:]]
-        parts = [self.encode(texts[i : i + 8]) for i in (0, 8)]
-        report = calibrate(own, bridge, [(b, panel(b)) for b in parts], loss.skip_sinks)
+        key = (kind, tuple(teachers), loss.skip_sinks) if usual else None
+        bridge, report = self._calibrated(
+            key,
+            lambda: self.bridge(kind, own, teachers, maps),
+            lambda bridge, given: calibrate(own, bridge, given, loss.skip_sinks),
+            panel,
+        )
         regularizer = None
         if weigher is None:
             weigher = FixedWeigher([1.0] * len(teachers))
@@ -199,6 +204,31 @@ class School:
         return Lesson(
             distiller=distiller, panel=panel, capture=own, model=model, report=report
         )
+
+    def _calibrated(
+        self,
+        key: Any,
+        make: Callable[[], Bridge],
+        fit: Callable[[Bridge, Any], CalibrationReport],
+        panel: TeacherPanel,
+    ) -> tuple[Bridge, CalibrationReport]:
+        """A fresh bridge with its report; the work of a known key is done once.
+
+        The generator goes on as after calibrating, whichever way it came about.
+        """
+        if key in self.calibrated:
+            bridge, report, state = self.calibrated[key]
+            torch.set_rng_state(state)
+            return deepcopy(bridge), deepcopy(report)
+        torch.manual_seed(0)
+        bridge = make()
+        texts = [s.text for s in self.samples[-16:]]
+        parts = [self.encode(texts[i : i + 8]) for i in (0, 8)]
+        report = fit(bridge, [(b, panel(b)) for b in parts])
+        if key is not None:
+            state = torch.get_rng_state()
+            self.calibrated[key] = deepcopy(bridge), deepcopy(report), state
+        return bridge, report
 
     def bridge(self, kind: str, own: KVCapture, teachers: Sequence[str], maps: Any):
         def widths(c: KVCapture) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from align.calibration import STD_FLOOR
 from align.tokens.batch import TokenBatch
 from student.attention_sinks import without_sinks
 from student.bridges.calibrate import NoCoverageError, calibrate, fit_positions
+from student.config import LossConfig
 
 
 def test_constants_are_the_samples_own_over_tokens_that_count(school):
@@ -87,3 +88,23 @@ def test_a_teacher_that_shares_no_text_is_named(school):
     )
     with pytest.raises(NoCoverageError, match="teacher 'gpt2-prose' covers no token"):
         calibrate(lesson.capture, lesson.bridge, [(blind, views)], 1)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "projector", "latent"])
+def test_a_lessons_remembered_bridge_is_one_calibrated_anew(school, kind):
+    """Tests that share a calibration see what they would have seen without."""
+    key = (kind, ("gpt2-prose", "qwen-code"), LossConfig().skip_sinks)
+    school.calibrated.pop(key, None)
+    seen = []
+    for _ in range(3):
+        lesson = school.lesson(kind, routed=True)
+        weights = {n: w.clone() for n, w in lesson.distiller.state_dict().items()}
+        seen.append((weights, lesson.report, torch.rand(3)))
+        for weight in lesson.bridge.parameters():  # is not the next lesson's
+            weight.data.fill_(7.0)
+    assert key in school.calibrated
+    for weights, report, drawn in seen[1:]:
+        assert weights.keys() == seen[0][0].keys()
+        assert all(torch.equal(w, seen[0][0][n]) for n, w in weights.items())
+        assert repr(report) == repr(seen[0][1])  # it holds tensors
+        assert torch.equal(drawn, seen[0][2])
