@@ -19,7 +19,7 @@ from experiments.commands.parser import (
 )
 
 ALIGNERS = "char_iou, causal_char_iou, last_token, chunk_end"
-LAYER_MAPS = "ratio, uniform, skip, floor"
+LAYER_MAPS = "ratio, uniform, skip, floor, origin"
 """What can be chosen, in words: a help text does not load what knows it."""
 
 

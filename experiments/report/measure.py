@@ -29,7 +29,6 @@ from experiments.assemble.text_sources import (
     left_out,
     tell,
 )
-from experiments.config.presets import load_registry
 from experiments.config.tree import Config, load_kept_config
 from experiments.record.history import read_json
 from experiments.record.progress import Progress, waiting
@@ -252,8 +251,9 @@ def readers_of(run: Path, config: Config) -> list[Reader]:
             )
         stored = config.store_dir / TOKENIZERS / name
         kept = config.store.read and stored.is_dir()
-        source = str(stored) if kept else _tokenizer_of(config, name)
+        source = str(stored) if kept else config.teachers[name].model
         try:
+            source = source if kept else _tokenizer_of(config, name)
             read = Encoder(load_tokenizer(name, str(model_source(source)), {}), None)
         except MtkdError as error:
             raise InputError(
@@ -267,10 +267,11 @@ def readers_of(run: Path, config: Config) -> list[Reader]:
 
 
 def _tokenizer_of(config: Config, name: str) -> str:
-    """The model whose tokenizer a teacher has."""
-    model, vocabulary = described_by(
-        config, source_of(config, name, load_registry(config))
-    )
+    """The model whose tokenizer a teacher has.
+
+    A run's plugins are code that its folder names: who looks at it runs none of them.
+    """
+    model, vocabulary = described_by(config, source_of(config, name))
     return vocabulary or model
 
 

@@ -22,7 +22,8 @@ def licence_notices(folder: Path | None) -> dict[str, str]:
         return {}
     lines = [
         f"These weights and this tokenizer come from {manifest.title} "
-        f"({manifest.source}), changed or trained further by mtkd. Licence: {manifest.licence}."
+        f"({manifest.source}), changed or trained further by mtkd. Licence: "
+        f"{manifest.licence}."
     ]
     if manifest.redistributable is False:
         lines.append(

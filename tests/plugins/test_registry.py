@@ -27,7 +27,7 @@ def test_built_ins_are_found_by_their_documented_names():
         *("attention", "fixed", "gate", "label", "mlp", "prequential", "similarity")
     ]
     by_depth = {"floor", "origin", "ratio", "skip", "uniform"}
-    by_sample = {"cka", "density", "reconstruction"}
+    by_sample = {"cka", "density", "importance", "reconstruction"}
     assert set(registry.names("layer_map")) == by_depth | by_sample
     aligners = ["causal_char_iou", "char_iou", "chunk_end", "last_token"]
     assert registry.names("aligner") == aligners

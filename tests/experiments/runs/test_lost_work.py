@@ -82,9 +82,9 @@ def done(finished_run, tmp_path):
 @pytest.fixture
 def overflowing(tiny_zoo, monkeypatch):
     """A third teacher which, in float16, overflows on the later words of a text."""
-    from experiments.assemble import models
+    from experiments.sources import making
 
-    load = models.load_model
+    load = making.load_model
 
     def overflow(name, **options):
         loaded = load(name, **options)
@@ -93,7 +93,7 @@ def overflowing(tiny_zoo, monkeypatch):
             embedding.weight.data[len(loaded.tokenizer) // 2 :] = float("inf")
         return loaded
 
-    monkeypatch.setattr(models, "load_model", overflow)
+    monkeypatch.setattr(making, "load_model", overflow)
 
     def teachers(dtype):
         return {"odd": {"model": str(tiny_zoo["neox-mixed"]), "dtype": dtype}}
@@ -205,11 +205,13 @@ def test_a_run_on_local_models_asks_nobody_outside(job, tmp_path, monkeypatch):
 
 def test_a_missing_plugin_stops_a_run_before_any_model_is_loaded(job, monkeypatch):
     from experiments.assemble import models
+    from experiments.sources import making
 
     def refuse(name, **options):
         raise AssertionError(f"{name} was loaded")
 
     monkeypatch.setattr(models, "load_model", refuse)
+    monkeypatch.setattr(making, "load_model", refuse)
     code, message = job({"loss": {"extra": {"not_installed": 1.0}}})
     assert code == 2 and "no objective is called 'not_installed'" in message
 
