@@ -183,7 +183,8 @@ class DataConfig:
         if not self.train:
             raise ValueError("data.train is empty; give paths, or [zoo]")
         try:
-            datetime.date.fromisoformat(self.date or "2026-01-01")
+            if self.date is not None:
+                datetime.date.fromisoformat(self.date)
         except ValueError:
             raise ValueError(
                 f"data.date is {self.date!r}; give a day such as 2026-11-28, or null"

@@ -12,7 +12,8 @@ from align.text.chat import tells_date
 from align.text.conversation import Conversation
 from experiments.assemble.data import Encoder
 from experiments.assemble.text_sources import Reading
-from experiments.config.parsing import merge
+from experiments.config.parsing import ConfigError, merge
+from experiments.config.tree import load_config
 from experiments.record import dates
 from experiments.record.dates import DATE, dated, day_of_run, day_of_stores
 from teacher.store import KVStore
@@ -173,3 +174,8 @@ def test_a_store_made_across_midnight_teaches_what_its_first_day_would(
         ["train", *words, "run.name=other", "data.date=2026-11-29"], capsys
     )
     assert code == 2 and "date: stored '2026-11-28'" in message
+
+
+def test_an_empty_day_is_refused_like_any_other_that_is_none():
+    with pytest.raises(ConfigError, match="give a day such as"):
+        load_config({"data": {"date": ""}})
