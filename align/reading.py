@@ -7,8 +7,10 @@ first forward pass, and every term can divide by it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +55,36 @@ class Reading:
     """Whether it will say how likely each of its tokens was."""
     vocabulary: str | None = None
     """Digest of its tokens where it will bring a next-token output; else None."""
+
+    @classmethod
+    def aligned(
+        cls,
+        name: str,
+        student: TokenBatch,
+        tokens: TokenBatch,
+        align: Callable[[TokenBatch], tuple[Alignment, Alignment | None]],
+        **brings: Any,
+    ) -> Reading:
+        """Of a teacher's own tokens, brought to the student's device and aligned there.
+
+        Args:
+            name: the teacher's.
+            student: (B, T_s).
+            tokens: (B, T_t).
+            align: see :data:`align.views.Align`.
+            brings: the other fields.
+        """
+        tokens = tokens.to(student.ids.device)
+        alignment, causal = align(tokens)
+        return cls(
+            name=name,
+            student=student,
+            tokens=tokens,
+            alignment=alignment,
+            causal=causal,
+            mask=tokens.mask,
+            **brings,
+        )
 
     @cached_property
     def readable(self) -> Tensor:

@@ -149,15 +149,11 @@ class LiveTeacher:
         tokens = encode_batch(
             self.tokenizer, student.texts, byte_lengths=self._byte_lengths
         )
-        tokens = tokens.to(student.ids.device)
-        alignment, causal = align(tokens)
-        return Reading(
-            name=self.name,
-            student=student,
-            tokens=tokens,
-            alignment=alignment,
-            causal=causal,
-            mask=tokens.mask,
+        return Reading.aligned(
+            self.name,
+            student,
+            tokens,
+            align,
             kv=asked.kv,
             attention=asked.attention or asked.heads,
             heads=asked.heads,

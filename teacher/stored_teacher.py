@@ -205,15 +205,11 @@ class StoredTeacher:
                     f"the text {text[:60]!r}, the store {self.held.path} holds "
                     f"{len(sample.origin)}; the tokenizer has changed: extract again"
                 )
-        tokens = tokens.to(student.ids.device)
-        alignment, causal = align(tokens)
-        return Reading(
-            name=self.name,
-            student=student,
-            tokens=tokens,
-            alignment=alignment,
-            causal=causal,
-            mask=tokens.mask,
+        return Reading.aligned(
+            self.name,
+            student,
+            tokens,
+            align,
             bits=_bits(heads, tokens.mask) is not None,
         )
 

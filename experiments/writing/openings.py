@@ -13,13 +13,13 @@ from typing import Any
 from align.errors import InputError, MissingFileError
 from align.text.conversation import Conversation
 from align.text.documents import TextSample
+from align.text.files import kind_of, numbered_lines
 from align.text.json_rows import rows_of_lines
 from align.tokens.batch import encode_batch
 from experiments.writing.writer import Writer
 
 CHARS_A_TOKEN = 16
 """Of a beginning at most: what follows need not be cut into tokens."""
-JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,13 @@ def beginnings(
                 if turns:
                     yield Opening("", turns, sample.domain, sample.id)
                 continue
-            front = str(sample.text)[: tokens * CHARS_A_TOKEN]
-            text = beginning(front, writer.tokenizer, tokens)
-            if text.strip():
-                yield Opening(text, (), sample.domain, sample.id)
+            text = sample.text
+            if isinstance(text, Conversation):
+                text = text.plain()
+            front = text[: tokens * CHARS_A_TOKEN]
+            words = beginning(front, writer.tokenizer, tokens)
+            if words.strip():
+                yield Opening(words, (), sample.domain, sample.id)
 
     return _first(all_of_them(), number)
 
@@ -116,7 +119,7 @@ def prompts(path: Path, number: int | None, *, chat: bool) -> list[Opening]:
             f"--prompts {path}: no such file; give one with a prompt a line, or "
             "rows of JSON with prompt or messages"
         )
-    rows = _rows(path) if path.suffix in JSON_LINES else _lines(path)
+    rows = _rows(path) if kind_of(path) == "lines" else _lines(path)
     openings = _first((_talking(o) if chat else o for o in rows), number)
     if not openings:
         raise InputError(f"--prompts {path} holds no prompt; give one a line")
@@ -154,13 +157,9 @@ def _talking(opening: Opening) -> Opening:
 
 
 def _lines(path: Path) -> Iterator[Opening]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"--prompts {path} is not UTF-8; save it so") from None
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in numbered_lines(path):
         if line.strip():
-            yield Opening(line, (), path.stem, f"{path.name}:{number}")
+            yield Opening(line.rstrip("\r\n"), (), path.stem, f"{path.name}:{number}")
 
 
 def _rows(path: Path) -> Iterator[Opening]:
@@ -170,14 +169,19 @@ def _rows(path: Path) -> Iterator[Opening]:
         text, messages = record.get("prompt"), record.get("messages")
         if isinstance(text, str) and text:
             yield Opening(text, (), path.stem, place)
-        elif isinstance(messages, list) and all(map(_is_turn, messages)) and messages:
-            turns = _to_be_answered(messages)
-            yield Opening("", turns or tuple(messages), path.stem, place)
+        elif _is_asked(messages):
+            yield Opening("", _to_be_answered(messages), path.stem, place)
         else:
             raise InputError(
                 f"--prompts {place}: a row has {sorted(record) or 'nothing'}; give "
                 "prompt (a text) or messages (role and content of each turn)"
             )
+
+
+def _is_asked(messages: object) -> bool:
+    """Whether these are turns of which one waits for an answer."""
+    whole = isinstance(messages, list) and all(map(_is_turn, messages))
+    return whole and bool(_to_be_answered(messages))  # type: ignore[arg-type]
 
 
 def _is_turn(turn: object) -> bool:

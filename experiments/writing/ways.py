@@ -45,7 +45,7 @@ class Greedy:
         return _different(candidates, 1)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """Tokens drawn as the model finds them likely."""
 
@@ -67,6 +67,11 @@ class Sample:
         check_drawing(self.temperature, self.top_p)
         _at_least("texts", self.texts, 1)
 
+    @property
+    def drawn(self) -> int:
+        """How many texts of a prompt are drawn."""
+        return self.texts
+
     def fields(self) -> Mapping[str, Any]:
         """All tokens may be drawn that ``top_p`` leaves."""
         return {
@@ -74,7 +79,7 @@ class Sample:
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": 0,
-            "num_return_sequences": self.texts,
+            "num_return_sequences": self.drawn,
         }
 
     def chosen(self, candidates: Sequence[str]) -> list[int]:
@@ -131,24 +136,18 @@ class Beam:
         return _different(candidates, self.kept)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Diverse:
+@dataclass(frozen=True, kw_only=True)
+class Diverse(Sample):
     """Of several drawn texts those that share least with each other.
 
     The first drawn is kept, then each time the one whose nearest kept text is farthest
     by the Jaccard distance of pairs of neighbouring words.
     """
 
-    temperature: float = 1.0
-    """What logits are divided by, > 0."""
-    top_p: float = 1.0
-    """Draw among the likeliest tokens that together have this share, in (0, 1]."""
     texts: int = 4
     """Texts kept of a prompt."""
     candidates: int = 16
     """Texts drawn, from which they are chosen; at least as many."""
-
-    by_likelihood = False
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -156,16 +155,13 @@ class Diverse:
         Raises:
             InputError: a value out of its range.
         """
-        check_drawing(self.temperature, self.top_p)
-        _at_least("texts", self.texts, 1)
+        super().__post_init__()
         _at_least("candidates", self.candidates, self.texts)
 
-    def fields(self) -> Mapping[str, Any]:
-        """As :class:`Sample`, all candidates."""
-        drawn = Sample(
-            temperature=self.temperature, top_p=self.top_p, texts=self.candidates
-        )
-        return drawn.fields()
+    @property
+    def drawn(self) -> int:
+        """How many texts of a prompt are drawn."""
+        return self.candidates
 
     def chosen(self, candidates: Sequence[str]) -> list[int]:
         """The first, then the farthest from those kept; none equal to another."""

@@ -103,7 +103,7 @@ def logit_spread(outputs: Outputs, spots: Spots) -> tuple[Tensor, Tensor]:
 
     def spread(side: HeadInput) -> Tensor:
         parts = [
-            torch.stack([row[row.isfinite()].std(correction=0) for row in logits])
+            _spread(logits)
             for logits in _logits(side, side.head.size, outputs.config.block)
         ]
         return torch.cat(parts) if parts else torch.zeros(0, device=side.hidden.device)
@@ -163,6 +163,14 @@ def loss_gap(outputs: Outputs, spots: Spots) -> Tensor:
     sums = more.new_zeros(len(order)).index_add(0, of_stretch, more)
     counts = more.new_zeros(len(order)).index_add(0, of_stretch, torch.ones_like(more))
     return (sums / counts.clamp_min(1))[domain[spots.rows // width]]
+
+
+def _spread(logits: Tensor) -> Tensor:
+    """(n,), the standard deviation of (n, V) logits that are finite."""
+    known = logits.isfinite()
+    count = known.sum(-1, keepdim=True)
+    mean = logits.where(known, 0).sum(-1, keepdim=True) / count
+    return ((logits - mean).where(known, 0).square().sum(-1) / count[:, 0]).sqrt()
 
 
 def _student(outputs: Outputs, spots: Spots) -> HeadInput:

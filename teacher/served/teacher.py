@@ -110,15 +110,11 @@ class ServedTeacher:
 
     def read(self, student: TokenBatch, align: Align, asked: Asked) -> Reading:
         """Tokenise and align the student's texts; nothing is asked yet."""
-        tokens = self._encode(student.texts).to(student.ids.device)
-        alignment, causal = align(tokens)
-        return Reading(
-            name=self.name,
-            student=student,
-            tokens=tokens,
-            alignment=alignment,
-            causal=causal,
-            mask=tokens.mask,
+        return Reading.aligned(
+            self.name,
+            student,
+            self._encode(student.texts),
+            align,
             kv=False,
             foretold=asked.foretold,
             vocabulary=self.vocabulary if asked.output else None,

@@ -11,15 +11,11 @@ import torch
 from align.text.documents import TextSample
 from align.views import Teacher
 from experiments.assemble.data import Encoder
-from experiments.assemble.outputs import output_plan, own_head
-from experiments.assemble.teaching import build_objectives, build_phase_teachers
 from experiments.bench.measure import Bar, paired_ratio, show
+from experiments.bench.school import BATCH, OUTPUTS_ALONE, School
 from experiments.bench.step.costs import TOKENS, drawn_model, full_texts
 from experiments.config.presets import builtin_presets, load_registry
 from experiments.config.tree import load_config, resolve_phase
-from student.distiller import Distiller
-from student.loop.batches import BatchMaker
-from student.places import Share
 from teacher.capture.kv_capture import KVCapture
 from teacher.extract_teacher_kv import TeacherKVExtractor
 from teacher.live_teacher import LiveTeacher
@@ -31,75 +27,28 @@ from teacher.store.reader import all_origins, text_digest
 from teacher.store.upkeep import summarize
 from teacher.stored_teacher import StoredTeacher
 
-BATCH = 8
 LIMIT = 1 / 3
 TEACHERS = ("gpt2-prose", "qwen-code", "neox-mixed")
-OUTPUTS_ALONE = [
-    "output.likelihood=1",
-    *(f"loss.{term}=0" for term in ("lambda_k", "lambda_v", "beta_cos", "gamma_kl")),
-]
 
 
-class School:
-    """A student that is taught by outputs of three teachers."""
-
-    def __init__(
-        self, scale: str, teachers: Mapping[str, Teacher], samples: list[TextSample]
-    ) -> None:
-        """Draw the student and build a phase."""
-        named = {name: {"model": name} for name in teachers}
-        config = load_config(
-            {"teachers": named, "phases": ["multi_basic"]}, OUTPUTS_ALONE
-        )
-        registry = load_registry(config)
-        phase = resolve_phase(config, "multi_basic", builtin_presets())
-        student = drawn_model(scale, "student", False)
-        encode, capture = Encoder(student.tokenizer, TOKENS), KVCapture(student.model)
-        taught = build_phase_teachers(
-            phase,
-            registry=registry,
-            student=capture,
-            encode=encode,
-            teachers=teachers,
-            shares=dict.fromkeys(teachers, 1.0),
-            samples=samples[-BATCH:],
-            progress=lambda items, *_: items,
-        )
-        self.distiller = Distiller(
-            student.model,
-            capture,
-            objectives=build_objectives(phase, registry, True),
-            config=phase.loss,
-            teaching=taught.teaching,
-            output=output_plan(phase, registry, capture, student.tokenizer, teachers),
-            head=own_head(phase, capture),
-        )
-        self.maker = BatchMaker(
-            samples=samples,
-            encode=encode,
-            views=taught.panel,
-            seed=0,
-            rows=0,
-            batch_size=BATCH,
-            first_sample=0,
-            device=torch.device("cpu"),
-            rank=0,
-            world_size=1,
-            survey=self.distiller.survey,
-        )
-        trained = [p for p in self.distiller.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
-        self.steps = 0
-
-    def step(self) -> None:
-        """One optimiser step."""
-        made = self.maker.make(self.steps % 2)
-        share = Share(made.places, made.counts, made.step)
-        result = self.distiller(made.batch, made.views, made.rows, 1, False, share)
-        result.loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.steps += 1
+def _school(
+    scale: str, teachers: Mapping[str, Teacher], samples: Sequence[TextSample]
+) -> School:
+    """A student that is taught by outputs of several teachers."""
+    named = {name: {"model": name} for name in teachers}
+    config = load_config(
+        {"teachers": named, "phases": ["multi_basic"]},
+        ["output.likelihood=1", *OUTPUTS_ALONE],
+    )
+    student = drawn_model(scale, "student", False)
+    return School(
+        resolve_phase(config, "multi_basic", builtin_presets()),
+        load_registry(config),
+        student=student,
+        teachers=teachers,
+        encode=Encoder(student.tokenizer, TOKENS),
+        samples=samples,
+    )
 
 
 def measure(scale: str, rounds: int, top_k: int) -> bool:
@@ -116,8 +65,8 @@ def measure(scale: str, rounds: int, top_k: int) -> bool:
                 for name, teacher in loaded.items()
             }
             ratio = paired_ratio(
-                School(scale, stored, samples).step,
-                School(scale, loaded, samples).step,
+                _school(scale, stored, samples).step,
+                _school(scale, loaded, samples).step,
                 rounds,
             )
             size = "twice as wide and deep" if larger else "of the zoo"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from experiments.commands.parser import (
 
 if TYPE_CHECKING:
     from experiments.config.tree import Config
-    from experiments.writing.corpus import Outcome, Plan
+    from experiments.writing.corpus import Outcome
     from experiments.writing.openings import Opening
     from experiments.writing.writer import Writer
 
@@ -32,24 +33,36 @@ STUDENT = "student"
 @lasting_output("writing")
 def write(options: Namespace) -> int:
     """Write what is missing of this task's share."""
+    from experiments.extraction.run import share_of
     from experiments.record.progress import Progress
     from experiments.record.stop import RunStopped, stop_on_signals
-    from experiments.writing.corpus import write_corpus
+    from experiments.writing.corpus import Plan, write_corpus
     from experiments.writing.sources import load_writer
-    from experiments.writing.ways import way_of
+    from experiments.writing.ways import Greedy, way_of
 
     config, out = config_of(options), _file(options.out)
     share = share_in(options.shard)
-    way = way_of(_typed(options.writer), "--writer")
+    chosen = _typed(options.writer)
+    way = way_of(chosen, "--writer")
     model, given = _model(config, options.by)
     writer = load_writer(options.by, model, given[0], given[1])
-    plan = _plan(options, config, writer, way, model)
-    first, last = ((share[0] - i) * plan.parts // share[1] for i in (1, 0))
+    openings = _openings(options, config, writer, greedy=isinstance(way, Greedy))
+    plan = Plan(
+        openings=openings,
+        way=way,
+        max_new_tokens=options.max_new_tokens,
+        seed=options.seed,
+        facts={
+            "by": options.by,
+            "writer": chosen,
+            "from": options.prompts or options.openings,
+            **_digests(model, writer, openings),
+        },
+    )
+    numbers = share_of(plan.parts, share)
     with stop_on_signals() as stop:
         try:
-            outcome = write_corpus(
-                out, plan, writer, range(first, last), Progress(stop=stop)
-            )
+            outcome = write_corpus(out, plan, writer, numbers, Progress(stop=stop))
         except RunStopped as stopped:
             return tell_stopped(stopped)
     _report(out, outcome)
@@ -158,10 +171,10 @@ def _file(name: str) -> Path:
         InputError: data.train would not read it as rows, or a folder stands there.
     """
     from align.errors import InputError
-    from experiments.writing.openings import JSON_LINES
+    from align.text.files import PACKED, kind_of
 
     out = Path(name).expanduser()
-    if out.suffix not in JSON_LINES or out.is_dir():
+    if out.is_dir() or out.suffix in PACKED or kind_of(out) != "lines":
         raise InputError(
             f"--out {name}: rows of JSON go into a file; give one whose name ends in "
             ".jsonl, by which data.train reads it"
@@ -195,33 +208,24 @@ def _model(config: Config, by: str) -> tuple[str, tuple[int | None, str | None]]
     return by, (None, None)
 
 
-def _plan(
-    options: Namespace, config: Config, writer: Writer, way: Any, model: str
-) -> Plan:
+def _digests(
+    model: str, writer: Writer, openings: Sequence[Opening]
+) -> dict[str, str | None]:
+    """What tells the writer and what it goes on from from others of their names."""
     from experiments.assemble.fingerprint import tokenizer_digest, weights_digest
-    from experiments.writing.corpus import Plan
     from experiments.writing.openings import digest
 
-    openings = _openings(options, config, writer)
-    facts = {
-        "by": options.by,
+    return {
         "model": model,
         "weights": weights_digest(model),
         "tokenizer": tokenizer_digest(writer.tokenizer),
-        "writer": _typed(options.writer),
-        "from": options.prompts or options.openings,
         "openings_sha256": digest(openings),
     }
-    return Plan(
-        openings=openings,
-        way=way,
-        max_new_tokens=options.max_new_tokens,
-        seed=options.seed,
-        facts=facts,
-    )
 
 
-def _openings(options: Namespace, config: Config, writer: Writer) -> list[Opening]:
+def _openings(
+    options: Namespace, config: Config, writer: Writer, *, greedy: bool
+) -> list[Opening]:
     from align.errors import InputError
     from experiments.assemble.text_sources import Reading
     from experiments.writing.openings import Opening, beginnings, prompts
@@ -231,10 +235,7 @@ def _openings(options: Namespace, config: Config, writer: Writer) -> list[Openin
     if options.chat:
         raise InputError("--chat says how --prompts are read; give --prompts FILE")
     if options.openings == NOTHING:
-        # Each goes on from the same, so greedily all would be one text.
-        from experiments.writing.ways import Greedy, way_of
-
-        if isinstance(way_of(_typed(options.writer), "--writer"), Greedy):
+        if greedy:  # each goes on from the same
             raise InputError(
                 "--openings nothing with --writer greedy writes one text again and "
                 "again; draw instead: --writer sample"

@@ -1,9 +1,11 @@
+import copy
 import json
 
 import pytest
 import torch
 
 from align.errors import InputError
+from align.text.conversation import Conversation
 from align.text.documents import TextSample, read_texts
 from experiments.record.progress import Progress
 from experiments.record.stop import RunStopped
@@ -66,8 +68,7 @@ def test_a_stopped_task_goes_on_where_it_was_and_mends_a_damaged_part(
     with pytest.raises(RunStopped):
         write_corpus(out, plan, writer, range(3), progress)
     assert not out.exists()
-    first, second = sorted(parts_of(out).glob("0*"))
-    before = first.read_bytes()
+    _, second = sorted(parts_of(out).glob("0*"))
     second.write_bytes(second.read_bytes()[:-9])
     monkeypatch.setattr(
         writer,
@@ -78,7 +79,7 @@ def test_a_stopped_task_goes_on_where_it_was_and_mends_a_damaged_part(
     assert (outcome.made, outcome.kept, len(made)) == (2, 1, 2)
     again = tmp_path / "again.jsonl"
     write_corpus(again, plan, writer, range(3), Progress(enabled=False))
-    assert again.read_bytes() == out.read_bytes() and before
+    assert again.read_bytes() == out.read_bytes()
     # What is whole is not written again.
     assert write_corpus(out, plan, writer, range(3), Progress(enabled=False)).made == 0
 
@@ -114,16 +115,14 @@ def test_beams_are_what_transformers_finds_weighed_by_their_likelihood(writer):
     with torch.no_grad():
         logits = writer.model(whole).logits.double().log_softmax(-1)
     chosen = logits[:, len(ids) - 1 : -1].gather(-1, whole[:, len(ids) :, None])
-    expected = chosen.sum((1, 2)).softmax(0)
-    by_hand = {
-        writer.tokenizer.decode(row[len(ids) :], skip_special_tokens=True): weight
-        for row, weight in zip(whole, expected.tolist(), strict=True)
-    }
-    if len(by_hand) == 3:  # two beams may spell the same
-        for text in texts:
-            assert text.weight == pytest.approx(by_hand[text.text], abs=1e-6)
+    by_hand = {}
+    for row, likelihood in zip(whole, chosen.sum((1, 2)), strict=True):
+        spelled = writer.tokenizer.decode(row[len(ids) :], skip_special_tokens=True)
+        by_hand.setdefault(spelled, likelihood)  # of two that spell alike the first
+    weights = torch.stack(list(by_hand.values())).softmax(0).tolist()
+    assert [text.text for text in texts] == list(by_hand) and len(texts) > 1
+    assert [text.weight for text in texts] == pytest.approx(weights, abs=1e-6)
     assert sum(text.weight for text in texts) == pytest.approx(1)
-    assert texts[0].weight == max(text.weight for text in texts)
 
 
 def test_another_plan_does_not_write_over_a_corpus(writer, tmp_path):
@@ -166,6 +165,24 @@ def test_beginnings_end_at_words_and_none_comes_twice(writer):
     assert len(beginnings(samples, writer, tokens=10, number=1)) == 1
 
 
+def test_a_conversation_is_answered_or_read_as_its_plain_text(writer):
+    turns = [
+        {"role": "user", "content": "What is it that the router learns from?"},
+        {"role": "assistant", "content": "From outcomes."},
+    ]
+    sample = TextSample(Conversation(turns), "chat", "0")
+    (plain,) = beginnings([sample], writer, tokens=12, number=None)
+    assert not plain.turns and sample.text.plain().startswith(plain.text)
+    assert plain.text.startswith("user: What")
+    talking = copy.copy(writer)
+    talking.tokenizer = copy.deepcopy(writer.tokenizer)
+    talking.tokenizer.chat_template = "{{ messages[0].content }}"
+    (asked,) = beginnings([sample], talking, tokens=12, number=None)
+    assert asked.turns == (turns[0],) and not asked.text
+    row = asked.row("An answer.")
+    assert row["messages"][-1] == {"role": "assistant", "content": "An answer."}
+
+
 def test_prompts_are_lines_or_rows(tmp_path):
     lines = tmp_path / "lines.txt"
     lines.write_text("one\n\ntwo\none\n")
@@ -183,6 +200,9 @@ def test_prompts_are_lines_or_rows(tmp_path):
     )
     first, second = prompts(rows, None, chat=False)
     assert first.text == "p" and second.turns == (turns[0],)
+    rows.write_text(json.dumps({"messages": turns[1:]}))
+    with pytest.raises(InputError, match=r"line 1: a row has \['messages'\]; give"):
+        prompts(rows, None, chat=False)
     rows.write_text('{"text": "x"}\n')
     with pytest.raises(InputError, match=r"line 1: a row has \['text'\]; give prompt"):
         prompts(rows, None, chat=False)
