@@ -103,7 +103,7 @@ def logit_spread(outputs: Outputs, spots: Spots) -> tuple[Tensor, Tensor]:
 
     def spread(side: HeadInput) -> Tensor:
         parts = [
-            _spread(logits)
+            spread_of(logits)
             for logits in _logits(side, side.head.size, outputs.config.block)
         ]
         return torch.cat(parts) if parts else torch.zeros(0, device=side.hidden.device)
@@ -165,7 +165,7 @@ def loss_gap(outputs: Outputs, spots: Spots) -> Tensor:
     return (sums / counts.clamp_min(1))[domain[spots.rows // width]]
 
 
-def _spread(logits: Tensor) -> Tensor:
+def spread_of(logits: Tensor) -> Tensor:
     """(n,), the standard deviation of (n, V) logits that are finite."""
     known = logits.isfinite()
     count = known.sum(-1, keepdim=True)

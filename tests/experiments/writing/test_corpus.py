@@ -125,6 +125,13 @@ def test_beams_are_what_transformers_finds_weighed_by_their_likelihood(writer):
     assert sum(text.weight for text in texts) == pytest.approx(1)
 
 
+def test_equal_openings_of_two_batches_are_drawn_apart(writer, monkeypatch):
+    monkeypatch.setattr("experiments.writing.writer.AT_ONCE", 2)
+    ids = [writer.ids("The")] * 6
+    drawn = writer.texts(ids, Sample(), max_new_tokens=12, seed=0)
+    assert len({texts[0].text for texts in drawn}) > 2  # one seed would repeat two
+
+
 def test_another_plan_does_not_write_over_a_corpus(writer, tmp_path):
     out = tmp_path / "w.jsonl"
     write_corpus(out, plan_of(1), writer, range(1), Progress(enabled=False))

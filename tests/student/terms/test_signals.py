@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
@@ -16,6 +17,7 @@ from student.terms.signals import (
     logit_spread,
     loss_gap,
     parameters,
+    spread_of,
 )
 from tests.student.terms.test_next_token import PREDICTS, context, log_probs, output
 
@@ -105,3 +107,9 @@ def test_what_outputs_show_moves_every_temperature_but_tokens_across_vocabularie
         return
     assert loss(heat).isfinite()
     assert float(loss(heat)) != pytest.approx(float(loss(1.5)), rel=1e-6)
+
+
+def test_forbidden_tokens_do_not_widen_a_spread():
+    logits = torch.tensor([[1.0, 3.0, -torch.inf, 5.0], [2.0, 2.0, 2.0, 2.0]])
+    expected = [np.std([1.0, 3.0, 5.0]), 0.0]
+    assert spread_of(logits).tolist() == pytest.approx(expected, abs=1e-6)
