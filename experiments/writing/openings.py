@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from align.errors import InputError, MissingFileError
 from align.text.conversation import Conversation
@@ -178,10 +178,11 @@ def _rows(path: Path) -> Iterator[Opening]:
             )
 
 
-def _is_asked(messages: object) -> bool:
+def _is_asked(messages: object) -> TypeGuard[list[Mapping[str, Any]]]:
     """Whether these are turns of which one waits for an answer."""
-    whole = isinstance(messages, list) and all(map(_is_turn, messages))
-    return whole and bool(_to_be_answered(messages))  # type: ignore[arg-type]
+    if not isinstance(messages, list) or not all(map(_is_turn, messages)):
+        return False
+    return bool(_to_be_answered(messages))
 
 
 def _is_turn(turn: object) -> bool:
