@@ -1,7 +1,7 @@
-"""Ask an OpenAI-compatible completions endpoint how likely the tokens of a text are.
+"""Ask an inference server how likely the tokens of a text are.
 
-The endpoint is that of vLLM: ``prompt`` takes token ids, and ``prompt_logprobs: k``
-gives, at every place but the first, the k likeliest tokens by id and the one that came.
+What is sent, and what is read of the answer, is the server's dialect, see
+:mod:`teacher.served.dialects`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from urllib3.util import Retry
 
 from align.errors import InputError, MachineError
 from align.tokens.named_head import LEAST_REST, NONE, NamedTokens
+from teacher.served.dialects import Dialect, Place
 
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 """What a server says that may answer later."""
@@ -50,6 +51,7 @@ class Client:
         top_k: int,
         requests: int,
         patience: Patience,
+        dialect: Dialect,
         key_variable: str = "",
     ) -> None:
         """Ask nothing yet.
@@ -57,6 +59,7 @@ class Client:
         Args:
             url: up to and with ``/v1``.
             model: its name at the server.
+            dialect: how it is asked.
             top_k: likeliest tokens a place, >= 1.
             requests: most in flight at once, >= 1.
             patience: how long an answer is waited for.
@@ -65,6 +68,7 @@ class Client:
         """
         self.url, self.model, self.top_k = url.rstrip("/"), model, top_k
         self._patience, self._key = patience, key_variable
+        self._dialect = dialect
         self._pool = urllib3.PoolManager(maxsize=requests, block=True)
         self._workers = ThreadPoolExecutor(requests, "server")
 
@@ -94,39 +98,28 @@ class Client:
 
     def decoded(self, ids: Sequence[int]) -> list[str | None]:
         """What the server's tokenizer spells of every token but the first."""
-        places = self._places(ids)
-        return [
-            place.get(str(token), {}).get("decoded_token")
-            for token, place in zip(ids[1:], places, strict=True)
-        ]
+        return [place.spelled for place in self._places(ids)]
 
-    def _places(self, ids: Sequence[int]) -> list[Mapping[str, Any]]:
-        asked = {
-            "model": self.model,
-            "prompt": list(ids),
-            "max_tokens": 1,
-            "temperature": 0,
-            "prompt_logprobs": self.top_k,
-        }
-        answer = self._call("POST", "/completions", asked)
+    def _places(self, ids: Sequence[int]) -> list[Place]:
+        dialect = self._dialect
+        path, body = dialect.request(ids, self.model, self.top_k)
+        answer = self._call("POST", path, body)
         try:
-            places = answer["choices"][0]["prompt_logprobs"][1:]
-        except (KeyError, IndexError, TypeError):
+            places = dialect.places(answer, ids)
+        except (KeyError, IndexError, TypeError, ValueError):
             raise InputError(
-                f"{self.url}/completions answers without prompt_logprobs; serve the "
-                "model with vLLM, and with --max-logprobs of at least "
-                f"{self.top_k}"
+                f"{self.url}{path} answers {dialect.lacking}; {dialect.advice} of at "
+                f"least {self.top_k}, or choose another options.dialect"
             ) from None
-        sent = zip(ids[1:], places, strict=False)
-        known = [str(token) in place for token, place in sent]
-        if len(places) != len(ids) - 1 or not all(known):
+        known = sum(place.as_sent for place in places)
+        if len(places) != len(ids) - 1 or known != len(places):
             raise InputError(
                 f"{self.url} was sent {len(ids)} tokens and tells of "
-                f"{len(places) + 1}, {sum(known)} of them as sent: model "
+                f"{len(places) + 1}, {known} of them as sent: model "
                 f"{self.model!r} has another tokenizer there; name the right model, "
                 "or its tokenizer by options.tokenizer"
             )
-        return list(places)
+        return places
 
     def _call(self, method: str, path: str, body: object) -> dict[str, Any]:
         """One request, again until it is answered or the budget is spent."""
@@ -139,7 +132,7 @@ class Client:
             try:
                 answer = self._pool.request(
                     method,
-                    self.url + path,
+                    self._address(path),
                     body=data,
                     headers=headers,
                     timeout=self._patience.answer,
@@ -166,6 +159,12 @@ class Client:
                 "address"
             )
         return whole
+
+    def _address(self, path: str) -> str:
+        """Of a path behind ``/v1``, or of one beside it that begins with ``/..``."""
+        if path.startswith("/.."):
+            return self.url.removesuffix("/v1") + path.removeprefix("/..")
+        return self.url + path
 
     def _gone(self, reason: object) -> ServerGoneError:
         return ServerGoneError(
@@ -213,13 +212,11 @@ class _Until(Retry):
         return grown
 
 
-def named_of(
-    places: Sequence[Mapping[str, Any]], ids: Sequence[int], top_k: int
-) -> NamedTokens:
+def named_of(places: Sequence[Place], ids: Sequence[int], top_k: int) -> NamedTokens:
     """What a server says of a text, as it is kept.
 
     Args:
-        places: of every token but the first, by id its ``logprob``.
+        places: of every token but the first.
         ids: the text's T tokens.
         top_k: k.
     """
@@ -227,11 +224,11 @@ def named_of(
     log_probs = torch.zeros(len(ids), top_k)
     came, rest = torch.zeros(len(ids)), torch.full((len(ids),), LEAST_REST)
     for at, place in enumerate(places):
-        said = {int(token): float(entry["logprob"]) for token, entry in place.items()}
+        said = dict(place.likeliest)
         best = sorted(said, key=lambda token: -said[token])[:top_k]
-        likeliest[at, : len(best)] = torch.tensor(best)
+        likeliest[at, : len(best)] = torch.tensor(best, dtype=torch.long)
         log_probs[at, : len(best)] = torch.tensor([said[token] for token in best])
-        came[at] = said[ids[at + 1]]
+        came[at] = said[ids[at + 1]] = place.came
         named = {*best, ids[at + 1]}
         left = 1 - torch.tensor([said[token] for token in named]).double().exp().sum()
         rest[at] = left.clamp_min(0).log().clamp_min(LEAST_REST)

@@ -14,13 +14,16 @@ from teacher.loading.model_config import read_config
 from teacher.loading.tokenizer import load_tokenizer
 from teacher.names import model_source
 from teacher.served.client import Client, Patience
+from teacher.served.dialects import Name, dialect_of
 from teacher.served.kept import KeptAnswers
 from teacher.served.teacher import ServedTeacher
 from teacher.sources.base import Cost, Opening, TeacherSource
 
+USUAL: Name = "vllm"
+
 
 class Server(TeacherSource):
-    """A model that vLLM serves: its likeliest next tokens, over HTTP."""
+    """A model that vLLM, SGLang or their like serve: its likeliest next tokens."""
 
     example = "http://127.0.0.1:9/v1"
     opens_example = False
@@ -40,6 +43,7 @@ class Server(TeacherSource):
         cache: str = "served",
         offline: bool = False,
         key_variable: str = "",
+        dialect: Name = USUAL,
     ) -> None:
         """Take the address and how it is asked.
 
@@ -55,6 +59,8 @@ class Server(TeacherSource):
             cache: folder of kept answers.
             offline: answer from that folder alone.
             key_variable: environment variable that holds the server's key.
+            dialect: how it is asked: vllm (``prompt_logprobs``), sglang
+                (``/generate``) or echo (``echo`` with ``logprobs``).
 
         Raises:
             InputError: no address, or no tokenizer.
@@ -72,7 +78,7 @@ class Server(TeacherSource):
         self._top_k, self._requests = top_k, requests
         self._patience = Patience(budget=budget_s, answer=answer_s)
         self._cache, self._offline = Path(cache), offline
-        self._key = key_variable
+        self._key, self._dialect = key_variable, dialect
 
     @property
     def like(self) -> str | None:
@@ -90,7 +96,10 @@ class Server(TeacherSource):
 
     def fingerprint(self) -> Mapping[str, str]:
         """What is asked; the address may be another's that serves the same model."""
-        return {"served_as": self._served_as, "top_k": str(self._top_k)}
+        asked = {"served_as": self._served_as, "top_k": str(self._top_k)}
+        if self._dialect != USUAL:
+            asked["dialect"] = self._dialect
+        return asked
 
     def open(self, opening: Opening) -> Teacher:
         """Read tokenizer and config, and compare both with the server."""
@@ -111,13 +120,14 @@ class Server(TeacherSource):
                 top_k=self._top_k,
                 requests=self._requests,
                 patience=self._patience,
+                dialect=dialect_of(self._dialect, tokenizer),
                 key_variable=self._key,
             )
         size = int(config.get_text_config().vocab_size)
         teacher = ServedTeacher(
             name=opening.name,
             client=client,
-            kept=KeptAnswers(self._cache, f"{self._served_as} {self._top_k}"),
+            kept=KeptAnswers(self._cache, " ".join(self.fingerprint().values())),
             tokenizer=tokenizer,
             size=size,
             top_k=min(self._top_k, size),

@@ -1,4 +1,5 @@
-"""A real HTTP server over a real small model, that answers as vLLM does, or badly."""
+"""A real HTTP server over a real small model, that answers as vLLM, SGLang or a server
+that echoes do, or badly."""
 
 import json
 import threading
@@ -24,6 +25,7 @@ class Served(ThreadingHTTPServer):
         self.loaded, self.lock = loaded, threading.Lock()
         self.faults, self.asked, self.keys = deque(), [], []
         self.name, self.at_once, self.most, self.shift = NAME, 0, 0, 0
+        self.tells_ids = False
 
     @property
     def url(self):
@@ -33,25 +35,69 @@ class Served(ThreadingHTTPServer):
         """A client that gave up is no news."""
 
     @torch.no_grad()
-    def logprobs(self, ids, k):
+    def log_probs(self, ids):
+        """(T, V), after every token."""
         with self.lock:
             logits = self.loaded.model(torch.tensor([ids])).logits[0]
-        log_probs = logits.float().log_softmax(-1)
+        return logits.float().log_softmax(-1)
+
+    def spelled(self, token):
+        return self.loaded.tokenizer.decode([token + self.shift])
+
+    def vllm(self, ids, k):
+        """``prompt_logprobs`` by id, the token that came among them."""
         places = [None]
-        for at, token in enumerate(ids[1:]):
-            named = {*log_probs[at].topk(k).indices.tolist(), token}
+        for after, token in zip(self.log_probs(ids), ids[1:], strict=False):
+            named = {*after.topk(k).indices.tolist(), token}
             places.append(
                 {
                     str(one): {
-                        "logprob": float(log_probs[at, one]),
-                        "decoded_token": self.loaded.tokenizer.decode(
-                            [one + self.shift]
-                        ),
+                        "logprob": float(after[one]),
+                        "decoded_token": self.spelled(one),
                     }
                     for one in named
                 }
             )
-        return places
+        return {"choices": [{"prompt_logprobs": places}]}
+
+    def echo(self, ids, k, as_ids):
+        """The prompt's tokens and one more, by spelling, or by id where asked to."""
+
+        def say(token):
+            return f"token_id:{token}" if as_ids else self.spelled(token)
+
+        after = self.log_probs(ids)
+        every = [*ids, int(after[-1].argmax())]
+        top = []
+        for row in after:
+            best = row.topk(k).indices.tolist()
+            # as a server does whose keys are spellings: the likeliest of a name stays
+            top.append({say(one): float(row[one]) for one in reversed(best)})
+        came = [float(row[one]) for row, one in zip(after, every[1:], strict=True)]
+        logprobs = {
+            "tokens": [say(one) for one in every],
+            "token_logprobs": [None, *came],
+            "top_logprobs": [None, *top],
+        }
+        return {"choices": [{"logprobs": logprobs}]}
+
+    def sglang(self, ids, k):
+        """Triples; the likeliest k need not hold the token that came."""
+        own, top = [[None, ids[0], self.spelled(ids[0])]], [None]
+        for after, token in zip(self.log_probs(ids), ids[1:], strict=False):
+            own.append([float(after[token]), token, self.spelled(token)])
+            best = after.topk(k).indices.tolist()
+            top.append([[float(after[one]), one, self.spelled(one)] for one in best])
+        return {"meta_info": {"input_token_logprobs": own, "input_top_logprobs": top}}
+
+    def answer(self, path, body):
+        if path == "/generate":
+            assert body["return_logprob"] and body["logprob_start_len"] == 0
+            return self.sglang(body["input_ids"], body["top_logprobs_num"])
+        if body.get("echo"):
+            as_ids = body["return_tokens_as_token_ids"] and self.tells_ids
+            return self.echo(body["prompt"], body["logprobs"], as_ids)
+        return self.vllm(body["prompt"], body["prompt_logprobs"])
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -65,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
         served = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with served.lock:
-            served.asked.append(tuple(body["prompt"]))
+            served.asked.append(tuple(body.get("prompt") or body["input_ids"]))
             served.keys.append(self.headers.get("Authorization"))
             fault = served.faults.popleft() if served.faults else None
             served.at_once += 1
@@ -78,8 +124,7 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 if isinstance(fault, float):
                     time.sleep(fault)
-                places = served.logprobs(body["prompt"], body["prompt_logprobs"])
-                self.answer({"choices": [{"prompt_logprobs": places}]}, fault)
+                self.answer(served.answer(self.path, body), fault)
         finally:
             with served.lock:
                 served.at_once -= 1

@@ -49,10 +49,12 @@ def student(tiny_zoo, loaded):
     return encode_batch(loaded.tokenizer, TEXTS)
 
 
+@pytest.mark.parametrize("dialect", ["vllm", "sglang", "echo of ids"])
 def test_it_says_what_the_live_teacher_says_to_rounding(
-    opened, student, loaded, served
+    dialect, opened, student, loaded, served
 ):
-    teacher: Teacher = opened()
+    served.tells_ids = dialect == "echo of ids"
+    teacher: Teacher = opened(dialect=dialect.split()[0])
     assert {OUTPUTS, FORETOLD}.isdisjoint(teacher.lacks) and teacher.predicts
     assert "output.projected_kl" in teacher.lacks[KEYS_VALUES]
     (view,) = panel(teacher)(student)
@@ -60,15 +62,44 @@ def test_it_says_what_the_live_teacher_says_to_rounding(
     (other,) = panel(live)(student)
     assert view.kv is None and view.alignment.rows.equal(other.alignment.rows)
     torch.testing.assert_close(view.foretold.log_probs, other.foretold.log_probs)
-    exact = (other.output.hidden @ other.output.head.weight.T).log_softmax(-1)
-    for row in range(len(TEXTS)):
-        length = int(student.mask[row].sum()) - 1  # nothing came after the last
-        top = exact[row, :length].topk(K)
-        named = view.output.head.logits(view.output.hidden[row, :length])
+    for named, exact in in_text(view, other, student):
+        top = exact.topk(K)
         torch.testing.assert_close(
             named.gather(1, top.indices), top.values, atol=1e-5, rtol=1e-5
         )
-        torch.testing.assert_close(named.exp().sum(1), torch.ones(length))
+        torch.testing.assert_close(named.exp().sum(1), torch.ones(len(named)))
+
+
+def in_text(view, live, student):
+    """Log-probabilities of both at every place after which something came."""
+    exact = (live.output.hidden @ live.output.head.weight.T).log_softmax(-1)
+    for row in range(len(TEXTS)):
+        length = int(student.mask[row].sum()) - 1
+        named = view.output.head.logits(view.output.hidden[row, :length])
+        yield named, exact[row, :length]
+
+
+def test_an_echo_of_spellings_names_those_that_are_one_token_s_alone(
+    opened, student, loaded
+):
+    (view,) = panel(opened(dialect="echo"))(student)
+    (other,) = panel(LiveTeacher("aunt", loaded, KVCapture(loaded.model)))(student)
+    torch.testing.assert_close(view.foretold.log_probs, other.foretold.log_probs)
+    tokenizer = loaded.tokenizer
+    spelled = tokenizer.batch_decode([[one] for one in range(len(tokenizer))])
+    shared = torch.tensor([spelled.count(text) > 1 for text in spelled])
+    assert shared.any()  # bytes that are no character by themselves
+    for named, exact in in_text(view, other, student):
+        top = exact.topk(K)
+        apart = (named.gather(1, top.indices) - top.values).abs() > 1e-5
+        assert not (apart & ~shared[top.indices]).any()
+        torch.testing.assert_close(named.exp().sum(1), torch.ones(len(named)))
+
+
+def test_an_answer_in_another_dialect_is_told_with_what_to_choose(opened, served):
+    served.vllm = lambda ids, k: served.echo(ids, k, False)
+    with pytest.raises(InputError, match=r"without prompt_logprobs.*options\.dialect"):
+        opened()
 
 
 def test_what_was_answered_is_never_asked_again_and_answers_offline(
