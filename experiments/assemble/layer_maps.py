@@ -11,7 +11,12 @@ from torch import Tensor
 
 from align.errors import InputError
 from align.kv import KV
-from align.layer_map import LayerMap, build_multi_teacher_layer_map, needs_sample
+from align.layer_map import (
+    LayerMap,
+    build_multi_teacher_layer_map,
+    needs_importance,
+    needs_sample,
+)
 from align.layer_similarity import LayerSimilarity
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
@@ -64,10 +69,14 @@ def check_depth(
 
     Raises:
         ValueError: a layer that a model does not have.
+        InputError: the map goes by a loss that a teacher does not have.
     """
     strategy = registry.guarded("layer_map", phase.align.layer_mapping_strategy)
     if needs_sample(strategy):
-        explicit_maps(phase, student_layers, teachers)
+        written = explicit_maps(phase, student_layers, teachers)
+        if needs_importance(strategy):
+            for name in teachers.keys() - written.keys():
+                _measure_of(phase.align.layer_mapping_strategy, name, teachers[name])
     else:
         layer_maps(phase, registry, student_layers, teachers, {})
 
@@ -168,30 +177,41 @@ def sample_layers(
 
 
 def add_importance(
+    strategy: str,
     sampled: Mapping[str, LayerSimilarity],
     teachers: Mapping[str, Teacher],
     samples: Sequence[TextSample],
 ) -> None:
-    """Tell what was read of each teacher how much its layers are worth; see below."""
-    for name, teacher in teachers.items():
-        sampled[name].importance = importance_of(teacher, samples)
+    """Tell what was read of each teacher by how much its own loss would move without
+    each of its layers, (L_t,) float64.
 
-
-def importance_of(teacher: Teacher, samples: Sequence[TextSample]) -> Tensor:
-    """(L_t,) float64, by how much a teacher's own loss would move without each layer.
+    Args:
+        strategy: the map that asks, for errors.
+        sampled: of each teacher, which is told.
+        teachers: by name.
+        samples: texts that it is measured on.
 
     Raises:
-        InputError: nobody can differentiate that loss.
+        InputError: nobody can differentiate a teacher's loss.
     """
+    texts = [sample.text for sample in samples]
+    for name, teacher in teachers.items():
+        sampled[name].importance = _measure_of(strategy, name, teacher)(texts)
+
+
+def _measure_of(strategy: str, name: str, teacher: ModelFacts) -> Any:
+    """What measures the layers of a teacher that is at hand, and has a loss."""
     measure: Any = getattr(teacher, "layer_importance", None)
+    why = "is not at hand as a model"
+    if not teacher.predicts:
+        why, measure = "has no next-token loss", None
     if measure is None:
         raise InputError(
-            "align.layer_mapping_strategy=importance asks for gradients of the loss of "
-            f"teacher {teacher.name!r}, which is not at hand as a model; write its map "
-            f"into align.layer_map.{teacher.name}, or choose another strategy"
+            f"align.layer_mapping_strategy={strategy} asks for gradients of the loss "
+            f"of teacher {name!r}, which {why}; write its map into "
+            f"align.layer_map.{name}, or choose another strategy"
         )
-    importance: Tensor = measure([sample.text for sample in samples])
-    return importance
+    return measure
 
 
 def _features(kv: KV) -> Tensor:

@@ -343,7 +343,8 @@ def _depth(
         batches = ((batch, views) for batch, _, views in read)
         sampled = sample_layers(student, unmapped, batches, phase.loss.skip_sinks)
         if layer_map.needs_importance(strategy):
-            add_importance(sampled, unmapped, some)
+            named = phase.align.layer_mapping_strategy
+            add_importance(named, sampled, unmapped, some)
     return layer_maps(phase, registry, student.num_layers, teachers, sampled)
 
 

@@ -1,14 +1,16 @@
 """Layer maps that look at what layers compute, through the command."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from align.errors import InputError
 from align.layer_similarity import similarity_layer_map
 from experiments.assemble import teaching
-from experiments.assemble.layer_maps import crowded_layers
+from experiments.assemble.layer_maps import check_depth, crowded_layers
 from experiments.cli import main
 from experiments.config.sections import AlignConfig
 from experiments.report import figures
@@ -143,6 +145,18 @@ def test_a_strategy_that_crowds_one_layer_is_warned_of_and_a_written_map_is_not(
         assert len(found) == count, found
         for part in ("strategy=skip feeds 11 of the student's 16", "layer 0 of", "'a'"):
             assert not found or part in found[0]
+
+
+def test_importance_refuses_a_teacher_without_a_loss_at_hand_before_any_work():
+    registry, sizes = Registry.load(entry_points=False), SimpleNamespace(layers=2)
+    stored = SimpleNamespace(sizes=sizes, predicts=True)
+    encoder = SimpleNamespace(sizes=sizes, predicts=False, layer_importance=None)
+    for teacher, why in ((stored, "is not at hand"), (encoder, "has no next-token")):
+        align = AlignConfig(layer_mapping_strategy="importance")
+        with pytest.raises(InputError, match=rf"'t', which {why}.*layer_map\.t"):
+            check_depth(SimpleNamespace(align=align), registry, 2, {"t": teacher})
+        written = SimpleNamespace(align=replace(align, layer_map={"t": [0, 1]}))
+        check_depth(written, registry, 2, {"t": teacher})
 
 
 def test_importance_is_measured_on_the_teacher_s_own_loss(tmp_path, tiny_zoo):
