@@ -29,6 +29,7 @@ from student.bridges import AdapterBridge, LatentBridge, ProjectorBridge
 from student.match import DISTANCES, PROJECTORS, Distance, Match
 from student.objective import Objective
 from student.output.temperature import TEMPERATURES
+from student.own import OWN
 from student.terms.key_value import OBJECTIVES
 from teacher.making.base import StudentMaker
 from teacher.making.built_in import MAKERS
@@ -105,9 +106,9 @@ def spaces() -> Mapping[str, Space]:
 
 @hookimpl
 def objectives() -> Mapping[str, Callable[..., Objective]]:
-    """Next-token loss, KV distances, attention and relation KL, teachers' outputs, and
-    any site by any distance."""
-    return {**OBJECTIVES, "match": Match}
+    """Next-token loss, KV distances, attention and relation KL, teachers' outputs, any
+    site by any distance, and what asks no teacher."""
+    return {**OBJECTIVES, "match": Match, **OWN}
 
 
 @hookimpl

@@ -184,6 +184,10 @@ def objectives() -> Mapping[str, Callable[..., Objective]]:
     of a dataclass with ``kw_only=True``, are its options, each with a default and a
     type by which a config is checked.
 
+    With ``alone = True`` it asks no teacher and stays where there is none: it may need
+    hidden states, which it reads in ``ctx.own``, and ``ctx.reread`` has the student
+    read the texts once more with other input embeddings.
+
     Chosen by ``loss.terms.<a name>.use``; ``loss.extra.<name>`` is short for its
     weight.
     """

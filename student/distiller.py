@@ -11,8 +11,9 @@ Who learns from what is decided here and nowhere else:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,8 +127,7 @@ class Distiller(nn.Module):
         self._config, self._autocast = config, autocast
         self._health_every = health_every
         terms = {name: o.objective for name, o in self._objectives.items()}
-        if teaching is not None:
-            introduce(terms, _sizes_of(capture), teaching.all_sizes)
+        introduce(terms, _sizes_of(capture), teaching.all_sizes if teaching else {})
         self.terms = modules_of(terms)
         """Terms that are modules: what they learn is trained, moved and saved."""
         self.losses = LossRecord(list(terms)) if self.timetable.reads_losses else None
@@ -145,6 +145,7 @@ class Distiller(nn.Module):
             timetable=self.timetable,
             output=output,
             head=head,
+            look=self._look_again,
             smoothing=config.smoothing,
         )
         self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)
@@ -282,7 +283,7 @@ class Distiller(nn.Module):
                 assert captured.logits is not None
                 return StepResult(loss=captured.logits.float().mean() * torch.nan)
             if self.weigher is None:
-                captured = self._look(batch)
+                captured = self._look(batch, all_layers=self._reads_kv(step))
                 context = self._contexts.alone(captured, batch, step)
                 return self._sum.total(context, {}, share, captured)
             return self._taught(
@@ -399,22 +400,39 @@ class Distiller(nn.Module):
         inject: Injection | None = None,
         all_layers: bool = False,
     ) -> Captured:
-        taught = self.weigher is not None and inject is None
-        weighed = self.balance is not None and inject is None
         captured = self._capture(
             batch.ids,
             batch.mask,
             layers=None if all_layers else (0,),
             logits=self._contexts.head is None,
-            hidden=taught or weighed or self._contexts.head is not None,
+            hidden=inject is None or self._contexts.head is not None,
             inject=inject,
             attention_rows=rows,
             heads=HEADS in self._contexts.needs,
-            states=self._contexts.needs & STATES if taught else (),
+            states=self._contexts.needs & STATES if inject is None else (),
         )
         if self.balance is None or inject is not None:
             return captured
         return self.balance.part(captured)
+
+    def _look_again(
+        self, ids: Tensor, mask: Tensor, change: Callable[[Tensor], Tensor]
+    ) -> Captured:
+        """The student on the same tokens, with its input embeddings changed."""
+        student: Any = self.student
+        hook = student.get_input_embeddings().register_forward_hook(
+            lambda module, given, embedded: change(embedded)
+        )
+        try:
+            return self._capture(
+                ids,
+                mask,
+                layers=(0,),
+                logits=self._contexts.head is None,
+                hidden=True,
+            )
+        finally:
+            hook.remove()
 
     def _reads_kv(self, step: int) -> bool:
         """Whether anything of a step looks at the student's keys and values."""

@@ -198,6 +198,34 @@ class HiddenOutput:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class LastStates:
+    """What the student's last layer makes of a text."""
+
+    hidden: Tensor
+    """(B, T, C) float."""
+    output: Tensor | HiddenOutput
+    """As :attr:`StepContext.output`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reread:
+    """How a term has the student read the texts of a pass once more."""
+
+    hidden: Tensor
+    """(B, T, C) float, the last hidden states of the pass itself."""
+    read: Callable[[Callable[[Tensor], Tensor], Tensor], LastStates]
+
+    def __call__(self, change: Callable[[Tensor], Tensor], mask: Tensor) -> LastStates:
+        """One more forward, with its gradient.
+
+        Args:
+            change: what becomes of the input embeddings, (B, T, C) float.
+            mask: (B, T) bool, the tokens that are read.
+        """
+        return self.read(change, mask)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class StepContext:
     """What one forward pass of a training step hands to every term."""
 
@@ -215,6 +243,11 @@ class StepContext:
     """Filled when a term needs ``relations``."""
     inside: Mapping[str, Sequence[Sides]] = field(default_factory=dict)
     """Filled with those of ``STATES`` that a term needs."""
+    own: Mapping[str, Tensor] = field(default_factory=dict)
+    """The student's of them, with its gradient, teachers or none: (L, B, T, C) float,
+    of ``embeddings`` (1, B, T, C')."""
+    reread: Reread | None = None
+    """Has the student read once more, for terms that are alone; filled in a run."""
     routing: Tensor | None = None
     """(B, T, M), or (L, B, T, M) where layers are routed by themselves, float32
     weights over teachers, detached."""
@@ -285,6 +318,10 @@ class Objective(Protocol):
     student and of the phase's teachers before anything else; see
     :func:`student.step.context.introduce`.
 
+    A term that asks no teacher says so by an attribute ``alone`` that is True: it may
+    need ``STATES`` only, reads them in ``ctx.own``, and stays where a phase or an arm
+    has no teachers. The next-token loss is one.
+
     A term that is a module may have a method ``fit`` that takes an iterable of
     :class:`StepContext`: what the phase's calibration sample looks like before the
     first step, for parameters and buffers that start from data. Each pass over it
@@ -319,6 +356,8 @@ class Term:
     """Whether it reads :attr:`StepContext.comparisons`."""
     fades: bool = True
     """Whether ``loss.fade`` moves its weight."""
+    alone: bool = False
+    """Whether it asks no teacher."""
     short: str = ""
     """The setting that is short for its weight, such as ``loss.lambda_k``."""
     options: type | None = None
@@ -348,6 +387,12 @@ def needs_of(objectives: Mapping[str, Objective]) -> frozenset[str]:
                 f"objective {name!r} needs {asked!r}; give a frozenset of any of "
                 f"{', '.join(sorted(NEEDS))}"
             )
+        if alone(objective) and not asked <= STATES:
+            raise InputError(
+                f"objective {name!r} is alone, without teachers, and needs "
+                f"{', '.join(sorted(asked - STATES))}; there it may need "
+                f"{', '.join(sorted(STATES))}"
+            )
         needs |= asked
         if compares(objective) or RELATIONS in asked:
             needs |= {KEYS_VALUES}
@@ -356,7 +401,12 @@ def needs_of(objectives: Mapping[str, Objective]) -> frozenset[str]:
 
 def compares(objective: Objective) -> bool:
     """Whether a term reads :attr:`StepContext.comparisons`; a stranger's may."""
-    return bool(getattr(objective, "compares", True))
+    return bool(getattr(objective, "compares", True)) and not alone(objective)
+
+
+def alone(objective: Objective) -> bool:
+    """Whether a term asks no teacher, see :class:`Objective`."""
+    return bool(getattr(objective, "alone", False))
 
 
 def fades(objective: Objective) -> bool:

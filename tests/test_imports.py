@@ -53,6 +53,7 @@ ROOMS: dict[str, set[str]] = {
     "student/step": {"balance", "bridges"},
     "student/terms": {"output"},
     "student/match": {"bridges", "output"},
+    "student/own": {"match", "output"},
     "plugins/contracts": set(),
     "plugins/contracts/space": set(),
     "plugins/guards": {"contracts"},

@@ -35,11 +35,23 @@ from experiments.config.tree import PhaseConfig
 from fuse.router import learns, needs_sample
 from fuse.signals import signals_needed
 from plugins.registry import Registry
-from student.objective import needs_of
+from student.objective import Objective, alone, needs_of
 from student.step.context import introduce
 from student.terms.key_value import chosen_terms
 
 Teachers = Mapping[str, Teacher]
+
+
+def asking_objectives(phase: PhaseConfig, registry: Registry) -> dict[str, Objective]:
+    """The terms of a phase that learn from teachers, by name."""
+    terms = active_objectives(phase, registry)
+    return {name: term for name, term in terms.items() if not alone(term)}
+
+
+def alone_objectives(phase: PhaseConfig, registry: Registry) -> dict[str, Objective]:
+    """Those that ask no teacher."""
+    terms = active_objectives(phase, registry)
+    return {name: term for name, term in terms.items() if alone(term)}
 
 
 def wants_own_loss(phase: PhaseConfig, registry: Registry) -> bool:
@@ -63,7 +75,7 @@ def wants_kv(phase: PhaseConfig, registry: Registry) -> bool:
     router, or the adapters whose targets such a term takes. With neither it would
     train what nobody reads, and is left out.
     """
-    if KEYS_VALUES in needs_of(active_objectives(phase, registry)):
+    if KEYS_VALUES in needs_of(asking_objectives(phase, registry)):
         return True
     loss, router = phase.loss, registry.guarded("router", phase.fuse.router)
     outcome = is_on(loss.eta_outcome) and loss.outcome_every > 0
@@ -72,7 +84,7 @@ def wants_kv(phase: PhaseConfig, registry: Registry) -> bool:
 
 def wanted_parts(phase: PhaseConfig, registry: Registry) -> dict[str, Any]:
     """What a phase asks of teachers beside keys and values, as a panel takes it."""
-    needs = needs_of(active_objectives(phase, registry))
+    needs = needs_of(asking_objectives(phase, registry))
     parts = {"attention": ATTENTION, "heads": HEADS}
     asked: dict[str, Any] = {part: need in needs for part, need in parts.items()}
     return asked | {"states": needs & STATES}
@@ -94,7 +106,7 @@ def with_depth(
     """The teachers that are mapped onto the student's layers: those that bring keys and
     values, attention or hidden states, where a phase asks for any."""
     mapped = set(who_gives(KEYS_VALUES, teachers) if wants_kv(phase, registry) else ())
-    needs = needs_of(active_objectives(phase, registry))
+    needs = needs_of(asking_objectives(phase, registry))
     for need in needs & {ATTENTION, HEADS, *STATES - {EMBEDDINGS}}:
         mapped |= set(who_gives(need, teachers))
     return [name for name in teachers if name in mapped]
@@ -117,7 +129,7 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
                 f"loss.terms.{term}.teachers names {absent[0]!r}, which the phase does "
                 f"not take; it takes {', '.join(teachers)}"
             )
-    for term, objective in active_objectives(phase, registry).items():
+    for term, objective in asking_objectives(phase, registry).items():
         given = {ATTENTION, HEADS, *STATES, KEYS_VALUES}
         for need in sorted(needs_of({term: objective}) & given):
             if who_gives(need, teachers):
@@ -165,7 +177,7 @@ def left_out(
     phase: PhaseConfig, registry: Registry, teachers: Teachers
 ) -> Iterator[str]:
     """A sentence on each teacher that a term of a phase cannot learn from."""
-    for term, objective in active_objectives(phase, registry).items():
+    for term, objective in asking_objectives(phase, registry).items():
         for need in sorted(needs_of({term: objective})):
             yield from _left_out(phase, term, need, teachers)
     if wants_own_loss(phase, registry):

@@ -27,6 +27,7 @@ from experiments.assemble.layer_maps import (
     sample_layers,
 )
 from experiments.assemble.needs import (
+    alone_objectives,
     check_needs,
     check_sizes,
     sizes_of,
@@ -59,6 +60,8 @@ from student.distiller import Teaching, WeightedObjective
 from student.fitting import SampleBatch
 from student.layers import check_layers, layers_read
 from student.loop.batches import prefetched, query_rows
+from student.objective import alone
+from student.step.context import introduce
 from student.terms.key_value import BUILT_IN, NEXT_TOKEN, chosen_terms
 from teacher.answers import Answers
 from teacher.capture.kv_capture import KVCapture
@@ -80,18 +83,18 @@ class PhaseTeachers:
 def build_objectives(
     phase: PhaseConfig, registry: Registry, taught: bool
 ) -> dict[str, WeightedObjective]:
-    """The phase's terms by name; without teachers, cross-entropy alone."""
+    """The phase's terms by name; without teachers those that ask none, among them a
+    next-token loss in any case."""
     terms = chosen_terms(phase.loss, phase.output)
-    if not taught:
-        alone = ChosenTerm(kind=NEXT_TOKEN)
-        terms = {n: t for n, t in terms.items() if t.kind == NEXT_TOKEN}
-        terms = terms or {NEXT_TOKEN: alone}
-    return {
+    if not taught and all(term.kind != NEXT_TOKEN for term in terms.values()):
+        terms = {NEXT_TOKEN: ChosenTerm(kind=NEXT_TOKEN), **terms}
+    built = {
         name: WeightedObjective(
             term.weight, build_term(term, registry), setting_of(phase, name)
         )
         for name, term in terms.items()
     }
+    return {n: term for n, term in built.items() if taught or alone(term.objective)}
 
 
 def build_balance(
@@ -218,7 +221,8 @@ def check_phase(
         ConfigError: a term needs what no teacher can give; names all of them.
     """
     if not teachers:
-        return  # cross-entropy alone
+        introduce(alone_objectives(phase, registry), student, {})
+        return
     check_needs(phase, registry, teachers)
     check_outputs(phase, registry, teachers, student_tokenizer)
     mapped = {n: teachers[n] for n in with_depth(phase, registry, teachers)}

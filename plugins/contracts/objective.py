@@ -82,6 +82,7 @@ def _declared(context: StepContext, needs: frozenset[str]) -> StepContext:
         heads=context.heads if HEADS in needs else (),
         relations=context.relations if RELATIONS in needs else (),
         inside={kind: sides for kind, sides in context.inside.items() if kind in needs},
+        own={kind: x for kind, x in context.own.items() if kind in needs},
         outputs=context.outputs if OUTPUTS in needs else None,
     )
 

@@ -28,7 +28,9 @@ from student.objective import (
     AttentionPair,
     Comparison,
     HeadAttention,
+    LastStates,
     Relation,
+    Reread,
     Sides,
     StepContext,
 )
@@ -163,8 +165,30 @@ def step_context(
         outputs=outputs,
         inside=_inside(new, student, targets, relations),
         heads=_heads(new, student, targets, attention, rows),
+        own=_own(new, student, count, tokens),
+        reread=_reread(new(student, count, tokens, 8)),
     )
     return context, student, targets
+
+
+def _own(
+    new: Callable[..., Tensor], student: list[Tensor], count: int, tokens: int
+) -> dict[str, Tensor]:
+    """The student's own states, two layers of them."""
+    layers = {state: 1 if state == EMBEDDINGS else 2 for state in sorted(STATES)}
+    return {s: new(student, n, count, tokens, 8) for s, n in layers.items()}
+
+
+def _reread(embedded: Tensor) -> Reread:
+    """A student of two matrices, whose input embeddings these are."""
+    draw = _chance()
+    inner, outer = (torch.randn(8, n, generator=draw) for n in (8, _VOCABULARY))
+
+    def read(change: Callable[[Tensor], Tensor], mask: Tensor) -> LastStates:
+        hidden = ((change(embedded) * mask[..., None]) @ inner).tanh()
+        return LastStates(hidden, hidden @ outer)
+
+    return Reread((embedded @ inner).tanh(), read)
 
 
 def _inside(
@@ -271,6 +295,7 @@ def one_text(rows: int) -> StepContext:
         output=context.logits[:rows],
         comparisons=comparisons,
         routing=routing,
+        reread=_reread(context.own[EMBEDDINGS][0, :rows]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -26,8 +26,10 @@ from student.objective import (
     Compared,
     HeadAttention,
     HiddenOutput,
+    LastStates,
     Objective,
     Relation,
+    Reread,
     Sides,
     StepContext,
     at_rows,
@@ -58,6 +60,9 @@ class ContextMaker:
     """Of terms on outputs."""
     head: LinearHead | None
     """The student's, where its logits are a product with it."""
+    look: Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], Captured]
+    """Runs the student on ids (B, T), under a mask, with its input embeddings changed;
+    gives its last hidden states, and logits where there is no ``head``."""
     smoothing: float = 0.0
     """Of the next-token loss, see :attr:`StepContext.smoothing`."""
 
@@ -66,6 +71,8 @@ class ContextMaker:
         return StepContext(
             batch=batch,
             output=self.next_token(captured),
+            own=captured.states,
+            reread=self.rereading(captured, batch),
             step=step,
             timetable=self.timetable,
             smoothing=self.smoothing,
@@ -108,6 +115,8 @@ class ContextMaker:
             heads=self._head_attention(captured, views, weights, rows),
             relations=self._relations(captured, views, weights, rows),
             inside=self._inside(captured, views, weights),
+            own=captured.states,
+            reread=self.rereading(captured, batch),
             routing=routing,
             step=step,
             smoothing=self.smoothing,
@@ -123,6 +132,18 @@ class ContextMaker:
             temperature=None if temperature is None else temperature.to(routing.device),
             timetable=self.timetable,
         )
+
+    def rereading(self, captured: Captured, batch: TokenBatch) -> Reread | None:
+        """How a term has the student read the batch once more."""
+        if captured.hidden is None:
+            return None
+
+        def read(change: Callable[[Tensor], Tensor], mask: Tensor) -> LastStates:
+            again = self.look(batch.ids, mask, change)
+            assert again.hidden is not None
+            return LastStates(again.hidden, self.next_token(again))
+
+        return Reread(captured.hidden, read)
 
     def next_token(self, captured: Captured) -> Tensor | HiddenOutput:
         """The student's logits, or what they come from."""

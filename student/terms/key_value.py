@@ -183,6 +183,7 @@ BUILT_IN: Mapping[str, Term] = {
         count=_count_predicted,
         compares=False,
         fades=False,
+        alone=True,
         short="loss.delta_ce",
         options=NextTokenOptions,
     ),

@@ -187,6 +187,11 @@ class _Told:
         """The term's."""
         return self.term.fades
 
+    @property
+    def alone(self) -> bool:
+        """The term's."""
+        return self.term.alone
+
     def count(self, places: Places) -> Any:
         """What the term counts, under the options."""
         assert self.term.count is not None and isinstance(self, TermOptions)

@@ -4,6 +4,7 @@ import pytest
 
 from fuse.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
+from student.own import OWN
 from student.terms.key_value import OBJECTIVES
 
 pytestmark = pytest.mark.edges
@@ -39,7 +40,7 @@ def test_built_ins_are_found_by_their_documented_names():
         "ridge",
     ]
     assert set(registry.names("rope_scaler")) >= {"ntk", "ntk-aware", "linear"}
-    own = {*OBJECTIVES, "match"}
+    own = {*OBJECTIVES, "match", *OWN}
     assert set(registry.names("objective")) == own
     router = registry.get("router", "gate")(hidden_dim=4, num_teachers=2)
     assert isinstance(router, LearnableRouter) and router.router_type == "gate"

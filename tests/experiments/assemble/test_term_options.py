@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from align.errors import InputError
+from align.sizes import Sizes
 from experiments.assemble.checks import check_settings
-from experiments.assemble.teaching import build_objectives
+from experiments.assemble.needs import wanted_parts
+from experiments.assemble.teaching import build_objectives, check_phase
 from experiments.config.later import since_ever
 from experiments.config.parsing import ConfigError
 from experiments.config.presets import BuiltinPhases, presets_of
@@ -88,6 +91,18 @@ def test_without_teachers_the_next_token_is_left_under_the_name_it_has():
     none = checked("loss.delta_ce=0")
     terms = build_objectives(none, REGISTRY, taught=False)
     assert {name: term.weight for name, term in terms.items()} == {"ce": 1.0}
+
+
+def test_terms_that_ask_no_teacher_stay_without_teachers_and_ask_none_of_any():
+    chosen = "{activations: {weight: 0.1, state: residual}, deep_supervision: {}}"
+    phase = checked(f"loss.terms={chosen}", "loss.lambda_k=1")
+    terms = build_objectives(phase, REGISTRY, taught=False)
+    assert list(terms) == ["ce", "activations", "deep_supervision"]
+    assert wanted_parts(phase, REGISTRY)["states"] == frozenset()
+    phase = checked("loss.terms.activations={layers: [7]}")
+    student = Sizes(layers=2, heads=1, k_dim=8, v_dim=8, hidden_size=8)
+    with pytest.raises(InputError, match=r"loss\.terms\.activations: layers asks for"):
+        check_phase(phase, REGISTRY, student, {}, None)
 
 
 def test_records_of_runs_without_named_terms_are_as_they_were():

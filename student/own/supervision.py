@@ -1,0 +1,124 @@
+"""Let every layer predict the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from align.errors import InputError
+from align.sizes import Sizes
+from student.match.layers import Layers, by_gradient, check_layers, chosen_layers
+from student.objective import NORMED, HiddenOutput, StepContext
+from student.own.labels import label_loss, next_ids, next_weight
+from student.places import Places
+
+
+class DeepSupervision(nn.Module):
+    """The next-token loss of layers below the last, nats per token.
+
+    Each layer's normed states go through a square map of their own, which begins as
+    the identity, and through the student's head, which learns from all of them.
+
+    Source:
+        Lee et al. 2015, Deeply-Supervised Nets (arXiv 1409.5185). Departures: heads
+        share the student's vocabulary matrix; the weights of the layers sum to 1.
+    """
+
+    alone = True
+    compares = False
+    needs = frozenset({NORMED})
+
+    def __init__(
+        self,
+        *,
+        layers: Layers = "all",
+        layer_weights: Literal["equal", "depth", "exponential", "loss"] = "depth",
+    ) -> None:
+        """Say which layers.
+
+        Args:
+            layers: as of ``match``, but those that go by gradients; ``all`` are those
+                below the last, whose loss ``ce`` is.
+            layer_weights: ``equal``; ``depth``, in proportion to the number;
+                ``exponential``, each twice as much as the one below; ``loss``, in
+                proportion to ``exp(-loss)``, the better more.
+
+        Raises:
+            InputError: layers cannot be meant.
+        """
+        super().__init__()
+        check_layers(layers)
+        if by_gradient(layers, "equal"):
+            raise InputError(
+                f"layers is {layers!r}, which goes by gradients of a comparison; give "
+                "all, last:K, random:K, rising:STEPS or a list of layer numbers"
+            )
+        self._layers, self._layer_weights = layers, layer_weights
+        self.maps: nn.Parameter | None = None
+
+    def meet(self, student: Sizes, teachers: Mapping[str, Sizes]) -> None:
+        """Be told how wide the student is; makes the maps.
+
+        Raises:
+            InputError: a layer is not there, or there is none below the last.
+        """
+        check_layers(self._layers, student.layers)
+        if student.layers < 2:
+            raise InputError("the student has one layer, whose loss is that of ce")
+        width = student.hidden_size
+        maps = torch.eye(width).expand(student.layers, -1, -1).clone()
+        self.maps = nn.Parameter(maps)
+
+    def forward(self, ctx: StepContext) -> Tensor:
+        """See :class:`student.objective.Objective`.
+
+        Raises:
+            InputError: the student's logits are no product with a head.
+        """
+        if not isinstance(ctx.output, HiddenOutput):
+            raise InputError(
+                "deep_supervision reads the student's head, which is split between "
+                "processes or no plain matrix; set train.zero_stage=2 or less, or "
+                "leave the term out"
+            )
+        predicted, ids = next_weight(ctx.batch.predicted), next_ids(ctx.batch.ids)
+        weight = predicted * (1 / ctx.total(0, float(predicted.sum())))
+        states, head = ctx.own[NORMED], ctx.output.head
+        layers = self._chosen(len(states), ctx.step)
+        losses = torch.stack(
+            [
+                label_loss(HiddenOutput(self._mapped(states, i), head), ids, weight)
+                for i in layers
+            ]
+        )
+        return (losses * self._shares(layers, losses, ctx)).sum()
+
+    def _mapped(self, states: Tensor, layer: int) -> Tensor:
+        if self.maps is None:
+            return states[layer]
+        return states[layer] @ self.maps[layer].to(states.dtype)
+
+    def _chosen(self, every: int, step: int) -> list[int]:
+        if self._layers == "all":
+            return list(range(every - 1))
+        return chosen_layers(self._layers, every, step)
+
+    def _shares(self, layers: list[int], losses: Tensor, ctx: StepContext) -> Tensor:
+        """(L',) summing to 1; the same on all processes."""
+        if self._layer_weights == "loss":
+            found = ctx.over_processes(losses.detach().double().tolist())
+            return (-torch.tensor(found)).softmax(0).to(losses)
+        numbers = torch.tensor([layer + 1.0 for layer in layers])
+        shares = {
+            "equal": torch.ones_like(numbers),
+            "depth": numbers,
+            "exponential": (numbers - numbers[-1]).exp2(),
+        }[self._layer_weights]
+        return (shares / shares.sum()).to(losses)
+
+    def count(self, places: Places) -> list[float]:
+        """Tokens that are predicted."""
+        return [places.predicted]
