@@ -216,10 +216,11 @@ def num_layers(name: str) -> int:
 def save(figure: Any, path: Path) -> Path:
     """Write a figure as PNG."""
     from align.pictures.fonts import legible
+    from align.pictures.layout import laid_out
     from align.support.whole_file import whole_file
 
-    with whole_file(path) as part:
-        legible(figure).savefig(part, format="png", dpi=150, facecolor="white")
+    with whole_file(path) as part, laid_out(legible(figure)):
+        figure.savefig(part, format="png", facecolor="white")
     return path
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.foreign.inside import file_inside
 from align.pictures.fonts import legible
+from align.pictures.layout import laid_out
 from align.support.whole_file import whole_file
 from experiments.record.run_dir import MAIN, METRICS, RunDir, mean_bpc
 from experiments.report.plotting import (
@@ -68,12 +69,11 @@ def _save(figure: Figure, path: Path) -> None:
     """Write a picture, and beside it as a drawing without background for a page."""
     from matplotlib import rc_context
 
-    with whole_file(path) as part:
-        figure.savefig(part, format="png", dpi=150, facecolor="white")
-    figure.set_layout_engine(None)  # as it came out, not computed once more
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
-        drawing = path.with_suffix(".svg")
-        with whole_file(drawing) as part:
+    text = rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem})
+    with laid_out(figure), text:
+        with whole_file(path) as part:
+            figure.savefig(part, format="png", facecolor="white")
+        with whole_file(path.with_suffix(".svg")) as part:
             metadata = {"Date": None}
             figure.savefig(part, format="svg", transparent=True, metadata=metadata)
 

@@ -40,7 +40,8 @@ def grid(
     columns = min(columns, count)
     rows = -(-count // columns)
     height = size[1] * rows + 0.6 + (0.3 if legend else 0)
-    figure = Figure(figsize=(size[0] * columns, height), layout="constrained")
+    inches = (size[0] * columns, height)
+    figure = Figure(figsize=inches, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = []
     for index in range(count):
