@@ -2,7 +2,7 @@
 
 import gc
 import os
-import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,27 +27,38 @@ settings.register_profile(
 settings.register_profile("search", settings.get_profile("ci"), derandomize=False)
 
 
-_frozen_with = 0
-"""How many modules there were when :func:`freeze_libraries` last froze."""
+_LONG = 0.05
+"""Seconds of a search for garbage, here among some hundred thousand objects."""
+
+_searched: dict[str, float] = {"began": 0.0, "longest": 0.0}
 
 
-def freeze_libraries() -> None:
-    """Keep a million objects of imported libraries out of every later look for garbage:
-    accelerate looks after each phase of a run, half a second each time."""
-    global _frozen_with
-    if len(sys.modules) > _frozen_with + 100:
-        gc.collect()
-        gc.freeze()
-        _frozen_with = len(sys.modules)
+def time_search(phase: str, info: dict[str, int]) -> None:
+    """Note the longest search for garbage since libraries were last left out of it."""
+    now = time.perf_counter()
+    if phase == "start":
+        _searched["began"] = now
+    else:
+        _searched["longest"] = max(_searched["longest"], now - _searched["began"])
+
+
+def leave_libraries_out() -> None:
+    """Keep a million objects of imported libraries out of every later search for
+    garbage: accelerate searches after each phase of a run, half a second each time."""
+    gc.collect()
+    gc.freeze()
+    _searched["longest"] = 0.0
 
 
 def pytest_collection_finish() -> None:
     gc.set_threshold(10_000, 20, 20)  # a test's own cycles are few
-    freeze_libraries()
+    leave_libraries_out()
+    gc.callbacks.append(time_search)
 
 
 def pytest_runtest_logfinish() -> None:
-    freeze_libraries()
+    if _searched["longest"] > _LONG:
+        leave_libraries_out()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from align.foreign.quote import say
 from align.support.digest import sha256_of
+from align.support.garbage import garbage_sought_among_the_new
 from experiments.assemble.checks import check_disk, free_bytes, unknown_labels
 from experiments.assemble.data import RunData, load_data
 from experiments.assemble.layer_maps import crowded_layers
@@ -190,35 +190,30 @@ def open_run(
         launch.begun = True
         metrics = Metrics(run_dir, engine.is_main)
         answers = _answers(loaded.plan.config, loaded.models, engine.rank)
-        # Memory is searched for garbage after every phase of every arm: not through
-        # the hundred thousands of objects of libraries and models, which stay; only
-        # what is young is looked through before, since all would take as long again.
-        gc.collect(1)
-        gc.freeze()
         try:
-            yield RunContext(
-                config=loaded.plan.config,
-                registry=plan.registry,
-                engine=engine,
-                models=loaded.models,
-                data=loaded.data,
-                texts=loaded.texts,
-                files=loaded.files,
-                arms=loaded.arms,
-                answers=answers,
-                again=plan_again(loaded.arms),
-                metrics=metrics,
-                progress=Progress(engine.is_main, stop),
-                stop=stop,
-                lease=lease,
-                run_dir=run_dir,
-                run_id=run_id,
-                trust=trust,
-                changed_plugins=changed_plugins,
-                started=started,
-            )
+            with garbage_sought_among_the_new():
+                yield RunContext(
+                    config=loaded.plan.config,
+                    registry=plan.registry,
+                    engine=engine,
+                    models=loaded.models,
+                    data=loaded.data,
+                    texts=loaded.texts,
+                    files=loaded.files,
+                    arms=loaded.arms,
+                    answers=answers,
+                    again=plan_again(loaded.arms),
+                    metrics=metrics,
+                    progress=Progress(engine.is_main, stop),
+                    stop=stop,
+                    lease=lease,
+                    run_dir=run_dir,
+                    run_id=run_id,
+                    trust=trust,
+                    changed_plugins=changed_plugins,
+                    started=started,
+                )
         finally:
-            gc.unfreeze()
             metrics.close()
             answers.close()
 
