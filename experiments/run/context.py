@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 
 from experiments.assemble.data import RunData
@@ -15,6 +16,7 @@ from experiments.record.progress import Progress
 from experiments.record.run_dir import MAIN
 from experiments.record.stop import StopRequest
 from plugins.registry import Registry
+from student.checkpoint import read_complete
 from student.loop.engine import Engine
 from teacher.answers import Answers
 from teacher.sources.base import PhaseStart
@@ -125,6 +127,13 @@ def phase_seed(seed: int, index: int) -> int:
     return seed * 1000 + index
 
 
+def _measured(folder: Path) -> float:
+    """Mean bits per character over domains of the student that a phase left."""
+    state = read_complete(folder) or {}
+    bpc = state.get("gate_bpc") or state.get("bpc") or {"": nan}
+    return sum(bpc.values()) / len(bpc)
+
+
 def start_of(
     run: RunContext, arm: str, stages: Sequence[Stage], kept: Sequence[str]
 ) -> PhaseStart:
@@ -144,6 +153,7 @@ def start_of(
     }
     return PhaseStart(
         earlier=earlier,
+        measured={name: _measured(earlier[name].parent) for name in kept},
         kept=kept,
         begins=earlier[kept[-1]] if goes_on else None,
         drawn=phase_seed(run.config.run.seed, len(before))

@@ -148,8 +148,18 @@ def earlier_files(
     sources = {n: run.models.sources[n] for n in stage.teachers if n in run.files}
     folders = {name: source.reads(start) for name, source in sources.items()}
 
+    def of_all(paths: Sequence[Path]) -> dict[str, str]:
+        if len(paths) == 1:
+            return file_digests(str(paths[0]))
+        every = [(path.parent.name, file_digests(str(path))) for path in paths]
+        return {
+            f"{of}/{key}": digest
+            for of, files in every
+            for key, digest in files.items()
+        }
+
     def digests() -> dict[str, dict[str, str]]:
-        return {name: file_digests(str(f)) for name, f in folders.items() if f}
+        return {name: of_all(paths) for name, paths in folders.items() if paths}
 
     return run.engine.from_main(digests)
 

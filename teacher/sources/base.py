@@ -9,7 +9,7 @@ every step.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -80,6 +80,9 @@ class PhaseStart:
     """Of one optimiser step over all processes."""
     texts: int
     """That are learned from."""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """Mean bits per character of these students, by phase: on the gate's text where
+    there is one, else on held-out text."""
 
 
 class TeacherSource:
@@ -150,10 +153,10 @@ class TeacherSource:
         """
         return ""
 
-    def reads(self, start: PhaseStart) -> Path | None:
-        """Folder of the student whose files make the teacher of a phase, if any do:
-        its digests are noted with the phase."""
-        return None
+    def reads(self, start: PhaseStart) -> Sequence[Path]:
+        """Folders of the students whose files make the teacher of a phase: their
+        digests are noted with the phase."""
+        return ()
 
     def begin(self, opening: Opening, start: PhaseStart) -> Teacher | None:
         """Make the teacher of a phase as it begins; None keeps the one there is."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Interval
@@ -17,9 +17,12 @@ from align.errors import InputError
 from align.support.field_types import NotNegative
 from align.views import Teacher
 from teacher.sources.base import Opening, PhaseStart, TeacherSource
+from teacher.sources.combined import GIVES, CombinedTeacher
 
 LAST = "-1"
 """Of ``phase:``, the phase before."""
+ALL = "*"
+"""Of ``phase:``, all that ran before and were not rolled back."""
 WHEN = "asked in the step that learns from it, before that step's update"
 """When a teacher that moves is asked, for the log."""
 
@@ -60,46 +63,113 @@ class StudentStart(OfStudent):
         return "the student as the run begins, frozen"
 
 
+Weights = Literal["equal", "performance"]
+"""Of several earlier students' logits."""
+
+
 class EarlierPhase(OfStudent):
     """``phase:NAME`` or ``phase:-1``: the student that an earlier phase of the arm
-    left, frozen; -1 is the last one that was not rolled back."""
+    left, frozen; -1 is the last one that was not rolled back. ``phase:*``: all of these
+    together.
+    """
 
     example = LAST
 
-    def __init__(self, rest: str) -> None:
-        """Take a phase's name, or -1.
+    def __init__(
+        self, rest: str, *, weights: Weights = "equal", residual_of: str = ""
+    ) -> None:
+        """Take a phase's name, -1, or all.
+
+        Args:
+            rest: which.
+            weights: of ``phase:*``, how much each one's logits count: ``equal``, or by
+                ``performance``, in proportion to 1 / bits per character on the gate's
+                text, or on held-out text without one.
+            residual_of: a model of the student's vocabulary: what teaches are its
+                logits less those of the earlier students.
 
         Raises:
-            InputError: neither.
+            InputError: none of them, or weights where there is nothing to weigh.
         """
         super().__init__(rest)
-        if rest != LAST and not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", rest):
+        if rest not in (LAST, ALL) and not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", rest):
             raise InputError(
                 f"'phase:{rest}' names no phase; give phase:NAME with the name of an "
-                "earlier phase, or phase:-1 for the one before"
+                "earlier phase, phase:-1 for the one before or phase:* for all of them"
             )
+        if weights != "equal" and (rest != ALL or residual_of):
+            raise InputError(
+                f"options.weights={weights} weighs the students of phase:* against "
+                "each other; leave it out beside one student, or residual_of"
+            )
+        self._weights, self._residual_of = weights, residual_of
+        if self._combined:
+            self.gives = GIVES
+
+    @property
+    def _combined(self) -> bool:
+        return self.rest == ALL or bool(self._residual_of)
 
     @property
     def says(self) -> str:
         """What it is."""
-        which = "the phase before" if self.rest == LAST else f"phase {self.rest!r}"
-        return f"the student that {which} left, frozen"
+        which = {
+            LAST: "the student that the phase before left",
+            ALL: "the students that all phases before left",
+        }.get(self.rest, f"the student that phase {self.rest!r} left")
+        if self._residual_of:
+            return f"what {self._residual_of} says less {which}, frozen"
+        by = ", weighed by performance" if self._weights == "performance" else ""
+        return f"{which}, frozen{by}"
+
+    @property
+    def files(self) -> str | None:
+        """The model of which the residual is."""
+        return self._residual_of or None
+
+    def open(self, opening: Opening) -> Teacher:
+        """The student as the run begins, until a phase does."""
+        if not self._combined:
+            return super().open(opening)
+        return _sum(opening.name, [opening.student()], [1.0])
 
     def absent(self, earlier: Sequence[str]) -> str:
         """Why it cannot teach a phase before which these ran."""
-        if self.rest == LAST:
-            return "" if earlier else "no phase runs before it"
+        if self.rest in (LAST, ALL):
+            first = "" if self._residual_of else "no phase runs before it"
+            return "" if earlier else first
         return "" if self.rest in earlier else f"{self.rest!r} does not run before it"
 
-    def reads(self, start: PhaseStart) -> Path | None:
-        """Folder of that student; None where every phase before was rolled back."""
+    def reads(self, start: PhaseStart) -> Sequence[Path]:
+        """Folders of these students; none where every phase before was rolled back."""
+        if self.rest == ALL:
+            return [start.earlier[name] for name in start.kept]
         if self.rest != LAST:
-            return start.earlier[self.rest]
-        return start.earlier[start.kept[-1]] if start.kept else None
+            return [start.earlier[self.rest]]
+        return [start.earlier[start.kept[-1]]] if start.kept else []
 
     def begin(self, opening: Opening, start: PhaseStart) -> Teacher:
-        """Load that student."""
-        return opening.student(self.reads(start))
+        """Load what it takes."""
+        folders: Sequence[Path | None] = self.reads(start)
+        if not self._combined:
+            return opening.student(next(iter(folders), None))
+        if self._residual_of:
+            whole = opening.load(self._residual_of)
+            members = [whole, *map(opening.student, folders)]
+            return _sum(opening.name, members, [1.0, *[-1.0] * len(folders)])
+        members = [opening.student(folder) for folder in folders or [None]]
+        return _sum(opening.name, members, self.shares(start))
+
+    def shares(self, start: PhaseStart) -> list[float]:
+        """Of each of the earlier students in ``phase:*``, adding up to 1."""
+        raw = [1.0 for _ in start.kept] or [1.0]
+        if self._weights == "performance" and start.kept:
+            raw = [1 / start.measured[name] for name in start.kept]
+        return [weight / sum(raw) for weight in raw]
+
+
+def _sum(name: str, members: Sequence[Any], weights: Sequence[float]) -> Teacher:
+    return CombinedTeacher(name=name, members=members, weights=weights)
 
 
 class Average(OfStudent):

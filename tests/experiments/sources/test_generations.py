@@ -3,9 +3,10 @@
 import pytest
 from safetensors.torch import load_file
 
-from experiments.config.parsing import ConfigError
+from experiments.config.parsing import ConfigError, merge
 from experiments.config.presets import load_registry
 from experiments.config.tree import load_config, resolve_phases
+from experiments.record.history import read_json
 from experiments.run.driver import run_training
 from experiments.run.plan import plan_run
 from experiments.run.preflight import describe_plan
@@ -20,10 +21,12 @@ BORN_AGAIN = {
     },
 }
 
+SILENT = {"lambda_k": 0, "lambda_v": 0, "beta_cos": 0, "gamma_kl": 0}
+
 
 def configured(folder, zoo, changes=None):
     """A small config of generations; the only teacher is the one before."""
-    path = small_config(folder, zoo, {**BORN_AGAIN, **(changes or {})})
+    path = small_config(folder, zoo, merge(BORN_AGAIN, changes or {}))
     text = path.read_text()
     start, end = text.index("teachers:"), text.index("data:")
     path.write_text(f"{text[:start]}teachers: {{me: 'phase:-1'}}\n{text[end:]}")
@@ -76,3 +79,35 @@ def test_a_check_says_which_phase_has_no_teacher_yet(tmp_path, tiny_zoo):
     sentences = describe_plan(plan_run(config, load_registry(config)))
     assert "phase first: cross-entropy alone" in sentences
     assert "phase second: me" in sentences
+
+
+@pytest.mark.slow
+def test_all_that_ran_before_teach_together_and_their_digests_are_kept(
+    tmp_path, tiny_zoo
+):
+    changes = {"phases": ["first", "second", "third"]}
+    changes["phase"] = {"all": {"loss": SILENT}, "third": {"begins": "anew"}}
+    configured(tmp_path, tiny_zoo, changes)
+    path = tmp_path / "config.yaml"
+    options = "{model: 'phase:*', options: {weights: performance}}"
+    path.write_text(path.read_text().replace("'phase:-1'", options))
+    run = run_training(load_config(path))
+    files = read_json(run / "phases" / "3-third.settings.json")["files"]["me"]
+    assert {"1-first/weights", "2-second/weights"} <= set(files)
+    only = read_json(run / "phases" / "2-second.settings.json")["files"]["me"]
+    assert "weights" in only
+
+
+@pytest.mark.slow
+def test_a_stage_learns_what_the_one_before_lacks(tmp_path, tiny_zoo):
+    terms = {"rest": {"use": "match", "site": "logits", "distance": "mse"}}
+    learned = {"output": {"kd": 0}, "loss": {**SILENT, "terms": terms}}
+    changes = {"phase": {"all": learned}}
+    configured(tmp_path, tiny_zoo, changes)
+    path = tmp_path / "config.yaml"
+    options = f"{{model: 'phase:-1', options: {{residual_of: {tiny_zoo['student']}}}}}"
+    path.write_text(path.read_text().replace("'phase:-1'", options))
+    run = run_training(load_config(path))
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    taught = [row for row in lines if '"kind": "train"' in row and '"rest": ' in row]
+    assert len(taught) >= 2 and {'"first"' in row for row in taught} == {True, False}

@@ -1,5 +1,6 @@
 """Teachers from the student: what is refused, and how those that move do."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,9 +46,26 @@ def test_a_phase_teaches_those_that_come_after_it():
 
 def test_the_last_phase_is_the_last_that_was_kept_and_a_name_is_that_phase():
     after = start(["a", "b", "c"], kept=["a", "b"])  # c was rolled back
-    assert EarlierPhase("-1").reads(after) == Path("b")
-    assert EarlierPhase("c").reads(after) == Path("c")
-    assert EarlierPhase("-1").reads(start(["a"])) is None  # the run's start
+    assert EarlierPhase("-1").reads(after) == [Path("b")]
+    assert EarlierPhase("c").reads(after) == [Path("c")]
+    assert EarlierPhase("*").reads(after) == [Path("a"), Path("b")]
+    assert EarlierPhase("-1").reads(start(["a"])) == []  # the run's start
+
+
+def test_all_earlier_students_weigh_equally_or_by_one_over_their_bits():
+    after = start(["a", "b", "c"], kept=["a", "b"])
+    assert EarlierPhase("*").shares(after) == [0.5, 0.5]
+    measured = replace(after, measured={"a": 2.0, "b": 3.0})
+    # 1/2 and 1/3 of 5/6
+    shares = EarlierPhase("*", weights="performance").shares(measured)
+    assert shares == pytest.approx([0.6, 0.4])
+    with pytest.raises(InputError, match="beside one student"):
+        EarlierPhase("-1", weights="performance")
+
+
+def test_a_residual_has_a_teacher_before_any_phase_has_run():
+    assert not EarlierPhase("-1", residual_of="folder").absent([])
+    assert EarlierPhase("*").absent([])
 
 
 def test_the_decay_follows_texts_a_step_where_tau_is_given():
