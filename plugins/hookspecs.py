@@ -337,7 +337,7 @@ def student_makers() -> Mapping[str, Callable[..., StudentMaker]]:
     transformers needs to load it. Keyword-only parameters of the factory are its
     options, each with a default and a type by which a config is checked.
 
-    Chosen by ``mtkd make --use``.
+    Chosen by ``student.make`` and ``mtkd make --use``.
     """
 
 

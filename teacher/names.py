@@ -7,6 +7,7 @@ from pathlib import Path
 
 from align.bounds.regular_file import refuse_special_files
 from align.errors import MissingFileError
+from align.support.cache_folder import cache_folder
 
 ZOO = "zoo:"
 """Prefix of embedded models: ``zoo:gpt2-prose``, or ``zoo:tiny/gpt2-prose``."""
@@ -14,13 +15,21 @@ ZOO = "zoo:"
 PACKAGE = "pkg:"
 """Prefix of pretrained models from Python packages: ``pkg:smollm2``."""
 
+MADE = "made:"
+"""Prefix of students that a config's ``student.make`` made: ``made:`` and a digest."""
+
+
+def made_folder_of(name: str) -> Path:
+    """Where a made student lies, or will lie, in the cache."""
+    return cache_folder() / "made" / name.removeprefix(MADE)
+
 
 def model_source(name: str, resolve: Callable[[str], Path] | None = None) -> str:
     """Where to load a model from: its folder, or its name on the hub.
 
     Args:
-        name: a folder, a hub name, ``pkg:NAME``, ``zoo:NAME`` or
-            ``zoo:SCALE/NAME``.
+        name: a folder, a hub name, ``pkg:NAME``, ``zoo:NAME``, ``zoo:SCALE/NAME`` or
+            ``made:DIGEST``.
         resolve: gives the folder of what stands behind ``zoo:``; None means the built
             zoo.
 
@@ -41,6 +50,13 @@ def model_source(name: str, resolve: Callable[[str], Path] | None = None) -> str
         from teacher.packages.cached import package_path
 
         return str(package_path(name.removeprefix(PACKAGE)))
+    if name.startswith(MADE):
+        if not (folder := made_folder_of(name)).is_dir():
+            raise MissingFileError(
+                f"model {name!r}: {folder} is not there; run the config whose "
+                "student.make made it, or copy the folder from where it was made"
+            )
+        return str(folder)
     path = Path(name).expanduser()
     if path.is_dir():
         refuse_special_files(path)

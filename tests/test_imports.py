@@ -72,7 +72,7 @@ ROOMS: dict[str, set[str]] = {
         "writing",
         "routing_room",
     },
-    "experiments/making": {"config", "assemble"},
+    "experiments/making": {"config", "record", "assemble"},
     "experiments/adapt": {"config", "record", "assemble", "making", "run"},
     "experiments/extraction": {
         "config",

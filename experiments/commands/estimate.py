@@ -120,9 +120,12 @@ ESTIMATE = Command(
 def _plan(config: Config, options: Namespace) -> int:
     from dataclasses import asdict
 
+    from experiments.config.presets import load_registry
     from experiments.estimate.counted import memory_plan, planned_arms
     from experiments.estimate.needs import gib
+    from experiments.making.made import with_made_student
 
+    config = with_made_student(config, load_registry(config))
     lines = memory_plan(config, options.processes)
     arms = planned_arms(config)
     total = sum(line.size for line in lines)

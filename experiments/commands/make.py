@@ -41,6 +41,7 @@ def _recipe(options: Namespace) -> Recipe:
     """
     from align.bounds.yaml_document import read_yaml
     from align.errors import InputError
+    from experiments.config.sections import DataConfig
     from experiments.making.make import Recipe
 
     typed: Any = options.use
@@ -56,7 +57,7 @@ def _recipe(options: Namespace) -> Recipe:
             "leave them out, or give that maker's options as --use "
             f"'{{use: {use}, OPTION: VALUE}}'"
         )
-    data = tuple(options.data) or ("zoo",)
+    data = DataConfig(train=options.data or ["zoo"])
     return Recipe(source=options.source, use=use, options=settings | given, data=data)
 
 

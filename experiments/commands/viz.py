@@ -84,10 +84,12 @@ def layers_command(options: Namespace) -> int:
         depths = _depths(options.teacher_layers)
         student = options.student_layers
     else:
+        from experiments.making.made import with_made_student
         from experiments.sources.named import described_by, sources_of
 
         sources = sources_of(config, registry)
         depths = {n: num_layers(described_by(config, s)[0]) for n, s in sources.items()}
+        config = with_made_student(config, registry)
         student = num_layers(config.student.model)
     strategy = options.strategy or config.align.layer_mapping_strategy
     path = draw_layers(

@@ -10,6 +10,7 @@ from student.config import LoraConfig
 
 LATER: Mapping[str, Any] = {
     "quantise": "none",
+    "make": "none",
     "date": None,
     "lora": plain(LoraConfig()),
     "trained": "all",

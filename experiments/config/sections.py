@@ -12,7 +12,7 @@ import datetime
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
@@ -27,7 +27,7 @@ from align.support.field_types import (
     shown,
 )
 from align.text.conversation import Chats
-from fuse.config import FuseConfig
+from fuse.config import FuseConfig, choice_of
 from fuse.routing_stats import COLLAPSE_SHARE, UNIFORM_ENTROPY
 from student.config import LoraConfig, LossConfig, TrainConfig
 from student.output_config import OutputConfig
@@ -82,6 +82,12 @@ class StudentConfig:
 
     model: str = "zoo:student"
     """Hub name, local folder, ``zoo:<name>`` or ``pkg:<name>``."""
+    make: str | dict[str, Any] = "none"
+    """The student is first made of ``model`` by leaving parts of it out: a registered
+    maker with its options, such as ``{use: layers, keep: 15, rule: uniform}``; what
+    judges by text reads some of ``data.train``. Made once and kept in the cache;
+    ``model`` then is ``made:`` and a digest, and ``of`` in here what it was made of.
+    ``none``: ``model`` is the student as it is."""
     init: Literal["checkpoint", "fresh"] = "checkpoint"
     """Where its weights come from: the model's checkpoint, or drawn anew from
     ``run.seed`` as the architecture draws them (its config and tokenizer are enough
@@ -113,6 +119,7 @@ class StudentConfig:
                 trained weights, or the weights are quantised and there are no updates.
         """
         check_fields(self, "student")
+        choice_of("student.make", self.make)
         if self.tokenizer is not None and self.init != "fresh":
             raise ValueError(
                 f"student.tokenizer is {self.tokenizer}, but the checkpoint's weights "

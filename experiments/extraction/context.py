@@ -25,6 +25,7 @@ from experiments.config.presets import load_registry, presets_of
 from experiments.config.tree import Config, resolve_phases
 from experiments.config.used_plugins import names_used, options_used
 from experiments.extraction.corpus import Corpus, plan_corpus
+from experiments.making.made import makers_used, with_made_student
 from experiments.making.origin_map import with_origin_maps
 from experiments.record.dates import dated, day_of_stores
 from experiments.run.context import Stage
@@ -79,8 +80,9 @@ def open_extraction(
     refuse_links_out(config.store_dir)
     registry = registry or load_registry(config)
     phases = resolve_phases(config, presets_of(registry))
+    config = with_made_student(config, registry)
     phases = with_origin_maps(config, phases)
-    used = sources_used(config, registry)
+    used = sources_used(config, registry) | makers_used(config)
     try_used(
         registry, [*names_used(phases), *used], options=options_used(phases) | used
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,11 @@ from align.errors import InputError, MissingFileError
 from align.support.cache_folder import made_folder
 from align.support.quiet import quiet_libraries
 from experiments.config.error_place import prefix_errors
-from experiments.config.parsing import ConfigError, check
+from experiments.config.parsing import check
+from experiments.config.sections import DataConfig
 from experiments.config.zoo_names import build_named
 from experiments.making.origin import origin_of
+from experiments.making.texts import LENGTH, texts_of
 from plugins.options import options_of
 from teacher.making.base import Made, Sample, StudentMaker
 from teacher.packages.manifest import Making, Manifest, write_manifest
@@ -23,10 +25,6 @@ if TYPE_CHECKING:
 
 KIND = "student_maker"
 """The kind of plugin that makes them."""
-TEXTS = 32
-"""Texts that a maker judges by."""
-LENGTH = 128
-"""Tokens of each that are read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +37,8 @@ class Recipe:
     """A registered maker."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the maker, by name."""
-    data: Sequence[str] = ("zoo",)
-    """Text that makers judge by, as ``data.train``."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Text that makers judge by: what it trains on."""
 
 
 def maker_of(recipe: Recipe, registry: Registry, place: str = "make") -> StudentMaker:
@@ -70,13 +68,16 @@ def check_new(out: Path) -> None:
         raise MissingFileError(f"the folder {out.absolute().parent} is not there")
 
 
-def make_student(recipe: Recipe, registry: Registry, out: Path) -> Manifest:
+def make_student(
+    recipe: Recipe, registry: Registry, out: Path, place: str = "make"
+) -> Manifest:
     """Make a student and write it with its tokenizer and a manifest.
 
     Args:
         recipe: what is made of what.
         registry: everything that a name can stand for.
         out: the new folder; replaced as a whole.
+        place: of the recipe, for errors.
 
     Returns:
         The manifest: where the student came from, the digest of the source's weights,
@@ -88,7 +89,7 @@ def make_student(recipe: Recipe, registry: Registry, out: Path) -> Manifest:
     from teacher.loading.models import load_model
 
     quiet_libraries()
-    maker = maker_of(recipe, registry)
+    maker = maker_of(recipe, registry, place)
     build_named([recipe.source])
     origin = dict(origin_of(recipe.source))
     notices: Mapping[str, str] = origin.pop("notices")
@@ -111,27 +112,6 @@ def make_student(recipe: Recipe, registry: Registry, out: Path) -> Manifest:
         return write_manifest(
             folder, **origin, conversion=made.done, making=_making(recipe, made, loaded)
         )
-
-
-def texts_of(data: Sequence[str], count: int = TEXTS) -> list[str]:
-    """Texts for a maker to judge by, evenly from everything that is given.
-
-    Args:
-        data: as ``data.train``.
-        count: how many.
-
-    Raises:
-        MtkdError: a path that is not there, or holds no text.
-    """
-    from experiments.assemble.text_sources import Reading
-    from experiments.config.sections import DataConfig
-
-    samples = list(Reading(DataConfig(train=list(data))).samples("train", "student"))
-    if not samples:
-        raise ConfigError(f"{', '.join(data)} hold no text; give others")
-    step = max(len(samples) / count, 1)
-    chosen = [samples[int(n * step)] for n in range(min(count, len(samples)))]
-    return [str(sample.text)[: LENGTH * 16] for sample in chosen]
 
 
 def _making(recipe: Recipe, made: Made, loaded: Any) -> Making:

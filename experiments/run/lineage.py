@@ -23,6 +23,7 @@ from experiments.config.used_plugins import (
     names_used,
     records_of,
 )
+from experiments.making.made import makers_used
 from experiments.record.history import IDENTITY, SETTINGS, read_json, write_json
 from experiments.sources.named import sources_used
 from student.loop.phase_checkpoint import steps_kept
@@ -107,7 +108,8 @@ def plugins_of_run(
     phases: Iterable[PhaseConfig],
     teachers: Iterable[str] | None = None,
 ) -> Records:
-    """Whose code strangers' names in use are, those of teachers' sources included.
+    """Whose code strangers' names in use are, those of teachers' sources and of the
+    student's maker included.
 
     Args:
         config: the run's.
@@ -115,7 +117,7 @@ def plugins_of_run(
         phases: that use them.
         teachers: that are asked; None: all.
     """
-    used = sources_used(config, registry, teachers)
+    used = sources_used(config, registry, teachers) | makers_used(config)
     return records_of(registry, [*names_used(phases), *used])
 
 

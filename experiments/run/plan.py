@@ -1,4 +1,7 @@
-"""What a run will do, as its config says: nothing is loaded, nothing is written."""
+"""What a run will do, as its config says: nothing is loaded, nothing of it is written.
+
+A student that is to be made is, into the cache.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from experiments.assemble.text_sources import check_sources, source_warnings
 from experiments.config.presets import presets_of
 from experiments.config.tree import Config, PhaseConfig, hidden_settings, resolve_phases
 from experiments.config.used_plugins import names_used, options_used
+from experiments.making.made import makers_used, with_made_student
 from experiments.making.origin_map import with_origin_maps
 from experiments.record.history import tried_before
 from experiments.record.progress import waiting
@@ -54,12 +58,14 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
             run's folder leads out of it.
     """
     presets = presets_of(registry)
-    phases = with_origin_maps(config, resolve_phases(config, presets))
+    phases = resolve_phases(config, presets)
+    check_sources(config.data)
+    config = with_made_student(config, registry)
+    phases = with_origin_maps(config, phases)
     check_settings(config, phases, registry)
     sources = sources_of(config, registry)
     phases = with_present(config, phases, sources)
-    used = sources_used(config, registry)
-    check_sources(config.data)
+    used = sources_used(config, registry) | makers_used(config)
     refuse_links_out(config.run_dir)
     check_resume(config.run_dir, resume)
     with waiting("trying the plugins in use", launched_rank() == 0):

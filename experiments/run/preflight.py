@@ -24,7 +24,8 @@ from plugins.registry import Registry
 from teacher.capture.limits import position_limit
 from teacher.loading.fresh import fresh_model
 from teacher.loading.model_config import read_config
-from teacher.names import ZOO, zoo_parts
+from teacher.names import MADE, ZOO, made_folder_of, zoo_parts
+from teacher.packages.manifest import read_manifest
 from teacher.teacher_rule import TeacherFacts
 
 
@@ -55,6 +56,7 @@ def describe_plan(plan: RunPlan) -> list[str]:
     config = plan.config
     sentences = [f"warning: {sentence}" for sentence in plan.warnings]
     student = _config_of(config.student.model, "student")
+    sentences += _made_of(config.student.model)
     if student is not None:
         settings, kind = student
         with prefix_errors("student"):
@@ -74,6 +76,19 @@ def describe_plan(plan: RunPlan) -> list[str]:
     sentences += said_of(sources)
     sentences += read_through(config.data)
     return [*sentences, f"run: {config.run_dir.absolute()}"]
+
+
+def _made_of(student: str) -> Iterator[str]:
+    """What the student was made of, and how."""
+    if student.startswith(MADE):
+        manifest = read_manifest(made_folder_of(student))
+        assert manifest is not None and manifest.making is not None, "it was just made"
+        making = manifest.making
+        yield (
+            f"student: {manifest.source} with {manifest.conversion}; "
+            f"{making.parameters / 1e6:.1f} M of "
+            f"{making.parameters_of_source / 1e6:.1f} M weights ({student})"
+        )
 
 
 def _config_of(model: str, place: str) -> tuple[Any, str] | None:

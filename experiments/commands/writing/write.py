@@ -192,10 +192,13 @@ def _typed(text: str) -> Any:
 def _model(config: Config, by: str) -> tuple[str, tuple[int | None, str | None]]:
     """What to load, and of the student its seed and vocabulary."""
     from align.errors import InputError, meant
+    from experiments.config.presets import load_registry
+    from experiments.making.made import with_made_student
 
     if by in config.teachers:
         return config.teachers[by].model, (None, None)
     if by == STUDENT and config.student.model:
+        config = with_made_student(config, load_registry(config))
         fresh = config.student.init == "fresh"
         seed = config.run.seed if fresh else None
         return config.student.model, (seed, config.vocabulary)
