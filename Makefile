@@ -22,8 +22,10 @@ STAMP := $(VENV)/.mtkd-installed
 PACKAGES := align teacher fuse student plugins experiments
 PYTEST := $(BIN)/python -m pytest
 
-# The pytest targets never reach for a hub, and small matrices want one thread.
-TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+# The pytest targets never reach for a hub, and small matrices want one thread. Bytecode
+# is kept whatever the shell says, or each process of a test compiles all of the platform.
+TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 \
+            PYTHONDONTWRITEBYTECODE=
 
 .PHONY: help install hooks quickstart test test-lowest test-slow same-losses lint check format docs \
         release-check bench clean distclean

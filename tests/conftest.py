@@ -14,6 +14,7 @@ from align.support.cpu import avoid_broken_amx
 from tests.warm import Nursery, nursery
 
 avoid_broken_amx()  # tests multiply in bf16 without loading a model first
+gc.disable()  # imports make a million objects and no garbage; see below
 
 # `ci` makes up the same texts on every machine; `search` looks for new ones and takes
 # longer: pytest --hypothesis-profile=search tests/align
@@ -51,6 +52,7 @@ def leave_libraries_out() -> None:
 
 
 def pytest_collection_finish() -> None:
+    gc.enable()
     gc.set_threshold(10_000, 20, 20)  # a test's own cycles are few
     leave_libraries_out()
     gc.callbacks.append(time_search)
