@@ -8,7 +8,7 @@ run can afford them at every call.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -231,6 +231,54 @@ def teacher_source_problem(source: Any) -> str:
         if not isinstance(text, str) and (text is not None or name == "says"):
             return f"has {name} = {text!r}, which is no text"
     return ""
+
+
+OF_THE_CALLER = (
+    "max_new_tokens",
+    "max_length",
+    "min_length",
+    "eos_token_id",
+    "pad_token_id",
+    "bos_token_id",
+)
+"""Settings of ``GenerationConfig`` that no way of writing sets."""
+
+
+def writer_problem(fields: Any) -> str:
+    """What is wrong with what a way of writing sets.
+
+    Args:
+        fields: what its ``fields`` returned.
+    """
+    from transformers import GenerationConfig
+
+    if not isinstance(fields, Mapping):
+        return f"returns {type(fields).__name__} as its fields; return a mapping"
+    taken = sorted(fields.keys() & set(OF_THE_CALLER))
+    if taken:
+        return f"sets {taken[0]}, which is the caller's"
+    unknown = sorted(fields.keys() - vars(GenerationConfig()).keys())
+    if unknown:
+        return f"sets {unknown[0]!r}, which GenerationConfig has not"
+    count = fields.get("num_return_sequences", 1)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        return f"asks for {count!r} candidates; ask for 1 or more"
+    return ""
+
+
+def chosen_problem(chosen: Any, candidates: int) -> str:
+    """What is wrong with the candidates that a way of writing keeps.
+
+    Args:
+        chosen: what it returned.
+        candidates: how many it was given.
+    """
+    if not isinstance(chosen, Sequence) or not all(type(x) is int for x in chosen):
+        return f"keeps {chosen!r:.60}; return a list of places"
+    if not chosen or len(set(chosen)) < len(chosen):
+        return f"keeps {list(chosen)}; keep at least one, and none twice"
+    outside = [place for place in chosen if not 0 <= place < candidates]
+    return f"keeps place {outside[0]} of {candidates}" if outside else ""
 
 
 def student_maker_problem(made: Any, depth: int) -> str:

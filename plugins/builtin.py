@@ -35,6 +35,7 @@ from teacher.making.base import StudentMaker
 from teacher.making.built_in import MAKERS
 from teacher.sources.base import TeacherSource
 from teacher.sources.built_in import SOURCES
+from teacher.writing import WAYS, Way
 
 
 @hookimpl
@@ -139,6 +140,12 @@ def teacher_sources() -> Mapping[str, Callable[..., TeacherSource]]:
 def student_makers() -> Mapping[str, Callable[..., StudentMaker]]:
     """Some of a model's layers."""
     return dict(MAKERS)
+
+
+@hookimpl
+def writers() -> Mapping[str, Callable[..., Way]]:
+    """The likeliest tokens, drawn ones, a search, drawn texts that differ."""
+    return dict(WAYS)
 
 
 @hookimpl

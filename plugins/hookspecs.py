@@ -28,6 +28,7 @@ from student.match.distance import Distance
 from student.objective import Objective
 from teacher.making.base import StudentMaker
 from teacher.sources.base import TeacherSource
+from teacher.writing.ways import Way
 
 PROJECT = "mtkd"
 """Name of the distribution, the command and the entry-point group."""
@@ -338,6 +339,27 @@ def student_makers() -> Mapping[str, Callable[..., StudentMaker]]:
     options, each with a default and a type by which a config is checked.
 
     Chosen by ``student.make`` and ``mtkd make --use``.
+    """
+
+
+@hookspec
+def writers() -> Mapping[str, Callable[..., Way]]:
+    """Offer ways of writing: how a model chooses what it writes after an opening.
+
+    A factory takes options alone and returns an object with ``by_likelihood``, a bool:
+    whether the texts of one opening weigh by what the model gives them, or alike. Its
+    method ``fields`` returns what it sets of transformers' ``GenerationConfig``, by
+    name, ``num_return_sequences`` among them where there are several candidates; it may
+    set neither lengths nor special tokens, which are the caller's. Its method
+    ``chosen`` takes the candidates of one opening as texts, equal ones perhaps among
+    them, and returns the places of those that are kept, at least one, none twice.
+
+    All that is drawn is drawn by PyTorch while the model writes; ``chosen`` draws
+    nothing, or a corpus would not be the same when it is written again. Keyword-only
+    parameters of the factory, or the fields of a dataclass with ``kw_only=True``, are
+    its options, each with a default and a type by which a config is checked.
+
+    Chosen by ``data.written.writer`` and by ``mtkd write --writer``.
     """
 
 

@@ -10,9 +10,75 @@ from string import Template
 from plugins.errors import PluginError
 from plugins.hookspecs import kind_now
 from plugins.registry import KINDS
-from plugins.templates import EXAMPLES, MODULE, PYPROJECT, README, TEST
+from plugins.templates import EXAMPLES
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+MODULE = Template(
+    '''"""The $kind $name for mtkd."""
+
+${imports}
+from plugins import hookimpl
+
+$code
+
+@hookimpl
+def $hook():
+    """Offer it by name."""
+    return {"$name": $offered}
+'''
+)
+
+TEST = Template(
+    """from $module import $offered
+from plugins import Registry
+from plugins.contracts import assert_contract
+
+
+def test_it_keeps_the_contract_of_its_kind():
+    assert_contract("$kind", $offered)
+
+
+def test_it_is_found_by_name():
+    assert Registry.load(["$module"]).get("$kind", "$name") is $offered
+"""
+)
+
+PYPROJECT = Template(
+    """[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "$distribution"
+version = "0.1.0"
+description = "The $kind $name for mtkd"
+readme = "README.md"
+requires-python = ">=3.11"
+dependencies = ["mtkd"]
+
+[project.entry-points.mtkd]
+$name = "$module"
+
+[tool.setuptools]
+py-modules = ["$module"]
+"""
+)
+
+README = Template(
+    """# $distribution
+
+The $kind `$name` for mtkd.
+
+```sh
+pip install -e .
+mtkd plugins list    # shows $name
+pytest               # tries the contract of its kind
+```
+
+What a $kind has to do is said in `plugins.hookspecs`, hook `$hook`.
+"""
+)
 
 
 def new_plugin(name: str, kind: str, directory: str | Path = ".") -> Path:

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-from string import Template
-
 EXAMPLES: dict[str, tuple[str, str, str]] = {
     "aligner": (
         "$Class",
@@ -304,6 +302,34 @@ class $Class:
         )
 ''',
     ),
+    "writer": (
+        "$Class",
+        "",
+        '''
+class $Class:
+    """Of some drawn texts the longest."""
+
+    by_likelihood = False
+
+    def __init__(self, *, candidates: int = 4, temperature: float = 1.0) -> None:
+        """Options are keyword-only, each with a default and a type."""
+        self.candidates, self.temperature = candidates, temperature
+
+    def fields(self):
+        """Settings of transformers' GenerationConfig."""
+        return {
+            "do_sample": True,
+            "temperature": self.temperature,
+            "top_k": 0,
+            "num_return_sequences": self.candidates,
+        }
+
+    def chosen(self, candidates):
+        """The place of the longest, the first of equal ones."""
+        lengths = [len(text) for text in candidates]
+        return [lengths.index(max(lengths))]
+''',
+    ),
     "phase": (
         "$NAME",
         "",
@@ -322,69 +348,3 @@ $NAME = {
     ),
 }
 """Kind -> what is offered, its imports, its code."""
-
-MODULE = Template(
-    '''"""The $kind $name for mtkd."""
-
-${imports}
-from plugins import hookimpl
-
-$code
-
-@hookimpl
-def $hook():
-    """Offer it by name."""
-    return {"$name": $offered}
-'''
-)
-
-TEST = Template(
-    """from $module import $offered
-from plugins import Registry
-from plugins.contracts import assert_contract
-
-
-def test_it_keeps_the_contract_of_its_kind():
-    assert_contract("$kind", $offered)
-
-
-def test_it_is_found_by_name():
-    assert Registry.load(["$module"]).get("$kind", "$name") is $offered
-"""
-)
-
-PYPROJECT = Template(
-    """[build-system]
-requires = ["setuptools>=77"]
-build-backend = "setuptools.build_meta"
-
-[project]
-name = "$distribution"
-version = "0.1.0"
-description = "The $kind $name for mtkd"
-readme = "README.md"
-requires-python = ">=3.11"
-dependencies = ["mtkd"]
-
-[project.entry-points.mtkd]
-$name = "$module"
-
-[tool.setuptools]
-py-modules = ["$module"]
-"""
-)
-
-README = Template(
-    """# $distribution
-
-The $kind `$name` for mtkd.
-
-```sh
-pip install -e .
-mtkd plugins list    # shows $name
-pytest               # tries the contract of its kind
-```
-
-What a $kind has to do is said in `plugins.hookspecs`, hook `$hook`.
-"""
-)

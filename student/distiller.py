@@ -24,6 +24,7 @@ from align.sizes import Sizes
 from align.support.matrices import Layout, layouts
 from align.support.stopwatch import part
 from align.tokens.batch import TokenBatch
+from align.tokens.weights import text_weight
 from align.views import Capture, Captured, Injection, LinearHead, TeacherView, with_kv
 from fuse.weigher import Weigher, prior
 from student.attention_sinks import without_sinks
@@ -227,7 +228,7 @@ class Distiller(nn.Module):
             batch,
             readings,
             rows=rows,
-            weight=weight,
+            weight=text_weight(batch, weight),
             skip_sinks=skipped,
             plan=self._contexts.output,
         )
@@ -243,6 +244,7 @@ class Distiller(nn.Module):
             return counts
         if self.bridge is not None:
             counts |= self.bridge.auxiliary_counts(places.met)
+            counts["outcome"] = (places.labelled,)
         if self.learns_routing:
             known = torch.tensor([r.bits for r in places.readings])
             heard = places.available & known.to(places.available.device)
@@ -484,7 +486,7 @@ class Distiller(nn.Module):
         )
         with frozen(self.student):
             captured = self._look(batch, inject=inject)
-            totals = None if share is None else (share.step.predicted,)
+            totals = None if share is None else share.step.terms["outcome"]
             value = ce(
                 StepContext(
                     batch=batch,

@@ -65,9 +65,11 @@ class OutputConfig:
     teacher of the phase that has a next-token output."""
     divergence: DivergenceKind = "forward"
     """Of ``kd``: ``forward`` KL(teacher || student), ``reverse`` KL(student ||
-    teacher) or ``jensen_shannon``."""
+    teacher), ``jensen_shannon`` of both to their mean, ``skew_forward`` KL(teacher ||
+    mean) or ``skew_reverse`` KL(student || mean)."""
     mix: Annotated[float, Interval(gt=0, lt=1)] = 0.5
-    """The teacher's share in the mean of ``jensen_shannon``."""
+    """The teacher's share in that mean; DistiLLM's skew of 0.1 is 0.1 with
+    ``skew_forward`` and 0.9 with ``skew_reverse``."""
     temperature: ScheduledPositive = 1.0
     """Softmax temperature of ``kd``, ``hybrid_ot`` and ``projected_kl``; higher is
     flatter. Where it moves, ``likelihood_temperature`` moves by the same factor."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from align.reading import Reading
 from align.tokens.batch import TokenBatch
+from align.tokens.weights import label_weight, text_weight
 from align.views import TeacherView
 from student.attention_sinks import without_sinks
 from student.output.across.pairing import Pairing
@@ -50,8 +51,8 @@ class Places:
     """(B, T, M) bool, False on padding and on attention sinks."""
     weight: Tensor
     """(B, T, M) float32: the teachers' shares before the student has read, of fixed
-    fusion those that it has, of any other equal ones; they sum to 1 over the available
-    teachers, or to 0 where there is none."""
+    fusion those that it has, of any other equal ones; they sum over the available
+    teachers to the text's weight, most often 1, or to 0 where there is none."""
     pairings: Sequence[Pairing | None]
     """One per teacher; None where its next-token output is not compared."""
     plan: OutputPlan | None = None
@@ -59,8 +60,15 @@ class Places:
 
     @property
     def predicted(self) -> float:
-        """Tokens that the student predicts."""
-        return float(self.batch.predicted[:, 1:].sum())
+        """What the tokens weigh that the student predicts, 1 each or as their text."""
+        return float(
+            text_weight(self.batch, self.batch.predicted[:, 1:]).double().sum()
+        )
+
+    @property
+    def labelled(self) -> float:
+        """What the tokens weigh whose prediction a next-token loss is of."""
+        return float(label_weight(self.batch)[:, 1:].double().sum())
 
     @property
     def counted(self) -> Tensor:
@@ -113,7 +121,7 @@ class Counts:
     """What the places of one pass, or of several, weigh together."""
 
     predicted: float
-    """Tokens that the student predicts."""
+    """Tokens that the student predicts, see :attr:`Places.predicted`."""
     terms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Of every term that counts."""
 
@@ -154,7 +162,7 @@ class Share:
     @property
     def part(self) -> float:
         """The pass's share of the step's predicted tokens."""
-        return self.own.predicted / max(self.step.predicted, 1.0)
+        return self.own.predicted / (self.step.predicted or 1.0)
 
 
 def availability(

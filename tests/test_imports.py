@@ -42,6 +42,7 @@ ROOMS: dict[str, set[str]] = {
     "teacher/store": set(),
     "teacher/conversion": {"loading", "packages"},
     "teacher/packages": set(),
+    "teacher/writing": set(),
     "teacher/zoo": set(),
     "student/balance": set(),
     "student/bridges": set(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
 from align.errors import InputError
@@ -16,7 +16,7 @@ from align.text.files import Kind, kind_of, text_blocks
 from align.text.folder import Split, TextFile, text_files
 from align.text.json_rows import rows_of_json, rows_of_lines
 from align.text.plain_text import documents
-from align.text.records import Row, text_of
+from align.text.records import Row, text_of, weight_of
 from align.text.tables import rows_of_arrow, rows_of_parquet
 
 _CUTS = tuple(
@@ -40,6 +40,12 @@ class TextSample:
     """What kind of text, the name under which results are reported."""
     id: str
     """Where it is from; unique within one reading."""
+    _: KW_ONLY
+    weight: float = 1.0
+    """What it counts in a loss beside other texts, >= 0."""
+    own: bool = False
+    """Whether the student wrote it itself: it learns what teachers say of it, and not
+    to write it again."""
 
 
 def read_texts(
@@ -50,13 +56,22 @@ def read_texts(
     *,
     split: Split | None = None,
     bad_row: Callable[[RowError], None] | None = None,
+    weight_field: str | None = None,
 ) -> list[TextSample]:
     """Read the documents of one file, or of all such files in a folder, at once.
 
     Arguments, result and errors are those of :func:`iter_texts`.
     """
     return list(
-        iter_texts(path, domain, text_field, chats, split=split, bad_row=bad_row)
+        iter_texts(
+            path,
+            domain,
+            text_field,
+            chats,
+            split=split,
+            bad_row=bad_row,
+            weight_field=weight_field,
+        )
     )
 
 
@@ -68,6 +83,7 @@ def iter_texts(
     *,
     split: Split | None = None,
     bad_row: Callable[[RowError], None] | None = None,
+    weight_field: str | None = None,
 ) -> Iterator[TextSample]:
     """Read the documents of one file, or of a folder, one after the other.
 
@@ -97,6 +113,8 @@ def iter_texts(
         split: what a folder's text is for; None takes every split.
         bad_row: called with each row that holds no text to learn from, which is then
             left out; None raises at the first one.
+        weight_field: the field of a row that holds its weight, where it has one; None:
+            every row weighs 1.
 
     Yields:
         The samples in order of file and place.
@@ -109,7 +127,9 @@ def iter_texts(
     """
     for file in text_files(path, split).files:
         name = file.origin.name if domain is None else domain
-        yield from iter_file(file, name, text_field, chats, bad_row)
+        yield from iter_file(
+            file, name, text_field, chats, bad_row, weight_field=weight_field
+        )
 
 
 def iter_file(
@@ -118,36 +138,40 @@ def iter_file(
     text_field: str = "text",
     chats: Chats = "plain",
     bad_row: Callable[[RowError], None] | None = None,
+    weight_field: str | None = None,
 ) -> Iterator[TextSample]:
     """Read one of the files that :func:`align.text.folder.text_files` finds.
 
     Arguments, result and errors are those of :func:`iter_texts`.
     """
     kind = kind_of(file.path)
-    texts: Iterator[tuple[int, str]]
+    texts: Iterable[tuple[int, str, float]]
     if kind == "plain":
-        texts = enumerate(documents(text_blocks(file.path), best_cut))
+        pieces = documents(text_blocks(file.path), best_cut)
+        texts = ((place, text, 1.0) for place, text in enumerate(pieces))
     else:
-        rows = _rows(file.path, kind, text_field)
-        texts = _texts(rows, text_field, chats, bad_row)
+        rows = _rows(file.path, kind, text_field, weight_field)
+        texts = _texts(rows, text_field, chats, bad_row, weight_field)
     empty = True
-    for place, text in texts:
+    for place, text, weight in texts:
         if text.strip():
             empty = False
-            yield TextSample(text, domain, f"{file.name}:{place}")
+            yield TextSample(text, domain, f"{file.name}:{place}", weight=weight)
     if empty:
         raise InputError(f"{file.path} holds no text; give a file with text")
 
 
-def _rows(path: Path, kind: Kind, text_field: str) -> Iterator[Row]:
+def _rows(
+    path: Path, kind: Kind, text_field: str, weight_field: str | None
+) -> Iterator[Row]:
     if kind == "lines":
         return rows_of_lines(path)
     if kind == "json":
         return rows_of_json(path)
     if kind == "parquet":
-        return rows_of_parquet(path, text_field)
+        return rows_of_parquet(path, text_field, weight_field)
     if kind == "arrow":
-        return rows_of_arrow(path, text_field)
+        return rows_of_arrow(path, text_field, weight_field)
     return rows_of_table(path, "\t" if kind == "tsv" else ",")
 
 
@@ -156,7 +180,8 @@ def _texts(
     text_field: str,
     chats: Chats,
     bad_row: Callable[[RowError], None] | None,
-) -> Iterator[tuple[int, str]]:
+    weight_field: str | None,
+) -> Iterator[tuple[int, str, float]]:
     for place, where, record in rows:
         try:
             text = text_of(record, text_field, chats, where)
@@ -165,7 +190,7 @@ def _texts(
                 raise
             bad_row(error)
         else:
-            yield place, text
+            yield place, text, weight_of(record, weight_field, where)
 
 
 def chunk_samples(samples: Iterable[TextSample], max_chars: int) -> list[TextSample]:
@@ -196,7 +221,7 @@ def chunk_samples(samples: Iterable[TextSample], max_chars: int) -> list[TextSam
             continue
         for index, piece in enumerate(_pieces(sample.text, max_chars)):
             if piece.strip():
-                chunks.append(TextSample(piece, sample.domain, f"{sample.id}#{index}"))
+                chunks.append(replace(sample, text=piece, id=f"{sample.id}#{index}"))
     return chunks
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from align.bounds.row_size import refuse_long_row
+from align.errors import InputError
 from align.text.chat_rows import CHAT_FORMS, Form, RowError, string_of
 from align.text.conversation import Chats, Conversation
 
@@ -33,6 +35,33 @@ def text_of(record: Any, text_field: str, chats: Chats, where: str) -> str:
     if isinstance(text, Conversation) and chats == "plain":
         text = text.plain()
     return _whole(text, where)
+
+
+def weight_of(record: Mapping[str, Any], weight_field: str | None, where: str) -> float:
+    """What a row's text counts; 1 where the row does not say.
+
+    Args:
+        record: a mapping from fields to values.
+        weight_field: the field that holds it; None: none does.
+        where: the row's place, for errors.
+
+    Raises:
+        InputError: what stands there is no finite number >= 0.
+    """
+    value = None if weight_field is None else record.get(weight_field)
+    if value is None:
+        return 1.0
+    try:
+        weight = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise InputError(
+            f"{where}: {weight_field} is {value!r:.40}, but what a text counts is a "
+            "number >= 0; write one, or set data.weight_field=null where the field "
+            "means something else"
+        )
+    return weight
 
 
 def form_of(fields: Collection[str], text_field: str, where: str) -> Form:

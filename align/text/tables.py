@@ -15,26 +15,31 @@ _BATCH_ROWS = 1024
 """At once; where values repeat, a row's share of the file says little of its size."""
 
 
-def rows_of_parquet(path: Path, text_field: str) -> Iterator[Row]:
+def rows_of_parquet(
+    path: Path, text_field: str, weight_field: str | None = None
+) -> Iterator[Row]:
     """The rows from 0, of which the columns of their form alone are read.
 
     Args:
         path: of the file.
         text_field: see :func:`align.text.records.text_of`.
+        weight_field: a column that is read, too, where it is there.
 
     Raises:
         InputError: damaged, or no usable column.
         MissingPackageError: pyarrow is not installed.
     """
-    return _numbered(path, _parquet(path, text_field))
+    return _numbered(path, _parquet(path, text_field, weight_field))
 
 
-def rows_of_arrow(path: Path, text_field: str) -> Iterator[Row]:
+def rows_of_arrow(
+    path: Path, text_field: str, weight_field: str | None = None
+) -> Iterator[Row]:
     """The rows of an Arrow stream, or of an Arrow or Feather file.
 
     Arguments and errors are those of :func:`rows_of_parquet`.
     """
-    return _numbered(path, _arrow(path, text_field))
+    return _numbered(path, _arrow(path, text_field, weight_field))
 
 
 def _numbered(path: Path, batches: Iterator[Any]) -> Iterator[Row]:
@@ -62,12 +67,12 @@ def _records(batch: Any) -> Iterator[dict[str, Any]]:
         yield dict(zip(names, values, strict=True))
 
 
-def _parquet(path: Path, text_field: str) -> Iterator[Any]:
+def _parquet(path: Path, text_field: str, weight_field: str | None) -> Iterator[Any]:
     from pyarrow import parquet, types
 
     with parquet.ParquetFile(path) as file:
         schema = file.schema_arrow
-    columns = _columns(schema.names, text_field, path)
+    columns = _columns(schema.names, text_field, weight_field, path)
     texts = [name for name in columns if types.is_string(schema.field(name).type)]
     # Without buffers whole column chunks would be held, a row group's each; a value
     # that a file holds once and names in every row would be held as often
@@ -97,7 +102,7 @@ def _fitting(size: int, rows: int) -> int:
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(1, size)))
 
 
-def _arrow(path: Path, text_field: str) -> Iterator[Any]:
+def _arrow(path: Path, text_field: str, weight_field: str | None) -> Iterator[Any]:
     from pyarrow import ipc, memory_map
 
     with memory_map(str(path)) as mapped:
@@ -113,7 +118,8 @@ def _arrow(path: Path, text_field: str) -> Iterator[Any]:
         with opened(mapped) as header:
             names = header.schema.names
         column_numbers = [
-            names.index(name) for name in _columns(names, text_field, path)
+            names.index(name)
+            for name in _columns(names, text_field, weight_field, path)
         ]
         mapped.seek(0)
         options = ipc.IpcReadOptions(included_fields=sorted(column_numbers))
@@ -130,9 +136,12 @@ def _arrow(path: Path, text_field: str) -> Iterator[Any]:
                     yield batch.slice(start, step)
 
 
-def _columns(names: list[str], text_field: str, path: Path) -> list[str]:
+def _columns(
+    names: list[str], text_field: str, weight_field: str | None, path: Path
+) -> list[str]:
     form = form_of(names, text_field, str(path))
-    return [name for name in form.fields if name in names]
+    wanted = dict.fromkeys([*form.fields, weight_field])
+    return [name for name in wanted if name in names]
 
 
 def _pyarrow(path: Path) -> Any:

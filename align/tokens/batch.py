@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from align.tokens.byte_lengths import ByteLengths
 from align.tokens.offsets import place_by_offsets
 from align.tokens.placed import Placed, filled, pad_id, special_ids
 
+_TENSORS = ("ids", "mask", "spans", "weight", "own")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenBatch:
@@ -35,6 +37,11 @@ class TokenBatch:
     start == end for special tokens, padding and bare ``▁`` markers."""
     texts: tuple[str, ...]
     """The B texts, exactly as given."""
+    _: KW_ONLY
+    weight: Tensor | None = None
+    """(B,) float32 >= 0, what each text counts in a loss; None: 1."""
+    own: Tensor | None = None
+    """(B,) bool, True on texts that the student wrote itself; None: on none."""
 
     def __post_init__(self) -> None:
         """Check that the fields describe one batch.
@@ -104,12 +111,9 @@ class TokenBatch:
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """Move the tensors."""
-        return replace(
-            self,
-            ids=self.ids.to(device),
-            mask=self.mask.to(device),
-            spans=self.spans.to(device),
-        )
+        every = ((name, getattr(self, name)) for name in _TENSORS)
+        moved: dict[str, Any] = {n: x if x is None else x.to(device) for n, x in every}
+        return replace(self, **moved)
 
 
 def encode_batch(

@@ -299,7 +299,7 @@ def pieces_of(sample: TextSample, spans: Sequence[Span]) -> list[TextSample]:
     for number in filled:
         last = number == filled[-1]  # blanks behind it are no text that goes on
         part = _part(text, spans[number], last)
-        out.append(TextSample(part, sample.domain, f"{sample.id}#{number}"))
+        out.append(replace(sample, text=part, id=f"{sample.id}#{number}"))
     return out
 
 

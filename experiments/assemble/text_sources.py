@@ -112,6 +112,7 @@ class Reading:
             self.config.text_field,
             self.config.chats,
             self.bad_rows if skip else None,
+            weight_field=self.config.weight_field,
         )
         if self.config.date is None:
             return samples

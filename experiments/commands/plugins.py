@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 KINDS = (
     "aligner, layer_map, adapter, rope_scaler, router, space, schedule, objective, "
-    "distance, projector, balancer, teacher_source, student_maker or phase"
+    "distance, projector, balancer, teacher_source, student_maker, "
+    "writer or phase"
 )
 """What can be chosen, in words: a help text does not load what knows it."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.config.parsing import plain
 from student.config import LoraConfig
+from teacher.writing.config import WrittenConfig
 
 LATER: Mapping[str, Any] = {
     "quantise": "none",
@@ -25,6 +26,8 @@ LATER: Mapping[str, Any] = {
     "projected_chains": False,
     "likelihood_ends": "tokens",
     "on_bad_row": "stop",
+    "weight_field": "weight",
+    "written": plain(WrittenConfig()),
     "learn_end": False,
     "surprise": 0.0,
     "smoothing": 0.0,

@@ -35,6 +35,7 @@ from student.trained import Trained
 from teacher.loading.quantise import Quantisation
 from teacher.store.manifest import Form
 from teacher.teacher_rule import TeacherRule
+from teacher.writing.config import WrittenConfig
 
 _DOMAIN = re.compile(r"(?:([\w-]+)=)?(.*)", re.DOTALL)
 
@@ -159,6 +160,9 @@ class DataConfig:
     text_field: str = "text"
     """Field of a row which holds the text; a row without ``text`` is also read by
     other fields, see docs/experiments.md."""
+    weight_field: str | None = "weight"
+    """Field of a row which holds what its text counts in every loss beside others', a
+    number >= 0, as ``mtkd write`` writes it; rows without it count 1. null: none."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What to do with a row that holds no text to learn from, such as a tool call or a
     picture: ``stop`` before any work, or ``skip`` it and say how many."""
@@ -179,6 +183,8 @@ class DataConfig:
     """Use at most so many samples per domain; null for all."""
     eval_samples: AtLeastOne | None = 64
     """Measure on at most so many samples per domain; null for all."""
+    written: WrittenConfig = field(default_factory=WrittenConfig)
+    """Texts that the student, or a teacher, writes while phases train."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -319,6 +325,12 @@ class AlarmConfig:
     health_every: Count = 25
     """Optimiser steps between two measurements of the student's keys and values,
     on the training batch; 0 for none."""
+    max_repetition: Share = 0.5
+    """Mean share of a written text's runs of four tokens that it holds already, above
+    which the writing (``data.written``) may be collapsing."""
+    min_length: Share = 0.25
+    """Mean length of what is written as a share of the phase's first buffer's, below
+    which it may be collapsing."""
     min_spread: Share = 0.25
     """Standard deviation of keys or values, as a share of what it was when the phase
     began, below which they may be collapsing."""

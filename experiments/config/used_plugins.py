@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.tree import PhaseConfig
+from experiments.config.tree import Config, PhaseConfig
+from fuse.config import choice_of
 from plugins.hookspecs import kind_now
 from plugins.registry import Registry
 from plugins.trial import Name, Options, foreign
@@ -65,6 +66,14 @@ def options_used(phases: Iterable[PhaseConfig]) -> dict[Name, list[Options]]:
             if options not in known:
                 known.append(options)
     return ways
+
+
+def writers_used(config: Config) -> dict[Name, list[Options]]:
+    """Kind and name of the way of writing that a run uses, with its options."""
+    if not config.data.written.on:
+        return {}
+    name, options = choice_of("data.written.writer", config.data.written.way)
+    return {("writer", name): [options]}
 
 
 def _named(terms: Mapping[str, ChosenTerm]) -> list[Choice]:

@@ -38,6 +38,7 @@ from experiments.report.verdicts import (
     table_rows,
     verdicts,
 )
+from experiments.report.written import written_sections
 
 MOST_EVENTS = 20
 """Of alarms, and of other events; the rest is counted."""
@@ -95,6 +96,7 @@ def compose(run: RunDir) -> Document:
         *_events(run, "Noted on the way", alarms=False),
         *_settings(run),
         *time_sections(run),
+        *written_sections(run),
         _again(run),
     ]
     return Document(

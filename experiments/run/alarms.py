@@ -48,6 +48,8 @@ class Alarms:
     """The least share of the start's rank while it settled."""
     _raised: set[str] = field(default_factory=set)
     _skipped: int = 0
+    _first_length: float | None = None
+    """Of the phase's first buffer, mean tokens of a text."""
     _coverage: dict[str, list[float]] = field(default_factory=dict)
 
     def see(self, line: Line) -> list[Line]:
@@ -71,6 +73,8 @@ class Alarms:
             raised = self._uncovered(line.get("coverage", {}))
         elif kind == "event":
             raised = self._not_finite(line)
+        elif kind == "written":
+            raised = self._writing(line)
         else:
             raised = {}
         return [line, *self._raise(raised, int(line.get("step", 0)))]
@@ -86,6 +90,8 @@ class Alarms:
                 self._uncovered(line.get("coverage", {}))
             elif line.get("kind") == "health":
                 self._settle(line)
+            elif line.get("kind") == "written":
+                self._writing(line)
 
     def covers(self, coverage: Mapping[str, float]) -> list[Line]:
         """Take what the calibration sample says of each teacher's coverage."""
@@ -168,6 +174,28 @@ class Alarms:
             self.config.max_entropy if 2 * line["step"] > self.steps else math.inf,
         )
         return {} if alarm is None else {f"routing {alarm.kind}": alarm.message}
+
+    def _writing(self, line: Line) -> dict[str, str]:
+        """Judge a buffer of texts that were written."""
+        raised: dict[str, str] = {}
+        advice = (
+            "draw otherwise (data.written.writer, data.written.temperature), or lower "
+            "data.written.share"
+        )
+        repeated, length = line.get("repetition", 0.0), line.get("length", 0.0)
+        if repeated > self.config.max_repetition:
+            raised["written repetition"] = (
+                f"{repeated:.0%} of what is written repeats itself "
+                f"(alarms.max_repetition is {self.config.max_repetition:.0%}); {advice}"
+            )
+        first = self._first_length = self._first_length or length
+        if not length or length < self.config.min_length * first:
+            raised["written length"] = (
+                f"texts that are written have {length:.1f} tokens, those of the "
+                f"phase's first buffer {first:.1f} (alarms.min_length is "
+                f"{self.config.min_length:.0%}); {advice}"
+            )
+        return raised
 
     def _uncovered(self, coverage: Mapping[str, float]) -> dict[str, str]:
         """Judge the mean over the phase: a single batch may be odd."""

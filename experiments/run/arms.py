@@ -30,6 +30,7 @@ from experiments.run.context import (
     RunContext,
     Stage,
     phase_folder,
+    single_stage,
     start_of,
 )
 from experiments.run.evaluation import measure_gate
@@ -81,15 +82,6 @@ def plan_arms(config: Config, stages: list[Stage]) -> dict[str, list[Stage]]:
 
 def _asked(wanted: str | list[str], used: list[str]) -> list[str]:
     return {"all": used, "none": []}[wanted] if isinstance(wanted, str) else wanted
-
-
-def single_stage(stage: Stage, teacher: str) -> Stage:
-    """The same phase with one teacher, which then has all the weight; with none where
-    that one is not there yet."""
-    if teacher in stage.phase.absent:
-        return Stage(stage.phase, ())
-    fuse = replace(stage.phase.fuse, fusion_method="fixed", weights=[1.0])
-    return Stage(replace(stage.phase, fuse=fuse), (teacher,))
 
 
 def without_stage(stage: Stage, teacher: str) -> Stage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
 
@@ -29,6 +29,15 @@ class Stage:
     phase: PhaseConfig
     teachers: tuple[str, ...]
     """Empty: cross-entropy alone."""
+
+
+def single_stage(stage: Stage, teacher: str) -> Stage:
+    """The same phase with one teacher, which then has all the weight; with none where
+    that one is not there yet."""
+    if teacher in stage.phase.absent:
+        return Stage(stage.phase, ())
+    fuse = replace(stage.phase.fuse, fusion_method="fixed", weights=[1.0])
+    return Stage(replace(stage.phase, fuse=fuse), (teacher,))
 
 
 Arms = Mapping[str, list[Stage]]

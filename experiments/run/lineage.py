@@ -22,6 +22,7 @@ from experiments.config.used_plugins import (
     changed_code,
     names_used,
     records_of,
+    writers_used,
 )
 from experiments.making.made import makers_used
 from experiments.record.history import IDENTITY, SETTINGS, read_json, write_json
@@ -117,7 +118,8 @@ def plugins_of_run(
         phases: that use them.
         teachers: that are asked; None: all.
     """
-    used = sources_used(config, registry, teachers) | makers_used(config)
+    used = sources_used(config, registry, teachers)
+    used |= makers_used(config) | writers_used(config)
     return records_of(registry, [*names_used(phases), *used])
 
 
@@ -177,10 +179,12 @@ def text_digests(data: RunData) -> dict[str, str]:
 
 
 def samples_digest(samples: Iterable[TextSample]) -> str:
-    """SHA-256 over texts and their domains, in order."""
+    """SHA-256 over texts, their domains and weights other than 1, in order."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(f"{sample.domain}\0{sample.text}\0".encode(errors="replace"))
+        if sample.weight != 1:
+            digest.update(f"{sample.weight!r}\0".encode())
     return digest.hexdigest()
 
 

@@ -59,8 +59,8 @@ from experiments.run.lineage import (
     samples_digest,
     text_digests,
 )
+from experiments.run.phase_texts import stored_stages
 from experiments.run.plan import RunPlan
-from experiments.run.stored_phases import stored_stages
 from student.loop.engine import Engine
 from student.loop.launch import launched_rank, launched_world
 from teacher.answers import Answers
@@ -302,8 +302,7 @@ def _stages(plan: RunPlan, models: Models, data: RunData) -> list[Stage]:
     """The phases with the teachers they chose, seen to fit each other."""
     teachers = models.teachers
     stages = [Stage(phase, tuple(phase.select(teachers))) for phase in plan.phases]
-    if models.stored:
-        stages = stored_stages(plan.config, models, data, stages)
+    stages = stored_stages(plan.config, models, data, stages)
     for stage in stages:
         where = f"phase {stage.phase.name!r}"
         with prefix_errors(where), during(where):

@@ -34,6 +34,7 @@ from experiments.record.stop import RunStopped, StopRequest
 from experiments.run.alarms import Alarms
 from experiments.run.context import PhasePosition, RunContext, Stage, phase_seed
 from experiments.run.evaluation import evaluate, measure_gate, measure_health
+from experiments.run.phase_texts import read_by_others, writing_of
 from experiments.sources.phases import Followers, begin_teachers
 from plugins.registry import Registry
 from student.checkpoint import (
@@ -45,7 +46,7 @@ from student.checkpoint import (
 from student.config import TrainConfig
 from student.distiller import HEALTH_TOKENS, Distiller
 from student.fitting import fit_terms
-from student.loop.data_order import sample_indices
+from student.loop.data_order import Writing, sample_indices
 from student.loop.phase_checkpoint import Keeper
 from student.loop.trainer import Job, Observer, is_kept, train_phase
 from student.step_outputs import OutputPlan
@@ -117,9 +118,11 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
             alarms=alarms,
             work=show,
             followers=followers,
+            writing=writing_of(run, stage, position, model),
         )
         train = in_step(phase.train, bool(run.models.sharded or followers))
-        with run.answers.during(f"phase {position.index}", later.phase, later.phase):
+        again = read_by_others(run.config, later.phase)
+        with run.answers.during(f"phase {position.index}", again, again):
             done = train_phase(distiller, engine, job, train)
     if done < position.steps:
         raise RunStopped(f"{title}: {done} of {position.steps} steps")
@@ -165,6 +168,7 @@ def _job(
     alarms: Alarms,
     work: Work,
     followers: Followers | None,
+    writing: Writing | None,
 ) -> Job:
     """What the loop is to do, and where it reports."""
     return Job(
@@ -176,6 +180,7 @@ def _job(
         checkpoints=_keeper(run, checkpoint_folder(position.folder), stage.phase.train),
         first_sample=position.first_sample,
         companions=followers,
+        writing=writing,
         observer=_Observer(
             metrics=run.metrics,
             position=position,

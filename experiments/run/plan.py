@@ -13,11 +13,12 @@ from experiments.assemble.checks import check_resume, check_settings
 from experiments.assemble.text_sources import check_sources, source_warnings
 from experiments.config.presets import presets_of
 from experiments.config.tree import Config, PhaseConfig, hidden_settings, resolve_phases
-from experiments.config.used_plugins import names_used, options_used
+from experiments.config.used_plugins import names_used, options_used, writers_used
 from experiments.making.made import makers_used, with_made_student
 from experiments.making.origin_map import with_origin_maps
 from experiments.record.history import tried_before
 from experiments.record.progress import waiting
+from experiments.run.phase_texts import check_written, written_notes
 from experiments.sources.named import sources_of, sources_used
 from experiments.sources.phases import moving_warnings, with_present
 from plugins.registry import Registry
@@ -65,7 +66,9 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
     check_settings(config, phases, registry)
     sources = sources_of(config, registry)
     phases = with_present(config, phases, sources)
+    check_written(config, phases, registry)
     used = sources_used(config, registry) | makers_used(config)
+    used |= writers_used(config)
     refuse_links_out(config.run_dir)
     check_resume(config.run_dir, resume)
     with waiting("trying the plugins in use", launched_rank() == 0):
@@ -83,6 +86,7 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
         tried_plugins=tried,
         warnings=(
             *hidden_settings(config, presets),
+            *written_notes(config),
             *source_warnings(config),
             *moving_warnings(sources),
         ),

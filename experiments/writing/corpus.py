@@ -23,8 +23,8 @@ from align.support.whole_file import write_whole
 from experiments.record.history import read_json, write_json
 from experiments.record.progress import Progress
 from experiments.writing.openings import Opening
-from experiments.writing.ways import Way
 from experiments.writing.writer import Writer
+from teacher.writing import Way
 
 PART = 32
 """Openings of a part: what a killed task loses at most."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,9 +15,10 @@ from align.errors import InputError
 from align.text.chat import has_template
 from align.tokens.batch import encode_batch, end_id
 from align.tokens.placed import pad_id
-from experiments.writing.ways import Greedy, Sample, Way, check_drawing
+from teacher.capture.forward import evaluating
 from teacher.capture.limits import position_limit
 from teacher.loading.longer_texts import trained_length
+from teacher.writing.ways import Greedy, Sample, Way, check_drawing
 
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
@@ -75,6 +77,8 @@ class Written:
     """By its end-of-text token, at ``max_new_tokens``, or where its context ends."""
     weight: float = 1.0
     """Its share among the texts of its prompt; they sum to 1."""
+    ids: tuple[int, ...] = ()
+    """Its tokens, the end left out."""
 
 
 class Writer:
@@ -305,14 +309,40 @@ class Writer:
         joined = whole.startswith(before)
         text = whole[len(before) :] if joined else self._decoded(kept)
         if end is not None:
-            return Written(text, "end")
-        return Written(text, "context" if short else "length")
+            return Written(text, "end", ids=tuple(kept))
+        return Written(text, "context" if short else "length", ids=tuple(kept))
 
     def _decoded(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
+
+
+@contextmanager
+def lent(
+    model: Any, tokenizer: Any, name: str, autocast: torch.dtype | None
+) -> Iterator[Writer]:
+    """A model that writes for a while, and is then as it was.
+
+    Args:
+        model: causal; in training mode or not.
+        tokenizer: its.
+        name: for errors.
+        autocast: as it is trained.
+    """
+    settings = model.generation_config
+    narrow = torch.autocast(
+        model.device.type,
+        dtype=autocast,
+        enabled=autocast is not None,
+        cache_enabled=False,
+    )
+    with evaluating(model), narrow:
+        try:
+            yield Writer(model, tokenizer, name)
+        finally:
+            model.generation_config = settings
 
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:

@@ -24,6 +24,7 @@ from plugins.contracts import schedule as contract_schedule
 from plugins.contracts import space as contract_space
 from plugins.contracts import student_maker as contract_student_maker
 from plugins.contracts import teacher_source as contract_teacher_source
+from plugins.contracts import writer as contract_writer
 from plugins.errors import PluginError
 from plugins.hookspecs import kind_now
 from plugins.promise import Check, Promise
@@ -43,6 +44,7 @@ CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
     "schedule": contract_schedule.schedule,
     "teacher_source": contract_teacher_source.teacher_source,
     "student_maker": contract_student_maker.student_maker,
+    "writer": contract_writer.writer,
     "phase": contract_phase.phase,
 }
 """For each kind, what it promises."""

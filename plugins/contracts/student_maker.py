@@ -36,7 +36,7 @@ class _Subject:
     @cached_property
     def source(self) -> Any:
         """The model that students are made of."""
-        return _small_model()
+        return small_model()
 
     def make(self) -> Made:
         """A student, by a maker of its own."""
@@ -128,7 +128,8 @@ def _sample() -> Sample:
     return Sample(((ids, torch.ones_like(ids, dtype=torch.bool)),))
 
 
-def _small_model() -> Any:
+def small_model() -> Any:
+    """A Llama of four layers with random weights, the same each time."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(

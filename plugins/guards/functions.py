@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -220,6 +220,33 @@ class _StudentMaker(StandIn):
         return made
 
 
+class _Writer(StandIn):
+    def __init__(self, entry: Entry, inner: Any) -> None:
+        super().__init__(entry, inner)
+        by = getattr(inner, "by_likelihood", None)
+        if not isinstance(by, bool):
+            raise entry.error(f"has by_likelihood = {by!r}; say True or False")
+        self.by_likelihood: bool = by
+
+    def fields(self) -> Any:
+        with blamed(self._entry):
+            fields = self._inner.fields()
+        require(self._entry, answers.writer_problem(fields))
+        return fields
+
+    def chosen(self, candidates: Sequence[str]) -> Any:
+        before = Untouched({})
+        with blamed(self._entry):
+            chosen = self._inner.chosen(tuple(candidates))
+        problem = answers.chosen_problem(chosen, len(candidates)) or before.problem()
+        require(self._entry, problem)
+        return chosen
+
+
+def _writer(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda **options: _Writer(entry, made_by(entry, factory, **options))
+
+
 def _student_maker(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
     return lambda **options: _StudentMaker(entry, made_by(entry, factory, **options))
 
@@ -247,5 +274,6 @@ GUARDS: Mapping[str, Callable[[Entry, Any], Any]] = {
     "schedule": _Schedule,
     "teacher_source": _teacher_source,
     "student_maker": _student_maker,
+    "writer": _writer,
 }
 """By kind."""

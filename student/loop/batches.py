@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from operator import add
 from typing import Protocol, TypeVar
 
@@ -45,6 +46,10 @@ T = TypeVar("T")
 
 Survey = Callable[[TokenBatch, Sequence[Reading], Tensor | None], tuple[Places, Counts]]
 """See :meth:`student.distiller.Distiller.survey`."""
+
+
+Instead = Callable[[int, TextSample], TextSample]
+"""See :meth:`student.loop.data_order.Writing.in_place_of`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -100,6 +105,8 @@ class BatchMaker:
     rank: int
     world_size: int
     survey: Survey
+    instead: Instead | None = None
+    """What is read for a text, by its number and what is given; None: what is given."""
 
     def make(self, number: int) -> TrainBatch:
         """Make one forward pass, counted from 0 within the phase, as a whole step."""
@@ -137,8 +144,10 @@ class BatchMaker:
                     len(self.samples), self.seed, first, self.batch_size, self.rank
                 )
                 samples = [self.samples[index] for index in chosen]
+                if self.instead is not None:
+                    samples = list(map(self.instead, count(mine), samples))
                 texts = [sample.text for sample in samples]
-                batch = self.encode(texts).to(self.device)
+                batch = weighed(self.encode(texts), samples).to(self.device)
                 rows = (
                     query_rows(batch, self.rows, self.seed, mine) if self.rows else None
                 )
@@ -185,6 +194,21 @@ class BatchMaker:
             problem=problem,
             seconds=seconds,
         )
+
+
+def weighed(batch: TokenBatch, samples: Sequence[TextSample]) -> TokenBatch:
+    """The texts' tokens with what each text counts, where that is not 1 for all.
+
+    Args:
+        batch: tokens, (B, T).
+        samples: B of them, whose texts these are.
+    """
+    if any(sample.weight != 1 for sample in samples):
+        weight = torch.tensor([sample.weight for sample in samples])
+        batch = replace(batch, weight=weight)
+    if any(sample.own for sample in samples):
+        batch = replace(batch, own=torch.tensor([sample.own for sample in samples]))
+    return batch
 
 
 def query_rows(batch: TokenBatch, count: int, seed: int, first: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from align.text.documents import TextSample
 from student.evaluate import Encode
 from student.loop.batches import Views
+from student.loop.data_order import Writing
 from student.loop.phase_checkpoint import Keeper
 
 
@@ -62,3 +63,5 @@ class Job:
     observer: Observer = field(default_factory=Observer)
     companions: Companions | None = None
     """What moves with the student; None where nothing does."""
+    writing: Writing | None = None
+    """Stands in for some of the samples; None where all are read as given."""

@@ -28,12 +28,14 @@ from student.checkpoint import (
     read_complete,
     refuse_non_finite,
 )
+from student.loop.data_order import Writing
 from student.loop.engine import Engine
 from student.loop.prepared import Prepared
 from student.loop.random_state import read_random_state, set_random_state
 
 _STEP = re.compile(r"step-(\d{8})")
-_WEIGHT, _BUFFER, _BESIDE = "weight", "buffer", "beside"
+_WEIGHT, _BUFFER, _BESIDE, _WRITTEN = "weight", "buffer", "beside", "written"
+_TEXTS = "texts"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +77,7 @@ def save_checkpoint(
     done: int,
     *,
     beside: Mapping[str, Tensor] | None = None,
+    writing: Writing | None = None,
 ) -> None:
     """Write a checkpoint; every process takes part.
 
@@ -85,6 +88,7 @@ def save_checkpoint(
         distiller: what is trained.
         done: optimiser steps of the phase behind it.
         beside: what moves with the student and is the same on every process, by name.
+        writing: whose buffer is kept.
 
     Raises:
         OSError: the disk is full; what was there before is untouched.
@@ -97,6 +101,9 @@ def save_checkpoint(
     share = dict(_share(engine, optimizer, distiller, applied > 0))
     if engine.is_main:
         share |= {f"{_BESIDE}/{n}": _copied(x) for n, x in (beside or {}).items()}
+        if writing is not None:
+            texts = torch.frombuffer(bytearray(writing.kept()), dtype=torch.uint8)
+            share[f"{_WRITTEN}/{_TEXTS}"] = texts
     weights = [(n, x) for n, x in share.items() if n.startswith(f"{_WEIGHT}/")]
     trained = f"what was trained for {done} steps"
     state = {
@@ -126,6 +133,7 @@ def load_checkpoint(
     distiller: nn.Module,
     *,
     beside: Mapping[str, Tensor] | None = None,
+    writing: Writing | None = None,
 ) -> int:
     """Go on from the newest checkpoint that verifies; every process takes part.
 
@@ -135,6 +143,7 @@ def load_checkpoint(
         prepared: the distiller's optimiser.
         distiller: what is trained; filled.
         beside: see :func:`save_checkpoint`; filled.
+        writing: takes the buffer up.
 
     Returns:
         Optimiser steps of the phase behind it; 0 where there is no checkpoint.
@@ -158,6 +167,8 @@ def load_checkpoint(
             if tensors.has(_BUFFER, name):
                 buffer.copy_(tensors.read(_BUFFER, name))
         _put_beside(tensors, beside or {})
+        if writing is not None:
+            writing.take(_texts(tensors))
     prepared.set_loss_scale(state["loss_scale"])
     _set_random(folder, engine, state)
     return int(state["step"])
@@ -272,6 +283,15 @@ def _put_beside(tensors: _Tensors, beside: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in beside.items():
             tensor.copy_(tensors.read(_BESIDE, name))
+
+
+def _texts(tensors: _Tensors) -> bytes:
+    if not tensors.has(_WRITTEN, _TEXTS):
+        raise CheckpointError(
+            f"checkpoint {tensors.folder} holds none of the texts of data.written; "
+            "delete the folder to train the phase from its start"
+        )
+    return tensors.read(_WRITTEN, _TEXTS).numpy().tobytes()
 
 
 def _put_all(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +17,7 @@ from student.checkpoint import NonFiniteStudentError
 from student.config import TrainConfig
 from student.distiller import Distiller, StepResult
 from student.loop.batches import BatchMaker, TrainBatch, prefetched
+from student.loop.data_order import Writing, lives
 from student.loop.engine import Engine
 from student.loop.job import Job, Observer
 from student.loop.non_finite import NonFiniteLossError, Trouble, describe_trouble
@@ -84,6 +85,10 @@ def is_kept(done: int, steps: int, every: int) -> bool:
     return every > 0 and done % every == 0
 
 
+Between = Callable[[int, int], Generator[TrainBatch, None, None]]
+"""The batches from one optimiser step up to another."""
+
+
 class _Loop:
     """State of one phase's loop."""
 
@@ -108,7 +113,12 @@ class _Loop:
         if keeper is None:
             return 0
         return load_checkpoint(
-            keeper, self._engine, self._prepared, self._distiller, beside=self._beside
+            keeper,
+            self._engine,
+            self._prepared,
+            self._distiller,
+            beside=self._beside,
+            writing=self._job.writing,
         )
 
     @property
@@ -129,6 +139,7 @@ class _Loop:
             self._distiller,
             done,
             beside=self._beside,
+            writing=self._job.writing,
         )
         seconds = time.perf_counter() - started
         self._started += seconds  # of no step
@@ -149,11 +160,29 @@ class _Loop:
             rank=engine.rank,
             world_size=engine.world_size,
             survey=self._distiller.survey,
+            instead=None if job.writing is None else job.writing.in_place_of,
         )
         passes = engine.accumulation
         ahead = config.prefetch and job.views is not None
-        first, last = done * passes, job.steps * passes
-        return prefetched(maker.by_step(passes), first, last, ahead, engine.device)
+
+        def between(first: int, last: int) -> Generator[TrainBatch, None, None]:
+            read, first, last = maker.by_step(passes), first * passes, last * passes
+            return prefetched(read, first, last, ahead, engine.device)
+
+        if job.writing is None:
+            return between(done, job.steps)
+        return self._buffer_by_buffer(job.writing, done, between)
+
+    def _buffer_by_buffer(
+        self, writing: Writing, done: int, between: Between
+    ) -> Generator[TrainBatch, None, None]:
+        """Nothing is read ahead of a buffer that the student is yet to write."""
+        for first, last in lives(done, self._job.steps, writing.every):
+            if first % writing.every == 0:  # else a checkpoint has brought it
+                with part("written"):
+                    line = writing.write(first)
+                self._job.observer.log({"kind": "written", "step": first + 1, **line})
+            yield from between(first, last)
 
     def step(self, step: int, train_batches: Iterator[TrainBatch]) -> None:
         """One optimiser step over all its forward passes."""

@@ -32,8 +32,13 @@ def next_ids(ids: Tensor) -> Tensor:
     return ids.roll(-1, 1)
 
 
-def next_weight(predicted: Tensor) -> Tensor:
-    """(B, T) bool -> (B, T) float32: 1 before every token that is predicted."""
-    weight = predicted.float().roll(-1, 1)
+def next_weight(weight: Tensor) -> Tensor:
+    """(B, T) float32: what each token's prediction of the next one counts.
+
+    Args:
+        weight: (B, T) float32, of every token, see
+            :func:`align.tokens.weights.label_weight`.
+    """
+    weight = weight.roll(-1, 1)
     weight[:, -1:] = 0
     return weight

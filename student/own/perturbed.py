@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from align.support.field_types import Positive
+from align.tokens.weights import label_weight
 from student.objective import NONE, StepContext
 from student.own.labels import label_loss, next_ids, next_weight
 from student.places import Places
@@ -53,7 +54,7 @@ class Mixup:
 
         assert ctx.reread is not None
         output = ctx.reread(mixed, batch.mask | batch.mask.roll(1, 0)).output
-        weight = next_weight(batch.predicted)
+        weight = next_weight(label_weight(batch))
         weight = weight * (1 / ctx.total(0, float(weight.sum())))
         ids = next_ids(batch.ids)
         loss = label_loss(output, ids, share * weight)
@@ -62,8 +63,8 @@ class Mixup:
         )
 
     def count(self, places: Places) -> list[float]:
-        """Tokens that are predicted."""
-        return [places.predicted]
+        """Tokens that are predicted, by their texts' weights."""
+        return [places.labelled]
 
 
 class Smoothness:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from align.errors import InputError
 from align.sizes import Sizes
+from align.tokens.weights import label_weight
 from student.match.layers import Layers, by_gradient, check_layers, chosen_layers
 from student.objective import NORMED, HiddenOutput, StepContext
 from student.own.labels import label_loss, next_ids, next_weight
@@ -84,7 +85,8 @@ class DeepSupervision(nn.Module):
                 "processes or no plain matrix; set train.zero_stage=2 or less, or "
                 "leave the term out"
             )
-        predicted, ids = next_weight(ctx.batch.predicted), next_ids(ctx.batch.ids)
+        predicted = next_weight(label_weight(ctx.batch))
+        ids = next_ids(ctx.batch.ids)
         weight = predicted * (1 / ctx.total(0, float(predicted.sum())))
         states, head = ctx.own[NORMED], ctx.output.head
         layers = self._chosen(len(states), ctx.step)
@@ -121,4 +123,4 @@ class DeepSupervision(nn.Module):
 
     def count(self, places: Places) -> list[float]:
         """Tokens that are predicted."""
-        return [places.predicted]
+        return [places.labelled]

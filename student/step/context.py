@@ -104,7 +104,9 @@ class ContextMaker:
             share: what the batch is of its optimiser step.
             domains: of the texts; None: nobody knows.
         """
-        weights = routing * clear
+        each = batch.weight
+        shares = routing if each is None else routing * each[:, None, None]
+        weights = shares * clear
         numbers = moved(self.temperatures, "loss.temperatures", self.timetable, step)
         temperature = feature_temperature(numbers, self.layers)
         return StepContext(
@@ -124,7 +126,7 @@ class ContextMaker:
                 captured,
                 batch,
                 views,
-                weights=routing,
+                weights=shares,
                 step=step,
                 share=share,
                 domains=domains,

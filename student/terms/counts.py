@@ -12,7 +12,7 @@ from student.places import Places
 def same_next(places: Places) -> list[float]:
     """Of ``kd``: what the places weigh, and the student's next tokens."""
     weights = [taught.pairing.same_next(taught.weight) for taught in places.heard("kd")]
-    return [_sum(weights), places.predicted]
+    return [_sum(weights), places.labelled]
 
 
 def hybrid(places: Places) -> list[float]:

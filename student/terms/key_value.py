@@ -13,6 +13,7 @@ from align.errors import InputError
 from align.schedules import Setting, is_on
 from align.support.stopwatch import part
 from align.tokens.batch import TokenBatch
+from align.tokens.weights import label_weight
 from student.config import ChosenTerm, LossConfig
 from student.objective import (
     ATTENTION,
@@ -106,24 +107,25 @@ def ce(ctx: StepContext) -> Tensor:
     """Next-token cross-entropy over real tokens, nats per token; 0 if there are none.
 
     Position t predicts token t + 1. Padding is never predicted, and of a
-    conversation only what :attr:`TokenBatch.predicted` says.
+    conversation only what :attr:`TokenBatch.predicted` says. Each token counts as its
+    text does, :func:`align.tokens.weights.label_weight`.
 
     Source:
         With :attr:`StepContext.smoothing`, Szegedy et al. 2016 (arXiv 1512.00567).
     """
-    predicted = ctx.batch.predicted[:, 1:]
-    total = ctx.total(0, predicted.sum().clamp_min(1))
+    weight = label_weight(ctx.batch)[:, 1:]
+    total = ctx.total(0, weight.sum())
     if isinstance(ctx.output, HiddenOutput):
         return _fused_cross_entropy(ctx.output, ctx.batch, total, ctx.smoothing)
-    labels = ctx.batch.ids[:, 1:].masked_fill(~predicted, -100)
-    logits = ctx.logits[:, :-1].float()
+    labels = ctx.batch.ids[:, 1:].masked_fill(weight == 0, -100)
+    logits, alike = ctx.logits[:, :-1].float(), ctx.batch.weight is None
     loss = F.cross_entropy(
         logits.transpose(1, 2),
         labels,
-        reduction="sum",
+        reduction="sum" if alike else "none",
         label_smoothing=ctx.smoothing,
     )
-    return loss / total
+    return loss / total if alike else (loss * weight).sum() / total
 
 
 def _fused_cross_entropy(
@@ -133,10 +135,11 @@ def _fused_cross_entropy(
     smoothing: float,
 ) -> Tensor:
     """The same, a block of tokens at a time, without the logits of all."""
-    wanted = batch.predicted.clone()
-    wanted[:, :1] = False
-    ids = batch.ids.masked_fill(~wanted, 0)  # padding may have an id beyond the head
-    after, weight = (x.roll(-1, 1).flatten() for x in (ids, wanted.float()))
+    wanted = label_weight(batch)
+    wanted[:, :1] = 0
+    # padding may have an id beyond the head
+    ids = batch.ids.masked_fill(wanted == 0, 0)
+    after, weight = (x.roll(-1, 1).flatten() for x in (ids, wanted))
     labels = Labels(after, weight / total, smoothing)  # the first wraps as 0
     block = max(BLOCK, _BLOCK_LOGITS // output.head.size)
     hidden = output.hidden.flatten(0, 1)
@@ -149,8 +152,8 @@ def _same(term: Term) -> Term:
     return term
 
 
-def _count_predicted(places: Places) -> list[float]:
-    return [places.predicted]
+def _count_labelled(places: Places) -> list[float]:
+    return [places.labelled]
 
 
 def _count_compared(places: Places) -> list[float]:
@@ -180,7 +183,7 @@ def _count_relations(places: Places) -> list[float]:
 BUILT_IN: Mapping[str, Term] = {
     "ce": Term(
         ce,
-        count=_count_predicted,
+        count=_count_labelled,
         compares=False,
         fades=False,
         alone=True,

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from align.errors import InputError
+from align.tokens.weights import label_weight
 from align.views import Head, LinearHead
+from student.objective import LEAST
 from student.output import (
     Divergence,
     HeadInput,
@@ -111,8 +113,8 @@ def compare(
 def labels_of(outputs: Outputs, weight: float, total: float | None = None) -> Labels:
     """The student's next tokens, weighing ``weight`` over ``total``; None: over all."""
     tokens, smoothing = outputs.student.tokens, outputs.number("label_smoothing")
-    each = after(tokens.predicted.float()).flatten()
-    each = each * (weight / (each.sum().clamp_min(1) if total is None else total))
+    each = after(label_weight(tokens)).flatten()
+    each = each * (weight / (each.sum().clamp_min(LEAST) if total is None else total))
     return Labels(after(tokens.ids).flatten(), each, smoothing)
 
 

@@ -358,3 +358,41 @@ class Single(torch.nn.Module):
 
     def forward(self, hidden, mask, available):
         return available.float()
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("ce", "fixed"),
+        ("kv_k", "by layer"),
+        ("cosine", "fixed"),
+        *((name, "fixed") for name in OUTPUT),
+    ],
+)
+def test_a_text_that_weighs_two_counts_as_if_it_were_there_twice(
+    own_school, lesson_of, pieces, name, weights
+):
+    lesson = lesson_of("adapter")
+    prepare(lesson, own_school, name, weigher_of(lesson, weights), OUTPUT.get(name))
+    first, second, third = (pieces[place] for place in (0, 3, 7))
+    again = [first, first, second, third]
+    expected, terms = step(lesson, own_school, again, 4, 1)
+    heavy = [replace(first, weight=0.5), *(replace(p, weight=0.25) for p in again[2:])]
+    for size, passes in ((3, 1), (1, 3)):
+        found, parts = step(lesson, own_school, heavy, size, passes)
+        assert apart(expected, found) < 1e-6
+        assert parts == pytest.approx(terms, rel=1e-5)
+    alike, _ = step(lesson, own_school, again[1:], 3, 1)
+    assert apart(expected, alike) > 1e-3
+
+
+def test_what_the_student_wrote_itself_has_no_next_token_to_learn(
+    own_school, lesson_of, pieces
+):
+    lesson = lesson_of("adapter")
+    prepare(lesson, own_school, "ce", weigher_of(lesson, "fixed"))
+    given, other = pieces[0], pieces[7]
+    expected, terms = step(lesson, own_school, [given], 1, 1)
+    found, parts = step(lesson, own_school, [given, replace(other, own=True)], 1, 2)
+    assert apart(expected, found) < 1e-6
+    assert parts == pytest.approx(terms, rel=1e-5)

@@ -33,17 +33,21 @@ STUDENT = "student"
 @lasting_output("writing")
 def write(options: Namespace) -> int:
     """Write what is missing of this task's share."""
+    from experiments.config.presets import load_registry
     from experiments.extraction.run import share_of
     from experiments.record.progress import Progress
     from experiments.record.stop import RunStopped, stop_on_signals
+    from experiments.writing.choice import try_way, way_of
     from experiments.writing.corpus import Plan, write_corpus
     from experiments.writing.sources import load_writer
-    from experiments.writing.ways import Greedy, way_of
+    from teacher.writing import Greedy
 
     config, out = config_of(options), _file(options.out)
     share = share_in(options.shard)
     chosen = _typed(options.writer)
-    way = way_of(chosen, "--writer")
+    registry = load_registry(config)
+    way = way_of(chosen, registry, "--writer")
+    try_way(chosen, registry)
     model, given = _model(config, options.by)
     writer = load_writer(options.by, model, given[0], given[1])
     openings = _openings(options, config, writer, greedy=isinstance(way, Greedy))
@@ -148,8 +152,8 @@ WRITE = Command(
             "--writer",
             default="greedy",
             metavar="WAY",
-            help="greedy, sample, beam or diverse, or '{use: sample, temperature: 0.8, "
-            "top_p: 0.95, texts: 4}' (greedy)",
+            help="greedy, sample, beam, diverse or a plugin's, or '{use: sample, "
+            "temperature: 0.8, top_p: 0.95, texts: 4}' (greedy)",
         ),
         option(
             "--max-new-tokens",

@@ -8,10 +8,14 @@ Sources:
     forward, KL(p || q) and the factor T^2: Hinton, Vinyals and Dean 2015 (arXiv
     1503.02531). reverse, KL(q || p): Gu et al. 2024, MiniLLM (arXiv 2306.08543).
     jensen_shannon, with m = mix p + (1 - mix) q, mix KL(p || m) + (1 - mix) KL(q || m):
-    Agarwal et al. 2024, GKD (arXiv 2306.13649), eq. 1.
+    Agarwal et al. 2024, GKD (arXiv 2306.13649), eq. 1. skew_forward, KL(p || m), and
+    skew_reverse, KL(q || m): Ko et al. 2024, DistiLLM (arXiv 2402.03898), eq. 4 and 5,
+    whose skew is ``mix`` in the first and ``1 - mix`` in the second.
 
 With D the row's distance, the gradients to ``s / T`` are ``q - p`` (forward),
-``q (log q/p - D)`` (reverse) and ``(1 - mix) q (log q/m - KL(q || m))``.
+``q (log q/p - D)`` (reverse), ``(1 - mix) q (log q/m - KL(q || m))``,
+``(1 - mix) (q sum(p q / m) - p q / m)`` (skew_forward) and ``q (g - sum(q g))`` with
+``g = log q/m - (1 - mix) q / m`` (skew_reverse).
 """
 
 from __future__ import annotations
@@ -27,7 +31,9 @@ from align.support.field_types import checked
 from student.output.divergence.rows import cached_rows
 from student.output.divergence.support import FULL, Support, fill_tail_
 
-DivergenceKind = Literal["forward", "reverse", "jensen_shannon"]
+DivergenceKind = Literal[
+    "forward", "reverse", "jensen_shannon", "skew_forward", "skew_reverse"
+]
 _LEAST_MASS = 1e-20  # a billionth of which is a float32 too
 _LONG_ROW = 2**14
 _MASKED = -1e30  # stands for -inf: finite, so that its product with 0 is 0
@@ -38,9 +44,9 @@ class Divergence:
     """Which distance, and over which tokens."""
 
     kind: DivergenceKind = "forward"
-    """KL(p || q), KL(q || p), or both towards their mean."""
+    """KL(p || q), KL(q || p), both towards their mean, or one of them towards it."""
     mix: float = 0.5
-    """The teacher's share in the mean of ``jensen_shannon``, in (0, 1)."""
+    """The teacher's share in the mean of all but the first two, in (0, 1)."""
     support: Support = FULL
     """Tokens that count by themselves; all others make one bucket."""
 
@@ -184,8 +190,28 @@ def _jensen_shannon(s: Tensor, t: Tensor, mix: float, spare: Tensor) -> Tensor:
     return mix * to_teacher + (1 - mix) * to_student
 
 
+def _skew_forward(s: Tensor, t: Tensor, mix: float, spare: Tensor) -> Tensor:
+    middle = torch.logaddexp(t + math.log(mix), s + math.log1p(-mix), out=spare)
+    loss = torch.linalg.vecdot(t.exp(), t - middle)
+    shared = t.add_(s).sub_(middle).exp_()  # p q / m
+    s.exp_().mul_(shared.sum(-1, keepdim=True)).sub_(shared).mul_(1 - mix)
+    return loss
+
+
+def _skew_reverse(s: Tensor, t: Tensor, mix: float, spare: Tensor) -> Tensor:
+    middle = torch.logaddexp(t + math.log(mix), s + math.log1p(-mix), out=spare)
+    apart = torch.sub(s, middle, out=middle)
+    s.exp_()
+    loss = torch.linalg.vecdot(s, apart)
+    pull = apart.sub_(torch.exp(apart, out=t), alpha=1 - mix)
+    s.mul_(pull.sub_(torch.linalg.vecdot(s, pull)[:, None]))
+    return loss
+
+
 _GRADIENTS = {
     "forward": _forward,
     "reverse": _reverse,
     "jensen_shannon": _jensen_shannon,
+    "skew_forward": _skew_forward,
+    "skew_reverse": _skew_reverse,
 }

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from align.errors import InputError
 from align.text import json_rows
 from align.text.csv_rows import rows_of_table
-from align.text.documents import read_texts
+from align.text.documents import chunk_samples, read_texts
 from align.text.json_rows import rows_of_json
 
 TEXTS = [f"say {n}: " + '\\"{[]}, 深\n' * n for n in range(30)]
@@ -161,3 +161,22 @@ def test_instructions_in_csv_are_read_by_their_fields(written):
     content = "instruction,input,output\nAdd.,1 and 2,3\nSing.,,La\n"
     texts = [s.text for s in read_texts(written("a.csv", content))]
     assert texts == ["Add.\n1 and 2\n\n3", "Sing.\n\nLa"]
+
+
+def test_a_row_says_what_its_text_counts(tmp_path):
+    path = tmp_path / "beams.jsonl"
+    rows = [{"text": "a b", "weight": 0.75}, {"text": "c d", "weight": None}]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    read = read_texts(path, weight_field="weight")
+    assert [sample.weight for sample in read] == [0.75, 1.0]
+    assert [sample.weight for sample in read_texts(path)] == [1.0, 1.0]
+    (pieces,) = [chunk_samples(read[:1], 2)]
+    assert [piece.weight for piece in pieces] == [0.75, 0.75]
+
+
+@pytest.mark.parametrize("value", ["80 kg", -1, True, "nan", [1]])
+def test_what_a_text_counts_is_a_number_from_nought(tmp_path, value):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps({"text": "a b", "mass": value}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"bad.jsonl, line 1: mass is .*weight_field"):
+        read_texts(path, weight_field="mass")

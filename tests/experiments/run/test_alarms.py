@@ -143,6 +143,31 @@ def test_a_teacher_that_never_varies_is_known_before_the_first_step(watch):
     assert alarms.mute({"a": {"keys": [0]}}) == []
 
 
+def written(step, length=40.0, repetition=0.1):
+    line = {"kind": "written", "step": step, "length": length}
+    return line if repetition is None else line | {"repetition": repetition}
+
+
+def test_writing_that_repeats_itself_or_grows_short_has_collapsed(watch):
+    alarms, shown = watch(min_length=0.25)
+    assert names(alarms.see(written(1))) == []
+    assert names(alarms.see(written(51, length=10.0))) == []
+    assert names(alarms.see(written(101, length=9.0))) == ["written length"]
+    assert names(alarms.see(written(151, repetition=0.51))) == ["written repetition"]
+    assert names(alarms.see(written(201, 0.0, 0.9))) == []  # said already
+    assert len(shown) == 2 and "9.0 tokens" in shown[0] and "40.0" in shown[0]
+    again, _ = watch()
+    again.recall([written(1), {"kind": "event", "alarm": "written repetition"}])
+    assert names(again.see(written(51, length=9.0, repetition=0.9))) == [
+        "written length"
+    ]
+
+
+def test_writing_that_is_empty_from_the_start_has_collapsed(watch):
+    alarms, _ = watch()
+    assert names(alarms.see(written(1, 0.0, None))) == ["written length"]
+
+
 def test_skipped_steps_are_counted_and_named(watch):
     alarms, shown = watch(max_skipped=1)
     bad = {"kind": "event", "event": "non-finite loss", "step": 3, "samples": ["t:1"]}

@@ -11,9 +11,9 @@ from experiments.record.progress import Progress
 from experiments.record.stop import RunStopped
 from experiments.writing.corpus import Plan, facts_of, parts_of, write_corpus
 from experiments.writing.openings import Opening, beginnings, prompts
-from experiments.writing.ways import Beam, Greedy, Sample
 from experiments.writing.writer import Drawing, Writer
 from teacher.loading.models import load_model
+from teacher.writing import Beam, Greedy, Sample
 
 FACTS = {"by": "tiny", "weights": "0", "writer": "greedy"}
 

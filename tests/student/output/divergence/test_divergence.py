@@ -34,6 +34,8 @@ def written_out(s, t, settings: Divergence, temperature=1.0) -> torch.Tensor:
             {
                 "forward": lambda a, b, m: (a * (a / b).log()).sum(),
                 "reverse": lambda a, b, m: (b * (b / a).log()).sum(),
+                "skew_forward": lambda a, b, m: (a * (a / m).log()).sum(),
+                "skew_reverse": lambda a, b, m: (b * (b / m).log()).sum(),
                 "jensen_shannon": lambda a, b, m: (
                     settings.mix * (a * (a / m).log()).sum()
                     + (1 - settings.mix) * (b * (b / m).log()).sum()

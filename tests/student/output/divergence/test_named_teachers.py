@@ -1,6 +1,7 @@
 """A teacher of which likeliest tokens are kept beside the one they were kept of."""
 
 from itertools import product
+from typing import get_args
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from student.output import (
     linear_top_tokens,
     support_beside,
 )
+from student.output.divergence.row_divergence import DivergenceKind
 
 V, K = 40, 6
 
@@ -37,7 +39,7 @@ def sides():
     return student, teacher, HeadInput(kept, NamedHead(V, K)), ids
 
 
-KINDS = ("forward", "reverse", "jensen_shannon")
+KINDS = get_args(DivergenceKind)
 
 
 @pytest.mark.parametrize(("kind", "k"), list(product(KINDS, (K, 3))))

@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from align.errors import InputError, meant
-from experiments.config.parsing import check
-from fuse.config import choice_of
-from plugins.options import options_of
+from align.errors import InputError
 
 
 class Way(Protocol):
-    """One way to go on with a prompt."""
+    """One way to go on with a prompt; a plugin of the kind ``writer``."""
 
     @property
     def by_likelihood(self) -> bool:
@@ -185,28 +182,6 @@ WAYS: Mapping[str, type[Any]] = {
     "diverse": Diverse,
 }
 """Ways of writing, by name."""
-
-
-def way_of(chosen: str | Mapping[str, Any], place: str = "writer") -> Way:
-    """What ``NAME``, or ``{use: NAME, option: value}``, stands for.
-
-    Raises:
-        ConfigError: an option that it has not, or of another type.
-        InputError: no such way, or a value out of its range.
-    """
-    try:
-        name, options = choice_of(place, chosen)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    if name not in WAYS:
-        known = ", ".join(WAYS)
-        raise InputError(
-            f"{place}: no way of writing is called {name!r}{meant(name, WAYS)} There "
-            f"are {known}"
-        )
-    check(options_of(WAYS[name]), options, place)
-    way: Way = WAYS[name](**options)
-    return way
 
 
 def check_drawing(temperature: float, top_p: float) -> None:

@@ -1,0 +1,1 @@
+"""What it costs that a student writes what it learns from."""

@@ -1,0 +1,208 @@
+"""What a run's phases read: from a store, as given, or written meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from align.errors import InputError, meant
+from experiments.assemble.data import RunData, cutter_of
+from experiments.assemble.models import Models
+from experiments.assemble.precision import autocast_of
+from experiments.assemble.stored_teachers import FUSED, check_texts
+from experiments.config.parsing import ConfigError
+from experiments.config.tree import Config, PhaseConfig
+from experiments.run.context import (
+    PhasePosition,
+    RunContext,
+    Stage,
+    phase_seed,
+    single_stage,
+)
+from experiments.writing.buffer import Buffer, Processes
+from experiments.writing.choice import way_of
+from experiments.writing.writer import lent
+from plugins.registry import Registry
+from student.loop.data_order import Writing
+from teacher.writing.config import STUDENT
+
+
+def stored_stages(
+    config: Config, models: Models, data: RunData, stages: list[Stage]
+) -> list[Stage]:
+    """The phases as the store can teach them, where one is read.
+
+    Args:
+        config: the run's.
+        models: with the stores open.
+        data: what the run reads.
+        stages: with the teachers their rules chose.
+
+    Raises:
+        StoreError: a text of the run is not stored.
+        ConfigError: a fused store and baselines with single teachers.
+        InputError: a stored teacher is to read text that is yet to be written, or
+            whoever is to write cannot.
+    """
+    if models.stored:
+        stages = _as_stored(config, models, data, stages)
+    check_writers(config, models, stages)
+    return stages
+
+
+def _as_stored(
+    config: Config, models: Models, data: RunData, stages: list[Stage]
+) -> list[Stage]:
+    form = config.store.form
+    if form == FUSED:
+        asked = (config.baselines.single_teachers, config.baselines.leave_one_out)
+        if asked != ("none", "none"):
+            raise ConfigError(
+                "store.form is fused: no teacher stands alone in it; set "
+                "baselines.single_teachers=none and baselines.leave_one_out=none"
+            )
+        stages = [single_stage(stage, FUSED) for stage in stages]
+    if form in ("adapted", FUSED):  # layers are the student's already
+        stages = [_without_maps(stage, models) for stage in stages]
+    used = dict.fromkeys(name for stage in stages for name in stage.teachers)
+    sampled = max(stage.phase.train.calibration_samples for stage in stages)
+    texts = [*data.train, *data.calibration[:sampled]]
+    check_texts([models.stored[n] for n in used if n in models.stored], texts)
+    return stages
+
+
+def _without_maps(stage: Stage, models: Models) -> Stage:
+    """The phase without the layer maps that the config writes for stored teachers."""
+    align = stage.phase.align
+    maps = {n: m for n, m in align.layer_map.items() if n in models.live}
+    phase = replace(stage.phase, align=replace(align, layer_map=maps))
+    return Stage(phase, stage.teachers)
+
+
+def check_written(
+    config: Config, phases: Iterable[PhaseConfig], registry: Registry
+) -> None:
+    """See, from settings alone, that texts can be written while a run trains.
+
+    Raises:
+        ConfigError: nobody of that name, ZeRO 3, or too many tokens.
+        InputError: a value that the way of writing does not take.
+        PluginError: no such way.
+    """
+    written, data = config.data.written, config.data
+    if not written.on:
+        return
+    known = [STUDENT, *config.teachers]
+    if written.by not in known:
+        raise ConfigError(
+            f"data.written.by is {written.by}, but nobody is called so"
+            f"{meant(str(written.by), known)} Valid: {', '.join(known)}"
+        )
+    way_of(written.way, registry, "data.written.writer")
+    most = written.opening_tokens + written.max_new_tokens
+    if most > data.max_length:
+        raise ConfigError(
+            f"data.written writes up to {written.max_new_tokens} tokens after "
+            f"{written.opening_tokens}, {most} in all, but data.max_length is "
+            f"{data.max_length}; set data.written.max_new_tokens="
+            f"{max(1, data.max_length - written.opening_tokens)}"
+        )
+    if any(phase.train.stage_of_deepspeed == 3 for phase in phases):
+        raise ConfigError(
+            "data.written needs the student's weights whole on every process, but "
+            "train.zero_stage is 3; set train.zero_stage=2, which still splits "
+            "gradients and moments"
+        )
+
+
+def check_writers(config: Config, models: Models, stages: Sequence[Stage]) -> None:
+    """See that whoever writes can, and that every teacher can read what is new.
+
+    Raises:
+        InputError: names the teacher.
+    """
+    written = config.data.written
+    if not written.on:
+        return
+    for stage in stages:
+        stored = [name for name in stage.teachers if name in models.stored]
+        if stored:
+            raise InputError(
+                f"phase {stage.phase.name!r}: teacher {stored[0]!r} is read from "
+                f"{config.store_dir}, which holds nothing of texts that are yet to be "
+                "written (data.written); set store.read=false, or name the teachers "
+                "to read in store.read and choose others for this phase"
+            )
+    if written.own:
+        return
+    name = str(written.by)
+    teacher = models.live.get(name)
+    if teacher is None or teacher.kind != "decoder" or not teacher.predicts:
+        raise InputError(
+            f"data.written.by is {name!r}, a teacher without a causal model that is "
+            "loaded here, so it cannot write; name one that is, or student"
+        )
+    if name in models.sharded:
+        raise InputError(
+            f"data.written.by is {name!r}, which is split over all processes "
+            f"(teachers.{name}.shard) and cannot write on each by itself; name "
+            "another, or leave it whole"
+        )
+
+
+def written_notes(config: Config) -> list[str]:
+    """A sentence on what is read in place of given texts, and by which arms."""
+    written = config.data.written
+    if not written.on:
+        return []
+    who = "the student" if written.own else f"teacher {written.by!r}"
+    return [
+        f"{who} writes {written.share:.0%} of the texts where teachers teach, anew "
+        f"every {written.every} steps; CE only reads the texts as they are given"
+    ]
+
+
+def read_by_others(config: Config, later: frozenset[str]) -> frozenset[str]:
+    """Of the teachers that later arms ask about a phase's texts, those that are asked
+    about the same ones: what an arm's student has written no other arm reads."""
+    written = config.data.written
+    return frozenset() if written.on and written.own else later
+
+
+def writing_of(
+    run: RunContext, stage: Stage, position: PhasePosition, model: Any
+) -> Writing | None:
+    """What stands in for some texts of a phase; None where all are read as given.
+
+    Args:
+        run: what all arms share.
+        stage: the phase; without teachers nothing is written.
+        position: where it stands.
+        model: the student that is trained.
+    """
+    written = run.config.data.written
+    if not written.on or not stage.teachers:
+        return None
+    who, tokenizer, name = model, run.models.student_tokenizer, "the student"
+    if not written.own:
+        name = str(written.by)
+        loaded = run.models.live[name].loaded
+        who, tokenizer = loaded.model, loaded.tokenizer
+    engine = run.engine
+    return Buffer(
+        config=written,
+        way=way_of(written.way, run.registry, "data.written.writer"),
+        samples=run.data.train,
+        seed=run.config.run.seed,
+        phase_seed=phase_seed(run.config.run.seed, position.index),
+        first_sample=position.first_sample,
+        texts_per_step=engine.samples_per_step,
+        steps=position.steps,
+        writer=partial(lent, who, tokenizer, name, autocast_of(stage.phase.train)),
+        cutter=cutter_of(run.models.encode, run.models.readers()),
+        processes=Processes(
+            rank=engine.rank, count=engine.world_size, gather=engine.gather
+        ),
+    )
