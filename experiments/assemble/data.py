@@ -164,7 +164,7 @@ def load_data(
             s for s in (*reading.bad_rows.sentences(), *lost, overlap, shared) if s
         ),
         gate=gate,
-        notes=(*notes, *_held_by_pieces(split)),
+        notes=(*notes, *_weights_of(kept, config), *_held_by_pieces(split)),
     )
 
 
@@ -271,6 +271,19 @@ def told_of(cutter: Cutter, encode: Encoder) -> tuple[list[str], list[str]]:
             "learned; set its eos_token, or data.learn_end=false"
         )
     return lost, notes
+
+
+def _weights_of(samples: Sequence[TextSample], config: DataConfig) -> list[str]:
+    """A sentence where texts to learn from do not all count alike."""
+    weights = [sample.weight for sample in samples]
+    changed = sum(weight != 1 for weight in weights)
+    if not changed:
+        return []
+    return [
+        f"{changed} of {len(weights)} training samples have a weight of their own in "
+        f"{config.weight_field!r}, from {min(weights):g} to {max(weights):g}; set "
+        "data.weight_field=null where that field means something else"
+    ]
 
 
 def _held_by_pieces(split: Split) -> Iterator[str]:

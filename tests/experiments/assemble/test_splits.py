@@ -110,6 +110,15 @@ def test_of_a_single_document_the_end_is_held_out_and_that_is_said(tmp_path):
     assert sum(ends(s.text) for s in (*data.train, *data.eval)) == 1
 
 
+def test_weights_of_texts_are_told(tmp_path):
+    rows = [{"text": words(i), "weight": 1 + i % 2} for i in range(20)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    (note,) = (n for n in loaded([str(path)]).notes if "weight_field" in n)
+    assert "from 1 to 2; set data.weight_field=null" in note
+    assert not any("weight" in n for n in loaded([str(path)], weight_field=None).notes)
+
+
 def test_what_is_cut_is_told_and_is_the_same_whatever_is_learned_of_ends(tmp_path):
     path = write(tmp_path / "a.jsonl", [words(i, i % 5) for i in range(40)])
     data = loaded([path])
