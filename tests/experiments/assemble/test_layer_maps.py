@@ -13,7 +13,7 @@ from experiments.assemble import teaching
 from experiments.assemble.layer_maps import check_depth, crowded_layers
 from experiments.cli import main
 from experiments.config.sections import AlignConfig
-from experiments.report import figures
+from experiments.report import alignment, figures
 from plugins import Registry
 from tests.experiments.small_runs import said, small_config
 
@@ -171,6 +171,8 @@ def test_importance_is_measured_on_the_teacher_s_own_loss(tmp_path, tiny_zoo):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(teaching, "layer_maps", spy)
+        patch.setattr(figures, "draw_run", lambda run, folder=None: [])
+        patch.setattr(alignment, "draw_what_meets", lambda run: None)
         assert main(["train", str(config)]) == 0
     phase = json.loads((tmp_path / "run" / "summary.json").read_text())["phases"][0]
     for name, sample in seen[0].items():

@@ -31,10 +31,11 @@ def drawn(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """Of a run's pictures only those of how teachers meet the student."""
+def few_and_small(monkeypatch):
+    """Of a run's pictures only those of how teachers meet the student, of one word."""
     draw_run = "experiments.report.figures.draw_run"
     monkeypatch.setattr(draw_run, lambda run, folder=None: [])
+    monkeypatch.setattr("experiments.report.alignment.SENTENCE", "unbelievable")
 
 
 @pytest.fixture
