@@ -176,7 +176,9 @@ class Alarms:
         return {} if alarm is None else {f"routing {alarm.kind}": alarm.message}
 
     def _writing(self, line: Line) -> dict[str, str]:
-        """Judge a buffer of texts that were written."""
+        """Judge a buffer of texts that were written, where any was wanted."""
+        if line.get("read") == 0:
+            return {}
         raised: dict[str, str] = {}
         advice = (
             "draw otherwise (data.written.writer, data.written.temperature), or lower "

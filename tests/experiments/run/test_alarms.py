@@ -165,6 +165,8 @@ def test_writing_that_repeats_itself_or_grows_short_has_collapsed(watch):
 
 def test_writing_that_is_empty_from_the_start_has_collapsed(watch):
     alarms, _ = watch()
+    unread = {"kind": "written", "step": 1, "read": 0, "texts": 0}
+    assert names(alarms.see(unread)) == []
     assert names(alarms.see(written(1, 0.0, None))) == ["written length"]
 
 
