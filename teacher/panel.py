@@ -132,13 +132,15 @@ class TeacherPanel:
         batch: TokenBatch,
         rows: Tensor | None = None,
         readings: Sequence[Reading] | None = None,
+        names: Collection[str] | None = None,
     ) -> list[TeacherView]:
-        """Ask every teacher about the student's texts.
+        """Ask every teacher about the student's texts, or some of them.
 
         Args:
             batch: the student's tokens, (B, T_s).
             rows: (B, R) int64 student positions whose attention is compared.
             readings: of this batch, from :meth:`read`; None reads it here.
+            names: of the teachers that are asked, in the panel's order; None: all.
 
         Raises:
             NonFiniteTeacherError: a teacher's KV are not finite.
@@ -152,6 +154,8 @@ class TeacherPanel:
             for teacher, reading, asked in zip(
                 self.teachers, readings, self._asked, strict=True
             ):
+                if names is not None and teacher.name not in names:
+                    continue
                 # All of them, whatever one says: what is split over processes has to
                 # run equally often on each.
                 try:

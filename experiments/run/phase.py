@@ -80,7 +80,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         run.models.sources,
         stage.teachers,
         start,
-        making=run.models.making,
+        making=lambda name: replace(run.models.making(name), learning=model),
         place=run.models.place,
     )
     with run.answers.during("calibration", stage.teachers, later.calibration):
@@ -120,7 +120,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
             followers=followers,
             writing=writing_of(run, stage, position, model),
         )
-        train = in_step(phase.train, bool(run.models.sharded or followers))
+        train = in_step(phase.train, bool(run.models.sharded))
         again = read_by_others(run.config, later.phase)
         with run.answers.during(f"phase {position.index}", again, again):
             done = train_phase(distiller, engine, job, train)
@@ -151,11 +151,8 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
 
 
 def in_step(train: TrainConfig, tied: bool) -> TrainConfig:
-    """Without prefetch where a teacher is tied to the step.
-
-    One whose forward takes all processes: two threads would talk to the others at once,
-    each process in an order of its own. One that moves: it would be asked too early.
-    """
+    """Without prefetch where a teacher's forward takes all processes: two threads would
+    talk to the others at once, each process in an order of its own."""
     return replace(train, prefetch=train.prefetch and not tied)
 
 

@@ -16,6 +16,7 @@ from teacher.loading.models import LoadedModel, load_model
 from teacher.loading.quantise import quantise
 from teacher.loading.shard import shard
 from teacher.teacher_config import TeacherConfig
+from teacher.trained_teacher import TrainedTeacher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -30,6 +31,8 @@ class Making:
     """The student that training starts from, or one that a phase left; drawn from a
     seed in place of the run's."""
     student_tokenizer: Any
+    learning: Any = None
+    """The student of the phase that begins; None before any does."""
 
     def load(self, model: str) -> LiveTeacher:
         """A model from its files, loaded as the teacher's settings say."""
@@ -54,3 +57,12 @@ class Making:
         model.eval().requires_grad_(False)
         loaded = LoadedModel(model, self.student_tokenizer, "decoder", self.name)
         return LiveTeacher(self.name, loaded, KVCapture(model))
+
+    def itself(self) -> LiveTeacher:
+        """The student of the phase that begins, which goes on training."""
+        if self.learning is None:
+            return self.student()
+        loaded = LoadedModel(
+            self.learning, self.student_tokenizer, "decoder", self.name
+        )
+        return TrainedTeacher(self.name, loaded, KVCapture(self.learning))

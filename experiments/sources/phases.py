@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -91,10 +91,10 @@ def _check_beginnings(config: Config, phases: Sequence[PhaseConfig]) -> None:
 
 
 def moving_warnings(sources: Mapping[str, TeacherSource]) -> list[str]:
-    """A sentence on each teacher that moves: what it is, and what that costs."""
+    """A sentence on each teacher that moves: what it is, and when it is asked."""
     return [
-        f"teacher {name!r} is {source.says}; phases that take it read nothing ahead "
-        "(train.prefetch is off there)"
+        f"teacher {name!r} is {source.says}; train.prefetch reads ahead of the others "
+        "alone"
         for name, source in sources.items()
         if source.moves
     ]
@@ -154,12 +154,18 @@ class Followers:
             source.after_step(self.teachers[name], self.student, step)
 
     @property
+    def asked(self) -> Collection[str]:
+        """All of them."""
+        return self.teachers.keys()
+
+    @property
     def tensors(self) -> Mapping[str, Tensor]:
         """Weights and buffers of their models."""
         return {
             f"{name}/{key}": tensor
             for name, teacher in self.teachers.items()
             if isinstance(teacher, LiveTeacher)
+            and teacher.loaded.model is not self.student  # which is kept anyhow
             for key, tensor in _state(teacher.loaded.model)
         }
 

@@ -6,7 +6,7 @@ The models that an ``Opening`` gives here have random weights, whatever is named
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from teacher.live_teacher import LiveTeacher
 from teacher.loading.models import LoadedModel
 from teacher.panel import TeacherPanel
 from teacher.sources.base import EVERYTHING, PhaseStart, TeacherSource
+from teacher.trained_teacher import TrainedTeacher
 
 TEXTS = ("One teacher says a little.", "def ask(batch): return batch")
 STEPS = 12
@@ -41,6 +42,8 @@ class _Opening:
     """Gives the same small model by every name."""
 
     name: str = "aunt"
+    learner: Any = field(default_factory=lambda: _small_teacher("student", seed=2))
+    """The student; its weights are other ones after every step."""
 
     def load(self, model: str) -> Teacher:
         return _small_teacher(self.name, seed=1)
@@ -49,6 +52,17 @@ class _Opening:
         self, folder: Path | None = None, *, seed: int | None = None
     ) -> Teacher:
         return _small_teacher(self.name, seed=2 if folder is None else 3)
+
+    def itself(self) -> Teacher:
+        learner = self.learner
+        return TrainedTeacher(self.name, learner.loaded, learner.capture)
+
+    def stepped(self, step: int) -> Any:
+        """The student after an optimiser step."""
+        after: Any = _small_teacher("student", seed=step).loaded.model
+        model = self.learner.loaded.model
+        model.load_state_dict(after.state_dict())
+        return model
 
 
 _START = PhaseStart(
@@ -76,9 +90,9 @@ class _Subject:
         """Whether its example can be opened here."""
         return bool(getattr(self.factory, "opens_example", True))
 
-    def teacher(self) -> tuple[Any, Any]:
+    def teacher(self, opening: _Opening | None = None) -> tuple[Any, Any]:
         """A source, and the teacher of a phase that it makes."""
-        source, opening = self.made, _Opening()
+        source, opening = self.made, opening or _Opening()
         teacher = source.open(opening)
         return source, source.begin(opening, _START) or teacher
 
@@ -129,11 +143,11 @@ def _says_the_same(subject: _Subject) -> str:
 def _moves_as_it_says(subject: _Subject) -> str:
     if not subject.openable:
         return ""
-    source, teacher = subject.teacher()
+    opening = _Opening()
+    source, teacher = subject.teacher(opening)
     before = _answer(teacher)
     for step in range(1, STEPS + 1):
-        student: Any = _small_teacher("student", seed=step).loaded.model
-        source.after_step(teacher, student, step)
+        source.after_step(teacher, opening.stepped(step), step)
     moved = not _equal(before, _answer(teacher))
     if moved == source.moves:
         return ""
@@ -144,14 +158,15 @@ def _moves_as_it_says(subject: _Subject) -> str:
 def _remembers_in_its_model(subject: _Subject) -> str:
     if not (subject.openable and subject.made.moves):
         return ""
-    (source, teacher), (again, resumed) = subject.teacher(), subject.teacher()
-    students = [_small_teacher("student", seed=n).loaded.model for n in range(STEPS)]
-    for step, student in enumerate(students, 1):
+    opening, other = _Opening(), _Opening()
+    (source, teacher), (again, resumed) = map(subject.teacher, (opening, other))
+    for step in range(1, STEPS + 1):
+        student, same = opening.stepped(step), other.stepped(step)
         if step == STEPS // 2:
             resumed.loaded.model.load_state_dict(teacher.loaded.model.state_dict())
         source.after_step(teacher, student, step)
         if step >= STEPS // 2:
-            again.after_step(resumed, student, step)
+            again.after_step(resumed, same, step)
     differs = not _equal(_answer(teacher), _answer(resumed))
     return problem(differs, "goes on otherwise from its model's weights alone")
 

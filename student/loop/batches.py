@@ -1,13 +1,14 @@
 """What a training loop eats: texts, their tokens, and what the teachers say of them.
 
-Teachers stand still and the order of samples is known, so the next pass is read in
-the background while the student learns from this one.
+Most teachers stand still and the order of samples is known, so the next pass is read
+in the background while the student learns from this one. Those that move are asked
+when its turn has come.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -38,8 +39,10 @@ class Views(Protocol):
         batch: TokenBatch,
         rows: Tensor | None = None,
         readings: Sequence[Reading] | None = None,
+        names: Collection[str] | None = None,
     ) -> Sequence[TeacherView]:
-        """One view per teacher, in the bridge's order; ``readings`` as read before."""
+        """One view per teacher, in the bridge's order; ``readings`` as read before, and
+        ``names`` of those that are asked, if not all."""
 
 
 T = TypeVar("T")
@@ -76,7 +79,10 @@ class TrainBatch:
     rows: Tensor | None
     """(B, R) int64 query positions, where a term compares some."""
     views: Sequence[TeacherView]
-    """One per teacher; empty without teachers."""
+    """One per teacher, but for those that are asked in the step; empty without
+    teachers."""
+    readings: Sequence[Reading]
+    """One per teacher."""
     places: Places
     """Where it is compared."""
     counts: Counts
@@ -107,11 +113,13 @@ class BatchMaker:
     survey: Survey
     instead: Instead | None = None
     """What is read for a text, by its number and what is given; None: what is given."""
+    in_step: Collection[str] = ()
+    """Teachers that are asked by :meth:`complete` alone."""
 
     def make(self, number: int) -> TrainBatch:
         """Make one forward pass, counted from 0 within the phase, as a whole step."""
         order = self.order(number)
-        return self.ask_teachers(order, order.counts)
+        return self.complete(self.ask_teachers(order, order.counts))
 
     def by_step(self, passes: int) -> Callable[[int], TrainBatch]:
         """The same for optimiser steps of several passes, asked for in turn.
@@ -165,21 +173,18 @@ class BatchMaker:
         )
 
     def ask_teachers(self, order: Order, step: Counts) -> TrainBatch:
-        """Ask the teachers.
+        """Ask the teachers, but for those that are asked in the step.
 
         Args:
             order: of the pass.
             step: what this process's passes of its optimiser step weigh.
         """
         watch = Stopwatch(self.device)
-        views: Sequence[TeacherView] = ()
-        problem: NonFiniteTeacherError | None = None
+        names = None
+        if self.in_step:
+            names = {reading.name for reading in order.readings} - {*self.in_step}
         with watch.listening():
-            if self.views is not None:
-                try:
-                    views = self.views(order.batch, order.rows, order.readings)
-                except NonFiniteTeacherError as error:
-                    problem = error  # the other processes must hear of it
+            views, problem = self._asked(order, names)
         seconds = watch.take()
         for name, spent in order.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + spent
@@ -188,12 +193,35 @@ class BatchMaker:
             batch=order.batch,
             rows=order.rows,
             views=views,
+            readings=order.readings,
             places=order.places,
             counts=order.counts,
             step=step,
             problem=problem,
             seconds=seconds,
         )
+
+    def complete(self, made: TrainBatch) -> TrainBatch:
+        """Ask the others, in the step that learns from them."""
+        if not self.in_step or made.problem is not None:
+            return made
+        views, problem = self._asked(made, self.in_step)
+        if problem is not None:
+            return replace(made, views=(), problem=problem)
+        by_name = {view.name: view for view in (*made.views, *views)}
+        return replace(made, views=[by_name[reading.name] for reading in made.readings])
+
+    def _asked(
+        self, order: Order | TrainBatch, names: Collection[str] | None
+    ) -> tuple[Sequence[TeacherView], NonFiniteTeacherError | None]:
+        """What teachers say, or why there is nothing to learn from."""
+        if self.views is None:
+            return (), None
+        asked = () if names is None else (names,)
+        try:
+            return self.views(order.batch, order.rows, order.readings, *asked), None
+        except NonFiniteTeacherError as error:
+            return (), error  # the other processes must hear of it
 
 
 def weighed(batch: TokenBatch, samples: Sequence[TextSample]) -> TokenBatch:

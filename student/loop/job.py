@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -37,6 +37,11 @@ class Companions(Protocol):
 
     def after_step(self, step: int) -> None:
         """Move after an optimiser step that was taken, the ``step``-th of the phase."""
+
+    @property
+    def asked(self) -> Collection[str]:
+        """Teachers that are asked in the step that learns from them, before it moves
+        them, and never ahead."""
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:

@@ -104,6 +104,7 @@ class _Loop:
         self._prepared, self._job, self._config = prepared, job, config
         self._bad: list[list[Trouble]] = []
         self._routing: RoutingStats | None = None
+        self._maker: BatchMaker | None = None
         self._watch = Stopwatch(engine.device)
         self._started, self._steps, self._tokens = time.perf_counter(), 0, 0
 
@@ -161,7 +162,9 @@ class _Loop:
             world_size=engine.world_size,
             survey=self._distiller.survey,
             instead=None if job.writing is None else job.writing.in_place_of,
+            in_step=() if job.companions is None else job.companions.asked,
         )
+        self._maker = maker
         passes = engine.accumulation
         ahead = config.prefetch and job.views is not None
 
@@ -197,6 +200,8 @@ class _Loop:
             for _ in range(self._engine.accumulation):
                 with part("waiting"):
                     train_batch = next(train_batches)
+                assert self._maker is not None
+                train_batch = self._maker.complete(train_batch)
                 if counts is None:  # the same in every batch of the step
                     every = self._engine.sum(train_batch.step.flat())
                     counts = train_batch.step.refilled(every)

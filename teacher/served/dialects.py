@@ -141,9 +141,9 @@ class Echo:
         self, spelled: str, came: float, top: Mapping[str, float], sent: int
     ) -> Place:
         as_id = spelled.startswith(_ID)
-        named = {self._id(one): float(value) for one, value in top.items()}
+        named = {self._id(text): float(value) for text, value in top.items()}
         return Place(
-            likeliest={one: value for one, value in named.items() if one is not None},
+            likeliest={k: value for k, value in named.items() if k is not None},
             came=float(came),
             spelled=None if as_id else spelled,
             as_sent=self._id(spelled) == sent if as_id else True,
@@ -189,17 +189,17 @@ class SGLang:
     def places(self, answer: Any, ids: Sequence[int]) -> list[Place]:
         """See :meth:`Dialect.places`."""
         said = answer["meta_info"]
-        own, top = said["input_token_logprobs"][1:], said["input_top_logprobs"][1:]
-        sent = [*ids[1:], *([-1] * len(own))]
+        came, top = said["input_token_logprobs"][1:], said["input_top_logprobs"][1:]
+        sent = [*ids[1:], *([-1] * len(came))]
         return [
             Place(
-                likeliest={int(one): float(value) for value, one, _ in best},
+                likeliest={int(likely): float(x) for x, likely, _ in best},
                 came=float(value),
                 spelled=spelled,
                 as_sent=int(token) == expected,
             )
             for (value, token, spelled), best, expected in zip(
-                own, top, sent, strict=False
+                came, top, sent, strict=False
             )
         ]
 

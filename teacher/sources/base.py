@@ -62,6 +62,10 @@ class Opening(Protocol):
             seed: from which its weights are drawn, where they are; None: the run's.
         """
 
+    def itself(self) -> Teacher:
+        """The student of the phase that begins, without a copy: what it says changes as
+        it trains. Before any phase, the student as the run begins."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseStart:

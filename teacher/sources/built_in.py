@@ -13,6 +13,7 @@ from teacher.sources.files import FILES, Files, PackagedModel, ZooModel
 from teacher.sources.of_student import (
     Average,
     EarlierPhase,
+    Itself,
     Lagging,
     StudentStart,
 )
@@ -26,6 +27,7 @@ SOURCES: Mapping[str, type[TeacherSource]] = {
     "phase": EarlierPhase,
     "ema": Average,
     "checkpoint": Lagging,
+    "self": Itself,
     "server": Server,
 }
 """By prefix, without the colon."""

@@ -148,8 +148,8 @@ class CombinedTeacher:
             InputError: a text is longer than a member's positions.
         """
         wanted = replace(_outputs_alone(asked), output=True, foretold=False)
-        own = replace(reading, foretold=False)
-        views = [member.ask(own, None, wanted) for member in self.members]
+        plain = replace(reading, foretold=False)
+        views = [member.ask(plain, None, wanted) for member in self.members]
         outputs = [view.output for view in views if view.output is not None]
         hidden = torch.cat([output.hidden for output in outputs], -1)
         output = Output(outputs[0].tokens, hidden, self.head, self.vocabulary)

@@ -273,6 +273,37 @@ class Lagging(OfStudent):
                 kept.copy_(new)
 
 
+class Itself(OfStudent):
+    """``self``: the student as it stands, so that its layers teach each other: deeper
+    ones the shallower, as ``align.layer_map`` says."""
+
+    example = ""
+    bare = True
+    moves = True
+
+    def __init__(self, rest: str) -> None:
+        """Take nothing.
+
+        Raises:
+            InputError: anything stands behind the prefix.
+        """
+        super().__init__(rest)
+        if rest:
+            raise InputError(
+                f"'self:{rest}' is none; self stands alone, and align.layer_map says "
+                "which of its layers teaches which"
+            )
+
+    @property
+    def says(self) -> str:
+        """What it is and when it is asked."""
+        return f"the student itself, {WHEN}"
+
+    def begin(self, opening: Opening, start: PhaseStart) -> Teacher:
+        """The student that is trained."""
+        return opening.itself()
+
+
 def _pairs(teacher: Any, student: nn.Module) -> list[tuple[Any, Any]]:
     """The weights of both, tensor by tensor."""
     return list(

@@ -139,13 +139,14 @@ class Killed(RuntimeError):
     [
         ("ema", {"engine": "torch"}),
         ("checkpoint:-2", {"engine": "torch"}),
+        pytest.param("self", {"engine": "torch"}, marks=pytest.mark.slow),
         pytest.param(
             "ema",
             {"engine": "deepspeed", "zero_stage": 2},
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["ema", "checkpoint", "zero 2"],
+    ids=["ema", "checkpoint", "self", "zero 2"],
 )
 def test_one_that_moves_goes_on_bit_for_bit_after_a_kill(
     model, engine, tmp_path, tiny_zoo, monkeypatch
@@ -185,3 +186,36 @@ def test_the_start_teaches_as_the_student_s_own_files_do(tmp_path, tiny_zoo):
         changes = {"teachers": {"me": model}, **taught}
         runs.append(run_training(configured(folder, tiny_zoo, changes)))
     assert same(*(run / "student" for run in runs))
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"engine": "torch", "gradient_checkpointing": True},
+        pytest.param({"engine": "deepspeed", "zero_stage": 2}, marks=pytest.mark.slow),
+    ],
+    ids=["torch", "zero 2"],
+)
+def test_itself_teaches_at_first_as_a_frozen_copy_and_then_as_it_has_become(
+    engine, tmp_path, tiny_zoo
+):
+    """A layer learns from the last one; with a gradient through the target, or from a
+    copy that fell behind, the weights would be others."""
+    hidden = {"deep": {"use": "match", "site": "hidden", "distance": "mse"}}
+    loss = {"lambda_k": 1.0, "lambda_v": 0, "terms": hidden}
+    changes = {
+        "phases": ["single"],
+        "phase": {"single": {"loss": loss, "output": {"kd": 1.0}}},
+        "align": {"layer_map": {"me": [1, 1]}},
+    }
+
+    def run_in(name, model, steps):
+        train = {"learning_rate": 0.01, "steps": steps, **engine}
+        config = {"teachers": {"me": model}, **changes, "train": train}
+        return run_training(configured(tmp_path / name, tiny_zoo, config)) / "student"
+
+    frozen = run_in("frozen", "student:start", 1)
+    assert same(frozen, run_in("once", "self", 1))
+    twice = run_in("twice", "self", 2)
+    assert not same(frozen, twice)
+    assert not same(run_in("still", "student:start", 2), twice)

@@ -1,11 +1,13 @@
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
+from align.views import NonFiniteTeacherError
 from student.loop.batches import BatchMaker, prefetched
 from student.places import Counts, Places
 
@@ -139,3 +141,25 @@ def test_background_work_is_done_on_the_callers_gpu(monkeypatch):
     for device in (None, torch.device("cpu"), torch.device("cuda")):  # no choice
         assert list(prefetched(lambda n: n, 0, 2, ahead=True, device=device)) == [0, 1]
     assert chosen == [gpu]
+
+
+def test_what_moves_is_asked_in_the_step_and_the_others_ahead():
+    asked = []
+
+    class Panel:
+        def read(self, batch):
+            return [SimpleNamespace(name=name) for name in ("still", "moves", "too")]
+
+        def __call__(self, batch, rows, readings, names):
+            asked.append(sorted(names))
+            return [SimpleNamespace(name=r.name) for r in readings if r.name in names]
+
+    made = maker(views=Panel(), in_step=["moves"])
+    read = made.by_step(2)
+    first, second = read(0), read(1)
+    assert asked == [["still", "too"]] * 2
+    whole = made.complete(first)
+    assert asked[2:] == [["moves"]]
+    assert [view.name for view in whole.views] == ["still", "moves", "too"]
+    bad = replace(second, problem=NonFiniteTeacherError("still", "no"), views=())
+    assert made.complete(bad) is bad and len(asked) == 3
