@@ -88,6 +88,14 @@ class LossConfig:
     balancer: ``none``, ``relative``, ``uncertainty``, ``gradnorm``,
     ``gradient_magnitude``, ``pareto``, ``conflict`` or a plugin's. With options ``{use:
     NAME, option: value}``."""
+    domain_balance: ScheduledNotNegative = 0.0
+    """How much more texts count of domains in which the student stays behind: a
+    domain's weight is ``r^domain_balance`` over the mean of that; 0: all alike. Terms
+    on teachers and the next token follow it, and so does the arm by next-token loss
+    alone."""
+    domain_signal: Literal["progress", "loss"] = "progress"
+    """What r is: of ``progress``, what is left of the domain's next-token loss as a
+    share of its first size; of ``loss``, that loss."""
     fade: ScheduledNotNegative = 1.0
     """What the weights of all terms but the next-token loss are multiplied by."""
     fade_steps: Count = 0

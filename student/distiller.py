@@ -28,10 +28,9 @@ from align.tokens.weights import text_weight
 from align.views import Capture, Captured, Injection, LinearHead, TeacherView, with_kv
 from fuse.weigher import Weigher, prior
 from student.attention_sinks import without_sinks
-from student.balance import Balance
+from student.balance import Balance, DomainBalance
 from student.config import LossConfig
 from student.evaluate import kv_health
-from student.frozen import frozen
 from student.layers import layers_read
 from student.objective import (
     ATTENTION,
@@ -58,7 +57,8 @@ from student.step.records import WeightedObjective as WeightedObjective
 from student.step.routing_losses import routing_losses
 from student.step.term_sum import TermSum
 from student.step_outputs import OutputPlan
-from student.terms.key_value import ce
+from student.terms.key_value import ce, next_token_losses
+from student.trained import frozen
 
 HEALTH_TOKENS = 512
 """Tokens of a batch whose spread is measured."""
@@ -93,6 +93,7 @@ class Distiller(nn.Module):
         head: LinearHead | None = None,
         balance: Balance | None = None,
         timetable: Timetable | None = None,
+        domains: Sequence[str] = (),
     ) -> None:
         """Join the parts.
 
@@ -112,6 +113,7 @@ class Distiller(nn.Module):
             balance: of these objectives; None weighs them as they say.
             timetable: of the phase, which knows its length and strangers' schedules;
                 None: every schedule says its steps and is built in.
+            domains: of all texts that are learned from, alike on all processes.
 
         Raises:
             InputError: a term needs what nobody can give it, or hides parameters.
@@ -136,6 +138,11 @@ class Distiller(nn.Module):
         self.timetable.kept = None if self.losses is None else self.losses.kept
         self.balance = balance
         """What weighs the terms; None where the config does alone."""
+        by_domain = is_on(config.domain_balance)
+        self.domains = (
+            DomainBalance(domains, config.domain_signal) if by_domain else None
+        )
+        """What weighs texts by their domains; None where all count alike."""
         self._contexts = ContextMaker(
             needs=needs_of(terms),
             compares=any(compares(term) for term in terms.values()),
@@ -148,6 +155,7 @@ class Distiller(nn.Module):
             head=head,
             look=self._look_again,
             smoothing=config.smoothing,
+            every_domain=domains,
         )
         self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)
 
@@ -286,7 +294,9 @@ class Distiller(nn.Module):
                 return StepResult(loss=captured.logits.float().mean() * torch.nan)
             if self.weigher is None:
                 captured = self._look(batch, all_layers=self._reads_kv(step))
-                context = self._contexts.alone(captured, batch, step)
+                by_text = self._by_text(batch, domains, step)
+                context = self._contexts.alone(captured, batch, step, by_text)
+                self._note_domains(context, domains, share)
                 return self._sum.total(context, {}, share, captured)
             return self._taught(
                 batch, views, rows, step=step, share=share, domains=domains
@@ -330,6 +340,7 @@ class Distiller(nn.Module):
                     step=step,
                     share=share,
                 )
+        self._note_domains(read.context, domains, share)
         if self.wants_outcome(step):
             extra |= self._outcome(batch, views, routing, step, share)
         with part("fuse"):
@@ -382,10 +393,33 @@ class Distiller(nn.Module):
                 step=step,
                 share=share,
                 domains=domains,
+                by_text=self._by_text(batch, domains, step),
             )
         return _Read(
             captured=captured, available=available, routing=routing, context=context
         )
+
+    def _by_text(
+        self, batch: TokenBatch, domains: Sequence[str] | None, step: int
+    ) -> Tensor | None:
+        """(B,), by what the domain of each text multiplies what it costs."""
+        if self.domains is None or domains is None:
+            return None
+        setting, place = self._config.domain_balance, "loss.domain_balance"
+        alpha = self.timetable.value(setting, place, step)
+        weights = self.domains.weights(alpha, step)
+        for name, weight in zip(self.domains.names, weights.tolist(), strict=True):
+            self.timetable.note(f"{place}[{name}]", weight)
+        return self.domains.of_texts(domains, weights).to(batch.ids.device)
+
+    def _note_domains(
+        self, ctx: StepContext, domains: Sequence[str] | None, share: Share | None
+    ) -> None:
+        if self.domains is None or domains is None or not torch.is_grad_enabled():
+            return
+        losses, counts = next_token_losses(ctx)
+        total = list if share is None else share.over_processes
+        self.domains.note(losses, counts, domains, step=ctx.step, total=total)
 
     def _move_routing_temperature(self, step: int) -> None:
         if self._routing_temperature is None:

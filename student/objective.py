@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import KW_ONLY, dataclass, field
-from functools import cached_property
-from typing import Literal, Protocol, TypeGuard
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from align.errors import InputError
 from align.schedules import Timetable
@@ -28,7 +26,17 @@ from align.views import NORMED as NORMED
 from align.views import OUTPUTS as OUTPUTS
 from align.views import RESIDUAL as RESIDUAL
 from align.views import STATES as STATES
-from align.views import LinearHead
+from student.compared import EPS as EPS
+from student.compared import AttentionPair as AttentionPair
+from student.compared import Compared as Compared
+from student.compared import Comparison as Comparison
+from student.compared import HeadAttention as HeadAttention
+from student.compared import HiddenOutput as HiddenOutput
+from student.compared import LastStates as LastStates
+from student.compared import Relation as Relation
+from student.compared import Reread as Reread
+from student.compared import Side as Side
+from student.compared import Sides as Sides
 from student.places import Places
 from student.step_outputs import Outputs
 
@@ -37,192 +45,8 @@ RELATIONS = "relations"
 NEEDS = STATES | {ATTENTION, HEADS, RELATIONS, OUTPUTS}
 """All that an objective may say it needs."""
 
-Side = Literal["k", "v"]
-"""Keys or values."""
-EPS = 1e-6
-"""The least length by which a cosine divides."""
 LEAST = 1e-9
 """Keeps a quotient of weights finite where there are none."""
-
-
-class Compared(Protocol):
-    """One student-side prediction beside its fixed target, however it is held.
-
-    A term reads the two measures, or the tensors; :func:`dataclasses.replace` gives it
-    another weight, and who wants other tensors makes a :class:`Comparison`.
-    """
-
-    @property
-    def name(self) -> str:
-        """See :attr:`Comparison.name`."""
-
-    @property
-    def pred_k(self) -> Tensor:
-        """See :attr:`Comparison.pred_k`."""
-
-    @property
-    def pred_v(self) -> Tensor:
-        """See :attr:`Comparison.pred_v`."""
-
-    @property
-    def target_k(self) -> Tensor:
-        """See :attr:`Comparison.target_k`."""
-
-    @property
-    def target_v(self) -> Tensor:
-        """See :attr:`Comparison.target_v`."""
-
-    @property
-    def weight(self) -> Tensor:
-        """See :attr:`Comparison.weight`."""
-
-    def distance(self, side: Side) -> Tensor:
-        """See :meth:`Comparison.distance`."""
-
-    def cosine(self, side: Side) -> Tensor:
-        """See :meth:`Comparison.cosine`."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Comparison:
-    """One student-side prediction and the fixed target it is pulled towards."""
-
-    name: str
-    """The teacher's name, or ``fused``."""
-    pred_k: Tensor
-    """(L, B, T, C) float, carries the student's gradient."""
-    pred_v: Tensor
-    """(L, B, T, C') float."""
-    target_k: Tensor
-    """(L, B, T, C) float, detached."""
-    target_v: Tensor
-    """(L, B, T, C') float, detached."""
-    weight: Tensor
-    """(B, T) or (L, B, T) float32 >= 0, detached: routing weight, 0 where nothing was
-    aligned, on padding and on attention sinks."""
-
-    def distance(self, side: Side) -> Tensor:
-        """(L, B, T) float32: mean over channels of (prediction - target)²."""
-        pred, target = self._pair(side)
-        return (pred.float() - target.float()).square().mean(3)
-
-    def cosine(self, side: Side) -> Tensor:
-        """(L, B, T) float32, between prediction and target."""
-        pred, target = self._pair(side)
-        return F.cosine_similarity(pred.float(), target.float(), dim=-1, eps=EPS)
-
-    def _pair(self, side: Side) -> tuple[Tensor, Tensor]:
-        if side == "k":
-            return self.pred_k, self.target_k
-        return self.pred_v, self.target_v
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AttentionPair:
-    """Attention of the student and of one teacher at the same query positions."""
-
-    name: str
-    student: Tensor
-    """(L, B, R, T) float32 probabilities, averaged over heads."""
-    teacher: Tensor
-    """(L, B, R, T) float32 probabilities over the student's tokens, detached."""
-    weight: Tensor
-    """(B, R) or (L, B, R) float32 >= 0, detached."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class HeadAttention:
-    """Attention of the student's heads and of one teacher's at the same positions."""
-
-    name: str
-    """The teacher's."""
-    student: Tensor
-    """(L, H_s, B, R, T) float32 probabilities, with gradient."""
-    teacher: Tensor
-    """(L, H_t, B, R, T) float32 probabilities over the student's tokens, detached; of
-    a layer map that mixes layers those of the heaviest, since heads of two layers have
-    nothing to do with each other. A row is 0 where nothing of it is known."""
-    weight: Tensor
-    """(B, R) or (L, B, R) float32 >= 0, detached."""
-    rows: Tensor
-    """(B, R) int64, the query positions."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Relation:
-    """Standardised features of the student and of one teacher, never projected."""
-
-    name: str
-    student_k: Tensor
-    """(L, B, T, C_s) float."""
-    student_v: Tensor
-    """(L, B, T, C_s') float."""
-    teacher_k: Tensor
-    """(L, B, T, C_t) float, detached."""
-    teacher_v: Tensor
-    """(L, B, T, C_t') float, detached."""
-    weight: Tensor
-    """(B, T) or (L, B, T) float32 >= 0, detached."""
-    rows: Tensor
-    """(B, R) int64, the tokens whose relations to all others are compared."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Sides:
-    """One place in the student beside one teacher's, never projected."""
-
-    name: str
-    """The teacher's."""
-    student: Tensor
-    """(L, B, T, C_s) float, with gradient."""
-    teacher: Tensor
-    """(L, B, T, C_t) float on the student's layers and tokens, detached; 0 where
-    nothing is aligned."""
-    weight: Tensor
-    """(B, T) or (L, B, T) float32 >= 0, detached."""
-
-
-@dataclass(frozen=True, eq=False)  # without slots: logits may come when asked for
-class HiddenOutput:
-    """The student's next-token output before its head."""
-
-    hidden: Tensor
-    """(B, T, C) float."""
-    head: LinearHead
-    """The student's own parameters."""
-
-    @cached_property
-    def logits(self) -> Tensor:
-        """(B, T, V) float."""
-        return F.linear(self.hidden, self.head.weight, self.head.bias)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LastStates:
-    """What the student's last layer makes of a text."""
-
-    hidden: Tensor
-    """(B, T, C) float."""
-    output: Tensor | HiddenOutput
-    """As :attr:`StepContext.output`."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Reread:
-    """How a term has the student read the texts of a pass once more."""
-
-    hidden: Tensor
-    """(B, T, C) float, the last hidden states of the pass itself."""
-    read: Callable[[Callable[[Tensor], Tensor], Tensor], LastStates]
-
-    def __call__(self, change: Callable[[Tensor], Tensor], mask: Tensor) -> LastStates:
-        """One more forward, with its gradient.
-
-        Args:
-            change: what becomes of the input embeddings, (B, T, C) float.
-            mask: (B, T) bool, the tokens that are read.
-        """
-        return self.read(change, mask)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -264,12 +88,19 @@ class StepContext:
     """Where the options of the term that reads it stand: ``loss.terms.NAME``."""
     over_processes: Callable[[Sequence[float]], list[float]] = list
     """Adds up numbers of this pass over all processes, which must all ask."""
+    by_text: Tensor | None = None
+    """(B,) float32 >= 0, by what the domain of each text multiplies what it costs, see
+    ``loss.domain_balance``; weights of what is compared hold it already. None: 1."""
     smoothing: float = 0.0
     """Probability that the next-token loss spreads evenly over the vocabulary."""
     totals: tuple[float, ...] | None = None
     """What the term's own :attr:`Objective.count` comes to over all passes and
     processes of the optimiser step; None: this pass is all there is, or the term does
     not count."""
+
+    def of_texts(self, weight: Tensor) -> Tensor:
+        """(B, T) weights of tokens, times those of their texts."""
+        return weight if self.by_text is None else weight * self.by_text[:, None]
 
     @property
     def states(self) -> Sequence[Sides]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -79,6 +79,13 @@ class Outputs:
     """How many each model has."""
     domains: Sequence[str] | None = None
     """Of the B texts; None: nobody knows."""
+    every_domain: Sequence[str] = ()
+    """Of all texts that are learned from, alike on all processes; empty: nobody
+    knows."""
+    over_processes: Callable[[Sequence[float]], list[float]] = list
+    """Adds up numbers of this pass over all processes, which must all ask."""
+    by_text: Tensor | None = None
+    """(B,), see :attr:`student.objective.StepContext.by_text`."""
     place: str = ""
     """Where the term that reads these has settings of its own."""
     own: frozenset[str] = frozenset()

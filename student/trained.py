@@ -1,8 +1,12 @@
-"""Which of a student's weights are trained, where that is not all of them."""
+"""Which weights are trained, and for how long, where that is not all of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
+
+from torch import nn
 
 Trained = Literal["all", "embeddings"]
 
@@ -21,3 +25,16 @@ def train_embeddings(model: Any) -> None:
         part.requires_grad_(True)
         if updated:
             part.float()
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Give a module's parameters no gradient from what runs inside."""
+    moving = [p for p in module.parameters() if p.requires_grad]
+    for parameter in moving:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in moving:
+            parameter.requires_grad_(True)

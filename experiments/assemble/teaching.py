@@ -221,8 +221,7 @@ def check_phase(
         ConfigError: a term needs what no teacher can give; names all of them.
     """
     if not teachers:
-        introduce(alone_objectives(phase, registry), student, {})
-        return
+        return introduce(alone_objectives(phase, registry), student, {})
     check_needs(phase, registry, teachers)
     check_outputs(phase, registry, teachers, student_tokenizer)
     mapped = {n: teachers[n] for n in with_depth(phase, registry, teachers)}

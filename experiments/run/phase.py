@@ -100,6 +100,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         head=own_head(phase, capture),
         balance=build_balance(phase, run.registry, objectives),
         timetable=timetable,
+        domains=sorted({sample.domain for sample in run.data.train}),
     )
     if phase_teachers is not None:
         rows = distiller.compared_rows

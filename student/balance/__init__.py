@@ -16,6 +16,7 @@ from student.balance.direction import (
     min_norm_point,
     without_conflicts,
 )
+from student.balance.domains import DomainBalance, DomainSignal
 from student.balance.gradients import gram_of, parted, sources_of
 from student.balance.learned import GradNorm, Uncertainty
 from student.balance.size import GradientMagnitude, Relative
@@ -29,6 +30,8 @@ __all__ = [
     "Balanced",
     "Balancer",
     "Conflict",
+    "DomainBalance",
+    "DomainSignal",
     "GradNorm",
     "GradientMagnitude",
     "Pareto",

@@ -15,9 +15,9 @@ from fuse.fuse_kv import fuse_with_weights
 from fuse.z_agreement import Agreement, agreement_counts
 from fuse.z_space import ZSpace
 from student.bridges.base import Bridge, PairStats, TeacherShape
-from student.frozen import frozen
 from student.objective import Comparison
 from student.places import Places, Share
+from student.trained import frozen
 
 RECONSTRUCTION, AGREEMENT = "z_reconstruction", "z_agreement"
 

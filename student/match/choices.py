@@ -21,7 +21,7 @@ from student.match.rows import Js, Kl, Sparse, Squared, Wasserstein
 from student.match.sites import SITES, SiteName
 from student.match.spectrum import Spectrum
 from student.match.transport import Transport
-from student.match.whole import Cka, Mmd
+from student.match.whole import Cka, Correlation, Mmd
 
 DISTANCES: dict[str, Any] = {
     "mse": Mse,
@@ -29,6 +29,7 @@ DISTANCES: dict[str, Any] = {
     "cosine": Cosine,
     "gram": Gram,
     "cka": Cka,
+    "correlation": Correlation,
     "mmd": Mmd,
     "contrastive": Contrastive,
     "spectrum": Spectrum,

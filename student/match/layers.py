@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from align.calibration import METHODS, CalibrationStats, r_squared
 from align.errors import InputError
+from student.objective import Sides, StepContext
 
 LayerWeights = Literal["equal", "depth", "gradient"]
 Layers = str | list[int]
-"""``all``, ``last:K``, ``random:K``, ``rising:STEPS``, ``gradient:K``, or numbers, of
-which -1 is the last layer's."""
+"""``all``, ``last:K``, ``random:K``, ``rising:STEPS``, ``gradient:K``, ``probe:K``, or
+numbers, of which -1 is the last layer's."""
 
-_SOME = re.compile(r"(last|random|rising|gradient):([1-9][0-9]*)")
+_SOME = re.compile(r"(last|random|rising|gradient|probe):([1-9][0-9]*)")
 _SLOW = 0.9
 """What of a running mean stays with every step."""
+
+CLASSES = 64
+"""Next tokens that a probe tells apart, the sample's most frequent."""
+
+Look = Callable[[StepContext], Iterable[tuple[Sides, Tensor, Tensor]]]
+"""From a context to each teacher's sides, its features (L, N, C) float at the tokens
+that are compared, and where these stand, (B, T) bool."""
 
 
 def check_layers(layers: Layers, num_layers: int | None = None) -> None:
@@ -36,7 +46,7 @@ def check_layers(layers: Layers, num_layers: int | None = None) -> None:
         if layers != "all" and some is None:
             raise InputError(
                 f"layers is {layers!r}; give all, last:K, random:K, rising:STEPS, "
-                "gradient:K or a list of layer numbers"
+                "gradient:K, probe:K or a list of layer numbers"
             )
         counted = some is not None and some[1] != "rising"
         if some and counted and num_layers is not None and int(some[2]) > num_layers:
@@ -67,9 +77,10 @@ def chosen_layers(layers: Layers, num_layers: int, step: int) -> list[int]:
         step: of the phase, from 0. ``random:K`` draws anew for each, alike in all
             passes and processes; ``rising:STEPS`` begins with the lowest layer and
             goes up evenly, all layers from step ``STEPS - 1`` on. Which ``gradient:K``
-            are, :class:`GradientLengths` knows; here they are all.
+            are, :class:`GradientLengths` knows, and which ``probe:K``, the calibration
+            sample; here they are all.
     """
-    if layers == "all" or str(layers).startswith("gradient"):
+    if layers == "all" or str(layers).startswith(("gradient", "probe")):
         return list(range(num_layers))
     if not isinstance(layers, str):
         return sorted(layer % num_layers for layer in layers)
@@ -88,12 +99,17 @@ def chosen_layers(layers: Layers, num_layers: int, step: int) -> list[int]:
 
 def varies(layers: Layers) -> bool:
     """Whether the layers that are compared are others from step to step."""
-    return str(layers).startswith(("random", "rising", "gradient"))
+    return str(layers).startswith(("random", "rising", "gradient", "probe"))
 
 
 def by_gradient(layers: Layers, weights: LayerWeights) -> bool:
     """Whether gradients say which layers are compared, or how much they count."""
     return weights == "gradient" or str(layers).startswith("gradient")
+
+
+def by_probe(layers: Layers) -> bool:
+    """Whether a look at the calibration sample says which layers are compared."""
+    return str(layers).startswith("probe")
 
 
 class GradientLengths(nn.Module):
@@ -184,3 +200,51 @@ def layer_shares(weights: LayerWeights, chosen: Sequence[int], like: Tensor) -> 
         dtype=like.dtype,
     )
     return shares / shares.sum()
+
+
+@torch.no_grad()
+def told_best(sample: Iterable[StepContext], look: Look) -> Tensor | None:
+    """How well each layer tells the next token, a mean over teachers.
+
+    A linear probe is fitted on every other token of the sample, and judged on the rest.
+
+    Args:
+        sample: read twice.
+        look: see :data:`Look`.
+
+    Returns:
+        (L,) float64, the share of variance that is explained of an indicator of each of
+        the most frequent next tokens; None where there is nothing to fit.
+
+    Source:
+        Alain and Bengio 2016, Understanding intermediate layers using linear classifier
+        probes (arXiv 1610.01644). It stands for the information that a layer holds of
+        what is to be predicted, by which recipes weigh layers. Departures: ridge
+        regression on indicators in place of a classifier, which has a closed form.
+    """
+    counts: Counter[int] = Counter()
+    for ctx in sample:
+        counts.update(ctx.batch.ids[:, 1:][ctx.batch.predicted[:, 1:]].tolist())
+    classes = torch.tensor([token for token, _ in counts.most_common(CLASSES)])
+    halves: dict[str, tuple[CalibrationStats, CalibrationStats]] = {}
+    for ctx in sample:
+        predicted, ids = ctx.batch.predicted, ctx.batch.ids
+        before = predicted.roll(-1, 1)
+        before[:, -1:] = False
+        following = ids.roll(-1, 1)
+        for sides, features, known in look(ctx):
+            kept = before[known]
+            x, after = features[:, kept], following[known][kept]
+            labels = (after[:, None] == classes.to(after.device)).float()
+            y = labels.expand(len(x), -1, -1)
+            if sides.name not in halves:
+                sizes = len(x), x.shape[2], len(classes), str(x.device)
+                halves[sides.name] = CalibrationStats(*sizes), CalibrationStats(*sizes)
+            for half, stats in enumerate(halves[sides.name]):
+                stats.update(x[:, half::2].float(), y[:, half::2])
+    scores = [
+        r_squared(judged, *METHODS["ridge"](fitted)).cpu()
+        for fitted, judged in halves.values()
+        if fitted.n and judged.n
+    ]
+    return torch.stack(scores).nan_to_num(0.0).mean(0) if scores else None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from align.calibration import CalibrationStats
+from align.errors import InputError
 from align.sizes import Sizes
 from align.support.field_types import AtLeastOne, PluginName
 from student.bridges.base import PairStats
@@ -28,9 +29,11 @@ from student.match.layers import (
     Layers,
     LayerWeights,
     by_gradient,
+    by_probe,
     check_layers,
     chosen_layers,
     layer_shares,
+    told_best,
     varies,
 )
 from student.match.logits import logit_costs
@@ -53,6 +56,7 @@ class Match(nn.Module):
     """
 
     compares = False
+    probed: Tensor
 
     def __init__(
         self,
@@ -83,7 +87,8 @@ class Match(nn.Module):
             projector: a registered projector; null compares features as they are.
             layers: of the student: ``all``, ``last:K``, ``random:K`` (drawn for every
                 step), ``rising:STEPS`` (from the lowest up), ``gradient:K`` (those that
-                get the longest gradients), or a list of numbers.
+                get the longest gradients), ``probe:K`` (those whose teachers' features
+                tell the next token best on the calibration sample), or numbers.
             layer_weights: ``equal``, ``depth``, in proportion to the number, or
                 ``gradient``, to the length of the gradient that a layer gets.
             heads: of attention, which of the teacher's goes with which of the
@@ -121,6 +126,11 @@ class Match(nn.Module):
             pool=pool,
             by_layer=layers != "all" or layer_weights != "equal",
         )
+        if by_probe(layers) and self._at.rows:
+            raise InputError(
+                f"layers is {layers!r}, but rows of attention hold no features that a "
+                "probe could read; choose others, or another site"
+            )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -158,6 +168,9 @@ class Match(nn.Module):
         self._met = tuple(widths)
         if by_gradient(self._layers, self._layer_weights):
             self.lengths = GradientLengths(len(kept))
+        if by_probe(self._layers):
+            last = torch.arange(len(kept))[-_number(self._layers) :]
+            self.register_buffer("probed", last)
         if self._at.blocks:
             return
         if self._at.rows:
@@ -189,6 +202,8 @@ class Match(nn.Module):
             self._fit_heads(sample)
         if len(self.scales):
             self._fit_scales(sample)
+        if by_probe(self._layers):
+            self._fit_probed(sample)
         if self._new_projector is None:
             return
         stats: dict[str, PairStats] = {}
@@ -215,6 +230,16 @@ class Match(nn.Module):
                 costs[pair.name] = costs.get(pair.name, 0) + every
         self.pairing.fit(costs)
 
+    def _fit_probed(self, sample: Iterable[StepContext]) -> None:
+        def look(ctx: StepContext) -> Iterator[tuple[Sides, Tensor, Tensor]]:
+            for sides in filter(self._compared, self._at.sides(ctx)):
+                yield sides, self._pairs(sides)[1], sides.known
+
+        scores = told_best(sample, look)
+        if scores is not None:
+            best = scores.topk(len(self.probed)).indices.sort().values
+            self.probed.copy_(best.to(self.probed.device))
+
     def _fit_scales(self, sample: Iterable[StepContext]) -> None:
         spreads: dict[str, tuple[Spread, Spread]] = {}
         for ctx in sample:
@@ -230,9 +255,8 @@ class Match(nn.Module):
 
     def _pairs(self, sides: Sides, raw: bool = False) -> tuple[Tensor, Tensor]:
         """(L', N, C_s), (L', N, C_t): the tokens that are compared, on kept layers."""
-        known = (sides.weight > 0).expand(len(sides.student), -1, -1).any(0)
         x, y = self._sides(sides, raw)
-        return x[:, known], y[:, known]
+        return x[:, sides.known], y[:, sides.known]
 
     def _sides(self, sides: Sides, raw: bool = False) -> tuple[Tensor, Tensor]:
         """Both sides of the kept layers, standardised."""
@@ -307,9 +331,11 @@ class Match(nn.Module):
 
     def _chosen(self, every: int, kept: list[int], step: int) -> list[int]:
         """The layers that are compared in a step."""
+        if by_probe(self._layers):
+            return [kept[place] for place in self.probed.tolist()]
         if self.lengths is None or not str(self._layers).startswith("gradient"):
             return chosen_layers(self._layers, every, step)
-        count = int(str(self._layers).partition(":")[2])
+        count = _number(self._layers)
         return [kept[place] for place in self.lengths.longest(count)]
 
     def _of_rows(
@@ -353,6 +379,11 @@ class Match(nn.Module):
         weight = self._at.weight(places)
         kept = [m for m, r in enumerate(places.readings) if self._takes(r.name)]
         return [float(weight[..., kept].double().sum())]
+
+
+def _number(layers: Layers) -> int:
+    """K of ``gradient:K``."""
+    return int(str(layers).partition(":")[2])
 
 
 def _no_pairs(x: Tensor, y: Tensor) -> PairStats:

@@ -53,6 +53,33 @@ class Cka:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Correlation:
+    """Mean over pairs of different channels of the squared difference of two
+    correlations: how each two channels go together over the pass's tokens.
+
+    0 where fewer than two tokens have weight. A channel that stands still goes with
+    none. No scale or shift of a channel changes it; a rotation does.
+
+    Source:
+        ``‖Corr(F_S) - Corr(F_T)‖²`` of recipes for distillation. Departure: the mean
+        over pairs in place of the sum over entries, whose diagonal is 1 on both sides.
+    """
+
+    per_token: ClassVar[bool] = False
+    equal_widths: ClassVar[bool] = True
+
+    def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """See :meth:`student.match.distance.Distance.__call__`."""
+        share = _shares(weight.flatten(1).to(pred.dtype))
+        ours, theirs = (_correlated(x.flatten(1, 2), share) for x in (pred, target))
+        width = pred.shape[-1]
+        apart = (ours - theirs).square()
+        apart = apart.sum((1, 2)) - apart.diagonal(dim1=1, dim2=2).sum(1)
+        real = (weight > 0).flatten(1).sum(1) > 1
+        return torch.where(real, apart / max(width * (width - 1), 1), 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Mmd:
     """Squared maximum mean discrepancy, by a Gaussian kernel.
 
@@ -115,6 +142,17 @@ def _centred(x: Tensor, share: Tensor) -> Tensor:
     """(L, N, C) around the mean, each token by the root of its share."""
     mean = (x * share[..., None]).sum(1, keepdim=True)
     return (x - mean) * share.sqrt()[..., None]
+
+
+def _correlated(x: Tensor, share: Tensor) -> Tensor:
+    """(L, N, C) -> (L, C, C), between channels; 0 of one that stands still."""
+    centred = _centred(x, share)
+    square = centred.square().sum(1, keepdim=True)
+    whole = (x.square() * share[..., None]).sum(1, keepdim=True)
+    moves = square > _LEAST_SPREAD * whole
+    size = torch.where(moves, square, torch.ones_like(square)).sqrt()
+    unit = torch.where(moves, centred / size, torch.zeros_like(centred))
+    return unit.mT @ unit
 
 
 def _mean_square(x: Tensor, share: Tensor) -> Tensor:

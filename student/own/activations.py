@@ -15,6 +15,7 @@ from align.tokens.batch import TokenBatch
 from student.match.layers import (
     Layers,
     by_gradient,
+    by_probe,
     check_layers,
     chosen_layers,
     layer_shares,
@@ -71,7 +72,7 @@ class Activations:
         Args:
             penalty: see above.
             state: which hidden states, as of ``match``.
-            layers: as of ``match``, but those that go by gradients.
+            layers: as of ``match``, but ``gradient:K`` and ``probe:K``.
             layer_weights: ``equal``, or ``depth``, in proportion to the number.
             skip: leading tokens of a text that are left out (attention sinks).
 
@@ -79,9 +80,9 @@ class Activations:
             InputError: layers cannot be meant.
         """
         check_layers(layers)
-        if by_gradient(layers, layer_weights):
+        if by_gradient(layers, layer_weights) or by_probe(layers):
             raise InputError(
-                f"layers is {layers!r}, which goes by gradients of a comparison; give "
+                f"layers is {layers!r}, which goes by what a comparison finds; give "
                 "all, last:K, random:K, rising:STEPS or a list of layer numbers"
             )
         self.needs = frozenset({STATE_OF[state]})

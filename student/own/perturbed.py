@@ -45,8 +45,8 @@ class Mixup:
         """See :class:`student.objective.Objective`."""
         batch = ctx.batch
         share = float(np.random.default_rng(ctx.step).beta(self._alpha, self._alpha))
-        own, other = batch.mask * share, batch.mask.roll(1, 0) * (1 - share)
-        part = own / (own + other).clamp_min(_LEAST)
+        part, rest = batch.mask * share, batch.mask.roll(1, 0) * (1 - share)
+        part = part / (part + rest).clamp_min(_LEAST)
 
         def mixed(embedded: Tensor) -> Tensor:
             kept = part[..., None].to(embedded.dtype)
@@ -55,7 +55,7 @@ class Mixup:
         assert ctx.reread is not None
         output = ctx.reread(mixed, batch.mask | batch.mask.roll(1, 0)).output
         weight = next_weight(label_weight(batch))
-        weight = weight * (1 / ctx.total(0, float(weight.sum())))
+        weight = ctx.of_texts(weight) * (1 / ctx.total(0, float(weight.sum())))
         ids = next_ids(batch.ids)
         loss = label_loss(output, ids, share * weight)
         return loss + label_loss(

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from align.errors import InputError
 from align.sizes import Sizes
 from align.tokens.weights import label_weight
-from student.match.layers import Layers, by_gradient, check_layers, chosen_layers
+from student.match.layers import (
+    Layers,
+    by_gradient,
+    by_probe,
+    check_layers,
+    chosen_layers,
+)
 from student.objective import NORMED, HiddenOutput, StepContext
 from student.own.labels import label_loss, next_ids, next_weight
 from student.places import Places
@@ -41,8 +47,8 @@ class DeepSupervision(nn.Module):
         """Say which layers.
 
         Args:
-            layers: as of ``match``, but those that go by gradients; ``all`` are those
-                below the last, whose loss ``ce`` is.
+            layers: as of ``match``, but ``gradient:K`` and ``probe:K``; ``all`` are
+                those below the last, whose loss ``ce`` is.
             layer_weights: ``equal``; ``depth``, in proportion to the number;
                 ``exponential``, each twice as much as the one below; ``loss``, in
                 proportion to ``exp(-loss)``, the better more.
@@ -52,9 +58,9 @@ class DeepSupervision(nn.Module):
         """
         super().__init__()
         check_layers(layers)
-        if by_gradient(layers, "equal"):
+        if by_gradient(layers, "equal") or by_probe(layers):
             raise InputError(
-                f"layers is {layers!r}, which goes by gradients of a comparison; give "
+                f"layers is {layers!r}, which goes by what a comparison finds; give "
                 "all, last:K, random:K, rising:STEPS or a list of layer numbers"
             )
         self._layers, self._layer_weights = layers, layer_weights
@@ -87,7 +93,7 @@ class DeepSupervision(nn.Module):
             )
         predicted = next_weight(label_weight(ctx.batch))
         ids = next_ids(ctx.batch.ids)
-        weight = predicted * (1 / ctx.total(0, float(predicted.sum())))
+        weight = ctx.of_texts(predicted) * (1 / ctx.total(0, float(predicted.sum())))
         states, head = ctx.own[NORMED], ctx.output.head
         layers = self._chosen(len(states), ctx.step)
         losses = torch.stack(
@@ -111,8 +117,8 @@ class DeepSupervision(nn.Module):
     def _shares(self, layers: list[int], losses: Tensor, ctx: StepContext) -> Tensor:
         """(L',) summing to 1; the same on all processes."""
         if self._layer_weights == "loss":
-            found = ctx.over_processes(losses.detach().double().tolist())
-            return (-torch.tensor(found)).softmax(0).to(losses)
+            sizes = ctx.over_processes(losses.detach().double().tolist())
+            return (-torch.tensor(sizes)).softmax(0).to(losses)
         numbers = torch.tensor([layer + 1.0 for layer in layers])
         shares = {
             "equal": torch.ones_like(numbers),

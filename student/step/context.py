@@ -65,14 +65,23 @@ class ContextMaker:
     gives its last hidden states, and logits where there is no ``head``."""
     smoothing: float = 0.0
     """Of the next-token loss, see :attr:`StepContext.smoothing`."""
+    every_domain: Sequence[str] = ()
+    """Of all texts that are learned from; empty: nobody knows."""
 
-    def alone(self, captured: Captured, batch: TokenBatch, step: int) -> StepContext:
-        """Of a pass without teachers."""
+    def alone(
+        self,
+        captured: Captured,
+        batch: TokenBatch,
+        step: int,
+        by_text: Tensor | None = None,
+    ) -> StepContext:
+        """Of a pass without teachers; see :meth:`taught`."""
         return StepContext(
             batch=batch,
             output=self.next_token(captured),
             own=captured.states,
             reread=self.rereading(captured, batch),
+            by_text=by_text,
             step=step,
             timetable=self.timetable,
             smoothing=self.smoothing,
@@ -90,6 +99,7 @@ class ContextMaker:
         step: int = 0,
         share: Share | None = None,
         domains: Sequence[str] | None = None,
+        by_text: Tensor | None = None,
     ) -> StepContext:
         """Of a pass with teachers.
 
@@ -103,9 +113,11 @@ class ContextMaker:
             step: optimiser steps taken in this phase.
             share: what the batch is of its optimiser step.
             domains: of the texts; None: nobody knows.
+            by_text: (B,) float32, by what the domain of each multiplies what it costs.
         """
-        each = batch.weight
-        shares = routing if each is None else routing * each[:, None, None]
+        shares = routing
+        for each in (batch.weight, by_text):
+            shares = shares if each is None else shares * each[:, None, None]
         weights = shares * clear
         numbers = moved(self.temperatures, "loss.temperatures", self.timetable, step)
         temperature = feature_temperature(numbers, self.layers)
@@ -130,7 +142,9 @@ class ContextMaker:
                 step=step,
                 share=share,
                 domains=domains,
+                by_text=by_text,
             ),
+            by_text=by_text,
             temperature=None if temperature is None else temperature.to(routing.device),
             timetable=self.timetable,
         )
@@ -258,6 +272,7 @@ class ContextMaker:
         step: int,
         share: Share | None,
         domains: Sequence[str] | None,
+        by_text: Tensor | None,
     ) -> Outputs | None:
         plan = self.output
         if OUTPUTS not in self.needs or plan is None or captured.hidden is None:
@@ -280,6 +295,9 @@ class ContextMaker:
             timetable=self.timetable,
             parameters=plan.parameters,
             domains=domains,
+            every_domain=self.every_domain,
+            over_processes=list if share is None else share.over_processes,
+            by_text=by_text,
         )
 
 

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from align.errors import InputError
 from align.schedules import Setting, is_on
 from align.support.stopwatch import part
-from align.tokens.batch import TokenBatch
 from align.tokens.weights import label_weight
 from student.config import ChosenTerm, LossConfig
 from student.objective import (
@@ -26,7 +25,7 @@ from student.objective import (
     Term,
     at_rows,
 )
-from student.output import Labels, linear_divergence
+from student.output import Labels, linear_divergence, linear_log_likelihood
 from student.output.divergence.linear import BLOCK
 from student.output_config import OutputConfig
 from student.places import Places
@@ -116,31 +115,49 @@ def ce(ctx: StepContext) -> Tensor:
     weight = label_weight(ctx.batch)[:, 1:]
     total = ctx.total(0, weight.sum())
     if isinstance(ctx.output, HiddenOutput):
-        return _fused_cross_entropy(ctx.output, ctx.batch, total, ctx.smoothing)
+        return _fused_cross_entropy(ctx.output, ctx, total)
     labels = ctx.batch.ids[:, 1:].masked_fill(weight == 0, -100)
-    logits, alike = ctx.logits[:, :-1].float(), ctx.batch.weight is None
+    logits = ctx.logits[:, :-1].float()
+    alike = ctx.batch.weight is None and ctx.by_text is None
     loss = F.cross_entropy(
         logits.transpose(1, 2),
         labels,
         reduction="sum" if alike else "none",
         label_smoothing=ctx.smoothing,
     )
-    return loss / total if alike else (loss * weight).sum() / total
+    return loss / total if alike else (loss * ctx.of_texts(weight)).sum() / total
+
+
+@torch.no_grad()
+def next_token_losses(ctx: StepContext) -> tuple[Tensor, Tensor]:
+    """What each text's predicted tokens cost together, (B,) nats, and how many they
+    are, (B,)."""
+    predicted, ids = label_weight(ctx.batch) > 0, ctx.batch.ids
+    predicted[:, :1] = False
+    before = predicted.roll(-1, 1)  # the first place is never predicted: none wraps
+    if isinstance(ctx.output, HiddenOutput):
+        block = max(BLOCK, _BLOCK_LOGITS // ctx.output.head.size)
+        hidden = ctx.output.hidden.detach()[before]
+        said = linear_log_likelihood(hidden, ctx.output.head, ids[predicted], block)
+    else:
+        rows = ctx.output.detach()[before].float().log_softmax(-1)
+        said = rows.gather(1, ids[predicted][:, None])[:, 0]
+    each = said.new_zeros(ids.shape).masked_scatter(predicted, -said)
+    return each.double().sum(1), predicted.sum(1)
 
 
 def _fused_cross_entropy(
-    output: HiddenOutput,
-    batch: TokenBatch,
-    total: Tensor | float,
-    smoothing: float,
+    output: HiddenOutput, ctx: StepContext, total: Tensor | float
 ) -> Tensor:
     """The same, a block of tokens at a time, without the logits of all."""
+    batch = ctx.batch
     wanted = label_weight(batch)
     wanted[:, :1] = 0
     # padding may have an id beyond the head
     ids = batch.ids.masked_fill(wanted == 0, 0)
-    after, weight = (x.roll(-1, 1).flatten() for x in (ids, wanted))
-    labels = Labels(after, weight / total, smoothing)  # the first wraps as 0
+    counted = ctx.of_texts(wanted)
+    after, weight = (x.roll(-1, 1).flatten() for x in (ids, counted))
+    labels = Labels(after, weight / total, ctx.smoothing)  # the first wraps as 0
     block = max(BLOCK, _BLOCK_LOGITS // output.head.size)
     hidden = output.hidden.flatten(0, 1)
     with part("student"):  # its last layer, not a term's work

@@ -113,8 +113,11 @@ def compare(
 def labels_of(outputs: Outputs, weight: float, total: float | None = None) -> Labels:
     """The student's next tokens, weighing ``weight`` over ``total``; None: over all."""
     tokens, smoothing = outputs.student.tokens, outputs.number("label_smoothing")
-    each = after(label_weight(tokens)).flatten()
+    counted = label_weight(tokens)
+    each = after(counted).flatten()
     each = each * (weight / (each.sum().clamp_min(LEAST) if total is None else total))
+    if outputs.by_text is not None:
+        each = (each.view(counted.shape) * outputs.by_text[:, None]).flatten()
     return Labels(after(tokens.ids).flatten(), each, smoothing)
 
 

@@ -115,7 +115,8 @@ def logit_spread(outputs: Outputs, spots: Spots) -> tuple[Tensor, Tensor]:
 def at_temperature(
     outputs: Outputs, spots: Spots, temperature: float
 ) -> tuple[float, float]:
-    """The teacher's entropy and KL(student || teacher), means over places by weight.
+    """The teacher's entropy and KL(student || teacher), means over places by weight of
+    a pass on all processes, which must all ask.
 
     Raises:
         InputError: the vocabularies differ.
@@ -141,6 +142,8 @@ def at_temperature(
         entropy += float((of_teacher * weight).sum())
         divergence += float((between.sum(-1) * weight)[weight > 0].sum())
         total += float(weight.sum())
+    sums = [entropy, divergence, total]
+    entropy, divergence, total = outputs.over_processes(sums)
     return (entropy / total, divergence / total) if total else (0.0, 0.0)
 
 
@@ -149,7 +152,8 @@ def loss_gap(outputs: Outputs, spots: Spots) -> Tensor:
     """(N,) nats a stretch, of the place's domain; of its text where none are known.
 
     Of the stretches that both models spell with whole tokens, so vocabularies may
-    differ; of one vocabulary a stretch is a token.
+    differ; of one vocabulary a stretch is a token. Domains go over the texts of a pass
+    on all processes, which must all ask.
     """
     chunks, block = outputs.pairing(spots.taught).chunks(), outputs.config.block
     student = label_log_probs(outputs.student, block)
@@ -157,11 +161,17 @@ def loss_gap(outputs: Outputs, spots: Spots) -> Tensor:
     more = chunks.teacher.sum(teacher) - chunks.student.sum(student)
     batch, width = outputs.student.tokens.ids.shape
     named = range(batch) if outputs.domains is None else outputs.domains
-    order = {domain: index for index, domain in enumerate(dict.fromkeys(named))}
+    known = outputs.domains is not None and set(named) <= set(outputs.every_domain)
+    every = outputs.every_domain if known else dict.fromkeys(named)
+    order = {domain: index for index, domain in enumerate(every)}
     domain = torch.tensor([order[name] for name in named], device=more.device)
     of_stretch = domain[chunks.student.last // width]
     sums = more.new_zeros(len(order)).index_add(0, of_stretch, more)
     counts = more.new_zeros(len(order)).index_add(0, of_stretch, torch.ones_like(more))
+    if known:
+        both = torch.cat([sums, counts])
+        total = outputs.over_processes(both.double().tolist())
+        sums, counts = both.new_tensor(total).chunk(2)
     return (sums / counts.clamp_min(1))[domain[spots.rows // width]]
 
 

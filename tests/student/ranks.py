@@ -10,11 +10,14 @@ from pathlib import Path
 
 import torch
 
+from align.schedules import Timetable
+from student.balance import DomainBalance
 from student.config import LossConfig, TrainConfig
 from student.loop.engine import Engine
 from student.loop.launch import MEETING
 from student.loop.phase_checkpoint import Keeper
 from student.loop.trainer import Job, train_phase
+from student.match import Match
 from student.terms.key_value import OBJECTIVES
 from tests.student.watching import Watching
 
@@ -310,6 +313,54 @@ def balanced(school, out, *stages):
         found[str(stage)] = {
             "weights": [line["balance"] for line in whole],
             "went on": same(expected, resumed),
+        }
+        last = engine.rank, engine.world_size
+        engine.close()
+    return found, last
+
+
+def followed(school, out, *stages):
+    """Four samples a step, with numbers that follow losses and domains, and a term
+    whose projector learns."""
+    found = {}
+    OBJECTIVES["match"] = Match
+    keys = {"use": "match", "distance": "mse", "projector": "orthogonal"}
+    loss = LossConfig(
+        terms={"keys": {**keys, "layer_weights": "gradient", "weight": 0.1}},
+        lambda_k={"from": 1.0, "to": 0.1, "rule": "loss", "fall": 0.2},
+        lambda_v={"from": 1.0, "to": 0.1, "rule": "loss", "of": "keys", "fall": 0.5},
+        gamma_kl=0.0,
+        eta_outcome=0.0,
+        domain_balance=2.0,
+    )
+    for stage in stages or (1, 2):
+        processes = int(os.environ["WORLD_SIZE"])
+        config = replace(
+            BASE, steps=4, grad_accum=1, batch_size=4 // processes, zero_stage=stage
+        )
+        engine = start(config, 4)
+        timetable = Timetable(4, reads_losses=True)
+        lesson = school.lesson("projector", loss=loss, timetable=timetable)
+        lesson.distiller.domains = DomainBalance(("code", "prose"))
+        lines = []
+        job = Job(
+            samples=school.samples[:24],
+            encode=school.encode,
+            views=lesson.panel,
+            steps=4,
+            seed=3,
+            observer=Watching(lines),
+        )
+        train_phase(lesson.distiller, engine, job, replace(config, prefetch=False))
+        lines = [line for line in lines if line["kind"] == "train"]
+        projectors = lesson.distiller.terms["keys-term"].projectors
+        found[str(stage)] = {
+            "schedules": [line["schedules"] for line in lines],
+            "terms": [line["terms"] for line in lines],
+            "turned": [
+                float((p.weight.mT @ p.weight).diagonal(dim1=1, dim2=2).mean())
+                for p in projectors
+            ],
         }
         last = engine.rank, engine.world_size
         engine.close()

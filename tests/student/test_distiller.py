@@ -12,9 +12,9 @@ from align.time_align import Alignment
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
 from align.views import Injection
 from student.config import LossConfig
-from student.frozen import frozen
 from student.objective import HiddenOutput, StepContext, Term
 from student.terms.key_value import OBJECTIVES
+from student.trained import frozen
 from teacher.capture.kv_capture import KVCapture
 from teacher.output_head import linear_head
 

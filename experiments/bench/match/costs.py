@@ -38,6 +38,7 @@ _OF_HIDDEN = (
     "cosine",
     "gram",
     "cka",
+    "correlation",
     "mmd",
     "contrastive",
     "spectrum",

@@ -129,6 +129,22 @@ def test_two_processes_weigh_terms_as_one_does_and_resume_what_they_learned(run)
             assert by_two == pytest.approx(by_one, rel=1e-3), stage
 
 
+def test_what_follows_losses_and_domains_is_one_on_two_processes(run):
+    """And projectors of a term learn alike, whatever ZeRO divides."""
+    ((alone,),) = run(1, "followed:1")
+    ((one, two),) = run(2, "followed")
+    assert one == two
+    for found in one.values():
+        pairs = zip(found["schedules"], alone["1"]["schedules"], strict=True)
+        for by_two, by_one in pairs:
+            assert by_two == pytest.approx(by_one, rel=2e-3)
+        for by_two, by_one in zip(found["terms"], alone["1"]["terms"], strict=True):
+            assert by_two == pytest.approx(by_one, rel=5e-3)
+        assert found["turned"] == pytest.approx(alone["1"]["turned"], rel=1e-3)
+    moved = [step["loss.terms.kv_k.weight"] for step in one["1"]["schedules"]]
+    assert moved[0] == 1 and len(set(moved)) > 2
+
+
 def test_muon_of_two_processes_that_divide_its_state_is_that_of_one(run):
     """And goes on bit for bit; one process goes on from what two wrote."""
     ((one, two),) = run(2, "divided")

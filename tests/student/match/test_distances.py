@@ -15,6 +15,8 @@ EVERY = sorted(name for name, made in DISTANCES.items() if not of_rows(made))
 """Those of features."""
 NEVER_0 = ("contrastive",)
 """Costs something even where the student is its teacher."""
+ANY_ORDER = ("correlation", "mmd", "transport")
+"""What no order of tokens changes."""
 TURNED = ("cka", "gram")
 """What no rotation changes."""
 
@@ -68,6 +70,31 @@ def test_gram_compares_the_cosines_of_a_text_s_tokens_by_hand(sides):
             expected = apart.sum(1) / (len(ours) - 1)
             np.testing.assert_allclose(numbers(found[layer, text, known]), expected)
             assert not found[layer, text, ~known].any()
+
+
+def test_correlation_compares_numpys_between_channels(sides):
+    pred, target, weight = sides
+    for width in (None, 1):
+        x, y = pred[..., :width], target[..., :width]
+        found = DISTANCES["correlation"]()(x, y, weight)
+        for layer in range(LAYERS):
+            some = [numbers(s[layer].flatten(0, 1)).T for s in (x, y)]
+            if width == 1:
+                assert float(found[layer]) == 0
+                continue
+            w = numbers(weight[layer].flatten())
+            covariances = [np.cov(side, aweights=w) for side in some]
+            spreads = [np.sqrt(c.diagonal()) for c in covariances]
+            ours, theirs = (
+                c / np.outer(s, s) for c, s in zip(covariances, spreads, strict=True)
+            )
+            apart = (ours - theirs)[~np.eye(WIDTH, dtype=bool)] ** 2
+            assert float(found[layer]) == pytest.approx(apart.mean(), rel=1e-10)
+    scaled = DISTANCES["correlation"]()(3 * target - 7, target, weight)
+    torch.testing.assert_close(scaled, torch.zeros_like(scaled), atol=1e-12, rtol=0)
+    still = pred.clone()
+    still[..., 0] = 5.0
+    assert DISTANCES["correlation"]()(still, target, weight).isfinite().all()
 
 
 def test_cka_is_the_alignment_of_two_centred_kernels(sides):
@@ -230,7 +257,7 @@ def test_a_permutation_of_tokens_is_noticed_where_places_count(name, sides):
     plain, moved = (
         distance(x, target, weight).mean() for x in (target, target[:, :, order])
     )
-    assert (float(moved - plain) > 1e-6) == (name not in ("mmd", "transport"))
+    assert (float(moved - plain) > 1e-6) == (name not in ANY_ORDER)
 
 
 @pytest.mark.parametrize("name", EVERY)

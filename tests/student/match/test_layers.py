@@ -7,9 +7,10 @@ import torch
 
 from align.errors import InputError
 from plugins.contracts.step import step_context
-from student.match import DISTANCES
+from student.match import DISTANCES, Match
 from student.match.layers import check_layers, chosen_layers, layer_shares
-from tests.student.match.test_term import by_hand, met
+from student.objective import HIDDEN
+from tests.student.match.test_term import by_hand, met, sizes
 
 
 def test_layers_are_named_by_words_and_numbers():
@@ -34,7 +35,7 @@ def test_deeper_layers_may_count_more():
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ("most", "'most'; give all, last:K, random:K, rising:STEPS, gradient:K or"),
+        ("most", "'most'; give all, last:K, random:K, rising:STEPS, gradient:K, "),
         ("last:0", "'last:0'; give all"),
         ("last:9", "'last:9', but the student has 4 layers"),
         ([], r"\[\]; give one layer or more"),
@@ -46,6 +47,41 @@ def test_deeper_layers_may_count_more():
 def test_layers_that_are_not_there_are_refused(layers, message):
     with pytest.raises(InputError, match=message):
         check_layers(layers, 4)
+
+
+def test_a_probe_finds_the_layer_that_tells_the_next_token():
+    ctx = step_context(size=90)[0]
+    batch, followed = ctx.batch, ctx.batch.ids.roll(-1, 1)
+    told = torch.nn.functional.one_hot(followed, 8 + 3)[..., :6].float()
+    hidden = [
+        replace(sides, teacher=torch.stack([torch.randn_like(told), told]))
+        if sides.name == "gpt2"
+        else sides
+        for sides in ctx.states
+    ]
+    sample = [replace(ctx, inside={HIDDEN: hidden})]
+    wide = {"gpt2": replace(sizes(8), hidden_size=6)}
+    for turned, layer in ((False, 1), (True, 0)):
+        if turned:
+            hidden[0] = replace(hidden[0], teacher=hidden[0].teacher.flip(0))
+        term = Match(
+            site="hidden",
+            distance="mse",
+            projector="linear",
+            layers="probe:1",
+            teachers=["gpt2"],
+        )
+        term.meet(replace(sizes(8), hidden_size=8), wide)
+        assert term._chosen(2, [0, 1], 0) == [1]  # the last, before it is known
+        term.fit(sample)
+        assert term._chosen(2, [0, 1], 0) == [layer]
+        assert term.state_dict()["probed"].tolist() == [layer]
+        assert float(term(sample[0]).detach()) > 0
+    assert batch.predicted.any()
+    with pytest.raises(InputError, match="no features that a probe"):
+        Match(site="attention", distance="kl", layers="probe:1")
+    with pytest.raises(InputError, match="the student has 2 layers"):
+        Match(layers="probe:3").meet(sizes(8), {})
 
 
 def test_layers_rise_from_the_lowest_to_all():

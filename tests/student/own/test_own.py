@@ -123,7 +123,7 @@ def test_they_need_the_student_alone():
     with pytest.raises(InputError, match=r"'x' is alone, without teachers.*outputs"):
         needs_of({"x": Asking()})
     for made in (Activations, DeepSupervision):
-        with pytest.raises(InputError, match="gradients of a comparison"):
+        with pytest.raises(InputError, match="what a comparison finds"):
             made(layers="gradient:1")
         with pytest.raises(InputError, match=r"layers 0\.\.1"):
             made(layers=[5]).meet(SIZES, {})

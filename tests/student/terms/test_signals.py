@@ -78,6 +78,29 @@ def test_the_gap_is_that_of_a_domains_texts():
     assert len(one.unique()) == 1
 
 
+def test_the_gap_of_a_domain_goes_over_all_processes():
+    teacher = output(1, width=4)
+    outputs, spots = at_all_places(teacher, domains=["prose", "code"])
+    whole = loss_gap(outputs, spots)
+    outputs = replace(outputs, every_domain=("code", "music", "prose"))
+    torch.testing.assert_close(loss_gap(outputs, spots), whole)
+    other = [3.0, 0.0, 0.0, 2.0, 0.0, 0.0]  # 3 nats over two places of code
+
+    def with_another(numbers):
+        return [mine + theirs for mine, theirs in zip(numbers, other, strict=True)]
+
+    both = loss_gap(replace(outputs, over_processes=with_another), spots).view(2, 5)
+    torch.testing.assert_close(both[0], whole.view(2, 5)[0])
+    expected = (2 * whole.view(2, 5)[1] + 3.0) / 4
+    torch.testing.assert_close(both[1], expected)
+    entropy, divergence = at_temperature(outputs, spots, 2.0)
+    weight = float(spots.weight.sum())
+    outputs = replace(outputs, over_processes=lambda x: [x[0] + 1, x[1], x[2] + weight])
+    found = at_temperature(outputs, spots, 2.0)
+    expected = (entropy / 2 + 1 / (2 * weight), divergence / 2)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
 def test_sizes_that_nobody_knows_are_refused_by_the_teachers_name():
     outputs, spots = at_all_places(output(1), parameters=Parameters(10, {"t0": 40}))
     assert parameters(outputs, spots) == (10, 40)

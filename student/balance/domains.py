@@ -1,0 +1,125 @@
+"""How much texts of each domain count, by how the student does there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from align.schedules.losses import MEMORY
+
+DomainSignal = Literal["progress", "loss"]
+Sum = Callable[[Sequence[float]], list[float]]
+
+
+class DomainBalance(nn.Module):
+    """Weights of domains that follow the student's next-token loss in each of them.
+
+    A domain weighs ``r^alpha`` over the mean of that over domains. Of ``progress``, r
+    is what is left of the domain's loss as a share of its first size: what has been
+    learned less counts more. Of ``loss``, r is the loss itself.
+
+    Its buffers are part of a checkpoint. Losses of a step count from the next one on,
+    summed over passes and processes, so a domain has one weight a step.
+
+    Source:
+        The relative rate r^alpha of GradNorm, Chen et al. 2018 (arXiv 1711.02257),
+        whose tasks are domains here. Departures: it weighs losses at once, where
+        GradNorm has gradients aim at it; losses are moving means of ten steps or so.
+    """
+
+    first: Tensor
+    mean: Tensor
+    waiting: Tensor
+    waiting_step: Tensor
+
+    def __init__(
+        self, domains: Sequence[str], signal: DomainSignal = "progress"
+    ) -> None:
+        """Know nothing yet of these domains.
+
+        Args:
+            domains: of all texts that are learned from, alike on all processes.
+            signal: see above.
+        """
+        super().__init__()
+        self.names, self._signal = tuple(domains), signal
+        size = len(self.names)
+        for name in ("first", "mean"):
+            self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("waiting", torch.zeros(2, size, dtype=torch.float64))
+        self.register_buffer("waiting_step", torch.tensor(-1))
+
+    @torch.no_grad()
+    def weights(self, alpha: float, step: int) -> Tensor:
+        """(D,) float64 on the CPU, whose mean over the domains that are known is 1.
+
+        Args:
+            alpha: how strongly they differ; 0: not at all.
+            step: optimiser steps taken in this phase.
+
+        Returns:
+            1 of a domain of which nothing is known.
+        """
+        first, mean = self.first.cpu(), self._mean_before(step).cpu()
+        known = (first if self._signal == "progress" else mean) > 0
+        if not bool(known.any()):
+            return torch.ones_like(first)
+        left = mean / first if self._signal == "progress" else mean
+        left = torch.where(known, left, 1.0) / left[known].mean()
+        powers = left**alpha
+        return torch.where(known, powers / powers[known].mean(), 1.0)
+
+    def of_texts(self, domains: Sequence[str], weights: Tensor) -> Tensor:
+        """(B,) float32 on the CPU; 1 of a text of another domain."""
+        by_name = dict(zip(self.names, weights.tolist(), strict=True))
+        return torch.tensor([by_name.get(domain, 1.0) for domain in domains])
+
+    @torch.no_grad()
+    def note(
+        self,
+        losses: Tensor,
+        counts: Tensor,
+        domains: Sequence[str],
+        *,
+        step: int,
+        total: Sum = list,
+    ) -> None:
+        """Take note of one pass.
+
+        Args:
+            losses: (B,) float, the sum over each text's predicted tokens, nats.
+            counts: (B,), how many they are.
+            domains: of the texts.
+            step: optimiser steps taken before it.
+            total: over processes, which must all come here.
+        """
+        sums = torch.zeros(2, len(self.names), dtype=torch.float64)
+        pairs = zip(domains, losses.tolist(), counts.tolist(), strict=True)
+        for domain, loss, count in pairs:
+            if domain in self.names:
+                at = self.names.index(domain)
+                sums[:, at] += torch.tensor([loss, count], dtype=torch.float64)
+        every = torch.tensor(total(sums.flatten().tolist()), dtype=torch.float64)
+        if not bool(every.isfinite().all()):
+            return
+        if int(self.waiting_step) != step:
+            mean = self._mean_before(step)
+            self.first.copy_(torch.where(self.first == 0, mean, self.first))
+            self.mean.copy_(mean)
+            self.waiting.zero_()
+            self.waiting_step.fill_(step)
+        self.waiting += every.view(2, -1).to(self.waiting)
+
+    def _mean_before(self, step: int) -> Tensor:
+        """(D,) with what waits from an earlier step."""
+        if not 0 <= int(self.waiting_step) < step:
+            return self.mean
+        sums, counts = self.waiting
+        new = sums / counts.clamp_min(1)
+        moved = torch.where(
+            self.mean == 0, new, MEMORY * self.mean + (1 - MEMORY) * new
+        )
+        return torch.where(counts > 0, moved, self.mean)
