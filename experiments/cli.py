@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from experiments.commands.estimate import ESTIMATE
-from experiments.commands.look import CONFIG, DOCTOR, EVAL, REPORT, STATUS, ZOO
+from experiments.commands.evaluate import EVAL
+from experiments.commands.look import CONFIG, DOCTOR, REPORT, STATUS, ZOO
 from experiments.commands.make import MAKE
 from experiments.commands.mistyped import Parser, unknown_words
 from experiments.commands.models import ADAPT, MODELS

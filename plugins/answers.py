@@ -20,6 +20,7 @@ from align.layer_map import LayerMap
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
 from student.balance import Balanced
+from student.evaluators.base import Measured, Metric
 from teacher.sources.base import COSTS, EVERYTHING
 
 SUM = 1e-3
@@ -293,6 +294,43 @@ def student_maker_problem(made: Any, depth: int) -> str:
     has = model.config.num_hidden_layers
     if len(layers) != has:
         return f"says where {len(layers)} layers are from, but its student has {has}"
+    return ""
+
+
+def metrics_problem(evaluator: Any) -> str:
+    """What is wrong with what an evaluator says of itself."""
+    metrics = getattr(evaluator, "metrics", None)
+    if not isinstance(metrics, Mapping) or not metrics:
+        return f"has metrics = {metrics!r}; give a Metric by the name of each"
+    for name, metric in metrics.items():
+        known = isinstance(metric, Metric) and isinstance(metric.unit, str)
+        if not known or metric.better not in ("lower", "higher", "neither"):
+            return f"says of {name!r} {metric!r}; give a Metric: unit, lower or higher"
+    of_teachers = getattr(evaluator, "of_teachers", None)
+    if not isinstance(of_teachers, bool):
+        return f"has of_teachers = {of_teachers!r}; say True or False"
+    return ""
+
+
+def evaluator_problem(measured: Any, metrics: Mapping[str, Metric]) -> str:
+    """What is wrong with what an evaluator found.
+
+    Args:
+        measured: what it returned.
+        metrics: that it may return.
+    """
+    if not isinstance(measured, Measured):
+        return f"returns {_kinds(measured)}; return a Measured"
+    for name, parts in measured.values.items():
+        if name not in metrics:
+            return f"measures {name!r}, which is none of {', '.join(metrics)}"
+        if not isinstance(parts, Mapping):
+            return f"gives {_kinds(parts)} for {name}; give numbers by part"
+        for part, number in parts.items():
+            if not _is_real(number) or not math.isfinite(number):
+                return f"gives {number!r} as {name} of {part}; give a finite number"
+    if not measured.values and not measured.notes:
+        return "measures nothing and does not say why; say so in notes"
     return ""
 
 

@@ -26,6 +26,7 @@ from fuse.similarity_router import SimilarityRouter
 from plugins.hookspecs import Aligner, Space, hookimpl
 from student.balance import BALANCERS, Balancer
 from student.bridges import AdapterBridge, LatentBridge, ProjectorBridge
+from student.evaluators import EVALUATORS, Evaluator
 from student.match import DISTANCES, PROJECTORS, Distance, Match
 from student.objective import Objective
 from student.output.temperature import TEMPERATURES
@@ -146,6 +147,12 @@ def student_makers() -> Mapping[str, Callable[..., StudentMaker]]:
 def writers() -> Mapping[str, Callable[..., Way]]:
     """The likeliest tokens, drawn ones, a search, drawn texts that differ."""
     return dict(WAYS)
+
+
+@hookimpl
+def evaluators() -> Mapping[str, Callable[..., Evaluator]]:
+    """Likelihood, size, speed, cost, writing, agreement, diversity, the harness."""
+    return dict(EVALUATORS)
 
 
 @hookimpl

@@ -24,6 +24,7 @@ from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
 from student.balance import Balancer
 from student.bridges.base import Bridge
+from student.evaluators.base import Evaluator
 from student.match.distance import Distance
 from student.objective import Objective
 from teacher.making.base import StudentMaker
@@ -360,6 +361,28 @@ def writers() -> Mapping[str, Callable[..., Way]]:
     its options, each with a default and a type by which a config is checked.
 
     Chosen by ``data.written.writer`` and by ``mtkd write --writer``.
+    """
+
+
+@hookspec
+def evaluators() -> Mapping[str, Callable[..., Evaluator]]:
+    """Offer evaluators: what a model is measured by.
+
+    A factory takes options alone and returns a ``student.evaluators.Evaluator``, an
+    object with ``metrics``, a ``Metric`` (its unit, and whether lower or higher is
+    better) by the name of each, and a bool ``of_teachers``. It maps an ``EvalContext``
+    (a model with its tokenizer, teachers where there are any, held-out text, pairs of
+    question and answer) to a ``Measured``: finite numbers by metric and part. A part is
+    a domain, a teacher, a batch size, or ``WHOLE`` where there is one number.
+
+    What cannot be measured of this model, or without teachers, is left out and said in
+    ``notes``. Models stay as they are, in evaluation mode, and so do the seeds of the
+    process. With ``of_teachers = True`` it is asked once, of the teachers as a set.
+    Names of metrics are its own: two evaluators of a run share none. Keyword-only
+    parameters of the factory are its options, each with a default and a type by which a
+    config is checked.
+
+    Chosen by ``eval.use`` and ``mtkd eval --use``.
     """
 
 

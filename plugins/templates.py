@@ -330,6 +330,40 @@ class $Class:
         return [lengths.index(max(lengths))]
 ''',
     ),
+    "evaluator": (
+        "$Class",
+        "from student.evaluate import per_text\n"
+        "from student.evaluators import EvalContext, Measured, Metric\n",
+        '''
+class $Class:
+    """How often the next token is among the likeliest ones."""
+
+    metrics = {"$ident": Metric("%", "higher")}
+    of_teachers = False
+
+    def __init__(self, *, likeliest: int = 5) -> None:
+        """Options are keyword-only, each with a default and a type."""
+        self.likeliest = likeliest
+        """How many tokens are looked at."""
+
+    def __call__(self, ctx: EvalContext) -> Measured:
+        """By domain; a domain's tokens weigh alike."""
+
+        def found(logits, batch):
+            known = batch.has_text[:, 1:]
+            likeliest = logits[:, :-1].topk(self.likeliest).indices
+            right = (likeliest == batch.ids[:, 1:, None]).any(-1) & known
+            return list(zip(right.sum(1).tolist(), known.sum(1).tolist(), strict=True))
+
+        model, sums = ctx.subject, {}
+        each = per_text(model.capture, model.encode, ctx.samples, found)
+        for sample, (right, tokens) in zip(ctx.samples, each, strict=True):
+            before = sums.get(sample.domain, (0, 0))
+            sums[sample.domain] = before[0] + right, before[1] + tokens
+        shares = {d: 100 * right / n for d, (right, n) in sums.items() if n}
+        return Measured({"$ident": shares}, [] if shares else ["$name: no text"])
+''',
+    ),
     "phase": (
         "$NAME",
         "",

@@ -74,25 +74,53 @@ def text_bits(
 
     Arguments as :func:`bits_per_char`.
     """
-    out: list[tuple[float, int]] = [(0.0, 0)] * len(samples)
+
+    def costs(logits: Tensor, batch: TokenBatch) -> list[tuple[float, int]]:
+        bits, chars = bits_and_chars(logits, batch)
+        return list(zip(bits.tolist(), chars.tolist(), strict=True))
+
+    return per_text(
+        capture, encode, samples, costs, batch_size, progress, threads=threads
+    )
+
+
+def per_text(
+    capture: Capture,
+    encode: Encode,
+    samples: Sequence[TextSample],
+    measure: Callable[[Tensor, TokenBatch], Sequence[T]],
+    batch_size: int = 16,
+    progress: Callable[[Iterable], Iterable] = lambda batches: batches,
+    *,
+    threads: int = 1,
+) -> list[T]:
+    """What is measured of a model's logits on every text, in the order of ``samples``.
+
+    Args:
+        capture: see :func:`bits_per_char`, as the others not named here.
+        encode: see there.
+        samples: see there.
+        measure: from logits (B, T, V), of which position t predicts token t + 1, and
+            the tokens that were read to one thing a text.
+        batch_size: see there.
+        progress: see there.
+        threads: see there.
+    """
+    found: dict[int, T] = {}
     ordered = sorted(range(len(samples)), key=lambda i: len(samples[i].text))
     starts = range(0, len(ordered), batch_size)
     chunks = [ordered[start : start + batch_size] for start in starts]
 
     @torch.no_grad()
-    def read(chunk: Sequence[int]) -> list[tuple[float, int]]:
+    def read(chunk: Sequence[int]) -> Sequence[T]:
         batch = encode([samples[i].text for i in chunk])
         captured = capture(batch.ids, batch.mask, layers=(0,), logits=True)
         assert captured.logits is not None
-        bits, chars = bits_and_chars(captured.logits, batch)
-        return list(zip(bits.tolist(), chars.tolist(), strict=True))
+        return measure(captured.logits, batch)
 
-    for chunk, costs in progress(
-        zip(chunks, _each(read, chunks, threads), strict=True)
-    ):
-        for i, cost in zip(chunk, costs, strict=True):
-            out[i] = cost
-    return out
+    for chunk, each in progress(zip(chunks, _each(read, chunks, threads), strict=True)):
+        found.update(zip(chunk, each, strict=True))
+    return [found[i] for i in range(len(samples))]
 
 
 def _each(

@@ -1,6 +1,4 @@
-"""Look at runs, models, settings and the machine: eval, status, report, doctor, zoo and
-config.
-"""
+"""Look at runs, settings and the machine: status, report, doctor, zoo and config."""
 
 from __future__ import annotations
 
@@ -23,64 +21,6 @@ from experiments.commands.tables import console, open_page, print_table, show_re
 
 SCALES = "tiny, default, strong or real"
 """What can be chosen, in words: a help text does not load what knows it."""
-
-
-def evaluate(options: Namespace) -> int:
-    """Measure a run's students, or a model."""
-    from experiments.report.measure import measure
-
-    like = None if options.like is None else Path(options.like)
-    results = measure(options.run, options.data, like=like)
-    if options.json:
-        print(json.dumps(results, indent=1))
-        return 0
-    domains = list(dict.fromkeys(d for bpc in results.values() for d in bpc))
-    rows = [
-        [name, *(f"{bpc[domain]:.3f}" for domain in domains)]
-        for name, bpc in results.items()
-    ]
-    title = f"{options.run}: held-out bits per character, lower is better"
-    print_table(title, ["student", *domains], rows, numbers_from=1)
-    return 0
-
-
-EVAL = Command(
-    name="eval",
-    action=evaluate,
-    what="measure a run's students, or any causal model, on held-out text, in bits per "
-    "character",
-    examples=(
-        ("mtkd eval runs/quickstart", "every phase, on the run's own held-out text"),
-        ("mtkd eval runs/quickstart --data news=news.txt", "on other text"),
-        ("mtkd eval ./their-model --data news=news.txt", "a student of another tool"),
-        (
-            "mtkd eval gpt2 --like runs/quickstart",
-            "a model of the hub, on the pieces that the run's students read",
-        ),
-        ("mtkd eval runs/quickstart --json", "for other programs"),
-    ),
-    options=(
-        option(
-            "run",
-            metavar="RUN",
-            help="a run's folder; or a model: its folder, hub name or zoo:NAME",
-        ),
-        option(
-            "--data",
-            nargs="+",
-            metavar="TEXT",
-            help="held-out texts, DOMAIN=PATH to name domains (the run's own); a model "
-            "needs some",
-        ),
-        option(
-            "--like",
-            metavar="RUN",
-            help="measure a model on the pieces of text, as long and as many, on which "
-            "this run's students are measured",
-        ),
-        JSON,
-    ),
-)
 
 
 def status(options: Namespace) -> int:

@@ -1,13 +1,13 @@
-"""Measure the students that a run has left, or any model, in bits per character."""
+"""Measure the students that a run has left, or any model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from align.errors import InputError, MtkdError
 from align.support.quiet import quiet_libraries
@@ -47,6 +47,24 @@ from teacher.names import model_source
 BATCH = 16
 """Texts per forward pass."""
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """A model that is there, with the text it is to be measured on."""
+
+    name: str
+    source: str
+    """As it was named: a folder, a hub name or ``zoo:NAME``."""
+    loaded: LoadedModel
+    encode: Encoder
+    samples: Sequence[TextSample]
+
+
+Measuring = Callable[[Opened, bool], T]
+"""From a model, and whether to show how far it is, to what is measured of it."""
+
 
 def measure(
     name: str,
@@ -69,23 +87,47 @@ def measure(
     Raises:
         ValueError: neither a run nor a causal model, no student, or no text.
     """
+    return measure_by(_bits, name, data, progress, like)
+
+
+def measure_by(
+    measuring: Measuring[T],
+    name: str,
+    data: Sequence[str] | None = None,
+    progress: bool = True,
+    like: Path | None = None,
+) -> dict[str, T]:
+    """The same by any measure.
+
+    Args:
+        measuring: asked of every student, or of the one model, in turn.
+        name: as the others, see :func:`measure`.
+        data: see there.
+        progress: see there.
+        like: see there.
+    """
     if is_run(name):
-        return measure_run(Path(name).expanduser(), data, progress)
-    return measure_model(name, data, progress, like)
+        return measure_run(Path(name).expanduser(), data, progress, measuring)
+    return measure_model(name, data, progress, like, measuring)
 
 
 def measure_run(
-    run: Path, data: Sequence[str] | None = None, progress: bool = True
-) -> dict[str, dict[str, float]]:
+    run: Path,
+    data: Sequence[str] | None = None,
+    progress: bool = True,
+    measuring: Measuring[Any] | None = None,
+) -> dict[str, Any]:
     """Measure every phase's student, and the last student of every baseline.
 
     Args:
         run: the run's folder, with its config.yaml.
         data: held-out text in place of the run's own, ``domain=path`` or paths.
         progress: show how far it is.
+        measuring: None: bits per character.
 
     Returns:
-        Bits per character by domain, by the student's place in the run.
+        Bits per character by domain, or what else is measured, by the student's place
+        in the run.
 
     Raises:
         ValueError: no run, no student, or no text.
@@ -93,16 +135,23 @@ def measure_run(
     folders = students_of(run)
     warn_unsealed(run)
     config = _with_text(load_kept_config(run / "config.yaml"), data)
-    results: dict[str, dict[str, float]] = {}
+    results: dict[str, Any] = {}
     samples: list[TextSample] = []
     for name, folder in folders.items():
-        loaded, encode = _load(name, str(folder), config, progress)
+        loaded, encode = open_model(name, str(folder), config, progress)
         # all students of a run share one tokenizer, hence one cut of the text
         if not samples:
             samples = _measured(config, encode, readers_of(run, config))
             if data is None:
                 tell(held_out_changed(run, config, samples_digest(samples)))
-        results[name] = _bits(name, loaded, encode, samples, progress)
+        opened = Opened(
+            name=name,
+            source=str(folder),
+            loaded=loaded,
+            encode=encode,
+            samples=samples,
+        )
+        results[name] = (measuring or _bits)(opened, progress)
     return results
 
 
@@ -111,7 +160,8 @@ def measure_model(
     data: Sequence[str] | None,
     progress: bool = True,
     like: Path | None = None,
-) -> dict[str, dict[str, float]]:
+    measuring: Measuring[Any] | None = None,
+) -> dict[str, Any]:
     """Measure one causal model on given text, as a run measures its students.
 
     Like a run, it reads the very pieces that the run's students are measured on, whole.
@@ -123,33 +173,38 @@ def measure_model(
         data: held-out text, ``domain=path`` or paths; None: the run's.
         progress: show how far it is.
         like: a run's folder.
+        measuring: None: bits per character.
 
     Returns:
-        Bits per character by domain, by the model's name.
+        Bits per character by domain, or what else is measured, by the model's name.
 
     Raises:
         ValueError: no text, or a model that predicts no next token, or that reads
             less than the pieces have.
     """
+    measured = measuring or _bits
     if like is not None:
-        return _measure_like(name, data, progress, like)
+        return {name: measured(_opened_like(name, data, progress, like), progress)}
     if not data:
         raise InputError(
             f"{name} is a model and no run, which would have held-out text of its own; "
             "give text by --data, such as --data news=news.txt, or a run's by --like"
         )
     config = _with_text(Config(), data)
-    loaded, encode = _load(name, name, config, progress)
+    loaded, encode = open_model(name, name, config, progress)
     limit = KVCapture(loaded.model).max_tokens
     if limit is not None and limit < config.data.max_length:
         encode = Encoder(loaded.tokenizer, limit, config.data.learn_end)
     samples = _measured(config, encode)
-    return {name: _bits(name, loaded, encode, samples, progress)}
+    opened = Opened(
+        name=name, source=name, loaded=loaded, encode=encode, samples=samples
+    )
+    return {name: measured(opened, progress)}
 
 
-def _measure_like(
+def _opened_like(
     name: str, data: Sequence[str] | None, progress: bool, run: Path
-) -> dict[str, dict[str, float]]:
+) -> Opened:
     student = str(next(iter(students_of(run).values())))
     warn_unsealed(run)
     check_vouched(student, student)
@@ -157,17 +212,33 @@ def _measure_like(
     tokenizer = load_tokenizer(student, student, {})
     cut = Encoder(tokenizer, config.data.max_length, config.data.learn_end)
     samples = _measured(config, cut, readers_of(run, config))
-    loaded, encode = _load(name, name, config, progress)
+    loaded, encode = open_model(name, name, config, progress)
     encode = encode.uncut()
+    check_fits(name, loaded, encode, samples, f"as {run} cuts it", "without --like")
+    return Opened(name=name, source=name, loaded=loaded, encode=encode, samples=samples)
+
+
+def check_fits(
+    name: str,
+    loaded: LoadedModel,
+    encode: Encoder,
+    samples: Sequence[TextSample],
+    cut: str,
+    advice: str,
+) -> None:
+    """See that a model reads texts whole that were cut for another.
+
+    Raises:
+        InputError: one of them makes more tokens of it than it has positions.
+    """
     limit = KVCapture(loaded.model).max_tokens
     for sample in samples:
         tokens = int(encode([sample.text]).mask.sum())
         if limit is not None and tokens > limit:
             raise InputError(
-                f"{name} has {limit} positions, but text {sample.id}, cut as {run} "
-                f"cuts it, makes {tokens} of its tokens; measure it without --like"
+                f"{name} has {limit} positions, but text {sample.id}, cut {cut}, makes "
+                f"{tokens} of its tokens; measure it {advice}"
             )
-    return {name: _bits(name, loaded, encode, samples, progress)}
 
 
 def _with_text(config: Config, data: Sequence[str] | None) -> Config:
@@ -179,9 +250,14 @@ def _with_text(config: Config, data: Sequence[str] | None) -> Config:
     return replace(config, data=section)
 
 
-def _load(
+def open_model(
     name: str, source: str, config: Config, progress: bool
 ) -> tuple[LoadedModel, Encoder]:
+    """Load a causal model, and its tokenizer cut as a config says.
+
+    Raises:
+        InputError: it predicts no next token.
+    """
     quiet_libraries()
     with waiting(f"loading {name}", progress):
         loaded = load_model(source, role="student")
@@ -194,27 +270,28 @@ def _load(
     return loaded, Encoder(loaded.tokenizer, section.max_length, section.learn_end)
 
 
-def _bits(
-    name: str,
-    loaded: LoadedModel,
-    encode: Encoder,
-    samples: Sequence[TextSample],
-    progress: bool,
-) -> dict[str, float]:
+def _bits(opened: Opened, progress: bool) -> dict[str, float]:
+    device = settled(opened.loaded)
+    batches = math.ceil(len(opened.samples) / BATCH)
+    return bits_per_char(
+        KVCapture(opened.loaded.model),
+        on(device, opened.encode),
+        opened.samples,
+        BATCH,
+        partial(
+            Progress(progress).over, title=f"measuring {opened.name}", total=batches
+        ),
+    )
+
+
+def settled(loaded: LoadedModel) -> Any:
+    """Put a model where it is measured, in evaluation mode; returns the device."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: Any = loaded.model
     model.to(device).eval()
-    batches = math.ceil(len(samples) / BATCH)
-    shown = Progress(progress).over
-    return bits_per_char(
-        KVCapture(model),
-        _on(device, encode),
-        samples,
-        BATCH,
-        partial(shown, title=f"measuring {name}", total=batches),
-    )
+    return device
 
 
 def _measured(
@@ -275,5 +352,6 @@ def _tokenizer_of(config: Config, name: str) -> str:
     return vocabulary or model
 
 
-def _on(device: Any, encode: Encoder) -> Encode:
+def on(device: Any, encode: Encoder) -> Encode:
+    """An encoder whose batches lie on a device."""
     return lambda texts: encode(texts).to(device)

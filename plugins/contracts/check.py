@@ -15,6 +15,7 @@ import torch
 from plugins.contracts import aligner as contract_aligner
 from plugins.contracts import balancer as contract_balancer
 from plugins.contracts import distance as contract_distance
+from plugins.contracts import evaluator as contract_evaluator
 from plugins.contracts import maps as contract_maps
 from plugins.contracts import objective as contract_objective
 from plugins.contracts import phase as contract_phase
@@ -45,6 +46,7 @@ CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
     "teacher_source": contract_teacher_source.teacher_source,
     "student_maker": contract_student_maker.student_maker,
     "writer": contract_writer.writer,
+    "evaluator": contract_evaluator.evaluator,
     "phase": contract_phase.phase,
 }
 """For each kind, what it promises."""

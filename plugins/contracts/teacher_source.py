@@ -42,16 +42,16 @@ class _Opening:
     """Gives the same small model by every name."""
 
     name: str = "aunt"
-    learner: Any = field(default_factory=lambda: _small_teacher("student", seed=2))
+    learner: Any = field(default_factory=lambda: small_teacher("student", seed=2))
     """The student; its weights are other ones after every step."""
 
     def load(self, model: str) -> Teacher:
-        return _small_teacher(self.name, seed=1)
+        return small_teacher(self.name, seed=1)
 
     def student(
         self, folder: Path | None = None, *, seed: int | None = None
     ) -> Teacher:
-        return _small_teacher(self.name, seed=2 if folder is None else 3)
+        return small_teacher(self.name, seed=2 if folder is None else 3)
 
     def itself(self) -> Teacher:
         learner = self.learner
@@ -59,7 +59,7 @@ class _Opening:
 
     def stepped(self, step: int) -> Any:
         """The student after an optimiser step."""
-        after: Any = _small_teacher("student", seed=step).loaded.model
+        after: Any = small_teacher("student", seed=step).loaded.model
         model = self.learner.loaded.model
         model.load_state_dict(after.state_dict())
         return model
@@ -201,7 +201,7 @@ def _equal(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) and all(map(torch.equal, first, second))
 
 
-def _small_teacher(name: str, seed: int) -> LiveTeacher:
+def small_teacher(name: str, seed: int) -> LiveTeacher:
     """One layer of random weights that reads bytes."""
     from transformers import LlamaConfig, LlamaForCausalLM
 

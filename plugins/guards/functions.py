@@ -247,6 +247,26 @@ def _writer(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
     return lambda **options: _Writer(entry, made_by(entry, factory, **options))
 
 
+class _Evaluator(StandIn):
+    def __init__(self, entry: Entry, inner: Any) -> None:
+        super().__init__(entry, inner)
+        with blamed(entry):
+            wrong = answers.metrics_problem(inner)
+        require(entry, wrong)
+
+    def __call__(self, ctx: Any) -> Any:
+        before = Untouched({"the model": dict(ctx.subject.model.named_parameters())})
+        with blamed(self._entry):
+            measured = self._inner(ctx)
+        wrong = answers.evaluator_problem(measured, self._inner.metrics)
+        require(self._entry, wrong or before.problem())
+        return measured
+
+
+def _evaluator(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda **options: _Evaluator(entry, made_by(entry, factory, **options))
+
+
 def _student_maker(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
     return lambda **options: _StudentMaker(entry, made_by(entry, factory, **options))
 
@@ -275,5 +295,6 @@ GUARDS: Mapping[str, Callable[[Entry, Any], Any]] = {
     "teacher_source": _teacher_source,
     "student_maker": _student_maker,
     "writer": _writer,
+    "evaluator": _evaluator,
 }
 """By kind."""

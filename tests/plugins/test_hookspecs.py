@@ -27,6 +27,7 @@ def test_there_is_one_hook_per_kind_of_the_design():
         ("teacher_source", "teacher_sources"),
         ("student_maker", "student_makers"),
         ("writer", "writers"),
+        ("evaluator", "evaluators"),
         ("phase", "phases"),
     ]
     assert set(CONTRACTS) == set(EXAMPLES) == set(KINDS)

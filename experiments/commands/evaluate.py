@@ -1,0 +1,167 @@
+"""``mtkd eval``: measure a run's students, or any causal model."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from align.foreign.quote import put
+from experiments.commands.parser import (
+    JSON,
+    PLUGIN_OPTIONS,
+    Command,
+    option,
+    registry_of,
+)
+from experiments.commands.tables import print_table
+
+if TYPE_CHECKING:
+    from experiments.evaluators.asked import Found
+
+
+def evaluate(options: Namespace) -> int:
+    """Measure by what is asked for, bits per character where nothing is."""
+    more = (options.use, options.teachers, options.pairs)
+    if any(part is not None for part in more):
+        return _by_evaluators(options)
+    from experiments.report.measure import measure
+
+    results = measure(options.run, options.data, like=_like(options))
+    if options.json:
+        print(json.dumps(results, indent=1))
+        return 0
+    domains = list(dict.fromkeys(d for bpc in results.values() for d in bpc))
+    rows = [
+        [name, *(f"{bpc[domain]:.3f}" for domain in domains)]
+        for name, bpc in results.items()
+    ]
+    title = f"{options.run}: held-out bits per character, lower is better"
+    print_table(title, ["student", *domains], rows, numbers_from=1)
+    return 0
+
+
+def _by_evaluators(options: Namespace) -> int:
+    from experiments.evaluators.chosen import USUAL, chosen, typed
+    from experiments.evaluators.pairs import read_pairs
+    from experiments.measuring.session import Session
+    from experiments.report.measure import measure_by
+
+    uses = typed(options.use or [USUAL])
+    session = Session(
+        evaluators=chosen(uses, registry_of(options, strict=False), "--use"),
+        sources=_teachers(options),
+        pairs=read_pairs(options.pairs or ()),
+    )
+    measure_by(session, options.run, options.data, like=_like(options))
+    found = session.finish(progress=True)
+    if options.json:
+        print(json.dumps(found.plain(), indent=1))
+    else:
+        _show(options.run, found)
+    return 0
+
+
+def _like(options: Namespace) -> Path | None:
+    return None if options.like is None else Path(options.like)
+
+
+def _teachers(options: Namespace) -> dict[str, str]:
+    """Whom students are compared with: models that are named, or those of a run."""
+    from align.errors import InputError
+    from experiments.config.zoo_names import build_named
+    from experiments.measuring.session import teachers_of
+    from experiments.record.which_run import is_run
+
+    if options.teachers is None:
+        return {}
+    models = {name: name for name in options.teachers}
+    if not models:
+        if not is_run(options.run):
+            raise InputError(
+                f"--teachers alone means those of a run, and {options.run} is none; "
+                "name models behind it"
+            )
+        models = teachers_of(Path(options.run).expanduser())
+    build_named(models.values())
+    return models
+
+
+def _show(name: str, found: Found) -> None:
+    from experiments.evaluators.asked import rows_of
+
+    heads, rows = rows_of(found)
+    title = f"{name}: ↓ lower is better, ↑ higher is better"
+    print_table(title, heads, rows, numbers_from=3)
+    for note in found.notes:
+        put(f"note: {note}")
+
+
+EVAL = Command(
+    name="eval",
+    action=evaluate,
+    what="measure a run's students, or any causal model, on held-out text: in bits per "
+    "character, or by evaluators of your choice",
+    examples=(
+        ("mtkd eval runs/quickstart", "every phase, on the run's own held-out text"),
+        ("mtkd eval runs/quickstart --data news=news.txt", "on other text"),
+        ("mtkd eval ./their-model --data news=news.txt", "a student of another tool"),
+        (
+            "mtkd eval gpt2 --like runs/quickstart",
+            "a model of the hub, on the pieces that the run's students read",
+        ),
+        (
+            "mtkd eval runs/quickstart --use bits_per_char size speed --teachers",
+            "quality, size and speed, beside the run's teachers",
+        ),
+        (
+            "mtkd eval runs/quickstart --use agreement '{use: speed, batches: [1, 8]}'",
+            "evaluators with options; `mtkd plugins list --kind evaluator` names them",
+        ),
+        ("mtkd eval runs/quickstart --json", "for other programs"),
+    ),
+    options=(
+        option(
+            "run",
+            metavar="RUN",
+            help="a run's folder; or a model: its folder, hub name or zoo:NAME",
+        ),
+        option(
+            "--data",
+            nargs="+",
+            metavar="TEXT",
+            help="held-out texts, DOMAIN=PATH to name domains (the run's own); a model "
+            "needs some",
+        ),
+        option(
+            "--like",
+            metavar="RUN",
+            help="measure a model on the pieces of text, as long and as many, on which "
+            "this run's students are measured",
+        ),
+        option(
+            "--use",
+            nargs="+",
+            metavar="NAME",
+            help="evaluators, by name or as '{use: NAME, OPTION: VALUE}' "
+            "(bits_per_char)",
+        ),
+        option(
+            "--teachers",
+            nargs="*",
+            metavar="MODEL",
+            help="models to compare with, measured, too; without names those of the "
+            "run",
+        ),
+        option(
+            "--pairs",
+            nargs="+",
+            metavar="FILE",
+            help="JSON lines with prompt and completion, for the evaluator generation; "
+            "DOMAIN=PATH to name domains",
+        ),
+        *PLUGIN_OPTIONS,
+        JSON,
+    ),
+)

@@ -1,0 +1,1 @@
+"""Measure models beside each other, from a command."""

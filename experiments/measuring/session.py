@@ -1,0 +1,128 @@
+"""Measure models one after the other, with the teachers that they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from align.errors import InputError
+from align.support.quiet import quiet_libraries
+from align.text.documents import TextSample
+from experiments.assemble.data import Encoder
+from experiments.config.tree import load_kept_config
+from experiments.evaluators.asked import Found, ask, ask_of_teachers
+from experiments.evaluators.chosen import Chosen
+from experiments.record.progress import Progress, waiting
+from experiments.report.measure import Opened, check_fits, on, settled
+from experiments.sources.named import described_by, source_of
+from student.evaluators.base import EvalContext, Pair, Subject, Values
+from teacher.capture.kv_capture import KVCapture
+from teacher.loading.models import LoadedModel, load_model
+from teacher.names import model_source
+
+
+def teachers_of(run: Path) -> dict[str, str]:
+    """The models of a run's teachers, by name; none that is made of its student."""
+    config = load_kept_config(run / "config.yaml")
+    models = {}
+    for name in config.teachers:
+        source = source_of(config, name)
+        if not source.of_student:
+            models[name], _ = described_by(config, source)
+    return models
+
+
+def subject_of(
+    name: str,
+    source: str,
+    loaded: LoadedModel,
+    encode: Encoder,
+) -> Subject:
+    """A loaded model as evaluators meet it."""
+    device = settled(loaded)
+    capture = KVCapture(loaded.model)
+    folder = Path(str(model_source(source))).expanduser()
+    return Subject(
+        name=name,
+        model=loaded.model,
+        capture=capture,
+        tokenizer=loaded.tokenizer,
+        encode=on(device, encode),
+        max_tokens=capture.max_tokens,
+        folder=folder if folder.is_dir() else None,
+    )
+
+
+@dataclass(kw_only=True, slots=True)
+class Session:
+    """What measures models by evaluators; collects what they find."""
+
+    evaluators: Chosen
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Models of the teachers, by name."""
+    pairs: Sequence[Pair] = ()
+    seed: int = 0
+    found: Found = field(init=False)
+    _teachers: dict[str, Subject] | None = field(init=False, default=None)
+    _last: EvalContext | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Begin with nothing found."""
+        self.found = Found(self.evaluators.metrics)
+
+    def __call__(self, opened: Opened, progress: bool) -> Values:
+        """Measure one model; see :data:`experiments.report.measure.Measuring`."""
+        subject = subject_of(opened.name, opened.source, opened.loaded, opened.encode)
+        if self._teachers is None:
+            self._teachers = self._loaded(opened.samples, progress)
+        self._last = self._context(subject, opened.samples, progress)
+        return ask(self.evaluators, self._last, self.found)
+
+    def finish(self, progress: bool) -> Found:
+        """Measure the teachers, too; returns all that was found."""
+        last = self._last
+        if last is None:
+            raise InputError("no model was measured; give one")
+        for name, teacher in last.teachers.items():
+            if name not in self.found.models:
+                ctx = self._context(teacher, last.samples, progress)
+                ask(self.evaluators, ctx, self.found)
+        ask_of_teachers(self.evaluators, last, self.found)
+        return self.found
+
+    def _context(
+        self, subject: Subject, samples: Sequence[TextSample], progress: bool
+    ) -> EvalContext:
+        def shown(items: Iterable, count: int, title: str) -> Iterable:
+            return Progress(progress).over(items, title, count)
+
+        return EvalContext(
+            subject=subject,
+            teachers=self._teachers or {},
+            samples=samples,
+            pairs=self.pairs,
+            seed=self.seed,
+            progress=shown,
+        )
+
+    def _loaded(
+        self, samples: Sequence[TextSample], progress: bool
+    ) -> dict[str, Subject]:
+        """The teachers, all on the pieces of text that the first model reads."""
+        teachers = {}
+        for name, source in self.sources.items():
+            quiet_libraries()
+            with waiting(f"loading {name}", progress):
+                loaded = load_model(source)
+            if loaded.kind != "decoder":
+                self.found.notes.append(
+                    f"{name} is an {loaded.kind}, which predicts no next token: it is "
+                    "not measured"
+                )
+                continue
+            encode = Encoder(loaded.tokenizer, None)
+            advice = "apart, and leave it out of --teachers"
+            check_fits(name, loaded, encode, samples, "for the first model", advice)
+            teachers[name] = subject_of(name, source, loaded, encode)
+        return teachers
