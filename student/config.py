@@ -193,6 +193,25 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EarlyStopConfig:
+    """When a phase ends before its steps are done."""
+
+    metric: str | None = None
+    """A metric of what ``eval.use`` names, measured every ``eval.every`` steps; null:
+    all steps are done. Every arm ends by its own."""
+    patience: AtLeastOne = 3
+    """Measurements in a row without a better one after which it ends."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: a value that its type does not take.
+        """
+        check_fields(self, "train.early_stop")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """The loop: how long, how fast, on what."""
 
@@ -267,6 +286,18 @@ class TrainConfig:
     """Run the teachers on the next batch while the student learns from this one."""
     threads: Count = 0
     """CPU threads of PyTorch; 0 leaves its own choice."""
+    keep_best: str | None = None
+    """A metric of what ``eval.use`` names, measured every ``eval.every`` steps: the
+    phase's student is the best one by it, from which the next phase goes on, and the
+    last one lies beside it in ``last/``. Null: the last one. Not with ZeRO 3."""
+    early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
+    """Ends a phase that gets no better."""
+
+    @property
+    def watched(self) -> list[str]:
+        """The metrics that decide within a phase."""
+        asked = (self.keep_best, self.early_stop.metric)
+        return [metric for metric in asked if metric is not None]
 
     @property
     def rate_share(self) -> Mapping[str, Any]:

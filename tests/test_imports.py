@@ -122,6 +122,8 @@ ROOMS: dict[str, set[str]] = {
         "routing_room",
     },
     "experiments/report/layout": set(),
+    "experiments/report/evaluation": {"report/layout"},
+    "experiments/run/measures": set(),
     "experiments/commands": {
         "measuring",
         "evaluators",

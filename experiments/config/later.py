@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.config.parsing import plain
-from student.config import LoraConfig
+from student.config import EarlyStopConfig, LoraConfig
 from teacher.writing.config import WrittenConfig
 
 LATER: Mapping[str, Any] = {
@@ -36,6 +36,8 @@ LATER: Mapping[str, Any] = {
     "balance_learning_rate": 0.025,
     "options": {},
     "begins": "last",
+    "keep_best": None,
+    "early_stop": plain(EarlyStopConfig()),
 }
 """Settings that earlier versions had not, with what these did: records leave them out,
 so that runs and stores of these versions go on."""

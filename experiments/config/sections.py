@@ -295,16 +295,41 @@ class BaselineConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """What students are measured by, beside bits per character."""
+
+    use: list[str | dict[str, Any]] = field(default_factory=lambda: ["bits_per_char"])
+    """Evaluators, by name or as ``{use: NAME, OPTION: VALUE}``: after every phase, and
+    of the teachers once (docs/evaluation.md)."""
+    every: Count = 0
+    """Optimiser steps between two measurements within a phase; 0: none. Not with ZeRO
+    3."""
+    pairs: list[str] = field(default_factory=list)
+    """JSON lines with ``prompt`` and ``completion``, which ``generation`` asks;
+    ``domain=path`` to name a domain."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: a value that its type does not take.
+        """
+        check_fields(self, "eval")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GateConfig:
     """What becomes of a phase that did harm."""
 
     action: Literal["report", "rollback"] = "report"
     """``report`` says so; ``rollback`` also goes on from the student before the phase,
     in every arm, and decides on held-out text of its own where there is enough."""
+    metric: str = "bits_per_char"
+    """By which it decides: a metric of what ``eval.use`` names."""
     tolerance: Annotated[float, Interval(ge=0, le=math.inf)] = 0.01
-    """A phase hurts if, in any domain, its student needs more bits per held-out
-    character than (1 + tolerance) times what the CE-only student after the same phase,
-    or the student before the phase, needs: 0.01 allows 1 % more."""
+    """A phase hurts if, in any domain, its student is worse by more than this share
+    than the CE-only student after the same phase, or the student before the phase: 0.01
+    allows 1 % more bits per held-out character."""
 
     def __post_init__(self) -> None:
         """Check every field.

@@ -36,6 +36,7 @@ from experiments.config.sections import (
     AlarmConfig,
     BaselineConfig,
     DataConfig,
+    EvalConfig,
     GateConfig,
     PhaseSections,
     RunConfig,
@@ -99,6 +100,8 @@ class Config:
     """Comparisons."""
     answers: AnswersConfig = field(default_factory=AnswersConfig)
     """What teachers said, for arms that read it again."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """What students are measured by."""
     gate: GateConfig = field(default_factory=GateConfig)
     """Phases that do harm."""
     alarms: AlarmConfig = field(default_factory=AlarmConfig)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from align.bounds.yaml_document import read_yaml
 from align.errors import InputError, meant
 from experiments.config.error_place import prefix_errors
-from experiments.config.parsing import check
+from experiments.config.parsing import ConfigError, check
+from experiments.evaluators.pairs import read_pairs
 from fuse.config import choice_of
 from plugins.options import options_of
 from student.evaluators.base import Evaluator, Metric
 
 if TYPE_CHECKING:
+    from experiments.config.tree import Config, PhaseConfig
     from plugins.registry import Registry
 
 KIND = "evaluator"
@@ -95,6 +97,44 @@ def chosen(uses: Sequence[Use], registry: Registry, setting: str) -> Chosen:
             owners[metric] = name
         by_name[name] = made
     return Chosen(by_name)
+
+
+def evaluators_of(
+    config: Config, phases: Sequence[PhaseConfig], registry: Registry
+) -> Chosen:
+    """The evaluators of a run, seen to measure what its gate and phases decide by.
+
+    Raises:
+        ConfigError: within a phase nothing is measured that decides there, or weights
+            are split.
+        InputError: a metric that nothing measures, or options that cannot be meant.
+        PluginError: nobody offers an evaluator of that name.
+    """
+    uses = list(config.eval.use)
+    if USUAL not in [name for _, name, _ in named(uses, "eval.use")]:
+        uses.insert(0, USUAL)
+    evaluators = chosen(uses, registry, "eval.use")
+    evaluators.metric(config.gate.metric, "gate.metric")
+    read_pairs(config.eval.pairs)
+    for phase in phases:
+        for metric in phase.train.watched:
+            evaluators.metric(metric, f"phase {phase.name}: train.keep_best/early_stop")
+            if not config.eval.every:
+                raise ConfigError(
+                    f"phase {phase.name} decides by {metric} while it trains, but "
+                    "eval.every is 0; set how many steps lie between two measurements"
+                )
+        if config.eval.every and phase.train.zero_stage == 3:
+            raise ConfigError(
+                f"eval.every is {config.eval.every}, but train.zero_stage=3 splits the "
+                f"weights of phase {phase.name}; set a lower stage, or eval.every=0"
+            )
+    return evaluators
+
+
+def evaluators_used(uses: Sequence[Use]) -> dict[tuple[str, str], list[Any]]:
+    """Kind and name of a run's evaluators, with the options of each."""
+    return {(KIND, name): [options] for _, name, options in named(uses, "eval.use")}
 
 
 def named(

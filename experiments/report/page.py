@@ -14,6 +14,7 @@ from experiments.record.run_dir import MAIN, RunDir, mean_bpc
 from experiments.record.versions import sentence
 from experiments.report.arms import arm_table
 from experiments.report.course import time_sections
+from experiments.report.evaluation import evaluation_sections
 from experiments.report.gallery import Gallery
 from experiments.report.layout.document import (
     Block,
@@ -80,6 +81,7 @@ def compose(run: RunDir) -> Document:
         *_damage(run),
         *_events(run, "Alarms", alarms=True),
         *_worth(run, results, gallery),
+        *evaluation_sections(run),
         *sample_sections(run),
         *gallery.section(
             "How the losses went", "losses", "balance", "schedules", "health"

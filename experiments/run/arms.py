@@ -21,6 +21,7 @@ from experiments.config.error_place import during
 from experiments.config.parsing import ConfigError
 from experiments.config.sections import GateConfig
 from experiments.config.tree import Config
+from experiments.evaluators.chosen import USUAL
 from experiments.record.course import Course, phase_steps
 from experiments.record.run_dir import MAIN
 from experiments.run.context import (
@@ -33,7 +34,6 @@ from experiments.run.context import (
     single_stage,
     start_of,
 )
-from experiments.run.evaluation import measure_gate
 from experiments.run.gates import Judgement, describe_harm, judge, kept_before
 from experiments.run.lineage import (
     check_record,
@@ -41,6 +41,7 @@ from experiments.run.lineage import (
     record_of,
     write_record,
 )
+from experiments.run.measures import measure_gate, numbers
 from experiments.run.phase import checkpoint_folder, run_stage
 from plugins.registry import Registry
 from student.checkpoint import check_marked, read_complete
@@ -207,6 +208,7 @@ def train_gated(
                 results,
                 start,
                 kept_before(judged),
+                run.evaluators.metrics[run.config.gate.metric].better == "lower",
             )
         )
         _tell(run, stage, results[MAIN][index]["steps"], judged[-1])
@@ -219,15 +221,18 @@ def _judged(
     results: Results,
     start: Mapping[str, Any],
     before: int | None,
+    lower: bool,
 ) -> Judgement:
     """Judge the main arm's last phase, which started from the phase ``before``."""
-    key = "gate_bpc" if own_text else "bpc"
+
+    def said(result: Mapping[str, Any]) -> Mapping[str, float]:
+        return numbers(result, gate.metric, own_text)
+
     references = {
-        "ce_only": results[CE_ONLY][-1][key] if CE_ONLY in results else None,
-        "before": (start if before is None else results[MAIN][before])[key],
+        "ce_only": said(results[CE_ONLY][-1]) if CE_ONLY in results else None,
+        "before": said(start if before is None else results[MAIN][before]),
     }
-    main_bpc = results[MAIN][-1][key]
-    return judge(main_bpc, references, gate, own_text)
+    return judge(said(results[MAIN][-1]), references, gate, own_text, lower)
 
 
 def _tell(run: RunContext, stage: Stage, steps: int, judgement: Judgement) -> None:
@@ -301,10 +306,11 @@ def run_phase(
     if state is not None:
         if run.engine.is_main:  # left by a kill right after the phase was whole
             shutil.rmtree(checkpoint_folder(folder), ignore_errors=True)
-        if gated and run.data.gate and "gate_bpc" not in state:
+        known = "gate_bpc" if run.config.gate.metric == USUAL else "gate_metrics"
+        if gated and run.data.gate and known not in state:
             model = run.models.student(folder / "student").to(run.engine.device)
             title = f"measuring {arm} · {stages[index].phase.name}"
-            state |= measure_gate(run, KVCapture(model), title)
+            state |= measure_gate(run, KVCapture(model), model, title)
         return state
     if run.engine.is_main:
         write_record(folder, record)

@@ -10,6 +10,7 @@ from pathlib import Path
 from experiments.assemble.data import RunData
 from experiments.assemble.models import Models
 from experiments.config.tree import Config, PhaseConfig
+from experiments.evaluators.chosen import Chosen
 from experiments.record.lease import Lease
 from experiments.record.metrics import Metrics
 from experiments.record.progress import Progress
@@ -61,6 +62,8 @@ class RunContext:
     config: Config
     registry: Registry
     engine: Engine
+    evaluators: Chosen
+    """What students are measured by, bits per character among them."""
     models: Models
     data: RunData
     texts: Mapping[str, str]

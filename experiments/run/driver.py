@@ -12,6 +12,7 @@ from align.foreign.quote import say
 from experiments.config.error_place import during
 from experiments.config.presets import load_registry
 from experiments.config.tree import Config
+from experiments.evaluators.asked import plain_metrics
 from experiments.record.history import IDENTITY, STATE, read_json, write_json
 from experiments.record.progress import waiting
 from experiments.record.run_dir import MAIN, SUMMARY, written_so_far
@@ -25,14 +26,12 @@ from experiments.run.arms import (
 )
 from experiments.run.context import RunContext, phase_folder
 from experiments.run.coverage import Reading, tell_left_out, tell_reading, tell_texts
-from experiments.run.evaluation import (
-    starting_point,
-    teachers_alone,
-    tell_routing_room,
-)
+from experiments.run.evaluation import teachers_alone, tell_routing_room
 from experiments.run.gates import Judgement, kept_before
 from experiments.run.ledger import ledger
+from experiments.run.measures import measure_teachers, starting_point
 from experiments.run.opening import open_run
+from experiments.run.phase import LAST
 from experiments.run.plan import plan_run
 from experiments.run.summary import summarize
 from experiments.writing.samples import samples_of
@@ -48,6 +47,9 @@ class Outcome:
     """Of the student before any training."""
     teachers: Mapping[str, Mapping[str, float]]
     """Bits per character by domain of every teacher that predicts."""
+    measured: Mapping[str, Any]
+    """What evaluators say of teachers, see
+    :func:`experiments.run.measures.measure_teachers`."""
     reading: Mapping[str, Reading]
     """How every teacher's tokenizer reads the texts."""
     room: Mapping[str, Any]
@@ -117,6 +119,7 @@ def train_arms(run: RunContext) -> Outcome:
     try:
         with during("measuring before training"):
             start, teachers = starting_point(run), teachers_alone(run)
+            measured = measure_teachers(run)
             room = tell_routing_room(run)
         run.progress.course = course_of(run)
         results, judged = train_gated(run, start)
@@ -129,6 +132,7 @@ def train_arms(run: RunContext) -> Outcome:
     return Outcome(
         start=start,
         teachers=teachers,
+        measured=measured,
         reading=reading,
         room=room,
         results=with_repeated(run.arms, results),
@@ -161,6 +165,10 @@ def _summary(run: RunContext, outcome: Outcome) -> dict[str, Any]:
         summary["teachers"][name]["bpc"] = bpc
     for name, reading in outcome.reading.items():
         summary["teachers"][name]["reading"] = reading.plain()
+    summary["evaluation"] = {
+        "metrics": plain_metrics(run.evaluators.metrics),
+        "teachers": outcome.measured,
+    }
     summary["routing_room"] = outcome.room
     routing = list(written_so_far(run.run_dir).lines("routing"))
     summary["ledger"] = ledger(
@@ -202,6 +210,10 @@ def _export(run: RunContext, last: int | None) -> None:
         folder = phase_folder(run.run_dir, MAIN, last, stage) / "student"
     model = run.models.student(folder)
     run.models.save_student(model, run.run_dir / "student", last=True)
+    aside = None if folder is None else folder.parent / LAST
+    if aside is not None and aside.is_dir():
+        model = run.models.student(aside)
+        run.models.save_student(model, run.run_dir / "student-last", last=True)
 
 
 def _note_state(run: RunContext, *, saved: bool, finished: bool) -> None:

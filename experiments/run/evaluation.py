@@ -61,16 +61,6 @@ def _threads(run: RunContext) -> int:
     return 2 if alone and not run.models.sharded else 1
 
 
-def measure_gate(
-    run: RunContext, capture: KVCapture, title: str
-) -> dict[str, dict[str, float]]:
-    """What the gate's own text says of a student; nothing where there is none."""
-    if not run.data.gate:
-        return {}
-    gate_bpc = evaluate(run, capture, f"{title} for the gate", None, run.data.gate)
-    return {"gate_bpc": run.engine.from_main(lambda: gate_bpc)}
-
-
 @torch.no_grad()
 def measure_health(
     encode: Encoder,
@@ -82,15 +72,6 @@ def measure_health(
     """Spread and effective rank of a student's KV, see ``kv_health``."""
     batch = encode(texts).to(device)
     return asdict(kv_health(capture(batch.ids, batch.mask).kv, most))
-
-
-def starting_point(run: RunContext) -> dict[str, dict[str, float]]:
-    """What is measured of the student before any training."""
-    capture = KVCapture(run.models.student(None).to(run.engine.device))
-    title = "measuring the untrained student"
-    bpc = evaluate(run, capture, title)
-    start = {"bpc": run.engine.from_main(lambda: bpc)}
-    return start | measure_gate(run, capture, title)
 
 
 def teachers_alone(run: RunContext) -> dict[str, dict[str, float]]:

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from experiments.config.sections import GateConfig
+from experiments.evaluators.chosen import USUAL
 
-Bpc = Mapping[str, float]
-"""Bits per character by domain."""
+Parts = Mapping[str, float]
+"""One metric's numbers by part, such as bits per character by domain."""
 
 REFERENCES = {"ce_only": "CE only", "before": "before the phase"}
 """What a phase's student is compared with, and how sentences call it."""
@@ -22,13 +23,13 @@ REFERENCES = {"ce_only": "CE only", "before": "before the phase"}
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """One domain in which a phase's student needs too many bits."""
+    """One domain, or part, in which a phase's student is too bad."""
 
     domain: str
     against: str
     """A key of ``REFERENCES``."""
-    bpc: float
-    """Bits per character of the phase's student."""
+    value: float
+    """The metric of the phase's student."""
     reference: float
     """Of the student it is compared with."""
 
@@ -41,6 +42,8 @@ class Judgement:
     rolled_back: bool
     own_text: bool
     """Whether it was decided on text that nothing else is measured on."""
+    metric: str = USUAL
+    """By which it was decided."""
 
     def plain(self) -> dict[str, Any]:
         """As the summary and the metrics hold it."""
@@ -48,28 +51,34 @@ class Judgement:
 
 
 def judge(
-    phase_bpc: Bpc,
-    references: Mapping[str, Bpc | None],
+    phase: Parts,
+    references: Mapping[str, Parts | None],
     gate: GateConfig,
     own_text: bool,
+    lower: bool = True,
 ) -> Judgement:
     """Compare a phase's student with its references; see ``gate.tolerance``.
 
     Args:
-        phase_bpc: of the phase's student.
+        phase: of the phase's student.
         references: by keys of ``REFERENCES``; None where there is none.
         gate: the ``gate`` section.
         own_text: see :class:`Judgement`.
+        lower: whether lower is better by the metric.
     """
+    sign = 1 if lower else -1
     harms = tuple(
-        Harm(domain, against, bits, reference[domain])
+        Harm(domain, against, value, reference[domain])
         for against, reference in references.items()
         if reference is not None
-        for domain, bits in phase_bpc.items()
+        for domain, value in phase.items()
+        if domain in reference
         # Not finite is worse than anything.
-        if not bits <= (1 + gate.tolerance) * reference[domain]
+        if not sign * value
+        <= sign * reference[domain] + gate.tolerance * abs(reference[domain])
     )
-    return Judgement(harms, bool(harms) and gate.action == "rollback", own_text)
+    back = bool(harms) and gate.action == "rollback"
+    return Judgement(harms, back, own_text, gate.metric)
 
 
 def kept_before(judged: Sequence[Judgement]) -> int | None:
@@ -91,12 +100,30 @@ def describe_harm(judgement: Mapping[str, Any]) -> str:
     Args:
         judgement: as :meth:`Judgement.plain` gives it.
     """
-    harms = sorted(
-        judgement["harms"], key=lambda h: h["reference"] / h["bpc"] if h["bpc"] else 1
-    )
+    metric = judgement.get("metric", USUAL)
+    said = "" if metric == USUAL else f" of {metric}"
+    harms = sorted(judgement["harms"], key=_share)
     return "; ".join(
-        f"{harm['domain']} {harm['bpc']:.3f}, "
-        f"{harm['bpc'] / harm['reference'] - 1:.1%} more than "
+        f"{harm['domain']} {_value(harm):.3f}, {_apart(harm)}{said} than "
         f"{REFERENCES[harm['against']]} ({harm['reference']:.3f})"
         for harm in harms
     )
+
+
+def _value(harm: Mapping[str, Any]) -> float:
+    """Runs of earlier versions called it by the one metric there was."""
+    return float(harm["value"] if "value" in harm else harm["bpc"])
+
+
+def _share(harm: Mapping[str, Any]) -> float:
+    """How much of the larger number the smaller one is: 1 where they are the same."""
+    pair = abs(_value(harm)), abs(harm["reference"])
+    return min(pair) / max(pair) if max(pair) else 1.0
+
+
+def _apart(harm: Mapping[str, Any]) -> str:
+    value, reference = _value(harm), harm["reference"]
+    if not reference:
+        return "more" if value > 0 else "less"
+    share = value / reference - 1
+    return f"{share:.1%} more" if share >= 0 else f"{-share:.1%} less"

@@ -60,7 +60,7 @@ from experiments.run.lineage import (
     text_digests,
 )
 from experiments.run.phase_texts import stored_stages
-from experiments.run.plan import RunPlan
+from experiments.run.plan import RunPlan, decides
 from student.loop.engine import Engine
 from student.loop.launch import launched_rank, launched_world
 from teacher.answers import Answers
@@ -196,6 +196,7 @@ def open_run(
                     config=loaded.plan.config,
                     registry=plan.registry,
                     engine=engine,
+                    evaluators=plan.evaluators,
                     models=loaded.models,
                     data=loaded.data,
                     texts=loaded.texts,
@@ -288,7 +289,7 @@ def _read(
             config.data,
             models.encode,
             config.run.seed,
-            config.gate.action == "rollback",
+            decides(config, plan.phases),
             models.readers(),
         )
     scaler = plan.registry.guarded("rope_scaler", config.align.rope_scaling_method)

@@ -33,7 +33,14 @@ from experiments.record.run_dir import MAIN
 from experiments.record.stop import RunStopped, StopRequest
 from experiments.run.alarms import Alarms
 from experiments.run.context import PhasePosition, RunContext, Stage, phase_seed
-from experiments.run.evaluation import evaluate, measure_gate, measure_health
+from experiments.run.evaluation import evaluate, measure_health
+from experiments.run.measures import (
+    Watch,
+    measure_gate,
+    measure_more,
+    put_best,
+    watch_of,
+)
 from experiments.run.phase_texts import read_by_others, writing_of
 from experiments.sources.phases import Followers, begin_teachers
 from plugins.registry import Registry
@@ -52,14 +59,19 @@ from student.loop.trainer import Job, Observer, is_kept, train_phase
 from student.step_outputs import OutputPlan
 from teacher.capture.kv_capture import KVCapture
 
+LAST = "last"
+"""In a phase's folder: its last student, where the best one is another."""
+
 
 def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[str, Any]:
     """Calibrate, train, measure and save one phase.
 
     Returns:
         What was measured: ``name``, ``steps``, ``bpc`` by domain, ``teachers``,
-        ``health``, where a gate has text of its own ``gate_bpc`` and, where teachers
-        took part, ``coverage``, ``fit`` and ``layer_map``.
+        ``health``, ``metrics`` by name and part where more is measured, ``best`` where
+        the best student of the phase is kept, where a gate has text of its own
+        ``gate_bpc`` or ``gate_metrics`` and, where teachers took part, ``coverage``,
+        ``fit`` and ``layer_map``.
 
     Raises:
         RunStopped: asked to stop; a checkpoint was written.
@@ -108,6 +120,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     alarms = _alarms(run, stage, position, capture)
     teachers = run.models.chosen(stage.teachers)
     followers = Followers.of(run.models.sources, teachers, model)
+    watch = watch_of(run, phase, capture, model)
     title = f"{position.arm} · {phase.name}"
     leg = (position.arm, position.index)
     with run.progress.work(title, position.steps, leg) as show:
@@ -120,21 +133,25 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
             work=show,
             followers=followers,
             writing=writing_of(run, stage, position, model),
+            watch=watch,
         )
         train = in_step(phase.train, bool(run.models.sharded))
         again = read_by_others(run.config, later.phase)
         with run.answers.during(f"phase {position.index}", again, again):
             done = train_phase(distiller, engine, job, train)
-    if done < position.steps:
+    if done < position.steps and not (watch and watch.stopped):
         raise RunStopped(f"{title}: {done} of {position.steps} steps")
+    best = put_best(run, watch, model, last_folder(position.folder))
     whose = f"the student of phase {phase.name!r} (arm {position.arm!r})"
     refuse_non_finite(model.named_parameters(), whose)
     every, alone = phase.train.checkpoint_every, engine.world_size == 1
     kept = alone and is_kept(position.steps, position.steps, every)
     with nullcontext() if kept else run.progress.to_the_end():
         result = _measure(run, stage, position, capture, phase_teachers)
+        result |= {"steps": done} | best
+        result |= measure_more(run, capture, model, title)
         if position.gated:
-            result |= measure_gate(run, capture, f"measuring {title}")
+            result |= measure_gate(run, capture, model, f"measuring {title}")
     bad = [domain for domain, bits in result["bpc"].items() if not math.isfinite(bits)]
     if bad:
         raise NonFiniteStudentError(
@@ -167,6 +184,7 @@ def _job(
     work: Work,
     followers: Followers | None,
     writing: Writing | None,
+    watch: Watch | None,
 ) -> Job:
     """What the loop is to do, and where it reports."""
     return Job(
@@ -179,6 +197,7 @@ def _job(
         first_sample=position.first_sample,
         companions=followers,
         writing=writing,
+        watch=watch,
         observer=_Observer(
             metrics=run.metrics,
             position=position,
@@ -280,6 +299,11 @@ def checkpoint_folder(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.checkpoint")
 
 
+def last_folder(folder: Path) -> Path:
+    """Where a phase's last student waits until the best one's folder is whole."""
+    return checkpoint_folder(folder) / LAST
+
+
 def _keeper(run: RunContext, folder: Path, train: TrainConfig) -> Keeper:
     def warn(text: str) -> None:
         say(f"warning: {text}")
@@ -368,10 +392,15 @@ def _measure(
 
 
 def _save(
-    model: Any, run: RunContext, position: PhasePosition, result: Mapping[str, Any]
+    model: Any,
+    run: RunContext,
+    position: PhasePosition,
+    result: Mapping[str, Any],
 ) -> None:
     with atomic_folder(position.folder) as folder:
         run.models.save_student(model, folder / "student")
+        if "best" in result:
+            shutil.copytree(last_folder(position.folder), folder / LAST)
         mark_complete(folder, dict(result))
         sign(folder)
         run.may_write()

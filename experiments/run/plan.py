@@ -5,7 +5,7 @@ A student that is to be made is, into the cache.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from align.foreign.inside import refuse_links_out
@@ -14,6 +14,7 @@ from experiments.assemble.text_sources import check_sources, source_warnings
 from experiments.config.presets import presets_of
 from experiments.config.tree import Config, PhaseConfig, hidden_settings, resolve_phases
 from experiments.config.used_plugins import names_used, options_used, writers_used
+from experiments.evaluators.chosen import Chosen, evaluators_of, evaluators_used
 from experiments.making.made import makers_used, with_made_student
 from experiments.making.origin_map import with_origin_maps
 from experiments.record.history import tried_before
@@ -37,6 +38,8 @@ class RunPlan:
     """Resolved, in running order."""
     sources: Mapping[str, TeacherSource]
     """Where every teacher comes from, by its name."""
+    evaluators: Chosen
+    """What students are measured by."""
     tried_plugins: Mapping[str, str]
     """Stamps of the strangers' plugins in use, which keep their contracts."""
     warnings: tuple[str, ...]
@@ -64,11 +67,13 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
     config = with_made_student(config, registry)
     phases = with_origin_maps(config, phases)
     check_settings(config, phases, registry)
+    evaluators = evaluators_of(config, phases, registry)
     sources = sources_of(config, registry)
     phases = with_present(config, phases, sources)
     check_written(config, phases, registry)
     used = sources_used(config, registry) | makers_used(config)
     used |= writers_used(config)
+    used |= evaluators_used(config.eval.use)
     refuse_links_out(config.run_dir)
     check_resume(config.run_dir, resume)
     with waiting("trying the plugins in use", launched_rank() == 0):
@@ -83,6 +88,7 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
         registry=registry,
         phases=tuple(phases),
         sources=sources,
+        evaluators=evaluators,
         tried_plugins=tried,
         warnings=(
             *hidden_settings(config, presets),
@@ -91,3 +97,10 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
             *moving_warnings(sources),
         ),
     )
+
+
+def decides(config: Config, phases: Sequence[PhaseConfig]) -> bool:
+    """Whether a measurement decides what the run's student is: it gets text of its own
+    then, where there is enough."""
+    watched = any(phase.train.watched for phase in phases)
+    return config.gate.action == "rollback" or watched

@@ -51,6 +51,7 @@ def summarize(
             {
                 **stage_result,
                 "ce_only": ce_only,
+                "ce_only_metrics": _metrics(results, CE_ONLY, index),
                 "best_single": best,
                 "previous": dict(start if before is None else main[before]["bpc"]),
                 "beats_ce_only": beats[0],
@@ -90,6 +91,10 @@ def _alone(phases: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> bool
 
 def _bpc(results: Results, arm: str, index: int) -> dict[str, float] | None:
     return dict(results[arm][index]["bpc"]) if arm in results else None
+
+
+def _metrics(results: Results, arm: str, index: int) -> dict[str, Any] | None:
+    return results[arm][index].get("metrics") if arm in results else None
 
 
 def _best_single(results: Results, index: int) -> dict[str, Any] | None:

@@ -37,7 +37,7 @@ class Size:
         own, notes = _sizes(ctx.subject), []
         values = {name: {WHOLE: size} for name, size in own.items()}
         if "disk" not in own:
-            notes.append(f"{ctx.subject.name}: where its files lie is not known")
+            notes.append(f"{ctx.subject.name}: no folder with its files is known")
         for teacher in ctx.teachers.values():
             if teacher.name == ctx.subject.name:
                 continue

@@ -49,6 +49,27 @@ class Companions(Protocol):
         process."""
 
 
+class Watching(Protocol):
+    """Measures the student within a phase, and says when nothing better comes."""
+
+    @property
+    def every(self) -> int:
+        """Optimiser steps between two measurements."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All that it remembers, by name, as it lies there; the same on every
+        process."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the phase is to end; the same on every process."""
+
+    def see(self, step: int) -> dict[str, Any]:
+        """Measure after so many steps; returns a metrics line. Every process takes
+        part, and nothing that is drawn at random in the phase depends on it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """One phase of one arm."""
@@ -70,3 +91,5 @@ class Job:
     """What moves with the student; None where nothing does."""
     writing: Writing | None = None
     """Stands in for some of the samples; None where all are read as given."""
+    watch: Watching | None = None
+    """What measures it within the phase; None where nothing does."""

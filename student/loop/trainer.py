@@ -41,7 +41,7 @@ def train_phase(
 
     Returns:
         Optimiser steps done in all; less than ``job.steps`` when asked to stop, and
-        then a checkpoint was written.
+        then a checkpoint was written, or when ``job.watch`` has ended the phase.
 
     Raises:
         NonFiniteLossError: ``config.max_bad_steps`` steps in a row could not be
@@ -54,11 +54,12 @@ def train_phase(
         done = loop.resume()
         job.observer.begin(done)
         train_batches = loop.train_batches(done)
-        while done < job.steps:
+        while done < job.steps and not loop.ended:
             loop.step(done, train_batches)
             done += 1
             job.observer.tick(done)
             loop.give_up_if_hopeless(done)
+            loop.look(done)
             stop = engine.any(job.observer.should_stop())
             if stop or is_kept(done, job.steps, config.checkpoint_every):
                 loop.save(done)
@@ -124,8 +125,30 @@ class _Loop:
 
     @property
     def _beside(self) -> Mapping[str, Tensor]:
-        companions = self._job.companions
-        return {} if companions is None else companions.tensors
+        parts = {"": self._job.companions, "watch/": self._job.watch}
+        return {
+            f"{name}{key}": tensor
+            for name, part in parts.items()
+            if part is not None
+            for key, tensor in part.tensors.items()
+        }
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing better comes."""
+        return self._job.watch is not None and self._job.watch.stopped
+
+    def look(self, done: int) -> None:
+        """Have the student measured, where it is time."""
+        watch = self._job.watch
+        if watch is None or done % watch.every or self._bad:
+            return
+        started = time.perf_counter()
+        self._distiller.eval()
+        line = watch.see(done)
+        self._distiller.train()
+        self._started += time.perf_counter() - started  # of no step
+        self._job.observer.log(line)
 
     def save(self, done: int) -> None:
         """Write a checkpoint that appears whole or not at all."""

@@ -133,14 +133,14 @@ def test_summary_report_and_metrics_say_what_was_rolled_back_and_why(rolled_back
     assert summary["final_phase"] == "routing"
     # CE only learned as fast: which of the two is worse off, nobody can say beforehand.
     (harm,) = (h for h in harmful["gate"]["harms"] if h["against"] == "before")
-    assert harm["bpc"] == harmful["gate_bpc"][harm["domain"]]
+    assert harm["value"] == harmful["gate_bpc"][harm["domain"]]
     assert harm["reference"] == dual["gate_bpc"][harm["domain"]]
-    assert harm["bpc"] > 2 * harm["reference"]
+    assert harm["value"] > 2 * harm["reference"]
     report = (run / "report.md").read_text()
     assert "Rolled back for doing harm: multi_basic; the run's student is" in report
     assert "**multi_basic** was rolled back: " in report
     assert f"It hurt: {describe_harm(harmful['gate'])}." in report
-    assert f"text {harm['bpc']:.3f}, " in describe_harm(harmful["gate"])
+    assert f"text {harm['value']:.3f}, " in describe_harm(harmful["gate"])
     assert "| rolled back |" in report
     assert "held-out text of its own" in report
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
