@@ -56,7 +56,17 @@ def rebuilt(
     fields = whole.config.to_dict()
     renamed = getattr(type(whole.config), "attribute_map", {})
     fields |= {renamed.get(name, name): value for name, value in changes.items()}
-    config = type(whole.config).from_dict(fields)
+    try:
+        config = type(whole.config).from_dict(fields)
+    except Exception as error:  # what a library checks has many types
+        if not changes:
+            raise
+        settings = ", ".join(f"{name}={value}" for name, value in changes.items())
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise InputError(
+            f"{type(model).__name__} cannot be built with {settings}: "
+            f"{reason[0].strip()}"
+        ) from error
     dtype = whole.get_input_embeddings().weight.dtype
     made = fresh_model(config, 0, dtype, False)
     try:

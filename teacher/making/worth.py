@@ -78,9 +78,48 @@ def layer_change(model: nn.Module, sample: Sample) -> Tensor:
 
     with _watched(model, see):
         for ids, weights in sample.batches:
-            _forward(model, ids, weights)
+            _forward(model, ids)
             tokens += int(weights.sum())
     return totals / tokens
+
+
+@torch.no_grad()
+def input_worth(
+    model: nn.Module, sample: Sample, places: Collection[str]
+) -> dict[str, Tensor]:
+    """What the sums of some linear layers owe each of their input channels.
+
+    Args:
+        model: a causal ``PreTrainedModel``.
+        sample: text that it reads; padding counts for nothing.
+        places: names of the linear layers.
+
+    Returns:
+        By name (C,) float64 >= 0: ``E|x_c| ||W[:, c]||``.
+    """
+    totals: dict[str, Tensor] = {}
+    tokens, weights = 0, torch.zeros(())
+    handles = []
+    for place in places:
+
+        def hook(_: nn.Module, args: Any, place: str = place) -> None:
+            read = args[0].flatten(0, -2).double().abs()
+            summed = (read * weights.flatten()[:, None]).sum(0)
+            totals[place] = totals.get(place, torch.zeros(())) + summed
+
+        part = model.get_submodule(place)
+        handles.append(part.register_forward_pre_hook(hook))
+    try:
+        for ids, weights in sample.batches:
+            _forward(model, ids)
+            tokens += int(weights.sum())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        place: total / tokens * _lengths(model.get_submodule(place), len(total))
+        for place, total in totals.items()
+    }
 
 
 @torch.no_grad()
@@ -107,19 +146,29 @@ def search(model: nn.Module, sample: Sample, count: int) -> list[int]:
     return kept
 
 
+def _lengths(linear: nn.Module, inputs: int) -> Tensor:
+    """(C,) float64: the length of each input channel's weights."""
+    weight: Any = linear.weight
+    if type(linear).__name__ == "Conv1D":  # GPT-2's, (in, out)
+        weight = weight.T
+    assert weight.shape[1] == inputs, "a linear layer reads its inputs"
+    lengths: Tensor = weight.double().norm(dim=0)
+    return lengths
+
+
 def _summed_loss(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[Tensor, int]:
-    logits = _forward(model, ids, mask)[:, :-1]
+    logits = _forward(model, ids)[:, :-1]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     predicted = mask[:, 1:]
     loss = F.cross_entropy(logits[predicted], ids[:, 1:][predicted], reduction="sum")
     return loss, int(predicted.sum())
 
 
-def _forward(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+def _forward(model: nn.Module, ids: Tensor) -> Tensor:
+    """Logits; padding is on the right, where no real token looks, and needs no mask
+    (some libraries' masks leave a window of padding alone nothing to look at: NaN)."""
     whole: Any = model
-    logits: Tensor = whole(
-        input_ids=ids, attention_mask=mask.long(), use_cache=False
-    ).logits
+    logits: Tensor = whole(input_ids=ids, use_cache=False).logits
     return logits
 
 

@@ -8,6 +8,7 @@ from align.errors import InputError
 from teacher.making.base import Sample
 from teacher.making.layers import Layers
 from teacher.making.stack import with_layers
+from teacher.making.width import Width
 from teacher.making.worth import layer_change, layer_importance, mean_loss, search
 
 FAMILIES = ("gpt2", "opt", "llama", "qwen2", "qwen3", "gpt_neox", "gemma2", "gemma3")
@@ -37,6 +38,36 @@ def test_with_all_layers_no_logit_changes(family, tied, make_model, batch):
     assert torch.equal(logits(made, batch), logits(model, batch))
     embedding, head = made.get_input_embeddings(), made.get_output_embeddings()
     assert (head.weight is embedding.weight) is tied
+
+
+EXPERTS = {
+    "Mixtral": {"num_local_experts": 3},
+    "Qwen2Moe": {"num_experts": 3, "moe_intermediate_size": 8, "mlp_only_layers": [1]},
+    "Qwen3Moe": {"num_experts": 3, "moe_intermediate_size": 8},
+}
+
+
+@pytest.mark.parametrize("family", EXPERTS)
+def test_experts_go_with_their_layers(family, batch):
+    import transformers
+
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
+    kind = getattr(transformers, f"{family}ForCausalLM")
+    settings = {"vocab_size": 128, "num_experts_per_tok": 2, **EXPERTS[family]}
+    model = kind(kind.config_class(**sizes, **heads, **settings)).eval()
+    assert torch.equal(
+        logits(with_layers(model, range(3)), batch), logits(model, batch)
+    )
+    made = with_layers(model, [1, 2])
+    stack = model.model.layers
+    model.model.layers = nn.ModuleList([stack[1], stack[2]])
+    model.config.num_hidden_layers = 2
+    for index, layer in enumerate(model.model.layers):
+        layer.self_attn.layer_idx = index
+    assert torch.equal(logits(made, batch), logits(model, batch))
+    with pytest.raises(InputError, match="no mixture of experts"):
+        Width(channels=4)(made, sample_of(batch))
 
 
 def test_what_is_left_equals_a_llama_cut_by_hand(deep, batch, make_model):
