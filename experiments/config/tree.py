@@ -15,6 +15,13 @@ from typing import Annotated, Any
 from align.config import AlignConfig
 from align.errors import MtkdError, meant
 from align.support.whole_file import write_whole
+from experiments.config.measuring import (
+    AlarmConfig,
+    BaselineConfig,
+    EvalConfig,
+    GateConfig,
+    SamplesConfig,
+)
 from experiments.config.packaged import config_path
 from experiments.config.parsing import (
     ConfigError,
@@ -33,14 +40,9 @@ from experiments.config.phase_choice import (
 )
 from experiments.config.schema import Partial
 from experiments.config.sections import (
-    AlarmConfig,
-    BaselineConfig,
     DataConfig,
-    EvalConfig,
-    GateConfig,
     PhaseSections,
     RunConfig,
-    SamplesConfig,
     StoreConfig,
     StudentConfig,
 )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.config.sections import AlarmConfig
+from experiments.config.measuring import AlarmConfig
 from fuse.routing_stats import routing_alarm
 
 HEALTH = {

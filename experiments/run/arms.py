@@ -18,8 +18,8 @@ from align.foreign.marker import MARKER
 from align.foreign.quote import say
 from align.foreign.signature import check_signed, signing_key
 from experiments.config.error_place import during
+from experiments.config.measuring import GateConfig
 from experiments.config.parsing import ConfigError
-from experiments.config.sections import GateConfig
 from experiments.config.tree import Config
 from experiments.evaluators.chosen import USUAL
 from experiments.record.course import Course, phase_steps

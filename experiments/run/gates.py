@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from experiments.config.sections import GateConfig
+from experiments.config.measuring import GateConfig
 from experiments.evaluators.chosen import USUAL
 
 Parts = Mapping[str, float]

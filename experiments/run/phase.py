@@ -54,8 +54,8 @@ from student.config import TrainConfig
 from student.distiller import HEALTH_TOKENS, Distiller
 from student.fitting import fit_terms
 from student.loop.data_order import Writing, sample_indices
-from student.loop.phase_checkpoint import Keeper
-from student.loop.trainer import Job, Observer, is_kept, train_phase
+from student.loop.phase_checkpoint import Keeper, is_kept
+from student.loop.trainer import Job, Observer, train_phase
 from student.step_outputs import OutputPlan
 from teacher.capture.kv_capture import KVCapture
 

@@ -7,7 +7,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from align.text.documents import TextSample
-from experiments.config.sections import SamplesConfig
+from experiments.config.measuring import SamplesConfig
 from experiments.writing.openings import beginning
 from experiments.writing.writer import Drawing, Writer
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from align.errors import MtkdError
+from student.loop.engine import Engine
 
 
 class NonFiniteLossError(MtkdError, RuntimeError):
@@ -36,6 +37,50 @@ class Trouble:
         if self.terms:
             event["terms"] = list(self.terms)
         return event | {"samples": list(self.samples)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BadSteps:
+    """The steps in a row, up to now, that could not be taken."""
+
+    engine: Engine
+    log: Callable[[dict[str, Any]], None]
+    """Takes an event of the metrics."""
+    may_overflow: bool
+    """Whether gradients are scaled: a scale that was too high is no trouble."""
+    troubles: list[list[Trouble]] = field(default_factory=list)
+    """Of each step, over all processes."""
+
+    def note(
+        self, step: int, applied: bool, trouble: list[Trouble], samples: list[str]
+    ) -> bool:
+        """Note whether a step was taken; the same on every process.
+
+        Args:
+            step: counted from 1.
+            applied: whether it moved the weights.
+            trouble: of this process's passes.
+            samples: that this process read in it.
+
+        Returns:
+            ``applied``.
+        """
+        if applied:
+            self.troubles.clear()
+            return True
+        every = self._everywhere(trouble)
+        if not every:
+            if self.may_overflow:  # the scale is lower now
+                return False
+            every = [Trouble(what="gradient", samples=self._everywhere(samples))]
+        self.troubles.append(every)
+        for each in every:
+            self.log({"kind": "event", "step": step, **each.line()})
+        return False
+
+    def _everywhere(self, mine: list[Any]) -> list[Any]:
+        every = self.engine.gather(mine)
+        return [item for of_process in every for item in of_process]
 
 
 def describe_trouble(bad: Sequence[Sequence[Trouble]], step: int) -> str:

@@ -69,6 +69,22 @@ def steps_kept(folder: Path) -> list[tuple[int, Path]]:
     return sorted(steps, reverse=True)
 
 
+def is_kept(done: int, steps: int, every: int) -> bool:
+    """Whether a checkpoint is due after so many steps.
+
+    Also after the last step of a phase that is long enough to have had one: whoever is
+    asked to stop while the phase is measured has nothing to lose then.
+
+    Args:
+        done: optimiser steps.
+        steps: of the phase.
+        every: ``train.checkpoint_every``.
+    """
+    if done == steps:
+        return 0 < every <= steps
+    return every > 0 and done % every == 0
+
+
 def save_checkpoint(
     keeper: Keeper,
     engine: Engine,

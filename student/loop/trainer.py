@@ -20,8 +20,13 @@ from student.loop.batches import BatchMaker, TrainBatch, prefetched
 from student.loop.data_order import Writing, lives
 from student.loop.engine import Engine
 from student.loop.job import Job, Observer
-from student.loop.non_finite import NonFiniteLossError, Trouble, describe_trouble
-from student.loop.phase_checkpoint import load_checkpoint, save_checkpoint
+from student.loop.non_finite import (
+    BadSteps,
+    NonFiniteLossError,
+    Trouble,
+    describe_trouble,
+)
+from student.loop.phase_checkpoint import is_kept, load_checkpoint, save_checkpoint
 from student.loop.prepared import Prepared
 from student.places import Share
 
@@ -70,22 +75,6 @@ def train_phase(
     return done
 
 
-def is_kept(done: int, steps: int, every: int) -> bool:
-    """Whether a checkpoint is due after so many steps.
-
-    Also after the last step of a phase that is long enough to have had one: whoever is
-    asked to stop while the phase is measured has nothing to lose then.
-
-    Args:
-        done: optimiser steps.
-        steps: of the phase.
-        every: ``train.checkpoint_every``.
-    """
-    if done == steps:
-        return 0 < every <= steps
-    return every > 0 and done % every == 0
-
-
 Between = Callable[[int, int], Generator[TrainBatch, None, None]]
 """The batches from one optimiser step up to another."""
 
@@ -103,7 +92,9 @@ class _Loop:
     ) -> None:
         self._distiller, self._engine = distiller, engine
         self._prepared, self._job, self._config = prepared, job, config
-        self._bad: list[list[Trouble]] = []
+        self._bad = BadSteps(
+            engine=engine, log=job.observer.log, may_overflow=config.fp16
+        )
         self._routing: RoutingStats | None = None
         self._maker: BatchMaker | None = None
         self._watch = Stopwatch(engine.device)
@@ -141,7 +132,7 @@ class _Loop:
     def look(self, done: int) -> None:
         """Have the student measured, where it is time."""
         watch = self._job.watch
-        if watch is None or done % watch.every or self._bad:
+        if watch is None or done % watch.every or self._bad.troubles:
             return
         started = time.perf_counter()
         self._distiller.eval()
@@ -249,7 +240,7 @@ class _Loop:
         if results[0].health is not None:
             health = asdict(results[0].health)
             self._job.observer.log({"kind": "health", "step": step + 1, **health})
-        if self._applied(step, applied, trouble, samples) and (
+        if self._bad.note(step + 1, applied, trouble, samples) and (
             step % self._config.log_every == 0 or step == self._job.steps - 1
         ):
             self._log(results, step, rates, made)
@@ -290,48 +281,21 @@ class _Loop:
             return StepResult(loss=result.loss * torch.nan)
         return result
 
-    def _applied(
-        self, step: int, applied: bool, trouble: list[Trouble], samples: list[str]
-    ) -> bool:
-        """Note a step that was not taken; the same on every process."""
-        if applied:
-            self._bad.clear()
-            return True
-        every = [
-            trouble_there
-            for of_process in self._engine.gather(trouble)
-            for trouble_there in of_process
-        ]
-        if not every:
-            if self._config.fp16:  # the loss scale was too high, and is lower now
-                return False
-            names = [
-                name
-                for of_process in self._engine.gather(samples)
-                for name in of_process
-            ]
-            every = [Trouble(what="gradient", samples=names)]
-        self._bad.append(every)
-        for trouble_there in every:
-            self._job.observer.log(
-                {"kind": "event", "step": step + 1, **trouble_there.line()}
-            )
-        return False
-
     def give_up_if_hopeless(self, done: int) -> None:
         """Stop after too many bad steps in a row, with a checkpoint from before them.
 
         Raises:
             NonFiniteLossError: names the last of them.
         """
-        if len(self._bad) < self._config.max_bad_steps:
+        troubles = self._bad.troubles
+        if len(troubles) < self._config.max_bad_steps:
             return
         weights = ""
         try:
-            self.save(done - len(self._bad))
+            self.save(done - len(troubles))
         except NonFiniteStudentError as error:  # no step's fault alone
             weights = str(error)
-        raise NonFiniteLossError(weights or describe_trouble(self._bad, done))
+        raise NonFiniteLossError(weights or describe_trouble(troubles, done))
 
     def _count_routing(self, result: StepResult, train_batch: TrainBatch) -> None:
         if result.routing is None:

@@ -7,8 +7,8 @@ import pytest
 
 from align.foreign.quote import in_markdown
 from experiments.cli import main
+from experiments.config.measuring import AlarmConfig
 from experiments.config.parsing import ConfigError
-from experiments.config.sections import AlarmConfig
 from experiments.config.tree import load_config
 from experiments.run.alarms import Alarms
 from tests.experiments.small_runs import small_config

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from align.text.documents import TextSample
 from experiments.assemble.data import gate_text
 from experiments.cli import main
+from experiments.config.measuring import GateConfig
 from experiments.config.parsing import ConfigError
-from experiments.config.sections import GateConfig
 from experiments.config.tree import load_config
 from experiments.record.metrics import Metrics
 from experiments.run.gates import Harm, describe_harm, judge, kept_before

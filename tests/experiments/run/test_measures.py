@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from experiments.config.measuring import GateConfig
 from experiments.config.parsing import ConfigError
-from experiments.config.sections import GateConfig
 from experiments.config.tree import load_config
 from experiments.evaluators.chosen import evaluators_of
 from experiments.record.metrics import Metrics

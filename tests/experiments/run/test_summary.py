@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.config.sections import GateConfig
+from experiments.config.measuring import GateConfig
 from experiments.config.tree import load_config
 from experiments.record.run_dir import helped
 from experiments.run.gates import judge

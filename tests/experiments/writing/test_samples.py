@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from align.errors import InputError
 from align.text.documents import TextSample
 from experiments.cli import main
-from experiments.config.sections import SamplesConfig
+from experiments.config.measuring import SamplesConfig
 from experiments.record.run_dir import RunDir, read_run
 from experiments.report.page import report_text
 from experiments.report.samples import one_line

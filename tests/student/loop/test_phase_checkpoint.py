@@ -12,6 +12,7 @@ from student.checkpoint import CheckpointError, NonFiniteStudentError, mark_comp
 from student.config import TrainConfig
 from student.loop.phase_checkpoint import (
     Keeper,
+    is_kept,
     load_checkpoint,
     prune,
     save_checkpoint,
@@ -182,3 +183,13 @@ def test_what_is_no_longer_finite_is_no_checkpoint(phase, tmp_path):
     ):
         phase(config=config)
     assert steps_kept(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "kept"),
+    [(5, 2, [2, 4, 5]), (4, 2, [2, 4]), (3, 100, []), (3, 0, []), (2, 2, [2])],
+)
+def test_a_phase_long_enough_for_a_checkpoint_has_one_of_its_last_step(
+    steps, every, kept
+):
+    assert [done for done in range(1, steps + 1) if is_kept(done, steps, every)] == kept

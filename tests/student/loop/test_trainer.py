@@ -12,7 +12,7 @@ from student.config import LossConfig, TrainConfig
 from student.loop.data_order import sample_indices
 from student.loop.engine import parameter_groups
 from student.loop.phase_checkpoint import Keeper, steps_kept
-from student.loop.trainer import Job, NonFiniteLossError, is_kept, train_phase
+from student.loop.trainer import Job, NonFiniteLossError, train_phase
 from student.terms.key_value import OBJECTIVES
 from tests.student.ranks import LearnedTerm
 from tests.student.watching import Watching
@@ -218,16 +218,6 @@ def test_a_checkpoint_every_few_steps_leaves_only_the_newest(
     job = job_for(school, lesson, checkpoints=Keeper(folder=tmp_path, keep=1), steps=5)
     train_phase(lesson.distiller, start_engine(config), job, config)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
-
-
-@pytest.mark.parametrize(
-    ("steps", "every", "kept"),
-    [(5, 2, [2, 4, 5]), (4, 2, [2, 4]), (3, 100, []), (3, 0, []), (2, 2, [2])],
-)
-def test_a_phase_long_enough_for_a_checkpoint_has_one_of_its_last_step(
-    steps, every, kept
-):
-    assert [done for done in range(1, steps + 1) if is_kept(done, steps, every)] == kept
 
 
 def test_samples_are_read_in_the_order_of_the_seed_from_where_the_phase_starts(
