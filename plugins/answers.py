@@ -8,7 +8,7 @@ run can afford them at every call.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -20,8 +20,6 @@ from align.layer_map import LayerMap
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
 from student.balance import Balanced
-from student.evaluators.base import Measured, Metric
-from teacher.sources.base import COSTS, EVERYTHING
 
 SUM = 1e-3
 """How far weights in float32 may be from summing to 1."""
@@ -124,7 +122,7 @@ def layer_map_problem(layer_map: Any, teacher: int, student: int) -> str:
         return f"returns {len(layer_map)} entries for {student} student layers"
     for index, feeds in enumerate(layer_map):
         for layer, weight in feeds:
-            if not isinstance(layer, int) or not _is_real(weight):
+            if not isinstance(layer, int) or not is_real(weight):
                 return (
                     f"feeds student layer {index} from {(layer, weight)!r}; give pairs "
                     "of a layer and its weight"
@@ -143,7 +141,7 @@ def adapter_problem(adapter: Any, stats: CalibrationStats) -> str:
     """What is wrong with an adapter's answer to these statistics."""
     pair = isinstance(adapter, tuple) and len(adapter) == 2
     if not pair or not all(isinstance(x, Tensor) for x in adapter):
-        return f"returns {_kinds(adapter)}; return the tensors weight and bias"
+        return f"returns {kinds_of(adapter)}; return the tensors weight and bias"
     layers = stats.mean_x.shape[0]
     wanted = ((layers, stats.dim_x, stats.dim_y), (layers, stats.dim_y))
     for name, x, shape in zip(("weight", "bias"), adapter, wanted, strict=True):
@@ -158,8 +156,8 @@ def adapter_problem(adapter: Any, stats: CalibrationStats) -> str:
 
 def base_problem(scaled: Any, base: float, scale: float) -> str:
     """What is wrong with a RoPE scaler's answer for a base and a scale."""
-    if not _is_real(scaled):
-        return f"returns {_kinds(scaled)}; return the new base as a float"
+    if not is_real(scaled):
+        return f"returns {kinds_of(scaled)}; return the new base as a float"
     if not math.isfinite(scaled) or scaled <= 0:
         return f"returns the base {scaled}; it is finite and > 0"
     if scale == 1 and scaled != base:
@@ -177,10 +175,10 @@ def balanced_problem(balanced: Any, terms: int) -> str:
         terms: N.
     """
     if not isinstance(balanced, Balanced):
-        return f"returns {_kinds(balanced)}; return a Balanced"
+        return f"returns {kinds_of(balanced)}; return a Balanced"
     weights, loss = balanced.weights, balanced.loss
     if not isinstance(weights, Tensor) or not weights.is_floating_point():
-        return f"returns weights as {_kinds(weights)}; return a tensor of floats"
+        return f"returns weights as {kinds_of(weights)}; return a tensor of floats"
     if weights.shape != (terms,):
         return f"returns weights of shape {tuple(weights.shape)}; return ({terms},)"
     value = weights.detach()
@@ -199,8 +197,10 @@ def schedule_problem(number: Any, tokens: int | None = None, above: bool = True)
     """
     least = "> 0" if above else ">= 0"
     if not isinstance(number, Tensor):
-        if not _is_real(number):
-            return f"returns {_kinds(number)}; return a number {least}, or one a token"
+        if not is_real(number):
+            return (
+                f"returns {kinds_of(number)}; return a number {least}, or one a token"
+            )
         good = math.isfinite(number) and (number > 0 or (number == 0 and not above))
         return "" if good else f"returns {number}; it is to be finite and {least}"
     if number.is_complex() or number.dtype == torch.bool:
@@ -217,56 +217,6 @@ def schedule_problem(number: Any, tokens: int | None = None, above: bool = True)
     return ""
 
 
-def teacher_source_problem(source: Any) -> str:
-    """What is wrong with what a source of teachers says of itself."""
-    gives = getattr(source, "gives", None)
-    if not isinstance(gives, frozenset) or not gives or not gives <= EVERYTHING:
-        return f"has gives = {gives!r}; give some of {', '.join(sorted(EVERYTHING))}"
-    if source.cost not in COSTS:
-        return f"has cost = {source.cost!r}; say one of {', '.join(COSTS)}"
-    for name in ("moves", "of_student"):
-        if not isinstance(getattr(source, name), bool):
-            return f"has {name} = {getattr(source, name)!r}; say True or False"
-    for name in ("says", "like", "files"):
-        text = getattr(source, name)
-        if not isinstance(text, str) and (text is not None or name == "says"):
-            return f"has {name} = {text!r}, which is no text"
-    return ""
-
-
-OF_THE_CALLER = (
-    "max_new_tokens",
-    "max_length",
-    "min_length",
-    "eos_token_id",
-    "pad_token_id",
-    "bos_token_id",
-)
-"""Settings of ``GenerationConfig`` that no way of writing sets."""
-
-
-def writer_problem(fields: Any) -> str:
-    """What is wrong with what a way of writing sets.
-
-    Args:
-        fields: what its ``fields`` returned.
-    """
-    from transformers import GenerationConfig
-
-    if not isinstance(fields, Mapping):
-        return f"returns {type(fields).__name__} as its fields; return a mapping"
-    taken = sorted(fields.keys() & set(OF_THE_CALLER))
-    if taken:
-        return f"sets {taken[0]}, which is the caller's"
-    unknown = sorted(fields.keys() - vars(GenerationConfig()).keys())
-    if unknown:
-        return f"sets {unknown[0]!r}, which GenerationConfig has not"
-    count = fields.get("num_return_sequences", 1)
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        return f"asks for {count!r} candidates; ask for 1 or more"
-    return ""
-
-
 def chosen_problem(chosen: Any, candidates: int) -> str:
     """What is wrong with the candidates that a way of writing keeps.
 
@@ -280,58 +230,6 @@ def chosen_problem(chosen: Any, candidates: int) -> str:
         return f"keeps {list(chosen)}; keep at least one, and none twice"
     outside = [place for place in chosen if not 0 <= place < candidates]
     return f"keeps place {outside[0]} of {candidates}" if outside else ""
-
-
-def student_maker_problem(made: Any, depth: int) -> str:
-    """What is wrong with a student that was made of a model of ``depth`` layers."""
-    layers, model = getattr(made, "layers", None), getattr(made, "model", None)
-    if model is None or not hasattr(model, "save_pretrained"):
-        return f"made {type(made).__name__} without a model of transformers; give Made"
-    if not isinstance(layers, tuple) or not all(
-        isinstance(layer, int) and 0 <= layer < depth for layer in layers
-    ):
-        return f"has layers = {layers!r}; give numbers of the source's from 0"
-    has = model.config.num_hidden_layers
-    if len(layers) != has:
-        return f"says where {len(layers)} layers are from, but its student has {has}"
-    return ""
-
-
-def metrics_problem(evaluator: Any) -> str:
-    """What is wrong with what an evaluator says of itself."""
-    metrics = getattr(evaluator, "metrics", None)
-    if not isinstance(metrics, Mapping) or not metrics:
-        return f"has metrics = {metrics!r}; give a Metric by the name of each"
-    for name, metric in metrics.items():
-        known = isinstance(metric, Metric) and isinstance(metric.unit, str)
-        if not known or metric.better not in ("lower", "higher", "neither"):
-            return f"says of {name!r} {metric!r}; give a Metric: unit, lower or higher"
-    of_teachers = getattr(evaluator, "of_teachers", None)
-    if not isinstance(of_teachers, bool):
-        return f"has of_teachers = {of_teachers!r}; say True or False"
-    return ""
-
-
-def evaluator_problem(measured: Any, metrics: Mapping[str, Metric]) -> str:
-    """What is wrong with what an evaluator found.
-
-    Args:
-        measured: what it returned.
-        metrics: that it may return.
-    """
-    if not isinstance(measured, Measured):
-        return f"returns {_kinds(measured)}; return a Measured"
-    for name, parts in measured.values.items():
-        if name not in metrics:
-            return f"measures {name!r}, which is none of {', '.join(metrics)}"
-        if not isinstance(parts, Mapping):
-            return f"gives {_kinds(parts)} for {name}; give numbers by part"
-        for part, number in parts.items():
-            if not _is_real(number) or not math.isfinite(number):
-                return f"gives {number!r} as {name} of {part}; give a finite number"
-    if not measured.values and not measured.notes:
-        return "measures nothing and does not say why; say so in notes"
-    return ""
 
 
 def distance_problem(apart: Any, weight: Tensor, per_token: bool) -> str:
@@ -359,7 +257,7 @@ def projection_problem(projected: Any, given: Tensor, width: int) -> str:
 
 def _features_problem(answer: Any, wanted: tuple[int, ...]) -> str:
     if not isinstance(answer, Tensor):
-        return f"returns {_kinds(answer)}; return a tensor {wanted}"
+        return f"returns {kinds_of(answer)}; return a tensor {wanted}"
     if tuple(answer.shape) != wanted:
         return f"returns shape {tuple(answer.shape)}; return {wanted}"
     if not answer.is_floating_point():
@@ -372,7 +270,7 @@ def _features_problem(answer: Any, wanted: tuple[int, ...]) -> str:
 def loss_problem(loss: Any) -> str:
     """What is wrong with the type of an objective's answer."""
     if not isinstance(loss, Tensor):
-        return f"returns {_kinds(loss)}; return a tensor of one number"
+        return f"returns {kinds_of(loss)}; return a tensor of one number"
     if loss.shape != ():
         return f"returns shape {tuple(loss.shape)}; return one number, ()"
     if not loss.is_floating_point():
@@ -383,8 +281,8 @@ def loss_problem(loss: Any) -> str:
 def counts_problem(counts: Any) -> str:
     """What is wrong with what an objective counts."""
     if not isinstance(counts, Sequence) or isinstance(counts, str) or not len(counts):
-        return f"counts {_kinds(counts)}; return numbers, one or more"
-    bad = [x for x in counts if not _is_real(x) or not math.isfinite(x) or x < 0]
+        return f"counts {kinds_of(counts)}; return numbers, one or more"
+    bad = [x for x in counts if not is_real(x) or not math.isfinite(x) or x < 0]
     return f"counts {bad[0]!r}; return finite numbers >= 0" if bad else ""
 
 
@@ -409,7 +307,8 @@ def _first(sentences: Sequence[tuple[Tensor, str]]) -> str:
     return next((text for bad, (_, text) in zip(broken, sentences) if bad), "")  # noqa: B905
 
 
-def _is_real(value: Any) -> bool:
+def is_real(value: Any) -> bool:
+    """Whether it is a number, and no truth value."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -417,7 +316,8 @@ def _plain(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _kinds(answer: Any) -> str:
+def kinds_of(answer: Any) -> str:
+    """What an answer is, by the names of its types."""
     if isinstance(answer, tuple | list):
         inside = ", ".join(type(x).__name__ for x in answer[:3])
         return f"a {type(answer).__name__} of {inside or 'nothing'}"

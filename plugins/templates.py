@@ -349,14 +349,14 @@ class $Class:
     def __call__(self, ctx: EvalContext) -> Measured:
         """By domain; a domain's tokens weigh alike."""
 
-        def found(logits, batch):
+        def right_tokens(logits, batch):
             known = batch.has_text[:, 1:]
             likeliest = logits[:, :-1].topk(self.likeliest).indices
             right = (likeliest == batch.ids[:, 1:, None]).any(-1) & known
             return list(zip(right.sum(1).tolist(), known.sum(1).tolist(), strict=True))
 
         model, sums = ctx.subject, {}
-        each = per_text(model.capture, model.encode, ctx.samples, found)
+        each = per_text(model.capture, model.encode, ctx.samples, right_tokens)
         for sample, (right, tokens) in zip(ctx.samples, each, strict=True):
             before = sums.get(sample.domain, (0, 0))
             sums[sample.domain] = before[0] + right, before[1] + tokens

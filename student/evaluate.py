@@ -80,7 +80,7 @@ def text_bits(
         return list(zip(bits.tolist(), chars.tolist(), strict=True))
 
     return per_text(
-        capture, encode, samples, costs, batch_size, progress, threads=threads
+        capture, encode, samples, costs, batch_size, progress=progress, threads=threads
     )
 
 
@@ -106,7 +106,7 @@ def per_text(
         progress: see there.
         threads: see there.
     """
-    found: dict[int, T] = {}
+    measured: dict[int, T] = {}
     ordered = sorted(range(len(samples)), key=lambda i: len(samples[i].text))
     starts = range(0, len(ordered), batch_size)
     chunks = [ordered[start : start + batch_size] for start in starts]
@@ -119,8 +119,8 @@ def per_text(
         return measure(captured.logits, batch)
 
     for chunk, each in progress(zip(chunks, _each(read, chunks, threads), strict=True)):
-        found.update(zip(chunk, each, strict=True))
-    return [found[i] for i in range(len(samples))]
+        measured.update(zip(chunk, each, strict=True))
+    return [measured[i] for i in range(len(samples))]
 
 
 def _each(

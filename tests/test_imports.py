@@ -57,7 +57,7 @@ ROOMS: dict[str, set[str]] = {
     "student/match": {"bridges", "output"},
     "student/own": {"match", "output"},
     "plugins/contracts": set(),
-    "plugins/contracts/evaluator": set(),
+    "plugins/contracts/models": set(),
     "plugins/contracts/space": set(),
     "plugins/guards": {"contracts"},
     "experiments/config": set(),

@@ -18,7 +18,7 @@ from experiments.commands.parser import (
 from experiments.commands.tables import print_table
 
 if TYPE_CHECKING:
-    from experiments.evaluators.asked import Found
+    from experiments.evaluators.asked import Measurements
 
 
 def evaluate(options: Namespace) -> int:
@@ -55,11 +55,11 @@ def _by_evaluators(options: Namespace) -> int:
         pairs=read_pairs(options.pairs or ()),
     )
     measure_by(session, options.run, options.data, like=_like(options))
-    found = session.finish(progress=True)
+    measurements = session.finish(progress=True)
     if options.json:
-        print(json.dumps(found.plain(), indent=1))
+        print(json.dumps(measurements.plain(), indent=1))
     else:
-        _show(options.run, found)
+        _show(options.run, measurements)
     return 0
 
 
@@ -88,13 +88,13 @@ def _teachers(options: Namespace) -> dict[str, str]:
     return models
 
 
-def _show(name: str, found: Found) -> None:
+def _show(name: str, measurements: Measurements) -> None:
     from experiments.evaluators.asked import rows_of
 
-    heads, rows = rows_of(found)
+    heads, rows = rows_of(measurements)
     title = f"{name}: ↓ lower is better, ↑ higher is better"
     print_table(title, heads, rows, numbers_from=3)
-    for note in found.notes:
+    for note in measurements.notes:
         put(f"note: {note}")
 
 

@@ -14,8 +14,8 @@ from plugins.seeds import kept
 from student.evaluators.base import WHOLE, EvalContext, Metric, Values, mean_of
 
 
-@dataclass(slots=True)
-class Found:
+@dataclass(kw_only=True, slots=True)
+class Measurements:
     """What evaluators said of several models."""
 
     metrics: Mapping[str, Metric]
@@ -44,7 +44,7 @@ def plain_metrics(metrics: Mapping[str, Metric]) -> dict[str, dict[str, str]]:
     return {n: {"unit": m.unit, "better": m.better} for n, m in metrics.items()}
 
 
-def ask(evaluators: Chosen, ctx: EvalContext, into: Found) -> Values:
+def ask(evaluators: Chosen, ctx: EvalContext, into: Measurements) -> Values:
     """Have one model measured by all evaluators that measure models.
 
     Returns:
@@ -67,7 +67,7 @@ def ask(evaluators: Chosen, ctx: EvalContext, into: Found) -> Values:
     return values
 
 
-def ask_of_teachers(evaluators: Chosen, ctx: EvalContext, into: Found) -> None:
+def ask_of_teachers(evaluators: Chosen, ctx: EvalContext, into: Measurements) -> None:
     """Have the teachers measured as a set; ``ctx.subject`` is any of the models."""
     for name, evaluator in evaluators.by_name.items():
         if evaluator.of_teachers:
@@ -99,14 +99,14 @@ def retention(
     return kept_shares
 
 
-def rows_of(found: Found) -> tuple[list[str], list[list[str]]]:
+def rows_of(measurements: Measurements) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of a table: a metric's part a row, a model a column."""
-    every = dict(found.models)
-    if found.teachers:
-        every["teachers"] = found.teachers
+    every = dict(measurements.models)
+    if measurements.teachers:
+        every["teachers"] = measurements.teachers
     heads = ["metric", "part", "unit", *every]
     rows = []
-    for name, metric in found.metrics.items():
+    for name, metric in measurements.metrics.items():
         parts = dict.fromkeys(
             p for values in every.values() for p in values.get(name, {})
         )
@@ -142,7 +142,7 @@ def _measured(name: str, evaluator: Any, ctx: EvalContext) -> Any:
         restore()
 
 
-def _note(into: Found, notes: Sequence[str]) -> None:
+def _note(into: Measurements, notes: Sequence[str]) -> None:
     into.notes += [note for note in notes if note not in into.notes]
 
 

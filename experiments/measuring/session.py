@@ -11,7 +11,7 @@ from align.support.quiet import quiet_libraries
 from align.text.documents import TextSample
 from experiments.assemble.data import Encoder
 from experiments.config.tree import load_kept_config
-from experiments.evaluators.asked import Found, ask, ask_of_teachers
+from experiments.evaluators.asked import Measurements, ask, ask_of_teachers
 from experiments.evaluators.chosen import Chosen
 from experiments.record.progress import Progress, waiting
 from experiments.report.measure import Opened, check_fits, on, settled
@@ -63,13 +63,13 @@ class Session:
     """Models of the teachers, by name."""
     pairs: Sequence[Pair] = ()
     seed: int = 0
-    found: Found = field(init=False)
+    measurements: Measurements = field(init=False)
     _teachers: dict[str, Subject] | None = field(init=False, default=None)
     _last: EvalContext | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        """Begin with nothing found."""
-        self.found = Found(self.evaluators.metrics)
+        """Begin with nothing measured."""
+        self.measurements = Measurements(metrics=self.evaluators.metrics)
 
     def __call__(self, opened: Opened, progress: bool) -> Values:
         """Measure one model; see :data:`experiments.report.measure.Measuring`."""
@@ -77,19 +77,19 @@ class Session:
         if self._teachers is None:
             self._teachers = self._loaded(opened.samples, progress)
         self._last = self._context(subject, opened.samples, progress)
-        return ask(self.evaluators, self._last, self.found)
+        return ask(self.evaluators, self._last, self.measurements)
 
-    def finish(self, progress: bool) -> Found:
-        """Measure the teachers, too; returns all that was found."""
+    def finish(self, progress: bool) -> Measurements:
+        """Measure the teachers, too; returns all that was measured."""
         last = self._last
         if last is None:
             raise InputError("no model was measured; give one")
         for name, teacher in last.teachers.items():
-            if name not in self.found.models:
+            if name not in self.measurements.models:
                 ctx = self._context(teacher, last.samples, progress)
-                ask(self.evaluators, ctx, self.found)
-        ask_of_teachers(self.evaluators, last, self.found)
-        return self.found
+                ask(self.evaluators, ctx, self.measurements)
+        ask_of_teachers(self.evaluators, last, self.measurements)
+        return self.measurements
 
     def _context(
         self, subject: Subject, samples: Sequence[TextSample], progress: bool
@@ -116,13 +116,20 @@ class Session:
             with waiting(f"loading {name}", progress):
                 loaded = load_model(source)
             if loaded.kind != "decoder":
-                self.found.notes.append(
+                self.measurements.notes.append(
                     f"{name} is an {loaded.kind}, which predicts no next token: it is "
                     "not measured"
                 )
                 continue
             encode = Encoder(loaded.tokenizer, None)
             advice = "apart, and leave it out of --teachers"
-            check_fits(name, loaded, encode, samples, "for the first model", advice)
+            check_fits(
+                name,
+                loaded,
+                encode,
+                samples,
+                where="for the first model",
+                advice=advice,
+            )
             teachers[name] = subject_of(name, source, loaded, encode)
         return teachers

@@ -214,7 +214,14 @@ def _opened_like(
     samples = _measured(config, cut, readers_of(run, config))
     loaded, encode = open_model(name, name, config, progress)
     encode = encode.uncut()
-    check_fits(name, loaded, encode, samples, f"as {run} cuts it", "without --like")
+    check_fits(
+        name,
+        loaded,
+        encode,
+        samples,
+        where=f"as {run} cuts it",
+        advice="without --like",
+    )
     return Opened(name=name, source=name, loaded=loaded, encode=encode, samples=samples)
 
 
@@ -223,7 +230,8 @@ def check_fits(
     loaded: LoadedModel,
     encode: Encoder,
     samples: Sequence[TextSample],
-    cut: str,
+    *,
+    where: str,
     advice: str,
 ) -> None:
     """See that a model reads texts whole that were cut for another.
@@ -236,8 +244,8 @@ def check_fits(
         tokens = int(encode([sample.text]).mask.sum())
         if limit is not None and tokens > limit:
             raise InputError(
-                f"{name} has {limit} positions, but text {sample.id}, cut {cut}, makes "
-                f"{tokens} of its tokens; measure it {advice}"
+                f"{name} has {limit} positions, but text {sample.id}, cut {where}, "
+                f"makes {tokens} of its tokens; measure it {advice}"
             )
 
 

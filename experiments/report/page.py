@@ -14,7 +14,7 @@ from experiments.record.run_dir import MAIN, RunDir, mean_bpc
 from experiments.record.versions import sentence
 from experiments.report.arms import arm_table
 from experiments.report.course import time_sections
-from experiments.report.evaluation import evaluation_sections
+from experiments.report.evaluation.sections import evaluation_sections
 from experiments.report.gallery import Gallery
 from experiments.report.layout.document import (
     Block,

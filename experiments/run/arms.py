@@ -41,7 +41,7 @@ from experiments.run.lineage import (
     record_of,
     write_record,
 )
-from experiments.run.measures import measure_gate, numbers
+from experiments.run.measures.students import measure_gate, numbers
 from experiments.run.phase import checkpoint_folder, run_stage
 from plugins.registry import Registry
 from student.checkpoint import check_marked, read_complete
@@ -204,11 +204,11 @@ def train_gated(
         judged.append(
             _judged(
                 run.config.gate,
-                bool(run.data.gate),
                 results,
                 start,
-                kept_before(judged),
-                run.evaluators.metrics[run.config.gate.metric].better == "lower",
+                before=kept_before(judged),
+                own_text=bool(run.data.gate),
+                lower=run.evaluators.metrics[run.config.gate.metric].better == "lower",
             )
         )
         _tell(run, stage, results[MAIN][index]["steps"], judged[-1])
@@ -217,10 +217,11 @@ def train_gated(
 
 def _judged(
     gate: GateConfig,
-    own_text: bool,
     results: Results,
     start: Mapping[str, Any],
+    *,
     before: int | None,
+    own_text: bool,
     lower: bool,
 ) -> Judgement:
     """Judge the main arm's last phase, which started from the phase ``before``."""

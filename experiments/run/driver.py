@@ -29,7 +29,7 @@ from experiments.run.coverage import Reading, tell_left_out, tell_reading, tell_
 from experiments.run.evaluation import teachers_alone, tell_routing_room
 from experiments.run.gates import Judgement, kept_before
 from experiments.run.ledger import ledger
-from experiments.run.measures import measure_teachers, starting_point
+from experiments.run.measures.students import measure_teachers, starting_point
 from experiments.run.opening import open_run
 from experiments.run.phase import LAST
 from experiments.run.plan import plan_run
@@ -49,7 +49,7 @@ class Outcome:
     """Bits per character by domain of every teacher that predicts."""
     measured: Mapping[str, Any]
     """What evaluators say of teachers, see
-    :func:`experiments.run.measures.measure_teachers`."""
+    :func:`experiments.run.measures.students.measure_teachers`."""
     reading: Mapping[str, Reading]
     """How every teacher's tokenizer reads the texts."""
     room: Mapping[str, Any]

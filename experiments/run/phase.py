@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from align.foreign.signature import check_signed, sign
 from align.schedules import Timetable
 from experiments.assemble.checks import timetable_of
 from experiments.assemble.data import Encoder
-from experiments.assemble.layer_maps import Depth
 from experiments.assemble.models import Models
 from experiments.assemble.outputs import output_plan, own_head
 from experiments.assemble.precision import autocast_of
@@ -27,20 +26,15 @@ from experiments.assemble.teaching import (
     build_objectives,
     build_phase_teachers,
 )
-from experiments.record.metrics import Metrics
-from experiments.record.progress import Work, describe_losses
+from experiments.record.progress import Work
 from experiments.record.run_dir import MAIN
-from experiments.record.stop import RunStopped, StopRequest
+from experiments.record.stop import RunStopped
 from experiments.run.alarms import Alarms
 from experiments.run.context import PhasePosition, RunContext, Stage, phase_seed
 from experiments.run.evaluation import evaluate, measure_health
-from experiments.run.measures import (
-    Watch,
-    measure_gate,
-    measure_more,
-    put_best,
-    watch_of,
-)
+from experiments.run.measures.students import measure_gate, measure_more
+from experiments.run.measures.watch import Watch, put_best, watch_of
+from experiments.run.observer import PhaseObserver
 from experiments.run.phase_texts import read_by_others, writing_of
 from experiments.sources.phases import Followers, begin_teachers
 from plugins.registry import Registry
@@ -55,7 +49,7 @@ from student.distiller import HEALTH_TOKENS, Distiller
 from student.fitting import fit_terms
 from student.loop.data_order import Writing, sample_indices
 from student.loop.phase_checkpoint import Keeper, is_kept
-from student.loop.trainer import Job, Observer, train_phase
+from student.loop.trainer import Job, train_phase
 from student.step_outputs import OutputPlan
 from teacher.capture.kv_capture import KVCapture
 
@@ -97,22 +91,8 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     )
     with run.answers.during("calibration", stage.teachers, later.calibration):
         phase_teachers = _faculty(run, stage, capture, encode, timetable)
-    objectives = build_objectives(phase, run.registry, phase_teachers is not None)
-    distiller = Distiller(
-        model,
-        capture,
-        objectives=objectives,
-        config=phase.loss,
-        teaching=phase_teachers.teaching if phase_teachers else None,
-        autocast=autocast_of(phase.train),
-        health_every=run.config.alarms.health_every,
-        output=_output_plan(run.models, run.registry, stage, capture)
-        if phase_teachers
-        else None,
-        head=own_head(phase, capture),
-        balance=build_balance(phase, run.registry, objectives),
-        timetable=timetable,
-        domains=sorted({sample.domain for sample in run.data.train}),
+    distiller = _distiller(
+        run, stage, model, capture, phase_teachers, timetable=timetable
     )
     if phase_teachers is not None:
         rows = distiller.compared_rows
@@ -198,7 +178,7 @@ def _job(
         companions=followers,
         writing=writing,
         watch=watch,
-        observer=_Observer(
+        observer=PhaseObserver(
             metrics=run.metrics,
             position=position,
             phase=stage.phase.name,
@@ -208,59 +188,6 @@ def _job(
             stop=run.stop,
         ),
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Observer(Observer):
-    """Writes a phase's metrics, with the alarms that they raise, and shows progress."""
-
-    metrics: Metrics
-    position: PhasePosition
-    phase: str
-    alarms: Alarms
-    phase_teachers: PhaseTeachers | None
-    work: Work
-    stop: StopRequest
-
-    def begin(self, done: int) -> None:
-        self.work.start(done)
-        self.metrics.rewind(self.position.arm, self.phase, done, self.position.offset)
-        self.alarms.recall(self.metrics.written(self.position.arm, self.phase))
-        if self.phase_teachers is not None:
-            self._write(self.alarms.covers(self.phase_teachers.report.coverage))
-            self._write(self.alarms.mute(self.phase_teachers.report.constant))
-            self._write(_similarity(self.phase_teachers.depth))
-
-    def log(self, line: dict[str, Any]) -> None:
-        if line["kind"] == "train":
-            self.work.note(describe_losses(line))
-        self._write(self.alarms.see(line))
-
-    def tick(self, done: int) -> None:
-        self.work(done)
-
-    def should_stop(self) -> bool:
-        return self.stop()
-
-    def _write(self, lines: Iterable[dict[str, Any]]) -> None:
-        for line in lines:
-            self.metrics.write(
-                self.position.arm, self.phase, line, self.position.offset
-            )
-
-
-def _similarity(depth: Depth) -> list[dict[str, Any]]:
-    """A line on how alike layers are, where the maps were read off that."""
-    if not depth.similarity:
-        return []
-    layers = {
-        name: {
-            "cka": [[round(x, 4) for x in row] for row in matrix.tolist()],
-            "map": list(depth.maps[name]),
-        }
-        for name, matrix in depth.similarity.items()
-    }
-    return [{"kind": "layer_similarity", "teachers": layers}]
 
 
 def _alarms(
@@ -344,6 +271,37 @@ def _faculty(
         progress=run.progress.over,
         answers=run.answers,
         timetable=timetable,
+    )
+
+
+def _distiller(
+    run: RunContext,
+    stage: Stage,
+    model: Any,
+    capture: KVCapture,
+    phase_teachers: PhaseTeachers | None,
+    *,
+    timetable: Timetable,
+) -> Distiller:
+    """The student with all that it learns from."""
+    phase, teaching, output = stage.phase, None, None
+    if phase_teachers is not None:
+        teaching = phase_teachers.teaching
+        output = _output_plan(run.models, run.registry, stage, capture)
+    objectives = build_objectives(phase, run.registry, phase_teachers is not None)
+    return Distiller(
+        model,
+        capture,
+        objectives=objectives,
+        config=phase.loss,
+        teaching=teaching,
+        autocast=autocast_of(phase.train),
+        health_every=run.config.alarms.health_every,
+        output=output,
+        head=own_head(phase, capture),
+        balance=build_balance(phase, run.registry, objectives),
+        timetable=timetable,
+        domains=sorted({sample.domain for sample in run.data.train}),
     )
 
 

@@ -15,7 +15,6 @@ import torch
 from plugins.contracts import aligner as contract_aligner
 from plugins.contracts import balancer as contract_balancer
 from plugins.contracts import distance as contract_distance
-from plugins.contracts import evaluator as contract_evaluator
 from plugins.contracts import maps as contract_maps
 from plugins.contracts import objective as contract_objective
 from plugins.contracts import phase as contract_phase
@@ -23,9 +22,10 @@ from plugins.contracts import projector as contract_projector
 from plugins.contracts import router as contract_router
 from plugins.contracts import schedule as contract_schedule
 from plugins.contracts import space as contract_space
-from plugins.contracts import student_maker as contract_student_maker
-from plugins.contracts import teacher_source as contract_teacher_source
-from plugins.contracts import writer as contract_writer
+from plugins.contracts.models import evaluator as contract_evaluator
+from plugins.contracts.models import student_maker as contract_student_maker
+from plugins.contracts.models import teacher_source as contract_teacher_source
+from plugins.contracts.models import writer as contract_writer
 from plugins.errors import PluginError
 from plugins.hookspecs import kind_now
 from plugins.promise import Check, Promise

@@ -14,6 +14,7 @@ from align.schedules import Moment
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
 from plugins import answers
+from plugins.contracts.models import answers as model_answers
 from plugins.entry import Entry
 from plugins.guards.shared import (
     Seldom,
@@ -180,7 +181,7 @@ class _TeacherSource(StandIn):
     def __init__(self, entry: Entry, inner: Any) -> None:
         super().__init__(entry, inner)
         with blamed(entry):
-            wrong = answers.teacher_source_problem(inner)
+            wrong = model_answers.teacher_source_problem(inner)
         require(entry, wrong)
 
     def fingerprint(self) -> Any:
@@ -215,7 +216,7 @@ class _StudentMaker(StandIn):
         with blamed(self._entry):
             made = self._inner(model, sample)
         depth = model.config.num_hidden_layers
-        problem = answers.student_maker_problem(made, depth) or before.problem()
+        problem = model_answers.student_maker_problem(made, depth) or before.problem()
         require(self._entry, problem)
         return made
 
@@ -231,7 +232,7 @@ class _Writer(StandIn):
     def fields(self) -> Any:
         with blamed(self._entry):
             fields = self._inner.fields()
-        require(self._entry, answers.writer_problem(fields))
+        require(self._entry, model_answers.writer_problem(fields))
         return fields
 
     def chosen(self, candidates: Sequence[str]) -> Any:
@@ -251,14 +252,14 @@ class _Evaluator(StandIn):
     def __init__(self, entry: Entry, inner: Any) -> None:
         super().__init__(entry, inner)
         with blamed(entry):
-            wrong = answers.metrics_problem(inner)
+            wrong = model_answers.metrics_problem(inner)
         require(entry, wrong)
 
     def __call__(self, ctx: Any) -> Any:
         before = Untouched({"the model": dict(ctx.subject.model.named_parameters())})
         with blamed(self._entry):
             measured = self._inner(ctx)
-        wrong = answers.evaluator_problem(measured, self._inner.metrics)
+        wrong = model_answers.evaluator_problem(measured, self._inner.metrics)
         require(self._entry, wrong or before.problem())
         return measured
 

@@ -90,7 +90,7 @@ def _compared(ctx: EvalContext, teacher: Subject) -> dict[str, Sequence[float]]:
             counted = batch.has_text[row, 1:]
             pair = [side[row, :-1][counted] for side in sides]
             sums[sample.domain] += apart(*pair).cpu()
-    return {domain: found.tolist() for domain, found in sums.items()}
+    return {domain: total.tolist() for domain, total in sums.items()}
 
 
 def apart(teacher: Tensor, student: Tensor) -> Tensor:

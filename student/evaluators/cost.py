@@ -70,7 +70,7 @@ class Cost:
         weights = weight_bytes(ctx.subject.model)
         read, written = prefill.get_total_flops(), decode.get_total_flops()
         moved = weights + cache
-        found = {
+        figures = {
             "prefill_flops": read / 1e9,
             "decode_flops": written / 1e6,
             "decode_bytes": moved / 1e6,
@@ -79,10 +79,12 @@ class Cost:
         notes = ["cost: give tflops and gb_per_s of a machine for its roofline"]
         if self.tflops is not None and self.gb_per_s is not None:
             peak, flow = self.tflops * 1e12, self.gb_per_s * 1e9
-            found["roofline_prefill"] = 1e3 * max(read / peak, moved / flow)
-            found["roofline_decode"] = 1 / max(written / peak, moved / flow)
+            figures["roofline_prefill"] = 1e3 * max(read / peak, moved / flow)
+            figures["roofline_decode"] = 1 / max(written / peak, moved / flow)
             notes = []
-        return Measured({name: {WHOLE: value} for name, value in found.items()}, notes)
+        return Measured(
+            {name: {WHOLE: value} for name, value in figures.items()}, notes
+        )
 
 
 def _counting() -> Any:

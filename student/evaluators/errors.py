@@ -39,15 +39,15 @@ class Errors:
         """By domain, and by ``domain, kind``."""
         need_text(ctx, "errors")
         kinds = kinds_of(ctx.samples)
-        own = _bits(ctx, ctx.subject.name, kinds)
-        values = {"bits_by_kind": own}
+        student_bits = _bits(ctx, ctx.subject.name, kinds)
+        values = {"bits_by_kind": student_bits}
         theirs = [
             _bits(ctx, name, kinds) for name in ctx.teachers if name != ctx.subject.name
         ]
         if theirs:
             values["lost_by_kind"] = {
                 kind: bits - min(of_teacher[kind] for of_teacher in theirs)
-                for kind, bits in own.items()
+                for kind, bits in student_bits.items()
             }
         return Measured(values)
 
@@ -57,12 +57,12 @@ def _bits(
 ) -> dict[str, float]:
     model = ctx.subject if name == ctx.subject.name else ctx.teachers[name]
     costs = text_bits(model.capture, model.encode, ctx.samples, BATCH)
-    found = {}
+    by_kind = {}
     for kind, places in kinds.items():
         chars = sum(costs[place][1] for place in places)
         if chars:
-            found[kind] = sum(costs[place][0] for place in places) / chars
-    return found
+            by_kind[kind] = sum(costs[place][0] for place in places) / chars
+    return by_kind
 
 
 def kinds_of(samples: Sequence[TextSample]) -> dict[str, list[int]]:

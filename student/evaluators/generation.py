@@ -73,8 +73,8 @@ class Generation:
             places = [i for i, pair in enumerate(pairs) if pair.domain == domain]
             ours = [written[i] for i in places]
             right = [pairs[i].completion.strip() for i in places]
-            found = scores_of(ours, right, self.scores)
-            for name, value in found.items():
+            scores = scores_of(ours, right, self.scores)
+            for name, value in scores.items():
                 values.setdefault(name, {})[domain] = value
             samples += [
                 {
@@ -103,7 +103,7 @@ class Generation:
 
     def _cut(self, ctx: EvalContext) -> Iterator[Pair]:
         for sample in ctx.samples:
-            ends = [found.end() for found in re.finditer(r"\S+", sample.text)]
+            ends = [word.end() for word in re.finditer(r"\S+", sample.text)]
             if len(ends) <= self.prompt_words:
                 continue
             cut = ends[self.prompt_words - 1]
@@ -178,14 +178,14 @@ def scores_of(
         MissingPackageError: sacrebleu is wanted and not installed.
     """
     same = [a == b for a, b in zip(written, right, strict=True)]
-    found = {"exact_match": 100 * sum(same) / len(same)}
+    numbers = {"exact_match": 100 * sum(same) / len(same)}
     if scores:
         sacrebleu = _sacrebleu()
         for name in ("bleu", "chrf", "ter"):
             measure = getattr(sacrebleu, f"corpus_{name}")
-            found[name] = measure(list(written), [list(right)]).score
+            numbers[name] = measure(list(written), [list(right)]).score
     repeated = [repetition(text) for text in written]
-    return found | {"repetition": 100 * sum(repeated) / len(repeated)}
+    return numbers | {"repetition": 100 * sum(repeated) / len(repeated)}
 
 
 def repetition(text: str, size: int = 4) -> float:

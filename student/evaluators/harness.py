@@ -75,7 +75,7 @@ class Harness:
             batch_size=self.batch_size,
             max_length=subject.max_tokens,
         )
-        found: dict[str, Any] = simple_evaluate(
+        results: dict[str, Any] = simple_evaluate(
             model=model,
             tasks=list(self.tasks or ()),
             task_manager=TaskManager(include_path=self.include),
@@ -87,14 +87,14 @@ class Harness:
             torch_random_seed=ctx.seed,
             fewshot_random_seed=ctx.seed,
         )
-        return found
+        return results
 
 
-def parts_of(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def parts_of(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """The numbers of every task, by whether more or less is better."""
     values: dict[str, dict[str, float]] = {}
-    for task, numbers in found["results"].items():
-        higher = found.get("higher_is_better", {}).get(task, {})
+    for task, numbers in results["results"].items():
+        higher = results.get("higher_is_better", {}).get(task, {})
         for key, value in numbers.items():
             name, _, way = key.partition(",")
             number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -34,16 +34,16 @@ class Size:
 
     def __call__(self, ctx: EvalContext) -> Measured:
         """The saved shares by teacher."""
-        own, notes = _sizes(ctx.subject), []
-        values = {name: {WHOLE: size} for name, size in own.items()}
-        if "disk" not in own:
+        sizes, notes = _sizes(ctx.subject), []
+        values = {name: {WHOLE: size} for name, size in sizes.items()}
+        if "disk" not in sizes:
             notes.append(f"{ctx.subject.name}: no folder with its files is known")
         for teacher in ctx.teachers.values():
             if teacher.name == ctx.subject.name:
                 continue
             theirs = _sizes(teacher)
-            for name in own.keys() & theirs.keys():
-                saved = 100 * (1 - own[name] / theirs[name])
+            for name in sizes.keys() & theirs.keys():
+                saved = 100 * (1 - sizes[name] / theirs[name])
                 values.setdefault(f"{name}_saved", {})[teacher.name] = saved
         return Measured(values, notes)
 

@@ -83,13 +83,13 @@ class Speed:
         ):
             part = f"batch {size}"
             try:
-                found = self._timed(ctx, size)
+                figures = self._timed(ctx, size)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
                 notes.append(f"{ctx.subject.name}: {part} does not fit in memory")
                 continue
-            for name, value in found.items():
+            for name, value in figures.items():
                 values[name][part] = value
         if ctx.device.type != "cuda":
             notes.append(
@@ -121,7 +121,7 @@ class Speed:
             late = time.perf_counter() - began > self.seconds
             if late and len(prefill) >= FEWEST:
                 break
-        found = {
+        figures = {
             "prefill": size * self.prompt_tokens / median(prefill),
             "prefill_time": 1e3 * median(prefill),
             "prefill_spread": spread(prefill),
@@ -131,8 +131,8 @@ class Speed:
             "cache": held / MIB,
         }
         if gpu:
-            found["peak_memory"] = torch.cuda.max_memory_allocated(ctx.device) / MIB
-        return found
+            figures["peak_memory"] = torch.cuda.max_memory_allocated(ctx.device) / MIB
+        return figures
 
 
 def spread(times: list[float]) -> float:

@@ -6,7 +6,7 @@ import pytest
 
 from align.errors import InputError
 from experiments.cli import main
-from experiments.evaluators.asked import Found, retention, rows_of
+from experiments.evaluators.asked import Measurements, retention, rows_of
 from experiments.evaluators.chosen import chosen, typed
 from experiments.evaluators.pairs import read_pairs
 from plugins import Registry
@@ -61,7 +61,7 @@ def test_retention_is_the_share_of_the_teacher_s_quality():
 
 
 def test_a_table_has_a_row_for_every_part_and_a_column_for_every_model():
-    found = Found({"bits": Metric("b", "lower"), "n": Metric("", "higher")})
+    found = Measurements(metrics={"bits": Metric("b", "lower"), "n": Metric("", "higher")})
     found.models = {"one": {"bits": {"a": 1.0}, "n": {"all": 12345.0}}, "two": {}}
     heads, rows = rows_of(found)
     assert heads == ["metric", "part", "unit", "one", "two"]

@@ -14,9 +14,9 @@ from experiments.config.tree import load_config
 from experiments.evaluators.chosen import evaluators_of
 from experiments.record.metrics import Metrics
 from experiments.record.run_dir import mean_bpc
-from experiments.report.evaluation import found_of
+from experiments.report.evaluation.sections import measurements_of
 from experiments.run.gates import describe_harm, judge
-from experiments.run.measures import numbers
+from experiments.run.measures.students import numbers
 from plugins import Registry
 from tests.experiments.small_runs import said, small_config
 
@@ -166,5 +166,5 @@ def test_a_stopped_run_keeps_its_best_and_its_patience(
 
 def test_summaries_of_earlier_versions_have_no_such_section():
     old = {"phases": [{"name": "dual", "bpc": {"a": 2.0}}], "final_phase": "dual"}
-    assert found_of(old) is None
-    assert found_of({}) is None
+    assert measurements_of(old) is None
+    assert measurements_of({}) is None

@@ -8,7 +8,7 @@ import torch
 from scipy.special import log_softmax
 
 from align.text.documents import TextSample
-from plugins.contracts.evaluator import small_context
+from plugins.contracts.models.evaluator import small_context
 from student.evaluators.agreement import Agreement, apart
 from student.evaluators.diversity import diversity
 from student.evaluators.errors import Errors, kinds_of

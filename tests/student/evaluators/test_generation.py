@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from align.errors import MissingPackageError
-from plugins.contracts.evaluator import small_context
+from plugins.contracts.models.evaluator import small_context
 from student.evaluators import Pair
 from student.evaluators.generation import Generation, repetition, scores_of
 

@@ -9,7 +9,7 @@ import torch
 
 from align.errors import InputError
 from align.text.documents import TextSample
-from plugins.contracts.evaluator import small_context
+from plugins.contracts.models.evaluator import small_context
 from student.evaluate import bits_per_char
 from student.evaluators.likelihood import BitsPerChar, Calibration, Perplexity, _binned
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from align.errors import InputError
-from plugins.contracts.evaluator import small_context
+from plugins.contracts.models.evaluator import small_context
 from student.evaluators import WHOLE
 from student.evaluators.cost import Cost, weight_bytes
 from student.evaluators.decoding import Decoder, bytes_of, drawn_prompt

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plugins.answers import student_maker_problem
+from plugins.contracts.models.answers import student_maker_problem
 from plugins.promise import Promise, problem
 from teacher.making.base import Made, Sample
 

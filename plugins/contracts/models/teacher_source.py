@@ -16,7 +16,7 @@ from torch import Tensor
 
 from align.tokenizer_align import CausalCharIoUAligner, encode_batch
 from align.views import OUTPUTS, LinearHead, Teacher
-from plugins.answers import teacher_source_problem
+from plugins.contracts.models.answers import teacher_source_problem
 from plugins.promise import Promise, problem
 from teacher.capture.kv_capture import KVCapture
 from teacher.live_teacher import LiveTeacher

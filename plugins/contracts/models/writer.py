@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from plugins.answers import chosen_problem, writer_problem
-from plugins.contracts.student_maker import small_model
+from plugins.answers import chosen_problem
+from plugins.contracts.models.answers import writer_problem
+from plugins.contracts.models.student_maker import small_model
 from plugins.promise import Promise, problem
 
 OPENINGS = ((5, 9, 2, 11), (7, 3, 3, 8))

@@ -9,8 +9,8 @@ from typing import Any
 
 from align.text.documents import TextSample
 from align.tokenizer_align import encode_batch
-from plugins.answers import evaluator_problem, metrics_problem
-from plugins.contracts.teacher_source import small_teacher
+from plugins.contracts.models.answers import evaluator_problem, metrics_problem
+from plugins.contracts.models.teacher_source import small_teacher
 from plugins.promise import Promise, problem
 from plugins.untouched import Untouched
 from student.evaluators.base import EvalContext, Measured, Subject
@@ -48,8 +48,8 @@ class _Tried:
     @cached_property
     def measured(self) -> Measured:
         """What it finds first."""
-        found: Measured = self.made(self.context)
-        return found
+        measured: Measured = self.made(self.context)
+        return measured
 
 
 def small_context(teachers: tuple[str, ...]) -> EvalContext:
@@ -103,12 +103,12 @@ def _same_metrics_again(tried: _Tried) -> str:
 
 
 def _does_without_teachers(tried: _Tried) -> str:
-    found = tried.made(small_context(()))
-    return evaluator_problem(found, tried.made.metrics)
+    measured = tried.made(small_context(()))
+    return evaluator_problem(measured, tried.made.metrics)
 
 
-def _parts(found: Measured) -> Mapping[str, list[str]]:
-    return {metric: list(parts) for metric, parts in found.values.items()}
+def _parts(measured: Measured) -> Mapping[str, list[str]]:
+    return {metric: list(parts) for metric, parts in measured.values.items()}
 
 
 _PROMISES = (

@@ -1,0 +1,137 @@
+"""What evaluators said: quality, size and speed side by side, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.evaluators.asked import Measurements, retention, rows_of, shown
+from experiments.evaluators.chosen import USUAL
+from experiments.record.run_dir import RunDir
+from experiments.report.layout.document import Block, Items, Paragraph, Section, Table
+from student.evaluators.agreement import Agreement
+from student.evaluators.base import Metric, Values
+from student.evaluators.cost import Cost
+from student.evaluators.errors import Errors
+from student.evaluators.size import Size
+
+KINDS = "lost_by_kind"
+APART = {*Size.metrics, *Cost.metrics, *Errors.metrics, *Agreement.metrics}
+"""Metrics of which nothing is kept: they are no quality of a model by itself."""
+MOST = 6
+"""Kinds of text that are named as those that lost most."""
+
+
+def evaluation_sections(run: RunDir) -> list[Section]:
+    """The comprehensive table; nothing of a run that measured bits alone, or of an
+    earlier version."""
+    measurements = measurements_of(run.summary)
+    if measurements is None:
+        return []
+    heads, rows = rows_of(measurements)
+    said = "An arrow says whether lower or higher is better; a dash, that it was not \
+measured."
+    blocks: list[Block] = [
+        Paragraph(said),
+        Table(title="every metric", heads=heads, rows=rows, numbers_from=3),
+        *_kept(run.summary, measurements),
+        *_lost(measurements),
+    ]
+    if measurements.notes:
+        blocks.append(Items(measurements.notes))
+    return [
+        Section(title="Quality, size and speed", blocks=blocks),
+        *_written(run.summary),
+    ]
+
+
+def measurements_of(summary: Mapping[str, Any]) -> Measurements | None:
+    """What a summary holds of evaluators; None where there is nothing but bits."""
+    evaluation = summary.get("evaluation") or {}
+    phase = _final(summary)
+    if phase is None or not phase.get("metrics"):
+        return None
+    metrics = {
+        name: Metric(m["unit"], m["better"])
+        for name, m in evaluation.get("metrics", {}).items()
+    }
+    measurements = Measurements(metrics=metrics)
+    measurements.models[f"student, {phase['name']}"] = _values(
+        phase["metrics"], phase["bpc"]
+    )
+    if phase.get("ce_only_metrics"):
+        bits = phase.get("ce_only") or {}
+        measurements.models["CE only"] = _values(phase["ce_only_metrics"], bits)
+    teachers = evaluation.get("teachers") or {}
+    for name, values in teachers.get("models", {}).items():
+        bits = summary.get("teachers", {}).get(name, {}).get("bpc") or {}
+        measurements.models[name] = _values(values, bits)
+    measurements.teachers = teachers.get("set", {})
+    notes = [*phase.get("notes", []), *teachers.get("notes", [])]
+    measurements.notes = list(dict.fromkeys(notes))
+    return measurements
+
+
+def _values(metrics: Values, bits: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    by_metric = {USUAL: dict(bits)} if bits else {}
+    return by_metric | {name: dict(parts) for name, parts in metrics.items()}
+
+
+def _final(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    phases = summary.get("phases") or []
+    last = summary.get("final_phase")
+    named = [phase for phase in phases if phase["name"] == last]
+    return (named or phases or [None])[-1]
+
+
+def _kept(summary: Mapping[str, Any], measurements: Measurements) -> list[Block]:
+    """Retention against every teacher."""
+    ours = next(iter(measurements.models.values()))
+    teachers = [
+        name for name in measurements.models if name in summary.get("teachers", {})
+    ]
+    shares = {
+        name: retention(ours, measurements.models[name], measurements.metrics)
+        for name in teachers
+    }
+    quality = [m for m in measurements.metrics if m not in APART]
+    metrics = [m for m in quality if any(m in s for s in shares.values())]
+    if not metrics:
+        return []
+    said = (
+        "How much of a teacher's number the student keeps, in %, over 100 where it is "
+        "better: its share where higher is better, the teacher's share of it where "
+        "lower is."
+    )
+    rows = [[m, *(shown(shares[name].get(m)) for name in teachers)] for m in metrics]
+    table = Table(title="retention, %", heads=["metric", *teachers], rows=rows)
+    return [Paragraph(said), table]
+
+
+def _lost(measurements: Measurements) -> list[Block]:
+    """Which kinds of text lost most against the teacher who reads them best."""
+    lost = next(iter(measurements.models.values())).get(KINDS)
+    if not lost:
+        return []
+    worst = sorted(lost.items(), key=lambda pair: -pair[1])[:MOST]
+    rows = [[kind, f"{bits:+.3f}"] for kind, bits in worst]
+    heads = ["kind of text", "bits/char more"]
+    table = Table(title="where the student lost most", heads=heads, rows=rows)
+    said = "Against the teacher who reads that kind best."
+    return [Paragraph(said), table]
+
+
+def _written(summary: Mapping[str, Any]) -> list[Section]:
+    """Some of what the generation evaluator read."""
+    phase = _final(summary) or {}
+    rows = [
+        [s["domain"], s["prompt"], s["written"], s["reference"]]
+        for s in phase.get("written", [])
+    ]
+    if not rows:
+        return []
+    heads = ["domain", "prompt", "written", "right"]
+    table = Table(
+        title="answers of the student", heads=heads, rows=rows, numbers_from=4
+    )
+    return [Section(title="What it answers", blocks=[table])]
