@@ -28,6 +28,7 @@ from student.objective import (
     AttentionPair,
     Comparison,
     HeadAttention,
+    HiddenOutput,
     LastStates,
     Relation,
     Reread,
@@ -143,7 +144,6 @@ def step_context(
         )
     if projected:
         comparisons = _projected(relations, new, student)
-    logits = new(student, count, tokens, _VOCABULARY)
     routing = torch.full((count, tokens, 2), 0.5) if teachers else None
 
     def output(store: list[Tensor], width: int) -> Output:
@@ -156,7 +156,7 @@ def step_context(
     )
     context = StepContext(
         batch=batch,
-        output=logits,
+        output=HiddenOutput(outputs.student.hidden, outputs.student.matrix),
         comparisons=comparisons,
         attention=attention,
         relations=relations,
@@ -272,6 +272,7 @@ def one_text(rows: int) -> StepContext:
     context = step_context()[0]
     batch = context.batch
     real = (torch.arange(rows) < 1)[:, None]
+    assert isinstance(context.output, HiddenOutput)
     texts = TokenBatch(
         batch.ids[:rows],
         batch.mask[:rows] & real,
@@ -292,7 +293,7 @@ def one_text(rows: int) -> StepContext:
     routing = None if context.routing is None else context.routing[:rows]
     return StepContext(
         batch=texts,
-        output=context.logits[:rows],
+        output=replace(context.output, hidden=context.output.hidden[:rows]),
         comparisons=comparisons,
         routing=routing,
         reread=_reread(context.own[EMBEDDINGS][0, :rows]),
