@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from align.errors import prefix_errors
 from align.text.chat import check_chats
 from align.text.documents import TextSample
 from align.tokens.cut import Reader, surely_at_most
 from experiments.assemble.data import Encoder
-from experiments.config.error_place import prefix_errors
 from teacher.loading.longer_texts import trained_length
 
 TEXTS = "texts.json"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from align.errors import InputError
+from align.errors import InputError, prefix_errors
 from align.rope_scale import Rescale
 from align.support.quiet import quiet_libraries
 from align.text.chat import tells_date
@@ -21,7 +21,6 @@ from experiments.assemble.fingerprint import model_files
 from experiments.assemble.layer_maps import layers_without_kv
 from experiments.assemble.lengths import PLACE, Lengths, reads_at_most
 from experiments.assemble.stored_teachers import FUSED, stored_teachers
-from experiments.config.error_place import prefix_errors
 from experiments.config.tree import Config
 from experiments.sources.making import Making
 from experiments.sources.named import sources_of

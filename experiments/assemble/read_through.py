@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from align.errors import prefix_errors
 from align.text.folder import TextFile, absolute
 from experiments.assemble.data import check_overlap
 from experiments.assemble.splits import digest_of
 from experiments.assemble.text_sources import LISTS, ZOO, Reading, Which, sources_of
-from experiments.config.error_place import prefix_errors
 from experiments.config.sections import DataConfig
 
 MODEST = 256 << 20

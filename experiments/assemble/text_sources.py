@@ -11,14 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from align.errors import InputError
+from align.errors import InputError, prefix_errors
 from align.foreign.quote import say
 from align.text.chat_rows import RowError
 from align.text.conversation import Conversation
 from align.text.documents import TextSample, iter_file
 from align.text.files import kind_of
 from align.text.folder import TextFile, TextFiles, absolute, shortest_names, text_files
-from experiments.config.error_place import prefix_errors
 from experiments.config.sections import DataConfig
 from experiments.config.tree import Config
 from teacher.sources.built_in import SOURCES, parted

@@ -155,8 +155,7 @@ MERGE = Command(
 @lasting_output("the repair")
 def repair(options: Namespace) -> int:
     """Take out what is damaged and extract it again."""
-    from align.errors import MissingFileError
-    from experiments.config.error_place import prefix_errors
+    from align.errors import MissingFileError, prefix_errors
     from experiments.config.tree import load_kept_config
     from teacher.store.records import shard_ranges
     from teacher.store.upkeep import stores_in, take_out

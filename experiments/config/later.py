@@ -36,6 +36,8 @@ LATER: Mapping[str, Any] = {
     "balance_learning_rate": 0.025,
     "options": {},
     "begins": "last",
+    "domain_balance": 0.0,
+    "domain_signal": "progress",
     "keep_best": None,
     "early_stop": plain(EarlyStopConfig()),
 }

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from align.bounds.yaml_document import read_yaml
-from align.errors import InputError, meant
-from experiments.config.error_place import prefix_errors
+from align.errors import InputError, meant, prefix_errors
 from experiments.config.parsing import ConfigError, check
 from experiments.evaluators.pairs import read_pairs
 from fuse.config import choice_of

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.errors import InputError, MissingFileError
+from align.errors import InputError, MissingFileError, prefix_errors
 from align.support.cache_folder import made_folder
 from align.support.quiet import quiet_libraries
-from experiments.config.error_place import prefix_errors
 from experiments.config.parsing import check
 from experiments.config.sections import DataConfig
 from experiments.config.zoo_names import build_named

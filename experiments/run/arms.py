@@ -14,10 +14,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from align.errors import during
 from align.foreign.marker import MARKER
 from align.foreign.quote import say
 from align.foreign.signature import check_signed, signing_key
-from experiments.config.error_place import during
 from experiments.config.measuring import GateConfig
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import Config

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from align.errors import during
 from align.foreign.quote import say
-from experiments.config.error_place import during
 from experiments.config.presets import load_registry
 from experiments.config.tree import Config
 from experiments.evaluators.asked import plain_metrics

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from align.errors import during, prefix_errors
 from align.foreign.quote import say
 from align.support.digest import sha256_of
 from align.support.garbage import garbage_sought_among_the_new
@@ -21,7 +22,6 @@ from experiments.assemble.outputs import idle_settings
 from experiments.assemble.precision import answer_of_run, asks_hardware, settle
 from experiments.assemble.stored_code import check_code
 from experiments.assemble.teaching import check_phase
-from experiments.config.error_place import during, prefix_errors
 from experiments.config.tree import Config, save_config
 from experiments.config.zoo_names import build_zoo_models
 from experiments.record.dates import dated, day_of_run

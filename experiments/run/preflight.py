@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from align.errors import MissingFileError
+from align.errors import MissingFileError, prefix_errors
 from experiments.assemble.checks import check_causal, check_positions
 from experiments.assemble.read_through import read_through
-from experiments.config.error_place import prefix_errors
 from experiments.config.presets import load_registry
 from experiments.config.tree import Config
 from experiments.run.arms import plan_arms, repeated_arms

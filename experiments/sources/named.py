@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.error_place import prefix_errors
+from align.errors import prefix_errors
 from experiments.config.parsing import ConfigError, check
 from experiments.config.tree import Config
 from plugins.options import options_of

@@ -61,7 +61,9 @@ def test_retention_is_the_share_of_the_teacher_s_quality():
 
 
 def test_a_table_has_a_row_for_every_part_and_a_column_for_every_model():
-    found = Measurements(metrics={"bits": Metric("b", "lower"), "n": Metric("", "higher")})
+    found = Measurements(
+        metrics={"bits": Metric("b", "lower"), "n": Metric("", "higher")}
+    )
     found.models = {"one": {"bits": {"a": 1.0}, "n": {"all": 12345.0}}, "two": {}}
     heads, rows = rows_of(found)
     assert heads == ["metric", "part", "unit", "one", "two"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.config.error_place import during, prefix_errors
+from align.errors import during, prefix_errors
 from experiments.config.parsing import ConfigError
 from experiments.record.failures import ERRORS, kept_errors, line_of
 from experiments.report.status import describe
