@@ -32,9 +32,9 @@ from experiments.record.stop import RunStopped
 from experiments.run.alarms import Alarms
 from experiments.run.context import PhasePosition, RunContext, Stage, phase_seed
 from experiments.run.evaluation import evaluate, measure_health
+from experiments.run.measures.observer import PhaseObserver
 from experiments.run.measures.students import measure_gate, measure_more
 from experiments.run.measures.watch import Watch, put_best, watch_of
-from experiments.run.observer import PhaseObserver
 from experiments.run.phase_texts import read_by_others, writing_of
 from experiments.sources.phases import Followers, begin_teachers
 from plugins.registry import Registry

@@ -1,1 +1,1 @@
-"""What evaluators say of a run's students and teachers, and what decides by it."""
+"""What is measured of a run, and what its phases write while they train."""
