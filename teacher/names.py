@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from align.bounds.regular_file import refuse_special_files
-from align.errors import MissingFileError
+from align.errors import InputError, MissingFileError
 from align.support.cache_folder import cache_folder
+from align.support.field_types import shown
 
 ZOO = "zoo:"
 """Prefix of embedded models: ``zoo:gpt2-prose``, or ``zoo:tiny/gpt2-prose``."""
@@ -17,6 +18,27 @@ PACKAGE = "pkg:"
 
 MADE = "made:"
 """Prefix of students that a config's ``student.make`` made: ``made:`` and a digest."""
+
+
+LONGEST = 255
+"""Bytes of a file's name, in a model's."""
+
+
+def check_length(name: str, setting: str) -> None:
+    """Refuse what no path and no hub can be called.
+
+    Args:
+        name: of a model.
+        setting: that names it.
+
+    Raises:
+        InputError: a part of it is longer than a file's name may be.
+    """
+    if max(map(len, name.encode(errors="replace").split(b"/"))) > LONGEST:
+        raise InputError(
+            f"{setting} is {shown(name)}, which is longer than any file's name; give a "
+            "folder, a hub name, zoo:NAME or pkg:NAME"
+        )
 
 
 def made_folder_of(name: str) -> Path:

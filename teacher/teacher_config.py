@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from align.support.field_types import NotNegative, check_fields
 from teacher.loading.quantise import Quantisation
+from teacher.names import check_length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,3 +44,4 @@ class TeacherConfig:
             InputError: a value that its type does not take.
         """
         check_fields(self, "teachers.NAME")
+        check_length(self.model, "teachers.NAME.model")

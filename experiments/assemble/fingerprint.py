@@ -15,6 +15,7 @@ from align.text.chat import has_template
 from experiments.assemble.precision import autocast_of
 from experiments.config.later import with_effect
 from experiments.config.tree import Config
+from teacher.loading.model_files import weights_folder
 from teacher.names import model_source
 
 
@@ -25,15 +26,9 @@ def model_files(name: str) -> Path | None:
         name: see :func:`teacher.names.model_source`.
     """
     try:
-        folder = Path(model_source(name))
+        return weights_folder(model_source(name))
     except MtkdError:
         return None
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(name, "config.json")
-    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def model_fingerprint(name: str, dtype: str, tokenizer: Any) -> dict[str, JsonValue]:

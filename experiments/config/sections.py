@@ -28,6 +28,7 @@ from student.config import LoraConfig, LossConfig, TrainConfig
 from student.output_config import OutputConfig
 from student.trained import Trained
 from teacher.loading.quantise import Quantisation
+from teacher.names import check_length
 from teacher.store.manifest import Form
 from teacher.teacher_rule import TeacherRule
 from teacher.writing.config import WrittenConfig
@@ -116,6 +117,7 @@ class StudentConfig:
         """
         check_fields(self, "student")
         choice_of("student.make", self.make)
+        check_length(self.model, "student.model")
         if self.tokenizer is not None and self.init != "fresh":
             raise ValueError(
                 f"student.tokenizer is {self.tokenizer}, but the checkpoint's weights "
@@ -195,7 +197,8 @@ class DataConfig:
                 datetime.date.fromisoformat(self.date)
         except ValueError:
             raise ValueError(
-                f"data.date is {self.date!r}; give a day such as 2026-11-28, or null"
+                f"data.date is {shown(self.date)}; give a day such as 2026-11-28, or "
+                "null"
             ) from None
 
     def sources(self, which: Literal["train", "eval"]) -> list[tuple[str | None, str]]:

@@ -91,8 +91,12 @@ def weights_folder(source: str) -> Path | None:
     if Path(source).is_dir():
         return Path(source)
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    cached = try_to_load_from_cache(source, "config.json")
+    try:
+        cached = try_to_load_from_cache(source, "config.json")
+    except HFValidationError:  # no name that a hub gives; whoever loads it says so
+        return None
     return Path(cached).parent if isinstance(cached, str) else None
 
 

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from align.errors import InputError
 from experiments.assemble.fingerprint import model_files
 from experiments.commands.viz import num_layers
 from experiments.estimate.shapes import planned_model
 from teacher import TeacherKVExtractor, load_model
-from teacher.names import model_source, zoo_parts
+from teacher.names import check_length, model_source, zoo_parts
 
 
 @pytest.fixture
@@ -51,3 +52,9 @@ def test_a_folder_and_a_hub_name_stay_what_they_are(tmp_path):
     assert model_source("openai-community/gpt2") == "openai-community/gpt2"
     with pytest.raises(FileNotFoundError, match="no such folder"):
         model_source("./absent")
+
+
+def test_a_name_longer_than_a_files_is_refused_in_short():
+    with pytest.raises(InputError, match=r"teachers\.t\.model is .*6,002 characters"):
+        check_length("a" * 6000, "teachers.t.model")
+    check_length("/".join(["a" * 255] * 3), "teachers.t.model")

@@ -152,6 +152,7 @@ def test_some_pairs_align_as_defined_on_every_corpus(sides, excerpts):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_every_pair_aligns_as_defined_on_every_corpus(sides, excerpts, capsys):
     batches = encoded(sides, EVERY, excerpts)
     read = {name: readings(batch) for name, batch in batches.items()}
