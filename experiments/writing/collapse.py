@@ -4,19 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-REPEATED = 4
-"""Tokens in a row that count as repeated where they come again in a text."""
-
-
-def repetition(ids: Sequence[int], n: int = REPEATED) -> float | None:
-    """Share of a text's n-grams that it holds already; None where it has none.
-
-    Source:
-        Welleck et al. 2020, Neural Text Generation with Unlikelihood Training (arXiv
-        1908.04319), seq-rep-n: 1 - distinct n-grams / n-grams, of one continuation.
-    """
-    grams = _grams(ids, n)
-    return 1 - len(set(grams)) / len(grams) if grams else None
+from student.evaluators.repetition import ngrams, repetition
 
 
 def distinct(texts: Iterable[Sequence[int]], n: int = 2) -> float | None:
@@ -26,7 +14,7 @@ def distinct(texts: Iterable[Sequence[int]], n: int = 2) -> float | None:
         Li et al. 2016, A Diversity-Promoting Objective Function (arXiv 1510.03055),
         distinct-n; it falls as more is written, so compare buffers of one size.
     """
-    grams = [gram for ids in texts for gram in _grams(ids, n)]
+    grams = [gram for ids in texts for gram in ngrams(ids, n)]
     return len(set(grams)) / len(grams) if grams else None
 
 
@@ -55,7 +43,3 @@ def look_of(texts: Sequence[Sequence[int]], ended: Sequence[bool]) -> dict[str, 
         look["repetition"] = sum(repeated) / len(repeated)
     different = distinct(texts)
     return look if different is None else look | {"distinct": different}
-
-
-def _grams(ids: Sequence[int], n: int) -> list[tuple[int, ...]]:
-    return [tuple(ids[at : at + n]) for at in range(len(ids) - n + 1)]

@@ -11,6 +11,7 @@ import torch
 
 from align.errors import InputError, MissingPackageError
 from student.evaluators.base import EvalContext, Measured, Metric, Pair, need_text
+from student.evaluators.repetition import repetition
 
 SHOWN = 3
 """Texts of every domain that are kept for the report."""
@@ -184,15 +185,8 @@ def scores_of(
         for name in ("bleu", "chrf", "ter"):
             measure = getattr(sacrebleu, f"corpus_{name}")
             numbers[name] = measure(list(written), [list(right)]).score
-    repeated = [repetition(text) for text in written]
+    repeated = [repetition(text.split()) or 0.0 for text in written]
     return numbers | {"repetition": 100 * sum(repeated) / len(repeated)}
-
-
-def repetition(text: str, size: int = 4) -> float:
-    """Share of the sequences of so many words that were there before."""
-    words = text.split()
-    sequences = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
-    return 1 - len(set(sequences)) / len(sequences) if sequences else 0.0
 
 
 def _sacrebleu() -> Any:

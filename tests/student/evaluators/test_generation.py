@@ -7,7 +7,7 @@ import pytest
 from align.errors import MissingPackageError
 from plugins.contracts.models.evaluator import small_context
 from student.evaluators import Pair
-from student.evaluators.generation import Generation, repetition, scores_of
+from student.evaluators.generation import Generation, scores_of
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,6 @@ def test_without_sacrebleu_the_error_says_what_to_do(monkeypatch):
     with pytest.raises(MissingPackageError, match=r"mtkd\[eval\].*scores: false"):
         scores_of(["a"], ["a"])
     assert scores_of(["a"], ["a"], False) == {"exact_match": 100, "repetition": 0}
-
-
-def test_repetition_counts_four_words_that_were_there_before():
-    assert repetition("a b c d") == 0
-    assert repetition("a b c d a b c d") == pytest.approx(1 / 5)
-    assert repetition("no no no no no no") == pytest.approx(2 / 3)
-    assert repetition("three words only") == 0
 
 
 def test_pairs_win_over_text_and_text_is_cut_where_words_end(ctx):
