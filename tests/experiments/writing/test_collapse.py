@@ -3,10 +3,6 @@ import pytest
 from experiments.writing.collapse import distinct, look_of
 
 
-def test_distinct_runs_of_all_texts_by_hand():
-    # 1 2 1 2 1 2: runs of two are 12 21 12 21 12, two of five new
-
-
 def test_distinct_pairs_are_counted_over_all_texts():
     # 12 23 and 12: two of three differ
     assert distinct([[1, 2, 3], [1, 2]]) == pytest.approx(2 / 3)

@@ -4,6 +4,7 @@ from student.evaluators.repetition import repetition
 
 
 def test_repetition_is_the_share_of_runs_that_came_before_by_hand():
+    # 1 2 1 2 1 2: runs of two are 12 21 12 21 12, two of five new
     assert repetition([1, 2, 1, 2, 1, 2], 2) == pytest.approx(3 / 5)
     assert repetition([1, 2, 3, 4, 5]) == 0
     assert repetition([7] * 8) == pytest.approx(4 / 5)  # five runs of four, one new
