@@ -89,12 +89,14 @@ def _teachers(options: Namespace) -> dict[str, str]:
 
 
 def _show(name: str, measurements: Measurements) -> None:
-    from experiments.evaluators.asked import rows_of
+    from experiments.evaluators.tables import notes_of, tables_of
 
-    heads, rows = rows_of(measurements)
-    title = f"{name}: ↓ lower is better, ↑ higher is better"
-    print_table(title, heads, rows, numbers_from=3)
-    for note in measurements.notes:
+    put(f"{name}: ↓ lower is better, ↑ higher is better")
+    for table in tables_of(measurements):
+        print_table(
+            table.title, table.heads, table.rows, numbers_from=table.numbers_from
+        )
+    for note in notes_of(measurements):
         put(f"note: {note}")
 
 

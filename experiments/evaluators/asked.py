@@ -11,7 +11,7 @@ import torch
 from align.errors import InputError
 from experiments.evaluators.chosen import Chosen
 from plugins.seeds import kept
-from student.evaluators.base import WHOLE, EvalContext, Metric, Values, mean_of
+from student.evaluators.base import EvalContext, Metric, Values, mean_of
 
 
 @dataclass(kw_only=True, slots=True)
@@ -97,36 +97,6 @@ def retention(
         if under > 0:
             kept_shares[name] = 100 * top / under
     return kept_shares
-
-
-def rows_of(measurements: Measurements) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of a table: a metric's part a row, a model a column."""
-    every = dict(measurements.models)
-    if measurements.teachers:
-        every["teachers"] = measurements.teachers
-    heads = ["metric", "part", "unit", *every]
-    rows = []
-    for name, metric in measurements.metrics.items():
-        parts = dict.fromkeys(
-            p for values in every.values() for p in values.get(name, {})
-        )
-        arrow = {"lower": " ↓", "higher": " ↑", "neither": ""}[metric.better]
-        for place, part in enumerate(parts):
-            first = "" if place else f"{name}{arrow}"
-            cells = [shown(values.get(name, {}).get(part)) for values in every.values()]
-            rows.append([first, "" if part == WHOLE else part, metric.unit, *cells])
-    return heads, rows
-
-
-def shown(number: float | None) -> str:
-    """A number in four digits or so; a dash for none."""
-    if number is None:
-        return "–"
-    if abs(number) >= 1000:
-        return f"{number:,.0f}"
-    if 0 < abs(number) < 0.1:
-        return f"{number:.3g}"
-    return f"{number:.3f}" if abs(number) < 100 else f"{number:.1f}"
 
 
 def _measured(name: str, evaluator: Any, ctx: EvalContext) -> Any:

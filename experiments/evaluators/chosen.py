@@ -154,8 +154,12 @@ def named(
 
 
 def typed(words: Sequence[str]) -> list[Use]:
-    """Uses as a command line says them: names, and ``{use: NAME, OPTION: VALUE}``."""
-    return [
-        read_yaml(word, "--use") if word.lstrip().startswith("{") else word
-        for word in words
-    ]
+    """Uses as a command line says them: names, with blanks or commas between them, and
+    ``{use: NAME, OPTION: VALUE}``."""
+    uses: list[Use] = []
+    for word in words:
+        if word.lstrip().startswith("{"):
+            uses.append(read_yaml(word, "--use"))
+        else:
+            uses += [name for name in word.split(",") if name]
+    return uses

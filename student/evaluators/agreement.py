@@ -44,22 +44,24 @@ class Agreement:
         """By teacher and domain, as ``teacher/domain``."""
         need_text(ctx, "agreement")
         values: dict[str, dict[str, float]] = {name: {} for name in self.metrics}
-        notes = []
+        notes, foreign = [], []
         others = [t for t in ctx.teachers.values() if t.name != ctx.subject.name]
         if not ctx.teachers:
             notes.append("agreement: there is no teacher to agree with")
         for teacher in others:
             if not one_vocabulary(ctx.subject, teacher):
-                notes.append(
-                    f"{ctx.subject.name} and {teacher.name} have other vocabularies: "
-                    "no agreement of next tokens"
-                )
+                foreign.append(teacher.name)
                 continue
             for domain, (same, apart, tokens) in _compared(ctx, teacher).items():
                 if tokens:
                     part = f"{teacher.name}/{domain}"
                     values["top1_agreement"][part] = 100 * same / tokens
                     values["kl_from_teacher"][part] = apart / tokens
+        if foreign:
+            notes.append(
+                f"{ctx.subject.name}: no agreement of next tokens with "
+                f"{', '.join(foreign)}, whose vocabularies differ"
+            )
         return Measured({n: parts for n, parts in values.items() if parts}, notes)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.evaluators.asked import Measurements, retention, rows_of, shown
+from experiments.evaluators.asked import Measurements, retention
 from experiments.evaluators.chosen import USUAL
+from experiments.evaluators.tables import notes_of, shown, tables_of
 from experiments.record.run_dir import RunDir
 from experiments.report.layout.document import Block, Items, Paragraph, Section, Table
 from student.evaluators.agreement import Agreement
@@ -28,17 +29,21 @@ def evaluation_sections(run: RunDir) -> list[Section]:
     measurements = measurements_of(run.summary)
     if measurements is None:
         return []
-    heads, rows = rows_of(measurements)
     said = "An arrow says whether lower or higher is better; a dash, that it was not \
 measured."
     blocks: list[Block] = [
         Paragraph(said),
-        Table(title="every metric", heads=heads, rows=rows, numbers_from=3),
+        *(
+            Table(
+                title=t.title, heads=t.heads, rows=t.rows, numbers_from=t.numbers_from
+            )
+            for t in tables_of(measurements)
+        ),
         *_kept(run.summary, measurements),
         *_lost(measurements),
     ]
     if measurements.notes:
-        blocks.append(Items(measurements.notes))
+        blocks.append(Items(notes_of(measurements)))
     return [
         Section(title="Quality, size and speed", blocks=blocks),
         *_written(run.summary),

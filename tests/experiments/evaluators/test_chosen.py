@@ -6,7 +6,7 @@ import pytest
 
 from align.errors import InputError
 from experiments.cli import main
-from experiments.evaluators.asked import Measurements, retention, rows_of
+from experiments.evaluators.asked import retention
 from experiments.evaluators.chosen import chosen, typed
 from experiments.evaluators.pairs import read_pairs
 from plugins import Registry
@@ -23,6 +23,7 @@ def test_names_and_options_become_evaluators_in_order(registry):
     assert list(made.by_name) == ["size", "speed"]
     assert made.by_name["speed"].sizes == [2]
     assert made.metrics["parameters"].better == "lower"
+    assert typed(["size,errors", "cost"]) == ["size", "errors", "cost"]
     assert made.metric("decode", "gate.metric") == Metric("tokens/s", "higher")
 
 
@@ -58,19 +59,6 @@ def test_retention_is_the_share_of_the_teacher_s_quality():
     ours = {"bleu": {"de": 20.0, "fr": 5.0}, "bits": {"a": 2.0}, "sure": {"a": 1.0}}
     theirs = {"bleu": {"de": 40.0}, "bits": {"a": 1.5}, "sure": {"a": 1.0}}
     assert retention(ours, theirs, metrics) == {"bleu": 50.0, "bits": 75.0}
-
-
-def test_a_table_has_a_row_for_every_part_and_a_column_for_every_model():
-    found = Measurements(
-        metrics={"bits": Metric("b", "lower"), "n": Metric("", "higher")}
-    )
-    found.models = {"one": {"bits": {"a": 1.0}, "n": {"all": 12345.0}}, "two": {}}
-    heads, rows = rows_of(found)
-    assert heads == ["metric", "part", "unit", "one", "two"]
-    assert rows == [
-        ["bits ↓", "a", "b", "1.000", "–"],
-        ["n ↑", "", "", "12,345", "–"],
-    ]
 
 
 def test_pairs_are_rows_with_both_texts(tmp_path):

@@ -46,7 +46,9 @@ def test_other_vocabularies_are_said():
     aunt = replace(ctx.teachers["aunt"], tokenizer=Other())
     found = Agreement()(replace(ctx, teachers={"aunt": aunt}))
     assert not found.values
-    assert "student and aunt have other vocabularies" in found.notes[0]
+    assert found.notes == [
+        "student: no agreement of next tokens with aunt, whose vocabularies differ"
+    ]
 
 
 def test_what_teachers_know_apart_is_counted_by_hand():
