@@ -146,6 +146,8 @@ def _check_options(phase: PhaseConfig, registry: Registry) -> None:
         factory = registry.entry("objective", term.kind).value
         options_class = options_of(factory)
         place = f"phase.{phase.name}.loss.terms.{name}"
+        if getattr(factory, "reads_head", False):
+            _check_head(phase.train, place, term.kind)
         entry = {"use": term.kind, "weight": term.weight, **term.options}
         check(_term_schema(options_class), entry, place)
         for option, choice in choices(factory, term.options).items():
@@ -156,6 +158,14 @@ def _check_options(phase: PhaseConfig, registry: Registry) -> None:
             output_of(phase, name)
         except ValueError as error:
             raise ConfigError(f"{place}: {error}") from error
+
+
+def _check_head(train: TrainConfig, place: str, kind: str) -> None:
+    if train.engine == "deepspeed" and train.zero_stage == 3:
+        raise ConfigError(
+            f"{place}: {kind} reads the student's head, which train.zero_stage=3 "
+            f"splits between processes; set train.zero_stage=2, or {place}.weight=0"
+        )
 
 
 def _check_balance(phase: PhaseConfig, registry: Registry) -> None:

@@ -10,7 +10,7 @@ Sources:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
 from annotated_types import Interval
@@ -25,6 +25,8 @@ from align.support.field_types import NotNegative, Positive
 Tries = Annotated[int, Interval(ge=2)]
 Temperature = Rule
 """One temperature, or (N,) of one a row, > 0."""
+Sum = Callable[[Sequence[float]], list[float]]
+"""Adds up numbers over processes."""
 
 
 def by_entropy(moment: Moment) -> Tensor:
@@ -144,22 +146,28 @@ TEMPERATURES: Mapping[str, Rule] = {
 """Every built-in rule by name: for any number, and by what outputs look like."""
 
 
-def gradient_signal_to_noise(gradient: Tensor, weight: Tensor) -> float:
+def gradient_signal_to_noise(
+    gradient: Tensor, weight: Tensor, total: Sum = list
+) -> float:
     """How much gradients of single tokens agree.
 
     Args:
-        gradient: (N, C) float, of a mean loss to each token's vector.
+        gradient: (N, C) float, of a sum of losses to each token's vector.
         weight: (N,) float >= 0; tokens of 0 take no part.
+        total: adds up numbers over processes, which must all come here.
 
     Returns:
-        Squared length of their mean over their variance (summed over channels); inf
-        where all are the same, 0 where there are fewer than two.
+        Squared length of their mean over their variance (summed over channels), over
+        the tokens of all processes; inf where all are the same, 0 where there are fewer
+        than two.
     """
     rows = gradient[weight > 0].double()
-    if len(rows) < 2:
+    count, *sums = total([float(len(rows)), *rows.sum(0).tolist()])
+    mean = rows.new_tensor(sums) / max(count, 1.0)
+    (apart,) = total([float((rows - mean).square().sum())])
+    if count < 2:
         return 0.0
-    signal = float(rows.mean(0).square().sum())
-    noise = float(rows.var(0).sum())
+    signal, noise = float(mean.square().sum()), apart / (count - 1)
     if noise == 0:
         return math.inf if signal else 0.0
     return signal / noise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,13 +18,16 @@ def label_loss(output: Tensor | HiddenOutput, ids: Tensor, weight: Tensor) -> Te
         ids: (B, T) int64, the token that is to come after each; any where the weight
             is 0.
         weight: (B, T) float >= 0, already divided by what the sum is divided by.
+
+    Returns:
+        A scalar, float32, or float64 of such an output.
     """
     ids = ids.masked_fill(weight == 0, 0)  # padding may have an id beyond the head
     if isinstance(output, HiddenOutput):
         labels = Labels(ids.flatten(), weight.flatten())
         hidden = output.hidden.flatten(0, 1)
-        return linear_divergence(hidden, output.head, [], labels=labels).float()
-    losses = F.cross_entropy(output.float().transpose(1, 2), ids, reduction="none")
+        return _wide(linear_divergence(hidden, output.head, [], labels=labels))
+    losses = F.cross_entropy(_wide(output).transpose(1, 2), ids, reduction="none")
     return (losses * weight).sum()
 
 
@@ -42,3 +46,7 @@ def next_weight(weight: Tensor) -> Tensor:
     weight = weight.roll(-1, 1)
     weight[:, -1:] = 0
     return weight
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -37,6 +37,8 @@ class DeepSupervision(nn.Module):
     alone = True
     compares = False
     needs = frozenset({NORMED})
+    reads_head = True
+    """Refused before any work where the head is split between processes."""
 
     def __init__(
         self,

@@ -169,6 +169,7 @@ def temperature_of(outputs: Outputs, side: SameVocabularyTeacher) -> float | Ten
             _divergence(outputs, [side.teacher.head]),
             temperature=config.start,
             weight=side.weight,
+            total=1.0,
             block=config.block,
         )
 

@@ -255,6 +255,7 @@ def _temperature_of_stretches(
             form=config.likelihood_form,
             temperature=config.likelihood_temperature,
             weight=stretches.weight,
+            reduction="sum",
         )
 
     rows, teacher = chunks.student.first - 1, HeadInput(hidden, teacher_output.head)

@@ -44,8 +44,9 @@ class Spots:
     weight: Tensor
     """(N,) float32 >= 0."""
     distance: Callable[[Tensor, LinearHead], Tensor]
-    """The comparison at ``output.temperature``, of (B * T, C) hidden states of the
-    student's through a head; asked only by rules that look at gradients."""
+    """The comparison at ``output.temperature``, summed over places by weight, of
+    (B * T, C) hidden states of the student's through a head; asked only by rules that
+    look at gradients, and only where there are places."""
 
 
 def teacher_entropy(outputs: Outputs, spots: Spots) -> Tensor:
@@ -55,29 +56,28 @@ def teacher_entropy(outputs: Outputs, spots: Spots) -> Tensor:
 
 
 def signal_to_noise(outputs: Outputs, spots: Spots) -> tuple[float, float]:
-    """Of the gradients to the student's hidden states: distance, cross-entropy."""
+    """Of the gradients to the student's hidden states: distance, cross-entropy.
+
+    Over the tokens of a pass on all processes, which must all ask.
+    """
     student = outputs.student
-    if not len(spots.rows):
-        return 0.0, 0.0
     hidden = student.hidden.detach().flatten(0, 1).requires_grad_()
     head = student.matrix
     bias = None if head.bias is None else head.bias.detach()
     head = replace(head, weight=head.weight.detach(), bias=bias)
     counted = after(student.tokens.predicted.float()).flatten()
     labels = Labels(after(student.tokens.ids).flatten(), counted)
+    total, of_distance = outputs.over_processes, torch.zeros_like(hidden)
     with torch.enable_grad():
-        losses = (
-            spots.distance(hidden, head),
-            linear_divergence(
-                hidden, head, [], labels=labels, block=outputs.config.block
-            ),
+        if len(spots.rows):  # else other processes alone have something to compare
+            (of_distance,) = torch.autograd.grad(spots.distance(hidden, head), hidden)
+        of_hard = linear_divergence(
+            hidden, head, [], labels=labels, block=outputs.config.block
         )
-        of_distance, of_labels = (
-            torch.autograd.grad(loss, hidden)[0] for loss in losses
-        )
+        (of_labels,) = torch.autograd.grad(of_hard, hidden)
     return (
-        gradient_signal_to_noise(of_distance[spots.rows], spots.weight),
-        gradient_signal_to_noise(of_labels, counted),
+        gradient_signal_to_noise(of_distance[spots.rows], spots.weight, total),
+        gradient_signal_to_noise(of_labels, counted, total),
     )
 
 

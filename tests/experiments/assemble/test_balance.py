@@ -71,6 +71,13 @@ def test_a_term_alone_and_none_have_no_balancer():
             ["loss.balance=gradnorm", "train.fp16=true"],
             r"balance is 'gradnorm'.*train\.fp16.*set train\.bf16=true",
         ),
+        (
+            [
+                "loss.terms.deep={use: deep_supervision, weight: 0.3}",
+                "train.zero_stage=3",
+            ],
+            r"terms\.deep: deep_supervision.*head.*zero_stage=3.*zero_stage=2",
+        ),
         (["loss.terms.balance={use: ce}"], r"loss\.terms\.balance.*other losses"),
     ],
 )

@@ -9,10 +9,14 @@ from align.errors import InputError
 from align.kv import KV
 from align.views import Captured
 from student.balance import BALANCERS, Balance, Balanced, parted, sources_of
-from student.config import LossConfig
+from student.config import LossConfig, TrainConfig
 from student.loop.batches import BatchMaker
+from student.loop.job import Job
+from student.loop.phase_checkpoint import Keeper
+from student.loop.trainer import train_phase
 from student.places import Share
 from teacher.output_head import linear_head
+from tests.student.watching import Watching
 
 LOSS = LossConfig(eta_outcome=0.0, relation_k=0.5, lambda_v=0.3)
 TERMS = ("kv_k", "kv_v", "cosine", "attention_kl", "ce", "relation_k")
@@ -239,6 +243,36 @@ def test_the_uncertainty_of_a_step_is_one_however_it_is_cut(school):
             ).loss.backward()
         moved.append(sigma.grad.clone())
     torch.testing.assert_close(*moved, rtol=1e-5, atol=1e-9)
+
+
+# Those that learn go on so in tests/experiments/runs/test_all_sites.py.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["relative", "gradient_magnitude", "pareto", "conflict"]
+)
+def test_a_stopped_phase_goes_on_bit_for_bit(school, start_engine, tmp_path, name):
+    config = TrainConfig(
+        steps=2, batch_size=2, log_every=1, prefetch=False, engine="torch"
+    )
+    keeper, runs = Keeper(folder=tmp_path), []
+    for stop_at, kept in ((None, None), (1, keeper), (None, keeper)):
+        lesson, lines = school.lesson("projector", loss=LOSS, balance=name), []
+        job = Job(
+            samples=school.samples[:4],
+            encode=school.encode,
+            views=lesson.panel,
+            steps=2,
+            seed=3,
+            checkpoints=kept,
+            observer=Watching(lines, stop_at),
+        )
+        train_phase(lesson.distiller, start_engine(config), job, config)
+        weights = [line["balance"] for line in lines if line["kind"] == "train"]
+        runs.append((weights, dict(lesson.distiller.state_dict())))
+    (whole, expected), (first, _), (rest, resumed) = runs
+    assert len(whole) == 2 and whole == first + rest
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[key], resumed[key]) for key in expected)
 
 
 def test_a_step_that_is_not_finite_leaves_the_balancer_alone():

@@ -8,6 +8,7 @@ import torch
 
 from align.errors import InputError
 from align.sizes import Sizes
+from align.views import LinearHead
 from plugins.contracts.check import check
 from plugins.contracts.step import step_context, step_places
 from student.objective import (
@@ -15,6 +16,8 @@ from student.objective import (
     NORMED,
     RESIDUAL,
     HiddenOutput,
+    LastStates,
+    Reread,
     alone,
     compares,
     count_of,
@@ -216,6 +219,58 @@ def test_smoothness_is_a_squared_stretch_and_a_linear_student_s_is_its_own():
     value = Smoothness()(ctx)
     value.backward()
     assert float(value.detach()) > 0
+
+
+@pytest.mark.parametrize("name", ["mixup", "mixup of logits", "deep_supervision"])
+def test_gradients_of_next_tokens_hold(name):
+    ctx = replace(step_context(size=3)[0], step=3)
+    drawn = torch.Generator().manual_seed(1)
+    shapes = {"states": (2, 2, 4, 8), "head": (ctx.logits.shape[-1], 8), "e": (2, 4, 8)}
+    leaves = [
+        torch.randn(shape, generator=drawn, dtype=torch.float64).requires_grad_()
+        for shape in shapes.values()
+    ]
+    deep = DeepSupervision(layers=[0, 1], layer_weights="exponential")
+    deep.meet(SIZES, {})
+    turns = torch.eye(8, dtype=torch.float64) + 0.1
+    deep.maps = torch.nn.Parameter(turns.expand(2, -1, -1).clone())
+
+    def of(states, head, e, maps):
+        deep.maps, matrix = maps, LinearHead(head)
+
+        def read(change, mask):
+            hidden = (change(e) * mask[..., None]).tanh()
+            whole = hidden @ head.T if name.endswith("logits") else None
+            return LastStates(
+                hidden, HiddenOutput(hidden, matrix) if whole is None else whole
+            )
+
+        if name == "deep_supervision":
+            output = HiddenOutput(states[1], matrix)
+            return deep(replace(ctx, own={NORMED: states}, output=output))
+        return Mixup(alpha=2.0)(replace(ctx, reread=Reread(e.tanh(), read)))
+
+    assert torch.autograd.gradcheck(of, (*leaves, deep.maps), fast_mode=True)
+
+
+def test_gradients_of_smoothness_hold_with_its_lengths_held():
+    ctx, radius = step_context(size=3)[0], 0.3
+    drawn = torch.Generator().manual_seed(1)
+    first, moved = torch.randn(2, 2, 4, 8, generator=drawn, dtype=torch.float64)
+    first.requires_grad_(), moved.requires_grad_()
+
+    def of(moved):
+        def read(change, mask):
+            return LastStates(moved, moved)
+
+        return Smoothness(radius=radius)(replace(ctx, reread=Reread(first, read)))
+
+    assert torch.autograd.gradcheck(of, moved)
+    known = ctx.batch.has_text[..., None]
+    length = first.detach().square().sum(-1, keepdim=True) * radius**2 * known.sum()
+    (gradient,) = torch.autograd.grad(of(moved), first)
+    expected = torch.where(known, 2 * (first - moved) / length, 0.0)
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_a_real_student_is_read_again_with_other_embeddings(school):

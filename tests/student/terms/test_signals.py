@@ -1,4 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -99,6 +101,83 @@ def test_the_gap_of_a_domain_goes_over_all_processes():
     found = at_temperature(outputs, spots, 2.0)
     expected = (entropy / 2 + 1 / (2 * weight), divergence / 2)
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "vocabulary"),
+    [
+        ("kd", "one"),
+        ("hybrid_ot", "one"),
+        ("hybrid_ot", "another"),
+        ("projected_kl", "another"),
+        ("likelihood", "another"),
+    ],
+)
+def test_the_noise_of_gradients_is_that_of_all_processes(name, vocabulary):
+    heat = {"from": 1.5, "to": 3.0, "rule": "signal_to_noise"}
+    settings = {name: 1, "ot_alpha": 1.0 if vocabulary == "one" else 0.0}
+    config = OutputConfig(**settings, temperature=heat, likelihood_temperature=2.0)
+    teacher = output(1 if vocabulary == "one" else 5, vocabulary=vocabulary)
+    weight = torch.rand(2, 5, generator=torch.Generator().manual_seed(2))
+
+    def noted(texts, over_processes=list):
+        """What the term's temperature is told, on the process of these texts."""
+        ctx = context(config, part(teacher, texts), weights=[weight[texts]])
+        student = part(ctx.outputs.student, texts)
+        timetable = type(ctx.outputs.timetable)(8, {**RULES, **heard(seen := [])})
+        outputs = replace(
+            ctx.outputs,
+            student=student,
+            timetable=timetable,
+            over_processes=over_processes,
+        )
+        OUTPUT_BUILT_IN[name](replace(ctx, batch=student.tokens, outputs=outputs))
+        return seen
+
+    def heard(seen):
+        def rule(moment):
+            seen.append(moment.signal_to_noise())
+            return 1.5
+
+        return {"signal_to_noise": rule}
+
+    whole, (first, second) = noted([0, 1]), together(noted, [0], [1])
+    assert whole and first == second
+    for expected, found in zip(whole, first, strict=True):
+        assert found == pytest.approx(expected, rel=1e-6)  # heads are float32
+    assert noted([0]) != whole  # one process alone would say something else
+
+
+def part(one, texts):
+    """Some texts of an output."""
+    tokens = one.tokens
+    tokens = replace(
+        tokens,
+        ids=tokens.ids[texts],
+        mask=tokens.mask[texts],
+        spans=tokens.spans[texts],
+        texts=tuple(tokens.texts[text] for text in texts),
+    )
+    return replace(one, tokens=tokens, hidden=one.hidden[texts])
+
+
+def together(work, *parts):
+    """``work`` on each part as a process of its own, which add up what they have."""
+    meeting, told = Barrier(len(parts), timeout=20), {}
+
+    def added(number):
+        def over_processes(numbers):
+            told[number] = numbers
+            meeting.wait()
+            both = [sum(each) for each in zip(*told.values(), strict=True)]
+            meeting.wait()
+            return both
+
+        return over_processes
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        works = [pool.submit(work, one, added(i)) for i, one in enumerate(parts)]
+        return [done.result() for done in works]
 
 
 def test_sizes_that_nobody_knows_are_refused_by_the_teachers_name():
