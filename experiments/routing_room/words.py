@@ -17,6 +17,27 @@ def gain_sentence(gain: float) -> str:
     return said
 
 
+def gain_warnings(plain: Mapping[str, Any]) -> list[str]:
+    """Where routing is hardly worth having: on all texts together, and by domain.
+
+    Args:
+        plain: of :meth:`experiments.routing_room.read.RoomByDomain.plain`.
+
+    Returns:
+        Nothing where every domain has room.
+    """
+    said = [gain_sentence(plain["gain"])] if plain["gain"] < LITTLE else []
+    gains = {name: room["gain"] for name, room in plain["domains"].items()}
+    little = {name: gain for name, gain in gains.items() if gain < LITTLE}
+    if little and len(gains) > 1:
+        named = ", ".join(f"{gain:.1%} in {name!r}" for name, gain in little.items())
+        said.append(
+            f"routing can gain at most {named}: below {LITTLE:.0%} a domain's texts "
+            "are no reason for a router"
+        )
+    return said
+
+
 def room_rows(plain: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of a table.
 
@@ -46,5 +67,14 @@ def room_sentences(plain: Mapping[str, Any]) -> list[str]:
         "within reach are weights by what was read before, and the right teacher for "
         f"every text; beyond it no weighting can save more than {plain['ceiling']:.1%},"
         " as nobody knows the right teacher for every stretch before it is read",
+        *(
+            f"in {domain!r} routing can gain at most {room['gain']:.1%}"
+            for domain, room in plain["domains"].items()
+        ),
         gain_sentence(plain["gain"]),
+        *(
+            f"warning: {warning}"
+            for warning in gain_warnings(plain)
+            if warning != gain_sentence(plain["gain"])
+        ),
     ]

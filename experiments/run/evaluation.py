@@ -14,7 +14,7 @@ from align.text.documents import TextSample
 from experiments.assemble.data import Encoder
 from experiments.record.run_dir import MAIN
 from experiments.routing_room.read import room_by_domain
-from experiments.routing_room.words import LITTLE, gain_sentence
+from experiments.routing_room.words import gain_warnings
 from experiments.run.context import RunContext
 from student.evaluate import bits_per_char, kv_health
 from teacher.capture.kv_capture import KVCapture
@@ -105,9 +105,9 @@ def tell_routing_room(run: RunContext) -> dict[str, Any]:
     except InputError as error:  # a look beforehand stops no run
         say(f"warning: {error}")
         return {}
-    sentence = gain_sentence(room.gain)
-    if run.engine.is_main and room.gain < LITTLE:
-        say(sentence)
-        event = {"kind": "event", "step": 0, "event": sentence}
+    plain = room.plain()
+    for warning in gain_warnings(plain) if run.engine.is_main else ():
+        say(warning)
+        event = {"kind": "event", "step": 0, "event": warning}
         run.metrics.write_once(MAIN, run.config.phases[0], event)
-    return room.plain()
+    return plain

@@ -42,6 +42,19 @@ class Standardizer(nn.Module):
         scale = 1 / self.std
         return scale, -self.mean * scale
 
+    def one_scale(self) -> None:
+        """Divide all channels of a layer by one number in place of one each.
+
+        By the root of their mean variance, so that the mean square of a layer's
+        features stays 1 and channels keep their sizes beside each other: those that
+        hardly vary weigh little.
+
+        Source:
+            Ranzinger et al. 2024, PHI-S (arXiv 2410.01680), on one scale a teacher.
+            Departure: without the Hadamard rotation, which no squared distance feels.
+        """
+        self.std.copy_(self.std.square().mean(1, keepdim=True).sqrt())
+
     def undo(self, x: Tensor) -> Tensor:
         """The inverse of :meth:`forward`."""
         return x.float() * self.std[:, None, None] + self.mean[:, None, None]

@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="ARM",
         help="arms, or groups: core (default), phases, questions, adapted, inside, "
-        "all; see --list",
+        "agglomerative, all; see --list",
     )
     parser.add_argument("--list", action="store_true", help="say what the arms are")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

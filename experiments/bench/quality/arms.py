@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from experiments.bench.quality.agglomerative import AGGLOMERATIVE
 from experiments.bench.quality.arm import (
     ADAPTED,
     CE_ONLY,
@@ -278,12 +279,17 @@ GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(
         "questions": _QUESTIONS,
         "adapted": (_CORE[0], _BY_NAME["qwen-code-out"], *_ADAPTED),
         "inside": (_CORE[0], _BY_NAME[_ASKED], _BY_NAME[f"{_ASKED}-out"], *INSIDE),
-        "all": (*_CORE, *_PHASES, *_QUESTIONS, *_ADAPTED, *INSIDE),
+        "agglomerative": (_CORE[0], *AGGLOMERATIVE),
+        "all": (
+            *(*_CORE, *_PHASES, *_QUESTIONS),
+            *(*_ADAPTED, *INSIDE, *AGGLOMERATIVE),
+        ),
     }
 )
 """``core`` asks whether several teachers help, ``phases`` which way of joining them,
 ``questions`` about the design, ``adapted`` whether teachers that are given the
-student's vocabulary teach better, ``inside`` what hidden states and attention add."""
+student's vocabulary teach better, ``inside`` what hidden states and attention add,
+``agglomerative`` what recipes of agglomerative models bring to keys and values."""
 ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in GROUPS["all"]})
 """Every arm by name, the baseline first."""
 

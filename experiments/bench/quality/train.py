@@ -16,6 +16,7 @@ from experiments.adapt.adapt import adapt
 from experiments.adapt.plan import Request
 from experiments.bench.quality.arm import ADAPTED, Arm
 from experiments.config.tree import Config, load_config
+from experiments.config.zoo_names import build_zoo_models
 from experiments.record.history import write_json
 
 STORE = "kv"
@@ -139,6 +140,7 @@ def store_teacher(bed: Setup, teacher: str) -> None:
     settings = ["phases=[z_space]", "phase.all.teachers.min=1"]
     tree = bed.tree([teacher])
     config = load_config(tree, [*settings, *_store_settings(bed), *bed.more])
+    build_zoo_models(config)  # a store comes before the runs that would
     before = time.process_time()
     extract(config)
     seconds = round(time.process_time() - before, 1)

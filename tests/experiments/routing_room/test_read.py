@@ -8,7 +8,7 @@ from align.text.documents import TextSample
 from align.tokens.batch import encode_batch
 from experiments.cli import main
 from experiments.routing_room.read import room_by_domain
-from experiments.routing_room.words import gain_sentence
+from experiments.routing_room.words import gain_sentence, gain_warnings
 from teacher.capture.kv_capture import KVCapture
 from teacher.live_teacher import LiveTeacher
 from teacher.loading.models import load_model
@@ -62,6 +62,20 @@ def test_the_same_teacher_twice_leaves_nothing_to_gain(teachers):
     assert "no router" not in gain_sentence(0.02)
 
 
+def test_domains_without_room_are_warned_of_by_name():
+    def warned(gain, **domains):
+        rooms = {name: {"gain": room} for name, room in domains.items()}
+        return gain_warnings({"gain": gain, "domains": rooms})
+
+    assert warned(0.05, prose=0.04, code=0.06) == []
+    (alone,) = warned(0.03, prose=0.004, code=0.06)
+    assert "at most 0.4% in 'prose': below 1%" in alone and "code" not in alone
+    everywhere, by_domain = warned(0.003, prose=0.001, code=0.005)
+    assert "no router can matter much" in everywhere
+    assert "0.1% in 'prose', 0.5% in 'code'" in by_domain
+    assert len(warned(0.003, prose=0.003)) == 1  # one domain says it once
+
+
 def test_an_encoder_is_left_out_by_name(teachers):
     room = room_by_domain(teachers, TEXTS)
     assert room.names == ("gpt2-prose", "qwen-code")
@@ -89,5 +103,7 @@ def test_the_command_says_what_routing_could_gain(tiny_zoo, tmp_path, capsys):
     assert main(["estimate", config, "--routing"]) == 0
     shown = capsys.readouterr().out
     assert f"routing can gain at most {plain['gain']:.1%}" in shown
+    (name,) = plain["domains"]
+    assert f"in {name!r} routing can gain at most {domain['gain']:.1%}" in shown
     assert main(["estimate", config, "--routing", "--plan"]) == 2
     assert "give one of them" in capsys.readouterr().err

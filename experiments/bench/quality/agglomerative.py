@@ -1,0 +1,63 @@
+"""Arms that ask what recipes of agglomerative vision models bring to keys and values.
+
+Two teachers of the zoo, keys and values alone, each change by itself.
+"""
+
+from __future__ import annotations
+
+from experiments.bench.quality.arm import Arm
+
+PAIR = ("gpt2-prose", "qwen-code")
+"""A specialist of each domain."""
+_WEIGHT = 2.0
+"""What keys, or values, weigh together, as in the config of the size ``zoo``."""
+_PLAIN_OFF = tuple(
+    f"phase.all.loss.{name}=0" for name in ("lambda_k", "lambda_v", "beta_cos")
+)
+
+
+def _arm(name: str, asks: str, *settings: str) -> Arm:
+    return Arm(name, asks, settings=settings, teachers=PAIR)
+
+
+def _space(option: str) -> str:
+    return f"phase.all.fuse.space={{use: losses, {option}}}"
+
+
+def _terms(projector: str, **shares: float) -> tuple[str, ...]:
+    """Keys and values by some distances, which share their weight."""
+    return tuple(
+        f"phase.all.loss.terms.{site}-{distance}={{use: match, site: {site}, "
+        f"distance: {distance}, projector: {projector}, weight: {share * _WEIGHT:g}}}"
+        for site in ("keys", "values")
+        for distance, share in shares.items()
+    )
+
+
+AGGLOMERATIVE = (
+    _arm("pair-kv", "both specialists of the zoo, keys and values alone"),
+    _arm("kv-one-scale", "one scale a teacher and layer", _space("scale: layer")),
+    _arm(
+        "kv-drop",
+        "the easier teacher left out of every other text",
+        _space("drop_easier: 0.5"),
+    ),
+    _arm(
+        "kv-match",
+        "squared distance alone, as a term match: what the next two change",
+        *_PLAIN_OFF,
+        *_terms("linear", mse=1),
+    ),
+    _arm(
+        "kv-radio",
+        "nine tenths cosine, one tenth smooth L1",
+        *_PLAIN_OFF,
+        *_terms("linear", cosine=0.9, smooth_l1=0.1),
+    ),
+    _arm(
+        "kv-mlp",
+        "projectors with a hidden layer",
+        *_PLAIN_OFF,
+        *_terms("mlp", mse=1),
+    ),
+)
