@@ -7,7 +7,8 @@ Teachers read the training text once, into a store that all arms and seeds share
 is finished is kept under ``--out`` and not done again. The table compares with
 cross-entropy alone: bits per character on held-out text, lower is better, with 95 %
 bootstrap intervals over seeds and texts, and what an arm costs beside it. Several
-``--steps`` give curves over steps and over processor seconds.
+``--steps`` give curves over steps and over processor seconds. Where there are
+specialists, a picture holds what a router could gain against what its students gained.
 """
 
 from __future__ import annotations
@@ -228,6 +229,21 @@ def _show(bed: Any, arms: list[Any], seeds: list[int], picture: Path | None) -> 
         routing = bed.folder / "routing.png"
         of.draw_routing(outcomes, routing)
         print(f"picture: {routing}")
+    _show_room(bed, outcomes, seeds[0])
+
+
+def _show_room(bed: Any, outcomes: list[Any], seed: int) -> None:
+    from experiments.bench.quality.room import draw_room, room_of, room_table
+    from experiments.commands.tables import print_table
+
+    room = room_of(bed, outcomes, seed)
+    if room is None:
+        return
+    heads, *rows = room_table(outcomes, room)
+    print_table("what a router could gain, and gained", heads, rows, numbers_from=1)
+    path = bed.folder / "room.png"
+    draw_room(outcomes, room, path)
+    print(f"picture: {path}")
 
 
 if __name__ == "__main__":
