@@ -68,6 +68,7 @@ format: $(STAMP) ## rewrite the sources as `make lint` wants them
 docs: $(STAMP) ## write the generated pages again
 	$(BIN)/python -m experiments.config.reference > $(VENV)/page && mv $(VENV)/page docs/config.md
 	$(BIN)/python scripts/api_reference.py
+	$(BIN)/python scripts/techniques.py
 
 release-check: $(STAMP) ## build, install elsewhere, run (ARGS="--keep dist")
 	$(BIN)/python scripts/release_check.py $(ARGS)

@@ -1,8 +1,10 @@
 """The pages under docs/ run, and they and SECURITY.md name only what exists."""
 
 import importlib
+import importlib.util
 import re
 import shlex
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -144,28 +146,48 @@ def _is_python(name: str) -> bool:
     return False
 
 
-TECHNIQUES = ROOT / "docs/techniques.md"
+@pytest.fixture(scope="module")
+def techniques():
+    file = ROOT / "scripts" / "techniques.py"
+    spec = importlib.util.spec_from_file_location("techniques", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["techniques"] = module  # a dataclass looks its module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["techniques"]
 
 
-def technique_rows():
-    """(technique, words, test) of every row of the page's tables."""
-    for line in TECHNIQUES.read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-        if line.startswith("| ") and len(cells) == 3 and "`" in cells[1]:
-            yield cells[0], cells[1].strip("` "), cells[2].strip("` ")
+def test_the_page_of_techniques_is_up_to_date(techniques):
+    page = ROOT / "docs/techniques.md"
+    assert page.read_text(encoding="utf-8") == techniques.page(), "run: make docs"
 
 
-def test_the_words_of_every_technique_are_a_config():
+def test_the_yaml_of_every_technique_is_a_config(techniques):
+    import json
+
+    from experiments.assemble.checks import check_settings
     from experiments.assemble.outputs import active_objectives
+    from experiments.config.parsing import load_yaml
     from experiments.config.presets import builtin_presets, load_registry
     from experiments.config.tree import load_config, resolve_phases
 
-    registry, rows = load_registry(), list(technique_rows())
-    assert len(rows) > 40
-    for technique, words, test in rows:
-        # a word begins with a setting's name; values may hold blanks
-        settings = re.split(r" (?=[a-z_]+\.[a-z_.]+=)", words)
-        config = load_config("quickstart", [*settings, "phases=[multi_basic]"])
-        (phase,) = resolve_phases(config, builtin_presets())
-        assert active_objectives(phase, registry), technique
-        assert test in _tests(), technique
+    registry = load_registry()
+    rows = [row for section in techniques.sections() for row in section.rows]
+    assert len(rows) > 80
+    for row in rows:
+        said = techniques.settings(load_yaml(row.config, row.technique))
+        words = [f"{name}={json.dumps(value)}" for name, value in said]
+        config = load_config("quickstart", [*words, "phases=[multi_basic]"])
+        phases = resolve_phases(config, builtin_presets())
+        check_settings(config, phases, registry)
+        assert active_objectives(phases[0], registry), row.technique
+
+
+def test_every_technique_is_held_by_tests_that_are_there(techniques):
+    for section in techniques.sections():
+        for row in section.rows:
+            assert row.tests, row.technique
+            for test in row.tests:
+                path, _, name = test.partition("::")
+                source = (ROOT / "tests" / path).read_text(encoding="utf-8")
+                assert re.search(rf"^def {name}\(", source, re.M), test

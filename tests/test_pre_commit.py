@@ -37,6 +37,7 @@ def _extra(project, name):
     [
         ("align/kv.py", {"docs", "mypy"}),
         ("docs/config.md", {"docs"}),
+        ("scripts/techniques.yaml", {"docs"}),
         ("docs/align.md", set()),
         ("tests/align/test_kv.py", set()),
     ],

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import rbf_kernel
 from torch.nn import functional as F
 
@@ -226,6 +228,18 @@ def test_transport_finds_a_text_in_any_order(sides):
         torch.testing.assert_close(shuffled, torch.zeros_like(shuffled))
     shifted = DISTANCES["transport"](cost="squared")(target + 2, target, weight)
     torch.testing.assert_close(shifted, torch.full_like(shifted, 4.0))
+
+
+def test_transport_is_the_best_assignment_that_scipy_finds(sides):
+    pred, target, _ = sides
+    weight = torch.ones(LAYERS, BATCH, TOKENS)
+    found = DISTANCES["transport"]()(pred, target, weight)
+    for layer in range(LAYERS):
+        for text in range(BATCH):
+            x, y = numbers(pred[layer, text]), numbers(target[layer, text])
+            cost = cdist(x, y, "cosine")
+            best = cost[linear_sum_assignment(cost)].mean()
+            np.testing.assert_allclose(numbers(found[layer, text]), best, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", EVERY)

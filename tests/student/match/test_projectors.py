@@ -110,6 +110,20 @@ def test_leading_directions_are_those_of_greatest_variance():
         PROJECTORS["pca"](4, 5, LAYERS, rank=9)
 
 
+def test_an_mlp_is_a_linear_map_and_a_hidden_layer_beside_it():
+    projector = PROJECTORS["mlp"](2, 3, 1, hidden=4).double()
+    drawn = {n: random(*p.shape) for n, p in projector.named_parameters()}
+    projector.load_state_dict(drawn)
+    x = random(1, 1, TOKENS, 2, seed=1)
+    inner, outer, beside = (
+        (drawn[f"{part}.weight"][0], drawn[f"{part}.bias"][0])
+        for part in ("inner", "outer", "map")
+    )
+    hidden = (x @ inner[0] + inner[1]).clamp_min(0)
+    expected = x @ beside[0] + beside[1] + hidden @ outer[0] + outer[1]
+    torch.testing.assert_close(projector(x), expected)
+
+
 def test_a_hidden_layer_learns_what_no_linear_map_can():
     x = random(1, 1, 200, 2)
     y = x.abs()

@@ -173,6 +173,19 @@ def test_layers_predict_through_the_student_s_own_head():
         below(replace(ctx, output=ctx.logits))
 
 
+def test_shares_of_layers_by_hand():
+    losses = torch.tensor([3.0, 2.0, 1.0, 1.0])
+    layers = [0, 1, 3]
+    ctx = step_context()[0]
+    for weights, expected in {
+        "equal": [1 / 3] * 3,
+        "depth": [1 / 7, 2 / 7, 4 / 7],
+        "exponential": [1 / 11, 2 / 11, 8 / 11],
+    }.items():
+        term = DeepSupervision(layer_weights=weights)
+        assert term._shares(layers, losses, ctx).tolist() == pytest.approx(expected)
+
+
 def test_mixed_texts_are_predicted_both_by_their_shares():
     ctx, alpha, step = step_context(size=5)[0], 2.0, 3
     ctx = replace(ctx, step=step)
