@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from experiments.bench.capture.models import BATCH, TOKENS, WIDTH, Family, families
+from experiments.bench.capture.within import work_within
 from experiments.bench.measure import Bar, paired_ratio, show
 
 CAPTURE, SHARE, MEMORY = 1.03, 1.10, 1.05
@@ -15,24 +17,44 @@ ROUNDS, FEWER = 41, 15
 
 
 @torch.no_grad()
-def measure() -> bool:
-    """Measure and print; True where all bars are kept."""
+def measure(names: Sequence[str] = ()) -> bool:
+    """Measure and print; True where all bars are kept.
+
+    Args:
+        names: of families; none: all.
+    """
     torch.set_num_threads(1)
     times, shares, memory = [], [], []
-    for build in families():
+    for build in families(names):
         family = build()
         _check_equal(family)
         ratio = paired_ratio(family.captured, family.plain, ROUNDS)
         times.append(Bar(f"{family.name}: capture / plain", ratio, CAPTURE))
-        for name, candidate in family.inside().items():
-            ratio = paired_ratio(candidate, family.plain, FEWER)
-            times.append(Bar(f"{family.name}: {name} / plain", ratio, CAPTURE))
+        times += _inside(family)
         depth = family.capture.num_layers
         for layers in (range(depth), range(depth // 2)):
             shares.append(_only_kv(family, layers))
         memory.append(_memory(family))
     print()
     return show(times + shares + memory)
+
+
+def _inside(family: Family) -> list[Bar]:
+    """What capture adds, clocked within it; and for comparison, without a bar, whole
+    forwards: the plain one against itself, and with the states that the library
+    gives."""
+    bars = [
+        Bar(f"{family.name}: {name}, within", work_within(work, FEWER), CAPTURE)
+        for name, work in family.inside().items()
+    ]
+    for name, work in {
+        "plain": family.plain,
+        "the library's hidden states": family.states,
+        **family.inside(),
+    }.items():
+        ratio = paired_ratio(work, family.plain, FEWER)
+        bars.append(Bar(f"{family.name}: {name} / plain", ratio, math.inf))
+    return bars
 
 
 def _check_equal(family: Family) -> None:

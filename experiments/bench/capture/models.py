@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -58,15 +58,23 @@ class Family:
     ids: Tensor
     mask: Tensor
 
-    def plain(self) -> Any:
-        """The library's forward: logits, or an encoder's last hidden state."""
+    def plain(self, **asked: Any) -> Any:
+        """The library's forward: logits, or an encoder's last hidden state.
+
+        Args:
+            asked: of it besides.
+        """
         model: Any = self.capture.model
-        if self.capture.which == "encoder":
-            return model.get_encoder()(input_ids=self.ids, attention_mask=self.mask)
         inputs: dict[str, Any] = {"input_ids": self.ids, "attention_mask": self.mask}
+        if self.capture.which == "encoder":
+            return model.get_encoder()(**inputs, **asked)
         if model.config.use_cache:
             inputs["use_cache"] = False
-        return model(**inputs)
+        return model(**inputs, **asked)
+
+    def states(self) -> Any:
+        """The same, with the hidden states that the library itself gives."""
+        return self.plain(output_hidden_states=True)
 
     def captured(self) -> Captured:
         """The same with all layers' content KV."""
@@ -95,9 +103,17 @@ class Family:
         return self.capture(self.ids, self.mask, layers=layers)
 
 
-def families() -> list[Callable[[], Family]]:
-    """One builder a family, so that no two models are in memory at once."""
-    return [partial(_build, name) for name in _FAMILIES]
+NAMES = tuple(_FAMILIES)
+"""Of all families."""
+
+
+def families(names: Sequence[str] = ()) -> list[Callable[[], Family]]:
+    """One builder a family, so that no two models are in memory at once.
+
+    Args:
+        names: some of :data:`NAMES`; none: all.
+    """
+    return [partial(_build, name) for name in names or NAMES]
 
 
 def _build(name: str) -> Family:

@@ -289,6 +289,26 @@ def test_gradients_are_those_of_finite_differences(name, sides):
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_padding_on_either_side_changes_nothing_and_gets_no_gradient(name, sides):
+    pred, target, weight = sides
+    distance = DISTANCES[name]()
+
+    def cost(x, y, w):
+        apart = distance(x, y, w)
+        return (apart * w).sum() if apart.dim() == 3 else apart.sum()
+
+    pred.requires_grad_()
+    plain = cost(pred, target, weight)
+    (gradient,) = torch.autograd.grad(plain, pred)
+    empty = (weight == 0)[..., None]
+    assert empty.any() and not gradient[empty.expand_as(pred)].any()
+    others = torch.where(empty, 9.0, pred), torch.where(empty, -5.0, target)
+    torch.testing.assert_close(cost(*others, weight), plain)
+    longer = [F.pad(x, (0, 0, 1, 2), value=3.0) for x in others]
+    torch.testing.assert_close(cost(*longer, F.pad(weight, (1, 2))), plain)
+
+
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("kept", [0, 1])
 def test_no_token_and_one_cost_nothing_but_what_they_are(name, kept, sides):
     pred, target, _ = sides
