@@ -294,10 +294,13 @@ class TrainConfig:
     """Ends a phase that gets no better."""
 
     @property
-    def watched(self) -> list[str]:
-        """The metrics that decide within a phase."""
-        asked = (self.keep_best, self.early_stop.metric)
-        return [metric for metric in asked if metric is not None]
+    def watched(self) -> dict[str, str]:
+        """The metrics that decide within a phase, by the setting that names each."""
+        metrics = {
+            "keep_best": self.keep_best,
+            "early_stop.metric": self.early_stop.metric,
+        }
+        return {name: metric for name, metric in metrics.items() if metric is not None}
 
     @property
     def rate_share(self) -> Mapping[str, Any]:

@@ -55,8 +55,9 @@ class Chosen:
         known = self.metrics
         if name not in known:
             raise InputError(
-                f"{setting} is {name!r}, which nothing in eval.use measures; "
-                f"{meant(name, known)}"
+                f"{setting} is {name!r}, which nothing in eval.use measures"
+                f"{meant(name, known)} It measures {', '.join(known)}; `mtkd plugins "
+                "list --kind evaluator` shows who measures more"
             )
         if known[name].better == "neither":
             raise InputError(
@@ -116,12 +117,13 @@ def evaluators_of(
     evaluators.metric(config.gate.metric, "gate.metric")
     read_pairs(config.eval.pairs)
     for phase in phases:
-        for metric in phase.train.watched:
-            evaluators.metric(metric, f"phase {phase.name}: train.keep_best/early_stop")
+        for setting, metric in phase.train.watched.items():
+            evaluators.metric(metric, f"phase {phase.name}: train.{setting}")
             if not config.eval.every:
                 raise ConfigError(
-                    f"phase {phase.name} decides by {metric} while it trains, but "
-                    "eval.every is 0; set how many steps lie between two measurements"
+                    f"phase {phase.name}: train.{setting} decides by {metric} while it "
+                    "trains, but eval.every is 0; set how many steps lie between two "
+                    "measurements"
                 )
         if config.eval.every and phase.train.zero_stage == 3:
             raise ConfigError(

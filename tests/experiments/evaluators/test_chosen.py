@@ -44,7 +44,9 @@ def test_what_cannot_be_meant_is_refused_by_its_place(registry, uses, said):
 
 def test_a_metric_that_chooses_must_be_measured_and_have_a_better(registry):
     made = chosen(["bits_per_char", "calibration"], registry, "eval.use")
-    with pytest.raises(InputError, match=r"gate\.metric is 'bleu', which nothing in"):
+    with pytest.raises(
+        InputError, match=r"gate\.metric is 'bleu', .* It measures bits_p"
+    ):
         made.metric("bleu", "gate.metric")
     with pytest.raises(InputError, match="by which no model is better"):
         made.metric("confidence", "gate.metric")

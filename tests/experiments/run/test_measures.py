@@ -38,7 +38,10 @@ def test_bits_per_character_are_always_measured():
     [
         (["gate.metric=bleu"], "gate.metric is 'bleu', which nothing in eval.use"),
         (["train.keep_best=bits_per_char"], "but eval.every is 0"),
-        (["train.early_stop.metric=chrf", "eval.every=5"], "is 'chrf', which nothing"),
+        (
+            ["train.early_stop.metric=chrf", "eval.every=5"],
+            "train.early_stop.metric is 'chrf', which nothing",
+        ),
         (["eval.every=5", "train.zero_stage=3"], "train.zero_stage=3 splits"),
         (["eval.use=[sise]"], "did you mean 'size'"),
     ],
