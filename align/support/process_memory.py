@@ -6,6 +6,7 @@ peak of the process which started this one.
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from pathlib import Path
@@ -31,6 +32,20 @@ def highest() -> int:
         return _status("VmHWM")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def give_back() -> None:
+    """Return to the system what was freed and the allocator keeps for later.
+
+    glibc keeps the room of many middling tensors as long as one above it lives; other
+    allocators have no such call, and nothing is done there.
+
+    Source:
+        malloc_trim(3).
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _status(field: str) -> int:

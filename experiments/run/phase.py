@@ -15,6 +15,7 @@ import torch
 from align.foreign.quote import say
 from align.foreign.signature import check_signed, sign
 from align.schedules import Timetable
+from align.support.process_memory import give_back
 from experiments.assemble.checks import timetable_of
 from experiments.assemble.data import Encoder
 from experiments.assemble.models import Models
@@ -101,6 +102,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     teachers = run.models.chosen(stage.teachers)
     followers = Followers.of(run.models.sources, teachers, model)
     watch = watch_of(run, phase, capture, model)
+    give_back()  # what calibrating summed up, so that the peak is that of a step
     title = f"{position.arm} · {phase.name}"
     leg = (position.arm, position.index)
     with run.progress.work(title, position.steps, leg) as show:
@@ -119,6 +121,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         again = read_by_others(run.config, later.phase)
         with run.answers.during(f"phase {position.index}", again, again):
             done = train_phase(distiller, engine, job, train)
+    give_back()  # the optimiser's; students are loaded again from here on
     if done < position.steps and not (watch and watch.stopped):
         raise RunStopped(f"{title}: {done} of {position.steps} steps")
     best = put_best(run, watch, model, last_folder(position.folder))

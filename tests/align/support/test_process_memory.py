@@ -1,10 +1,12 @@
+import ctypes
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from align.support.process_memory import highest, resident
+from align.support.process_memory import give_back, highest, resident
 
 ROOT = Path(__file__).parents[3]
 MEBI = 2**20
@@ -31,3 +33,16 @@ def test_the_peak_is_not_that_of_the_process_which_started_this():
     )
     del held
     assert int(said.stdout) < 200 * MEBI, said.stderr
+
+
+@linux
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc's allocator"
+)
+def test_room_beneath_what_lives_goes_back_to_the_system():
+    """Pieces too small to be mapped alone: what lies above keeps their room."""
+    held = [torch.ones(2**14) for _ in range(1024)]  # 64 KiB each
+    before = resident()
+    del held[:-1]
+    give_back()
+    assert before - resident() > 48 * MEBI
