@@ -8,8 +8,16 @@ import torch
 from align.errors import InputError
 from align.tokenizer_align import encode_batch
 from plugins.contracts.step import step_context, step_places
+from student.attention_sinks import without_sinks
 from student.match import Match
-from student.objective import EMBEDDINGS, HIDDEN, count_of, needs_of
+from student.objective import (
+    EMBEDDINGS,
+    HEADS,
+    HIDDEN,
+    RELATIONS,
+    count_of,
+    needs_of,
+)
 from tests.student.match.conftest import TAUGHT
 from tests.student.match.test_term import TEACHERS, sizes
 
@@ -91,6 +99,26 @@ def test_the_teacher_s_states_come_on_the_student_s_layers_and_tokens(lesson, sc
             torch.testing.assert_close(
                 states.teacher[layer], dense @ mixed, atol=1e-5, rtol=1e-4
             )
+
+
+def test_sinks_and_padding_have_no_weight_at_any_site(compared_at, school):
+    sites = {HIDDEN, EMBEDDINGS, RELATIONS, HEADS}
+    asked = {"states": frozenset({HIDDEN, EMBEDDINGS}), "heads": True}
+    lesson = compared_at(sites, **asked)
+    batch = school.encode([sample.text for sample in school.samples[:2]])
+    rows = torch.tensor([[0, 3], [0, 2]])
+    views = lesson.panel(batch, rows)
+    ctx = lesson.distiller.context(batch, views, rows)
+    clear = without_sinks(batch, views, 1)
+    assert not clear[:, 0].any() and clear.any()
+    compared = [*ctx.inside[HIDDEN], *ctx.inside[EMBEDDINGS], *ctx.relations]
+    names = [view.name for view in views]
+    for sides in compared:
+        known = clear[..., names.index(sides.name)]
+        assert sides.weight[known].any() and not sides.weight[~known].any()
+    for pair in ctx.heads:
+        known = clear[..., names.index(pair.name)].gather(1, rows)
+        assert pair.weight[known].any() and not pair.weight[~known].any()
 
 
 @pytest.mark.parametrize(
