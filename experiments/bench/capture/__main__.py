@@ -44,6 +44,9 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="+", metavar="FAMILY", default=[], help="some of the families"
     )
+    parser.add_argument(
+        "--within", action="store_true", help="what is clocked within capture alone"
+    )
     options = parser.parse_args()
     one_thread()
     from experiments.bench.capture.costs import measure
@@ -53,7 +56,7 @@ def main() -> int:
         if name not in NAMES:
             valid = ", ".join(NAMES)
             parser.error(f"--only {name!r} is no family; give some of {valid}")
-    return 0 if measure(options.only) else 1
+    return 0 if measure(options.only, options.within) else 1
 
 
 if __name__ == "__main__":

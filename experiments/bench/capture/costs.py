@@ -13,21 +13,25 @@ from experiments.bench.capture.within import work_within
 from experiments.bench.measure import Bar, paired_ratio, show
 
 CAPTURE, SHARE, MEMORY = 1.03, 1.10, 1.05
-ROUNDS, FEWER = 41, 15
+ROUNDS, FEWER, CALLS = 41, 15, 7
 
 
 @torch.no_grad()
-def measure(names: Sequence[str] = ()) -> bool:
+def measure(names: Sequence[str] = (), quick: bool = False) -> bool:
     """Measure and print; True where all bars are kept.
 
     Args:
         names: of families; none: all.
+        quick: what is clocked within capture alone.
     """
     torch.set_num_threads(1)
     times, shares, memory = [], [], []
     for build in families(names):
         family = build()
         _check_equal(family)
+        if quick:
+            times += _within(family)
+            continue
         ratio = paired_ratio(family.captured, family.plain, ROUNDS)
         times.append(Bar(f"{family.name}: capture / plain", ratio, CAPTURE))
         times += _inside(family)
@@ -39,14 +43,18 @@ def measure(names: Sequence[str] = ()) -> bool:
     return show(times + shares + memory)
 
 
-def _inside(family: Family) -> list[Bar]:
-    """What capture adds, clocked within it; and for comparison, without a bar, whole
-    forwards: the plain one against itself, and with the states that the library
-    gives."""
-    bars = [
-        Bar(f"{family.name}: {name}, within", work_within(work, FEWER), CAPTURE)
+def _within(family: Family) -> list[Bar]:
+    """What capture adds, clocked within it."""
+    return [
+        Bar(f"{family.name}: {name}, within", work_within(work, CALLS), CAPTURE)
         for name, work in family.inside().items()
     ]
+
+
+def _inside(family: Family) -> list[Bar]:
+    """The same, and for comparison, without a bar, whole forwards: the plain one
+    against itself, and with the states that the library gives."""
+    bars = _within(family)
     for name, work in {
         "plain": family.plain,
         "the library's hidden states": family.states,
