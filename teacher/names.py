@@ -16,6 +16,9 @@ ZOO = "zoo:"
 PACKAGE = "pkg:"
 """Prefix of pretrained models from Python packages: ``pkg:smollm2``."""
 
+PEER = "peer:"
+"""Prefix of teachers that are students of their own."""
+
 MADE = "made:"
 """Prefix of students that a config's ``student.make`` made: ``made:`` and a digest."""
 

@@ -124,6 +124,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments/report/layout": set(),
     "experiments/report/evaluation": {"report/layout"},
     "experiments/run/measures": set(),
+    "experiments/run/peers": set(),
     "experiments/commands": {
         "measuring",
         "evaluators",

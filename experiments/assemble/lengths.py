@@ -13,6 +13,7 @@ from align.text.documents import TextSample
 from align.tokens.cut import Reader, surely_at_most
 from experiments.assemble.data import Encoder
 from teacher.loading.longer_texts import trained_length
+from teacher.teacher_config import TeacherConfig
 
 TEXTS = "texts.json"
 """A run's file with the teachers that limited how long its texts are."""
@@ -42,6 +43,21 @@ def reads_at_most(
         return positions
     trained = trained_length(model)
     return None if trained is None else max(trained, max_length)
+
+
+def ways_to_read(name: str, entry: TeacherConfig, cuts: bool) -> str:
+    """What ``long_texts`` would do for a text that is too long, in words.
+
+    Args:
+        name: the teacher's.
+        entry: the teacher's settings.
+        cuts: whether ``extend`` cuts texts, or else slows the teacher's rotation.
+    """
+    window = f"{PLACE}{name}.long_texts=window, "
+    if entry.long_texts == "extend":
+        return window
+    does = "cuts such texts shorter" if cuts else "slows its rotation for all texts"
+    return f"{PLACE}{name}.long_texts=extend, which {does}, {window}"
 
 
 def limits_of(readers: Iterable[Reader]) -> dict[str, int]:

@@ -19,7 +19,7 @@ from experiments.assemble.checks import check_causal, check_positions
 from experiments.assemble.data import Encoder, fitting_length
 from experiments.assemble.fingerprint import model_files
 from experiments.assemble.layer_maps import layers_without_kv
-from experiments.assemble.lengths import PLACE, Lengths, reads_at_most
+from experiments.assemble.lengths import PLACE, Lengths, reads_at_most, ways_to_read
 from experiments.assemble.stored_teachers import FUSED, stored_teachers
 from experiments.config.tree import Config
 from experiments.sources.making import Making
@@ -43,6 +43,7 @@ from teacher.loading.shard import is_sharded
 from teacher.loading.vouched import check_vouched
 from teacher.packages.notices import licence_notices
 from teacher.sources.base import TeacherSource
+from teacher.sources.peers import Peer
 from teacher.store import KVStore
 from teacher.stored_teacher import StoredTeacher
 
@@ -206,8 +207,8 @@ class Models:
     @property
     def standing(self) -> dict[str, LiveTeacher]:
         """Loaded teachers that are the same in every phase and arm."""
-        every = self.live.items()
-        return {name: t for name, t in every if not self.sources[name].of_student}
+        changing = {n for n, s in self.sources.items() if s.of_student or s.moves}
+        return {name: t for name, t in self.live.items() if name not in changing}
 
     @property
     def sharded(self) -> tuple[str, ...]:
@@ -294,10 +295,16 @@ class Models:
                     "its tokenizer.json, or leave the teacher out"
                 )
             most, sample = lengths.most[name]
-            limit, choice = self._enough(name), self._config.teachers[name].long_texts
+            limit, entry = self._enough(name), self._config.teachers[name]
+            choice = entry.long_texts
             if limit is None or most <= limit or choice == "window":
                 continue
-            if choice == "refuse" or capture.max_tokens is not None:
+            peer = isinstance(self.sources[name], Peer)
+            if peer or choice == "refuse" or capture.max_tokens is not None:
+                cuts = capture.max_tokens is not None
+                cuts = cuts or self._config.data.max_length <= limit
+                ways = "" if peer else ways_to_read(name, entry, cuts)
+                ways = f"set {w}or " if (w := ways + self._fitting(name, limit)) else ""
                 has = (
                     f"was trained on {limit} tokens"
                     if capture.max_tokens is None
@@ -305,9 +312,7 @@ class Models:
                 )
                 raise InputError(
                     f"teacher {name!r} {has}, but text {sample} makes {most} of its "
-                    f"tokens; set {self._extending(name, limit)}"
-                    f"teachers.{name}.long_texts=window,"
-                    f"{self._fitting(name, limit)} or leave the teacher out"
+                    f"tokens; {ways}leave the teacher out"
                 )
             if extend_context(capture.model, most, scaler, linear):
                 notes.append(
@@ -319,21 +324,12 @@ class Models:
                 )
         return notes
 
-    def _extending(self, name: str, limit: int) -> str:
-        """What ``long_texts=extend`` would do, in words, where it is not set."""
-        if self._config.teachers[name].long_texts == "extend":
-            return ""
-        capture = self.live[name].capture
-        cuts = capture.max_tokens is not None or self._config.data.max_length <= limit
-        does = "cuts such texts shorter" if cuts else "slows its rotation for all texts"
-        return f"teachers.{name}.long_texts=extend, which {does}, "
-
     def _fitting(self, name: str, limit: int) -> str:
         """The ``data.max_length`` with which a teacher reads every text, in words."""
         read = Encoder(self.live[name].tokenizer, None)
         reader = Reader(f"{PLACE}{name}", read, limit)
         fitting = fitting_length(self._config.data, self.encode, reader)
-        return "" if fitting is None else f" data.max_length={fitting},"
+        return "" if fitting is None else f"data.max_length={fitting}, "
 
     def _load_student(
         self, source: str | Path | None, seed: int | None = None
@@ -389,6 +385,7 @@ class Models:
             device=self._device,
             make_student=self.student,
             student_tokenizer=self.student_tokenizer,
+            seed=self._config.run.seed,
         )
 
     def place(self, teacher: Teacher) -> None:

@@ -20,6 +20,7 @@ from align.text.files import kind_of
 from align.text.folder import TextFile, TextFiles, absolute, shortest_names, text_files
 from experiments.config.sections import DataConfig
 from experiments.config.tree import Config
+from teacher.names import PEER
 from teacher.sources.built_in import SOURCES, parted
 from teacher.sources.files import FILES
 
@@ -195,7 +196,8 @@ def source_warnings(config: Config) -> list[str]:
     sentences = [
         sentence for which in LISTS for sentence in left_out(config.data, which)
     ]
-    models = [config.student.model, *(t.model for t in config.teachers.values())]
+    taught = (teacher.model.removeprefix(PEER) for teacher in config.teachers.values())
+    models = [config.student.model, *taught]
     named_models = [name for name in models if _is_users_own(name)]
     if named_models and all(path == ZOO for _, path in config.data.sources("train")):
         sentences.append(

@@ -82,12 +82,13 @@ def _kind_here(model: str) -> str | None:
     from teacher.kind_here import kind_here
     from teacher.sources.built_in import SOURCES, parted
     from teacher.sources.files import Files
+    from teacher.sources.peers import Peer
 
     try:
         prefix, _ = parted(model, SOURCES)
     except InputError:
         return None  # a plugin's, or told where registries are at hand
     factory = SOURCES[prefix]
-    if factory.of_student:
+    if factory.of_student or issubclass(factory, Peer):
         return "decoder"
     return kind_here(model) if issubclass(factory, Files) else None

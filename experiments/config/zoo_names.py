@@ -7,13 +7,14 @@ from collections.abc import Iterable
 import torch
 
 from experiments.config.tree import Config
-from teacher.names import ZOO, zoo_parts
+from teacher.names import PEER, ZOO, zoo_parts
 
 
 def build_zoo_models(config: Config) -> None:
     """Build the embedded models that a config names and that are not cached."""
     student = (config.student.model, config.vocabulary or "")
-    build_named([*student, *(t.model for t in config.teachers.values())])
+    taught = [teacher.model.removeprefix(PEER) for teacher in config.teachers.values()]
+    build_named([*student, *taught])
 
 
 def build_named(models: Iterable[str]) -> None:

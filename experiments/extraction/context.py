@@ -125,12 +125,12 @@ def _of_files(
         ConfigError: a teacher is not read from files.
     """
     for name, source in sources.items():
-        if source.files is None:
+        if source.files is None or source.moves:
             raise ConfigError(
                 f"teachers.{name}.model is {config.teachers[name].model!r}, which is "
-                "no model from files, and nothing of it can be stored; extract with a "
-                "config that leaves it out, and name in store.read of this one the "
-                "teachers that are stored"
+                "no model from files that stands still, and nothing of it can be "
+                "stored; extract with a config that leaves it out, and name in "
+                "store.read of this one the teachers that are stored"
             )
     return sources
 

@@ -23,12 +23,12 @@ from teacher.names import model_source
 
 
 def teachers_of(run: Path) -> dict[str, str]:
-    """The models of a run's teachers, by name; none that is made of its student."""
+    """The models of a run's teachers, by name; none that moves, or is its student."""
     config = load_kept_config(run / "config.yaml")
     models = {}
     for name in config.teachers:
         source = source_of(config, name)
-        if not source.of_student:
+        if not (source.of_student or source.moves):
             models[name], _ = described_by(config, source)
     return models
 

@@ -17,7 +17,8 @@ from experiments.routing_room.words import room_rows, room_sentences
 
 def teacher_sections(run: RunDir) -> list[Section]:
     """The report's sections on teachers, from the run's summary."""
-    return [*_teachers(run), *_room(run), *_ledger(run), *_kept(run)]
+    every = (_teachers, _peers, _room, _ledger, _kept)
+    return [section for part in every for section in part(run)]
 
 
 def number(value: float | None) -> str:
@@ -64,6 +65,28 @@ def _teachers(run: RunDir) -> list[Section]:
         said = Paragraph("What their tokenizers make of the texts:")
         blocks += [said, Items(lines)]
     return [Section(title="Teachers", blocks=blocks)]
+
+
+def _peers(run: RunDir) -> list[Section]:
+    """Students that learned beside the run's own."""
+    rows = [
+        [name, phase["name"], *(number(bits) for bits in measured["bpc"].values())]
+        for phase in run.summary.get("phases", [])
+        for name, measured in (phase.get("peers") or {}).items()
+    ]
+    if not rows:
+        return []
+    phases = run.summary["phases"]
+    domains = list(next(phase for phase in phases if phase.get("peers"))["bpc"])
+    said: list[str | Mark] = [
+        "Students that learned beside the run's own and taught it, after each phase: "
+        "held-out bits per character. Each is a plain checkpoint in the phase's ",
+        code("peers"),
+        ".",
+    ]
+    heads = ["peer", "phase", *domains]
+    table = Table(title="peers after each phase", heads=heads, rows=rows)
+    return [Section(title="Peers", blocks=[Paragraph(said), table])]
 
 
 def _room(run: RunDir) -> list[Section]:

@@ -59,6 +59,7 @@ from experiments.run.lineage import (
     samples_digest,
     text_digests,
 )
+from experiments.run.peers.companions import check_peers
 from experiments.run.phase_texts import stored_stages
 from experiments.run.plan import RunPlan, decides
 from student.loop.engine import Engine
@@ -314,6 +315,7 @@ def _stages(plan: RunPlan, models: Models, data: RunData) -> list[Stage]:
                 models.chosen(stage.teachers),
                 models.student_tokenizer,
             )
+            check_peers(models, plan.registry, stage)
     return stages
 
 

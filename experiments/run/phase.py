@@ -36,8 +36,9 @@ from experiments.run.evaluation import evaluate, measure_health
 from experiments.run.measures.observer import PhaseObserver
 from experiments.run.measures.students import measure_gate, measure_more
 from experiments.run.measures.watch import Watch, put_best, watch_of
+from experiments.run.peers.companions import Peers, moving_of, teaching_student
 from experiments.run.phase_texts import read_by_others, writing_of
-from experiments.sources.phases import Followers, begin_teachers
+from experiments.sources.phases import begin_teachers
 from plugins.registry import Registry
 from student.checkpoint import (
     NonFiniteStudentError,
@@ -49,6 +50,7 @@ from student.config import TrainConfig
 from student.distiller import HEALTH_TOKENS, Distiller
 from student.fitting import fit_terms
 from student.loop.data_order import Writing, sample_indices
+from student.loop.job import Companions
 from student.loop.phase_checkpoint import Keeper, is_kept
 from student.loop.trainer import Job, train_phase
 from student.step_outputs import OutputPlan
@@ -99,8 +101,9 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         rows = distiller.compared_rows
         fit_terms(distiller, lambda title: phase_teachers.sample(title, rows))
     alarms = _alarms(run, stage, position, capture)
-    teachers = run.models.chosen(stage.teachers)
-    followers = Followers.of(run.models.sources, teachers, model)
+    writing = writing_of(run, stage, position, model)
+    teaching = teaching_student(run.models, model, capture)
+    moving = moving_of(run, stage, position, teaching, writing=writing)
     watch = watch_of(run, phase, capture, model)
     give_back()  # what calibrating summed up, so that the peak is that of a step
     title = f"{position.arm} · {phase.name}"
@@ -113,8 +116,8 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
             phase_teachers=phase_teachers,
             alarms=alarms,
             work=show,
-            followers=followers,
-            writing=writing_of(run, stage, position, model),
+            companions=moving,
+            writing=writing,
             watch=watch,
         )
         train = in_step(phase.train, bool(run.models.sharded))
@@ -133,6 +136,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         result = _measure(run, stage, position, capture, phase_teachers)
         result |= {"steps": done} | best
         result |= measure_more(run, capture, model, title)
+        result |= moving.measured() if isinstance(moving, Peers) else {}
         if position.gated:
             result |= measure_gate(run, capture, model, f"measuring {title}")
     bad = [domain for domain, bits in result["bpc"].items() if not math.isfinite(bits)]
@@ -144,7 +148,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         )
 
     def keep() -> None:
-        _save(model, run, position, result)
+        _save(model, run, position, result, moving)
         shutil.rmtree(checkpoint_folder(position.folder), ignore_errors=True)
 
     engine.from_main(keep)
@@ -165,7 +169,7 @@ def _job(
     phase_teachers: PhaseTeachers | None,
     alarms: Alarms,
     work: Work,
-    followers: Followers | None,
+    companions: Companions | None,
     writing: Writing | None,
     watch: Watch | None,
 ) -> Job:
@@ -178,7 +182,7 @@ def _job(
         seed=run.config.run.seed,
         checkpoints=_keeper(run, checkpoint_folder(position.folder), stage.phase.train),
         first_sample=position.first_sample,
-        companions=followers,
+        companions=companions,
         writing=writing,
         watch=watch,
         observer=PhaseObserver(
@@ -357,9 +361,12 @@ def _save(
     run: RunContext,
     position: PhasePosition,
     result: Mapping[str, Any],
+    moving: Companions | None,
 ) -> None:
     with atomic_folder(position.folder) as folder:
         run.models.save_student(model, folder / "student")
+        if isinstance(moving, Peers):
+            moving.save(folder)
         if "best" in result:
             shutil.copytree(last_folder(position.folder), folder / LAST)
         mark_complete(folder, dict(result))

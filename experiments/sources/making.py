@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 
+from align.errors import InputError
+from student.unreached import freeze_unreached
 from teacher.capture.kv_capture import KVCapture
 from teacher.capture.windows import windows_for
 from teacher.live_teacher import LiveTeacher
@@ -31,6 +34,8 @@ class Making:
     """The student that training starts from, or one that a phase left; drawn from a
     seed in place of the run's."""
     student_tokenizer: Any
+    seed: int = 0
+    """The run's."""
     learning: Any = None
     """The student of the phase that begins; None before any does."""
 
@@ -57,6 +62,31 @@ class Making:
         model.eval().requires_grad_(False)
         loaded = LoadedModel(model, self.student_tokenizer, "decoder", self.name)
         return LiveTeacher(self.name, loaded, KVCapture(model))
+
+    def learner(
+        self, model: str, *, fresh: bool = False, seed: int | None = None
+    ) -> TrainedTeacher:
+        """A student beside the run's.
+
+        Its name has a part in what is drawn, or it would begin as the student does,
+        where that is of its make, and neither could teach the other.
+
+        Raises:
+            InputError: it is no causal language model.
+        """
+        drawn = (self.seed if seed is None else seed) + crc32(self.name.encode())
+        loaded = load_model(
+            model, role="student", init_seed=drawn % 2**32 if fresh else None
+        )
+        if loaded.kind != "decoder":
+            raise InputError(
+                f"peer:{model} is an {loaded.kind}; a peer predicts the next token: "
+                "give a causal language model"
+            )
+        whole: Any = loaded.model
+        freeze_unreached(whole)
+        whole.to(self.device)
+        return TrainedTeacher(self.name, loaded, KVCapture(whole))
 
     def itself(self) -> LiveTeacher:
         """The student of the phase that begins, which goes on training."""

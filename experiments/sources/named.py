@@ -11,6 +11,7 @@ from experiments.config.tree import Config
 from plugins.options import options_of
 from teacher.sources.base import TeacherSource
 from teacher.sources.built_in import SOURCES, parted
+from teacher.sources.peers import Peer
 
 if TYPE_CHECKING:
     from plugins.registry import Registry
@@ -108,17 +109,20 @@ def _parted(model: str, registry: Registry | None) -> tuple[str, str]:
 
 _OF_FILES = {"dtype": "auto", "quantise": "none", "shard": False}
 """Settings of how files are loaded, with what they are where nobody asks."""
+_OF_A_READER = {**_OF_FILES, "long_texts": "extend"}
+"""The same, and of how a teacher reads."""
 
 
 def _check_entry(config: Config, name: str, source: TeacherSource) -> None:
     """See that nothing is asked of a teacher that its source has no place for."""
-    if not source.of_student:
-        return
-    entry = config.teachers[name]
-    for setting, usual in _OF_FILES.items():
-        if getattr(entry, setting) != usual:
+    entry, usual = config.teachers[name], dict[str, object]()
+    if source.of_student:
+        usual, why = _OF_FILES, "is the student's own make and has its type"
+    elif isinstance(source, Peer):
+        usual, why = _OF_A_READER, "trains, whole and in float32"
+    for setting, value in usual.items():
+        if getattr(entry, setting) != value:
             raise ConfigError(
                 f"teachers.{name}.{setting} is {getattr(entry, setting)}, but "
-                f"{entry.model} is the student's own make and has its type; leave the "
-                "setting out"
+                f"{entry.model} {why}; leave the setting out"
             )

@@ -11,9 +11,15 @@ from torch import Tensor, nn
 from align.views import Teacher
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import Config, PhaseConfig
+from student.output_config import OUTPUT_TERMS
+from student.terms.key_value import chosen_terms
 from teacher.live_teacher import LiveTeacher
 from teacher.sources.base import Opening, PhaseStart, TeacherSource
+from teacher.sources.peers import Peer
 from teacher.teacher_rule import TeacherFacts, too_few
+
+STUDENT = "student"
+"""What peers call the run's own, their teacher."""
 
 
 def with_present(
@@ -25,9 +31,11 @@ def with_present(
 
     Raises:
         ConfigError: a phase names such a teacher, or has too few without it; or one
-            moves with a student whose weights are parted.
+            moves with a student whose weights are parted, or is to learn where it
+            cannot.
     """
     _check_whole(config, phases, sources)
+    _check_peers(config, phases, sources)
     _check_beginnings(config, phases)
     present = []
     for index, phase in enumerate(phases):
@@ -65,10 +73,63 @@ def _check_whole(
     if moving and train.engine == "deepspeed" and train.zero_stage == 3:
         raise ConfigError(
             f"teachers.{moving[0]}.model is {config.teachers[moving[0]].model!r}, "
-            "which follows the student's weights after every step, and "
+            "which moves with the student's weights after every step, and "
             "train.zero_stage=3 parts these over processes; set train.zero_stage=2 "
             "or less"
         )
+
+
+def _check_peers(
+    config: Config,
+    phases: Sequence[PhaseConfig],
+    sources: Mapping[str, TeacherSource],
+) -> None:
+    """See that students beside the run's own can be trained, and learn from it."""
+    peers = [name for name, source in sources.items() if isinstance(source, Peer)]
+    if not peers:
+        return
+    place = f"teachers.{peers[0]}.model is {config.teachers[peers[0]].model!r}"
+    train, store = phases[0].train, config.store
+    if STUDENT in peers:
+        raise ConfigError(
+            f"teachers.{STUDENT} is a peer, and {STUDENT} is what peers call the run's "
+            "own; give it another name"
+        )
+    refused = (
+        ("train.fp16", "train.bf16=true, or leave it out", train.fp16),
+        (
+            "train.optimizer=adamw_8bit",
+            "train.optimizer=adamw",
+            train.optimizer == "adamw_8bit",
+        ),
+        (
+            "store.form=fused, where all teachers are one that stands still",
+            "store.form=raw, or store.read=false",
+            bool(store.read) and store.form == "fused",
+        ),
+        (
+            "store.read names it, as if it stood still",
+            "store.read to the teachers that are stored",
+            isinstance(store.read, list) and bool({*store.read} & {*peers}),
+        ),
+    )
+    for what, instead, holds in refused:
+        if holds:
+            raise ConfigError(
+                f"{place}, which trains beside the student, and does not go with "
+                f"{what}; set {instead}"
+            )
+    for phase in phases:
+        most = phase.rule.max
+        all_of_them = most is None or len(phase.teachers) <= most
+        some = phase.rule.names or (phase.teachers if all_of_them else ())
+        kinds = {t.kind for t in chosen_terms(phase.loss, phase.output).values()}
+        if {*some} & {*peers} and not kinds & {*OUTPUT_TERMS}:
+            raise ConfigError(
+                f"{place}, and phase {phase.name!r} has no term on next-token outputs, "
+                "by which it would learn from the student; set output.kd=1 where both "
+                "have one vocabulary, output.projected_kl=1 where not"
+            )
 
 
 def _check_beginnings(config: Config, phases: Sequence[PhaseConfig]) -> None:
@@ -160,11 +221,12 @@ class Followers:
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """Weights and buffers of their models."""
+        """Weights and buffers of their models, but of those that are trained."""
         return {
             f"{name}/{key}": tensor
             for name, teacher in self.teachers.items()
             if isinstance(teacher, LiveTeacher)
+            and not isinstance(self.sources[name], Peer)
             and teacher.loaded.model is not self.student  # which is kept anyhow
             for key, tensor in _state(teacher.loaded.model)
         }

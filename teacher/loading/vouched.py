@@ -10,6 +10,8 @@ from align.foreign.seal import DamageError, read_sealed
 
 STUDENT = "student"
 """The folder of a phase's student; what vouches for it lies beside it."""
+PEERS = "peers"
+"""The folder, beside it, of the phase's peers, each under its name."""
 
 
 def check_vouched(name: str, source: str | Path) -> None:
@@ -33,6 +35,8 @@ def check_vouched(name: str, source: str | Path) -> None:
                 read_marker(folder, digests=True)
         elif folder.name == STUDENT:
             read_marker(folder.parent, digests=True)
+        elif folder.parent.name == PEERS:
+            read_marker(folder.parent.parent, digests=True)
     except DamageError as error:
         raise InputError(f"model {name!r}: {error}; {_way_on(folder)}") from None
 

@@ -62,6 +62,17 @@ class Opening(Protocol):
             seed: from which its weights are drawn, where they are; None: the run's.
         """
 
+    def learner(
+        self, model: str, *, fresh: bool = False, seed: int | None = None
+    ) -> Teacher:
+        """A student of its own, in float32, that the loop is to train.
+
+        Args:
+            model: as for :meth:`load`; a causal one.
+            fresh: draw its weights anew.
+            seed: from which, together with the teacher's name; None: the run's.
+        """
+
     def itself(self) -> Teacher:
         """The student of the phase that begins, without a copy: what it says changes as
         it trains. Before any phase, the student as the run begins."""

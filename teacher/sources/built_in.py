@@ -17,6 +17,7 @@ from teacher.sources.of_student import (
     Lagging,
     StudentStart,
 )
+from teacher.sources.peers import Peer
 from teacher.sources.server import Server
 
 SOURCES: Mapping[str, type[TeacherSource]] = {
@@ -28,6 +29,7 @@ SOURCES: Mapping[str, type[TeacherSource]] = {
     "ema": Average,
     "checkpoint": Lagging,
     "self": Itself,
+    "peer": Peer,
     "server": Server,
 }
 """By prefix, without the colon."""

@@ -51,6 +51,7 @@ def test_a_folder_that_is_there_may_have_a_colon(tmp_path, monkeypatch):
 def test_sources_of_files_read_what_they_are_called():
     made = {prefix: factory(factory.example) for prefix, factory in SOURCES.items()}
     files = {prefix: source.files for prefix, source in made.items() if source.files}
+    assert files.pop("peer") == made["peer"].like == "zoo:student"
     assert files == {"files": "folder", "zoo": "zoo:folder", "pkg": "pkg:folder"}
     for prefix in files:
         assert made[prefix].like == files[prefix] and not made[prefix].moves
