@@ -128,9 +128,17 @@ class EarlierPhase(OfStudent):
         return self._residual_of or None
 
     def open(self, opening: Opening) -> Teacher:
-        """The student as the run begins, until a phase does."""
+        """The student as the run begins, until a phase does; with ``residual_of`` what
+        that model says beside it.
+
+        Raises:
+            InputError: the model's vocabulary is not the student's.
+        """
         if not self._combined:
             return super().open(opening)
+        if self._residual_of:  # now: a phase that meets it may be hours away
+            members = [opening.load(self._residual_of), opening.student()]
+            return _sum(opening.name, members, [1.0, -1.0])
         return _sum(opening.name, [opening.student()], [1.0])
 
     def absent(self, earlier: Sequence[str]) -> str:

@@ -1,8 +1,11 @@
 """Phases with names of one's own that begin anew: generations of one student."""
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from align.errors import InputError
+from experiments.assemble.models import Models
 from experiments.config.parsing import ConfigError, merge
 from experiments.config.presets import load_registry
 from experiments.config.tree import load_config, resolve_phases
@@ -96,6 +99,17 @@ def test_all_that_ran_before_teach_together_and_their_digests_are_kept(
     assert {"1-first/weights", "2-second/weights"} <= set(files)
     only = read_json(run / "phases" / "2-second.settings.json")["files"]["me"]
     assert "weights" in only
+
+
+def test_a_residual_of_another_vocabulary_is_refused_before_work(tmp_path, tiny_zoo):
+    configured(tmp_path, tiny_zoo, {"output": {"kd": 0}})
+    path = tmp_path / "config.yaml"
+    model = tiny_zoo["gpt2-prose"]
+    options = f"{{model: 'phase:-1', options: {{residual_of: {model}}}}}"
+    path.write_text(path.read_text().replace("'phase:-1'", options))
+    config = load_config(path)
+    with pytest.raises(InputError, match=r"teachers\.me: .*vocabularies differ"):
+        Models(config, torch.device("cpu"))
 
 
 @pytest.mark.slow

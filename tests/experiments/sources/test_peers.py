@@ -272,21 +272,15 @@ def test_a_peer_goes_on_from_the_phase_before_and_anew_where_the_student_does(
     assert (second - third).std() > 0.5 * second.std()
 
 
-@pytest.mark.slow
-def test_two_processes_train_peers_that_are_those_of_one(warm, tmp_path, tiny_zoo):
-    """Fails where each process keeps its own gradients: texts are of unequal length."""
-    deepspeed = {"engine": "deepspeed", "zero_stage": 1, "steps": 3}
-    one = {"train": {**deepspeed, "batch_size": 4}}
-    two = {"train": {**deepspeed, "batch_size": 2}}
-    alone = run_training(configured(tmp_path / "one", tiny_zoo, one))
-    configured(tmp_path / "two", tiny_zoo, two)
-    shared = {MEETING: str(tmp_path / "meeting")}
+def in_two_processes(warm, folder):
+    """Train a folder's config by two processes; the run's folder."""
+    shared = {MEETING: str(folder / "meeting")}
     shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    logs = [tmp_path / f"{rank}.err" for rank in range(2)]
+    logs = [folder / f"{rank}.err" for rank in range(2)]
     started = [
         warm.start(
             "experiments.cli:main",
-            *("train", str(tmp_path / "two" / "config.yaml")),
+            *("train", str(folder / "config.yaml")),
             log=log,
             environ={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
@@ -298,7 +292,18 @@ def test_two_processes_train_peers_that_are_those_of_one(warm, tmp_path, tiny_zo
         for process in started:
             process.kill()
     assert codes == [0, 0], "".join(x.read_text()[-3000:] for x in logs)
-    together = tmp_path / "two" / "run"
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_two_processes_train_peers_that_are_those_of_one(warm, tmp_path, tiny_zoo):
+    """Fails where each process keeps its own gradients: texts are of unequal length."""
+    deepspeed = {"engine": "deepspeed", "zero_stage": 1, "steps": 3}
+    one = {"train": {**deepspeed, "batch_size": 4}}
+    two = {"train": {**deepspeed, "batch_size": 2}}
+    alone = run_training(configured(tmp_path / "one", tiny_zoo, one))
+    configured(tmp_path / "two", tiny_zoo, two)
+    together = in_two_processes(warm, tmp_path / "two")
     for name in ("ann", "bob"):
         mine, theirs = weights(peer_of(alone, name)), weights(peer_of(together, name))
         near = [torch.isclose(mine[k], theirs[k], atol=1e-3).float() for k in mine]
@@ -306,3 +311,27 @@ def test_two_processes_train_peers_that_are_those_of_one(warm, tmp_path, tiny_zo
     for left, right in zip(lines(alone, "peer"), lines(together, "peer"), strict=True):
         (name,) = {"ann", "bob"} & left.keys()
         assert math.isclose(left[name]["loss"], right[name]["loss"], rel_tol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1])
+def test_an_average_on_two_processes_follows_the_student_of_both(
+    stage, warm, tmp_path, tiny_zoo
+):
+    """Beside a peer, since what moves is one object; fails where an average, a part of
+    which each process holds, is that part's alone."""
+    me = {"me": {"model": "ema", "options": {"decay": 0.5}}}
+    train = {"engine": "deepspeed", "zero_stage": stage, "steps": 4}
+    heard = {"output": {"teachers": {"kd": ["ann", "me"]}}}
+    runs = []
+    for name, size in (("one", 4), ("two", 2)):
+        changes = {"teachers": me, "train": {**train, "batch_size": size}, **heard}
+        config = configured(tmp_path / name, tiny_zoo, changes, bob=False)
+        runs.append(
+            run_training(config)
+            if name == "one"
+            else in_two_processes(warm, tmp_path / name)
+        )
+    pairs = zip(*(lines(run, "train") for run in runs), strict=True)
+    for one, two in pairs:
+        assert math.isclose(one["terms"]["kd"], two["terms"]["kd"], rel_tol=1e-3)
