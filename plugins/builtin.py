@@ -32,6 +32,7 @@ from student.objective import Objective
 from student.output.temperature import TEMPERATURES
 from student.own import OWN
 from student.terms.key_value import OBJECTIVES
+from student.transforms import TRANSFORMS, StudentTransform
 from teacher.making.base import StudentMaker
 from teacher.making.built_in import MAKERS
 from teacher.sources.base import TeacherSource
@@ -141,6 +142,12 @@ def teacher_sources() -> Mapping[str, Callable[..., TeacherSource]]:
 def student_makers() -> Mapping[str, Callable[..., StudentMaker]]:
     """Some of a model's layers."""
     return dict(MAKERS)
+
+
+@hookimpl
+def transforms() -> Mapping[str, Callable[..., StudentTransform]]:
+    """Rounded weights."""
+    return dict(TRANSFORMS)
 
 
 @hookimpl

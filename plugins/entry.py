@@ -53,3 +53,13 @@ class Entry:
             distribution=self.distribution,
             version=self.version,
         )
+
+
+EARLIER = {"temperature": "schedule"}
+"""What kinds were called before -> what they are called now: strangers' hooks and
+tests, and records of runs, may say either."""
+
+
+def kind_now(kind: str) -> str:
+    """A kind's name of today."""
+    return EARLIER.get(kind, kind)

@@ -27,6 +27,7 @@ from student.bridges.base import Bridge
 from student.evaluators.base import Evaluator
 from student.match.distance import Distance
 from student.objective import Objective
+from student.transforms.base import StudentTransform
 from teacher.making.base import StudentMaker
 from teacher.sources.base import TeacherSource
 from teacher.writing.ways import Way
@@ -286,18 +287,7 @@ def schedules() -> Mapping[str, Rule]:
 
 @hookspec
 def temperatures() -> Mapping[str, Rule]:
-    """Offer schedules, by the name that this hook had while they steered temperatures
-    alone."""
-
-
-EARLIER = {"temperature": "schedule"}
-"""What kinds were called before -> what they are called now: strangers' hooks and
-tests, and records of runs, may say either."""
-
-
-def kind_now(kind: str) -> str:
-    """A kind's name of today."""
-    return EARLIER.get(kind, kind)
+    """Offer schedules, by the name that this hook had when they steered heat alone."""
 
 
 @hookspec
@@ -340,6 +330,18 @@ def student_makers() -> Mapping[str, Callable[..., StudentMaker]]:
     options, each with a default and a type by which a config is checked.
 
     Chosen by ``student.make`` and ``mtkd make --use``.
+    """
+
+
+@hookspec
+def transforms() -> Mapping[str, Callable[..., StudentTransform]]:
+    """Offer transforms: what a student computes by while it trains.
+
+    A factory takes options alone and returns a ``student.transforms.StudentTransform``:
+    ``attach`` puts it on a model, ``at`` says how strong it is. At strength 0 no bit of
+    any answer changes; gradients reach all that they did. What it learns or remembers
+    lies in parameters and buffers. Keyword-only parameters are its options, each with a
+    default and a type. Chosen by ``student.transform`` or ``phase.NAME.transform``.
     """
 
 

@@ -19,10 +19,10 @@ from align.errors import nearest
 from align.support.field_types import shown
 from plugins import builtin, discovery, hookspecs
 from plugins.discovery import Found, Say
-from plugins.entry import Entry
+from plugins.entry import EARLIER, Entry, kind_now
 from plugins.errors import Failure, PluginError
 from plugins.guards import guard
-from plugins.hookspecs import EARLIER, PROJECT, kind_now
+from plugins.hookspecs import PROJECT
 from plugins.source import digest
 
 KINDS: dict[str, str] = {

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from string import Template
 
+from plugins.entry import kind_now
 from plugins.errors import PluginError
-from plugins.hookspecs import kind_now
 from plugins.registry import KINDS
 from plugins.templates import EXAMPLES
 

@@ -302,6 +302,23 @@ class $Class:
         )
 ''',
     ),
+    "transform": (
+        "$Class",
+        "from student.transforms import WeightTransform\n",
+        '''
+class $Class(WeightTransform):
+    """Small weights left out; the others learn on."""
+
+    def __init__(self, *, below: float = 0.01) -> None:
+        """Options are keyword-only, each with a default and a type."""
+        super().__init__()
+        self.below = below
+
+    def changed(self, weight):
+        """(out, in) as the layer computes by it, at strength 1."""
+        return weight * (weight.abs() >= self.below)
+''',
+    ),
     "writer": (
         "$Class",
         "",
@@ -371,11 +388,7 @@ class $Class:
 $NAME = {
     "title": "three teachers, a sharper gate",
     "teachers": {"min": 3},
-    "fuse": {
-        "fusion_method": "learnable",
-        "router_type": "gate",
-        "temperature": 0.5,
-    },
+    "fuse": {"fusion_method": "learnable", "temperature": 0.5},
     "loss": {"outcome_every": 4},
 }
 """,

@@ -54,6 +54,7 @@ ROOMS: dict[str, set[str]] = {
     "student/output/transport": {"output/divergence", "output/across"},
     "student/step": {"balance", "bridges"},
     "student/terms": {"output"},
+    "student/transforms": set(),
     "student/match": {"bridges", "output"},
     "student/own": {"match", "output"},
     "plugins/contracts": set(),

@@ -1,13 +1,18 @@
-"""Which of a model's parameters are matrices of hidden states, and how they lie."""
+"""Which of a model's parameters are matrices of hidden states, how they lie, and what
+parameters are called where a parametrization holds them."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_HELD = re.compile(r"(?:(.*)\.)?parametrizations\.(\w+)\.(\w+)(\..*)?")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,9 +84,10 @@ def layouts(
     """
     halves = _gated_halves(model)
     return {
-        id(layer.weight): Layout(
+        id(trained_weight(layer)): Layout(
             on_side=lies_on_its_side(layer),
-            maps=joined.get(id(layer.weight)) or halves.get(id(layer.weight), ()),
+            maps=joined.get(id(trained_weight(layer)))
+            or halves.get(id(trained_weight(layer)), ()),
         )
         for layer in linear_layers(model)
     }
@@ -98,6 +104,39 @@ def lies_on_its_side(module: nn.Module) -> bool:
     """Whether a module is transformers' ``Conv1D``, whose weight is (in, out)."""
     library = sys.modules.get("transformers.pytorch_utils")  # else there are none
     return library is not None and isinstance(module, library.Conv1D)
+
+
+def trained_weight(layer: Any) -> Tensor:
+    """A linear layer's parameter, also where a parametrization computes ``weight``."""
+    held = getattr(layer, "parametrizations", {})
+    weight: Tensor = held["weight"].original if "weight" in held else layer.weight
+    return weight
+
+
+def plain_name(name: str) -> str | None:
+    """A parameter's or buffer's name without what ``torch.nn.utils.parametrize`` adds.
+
+    Args:
+        name: as ``named_parameters`` gives it.
+
+    Returns:
+        ``q_proj.weight`` of ``q_proj.parametrizations.weight.original``; None of what
+        belongs to a parametrization and no checkpoint has.
+    """
+    match = _HELD.fullmatch(name)
+    if match is None:
+        return name
+    layer, tensor, part, deeper = match.groups()
+    if part != "original" or deeper:
+        return None
+    return f"{layer}.{tensor}" if layer else tensor
+
+
+def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """A model's parameters by the names in its checkpoints, as they are trained: not as
+    a parametrization changes them."""
+    named = ((plain_name(n), p) for n, p in model.named_parameters())
+    return {name: parameter for name, parameter in named if name is not None}
 
 
 def outputs_by_inputs(layer: nn.Linear) -> tuple[int, int]:
@@ -122,5 +161,5 @@ def _gated_halves(model: nn.Module) -> dict[int, tuple[Tensor, ...]]:
             (outputs, _), (_, inputs) = map(outputs_by_inputs, (wide, narrow))
             if outputs == 2 * inputs:
                 rows = torch.arange(outputs, device=wide.weight.device)
-                halves[id(wide.weight)] = tuple(rows.chunk(2))
+                halves[id(trained_weight(wide))] = tuple(rows.chunk(2))
     return halves

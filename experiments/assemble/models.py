@@ -33,6 +33,7 @@ from student.checkpoint import (
 )
 from student.lora import add_adapters, load_adapter, merge_adapters, save_adapter
 from student.trained import train_embeddings
+from student.transforms import is_transformed, put_transformed
 from student.unreached import freeze_unreached
 from teacher.capture.kv_capture import KVCapture
 from teacher.live_teacher import LiveTeacher
@@ -117,8 +118,8 @@ class Models:
     def save_student(self, model: Any, path: Path, last: bool = False) -> None:
         """Save a student as plain transformers loads it.
 
-        Updates are merged into the weights as they were before they were quantised,
-        and kept beside them.
+        Updates are merged into the weights as they were before they were quantised, and
+        kept beside them. Of a transformed student it is what it computes by.
 
         Args:
             model: from :meth:`student`, trained.
@@ -128,9 +129,9 @@ class Models:
         """
         whole, adapted = model, bool(self._config.student.lora.rank)
         notices = licence_notices(model_files(self._config.student.model))
-        if adapted:
+        if adapted or is_transformed(model):
             whole = self._load_student(None).model
-            merge_adapters(model, whole)
+            (merge_adapters if adapted else put_transformed)(model, whole)
         if last:
             cast_weights(whole, self._export_dtypes(whole))
         with atomic_folder(path) as folder:

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 KINDS = (
     "aligner, layer_map, adapter, rope_scaler, router, space, schedule, objective, "
     "distance, projector, balancer, teacher_source, student_maker, "
-    "writer, evaluator or phase"
+    "transform, writer, evaluator or phase"
 )
 """What can be chosen, in words: a help text does not load what knows it."""
 
 
 def list_plugins(options: Namespace) -> int:
     """List everything that a config can name, and what failed to load."""
-    from plugins.hookspecs import kind_now
+    from plugins.entry import kind_now
 
     registry = registry_of(options, strict=False)
     rows = registry.describe()
@@ -151,7 +151,7 @@ PLUGINS = Group(
 
 
 def _called(registry: Registry, name: str, kind: str | None) -> Sequence[Entry]:
-    from plugins.hookspecs import kind_now
+    from plugins.entry import kind_now
 
     if kind is not None:
         registry.get(kind, name)  # names what there is, if this is not

@@ -12,6 +12,7 @@ from teacher.writing.config import WrittenConfig
 LATER: Mapping[str, Any] = {
     "quantise": "none",
     "make": "none",
+    "transform": {},
     "date": None,
     "lora": plain(LoraConfig()),
     "trained": "all",

@@ -14,7 +14,7 @@ from experiments.config.tree import PhaseConfig
 from student.output_config import OUTPUT_TERMS
 from student.terms.key_value import chosen_terms
 
-SECTIONS = ("fuse", "loss", "output", "train")
+SECTIONS = ("transform", "fuse", "loss", "output", "train")
 """Those with numbers that steer training."""
 
 

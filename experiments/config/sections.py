@@ -27,6 +27,7 @@ from fuse.config import FuseConfig, choice_of
 from student.config import LoraConfig, LossConfig, TrainConfig
 from student.output_config import OutputConfig
 from student.trained import Trained
+from student.transforms.choice import chosen_transforms
 from teacher.loading.quantise import Quantisation
 from teacher.names import check_length
 from teacher.store.manifest import Form
@@ -104,6 +105,12 @@ class StudentConfig:
     extra ``quant``). What is quantised stands still, so ``lora.rank`` must be set."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Low-rank updates; needs the extra ``quant``."""
+    transform: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What it computes by while it trains, by a name of your choice: ``{use: KIND,
+    strength: 1}`` with the kind's options beside, as ``fake_quant: {bits: 4, strength:
+    {from: 0, to: 1}}``; ``use`` is the name itself where it is not given, and a later
+    one works on what earlier ones make. What a phase leaves are the weights it computed
+    by. Not with ``lora``, ``trained: embeddings`` or ZeRO 3."""
     trained: Trained = "all"
     """Which of its weights learn: ``all`` (with ``lora`` its updates alone), or its
     ``embeddings``, that is embedding and head, beside the updates if there are any."""
@@ -117,6 +124,7 @@ class StudentConfig:
         """
         check_fields(self, "student")
         choice_of("student.make", self.make)
+        chosen_transforms(self.transform)
         check_length(self.model, "student.model")
         if self.tokenizer is not None and self.init != "fresh":
             raise ValueError(
@@ -292,6 +300,8 @@ class PhaseSections:
     """The student that it trains: the one that the ``last`` phase left, that of the
     run's ``start``, or one drawn ``anew``, from another seed in every phase (needs
     ``student.init: fresh``)."""
+    transform: dict[str, dict[str, Any]] | None = None
+    """In place of ``student.transform``: ``{}`` for none; null: that."""
     teachers: TeacherRule = field(default_factory=TeacherRule)
     """Which teachers it takes."""
     align: AlignConfig = field(default_factory=AlignConfig)

@@ -185,6 +185,8 @@ class PhaseConfig:
     """How it chooses teachers."""
     teachers: list[str]
     """Teachers it may take, in order: the rule's names, or all of the run's."""
+    transform: Mapping[str, Any] = field(default_factory=dict)
+    """Of its student, by name: its own, or the run's."""
     absent: tuple[str, ...] = ()
     """Teachers of the run that are not there yet when it begins."""
     align: AlignConfig
@@ -377,6 +379,9 @@ def _with_teachers(
         begins=sections.begins,
         rule=rule,
         teachers=names,
+        transform=config.student.transform
+        if sections.transform is None
+        else sections.transform,
         align=sections.align,
         fuse=sections.fuse,
         loss=sections.loss,

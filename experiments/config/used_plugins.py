@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.tree import Config, PhaseConfig
 from fuse.config import choice_of
-from plugins.hookspecs import kind_now
+from plugins.entry import kind_now
 from plugins.registry import Registry
 from plugins.trial import Name, Options, foreign
 from student.config import ChosenTerm
+from student.transforms.choice import chosen_transforms
 
 if TYPE_CHECKING:
     from plugins.options import Choice
@@ -40,6 +41,9 @@ def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
         terms = chosen_terms(phase.loss, phase.output)
         names += [("objective", term.kind) for term in terms.values()]
         names += [choice.plugin for choice in _named(terms)]
+        names += [
+            ("transform", t.kind) for t in chosen_transforms(phase.transform).values()
+        ]
     return list(dict.fromkeys(names))
 
 
@@ -61,6 +65,10 @@ def options_used(phases: Iterable[PhaseConfig]) -> dict[Name, list[Options]]:
             ),
             *((("objective", term.kind), term.options) for term in terms.values()),
             *((choice.plugin, choice.options) for choice in _named(terms)),
+            *(
+                (("transform", each.kind), each.options)
+                for each in chosen_transforms(phase.transform).values()
+            ),
         ):
             known = ways.setdefault(name, [])
             if options not in known:

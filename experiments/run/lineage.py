@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,10 @@ def record_of(
             "loss": since_ever(stage.phase.loss),
             "train": with_effect(stage.phase.train),
         }
+        if stage.phase.transform:
+            phases[f"{index + 1}-{stage.phase.name}"]["transform"] = plain(
+                stage.phase.transform
+            )
         if stage.phase.begins != "last":
             phases[f"{index + 1}-{stage.phase.name}"]["begins"] = stage.phase.begins
         terms = chosen_terms(stage.phase.loss, stage.phase.output).values()
@@ -92,7 +97,7 @@ def record_of(
     read = {STUDENT, *(name for stage in stages for name in stage.teachers)}
     return {
         "seed": config.run.seed,
-        "student": with_effect(config.student),
+        "student": with_effect(replace(config.student, transform={})),  # phases say it
         "data": {k: v for k, v in since_ever(config.data).items() if k != "overlap"},
         "texts": dict(texts),
         "rope_scaling_method": config.align.rope_scaling_method,

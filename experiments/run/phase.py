@@ -27,6 +27,7 @@ from experiments.assemble.teaching import (
     build_objectives,
     build_phase_teachers,
 )
+from experiments.making.transforms import build_transforms
 from experiments.record.progress import Work
 from experiments.record.run_dir import MAIN
 from experiments.record.stop import RunStopped
@@ -54,6 +55,7 @@ from student.loop.job import Companions
 from student.loop.phase_checkpoint import Keeper, is_kept
 from student.loop.trainer import Job, train_phase
 from student.step_outputs import OutputPlan
+from student.transforms import Transforms
 from teacher.capture.kv_capture import KVCapture
 
 LAST = "last"
@@ -84,6 +86,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         model.gradient_checkpointing_enable({"use_reentrant": False})
     encode = run.models.encode
     timetable = timetable_of(phase, run.registry, position.steps)
+    transforms = build_transforms(phase, run.registry, model, timetable)
     later = run.again[position.arm, position.index]
     begin_teachers(
         run.models.sources,
@@ -119,6 +122,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
             companions=moving,
             writing=writing,
             watch=watch,
+            transforms=transforms,
         )
         train = in_step(phase.train, bool(run.models.sharded))
         again = read_by_others(run.config, later.phase)
@@ -128,6 +132,8 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     if done < position.steps and not (watch and watch.stopped):
         raise RunStopped(f"{title}: {done} of {position.steps} steps")
     best = put_best(run, watch, model, last_folder(position.folder))
+    if transforms is not None:
+        transforms.recall()  # as strong as the best one was
     whose = f"the student of phase {phase.name!r} (arm {position.arm!r})"
     refuse_non_finite(model.named_parameters(), whose)
     every, alone = phase.train.checkpoint_every, engine.world_size == 1
@@ -172,6 +178,7 @@ def _job(
     companions: Companions | None,
     writing: Writing | None,
     watch: Watch | None,
+    transforms: Transforms | None,
 ) -> Job:
     """What the loop is to do, and where it reports."""
     return Job(
@@ -185,6 +192,7 @@ def _job(
         companions=companions,
         writing=writing,
         watch=watch,
+        transforms=transforms,
         observer=PhaseObserver(
             metrics=run.metrics,
             position=position,

@@ -17,6 +17,7 @@ from experiments.config.used_plugins import names_used, options_used, writers_us
 from experiments.evaluators.chosen import Chosen, evaluators_of, evaluators_used
 from experiments.making.made import makers_used, with_made_student
 from experiments.making.origin_map import with_origin_maps
+from experiments.making.transforms import check_transforms
 from experiments.record.history import tried_before
 from experiments.record.progress import waiting
 from experiments.run.phase_texts import check_written, written_notes
@@ -67,6 +68,7 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
     config = with_made_student(config, registry)
     phases = with_origin_maps(config, phases)
     check_settings(config, phases, registry)
+    check_transforms(config, phases, registry)
     evaluators = evaluators_of(config, phases, registry)
     sources = sources_of(config, registry)
     phases = with_present(config, phases, sources)

@@ -25,9 +25,10 @@ from plugins.contracts import space as contract_space
 from plugins.contracts.models import evaluator as contract_evaluator
 from plugins.contracts.models import student_maker as contract_student_maker
 from plugins.contracts.models import teacher_source as contract_teacher_source
+from plugins.contracts.models import transform as contract_transform
 from plugins.contracts.models import writer as contract_writer
+from plugins.entry import kind_now
 from plugins.errors import PluginError
-from plugins.hookspecs import kind_now
 from plugins.promise import Check, Promise
 from plugins.seeds import kept
 
@@ -45,6 +46,7 @@ CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
     "schedule": contract_schedule.schedule,
     "teacher_source": contract_teacher_source.teacher_source,
     "student_maker": contract_student_maker.student_maker,
+    "transform": contract_transform.transform,
     "writer": contract_writer.writer,
     "evaluator": contract_evaluator.evaluator,
     "phase": contract_phase.phase,

@@ -221,6 +221,26 @@ class _StudentMaker(StandIn):
         return made
 
 
+class _Transform(StandIn):
+    def attach(self, model: Any) -> None:
+        before = dict(model.named_parameters())
+        with blamed(self._entry):
+            self._inner.attach(model)
+        require(self._entry, model_answers.attached_problem(before, model))
+
+    def at(self, strength: float, step: int) -> None:
+        with blamed(self._entry):
+            self._inner.at(strength, step)
+
+    def recall(self) -> None:
+        with blamed(self._entry):
+            self._inner.recall()
+
+
+def _transform(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda **options: _Transform(entry, made_by(entry, factory, **options))
+
+
 class _Writer(StandIn):
     def __init__(self, entry: Entry, inner: Any) -> None:
         super().__init__(entry, inner)
@@ -295,6 +315,7 @@ GUARDS: Mapping[str, Callable[[Entry, Any], Any]] = {
     "schedule": _Schedule,
     "teacher_source": _teacher_source,
     "student_maker": _student_maker,
+    "transform": _transform,
     "writer": _writer,
     "evaluator": _evaluator,
 }

@@ -49,6 +49,13 @@ class Companions(Protocol):
         process."""
 
 
+class Changing(Protocol):
+    """What the student computes by in place of its own weights."""
+
+    def at(self, step: int) -> None:
+        """Be what it is after so many optimiser steps of the phase."""
+
+
 class Watching(Protocol):
     """Measures the student within a phase, and says when nothing better comes."""
 
@@ -89,6 +96,8 @@ class Job:
     observer: Observer = field(default_factory=Observer)
     companions: Companions | None = None
     """What moves with the student; None where nothing does."""
+    transforms: Changing | None = None
+    """What changes it from step to step; None where nothing does."""
     writing: Writing | None = None
     """Stands in for some of the samples; None where all are read as given."""
     watch: Watching | None = None

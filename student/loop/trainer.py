@@ -57,11 +57,13 @@ def train_phase(
     with engine.prepared(distiller, config, job.steps) as prepared:
         loop = _Loop(distiller, engine, prepared, job, config)
         done = loop.resume()
+        loop.transform(done)
         job.observer.begin(done)
         train_batches = loop.train_batches(done)
         while done < job.steps and not loop.ended:
             loop.step(done, train_batches)
             done += 1
+            loop.transform(done)
             job.observer.tick(done)
             loop.give_up_if_hopeless(done)
             loop.look(done)
@@ -128,6 +130,11 @@ class _Loop:
     def ended(self) -> bool:
         """Whether nothing better comes."""
         return self._job.watch is not None and self._job.watch.stopped
+
+    def transform(self, done: int) -> None:
+        """Have the student compute by what it does after so many steps."""
+        if self._job.transforms is not None:
+            self._job.transforms.at(done)
 
     def look(self, done: int) -> None:
         """Have the student measured, where it is time."""
@@ -204,6 +211,7 @@ class _Loop:
     def step(self, step: int, train_batches: Iterator[TrainBatch]) -> None:
         """One optimiser step over all its forward passes."""
         self._distiller.timetable.taken()  # what was asked between steps
+        self.transform(step)
         rates = self._prepared.set_learning_rate(step)
         results: list[StepResult] = []
         made: dict[str, float] = {}

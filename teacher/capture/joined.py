@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from align.support.matrices import lies_on_its_side, linear_layers
+from align.support.matrices import lies_on_its_side, linear_layers, trained_weight
 from teacher.capture.attention_sites import listening
 from teacher.capture.forward import evaluating
 
@@ -53,7 +53,7 @@ class _Listener:
         for layer, *by_tensor in zip(layers, *reached, strict=True):
             maps = _alike(torch.stack(by_tensor))
             if len(maps) > 1:
-                self.maps[id(layer.weight)] = maps
+                self.maps[id(trained_weight(layer))] = maps
 
 
 def joined_maps(
@@ -81,7 +81,7 @@ def _reached(layers: list[nn.Linear], tensor: Tensor) -> list[Tensor]:
     drawn = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
     slopes = torch.autograd.grad(
         tensor,
-        [layer.weight for layer in layers],
+        [trained_weight(layer) for layer in layers],
         # Drawn: the sum over a normalised head stays the same, whatever is changed.
         grad_outputs=drawn.to(tensor),
         retain_graph=True,

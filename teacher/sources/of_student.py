@@ -15,6 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from align.errors import InputError
 from align.support.field_types import NotNegative
+from align.support.matrices import plain_parameters
 from align.views import Teacher
 from teacher.sources.base import Opening, PhaseStart, TeacherSource
 from teacher.sources.combined import GIVES, CombinedTeacher
@@ -313,7 +314,8 @@ class Itself(OfStudent):
 
 
 def _pairs(teacher: Any, student: nn.Module) -> list[tuple[Any, Any]]:
-    """The weights of both, tensor by tensor."""
-    return list(
-        zip(teacher.loaded.model.parameters(), student.parameters(), strict=True)
-    )
+    """The weights of both, tensor by tensor; the student's as they are trained, not as
+    a transform changes them."""
+    trained = plain_parameters(student)
+    kept = plain_parameters(teacher.loaded.model)
+    return [(parameter, trained[name]) for name, parameter in kept.items()]

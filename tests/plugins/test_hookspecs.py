@@ -26,6 +26,7 @@ def test_there_is_one_hook_per_kind_of_the_design():
         ("schedule", "schedules"),
         ("teacher_source", "teacher_sources"),
         ("student_maker", "student_makers"),
+        ("transform", "transforms"),
         ("writer", "writers"),
         ("evaluator", "evaluators"),
         ("phase", "phases"),

@@ -9,6 +9,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor, nn
+
+from align.support.matrices import plain_name, plain_parameters
 from plugins.answers import is_real, kinds_of
 from student.evaluators.base import Measured, Metric
 from teacher.sources.base import COSTS, EVERYTHING
@@ -75,6 +78,24 @@ def student_maker_problem(made: Any, depth: int) -> str:
     has = model.config.num_hidden_layers
     if len(layers) != has:
         return f"says where {len(layers)} layers are from, but its student has {has}"
+    return ""
+
+
+def attached_problem(before: Mapping[str, Tensor], model: nn.Module) -> str:
+    """What is wrong with a student that a transform was put on.
+
+    Args:
+        before: its parameters by name, as they were.
+        model: the student.
+    """
+    now = plain_parameters(model)
+    for name, parameter in before.items():
+        plain = plain_name(name)
+        if plain is not None and now.get(plain) is not parameter:
+            return (
+                f"puts another parameter in the place of {name}; change weights with "
+                "student.transforms.WeightTransform, or what modules give with hooks"
+            )
     return ""
 
 

@@ -1,0 +1,25 @@
+"""What a student computes by, in place of its own weights, while it trains."""
+
+from student.transforms.attached import (
+    Moved,
+    Transforms,
+    is_transformed,
+    put_transformed,
+)
+from student.transforms.base import StudentTransform, WeightTransform
+from student.transforms.built_in import TRANSFORMS
+from student.transforms.choice import ChosenTransform, chosen_transforms
+from student.transforms.fake_quant import FakeQuant
+
+__all__ = [
+    "TRANSFORMS",
+    "ChosenTransform",
+    "FakeQuant",
+    "Moved",
+    "StudentTransform",
+    "Transforms",
+    "WeightTransform",
+    "chosen_transforms",
+    "is_transformed",
+    "put_transformed",
+]

@@ -1,0 +1,211 @@
+"""What a transform of a student promises, and what most share: changed weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from align.errors import InputError
+from align.support.matrices import lies_on_its_side
+from align.support.text_part import text_modules
+
+Targets = Literal["auto"] | list[str]
+"""Layers by the ends of their names; ``auto``: every linear layer but the head."""
+
+
+class StudentTransform:
+    """What a student computes by while it trains; subclass it.
+
+    It is put on a model once a phase, as strength 0, and moved before every optimiser
+    step and after the last. At strength 0 no bit of any answer is another.
+    """
+
+    def attach(self, model: nn.Module) -> None:
+        """Put it on a student, in place.
+
+        The student's parameters stay the objects that they are. What is learned or
+        remembered beside them lies in parameters and buffers inside the model, and
+        weights are changed through ``torch.nn.utils.parametrize`` alone, so that what
+        is exported are the weights that the student computes by in evaluation.
+
+        Raises:
+            InputError: it does not fit this model.
+        """
+        raise NotImplementedError
+
+    def at(self, strength: float, step: int) -> None:
+        """Be as strong as this from here on.
+
+        Args:
+            strength: in [0, 1].
+            step: optimiser steps taken in this phase.
+        """
+        raise NotImplementedError
+
+    def recall(self) -> None:
+        """Be as strong as the buffers say, after they were put back."""
+
+
+class WeightTransform(StudentTransform):
+    """The matrices of linear layers, changed: ``W + strength (changed(W) - W)``.
+
+    A subclass says ``changed``, or in ``made_for`` a module for each layer that learns
+    or remembers something.
+    """
+
+    def __init__(self, targets: Targets = "auto") -> None:
+        """Take which layers.
+
+        Args:
+            targets: ends of names, such as ``[q_proj, v_proj]``.
+        """
+        self.targets = targets
+        self._blended: list[Blended] = []
+
+    def changed(self, weight: Tensor) -> Tensor:
+        """What the layer computes by at strength 1.
+
+        Args:
+            weight: (out, in) float32 or wider, with a gradient.
+
+        Returns:
+            The same shape, finite; its gradient reaches ``weight``.
+        """
+        raise NotImplementedError
+
+    def made_for(self, weight: Tensor, name: str) -> nn.Module:
+        """A module that maps a layer's weight as :meth:`changed` does.
+
+        What it learns is best a vector: matrices decay, and Muon would turn them.
+
+        Args:
+            weight: (out, in) as it stands, without a gradient.
+            name: of the layer, for errors.
+        """
+        return _Changing(self)
+
+    def attach(self, model: nn.Module) -> None:
+        """Change the weights of the chosen layers, in place."""
+        for name, layer in target_layers(model, self.targets):
+            upright = layer.weight.detach()
+            upright = upright.T if lies_on_its_side(layer) else upright
+            made = self.made_for(upright, name).to(upright.device)
+            blended = Blended(made, on_side=lies_on_its_side(layer))
+            blended.to(upright.device)
+            made.requires_grad_(layer.weight.requires_grad)
+            parametrize.register_parametrization(layer, "weight", blended, unsafe=True)
+            self._blended.append(blended)
+
+    def at(self, strength: float, step: int) -> None:
+        """Move all layers' strength."""
+        for blended in self._blended:
+            blended.move(strength)
+
+    def recall(self) -> None:
+        """Take the strength that a restored buffer says."""
+        for blended in self._blended:
+            blended.value = float(blended.strength)
+
+
+class _Changing(nn.Module):
+    """A transform that remembers nothing of a layer."""
+
+    def __init__(self, transform: WeightTransform) -> None:
+        super().__init__()
+        self._transform = transform
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self._transform.changed(weight)
+
+
+class Blended(nn.Module):
+    """A weight between itself and what is made of it."""
+
+    strength: Tensor
+
+    def __init__(self, made: nn.Module, *, on_side: bool) -> None:
+        """Begin at strength 0.
+
+        Args:
+            made: maps (out, in) to (out, in).
+            on_side: whether the layer holds (in, out).
+        """
+        super().__init__()
+        self.made, self._on_side = made, on_side
+        self.value = 0.0
+        self.register_buffer("strength", torch.zeros((), dtype=torch.float64))
+
+    def move(self, strength: float) -> None:
+        """Be so strong from here on; the buffer is what a checkpoint keeps."""
+        if strength != self.value:
+            self.value = strength
+            self.strength.fill_(strength)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight itself at strength 0; computed in float32 or wider."""
+        if self.value == 0:
+            return weight
+        with torch.autocast(weight.device.type, enabled=False):
+            wide = weight if weight.dtype == torch.float64 else weight.float()
+            upright = wide.T if self._on_side else wide
+            changed: Tensor = self.made(upright)
+            if self.value != 1:
+                changed = torch.lerp(upright, changed, self.value)
+            changed = changed.T if self._on_side else changed
+            return changed.to(weight.dtype)
+
+
+def target_layers(model: Any, targets: Targets) -> Iterator[tuple[str, Any]]:
+    """The linear layers that read text, by name; never the head.
+
+    Args:
+        model: a causal model of transformers.
+        targets: ends of names, or ``auto``.
+
+    Raises:
+        InputError: no layer is called so; or weights of experts lie in one tensor,
+            which no linear layer is.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    modules = text_modules(model)
+    joined = [
+        f"{name}.{key}"
+        for name, module in modules.items()
+        for key, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() > 2
+    ]
+    if joined:
+        raise InputError(
+            f"{joined[0]} holds the weights of several layers in one tensor, as "
+            f"mixtures of experts do, which no transform of weights reaches in "
+            f"{type(model).__name__}; leave it out"
+        )
+    layers = [
+        (name, module)
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+    if targets == "auto":
+        yield from layers
+        return
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name, _ in layers):
+            ends = sorted({name.rpartition(".")[2] for name, _ in layers})
+            raise InputError(
+                f"targets names {target!r}, but no linear layer of "
+                f"{type(model).__name__} is called so; they are {', '.join(ends)}"
+            )
+    for name, layer in layers:
+        if ends_with(name, targets):
+            yield name, layer
+
+
+def ends_with(name: str, targets: Sequence[str]) -> bool:
+    """Whether a dotted name ends with one of some."""
+    return any(f".{name}".endswith(f".{target}") for target in targets)

@@ -1,0 +1,161 @@
+"""Weights rounded while the student trains: quantisation-aware training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Interval
+from torch import Tensor, nn
+
+from align.errors import InputError
+from align.support.field_types import Count
+from student.transforms.base import Targets, WeightTransform
+
+_TINY = 1e-12
+"""Least scale: a row of zeros stays one."""
+_CLIPS = 16
+"""Ranges that are tried for a learned scale, of 1/2 to all of the largest weight."""
+
+
+class FakeQuant(WeightTransform):
+    """Each row, or group of inputs in a row, on a grid of ``2 ** bits`` values.
+
+    Source:
+        Symmetric grids ``s * clamp(round(w / s), -2^(b-1), 2^(b-1) - 1)`` with the
+        gradient of the identity inside the range and none outside (Jacob et al. 2018,
+        arXiv 1712.05877): ``torch.fake_quantize_per_channel_affine``. Learned scales
+        are LSQ's (Esser et al. 2020, arXiv 1902.08153) with its factor
+        ``1 / sqrt(N * (2^(b-1) - 1))``. Departures: what is learned is the logarithm of
+        the scale, so that a step of Adam moves every scale by a share of itself and
+        none below 0; and it begins where the squared error is least, not at
+        ``2 mean|w| / sqrt(2^(b-1) - 1)``, which at 8 bits leaves most of the grid
+        empty.
+    """
+
+    def __init__(
+        self,
+        *,
+        bits: Annotated[int, Interval(ge=2, le=8)] = 4,
+        group: Count = 0,
+        scales: Literal["max", "learned"] = "max",
+        targets: Targets = "auto",
+    ) -> None:
+        """Take the grid.
+
+        Args:
+            bits: of a weight, 2 to 8.
+            group: inputs that share a scale; 0: all of an output channel.
+            scales: ``max``, the largest weight as it stands at each step; or
+                ``learned`` beside the weights, at the student's rate.
+            targets: layers by the ends of their names; ``auto``: every linear layer but
+                the head.
+        """
+        super().__init__(targets)
+        self.bits, self.group, self.scales = bits, group, scales
+
+    def made_for(self, weight: Tensor, name: str) -> nn.Module:
+        """The grid of one layer.
+
+        Raises:
+            InputError: groups do not divide its inputs.
+        """
+        if self.group and weight.shape[1] % self.group:
+            raise InputError(
+                f"group is {self.group}, which does not divide the {weight.shape[1]} "
+                f"inputs of {name}; give a divisor of them, or 0 for one scale a row"
+            )
+        grid = Grid(bits=self.bits, group=self.group or weight.shape[1])
+        return _Learned(grid, weight) if self.scales == "learned" else _Largest(grid)
+
+
+class Grid:
+    """Where rounded weights lie."""
+
+    def __init__(self, *, bits: int, group: int) -> None:
+        """Take the bits of a weight, and how many in a row share a scale."""
+        self.low, self.high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        self.group = group
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """(out, in) -> (out * in / group, group), a scale each."""
+        return weight.reshape(-1, self.group)
+
+    def scales_of(self, rows: Tensor) -> Tensor:
+        """(R,): with which the largest of (R, group) is the grid's end."""
+        return (rows.abs().amax(1) / self.high).clamp(min=_TINY)
+
+    def rounded(self, rows: Tensor, scales: Tensor) -> Tensor:
+        """(R, group) on the grid; the gradient goes straight through to ``rows``."""
+        zeros = torch.zeros(len(scales), dtype=torch.int32, device=rows.device)
+        return torch.fake_quantize_per_channel_affine(
+            rows.float(), scales.float(), zeros, 0, self.low, self.high
+        ).to(rows.dtype)
+
+    def best_scales(self, rows: Tensor) -> Tensor:
+        """(R,): of some clipped ranges the one with the least squared error."""
+        largest = self.scales_of(rows)
+        best, least = largest, torch.full_like(largest, torch.inf)
+        for part in torch.linspace(1.0, 0.5, _CLIPS, device=rows.device):
+            scales = largest * part
+            error = (self.rounded(rows, scales) - rows).square().sum(1)
+            best = torch.where(error < least, scales, best)
+            least = torch.minimum(error, least)
+        return best
+
+
+class _Largest(nn.Module):
+    """Scales that follow the largest weight."""
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self._grid = grid
+
+    def forward(self, weight: Tensor) -> Tensor:
+        rows = self._grid.rows(weight)
+        scales = self._grid.scales_of(rows.detach())
+        return self._grid.rounded(rows, scales).view(weight.shape)
+
+
+class _Learned(nn.Module):
+    """Scales that are trained."""
+
+    begun: Tensor
+
+    def __init__(self, grid: Grid, weight: Tensor) -> None:
+        super().__init__()
+        self._grid = grid
+        self.register_buffer("begun", grid.best_scales(grid.rows(weight.float())))
+        self.log_growth = nn.Parameter(torch.zeros_like(self.begun))
+        """(R,): a scale is ``begun * exp(log_growth)``."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        grid = self._grid
+        rows = grid.rows(weight)
+        scales = (self.begun * self.log_growth.exp())[:, None].to(rows.dtype)
+        share = (grid.group * grid.high) ** -0.5
+        scales = scales * share + (scales * (1 - share)).detach()
+        return lsq(rows, scales, grid.low, grid.high).view(weight.shape)
+
+
+def lsq(rows: Tensor, scales: Tensor, low: int, high: int) -> Tensor:
+    """Round to a grid whose scale has a gradient as well.
+
+    Args:
+        rows: (R, G) float.
+        scales: (R, 1), > 0.
+        low: least number of steps.
+        high: most.
+
+    Returns:
+        (R, G): ``s * round(clamp(w / s))``. Its gradient to ``w`` is 1 inside the range
+        and 0 outside; to ``s`` it is ``round(w / s) - w / s`` inside, ``low`` or
+        ``high`` outside.
+
+    Source:
+        Esser et al. 2020, LSQ (arXiv 1902.08153), equations 1 to 3. PyTorch's own
+        takes what is less than half a step outside for inside.
+    """
+    clipped = (rows / scales).clamp(low, high)
+    steps = clipped + (clipped.round() - clipped).detach()
+    return steps * scales

@@ -1,0 +1,124 @@
+"""A phase with a transform: begun, killed, gone on, exported; what is refused."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from experiments.cli import main
+from experiments.config.parsing import ConfigError
+from experiments.config.presets import load_registry
+from experiments.config.tree import load_config
+from experiments.record.metrics import Metrics
+from experiments.run.plan import plan_run
+from tests.experiments.small_runs import said, small_config
+
+ROUNDED = {"fake_quant": {"bits": 3, "group": 8, "scales": "learned"}}
+CHANGES = {
+    "student": {
+        "transform": {
+            "q": {
+                "use": "fake_quant",
+                "strength": {"from": 0.5, "to": 1},
+                **ROUNDED["fake_quant"],
+            }
+        },
+        "export_dtype": "float32",
+    },
+    "phase": {"dual": {"teachers": {"names": ["gpt2-prose", "whole"]}}},
+    "teachers": {"whole": {"model": "checkpoint:-1"}},
+    "output": {"kd": 1.0, "teachers": {"kd": ["whole"]}},
+    "train": {"steps": 4, "optimizer": "muon", "checkpoint_every": 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("student.transform={fake_quant: {bits: 9}}", r"transform\.fake_quant\.bits"),
+        ("student.transform={fake_quant: {bit: 4}}", r"transform\.fake_quant\.bit"),
+        ("student.transform={fakequant: {}}", "no transform is called 'fakequant'"),
+        ("student.transform={fake_quant: {strength: 2}}", r"fake_quant\.strength"),
+        ("student.transform={fake_quant: 4}", r"student\.transform\.fake_quant"),
+        ("student.lora.rank=4", r"student\.lora\.rank=4 freezes the weights"),
+        ("student.trained=embeddings", r"student\.trained=embeddings freezes"),
+        ("train={engine: deepspeed, zero_stage: 3}", r"train\.zero_stage=3 parts"),
+    ],
+)
+def test_what_does_not_go_with_a_transform_is_refused_before_work(
+    tiny_zoo, tmp_path, setting, told
+):
+    file = small_config(tmp_path, tiny_zoo, {"student": {"transform": ROUNDED}})
+    with pytest.raises(ValueError, match=told):
+        plan_run(load_config(file, [setting]), load_registry())
+
+
+def test_a_phase_may_have_transforms_of_its_own_or_none(tiny_zoo, tmp_path):
+    changes = {"student": {"transform": ROUNDED}, "phase": {"dual": {"transform": {}}}}
+    plan = plan_run(
+        load_config(small_config(tmp_path, tiny_zoo, changes)), load_registry()
+    )
+    assert plan.phases[0].transform == {}
+    assert plan.config.student.transform == ROUNDED
+    with pytest.raises(ConfigError, match=r"phase\.dual\.transform"):
+        load = load_config(
+            small_config(tmp_path, tiny_zoo), ["phase.dual.transform={q: 4}"]
+        )
+        plan_run(load, load_registry())
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_zoo, tmp_path_factory):
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("transformed")
+    assert main(["train", str(small_config(folder, tiny_zoo, CHANGES))]) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_what_is_exported_lies_on_the_grid_that_was_trained(trained, tiny_zoo):
+    run = trained / "run"
+    exported = load_file(run / "student" / "model.safetensors")
+    begun = load_file(tiny_zoo["student"] / "model.safetensors")
+    assert exported.keys() == begun.keys()
+    rounded = 0
+    for name, weight in exported.items():
+        assert not torch.equal(weight, begun[name].float()), name
+        if weight.dim() == 2 and "layers" in name:
+            assert max(len(row.unique()) for row in weight.reshape(-1, 8)) <= 8, name
+            rounded += 1
+    assert rounded
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    strengths = [
+        line["schedules"]["transform.q.strength"]
+        for line in lines
+        if line["kind"] == "train" and line["arm"] == "main"
+    ]
+    assert strengths == [0.5, 0.625, 0.75, 0.875]
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_bit_for_bit(trained, tmp_path, monkeypatch, capsys):
+    parts = tmp_path / "parts"
+    shutil.copytree(trained, parts)
+    shutil.rmtree(parts / "run")
+    config, write = str(trained / "config.yaml"), Metrics.write
+
+    def write_and_signal(self, arm, phase, line, offset=0):
+        write(self, arm, phase, line, offset)
+        if (arm, line["kind"], line.get("step")) == ("main", "train", 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Metrics, "write", write_and_signal)
+        assert said(["train", config, f"run.dir={parts}"], capsys)[0] == 75
+    assert said(["train", config, f"run.dir={parts}"], capsys) == (0, "")
+    whole, again = (
+        (folder / "run" / "student" / "model.safetensors").read_bytes()
+        for folder in (trained, parts)
+    )
+    assert whole == again
