@@ -10,12 +10,16 @@ from student.transforms.base import StudentTransform, WeightTransform
 from student.transforms.built_in import TRANSFORMS
 from student.transforms.choice import ChosenTransform, chosen_transforms
 from student.transforms.fake_quant import FakeQuant
+from student.transforms.low_rank import LowRank
+from student.transforms.stochastic_depth import StochasticDepth
 
 __all__ = [
     "TRANSFORMS",
     "ChosenTransform",
     "FakeQuant",
+    "LowRank",
     "Moved",
+    "StochasticDepth",
     "StudentTransform",
     "Transforms",
     "WeightTransform",

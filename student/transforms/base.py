@@ -64,7 +64,8 @@ class WeightTransform(StudentTransform):
             targets: ends of names, such as ``[q_proj, v_proj]``.
         """
         self.targets = targets
-        self._blended: list[Blended] = []
+        self.changed_layers: list[tuple[Any, Blended]] = []
+        """Each layer that it is on, with what changes its weight."""
 
     def changed(self, weight: Tensor) -> Tensor:
         """What the layer computes by at strength 1.
@@ -98,16 +99,16 @@ class WeightTransform(StudentTransform):
             blended.to(upright.device)
             made.requires_grad_(layer.weight.requires_grad)
             parametrize.register_parametrization(layer, "weight", blended, unsafe=True)
-            self._blended.append(blended)
+            self.changed_layers.append((layer, blended))
 
     def at(self, strength: float, step: int) -> None:
         """Move all layers' strength."""
-        for blended in self._blended:
+        for _, blended in self.changed_layers:
             blended.move(strength)
 
     def recall(self) -> None:
         """Take the strength that a restored buffer says."""
-        for blended in self._blended:
+        for _, blended in self.changed_layers:
             blended.value = float(blended.strength)
 
 
@@ -126,6 +127,7 @@ class Blended(nn.Module):
     """A weight between itself and what is made of it."""
 
     strength: Tensor
+    made: Any
 
     def __init__(self, made: nn.Module, *, on_side: bool) -> None:
         """Begin at strength 0.

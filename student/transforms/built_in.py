@@ -6,6 +6,12 @@ from collections.abc import Callable
 
 from student.transforms.base import StudentTransform
 from student.transforms.fake_quant import FakeQuant
+from student.transforms.low_rank import LowRank
+from student.transforms.stochastic_depth import StochasticDepth
 
-TRANSFORMS: dict[str, Callable[..., StudentTransform]] = {"fake_quant": FakeQuant}
+TRANSFORMS: dict[str, Callable[..., StudentTransform]] = {
+    "fake_quant": FakeQuant,
+    "low_rank": LowRank,
+    "stochastic_depth": StochasticDepth,
+}
 """By the name in ``student.transform``."""

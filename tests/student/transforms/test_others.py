@@ -1,0 +1,75 @@
+"""Low rank against the SVD, and layers left out as often as they should be."""
+
+import pytest
+import torch
+from torch import nn
+
+from align.errors import InputError
+from align.schedules import Timetable
+from align.support.matrices import trained_weight
+from plugins.contracts.models.student_maker import small_model
+from student.transforms import LowRank, Moved, StochasticDepth, Transforms
+from student.transforms.low_rank import rank_of
+from student.transforms.stochastic_depth import decoder_layers, mix
+
+
+def test_the_rank_is_the_least_that_keeps_the_share():
+    values = torch.tensor([3.0, 2.0, 1.0])  # energies 9, 4, 1 of 14
+    shares = (0.0, 9 / 14, 0.65, 13 / 14, 0.95, 1.0)
+    assert [rank_of(values, share) for share in shares] == [1, 1, 2, 2, 3, 3]
+
+
+def test_a_low_rank_student_is_the_truncated_svd_and_looks_again():
+    model = small_model().requires_grad_(True)
+    made = LowRank(share=0.6, every=2)
+    transforms = Transforms(model, {"flat": Moved(made, 1.0)}, Timetable(8))
+    transforms.at(0)
+    layer = model.model.layers[2].mlp.down_proj
+
+    def nearest(rank):
+        u, s, v = torch.linalg.svd(trained_weight(layer).detach(), full_matrices=False)
+        return u[:, :rank] * s[:rank] @ v[:rank]
+
+    rank = int(torch.linalg.matrix_rank(layer.weight))
+    assert 1 < rank < 32
+    torch.testing.assert_close(layer.weight, nearest(rank), atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        trained_weight(layer).copy_(torch.randn(32, 64) / 8)
+    transforms.at(1)
+    assert not torch.allclose(layer.weight, nearest(rank), atol=1e-3)
+    transforms.at(2)
+    torch.testing.assert_close(layer.weight, nearest(rank), atol=1e-5, rtol=1e-4)
+
+
+def test_what_a_layer_adds_is_kept_in_expectation_and_whole_or_not_at_all():
+    before, after = torch.zeros(4000, 1, 1), torch.ones(4000, 1, 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        mixed = mix(before, after, 0.25)
+    assert mixed.unique().tolist() == [0.0, pytest.approx(4 / 3)]
+    # three standard errors of a share of 4000
+    assert abs(float(mixed.mean()) - 1) < 3 * (0.25 * 0.75 / 4000) ** 0.5 / 0.75
+
+
+def test_upper_layers_are_left_out_more_often_and_none_in_evaluation():
+    model = small_model()
+    transform = StochasticDepth(drop=0.8)
+    transform.attach(model)
+    layers = decoder_layers(model)
+    rates = [hook.keywords["share"] * transform.drop for hook in hooks(layers)]
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    ids = torch.arange(8).repeat(4, 1)
+    whole = model(ids).logits
+    transform.at(1.0, 0)
+    assert torch.equal(model(ids).logits, whole)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        dropped = model.train()(ids).logits
+    assert not torch.equal(dropped[0], dropped[1])  # each text draws by itself
+    with pytest.raises(InputError, match="no list of its 4 layers"):
+        model.model.layers = nn.ModuleList([layers[0]])
+        decoder_layers(model)
+
+
+def hooks(layers):
+    return [next(iter(layer._forward_hooks.values())) for layer in layers]
