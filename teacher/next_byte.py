@@ -23,6 +23,9 @@ from align.tokens.spelling import Pieces, token_bytes
 Score = Callable[[Sequence[Sequence[int]]], list[Tensor]]
 """From token sequences, each T ids, to (T, V) log-probabilities of what follows."""
 
+FOLLOWING = ("a", " ", "\n", "1", ".")
+"""A character of each kind by which tokenizers split text before they merge it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ByteReading:
@@ -56,7 +59,8 @@ def read_bytes(
 
     Of each beginning of the text that ends where a token of it does, the model tells
     the next token; all tokens that spell the bytes since then and a byte b say b. The
-    beginning that a token is asked after is as likely as its own tokens are.
+    beginning that a token is asked after is as likely as its own tokens are. Where its
+    last tokens depend on what kind of character follows, each way counts.
 
     Args:
         text: at least one character.
@@ -72,34 +76,41 @@ def read_bytes(
     Source:
         Phan et al. 2024, Exact Byte-Level Probabilities from Tokenized Language Models
         (arXiv 2410.09303), cover encodings. Departure: a cover's tokens but the last
-        are what the tokenizer makes of their text; what the model gives to other ways
-        of cutting it is left out, and the 256 numbers are divided by their sum.
+        are what the tokenizer makes of their text, at its end or before some character
+        of ``FOLLOWING``; what the model gives to other ways of cutting it is left out,
+        and the 256 numbers are divided by their sum.
     """
     if not text:
         raise InputError("there is no byte to foretell in an empty text")
     prefixes = BytePrefixes(spelled)
     raw, starts = text.encode(), _starts(text, encode, spelled)
-    asked = [[begin, *ids] for ids in starts.values()]
-    scored = dict(zip(starts, score(asked), strict=True))
-    log_p = {at: _log_likelihood(starts[at], rows) for at, rows in scored.items()}
-    rows: list[Tensor] = []
+    sequences = [ids for every in starts.values() for ids in every]
+    scored = iter(score([[begin, *ids] for ids in sequences]))
+    # (k) -> log-likelihoods (S, 1) of so many beginnings, and (S, V) what follows each
+    said: dict[int, tuple[Tensor, Tensor]] = {}
+    for at, every in starts.items():
+        rows = [next(scored) for _ in every]
+        likely = [_log_likelihood(*pair) for pair in zip(every, rows, strict=True)]
+        said[at] = torch.stack(likely)[:, None], torch.stack([row[-1] for row in rows])
+    foretold: list[Tensor] = []
     for n in range(len(raw)):
         known = range(max(0, n + 1 - prefixes.longest), n + 1)
         weighed = [
-            prefixes.after(scored[k][-1].exp(), raw[k:n]).log() + log_p[k]
+            prefixes.after(following.exp(), raw[k:n]).log() + likely
             for k in known
-            if k in starts
+            if k in said
+            for likely, following in [said[k]]
         ]
-        rows.append(torch.stack(weighed).logsumexp(0))
-    mass = torch.stack(rows)  # (N, 256), each beginning and byte
+        foretold.append(torch.cat(weighed).logsumexp(0))
+    mass = torch.stack(foretold)  # (N, 256), each beginning and byte
     log_probs = mass.log_softmax(-1)
     taken = torch.arange(len(raw)), torch.tensor(list(raw))
-    whole = len(raw)
+    whole = float(said[len(raw)][0][0])  # the text's own tokens come first
     return ByteReading(
         log_probs=log_probs,
         byte_bits=-float(log_probs[taken].sum()) / math.log(2),
-        end_bits=float(mass[taken][-1] - log_p[whole]) / math.log(2),
-        token_bits=-log_p[whole] / math.log(2),
+        end_bits=(float(mass[taken][-1]) - whole) / math.log(2),
+        token_bits=-whole / math.log(2),
         characters=len(text),
     )
 
@@ -150,33 +161,42 @@ def read_bytes_of(model: Any, tokenizer: Any, text: str) -> ByteReading:
     )
 
 
-def _log_likelihood(ids: Sequence[int], rows: Tensor) -> float:
-    """Of a beginning's own tokens, nats; its rows start at the id that stands before
+def _log_likelihood(ids: Sequence[int], rows: Tensor) -> Tensor:
+    """Of a beginning's own tokens, () nats; its rows start at the id that stands before
     it."""
-    return float(rows[range(len(ids)), list(ids)].sum())
+    return rows[range(len(ids)), list(ids)].sum()
 
 
 def _starts(
     text: str, encode: Callable[[str], Sequence[int]], spelled: Pieces
-) -> dict[int, list[int]]:
+) -> dict[int, list[list[int]]]:
     """Tokens of the beginnings of a text, by the bytes that they hold.
 
-    Those up to every character, and up to every token's end within one.
+    Those up to every character, and up to every token's end within one; of each every
+    way to cut it that what follows can ask for, that of its own end first. Nothing of
+    the text behind a beginning plays a part in it.
     """
-    starts: dict[int, list[int]] = {0: []}
+    starts: dict[int, list[list[int]]] = {0: [[]]}
     for end in range(1, len(text) + 1):
-        some = text[:end]
-        ids, raw = list(encode(some)), some.encode()
-        pieces = [spelled[id_] or b"" for id_ in ids]
-        if b"".join(pieces) != raw:
-            raise InputError(
-                f"the tokens of {some[-20:]!r} spell {b''.join(pieces)[-20:]!r}: a "
-                "tokenizer that changes its text has no bytes to foretell it by; give "
-                "one that spells texts as they are"
-            )
-        held, within = 0, len(text[: end - 1].encode())
-        for count, piece in enumerate(pieces, 1):
-            held += len(piece)
-            if held > within:
-                starts[held] = ids[:count]
+        some, within = text[:end], len(text[: end - 1].encode())
+        whole = len(some.encode())
+        for following in ("", *FOLLOWING):
+            ids = list(encode(some + following))
+            held, raw = 0, (some + following).encode()
+            for count, id_ in enumerate(ids, 1):
+                piece = spelled[id_] or b""
+                _check(piece, raw[held : held + len(piece)], some)
+                held += len(piece)
+                if within < held <= whole and ids[:count] not in starts.get(held, ()):
+                    starts.setdefault(held, []).append(ids[:count])
+            _check(raw[held:], b"", some)
     return starts
+
+
+def _check(spelled: bytes, held: bytes, text: str) -> None:
+    if spelled != held:
+        raise InputError(
+            f"the tokens of {text[-20:]!r} spell {spelled!r} where the text has "
+            f"{held!r}: a tokenizer that changes its text has no bytes to foretell it "
+            "by; give one that spells texts as they are"
+        )

@@ -10,18 +10,22 @@ from align.errors import InputError
 from teacher.loading.models import load_model
 from teacher.next_byte import read_bytes, read_bytes_of
 
-SPELLED = [None, b"a", b"b", b"ab", b"ba"]
+SPELLED = [None, b"a", b"b", b"ab", b"ba", b" ", b"\n", b"1", b"."]
 BEGIN, A, B, AB, BA = range(5)
+OTHER = {" ": 5, "\n": 6, "1": 7, ".": 8}
 
 
 def encode(text):
-    """Greedy from the left: ``ab`` before ``a``, ``ba`` never before ``b``."""
+    """Greedy from the left: ``ab`` before ``a``, ``ba`` never before ``b``; characters
+    that are asked for what follows are tokens of their own."""
     ids, place = [], 0
+    text, other = text.rstrip(" \n1."), text
+    tail = [OTHER[c] for c in other[len(text) :]]
     while place < len(text):
         two = text[place : place + 2]
         ids.append(AB if two == "ab" else A if text[place] == "a" else B)
         place += 2 if two == "ab" else 1
-    return ids
+    return ids + tail
 
 
 def log_rows(ids):
@@ -29,9 +33,8 @@ def log_rows(ids):
     ``ba`` nowhere."""
     rows = []
     for last in ids:
-        p = torch.tensor([0.0, 3.0, 2.0, 4.0, 0.0]) + torch.tensor(
-            [0.0, 1, 2, 0, 0]
-        ) * (last == AB)
+        p = torch.tensor([0.0, 3.0, 2.0, 4.0, *[0.0] * 5])
+        p[A] += last == AB
         p[B] *= last != A
         rows.append((p / p.sum()).double().log())
     return torch.stack(rows)
@@ -71,12 +74,44 @@ def test_bytes_are_foretold_as_all_ways_of_writing_the_text_say():
 
 
 def test_a_tokenizer_that_changes_its_text_is_refused():
-    with pytest.raises(InputError, match="spell b'b'"):
+    with pytest.raises(InputError, match="spell b'b' where"):
         read_bytes(
             "a", spelled=SPELLED, encode=lambda text: [B], score=list, begin=BEGIN
         )
     with pytest.raises(InputError, match="empty"):
         read_bytes("", spelled=SPELLED, encode=encode, score=list, begin=BEGIN)
+
+
+def test_a_cut_that_depends_on_what_follows_is_no_surprise():
+    """``aa`` is one token, unless a ``.`` follows: then it is two, and likely so."""
+    spelled = [None, b"a", b".", b"aa", b" ", b"\n", b"1"]
+
+    def cut(text):
+        ids = []
+        for place, c in enumerate(text):
+            if c == "a" and ids[-1:] == [1] and text[place + 1 : place + 2] != ".":
+                ids[-1] = 3
+            else:
+                ids.append(spelled.index(c.encode()))
+        return ids
+
+    assert cut("aa") == [3] and cut("aa.") == [1, 1, 2]
+
+    def rows(ids):
+        p = torch.tensor([0.0, 0.45, 0.45, 0.1, 0.0, 0.0, 0.0], dtype=torch.float64)
+        return p.log().expand(len(ids), -1)
+
+    read = read_bytes(
+        "aa.",
+        spelled=spelled,
+        encode=cut,
+        score=lambda every: [rows(ids) for ids in every],
+        begin=0,
+    )
+    # "aa" is 0.1 as one token, 0.45² as two, or an "a" and the half of "aa"
+    ended, goes_on = 0.1 + 0.45**2, 0.45 * 0.1
+    expected = ended * 0.45 / (ended + goes_on)
+    assert math.exp(read.log_probs[2, ord(".")]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["gpt2-prose", "qwen-code"])

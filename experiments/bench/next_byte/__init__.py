@@ -1,0 +1,1 @@
+"""Whether a teacher says in bytes what it says in tokens."""
