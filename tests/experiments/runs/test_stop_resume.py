@@ -171,6 +171,14 @@ def test_a_text_that_changed_behind_its_path_is_noticed(stopped, capsys):
     assert steps(run)[-1] == ("routing", 2)
 
 
+@pytest.fixture
+def heeded():
+    """Hang-ups end a process again where the suite is run under nohup."""
+    outside = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, outside)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "number"),
@@ -182,7 +190,7 @@ def test_a_text_that_changed_behind_its_path_is_noticed(stopped, capsys):
     ],
 )
 def test_a_run_that_is_asked_to_stop_while_it_measures_stops_and_loses_nothing(
-    place, number, tiny_zoo, tmp_path, monkeypatch, capsys, undisturbed
+    place, number, tiny_zoo, tmp_path, monkeypatch, capsys, undisturbed, heeded
 ):
     work = Progress.work
 
