@@ -37,9 +37,9 @@ def foreign(folders, tmp_path):
     for name in ("run", "kv"):
         shutil.copytree(folders / name, tmp_path / name)
         saved = tmp_path / name / "config.yaml"
-        settings = yaml.safe_load(saved.read_text())
-        settings["run"]["dir"] = settings["store"]["dir"] = str(tmp_path)
-        saved.write_text(yaml.safe_dump(settings, sort_keys=False))
+        settings, here = saved.read_text(), f"  dir: {folders}\n"
+        assert settings.count(here) == 2  # of runs and of stores
+        saved.write_text(settings.replace(here, f"  dir: {tmp_path}\n"))
     victim = tmp_path / "victim"
     victim.mkdir()
     for name in ("kept.json", "metrics.jsonl", "losses.png"):
