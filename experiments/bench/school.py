@@ -38,6 +38,7 @@ class School:
         teachers: Mapping[str, Teacher],
         encode: Encoder,
         samples: Sequence[TextSample],
+        batch: int = BATCH,
     ) -> None:
         """Build the phase.
 
@@ -48,6 +49,7 @@ class School:
             teachers: by name.
             encode: the student's tokenizer.
             samples: texts; adapters are calibrated on the last of them.
+            batch: texts of a step.
         """
         capture = KVCapture(student.model)
         phase_teachers = build_phase_teachers(
@@ -75,7 +77,7 @@ class School:
             views=phase_teachers.panel,
             seed=0,
             rows=0,
-            batch_size=BATCH,
+            batch_size=batch,
             first_sample=0,
             device=torch.device("cpu"),
             rank=0,
