@@ -38,7 +38,12 @@ def refuse_adapter(name: str, source: str, revision: str | None = None) -> None:
     """
     from transformers.utils.peft_utils import find_adapter_config_file
 
-    file = find_adapter_config_file(source, revision=revision)
+    try:
+        file = find_adapter_config_file(source, revision=revision)
+    except OSError:
+        if Path(source).is_dir():
+            raise
+        return  # no name that a hub gives; whoever loads it says so
     if file is None:
         return
     base, folder = _base_of(Path(file)), Path(file).parent

@@ -201,3 +201,9 @@ def test_weights_behind_links_are_read_as_in_the_cache_of_the_hub(folder):
     index = folder / f"{weights.name}.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
     assert load_model(folder, role="teacher").kind == "decoder"
+
+
+@pytest.mark.parametrize("name", ["e\u0301", "深度", "a name"])
+def test_a_name_that_no_hub_can_have_is_not_found(name):
+    with pytest.raises(FileNotFoundError, match="was not found: looked for the folder"):
+        read_config(name)
