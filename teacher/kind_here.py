@@ -5,7 +5,7 @@ from __future__ import annotations
 from align.errors import InputError, MissingFileError
 from teacher.loading.model_config import read_config
 from teacher.loading.model_files import weights_folder
-from teacher.names import PACKAGE, ZOO, model_source, zoo_parts
+from teacher.names import PACKAGE, ZOO, check_length, model_source, zoo_parts
 from teacher.packages.cached import known_model
 
 
@@ -28,6 +28,7 @@ def kind_here(name: str) -> str | None:
             return known[model].kind if model in known else None
         if name.startswith(PACKAGE):
             return known_model(name.removeprefix(PACKAGE)).kind
+        check_length(name, "model")  # whoever builds its settings says so
         folder = weights_folder(model_source(name))
         return None if folder is None else read_config(str(folder))[1]
     except (InputError, MissingFileError):

@@ -24,7 +24,17 @@ def test_an_embedded_models_kind_is_known_before_it_is_built(tiny_zoo):
 
 
 @pytest.mark.parametrize(
-    "name", ["zoo:none", "zoo:none/student", "pkg:none", "./none", "no-such/model", "é"]
+    "name",
+    [
+        "zoo:none",
+        "zoo:none/student",
+        "pkg:none",
+        "./none",
+        "no-such/model",
+        "é",
+        "x" * 999,
+    ],
+    ids=range(7),
 )
 def test_what_is_not_here_has_no_known_kind(name):
     assert kind_here(name) is None
