@@ -146,8 +146,8 @@ def measured_training(
 
 
 def _load_as_a_run_does() -> None:
-    """Import what trains, and what draws, which a run does before it trains: both are
-    a part of what is measured, some 60 MB."""
+    """Import what trains, and what draws (some 40 MB), which a run does before it
+    trains: both are a part of what is measured."""
     import experiments.run.driver  # noqa: F401
     from align.pictures.visualize import visualize_alignment
 

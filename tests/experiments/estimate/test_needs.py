@@ -98,9 +98,8 @@ def test_the_memory_is_what_a_run_takes(config, tiny_zoo, tmp_path, engine):
     # AdamW keeps two moments beside each weight and gradient.
     assert memory["optimiser"] == 2 * memory["gradients"] > 20e6
     _, _, peak = in_a_process_of_its_own("train", *words)
-    # A run holds some 60 MB that no step of its own shows (the heap that measuring
-    # before training leaves): 6 to 7 % of this one where it was measured, and next to
-    # nothing of one with models of a true size.
+    # Where it was measured a run took 45 to 60 MB more than was said, 4 % under
+    # DeepSpeed and 7 % without: not yet explained. The rest is left for allocators.
     print(f"{engine}: {sum(memory.values())} said, {peak.strip()} taken")
     assert sum(memory.values()) == pytest.approx(float(peak), rel=0.15)
 
