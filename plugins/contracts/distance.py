@@ -59,6 +59,7 @@ def _given(
     weight = torch.rand(shape, generator=generator) + 0.5
     weight[:, 1, : tokens // 2] = 0
     weight[:, 2, (tokens + 1) // 2 :] = 0
+    weight[0, 0, 0] = 0  # of one layer alone, as routers by layer may have it
     target = torch.randn(*shape, width, generator=generator)
     pred = torch.randn(*shape, _WIDTH, generator=generator)
     known = (weight > 0)[..., None]

@@ -8,6 +8,7 @@ costs, (L,), a statistic of all its tokens together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -132,6 +133,31 @@ def _cosines(x: Tensor) -> Tensor:
     cosines = unit @ unit.mT
     itself = torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
     return cosines.masked_fill(itself, 1.0)
+
+
+def by_known(
+    compare: Callable[[Tensor, Tensor, Tensor], Tensor],
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor,
+) -> Tensor:
+    """Compare texts by those of their tokens that have weight.
+
+    Args:
+        compare: from (L, B, T, C), (L, B, T, C') and (B, T) bool, which tokens, to
+            (L, B, T).
+        pred: as :meth:`Distance.__call__` gets it.
+        target: likewise.
+        weight: likewise.
+
+    Returns:
+        (L, B, T), every layer by its own tokens.
+    """
+    known = weight > 0
+    if bool((known == known[:1]).all()):  # all but always: then layers go together
+        return compare(pred, target, known[0])
+    layers = zip(pred, target, known, strict=True)
+    return torch.cat([compare(x[None], y[None], held) for x, y, held in layers])
 
 
 def of_rows(distance: Distance) -> bool:

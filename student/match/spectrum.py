@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from student.match.distance import by_known
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spectrum:
@@ -27,14 +29,17 @@ class Spectrum:
 
     def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """See :meth:`student.match.distance.Distance.__call__`."""
-        known = (weight > 0).any(0)  # (B, T)
-        costs = []
-        for b, real in enumerate(known):
-            if not bool(real.any()):
-                costs.append(pred.new_zeros(len(pred)))
-                continue
-            sides = (side[:, b, real] for side in (pred, target))
-            ours, theirs = (torch.fft.fft(x, dim=1, norm="ortho").abs() for x in sides)
-            costs.append((ours - theirs).square().mean((1, 2)))
-        each = torch.stack(costs, 1)  # (L, B)
-        return each[..., None] * known
+        return by_known(_apart, pred, target, weight)
+
+
+def _apart(pred: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    costs = []
+    for b, real in enumerate(known):
+        if not bool(real.any()):
+            costs.append(pred.new_zeros(len(pred)))
+            continue
+        sides = (side[:, b, real] for side in (pred, target))
+        ours, theirs = (torch.fft.fft(x, dim=1, norm="ortho").abs() for x in sides)
+        costs.append((ours - theirs).square().mean((1, 2)))
+    each = torch.stack(costs, 1)  # (L, B)
+    return each[..., None] * known

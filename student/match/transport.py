@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from student.match.distance import by_known
 from student.output.transport.sequence import sequence_transport
 
 
@@ -29,7 +30,9 @@ class Transport:
 
     def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """See :meth:`student.match.distance.Distance.__call__`."""
-        known = (weight > 0).any(0)  # (B, T)
+        return by_known(self._apart, pred, target, weight)
+
+    def _apart(self, pred: Tensor, target: Tensor, known: Tensor) -> Tensor:
         each = [
             sequence_transport(x, y, known, known, cost=self.cost, reduction="none")
             for x, y in zip(pred, target, strict=True)

@@ -309,6 +309,23 @@ def test_padding_on_either_side_changes_nothing_and_gets_no_gradient(name, sides
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_a_layer_is_compared_by_its_own_tokens(name, sides):
+    pred, target, weight = sides
+    weight[0, 0, 1] = 0
+    weight[1, 2, 0] = 0
+    distance = DISTANCES[name]()
+    other = torch.where((weight == 0)[..., None], 9.0, target)
+    together = distance(pred, target, weight)
+    for layer, apart in enumerate(distance(pred, other, weight)):
+        one = [x[layer : layer + 1] for x in (pred, target, weight)]
+        alone, kept = distance(*one)[0], weight[layer] > 0
+        for each in (apart, together[layer]):
+            if each.dim():
+                each, alone = each[kept], alone[kept] if alone.dim() > 1 else alone
+            torch.testing.assert_close(each, alone)
+
+
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("kept", [0, 1])
 def test_no_token_and_one_cost_nothing_but_what_they_are(name, kept, sides):
     pred, target, _ = sides
