@@ -152,6 +152,11 @@ def three_part(
     return _on(down, peak, moment.end, min(1.0, begun / falling) if falling else 1.0)
 
 
+NEEDED = {"three_part": ("peak",)}
+"""Options that a config has to say, by rule: what is usual of a weight would be a
+learning rate of 1."""
+
+
 def _on(curve: Curve, start: float, end: float, share: float) -> float:
     """The place on a curve after a share, 0 to 1, of the way."""
     if curve == "linear":

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 from annotated_types import Interval
 
 from align.errors import InputError, meant
-from align.schedules.rules import RULES, problem_of
+from align.schedules.rules import NEEDED, RULES, problem_of
 from align.support.field_types import (
     REFUSED,
     Count,
@@ -88,8 +88,7 @@ def is_on(setting: Setting) -> bool:
     """Whether a weight is anything but 0 at some step."""
     if not isinstance(setting, Mapping):
         return setting > 0
-    peak = setting.get("peak", setting.get("rule") == "three_part")
-    return any((setting.get("from"), setting.get("to"), peak))
+    return any(setting.get(key) for key in ("from", "to", "peak"))
 
 
 def in_short(setting: Setting) -> str:
@@ -134,11 +133,14 @@ def _checked(setting: Mapping[str, Any], number: Any) -> dict[str, Any]:
     """With numbers of their types; an error goes on after the setting's name."""
     rule = checked(str, setting.get("rule", "linear"), ".rule")
     needed = ("from",) if rule == "constant" else ("from", "to")
-    for key in needed:
+    more = NEEDED.get(rule, ())
+    for key in (*needed, *more):
         if key not in setting:
+            also = "".join(f", {key}: a number" for key in more)
             raise InputError(
                 f" is {shown(dict(setting))}, which does not say {key!r}; a schedule "
-                "is {from: a number, to: a number, steps: an integer, rule: a name}"
+                f"is {{from: a number, to: a number{also}, steps: an integer, rule: a "
+                "name}"
             )
     types = {"from": number, "to": number, "steps": Count | None, "rule": str}
     if rule in RULES:

@@ -154,10 +154,17 @@ def _check_options(phase: PhaseConfig, registry: Registry) -> None:
             named = registry.entry(choice.kind, choice.name).value
             check(options_of(named), choice.options, f"{place}.{option}")
         try:
-            build_term(term, registry)
+            objective = build_term(term, registry)
             output_of(phase, name)
         except ValueError as error:
             raise ConfigError(f"{place}: {error}") from error
+        least = getattr(getattr(objective, "distance", None), "least_texts", 1)
+        if phase.train.batch_size < least:
+            raise ConfigError(
+                f"{place} compares a text with the others of its pass, but "
+                f"train.batch_size is {phase.train.batch_size}; set {least} or more, "
+                "or choose other negatives"
+            )
 
 
 def _check_head(train: TrainConfig, place: str, kind: str) -> None:

@@ -123,6 +123,12 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
     for term, choice in chosen_terms(phase.loss, phase.output).items():
         named = choice.options.get("teachers")
         listed = named if isinstance(named, list) else []
+        if named == []:
+            raise ConfigError(
+                f"loss.terms.{term}.teachers is [], so the term would compare nothing; "
+                f"name some of {', '.join(teachers)}, leave teachers out for all, or "
+                "set the term's weight to 0"
+            )
         absent = [name for name in listed if name not in teachers]
         if absent:
             raise ConfigError(

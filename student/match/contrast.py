@@ -58,6 +58,11 @@ class Contrastive:
                 "channels; give one below 1"
             )
 
+    @property
+    def least_texts(self) -> int:
+        """Of a pass in which there is something to tell a token from."""
+        return 2 if self.negatives == "batch" else 1
+
     def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """See :meth:`student.match.distance.Distance.__call__`."""
         if self.negatives == "perturbed":

@@ -46,11 +46,16 @@ WRONG = [
         r"loss\.x\.peak is -2; give a number >= 0",
     ),
     (
-        {"from": 0, "to": 1, "rule": "three_part", "down": "steep"},
+        {"from": 0, "to": 1, "rule": "three_part", "peak": 1, "down": "steep"},
         r"loss\.x\.down is 'steep'; give one of 'linear', 'exponential', 'cosine'",
     ),
     (
-        {"from": 1, "to": 1, "rule": "three_part", "steps": 9, "decay": 6, "warmup": 4},
+        {"from": 0, "to": 0, "rule": "three_part", "warmup": 2},
+        r"loss\.x is \{.*\}, which does not say 'peak'; a schedule is .*, peak: a numb",
+    ),
+    (
+        {"rule": "three_part", "from": 1, "peak": 1, "to": 1, "steps": 9}
+        | {"decay": 6, "warmup": 4},
         r"loss\.x: the rule three_part warms up for 4 steps and falls for 6, of 9",
     ),
 ]
@@ -87,7 +92,6 @@ def test_a_weight_is_on_where_it_is_not_always_nothing():
     assert is_on(0.1) and not is_on(0)
     assert is_on({"from": 0, "to": 1}) and is_on({"from": 1, "to": 0})
     assert is_on({"from": 0, "to": 0, "rule": "three_part", "peak": 1})
-    assert is_on({"from": 0, "to": 0, "rule": "three_part"})  # whose peak is 1
     assert not is_on({"from": 0, "to": 0, "steps": 5})
 
 

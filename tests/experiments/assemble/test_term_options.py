@@ -6,7 +6,7 @@ import torch
 from align.errors import InputError
 from align.sizes import Sizes
 from experiments.assemble.checks import check_settings
-from experiments.assemble.needs import wanted_parts
+from experiments.assemble.needs import check_needs, wanted_parts
 from experiments.assemble.teaching import build_objectives, check_phase
 from experiments.config.later import since_ever
 from experiments.config.parsing import ConfigError
@@ -165,3 +165,28 @@ def test_a_wrong_distance_or_projector_is_refused_with_its_place(entry, said):
 def test_a_wrong_option_of_a_built_in_term_is_refused(entry, said):
     with pytest.raises((ConfigError, PluginError), match=said):
         checked(f"loss.terms.hot={{use: kd, {entry}}}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["loss.terms.x={use: match, teachers: []}"],
+            r"loss\.terms\.x\.teachers is \[\], so the term would compare nothing; "
+            "name some of p, q",
+        ),
+        (
+            [
+                "loss.terms.x={use: match, site: hidden, projector: linear, distance: "
+                "{use: contrastive, negatives: batch}}",
+                "train.batch_size=1",
+            ],
+            r"dual\.loss\.terms\.x compares a text with the others of its pass, but "
+            r"train\.batch_size is 1; set 2 or more",
+        ),
+    ],
+)
+def test_a_term_that_has_nothing_to_compare_is_refused(words, message):
+    with pytest.raises(ConfigError, match=message):
+        phase = checked(*words)
+        check_needs(phase, REGISTRY, {"p": None, "q": None})
