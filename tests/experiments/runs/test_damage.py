@@ -48,6 +48,10 @@ def test_whoever_looks_at_a_damaged_run_says_so_or_sees_the_same(finished, tmp_p
 def test_no_damage_to_a_run_or_a_store_goes_wrong_in_silence(tiny_zoo, tmp_path):
     models = tiny_zoo["student"].parent
     import_all(models)
-    rows, wrong = damaged(Bed(tmp_path, partial(subjects, models=models)), 50)
+    bed = Bed(tmp_path, partial(subjects, models=models))
+    first = islice(bed.cases(seed=0), 200)
+    classes = {(case.subject, case.kind) for case in first}
+    rows, wrong = damaged(bed, len(classes))  # a file of each; the bench tries many
     assert not wrong
-    assert len(rows) > 220
+    assert {row["kind"] for row in rows} == {kind for _, kind in classes}
+    assert len(rows) > 4 * len(classes) > 80
