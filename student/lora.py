@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from align.errors import InputError
 from align.support.extras import peft
-from align.support.text_part import text_modules
+from align.support.text_part import linear_in, named_layers, text_modules
 from student.config import LoraConfig
 
 _OWN = "default"
@@ -49,9 +49,9 @@ def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
 
     library = peft("student.lora", "set student.lora.rank=0 and student.quantise=none")
     targets = "all-linear" if config.targets == "auto" else list(config.targets)
-    layers = _linear_in(text_modules(model))
+    layers = linear_in(text_modules(model))
     _check_targets(model, config, layers)
-    elsewhere = sorted(_linear_in(dict(model.named_modules())).keys() - layers.keys())
+    elsewhere = sorted(linear_in(dict(model.named_modules())).keys() - layers.keys())
     settings = library.LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -172,24 +172,11 @@ def _trained_whole(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield name, parameter
 
 
-def _linear_in(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    from transformers.pytorch_utils import Conv1D
-
-    kinds = (nn.Linear, Conv1D)
-    return {name: layer for name, layer in modules.items() if isinstance(layer, kinds)}
-
-
 def _check_targets(
     model: Any, config: LoraConfig, layers: Mapping[str, nn.Module]
 ) -> None:
     if config.targets == "auto":
         return
     head = model.get_output_embeddings()
-    names = [name for name, layer in layers.items() if layer is not head]
-    for target in config.targets:
-        if not any(f".{name}".endswith(f".{target}") for name in names):
-            ends = sorted({name.rpartition(".")[2] for name in names})
-            raise InputError(
-                f"student.lora.targets names {target!r}, but no linear layer of "
-                f"{type(model).__name__} is called so; they are {', '.join(ends)}"
-            )
+    others = {name: layer for name, layer in layers.items() if layer is not head}
+    named_layers(config.targets, others, model, "student.lora.targets")

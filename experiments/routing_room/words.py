@@ -26,16 +26,21 @@ def gain_warnings(plain: Mapping[str, Any]) -> list[str]:
     Returns:
         Nothing where every domain has room.
     """
-    said = [gain_sentence(plain["gain"])] if plain["gain"] < LITTLE else []
+    whole = [gain_sentence(plain["gain"])] if plain["gain"] < LITTLE else []
+    return whole + _little_in(plain)
+
+
+def _little_in(plain: Mapping[str, Any]) -> list[str]:
+    """The warning that names domains, where there are several and one has no room."""
     gains = {name: room["gain"] for name, room in plain["domains"].items()}
     little = {name: gain for name, gain in gains.items() if gain < LITTLE}
-    if little and len(gains) > 1:
-        named = ", ".join(f"{gain:.1%} in {name!r}" for name, gain in little.items())
-        said.append(
-            f"routing can gain at most {named}: below {LITTLE:.0%} a domain's texts "
-            "are no reason for a router"
-        )
-    return said
+    if not little or len(gains) == 1:
+        return []
+    named = ", ".join(f"{gain:.1%} in {name!r}" for name, gain in little.items())
+    return [
+        f"routing can gain at most {named}: below {LITTLE:.0%} a domain's texts are no "
+        "reason for a router"
+    ]
 
 
 def room_rows(plain: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -72,9 +77,5 @@ def room_sentences(plain: Mapping[str, Any]) -> list[str]:
             for domain, room in plain["domains"].items()
         ),
         gain_sentence(plain["gain"]),
-        *(
-            f"warning: {warning}"
-            for warning in gain_warnings(plain)
-            if warning != gain_sentence(plain["gain"])
-        ),
+        *(f"warning: {warning}" for warning in _little_in(plain)),
     ]

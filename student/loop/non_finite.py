@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from align.errors import MtkdError
+from align.views import NonFiniteTeacherError
 from student.loop.engine import Engine
 
 
@@ -37,6 +38,16 @@ class Trouble:
         if self.terms:
             event["terms"] = list(self.terms)
         return event | {"samples": list(self.samples)}
+
+
+def trouble_with(problem: NonFiniteTeacherError, samples: Sequence[str]) -> Trouble:
+    """A teacher's keys and values, in a pass over some texts."""
+    return Trouble(
+        what="keys and values",
+        samples=samples,
+        teacher=problem.teacher,
+        advice=str(problem),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,6 +25,7 @@ from student.loop.non_finite import (
     NonFiniteLossError,
     Trouble,
     describe_trouble,
+    trouble_with,
 )
 from student.loop.phase_checkpoint import is_kept, load_checkpoint, save_checkpoint
 from student.loop.prepared import Prepared
@@ -274,15 +275,7 @@ class _Loop:
                 domains,
             )
         if problem is not None:
-            what = "keys and values"
-            trouble.append(
-                Trouble(
-                    what=what,
-                    samples=names,
-                    teacher=problem.teacher,
-                    advice=str(problem),
-                )
-            )
+            trouble.append(trouble_with(problem, names))
         elif not poisoned and not bool(torch.isfinite(result.loss.detach())):
             bad = [n for n, v in result.terms.items() if not bool(torch.isfinite(v))]
             trouble.append(Trouble(what="loss", samples=names, terms=bad))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from align.errors import InputError
 from align.support.matrices import lies_on_its_side
-from align.support.text_part import text_modules
+from align.support.text_part import linear_in, named_layers, text_modules
 
 Targets = Literal["auto"] | list[str]
 """Layers by the ends of their names; ``auto``: every linear layer but the head."""
@@ -172,8 +172,6 @@ def target_layers(model: Any, targets: Targets) -> Iterator[tuple[str, Any]]:
         InputError: no layer is called so; or weights of experts lie in one tensor,
             which no linear layer is.
     """
-    from transformers.pytorch_utils import Conv1D
-
     head = model.get_output_embeddings()
     modules = text_modules(model)
     joined = [
@@ -188,26 +186,7 @@ def target_layers(model: Any, targets: Targets) -> Iterator[tuple[str, Any]]:
             f"mixtures of experts do, which no transform of weights reaches in "
             f"{type(model).__name__}; leave it out"
         )
-    layers = [
-        (name, module)
-        for name, module in modules.items()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
-    ]
-    if targets == "auto":
-        yield from layers
-        return
-    for target in targets:
-        if not any(f".{name}".endswith(f".{target}") for name, _ in layers):
-            ends = sorted({name.rpartition(".")[2] for name, _ in layers})
-            raise InputError(
-                f"targets names {target!r}, but no linear layer of "
-                f"{type(model).__name__} is called so; they are {', '.join(ends)}"
-            )
-    for name, layer in layers:
-        if ends_with(name, targets):
-            yield name, layer
-
-
-def ends_with(name: str, targets: Sequence[str]) -> bool:
-    """Whether a dotted name ends with one of some."""
-    return any(f".{name}".endswith(f".{target}") for target in targets)
+    others = {n: m for n, m in linear_in(modules).items() if m is not head}
+    if targets != "auto":
+        others = named_layers(targets, others, model, "targets")
+    yield from others.items()

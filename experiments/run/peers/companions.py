@@ -40,6 +40,7 @@ from student.loop.non_finite import BadSteps
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.models import LoadedModel
 from teacher.loading.vouched import PEERS
+from teacher.names import PEER
 from teacher.packages.notices import licence_notices
 from teacher.sources.peers import Peer
 from teacher.trained_teacher import TrainedTeacher
@@ -99,8 +100,8 @@ class Peers:
         """Leave all in a phase's folder, each as plain transformers loads it."""
         for learner in self.learners:
             loaded = learner.teacher.loaded
-            entry = self.run.config.teachers[learner.name]
-            notices = licence_notices(model_files(entry.model.removeprefix("peer:")))
+            model = self.run.config.teachers[learner.name].model.removeprefix(PEER)
+            notices = licence_notices(model_files(model))
             where = folder / PEERS / learner.name
             export_student(loaded.model, loaded.tokenizer, where, notices)
 

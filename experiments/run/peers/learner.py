@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.support.stopwatch import part
 from experiments.assemble.data import Encoder
 from student.config import TrainConfig
 from student.distiller import Distiller, StepResult
@@ -22,6 +21,7 @@ from student.loop.non_finite import (
     NonFiniteLossError,
     Trouble,
     describe_trouble,
+    trouble_with,
 )
 from student.loop.optimizer_state import build_optimizer
 from student.loop.prepared import WHOLE_STATES
@@ -98,9 +98,8 @@ class Learner:
         rates = self.rates.at(step - 1)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        with part("peers"):
-            results, trouble, samples = self._passes(step)
-            norm = self._step(len(results) < self.engine.accumulation)
+        results, trouble, samples = self._passes(step)
+        norm = self._step(len(results) < self.engine.accumulation)
         taken = math.isfinite(norm)
         if not self.bad.note(step, taken, trouble, samples):
             if len(self.bad.troubles) >= self.config.max_bad_steps:
@@ -128,13 +127,8 @@ class Learner:
                 counts = batch.step.refilled(self.engine.sum(batch.step.flat()))
             if self.engine.any(batch.problem is not None):
                 problem = batch.problem
-                mine = problem and Trouble(
-                    what="keys and values",
-                    samples=samples,
-                    teacher=problem.teacher,
-                    advice=str(problem),
-                )
-                return results, [mine] if mine else [], samples
+                mine = [] if problem is None else [trouble_with(problem, samples)]
+                return results, mine, samples
             share = Share(batch.places, batch.counts, counts, self.engine.sum)
             domains = [sample.domain for sample in batch.samples]
             result: StepResult = self.distiller(
