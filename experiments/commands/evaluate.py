@@ -89,7 +89,7 @@ def _teachers(options: Namespace) -> dict[str, str]:
 
 
 def _show(name: str, measurements: Measurements) -> None:
-    from experiments.evaluators.tables import notes_of, tables_of
+    from experiments.report.evaluation.tables import notes_of, tables_of
 
     put(f"{name}: ↓ lower is better, ↑ higher is better")
     for table in tables_of(measurements):

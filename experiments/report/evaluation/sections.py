@@ -7,8 +7,8 @@ from typing import Any
 
 from experiments.evaluators.asked import Measurements, retention
 from experiments.evaluators.chosen import USUAL
-from experiments.evaluators.tables import notes_of, shown, tables_of
 from experiments.record.run_dir import RunDir
+from experiments.report.evaluation.tables import notes_of, shown, tables_of
 from experiments.report.layout.document import Block, Items, Paragraph, Section, Table
 from student.evaluators.agreement import Agreement
 from student.evaluators.base import Metric, Values
@@ -33,12 +33,7 @@ def evaluation_sections(run: RunDir) -> list[Section]:
 measured."
     blocks: list[Block] = [
         Paragraph(said),
-        *(
-            Table(
-                title=t.title, heads=t.heads, rows=t.rows, numbers_from=t.numbers_from
-            )
-            for t in tables_of(measurements)
-        ),
+        *tables_of(measurements),
         *_kept(run.summary, measurements),
         *_lost(measurements),
     ]

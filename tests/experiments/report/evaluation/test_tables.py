@@ -1,7 +1,7 @@
 """Numbers of models, a few beside each other and many below each other."""
 
 from experiments.evaluators.asked import Measurements
-from experiments.evaluators.tables import notes_of, tables_of
+from experiments.report.evaluation.tables import notes_of, tables_of
 from student.evaluators import Metric
 
 BITS = Metric("b", "lower")

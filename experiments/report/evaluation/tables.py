@@ -7,22 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from experiments.evaluators.asked import Measurements
+from experiments.report.layout.document import Table
 from student.evaluators.base import WHOLE, Metric
 
 SIDE_BY_SIDE = 4
 """Models that stand beside each other in one table; more stand below each other."""
 WIDEST = 8
 """Columns of numbers in a table whose rows are models."""
-
-
-@dataclass(frozen=True, slots=True)
-class EvalTable:
-    """Cells are text already; columns from ``numbers_from`` on are numbers."""
-
-    title: str
-    heads: list[str]
-    rows: list[list[str]]
-    numbers_from: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +33,7 @@ Models = Mapping[str, Mapping[str, Mapping[str, float]]]
 """By model, metric and part."""
 
 
-def tables_of(measurements: Measurements) -> list[EvalTable]:
+def tables_of(measurements: Measurements) -> list[Table]:
     """All numbers of all models.
 
     A few models stand side by side, a metric's part in each row. Of many, each has a
@@ -98,7 +89,7 @@ def shown(number: float | None) -> str:
     return f"{number:.3f}" if abs(number) < 100 else f"{number:.1f}"
 
 
-def _side_by_side(metrics: Mapping[str, Metric], models: Models) -> EvalTable:
+def _side_by_side(metrics: Mapping[str, Metric], models: Models) -> Table:
     rows = []
     for name, metric in metrics.items():
         for place, part in enumerate(_parts(name, models)):
@@ -107,19 +98,20 @@ def _side_by_side(metrics: Mapping[str, Metric], models: Models) -> EvalTable:
                 shown(values.get(name, {}).get(part)) for values in models.values()
             ]
             rows.append([first, "" if part == WHOLE else part, metric.unit, *cells])
-    return EvalTable("every metric", ["metric", "part", "unit", *models], rows, 3)
+    heads = ["metric", "part", "unit", *models]
+    return Table(title="every metric", heads=heads, rows=rows, numbers_from=3)
 
 
 def _below_each_other(
     title: str, heads: Sequence[str], columns: Sequence[_Column], models: Models
-) -> EvalTable:
+) -> Table:
     """Models that have none of the numbers are left out."""
     rows = []
     for model, values in models.items():
         numbers = [values.get(c.metric, {}).get(c.part) for c in columns]
         if any(number is not None for number in numbers):
             rows.append([model, *map(shown, numbers)])
-    return EvalTable(title, ["model", *heads], rows, 1)
+    return Table(title=title, heads=["model", *heads], rows=rows)
 
 
 def _pieces(columns: Sequence[_Column]) -> Iterator[list[_Column]]:
