@@ -122,6 +122,11 @@ def ratio(num_teacher_layers: int, num_student_layers: int) -> LayerMap:
     Student layer i of L_s reads depth i (L_t - 1) / (L_s - 1) of the teacher: bottom
     to bottom, top to top, every student layer exactly once. A student of one layer
     reads the teacher's top.
+
+    Source:
+        Linear interpolation. Departure: recipes send teacher layer l to student layer
+        ``round(l · L_s / L_t)``, by which several teachers' layers meet in one and, of
+        a student that is deeper, some have none.
     """
     layers: list[tuple[Feed, ...]] = []
     for depth in _depths(num_teacher_layers, num_student_layers):

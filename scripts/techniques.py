@@ -10,7 +10,7 @@ its tests can be looked up; ``tests/test_docs.py`` does both.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,15 @@ _LEAD = """\
 
 What papers and surveys on distillation call comparing, scheduling and balancing is
 three mechanisms here: one term [`match`](match.md) for every place and distance,
-[schedules](schedules.md) for every number, and `loss.balance`. Each row names a
+[schedules](schedules.md) for every number, and `loss.balance`. Each line names a
 technique, what switches it on in a config file, and the tests that hold its formula. A
-test loads the YAML of every row beside the packaged config `quickstart`
-(`test_the_yaml_of_every_technique_is_a_config`)."""
+test loads the YAML of every line beside the packaged config `quickstart`
+(`test_the_yaml_of_every_technique_is_a_config`). In the column *row* are numbers of the
+survey of techniques behind this project; each is on one of the lines below, or under
+[Elsewhere](#elsewhere) (`test_every_row_of_the_survey_is_somewhere_once`)."""
+
+SURVEY = {2: 31, 3: 104}
+"""How many rows each part of the survey has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +46,21 @@ class Row:
     """YAML of a config, in one line."""
     tests: tuple[str, ...]
     """``FILE::FUNCTION`` each, FILE under ``tests/``."""
+    row: tuple[str, ...]
+    """Numbers of the survey, as ``3-11``; none of what it does not name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Elsewhere:
+    """Rows of the survey that no line of the page does."""
+
+    row: tuple[str, ...]
+    """Numbers of the survey, or ranges, as ``3-65..3-68``."""
+    what: str
+    where: str = ""
+    """A page under ``docs/``; empty: nothing is built."""
+    but: str = ""
+    """What of them is not built, or why nothing is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +70,7 @@ class Section:
     title: str
     lead: str
     rows: tuple[Row, ...]
+    elsewhere: tuple[Elsewhere, ...] = ()
 
 
 def sections() -> list[Section]:
@@ -67,7 +88,12 @@ def sections() -> list[Section]:
             title=section["title"],
             lead=section.get("lead", ""),
             rows=tuple(
-                Row(**row | {"tests": tuple(row["tests"])}) for row in section["rows"]
+                Row(**row | {key: tuple(row[key]) for key in ("tests", "row")})
+                for row in section["rows"]
+            ),
+            elsewhere=tuple(
+                Elsewhere(**entry | {"row": tuple(entry["row"])})
+                for entry in section.get("elsewhere", ())
             ),
         )
         for section in said
@@ -82,8 +108,11 @@ def page() -> str:
         parts += [section.lead] if section.lead else []
         rows = [_line(row) for row in section.rows]
         if rows:
-            head = ["| technique | YAML | held by |", "|---|---|---|"]
+            head = ["| row | technique | YAML | held by |", "|---|---|---|---|"]
             parts.append("\n".join([*head, *rows]))
+        if section.elsewhere:
+            head = ["| row | what | where |", "|---|---|---|"]
+            parts.append("\n".join([*head, *map(_place, section.elsewhere)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -109,7 +138,31 @@ def _line(row: Row) -> str:
         f"[`{name}`](../tests/{path})"
         for path, _, name in (test.partition("::") for test in row.tests)
     )
-    return f"| {row.technique} | `{row.config}` | {tests} |"
+    return f"| {_numbers(row.row)} | {row.technique} | `{row.config}` | {tests} |"
+
+
+def _place(entry: Elsewhere) -> str:
+    page = f"[{entry.where.removesuffix('.md')}]({entry.where})"
+    said = f"{page}; {entry.but}" if entry.but else page
+    where = said if entry.where else f"not built: {entry.but}"
+    return f"| {_numbers(entry.row)} | {entry.what} | {where} |"
+
+
+def _numbers(rows: Sequence[str]) -> str:
+    return ", ".join(rows).replace("..", " to ") or "–"
+
+
+def numbers(rows: Sequence[str]) -> Iterator[str]:
+    """Numbers of the survey one by one, ``3-65..3-68`` as four.
+
+    Raises:
+        ValueError: one is no number of the survey's form.
+    """
+    for row in rows:
+        first, _, last = row.partition("..")
+        part, _, low = first.partition("-")
+        high = (last or first).removeprefix(f"{part}-")
+        yield from (f"{part}-{n}" for n in range(int(low), int(high) + 1))
 
 
 def main() -> None:

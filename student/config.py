@@ -66,8 +66,7 @@ class LossConfig:
     beta_cos: ScheduledNotNegative = 0.1
     """Weight of ``cosine``: 1 - cosine, over keys and values."""
     gamma_kl: ScheduledNotNegative = 0.01
-    """Weight of ``attention_kl``, from the teachers' attention to the student's,
-    nats."""
+    """Weight of ``attention_kl``, from teachers' attention to the student's, nats."""
     delta_ce: ScheduledNotNegative = 1.0
     """Weight of ``ce``, the next-token cross-entropy, nats per token."""
     smoothing: ShareBelowOne = 0.0
@@ -80,9 +79,11 @@ class LossConfig:
     temperatures: list[ScheduledPositive] = field(default_factory=lambda: [1.0])
     """Softmax temperature of attention and relations: one for all of the student's
     layers, or one for each; higher is flatter."""
+    temperature_rise: ScheduledNotNegative = 0.0
+    """Layer l of L, from 1, is compared at ``1 + temperature_rise · l / L`` times its
+    temperature: higher ones flatter."""
     extra: dict[str, ScheduledNotNegative] = field(default_factory=dict)
-    """Weights of further registered objectives, by name; short for ``terms`` without
-    options."""
+    """Weights of further objectives, by name; short for ``terms`` without options."""
     balance: str | dict[str, Any] = "none"
     """What weighs the terms against each other while they are trained, a registered
     balancer: ``none``, ``relative``, ``uncertainty``, ``gradnorm``,
@@ -244,8 +245,8 @@ class TrainConfig:
     router_learning_rate: ScheduledRate = 3e-3
     """Peak learning rate of routers."""
     weight_decay: NotNegative = 0.01
-    """Decoupled weight decay of the student's and routers' matrices; vectors and
-    bridges have none."""
+    """Decoupled, of the student's and routers' matrices; vectors and bridges have
+    none."""
     warmup_steps: Count = 0
     """Optimiser steps of linear warm-up at the start of each phase."""
     lr_schedule: (

@@ -150,6 +150,7 @@ class Distiller(nn.Module):
             maps=teaching.layer_maps if teaching else {},
             layers=capture.num_layers,
             temperatures=config.temperatures,
+            temperature_rise=config.temperature_rise,
             timetable=self.timetable,
             output=output,
             head=head,

@@ -12,7 +12,10 @@ from align.schedules import Setting, Timetable
 
 
 def feature_temperature(
-    temperatures: Sequence[float], num_layers: int, place: str = "loss.temperatures"
+    temperatures: Sequence[float],
+    num_layers: int,
+    place: str = "loss.temperatures",
+    rise: float = 0.0,
 ) -> Tensor | None:
     """(L,) float32 of ``loss.temperatures``; None where all are 1.
 
@@ -20,14 +23,16 @@ def feature_temperature(
         temperatures: one, or one a layer.
         num_layers: L of the student.
         place: the setting, for errors.
+        rise: layer l of L, from 1, is compared at ``1 + rise · l / L`` times its own.
 
     Raises:
         ValueError: neither one nor L.
     """
     check_layers(temperatures, num_layers, place)
-    if all(temperature == 1 for temperature in temperatures):
+    if all(temperature == 1 for temperature in temperatures) and not rise:
         return None
-    return torch.tensor(temperatures, dtype=torch.float32).expand(num_layers)
+    each = torch.tensor(temperatures, dtype=torch.float32).expand(num_layers)
+    return each * (1 + rise * torch.arange(1, num_layers + 1) / num_layers)
 
 
 def check_layers(

@@ -92,7 +92,8 @@ def compute_routing_weights(
 
     Source:
         Softmax over similarities: Snell et al. 2017; scaling of the dot product:
-        Vaswani et al. 2017.
+        Vaswani et al. 2017. Departure: recipes divide scores by their sum, which is
+        no distribution where a score is negative.
     """
     checked(Similarity, similarity, "similarity")
     if not temperature > 0:

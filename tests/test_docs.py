@@ -183,6 +183,21 @@ def test_the_yaml_of_every_technique_is_a_config(techniques):
         assert active_objectives(phases[0], registry), row.technique
 
 
+def test_every_row_of_the_survey_is_somewhere_once(techniques):
+    sections = techniques.sections()
+    done = {n for s in sections for row in s.rows for n in techniques.numbers(row.row)}
+    others = [entry for s in sections for entry in s.elsewhere]
+    elsewhere = [n for entry in others for n in techniques.numbers(entry.row)]
+    parts = techniques.SURVEY.items()
+    every = {f"{part}-{n}" for part, last in parts for n in range(1, last + 1)}
+    assert len(elsewhere) == len(set(elsewhere))
+    assert not done & set(elsewhere)
+    assert done | set(elsewhere) == every
+    for entry in others:
+        assert entry.where or entry.but, entry
+        assert not entry.where or (ROOT / "docs" / entry.where).is_file(), entry
+
+
 def test_every_technique_is_held_by_tests_that_are_there(techniques):
     for section in techniques.sections():
         for row in section.rows:

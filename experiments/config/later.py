@@ -20,6 +20,7 @@ LATER: Mapping[str, Any] = {
     "optimizer": "adamw",
     "matrix_learning_rate": 0.02,
     "temperatures": [1.0],
+    "temperature_rise": 0.0,
     "fade": 1.0,
     "fade_steps": 0,
     "fade_to": 0.0,

@@ -33,7 +33,10 @@ class HeadPairing(nn.Module):
     Source:
         ``hungarian``: :func:`scipy.optimize.linear_sum_assignment` on the sample's mean
         distances. ``groups`` at any numbers of heads are those of
-        :func:`torch.nn.functional.adaptive_avg_pool1d`.
+        :func:`torch.nn.functional.adaptive_avg_pool1d`. Departure: recipes average
+        ``H_t // H_s`` of the teacher's heads, which leaves some over at 12 and 8, or
+        repeat the student's; here both sides are averaged into as many groups as the
+        fewer heads are, and each head is in at least one.
     """
 
     def __init__(self, rule: Heads) -> None:

@@ -54,6 +54,8 @@ class ContextMaker:
     """L of the student."""
     temperatures: Sequence[Setting]
     """Of attention and relations, see ``loss.temperatures``."""
+    temperature_rise: Setting
+    """See ``loss.temperature_rise``."""
     timetable: Timetable
     """What settings are at a step."""
     output: OutputPlan | None
@@ -120,7 +122,10 @@ class ContextMaker:
             shares = shares if each is None else shares * each[:, None, None]
         weights = shares * clear
         numbers = moved(self.temperatures, "loss.temperatures", self.timetable, step)
-        temperature = feature_temperature(numbers, self.layers)
+        rise = self.timetable.value(
+            self.temperature_rise, "loss.temperature_rise", step
+        )
+        temperature = feature_temperature(numbers, self.layers, rise=rise)
         return StepContext(
             batch=batch,
             output=self.next_token(captured),

@@ -419,8 +419,13 @@ def test_temperatures_of_layers_reach_the_terms_and_are_counted(school, only):
     layers, batch = plain.capture.num_layers, school.batch()
     hot = school.lesson(loss=only(gamma_kl=1.0, temperatures=[4.0] * layers))
     one = school.lesson(loss=only(gamma_kl=1.0, temperatures=[4.0]))
-    kl = [float(x.run(batch).terms["attention_kl"]) for x in (plain, hot, one)]
+    steep = school.lesson(loss=only(gamma_kl=1.0, temperature_rise=2.0))
+    given = [1 + 2 * (layer + 1) / layers for layer in range(layers)]
+    listed = school.lesson(loss=only(gamma_kl=1.0, temperatures=given))
+    taught = (plain, hot, one, steep, listed)
+    kl = [float(x.run(batch).terms["attention_kl"]) for x in taught]
     assert kl[1] == kl[2] != kl[0] > 0
+    assert kl[3] == pytest.approx(kl[4], rel=1e-6) and kl[3] != kl[0]
 
 
 def test_a_term_that_asks_for_logits_gets_those_of_the_model(school):
