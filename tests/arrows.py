@@ -48,15 +48,30 @@ def imports_of(path: Path) -> tuple[tuple[int, str, str | None], ...]:
     return _imports_in(path.read_text(encoding="utf-8"))
 
 
+def relative_imports(path: Path) -> tuple[int, ...]:
+    """Lines of imports that begin with a dot."""
+    return tuple(
+        node.lineno
+        for node in _nodes_in(path.read_text(encoding="utf-8"))
+        if isinstance(node, ast.ImportFrom) and node.level
+    )
+
+
 @cache
 def _imports_in(source: str) -> tuple[tuple[int, str, str | None], ...]:
     out: list[tuple[int, str, str | None]] = []
-    for node in ast.walk(ast.parse(source)):
+    for node in _nodes_in(source):
         if isinstance(node, ast.Import):
             out += [(node.lineno, alias.name, None) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif node.module:
             out += [(node.lineno, node.module, alias.name) for alias in node.names]
     return tuple(out)
+
+
+@cache  # each file is asked about by many tests, and parsed once
+def _nodes_in(source: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    nodes = ast.walk(ast.parse(source))
+    return tuple(n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom))
 
 
 def _home(module: str, name: str | None, root: Path) -> Path | None:
@@ -77,14 +92,18 @@ def _given_on(source: str) -> dict[str, tuple[str, str]]:
     """By its name here, module and name there of all that a package gives on."""
     return {
         alias.asname or alias.name: (node.module, alias.name)
-        for node in ast.walk(ast.parse(source))
+        for node in _nodes_in(source)
         if isinstance(node, ast.ImportFrom) and node.module
         for alias in node.names
     }
 
 
+@cache
 def file_of(module: str, root: Path) -> Path | None:
-    """A module's file; None where there is none below ``root``."""
+    """A module's file; None where there is none below ``root``.
+
+    Known from then on: ``file_of.cache_clear()`` where files come or go.
+    """
     base = root.joinpath(*module.split("."))
     files = (base.with_suffix(".py"), base / "__init__.py")
     return next((file for file in files if file.is_file()), None)

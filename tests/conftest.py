@@ -82,15 +82,21 @@ def as_many_threads_as_before() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of a barely trained zoo by model name, built once per session.
+def tiny_zoo(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Folders of a barely trained zoo by model name, built once per checkout.
 
-    ``MTKD_TEST_ZOO`` names a folder in which sessions share it.
+    It lies in pytest's cache, or in the folder that ``MTKD_TEST_ZOO`` names, and is
+    built again when a recipe changes; that the code still gives these weights, a test
+    of tests/teacher/zoo/test_build.py sees.
     """
     from teacher.zoo import build_zoo
 
-    cache = Path(os.environ.get("MTKD_TEST_ZOO") or tmp_path_factory.mktemp("zoo"))
-    return build_zoo(cache_dir=cache, progress=False, scale="tiny")
+    known: pytest.Cache | None = getattr(pytestconfig, "cache", None)
+    named = os.environ.get("MTKD_TEST_ZOO")
+    kept = known.mkdir("mtkd-zoo") if known else tmp_path_factory.mktemp("zoo")
+    return build_zoo(cache_dir=named or kept, progress=False, scale="tiny")
 
 
 @pytest.fixture(scope="session")

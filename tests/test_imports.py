@@ -1,16 +1,22 @@
 """Who may import whom, and what importing must not do."""
 
-import ast
 import shutil
 import tomllib
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from tests.arrows import Arrow, arrows, circle, file_of, imports_of
+from tests.arrows import (
+    Arrow,
+    arrows,
+    circle,
+    file_of,
+    imports_of,
+    relative_imports,
+)
 from tests.fresh import answers, given
 
 ROOT = Path(__file__).parents[1]
@@ -179,28 +185,12 @@ HEAVY = {
 
 
 def imported(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-    return found
+    return {module.split(".")[0] for _, module, _ in imports_of(path)}
 
 
-def modules_imported(path: Path) -> frozenset[str]:
-    return _modules_in(path.read_text(encoding="utf-8"))
-
-
-@cache
-def _modules_in(source: str) -> frozenset[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return frozenset(found)
+def modules_imported(path: Path) -> set[str]:
+    every = imports_of(path)
+    return {f"{module}.{name}" if name else module for _, module, name in every}
 
 
 def files_imported(path: Path, root: Path = ROOT) -> set[Path]:
@@ -367,12 +357,11 @@ def test_no_entries_of_a_folder_import_each_other_in_a_circle(folder):
         "a new file",
     ],
 )
-def test_an_arrow_back_up_is_seen(file, line, defined, tmp_path):
-    copy_packages(tmp_path)
-    with (tmp_path / file).open("a", encoding="utf-8") as source:
-        source.write(f"\n{line}\n")
-    at = (tmp_path / file).read_text().splitlines().index(line.splitlines()[-1]) + 1
-    (sentence,) = forbidden_arrows(tmp_path)
+def test_an_arrow_back_up_is_seen(file, line, defined, copied):
+    with added(copied / file, line):
+        lines = (copied / file).read_text().splitlines()
+        at = lines.index(line.splitlines()[-1]) + 1
+        (sentence,) = forbidden_arrows(copied)
     assert sentence.startswith(f"{file}:{at} imports {defined}; ")
     assert sentence.endswith(" (ROOMS)")
 
@@ -397,13 +386,33 @@ def test_a_circle_between_a_folder_and_a_file_beside_it_is_seen(tmp_path):
     assert sorted(circle_of_rooms(tmp_path / "house", tmp_path)) == []
 
 
-def copy_packages(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All packages, in a place where a file may be :func:`added` to."""
+    folder = tmp_path_factory.mktemp("packages")
     for package in MAY_IMPORT:
         shutil.copytree(
             ROOT / package,
             folder / package,
             ignore=lambda _, names: [n for n in names if n == "__pycache__"],
         )
+    return folder
+
+
+@contextmanager
+def added(file: Path, line: str) -> Iterator[None]:
+    """A file with one more line, for as long as the block lasts."""
+    before = file.read_text(encoding="utf-8") if file.exists() else None
+    file.write_text(f"{before or ''}\n{line}\n", encoding="utf-8")
+    file_of.cache_clear()
+    try:
+        yield
+    finally:
+        file_of.cache_clear()
+        if before is None:
+            file.unlink()
+        else:
+            file.write_text(before, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -423,11 +432,9 @@ def copy_packages(folder: Path) -> None:
     ],
     ids=["in a door", "behind a door", "in a function, through a door"],
 )
-def test_a_circle_through_a_packages_door_is_seen(file, line, tmp_path):
-    copy_packages(tmp_path)
-    with (tmp_path / file).open("a", encoding="utf-8") as source:
-        source.write(f"\n{line}\n")
-    assert file in circle_of(tmp_path)
+def test_a_circle_through_a_packages_door_is_seen(file, line, copied):
+    with added(copied / file, line):
+        assert file in circle_of(copied)
 
 
 def test_the_maths_of_outputs_knows_no_settings_and_no_steps():
@@ -447,12 +454,7 @@ def test_no_folder_holds_more_than_sixteen_files():
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_imports_are_absolute_and_nobody_imports_scripts_or_tests(package):
     for path in sources(package):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        relative = [
-            node.lineno
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.level
-        ]
+        relative = relative_imports(path)
         assert not relative, f"{path}:{relative[0]} imports relatively"
         assert not imported(path) & {"scripts", "tests"}, path
 

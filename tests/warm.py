@@ -3,6 +3,7 @@
 A fresh interpreter spends seconds of the processor on torch and what belongs to it.
 Where a test is not about the start, its processes are forked off one that has imported
 all that and done nothing else: it ran no model, set no handler, met no other process.
+They draw no pictures.
 """
 
 from __future__ import annotations
@@ -133,8 +134,14 @@ def _serve(models: Path) -> None:
     os.dup2(2, 1)  # libraries print as they are imported
 
     from experiments.bench.faults.two_ranks import import_all
+    from experiments.report import alignment, figures
+    from experiments.report.layout import html
 
     import_all(models)
+    # As in tests/experiments/conftest.py: most of what a short run takes.
+    figures.draw_run = lambda run, folder=None: []
+    alignment.draw_what_meets = lambda run: None
+    html.html = lambda document, folder: "<!doctype html>\n"
     gc.collect()
     gc.freeze()  # or each child copies a million objects as it looks for garbage
     actions = {"start": _start, "poll": _poll}

@@ -12,7 +12,7 @@ from align.kv import KV
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
 from align.tokens.named_head import NONE, NamedHead
-from align.views import Injection
+from align.views import Injection, TeacherView
 from experiments.assemble.stored_teachers import FUSED
 from experiments.assemble.teaching import PhaseTeachers
 from experiments.extraction.context import ExtractionContext
@@ -74,7 +74,8 @@ def encoding_errors(
         if not bool(batch.has_text.any()):
             continue
         decoded = replace(made, k=back["k"].float(), v=back["v"].float())
-        targets = [reader.target(text, batch, stored) for stored in (made, decoded)]
+        views = reader.views(batch)
+        targets = [reader.target(views, batch, stored) for stored in (made, decoded)]
         divergences.append(_attention_kl(student, batch, *targets))
     out = {
         str(part): round((off / max(size, 1e-30)) ** 0.5, 6)
@@ -120,14 +121,23 @@ class _StudentSide:
         self._source, self._bridge, self._panel = source, bridge, panel
 
     @torch.no_grad()
-    def target(self, text: TextSample, batch: TokenBatch, made: StoredSample) -> KV:
+    def views(self, batch: TokenBatch) -> Sequence[TeacherView]:
+        """The teacher beside the batch; none where a store holds what is read."""
+        if self._source.plan.form in ("adapted", FUSED):
+            return ()
+        return self._panel(batch)
+
+    @torch.no_grad()
+    def target(
+        self, views: Sequence[TeacherView], batch: TokenBatch, made: StoredSample
+    ) -> KV:
         """(L_s, 1, H, T_s, D), masked to the tokens that have a target."""
         plan, heads = self._source.plan, self._bridge.student.heads
         k, v = made.k[:, None].float(), made.v[:, None].float()
-        if plan.form in ("adapted", FUSED):
+        if not views:
             mask = made.origin[None] > 0
             return KV.from_flat(k, v, mask, heads).to(batch.ids.device)
-        (view,) = self._panel(batch)
+        (view,) = views
         stored = plan.fingerprint["layers"]
         assert isinstance(stored, list)
         needed = self._bridge.teachers[0].layer_map.needed

@@ -1,6 +1,7 @@
 """Fixtures for the experiments package."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,41 @@ from tests.experiments.synthetic import save_llama, save_tokenizer, write_run
 PRESETS = Path(__file__).parents[2] / "experiments" / "phases"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Runs draw nothing, three quarters of what small ones take, but in modules
-    that say ``DRAWS = True``."""
-    if getattr(request.module, "DRAWS", False):
-        yield
-        return
+NO_PAGE = "<!doctype html>\n"
+
+
+@contextmanager
+def undrawn(pages: bool = False) -> Iterator[None]:
+    """Runs draw nothing, three quarters of what small ones take, and write no page for
+    a browser beside their report, a tenth of the rest; ``pages``: they do."""
     with pytest.MonkeyPatch.context() as patch:
         drawn = "experiments.report.figures.draw_run"
         patch.setattr(drawn, lambda run, folder=None: [])
         meets = "experiments.report.alignment.draw_what_meets"
         patch.setattr(meets, lambda run: None)
+        if not pages:
+            page = "experiments.report.layout.html.html"
+            patch.setattr(page, lambda document, folder: NO_PAGE)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Modules that say ``DRAWS = True`` draw and write pages, those that say
+    ``PAGES = True`` write pages; the others do neither."""
+    if getattr(request.module, "DRAWS", False):
+        yield
+        return
+    with undrawn(getattr(request.module, "PAGES", False)):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_texts_for_errors() -> Iterator[None]:
+    """What an encoding costs is measured on some texts, not on as many as a user's:
+    that takes most of a small extraction."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.extraction.encoding_error.SAMPLES", 4)
         yield
 
 

@@ -266,19 +266,32 @@ def test_wrong_values_fail_in_the_shell_and_not_after_the_queue(
     assert list(folder.iterdir()) == [sbatch]
 
 
-def test_what_can_be_trained_is_submitted_with_the_site_s_options(tmp_path):
-    sbatch = tmp_path / "sbatch"
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_what_can_be_trained_is_submitted_with_the_site_s_options(real, tmp_path):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    sbatch = folder / "sbatch"
     sbatch.write_text('#!/bin/sh\necho "$@"\necho "offline=$TRANSFORMERS_OFFLINE"\n')
     sbatch.chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
     options = {"SBATCH_OPTIONS": "--nodes=2 --time=60", "PATH": path}
-    done = start("--submit", "train.steps=3", cwd=tmp_path, MTKD_ENTRY="", **options)
+    if not real:  # the check itself takes ten seconds of the processor
+        python = tmp_path / "python"
+        python.write_text('#!/bin/sh\necho "offline $HF_HUB_OFFLINE: $*" >&2\n')
+        python.chmod(0o755)
+        options["PYTHON"] = str(python)
+    done = start("--submit", "train.steps=3", cwd=folder, MTKD_ENTRY="", **options)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"--nodes=2 --time=60 {SCRIPT} train.steps=3\noffline=\n"
-    assert "phase dual: gpt2-prose, qwen-code" in done.stderr or (
-        "embedded teachers to be built first" in done.stderr
-    )
-    assert list(tmp_path.iterdir()) == [sbatch]
+    if real:
+        assert "phase dual: gpt2-prose, qwen-code" in done.stderr or (
+            "embedded teachers to be built first" in done.stderr
+        )
+    else:
+        (asked,) = done.stderr.splitlines()
+        assert asked.startswith("offline 1: ") and " train.steps=3 " in asked
+        assert asked.endswith(" --check")
+    assert list(folder.iterdir()) == [sbatch]
 
 
 def test_a_dry_run_leaves_nothing_behind(tmp_path):

@@ -5,6 +5,8 @@ from experiments.record.run_dir import read_run
 from experiments.report.figures import draw_run
 from tests.experiments.small_runs import small_config, write_text
 
+PAGES = True
+
 
 def test_a_run_on_texts_with_hostile_names_trains_reports_and_is_shown(
     tiny_zoo, tmp_path, capsys

@@ -24,20 +24,21 @@ T5_LEAST = 0.5 if outside("t5-small") else 0.2
 LOADS_ALONE = """
 import sys
 from pathlib import Path
-root, folder = sys.argv[1:]
+root = sys.argv[1]
 sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(root)]
 sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
 from importlib.util import find_spec
 assert not any(map(find_spec, ("align", "teacher", "student", "experiments")))
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(folder)
-tokenizer = AutoTokenizer.from_pretrained(folder)
-batch = tokenizer("Plain text, 深度学习。", return_tensors="pt")
-out = model.generate(batch["input_ids"], max_new_tokens=4, do_sample=False)
-assert out.shape[1] == batch["input_ids"].shape[1] + 4
-assert torch.isfinite(model(out).logits).all()
-print(type(model).__name__)
+for folder in map(str.strip, sys.stdin):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer("Plain text, 深度学习。", return_tensors="pt")
+    out = model.generate(batch["input_ids"], max_new_tokens=4, do_sample=False)
+    assert out.shape[1] == batch["input_ids"].shape[1] + 4
+    assert torch.isfinite(model(out).logits).all()
+    print(type(model).__name__, flush=True)
 """
 
 
@@ -123,16 +124,28 @@ def check_run(run, phases, steps):
     return summary
 
 
-def loads_alone(folder, cwd):
-    """The class that plain transformers loads, in a process without our code."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", LOADS_ALONE, str(ROOT), str(folder)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()[-1]
+@pytest.fixture(scope="module")
+def loads_alone(tmp_path_factory):
+    """The class that plain transformers loads from a folder, in a process without our
+    code: one for all of them, most of which would be imports."""
+    place = tmp_path_factory.mktemp("alone")
+    command = [sys.executable, "-I", "-c", LOADS_ALONE, str(ROOT)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with (
+        (place / "log.txt").open("w") as log,
+        subprocess.Popen(command, stderr=log, text=True, cwd=place, **pipes) as process,
+    ):
+
+        def load(folder):
+            process.stdin.write(f"{folder}\n")
+            process.stdin.flush()
+            name = process.stdout.readline().strip()
+            assert name, (place / "log.txt").read_text()
+            return name
+
+        yield load
+        process.stdin.close()
+    assert process.returncode == 0, (place / "log.txt").read_text()
 
 
 def test_two_phases_with_real_tokenizers_in_two_scripts(real, texts, tmp_path):
@@ -156,7 +169,7 @@ def test_two_phases_with_real_tokenizers_in_two_scripts(real, texts, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_all_phases_with_every_real_family(real, texts, tmp_path):
+def test_all_phases_with_every_real_family(real, texts, tmp_path, loads_alone):
     teachers = [real(name) for name in (*DECODERS, *ENCODERS)]
     given = words(
         tmp_path, real("llama2"), teachers, texts=texts, phases=list(PHASES), steps=3
@@ -178,14 +191,14 @@ def test_all_phases_with_every_real_family(real, texts, tmp_path):
     kinds = {name: t["kind"] for name, t in summary["teachers"].items()}
     assert kinds["bert"] == kinds["bert-chinese"] == "encoder"
     assert kinds["t5"] == "encoder-decoder"
-    assert loads_alone(tmp_path / "real" / "student", tmp_path) == "LlamaForCausalLM"
+    assert loads_alone(tmp_path / "real" / "student") == "LlamaForCausalLM"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("student", ["gpt2", "opt", "pythia", "qwen2.5"])
 def test_students_of_other_families_learn_and_load_alone(
-    real, texts, tmp_path, student
+    real, texts, tmp_path, loads_alone, student
 ):
     teachers = [real(name) for name in ("llama2", "gpt2", "pythia")]
     phases = ["multi_basic", "routing"]
@@ -194,14 +207,14 @@ def test_students_of_other_families_learn_and_load_alone(
     )
     assert main(["train", *given, "train.engine=torch", "loss.outcome_every=1"]) == 0
     check_run(tmp_path / "real", phases, 2)
-    assert loads_alone(tmp_path / "real" / "student", tmp_path).endswith(
+    assert loads_alone(tmp_path / "real" / "student").endswith(
         ("ForCausalLM", "LMHeadModel")
     )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_script_takes_local_folders(real, texts, tmp_path):
+def test_the_script_takes_local_folders(real, texts, tmp_path, loads_alone):
     teachers = [real(name) for name in ("gpt2", "opt", "qwen2.5", "bert")]
     kept = ("PATH", "HOME", "LANG", "OMP_NUM_THREADS")
     environment = {name: os.environ[name] for name in kept if name in os.environ} | {
@@ -236,4 +249,4 @@ def test_the_script_takes_local_folders(real, texts, tmp_path):
     summary = check_run(run, phases, 2)
     assert summary["phases"][-1]["teachers"] == ["gpt2", "opt", "qwen2-5", "bert"]
     assert "report:" in done.stdout
-    assert loads_alone(run / "student", tmp_path) == "LlamaForCausalLM"
+    assert loads_alone(run / "student") == "LlamaForCausalLM"

@@ -1,11 +1,16 @@
 """A run that is asked to stop saves, says so, and goes on as if nothing had been."""
 
+import io
 import json
 import os
+import shutil
 import signal
 import time
+from contextlib import redirect_stderr
+from pathlib import Path
 
 import pytest
+import yaml
 
 from align.foreign.signature import sign
 from experiments.cli import main
@@ -40,22 +45,25 @@ def steps(run, arm="main"):
     return [(row["phase"], row["step"]) for row in taken]
 
 
-@pytest.fixture
-def undisturbed(tiny_zoo, tmp_path):
-    """Train the same config to its end in another folder; its weights."""
+@pytest.fixture(scope="module")
+def undisturbed(tiny_zoo, tmp_path_factory):
+    """Train the same config to its end in another folder, once; its weights."""
+    trained = {}
 
     def run(changes):
-        folder = tmp_path / "undisturbed"
-        folder.mkdir()
-        assert main(["train", str(small_config(folder, tiny_zoo, changes))]) == 0
-        return weights(folder / "run")
+        key = json.dumps(changes, sort_keys=True)
+        if key not in trained:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            assert main(["train", str(small_config(folder, tiny_zoo, changes))]) == 0
+            trained[key] = weights(folder / "run")
+        return trained[key]
 
     return run
 
 
-@pytest.fixture
-def stopped(tiny_zoo, tmp_path, monkeypatch, capsys):
-    """A run that got a TERM in its second phase: code, message, config, folder."""
+@pytest.fixture(scope="module")
+def stopped_once(tiny_zoo, tmp_path_factory):
+    """The folder of the one that every test has a copy of, and its exit code."""
     write = Metrics.write
 
     def write_and_signal(self, arm, phase, line, offset=0):
@@ -63,11 +71,28 @@ def stopped(tiny_zoo, tmp_path, monkeypatch, capsys):
         if (phase, line["kind"], line.get("step")) == ("routing", "train", 2):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    config = small_config(tmp_path, tiny_zoo, CHANGES)
-    with monkeypatch.context() as patch:
+    folder = tmp_path_factory.mktemp("stopped")
+    config, shown = small_config(folder, tiny_zoo, CHANGES), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(shown):
         patch.setattr(Metrics, "write", write_and_signal)
-        code, message = said(["train", str(config)], capsys)
-    return code, message, config, tmp_path / "run"
+        code = main(["train", str(config)])
+    assert "Traceback" not in shown.getvalue(), shown.getvalue()
+    return folder, code, shown.getvalue()
+
+
+@pytest.fixture
+def stopped(stopped_once, tiny_zoo, tmp_path):
+    """A run that got a TERM in its second phase: code, message, config, folder.
+
+    It lay elsewhere when it was stopped; its texts lie there still.
+    """
+    folder, code, message = stopped_once
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for file in (tmp_path / "config.yaml", tmp_path / "run" / "config.yaml"):
+        settings = yaml.safe_load(file.read_text())
+        settings["run"]["dir"] = str(tmp_path)
+        file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return code, message, tmp_path / "config.yaml", tmp_path / "run"
 
 
 def test_a_run_that_was_stopped_says_so_and_finishes_by_the_same_command(
@@ -162,9 +187,13 @@ def test_what_is_no_run_has_no_status(tmp_path, capsys):
 
 def test_a_text_that_changed_behind_its_path_is_noticed(stopped, capsys):
     _, _, config, run = stopped
-    text = config.with_name("text.txt")
-    text.write_text(text.read_text().replace("café", "cafe"), encoding="utf-8")
-    code, message = said(["train", str(config)], capsys)
+    text = Path(yaml.safe_load(config.read_text())["data"]["train"][0])
+    whole = text.read_bytes()
+    text.write_bytes(whole.replace("café".encode(), b"cafe"))
+    try:
+        code, message = said(["train", str(config)], capsys)
+    finally:
+        text.write_bytes(whole)
     assert code == 2
     assert "texts.train: stored" in message and "Choose another run.name" in message
     assert f"texts are of {text}" in message
@@ -270,8 +299,6 @@ def test_a_checkpoint_that_was_cut_short_is_named_and_costs_its_phase_only(
     assert f"checkpoint {checkpoint / 'step-00000002'} is damaged" in message
     assert "has 100 bytes" in message
     assert "delete the folder" in message
-    import shutil
-
     shutil.rmtree(checkpoint)
     assert said(["train", str(config)], capsys) == (0, "")
     assert steps(run).count(("dual", 1)) == 1  # the first phase was not done again

@@ -193,7 +193,10 @@ def test_texts_longer_than_a_teachers_positions(
 
 
 @pytest.mark.slow
-def test_narrow_encodings_give_losses_within_their_errors(run, tmp_path, capsys):
+def test_narrow_encodings_give_losses_within_their_errors(
+    run, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("experiments.extraction.encoding_error.SAMPLES", 16)
     live = run("live")
     for encoding in ("bfloat16", "int8"):
         words = [f"store.encoding={encoding}", f"store.name={encoding}"]
