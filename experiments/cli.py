@@ -18,6 +18,7 @@ from experiments.commands.parser import examples_text
 from experiments.commands.plugins import PLUGINS
 from experiments.commands.recipes import RECIPES
 from experiments.commands.store import EXTRACT, STORE
+from experiments.commands.sweeping.sweep import SWEEP
 from experiments.commands.train import QUICKSTART, TRAIN
 from experiments.commands.viz import VIZ
 from experiments.commands.writing.chat import CHAT
@@ -27,6 +28,7 @@ from experiments.commands.writing.write import WRITE
 COMMANDS = (
     QUICKSTART,
     TRAIN,
+    SWEEP,
     RECIPES,
     ADAPT,
     MAKE,
@@ -59,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 for a mistake of ours, 2 for one the user can put right,
-        75 for what was stopped as asked, 130 when interrupted, 141 where all that was
-        asked for was output and its reader left.
+        3 where trials of a sweep failed, 75 for what was stopped as asked, 130 when
+        interrupted, 141 where all that was asked for was output and its reader left.
     """
     _give_streams()
     parser = build_parser()

@@ -134,6 +134,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments/run/peers": set(),
     "experiments/commands": {
         "measuring",
+        "sweep",
         "evaluators",
         "adapt",
         "making",
@@ -161,6 +162,14 @@ ROOMS: dict[str, set[str]] = {
         "report",
         "writing",
         "commands",
+    },
+    "experiments/sweep": {
+        "config",
+        "evaluators",
+        "record",
+        "assemble",
+        "run",
+        "report",
     },
     "experiments/configs": set(),
     "experiments/recipes": set(),

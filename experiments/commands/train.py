@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from experiments.commands.parser import (
     PLUGIN_OPTIONS,
     Command,
     config_of,
+    count,
     option,
     tell_stopped,
 )
@@ -56,6 +58,8 @@ def train(options: Namespace) -> int:
     config = config_of(options)
     registry = load_registry(config)
     plan = plan_run(config, registry, options.resume)
+    if options.pause_after is not None:
+        plan = replace(plan, pause_after=options.pause_after)
     if options.check or options.dry_run:
         from experiments.commands.dry_run import look_before
 
@@ -106,6 +110,13 @@ TRAIN = Command(
         *CONFIG_OPTIONS,
         *RESUME_OPTIONS,
         option(
+            "--pause-after",
+            type=count,
+            metavar="STEPS",
+            help="save and leave, with exit code 75, once the run's own phases have "
+            "taken so many steps; the same command without it goes on",
+        ),
+        option(
             "--check",
             action="store_true",
             help="see that settings, plugins, texts and models are there and go "
@@ -125,7 +136,8 @@ TRAIN = Command(
 def quickstart(options: Namespace) -> int:
     """Train from the embedded teachers."""
     config = "quickstart_tiny" if options.tiny else "quickstart"
-    return train(Namespace(**vars(options), config=config, check=False, dry_run=False))
+    unasked = {"check": False, "dry_run": False, "pause_after": None}
+    return train(Namespace(**vars(options), config=config, **unasked))
 
 
 QUICKSTART = Command(

@@ -18,9 +18,16 @@ class RunStopped(Exception):
 class StopRequest:
     """Set by a signal; read at every optimiser step and every batch measured."""
 
-    def __init__(self) -> None:
-        """Start unasked."""
+    def __init__(self, pause_after: int | None = None) -> None:
+        """Start unasked.
+
+        Args:
+            pause_after: optimiser steps of the run's own chain of phases after which it
+                is as if somebody had asked; None: never.
+        """
         self.signal: str | None = None
+        self.steps = 0
+        self._pause_after = pause_after
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def __call__(self) -> bool:
@@ -28,6 +35,13 @@ class StopRequest:
         if self._launcher is not None and os.getppid() != self._launcher:
             self.signal = self.signal or "the launcher's death"
         return self.signal is not None
+
+    def pause_if_due(self) -> bool:
+        """Ask by itself where ``steps``, which is counted from outside, has come so
+        far; whether somebody asked."""
+        if self._pause_after is not None and self.steps >= self._pause_after:
+            self.signal = self.signal or f"the pause after {self._pause_after} steps"
+        return self()
 
     def set(self, number: int, _frame: FrameType | None) -> None:
         """Signal handler: only note it. A second Ctrl-C interrupts at once."""
@@ -37,9 +51,13 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Listen inside this block; off the main thread nobody can."""
-    request = StopRequest()
+def stop_on_signals(pause_after: int | None = None) -> Iterator[StopRequest]:
+    """Listen inside this block; off the main thread nobody can.
+
+    Args:
+        pause_after: see :class:`StopRequest`.
+    """
+    request = StopRequest(pause_after)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

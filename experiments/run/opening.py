@@ -180,7 +180,7 @@ def open_run(
         noted(run_dir, lease, launched_world()) as launch,
         kept_errors(run_dir),
         _started(plan, engine) as engine,
-        stop_on_signals() as stop,
+        stop_on_signals(plan.pause_after) as stop,
     ):
         loaded = load_run(plan, engine, changed_plugins)
         engine.from_main(lambda: check_finished(run_dir, loaded.arms, trust))

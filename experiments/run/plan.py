@@ -45,6 +45,9 @@ class RunPlan:
     """Stamps of the strangers' plugins in use, which keep their contracts."""
     warnings: tuple[str, ...]
     """What a user should know of the settings and of where the texts are from."""
+    pause_after: int | None = None
+    """Optimiser steps of the run's own chain of phases after which it saves and leaves,
+    as if asked to; None: it goes to its end."""
 
 
 def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPlan:

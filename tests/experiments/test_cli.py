@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = [
     ["quickstart"],
     ["train"],
+    ["sweep"],
     ["adapt"],
     ["estimate"],
     ["extract"],

@@ -10,6 +10,7 @@ from experiments.assemble.layer_maps import Depth
 from experiments.assemble.teaching import PhaseTeachers
 from experiments.record.metrics import Metrics
 from experiments.record.progress import Work, describe_losses
+from experiments.record.run_dir import MAIN
 from experiments.record.stop import StopRequest
 from experiments.run.alarms import Alarms
 from experiments.run.context import PhasePosition
@@ -47,10 +48,12 @@ class PhaseObserver(Observer):
     def tick(self, done: int) -> None:
         """See :class:`student.loop.job.Observer`."""
         self.work(done)
+        if self.position.arm == MAIN:
+            self.stop.steps = self.position.offset + done
 
     def should_stop(self) -> bool:
         """See :class:`student.loop.job.Observer`."""
-        return self.stop()
+        return self.stop.pause_if_due()
 
     def _write(self, lines: Iterable[dict[str, Any]]) -> None:
         for line in lines:

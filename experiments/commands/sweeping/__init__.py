@@ -1,0 +1,1 @@
+"""The command that trains many runs of one config."""
