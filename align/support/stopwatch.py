@@ -74,3 +74,14 @@ def part(name: str) -> Iterator[None]:
         return
     with watch.count(name):
         yield
+
+
+@contextmanager
+def whole(name: str) -> Iterator[None]:
+    """The same of a block in which nothing else is told apart."""
+    with part(name):
+        token = _LISTENER.set(None)
+        try:
+            yield
+        finally:
+            _LISTENER.reset(token)

@@ -218,7 +218,7 @@ def _show_step(phase: PhaseRehearsal, first: bool) -> None:
 
 
 def _show_needs(rehearsal: Rehearsal, config: Config) -> None:
-    from experiments.estimate.needs import arm_rows, gib, memory_rows, said_of
+    from experiments.estimate.words import arm_rows, gib, memory_rows, said_of
 
     run = rehearsal.needs
     heads = ["arm", "phases", "steps", "s/step", "time"]

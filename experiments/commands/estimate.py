@@ -19,6 +19,7 @@ from experiments.commands.tables import print_table
 
 if TYPE_CHECKING:
     from experiments.config.tree import Config
+    from experiments.estimate.needs import Estimate
 
 
 def estimate(options: Namespace) -> int:
@@ -26,7 +27,7 @@ def estimate(options: Namespace) -> int:
     from experiments.assemble.text_sources import source_warnings, tell
     from experiments.config.parsing import ConfigError
     from experiments.estimate.needs import estimate as measure
-    from experiments.estimate.needs import gib, rows_of, said_of
+    from experiments.estimate.words import gib, rows_of, said_of
     from experiments.record.progress import waiting
 
     config = config_of(options, looks=True)
@@ -48,21 +49,29 @@ def estimate(options: Namespace) -> int:
     heads = ["arm", "phases", "steps", "s/step", "time"]
     print_table(title, heads, rows["arms"], 1)
     put("\n".join(said_of(run)) + "\n")
-    heads = ["store", "tokens", "bytes/token", "disk", "hours", "break-even"]
-    title = (
-        f"stores {config.store_dir}: {measured.samples:,} texts, {config.store.form}"
-    )
-    print_table(f"{title}, {config.store.encoding}", heads, rows["stores"], 1)
-    put(
-        f"in all {gib(measured.disk)} of {gib(measured.free)} free; reading beats "
-        "computing again from the break-even bandwidth on\n"
-    )
+    if measured.stores:
+        _stores(config, measured)
     there = gib(measured.device_memory)
     title = f"memory of one training process, products in {measured.products}"
     print_table(f"{title} ({there} there)", ["for", "size"], rows["memory"], 1)
     for warning in measured.warnings:
         put(f"warning: {warning}")
     return 0
+
+
+def _stores(config: Config, measured: Estimate) -> None:
+    from experiments.estimate.words import gib, rows_of
+
+    heads = ["store", "tokens", "bytes/token", "disk", "hours", "break-even"]
+    title = (
+        f"stores {config.store_dir}: {measured.samples:,} texts, {config.store.form}"
+    )
+    rows = rows_of(measured)["stores"]
+    print_table(f"{title}, {config.store.encoding}", heads, rows, 1)
+    put(
+        f"in all {gib(measured.disk)} of {gib(measured.free)} free; reading beats "
+        "computing again from the break-even bandwidth on\n"
+    )
 
 
 ESTIMATE = Command(
@@ -122,7 +131,7 @@ def _plan(config: Config, options: Namespace) -> int:
 
     from experiments.config.presets import load_registry
     from experiments.estimate.counted import memory_plan, planned_arms
-    from experiments.estimate.needs import gib
+    from experiments.estimate.words import gib
     from experiments.making.made import with_made_student
 
     config = with_made_student(config, load_registry(config))

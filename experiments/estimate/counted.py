@@ -6,8 +6,8 @@ without weights (:mod:`experiments.estimate.traced`); losses follow from sizes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,14 +22,16 @@ from experiments.assemble.precision import autocast_of, settle
 from experiments.assemble.teaching import build_bridge
 from experiments.config.presets import load_registry, presets_of
 from experiments.config.tree import Config, PhaseConfig, resolve_phases
-from experiments.estimate.measured import FLOAT, moments, zero_copies
+from experiments.estimate.lines import Line, dtype_of, held_as, numbers_of
 from experiments.estimate.shapes import PlannedModel, planned_model
+from experiments.estimate.steps import FLOAT, moments, zero_copies
 from experiments.estimate.traced import How, Passes, passes, skeleton
 from experiments.making.origin_map import with_origin_maps
 from experiments.run.arms import plan_arms, repeated_arms
 from experiments.run.context import Stage
 from experiments.sources.named import described_by, sources_of
 from experiments.sources.phases import with_present
+from experiments.writing.writer import AT_ONCE
 from fuse.router import learns
 from plugins.registry import Registry
 from student.config import TrainConfig
@@ -37,22 +39,11 @@ from student.layers import layers_read
 from student.objective import ATTENTION, EMBEDDINGS, HEADS, STATES, compares, needs_of
 from student.step.context import introduce
 from student.step.modules import modules_of
-from teacher.loading.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
+from teacher.sources.peers import Peer
 
 BLOCKS = {"cuda": 4, "cpu": 2}
 """Blocks of logits that a divergence holds: two models', and on a GPU as many for what
 is between them; a CPU has that for a few rows at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One thing that takes memory."""
-
-    of: str
-    """``student``, a teacher's name, or ``both`` of student and teachers."""
-    what: str
-    size: int
-    """Bytes."""
 
 
 def memory_plan(
@@ -84,6 +75,8 @@ def memory_plan(
     config, phases = settle(config, phases, device == "cuda")
     student = planned_model(config.student.model, config.vocabulary)
     teachers = _planned_teachers(config, registry)
+    sources = sources_of(config, registry).items()
+    peers = {name for name, source in sources if isinstance(source, Peer)}
     plans = []
     for phase in phases:
         chosen = {name: teachers[name] for name in phase.select(teachers)}
@@ -93,6 +86,7 @@ def memory_plan(
             registry=registry,
             student=student,
             teachers=chosen,
+            peers=peers & chosen.keys(),
             processes=processes,
             device=device,
         )
@@ -136,10 +130,13 @@ class _Plan:
         registry: Registry,
         student: PlannedModel,
         teachers: Mapping[str, PlannedModel],
+        peers: Collection[str],
         processes: int,
         device: str,
     ) -> None:
         self.config, self.phase, self.registry = config, phase, registry
+        self.peers = peers
+        """Of the teachers, those that train."""
         self.student, self.teachers, self.processes = student, teachers, processes
         self.device = device
         self.train: TrainConfig = phase.train
@@ -176,7 +173,7 @@ class _Plan:
             lines, peak = self._teacher(name, teacher)
             items += lines
             reading.append(peak)
-        items += self._moment(max(reading, default=0))
+        items += [*self._beside(), *self._moment(max(reading, default=0))]
         return [line for line in items if line.size]
 
     def _divided(self, size: int, least: int) -> int:
@@ -185,7 +182,7 @@ class _Plan:
 
     def _student(self) -> list[Line]:
         settings, model = self.config.student, skeleton(self.student.config, self.how)
-        held = _held(model, settings.quantise, settings.dtype)
+        held = held_as(model, settings.quantise, settings.dtype)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         lines = [
             Line("student", what, self._divided(size, 3)) for what, size in held.items()
@@ -249,7 +246,7 @@ class _Plan:
                     for _ in range(count)
                 ]
         modules = [terms, *routers] if bridge is None else [bridge, terms, *routers]
-        return sum(map(_count, modules))
+        return sum(map(numbers_of, modules))
 
     def _maps(self) -> Any:
         """The phase's layer maps; of a strategy that needs a sample, ``ratio``'s."""
@@ -293,6 +290,39 @@ class _Plan:
             lines.append(Line("student", "hidden states of every layer", size))
         return lines
 
+    def _beside(self) -> list[Line]:
+        """What goes on when the student's own pass is over, and its activations free:
+        steps of peers, whole in every process, and writing."""
+        lines, meanwhile = [], [0, self._writing()]
+        for name in self.peers:
+            model = self.teachers[name]
+            checkpointed = self.train.gradient_checkpointing
+            how = How(
+                dtype=torch.float32,
+                autocast=self.autocast,
+                checkpointing=checkpointed,
+                trained=True,
+            )
+            whole = skeleton(model.config, how)
+            count = sum(p.numel() for p in whole.parameters() if p.requires_grad)
+            optimiser = f"optimiser, {self.train.optimizer}"
+            lines.append(Line(name, "gradients, float32", FLOAT * count))
+            lines.append(Line(name, optimiser, moments(self.train, count)))
+            meanwhile.append(self._traced(model, how).kept)
+        what = "a peer's activations, or writing, beyond the student's"
+        return [*lines, Line("both", what, max(0, max(meanwhile) - self.passes.kept))]
+
+    def _writing(self) -> int:
+        """The cache of a batch that is written, and the logits of its next tokens."""
+        written = self.config.data.written
+        if not (written.on and self.teachers):
+            return 0
+        own = written.own or written.by not in self.teachers
+        model = self.student if own else self.teachers[str(written.by)]
+        tokens = written.opening_tokens + written.max_new_tokens
+        cached = model.sizes.layers * tokens * model.sizes.width * self.wide
+        return AT_ONCE * (cached + FLOAT * model.vocab)
+
     def _states_of(self, sizes: Sizes, layers: int) -> int:
         """Numbers a token of what terms compare between so many layers."""
         layered = len(self.needs & STATES - {EMBEDDINGS})
@@ -302,14 +332,14 @@ class _Plan:
     def _teacher(self, name: str, model: PlannedModel) -> tuple[list[Line], int]:
         """Its lines, and bytes for a moment while it reads."""
         entry = self.config.teachers[name]
-        dtype = _dtype(entry.dtype, model)
+        dtype = dtype_of("float32" if name in self.peers else entry.dtype, model)
         how = How(
             dtype=dtype, autocast=self.autocast, quantised=entry.quantise != "none"
         )
         lines = []
         stored, sizes = self.config.store.reads(name), model.sizes
         if not stored:
-            held = _held(
+            held = held_as(
                 skeleton(model.config, how),
                 entry.quantise,
                 str(dtype).removeprefix("torch."),
@@ -361,40 +391,3 @@ class _Plan:
             Line("student", f"for a moment: {what}", student),
             Line("both", "beside it: a teacher's forward", reading if beside else 0),
         ]
-
-
-def _held(model: nn.Module, kind: str, dtype: str) -> dict[str, int]:
-    """Bytes of a skeleton's weights, by how they are held."""
-    quantised = [m for m in model.modules() if isinstance(m, QuantisedLinear)]
-    numbers = sum(m.weight.numel() for m in quantised)
-    if kind == "int4":
-        blocks = numbers // BLOCK
-        codes = numbers // 2 + blocks + FLOAT * blocks // OUTER_BLOCK
-    else:
-        codes = numbers + FLOAT * sum(m.out_features for m in quantised)
-    inside = {id(m.weight) for m in quantised} | {id(m.scale) for m in quantised}
-    rest, updates = 0, 0
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            updates += parameter.nbytes
-        elif id(parameter) not in inside:
-            rest += parameter.nbytes
-    whole = "embeddings, head and norms" if quantised else "weights"
-    return {
-        f"linear layers, {kind}": codes,
-        f"{whole}, {dtype}": rest,
-        "low-rank updates, float32": updates,
-    }
-
-
-def _dtype(asked: str, model: PlannedModel) -> torch.dtype:
-    """The type of a teacher's weights; ``auto`` is the checkpoint's."""
-    if asked == "auto":
-        asked = str(getattr(model.config, "dtype", None) or "float32")
-    torch_dtype = getattr(torch, asked.removeprefix("torch."))
-    assert isinstance(torch_dtype, torch.dtype)
-    return torch_dtype
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,28 @@ from align.text.documents import TextSample
 from experiments.assemble.data import Encoder
 from experiments.assemble.models import Models
 from experiments.assemble.precision import products
+from experiments.config.presets import load_registry
 from experiments.config.tree import Config
-from experiments.estimate.measured import device_memory, measured_training
-from experiments.estimate.training import TrainingNeeds, advice, training_needs
+from experiments.estimate.measured import Measured, measured_training
+from experiments.estimate.steps import device_memory
+from experiments.estimate.training import TrainingNeeds, training_needs
 from experiments.estimate.trial import Trial
-from experiments.extraction.context import ExtractionContext, open_extraction
+from experiments.estimate.words import gib
+from experiments.extraction.context import (
+    ExtractionContext,
+    not_stored,
+    open_extraction,
+)
 from experiments.extraction.corpus import Corpus
 from experiments.extraction.forms import Made
 from experiments.extraction.sources import Source, sources_of
-from experiments.record.course import duration
+from experiments.record.history import samples_per_step
+from experiments.run.opening import load_run
+from experiments.run.plan import plan_run
+from experiments.sources.named import sources_of as teacher_sources
 from plugins.registry import Registry
+from student.loop.engine import Engine
+from student.loop.launch import without_launcher
 from teacher.store.manifest import Plan
 from teacher.store.packing import StoredSample, encode_sample, pack, shard_bytes
 from teacher.store.records import Constants, codecs_of
@@ -107,25 +119,64 @@ def estimate(
     Raises:
         ValueError: what would also stop the extraction.
     """
+    registry = registry or load_registry(config)
+    unstored = not_stored(teacher_sources(config, registry))
+    if unstored:
+        return _of_a_run(config, registry, processes, unstored)
     extraction = open_extraction(config, registry)
     trial = Trial.of_extraction(extraction)
     measured = measured_training(trial, processes)  # while nothing else was held
-    training = training_needs(trial, measured.paces, measured.trained, processes)
     stores = [_store(extraction, source, every) for source in sources_of(extraction)]
-    free = shutil.disk_usage(_existing(config.store_dir)).free
-    there = device_memory()
-    types = products([stage.phase for stage in extraction.stages])
-    memory, samples = measured.memory, extraction.corpus.samples
+    samples = extraction.corpus.samples
+    return _estimate(
+        trial, measured, processes, samples, stores=stores, told=extraction.warnings
+    )
+
+
+def _of_a_run(
+    config: Config, registry: Registry, processes: int, unstored: Sequence[str]
+) -> Estimate:
+    """What training needs, where of some teachers nothing can be stored."""
+    plan = plan_run(config, registry)
+    train = replace(plan.phases[0].train, engine="torch")
+    said = (
+        f"teachers.{unstored[0]}.model is {config.teachers[unstored[0]].model!r}, of "
+        "which nothing can be stored: no stores are counted"
+    )
+    with without_launcher():
+        engine = Engine(train, samples_per_step(config.run_dir, train))
+        try:
+            run = load_run(plan, engine)
+            trial = Trial.of_run(run, engine.device)
+            measured = measured_training(trial, processes)
+        finally:
+            engine.close()
+    told = (*run.warnings, said)
+    return _estimate(
+        trial, measured, processes, len(run.data.train), stores=[], told=told
+    )
+
+
+def _estimate(
+    trial: Trial,
+    measured: Measured,
+    processes: int,
+    samples: int,
+    *,
+    stores: list[StoreNeeds],
+    told: Sequence[str],
+) -> Estimate:
+    config = trial.config
     needs = Estimate(
         samples=samples,
         stores=stores,
-        free=free,
-        memory=memory,
-        device_memory=there,
-        products=types,
-        training=training,
+        free=shutil.disk_usage(_existing(config.store_dir)).free,
+        memory=measured.memory,
+        device_memory=device_memory(),
+        products=products([stage.phase for stage in trial.stages]),
+        training=training_needs(trial, measured.paces, measured.trained, processes),
     )
-    needs.warnings.extend([*extraction.warnings, *_warnings(config, needs)])
+    needs.warnings.extend([*told, *_warnings(config, needs)])
     return needs
 
 
@@ -262,80 +313,3 @@ def _blank(plan: Plan) -> Constants:
 
 def _existing(folder: Path) -> Path:
     return next(p for p in (folder, *folder.resolve().parents) if p.exists())
-
-
-def gib(size: float) -> str:
-    """A size in words."""
-    for unit, step in (("GiB", 2**30), ("MiB", 2**20)):
-        if size >= step:
-            return f"{size / step:,.1f} {unit}"
-    return f"{size / 1024:,.1f} KiB"
-
-
-def rows_of(needs: Estimate) -> Mapping[str, list[list[str]]]:
-    """The tables to print: arms, stores and memory."""
-    stores = [
-        [
-            s.name,
-            f"{s.tokens:,}",
-            f"{s.bytes_per_token:,.0f}",
-            gib(s.disk),
-            f"{s.seconds / 3600:,.2f}",
-            f"{gib(s.break_even)}/s",
-        ]
-        for s in needs.stores
-    ]
-    memory = memory_rows(needs.memory)
-    return {"arms": arm_rows(needs.training), "stores": stores, "memory": memory}
-
-
-def memory_rows(memory: Mapping[str, int]) -> list[list[str]]:
-    """What takes memory and how much, with the sum."""
-    rows = [[what, gib(size)] for what, size in memory.items()]
-    return [*rows, ["in all", gib(sum(memory.values()))]]
-
-
-def arm_rows(run: TrainingNeeds) -> list[list[str]]:
-    """Arm, phases, steps, seconds a step, time."""
-    return [
-        [
-            arm.arm,
-            str(arm.phases),
-            f"{arm.steps:,}",
-            f"{arm.seconds / max(arm.steps, 1):,.2f}",
-            duration(arm.seconds),
-        ]
-        for arm in run.arms
-    ]
-
-
-def said_of(run: TrainingNeeds) -> list[str]:
-    """What a reader should know beside the table of arms."""
-    again = [f"{arm} is {same}" for arm, same in run.repeated.items()]
-    return [
-        f"in all {duration(run.seconds)} for the steps; calibration, measurements and "
-        "waiting come on top",
-        *([f"not trained again: {', '.join(again)}"] if again else []),
-        *filter(None, [advice(run), _of_answers(run)]),
-        f"disk of the run: {run.students} students {gib(run.exports)}, checkpoints "
-        f"while it trains {gib(run.checkpoints)}, answers of teachers meanwhile "
-        f"{gib(run.answers.disk)}, in all {gib(run.disk)} of "
-        f"{gib(run.free)} free",
-    ]
-
-
-def _of_answers(run: TrainingNeeds) -> str:
-    """A sentence on what is kept for arms that read the same texts; or nothing."""
-    answers = run.answers
-    if not answers.share:
-        return ""
-    rest = (
-        f"; {1 - answers.share:.0%} have no room and are asked again "
-        "(answers.memory_gib, answers.disk_gib)"
-        if answers.share < 1
-        else ""
-    )
-    return (
-        "what teachers say is kept for the arms that read the same texts: "
-        f"{gib(answers.memory)} of memory, {gib(answers.disk)} on disk{rest}"
-    )

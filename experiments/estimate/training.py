@@ -40,10 +40,16 @@ class Pace:
     does not."""
     answers: Mapping[str, int] = field(default_factory=dict)
     """Bytes of what each of its teachers says of a batch."""
+    peers: Mapping[str, float] = field(default_factory=dict)
+    """What each of its peers takes for a pass of its own step, by name."""
+    writing: float = 0.0
+    """What of a buffer of texts is written for one pass, where anybody teaches."""
 
     def of(self, teachers: tuple[str, ...]) -> float:
         """With these teachers: by what they weigh beside all of the phase's."""
-        return self.alone + (self.taught - self.alone) * self._share(teachers)
+        taught = self.alone + (self.taught - self.alone) * self._share(teachers)
+        beside = sum(self.peers.get(name, 0.0) for name in teachers)
+        return taught + beside + (self.writing if teachers else 0.0)
 
     def asking_of(self, teachers: Iterable[str]) -> float:
         """What these teachers take, likewise."""
@@ -97,6 +103,10 @@ class TrainingNeeds:
     """Of teachers, for arms that read the same texts; gone when the run ends."""
     free: int
     """On the disk of the run."""
+    peers: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of each peer's part of an optimiser step, at the most."""
+    writing: float = 0.0
+    """Seconds of a step, at the most, in which texts are written."""
 
     @property
     def seconds(self) -> float:
@@ -150,7 +160,20 @@ def training_needs(
         * (kept + 1),  # the oldest goes when the newest is whole
         answers=answers,
         free=free_bytes(trial.config.run_dir),
+        **_beside(trial, paces),
     )
+
+
+def _beside(trial: Trial, paces: Sequence[Pace]) -> dict[str, Any]:
+    """What of an optimiser step peers and writing take, in the phase that has most."""
+    peers: dict[str, float] = {}
+    writing = 0.0
+    for stage, pace in zip(trial.stages, paces, strict=True):
+        passes = stage.phase.train.grad_accum
+        writing = max(writing, passes * pace.writing)
+        for name, took in pace.peers.items():
+            peers[name] = max(peers.get(name, 0.0), passes * took)
+    return {"peers": peers, "writing": writing}
 
 
 def planned_answers(
@@ -172,7 +195,7 @@ def planned_answers(
             for name in stages[index].teachers:
                 arms_of.setdefault(name, []).append(arm)
         for name, asking in arms_of.items():
-            remembered = name in models.live and name not in models.sharded
+            remembered = name in models.standing and name not in models.sharded
             if not remembered or not config.keeps(name) or len(asking) < 2:
                 continue
             size += count * pace.answers.get(name, 0)

@@ -116,6 +116,12 @@ def open_extraction(
     )
 
 
+def not_stored(sources: Mapping[str, TeacherSource]) -> list[str]:
+    """The teachers of which nothing can be stored: no models from files that stand
+    still."""
+    return [n for n, s in sources.items() if s.files is None or s.moves]
+
+
 def _of_files(
     config: Config, sources: Mapping[str, TeacherSource]
 ) -> Mapping[str, TeacherSource]:
@@ -124,14 +130,13 @@ def _of_files(
     Raises:
         ConfigError: a teacher is not read from files.
     """
-    for name, source in sources.items():
-        if source.files is None or source.moves:
-            raise ConfigError(
-                f"teachers.{name}.model is {config.teachers[name].model!r}, which is "
-                "no model from files that stands still, and nothing of it can be "
-                "stored; extract with a config that leaves it out, and name in "
-                "store.read of this one the teachers that are stored"
-            )
+    for name in not_stored(sources):
+        raise ConfigError(
+            f"teachers.{name}.model is {config.teachers[name].model!r}, which is "
+            "no model from files that stands still, and nothing of it can be "
+            "stored; extract with a config that leaves it out, and name in "
+            "store.read of this one the teachers that are stored"
+        )
     return sources
 
 

@@ -14,7 +14,7 @@ from align.tokens.batch import TokenBatch
 from align.views import KEYS_VALUES
 from experiments.assemble.needs import wants_kv, who_gives
 from experiments.assemble.outputs import build_term, teachers_of
-from experiments.estimate.measured import Lesson
+from experiments.estimate.steps import Lesson
 from experiments.record.course import phase_steps
 from experiments.rehearsal.pieces import labels_of
 from experiments.run.context import Stage

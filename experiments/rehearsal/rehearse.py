@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from experiments.estimate.measured import (
-    Lesson,
-    Measured,
-    device_memory,
-    measured_training,
-)
+from experiments.estimate.measured import Measured, measured_training
+from experiments.estimate.steps import Lesson, device_memory
 from experiments.estimate.training import TrainingNeeds, training_needs
 from experiments.estimate.trial import Trial
 from experiments.record.history import samples_per_step

@@ -60,7 +60,7 @@ from experiments.run.lineage import (
     text_digests,
 )
 from experiments.run.peers.companions import check_peers
-from experiments.run.phase_texts import stored_stages
+from experiments.run.phase_texts import check_moving_writer, stored_stages
 from experiments.run.plan import RunPlan, decides
 from student.loop.engine import Engine
 from student.loop.launch import launched_rank, launched_world
@@ -119,6 +119,7 @@ def load_run(plan: RunPlan, engine: Engine, changed_plugins: bool = False) -> Lo
     data = _read(plan, models, engine, unstored)
     stages = _stages(plan, models, data)
     arms, texts = plan_arms(plan.config, stages), text_digests(data)
+    check_moving_writer(plan.config, models, arms)
     with waiting("computing the digests of models", engine.is_main):
         files = engine.from_main(lambda: _digests(plan, models))
     for arm, of_arm in arms.items():

@@ -37,7 +37,8 @@ from experiments.run.evaluation import evaluate, measure_health
 from experiments.run.measures.observer import PhaseObserver
 from experiments.run.measures.students import measure_gate, measure_more
 from experiments.run.measures.watch import Watch, put_best, watch_of
-from experiments.run.peers.companions import Peers, moving_of, teaching_student
+from experiments.run.peers.companions import Peers, moving_of
+from experiments.run.peers.lessons import teaching_student
 from experiments.run.phase_texts import read_by_others, writing_of
 from experiments.sources.phases import begin_teachers
 from plugins.registry import Registry

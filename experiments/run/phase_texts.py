@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from align.errors import InputError, meant
+from align.text.documents import TextSample
 from experiments.assemble.data import RunData, cutter_of
 from experiments.assemble.models import Models
 from experiments.assemble.precision import autocast_of
@@ -15,6 +16,7 @@ from experiments.assemble.stored_teachers import FUSED, check_texts
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import Config, PhaseConfig
 from experiments.run.context import (
+    Arms,
     PhasePosition,
     RunContext,
     Stage,
@@ -26,6 +28,8 @@ from experiments.writing.choice import way_of
 from experiments.writing.writer import lent
 from plugins.registry import Registry
 from student.loop.data_order import Writing
+from teacher.sources.base import TeacherSource
+from teacher.sources.of_student import Itself
 from teacher.writing.config import STUDENT
 
 
@@ -82,12 +86,16 @@ def _without_maps(stage: Stage, models: Models) -> Stage:
 
 
 def check_written(
-    config: Config, phases: Iterable[PhaseConfig], registry: Registry
+    config: Config,
+    phases: Iterable[PhaseConfig],
+    registry: Registry,
+    sources: Mapping[str, TeacherSource],
 ) -> None:
     """See, from settings alone, that texts can be written while a run trains.
 
     Raises:
-        ConfigError: nobody of that name, ZeRO 3, or too many tokens.
+        ConfigError: nobody of that name, the student under another one, ZeRO 3, or too
+            many tokens.
         InputError: a value that the way of writing does not take.
         PluginError: no such way.
     """
@@ -99,6 +107,12 @@ def check_written(
         raise ConfigError(
             f"data.written.by is {written.by}, but nobody is called so"
             f"{meant(str(written.by), known)} Valid: {', '.join(known)}"
+        )
+    if isinstance(sources.get(str(written.by)), Itself):
+        raise ConfigError(
+            f"data.written.by is {written.by!r}, which is the student itself, but as a "
+            "teacher's its text would be learned as any other; set data.written.by="
+            f"{STUDENT}"
         )
     way_of(written.way, registry, "data.written.writer")
     most = written.opening_tokens + written.max_new_tokens
@@ -152,6 +166,35 @@ def check_writers(config: Config, models: Models, stages: Sequence[Stage]) -> No
         )
 
 
+def check_moving_writer(config: Config, models: Models, arms: Arms) -> None:
+    """See that a writer that is another one in every phase, or moves, teaches wherever
+    it writes: only there it is made, and moves.
+
+    Args:
+        config: the run's.
+        models: with every teacher as it is opened.
+        arms: all that are trained.
+
+    Raises:
+        InputError: names an arm and a phase that has other teachers alone.
+    """
+    written = config.data.written
+    name = str(written.by)
+    if not written.on or written.own or name in models.standing:
+        return
+    for arm, stages in arms.items():
+        for stage in stages:
+            if stage.teachers and name not in stage.teachers:
+                raise InputError(
+                    f"data.written.by is {name!r}, {config.teachers[name].model}, "
+                    "which is made, and moves, where it teaches; but the teachers of "
+                    f"phase {stage.phase.name!r} in arm {arm!r} are "
+                    f"{', '.join(stage.teachers)}; name it in that phase's teachers "
+                    "and set baselines.single_teachers=none and "
+                    "baselines.leave_one_out=none, or have another write"
+                )
+
+
 def written_notes(config: Config) -> list[str]:
     """A sentence on what is read in place of given texts, and by which arms."""
     written = config.data.written
@@ -185,24 +228,79 @@ def writing_of(
     written = run.config.data.written
     if not written.on or not stage.teachers:
         return None
-    who, tokenizer, name = model, run.models.student_tokenizer, "the student"
-    if not written.own:
-        name = str(written.by)
-        loaded = run.models.live[name].loaded
-        who, tokenizer = loaded.model, loaded.tokenizer
     engine = run.engine
-    return Buffer(
-        config=written,
-        way=way_of(written.way, run.registry, "data.written.writer"),
+    return buffer_of(
+        run.config,
+        run.registry,
+        run.models,
+        stage,
+        model,
         samples=run.data.train,
-        seed=run.config.run.seed,
-        phase_seed=phase_seed(run.config.run.seed, position.index),
-        first_sample=position.first_sample,
-        texts_per_step=engine.samples_per_step,
-        steps=position.steps,
-        writer=partial(lent, who, tokenizer, name, autocast_of(stage.phase.train)),
-        cutter=cutter_of(run.models.encode, run.models.readers()),
+        span=Span(
+            seed=phase_seed(run.config.run.seed, position.index),
+            first_sample=position.first_sample,
+            texts_per_step=engine.samples_per_step,
+            steps=position.steps,
+        ),
         processes=Processes(
             rank=engine.rank, count=engine.world_size, gather=engine.gather
         ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """The texts of a phase."""
+
+    seed: int
+    """What is drawn begins here."""
+    first_sample: int
+    """Number of the first one."""
+    texts_per_step: int
+    """Of one optimiser step, over all processes."""
+    steps: int
+    """Optimiser steps of the phase."""
+
+
+def buffer_of(
+    config: Config,
+    registry: Registry,
+    models: Models,
+    stage: Stage,
+    model: Any,
+    *,
+    samples: Sequence[TextSample],
+    span: Span,
+    processes: Processes,
+) -> Buffer:
+    """A buffer that whoever writes is yet to write.
+
+    Args:
+        config: the run's, in which somebody writes.
+        registry: knows the ways of writing.
+        models: with the teachers of the phase.
+        stage: the phase.
+        model: the student that is trained.
+        samples: what is given.
+        span: which of them the phase reads.
+        processes: that write together.
+    """
+    written = config.data.written
+    who, tokenizer, name = model, models.student_tokenizer, "the student"
+    if not written.own:
+        name = str(written.by)
+        loaded = models.live[name].loaded
+        who, tokenizer = loaded.model, loaded.tokenizer
+    return Buffer(
+        config=written,
+        way=way_of(written.way, registry, "data.written.writer"),
+        samples=samples,
+        seed=config.run.seed,
+        phase_seed=span.seed,
+        first_sample=span.first_sample,
+        texts_per_step=span.texts_per_step,
+        steps=span.steps,
+        writer=partial(lent, who, tokenizer, name, autocast_of(stage.phase.train)),
+        cutter=cutter_of(models.encode, models.readers()),
+        processes=processes,
     )

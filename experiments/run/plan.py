@@ -75,7 +75,7 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
     evaluators = evaluators_of(config, phases, registry)
     sources = sources_of(config, registry)
     phases = with_present(config, phases, sources)
-    check_written(config, phases, registry)
+    check_written(config, phases, registry, sources)
     used = sources_used(config, registry) | makers_used(config)
     used |= writers_used(config)
     used |= evaluators_used(config.eval.use)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from align.support.stopwatch import whole
 from align.views import Teacher
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import Config, PhaseConfig
@@ -211,8 +212,9 @@ class Followers:
 
     def after_step(self, step: int) -> None:
         """Move all of them."""
-        for name, source in self.sources.items():
-            source.after_step(self.teachers[name], self.student, step)
+        with whole("moving"):
+            for name, source in self.sources.items():
+                source.after_step(self.teachers[name], self.student, step)
 
     @property
     def asked(self) -> Collection[str]:

@@ -245,7 +245,8 @@ class _Loop:
                 self._count_routing(results[-1], train_batch)
         self._steps += 1
         if applied and self._job.companions is not None:
-            self._job.companions.after_step(step + 1)
+            with self._watch.listening():
+                self._job.companions.after_step(step + 1)
         if results[0].health is not None:
             health = asdict(results[0].health)
             self._job.observer.log({"kind": "health", "step": step + 1, **health})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +11,24 @@ import torch
 from torch import Tensor
 
 from align.errors import prefix_errors
+from align.support.stopwatch import whole
 from align.views import Teacher
-from experiments.assemble.checks import timetable_of
-from experiments.assemble.data import Encoder
 from experiments.assemble.fingerprint import model_files
 from experiments.assemble.models import Models
-from experiments.assemble.outputs import output_plan, own_head
-from experiments.assemble.precision import autocast_of
-from experiments.assemble.teaching import (
-    build_objectives,
-    build_phase_teachers,
-    check_phase,
-)
+from experiments.assemble.teaching import check_phase
 from experiments.run.context import PhasePosition, RunContext, Stage
 from experiments.run.evaluation import evaluate
 from experiments.run.peers.learner import Learner
 from experiments.run.peers.lesson import lesson_of
+from experiments.run.peers.lessons import peer_lesson, peers_of, without
 from experiments.sources.phases import STUDENT, Followers
 from plugins.registry import Registry
 from student.checkpoint import export_student, refuse_non_finite
-from student.distiller import Distiller
 from student.fitting import fit_terms
 from student.loop.batches import BatchMaker
 from student.loop.data_order import Writing
 from student.loop.job import Companions
 from student.loop.non_finite import BadSteps
-from teacher.capture.kv_capture import KVCapture
-from teacher.loading.models import LoadedModel
 from teacher.loading.vouched import PEERS
 from teacher.names import PEER
 from teacher.packages.notices import licence_notices
@@ -62,7 +52,8 @@ class Peers:
         """Let all others move, and each peer take its step."""
         self.followers.after_step(step)
         for learner in self.learners:
-            line = learner.step(step)
+            with whole("peers"):
+                line = learner.step(step)
             if line is not None:
                 write = self.run.metrics.write
                 write(self.position.arm, self.phase, line, self.position.offset)
@@ -126,13 +117,12 @@ def moving_of(
     teachers = run.models.chosen(stage.teachers)
     model: Any = student.loaded.model
     followers = Followers.of(run.models.sources, teachers, model)
-    peers = _peers(run.models, stage)
+    peers = peers_of(run.models, stage)
     if followers is None or not peers:
         return followers
-    make = partial(_learner, run, stage, position, writing=writing)
     with torch.random.fork_rng(devices=[]):
         learners = [
-            make(peer, {STUDENT: student, **_without(peers, peer.name)})
+            _learner(run, stage, position, peer, student, writing=writing)
             for peer in peers.values()
         ]
     return Peers(
@@ -144,12 +134,6 @@ def moving_of(
     )
 
 
-def teaching_student(models: Models, model: Any, capture: KVCapture) -> TrainedTeacher:
-    """The student of a phase, as peers meet it."""
-    loaded = LoadedModel(model, models.student_tokenizer, "decoder", STUDENT)
-    return TrainedTeacher(STUDENT, loaded, capture)
-
-
 def check_peers(models: Models, registry: Registry, stage: Stage) -> None:
     """See, before any work, that a phase's peers can learn from the student and each
     other.
@@ -158,30 +142,14 @@ def check_peers(models: Models, registry: Registry, stage: Stage) -> None:
         InputError: what the student may not learn from either, see
             :func:`experiments.assemble.teaching.check_phase`; names the peer.
     """
-    peers = _peers(models, stage)
+    peers = peers_of(models, stage)
     for name, peer in peers.items():
         chosen = models.chosen(stage.teachers)
         lesson = lesson_of(stage.phase, name, list(peers), chosen)
         student = models.making(name).itself()
-        teachers: dict[str, Teacher] = {STUDENT: student, **_without(peers, name)}
+        teachers: dict[str, Teacher] = {STUDENT: student, **without(peers, name)}
         with prefix_errors(f"the peer {name!r}, as a student of it"):
             check_phase(lesson, registry, peer.sizes, teachers, peer.tokenizer)
-
-
-def _peers(models: Models, stage: Stage) -> dict[str, TrainedTeacher]:
-    chosen = models.chosen(stage.teachers)
-    return {
-        name: teacher
-        for name, teacher in chosen.items()
-        if isinstance(teacher, TrainedTeacher)
-        and isinstance(models.sources[name], Peer)
-    }
-
-
-def _without(
-    peers: Mapping[str, TrainedTeacher], name: str
-) -> dict[str, TrainedTeacher]:
-    return {other: peer for other, peer in peers.items() if other != name}
 
 
 def _learner(
@@ -189,53 +157,39 @@ def _learner(
     stage: Stage,
     position: PhasePosition,
     peer: TrainedTeacher,
-    teachers: Mapping[str, Teacher],
+    student: TrainedTeacher,
     *,
     writing: Writing | None,
 ) -> Learner:
     """A peer with all that it learns from, calibrated as it stands."""
-    every = run.models.chosen(stage.teachers)
-    names = list(_peers(run.models, stage))
-    phase = lesson_of(stage.phase, peer.name, names, every)
+    train, config = stage.phase.train, run.config
     source = run.models.sources[peer.name]
     assert isinstance(source, Peer)  # by how peers are chosen
-    rate = source.learning_rate or phase.train.learning_rate
+    rate = source.learning_rate or train.learning_rate
     model: Any = peer.loaded.model
-    if phase.train.gradient_checkpointing:
+    if train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    encode = Encoder(peer.tokenizer, peer.capture.max_tokens, run.config.data.learn_end)
-    timetable = timetable_of(phase, run.registry, position.steps)
-    faculty = build_phase_teachers(
-        phase,
-        registry=run.registry,
-        student=peer.capture,
-        encode=encode,
-        teachers=teachers,
-        shares=dict.fromkeys(teachers, 1.0),
-        samples=run.data.calibration,
+    lesson = peer_lesson(
+        run.models,
+        run.registry,
+        stage,
+        peer,
+        student,
+        calibration=run.data.calibration,
+        learned=run.data.train,
+        learn_end=config.data.learn_end,
+        steps=position.steps,
         progress=run.progress.over,
-        timetable=timetable,
     )
-    distiller = Distiller(
-        model,
-        peer.capture,
-        objectives=build_objectives(phase, run.registry, True),
-        config=phase.loss,
-        teaching=faculty.teaching,
-        autocast=autocast_of(phase.train),
-        output=output_plan(phase, run.registry, peer.capture, peer.tokenizer, teachers),
-        head=own_head(phase, peer.capture),
-        timetable=timetable,
-        domains=sorted({sample.domain for sample in run.data.train}),
-    )
+    faculty, distiller = lesson.faculty, lesson.distiller
     fit_terms(distiller, lambda title: faculty.sample(title, distiller.compared_rows))
     maker = BatchMaker(
         samples=run.data.train,
-        encode=encode,
+        encode=lesson.encode,
         views=faculty.panel,
-        seed=run.config.run.seed,
+        seed=config.run.seed,
         rows=distiller.compared_rows,
-        batch_size=phase.train.batch_size,
+        batch_size=train.batch_size,
         first_sample=position.first_sample,
         device=run.engine.device,
         rank=run.engine.rank,
@@ -253,7 +207,7 @@ def _learner(
         distiller,
         maker,
         run.engine,
-        config=replace(phase.train, learning_rate=rate),
-        encode=encode,
+        config=replace(lesson.phase.train, learning_rate=rate),
+        encode=lesson.encode,
         bad=BadSteps(engine=run.engine, log=log, may_overflow=False),
     )

@@ -1,7 +1,7 @@
 import torch
 
 from align.support import stopwatch
-from align.support.stopwatch import Stopwatch, part
+from align.support.stopwatch import Stopwatch, part, whole
 
 
 def test_seconds_count_for_the_innermost_name_alone(monkeypatch):
@@ -22,6 +22,18 @@ def test_the_gpu_that_is_waited_for_is_the_one_that_was_named(monkeypatch):
     with watch.listening(), part("student"):
         pass
     assert waited == [torch.device("cuda", 3)] * 2
+
+
+def test_a_whole_stretch_keeps_what_is_named_inside_it(monkeypatch):
+    ticks = iter([10.0, 18.0, 20.0, 21.0])  # of the stretch, and of one after it
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: next(ticks))
+    watch = Stopwatch()
+    with watch.listening():
+        with whole("peers"), part("student"):
+            pass
+        with part("student"):
+            pass
+    assert watch.take() == {"peers": 8.0, "student": 1.0}
 
 
 def test_nothing_is_counted_where_nobody_listens():

@@ -32,6 +32,14 @@ def test_one_teacher_s_part_of_a_step_is_its_share_of_the_weights():
     assert Pace(1.0, 1.0, {}).of(()) == 1.0
 
 
+def test_peers_and_writing_come_on_top_where_they_are():
+    pace = Pace(5.0, 1.0, {"ann": 1, "old": 3}, peers={"ann": 2.0}, writing=0.5)
+    assert pace.of(()) == 1.0
+    assert pace.of(("old",)) == 4.0 + 0.5
+    assert pace.of(("ann",)) == 2.0 + 2.0 + 0.5
+    assert pace.of(("ann", "old")) == 5.0 + 2.0 + 0.5
+
+
 def test_a_baseline_s_teacher_that_a_phase_does_not_take_is_reckoned_all_the_same():
     weights = {"small": 1 * GIB, "large": 3 * GIB}
     pace = Pace(taught=3.0, alone=1.0, weights=weights, teachers=("small",))
@@ -115,7 +123,7 @@ def test_answers_that_are_kept_spare_all_arms_but_the_first(presets, tmp_path):
         names = {"run": {"dir": str(tmp_path)}, "teachers": ["p", "q", "r"]}
         config = load_config({**names, "answers": settings})
         live = dict.fromkeys(["p", "q", "r"])
-        models = SimpleNamespace(live=live, sharded=("r",))
+        models = SimpleNamespace(standing=live, sharded=("r",))
         phase = resolve_phases(config, presets)[0]
         both, p, q, r, nobody = (Stage(phase, tuple(t)) for t in ["pqr", *"pqr", ""])
         arms = {"main": [both], "ce_only": [nobody], "p": [p], "q": [q], "r": [r]}

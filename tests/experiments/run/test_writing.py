@@ -1,6 +1,9 @@
 """Runs whose student, or teacher, writes some of the text that they learn from."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
+from zlib import crc32
 
 import pytest
 import torch
@@ -8,12 +11,18 @@ import torch
 from align.errors import InputError
 from experiments.assemble.data import Encoder
 from experiments.config.parsing import ConfigError
+from experiments.config.presets import load_registry, presets_of
+from experiments.config.tree import resolve_phases
+from experiments.run.context import Stage
 from experiments.run.driver import run_training
+from experiments.run.phase_texts import check_moving_writer
 from experiments.run.preflight import preflight
 from experiments.writing.buffer import Buffer
+from experiments.writing.writer import Writer
 from plugins.errors import PluginError
 from teacher.loading.models import load_model
 from tests.experiments.sources.test_of_student import Killed, configured, same
+from tests.experiments.sources.test_peers import configured as mutual
 
 WRITTEN = {
     "by": "student",
@@ -137,6 +146,75 @@ def test_the_first_on_policy_step_is_that_of_gkd_by_hand(
     assert step["terms"]["kd"] == pytest.approx(float(loss), rel=1e-4)
     assert step["loss"] == pytest.approx(float(loss), rel=1e-4)
     assert step["grad_norm"] == pytest.approx(float(norm), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_peer_writes_as_it_stands_and_a_kill_changes_no_bit(
+    tmp_path, tiny_zoo, monkeypatch
+):
+    """In the middle of the second buffer: it is the one that the peer wrote then."""
+    train = {"checkpoint_every": 1, "prefetch": False}
+    changes = {
+        "train": {"steps": 5, **train},
+        "data": {"written": {**WRITTEN, "by": "ann", "writer": "greedy"}},
+    }
+    writers, write, read, asked = [], Writer.texts, Buffer.in_place_of, []
+
+    def noted(self, prompts, *rest, **options):
+        weights = [p.detach().clone() for p in self.model.parameters()]
+        writers.append((prompts, weights, write(self, prompts, *rest, **options)))
+        return writers[-1][-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "texts", noted)
+        whole = run_training(mutual(tmp_path / "whole", tiny_zoo, changes, bob=False))
+    (prompts, began, texts), (_, later, _) = writers
+    ann = load_model(
+        tiny_zoo["student"], role="student", init_seed=crc32(b"ann") % 2**32
+    ).model
+    assert all(a.equal(b) for a, b in zip(began, ann.parameters(), strict=True))
+    assert not any(a.equal(b) for a, b in zip(began, later, strict=True) if a.dim() > 1)
+    given = torch.tensor([prompts[0]])
+    drawn = ann.eval().generate(given, do_sample=False, max_new_tokens=8)
+    assert texts[0][0].ids == tuple(drawn[0, given.shape[1] :].tolist())
+
+    def killed(self, number, given):
+        asked.append(number)
+        if len(asked) > 2 * 4 * 4:  # the student's and the peer's, in the fifth step
+            raise Killed
+        return read(self, number, given)
+
+    config = mutual(tmp_path / "killed", tiny_zoo, changes, bob=False)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Buffer, "in_place_of", killed)
+        run_training(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "texts", lambda *_, **__: pytest.fail("written again"))
+        resumed = run_training(config)
+    assert same(whole / "student", resumed / "student")
+    peers = "phases/1-dual/peers/ann"
+    assert same(whole / peers, resumed / peers)
+
+
+def test_a_writer_that_moves_teaches_wherever_it_writes(tmp_path, tiny_zoo):
+    """The refusal names the arm in which it would stand still, unnoticed."""
+    config = run_in(tmp_path, tiny_zoo, by="tutor")
+    models = SimpleNamespace(standing={})
+    (phase,) = resolve_phases(config, presets_of(load_registry(config)))
+    both, alone = Stage(phase, ("tutor", "other")), Stage(phase, ("other",))
+    check_moving_writer(config, models, {"main": [both], "ce_only": [Stage(phase, ())]})
+    arms = {"main": [both], "single:other": [alone]}
+    with pytest.raises(InputError, match="'single:other' are other; name it in"):
+        check_moving_writer(config, models, arms)
+    check_moving_writer(config, SimpleNamespace(standing={"tutor": None}), arms)
+
+
+def test_the_student_under_another_name_is_refused_as_a_writer(tmp_path, tiny_zoo):
+    config = run_in(tmp_path, tiny_zoo, by="me")
+    me = replace(config.teachers["tutor"], model="self")
+    config = replace(config, teachers={**config.teachers, "me": me})
+    with pytest.raises(ConfigError, match=r"itself.*set data.written.by=student"):
+        preflight(config)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,97 @@
+"""An estimate as tables and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from experiments.estimate.training import TrainingNeeds, advice
+from experiments.record.course import duration
+
+if TYPE_CHECKING:
+    from experiments.estimate.needs import Estimate
+
+
+def gib(size: float) -> str:
+    """A size in words."""
+    for unit, step in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= step:
+            return f"{size / step:,.1f} {unit}"
+    return f"{size / 1024:,.1f} KiB"
+
+
+def rows_of(needs: Estimate) -> Mapping[str, list[list[str]]]:
+    """The tables to print: arms, stores and memory."""
+    stores = [
+        [
+            s.name,
+            f"{s.tokens:,}",
+            f"{s.bytes_per_token:,.0f}",
+            gib(s.disk),
+            f"{s.seconds / 3600:,.2f}",
+            f"{gib(s.break_even)}/s",
+        ]
+        for s in needs.stores
+    ]
+    memory = memory_rows(needs.memory)
+    return {"arms": arm_rows(needs.training), "stores": stores, "memory": memory}
+
+
+def memory_rows(memory: Mapping[str, int]) -> list[list[str]]:
+    """What takes memory and how much, with the sum."""
+    rows = [[what, gib(size)] for what, size in memory.items()]
+    return [*rows, ["in all", gib(sum(memory.values()))]]
+
+
+def arm_rows(run: TrainingNeeds) -> list[list[str]]:
+    """Arm, phases, steps, seconds a step, time."""
+    return [
+        [
+            arm.arm,
+            str(arm.phases),
+            f"{arm.steps:,}",
+            f"{arm.seconds / max(arm.steps, 1):,.2f}",
+            duration(arm.seconds),
+        ]
+        for arm in run.arms
+    ]
+
+
+def said_of(run: TrainingNeeds) -> list[str]:
+    """What a reader should know beside the table of arms."""
+    again = [f"{arm} is {same}" for arm, same in run.repeated.items()]
+    return [
+        f"in all {duration(run.seconds)} for the steps; calibration, measurements and "
+        "waiting come on top",
+        *([f"not trained again: {', '.join(again)}"] if again else []),
+        *filter(None, [advice(run), _of_answers(run), _of_steps(run)]),
+        f"disk of the run: {run.students} students {gib(run.exports)}, checkpoints "
+        f"while it trains {gib(run.checkpoints)}, answers of teachers meanwhile "
+        f"{gib(run.answers.disk)}, in all {gib(run.disk)} of "
+        f"{gib(run.free)} free",
+    ]
+
+
+def _of_answers(run: TrainingNeeds) -> str:
+    """A sentence on what is kept for arms that read the same texts; or nothing."""
+    answers = run.answers
+    if not answers.share:
+        return ""
+    rest = (
+        f"; {1 - answers.share:.0%} have no room and are asked again "
+        "(answers.memory_gib, answers.disk_gib)"
+        if answers.share < 1
+        else ""
+    )
+    return (
+        "what teachers say is kept for the arms that read the same texts: "
+        f"{gib(answers.memory)} of memory, {gib(answers.disk)} on disk{rest}"
+    )
+
+
+def _of_steps(run: TrainingNeeds) -> str:
+    """A sentence on what goes on beside the student's own step; or nothing."""
+    parts = [f"the peer {name!r} {took:,.2f} s" for name, took in run.peers.items()]
+    if run.writing:
+        parts.append(f"writing {run.writing:,.2f} s")
+    return f"of a step, where teachers teach: {', '.join(parts)}" if parts else ""
