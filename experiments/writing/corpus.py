@@ -105,10 +105,13 @@ def write_corpus(
     kept = read_json(facts_of(out))
     if out.is_file() or kept:
         _check_same(out, kept.get("plan", {}), plan)
+    folder = parts_of(out)
     if out.is_file() and kept:
         outcome.kept, outcome.counts = len(numbers), kept["counts"]
+        if folder.is_dir():  # killed, or busy, putting the parts away
+            with FileLock(_lock(folder)):
+                shutil.rmtree(folder, ignore_errors=True)
         return outcome
-    folder = parts_of(out)
     if (folder / PLAN).exists():
         _check_same(folder, read_json(folder / PLAN), plan)
     else:
@@ -118,7 +121,7 @@ def write_corpus(
     for number in progress.over(wanted, "writing", len(wanted)):
         write_json(_part(folder, number), _written(plan, number, writer))
         outcome.made += 1
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with FileLock(_lock(folder)):
         _join(out, plan, outcome)
     return outcome
 
@@ -182,8 +185,9 @@ def _join(out: Path, plan: Plan, outcome: Outcome) -> None:
                 known.add(whole)
                 lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     counts["rows"] = len(lines)
-    write_whole(out, "".join(lines))
+    # The facts first: a file without them would be taken for another's.
     write_json(facts_of(out), {"plan": _facts(plan), "counts": counts})
+    write_whole(out, "".join(lines))
     shutil.rmtree(folder)
     outcome.counts = counts
 
@@ -195,6 +199,10 @@ def _text_of(row: Mapping[str, Any]) -> tuple[str, str]:
     if "completion" in row:
         return row["completion"], row["prompt"] + row["completion"]
     return row["text"], row["text"]
+
+
+def _lock(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def _part(folder: Path, number: int) -> Path:

@@ -1,5 +1,8 @@
 import copy
 import json
+import os
+import signal
+import sys
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from experiments.record.progress import Progress
 from experiments.record.stop import RunStopped
 from experiments.writing.corpus import Plan, facts_of, parts_of, write_corpus
 from experiments.writing.openings import Opening, beginnings, prompts
-from experiments.writing.writer import Drawing, Writer
+from experiments.writing.writer import Drawing, Writer, Written
 from teacher.loading.models import load_model
 from teacher.writing import Beam, Greedy, Sample
 
@@ -82,6 +85,72 @@ def test_a_stopped_task_goes_on_where_it_was_and_mends_a_damaged_part(
     assert again.read_bytes() == out.read_bytes()
     # What is whole is not written again.
     assert write_corpus(out, plan, writer, range(3), Progress(enabled=False)).made == 0
+
+
+class Scribe:
+    """Writes at once, what depends on the prompt and the seed alone."""
+
+    def ids(self, text):
+        return list(text.encode())
+
+    def texts(self, prompts, way, *, max_new_tokens, seed):
+        return [
+            [Written(f" {sum(ids) * seed % 97}", "end", ids=(1,))] for ids in prompts
+        ]
+
+
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
+
+
+def killed_after(changes, work, folder):
+    """Whether a process of its own was killed before so many changes in a folder."""
+    child = os.fork()
+    if child:
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    counted = 0
+
+    def watch(event, arguments):
+        nonlocal counted
+        opened = event == "open" and str(arguments[1] or "").strip("rb")
+        if (opened or event in CHANGES) and str(folder) in str(arguments[0]):
+            counted += 1
+            if counted > changes:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    work()
+    os._exit(0)
+
+
+@pytest.mark.slow
+def test_a_writer_killed_before_any_change_on_disk_is_made_good_byte_for_byte(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("experiments.writing.corpus.PART", 2)
+    plan = plan_of(2)
+
+    def work(out):
+        return write_corpus(out, plan, Scribe(), range(1), Progress(enabled=False))
+
+    def left(folder):
+        return {f.name: f.read_bytes() for f in folder.glob("w*") if f.is_file()}
+
+    (tmp_path / "whole").mkdir()
+    work(tmp_path / "whole" / "w.jsonl")
+    whole, changes = left(tmp_path / "whole"), 0
+    assert len(whole) == 2
+    while True:
+        folder = tmp_path / str(changes)
+        folder.mkdir()
+        out = folder / "w.jsonl"
+        killed = killed_after(changes, lambda out=out: work(out), folder)
+        work(out)
+        assert left(folder) == whole, changes
+        assert not parts_of(out).exists(), changes
+        if not killed:
+            break
+        changes += 1
+    assert changes > 10
 
 
 def test_rows_say_where_they_are_from_and_are_read_as_training_text(writer, tmp_path):
