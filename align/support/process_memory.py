@@ -11,6 +11,8 @@ import resource
 import sys
 from pathlib import Path
 
+import torch
+
 _STATUS = Path("/proc/self/status")
 _FORGET = Path("/proc/self/clear_refs")
 
@@ -32,6 +34,13 @@ def highest() -> int:
         return _status("VmHWM")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def peak(device: torch.device) -> int:
+    """Most bytes that were held: on a GPU by tensors, else by this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return highest()
 
 
 def give_back() -> None:

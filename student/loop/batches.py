@@ -8,7 +8,14 @@ when its turn has come.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -18,6 +25,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from align.errors import MachineError
 from align.reading import Reading
 from align.support.stopwatch import Stopwatch, part
 from align.text.documents import TextSample
@@ -222,6 +230,24 @@ class BatchMaker:
             return self.views(order.batch, order.rows, order.readings, *asked), None
         except NonFiniteTeacherError as error:
             return (), error  # the other processes must hear of it
+
+
+def waited(batches: Iterator[T], keep: Callable[[], None]) -> T:
+    """The next batch.
+
+    Args:
+        batches: from :func:`prefetched`.
+        keep: called first where what makes it is gone: a server, or a disk.
+
+    Raises:
+        MachineError: what is gone.
+    """
+    try:
+        with part("waiting"):
+            return next(batches)
+    except MachineError:
+        keep()
+        raise
 
 
 def weighed(batch: TokenBatch, samples: Sequence[TextSample]) -> TokenBatch:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from align.support.process_memory import highest
+from align.support.process_memory import peak
 from align.support.stopwatch import Stopwatch, part
 from fuse.routing_stats import RoutingStats
 from student.checkpoint import NonFiniteStudentError
 from student.config import TrainConfig
 from student.distiller import Distiller, StepResult
-from student.loop.batches import BatchMaker, TrainBatch, prefetched
+from student.loop.batches import BatchMaker, TrainBatch, prefetched, waited
 from student.loop.data_order import Writing, lives
 from student.loop.engine import Engine
 from student.loop.job import Job, Observer
@@ -221,8 +222,8 @@ class _Loop:
         applied, counts = True, None
         with self._watch.listening():
             for _ in range(self._engine.accumulation):
-                with part("waiting"):
-                    train_batch = next(train_batches)
+                keep = partial(self._keep, 0 if results else step)
+                train_batch = waited(train_batches, keep)
                 assert self._maker is not None
                 train_batch = self._maker.complete(train_batch)
                 if counts is None:  # the same in every batch of the step
@@ -254,6 +255,12 @@ class _Loop:
             step % self._config.log_every == 0 or step == self._job.steps - 1
         ):
             self._log(results, step, rates, made)
+
+    def _keep(self, done: int) -> None:
+        """Save between two steps; of several processes the others do not know of it,
+        and would wait for this one."""
+        if done and self._engine.world_size == 1:
+            self.save(done)
 
     def _forward(
         self, train_batch: TrainBatch, step: int, share: Share, trouble: list[Trouble]
@@ -365,7 +372,7 @@ class _Loop:
             "tokens_per_s": tokens / spent,
             "step_s": spent / steps,
             "parts_s": seconds | made,
-            "memory_gib": _peak_memory(self._engine.device) / 2**30,
+            "memory_gib": peak(self._engine.device) / 2**30,
         }
 
     def _log_routing(self, stats: RoutingStats, step: int) -> None:
@@ -382,10 +389,3 @@ class _Loop:
             line["layers"] = {str(index): row for index, row in enumerate(layers)}
         self._job.observer.log(line)
         self._routing = None
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU where there is one, else of this process."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return highest()

@@ -71,6 +71,24 @@ def test_a_server_that_is_gone_ends_the_run_in_one_line_and_it_goes_on_later(
     assert not set(answered) & set(served.asked[began + 1 :])
 
 
+@pytest.mark.slow
+def test_what_was_trained_before_a_server_went_is_kept_and_no_bit_changes(
+    config, tmp_path, served, capsys
+):
+    apart = f"teachers.{TEACHER}.options.cache={tmp_path / 'apart'}"
+    assert said(["train", config, "run.name=whole", apart], capsys) == (0, "")
+    count = len(served.asked)
+    served.faults.extend([None] * (count - 2) + ["gone"] * 1000)  # in the last step
+    assert said(["train", config], capsys)[0]
+    served.faults.clear()
+    (kept,) = (tmp_path / "run").glob("phases/*.checkpoint/*/")
+    assert kept.name.endswith("1")  # of two steps, with none that was due
+    assert said(["train", config], capsys) == (0, "")
+    whole, resumed = (tmp_path / n / "student" for n in ("whole", "run"))
+    name = "model.safetensors"
+    assert (whole / name).read_bytes() == (resumed / name).read_bytes()
+
+
 def test_a_term_on_keys_and_values_without_another_teacher_is_refused_by_name(
     config, capsys
 ):
