@@ -111,6 +111,7 @@ ROOMS: dict[str, set[str]] = {
         "run",
         "extraction",
         "routing_room",
+        "writing",
     },
     "experiments/rehearsal": {
         "config",

@@ -19,7 +19,7 @@ from experiments.commands.tables import print_table
 
 if TYPE_CHECKING:
     from experiments.config.tree import Config
-    from experiments.estimate.needs import Estimate
+    from experiments.estimate.words import Estimate
 
 
 def estimate(options: Namespace) -> int:

@@ -101,20 +101,20 @@ def _of_peer(
         steps=train.steps or 1,
         progress=lambda items, title, total: items,
     )
-    own = Lesson(made.distiller.train(), made.faculty)
+    taught = Lesson(made.distiller.train(), made.faculty)
     batch, rows = batch_of(made.phase, made.encode, trial.longest, trial.device)
-    numbers = trained_numbers(own.distiller)
+    numbers = trained_numbers(taught.distiller)
     give_back()
     with growth(trial.device) as steps:
-        views = own.views(batch, rows)
-        some_steps(own, batch=batch, views=views, rows=rows, ahead=False)
+        views = taught.views(batch, rows)
+        some_steps(taught, batch=batch, views=views, rows=rows, ahead=False)
     batch, rows = batch_of(made.phase, made.encode, trial.usual, trial.device)
     seconds = seconds_of(
-        lambda: learn(own.distiller, batch, own.views(batch, rows), rows, 0)
+        lambda: learn(taught.distiller, batch, taught.views(batch, rows), rows, 0)
     )
     gradients = FLOAT * numbers
-    bridge = held_bytes(own.distiller) - held_bytes(model)
-    own.distiller.eval()
+    bridge = held_bytes(taught.distiller) - held_bytes(model)
+    taught.distiller.eval()
     kept = bridge + gradients + moments(train, numbers)
     return seconds, kept, max(0, steps.most - gradients)
 

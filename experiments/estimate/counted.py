@@ -317,8 +317,8 @@ class _Plan:
         written = self.config.data.written
         if not (written.on and self.teachers):
             return 0
-        own = written.own or written.by not in self.teachers
-        model = self.student if own else self.teachers[str(written.by)]
+        by = "" if written.own else str(written.by)
+        model = self.teachers.get(by, self.student)
         tokens = written.opening_tokens + written.max_new_tokens
         cached = model.sizes.layers * tokens * model.sizes.width * self.wide
         return AT_ONCE * (cached + FLOAT * model.vocab)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,9 +18,9 @@ from experiments.config.presets import load_registry
 from experiments.config.tree import Config
 from experiments.estimate.measured import Measured, measured_training
 from experiments.estimate.steps import device_memory
-from experiments.estimate.training import TrainingNeeds, training_needs
+from experiments.estimate.training import training_needs
 from experiments.estimate.trial import Trial
-from experiments.estimate.words import gib
+from experiments.estimate.words import Estimate, StoreNeeds, gib
 from experiments.extraction.context import (
     ExtractionContext,
     not_stored,
@@ -43,61 +42,6 @@ from teacher.store.records import Constants, codecs_of
 
 PROBED = 16
 """Texts that a teacher is timed on."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoreNeeds:
-    """What extracting one store needs."""
-
-    name: str
-    tokens: int
-    """Stored tokens in all."""
-    bytes_per_token: float
-    disk: int
-    """Bytes of the data files."""
-    seconds: float
-    """On this machine, by the probe."""
-    tokens_per_second: float
-
-    @property
-    def break_even(self) -> float:
-        """Bytes per second from which on reading beats computing again."""
-        return self.bytes_per_token * self.tokens_per_second
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
-    """All of it; sizes in bytes."""
-
-    samples: int
-    stores: list[StoreNeeds]
-    free: int
-    """On the disk of the stores."""
-    memory: dict[str, int]
-    """Of one training process, by what it is for."""
-    device_memory: int
-    """What the device has."""
-    products: str
-    """Type of matrix products in training; this machine's where it is asked."""
-    training: TrainingNeeds
-    """Arms, hours and disk of the run."""
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def disk(self) -> int:
-        """Of all stores."""
-        return sum(store.disk for store in self.stores)
-
-    def plain(self) -> dict[str, Any]:
-        """For other programs."""
-        out = asdict(self)
-        for row, store in zip(out["stores"], self.stores, strict=True):
-            row["break_even"] = store.break_even
-        return out | {
-            "disk": self.disk,
-            "memory_in_all": sum(self.memory.values()),
-            "training": self.training.plain(),
-        }
 
 
 def estimate(
@@ -129,7 +73,7 @@ def estimate(
     stores = [_store(extraction, source, every) for source in sources_of(extraction)]
     samples = extraction.corpus.samples
     return _estimate(
-        trial, measured, processes, samples, stores=stores, told=extraction.warnings
+        trial, measured, processes, samples, stores=stores, warnings=extraction.warnings
     )
 
 
@@ -151,9 +95,9 @@ def _of_a_run(
             measured = measured_training(trial, processes)
         finally:
             engine.close()
-    told = (*run.warnings, said)
+    warnings = (*run.warnings, said)
     return _estimate(
-        trial, measured, processes, len(run.data.train), stores=[], told=told
+        trial, measured, processes, len(run.data.train), stores=[], warnings=warnings
     )
 
 
@@ -164,7 +108,7 @@ def _estimate(
     samples: int,
     *,
     stores: list[StoreNeeds],
-    told: Sequence[str],
+    warnings: Sequence[str],
 ) -> Estimate:
     config = trial.config
     needs = Estimate(
@@ -176,7 +120,7 @@ def _estimate(
         products=products([stage.phase for stage in trial.stages]),
         training=training_needs(trial, measured.paces, measured.trained, processes),
     )
-    needs.warnings.extend([*told, *_warnings(config, needs)])
+    needs.warnings.extend([*warnings, *_warnings(config, needs)])
     return needs
 
 

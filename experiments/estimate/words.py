@@ -1,15 +1,68 @@
-"""An estimate as tables and sentences."""
+"""An estimate, and how it is told: as tables and sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from experiments.estimate.training import TrainingNeeds, advice
 from experiments.record.course import duration
 
-if TYPE_CHECKING:
-    from experiments.estimate.needs import Estimate
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreNeeds:
+    """What extracting one store needs."""
+
+    name: str
+    tokens: int
+    """Stored tokens in all."""
+    bytes_per_token: float
+    disk: int
+    """Bytes of the data files."""
+    seconds: float
+    """On this machine, by the probe."""
+    tokens_per_second: float
+
+    @property
+    def break_even(self) -> float:
+        """Bytes per second from which on reading beats computing again."""
+        return self.bytes_per_token * self.tokens_per_second
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """All of it; sizes in bytes."""
+
+    samples: int
+    stores: list[StoreNeeds]
+    free: int
+    """On the disk of the stores."""
+    memory: dict[str, int]
+    """Of one training process, by what it is for."""
+    device_memory: int
+    """What the device has."""
+    products: str
+    """Type of matrix products in training; this machine's where it is asked."""
+    training: TrainingNeeds
+    """Arms, hours and disk of the run."""
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def disk(self) -> int:
+        """Of all stores."""
+        return sum(store.disk for store in self.stores)
+
+    def plain(self) -> dict[str, Any]:
+        """For other programs."""
+        out = asdict(self)
+        for row, store in zip(out["stores"], self.stores, strict=True):
+            row["break_even"] = store.break_even
+        return out | {
+            "disk": self.disk,
+            "memory_in_all": sum(self.memory.values()),
+            "training": self.training.plain(),
+        }
 
 
 def gib(size: float) -> str:
