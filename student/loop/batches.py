@@ -17,6 +17,7 @@ from collections.abc import (
     Sequence,
 )
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from operator import add
@@ -246,7 +247,8 @@ def waited(batches: Iterator[T], keep: Callable[[], None]) -> T:
         with part("waiting"):
             return next(batches)
     except MachineError:
-        keep()
+        with suppress(OSError):  # a full disk may be what is gone, and says so itself
+            keep()
         raise
 
 

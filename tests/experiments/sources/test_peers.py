@@ -139,6 +139,10 @@ def test_every_peer_is_saved_as_a_checkpoint_and_measured_as_the_student_is(
     assert not began["lm_head.weight"].equal(
         load_model(peer_of(run, "bob")).model.state_dict()["lm_head.weight"]
     )
+    (step,) = lines(run, "train")
+    peers = [line.get("ann") or line["bob"] for line in lines(run, "peer")]
+    seconds = sum(peer["step_s"] for peer in peers)
+    assert step["parts_s"]["peers"] == pytest.approx(seconds, rel=0.2)
     page = report_text(read_run(run))
     assert "## Peers" in page
 
