@@ -10,8 +10,10 @@ import ctypes
 import resource
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _STATUS = Path("/proc/self/status")
 _FORGET = Path("/proc/self/clear_refs")
@@ -39,6 +41,8 @@ def highest() -> int:
 def peak(device: torch.device) -> int:
     """Most bytes that were held: on a GPU by tensors, else by this process."""
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.max_memory_allocated(device))
     return highest()
 
