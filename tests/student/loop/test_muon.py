@@ -3,6 +3,7 @@
 from copy import deepcopy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from student.config import LossConfig, TrainConfig
 from student.distiller import Distiller, WeightedObjective
 from student.loop.engine import parameter_groups
 from student.loop.muon import LAYOUTS, MATRICES, MuonAdamW
+from student.loop.optimizer_state import build_optimizer
 from student.terms.key_value import OBJECTIVES
 from teacher.capture.kv_capture import KVCapture
 
@@ -53,6 +55,43 @@ def test_each_group_is_stepped_by_pytorchs_own_optimiser():
 
     for found, expected in zip(after(together), after(apart), strict=True):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5)])
+def test_wide_steps_are_muons_with_products_in_double_precision(shape):
+    torch.manual_seed(0)
+    start, grads = torch.randn(shape), torch.randn(3, *shape)
+    found, narrow = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    groups = [{"params": [found], "lr": 0.1, "weight_decay": 0.3, MATRICES: True}]
+    wide = MuonAdamW(groups, (0.9, 0.95), wide=True)
+    pytorchs = torch.optim.Muon([narrow], lr=0.1, weight_decay=0.3)
+    expected, momentum = start.double().numpy(), np.zeros(shape)
+    for grad in grads:
+        found.grad, narrow.grad = grad.clone(), grad.clone()
+        wide.step()
+        pytorchs.step()
+        g = grad.double().numpy()
+        momentum = 0.95 * momentum + 0.05 * g
+        u, s, v = np.linalg.svd(0.05 * g + 0.95 * momentum, full_matrices=False)
+        s = s / np.sqrt((s**2).sum())
+        for _ in range(5):
+            s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+        update = 0.1 * max(1, shape[0] / shape[1]) ** 0.5 * (u * s) @ v
+        expected = expected * (1 - 0.1 * 0.3) - update
+    np.testing.assert_allclose(found.detach(), expected, rtol=0, atol=1e-5)
+    # PyTorch's own is the same but for bfloat16: 3 steps of 0.1, each to a few percent
+    torch.testing.assert_close(found, narrow, rtol=0, atol=0.02)
+    assert not torch.equal(found, narrow)
+
+
+def test_a_run_takes_wide_steps_unless_its_products_are_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    matrix = torch.nn.Parameter(torch.eye(3))
+    groups = [{"params": [matrix], "lr": 0.1, "weight_decay": 0.0, MATRICES: True}]
+    for bf16 in (True, False):
+        config = TrainConfig(optimizer="muon", bf16=bf16)
+        (part,) = build_optimizer(groups, config)._parts.values()
+        assert (type(part) is torch.optim.Muon) == bf16
 
 
 def test_a_learning_rate_set_on_a_group_is_felt_by_both():
