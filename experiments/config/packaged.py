@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from align.errors import InputError, meant, nearest
+from align.foreign.quote import say
 from align.support.field_types import shown
 from experiments.config.parsing import ConfigError
 
@@ -18,6 +20,8 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 def config_path(name: str | Path) -> Path:
     """Find a config by path, or by the name of a packaged one, a recipe included.
 
+    Packaged names are spelt with ``_``; with ``-``, as one was, they are known, too.
+
     Raises:
         ConfigError: neither; lists the packaged ones.
     """
@@ -25,10 +29,13 @@ def config_path(name: str | Path) -> Path:
     with suppress(OSError, ValueError):  # longer than names may be, or a zero byte
         if path.exists():
             return path
+    spelt = str(name).replace("-", "_")
     for folder in (CONFIGS, RECIPES):
-        inside = folder / f"{name}.yaml"
+        inside = folder / f"{spelt}.yaml"
         with suppress(OSError, ValueError):
             if inside.parent == folder and inside.is_file():
+                if spelt != str(name):
+                    _note_spelling(str(name), spelt)
                 return inside
     known = [*names_in(CONFIGS), *recipes()]
     hint = f" (did you mean {near!r}?)" if (near := nearest(str(name), known)) else ""
@@ -37,6 +44,12 @@ def config_path(name: str | Path) -> Path:
         f"({', '.join(names_in(CONFIGS))}) nor a recipe ({', '.join(recipes())})"
         f"{hint}; `mtkd recipes copy NAME my.yaml` writes one to start from"
     )
+
+
+@cache
+def _note_spelling(name: str, spelt: str) -> None:
+    """Once a process: a command looks for its config more than once."""
+    say(f"note: the packaged config {name} is called {spelt}")
 
 
 def names_in(folder: Path) -> list[str]:

@@ -180,7 +180,7 @@ def _build_one(
         display.state(recipe.name, "unpacking")
         facts = {"fingerprint": kept.fingerprint, "shipped": True, **kept.facts}
         _save(folder / recipe.name, kept.unpack, facts)
-        display.ready(recipe.name, f"trained before, {_measured(kept.facts)}")
+        display.ready(recipe.name, f"comes trained with mtkd, {_measured(kept.facts)}")
 
 
 def _train(

@@ -3,6 +3,12 @@ import shlex
 import pytest
 import yaml
 
+from experiments.config.packaged import (
+    CONFIGS,
+    _note_spelling,
+    names_in,
+    recipes,
+)
 from experiments.config.parsing import ConfigError
 from experiments.config.phase_choice import PHASES
 from experiments.config.schema import ANY_NAME, valid_names
@@ -301,6 +307,15 @@ def test_packaged_configs_load_by_name(presets):
         load_config("quikstart")
 
 
+def test_a_packaged_config_is_known_by_its_earlier_spelling_which_is_noted(capsys):
+    _note_spelling.cache_clear()
+    for _ in range(2):
+        assert config_path("real-pruned") == config_path("real_pruned")
+    said = "note: the packaged config real-pruned is called real_pruned\n"
+    assert capsys.readouterr().err == said
+    assert all("-" not in name for name in [*names_in(CONFIGS), *recipes()])
+
+
 def test_real_teachers_come_from_packages_and_each_is_a_baseline(presets):
     config = load_config("real")
     models = {name: teacher.model for name, teacher in config.teachers.items()}
@@ -312,7 +327,7 @@ def test_real_teachers_come_from_packages_and_each_is_a_baseline(presets):
 
 
 def test_half_of_a_real_model_is_healed_by_the_whole_layer_by_layer(presets):
-    config = load_config("real-pruned")
+    config = load_config("real_pruned")
     assert config.teachers["smollm2"].model == "pkg:smollm2"
     phase = resolve_phase(config, "single", presets)
     assert phase.align.layer_mapping_strategy == "origin"
