@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,26 @@ def as_many_threads_as_before() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+_FOLDERS: dict[str, list[Path]] = {}
+"""By module, those that its tests were given; the first holds the others."""
+
+
+@pytest.fixture
+def tmp_path(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """As pytest's own, in a folder for each module: pytest looks among the folders of
+    all tests before for a number that is free, which takes milliseconds a test."""
+    module = request.node.nodeid.partition("::")[0]
+    if module not in _FOLDERS:
+        _FOLDERS[module] = [tmp_path_factory.mktemp(Path(module).stem)]
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    path = _FOLDERS[module][0] / f"{name}{len(_FOLDERS[module])}"
+    path.mkdir(mode=0o700)
+    _FOLDERS[module].append(path)
+    return path
 
 
 @pytest.fixture(scope="session")

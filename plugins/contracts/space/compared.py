@@ -26,9 +26,10 @@ from plugins.promise import first_problem, problem
 
 def pairs(subject: Subject) -> str:
     """What it compares has the right shapes, with and without routing by layer."""
+    bridge = subject.made()
     for part in (lesson(), lesson(long=0), lesson(long=6)):
         for weights in (part.weights, _by_layer(part.weights)):
-            met = subject.made().compare(part.kv, part.views, weights)
+            met = bridge.compare(part.kv, part.views, weights)
             wrong = comparisons_problem(met, part.kv, weights, whole=True)
             if wrong:
                 return wrong

@@ -76,6 +76,16 @@ def pair_statistics(
         teacher: its sizes.
         seed: of the features, which share causes.
     """
+    # as in `lesson`: everybody has a copy
+    return deepcopy(_gathered(student, teacher, seed, torch.get_default_dtype()))
+
+
+@lru_cache(maxsize=64)
+def _gathered(
+    student: Sizes, teacher: TeacherShape, seed: int, dtype: torch.dtype
+) -> tuple[PairStats, PairStats]:
+    """Statistics before anybody has them; ``dtype`` is PyTorch's default of now, in
+    which features are drawn."""
     chance = torch.Generator().manual_seed(seed)
     pairs = []
     for teacher_width, student_width in (

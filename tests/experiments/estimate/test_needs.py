@@ -26,7 +26,9 @@ def data_bytes(folder):
     return sum(file.stat().st_size for file in folder.glob("kv-*.safetensors"))
 
 
-@pytest.mark.parametrize("encoding", ["int8", "bfloat16"])
+@pytest.mark.parametrize(
+    "encoding", ["int8", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 def test_the_disk_is_what_was_said(config, tmp_path, capsys, encoding):
     words = [config, f"store.encoding={encoding}"]
     about = estimate(load_config(config, words[1:]))

@@ -146,7 +146,7 @@ LATE = [
     }.items()
     for name, offered in named.items()
 ]
-EVERY_DAY = ("leaks_late", "negative_late", "detached_late", "future_late")
+EVERY_DAY = ("leaks_late", "negative_late", "detached_late")
 """The others take a run each as well."""
 
 

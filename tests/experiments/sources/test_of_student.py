@@ -138,7 +138,7 @@ class Killed(RuntimeError):
     ("model", "engine"),
     [
         ("ema", {"engine": "torch"}),
-        ("checkpoint:-2", {"engine": "torch"}),
+        pytest.param("checkpoint:-2", {"engine": "torch"}, marks=pytest.mark.slow),
         pytest.param("self", {"engine": "torch"}, marks=pytest.mark.slow),
         pytest.param(
             "ema",

@@ -46,7 +46,12 @@ def lesson_for(school, dropout: float):
 
 
 @pytest.mark.parametrize(
-    ("engine", "dropout"), [("torch", 0.0), ("torch", 0.3), ("deepspeed", 0.3)]
+    ("engine", "dropout"),
+    [
+        pytest.param("torch", 0.0, marks=pytest.mark.slow),
+        ("torch", 0.3),
+        ("deepspeed", 0.3),
+    ],
 )
 def test_a_stopped_and_resumed_phase_equals_an_undisturbed_one_bit_for_bit(
     school, start_engine, tmp_path, engine, dropout

@@ -88,16 +88,16 @@ def test_one_recipe_gives_one_set_of_weights_and_a_log_hears_of_it(
 
 
 def test_finished_models_are_kept_when_another_fails(tmp_path, monkeypatch):
-    from teacher.zoo import evaluate
+    from teacher.zoo import train
 
-    real = evaluate.held_out
+    real = train.train_model
 
-    def held_out(recipe, *args):
+    def train_model(recipe, *given):
         if recipe.name == "t5-mixed":
             raise ValueError("no such measure")
-        return real(recipe, *args)
+        return real(recipe, *given)
 
-    monkeypatch.setattr(evaluate, "held_out", held_out)
+    monkeypatch.setattr(train, "train_model", train_model)
     with pytest.raises(RuntimeError, match=r"'t5-mixed'.*no such measure.*student"):
         build_zoo(["student", "t5-mixed"], tmp_path, progress=False, scale="tiny")
     assert zoo_path("student", tmp_path, "tiny").is_dir()
