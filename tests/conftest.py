@@ -3,8 +3,10 @@
 import gc
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -106,7 +108,7 @@ def tmp_path(
 def tiny_zoo(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Folders of a barely trained zoo by model name, built once per checkout.
+    """Folders of a barely trained zoo by model name, built once for each environment.
 
     It lies in pytest's cache, or in the folder that ``MTKD_TEST_ZOO`` names, and is
     built again when a recipe changes; that the code still gives these weights, a test
@@ -116,7 +118,10 @@ def tiny_zoo(
 
     known: pytest.Cache | None = getattr(pytestconfig, "cache", None)
     named = os.environ.get("MTKD_TEST_ZOO")
-    kept = known.mkdir("mtkd-zoo") if known else tmp_path_factory.mktemp("zoo")
+    # what one version writes another need not read: `make test-lowest` has its own
+    versions = "-".join(version(name) for name in ("torch", "transformers"))
+    name = f"mtkd-zoo-{sys.version_info[0]}.{sys.version_info[1]}-{versions}"
+    kept = known.mkdir(name) if known else tmp_path_factory.mktemp("zoo")
     return build_zoo(cache_dir=named or kept, progress=False, scale="tiny")
 
 
