@@ -146,7 +146,7 @@ def student_makers() -> Mapping[str, Callable[..., StudentMaker]]:
 
 @hookimpl
 def transforms() -> Mapping[str, Callable[..., StudentTransform]]:
-    """Weights that are rounded or of low rank; layers that are left out."""
+    """Weights that are rounded, pruned or of low rank; layers that are left out."""
     return dict(TRANSFORMS)
 
 

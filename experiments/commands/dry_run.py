@@ -57,6 +57,8 @@ def show(rehearsal: Rehearsal, plan: RunPlan) -> None:
         _show_texts(domain)
     for phase in rehearsal.phases:
         _show_phase(phase, first=phase is rehearsal.phases[0])
+    if rehearsal.transformed:
+        put("\n".join(rehearsal.transformed) + "\n")
     _show_needs(rehearsal, plan.config)
 
 

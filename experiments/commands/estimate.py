@@ -49,6 +49,8 @@ def estimate(options: Namespace) -> int:
     heads = ["arm", "phases", "steps", "s/step", "time"]
     print_table(title, heads, rows["arms"], 1)
     put("\n".join(said_of(run)) + "\n")
+    if measured.transformed:
+        put("\n".join(measured.transformed) + "\n")
     if measured.stores:
         _stores(config, measured)
     there = gib(measured.device_memory)

@@ -27,6 +27,7 @@ from experiments.estimate.shapes import PlannedModel, planned_model
 from experiments.estimate.steps import FLOAT, moments, zero_copies
 from experiments.estimate.traced import How, Passes, passes, skeleton
 from experiments.making.origin_map import with_origin_maps
+from experiments.making.transforms import transformer_of
 from experiments.run.arms import plan_arms, repeated_arms
 from experiments.run.context import Stage
 from experiments.sources.named import described_by, sources_of
@@ -152,6 +153,7 @@ class _Plan:
             checkpointing=self.train.gradient_checkpointing,
             trained=True,
             embeddings=settings.trained == "embeddings",
+            transformed=transformer_of(phase, registry),
         )
         self.wide = (self.autocast or self.how.dtype).itemsize
         """Bytes of a number that the student computes."""
@@ -188,13 +190,15 @@ class _Plan:
             Line("student", what, self._divided(size, 3)) for what, size in held.items()
         ]
         bridge = self._trained_beside()
-        count = trained + bridge
         self.passes = self._traced(self.student, self.how)
+        count = trained + bridge + self.passes.learned
         zero = self.train.stage_of_deepspeed
         copies = zero_copies(FLOAT * count, self.processes, self.device) if zero else 0
         return [
             *lines,
             Line("student", "bridge and router, float32", FLOAT * bridge),
+            Line("student", "transforms, what they learn", FLOAT * self.passes.learned),
+            Line("student", "transforms, what they keep", self.passes.beside),
             Line("student", "gradients, float32", self._divided(FLOAT * count, 2)),
             Line(
                 "student",

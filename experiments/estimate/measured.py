@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +38,11 @@ from experiments.estimate.steps import (
 )
 from experiments.estimate.training import Pace
 from experiments.estimate.trial import Trial, held_bytes
+from experiments.making.transforms import transformer_of
 from experiments.run.context import Stage, phase_seed
 from plugins.registry import Registry
 from student.distiller import Distiller
+from student.transforms import is_transformed
 from teacher.answers import answer_bytes
 from teacher.capture.kv_capture import KVCapture
 
@@ -57,6 +59,8 @@ class Measured:
     """Numbers that the phase with most of them trains."""
     paces: list[Pace]
     """Of each phase, on texts of the usual length."""
+    transformed: Sequence[str] = ()
+    """A sentence on each transform of each phase."""
 
 
 Look = Callable[[int, Lesson], None]
@@ -76,6 +80,7 @@ def measured_training(
     """
     largest: dict[str, int] = {}
     trained, paces = 0, []
+    transformed: list[str] = []
     if trial.device.type != "cuda":  # on one, what libraries take is not counted
         _load_as_a_run_does()
     for index, stage in enumerate(trial.stages):
@@ -89,11 +94,15 @@ def measured_training(
             beside = measured_beside(trial, stage, lesson, processes)
             memory |= beside.lines(memory["activations and losses"])
             paces.append(_pace(trial, stage, lesson, beside))
+        if lesson.transforms is not None:
+            lesson.transforms.at(0)  # it was measured at the strength in the end
+            lines = lesson.transforms.lines.items()
+            transformed += [f"phase {stage.phase.name}: {n}: {t}" for n, t in lines]
         trained = max(trained, trained_numbers(lesson.distiller))
         then(index, lesson)
         if sum(memory.values()) > sum(largest.values()):
             largest = memory
-    return Measured(largest, trained, paces)
+    return Measured(largest, trained, paces, transformed)
 
 
 def _load_as_a_run_does() -> None:
@@ -158,6 +167,8 @@ def assembled(trial: Trial, index: int) -> Lesson:
     capture = KVCapture(student)
     teachers, known = trial.models.chosen(names), trial.config.teachers
     timetable = timetable_of(phase, trial.registry, phase.train.steps or 1)
+    put_on = transformer_of(phase, trial.registry)
+    transforms = None if put_on is None else put_on(student)
     phase_teachers = None
     if names:
         phase_teachers = build_phase_teachers(
@@ -192,7 +203,7 @@ def assembled(trial: Trial, index: int) -> Lesson:
         balance=build_balance(phase, trial.registry, objectives),
         timetable=timetable,
     )
-    return Lesson(distiller, phase_teachers)
+    return Lesson(distiller, phase_teachers, transforms)
 
 
 def _pace(trial: Trial, stage: Stage, lesson: Lesson, beside: Beside) -> Pace:
@@ -220,6 +231,7 @@ def _pace(trial: Trial, stage: Stage, lesson: Lesson, beside: Beside) -> Pace:
         answers={view.name: answer_bytes(view) for view in lesson.views(batch, rows)},
         peers=beside.peers,
         writing=beside.writing,
+        transformed=is_transformed(distiller.student),
     )
 
 

@@ -119,6 +119,7 @@ def _estimate(
         device_memory=device_memory(),
         products=products([stage.phase for stage in trial.stages]),
         training=training_needs(trial, measured.paces, measured.trained, processes),
+        transformed=measured.transformed,
     )
     needs.warnings.extend([*warnings, *_warnings(config, needs)])
     return needs

@@ -21,6 +21,7 @@ from experiments.assemble.teaching import PhaseTeachers
 from experiments.config.tree import PhaseConfig
 from student.config import TrainConfig
 from student.distiller import Distiller
+from student.transforms import Transforms
 
 FLOAT = 4
 """Bytes of a float32: weights, gradients and each of AdamW's two moments."""
@@ -73,6 +74,8 @@ class Lesson:
     distiller: Distiller
     teachers: PhaseTeachers | None
     """None where nobody teaches."""
+    transforms: Transforms | None = None
+    """What the student computes by in place of its weights; None: by these."""
 
     def views(self, batch: TokenBatch, rows: Tensor) -> Sequence[TeacherView]:
         """What every teacher says of a batch."""

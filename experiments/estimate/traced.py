@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
 import torch
@@ -38,6 +38,11 @@ class Passes:
     """At the forward's peak, over ``kept``."""
     backward: int
     """At the backward's peak, over ``kept``; gradients of weights are left out."""
+    _: KW_ONLY
+    learned: int = 0
+    """Numbers that transforms learn beside the weights."""
+    beside: int = 0
+    """Bytes of what they keep besides."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +57,8 @@ class How:
     trained: bool = False
     embeddings: bool = False
     """Whether embedding and head alone are trained, and updates."""
+    transformed: Callable[[Any], Any] | None = None
+    """Puts transforms on a model, at their strength in the end."""
 
 
 def _freeze_towers(model: Any) -> None:
@@ -111,7 +118,7 @@ def passes(config: Any, batch: int, tokens: int, how: How) -> Passes:
         first = getattr(few, name)
         return int(first + steps * (getattr(more, name) - first))
 
-    return Passes(*(all_layers(name) for name in ("kept", "forward", "backward")))
+    return Passes(**{field.name: all_layers(field.name) for field in fields(Passes)})
 
 
 def _shortened(config: Any, layers: int) -> Any:
@@ -137,6 +144,12 @@ def _traced(config: Any, batch: int, tokens: int, how: How) -> Passes:
     # Constants that a model makes for itself come from outside.
     with _as_in_a_new_process(), FakeTensorMode(allow_non_fake_inputs=True):
         _without_bytes(model)
+        learned = beside = 0
+        if how.transformed is not None:
+            learned, beside = _numbers(model), _buffer_bytes(model)
+            how.transformed(model)
+            learned = _numbers(model) - learned
+            beside = _buffer_bytes(model) - beside
         ids = torch.zeros((batch, tokens), dtype=torch.int64)
         cache = {} if encoder else {"use_cache": False}
         with _counting(model) as count, torch.set_grad_enabled(how.trained):
@@ -147,7 +160,16 @@ def _traced(config: Any, batch: int, tokens: int, how: How) -> Passes:
             kept, forward, count.most = count.now, count.most, count.now
             last.backward(torch.ones_like(last))
             grads = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
-    return Passes(kept, forward - kept, max(0, count.most - kept - grads))
+    most = max(0, count.most - kept - grads)
+    return Passes(kept, forward - kept, most, learned=learned, beside=beside)
+
+
+def _numbers(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _buffer_bytes(model: nn.Module) -> int:
+    return sum(buffer.nbytes for buffer in model.buffers())
 
 
 @contextmanager

@@ -44,6 +44,8 @@ class Pace:
     """What each of its peers takes for a pass of its own step, by name."""
     writing: float = 0.0
     """What of a buffer of texts is written for one pass, where anybody teaches."""
+    transformed: bool = False
+    """Whether the student computes by other weights than it trains."""
 
     def of(self, teachers: tuple[str, ...]) -> float:
         """With these teachers: by what they weigh beside all of the phase's."""
@@ -96,7 +98,8 @@ class TrainingNeeds:
     repeated: dict[str, str]
     """Arms that another one trains already -> that one."""
     exports: int
-    """Of the students of every phase of every arm, and the run's own."""
+    """Of the students of every phase of every arm, and the run's own; of a phase with
+    transforms of weights also these as they were trained."""
     checkpoints: int
     """Of one phase while it goes on, at the most; gone when it is whole."""
     answers: KeptAnswers
@@ -107,6 +110,8 @@ class TrainingNeeds:
     """Seconds of each peer's part of an optimiser step, at the most."""
     writing: float = 0.0
     """Seconds of a step, at the most, in which texts are written."""
+    untransformed: int = 0
+    """Students that are kept as they were trained, too."""
 
     @property
     def seconds(self) -> float:
@@ -121,7 +126,7 @@ class TrainingNeeds:
     @property
     def students(self) -> int:
         """Students that are written, the run's own included."""
-        return sum(arm.phases for arm in self.arms) + 1
+        return sum(arm.phases for arm in self.arms) + 1 + self.untransformed
 
     def plain(self) -> dict[str, Any]:
         """For other programs."""
@@ -150,11 +155,13 @@ def training_needs(
     ]
     kept = max(stage.phase.train.keep_checkpoints for stage in trial.stages)
     size = trial.models.student_bytes
+    untransformed = len(needs) * sum(pace.transformed for pace in paces)
     return TrainingNeeds(
         machine=machine(),
         arms=needs,
         repeated=repeated,
-        exports=size * (sum(arm.phases for arm in needs) + 1),
+        exports=size * (sum(arm.phases for arm in needs) + 1 + untransformed),
+        untransformed=untransformed,
         checkpoints=KEPT
         * trained
         * (kept + 1),  # the oldest goes when the newest is whole

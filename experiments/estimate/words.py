@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -46,6 +46,8 @@ class Estimate:
     """Type of matrix products in training; this machine's where it is asked."""
     training: TrainingNeeds
     """Arms, hours and disk of the run."""
+    transformed: Sequence[str] = ()
+    """A sentence on each transform of each phase."""
     warnings: list[str] = field(default_factory=list)
 
     @property

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, make_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.errors import prefix_errors
 from align.schedules import ScheduledShare
+from experiments.assemble.checks import timetable_of
 from experiments.config.parsing import ConfigError, check
 from plugins.options import options_of
-from student.transforms import Moved, StudentTransform, Transforms
+from student.transforms import (
+    Moved,
+    StudentTransform,
+    Transforms,
+    put_untransformed,
+)
 from student.transforms.choice import ChosenTransform, chosen_transforms
 
 if TYPE_CHECKING:
     from align.schedules import Timetable
+    from align.text.documents import TextSample
+    from experiments.assemble.data import Encoder
+    from experiments.assemble.models import Models
     from experiments.config.tree import Config, PhaseConfig
     from plugins.registry import Registry
 
+_AT_ONCE = 8
+"""Texts of a sample in one forward."""
 KIND = "transform"
 """The kind of plugin that changes students while they train."""
 
@@ -61,6 +73,61 @@ def build_transforms(
     transforms = Transforms(model, moved, timetable)
     transforms.at(0)
     return transforms
+
+
+def transformer_of(
+    phase: PhaseConfig, registry: Registry
+) -> Callable[[Any], Transforms | None] | None:
+    """What puts a phase's transforms on a model, as strong as they are in the end.
+
+    Returns:
+        None where the phase has none.
+    """
+    if not phase.transform:
+        return None
+    steps = phase.train.steps or 1
+
+    def transformed(model: Any) -> Transforms | None:
+        timetable = timetable_of(phase, registry, steps)
+        transforms = build_transforms(phase, registry, model, timetable)
+        if transforms is not None:
+            transforms.at(steps)
+        return transforms
+
+    return transformed
+
+
+def finish_transforms(
+    transforms: Transforms, model: Any, encode: Encoder, samples: Sequence[TextSample]
+) -> None:
+    """Have transforms be as strong as the student that is kept, and do what is left.
+
+    Args:
+        transforms: of the phase.
+        model: its student, in evaluation mode.
+        encode: its tokenizer.
+        samples: of what it learned from.
+    """
+    transforms.recall()
+    texts, device = [sample.text for sample in samples], model.device
+    starts = range(0, len(texts), _AT_ONCE)
+    transforms.finish(
+        model, [encode(texts[start : start + _AT_ONCE]).to(device) for start in starts]
+    )
+
+
+def save_untransformed(models: Models, model: Any, path: Path) -> None:
+    """Keep a transformed student's weights as they are trained: a later phase goes on
+    from these, as training on from rounded ones would round them twice.
+
+    Args:
+        models: of the run.
+        model: from ``models``, with transforms.
+        path: folder, replaced as a whole.
+    """
+    plain = models.student(None)
+    put_untransformed(model, plain)
+    models.save_student(plain, path)
 
 
 def _place(phase: PhaseConfig) -> str:

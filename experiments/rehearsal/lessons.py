@@ -121,6 +121,7 @@ def tried_phase(
         seed=run.plan.config.run.seed,
         first_sample=first,
         observer=notes,
+        transforms=lesson.transforms,
     )
     train = in_step(stage.phase.train, bool(run.models.sharded))
     train_phase(lesson.distiller, engine, job, train)

@@ -34,6 +34,8 @@ class Rehearsal:
     """Held-out samples."""
     phases: Sequence[PhaseRehearsal]
     needs: TrainingNeeds
+    transformed: Sequence[str]
+    """A sentence on each transform of each phase."""
     memory: dict[str, int]
     """Of one training process in bytes, by what it is for."""
     device_memory: int
@@ -77,6 +79,7 @@ def _rehearse(plan: RunPlan, changed_plugins: bool) -> Rehearsal:
         measured_on=len(run.data.eval),
         phases=phases,
         needs=training_needs(trial, measured.paces, measured.trained),
+        transformed=measured.transformed,
         memory=measured.memory,
         device_memory=device_memory(),
     )

@@ -20,6 +20,7 @@ from plugins.registry import Registry
 from student.checkpoint import read_complete
 from student.loop.engine import Engine
 from teacher.answers import Answers
+from teacher.loading.vouched import UNTRANSFORMED
 from teacher.sources.base import PhaseStart
 
 
@@ -146,6 +147,12 @@ def _measured(folder: Path) -> float:
     return sum(bpc.values()) / len(bpc)
 
 
+def _trained(student: Path) -> Path:
+    """The weights that a phase trained, where its student computes by others."""
+    untransformed = student.with_name(UNTRANSFORMED)
+    return untransformed if untransformed.is_dir() else student
+
+
 def start_of(
     run: RunContext, arm: str, stages: Sequence[Stage], kept: Sequence[str]
 ) -> PhaseStart:
@@ -167,7 +174,7 @@ def start_of(
         earlier=earlier,
         measured={name: _measured(earlier[name].parent) for name in kept},
         kept=kept,
-        begins=earlier[kept[-1]] if goes_on else None,
+        begins=_trained(earlier[kept[-1]]) if goes_on else None,
         drawn=phase_seed(run.config.run.seed, len(before))
         if stage.phase.begins == "anew"
         else None,

@@ -27,7 +27,11 @@ from experiments.assemble.teaching import (
     build_objectives,
     build_phase_teachers,
 )
-from experiments.making.transforms import build_transforms
+from experiments.making.transforms import (
+    build_transforms,
+    finish_transforms,
+    save_untransformed,
+)
 from experiments.record.progress import Work
 from experiments.record.run_dir import MAIN
 from experiments.record.stop import RunStopped
@@ -56,8 +60,9 @@ from student.loop.job import Companions
 from student.loop.phase_checkpoint import Keeper, is_kept
 from student.loop.trainer import Job, train_phase
 from student.step_outputs import OutputPlan
-from student.transforms import Transforms
+from student.transforms import Transforms, is_transformed
 from teacher.capture.kv_capture import KVCapture
+from teacher.loading.vouched import STUDENT, UNTRANSFORMED
 
 LAST = "last"
 """In a phase's folder: its last student, where the best one is another."""
@@ -134,7 +139,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         raise RunStopped(f"{title}: {done} of {position.steps} steps")
     best = put_best(run, watch, model, last_folder(position.folder))
     if transforms is not None:
-        transforms.recall()  # as strong as the best one was
+        finish_transforms(transforms, model, encode, run.data.calibration)
     whose = f"the student of phase {phase.name!r} (arm {position.arm!r})"
     refuse_non_finite(model.named_parameters(), whose)
     every, alone = phase.train.checkpoint_every, engine.world_size == 1
@@ -373,7 +378,9 @@ def _save(
     moving: Companions | None,
 ) -> None:
     with atomic_folder(position.folder) as folder:
-        run.models.save_student(model, folder / "student")
+        run.models.save_student(model, folder / STUDENT)
+        if is_transformed(model):
+            save_untransformed(run.models, model, folder / UNTRANSFORMED)
         if isinstance(moving, Peers):
             moving.save(folder)
         if "best" in result:

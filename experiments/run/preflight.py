@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from align.errors import MissingFileError, prefix_errors
+from align.schedules.setting import in_short
 from experiments.assemble.checks import check_causal, check_positions
 from experiments.assemble.read_through import read_through
 from experiments.config.presets import load_registry
@@ -20,6 +21,7 @@ from experiments.run.context import Stage
 from experiments.run.plan import RunPlan, plan_run
 from experiments.sources.named import described_by, said_of
 from plugins.registry import Registry
+from student.transforms.choice import chosen_transforms
 from teacher.capture.limits import position_limit
 from teacher.loading.fresh import fresh_model
 from teacher.loading.model_config import read_config
@@ -123,6 +125,12 @@ def _plan(plan: RunPlan, facts: dict[str, TeacherFacts]) -> Iterator[str]:
     for stage in stages:
         taught = ", ".join(stage.teachers) or "cross-entropy alone"
         yield f"phase {stage.phase.name}: {taught}"
+        chosen = chosen_transforms(stage.phase.transform)
+        said = [
+            f"{n}, strength {in_short(each.strength)}" for n, each in chosen.items()
+        ]
+        if said:
+            yield f"phase {stage.phase.name} transforms by {'; '.join(said)}"
     arms = plan_arms(plan.config, stages)
     repeated = repeated_arms(arms)
     yield f"arms: {', '.join(arm for arm in arms if arm not in repeated)}"

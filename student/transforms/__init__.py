@@ -5,8 +5,10 @@ from student.transforms.attached import (
     Transforms,
     is_transformed,
     put_transformed,
+    put_untransformed,
 )
 from student.transforms.base import StudentTransform, WeightTransform
+from student.transforms.block_sparse import BlockSparse
 from student.transforms.built_in import TRANSFORMS
 from student.transforms.choice import ChosenTransform, chosen_transforms
 from student.transforms.fake_quant import FakeQuant
@@ -15,6 +17,7 @@ from student.transforms.stochastic_depth import StochasticDepth
 
 __all__ = [
     "TRANSFORMS",
+    "BlockSparse",
     "ChosenTransform",
     "FakeQuant",
     "LowRank",
@@ -26,4 +29,5 @@ __all__ = [
     "chosen_transforms",
     "is_transformed",
     "put_transformed",
+    "put_untransformed",
 ]

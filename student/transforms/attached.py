@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from align.errors import InputError, prefix_errors
 from align.schedules import Setting, Timetable
+from align.schedules.setting import in_short
+from align.tokens.batch import TokenBatch
 from student.transforms.base import StudentTransform
 
 
@@ -61,6 +63,20 @@ class Transforms:
                 )
             each.transform.at(strength, step)
 
+    @property
+    def lines(self) -> dict[str, str]:
+        """What each is on and how strong it is, in words, by name."""
+        return {
+            name: f"{each.transform.says() or 'the student'}, strength "
+            f"{in_short(each.strength)}"
+            for name, each in self._moved.items()
+        }
+
+    def finish(self, model: nn.Module, batches: Sequence[TokenBatch]) -> None:
+        """Do what comes after the last step; see :meth:`.StudentTransform.finish`."""
+        for each in self._moved.values():
+            each.transform.finish(model, batches)
+
     def recall(self) -> None:
         """Be as the model's buffers say, after they were put back."""
         for each in self._moved.values():
@@ -80,7 +96,25 @@ def put_transformed(model: nn.Module, plain: Any) -> None:
         model: with transforms.
         plain: the same student without, in place.
     """
-    named = [*plain.named_parameters(), *plain.named_buffers()]
-    for name, tensor in named:
+    for tensor, module, key in _pairs(model, plain):
+        tensor.copy_(getattr(module, key))
+
+
+@torch.no_grad()
+def put_untransformed(model: nn.Module, plain: Any) -> None:
+    """Give a plain model the weights that a transformed one trains.
+
+    Args:
+        model: with transforms.
+        plain: the same student without, in place.
+    """
+    for tensor, module, key in _pairs(model, plain):
+        held = getattr(module, "parametrizations", {})
+        tensor.copy_(held[key].original if key in held else getattr(module, key))
+
+
+def _pairs(model: nn.Module, plain: Any) -> Iterator[tuple[Tensor, Any, str]]:
+    """Each tensor of a plain model, with the module of another that has its like."""
+    for name, tensor in [*plain.named_parameters(), *plain.named_buffers()]:
         path, _, key = name.rpartition(".")
-        tensor.copy_(getattr(model.get_submodule(path), key))
+        yield tensor, model.get_submodule(path), key

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from align.errors import InputError
-from align.support.matrices import lies_on_its_side
+from align.support.matrices import lies_on_its_side, trained_weight
 from align.support.text_part import linear_in, named_layers, text_modules
+from align.tokens.batch import TokenBatch
 
 Targets = Literal["auto"] | list[str]
 """Layers by the ends of their names; ``auto``: every linear layer but the head."""
@@ -49,6 +50,18 @@ class StudentTransform:
     def recall(self) -> None:
         """Be as strong as the buffers say, after they were put back."""
 
+    def finish(self, model: Any, batches: Iterable[TokenBatch]) -> None:
+        """Do what comes after the last step, at the strength that it left.
+
+        Args:
+            model: the student, in evaluation mode.
+            batches: a sample of what it learned from; reading it costs a forward.
+        """
+
+    def says(self) -> str:
+        """What it is on, in words, once attached: ``14 layers``; may be empty."""
+        return ""
+
 
 class WeightTransform(StudentTransform):
     """The matrices of linear layers, changed: ``W + strength (changed(W) - W)``.
@@ -56,6 +69,10 @@ class WeightTransform(StudentTransform):
     A subclass says ``changed``, or in ``made_for`` a module for each layer that learns
     or remembers something.
     """
+
+    keeps_zeros: ClassVar[bool] = False
+    """Whether a weight that is zero stays zero: where not, it is refused behind a
+    transform that prunes."""
 
     def __init__(self, targets: Targets = "auto") -> None:
         """Take which layers.
@@ -92,14 +109,26 @@ class WeightTransform(StudentTransform):
     def attach(self, model: nn.Module) -> None:
         """Change the weights of the chosen layers, in place."""
         for name, layer in target_layers(model, self.targets):
+            self._check_order(layer, name)
             upright = layer.weight.detach()
             upright = upright.T if lies_on_its_side(layer) else upright
-            made = self.made_for(upright, name).to(upright.device)
+            made = self.made_for(upright, name)
             blended = Blended(made, on_side=lies_on_its_side(layer))
-            blended.to(upright.device)
+            held = [*blended.parameters(), *blended.buffers()]
+            if any(tensor.device != upright.device for tensor in held):
+                blended.to(upright.device)  # fake tensors of a plan cannot be moved
             made.requires_grad_(layer.weight.requires_grad)
             parametrize.register_parametrization(layer, "weight", blended, unsafe=True)
             self.changed_layers.append((layer, blended))
+
+    def _check_order(self, layer: Any, name: str) -> None:
+        if self.keeps_zeros or not parametrize.is_parametrized(layer, "weight"):
+            return
+        if any(getattr(earlier.made, "prunes", False) for earlier in held_by(layer)):
+            raise InputError(
+                f"{name} is pruned before, and this transform fills what was; name it "
+                "before the one that prunes"
+            )
 
     def at(self, strength: float, step: int) -> None:
         """Move all layers' strength."""
@@ -110,6 +139,20 @@ class WeightTransform(StudentTransform):
         """Take the strength that a restored buffer says."""
         for _, blended in self.changed_layers:
             blended.value = float(blended.strength)
+
+    def says(self) -> str:
+        """How many layers and weights, and how many numbers are held beside them."""
+        weights = sum(trained_weight(layer).numel() for layer, _ in self.changed_layers)
+        held = [blended.made for _, blended in self.changed_layers]
+        learned = sum(p.numel() for made in held for p in made.parameters())
+        kept = sum(b.numel() for made in held for b in made.buffers())
+        beside = [
+            f"{count:,} numbers {what}"
+            for count, what in ((learned, "learned"), (kept, "kept"))
+            if count
+        ]
+        layers = f"{len(self.changed_layers)} layers, {weights:,} weights"
+        return f"{layers}, {' and '.join(beside)} beside them" if beside else layers
 
 
 class _Changing(nn.Module):
@@ -159,6 +202,12 @@ class Blended(nn.Module):
                 changed = torch.lerp(upright, changed, self.value)
             changed = changed.T if self._on_side else changed
             return changed.to(weight.dtype)
+
+
+def held_by(layer: Any) -> Iterator[Blended]:
+    """What changes a layer's weight, in order."""
+    changes: Any = layer.parametrizations["weight"]
+    yield from changes
 
 
 def target_layers(model: Any, targets: Targets) -> Iterator[tuple[str, Any]]:

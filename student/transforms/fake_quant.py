@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Interval
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from align.errors import InputError
 from align.support.field_types import Count
+from align.tokens.batch import TokenBatch
 from student.transforms.base import Targets, WeightTransform
+from student.transforms.bias import attach_shifts, correct
 
 _TINY = 1e-12
 """Least scale: a row of zeros stays one."""
@@ -33,12 +36,15 @@ class FakeQuant(WeightTransform):
         empty.
     """
 
+    keeps_zeros = True  # a symmetric grid holds 0
+
     def __init__(
         self,
         *,
         bits: Annotated[int, Interval(ge=2, le=8)] = 4,
         group: Count = 0,
         scales: Literal["max", "learned"] = "max",
+        correct_bias: bool = False,
         targets: Targets = "auto",
     ) -> None:
         """Take the grid.
@@ -48,11 +54,39 @@ class FakeQuant(WeightTransform):
             group: inputs that share a scale; 0: all of an output channel.
             scales: ``max``, the largest weight as it stands at each step; or
                 ``learned`` beside the weights, at the student's rate.
+            correct_bias: after the last step, take the mean error of each layer's
+                output on a sample from its bias; layers without one stay.
             targets: layers by the ends of their names; ``auto``: every linear layer but
                 the head.
         """
         super().__init__(targets)
         self.bits, self.group, self.scales = bits, group, scales
+        self.correct_bias = correct_bias
+        self._biased: list[Any] = []
+
+    def attach(self, model: Any) -> None:
+        """Round the chosen layers, and make room for shifts of their biases.
+
+        Raises:
+            InputError: biases are to be corrected, and there are none.
+        """
+        super().attach(model)
+        if self.correct_bias:
+            self._biased = attach_shifts(layer for layer, _ in self.changed_layers)
+
+    def finish(self, model: Any, batches: Iterable[TokenBatch]) -> None:
+        """Correct the biases, where asked for and where weights are rounded."""
+        if self._biased and any(b.value for _, b in self.changed_layers):
+            correct(model, self._biased, batches)
+
+    def says(self) -> str:
+        """How many layers and weights, and of how many the bias is corrected."""
+        every = super().says()
+        if not self.correct_bias:
+            return every
+        without = len(self.changed_layers) - len(self._biased)
+        biased = f"{len(self._biased)} biases to correct"
+        return f"{every}; {biased}, {without} layers have none"
 
     def made_for(self, weight: Tensor, name: str) -> nn.Module:
         """The grid of one layer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from align.support.field_types import AtLeastOne, Share
 from align.support.matrices import lies_on_its_side, trained_weight
@@ -61,7 +62,9 @@ class _Directions(nn.Module):
     def __init__(self, weight: Tensor, share: float) -> None:
         super().__init__()
         left, values, _ = torch.linalg.svd(weight.float(), full_matrices=False)
-        self.register_buffer("basis", left[:, : rank_of(values, share)].clone())
+        # A plan has shapes alone, and counts the most that it can be.
+        rank = len(values) if isinstance(weight, FakeTensor) else rank_of(values, share)
+        self.register_buffer("basis", left[:, :rank].clone())
         """(out, r) float32, orthonormal columns."""
 
     def look(self, weight: Tensor) -> None:

@@ -34,6 +34,7 @@ class StochasticDepth(StudentTransform):
         """
         self.drop = drop
         self._strength = 0.0
+        self._layers = 0
 
     def attach(self, model: nn.Module) -> None:
         """Listen to every layer's output, in training alone.
@@ -42,6 +43,7 @@ class StochasticDepth(StudentTransform):
             InputError: the model's layers are in no one list.
         """
         layers = decoder_layers(model)
+        self._layers = len(layers)
         for number, layer in enumerate(layers, 1):
             layer.register_forward_hook(
                 partial(self._left_out, share=number / len(layers)), with_kwargs=True
@@ -50,6 +52,10 @@ class StochasticDepth(StudentTransform):
     def at(self, strength: float, step: int) -> None:
         """Leave out so often from here on."""
         self._strength = strength
+
+    def says(self) -> str:
+        """How many layers."""
+        return f"{self._layers} layers"
 
     def _left_out(
         self, layer: nn.Module, args: Any, kwargs: Any, output: Any, *, share: float

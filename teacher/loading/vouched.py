@@ -10,6 +10,9 @@ from align.foreign.seal import DamageError, read_sealed
 
 STUDENT = "student"
 """The folder of a phase's student; what vouches for it lies beside it."""
+UNTRANSFORMED = "untransformed"
+"""The folder, beside it, of the weights as they were trained, where transforms changed
+what the student computes by."""
 PEERS = "peers"
 """The folder, beside it, of the phase's peers, each under its name."""
 
@@ -33,7 +36,7 @@ def check_vouched(name: str, source: str | Path) -> None:
             # One without a seal is not ours: no version exported that.
             if read_sealed(folder / MARKER)[1]:
                 read_marker(folder, digests=True)
-        elif folder.name == STUDENT:
+        elif folder.name in (STUDENT, UNTRANSFORMED):
             read_marker(folder.parent, digests=True)
         elif folder.parent.name == PEERS:
             read_marker(folder.parent.parent, digests=True)

@@ -12,6 +12,7 @@ from experiments.config.tree import load_config
 from experiments.estimate.counted import memory_plan
 from experiments.estimate.traced import How, passes, skeleton
 from student.config import LoraConfig
+from student.transforms import FakeQuant, LowRank
 from student.unreached import freeze_unreached
 from tests.composites import gemma3
 from tests.experiments.assemble.test_outputs import Probe, with_objective
@@ -62,14 +63,32 @@ def test_the_plan_of_one_card_is_what_its_sizes_say():
     assert sum(line.size for line in lines) < 22 * 2**30
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_what_is_traced_is_what_a_forward_keeps(checkpointing):
-    how = replace(TRAINED, checkpointing=checkpointing)
+def rounding(model):
+    """Learned scales for 8 inputs each, and directions of most of the energy."""
+    made = FakeQuant(bits=3, group=8, scales="learned"), LowRank(targets=["q_proj"])
+    for transform in made:
+        transform.attach(model)
+        transform.at(1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "transformed"),
+    [
+        (False, None),
+        (True, None),
+        pytest.param(False, rounding, marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_traced_is_what_a_forward_keeps(checkpointing, transformed):
+    how = replace(TRAINED, checkpointing=checkpointing, transformed=transformed)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(SMALL).train()
+    if transformed is not None:
+        transformed(model)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    held = [*model.parameters(), *model.buffers()]
+    weights = {p.untyped_storage().data_ptr() for p in held}
     kept = {}
 
     def pack(tensor):
@@ -82,6 +101,9 @@ def test_what_is_traced_is_what_a_forward_keeps(checkpointing):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         last = model.base_model(ids, use_cache=False)[0]
     found = passes(SMALL, 3, 32, how)
+    if transformed is not None:  # a layer: 32 x (32 + 2 x 16 + 32) and 3 x 32 x 48
+        assert found.learned == 5 * (32 * 96 + 3 * 32 * 48) // 8
+        assert found.beside >= 4 * found.learned
     if checkpointing:
         inputs = 5 * 3 * 32 * 32 * 4  # a layer's input, for each
         assert inputs < found.kept < 2 * inputs

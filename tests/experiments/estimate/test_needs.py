@@ -1,6 +1,7 @@
 """What is said beforehand is what comes of it."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,29 @@ def test_what_does_not_fit_is_warned_of_with_settings_that_make_it_fit(
     divided = json.loads(capsys.readouterr().out)["memory"]
     assert divided["optimiser"] == one["optimiser"] // 4
     assert divided["gradients"] == one["gradients"]  # ZeRO 1 divides the optimiser
+
+
+def test_transforms_are_said_and_their_numbers_counted(config, capsys):
+    rounded = "{fake_quant: {group: 8, scales: learned, strength: {from: 0, to: 1}}}"
+    words = [config, f"student.transform={rounded}"]
+    assert main(["estimate", *words]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    layers, weights, learned = (
+        int(number.replace(",", ""))
+        for number in re.search(
+            r"fake_quant: (\S+) layers, (\S+) weights, (\S+) numbers learned "
+            r"and \S+ numbers kept beside them, strength 0 → 1 \(linear\)",
+            shown,
+        ).groups()
+    )
+    assert weights == 8 * learned and layers % 7 == 0
+    assert "disk of the run: 3 students" in shown  # one as it was trained
+    assert main(["estimate", *words, "--plan", "--json"]) == 0
+    plan = {x["what"]: x["size"] for x in json.loads(capsys.readouterr().out)["lines"]}
+    assert plan["transforms, what they learn"] == 4 * learned
+    assert main(["train", *words, "--check"]) == 0
+    told = "phase dual transforms by fake_quant, strength 0 → 1 (linear)"
+    assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "two"])

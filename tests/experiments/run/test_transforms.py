@@ -15,17 +15,19 @@ from experiments.config.presets import load_registry
 from experiments.config.tree import load_config
 from experiments.record.metrics import Metrics
 from experiments.run.plan import plan_run
+from student.transforms.fake_quant import Grid
 from tests.experiments.small_runs import said, small_config
 
 ROUNDED = {"fake_quant": {"bits": 3, "group": 8, "scales": "learned"}}
 CHANGES = {
     "student": {
         "transform": {
+            "zeros": {"use": "block_sparse", "block": "1x8", "every": 3},
             "q": {
                 "use": "fake_quant",
                 "strength": {"from": 0.5, "to": 1},
                 **ROUNDED["fake_quant"],
-            }
+            },
         },
         "export_dtype": "float32",
     },
@@ -89,7 +91,9 @@ def test_what_is_exported_lies_on_the_grid_that_was_trained(trained, tiny_zoo):
     for name, weight in exported.items():
         assert not torch.equal(weight, begun[name].float()), name
         if weight.dim() == 2 and "layers" in name:
-            assert max(len(row.unique()) for row in weight.reshape(-1, 8)) <= 8, name
+            blocks = weight.reshape(-1, 8)
+            assert max(len(row.unique()) for row in blocks) <= 8, name
+            assert int((blocks == 0).all(1).sum()) >= round(len(blocks) / 2), name
             rounded += 1
     assert rounded
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
@@ -122,3 +126,50 @@ def test_a_stopped_run_goes_on_bit_for_bit(trained, tmp_path, monkeypatch, capsy
         for folder in (trained, parts)
     )
     assert whole == again
+
+
+@pytest.mark.slow
+def test_a_later_phase_goes_on_from_what_was_trained(
+    tiny_zoo, tmp_path, monkeypatch, capsys
+):
+    """Its own transforms are none, and its one step moves no weight."""
+    rounded = {"fake_quant": {"bits": 3, "group": 8}}
+    changes = {
+        "student": {"transform": rounded, "export_dtype": "float32"},
+        "phases": ["dual", "single"],
+        "phase": {
+            "dual": {"train": {"steps": 2, "learning_rate": 0.01}},
+            "single": {
+                "transform": {},
+                "teachers": ["gpt2-prose"],
+                "train": {"steps": 2, "learning_rate": 1e-30, "warmup_steps": 0},
+            },
+        },
+        "train": {"checkpoint_every": 1},
+    }
+    config = str(small_config(tmp_path, tiny_zoo, changes))
+    write = Metrics.write
+
+    def write_and_signal(self, arm, phase, line, offset=0):
+        write(self, arm, phase, line, offset)
+        if (phase, line["kind"], line.get("step")) == ("single", "train", 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Metrics, "write", write_and_signal)
+        assert said(["train", config], capsys)[0] == 75
+    assert said(["train", config], capsys) == (0, "")
+    phases = tmp_path / "run" / "phases"
+    computed, kept, later = (
+        load_file(phases / place / "model.safetensors")
+        for place in ("1-dual/student", "1-dual/untransformed", "2-single/student")
+    )
+    assert not (phases / "2-single" / "untransformed").exists()
+    grid = Grid(bits=3, group=8)
+    for name, weight in later.items():
+        assert torch.equal(weight, kept[name]), name
+        if weight.dim() == 2 and "layers" in name:
+            rows = grid.rows(weight)
+            weight = grid.rounded(rows, grid.scales_of(rows)).view_as(weight)
+            assert not torch.equal(weight, later[name]), name
+        assert torch.equal(weight, computed[name]), name

@@ -1,0 +1,245 @@
+"""Blocks of weights that are zero while the student trains: pruning."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from align.errors import InputError
+from align.support.field_types import AtLeastOne, ShareBelowOne
+from student.transforms.base import Targets, WeightTransform
+
+BLOCKS = {"neon": (1, 4), "avx512": (1, 16)}
+"""Outputs x inputs of a block: the float32 numbers of one register of 128 and of 512
+bits, side by side in a row."""
+TENSOR_CORES = "tensor_cores"
+"""2:4, which NVIDIA's sparse tensor cores read: of four inputs side by side two."""
+_GROUP = 4
+_SIZES = re.compile(r"([1-9][0-9]*)x([1-9][0-9]*)")
+
+
+class BlockSparse(WeightTransform):
+    """The least important blocks of each matrix are zero.
+
+    Of a matrix of n blocks ``round(strength * sparsity * n)`` are zero: strength is how
+    far pruning has come, and weights are never between themselves and zero.
+
+    Source:
+        Importance ``|W_b| |dL/dW_b|`` by Frobenius norms, of a single weight the
+        first-order change of the loss without it (Molchanov et al. 2019, arXiv
+        1906.10771); of backward passes the mean, and over steps a running one. The
+        gradient is taken at the pruned weights and goes straight through to all, so
+        that what was pruned learns on and may come back (Lin et al. 2020, arXiv
+        2006.07253). Until there was a gradient the norm of the weights alone decides:
+        ``torch.nn.utils.prune.l1_unstructured`` for blocks of 1 x 1 and
+        ``ln_structured`` of dimension 0 for blocks that are rows.
+    """
+
+    keeps_zeros = True
+
+    def __init__(
+        self,
+        *,
+        block: str = "avx512",
+        sparsity: ShareBelowOne = 0.5,
+        every: AtLeastOne = 10,
+        memory: ShareBelowOne = 0.9,
+        targets: Targets = "auto",
+    ) -> None:
+        """Take what is pruned.
+
+        Args:
+            block: outputs x inputs such as ``4x4``, or ``neon`` (1x4), ``avx512``
+                (1x16), ``tensor_cores`` (2:4).
+            sparsity: share of a matrix's blocks that are zero at strength 1, in [0, 1);
+                of ``tensor_cores`` 0.5.
+            every: optimiser steps between two choices of blocks while the strength
+                stands still.
+            memory: what is kept at each step of a block's importance before it.
+            targets: layers by the ends of their names; ``auto``: every linear layer but
+                the head.
+
+        Raises:
+            InputError: no such block, or another share of ``tensor_cores``.
+        """
+        super().__init__(targets)
+        self.block, self.sparsity, self.every = block, sparsity, every
+        self.memory = memory
+        self._size = _size_of(block)
+        if block == TENSOR_CORES and sparsity != 0.5:
+            raise InputError(
+                f"sparsity is {sparsity:g}, and 2:4 is 0.5; set sparsity=0.5, or "
+                "another block"
+            )
+
+    def made_for(self, weight: Tensor, name: str) -> nn.Module:
+        """The blocks of one layer.
+
+        Raises:
+            InputError: blocks do not divide its matrix.
+        """
+        rows, columns = self._size
+        if self.block == TENSOR_CORES:
+            columns = _GROUP
+        if weight.shape[0] % rows or weight.shape[1] % columns:
+            raise InputError(
+                f"block is {self.block}, {rows}x{columns}, which does not divide the "
+                f"{weight.shape[0]} outputs and {weight.shape[1]} inputs of {name}; "
+                "give another block, or targets without this layer"
+            )
+        of_groups = self.block == TENSOR_CORES
+        return Blocks(weight, self._size, of_groups=of_groups)
+
+    @torch.no_grad()
+    def at(self, strength: float, step: int) -> None:
+        """Take in what the last step's gradients said, and choose where it is time."""
+        super().at(1.0 if strength else 0.0, step)
+        every: list[Blocks] = [blended.made for _, blended in self.changed_layers]
+        _take_in(every, self.memory)
+        for blocks in every:
+            pruned = blocks.pruned_at(strength * self.sparsity)
+            if pruned != blocks.pruned or (pruned and step % self.every == 0):
+                blocks.choose(pruned)
+
+
+class Blocks(nn.Module):
+    """One matrix in blocks."""
+
+    prunes = True
+    importance: Tensor
+    measured: Tensor
+    kept: Tensor
+
+    def __init__(
+        self, weight: Tensor, size: tuple[int, int], *, of_groups: bool = False
+    ) -> None:
+        """Keep all.
+
+        Args:
+            weight: (out, in).
+            size: outputs and inputs of a block, which divide it.
+            of_groups: prune two blocks of four, or none.
+        """
+        super().__init__()
+        self.size, self._of_groups = size, of_groups
+        blocks = norms(weight.float(), size)
+        self.register_buffer("importance", blocks)
+        """(out / r, in / c) float32; the norm of weights before any gradient."""
+        self.register_buffer("measured", torch.zeros_like(blocks[:1, :1]))
+        """(1, 1) float32, above 0 after the first gradient."""
+        self.register_buffer("kept", torch.ones_like(blocks, dtype=torch.bool))
+        """The same shape: False of what is zero."""
+        self.heard: list[Tensor] = []
+        """Sum of what backward passes of this step said, and how many there were."""
+
+    @property
+    def pruned(self) -> int:
+        """Blocks that are zero."""
+        return int(self.kept.numel() - self.kept.sum())
+
+    def pruned_at(self, share: float) -> int:
+        """Blocks that are zero where this share of them is."""
+        if self._of_groups:  # at 0.5 of every four two
+            return 2 * round(2 * share * self.kept.numel() / _GROUP)
+        return round(share * self.kept.numel())
+
+    def choose(self, pruned: int) -> None:
+        """Prune so many blocks, those that matter least; of equal ones the first."""
+        flat = self.importance.flatten()
+        self.kept.fill_(True)
+        if not self._of_groups:
+            order = flat.argsort(stable=True)
+            self.kept.view(-1)[order[:pruned]] = False
+            return
+        groups = flat.view(-1, _GROUP)
+        least = groups.argsort(dim=1, stable=True)[:, :2]
+        lost = groups.gather(1, least).sum(1)
+        chosen = lost.argsort(stable=True)[: pruned // 2]
+        kept = self.kept.view(-1, _GROUP)
+        kept[chosen[:, None], least[chosen]] = False
+
+    def hear(self, weight: Tensor, slope: Tensor) -> None:
+        """Take what one backward pass says, unless it is not finite."""
+        said = norms(weight.float(), self.size) * norms(slope.float(), self.size)
+        if not self.heard:
+            self.heard = [torch.zeros_like(said), torch.zeros_like(self.measured)]
+        finite = said.isfinite().all()
+        self.heard[0] += torch.where(finite, said, 0.0)
+        self.heard[1] += finite
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """(out, in) with zeros."""
+        masked: Tensor = _Masked.apply(weight, self)
+        return masked
+
+
+class _Masked(torch.autograd.Function):
+    """Zero where blocks are pruned; the gradient goes straight through and is heard."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, blocks: Blocks) -> Tensor:
+        ctx.blocks = blocks
+        ctx.save_for_backward(weight)
+        inside = in_blocks(weight, blocks.size)
+        kept = blocks.kept[:, None, :, None]
+        return torch.where(kept, inside, 0.0).view(weight.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> Any:
+        ctx.blocks.hear(*ctx.saved_tensors, slopes[0])
+        return slopes[0], None
+
+
+def in_blocks(matrix: Tensor, size: tuple[int, int]) -> Tensor:
+    """(out, in) -> (out / r, r, in / c, c)."""
+    rows, columns = size
+    outputs, inputs = matrix.shape
+    return matrix.reshape(outputs // rows, rows, inputs // columns, columns)
+
+
+def norms(matrix: Tensor, size: tuple[int, int]) -> Tensor:
+    """(out / r, in / c): Frobenius norm of every block."""
+    return in_blocks(matrix, size).square().sum((1, 3)).sqrt()
+
+
+def _take_in(every: list[Blocks], memory: float) -> None:
+    """Move importances by what was heard since; of several processes the mean, so that
+    all prune alike."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for blocks in every:
+            if not blocks.heard:
+                zero = torch.zeros_like(blocks.importance)
+                blocks.heard = [zero, torch.zeros_like(blocks.measured)]
+        flat = [tensor.flatten() for blocks in every for tensor in blocks.heard]
+        summed = torch.cat(flat)
+        torch.distributed.all_reduce(summed)
+        pieces = summed.split([len(tensor) for tensor in flat])
+        for blocks, said, count in zip(every, pieces[::2], pieces[1::2], strict=True):
+            blocks.heard = [said.view_as(blocks.importance), count.view(1, 1)]
+    for blocks in every:
+        if not blocks.heard:
+            continue
+        said, count = blocks.heard
+        blocks.heard = []
+        mean = said / count.clamp(min=1)
+        moved = torch.lerp(mean, blocks.importance, memory)
+        moved = torch.where(blocks.measured > 0, moved, mean)
+        blocks.importance.copy_(torch.where(count > 0, moved, blocks.importance))
+        blocks.measured.copy_(torch.where(count > 0, 1.0, blocks.measured))
+
+
+def _size_of(block: str) -> tuple[int, int]:
+    if block == TENSOR_CORES:
+        return 1, 1
+    if block in BLOCKS:
+        return BLOCKS[block]
+    match = _SIZES.fullmatch(block)
+    if match is None:
+        known = ", ".join([*BLOCKS, TENSOR_CORES])
+        raise InputError(
+            f"block is {block!r}; give outputs x inputs such as 4x4, or one of {known}"
+        )
+    return int(match[1]), int(match[2])
