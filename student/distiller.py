@@ -204,6 +204,15 @@ class Distiller(nn.Module):
         terms = {name: o.objective for name, o in self._objectives.items()}
         return {name: term for name, term in terms.items() if wants_sample(term)}
 
+    @property
+    def exits(self) -> dict[int, Tensor]:
+        """Maps to the student's head from lower layers, where a term trains such."""
+        every = (
+            getattr(weighed.objective, "exits", {})
+            for weighed in self._objectives.values()
+        )
+        return {layer: made for maps in every for layer, made in maps.items()}
+
     @torch.no_grad()
     def context(
         self,

@@ -31,6 +31,7 @@ from student.checkpoint import (
     make_readable,
     mark_complete,
 )
+from student.evaluators.exits import write_exits
 from student.lora import add_adapters, load_adapter, merge_adapters, save_adapter
 from student.trained import train_embeddings
 from student.transforms import is_transformed, put_transformed
@@ -101,9 +102,8 @@ class Models:
     def student(self, source: str | Path | None, seed: int | None = None) -> Any:
         """A student to train: the config's, or the one a phase left in a folder.
 
-        With ``student.lora`` it is the config's in either case, quantised as it says,
-        with the updates beside the phase's student. What no loss reaches is frozen.
-        A ``seed`` draws new weights, where they are drawn, in place of the run's.
+        With ``student.lora`` the config's, quantised, with the updates beside a phase's
+        student. What no loss reaches is frozen; ``seed`` draws in place of the run's.
         """
         if not self._config.student.lora.rank:
             model = self._adapted(self._load_student(source, seed).model)
@@ -115,17 +115,24 @@ class Models:
         freeze_unreached(model)
         return model
 
-    def save_student(self, model: Any, path: Path, last: bool = False) -> None:
+    def save_student(
+        self,
+        model: Any,
+        path: Path,
+        last: bool = False,
+        exits: Mapping[int, torch.Tensor] | None = None,
+    ) -> None:
         """Save a student as plain transformers loads it.
 
-        Updates are merged into the weights as they were before they were quantised, and
-        kept beside them. Of a transformed student it is what it computes by.
+        Updates are merged into unquantised weights, and kept beside them. Of a
+        transformed student it is what it computes by.
 
         Args:
             model: from :meth:`student`, trained.
             path: folder, replaced as a whole.
-            last: no phase goes on from it: the weights, ``model``'s too, get the types
-                of ``student.export_dtype``, and the folder a marker.
+            last: no phase goes on from it: weights, ``model``'s too, get the types of
+                ``student.export_dtype``, and the folder a marker.
+            exits: heads of lower layers, see :mod:`student.evaluators.exits`.
         """
         whole, adapted = model, bool(self._config.student.lora.rank)
         notices = licence_notices(model_files(self._config.student.model))
@@ -138,6 +145,7 @@ class Models:
             export_student(whole, self.student_tokenizer, folder, notices)
             if adapted:
                 save_adapter(model, folder / ADAPTER)
+            write_exits(exits or {}, folder)
             if last:  # for a phase's its own marker vouches
                 mark_complete(folder, {})
             make_readable(folder)
@@ -255,8 +263,7 @@ class Models:
             A sentence on every teacher whose rotation was changed.
 
         Raises:
-            ValueError: a teacher has no positions for a text, no token for any, or a
-                chat template that refuses a conversation; names both.
+            ValueError: a teacher cannot read a text, or none at all; names both.
         """
         if not self.live:
             return []
@@ -335,11 +342,8 @@ class Models:
     def _load_student(
         self, source: str | Path | None, seed: int | None = None
     ) -> LoadedModel:
-        """What a phase left in ``source``, or the student that training starts from.
-
-        The latter depends on the config alone, so every arm starts from the same one
-        and a run that goes on finds it again.
-        """
+        """What a phase left in ``source``, or the student that training starts from:
+        the latter by the config alone, the same in every arm and launch."""
         settings = self._config.student
         name = settings.model if source is None else str(source)
         fresh = source is None and settings.init == "fresh"
@@ -355,8 +359,7 @@ class Models:
         return loaded
 
     def _export_dtypes(self, whole: Any) -> dict[str, torch.dtype]:
-        """By name, in the model as it is exported: beside updates others are called
-        otherwise."""
+        """By name in the model as it is exported."""
         settings = self._config.student
         if settings.export_dtype == "checkpoint":
             return checkpoint_dtypes(settings.model, settings.init == "fresh")

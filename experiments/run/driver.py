@@ -36,6 +36,7 @@ from experiments.run.plan import plan_run
 from experiments.run.summary import summarize
 from experiments.writing.samples import samples_of
 from plugins.registry import Registry
+from student.evaluators.exits import read_exits
 from student.loop.engine import Engine
 
 
@@ -209,7 +210,8 @@ def _export(run: RunContext, last: int | None) -> None:
         stage = run.arms[MAIN][last]
         folder = phase_folder(run.run_dir, MAIN, last, stage) / "student"
     model = run.models.student(folder)
-    run.models.save_student(model, run.run_dir / "student", last=True)
+    exits = {} if folder is None else read_exits(folder)
+    run.models.save_student(model, run.run_dir / "student", last=True, exits=exits)
     aside = None if folder is None else folder.parent / LAST
     if aside is not None and aside.is_dir():
         model = run.models.student(aside)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from align.foreign.quote import say
 from align.foreign.signature import check_signed, sign
@@ -40,7 +41,7 @@ from experiments.run.context import PhasePosition, RunContext, Stage, phase_seed
 from experiments.run.evaluation import evaluate, measure_health
 from experiments.run.measures.observer import PhaseObserver
 from experiments.run.measures.students import measure_gate, measure_more
-from experiments.run.measures.watch import Watch, put_best, watch_of
+from experiments.run.measures.watch import Watch, exits_kept, put_best, watch_of
 from experiments.run.peers.companions import Peers, moving_of
 from experiments.run.peers.lessons import teaching_student
 from experiments.run.phase_texts import read_by_others, writing_of
@@ -142,6 +143,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         finish_transforms(transforms, model, encode, run.data.calibration)
     whose = f"the student of phase {phase.name!r} (arm {position.arm!r})"
     refuse_non_finite(model.named_parameters(), whose)
+    exits = exits_kept(distiller.exits, best, done)
     every, alone = phase.train.checkpoint_every, engine.world_size == 1
     kept = alone and is_kept(position.steps, position.steps, every)
     with nullcontext() if kept else run.progress.to_the_end():
@@ -160,7 +162,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         )
 
     def keep() -> None:
-        _save(model, run, position, result, moving)
+        _save(model, run, position, result, moving, exits=exits)
         shutil.rmtree(checkpoint_folder(position.folder), ignore_errors=True)
 
     engine.from_main(keep)
@@ -376,9 +378,11 @@ def _save(
     position: PhasePosition,
     result: Mapping[str, Any],
     moving: Companions | None,
+    *,
+    exits: Mapping[int, Tensor],
 ) -> None:
     with atomic_folder(position.folder) as folder:
-        run.models.save_student(model, folder / STUDENT)
+        run.models.save_student(model, folder / STUDENT, exits=exits)
         if is_transformed(model):
             save_untransformed(run.models, model, folder / UNTRANSFORMED)
         if isinstance(moving, Peers):

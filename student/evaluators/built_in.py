@@ -9,6 +9,7 @@ from student.evaluators.base import Evaluator
 from student.evaluators.cost import Cost
 from student.evaluators.diversity import Diversity
 from student.evaluators.errors import Errors
+from student.evaluators.exits import Exits
 from student.evaluators.generation import Generation
 from student.evaluators.harness import Harness
 from student.evaluators.likelihood import BitsPerChar, Calibration, Perplexity
@@ -27,4 +28,5 @@ EVALUATORS: Mapping[str, Callable[..., Evaluator]] = {
     "diversity": Diversity,
     "errors": Errors,
     "lm_eval": Harness,
+    "exits": Exits,
 }

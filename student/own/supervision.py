@@ -106,6 +106,15 @@ class DeepSupervision(nn.Module):
         )
         return (losses * self._shares(layers, losses, ctx)).sum()
 
+    @property
+    def exits(self) -> dict[int, Tensor]:
+        """(C, C) by layer below the last: to what the head reads."""
+        if self.maps is None:
+            return {}
+        below = range(len(self.maps) - 1)
+        named = self._layers if isinstance(self._layers, list) else below
+        return {layer: self.maps[layer] for layer in named if layer in below}
+
     def _mapped(self, states: Tensor, layer: int) -> Tensor:
         if self.maps is None:
             return states[layer]

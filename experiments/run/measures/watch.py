@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from align.foreign.quote import say
 from experiments.config.tree import PhaseConfig
 from experiments.record.run_dir import mean_bpc
 from experiments.run.context import RunContext
@@ -120,6 +121,28 @@ def put_best(
     keep = watch.keep
     best = {"metric": watch.keep_metric, "value": keep.value, "step": keep.step}
     return {"best": best}
+
+
+def exits_kept(
+    exits: dict[int, torch.Tensor], best: Mapping[str, Any], done: int
+) -> dict[int, torch.Tensor]:
+    """The early exits of a phase that are its student's.
+
+    Args:
+        exits: as the last step left them.
+        best: of :func:`put_best`.
+        done: steps.
+
+    Returns:
+        None of them where another student than the last is kept; that is said.
+    """
+    if not exits or not best or best["best"]["step"] == done:
+        return exits
+    say(
+        "warning: the student that is kept is not the last one, whose early exits are "
+        "left out; set train.keep_best=null to keep both"
+    )
+    return {}
 
 
 def _lower(run: RunContext, metric: str) -> bool:

@@ -15,6 +15,7 @@ from experiments.config.presets import load_registry
 from experiments.config.tree import load_config
 from experiments.record.metrics import Metrics
 from experiments.run.plan import plan_run
+from student.evaluators.exits import read_exits
 from student.transforms.fake_quant import Grid
 from tests.experiments.small_runs import said, small_config
 
@@ -146,6 +147,7 @@ def test_a_later_phase_goes_on_from_what_was_trained(
             },
         },
         "train": {"checkpoint_every": 1},
+        "loss": {"terms": {"deep": {"use": "deep_supervision", "weight": 0.3}}},
     }
     config = str(small_config(tmp_path, tiny_zoo, changes))
     write = Metrics.write
@@ -165,6 +167,14 @@ def test_a_later_phase_goes_on_from_what_was_trained(
         for place in ("1-dual/student", "1-dual/untransformed", "2-single/student")
     )
     assert not (phases / "2-single" / "untransformed").exists()
+    exits = read_exits(phases / "2-single" / "student")
+    assert list(exits) == [0]  # of two layers the one below the last
+    assert torch.equal(exits[0], read_exits(tmp_path / "run" / "student")[0])
+    first = read_exits(phases / "1-dual" / "student")[0]
+    assert not torch.equal(first, torch.eye(len(first)))
+    measured = ["eval", str(tmp_path / "run"), "--use", "exits"]
+    assert main(measured) == 0
+    assert "exit_layers" in capsys.readouterr().out
     grid = Grid(bits=3, group=8)
     for name, weight in later.items():
         assert torch.equal(weight, kept[name]), name
