@@ -163,6 +163,7 @@ ROOMS: dict[str, set[str]] = {
         "report",
         "writing",
         "commands",
+        "making",
     },
     "experiments/sweep": {
         "config",

@@ -1,0 +1,1 @@
+"""What made and rounded students lose, win back and cost."""

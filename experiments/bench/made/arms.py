@@ -1,0 +1,229 @@
+"""Students that are cut and healed, or rounded, each arm trained once and measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.bench.quality.train import bits_by_text
+from experiments.config.presets import load_registry
+from experiments.config.tree import load_config
+from experiments.making.make import Recipe, make_student
+from experiments.record.history import read_json, write_json
+
+WHOLE = "whole"
+"""What the source is called as a teacher."""
+ITSELF = {"itself": {"model": "checkpoint:-1"}}
+"""The unrounded self as a teacher."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bed:
+    """What all arms share."""
+
+    source: str
+    """The model that is cut and rounded."""
+    layers: int
+    """Kept of its own; 0: half."""
+    steps: int
+    """Of healing."""
+    rounding_steps: int
+    """Of training at 4 bits."""
+    folder: Path
+    """Of runs and results."""
+    more: tuple[str, ...] = ()
+    """Settings of every arm."""
+
+    @property
+    def cut(self) -> Path:
+        """The source without half of its layers."""
+        return self.folder / "cut"
+
+    def tree(self, student: str, steps: int) -> dict[str, Any]:
+        """The settings of every arm."""
+        return {
+            "run": {"dir": str(self.folder / "runs")},
+            "student": {"model": student, "export_dtype": "float32"},
+            "data": {"train": ["zoo"], "max_length": 128, "eval_samples": 64},
+            "phases": ["single"],
+            "align": {"layer_mapping_strategy": "origin"},
+            "phase": {"single": {"fuse": {"space": "losses"}}},
+            "train": {
+                "engine": "torch",
+                "threads": 1,
+                "steps": steps,
+                "batch_size": 4,
+                "learning_rate": 1e-3,
+                "warmup_steps": 10,
+                "checkpoint_every": 50,
+            },
+            "loss": {
+                "lambda_k": 1,
+                "lambda_v": 1,
+                "gamma_kl": 0,
+                "terms": {
+                    "hidden": {"use": "match", "site": "hidden", "distance": "cosine"}
+                },
+            },
+            "output": {"kd": 1},
+            "baselines": {"ce_only": False, "single_teachers": "none"},
+            "samples": {"prompts": 0},
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One student that is trained."""
+
+    name: str
+    steps: int
+    teachers: Mapping[str, Any] = field(default_factory=dict)
+    """None: next-token loss alone."""
+    settings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What an arm came to."""
+
+    bits: float
+    """Held-out bits per character, mean over domains."""
+    seconds: float
+    """Of the processor, loading and measuring included."""
+    steps: int
+
+
+ALONE = (
+    "phase.all.teachers.min=0",
+    "align.layer_mapping_strategy=ratio",
+)
+"""Settings of an arm without teachers."""
+OUTPUTS_ALONE = (
+    "loss.lambda_k=0",
+    "loss.lambda_v=0",
+    "loss.beta_cos=0",
+    "loss.terms={}",
+    "align.layer_mapping_strategy=ratio",
+)
+
+
+def healing(bed: Bed) -> list[Arm]:
+    """The cut under its source, alone, and its size from random weights."""
+    whole = {WHOLE: {"model": bed.source}}
+    return [
+        Arm(name="healed", steps=bed.steps, teachers=whole),
+        Arm(name="ce", steps=bed.steps, settings=ALONE),
+        Arm(
+            name="random",
+            steps=bed.steps,
+            teachers=whole,
+            settings=("student.init=fresh",),
+        ),
+    ]
+
+
+def longer(bed: Bed, healed: Outcome, alone: Outcome) -> Arm:
+    """The cut alone for as many processor seconds as it took to be healed."""
+    steps = max(1, round(bed.steps * healed.seconds / alone.seconds))
+    return Arm(name="ce-longer", steps=steps, settings=ALONE)
+
+
+def rounding(bed: Bed) -> list[Arm]:
+    """The source trained on plainly, and at 4 bits under its unrounded self."""
+    student, steps = f"student.model={bed.source}", bed.rounding_steps
+    rate = "train.learning_rate=3e-4"
+    transform = "student.transform={fake_quant: {bits: 4}}"
+    return [
+        Arm(name="plain", steps=steps, settings=(student, rate, *ALONE)),
+        Arm(
+            name="qat",
+            steps=steps,
+            teachers=ITSELF,
+            settings=(student, rate, transform, *OUTPUTS_ALONE),
+        ),
+    ]
+
+
+def make_cut(bed: Bed) -> None:
+    """Leave out the layers, once."""
+    if bed.cut.is_dir():
+        return
+    bed.folder.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {"rule": "importance"}
+    if bed.layers:
+        options["keep"] = bed.layers
+    recipe = Recipe(source=bed.source, use="layers", options=options)
+    make_student(recipe, load_registry(), bed.cut)
+
+
+def result_of(bed: Bed, name: str) -> Outcome | None:
+    """What an arm came to; None where it is not done."""
+    file = bed.folder / f"{name}.json"
+    return Outcome(**read_json(file)) if file.is_file() else None
+
+
+def train(bed: Bed, arm: Arm) -> Outcome:
+    """Train an arm, or go on with it, and measure what it leaves.
+
+    Processor seconds are those of this call: of a run that goes on, what was left.
+    """
+    from experiments.run.driver import run_training
+
+    before = time.process_time()
+    tree = bed.tree(str(bed.cut), arm.steps) | {"teachers": dict(arm.teachers)}
+    settings = [f"run.name={arm.name}", *arm.settings, *bed.more]
+    run = run_training(load_config(tree, settings))
+    bits = bits_of(bed, run / "student")
+    seconds = time.process_time() - before
+    return _kept(bed, arm.name, Outcome(bits=bits, seconds=seconds, steps=arm.steps))
+
+
+def measure(bed: Bed, name: str, model: str | Path) -> Outcome:
+    """A model as it is."""
+    known = result_of(bed, name)
+    if known is not None:
+        return known
+    outcome = Outcome(bits=bits_of(bed, model), seconds=0.0, steps=0)
+    return _kept(bed, name, outcome)
+
+
+def round_off(bed: Bed, student: Path, out: Path) -> Path:
+    """Round a finished student as the transform does, without training."""
+    from student.transforms import FakeQuant, put_transformed
+    from teacher.loading.models import load_model
+
+    if out.is_dir():
+        return out
+    loaded, plain = load_model(str(student)), load_model(str(student))
+    rounded = FakeQuant(bits=4)
+    rounded.attach(loaded.model)
+    rounded.at(1.0, 0)
+    put_transformed(loaded.model, plain.model)
+    plain.model.save_pretrained(out)
+    loaded.tokenizer.save_pretrained(out)
+    return out
+
+
+def bits_of(bed: Bed, model: str | Path) -> float:
+    """Held-out bits per character, mean over domains."""
+    config = load_config(bed.tree(str(bed.cut), 1), bed.more)
+    means = [
+        sum(bits for bits, _ in texts) / sum(count for _, count in texts)
+        for texts in bits_by_text(config, Path(model)).values()
+    ]
+    return sum(means) / len(means)
+
+
+def _kept(bed: Bed, name: str, outcome: Outcome) -> Outcome:
+    write_json(
+        bed.folder / f"{name}.json",
+        {
+            "bits": outcome.bits,
+            "seconds": round(outcome.seconds, 1),
+            "steps": outcome.steps,
+        },
+    )
+    return outcome

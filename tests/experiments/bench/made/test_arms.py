@@ -1,0 +1,46 @@
+"""What the bench of made students compares is what it says."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from experiments.bench.made.__main__ import folder_of
+from experiments.bench.made.arms import Bed, Outcome, healing, longer, round_off
+from experiments.config.tree import load_config
+
+
+def bed(folder):
+    return Bed(
+        source="zoo:neox-mixed", layers=0, steps=200, rounding_steps=100, folder=folder
+    )
+
+
+def test_the_cut_alone_is_given_as_much_of_the_processor(tmp_path):
+    healed = Outcome(bits=1.0, seconds=90.0, steps=200)
+    alone = Outcome(bits=1.2, seconds=30.0, steps=200)
+    arm = longer(bed(tmp_path), healed, alone)
+    assert (arm.name, arm.steps, dict(arm.teachers)) == ("ce-longer", 600, {})
+
+
+def test_runs_lie_inside_out_whatever_the_source_is_called():
+    for source in ("zoo:neox-mixed", "/models/neox", "../neox"):
+        assert folder_of(Path("out"), source).parent == Path("out")
+
+
+def test_every_arm_has_a_config_that_can_be_read(tmp_path):
+    place = bed(tmp_path)
+    for arm in healing(place):
+        tree = place.tree(str(place.cut), arm.steps) | {"teachers": dict(arm.teachers)}
+        config = load_config(tree, [f"run.name={arm.name}", *arm.settings])
+        assert config.run_dir == Path(tmp_path) / "runs" / arm.name
+        assert set(config.teachers) == set(arm.teachers)
+
+
+def test_what_is_rounded_afterwards_has_sixteen_values_a_row(tiny_zoo, tmp_path):
+    out = round_off(bed(tmp_path), tiny_zoo["qwen-code"], tmp_path / "rounded")
+    model = AutoModelForCausalLM.from_pretrained(out)
+    before = AutoModelForCausalLM.from_pretrained(tiny_zoo["qwen-code"])
+    weight = model.model.layers[0].mlp.up_proj.weight
+    assert max(len(row.unique()) for row in weight) <= 16
+    assert torch.equal(model.lm_head.weight, before.lm_head.weight)
