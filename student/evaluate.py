@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from align.errors import InputError
 from align.kv import KV
 from align.text.documents import TextSample
+from align.tokens.answered import answered
 from align.tokens.batch import TokenBatch
 from align.views import Capture
 
@@ -29,7 +30,8 @@ def bits_and_chars(logits: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
 
     A character is predicted when a token after the first holds it. The first token
     of a text is free where the model has a begin-of-text token, because that token
-    holds no text; elsewhere its characters are left out on both sides.
+    holds no text; elsewhere its characters are left out on both sides. Of a prompt with
+    its completion the completion alone is counted.
 
     Args:
         logits: (B, T, V) float, position t predicts token t + 1.
@@ -45,7 +47,8 @@ def bits_and_chars(logits: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     if logits.shape[1] < 2:
         empty = torch.zeros(logits.shape[0], dtype=torch.float64, device=logits.device)
         return empty, empty.long()
-    counted = batch.has_text[:, 1:]
+    whole = batch.has_text
+    counted = (whole & answered(batch.texts, batch.spans, whole))[:, 1:]
     # A text at a time stays in the processor's cache, with the vocabulary in a row.
     nll = torch.stack(
         [

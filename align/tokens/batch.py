@@ -17,6 +17,7 @@ from align.text.chat import ChatRenderer, as_conversation, has_template, to_cont
 from align.text.conversation import Conversation, Message
 from align.text.fragment import Fragment, ends
 from align.text.records import lone_surrogate
+from align.tokens.answered import answered
 from align.tokens.byte_lengths import ByteLengths
 from align.tokens.offsets import place_by_offsets
 from align.tokens.placed import Placed, filled, pad_id, special_ids
@@ -73,17 +74,18 @@ class TokenBatch:
     def predicted(self) -> Tensor:
         """(B, T) bool, True on tokens that a model learns to predict.
 
-        Of a text all real tokens, the end-of-text token among them; of a conversation
-        those that hold content, and the one after each content, by which a model ends
-        its turn.
+        Of a text all real tokens, the end-of-text token among them; of a prompt with
+        a completion :func:`answered`; of a conversation those that hold content, and
+        the one after each content, by which a model ends its turn.
         """
+        learned = self.mask & answered(self.texts, self.spans, self.has_text)
         chats = [isinstance(text, Conversation) for text in self.texts]
         if not any(chats):
-            return self.mask
+            return learned
         is_content = self.has_text
         is_content[:, 1:] |= is_content[:, :-1] & self.mask[:, 1:]
         row = torch.tensor(chats, device=self.mask.device)[:, None]
-        return torch.where(row, is_content, self.mask)
+        return torch.where(row, is_content, learned)
 
     @property
     def complete_until(self) -> Tensor:

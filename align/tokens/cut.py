@@ -11,6 +11,7 @@ from align.errors import InputError
 from align.text.conversation import Conversation
 from align.text.documents import TextSample, best_cut
 from align.text.fragment import Fragment, ends
+from align.text.prompted import Prompted
 from align.tokens.batch import TokenBatch
 
 Span = tuple[int, int]
@@ -58,12 +59,15 @@ class Tally:
     pieces: int = 0
     """Which the long ones became."""
     conversations: int = 0
+    """Prompts with their completions among them."""
     shortened: int = 0
     """Conversations that lost their ends."""
     contents: int = 0
     """Characters of all conversations."""
     kept: int = 0
     """Of these, how many are left."""
+    prompted: int = 0
+    """Of the conversations, those that are prompts with their completions."""
     by: dict[str, int] = field(default_factory=dict)
     """Pieces and conversations cut for each reader but the first."""
     indivisible: dict[str, str] = field(default_factory=dict)
@@ -91,7 +95,7 @@ class Cutter:
         the pieces joined give the document. Cuts fall where :func:`best_cut` puts
         them; inside a composed character only where nothing else fits, inside a
         character never. A conversation stays whole or loses its end, since the rest
-        would begin in the middle of a turn.
+        would begin in the middle of a turn; a prompt with its completion likewise.
 
         What is held in memory does not grow with the number of samples.
         """
@@ -145,9 +149,10 @@ class Cutter:
 
     def _count(self, document: _Open) -> None:
         tally, text = self.tally, document.sample.text
-        if isinstance(text, Conversation):
+        if document.spoken:
             kept = document.spans[-1][1] if document.spans else 0
             tally.conversations += 1
+            tally.prompted += isinstance(text, Prompted)
             tally.shortened += kept < len(text)
             tally.contents += len(text)
             tally.kept += kept
@@ -175,7 +180,7 @@ class _Open:
 
     @property
     def spoken(self) -> bool:
-        return isinstance(self.sample.text, Conversation)
+        return isinstance(self.sample.text, Conversation | Prompted)
 
     @property
     def done(self) -> bool:
@@ -278,7 +283,7 @@ def _last_held(batch: TokenBatch) -> list[int]:
 def piece_of(text: str, span: Span) -> str:
     """One piece of a text: a conversation's front, a text, or a fragment of one."""
     start, stop = span
-    if isinstance(text, Conversation):
+    if isinstance(text, Conversation | Prompted):
         return text.cut(stop) if stop < len(text) else text
     if start == 0 and stop == len(text):
         return text
@@ -291,7 +296,7 @@ def pieces_of(sample: TextSample, spans: Sequence[Span]) -> list[TextSample]:
     Their ids add ``#0``, ``#1`` and so on where there are several.
     """
     text = sample.text
-    if isinstance(text, Conversation) or len(spans) == 1:
+    if isinstance(text, Conversation | Prompted) or len(spans) == 1:
         parts = [piece_of(text, span) for span in spans]
         return [replace(sample, text=part) for part in parts if part.strip()]
     filled = [n for n, (start, stop) in enumerate(spans) if text[start:stop].strip()]

@@ -275,7 +275,11 @@ def check_causal(name: str, kind: str) -> None:
         InputError: it is no decoder.
     """
     if kind != "decoder":
-        raise InputError(f"student {name!r} is an {kind}; give a causal language model")
+        raise InputError(
+            f"student {name!r} is an {kind}, but what is learned and carried over is "
+            "the next token and keys and values of a text that is read from left to "
+            "right; give a causal language model, which also translates (data.pairs)"
+        )
 
 
 def check_positions(config: Config, positions: int | None) -> None:

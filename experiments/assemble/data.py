@@ -185,7 +185,7 @@ def held_out_text(
     config = reading.config
     held = list(reading.samples("eval", "eval"))
     if not config.eval and any(path == ZOO for _, path in config.sources("train")):
-        held = list(zoo_texts("eval"))
+        held = [*zoo_texts("eval"), *reading.pairs("eval")]
     digests = {digest_of(document.text) for document in held}
     cut = _shuffled(list(cutter.pieces(held)), seed)
     digests |= {digest_of(piece.text) for piece in cut}
@@ -240,6 +240,9 @@ def check_overlap(
 def told_of(cutter: Cutter, encode: Encoder) -> tuple[list[str], list[str]]:
     """What was cut: sentences on what is lost, and on what is not."""
     tally, lost, notes = cutter.tally, [], []
+    kinds = {"conversations": tally.conversations - tally.prompted}
+    kinds |= {"pairs": tally.prompted}
+    spoken = " and ".join(name for name, count in kinds.items() if count)
     if tally.long:
         notes.append(
             f"{tally.long} of {tally.documents} documents are longer than "
@@ -248,7 +251,7 @@ def told_of(cutter: Cutter, encode: Encoder) -> tuple[list[str], list[str]]:
         )
     if tally.shortened:
         lost.append(
-            f"{tally.shortened} of {tally.conversations} conversations are longer than "
+            f"{tally.shortened} of {tally.conversations} {spoken} are longer than "
             f"{encode.max_length} of the student's tokens and lost their ends, "
             f"{1 - tally.kept / tally.contents:.0%} of all contents; data.max_length "
             "decides"
@@ -366,7 +369,7 @@ def fitting_length(config: DataConfig, encode: Encoder, teacher: Reader) -> int 
 
 def calibration_texts(config: DataConfig, cutter: Cutter) -> list[TextSample]:
     """What a run calibrates on where that is a split of its own; else nothing."""
-    if any(path != ZOO for _, path in config.sources("train")):
+    if config.pairs or any(path != ZOO for _, path in config.sources("train")):
         return []
     return _shuffled(list(cutter.pieces(zoo_texts("calibration"))), 0)
 

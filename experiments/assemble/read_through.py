@@ -16,7 +16,7 @@ MODEST = 256 << 20
 """Bytes on disk, of all files together, that are read to their ends."""
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True, slots=True)
 class _List:
     """What was found in one of the lists of sources."""
 
@@ -27,6 +27,8 @@ class _List:
     """Those too large to be read, of which the first rows were looked at before."""
     digests: list[int] = field(default_factory=list)
     """Of every document that was read."""
+    pairs: int = 0
+    """How many of them are of ``data.pairs``."""
 
 
 def read_through(config: DataConfig, most: int = MODEST) -> list[str]:
@@ -56,6 +58,9 @@ def read_through(config: DataConfig, most: int = MODEST) -> list[str]:
                 with prefix_errors(f"data.{name}"):
                     samples = reading.of_file(file, domain)
                     files.digests += [digest_of(sample.text) for sample in samples]
+        pairs = [digest_of(sample.text) for sample in reading.pairs(name)]
+        files.pairs = len(pairs)
+        files.digests += pairs
     overlap = _overlap(config, lists)
     warnings = [*reading.bad_rows.sentences(), *([overlap] if overlap else [])]
     return [*_read(lists, most), *(f"warning: {sentence}" for sentence in warnings)]
@@ -84,10 +89,13 @@ def _overlap(config: DataConfig, lists: dict[Which, _List]) -> str:
 def _read(lists: dict[Which, _List], most: int) -> Iterator[str]:
     unread = [file.name for text_files in lists.values() for file in text_files.unread]
     files = sum(len(text_files.files) for text_files in lists.values()) - len(unread)
-    documents = sum(len(text_files.digests) for text_files in lists.values())
+    pairs = sum(text_files.pairs for text_files in lists.values())
+    documents = sum(len(text_files.digests) for text_files in lists.values()) - pairs
     if files:
         read = f"{documents:,} document{'s' * (documents != 1)}"
         yield f"texts: {read}, all rows of {files:,} file{'s' * (files != 1)} read"
+    if pairs:
+        yield f"texts: {pairs:,} pairs, all of data.pairs read"
     if unread:
         more = f" and {len(unread) - 3} more" if unread[3:] else ""
         yield (

@@ -18,6 +18,8 @@ from align.text.conversation import Conversation
 from align.text.documents import TextSample, iter_file
 from align.text.files import kind_of
 from align.text.folder import TextFile, TextFiles, absolute, shortest_names, text_files
+from align.text.parallel import pairs_of_file, pairs_of_lines
+from align.text.prompted import Prompted
 from experiments.config.sections import DataConfig
 from experiments.config.tree import Config
 from teacher.names import PEER
@@ -94,6 +96,44 @@ class Reading:
             for file, domain in zip(source.found.files, source.domains, strict=True):
                 with prefix_errors(f"data.{which}"):
                     yield from self.of_file(file, domain)
+        yield from self.pairs(which)
+
+    def pairs(self, which: Which) -> Iterator[TextSample]:
+        """Read ``data.pairs``, each pair a prompt with its completion.
+
+        Args:
+            which: those to learn from, or those that are held out.
+
+        Raises:
+            MtkdError: a file that is not there or cannot be read as pairs, or, unless
+                ``on_bad_row`` is ``skip``, a pair of which a side is empty.
+        """
+        for name, pairs in self.config.pairs.items():
+            paths = [Path(path).expanduser() for path in pairs.files(which == "eval")]
+            if not paths:
+                continue
+            lines = (
+                pairs_of_file(paths[0], pairs.source_key, pairs.target_key)
+                if len(paths) == 1
+                else pairs_of_lines(paths[0], paths[1])
+            )
+            with prefix_errors(f"data.pairs.{name}"):
+                for where, source, target in lines:
+                    if source and target:
+                        prompt = pairs.prompt.format(source=source, pair=name)
+                        text = Prompted(prompt, f" {target}")
+                        yield TextSample(text, name, where)
+                    elif source or target:
+                        self._bad_pair(where, "target" if source else "source")
+
+    def _bad_pair(self, where: str, empty: str) -> None:
+        error = RowError(
+            f"{where}: the {empty} is empty; give both sides, or set "
+            "data.on_bad_row=skip"
+        )
+        if self.config.on_bad_row == "stop":
+            raise error
+        self.bad_rows(error)
 
     def of_file(self, file: TextFile, domain: str) -> Iterator[TextSample]:
         """Read one file of a source.
@@ -173,6 +213,26 @@ def check_sources(config: DataConfig) -> None:
                 with prefix_errors(f"data.{which}"):
                     first = list(islice(reading.of_file(file, domain), _FIRST))
                     _check_numbers(file.path, first, config.text_field)
+    _check_pairs(config)
+
+
+def _check_pairs(config: DataConfig) -> None:
+    """See that every file of ``data.pairs`` is there and begins with pairs."""
+    for name, pairs in config.pairs.items():
+        if config.eval and not pairs.files(held_out=True):
+            raise InputError(
+                "data.eval is held out, but nothing of data.pairs."
+                f"{name}; give it eval_file, or eval_source and eval_target"
+            )
+        for which in LISTS:
+            alone = Reading(replace(config, pairs={name: pairs}))
+            if pairs.files(which == "eval") and not list(
+                islice(alone.pairs(which), _FIRST)
+            ):
+                raise InputError(
+                    f"data.pairs.{name}: {', '.join(pairs.files(which == 'eval'))} "
+                    "hold no pairs; give some"
+                )
 
 
 def _check_numbers(path: Path, first: Sequence[TextSample], text_field: str) -> None:
@@ -199,7 +259,13 @@ def source_warnings(config: Config) -> list[str]:
     taught = (teacher.model.removeprefix(PEER) for teacher in config.teachers.values())
     models = [config.student.model, *taught]
     named_models = [name for name in models if _is_users_own(name)]
-    if named_models and all(path == ZOO for _, path in config.data.sources("train")):
+    trained = config.data.sources("train")
+    if config.data.pairs and any(path == ZOO for _, path in trained):
+        sentences.append(
+            "data.train is [zoo] beside data.pairs: the embedded prose and code are "
+            "learned, too; data.train=[] leaves them out"
+        )
+    elif named_models and trained and all(path == ZOO for _, path in trained):
         sentences.append(
             f"data.train is [zoo]: with {named_models[0]!r}, all that is learned from "
             "is the embedded sample of Python's prose and code, which shows that a run "

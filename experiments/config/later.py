@@ -42,6 +42,7 @@ LATER: Mapping[str, Any] = {
     "domain_signal": "progress",
     "keep_best": None,
     "early_stop": plain(EarlyStopConfig()),
+    "pairs": {},
 }
 """Settings that earlier versions had not, with what these did: records leave them out,
 so that runs and stores of these versions go on."""

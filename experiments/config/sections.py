@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import datetime
 import re
+import string
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
 from align.config import AlignConfig
+from align.errors import InputError
 from align.support.field_types import (
     AtLeastOne,
     Count,
@@ -142,6 +144,73 @@ class StudentConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PairsConfig:
+    """Sentences with their translations, for a student that reads the one and writes
+    the other: it learns the translation alone."""
+
+    file: str | None = None
+    """One file of pairs: lines with a tab between source and target, or JSON rows with
+    ``source_key`` and ``target_key``."""
+    source: str | None = None
+    """In place of ``file``: a file of sentences, one a line."""
+    target: str | None = None
+    """With ``source``: a file of their translations, line by line."""
+    eval_file: str | None = None
+    """Held-out pairs, as ``file``; where none are given, ``data.eval_share`` of the
+    pairs is held out."""
+    eval_source: str | None = None
+    """Held-out sentences, as ``source``."""
+    eval_target: str | None = None
+    """Their translations, as ``target``."""
+    source_key: str = "source"
+    """Key of the source in a row of JSON."""
+    target_key: str = "target"
+    """Key of the target in a row of JSON."""
+    prompt: str = "{source} {pair}:"
+    """What the student reads before the translation, which follows behind a blank:
+    ``{source}`` is the sentence, ``{pair}`` the name of these pairs."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: not one of a file and of two files, or a prompt without source.
+        """
+        check_fields(self, "data.pairs")
+        for prefix in ("", "eval_"):
+            file, source, target = (
+                getattr(self, f"{prefix}{name}")
+                for name in ("file", "source", "target")
+            )
+            if bool(source) != bool(target) or (file and source):
+                raise InputError(
+                    f"data.pairs: give {prefix}file, or {prefix}source and "
+                    f"{prefix}target, line by line"
+                )
+        if not (self.file or self.source):
+            raise InputError("data.pairs: give file, or source and target")
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(self.prompt)]
+        except ValueError as error:
+            raise InputError(
+                f"data.pairs: prompt is {shown(self.prompt)} ({error}); write braces "
+                "that stand for themselves twice"
+            ) from error
+        if "source" not in names or not {n for n in names if n} <= {"source", "pair"}:
+            raise InputError(
+                f"data.pairs: prompt is {shown(self.prompt)}; it must hold {{source}}, "
+                "may hold {pair}, and no other name in braces"
+            )
+
+    def files(self, held_out: bool) -> tuple[str, ...]:
+        """The one file or the two, of what is learned or held out; none where nothing
+        is given."""
+        prefix = "eval_" if held_out else ""
+        names = (getattr(self, f"{prefix}{n}") for n in ("file", "source", "target"))
+        return tuple(name for name in names if name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """Text to learn from and to be measured on."""
 
@@ -151,6 +220,9 @@ class DataConfig:
     and code. docs/experiments.md lists the formats."""
     eval: list[str] = field(default_factory=list)
     """Held-out text, as ``train``; empty: ``eval_share`` of the training text."""
+    pairs: dict[str, PairsConfig] = field(default_factory=dict)
+    """Parallel text, by names such as ``en-de``, which are its domains: ``source``
+    is read and ``target`` learned. Beside ``train``, which may be empty then."""
     eval_share: Annotated[float, Interval(gt=0, le=0.5)] = 0.1
     """Share of the training text held out where ``eval`` is empty, by whole documents
     where a domain has several."""
@@ -198,7 +270,7 @@ class DataConfig:
             ValueError: a value that its type does not take, no text, or no day.
         """
         check_fields(self, "data")
-        if not self.train:
+        if not self.train and not self.pairs:
             raise ValueError("data.train is empty; give paths, or [zoo]")
         try:
             if self.date is not None:

@@ -40,11 +40,14 @@ def texts_of(data: DataConfig, count: int = TEXTS) -> list[str]:
     """
     reading = Reading(data)
     parts = [part for s in sources_of(data, "train") for part in _parts(s, reading)]
+    parts += [reading.pairs("train")] if data.pairs else []
     each = -(-count // max(len(parts := _evenly(parts, count)), 1))
     read = [list(islice(part, each * READ)) for part in parts]
     chosen = [_evenly(samples, each) for samples in read if samples]
     if not chosen:
-        raise ConfigError(f"{', '.join(data.train)} hold no text; give others")
+        raise ConfigError(
+            f"{', '.join([*data.train, *data.pairs])} hold no text; give others"
+        )
     in_turn = chain.from_iterable(zip_longest(*chosen))
     texts = [str(sample.text) for sample in in_turn if sample is not None]
     return [text[: LENGTH * 16] for text in texts[:count]]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.foreign.marker import MARKER
 from align.text.documents import TextSample
+from align.text.prompted import Prompted
 from experiments.assemble.fingerprint import file_digests
 from experiments.config.later import LATER, since_ever, with_effect
 from experiments.config.parsing import ConfigError, plain
@@ -184,12 +185,15 @@ def text_digests(data: RunData) -> dict[str, str]:
 
 
 def samples_digest(samples: Iterable[TextSample]) -> str:
-    """SHA-256 over texts, their domains and weights other than 1, in order."""
+    """SHA-256 over texts, their domains and weights other than 1, in order, and what of
+    them is a prompt."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(f"{sample.domain}\0{sample.text}\0".encode(errors="replace"))
         if sample.weight != 1:
             digest.update(f"{sample.weight!r}\0".encode())
+        if isinstance(sample.text, Prompted):
+            digest.update(f"from {sample.text.answer}\0".encode())
     return digest.hexdigest()
 
 
@@ -204,7 +208,7 @@ def held_out_changed(run_dir: Path, config: Config, digest: str) -> list[str]:
     noted = read_json(run_dir / IDENTITY).get(HELD_OUT)
     if noted in (None, digest):
         return []
-    files = ", ".join(config.data.eval or config.data.train)
+    files = ", ".join(config.data.eval or [*config.data.train, *config.data.pairs])
     return [
         f"the held-out text of {files} is not what {run_dir} was measured on: do "
         "not compare its numbers with new ones; another run.name measures all anew"

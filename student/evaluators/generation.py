@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from align.errors import InputError, MissingPackageError
+from align.text.prompted import Prompted
 from student.evaluators.base import EvalContext, Measured, Metric, Pair, need_text
 from student.evaluators.repetition import repetition
 
@@ -22,8 +23,9 @@ BATCH = 16
 class Generation:
     """Completions, word by word and character by character, and how they repeat.
 
-    Without pairs a text's first words are the prompt and as many as ``new_tokens`` the
-    right answer. The likeliest token is taken every time. BLEU, chrF and TER are those
+    Without pairs the held-out ones of ``data.pairs`` are asked, and where there are
+    none, a text's first words are the prompt and as many as ``new_tokens`` the right
+    answer. The likeliest token is taken every time. BLEU, chrF and TER are those
     of sacrebleu, with its defaults, over a domain as one corpus (extra ``eval``).
 
     Source:
@@ -90,7 +92,7 @@ class Generation:
 
     def pairs(self, ctx: EvalContext) -> list[Pair]:
         """What is asked: the pairs there are, or such as are cut from text."""
-        given: Sequence[Pair] = ctx.pairs
+        given: Sequence[Pair] = ctx.pairs or _held_out(ctx)
         if not given:
             need_text(ctx, "generation")
             given = list(self._cut(ctx))
@@ -121,6 +123,15 @@ class Generation:
             texts = _written(ctx, [prompts[i] for i in chunk], self.new_tokens)
             written.update(zip(chunk, texts, strict=True))
         return [_until(written[i], self.stop).strip() for i in range(len(prompts))]
+
+
+def _held_out(ctx: EvalContext) -> list[Pair]:
+    """Held-out text that is prompts with their completions (``data.pairs``)."""
+    return [
+        Pair(sample.text.prompt, sample.text.completion, sample.domain)
+        for sample in ctx.samples
+        if isinstance(sample.text, Prompted) and sample.text.completion.strip()
+    ]
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.evaluators.asked import Measurements, retention
@@ -16,7 +16,7 @@ from student.evaluators.cost import Cost
 from student.evaluators.errors import Errors
 from student.evaluators.size import Size
 
-KINDS = "lost_by_kind"
+LOST, KINDS = "lost_by_kind", "bits_by_kind"
 APART = {*Size.metrics, *Cost.metrics, *Errors.metrics, *Agreement.metrics}
 """Metrics of which nothing is kept: they are no quality of a model by itself."""
 MOST = 6
@@ -103,22 +103,75 @@ def _kept(summary: Mapping[str, Any], measurements: Measurements) -> list[Block]
         "better: its share where higher is better, the teacher's share of it where "
         "lower is."
     )
-    rows = [[m, *(shown(shares[name].get(m)) for name in teachers)] for m in metrics]
+    rows = []
+    for metric in metrics:
+        rows.append([metric, *(shown(shares[name].get(metric)) for name in teachers)])
+        rows += _kept_by_part(measurements, ours, teachers, metric)
     table = Table(title="retention, %", heads=["metric", *teachers], rows=rows)
     return [Paragraph(said), table]
 
 
-def _lost(measurements: Measurements) -> list[Block]:
-    """Which kinds of text lost most against the teacher who reads them best."""
-    lost = next(iter(measurements.models.values())).get(KINDS)
-    if not lost:
+def _kept_by_part(
+    measurements: Measurements, ours: Values, teachers: Sequence[str], metric: str
+) -> list[list[str]]:
+    """A row for each part of a metric, such as a language pair, where there are several
+    that some teacher has, too."""
+    parts = list(ours.get(metric, {}))
+    if len(parts) < 2:
         return []
-    worst = sorted(lost.items(), key=lambda pair: -pair[1])[:MOST]
-    rows = [[kind, f"{bits:+.3f}"] for kind, bits in worst]
-    heads = ["kind of text", "bits/char more"]
-    table = Table(title="where the student lost most", heads=heads, rows=rows)
-    said = "Against the teacher who reads that kind best."
-    return [Paragraph(said), table]
+    meaning = {metric: measurements.metrics[metric]}
+    rows = []
+    for part in parts:
+        mine = {metric: {part: ours[metric][part]}}
+        shares = [
+            retention(mine, measurements.models[name], meaning).get(metric)
+            for name in teachers
+        ]
+        if any(share is not None for share in shares):
+            rows.append([f"{metric}, {part}", *map(shown, shares)])
+    return rows
+
+
+def _lost(measurements: Measurements) -> list[Block]:
+    """Which kinds of text lost most against the teacher who reads them best, and
+    against the student that learned without teachers."""
+    against = {"the best teacher": _ours(measurements).get(LOST, {})}
+    models = measurements.models
+    bits = _ours(measurements).get(KINDS, {})
+    alone = models.get("CE only", {}).get(KINDS, {})
+    against["CE only"] = {
+        kind: bits[kind] - alone[kind] for kind in bits if kind in alone
+    }
+    against = {name: lost for name, lost in against.items() if lost}
+    blocks: list[Block] = []
+    for name, lost in against.items():
+        worst = sorted(lost.items(), key=lambda pair: -pair[1])[:MOST]
+        rows = [
+            [kind, shown(bits.get(kind)), f"{more:+.3f}", _share(more, bits.get(kind))]
+            for kind, more in worst
+        ]
+        heads = ["kind of text", "bits/char", "more", "%"]
+        title = f"where the student lost most against {name}"
+        blocks.append(Table(title=title, heads=heads, rows=rows, numbers_from=1))
+    if blocks:
+        said = (
+            "Bits per character that it needs more, by kind of text: domain, length, "
+            "how rare its words are; less than nothing is gained. The best teacher is "
+            "the one who reads that kind best."
+        )
+        blocks.insert(0, Paragraph(said))
+    return blocks
+
+
+def _ours(measurements: Measurements) -> Values:
+    """Of the student that the report is about."""
+    return next(iter(measurements.models.values()))
+
+
+def _share(more: float, bits: float | None) -> str:
+    """What is lost, of what the one it is held against needs."""
+    before = None if bits is None else bits - more
+    return shown(None) if not before else f"{100 * more / before:+.1f}"
 
 
 def _written(summary: Mapping[str, Any]) -> list[Section]:

@@ -28,7 +28,7 @@ def hub_models(config):
 
 
 def test_there_is_one_for_each_thing_that_people_do():
-    assert len(NAMES) == 8
+    assert len(NAMES) == 9
     assert {"one_teacher", "one_card", "two_nodes", "qwen_from_gpt2"} <= set(NAMES)
 
 
@@ -138,6 +138,9 @@ def test_it_takes_its_first_step_with_small_models_of_the_same_architectures(
             for n, part in enumerate(source * 2)
         ]
         (tmp_path / text).write_text("\n".join(r for r in rows if '""' not in r))
+    for side in ("train.en", "train.de", "val.en", "val.de"):
+        lines = [f"{side[-2:]} {side} sentence {n}" for n in range(40)]
+        (tmp_path / side).write_text("\n".join(lines))
     config = load_config(name)
     models = shrunk_models(hub_models(config), tmp_path / "models", tiny_zoo)
     words = [f"student.model={models[config.student.model]}"]
