@@ -62,6 +62,7 @@ ROOMS: dict[str, set[str]] = {
     "student/terms": {"output"},
     "student/transforms": set(),
     "student/match": {"bridges", "output"},
+    "student/match/layers": set(),
     "student/own": {"match", "output"},
     "plugins/contracts": set(),
     "plugins/contracts/models": set(),

@@ -6,13 +6,14 @@ teacher's side stands still, and no shrinking of both can win.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from align.calibration import METHODS
+from align.calibration import METHODS, CalibrationStats
 from align.errors import InputError
 from align.support.field_types import AtLeastOne
 from student.bridges.base import PairStats
@@ -206,6 +207,37 @@ class Pca(Projector):
         _take(self.map, weight @ vectors, shift)
         self.mean.copy_(teacher.mean_x)
         self.directions.copy_(vectors)
+
+
+def fit_projectors(
+    projectors: Mapping[str, nn.Module], pairs: Iterable[tuple[str, Tensor, Tensor]]
+) -> None:
+    """Fit those that can be.
+
+    Args:
+        projectors: by teacher.
+        pairs: a teacher's name, the student's features (L, N, C_s) and the teacher's
+            (L, N, C_t).
+    """
+    stats: dict[str, PairStats] = {}
+    for name, x, y in pairs:
+        if name not in stats:
+            stats[name] = _no_pairs(x, y)
+        stats[name].to_teacher.update(x, y)
+        stats[name].to_student.update(y, x)
+    for name, projector in projectors.items():
+        fit: Any = getattr(projector, "fit", None)
+        if fit and name in stats and stats[name].to_teacher.n:
+            fit(stats[name])
+
+
+def _no_pairs(x: Tensor, y: Tensor) -> PairStats:
+    """Of features (L, N, C) of student and teacher."""
+    (layers, _, student), teacher, device = x.shape, y.shape[2], str(x.device)
+    return PairStats(
+        CalibrationStats(layers, teacher, student, device),
+        CalibrationStats(layers, student, teacher, device),
+    )
 
 
 def _rotation(student: int, teacher: int, layers: int) -> LayerwiseLinear:

@@ -9,12 +9,9 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from align.calibration import CalibrationStats
 from align.errors import InputError
 from align.sizes import Sizes
 from align.support.field_types import AtLeastOne, PluginName
-from student.bridges.base import PairStats
-from student.bridges.standardize import Standardizer
 from student.match.choices import (
     DISTANCES,
     Chosen,
@@ -38,10 +35,10 @@ from student.match.layers import (
 )
 from student.match.logits import logit_costs
 from student.match.pooling import pooled
-from student.match.projector import PROJECTORS
+from student.match.projector import PROJECTORS, fit_projectors
 from student.match.rows import check_keys, restricted
+from student.match.scales import Scales
 from student.match.sites import SiteName, StateName, site_of
-from student.match.spread import Spread
 from student.objective import Count, Sides, StepContext
 from student.places import Places
 
@@ -112,8 +109,8 @@ class Match(nn.Module):
         self._keys, self._pool = keys, pool
         self.projectors = nn.ModuleList()
         self.lengths: GradientLengths | None = None
-        self.scales = nn.ModuleList()
-        """Of a site that comes as it is, for each teacher: the student's, its own."""
+        self.scales: Scales | None = None
+        """Of a site that comes as it is."""
         self._new_projector: Any = projector and factory(projector, PROJECTORS)
         self._layers, self._layer_weights = layers, layer_weights
         self._teachers = teachers
@@ -177,10 +174,7 @@ class Match(nn.Module):
             self.pairing.meet(width(student), widths, len(kept))
             return
         if self._at.raw:
-            self.scales = nn.ModuleList(
-                nn.ModuleList(Standardizer(len(kept), w) for w in (width(student), w))
-                for w in widths.values()
-            )
+            self.scales = Scales(width(student), widths, len(kept))
         if self._new_projector is None:
             check_widths(self.site, self.distance, width(student), widths)
             return
@@ -200,24 +194,13 @@ class Match(nn.Module):
             return
         if self.pairing.chosen:
             self._fit_heads(sample)
-        if len(self.scales):
-            self._fit_scales(sample)
+        if self.scales is not None:
+            self.scales.fit(self._every_pair(sample, raw=True))
         if by_probe(self._layers):
             self._fit_probed(sample)
-        if self._new_projector is None:
-            return
-        stats: dict[str, PairStats] = {}
-        for ctx in sample:
-            for sides in filter(self._compared, self._at.sides(ctx)):
-                x, y = self._pairs(sides)
-                if sides.name not in stats:
-                    stats[sides.name] = _no_pairs(x, y)
-                stats[sides.name].to_teacher.update(x, y)
-                stats[sides.name].to_student.update(y, x)
-        for name, projector in zip(self._met, self.projectors, strict=True):
-            fit: Any = getattr(projector, "fit", None)
-            if fit and name in stats and stats[name].to_teacher.n:
-                fit(stats[name])
+        if self._new_projector is not None:
+            projectors = dict(zip(self._met, self.projectors, strict=True))
+            fit_projectors(projectors, self._every_pair(sample))
 
     def _fit_heads(self, sample: Iterable[StepContext]) -> None:
         costs: dict[str, Tensor] = {}
@@ -240,18 +223,13 @@ class Match(nn.Module):
             best = scores.topk(len(self.probed)).indices.sort().values
             self.probed.copy_(best.to(self.probed.device))
 
-    def _fit_scales(self, sample: Iterable[StepContext]) -> None:
-        spreads: dict[str, tuple[Spread, Spread]] = {}
+    def _every_pair(
+        self, sample: Iterable[StepContext], raw: bool = False
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Teachers' names, with :meth:`_pairs` of all that is compared."""
         for ctx in sample:
             for sides in filter(self._compared, self._at.sides(ctx)):
-                spread = spreads.setdefault(sides.name, (Spread(), Spread()))
-                for side, x in zip(spread, self._pairs(sides, raw=True), strict=True):
-                    side.update(x)
-        for name, (student, teacher) in spreads.items():
-            scales: Any = self.scales[self._index(name)]
-            if student.n:
-                scales[0].fit(student.mean, student.std)
-                scales[1].fit(teacher.mean, teacher.std)
+                yield sides.name, *self._pairs(sides, raw)
 
     def _pairs(self, sides: Sides, raw: bool = False) -> tuple[Tensor, Tensor]:
         """(L', N, C_s), (L', N, C_t): the tokens that are compared, on kept layers."""
@@ -262,10 +240,10 @@ class Match(nn.Module):
         """Both sides of the kept layers, standardised."""
         kept = self._kept(len(sides.student))
         x, y = sides.student[kept], sides.teacher[kept]
-        if raw or not len(self.scales):
+        if raw or self.scales is None:
             return x, y
-        scales: Any = self.scales[self._index(sides.name)]
-        return scales[0](x), scales[1](y)
+        both: tuple[Tensor, Tensor] = self.scales(sides.name, x, y)
+        return both
 
     def _index(self, teacher: str) -> int:
         assert self._met is not None, "meet() makes what is of a teacher"
@@ -384,15 +362,6 @@ class Match(nn.Module):
 def _number(layers: Layers) -> int:
     """K of ``gradient:K``."""
     return int(str(layers).partition(":")[2])
-
-
-def _no_pairs(x: Tensor, y: Tensor) -> PairStats:
-    """Of features (L, N, C) of student and teacher."""
-    (layers, _, student), teacher, device = x.shape, y.shape[2], str(x.device)
-    return PairStats(
-        CalibrationStats(layers, teacher, student, device),
-        CalibrationStats(layers, student, teacher, device),
-    )
 
 
 def _wide(x: Tensor) -> Tensor:
