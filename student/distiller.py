@@ -54,6 +54,7 @@ from student.step.modules import modules_of
 from student.step.records import StepResult as StepResult
 from student.step.records import Teaching as Teaching
 from student.step.records import WeightedObjective as WeightedObjective
+from student.step.records import layers_of as layers_of
 from student.step.routing_losses import routing_losses
 from student.step.term_sum import TermSum
 from student.step_outputs import OutputPlan
@@ -360,6 +361,7 @@ class Distiller(nn.Module):
             loss=result.loss,
             terms=result.terms,
             weights=result.weights,
+            chosen=result.chosen,
             routing=routing.detach(),
             teachers=tuple(view.name for view in views),
             coverage=available.sum((0, 1)).float() / tokens,

@@ -7,6 +7,7 @@ by shrinking both sides.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol, TypeGuard
@@ -113,6 +114,13 @@ class StepContext:
         largest tensor of a step, made only where a term asks for it."""
         return self.output if isinstance(self.output, Tensor) else self.output.logits
 
+    def chance(self) -> torch.Generator:
+        """Where the term that reads it gets what it draws in a step: by the run's seed,
+        its own name and the step, alike in all passes and processes."""
+        said = f"{self.timetable.seed} {self.place} {self.step}"
+        digest = hashlib.sha256(said.encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
     def total(self, index: int, weight: Tensor | float) -> Tensor | float:
         """What a sum over this pass is divided by; never 0.
 
@@ -129,6 +137,17 @@ class StepContext:
     def zero(self) -> Tensor:
         """A float32 0 where the student is."""
         return torch.zeros((), device=self.batch.ids.device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChosenLayers:
+    """Which layers a term read in a pass, where its settings alone do not say so."""
+
+    layers: Sequence[int] | None
+    """Ascending, from 0; None where settings say which."""
+    weights: Tensor | None = None
+    """(L,) float, detached, how much each of the student's layers counted, 0 of those
+    that were not read; None where settings say so."""
 
 
 Count = Callable[[Places], Sequence[float]]
@@ -157,6 +176,9 @@ class Objective(Protocol):
     :class:`StepContext`: what the phase's calibration sample looks like before the
     first step, for parameters and buffers that start from data. Each pass over it
     runs the student and the teachers again. See :func:`student.fitting.fit_terms`.
+
+    A term that reads other layers from step to step, or weighs them otherwise, has an
+    attribute ``chosen``: :class:`ChosenLayers` of the pass that it read last, or None.
     """
 
     @property

@@ -23,6 +23,7 @@ class Timetable:
         rules: Mapping[str, Rule] | None = None,
         *,
         reads_losses: bool = False,
+        seed: int = 0,
     ) -> None:
         """Know how long the phase is and which rules there are.
 
@@ -31,8 +32,10 @@ class Timetable:
                 its own.
             rules: by name; None: those for any number.
             reads_losses: whether a setting moves by what becomes of losses.
+            seed: of the phase, for what terms draw.
         """
         self.total_steps, self.reads_losses = total_steps, reads_losses
+        self.seed = seed
         self.kept: Callable[[str, int], float] | None = None
         """What is left of a term's loss before a step, see :class:`.LossRecord`."""
         self._rules = RULES if rules is None else rules

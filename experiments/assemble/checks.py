@@ -207,13 +207,16 @@ def _check_balance(phase: PhaseConfig, registry: Registry) -> None:
         )
 
 
-def timetable_of(phase: PhaseConfig, registry: Registry, steps: int) -> Timetable:
+def timetable_of(
+    phase: PhaseConfig, registry: Registry, steps: int, seed: int = 0
+) -> Timetable:
     """What a phase's settings are at each step.
 
     Args:
         phase: resolved settings.
         registry: where rules are looked up.
         steps: optimiser steps of the phase.
+        seed: of the phase, for what terms draw.
     """
     moving = {moved.rule for moved in schedules_of(phase).values()}
     others = {
@@ -222,7 +225,7 @@ def timetable_of(phase: PhaseConfig, registry: Registry, steps: int) -> Timetabl
     }
     rules = {**RULES, **others}
     reads_losses = any(needs_losses(rules[rule]) for rule in moving)
-    return Timetable(steps, rules=rules, reads_losses=reads_losses)
+    return Timetable(steps, rules=rules, reads_losses=reads_losses, seed=seed)
 
 
 def _check_schedules(phase: PhaseConfig, registry: Registry) -> None:

@@ -23,6 +23,7 @@ from experiments.report.plotting import (
     on_one_axis,
 )
 from experiments.report.routing import (
+    draw_compared_layers,
     draw_gates,
     draw_routing_domains,
     draw_routing_layers,
@@ -49,6 +50,7 @@ def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
         "losses": draw_losses,
         "balance": draw_balance,
         "schedules": draw_schedules,
+        "compared_layers": draw_compared_layers,
         "routing_domains": draw_routing_domains,
         "routing_layers": draw_routing_layers,
         "gates": draw_gates,

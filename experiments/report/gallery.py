@@ -12,6 +12,8 @@ CAPTIONS = {
     "balance": "What every term of the objective was multiplied with, as the balancer "
     "of the phase had it.",
     "schedules": "Every setting that moved by a schedule, over the optimiser steps.",
+    "compared_layers": "Which student layers each term compared, where its settings "
+    "alone do not say so, and how much each counted: the brighter, the more.",
     "routing_domains": "Mean routing weight of every teacher, by domain of the text.",
     "routing_layers": "Mean routing weight of every teacher, by student layer.",
     "gates": "How much of the fused keys and values each student layer lets in when "

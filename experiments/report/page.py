@@ -84,7 +84,8 @@ def compose(run: RunDir) -> Document:
         *evaluation_sections(run),
         *sample_sections(run),
         *gallery.section(
-            "How the losses went", "losses", "balance", "schedules", "health"
+            "How the losses went",
+            *("losses", "balance", "schedules", "compared_layers", "health"),
         ),
         *gallery.section(
             "Which teacher was asked", "routing_domains", "routing_layers", "gates"

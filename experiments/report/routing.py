@@ -1,9 +1,10 @@
-"""Pictures of routing: which teacher was asked, for which text and in which layer."""
+"""Pictures over layers: which teacher was asked for which text and in which layer, how
+far gates stand open, and which layers were compared."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments.record.run_dir import RunDir
@@ -116,6 +117,41 @@ def draw_gates(run: RunDir) -> Figure | None:
     )
     figure.suptitle(f"{run.name}: how much fused KV each student layer lets in")
     return figure
+
+
+def draw_compared_layers(run: RunDir) -> Figure | None:
+    """Draw which layers terms compared over the steps; None where settings say so."""
+    lines = [(x, line) for x, line in on_one_axis(run, "train") if _layered(line)]
+    terms = keys_of(_layered(line) for _, line in lines)
+    if not terms:
+        return None
+    from matplotlib.ticker import MaxNLocator
+
+    figure, panels = grid(len(terms), columns=2, size=(5.4, 2.6))
+    for axes, term in zip(panels, terms, strict=True):
+        strip = [(x, line) for x, line in lines if term in _layered(line)]
+        columns = [_layered(line)[term] for _, line in strip]
+        highest = max(layer for column in columns for layer in column)
+        cells = [
+            [column.get(layer, 0.0) for column in columns]
+            for layer in range(highest + 1)
+        ]
+        axes.imshow(cells, vmin=0, cmap="viridis", aspect="auto", origin="lower")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_title(term, loc="left")
+        axes.set_ylabel("student layer")
+        _step_ticks(axes, strip)
+    figure.suptitle(f"{run.name}: layers that terms compared")
+    return figure
+
+
+def _layered(line: Mapping[str, Any]) -> dict[str, dict[int, float]]:
+    """How much each layer counts, by term: its weight, or 1 where it is compared."""
+    read = line.get("layers", {}).items()
+    weights = line.get("layer_weights", {}).items()
+    return {term: dict.fromkeys(layers, 1.0) for term, layers in read} | {
+        term: dict(enumerate(shares)) for term, shares in weights
+    }
 
 
 def _stack(

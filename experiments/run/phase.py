@@ -85,14 +85,15 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
             infinite; the phase is not marked complete.
     """
     phase, engine = stage.phase, run.engine
-    torch.manual_seed(phase_seed(run.config.run.seed, position.index))
+    seed = phase_seed(run.config.run.seed, position.index)
+    torch.manual_seed(seed)
     start = position.start
     model = run.models.student(start.begins, start.drawn).to(engine.device)
     capture = KVCapture(model)
     if phase.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     encode = run.models.encode
-    timetable = timetable_of(phase, run.registry, position.steps)
+    timetable = timetable_of(phase, run.registry, position.steps, seed)
     transforms = build_transforms(phase, run.registry, model, timetable)
     later = run.again[position.arm, position.index]
     begin_teachers(

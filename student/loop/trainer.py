@@ -16,7 +16,7 @@ from align.support.stopwatch import Stopwatch, part
 from fuse.routing_stats import RoutingStats
 from student.checkpoint import NonFiniteStudentError
 from student.config import TrainConfig
-from student.distiller import Distiller, StepResult
+from student.distiller import Distiller, StepResult, layers_of
 from student.loop.batches import BatchMaker, TrainBatch, prefetched, waited
 from student.loop.data_order import Writing, lives
 from student.loop.engine import Engine
@@ -342,6 +342,7 @@ class _Loop:
         }
         if moving := self._distiller.timetable.taken():
             line["schedules"] = moving
+        line |= layers_of(results)
         bridge, last = self._distiller.bridge, results[-1]
         if last.weights:
             line["balance"] = {

@@ -23,15 +23,11 @@ from student.match.distance import Distance
 from student.match.heads import HeadPairing, Heads, costs_of_pairs
 from student.match.layers import (
     GradientLengths,
+    LayerChoice,
     Layers,
     LayerWeights,
-    by_gradient,
-    by_probe,
-    check_layers,
-    chosen_layers,
     layer_shares,
     told_best,
-    varies,
 )
 from student.match.logits import logit_costs
 from student.match.pooling import pooled
@@ -39,7 +35,7 @@ from student.match.projector import PROJECTORS, fit_projectors
 from student.match.rows import check_keys, restricted
 from student.match.scales import Scales
 from student.match.sites import SiteName, StateName, site_of
-from student.objective import Count, Sides, StepContext
+from student.objective import ChosenLayers, Count, Sides, StepContext
 from student.places import Places
 
 
@@ -82,10 +78,11 @@ class Match(nn.Module):
                 reads or makes them; ``normed``, after it; ``both``, side by side.
             distance: a registered distance.
             projector: a registered projector; null compares features as they are.
-            layers: of the student: ``all``, ``last:K``, ``random:K`` (drawn for every
-                step), ``rising:STEPS`` (from the lowest up), ``gradient:K`` (those that
-                get the longest gradients), ``probe:K`` (those whose teachers' features
-                tell the next token best on the calibration sample), or numbers.
+            layers: of the student: ``all``, ``first:K``, ``last:K``, ``random:K``
+                (drawn for every step), ``gradient:K`` (those that get the longest
+                gradients), ``probe:K`` (those whose teachers' features tell the next
+                token best on the calibration sample), each also as ``{last: K}`` with a
+                schedule for K; ``rising:STEPS`` (from the lowest up); or numbers.
             layer_weights: ``equal``, ``depth``, in proportion to the number, or
                 ``gradient``, to the length of the gradient that a layer gets.
             heads: of attention, which of the teacher's goes with which of the
@@ -100,7 +97,7 @@ class Match(nn.Module):
                 cannot, or options do not go together.
         """
         super().__init__()
-        check_layers(layers)
+        self.layers = LayerChoice(layers)
         check_keys(keys)
         self.site = site
         self._at = site_of(site, state)
@@ -109,10 +106,11 @@ class Match(nn.Module):
         self._keys, self._pool = keys, pool
         self.projectors = nn.ModuleList()
         self.lengths: GradientLengths | None = None
+        self.chosen: ChosenLayers | None = None
         self.scales: Scales | None = None
         """Of a site that comes as it is."""
         self._new_projector: Any = projector and factory(projector, PROJECTORS)
-        self._layers, self._layer_weights = layers, layer_weights
+        self._layer_weights = layer_weights
         self._teachers = teachers
         self._met: tuple[str, ...] | None = None
         check_site(
@@ -121,9 +119,9 @@ class Match(nn.Module):
             projected=projector is not None,
             apart=heads != "mean" or keys != "all",
             pool=pool,
-            by_layer=layers != "all" or layer_weights != "equal",
+            by_layer=self.layers.rule != "all" or layer_weights != "equal",
         )
-        if by_probe(layers) and self._at.rows:
+        if self.layers.rule == "probe" and self._at.rows:
             raise InputError(
                 f"layers is {layers!r}, but rows of attention hold no features that a "
                 "probe could read; choose others, or another site"
@@ -155,19 +153,18 @@ class Match(nn.Module):
             InputError: a layer is not there; or widths differ, and nothing brings them
                 together.
         """
-        check_layers(self._layers, self._at.layers(student))
-        width, kept = self._at.width, self._kept(self._at.layers(student))
+        self.layers.check(self._at.layers(student))
+        width, kept = self._at.width, self.layers.kept(self._at.layers(student))
         widths = {
             name: width(sizes)
             for name, sizes in teachers.items()
             if self._takes(name) and width(sizes)  # a store knows no hidden size
         }
         self._met = tuple(widths)
-        if by_gradient(self._layers, self._layer_weights):
+        if "gradient" in (self.layers.rule, self._layer_weights):
             self.lengths = GradientLengths(len(kept))
-        if by_probe(self._layers):
-            last = torch.arange(len(kept))[-_number(self._layers) :]
-            self.register_buffer("probed", last)
+        if self.layers.rule == "probe":
+            self.register_buffer("probed", torch.arange(len(kept)).flip(0))
         if self._at.blocks:
             return
         if self._at.rows:
@@ -196,7 +193,7 @@ class Match(nn.Module):
             self._fit_heads(sample)
         if self.scales is not None:
             self.scales.fit(self._every_pair(sample, raw=True))
-        if by_probe(self._layers):
+        if self.layers.rule == "probe":
             self._fit_probed(sample)
         if self._new_projector is not None:
             projectors = dict(zip(self._met, self.projectors, strict=True))
@@ -206,7 +203,7 @@ class Match(nn.Module):
         costs: dict[str, Tensor] = {}
         for ctx in sample:
             for pair in filter(self._compared, self._at.sides(ctx)):
-                kept = self._kept(len(pair.student))
+                kept = self.layers.kept(len(pair.student))
                 weight = pair.weight.expand(len(pair.student), -1, -1)[kept]
                 cost = partial(self._weighed_rows, weight=weight, rows=pair.rows)
                 every = costs_of_pairs(pair.student[kept], pair.teacher[kept], cost)
@@ -220,7 +217,7 @@ class Match(nn.Module):
 
         scores = told_best(sample, look)
         if scores is not None:
-            best = scores.topk(len(self.probed)).indices.sort().values
+            best = scores.argsort(descending=True, stable=True)
             self.probed.copy_(best.to(self.probed.device))
 
     def _every_pair(
@@ -238,7 +235,7 @@ class Match(nn.Module):
 
     def _sides(self, sides: Sides, raw: bool = False) -> tuple[Tensor, Tensor]:
         """Both sides of the kept layers, standardised."""
-        kept = self._kept(len(sides.student))
+        kept = self.layers.kept(len(sides.student))
         x, y = sides.student[kept], sides.teacher[kept]
         if raw or self.scales is None:
             return x, y
@@ -252,6 +249,7 @@ class Match(nn.Module):
     def forward(self, ctx: StepContext) -> Tensor:
         """See :class:`student.objective.Objective`."""
         total, weight = ctx.zero(), ctx.zero()
+        self.chosen = None
         pulls: list[Tensor] = []
         if self.lengths is not None:
             self.lengths.turn(ctx.step)
@@ -270,15 +268,15 @@ class Match(nn.Module):
         if self._at.blocks and ctx.outputs is not None:
             yield from logit_costs(ctx.outputs, self.distance, self._takes)
         for sides in filter(self._compared, self._at.sides(ctx)):
-            yield self._of_teacher(sides, ctx.step, pulls)
+            yield self._of_teacher(sides, ctx, pulls)
 
     def _of_teacher(
-        self, sides: Any, step: int, pulls: list[Tensor]
+        self, sides: Any, ctx: StepContext, pulls: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """The cost of one teacher's tokens, and what they weigh together."""
         every = len(sides.student)
-        kept = self._kept(every)
-        chosen = self._chosen(every, kept, step)
+        kept = self.layers.kept(every)
+        chosen = self.layers.chosen(every, ctx, self._ranked())
         compared = chosen if self.lengths is None else kept
         places = [kept.index(layer) for layer in compared]
         pred, target = self._projected(sides.name, *self._sides(sides))
@@ -302,19 +300,31 @@ class Match(nn.Module):
             costs, weighs = costs[drawn], weighs[drawn]
             if self._layer_weights == "gradient":
                 shares = self.lengths.shares(drawn).to(pred)
+        self._remember(chosen, shares, every)
         if self.distance.per_token:
             return (costs * shares).sum(), (weighs * shares).sum()
         together = (weighs * shares).sum()
         return (costs * shares).sum() * together, together
 
-    def _chosen(self, every: int, kept: list[int], step: int) -> list[int]:
-        """The layers that are compared in a step."""
-        if by_probe(self._layers):
-            return [kept[place] for place in self.probed.tolist()]
-        if self.lengths is None or not str(self._layers).startswith("gradient"):
-            return chosen_layers(self._layers, every, step)
-        count = _number(self._layers)
-        return [kept[place] for place in self.lengths.longest(count)]
+    def _remember(self, layers: list[int], shares: Tensor, every: int) -> None:
+        """What settings do not say, for whoever writes it down."""
+        moves, weighed = not self.layers.settled, self._layer_weights == "gradient"
+        if moves or weighed:
+            weights = shares.new_zeros(every)
+            weights[layers] = shares.detach()
+            self.chosen = ChosenLayers(
+                layers if moves else None, weights if weighed else None
+            )
+
+    def _ranked(self) -> list[int] | None:
+        """All layers, the best first, where a comparison says so."""
+        if self.layers.rule == "probe":
+            order: list[int] = self.probed.tolist()
+            return order
+        if self.layers.rule == "gradient":
+            assert self.lengths is not None
+            return self.lengths.ranked()
+        return None
 
     def _of_rows(
         self, pred: Tensor, target: Tensor, weight: Tensor, rows: Tensor
@@ -330,12 +340,6 @@ class Match(nn.Module):
         self, pred: Tensor, target: Tensor, *, weight: Tensor, rows: Tensor
     ) -> Tensor:
         return self._of_rows(pred, target, weight, rows) * weight[:, None]
-
-    def _kept(self, num_layers: int) -> list[int]:
-        """The layers that any step may compare, for which there are projectors."""
-        if varies(self._layers):
-            return list(range(num_layers))
-        return chosen_layers(self._layers, num_layers, 0)
 
     def _projected(self, name: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Both sides of the kept layers, as they are compared."""
@@ -357,11 +361,6 @@ class Match(nn.Module):
         weight = self._at.weight(places)
         kept = [m for m, r in enumerate(places.readings) if self._takes(r.name)]
         return [float(weight[..., kept].double().sum())]
-
-
-def _number(layers: Layers) -> int:
-    """K of ``gradient:K``."""
-    return int(str(layers).partition(":")[2])
 
 
 def _wide(x: Tensor) -> Tensor:

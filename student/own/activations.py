@@ -12,15 +12,15 @@ from align.errors import InputError
 from align.sizes import Sizes
 from align.support.field_types import Count as Number
 from align.tokens.batch import TokenBatch
-from student.match.layers import (
-    Layers,
-    by_gradient,
-    by_probe,
-    check_layers,
-    chosen_layers,
-    layer_shares,
+from student.match.layers import LayerChoice, Layers, layer_shares
+from student.objective import (
+    HIDDEN,
+    NORMED,
+    RESIDUAL,
+    ChosenLayers,
+    Count,
+    StepContext,
 )
-from student.objective import HIDDEN, NORMED, RESIDUAL, Count, StepContext
 from student.places import Places
 
 Penalty = Literal["l1", "l2", "slow", "correlation"]
@@ -79,15 +79,17 @@ class Activations:
         Raises:
             InputError: layers cannot be meant.
         """
-        check_layers(layers)
-        if by_gradient(layers, layer_weights) or by_probe(layers):
+        self._choice = LayerChoice(layers)
+        self.chosen: ChosenLayers | None = None
+        if self._choice.compares:
             raise InputError(
                 f"layers is {layers!r}, which goes by what a comparison finds; give "
-                "all, last:K, random:K, rising:STEPS or a list of layer numbers"
+                "all, first:K, last:K, random:K, rising:STEPS or a list of layer "
+                "numbers"
             )
         self.needs = frozenset({STATE_OF[state]})
         self._penalty, self._state = penalty, STATE_OF[state]
-        self._layers, self._layer_weights, self._skip = layers, layer_weights, skip
+        self._layer_weights, self._skip = layer_weights, skip
 
     @property
     def count(self) -> Count | None:
@@ -100,12 +102,13 @@ class Activations:
         Raises:
             InputError: it has not.
         """
-        check_layers(self._layers, student.layers)
+        self._choice.check(student.layers)
 
     def __call__(self, ctx: StepContext) -> Tensor:
         """See :class:`student.objective.Objective`."""
         states, known = ctx.own[self._state], self._known(ctx.batch)
-        layers = chosen_layers(self._layers, len(states), ctx.step)
+        layers = self._choice.chosen(len(states), ctx)
+        self.chosen = None if self._choice.settled else ChosenLayers(layers)
         with torch.autocast(states.device.type, enabled=False):
             x = states[layers]
             x = x if x.dtype == torch.float64 else x.float()

@@ -11,14 +11,8 @@ from torch import Tensor, nn
 from align.errors import InputError
 from align.sizes import Sizes
 from align.tokens.weights import label_weight
-from student.match.layers import (
-    Layers,
-    by_gradient,
-    by_probe,
-    check_layers,
-    chosen_layers,
-)
-from student.objective import NORMED, HiddenOutput, StepContext
+from student.match.layers import LayerChoice, Layers
+from student.objective import NORMED, ChosenLayers, HiddenOutput, StepContext
 from student.own.labels import label_loss, next_ids, next_weight
 from student.places import Places
 
@@ -59,13 +53,15 @@ class DeepSupervision(nn.Module):
             InputError: layers cannot be meant.
         """
         super().__init__()
-        check_layers(layers)
-        if by_gradient(layers, "equal") or by_probe(layers):
+        self._choice = LayerChoice(layers)
+        self.chosen: ChosenLayers | None = None
+        if self._choice.compares:
             raise InputError(
                 f"layers is {layers!r}, which goes by what a comparison finds; give "
-                "all, last:K, random:K, rising:STEPS or a list of layer numbers"
+                "all, first:K, last:K, random:K, rising:STEPS or a list of layer "
+                "numbers"
             )
-        self._layers, self._layer_weights = layers, layer_weights
+        self._layer_weights = layer_weights
         self.maps: nn.Parameter | None = None
 
     def meet(self, student: Sizes, teachers: Mapping[str, Sizes]) -> None:
@@ -74,7 +70,7 @@ class DeepSupervision(nn.Module):
         Raises:
             InputError: a layer is not there, or there is none below the last.
         """
-        check_layers(self._layers, student.layers)
+        self._choice.check(student.layers)
         if student.layers < 2:
             raise InputError("the student has one layer, whose loss is that of ce")
         width = student.hidden_size
@@ -97,7 +93,8 @@ class DeepSupervision(nn.Module):
         ids = next_ids(ctx.batch.ids)
         weight = ctx.of_texts(predicted) * (1 / ctx.total(0, float(predicted.sum())))
         states, head = ctx.own[NORMED], ctx.output.head
-        layers = self._chosen(len(states), ctx.step)
+        layers = self._chosen(len(states), ctx)
+        self.chosen = None if self._choice.settled else ChosenLayers(layers)
         losses = torch.stack(
             [
                 label_loss(HiddenOutput(self._mapped(states, i), head), ids, weight)
@@ -120,10 +117,10 @@ class DeepSupervision(nn.Module):
             return states[layer]
         return states[layer] @ self.maps[layer].to(states.dtype)
 
-    def _chosen(self, every: int, step: int) -> list[int]:
-        if self._layers == "all":
+    def _chosen(self, every: int, ctx: StepContext) -> list[int]:
+        if self._choice.rule == "all":
             return list(range(every - 1))
-        return chosen_layers(self._layers, every, step)
+        return self._choice.chosen(every, ctx)
 
     def _shares(self, layers: list[int], losses: Tensor, ctx: StepContext) -> Tensor:
         """(L',) summing to 1; the same on all processes."""

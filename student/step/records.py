@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from align.sizes import Sizes
 from fuse.routing_loss import EntropyRegularizer
 from student.bridges.base import Bridge
 from student.evaluate import KVHealth
-from student.objective import Objective
+from student.objective import ChosenLayers, Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +82,17 @@ class StepResult:
     """Of the student's keys and values before this step, where it was asked for."""
     weights: dict[str, float] = field(default_factory=dict)
     """By what every term was multiplied, where a balancer says so."""
+    chosen: dict[str, ChosenLayers] = field(default_factory=dict)
+    """By term, of those that read other layers from step to step."""
+
+
+def layers_of(results: Sequence[StepResult]) -> dict[str, Any]:
+    """Which layers terms read in a step, and how much each counted, by term.
+
+    Alike in all passes in which a term read any; those of this process.
+    """
+    every = {name: chosen for r in results for name, chosen in r.chosen.items()}
+    read = {n: list(c.layers) for n, c in every.items() if c.layers is not None}
+    weights = {n: c.weights.tolist() for n, c in every.items() if c.weights is not None}
+    named = {"layers": read, "layer_weights": weights}
+    return {key: by_term for key, by_term in named.items() if by_term}

@@ -72,7 +72,12 @@ class TermSum:
             loss = loss + value
             terms[name] = value.detach()
         weights = {} if self.balance is None else weighing.logged
-        return StepResult(loss=loss, terms=terms, weights=weights)
+        layers = {
+            name: chosen
+            for name, weighted in self.objectives.items()
+            if (chosen := getattr(weighted.objective, "chosen", None)) is not None
+        }
+        return StepResult(loss=loss, terms=terms, weights=weights, chosen=layers)
 
     def _note(
         self, values: Mapping[str, Tensor], step: int, share: Share | None

@@ -325,8 +325,10 @@ def followed(school, out, *stages):
     found = {}
     OBJECTIVES["match"] = Match
     keys = {"use": "match", "distance": "mse", "projector": "orthogonal"}
+    layers = {"random": {"from": 1, "to": 2, "steps": 2}}
+    keys |= {"layers": layers, "layer_weights": "gradient"}
     loss = LossConfig(
-        terms={"keys": {**keys, "layer_weights": "gradient", "weight": 0.1}},
+        terms={"keys": {**keys, "weight": 0.1}},
         lambda_k={"from": 1.0, "to": 0.1, "rule": "loss", "fall": 0.2},
         lambda_v={"from": 1.0, "to": 0.1, "rule": "loss", "of": "keys", "fall": 0.5},
         gamma_kl=0.0,
@@ -357,6 +359,7 @@ def followed(school, out, *stages):
         found[str(stage)] = {
             "schedules": [line["schedules"] for line in lines],
             "terms": [line["terms"] for line in lines],
+            "layers": [line["layers"]["keys"] for line in lines],
             "turned": [
                 float((p.weight.mT @ p.weight).diagonal(dim1=1, dim2=2).mean())
                 for p in projectors

@@ -16,7 +16,7 @@ from align.views import Teacher
 from experiments.assemble.fingerprint import model_files
 from experiments.assemble.models import Models
 from experiments.assemble.teaching import check_phase
-from experiments.run.context import PhasePosition, RunContext, Stage
+from experiments.run.context import PhasePosition, RunContext, Stage, phase_seed
 from experiments.run.evaluation import evaluate
 from experiments.run.peers.learner import Learner
 from experiments.run.peers.lesson import lesson_of
@@ -179,6 +179,7 @@ def _learner(
         learned=run.data.train,
         learn_end=config.data.learn_end,
         steps=position.steps,
+        seed=phase_seed(config.run.seed, position.index),
         progress=run.progress.over,
     )
     faculty, distiller = lesson.faculty, lesson.distiller

@@ -79,6 +79,7 @@ def peer_lesson(
     learned: Sequence[TextSample],
     learn_end: bool,
     steps: int,
+    seed: int = 0,
     progress: Callable[[Iterable[Any], str, int], Iterable[Any]],
 ) -> PeerLesson:
     """Have a peer meet the student and the phase's other peers.
@@ -93,6 +94,7 @@ def peer_lesson(
         learned: all texts that are learned from.
         learn_end: whether ends of texts are.
         steps: optimiser steps of the phase.
+        seed: of the phase, for what terms draw.
         progress: wraps an iterable under a title, with its length.
 
     Raises:
@@ -102,7 +104,7 @@ def peer_lesson(
     phase = lesson_of(stage.phase, peer.name, list(peers), every)
     teachers: dict[str, Teacher] = {STUDENT: student, **without(peers, peer.name)}
     encode = Encoder(peer.tokenizer, peer.capture.max_tokens, learn_end)
-    timetable = timetable_of(phase, registry, steps)
+    timetable = timetable_of(phase, registry, steps, seed)
     faculty = build_phase_teachers(
         phase,
         registry=registry,

@@ -70,11 +70,12 @@ class GradientLengths(nn.Module):
         every = total(lengths.double().tolist())
         self.gathered += self.gathered.new_tensor(every)
 
-    def longest(self, count: int) -> list[int]:
-        """Places of so many layers, ascending; of all while nothing is known."""
+    def ranked(self) -> list[int] | None:
+        """Places of all layers, the longest gradient first; None: nothing is known."""
         if not float(self.mean.sum()):
-            return list(range(len(self.mean)))
-        return sorted(self.mean.topk(count).indices.tolist())
+            return None
+        order: list[int] = self.mean.argsort(descending=True, stable=True).tolist()
+        return order
 
     def shares(self, places: Sequence[int]) -> Tensor:
         """(L',) summing to 1; equal ones while nothing is known."""

@@ -11,6 +11,7 @@ from experiments.report.figures import (
     draw_run,
     draw_schedules,
 )
+from experiments.report.routing import draw_compared_layers
 
 DRAWS = True
 
@@ -181,3 +182,24 @@ def test_domains_in_chinese_are_shown_or_spelt_out(made_up, monkeypatch, caplog)
     assert "no font on this machine shows 新 闻: pictures give code points" in (
         caplog.text
     )
+
+
+def test_layers_that_change_are_drawn_a_panel_a_term(made_up):
+    assert draw_compared_layers(made_up) is None
+
+    def changed(line):
+        if line["kind"] != "train" or line["phase"] != "dual":
+            return line
+        drawn = {"stream": [line["step"] % 3, 3], "deep": [3]}
+        return line | {"layers": drawn, "layer_weights": {"deep": [0, 0.25, 0.75]}}
+
+    metrics = [changed(line) for line in made_up.metrics]
+    figure = draw_compared_layers(replace(made_up, metrics=metrics))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["stream", "deep"]
+    stream, deep = (axes.images[0].get_array() for axes in figure.axes)
+    lines = [x for x in metrics if x["arm"] == "main" and "layers" in x]
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    for column, step in zip(stream.T, steps, strict=True):
+        assert [layer for layer in range(4) if column[layer]] == [step % 3, 3]
+    assert deep[:, 0].tolist() == [0, 0.25, 0.75]

@@ -141,6 +141,7 @@ def test_what_follows_losses_and_domains_is_one_on_two_processes(run):
         for by_two, by_one in zip(found["terms"], alone["1"]["terms"], strict=True):
             assert by_two == pytest.approx(by_one, rel=5e-3)
         assert found["turned"] == pytest.approx(alone["1"]["turned"], rel=1e-3)
+        assert found["layers"] == alone["1"]["layers"]
     moved = [step["loss.terms.kv_k.weight"] for step in one["1"]["schedules"]]
     assert moved[0] == 1 and len(set(moved)) > 2
 

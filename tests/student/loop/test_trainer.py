@@ -13,6 +13,7 @@ from student.loop.data_order import sample_indices
 from student.loop.engine import parameter_groups
 from student.loop.phase_checkpoint import Keeper, steps_kept
 from student.loop.trainer import Job, NonFiniteLossError, train_phase
+from student.match import Match
 from student.terms.key_value import OBJECTIVES
 from tests.student.ranks import LearnedTerm
 from tests.student.watching import Watching
@@ -87,7 +88,12 @@ def test_a_stopped_and_resumed_phase_equals_an_undisturbed_one_bit_for_bit(
         assert torch.equal(found[name], weight), name
 
 
-def test_what_moves_is_logged_and_goes_on_bit_for_bit(school, start_engine, tmp_path):
+def test_what_moves_is_logged_and_goes_on_bit_for_bit(
+    school, start_engine, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(OBJECTIVES, "match", Match)
+    shape = {"use": "match", "distance": "gram", "layer_weights": "gradient"}
+    drawn = {"random": {"from": 1, "to": 2, "steps": 4}}
     by_loss = {"from": 2.0, "to": 1.0, "rule": "loss", "fall": 0.01}
     loss = LossConfig(
         lambda_v=by_loss,
@@ -96,6 +102,7 @@ def test_what_moves_is_logged_and_goes_on_bit_for_bit(school, start_engine, tmp_
         lambda_k={"from": 0.0, "to": 3.0, "steps": 4, "rule": "cosine"},
         temperatures=[{"from": 4.0, "to": 1.0, "rule": "exponential"}],
         eta_outcome={"from": 1.0, "to": 0.5, "rule": "step", "count": 2},
+        terms={"shape": {**shape, "layers": drawn, "weight": 0.1}},
     )
     rate = {"from": 1e-3, "to": 0.0, "rule": "three_part", "peak": 1e-2, "warmup": 2}
     config = replace(CONFIG, learning_rate=rate)
@@ -125,11 +132,20 @@ def test_what_moves_is_logged_and_goes_on_bit_for_bit(school, start_engine, tmp_
     for name, weight in expected.items():
         assert torch.equal(resumed[name], weight), name
     logged = [
-        [(x["loss"], x["schedules"], x["lr"]) for x in lines if x["kind"] == "train"]
+        [
+            (x["loss"], x["schedules"], x["lr"], x["layers"], x["layer_weights"])
+            for x in lines
+            if x["kind"] == "train"
+        ]
         for lines in (whole, first, second)
     ]
     assert logged[0] == logged[1] + logged[2]
-    by_loss = [schedules["loss.terms.kv_v.weight"] for _, schedules, _ in logged[0]]
+    for _, schedules, _, layers, weights in logged[0]:
+        count = schedules["loss.terms.shape.layers.random"]
+        assert len(layers["shape"]) == count
+        assert sum(weight > 0 for weight in weights["shape"]) == count
+        assert sum(weights["shape"]) == pytest.approx(1)
+    by_loss = [schedules["loss.terms.kv_v.weight"] for _, schedules, *_ in logged[0]]
     assert by_loss[:2] == [2.0, 2.0] and min(by_loss) < 2.0  # as the loss has fallen
     third = logged[0][2]
     third[1].pop("loss.terms.kv_v.weight")
@@ -139,6 +155,7 @@ def test_what_moves_is_logged_and_goes_on_bit_for_bit(school, start_engine, tmp_
             "loss.fade": 2 / 3,
             "loss.terms.kv_k.weight": 1.5,
             "loss.temperatures[0]": 4 ** (2 / 3),
+            "loss.terms.shape.layers.random": 2,
             "train.learning_rate": 1e-2,
         }
     )
