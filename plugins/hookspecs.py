@@ -206,14 +206,14 @@ def distances() -> Mapping[str, Callable[..., Distance]]:
     ``per_token`` is True, and else to what each layer of the pass costs, (L,). With
     ``equal_widths = True`` it is only asked where C' = C. With ``rows = True`` it
     compares attention: a head's probabilities over the tokens of a text (0 on padding)
-    for channels, query positions for tokens, heads for layers.
+    for channels, query positions for tokens, heads for layers. ``ignores_rotation``,
+    also of a projector, has features divided by one scale a layer.
 
     The teacher's side stands still, and no gradient goes there. Whatever the weights
     are, all 0 included, the answer is finite; what a token without weight holds changes
     no other's. Nothing it is given is changed, and nothing is remembered. The student's
-    own teacher is nearer than a stranger. Keyword-only parameters of the factory, or
-    the fields of a dataclass with ``kw_only=True``, are its options, each with a
-    default and a type by which a config is checked.
+    own teacher is nearer than a stranger. Keyword-only parameters of the factory are
+    its options, each with a default and a type by which a config is checked.
 
     Chosen by ``loss.terms.<a name>.distance`` of a term that uses ``match``.
     """

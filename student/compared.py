@@ -138,6 +138,11 @@ class Relation:
     """(B, T) or (L, B, T) float32 >= 0, detached."""
     rows: Tensor
     """(B, R) int64, the tokens whose relations to all others are compared."""
+    sizes_k: tuple[Tensor, Tensor] | None = None
+    """(L, C_s) and (L, C_t) float > 0: times these, channels of keys keep their sizes
+    beside the others of a layer; None where nobody knows, and they stay as they are."""
+    sizes_v: tuple[Tensor, Tensor] | None = None
+    """Likewise of values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -153,6 +158,9 @@ class Sides:
     nothing is aligned."""
     weight: Tensor
     """(B, T) or (L, B, T) float32 >= 0, detached."""
+    sizes: tuple[Tensor, Tensor] | None = None
+    """Of features that come standardised channel by channel, see
+    :attr:`Relation.sizes_k`."""
 
     @property
     def known(self) -> Tensor:

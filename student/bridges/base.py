@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -208,6 +209,7 @@ class Bridge(nn.Module, ABC):
         """
         k, v = kv.flat()
         own_k, own_v = self.student_k(k), self.student_v(v)
+        sizes_k, sizes_v = self.student_k.sizes(), self.student_v.sizes()
         aligned = [self.aligned(m, view) for m, view in enumerate(views)]
         return [
             Relation(
@@ -218,6 +220,8 @@ class Bridge(nn.Module, ABC):
                 teacher_v=teacher_v,
                 weight=weights[..., m],
                 rows=rows,
+                sizes_k=(sizes_k, cast(Standardizer, self.teacher_k[m]).sizes()),
+                sizes_v=(sizes_v, cast(Standardizer, self.teacher_v[m]).sizes()),
             )
             for m, (view, (teacher_k, teacher_v)) in enumerate(
                 zip(views, aligned, strict=True)

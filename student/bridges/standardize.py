@@ -55,6 +55,13 @@ class Standardizer(nn.Module):
         """
         self.std.copy_(self.std.square().mean(1, keepdim=True).sqrt())
 
+    def sizes(self) -> Tensor:
+        """(L, C) > 0: times these, channels keep their sizes beside each other.
+
+        Standardised features times them are those divided by :meth:`one_scale`.
+        """
+        return self.std / self.std.square().mean(1, keepdim=True).sqrt()
+
     def undo(self, x: Tensor) -> Tensor:
         """The inverse of :meth:`forward`."""
         return x.float() * self.std[:, None, None] + self.mean[:, None, None]

@@ -65,6 +65,7 @@ def check_site(
     apart: bool,
     pool: int,
     by_layer: bool,
+    scaled: bool,
 ) -> None:
     """See that the distance compares what the site gives, and options apply to it.
 
@@ -75,11 +76,12 @@ def check_site(
         apart: heads or tokens of attention are told apart.
         pool: tokens that are compared as one.
         by_layer: layers are told apart.
+        scaled: a scale is named.
 
     Raises:
         InputError: they do not go together.
     """
-    _check_blocks(site, distance, projected or pool > 1)
+    _check_blocks(site, distance, projected or pool > 1 or scaled)
     if by_layer and not SITES[site].layered:
         raise InputError(f"{site} are of no layer; leave layers and layer_weights out")
     rows = SITES[site].rows
@@ -90,11 +92,15 @@ def check_site(
             f"site: {site} gives {'rows' if rows else 'features'}; choose one of "
             f"{', '.join(fits)}"
         )
-    if rows and (projected or pool > 1):
-        raise InputError(
-            f"rows of attention are not {'projected' if projected else 'pooled'}; "
-            f"leave {'projector' if projected else 'pool'} out"
-        )
+    for option, given in (
+        ("projector", projected),
+        ("pool", pool > 1),
+        ("scale", scaled),
+    ):
+        if rows and given:
+            raise InputError(
+                f"rows of attention are compared as they are; leave {option} out"
+            )
     if not rows and apart:
         raise InputError(
             f"heads and keys say how attention is compared, and site is {site}; leave "
@@ -107,8 +113,8 @@ def _check_blocks(site: SiteName, distance: Distance, changed: bool) -> None:
         return
     if changed:
         raise InputError(
-            f"{site} are compared as they are, a few places at a time; leave projector "
-            "and pool out"
+            f"{site} are compared as they are, a few places at a time; leave "
+            "projector, pool and scale out"
         )
     if not alone(distance):
         fits = [name for name, made in DISTANCES.items() if alone(made)]

@@ -29,6 +29,10 @@ class Distance(Protocol):
 
     What compares every token by itself, whatever the others are, says so by an
     attribute ``alone`` that is True: it may then be given a few tokens at a time.
+
+    What no rotation of either side changes says so by an attribute
+    ``ignores_rotation`` that is True: features then come divided by one scale a layer,
+    since dividing each channel by its own would tell a rotated model from the first.
     """
 
     @property
@@ -117,6 +121,7 @@ class Gram:
 
     per_token: ClassVar[bool] = True
     equal_widths: ClassVar[bool] = False
+    ignores_rotation: ClassVar[bool] = True
 
     def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """See :meth:`Distance.__call__`."""
@@ -168,3 +173,8 @@ def of_rows(distance: Distance) -> bool:
 def alone(distance: Distance) -> bool:
     """Whether a distance compares every token by itself, see :class:`Distance`."""
     return bool(getattr(distance, "alone", False))
+
+
+def ignores_rotation(made: object) -> bool:
+    """Whether a distance or a projector finds a rotated model alike."""
+    return bool(getattr(made, "ignores_rotation", False))

@@ -24,7 +24,8 @@ class Projector(nn.Module):
     """Maps features of every layer by themselves; a plugin of the kind ``projector``.
 
     A factory takes the student's width, the teacher's width and the number of layers,
-    then its options.
+    then its options. What finds a rotated model says so by an attribute
+    ``ignores_rotation`` that is True, see :class:`student.match.distance.Distance`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,6 +106,7 @@ class Orthogonal(Projector):
     """
 
     weight: Tensor
+    ignores_rotation = True
 
     def __init__(self, student: int, teacher: int, layers: int) -> None:
         """Begin with some rotation."""

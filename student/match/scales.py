@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from student.bridges.standardize import Standardizer
+
+Scale = Literal["channel", "layer"]
+"""Whether each channel, less its mean, is divided by its own spread, or all of a layer
+by the root of their mean variance, which no rotation of a layer changes."""
 
 
 class Scales(nn.ModuleList):
@@ -29,10 +33,11 @@ class Scales(nn.ModuleList):
         self._teachers = tuple(teachers)
 
     @torch.no_grad()
-    def fit(self, pairs: Iterable[tuple[str, Tensor, Tensor]]) -> None:
+    def fit(self, scale: Scale, pairs: Iterable[tuple[str, Tensor, Tensor]]) -> None:
         """Take mean and spread of a sample.
 
         Args:
+            scale: by which features are divided.
             pairs: a teacher's name, the student's features (L, N, C_s) and the
                 teacher's (L, N, C_t), as they come.
         """
@@ -45,6 +50,8 @@ class Scales(nn.ModuleList):
             for spread, standard in zip(sides, self._of(name), strict=True):
                 if spread.n:
                     standard.fit(spread.mean, spread.std)
+                if scale == "layer":
+                    standard.one_scale()
 
     def forward(self, teacher: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """(L, B, T, C_s) of the student and (L, B, T, C_t), standardised."""

@@ -67,6 +67,7 @@ def _relations(side: Side) -> Callable[[StepContext], Iterator[Sides]]:
                 student=getattr(relation, f"student_{side}"),
                 teacher=getattr(relation, f"teacher_{side}"),
                 weight=relation.weight,
+                sizes=getattr(relation, f"sizes_{side}"),
             )
 
     return sides
@@ -161,7 +162,7 @@ SITES: Mapping[SiteName, Site] = {
     ),
 }
 """By name. Keys are content keys, before rotation. Features are compared standardised,
-teacher by teacher and channel by channel, as the calibration sample has them."""
+teacher by teacher, as the calibration sample has them: see :data:`.scales.Scale`."""
 
 HIDDEN_STATES: Mapping[StateName, Site] = {
     "given": SITES["hidden"],

@@ -19,7 +19,7 @@ from student.match.choices import (
     check_widths,
     factory,
 )
-from student.match.distance import Distance
+from student.match.distance import Distance, ignores_rotation
 from student.match.heads import HeadPairing, Heads, costs_of_pairs
 from student.match.layers import (
     GradientLengths,
@@ -33,7 +33,7 @@ from student.match.logits import logit_costs
 from student.match.pooling import pooled
 from student.match.projector import PROJECTORS, fit_projectors
 from student.match.rows import check_keys, restricted
-from student.match.scales import Scales
+from student.match.scales import Scale, Scales
 from student.match.sites import SiteName, StateName, site_of
 from student.objective import ChosenLayers, Count, Sides, StepContext
 from student.places import Places
@@ -63,6 +63,7 @@ class Match(nn.Module):
         heads: Heads = "mean",
         keys: str = "all",
         pool: AtLeastOne = 1,
+        scale: Scale | None = None,
         teachers: list[str] | None = None,
     ) -> None:
         """Say what is compared, and how.
@@ -90,6 +91,9 @@ class Match(nn.Module):
             keys: of attention, the tokens that are compared: ``all``, ``local:N``,
                 ``global:N``, ``top:K``.
             pool: so many tokens in a row are compared as one, their mean by weight.
+            scale: of features, ``channel``: each is divided by its own spread on the
+                calibration sample; ``layer``: all of a layer by one number; null:
+                ``layer`` where distance or projector ignores rotations.
             teachers: names; null: all that bring what is compared.
 
         Raises:
@@ -103,7 +107,7 @@ class Match(nn.Module):
         self._at = site_of(site, state)
         self.distance: Distance = factory(distance, DISTANCES)()
         self.pairing = HeadPairing(heads)
-        self._keys, self._pool = keys, pool
+        self._keys, self._pool, self._scale = keys, pool, scale
         self.projectors = nn.ModuleList()
         self.lengths: GradientLengths | None = None
         self.chosen: ChosenLayers | None = None
@@ -119,6 +123,7 @@ class Match(nn.Module):
             projected=projector is not None,
             apart=heads != "mean" or keys != "all",
             pool=pool,
+            scaled=scale is not None,
             by_layer=self.layers.rule != "all" or layer_weights != "equal",
         )
         if self.layers.rule == "probe" and self._at.rows:
@@ -174,11 +179,14 @@ class Match(nn.Module):
             self.scales = Scales(width(student), widths, len(kept))
         if self._new_projector is None:
             check_widths(self.site, self.distance, width(student), widths)
-            return
-        self.projectors = nn.ModuleList(
-            self._new_projector(width(student), theirs, len(kept))
-            for theirs in widths.values()
-        )
+        else:
+            self.projectors = nn.ModuleList(
+                self._new_projector(width(student), theirs, len(kept))
+                for theirs in widths.values()
+            )
+        if self._scale is None:
+            turned = any(map(ignores_rotation, (self.distance, *self.projectors)))
+            self._scale = "layer" if turned else "channel"
 
     @torch.no_grad()
     def fit(self, sample: Iterable[StepContext]) -> None:
@@ -192,7 +200,8 @@ class Match(nn.Module):
         if self.pairing.chosen:
             self._fit_heads(sample)
         if self.scales is not None:
-            self.scales.fit(self._every_pair(sample, raw=True))
+            assert self._scale is not None
+            self.scales.fit(self._scale, self._every_pair(sample, raw=True))
         if self.layers.rule == "probe":
             self._fit_probed(sample)
         if self._new_projector is not None:
@@ -237,8 +246,13 @@ class Match(nn.Module):
         """Both sides of the kept layers, standardised."""
         kept = self.layers.kept(len(sides.student))
         x, y = sides.student[kept], sides.teacher[kept]
-        if raw or self.scales is None:
+        if raw:
             return x, y
+        if self.scales is None:
+            if self._scale != "layer" or sides.sizes is None:
+                return x, y
+            ours, theirs = (sizes[kept][:, None, None] for sizes in sides.sizes)
+            return x * ours, y * theirs
         both: tuple[Tensor, Tensor] = self.scales(sides.name, x, y)
         return both
 

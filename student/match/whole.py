@@ -33,6 +33,7 @@ class Cka:
 
     per_token: ClassVar[bool] = False
     equal_widths: ClassVar[bool] = False
+    ignores_rotation: ClassVar[bool] = True
 
     def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """See :meth:`student.match.distance.Distance.__call__`."""

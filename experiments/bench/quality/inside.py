@@ -46,7 +46,7 @@ INSIDE = (
         "hidden-gram",
         "how a text's tokens resemble each other, beside KV and outputs",
         _OUT,
-        _term("hidden", "site: hidden, distance: gram, weight: 1"),
+        _term("hidden", "site: hidden, distance: gram, scale: channel, weight: 1"),
     ),
     _arm(
         "hidden-contrast",

@@ -17,8 +17,9 @@ def compared_at(school):
     """Makes a lesson whose terms need some things alone: given one or more, and what
     the teachers are asked for."""
 
-    def made(need, **asked_for):
-        lesson = school.lesson("adapter", TAUGHT, LossConfig(eta_outcome=0.0))
+    def made(need, taught=TAUGHT, model=None, **asked_for):
+        loss = LossConfig(eta_outcome=0.0)
+        lesson = school.lesson("adapter", taught, loss, model=model)
         distiller, maps = lesson.distiller, lesson.bridge.teachers
         distiller._contexts = replace(
             distiller._contexts,

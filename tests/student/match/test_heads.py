@@ -128,10 +128,11 @@ def test_queries_of_teachers_that_bring_heads_are_counted():
     [
         ({"distance": "mse"}, "the distance compares features, and site: attention"),
         ({"site": "keys"}, "compares rows of attention, and site: keys gives"),
-        ({"projector": "linear"}, "are not projected"),
+        ({"projector": "linear"}, "as they are; leave projector out"),
         ({"site": "keys", "distance": "cka", "heads": "each"}, "and site is keys"),
         ({"site": "keys", "distance": "cka", "keys": "top:3"}, "and site is keys"),
-        ({"pool": 4}, "are not pooled"),
+        ({"pool": 4}, "as they are; leave pool out"),
+        ({"scale": "layer"}, "as they are; leave scale out"),
         ({"keys": "near:3"}, "keys is 'near:3'"),
     ],
 )

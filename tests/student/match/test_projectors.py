@@ -3,6 +3,7 @@
 import pytest
 import scipy.linalg
 import torch
+from sklearn.decomposition import PCA
 
 from align.calibration import CalibrationStats
 from align.errors import InputError
@@ -106,6 +107,10 @@ def test_leading_directions_are_those_of_greatest_variance():
         centred = y[layer] - y[layer].mean(0)
         sizes = torch.linalg.svdvals(centred).square() / TOKENS
         torch.testing.assert_close(kept[layer], sizes[:2] / sizes[:2].mean())
+        theirs = torch.as_tensor(PCA(2).fit_transform(y[layer].numpy()))
+        ours = projector.target(texts(y))[layer, 0]
+        expected = theirs / sizes[:2].mean().sqrt()
+        torch.testing.assert_close(ours.abs(), expected.abs())  # they have no sign
     with pytest.raises(InputError, match=r"rank=9 .* 5 wide; give a rank of at most 5"):
         PROJECTORS["pca"](4, 5, LAYERS, rank=9)
 

@@ -74,28 +74,18 @@ def test_a_student_that_is_its_teacher_costs_nothing_and_no_teacher_moves(
     assert all(teacher.grad is None for teacher in teachers)
 
 
-@pytest.mark.parametrize("distance", ["cka", "gram"])
-def test_standardising_by_channel_comes_before_a_rotation(distance):
-    generator = torch.Generator().manual_seed(1)
-    rotation = torch.linalg.qr(torch.randn(8, 8, generator=generator))[0]
-    ctx = twins(lambda x: x @ rotation)
-    fitted = term({"site": "hidden"}, distance)
-    fitted.fit([ctx])
-    assert 1e-3 < float(fitted(ctx).detach()) < 0.2
-
-
 @pytest.mark.parametrize("site", [s for s in SITES if s["site"] != "attention"])
 def test_a_turned_student_costs_nothing_by_relations_or_through_a_rotation(site):
     generator = torch.Generator().manual_seed(1)
     rotation = torch.linalg.qr(torch.randn(8, 8, generator=generator))[0]
     ctx = twins(lambda x: x @ rotation)
     for distance in ("cka", "gram"):
-        assert float(term(site, distance)(ctx).detach()) == pytest.approx(0, abs=1e-5)
+        related = term(site, distance)
+        related.fit([ctx])
+        assert float(related(ctx).detach()) == pytest.approx(0, abs=1e-5)
     plain = float(term(site, "mse")(ctx).detach())
     assert plain > 0.1
     turned = Match(**site, distance="mse", projector="orthogonal")
     turned.meet(SIZES, dict.fromkeys(("gpt2", "qwen"), SIZES))
     turned.fit([ctx])
-    # what is standardised channel by channel is turned but for its channels' lengths
-    exact = site["site"] in ("keys", "values")
-    assert float(turned(ctx).detach()) < (1e-4 if exact else 0.2 * plain)
+    assert float(turned(ctx).detach()) < 1e-4
