@@ -1,17 +1,22 @@
 """A run in three acts: planned, opened, trained; and a report that is none of them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from align.schedules import Timetable
 from experiments import run_training
 from experiments.config.presets import load_registry
 from experiments.config.tree import load_config
 from experiments.record.failures import ERRORS
 from experiments.record.lease import holder_alive
 from experiments.report.status import describe
+from experiments.run.context import phase_seed
 from experiments.run.opening import open_run
 from experiments.run.plan import plan_run
+from plugins.contracts.step import step_context
+from student.match.layers import LayerChoice
 from tests.experiments.small_runs import said, small_config
 
 
@@ -58,8 +63,12 @@ def test_training_alone_draws_and_reports_nothing(config, tmp_path):
 def test_a_schedule_knows_how_long_its_phase_is_before_the_first_step(
     tiny_zoo, tmp_path
 ):
-    """Rotations are fitted then, by contexts that hold every setting of step 0."""
+    """Rotations are fitted then, by contexts that hold every setting of step 0.
+
+    And the run's seed says which layers are drawn.
+    """
     rotated = {"use": "match", "distance": "mse", "projector": "orthogonal"}
+    rotated["layers"] = "random:1"
     changes = {
         "loss": {
             "temperatures": [{"from": 2, "to": 1}],  # over the whole phase
@@ -67,10 +76,18 @@ def test_a_schedule_knows_how_long_its_phase_is_before_the_first_step(
         },
         "data": {"eval_samples": 1},
     }
-    run_dir = run_training(load_config(small_config(tmp_path, tiny_zoo, changes)))
+    config = load_config(small_config(tmp_path, tiny_zoo, changes), ["run.seed=7"])
+    run_dir = run_training(config)
     lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-    moved = [line["schedules"] for line in lines if line["kind"] == "train"]
+    lines = [line for line in lines if line["kind"] == "train"]
+    moved = [line["schedules"] for line in lines]
     assert moved == [{"loss.temperatures[0]": 2.0}, {"loss.temperatures[0]": 1.5}]
+    for line in lines:
+        ctx = replace(step_context()[0], place="loss.terms.rotated")
+        timetable = Timetable(seed=phase_seed(7, 0))
+        ctx = replace(ctx, timetable=timetable, step=line["step"] - 1)
+        layers = LayerChoice("random:1").chosen(2, ctx)
+        assert line["layers"] == {"rotated": layers}
 
 
 @pytest.mark.parametrize(
