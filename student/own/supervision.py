@@ -61,7 +61,7 @@ class DeepSupervision(nn.Module):
                 "all, first:K, last:K, random:K, rising:STEPS or a list of layer "
                 "numbers"
             )
-        self._layer_weights = layer_weights
+        self._layers, self._layer_weights = layers, layer_weights
         self.maps: nn.Parameter | None = None
 
     def meet(self, student: Sizes, teachers: Mapping[str, Sizes]) -> None:
