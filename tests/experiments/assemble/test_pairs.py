@@ -174,4 +174,4 @@ def test_a_run_learns_pairs_and_is_measured_by_what_it_writes(
     chrf = sacrebleu.corpus_chrf([s["written"] for s in written], [right]).score
     assert phase["metrics"]["chrf"]["en-fr"] == pytest.approx(chrf)
     page = (tmp_path / "run" / "report.md").read_text()
-    assert "retention" in page and "chrf, en-de" in page
+    assert "How much of a teacher's number" in page and "| ter, en-de |" in page
