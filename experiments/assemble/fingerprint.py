@@ -17,6 +17,7 @@ from experiments.config.later import with_effect
 from experiments.config.tree import Config
 from teacher.loading.model_files import weights_folder
 from teacher.names import model_source
+from teacher.packages.notices import licence_notices
 
 
 def model_files(name: str) -> Path | None:
@@ -67,6 +68,15 @@ READ = (
     "chat_template.jinja",
 )
 """Of a model's files those beside its weights that decide what it says."""
+
+
+def notices_of_student(config: Config) -> dict[str, str]:
+    """Texts that go with a run's students: the terms of what they began as, and of the
+    model whose vocabulary they were given; see :func:`licence_notices`.
+    """
+    vocabulary = config.vocabulary
+    tokenizer = None if vocabulary is None else model_files(vocabulary)
+    return licence_notices(model_files(config.student.model), tokenizer)
 
 
 def file_digests(name: str, weights: bool = True) -> dict[str, str]:

