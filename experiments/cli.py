@@ -16,6 +16,8 @@ from experiments.commands.models import ADAPT, MODELS
 from experiments.commands.output import UNREAD, lead_nowhere
 from experiments.commands.parser import examples_text
 from experiments.commands.plugins import PLUGINS
+from experiments.commands.publishing.card import CARD
+from experiments.commands.publishing.push import PUSH
 from experiments.commands.recipes import RECIPES
 from experiments.commands.store import EXTRACT, STORE
 from experiments.commands.sweeping.sweep import SWEEP
@@ -41,6 +43,8 @@ COMMANDS = (
     WRITE,
     STATUS,
     REPORT,
+    CARD,
+    PUSH,
     DOCTOR,
     VIZ,
     PLUGINS,

@@ -1,0 +1,1 @@
+"""Commands that hand a run's student on."""

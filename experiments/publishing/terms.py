@@ -1,0 +1,112 @@
+"""Whose terms bind a run's student: what it began as, and who taught it.
+
+Weights and tokenizers that a student began as are copied into it, so their licence is
+its own. A teacher's are not; but there are licences, such as Gemma's, that also speak
+of models that were trained on what another one said. What is known of a model is what
+its manifest says (:mod:`teacher.packages.manifest`); of others nothing is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.assemble.fingerprint import model_files
+from experiments.publishing.names import public_name
+from teacher.packages.manifest import read_manifest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """What is known of the licence of one model."""
+
+    part: str
+    """What of it is in the student: ``weights``, ``tokenizer``, or ``teaching``."""
+    name: str
+    """A teacher's in the config; the model's where it is none."""
+    model: str
+    """As it may be told, see :func:`public_name`."""
+    licence: str
+    """Empty where it is not known."""
+    redistributable: bool | None
+    """Whether copies may be handed on as they are; None where it is not known."""
+
+
+def terms_of(config: Mapping[str, Any]) -> list[Terms]:
+    """Everybody's terms, the student's origin first.
+
+    Args:
+        config: a run's config.yaml.
+    """
+    student = config.get("student") or {}
+    teachers: Mapping[str, Any] = config.get("teachers") or {}
+    model, vocabulary = str(student.get("model", "")), student.get("tokenizer")
+    drawn = student.get("init") == "fresh"
+    origins = (
+        [] if drawn and vocabulary else [("tokenizer" if drawn else "weights", model)]
+    )
+    if vocabulary:
+        origins.append(("tokenizer", _model_of(teachers.get(vocabulary)) or vocabulary))
+    taught = [("teaching", _model_of(entry), name) for name, entry in teachers.items()]
+    every = [(part, of, of) for part, of in origins if of] + taught
+    return [_terms(part, of, public_name(name)) for part, of, name in every]
+
+
+def forbidden(
+    terms: Sequence[Terms], licence: str | None, read: Sequence[str]
+) -> list[str]:
+    """Why a student may not be handed on as it stands, a sentence each.
+
+    Args:
+        terms: see :func:`terms_of`.
+        licence: that whoever hands it on gives it; None: that of what it began as.
+        read: teachers whose terms that person has read and goes by.
+    """
+    reasons = []
+    for each in terms:
+        if each.redistributable is not False:
+            continue
+        if each.part != "teaching":
+            reasons.append(
+                f"its {each.part} come from {each.model}, whose licence "
+                f"({each.licence}) forbids handing copies on; it stays on this machine"
+            )
+        elif each.name not in read:
+            reasons.append(
+                f"the terms of its teacher {each.name} ({each.model}: {each.licence}) "
+                "may bind models that learned from it, too; read them, and say so by "
+                f"--terms {each.name}"
+            )
+    if not reasons and licence_of(terms, licence) is None:
+        reasons.append(
+            "nothing says under which licence it is handed on; give one, such as "
+            "--licence apache-2.0"
+        )
+    return reasons
+
+
+def licence_of(terms: Sequence[Terms], given: str | None) -> str | None:
+    """The student's licence as the hub writes it: the one given, else its origin's."""
+    if given:
+        return given.lower()
+    known = [t.licence for t in terms if t.part != "teaching" and t.licence]
+    return known[0].lower() if len(set(known)) == 1 else None
+
+
+def _model_of(entry: Any) -> str:
+    return (
+        str(entry.get("model", "")) if isinstance(entry, Mapping) else str(entry or "")
+    )
+
+
+def _terms(part: str, model: str, name: str) -> Terms:
+    folder = model_files(model)
+    manifest = None if folder is None else read_manifest(folder)
+    return Terms(
+        part=part,
+        name=name,
+        model=public_name(model),
+        licence="" if manifest is None else manifest.licence,
+        redistributable=None if manifest is None else manifest.redistributable,
+    )
