@@ -91,8 +91,8 @@ def results_of(run: RunDir) -> dict[str, Any]:
         name: {k: without_places(v) for k, v in facts.items() if k != "reading"}
         for name, facts in (summary.get("teachers") or {}).items()
     }
-    own = {key: summary[key] for key in _OF_RUN if key in summary}
-    return own | {"teachers": teachers, "phases": phases}
+    whole = {key: summary[key] for key in _OF_RUN if key in summary}
+    return whole | {"teachers": teachers, "phases": phases}
 
 
 def _digests(run: RunDir) -> dict[str, Any]:

@@ -22,8 +22,8 @@ def public_name(name: str) -> str:
     if name.startswith(SERVER):
         return f"{SERVER}({LEFT_OUT})"
     for joined in ("=", ":"):
-        before, found, path = name.partition(joined)
-        if found and "/" not in before and is_local(path):
+        before, separator, path = name.partition(joined)
+        if separator and "/" not in before and is_local(path):
             return f"{before}{joined}{last_part(path)}"
     return last_part(name) if is_local(name) else name
 
