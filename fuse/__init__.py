@@ -1,33 +1,40 @@
 """Make one target from several teachers: averages, routers, a shared latent."""
 
-from fuse.config import FUSION_METHODS, FuseConfig
-from fuse.fuse_kv import (
-    Fused,
-    fuse_kvs_fixed,
-    fuse_kvs_learnable,
-    fuse_kvs_similarity,
-    fuse_with_weights,
-)
-from fuse.label_router import LabelRouter
-from fuse.prequential import PrequentialRouter
-from fuse.router import ROUTER_TYPES, FixedRouter, LearnableRouter, routing_query
-from fuse.routing_loss import (
-    EntropyRegularizer,
-    expected_teacher_loss,
-    weigh_losses,
-)
-from fuse.routing_room import RoutingRoom, routing_room
-from fuse.routing_stats import (
-    RoutingAlarm,
-    RoutingStats,
-    routing_alarm,
-    routing_entropy,
-)
-from fuse.signals import Signals
-from fuse.similarity_router import RoutingSample, SimilarityRouter
-from fuse.weigher import FixedWeigher, Weigher
-from fuse.z_agreement import agreement
-from fuse.z_space import ZSpace
+from typing import TYPE_CHECKING
+
+from align.doors.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from fuse.config import FUSION_METHODS, FuseConfig
+    from fuse.fuse_kv import (
+        Fused,
+        fuse_kvs_fixed,
+        fuse_kvs_learnable,
+        fuse_kvs_similarity,
+        fuse_with_weights,
+    )
+    from fuse.label_router import LabelRouter
+    from fuse.prequential import PrequentialRouter
+    from fuse.router import ROUTER_TYPES, FixedRouter, LearnableRouter, routing_query
+    from fuse.routing_loss import (
+        EntropyRegularizer,
+        expected_teacher_loss,
+        weigh_losses,
+    )
+    from fuse.routing_room import RoutingRoom, routing_room
+    from fuse.routing_stats import (
+        RoutingAlarm,
+        RoutingStats,
+        routing_alarm,
+        routing_entropy,
+    )
+    from fuse.signals import Signals
+    from fuse.similarity_router import RoutingSample, SimilarityRouter
+    from fuse.weigher import FixedWeigher, Weigher
+    from fuse.z_agreement import agreement
+    from fuse.z_space import ZSpace
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "FUSION_METHODS",

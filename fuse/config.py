@@ -15,8 +15,14 @@ from align.schedules import (
     is_schedule,
 )
 from align.support.field_types import AtLeastOne, Count, NotNegative, check_fields
-from fuse.z_agreement import Agreement
-from teacher.router_proto import PrototypeMethod, Similarity
+from teacher.names import PrototypeMethod, Similarity
+
+Agreement = Literal["cosine", "mse"]
+"""What holds teachers together in the latent, see :mod:`fuse.z_agreement`."""
+COLLAPSE_SHARE = 0.95
+"""Mean weight of one teacher above which routing counts as collapsed."""
+UNIFORM_ENTROPY = 0.98
+"""Mean entropy over log M above which routing counts as uniform."""
 
 FUSION_METHODS = ("fixed", "similarity", "learnable")
 """The built-in ones; any other value names a registered router."""

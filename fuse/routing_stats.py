@@ -9,10 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-COLLAPSE_SHARE = 0.95
-"""Mean weight of one teacher above which routing counts as collapsed."""
-UNIFORM_ENTROPY = 0.98
-"""Mean entropy over log M above which routing counts as uniform."""
+from fuse.config import COLLAPSE_SHARE, UNIFORM_ENTROPY
 
 
 def routing_entropy(weights: Tensor) -> Tensor:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from align.support.field_types import AtLeastOne, Positive, checked
+from teacher.names import PrototypeMethod, Similarity
 from teacher.router_proto import (
-    PrototypeMethod,
-    Similarity,
     compute_multi_teacher_prototypes,
     compute_routing_weights,
 )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Agreement = Literal["cosine", "mse"]
 """How two teachers' latents of one token are compared."""
 VARIANCE_WEIGHT = 1.0
 """Of the floor under every direction's spread; invariance has weight 1."""

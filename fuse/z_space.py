@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from align.calibration import CalibrationStats
 from align.errors import InputError
 from align.support.field_types import checked
-from fuse.z_agreement import Agreement, agreement
+from fuse.config import Agreement
+from fuse.z_agreement import agreement
 from fuse.z_coder import LayerwiseCoder
 
 Pair = tuple[Tensor, Tensor]

@@ -17,8 +17,8 @@ from typing import Any
 from align.bounds.regular_file import refuse_special
 from align.errors import InputError
 from align.support.digest import sha256_of
+from plugins.entry import PROJECT
 from plugins.errors import Failure, PluginError
-from plugins.hookspecs import PROJECT
 
 ALLOW = "MTKD_PLUGINS"
 """Environment variable: comma-separated entry points or distributions that may

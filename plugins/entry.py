@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from plugins.errors import PluginError
+
+PROJECT = "mtkd"
+"""Name of the distribution, the command and the entry-point group."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,3 +67,11 @@ tests, and records of runs, may say either."""
 def kind_now(kind: str) -> str:
     """A kind's name of today."""
     return EARLIER.get(kind, kind)
+
+
+def version_of_mtkd() -> str:
+    """As installed, or ``checkout``."""
+    try:
+        return version(PROJECT)
+    except PackageNotFoundError:  # run from a checkout
+        return "checkout"

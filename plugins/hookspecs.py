@@ -22,6 +22,7 @@ from align.layer_map import LayerMap
 from align.schedules import Rule
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
+from plugins.entry import PROJECT
 from student.balance import Balancer
 from student.bridges.base import Bridge
 from student.evaluators.base import Evaluator
@@ -31,9 +32,6 @@ from student.transforms.base import StudentTransform
 from teacher.making.base import StudentMaker
 from teacher.sources.base import TeacherSource
 from teacher.writing.ways import Way
-
-PROJECT = "mtkd"
-"""Name of the distribution, the command and the entry-point group."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

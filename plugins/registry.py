@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from align.errors import nearest
 from align.support.field_types import shown
 from plugins import builtin, discovery, hookspecs
 from plugins.discovery import Found, Say
-from plugins.entry import EARLIER, Entry, kind_now
+from plugins.entry import EARLIER, PROJECT, Entry, kind_now, version_of_mtkd
 from plugins.errors import Failure, PluginError
 from plugins.guards import guard
-from plugins.hookspecs import PROJECT
 from plugins.source import digest
 
 KINDS: dict[str, str] = {
@@ -292,11 +290,3 @@ def _raise_first(failures: Sequence[Failure]) -> None:
             f"installed plugin {failure}. Repair or uninstall {failure.distribution}, "
             f"or skip it on request (--skip-plugin {failure.name})"
         )
-
-
-def version_of_mtkd() -> str:
-    """As installed, or ``checkout``."""
-    try:
-        return version(PROJECT)
-    except PackageNotFoundError:  # run from a checkout
-        return "checkout"

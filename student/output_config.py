@@ -25,9 +25,7 @@ from align.support.field_types import (
     check_fields,
     checked,
 )
-from student.output.across.likelihood import LikelihoodForm
-from student.output.divergence.row_divergence import DivergenceKind
-from student.output.transport.sequence import SequenceCost
+from student.output.kinds import DivergenceKind, LikelihoodForm, SequenceCost
 
 OutputTerm = Literal["kd", "hybrid_ot", "sequence_ot", "likelihood", "projected_kl"]
 OUTPUT_TERMS: tuple[OutputTerm, ...] = get_args(OutputTerm)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
-
-Trained = Literal["all", "embeddings"]
 
 
 def train_embeddings(model: Any) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from align.bounds.regular_file import refuse_special_files
 from align.errors import InputError, MissingFileError
 from align.support.cache_folder import cache_folder
 from align.support.field_types import shown
+
+PrototypeMethod = Literal["mean", "cls", "kmeans"]
+Similarity = Literal["cosine", "dot", "l2"]
+"""How prototypes are made, and what is near one, see :mod:`teacher.router_proto`."""
 
 ZOO = "zoo:"
 """Prefix of embedded models: ``zoo:gpt2-prose``, or ``zoo:tiny/gpt2-prose``."""

@@ -7,7 +7,6 @@ clusters); a query near it is given to that teacher.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,10 +14,9 @@ from torch.nn import functional
 
 from align.kv import KV
 from align.support.field_types import checked
+from teacher.names import PrototypeMethod, Similarity
 
 Features = KV | Sequence[KV] | Tensor
-PrototypeMethod = Literal["mean", "cls", "kmeans"]
-Similarity = Literal["cosine", "dot", "l2"]
 
 
 def compute_multi_teacher_prototypes(

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from align.support.field_types import NotNegative, check_fields
-from teacher.loading.quantise import Quantisation
 from teacher.names import check_length
+
+Quantisation = Literal["none", "int8", "int4"]
+"""How a model's linear layers may be held: as loaded, in 8 bits, in 4."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
     "align/doors": set(),
     "align/foreign": {"support"},
     "align/pictures": {"foreign", "tokens", "support"},
-    "align/schedules": {"support"},
+    "align/schedules": {"doors", "support"},
     "align/support": set(),
     "align/text": {"bounds"},
     "align/tokens": {"support", "text"},

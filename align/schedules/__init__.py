@@ -1,19 +1,26 @@
 """Numbers that move while a phase trains."""
 
-from align.schedules.losses import LossRecord
-from align.schedules.rules import RULES, Moment, Rule, needs_losses, reads_losses
-from align.schedules.setting import (
-    ScheduledNotNegative,
-    ScheduledPositive,
-    ScheduledRate,
-    ScheduledShare,
-    ScheduledShareBelowOne,
-    Setting,
-    is_on,
-    is_schedule,
-    start_of,
-)
-from align.schedules.timetable import Timetable
+from typing import TYPE_CHECKING
+
+from align.doors.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from align.schedules.losses import LossRecord
+    from align.schedules.rules import RULES, Moment, Rule, needs_losses, reads_losses
+    from align.schedules.setting import (
+        ScheduledNotNegative,
+        ScheduledPositive,
+        ScheduledRate,
+        ScheduledShare,
+        ScheduledShareBelowOne,
+        Setting,
+        is_on,
+        is_schedule,
+        start_of,
+    )
+    from align.schedules.timetable import Timetable
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "RULES",

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from align.errors import InputError
 from align.support.field_types import AtLeastOne, Count, ShareAboveZero
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Curve = Literal["linear", "exponential", "cosine"]
 
@@ -87,7 +88,10 @@ class Moment:
     asked only by a rule marked with :func:`reads_losses`."""
 
 
-Rule = Callable[..., float | Tensor]
+if TYPE_CHECKING:
+    Rule = Callable[..., float | Tensor]
+else:  # a config is read without torch
+    Rule = Callable[..., Any]
 """From a :class:`Moment` to one number, or (N,) of one a place; what it takes beside
 that, by keyword, are its options."""
 

@@ -184,13 +184,14 @@ ZOO = Group(
 
 def config_show(options: Namespace) -> int:
     """Print a config as it resolves."""
-    from experiments.config.presets import load_registry, presets_of
     from experiments.config.tree import config_text, resolve_phase
 
     config = config_of(options, looks=options.phase is not None)
     if options.phase is None:
         print(config_text(config), end="")
         return 0
+    from experiments.config.presets import load_registry, presets_of
+
     presets = presets_of(load_registry(config))
     print(config_text(resolve_phase(config, options.phase, presets)), end="")
     return 0

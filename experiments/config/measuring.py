@@ -16,7 +16,7 @@ from align.support.field_types import (
     Share,
     check_fields,
 )
-from fuse.routing_stats import COLLAPSE_SHARE, UNIFORM_ENTROPY
+from fuse.config import COLLAPSE_SHARE, UNIFORM_ENTROPY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -80,6 +80,10 @@ def kinds_here(teachers: Mapping[str, Any]) -> dict[str, str | None]:
 
 def _kind_here(model: str) -> str | None:
     from teacher.kind_here import kind_here
+    from teacher.names import PACKAGE, ZOO
+
+    if model.startswith((ZOO, PACKAGE)):
+        return kind_here(model)  # known without torch, which sources import
     from teacher.sources.built_in import SOURCES, parted
     from teacher.sources.files import Files
     from teacher.sources.peers import Peer

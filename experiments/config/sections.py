@@ -28,13 +28,15 @@ from align.text.conversation import Chats
 from fuse.config import FuseConfig, choice_of
 from student.config import LoraConfig, LossConfig, TrainConfig
 from student.output_config import OutputConfig
-from student.trained import Trained
 from student.transforms.choice import chosen_transforms
-from teacher.loading.quantise import Quantisation
 from teacher.names import check_length
 from teacher.store.manifest import Form
+from teacher.teacher_config import Quantisation
 from teacher.teacher_rule import TeacherRule
 from teacher.writing.config import WrittenConfig
+
+Trained = Literal["all", "embeddings"]
+"""Which weights of the student move, see :func:`student.trained.train_embeddings`."""
 
 _DOMAIN = re.compile(r"(?:([\w-]+)=)?(.*)", re.DOTALL)
 

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from plugins.hookspecs import PROJECT
-from plugins.registry import version_of_mtkd
+from plugins.entry import PROJECT, version_of_mtkd
 
 LIBRARIES = ("torch", "transformers", "tokenizers")
 """Whose versions may change a number."""

@@ -11,8 +11,9 @@ from align.calibration import Method
 from align.kv import KV
 from align.sizes import Sizes
 from align.views import TeacherView
+from fuse.config import Agreement
 from fuse.fuse_kv import fuse_with_weights
-from fuse.z_agreement import Agreement, agreement_counts
+from fuse.z_agreement import agreement_counts
 from fuse.z_space import ZSpace
 from student.bridges.base import Bridge, PairStats, TeacherShape
 from student.objective import Comparison

@@ -1,4 +1,7 @@
-"""Start accelerate, over DeepSpeed or plain PyTorch, with or without a launcher."""
+"""Start accelerate, over DeepSpeed or plain PyTorch, with or without a launcher.
+
+Who only asks for its rank, as every command does, imports no torch here.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-import torch
-
 from align.errors import InputError, RunError
 from align.support.quiet import quiet_libraries
 from student.config import TrainConfig
-from student.loop.alone import join_alone
 
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher says to each of its processes."""
@@ -60,6 +60,7 @@ def start_accelerate(config: TrainConfig, accumulation: int) -> Any:
         An ``accelerate.Accelerator``.
     """
     quiet_libraries()
+    import torch
     from accelerate import Accelerator
     from accelerate.utils import (
         DistributedDataParallelKwargs,
@@ -150,8 +151,12 @@ def _meet(backend: str, patience: timedelta | None = None) -> None:
         backend: of several processes.
         patience: how long they wait for each other; None leaves it to PyTorch.
     """
+    import torch
+
     world, rank = launched_world(), launched_rank()
     if world == 1:
+        from student.loop.alone import join_alone
+
         join_alone()
         return
     if _on_one_machine(world):

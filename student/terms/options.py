@@ -21,9 +21,7 @@ from align.schedules import (
 from align.support.field_types import AtLeastOne, Count, Positive, ShareBelowOne
 from student.layers import feature_temperature, moved
 from student.objective import StepContext, Term
-from student.output.across.likelihood import LikelihoodForm
-from student.output.divergence.row_divergence import DivergenceKind
-from student.output.transport.sequence import SequenceCost
+from student.output.kinds import DivergenceKind, LikelihoodForm, SequenceCost
 from student.places import Places
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,7 @@ from align.errors import InputError
 from align.support.extras import bitsandbytes
 from align.support.field_types import checked
 from align.support.text_part import text_modules
-
-Quantisation = Literal["none", "int8", "int4"]
-"""How a model's linear layers may be held: as loaded, in 8 bits, in 4."""
+from teacher.teacher_config import Quantisation
 
 BLOCK, OUTER_BLOCK = 64, 256
 """Weights that share a scale in 4 bits, and scales that share one of theirs."""

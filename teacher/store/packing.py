@@ -17,9 +17,9 @@ from torch import Tensor
 
 from align.tokens.named_head import NamedTokens
 from teacher.store.encoding import Codec, Field
-from teacher.store.files import header_of
 from teacher.store.manifest import Sample, StoreError
 from teacher.store.named import NamedCodec
+from teacher.store.tensor_files import header_of
 
 Part = Literal["k", "v"]
 PARTS: tuple[Part, Part] = ("k", "v")

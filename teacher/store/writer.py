@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from teacher.store.files import PART, beside, put, write_tensors
+from teacher.store.files import PART, beside, put
 from teacher.store.manifest import (
     CONSTANTS,
     MANIFEST,
@@ -39,6 +39,7 @@ from teacher.store.records import (
     sample_bytes,
     shard_ranges,
 )
+from teacher.store.tensor_files import write_tensors
 
 
 class StoreWriter:

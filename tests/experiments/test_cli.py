@@ -40,6 +40,8 @@ COMMANDS = [
     ["zoo"],
     ["zoo", "build"],
     ["zoo", "list"],
+    ["config", "show"],
+    ["config", "show", "quickstart"],
     ["config"],
     ["config", "show"],
 ]
@@ -89,6 +91,8 @@ LISTS = (
     ["recipes", "show", "from_store"],
     ["models", "list"],
     ["zoo", "list"],
+    ["config", "show"],
+    ["config", "show", "quickstart"],
 )
 
 

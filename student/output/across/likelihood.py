@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from student.output.across.chunks import Chunks, ChunkTokens
+from student.output.kinds import LikelihoodForm
 
-LikelihoodForm = Literal["binary", "squared", "absolute"]
 Reduction = Literal["mean", "sum", "none"]
 
 _FLOOR = 1e-6

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,10 +29,8 @@ from torch import Tensor
 from align.support.field_types import checked
 from student.output.divergence.rows import cached_rows
 from student.output.divergence.support import FULL, Support, fill_tail_
+from student.output.kinds import DivergenceKind
 
-DivergenceKind = Literal[
-    "forward", "reverse", "jensen_shannon", "skew_forward", "skew_reverse"
-]
 _LEAST_MASS = 1e-20  # a billionth of which is a float32 too
 _LONG_ROW = 2**14
 _MASKED = -1e30  # stands for -inf: finite, so that its product with 0 is 0

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from student.output.across.likelihood import Reduction
+from student.output.kinds import SequenceCost
 from student.output.transport.geometry import Geometry
 from student.output.transport.solver import TransportSettings, solve
-
-SequenceCost = Literal["cosine", "squared", "softmax"]
 
 _BLOCK = 1 << 18
 """Entries of the cost that are worked on at a time."""

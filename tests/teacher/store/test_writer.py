@@ -5,7 +5,7 @@ import torch
 from safetensors import safe_open
 
 from teacher.store import Encoding, KVStore, StoreError, open_store
-from teacher.store.files import write_tensors
+from teacher.store.tensor_files import write_tensors
 from teacher.store.upkeep import merge, stores_in, summarize, verify
 from tests.teacher.store.conftest import LAYERS, make_plan, stored, text, visible
 
