@@ -275,8 +275,8 @@ def schedules() -> Mapping[str, Rule]:
     vocabulary and, when called, the teacher's entropy at every token, the spread of
     both models' logits, how far the student's loss is above the teacher's, the
     signal-to-noise ratios of the gradients and both models' sizes; there the answer may
-    be (N,), one a token. A rule that asks for these steers no other number. A rule
-    marked with ``reads_losses`` may ask what is left of a term's loss, for any number.
+    be (N,), one a token. Of any number a rule marked with ``reads_losses`` may ask for
+    what is left of a loss, with ``reads("loss_gap")`` and the like for means so far.
 
     Chosen by ``rule`` in ``{from, to, steps, rule}``, which any number may be that a
     setting's type says so of; ``output.temperature_rule`` is a short form.

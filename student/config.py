@@ -11,6 +11,7 @@ from align.schedules import (
     ScheduledNotNegative,
     ScheduledPositive,
     ScheduledRate,
+    ScheduledShareBelowOne,
     Setting,
     is_schedule,
 )
@@ -69,7 +70,7 @@ class LossConfig:
     """Weight of ``attention_kl``, from teachers' attention to the student's, nats."""
     delta_ce: ScheduledNotNegative = 1.0
     """Weight of ``ce``, the next-token cross-entropy, nats per token."""
-    smoothing: ShareBelowOne = 0.0
+    smoothing: ScheduledShareBelowOne = 0.0
     """Probability that ``ce`` spreads evenly over the vocabulary, label smoothing; the
     arm by next-token loss alone does the same."""
     relation_k: ScheduledNotNegative = 0.0
@@ -80,8 +81,7 @@ class LossConfig:
     """Softmax temperature of attention and relations: one for all of the student's
     layers, or one for each; higher is flatter."""
     temperature_rise: ScheduledNotNegative = 0.0
-    """Layer l of L, from 1, is compared at ``1 + temperature_rise · l / L`` times its
-    temperature: higher ones flatter."""
+    """Layer l of L is compared at ``1 + temperature_rise · l / L`` times its own."""
     extra: dict[str, ScheduledNotNegative] = field(default_factory=dict)
     """Weights of further objectives, by name; short for ``terms`` without options."""
     balance: str | dict[str, Any] = "none"
@@ -244,7 +244,7 @@ class TrainConfig:
     """Peak learning rate of the latent's encoders and decoders; None: as the bridge."""
     router_learning_rate: ScheduledRate = 3e-3
     """Peak learning rate of routers."""
-    weight_decay: NotNegative = 0.01
+    weight_decay: ScheduledNotNegative = 0.01
     """Decoupled, of the student's and routers' matrices; vectors and bridges have
     none."""
     warmup_steps: Count = 0

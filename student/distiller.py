@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from align.reading import Reading
-from align.schedules import LossRecord, Timetable, is_on
+from align.schedules import LossRecord, SeenRecord, Timetable, is_on
 from align.sizes import Sizes
 from align.support.matrices import Layout, layouts
 from align.support.stopwatch import part
@@ -59,6 +59,7 @@ from student.step.routing_losses import routing_losses
 from student.step.term_sum import TermSum
 from student.step_outputs import OutputPlan
 from student.terms.key_value import ce, next_token_losses
+from student.terms.signals import pass_sums
 from student.trained import frozen
 
 HEALTH_TOKENS = 512
@@ -136,6 +137,9 @@ class Distiller(nn.Module):
         """Terms that are modules: what they learn is trained, moved and saved."""
         self.losses = LossRecord(list(terms)) if self.timetable.reads_losses else None
         """What schedules know of the losses so far; None where none goes by them."""
+        self.seen = SeenRecord() if self.timetable.signals else None
+        """What they know of outputs, likewise."""
+        self.timetable.seen = self.seen
         self.timetable.kept = None if self.losses is None else self.losses.kept
         self.balance = balance
         """What weighs the terms; None where the config does alone."""
@@ -352,6 +356,7 @@ class Distiller(nn.Module):
                     share=share,
                 )
         self._note_domains(read.context, domains, share)
+        self._note_outputs(read.context, share)
         if self.wants_outcome(step):
             extra |= self._outcome(batch, views, routing, step, share)
         with part("fuse"):
@@ -432,6 +437,15 @@ class Distiller(nn.Module):
         losses, counts = next_token_losses(ctx)
         total = list if share is None else share.over_processes
         self.domains.note(losses, counts, domains, step=ctx.step, total=total)
+
+    def _note_outputs(self, ctx: StepContext, share: Share | None) -> None:
+        """What schedules go by that look at outputs."""
+        if self.seen is None or ctx.outputs is None:
+            return
+        sums = pass_sums(ctx.outputs, self.timetable.signals)
+        total = list if share is None else share.over_processes
+        added = total(list(sums.values()))
+        self.seen.note_sums(dict(zip(sums, added, strict=True)), ctx.step)
 
     def _move_routing_temperature(self, step: int) -> None:
         if self._routing_temperature is None:

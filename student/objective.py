@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Protocol, TypeGuard
+from typing import Protocol, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
 
 from align.errors import InputError
-from align.schedules import Timetable
+from align.schedules import Setting, Timetable
 from align.tokens.batch import TokenBatch
 from align.views import ATTENTION as ATTENTION
 from align.views import EMBEDDINGS as EMBEDDINGS
@@ -40,6 +40,8 @@ from student.compared import Side as Side
 from student.compared import Sides as Sides
 from student.places import Places
 from student.step_outputs import Outputs
+
+Options = TypeVar("Options")
 
 NONE: frozenset[str] = frozenset()
 RELATIONS = "relations"
@@ -98,6 +100,15 @@ class StepContext:
     """What the term's own :attr:`Objective.count` comes to over all passes and
     processes of the optimiser step; None: this pass is all there is, or the term does
     not count."""
+
+    def number(self, setting: Setting, option: str) -> float:
+        """What an option of the term that reads it is at this step."""
+        return self.timetable.value(setting, f"{self.place}.{option}", self.step)
+
+    def options(self, options: Options, option: str) -> Options:
+        """What an option that has options of its own is, see
+        :meth:`.Timetable.options`."""
+        return self.timetable.options(options, f"{self.place}.{option}", self.step)
 
     def of_texts(self, weight: Tensor) -> Tensor:
         """(B, T) weights of tokens, times those of their texts."""

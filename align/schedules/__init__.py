@@ -6,7 +6,16 @@ from align.doors.lazy import lazy_names
 
 if TYPE_CHECKING:
     from align.schedules.losses import LossRecord
-    from align.schedules.rules import RULES, Moment, Rule, needs_losses, reads_losses
+    from align.schedules.rules import (
+        RULES,
+        Moment,
+        Rule,
+        needs_losses,
+        reads,
+        reads_losses,
+        signals_of,
+    )
+    from align.schedules.seen import SeenRecord
     from align.schedules.setting import (
         ScheduledNotNegative,
         ScheduledPositive,
@@ -32,11 +41,14 @@ __all__ = [
     "ScheduledRate",
     "ScheduledShare",
     "ScheduledShareBelowOne",
+    "SeenRecord",
     "Setting",
     "Timetable",
     "is_on",
     "is_schedule",
     "needs_losses",
+    "reads",
     "reads_losses",
+    "signals_of",
     "start_of",
 ]

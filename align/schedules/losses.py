@@ -67,6 +67,11 @@ class LossRecord(nn.Module):
         first, mean = float(self.first[index]), float(self._mean_before(step)[index])
         return max(0.0, mean / first) if first else 1.0
 
+    @torch.no_grad()
+    def mean_of(self, term: str, step: int) -> float:
+        """The moving mean of a term's loss before a step; 0 before there is one."""
+        return float(self._mean_before(step)[self._names.index(term)])
+
     def _mean_before(self, step: int) -> Tensor:
         """(N,) float64, with what waits from an earlier step."""
         if not 0 <= int(self.waiting_step) < step:

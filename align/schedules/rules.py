@@ -22,28 +22,34 @@ if TYPE_CHECKING:
 Curve = Literal["linear", "exponential", "cosine"]
 
 
+OTHERWISE = (
+    "this rule moves a temperature of next-token outputs alone (output.temperature, or "
+    "that of a term on outputs); choose one of steps, or loss, entropy, spread or gap"
+)
+
+
 def _no_teacher() -> Tensor:
-    raise InputError("no teacher's entropy is known here; choose a rule of steps")
+    raise InputError(f"no teacher's entropy is known here; {OTHERWISE}")
 
 
 def _no_gradients() -> tuple[float, float]:
-    raise InputError("no gradients are known here; choose a rule of steps")
+    raise InputError(f"no gradients are known here; {OTHERWISE}")
 
 
 def _no_sizes() -> tuple[int, int]:
-    raise InputError("no two models' sizes are known here; choose a rule of steps")
+    raise InputError(f"no two models' sizes are known here; {OTHERWISE}")
 
 
 def _no_logits() -> tuple[Tensor, Tensor]:
-    raise InputError("no logits are known here; choose a rule of steps")
+    raise InputError(f"no logits are known here; {OTHERWISE}")
 
 
 def _no_gap() -> Tensor:
-    raise InputError("no teacher's loss is known here; choose a rule of steps")
+    raise InputError(f"no teacher's loss is known here; {OTHERWISE}")
 
 
 def _no_outputs(temperature: float) -> tuple[float, float]:
-    raise InputError("no outputs are known here; choose a rule of steps")
+    raise InputError(f"no outputs are known here; {OTHERWISE}")
 
 
 def _no_losses(term: str) -> float:
@@ -61,9 +67,12 @@ class Moment:
     progress: float
     """0 at the phase's first step, 1 from ``steps`` on."""
     vocabulary: int = 0
-    """V, tokens that are compared; 0 where the number is no temperature of outputs."""
+    """V, tokens that are compared; 0 where the number is no temperature of outputs, and
+    of a rule marked with :func:`reads` the teachers', of several the geometric mean."""
     teacher_entropy: Callable[[], Tensor] = _no_teacher
-    """(N,) float, nats, of the teacher's distribution at temperature 1."""
+    """(N,) float, nats, of the teacher's distribution at temperature 1; () for a number
+    that is no temperature of outputs, as are the next two: the mean so far over tokens,
+    asked only by a rule marked with :func:`reads`."""
     signal_to_noise: Callable[[], tuple[float, float]] = _no_gradients
     """Of the gradients to the student's hidden states, over tokens: the squared length
     of their mean over their variance; of the distance at ``start``, and of the
@@ -172,17 +181,33 @@ def _on(curve: Curve, start: float, end: float, share: float) -> float:
 
 LOSSES = "losses"
 """The sizes of the terms so far, as something that a rule needs."""
+SIGNALS = frozenset({"teacher_entropy", "logit_spread", "loss_gap"})
+"""Fields of :class:`Moment` that a rule of any number may need: means over tokens."""
+
+
+def reads(*needs: str) -> Callable[[Rule], Rule]:
+    """Mark a rule as one that asks for some of ``SIGNALS``, for any number."""
+
+    def marked(rule: Rule) -> Rule:
+        rule.needs = frozenset(needs)  # type: ignore[attr-defined]
+        return rule
+
+    return marked
 
 
 def reads_losses(rule: Rule) -> Rule:
     """Mark a rule as one that asks for :attr:`Moment.kept`."""
-    rule.needs = frozenset({LOSSES})  # type: ignore[attr-defined]
-    return rule
+    return reads(LOSSES)(rule)
 
 
 def needs_losses(rule: Rule) -> bool:
     """Whether losses are kept count of for a rule."""
     return LOSSES in getattr(rule, "needs", ())
+
+
+def signals_of(rule: Rule) -> frozenset[str]:
+    """Which of ``SIGNALS`` a rule asks for."""
+    return SIGNALS & frozenset(getattr(rule, "needs", ()))
 
 
 @reads_losses

@@ -91,6 +91,19 @@ def is_on(setting: Setting) -> bool:
     return any(setting.get(key) for key in ("from", "to", "peak"))
 
 
+def settled(setting: Setting) -> float:
+    """A setting that has become a number, see :meth:`.Timetable.options`."""
+    assert not isinstance(setting, Mapping), "a schedule is asked what it is first"
+    return setting
+
+
+def greatest(setting: Setting) -> float:
+    """The largest number that a setting says."""
+    if not isinstance(setting, Mapping):
+        return setting
+    return max(float(setting[key]) for key in ("from", "to", "peak") if key in setting)
+
+
 def in_short(setting: Setting) -> str:
     """``0.5``, or ``1 → 0 (cosine)``."""
     if not isinstance(setting, Mapping):

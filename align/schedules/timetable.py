@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from align.errors import InputError
 from align.schedules.rules import RULES, Moment, Rule
-from align.schedules.setting import Schedule, Setting, schedule_of
+from align.schedules.seen import SeenRecord
+from align.schedules.setting import Schedule, Setting, is_schedule, schedule_of
+
+Options = TypeVar("Options")
 
 
 class Timetable:
@@ -24,6 +28,7 @@ class Timetable:
         *,
         reads_losses: bool = False,
         seed: int = 0,
+        signals: Set[str] = frozenset(),
     ) -> None:
         """Know how long the phase is and which rules there are.
 
@@ -33,11 +38,16 @@ class Timetable:
             rules: by name; None: those for any number.
             reads_losses: whether a setting moves by what becomes of losses.
             seed: of the phase, for what terms draw.
+            signals: of :data:`.SIGNALS`, by which settings move that are no
+                temperatures of outputs.
         """
         self.total_steps, self.reads_losses = total_steps, reads_losses
         self.seed = seed
         self.kept: Callable[[str, int], float] | None = None
         """What is left of a term's loss before a step, see :class:`.LossRecord`."""
+        self.signals = frozenset(signals)
+        self.seen: SeenRecord | None = None
+        """What outputs look like, where some of ``signals`` are asked for."""
         self._rules = RULES if rules is None else rules
         self._noted: dict[str, list[float]] = {}
 
@@ -58,6 +68,26 @@ class Timetable:
         value = self.value_of(schedule_of(setting, place), place, step)
         self.note(place, value)
         return value
+
+    def options(self, options: Options, place: str, step: int) -> Options:
+        """Settings that belong together, each a number at a step.
+
+        Args:
+            options: a dataclass of them; anything else comes back as it is.
+            place: where they stand; each is noted under ``PLACE.FIELD``.
+            step: optimiser steps taken in this phase.
+
+        Raises:
+            InputError: as :meth:`value`, or the dataclass refuses the numbers.
+        """
+        if not is_dataclass(options) or isinstance(options, type):
+            return options
+        moved = {
+            field.name: self.value(setting, f"{place}.{field.name}", step)
+            for field in fields(options)
+            if is_schedule(setting := getattr(options, field.name))
+        }
+        return replace(options, **moved) if moved else options
 
     def value_of(self, schedule: Schedule, place: str, step: int) -> float:
         """The same of a schedule that has been read; nothing is noted."""
@@ -90,6 +120,8 @@ class Timetable:
             raise InputError(f"{place}.steps is null, and here is no phase; give steps")
         if self.kept is not None:
             signals["kept"] = partial(_kept_at, self.kept, step)
+        if self.seen is not None:
+            signals = self.seen.signals(self.signals, step) | signals
         return Moment(
             start=schedule.start,
             end=schedule.end,

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from align.bounds.regular_file import refuse_pipes
 from align.errors import InputError
-from align.schedules import RULES, ScheduledNotNegative, Timetable, needs_losses
-from experiments.assemble.outputs import build_term, output_of
+from align.schedules import (
+    RULES,
+    ScheduledNotNegative,
+    Timetable,
+    needs_losses,
+    signals_of,
+)
+from experiments.assemble.outputs import build_term, output_of, reading_outputs
 from experiments.config.parsing import ConfigError, check, plain
-from experiments.config.schedules import schedules_of
+from experiments.config.schedules import check_schedules, heats_of, schedules_of
 from experiments.config.tree import GENERAL, Config, PhaseConfig
 from experiments.config.used_plugins import names_used
 from fuse.config import LEARNABLE, choice_of
@@ -47,7 +52,9 @@ def check_settings(
         _check_name(kind, name, phases, registry)
     for phase in phases:
         _check_options(phase, registry)
-        _check_schedules(phase, registry)
+        timetable = timetable_of(phase, registry, phase.train.steps or 1)
+        predicts = bool(reading_outputs(phase, registry))
+        check_schedules(phase, registry, timetable, predicts)
         _check_level(phase, registry)
         _check_labels(phase, config)
 
@@ -218,42 +225,20 @@ def timetable_of(
         steps: optimiser steps of the phase.
         seed: of the phase, for what terms draw.
     """
-    moving = {moved.rule for moved in schedules_of(phase).values()}
+    schedules, heats = schedules_of(phase), heats_of(phase)
+    moving = {moved.rule for moved in schedules.values()}
     others = {
         rule: registry.guarded("schedule", rule)
         for rule in sorted(moving - RULES.keys())
     }
     rules = {**RULES, **others}
-    reads_losses = any(needs_losses(rules[rule]) for rule in moving)
-    return Timetable(steps, rules=rules, reads_losses=reads_losses, seed=seed)
-
-
-def _check_schedules(phase: PhaseConfig, registry: Registry) -> None:
-    """Ask each schedule once, before any work, but for temperatures of outputs, which
-    may look at what only a step shows."""
-    timetable = timetable_of(phase, registry, phase.train.steps or 1)
-    timetable.kept = partial(_whole, frozenset(chosen_terms(phase.loss, phase.output)))
-    for place, schedule in schedules_of(phase).items():
-        factory = registry.entry("schedule", schedule.rule).value
-        check(options_of(factory), schedule.options, place)
-        of_outputs = place.startswith(("output.", "loss.terms."))
-        heats = of_outputs and place.endswith(".temperature")
-        if schedule.rule in RULES or not heats:
-            timetable.value_of(schedule, place, 0)
-
-
-def _whole(terms: Set[str], term: str, step: int) -> float:
-    """What is left of a loss that has not been seen yet.
-
-    Raises:
-        InputError: the phase has no such term.
-    """
-    if term not in terms:
-        raise InputError(
-            f"no term of the phase is called {term!r}; it has "
-            f"{', '.join(sorted(terms))}"
-        )
-    return 1.0
+    kinds = {rule: registry.entry("schedule", rule).value for rule in moving}
+    cold = {moved.rule for place, moved in schedules.items() if place not in heats}
+    reads_losses = any(map(needs_losses, kinds.values()))
+    signals = frozenset().union(*(signals_of(kinds[rule]) for rule in cold))
+    return Timetable(
+        steps, rules=rules, reads_losses=reads_losses, signals=signals, seed=seed
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

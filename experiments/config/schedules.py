@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from align.schedules import is_schedule
+from align.errors import InputError
+from align.schedules import RULES, SeenRecord, Timetable, is_schedule, signals_of
 from align.schedules.setting import Schedule, schedule_of
-from experiments.config.parsing import plain
+from experiments.config.parsing import ConfigError, check, plain
 from experiments.config.schema import join
 from experiments.config.tree import PhaseConfig
+from plugins.options import options_of
+from plugins.registry import Registry
 from student.output_config import OUTPUT_TERMS
 from student.terms.key_value import chosen_terms
 
@@ -30,6 +34,47 @@ def schedules_of(phase: PhaseConfig) -> dict[str, Schedule]:
     for section in SECTIONS:
         settings |= _moving(plain(getattr(phase, section)), section)
     return {place: schedule_of(setting, place) for place, setting in settings.items()}
+
+
+def heats_of(phase: PhaseConfig) -> frozenset[str]:
+    """The temperatures of outputs, by the name of the setting: rules may look at each
+    place of a pass there."""
+    terms = chosen_terms(phase.loss, phase.output).items()
+    on_outputs = [name for name, term in terms if term.kind in OUTPUT_TERMS]
+    of_terms = (f"loss.terms.{name}.temperature" for name in on_outputs)
+    return frozenset({"output.temperature", *of_terms})
+
+
+def check_schedules(
+    phase: PhaseConfig, registry: Registry, timetable: Timetable, predicts: bool
+) -> None:
+    """Ask each schedule once, before any work, but for temperatures of outputs, which
+    may look at what only a step shows.
+
+    Args:
+        phase: resolved settings.
+        registry: where rules are looked up.
+        timetable: of the phase.
+        predicts: whether a term of the phase reads what teachers predict.
+
+    Raises:
+        ConfigError: a rule goes by what no term reads, or an option is wrong.
+        InputError: a rule gives what a number cannot be, or moves other numbers.
+    """
+    terms, heats = frozenset(chosen_terms(phase.loss, phase.output)), heats_of(phase)
+    timetable.kept, timetable.seen = partial(_whole, terms), SeenRecord()
+    for place, schedule in schedules_of(phase).items():
+        rule = registry.entry("schedule", schedule.rule).value
+        check(options_of(rule), schedule.options, place)
+        if schedule.rule in RULES or place not in heats:
+            timetable.value_of(schedule, place, 0)
+        if place not in heats and signals_of(rule) and not predicts:
+            raise ConfigError(
+                f"phase {phase.name!r}: {place} moves by the rule {schedule.rule}, "
+                "which goes by what teachers predict, and no term of the phase reads "
+                "that; give output.projected_kl or another term on outputs a weight "
+                "> 0, or choose another rule"
+            )
 
 
 def _moving(value: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -61,3 +106,17 @@ def _short_forms(phase: PhaseConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
             with suppress(ValueError):  # refused by its place where options are checked
                 heat = output.under(term.kind, term.options).heat
                 yield f"loss.terms.{name}.temperature", heat
+
+
+def _whole(terms: Set[str], term: str, step: int) -> float:
+    """What is left of a loss that has not been seen yet.
+
+    Raises:
+        InputError: the phase has no such term.
+    """
+    if term not in terms:
+        raise InputError(
+            f"no term of the phase is called {term!r}; it has "
+            f"{', '.join(sorted(terms))}"
+        )
+    return 1.0

@@ -119,6 +119,7 @@ class Engine:
         distiller.timetable.total_steps = total_steps
         groups = parameter_groups(distiller, config)
         places = [group.pop("place") for group in groups]
+        decays = [group.pop("decays") for group in groups]
         optimizer = build_optimizer(
             groups, config, rank=self.rank, world_size=self.world_size
         )
@@ -128,7 +129,7 @@ class Engine:
             distiller=distiller,
             module=module,
             optimizer=wrapped,
-            rates=Rates(config, places, distiller.timetable),
+            rates=Rates(config, places, distiller.timetable, decays),
             config=self._config,
         )
         try:
@@ -271,7 +272,8 @@ def parameter_groups(distiller: Distiller, config: TrainConfig) -> list[dict[str
             "params": parameters,
             "lr": start_of(getattr(config, place)),
             "place": place,
-            "weight_decay": config.weight_decay if decays else 0.0,
+            "weight_decay": start_of(config.weight_decay) if decays else 0.0,
+            "decays": decays,
             **({MATRICES: matrix} if muon else {}),
             **(
                 {LAYOUTS: [lie.get(id(p), Layout()) for p in parameters]}

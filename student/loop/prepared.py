@@ -59,10 +59,12 @@ class Prepared:
             self._keep_small_modules_whole()
 
     def set_learning_rate(self, step: int) -> dict[str, float]:
-        """Apply the schedules; returns the student's rates, as metrics call them."""
-        rates = self._rates.at(step)
-        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        """Apply the schedules, weight decay's as well; returns the student's rates, as
+        metrics call them."""
+        rates, decay = self._rates.at(step), self._rates.decay_at(step)
+        groups = self._optimizer.param_groups
+        for group, rate, each in zip(groups, rates, decay, strict=True):
+            group["lr"], group["weight_decay"] = rate, each
         return self._rates.named(step)
 
     def accumulate(self) -> Any:

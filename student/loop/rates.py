@@ -1,4 +1,4 @@
-"""Learning rates of an optimiser's groups at each step."""
+"""Learning rates and weight decay of an optimiser's groups at each step."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Rates:
         config: TrainConfig,
         places: Sequence[str],
         timetable: Timetable,
+        decays: Sequence[bool] = (),
     ) -> None:
         """Remember which setting of ``train`` each group goes by.
 
@@ -23,13 +24,22 @@ class Rates:
             config: the phase's.
             places: a field of it for each group.
             timetable: of the phase, whose length it knows.
+            decays: for each group, whether ``train.weight_decay`` is meant.
         """
         self._config, self._places, self._timetable = config, tuple(places), timetable
+        self._decays = tuple(decays)
 
     def at(self, step: int) -> list[float]:
         """One a group."""
         share = self.share(step)
         return [self._rate(place, step, share) for place in self._places]
+
+    def decay_at(self, step: int) -> list[float]:
+        """Weight decay, one a group."""
+        decay = self._timetable.value(
+            self._config.weight_decay, "train.weight_decay", step
+        )
+        return [decay if decays else 0.0 for decays in self._decays]
 
     def named(self, step: int) -> dict[str, float]:
         """The student's as metrics call them: AdamW's, and Muon's beside it."""

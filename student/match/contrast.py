@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from align.errors import InputError
-from align.support.field_types import AtLeastOne, Positive
+from align.schedules import ScheduledPositive
+from align.schedules.setting import greatest, settled
+from align.support.field_types import AtLeastOne
 from student.match.whole import evenly_known
 from student.objective import EPS
 
@@ -32,13 +34,13 @@ class Contrastive:
 
     per_token: ClassVar[bool] = True
     equal_widths: ClassVar[bool] = True
-    temperature: Positive = 0.1
+    temperature: ScheduledPositive = 0.1
     negatives: Literal["text", "batch", "all", "perturbed"] = "all"
     """Tokens of the same text, of the batch's other texts, or both; or the token's own
     target, perturbed."""
     perturb: Literal["noise", "dropout"] = "noise"
     """How: Gaussian noise is added, or channels are left out."""
-    strength: Positive = 0.5
+    strength: ScheduledPositive = 0.5
     """Standard deviation of the noise, in units of the target's root mean square; or
     share of the channels, below 1."""
     copies: AtLeastOne = 8
@@ -52,7 +54,7 @@ class Contrastive:
         Raises:
             InputError: all channels are.
         """
-        if self.perturb == "dropout" and self.strength >= 1:
+        if self.perturb == "dropout" and greatest(self.strength) >= 1:
             raise InputError(
                 f"strength is {self.strength}: dropout leaves out a share of the "
                 "channels; give one below 1"
@@ -81,8 +83,10 @@ class Contrastive:
         elif self.negatives == "batch":
             other = other & ~same_text
         usable = other & (known[:, chosen] > 0)[:, None]  # (L, N, K)
-        against = (x @ y[:, chosen].mT / self.temperature).masked_fill(~usable, -1e9)
-        matching = (x * y).sum(-1, keepdim=True) / self.temperature
+        against = (x @ y[:, chosen].mT / settled(self.temperature)).masked_fill(
+            ~usable, -1e9
+        )
+        matching = (x * y).sum(-1, keepdim=True) / settled(self.temperature)
         logits = torch.cat([matching, against], -1)
         missed = logits.logsumexp(-1) - matching[..., 0]
         return missed.view(layers, batch, tokens)
@@ -92,11 +96,11 @@ class Contrastive:
         for _ in range(self.copies):
             copy = self._perturbed(target)
             cosines.append(F.cosine_similarity(pred, copy, dim=-1, eps=EPS))
-        logits = torch.stack(cosines, -1) / self.temperature
+        logits = torch.stack(cosines, -1) / settled(self.temperature)
         return logits.logsumexp(-1) - logits[..., 0]
 
     def _perturbed(self, target: Tensor) -> Tensor:
         if self.perturb == "dropout":
-            return F.dropout(target, self.strength)
+            return F.dropout(target, settled(self.strength))
         size = target.square().mean(-1, keepdim=True).sqrt()
-        return target + self.strength * size * torch.randn_like(target)
+        return target + settled(self.strength) * size * torch.randn_like(target)

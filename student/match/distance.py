@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from align.support.field_types import Positive
+from align.schedules import ScheduledPositive
+from align.schedules.setting import settled
 from student.objective import EPS
 
 
@@ -82,12 +83,14 @@ class SmoothL1:
     per_token: ClassVar[bool] = True
     equal_widths: ClassVar[bool] = True
     alone: ClassVar[bool] = True
-    beta: Positive = 1.0
+    beta: ScheduledPositive = 1.0
     """Where the square ends and the line begins."""
 
     def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """See :meth:`Distance.__call__`."""
-        apart = F.smooth_l1_loss(pred, target, reduction="none", beta=self.beta)
+        apart = F.smooth_l1_loss(
+            pred, target, reduction="none", beta=settled(self.beta)
+        )
         return apart.mean(-1)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from align.views import LinearHead
-from student.match.distance import Distance
 from student.output.divergence.linear import logits_of, product_dtype
 from student.output.divergence.linear_blocks import linear_blocks
 from student.step_outputs import Outputs, Taught
+
+Compare = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A distance's own call."""
 
 
 class Takes(Protocol):
@@ -23,7 +25,7 @@ class Takes(Protocol):
 
 
 def logit_costs(
-    outputs: Outputs, distance: Distance, takes: Takes
+    outputs: Outputs, distance: Compare, takes: Takes
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What the places of one pass cost, teacher by teacher, and what they weigh.
 
@@ -46,9 +48,7 @@ def logit_costs(
             yield _cost(outputs, taught, distance)
 
 
-def _cost(
-    outputs: Outputs, taught: Taught, distance: Distance
-) -> tuple[Tensor, Tensor]:
+def _cost(outputs: Outputs, taught: Taught, distance: Compare) -> tuple[Tensor, Tensor]:
     pairing, student, teacher = outputs.pairing(taught), outputs.student, taught.output
     weight = pairing.same_next(taught.weight)
     total, rows = weight.sum(), weight.nonzero()[:, 0]

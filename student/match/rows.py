@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from align.errors import InputError
-from align.support.field_types import Positive
+from align.schedules import ScheduledPositive
+from align.schedules.setting import settled
 
 _LEAST = 1e-9
 """The least probability of which a logarithm is taken."""
@@ -73,12 +74,12 @@ class Wasserstein(_OfRows):
 class Sparse(_OfRows):
     """Absolute difference, summed over the tokens that the teacher attends to."""
 
-    threshold: Positive = 0.01
+    threshold: ScheduledPositive = 0.01
     """The least attention that counts as such."""
 
     def __call__(self, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """See :meth:`student.match.distance.Distance.__call__`."""
-        return ((pred - target).abs() * (target > self.threshold)).sum(-1)
+        return ((pred - target).abs() * (target > settled(self.threshold))).sum(-1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

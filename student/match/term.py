@@ -103,9 +103,9 @@ class Match(nn.Module):
         super().__init__()
         self.layers = LayerChoice(layers)
         check_keys(keys)
-        self.site = site
-        self._at = site_of(site, state)
+        self.site, self._at = site, site_of(site, state)
         self.distance: Distance = factory(distance, DISTANCES)()
+        self._compare = self.distance.__call__  # with numbers in place of schedules
         self.pairing = HeadPairing(heads)
         self._keys, self._pool, self._scale = keys, pool, scale
         self.projectors = nn.ModuleList()
@@ -211,6 +211,7 @@ class Match(nn.Module):
     def _fit_heads(self, sample: Iterable[StepContext]) -> None:
         costs: dict[str, Tensor] = {}
         for ctx in sample:
+            self._compare = ctx.options(self.distance, "distance").__call__
             for pair in filter(self._compared, self._at.sides(ctx)):
                 kept = self.layers.kept(len(pair.student))
                 weight = pair.weight.expand(len(pair.student), -1, -1)[kept]
@@ -265,6 +266,7 @@ class Match(nn.Module):
         total, weight = ctx.zero(), ctx.zero()
         self.chosen = None
         pulls: list[Tensor] = []
+        self._compare = ctx.options(self.distance, "distance").__call__
         if self.lengths is not None:
             self.lengths.turn(ctx.step)
         for cost, weighs in self._costs(ctx, pulls):
@@ -280,7 +282,7 @@ class Match(nn.Module):
         """Of every teacher: what its places cost, and what they weigh together; how
         long the gradients of its layers are goes into ``pulls``."""
         if self._at.blocks and ctx.outputs is not None:
-            yield from logit_costs(ctx.outputs, self.distance, self._takes)
+            yield from logit_costs(ctx.outputs, self._compare, self._takes)
         for sides in filter(self._compared, self._at.sides(ctx)):
             yield self._of_teacher(sides, ctx, pulls)
 
@@ -304,7 +306,7 @@ class Match(nn.Module):
                 apart = self._of_rows(pred, target, weight, sides.rows).mean(1)
             else:
                 pred, target, weight = pooled(pred, target, weight, self._pool)
-                apart = self.distance(pred, target, weight)
+                apart = self._compare(pred, target, weight)
         weighs = weight.sum((1, 2))
         costs = (apart * weight).sum((1, 2)) if self.distance.per_token else apart
         shares = layer_shares(self._layer_weights, chosen, pred)
@@ -347,7 +349,7 @@ class Match(nn.Module):
         pred, target, known = restricted(pred, target, rows, self._keys)
         layers, heads = pred.shape[:2]
         every = weight.repeat_interleave(heads, 0)  # as layers, one head after another
-        apart = self.distance(pred.flatten(0, 1), target.flatten(0, 1), every)
+        apart = self._compare(pred.flatten(0, 1), target.flatten(0, 1), every)
         return torch.where(known, apart.unflatten(0, (layers, heads)), 0.0)
 
     def _weighed_rows(

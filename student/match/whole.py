@@ -12,7 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from align.support.field_types import AtLeastOne, Positive
+from align.schedules import ScheduledPositive
+from align.schedules.setting import settled
+from align.support.field_types import AtLeastOne
 
 _LEAST_SPREAD = 1e-10
 """Of the mean square: below it tokens are all alike, and rounding is what differs."""
@@ -93,7 +95,7 @@ class Mmd:
 
     per_token: ClassVar[bool] = False
     equal_widths: ClassVar[bool] = True
-    bandwidth: Positive | None = None
+    bandwidth: ScheduledPositive | None = None
     """Standard deviation of the kernel, in the features' units; null: the root of the
     mean squared distance of two of the teacher's tokens."""
     tokens: AtLeastOne = 512
@@ -113,7 +115,7 @@ class Mmd:
     def _squared_width(self, y: Tensor, share: Tensor) -> Tensor:
         """(L, 1, 1)."""
         if self.bandwidth is not None:
-            return y.new_full((len(y), 1, 1), self.bandwidth**2)
+            return y.new_full((len(y), 1, 1), settled(self.bandwidth) ** 2)
         square = _centred(y, share).square().sum((1, 2))
         real = square > _LEAST_SPREAD * _mean_square(y, share)
         # tokens all alike have no distance of their own: then any kernel will do

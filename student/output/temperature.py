@@ -17,9 +17,10 @@ from annotated_types import Interval
 from torch import Tensor
 
 from align.errors import InputError
-from align.schedules import RULES
+from align.schedules import RULES, reads
 from align.schedules import Moment as Moment
 from align.schedules import Rule as Rule
+from align.schedules.rules import OTHERWISE
 from align.support.field_types import NotNegative, Positive
 
 Tries = Annotated[int, Interval(ge=2)]
@@ -29,6 +30,7 @@ Sum = Callable[[Sequence[float]], list[float]]
 """Adds up numbers over processes."""
 
 
+@reads("teacher_entropy")
 def by_entropy(moment: Moment) -> Tensor:
     """``start`` where the teacher is sure, ``end`` where it knows nothing.
 
@@ -45,7 +47,7 @@ def by_vocabulary(moment: Moment) -> float:
     of the mass on the best one takes logits that lie further apart.
     """
     if not moment.vocabulary:
-        raise InputError("no vocabulary is known here; choose a rule of steps")
+        raise InputError(f"no vocabulary is known here; {OTHERWISE}")
     scaled = moment.start * math.log(max(moment.vocabulary, 2)) / math.log(32_000)
     return _within(moment, scaled)
 
@@ -74,6 +76,7 @@ def by_capacity(moment: Moment) -> float:
     return _within(moment, moment.start * math.sqrt(teacher / student))
 
 
+@reads("logit_spread")
 def by_spread(
     moment: Moment, *, of: Literal["teacher", "student"] = "teacher"
 ) -> Tensor:
@@ -94,6 +97,7 @@ def by_spread(
     return spread.clamp(low, high)
 
 
+@reads("loss_gap")
 def by_gap(moment: Moment, *, scale: Positive = 1.0) -> Tensor:
     """``start`` in domains in which the student predicts as well as the teacher,
     ``end`` where it loses ``scale`` nats more.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from align.support.field_types import Positive
+from align.schedules import ScheduledPositive
 from align.tokens.weights import label_weight
 from student.objective import NONE, StepContext
 from student.own.labels import label_loss, next_ids, next_weight
@@ -33,7 +33,7 @@ class Mixup:
     compares = False
     needs = NONE
 
-    def __init__(self, *, alpha: Positive = 0.2) -> None:
+    def __init__(self, *, alpha: ScheduledPositive = 0.2) -> None:
         """Say how even mixtures are.
 
         Args:
@@ -44,7 +44,8 @@ class Mixup:
     def __call__(self, ctx: StepContext) -> Tensor:
         """See :class:`student.objective.Objective`."""
         batch = ctx.batch
-        share = float(np.random.default_rng(ctx.step).beta(self._alpha, self._alpha))
+        alpha = ctx.number(self._alpha, "alpha")
+        share = float(np.random.default_rng(ctx.step).beta(alpha, alpha))
         part, rest = batch.mask * share, batch.mask.roll(1, 0) * (1 - share)
         part = part / (part + rest).clamp_min(_LEAST)
 
@@ -85,7 +86,7 @@ class Smoothness:
     compares = False
     needs = NONE
 
-    def __init__(self, *, radius: Positive = 0.01) -> None:
+    def __init__(self, *, radius: ScheduledPositive = 0.01) -> None:
         """Say how large the noise is.
 
         Args:
@@ -96,19 +97,20 @@ class Smoothness:
     def __call__(self, ctx: StepContext) -> Tensor:
         """See :class:`student.objective.Objective`."""
         chance = torch.Generator().manual_seed(ctx.step)
+        radius = ctx.number(self._radius, "radius")
 
         def noisy(embedded: Tensor) -> Tensor:
             noise = torch.randn(embedded.shape[1:], generator=chance).to(embedded)
             length = embedded.detach().norm(dim=-1, keepdim=True)
             unit = noise / noise.norm(dim=-1, keepdim=True).clamp_min(_LEAST)
-            return embedded + self._radius * length * unit
+            return embedded + radius * length * unit
 
         assert ctx.reread is not None
         again = ctx.reread(noisy, ctx.batch.mask)
         with torch.autocast(again.hidden.device.type, enabled=False):
             first, moved = _wide(ctx.reread.hidden), _wide(again.hidden)
             length = first.detach().square().sum(-1).clamp_min(_LEAST)
-            apart = (moved - first).square().sum(-1) / length / self._radius**2
+            apart = (moved - first).square().sum(-1) / length / radius**2
             known = ctx.batch.has_text
             total = ctx.total(0, float(known.sum()))
             return torch.where(known, apart, 0.0).sum() / total

@@ -65,8 +65,8 @@ class ContextMaker:
     look: Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], Captured]
     """Runs the student on ids (B, T), under a mask, with its input embeddings changed;
     gives its last hidden states, and logits where there is no ``head``."""
-    smoothing: float = 0.0
-    """Of the next-token loss, see :attr:`StepContext.smoothing`."""
+    smoothing: Setting = 0.0
+    """Of the next-token loss, see ``loss.smoothing``."""
     every_domain: Sequence[str] = ()
     """Of all texts that are learned from; empty: nobody knows."""
 
@@ -86,8 +86,11 @@ class ContextMaker:
             by_text=by_text,
             step=step,
             timetable=self.timetable,
-            smoothing=self.smoothing,
+            smoothing=self._smoothing(step),
         )
+
+    def _smoothing(self, step: int) -> float:
+        return self.timetable.value(self.smoothing, "loss.smoothing", step)
 
     def taught(
         self,
@@ -138,7 +141,7 @@ class ContextMaker:
             reread=self.rereading(captured, batch),
             routing=routing,
             step=step,
-            smoothing=self.smoothing,
+            smoothing=self._smoothing(step),
             outputs=self._outputs(
                 captured,
                 batch,

@@ -50,11 +50,13 @@ class TermOptions:
 class NextTokenOptions(TermOptions):
     """Of ``ce``, as in ``loss``."""
 
-    smoothing: ShareBelowOne | None = None
+    smoothing: ScheduledShareBelowOne | None = None
 
     def context(self, ctx: StepContext) -> StepContext:
         """With labels that are smoothed otherwise."""
-        return ctx if self.smoothing is None else replace(ctx, smoothing=self.smoothing)
+        if self.smoothing is None:
+            return ctx
+        return replace(ctx, smoothing=ctx.number(self.smoothing, "smoothing"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,16 @@ Each costs a pass through a head, so none is worked out before a rule asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from align.errors import InputError
+from align.schedules.seen import STRETCHES, STUDENT_TOKENS, SUMS, TOKENS
 from align.views import LinearHead, Output
 from student.output import (
     HeadInput,
@@ -155,10 +158,7 @@ def loss_gap(outputs: Outputs, spots: Spots) -> Tensor:
     differ; of one vocabulary a stretch is a token. Domains go over the texts of a pass
     on all processes, which must all ask.
     """
-    chunks, block = outputs.pairing(spots.taught).chunks(), outputs.config.block
-    student = label_log_probs(outputs.student, block)
-    teacher = label_log_probs(spots.taught.output, block)
-    more = chunks.teacher.sum(teacher) - chunks.student.sum(student)
+    chunks, more = _lost(outputs, spots.taught)
     batch, width = outputs.student.tokens.ids.shape
     named = range(batch) if outputs.domains is None else outputs.domains
     known = outputs.domains is not None and set(named) <= set(outputs.every_domain)
@@ -173,6 +173,55 @@ def loss_gap(outputs: Outputs, spots: Spots) -> Tensor:
         total = outputs.over_processes(both.double().tolist())
         sums, counts = both.new_tensor(total).chunk(2)
     return (sums / counts.clamp_min(1))[domain[spots.rows // width]]
+
+
+@torch.no_grad()
+def pass_sums(outputs: Outputs, signals: Set[str]) -> dict[str, float]:
+    """What :class:`.SeenRecord` adds up of a pass on this process, all teachers
+    together: over the tokens of each one's own text, so that any vocabulary will do.
+
+    Args:
+        outputs: the student's side and its teachers'.
+        signals: of :data:`align.schedules.rules.SIGNALS`, those that are wanted; sums
+            of others are 0.
+    """
+    sums, block = dict.fromkeys(SUMS, 0.0), outputs.config.block
+
+    def spread(side: HeadInput) -> float:
+        parts = _logits(side, side.head.size, block)
+        return sum(float(spread_of(logits).double().sum()) for logits in parts)
+
+    for taught in outputs.teachers:
+        side = _text_of(taught.output)
+        sums[TOKENS] += len(side.hidden)
+        sums["log_vocabulary"] += len(side.hidden) * math.log(side.head.size)
+        if "teacher_entropy" in signals and len(side.hidden):
+            top = linear_top_tokens(side.hidden, side.head, 1, block)
+            sums["teacher_entropy"] += float(top.entropy.double().sum())
+        if "logit_spread" in signals:
+            sums["teacher_spread"] += spread(side)
+        if "loss_gap" in signals:
+            _, more = _lost(outputs, taught)
+            sums[STRETCHES] += len(more)
+            sums["loss_gap"] += float(more.double().sum())
+    if "logit_spread" in signals:
+        mine = _text_of(outputs.student)
+        sums[STUDENT_TOKENS], sums["student_spread"] = len(mine.hidden), spread(mine)
+    return sums
+
+
+def _text_of(output: Output) -> HeadInput:
+    """A model's own text tokens."""
+    return HeadInput(output.hidden.detach()[output.tokens.has_text], output.head)
+
+
+def _lost(outputs: Outputs, taught: Taught) -> tuple[Any, Tensor]:
+    """Stretches that both models spell with whole tokens, and by how much more the
+    student loses on each, nats."""
+    chunks, block = outputs.pairing(taught).chunks(), outputs.config.block
+    student = label_log_probs(outputs.student, block)
+    teacher = label_log_probs(taught.output, block)
+    return chunks, chunks.teacher.sum(teacher) - chunks.student.sum(student)
 
 
 def spread_of(logits: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from align.errors import InputError
-from align.schedules import RULES, Moment, Timetable
+from align.schedules import RULES, Moment, SeenRecord, Timetable, reads
 from fuse.config import FuseConfig
 from student.config import LossConfig
 
@@ -85,3 +86,47 @@ def test_an_entropy_that_warms_up_is_what_it_was_to_two_units_of_the_last_place(
         before = strength * step / steps if step < steps else strength
         now = Timetable().value(setting.entropy_strength, "here", step)
         assert abs(now - before) <= 2 * math.ulp(before)
+
+
+@dataclass(frozen=True)
+class Options:
+    beta: object = 1.0
+    name: str = "x"
+
+
+def test_options_are_numbers_at_a_step_and_noted_by_their_names():
+    timetable, still = Timetable(), Options()
+    assert timetable.options(Options(beta=MOVE), "here", 1) == Options(beta=0.75)
+    assert timetable.taken() == {"here.beta": 0.75}
+    assert timetable.options(still, "here", 1) is still
+    assert timetable.options(Options, "here", 1) is Options  # what makes them
+    assert timetable.taken() == {}
+
+
+@reads("teacher_entropy", "loss_gap")
+def by_both(moment: Moment) -> float:
+    entropy, gap = float(moment.teacher_entropy()), float(moment.loss_gap())
+    return moment.start + entropy + gap + moment.vocabulary / 100
+
+
+def test_a_number_goes_by_the_mean_of_what_outputs_were_before_the_step():
+    timetable = Timetable(
+        rules={"both": by_both}, signals={"teacher_entropy", "loss_gap"}
+    )
+    timetable.seen = SeenRecord()
+
+    def at(step: int) -> float:
+        return timetable.value(MOVE | {"rule": "both"}, "loss.a", step)
+
+    assert at(0) == 1 + 1 / 100  # nothing is known: entropy and gap are 0
+    sums = dict.fromkeys(("teacher_spread", "student_tokens", "student_spread"), 0.0)
+    first = {"tokens": 2.0, "log_vocabulary": 2 * math.log(50), "teacher_entropy": 1.0}
+    second = {"tokens": 6.0, "log_vocabulary": 6 * math.log(50), "teacher_entropy": 5.0}
+    timetable.seen.note_sums(sums | first | {"stretches": 0.0, "loss_gap": 0.0}, 0)
+    timetable.seen.note_sums(sums | second | {"stretches": 4.0, "loss_gap": 8.0}, 0)
+    assert at(0) == 1 + 1 / 100
+    assert at(1) == pytest.approx(1 + 6 / 8 + 8 / 4 + 50 / 100)
+    other = SeenRecord()
+    other.load_state_dict(timetable.seen.state_dict())
+    timetable.seen, before = other, at(1)
+    assert at(1) == before

@@ -5,12 +5,13 @@ import torch
 
 from align.errors import InputError
 from align.sizes import Sizes
-from experiments.assemble.checks import check_settings
+from experiments.assemble.checks import check_settings, timetable_of
 from experiments.assemble.needs import check_needs, wanted_parts
 from experiments.assemble.teaching import build_objectives, check_phase
 from experiments.config.later import since_ever
 from experiments.config.parsing import ConfigError
 from experiments.config.presets import BuiltinPhases, presets_of
+from experiments.config.schedules import schedules_of
 from experiments.config.tree import load_config, resolve_phases
 from experiments.config.used_plugins import names_used, options_used
 from plugins import PluginError, Registry, hookimpl
@@ -142,6 +143,15 @@ def test_what_a_term_names_is_looked_up_as_all_names_are():
         ),
         ("distance: {use: mmd, bandwidth: 0}", r"far\.distance\.bandwidth is 0"),
         ("distance: {beta: 1}", r"distance is {'beta': 1}; give a registered"),
+        (
+            "distance: {use: smooth_l1, beta: {from: 0, to: 1}}",
+            r"far\.distance\.beta\.from is 0",
+        ),
+        (
+            "distance: {use: contrastive, perturb: dropout, "
+            "strength: {from: 0.5, to: 1}}",
+            r"terms\.far: strength is .*below 1",
+        ),
         ("projector: [mlp]", r"far\.projector is \['mlp'\]; give the name of a pro"),
         ("site: middle", r"terms\.far\.site is 'middle'"),
         ("layers: some", r"terms\.far: layers is 'some'"),
@@ -190,3 +200,57 @@ def test_a_term_that_has_nothing_to_compare_is_refused(words, message):
     with pytest.raises(ConfigError, match=message):
         phase = checked(*words)
         check_needs(phase, REGISTRY, {"p": None, "q": None})
+
+
+def test_an_option_of_a_distance_may_be_a_schedule_and_is_known_as_one():
+    phase = checked(
+        "loss.terms.far={use: match, site: values, projector: linear, "
+        "distance: {use: smooth_l1, beta: {from: 2, to: 0.5, rule: cosine}}}"
+    )
+    assert schedules_of(phase)["loss.terms.far.distance.beta"].rule == "cosine"
+    far = build_objectives(phase, REGISTRY, taught=True)["far"].objective
+    assert far.distance.beta["to"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["loss.lambda_v={from: 1, to: 0, rule: entropy}"],
+            r"loss\.lambda_v moves by the rule entropy, which goes by what teachers "
+            r"predict.*give output\.projected_kl or another term",
+        ),
+        (
+            ["output.kd=1", "loss.lambda_v={from: 1, to: 0, rule: balanced}"],
+            r"loss\.lambda_v: the rule balanced: no outputs are known here; this rule "
+            r"moves a temperature of next-token outputs alone.*loss, entropy, spread",
+        ),
+        (
+            ["output.kd=1", "train.learning_rate={from: 1, to: 2, rule: capacity}"],
+            r"train\.learning_rate: the rule capacity: no two models' sizes are known",
+        ),
+        (
+            [
+                "output.kd=1",
+                "loss.terms.x={use: match, site: values, projector: linear, distance: "
+                "{use: contrastive, temperature: {from: 1, to: 2, rule: vocabulary}}}",
+            ],
+            r"distance\.temperature: the rule vocabulary: no vocabulary is known here",
+        ),
+    ],
+)
+def test_a_rule_that_cannot_move_a_number_is_refused_and_says_what_it_moves(
+    words, said
+):
+    with pytest.raises((ConfigError, InputError), match=said):
+        checked(*words)
+
+
+@pytest.mark.parametrize("rule", ["entropy", "spread", "gap"])
+def test_what_teachers_predict_moves_any_number_where_a_term_reads_it(rule):
+    setting = f"{{from: 1, to: 2, rule: {rule}}}"
+    phase = checked("output.projected_kl=1", f"loss.lambda_v={setting}")
+    (signal,) = timetable_of(phase, REGISTRY, 5).signals
+    assert signal in ("teacher_entropy", "logit_spread", "loss_gap")
+    heated = checked("output.projected_kl=1", f"output.temperature={setting}")
+    assert not timetable_of(heated, REGISTRY, 5).signals

@@ -63,3 +63,13 @@ def test_the_curve_of_every_run_is_not_noted_beside_its_rate():
 def test_a_warm_up_before_a_schedule_is_refused():
     with pytest.raises(ValueError, match=r"train\.warmup_steps=5 goes before a curve"):
         TrainConfig(warmup_steps=5, lr_schedule={"from": 1, "to": 0})
+
+
+def test_weight_decay_moves_where_it_is_meant_and_is_noted():
+    config = TrainConfig(weight_decay={"from": 0.2, "to": 0.0, "steps": 4})
+    timetable, places = Timetable(), ["learning_rate", "bridge_learning_rate"]
+    rates = Rates(config, places, timetable, decays=[True, False])
+    assert rates.decay_at(1) == pytest.approx([0.15, 0.0])
+    assert timetable.taken() == {"train.weight_decay": pytest.approx(0.15)}
+    still = Rates(TrainConfig(weight_decay=0.3), places, timetable, [False, True])
+    assert still.decay_at(1) == [0.0, 0.3] and timetable.taken() == {}

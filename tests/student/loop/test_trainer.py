@@ -103,9 +103,12 @@ def test_what_moves_is_logged_and_goes_on_bit_for_bit(
         temperatures=[{"from": 4.0, "to": 1.0, "rule": "exponential"}],
         eta_outcome={"from": 1.0, "to": 0.5, "rule": "step", "count": 2},
         terms={"shape": {**shape, "layers": drawn, "weight": 0.1}},
+        smoothing={"from": 0.0, "to": 0.3},
+        temperature_rise={"from": 0.0, "to": 0.6},
     )
     rate = {"from": 1e-3, "to": 0.0, "rule": "three_part", "peak": 1e-2, "warmup": 2}
-    config = replace(CONFIG, learning_rate=rate)
+    decay = {"from": 0.0, "to": 0.9}
+    config = replace(CONFIG, learning_rate=rate, weight_decay=decay)
 
     def run(lines, stop_at=None, folder=None):
         model = school.student(seed=1, attention_dropout=0.0)
@@ -154,9 +157,12 @@ def test_what_moves_is_logged_and_goes_on_bit_for_bit(
             "loss.eta_outcome": 1.0,
             "loss.fade": 2 / 3,
             "loss.terms.kv_k.weight": 1.5,
+            "loss.smoothing": 0.1,
+            "loss.temperature_rise": 0.2,
             "loss.temperatures[0]": 4 ** (2 / 3),
             "loss.terms.shape.layers.random": 2,
             "train.learning_rate": 1e-2,
+            "train.weight_decay": 0.3,
         }
     )
     assert third[2] == 1e-2

@@ -162,3 +162,15 @@ def test_a_layer_that_is_not_there_is_refused():
         met(layers=[2])
     with pytest.raises(InputError, match="'words'"):
         Match(layers="words")
+
+
+def test_options_of_a_distance_are_what_they_are_at_the_step():
+    def smooth(beta):
+        return met(distance={"use": "smooth_l1", "beta": beta}, projector="linear")
+
+    ctx = replace(step_context()[0], step=2, place="loss.terms.x")
+    moving, still = smooth({"from": 2.0, "to": 0.5, "steps": 4}), smooth(1.25)
+    still.load_state_dict(moving.state_dict())
+    torch.testing.assert_close(moving(ctx), still(ctx), rtol=0, atol=0)
+    assert ctx.timetable.taken() == {"loss.terms.x.distance.beta": 1.25}
+    assert not torch.equal(moving(replace(ctx, step=0)), moving(ctx))

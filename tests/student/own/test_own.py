@@ -312,3 +312,11 @@ def test_a_real_student_is_read_again_with_other_embeddings(school):
     one = school.encode([batch.texts[0]])
     ctx = distiller._contexts.alone(distiller._look(one), one, 0)
     torch.testing.assert_close(term(ctx), ce(ctx))
+
+
+@pytest.mark.parametrize(("kind", "option"), [(Mixup, "alpha"), (Smoothness, "radius")])
+def test_their_numbers_may_move(kind, option):
+    ctx = replace(step_context()[0], step=2)
+    moving = kind(**{option: {"from": 1.0, "to": 2.0, "steps": 4}})
+    assert torch.equal(moving(ctx), kind(**{option: 1.5})(ctx))
+    assert ctx.timetable.taken() == {f"loss.{option}": 1.5}

@@ -8,6 +8,7 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from align.errors import InputError
+from align.schedules.rules import SIGNALS
 from student.output.temperature import TEMPERATURES as RULES
 from student.output_config import OutputConfig
 from student.step_outputs import Parameters
@@ -19,6 +20,7 @@ from student.terms.signals import (
     logit_spread,
     loss_gap,
     parameters,
+    pass_sums,
     spread_of,
 )
 from tests.student.terms.test_next_token import PREDICTS, context, log_probs, output
@@ -215,3 +217,28 @@ def test_forbidden_tokens_do_not_widen_a_spread():
     logits = torch.tensor([[1.0, 3.0, -torch.inf, 5.0], [2.0, 2.0, 2.0, 2.0]])
     expected = [np.std([1.0, 3.0, 5.0]), 0.0]
     assert spread_of(logits).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_sums_of_a_pass_are_those_of_each_teachers_own_text():
+    teacher, other = output(1, width=4), output(2, vocabulary="another")
+    ctx = context(OutputConfig(kd=1, block=3), teacher, other)
+    sums = pass_sums(ctx.outputs, SIGNALS)
+    text = teacher.tokens.has_text
+    entropy = spread = 0.0
+    for model in (teacher, other):
+        logits = (model.hidden @ model.head.weight.T)[text]
+        entropy += float(Categorical(logits=logits).entropy().sum())
+        spread += float(logits.std(-1, unbiased=False).sum())
+    own = ctx.outputs.student
+    logits = (own.hidden @ own.head.weight.T)[text].detach()
+    count = int(text.sum())
+    assert sums["tokens"] == 2 * count and sums["student_tokens"] == count
+    assert sums["log_vocabulary"] == pytest.approx(2 * count * np.log(13))
+    assert sums["teacher_entropy"] == pytest.approx(entropy, rel=1e-6)
+    assert sums["teacher_spread"] == pytest.approx(spread, rel=1e-6)
+    expected = float(logits.std(-1, unbiased=False).sum())
+    assert sums["student_spread"] == pytest.approx(expected, rel=1e-6)
+    assert sums["stretches"] > 0 and sums["loss_gap"] != 0
+    only = pass_sums(ctx.outputs, frozenset({"teacher_entropy"}))
+    assert only["teacher_entropy"] == sums["teacher_entropy"]
+    assert only["teacher_spread"] == only["loss_gap"] == only["stretches"] == 0
