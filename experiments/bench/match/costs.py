@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import torch
 
-from experiments.bench.measure import paired_ratio
+from experiments.assemble.outputs import build_term
+from experiments.bench.measure import paired_ratio, seconds
 from experiments.bench.step.costs import Scene
+from experiments.config.parsing import load_yaml
+from student.config import ChosenTerm
+from student.objective import StepContext
+from student.step.context import introduce
 from teacher.loading.models import LoadedModel, load_model
 
 _OFF = [
@@ -90,6 +96,60 @@ def measure(size: Size, *, rounds: int, only: str = "") -> None:
         scene.distiller.train()
         ratio = paired_ratio(scene.whole, scene.bare, rounds)
         print(f"{name:<36} {ratio:.3f}", flush=True)
+
+
+def measure_shares(size: Size, *, rounds: int) -> None:
+    """Print what each distance and projector takes beside a plain step.
+
+    A plain step is a whole one with the site compared by its first distance, ``mse``
+    through ``linear`` or ``kl``. A term's share is its own work as a part of that:
+    projector and distance of what is captured and aligned already, and the way back to
+    the student's features. Its projector is not fitted, which costs no less. Medians of
+    processor time; the plain step's are taken before the terms and after them.
+    """
+    torch.set_num_threads(1)
+    print(f"{'term':<36} share of a plain step")
+    for site, first in (("hidden", "site hidden"), ("attention", "site attention")):
+        plain = _SITES[site]
+        scene = _scene(size, plain, "gpt2-prose")
+        scene.distiller.train()
+        context = _cut(scene)
+        steps = _times(scene.whole, rounds)
+        spent = {
+            name: statistics.median(_times(_alone(scene, options, context), rounds))
+            for name, options, _ in arms()
+            if name == first or name.startswith((f"{site} by", f"{site} through"))
+        }
+        step = statistics.median(steps + _times(scene.whole, rounds))
+        for name, seconds_of_term in spent.items():
+            print(f"{name:<36} {seconds_of_term / step:.1%}", flush=True)
+
+
+def _times(work: Callable[[], object], rounds: int) -> list[float]:
+    work()
+    return [seconds(work) for _ in range(rounds)]
+
+
+def _alone(scene: Scene, options: str, context: StepContext) -> Callable[[], object]:
+    """A term's way there and back."""
+    said = load_yaml(f"{{{options}}}", "options")
+    registry = scene.registry
+    term: Any = build_term(ChosenTerm(kind="match", options=said), registry)
+    teachers = scene.phase_teachers.teaching.all_sizes
+    introduce({"m": term}, scene.capture.sizes, teachers)
+    return lambda: term(context).backward()
+
+
+def _cut(scene: Scene) -> StepContext:
+    """What terms read of a pass, the student's side of it without a way further."""
+    made = scene.maker.make(0)
+    context = scene.distiller.context(made.batch, made.views, made.rows)
+    inside = {state: _leaves(sides) for state, sides in context.inside.items()}
+    return replace(context, inside=inside, heads=_leaves(context.heads))
+
+
+def _leaves(sides: Sequence[Any]) -> list[Any]:
+    return [replace(x, student=x.student.detach().requires_grad_()) for x in sides]
 
 
 def _scene(size: Size, options: str, teacher: str) -> Scene:

@@ -119,7 +119,7 @@ class Scene:
     def _distiller(
         self, student: LoadedModel, teachers: Sequence[LoadedModel]
     ) -> tuple[Distiller, PhaseTeachers]:
-        capture = KVCapture(student.model)
+        self.capture = capture = KVCapture(student.model)
         taught = {
             name: LiveTeacher(name, teacher, KVCapture(teacher.model))
             for name, teacher in zip(self._names, teachers, strict=True)
