@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from experiments.record.run_dir import RunDir
 from experiments.report.layout.document import (
     Block,
@@ -136,8 +139,25 @@ def _ledger(run: RunDir) -> list[Section]:
         rows=rows,
         numbers_from=3,
     )
-    blocks: list[Block] = [Paragraph(said), table]
+    blocks: list[Block] = [Paragraph(said), table, *_missed(run, account)]
     return [Section(title="What each teacher was worth", blocks=blocks)]
+
+
+def _missed(run: RunDir, account: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    """By every other metric, how the final student's number moves without a teacher."""
+    meanings = (run.summary.get("evaluation") or {}).get("metrics") or {}
+    rows = [
+        [name, metric, meanings[metric]["better"], part, f"{more:+.3f}"]
+        for name, entry in account.items()
+        for metric, parts in (entry.get("more") or {}).items()
+        if meanings.get(metric, {}).get("better") in ("lower", "higher")
+        for part, more in parts.items()
+    ]
+    if not rows:
+        return []
+    heads = ["teacher", "metric", "better", "part", "more without it"]
+    title = "worth of each teacher by every metric"
+    return [Table(title=title, heads=heads, rows=rows, numbers_from=4)]
 
 
 def _kept(run: RunDir) -> list[Section]:

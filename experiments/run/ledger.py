@@ -32,7 +32,9 @@ def ledger(
         mean routing weight by domain over that phase; its ``coverage`` there;
         ``bpc``, its own, None without a loss of its own; ``without``, the final
         student's bits per character when it is left out, and ``loses``, how many more
-        that is than with it; both None where no such arm was asked for.
+        that is than with it; both None where no such arm was asked for. Where
+        evaluators measured more, ``more``: by metric and part, how much more it is
+        without the teacher.
     """
     last = kept_before(judged)
     if last is None:
@@ -72,4 +74,16 @@ def _missed(
         return {"without": None, "loses": None}
     without, main_bpc = arm[last]["bpc"], results[MAIN][last]["bpc"]
     loses = {domain: bits - main_bpc[domain] for domain, bits in without.items()}
-    return {"without": without, "loses": loses}
+    missed: dict[str, Any] = {"without": without, "loses": loses}
+    ours, theirs = arm[last].get("metrics"), results[MAIN][last].get("metrics")
+    if ours and theirs:
+        missed["more"] = {
+            metric: {
+                part: value - theirs[metric][part]
+                for part, value in parts.items()
+                if part in theirs[metric]
+            }
+            for metric, parts in ours.items()
+            if metric in theirs
+        }
+    return missed

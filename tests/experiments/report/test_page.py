@@ -164,6 +164,10 @@ def test_the_ledger_has_a_row_per_teacher_and_domain(made_up):
     assert "| gpt2 | prose | routing | 75.0% | 90.0% | 1.500 | 3.000 | +0.250 |" in text
     assert "| bert | code | routing | 25.0% | 90.0% | – | 2.000 | -0.125 |" in text
     assert "leave_one_out" not in text
+    better = {"metrics": {"chrf": {"unit": "", "better": "higher"}}}
+    more = {"gpt2": entry | {"more": {"chrf": {"de": -2.5}, "unknown": {"de": 1.0}}}}
+    measured = replace(made_up, summary={"ledger": more, "evaluation": better})
+    assert "| gpt2 | chrf | higher | de | -2.500 |" in report_text(measured)
     bare = {"gpt2": entry | {"without": None, "loses": None}}
     text = report_text(replace(made_up, summary={"ledger": bare}))
     assert "| 1.500 | – | – |" in text

@@ -56,6 +56,15 @@ def test_the_account_holds_share_coverage_own_bits_and_what_is_lost():
     assert ledger(results, [UNDONE, UNDONE], lines, {}) == {}
 
 
+def test_the_account_tells_every_metric_that_both_arms_have():
+    main_arm = {"name": "two", "teachers": ["a"], "coverage": {"a": 1.0}}
+    main_arm |= {"bpc": {"de": 2.0}, "metrics": {"chrf": {"de": 30.0, "fr": 9.0}}}
+    without = {"bpc": {"de": 2.5}, "metrics": {"chrf": {"de": 27.5}, "bleu": {"de": 1}}}
+    results = {"main": [main_arm], "without:a": [without]}
+    account = ledger(results, [KEPT], [], {})
+    assert account["a"]["more"] == {"chrf": {"de": -2.5}}
+
+
 def test_a_domain_counts_where_the_window_held_it():
     lines = [weights("p", 0.2, 0.6), {"weights": {"prose": {"a": 0.6, "b": 0.4}}}]
     assert mean_share(lines, "a") == pytest.approx({"prose": 0.4, "code": 0.6})
