@@ -168,6 +168,16 @@ def test_what_moves_is_logged_and_goes_on_bit_for_bit(
     assert third[2] == 1e-2
 
 
+def test_weight_decay_of_a_step_reaches_what_decays_alone(school, start_engine):
+    decay = {"from": 0.8, "to": 0.0, "steps": 4}
+    config, lesson = replace(CONFIG, weight_decay=decay), school.lesson("projector")
+    with start_engine(config).prepared(lesson.distiller, config, 4) as prepared:
+        prepared.set_learning_rate(3)
+        groups = prepared._optimizer.param_groups
+        decays = sorted({group["weight_decay"] for group in groups})
+        assert decays == pytest.approx([0.0, 0.2])
+
+
 def learned_lesson(school, monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "learned", LearnedTerm)
     loss = LossConfig(
