@@ -7,7 +7,6 @@ by shrinking both sides.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol, TypeGuard, TypeVar
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from align.errors import InputError
 from align.schedules import Setting, Timetable
+from align.support.digest import seed_of
 from align.tokens.batch import TokenBatch
 from align.views import ATTENTION as ATTENTION
 from align.views import EMBEDDINGS as EMBEDDINGS
@@ -128,9 +128,8 @@ class StepContext:
     def chance(self) -> torch.Generator:
         """Where the term that reads it gets what it draws in a step: by the run's seed,
         its own name and the step, alike in all passes and processes."""
-        said = f"{self.timetable.seed} {self.place} {self.step}"
-        digest = hashlib.sha256(said.encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        seed = seed_of(self.timetable.seed, self.place, self.step)
+        return torch.Generator().manual_seed(seed)
 
     def total(self, index: int, weight: Tensor | float) -> Tensor | float:
         """What a sum over this pass is divided by; never 0.

@@ -80,6 +80,7 @@ class Balance(nn.Module):
         captured: Captured,
         *,
         step: int,
+        seed: int = 0,
         total: Sum = list,
     ) -> Weighing:
         """Ask the balancer.
@@ -89,6 +90,7 @@ class Balance(nn.Module):
             weights: the config's by name, at this step.
             captured: see :meth:`part`; the terms were computed from it.
             step: optimiser steps taken in this phase.
+            seed: of the phase, for what a balancer draws.
             total: over processes; every process calls it equally often.
 
         Returns:
@@ -111,6 +113,7 @@ class Balance(nn.Module):
             gram=known[size:].view(size, size) if self.reads_gradients else None,
             next_token=self._next_token,
             step=step,
+            seed=seed,
         )
         balanced = self.balancer(standing)
         learned = balanced.weights.requires_grad

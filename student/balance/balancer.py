@@ -44,6 +44,8 @@ class Standing:
     """Which term is the next-token loss; None where none is."""
     step: int = 0
     """Optimiser steps taken in this phase."""
+    seed: int = 0
+    """Of the phase, for what is drawn; alike in all processes."""
 
     @property
     def active(self) -> Tensor:

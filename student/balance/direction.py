@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from align.support.digest import seed_of
 from align.support.field_types import checked
 from student.balance.balancer import GRADIENTS, Balanced, Standing
 
@@ -62,9 +63,9 @@ class Conflict:
 
     Source:
         PCGrad, Yu et al. 2020 (arXiv 2001.06782), algorithm 1, on the terms' gradients
-        times their weights; the order of the others is drawn anew at every step, the
-        same on all processes and in a run that goes on. What is added up is a mixture
-        of the gradients, so the terms are weighed by it.
+        times their weights; the order of the others is drawn anew at every step, by the
+        run's seed, the same on all processes and in a run that goes on. What is added
+        up is a mixture of the gradients, so the terms are weighed by it.
     """
 
     needs = frozenset({GRADIENTS})
@@ -77,7 +78,8 @@ class Conflict:
         active, gram = standing.active, _weighed(standing)
         factor = torch.ones_like(standing.weights)
         if bool(active.any()):
-            chance = torch.Generator().manual_seed(standing.step)
+            seed = seed_of(standing.seed, "conflict", standing.step)
+            chance = torch.Generator().manual_seed(seed)
             factor[active] = without_conflicts(gram[active][:, active], chance)
         return Balanced(weights=standing.weights * factor)
 

@@ -45,7 +45,9 @@ class Mixup:
         """See :class:`student.objective.Objective`."""
         batch = ctx.batch
         alpha = ctx.number(self._alpha, "alpha")
-        share = float(np.random.default_rng(ctx.step).beta(alpha, alpha))
+        share = float(
+            np.random.default_rng(ctx.chance().initial_seed()).beta(alpha, alpha)
+        )
         part, rest = batch.mask * share, batch.mask.roll(1, 0) * (1 - share)
         part = part / (part + rest).clamp_min(_LEAST)
 
@@ -96,7 +98,7 @@ class Smoothness:
 
     def __call__(self, ctx: StepContext) -> Tensor:
         """See :class:`student.objective.Objective`."""
-        chance = torch.Generator().manual_seed(ctx.step)
+        chance = ctx.chance()
         radius = ctx.number(self._radius, "radius")
 
         def noisy(embedded: Tensor) -> Tensor:

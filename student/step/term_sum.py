@@ -105,7 +105,14 @@ class TermSum:
         if self.balance is None:
             return Weighing(factors=weights, loss=None)
         total = list if share is None else share.over_processes
-        return self.balance.weigh(values, weights, captured, step=step, total=total)
+        return self.balance.weigh(
+            values,
+            weights,
+            captured,
+            step=step,
+            seed=self.timetable.seed,
+            total=total,
+        )
 
 
 def _of_step(

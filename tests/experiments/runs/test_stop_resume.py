@@ -24,9 +24,19 @@ STOPPED = 75
 PHASES = ["dual", "routing"]
 CHANGES = {
     "phases": PHASES,
-    "phase": {"routing": {"teachers": {"min": 2}, "loss": {"outcome_every": 2}}},
+    "phase": {
+        "routing": {
+            "teachers": {"min": 2},
+            "loss": {
+                "outcome_every": 2,
+                "lambda_k": {"from": 1, "to": 3, "rule": "entropy"},
+            },
+            "output": {"projected_kl": 0.1},
+        }
+    },
     "train": {"steps": 5},
 }
+"""A weight goes by what teachers predicted so far, which has to be kept, too."""
 
 
 def weights(run):
@@ -39,10 +49,13 @@ def state(run):
     return read_json(run / "state.json")
 
 
-def steps(run, arm="main"):
+def lines(run, arm="main"):
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    taken = [r for r in rows if r["kind"] == "train" and r["arm"] == arm]
-    return [(row["phase"], row["step"]) for row in taken]
+    return [r for r in rows if r["kind"] == "train" and r["arm"] == arm]
+
+
+def steps(run, arm="main"):
+    return [(row["phase"], row["step"]) for row in lines(run, arm)]
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +121,10 @@ def test_a_run_that_was_stopped_says_so_and_finishes_by_the_same_command(
     assert state(run)["finished"] is True
     assert not list(run.rglob("*.checkpoint"))
     assert weights(run) == undisturbed(CHANGES)
+    said_first, *by_entropy = [
+        row["schedules"]["loss.lambda_k"] for row in lines(run)[5:]
+    ]
+    assert said_first == 1 and all(1 < weight < 3 for weight in by_entropy)
 
 
 def test_a_stop_while_a_phase_is_measured_loses_nothing_of_it(

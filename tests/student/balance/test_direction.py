@@ -130,7 +130,8 @@ def test_weights_add_up_to_the_projected_gradients(seed):
     torch.testing.assert_close(mixture @ vectors, reference)
 
 
-def test_the_order_of_projections_changes_by_step_and_not_by_process():
+@pytest.mark.parametrize("moved", ["step", "seed"])
+def test_the_order_of_projections_changes_by_step_and_seed_and_not_by_process(moved):
     weights = [Conflict(NAMES)(standing(step=0)).weights for _ in range(2)]
     assert torch.equal(*weights)
     first = standing()
@@ -142,10 +143,10 @@ def test_the_order_of_projections_changes_by_step_and_not_by_process():
                     weights=first.weights,
                     losses=first.losses,
                     gram=first.gram,
-                    step=step,
+                    **{moved: number},
                 )
             ).weights.tolist()
         )
-        for step in range(6)
+        for number in range(6)
     }
     assert len(orders) > 1

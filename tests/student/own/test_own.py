@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from align.errors import InputError
+from align.schedules import Timetable
 from align.sizes import Sizes
+from align.support.digest import seed_of
 from align.views import LinearHead
 from plugins.contracts.check import check
 from plugins.contracts.step import step_context, step_places
@@ -189,7 +191,8 @@ def test_shares_of_layers_by_hand():
 def test_mixed_texts_are_predicted_both_by_their_shares():
     ctx, alpha, step = step_context(size=5)[0], 2.0, 3
     ctx = replace(ctx, step=step)
-    share = np.random.default_rng(step).beta(alpha, alpha)
+    seed = seed_of(ctx.timetable.seed, ctx.place, step)
+    share = np.random.default_rng(seed).beta(alpha, alpha)
     seen = {}
     read = ctx.reread.read
 
@@ -215,6 +218,20 @@ def test_mixed_texts_are_predicted_both_by_their_shares():
     )
     expected = float(expected / batch.predicted[:, 1:].sum())
     assert value == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Mixup, Smoothness])
+def test_what_is_drawn_goes_by_seed_name_and_step_and_by_nothing_else(kind):
+    ctx = step_context(size=5)[0]
+
+    def value(seed=0, place="loss.terms.a", step=1):
+        timetable = Timetable(seed=seed)
+        there = replace(ctx, timetable=timetable, place=place, step=step)
+        return float(kind()(there).detach())
+
+    assert value() == value()
+    others = [value(seed=1), value(place="loss.terms.b"), value(step=2)]
+    assert len({value(), *others}) == 4
 
 
 def test_smoothness_is_a_squared_stretch_and_a_linear_student_s_is_its_own():
