@@ -84,9 +84,9 @@ class FuseConfig:
     """Width of the residual MLP around each Z coder; 0: linear coders."""
     z_agreement: Agreement = "mse"
     """How the latents of two teachers on one token are compared."""
-    lambda_reconstruction: NotNegative = 1.0
+    lambda_reconstruction: ScheduledNotNegative = 1.0
     """Loss weight of decoding each teacher back from Z."""
-    lambda_agreement: NotNegative = 0.1
+    lambda_agreement: ScheduledNotNegative = 0.1
     """Loss weight of agreement across teachers in Z."""
 
     def __post_init__(self) -> None:

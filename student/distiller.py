@@ -344,7 +344,7 @@ class Distiller(nn.Module):
         read = self._read(batch, views, rows, step=step, share=share, domains=domains)
         routing, available = read.routing, read.available
         with part("fuse"):
-            extra = self._of_bridge(read.captured, views, share)
+            extra = self._of_bridge(read.captured, views, share, step)
             if self.learns_routing:
                 extra |= routing_losses(
                     routing,
@@ -507,14 +507,23 @@ class Distiller(nn.Module):
         return self.compared_rows > 0 or bool(stated) or self.wants_health(step)
 
     def _of_bridge(
-        self, captured: Captured, views: Sequence[TeacherView], share: Share | None
+        self,
+        captured: Captured,
+        views: Sequence[TeacherView],
+        share: Share | None,
+        step: int,
     ) -> dict[str, Tensor]:
         """Losses of the bridge's own modules."""
         if self.bridge is None:
             return {}
         if share is not None:
             share = replace(share, places=share.places.met)
-        return self.bridge.auxiliary(captured.kv, with_kv(views), share)
+        losses = dict(self.bridge.auxiliary(captured.kv, with_kv(views), share))
+        for name, (place, setting) in self.bridge.auxiliary_weights.items():
+            if name in losses:
+                weight = self.timetable.value(setting, place, step)
+                losses[name] = weight * losses[name]
+        return losses
 
     def _outcome(
         self,

@@ -9,7 +9,7 @@ or against fixed targets; never by moving a target towards the student.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,6 +21,7 @@ from align.head_dim_adapter import MultiTeacherHeadDimAdapter
 from align.kv import KV
 from align.layer_map import LayerMap, interpolate_teacher_layers, mix_layer
 from align.position_mean import PositionMean
+from align.schedules import Setting
 from align.sizes import Sizes
 from align.views import TeacherView
 from fuse.fuse_kv import fuse_with_weights
@@ -146,6 +147,16 @@ class Bridge(nn.Module, ABC):
         teachers are the caller's to leave out.
         """
 
+    @property
+    def auxiliary_weights(self) -> Mapping[str, tuple[str, Setting]]:
+        """Which of its own losses are weighed by a setting that may move.
+
+        Returns:
+            By the loss's name the setting's place, such as ``fuse.lambda_agreement``,
+            and its value; :meth:`auxiliary` gives those losses before their weight.
+        """
+        return {}
+
     def auxiliary_counts(self, places: Places) -> dict[str, tuple[float, ...]]:
         """What the places of the bridge's own losses weigh; see :class:`Counts`."""
         return {}
@@ -153,7 +164,8 @@ class Bridge(nn.Module, ABC):
     def auxiliary(
         self, kv: KV, views: Sequence[TeacherView], share: Share | None = None
     ) -> dict[str, Tensor]:
-        """Losses of the bridge's own modules, already weighted; none by default.
+        """Losses of the bridge's own modules; none by default. They are weighed
+        already, but for those of :attr:`auxiliary_weights`.
 
         Args:
             kv: the student's.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from align.calibration import Method
 from align.kv import KV
+from align.schedules import ScheduledNotNegative, Setting, is_on
 from align.sizes import Sizes
 from align.views import TeacherView
 from fuse.config import Agreement
@@ -33,8 +34,8 @@ class LatentBridge(Bridge):
         student: Sizes,
         teachers: Sequence[TeacherShape],
         z: ZSpace,
-        lambda_reconstruction: float = 1.0,
-        lambda_agreement: float = 0.1,
+        lambda_reconstruction: ScheduledNotNegative = 1.0,
+        lambda_agreement: ScheduledNotNegative = 0.1,
         gate: float = 0.0,
     ) -> None:
         """Hold an uncalibrated Z space.
@@ -49,8 +50,10 @@ class LatentBridge(Bridge):
         """
         super().__init__(student, teachers, gate)
         self.z = z
-        self._reconstruction = lambda_reconstruction
-        self._agreement = lambda_agreement
+        self._weights: dict[str, Setting] = {
+            RECONSTRUCTION: lambda_reconstruction,
+            AGREEMENT: lambda_agreement,
+        }
 
     @staticmethod
     def of_sizes(
@@ -61,8 +64,8 @@ class LatentBridge(Bridge):
         z_dim: int = 64,
         z_hidden: int = 0,
         z_agreement: Agreement = "mse",
-        lambda_reconstruction: float = 1.0,
-        lambda_agreement: float = 0.1,
+        lambda_reconstruction: ScheduledNotNegative = 1.0,
+        lambda_agreement: ScheduledNotNegative = 0.1,
     ) -> LatentBridge:
         """Build the coders, too.
 
@@ -131,13 +134,24 @@ class LatentBridge(Bridge):
             self.z.decode_to_student(k, v) for k, v in self._latents(views, causal=True)
         ]
 
+    @property
+    def auxiliary_weights(self) -> Mapping[str, tuple[str, Setting]]:
+        """See :attr:`Bridge.auxiliary_weights`."""
+        return {
+            RECONSTRUCTION: (
+                "fuse.lambda_reconstruction",
+                self._weights[RECONSTRUCTION],
+            ),
+            AGREEMENT: ("fuse.lambda_agreement", self._weights[AGREEMENT]),
+        }
+
     def auxiliary_counts(self, places: Places) -> dict[str, tuple[float, ...]]:
         """The tokens that Z reconstructs, and those on which teachers are to agree."""
         counts: dict[str, tuple[float, ...]] = {}
-        if self._reconstruction > 0:
+        if is_on(self._weights[RECONSTRUCTION]):
             masks = [*(r.mask for r in places.readings), places.batch.mask]
             counts[RECONSTRUCTION] = tuple(float(mask.sum()) for mask in masks)
-        if self._agreement > 0 and len(places.readings) > 1:
+        if is_on(self._weights[AGREEMENT]) and len(places.readings) > 1:
             covered = [r.alignment.covered for r in places.readings]
             counts[AGREEMENT] = agreement_counts(covered)
         return counts
@@ -147,7 +161,7 @@ class LatentBridge(Bridge):
     ) -> dict[str, Tensor]:
         """Reconstruction of every teacher and the student; agreement of teachers."""
         losses: dict[str, Tensor] = {}
-        if self._reconstruction > 0:
+        if is_on(self._weights[RECONSTRUCTION]):
             totals: Sequence[float | None] = [None] * (len(views) + 1)
             if share is not None:
                 totals = share.step.terms[RECONSTRUCTION]
@@ -163,14 +177,12 @@ class LatentBridge(Bridge):
                     None, *teacher_kv.flat(), teacher_kv.mask, totals[-1]
                 )
             )
-            losses[RECONSTRUCTION] = self._reconstruction * torch.stack(parts).mean()
-        if self._agreement > 0 and len(views) > 1:
+            losses[RECONSTRUCTION] = torch.stack(parts).mean()
+        if is_on(self._weights[AGREEMENT]) and len(views) > 1:
             latents = self._latents(views, causal=False)
             masks = [view.alignment.covered for view in views]
             tokens = None if share is None else share.step.terms[AGREEMENT]
-            losses[AGREEMENT] = self._agreement * self.z.agreement_loss(
-                latents, masks, tokens
-            )
+            losses[AGREEMENT] = self.z.agreement_loss(latents, masks, tokens)
         return losses
 
     def _latents(

@@ -118,6 +118,25 @@ def test_the_latents_own_losses_teach_its_coders_and_not_the_student(school, onl
     assert kv.k.grad is None and kv.v.grad is None
 
 
+def test_weights_of_the_latents_own_losses_move(school, only):
+    lesson = school.lesson("latent", loss=only(delta_ce=1.0))
+    moving = {"from": 2.0, "to": 0.0, "steps": 4}
+    plain = lesson.run(school.batch(), step=2).terms
+    lesson.bridge._weights = {"z_reconstruction": moving, "z_agreement": 0.4}
+    terms = lesson.run(school.batch(), step=2).terms  # 2 -> 1 halfway
+    values = {name: float(terms[name]) for name in lesson.bridge._weights}
+    assert values == pytest.approx(
+        {
+            "z_reconstruction": float(plain["z_reconstruction"]),  # by default 1
+            "z_agreement": 4 * float(plain["z_agreement"]),  # by default 0.1
+        }
+    )
+    lesson.distiller.timetable.taken()
+    last = lesson.run(school.batch(), step=4).terms
+    assert float(last["z_reconstruction"]) == 0
+    assert lesson.distiller.timetable.taken()["fuse.lambda_reconstruction"] == 0
+
+
 @pytest.mark.parametrize("signal", ["outcome", "teacher_loss", "both"])
 def test_a_router_follows_the_signal_that_was_chosen(school, only, signal):
     lesson = school.lesson(
