@@ -24,7 +24,7 @@ from align.errors import (
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("align", "teacher", "fuse", "student", "plugins", "experiments")
-NO_ERRORS = {"RunStopped", "Cancelled", "Enough"}
+NO_ERRORS = {"BudgetSpent", "Cancelled", "Enough", "RunStopped"}
 """Exceptions that end a piece of work which went well."""
 
 

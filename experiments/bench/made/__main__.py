@@ -37,7 +37,7 @@ def folder_of(out: Path, source: str) -> Path:
     return out / re.sub(r"[^A-Za-z0-9]+", "-", source).strip("-")
 
 
-class _OverBudgetError(Exception):
+class BudgetSpent(Exception):
     """Time is over before all arms are done."""
 
 
@@ -81,7 +81,7 @@ def main() -> int:
         if "costs" in parts:
             batch = (2, 64) if options.real else (4, 128)
             bars += costs(source, options.rounds, *batch)
-    except _OverBudgetError as left:
+    except BudgetSpent as left:
         print(f"the budget is spent; left to do: {left}; the same command goes on")
         return 3
     finally:
@@ -103,7 +103,7 @@ class _Bench:
         outcome = result_of(self.bed, arm.name)
         if outcome is None:
             if time.monotonic() > self._end:
-                raise _OverBudgetError(arm.name)
+                raise BudgetSpent(arm.name)
             outcome = train(self.bed, arm)
         self.done[arm.name] = outcome
         return outcome
