@@ -136,7 +136,7 @@ def test_summary_and_report_hold_every_metric_of_students_and_teachers(watched):
     report = (run / "report.md").read_text()
     assert "## Quality, size and speed" in report
     assert "How much of a teacher's number the student keeps" in report
-    assert "| kind of text | bits/char more |" in report
+    assert "| kind of text | bits/char | more | % |" in report
 
 
 @pytest.mark.slow
