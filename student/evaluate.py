@@ -48,7 +48,7 @@ def bits_and_chars(logits: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         empty = torch.zeros(logits.shape[0], dtype=torch.float64, device=logits.device)
         return empty, empty.long()
     whole = batch.has_text
-    counted = (whole & answered(batch.texts, batch.spans, whole))[:, 1:]
+    counted = answered(batch.texts, batch.spans, whole, whole)[:, 1:]
     # A text at a time stays in the processor's cache, with the vocabulary in a row.
     nll = torch.stack(
         [

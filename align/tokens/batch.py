@@ -16,7 +16,6 @@ from align.errors import InputError
 from align.text.chat import ChatRenderer, as_conversation, has_template, to_contents
 from align.text.conversation import Conversation, Message
 from align.text.fragment import Fragment, ends
-from align.text.prompted import Prompted
 from align.text.records import lone_surrogate
 from align.tokens.answered import answered
 from align.tokens.byte_lengths import ByteLengths
@@ -79,9 +78,7 @@ class TokenBatch:
         a completion :func:`answered`; of a conversation those that hold content, and
         the one after each content, by which a model ends its turn.
         """
-        learned = self.mask
-        if any(isinstance(text, Prompted) for text in self.texts):
-            learned = learned & answered(self.texts, self.spans, self.has_text)
+        learned = answered(self.texts, self.spans, self.has_text, self.mask)
         chats = [isinstance(text, Conversation) for text in self.texts]
         if not any(chats):
             return learned
