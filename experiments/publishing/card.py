@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from align.errors import InputError
+from align.foreign.marker import MARKER
 from align.support.whole_file import write_whole
 from experiments.publishing.evidence import FOLDER, config_of, write_evidence
 from experiments.publishing.names import is_local, public_name
@@ -63,9 +65,21 @@ def write_card(run: RunDir, folder: Path, wishes: Wishes) -> list[Path]:
         InputError: the run has no student yet, or what it wrote is damaged.
     """
     text = card_text(run, wishes)
+    if (vouched := _vouched(folder)) is not None:
+        raise InputError(
+            f"{folder} is in {vouched}, whose files are vouched for: one more would "
+            "count as damage; give another folder"
+        )
     evidence = write_evidence(run, folder / FOLDER)
     write_whole(folder / README, text)
     return [folder / README, *evidence]
+
+
+def _vouched(folder: Path) -> Path | None:
+    """The folder with a marker that this one is, or lies in."""
+    whole = folder.absolute()
+    every = (whole, *whole.parents)
+    return next((path for path in every if (path / MARKER).is_file()), None)
 
 
 def card_text(run: RunDir, wishes: Wishes) -> str:
@@ -133,7 +147,7 @@ def _lead(run: RunDir, config: Mapping[str, Any], student: Student) -> list[Bloc
     model = public_name(str(began.get("model", "")))
     how = "drawn anew in the shape of" if began.get("init") == "fresh" else "begun as"
     teachers = run.summary.get("teachers") or {}
-    many = f"{len(teachers)} frozen teachers" if len(teachers) != 1 else "one teacher"
+    many = f"{len(teachers)} teachers" if len(teachers) != 1 else "one teacher"
     return [
         Paragraph(
             [
@@ -213,16 +227,22 @@ def _texts(config: Mapping[str, Any]) -> Section:
     def named(key: str) -> str:
         return ", ".join(public_name(str(t)) for t in data.get(key) or [])
 
-    held_out = named("eval") or (
-        f"a share of {data.get('eval_share')} of the same, by whole documents where "
-        "there are several"
-    )
+    pairs = {
+        domain: ", ".join(
+            public_name(str(pair[key]))
+            for key in ("file", "source", "target")
+            if isinstance(pair, Mapping) and pair.get(key)
+        )
+        for domain, pair in (data.get("pairs") or {}).items()
+    }
+    held_out = named("eval") or "text of the same sources that is held out"
     return Section(
         title="Texts",
         blocks=[
             Items(
                 [
-                    f"learned from: {named('train')}",
+                    f"learned from: {named('train') or 'no texts but pairs'}",
+                    *(f"pairs of {name}: {files}" for name, files in pairs.items()),
                     f"measured on: {held_out}",
                     f"at most {data.get('max_length')} tokens a sample",
                 ]

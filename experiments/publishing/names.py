@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 SERVER = "server:"
 LEFT_OUT = "address left out"
+_ADDRESS = re.compile(r"://[^/\s]+")
+_DRIVE = re.compile(r"[A-Za-z]:\\")
 _OF_RUN = ("run.dir", "store.dir")
 """Settings that are folders of this machine, whatever they look like: left out, so that
 their defaults hold."""
@@ -21,6 +24,12 @@ def public_name(name: str) -> str:
     """
     if name.startswith(SERVER):
         return f"{SERVER}({LEFT_OUT})"
+    if "://" in name:
+        return _ADDRESS.sub(f"://({LEFT_OUT})", name)
+    if "{" in name or "\n" in name:  # a template or a text, no place
+        return name
+    if _DRIVE.match(name):
+        return PureWindowsPath(name).name
     for joined in ("=", ":"):
         before, separator, path = name.partition(joined)
         if separator and "/" not in before and is_local(path):

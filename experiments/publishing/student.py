@@ -32,7 +32,7 @@ def student_folder(run: RunDir) -> Path:
     """Where a finished run's student lies, once its files are as its marker says.
 
     Raises:
-        InputError: the run is not finished.
+        InputError: the run is not finished, or nothing vouches for its student.
         DamageError: a file is not as it was written.
     """
     folder = run.path / FOLDER
@@ -41,8 +41,12 @@ def student_folder(run: RunDir) -> Path:
             f"{folder} holds no student yet: `mtkd status {run.path}` says how far the "
             "run is, and `mtkd train` goes on"
         )
-    if (folder / MARKER).is_file():
-        read_marker(folder, digests=True)
+    if not (folder / MARKER).is_file():
+        raise InputError(
+            f"{folder} has no {MARKER}, by which its files could be checked; put it "
+            "back from a copy, or let `mtkd train` write the student again"
+        )
+    read_marker(folder, digests=True)
     return folder
 
 
@@ -76,7 +80,7 @@ def _parameters(folder: Path) -> int:
     from safetensors import safe_open
 
     total = 0
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.glob("model*.safetensors")):
         with safe_open(path, framework="np") as file:
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
             total += sum(map(math.prod, shapes))

@@ -12,9 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from align.errors import InputError
 from experiments.assemble.fingerprint import model_files
 from experiments.publishing.names import public_name
+from teacher.names import MADE, PACKAGE, PEER, ZOO
 from teacher.packages.manifest import read_manifest
+from teacher.packages.notices import forbids
+from teacher.sources.built_in import SOURCES, parted
+from teacher.sources.files import FILES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +36,8 @@ class Terms:
     """Empty where it is not known."""
     redistributable: bool | None
     """Whether copies may be handed on as they are; None where it is not known."""
+    here: bool = True
+    """Whether its files are on this machine, or it is no model of files."""
 
 
 def terms_of(config: Mapping[str, Any]) -> list[Terms]:
@@ -65,6 +72,12 @@ def forbidden(
     """
     reasons = []
     for each in terms:
+        if not each.here and each.name not in read:
+            reasons.append(
+                f"the files of {each.model} are not found from here, so nobody can say "
+                "what its terms are; run this where the run was started"
+                + (f", or read them and say --terms {each.name}" * _taught(each))
+            )
         if each.redistributable is not False:
             continue
         if each.part != "teaching":
@@ -90,8 +103,12 @@ def licence_of(terms: Sequence[Terms], given: str | None) -> str | None:
     """The student's licence as the hub writes it: the one given, else its origin's."""
     if given:
         return given.lower()
-    known = [t.licence for t in terms if t.part != "teaching" and t.licence]
-    return known[0].lower() if len(set(known)) == 1 else None
+    known = {t.licence for t in terms if not _taught(t)}
+    return known.pop().lower() or None if len(known) == 1 else None
+
+
+def _taught(terms: Terms) -> bool:
+    return terms.part == "teaching"
 
 
 def _model_of(entry: Any) -> str:
@@ -101,12 +118,28 @@ def _model_of(entry: Any) -> str:
 
 
 def _terms(part: str, model: str, name: str) -> Terms:
-    folder = model_files(model)
+    files = _files_of(model)
+    folder = None if files is None else model_files(files)
     manifest = None if folder is None else read_manifest(folder)
+    forbidden = None if folder is None else forbids(folder)
     return Terms(
         part=part,
         name=name,
         model=public_name(model),
         licence="" if manifest is None else manifest.licence,
-        redistributable=None if manifest is None else manifest.redistributable,
+        redistributable=None if forbidden is None else not forbidden,
+        here=folder is not None or files is None or files.startswith(ZOO),
     )
+
+
+def _files_of(model: str) -> str | None:
+    """The model whose files are read; None for sources that read none, or that are of
+    the student's own make."""
+    try:
+        prefix, _ = parted(model, SOURCES)
+    except InputError:  # a plugin's
+        return None
+    of_files = (FILES, ZOO.removesuffix(":"), PACKAGE.removesuffix(":"))
+    if model.startswith((PEER, MADE)) or prefix in of_files:
+        return model.removeprefix(PEER)
+    return None

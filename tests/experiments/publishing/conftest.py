@@ -9,6 +9,7 @@ import yaml
 
 from align.support.whole_file import write_whole
 from experiments.record.run_dir import RunDir, read_run
+from student.checkpoint import mark_complete
 from teacher.packages.manifest import LICENCE, write_manifest
 from tests.experiments.synthetic import summary, write_run
 
@@ -62,4 +63,5 @@ def finished(tmp_path_factory, tiny_llama) -> RunDir:
     }
     write_whole(path / "config.yaml", yaml.safe_dump(config))
     shutil.copytree(tiny_llama, path / "student")
+    mark_complete(path / "student", {})
     return read_run(path)

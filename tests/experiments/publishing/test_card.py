@@ -1,14 +1,19 @@
 """What a card says, read back by the hub's own reader."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 from align.errors import InputError
+from align.foreign.marker import MARKER
 from experiments.cli import main
 from experiments.publishing.card import Wishes, card_text, write_card
+from experiments.record.run_dir import read_run
+from student.checkpoint import mark_complete
 from tests.experiments.publishing.conftest import SECRET
 
 
@@ -85,3 +90,37 @@ def test_the_command_writes_into_the_run(finished, capsys):
     written = capsys.readouterr().out.split()
     assert written[0] == str(finished.path / "card" / "README.md")
     assert ModelCard.load(written[0]).data.license == "mit"
+
+
+def test_a_card_does_not_go_where_files_are_vouched_for(finished, capsys):
+    inside = finished.path / "student" / "card"
+    for folder in (inside, inside.parent):
+        assert main(["card", str(finished.path), "--out", str(folder)]) == 2
+        assert "give another folder" in capsys.readouterr().err
+    assert not inside.exists()
+    card_text(finished, Wishes())
+
+
+def test_a_student_without_its_marker_is_not_told_of(finished, tmp_path):
+    run = read_run(shutil.copytree(finished.path, tmp_path / "run"))
+    (run.path / "student" / MARKER).unlink()
+    with pytest.raises(InputError, match=r"student has no complete\.json"):
+        card_text(run, Wishes())
+
+
+def test_pairs_are_named_and_side_files_are_no_weights(finished, tmp_path, tiny_llama):
+    run = read_run(shutil.copytree(finished.path, tmp_path / "run"))
+    config = yaml.safe_load((run.path / "config.yaml").read_text())
+    pair = {"source": "/home/jo/a.en", "target": "/home/jo/a.de"}
+    config["data"] = {"train": [], "pairs": {"en-de": pair}}
+    (run.path / "config.yaml").write_text(yaml.safe_dump(config))
+    student = run.path / "student"
+    (student / MARKER).unlink()
+    shutil.copy(student / "model.safetensors", student / "exits.safetensors")
+    mark_complete(student, {})
+    text = card_text(run, Wishes())
+    assert "pairs of en-de: a.en, a.de" in text
+    assert text.splitlines()[-1:] and "/home/jo" not in text
+    first = card_text(finished, Wishes())
+    many = next(line for line in first.splitlines() if line.startswith("A llama of"))
+    assert many in text

@@ -19,6 +19,9 @@ from experiments.publishing.names import public_name, without_places
         ("server:http://10.0.0.7:8000/v1", "server:(address left out)"),
         ("two\nlines/of/text", "two\nlines/of/text"),
         ("", ""),
+        ("{source} in French, /home/jo:", "{source} in French, /home/jo:"),
+        ("http://10.0.0.1:8000/v1", "http://(address left out)/v1"),
+        ("C:\\Users\\jo\\llama", "llama"),
     ],
 )
 def test_a_name_of_the_hub_stays_and_a_place_loses_its_folders(name, shown):

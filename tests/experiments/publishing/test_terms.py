@@ -1,9 +1,12 @@
 """Who may be bound by whose terms."""
 
+from pathlib import Path
+
 import pytest
 
 from experiments.publishing.evidence import config_of
 from experiments.publishing.terms import forbidden, licence_of, terms_of
+from teacher.packages.notices import licence_notices
 from tests.experiments.publishing.conftest import model
 
 
@@ -62,3 +65,53 @@ def test_without_any_licence_it_does_not_go(finished):
     (reason,) = forbidden(terms, None, ())
     assert "--licence apache-2.0" in reason
     assert forbidden(terms, "mit", ()) == []
+
+
+def test_an_origin_whose_files_are_not_found_is_not_handed_on(finished):
+    config = config_of(finished)
+    config["student"]["model"] = "models/strict"  # relative to another folder
+    (reason, *_) = forbidden(terms_of(config), "mit", ["strict"])
+    assert "the files of models/strict are not found from here" in reason
+    assert "--terms" not in reason
+    config = config_of(finished)
+    config["teachers"] = {"gone": {"model": "/nowhere/gone"}}
+    (reason,) = forbidden(terms_of(config), "mit", ())
+    assert "or read them and say --terms gone" in reason
+    assert forbidden(terms_of(config), "mit", ["gone"]) == []
+
+
+def test_sources_without_files_have_no_terms_of_their_own(finished):
+    config = config_of(finished)
+    sources = ["phase:-1", "ema", "self", "server:http://h/v1", "zoo:qwen-code"]
+    config["teachers"] = {str(i): {"model": m} for i, m in enumerate(sources)}
+    assert forbidden(terms_of(config), "mit", ()) == []
+
+
+def test_a_peer_has_the_terms_of_its_model(finished):
+    config = config_of(finished)
+    strict = config["teachers"].pop("strict")["model"]
+    config["teachers"] = {"beside": {"model": f"peer:{strict}"}}
+    (reason,) = forbidden(terms_of(config), "mit", ())
+    assert "--terms beside" in reason
+
+
+def test_a_student_of_another_run_goes_on_under_its_notice(finished, tmp_path):
+    config = config_of(finished)
+    strict = Path(config["teachers"].pop("strict")["model"])
+    first = tmp_path / "first"
+    first.mkdir()
+    for name, text in licence_notices(strict).items():
+        (first / name).write_text(text)
+    config["student"]["model"] = str(first)
+    (reason,) = forbidden(terms_of(config), "mit", ())
+    assert "its weights come from first" in reason
+    assert licence_notices(first) == licence_notices(strict)  # and so does the next
+
+
+def test_one_licence_that_is_not_known_leaves_the_whole_unknown(finished, tmp_path):
+    config = config_of(finished)
+    (plain := tmp_path / "plain").mkdir()
+    (plain / "config.json").write_text("{}")
+    began = config["student"]["model"]
+    config["student"] |= {"model": str(plain), "tokenizer": began}
+    assert licence_of(terms_of(config), None) is None
