@@ -45,6 +45,7 @@ from experiments.run.measures.students import measure_gate, numbers
 from experiments.run.phase import checkpoint_folder, run_stage
 from plugins.registry import Registry
 from student.checkpoint import check_marked, read_complete
+from student.evaluators.exits import read_exits
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.vouched import STUDENT
 
@@ -311,7 +312,8 @@ def run_phase(
         if gated and run.data.gate and known not in state:
             model = run.models.student(folder / "student").to(run.engine.device)
             title = f"measuring {arm} · {stages[index].phase.name}"
-            state |= measure_gate(run, KVCapture(model), model, title)
+            exits = read_exits(folder / "student")
+            state |= measure_gate(run, KVCapture(model), model, title, exits)
         return state
     if run.engine.is_main:
         write_record(folder, record)

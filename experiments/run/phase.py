@@ -150,10 +150,10 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     with nullcontext() if kept else run.progress.to_the_end():
         result = _measure(run, stage, position, capture, phase_teachers)
         result |= {"steps": done} | best
-        result |= measure_more(run, capture, model, title)
+        result |= measure_more(run, capture, model, title, exits=exits)
         result |= moving.measured() if isinstance(moving, Peers) else {}
         if position.gated:
-            result |= measure_gate(run, capture, model, f"measuring {title}")
+            result |= measure_gate(run, capture, model, f"measuring {title}", exits)
     bad = [domain for domain, bits in result["bpc"].items() if not math.isfinite(bits)]
     if bad:
         raise NonFiniteStudentError(

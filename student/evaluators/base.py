@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from torch import Tensor
 
 from align.errors import InputError
 from align.text.documents import TextSample
@@ -49,6 +50,9 @@ class Subject:
     """Positions that it has; None where nothing limits them."""
     folder: Path | None = None
     """Where its files lie; None where that is not known."""
+    exits: Mapping[int, Tensor] | None = None
+    """Its heads of lower layers, see :mod:`student.evaluators.exits`, where no folder
+    holds them yet; None: the folder says."""
 
 
 @dataclass(frozen=True, slots=True)

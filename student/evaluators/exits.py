@@ -92,7 +92,9 @@ class Exits:
         """
         need_text(ctx, "exits")
         subject = ctx.subject
-        heads = {} if subject.folder is None else read_exits(subject.folder)
+        heads = dict(sorted((subject.exits or {}).items()))
+        if subject.exits is None and subject.folder is not None:
+            heads = read_exits(subject.folder)
         if not heads:
             note = (
                 f"{subject.name} has no {EXITS}; train it with a term deep_supervision"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +61,10 @@ class DeepSupervision(nn.Module):
                 "all, first:K, last:K, random:K, rising:STEPS or a list of layer "
                 "numbers"
             )
-        self._layers, self._layer_weights = layers, layer_weights
+        self._layer_weights = layer_weights
         self.maps: nn.Parameter | None = None
+        self.trained: Tensor | None = None
+        """(L,) int64, 1 for each layer that a step has trained."""
 
     def meet(self, student: Sizes, teachers: Mapping[str, Sizes]) -> None:
         """Be told how wide the student is; makes the maps.
@@ -76,6 +78,8 @@ class DeepSupervision(nn.Module):
         width = student.hidden_size
         maps = torch.eye(width).expand(student.layers, -1, -1).clone()
         self.maps = nn.Parameter(maps)
+        del self.trained
+        self.register_buffer("trained", torch.zeros(student.layers, dtype=torch.int64))
 
     def forward(self, ctx: StepContext) -> Tensor:
         """See :class:`student.objective.Objective`.
@@ -95,6 +99,8 @@ class DeepSupervision(nn.Module):
         states, head = ctx.own[NORMED], ctx.output.head
         layers = self._chosen(len(states), ctx)
         self.chosen = None if self._choice.settled else ChosenLayers(layers)
+        if self.trained is not None and torch.is_grad_enabled():
+            self.trained[layers] = 1
         losses = torch.stack(
             [
                 label_loss(HiddenOutput(self._mapped(states, i), head), ids, weight)
@@ -105,12 +111,24 @@ class DeepSupervision(nn.Module):
 
     @property
     def exits(self) -> dict[int, Tensor]:
-        """(C, C) by layer below the last: to what the head reads."""
-        if self.maps is None:
+        """(C, C) by layer below the last: to what the head reads.
+
+        Only of layers that a step has trained: other maps are the identity yet.
+        """
+        if self.maps is None or self.trained is None:
             return {}
-        below = range(len(self.maps) - 1)
-        named = self._layers if isinstance(self._layers, list) else below
-        return {layer: self.maps[layer] for layer in named if layer in below}
+        trained = self.trained[:-1].nonzero()[:, 0].tolist()
+        return {layer: self.maps[layer] for layer in trained}
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *rest: Any
+    ) -> None:
+        """Take a checkpoint that does not say which layers were trained, too."""
+        if self.maps is not None and self.trained is not None:
+            may = torch.zeros_like(self.trained)
+            may[self._choice.kept(len(may))] = 1
+            state_dict.setdefault(f"{prefix}trained", may)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _mapped(self, states: Tensor, layer: int) -> Tensor:
         if self.maps is None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from align.text.documents import TextSample
 from experiments.assemble.data import Encoder
@@ -58,6 +61,8 @@ def measure_more(
     model: Any,
     name: str,
     samples: Sequence[TextSample] | None = None,
+    *,
+    exits: Mapping[int, Tensor] | None = None,
 ) -> dict[str, Any]:
     """``metrics`` of a student, ``notes`` and ``written``; the same on all processes.
 
@@ -67,12 +72,13 @@ def measure_more(
         model: the same.
         name: what it is called.
         samples: None: the held-out text.
+        exits: its heads of lower layers.
     """
     evaluators = _more(run)
     if not evaluators.by_name:
         return {}
     measurements = Measurements(metrics=evaluators.metrics)
-    subject = _student(run, capture, model, name)
+    subject = replace(_student(run, capture, model, name), exits=exits or {})
     training = model.training
     model.eval()
     try:
@@ -108,13 +114,17 @@ def measure_teachers(run: RunContext) -> dict[str, Any]:
 
 
 def measure_gate(
-    run: RunContext, capture: KVCapture, model: Any, title: str
+    run: RunContext,
+    capture: KVCapture,
+    model: Any,
+    title: str,
+    exits: Mapping[int, Tensor] | None = None,
 ) -> dict[str, Any]:
     """What the gate's own text says of a student; nothing where there is none."""
     if not run.data.gate:
         return {}
     if run.config.gate.metric != USUAL:
-        more = measure_more(run, capture, model, title, run.data.gate)
+        more = measure_more(run, capture, model, title, run.data.gate, exits=exits)
         return {"gate_metrics": more["metrics"]}
     gate_bpc = evaluate(run, capture, f"{title} for the gate", None, run.data.gate)
     return {"gate_bpc": run.engine.from_main(lambda: gate_bpc)}

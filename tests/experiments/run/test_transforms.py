@@ -13,6 +13,7 @@ from experiments.cli import main
 from experiments.config.parsing import ConfigError
 from experiments.config.presets import load_registry
 from experiments.config.tree import load_config
+from experiments.record.history import read_json
 from experiments.record.metrics import Metrics
 from experiments.run.plan import plan_run
 from student.evaluators.exits import read_exits
@@ -148,6 +149,7 @@ def test_a_later_phase_goes_on_from_what_was_trained(
         },
         "train": {"checkpoint_every": 1},
         "loss": {"terms": {"deep": {"use": "deep_supervision", "weight": 0.3}}},
+        "eval": {"use": [{"use": "exits", "thresholds": [0.0, 1.1]}]},
     }
     config = str(small_config(tmp_path, tiny_zoo, changes))
     write = Metrics.write
@@ -172,6 +174,8 @@ def test_a_later_phase_goes_on_from_what_was_trained(
     assert torch.equal(exits[0], read_exits(tmp_path / "run" / "student")[0])
     first = read_exits(phases / "1-dual" / "student")[0]
     assert not torch.equal(first, torch.eye(len(first)))
+    phase = read_json(tmp_path / "run" / "summary.json")["phases"][-1]
+    assert phase["metrics"]["exit_layers"] == {"at 0": 50, "never": 100}
     measured = ["eval", str(tmp_path / "run"), "--use", "exits"]
     assert main(measured) == 0
     assert "exit_layers" in capsys.readouterr().out

@@ -9,14 +9,17 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from align.errors import InputError
+from align.sizes import Sizes
 from plugins.contracts.models.evaluator import small_context
-from plugins.contracts.models.student_maker import small_model
+from plugins.contracts.step import step_context
 from student.evaluate import bits_and_chars, text_bits
 from student.evaluators.exits import EXITS, Exits, read_exits, write_exits
+from student.objective import NORMED, HiddenOutput
 from student.own import DeepSupervision
 from teacher.capture.kv_capture import KVCapture
 
 LAYERS = 4
+SIZES = Sizes(layers=2, heads=1, k_dim=8, v_dim=8, hidden_size=8)
 
 
 def measured_in(folder, maps):
@@ -103,11 +106,36 @@ def test_of_a_model_without_heads_it_is_said_and_of_another_models_refused(tmp_p
         Exits(thresholds=[])
 
 
-def test_what_deep_supervision_trains_are_the_heads_of_its_layers():
-    sizes = KVCapture(small_model()).sizes
-    for layers, heads in (("all", [0, 1, 2]), ([1], [1])):
+def test_heads_that_no_file_holds_yet_are_those_of_the_subject(tmp_path):
+    width = small_context(()).subject.model.config.hidden_size
+    maps = turned((0, 2), width)
+    ctx = measured_in(tmp_path, maps)
+    one = Exits(thresholds=[0.5])
+    subject = replace(ctx.subject, folder=None, exits=dict(reversed(maps.items())))
+    assert one(replace(ctx, subject=subject)) == one(ctx)
+
+
+def test_heads_are_those_of_layers_that_were_trained():
+    ctx = step_context()[0]
+    output = HiddenOutput(ctx.own[NORMED][1], ctx.outputs.student.matrix)
+    ctx = replace(ctx, output=output)
+    for layers, heads in (
+        ("all", [0]),
+        ("last:1", []),
+        ("first:1", [0]),
+        ([-2, -1], [0]),
+    ):
         term = DeepSupervision(layers=layers)
         assert term.exits == {}
-        term.meet(sizes, {})
+        term.meet(SIZES, {})
+        assert term.exits == {}
+        term(ctx)
         assert list(term.exits) == heads
-        assert torch.equal(term.exits[1], term.maps[1])
+        again = DeepSupervision(layers=layers)
+        again.meet(SIZES, {})
+        kept = term.state_dict()
+        again.load_state_dict(kept)
+        assert list(again.exits) == heads
+        del kept["trained"]  # as earlier versions wrote it
+        again.load_state_dict(kept)
+        assert list(again.exits) == heads
