@@ -67,8 +67,10 @@ class Generation:
     def __call__(self, ctx: EvalContext) -> Measured:
         """By domain."""
         pairs = self.pairs(ctx)
+        notes = [] if ctx.pairs else _left_out(ctx)
         if not pairs:
-            return Measured({}, ["generation: no text is long enough for a prompt"])
+            why = notes or ["generation: no text is long enough for a prompt"]
+            return Measured({}, why)
         written = self.write(ctx, [pair.prompt for pair in pairs])
         values: dict[str, dict[str, float]] = {}
         samples = []
@@ -88,12 +90,12 @@ class Generation:
                 }
                 for i in places[:SHOWN]
             ]
-        return Measured(values, (), samples)
+        return Measured(values, notes, samples)
 
     def pairs(self, ctx: EvalContext) -> list[Pair]:
         """What is asked: the pairs there are, or such as are cut from text."""
         given: Sequence[Pair] = ctx.pairs or _held_out(ctx)
-        if not given:
+        if not given and not _prompted(ctx):
             need_text(ctx, "generation")
             given = list(self._cut(ctx))
         counts: dict[str, int] = {}
@@ -126,11 +128,36 @@ class Generation:
 
 
 def _held_out(ctx: EvalContext) -> list[Pair]:
-    """Held-out text that is prompts with their completions (``data.pairs``)."""
+    """Held-out prompts with their completions (``data.pairs``), those that are whole.
+
+    What was cut at ``data.max_length`` ends in mid-sentence and is no right answer.
+    """
     return [
-        Pair(sample.text.prompt, sample.text.completion, sample.domain)
+        Pair(text.prompt, text.completion, domain)
+        for text, domain in _prompted(ctx)
+        if not text.goes_on and text.completion.strip()
+    ]
+
+
+def _prompted(ctx: EvalContext) -> list[tuple[Prompted, str]]:
+    """Held-out prompts with their completions, each with its domain."""
+    return [
+        (sample.text, sample.domain)
         for sample in ctx.samples
-        if isinstance(sample.text, Prompted) and sample.text.completion.strip()
+        if isinstance(sample.text, Prompted)
+    ]
+
+
+def _left_out(ctx: EvalContext) -> list[str]:
+    """A sentence on pairs whose right answer is not there whole."""
+    prompted = _prompted(ctx)
+    cut = sum(text.goes_on for text, _ in prompted)
+    if not cut:
+        return []
+    return [
+        f"generation: {cut} of {len(prompted)} held-out pairs are cut at "
+        "data.max_length, so that their right answers are not whole, and are not "
+        "asked; raise data.max_length, or give whole ones in eval.pairs"
     ]
 
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from align.errors import MissingPackageError
+from align.text.documents import TextSample
+from align.text.prompted import Prompted
 from plugins.contracts.models.evaluator import small_context
 from student.evaluators import Pair
 from student.evaluators.generation import Generation, scores_of
@@ -57,6 +59,17 @@ def test_pairs_win_over_text_and_text_is_cut_where_words_end(ctx):
     measured = Generation(new_tokens=4, scores=False)(given)
     assert set(measured.values) == {"exact_match", "repetition"}
     assert measured.samples[0]["reference"] == "2"
+
+
+def test_pairs_whose_ends_are_cut_off_are_no_right_answers(ctx):
+    whole, cut = Prompted("a =>", " eins"), Prompted("b =>", " zwei drei").cut(9)
+    generation = Generation(new_tokens=2, scores=False)
+    given = replace(ctx, samples=[TextSample(t, "x", "") for t in (whole, cut)])
+    assert [pair.completion for pair in generation.pairs(given)] == [" eins"]
+    assert "1 of 2 held-out pairs are cut" in generation(given).notes[0]
+    given = replace(ctx, samples=[TextSample(cut, "x", "")])
+    measured = generation(given)
+    assert measured.values == {} and "1 of 1 held-out" in measured.notes[0]
 
 
 def test_an_answer_ends_where_it_is_told_to(ctx):
