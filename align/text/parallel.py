@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
+from textwrap import shorten
+from typing import Any
 
 from align.errors import InputError
 from align.text.chat_rows import RowError
@@ -36,7 +38,12 @@ def pairs_of_lines(source: Path, target: Path) -> Iterator[Line]:
         yield f"{source}, line {first[0]}", first[1].strip(), second[1].strip()
 
 
-def pairs_of_file(file: Path, source_key: str, target_key: str) -> Iterator[Line]:
+def pairs_of_file(
+    file: Path,
+    source_key: str,
+    target_key: str,
+    bad: Callable[[RowError], None] | None = None,
+) -> Iterator[Line]:
     """Pairs of one file: rows of JSON with two keys, or lines with a tab between.
 
     Of lines all further columns are left out; a first line that holds the two keys is
@@ -46,6 +53,8 @@ def pairs_of_file(file: Path, source_key: str, target_key: str) -> Iterator[Line
         file: ``.jsonl`` and ``.json`` hold rows, all others lines.
         source_key: of a row.
         target_key: of a row.
+        bad: is told of each row without the two keys, or whose values are no texts,
+            which is left out; None: it is an error.
 
     Raises:
         InputError: a line without a tab, or no JSON; names the line.
@@ -59,10 +68,11 @@ def pairs_of_file(file: Path, source_key: str, target_key: str) -> Iterator[Line
             texts = row if isinstance(row, dict) else {}
             ours, theirs = texts.get(source_key), texts.get(target_key)
             if not isinstance(ours, str) or not isinstance(theirs, str):
-                raise RowError(
-                    f"{where}: give an object with the texts {source_key!r} and "
-                    f"{target_key!r}; source_key and target_key call them otherwise"
-                )
+                error = _no_pair(where, row, source_key, target_key)
+                if bad is None:
+                    raise error
+                bad(error)
+                continue
             yield where, ours.strip(), theirs.strip()
         return
     if kind in ("parquet", "arrow"):
@@ -80,3 +90,21 @@ def pairs_of_file(file: Path, source_key: str, target_key: str) -> Iterator[Line
                 "source and target as two files"
             )
         yield where, cells[0].strip(), (cells[1] if len(cells) > 1 else "").strip()
+
+
+def _no_pair(where: str, row: Any, source_key: str, target_key: str) -> RowError:
+    """What is wrong with a row that holds no two texts."""
+    what = f"the row is {shorten(repr(row), 60)}"
+    if isinstance(row, dict):
+        keys = [k for k in (source_key, target_key) if not isinstance(row.get(k), str)]
+        what = " and ".join(
+            f"{key!r} is {shorten(repr(row[key]), 60)}"
+            if key in row
+            else f"there is no {key!r}"
+            for key in keys
+        )
+    return RowError(
+        f"{where}: {what}; give an object with the texts {source_key!r} and "
+        f"{target_key!r}, which source_key and target_key may call otherwise, or set "
+        "data.on_bad_row=skip"
+    )

@@ -106,14 +106,19 @@ class Reading:
 
         Raises:
             MtkdError: a file that is not there or cannot be read as pairs, or, unless
-                ``on_bad_row`` is ``skip``, a pair of which a side is empty.
+                ``on_bad_row`` is ``skip``, a pair of which a side is empty or missing.
         """
         for name, pairs in self.config.pairs.items():
             paths = [Path(path).expanduser() for path in pairs.files(which == "eval")]
             if not paths:
                 continue
             lines = (
-                pairs_of_file(paths[0], pairs.source_key, pairs.target_key)
+                pairs_of_file(
+                    paths[0],
+                    pairs.source_key,
+                    pairs.target_key,
+                    self.bad_rows if self.config.on_bad_row == "skip" else None,
+                )
                 if len(paths) == 1
                 else pairs_of_lines(paths[0], paths[1])
             )

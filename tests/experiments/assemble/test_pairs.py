@@ -8,7 +8,7 @@ import yaml
 
 from align.text.documents import TextSample
 from experiments.assemble.data import Encoder, load_data
-from experiments.assemble.text_sources import check_sources, source_warnings
+from experiments.assemble.text_sources import Reading, check_sources, source_warnings
 from experiments.cli import main
 from experiments.config.sections import DataConfig, PairsConfig
 from experiments.config.tree import load_config
@@ -136,6 +136,16 @@ def test_bad_files_are_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="line 2: the target is empty; give both"):
         check()
     check(on_bad_row="skip")
+    rows = '{"source": "a", "target": 3}\n[]\n{"source": "a", "target": "b"}\n'
+    (tmp_path / "a.jsonl").write_text(rows)
+    config = DataConfig(
+        train=[],
+        pairs={"x": PairsConfig(file=str(tmp_path / "a.jsonl"))},
+        on_bad_row="skip",
+    )
+    reading = Reading(config)
+    assert [s.text.completion for s in reading.pairs("train")] == [" b"]
+    assert reading.bad_rows.count == 2 and "'target' is 3" in reading.bad_rows.first
     (tmp_path / "text.txt").write_text("some text")
     with pytest.raises(ValueError, match=r"data\.eval is held out, but nothing of"):
         check(on_bad_row="skip", eval=[str(tmp_path / "text.txt")])
