@@ -12,7 +12,10 @@ MEMORY = 0.9
 
 
 class LossRecord(nn.Module):
-    """The first loss of every term, and a moving mean of those after it.
+    """The first loss of every term that is not 0, and a moving mean from there on.
+
+    A term that has cost nothing so far compared nothing, or there is nothing to lose a
+    share of: it has not been seen.
 
     Its buffers are part of a checkpoint, so a run that goes on knows what it knew.
     Losses of a step count from the next one on, however many passes and processes
@@ -72,9 +75,14 @@ class LossRecord(nn.Module):
         """The moving mean of a term's loss before a step; 0 before there is one."""
         return float(self._mean_before(step)[self._names.index(term)])
 
+    @property
+    def _met(self) -> Tensor:
+        """(N,) or () bool, what has a mean already."""
+        return self.first != 0
+
     def _mean_before(self, step: int) -> Tensor:
         """(N,) float64, with what waits from an earlier step."""
         if not 0 <= int(self.waiting_step) < step:
             return self.mean
         moved = MEMORY * self.mean + (1 - MEMORY) * self.waiting
-        return torch.where(self.first == 0, self.waiting, moved)
+        return torch.where(self._met, moved, self.waiting)

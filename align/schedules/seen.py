@@ -7,6 +7,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from align.schedules.losses import LossRecord
 
@@ -30,6 +31,12 @@ class SeenRecord(LossRecord):
     def __init__(self) -> None:
         """Know nothing yet."""
         super().__init__(SUMS)
+
+    @property
+    def _met(self) -> Tensor:
+        """All sums move together, from the first step that counts anything: one that is
+        0 is known where its count is not, and a mean is that of sums over counts."""
+        return (self.first != 0).any()
 
     def note_sums(self, sums: Mapping[str, float], step: int) -> None:
         """Take note of one pass, over all processes; see :meth:`LossRecord.note`."""

@@ -272,15 +272,15 @@ class Match(nn.Module):
         for cost, weighs in self._costs(ctx, pulls):
             total, weight = total + cost, weight + weighs
         if self.lengths is not None and torch.is_grad_enabled():
-            nothing = torch.zeros_like(self.lengths.mean)
+            nothing = torch.zeros_like(self.lengths.squares)
             self.lengths.gather(sum(pulls, nothing), ctx.over_processes)
         return total / ctx.total(0, weight)
 
     def _costs(
         self, ctx: StepContext, pulls: list[Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of every teacher: what its places cost, and what they weigh together; how
-        long the gradients of its layers are goes into ``pulls``."""
+        """Of every teacher: what its places cost, and what they weigh together; the
+        squared lengths of its layers' gradients go into ``pulls``."""
         if self._at.blocks and ctx.outputs is not None:
             yield from logit_costs(ctx.outputs, self._compare, self._takes)
         for sides in filter(self._compared, self._at.sides(ctx)):

@@ -63,6 +63,7 @@ class Learner:
         """With an optimiser of its own, whole on every process."""
         groups = parameter_groups(distiller, config)
         places = [group.pop("place") for group in groups]
+        decays = [group.pop("decays") for group in groups]
         optimizer = build_optimizer(groups, config)
         # Now, not in the first step: a checkpoint is read into what is there.
         state: Any = WHOLE_STATES[config.optimizer]
@@ -76,7 +77,7 @@ class Learner:
             engine=engine,
             config=config,
             optimizer=optimizer,
-            rates=Rates(config, places, distiller.timetable),
+            rates=Rates(config, places, distiller.timetable, decays),
             bad=bad,
         )
 
@@ -95,9 +96,10 @@ class Learner:
         started = time.perf_counter()
         self.distiller.train()
         self.distiller.timetable.taken()
-        rates = self.rates.at(step - 1)
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        rates, decay = self.rates.at(step - 1), self.rates.decay_at(step - 1)
+        groups = self.optimizer.param_groups
+        for group, rate, each in zip(groups, rates, decay, strict=True):
+            group["lr"], group["weight_decay"] = rate, each
         results, trouble, samples = self._passes(step)
         norm = self._step(len(results) < self.engine.accumulation)
         taken = math.isfinite(norm)

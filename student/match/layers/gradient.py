@@ -15,8 +15,9 @@ class GradientLengths(nn.Module):
     """How long the gradient is that a term gives every layer, a running mean.
 
     Measured before the layers' weights and on all that may be compared, so that none
-    wins by having won. Every step counts by its layers' shares of the sum over passes
-    and processes; what a step finds is used from the next one on.
+    wins by having won. A length is that of the whole step's gradient: squares
+    add up over passes, processes and teachers, however a step is split. Every step
+    counts by its layers' shares; what it finds is used from the next one on.
 
     Source:
         Recipes for distillation weigh layer l by λ exp(η G_l / ΣG), G its gradient's
@@ -24,14 +25,14 @@ class GradientLengths(nn.Module):
     """
 
     mean: Tensor
-    gathered: Tensor
+    squares: Tensor
     step: Tensor
 
     def __init__(self, layers: int) -> None:
         """Know nothing of so many layers."""
         super().__init__()
         self.register_buffer("mean", torch.zeros(layers))
-        self.register_buffer("gathered", torch.zeros(layers))
+        self.register_buffer("squares", torch.zeros(layers, dtype=torch.float64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
@@ -40,15 +41,16 @@ class GradientLengths(nn.Module):
         if step == int(self.step):
             return
         self.step.fill_(step)
-        total = self.gathered.sum()
+        lengths = self.squares.sqrt()
+        total = lengths.sum()
         if total > 0:
-            shares, known = self.gathered / total, self.mean.sum() > 0
+            shares, known = lengths / total, self.mean.sum() > 0
             mixed = _SLOW * self.mean + (1 - _SLOW) * shares
             self.mean.copy_(torch.where(known, mixed, shares))
-        self.gathered.zero_()
+        self.squares.zero_()
 
     def of(self, costs: Tensor, features: Tensor, kept: Sequence[int]) -> Tensor:
-        """Of one pass, (L',) float32, 0 where there is nothing to learn.
+        """Squares of those of one pass, (L',) float64; 0 where nothing is to learn.
 
         Args:
             costs: (L',), of every kept layer.
@@ -57,18 +59,19 @@ class GradientLengths(nn.Module):
         """
         learns = torch.is_grad_enabled() and features.requires_grad
         if not (learns and costs.requires_grad):
-            return torch.zeros_like(self.mean)
+            return torch.zeros_like(self.mean, dtype=torch.float64)
         total = costs.sum()
         (gradient,) = torch.autograd.grad(total, features, retain_graph=True)
-        return gradient[list(kept)].detach().float().flatten(1).norm(dim=1)
+        norms = gradient[list(kept)].detach().float().flatten(1).norm(dim=1)
+        return norms.double().square()
 
     @torch.no_grad()
     def gather(
-        self, lengths: Tensor, total: Callable[[Sequence[float]], list[float]]
+        self, squares: Tensor, total: Callable[[Sequence[float]], list[float]]
     ) -> None:
-        """Add those of a pass, of all processes, which must all come here."""
-        every = total(lengths.double().tolist())
-        self.gathered += self.gathered.new_tensor(every)
+        """Add the squares of a pass, of all processes, which must all come here."""
+        every = total(squares.tolist())
+        self.squares += self.squares.new_tensor(every)
 
     def ranked(self) -> list[int] | None:
         """Places of all layers, the longest gradient first; None: nothing is known."""

@@ -1,7 +1,8 @@
 import pytest
 
-from align.schedules import LossRecord, Timetable
+from align.schedules import LossRecord, SeenRecord, Timetable
 from align.schedules.losses import MEMORY
+from align.schedules.seen import SUMS
 
 FALLING = {"from": 4.0, "to": 1.0, "rule": "loss", "fall": 0.5}
 
@@ -46,3 +47,21 @@ def test_a_record_goes_on_from_its_state():
         record.note([loss], step)
     other.load_state_dict(record.state_dict())
     assert other.kept("ce", 3) == record.kept("ce", 3) < 1
+
+
+def test_a_first_gap_of_zero_is_known_and_counts():
+    record, asked = SeenRecord(), {"loss_gap"}
+
+    def gap(step):
+        return float(record.signals(asked, step)["loss_gap"]())
+
+    nothing = dict.fromkeys(SUMS, 0.0)
+    record.note_sums(nothing, 0)  # no teacher covered anything
+    assert gap(1) == 0
+    for step, more in ((1, 0.0), (2, 10.0)):
+        record.note_sums({**nothing, "stretches": 10.0, "loss_gap": more}, step)
+    assert gap(2) == 0
+    assert gap(3) == pytest.approx(1 - MEMORY)
+    other = SeenRecord()
+    other.load_state_dict(record.state_dict())
+    assert other.signals(asked, 3)["loss_gap"]() == pytest.approx(gap(3))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 from zlib import crc32
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from align.schedules import Timetable
 from experiments.config.parsing import ConfigError, merge
 from experiments.config.presets import load_registry
 from experiments.config.tree import load_config
@@ -18,8 +20,10 @@ from experiments.record.run_dir import read_run
 from experiments.report.page import report_text
 from experiments.run.driver import run_training
 from experiments.run.peers.companions import Peers
+from experiments.run.peers.learner import Learner
 from experiments.run.peers.lesson import lesson_of
 from experiments.run.plan import plan_run
+from student.config import TrainConfig
 from student.loop.batches import BatchMaker
 from student.loop.launch import MEETING
 from teacher.loading.models import load_model
@@ -69,6 +73,34 @@ def peer_of(run, name, phase="1-dual"):
 def lines(run, kind):
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [row for row in rows if row["kind"] == kind]
+
+
+def test_weight_decay_of_a_step_reaches_a_peer_as_it_does_the_student(monkeypatch):
+    monkeypatch.setattr(Learner, "_passes", lambda learner, step: ([], [], []))
+    monkeypatch.setattr(Learner, "_losses", lambda learner, results: {})
+    distiller = torch.nn.Module()
+    distiller.student = torch.nn.Linear(2, 2)
+    distiller.timetable = Timetable(4)
+    falling = {"from": 0.4, "to": 0.0}
+    learner = Learner.of(
+        SimpleNamespace(name="ann"),
+        distiller,
+        None,
+        SimpleNamespace(accumulation=0, world_size=1),
+        config=TrainConfig(weight_decay=falling, learning_rate=0.1),
+        encode=None,
+        bad=SimpleNamespace(note=lambda *said: True),
+    )
+    groups = learner.optimizer.param_groups
+    assert not any("decays" in group for group in groups)
+    for step, decay in enumerate((0.4, 0.3, 0.2)):
+        kept = distiller.student.weight.detach().clone()
+        learner.step(step + 1)
+        decays = sorted(group["weight_decay"] for group in groups)
+        assert decays == pytest.approx([0.0, decay])
+        rate = groups[0]["lr"]
+        # No gradient, so AdamW shrinks the matrix and does nothing else.
+        torch.testing.assert_close(distiller.student.weight, kept * (1 - rate * decay))
 
 
 @pytest.fixture(scope="module")

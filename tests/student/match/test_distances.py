@@ -337,6 +337,5 @@ def test_no_token_and_one_cost_nothing_but_what_they_are(name, kept, sides):
     assert total.isfinite()
     if kept == 0:
         assert float(total.detach()) == pytest.approx(0, abs=1e-12)
-    if total.requires_grad:
-        total.backward()
-        assert pred.grad.isfinite().all()
+    total.backward()  # also where nothing is compared: processes agree on what learns
+    assert pred.grad.isfinite().all()

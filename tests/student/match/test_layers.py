@@ -9,7 +9,7 @@ from align.errors import InputError
 from align.schedules import Timetable
 from plugins.contracts.step import step_context
 from student.match import DISTANCES, Match
-from student.match.layers import LayerChoice, layer_shares
+from student.match.layers import GradientLengths, LayerChoice, layer_shares
 from student.objective import HIDDEN
 from tests.student.match.test_term import by_hand, met, sizes
 
@@ -189,8 +189,8 @@ def lengths_by_hand(ctx, distance):
         apart = distance(x, relation.teacher_k, weight) * weight
         costs = apart.sum((1, 2))
         (gradients,) = torch.autograd.grad(costs.sum(), x)
-        total += gradients.flatten(1).norm(dim=1)
-    return total
+        total += gradients.flatten(1).square().sum(1)
+    return total.sqrt()
 
 
 def test_layers_weigh_by_the_gradient_that_they_got_before():
@@ -249,15 +249,29 @@ def test_what_gradients_said_is_saved_and_goes_on_bit_for_bit(layers):
     )
 
 
+def test_gradient_lengths_are_those_of_the_whole_step_however_it_is_split():
+    features = torch.randn(2, 6, 3, 4, requires_grad=True)
+    whole, split = GradientLengths(2), GradientLengths(2)
+    for lengths, size in ((whole, 6), (split, 1)):
+        lengths.turn(0)
+        for part in features.split(size, 1):
+            costs = part.pow(3).sum((1, 2, 3))
+            lengths.gather(lengths.of(costs, part, [0, 1]), list)
+        lengths.turn(1)
+    torch.testing.assert_close(split.mean, whole.mean)
+    norms = (3 * features.detach().square()).flatten(1).norm(dim=1)
+    torch.testing.assert_close(whole.mean, norms / norms.sum())
+
+
 def test_gradients_of_all_processes_count_and_those_of_no_training_do_not():
     term = met(distance="gram", layer_weights="gradient")
-    ctx = replace(step_context()[0], over_processes=lambda x: [3.0, 1.0])
+    ctx = replace(step_context()[0], over_processes=lambda x: [9.0, 1.0])
     term(ctx)
     term(replace(ctx, step=1))
-    assert term.lengths.mean.tolist() == [0.75, 0.25]
+    assert term.lengths.mean.tolist() == [0.75, 0.25]  # roots of the sums of squares
     with torch.no_grad():
         term(replace(ctx, step=1))
-    assert term.lengths.gathered.tolist() == [3.0, 1.0]
+    assert term.lengths.squares.tolist() == [9.0, 1.0]
     uncovered = met(distance="gram", layer_weights="gradient")
     for step in range(3):
         value = uncovered(replace(step_context(covered=False)[0], step=step))
