@@ -50,6 +50,50 @@ class RunPlan:
     as if asked to; None: it goes to its end."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settled:
+    """What a config's settings come to, and that they go together."""
+
+    config: Config
+    phases: tuple[PhaseConfig, ...]
+    """Resolved, in running order."""
+    sources: Mapping[str, TeacherSource]
+    """Where every teacher comes from, by its name."""
+    evaluators: Chosen
+    """What students are measured by."""
+
+
+def settle(config: Config, registry: Registry, *, make: bool = True) -> Settled:
+    """Check all that settings and texts alone can tell.
+
+    Args:
+        config: the run.
+        registry: everything that the config can call by name.
+        make: whether a student that is to be made is made where it is missing; without,
+            nothing is written, and what only that student can tell is left out.
+
+    Raises:
+        ConfigError: settings that do not go together.
+        PluginError: nobody offers a name.
+        InputError: a text is not there, or a value that cannot be meant.
+    """
+    phases: Sequence[PhaseConfig] = resolve_phases(config, presets_of(registry))
+    check_sources(config.data)
+    if make:
+        config = with_made_student(config, registry)
+    if make or not makers_used(config):
+        phases = with_origin_maps(config, phases)
+    check_settings(config, phases, registry)
+    check_transforms(config, phases, registry)
+    evaluators = evaluators_of(config, phases, registry)
+    sources = sources_of(config, registry)
+    phases = with_present(config, phases, sources)
+    check_written(config, phases, registry, sources)
+    return Settled(
+        config=config, phases=tuple(phases), sources=sources, evaluators=evaluators
+    )
+
+
 def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPlan:
     """Resolve the phases and check all that can be checked from settings and texts.
 
@@ -65,17 +109,8 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
         InputError: a text is not there, or does not begin with text; or a link in the
             run's folder leads out of it.
     """
-    presets = presets_of(registry)
-    phases = resolve_phases(config, presets)
-    check_sources(config.data)
-    config = with_made_student(config, registry)
-    phases = with_origin_maps(config, phases)
-    check_settings(config, phases, registry)
-    check_transforms(config, phases, registry)
-    evaluators = evaluators_of(config, phases, registry)
-    sources = sources_of(config, registry)
-    phases = with_present(config, phases, sources)
-    check_written(config, phases, registry, sources)
+    settled = settle(config, registry)
+    config, phases, sources = settled.config, settled.phases, settled.sources
     used = sources_used(config, registry) | makers_used(config)
     used |= writers_used(config)
     used |= evaluators_used(config.eval.use)
@@ -91,12 +126,12 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
     return RunPlan(
         config=config,
         registry=registry,
-        phases=tuple(phases),
+        phases=phases,
         sources=sources,
-        evaluators=evaluators,
+        evaluators=settled.evaluators,
         tried_plugins=tried,
         warnings=(
-            *hidden_settings(config, presets),
+            *hidden_settings(config, presets_of(registry)),
             *written_notes(config),
             *source_warnings(config),
             *moving_warnings(sources),

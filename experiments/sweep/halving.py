@@ -71,14 +71,11 @@ def rungs_of(
     return Rungs(tuple(rungs), whole, reduction)
 
 
-def survivors(
-    values: Mapping[T, tuple[bool, float] | None], reduction: int, lower: bool
-) -> list[T]:
+def survivors(values: Mapping[T, float | None], reduction: int, lower: bool) -> list[T]:
     """Who goes on to the next rung: the best one in ``reduction``, but one at least.
 
     Args:
-        values: by trial whether all of its seeds came so far, and its number; None
-            where it has none.
+        values: by trial its number; None where it has none, which is not compared.
         reduction: see :class:`Rungs`.
         lower: whether less is better.
 
@@ -87,5 +84,5 @@ def survivors(
     """
     known = {key: value for key, value in values.items() if value is not None}
     sign = 1 if lower else -1
-    ranked = sorted(known, key=lambda key: (not known[key][0], sign * known[key][1]))
+    ranked = sorted(known, key=lambda key: sign * known[key])
     return ranked[: max(1, len(values) // reduction)]

@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from align.errors import InputError, prefix_errors
-from experiments.assemble.checks import check_settings
-from experiments.assemble.text_sources import check_sources
 from experiments.config.parsing import plain
-from experiments.config.presets import presets_of
 from experiments.config.sections import check_folder_name
 from experiments.config.tree import (
     Config,
     PhaseConfig,
     load_config,
-    resolve_phases,
 )
-from experiments.evaluators.chosen import Chosen, evaluators_of
+from experiments.evaluators.chosen import Chosen
 from experiments.record.history import read_json, write_json
 from experiments.record.which_run import CONFIG
+from experiments.run.plan import settle
 from experiments.sweep.halving import Rungs, rungs_of
 from experiments.sweep.space import SEED, Settings, Space, written
 from experiments.sweep.trials import TRIALS, Trial, names_of
@@ -52,10 +49,10 @@ class Sought:
     min_steps: int | None = None
     """Of the first rung of a halving; None: those of the last two reductions before
     the end."""
-    reduction: int = 3
-    """Of how many trials a rung of a halving lets one go on."""
-    seed: int = 0
-    """Of what is drawn."""
+    reduction: int | None = None
+    """Of how many trials a rung of a halving lets one go on; None: three."""
+    seed: int | None = None
+    """Of what is drawn; None: 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +108,8 @@ def plan_sweep(
     """
     base = load_config(source, space.fixed)
     name = f"{base.run.name}-sweep" if name is None else name
-    check_folder_name("run", name)
+    _check_name(name)
+    _check_search(sought)
     folder = Path(base.run.dir) / name
     every = _settings(space, sought)
     names = names_of(every)
@@ -124,15 +122,13 @@ def plan_sweep(
         registry = registry or registry_of(change(config))
         trial = Trial(name=trial_name, settings=settings, config=change(config))
         with prefix_errors(f"trial {trial_name}"):
-            phases.append(resolve_phases(config, presets_of(registry)))
-            check_sources(config.data)
-            check_settings(config, phases[-1], registry)
-            evaluators = evaluators_of(config, phases[-1], registry)
-            metrics = _metrics(evaluators, sought)
+            settled = settle(config, registry, make=False)
+            phases.append(list(settled.phases))
+            metrics = _metrics(settled.evaluators, sought)
         trials.append(trial)
     rungs = None
     if sought.search == "halving":
-        rungs = rungs_of(phases, sought.min_steps, sought.reduction)
+        rungs = rungs_of(phases, sought.min_steps, sought.reduction or 3)
         trials = [_watched(trial, rungs) for trial in trials]
     return Sweep(
         folder=folder,
@@ -144,11 +140,15 @@ def plan_sweep(
     )
 
 
-def begin(sweep: Sweep) -> None:
-    """Write what the sweep is, unless it is there.
+def check_begun(sweep: Sweep) -> dict[str, Any]:
+    """See that what lies in a sweep's folder, if any, is the same sweep.
+
+    Returns:
+        What has to be the same, for its file.
 
     Raises:
-        InputError: the folder holds a run, or a sweep of another config or metric.
+        InputError: the folder holds a run, a sweep of another config or metric, or a
+            trial of this name with other settings or another seed.
     """
     if (sweep.folder / CONFIG).is_file():
         raise InputError(
@@ -163,8 +163,20 @@ def begin(sweep: Sweep) -> None:
             "both could not be compared: give this one another --name, or remove that "
             "folder. More values, trials and seeds of the same one may be added"
         )
+    for trial in sweep.trials:
+        trial.check_noted()
+    return mine
+
+
+def begin(sweep: Sweep) -> None:
+    """Write what the sweep is, unless it is there.
+
+    Raises:
+        InputError: see :func:`check_begun`.
+    """
+    mine = check_begun(sweep)
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    if not known:
+    if not (sweep.folder / SWEEP).is_file():
         write_json(sweep.folder / SWEEP, mine)
 
 
@@ -173,16 +185,44 @@ def config_file(sweep: Sweep, trial: Trial) -> Path:
     return sweep.folder / CONFIGS / f"{trial.name}.yaml"
 
 
-def _settings(space: Space, sought: Sought) -> list[Settings]:
+def _check_name(name: str) -> None:
+    try:
+        check_folder_name("run", name)
+    except ValueError:
+        raise InputError(
+            f"--name is {name!r}; give one folder's name without '/', not '..', that "
+            "does not begin with '-' or '~'; its parent is run.dir"
+        ) from None
+
+
+def _check_search(sought: Sought) -> None:
+    """See that no option is left unread."""
     if sought.search == "random" and sought.trials is None:
         raise InputError("--search random needs --trials N: how many are drawn")
     if sought.search == "grid" and sought.trials is not None:
         raise InputError(
             "--trials is for --search random or halving; a grid has all of its values"
         )
+    for option, value in (
+        ("--min-steps", sought.min_steps),
+        ("--reduction", sought.reduction),
+    ):
+        if sought.search != "halving" and value is not None:
+            raise InputError(
+                f"{option} is {value}, but --search {sought.search} has no rungs; "
+                "add --search halving, or leave it out"
+            )
+    if sought.trials is None and sought.seed is not None:
+        raise InputError(
+            f"--draw is {sought.seed}, but nothing is drawn; add --search random "
+            "--trials N, or leave it out"
+        )
+
+
+def _settings(space: Space, sought: Sought) -> list[Settings]:
     if sought.trials is None:
         return space.grid()
-    return space.drawn(sought.trials, sought.seed)
+    return space.drawn(sought.trials, sought.seed or 0)
 
 
 def _config(

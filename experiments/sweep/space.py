@@ -149,17 +149,22 @@ def read_space(source: Mapping[str, Any], overrides: Sequence[str]) -> Space:
         InputError: a key comes twice, nothing is tried, or no list or range can be
             read.
     """
+    overrides = [_in_full(item) for item in overrides]
     plain = [item for item in overrides if not _several(item)]
     fixed: list[str] = []
     tried: dict[str, Sequence[Any] | Range] = {}
     for item in overrides:
         key, _, text = item.partition("=")
-        key = {"seed": SEED}.get(key.strip(), key.strip())
-        item = f"{key}={text}" if "=" in item else item
         values = _values(source, key, item, text, beside=plain)
         if values is None:
             fixed.append(item)
             continue
+        if key in ("run", "run.name", "run.dir"):
+            raise InputError(
+                f"{key} is given several values, but a sweep names its trials and "
+                "their folders itself; set run.dir to one value, name the sweep by "
+                "--name, and try settings of what is trained"
+            )
         if key in tried:
             raise InputError(f"{key} is tried twice; give all its values in one list")
         tried[key] = values
@@ -170,6 +175,12 @@ def read_space(source: Mapping[str, Any], overrides: Sequence[str]) -> Space:
             "lists, or {values: [...]}"
         )
     return Space(fixed=tuple(fixed), tried=tried)
+
+
+def _in_full(item: str) -> str:
+    key, equals, text = item.partition("=")
+    key = {"seed": SEED}.get(key.strip(), key.strip())
+    return f"{key}={text}" if equals else item
 
 
 def _several(item: str) -> bool:
@@ -189,6 +200,12 @@ def _values(
         return None
     try:
         load_config(source, [*beside, item])
+        if _takes_anything(source, key, beside):
+            raise InputError(
+                f"{item} may be one value or several: an option of a plugin takes "
+                f"anything. Write '{key}={{values: {text.strip()}}}' to try each, or "
+                f"'{key}={{values: [{text.strip()}]}}' to set the list"
+            )
         return None  # the setting takes a list
     except ConfigError:
         if not value:
@@ -196,6 +213,15 @@ def _values(
     # says what is wrong with one value
     load_config(source, [*beside, written(key, value[0])])
     return _listed(key, value)
+
+
+def _takes_anything(source: Mapping[str, Any], key: str, beside: Sequence[str]) -> bool:
+    """Whether a setting is no field with a type, but an option that a plugin reads."""
+    try:
+        load_config(source, [*beside, f"{key}=[[{{probe: [null]}}]]"])
+    except ValueError:
+        return False
+    return True
 
 
 def _listed(key: str, values: Any) -> Sequence[Any]:

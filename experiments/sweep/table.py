@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from align.errors import InputError
 from align.support.whole_file import write_whole
 from experiments.record.history import write_json
 from experiments.sweep.plan import Sweep
@@ -26,6 +27,8 @@ class Cell:
     mean: float
     sd: float | None
     """Of a sample (n - 1); None for a single number."""
+    count: int
+    """Seeds that have a number, which may be fewer than the row has."""
 
     def __str__(self) -> str:
         """As tables show it."""
@@ -50,13 +53,27 @@ class Row:
     front: bool = False
     """Whether no other row is better by one of ``--pareto`` and as good by all."""
 
+    def complete(self, metric: str) -> bool:
+        """Whether every seed has a number of a metric."""
+        cell = self.cells.get(metric)
+        return cell is not None and cell.count == len(self.states)
+
+    def shown(self, metric: str) -> str:
+        """The number of a metric, and of how many seeds it is where some have none."""
+        cell = self.cells.get(metric)
+        if cell is None:
+            return "–"
+        part = "" if self.complete(metric) else f" ({cell.count} of {len(self.states)})"
+        return f"{cell}{part}"
+
 
 def rows_of(sweep: Sweep) -> list[Row]:
     """One row for each of the settings, best first.
 
     Rows of finished trials come first, then those that were paused, by how far they
     came, then those of which a seed failed; those without a number stand last. Only
-    rows of which every seed is finished are the best or on the front.
+    rows of which every seed is finished and has a number are the best or on the
+    front.
     """
     rows = [_row(sweep, group, trials) for group, trials in sweep.groups.items()]
     sign = 1 if sweep.lower else -1
@@ -68,12 +85,13 @@ def rows_of(sweep: Sweep) -> list[Row]:
             cell is None,
             failed,
             not row.whole,
+            row.whole and not row.complete(sweep.sought.by),
             -(row.paused_at or 0),
             0.0 if cell is None else sign * cell.mean,
         )
 
     rows.sort(key=order)
-    done = [row for row in rows if row.whole and sweep.sought.by in row.cells]
+    done = [row for row in rows if row.whole and row.complete(sweep.sought.by)]
     front = front_of(done, sweep)
     return [
         Row(
@@ -92,7 +110,7 @@ def front_of(rows: Sequence[Row], sweep: Sweep) -> list[Row]:
     """Rows that no other one beats by a metric of ``--pareto`` without losing by
     another."""
     wanted = sweep.sought.pareto
-    known = [row for row in rows if all(name in row.cells for name in wanted)]
+    known = [row for row in rows if all(map(row.complete, wanted))]
     if not wanted:
         return []
 
@@ -112,17 +130,50 @@ def front_of(rows: Sequence[Row], sweep: Sweep) -> list[Row]:
     return [row for row in known if not beaten(row)]
 
 
-def standing(
-    sweep: Sweep, trials: Sequence[Trial], steps: int
-) -> tuple[bool, float] | None:
-    """Where settings stand after so many steps, over the seeds that came so far.
+def standing(sweep: Sweep, trials: Sequence[Trial], steps: int) -> float | None:
+    """Where settings stand after exactly so many steps: the mean over their seeds.
 
     Returns:
-        Whether all of them did, and the mean; None where none has a number.
+        None where a seed did not come so far or has no number there: it failed, or
+        was measured at other steps alone.
     """
+    if not all(trial.reached(steps) for trial in trials):
+        return None
     values = [number(measured(t, steps), sweep.sought.by) for t in trials]
     known = [v for v in values if v is not None]
-    return (len(known) == len(values), statistics.fmean(known)) if known else None
+    return statistics.fmean(known) if len(known) == len(values) else None
+
+
+def check_measured(sweep: Sweep) -> None:
+    """See that, of the trials that came as far as a number, one has it.
+
+    Raises:
+        InputError: none has a finite one of ``--by`` or ``--pareto``; names the parts
+            that there are.
+    """
+    came = [t for t in sweep.trials if t.state in ("done", "paused")]
+    of_trials = [measured(t, _paused_at(t)) for t in came]
+    for wanted in dict.fromkeys((sweep.sought.by, *sweep.sought.pareto)):
+        if not came or any(number(of_one, wanted) is not None for of_one in of_trials):
+            continue
+        metric, _, part = wanted.partition(":")
+        parts = dict.fromkeys(p for of_one in of_trials for p in of_one.get(metric, {}))
+        option = "--by" if wanted == sweep.sought.by else "--pareto"
+        if part and parts and part not in parts:
+            raise InputError(
+                f"{option} is {wanted}, but no trial has that part; {metric} has "
+                f"{', '.join(parts)}: give one of these, such as "
+                f"{metric}:{next(iter(parts))}, and another --name"
+            )
+        raise InputError(
+            f"{option} is {wanted}, of which none of the {len(came)} trials that came "
+            "so far has a finite number: nothing can be compared; see the notes and "
+            f"logs in {sweep.folder}"
+        )
+
+
+def _paused_at(trial: Trial) -> int | None:
+    return None if trial.finished else int(trial.noted().get("paused_at") or 0)
 
 
 def _row(sweep: Sweep, group: Settings, trials: Sequence[Trial]) -> Row:
@@ -136,7 +187,7 @@ def _row(sweep: Sweep, group: Settings, trials: Sequence[Trial]) -> Row:
         known = [value for value in values if value is not None]
         if known:
             sd = statistics.stdev(known) if len(known) > 1 else None
-            cells[name] = Cell(mean=statistics.fmean(known), sd=sd)
+            cells[name] = Cell(mean=statistics.fmean(known), sd=sd, count=len(known))
     return Row(
         settings=group,
         cells=cells,
@@ -166,7 +217,7 @@ def shown_rows(sweep: Sweep, rows: Sequence[Row]) -> list[list[str]]:
         [
             ("*" if row.best else "") + ("P" if row.front else ""),
             *(_value(dict(row.settings).get(key)) for key in keys),
-            *(str(row.cells[name]) if name in row.cells else "–" for name in metrics),
+            *(row.shown(name) for name in metrics),
             _states(row),
             f"{row.seconds / 60:.1f}",
         ]
@@ -182,6 +233,8 @@ def legend(sweep: Sweep, rows: Sequence[Row]) -> str:
         said += f", P on the front between {' and '.join(sweep.sought.pareto)}"
     if any(cell.sd is not None for row in rows for cell in row.cells.values()):
         said += "; mean ± standard deviation over seeds"
+    if any(not row.complete(name) for row in rows for name in row.cells):
+        said += "; (n of m): only n of m seeds have a number, such a row is not marked"
     if any(row.paused_at for row in rows):
         said += "; a paused row's number is of its last rung"
     return said

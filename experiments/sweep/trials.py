@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from align.errors import InputError
 from align.support.whole_file import write_whole
 from experiments.config.tree import Config
 from experiments.record.history import STATE, read_json
@@ -65,10 +66,35 @@ class Trial:
             return {}
         return note if isinstance(note, dict) else {}
 
+    def check_noted(self) -> None:
+        """See that what is noted is of these settings and this seed.
+
+        Raises:
+            InputError: its folder holds another trial.
+        """
+        note = self.noted()
+        mine = {SEED: self.config.run.seed, **json.loads(_json(dict(self.settings)))}
+        known = {SEED: note.get("seed", mine[SEED]), **note.get("settings", mine)}
+        differs = [
+            f"{key} is {_json(mine.get(key))}, but was {_json(known.get(key))}"
+            for key in dict.fromkeys([*mine, *known])
+            if _json(mine.get(key)) != _json(known.get(key))
+        ]
+        if differs:
+            raise InputError(
+                f"trial {self.name}: {'; '.join(differs)} in what {self.note} tells; "
+                "its numbers would stand for this trial's. Give this sweep another "
+                "--name, or try both values, such as run.seed=[0,1]"
+            )
+
     def write_note(self, **changes: Any) -> None:
         """Add to what is noted of it; for who holds it."""
         self.note.parent.mkdir(parents=True, exist_ok=True)
-        note = {"name": self.name, "settings": dict(self.settings)}
+        note = {
+            "name": self.name,
+            "settings": dict(self.settings),
+            "seed": self.config.run.seed,
+        }
         text = json.dumps(note | self.noted() | changes, indent=2, default=str)
         write_whole(self.note, text + "\n")
 
@@ -93,14 +119,14 @@ def measured(trial: Trial, steps: int | None = None) -> dict[str, dict[str, floa
 
     Args:
         trial: any.
-        steps: within its phase after so many; None: of its finished run.
+        steps: within its phase after exactly so many; None: of its finished run.
     """
     if steps is None:
         return _finally(trial.run_dir) if trial.finished else {}
     metrics: dict[str, dict[str, float]] = {}
     if trial.run_dir.is_dir():
         for line in written_so_far(trial.run_dir).lines("watch", MAIN):
-            if line["step"] <= steps:
+            if line["step"] == steps:  # an earlier one is no number of this rung
                 metrics = line["metrics"]
     return metrics
 
@@ -153,5 +179,10 @@ def _with_digest(name: str, settings: Settings) -> str:
 
 
 def _word(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "none"
+    text = value if isinstance(value, str) else _json(value)
+    sign = "-" if re.match(r"\s*-\.?\d", text) else ""  # -0.1 is not 0.1
+    return sign + (re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "none")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str)

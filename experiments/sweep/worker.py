@@ -23,7 +23,7 @@ from align.foreign.quote import say
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import save_config
 from experiments.record.course import duration
-from experiments.record.lease import Lease, holder_alive
+from experiments.record.lease import Lease, LeaseLostError, holder_alive
 from experiments.record.stop import StopRequest
 from experiments.sweep.halving import survivors
 from experiments.sweep.plan import Sweep, config_file
@@ -134,11 +134,11 @@ def _one_of(sweep: Sweep, jobs: Sequence[Job], train: Train, stop: StopRequest) 
     """Train the first that nobody holds; False where all are held."""
     for job in jobs:
         with _held(sweep, job.trial) as mine:
-            if not mine:
+            if mine is None:
                 continue
             if not _left(job):  # another was quicker
                 return True
-            _train(sweep, job, train, stop)
+            _train(sweep, job, train, stop, mine)
             return True
     return False
 
@@ -150,27 +150,29 @@ def _left(job: Job) -> bool:
 
 
 @contextmanager
-def _held(sweep: Sweep, trial: Trial) -> Iterator[bool]:
+def _held(sweep: Sweep, trial: Trial) -> Iterator[Lease | None]:
     folder = sweep.folder / LOCKS / trial.name
     folder.mkdir(parents=True, exist_ok=True)
     lease = Lease(folder)
     orphan = trial.run_dir.is_dir() and holder_alive(trial.run_dir)
     try:
         if orphan or holder_alive(folder):
-            yield False
+            yield None
             return
         lease.take(0.0)
     except ConfigError:  # taken since
-        yield False
+        yield None
         return
     lease.keep()
     try:
-        yield True
+        yield lease
     finally:
         lease.release()
 
 
-def _train(sweep: Sweep, job: Job, train: Train, stop: StopRequest) -> None:
+def _train(
+    sweep: Sweep, job: Job, train: Train, stop: StopRequest, mine: Lease
+) -> None:
     trial, began = job.trial, time.time()
     tries = int(trial.noted().get("tries") or 0) + 1
     trial.write_note(state="started", tries=tries, error=None)
@@ -179,6 +181,11 @@ def _train(sweep: Sweep, job: Job, train: Train, stop: StopRequest) -> None:
     file = config_file(sweep, trial)
     save_config(trial.config, file)
     code = train(file, log, job.pause_after, stop)
+    try:
+        mine.check()
+    except LeaseLostError as lost:  # who took it over notes what becomes of it
+        say(f"mtkd: {trial.name}: {lost}")
+        return
     seconds = time.time() - began
     taken = float(trial.noted().get("seconds") or 0.0) + seconds
     note = {"seconds": round(taken, 1), "code": code, "ended": time.time()}

@@ -30,7 +30,7 @@ def sweep(options: Namespace) -> int:
     from align.errors import InputError
     from experiments.config.packaged import config_path
     from experiments.config.presets import load_registry
-    from experiments.sweep.plan import Sought, begin, plan_sweep
+    from experiments.sweep.plan import Sought, begin, check_begun, plan_sweep
     from experiments.sweep.space import read_once, read_space
     from student.loop.launch import launched_world
 
@@ -61,6 +61,7 @@ def sweep(options: Namespace) -> int:
         change=lambda config: with_plugins(config, options),
     )
     if options.dry_run:
+        check_begun(planned)
         return _tell(planned)
     begin(planned)
     return _train(planned, options.retry_failed)
@@ -70,7 +71,7 @@ def sweep(options: Namespace) -> int:
 def _train(planned: Sweep, retry_failed: bool) -> int:
     from experiments.record.stop import stop_on_signals
     from experiments.sweep.picture import draw_sweep
-    from experiments.sweep.table import rows_of
+    from experiments.sweep.table import check_measured, rows_of
     from experiments.sweep.worker import run_sweep
 
     with stop_on_signals() as stop:
@@ -86,6 +87,7 @@ def _train(planned: Sweep, retry_failed: bool) -> int:
         print(f"failed: {trial.name}: {trial.noted().get('error')}")
     if failed:
         print("the same command with --retry-failed trains them again")
+    check_measured(planned)
     return SOME_FAILED if failed else 0
 
 
@@ -145,7 +147,7 @@ SWEEP = Command(
         ),
         (
             "mtkd sweep my.yaml fuse.temperature=[0.3,1,3] 'eval.use=[calibration, "
-            "size]' --by ece --pareto ece,parameters",
+            "size]' --by calibration_error --pareto calibration_error,parameters",
             "any metric of eval.use, and the front between two",
         ),
         (
@@ -197,7 +199,6 @@ SWEEP = Command(
         option(
             "--reduction",
             type=count,
-            default=3,
             metavar="N",
             help="of how many settings a halving lets one go on, and how many times "
             "farther (3)",
@@ -205,7 +206,6 @@ SWEEP = Command(
         option(
             "--draw",
             type=int,
-            default=0,
             metavar="SEED",
             help="seed of what is drawn (0); the same draws the same trials",
         ),

@@ -36,6 +36,12 @@ def test_a_list_is_tried_unless_the_setting_takes_one():
     )
 
 
+def test_a_seed_beside_what_is_tried_is_set():
+    space = read_space({}, ["seed=3", "train.steps=[2, 4]"])
+    assert space.fixed == ("run.seed=3",)
+    assert space.tried == {"train.steps": [2, 4]}
+
+
 def test_lists_of_lists_are_tried_where_a_setting_takes_lists():
     assert read_space({}, ["phases=[[single], [dual]]"]).tried == {
         "phases": [["single"], ["dual"]]
@@ -81,6 +87,12 @@ def test_a_range_of_whole_numbers_gives_whole_numbers_within_it(log):
         (["train.learning_rate={low: 0, high: 1, log: true}"], "more than 0"),
         (["train.learning_rate={low: 1, high: 2, by: 3}"], "give a range as"),
         (["phases={values: dual}"], "give a list of values"),
+        (
+            ["student.transform.s.sparsity=[0.25, 0.5]"],
+            r"sparsity=\{values: \[0.25, 0.5\]\}' to try each",
+        ),
+        (["run.name=[a, b]"], "a sweep names its trials"),
+        (["run.dir={values: [a, b]}"], "a sweep names its trials"),
     ],
 )
 def test_what_cannot_be_tried_is_refused(words, message):
@@ -113,7 +125,8 @@ def test_trials_are_called_by_their_settings_and_never_alike():
         ]
     )
     assert names[2] == "learning-rate-1e-3_lambda-k-true"
-    assert names[0].startswith("learning-rate-0.01_lambda-k-1-")
+    assert names[0] == "learning-rate-0.01_lambda-k-1"
+    assert names[1] == "learning-rate-0.01_lambda-k--1"
     assert len(set(names)) == 4
     assert max(map(len, names)) <= 100
     both = names_of([(("phase.a.train.steps", 1), ("phase.b.train.steps", 2))])

@@ -17,7 +17,8 @@ from experiments.sweep import worker
 from experiments.sweep.halving import survivors
 from experiments.sweep.plan import Sought, begin, plan_sweep
 from experiments.sweep.space import read_once, read_space
-from experiments.sweep.table import rows_of, shown_rows
+from experiments.sweep.table import check_measured, rows_of, shown_rows
+from experiments.sweep.trials import measured
 from experiments.sweep.worker import LOCKS, run_sweep
 from tests.experiments.small_runs import small_config
 
@@ -163,11 +164,11 @@ def test_halving_goes_on_with_the_better_ones_from_where_they_stand(planned):
     assert shown_rows(sweep, rows)[1][-2] == "paused at 20"
 
 
-def test_one_in_so_many_goes_on_and_a_row_without_a_seed_comes_after_whole_ones():
-    values = {"a": (True, 3.0), "b": (False, 1.0), "c": None, "d": (True, 2.0)}
-    assert survivors(values, 2, lower=True) == ["d", "a"]
-    assert survivors(values, 2, lower=False) == ["a", "d"]
-    assert survivors({"a": (True, 3.0), "b": (True, 2.0)}, 3, lower=True) == ["b"]
+def test_of_those_with_a_number_one_in_so_many_goes_on():
+    values = {"a": 3.0, "b": None, "c": None, "d": 2.0, "e": 4.0, "f": 5.0}
+    assert survivors(values, 2, lower=True) == ["d", "a", "e"]
+    assert survivors(values, 2, lower=False) == ["f", "e", "a"]
+    assert survivors({"a": 3.0, "b": 2.0}, 3, lower=True) == ["b"]
     assert survivors({"a": None}, 2, lower=True) == []
 
 
@@ -273,10 +274,15 @@ def test_a_front_holds_what_nobody_beats_by_both(planned):
     [
         (["train.steps=[1, 2]"], {"by": "chrf"}, "--by is 'chrf', which nothing in"),
         (["train.steps=[1, 2]"], {"pareto": ("bits_per_char", "x")}, "--pareto is 'x'"),
-        (["train.steps=[1, -1]"], {}, r"trial steps-1-\w+: train.steps"),
+        (["train.steps=[1, -1]"], {}, "trial steps--1: train.steps"),
         (["train.steps=[1, 2]"], {"search": "random"}, "needs --trials N"),
         (["train.steps=[1, 2]"], {"trials": 3}, "a grid has all of its values"),
         (["train.steps=[9, 12]"], {"search": "halving"}, "at equal steps"),
+        (["train.steps=[9, 12]"], {"reduction": 3}, "--reduction is 3, but"),
+        (["train.steps=[9, 12]"], {"min_steps": 3}, "--min-steps is 3, but"),
+        (["train.steps=[9, 12]"], {"seed": 0}, "--draw is 0, but nothing is drawn"),
+        (["train.steps=[9, 12]", "student.transform.nobody={}"], {}, "called 'nobody'"),
+        (["train.steps=[9, 12]", "data.written.by=nobody"], {}, "nobody is called so"),
         (
             ["run.seed=[0, 1]", "phases=[single, dual]"],
             {"search": "halving"},
@@ -307,6 +313,85 @@ def test_trials_of_two_configs_or_metrics_are_not_mixed(planned, config):
         planned("loss.lambda_k=[0.1, 0.2]")
 
 
+def test_a_trial_of_another_seed_is_not_taken_for_this_one(planned):
+    sweep = planned("train.learning_rate=[0.1, 0.2]", "run.seed=0")
+    run_sweep(sweep, StopRequest(), Pretended(rate_and_seed))
+    planned("train.learning_rate=[0.1, 0.2]", "run.seed=0")
+    with pytest.raises(ValueError, match=r"run\.seed is 7, but was 0 in what"):
+        planned("train.learning_rate=[0.1, 0.2]", "run.seed=7")
+    sweep.trials[0].note.write_text('{"settings": {"train.learning_rate": -0.1}}')
+    with pytest.raises(ValueError, match=r"rate is 0\.1, but was -0\.1 in what"):
+        planned("train.learning_rate=[0.1, 0.2]", "run.seed=0")
+
+
+def test_a_failed_trial_leaves_a_halving_and_an_earlier_number_is_not_its(planned):
+    sweep = planned(
+        "train.learning_rate=[0.1, 0.2, 0.3, 0.4]",
+        "train.steps=40",
+        search="halving",
+        reduction=2,
+    )
+
+    class Broken(Pretended):
+        def __call__(self, file, log, pause_after, stop):
+            rate = CONFIGS[file.stem].train.learning_rate
+            if rate == 0.1 and pause_after == 20:
+                self.calls.append((file.stem, pause_after))
+                return 2  # ahead at 10, and its number of that step stands
+            return super().__call__(file, log, pause_after, stop)
+
+    train = Broken(rate_and_seed)
+    run_sweep(sweep, StopRequest(), train)
+    assert train.calls[-1] == ("learning-rate-0.2", None)
+    assert len(train.calls) == 4 + 2 + 1
+    assert measured(sweep.trials[0], 10) and not measured(sweep.trials[0], 20)
+    run_sweep(sweep, StopRequest(), train)
+    assert len(train.calls) == 7
+
+
+def test_a_row_of_which_a_seed_has_no_number_is_not_the_best(planned):
+    sweep = planned("train.learning_rate=[0.1, 0.2]", "seed=[0, 1]")
+
+    def rolled_back(config, steps):
+        nothing = config.train.learning_rate == 0.1 and config.run.seed == 1
+        return float("nan") if nothing else rate_and_seed(config, steps)
+
+    run_sweep(sweep, StopRequest(), Pretended(rolled_back))
+    rows = rows_of(sweep)
+    assert [row.best for row in rows] == [True, False]
+    assert dict(rows[1].settings)["train.learning_rate"] == 0.1
+    assert shown_rows(sweep, rows)[1][2] == "2.1 (1 of 2)"
+
+
+@pytest.mark.parametrize("search", ["grid", "halving"])
+def test_a_sweep_without_a_number_ends_with_an_error(planned, search):
+    words = ("train.learning_rate=[0.1, 0.2]", "train.steps=40")
+    sweep = planned(*words, by="bits_per_char:cod", search=search)
+    run_sweep(sweep, StopRequest(), Pretended(rate_and_seed))
+    with pytest.raises(ValueError, match="no trial has that part; bits_per_char has "):
+        check_measured(sweep)
+
+
+def test_a_halving_without_finite_numbers_ends_with_an_error(planned):
+    words = ("train.learning_rate=[0.1, 0.2]", "train.steps=40")
+    sweep = planned(*words, search="halving")
+    run_sweep(sweep, StopRequest(), Pretended(lambda *_: float("inf")))
+    with pytest.raises(ValueError, match="none of the 2 trials that came so far"):
+        check_measured(sweep)
+
+
+def test_a_worker_whose_trial_was_taken_over_notes_nothing(planned):
+    sweep = planned("train.learning_rate=[0.1]")
+
+    def taken(_file, _log, _pause_after, stop):
+        lease = sweep.folder / LOCKS / sweep.trials[0].name / LEASE
+        lease.write_text(json.dumps({"token": "x", **this_process()}))
+        return 2
+
+    run_sweep(sweep, StopRequest(), taken)
+    assert sweep.trials[0].state == "started"
+
+
 def test_a_run_is_no_folder_for_a_sweep(planned, config):
     (config.parent / "swept").mkdir()
     (config.parent / "swept" / "config.yaml").write_text("{}")
@@ -323,6 +408,8 @@ def test_a_dry_run_shows_trials_and_writes_nothing(config, capsys):
     assert sorted(config.parent.iterdir()) == before
     assert main([*words[:-1], "nothing", "--dry-run"]) == 2
     assert "It measures bits_per_char" in capsys.readouterr().err
+    assert main([*words, "--name", "../up", "--dry-run"]) == 2
+    assert "--name is '../up'; give one folder's name" in capsys.readouterr().err
 
 
 @pytest.mark.slow
