@@ -66,6 +66,8 @@ class Tally:
     """Characters of all conversations."""
     kept: int = 0
     """Of these, how many are left."""
+    lost: int = 0
+    """Prompts that left no room for their completions; counted in nothing else."""
     prompted: int = 0
     """Of the conversations, those that are prompts with their completions."""
     by: dict[str, int] = field(default_factory=dict)
@@ -151,6 +153,9 @@ class Cutter:
         tally, text = self.tally, document.sample.text
         if document.spoken:
             kept = document.spans[-1][1] if document.spans else 0
+            if isinstance(text, Prompted) and not text.cut(kept).completion.strip():
+                tally.lost += 1
+                return
             tally.conversations += 1
             tally.prompted += isinstance(text, Prompted)
             tally.shortened += kept < len(text)
@@ -293,12 +298,19 @@ def piece_of(text: str, span: Span) -> str:
 def pieces_of(sample: TextSample, spans: Sequence[Span]) -> list[TextSample]:
     """The pieces of a sample, those left out that blanks fill from end to end.
 
+    A prompt without anything of its completion is left out, too: nothing is learned
+    from it, and nothing measured.
+
     Their ids add ``#0``, ``#1`` and so on where there are several.
     """
     text = sample.text
     if isinstance(text, Conversation | Prompted) or len(spans) == 1:
         parts = [piece_of(text, span) for span in spans]
-        return [replace(sample, text=part) for part in parts if part.strip()]
+        return [
+            replace(sample, text=part)
+            for part in parts
+            if (part.completion if isinstance(part, Prompted) else part).strip()
+        ]
     filled = [n for n, (start, stop) in enumerate(spans) if text[start:stop].strip()]
     out = []
     for number in filled:

@@ -22,8 +22,10 @@ from experiments.assemble.splits import (
     HeldOut,
     Pieces,
     Split,
+    check_overlap,
     choose,
     digest_of,
+    source_of,
 )
 from experiments.assemble.text_sources import ZOO, Reading, zoo_texts
 from experiments.config.sections import DataConfig
@@ -140,13 +142,18 @@ def load_data(
         for mark in (LEARNT, MEASURED, SPARE)
     )
     overlap = check_overlap(
-        config, twice=split.twice, total=len(pieces), left=len(kept)
+        config,
+        twice=split.twice,
+        total=len(pieces),
+        left=len(kept),
+        sources=split.sources,
     )
     first = at_most(apart, config.eval_samples)
     measured = [*first, *held_for_calibration]
     taken = {id(sample) for sample in first}
     held_out = [*measured, *spare, *(s for s in apart if id(s) not in taken)]
     if not kept or not measured:
+        refuse_lost(cutter, encode)
         raise InputError(
             f"data gives {len(kept)} training and {len(measured)} held-out samples of "
             f"up to {encode.max_length} tokens; give more text in data.train, or "
@@ -190,51 +197,30 @@ def held_out_text(
     cut = _shuffled(list(cutter.pieces(held)), seed)
     digests |= {digest_of(piece.text) for piece in cut}
     domains = None if config.eval else frozenset(sample.domain for sample in cut)
-    return cut, HeldOut(domains, frozenset(digests))
+    sources = frozenset(map(source_of, cut)) - {0}
+    return cut, HeldOut(domains, frozenset(digests), sources)
 
 
-def check_overlap(
-    config: DataConfig, *, twice: int, total: int, left: int, unit: str = "samples"
-) -> str:
-    """Say how much of the training text is held out, too.
-
-    Args:
-        config: the ``data`` section.
-        twice: parts of ``data.train`` that are held out, too.
-        total: parts of ``data.train``.
-        left: how many are learned from.
-        unit: what the parts are called.
-
-    Returns:
-        A sentence; empty where no text is.
+def refuse_lost(cutter: Cutter, encode: Encoder) -> None:
+    """Say why nothing is left, where prompts leave no room for translations.
 
     Raises:
-        InputError: all of it is, or some and ``overlap`` is ``refuse``.
+        InputError: some do.
     """
-    if not twice:
-        return ""
-    train, held = ({path for _, path in config.sources(w)} for w in ("train", "eval"))
-    both = sorted(train & held)
-    named_twice = f"; data.train and data.eval both name {', '.join(both)}"
-    what = (
-        f"{twice} of {total} {unit} of data.train are held out, too, "
-        f"character by character{named_twice if both else ''}"
-    )
-    if not left:
-        other = (
-            "give other text in data.eval, or leave it empty to hold out "
-            "data.eval_share of data.train"
-            if config.eval
-            else "give text in data.train that differs"
-        )
-        raise InputError(f"{what}, which leaves nothing to learn from; {other}")
-    if config.overlap == "refuse":
+    if cutter.tally.lost:
         raise InputError(
-            f"{what}, and data.overlap is refuse; take them out of one of the two, or "
-            "set data.overlap=drop"
+            f"{_lost_pairs(cutter, encode)}, which leaves too little to learn from and "
+            "to be measured on; raise data.max_length"
         )
-    done = "are learned all the same" if config.overlap == "keep" else "are left out"
-    return f"{what}: they {done} (data.overlap={config.overlap})"
+
+
+def _lost_pairs(cutter: Cutter, encode: Encoder) -> str:
+    tally = cutter.tally
+    return (
+        f"{tally.lost} of {tally.lost + tally.prompted} pairs lose their whole "
+        f"translation, because the prompt alone fills the {encode.max_length} tokens "
+        "of data.max_length"
+    )
 
 
 def told_of(cutter: Cutter, encode: Encoder) -> tuple[list[str], list[str]]:
@@ -248,6 +234,11 @@ def told_of(cutter: Cutter, encode: Encoder) -> tuple[list[str], list[str]]:
             f"{tally.long} of {tally.documents} documents are longer than "
             f"{encode.max_length} of the student's tokens and were cut into "
             f"{tally.pieces} samples; no character is lost"
+        )
+    if tally.lost:
+        lost.append(
+            f"{_lost_pairs(cutter, encode)}: they are neither learned nor measured; "
+            "raise data.max_length"
         )
     if tally.shortened:
         lost.append(

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from align.errors import prefix_errors
 from align.text.folder import TextFile, absolute
-from experiments.assemble.data import check_overlap
-from experiments.assemble.splits import digest_of
+from experiments.assemble.splits import check_overlap, digest_of, source_of
 from experiments.assemble.text_sources import LISTS, ZOO, Reading, Which, sources_of
 from experiments.config.sections import DataConfig
 
@@ -27,6 +26,8 @@ class _List:
     """Those too large to be read, of which the first rows were looked at before."""
     digests: list[int] = field(default_factory=list)
     """Of every document that was read."""
+    sources: list[int] = field(default_factory=list)
+    """Of every pair, see :func:`experiments.assemble.splits.source_of`."""
     pairs: int = 0
     """How many of them are of ``data.pairs``."""
 
@@ -58,9 +59,10 @@ def read_through(config: DataConfig, most: int = MODEST) -> list[str]:
                 with prefix_errors(f"data.{name}"):
                     samples = reading.of_file(file, domain)
                     files.digests += [digest_of(sample.text) for sample in samples]
-        pairs = [digest_of(sample.text) for sample in reading.pairs(name)]
-        files.pairs = len(pairs)
-        files.digests += pairs
+        for sample in reading.pairs(name):
+            files.pairs += 1
+            files.digests.append(digest_of(sample.text))
+            files.sources.append(source_of(sample))
     overlap = _overlap(config, lists)
     warnings = [*reading.bad_rows.sentences(), *([overlap] if overlap else [])]
     return [*_read(lists, most), *(f"warning: {sentence}" for sentence in warnings)]
@@ -79,10 +81,20 @@ def _overlap(config: DataConfig, lists: dict[Which, _List]) -> str:
         )
     digests = set(held.digests)
     twice = sum(digest in digests for digest in train.digests)
-    rest = train.embedded + len(train.digests) - (0 if kept else twice)
+    sources, of_pairs = set(held.sources), train.digests[-train.pairs :]
+    alike = sum(
+        source in sources and digest not in digests
+        for source, digest in zip(train.sources, of_pairs, strict=False)
+    )
+    rest = train.embedded + len(train.digests) - (0 if kept else twice + alike)
     rest += len(train.unread)
     return check_overlap(
-        config, twice=twice, total=len(train.digests), left=rest, unit="documents"
+        config,
+        twice=twice,
+        total=len(train.digests),
+        left=rest,
+        sources=alike,
+        unit="documents",
     )
 
 

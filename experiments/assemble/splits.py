@@ -15,7 +15,9 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
+from align.errors import InputError
 from align.text.documents import TextSample
+from align.text.prompted import Prompted
 from align.tokens.cut import Span, pieces_of
 from experiments.config.sections import DataConfig
 from teacher.store.reader import text_bytes
@@ -32,8 +34,15 @@ def digest_of(text: str) -> int:
     return int.from_bytes(sha256(text_bytes(text)).digest()[:8], "little")
 
 
+def source_of(sample: TextSample) -> int:
+    """A digest of a pair's prompt within its domain; 0 of all other texts."""
+    if not isinstance(sample.text, Prompted):
+        return 0
+    return digest_of(f"{sample.domain}\0{sample.text.prompt}") or 1
+
+
 class Pieces:
-    """Where the pieces of ``data.train`` are from; 18 bytes each, and 12 a document."""
+    """Where the pieces of ``data.train`` are from; 18 bytes each, and 20 a document."""
 
     def __init__(self) -> None:
         """Begin with none."""
@@ -47,6 +56,8 @@ class Pieces:
         """Of each piece."""
         self.whole = array("Q")
         """Digest of each document."""
+        self.sources = array("Q")
+        """Of each document :func:`source_of`."""
         self.counts = array("I")
         """How many spans each document has, blank pieces included."""
         self.stops = array("I")
@@ -65,6 +76,7 @@ class Pieces:
             self.documents.append(len(self.whole))
             self.digests.append(digest_of(piece.text))
         self.whole.append(digest_of(sample.text))
+        self.sources.append(source_of(sample))
         self.counts.append(len(spans))
         self.stops.extend(stop for _, stop in spans)
         return pieces
@@ -88,9 +100,11 @@ class HeldOut:
     """Domains that need nothing held out of ``data.train``; None: no domain does."""
     digests: frozenset[int] = frozenset()
     """Of its documents and of its pieces."""
+    sources: frozenset[int] = frozenset()
+    """Of its pairs, see :func:`source_of`."""
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True, slots=True)
 class Split:
     """What becomes of each piece."""
 
@@ -100,6 +114,8 @@ class Split:
     """All pieces in the order in which they were chosen."""
     twice: int = 0
     """Pieces to learn from that are held out, too, by their text."""
+    sources: int = 0
+    """Others, whose sources are held out with another translation."""
     whole: list[str] = field(default_factory=list)
     """Domains held out by pieces, because they are one document each."""
 
@@ -114,7 +130,8 @@ def choose(config: DataConfig, pieces: Pieces, held: HeldOut, seed: int) -> Spli
     Where a domain has no held-out text of its own, documents of it are held out, until
     they have ``eval_share`` of its pieces; a domain of one document gives the end of
     it. Of documents that stand several times one is held out and the others are left
-    out. Pieces whose text is held out are not learned from, unless ``overlap=keep``.
+    out. Pieces whose text is held out are not learned from, unless ``overlap=keep``;
+    nor are pairs whose source is, whatever their translation.
 
     Args:
         config: the ``data`` section.
@@ -124,7 +141,7 @@ def choose(config: DataConfig, pieces: Pieces, held: HeldOut, seed: int) -> Spli
     """
     order = array("q", range(len(pieces)))
     random.Random(seed).shuffle(order)
-    split = Split(bytearray(len(pieces)), order)
+    split = Split(marks=bytearray(len(pieces)), order=order)
     by_documents = _held_documents(config, pieces, held, split)
     out = by_documents | _held_ends(config, pieces, held, split)
     digests, whole = np.array(pieces.digests), np.array(pieces.whole)
@@ -134,7 +151,13 @@ def choose(config: DataConfig, pieces: Pieces, held: HeldOut, seed: int) -> Spli
     twice = np.isin(digests, np.union1d(known, digests[out])) & ~out
     twice |= np.isin(whole, known)[documents] & ~out
     split.twice = int((twice | copies).sum())
-    dropped = copies if config.overlap == "keep" else twice | copies
+    sources = np.array(pieces.sources, np.uint64)
+    shared = np.array(sorted(held.sources), np.uint64)
+    shared = np.union1d(shared, sources[documents[out]])
+    alike = np.isin(sources, shared[shared != 0])[documents]
+    alike &= ~(out | twice | copies)
+    split.sources = int(alike.sum())
+    dropped = copies if config.overlap == "keep" else twice | copies | alike
     _mark(config, pieces, split, out, dropped)
     return split
 
@@ -214,3 +237,62 @@ def _held_ends(
                 out[places[-count:]] = True
                 split.whole.append(names[code])
     return out
+
+
+def check_overlap(
+    config: DataConfig,
+    *,
+    twice: int,
+    total: int,
+    left: int,
+    sources: int = 0,
+    unit: str = "samples",
+) -> str:
+    """Say how much of the training text is held out, too.
+
+    Args:
+        config: the ``data`` section.
+        twice: parts of ``data.train`` that are held out, too.
+        total: parts of ``data.train``.
+        left: how many are learned from.
+        sources: other parts, whose sources are held out with another translation.
+        unit: what the parts are called.
+
+    Returns:
+        A sentence; empty where no text is.
+
+    Raises:
+        InputError: all of it is, or some and ``overlap`` is ``refuse``.
+    """
+    if not twice and not sources:
+        return ""
+    train, held = ({path for _, path in config.sources(w)} for w in ("train", "eval"))
+    both = sorted(train & held)
+    named_twice = f"; data.train and data.eval both name {', '.join(both)}"
+    parts = []
+    if twice:
+        parts.append(
+            f"{twice} of {total} {unit} of data.train are held out, too, "
+            f"character by character{named_twice if both else ''}"
+        )
+    if sources:
+        parts.append(
+            f"{sources} of {total} {unit} of data.train have sources that are held "
+            "out with another translation"
+        )
+    what = "; ".join(parts)
+    if not left:
+        other = (
+            "give other text in data.eval, or leave it empty to hold out "
+            "data.eval_share of data.train"
+            if config.eval
+            else "give text in data.train that differs"
+        )
+        raise InputError(f"{what}, which leaves nothing to learn from; {other}")
+    if config.overlap == "refuse":
+        raise InputError(
+            f"{what}, and data.overlap is refuse; take them out of one of the two, or "
+            "set data.overlap=drop"
+        )
+    done = "are learned all the same" if config.overlap == "keep" else "are left out"
+    return f"{what}: they {done} (data.overlap={config.overlap})"

@@ -231,7 +231,8 @@ class DataConfig:
     overlap: Literal["drop", "refuse", "keep"] = "drop"
     """Training text that is held out, too, character by character, as a document or as
     a sample: ``drop`` does not train on it, ``refuse`` does not run, ``keep`` trains on
-    it all the same."""
+    it all the same. A pair counts as held out where its source is, whatever its
+    translation."""
     learn_end: bool = True
     """Whether the student learns its end-of-text token after the last piece of every
     document, and of every conversation whose chat template does not end turns itself.
@@ -254,7 +255,8 @@ class DataConfig:
     null: the day on which the run, or its extraction, began, which it keeps."""
     max_length: Annotated[int, Interval(ge=8)] = 128
     """Student tokens per sample, special ones included; longer texts are cut into
-    several, at a token's end, and no character is lost; conversations lose their ends.
+    several, at a token's end, and no character is lost; conversations lose their ends,
+    and pairs whose prompt leaves no room for a translation are left out.
     A sample that makes more tokens of a teacher than this and than it was trained to
     read, or than it has positions, is cut further, for all alike (see
     ``teachers.NAME.long_texts``)."""

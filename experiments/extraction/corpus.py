@@ -18,13 +18,19 @@ from experiments.assemble.data import (
     Encoder,
     at_most,
     calibration_texts,
-    check_overlap,
     cutter_of,
     held_out_text,
     longest_texts,
+    refuse_lost,
     told_of,
 )
-from experiments.assemble.splits import LEARNT, MEASURED, Pieces, choose
+from experiments.assemble.splits import (
+    LEARNT,
+    MEASURED,
+    Pieces,
+    check_overlap,
+    choose,
+)
 from experiments.assemble.text_sources import Reading
 from experiments.config.sections import DataConfig
 from teacher.store.reader import text_bytes
@@ -125,7 +131,15 @@ def plan_corpus(
     split = choose(config, pieces, held, seed)
     of_calibration = tuple(calibration_texts(config, cutter))
     learnt, digest = split.marks.count(LEARNT), hashlib.sha256()
-    overlap = check_overlap(config, twice=split.twice, total=len(pieces), left=learnt)
+    overlap = check_overlap(
+        config,
+        twice=split.twice,
+        total=len(pieces),
+        left=learnt,
+        sources=split.sources,
+    )
+    if not learnt:
+        refuse_lost(cutter, encode)
     bare = Corpus(
         config=config,
         pieces=pieces,

@@ -2,16 +2,20 @@
 
 import json
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import yaml
 
 from align.text.documents import TextSample
 from experiments.assemble.data import Encoder, load_data
+from experiments.assemble.read_through import read_through
 from experiments.assemble.text_sources import Reading, check_sources, source_warnings
 from experiments.cli import main
 from experiments.config.sections import DataConfig, PairsConfig
 from experiments.config.tree import load_config
+from experiments.extraction.corpus import plan_corpus
 from experiments.record.history import read_json
 from experiments.run.lineage import samples_digest
 from student.evaluate import bits_and_chars
@@ -67,6 +71,54 @@ def test_held_out_pairs_of_their_own_are_measured_and_not_learned(
     assert sorted(s.text.completion for s in data.eval) == [" Ein DOG.", " Ein YAK."]
     assert len(data.train) == 9  # the dog is held out
     assert "held out, too" in " ".join(data.warnings)
+
+
+def test_pairs_whose_source_is_held_out_are_not_learned(pairs, tmp_path, encode):
+    """Whatever their translation; the same words to another language are."""
+    (tmp_path / "val.tsv").write_text("A dog.\tEin Hund.\n")
+    own = PairsConfig(file=pairs["en-de"].file, eval_file=str(tmp_path / "val.tsv"))
+    config = DataConfig(train=[], pairs={"en-de": own})
+    data = load_data(config, encode, seed=0)
+    assert " Ein DOG." not in [s.text.completion for s in data.train]
+    (warning,) = data.warnings
+    assert warning.startswith("1 of 10 samples of data.train have sources that are")
+    corpus = plan_corpus(config, encode, seed=0, calibration=4)
+    assert {s.id for s in corpus.stream()} == {s.id for s in data.train}
+    assert "1 of 10 documents of data.train have sources" in read_through(config)[-1]
+    assert len(load_data(replace(config, overlap="keep"), encode, seed=0).train) == 10
+    with pytest.raises(ValueError, match=r"sources.*data\.overlap is refuse"):
+        load_data(replace(config, overlap="refuse"), encode, seed=0)
+    both = {"en-de": own, "en-fr": pairs["en-fr"]}
+    data = load_data(replace(config, pairs=both), encode, seed=0)
+    assert "9 of" not in data.warnings[0] and data.warnings[0].startswith("1 of 20")
+    twice = "A dog.\tEin Hund.\nA dog.\tDer Hund.\nA cat.\tEine Katze.\n"
+    (tmp_path / "own.tsv").write_text(twice)
+    one = PairsConfig(file=str(tmp_path / "own.tsv"))
+    for seed in range(6):
+        data = load_data(DataConfig(train=[], pairs={"x": one}), encode, seed)
+        held = {s.text.prompt for s in data.eval}
+        assert not held & {s.text.prompt for s in data.train}
+
+
+def test_pairs_without_room_for_their_translation_are_left_out(tmp_path, encode):
+    long = "word " * 80
+    table = f"{long}\tEins.\n{long}\tZwei.\nA dog.\tEin Hund.\nA cat.\tEine Katze.\n"
+    (tmp_path / "a.tsv").write_text(table)
+    one = PairsConfig(file=str(tmp_path / "a.tsv"))
+    config = DataConfig(train=[], pairs={"x": one})
+    data = load_data(config, encode, seed=0)
+    assert sorted(s.text.completion for s in [*data.train, *data.eval]) == [
+        " Ein Hund.",
+        " Eine Katze.",
+    ]
+    (warning,) = data.warnings
+    assert "2 of 4 pairs lose their whole translation" in warning
+    corpus = plan_corpus(config, encode, seed=0, calibration=4)
+    assert warning in corpus.warnings and corpus.samples == 1 + len(corpus.calibration)
+    (tmp_path / "a.tsv").write_text(f"{long}\tEins.\n" * 3)
+    for read in (load_data, partial(plan_corpus, calibration=4)):
+        with pytest.raises(ValueError, match=r"3 of 3 pairs.*raise data\.max_length"):
+            read(config, encode, seed=0)
 
 
 def test_held_out_pairs_stand_beside_the_embedded_texts(
