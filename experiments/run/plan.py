@@ -94,6 +94,35 @@ def settle(config: Config, registry: Registry, *, make: bool = True) -> Settled:
     )
 
 
+def try_plugins(
+    settled: Settled, registry: Registry, tried: Mapping[str, str]
+) -> dict[str, str]:
+    """Put the strangers' plugins of a run through their contracts.
+
+    Args:
+        settled: the run.
+        registry: knows the names.
+        tried: stamps of an earlier call; the same code is not tried again.
+
+    Returns:
+        Stamps of those in use, see :func:`plugins.trial.try_used`.
+
+    Raises:
+        PluginError: one breaks its contract.
+    """
+    config, phases = settled.config, settled.phases
+    used = sources_used(config, registry) | makers_used(config)
+    used |= writers_used(config)
+    used |= evaluators_used(config.eval.use)
+    with waiting("trying the plugins in use", launched_rank() == 0):
+        return try_used(
+            registry,
+            [*names_used(phases), *used],
+            tried,
+            options_used(phases) | used,
+        )
+
+
 def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPlan:
     """Resolve the phases and check all that can be checked from settings and texts.
 
@@ -110,31 +139,22 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
             run's folder leads out of it.
     """
     settled = settle(config, registry)
-    config, phases, sources = settled.config, settled.phases, settled.sources
-    used = sources_used(config, registry) | makers_used(config)
-    used |= writers_used(config)
-    used |= evaluators_used(config.eval.use)
+    config = settled.config
     refuse_links_out(config.run_dir)
     check_resume(config.run_dir, resume)
-    with waiting("trying the plugins in use", launched_rank() == 0):
-        tried = try_used(
-            registry,
-            [*names_used(phases), *used],
-            tried_before(config.run_dir),
-            options_used(phases) | used,
-        )
+    tried = try_plugins(settled, registry, tried_before(config.run_dir))
     return RunPlan(
         config=config,
         registry=registry,
-        phases=phases,
-        sources=sources,
+        phases=settled.phases,
+        sources=settled.sources,
         evaluators=settled.evaluators,
         tried_plugins=tried,
         warnings=(
             *hidden_settings(config, presets_of(registry)),
             *written_notes(config),
             *source_warnings(config),
-            *moving_warnings(sources),
+            *moving_warnings(settled.sources),
         ),
     )
 

@@ -20,7 +20,7 @@ from experiments.config.tree import (
 from experiments.evaluators.chosen import Chosen
 from experiments.record.history import read_json, write_json
 from experiments.record.which_run import CONFIG
-from experiments.run.plan import settle
+from experiments.run.plan import settle, try_plugins
 from experiments.sweep.halving import Rungs, rungs_of
 from experiments.sweep.space import SEED, Settings, Space, written
 from experiments.sweep.trials import TRIALS, Trial, names_of
@@ -115,6 +115,7 @@ def plan_sweep(
     names = names_of(every)
     trials = []
     metrics: dict[str, Metric] = {}
+    tried: dict[str, str] = {}
     phases: list[list[PhaseConfig]] = []
     registry: Registry | None = None
     for settings, trial_name in zip(every, names, strict=True):
@@ -123,6 +124,7 @@ def plan_sweep(
         trial = Trial(name=trial_name, settings=settings, config=change(config))
         with prefix_errors(f"trial {trial_name}"):
             settled = settle(config, registry, make=False)
+            tried |= try_plugins(settled, registry, tried)
             phases.append(list(settled.phases))
             metrics = _metrics(settled.evaluators, sought)
         trials.append(trial)

@@ -13,9 +13,11 @@ from typing import Any
 
 from align.errors import InputError
 from align.support.whole_file import write_whole
+from experiments.config.parsing import load_mapping
 from experiments.config.tree import Config
 from experiments.record.history import STATE, read_json
 from experiments.record.run_dir import MAIN, SUMMARY, written_so_far
+from experiments.record.which_run import CONFIG
 from experiments.run.measures.students import with_bits
 from experiments.sweep.space import SEED, Settings
 from student.evaluators.base import mean_of
@@ -73,8 +75,9 @@ class Trial:
             InputError: its folder holds another trial.
         """
         note = self.noted()
-        mine = {SEED: self.config.run.seed, **json.loads(_json(dict(self.settings)))}
-        known = {SEED: note.get("seed", mine[SEED]), **note.get("settings", mine)}
+        mine = json.loads(_json(dict(self.settings))) | {SEED: self.config.run.seed}
+        seed = note.get("seed", self._seed_of_run(mine[SEED]))
+        known = note.get("settings", mine) | {SEED: seed}
         differs = [
             f"{key} is {_json(mine.get(key))}, but was {_json(known.get(key))}"
             for key in dict.fromkeys([*mine, *known])
@@ -82,10 +85,19 @@ class Trial:
         ]
         if differs:
             raise InputError(
-                f"trial {self.name}: {'; '.join(differs)} in what {self.note} tells; "
-                "its numbers would stand for this trial's. Give this sweep another "
-                "--name, or try both values, such as run.seed=[0,1]"
+                f"trial {self.name}: {'; '.join(differs)} in what {self.note} "
+                "or its run tells; its numbers would stand for this trial's. Give "
+                "this sweep another --name, or try both values, such as "
+                "run.seed=[0,1]"
             )
+
+    def _seed_of_run(self, otherwise: int) -> Any:
+        """What its run's own config says, where a note is lost or does not."""
+        file = self.run_dir / CONFIG
+        if not file.is_file():
+            return otherwise
+        run = load_mapping(file).get("run")
+        return run.get("seed", otherwise) if isinstance(run, dict) else otherwise
 
     def write_note(self, **changes: Any) -> None:
         """Add to what is noted of it; for who holds it."""

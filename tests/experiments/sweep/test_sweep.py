@@ -322,6 +322,10 @@ def test_a_trial_of_another_seed_is_not_taken_for_this_one(planned):
     sweep.trials[0].note.write_text('{"settings": {"train.learning_rate": -0.1}}')
     with pytest.raises(ValueError, match=r"rate is 0\.1, but was -0\.1 in what"):
         planned("train.learning_rate=[0.1, 0.2]", "run.seed=0")
+    sweep.trials[0].note.unlink()  # then the run itself tells
+    (sweep.trials[0].run_dir / "config.yaml").write_text("run: {seed: 3}")
+    with pytest.raises(ValueError, match=r"run\.seed is 0, but was 3 in what"):
+        planned("train.learning_rate=[0.1, 0.2]", "run.seed=0")
 
 
 def test_a_failed_trial_leaves_a_halving_and_an_earlier_number_is_not_its(planned):
