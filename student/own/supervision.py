@@ -47,7 +47,9 @@ class DeepSupervision(nn.Module):
                 those below the last, whose loss ``ce`` is.
             layer_weights: ``equal``; ``depth``, in proportion to the number;
                 ``exponential``, each twice as much as the one below; ``loss``, in
-                proportion to ``exp(-loss)``, the better more.
+                proportion to ``exp(-loss)``, the better more, by each layer's loss in
+                the last step that compared it, all alike before: of a step itself no
+                pass knows more than its part.
 
         Raises:
             InputError: layers cannot be meant.
@@ -65,6 +67,11 @@ class DeepSupervision(nn.Module):
         self.maps: nn.Parameter | None = None
         self.trained: Tensor | None = None
         """(L,) int64, 1 for each layer that a step has trained."""
+        self.known: Tensor | None = None
+        """(2, L) float64, each layer's loss in the last step that compared it, and what
+        the passes of a step that is not over have added up; NaN where there is none."""
+        self.known_step: Tensor | None = None
+        """() int64, the step that is not over."""
 
     def meet(self, student: Sizes, teachers: Mapping[str, Sizes]) -> None:
         """Be told how wide the student is; makes the maps.
@@ -80,6 +87,11 @@ class DeepSupervision(nn.Module):
         self.maps = nn.Parameter(maps)
         del self.trained
         self.register_buffer("trained", torch.zeros(student.layers, dtype=torch.int64))
+        if self._layer_weights == "loss":
+            del self.known, self.known_step
+            none = torch.full((2, student.layers), torch.nan, dtype=torch.float64)
+            self.register_buffer("known", none)
+            self.register_buffer("known_step", torch.tensor(-1))
 
     def forward(self, ctx: StepContext) -> Tensor:
         """See :class:`student.objective.Objective`.
@@ -123,11 +135,14 @@ class DeepSupervision(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *rest: Any
     ) -> None:
-        """Take a checkpoint that does not say which layers were trained, too."""
+        """Take a checkpoint that says of layers only what they learned, too."""
         if self.maps is not None and self.trained is not None:
             may = torch.zeros_like(self.trained)
             may[self._choice.kept(len(may))] = 1
             state_dict.setdefault(f"{prefix}trained", may)
+        for name in ("known", "known_step"):
+            if (nothing := getattr(self, name)) is not None:
+                state_dict.setdefault(f"{prefix}{name}", nothing.clone())
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _mapped(self, states: Tensor, layer: int) -> Tensor:
@@ -143,8 +158,7 @@ class DeepSupervision(nn.Module):
     def _shares(self, layers: list[int], losses: Tensor, ctx: StepContext) -> Tensor:
         """(L',) summing to 1; the same on all processes."""
         if self._layer_weights == "loss":
-            sizes = ctx.over_processes(losses.detach().double().tolist())
-            return (-torch.tensor(sizes)).softmax(0).to(losses)
+            return self._by_loss(layers, losses, ctx)
         numbers = torch.tensor([layer + 1.0 for layer in layers])
         shares = {
             "equal": torch.ones_like(numbers),
@@ -152,6 +166,23 @@ class DeepSupervision(nn.Module):
             "exponential": (numbers - numbers[-1]).exp2(),
         }[self._layer_weights]
         return (shares / shares.sum()).to(losses)
+
+    def _by_loss(self, layers: list[int], losses: Tensor, ctx: StepContext) -> Tensor:
+        """Shares by the last step's losses, which this pass adds its part to."""
+        assert self.known is not None and self.known_step is not None
+        if torch.is_grad_enabled():
+            if int(self.known_step) != ctx.step:
+                over = ~self.known[1].isnan()
+                self.known[0] = torch.where(over, self.known[1], self.known[0])
+                self.known[1] = torch.nan
+                self.known_step.fill_(ctx.step)
+            sizes = ctx.over_processes(losses.detach().double().tolist())
+            parts = torch.tensor(sizes, dtype=torch.float64).to(self.known)
+            self.known[1, layers] = self.known[1, layers].nan_to_num() + parts
+        known = self.known[0, layers]
+        if bool(known.isnan().all()):
+            return torch.full_like(losses, 1 / len(layers))
+        return (-known.nan_to_num(float(known.nanmean()))).softmax(0).to(losses)
 
     def count(self, places: Places) -> list[float]:
         """Tokens that are predicted."""

@@ -156,11 +156,22 @@ def test_layers_predict_through_the_student_s_own_head():
         "equal": sum(losses) / 2,
         "depth": (losses[0] + 2 * losses[1]) / 3,
         "exponential": (losses[0] + 2 * losses[1]) / 3,
-        "loss": float(np.average(losses, weights=np.exp(-np.array(losses)))),
     }
     for weights, value in expected.items():
         term._layer_weights = weights
         assert float(term(ctx).detach()) == pytest.approx(value, rel=1e-5), weights
+    by_loss = DeepSupervision(layers=[0, 1], layer_weights="loss")
+    by_loss.meet(SIZES, {})
+    better = np.exp(-np.array(losses))
+    for step, weights in ((1, [1, 1]), (1, [1, 1]), (2, better**2), (3, better)):
+        value = float(by_loss(replace(ctx, step=step)).detach())
+        expected_value = np.average(losses, weights=weights)  # two passes in step 1
+        assert value == pytest.approx(expected_value, rel=1e-5), step
+    fresh = DeepSupervision(layers=[0, 1], layer_weights="loss")
+    fresh.meet(SIZES, {})
+    fresh.load_state_dict(by_loss.state_dict())
+    both = [float(t(replace(ctx, step=4)).detach()) for t in (fresh, by_loss)]
+    assert both[0] == both[1]
     below = DeepSupervision()
     below.meet(SIZES, {})
     value = below(ctx)
