@@ -209,7 +209,7 @@ def refuse_lost(cutter: Cutter, encode: Encoder) -> None:
     """
     if cutter.tally.lost:
         raise InputError(
-            f"{_lost_pairs(cutter, encode)}, which leaves too little to learn from and "
+            f"{_lost_pairs(cutter, encode)}, which leaves too few to learn from or "
             "to be measured on; raise data.max_length"
         )
 

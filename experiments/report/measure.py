@@ -19,6 +19,7 @@ from experiments.assemble.data import (
     cutter_of,
     held_out_text,
     load_data,
+    refuse_lost,
 )
 from experiments.assemble.lengths import PLACE, TEXTS
 from experiments.assemble.stored_teachers import TOKENIZERS
@@ -313,6 +314,7 @@ def _measured(
     apart, _ = held_out_text(Reading(section), cutter, seed)
     samples = at_most(apart, section.eval_samples)
     if not samples:
+        refuse_lost(cutter, encode)
         raise InputError(
             f"{', '.join(section.eval)} holds no text to measure on; give other text"
         )

@@ -33,6 +33,7 @@ from experiments.run.context import (
     phase_folder,
     single_stage,
     start_of,
+    starts_transformed,
 )
 from experiments.run.gates import Judgement, describe_harm, judge, kept_before
 from experiments.run.lineage import (
@@ -316,6 +317,8 @@ def run_phase(
             state |= measure_gate(run, KVCapture(model), model, title, exits)
         return state
     if run.engine.is_main:
+        if sentence := starts_transformed(start, stages[:index]):
+            say(f"warning: {sentence}")
         write_record(folder, record)
     # What a phase that was rolled back has read is not read again.
     offset = sum(steps[:index])

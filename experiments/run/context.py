@@ -19,9 +19,13 @@ from experiments.record.stop import StopRequest
 from plugins.registry import Registry
 from student.checkpoint import read_complete
 from student.loop.engine import Engine
+from student.transforms.choice import chosen_transforms
 from teacher.answers import Answers
 from teacher.loading.vouched import UNTRANSFORMED
 from teacher.sources.base import PhaseStart
+
+ATTACHED = {"block_sparse", "fake_quant", "low_rank"}
+"""Transforms whose student computes by other weights than it trains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,33 @@ def _trained(student: Path) -> Path:
     """The weights that a phase trained, where its student computes by others."""
     untransformed = student.with_name(UNTRANSFORMED)
     return untransformed if untransformed.is_dir() else student
+
+
+def starts_transformed(start: PhaseStart, before: Sequence[Stage]) -> str:
+    """A sentence where a phase goes on from weights that are not those trained.
+
+    Earlier versions kept a transformed student as it computes, and nothing else.
+
+    Args:
+        start: of the phase.
+        before: the phases before it.
+
+    Returns:
+        Empty where the trained weights are there, or no built-in transform was on them.
+    """
+    if start.begins is None or start.begins.name == UNTRANSFORMED:
+        return ""
+    phase = next(s.phase for s in before if s.phase.name == start.kept[-1])
+    chosen = chosen_transforms(phase.transform).values()
+    kinds = sorted({each.kind for each in chosen} & ATTACHED)
+    if not kinds:
+        return ""
+    return (
+        f"phase {phase.name!r} was finished by a version that kept its student as "
+        f"{' and '.join(kinds)} left it, without the weights that were trained "
+        f"({UNTRANSFORMED}/): the next phase goes on from these; train phase "
+        f"{phase.name!r} again, in a new run, to go on from what was trained"
+    )
 
 
 def start_of(

@@ -4,6 +4,9 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +18,11 @@ from experiments.config.presets import load_registry
 from experiments.config.tree import load_config
 from experiments.record.history import read_json
 from experiments.record.metrics import Metrics
+from experiments.run.context import Stage, starts_transformed
 from experiments.run.plan import plan_run
 from student.evaluators.exits import read_exits
 from student.transforms.fake_quant import Grid
+from teacher.sources.base import PhaseStart
 from tests.experiments.small_runs import said, small_config
 
 ROUNDED = {"fake_quant": {"bits": 3, "group": 8, "scales": "learned"}}
@@ -38,6 +43,29 @@ CHANGES = {
     "output": {"kd": 1.0, "teachers": {"kd": ["whole"]}},
     "train": {"steps": 4, "optimizer": "muon", "checkpoint_every": 2},
 }
+
+
+def test_rounded_weights_of_earlier_versions_are_told_of():
+    phase = SimpleNamespace(name="one", transform={"q": {"use": "fake_quant"}})
+    other = SimpleNamespace(name="one", transform={"stochastic_depth": {}})
+    start = PhaseStart(
+        earlier={},
+        kept=["one"],
+        begins=Path("1-one/student"),
+        texts_per_step=1,
+        texts=1,
+    )
+    stages = [Stage(phase, ())]
+    told = starts_transformed(start, stages)
+    assert told.startswith("phase 'one' was finished by a version that kept")
+    assert "as fake_quant left it" in told
+    whole = replace(start, begins=Path("1-one/untransformed"))
+    for at, before in (
+        (whole, stages),
+        (replace(start, begins=None), stages),
+        (start, [Stage(other, ())]),
+    ):
+        assert starts_transformed(at, before) == ""
 
 
 @pytest.mark.parametrize(
