@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Interval
 
@@ -82,6 +82,28 @@ ScheduledRate = Rate | Annotated[dict[str, Any], ScheduleOf(_FromZero)]
 def is_schedule(setting: Any) -> bool:
     """Whether a setting moves by a schedule."""
     return isinstance(setting, Mapping) and "from" in setting
+
+
+def number_of(hint: Any) -> Any:
+    """The numbers that a setting of a type may move among, as its schedules say."""
+    return _marked(hint) or NotNegative
+
+
+def _marked(hint: Any) -> Any:
+    for mark in getattr(hint, "__metadata__", ()):
+        if isinstance(mark, ScheduleOf):
+            return mark.number
+    return next(filter(None, map(_marked, get_args(hint))), None)
+
+
+@cache
+def numbers_of(options: Any) -> dict[str, Any]:
+    """The same of each setting of a class, by name; none where it cannot be told."""
+    try:
+        hints = get_type_hints(options, include_extras=True)
+    except NameError:  # a stranger's, of types that only a checker imports
+        return {}
+    return {name: number_of(hint) for name, hint in hints.items()}
 
 
 def is_on(setting: Setting) -> bool:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Set
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
+from numbers import Real
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -13,7 +14,14 @@ from torch import Tensor
 from align.errors import InputError
 from align.schedules.rules import RULES, Moment, Rule
 from align.schedules.seen import SeenRecord
-from align.schedules.setting import Schedule, Setting, is_schedule, schedule_of
+from align.schedules.setting import (
+    Schedule,
+    Setting,
+    is_schedule,
+    numbers_of,
+    schedule_of,
+)
+from align.support.field_types import NotNegative, checked, in_words, shown
 
 Options = TypeVar("Options")
 
@@ -29,6 +37,7 @@ class Timetable:
         reads_losses: bool = False,
         seed: int = 0,
         signals: Set[str] = frozenset(),
+        numbers: Mapping[str, Any] | None = None,
     ) -> None:
         """Know how long the phase is and which rules there are.
 
@@ -40,14 +49,21 @@ class Timetable:
             seed: of the phase, for what terms draw.
             signals: of :data:`.SIGNALS`, by which settings move that are no
                 temperatures of outputs.
+            numbers: what settings that move may be, types by place; one that is not
+                among them is a finite number >= 0.
         """
         self.total_steps, self.reads_losses = total_steps, reads_losses
         self.seed = seed
+        self._numbers = dict(numbers or {})
         self.kept: Callable[[str, int], float] | None = None
-        """What is left of a term's loss before a step, see :class:`.LossRecord`."""
+        """What is left of a term's loss before a step, see :class:`.LossRecord`; all of
+        it until whoever notes losses puts a record here."""
+        if reads_losses:
+            self.kept = _nothing_lost
         self.signals = frozenset(signals)
-        self.seen: SeenRecord | None = None
-        """What outputs look like, where some of ``signals`` are asked for."""
+        self.seen = SeenRecord() if self.signals else None
+        """What outputs look like, where some of ``signals`` are asked for; nothing is
+        known until whoever notes outputs puts a record here."""
         self._rules = RULES if rules is None else rules
         self._noted: dict[str, list[float]] = {}
 
@@ -61,11 +77,15 @@ class Timetable:
 
         Raises:
             InputError: the schedule cannot be read, asks for what is not known here,
-                or gives something else than a finite number >= 0.
+                or gives something else than the setting may be.
         """
+        number = self._numbers.get(place, NotNegative)
+        return self._value(setting, place, step, number)
+
+    def _value(self, setting: Setting, place: str, step: int, number: Any) -> float:
         if not isinstance(setting, Mapping):
             return setting
-        value = self.value_of(schedule_of(setting, place), place, step)
+        value = self.value_of(schedule_of(setting, place), place, step, number)
         self.note(place, value)
         return value
 
@@ -82,24 +102,44 @@ class Timetable:
         """
         if not is_dataclass(options) or isinstance(options, type):
             return options
+        numbers = numbers_of(type(options))
         moved = {
-            field.name: self.value(setting, f"{place}.{field.name}", step)
+            field.name: self._value(
+                setting,
+                f"{place}.{field.name}",
+                step,
+                numbers.get(field.name, NotNegative),
+            )
             for field in fields(options)
             if is_schedule(setting := getattr(options, field.name))
         }
         return replace(options, **moved) if moved else options
 
-    def value_of(self, schedule: Schedule, place: str, step: int) -> float:
-        """The same of a schedule that has been read; nothing is noted."""
-        value = self.ask(schedule, place, self.moment(schedule, place, step))
-        if isinstance(value, Tensor):
-            value = value.item() if value.dim() == 0 else math.nan
-        if isinstance(value, bool) or not 0 <= value < math.inf:
+    def value_of(
+        self, schedule: Schedule, place: str, step: int, number: Any = None
+    ) -> float:
+        """The same of a schedule that has been read; nothing is noted.
+
+        Args:
+            schedule: whose value.
+            place: the setting's name.
+            step: optimiser steps taken in this phase.
+            number: the type that the value has to have; None: the setting's.
+        """
+        number = number or self._numbers.get(place, NotNegative)
+        value: Any = self.ask(schedule, place, self.moment(schedule, place, step))
+        if isinstance(value, Tensor) and value.dim() == 0:
+            value = value.item()
+        try:
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise InputError("no number")
+            return _fitting(float(value), number, schedule)
+        except InputError:
             raise InputError(
-                f"{place}: the rule {schedule.rule} gives {value} at step {step}; it "
-                "is to be one finite number >= 0: mend the rule or choose another"
-            )
-        return float(value)
+                f"{place}: the rule {schedule.rule} gives {shown(value)} at step "
+                f"{step}; it is to be one finite number, and here {in_words(number)}: "
+                "mend the rule or choose another"
+            ) from None
 
     def moment(
         self, schedule: Schedule, place: str, step: int, **signals: Any
@@ -161,6 +201,22 @@ class Timetable:
             else math.fsum(values) / len(values)
             for place, values in sorted(noted.items())
         }
+
+
+def _fitting(value: float, number: Any, schedule: Schedule) -> float:
+    """A value as a setting's type has it; a built-in curve that leaves the type by its
+    last bit is at its end."""
+    try:
+        return float(checked(number, value, ""))
+    except InputError:
+        if schedule.rule not in RULES:
+            raise
+    ends = [schedule.start, schedule.end, schedule.options.get("peak", schedule.end)]
+    return float(checked(number, min(max(value, min(ends)), max(ends)), ""))
+
+
+def _nothing_lost(term: str, step: int) -> float:
+    return 1.0
 
 
 def _kept_at(kept: Callable[[str, int], float], step: int, term: str) -> float:

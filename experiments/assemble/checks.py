@@ -19,7 +19,12 @@ from align.schedules import (
 )
 from experiments.assemble.outputs import build_term, output_of, reading_outputs
 from experiments.config.parsing import ConfigError, check, plain
-from experiments.config.schedules import check_schedules, heats_of, schedules_of
+from experiments.config.schedules import (
+    check_schedules,
+    heats_of,
+    moving_numbers,
+    schedules_of,
+)
 from experiments.config.tree import GENERAL, Config, PhaseConfig
 from experiments.config.used_plugins import names_used
 from fuse.config import LEARNABLE, choice_of
@@ -237,7 +242,12 @@ def timetable_of(
     reads_losses = any(map(needs_losses, kinds.values()))
     signals = frozenset().union(*(signals_of(kinds[rule]) for rule in cold))
     return Timetable(
-        steps, rules=rules, reads_losses=reads_losses, signals=signals, seed=seed
+        steps,
+        rules=rules,
+        reads_losses=reads_losses,
+        seed=seed,
+        signals=signals,
+        numbers=moving_numbers(phase, registry),
     )
 
 

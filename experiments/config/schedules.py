@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from functools import partial
@@ -9,11 +10,12 @@ from typing import Any
 
 from align.errors import InputError
 from align.schedules import RULES, SeenRecord, Timetable, is_schedule, signals_of
-from align.schedules.setting import Schedule, schedule_of
+from align.schedules.setting import Schedule, numbers_of, schedule_of
+from align.support.field_types import Share
 from experiments.config.parsing import ConfigError, check, plain
 from experiments.config.schema import join
 from experiments.config.tree import PhaseConfig
-from plugins.options import options_of
+from plugins.options import choices, options_of
 from plugins.registry import Registry
 from student.output_config import OUTPUT_TERMS
 from student.terms.key_value import chosen_terms
@@ -43,6 +45,34 @@ def heats_of(phase: PhaseConfig) -> frozenset[str]:
     on_outputs = [name for name, term in terms if term.kind in OUTPUT_TERMS]
     of_terms = (f"loss.terms.{name}.temperature" for name in on_outputs)
     return frozenset({"output.temperature", *of_terms})
+
+
+def moving_numbers(phase: PhaseConfig, registry: Registry) -> dict[str, Any]:
+    """What each setting of a phase that moves may be, types by its name; those that any
+    number >= 0 will do for are left out.
+
+    Raises:
+        PluginError: nobody offers a term, or what one is built of.
+    """
+    types: dict[str, Any] = {}
+
+    def add(options: type, place: str) -> None:
+        named = numbers_of(options).items()
+        types.update({join(place, name): number for name, number in named})
+
+    for section in ("fuse", "loss", "output", "train"):
+        add(type(getattr(phase, section)), section)
+    for name, term in chosen_terms(phase.loss, phase.output).items():
+        factory = registry.entry("objective", term.kind).value
+        place = join("loss.terms", name)
+        add(options_of(factory), place)
+        for option, choice in choices(factory, term.options).items():
+            chosen = registry.entry(choice.kind, choice.name).value
+            add(options_of(chosen), join(place, option))
+    types |= {f"transform.{name}.strength": Share for name in phase.transform}
+    entry = re.compile(r"\[\d+\]$")  # of a list
+    places = {place: entry.sub("", place) for place in schedules_of(phase)}
+    return {place: types[name] for place, name in places.items() if name in types}
 
 
 def check_schedules(

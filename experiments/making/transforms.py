@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, make_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.errors import prefix_errors
-from align.schedules import ScheduledShare
+from align.schedules import ScheduledShare, Setting
+from align.schedules.setting import greatest
 from experiments.assemble.checks import timetable_of
 from experiments.config.parsing import ConfigError, check
 from plugins.options import options_of
@@ -64,10 +65,7 @@ def build_transforms(
     Raises:
         InputError: one does not fit the model; names it.
     """
-    moved = {
-        name: Moved(_built(each, registry, f"{_place(phase)}.{name}"), each.strength)
-        for name, each in chosen_transforms(phase.transform).items()
-    }
+    moved = _moved(phase, registry)
     if not moved:
         return None
     transforms = Transforms(model, moved, timetable)
@@ -80,6 +78,8 @@ def transformer_of(
 ) -> Callable[[Any], Transforms | None] | None:
     """What puts a phase's transforms on a model, as strong as they are in the end.
 
+    What moves by losses or outputs, whose end nobody knows, is as strong as it may be.
+
     Returns:
         None where the phase has none.
     """
@@ -89,9 +89,13 @@ def transformer_of(
 
     def transformed(model: Any) -> Transforms | None:
         timetable = timetable_of(phase, registry, steps)
-        transforms = build_transforms(phase, registry, model, timetable)
-        if transforms is not None:
-            transforms.at(steps)
+        moved = {
+            name: replace(each, strength=_known(each.strength, registry))
+            for name, each in _moved(phase, registry).items()
+        }
+        transforms = Transforms(model, moved, timetable)
+        transforms.at(0)
+        transforms.at(steps)
         return transforms
 
     return transformed
@@ -132,6 +136,20 @@ def save_untransformed(models: Models, model: Any, path: Path) -> None:
 
 def _place(phase: PhaseConfig) -> str:
     return f"phase.{phase.name}.transform"
+
+
+def _moved(phase: PhaseConfig, registry: Registry) -> dict[str, Moved]:
+    return {
+        name: Moved(_built(each, registry, f"{_place(phase)}.{name}"), each.strength)
+        for name, each in chosen_transforms(phase.transform).items()
+    }
+
+
+def _known(strength: Setting, registry: Registry) -> Setting:
+    if not isinstance(strength, Mapping):
+        return strength
+    rule = registry.entry("schedule", strength.get("rule", "linear")).value
+    return greatest(strength) if getattr(rule, "needs", ()) else strength
 
 
 def _built(each: ChosenTransform, registry: Registry, place: str) -> StudentTransform:

@@ -6,8 +6,11 @@ import torch
 
 from align.errors import InputError
 from align.schedules import RULES, Moment, SeenRecord, Timetable, reads
+from align.support.field_types import Positive, ShareBelowOne
 from fuse.config import FuseConfig
 from student.config import LossConfig
+from student.match import DISTANCES
+from student.output.temperature import TEMPERATURES
 
 MOVE = {"from": 1.0, "to": 0.0, "steps": 4}
 
@@ -39,11 +42,46 @@ def test_a_rule_nobody_offers_is_refused_with_those_there_are():
         Timetable().value(MOVE | {"rule": "wobble"}, "loss.a", 0)
 
 
-@pytest.mark.parametrize("wrong", [-1.0, math.nan, math.inf, True, torch.ones(2)])
+@pytest.mark.parametrize(
+    "wrong", [-1.0, math.nan, math.inf, True, torch.ones(2), None, "2"]
+)
 def test_what_a_rule_may_not_give_is_refused_with_place_and_step(wrong):
     timetable = Timetable(rules={**RULES, "mine": lambda moment: wrong})
     with pytest.raises(InputError, match=r"loss\.a: the rule mine gives .* at step 2"):
         timetable.value(MOVE | {"rule": "mine"}, "loss.a", 2)
+
+
+def test_what_a_rule_gives_is_of_the_setting_s_own_range_at_every_step():
+    timetable = Timetable(
+        rules={**RULES, "mine": lambda moment: 5.0 * moment.step},
+        numbers={"loss.smoothing": ShareBelowOne},
+    )
+    setting = {"from": 0.0, "to": 0.5, "steps": 4, "rule": "mine"}
+    assert timetable.value(setting, "loss.smoothing", 0) == 0
+    said = r"loss\.smoothing: the rule mine gives 5\.0 at step 1; .* number in \[0, 1\)"
+    with pytest.raises(InputError, match=said):
+        timetable.value(setting, "loss.smoothing", 1)
+    assert timetable.value(setting, "loss.lambda_k", 1) == 5  # any number >= 0
+    contrast = DISTANCES["contrastive"](temperature=setting | {"from": 0.1})
+    said = r"here\.temperature: the rule mine gives 0\.0 at step 0; .* a number > 0"
+    with pytest.raises(InputError, match=said):
+        timetable.options(contrast, "here", 0)
+
+
+def test_a_curve_keeps_between_its_ends_to_the_last_bit():
+    setting = {"from": 4.0, "to": 1e-20, "steps": 4}
+    assert 4.0 + (1e-20 - 4.0) == 0  # as the line is drawn
+    assert Timetable(numbers={"t": Positive}).value(setting, "t", 4) == 1e-20
+
+
+def test_rules_that_go_by_what_was_seen_say_from_before_anyone_notes_it():
+    """As a phase's transforms are put on, before there is a distiller."""
+    timetable = Timetable(
+        4, rules=TEMPERATURES, reads_losses=True, signals={"teacher_entropy"}
+    )
+    for rule in ("loss", "entropy"):
+        setting = {"from": 0.25, "to": 1.0, "rule": rule}
+        assert timetable.value(setting, "transform.x.strength", 0) == 0.25
 
 
 def asks_the_teacher(moment: Moment) -> float:

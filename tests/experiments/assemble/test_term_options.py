@@ -5,18 +5,21 @@ import torch
 
 from align.errors import InputError
 from align.sizes import Sizes
+from align.support.field_types import in_words
 from experiments.assemble.checks import check_settings, timetable_of
 from experiments.assemble.needs import check_needs, wanted_parts
 from experiments.assemble.teaching import build_objectives, check_phase
 from experiments.config.later import since_ever
 from experiments.config.parsing import ConfigError
 from experiments.config.presets import BuiltinPhases, presets_of
-from experiments.config.schedules import schedules_of
+from experiments.config.schedules import moving_numbers, schedules_of
 from experiments.config.tree import load_config, resolve_phases
 from experiments.config.used_plugins import names_used, options_used
+from experiments.making.transforms import build_transforms, transformer_of
 from plugins import PluginError, Registry, hookimpl
 from student.config import LossConfig
 from student.match.distance import SmoothL1
+from student.transforms import FakeQuant
 
 
 class Slack(torch.nn.Module):
@@ -254,3 +257,46 @@ def test_what_teachers_predict_moves_any_number_where_a_term_reads_it(rule):
     assert signal in ("teacher_entropy", "logit_spread", "loss_gap")
     heated = checked("output.projected_kl=1", f"output.temperature={setting}")
     assert not timetable_of(heated, REGISTRY, 5).signals
+
+
+def test_every_setting_that_moves_has_its_own_range_whoever_gives_the_numbers():
+    def moving(last):
+        return f"{{from: 0.1, to: {last}}}"
+
+    near = f"{{use: match, distance: {{use: contrastive, temperature: {moving(1)}}}}}"
+    phase = checked(
+        f"loss.smoothing={moving(0.5)}",
+        f"loss.temperatures=[{moving(2)}]",
+        f"loss.terms.near={near}",
+        f"train.weight_decay={moving(0)}",
+        f"student.transform={{fake_quant: {{strength: {moving(1)}}}}}",
+    )
+    numbers = moving_numbers(phase, REGISTRY)
+    assert {place: in_words(number) for place, number in numbers.items()} == {
+        "loss.smoothing": "a number in [0, 1)",
+        "loss.temperatures[0]": "a number > 0",
+        "loss.terms.near.distance.temperature": "a number > 0",
+        "train.weight_decay": "a number >= 0",
+        "transform.fake_quant.strength": "a number in [0, 1]",
+    }
+
+
+@pytest.mark.parametrize("rule", ["loss", "entropy", "spread", "gap"])
+def test_a_transform_s_strength_moves_by_any_rule_that_is_let_through(rule):
+    setting = f"{{from: 0.5, to: 1, rule: {rule}}}"
+    phase = checked(
+        "output.projected_kl=1",
+        f"student.transform={{fake_quant: {{bits: 4, group: 2, strength: {setting}}}}}",
+    )
+    timetable = timetable_of(phase, REGISTRY, 4)
+    place, model = "transform.fake_quant.strength", torch.nn.Linear(4, 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeQuant, "attach", lambda transform, model: None)
+        patch.setattr(FakeQuant, "at", lambda transform, strength, step: None)
+        transforms = build_transforms(phase, REGISTRY, model, timetable)
+        assert timetable.taken() == {place: 0.5}
+        assert transformer_of(phase, REGISTRY)(model) is not None
+        if rule == "loss":  # a run's own record, once there is one
+            timetable.kept = lambda term, step: 0.75
+            transforms.at(1)
+            assert timetable.taken() == {place: 0.75}
