@@ -23,9 +23,9 @@ class Contrastive:
 
     It rewards what sets tokens apart, and is not 0 where the student is its teacher.
     A token is told from others of its pass, so that a step depends on how it is cut
-    into passes, but with ``negatives: text`` and ``perturbed``. Perturbed are copies of
-    its own target, drawn as dropout is: another each time, from the chance that a
-    checkpoint holds.
+    into passes, but with ``perturbed``, and with ``negatives: text`` as long as no pass
+    has more than ``tokens``. Perturbed are copies of its own target, drawn as dropout
+    is: another each time, from the chance that a checkpoint holds.
 
     Source:
         InfoNCE, van den Oord et al. 2018 (arXiv 1807.03748), eq. 4, with cosines over a
