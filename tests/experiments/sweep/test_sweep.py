@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import main
-from experiments.config.presets import load_registry
+from experiments.config.presets import BuiltinPhases, load_registry
 from experiments.record.history import STATE, read_json, write_json
 from experiments.record.lease import LEASE, this_process
 from experiments.record.run_dir import METRICS, SUMMARY
@@ -20,7 +20,9 @@ from experiments.sweep.space import read_once, read_space
 from experiments.sweep.table import check_measured, rows_of, shown_rows
 from experiments.sweep.trials import measured
 from experiments.sweep.worker import LOCKS, run_sweep
+from plugins import PluginError, Registry, hookimpl
 from tests.experiments.small_runs import small_config
+from tests.plugins.broken.matches import Good
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +313,28 @@ def test_trials_of_two_configs_or_metrics_are_not_mixed(planned, config):
         planned("train.learning_rate=[0.1, 0.2]", "train.steps=3")
     with pytest.raises(ValueError, match="and tried settings; trials of both"):
         planned("loss.lambda_k=[0.1, 0.2]")
+
+
+def test_a_plugin_that_breaks_its_contract_is_told_before_the_first_trial(config):
+    class Far(Good):
+        def __call__(self, pred, target, weight):
+            return -super().__call__(pred, target, weight)
+
+    class Acme:
+        __name__ = "acme"
+
+        @hookimpl
+        def distances(self):
+            return {"it": Far}
+
+    registry = Registry.load([BuiltinPhases(), Acme()], entry_points=False)
+    term = "loss.terms={m: {use: match, distance: it}}"
+    given = read_once(config)
+    space = read_space(given, ["train.learning_rate=[0.1, 0.2]", term])
+    with pytest.raises(PluginError, match=r"rate-0\.1: .*it"):
+        plan_sweep(
+            given, space, Sought(by="bits_per_char"), registry_of=lambda _: registry
+        )
 
 
 def test_a_trial_of_another_seed_is_not_taken_for_this_one(planned):
