@@ -136,10 +136,8 @@ def _front(
 def _final(run: RunDir) -> dict[str, float]:
     """Bits per character of the run's student, by domain."""
     last = run.summary.get("final_phase")
-    for entry in run.summary.get("phases", []):
-        if entry["name"] == last:
-            return {d: b for d, b in (entry.get("bpc") or {}).items() if b is not None}
-    return {}
+    final = next((v.bpc for v in verdicts(run) if v.phase == last), {})
+    return {domain: bits for domain, bits in final.items() if bits is not None}
 
 
 def _lead(run: RunDir, config: Mapping[str, Any], student: Student) -> list[Block]:

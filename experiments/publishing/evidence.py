@@ -15,6 +15,7 @@ from align.foreign.marker import files_in
 from align.support.digest import sha256_of
 from align.support.whole_file import write_whole
 from experiments.publishing.names import without_places
+from experiments.publishing.student import FOLDER as STUDENT
 from experiments.record.history import IDENTITY, SETTINGS, read_json
 from experiments.record.run_dir import SUMMARY, RunDir
 from experiments.record.which_run import CONFIG
@@ -101,8 +102,7 @@ def _digests(run: RunDir) -> dict[str, Any]:
     texts: Mapping[str, Any] = read_json(last[0]).get("texts", {}) if last else {}
     return {
         "student": {
-            name: sha256_of(file)
-            for name, file in files_in(run.path / "student").items()
+            name: sha256_of(file) for name, file in files_in(run.path / STUDENT).items()
         },
         "run": {
             name: sha256_of(run.path / name)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from align.errors import InputError, MachineError
+from align.foreign.marker import files_in
 from experiments.publishing.card import Wishes, write_card
 from experiments.publishing.evidence import config_of
-from experiments.publishing.student import files_of
+from experiments.publishing.student import FOLDER
 from experiments.publishing.terms import forbidden, terms_of
 from experiments.record.run_dir import RunDir
 
@@ -70,7 +71,8 @@ def pack(
         )
     written = write_card(run, card, wishes)
     files = {path.relative_to(card).as_posix(): path for path in written}
-    weights = {name: p for name, p in files_of(run).items() if name not in files}
+    student = files_in(run.path / FOLDER)  # the card has seen that they are whole
+    weights = {name: path for name, path in student.items() if name not in files}
     return Parcel(
         repo=repo,
         files=weights | files,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from align.errors import InputError
-from align.foreign.marker import MARKER, files_in, read_marker
+from align.foreign.marker import MARKER, read_marker
 from experiments.record.run_dir import RunDir
 
 FOLDER = "student"
@@ -62,11 +62,6 @@ def student_of(run: RunDir) -> Student:
         width=_first(text, "hidden_size", "n_embd"),
         vocabulary=_first(text, "vocab_size"),
     )
-
-
-def files_of(run: RunDir) -> dict[str, Path]:
-    """A student's files by their names, but for the run's marker."""
-    return files_in(student_folder(run))
 
 
 def _first(config: dict[str, object], *names: str) -> int:

@@ -50,8 +50,8 @@ class MuonAdamW(torch.optim.Optimizer):
         A group for Muon may have :data:`LAYOUTS`; without them each of its parameters
         is one map.
 
-        ``wide``: for processors that multiply no bfloat16 and imitate it. A matrix of
-        256 x 688 then takes 17 ms instead of 402 (one thread of an AMD Milan).
+        ``wide``: for processors that multiply no bfloat16 and imitate it, which takes
+        several times as long as float32.
 
         Of several processes each keeps the state of whole parameters, steps these and
         sends them to all. What a step gives does not depend on their number.
