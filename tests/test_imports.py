@@ -52,6 +52,7 @@ ROOMS: dict[str, set[str]] = {
     "teacher/zoo": set(),
     "student/balance": set(),
     "student/bridges": set(),
+    "student/curriculum": set(),
     "student/evaluators": set(),
     "student/loop": set(),
     "student/output": set(),
@@ -74,6 +75,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments/assemble": {"config", "record", "sources"},
     "experiments/writing": {"config", "record"},
     "experiments/routing_room": {"assemble"},
+    "experiments/scoring": set(),
     "experiments/evaluators": {"config"},
     "experiments/measuring": {
         "assemble",
@@ -92,6 +94,7 @@ ROOMS: dict[str, set[str]] = {
         "assemble",
         "writing",
         "routing_room",
+        "scoring",
     },
     "experiments/making": {"config", "record", "assemble"},
     "experiments/adapt": {"config", "record", "assemble", "making", "run"},
