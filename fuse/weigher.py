@@ -40,6 +40,8 @@ class Weigher(nn.Module):
         self.level, self.temperature = level, temperature
         self.needs = frozenset().union(*map(signals_needed, routers))
         """What it is to be told beside hidden states, see :mod:`fuse.signals`."""
+        self.causal = all(getattr(router, "causal", True) for router in routers)
+        """Whether no signal of those knows text behind a token."""
 
     def forward(
         self,

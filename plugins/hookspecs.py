@@ -120,12 +120,14 @@ def routers() -> Mapping[str, Callable[..., nn.Module]]:
     teacher's bits per character. One with ``learns = False`` has nothing to train: one
     is asked for all layers, and ``fuse.temperature`` leaves its weights alone.
 
-    A factory with an attribute ``needs``, a frozenset drawn from ``foretold`` (how
-    likely each teacher found the text) and ``domain`` (of which kind each text is),
-    makes modules that have it, too, and that map queries (B, T, C) and the
-    ``fuse.Signals`` of the same texts to weights (B, T, M). These are answered text by
-    text, and a token's weights depend on what *earlier* tokens were told alone, for
-    they also say how much a prediction of that very token counts.
+    A factory with an attribute ``needs``, a frozenset drawn from
+    ``fuse.signals.SIGNALS`` (``entropy``: how undecided each teacher is; ``domain``: of
+    which kind each text is), makes modules that have it, too, and that map queries
+    (B, T, C) and the ``fuse.Signals`` of the same texts to weights (B, T, M). These are
+    answered text by text, and a token's weights depend on what *earlier* tokens were
+    told alone, for they also say how much a prediction of that very token counts. A
+    factory whose signals look ahead, as ``log_prob`` does, has ``causal = False``; one
+    whose ``needs`` depend on its options a static ``needs_with(**options)``.
 
     Chosen by ``fuse.router_type`` or ``fuse.fusion_method``.
     """

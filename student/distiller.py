@@ -25,7 +25,16 @@ from align.support.matrices import Layout, layouts
 from align.support.stopwatch import part
 from align.tokens.batch import TokenBatch
 from align.tokens.weights import text_weight
-from align.views import Capture, Captured, Injection, LinearHead, TeacherView, with_kv
+from align.views import (
+    Capture,
+    Captured,
+    Injection,
+    LinearHead,
+    Output,
+    TeacherView,
+    with_kv,
+)
+from fuse.signals import KV_FIT, Signals, signals_needed
 from fuse.weigher import Weigher, prior
 from student.attention_sinks import without_sinks
 from student.balance import Balance, DomainBalance
@@ -46,10 +55,11 @@ from student.objective import (
     needs_of,
     wants_sample,
 )
-from student.output.across.signals import signals_of
+from student.output.across.signals import Sources, signals_of
 from student.output.temperature import TEMPERATURES
 from student.places import Counts, Places, Share, availability, find_places
 from student.step.context import ContextMaker, introduce, of_kv
+from student.step.kv_fit import kv_fit
 from student.step.modules import modules_of
 from student.step.records import StepResult as StepResult
 from student.step.records import Teaching as Teaching
@@ -164,6 +174,10 @@ class Distiller(nn.Module):
             every_domain=domains,
         )
         self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)
+        self.signals = signals_needed(self.weigher)
+        """What anybody asks to be told in every pass, see :mod:`fuse.signals`."""
+        sizes = teaching.all_sizes if teaching else {}
+        self._costs = {name: each.parameters for name, each in sizes.items()}
 
     @property
     def _sum(self) -> TermSum:
@@ -396,9 +410,17 @@ class Distiller(nn.Module):
             else:
                 available, clear = share.places.available, share.places.clear
             self._move_routing_temperature(step)
-            signals = signals_of(self.weigher, batch, views, domains)
+            signals = self._signals(
+                captured,
+                batch,
+                views,
+                available=available,
+                domains=domains,
+                share=share,
+            )
+            given = (signals,) if signals_needed(self.weigher) else ()
             routing = self.weigher(
-                captured.hidden.detach(), batch.mask, available, *signals
+                captured.hidden.detach(), batch.mask, available, *given
             )
             context = self._contexts.taught(
                 captured,
@@ -415,6 +437,34 @@ class Distiller(nn.Module):
         return _Read(
             captured=captured, available=available, routing=routing, context=context
         )
+
+    def _signals(
+        self,
+        captured: Captured,
+        batch: TokenBatch,
+        views: Sequence[TeacherView],
+        *,
+        available: Tensor,
+        domains: Sequence[str] | None,
+        share: Share | None,
+    ) -> Signals | None:
+        """What anybody asks for, worked out once a pass."""
+        plan, bridge, student = self._contexts.output, self.bridge, None
+        if plan is not None and captured.hidden is not None:
+            student = Output(batch, captured.hidden, plan.head, plan.vocabulary)
+        sources = Sources(
+            batch=batch,
+            views=views,
+            domains=domains,
+            student=student,
+            vocabulary=None if plan is None else plan.vocabulary,
+            pairings=() if share is None else share.places.pairings,
+            parameters=self._costs,
+            fit=None
+            if bridge is None
+            else lambda: kv_fit(bridge, captured, views, available),
+        )
+        return signals_of(self.signals, sources)
 
     def _by_text(
         self, batch: TokenBatch, domains: Sequence[str] | None, step: int
@@ -504,7 +554,8 @@ class Distiller(nn.Module):
         ):
             return True
         stated = self._contexts.needs & STATES - {EMBEDDINGS}
-        return self.compared_rows > 0 or bool(stated) or self.wants_health(step)
+        read = KV_FIT in self.signals or self.compared_rows > 0 or bool(stated)
+        return read or self.wants_health(step)
 
     def _of_bridge(
         self,

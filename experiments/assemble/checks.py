@@ -28,7 +28,7 @@ from experiments.config.schedules import (
 from experiments.config.tree import GENERAL, Config, PhaseConfig
 from experiments.config.used_plugins import names_used
 from fuse.config import LEARNABLE, choice_of
-from fuse.signals import FORETOLD, signals_needed
+from fuse.signals import OF_FORETOLD, signals_needed
 from plugins.errors import PluginError
 from plugins.options import choices, options_of
 from plugins.registry import Registry
@@ -95,7 +95,8 @@ def _settings_of(name: str, value: Any, place: str) -> Iterator[str]:
 def _check_level(phase: PhaseConfig, registry: Registry) -> None:
     """See that what weighs by what was read is not asked for whole texts."""
     router = registry.entry("router", phase.fuse.router).value
-    if FORETOLD in signals_needed(router) and phase.fuse.routing_level != "token":
+    needs = signals_needed(router, phase.fuse.router_options)
+    if needs & OF_FORETOLD and phase.fuse.routing_level != "token":
         raise ConfigError(
             f"phase {phase.name!r}: the router {phase.fuse.router!r} weighs token by "
             "token, by what was read before each; set fuse.routing_level=token"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from align.schedules import is_on
+from align.schedules import RULES, is_on
 from align.sizes import Sizes
 from align.views import (
     ATTENTION,
@@ -27,15 +27,26 @@ from align.views import (
 )
 from experiments.assemble.outputs import (
     active_objectives,
+    kinds_of,
     named_teachers,
     setting_of,
+    signals_wanted,
+    teachers_of,
 )
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import PhaseConfig
 from fuse.router import learns, needs_sample
-from fuse.signals import signals_needed
+from fuse.signals import (
+    AGREEMENT,
+    COST,
+    KV_FIT,
+    OF_FORETOLD,
+    OF_OUTPUTS,
+    OF_STUDENT,
+)
 from plugins.registry import Registry
 from student.objective import Objective, alone, needs_of
+from student.output_config import HEATED
 from student.step.context import introduce
 from student.terms.key_value import chosen_terms
 
@@ -64,8 +75,7 @@ def wants_own_loss(phase: PhaseConfig, registry: Registry) -> bool:
 
 def wants_foretold(phase: PhaseConfig, registry: Registry) -> bool:
     """Whether a phase asks the teachers how likely they found each token."""
-    router = registry.guarded("router", phase.fuse.router)
-    return FORETOLD in signals_needed(router)
+    return bool(signals_wanted(phase, registry) & OF_FORETOLD)
 
 
 def wants_kv(phase: PhaseConfig, registry: Registry) -> bool:
@@ -76,6 +86,8 @@ def wants_kv(phase: PhaseConfig, registry: Registry) -> bool:
     train what nobody reads, and is left out.
     """
     if KEYS_VALUES in needs_of(asking_objectives(phase, registry)):
+        return True
+    if KV_FIT in signals_wanted(phase, registry):
         return True
     loss, router = phase.loss, registry.guarded("router", phase.fuse.router)
     outcome = is_on(loss.eta_outcome) and loss.outcome_every > 0
@@ -151,18 +163,49 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
             f"{_reasons(OWN_LOSS, teachers)}; extract again with this config, ask a "
             "teacher live (store.read), or set phase.all.loss.router_signal=outcome"
         )
-    _check_router(phase, registry, teachers)
+    _check_signals(phase, registry, teachers)
 
 
-def _check_router(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> None:
-    if not wants_foretold(phase, registry):
-        return
-    if not who_gives(FORETOLD, teachers):
+def _check_signals(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> None:
+    """Refuse what is to be told and no teacher of a phase can tell."""
+    wanted, train = signals_wanted(phase, registry), phase.train
+    asker = f"phase {phase.name!r}: the router {phase.fuse.router!r}"
+    for need, given in (
+        (FORETOLD, OF_FORETOLD),
+        (OUTPUTS, OF_OUTPUTS),
+        (KEYS_VALUES, frozenset({KV_FIT})),
+    ):
+        if wanted & given and not who_gives(need, teachers):
+            raise ConfigError(
+                f"{asker} goes by {_named(wanted & given)}, which "
+                f"{_reasons(need, teachers)}; choose another router, or add a causal "
+                "teacher that is asked live (store.read)"
+            )
+    if AGREEMENT in wanted:
+        spoken = [teachers[name].vocabulary for name in who_gives(OUTPUTS, teachers)]
+        if len(set(spoken)) == len(spoken):
+            raise ConfigError(
+                f"{asker} goes by agreement, but no two of "
+                f"{', '.join(teachers)} that predict have one vocabulary, so their "
+                "likeliest tokens cannot be compared; choose another router or teacher"
+            )
+    if COST in wanted and not any(t.sizes.parameters for t in teachers.values()):
         raise ConfigError(
-            f"phase {phase.name!r}: the router {phase.fuse.router!r} goes by how "
-            f"likely teachers find texts, which {_reasons(FORETOLD, teachers)}; choose "
-            "another router, or add a causal teacher that is asked live (store.read)"
+            f"{asker} goes by cost, but how many parameters {', '.join(teachers)} have "
+            "is not known, as of teachers in a store; choose another router, or ask "
+            "one live (store.read)"
         )
+    heard = wanted & (OF_OUTPUTS | OF_STUDENT)
+    if heard and train.engine == "deepspeed" and train.zero_stage == 3:
+        raise ConfigError(
+            f"{asker} goes by {_named(heard)}, which read the student's head, and "
+            "train.zero_stage=3 splits it between processes; set train.zero_stage=2, "
+            "or choose another router"
+        )
+
+
+def _named(signals: frozenset[str]) -> str:
+    return ", ".join(sorted(signals))
 
 
 def check_sizes(
@@ -192,8 +235,9 @@ def left_out(
                 f"phase {phase.name!r}: the router hears nothing of the own loss of "
                 f"teacher {name!r}, only of the others': {reason}"
             )
-    if wants_foretold(phase, registry):
-        for name, reason in _lacking(FORETOLD, teachers):
+    wanted = signals_wanted(phase, registry)
+    for need, given in ((FORETOLD, OF_FORETOLD), (OUTPUTS, OF_OUTPUTS)):
+        for name, reason in _lacking(need, teachers) if wanted & given else ():
             yield (
                 f"phase {phase.name!r}: the router weighs teacher {name!r} as the "
                 f"others on average: {reason}"
@@ -223,3 +267,32 @@ def _reasons(need: str, teachers: Teachers) -> str:
         f"teacher {name!r} cannot give: {reason}"
         for name, reason in _lacking(need, teachers)
     )
+
+
+def idle_settings(phase: PhaseConfig, teachers: Teachers) -> list[str]:
+    """What is chosen in ``output`` and changes nothing in a phase, a sentence each."""
+    output, sentences = phase.output, []
+    on = set(kinds_of(phase))
+    rule = output.heat.get("rule", "linear")
+    if rule != "constant" and not on & set(HEATED):
+        short = not isinstance(output.temperature, Mapping)
+        setting = f"temperature_rule={rule}" if short else "temperature, a schedule,"
+        sentences.append(
+            f"output.{setting} changes nothing: no "
+            f"objective with a temperature is on ({', '.join(HEATED)})"
+        )
+    if output.combine == "losses":
+        return sentences
+    alone = "kd" not in on or len(teachers_of(phase, "kd", teachers)) < 2
+    whole = output.divergence == "forward" and not output.top_k + output.threshold
+    if alone:
+        why = "only output.kd with several teachers combines them"
+    elif whole and rule in RULES:
+        why = (
+            "under forward KL over the whole vocabulary the mean of distributions has "
+            "the gradient of the sum of losses; output.divergence=reverse or "
+            "jensen_shannon, or output.top_k, make them differ"
+        )
+    else:
+        return sentences
+    return [*sentences, f"output.combine={output.combine} changes nothing: {why}"]

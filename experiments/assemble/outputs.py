@@ -7,22 +7,17 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
-from align.schedules import RULES
 from align.tokens.named_head import NamedHead
 from align.views import Head, LinearHead, ModelFacts, Teacher
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import PhaseConfig
+from fuse.signals import OF_OUTPUTS, OF_STUDENT, signals_needed
 from plugins.options import resolved
 from plugins.registry import Registry
 from student.config import ChosenTerm
 from student.objective import OUTPUTS, Objective, needs_of, same_vocabulary
 from student.output import Lexicon, Spelling, Vocabulary, common_pieces
-from student.output_config import (
-    HEATED,
-    OUTPUT_TERMS,
-    SAME_VOCABULARY,
-    OutputConfig,
-)
+from student.output_config import OUTPUT_TERMS, SAME_VOCABULARY, OutputConfig
 from student.step_outputs import OutputPlan, Parameters
 from student.terms.key_value import chosen_terms, short_form
 from teacher.capture.kv_capture import KVCapture
@@ -62,6 +57,22 @@ def reading_outputs(phase: PhaseConfig, registry: Registry) -> list[str]:
         for name, objective in active_objectives(phase, registry).items()
         if OUTPUTS in needs_of({name: objective})
     ]
+
+
+def signals_wanted(phase: PhaseConfig, registry: Registry) -> frozenset[str]:
+    """What is to be told in every pass of a phase, to all who ask together.
+
+    Raises:
+        InputError: somebody needs what nobody can give it.
+    """
+    router = registry.guarded("router", phase.fuse.router)
+    return signals_needed(router, phase.fuse.router_options)
+
+
+def wants_outputs(phase: PhaseConfig, registry: Registry) -> bool:
+    """Whether terms or signals are worked out of anybody's next-token outputs."""
+    heard = signals_wanted(phase, registry) & (OF_OUTPUTS | OF_STUDENT)
+    return bool(heard) or bool(reading_outputs(phase, registry))
 
 
 def kind_of(phase: PhaseConfig, term: str) -> str:
@@ -118,45 +129,26 @@ def teachers_of(
     return [name for name, teacher in teachers.items() if teacher.predicts]
 
 
-def output_heads(
-    phase: PhaseConfig, registry: Registry, teachers: Teachers
-) -> dict[str, Head]:
-    """The heads of all teachers that some objective of the phase learns from."""
+def speaking(
+    phase: PhaseConfig, registry: Registry, teachers: Mapping[str, ModelFacts]
+) -> list[str]:
+    """The teachers whose next-token outputs a phase asks for, in order: all that some
+    objective learns from, or that predict where signals are worked out of that."""
     wanted = {
         name
         for objective in reading_outputs(phase, registry)
         for name in teachers_of(phase, objective, teachers)
     }
-    return {name: teachers[name].head for name in teachers if name in wanted}
+    if signals_wanted(phase, registry) & OF_OUTPUTS:
+        wanted |= {name for name, teacher in teachers.items() if teacher.predicts}
+    return [name for name in teachers if name in wanted]
 
 
-def idle_settings(phase: PhaseConfig, teachers: Teachers) -> list[str]:
-    """What is chosen in ``output`` and changes nothing in a phase, a sentence each."""
-    output, sentences = phase.output, []
-    on = set(kinds_of(phase))
-    rule = output.heat.get("rule", "linear")
-    if rule != "constant" and not on & set(HEATED):
-        short = not isinstance(output.temperature, Mapping)
-        setting = f"temperature_rule={rule}" if short else "temperature, a schedule,"
-        sentences.append(
-            f"output.{setting} changes nothing: no "
-            f"objective with a temperature is on ({', '.join(HEATED)})"
-        )
-    if output.combine == "losses":
-        return sentences
-    alone = "kd" not in on or len(teachers_of(phase, "kd", teachers)) < 2
-    whole = output.divergence == "forward" and not output.top_k + output.threshold
-    if alone:
-        why = "only output.kd with several teachers combines them"
-    elif whole and rule in RULES:
-        why = (
-            "under forward KL over the whole vocabulary the mean of distributions has "
-            "the gradient of the sum of losses; output.divergence=reverse or "
-            "jensen_shannon, or output.top_k, make them differ"
-        )
-    else:
-        return sentences
-    return [*sentences, f"output.combine={output.combine} changes nothing: {why}"]
+def output_heads(
+    phase: PhaseConfig, registry: Registry, teachers: Teachers
+) -> dict[str, Head]:
+    """The heads of those teachers."""
+    return {name: teachers[name].head for name in speaking(phase, registry, teachers)}
 
 
 def output_plan(
@@ -166,9 +158,9 @@ def output_plan(
     tokenizer: Any,
     teachers: Teachers,
 ) -> OutputPlan | None:
-    """The student's side; None where no objective reads outputs."""
+    """The student's side; None where neither objectives nor signals read outputs."""
     terms = reading_outputs(phase, registry)
-    if not terms:
+    if not wants_outputs(phase, registry):
         return None
     head = linear_head(student)
     names = across_vocabularies(phase, teachers, tokenizer)

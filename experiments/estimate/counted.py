@@ -17,7 +17,7 @@ from align.layer_map import needs_sample
 from align.sizes import Sizes
 from experiments.assemble.layer_maps import layer_maps
 from experiments.assemble.needs import sizes_of, wants_kv
-from experiments.assemble.outputs import active_objectives, reading_outputs, teachers_of
+from experiments.assemble.outputs import active_objectives, reading_outputs, speaking
 from experiments.assemble.precision import autocast_of, settle
 from experiments.assemble.teaching import build_bridge
 from experiments.config.presets import load_registry, presets_of
@@ -165,6 +165,8 @@ class _Plan:
         """Whether teachers bring keys and values."""
         self.speaking = reading_outputs(phase, registry)
         """Terms that read next-token outputs."""
+        self.heard = speaking(phase, registry, teachers)
+        """Teachers that bring them."""
         self.needs = needs_of(self.terms)
 
     def lines(self) -> list[Line]:
@@ -353,9 +355,9 @@ class _Plan:
         wide = (self.autocast or dtype).itemsize
         ahead = 2 if self.train.prefetch else 1
         kv = needed * self.rows * sizes.width * wide * ahead
-        alone = {name: model}
-        speaks = any(teachers_of(self.phase, term, alone) for term in self.speaking)
-        hidden = self.rows * sizes.hidden_size * wide * ahead if speaks else 0
+        hidden = (
+            self.rows * sizes.hidden_size * wide * ahead if name in self.heard else 0
+        )
         layered = self.needs & STATES - {EMBEDDINGS}
         asked = len(self._maps()[name].needed) if layered else 0
         states = self.rows * self._states_of(sizes, asked)

@@ -19,7 +19,7 @@ from experiments.assemble.fingerprint import (
     tokenizer_digest,
 )
 from experiments.assemble.needs import wants_foretold, wants_kv, wants_own_loss
-from experiments.assemble.outputs import reading_outputs
+from experiments.assemble.outputs import wants_outputs
 from experiments.assemble.stored_code import code_of
 from experiments.assemble.stored_teachers import FUSED
 from experiments.assemble.teaching import PhaseTeachers, build_phase_teachers
@@ -134,7 +134,7 @@ def _asking(extraction: ExtractionContext) -> tuple[list[str], list[str]]:
     for stage in extraction.stages:
         if wants_kv(stage.phase, registry):
             meeting += stage.teachers
-        outputs = reading_outputs(stage.phase, registry)
+        outputs = wants_outputs(stage.phase, registry)
         if store.top_k and (outputs or wants_foretold(stage.phase, registry)):
             every = extraction.models.chosen(stage.teachers)
             speaking += [name for name, teacher in every.items() if teacher.predicts]

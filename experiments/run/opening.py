@@ -17,8 +17,7 @@ from experiments.assemble.data import RunData, load_data
 from experiments.assemble.layer_maps import crowded_layers
 from experiments.assemble.lengths import TEXTS, limits_of
 from experiments.assemble.models import Models
-from experiments.assemble.needs import left_out, with_depth
-from experiments.assemble.outputs import idle_settings
+from experiments.assemble.needs import idle_settings, left_out, with_depth
 from experiments.assemble.precision import answer_of_run, asks_hardware, settle
 from experiments.assemble.stored_code import check_code
 from experiments.assemble.teaching import check_phase

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from align.errors import MtkdError
 from fuse.router import learns, needs_sample
-from fuse.signals import Signals, signals_needed
+from fuse.signals import Signals, check_signals, signals_needed
 from plugins import answers
 from plugins.contracts.router import company_counts
 from plugins.contracts.signalled import later_counts
@@ -67,7 +67,23 @@ def router(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
 
     build.learns, build.needs_sample = learns(factory), needs_sample(factory)  # type: ignore[attr-defined]
     build.needs = needs  # type: ignore[attr-defined]
+    build.causal = getattr(factory, "causal", True)  # type: ignore[attr-defined]
+    depending = getattr(factory, "needs_with", None)
+    if depending is not None:
+        build.needs_with = _needs_with(entry, depending)  # type: ignore[attr-defined]
     return build
+
+
+def _needs_with(
+    entry: Entry, depending: Callable[..., Any]
+) -> Callable[..., frozenset[str]]:
+    """What a router with some options needs."""
+
+    def needs_with(**options: Any) -> frozenset[str]:
+        with blamed(entry):
+            return check_signals(f"router {entry.name!r}", depending(**options))
+
+    return needs_with
 
 
 def _leak(router: Any, query: Tensor, signals: tuple[Signals, ...]) -> str:

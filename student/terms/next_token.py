@@ -15,6 +15,7 @@ from student.output import (
     logit_geometry,
     sequence_transport,
 )
+from student.output.across.signals import label_log_probs
 from student.step_outputs import Outputs
 from student.terms import counts
 from student.terms.likeliest_tokens import moved
@@ -40,7 +41,6 @@ from student.terms.shared_text import (
     stretches_of,
     transport_of,
 )
-from student.terms.signals import label_log_probs
 
 
 def kd(ctx: StepContext) -> Tensor:

@@ -24,10 +24,11 @@ from student.output import (
     support_beside,
 )
 from student.output.across.pairing import Pairing
+from student.output.across.signals import label_log_probs
 from student.output.divergence.linear import logits_of
 from student.step_outputs import Outputs, Taught
 from student.terms.likeliest_tokens import moved
-from student.terms.signals import Spots, label_log_probs
+from student.terms.signals import Spots
 from student.terms.temperature import temperature_at
 
 

@@ -20,10 +20,10 @@ from student.output import (
     HeadInput,
     Labels,
     linear_divergence,
-    linear_log_likelihood,
     linear_top_tokens,
 )
 from student.output.across.pairing import after
+from student.output.across.signals import label_log_probs
 from student.output.divergence.linear import (
     blocks,
     logits_of,
@@ -246,14 +246,3 @@ def _logits(side: HeadInput, size: int, block: int) -> Iterator[Tensor]:
     with without_autocast(side.hidden):
         for rows in blocks(len(side.hidden), block):
             yield logits_of(side.hidden[rows].detach().to(dtype), head, wide)
-
-
-def label_log_probs(output: Output, block: int) -> Tensor:
-    """(B, T) log-probability of every token after those before it; 0 for the first."""
-    real = output.tokens.mask.clone()
-    real[:, :1] = False
-    before = real.roll(-1, 1)  # the first place is never real, so nothing wraps
-    log_probs = linear_log_likelihood(
-        output.hidden[before], output.head, output.tokens.ids[real], block
-    )
-    return log_probs.new_zeros(real.shape).masked_scatter(real, log_probs)

@@ -121,5 +121,28 @@ def test_a_need_that_nobody_knows_is_refused():
     class Curious(PrequentialRouter):
         needs = frozenset({"weather"})
 
-    with pytest.raises(InputError, match=r"needs .*weather.*domain, foretold"):
+    with pytest.raises(InputError, match=r"needs 'weather'.*domain, entropy"):
         signals_needed(Curious)
+
+
+def test_a_causal_router_is_told_nothing_that_lies_ahead():
+    class Hasty(PrequentialRouter):
+        needs = frozenset({"log_prob", "entropy"})
+
+    class Late(Hasty):
+        causal = False
+
+    with pytest.raises(InputError, match=r"'Hasty' needs log_prob, which at a place"):
+        signals_needed(Hasty)
+    assert signals_needed(Late) == {"log_prob", "entropy"}
+
+
+def test_needs_may_depend_on_options():
+    class Choosy(PrequentialRouter):
+        @staticmethod
+        def needs_with(by="entropy"):
+            return frozenset({by})
+
+    assert signals_needed(Choosy) == {"foretold"}
+    assert signals_needed(Choosy, {}) == {"entropy"}
+    assert signals_needed(Choosy, {"by": "cost"}) == {"cost"}

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import pytest
 
 from align.errors import MtkdError
-from experiments.assemble.outputs import check_outputs, idle_settings, teachers_of
+from experiments.assemble.needs import idle_settings
+from experiments.assemble.outputs import check_outputs, teachers_of
 from experiments.cli import main
 from experiments.config.parsing import ConfigError
 from experiments.config.presets import BuiltinPhases
