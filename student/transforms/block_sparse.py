@@ -134,6 +134,8 @@ class Blocks(nn.Module):
         """The same shape: False of what is zero."""
         self.heard: list[Tensor] = []
         """Sum of what backward passes of this step said, and how many there were."""
+        self._said: Tensor | None = None
+        """Memory for the first of them, from step to step."""
 
     @property
     def pruned(self) -> int:
@@ -162,13 +164,26 @@ class Blocks(nn.Module):
         kept[chosen[:, None], least[chosen]] = False
 
     def hear(self, weight: Tensor, slope: Tensor) -> None:
-        """Take what one backward pass says, unless it is not finite."""
-        said = norms(weight.float(), self.size) * norms(slope.float(), self.size)
+        """Take what one backward pass says."""
+        if self.size == (1, 1):
+            said = torch.mul(weight.float(), slope.float(), out=self._room(weight))
+            said.abs_()
+        else:
+            said = norms(weight.float(), self.size) * norms(slope.float(), self.size)
         if not self.heard:
-            self.heard = [torch.zeros_like(said), torch.zeros_like(self.measured)]
-        finite = said.isfinite().all()
-        self.heard[0] += torch.where(finite, said, 0.0)
-        self.heard[1] += finite
+            self.heard = [said, torch.ones_like(self.measured)]
+            return
+        self.heard[0] += said
+        self.heard[1] += 1
+
+    def _room(self, weight: Tensor) -> Tensor | None:
+        """Where the first pass of a step is written: new memory takes longer than the
+        product."""
+        if self.heard:
+            return None
+        if self._said is None or self._said.device != weight.device:
+            self._said = torch.empty_like(self.importance)
+        return self._said
 
     def forward(self, weight: Tensor) -> Tensor:
         """(out, in) with zeros."""
@@ -184,8 +199,7 @@ class _Masked(torch.autograd.Function):
         ctx.blocks = blocks
         ctx.save_for_backward(weight)
         inside = in_blocks(weight, blocks.size)
-        kept = blocks.kept[:, None, :, None]
-        return torch.where(kept, inside, 0.0).view(weight.shape)
+        return (inside * blocks.kept[:, None, :, None]).view(weight.shape)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> Any:
@@ -202,12 +216,15 @@ def in_blocks(matrix: Tensor, size: tuple[int, int]) -> Tensor:
 
 def norms(matrix: Tensor, size: tuple[int, int]) -> Tensor:
     """(out / r, in / c): Frobenius norm of every block."""
-    return in_blocks(matrix, size).square().sum((1, 3)).sqrt()
+    squares = in_blocks(matrix.square(), size)
+    if size[1] > 1:  # a product with ones: sums over few numbers are slow
+        squares = squares @ squares.new_ones(size[1], 1)
+    return squares.sum((1, 3)).sqrt()
 
 
 def _take_in(every: list[Blocks], memory: float) -> None:
-    """Move importances by what was heard since; of several processes the mean, so that
-    all prune alike."""
+    """Move importances by what was heard since, unless that is not finite; of several
+    processes the mean, so that all prune alike."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for blocks in every:
             if not blocks.heard:
@@ -224,10 +241,12 @@ def _take_in(every: list[Blocks], memory: float) -> None:
             continue
         said, count = blocks.heard
         blocks.heard = []
-        mean = said / count.clamp(min=1)
-        moved = torch.lerp(mean, blocks.importance, memory)
-        moved = torch.where(blocks.measured > 0, moved, mean)
-        blocks.importance.copy_(torch.where(count > 0, moved, blocks.importance))
+        finite = said.sum().isfinite()  # of numbers >= 0 no two cancel
+        mean = torch.where(finite, said, 0.0).div_(count.clamp(min=1))
+        count = torch.where(finite, count, 0.0)
+        before = torch.where(blocks.measured > 0, memory, 0.0)
+        before = torch.where(count > 0, before, 1.0)
+        blocks.importance.lerp_(mean, 1 - before)
         blocks.measured.copy_(torch.where(count > 0, 1.0, blocks.measured))
 
 
