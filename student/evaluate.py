@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from align.errors import InputError
 from align.kv import KV
 from align.text.documents import TextSample
-from align.tokens.answered import answered
+from align.tokens.answered import answered, counted_chars
 from align.tokens.batch import TokenBatch
 from align.views import Capture
 
@@ -60,7 +60,8 @@ def bits_and_chars(logits: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     begin = batch.spans[:, 1:, 0].masked_fill(~counted, torch.iinfo(torch.int64).max)
     first = batch.spans[:, 0, 1]  # 0 for a begin-of-text token
     end = batch.spans[:, 1:, 1].masked_fill(~counted, 0).amax(1)
-    chars = end - torch.maximum(begin.amin(1), first)
+    start = torch.maximum(begin.amin(1), first)
+    chars = counted_chars(batch.texts, start, end)
     return bits, torch.where(counted.any(1), chars, 0)
 
 

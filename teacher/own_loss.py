@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from align.text.conversation import Conversation
+from align.tokens.answered import counted_chars
 from align.tokens.batch import TokenBatch
 
 
@@ -80,5 +81,5 @@ def teacher_bits_per_char(logits: Tensor, batch: TokenBatch) -> Tensor:
     bits = (nll * counted).sum(dim=1) / math.log(2)
     end = torch.where(batch.has_text, batch.spans[..., 1], 0).amax(dim=1)
     first = batch.spans[:, 0, 1] * batch.has_text[:, 0]
-    chars = end - first
+    chars = counted_chars(batch.texts, first, end)
     return torch.where(chars > 0, bits / chars.clamp(min=1), math.inf)

@@ -43,8 +43,8 @@ _SPEAKERS = {
 """Who speaks in ``conversations``, and the role it has for chat templates."""
 
 _TOOLS = (
-    "tools and their calls are not read; leave such rows out, or set "
-    "data.on_bad_row=skip"
+    "set data.tools=text to read tools and their calls as text, or "
+    "data.on_bad_row=skip to leave such rows out"
 )
 
 

@@ -6,11 +6,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from align.errors import InputError
 from align.text.chat_rows import RowError
-from align.text.conversation import Chats, Conversation
+from align.text.conversation import Chats, Conversation, Learn
 from align.text.csv_rows import rows_of_table
 from align.text.files import Kind, kind_of, text_blocks
 from align.text.folder import Split, TextFile, text_files
@@ -18,6 +19,7 @@ from align.text.json_rows import rows_of_json, rows_of_lines
 from align.text.plain_text import documents
 from align.text.records import Row, text_of, weight_of
 from align.text.tables import rows_of_arrow, rows_of_parquet
+from align.text.tool_calls import Tools
 
 _CUTS = tuple(
     re.compile(pattern)
@@ -57,6 +59,8 @@ def read_texts(
     split: Split | None = None,
     bad_row: Callable[[RowError], None] | None = None,
     weight_field: str | None = None,
+    learn: Learn = "all",
+    tools: Tools = "refuse",
 ) -> list[TextSample]:
     """Read the documents of one file, or of all such files in a folder, at once.
 
@@ -71,6 +75,8 @@ def read_texts(
             split=split,
             bad_row=bad_row,
             weight_field=weight_field,
+            learn=learn,
+            tools=tools,
         )
     )
 
@@ -84,6 +90,8 @@ def iter_texts(
     split: Split | None = None,
     bad_row: Callable[[RowError], None] | None = None,
     weight_field: str | None = None,
+    learn: Learn = "all",
+    tools: Tools = "refuse",
 ) -> Iterator[TextSample]:
     """Read the documents of one file, or of a folder, one after the other.
 
@@ -115,6 +123,11 @@ def iter_texts(
             left out; None raises at the first one.
         weight_field: the field of a row that holds its weight, where it has one; None:
             every row weighs 1.
+        learn: whose contents of a conversation are learned: everybody's, the
+            ``assistant``'s, or its last answer (``completion``); a row without any is
+            a bad row.
+        tools: a row with tools or their calls is a bad row (``refuse``), or they are
+            written out (``text``, :func:`align.text.tool_calls.tools_as_text`).
 
     Yields:
         The samples in order of file and place.
@@ -128,7 +141,14 @@ def iter_texts(
     for file in text_files(path, split).files:
         name = file.origin.name if domain is None else domain
         yield from iter_file(
-            file, name, text_field, chats, bad_row, weight_field=weight_field
+            file,
+            name,
+            text_field,
+            chats,
+            bad_row,
+            weight_field=weight_field,
+            learn=learn,
+            tools=tools,
         )
 
 
@@ -138,7 +158,10 @@ def iter_file(
     text_field: str = "text",
     chats: Chats = "plain",
     bad_row: Callable[[RowError], None] | None = None,
+    *,
     weight_field: str | None = None,
+    learn: Learn = "all",
+    tools: Tools = "refuse",
 ) -> Iterator[TextSample]:
     """Read one of the files that :func:`align.text.folder.text_files` finds.
 
@@ -151,7 +174,10 @@ def iter_file(
         texts = ((place, text, 1.0) for place, text in enumerate(pieces))
     else:
         rows = _rows(file.path, kind, text_field, weight_field)
-        texts = _texts(rows, text_field, chats, bad_row, weight_field)
+        read = partial(
+            text_of, text_field=text_field, chats=chats, learn=learn, tools=tools
+        )
+        texts = _texts(rows, read, bad_row, weight_field)
     empty = True
     for place, text, weight in texts:
         if text.strip():
@@ -177,14 +203,13 @@ def _rows(
 
 def _texts(
     rows: Iterable[Row],
-    text_field: str,
-    chats: Chats,
+    read: Callable[..., str],
     bad_row: Callable[[RowError], None] | None,
     weight_field: str | None,
 ) -> Iterator[tuple[int, str, float]]:
     for place, where, record in rows:
         try:
-            text = text_of(record, text_field, chats, where)
+            text = read(record, where=where)
         except RowError as error:
             if bad_row is None:
                 raise

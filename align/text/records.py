@@ -9,13 +9,22 @@ from typing import Any
 from align.bounds.row_size import refuse_long_row
 from align.errors import InputError
 from align.text.chat_rows import CHAT_FORMS, Form, RowError, string_of
-from align.text.conversation import Chats, Conversation
+from align.text.conversation import Chats, Conversation, Learn
+from align.text.tool_calls import Tools, has_tools, tools_as_text
 
 Row = tuple[int, str, Any]
 """A row's number, its place for errors, and what stands there."""
 
 
-def text_of(record: Any, text_field: str, chats: Chats, where: str) -> str:
+def text_of(
+    record: Any,
+    text_field: str,
+    chats: Chats,
+    where: str,
+    *,
+    learn: Learn = "all",
+    tools: Tools = "refuse",
+) -> str:
     """Read the text of a row.
 
     Args:
@@ -24,17 +33,40 @@ def text_of(record: Any, text_field: str, chats: Chats, where: str) -> str:
             none, the other forms of :data:`FORMS` are looked for, in their order.
         chats: see :func:`align.text.documents.iter_texts`.
         where: the row's place, for errors.
+        learn: whose contents of a conversation are learned.
+        tools: see :func:`align.text.documents.iter_texts`.
 
     Raises:
         RowError: the row is no mapping, has no usable field, or holds in it what is no
-            text, such as a picture or half of a surrogate pair.
+            text, such as a picture or half of a surrogate pair; or it is a
+            conversation without a word to learn.
     """
     if not isinstance(record, Mapping):
         raise RowError(f"{where}: {type(record).__name__}; give a JSON object")
-    text = form_of(record.keys(), text_field, where).read(record, where)
+    form = form_of(record.keys(), text_field, where)
+    if tools == "text" and form in CHAT_FORMS and has_tools(record):
+        record = tools_as_text(record)
+    text = form.read(record, where)
     if isinstance(text, Conversation) and chats == "plain":
         text = text.plain()
+    elif isinstance(text, Conversation):
+        text = text.learning(learn)
+        if not text.teaches:
+            raise RowError(_nothing_learned(text, learn, where))
     return _whole(text, where)
+
+
+def _nothing_learned(talk: Conversation, learn: Learn, where: str) -> str:
+    roles = ", ".join(message["role"] for message in talk.messages) or "none"
+    who = {
+        "assistant": "no assistant says anything",
+        "completion": "the last turn is no answer of the assistant",
+        "all": "nobody says anything",
+    }[learn]
+    return (
+        f"{where}: of its turns ({roles}), {who}, so nothing is learned (data.learn="
+        f"{learn}); leave the row out, or set data.on_bad_row=skip"
+    )
 
 
 def weight_of(record: Mapping[str, Any], weight_field: str | None, where: str) -> float:

@@ -1,4 +1,4 @@
-"""Which tokens of prompted texts are the answer."""
+"""Which tokens of texts are to be learned: answers, and contents of some turns."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from align.text.conversation import Conversation
 from align.text.prompted import Prompted
 
 
 def answered(
     texts: Sequence[str], spans: Tensor, has_text: Tensor, tokens: Tensor
 ) -> Tensor:
-    """Leave out tokens of prompts.
+    """Leave out tokens of prompts, and of turns that are not learned.
 
     Args:
         texts: B texts.
@@ -23,12 +24,54 @@ def answered(
 
     Returns:
         (B, T) bool; of a :class:`~align.text.prompted.Prompted` ``tokens`` from the
-        first on that holds some of its completion, of other texts all of ``tokens``:
-        itself, where no text has a prompt.
+        first on that holds some of its completion, of a
+        :class:`~align.text.conversation.Conversation` of which some turns are learned
+        those that hold some of these, of other texts all of ``tokens``: itself, where
+        all is learned of every text.
     """
-    if not any(isinstance(text, Prompted) for text in texts) or not spans.shape[1]:
+    if not spans.shape[1]:
         return tokens
-    ends = [text.answer if isinstance(text, Prompted) else -1 for text in texts]
-    prompt = torch.tensor(ends, device=spans.device)[:, None]
-    end = torch.where(has_text, spans[..., 1], 0)
-    return tokens & (end > prompt).cummax(1).values
+    kept = tokens
+    if any(isinstance(text, Prompted) for text in texts):
+        ends = [text.answer if isinstance(text, Prompted) else -1 for text in texts]
+        prompt = torch.tensor(ends, device=spans.device)[:, None]
+        end = torch.where(has_text, spans[..., 1], 0)
+        kept = kept & (end > prompt).cummax(1).values
+    partly = [row for row, text in enumerate(texts) if learned_part(text) is not None]
+    if partly:
+        kept = kept.clone()
+        for row in partly:
+            held = torch.zeros_like(has_text[row])
+            for start, stop in learned_part(texts[row]) or ():
+                held |= (spans[row, :, 1] > start) & (spans[row, :, 0] < stop)
+            kept[row] &= held & has_text[row]
+    return kept
+
+
+def learned_part(text: str) -> list[tuple[int, int]] | None:
+    """Where the turns that are learned stand; None where all are, or there are none."""
+    if isinstance(text, Conversation) and text.learned is not None:
+        return text.learned_spans
+    return None
+
+
+def counted_chars(texts: Sequence[str], begin: Tensor, end: Tensor) -> Tensor:
+    """Characters that are learned in a stretch of each text.
+
+    Args:
+        texts: B texts.
+        begin: (B,) int64, where each stretch begins.
+        end: (B,) int64, where it ends.
+
+    Returns:
+        (B,) int64: of a conversation of which some turns are learned the characters of
+        these, of other texts all of the stretch.
+    """
+    chars = end - begin
+    for row, text in enumerate(texts):
+        part = learned_part(text)
+        if part is not None:
+            first, last = int(begin[row]), int(end[row])
+            inside = (min(stop, last) - max(start, first) for start, stop in part)
+            chars[row] = sum(max(0, size) for size in inside)
+    return chars

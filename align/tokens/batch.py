@@ -75,15 +75,15 @@ class TokenBatch:
         """(B, T) bool, True on tokens that a model learns to predict.
 
         Of a text all real tokens, the end-of-text token among them; of a prompt with
-        a completion :func:`answered`; of a conversation those that hold content, and
-        the one after each content, by which a model ends its turn.
+        a completion :func:`answered`; of a conversation those that hold content that
+        is learned, and the one after each such content, by which a model ends its turn.
         """
         learned = answered(self.texts, self.spans, self.has_text, self.mask)
-        chats = [isinstance(text, Conversation) for text in self.texts]
-        if not any(chats):
+        if not any(chats := [isinstance(text, Conversation) for text in self.texts]):
             return learned
-        is_content = self.has_text
-        is_content[:, 1:] |= is_content[:, :-1] & self.mask[:, 1:]
+        is_content = learned & self.has_text
+        ends_turn = self.mask & ~self.has_text
+        is_content[:, 1:] |= is_content[:, :-1] & ends_turn[:, 1:]
         row = torch.tensor(chats, device=self.mask.device)[:, None]
         return torch.where(row, is_content, learned)
 

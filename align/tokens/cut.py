@@ -12,6 +12,7 @@ from align.text.conversation import Conversation
 from align.text.documents import TextSample, best_cut
 from align.text.fragment import Fragment, ends
 from align.text.prompted import Prompted
+from align.tokens.answered import learned_part
 from align.tokens.batch import TokenBatch
 
 Span = tuple[int, int]
@@ -68,6 +69,8 @@ class Tally:
     """Of these, how many are left."""
     lost: int = 0
     """Prompts that left no room for their completions; counted in nothing else."""
+    unlearned: int = 0
+    """Conversations that lost every turn that is learned; counted in nothing else."""
     prompted: int = 0
     """Of the conversations, those that are prompts with their completions."""
     by: dict[str, int] = field(default_factory=dict)
@@ -153,9 +156,13 @@ class Cutter:
         tally, text = self.tally, document.sample.text
         if document.spoken:
             kept = document.spans[-1][1] if document.spans else 0
-            if isinstance(text, Prompted) and not text.cut(kept).completion.strip():
-                tally.lost += 1
-                return
+            if not _teaches(piece_of(text, (0, kept))):
+                if isinstance(text, Prompted):
+                    tally.lost += 1
+                    return
+                if learned_part(text) is not None:
+                    tally.unlearned += 1
+                    return
             tally.conversations += 1
             tally.prompted += isinstance(text, Prompted)
             tally.shortened += kept < len(text)
@@ -298,19 +305,16 @@ def piece_of(text: str, span: Span) -> str:
 def pieces_of(sample: TextSample, spans: Sequence[Span]) -> list[TextSample]:
     """The pieces of a sample, those left out that blanks fill from end to end.
 
-    A prompt without anything of its completion is left out, too: nothing is learned
-    from it, and nothing measured.
+    A prompt without anything of its completion, and a conversation without anything
+    of what is learned of it, are left out, too: nothing is learned from them, and
+    nothing measured.
 
     Their ids add ``#0``, ``#1`` and so on where there are several.
     """
     text = sample.text
     if isinstance(text, Conversation | Prompted) or len(spans) == 1:
         parts = [piece_of(text, span) for span in spans]
-        return [
-            replace(sample, text=part)
-            for part in parts
-            if (part.completion if isinstance(part, Prompted) else part).strip()
-        ]
+        return [replace(sample, text=part) for part in parts if _teaches(part)]
     filled = [n for n, (start, stop) in enumerate(spans) if text[start:stop].strip()]
     out = []
     for number in filled:
@@ -318,6 +322,13 @@ def pieces_of(sample: TextSample, spans: Sequence[Span]) -> list[TextSample]:
         part = _part(text, spans[number], last)
         out.append(replace(sample, text=part, id=f"{sample.id}#{number}"))
     return out
+
+
+def _teaches(text: str) -> bool:
+    """Whether a text has anything but blanks to learn."""
+    if isinstance(text, Conversation):
+        return text.teaches
+    return bool((text.completion if isinstance(text, Prompted) else text).strip())
 
 
 def _part(text: str, span: Span, last: bool) -> str:

@@ -12,7 +12,7 @@ from itertools import chain, islice
 
 from align.errors import InputError
 from align.text.documents import TextSample
-from align.tokens.batch import TokenBatch, encode_batch, end_id
+from align.tokens.batch import TokenBatch, encode_batch
 from align.tokens.byte_lengths import ByteLengths
 from align.tokens.cut import Cutter, Reader
 from experiments.assemble.splits import (
@@ -28,7 +28,8 @@ from experiments.assemble.splits import (
     source_of,
 )
 from experiments.assemble.text_sources import ZOO, Reading, zoo_texts
-from experiments.config.sections import DataConfig
+from experiments.texts.config import DataConfig
+from experiments.texts.cuts import refuse_lost, told_of
 from teacher.store.reader import text_bytes
 
 SHARED_GATE = (
@@ -199,72 +200,6 @@ def held_out_text(
     domains = None if config.eval else frozenset(sample.domain for sample in cut)
     sources = frozenset(map(source_of, cut)) - {0}
     return cut, HeldOut(domains, frozenset(digests), sources)
-
-
-def refuse_lost(cutter: Cutter, encode: Encoder) -> None:
-    """Say why nothing is left, where prompts leave no room for translations.
-
-    Raises:
-        InputError: some do.
-    """
-    if cutter.tally.lost:
-        raise InputError(
-            f"{_lost_pairs(cutter, encode)}, which leaves too few to learn from or "
-            "to be measured on; raise data.max_length"
-        )
-
-
-def _lost_pairs(cutter: Cutter, encode: Encoder) -> str:
-    tally = cutter.tally
-    return (
-        f"{tally.lost} of {tally.lost + tally.prompted} pairs lose their whole "
-        f"translation, because the prompt alone fills the {encode.max_length} tokens "
-        "of data.max_length"
-    )
-
-
-def told_of(cutter: Cutter, encode: Encoder) -> tuple[list[str], list[str]]:
-    """What was cut: sentences on what is lost, and on what is not."""
-    tally, lost, notes = cutter.tally, [], []
-    kinds = {"conversations": tally.conversations - tally.prompted}
-    kinds |= {"pairs": tally.prompted}
-    spoken = " and ".join(name for name, count in kinds.items() if count)
-    if tally.long:
-        notes.append(
-            f"{tally.long} of {tally.documents} documents are longer than "
-            f"{encode.max_length} of the student's tokens and were cut into "
-            f"{tally.pieces} samples; no character is lost"
-        )
-    if tally.lost:
-        lost.append(
-            f"{_lost_pairs(cutter, encode)}: they are neither learned nor measured; "
-            "raise data.max_length"
-        )
-    if tally.shortened:
-        lost.append(
-            f"{tally.shortened} of {tally.conversations} {spoken} are longer than "
-            f"{encode.max_length} of the student's tokens and lost their ends, "
-            f"{1 - tally.kept / tally.contents:.0%} of all contents; data.max_length "
-            "decides"
-        )
-    for reader in cutter.readers[1:]:
-        if count := tally.by.get(reader.name):
-            notes.append(
-                f"{count} samples are shorter than {encode.max_length} of the "
-                f"student's tokens because {reader.name} reads {reader.limit} of its "
-                f"own at most; {reader.name}.long_texts=window reads longer ones"
-            )
-    for name, sample in tally.indivisible.items():
-        lost.append(
-            f"a character of {sample} alone makes more tokens of {name} than it may "
-            "read, and is not read whole; leave it out, or raise data.max_length"
-        )
-    if encode.learn_end and end_id(encode.tokenizer) is None:
-        lost.append(
-            "the student's tokenizer has no end-of-text token, so no text's end is "
-            "learned; set its eos_token, or data.learn_end=false"
-        )
-    return lost, notes
 
 
 def _weights_of(samples: Sequence[TextSample], config: DataConfig) -> list[str]:

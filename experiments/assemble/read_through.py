@@ -9,7 +9,7 @@ from align.errors import prefix_errors
 from align.text.folder import TextFile, absolute
 from experiments.assemble.splits import check_overlap, digest_of, source_of
 from experiments.assemble.text_sources import LISTS, ZOO, Reading, Which, sources_of
-from experiments.config.sections import DataConfig
+from experiments.texts.config import DataConfig
 
 MODEST = 256 << 20
 """Bytes on disk, of all files together, that are read to their ends."""

@@ -19,7 +19,7 @@ from align.errors import InputError
 from align.text.documents import TextSample
 from align.text.prompted import Prompted
 from align.tokens.cut import Span, pieces_of
-from experiments.config.sections import DataConfig
+from experiments.texts.config import DataConfig
 from teacher.store.reader import text_bytes
 
 Bools = NDArray[np.bool_]

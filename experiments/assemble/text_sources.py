@@ -20,8 +20,8 @@ from align.text.files import kind_of
 from align.text.folder import TextFile, TextFiles, absolute, shortest_names, text_files
 from align.text.parallel import pairs_of_file, pairs_of_lines
 from align.text.prompted import Prompted
-from experiments.config.sections import DataConfig
 from experiments.config.tree import Config
+from experiments.texts.config import DataConfig
 from teacher.names import PEER
 from teacher.sources.built_in import SOURCES, parted
 from teacher.sources.files import FILES
@@ -158,6 +158,8 @@ class Reading:
             self.config.chats,
             self.bad_rows if skip else None,
             weight_field=self.config.weight_field,
+            learn=self.config.learn,
+            tools=self.config.tools,
         )
         if self.config.date is None:
             return samples

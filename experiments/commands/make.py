@@ -41,8 +41,8 @@ def _recipe(options: Namespace) -> Recipe:
     """
     from align.bounds.yaml_document import read_yaml
     from align.errors import InputError
-    from experiments.config.sections import DataConfig
     from experiments.making.make import Recipe
+    from experiments.texts.config import DataConfig
 
     typed: Any = options.use
     if typed.lstrip().startswith("{"):

@@ -28,6 +28,8 @@ LATER: Mapping[str, Any] = {
     "projected_chains": False,
     "likelihood_ends": "tokens",
     "on_bad_row": "stop",
+    "learn": "all",
+    "tools": "refuse",
     "weight_field": "weight",
     "written": plain(WrittenConfig()),
     "learn_end": False,

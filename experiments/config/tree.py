@@ -40,13 +40,13 @@ from experiments.config.phase_choice import (
 )
 from experiments.config.schema import Partial
 from experiments.config.sections import (
-    DataConfig,
     PhaseSections,
     RunConfig,
     StoreConfig,
     StudentConfig,
 )
 from experiments.config.short_forms import write_out, write_out_phase
+from experiments.texts.config import DataConfig
 from fuse.config import FuseConfig
 from student.config import LossConfig, TrainConfig
 from student.output_config import OutputConfig

@@ -21,8 +21,6 @@ from experiments.assemble.data import (
     cutter_of,
     held_out_text,
     longest_texts,
-    refuse_lost,
-    told_of,
 )
 from experiments.assemble.splits import (
     LEARNT,
@@ -32,7 +30,8 @@ from experiments.assemble.splits import (
     choose,
 )
 from experiments.assemble.text_sources import Reading
-from experiments.config.sections import DataConfig
+from experiments.texts.config import DataConfig
+from experiments.texts.cuts import refuse_lost, told_of
 from teacher.store.reader import text_bytes
 
 SAMPLED = 64

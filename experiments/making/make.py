@@ -11,10 +11,10 @@ from align.errors import InputError, MissingFileError, prefix_errors
 from align.support.cache_folder import made_folder
 from align.support.quiet import quiet_libraries
 from experiments.config.parsing import check
-from experiments.config.sections import DataConfig
 from experiments.config.zoo_names import build_named
 from experiments.making.origin import origin_of
 from experiments.making.texts import LENGTH, texts_of
+from experiments.texts.config import DataConfig
 from plugins.options import options_of
 from teacher.making.base import Made, Sample, StudentMaker
 from teacher.packages.manifest import Making, Manifest, write_manifest

@@ -15,7 +15,7 @@ from experiments.assemble.text_sources import (
     zoo_texts,
 )
 from experiments.config.parsing import ConfigError
-from experiments.config.sections import DataConfig
+from experiments.texts.config import DataConfig
 
 TEXTS = 32
 """Texts that a maker judges by."""

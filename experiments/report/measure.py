@@ -19,7 +19,6 @@ from experiments.assemble.data import (
     cutter_of,
     held_out_text,
     load_data,
-    refuse_lost,
 )
 from experiments.assemble.lengths import PLACE, TEXTS
 from experiments.assemble.stored_teachers import TOKENIZERS
@@ -38,6 +37,7 @@ from experiments.record.students import students_of
 from experiments.record.which_run import is_run
 from experiments.run.lineage import held_out_changed, samples_digest
 from experiments.sources.named import described_by, source_of
+from experiments.texts.cuts import refuse_lost
 from student.evaluate import Encode, bits_per_char
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.models import LoadedModel, load_model

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from align.foreign.marker import MARKER
 from align.text.documents import TextSample
 from align.text.prompted import Prompted
+from align.tokens.answered import learned_part
 from experiments.assemble.fingerprint import file_digests
 from experiments.config.later import LATER, since_ever, with_effect
 from experiments.config.parsing import ConfigError, plain
@@ -186,7 +187,7 @@ def text_digests(data: RunData) -> dict[str, str]:
 
 def samples_digest(samples: Iterable[TextSample]) -> str:
     """SHA-256 over texts, their domains and weights other than 1, in order, and what of
-    them is a prompt."""
+    them is a prompt or is not learned."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(f"{sample.domain}\0{sample.text}\0".encode(errors="replace"))
@@ -194,6 +195,9 @@ def samples_digest(samples: Iterable[TextSample]) -> str:
             digest.update(f"{sample.weight!r}\0".encode())
         if isinstance(sample.text, Prompted):
             digest.update(f"from {sample.text.answer}\0".encode())
+        part = learned_part(sample.text)
+        if part is not None:
+            digest.update(f"parts {part}\0".encode())
     return digest.hexdigest()
 
 

@@ -187,7 +187,8 @@ def _joined(given: TextSample, opening: Opening, written: Written) -> str:
     turns = [*opening.turns, {"role": "assistant", "content": text}]
     asked = given.text
     assert isinstance(asked, Conversation), "only a conversation has turns"
-    return Conversation(turns, asked.joint, asked.today, goes_on=not ended)
+    learned = None if asked.learned is None else [len(turns) - 1]
+    return Conversation(turns, asked.joint, asked.today, not ended, learned)
 
 
 def _row_of(sample: TextSample) -> dict[str, Any]:
@@ -199,6 +200,7 @@ def _row_of(sample: TextSample) -> dict[str, Any]:
             "joint": text.joint,
             "today": None if text.today is None else text.today.isoformat(),
             "goes_on": text.goes_on,
+            "learned": text.learned,
         }
     return {
         "text": text,
@@ -214,7 +216,13 @@ def _sample_of(row: dict[str, Any]) -> TextSample:
     text = row["text"]
     if isinstance(text, dict):
         today = None if text["today"] is None else date.fromisoformat(text["today"])
-        text = Conversation(text["messages"], text["joint"], today, text["goes_on"])
+        text = Conversation(
+            text["messages"],
+            text["joint"],
+            today,
+            text["goes_on"],
+            text.get("learned"),  # earlier buffers did not say
+        )
     elif row["goes_on"]:
         text = Fragment(text)
     return TextSample(

@@ -130,7 +130,7 @@ def test_any_other_exception_is_a_mistake_in_a_program(error):
     assert exit_code_of(error) == 1
 
 
-CONFIG_TYPES = {"sections.py", "teacher_rule.py", "reference.py"}
+CONFIG_TYPES = {"sections.py", "config.py", "teacher_rule.py", "reference.py"}
 """Their ValueErrors become ConfigErrors where a config is built."""
 
 

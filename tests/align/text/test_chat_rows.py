@@ -114,7 +114,7 @@ def test_a_text_beside_turns_is_taken_and_half_a_form_is_none():
         ({"messages": [{"role": "user", "content": [3]}]}, "a part of type 'int'"),
         (
             {"messages": [TALK[0], {**TALK[1], "tool_calls": [{"id": 1}]}]},
-            r"messages\[1\] calls a tool; .* or set data\.on_bad_row=skip",
+            r"messages\[1\] calls a tool; .* or data\.on_bad_row=skip",
         ),
         ({"messages": TALK, "tools": [{"name": "add"}]}, "field 'tools' describes"),
         (

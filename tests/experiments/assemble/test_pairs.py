@@ -13,11 +13,11 @@ from experiments.assemble.data import Encoder, load_data
 from experiments.assemble.read_through import read_through
 from experiments.assemble.text_sources import Reading, check_sources, source_warnings
 from experiments.cli import main
-from experiments.config.sections import DataConfig, PairsConfig
 from experiments.config.tree import load_config
 from experiments.extraction.corpus import plan_corpus
 from experiments.record.history import read_json
 from experiments.run.lineage import samples_digest
+from experiments.texts.config import DataConfig, PairsConfig
 from student.evaluate import bits_and_chars
 from tests.experiments.small_runs import small_config
 

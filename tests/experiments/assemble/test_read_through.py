@@ -6,7 +6,7 @@ import pytest
 
 from align.errors import InputError
 from experiments.assemble.read_through import read_through
-from experiments.config.sections import DataConfig
+from experiments.texts.config import DataConfig
 
 
 @pytest.fixture

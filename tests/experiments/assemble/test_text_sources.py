@@ -12,8 +12,8 @@ from experiments.assemble.text_sources import (
     source_warnings,
     sources_of,
 )
-from experiments.config.sections import DataConfig
 from experiments.config.tree import load_config
+from experiments.texts.config import DataConfig
 from tests.experiments.small_runs import said, small_config
 
 

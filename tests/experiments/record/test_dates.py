@@ -94,7 +94,7 @@ def test_a_conversation_is_told_its_own_day_whatever_the_clock_says(on, tmp_path
 
 
 def dated_data(path, date):
-    from experiments.config.sections import DataConfig
+    from experiments.texts.config import DataConfig
 
     return DataConfig(train=[str(path)], date=date)
 

@@ -12,7 +12,7 @@ from align.tokenizer_align import CausalCharIoUAligner
 from align.tokens.batch import encode_batch
 from experiments.assemble.data import Encoder, load_data
 from experiments.cli import main
-from experiments.config.sections import DataConfig
+from experiments.texts.config import DataConfig
 from student.objective import StepContext
 from student.terms.key_value import ce
 from teacher.capture.kv_capture import KVCapture
