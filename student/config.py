@@ -225,6 +225,9 @@ class TrainConfig:
     """Samples per device and forward pass."""
     grad_accum: AtLeastOne = 1
     """Forward passes per optimiser step."""
+    batch_by: Literal["samples", "tokens"] = "samples"
+    """``tokens`` deals a step's samples to its passes by length: the step learns the
+    same with less padding, the more so the greater ``grad_accum`` is."""
     optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
     """``adamw``; ``adamw_8bit``, which holds its two moments in a byte each and needs
     the extra ``quant``; or ``muon``: Muon for the matrices inside the student, AdamW
@@ -297,10 +300,8 @@ class TrainConfig:
     @property
     def watched(self) -> dict[str, str]:
         """The metrics that decide within a phase, by the setting that names each."""
-        metrics = {
-            "keep_best": self.keep_best,
-            "early_stop.metric": self.early_stop.metric,
-        }
+        stop = self.early_stop.metric
+        metrics = {"keep_best": self.keep_best, "early_stop.metric": stop}
         return {name: metric for name, metric in metrics.items() if metric is not None}
 
     @property
@@ -372,13 +373,12 @@ class TrainConfig:
                 "state by whole parameters, or train.optimizer=adamw"
             )
         alien = {"fp16": self.fp16, "offload": self.offload != "none"}
-        for setting, is_asked in alien.items():
-            if is_asked:
-                raise ValueError(
-                    f"train.optimizer=muon divides its state without DeepSpeed, which "
-                    f"alone knows train.{setting} here; leave it out, or set "
-                    "train.optimizer=adamw"
-                )
+        for setting in (name for name, is_asked in alien.items() if is_asked):
+            raise ValueError(
+                f"train.optimizer=muon divides its state without DeepSpeed, which "
+                f"alone knows train.{setting} here; leave it out, or set "
+                "train.optimizer=adamw"
+            )
 
 
 def _chosen(name: str, entry: Mapping[str, Any]) -> ChosenTerm:

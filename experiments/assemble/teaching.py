@@ -391,10 +391,10 @@ def _batches(
     size = train.batch_size
 
     def read(number: int) -> SampleBatch:
-        start = number * size
-        texts = [sample.text for sample in samples[start : start + size]]
+        chosen = range(len(samples))[number * size : (number + 1) * size]
+        texts = [samples[index].text for index in chosen]
         batch = encode(texts).to(device)
-        drawn = query_rows(batch, rows, seed=0, first=start) if rows else None
+        drawn = query_rows(batch, rows, 0, chosen) if rows else None
         return batch, drawn, panel(batch, drawn)
 
     return prefetched(read, 0, -(-len(samples) // size), train.prefetch, device)

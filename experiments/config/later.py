@@ -27,6 +27,7 @@ LATER: Mapping[str, Any] = {
     "projected_kl": 0.0,
     "projected_chains": False,
     "likelihood_ends": "tokens",
+    "batch_by": "samples",
     "on_bad_row": "stop",
     "learn": "all",
     "tools": "refuse",

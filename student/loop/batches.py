@@ -19,7 +19,6 @@ from collections.abc import (
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import count
 from operator import add
 from typing import Protocol, TypeVar
 
@@ -33,7 +32,7 @@ from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
 from align.views import NonFiniteTeacherError, TeacherView
 from student.evaluate import Encode
-from student.loop.data_order import sample_indices
+from student.loop.data_order import deal, sample_indices
 from student.places import Counts, Places
 
 
@@ -124,6 +123,10 @@ class BatchMaker:
     """What is read for a text, by its number and what is given; None: what is given."""
     in_step: Collection[str] = ()
     """Teachers that are asked by :meth:`complete` alone."""
+    dealt: int = 0
+    """Passes of a step, over which its texts are dealt by length; 0: as they come."""
+    _lengths: dict[tuple[int, TextSample], int] = field(default_factory=dict)
+    """Tokens of the texts of a step that is being dealt."""
 
     def make(self, number: int) -> TrainBatch:
         """Make one forward pass, counted from 0 within the phase, as a whole step."""
@@ -154,19 +157,15 @@ class BatchMaker:
         """Read one pass's texts, for the student and for every teacher."""
         watch = Stopwatch(self.device)
         with watch.listening():
-            first = self.first_sample + number * self.batch_size * self.world_size
-            mine = first + self.rank * self.batch_size
             with part("data"):
-                chosen = sample_indices(
-                    len(self.samples), self.seed, first, self.batch_size, self.rank
-                )
-                samples = [self.samples[index] for index in chosen]
-                if self.instead is not None:
-                    samples = list(map(self.instead, count(mine), samples))
+                numbers = self._numbers(number)
+                samples = [self._sample(n) for n in numbers]
                 texts = [sample.text for sample in samples]
                 batch = weighed(self.encode(texts), samples).to(self.device)
                 rows = (
-                    query_rows(batch, self.rows, self.seed, mine) if self.rows else None
+                    query_rows(batch, self.rows, self.seed, numbers)
+                    if self.rows
+                    else None
                 )
             readings = self.views.read(batch) if self.views is not None else ()
             with part("align"):
@@ -180,6 +179,34 @@ class BatchMaker:
             counts=counts,
             seconds=watch.take(),
         )
+
+    def _sample(self, number: int) -> TextSample:
+        """What is read for a number of the run."""
+        (index,) = sample_indices(len(self.samples), self.seed, number, 1)
+        given = self.samples[index]
+        return given if self.instead is None else self.instead(number, given)
+
+    def _numbers(self, number: int) -> Sequence[int]:
+        """Which numbers this process reads in a pass."""
+        at_once = self.batch_size * self.world_size
+        if not self.dealt:
+            mine = self.first_sample + number * at_once + self.rank * self.batch_size
+            return range(mine, mine + self.batch_size)
+        step, place = divmod(number, self.dealt)
+        size = self.dealt * at_once
+        first = self.first_sample + step * size
+        lengths = self._tokens(range(first, first + size))
+        runs = deal(lengths, self.dealt, self.world_size, self.batch_size)
+        return [first + n for n in runs[place * self.world_size + self.rank]]
+
+    def _tokens(self, numbers: Sequence[int]) -> list[int]:
+        """How many tokens the texts of a step have, read once a step."""
+        keys = [(number, self._sample(number)) for number in numbers]
+        if keys[0] not in self._lengths:
+            counts = self.encode([sample.text for _, sample in keys]).mask.sum(1)
+            self._lengths.clear()
+            self._lengths.update(zip(keys, counts.tolist(), strict=True))
+        return [self._lengths[key] for key in keys]
 
     def ask_teachers(self, order: Order, step: Counts) -> TrainBatch:
         """Ask the teachers, but for those that are asked in the step.
@@ -267,7 +294,9 @@ def weighed(batch: TokenBatch, samples: Sequence[TextSample]) -> TokenBatch:
     return batch
 
 
-def query_rows(batch: TokenBatch, count: int, seed: int, first: int) -> Tensor:
+def query_rows(
+    batch: TokenBatch, count: int, seed: int, numbers: Sequence[int]
+) -> Tensor:
     """Sample real query positions, (B, R); the same for every arm and resume.
 
     One draw for each sample by its number in the run, however many share a pass.
@@ -276,13 +305,13 @@ def query_rows(batch: TokenBatch, count: int, seed: int, first: int) -> Tensor:
         batch: the student's tokens, (B, T).
         count: R.
         seed: the run's.
-        first: number of the first sample.
+        numbers: B, of the samples.
     """
     generator = torch.Generator()
     drawn = torch.stack(
         [
             torch.rand(count, generator=generator.manual_seed(seed * 7919 + number))
-            for number in range(first, first + len(batch.ids))
+            for number in numbers
         ]
     )
     length = batch.mask.sum(1, keepdim=True).cpu()

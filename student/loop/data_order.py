@@ -1,12 +1,13 @@
-"""Which samples a step reads: a pure function of seed and sample number; and what a
-model writes in their place."""
+"""Which samples a step reads, and which pass: a pure function of seed and sample
+number; and what a model writes in their place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from align.text.documents import TextSample
@@ -39,6 +40,52 @@ def sample_indices(
         epoch, place = divmod(number, count)
         out.append(_permutation(count, seed, epoch)[place])
     return out
+
+
+_CHOICES = 512
+"""Places between the texts of a step where a pass may end, at most."""
+
+
+def deal(lengths: Sequence[int], passes: int, ranks: int, most: int) -> list[list[int]]:
+    """Deal a step's texts to its passes by length, so that little is padding.
+
+    Which texts share a pass changes nothing that a step learns, since losses are means
+    over the step; what a pass costs is its texts times the longest one.
+
+    Args:
+        lengths: tokens of each text of the step.
+        passes: of one process.
+        ranks: processes; they read like much in each pass.
+        most: texts in a pass if all were as long as the longest, so that no pass is
+            larger than it may be: passes * ranks * most texts at least.
+
+    Returns:
+        Places in ``lengths``, each once: of pass 0 for every rank, of pass 1, and so
+        on. No list is empty.
+
+    Source:
+        The cheapest partition of the sorted lengths into runs, by dynamic programming
+        over the number of runs (Fisher, 1958).
+    """
+    runs = passes * ranks
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    atom = max(1, min(most, len(order) // max(_CHOICES, runs)))
+    ends = np.array([*range(0, len(order), atom), len(order)])
+    longest = np.array([max(1, lengths[order[begin]]) for begin in ends[:-1]], float)
+    # cost[i, j]: padded tokens of a pass from end i to end j, infinite where too many
+    cost = (ends[None, :] - ends[:-1, None]) * longest[:, None]
+    cost[(cost <= 0) | (cost > most * longest[0])] = np.inf
+    best, chosen = cost[0], []
+    for _ in range(runs - 1):
+        total = best[:-1, None] + cost
+        chosen.append(total.argmin(0))
+        best = total.min(0)
+    at, cuts = len(ends) - 1, []
+    for begins in reversed(chosen):
+        cuts.append(at)
+        at = int(begins[at])
+    stops = [int(ends[cut]) for cut in (at, *reversed(cuts))]
+    return [order[a:b] for a, b in zip([0, *stops[:-1]], stops, strict=True)]
 
 
 class Writing(Protocol):

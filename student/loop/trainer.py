@@ -186,6 +186,7 @@ class _Loop:
             survey=self._distiller.survey,
             instead=None if job.writing is None else job.writing.in_place_of,
             in_step=() if job.companions is None else job.companions.asked,
+            dealt=engine.accumulation if config.batch_by == "tokens" else 0,
         )
         self._maker = maker
         passes = engine.accumulation

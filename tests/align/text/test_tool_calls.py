@@ -46,13 +46,13 @@ QWEN = (
 """How Qwen2.5's own template describes tools."""
 
 
-def told(record, learn="all"):
+def turns_of(record, learn="all"):
     talk = text_of(record, "text", "template", "here", tools="text", learn=learn)
     return [(message["role"], message["content"]) for message in talk.messages]
 
 
 def test_calls_and_answers_are_contents_and_the_row_is_untouched():
-    turns = told(OPENAI)
+    turns = turns_of(OPENAI)
     assert [role for role, _ in turns] == [
         "system",
         "user",
@@ -72,15 +72,15 @@ def test_tools_are_described_as_the_template_they_are_from_does():
 
     environment = Environment()
     environment.filters["tojson"] = __import__("json").dumps
-    own = environment.from_string(QWEN).render(
+    rendered = environment.from_string(QWEN).render(
         tools=OPENAI["tools"], messages=OPENAI["messages"]
     )
-    said = own.removeprefix("<|im_start|>system\n").removesuffix("<|im_end|>")
-    assert told(OPENAI)[0] == ("system", said)
+    said = rendered.removeprefix("<|im_start|>system\n").removesuffix("<|im_end|>")
+    assert turns_of(OPENAI)[0] == ("system", said)
 
 
 def test_shared_rows_call_tools_by_who_speaks():
-    turns = told(SHARED)
+    turns = turns_of(SHARED)
     assert turns[0][1].startswith("Be brief.\n\n# Tools")
     assert '<tools>\n{"name": "add"}\n</tools>' in turns[0][1]
     assert turns[2] == (
@@ -90,14 +90,14 @@ def test_shared_rows_call_tools_by_who_speaks():
     assert turns[3] == ("user", "<tool_response>\n3\n</tool_response>")
     tagged = {"from": "tool", "value": "<tool_response>\n3\n</tool_response>"}
     again = {**SHARED, "conversations": [*SHARED["conversations"][:2], tagged]}
-    assert told(again)[-1] == turns[3]
+    assert turns_of(again)[-1] == turns[3]
 
 
 def test_what_is_no_call_stays_as_it_is_and_refused_rows_say_how_to_read_them():
     plain = {"messages": [{"role": "user", "content": "a"}, 3], "tools": None}
     assert tools_as_text(plain) == {"messages": plain["messages"]}
     odd = {"messages": [{"role": "function", "content": {"sum": 3}}]}
-    assert told(odd) == [("user", '<tool_response>\n{"sum": 3}\n</tool_response>')]
+    assert turns_of(odd) == [("user", '<tool_response>\n{"sum": 3}\n</tool_response>')]
     for record in (OPENAI, SHARED):
         with pytest.raises(RowError, match=r"set data\.tools=text to read .* or data"):
             text_of(record, "text", "template", "here")

@@ -1,0 +1,1 @@
+"""What padding costs on short texts, and what each way out of it gives."""
