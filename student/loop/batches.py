@@ -125,8 +125,10 @@ class BatchMaker:
     """Teachers that are asked by :meth:`complete` alone."""
     dealt: int = 0
     """Passes of a step, over which its texts are dealt by length; 0: as they come."""
-    _lengths: dict[tuple[int, TextSample], int] = field(default_factory=dict)
-    """Tokens of the texts of a step that is being dealt."""
+    _dealing: dict[int, list[TextSample]] = field(default_factory=dict)
+    """Texts of the step that is being dealt, by its first number."""
+    _lengths: list[int] = field(default_factory=list)
+    """Their tokens."""
 
     def make(self, number: int) -> TrainBatch:
         """Make one forward pass, counted from 0 within the phase, as a whole step."""
@@ -159,7 +161,9 @@ class BatchMaker:
         with watch.listening():
             with part("data"):
                 numbers = self._numbers(number)
-                samples = [self._sample(n) for n in numbers]
+                count = len(self.samples)
+                chosen = [sample_indices(count, self.seed, n, 1)[0] for n in numbers]
+                samples = self._given(numbers, chosen)
                 texts = [sample.text for sample in samples]
                 batch = weighed(self.encode(texts), samples).to(self.device)
                 rows = (
@@ -180,11 +184,14 @@ class BatchMaker:
             seconds=watch.take(),
         )
 
-    def _sample(self, number: int) -> TextSample:
-        """What is read for a number of the run."""
-        (index,) = sample_indices(len(self.samples), self.seed, number, 1)
-        given = self.samples[index]
-        return given if self.instead is None else self.instead(number, given)
+    def _given(
+        self, numbers: Sequence[int], indices: Sequence[int]
+    ) -> list[TextSample]:
+        """What is read for numbers of the run, which stand for these samples."""
+        samples = [self.samples[index] for index in indices]
+        if self.instead is None:
+            return samples
+        return list(map(self.instead, numbers, samples))
 
     def _numbers(self, number: int) -> Sequence[int]:
         """Which numbers this process reads in a pass."""
@@ -201,12 +208,14 @@ class BatchMaker:
 
     def _tokens(self, numbers: Sequence[int]) -> list[int]:
         """How many tokens the texts of a step have, read once a step."""
-        keys = [(number, self._sample(number)) for number in numbers]
-        if keys[0] not in self._lengths:
-            counts = self.encode([sample.text for _, sample in keys]).mask.sum(1)
-            self._lengths.clear()
-            self._lengths.update(zip(keys, counts.tolist(), strict=True))
-        return [self._lengths[key] for key in keys]
+        count = len(self.samples)
+        chosen = [sample_indices(count, self.seed, n, 1)[0] for n in numbers]
+        samples = self._given(numbers, chosen)
+        if samples != self._dealing.get(numbers[0]):
+            counts = self.encode([sample.text for sample in samples]).mask.sum(1)
+            self._dealing.clear()
+            self._dealing[numbers[0]], self._lengths[:] = samples, counts.tolist()
+        return self._lengths
 
     def ask_teachers(self, order: Order, step: Counts) -> TrainBatch:
         """Ask the teachers, but for those that are asked in the step.
