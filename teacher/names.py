@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,9 @@ MADE = "made:"
 """Prefix of students that a config's ``student.make`` made: ``made:`` and a digest."""
 
 
+_PINNED = re.compile(r"([A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)@([\w.-][\w./-]*)")
+"""A name on the hub with a revision."""
+
 LONGEST = 255
 """Bytes of a file's name, in a model's."""
 
@@ -49,6 +53,38 @@ def check_length(name: str, setting: str) -> None:
         )
 
 
+def pinned(name: str) -> tuple[str, str] | None:
+    """A hub name with a revision in its two parts; None of any other name.
+
+    Args:
+        name: of a model, such as ``org/name@main``; a folder of this name is none.
+    """
+    match = _PINNED.fullmatch(name)
+    return None if match is None or Path(name).exists() else (match[1], match[2])
+
+
+def at_revision(model: str, revision: str | None, setting: str) -> str:
+    """A model's name with what ``setting.revision`` says, ``org/name@revision``.
+
+    Args:
+        model: as ``setting.model`` says it.
+        revision: a branch, a tag or a commit; None leaves the name as it is.
+        setting: that has both.
+
+    Raises:
+        InputError: the model is none of the hub, or names another revision itself.
+    """
+    if revision is None or model.endswith(f"@{revision}"):
+        return model
+    if pinned(f"{model}@{revision}") is None or Path(model).is_dir():
+        raise InputError(
+            f"{setting}.revision is {shown(revision)}, but {setting}.model is "
+            f"{shown(model)}; a branch, tag or commit is given with a hub name such as "
+            "'openai-community/gpt2', which does not name another"
+        )
+    return f"{model}@{revision}"
+
+
 def made_folder_of(name: str) -> Path:
     """Where a made student lies, or will lie, in the cache."""
     return cache_folder() / "made" / name.removeprefix(MADE)
@@ -58,7 +94,8 @@ def model_source(name: str, resolve: Callable[[str], Path] | None = None) -> str
     """Where to load a model from: its folder, or its name on the hub.
 
     Args:
-        name: a folder, a hub name, ``pkg:NAME``, ``zoo:NAME``, ``zoo:SCALE/NAME`` or
+        name: a folder, a hub name, one with a branch, tag or commit
+            (``org/name@revision``), ``pkg:NAME``, ``zoo:NAME``, ``zoo:SCALE/NAME`` or
             ``made:DIGEST``.
         resolve: gives the folder of what stands behind ``zoo:``; None means the built
             zoo.
@@ -91,6 +128,10 @@ def model_source(name: str, resolve: Callable[[str], Path] | None = None) -> str
     if path.is_dir():
         refuse_special_files(path)
         return str(path)
+    if (parts := pinned(name)) is not None:
+        from teacher.hub.pinned import pinned_folder
+
+        return str(pinned_folder(*parts))
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_local or path.exists():
         raise MissingFileError(

@@ -6,10 +6,21 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from align.support.field_types import NotNegative, check_fields
-from teacher.names import check_length
+from teacher.names import at_revision, check_length
 
 Quantisation = Literal["none", "int8", "int4"]
 """How a model's linear layers may be held: as loaded, in 8 bits, in 4."""
+
+
+AttentionImplementation = Literal[
+    "auto",
+    "eager",
+    "sdpa",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flex_attention",
+]
+"""What computes attention, by transformers' names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +39,16 @@ class TeacherConfig:
     quantise: Quantisation = "none"
     """How its linear layers are held: as loaded, in 8 bits, or in 4 (NF4; needs the
     extra ``quant``)."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model; joined to its name, ``org/name@revision``,
+    which may also be written so."""
+    trust_remote_code: bool = False
+    """Run the Python files that come with the model, where transformers does not know
+    its type. Read them first: they may do whatever you may. Their digest is told, and a
+    run does not go on with other ones."""
+    attn_implementation: AttentionImplementation = "auto"
+    """Of transformers; auto: its own choice, mostly ``sdpa``. The same numbers up to
+    rounding, so a run may go on with another."""
     shard: bool = False
     """Split its weights over all processes of a run, each block brought together when
     it runs: for a teacher that one device cannot hold. Slower, and without
@@ -43,7 +64,11 @@ class TeacherConfig:
         """Check every field.
 
         Raises:
-            InputError: a value that its type does not take.
+            InputError: a value that its type does not take, or a revision of what is
+                not on the hub.
         """
         check_fields(self, "teachers.NAME")
         check_length(self.model, "teachers.NAME.model")
+        named = at_revision(self.model, self.revision, "teachers.NAME")
+        object.__setattr__(self, "model", named)  # frozen
+        object.__setattr__(self, "revision", None)

@@ -41,7 +41,8 @@ ROOMS: dict[str, set[str]] = {
     "align/tokens": {"support", "text"},
     "teacher/adapt": {"conversion", "loading", "packages"},
     "teacher/capture": {"loading"},
-    "teacher/loading": set(),
+    "teacher/hub": set(),
+    "teacher/loading": {"hub"},
     "teacher/making": {"loading"},
     "teacher/served": {"store"},
     "teacher/sources": {"loading", "served"},
@@ -139,6 +140,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments/report/layout": set(),
     "experiments/publishing": {"config", "record", "assemble", "report"},
     "experiments/report/evaluation": {"report/layout"},
+    "experiments/run/identity": {"assemble", "config", "record"},
     "experiments/run/measures": set(),
     "experiments/run/peers": set(),
     "experiments/commands": {

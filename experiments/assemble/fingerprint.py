@@ -16,6 +16,7 @@ from experiments.assemble.precision import autocast_of
 from experiments.config.later import with_effect
 from experiments.config.tree import Config
 from teacher.loading.model_files import weights_folder
+from teacher.loading.remote_code import code_digest
 from teacher.names import model_source
 from teacher.packages.notices import licence_notices
 
@@ -53,11 +54,23 @@ def model_fingerprint(name: str, dtype: str, tokenizer: Any) -> dict[str, JsonVa
     folder = model_files(name)
     if folder is None:
         return out
-    if folder.parent.name == "snapshots":
-        out["revision"] = folder.name
+    if commit := commit_of(name):
+        out["revision"] = commit
     out["config"] = sha256_of(folder / "config.json")[:16]
     out["weights"] = weights_digest(name)
     return out
+
+
+def commit_of(name: str) -> str | None:
+    """The commit of a hub's model that is read; None of what lies in other folders."""
+    folder = model_files(name)
+    return folder.name if folder and folder.parent.name == "snapshots" else None
+
+
+def code_of_model(name: str) -> str | None:
+    """Digest the Python files that come with a model; None where it is not here."""
+    folder = model_files(name)
+    return None if folder is None else code_digest(folder)
 
 
 READ = (
@@ -116,7 +129,9 @@ def identity_of(config: Config, name: str, tokenizer: Any) -> dict[str, JsonValu
     dtype: str = entry.dtype
     if entry.quantise != "none":
         dtype = f"{dtype}, linear layers in {entry.quantise}"
-    return model_fingerprint(entry.model, dtype, tokenizer)
+    identity = model_fingerprint(entry.model, dtype, tokenizer)
+    code = code_of_model(entry.model) if entry.trust_remote_code else None
+    return identity if code is None else {**identity, "code": code}
 
 
 def student_of(config: Config) -> dict[str, JsonValue]:

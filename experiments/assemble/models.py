@@ -353,6 +353,7 @@ class Models:
             dtype=getattr(torch, settings.dtype),
             init_seed=drawn_from if fresh else None,
             vocabulary=self._config.vocabulary if fresh else None,
+            attn_implementation=settings.attn_implementation,
         )
         check_causal(name, loaded.kind)
         return loaded

@@ -218,7 +218,7 @@ def config_of(options: Namespace, looks: bool = False) -> Config:
     """
     from experiments.config.packaged import config_path
     from experiments.config.tree import load_config
-    from experiments.record.folder_code import of_a_folder
+    from experiments.record.folder_code import check_trusted, of_a_folder
 
     source, overrides = options.config, list(options.overrides)
     if source is not None and "=" in source and not Path(source).exists():
@@ -227,6 +227,8 @@ def config_of(options: Namespace, looks: bool = False) -> Config:
     file = None if source is None else config_path(source)
     typed = any(override.startswith("plugins=") for override in overrides)
     foreign = looks and not typed and file is not None and of_a_folder(file)
+    if looks and file is not None and of_a_folder(file):
+        check_trusted(file, config, overrides)
     return with_plugins(config, options, folder_config=file if foreign else None)
 
 

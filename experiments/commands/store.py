@@ -157,6 +157,7 @@ def repair(options: Namespace) -> int:
     """Take out what is damaged and extract it again."""
     from align.errors import MissingFileError, prefix_errors
     from experiments.config.tree import load_kept_config
+    from experiments.record.folder_code import check_trusted
     from teacher.store.records import shard_ranges
     from teacher.store.upkeep import stores_in, take_out
     from teacher.store.upkeep import verify as faults_of
@@ -172,7 +173,9 @@ def repair(options: Namespace) -> int:
         )
     config = None
     if saved is not None and not options.take_out_only:
-        config = with_plugins(load_kept_config(saved), options, folder_config=saved)
+        config = load_kept_config(saved)
+        check_trusted(saved, config)
+        config = with_plugins(config, options, folder_config=saved)
     for path in stores_in(root):
         broken = take_out(path, faults_of(path))
         if broken:

@@ -11,6 +11,8 @@ from teacher.writing.config import WrittenConfig
 
 LATER: Mapping[str, Any] = {
     "quantise": "none",
+    "revision": None,
+    "trust_remote_code": False,
     "make": "none",
     "transform": {},
     "date": None,
@@ -69,6 +71,7 @@ WITHOUT_EFFECT = (
     "threads",
     "shard",
     "export_dtype",
+    "attn_implementation",
 )
 """Settings that change nothing in the student that is trained."""
 

@@ -24,9 +24,9 @@ from fuse.config import FuseConfig, choice_of
 from student.config import LoraConfig, LossConfig, TrainConfig
 from student.output_config import OutputConfig
 from student.transforms.choice import chosen_transforms
-from teacher.names import check_length
+from teacher.names import at_revision, check_length
 from teacher.store.manifest import Form
-from teacher.teacher_config import Quantisation
+from teacher.teacher_config import AttentionImplementation, Quantisation
 from teacher.teacher_rule import TeacherRule
 
 Trained = Literal["all", "embeddings"]
@@ -76,6 +76,10 @@ class StudentConfig:
 
     model: str = "zoo:student"
     """Hub name, local folder, ``zoo:<name>`` or ``pkg:<name>``."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model; joined to ``model``, as a teacher's."""
+    attn_implementation: AttentionImplementation = "auto"
+    """As a teacher's."""
     make: str | dict[str, Any] = "none"
     """The student is first made of ``model`` by leaving parts of it out: a registered
     maker with its options, such as ``{use: layers, keep: 15, rule: uniform}``; what
@@ -122,6 +126,9 @@ class StudentConfig:
         choice_of("student.make", self.make)
         chosen_transforms(self.transform)
         check_length(self.model, "student.model")
+        named = at_revision(self.model, self.revision, "student")
+        object.__setattr__(self, "model", named)  # frozen
+        object.__setattr__(self, "revision", None)
         if self.tokenizer is not None and self.init != "fresh":
             raise ValueError(
                 f"student.tokenizer is {self.tokenizer}, but the checkpoint's weights "

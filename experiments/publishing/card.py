@@ -33,6 +33,7 @@ from experiments.report.layout.document import (
 from experiments.report.layout.markdown import block_text, inline
 from experiments.report.teachers import number
 from experiments.report.verdicts import counted, sentences, table_rows, verdicts
+from teacher.names import pinned
 
 README = "README.md"
 TAGS = ("knowledge-distillation", "kv-distillation", "mtkd")
@@ -109,7 +110,9 @@ def _front(
 
     started = config.get("student") or {}
     model = str(started.get("model", ""))
+    model = (pinned(model) or (model,))[0]  # the hub links names alone
     trained_on = started.get("init") != "fresh" and "/" in model
+    base = trained_on and not is_local(model)
     title = wishes.title or run.name
     return ModelCardData(
         model_name=title,
@@ -118,7 +121,7 @@ def _front(
         tags=list(TAGS),
         license=licence_of(terms, wishes.licence),
         language=list(wishes.languages) or None,
-        base_model=model if trained_on and not is_local(model) else None,
+        base_model=model if base else None,
         eval_results=[
             EvalResult(
                 task_type="text-generation",

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from teacher.names import pinned
+
 SERVER = "server:"
 LEFT_OUT = "address left out"
 _ADDRESS = re.compile(r"://[^/\s]+")
@@ -26,6 +28,8 @@ def public_name(name: str) -> str:
         return f"{SERVER}({LEFT_OUT})"
     if "://" in name:
         return _ADDRESS.sub(f"://({LEFT_OUT})", name)
+    if pinned(name):
+        return name
     if "{" in name or "\n" in name:  # a template or a text, no place
         return name
     if _DRIVE.match(name):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from align.foreign.quote import say
 from align.support.digest import sha256_of
@@ -19,6 +20,9 @@ from experiments.record.lease import LEASE
 from experiments.record.run_dir import METRICS, SUMMARY
 from experiments.record.which_run import CONFIG
 from teacher.store.manifest import PLAN
+
+if TYPE_CHECKING:
+    from experiments.config.tree import Config
 
 _OF_RUNS = (IDENTITY, STATE, ATTEMPTS, LEASE, METRICS, SUMMARY)
 
@@ -49,6 +53,28 @@ def check_named(config: Path, plugins: Iterable[str], named: Sequence[str]) -> N
                 f"{config} names the plugin {described(plugin)}: code that lies there "
                 "for whoever made the folder, and is not run for that; read it, then "
                 f"allow it by --plugin {plugin}, or do without by --no-plugins"
+            )
+
+
+def check_trusted(config: Path, settings: Config, typed: Sequence[str] = ()) -> None:
+    """Refuse to run code of models because a folder's config says so.
+
+    Args:
+        config: the folder's.
+        settings: what it says.
+        typed: settings that the command line gives.
+
+    Raises:
+        ConfigError: names the teacher, and what allows it.
+    """
+    for name, entry in settings.teachers.items():
+        setting = f"teachers.{name}.trust_remote_code"
+        if entry.trust_remote_code and f"{setting}=true" not in typed:
+            raise ConfigError(
+                f"{config} says {setting}: code that comes with {entry.model} is not "
+                "run for what lies in a folder; read it, then give a copy of this "
+                f"config that is yours to `mtkd train` or `mtkd extract`, or "
+                f"{setting}=true where a command takes settings"
             )
 
 

@@ -29,6 +29,7 @@ from experiments.config.used_plugins import (
 )
 from experiments.making.made import makers_used
 from experiments.record.history import IDENTITY, SETTINGS, read_json, write_json
+from experiments.run.identity.taught import compared, facts_of
 from experiments.sources.named import sources_used
 from student.loop.phase_checkpoint import steps_kept
 from student.output_config import OUTPUT_TERMS
@@ -37,10 +38,11 @@ from teacher.store.manifest import brief
 
 if TYPE_CHECKING:
     from experiments.assemble.data import RunData
+    from experiments.assemble.models import Models
     from experiments.config.tree import Config, PhaseConfig
     from experiments.run.context import RunContext, Stage
     from plugins.registry import Registry
-    from teacher.sources.base import PhaseStart, TeacherSource
+    from teacher.sources.base import PhaseStart
 
 HELD_OUT = "held_out"
 """Of a run's identity: the digest of the text that its students are measured on."""
@@ -135,20 +137,23 @@ def _plugins_of(config: Config, registry: Registry, stages: Sequence[Stage]) -> 
     return plugins_of_run(config, registry, [stage.phase for stage in stages], asked)
 
 
-def digests_of_models(
-    config: Config, sources: Mapping[str, TeacherSource]
-) -> dict[str, dict[str, str]]:
+def digests_of_models(config: Config, models: Models) -> dict[str, dict[str, str]]:
     """Digest the files of what a run reads: other weights under the same path show.
+
+    Of teachers that a store vouches for it is what the store says.
 
     Args:
         config: the run's.
-        sources: of the teachers that no store vouches for.
+        models: as loaded.
     """
     drawn = config.student.init == "fresh"
     digests = {STUDENT: file_digests(config.student.model, weights=not drawn)}
-    for name, source in sources.items():
+    for name in (*models.live, *models.elsewhere):
+        source = models.sources[name]
         read = {} if source.files is None else file_digests(source.files)
         digests[name] = {**read, **source.fingerprint()}
+    for name, facts in facts_of(config, models).items():
+        digests[name] = {**digests.get(name, {}), **facts}
     return digests
 
 
@@ -278,7 +283,7 @@ def _replaced(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     both = [name for name in before if name in now and before[name] and now[name]]
     rows = []
     for name in both:
-        rows += differing_fields(before[name], now[name], f"{FILES}.{name}")
+        rows += differing_fields(*compared(before[name], now[name]), f"{FILES}.{name}")
     return rows
 
 

@@ -50,6 +50,7 @@ from experiments.run.arms import (
     repeated_arms,
 )
 from experiments.run.context import Arms, RunContext, Stage
+from experiments.run.identity.taught import write_teachers
 from experiments.run.lineage import (
     HELD_OUT,
     digests_of_models,
@@ -83,7 +84,7 @@ class LoadedRun:
     texts: Mapping[str, str]
     """Digests of what is learned from."""
     files: Mapping[str, Mapping[str, str]]
-    """Digests of the files of models, by name."""
+    """Digests of the files of models, and what else tells them apart, by name."""
     arms: Arms
     """Every arm that the run reports."""
     warnings: tuple[str, ...]
@@ -120,7 +121,7 @@ def load_run(plan: RunPlan, engine: Engine, changed_plugins: bool = False) -> Lo
     arms, texts = plan_arms(plan.config, stages), text_digests(data)
     check_moving_writer(plan.config, models, arms)
     with waiting("computing the digests of models", engine.is_main):
-        files = engine.from_main(lambda: _digests(plan, models))
+        files = engine.from_main(lambda: digests_of_models(plan.config, models))
     for arm, of_arm in arms.items():
         check_arm(
             plan.config.run_dir,
@@ -266,12 +267,6 @@ def _loaded(
     return plan, models, unstored
 
 
-def _digests(plan: RunPlan, models: Models) -> dict[str, dict[str, str]]:
-    """Of the files of all that is loaded, and whatever else tells models apart."""
-    asked = [*models.live, *models.elsewhere]
-    return digests_of_models(plan.config, {n: plan.sources[n] for n in asked})
-
-
 def _day(config: Config, models: Models, engine: Engine) -> str | None:
     """What chat templates are told: as its stores were, else the day of the run."""
     if models.stored and (models.stored_date or not models.live):
@@ -374,6 +369,7 @@ def _begun(loaded: LoadedRun, engine: Engine) -> str:
         _warn(before_it_goes_on(run_dir))
         save_config(config, run_dir / CONFIG)
         write_json(run_dir / TEXTS, limits_of(loaded.models.readers()))
+        write_teachers(run_dir, config, loaded.files, loaded.models.stored)
     identity = engine.from_main(
         lambda: identify(
             run_dir, train, engine.samples_per_step, bf16, config.data.date

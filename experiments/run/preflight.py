@@ -19,6 +19,7 @@ from experiments.config.tree import Config
 from experiments.run.arms import plan_arms, repeated_arms
 from experiments.run.context import Stage
 from experiments.run.plan import RunPlan, plan_run
+from experiments.sources.making import tell_code
 from experiments.sources.named import described_by, said_of
 from plugins.registry import Registry
 from student.transforms.choice import chosen_transforms
@@ -65,7 +66,7 @@ def describe_plan(plan: RunPlan) -> list[str]:
         check_positions(config, _positions(settings))
     sources = plan.sources
     facts = {
-        name: _facts(_config_of(described_by(config, source)[0], f"teachers.{name}"))
+        name: _facts(_teacher_of(config, name, described_by(config, source)[0]))
         for name, source in sources.items()
     }
     known = {name: fact for name, fact in facts.items() if fact is not None}
@@ -92,7 +93,14 @@ def _made_of(student: str) -> Iterator[str]:
         )
 
 
-def _config_of(model: str, place: str) -> tuple[Any, str] | None:
+def _teacher_of(config: Config, name: str, model: str) -> tuple[Any, str] | None:
+    entry, place = config.teachers[name], f"teachers.{name}"
+    with prefix_errors(place):
+        tell_code(name, entry, model)
+    return _config_of(model, place, entry.trust_remote_code)
+
+
+def _config_of(model: str, place: str, trust: bool = False) -> tuple[Any, str] | None:
     """Settings and kind of a model; None of an embedded one that is not built."""
     with prefix_errors(place):
         if model.startswith(ZOO):
@@ -103,7 +111,7 @@ def _config_of(model: str, place: str) -> tuple[Any, str] | None:
                 model = str(zoo_path(name, scale=scale))
             except MissingFileError:
                 return None
-        return read_config(model)
+        return read_config(model, trust)
 
 
 def _facts(model: tuple[Any, str] | None) -> TeacherFacts | None:

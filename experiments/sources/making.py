@@ -11,15 +11,31 @@ from zlib import crc32
 import torch
 
 from align.errors import InputError
+from align.foreign.quote import say
+from student.loop.launch import launched_rank
 from student.unreached import freeze_unreached
 from teacher.capture.kv_capture import KVCapture
 from teacher.capture.windows import windows_for
 from teacher.live_teacher import LiveTeacher
 from teacher.loading.models import LoadedModel, load_model
 from teacher.loading.quantise import quantise
+from teacher.loading.remote_code import code_folder, what_runs
 from teacher.loading.shard import shard
 from teacher.teacher_config import TeacherConfig
 from teacher.trained_teacher import TrainedTeacher
+
+
+def tell_code(name: str, entry: TeacherConfig, model: str) -> None:
+    """Say, before it runs, which code comes with a teacher that is trusted.
+
+    Args:
+        name: the teacher's.
+        entry: its settings.
+        model: whose files are read.
+    """
+    if entry.trust_remote_code and launched_rank() == 0:
+        code = what_runs(code_folder(model))
+        say(f"warning: teachers.{name}.trust_remote_code: runs code of {model}: {code}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -43,7 +59,14 @@ class Making:
         """A model from its files, loaded as the teacher's settings say."""
         entry = self.entry
         dtype = None if entry.dtype == "auto" else getattr(torch, entry.dtype)
-        loaded = load_model(model, role="teacher", dtype=dtype)
+        tell_code(self.name, entry, model)
+        loaded = load_model(
+            model,
+            role="teacher",
+            dtype=dtype,
+            trust_remote_code=entry.trust_remote_code,
+            attn_implementation=entry.attn_implementation,
+        )
         whole: Any = loaded.model  # transformers hides the type of .to
         # What is split leaves the CPU's memory block by block.
         quantise(whole, entry.quantise, None if entry.shard else self.device)

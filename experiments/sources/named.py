@@ -107,7 +107,13 @@ def _parted(model: str, registry: Registry | None) -> tuple[str, str]:
     return parted(model, factories)
 
 
-_OF_FILES = {"dtype": "auto", "quantise": "none", "shard": False}
+_OF_FILES = {
+    "dtype": "auto",
+    "quantise": "none",
+    "shard": False,
+    "trust_remote_code": False,
+    "attn_implementation": "auto",
+}
 """Settings of how files are loaded, with what they are where nobody asks."""
 _OF_A_READER = {**_OF_FILES, "long_texts": "extend"}
 """The same, and of how a teacher reads."""

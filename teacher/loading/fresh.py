@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 
-def fresh_model(config: Any, seed: int, dtype: torch.dtype, trust_code: bool) -> Any:
+def fresh_model(
+    config: Any, seed: int, dtype: torch.dtype, trust_code: bool, **options: Any
+) -> Any:
     """Draw a causal language model's weights anew, as its own library does.
 
     Args:
@@ -15,6 +17,7 @@ def fresh_model(config: Any, seed: int, dtype: torch.dtype, trust_code: bool) ->
         seed: decides every weight; the generators of the process stay as they were.
         dtype: of the weights.
         trust_code: run Python files that come with the model.
+        options: more of ``from_config``, such as ``attn_implementation``.
 
     Source:
         transformers' ``from_config``, hence the architecture's ``_init_weights``.
@@ -26,5 +29,5 @@ def fresh_model(config: Any, seed: int, dtype: torch.dtype, trust_code: bool) ->
     with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(
-            config, dtype=dtype, trust_remote_code=trust_code
+            config, dtype=dtype, trust_remote_code=trust_code, **options
         )

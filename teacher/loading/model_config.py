@@ -7,6 +7,7 @@ from typing import Any
 
 from align.errors import InputError, MissingFileError
 from teacher.loading.model_files import check_index, not_found, refuse_adapter
+from teacher.loading.remote_code import code_folder
 from teacher.names import model_source
 
 
@@ -21,8 +22,8 @@ def read_config(name: str, trust_remote_code: bool = False) -> tuple[Any, str]:
         FileNotFoundError: no such model.
         ValueError: its config cannot be used, or it is no language model.
     """
-    hub = {"trust_remote_code": trust_remote_code}
-    config = load_config(name, model_source(name), hub)
+    source = str(code_folder(name)) if trust_remote_code else model_source(name)
+    config = load_config(name, source, {"trust_remote_code": trust_remote_code})
     return config, kind_of(name, config)
 
 
@@ -48,7 +49,7 @@ def load_config(name: str, source: str, hub: dict[str, Any]) -> Any:
     except (OSError, ValueError) as error:
         if not Path(source).is_dir():
             if isinstance(error, OSError):
-                raise not_found(name, source) from error
+                raise not_found(name, source, error) from error
             if "custom code" in str(error):
                 raise custom_code(name, source) from error
             raise InputError(f"model {name!r} cannot be loaded: {error}") from error
@@ -66,7 +67,8 @@ def custom_code(name: str, source: str) -> InputError:
     return InputError(
         f"model {name!r}: {source} needs Python code of its own (auto_map in "
         "config.json), which is not run: give a model of a type that transformers "
-        "knows by itself, or, having read that code, load it in a program of yours "
+        "knows by itself, or, having read that code, set teachers.NAME."
+        "trust_remote_code=true where it teaches, or load it in a program of yours "
         "with load_model(..., trust_remote_code=True)"
     )
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from align.errors import InputError, MissingFileError
 from align.foreign.inside import check_name
+from teacher.hub.pinned import INDEX, no_network, why_not
 
-INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 _WRAPPERS = {
     "_orig_mod.": "of torch.compile; save the model inside it, model._orig_mod",
@@ -144,11 +144,13 @@ def damaged(name: str, source: str, error: Exception) -> InputError:
     return InputError(f"model {name!r}: weights in {source} are damaged: {error}")
 
 
-def no_weights(name: str, source: str) -> MissingFileError:
+def no_weights(
+    name: str, source: str, error: BaseException | None = None
+) -> MissingFileError:
     """The error for a folder without its weights, or without a part of them."""
     folder = weights_folder(source)
     if folder is None:
-        return not_found(name, source)
+        return not_found(name, source, error)
     lacking = _lacking_shards(folder)
     if lacking:
         return MissingFileError(f"model {name!r}: {lacking}")
@@ -190,11 +192,17 @@ def _lacking_shards(folder: Path) -> str | None:
     )
 
 
-def not_found(name: str, source: str) -> MissingFileError:
-    """The error for a name that is neither a folder nor known to the hub."""
+def not_found(
+    name: str, source: str, error: BaseException | None = None
+) -> MissingFileError:
+    """The error for a name that is neither a folder nor known to the hub, or that the
+    hub does not give; ``error`` is what was raised in its place."""
     from huggingface_hub import constants
 
     flags = [f for f in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(f)]
+    answer = "" if no_network(error) else why_not(name, error)
+    if answer:
+        return MissingFileError(f"model {name!r} was not found: {answer}")
     state = f"offline ({', '.join(flags)} set)" if flags else "the hub was asked too"
     return MissingFileError(
         f"model {name!r} was not found: looked for the folder "

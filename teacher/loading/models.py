@@ -19,6 +19,8 @@ from align.errors import InputError
 from align.support.cpu import avoid_broken_amx
 from align.support.primitive_cache import bound_primitive_caches
 from align.support.quiet import quiet_attempt
+from teacher.hub.pinned import fetch_weights
+from teacher.loading.attention import attention_options, said_of_attention
 from teacher.loading.fresh import fresh_model
 from teacher.loading.model_config import custom_code, kind_of, load_config
 from teacher.loading.model_files import (
@@ -26,10 +28,11 @@ from teacher.loading.model_files import (
     incomplete,
     no_weights,
 )
+from teacher.loading.remote_code import code_folder
 from teacher.loading.tokenizer import largest_id, load_tokenizer
 from teacher.loading.vocabulary import GivenVocabulary
 from teacher.loading.vouched import check_vouched
-from teacher.names import model_source
+from teacher.names import at_revision, model_source, pinned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -60,6 +63,7 @@ def load_model(
     resolve: Callable[[str], Path] | None = None,
     init_seed: int | None = None,
     vocabulary: str | None = None,
+    attn_implementation: str = "auto",
 ) -> LoadedModel:
     """Load a model and its tokenizer.
 
@@ -71,11 +75,13 @@ def load_model(
             checkpoint's for a teacher and takes float32 for a student, whose
             small updates bf16 would round away.
         trust_remote_code: run Python files that come with the model.
-        revision: branch, tag or commit on the hub.
+        revision: branch, tag or commit on the hub; may also be behind the name, as
+            ``org/name@revision``.
         resolve: see there.
         init_seed: draw a student's weights anew from this seed, in place of the
             checkpoint's, which need not exist.
         vocabulary: of weights drawn anew, the model whose tokenizer it gets.
+        attn_implementation: of transformers, such as "eager"; "auto" is its choice.
 
     Returns:
         The model, on the CPU, and its fast tokenizer.
@@ -91,23 +97,31 @@ def load_model(
         raise InputError(f"role={role!r}; valid are {', '.join(ROLES)}")
     avoid_broken_amx()
     bound_primitive_caches()
-    name = str(name_or_path)
+    name = at_revision(str(name_or_path), revision, "model")
     source = model_source(name, resolve)
+    if trust_remote_code:
+        source = str(code_folder(source))
     check_vouched(name, source)
-    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    hub: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     config = load_config(name, source, hub)
     kind = kind_of(name, config)
     wanted = _dtype(dtype, role)
     model: Any
     given: GivenVocabulary | None = None
     if init_seed is None:
-        model = _load_weights(name, source, kind, hub | {"dtype": wanted})
+        if Path(source).parent.name == "snapshots" and not Path(name).exists():
+            fetch_weights((pinned(name) or (name,))[0], Path(source))
+        options = hub | {"dtype": wanted} | attention_options(attn_implementation)
+        with said_of_attention(name, attn_implementation):
+            model = _load_weights(name, source, kind, options)
     elif role == "student" and kind == "decoder" and isinstance(wanted, torch.dtype):
         if vocabulary is not None:
             given = GivenVocabulary.of(vocabulary)
             given.write_into(config)
-        model = fresh_model(config, init_seed, wanted, trust_remote_code)
-        _take_generation_settings(model, source, revision)
+        with said_of_attention(name, attn_implementation):
+            options = attention_options(attn_implementation)
+            model = fresh_model(config, init_seed, wanted, trust_remote_code, **options)
+        _take_generation_settings(model, source)
         if given is not None:
             given.write_into(model.generation_config)
     else:
@@ -218,7 +232,7 @@ def _try_load(
     except SafetensorError as error:
         raise damaged(name, source, error) from error
     except (OSError, JSONDecodeError) as error:  # of weights, and of their index
-        raise no_weights(name, source) from error
+        raise no_weights(name, source, error) from error
     except RuntimeError as error:
         raise InputError(
             f"model {name!r}: weights in {source} do not fit its config.json: {error}"
@@ -228,14 +242,12 @@ def _try_load(
     return model, missing, sorted(info["unexpected_keys"])
 
 
-def _take_generation_settings(model: Any, source: str, revision: str | None) -> None:
+def _take_generation_settings(model: Any, source: str) -> None:
     """Keep what a model's files say of generating, such as several ends of a turn."""
     from transformers import GenerationConfig
 
     with suppress(OSError):  # there are none
-        model.generation_config = GenerationConfig.from_pretrained(
-            source, revision=revision or "main"
-        )
+        model.generation_config = GenerationConfig.from_pretrained(source)
 
 
 def _answer_by_name(model: PreTrainedModel) -> None:

@@ -1,15 +1,22 @@
 """A run in three acts: planned, opened, trained; and a report that is none of them."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from align.schedules import Timetable
 from experiments import run_training
+from experiments.assemble.fingerprint import tokenizer_digest
 from experiments.config.presets import load_registry
 from experiments.config.tree import load_config
 from experiments.record.failures import ERRORS
+from experiments.record.history import read_json
 from experiments.record.lease import holder_alive
 from experiments.report.status import describe
 from experiments.run.context import phase_seed
@@ -17,7 +24,16 @@ from experiments.run.opening import open_run
 from experiments.run.plan import plan_run
 from plugins.contracts.step import step_context
 from student.match.layers import LayerChoice
+from teacher.names import model_source
 from tests.experiments.small_runs import said, small_config
+
+
+@dataclass
+class Backend:
+    """A tokenizer that is nothing but what its file describes."""
+
+    backend_tokenizer: Any
+    chat_template: str | None = None
 
 
 @pytest.fixture
@@ -58,6 +74,23 @@ def test_training_alone_draws_and_reports_nothing(config, tmp_path):
     assert (run_dir / "summary.json").is_file()
     assert not (run_dir / "report.md").exists()
     assert not (run_dir / "figures").exists()
+
+
+def test_a_run_writes_who_taught_it(config):
+    settings = load_config(config)
+    run_dir = run_training(settings)
+    taught = read_json(run_dir / "teachers.json")["teachers"]
+    assert taught.keys() == settings.teachers.keys()
+    for name, entry in settings.teachers.items():
+        folder, facts = Path(model_source(entry.model)), taught[name]
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        assert facts["model"] == entry.model and facts["asked"] == "live"
+        assert facts["tokenizer"] == tokenizer_digest(Backend(tokenizer))
+        (weights,) = folder.glob("*.safetensors")
+        row = f"{weights.name} {sha256(weights.read_bytes()).hexdigest()}\n"
+        assert facts["weights"] == sha256(row.encode()).hexdigest()[:16]
+        types = {str(t.dtype) for t in load_file(weights).values()}
+        assert types == {f"torch.{facts['dtype']}"}
 
 
 def test_a_schedule_knows_how_long_its_phase_is_before_the_first_step(

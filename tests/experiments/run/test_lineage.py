@@ -111,6 +111,28 @@ def kept(tmp_path):
 FILES = {"student": {"weights": "1"}, "a": {"weights": "2", "config.json": "3"}}
 
 
+@pytest.mark.parametrize(
+    ("fact", "stored", "now"),
+    [("tokenizer", "1f", "2e"), ("dtype", "float32", "bfloat16"), ("code", "3", "4")],
+)
+def test_another_teacher_is_refused_by_the_field_that_tells_it(kept, fact, stored, now):
+    before = {**FILES, "a": {**FILES["a"], fact: stored}}
+    kept(before, before)
+    kept(FILES, before)  # an earlier version noted nothing of it
+    other = {**FILES, "a": {**FILES["a"], fact: now}}
+    with pytest.raises(ConfigError, match=rf"files\.a\.{fact}: stored '{stored}', con"):
+        kept(before, other)
+
+
+def test_another_commit_is_another_teacher_unless_the_weights_are_known(kept):
+    def of(commit, **known):
+        return {"student": {"weights": "1"}, "a": {"revision": commit, **known}}
+
+    kept(of("c1", weights="2"), of("c2", weights="2"))
+    with pytest.raises(ConfigError, match=r"files\.a\.revision: stored 'c1', config"):
+        kept(of("c1"), of("c2"))
+
+
 def test_a_model_that_was_replaced_under_its_name_is_not_gone_on_with(kept):
     kept(FILES, FILES)
     other = {**FILES, "a": {"weights": "9", "config.json": "3"}}

@@ -1,0 +1,1 @@
+"""Who taught a run's students."""

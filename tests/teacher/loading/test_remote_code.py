@@ -1,0 +1,105 @@
+"""Code that comes with a model: run where it is asked for by name, told, digested."""
+
+import json
+import shutil
+from hashlib import sha256
+
+import pytest
+import torch
+import transformers
+
+from align.errors import InputError
+from experiments.assemble.fingerprint import code_of_model
+from experiments.config.parsing import ConfigError
+from experiments.config.tree import load_config
+from experiments.record.folder_code import check_trusted
+from experiments.sources.making import Making
+from teacher import load_model
+from teacher.loading.remote_code import code_digest
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class Config(LlamaConfig):
+    model_type = "own"
+
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+@pytest.fixture
+def folder(tiny_zoo, tmp_path, monkeypatch):
+    """A model of a type that transformers does not know."""
+    folder = shutil.copytree(tiny_zoo["student"], tmp_path / "odd")
+    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    put(folder, auto_map=own, model_type="own")
+    (folder / "own.py").write_text(CODE)
+    modules = transformers.dynamic_module_utils
+    monkeypatch.setattr(modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    return folder
+
+
+def put(folder, **settings):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+def teacher(folder, **entry):
+    config = load_config({"teachers": {"odd": {"model": str(folder), **entry}}})
+    making = Making(
+        name="odd",
+        entry=config.teachers["odd"],
+        device=torch.device("cpu"),
+        make_student=None,
+        student_tokenizer=None,
+    )
+    return making.load(str(folder))
+
+
+def test_a_trusted_teacher_runs_its_code_and_says_so_first(folder, tiny_zoo, capsys):
+    with pytest.raises(InputError, match=r"set teachers\.NAME\.trust_remote_code=true"):
+        teacher(folder)
+    odd = teacher(folder, trust_remote_code=True)
+    digest = sha256(CODE.encode()).hexdigest()
+    assert (
+        f"runs code of {folder}: own.py (SHA-256 {digest})" in capsys.readouterr().err
+    )
+    ids = torch.arange(9)[None]
+    got = odd.capture(ids, ids >= 0, logits=True)
+    plain = load_model(tiny_zoo["student"]).model
+    with torch.no_grad():
+        torch.testing.assert_close(got.logits, plain(ids).logits)
+
+
+def test_another_code_is_another_teacher(folder):
+    before = code_digest(folder)
+    assert code_of_model(str(folder)) == before
+    (folder / "own.py").write_text(CODE + "# more\n")
+    assert code_digest(folder) != before
+
+
+def test_code_of_a_third_place_is_not_run(folder):
+    put(folder, auto_map={"AutoConfig": "other/repo--own.Config"})
+    with pytest.raises(InputError, match="names code of 'other/repo', another place"):
+        load_model(folder, trust_remote_code=True)
+
+
+def test_the_config_of_a_folder_trusts_nobody_by_itself(tmp_path):
+    entry = {"model": "org/odd", "trust_remote_code": True}
+    config, file = load_config({"teachers": {"odd": entry}}), tmp_path / "config.yaml"
+    setting = "teachers.odd.trust_remote_code"
+    with pytest.raises(ConfigError, match=f"{file} says {setting}: code that comes"):
+        check_trusted(file, config)
+    check_trusted(file, config, [f"{setting}=true"])
+
+
+def test_an_implementation_of_attention_is_chosen_or_refused(tiny_zoo):
+    student = tiny_zoo["student"]
+    eager = load_model(student, attn_implementation="eager").model
+    assert eager.config._attn_implementation == "eager"
+    drawn = {"role": "student", "init_seed": 0, "dtype": "float32"}
+    fresh = load_model(student, attn_implementation="eager", **drawn).model
+    assert fresh.config._attn_implementation == "eager"
+    with pytest.raises(InputError, match=r"attn_implementation=flash_attention_3 cann"):
+        load_model(student, attn_implementation="flash_attention_3")
