@@ -4,8 +4,10 @@
 
 builds the source distribution and, from it alone, the wheel; compares their files with
 the checkout's; installs the wheel into a new environment elsewhere, by the versions of
-``constraints.txt`` and no extras; and runs ``mtkd`` there. It takes a few minutes and
-leaves nothing behind but, with ``--keep FOLDER``, the two files.
+``constraints.txt`` and no extras; and runs ``mtkd`` there, ``mtkd quickstart --tiny``
+last, whose student plain transformers then loads. It takes a few minutes and leaves
+nothing behind but, with ``--keep FOLDER``, the two files. ``--shared`` has the new
+environment take the libraries of this one, as CI does: only the wheel is installed.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import tomllib
@@ -28,8 +31,24 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("align", "teacher", "fuse", "student", "plugins", "experiments")
 BENCHES = "experiments/bench/"
 SHIPPED = (".py", ".yaml", ".json", "py.typed")
-TRIED = (["--version"], ["doctor"], ["plugins", "list"])
+TRIED = (
+    ["--version"],
+    ["doctor"],
+    ["plugins", "list"],
+    ["recipes", "list"],
+    ["config", "show", "real"],
+    ["quickstart", "--tiny"],
+)
 """Commands that must end with 0 in the new environment."""
+
+
+_PLACE = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+_LOAD = (
+    "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+    "s = 'runs/quickstart-tiny/student'; m = M.from_pretrained(s); "
+    "t = T.from_pretrained(s); m(**t('The sea', return_tensors='pt'))"
+)
+"""What is done with the student of the quickstart."""
 
 
 class ReleaseError(Exception):
@@ -40,14 +59,18 @@ def main(words: Sequence[str] | None = None) -> None:
     """Build, compare, install, run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", type=Path, help="put the two files into this folder")
-    keep = parser.parse_args(words).keep
+    parser.add_argument(
+        "--shared", action="store_true", help="use the libraries of this environment"
+    )
+    options = parser.parse_args(words)
+    keep = options.keep
     try:
         version = released_version(ROOT)
         with tempfile.TemporaryDirectory(prefix="mtkd-release-") as folder:
             archive, wheel = build(Path(folder) / "dist")
             check_names(wheel_names(wheel), of_wheel=True)
             check_names(archive_names(archive), of_wheel=False)
-            program = install(wheel, Path(folder) / "venv")
+            program = install(wheel, Path(folder) / "venv", options.shared)
             try_out(program, version, Path(folder))
             if keep:
                 keep.mkdir(parents=True, exist_ok=True)
@@ -145,10 +168,23 @@ def archive_names(archive: Path) -> list[str]:
     return [name.partition("/")[2] for name in members]
 
 
-def install(wheel: Path, venv: Path) -> Path:
-    """Install a wheel into a new environment; returns its ``mtkd``."""
+def install(wheel: Path, venv: Path, shared: bool = False) -> Path:
+    """Install a wheel into a new environment; returns its ``mtkd``.
+
+    Args:
+        wheel: the file.
+        venv: the environment's folder, made anew.
+        shared: take this environment's libraries by their path, which leaves out what
+            is installed here as editable, such as the checkout.
+    """
     run(sys.executable, "-m", "venv", venv, cwd=wheel.parent)
     pip = [venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    if shared:
+        here, there = sysconfig.get_paths()["purelib"], ["-c", _PLACE]
+        site = run(venv / "bin" / "python", *there, cwd=wheel.parent).strip()
+        run(*pip, "install", "-q", "--no-deps", wheel, cwd=wheel.parent)
+        (Path(site) / "shared.pth").write_text(f"{here}\n", encoding="utf-8")
+        return venv / "bin" / "mtkd"
     constraints = ROOT / "constraints.txt"
     run(*pip, "install", "-q", "-c", constraints, wheel, cwd=wheel.parent)
     return venv / "bin" / "mtkd"
@@ -174,6 +210,7 @@ def try_out(program: Path, version: str, folder: Path) -> None:
         answer = run(program, *words, cwd=empty)
         if words == ["--version"] and answer.strip() != f"mtkd {version}":
             raise ReleaseError(f"mtkd --version answers {answer.strip()}")
+    run(program.parent / "python", "-c", _LOAD, cwd=empty)
 
 
 def run(*command: object, cwd: Path) -> str:

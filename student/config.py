@@ -28,6 +28,8 @@ from align.support.field_types import (
     checked,
 )
 from fuse.config import choice_of
+from student.settings.early_stop import EarlyStopConfig
+from student.settings.tracking import TrackerName
 
 EngineName = Literal["deepspeed", "torch"]
 
@@ -194,25 +196,6 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EarlyStopConfig:
-    """When a phase ends before its steps are done."""
-
-    metric: str | None = None
-    """A metric of what ``eval.use`` names, measured every ``eval.every`` steps; null:
-    all steps are done. Every arm ends by its own."""
-    patience: AtLeastOne = 3
-    """Measurements in a row without a better one after which it ends."""
-
-    def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: a value that its type does not take.
-        """
-        check_fields(self, "train.early_stop")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """The loop: how long, how fast, on what."""
 
@@ -286,6 +269,10 @@ class TrainConfig:
     max_bad_steps: AtLeastOne = 3
     """Optimiser steps in a row with a loss, gradient or teacher that is not finite
     which are skipped before the run stops."""
+    trackers: list[TrackerName] = field(default_factory=list)
+    """Where numbers go besides ``metrics.jsonl`` and ``tensorboard/``, by accelerate's
+    names, such as ``[wandb, mlflow]``; each needs its package. One that fails costs a
+    warning. Of the run, not of a phase."""
     prefetch: bool = True
     """Run the teachers on the next batch while the student learns from this one."""
     threads: Count = 0

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.config.parsing import plain
-from student.config import EarlyStopConfig, LoraConfig
+from student.config import LoraConfig
+from student.settings.early_stop import EarlyStopConfig
 from teacher.writing.config import WrittenConfig
 
 LATER: Mapping[str, Any] = {
@@ -68,6 +69,7 @@ WITHOUT_EFFECT = (
     "keep_checkpoints",
     "max_bad_steps",
     "prefetch",
+    "trackers",
     "threads",
     "shard",
     "export_dtype",

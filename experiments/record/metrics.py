@@ -13,14 +13,24 @@ from typing import Any
 
 from experiments.record.run_dir import METRICS
 from experiments.record.summed_log import SummedLog
+from experiments.record.trackers.outside import Outside
+from experiments.record.trackers.system import system_numbers
 
 
 class Metrics:
     """Appends to ``metrics.jsonl`` and ``tensorboard/``; silent off the main rank."""
 
-    def __init__(self, run_dir: Path, enabled: bool = True) -> None:
-        """Open a run's metrics; earlier lines stay."""
-        self._enabled = enabled
+    def __init__(
+        self, run_dir: Path, enabled: bool = True, outside: Outside | None = None
+    ) -> None:
+        """Open a run's metrics; earlier lines stay.
+
+        Args:
+            run_dir: the run's.
+            enabled: off in all processes but the first.
+            outside: trackers that get the same numbers.
+        """
+        self._enabled, self._outside = enabled, outside
         if not enabled:
             return
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -91,15 +101,31 @@ class Metrics:
             return
         now = round(time.time(), 3)
         self._log.append({"time": now, "arm": arm, "phase": phase, **line})
+        at = offset + int(line.get("step", 0))
+        shown = {f"{line['kind']}/{n}": v for n, v in _numbers(line) if n != "step"}
+        shown = {name: value for name, value in shown.items() if math.isfinite(value)}
+        if line["kind"] == "train":
+            shown |= {f"system/{n}": value for n, value in system_numbers().items()}
         if self._shown:
             with self._may_fail():
-                self._show(arm, line, offset + int(line.get("step", 0)))
+                self._show(arm, shown, at)
+        if self._outside is not None and shown:
+            place = arm.replace(":", "-")
+            self._outside.log({f"{place}/{n}": v for n, v in shown.items()}, at)
 
-    def _show(self, arm: str, line: dict[str, Any], step: int) -> None:
+    def write_texts(self, texts: Mapping[str, str]) -> None:
+        """Hand texts, such as samples of writing, to trackers; they are kept elsewhere.
+
+        Args:
+            texts: by name.
+        """
+        if self._enabled and self._outside is not None and texts:
+            self._outside.log({f"samples/{n}": text for n, text in texts.items()}, 0)
+
+    def _show(self, arm: str, numbers: Mapping[str, float], step: int) -> None:
         board = self._boards.get(arm) or self._boards.setdefault(arm, self._board(arm))
-        for name, value in _numbers(line):
-            if name != "step" and math.isfinite(value):
-                board.add_scalar(f"{line['kind']}/{name}", value, step)
+        for name, value in numbers.items():
+            board.add_scalar(name, value, step)
 
     @contextmanager
     def _may_fail(self) -> Iterator[None]:
@@ -115,7 +141,9 @@ class Metrics:
             )
 
     def close(self) -> None:
-        """Flush TensorBoard."""
+        """Flush TensorBoard and other trackers."""
+        if self._enabled and self._outside is not None:
+            self._outside.close()
         if self._enabled:
             with self._may_fail():
                 for arm in list(self._boards):

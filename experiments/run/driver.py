@@ -145,8 +145,11 @@ def sum_up(run: RunContext, outcome: Outcome) -> None:
     """Write ``summary.json``, and that the run is finished."""
     if run.engine.is_main:
         temperature = run.config.samples.temperature
+        samples = _samples(run)
+        for number, sample in enumerate(samples, start=1):
+            run.metrics.write_texts({f"{number}/{k}": v for k, v in sample.items()})
         summary = _summary(run, outcome) | {
-            "samples": _samples(run),
+            "samples": samples,
             "samples_temperature": temperature,
         }
         write_json(run.run_dir / SUMMARY, summary)

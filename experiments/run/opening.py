@@ -40,6 +40,7 @@ from experiments.record.progress import Progress, waiting
 from experiments.record.run_dir import MAIN
 from experiments.record.seals import before_it_goes_on
 from experiments.record.stop import stop_on_signals
+from experiments.record.trackers.outside import trackers_of
 from experiments.record.versions import changes, versions
 from experiments.record.which_run import CONFIG
 from experiments.run.arms import (
@@ -190,7 +191,8 @@ def open_run(
             check_disk(run_dir, loaded.models.student_bytes, loaded.students)
         run_id = _begun(loaded, engine)
         launch.begun = True
-        metrics = Metrics(run_dir, engine.is_main)
+        outside = trackers_of(loaded.plan.config, run_id) if engine.is_main else None
+        metrics = Metrics(run_dir, engine.is_main, outside)
         answers = _answers(loaded.plan.config, loaded.models, engine.rank)
         try:
             with garbage_sought_among_the_new():

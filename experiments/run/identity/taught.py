@@ -58,10 +58,9 @@ def facts_of(config: Config, models: Models) -> dict[str, dict[str, str]]:
         trusted = config.teachers[name].trust_remote_code
         if trusted and (code := code_of_model(files)):
             facts[name]["code"] = code
-    for name, teacher in models.elsewhere.items():
-        if name in of_student:
-            continue
-        facts[name] = {"tokenizer": tokenizer_digest(teacher.tokenizer)}
+    for name, other in models.elsewhere.items():
+        if name not in of_student:
+            facts[name] = {"tokenizer": tokenizer_digest(other.tokenizer)}
     for name, stored in models.stored.items():
         if stored.store is not None and name in config.teachers:
             facts[name] = _in_store(name, stored.store.plan.fingerprint)

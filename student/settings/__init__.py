@@ -1,0 +1,1 @@
+"""Sections of settings of the loop."""
