@@ -1,5 +1,6 @@
 "use strict";
-// Two things: a switch of colours, and tables that sort. The page reads without it.
+// Three things: a switch of colours, room for the links when one of them is followed, and
+// tables that sort. The page reads without it.
 (() => {
   const root = document.documentElement;
   const said = document.getElementById("said");
@@ -23,6 +24,12 @@
     wear(next);
     remembered.set(next);
   });
+
+  // The links stay at the top, in as many rows as fit: a title comes to stand below them.
+  const links = document.querySelector("nav");
+  const leaveRoom = () => { root.style.scrollPaddingTop = links.offsetHeight + 12 + "px"; };
+  leaveRoom();
+  window.addEventListener("resize", leaveRoom);
 
   // "-2.0%", "3.500 (gpt2)" and "1,234" are numbers, "4 min 10 s" a time, "–" is nothing.
   const seconds = { s: 1, min: 60, h: 3600, d: 86400 };

@@ -284,5 +284,12 @@ def test_it_is_dark_where_that_is_preferred_or_chosen_and_fits_desk_and_phone(
     tab.size(900, 800)
     links = "document.querySelector('nav ul')"
     assert tab.evaluate(f"{links}.scrollWidth <= {links}.clientWidth")  # none is hidden
+    tab.evaluate("document.documentElement.style.scrollBehavior = 'auto'")  # at once
+    tab.click("nav li:nth-child(2) a")
+    below = (
+        "document.querySelector('main section:nth-of-type(2) h2').{}().top"
+        " - document.querySelector('nav').{}().bottom"
+    ).replace("{}", "getBoundingClientRect")
+    assert 0 <= tab.evaluate(below) < 40  # its title is not under the links
     tab.size(400, 800, phone=True)
     assert tab.evaluate("document.documentElement.scrollWidth") == 400
