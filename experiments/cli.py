@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -75,15 +76,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         getattr(options, "show", parser).print_help()
         return 0
     if hasattr(options, "overrides"):
-        options.overrides += [word for word in rest if _is_override(word)]
+        overrides = [word for word in rest if _is_override(word)]
+        options.overrides = [*options.overrides, *overrides]
         rest = [word for word in rest if not _is_override(word)]
     if rest:
         options.show.error(unknown_words(options.show, rest))
     return _run(options)
 
 
+@functools.cache
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of every command."""
+    """The parser of every command, built once; parsing leaves it as it was."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--debug",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -15,7 +16,16 @@ LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
 def versions() -> dict[str, str]:
-    """Version by name; ``commit`` where this is a checkout with Git at hand."""
+    """Version by name; ``commit`` where this is a checkout with Git at hand.
+
+    They are those of this process, whatever is installed or committed while it runs:
+    what it has imported stays.
+    """
+    return dict(_versions_here())
+
+
+@functools.cache
+def _versions_here() -> dict[str, str]:
     numbers = {PROJECT: version_of_mtkd()}
     commit = _commit()
     if commit:
