@@ -1,27 +1,44 @@
 """Code in fresh processes, which need not import torch one after another."""
 
+import atexit
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
 _EACH = """
-import json, multiprocessing, sys, traceback
+import json, os, sys, traceback
 import torch
-{code}
-def answered(value):
+
+def answered(code, value):
     try:
-        return [True, answer(value)]
+        names = {"__name__": "fresh"}
+        exec(code, names)
+        return [True, names["answer"](value)]
     except BaseException:
         return [False, traceback.format_exc()]
-if __name__ == "__main__":
-    # one process a value, forked off one that has imported nothing of ours
-    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        answers = pool.map(answered, json.loads(sys.argv[1]), chunksize=1)
-    print(json.dumps(answers))
+
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what is printed is no answer
+for line in sys.stdin:
+    code, value, environ = json.loads(line)
+    reader, writer = os.pipe()
+    if not os.fork():  # off one that has imported nothing of ours
+        os.environ.clear()
+        os.environ.update(environ)
+        with os.fdopen(writer, "w") as out:
+            json.dump(answered(code, value), out)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as given:
+        text = given.read() or '[false, "the process died"]'
+    os.wait()
+    print(text, file=answers, flush=True)
 """
 
 
@@ -39,15 +56,31 @@ def answers(
         The answers; where one raises, an ``AssertionError`` with its traceback, for
         its test to raise.
     """
-    command = [sys.executable, "-c", _EACH.format(code=code), json.dumps(values)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environ, capture_output=True, text=True
+    asked, said = _server()
+    told = []
+    for value in values:
+        line = [code, value, dict(os.environ if environ is None else environ)]
+        asked.write(json.dumps(line) + "\n")
+        asked.flush()
+        kept, answer = json.loads(said.readline())
+        told.append(answer if kept else AssertionError(answer))
+    return told
+
+
+@cache
+def _server() -> tuple[IO[str], IO[str]]:
+    """The process that the others are forked off, from the first that is asked for to
+    the last test."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", _EACH],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    assert done.returncode == 0, done.stderr
-    return [
-        answer if kept else AssertionError(answer)
-        for kept, answer in json.loads(done.stdout.splitlines()[-1])
-    ]
+    assert server.stdin and server.stdout
+    atexit.register(server.kill)
+    return server.stdin, server.stdout
 
 
 def given(answer: Any) -> Any:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from pathlib import Path
 
@@ -54,11 +55,20 @@ def python(code: str, *path: Path, **environ: str) -> str:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A site folder with the example package installed."""
-    work = tmp_path_factory.mktemp("third_party")
-    shutil.copytree(PACKAGE, work / "source")  # building writes beside the source
-    pip_install(work / "source", work / "site")
-    return work / "site"
+    """A site folder with the example package as pip leaves it there; that pip does,
+    :func:`test_a_run_uses_the_package_by_name_until_it_is_uninstalled` sees."""
+    site = tmp_path_factory.mktemp("third_party") / "site"
+    shutil.copytree(PACKAGE / "src", site, ignore=lambda *_: ["__pycache__"])
+    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
+    name, version = project["name"], project["version"]
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    facts = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    (info / "METADATA").write_text(facts)
+    ((group, points),) = project["entry-points"].items()
+    lines = [f"[{group}]", *(f"{key} = {value}" for key, value in points.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    return site
 
 
 DESCRIBE = "import json, plugins; print(json.dumps(plugins.Registry.load().describe()))"

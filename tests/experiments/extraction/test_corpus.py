@@ -32,7 +32,7 @@ CHANGES = [
     {"train_samples": 13},
     {"eval_share": 0.3},
     pytest.param({"train": "zoo"}, marks=pytest.mark.slow),
-    {"train": "both", "train_samples": 40},
+    pytest.param({"train": "both", "train_samples": 40}, marks=pytest.mark.slow),
 ]
 
 
