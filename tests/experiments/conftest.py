@@ -56,8 +56,8 @@ def few_texts_for_errors() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def weights_of_the_zoo_read_once(tiny_zoo: dict[str, Path]) -> Iterator[None]:
-    """What a run loads of the zoo, which nobody changes, is read by the first and copied
-    for the others: a small run reads its models six times, a fifth of what it takes."""
+    """What a run loads of the zoo, which nobody changes, is read by the first and
+    copied for the others: a small run reads its models six times, a fifth of it all."""
     from teacher.loading import models
 
     read, kept = models._load_weights, dict[str, Any]()
