@@ -90,6 +90,7 @@ ROOMS: dict[str, set[str]] = {
         "sources",
     },
     "experiments/run": {
+        "texts",
         "evaluators",
         "config",
         "making",

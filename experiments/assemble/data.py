@@ -30,6 +30,7 @@ from experiments.assemble.splits import (
 from experiments.assemble.text_sources import ZOO, Reading, zoo_texts
 from experiments.texts.config import DataConfig
 from experiments.texts.cuts import refuse_lost, told_of
+from experiments.texts.mixing import mixed
 from teacher.store.reader import text_bytes
 
 SHARED_GATE = (
@@ -164,15 +165,16 @@ def load_data(
     shared = "" if gate or not gated else SHARED_GATE
     lost, notes = told_of(cutter, encode)
     calibration = calibration_texts(config, cutter) or kept
+    learnt, mix = mixed(kept, config.mix, config.mix_temperature, seed)
     return RunData(
-        train=_shuffled(kept, seed),
+        train=_shuffled(learnt, seed),
         eval=measured,
         calibration=calibration,
         warnings=tuple(
             s for s in (*reading.bad_rows.sentences(), *lost, overlap, shared) if s
         ),
         gate=gate,
-        notes=(*notes, *_weights_of(kept, config), *_held_by_pieces(split)),
+        notes=(*notes, *mix, *_weights_of(kept, config), *_held_by_pieces(split)),
     )
 
 

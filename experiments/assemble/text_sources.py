@@ -22,6 +22,7 @@ from align.text.parallel import pairs_of_file, pairs_of_lines
 from align.text.prompted import Prompted
 from experiments.config.tree import Config
 from experiments.texts.config import DataConfig
+from experiments.texts.hub import hub_files, hub_set
 from teacher.names import PEER
 from teacher.sources.built_in import SOURCES, parted
 from teacher.sources.files import FILES
@@ -322,6 +323,8 @@ def _files(which: Which, path: str) -> TextFiles:
     if path == ZOO:
         return TextFiles(())
     with prefix_errors(f"data.{which}"):
+        if hub_set(path):
+            return hub_files(path, which)
         return text_files(Path(path).expanduser(), which)
 
 

@@ -33,6 +33,8 @@ LATER: Mapping[str, Any] = {
     "batch_by": "samples",
     "on_bad_row": "stop",
     "learn": "all",
+    "mix": {},
+    "mix_temperature": 1.0,
     "tools": "refuse",
     "weight_field": "weight",
     "written": plain(WrittenConfig()),

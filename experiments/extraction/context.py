@@ -30,6 +30,7 @@ from experiments.making.origin_map import with_origin_maps
 from experiments.record.dates import dated, day_of_stores
 from experiments.run.context import Stage
 from experiments.sources.named import sources_of, sources_used
+from experiments.texts.hub import pinned_lists
 from plugins.registry import Registry
 from plugins.trial import try_used
 from teacher.loading.longer_texts import trained_length
@@ -76,6 +77,8 @@ def open_extraction(
         ValueError: a model or a text cannot be used, or a link in the stores' folder
             leads out of it.
     """
+    data = pinned_lists(config.data, config.store_dir / "config.yaml")
+    config = replace(config, data=data)
     check_sources(config.data)
     refuse_links_out(config.store_dir)
     registry = registry or load_registry(config)

@@ -6,7 +6,7 @@ A student that is to be made is, into the cache.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from align.foreign.inside import refuse_links_out
 from experiments.assemble.checks import check_resume, check_settings
@@ -23,6 +23,7 @@ from experiments.record.progress import waiting
 from experiments.run.phase_texts import check_written, written_notes
 from experiments.sources.named import sources_of, sources_used
 from experiments.sources.phases import moving_warnings, with_present
+from experiments.texts.hub import pinned_lists
 from plugins.registry import Registry
 from plugins.trial import try_used
 from student.loop.launch import launched_rank
@@ -78,6 +79,9 @@ def settle(config: Config, registry: Registry, *, make: bool = True) -> Settled:
         InputError: a text is not there, or a value that cannot be meant.
     """
     phases: Sequence[PhaseConfig] = resolve_phases(config, presets_of(registry))
+    config = replace(
+        config, data=pinned_lists(config.data, config.run_dir / "config.yaml")
+    )
     check_sources(config.data)
     if make:
         config = with_made_student(config, registry)

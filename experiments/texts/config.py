@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from annotated_types import Interval
 
 from align.errors import InputError
-from align.support.field_types import AtLeastOne, check_fields, shown
+from align.support.field_types import AtLeastOne, Positive, check_fields, shown
 from align.text.conversation import Chats, Learn
 from align.text.tool_calls import Tools
 from teacher.writing.config import WrittenConfig
@@ -93,7 +93,8 @@ class DataConfig:
     train: list[str] = field(default_factory=lambda: ["zoo"])
     """Files or folders of text, ``domain=path`` to name a domain (else the file's
     name); relative to the folder the command runs in. Or ``zoo``, the embedded prose
-    and code. docs/experiments.md lists the formats."""
+    and code; or ``hf:ORG/NAME[:CONFIG][@SPLIT][#REVISION]``, a data set of the hub,
+    whose commit the run keeps. docs/experiments.md lists the formats."""
     eval: list[str] = field(default_factory=list)
     """Held-out text, as ``train``; empty: ``eval_share`` of the training text."""
     pairs: dict[str, PairsConfig] = field(default_factory=dict)
@@ -142,6 +143,12 @@ class DataConfig:
     A sample that makes more tokens of a teacher than this and than it was trained to
     read, or than it has positions, is cut further, for all alike (see
     ``teachers.NAME.long_texts``)."""
+    mix: dict[str, Positive] = field(default_factory=dict)
+    """What domains weigh beside others: with 2 a domain's texts are read twice as often
+    as they stand; those not named weigh 1. An epoch grows: no text is left out."""
+    mix_temperature: Annotated[float, Interval(ge=1)] = 1.0
+    """Flattens the sizes of domains n to n ** (1 / this) before they are weighed: at
+    1 they stay, at ``.inf`` what ``mix`` gives are the shares themselves."""
     train_samples: AtLeastOne | None = None
     """Use at most so many samples per domain; null for all."""
     eval_samples: AtLeastOne | None = 64
