@@ -99,14 +99,15 @@ def pinned_lists(data: DataConfig, kept: Path) -> DataConfig:
     Raises:
         MtkdError: see :func:`pinned`.
     """
-    lists = {"train": data.train, "eval": data.eval}
-    if not any(PREFIX in entry for entries in lists.values() for entry in entries):
+    if not any(PREFIX in entry for entry in (*data.train, *data.eval)):
         return data
     earlier: list[str] = []
     if kept.is_file():
         section = read_yaml(kept.read_text(encoding="utf-8"), str(kept))["data"]
         earlier = [*section.get("train", ()), *section.get("eval", ())]
-    return replace(data, **{n: pinned(lists[n], earlier) for n in lists})
+    return replace(
+        data, train=pinned(data.train, earlier), eval=pinned(data.eval, earlier)
+    )
 
 
 def hub_files(entry: str, which: Split) -> TextFiles:
