@@ -19,6 +19,20 @@ from align.time_align import Alignment
 from align.tokenizer_align import LastTokenAligner
 from align.tokens.batch import TokenBatch
 
+ASKING = "asking "
+"""Before a teacher's name, what asking it is called where time is told apart, see
+:mod:`align.support.stopwatch`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SomeTexts:
+    """The texts of a batch about which a teacher is asked, where they are chosen."""
+
+    rows: Tensor
+    """(k,) int64, ascending, 0 <= k < B: which of the batch's texts."""
+    reading: Reading | None
+    """Of them alone; None where there is none."""
+
 
 @dataclass(
     frozen=True, kw_only=True, eq=False
@@ -55,6 +69,9 @@ class Reading:
     """Whether it will say how likely each of its tokens was."""
     vocabulary: str | None = None
     """Digest of its tokens where it will bring a next-token output; else None."""
+    some: SomeTexts | None = None
+    """The texts that it is asked about, where they are chosen; None: all. On the others
+    it has no tokens, so that it covers nothing of them."""
 
     @classmethod
     def aligned(

@@ -27,6 +27,10 @@ UNIFORM_ENTROPY = 0.98
 FUSION_METHODS = ("fixed", "similarity", "learnable")
 """The built-in ones; any other value names a registered router."""
 
+SOFT, HARD, SAMPLED, TOP_K = "soft", "hard", "sampled", "top_k"
+CHOICES = (SOFT, HARD, SAMPLED, TOP_K)
+"""What ``fuse.choice`` may be."""
+
 LEARNABLE = "learnable"
 """As a fusion method, stands for the router of ``router_type``."""
 SETTINGS: Mapping[str, tuple[str, ...]] = {
@@ -63,6 +67,11 @@ class FuseConfig:
     seen the whole text, so only ``token`` is strictly causal."""
     routing_per_layer: bool = False
     """Give every student layer a learned router of its own."""
+    choice: str | dict[str, Any] = "soft"
+    """Whom a text is learned from: ``soft``, all as they are weighed; ``hard``, the
+    one that weighs most; ``sampled``, one that is drawn by the weights; ``{use: top_k,
+    k: 2}``, the k that weigh most. With ``routing_level: sample`` and a router that
+    decides before teachers read (label, difficulty, fixed), the others do not run."""
     temperature: ScheduledPositive = 1.0
     """Softmax temperature of the routing weights; lower is sharper."""
     similarity: Similarity = "cosine"
@@ -98,6 +107,7 @@ class FuseConfig:
         check_fields(self, "fuse")
         for field in ("fusion_method", "router_type", "space"):
             choice_of(f"fuse.{field}", getattr(self, field))
+        _check_choice(self.choice)
         if is_schedule(self.entropy_reg_strength) and self.entropy_warmup_steps:
             raise ValueError(
                 f"fuse.entropy_warmup_steps={self.entropy_warmup_steps} is short for a "
@@ -134,6 +144,17 @@ class FuseConfig:
             return name, options
         name, more = choice_of("fuse.router_type", self.router_type)
         return name, more | options
+
+    @property
+    def chosen(self) -> str:
+        """How teachers are chosen, one of :data:`CHOICES`."""
+        return choice_of("fuse.choice", self.choice)[0]
+
+    @property
+    def choice_k(self) -> int:
+        """How many of them."""
+        k: int = choice_of("fuse.choice", self.choice)[1].get("k", 1)
+        return k
 
     @property
     def moving_temperature(self) -> Setting | None:
@@ -184,6 +205,26 @@ def choice_of(
             "shows them), or {use: NAME} with its options"
         )
     return name, options
+
+
+def _check_choice(value: str | Mapping[str, Any]) -> None:
+    """Refuse a choice that nobody knows how to make.
+
+    Raises:
+        InputError: another name or option, or ``top_k`` without a number.
+    """
+    name, options = choice_of("fuse.choice", value)
+    if name not in CHOICES:
+        raise InputError(
+            f"fuse.choice is {name!r}; choose from {', '.join(CHOICES[:-1])}, or "
+            "{use: top_k, k: 2}"
+        )
+    k = options.pop("k", None) if name == TOP_K else 1
+    if options or type(k) is not int or k < 1:
+        raise InputError(
+            f"fuse.choice is {value!r}; top_k takes the number of teachers that are "
+            "asked, {use: top_k, k: 2}, and the others take no option"
+        )
 
 
 def check_weights(name: str, weights: list[float]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from fuse.beforehand.texts import Texts
 from fuse.signals import DOMAIN, Signals
 
 
@@ -13,6 +16,7 @@ class LabelRouter(nn.Module):
 
     learns = False
     needs = frozenset({DOMAIN})
+    before_reading = True
 
     def __init__(
         self,
@@ -35,10 +39,19 @@ class LabelRouter(nn.Module):
     def forward(self, query: Tensor, signals: Signals) -> Tensor:
         """(B, T, C) float -> (B, T, M) float32."""
         batch, tokens = query.shape[:2]
-        named = list(signals.teachers)
-        weights = torch.full((batch, self.num_teachers), 1 / self.num_teachers)
-        for row, domain in enumerate(signals.domains or ()):
+        domains = signals.domains or [""] * batch
+        weights = self._weights(signals.teachers, domains)
+        return weights.to(query.device)[:, None].expand(-1, tokens, -1)
+
+    def beforehand(self, texts: Texts) -> Tensor:
+        """(B, M) float32."""
+        return self._weights(texts.teachers, texts.domains)
+
+    def _weights(self, teachers: Sequence[str], domains: Sequence[str]) -> Tensor:
+        named = list(teachers)
+        weights = torch.full((len(domains), self.num_teachers), 1 / self.num_teachers)
+        for row, domain in enumerate(domains):
             teacher = self.domains.get(domain)
             if teacher in named:
                 weights[row] = torch.eye(self.num_teachers)[named.index(teacher)]
-        return weights.to(query.device)[:, None].expand(-1, tokens, -1)
+        return weights

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from align.errors import InputError
+from fuse.beforehand.texts import Texts
 from fuse.config import check_weights
 
 ROUTER_TYPES = ("mlp", "gate", "attention")
@@ -29,6 +30,7 @@ class FixedRouter(nn.Module):
     """The same shares for every query."""
 
     learns = False
+    before_reading = True
     shares: Tensor
     """(M,) float32, summing to 1."""
 
@@ -63,6 +65,10 @@ class FixedRouter(nn.Module):
     def forward(self, query: Tensor) -> Tensor:
         """(..., C) float -> (..., M) float32."""
         return self.shares.expand(*query.shape[:-1], -1)
+
+    def beforehand(self, texts: Texts) -> Tensor:
+        """(B, M) float32."""
+        return self.shares.expand(len(texts.domains), -1)
 
 
 class LearnableRouter(nn.Module):

@@ -19,6 +19,7 @@ from align.tokenizer_align import (
     ChunkEndAligner,
     LastTokenAligner,
 )
+from fuse.beforehand.difficulty import DifficultyRouter
 from fuse.label_router import LabelRouter
 from fuse.prequential import PrequentialRouter
 from fuse.router import ROUTER_TYPES, FixedRouter, LearnableRouter
@@ -80,8 +81,10 @@ def rope_scalers() -> Mapping[str, Callable[[float, int, float], float]]:
 
 @hookimpl
 def routers() -> Mapping[str, Callable[..., nn.Module]]:
-    """Three that learn; nearness, what was read before, labels, constant shares."""
+    """Three that learn; nearness, what was read before, labels, difficulty, constant
+    shares."""
     return {
+        "difficulty": DifficultyRouter,
         "fixed": FixedRouter,
         "label": LabelRouter,
         "prequential": PrequentialRouter,

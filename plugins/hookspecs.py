@@ -108,10 +108,9 @@ def routers() -> Mapping[str, Callable[..., nn.Module]]:
     """Offer routers: from a query to one weight per teacher.
 
     A factory takes ``hidden_dim`` and ``num_teachers`` and returns a module
-    mapping queries (..., C) of any float dtype to weights (..., M), >= 0, summing
-    to 1 over M. Each query is answered by itself. It learns from the outcome and
-    the teachers' own losses, never from the KV distance, so it needs a gradient
-    from its weights to its parameters.
+    mapping queries (..., C) of any float dtype to weights (..., M), >= 0, summing to 1
+    over M. Each query is answered by itself. It learns from the outcome and teachers'
+    own losses, never from the KV distance: its weights have a gradient to parameters.
 
     Keyword-only parameters of the factory are its options, each with a default and a
     type by which a config is checked. A factory with an attribute ``needs_sample`` that
@@ -120,15 +119,16 @@ def routers() -> Mapping[str, Callable[..., nn.Module]]:
     teacher's bits per character. One with ``learns = False`` has nothing to train: one
     is asked for all layers, and ``fuse.temperature`` leaves its weights alone.
 
-    A factory with an attribute ``needs``, a frozenset drawn from
-    ``fuse.signals.SIGNALS`` (``entropy``: how undecided each teacher is; ``domain``: of
-    which kind each text is), makes modules that have it, too, and that map queries
-    (B, T, C) and the ``fuse.Signals`` of the same texts to weights (B, T, M). These are
-    answered text by text, and a token's weights depend on what *earlier* tokens were
-    told alone, for they also say how much a prediction of that very token counts. A
-    factory whose signals look ahead, as ``log_prob`` does, has ``causal = False``; one
-    whose ``needs`` depend on its options a static ``needs_with(**options)``.
-
+    A factory with an attribute ``needs``, a frozenset of ``fuse.signals.SIGNALS``
+    (``entropy``: how undecided each teacher is; ``domain``: of which kind each text
+    is), makes modules that have it, too, and that map queries (B, T, C) and the
+    ``fuse.Signals`` of the same texts to weights (B, T, M), text by text, where a
+    token's weights depend on what *earlier* tokens were told alone, for they also say
+    how much a prediction of that token counts. A factory whose signals look ahead, as
+    ``log_prob`` does, has ``causal = False``; one whose ``needs`` depend on its options
+    a static ``needs_with(**options)``.
+    Modules with ``before_reading = True`` have a method ``beforehand``, from
+    ``fuse.beforehand.texts.Texts`` to the weights (B, M) of texts not yet read.
     Chosen by ``fuse.router_type`` or ``fuse.fusion_method``.
     """
 

@@ -57,7 +57,14 @@ from student.objective import (
 )
 from student.output.across.signals import Sources, signals_of
 from student.output.temperature import TEMPERATURES
-from student.places import Counts, Places, Share, availability, find_places
+from student.places import (
+    Counts,
+    Places,
+    Share,
+    availability,
+    coverage_of,
+    find_places,
+)
 from student.step.context import ContextMaker, introduce, of_kv
 from student.step.kv_fit import kv_fit
 from student.step.modules import modules_of
@@ -375,7 +382,7 @@ class Distiller(nn.Module):
             extra |= self._outcome(batch, views, routing, step, share)
         with part("fuse"):
             result = self._sum.total(read.context, extra, share, read.captured)
-        tokens = batch.has_text.sum().clamp_min(1)
+        readings = [] if share is None else share.places.readings
         return StepResult(
             loss=result.loss,
             terms=result.terms,
@@ -383,7 +390,7 @@ class Distiller(nn.Module):
             chosen=result.chosen,
             routing=routing.detach(),
             teachers=tuple(view.name for view in views),
-            coverage=available.sum((0, 1)).float() / tokens,
+            coverage=coverage_of(batch, available, readings),
             health=kv_health(read.captured.kv, HEALTH_TOKENS)
             if self.wants_health(step)
             else None,

@@ -175,6 +175,30 @@ def availability(
     return torch.stack([teacher.alignment.covered for teacher in teachers], -1) & text
 
 
+def coverage_of(
+    batch: TokenBatch, available: Tensor, readings: Sequence[Reading]
+) -> Tensor:
+    """What each teacher covers of the texts that it is asked about.
+
+    Args:
+        batch: the student's tokens, (B, T).
+        available: (B, T, M) bool, see :func:`availability`.
+        readings: one per teacher; empty: all are asked about all.
+
+    Returns:
+        (M,) float32, a share of the tokens that hold text; NaN of a teacher that is
+        asked about no text.
+    """
+    tokens = batch.has_text.sum(1)
+    covered = available.sum((0, 1)).float()
+    asked = tokens.sum().clamp_min(1).repeat(available.shape[-1])
+    for m, reading in enumerate(readings):
+        if reading.some is not None:
+            rows = reading.some.rows
+            asked[m] = tokens[rows].sum().clamp_min(1) if len(rows) else 0
+    return covered / asked
+
+
 def find_places(
     batch: TokenBatch,
     readings: Sequence[Reading],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -25,6 +26,13 @@ from align.views import (
 )
 from teacher.answers import Answers
 from teacher.live_teacher import LiveTeacher
+from teacher.partly.some_texts import (
+    by_teacher,
+    part_of,
+    read_some,
+    spread_view,
+    unasked,
+)
 
 __all__ = ["Aligner", "LiveTeacher", "TeacherPanel"]
 
@@ -110,11 +118,13 @@ class TeacherPanel:
             for teacher in self.teachers
         ]
 
-    def read(self, batch: TokenBatch) -> list[Reading]:
+    def read(self, batch: TokenBatch, chosen: Tensor | None = None) -> list[Reading]:
         """What every teacher knows of the student's texts before it is asked.
 
         Args:
             batch: the student's tokens, (B, T_s).
+            chosen: (B, M) bool, which teachers are asked about which text; None: all
+                about all. What a teacher is not asked about it does not read.
 
         Raises:
             CausalityError: what would be injected shows the future.
@@ -123,7 +133,17 @@ class TeacherPanel:
         with part("teachers"):
             return [
                 self._read(teacher, asked, batch)
-                for teacher, asked in zip(self.teachers, self._asked, strict=True)
+                if chosen is None
+                else read_some(
+                    partial(self._read, teacher, asked),
+                    batch,
+                    chosen[:, m],
+                    teacher=teacher,
+                    asked=asked,
+                )
+                for m, (teacher, asked) in enumerate(
+                    zip(self.teachers, self._asked, strict=True)
+                )
             ]
 
     @torch.no_grad()
@@ -147,24 +167,39 @@ class TeacherPanel:
             ValueError: a text is longer than a teacher's positions.
             StoreError: a text is not in a store, or its shard is damaged.
         """
-        views: list[TeacherView] = []
+        views: dict[str, TeacherView] = {}
         trouble: NonFiniteTeacherError | None = None
         readings = self.read(batch) if readings is None else readings
-        with part("teachers"):
+        every = [
+            (teacher, reading, asked)
             for teacher, reading, asked in zip(
                 self.teachers, readings, self._asked, strict=True
-            ):
-                if names is not None and teacher.name not in names:
+            )
+            if names is None or teacher.name in names
+        ]
+        with part("teachers"):
+            for teacher, reading, asked in every:
+                if _rests(reading):
                     continue
                 # All of them, whatever one says: what is split over processes has to
                 # run equally often on each.
+                part_read, at = part_of(reading, rows)
                 try:
-                    views.append(self._ask(teacher, reading, rows, asked))
+                    with by_teacher(reading):
+                        view = self._ask(teacher, part_read, at, asked)
+                        views[teacher.name] = spread_view(view, reading)
                 except NonFiniteTeacherError as error:
                     trouble = trouble or error
         if trouble is not None:
             raise trouble
-        return views
+        kvs = [view.kv.k.dtype for view in views.values() if view.kv is not None]
+        dtype = kvs[0] if kvs else torch.float32
+        return [
+            unasked(teacher, reading, asked, dtype)
+            if _rests(reading)
+            else views[teacher.name]
+            for teacher, reading, asked in every
+        ]
 
     def _ask(
         self, teacher: Teacher, reading: Reading, rows: Tensor | None, asked: Asked
@@ -190,6 +225,11 @@ class TeacherPanel:
                 return alignment, causal
 
         return teacher.read(student, align, asked)
+
+
+def _rests(reading: Reading) -> bool:
+    """Whether a teacher is asked about no text."""
+    return reading.some is not None and reading.some.reading is None
 
 
 def _layers(

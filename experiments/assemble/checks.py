@@ -18,6 +18,7 @@ from align.schedules import (
     signals_of,
 )
 from experiments.assemble.outputs import build_term, output_of, reading_outputs
+from experiments.choosing.before_reading import check_choice
 from experiments.config.parsing import ConfigError, check, plain
 from experiments.config.schedules import (
     check_schedules,
@@ -62,6 +63,7 @@ def check_settings(
         check_schedules(phase, registry, timetable, predicts)
         _check_level(phase, registry)
         _check_labels(phase, config)
+        check_choice(phase, registry, config)
 
 
 def _check_name(

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from align import layer_map
-from align.errors import InputError
 from align.layer_map import LayerMap
-from align.schedules import Timetable, is_on, start_of
+from align.schedules import Timetable, is_on
 from align.sizes import Sizes
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
@@ -45,12 +43,11 @@ from experiments.assemble.outputs import (
     setting_of,
 )
 from experiments.assemble.precision import autocast_of
+from experiments.choosing.before_reading import Choosing, check_chosen
+from experiments.choosing.weigher import build_weigher, fixed_weights, shares_of
 from experiments.config.tree import PhaseConfig
-from fuse.config import FuseConfig
-from fuse.router import learns, needs_sample
+from fuse.beforehand.choose import TextChoice
 from fuse.routing_loss import EntropyRegularizer
-from fuse.similarity_router import RoutingSample
-from fuse.weigher import Weigher
 from plugins.registry import Registry
 from student.balance import UNBALANCED, Balance
 from student.bridges import Bridge, TeacherShape
@@ -66,6 +63,7 @@ from student.terms.key_value import BUILT_IN, NEXT_TOKEN, chosen_terms
 from teacher.answers import Answers
 from teacher.capture.kv_capture import KVCapture
 from teacher.panel import TeacherPanel
+from teacher.teacher_config import TeacherConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -78,6 +76,8 @@ class PhaseTeachers:
     depth: Depth
     sample: Callable[[str, int], Iterable[SampleBatch]]
     """The calibration sample, under a title, with so many query positions a text."""
+    choose: TextChoice | None = None
+    """Who is asked about which text, before any teacher reads; None: all about all."""
 
 
 def build_objectives(
@@ -130,6 +130,7 @@ def build_phase_teachers(
     progress: Callable[[Iterable[Any], str, int], Iterable[Any]],
     answers: Answers | None = None,
     timetable: Timetable | None = None,
+    choosing: Choosing | None = None,
 ) -> PhaseTeachers:
     """Map, calibrate and weigh one phase's teachers.
 
@@ -144,6 +145,7 @@ def build_phase_teachers(
         progress: wraps an iterable under a title, with its length.
         answers: what teachers said before; None asks them each time.
         timetable: of the phase.
+        choosing: what the teachers of a text are chosen by; None: all read all.
 
     Raises:
         ValueError: a name is unknown, sizes do not fit, or nothing is covered.
@@ -177,7 +179,14 @@ def build_phase_teachers(
 
     if bridge is not None and any(teacher.positions for teacher in bridge.teachers):
         fit_positions(bridge, (read for _, read in views("positions of")))
-    report = calibrate(student, bridge, views("calibrating"), phase.loss.skip_sinks)
+    choose = None if choosing is None else choosing(phase, student, teachers, shares)
+    report = calibrate(
+        student,
+        bridge,
+        views("calibrating"),
+        phase.loss.skip_sinks,
+        unasked=() if choose is None else choose.never,
+    )
     weigher = build_weigher(
         phase.fuse,
         registry=registry,
@@ -201,7 +210,12 @@ def build_phase_teachers(
         temperature=phase.fuse.moving_temperature,
     )
     return PhaseTeachers(
-        teaching=teaching, panel=panel, report=report, depth=depth, sample=sample
+        teaching=teaching,
+        panel=panel,
+        report=report,
+        depth=depth,
+        sample=sample,
+        choose=choose,
     )
 
 
@@ -211,6 +225,8 @@ def check_phase(
     student: Sizes,
     teachers: Mapping[str, Teacher],
     student_tokenizer: Any,
+    *,
+    known: Mapping[str, TeacherConfig] | None = None,
 ) -> None:
     """Find, before any work, what only the models can tell to be wrong.
 
@@ -234,23 +250,10 @@ def check_phase(
             place = f"loss.terms.{name}.temperatures"
             check_layers(temperatures, student.layers, place)
     check_sizes(phase, registry, student, teachers)
+    shares = shares_of(teachers, known or {})
     if phase.fuse.router == "fixed":
-        fixed_weights(phase.fuse, dict.fromkeys(teachers, 1.0))
-
-
-def fixed_weights(fuse: FuseConfig, shares: Mapping[str, float]) -> list[float]:
-    """Fixed fusion's weights: ``fuse.weights``, or the teachers' own shares.
-
-    Raises:
-        ValueError: not one weight each.
-    """
-    weights = fuse.router_options["weights"] or list(shares.values())
-    if len(weights) != len(shares):
-        raise InputError(
-            f"fuse.weights has {len(weights)} entries for the teachers "
-            f"{', '.join(shares)}; give one weight each"
-        )
-    return weights
+        fixed_weights(phase.fuse, shares)
+    check_chosen(phase, shares)
 
 
 def build_bridge(
@@ -284,43 +287,6 @@ def build_bridge(
 def _loses_positions(phase: PhaseConfig, teacher: ModelFacts) -> bool:
     means = phase.align.position_means
     return teacher.learned_positions if means == "auto" else means == "remove"
-
-
-def build_weigher(
-    fuse: FuseConfig,
-    *,
-    registry: Registry,
-    student: KVCapture,
-    names: Sequence[str],
-    shares: Mapping[str, float],
-    report: CalibrationReport,
-) -> Weigher:
-    """What gives every token its weights over the teachers."""
-    build = registry.guarded("router", fuse.router)
-    sample = RoutingSample(hidden=report.hidden, bits=report.bits)
-    options = router_options(fuse, {name: shares[name] for name in names})
-
-    def router() -> nn.Module:
-        made: Any = build(student.hidden_size, len(names), **options)
-        if needs_sample(build):
-            made.fit(sample)
-        return made
-
-    if not learns(build):  # then there is one, as it is
-        return Weigher(router(), fuse.routing_level)
-    by_layer = [router() for _ in range(student.num_layers * fuse.routing_per_layer)]
-    return Weigher(by_layer or router(), fuse.routing_level, start_of(fuse.temperature))
-
-
-def router_options(fuse: FuseConfig, shares: Mapping[str, float]) -> dict[str, Any]:
-    """What a phase's router is built with beside sizes.
-
-    Raises:
-        InputError: fixed weights are not one a teacher.
-    """
-    options = fuse.router_options
-    weights = {"weights": fixed_weights(fuse, shares)} if fuse.router == "fixed" else {}
-    return options | weights
 
 
 def _depth(

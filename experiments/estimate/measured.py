@@ -22,6 +22,7 @@ from experiments.assemble.teaching import (
     build_objectives,
     build_phase_teachers,
 )
+from experiments.choosing.weigher import shares_of
 from experiments.config.tree import PhaseConfig
 from experiments.estimate.beside import Beside, measured_beside
 from experiments.estimate.steps import (
@@ -177,7 +178,7 @@ def assembled(trial: Trial, index: int) -> Lesson:
             student=capture,
             encode=trial.models.encode,
             teachers=teachers,
-            shares={n: known[n].weight if n in known else 1.0 for n in names},
+            shares=shares_of(names, known),
             samples=trial.calibration,
             progress=lambda items, title, total: items,
             timetable=timetable,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from align.layer_map import needs_sample
-from experiments.assemble.teaching import fixed_weights
+from experiments.choosing.weigher import fixed_weights
 from experiments.config.parsing import ConfigError
 from experiments.extraction.context import ExtractionContext
+from fuse.config import SOFT
 
 
 def fused_weights(extraction: ExtractionContext, names: Sequence[str]) -> list[float]:
@@ -27,6 +28,12 @@ def fused_weights(extraction: ExtractionContext, names: Sequence[str]) -> list[f
                 "fused stores need fixed weights in the student's space: set "
                 "phase.all.fuse.fusion_method=fixed and phase.all.fuse.space=student, "
                 "or choose store.form=adapted"
+            )
+        if fuse.chosen != SOFT:
+            raise ConfigError(
+                f"store.form is fused, but phase {stage.phase.name!r} has fuse.choice: "
+                f"{fuse.chosen}, and a fused store holds the mean of all teachers: set "
+                "phase.all.fuse.choice=soft, or choose store.form=adapted"
             )
         if set(stage.teachers) != set(names):
             raise ConfigError(

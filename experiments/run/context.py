@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
 
+from align.foreign.quote import say
 from experiments.assemble.data import RunData
 from experiments.assemble.models import Models
+from experiments.choosing.before_reading import Choosing
 from experiments.config.tree import Config, PhaseConfig
 from experiments.evaluators.chosen import Chosen
 from experiments.record.lease import Lease
@@ -42,7 +44,9 @@ def single_stage(stage: Stage, teacher: str) -> Stage:
     that one is not there yet."""
     if teacher in stage.phase.absent:
         return Stage(stage.phase, ())
-    fuse = replace(stage.phase.fuse, fusion_method="fixed", weights=[1.0])
+    fuse = replace(
+        stage.phase.fuse, fusion_method="fixed", weights=[1.0], choice="soft"
+    )
     return Stage(replace(stage.phase, fuse=fuse), (teacher,))
 
 
@@ -104,6 +108,21 @@ class RunContext:
         """
         if self.lease is not None:
             self.lease.check()
+
+    def choosing(self, stage: Stage, position: PhasePosition) -> Choosing:
+        """What the teachers of each text are chosen by in one phase of one arm."""
+
+        def tell(sentence: str) -> None:
+            if self.engine.is_main and position.arm == MAIN:
+                say(f"warning: phase {stage.phase.name}: {sentence}")
+
+        return Choosing(
+            registry=self.registry,
+            samples=self.data.train,
+            seed=self.config.run.seed,
+            tied=self.models.sharded,
+            tell=tell,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -311,6 +311,7 @@ def _stages(plan: RunPlan, models: Models, data: RunData) -> list[Stage]:
                 models.student_sizes,
                 models.chosen(stage.teachers),
                 models.student_tokenizer,
+                known=plan.config.teachers,
             )
             check_peers(models, plan.registry, stage)
     return stages

@@ -18,7 +18,6 @@ from align.foreign.signature import check_signed, sign
 from align.schedules import Timetable
 from align.support.process_memory import give_back
 from experiments.assemble.checks import timetable_of
-from experiments.assemble.data import Encoder
 from experiments.assemble.models import Models
 from experiments.assemble.outputs import output_plan, own_head
 from experiments.assemble.precision import autocast_of
@@ -28,6 +27,7 @@ from experiments.assemble.teaching import (
     build_objectives,
     build_phase_teachers,
 )
+from experiments.choosing.weigher import shares_of
 from experiments.making.transforms import (
     build_transforms,
     finish_transforms,
@@ -104,7 +104,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         place=run.models.place,
     )
     with run.answers.during("calibration", stage.teachers, later.calibration):
-        phase_teachers = _faculty(run, stage, capture, encode, timetable)
+        phase_teachers = _faculty(run, stage, position, capture, timetable)
     distiller = _distiller(
         run, stage, model, capture, phase_teachers, timetable=timetable
     )
@@ -199,6 +199,7 @@ def _job(
         checkpoints=_keeper(run, checkpoint_folder(position.folder), stage.phase.train),
         first_sample=position.first_sample,
         companions=companions,
+        choose=phase_teachers.choose if phase_teachers else None,
         writing=writing,
         watch=watch,
         transforms=transforms,
@@ -274,27 +275,27 @@ def _keeper(run: RunContext, folder: Path, train: TrainConfig) -> Keeper:
 def _faculty(
     run: RunContext,
     stage: Stage,
+    position: PhasePosition,
     capture: KVCapture,
-    encode: Encoder,
     timetable: Timetable,
 ) -> PhaseTeachers | None:
     if not stage.teachers:
         return None
     teachers = run.models.chosen(stage.teachers)
-    known = run.config.teachers  # not the one that a fused store makes of all
-    shares = {n: known[n].weight if n in known else 1.0 for n in stage.teachers}
+    shares = shares_of(stage.teachers, run.config.teachers)
     train = in_step(stage.phase.train, bool(run.models.sharded))
     return build_phase_teachers(
         replace(stage.phase, train=train),
         registry=run.registry,
         student=capture,
-        encode=encode,
+        encode=run.models.encode,
         teachers=teachers,
         shares=shares,
         samples=run.data.calibration,
         progress=run.progress.over,
         answers=run.answers,
         timetable=timetable,
+        choosing=run.choosing(stage, position),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -70,6 +70,7 @@ def calibrate(
     bridge: Bridge | None,
     batches: Iterable[tuple[TokenBatch, Sequence[TeacherView]]],
     skip_sinks: int,
+    unasked: Collection[str] = (),
 ) -> CalibrationReport:
     """Fit a bridge on a sample, in one pass and constant memory.
 
@@ -79,6 +80,8 @@ def calibrate(
             the sample tells of coverage, hidden states and losses alone.
         batches: the student's tokens with every teacher's view.
         skip_sinks: leading tokens to leave out, the student's and the teachers'.
+        unasked: teachers that are asked nothing afterwards, so that the student's own
+            statistics are not of the tokens that they cover.
 
     Raises:
         NoCoverageError: some teacher covers no token of the sample.
@@ -112,7 +115,7 @@ def calibrate(
         bits.append(_own_bits(views, len(batch.texts)))
     coverage = {name: count / max(tokens, 1) for name, count in covered.items()}
     _check(coverage, stats)
-    fit = {} if bridge is None else _fitted(bridge, stats)
+    fit = {} if bridge is None else _fitted(bridge, stats, unasked)
     return CalibrationReport(
         coverage=coverage,
         fit=fit,
@@ -136,12 +139,15 @@ def _constant(
 
 
 def _fitted(
-    bridge: Bridge, stats: Mapping[str, tuple[PairStats, PairStats]]
+    bridge: Bridge,
+    stats: Mapping[str, tuple[PairStats, PairStats]],
+    unasked: Collection[str],
 ) -> dict[str, dict[str, list[float]]]:
-    return {
-        teacher.name: bridge.calibrate(m, *stats[teacher.name])
-        for m, teacher in enumerate(bridge.teachers)
-    }
+    names = [teacher.name for teacher in bridge.teachers]
+    # What the student's statistics are of is said by the last.
+    order = sorted(names, key=lambda name: name not in unasked)
+    fit = {name: bridge.calibrate(names.index(name), *stats[name]) for name in order}
+    return {name: fit[name] for name in names}
 
 
 def _empty_stats(bridge: Bridge, m: int) -> tuple[PairStats, PairStats]:

@@ -26,11 +26,12 @@ import torch
 from torch import Tensor
 
 from align.errors import MachineError
-from align.reading import Reading
+from align.reading import ASKING, Reading
 from align.support.stopwatch import Stopwatch, part
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
 from align.views import NonFiniteTeacherError, TeacherView
+from fuse.beforehand.asking import Choose, together
 from student.evaluate import Encode
 from student.loop.data_order import deal, sample_indices
 from student.places import Counts, Places
@@ -39,8 +40,11 @@ from student.places import Counts, Places
 class Views(Protocol):
     """Runs the teachers, live or stored, on one batch."""
 
-    def read(self, batch: TokenBatch) -> Sequence[Reading]:
-        """Each teacher's tokens of the student's texts; no teacher runs."""
+    def read(
+        self, batch: TokenBatch, chosen: Tensor | None = None
+    ) -> Sequence[Reading]:
+        """Each teacher's tokens of the student's texts; no teacher runs. ``chosen`` is
+        (B, M) bool, who is asked about which text; None: all about all."""
 
     def __call__(
         self,
@@ -101,6 +105,9 @@ class TrainBatch:
     """A teacher that gave nothing to learn from; then there are no views."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """What making it took, by what was done."""
+    asking: Mapping[str, float] = field(default_factory=dict)
+    """Of that, where texts are chosen for teachers, what each of those took that are
+    not asked in the step, see :data:`align.reading.ASKING`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +130,8 @@ class BatchMaker:
     """What is read for a text, by its number and what is given; None: what is given."""
     in_step: Collection[str] = ()
     """Teachers that are asked by :meth:`complete` alone."""
+    choose: Choose | None = None
+    """Who is asked about which text; None: all about all."""
     dealt: int = 0
     """Passes of a step, over which its texts are dealt by length; 0: as they come."""
     _dealing: dict[int, list[TextSample]] = field(default_factory=dict)
@@ -171,7 +180,9 @@ class BatchMaker:
                     if self.rows
                     else None
                 )
-            readings = self.views.read(batch) if self.views is not None else ()
+            readings: Sequence[Reading] = ()
+            if self.views is not None:
+                readings = self.views.read(batch, *self._chosen(samples, numbers))
             with part("align"):
                 places, counts = self.survey(batch, readings, rows)
         return Order(
@@ -217,6 +228,14 @@ class BatchMaker:
             self._dealing[numbers[0]], self._lengths[:] = samples, counts.tolist()
         return self._lengths
 
+    def _chosen(
+        self, samples: Sequence[TextSample], numbers: Sequence[int]
+    ) -> tuple[Tensor, ...]:
+        """Who is asked about which of some texts, where that is chosen."""
+        if self.choose is None:
+            return ()
+        return (self.choose(samples, numbers),)
+
     def ask_teachers(self, order: Order, step: Counts) -> TrainBatch:
         """Ask the teachers, but for those that are asked in the step.
 
@@ -231,6 +250,8 @@ class BatchMaker:
         with watch.listening():
             views, problem = self._asked(order, names)
         seconds = watch.take()
+        by_teacher = {n: s for n, s in seconds.items() if n.startswith(ASKING)}
+        seconds = together(seconds)
         for name, spent in order.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + spent
         return TrainBatch(
@@ -244,6 +265,7 @@ class BatchMaker:
             step=step,
             problem=problem,
             seconds=seconds,
+            asking=by_teacher,
         )
 
     def complete(self, made: TrainBatch) -> TrainBatch:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from align.text.documents import TextSample
+from fuse.beforehand.asking import Choose
 from student.evaluate import Encode
 from student.loop.batches import Views
 from student.loop.data_order import Writing
@@ -100,5 +101,7 @@ class Job:
     """What changes it from step to step; None where nothing does."""
     writing: Writing | None = None
     """Stands in for some of the samples; None where all are read as given."""
+    choose: Choose | None = None
+    """Who is asked about which text, before anybody reads; None: all about all."""
     watch: Watching | None = None
     """What measures it within the phase; None where nothing does."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from align.support.process_memory import peak
 from align.support.stopwatch import Stopwatch, part
+from fuse.beforehand.asking import Asking, together
 from fuse.routing_stats import RoutingStats
 from student.checkpoint import NonFiniteStudentError
 from student.config import TrainConfig
@@ -101,7 +102,7 @@ class _Loop:
         )
         self._routing: RoutingStats | None = None
         self._maker: BatchMaker | None = None
-        self._watch = Stopwatch(engine.device)
+        self._watch, self._asking = Stopwatch(engine.device), Asking()
         self._started, self._steps, self._tokens = time.perf_counter(), 0, 0
 
     def resume(self) -> int:
@@ -187,6 +188,7 @@ class _Loop:
             instead=None if job.writing is None else job.writing.in_place_of,
             in_step=() if job.companions is None else job.companions.asked,
             dealt=engine.accumulation if config.batch_by == "tokens" else 0,
+            choose=job.choose,
         )
         self._maker = maker
         passes = engine.accumulation
@@ -244,6 +246,7 @@ class _Loop:
                     made[name] = made.get(name, 0.0) + seconds
                 samples += [sample.id for sample in train_batch.samples]
                 self._tokens += int(train_batch.batch.mask.sum())
+                self._asking.note(train_batch.readings, train_batch.asking)
                 self._count_routing(results[-1], train_batch)
         self._steps += 1
         if applied and self._job.companions is not None:
@@ -352,7 +355,7 @@ class _Loop:
             }
         if last.coverage is not None:
             covered = zip(last.teachers, last.coverage.tolist(), strict=True)
-            line["coverage"] = dict(covered)
+            line["coverage"] = {n: share for n, share in covered if share == share}
         if bridge is not None:
             line["gates"] = bridge.gates.detach().float().tolist()
         self._job.observer.log(line)
@@ -369,13 +372,14 @@ class _Loop:
         now = time.perf_counter()
         spent, steps = now - self._started, self._steps
         self._started, self._steps, self._tokens = now, 0, 0
-        seconds = {name: value / steps for name, value in self._watch.take().items()}
+        taken = together(self._watch.take())
+        seconds = {name: value / steps for name, value in taken.items()}
         return {
             "tokens_per_s": tokens / spent,
             "step_s": spent / steps,
             "parts_s": seconds | made,
             "memory_gib": peak(self._engine.device) / 2**30,
-        }
+        } | self._asking.take(steps)
 
     def _log_routing(self, stats: RoutingStats, step: int) -> None:
         """Report this process's routing since the last report."""

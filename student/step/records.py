@@ -77,7 +77,8 @@ class StepResult:
     teachers: tuple[str, ...] = ()
     """M names."""
     coverage: Tensor | None = None
-    """(M,) float32, the share of text tokens that each teacher covered."""
+    """(M,) float32, the share that each teacher covered of the text tokens that it was
+    asked about; NaN where it was asked about no text."""
     health: KVHealth | None = None
     """Of the student's keys and values before this step, where it was asked for."""
     weights: dict[str, float] = field(default_factory=dict)

@@ -114,7 +114,15 @@ def test_skipped_plugins_are_not_even_imported(install):
 def test_the_environment_allows_by_name_or_distribution(install):
     install("alpha", "dirichlet")
     install("beta", "softmin")
-    builtin = ["attention", "fixed", "gate", "label", "mlp", "prequential"]
+    builtin = [
+        "attention",
+        "difficulty",
+        "fixed",
+        "gate",
+        "label",
+        "mlp",
+        "prequential",
+    ]
     builtin.append("similarity")
     assert routers() == sorted([*builtin, "dirichlet", "softmin"])
     assert routers({ALLOW: "alpha"}) == sorted([*builtin, "dirichlet"])
@@ -122,7 +130,7 @@ def test_the_environment_allows_by_name_or_distribution(install):
     assert routers({ALLOW: ""}) == builtin
     assert routers({NONE: "1"}) == builtin
     assert routers({NONE: "1", ALLOW: "alpha"}) == builtin
-    assert len(routers({NONE: "0"})) == 9
+    assert len(routers({NONE: "0"})) == 10
     with pytest.raises(PluginError, match=r"MTKD_PLUGINS names the plugin 'gamma'"):
         routers({ALLOW: "gamma"})
 

@@ -1,0 +1,1 @@
+"""Teachers that are chosen text by text, before any of them reads."""

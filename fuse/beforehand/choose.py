@@ -1,0 +1,156 @@
+"""From weights known beforehand to the teachers that are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from align.errors import InputError
+from align.text.documents import TextSample
+from fuse.beforehand.texts import BeforeReading, Texts
+
+
+class TextChoice:
+    """Chooses teachers text by text; a pure function of text and number.
+
+    So every process, arm and resumed run chooses alike, however texts are gathered
+    into passes.
+    """
+
+    def __init__(
+        self,
+        router: BeforeReading,
+        choice: str,
+        teachers: Sequence[str],
+        *,
+        seed: int,
+        k: int = 1,
+        rank: Callable[[TextSample], float] | None = None,
+        costs: Tensor | None = None,
+        texts: Sequence[TextSample] = (),
+    ) -> None:
+        """Take a router that decides before reading.
+
+        Args:
+            router: see :class:`fuse.beforehand.texts.BeforeReading`.
+            choice: ``hard``, ``sampled`` or ``top_k``.
+            teachers: M names.
+            seed: of the run, for what is drawn.
+            k: teachers of a text, 1 <= k <= M, for ``top_k``.
+            rank: how hard a text is, in [0, 1]; for a router that goes by that.
+            costs: (M,), see :class:`fuse.beforehand.texts.Texts`.
+            texts: all that are learned from.
+
+        Raises:
+            InputError: ``k`` is no number of teachers.
+        """
+        if choice == "top_k" and not 1 <= k <= len(teachers):
+            raise InputError(
+                f"fuse.choice: {{use: top_k, k: {k}}} takes {k} of the {len(teachers)} "
+                f"teachers {', '.join(teachers)}; give 1 <= k <= {len(teachers)}"
+            )
+        self.teachers = tuple(teachers)
+        self._router, self._choice, self._seed, self._k = router, choice, seed, k
+        self._rank, self._costs = rank, costs
+        self._ranks: dict[str, float] = {}
+        self.never = self._never(texts)
+        """Teachers that no text is for, as far as that is known."""
+
+    def __call__(self, samples: Sequence[TextSample], numbers: Sequence[int]) -> Tensor:
+        """Choose.
+
+        Args:
+            samples: B texts.
+            numbers: their numbers in the run.
+
+        Returns:
+            (B, M) bool on the CPU, which teachers are asked about which text; at least
+            one each.
+        """
+        weights = self._weights(samples)
+        if self._choice == "sampled":
+            return drawn(weights, [self._draw(number) for number in numbers])
+        return greatest(weights, self._k if self._choice == "top_k" else 1)
+
+    def _weights(self, samples: Sequence[TextSample]) -> Tensor:
+        texts = Texts(
+            teachers=self.teachers,
+            domains=[sample.domain for sample in samples],
+            ranks=self._ranked(samples),
+            costs=self._costs,
+        )
+        return self._router.beforehand(texts).cpu()
+
+    def _never(self, texts: Sequence[TextSample]) -> tuple[str, ...]:
+        if not texts:
+            return ()
+        asked = self._weights(texts)
+        if self._choice != "sampled":
+            asked = greatest(asked, self._k if self._choice == "top_k" else 1)
+        some = (asked > 0).any(0).tolist()
+        return tuple(n for n, once in zip(self.teachers, some, strict=True) if not once)
+
+    def _ranked(self, samples: Sequence[TextSample]) -> Tensor | None:
+        rank = self._rank
+        if rank is None:
+            return None
+        for sample in samples:  # of texts that come again it is known
+            if sample.text not in self._ranks:
+                self._ranks[sample.text] = rank(sample)
+        ranks = [self._ranks[sample.text] for sample in samples]
+        return torch.tensor(ranks, dtype=torch.float64)
+
+    def _draw(self, number: int) -> float:
+        generator = torch.Generator().manual_seed(self._seed * 999_983 + number)
+        return float(torch.rand((), dtype=torch.float64, generator=generator))
+
+
+def greatest(weights: Tensor, k: int) -> Tensor:
+    """The ``k`` greatest of each row, as far as they are > 0; of equal ones the first.
+
+    Args:
+        weights: (B, M) float >= 0.
+        k: >= 1.
+
+    Returns:
+        (B, M) bool.
+    """
+    order = weights.argsort(dim=-1, descending=True, stable=True)[:, :k]
+    chosen = torch.zeros_like(weights, dtype=torch.bool).scatter(1, order, True)
+    return chosen & (weights > 0)
+
+
+def drawn(weights: Tensor, draws: Sequence[float]) -> Tensor:
+    """One of each row, with the probability that its weight is.
+
+    Args:
+        weights: (B, M) float >= 0, of any scale.
+        draws: B numbers in [0, 1).
+
+    Returns:
+        (B, M) bool.
+    """
+    upto = weights.double().cumsum(-1)
+    at = torch.tensor(draws, dtype=torch.float64)[:, None] * upto[:, -1:]
+    index = (upto <= at).sum(-1, keepdim=True)  # one of weight 0 is never met
+    return torch.zeros_like(weights, dtype=torch.bool).scatter(1, index, True)
+
+
+def ranks_among(scores: Sequence[float]) -> Callable[[float], float]:
+    """How hard a score is among all: the share of those below it, ties half.
+
+    Args:
+        scores: of all texts that are learned from, N >= 1 finite numbers; greater is
+            harder.
+    """
+    ordered = torch.tensor(sorted(scores), dtype=torch.float64)
+
+    def rank(score: float) -> float:
+        value = torch.tensor(score, dtype=torch.float64)
+        below = int(torch.searchsorted(ordered, value))
+        upto = int(torch.searchsorted(ordered, value, right=True))
+        return (below + upto) / 2 / len(ordered)
+
+    return rank
