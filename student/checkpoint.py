@@ -10,15 +10,16 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from align.bounds.finite import not_finite
 from align.errors import InputError, MtkdError
 from align.foreign.marker import MARKER, files_in, marker_text, read_marker
 from align.foreign.seal import DamageError
 
+if TYPE_CHECKING:
+    import torch
+
+_STEP = re.compile(r"step-(\d{8})")
 _UNWRITTEN = re.compile(
     r"No space left|Disk quota exceeded|File too large|os error (28|122|27)\b"
     r"|unexpected pos \d+ vs \d+|PytorchStreamWriter failed"
@@ -150,6 +151,15 @@ def read_complete(folder: Path, digests: bool = False) -> dict[str, Any] | None:
     return None if marked is None else dict(marked.state)
 
 
+def steps_kept(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints in a folder, newest first, verified or not."""
+    steps = []
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if match := _STEP.fullmatch(entry.name):
+            steps.append((int(match[1]), entry))
+    return sorted(steps, reverse=True)
+
+
 def check_marked(folder: Path, *, holding: str) -> None:
     """See that a folder which appears with its marker still has it.
 
@@ -215,6 +225,8 @@ def refuse_non_finite(weights: Iterable[tuple[str, torch.Tensor]], what: str) ->
     Raises:
         NonFiniteStudentError: names the first tensor that holds NaN or an infinity.
     """
+    from align.bounds.finite import not_finite
+
     name = not_finite(weights)
     if name is not None:
         raise NonFiniteStudentError(
@@ -234,6 +246,8 @@ def cast_weights(model: Any, dtypes: Mapping[str, torch.dtype]) -> None:
     Raises:
         ValueError: a finite weight is beyond what its new type holds.
     """
+    import torch
+
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         dtype = dtypes.get(name, tensor.dtype)
         if not tensor.is_floating_point() or dtype == tensor.dtype:

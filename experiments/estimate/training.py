@@ -13,8 +13,8 @@ import torch
 from experiments.assemble.checks import free_bytes
 from experiments.estimate.trial import Trial
 from experiments.record.course import phase_steps
-from experiments.record.run_dir import MAIN
-from experiments.run.arms import CE_ONLY, SINGLE, plan_arms, repeated_arms
+from experiments.record.run_dir import CE_ONLY, MAIN, SINGLE
+from experiments.run.arms import plan_arms, repeated_arms
 from experiments.run.context import Arms, Stage
 
 KEPT = 12

@@ -19,6 +19,24 @@ SUMMARY = "summary.json"
 """What came of a run; written last."""
 MAIN = "main"
 """The arm that learns from teachers; the others are baselines."""
+CE_ONLY = "ce_only"
+"""The arm without teachers."""
+SINGLE = "single:"
+"""Prefix of the arms with one teacher."""
+WITHOUT = "without:"
+"""Prefix of the arms with all teachers but one."""
+
+
+def arm_folder(run_dir: Path, arm: str) -> Path:
+    """Where an arm keeps its phases."""
+    if arm == MAIN:
+        return run_dir / "phases"
+    return run_dir / "baselines" / arm.replace(":", "-")
+
+
+def checkpoint_folder(folder: Path) -> Path:
+    """Where the phase of a folder keeps its checkpoints while it goes on."""
+    return folder.with_name(f"{folder.name}.checkpoint")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

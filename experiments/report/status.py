@@ -14,13 +14,21 @@ from align.foreign.signature import UnsignedError, check_signed
 from experiments.config.tree import Config, load_kept_config
 from experiments.record.history import STATE, attempts, launch_faults, read_json
 from experiments.record.lease import holder_alive, read_lease
-from experiments.record.run_dir import MAIN
+from experiments.record.run_dir import (
+    CE_ONLY,
+    MAIN,
+    SINGLE,
+    WITHOUT,
+    arm_folder,
+    checkpoint_folder,
+)
 from experiments.record.which_run import which_run
-from experiments.run.arms import CE_ONLY, SINGLE, WITHOUT
-from experiments.run.context import arm_folder
-from experiments.run.phase import checkpoint_folder
-from student.checkpoint import CheckpointError, check_marked, read_complete
-from student.loop.phase_checkpoint import steps_kept
+from student.checkpoint import (
+    CheckpointError,
+    check_marked,
+    read_complete,
+    steps_kept,
+)
 from teacher.loading.vouched import STUDENT
 
 

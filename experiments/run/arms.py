@@ -23,7 +23,13 @@ from experiments.config.parsing import ConfigError
 from experiments.config.tree import Config
 from experiments.evaluators.chosen import USUAL
 from experiments.record.course import Course, phase_steps
-from experiments.record.run_dir import MAIN
+from experiments.record.run_dir import (
+    CE_ONLY,
+    MAIN,
+    SINGLE,
+    WITHOUT,
+    checkpoint_folder,
+)
 from experiments.run.context import (
     Arms,
     PhasePosition,
@@ -43,19 +49,12 @@ from experiments.run.lineage import (
     write_record,
 )
 from experiments.run.measures.students import measure_gate, numbers
-from experiments.run.phase import checkpoint_folder, run_stage
+from experiments.run.phase import run_stage
 from plugins.registry import Registry
 from student.checkpoint import check_marked, read_complete
 from student.evaluators.exits import read_exits
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.vouched import STUDENT
-
-CE_ONLY = "ce_only"
-"""The arm without teachers."""
-SINGLE = "single:"
-"""Prefix of the arms with one teacher."""
-WITHOUT = "without:"
-"""Prefix of the arms with all teachers but one."""
 
 Results = dict[str, list[dict[str, Any]]]
 """Per arm what its phases measured."""

@@ -16,7 +16,7 @@ from experiments.evaluators.chosen import Chosen
 from experiments.record.lease import Lease
 from experiments.record.metrics import Metrics
 from experiments.record.progress import Progress
-from experiments.record.run_dir import MAIN
+from experiments.record.run_dir import MAIN, arm_folder
 from experiments.record.stop import StopRequest
 from plugins.registry import Registry
 from student.checkpoint import read_complete
@@ -144,13 +144,6 @@ class PhasePosition:
 def phase_folder(run_dir: Path, arm: str, index: int, stage: Stage) -> Path:
     """Where an arm keeps one phase, counted from 0."""
     return arm_folder(run_dir, arm) / f"{index + 1}-{stage.phase.name}"
-
-
-def arm_folder(run_dir: Path, arm: str) -> Path:
-    """Where an arm keeps its phases."""
-    if arm == MAIN:
-        return run_dir / "phases"
-    return run_dir / "baselines" / arm.replace(":", "-")
 
 
 def phase_seed(seed: int, index: int) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.record.run_dir import MAIN
-from experiments.run.arms import WITHOUT
+from experiments.record.run_dir import MAIN, WITHOUT
 from experiments.run.gates import Judgement, kept_before
 
 Bpc = Mapping[str, float]

@@ -31,7 +31,7 @@ from experiments.making.made import makers_used
 from experiments.record.history import IDENTITY, SETTINGS, read_json, write_json
 from experiments.run.identity.taught import compared, facts_of
 from experiments.sources.named import sources_used
-from student.loop.phase_checkpoint import steps_kept
+from student.checkpoint import steps_kept
 from student.output_config import OUTPUT_TERMS
 from student.terms.key_value import chosen_terms
 from teacher.store.manifest import brief

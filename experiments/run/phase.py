@@ -34,7 +34,7 @@ from experiments.making.transforms import (
     save_untransformed,
 )
 from experiments.record.progress import Work
-from experiments.record.run_dir import MAIN
+from experiments.record.run_dir import MAIN, checkpoint_folder
 from experiments.record.stop import RunStopped
 from experiments.run.alarms import Alarms
 from experiments.run.context import PhasePosition, RunContext, Stage, phase_seed
@@ -244,11 +244,6 @@ def _alarms(
         routed=phase.fuse.router != "fixed",
         warn=warn,
     )
-
-
-def checkpoint_folder(folder: Path) -> Path:
-    """Where a phase keeps its checkpoints while it goes on."""
-    return folder.with_name(f"{folder.name}.checkpoint")
 
 
 def last_folder(folder: Path) -> Path:

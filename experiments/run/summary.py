@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.config.tree import Config
-from experiments.record.run_dir import MAIN, helped, mean_bpc
-from experiments.run.arms import CE_ONLY, SINGLE
+from experiments.record.run_dir import CE_ONLY, MAIN, SINGLE, helped, mean_bpc
 from experiments.run.gates import Judgement, kept_before
 from teacher.teacher_rule import OfKind
 

@@ -7,7 +7,6 @@ alone: nothing in it is ever unpickled.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -27,13 +26,13 @@ from student.checkpoint import (
     put_in_place,
     read_complete,
     refuse_non_finite,
+    steps_kept,
 )
 from student.loop.data_order import Writing
 from student.loop.engine import Engine
 from student.loop.prepared import Prepared
 from student.loop.random_state import read_random_state, set_random_state
 
-_STEP = re.compile(r"step-(\d{8})")
 _WEIGHT, _BUFFER, _BESIDE, _WRITTEN = "weight", "buffer", "beside", "written"
 _TEXTS = "texts"
 
@@ -58,15 +57,6 @@ class Keeper:
     """Given a checkpoint, on the main process, before it has its name."""
     check_signed: Callable[[Path], None] = lambda folder: None
     """Raises on the main process where a checkpoint is not to be taken."""
-
-
-def steps_kept(folder: Path) -> list[tuple[int, Path]]:
-    """The checkpoints in a folder, newest first, verified or not."""
-    steps = []
-    for entry in folder.iterdir() if folder.is_dir() else ():
-        if match := _STEP.fullmatch(entry.name):
-            steps.append((int(match[1]), entry))
-    return sorted(steps, reverse=True)
 
 
 def is_kept(done: int, steps: int, every: int) -> bool:

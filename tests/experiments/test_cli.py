@@ -96,9 +96,10 @@ LISTS = (
 )
 
 
-def test_help_and_lists_come_without_heavy_imports():
+def test_help_lists_and_status_come_without_heavy_imports(made_up):
+    lists = (*LISTS, ["status", str(made_up.path)])
     done = subprocess.run(
-        [sys.executable, "-c", f"LISTS = {LISTS}\n{QUICK}"],
+        [sys.executable, "-c", f"LISTS = {lists}\n{QUICK}"],
         cwd=ROOT,
         capture_output=True,
         text=True,

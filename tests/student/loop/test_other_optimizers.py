@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from student.loop.phase_checkpoint import steps_kept
+from student.checkpoint import steps_kept
 from tests.student.loop.test_adamw_8bit import EIGHT
 from tests.student.loop.test_muon import MUON
 

@@ -8,10 +8,11 @@ import torch
 
 from align.errors import InputError
 from align.schedules import Timetable
+from student.checkpoint import steps_kept
 from student.config import LossConfig, TrainConfig
 from student.loop.data_order import sample_indices
 from student.loop.engine import parameter_groups
-from student.loop.phase_checkpoint import Keeper, steps_kept
+from student.loop.phase_checkpoint import Keeper
 from student.loop.trainer import Job, NonFiniteLossError, train_phase
 from student.match import Match
 from student.terms.key_value import OBJECTIVES
