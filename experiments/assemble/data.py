@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import TypeVar
 
 from align.errors import InputError
+from align.support.cache_folder import cache_folder
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch, encode_batch
 from align.tokens.byte_lengths import ByteLengths
@@ -30,6 +32,7 @@ from experiments.assemble.splits import (
 from experiments.assemble.text_sources import ZOO, Reading, zoo_texts
 from experiments.texts.config import DataConfig
 from experiments.texts.cuts import refuse_lost, told_of
+from experiments.texts.held import TextFileOnDisk, chosen
 from experiments.texts.mixing import mixed
 from teacher.store.reader import text_bytes
 
@@ -39,15 +42,16 @@ SHARED_GATE = (
     "two apart"
 )
 _AT_ONCE = 64
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunData:
     """Samples that fit the student's ``max_length``."""
 
-    train: list[TextSample]
+    train: Sequence[TextSample]
     eval: list[TextSample]
-    calibration: list[TextSample]
+    calibration: Sequence[TextSample]
     """Drawn from text that is not measured on; may overlap with ``train``."""
     warnings: tuple[str, ...] = ()
     """What a user should know of how the texts were cut."""
@@ -133,16 +137,18 @@ def load_data(
             anything out; or it is held out too and ``overlap`` is ``refuse``.
     """
     reading, cutter = Reading(config), cutter_of(encode, teachers)
-    samples: list[TextSample] = []
+    on_disk = config.hold == "disk"
+    samples: TextFileOnDisk | list[TextSample]
+    samples = TextFileOnDisk(cache_folder() / "texts") if on_disk else []
     pieces = Pieces()
     for document, spans in cutter.spans(reading.samples("train", "student")):
-        samples += pieces.add(document, spans)
+        samples.extend(pieces.add(document, spans))
     apart, held = held_out_text(reading, cutter, seed)
     split = choose(config, pieces, held, seed)
-    kept, held_for_calibration, spare = (
-        [samples[index] for index in split.of(mark)]
-        for mark in (LEARNT, MEASURED, SPARE)
+    kept, held_for_calibration, others = (
+        chosen(samples, split.of(mark)) for mark in (LEARNT, MEASURED, SPARE)
     )
+    spare = at_most(others, config.eval_samples) if gated else []
     overlap = check_overlap(
         config,
         twice=split.twice,
@@ -165,9 +171,11 @@ def load_data(
     shared = "" if gate or not gated else SHARED_GATE
     lost, notes = told_of(cutter, encode)
     calibration = calibration_texts(config, cutter) or kept
-    learnt, mix = mixed(kept, config.mix, config.mix_temperature, seed)
+    names, learnt = list(pieces.domains), split.of(LEARNT)
+    domains = [names[pieces.codes[index]] for index in learnt]
+    order, mix = mixed(domains, config.mix, config.mix_temperature, seed)
     return RunData(
-        train=_shuffled(learnt, seed),
+        train=chosen(samples, _shuffled([learnt[place] for place in order], seed)),
         eval=measured,
         calibration=calibration,
         warnings=tuple(
@@ -302,16 +310,16 @@ def calibration_texts(config: DataConfig, cutter: Cutter) -> list[TextSample]:
     return _shuffled(list(cutter.pieces(zoo_texts("calibration"))), 0)
 
 
-def _shuffled(samples: list[TextSample], seed: int) -> list[TextSample]:
-    out = list(samples)
+def _shuffled(items: Sequence[T], seed: int) -> list[T]:
+    out = list(items)
     random.Random(seed).shuffle(out)
     return out
 
 
-def at_most(samples: list[TextSample], count: int | None) -> list[TextSample]:
+def at_most(samples: Iterable[TextSample], count: int | None) -> list[TextSample]:
     """The first of each domain, in order; None keeps all."""
     if count is None:
-        return samples
+        return list(samples)
     taken: dict[str, int] = {}
     out = []
     for sample in samples:

@@ -33,6 +33,7 @@ LATER: Mapping[str, Any] = {
     "batch_by": "samples",
     "on_bad_row": "stop",
     "learn": "all",
+    "hold": "memory",
     "mix": {},
     "mix_temperature": 1.0,
     "tools": "refuse",

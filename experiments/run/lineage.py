@@ -63,7 +63,8 @@ def record_of(
 ) -> dict[str, Any]:
     """Everything that the last of these stages depends on.
 
-    ``data.overlap`` is not in it: what it does shows in the texts.
+    ``data.overlap`` is not in it, since what it does shows in the texts, nor
+    ``data.hold``, which changes none.
 
     Args:
         config: the run's.
@@ -102,7 +103,11 @@ def record_of(
     return {
         "seed": config.run.seed,
         "student": with_effect(replace(config.student, transform={})),  # phases say it
-        "data": {k: v for k, v in since_ever(config.data).items() if k != "overlap"},
+        "data": {
+            key: value
+            for key, value in since_ever(config.data).items()
+            if key not in ("overlap", "hold")
+        },
         "texts": dict(texts),
         "rope_scaling_method": config.align.rope_scaling_method,
         "store": plain(config.store) if config.store.read else None,

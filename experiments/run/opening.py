@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from align.errors import during, prefix_errors
 from align.foreign.quote import say
@@ -291,9 +292,10 @@ def _read(
             models.readers(),
         )
     scaler = plan.registry.guarded("rope_scaler", config.align.rope_scaling_method)
-    every = [*data.train, *data.eval, *data.gate, *data.calibration]
-    with waiting(f"counting the tokens of {len(every):,} texts", engine.is_main):
-        slowed = models.fit_lengths(every, scaler)
+    lists = (data.train, data.eval, data.gate, data.calibration)
+    count = sum(map(len, lists))
+    with waiting(f"counting the tokens of {count:,} texts", engine.is_main):
+        slowed = models.fit_lengths(chain(*lists), scaler)
     return replace(data, warnings=(*data.warnings, *unstored, *slowed))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from align.errors import InputError, meant
@@ -72,7 +73,7 @@ def _as_stored(
         stages = [_without_maps(stage, models) for stage in stages]
     used = dict.fromkeys(name for stage in stages for name in stage.teachers)
     sampled = max(stage.phase.train.calibration_samples for stage in stages)
-    texts = [*data.train, *data.calibration[:sampled]]
+    texts = chain(data.train, data.calibration[:sampled])
     check_texts([models.stored[n] for n in used if n in models.stored], texts)
     return stages
 

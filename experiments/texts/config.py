@@ -143,6 +143,9 @@ class DataConfig:
     A sample that makes more tokens of a teacher than this and than it was trained to
     read, or than it has positions, is cut further, for all alike (see
     ``teachers.NAME.long_texts``)."""
+    hold: Literal["memory", "disk"] = "memory"
+    """Where the cut texts lie while a run trains: with ``disk`` each process writes
+    those to learn from to the cache folder once, for text larger than memory."""
     mix: dict[str, Positive] = field(default_factory=dict)
     """What domains weigh beside others: with 2 a domain's texts are read twice as often
     as they stand; those not named weigh 1. An epoch grows: no text is left out."""

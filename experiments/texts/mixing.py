@@ -7,29 +7,28 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from align.errors import InputError
-from align.text.documents import TextSample
 
 
 def mixed(
-    samples: Sequence[TextSample],
+    domains: Sequence[str],
     weights: Mapping[str, float],
     temperature: float,
     seed: int,
-) -> tuple[list[TextSample], list[str]]:
+) -> tuple[Sequence[int], list[str]]:
     """Repeat texts until domains are read in the shares that are asked for.
 
     Every text stands at least once: no domain is read less than whole, and others are
     read again. What is not a whole number of readings is drawn.
 
     Args:
-        samples: to learn from.
+        domains: of each text to learn from.
         weights: of domains, > 0; 1 of those not named.
         temperature: >= 1 divides the logarithms of the domains' sizes.
         seed: decides which texts are read once more.
 
     Returns:
-        The texts, in the order of their first readings, and a sentence on what share
-        each domain has; none where nothing is repeated.
+        The texts' places, in ascending order, and a sentence on what share each domain
+        has; none where nothing is repeated.
 
     Raises:
         InputError: a weight of a domain that has no text.
@@ -39,7 +38,7 @@ def mixed(
         models (Arivazhagan et al. 2019, arXiv 1907.05019, section 4.2), with a weight.
         Departure: an epoch grows instead of leaving texts out.
     """
-    sizes = Counter(sample.domain for sample in samples)
+    sizes = Counter(domains)
     for domain in weights:
         if domain not in sizes:
             raise InputError(
@@ -53,17 +52,17 @@ def mixed(
     least = min(times.values(), default=1.0)
     times = {domain: rate / least for domain, rate in times.items()}
     if all(rate < 1 + 1e-9 for rate in times.values()):
-        return list(samples), []
+        return range(len(domains)), []
     again = {
-        domain: _drawn(sizes[domain], rate, random.Random(f"{seed} {domain}"))
+        domain: iter(_drawn(sizes[domain], rate, random.Random(f"{seed} {domain}")))
         for domain, rate in times.items()
     }
-    out: list[TextSample] = []
-    place = Counter[str]()
-    for sample in samples:
-        out += [sample] * again[sample.domain][place[sample.domain]]
-        place[sample.domain] += 1
-    counts = Counter(sample.domain for sample in out)
+    out: list[int] = []
+    counts = Counter[str]()
+    for place, domain in enumerate(domains):
+        readings = next(again[domain])
+        out += [place] * readings
+        counts[domain] += readings
     shares = ", ".join(
         f"{domain} {counts[domain] / len(out):.1%} ({counts[domain] / size:.2f} times)"
         for domain, size in sizes.items()
