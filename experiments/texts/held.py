@@ -124,7 +124,7 @@ def _written(sample: TextSample) -> bytes:
 
 
 def _read(row: bytes) -> TextSample:
-    text, domain, name, weight, own, goes_on = json.loads(row)
+    text, domain, name, weight, is_own, goes_on = json.loads(row)
     if isinstance(text, dict) and "messages" in text:
         joint, day, *rest = text["rest"]
         today = None if day is None else date.fromisoformat(day)
@@ -133,4 +133,4 @@ def _read(row: bytes) -> TextSample:
         text = Prompted(text["prompt"], *text["rest"])
     elif goes_on:
         text = Fragment(text)
-    return TextSample(text, domain, name, weight=weight, own=own)
+    return TextSample(text, domain, name, weight=weight, own=is_own)
