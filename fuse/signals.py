@@ -20,6 +20,8 @@ ENTROPY = "entropy"
 """How undecided each teacher is about it, as such."""
 MAX_PROB = "max_prob"
 """The greatest probability that each teacher gives, as such."""
+RIGHT = "right"
+"""Whether what each teacher finds likeliest is what comes, as such."""
 AGREEMENT = "agreement"
 """Whether teachers expect the same, as such."""
 LOSS_SO_FAR = "loss_so_far"
@@ -35,7 +37,7 @@ STUDENT_ENTROPY = "student_entropy"
 STUDENT_MAX_PROB = "student_max_prob"
 """The greatest probability that the student gives, as such."""
 
-OF_OUTPUTS = frozenset({LOG_PROB, ENTROPY, MAX_PROB, AGREEMENT})
+OF_OUTPUTS = frozenset({LOG_PROB, ENTROPY, MAX_PROB, RIGHT, AGREEMENT})
 """Those that are worked out of teachers' next-token outputs."""
 OF_FORETOLD = frozenset({FORETOLD, LOSS_SO_FAR})
 """Those that are worked out of how likely teachers found their own tokens."""
@@ -43,7 +45,7 @@ OF_STUDENT = frozenset({STUDENT_LOG_PROB, STUDENT_ENTROPY, STUDENT_MAX_PROB})
 """Those that are worked out of the student's next-token output."""
 SIGNALS = OF_OUTPUTS | OF_FORETOLD | OF_STUDENT | {DOMAIN, KV_FIT, COST}
 """All that anybody may say it needs."""
-LOOKS_AHEAD = frozenset({LOG_PROB, STUDENT_LOG_PROB, KV_FIT})
+LOOKS_AHEAD = frozenset({LOG_PROB, RIGHT, STUDENT_LOG_PROB, KV_FIT})
 """Those that at a place know text behind it."""
 
 
@@ -79,6 +81,9 @@ class Signals:
     at the last of its tokens that has read no further than token t."""
     max_prob: Tensor | None = None
     """(B, T, M) float32 in (0, 1]: the greatest probability there."""
+    right: Tensor | None = None
+    """(B, T, M) float32, looks ahead: 1 where the token of its own that the teacher
+    finds likeliest there is the one that comes, else 0."""
     agreement: Tensor | None = None
     """(B, T) float32 in [0, 1]: of the pairs of teachers with one vocabulary the share
     whose likeliest next token is the same; NaN where there is no such pair."""

@@ -23,6 +23,9 @@ from fuse.beforehand.difficulty import DifficultyRouter
 from fuse.label_router import LabelRouter
 from fuse.prequential import PrequentialRouter
 from fuse.router import ROUTER_TYPES, FixedRouter, LearnableRouter
+from fuse.routers.confidence import ConfidenceRouter
+from fuse.routers.constant import ConstantRouter
+from fuse.routers.score import ScoreRouter
 from fuse.similarity_router import SimilarityRouter
 from plugins.hookspecs import Aligner, Space, hookimpl
 from student.balance import BALANCERS, Balancer
@@ -81,13 +84,16 @@ def rope_scalers() -> Mapping[str, Callable[[float, int, float], float]]:
 
 @hookimpl
 def routers() -> Mapping[str, Callable[..., nn.Module]]:
-    """Three that learn; nearness, what was read before, labels, difficulty, constant
-    shares."""
+    """Four that learn; nearness, what was read before, how sure teachers are, labels,
+    difficulty, constant shares."""
     return {
+        "confidence": ConfidenceRouter,
+        "constant": ConstantRouter,
         "difficulty": DifficultyRouter,
         "fixed": FixedRouter,
         "label": LabelRouter,
         "prequential": PrequentialRouter,
+        "score": ScoreRouter,
         "similarity": SimilarityRouter,
         **{name: _learnable(name) for name in ROUTER_TYPES},
     }

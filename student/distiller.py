@@ -34,8 +34,10 @@ from align.views import (
     TeacherView,
     with_kv,
 )
+from fuse.beforehand.choose import text_draws
+from fuse.config import SAMPLED
 from fuse.signals import KV_FIT, Signals, signals_needed
-from fuse.weigher import Weigher, prior
+from fuse.weigher import Weighed, Weigher, prior
 from student.attention_sinks import without_sinks
 from student.balance import Balance, DomainBalance
 from student.config import LossConfig
@@ -90,8 +92,10 @@ class _Read:
     captured: Captured
     available: Tensor
     """(B, T, M) bool, which teacher covers which token."""
-    routing: Tensor
+    soft: Tensor
     """(B, T, M) or (L, B, T, M) float32, carries the router's gradient."""
+    routing: Tensor
+    """Likewise, those by which teachers count once some were chosen."""
     context: StepContext
 
 
@@ -307,6 +311,7 @@ class Distiller(nn.Module):
         poisoned: bool = False,
         share: Share | None = None,
         domains: Sequence[str] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> StepResult:
         """Compute the loss of one batch.
 
@@ -320,6 +325,7 @@ class Distiller(nn.Module):
             share: what the batch is of its optimiser step, from :meth:`survey` of all
                 its passes; None: the batch is all there is.
             domains: of the texts, for a router that is told; None: nobody knows.
+            numbers: of the texts in the run, by which teachers are drawn; None: from 0.
         """
         with self._narrow(batch):
             if poisoned:
@@ -335,7 +341,13 @@ class Distiller(nn.Module):
                 self._note_domains(context, domains, share)
                 return self._sum.total(context, {}, share, captured)
             return self._taught(
-                batch, views, rows, step=step, share=share, domains=domains
+                batch,
+                views,
+                rows,
+                step=step,
+                share=share,
+                domains=domains,
+                numbers=numbers,
             )
 
     def _narrow(self, batch: TokenBatch) -> torch.autocast:
@@ -361,14 +373,23 @@ class Distiller(nn.Module):
         step: int,
         share: Share | None,
         domains: Sequence[str] | None,
+        numbers: Sequence[int] | None,
     ) -> StepResult:
-        read = self._read(batch, views, rows, step=step, share=share, domains=domains)
+        read = self._read(
+            batch,
+            views,
+            rows,
+            step=step,
+            share=share,
+            domains=domains,
+            numbers=numbers,
+        )
         routing, available = read.routing, read.available
         with part("fuse"):
             extra = self._of_bridge(read.captured, views, share, step)
             if self.learns_routing:
                 extra |= routing_losses(
-                    routing,
+                    read.soft,
                     available,
                     views,
                     signal=self._config.router_signal,
@@ -404,6 +425,7 @@ class Distiller(nn.Module):
         step: int,
         share: Share | None,
         domains: Sequence[str] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> _Read:
         """Run the student and weigh the teachers."""
         assert self.weigher is not None
@@ -425,9 +447,8 @@ class Distiller(nn.Module):
                 domains=domains,
                 share=share,
             )
-            given = (signals,) if signals_needed(self.weigher) else ()
-            routing = self.weigher(
-                captured.hidden.detach(), batch.mask, available, *given
+            soft, routing = self._weigh(
+                captured.hidden.detach(), batch, available, signals, numbers
             )
             context = self._contexts.taught(
                 captured,
@@ -442,8 +463,33 @@ class Distiller(nn.Module):
                 by_text=self._by_text(batch, domains, step),
             )
         return _Read(
-            captured=captured, available=available, routing=routing, context=context
+            captured=captured,
+            available=available,
+            soft=soft,
+            routing=routing,
+            context=context,
         )
+
+    def _weigh(
+        self,
+        hidden: Tensor,
+        batch: TokenBatch,
+        available: Tensor,
+        signals: Signals | None,
+        numbers: Sequence[int] | None,
+    ) -> Weighed:
+        """Weights before and after teachers were chosen."""
+        if not isinstance(self.weigher, Weigher):
+            assert self.weigher is not None
+            given = (signals,) if signals_needed(self.weigher) else ()
+            weights = self.weigher(hidden, batch.mask, available, *given)
+            return Weighed(weights, weights)
+        draws = None
+        if self.weigher.choice == SAMPLED:
+            texts, tokens = batch.ids.shape
+            of_run = range(texts) if numbers is None else numbers
+            draws = text_draws(self.timetable.seed, of_run, tokens).to(hidden.device)
+        return self.weigher.weigh(hidden, batch.mask, available, signals, draws)
 
     def _signals(
         self,

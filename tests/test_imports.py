@@ -53,6 +53,7 @@ ROOMS: dict[str, set[str]] = {
     "teacher/writing": set(),
     "teacher/zoo": set(),
     "fuse/beforehand": set(),
+    "fuse/routers": {"beforehand"},
     "student/balance": set(),
     "student/bridges": set(),
     "student/curriculum": set(),

@@ -39,10 +39,14 @@ from fuse.router import learns, needs_sample
 from fuse.signals import (
     AGREEMENT,
     COST,
+    ENTROPY,
     KV_FIT,
+    LOG_PROB,
+    MAX_PROB,
     OF_FORETOLD,
     OF_OUTPUTS,
     OF_STUDENT,
+    RIGHT,
 )
 from plugins.registry import Registry
 from student.objective import Objective, alone, needs_of
@@ -164,6 +168,7 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
             "teacher live (store.read), or set phase.all.loss.router_signal=outcome"
         )
     _check_signals(phase, registry, teachers)
+    _check_once(phase, registry)
 
 
 def _check_signals(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> None:
@@ -201,6 +206,18 @@ def _check_signals(phase: PhaseConfig, registry: Registry, teachers: Teachers) -
             f"{asker} goes by {_named(heard)}, which read the student's head, and "
             "train.zero_stage=3 splits it between processes; set train.zero_stage=2, "
             "or choose another router"
+        )
+
+
+def _check_once(phase: PhaseConfig, registry: Registry) -> None:
+    """Refuse confidence that counts twice."""
+    fuse, weighting = phase.fuse, phase.output.weighting
+    heard = signals_wanted(phase, registry) & {ENTROPY, MAX_PROB, LOG_PROB, RIGHT}
+    if heard and weighting != "routing":
+        raise ConfigError(
+            f"phase {phase.name!r}: the router {fuse.router!r} goes by {_named(heard)} "
+            f"and output.weighting={weighting} shares the weight out anew by the same "
+            "kind of thing, in outputs alone; leave one of them out"
         )
 
 

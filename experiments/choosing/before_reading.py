@@ -92,9 +92,6 @@ def check_choice(phase: PhaseConfig, registry: Registry, config: Config) -> None
             "store.form=fused holds the mean of all; set fuse.choice=soft, or read "
             "stores of another form"
         )
-    why = why_all_run(fuse, router)
-    if why is not None:
-        raise ConfigError(f"{place}{why}")
 
 
 def check_chosen(phase: PhaseConfig, shares: Mapping[str, float]) -> None:

@@ -40,9 +40,9 @@ def build_weigher(
         return made
 
     if not learns(build):  # then there is one, as it is
-        return Weigher(router(), fuse.routing_level)
+        return Weigher.of(fuse, router())
     by_layer = [router() for _ in range(student.num_layers * fuse.routing_per_layer)]
-    return Weigher(by_layer or router(), fuse.routing_level, start_of(fuse.temperature))
+    return Weigher.of(fuse, by_layer or router(), start_of(fuse.temperature))
 
 
 def router_options(fuse: FuseConfig, shares: Mapping[str, float]) -> dict[str, Any]:

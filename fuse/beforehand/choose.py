@@ -71,7 +71,7 @@ class TextChoice:
         """
         weights = self._weights(samples)
         if self._choice == "sampled":
-            return drawn(weights, [self._draw(number) for number in numbers])
+            return drawn(weights, text_draws(self._seed, numbers)[:, 0])
         return greatest(weights, self._k if self._choice == "top_k" else 1)
 
     def _weights(self, samples: Sequence[TextSample]) -> Tensor:
@@ -102,40 +102,65 @@ class TextChoice:
         ranks = [self._ranks[sample.text] for sample in samples]
         return torch.tensor(ranks, dtype=torch.float64)
 
-    def _draw(self, number: int) -> float:
-        generator = torch.Generator().manual_seed(self._seed * 999_983 + number)
-        return float(torch.rand((), dtype=torch.float64, generator=generator))
-
 
 def greatest(weights: Tensor, k: int) -> Tensor:
     """The ``k`` greatest of each row, as far as they are > 0; of equal ones the first.
 
     Args:
-        weights: (B, M) float >= 0.
+        weights: (..., M) float >= 0.
         k: >= 1.
 
     Returns:
-        (B, M) bool.
+        (..., M) bool.
     """
-    order = weights.argsort(dim=-1, descending=True, stable=True)[:, :k]
-    chosen = torch.zeros_like(weights, dtype=torch.bool).scatter(1, order, True)
+    order = weights.argsort(dim=-1, descending=True, stable=True)[..., :k]
+    chosen = torch.zeros_like(weights, dtype=torch.bool).scatter(-1, order, True)
     return chosen & (weights > 0)
 
 
-def drawn(weights: Tensor, draws: Sequence[float]) -> Tensor:
+def drawn(weights: Tensor, draws: Sequence[float] | Tensor) -> Tensor:
     """One of each row, with the probability that its weight is.
 
     Args:
-        weights: (B, M) float >= 0, of any scale.
-        draws: B numbers in [0, 1).
+        weights: (..., M) float >= 0, of any scale; of a row of 0 none is drawn.
+        draws: (...) numbers in [0, 1).
 
     Returns:
-        (B, M) bool.
+        (..., M) bool.
     """
     upto = weights.double().cumsum(-1)
-    at = torch.tensor(draws, dtype=torch.float64)[:, None] * upto[:, -1:]
-    index = (upto <= at).sum(-1, keepdim=True)  # one of weight 0 is never met
-    return torch.zeros_like(weights, dtype=torch.bool).scatter(1, index, True)
+    at = torch.as_tensor(draws, dtype=torch.float64, device=upto.device)[..., None]
+    index = (upto <= at * upto[..., -1:]).sum(-1, keepdim=True)  # never one of 0
+    index = index.clamp_max(weights.shape[-1] - 1)
+    chosen = torch.zeros_like(weights, dtype=torch.bool).scatter(-1, index, True)
+    return chosen & (weights > 0)
+
+
+def text_draws(seed: int, numbers: Sequence[int], tokens: int = 1) -> Tensor:
+    """What is drawn for the tokens of texts, by their numbers in the run.
+
+    So every process, arm and resumed run draws alike, however texts are gathered into
+    passes. The first is also what is drawn for the text as a whole.
+
+    Args:
+        seed: of the run.
+        numbers: B of them.
+        tokens: T, >= 1.
+
+    Returns:
+        (B, T) float64 in [0, 1) on the CPU.
+    """
+    chance = torch.Generator()
+    return torch.stack(
+        [
+            torch.rand(
+                tokens,
+                dtype=torch.float64,
+                generator=chance.manual_seed(seed * 999_983 + number),
+            )
+            for number in numbers
+        ]
+    )
 
 
 def ranks_among(scores: Sequence[float]) -> Callable[[float], float]:

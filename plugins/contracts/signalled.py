@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fuse.signals import DOMAIN, FORETOLD, Signals, signals_needed
+from fuse.signals import (
+    AGREEMENT,
+    COST,
+    DOMAIN,
+    ENTROPY,
+    FORETOLD,
+    KV_FIT,
+    LOG_PROB,
+    LOSS_SO_FAR,
+    MAX_PROB,
+    RIGHT,
+    STUDENT_ENTROPY,
+    STUDENT_LOG_PROB,
+    STUDENT_MAX_PROB,
+    Signals,
+    signals_needed,
+)
 from plugins.answers import SUM, weights_problem
 from plugins.promise import Promise, first_problem, problem
 from plugins.untouched import Untouched
@@ -26,19 +42,36 @@ def signalled(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
 
 
 def told(needs: frozenset[str], teachers: int, seed: int = 0) -> Signals:
-    """Signals of ``_TEXTS`` texts; of several teachers the last foretells nothing."""
+    """Signals of ``_TEXTS`` texts; of several teachers nothing is known of the last."""
     chance = torch.Generator().manual_seed(seed)
     ends = torch.rand(_TEXTS, _TOKENS, generator=chance) < 0.6
     nats = -4 * torch.rand(_TEXTS, _TOKENS, teachers, generator=chance)
+    share = torch.rand(_TEXTS, _TOKENS, teachers, generator=chance)
     if teachers > 1:
-        nats[..., -1] = torch.nan
-    heard = torch.where(ends[..., None], nats, 0.0)
-    return Signals(
-        teachers=[f"teacher-{m}" for m in range(teachers)],
-        foretold=heard if FORETOLD in needs else None,
-        ends=ends if FORETOLD in needs else None,
-        domains=["prose", "code", "prose", "maths"] if DOMAIN in needs else None,
-    )
+        nats[..., -1] = share[..., -1] = torch.nan
+    of_text = torch.rand(2, _TEXTS, _TOKENS, generator=chance)
+    every = {
+        LOG_PROB: nats,
+        ENTROPY: -nats,
+        MAX_PROB: share,
+        RIGHT: share.round(),
+        LOSS_SO_FAR: -nats,
+        KV_FIT: share,
+        AGREEMENT: of_text[0],
+        COST: 1e8 * torch.rand(teachers, generator=chance),
+        STUDENT_LOG_PROB: of_text[0].log(),
+        STUDENT_ENTROPY: 4 * of_text[1],
+        STUDENT_MAX_PROB: of_text[0],
+    }
+    given: dict[str, Any] = {name: x for name, x in every.items() if name in needs}
+    if FORETOLD in needs:
+        heard = torch.where(ends[..., None], nats, 0.0)
+        given |= {"foretold": heard, "ends": ends}
+    if LOG_PROB in needs:
+        given["widths"] = torch.full((_TEXTS, _TOKENS), 3.0)
+    if DOMAIN in needs:
+        given["domains"] = ["prose", "code", "prose", "maths"]
+    return Signals(teachers=[f"teacher-{m}" for m in range(teachers)], **given)
 
 
 def later_counts(
@@ -51,20 +84,39 @@ def later_counts(
         query: (B, T, C) float.
         signals: of the same texts.
     """
-    if signals.foretold is None or signals.ends is None or query.shape[1] < 2:
-        return False
     place = query.shape[1] // 2
-    nats, ends = signals.foretold.clone(), signals.ends.clone()
-    nats[:, place:] = nats[:, place:] * 3 - 1
-    ends[:, place:] = ~ends[:, place:]
-    other = replace(signals, foretold=nats * ends[..., None], ends=ends)
+    later: dict[str, Any] = {
+        name: torch.cat([x[:, :place], _otherwise(name, x[:, place:])], 1)
+        for name, x in _by_place(signals).items()
+    }
+    if "ends" in later and "foretold" in later:
+        later["foretold"] = later["foretold"] * later["ends"][..., None]
+    if not later or query.shape[1] < 2:
+        return False
     given = []
-    for heard in (signals, other):
+    for heard in (signals, replace(signals, **later)):
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             weights = router(query.detach(), heard).detach().float()
         given.append(weights[:, : place + 1])
     return not torch.allclose(given[0], given[1], atol=SUM)
+
+
+def _by_place(signals: Signals) -> dict[str, Tensor]:
+    """What is known at every place of a text."""
+    names = (each.name for each in fields(signals) if each.name != "widths")
+    given = ((name, getattr(signals, name)) for name in names)
+    return {n: x for n, x in given if isinstance(x, Tensor) and x.dim() > 1}
+
+
+def _otherwise(name: str, x: Tensor) -> Tensor:
+    """Another thing to be told: of shares and probabilities what is left of 1."""
+    if x.dtype == torch.bool:
+        return ~x
+    if name in {MAX_PROB, RIGHT, AGREEMENT, STUDENT_MAX_PROB, KV_FIT}:
+        return 1 - 0.9 * x
+    sign = -1 if name in {FORETOLD, LOG_PROB, STUDENT_LOG_PROB} else 1
+    return x * 3 + sign
 
 
 def _query(seed: int = 1) -> Tensor:
@@ -162,27 +214,27 @@ class _Subject:
 def _first(signals: Signals, query: Tensor) -> Signals:
     """Of the texts and tokens of a smaller query."""
     texts, tokens = query.shape[:2]
-
-    def cut(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x[:texts, :tokens]
-
-    domains = None if signals.domains is None else signals.domains[:texts]
-    foretold, ends = cut(signals.foretold), cut(signals.ends)
-    return replace(signals, foretold=foretold, ends=ends, domains=domains)
+    return _cut(signals, slice(0, texts), slice(0, tokens))
 
 
 def _only(signals: Signals, text: int) -> Signals:
-    def cut(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x[text : text + 1]
+    return _cut(signals, slice(text, text + 1), slice(None))
 
-    domains = None if signals.domains is None else signals.domains[text : text + 1]
-    foretold, ends = cut(signals.foretold), cut(signals.ends)
-    return replace(signals, foretold=foretold, ends=ends, domains=domains)
+
+def _cut(signals: Signals, texts: slice, tokens: slice) -> Signals:
+    cut: dict[str, Any] = {
+        name: x[texts, tokens] for name, x in _by_place(signals).items()
+    }
+    if signals.widths is not None:
+        cut["widths"] = signals.widths[texts, tokens]
+    if signals.domains is not None:
+        cut["domains"] = signals.domains[texts]
+    return replace(signals, **cut)
 
 
 _PROMISES: tuple[tuple[str, Callable[[_Subject], str]], ...] = (
     ("takes hidden_dim and num_teachers, is a module, says its needs", _Subject.kind),
-    ("weights are >= 0 and sum to 1, whoever foretells nothing", _Subject.weighs),
+    ("weights are >= 0 and sum to 1, of whomever nothing is known", _Subject.weighs),
     ("weights at a token depend on what earlier ones were told alone", _Subject.causal),
     ("answers each text by itself", _Subject.alone),
     ("no text changes the answers to later ones", _Subject.history),

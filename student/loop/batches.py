@@ -78,6 +78,8 @@ class Order:
     places: Places
     counts: Counts
     seconds: Mapping[str, float]
+    numbers: Sequence[int]
+    """Of its texts in the run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -108,6 +110,8 @@ class TrainBatch:
     asking: Mapping[str, float] = field(default_factory=dict)
     """Of that, where texts are chosen for teachers, what each of those took that are
     not asked in the step, see :data:`align.reading.ASKING`."""
+    numbers: Sequence[int] = ()
+    """Of its texts in the run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,6 +197,7 @@ class BatchMaker:
             places=places,
             counts=counts,
             seconds=watch.take(),
+            numbers=numbers,
         )
 
     def _given(
@@ -266,6 +271,7 @@ class BatchMaker:
             problem=problem,
             seconds=seconds,
             asking=by_teacher,
+            numbers=order.numbers,
         )
 
     def complete(self, made: TrainBatch) -> TrainBatch:

@@ -285,6 +285,7 @@ class _Loop:
                 poisoned,
                 share,
                 domains,
+                train_batch.numbers,
             )
         if problem is not None:
             trouble.append(trouble_with(problem, names))

@@ -114,15 +114,8 @@ def test_skipped_plugins_are_not_even_imported(install):
 def test_the_environment_allows_by_name_or_distribution(install):
     install("alpha", "dirichlet")
     install("beta", "softmin")
-    builtin = [
-        "attention",
-        "difficulty",
-        "fixed",
-        "gate",
-        "label",
-        "mlp",
-        "prequential",
-    ]
+    builtin = ["attention", "confidence", "constant", "difficulty", "fixed", "gate"]
+    builtin += ["label", "mlp", "prequential", "score"]
     builtin.append("similarity")
     assert routers() == sorted([*builtin, "dirichlet", "softmin"])
     assert routers({ALLOW: "alpha"}) == sorted([*builtin, "dirichlet"])
@@ -130,7 +123,7 @@ def test_the_environment_allows_by_name_or_distribution(install):
     assert routers({ALLOW: ""}) == builtin
     assert routers({NONE: "1"}) == builtin
     assert routers({NONE: "1", ALLOW: "alpha"}) == builtin
-    assert len(routers({NONE: "0"})) == 10
+    assert len(routers({NONE: "0"})) == len(builtin) + 2
     with pytest.raises(PluginError, match=r"MTKD_PLUGINS names the plugin 'gamma'"):
         routers({ALLOW: "gamma"})
 

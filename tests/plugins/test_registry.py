@@ -25,16 +25,8 @@ def offering(**hooks):
 def test_built_ins_are_found_by_their_documented_names():
     registry = load()
     assert registry.names("router") == [
-        *(
-            "attention",
-            "difficulty",
-            "fixed",
-            "gate",
-            "label",
-            "mlp",
-            "prequential",
-            "similarity",
-        )
+        *("attention", "confidence", "constant", "difficulty", "fixed", "gate"),
+        *("label", "mlp", "prequential", "score", "similarity"),
     ]
     by_depth = {"floor", "origin", "ratio", "skip", "uniform"}
     by_sample = {"cka", "density", "importance", "reconstruction"}
@@ -63,8 +55,8 @@ def test_an_unknown_name_lists_what_is_available_and_the_nearest():
         load().get("router", "atention")
     assert str(error.value) == (
         "no router is called 'atention' (did you mean 'attention'?); "
-        "available: attention, difficulty, fixed, gate, label, mlp, prequential, "
-        "similarity"
+        "available: attention, confidence, constant, difficulty, fixed, gate, label, "
+        "mlp, prequential, score, similarity"
     )
     with pytest.raises(PluginError, match=r"'optimizer' is no kind.*aligner, layer"):
         load().get("optimizer", "adam")

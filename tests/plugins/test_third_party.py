@@ -347,7 +347,7 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
         "balancer is called 'dwa'",
         "objective is called 'huber_k'",
     ]
-    known = "available: attention, fixed, gate, label, mlp, prequential, similarity"
+    known = "available: attention, confidence, constant, difficulty, fixed, gate"
     for (code, _, said), which in zip(gone, missing, strict=True):
         assert code == 2 and f"mtkd: error: no {which}" in said
     for _, _, said in gone[:2]:

@@ -49,6 +49,34 @@ def disjoint_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
             "weights by what each foresaw of the text so far",
             "phase.all.fuse.fusion_method=prequential",
         ),
+        *(
+            weighed(
+                f"prequential-{choice}",
+                f"the same, {said}",
+                "phase.all.fuse.fusion_method=prequential",
+                f"phase.all.fuse.choice={choice}",
+            )
+            for choice, said in (
+                ("hard", "the heaviest alone at every token"),
+                ("sampled", "one drawn by them at every token"),
+            )
+        ),
+        weighed(
+            "confidence",
+            "weights by minus each teacher's entropy",
+            "phase.all.fuse.fusion_method=confidence",
+        ),
+        weighed(
+            "confidence-hard",
+            "the surest alone at every token",
+            "phase.all.fuse.fusion_method=confidence",
+            "phase.all.fuse.choice=hard",
+        ),
+        weighed(
+            "score",
+            "weights by greatest probability, being right, and minus entropy",
+            "phase.all.fuse.fusion_method=score",
+        ),
         weighed(
             "label",
             "each text by its own domain's teacher alone, who is told",

@@ -25,6 +25,7 @@ from fuse.signals import (
     OF_FORETOLD,
     OF_OUTPUTS,
     OF_STUDENT,
+    RIGHT,
     STUDENT_ENTROPY,
     STUDENT_LOG_PROB,
     STUDENT_MAX_PROB,
@@ -137,7 +138,7 @@ def _of_outputs(needs: frozenset[str], sources: Sources) -> dict[str, Any]:
         alike = output.vocabulary == sources.vocabulary
         if LOG_PROB in needs:
             made[LOG_PROB][..., m] = _log_prob(output, pairing, alike, sources.block)
-        if needs & {ENTROPY, MAX_PROB, AGREEMENT}:
+        if needs & {ENTROPY, MAX_PROB, RIGHT, AGREEMENT}:
             place = _last_read(output, pairing, alike)
             top = linear_top_tokens(
                 output.hidden.flatten(0, 1), output.head, 1, sources.block
@@ -145,6 +146,7 @@ def _of_outputs(needs: frozenset[str], sources: Sources) -> dict[str, Any]:
             said = {
                 ENTROPY: top.entropy,
                 MAX_PROB: (top.logits[:, 0] - top.log_total).exp(),
+                RIGHT: _right(output.tokens, top.ids[:, 0]),
             }
             for name in made.keys() & said.keys():
                 made[name][..., m] = _at(said[name], place, torch.nan)
@@ -176,6 +178,14 @@ def _at(values: Tensor, place: Tensor, unknown: float) -> Tensor:
     """(B, T) values at places of a teacher's; ``unknown`` where there is none."""
     chosen = values[place.flatten().clamp_min(0)].view(place.shape)
     return chosen.where(place >= 0, torch.tensor(unknown).to(chosen))
+
+
+def _right(tokens: TokenBatch, likeliest: Tensor) -> Tensor:
+    """(B * T,) 1 where a token is followed by what was likeliest, 0 where by another,
+    NaN where nothing is predicted."""
+    right = (likeliest == after(tokens.ids).flatten()).float()
+    known = after(tokens.predicted.float()).flatten() > 0
+    return right.where(known, torch.nan)
 
 
 def _log_prob(output: Output, pairing: Pairing, alike: bool, block: int) -> Tensor:

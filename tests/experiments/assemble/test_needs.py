@@ -6,6 +6,7 @@ import pytest
 
 from align.views import ATTENTION, HIDDEN, KEYS_VALUES, OUTPUTS, OWN_LOSS
 from experiments.assemble.needs import check_needs, left_out, wants_kv, with_depth
+from experiments.assemble.outputs import signals_wanted
 from experiments.config.parsing import ConfigError
 from plugins.registry import Registry
 from tests.experiments.assemble.test_outputs import phase
@@ -122,3 +123,24 @@ def test_only_who_brings_layers_is_mapped_onto_the_students():
     assert with_depth(silent, REGISTRY, teachers) == []
     assert with_depth(watched, REGISTRY, teachers) == ["b"]
     assert with_depth(phase(loss={}), REGISTRY, teachers) == ["a", "b"]
+
+
+def by(router, **options):
+    return phase(fuse={"fusion_method": {"use": router, **options}})
+
+
+def test_what_a_router_is_to_be_told_and_no_teacher_says_is_refused_by_name():
+    quiet = SimpleNamespace(lacks={OUTPUTS: "no outputs"})
+    said = r"'confidence' goes by entropy, which teacher 'a' cannot give: no outputs; c"
+    with pytest.raises(ConfigError, match=said):
+        check_needs(by("confidence"), REGISTRY, {"a": quiet})
+    check_needs(by("confidence"), REGISTRY, {"a": quiet, "b": LIVE})
+    sentences = list(left_out(by("confidence"), REGISTRY, {"a": quiet, "b": LIVE}))
+    assert any("weighs teacher 'a' as the others on average" in s for s in sentences)
+    assert signals_wanted(by("score", beta=0), REGISTRY) == {"entropy", "max_prob"}
+
+
+def test_confidence_counts_once():
+    twice = phase(fuse={"fusion_method": "confidence"}, output={"weighting": "entropy"})
+    with pytest.raises(ConfigError, match=r"by entropy and output\.weighting=entropy"):
+        check_needs(twice, REGISTRY, {"a": LIVE, "b": LIVE})

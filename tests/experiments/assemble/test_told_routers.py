@@ -63,6 +63,15 @@ def test_labels_give_a_domain_its_teacher_and_what_was_read_moves_weights(
             {"fusion_method": "prequential", "routing_level": "sample"},
             "set fuse.routing_level=token",
         ),
+        (
+            {"fusion_method": {"use": "confidence", "by": "luck"}},
+            "'luck'",
+        ),
+        (
+            {"fusion_method": {"use": "confidence", "by": "entropy", "gamma": 1}},
+            "gamma",
+        ),
+        ({"choice": "best"}, "choose from soft, hard, sampled"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(

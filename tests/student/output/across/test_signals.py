@@ -122,6 +122,9 @@ def test_what_teachers_of_any_vocabulary_say_is_read_at_the_students_tokens():
         np.testing.assert_allclose(told.entropy[0, :, m], entropy, rtol=1e-5)
         np.testing.assert_allclose(told.max_prob[0, :, m], q.max(-1), rtol=1e-5)
     assert bool(told.entropy[..., 3].isnan().all())
+    # likeliest are 2, 0, 0 or 1 of a; of b 0, 1, 2, and the same tokens come
+    assert told.right[0, :, 0].nan_to_num(-1).tolist() == [0, 0, 1, -1]
+    assert told.right[0, :, 1].nan_to_num(-1).tolist() == [0, 0, 0, -1]
     assert told.agreement[0, :3].tolist() == [1, 1, 0]  # a and c alone can agree
     assert told.cost.nan_to_num(-1).tolist() == [30, -1, 10, -1]
     assert told.widths.tolist() == [[0, 2, 10, 4]]
