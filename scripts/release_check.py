@@ -30,7 +30,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("align", "teacher", "fuse", "student", "plugins", "experiments")
 BENCHES = "experiments/bench/"
-SHIPPED = (".py", ".yaml", ".json", "py.typed")
+SHIPPED = (".py", ".yaml", ".json", "py.typed", ".css", ".html", ".js", ".zip")
 TRIED = (
     ["--version"],
     ["doctor"],

@@ -50,6 +50,7 @@ LATER: Mapping[str, Any] = {
     "domain_balance": 0.0,
     "domain_signal": "progress",
     "keep_best": None,
+    "tf32": False,
     "early_stop": plain(EarlyStopConfig()),
     "pairs": {},
 }

@@ -65,6 +65,9 @@ class Engine:
         """
         _check_hardware(config)
         bound_primitive_caches()
+        self._tf32 = torch.backends.cuda.matmul.allow_tf32
+        if config.tf32:
+            torch.backends.cuda.matmul.allow_tf32 = True
         if config.threads:
             torch.set_num_threads(config.threads)
         world = launched_world()
@@ -218,6 +221,8 @@ class Engine:
             # DeepSpeed also forgets the groups that it keeps for itself.
             deepspeed.comm.destroy_process_group()
         self.accelerator.end_training()
+        if self._config.tf32:
+            torch.backends.cuda.matmul.allow_tf32 = self._tf32
         functional.linear = self._linear  # DeepSpeed's ZeRO 3 puts its own in its place
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
@@ -232,6 +237,11 @@ def _check_hardware(config: TrainConfig) -> None:
         raise InputError(
             "train.fp16 needs a GPU and none is visible; use train.bf16=true, "
             "which CPUs run too"
+        )
+    if config.tf32 and not torch.cuda.is_available():
+        raise InputError(
+            "train.tf32 needs a GPU, of Ampere or later, and none is visible; leave it "
+            "out: a CPU's products of float32 stay float32"
         )
     if config.offload != "none" and not torch.cuda.is_available():
         raise InputError(

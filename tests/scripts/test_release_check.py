@@ -55,4 +55,6 @@ def test_a_source_distribution_holds_what_builds_the_wheel(script):
 def test_what_is_shipped_is_read_off_the_packages(script):
     shipped = script.shipped_files(ROOT)
     assert {"align/kv.py", "experiments/phases/dual.yaml", "fuse/py.typed"} <= shipped
+    assert {"experiments/report/layout/web/page.css"} < shipped
+    assert "teacher/zoo/weights/t5-mixed.zip" in shipped
     assert not [name for name in shipped if "bench" in name]

@@ -219,6 +219,8 @@ def test_fp16_without_a_gpu_says_what_to_use():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ValueError, match=r"fp16 needs a GPU.*bf16"):
         Engine(TrainConfig(fp16=True, engine="torch"))
+    with pytest.raises(ValueError, match=r"train\.tf32 needs a GPU.*leave it out"):
+        Engine(TrainConfig(tf32=True, engine="torch"))
 
 
 def test_offloading_without_a_gpu_says_what_to_set():

@@ -12,6 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from teacher.capture import attention_sites
 from teacher.capture.kv_capture import KVCapture
+from teacher.loading.models import load_model
 
 pytestmark = pytest.mark.edges
 
@@ -245,3 +246,18 @@ def test_many_threads_capture_one_model_at_once(make_model):
     for want, many in zip(expected, found, strict=True):
         assert all(got.equal(want) for got in many)
     assert _traces(capture.model) == before
+
+
+@pytest.mark.slow
+def test_a_compiled_model_is_captured_or_refused(tiny_zoo):
+    """Compiled in place its graph breaks where capture listens; wrapped it is none."""
+    model = load_model(tiny_zoo["student"]).model
+    ids = torch.arange(12)[None]
+    plain = KVCapture(model)(ids, ids >= 0, logits=True)
+    with pytest.raises(TypeError, match=r"got OptimizedModule; unwrap it first"):
+        KVCapture(torch.compile(model, backend="eager"))
+    model.compile(backend="aot_eager")
+    compiled = KVCapture(model)(ids, ids >= 0, logits=True)
+    torch.testing.assert_close(compiled.kv.k, plain.kv.k)
+    torch.testing.assert_close(compiled.kv.v, plain.kv.v)
+    torch.testing.assert_close(compiled.logits, plain.logits)
