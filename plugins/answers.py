@@ -232,6 +232,25 @@ def chosen_problem(chosen: Any, candidates: int) -> str:
     return f"keeps place {outside[0]} of {candidates}" if outside else ""
 
 
+def numbers_problem(numbers: Any, asked: int, texts: int) -> str:
+    """What is wrong with the texts that a curriculum names.
+
+    Args:
+        numbers: what it returned.
+        asked: how many texts it was asked for.
+        texts: N that there are.
+    """
+    if not isinstance(numbers, Sequence) or isinstance(numbers, str):
+        return f"returns {kinds_of(numbers)}; return a list of numbers of texts"
+    bad = [x for x in numbers if type(x) is not int]
+    if bad:
+        return f"names text {bad[0]!r:.40}; return ints"
+    if len(numbers) != asked:
+        return f"names {len(numbers)} texts where {asked} are asked for"
+    outside = [number for number in numbers if not 0 <= number < texts]
+    return f"names text {outside[0]} of {texts}" if outside else ""
+
+
 def distance_problem(apart: Any, weight: Tensor, per_token: bool) -> str:
     """What is wrong with a distance's answer.
 

@@ -30,6 +30,7 @@ from fuse.similarity_router import SimilarityRouter
 from plugins.hookspecs import Aligner, Space, hookimpl
 from student.balance import BALANCERS, Balancer
 from student.bridges import AdapterBridge, LatentBridge, ProjectorBridge
+from student.curriculum import CURRICULA, Curriculum
 from student.evaluators import EVALUATORS, Evaluator
 from student.match import DISTANCES, PROJECTORS, Distance, Match
 from student.objective import Objective
@@ -169,6 +170,12 @@ def writers() -> Mapping[str, Callable[..., Way]]:
 def evaluators() -> Mapping[str, Callable[..., Evaluator]]:
     """Likelihood, size, speed, cost, writing, agreement, diversity, the harness."""
     return dict(EVALUATORS)
+
+
+@hookimpl
+def curricula() -> Mapping[str, Callable[..., Curriculum]]:
+    """Bands, soft edges, competence, mixtures of domains, what is to be had."""
+    return dict(CURRICULA)
 
 
 @hookimpl

@@ -25,6 +25,7 @@ from align.tokens.batch import TokenBatch
 from plugins.entry import PROJECT
 from student.balance import Balancer
 from student.bridges.base import Bridge
+from student.curriculum.base import Curriculum
 from student.evaluators.base import Evaluator
 from student.match.distance import Distance
 from student.objective import Objective
@@ -385,6 +386,31 @@ def evaluators() -> Mapping[str, Callable[..., Evaluator]]:
     config is checked.
 
     Chosen by ``eval.use`` and ``mtkd eval --use``.
+    """
+
+
+@hookspec
+def curricula() -> Mapping[str, Callable[..., Curriculum]]:
+    """Offer curricula: in which order, and how often, a phase reads its texts.
+
+    A factory takes options alone and returns an object that maps the ``Scores`` of all
+    N training texts (columns such as their length, or what student and teachers need
+    for them, NaN where nobody knows) and a ``Draw`` (seed, how many texts of the phase
+    come before, how many are asked for, how far it has come) to the numbers of these
+    texts, a sequence of ``draw.size`` ints in [0, N). It is asked once an optimiser
+    step, and has ``needs``, the frozenset of columns that it reads, drawn from
+    ``student.curriculum.COLUMNS``; they are measured before a phase begins.
+
+    The answer follows from scores and draw alone: arms of a run are compared on the
+    same texts, processes share them, and a run that goes on must read on. So nothing is
+    drawn but from ``draw.seed`` and ``draw.first``, and nothing remembered that would
+    change it. No text is left out for ever, unless ``leaves_out = True`` says so.
+    ``student.curriculum.groups.GroupDraws`` draws from groups by shares that move.
+    Keyword-only parameters of the factory are its options, each with a default and a
+    type by which a config is checked.
+
+    Chosen by ``data.curriculum``; with ``rescore`` beside the options its scores are
+    measured again while the phase goes on.
     """
 
 

@@ -23,8 +23,10 @@ from plugins.errors import Failure, PluginError
 from plugins.guards import guard
 from plugins.source import digest
 
+_SINGULAR = {"curricula": "curriculum"}
+
 KINDS: dict[str, str] = {
-    name.removesuffix("s"): name
+    _SINGULAR.get(name, name.removesuffix("s")): name
     for name, function in vars(hookspecs).items()
     if inspect.isfunction(function) and hasattr(function, f"{PROJECT}_spec")
     if name.removesuffix("s") not in EARLIER

@@ -381,6 +381,33 @@ class $Class:
         return Measured({"$ident": shares}, [] if shares else ["$name: no text"])
 ''',
     ),
+    "curriculum": (
+        "$Class",
+        "import torch\n\nfrom student.curriculum import Draw, Scores\n",
+        '''
+class $Class:
+    """Every step holds the shortest and the longest of some drawn texts."""
+
+    needs = frozenset({"length"})  # columns that are measured for it
+    leaves_out = True  # texts of middling length may never be read; else leave it out
+
+    def __init__(self, *, drawn: int = 4) -> None:
+        """Options are keyword-only, each with a default and a type."""
+        if drawn < 1:
+            raise ValueError(f"drawn must be >= 1, got {drawn}")
+        self.drawn = drawn
+
+    def __call__(self, scores: Scores, draw: Draw) -> list[int]:
+        """Numbers of draw.size texts: whatever is drawn, by seed and place."""
+        seed = draw.seed * 1_000_003 + draw.first
+        generator = torch.Generator().manual_seed(seed % 2**63)
+        asked = draw.size * self.drawn
+        some = torch.randint(len(scores), (asked,), generator=generator)
+        order = some[scores.columns["length"][some].argsort(stable=True)]
+        half = draw.size // 2
+        return [*order[:half].tolist(), *order[asked - draw.size + half :].tolist()]
+''',
+    ),
     "phase": (
         "$NAME",
         "",

@@ -21,6 +21,8 @@ PRONOUNS = {"found", "own", "one", "told", "seen", "live"}
 LONG_FILES = {
     "experiments/cli.py": "every option of the command line",
     "experiments/config/tree.py": "the tree of settings, with every default",
+    "plugins/hookspecs.py": "the manual of every kind of plugin, a hook each",
+    "plugins/templates.py": "a working example of every kind",
     "student/distiller.py": "one training step from texts to loss, read top to bottom",
 }
 OTHERS = {

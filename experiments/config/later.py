@@ -53,6 +53,7 @@ LATER: Mapping[str, Any] = {
     "tf32": False,
     "early_stop": plain(EarlyStopConfig()),
     "pairs": {},
+    "curriculum": "none",
 }
 """Settings that earlier versions had not, with what these did: records leave them out,
 so that runs and stores of these versions go on."""

@@ -11,6 +11,7 @@ from plugins.entry import kind_now
 from plugins.registry import Registry
 from plugins.trial import Name, Options, foreign
 from student.config import ChosenTerm
+from student.curriculum.choice import chosen_curriculum
 from student.transforms.choice import chosen_transforms
 
 if TYPE_CHECKING:
@@ -82,6 +83,12 @@ def writers_used(config: Config) -> dict[Name, list[Options]]:
         return {}
     name, options = choice_of("data.written.writer", config.data.written.way)
     return {("writer", name): [options]}
+
+
+def curricula_used(config: Config) -> dict[Name, list[Options]]:
+    """Kind and name of the curriculum of a run, with its options."""
+    chosen = chosen_curriculum(config.data.curriculum)
+    return {} if chosen is None else {("curriculum", chosen.name): [chosen.options]}
 
 
 def _named(terms: Mapping[str, ChosenTerm]) -> list[Choice]:

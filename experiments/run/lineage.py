@@ -23,6 +23,7 @@ from experiments.config.parsing import ConfigError, plain
 from experiments.config.used_plugins import (
     Records,
     changed_code,
+    curricula_used,
     names_used,
     records_of,
     writers_used,
@@ -32,6 +33,7 @@ from experiments.record.history import IDENTITY, SETTINGS, read_json, write_json
 from experiments.run.identity.taught import compared, facts_of
 from experiments.sources.named import sources_used
 from student.checkpoint import steps_kept
+from student.curriculum.choice import chosen_curriculum
 from student.output_config import OUTPUT_TERMS
 from student.terms.key_value import chosen_terms
 from teacher.store.manifest import brief
@@ -74,6 +76,11 @@ def record_of(
         files: see :func:`digests_of_models`; None leaves that out.
     """
     phases = {}
+    curriculum = chosen_curriculum(config.data.curriculum)
+    settings = since_ever(config.data).items()
+    data = {key: value for key, value in settings if key not in ("overlap", "hold")}
+    if curriculum is not None:
+        data["curriculum"] = curriculum.plain()
     for index, stage in enumerate(stages):
         phases[f"{index + 1}-{stage.phase.name}"] = {
             "teachers": {
@@ -92,6 +99,9 @@ def record_of(
             )
         if stage.phase.begins != "last":
             phases[f"{index + 1}-{stage.phase.name}"]["begins"] = stage.phase.begins
+        if curriculum is not None and curriculum.rescore is True:
+            every = stage.phase.train.checkpoint_every
+            phases[f"{index + 1}-{stage.phase.name}"]["rescored_every"] = every
         terms = chosen_terms(stage.phase.loss, stage.phase.output).values()
         if any(term.kind in OUTPUT_TERMS for term in terms):
             # runs from before there were any go on
@@ -103,11 +113,7 @@ def record_of(
     return {
         "seed": config.run.seed,
         "student": with_effect(replace(config.student, transform={})),  # phases say it
-        "data": {
-            key: value
-            for key, value in since_ever(config.data).items()
-            if key not in ("overlap", "hold")
-        },
+        "data": data,
         "texts": dict(texts),
         "rope_scaling_method": config.align.rope_scaling_method,
         "store": plain(config.store) if config.store.read else None,
@@ -133,7 +139,7 @@ def plugins_of_run(
         teachers: that are asked; None: all.
     """
     used = sources_used(config, registry, teachers)
-    used |= makers_used(config) | writers_used(config)
+    used |= makers_used(config) | writers_used(config) | curricula_used(config)
     return records_of(registry, [*names_used(phases), *used])
 
 

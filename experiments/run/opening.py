@@ -61,6 +61,7 @@ from experiments.run.lineage import (
     samples_digest,
     text_digests,
 )
+from experiments.run.measures.order import check_teachers_tell
 from experiments.run.peers.companions import check_peers
 from experiments.run.phase_texts import check_moving_writer, stored_stages
 from experiments.run.plan import RunPlan, decides
@@ -122,6 +123,7 @@ def load_run(plan: RunPlan, engine: Engine, changed_plugins: bool = False) -> Lo
     stages = _stages(plan, models, data)
     arms, texts = plan_arms(plan.config, stages), text_digests(data)
     check_moving_writer(plan.config, models, arms)
+    check_teachers_tell(plan.config, models, stages, plan.registry)
     with waiting("computing the digests of models", engine.is_main):
         files = engine.from_main(lambda: digests_of_models(plan.config, models))
     for arm, of_arm in arms.items():

@@ -34,12 +34,14 @@ from experiments.making.transforms import (
     save_untransformed,
 )
 from experiments.record.progress import Work
-from experiments.record.run_dir import MAIN, checkpoint_folder
+from experiments.record.run_dir import checkpoint_folder
 from experiments.record.stop import RunStopped
 from experiments.run.alarms import Alarms
 from experiments.run.context import PhasePosition, RunContext, Stage, phase_seed
 from experiments.run.evaluation import evaluate, measure_health
+from experiments.run.measures.alarms import alarms_of
 from experiments.run.measures.observer import PhaseObserver
+from experiments.run.measures.order import log_order, order_of
 from experiments.run.measures.students import measure_gate, measure_more
 from experiments.run.measures.watch import Watch, exits_kept, put_best, watch_of
 from experiments.run.peers.companions import Peers, moving_of
@@ -54,9 +56,9 @@ from student.checkpoint import (
     refuse_non_finite,
 )
 from student.config import TrainConfig
-from student.distiller import HEALTH_TOKENS, Distiller
+from student.distiller import Distiller
 from student.fitting import fit_terms
-from student.loop.data_order import Writing, sample_indices
+from student.loop.data_order import Ordering, Writing
 from student.loop.job import Companions
 from student.loop.phase_checkpoint import Keeper, is_kept
 from student.loop.trainer import Job, train_phase
@@ -111,10 +113,11 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     if phase_teachers is not None:
         rows = distiller.compared_rows
         fit_terms(distiller, lambda title: phase_teachers.sample(title, rows))
-    alarms = _alarms(run, stage, position, capture)
-    writing = writing_of(run, stage, position, model)
+    order = order_of(run, position, stage, capture)
+    alarms = alarms_of(run, stage, position, capture, order=order)
+    writing = writing_of(run, stage, position, model, order=order)
     teaching = teaching_student(run.models, model, capture)
-    moving = moving_of(run, stage, position, teaching, writing=writing)
+    moving = moving_of(run, stage, position, teaching, writing=writing, order=order)
     watch = watch_of(run, phase, capture, model)
     give_back()  # what calibrating summed up, so that the peak is that of a step
     title = f"{position.arm} · {phase.name}"
@@ -129,6 +132,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
             work=show,
             companions=moving,
             writing=writing,
+            order=order,
             watch=watch,
             transforms=transforms,
         )
@@ -139,6 +143,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     give_back()  # the optimiser's; students are loaded again from here on
     if done < position.steps and not (watch and watch.stopped):
         raise RunStopped(f"{title}: {done} of {position.steps} steps")
+    log_order(order, done)
     best = put_best(run, watch, model, last_folder(position.folder))
     if transforms is not None:
         finish_transforms(transforms, model, encode, run.data.calibration)
@@ -154,13 +159,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
         result |= moving.measured() if isinstance(moving, Peers) else {}
         if position.gated:
             result |= measure_gate(run, capture, model, f"measuring {title}", exits)
-    bad = [domain for domain, bits in result["bpc"].items() if not math.isfinite(bits)]
-    if bad:
-        raise NonFiniteStudentError(
-            f"{whose} gives no finite loss on held-out text of {', '.join(bad)}, "
-            "though its weights are finite, and so it is not kept; lower "
-            "train.learning_rate or the largest loss weight, or train in a wider type"
-        )
+    _check_bits(whose, result["bpc"])
 
     def keep() -> None:
         _save(model, run, position, result, moving, exits=exits)
@@ -168,6 +167,21 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
 
     engine.from_main(keep)
     return result
+
+
+def _check_bits(whose: str, bpc: Mapping[str, float]) -> None:
+    """See that a student is worth keeping.
+
+    Raises:
+        NonFiniteStudentError: names the domains on which it is not.
+    """
+    bad = [domain for domain, bits in bpc.items() if not math.isfinite(bits)]
+    if bad:
+        raise NonFiniteStudentError(
+            f"{whose} gives no finite loss on held-out text of {', '.join(bad)}, "
+            "though its weights are finite, and so it is not kept; lower "
+            "train.learning_rate or the largest loss weight, or train in a wider type"
+        )
 
 
 def in_step(train: TrainConfig, tied: bool) -> TrainConfig:
@@ -186,6 +200,7 @@ def _job(
     work: Work,
     companions: Companions | None,
     writing: Writing | None,
+    order: Ordering | None,
     watch: Watch | None,
     transforms: Transforms | None,
 ) -> Job:
@@ -201,6 +216,7 @@ def _job(
         companions=companions,
         choose=phase_teachers.choose if phase_teachers else None,
         writing=writing,
+        order=order,
         watch=watch,
         transforms=transforms,
         observer=PhaseObserver(
@@ -212,37 +228,6 @@ def _job(
             work=work,
             stop=run.stop,
         ),
-    )
-
-
-def _alarms(
-    run: RunContext, stage: Stage, position: PhasePosition, capture: KVCapture
-) -> Alarms:
-    """What to warn of, with the student as it stands before the phase."""
-    phase, config = stage.phase, run.config
-    start: dict[str, float] = {}
-    if stage.teachers and config.alarms.health_every:
-        size, samples = phase.train.batch_size, run.data.train
-        order = sample_indices(
-            len(samples), config.run.seed, position.first_sample, size, run.engine.rank
-        )
-        texts = [samples[i].text for i in order]
-        start = measure_health(
-            run.models.encode, run.engine.device, capture, texts, HEALTH_TOKENS
-        )
-
-    def warn(message: str) -> None:
-        if position.arm == MAIN and run.engine.is_main:
-            text = f"warning: phase {phase.name}: {message}"
-            say(text)
-
-    return Alarms(
-        config=config.alarms,
-        steps=position.steps,
-        start=start,
-        min_coverage=phase.align.min_coverage,
-        routed=phase.fuse.router != "fixed",
-        warn=warn,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -28,7 +28,7 @@ from experiments.writing.buffer import Buffer, Processes
 from experiments.writing.choice import way_of
 from experiments.writing.writer import lent
 from plugins.registry import Registry
-from student.loop.data_order import Writing
+from student.loop.data_order import Ordering, Writing
 from teacher.sources.base import TeacherSource
 from teacher.sources.of_student import Itself
 from teacher.writing.config import STUDENT
@@ -216,7 +216,12 @@ def read_by_others(config: Config, later: frozenset[str]) -> frozenset[str]:
 
 
 def writing_of(
-    run: RunContext, stage: Stage, position: PhasePosition, model: Any
+    run: RunContext,
+    stage: Stage,
+    position: PhasePosition,
+    model: Any,
+    *,
+    order: Ordering | None = None,
 ) -> Writing | None:
     """What stands in for some texts of a phase; None where all are read as given.
 
@@ -225,6 +230,7 @@ def writing_of(
         stage: the phase; without teachers nothing is written.
         position: where it stands.
         model: the student that is trained.
+        order: says which text has which number.
     """
     written = run.config.data.written
     if not written.on or not stage.teachers:
@@ -246,6 +252,7 @@ def writing_of(
         processes=Processes(
             rank=engine.rank, count=engine.world_size, gather=engine.gather
         ),
+        chosen=None if order is None else order.indices,
     )
 
 
@@ -273,6 +280,7 @@ def buffer_of(
     samples: Sequence[TextSample],
     span: Span,
     processes: Processes,
+    chosen: Callable[[Sequence[int]], Sequence[int]] | None = None,
 ) -> Buffer:
     """A buffer that whoever writes is yet to write.
 
@@ -285,6 +293,7 @@ def buffer_of(
         samples: what is given.
         span: which of them the phase reads.
         processes: that write together.
+        chosen: which samples have some numbers; None: each in its turn.
     """
     written = config.data.written
     who, tokenizer, name = model, models.student_tokenizer, "the student"
@@ -304,4 +313,5 @@ def buffer_of(
         writer=partial(lent, who, tokenizer, name, autocast_of(stage.phase.train)),
         cutter=cutter_of(models.encode, models.readers()),
         processes=processes,
+        chosen=chosen,
     )

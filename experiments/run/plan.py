@@ -13,13 +13,19 @@ from experiments.assemble.checks import check_resume, check_settings
 from experiments.assemble.text_sources import check_sources, source_warnings
 from experiments.config.presets import presets_of
 from experiments.config.tree import Config, PhaseConfig, hidden_settings, resolve_phases
-from experiments.config.used_plugins import names_used, options_used, writers_used
+from experiments.config.used_plugins import (
+    curricula_used,
+    names_used,
+    options_used,
+    writers_used,
+)
 from experiments.evaluators.chosen import Chosen, evaluators_of, evaluators_used
 from experiments.making.made import makers_used, with_made_student
 from experiments.making.origin_map import with_origin_maps
 from experiments.making.transforms import check_transforms
 from experiments.record.history import tried_before
 from experiments.record.progress import waiting
+from experiments.run.measures.order import check_curriculum, curriculum_notes
 from experiments.run.phase_texts import check_written, written_notes
 from experiments.sources.named import sources_of, sources_used
 from experiments.sources.phases import moving_warnings, with_present
@@ -93,6 +99,7 @@ def settle(config: Config, registry: Registry, *, make: bool = True) -> Settled:
     sources = sources_of(config, registry)
     phases = with_present(config, phases, sources)
     check_written(config, phases, registry, sources)
+    check_curriculum(config, phases, registry)
     return Settled(
         config=config, phases=tuple(phases), sources=sources, evaluators=evaluators
     )
@@ -116,7 +123,7 @@ def try_plugins(
     """
     config, phases = settled.config, settled.phases
     used = sources_used(config, registry) | makers_used(config)
-    used |= writers_used(config)
+    used |= writers_used(config) | curricula_used(config)
     used |= evaluators_used(config.eval.use)
     with waiting("trying the plugins in use", launched_rank() == 0):
         return try_used(
@@ -157,6 +164,7 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
         warnings=(
             *hidden_settings(config, presets_of(registry)),
             *written_notes(config),
+            *curriculum_notes(config),
             *source_warnings(config),
             *moving_warnings(settled.sources),
         ),

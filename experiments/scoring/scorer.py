@@ -30,6 +30,13 @@ TOGETHER = 16
 """Texts of a forward pass."""
 
 Columns = Mapping[str, Tensor]
+_WHO_CAN = {
+    "teacher_bits": "a teacher that predicts text",
+    "teacher_entropy": "a teacher that predicts text and is asked live, not from a "
+    "store or a server",
+    "divergence": "a teacher of the student's vocabulary that is asked live",
+    "disagreement": "two teachers that predict text",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -134,6 +141,38 @@ def has_head(teacher: Teacher) -> bool:
         return teacher.predicts and isinstance(teacher.head, LinearHead)
     except InputError:
         return False
+
+
+def check_known(
+    needs: frozenset[str], teachers: Mapping[str, Teacher], vocabulary: str, place: str
+) -> None:
+    """See, before anything is read, that somebody can measure what is needed.
+
+    Args:
+        needs: columns.
+        teachers: who would be asked, by name.
+        vocabulary: the student's.
+        place: where it is asked for.
+
+    Raises:
+        InputError: nobody can; names the column and says who could.
+    """
+    speaking = {n: t for n, t in teachers.items() if t.predicts}
+    whole = [t for t in speaking.values() if has_head(t)]
+    able = {
+        "teacher_bits": bool(speaking),
+        "teacher_entropy": bool(whole),
+        "divergence": any(t.vocabulary == vocabulary for t in whole),
+        "disagreement": len(speaking) > 1,
+    }
+    missing = sorted(name for name in needs if not able.get(name, True))
+    if missing:
+        raise InputError(
+            f"{place}: nobody can measure {missing[0]}, which takes "
+            f"{_WHO_CAN[missing[0]]}; the teachers are "
+            f"{', '.join(teachers) or 'none'}. Choose another difficulty, such as "
+            "length or student_bits, or add a teacher"
+        )
 
 
 def batches_of(samples: Sequence[TextSample]) -> list[list[int]]:

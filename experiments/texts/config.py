@@ -6,7 +6,7 @@ import datetime
 import re
 import string
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
@@ -14,6 +14,7 @@ from align.errors import InputError
 from align.support.field_types import AtLeastOne, Positive, check_fields, shown
 from align.text.conversation import Chats, Learn
 from align.text.tool_calls import Tools
+from student.curriculum.choice import chosen_curriculum
 from teacher.writing.config import WrittenConfig
 
 _DOMAIN = re.compile(r"(?:([\w-]+)=)?(.*)", re.DOTALL)
@@ -158,6 +159,12 @@ class DataConfig:
     """Measure on at most so many samples per domain; null for all."""
     written: WrittenConfig = field(default_factory=WrittenConfig)
     """Texts that the student, or a teacher, writes while phases train."""
+    curriculum: str | dict[str, Any] = "none"
+    """Which texts are read when, a registered curriculum: ``bands``, ``sigmoid``,
+    ``competence``, ``domains``, ``adaptive`` or a plugin's, with options ``{use: NAME,
+    difficulty: gap}``. ``rescore`` among them, true or optimiser steps, scores texts
+    anew while a phase goes on. ``none``: each in its turn, in an order drawn from
+    ``run.seed``."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -166,6 +173,7 @@ class DataConfig:
             ValueError: a value that its type does not take, no text, or no day.
         """
         check_fields(self, "data")
+        chosen_curriculum(self.curriculum)
         if not self.train and not self.pairs:
             raise ValueError("data.train is empty; give paths, or [zoo]")
         if self.chats == "plain" and self.learn != "all":

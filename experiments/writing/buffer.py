@@ -65,6 +65,8 @@ class Buffer:
     cutter: Cutter
     """Cuts what is too long for the student or a teacher."""
     processes: Processes
+    chosen: Callable[[Sequence[int]], Sequence[int]] | None = None
+    """See :meth:`student.loop.data_order.Ordering.indices`; None: each in its turn."""
     _begins: int = 0
     """Number of the first text that the buffer is for."""
     _texts: list[TextSample] = field(default_factory=list)
@@ -129,6 +131,9 @@ class Buffer:
         return filter(self._stands_in, range(self._begins, end))
 
     def _given(self, number: int) -> TextSample:
+        if self.chosen is not None:
+            (index,) = self.chosen([number])
+            return self.samples[index]
         (index,) = sample_indices(len(self.samples), self.seed, number, 1)
         return self.samples[index]
 

@@ -14,6 +14,7 @@ import torch
 
 from plugins.contracts import aligner as contract_aligner
 from plugins.contracts import balancer as contract_balancer
+from plugins.contracts import curriculum as contract_curriculum
 from plugins.contracts import distance as contract_distance
 from plugins.contracts import maps as contract_maps
 from plugins.contracts import objective as contract_objective
@@ -49,6 +50,7 @@ CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
     "transform": contract_transform.transform,
     "writer": contract_writer.writer,
     "evaluator": contract_evaluator.evaluator,
+    "curriculum": contract_curriculum.curriculum,
     "phase": contract_phase.phase,
 }
 """For each kind, what it promises."""

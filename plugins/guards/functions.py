@@ -25,6 +25,7 @@ from plugins.guards.shared import (
     require,
 )
 from plugins.untouched import Untouched
+from student.curriculum import Draw, Scores
 
 
 class _Aligner(StandIn):
@@ -284,6 +285,20 @@ class _Evaluator(StandIn):
         return measured
 
 
+class _Curriculum(StandIn):
+    def __call__(self, scores: Scores, draw: Draw) -> list[int]:
+        before = Untouched({"scores": dict(scores.columns)}, whole=True)
+        with blamed(self._entry):
+            numbers = self._inner(scores, draw)
+        wrong = answers.numbers_problem(numbers, draw.size, len(scores))
+        require(self._entry, wrong or before.problem())
+        return [int(number) for number in numbers]
+
+
+def _curriculum(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda **options: _Curriculum(entry, made_by(entry, factory, **options))
+
+
 def _evaluator(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
     return lambda **options: _Evaluator(entry, made_by(entry, factory, **options))
 
@@ -318,5 +333,6 @@ GUARDS: Mapping[str, Callable[[Entry, Any], Any]] = {
     "transform": _transform,
     "writer": _writer,
     "evaluator": _evaluator,
+    "curriculum": _curriculum,
 }
 """By kind."""

@@ -132,6 +132,8 @@ class BatchMaker:
     survey: Survey
     instead: Instead | None = None
     """What is read for a text, by its number and what is given; None: what is given."""
+    chosen: Callable[[Sequence[int]], Sequence[int]] | None = None
+    """See :meth:`student.loop.data_order.Ordering.indices`; None: each in its turn."""
     in_step: Collection[str] = ()
     """Teachers that are asked by :meth:`complete` alone."""
     choose: Choose | None = None
@@ -174,9 +176,7 @@ class BatchMaker:
         with watch.listening():
             with part("data"):
                 numbers = self._numbers(number)
-                count = len(self.samples)
-                chosen = [sample_indices(count, self.seed, n, 1)[0] for n in numbers]
-                samples = self._given(numbers, chosen)
+                samples = self._given(numbers, self._indices(numbers))
                 texts = [sample.text for sample in samples]
                 batch = weighed(self.encode(texts), samples).to(self.device)
                 rows = (
@@ -199,6 +199,13 @@ class BatchMaker:
             seconds=watch.take(),
             numbers=numbers,
         )
+
+    def _indices(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Which samples have these numbers of the run."""
+        if self.chosen is not None:
+            return self.chosen(numbers)
+        count = len(self.samples)
+        return [sample_indices(count, self.seed, n, 1)[0] for n in numbers]
 
     def _given(
         self, numbers: Sequence[int], indices: Sequence[int]
@@ -224,9 +231,7 @@ class BatchMaker:
 
     def _tokens(self, numbers: Sequence[int]) -> list[int]:
         """How many tokens the texts of a step have, read once a step."""
-        count = len(self.samples)
-        chosen = [sample_indices(count, self.seed, n, 1)[0] for n in numbers]
-        samples = self._given(numbers, chosen)
+        samples = self._given(numbers, self._indices(numbers))
         if samples != self._dealing.get(numbers[0]):
             counts = self.encode([sample.text for sample in samples]).mask.sum(1)
             self._dealing.clear()

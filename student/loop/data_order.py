@@ -3,14 +3,17 @@ number; and what a model writes in their place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
+from align.support.stopwatch import part
 from align.text.documents import TextSample
+
+T = TypeVar("T")
 
 
 @lru_cache(maxsize=4)
@@ -125,15 +128,84 @@ class Writing(Protocol):
         """Go on with the buffer of a checkpoint."""
 
 
-def lives(done: int, steps: int, every: int) -> Iterator[tuple[int, int]]:
-    """Stretches of steps that read one buffer each, the first one perhaps in part.
+class Ordering(Protocol):
+    """Knows which texts are read, where a curriculum says so.
+
+    Which text has which number follows from the phase, its scores and the number alone,
+    whichever processes there are.
+    """
+
+    @property
+    def every(self) -> int:
+        """Optimiser steps after which texts are scored anew; 0: never."""
+
+    def at(self, step: int) -> dict[str, Any]:
+        """Have the order from a step on; every process takes part.
+
+        Args:
+            step: optimiser steps of the phase behind it.
+
+        Returns:
+            A metrics line on scores that hold from there on; empty where older ones do.
+        """
+
+    def forget(self, done: int) -> None:
+        """Let go of what belongs to steps after so many; they will be taken again."""
+
+    def indices(self, numbers: Sequence[int]) -> list[int]:
+        """The samples with these numbers in the run, see :func:`sample_indices`."""
+
+
+def lives(done: int, steps: int, *every: int) -> Iterator[tuple[int, int]]:
+    """Stretches of steps that read one buffer in one order each, the first one perhaps
+    in part.
 
     Args:
         done: optimiser steps of the phase that are behind.
         steps: of the phase.
-        every: of a buffer.
+        every: steps of a buffer, and of an order; 0: of the whole phase.
     """
     while done < steps:
-        end = min(steps, (done // every + 1) * every)
+        ends = [(done // each + 1) * each for each in every if each]
+        end = min([steps, *ends])
         yield done, end
         done = end
+
+
+Between = Callable[[int, int], Iterator[T]]
+"""The batches from one optimiser step up to another."""
+
+
+def by_stretches(
+    steps: range,
+    between: Between[T],
+    writing: Writing | None,
+    order: Ordering | None,
+    log: Callable[[dict[str, Any]], None],
+) -> Generator[T, None, None]:
+    """The batches of some steps of a phase; none is read ahead of a buffer that the
+    student is yet to write, or of an order for which it is yet to be asked.
+
+    Args:
+        steps: of the phase, those that are to be done.
+        between: makes batches.
+        writing: stands in for some texts.
+        order: says which are read.
+        log: takes metrics lines.
+    """
+    every = [0 if each is None else each.every for each in (writing, order)]
+    if order is not None:
+        order.forget(steps.start)
+    for first, last in lives(steps.start, steps.stop, *every):
+        lines = {}
+        if order is not None:
+            with part("scored"):
+                lines["curriculum"] = order.at(first)
+        # In the midst of a buffer a checkpoint has brought it.
+        if writing is not None and first % writing.every == 0:
+            with part("written"):
+                lines["written"] = writing.write(first)
+        for kind, line in lines.items():
+            if line:
+                log({"kind": kind, "step": first + 1, **line})
+        yield from between(first, last)

@@ -12,7 +12,7 @@ from align.text.documents import TextSample
 from fuse.beforehand.asking import Choose
 from student.evaluate import Encode
 from student.loop.batches import Views
-from student.loop.data_order import Writing
+from student.loop.data_order import Ordering, Writing
 from student.loop.phase_checkpoint import Keeper
 
 
@@ -103,5 +103,7 @@ class Job:
     """Stands in for some of the samples; None where all are read as given."""
     choose: Choose | None = None
     """Who is asked about which text, before anybody reads; None: all about all."""
+    order: Ordering | None = None
+    """Says which samples are read; None: each in its turn."""
     watch: Watching | None = None
     """What measures it within the phase; None where nothing does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from student.checkpoint import NonFiniteStudentError
 from student.config import TrainConfig
 from student.distiller import Distiller, StepResult, layers_of
 from student.loop.batches import BatchMaker, TrainBatch, prefetched, waited
-from student.loop.data_order import Writing, lives
+from student.loop.data_order import by_stretches
 from student.loop.engine import Engine
 from student.loop.job import Job, Observer
 from student.loop.non_finite import (
@@ -78,10 +78,6 @@ def train_phase(
         train_batches.close()
     distiller.eval()
     return done
-
-
-Between = Callable[[int, int], Generator[TrainBatch, None, None]]
-"""The batches from one optimiser step up to another."""
 
 
 class _Loop:
@@ -186,6 +182,7 @@ class _Loop:
             world_size=engine.world_size,
             survey=self._distiller.survey,
             instead=None if job.writing is None else job.writing.in_place_of,
+            chosen=None if job.order is None else job.order.indices,
             in_step=() if job.companions is None else job.companions.asked,
             dealt=engine.accumulation if config.batch_by == "tokens" else 0,
             choose=job.choose,
@@ -198,20 +195,11 @@ class _Loop:
             read, first, last = maker.by_step(passes), first * passes, last * passes
             return prefetched(read, first, last, ahead, engine.device)
 
-        if job.writing is None:
+        if job.writing is None and job.order is None:
             return between(done, job.steps)
-        return self._buffer_by_buffer(job.writing, done, between)
-
-    def _buffer_by_buffer(
-        self, writing: Writing, done: int, between: Between
-    ) -> Generator[TrainBatch, None, None]:
-        """Nothing is read ahead of a buffer that the student is yet to write."""
-        for first, last in lives(done, self._job.steps, writing.every):
-            if first % writing.every == 0:  # else a checkpoint has brought it
-                with part("written"):
-                    line = writing.write(first)
-                self._job.observer.log({"kind": "written", "step": first + 1, **line})
-            yield from between(first, last)
+        return by_stretches(
+            range(done, job.steps), between, job.writing, job.order, job.observer.log
+        )
 
     def step(self, step: int, train_batches: Iterator[TrainBatch]) -> None:
         """One optimiser step over all its forward passes."""

@@ -8,6 +8,7 @@ from plugins.seeds import chance
 from tests.plugins.broken import (
     aligners,
     balancers,
+    curricula,
     functions,
     matches,
     objectives,
@@ -21,6 +22,7 @@ BROKEN = {
     "space": spaces.BROKEN,
     "objective": objectives.BROKEN,
     "balancer": balancers.BROKEN,
+    "curriculum": curricula.BROKEN,
     "layer_map": functions.LAYER_MAPS,
     "adapter": functions.ADAPTERS,
     "rope_scaler": functions.ROPE_SCALERS,

@@ -29,6 +29,7 @@ def test_there_is_one_hook_per_kind_of_the_design():
         ("transform", "transforms"),
         ("writer", "writers"),
         ("evaluator", "evaluators"),
+        ("curriculum", "curricula"),
         ("phase", "phases"),
     ]
     assert set(CONTRACTS) == set(EXAMPLES) == set(KINDS)

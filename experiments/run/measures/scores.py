@@ -43,6 +43,7 @@ def phase_scores(
     *,
     step: int = 0,
     before: Scores | None = None,
+    measure: bool = True,
 ) -> Scores:
     """The scores by which the texts of a phase are read from a step on.
 
@@ -56,6 +57,7 @@ def phase_scores(
         needs: columns, see ``student.curriculum.COLUMNS``.
         step: optimiser steps of the phase that are done.
         before: the scores until now.
+        measure: whether what is not there yet is measured now.
 
     Raises:
         InputError: nobody can say something of any text.
@@ -76,7 +78,10 @@ def phase_scores(
             parts, f"scoring texts for {stage.phase.name}", len(parts)
         ),
     )
-    if position.arm == MAIN:
+    main = position.arm == MAIN
+    if not main and before is not None and not keeper.folder.is_dir():
+        return before  # the run's own chain has ended its phase early
+    if main and measure:
         scorer = Scorer(
             encode=run.models.encode,
             student=capture,

@@ -26,7 +26,7 @@ from plugins.registry import Registry
 from student.checkpoint import export_student, refuse_non_finite
 from student.fitting import fit_terms
 from student.loop.batches import BatchMaker
-from student.loop.data_order import Writing
+from student.loop.data_order import Ordering, Writing
 from student.loop.job import Companions
 from student.loop.non_finite import BadSteps
 from teacher.loading.vouched import PEERS
@@ -104,6 +104,7 @@ def moving_of(
     student: TrainedTeacher,
     *,
     writing: Writing | None,
+    order: Ordering | None = None,
 ) -> Companions | None:
     """What moves with the student in a phase, peers among it; None where nothing does.
 
@@ -113,6 +114,7 @@ def moving_of(
         position: where it stands.
         student: that trains, as it teaches peers.
         writing: stands in for some of the texts, for peers too.
+        order: says which texts are read, by peers too.
     """
     teachers = run.models.chosen(stage.teachers)
     model: Any = student.loaded.model
@@ -122,7 +124,7 @@ def moving_of(
         return followers
     with torch.random.fork_rng(devices=[]):
         learners = [
-            _learner(run, stage, position, peer, student, writing=writing)
+            _learner(run, stage, position, peer, student, writing=writing, order=order)
             for peer in peers.values()
         ]
     return Peers(
@@ -160,6 +162,7 @@ def _learner(
     student: TrainedTeacher,
     *,
     writing: Writing | None,
+    order: Ordering | None,
 ) -> Learner:
     """A peer with all that it learns from, calibrated as it stands."""
     train, config = stage.phase.train, run.config
@@ -197,6 +200,7 @@ def _learner(
         world_size=run.engine.world_size,
         survey=distiller.survey,
         instead=None if writing is None else writing.in_place_of,
+        chosen=None if order is None else order.indices,
     )
 
     def log(line: dict[str, Any]) -> None:
