@@ -187,6 +187,32 @@ def balanced_problem(balanced: Any, terms: int) -> str:
     return "" if loss is None else loss_problem(loss)
 
 
+def selected_problem(weights: Any, known: Tensor) -> str:
+    """What is wrong with a selector's answer.
+
+    Args:
+        weights: what it returned.
+        known: (B, T, M), the places and teachers that it was asked of.
+    """
+    if not isinstance(weights, Tensor):
+        return f"returns {kinds_of(weights)}; return a tensor of weights"
+    if weights.shape not in (known.shape, known.shape[:2]):
+        return (
+            f"returns weights of shape {tuple(weights.shape)}; return "
+            f"{tuple(known.shape[:2])}, or {tuple(known.shape)} by teacher"
+        )
+    if not weights.is_floating_point():
+        return f"returns weights of {_plain(weights.dtype)}; return floats"
+    if weights.device != known.device:
+        return f"returns weights on {weights.device} for places on {known.device}"
+    value = weights.detach()
+    sentences = (
+        (~value.isfinite(), "returns weights that are not finite"),
+        (value < 0, "returns weights that are negative"),
+    )
+    return _first(sentences)
+
+
 def schedule_problem(number: Any, tokens: int | None = None, above: bool = True) -> str:
     """What is wrong with what a schedule gives.
 

@@ -36,6 +36,7 @@ from student.match import DISTANCES, PROJECTORS, Distance, Match
 from student.objective import Objective
 from student.output.temperature import TEMPERATURES
 from student.own import OWN
+from student.select import SELECTORS, Selector
 from student.terms.key_value import OBJECTIVES
 from student.transforms import TRANSFORMS, StudentTransform
 from teacher.making.base import StudentMaker
@@ -140,6 +141,12 @@ def projectors() -> Mapping[str, Callable[..., nn.Module]]:
 def balancers() -> Mapping[str, Callable[..., Balancer]]:
     """By size, by gradients' lengths, by learned weights, by directions."""
     return dict(BALANCERS)
+
+
+@hookimpl
+def selectors() -> Mapping[str, Callable[..., Selector]]:
+    """By entropy, by the student's doubt, by excess loss, by a teacher's confidence."""
+    return dict(SELECTORS)
 
 
 @hookimpl

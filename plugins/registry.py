@@ -26,10 +26,9 @@ from plugins.source import digest
 _SINGULAR = {"curricula": "curriculum"}
 
 KINDS: dict[str, str] = {
-    _SINGULAR.get(name, name.removesuffix("s")): name
-    for name, function in vars(hookspecs).items()
-    if inspect.isfunction(function) and hasattr(function, f"{PROJECT}_spec")
-    if name.removesuffix("s") not in EARLIER
+    _SINGULAR.get(hook.__name__, hook.__name__.removesuffix("s")): hook.__name__
+    for hook in hookspecs.HOOKS
+    if hook.__name__.removesuffix("s") not in EARLIER
 }
 """Kind (``router``) -> hook (``routers``), read from the hookspecs."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -25,32 +24,14 @@ from align.support.field_types import (
     Share,
     ShareBelowOne,
     check_fields,
-    checked,
 )
 from fuse.config import choice_of
+from student.select.choice import ChosenSelector, chosen_selectors, chosen_term
+from student.select.choice import ChosenTerm as ChosenTerm
 from student.settings.early_stop import EarlyStopConfig
 from student.settings.tracking import TrackerName
 
 EngineName = Literal["deepspeed", "torch"]
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_TAKEN = (
-    *("outcome", "teacher_loss", "entropy", "z_reconstruction", "z_agreement"),
-    "balance",
-)
-"""Losses that are no terms, and are logged beside them."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChosenTerm:
-    """One term of the loss, as a config chooses it."""
-
-    kind: str
-    """A registered objective."""
-    weight: Setting = 1.0
-    """A number, or a schedule."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Of the kind, by name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +80,12 @@ class LossConfig:
     domain_signal: Literal["progress", "loss"] = "progress"
     """What r is: of ``progress``, what is left of the domain's next-token loss as a
     share of its first size; of ``loss``, that loss."""
+    select: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Which tokens are learned from whom, by a name of your choice, under which that is
+    logged: ``{use: KIND, on: [kv, outputs]}`` with the options of a registered selector
+    beside, such as ``uncertain``, ``unsure_student``, ``excess_loss``,
+    ``confident_teacher`` or a plugin's; ``use`` is the name itself where it is not
+    given. Weights of several multiply. Without teachers, none selects."""
     fade: ScheduledNotNegative = 1.0
     """What the weights of all terms but the next-token loss are multiplied by."""
     fade_steps: Count = 0
@@ -130,7 +117,7 @@ class LossConfig:
             ValueError: a value that its type does not take.
         """
         check_fields(self, "loss")
-        self.chosen  # noqa: B018  # checks
+        self.chosen, self.selectors  # noqa: B018  # checks
         choice_of("loss.balance", self.balance)
         if self.fade_steps and self.fade != 1:
             raise ValueError(
@@ -158,7 +145,16 @@ class LossConfig:
         Raises:
             ValueError: a name, kind or weight that cannot be used.
         """
-        return {name: _chosen(name, entry) for name, entry in self.terms.items()}
+        return {name: chosen_term(name, entry) for name, entry in self.terms.items()}
+
+    @property
+    def selectors(self) -> dict[str, ChosenSelector]:
+        """The entries of ``select``.
+
+        Raises:
+            ValueError: a name, kind or place that cannot be used.
+        """
+        return chosen_selectors(self.select)
 
     @property
     def fading(self) -> Setting:
@@ -369,21 +365,6 @@ class TrainConfig:
                 f"alone knows train.{setting} here; leave it out, or set "
                 "train.optimizer=adamw"
             )
-
-
-def _chosen(name: str, entry: Mapping[str, Any]) -> ChosenTerm:
-    place = f"loss.terms.{name}"
-    if not _NAME.fullmatch(name) or name in _TAKEN:
-        raise ValueError(
-            f"{place}: a term's name is lower-case letters, digits, '_' and '-', "
-            f"and none of {', '.join(_TAKEN)}, which are other losses"
-        )
-    options = dict(entry)
-    kind, weight = options.pop("use", name), options.pop("weight", 1.0)
-    if not isinstance(kind, str) or not kind:
-        raise ValueError(f"{place}.use is {kind!r}; give a registered objective")
-    weight = checked(ScheduledNotNegative, weight, f"{place}.weight")
-    return ChosenTerm(kind=kind, weight=weight, options=options)
 
 
 def _numbers(text: str) -> bool:

@@ -11,8 +11,11 @@ Who learns from what is decided here and nowhere else:
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import add
 from typing import Any
 
 import torch
@@ -60,13 +63,17 @@ from student.objective import (
 from student.output.across.signals import Sources, signals_of
 from student.output.temperature import TEMPERATURES
 from student.places import (
+    Chosen,
     Counts,
     Places,
+    Selected,
     Share,
     availability,
     coverage_of,
     find_places,
 )
+from student.select.candidates import Candidates, Sum
+from student.select.selection import Selection
 from student.step.context import ContextMaker, introduce, of_kv
 from student.step.kv_fit import kv_fit
 from student.step.modules import modules_of
@@ -74,6 +81,7 @@ from student.step.records import StepResult as StepResult
 from student.step.records import Teaching as Teaching
 from student.step.records import WeightedObjective as WeightedObjective
 from student.step.records import layers_of as layers_of
+from student.step.records import sums_of as sums_of
 from student.step.routing_losses import routing_losses
 from student.step.term_sum import TermSum
 from student.step_outputs import OutputPlan
@@ -97,6 +105,29 @@ class _Read:
     routing: Tensor
     """Likewise, those by which teachers count once some were chosen."""
     context: StepContext
+    selected: Selected | None
+    """By what selectors multiply its places; None where there is none."""
+    share: Share | None
+    """What is left of the pass, and of its step, for the terms."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Teachers:
+    """The teachers of one pass, as the student stands."""
+
+    available: Tensor
+    """(B, T, M) bool, which teacher covers which token."""
+    clear: Tensor
+    """(B, T, M) bool, False on padding and on attention sinks."""
+    weighed: Weighed
+    """Their weights, with the router's gradient."""
+    signals: Signals | None
+    """What anybody asks to be told."""
+
+    @property
+    def routing(self) -> Tensor:
+        """(B, T, M) or (L, B, T, M) float32, detached, by which they count."""
+        return self.weighed[1].detach()
 
 
 class Distiller(nn.Module):
@@ -117,6 +148,7 @@ class Distiller(nn.Module):
         balance: Balance | None = None,
         timetable: Timetable | None = None,
         domains: Sequence[str] = (),
+        selection: Selection | None = None,
     ) -> None:
         """Join the parts.
 
@@ -137,6 +169,7 @@ class Distiller(nn.Module):
             timetable: of the phase, which knows its length and strangers' schedules;
                 None: every schedule says its steps and is built in.
             domains: of all texts that are learned from, alike on all processes.
+            selection: of the places that are learned from; None: all are.
 
         Raises:
             InputError: a term needs what nobody can give it, or hides parameters.
@@ -169,6 +202,8 @@ class Distiller(nn.Module):
             DomainBalance(domains, config.domain_signal) if by_domain else None
         )
         """What weighs texts by their domains; None where all count alike."""
+        self.selection = selection if teaching else None
+        """What selects places; None where all are learned from."""
         self._contexts = ContextMaker(
             needs=needs_of(terms),
             compares=any(compares(term) for term in terms.values()),
@@ -185,7 +220,8 @@ class Distiller(nn.Module):
             every_domain=domains,
         )
         self._outcome_layers = layers_read(config.outcome_layers, capture.num_layers)
-        self.signals = signals_needed(self.weigher)
+        selecting = self.selection.needs if self.selection else frozenset()
+        self.signals = signals_needed(self.weigher) | selecting
         """What anybody asks to be told in every pass, see :mod:`fuse.signals`."""
         sizes = teaching.all_sizes if teaching else {}
         self._costs = {name: each.parameters for name, each in sizes.items()}
@@ -282,12 +318,119 @@ class Distiller(nn.Module):
         )
         return places, Counts(places.predicted, self._counts(places))
 
-    def _counts(self, places: Places) -> dict[str, tuple[float, ...]]:
-        counts = {
+    @torch.no_grad()
+    def choose(
+        self,
+        batch: TokenBatch,
+        views: Sequence[TeacherView],
+        *,
+        step: int,
+        share: Share,
+        domains: Sequence[str] | None,
+        numbers: Sequence[int] | None = None,
+    ) -> Places:
+        """Have the selectors look at a pass before any of its step is learned from.
+
+        The student reads once more for it, without gradients and without dropout.
+
+        Args:
+            batch: the student's tokens, (B, T).
+            views: one per teacher.
+            step: optimiser steps taken in this phase.
+            share: what the batch is of its optimiser step.
+            domains: of the texts.
+            numbers: of the texts in the run, as in :meth:`forward`.
+
+        Returns:
+            The pass's places with what of them is selected.
+        """
+        assert self.selection is not None
+        training = self.training
+        self.eval()
+        with self._narrow(batch):
+            captured = self._look(batch, all_layers=self._reads_kv(step))
+            teachers = self._weighed(
+                captured,
+                batch,
+                views,
+                step=step,
+                share=share,
+                domains=domains,
+                numbers=numbers,
+            )
+            selected = self._select(teachers, step, share)
+        self.train(training)
+        return share.places.learned(selected, teachers.routing)
+
+    def left(self, passes: Sequence[Places], total: Sum) -> Counts:
+        """What a selection leaves of a step.
+
+        Args:
+            passes: of the step, on this process.
+            total: over processes, which must all ask.
+
+        Raises:
+            InputError: it has left nothing for many steps.
+        """
+        assert self.selection is not None
+        counts = [Counts(p.predicted, self._counts_of_terms(p)) for p in passes]
+        kept = [p.selected.kept for p in passes]
+        names = list(kept[0])
+        mine = functools.reduce(add, counts)
+        sums = [
+            math.fsum(each[name][at] for each in kept if each)
+            for name in names
+            for at in (0, 1)
+        ]
+        every = total([*mine.flat(), *sums])
+        sums = every[len(every) - len(sums) :]
+        pairs = zip(sums[::2], sums[1::2], strict=True)
+        self.selection.check(dict(zip(names, pairs, strict=True)))
+        return mine.refilled(every)
+
+    def _select(self, teachers: _Teachers, step: int, share: Share | None) -> Selected:
+        """What is selected of a pass; a pass of training is remembered."""
+        assert self.selection is not None
+        assert teachers.signals is not None or not self.selection.needs
+        candidates = Candidates(
+            signals=teachers.signals or Signals(teachers=()),
+            known=teachers.available & teachers.clear,
+            step=step,
+            over_processes=list if share is None else share.over_processes,
+            timetable=self.timetable,
+        )
+        selected = self.selection.weigh(candidates, teachers.routing)
+        if share is not None:
+            self.selection.note(candidates)
+        return selected
+
+    def _learned(
+        self, teachers: _Teachers, step: int, share: Share | None
+    ) -> Share | None:
+        """A share with what is selected of its pass.
+
+        Raises:
+            RuntimeError: the step has other passes, and nobody has looked at them.
+        """
+        if self.selection is None or share is None or share.chosen is not None:
+            return share
+        places = share.places.learned(
+            self._select(teachers, step, share), teachers.routing
+        )
+        counts = self.left([places], share.over_processes)
+        if counts.predicted != share.step.predicted:
+            raise RuntimeError("a selection has to look at all passes of a step first")
+        return replace(share, chosen=Chosen(places, counts))
+
+    def _counts_of_terms(self, places: Places) -> dict[str, tuple[float, ...]]:
+        return {
             name: tuple(count(places))
             for name, weighted in self._objectives.items()
             if (count := count_of(weighted.objective)) is not None
         }
+
+    def _counts(self, places: Places) -> dict[str, tuple[float, ...]]:
+        counts = self._counts_of_terms(places)
         if self.weigher is None:
             return counts
         if self.bridge is not None:
@@ -402,13 +545,14 @@ class Distiller(nn.Module):
         if self.wants_outcome(step):
             extra |= self._outcome(batch, views, routing, step, share)
         with part("fuse"):
-            result = self._sum.total(read.context, extra, share, read.captured)
+            result = self._sum.total(read.context, extra, read.share, read.captured)
         readings = [] if share is None else share.places.readings
         return StepResult(
             loss=result.loss,
             terms=result.terms,
             weights=result.weights,
             chosen=result.chosen,
+            selected=read.selected,
             routing=routing.detach(),
             teachers=tuple(view.name for view in views),
             coverage=coverage_of(batch, available, readings),
@@ -431,43 +575,77 @@ class Distiller(nn.Module):
         assert self.weigher is not None
         asked = rows if self._contexts.needs & {ATTENTION, HEADS} else None
         captured = self._look(batch, asked, all_layers=self._reads_kv(step))
-        assert captured.hidden is not None
         with part("fuse"):
-            if share is None:
-                available = availability(batch, views)
-                clear = without_sinks(batch, views, self._config.skip_sinks)
-            else:
-                available, clear = share.places.available, share.places.clear
-            self._move_routing_temperature(step)
-            signals = self._signals(
+            teachers = self._weighed(
                 captured,
                 batch,
                 views,
-                available=available,
-                domains=domains,
+                step=step,
                 share=share,
+                domains=domains,
+                numbers=numbers,
             )
-            soft, routing = self._weigh(
-                captured.hidden.detach(), batch, available, signals, numbers
-            )
+            share, selected = self._learned(teachers, step, share), None
+            if share is not None and share.chosen is not None:
+                selected = share.chosen.places.selected
+            elif self.selection is not None:
+                selected = self._select(teachers, step, None)
             context = self._contexts.taught(
                 captured,
                 batch,
                 views,
-                routing=routing.detach(),
-                clear=clear,
+                routing=teachers.routing,
+                clear=teachers.clear,
                 rows=rows,
                 step=step,
                 share=share,
                 domains=domains,
                 by_text=self._by_text(batch, domains, step),
+                selected=selected,
             )
+        soft, routing = teachers.weighed
         return _Read(
             captured=captured,
-            available=available,
+            available=teachers.available,
             soft=soft,
             routing=routing,
             context=context,
+            selected=selected,
+            share=share,
+        )
+
+    def _weighed(
+        self,
+        captured: Captured,
+        batch: TokenBatch,
+        views: Sequence[TeacherView],
+        *,
+        step: int,
+        share: Share | None,
+        domains: Sequence[str] | None,
+        numbers: Sequence[int] | None,
+    ) -> _Teachers:
+        """Weigh the teachers of one pass."""
+        assert captured.hidden is not None
+        if share is None:
+            available = availability(batch, views)
+            clear = without_sinks(batch, views, self._config.skip_sinks)
+        else:
+            available, clear = share.places.available, share.places.clear
+        self._move_routing_temperature(step)
+        signals = self._signals(
+            captured,
+            batch,
+            views,
+            available=available,
+            domains=domains,
+            share=share,
+        )
+        weighed = self._weigh(
+            captured.hidden.detach(), batch, available, signals, numbers
+        )
+        return _Teachers(
+            available=available, clear=clear, weighed=weighed, signals=signals
         )
 
     def _weigh(

@@ -18,6 +18,7 @@ from align.errors import InputError
 from align.schedules import Setting, Timetable
 from align.support.digest import seed_of
 from align.tokens.batch import TokenBatch
+from align.tokens.weights import label_weight
 from align.views import ATTENTION as ATTENTION
 from align.views import EMBEDDINGS as EMBEDDINGS
 from align.views import HEADS as HEADS
@@ -94,6 +95,10 @@ class StepContext:
     by_text: Tensor | None = None
     """(B,) float32 >= 0, by what the domain of each text multiplies what it costs, see
     ``loss.domain_balance``; weights of what is compared hold it already. None: 1."""
+    by_token: Tensor | None = None
+    """(B, T) float32 >= 0, by what selectors multiply the next-token loss of each token
+    that is predicted, see ``loss.select``; weights of what is compared hold theirs
+    already. None: 1."""
     smoothing: float = 0.0
     """Probability that the next-token loss spreads evenly over the vocabulary."""
     totals: tuple[float, ...] | None = None
@@ -113,6 +118,13 @@ class StepContext:
     def of_texts(self, weight: Tensor) -> Tensor:
         """(B, T) weights of tokens, times those of their texts."""
         return weight if self.by_text is None else weight * self.by_text[:, None]
+
+    @property
+    def labels(self) -> Tensor:
+        """(B, T) float32, what each token counts in the next-token loss, see
+        :func:`align.tokens.weights.label_weight` and ``by_token``."""
+        weight = label_weight(self.batch)
+        return weight if self.by_token is None else weight * self.by_token
 
     @property
     def states(self) -> Sequence[Sides]:

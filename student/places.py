@@ -3,13 +3,15 @@
 One optimiser step is one mean: what a term sums up over a pass is divided by what its
 places weigh over all passes and processes of the step. Gradients of all terms gather in
 one place, so that number has to be there before the first of them. It follows from
-tokens, alignments, sinks and sampled rows, and never from what a model says.
+tokens, alignments, sinks and sampled rows, and never from what a model says; but where
+selectors weigh places by that, all passes of a step are looked at without gradients
+before the first is learned from, see :class:`Chosen`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -36,6 +38,39 @@ class Heard:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Selected:
+    """By what selectors multiply the places of one pass; each None for 1 everywhere."""
+
+    kv: Tensor | None = None
+    """(B, T, M) float32 >= 0, where the student's keys, values, states and attention
+    are compared."""
+    outputs: Tensor | None = None
+    """(B, T, M) float32 >= 0, of tokens that are predicted, as teachers' weights."""
+    next_token: Tensor | None = None
+    """(B, T) float32 >= 0, likewise, of the next-token loss."""
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """(B, T) float32 >= 0 of each selector at each place, over teachers by their
+    weights."""
+    counted: Tensor | None = None
+    """(B, T) bool, the places among which they choose."""
+
+    @property
+    def kept(self) -> dict[str, tuple[float, float]]:
+        """How many places each selector leaves anything of, and of how many; the same
+        of all selectors together where there are several."""
+        if self.counted is None:
+            return {}
+        counted, every = self.counted, torch.ones_like(self.counted)
+        kept = {}
+        for name, weight in self.weights.items():
+            every = every & (weight > 0)
+            kept[name] = float((counted & (weight > 0)).sum()), float(counted.sum())
+        if len(kept) > 1:
+            kept["all"] = float((counted & every).sum()), float(counted.sum())
+        return kept
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Places:
     """One forward pass's places, with what each of them is worth beforehand."""
 
@@ -57,6 +92,8 @@ class Places:
     """One per teacher; None where its next-token output is not compared."""
     plan: OutputPlan | None = None
     """Of the terms on outputs."""
+    selected: Selected = field(default_factory=Selected)
+    """What of it is learned; before the student has read, all."""
 
     @property
     def predicted(self) -> float:
@@ -68,12 +105,16 @@ class Places:
     @property
     def labelled(self) -> float:
         """What the tokens weigh whose prediction a next-token loss is of."""
-        return float(label_weight(self.batch)[:, 1:].double().sum())
+        weight, chosen = label_weight(self.batch), self.selected.next_token
+        weight = weight if chosen is None else weight * chosen
+        return float(weight[:, 1:].double().sum())
 
     @property
     def counted(self) -> Tensor:
-        """(B, T, M) float32: ``weight`` off padding and attention sinks."""
-        return self.weight * self.clear
+        """(B, T, M) float32: ``weight`` off padding and attention sinks, where keys and
+        values are learned."""
+        chosen, weight = self.selected.kv, self.weight * self.clear
+        return weight if chosen is None else weight * chosen
 
     @property
     def compared(self) -> Tensor:
@@ -101,6 +142,7 @@ class Places:
             clear=self.clear[..., kept],
             weight=self.weight[..., kept],
             pairings=[self.pairings[m] for m in kept],
+            selected=Selected(),
         )
 
     def heard(self, objective: str) -> Iterator[Heard]:
@@ -113,7 +155,26 @@ class Places:
         ):
             if pairing is not None and (named is None or reading.name in named):
                 alike = reading.vocabulary == self.plan.vocabulary
-                yield Heard(reading.name, pairing, self.weight[..., m], alike)
+                chosen, weight = self.selected.outputs, self.weight[..., m]
+                if chosen is not None:
+                    weight = weight * chosen[..., m]
+                yield Heard(reading.name, pairing, weight, alike)
+
+    def learned(self, selected: Selected, routing: Tensor) -> Places:
+        """What is left of them after a selection.
+
+        Args:
+            selected: by what places are multiplied.
+            routing: (B, T, M) or (L, B, T, M) float32, the weights that the teachers
+                have by now: where each selects for itself, they matter.
+        """
+        by_teacher = [
+            part for part in (selected.kv, selected.outputs) if part is not None
+        ]
+        if all(bool((part == part[..., :1]).all()) for part in by_teacher):
+            return replace(self, selected=selected)
+        shares = routing.mean(0) if routing.dim() == 4 else routing
+        return replace(self, weight=text_weight(self.batch, shares), selected=selected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +209,21 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Chosen:
+    """What selectors leave of one pass, and of its optimiser step."""
+
+    places: Places
+    """Of the pass."""
+    step: Counts
+    """Of all passes on all processes."""
+
+    @property
+    def selected(self) -> Selected:
+        """By what the places of the pass are multiplied."""
+        return self.places.selected
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Share:
     """What one forward pass is of its optimiser step."""
 
@@ -158,6 +234,15 @@ class Share:
     """Of all passes on all processes."""
     over_processes: Callable[[Sequence[float]], list[float]] = list
     """Adds up numbers of this pass over all processes, which must all ask."""
+    _: KW_ONLY
+    chosen: Chosen | None = None
+    """What selectors leave of it, where they have looked at all passes of the step
+    before the first; None: where the pass is the step, they look in it."""
+
+    @property
+    def learned(self) -> Counts:
+        """What the step weighs, of its terms what is left of it after a selection."""
+        return self.step if self.chosen is None else self.chosen.step
 
     @property
     def part(self) -> float:

@@ -86,6 +86,8 @@ class Outputs:
     """Adds up numbers of this pass over all processes, which must all ask."""
     by_text: Tensor | None = None
     """(B,), see :attr:`student.objective.StepContext.by_text`."""
+    by_token: Tensor | None = None
+    """(B, T), see :attr:`student.objective.StepContext.by_token`."""
     place: str = ""
     """Where the term that reads these has settings of its own."""
     own: frozenset[str] = frozenset()

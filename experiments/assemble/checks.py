@@ -18,6 +18,7 @@ from align.schedules import (
     signals_of,
 )
 from experiments.assemble.outputs import build_term, output_of, reading_outputs
+from experiments.assemble.selecting.selectors import check_selection
 from experiments.choosing.before_reading import check_choice
 from experiments.config.parsing import ConfigError, check, plain
 from experiments.config.schedules import (
@@ -155,6 +156,7 @@ def _check_options(phase: PhaseConfig, registry: Registry) -> None:
         factory = registry.entry(kind, name).value
         check(options_of(factory), options, f"fuse.{setting}")
     _check_balance(phase, registry)
+    check_selection(phase, registry)
     for name, term in chosen_terms(phase.loss, phase.output).items():
         if name not in phase.loss.terms:
             continue  # a short form has no options

@@ -9,6 +9,7 @@ from typing import Any
 
 from align.tokens.named_head import NamedHead
 from align.views import Head, LinearHead, ModelFacts, Teacher
+from experiments.assemble.selecting.selectors import selecting_needs
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import PhaseConfig
 from fuse.signals import OF_OUTPUTS, OF_STUDENT, signals_needed
@@ -66,7 +67,8 @@ def signals_wanted(phase: PhaseConfig, registry: Registry) -> frozenset[str]:
         InputError: somebody needs what nobody can give it.
     """
     router = registry.guarded("router", phase.fuse.router)
-    return signals_needed(router, phase.fuse.router_options)
+    of_router = signals_needed(router, phase.fuse.router_options)
+    return of_router | selecting_needs(phase, registry)
 
 
 def wants_outputs(phase: PhaseConfig, registry: Registry) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     "aligner, layer_map, adapter, rope_scaler, router, space, schedule, objective, "
-    "distance, projector, balancer, teacher_source, student_maker, "
+    "distance, projector, balancer, selector, teacher_source, student_maker, "
     "transform, writer, evaluator or phase"
 )
 """What can be chosen, in words: a help text does not load what knows it."""

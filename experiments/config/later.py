@@ -47,6 +47,7 @@ LATER: Mapping[str, Any] = {
     "balance_learning_rate": 0.025,
     "options": {},
     "begins": "last",
+    "select": {},
     "domain_balance": 0.0,
     "domain_signal": "progress",
     "keep_best": None,

@@ -69,6 +69,9 @@ def moving_numbers(phase: PhaseConfig, registry: Registry) -> dict[str, Any]:
         for option, choice in choices(factory, term.options).items():
             chosen = registry.entry(choice.kind, choice.name).value
             add(options_of(chosen), join(place, option))
+    for name, each in phase.loss.selectors.items():
+        factory = registry.entry("selector", each.kind).value
+        add(options_of(factory), join("loss.select", name))
     types |= {f"transform.{name}.strength": Share for name in phase.transform}
     entry = re.compile(r"\[\d+\]$")  # of a list
     places = {place: entry.sub("", place) for place in schedules_of(phase)}

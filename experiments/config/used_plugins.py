@@ -42,6 +42,7 @@ def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:
         terms = chosen_terms(phase.loss, phase.output)
         names += [("objective", term.kind) for term in terms.values()]
         names += [choice.plugin for choice in _named(terms)]
+        names += [("selector", s.kind) for s in phase.loss.selectors.values()]
         names += [
             ("transform", t.kind) for t in chosen_transforms(phase.transform).values()
         ]
@@ -66,6 +67,10 @@ def options_used(phases: Iterable[PhaseConfig]) -> dict[Name, list[Options]]:
             ),
             *((("objective", term.kind), term.options) for term in terms.values()),
             *((choice.plugin, choice.options) for choice in _named(terms)),
+            *(
+                (("selector", each.kind), each.options)
+                for each in phase.loss.selectors.values()
+            ),
             *(
                 (("transform", each.kind), each.options)
                 for each in chosen_transforms(phase.transform).values()

@@ -17,6 +17,7 @@ from align.views import with_kv
 from experiments.assemble.checks import timetable_of
 from experiments.assemble.outputs import output_plan, own_head
 from experiments.assemble.precision import autocast_of
+from experiments.assemble.selecting.selectors import build_selection
 from experiments.assemble.teaching import (
     build_balance,
     build_objectives,
@@ -203,6 +204,7 @@ def assembled(trial: Trial, index: int) -> Lesson:
         head=own_head(phase, capture),
         balance=build_balance(phase, trial.registry, objectives),
         timetable=timetable,
+        selection=build_selection(phase, trial.registry, names, ()),
     )
     return Lesson(distiller, phase_teachers, transforms)
 

@@ -49,6 +49,7 @@ def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
         "comparison": draw_comparison,
         "losses": draw_losses,
         "balance": draw_balance,
+        "selection": draw_selection,
         "schedules": draw_schedules,
         "compared_layers": draw_compared_layers,
         "routing_domains": draw_routing_domains,
@@ -161,6 +162,30 @@ def draw_balance(run: RunDir) -> Figure | None:
     axes.set_title("what every term was multiplied with", loc="left")
     mark_phases(axes, lines, label=True)
     figure.supxlabel("optimiser step, phases in a row", fontsize=9)
+    return figure
+
+
+def draw_selection(run: RunDir) -> Figure | None:
+    """Draw what every selector kept, by domain; None where none selected."""
+    lines = [(x, line["selectors"]) for x, line in on_one_axis(run, "selection")]
+    names = keys_of(selectors for _, selectors in lines)
+    if not names:
+        return None
+    figure, panels = grid(len(names), columns=2, size=(4.4, 2.6))
+    domains = keys_of(each["domains"] for _, line in lines for each in line.values())
+    for axes, name in zip(panels, names, strict=True):
+        every = [(x, line[name]) for x, line in lines if name in line]
+        for index, domain in enumerate(domains):
+            points = [(x, each["domains"].get(domain, math.nan)) for x, each in every]
+            colour = COLOURS[index % len(COLOURS)]
+            axes.plot(*zip(*points, strict=True), color=colour, label=domain)
+        points = [(x, each["kept"]) for x, each in every]
+        axes.plot(*zip(*points, strict=True), color="#9A9A9A", label="places kept")
+        axes.set_title(name, loc="left")
+        axes.set_ylim(bottom=0)
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.supxlabel("optimiser step, phases in a row", fontsize=9)
+    figure.suptitle("mean weight of places by domain, and the share that is kept")
     return figure
 
 

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from align.foreign.quote import visible
 from experiments.record.run_dir import RunDir
-from experiments.report.layout.document import Picture, Section
+from experiments.report.layout.document import (
+    Block,
+    Mark,
+    Paragraph,
+    Picture,
+    Section,
+    Table,
+    strong,
+)
 
 CAPTIONS = {
     "comparison": "Bits per character of held-out text, each phase against the "
@@ -11,6 +23,8 @@ CAPTIONS = {
     "losses": "Every term of the objective over the optimiser steps.",
     "balance": "What every term of the objective was multiplied with, as the balancer "
     "of the phase had it.",
+    "selection": "By what each selector multiplied places, the mean by domain, and the "
+    "share of places that it left anything of.",
     "schedules": "Every setting that moved by a schedule, over the optimiser steps.",
     "compared_layers": "Which student layers each term compared, where its settings "
     "alone do not say so, and how much each counted: the brighter, the more.",
@@ -58,3 +72,55 @@ def _caption(stem: str) -> str:
             rest = stem.removeprefix(key).strip("_")
             return f"{text} Here: {rest}." if rest else text
     return stem.replace("_", " ")
+
+
+def selection_sections(run: RunDir, gallery: Gallery) -> list[Section]:
+    """The report's section on what selectors kept; none where none selected."""
+    lines = list(run.lines("selection"))
+    if not lines:
+        return []
+    last = {str(line.get("phase")): line for line in lines}
+    rows = [
+        [phase, name, f"{each['kept']:.1%}", _shares(each["domains"]), _shares(kinds)]
+        for phase, line in last.items()
+        for name, each in line["selectors"].items()
+        for kinds in [each["kinds"]]
+    ]
+    table = Table(
+        title="what selectors kept in the last logged step of each phase",
+        heads=["phase", "selector", "places kept", "mean weight by domain", "by kind"],
+        rows=rows,
+        numbers_from=2,
+    )
+    said = (
+        "Of the places where teachers had something to say, on the first process; a "
+        "weight of 1 is as without a selector. Kinds of tokens are those of the last "
+        "pass: the beginning of a word, a piece within one, numbers, marks, blanks."
+    )
+    blocks: list[Block] = [Paragraph(said), table]
+    blocks += [
+        Paragraph(_example(phase, line["example"], name))
+        for phase, line in last.items()
+        for name in line["example"].get("weights", {})
+    ]
+    blocks += gallery.pictures("selection")
+    return [Section(title="What selection left out", blocks=blocks)]
+
+
+def _shares(means: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
+
+
+def _example(phase: str, example: Mapping[str, Any], name: str) -> list[str | Mark]:
+    """A text whose kept tokens stand out: where the student has read them, it learns
+    there more than nothing."""
+    said: list[str | Mark] = [f"{phase}, {name}, what is kept in {example['text']}: "]
+    weights = example["weights"][name]
+    for piece, weight in zip(example["pieces"], weights, strict=True):
+        shown = visible(piece)
+        if weight is None or weight == 0:
+            said.append(shown)
+        else:
+            blank = len(shown) - len(shown.lstrip())
+            said += [shown[:blank], strong(shown[blank:])] if shown.strip() else [shown]
+    return said

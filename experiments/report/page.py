@@ -15,7 +15,7 @@ from experiments.record.versions import sentence
 from experiments.report.arms import arm_table
 from experiments.report.course import time_sections
 from experiments.report.evaluation.sections import evaluation_sections
-from experiments.report.gallery import Gallery
+from experiments.report.gallery import Gallery, selection_sections
 from experiments.report.layout.document import (
     Block,
     Code,
@@ -87,6 +87,7 @@ def compose(run: RunDir) -> Document:
             "How the losses went",
             *("losses", "balance", "schedules", "compared_layers", "health"),
         ),
+        *selection_sections(run, gallery),
         *gallery.section(
             "Which teacher was asked", "routing_domains", "routing_layers", "gates"
         ),

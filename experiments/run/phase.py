@@ -18,9 +18,9 @@ from align.foreign.signature import check_signed, sign
 from align.schedules import Timetable
 from align.support.process_memory import give_back
 from experiments.assemble.checks import timetable_of
-from experiments.assemble.models import Models
 from experiments.assemble.outputs import output_plan, own_head
 from experiments.assemble.precision import autocast_of
+from experiments.assemble.selecting.selectors import build_selection
 from experiments.assemble.teaching import (
     PhaseTeachers,
     build_balance,
@@ -48,7 +48,6 @@ from experiments.run.peers.companions import Peers, moving_of
 from experiments.run.peers.lessons import teaching_student
 from experiments.run.phase_texts import read_by_others, writing_of
 from experiments.sources.phases import begin_teachers
-from plugins.registry import Registry
 from student.checkpoint import (
     NonFiniteStudentError,
     atomic_folder,
@@ -62,7 +61,6 @@ from student.loop.data_order import Ordering, Writing
 from student.loop.job import Companions
 from student.loop.phase_checkpoint import Keeper, is_kept
 from student.loop.trainer import Job, train_phase
-from student.step_outputs import OutputPlan
 from student.transforms import Transforms, is_transformed
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.vouched import STUDENT, UNTRANSFORMED
@@ -292,7 +290,10 @@ def _distiller(
     phase, teaching, output = stage.phase, None, None
     if phase_teachers is not None:
         teaching = phase_teachers.teaching
-        output = _output_plan(run.models, run.registry, stage, capture)
+        chosen = run.models.chosen(stage.teachers)
+        tokenizer = run.models.student_tokenizer
+        output = output_plan(phase, run.registry, capture, tokenizer, chosen)
+    domains = sorted({sample.domain for sample in run.data.train})
     objectives = build_objectives(phase, run.registry, phase_teachers is not None)
     return Distiller(
         model,
@@ -306,16 +307,9 @@ def _distiller(
         head=own_head(phase, capture),
         balance=build_balance(phase, run.registry, objectives),
         timetable=timetable,
-        domains=sorted({sample.domain for sample in run.data.train}),
+        domains=domains,
+        selection=build_selection(phase, run.registry, stage.teachers, domains),
     )
-
-
-def _output_plan(
-    models: Models, registry: Registry, stage: Stage, capture: KVCapture
-) -> OutputPlan | None:
-    teachers = models.chosen(stage.teachers)
-    student_tokenizer = models.student_tokenizer
-    return output_plan(stage.phase, registry, capture, student_tokenizer, teachers)
 
 
 def _measure(

@@ -22,6 +22,7 @@ from plugins.contracts import phase as contract_phase
 from plugins.contracts import projector as contract_projector
 from plugins.contracts import router as contract_router
 from plugins.contracts import schedule as contract_schedule
+from plugins.contracts import selector as contract_selector
 from plugins.contracts import space as contract_space
 from plugins.contracts.models import evaluator as contract_evaluator
 from plugins.contracts.models import student_maker as contract_student_maker
@@ -44,6 +45,7 @@ CONTRACTS: dict[str, Callable[[Any], Iterator[Promise]]] = {
     "distance": contract_distance.distance,
     "projector": contract_projector.projector,
     "balancer": contract_balancer.balancer,
+    "selector": contract_selector.selector,
     "schedule": contract_schedule.schedule,
     "teacher_source": contract_teacher_source.teacher_source,
     "student_maker": contract_student_maker.student_maker,

@@ -36,5 +36,6 @@ _GUARDS: Mapping[str, Callable[[Entry, Any], Any]] = {
     "objective": modules.objective,
     "projector": modules.projector,
     "balancer": modules.balancer,
+    "selector": modules.selector,
 }
 """By kind; a phase is data, checked when it is read."""

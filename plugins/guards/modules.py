@@ -27,6 +27,7 @@ from plugins.guards.shared import (
 )
 from plugins.untouched import Untouched
 from student.balance import Balanced, Standing
+from student.select.candidates import Candidates, selector_needs
 
 
 def router(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
@@ -301,6 +302,46 @@ def balancer(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
 
     build.needs = getattr(factory, "needs", frozenset())  # type: ignore[attr-defined]
     return build
+
+
+def selector(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
+    """A factory of selectors whose answers are checked."""
+
+    def build(teachers: Any, domains: Any, **options: Any) -> Any:
+        made = made_by(entry, factory, teachers, domains, **options)
+        if not callable(made):
+            raise entry.error(f"makes a {type(made).__name__}, which weighs no places")
+        with blamed(entry):
+            selector_needs(made)
+
+        def call(selector: Any, candidates: Candidates) -> Tensor:
+            before = Untouched(candidates)
+            with blamed(entry):
+                weights: Tensor = selector(candidates)
+            problem = answers.selected_problem(weights, candidates.known)
+            require(entry, problem or before.problem())
+            return weights
+
+        plain: Any = getattr(type(made), "note", None)
+
+        def noted(selector: Any, candidates: Candidates) -> None:
+            with blamed(entry):
+                plain(selector, candidates)
+
+        if isinstance(made, nn.Module):
+            return guarded_module(made, call, {"note": noted} if plain else {})
+        return _Selector(entry, made, call)
+
+    return build
+
+
+class _Selector(StandIn):
+    def __init__(self, entry: Entry, inner: Any, call: Callable[..., Tensor]) -> None:
+        super().__init__(entry, inner)
+        self._call = call
+
+    def __call__(self, candidates: Candidates) -> Tensor:
+        return self._call(self._inner, candidates)
 
 
 class _Balancer(StandIn):

@@ -17,7 +17,7 @@ from fuse.beforehand.asking import Asking, together
 from fuse.routing_stats import RoutingStats
 from student.checkpoint import NonFiniteStudentError
 from student.config import TrainConfig
-from student.distiller import Distiller, StepResult, layers_of
+from student.distiller import Distiller, StepResult, layers_of, sums_of
 from student.loop.batches import BatchMaker, TrainBatch, prefetched, waited
 from student.loop.data_order import by_stretches
 from student.loop.engine import Engine
@@ -32,6 +32,8 @@ from student.loop.non_finite import (
 from student.loop.phase_checkpoint import is_kept, load_checkpoint, save_checkpoint
 from student.loop.prepared import Prepared
 from student.places import Share
+from student.select.kept import Kept
+from student.select.passes import shared
 
 __all__ = ["Job", "NonFiniteLossError", "Observer", "train_phase"]
 
@@ -97,6 +99,7 @@ class _Loop:
             engine=engine, log=job.observer.log, may_overflow=config.fp16
         )
         self._routing: RoutingStats | None = None
+        self._kept = Kept()
         self._maker: BatchMaker | None = None
         self._watch, self._asking = Stopwatch(engine.device), Asking()
         self._started, self._steps, self._tokens = time.perf_counter(), 0, 0
@@ -210,19 +213,17 @@ class _Loop:
         made: dict[str, float] = {}
         trouble: list[Trouble] = []
         samples: list[str] = []
-        applied, counts = True, None
+        applied = True
         with self._watch.listening():
-            for _ in range(self._engine.accumulation):
-                keep = partial(self._keep, 0 if results else step)
-                train_batch = waited(train_batches, keep)
-                assert self._maker is not None
-                train_batch = self._maker.complete(train_batch)
-                if counts is None:  # the same in every batch of the step
-                    every = self._engine.sum(train_batch.step.flat())
-                    counts = train_batch.step.refilled(every)
-                share = Share(
-                    train_batch.places, train_batch.counts, counts, self._engine.sum
-                )
+            passes = shared(
+                self._passes(step, train_batches),
+                self._distiller,
+                step,
+                passes=self._engine.accumulation,
+                total=self._engine.sum,
+                anywhere=self._engine.any,
+            )
+            for train_batch, share in passes:
                 with self._prepared.accumulate():
                     results.append(self._forward(train_batch, step, share, trouble))
                     with part("student"):
@@ -236,6 +237,7 @@ class _Loop:
                 self._tokens += int(train_batch.batch.mask.sum())
                 self._asking.note(train_batch.readings, train_batch.asking)
                 self._count_routing(results[-1], train_batch)
+                self._kept.update(results[-1].selected, train_batch)
         self._steps += 1
         if applied and self._job.companions is not None:
             with self._watch.listening():
@@ -247,6 +249,16 @@ class _Loop:
             step % self._config.log_every == 0 or step == self._job.steps - 1
         ):
             self._log(results, step, rates, made)
+
+    def _passes(
+        self, step: int, train_batches: Iterator[TrainBatch]
+    ) -> Iterator[TrainBatch]:
+        """The passes of a step, asked for one after another."""
+        for number in range(self._engine.accumulation):
+            keep = partial(self._keep, 0 if number else step)
+            train_batch = waited(train_batches, keep)
+            assert self._maker is not None
+            yield self._maker.complete(train_batch)
 
     def _keep(self, done: int) -> None:
         """Save between two steps; of several processes the others do not know of it,
@@ -314,15 +326,7 @@ class _Loop:
         made: dict[str, float],
     ) -> None:
         names = list(results[0].terms)
-        shares = torch.stack(
-            [
-                torch.stack(
-                    [r.loss.detach().double(), *(r.terms[n].double() for n in names)]
-                )
-                for r in results
-            ]
-        )
-        values = [*shares.sum(0).tolist(), float(self._tokens)]
+        values = [*sums_of(results), float(self._tokens)]
         loss, *terms, tokens = self._engine.sum(values)
         line: dict[str, Any] = {
             "kind": "train",
@@ -337,11 +341,6 @@ class _Loop:
             line["schedules"] = moving
         line |= layers_of(results)
         bridge, last = self._distiller.bridge, results[-1]
-        if last.weights:
-            line["balance"] = {
-                name: sum(r.weights[name] for r in results) / len(results)
-                for name in last.weights
-            }
         if last.coverage is not None:
             covered = zip(last.teachers, last.coverage.tolist(), strict=True)
             line["coverage"] = {n: share for n, share in covered if share == share}
@@ -350,6 +349,9 @@ class _Loop:
         self._job.observer.log(line)
         if self._routing is not None:
             self._log_routing(self._routing, step)
+        if kept := self._kept.line(step + 1):
+            self._job.observer.log({"kind": "selection", **kept})
+            self._kept = Kept()
 
     def _speed(self, tokens: float, made: dict[str, float]) -> dict[str, Any]:
         """Rates since the last line, the parts of this step, memory at its highest.

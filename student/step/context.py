@@ -34,7 +34,7 @@ from student.objective import (
     StepContext,
     at_rows,
 )
-from student.places import Share
+from student.places import Selected, Share
 from student.step_outputs import OutputPlan, Outputs, Taught
 
 
@@ -105,6 +105,7 @@ class ContextMaker:
         share: Share | None = None,
         domains: Sequence[str] | None = None,
         by_text: Tensor | None = None,
+        selected: Selected | None = None,
     ) -> StepContext:
         """Of a pass with teachers.
 
@@ -119,11 +120,17 @@ class ContextMaker:
             share: what the batch is of its optimiser step.
             domains: of the texts; None: nobody knows.
             by_text: (B,) float32, by what the domain of each multiplies what it costs.
+            selected: by what selectors multiply places; None: by nothing.
         """
+        selected = selected or Selected()
         shares = routing
         for each in (batch.weight, by_text):
             shares = shares if each is None else shares * each[:, None, None]
         weights = shares * clear
+        if selected.kv is not None:
+            weights = weights * selected.kv
+        if selected.outputs is not None:
+            shares = shares * selected.outputs
         numbers = moved(self.temperatures, "loss.temperatures", self.timetable, step)
         rise = self.timetable.value(
             self.temperature_rise, "loss.temperature_rise", step
@@ -151,8 +158,10 @@ class ContextMaker:
                 share=share,
                 domains=domains,
                 by_text=by_text,
+                by_token=selected.next_token,
             ),
             by_text=by_text,
+            by_token=selected.next_token,
             temperature=None if temperature is None else temperature.to(routing.device),
             timetable=self.timetable,
         )
@@ -281,6 +290,7 @@ class ContextMaker:
         share: Share | None,
         domains: Sequence[str] | None,
         by_text: Tensor | None,
+        by_token: Tensor | None,
     ) -> Outputs | None:
         plan = self.output
         if OUTPUTS not in self.needs or plan is None or captured.hidden is None:
@@ -306,6 +316,7 @@ class ContextMaker:
             every_domain=self.every_domain,
             over_processes=list if share is None else share.over_processes,
             by_text=by_text,
+            by_token=by_token,
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from align.layer_map import LayerMap
@@ -15,6 +16,7 @@ from fuse.routing_loss import EntropyRegularizer
 from student.bridges.base import Bridge
 from student.evaluate import KVHealth
 from student.objective import ChosenLayers, Objective
+from student.places import Selected
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +85,32 @@ class StepResult:
     """Of the student's keys and values before this step, where it was asked for."""
     weights: dict[str, float] = field(default_factory=dict)
     """By what every term was multiplied, where a balancer says so."""
+    selected: Selected | None = None
+    """By what selectors multiplied the places of the pass; None where none did."""
     chosen: dict[str, ChosenLayers] = field(default_factory=dict)
     """By term, of those that read other layers from step to step."""
 
 
-def layers_of(results: Sequence[StepResult]) -> dict[str, Any]:
-    """Which layers terms read in a step, and how much each counted, by term.
+def sums_of(results: Sequence[StepResult]) -> list[float]:
+    """The loss of a step on this process, and each of its terms in order."""
+    names = list(results[0].terms)
+    shares = [[r.loss.detach(), *(r.terms[name] for name in names)] for r in results]
+    every = torch.stack([torch.stack([x.double() for x in share]) for share in shares])
+    return every.sum(0).tolist()
 
-    Alike in all passes in which a term read any; those of this process.
+
+def layers_of(results: Sequence[StepResult]) -> dict[str, Any]:
+    """Which layers terms read in a step, and how much each counted, by term; and by
+    what a balancer multiplied every term.
+
+    Layers are alike in all passes in which a term read any; those of this process.
     """
     every = {name: chosen for r in results for name, chosen in r.chosen.items()}
     read = {n: list(c.layers) for n, c in every.items() if c.layers is not None}
     weights = {n: c.weights.tolist() for n, c in every.items() if c.weights is not None}
-    named = {"layers": read, "layer_weights": weights}
+    factors = {
+        name: sum(r.weights[name] for r in results) / len(results)
+        for name in results[-1].weights
+    }
+    named = {"layers": read, "layer_weights": weights, "balance": factors}
     return {key: by_term for key, by_term in named.items() if by_term}

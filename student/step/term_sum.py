@@ -124,5 +124,5 @@ def _of_step(
         return objective(context)
     context = replace(context, over_processes=share.over_processes)
     if count_of(objective) is not None:
-        return objective(replace(context, totals=share.step.terms[name]))
+        return objective(replace(context, totals=share.learned.terms[name]))
     return share.part * objective(context)

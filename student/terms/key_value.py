@@ -107,18 +107,18 @@ def ce(ctx: StepContext) -> Tensor:
 
     Position t predicts token t + 1. Padding is never predicted, and of a
     conversation only what :attr:`TokenBatch.predicted` says. Each token counts as its
-    text does, :func:`align.tokens.weights.label_weight`.
+    text does and as selectors say, :attr:`StepContext.labels`.
 
     Source:
         With :attr:`StepContext.smoothing`, Szegedy et al. 2016 (arXiv 1512.00567).
     """
-    weight = label_weight(ctx.batch)[:, 1:]
+    weight = ctx.labels[:, 1:]
     total = ctx.total(0, weight.sum())
     if isinstance(ctx.output, HiddenOutput):
         return _fused_cross_entropy(ctx.output, ctx, total)
     labels = ctx.batch.ids[:, 1:].masked_fill(weight == 0, -100)
     logits = ctx.logits[:, :-1].float()
-    alike = ctx.batch.weight is None and ctx.by_text is None
+    alike = all(x is None for x in (ctx.batch.weight, ctx.by_text, ctx.by_token))
     loss = F.cross_entropy(
         logits.transpose(1, 2),
         labels,
@@ -151,7 +151,7 @@ def _fused_cross_entropy(
 ) -> Tensor:
     """The same, a block of tokens at a time, without the logits of all."""
     batch = ctx.batch
-    wanted = label_weight(batch)
+    wanted = ctx.labels
     wanted[:, :1] = 0
     # padding may have an id beyond the head
     ids = batch.ids.masked_fill(wanted == 0, 0)

@@ -114,6 +114,8 @@ def labels_of(outputs: Outputs, weight: float, total: float | None = None) -> La
     """The student's next tokens, weighing ``weight`` over ``total``; None: over all."""
     tokens, smoothing = outputs.student.tokens, outputs.number("label_smoothing")
     counted = label_weight(tokens)
+    if outputs.by_token is not None:
+        counted = counted * outputs.by_token
     each = after(counted).flatten()
     each = each * (weight / (each.sum().clamp_min(LEAST) if total is None else total))
     if outputs.by_text is not None:

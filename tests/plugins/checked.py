@@ -13,6 +13,7 @@ from tests.plugins.broken import (
     matches,
     objectives,
     routers,
+    selectors,
     spaces,
 )
 
@@ -23,6 +24,7 @@ BROKEN = {
     "objective": objectives.BROKEN,
     "balancer": balancers.BROKEN,
     "curriculum": curricula.BROKEN,
+    "selector": selectors.BROKEN,
     "layer_map": functions.LAYER_MAPS,
     "adapter": functions.ADAPTERS,
     "rope_scaler": functions.ROPE_SCALERS,

@@ -23,6 +23,7 @@ def test_there_is_one_hook_per_kind_of_the_design():
         ("distance", "distances"),
         ("projector", "projectors"),
         ("balancer", "balancers"),
+        ("selector", "selectors"),
         ("schedule", "schedules"),
         ("teacher_source", "teacher_sources"),
         ("student_maker", "student_makers"),

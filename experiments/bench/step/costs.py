@@ -19,6 +19,7 @@ from align.tokens.batch import TokenBatch
 from experiments.assemble.checks import timetable_of
 from experiments.assemble.data import Encoder, cutter_of
 from experiments.assemble.outputs import output_plan, own_head
+from experiments.assemble.selecting.selectors import build_selection
 from experiments.assemble.teaching import (
     PhaseTeachers,
     build_balance,
@@ -151,6 +152,7 @@ class Scene:
             ),
             balance=build_balance(self.phase, self.registry, terms),
             timetable=timetable,
+            selection=build_selection(self.phase, self.registry, self._names, ()),
         ), phase_teachers
 
     def whole(self) -> None:

@@ -28,8 +28,8 @@ def lesson_of(
     Terms on outputs are those by which the student learns from it, so the two
     vocabularies allow them; from another peer it learns by those by which the student
     learns from both. The next-token loss and built-in terms on keys and values are the
-    phase's; strangers' terms, balancers, routers and the outcome are the student's
-    alone.
+    phase's; strangers' terms, balancers, selectors, routers and the outcome are the
+    student's alone.
 
     Args:
         phase: resolved settings.
@@ -59,6 +59,7 @@ def lesson_of(
         terms=_terms(phase.loss.terms, phase, heard, name, peers),
         extra={},
         balance="none",
+        select={},
         eta_outcome=0.0,
     )
     output = replace(

@@ -1,0 +1,1 @@
+"""Selectors of a phase, from its settings."""
