@@ -12,6 +12,7 @@ from align.pictures.fonts import legible
 from align.pictures.layout import laid_out
 from align.support.whole_file import whole_file
 from experiments.record.run_dir import MAIN, METRICS, RunDir, mean_bpc
+from experiments.report.evaluation.order import draw_order
 from experiments.report.plotting import (
     ARM_COLOURS,
     COLOURS,
@@ -56,6 +57,7 @@ def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
         "routing_layers": draw_routing_layers,
         "gates": draw_gates,
         "health": draw_health,
+        "order": draw_order,
         "coverage": draw_coverage,
     }
     folder = folder or run.figures

@@ -34,6 +34,8 @@ CAPTIONS = {
     "the outcome is measured.",
     "health": "Spread and effective rank of the student's keys and values while it "
     "trains, as shares of what they were when the phase began.",
+    "order": "What a curriculum had read along a phase: shares of fifths of the texts "
+    "by difficulty, from easy to hard, and of domains.",
     "coverage": "Share of student tokens which received any teacher text.",
     "alignment": "How one sentence's student tokens meet a teacher's.",
     "layer_map": "Which teacher layers feed which student layer.",

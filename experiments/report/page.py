@@ -14,6 +14,7 @@ from experiments.record.run_dir import MAIN, RunDir, mean_bpc
 from experiments.record.versions import sentence
 from experiments.report.arms import arm_table
 from experiments.report.course import time_sections
+from experiments.report.evaluation.order import order_sections
 from experiments.report.evaluation.sections import evaluation_sections
 from experiments.report.gallery import Gallery, selection_sections
 from experiments.report.layout.document import (
@@ -92,6 +93,8 @@ def compose(run: RunDir) -> Document:
             "Which teacher was asked", "routing_domains", "routing_layers", "gates"
         ),
         *teacher_sections(run),
+        *order_sections(run),
+        *gallery.section("When texts were read", "order"),
         *gallery.section(
             "How teachers meet the student",
             *("coverage", "alignment", "layer_map", "layer_similarity"),
