@@ -1,6 +1,6 @@
 """Tokens per second on short texts: passes as they come, dealt by length, and packed.
 
-    python -m experiments.bench.short_texts [--scale default] [--rounds 5]
+    python -m experiments.bench.short_texts [--scale default] [--rounds 5] [--batch 32]
 
 Sentences of the embedded prose, code and of each 8th paragraph whole. First whole
 steps with two teachers, ``train.batch_by=samples`` against ``tokens``; then the bare
@@ -26,13 +26,14 @@ def main() -> int:
     )
     parser.add_argument("--scale", default="default", help="of the zoo (default)")
     parser.add_argument("--rounds", type=int, default=5, help="pairs (5)")
+    parser.add_argument("--batch", type=int, default=32, help="texts of a pass (32)")
     options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error(f"--rounds is {options.rounds}; give 1 or more")
+    if options.rounds < 1 or options.batch < 1:
+        parser.error("--rounds and --batch are 1 or more")
     one_thread()
     from experiments.bench.short_texts.costs import measure
 
-    return 0 if measure(options.scale, options.rounds) else 1
+    return 0 if measure(options.scale, options.rounds, options.batch) else 1
 
 
 if __name__ == "__main__":

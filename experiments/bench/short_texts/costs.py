@@ -22,13 +22,14 @@ from experiments.bench.step.costs import drawn_model
 from experiments.config.presets import builtin_presets, load_registry
 from experiments.config.tree import load_config, resolve_phase
 from student.loop.batches import BatchMaker
+from student.loop.data_order import deal
 from student.places import Share
 from teacher.capture.kv_capture import KVCapture
 from teacher.live_teacher import LiveTeacher
 from teacher.zoo import DOMAINS, zoo_documents
 
 TEACHERS = ("gpt2-prose", "qwen-code")
-TOKENS, BATCH, PASSES = 128, 8, 8
+TOKENS, PASSES = 128, 8
 FAMILIES = ("student", "gpt2-prose", "qwen-code", "neox-mixed")
 LEAST = 1.5
 _SENTENCE = re.compile(r"[^.\n]*[.\n]+")
@@ -51,7 +52,7 @@ def sentences(count: int) -> list[TextSample]:
     ]
 
 
-def school_of(scale: str, samples: Sequence[TextSample]) -> School:
+def school_of(scale: str, samples: Sequence[TextSample], size: int) -> School:
     """A student and two teachers in one phase."""
     settings = ["phase.all.loss.outcome_every=0"]
     config = load_config(
@@ -70,7 +71,7 @@ def school_of(scale: str, samples: Sequence[TextSample]) -> School:
         },
         encode=Encoder(student.tokenizer, TOKENS, learn_end=True),
         samples=samples,
-        batch=BATCH,
+        batch=size,
     )
 
 
@@ -159,9 +160,10 @@ def taken(batch: TokenBatch, rows: Sequence[int]) -> TokenBatch:
 def bare_ways(school: School, maker: BatchMaker) -> dict[str, Callable[[], None]]:
     """The student alone: passes as they come, dealt, and packed rows."""
     model = school.distiller.student
-    batch = maker.encode([sample.text for sample in maker.samples[: BATCH * PASSES]])
-    plain = [list(range(n, n + BATCH)) for n in range(0, BATCH * PASSES, BATCH)]
-    dealt = _runs(batch)
+    size = maker.batch_size
+    batch = maker.encode([sample.text for sample in maker.samples[: size * PASSES]])
+    plain = [list(range(n, n + size)) for n in range(0, size * PASSES, size)]
+    dealt = deal(batch.mask.sum(1).tolist(), PASSES, 1, size)
     rows = packed_rows(batch, TOKENS)
     step = max(1, -(-len(rows) // PASSES))
     groups = [rows[n : n + step] for n in range(0, len(rows), step)]
@@ -185,12 +187,6 @@ def bare_ways(school: School, maker: BatchMaker) -> dict[str, Callable[[], None]
     return {"as they come": of(plain), "dealt": of(dealt), "packed": of_packed}
 
 
-def _runs(batch: TokenBatch) -> list[list[int]]:
-    from student.loop.data_order import deal
-
-    return deal(batch.mask.sum(1).tolist(), PASSES, 1, BATCH)
-
-
 def errors(scale: str, samples: Sequence[TextSample]) -> Iterator[str]:
     """By family, how far losses beside other texts are from losses alone."""
     for name in FAMILIES:
@@ -202,7 +198,7 @@ def errors(scale: str, samples: Sequence[TextSample]) -> Iterator[str]:
                 [losses(loaded.model, taken(batch, [n])) for n in range(32)]
             )
             together = torch.zeros(32)
-            for run in deal_of(batch):
+            for run in deal(batch.mask.sum(1).tolist(), 4, 1, len(batch.ids) // 4):
                 together[run] = losses(loaded.model, taken(batch, run))
             parts = packed(batch, packed_rows(batch, 2 * TOKENS))
             in_rows = packed_losses(loaded.model, parts, 32)
@@ -214,28 +210,21 @@ def errors(scale: str, samples: Sequence[TextSample]) -> Iterator[str]:
         yield f"{name:<12} dealt {dealt:.1e}   packed {packed_:.1e}"
 
 
-def deal_of(batch: TokenBatch) -> list[list[int]]:
-    """A batch's rows, dealt over four passes."""
-    from student.loop.data_order import deal
-
-    return deal(batch.mask.sum(1).tolist(), 4, 1, len(batch.ids) // 4)
-
-
 @lru_cache
 def _model(scale: str, name: str) -> Any:
     return drawn_model(scale, name, False)
 
 
-def measure(scale: str, rounds: int) -> bool:
+def measure(scale: str, rounds: int, size: int) -> bool:
     """Print all, and say whether dealing keeps its bar."""
-    samples = sentences(BATCH * PASSES * 4)
-    school = school_of(scale, samples)
+    samples = sentences(size * PASSES * 4)
+    school = school_of(scale, samples, size)
     plain = school.maker
     dealt = replace(plain, dealt=PASSES)
     lengths = plain.encode([s.text for s in samples]).mask.sum(1).tolist()
     print(
         f"{len(samples)} texts of {min(lengths)} to {max(lengths)} tokens, median "
-        f"{statistics.median(lengths):g}; steps of {PASSES} passes of {BATCH}"
+        f"{statistics.median(lengths):g}; steps of {PASSES} passes of {size}"
     )
     for name, maker in (("as they come", plain), ("dealt", dealt)):
         orders = [maker.order(number) for number in range(PASSES)]

@@ -1,6 +1,8 @@
 """Texts on disk are those in memory, in the same order, in less of it."""
 
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
@@ -100,3 +102,43 @@ def test_a_run_reads_the_same_from_disk_as_from_memory(tmp_path, monkeypatch, ga
         assert samples_digest(ours) == samples_digest(theirs)
     assert isinstance(memory.train, list) and not isinstance(disk.train, list)
     assert disk.notes == memory.notes and disk.warnings == memory.warnings
+
+
+LIMITED = """
+import resource, sys
+from transformers import AutoTokenizer
+from experiments.assemble.data import Encoder, load_data
+from experiments.texts.config import DataConfig
+from teacher.zoo import zoo_path
+
+file, hold, room = sys.argv[1], sys.argv[2], int(sys.argv[3])
+tokenizer = AutoTokenizer.from_pretrained(zoo_path("gpt2-prose", scale="tiny"))
+small = DataConfig(train=[sys.argv[4]], hold=hold, max_length=512)
+load_data(small, Encoder(tokenizer, 512), 0)  # loads what is loaded on first use
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + room
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+config = DataConfig(train=[file], hold=hold, max_length=512)
+data = load_data(config, Encoder(tokenizer, 512), 0)
+print(len(data.train), sum(len(sample.text) for sample in data.train))
+"""
+
+
+@pytest.mark.slow
+def test_text_larger_than_the_memory_that_is_left_is_read(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow")
+    line = "word after word, and then some more of them; "
+    texts = [f"{n} {line * 20}" for n in range(12_000)]
+    for name, part in (("large", texts), ("small", texts[:256])):
+        table = pyarrow.table({"text": part})
+        parquet.write_table(table, tmp_path / f"{name}.parquet", row_group_size=256)
+    large, room = sum(map(len, texts)), 8 << 20
+    assert large > 1.25 * room
+
+    files = [str(tmp_path / f"{name}.parquet") for name in ("large", "small")]
+    command = [sys.executable, "-c", LIMITED, files[0], "disk", str(room), files[1]]
+    disk = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert disk.returncode == 0, disk.stderr[-2000:]
+    count, chars = map(int, disk.stdout.split())
+    assert count == 0.9 * len(texts) and chars > 1.1 * room  # a tenth is held out
