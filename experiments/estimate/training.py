@@ -16,6 +16,9 @@ from experiments.record.course import phase_steps
 from experiments.record.run_dir import CE_ONLY, MAIN, SINGLE
 from experiments.run.arms import plan_arms, repeated_arms
 from experiments.run.context import Arms, Stage
+from experiments.run.measures.order import curriculum_of
+from student.curriculum.choice import chosen_curriculum
+from student.curriculum.scores import BY_TEACHER
 
 KEPT = 12
 """Bytes of a checkpoint for every trained number: itself and AdamW's two moments."""
@@ -149,6 +152,8 @@ def training_needs(
     trained_arms = {arm: arms[arm] for arm in arms if arm not in repeated}
     passes = [_passes(trial.learned, stage, processes) for stage in trial.stages]
     answers, spared = planned_answers(trial, trained_arms, paces, passes)
+    # Only the run's own chain scores, and the others read what it has.
+    spared[MAIN] -= scoring_seconds(trial, paces, passes, processes)
     needs = [
         _arm(name, stages, paces, passes, spared[name])
         for name, stages in trained_arms.items()
@@ -169,6 +174,34 @@ def training_needs(
         free=free_bytes(trial.config.run_dir),
         **_beside(trial, paces),
     )
+
+
+def scoring_seconds(
+    trial: Trial, paces: Sequence[Pace], passes: Sequence[int], processes: int
+) -> float:
+    """Seconds, at the most, in which texts are scored for a curriculum: each text once
+    a scoring, as if it was learned by next-token loss, with the teachers asked.
+
+    Args:
+        trial: the config's models and texts.
+        paces: of each phase.
+        passes: of each phase, in each process.
+        processes: that score together.
+    """
+    chosen = chosen_curriculum(trial.config.data.curriculum)
+    if chosen is None:
+        return 0.0
+    needs = curriculum_of(chosen, trial.registry).needs
+    student = bool(needs & {"student_bits", "student_entropy", "divergence"})
+    teachers = bool(needs & (BY_TEACHER | {"disagreement"}))
+    seconds = 0.0
+    for stage, pace, count in zip(trial.stages, paces, passes, strict=True):
+        train = stage.phase.train
+        every, steps = chosen.every(train.checkpoint_every), count // train.grad_accum
+        scorings = -(-steps // every) if every else 1
+        batches = -(-trial.learned // (train.batch_size * processes))
+        seconds += scorings * batches * (student * pace.alone + teachers * pace.asking)
+    return seconds
 
 
 def _beside(trial: Trial, paces: Sequence[Pace]) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from experiments.estimate.training import (
     TrainingNeeds,
     advice,
     planned_answers,
+    scoring_seconds,
 )
 from experiments.run.context import Stage
+from plugins.registry import Registry
 from teacher.answers import Answers
 from tests.experiments.small_runs import small_config
 
@@ -47,6 +49,29 @@ def test_a_baseline_s_teacher_that_a_phase_does_not_take_is_reckoned_all_the_sam
     assert pace.of(("large",)) == 7.0
     stored = Pace(3.0, 1.0, {"a": 0, "b": 0}, ("a", "b"))
     assert stored.of(("a",)) == 2.0
+
+
+def test_scoring_is_reckoned_as_one_reading_a_scoring():
+    def seconds(curriculum):
+        data = SimpleNamespace(curriculum=curriculum)
+        train = SimpleNamespace(batch_size=4, grad_accum=2, checkpoint_every=10)
+        trial = SimpleNamespace(
+            config=SimpleNamespace(data=data),
+            registry=Registry.load(entry_points=False),
+            stages=[SimpleNamespace(phase=SimpleNamespace(train=train))],
+            learned=41,
+        )
+        pace = Pace(5.0, 1.0, {"ann": 1}, asking=3.0)
+        return scoring_seconds(trial, [pace], [50], 2)
+
+    # 41 texts are six batches of two processes; the phase has 25 steps
+    assert seconds("none") == 0
+    assert seconds({"use": "bands", "difficulty": "length"}) == 0
+    assert seconds({"use": "bands", "difficulty": "student_bits"}) == 6 * 1.0
+    assert seconds("adaptive") == 6 * 4.0
+    assert seconds({"use": "adaptive", "rescore": True}) == 3 * 6 * 4.0
+    by_teacher = {"use": "bands", "difficulty": "entropy", "rescore": 5}
+    assert seconds(by_teacher) == 5 * 6 * 3.0
 
 
 def needs(*arms):
