@@ -1,9 +1,12 @@
 """A run whose teacher is served over HTTP."""
 
 import json
+import os
+import signal
 
 import pytest
 
+from experiments.cli import main
 from tests.experiments.small_runs import said, small_config
 from tests.teacher.served.conftest import NAME, loaded, served
 
@@ -95,3 +98,34 @@ def test_a_term_on_keys_and_values_without_another_teacher_is_refused_by_name(
     words = ["phase.all.loss.lambda_k=1", "phase.all.teachers={max: 1, min: 1}"]
     code, message = said(["train", config, "run.name=refused", *words], capsys)
     assert code == 2 and "is asked over HTTP, which shows outputs alone" in message
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_asks_is_answered_nothing_twice_and_ends_as_if_unbroken(
+    config, tmp_path, served, capsys, warm
+):
+    alone = f"teachers.{TEACHER}.options.requests=1"
+    every = [f"train.{word}" for word in ("steps=4", "checkpoint_every=1")]
+    apart = f"teachers.{TEACHER}.options.cache={tmp_path / 'apart'}"
+    words = ["train", config, alone, *every]
+    assert said([*words, "run.name=whole", apart], capsys) == (0, "")
+    count, began = len(served.asked), len(served.asked)
+    process = None
+
+    def kill():
+        if len(served.asked) == began + count - 3:  # amid the last step's texts
+            os.kill(process.pid, signal.SIGKILL)
+
+    served.heard = kill
+    process = warm.start("experiments.cli:main", *words, log=tmp_path / "log.txt")
+    assert process.wait(timeout=120) == -signal.SIGKILL
+    served.heard = None
+    broken = served.asked[began + 1 :]  # after the probe of its tokenizer
+    again = len(served.asked) + 1
+    assert main(words) == 0
+    assert broken[-1] in served.asked[again:]  # it was asked, and not answered
+    assert not {*broken[:-1]} & {*served.asked[again:]}
+    assert {*broken, *served.asked[again:]} == {*served.asked[1:began]}
+    whole, resumed = (tmp_path / n / "student" for n in ("whole", "run"))
+    name = "model.safetensors"
+    assert (whole / name).read_bytes() == (resumed / name).read_bytes()

@@ -25,7 +25,7 @@ class Served(ThreadingHTTPServer):
         self.loaded, self.lock = loaded, threading.Lock()
         self.faults, self.asked, self.keys = deque(), [], []
         self.name, self.at_once, self.most, self.shift = NAME, 0, 0, 0
-        self.tells_ids = False
+        self.tells_ids, self.heard = False, None
 
     @property
     def url(self):
@@ -114,6 +114,8 @@ class Handler(BaseHTTPRequestHandler):
             served.asked.append(tuple(body.get("prompt") or body["input_ids"]))
             served.keys.append(self.headers.get("Authorization"))
             fault = served.faults.popleft() if served.faults else None
+            if served.heard is not None:
+                served.heard()
             served.at_once += 1
             served.most = max(served.most, served.at_once)
         try:
