@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
 
 from experiments.assemble.data import Encoder
-from experiments.bench.measure import Bar, paired_ratio, show
+from experiments.bench.measure import Bar, paired_ratio, seconds, show
 from experiments.bench.school import BATCH, OUTPUTS_ALONE, School
 from experiments.bench.step.costs import TOKENS, drawn_model, full_texts
 from experiments.config.presets import builtin_presets, load_registry
@@ -25,12 +27,14 @@ MOVING = ("ema", "checkpoint:-1")
 class OfItself(School):
     """A student that is taught by a copy of itself, which may follow it."""
 
-    def __init__(self, scale: str, model: str) -> None:
+    def __init__(
+        self, scale: str, model: str, terms: Sequence[str] = ("output.kd=1",)
+    ) -> None:
         """Draw the student, and have the source make its teacher."""
         teachers = {"me": {"model": model}}
         config = load_config(
             {"teachers": teachers, "phases": ["single"]},
-            ["output.kd=1", *OUTPUTS_ALONE],
+            [*terms, *OUTPUTS_ALONE],
         )
         registry = load_registry(config)
         student = drawn_model(scale, "student", False)
@@ -43,6 +47,7 @@ class OfItself(School):
             device=torch.device("cpu"),
             make_student=lambda folder, seed: deepcopy(student.model),
             student_tokenizer=student.tokenizer,
+            learning=student.model,
         )
         start = PhaseStart(
             earlier={}, kept=[], begins=None, texts_per_step=BATCH, texts=len(samples)
@@ -63,6 +68,22 @@ class OfItself(School):
         super().step()
         if self.followers is not None:
             self.followers.after_step(self.steps)
+
+
+def share_of_asking(scale: str, rounds: int) -> None:
+    """Print how much of a step the pass takes in which ``self`` is asked."""
+    torch.set_num_threads(1)
+    layers = drawn_model(scale, "student", False).model.config.num_hidden_layers
+    last = f"align.layer_map={{me: {[layers - 1] * layers}}}"
+    term = "{use: match, site: hidden, distance: cosine, weight: 0.1}"
+    school = OfItself(scale, "self", [last, f"loss.terms.deep={term}"])
+    school.step()
+    shares = []
+    for _ in range(rounds):
+        asking = seconds(lambda: school.maker.make(school.steps % 2))
+        shares.append(asking / seconds(school.step))
+    share = statistics.median(shares)
+    print(f"asking self takes {share:.3f} of a step, tokenising counted")
 
 
 def measure(scale: str, rounds: int) -> bool:
