@@ -60,7 +60,7 @@ class StoredTeacher:
         """Whether its store also holds next-token outputs."""
         return self.store is not None and self.store.plan.outputs is not None
 
-    @property
+    @cached_property
     def vocabulary(self) -> str:
         """See :func:`teacher.output_head.vocabulary_digest`."""
         return "" if self.tokenizer is None else vocabulary_digest(self.tokenizer)

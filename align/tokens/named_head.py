@@ -95,6 +95,24 @@ class NamedHead:
         """Of the first tokens, where another head of the vocabulary is smaller."""
         return NamedHead(size, self.top_k)
 
+    def log_probs(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """Log-probability of one token a row, without those of all others.
+
+        Args:
+            rows: (N, W) float32.
+            ids: (N,) int64, in 0..V-1.
+
+        Returns:
+            (N,) float32, nats: what :meth:`logits` come to, normalised.
+        """
+        known, named, log_probs, even = self._parts(rows)
+        others = self.size - known.sum(1)
+        rest = torch.where(others > 0, even + others.log(), -torch.inf)
+        every = torch.cat([log_probs.masked_fill(~known, -torch.inf), rest[:, None]], 1)
+        here = known & (named == ids[:, None])
+        alone = log_probs.masked_fill(~here, -torch.inf).amax(1)
+        return torch.where(here.any(1), alone, even) - every.logsumexp(1)
+
     def logits(self, rows: Tensor) -> Tensor:
         """Log-probabilities of every token: what was named, and the rest spread evenly.
 
@@ -105,6 +123,15 @@ class NamedHead:
             (N, V) float32. Where the named tokens and the rest have a mass of 1 these
             are log-probabilities; else logits.
         """
+        known, ids, log_probs, even = self._parts(rows)
+        # One column more takes what is not known.
+        logits = even[:, None].repeat(1, self.size + 1)
+        places = torch.where(known, ids, self.size)
+        return logits.scatter_(1, places, log_probs)[:, :-1]
+
+    def _parts(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(N, k + 1) which tokens are named, their ids and log-probabilities; and (N,)
+        that of each other one."""
         named, k = self.top_k + 1, self.top_k
         ids, log_probs = rows[:, :named].long(), rows[:, named:-1]
         known = (ids >= 0) & (ids < self.size)
@@ -112,11 +139,7 @@ class NamedHead:
         even = rows[:, -1].clamp_min(LEAST_REST) - others.log()
         # No token that is not named is likelier than one of the likeliest.
         least = torch.where(known[:, :k], log_probs[:, :k], torch.inf).amin(1)
-        even = torch.minimum(even, least)
-        # One column more takes what is not known.
-        logits = even[:, None].repeat(1, self.size + 1)
-        places = torch.where(known, ids, self.size)
-        return logits.scatter_(1, places, log_probs)[:, :-1]
+        return known, ids, log_probs, torch.minimum(even, least)
 
 
 def following(ids: Tensor) -> Tensor:

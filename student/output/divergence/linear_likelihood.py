@@ -46,11 +46,7 @@ def linear_log_likelihood(
     if block < 1:
         raise ValueError(f"block must be >= 1, got {block}")
     if isinstance(head, NamedHead):
-        likelihoods = [
-            head.logits(hidden[rows]).log_softmax(-1).gather(1, ids[rows, None])[:, 0]
-            for rows in blocks(len(hidden), block)
-        ]
-        return torch.cat([hidden.new_zeros(0), *likelihoods])
+        return head.log_probs(hidden, ids)
     dtype = product_dtype(hidden, head)
     out: Tensor = _LogLikelihood.apply(
         hidden, head.weight, head.bias, ids, block, dtype

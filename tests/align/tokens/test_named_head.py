@@ -58,3 +58,15 @@ def test_no_token_that_is_not_named_is_likelier_than_one_that_is():
     )
     read = NamedHead(4, 2).logits(kept.rows(torch.tensor([0])))
     assert float(read[0, 2:].max()) <= -3.0
+
+
+@pytest.mark.parametrize("k", [2, 7])
+def test_the_log_probability_of_one_token_is_that_among_all(k):
+    kept = NamedTokens.of(logits(), TEXT, k)
+    rows, head = kept.rows(TEXT), NamedHead(7, k)
+    rows[1, 0] = -1  # fewer are named than asked, and rounded numbers add up to more
+    rows[2, -1] = -0.1
+    every = head.logits(rows).log_softmax(-1)
+    for token in range(7):
+        ids = torch.full((4,), token)
+        torch.testing.assert_close(head.log_probs(rows, ids), every[:, token])
