@@ -25,6 +25,9 @@ PACKAGE = "pkg:"
 PEER = "peer:"
 """Prefix of teachers that are students of their own."""
 
+STORE = "store:"
+"""Prefix of teachers that are read from a store of their own."""
+
 MADE = "made:"
 """Prefix of students that a config's ``student.make`` made: ``made:`` and a digest."""
 

@@ -45,7 +45,7 @@ ROOMS: dict[str, set[str]] = {
     "teacher/loading": {"hub"},
     "teacher/making": {"loading"},
     "teacher/served": {"store"},
-    "teacher/sources": {"loading", "served"},
+    "teacher/sources": {"loading", "served", "store"},
     "teacher/store": set(),
     "teacher/conversion": {"loading", "packages"},
     "teacher/partly": set(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from experiments.assemble.data import Encoder, fitting_length
 from experiments.assemble.fingerprint import notices_of_student
 from experiments.assemble.layer_maps import layers_without_kv
 from experiments.assemble.lengths import PLACE, Lengths, reads_at_most, ways_to_read
-from experiments.assemble.stored_teachers import FUSED, stored_teachers
+from experiments.assemble.precision import export_dtypes
+from experiments.assemble.stored_teachers import stored_teachers, teacher_of_store
 from experiments.config.tree import Config
 from experiments.sources.making import Making
 from experiments.sources.named import sources_of
@@ -39,13 +41,14 @@ from student.unreached import freeze_unreached
 from teacher.capture.kv_capture import KVCapture
 from teacher.live_teacher import LiveTeacher
 from teacher.loading.longer_texts import extend_context, trained_length
-from teacher.loading.models import LoadedModel, checkpoint_dtypes, load_model
+from teacher.loading.models import LoadedModel, load_model
 from teacher.loading.quantise import quantise
 from teacher.loading.shard import is_sharded
 from teacher.loading.vouched import check_vouched
 from teacher.sources.base import TeacherSource
 from teacher.sources.peers import Peer
 from teacher.store import KVStore
+from teacher.store.facts import FUSED
 from teacher.stored_teacher import StoredTeacher
 
 ADAPTER = "adapter"
@@ -139,7 +142,7 @@ class Models:
             whole = self._load_student(None).model
             (merge_adapters if adapted else put_transformed)(model, whole)
         if last:
-            cast_weights(whole, self._export_dtypes(whole))
+            cast_weights(whole, export_dtypes(self._config.student, whole))
         with atomic_folder(path) as folder:
             export_student(whole, self.student_tokenizer, folder, notices)
             if adapted:
@@ -200,13 +203,6 @@ class Models:
         """Whether a chat template, the student's or a teacher's, writes the day."""
         every = (teacher.tokenizer for teacher in self.teachers.values())
         return any(map(tells_date, [self.student_tokenizer, *every]))
-
-    @property
-    def stored_date(self) -> str | None:
-        """The day that the templates of stored teachers were told; None for none."""
-        days = (store.plan.fingerprint.get("date") for store in self.stores)
-        day = next(days, None)
-        return day if isinstance(day, str) else None
 
     def left_out(self) -> list[str]:
         """A sentence on each teacher that has layers without KV of their own."""
@@ -358,13 +354,6 @@ class Models:
         check_causal(name, loaded.kind)
         return loaded
 
-    def _export_dtypes(self, whole: Any) -> dict[str, torch.dtype]:
-        """By name in the model as it is exported."""
-        settings = self._config.student
-        if settings.export_dtype == "checkpoint":
-            return checkpoint_dtypes(settings.model, settings.init == "fresh")
-        return dict.fromkeys(whole.state_dict(), getattr(torch, settings.export_dtype))
-
     def _adapted(self, model: Any) -> Any:
         """The student as it is trained, where that is not all of its weights."""
         settings = self._config.student
@@ -389,6 +378,12 @@ class Models:
             device=self._device,
             make_student=self.student,
             student_tokenizer=self.student_tokenizer,
+            open_store=partial(
+                teacher_of_store,
+                self._config,
+                name,
+                student_tokenizer=self.student_tokenizer,
+            ),
             seed=self._config.run.seed,
         )
 
@@ -396,5 +391,7 @@ class Models:
         """Take a teacher, in place of an earlier one of its name."""
         if isinstance(teacher, LiveTeacher):
             self.live[teacher.name] = teacher
+        elif isinstance(teacher, StoredTeacher):
+            self.stored[teacher.name] = teacher
         else:
             self.elsewhere[teacher.name] = teacher

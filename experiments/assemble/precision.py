@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from align.foreign.quote import say
 from experiments.config.parsing import merge
 from experiments.record.history import IDENTITY, read_json
+from teacher.loading.models import checkpoint_dtypes
 
 if TYPE_CHECKING:
+    from experiments.config.sections import StudentConfig
     from experiments.config.tree import Config, PhaseConfig
     from student.config import TrainConfig
     from student.loop.engine import Engine
@@ -113,3 +115,10 @@ def describe_precision(here: bool, began: bool | None) -> str:
         f"warning: {said}, though this hardware is better at {names[here]}; for that "
         "start another run.name"
     )
+
+
+def export_dtypes(settings: StudentConfig, student: Any) -> dict[str, torch.dtype]:
+    """The types of a finished student's weights, by name in the model that is saved."""
+    if settings.export_dtype == "checkpoint":
+        return checkpoint_dtypes(settings.model, settings.init == "fresh")
+    return dict.fromkeys(student.state_dict(), getattr(torch, settings.export_dtype))

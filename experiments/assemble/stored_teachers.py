@@ -10,7 +10,6 @@ from typing import Any
 
 from align.errors import MissingFileError
 from align.foreign.inside import refuse_links_out
-from align.sizes import Sizes
 from align.text.documents import TextSample
 from experiments.assemble.fingerprint import (
     identity_of,
@@ -20,15 +19,17 @@ from experiments.assemble.fingerprint import (
 )
 from experiments.config.tree import Config
 from teacher.loading.tokenizer import load_tokenizer
+from teacher.names import STORE
 from teacher.store import KVStore, StoreError
-from teacher.store.manifest import differences
+from teacher.store.facts import (
+    FUSED,
+    TOKENIZERS,
+    StoreFacts,
+    noted_of,
+    stored_sizes,
+)
+from teacher.store.manifest import Plan, differences
 from teacher.stored_teacher import StoredTeacher
-
-FUSED = "fused"
-"""The store that holds all teachers in one, and the teacher it stands for."""
-
-TOKENIZERS = "tokenizers"
-"""The folder beside the stores with every teacher's tokenizer."""
 
 
 def stored_teachers(config: Config, student_tokenizer: Any) -> dict[str, StoredTeacher]:
@@ -41,7 +42,7 @@ def stored_teachers(config: Config, student_tokenizer: Any) -> dict[str, StoredT
     Returns:
         The teachers that ``store.read`` names. With ``true`` those that the extraction
         knew, without a ``store`` where it kept none; with ``store.form`` fused also the
-        one that they have become.
+        one that they have become. None whose ``model`` names a store of its own.
 
     Raises:
         FileNotFoundError: a store is missing or not finished.
@@ -50,12 +51,13 @@ def stored_teachers(config: Config, student_tokenizer: Any) -> dict[str, StoredT
     """
     root = config.store_dir
     refuse_links_out(root)
-    wanted = [name for name in config.teachers if config.store.reads(name)]
+    apart = elsewhere(config)
+    wanted = [n for n in config.teachers if config.store.reads(n) and n not in apart]
     if config.store.form == FUSED:
         store = KVStore(root / FUSED)
         check_settings(config, store, list(config.teachers), student_tokenizer)
-        out = {n: _teacher(config, n, store, part=True) for n in config.teachers}
-        return out | {FUSED: _teacher(config, FUSED, store)}
+        out = {n: _teacher(n, n, store, part=True) for n in config.teachers}
+        return out | {FUSED: _teacher(FUSED, FUSED, store)}
     stores = {n: KVStore(root / n) for n in wanted if (root / n).is_dir()}
     named = wanted if isinstance(config.store.read, list) else []
     missing = [n for n in named if n not in stores] if stores else wanted
@@ -69,12 +71,52 @@ def stored_teachers(config: Config, student_tokenizer: Any) -> dict[str, StoredT
     if not stores:
         return {}  # of no teachers
     some = next(iter(stores.values()))
-    known: Any = some.plan.facts["teachers"]
+    known = noted_of(some.plan)
     return {
-        name: _teacher(config, name, stores.get(name, some), part=name not in stores)
+        name: _teacher(name, name, stores.get(name, some), part=name not in stores)
         for name in wanted
         if name in stores or name in known
     }
+
+
+def teacher_of_store(
+    config: Config, name: str, facts: StoreFacts, student_tokenizer: Any
+) -> StoredTeacher:
+    """Open a teacher's own store, wherever it lies.
+
+    How its model was loaded and computed is the store's; what decides texts and tokens
+    must be as in the config.
+
+    Args:
+        config: the run.
+        name: what the run calls the teacher.
+        facts: what the store says.
+        student_tokenizer: of the run's student.
+
+    Raises:
+        FileNotFoundError: something of it is missing.
+        StoreError: it was extracted otherwise; names every field.
+        OutsideError: a name or a link in it leads out of the folder.
+    """
+    refuse_links_out(facts.tokenizer)
+    store = KVStore(facts.folder)
+    stored = store.plan.fingerprint
+    read = {"tokenizer": tokenizer_digest(_tokenizer(facts.tokenizer))}
+    decides = {k: v for k, v in settings_of(config).items() if k in _OF_TEXTS}
+    now = read | decides | _on_student_tokens(config, store.plan, student_tokenizer)
+    changed = differences(_only({"learn_end": False} | stored, now), now)
+    _refuse(store, changed, "with these and name that store")
+    return _teacher(name, facts.name, store)
+
+
+def elsewhere(config: Config) -> frozenset[str]:
+    """The teachers whose ``model`` names a store of its own."""
+    models = {name: entry.model for name, entry in config.teachers.items()}
+    return frozenset(n for n, model in models.items() if model.startswith(STORE))
+
+
+_OF_TEXTS = {"date", "max_length"}
+"""Of the settings beside the models those that decide a text, or a teacher's tokens."""
 
 
 def check_settings(
@@ -89,7 +131,9 @@ def check_settings(
     """
     stored = store.plan.fingerprint
     settings = {
-        name: identity_of(config, name, _tokenizer(config, name))
+        name: identity_of(
+            config, name, _tokenizer(config.store_dir / TOKENIZERS / name)
+        )
         | {
             "positions": _positions(
                 config, name, stored if len(names) == 1 else stored[name]
@@ -99,22 +143,38 @@ def check_settings(
     }
     now: dict[str, Any] = dict(settings[names[0]] if len(names) == 1 else settings)
     now |= settings_of(config)
-    if store.plan.form != "raw":
-        now["student_tokenizer"] = tokenizer_digest(student_tokenizer)
-        stored = {"learn_end": False} | dict(stored)  # as ends_of leaves it out
-        now["learn_end"] = config.data.learn_end
-        now["aligner"] = config.align.aligner
-    if store.plan.form in ("adapted", FUSED):
-        now |= {"student": student_of(config), "adapter": config.align.adapter}
-    changed = differences(_only(stored, now), now)
+    now |= _on_student_tokens(config, store.plan, student_tokenizer)
+    changed = differences(_only({"learn_end": False} | stored, now), now)
     if store.plan.form != config.store.form:
         changed.insert(
             0, f"form: stored {store.plan.form!r}, config {config.store.form!r}"
         )
+    _refuse(store, changed, "under another store.name")
+
+
+def _on_student_tokens(
+    config: Config, plan: Plan, student_tokenizer: Any
+) -> dict[str, Any]:
+    """What decides a store beside the teacher where it is on the student's tokens."""
+    if plan.form == "raw":
+        return {}
+    # Stores of versions that wrote no end are read with learn_end=false, see ends_of.
+    now: dict[str, Any] = {
+        "student_tokenizer": tokenizer_digest(student_tokenizer),
+        "learn_end": config.data.learn_end,
+        "aligner": config.align.aligner,
+    }
+    if plan.form in ("adapted", FUSED):
+        now |= {"student": student_of(config), "adapter": config.align.adapter}
+    return now
+
+
+def _refuse(store: KVStore, changed: list[str], how: str) -> None:
+    """Refuse a store of which fields differ; ``how`` to extract another."""
     if changed:
         raise StoreError(
             f"{store.path} was extracted otherwise: {'; '.join(changed)}. Restore "
-            "these settings, or extract again under another store.name"
+            f"these settings, or extract again {how}"
         )
 
 
@@ -177,50 +237,47 @@ def save_tokenizer(config: Config, name: str, tokenizer: Any) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _tokenizer(config: Config, name: str) -> Any:
-    folder: Path = config.store_dir / TOKENIZERS / name
+def _tokenizer(folder: Path) -> Any:
     if not folder.is_dir():
         raise MissingFileError(
-            f"{folder} with the tokenizer of {name!r} is missing; run the same `mtkd "
-            "extract` again, which writes it"
+            f"{folder} with the tokenizer of {folder.name!r} is missing; run the same "
+            "`mtkd extract` again, which writes it"
         )
-    return load_tokenizer(name, str(folder), {"trust_remote_code": False})
+    return load_tokenizer(folder.name, str(folder), {"trust_remote_code": False})
 
 
 def _teacher(
-    config: Config, name: str, store: KVStore, part: bool = False
+    name: str, stored_as: str, store: KVStore, part: bool = False
 ) -> StoredTeacher:
-    """Describe one stored teacher by what its extraction noted."""
+    """Describe one stored teacher by what its extraction noted.
+
+    Args:
+        name: in the run.
+        stored_as: what the extraction called it.
+        store: that holds it.
+        part: whether it is only known there, and not read from it.
+    """
     plan = store.plan
-    teachers: Any = plan.facts["teachers"]
-    if name != FUSED and name not in teachers:
+    noted, fused = noted_of(plan), stored_as == FUSED
+    if not fused and stored_as not in noted:
         raise StoreError(
-            f"{store.path} was extracted without the teacher {name!r}; run `mtkd "
+            f"{store.path} was extracted without the teacher {stored_as!r}; run `mtkd "
             "extract` with this config under another store.name"
         )
-    weighed: Any = plan.fingerprint.get("layer_map", teachers)
-    every = [teachers[weighed_name] for weighed_name in weighed]
-    facts = every[0] if name == FUSED else teachers[name]
+    weighed: Any = plan.fingerprint.get("layer_map", noted)
+    every = [noted[weighed_name] for weighed_name in weighed]
+    facts = every[0] if fused else noted[stored_as]
     on_student_layers = plan.form in ("adapted", FUSED) and not part
-    shape = plan.shape
-    sizes = Sizes(
-        layers=shape.layers if on_student_layers else facts["layers"],
-        heads=shape.heads if on_student_layers else facts["heads"],
-        k_dim=shape.k_width // shape.heads if on_student_layers else facts["k_dim"],
-        v_dim=shape.v_width // shape.heads if on_student_layers else facts["v_dim"],
-        hidden_size=0,
-    )
-    cut = on_student_layers or name == FUSED
+    cut = on_student_layers or fused
+    tokenizers = store.path.parent / TOKENIZERS
     return StoredTeacher(
         name=name,
         store=None if part else store,
-        tokenizer=None if name == FUSED else _tokenizer(config, name),
+        tokenizer=None if fused else _tokenizer(tokenizers / stored_as),
         kind=facts["kind"],
         family=facts["family"],
-        sizes=sizes,
-        causal=(
-            all(each["causal"] for each in every) if name == FUSED else facts["causal"]
-        ),
+        sizes=stored_sizes(plan, stored_as, of_model=part),
+        causal=all(each["causal"] for each in every) if fused else facts["causal"],
         learned_positions=not on_student_layers and facts["max_tokens"] is not None,
         reads_at_most=None if cut else facts.get("reads_at_most"),
     )

@@ -85,10 +85,16 @@ def layers_command(options: Namespace) -> int:
         student = options.student_layers
     else:
         from experiments.making.made import with_made_student
-        from experiments.sources.named import described_by, sources_of
+        from experiments.sources.named import described_by, sources_of, stored_facts
 
-        sources = sources_of(config, registry)
-        depths = {n: num_layers(described_by(config, s)[0]) for n, s in sources.items()}
+        depths = {}
+        for name, source in sources_of(config, registry).items():
+            stored = stored_facts(source)
+            depths[name] = (
+                num_layers(described_by(config, source)[0])
+                if stored is None
+                else stored.sizes.layers
+            )
         config = with_made_student(config, registry)
         student = num_layers(config.student.model)
     strategy = options.strategy or config.align.layer_mapping_strategy

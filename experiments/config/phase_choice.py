@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from align.errors import InputError
+from align.errors import InputError, MissingFileError
 from experiments.config.parsing import (
     ConfigError,
     Typed,
@@ -87,6 +87,8 @@ def _kind_here(model: str) -> str | None:
     from teacher.sources.built_in import SOURCES, parted
     from teacher.sources.files import Files
     from teacher.sources.peers import Peer
+    from teacher.sources.stored import Stored
+    from teacher.store.facts import read_facts
 
     try:
         prefix, _ = parted(model, SOURCES)
@@ -95,4 +97,9 @@ def _kind_here(model: str) -> str | None:
     factory = SOURCES[prefix]
     if factory.of_student or issubclass(factory, Peer):
         return "decoder"
+    if issubclass(factory, Stored):
+        try:
+            return read_facts(Path(model.partition(":")[2]).expanduser()).kind
+        except (InputError, MissingFileError):
+            return None  # opening it says why
     return kind_here(model) if issubclass(factory, Files) else None

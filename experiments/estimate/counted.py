@@ -23,14 +23,14 @@ from experiments.assemble.teaching import build_bridge
 from experiments.config.presets import load_registry, presets_of
 from experiments.config.tree import Config, PhaseConfig, resolve_phases
 from experiments.estimate.lines import Line, dtype_of, held_as, numbers_of
-from experiments.estimate.shapes import PlannedModel, planned_model
+from experiments.estimate.shapes import PlannedModel, planned_model, planned_teachers
 from experiments.estimate.steps import FLOAT, moments, zero_copies
 from experiments.estimate.traced import How, Passes, passes, skeleton
 from experiments.making.origin_map import with_origin_maps
 from experiments.making.transforms import transformer_of
 from experiments.run.arms import plan_arms, repeated_arms
 from experiments.run.context import Stage
-from experiments.sources.named import described_by, sources_of
+from experiments.sources.named import sources_of
 from experiments.sources.phases import with_present
 from experiments.writing.writer import AT_ONCE
 from fuse.router import learns
@@ -75,7 +75,7 @@ def memory_plan(
     phases = _resolved(config, registry)
     config, phases = settle(config, phases, device == "cuda")
     student = planned_model(config.student.model, config.vocabulary)
-    teachers = _planned_teachers(config, registry)
+    teachers = planned_teachers(config, registry)
     sources = sources_of(config, registry).items()
     peers = {name for name, source in sources if isinstance(source, Peer)}
     plans = []
@@ -103,16 +103,11 @@ def planned_arms(config: Config, registry: Registry | None = None) -> list[str]:
         FileNotFoundError: a model's sizes are not at hand.
     """
     registry = registry or load_registry(config)
-    teachers = _planned_teachers(config, registry)
+    teachers = planned_teachers(config, registry)
     phases = _resolved(config, registry)
     arms = plan_arms(config, [Stage(p, tuple(p.select(teachers))) for p in phases])
     repeated = repeated_arms(arms)
     return [arm for arm in arms if arm not in repeated]
-
-
-def _planned_teachers(config: Config, registry: Registry) -> dict[str, PlannedModel]:
-    sources = sources_of(config, registry)
-    return {n: planned_model(*described_by(config, s)) for n, s in sources.items()}
 
 
 def _resolved(config: Config, registry: Registry) -> list[PhaseConfig]:
@@ -337,13 +332,14 @@ class _Plan:
 
     def _teacher(self, name: str, model: PlannedModel) -> tuple[list[Line], int]:
         """Its lines, and bytes for a moment while it reads."""
-        entry = self.config.teachers[name]
-        dtype = dtype_of("float32" if name in self.peers else entry.dtype, model)
+        entry, alone = self.config.teachers[name], model.config is None
+        whole = alone or name in self.peers  # a store's numbers come in float32
+        dtype = dtype_of("float32" if whole else entry.dtype, model)
         how = How(
             dtype=dtype, autocast=self.autocast, quantised=entry.quantise != "none"
         )
         lines = []
-        stored, sizes = self.config.store.reads(name), model.sizes
+        stored, sizes = alone or self.config.store.reads(name), model.sizes
         if not stored:
             held = held_as(
                 skeleton(model.config, how),

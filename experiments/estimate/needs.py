@@ -83,9 +83,11 @@ def _of_a_run(
     """What training needs, where of some teachers nothing can be stored."""
     plan = plan_run(config, registry)
     train = replace(plan.phases[0].train, engine="torch")
+    first, read = unstored[0], plan.sources[unstored[0]].cost == "read"
     said = (
-        f"teachers.{unstored[0]}.model is {config.teachers[unstored[0]].model!r}, of "
-        "which nothing can be stored: no stores are counted"
+        f"teachers.{first}.model is {config.teachers[first].model!r}, "
+        + ("which is a store already" if read else "of which nothing can be stored")
+        + ": no stores are counted"
     )
     with without_launcher():
         engine = Engine(train, samples_per_step(config.run_dir, train))

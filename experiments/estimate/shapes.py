@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from align.errors import prefix_errors
 from align.sizes import Sizes
+from experiments.config.tree import Config
+from experiments.sources.named import described_by, sources_of, stored_facts
+from plugins.registry import Registry
 from teacher.loading.model_config import read_config
+from teacher.store.facts import StoreFacts
 
 Fields = Mapping[str, Any]
 _QWEN: Fields = {
@@ -104,16 +109,15 @@ class PlannedModel:
     """What is known of a model by its ``config.json`` alone."""
 
     config: Any
-    """Of transformers."""
+    """Of transformers; None of one that is read from a store."""
     kind: str
+    family: str
+    """The architecture, as transformers' ``model_type``."""
     sizes: Sizes
     vocab: int
     query_heads: int
-
-    @property
-    def family(self) -> str:
-        """The architecture, as transformers' ``model_type``."""
-        return str(self.config.model_type)
+    silent: bool = False
+    """Whether nothing is at hand of what it says about the next token."""
 
     @property
     def causal(self) -> bool:
@@ -123,7 +127,7 @@ class PlannedModel:
     @property
     def predicts(self) -> bool:
         """Whether it says anything about the next token."""
-        return self.causal
+        return self.causal and not self.silent
 
     @property
     def learned_positions(self) -> bool:
@@ -163,9 +167,43 @@ def planned_model(name: str, vocabulary: str | None = None) -> PlannedModel:
     return PlannedModel(
         config=config,
         kind=kind,
+        family=str(config.model_type),
         sizes=sizes,
         vocab=int(text.vocab_size),
         query_heads=heads,
+    )
+
+
+def planned_teachers(config: Config, registry: Registry) -> dict[str, PlannedModel]:
+    """Read the sizes of a config's teachers.
+
+    Raises:
+        FileNotFoundError: those of a model are not at hand, or a store is not there.
+        ConfigError: nothing is known of a teacher before it is opened.
+    """
+    planned = {}
+    for name, source in sources_of(config, registry).items():
+        with prefix_errors(f"teachers.{name}"):
+            stored = stored_facts(source)
+        planned[name] = (
+            planned_model(*described_by(config, source))
+            if stored is None
+            else _stored_model(stored)
+        )
+    return planned
+
+
+def _stored_model(stored: StoreFacts) -> PlannedModel:
+    """What a teacher's own store says of its sizes."""
+    outputs, sizes = stored.plan.outputs, stored.sizes
+    return PlannedModel(
+        config=None,
+        kind=stored.kind,
+        family=stored.family,
+        sizes=sizes,
+        vocab=0 if outputs is None else outputs.vocabulary,
+        query_heads=sizes.heads,
+        silent=outputs is None,
     )
 
 

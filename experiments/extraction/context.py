@@ -134,10 +134,14 @@ def _of_files(
         ConfigError: a teacher is not read from files.
     """
     for name in not_stored(sources):
+        why = (
+            "a store already"
+            if sources[name].cost == "read"
+            else "no model from files that stands still: nothing of it can be stored"
+        )
         raise ConfigError(
-            f"teachers.{name}.model is {config.teachers[name].model!r}, which is "
-            "no model from files that stands still, and nothing of it can be "
-            "stored; extract with a config that leaves it out, and name in "
+            f"teachers.{name}.model is {config.teachers[name].model!r}, which is {why}"
+            "; extract with a config that leaves it out, and name in "
             "store.read of this one the teachers that are stored"
         )
     return sources

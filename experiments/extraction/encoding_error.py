@@ -13,13 +13,13 @@ from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
 from align.tokens.named_head import NONE, NamedHead
 from align.views import Injection, TeacherView
-from experiments.assemble.stored_teachers import FUSED
 from experiments.assemble.teaching import PhaseTeachers
 from experiments.extraction.context import ExtractionContext
 from experiments.extraction.sources import Source, student_space
 from student.bridges.adapter import AdapterBridge
 from teacher.capture.kv_capture import KVCapture
 from teacher.panel import TeacherPanel
+from teacher.store.facts import FUSED
 from teacher.store.named import NamedCodec
 from teacher.store.packing import PARTS, StoredSample, encode_sample
 from teacher.store.records import Constants, codecs_of

@@ -21,7 +21,6 @@ from experiments.assemble.fingerprint import (
 from experiments.assemble.needs import wants_foretold, wants_kv, wants_own_loss
 from experiments.assemble.outputs import wants_outputs
 from experiments.assemble.stored_code import code_of
-from experiments.assemble.stored_teachers import FUSED
 from experiments.assemble.teaching import PhaseTeachers, build_phase_teachers
 from experiments.extraction.context import ExtractionContext, device, facts_of, identity
 from experiments.extraction.form_rules import check_forms, fused_weights
@@ -33,6 +32,7 @@ from teacher.extract_teacher_kv import TeacherKVExtractor
 from teacher.output_head import vocabulary_size
 from teacher.store import Encoding, Plan, StoreWriter, open_store
 from teacher.store.encoding import DTYPES, measure_constants
+from teacher.store.facts import FUSED
 from teacher.store.manifest import OutputShape, Shape
 from teacher.store.packing import StoredSample
 from teacher.store.records import Constants

@@ -20,15 +20,17 @@ from student.evaluators.base import EvalContext, Pair, Subject, Values
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.models import LoadedModel, load_model
 from teacher.names import model_source
+from teacher.sources.stored import Stored
 
 
 def teachers_of(run: Path) -> dict[str, str]:
-    """The models of a run's teachers, by name; none that moves, or is its student."""
+    """The models of a run's teachers, by name; none that moves, is its student, or has
+    a store of its own in its place."""
     config = load_kept_config(run / "config.yaml")
     models = {}
     for name in config.teachers:
         source = source_of(config, name)
-        if not (source.of_student or source.moves):
+        if not (source.of_student or source.moves or isinstance(source, Stored)):
             models[name], _ = described_by(config, source)
     return models
 

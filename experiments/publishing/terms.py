@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from align.errors import InputError
+from align.errors import InputError, MissingFileError
 from experiments.assemble.fingerprint import model_files
 from experiments.publishing.names import public_name
-from teacher.names import MADE, PACKAGE, PEER, ZOO
+from teacher.names import MADE, PACKAGE, PEER, STORE, ZOO
 from teacher.packages.manifest import read_manifest
 from teacher.packages.notices import forbids
 from teacher.sources.built_in import SOURCES, parted
 from teacher.sources.files import FILES
+from teacher.store.facts import read_facts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,10 +138,21 @@ def _files_of(model: str) -> str | None:
     """The model whose files are read; None for sources that read none, or that are of
     the student's own make."""
     try:
-        prefix, _ = parted(model, SOURCES)
+        prefix, rest = parted(model, SOURCES)
     except InputError:  # a plugin's
         return None
+    if model.startswith(STORE):
+        return _stored_model(Path(rest).expanduser())
     of_files = (FILES, ZOO.removesuffix(":"), PACKAGE.removesuffix(":"))
     if model.startswith((PEER, MADE)) or prefix in of_files:
         return model.removeprefix(PEER)
     return None
+
+
+def _stored_model(folder: Path) -> str:
+    """The model that a store was made of; its folder, which is no model's, where that
+    cannot be read from here."""
+    try:
+        return read_facts(folder).model
+    except (InputError, MissingFileError):
+        return str(folder.absolute())

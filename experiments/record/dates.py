@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 from experiments.config.tree import Config
 from experiments.record.history import IDENTITY, read_json
+from teacher.store import KVStore, StoreError
 from teacher.store.manifest import PLAN, Plan, read_sealed
 
 DATE = "date.txt"
@@ -62,3 +64,20 @@ def day_of_stores(folder: Path) -> str | None:
         finally:
             part.unlink()
     return file.read_text(encoding="utf-8").strip()
+
+
+def day_of(stores: Iterable[KVStore]) -> str | None:
+    """The day that chat templates were told of when stores were extracted.
+
+    Raises:
+        StoreError: it is not the same one for all: no text is told two.
+    """
+    dates = {store.path: store.plan.fingerprint.get("date") for store in stores}
+    days = {path: day for path, day in dates.items() if isinstance(day, str)}
+    if len({*days.values()}) > 1:
+        listed = ", ".join(f"{path} on {day}" for path, day in days.items())
+        raise StoreError(
+            f"chat templates write the day, and stores were extracted on different "
+            f"ones ({listed}); extract them again with one data.date"
+        )
+    return next(iter(days.values()), None)

@@ -21,7 +21,6 @@ from experiments.assemble.data import (
     load_data,
 )
 from experiments.assemble.lengths import PLACE, TEXTS
-from experiments.assemble.stored_teachers import TOKENIZERS
 from experiments.assemble.text_sources import (
     ZOO,
     Reading,
@@ -36,7 +35,7 @@ from experiments.record.seals import warn_unsealed
 from experiments.record.students import students_of
 from experiments.record.which_run import is_run
 from experiments.run.lineage import held_out_changed, samples_digest
-from experiments.sources.named import described_by, source_of
+from experiments.sources.named import described_by, source_of, stored_facts
 from experiments.texts.cuts import refuse_lost
 from student.evaluate import Encode, bits_per_char
 from teacher.capture.kv_capture import KVCapture
@@ -44,6 +43,7 @@ from teacher.loading.models import LoadedModel, load_model
 from teacher.loading.tokenizer import load_tokenizer
 from teacher.loading.vouched import check_vouched
 from teacher.names import model_source
+from teacher.store.facts import TOKENIZERS
 
 BATCH = 16
 """Texts per forward pass."""
@@ -358,7 +358,10 @@ def _tokenizer_of(config: Config, name: str) -> str:
 
     A run's plugins are code that its folder names: who looks at it runs none of them.
     """
-    model, vocabulary = described_by(config, source_of(config, name))
+    source = source_of(config, name)
+    if (stored := stored_facts(source)) is not None:
+        return str(stored.tokenizer)
+    model, vocabulary = described_by(config, source)
     return vocabulary or model
 
 

@@ -172,8 +172,8 @@ def earlier_files(
     run: RunContext, stage: Stage, start: PhaseStart
 ) -> dict[str, dict[str, str]]:
     """Digests of the students that teach a phase, by the teachers' names."""
-    sources = {n: run.models.sources[n] for n in stage.teachers if n in run.files}
-    folders = {name: source.reads(start) for name, source in sources.items()}
+    sources = run.models.sources  # a fused store's teacher has none
+    folders = {n: sources[n].reads(start) for n in stage.teachers if n in sources}
 
     def of_all(paths: Sequence[Path]) -> dict[str, str]:
         if len(paths) == 1:

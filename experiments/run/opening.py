@@ -24,7 +24,7 @@ from experiments.assemble.stored_code import check_code
 from experiments.assemble.teaching import check_phase
 from experiments.config.tree import Config, save_config
 from experiments.config.zoo_names import build_zoo_models
-from experiments.record.dates import dated, day_of_run
+from experiments.record.dates import dated, day_of, day_of_run
 from experiments.record.failures import kept_errors
 from experiments.record.history import (
     IDENTITY,
@@ -274,9 +274,9 @@ def _loaded(
 
 def _day(config: Config, models: Models, engine: Engine) -> str | None:
     """What chat templates are told: as its stores were, else the day of the run."""
-    if models.stored and (models.stored_date or not models.live):
-        return models.stored_date
-    day: str | None = engine.from_main(lambda: day_of_run(config.run_dir))
+    if (day := day_of(models.stores)) or (models.stored and not models.live):
+        return day
+    day = engine.from_main(lambda: day_of_run(config.run_dir))
     return day
 
 

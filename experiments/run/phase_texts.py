@@ -13,7 +13,7 @@ from align.text.documents import TextSample
 from experiments.assemble.data import RunData, cutter_of
 from experiments.assemble.models import Models
 from experiments.assemble.precision import autocast_of
-from experiments.assemble.stored_teachers import FUSED, check_texts
+from experiments.assemble.stored_teachers import check_texts
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import Config, PhaseConfig
 from experiments.run.context import (
@@ -31,6 +31,8 @@ from plugins.registry import Registry
 from student.loop.data_order import Ordering, Writing
 from teacher.sources.base import TeacherSource
 from teacher.sources.of_student import Itself
+from teacher.store.facts import FUSED
+from teacher.stored_teacher import StoredTeacher
 from teacher.writing.config import STUDENT
 
 
@@ -61,7 +63,7 @@ def _as_stored(
     config: Config, models: Models, data: RunData, stages: list[Stage]
 ) -> list[Stage]:
     form = config.store.form
-    if form == FUSED:
+    if config.store.read and form == FUSED:
         asked = (config.baselines.single_teachers, config.baselines.leave_one_out)
         if asked != ("none", "none"):
             raise ConfigError(
@@ -69,8 +71,7 @@ def _as_stored(
                 "baselines.single_teachers=none and baselines.leave_one_out=none"
             )
         stages = [single_stage(stage, FUSED) for stage in stages]
-    if form in ("adapted", FUSED):  # layers are the student's already
-        stages = [_without_maps(stage, models) for stage in stages]
+    stages = [_without_maps(stage, models) for stage in stages]
     used = dict.fromkeys(name for stage in stages for name in stage.teachers)
     sampled = max(stage.phase.train.calibration_samples for stage in stages)
     texts = chain(data.train, data.calibration[:sampled])
@@ -79,9 +80,19 @@ def _as_stored(
 
 
 def _without_maps(stage: Stage, models: Models) -> Stage:
-    """The phase without the layer maps that the config writes for stored teachers."""
-    align = stage.phase.align
-    maps = {n: m for n, m in align.layer_map.items() if n in models.live}
+    """The phase without the layer maps that the config writes for teachers whose layers
+    are the student's already, as they are stored."""
+    align, stores = stage.phase.align, models.stores
+    on_student_layers = any(s.plan.form in ("adapted", FUSED) for s in stores)
+    if not on_student_layers:
+        return stage
+    of_teachers = {
+        name
+        for name, teacher in models.teachers.items()
+        if not isinstance(teacher, StoredTeacher)
+        or (teacher.store and teacher.store.plan.form not in ("adapted", FUSED))
+    }
+    maps = {n: m for n, m in align.layer_map.items() if n in of_teachers}
     phase = replace(stage.phase, align=replace(align, layer_map=maps))
     return Stage(phase, stage.teachers)
 
@@ -145,10 +156,10 @@ def check_writers(config: Config, models: Models, stages: Sequence[Stage]) -> No
         stored = [name for name in stage.teachers if name in models.stored]
         if stored:
             raise InputError(
-                f"phase {stage.phase.name!r}: teacher {stored[0]!r} is read from "
-                f"{config.store_dir}, which holds nothing of texts that are yet to be "
-                "written (data.written); set store.read=false, or name the teachers "
-                "to read in store.read and choose others for this phase"
+                f"phase {stage.phase.name!r}: teacher {stored[0]!r} is read from a "
+                "store, which holds nothing of texts that are yet to be written "
+                "(data.written); ask it live (store.read=false, or its model in place "
+                "of store:PATH), or choose others for this phase"
             )
     if written.own:
         return

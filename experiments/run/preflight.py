@@ -20,7 +20,7 @@ from experiments.run.arms import plan_arms, repeated_arms
 from experiments.run.context import Stage
 from experiments.run.plan import RunPlan, plan_run
 from experiments.sources.making import tell_code
-from experiments.sources.named import described_by, said_of
+from experiments.sources.named import described_by, said_of, stored_facts
 from plugins.registry import Registry
 from student.transforms.choice import chosen_transforms
 from teacher.capture.limits import position_limit
@@ -28,6 +28,7 @@ from teacher.loading.fresh import fresh_model
 from teacher.loading.model_config import read_config
 from teacher.names import MADE, ZOO, made_folder_of, zoo_parts
 from teacher.packages.manifest import read_manifest
+from teacher.sources.base import TeacherSource
 from teacher.teacher_rule import TeacherFacts
 
 
@@ -65,10 +66,7 @@ def describe_plan(plan: RunPlan) -> list[str]:
             check_causal(config.student.model, kind)
         check_positions(config, _positions(settings))
     sources = plan.sources
-    facts = {
-        name: _facts(_teacher_of(config, name, described_by(config, source)[0]))
-        for name, source in sources.items()
-    }
+    facts = {name: _facts(config, name, source) for name, source in sources.items()}
     known = {name: fact for name, fact in facts.items() if fact is not None}
     if len(known) == len(facts):
         sentences += _plan(plan, known)
@@ -114,7 +112,13 @@ def _config_of(model: str, place: str, trust: bool = False) -> tuple[Any, str] |
         return read_config(model, trust)
 
 
-def _facts(model: tuple[Any, str] | None) -> TeacherFacts | None:
+def _facts(config: Config, name: str, source: TeacherSource) -> TeacherFacts | None:
+    """Kind and family of a teacher; None of an embedded one that is not built."""
+    with prefix_errors(f"teachers.{name}"):
+        stored = stored_facts(source)
+    if stored is not None:
+        return TeacherFacts(kind=stored.kind, family=stored.family)
+    model = _teacher_of(config, name, described_by(config, source)[0])
     if model is None:
         return None
     settings, kind = model

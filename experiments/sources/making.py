@@ -21,6 +21,8 @@ from teacher.loading.models import LoadedModel, load_model
 from teacher.loading.quantise import quantise
 from teacher.loading.remote_code import code_folder, what_runs
 from teacher.loading.shard import shard
+from teacher.store.facts import StoreFacts
+from teacher.stored_teacher import StoredTeacher
 from teacher.teacher_config import TeacherConfig
 from teacher.trained_teacher import TrainedTeacher
 
@@ -52,6 +54,8 @@ class Making:
     student_tokenizer: Any
     seed: int = 0
     """The run's."""
+    open_store: Callable[[StoreFacts], StoredTeacher] | None = None
+    """A store as a teacher, seen to be of the run; None where none is read."""
     learning: Any = None
     """The student of the phase that begins; None before any does."""
 
@@ -110,6 +114,11 @@ class Making:
         freeze_unreached(whole)
         whole.to(self.device)
         return TrainedTeacher(self.name, loaded, KVCapture(whole))
+
+    def stored(self, facts: StoreFacts) -> StoredTeacher:
+        """A teacher's own store, seen to be of the run."""
+        assert self.open_store is not None
+        return self.open_store(facts)
 
     def itself(self) -> LiveTeacher:
         """The student of the phase that begins, which goes on training."""

@@ -12,10 +12,12 @@ from plugins.options import options_of
 from teacher.sources.base import TeacherSource
 from teacher.sources.built_in import SOURCES, parted
 from teacher.sources.peers import Peer
+from teacher.sources.stored import Stored
 
 if TYPE_CHECKING:
     from plugins.registry import Registry
     from plugins.trial import Name, Options
+    from teacher.store.facts import StoreFacts
 
 KIND = "teacher_source"
 """Their kind of plugin."""
@@ -89,6 +91,11 @@ def described_by(config: Config, source: TeacherSource) -> tuple[str, str | None
     return source.like, None
 
 
+def stored_facts(source: TeacherSource) -> StoreFacts | None:
+    """What a teacher's own store says of it; None of one that is read from none."""
+    return source.facts if isinstance(source, Stored) else None
+
+
 def said_of(sources: Mapping[str, TeacherSource]) -> list[str]:
     """A sentence on each teacher that is more than a model from its files, but those
     that move: of these a run warns."""
@@ -126,6 +133,8 @@ def _check_entry(config: Config, name: str, source: TeacherSource) -> None:
         usual, why = _OF_FILES, "is the student's own make and has its type"
     elif isinstance(source, Peer):
         usual, why = _OF_A_READER, "trains, whole and in float32"
+    elif isinstance(source, Stored):
+        usual, why = _OF_A_READER, "is read as its model was when it was extracted"
     for setting, value in usual.items():
         if getattr(entry, setting) != value:
             raise ConfigError(

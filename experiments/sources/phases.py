@@ -17,6 +17,7 @@ from student.terms.key_value import chosen_terms
 from teacher.live_teacher import LiveTeacher
 from teacher.sources.base import Opening, PhaseStart, TeacherSource
 from teacher.sources.peers import Peer
+from teacher.sources.stored import Stored
 from teacher.teacher_rule import TeacherFacts, too_few
 
 STUDENT = "student"
@@ -37,6 +38,7 @@ def with_present(
     """
     _check_whole(config, phases, sources)
     _check_peers(config, phases, sources)
+    _check_stored(config, sources)
     _check_beginnings(config, phases)
     present = []
     for index, phase in enumerate(phases):
@@ -130,6 +132,25 @@ def _check_peers(
                 f"{place}, and phase {phase.name!r} has no term on next-token outputs, "
                 "by which it would learn from the student; set output.kd=1 where both "
                 "have one vocabulary, output.projected_kl=1 where not"
+            )
+
+
+def _check_stored(config: Config, sources: Mapping[str, TeacherSource]) -> None:
+    """See that no teacher is to be read from two stores."""
+    store = config.store
+    for name, source in sources.items():
+        if not (store.read and isinstance(source, Stored)):
+            continue
+        place = f"teachers.{name}.model is {config.teachers[name].model!r}"
+        if store.form == "fused":
+            raise ConfigError(
+                f"{place}, and with store.form=fused all teachers are one; set "
+                "store.read=false, or leave that teacher out"
+            )
+        if isinstance(store.read, list) and name in store.read:
+            raise ConfigError(
+                f"{place}, a store of its own, and store.read names it, too; leave it "
+                "out of store.read, which is for teachers in store.dir"
             )
 
 

@@ -25,6 +25,7 @@ from align.views import (
     OWN_LOSS,
     Teacher,
 )
+from teacher.store.facts import StoreFacts
 
 EVERYTHING = frozenset(
     {KEYS_VALUES, ATTENTION, HEADS, HIDDEN, OUTPUTS, OWN_LOSS, FORETOLD}
@@ -71,6 +72,13 @@ class Opening(Protocol):
             model: as for :meth:`load`; a causal one.
             fresh: draw its weights anew.
             seed: from which, together with the teacher's name; None: the run's.
+        """
+
+    def stored(self, facts: StoreFacts) -> Teacher:
+        """A teacher's own store in its place, seen to be of this run.
+
+        Args:
+            facts: what the store says of it.
         """
 
     def itself(self) -> Teacher:

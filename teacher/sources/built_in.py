@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import InputError, nearest
-from teacher.names import PACKAGE, ZOO
+from teacher.names import PACKAGE, STORE, ZOO
 from teacher.sources.base import TeacherSource
 from teacher.sources.files import FILES, Files, PackagedModel, ZooModel
 from teacher.sources.of_student import (
@@ -19,6 +19,7 @@ from teacher.sources.of_student import (
 )
 from teacher.sources.peers import Peer
 from teacher.sources.server import Server
+from teacher.sources.stored import Stored
 
 SOURCES: Mapping[str, type[TeacherSource]] = {
     FILES: Files,
@@ -31,6 +32,7 @@ SOURCES: Mapping[str, type[TeacherSource]] = {
     "self": Itself,
     "peer": Peer,
     "server": Server,
+    STORE.removesuffix(":"): Stored,
 }
 """By prefix, without the colon."""
 

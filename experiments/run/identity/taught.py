@@ -15,6 +15,7 @@ import torch
 
 from experiments.assemble.fingerprint import code_of_model, commit_of, tokenizer_digest
 from experiments.record.history import read_json, write_json
+from teacher.store.manifest import digest_of
 
 if TYPE_CHECKING:
     from experiments.assemble.models import Models
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 TEACHERS = "teachers.json"
 """In a run's folder: who taught, by the teachers' names."""
-FACTS = ("revision", "tokenizer", "dtype", "code")
+FACTS = ("revision", "tokenizer", "dtype", "code", "store")
 """Beside digests of files; records of earlier versions lack them, and of these are
 compared only where both sides have one."""
 _STORED = ("revision", "config", "weights", "tokenizer", "dtype", "code")
@@ -39,7 +40,8 @@ def facts_of(config: Config, models: Models) -> dict[str, dict[str, str]]:
         By name, of what is known of it: ``revision``, the commit of a hub model;
         ``tokenizer``, a digest of it as it reads; ``dtype`` of its weights as they are
         held; ``code``, a digest of what comes with it and is run. Of a stored teacher
-        what its store says.
+        what its store says,
+        and ``store``, a digest of all that it holds.
     """
     facts: dict[str, dict[str, str]] = {}
     of_student = {name for name, s in models.sources.items() if s.of_student}
@@ -62,8 +64,9 @@ def facts_of(config: Config, models: Models) -> dict[str, dict[str, str]]:
         if name not in of_student:
             facts[name] = {"tokenizer": tokenizer_digest(other.tokenizer)}
     for name, stored in models.stored.items():
-        if stored.store is not None and name in config.teachers:
-            facts[name] = _in_store(name, stored.store.plan.fingerprint)
+        if (store := stored.store) is not None and name in config.teachers:
+            facts[name] = _in_store(name, store.plan.fingerprint)
+            facts[name]["store"] = digest_of(store.manifest)
     return facts
 
 

@@ -23,6 +23,7 @@ from teacher.live_teacher import LiveTeacher
 from teacher.loading.models import LoadedModel
 from teacher.panel import TeacherPanel
 from teacher.sources.base import EVERYTHING, PhaseStart, TeacherSource
+from teacher.store.facts import StoreFacts
 from teacher.trained_teacher import TrainedTeacher
 
 TEXTS = ("One teacher says a little.", "def ask(batch): return batch")
@@ -52,6 +53,9 @@ class _Opening:
         self, folder: Path | None = None, *, seed: int | None = None
     ) -> Teacher:
         return small_teacher(self.name, seed=2 if folder is None else 3)
+
+    def stored(self, facts: StoreFacts) -> Teacher:
+        return small_teacher(self.name, seed=1)
 
     def itself(self) -> Teacher:
         learner = self.learner
