@@ -130,8 +130,10 @@ class Outside:
             )
 
     def _start(self, name: str) -> None:
+        from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+        PartialState()  # accelerate's log asks for it; a run has one
         folder = self._run.folder / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         kind = LOGGER_TYPE_TO_CLASS[name]

@@ -6,7 +6,7 @@ import time
 import warnings
 
 import pytest
-from accelerate import tracking
+from accelerate import PartialState, tracking
 
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import load_config
@@ -32,6 +32,7 @@ class Kept(tracking.GeneralTracker):
         return self.lines
 
     def start(self):
+        assert PartialState._shared_state  # accelerate's own trackers write a log
         self._maybe("start")
 
     def store_init_configuration(self, values):
