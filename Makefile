@@ -27,7 +27,7 @@ PYTEST := $(BIN)/python -m pytest
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 \
             PYTHONDONTWRITEBYTECODE=
 
-.PHONY: help install hooks quickstart test test-lowest test-slow same-losses lint check format docs \
+.PHONY: help install hooks quickstart test test-lowest test-slow same-losses lint check format docs site \
         release-check bench clean distclean
 
 help: ## list the targets
@@ -70,6 +70,11 @@ docs: $(STAMP) ## write the generated pages again
 	$(BIN)/python scripts/api_reference.py
 	$(BIN)/python scripts/techniques.py
 
+site: ## build the pages as a site, into build/site, by an environment of its own
+	@[ -x .venv-site/bin/mkdocs ] || { $(PYTHON) -m venv .venv-site \
+	  && .venv-site/bin/pip install -q 'mike>=2.1' 'mkdocs-material>=9.6'; }
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build -q
+
 release-check: $(STAMP) ## build, install elsewhere, run (ARGS="--keep dist")
 	$(BIN)/python scripts/release_check.py $(ARGS)
 
@@ -88,7 +93,7 @@ clean: ## remove what builds and tests leave behind
 	find $(PACKAGES) scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## also remove the environment; runs/ and caches stay
-	rm -rf $(VENV) .venv-lowest .venv-313
+	rm -rf $(VENV) .venv-lowest .venv-313 .venv-site
 
 $(STAMP): pyproject.toml constraints.txt scripts/install.sh scripts/lowest.py
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' LOWEST='$(LOWEST)' bash scripts/install.sh
