@@ -21,6 +21,8 @@ Agreement = Literal["cosine", "mse"]
 """What holds teachers together in the latent, see :mod:`fuse.z_agreement`."""
 COLLAPSE_SHARE = 0.95
 """Mean weight of one teacher above which routing counts as collapsed."""
+STARVED_SHARE = 0.01
+"""Mean weight of a teacher below which it counts as starved."""
 UNIFORM_ENTROPY = 0.98
 """Mean entropy over log M above which routing counts as uniform."""
 

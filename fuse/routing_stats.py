@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from align.tokens.batch import TokenBatch
+from align.tokens.kinds import KINDS, kinds_of_tokens
 from fuse.config import COLLAPSE_SHARE, UNIFORM_ENTROPY
+
+_TEXTS = 4
+"""Of a batch, whose tokens are told apart by kind: a look at each takes time."""
+_CHARACTERS = 400
+"""Of the text that is kept as a sample."""
 
 
 def routing_entropy(weights: Tensor) -> Tensor:
@@ -34,7 +42,7 @@ class RoutingAlarm:
     """What is wrong with a router."""
 
     kind: str
-    """``collapsed`` or ``uniform``."""
+    """``collapsed``, ``uniform`` or ``starved``."""
     message: str
     """In one sentence, with what to do."""
 
@@ -51,6 +59,8 @@ class RoutingStats:
     """M names, in the order of the weights' last axis."""
     _domains: dict[str, Tensor] = field(default_factory=dict)
     _chosen: dict[str, Tensor] = field(default_factory=dict)
+    _kinds: dict[str, Tensor] = field(default_factory=dict)
+    _sample: dict[str, Any] | None = None
     _layers: Tensor | None = None
     _entropy: float = 0.0
     _count: float = 0.0
@@ -101,6 +111,26 @@ class RoutingStats:
         self._entropy += float((routing_entropy(w).double() * counted).sum())
         self._count += float(counted.sum())
 
+    def note(self, weights: Tensor, batch: TokenBatch, domains: Sequence[str]) -> None:
+        """Add one batch, with what its tokens hold.
+
+        Args:
+            weights: (B, T, M) or (L, B, T, M), see :meth:`update`.
+            batch: the student's tokens, (B, T).
+            domains: B names.
+        """
+        self.update(weights, domains)
+        w = weights.detach().to("cpu", torch.float64)
+        w = w.mean(0) if w.dim() == 4 else w
+        texts, spans = batch.texts[:_TEXTS], batch.spans[:_TEXTS].tolist()
+        rows = [kinds_of_tokens(*each) for each in zip(texts, spans, strict=True)]
+        for name in KINDS:
+            held = torch.tensor([[kind == name for kind in row] for row in rows])
+            total = w[: len(rows)][held].sum(0)
+            if bool(total.any()):
+                self._kinds[name] = self._kinds.get(name, 0.0) + total
+        self._sample = _first_text(w, batch, domains, self.teachers)
+
     @property
     def count(self) -> int:
         """Weightings added: tokens, times layers where routing is per layer."""
@@ -126,6 +156,26 @@ class RoutingStats:
         """For each domain, the share of tokens on which each teacher led."""
         return {name: self._named(x) for name, x in sorted(self._chosen.items())}
 
+    def by_kind(self) -> dict[str, dict[str, float]]:
+        """Mean weight of every teacher on each kind of token, see :meth:`note`."""
+        return {name: self._named(x) for name, x in self._kinds.items()}
+
+    def line(self) -> dict[str, Any]:
+        """All of it, as a metric line says it."""
+        line: dict[str, Any] = {
+            "weights": self.by_domain(),
+            "leads": self.confusion(),
+            "entropy": self.entropy(),
+        }
+        if self._kinds:
+            line["kinds"] = self.by_kind()
+        if self._sample is not None:
+            line["sample"] = self._sample
+        layers = self.by_layer()
+        if len(layers) > 1:
+            line["layers"] = {str(index): row for index, row in enumerate(layers)}
+        return line
+
     def _named(self, sums: Tensor) -> dict[str, float]:
         if sums.dim() == 0:
             return dict.fromkeys(self.teachers, math.nan)
@@ -134,12 +184,33 @@ class RoutingStats:
         return dict(zip(self.teachers, shares, strict=True))
 
 
+def _first_text(
+    w: Tensor, batch: TokenBatch, domains: Sequence[str], teachers: Sequence[str]
+) -> dict[str, Any] | None:
+    """Who led on each token of a batch's first text, as far as it is kept."""
+    if not batch.texts:
+        return None
+    text, spans = str(batch.texts[0])[:_CHARACTERS], batch.spans[0].tolist()
+    kept = [t for t, (start, end) in enumerate(spans) if start < end <= len(text)]
+    most, leader = w[0].max(-1)
+    return {
+        "domain": domains[0],
+        "text": text,
+        "names": list(teachers),
+        "starts": [spans[t][0] for t in kept],
+        "ends": [spans[t][1] for t in kept],
+        "teachers": [int(leader[t]) for t in kept],
+        "weights": [round(float(most[t]), 3) for t in kept],
+    }
+
+
 def routing_alarm(
     mean: Mapping[str, float],
     entropy: float,
     by_domain: Mapping[str, Mapping[str, float]] | None = None,
     collapse_share: float = COLLAPSE_SHARE,
     uniform_entropy: float = UNIFORM_ENTROPY,
+    starved_share: float = 0.0,
 ) -> RoutingAlarm | None:
     """Recognise a router that always or never chooses.
 
@@ -150,6 +221,7 @@ def routing_alarm(
             is quoted, since one domain alone may rightly use one teacher.
         collapse_share: mean weight of one teacher above which routing has collapsed.
         uniform_entropy: entropy over log M above which it is uniform.
+        starved_share: mean weight below which a teacher starves; 0: none does.
 
     Returns:
         What to warn of, or None where routing looks alive or there is one teacher.
@@ -172,5 +244,13 @@ def routing_alarm(
             f"routing is uniform: mean entropy {entropy:.3f} of at most {most:.3f} "
             "nats, as if weights were fixed; lower fuse.temperature, train the "
             "router longer, or use fuse.fusion_method=fixed",
+        )
+    least = min(mean, key=lambda name: mean[name])
+    if mean[least] < starved_share:
+        return RoutingAlarm(
+            "starved",
+            f"routing starves {least!r}, which has {mean[least]:.1%} of the weight: "
+            "nothing is learned from it; leave it out of the phase's teachers, set "
+            "fuse.entropy_target=diverse (learned routing), or raise fuse.temperature",
         )
     return None

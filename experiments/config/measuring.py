@@ -16,7 +16,7 @@ from align.support.field_types import (
     Share,
     check_fields,
 )
-from fuse.config import COLLAPSE_SHARE, UNIFORM_ENTROPY
+from fuse.config import COLLAPSE_SHARE, STARVED_SHARE, UNIFORM_ENTROPY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +104,9 @@ class AlarmConfig:
     max_entropy: Share = UNIFORM_ENTROPY
     """Routing entropy over log M above which the router chooses nothing; looked at in
     the second half of a phase, because routers start there."""
+    min_weight: Share = STARVED_SHARE
+    """Mean routing weight of a teacher below which it starves; likewise. 0: none
+    does."""
     max_skipped: Count = 0
     """Steps of a phase that may be skipped for numbers that are not finite."""
 

@@ -27,7 +27,9 @@ from experiments.report.routing import (
     draw_compared_layers,
     draw_gates,
     draw_routing_domains,
+    draw_routing_kinds,
     draw_routing_layers,
+    draw_routing_text,
 )
 from experiments.run.alarms import HEALTH
 
@@ -54,6 +56,8 @@ def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
         "schedules": draw_schedules,
         "compared_layers": draw_compared_layers,
         "routing_domains": draw_routing_domains,
+        "routing_kinds": draw_routing_kinds,
+        "routing_text": draw_routing_text,
         "routing_layers": draw_routing_layers,
         "gates": draw_gates,
         "health": draw_health,

@@ -29,6 +29,10 @@ CAPTIONS = {
     "compared_layers": "Which student layers each term compared, where its settings "
     "alone do not say so, and how much each counted: the brighter, the more.",
     "routing_domains": "Mean routing weight of every teacher, by domain of the text.",
+    "routing_kinds": "Mean routing weight of every teacher, by what a token holds: a "
+    "letter that begins a word or goes on with one, a digit, another sign, blanks.",
+    "routing_text": "Texts as they were learned from last, each token in the colour of "
+    "the teacher that led, the paler the less it weighed.",
     "routing_layers": "Mean routing weight of every teacher, by student layer.",
     "gates": "How much of the fused keys and values each student layer lets in when "
     "the outcome is measured.",

@@ -90,7 +90,9 @@ def compose(run: RunDir) -> Document:
         ),
         *selection_sections(run, gallery),
         *gallery.section(
-            "Which teacher was asked", "routing_domains", "routing_layers", "gates"
+            "Which teacher was asked",
+            *("routing_domains", "routing_kinds", "routing_text"),
+            *("routing_layers", "gates"),
         ),
         *teacher_sections(run),
         *order_sections(run),

@@ -4,6 +4,7 @@ far gates stand open, and which layers were compared."""
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ from experiments.report.plotting import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_TEXTS_SHOWN, _COLUMNS = 3, 100
+"""How many texts are drawn, and how many cells a line of one has."""
 
 
 def draw_routing_domains(run: RunDir) -> Figure | None:
@@ -41,12 +45,7 @@ def draw_routing_domains(run: RunDir) -> Figure | None:
         axes.set_ylim(0, 1)
         mark_phases(axes, lines, label=True)
         axes.set_xlabel("optimiser step")
-    handles = [
-        _patch(COLOURS[i % len(COLOURS)], name) for i, name in enumerate(teachers)
-    ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(teachers), frameon=False
-    )
+    _name_teachers(figure, teachers)
     figure.suptitle(f"{run.name}: which teacher the router asks")
     return figure
 
@@ -82,6 +81,80 @@ def draw_routing_layers(run: RunDir) -> Figure | None:
         figure.colorbar(image, ax=list(panels), label="mean weight", shrink=0.9)
     figure.suptitle(f"{run.name}: routing weight per layer")
     return figure
+
+
+def draw_routing_kinds(run: RunDir) -> Figure | None:
+    """Draw each teacher's mean weight by what tokens hold, in each phase's second half;
+    None without."""
+    lines = [each for each in on_one_axis(run, "routing") if each[1].get("kinds")]
+    if not lines:
+        return None
+    phases = by_phase(lines)
+    teachers = keys_of(w for _, line in lines for w in line["kinds"].values())
+    figure, panels = grid(len(phases), columns=2, size=(5.4, 2.4), legend=True)
+    for axes, group in zip(panels, phases, strict=True):
+        late = [line["kinds"] for _, line in group[len(group) // 2 :]]
+        kinds = keys_of(late)[::-1]
+        left = [0.0] * len(kinds)
+        for index, teacher in enumerate(teachers):
+            shares = [
+                _mean([row[kind].get(teacher, 0.0) for row in late if kind in row])
+                for kind in kinds
+            ]
+            colour = COLOURS[index % len(COLOURS)]
+            axes.barh(kinds, shares, left=left, color=colour, alpha=0.85)
+            left = [a + b for a, b in zip(left, shares, strict=True)]
+        axes.set_title(str(group[0][1].get("phase")), loc="left")
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("mean weight")
+    _name_teachers(figure, teachers)
+    figure.suptitle(f"{run.name}: which teacher is asked for which tokens")
+    return figure
+
+
+def draw_routing_text(run: RunDir) -> Figure | None:
+    """Draw the last text of each domain that was kept, every token in its teacher's
+    colour; None without."""
+    lines = [each for each in on_one_axis(run, "routing") if each[1].get("sample")]
+    if not lines:
+        return None
+    latest = {line["sample"]["domain"]: (x, line["sample"]) for x, line in lines}
+    shown = list(latest.items())[-_TEXTS_SHOWN:]
+    teachers = keys_of(dict.fromkeys(each["names"]) for _, (_, each) in shown)
+    figure, panels = grid(len(shown), columns=1, size=(9.0, 2.3), legend=True)
+    for axes, (domain, (x, sample)) in zip(panels, shown, strict=True):
+        axes.set_title(f"text of domain {domain}, step {x:g}", loc="left")
+        _write_text(axes, sample, teachers)
+    _name_teachers(figure, teachers)
+    figure.suptitle(f"{run.name}: who led on each token")
+    return figure
+
+
+def _write_text(axes: Axes, sample: Mapping[str, Any], teachers: list[str]) -> None:
+    """Write a text on a grid of cells, a wide character taking two."""
+    text, cells, column, row = sample["text"], [], 0, 0
+    for character in text:
+        wide = 1 + (unicodedata.east_asian_width(character) in "WF")
+        if character == "\n" or column + wide > _COLUMNS:
+            row, column = row + 1, 0
+        cells.append((column, row, 0 if character == "\n" else wide))
+        column += 0 if character == "\n" else wide
+    tokens = zip(
+        *(sample[key] for key in ("starts", "ends", "teachers", "weights")), strict=True
+    )
+    for start, end, teacher, weight in tokens:
+        index = teachers.index(sample["names"][teacher])
+        for x, y, wide in cells[start:end] if weight else ():
+            colour = COLOURS[index % len(COLOURS)]
+            box = {"color": colour, "alpha": 0.15 + 0.5 * weight, "linewidth": 0}
+            axes.add_patch(_rectangle((x, y), wide, **box))
+    for character, (x, y, wide) in zip(text, cells, strict=True):
+        if not character.isspace():
+            place = (x + wide / 2, y + 0.5)
+            axes.text(*place, character, ha="center", va="center", fontsize=7)
+    axes.set_xlim(0, _COLUMNS)
+    axes.set_ylim(max(row + 1, 8), 0)  # lines of one height, as far as they fit
+    axes.set_axis_off()
 
 
 def draw_gates(run: RunDir) -> Figure | None:
@@ -186,6 +259,25 @@ def _step_ticks(axes: Axes, lines: Sequence[Placed]) -> None:
     for group in groups[:-1]:
         edge += len(group)
         axes.axvline(edge, color="white", linewidth=1.5)
+
+
+def _name_teachers(figure: Figure, teachers: Sequence[str]) -> None:
+    handles = [
+        _patch(COLOURS[i % len(COLOURS)], name) for i, name in enumerate(teachers)
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(teachers), frameon=False
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _rectangle(corner: tuple[float, float], width: float, **looks: Any) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, width, 1, **looks)
 
 
 def _patch(colour: str, label: str) -> Any:

@@ -165,13 +165,15 @@ class Alarms:
             name: sum(row[name] for row in domains.values()) / len(domains)
             for name in teachers
         }
+        # A router starts uniform: only one that stays so is of no use.
+        late = 2 * line["step"] > self.steps
         alarm = routing_alarm(
             mean,
             line["entropy"],
             domains,
             self.config.max_weight,
-            # A router starts uniform: only one that stays so is of no use.
-            self.config.max_entropy if 2 * line["step"] > self.steps else math.inf,
+            self.config.max_entropy if late else math.inf,
+            starved_share=self.config.min_weight if late else 0.0,
         )
         return {} if alarm is None else {f"routing {alarm.kind}": alarm.message}
 

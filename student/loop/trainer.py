@@ -316,7 +316,8 @@ class _Loop:
             return
         if self._routing is None:
             self._routing = RoutingStats(teachers=list(result.teachers))
-        self._routing.update(result.routing, [s.domain for s in train_batch.samples])
+        domains = [sample.domain for sample in train_batch.samples]
+        self._routing.note(result.routing, train_batch.batch, domains)
 
     def _log(
         self,
@@ -374,15 +375,6 @@ class _Loop:
 
     def _log_routing(self, stats: RoutingStats, step: int) -> None:
         """Report this process's routing since the last report."""
-        line: dict[str, Any] = {
-            "kind": "routing",
-            "step": step + 1,
-            "weights": stats.by_domain(),
-            "leads": stats.confusion(),
-            "entropy": stats.entropy(),
-        }
-        layers = stats.by_layer()
-        if len(layers) > 1:
-            line["layers"] = {str(index): row for index, row in enumerate(layers)}
+        line = {"kind": "routing", "step": step + 1, **stats.line()}
         self._job.observer.log(line)
         self._routing = None

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from align.tokens.batch import TokenBatch
 from fuse.routing_stats import RoutingStats, routing_alarm, routing_entropy
 
 
@@ -93,3 +94,27 @@ def test_misfits_are_refused():
         stats.update(torch.ones(2, 3))
     with pytest.raises(ValueError, match="1 domains for a batch of 2"):
         stats.update(torch.ones(2, 2), ["prose"])
+
+
+def test_what_tokens_hold_and_a_text_with_its_leaders_are_kept():
+    spans = torch.tensor([[[0, 0], [0, 2], [2, 4], [4, 5]]])
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    batch = TokenBatch(mask.long(), mask, spans, ("ab12.",))
+    weights = torch.tensor([[[0.0, 0.0], [0.75, 0.25], [0.0, 1.0], [0.0, 0.0]]])
+    stats = RoutingStats(teachers=["a", "b"])
+    stats.note(weights, batch, ["x"])
+    line = stats.line()
+    assert line["weights"] == stats.by_domain() and "layers" not in line
+    # nobody covers the full stop
+    assert line["kinds"] == {"word": {"a": 0.75, "b": 0.25}, "number": {"a": 0, "b": 1}}
+    sample = line["sample"]
+    assert sample["text"] == "ab12." and sample["domain"] == "x"
+    assert sample["starts"] == [0, 2, 4] and sample["ends"] == [2, 4, 5]
+    assert sample["teachers"][:2] == [0, 1] and sample["weights"] == [0.75, 1, 0]
+
+
+def test_a_teacher_that_starves_is_named():
+    mean = {"a": 0.6, "b": 0.395, "c": 0.005}
+    alarm = routing_alarm(mean, 0.5, starved_share=0.01)
+    assert alarm.kind == "starved" and "starves 'c', which has 0.5%" in alarm.message
+    assert routing_alarm(mean, 0.5) is None

@@ -5,7 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from align.tokens.kinds import KINDS
 from experiments.assemble.checks import unknown_labels
+from experiments.record.run_dir import read_run
+from experiments.report.figures import draw_run
 from fuse.config import FuseConfig
 from tests.experiments.small_runs import said, small_config, write_text
 
@@ -45,6 +48,32 @@ def test_labels_give_a_domain_its_teacher_and_what_was_read_moves_weights(
                 assert code == pytest.approx({"one": 1.0, "two": 0.5}[domain], abs=0.01)
             else:
                 assert 0 < code < 1 and abs(code - 0.5) > 1e-4
+
+
+@pytest.mark.slow
+def test_the_surest_teacher_alone_is_learned_from_at_every_token(
+    tiny_zoo, tmp_path, capsys
+):
+    fuse = {"fusion_method": "score", "choice": "hard", "space": "losses"}
+    phase = {"multi_basic": {"teachers": {"min": 2}, "fuse": fuse}}
+    changes = {"phases": ["multi_basic"], "phase": phase}
+    config = two_domains(tmp_path, tiny_zoo, changes)
+    assert said(["train", config], capsys) == (0, "")
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(row) for row in rows]
+    routed = [line for line in lines if line.get("kind") == "routing"]
+    assert routed
+    for line in routed:
+        assert line["entropy"] == 0 and line["weights"] == line["leads"]
+        kinds = line["kinds"]
+        assert set(kinds) <= set(KINDS) and "word" in kinds
+        for weights in kinds.values():
+            assert sum(weights.values()) == pytest.approx(1)
+        sample = line["sample"]
+        assert len(sample["ends"]) == len(sample["teachers"])
+        assert sample["ends"][-1] <= len(sample["text"])
+    drawn = {path.stem for path in draw_run(read_run(tmp_path / "run"))}
+    assert {"routing_domains", "routing_kinds", "routing_text"} <= drawn
 
 
 @pytest.mark.parametrize(
