@@ -108,7 +108,7 @@ def test_no_wrong_override_shows_a_name_of_ours():
     sections = {name.rpartition(".")[0] for name in names}
     # these have any options
     chosen = ("fusion_method", "router_type", "space", "terms", "balance", "options")
-    chosen += ("make", "writer", "transform", "choice", "curriculum")
+    chosen += ("make", "writer", "transform", "choice", "curriculum", "select")
     for name in names:
         if name.endswith(tuple(f".{key}" for key in chosen)):
             continue
