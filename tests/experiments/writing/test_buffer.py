@@ -168,3 +168,6 @@ def test_lives_are_whole_but_for_the_first_and_the_last():
     assert list(lives(0, 7, 3)) == [(0, 3), (3, 6), (6, 7)]
     assert list(lives(4, 7, 3)) == [(4, 6), (6, 7)]
     assert list(lives(7, 7, 3)) == []
+    # a buffer of three steps in an order of two, and neither
+    assert list(lives(1, 7, 3, 2)) == [(1, 2), (2, 3), (3, 4), (4, 6), (6, 7)]
+    assert list(lives(0, 7, 0, 0)) == [(0, 7)]

@@ -8,6 +8,8 @@ import torch
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
 from align.views import NonFiniteTeacherError
+from student.curriculum import Draw, Scores
+from student.curriculum.built_in import Competence
 from student.loop.batches import BatchMaker, prefetched
 from student.places import Counts, Places
 
@@ -73,6 +75,31 @@ def test_two_processes_read_what_one_reads():
     both = [maker(batch_size=2, rank=r, world_size=2).make(1) for r in (0, 1)]
     shared = [sample.id for train_batch in both for sample in train_batch.samples]
     assert shared == [sample.id for sample in alone.samples]
+
+
+def test_two_processes_share_what_a_curriculum_names():
+    scores = Scores(
+        domains=["a"] * len(SAMPLES),
+        columns={"length": torch.arange(len(SAMPLES), dtype=torch.float64)},
+    )
+    curriculum = Competence(difficulty="length", groups=len(SAMPLES))
+    step = 12  # texts of an optimiser step, however many passes and processes
+
+    def chosen(numbers):
+        draws = {
+            first: curriculum(scores, Draw(seed=1, first=first, size=step, texts=60))
+            for first in {number // step * step for number in numbers}
+        }
+        return [draws[number // step * step][number % step] for number in numbers]
+
+    alone = maker(batch_size=6, chosen=chosen)
+    both = [maker(world_size=2, rank=rank, chosen=chosen) for rank in range(2)]
+    for number in range(4):
+        apart = [each.make(number).samples for each in both]
+        assert [*apart[0], *apart[1]] == list(alone.make(number).samples)
+    dealt = [maker(world_size=2, rank=r, chosen=chosen, dealt=2) for r in range(2)]
+    read = [s.id for each in dealt for n in range(2) for s in each.make(n).samples]
+    assert sorted(read) == sorted(SAMPLES[i].id for i in chosen(range(step)))
 
 
 def test_a_later_phase_reads_on():
