@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from experiments.commands.estimate import ESTIMATE
+from experiments.commands.estimate import ESTIMATE, TEACHERS
 from experiments.commands.evaluate import EVAL
 from experiments.commands.look import CONFIG, DOCTOR, REPORT, STATUS, ZOO
 from experiments.commands.make import MAKE
@@ -36,6 +36,7 @@ COMMANDS = (
     ADAPT,
     MAKE,
     ESTIMATE,
+    TEACHERS,
     EXTRACT,
     STORE,
     EVAL,

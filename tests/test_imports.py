@@ -86,6 +86,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments/assemble/selecting": set(),
     "experiments/writing": {"config", "record"},
     "experiments/routing_room": {"assemble"},
+    "experiments/teacher_pool": {"assemble", "report"},
     "experiments/scoring": set(),
     "experiments/evaluators": {"config"},
     "experiments/measuring": {
@@ -122,6 +123,7 @@ ROOMS: dict[str, set[str]] = {
         "run",
     },
     "experiments/estimate": {
+        "teacher_pool",
         "choosing",
         "config",
         "making",
@@ -157,6 +159,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments/run/measures": set(),
     "experiments/run/peers": set(),
     "experiments/commands": {
+        "teacher_pool",
         "texts",
         "measuring",
         "sweep",

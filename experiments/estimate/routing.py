@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
+from align.text.documents import TextSample
+from align.views import Teacher
 from experiments.assemble.data import load_data
 from experiments.assemble.models import Models
 from experiments.assemble.text_sources import check_sources
@@ -30,6 +32,21 @@ def estimate_routing(config: Config, registry: Registry | None = None) -> RoomBy
         InputError: a model or a text cannot be used, or fewer than two teachers predict
             text.
     """
+    return room_by_domain(*readers_of(config, registry), shown_reading)
+
+
+def readers_of(
+    config: Config, registry: Registry | None
+) -> tuple[Mapping[str, Teacher], Sequence[TextSample]]:
+    """A config's teachers, each live, and its held-out texts, cut and fitted to all.
+
+    Args:
+        config: a run's.
+        registry: plugins; None loads the built-in and the installed ones.
+
+    Raises:
+        InputError: a model or a text cannot be used.
+    """
     check_sources(config.data)
     registry = registry or load_registry(config)
     build_zoo_models(config)
@@ -41,10 +58,10 @@ def estimate_routing(config: Config, registry: Registry | None = None) -> RoomBy
         data = load_data(config.data, models.encode, config.run.seed, teachers=readers)
         scaler = registry.guarded("rope_scaler", config.align.rope_scaling_method)
         models.fit_lengths(data.eval, scaler)
-    progress = Progress(True)
+    return models.teachers, data.eval
 
-    def shown(starts: Iterable[int]) -> Iterable[int]:
-        every = list(starts)
-        return progress.over(every, "reading with every teacher", len(every))
 
-    return room_by_domain(models.teachers, data.eval, shown)
+def shown_reading(starts: Iterable[int]) -> Iterable[int]:
+    """Batches of texts, with how far they are."""
+    every = list(starts)
+    return Progress(True).over(every, "reading with every teacher", len(every))

@@ -19,6 +19,8 @@ COMMANDS = [
     ["sweep"],
     ["adapt"],
     ["estimate"],
+    ["teachers"],
+    ["teachers", "compare"],
     ["extract"],
     ["store"],
     ["store", "info"],

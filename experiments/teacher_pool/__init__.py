@@ -1,0 +1,1 @@
+"""Which of several teachers are worth asking, from one pass over held-out text."""
