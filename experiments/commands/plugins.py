@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 KINDS = (
     "aligner, layer_map, adapter, rope_scaler, router, space, schedule, objective, "
-    "distance, projector, balancer, selector, teacher_source, student_maker, "
-    "transform, writer, evaluator or phase"
+    "distance, projector, balancer, selector, curriculum, teacher_source, "
+    "student_maker, transform, writer, evaluator or phase"
 )
 """What can be chosen, in words: a help text does not load what knows it."""
 

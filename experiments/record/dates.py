@@ -13,11 +13,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.config.tree import Config
 from experiments.record.history import IDENTITY, read_json
-from teacher.store import KVStore, StoreError
-from teacher.store.manifest import PLAN, Plan, read_sealed
+from teacher.store.manifest import PLAN, Plan, StoreError, read_sealed
+
+if TYPE_CHECKING:
+    from teacher.store import KVStore
 
 DATE = "date.txt"
 """Beside the stores of one extraction: the day of all its tasks."""
