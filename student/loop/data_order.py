@@ -68,7 +68,9 @@ def deal(lengths: Sequence[int], passes: int, ranks: int, most: int) -> list[lis
 
     Source:
         The cheapest partition of the sorted lengths into runs, by dynamic programming
-        over the number of runs (Fisher, 1958).
+        over the number of runs (Fisher, 1958). Departure: a step of more than some
+        hundred texts is cut between stretches of several, and into equal parts where
+        no such cuts keep every pass small enough.
     """
     runs = passes * ranks
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
@@ -83,6 +85,9 @@ def deal(lengths: Sequence[int], passes: int, ranks: int, most: int) -> list[lis
         total = best[:-1, None] + cost
         chosen.append(total.argmin(0))
         best = total.min(0)
+    if not np.isfinite(best[-1]):  # no stretches of this size fill the passes
+        parts = np.array_split(order, runs)
+        return [part.tolist() for part in parts]
     at, cuts = len(ends) - 1, []
     for begins in reversed(chosen):
         cuts.append(at)

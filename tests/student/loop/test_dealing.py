@@ -63,6 +63,16 @@ def test_steps_of_many_texts_are_dealt_by_stretches():
     assert padded < 1.02 * sum(lengths)
 
 
+@pytest.mark.parametrize("kinds", [1, 5])
+def test_no_pass_of_many_texts_is_empty_or_larger_than_it_may_be(kinds):
+    # Three texts a pass at most, in stretches of two: such cuts cannot hold all.
+    lengths = [30 + n % kinds for n in range(1200)]
+    runs = deal(lengths, 100, 4, 3)
+    assert sorted(place for run in runs for place in run) == list(range(1200))
+    costs = [len(run) * max(lengths[place] for place in run) for run in runs if run]
+    assert len(costs) == 400 and max(costs) <= 3 * max(lengths)
+
+
 def step_of(passes, **changes):
     made = maker(batch_size=2, dealt=passes, rows=4, **changes)
     return [made.order(number) for number in range(passes, 2 * passes)]
