@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from align.text.conversation import Conversation
+from align.text.prompted import Prompted
 from align.tokens.answered import counted_chars
 from align.tokens.batch import TokenBatch
 
@@ -63,7 +64,8 @@ def teacher_bits_per_char(logits: Tensor, batch: TokenBatch) -> Tensor:
         (B,) float32 bits per character, over the characters after the first token
         (all of them where a special token comes first) up to the last token that
         holds text; ``inf`` where there are none. Of a conversation bits and characters
-        are those of its contents: the tokens that end a turn are no text.
+        are those of its contents: the tokens that end a turn are no text. Of a prompt
+        with its completion they are those of the completion.
 
     Raises:
         ValueError: ``logits`` do not belong to ``batch``.
@@ -81,5 +83,11 @@ def teacher_bits_per_char(logits: Tensor, batch: TokenBatch) -> Tensor:
     bits = (nll * counted).sum(dim=1) / math.log(2)
     end = torch.where(batch.has_text, batch.spans[..., 1], 0).amax(dim=1)
     first = batch.spans[:, 0, 1] * batch.has_text[:, 0]
+    if any(pairs := [isinstance(text, Prompted) for text in batch.texts]):
+        completion = counted & batch.has_text
+        most = torch.iinfo(torch.int64).max
+        begin = batch.spans[..., 0].masked_fill(~completion, most).amin(dim=1)
+        begin = torch.minimum(torch.maximum(begin, first), end)  # end: nothing is read
+        first = torch.where(torch.tensor(pairs, device=nll.device), begin, first)
     chars = counted_chars(batch.texts, first, end)
     return torch.where(chars > 0, bits / chars.clamp(min=1), math.inf)

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from align.text.conversation import Conversation
+from align.text.prompted import Prompted
 from align.tokens.batch import TokenBatch
+from student.evaluate import bits_and_chars
 from teacher.own_loss import next_token_nll, teacher_bits_per_char
 
 
@@ -76,3 +78,19 @@ def test_of_a_conversation_only_contents_cost_bits():
     as_text = TokenBatch(ids, mask, torch.tensor([spans]), ("abcde",))
     expected = [(bits + 6) / 5]  # what lies inside a text is its own
     assert teacher_bits_per_char(logits, as_text).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("special", [0, 1])
+def test_of_a_pair_the_completion_alone_is_counted(special):
+    # 3 characters are given and 3 learned, in two tokens of 2 bits each
+    spans = torch.tensor([[[0, 0]] * special + [[0, 2], [2, 3], [3, 5], [5, 6]]] * 2)
+    mask = torch.ones(spans.shape[:2], dtype=torch.bool)
+    logits, ids = torch.zeros(*mask.shape, 4), torch.zeros_like(spans[..., 0])
+    texts = (Prompted("abc", "def"), "abcdef")
+    batch = TokenBatch(ids, mask, spans, texts)
+    each = teacher_bits_per_char(logits, batch)
+    assert each.tolist() == pytest.approx([4 / 3, 8 / 6 if special else 6 / 4])
+    bits, chars = bits_and_chars(logits, batch)
+    torch.testing.assert_close(each, (bits / chars).float())
+    unread = TokenBatch(ids, mask & (spans[..., 1] <= 3), spans, texts)
+    assert teacher_bits_per_char(logits, unread)[0] == math.inf
