@@ -9,9 +9,11 @@ from typing import Any
 from align.errors import prefix_errors
 from align.sizes import Sizes
 from experiments.config.tree import Config
+from experiments.sources.making import tell_code
 from experiments.sources.named import described_by, sources_of, stored_facts
 from plugins.registry import Registry
 from teacher.loading.model_config import read_config
+from teacher.sources.base import TeacherSource
 from teacher.store.facts import StoreFacts
 
 Fields = Mapping[str, Any]
@@ -135,19 +137,22 @@ class PlannedModel:
         return False
 
 
-def planned_model(name: str, vocabulary: str | None = None) -> PlannedModel:
+def planned_model(
+    name: str, vocabulary: str | None = None, *, trust: bool = False
+) -> PlannedModel:
     """Read a model's sizes.
 
     Args:
         name: a folder with a ``config.json``, a hub name of which this machine has one,
             or a name in ``PUBLISHED``.
         vocabulary: the model, likewise, whose vocabulary it has; None: its own.
+        trust: run Python files that come with the model.
 
     Raises:
         FileNotFoundError: none of these.
         ValueError: the config cannot be used.
     """
-    config, kind = _config_of(name)
+    config, kind = _config_of(name, trust)
     text = config.get_text_config()
     if vocabulary is not None:
         text.vocab_size = planned_model(vocabulary).vocab
@@ -186,11 +191,19 @@ def planned_teachers(config: Config, registry: Registry) -> dict[str, PlannedMod
         with prefix_errors(f"teachers.{name}"):
             stored = stored_facts(source)
         planned[name] = (
-            planned_model(*described_by(config, source))
+            _teacher_of(config, name, source)
             if stored is None
             else _stored_model(stored)
         )
     return planned
+
+
+def _teacher_of(config: Config, name: str, source: TeacherSource) -> PlannedModel:
+    """What a teacher's files say; their code is run where the config trusts it."""
+    entry, (model, vocabulary) = config.teachers[name], described_by(config, source)
+    with prefix_errors(f"teachers.{name}"):
+        tell_code(name, entry, model)
+    return planned_model(model, vocabulary, trust=entry.trust_remote_code)
 
 
 def _stored_model(stored: StoreFacts) -> PlannedModel:
@@ -207,9 +220,9 @@ def _stored_model(stored: StoreFacts) -> PlannedModel:
     )
 
 
-def _config_of(name: str) -> tuple[Any, str]:
+def _config_of(name: str, trust: bool) -> tuple[Any, str]:
     try:
-        return read_config(name)
+        return read_config(name, trust)
     except FileNotFoundError:
         if name not in PUBLISHED:
             raise

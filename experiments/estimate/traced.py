@@ -76,9 +76,12 @@ def skeleton(config: Any, how: How) -> Any:
     from transformers.models.auto import modeling_auto
 
     causal = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    causal |= "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    # A config of a class that came with a model is there because that is trusted.
+    trust = type(config).__module__.startswith("transformers_modules.")
     auto = AutoModelForCausalLM if causal else AutoModel
     with torch.device("meta"):
-        model: Any = auto.from_config(config, dtype=how.dtype, trust_remote_code=False)
+        model: Any = auto.from_config(config, dtype=how.dtype, trust_remote_code=trust)
         model.train(how.trained).requires_grad_(how.trained)
         _freeze_towers(model)
         # The bytes of int4 are counted elsewhere; what a product needs is the same.

@@ -71,7 +71,8 @@ def _places(folder: Path) -> list[str]:
         except (OSError, ValueError):
             continue  # whoever reads it says so
         named = settings.get("auto_map") if isinstance(settings, dict) else None
-        for value in named.values() if isinstance(named, dict) else ():
+        # A list is of a tokenizer alone, as earlier versions of transformers wrote it.
+        for value in named.values() if isinstance(named, dict) else (named,):
             every = value if isinstance(value, list) else [value]
             places += [str(each) for each in every if each is not None]
     return places

@@ -12,6 +12,7 @@ from align.errors import InputError
 from experiments.assemble.fingerprint import code_of_model
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import load_config
+from experiments.estimate.counted import memory_plan
 from experiments.record.folder_code import check_trusted
 from experiments.sources.making import Making
 from teacher import load_model
@@ -72,6 +73,18 @@ def test_a_trusted_teacher_runs_its_code_and_says_so_first(folder, tiny_zoo, cap
         torch.testing.assert_close(got.logits, plain(ids).logits)
 
 
+def test_what_a_trusted_teacher_needs_is_planned(folder, tiny_zoo, capsys):
+    teachers = {"odd": {"model": str(folder), "trust_remote_code": True}}
+    given = {"teachers": teachers, "student": {"model": str(tiny_zoo["student"])}}
+    given |= {"phases": ["dual"], "phase": {"dual": {"teachers": {"min": 1}}}}
+    lines = memory_plan(load_config(given))
+    assert "odd" in {line.of for line in lines}
+    assert "runs code of" in capsys.readouterr().err
+    teachers["odd"]["trust_remote_code"] = False
+    with pytest.raises(InputError, match="trust_remote_code=true"):
+        memory_plan(load_config(given))
+
+
 def test_another_code_is_another_teacher(folder):
     before = code_digest(folder)
     assert code_of_model(str(folder)) == before
@@ -81,6 +94,15 @@ def test_another_code_is_another_teacher(folder):
 
 def test_code_of_a_third_place_is_not_run(folder):
     put(folder, auto_map={"AutoConfig": "other/repo--own.Config"})
+    with pytest.raises(InputError, match="names code of 'other/repo', another place"):
+        load_model(folder, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("named", [["other/repo--own.Words", None], "other/repo--x.Y"])
+def test_nor_that_of_a_tokenizer_in_the_form_of_earlier_versions(folder, named):
+    put(folder, auto_map={"AutoConfig": "own.Config"})
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": named}))
     with pytest.raises(InputError, match="names code of 'other/repo', another place"):
         load_model(folder, trust_remote_code=True)
 
