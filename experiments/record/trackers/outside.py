@@ -33,6 +33,8 @@ _OWN_STEPS = ("wandb", "trackio", "swanlab")
 """Count steps themselves, upwards alone: arms begin again at 0, so that they are given
 the step as a number beside the others."""
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+_YES = {"1", "ON", "YES", "TRUE"}
+"""As the hub's library reads them; 0 is no."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,7 +174,7 @@ def _asked_of(name: str, kind: Any, run: Tracked, folder: Path) -> dict[str, Any
     if name == "wandb":
         asked |= {"name": run.name, "id": run.id, "resume": "allow"}
         asked["dir"] = str(folder)
-        if any(os.environ.get(word) for word in _OFFLINE):
+        if any(os.environ.get(word, "").upper() in _YES for word in _OFFLINE):
             asked["mode"] = os.environ.get("WANDB_MODE", "offline")
     if name == "trackio":
         asked |= {"name": run.name, "resume": "allow"}
