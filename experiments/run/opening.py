@@ -64,7 +64,7 @@ from experiments.run.lineage import (
 from experiments.run.measures.order import check_teachers_tell
 from experiments.run.peers.companions import check_peers
 from experiments.run.phase_texts import check_moving_writer, stored_stages
-from experiments.run.plan import RunPlan, decides
+from experiments.run.plan import RunPlan, decides, with_one_text
 from student.loop.engine import Engine
 from student.loop.launch import launched_rank, launched_world
 from teacher.answers import Answers
@@ -117,7 +117,7 @@ def load_run(plan: RunPlan, engine: Engine, changed_plugins: bool = False) -> Lo
             with other settings.
         InputError: a model, file or tokenizer cannot be used.
     """
-    plan, bf16 = _settled(plan, engine)
+    plan, bf16 = _settled(with_one_text(plan, engine), engine)
     plan, models, unstored = _loaded(plan, engine, changed_plugins)
     data = _read(plan, models, engine, unstored)
     stages = _stages(plan, models, data)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from align.foreign.inside import refuse_links_out
 from experiments.assemble.checks import check_resume, check_settings
@@ -29,11 +30,14 @@ from experiments.run.measures.order import check_curriculum, curriculum_notes
 from experiments.run.phase_texts import check_written, written_notes
 from experiments.sources.named import sources_of, sources_used
 from experiments.sources.phases import moving_warnings, with_present
-from experiments.texts.hub import pinned_lists
+from experiments.texts.hub import pinned_alike, pinned_lists
 from plugins.registry import Registry
 from plugins.trial import try_used
 from student.loop.launch import launched_rank
 from teacher.sources.base import TeacherSource
+
+if TYPE_CHECKING:
+    from student.loop.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +173,12 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
             *moving_warnings(settled.sources),
         ),
     )
+
+
+def with_one_text(plan: RunPlan, engine: Engine) -> RunPlan:
+    """The plan with the commits of the hub's data sets that the main process saw."""
+    data = pinned_alike(plan.config.data, engine.from_main)
+    return replace(plan, config=replace(plan.config, data=data))
 
 
 def decides(config: Config, phases: Sequence[PhaseConfig]) -> bool:

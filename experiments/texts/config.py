@@ -192,9 +192,11 @@ class DataConfig:
 
     def sources(self, which: Literal["train", "eval"]) -> list[tuple[str | None, str]]:
         """Split ``domain=path`` entries: (domain or None, path or ``zoo``)."""
-        pairs = []
-        for entry in getattr(self, which):
-            match = _DOMAIN.fullmatch(entry)
-            assert match is not None  # the pattern takes any text
-            pairs.append((match[1], match[2]))
-        return pairs
+        return [named_apart(entry) for entry in getattr(self, which)]
+
+
+def named_apart(entry: str) -> tuple[str | None, str]:
+    """An entry of ``data.train`` or ``data.eval``: its domain, if any, and the rest."""
+    match = _DOMAIN.fullmatch(entry)
+    assert match is not None  # the pattern takes any text
+    return match[1], match[2]

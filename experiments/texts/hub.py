@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from align.bounds.yaml_document import read_yaml
-from align.errors import InputError, MissingFileError, meant
+from align.errors import InputError, MissingFileError, meant, prefix_errors
 from align.text.files import is_named_text
 from align.text.folder import Split, TextFile, TextFiles, text_files
-from experiments.texts.config import DataConfig
+from experiments.texts.config import DataConfig, named_apart
 
 PREFIX = "hf:"
 FORM = "hf:ORG/NAME[:CONFIG][@SPLIT][#REVISION]"
@@ -26,9 +26,14 @@ _ENTRY = re.compile(
     r"(?:@(?P<split>[\w.-]+))?(?:#(?P<revision>[\w./-]+))?"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_PART = re.compile(r"(?P<name>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>.*)")
 _HEAD = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
 _DATA = [f"*.{end}" for end in ("parquet", "arrow", "feather", "json*", "ndjson*")]
 _DATA += [f"*.{end}" for end in ("csv*", "tsv*", "txt*")]
+
+Lists = tuple[list[str], list[str]]
+FromMain = Callable[[Callable[[], Lists]], Lists]
+"""See :meth:`student.loop.engine.Engine.from_main`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,8 @@ def pinned(entries: Iterable[str], earlier: Iterable[str] = ()) -> list[str]:
     known = {_unpinned(entry): entry for entry in earlier}
     out = []
     for entry in entries:
-        domain, equals, path = entry.rpartition("=")
+        path = named_apart(entry)[1]
+        domain = entry.removesuffix(path)
         asked = hub_set(path)
         if asked is None or _COMMIT.fullmatch(asked.revision or ""):
             out.append(entry)
@@ -84,7 +90,7 @@ def pinned(entries: Iterable[str], earlier: Iterable[str] = ()) -> list[str]:
             out.append(known[entry])
         else:
             commit = snapshot(asked, ["README.md"]).name
-            out.append(f"{domain}{equals}{replace(asked, revision=commit)}")
+            out.append(f"{domain}{replace(asked, revision=commit)}")
     return out
 
 
@@ -99,15 +105,34 @@ def pinned_lists(data: DataConfig, kept: Path) -> DataConfig:
     Raises:
         MtkdError: see :func:`pinned`.
     """
-    if not any(PREFIX in entry for entry in (*data.train, *data.eval)):
+    if not _any_of_hub(data):
         return data
     earlier: list[str] = []
     if kept.is_file():
         section = read_yaml(kept.read_text(encoding="utf-8"), str(kept))["data"]
         earlier = [*section.get("train", ()), *section.get("eval", ())]
-    return replace(
-        data, train=pinned(data.train, earlier), eval=pinned(data.eval, earlier)
-    )
+    lists = {}
+    for name in ("train", "eval"):
+        with prefix_errors(f"data.{name}"):
+            lists[name] = pinned(getattr(data, name), earlier)
+    return replace(data, **lists)
+
+
+def pinned_alike(data: DataConfig, from_main: FromMain) -> DataConfig:
+    """The same texts on every process: a branch may move while these ask the hub.
+
+    Args:
+        data: with commits, see :func:`pinned_lists`.
+        from_main: gives every process what the main one makes.
+    """
+    if not _any_of_hub(data):
+        return data
+    train, evaluated = from_main(lambda: (data.train, data.eval))
+    return replace(data, train=train, eval=evaluated)
+
+
+def _any_of_hub(data: DataConfig) -> bool:
+    return any(PREFIX in entry for entry in (*data.train, *data.eval))
 
 
 def hub_files(entry: str, which: Split) -> TextFiles:
@@ -144,11 +169,10 @@ def hub_files(entry: str, which: Split) -> TextFiles:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and is_named_text(path)
     ]
-    return _as_texts(
-        asked,
-        folder,
-        [p for p in files if _fits(p.relative_to(folder).as_posix(), splits[name])],
-    )
+    inside = {path.relative_to(folder).as_posix(): path for path in files}
+    fitting = {n: path for n, path in inside.items() if _fits(n, splits[name])}
+    _refuse_gaps(asked, folder, fitting, splits[name])
+    return _as_texts(asked, folder, fitting.values())
 
 
 _ORDERS: dict[str, list[str]] = {"train": ["train"], "eval": ["validation", "test"]}
@@ -185,7 +209,7 @@ def snapshot(asked: HubSet, patterns: list[str]) -> Path:
     ) as error:
         revision = f" --revision {asked.revision}" if asked.revision else ""
         state = "offline (HF_HUB_OFFLINE set)" if constants.HF_HUB_OFFLINE else "asked"
-        why = str(error).strip().partition("\n")[0]
+        why = str(error).strip().partition("\n")[0].rstrip(".")
         raise MissingFileError(
             f"{asked} is not in the cache {os.path.abspath(constants.HF_HUB_CACHE)}, "
             f"and the hub ({state}) gives none: {why}. Where there is a network run "
@@ -253,9 +277,9 @@ def _by_names(folder: Path, asked: HubSet, which: Split) -> TextFiles:
         )
     if asked.split is None:
         texts = text_files(inside, which)
-        return replace(
-            texts, files=_as_texts(asked, folder, [f.path for f in texts.files]).files
-        )
+        listed = [file.path for file in texts.files]
+        _refuse_gaps(asked, folder, [p.name for p in listed], ["*"])
+        return replace(texts, files=_as_texts(asked, folder, listed).files)
     paths = [file.path for file in text_files(inside).files]
     fitting = [p for p in paths if asked.split in _words(p.relative_to(inside))]
     if not fitting:
@@ -263,7 +287,33 @@ def _by_names(folder: Path, asked: HubSet, which: Split) -> TextFiles:
         raise InputError(
             f"{asked}: no file's name has {asked.split!r} in it; there are {names}"
         )
+    _refuse_gaps(asked, folder, [p.name for p in fitting], ["*"])
     return _as_texts(asked, folder, fitting)
+
+
+def _refuse_gaps(
+    asked: HubSet, folder: Path, names: Iterable[str], patterns: list[str]
+) -> None:
+    """Refuse part of a split: without a network the cache gives what it has of one,
+    be it all or what came before a download broke off.
+
+    Raises:
+        MissingFileError: by their names (``train-00000-of-00004.parquet``), some files
+            of it are not here.
+    """
+    parts: dict[tuple[str, ...], set[int]] = {}
+    for match in filter(None, map(_PART.fullmatch, names)):
+        kind = match["name"], match["count"], Path(match["end"]).suffix
+        parts.setdefault(kind, set()).add(int(match["number"]))
+    for (name, count, end), here in parts.items():
+        every = {n: f"{name}-{n:05}-of-{count}{end}" for n in range(int(count))}
+        lacking = [f for n, f in every.items() if n not in here and _fits(f, patterns)]
+        if lacking:
+            raise MissingFileError(
+                f"{asked}: {len(lacking)} of {int(count)} files of a split are not in "
+                f"{folder}, such as {lacking[0]}; where there is a network run `hf "
+                f"download {asked.repo} --repo-type dataset --revision {folder.name}`"
+            )
 
 
 def _words(path: Path) -> set[str]:

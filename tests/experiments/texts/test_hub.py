@@ -1,13 +1,14 @@
 """Data sets of the hub, from its cache as ``huggingface_hub`` lays it out."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from align.errors import InputError, MissingFileError
 from experiments.assemble.text_sources import Reading, sources_of
 from experiments.texts.config import DataConfig
-from experiments.texts.hub import hub_set, pinned, pinned_lists
+from experiments.texts.hub import hub_set, pinned, pinned_alike, pinned_lists
 
 FIRST, SECOND = "1" * 40, "2" * 40
 CARD = """---
@@ -105,6 +106,40 @@ def test_a_run_keeps_the_commit_that_it_began_with(cache, tmp_path):
     assert again.train == begun.train == [f"hf:org/words#{FIRST}"]
     assert [text for _, text in texts(*again.train)] == ["old"]
     assert [text for _, text in texts("hf:org/words")] == ["new"]
+
+
+def test_processes_read_what_the_main_one_saw(cache):
+    cache("org/words", FIRST, {"train.jsonl": ["old"]})
+    here = pinned_lists(DataConfig(train=["hf:org/words"], eval=["zoo"]), Path("none"))
+    there = ([f"hf:org/words#{SECOND}"], ["zoo"])
+    data = pinned_alike(here, lambda make: there)
+    assert (data.train, data.eval) == there
+    assert pinned_alike(here, lambda make: make()) == here
+    plain = DataConfig(train=["zoo"])
+    assert pinned_alike(plain, None) is plain  # nobody is asked
+
+
+def test_a_part_may_be_called_by_any_name(cache):
+    cache("org/words", FIRST, {"lang=de/train.jsonl": ["a"]})
+    for entry in ("hf:org/words:lang=de", "w=hf:org/words:lang=de"):
+        assert pinned([entry]) == [f"{entry}#{FIRST}"]
+
+
+def test_a_split_of_which_files_are_missing_is_not_read(cache):
+    name = "train-0000{}-of-00003{}.jsonl".format
+    parts = {f"words/{name(n, '-0ab1')}": [str(n)] for n in (0, 2)}
+    cache("org/part", FIRST, parts)
+    missing = r"hf:org/part.*: 1 of 3 files of a split are not in .*, such as .*train-"
+    for entry in ("hf:org/part", "hf:org/part@train"):
+        with pytest.raises(MissingFileError, match=f"{missing}00001-of-00003"):
+            texts(entry)
+    card = CARD.replace("words/train-*.jsonl", f"words/{name('[02]', '*')}")
+    cache("org/part", FIRST, {"README.md": CARD})
+    with pytest.raises(MissingFileError, match=missing):
+        texts("hf:org/part")
+    # Two of three are all that is asked for.
+    cache("org/part", SECOND, {"README.md": card, **parts})
+    assert [text for _, text in texts("hf:org/part")] == ["0", "2"]
 
 
 def test_what_is_not_here_says_the_command_that_brings_it(cache):
