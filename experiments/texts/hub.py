@@ -111,7 +111,7 @@ def pinned_lists(data: DataConfig, kept: Path) -> DataConfig:
     if kept.is_file():
         section = read_yaml(kept.read_text(encoding="utf-8"), str(kept))["data"]
         earlier = [*section.get("train", ()), *section.get("eval", ())]
-    lists = {}
+    lists: dict[str, Any] = {}
     for name in ("train", "eval"):
         with prefix_errors(f"data.{name}"):
             lists[name] = pinned(getattr(data, name), earlier)
