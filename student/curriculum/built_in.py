@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from annotated_types import Ge
 from numpy.typing import NDArray
 
 from align.support.field_types import AtLeastOne, NotNegative, Positive, Share
@@ -105,9 +104,19 @@ class _ByDifficulty(_Grouped):
     def shares(
         self, scores: Scores, groups: Groups, sizes: Floats, progress: float
     ) -> Floats:
-        """Rates times sizes, and what every text keeps."""
+        """Rates times sizes, and what every text keeps.
+
+        Where none of the groups that are to be read holds a text, the one nearest to
+        them that does is read in their place.
+        """
         middle = (np.arange(self.count) + 0.5) / self.count
-        return kept(self.rates(middle, progress) * sizes, sizes, self.least)
+        rates = self.rates(middle, progress)
+        if not (rates * sizes).any() and sizes.any():
+            reached = max(np.flatnonzero(rates > 0), default=0)
+            held = np.flatnonzero(sizes)
+            rates = np.zeros(self.count)
+            rates[held[np.abs(held - reached).argmin()]] = 1.0  # of two the easier
+        return kept(rates * sizes, sizes, self.least)
 
 
 @dataclass(kw_only=True)
@@ -179,8 +188,8 @@ class Competence(_ByDifficulty):
         by groups, of which the last is read at part of the rate, and in turn.
     """
 
-    start: Annotated[float, Ge(0)] = 0.1
-    """c0, the share of texts that is open at the start."""
+    start: Share = 0.1
+    """c0, the share of texts that is open at the start; the easiest always are."""
     until: Positive = 0.7
     """Progress at which all are open."""
     power: Positive = 2.0
@@ -271,6 +280,11 @@ class Domains(_Grouped):
     def needs(self) -> frozenset[str]:
         """Columns that it reads."""
         return self._COLUMNS[self.by]
+
+    @property
+    def needs_rescore(self) -> bool:
+        """Whether it goes by what changed between two scorings."""
+        return self.by == "progress"
 
     def groups_of(self, scores: Scores) -> Groups:
         """One a domain, in order of their names."""

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from align.errors import InputError
 from align.schedules import ScheduledNotNegative, ScheduledShare
 from fuse.signals import (
     ENTROPY,
@@ -162,8 +163,15 @@ class ExcessLoss(nn.Module):
             share: of places that are kept; 0.6 where no ``threshold`` is given.
             threshold: excess from which places are kept, nats.
             apart: whose shares are counted by themselves.
+
+        Raises:
+            InputError: both are given.
         """
         super().__init__()
+        if share is not None and threshold is not None:
+            raise InputError(
+                "share and threshold exclude each other; give one of both"
+            )
         self.needs = frozenset({LOG_PROB, STUDENT_LOG_PROB})
         self._share = 0.6 if share is None and threshold is None else share
         self.threshold = Threshold(

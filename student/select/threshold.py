@@ -13,7 +13,7 @@ from align.errors import InputError
 from align.schedules import Setting
 from align.schedules.setting import greatest
 from student.select.candidates import Candidates
-from student.select.sketch import RunningSketch
+from student.select.sketch import RunningSketch, bucket_of
 
 Apart = Literal["none", "teachers", "domains", "both"]
 
@@ -62,6 +62,16 @@ class Threshold(nn.Module):
             )
         if percentile is not None and greatest(percentile) > 100:
             raise InputError(f"percentile is {percentile}; give one in [0, 100]")
+        if apart in ("teachers", "both") and not teachers:
+            raise InputError(
+                f"apart is {apart!r}, and what is compared is the student's, the same "
+                "beside every teacher; leave apart out, or set it to domains"
+            )
+        if apart != "none" and threshold is not None:
+            raise InputError(
+                f"apart is {apart!r}, and threshold is one line for all; leave apart "
+                "out, or give what is counted: a percentile, deviations or a share"
+            )
         self._ways = ways
         by_teacher = apart in ("teachers", "both") and len(teachers) > 0
         by_domain = apart in ("domains", "both")
@@ -139,6 +149,16 @@ class Threshold(nn.Module):
 
 def kept(values: Tensor, line: Tensor | float, above: bool = True) -> Tensor:
     """Float32 of the shape of ``values``: 0 where a number lies beyond a line, 1 on it,
-    and where either is not known."""
-    out = values < line if above else values > line
-    return 1 - out.float()
+    and where either is not known.
+
+    A tensor is a line of a sketch, which tells numbers apart by their buckets alone:
+    what shares one with the line lies on it. Else numbers that are all alike, as the
+    entropies of a student that knows nothing yet, would be kept or left out together by
+    chance.
+    """
+    if not isinstance(line, Tensor):
+        out = values < line if above else values > line
+        return 1 - out.float()
+    known = ~(values.isnan() | line.isnan())
+    at, edge = (bucket_of(x.where(known, 0.0)) for x in (values, line))
+    return 1 - (known & (at < edge if above else at > edge)).float()

@@ -24,7 +24,7 @@ from experiments.run.measures.scores import forget_scores, phase_scores
 from experiments.scoring.scorer import check_known
 from plugins.options import options_of
 from plugins.registry import Registry
-from student.curriculum import Curriculum, Draw, Scores
+from student.curriculum import DIFFICULTIES, Curriculum, Draw, Scores
 from student.curriculum.choice import PLACE, ChosenCurriculum, chosen_curriculum
 from teacher.capture.kv_capture import KVCapture
 from teacher.output_head import vocabulary_digest
@@ -57,7 +57,13 @@ def check_curriculum(
     chosen = chosen_curriculum(config.data.curriculum)
     if chosen is None:
         return
-    curriculum_of(chosen, registry)
+    made = curriculum_of(chosen, registry)
+    if getattr(made, "needs_rescore", False) and not chosen.rescore:
+        raise ConfigError(
+            f"{PLACE}: {chosen.name} as it is set goes by what changed since the "
+            "scoring before, and texts are scored once; set rescore: true, or to "
+            "optimiser steps between two scorings"
+        )
     written = config.data.written
     for phase in phases:
         every = chosen.every(phase.train.checkpoint_every)
@@ -158,8 +164,11 @@ class PhaseOrder:
         size = self.run.engine.samples_per_step
         self.at(max(0, done - 1))
         read = [self._step(step) for step in range(done)]
-        about = getattr(self.curriculum, "difficulty", "length")
         scores = self._scores[0]
+        about = getattr(self.curriculum, "difficulty", "length")
+        measured = DIFFICULTIES.get(about) if isinstance(about, str) else None
+        if measured is None or not measured <= scores.columns.keys():
+            about = "length"  # a stranger's may call anything by that name
         line = what_was_read(read, self.run.data.train, scores, about)
         return {"curriculum": self.chosen.name, "texts_per_step": size, **line}
 

@@ -139,3 +139,27 @@ def test_within_domains_no_domain_waits():
     assert first["b"] == pytest.approx(first["a"] / 2, abs=4)
     with pytest.raises(InputError, match="no difficulty is called 'hardness'"):
         Bands(difficulty="hardness")
+
+
+def few(count):
+    """So many texts, the later the harder."""
+    return Scores(
+        domains=["a"] * count, columns={"length": torch.arange(count).double()}
+    )
+
+
+def test_bands_that_hold_no_text_have_the_nearest_one_read():
+    steps = read(Bands(difficulty="length", bands=10), few(5))
+    for turn in range(10):
+        part = {text for step in steps[turn * 6 : turn * 6 + 6] for text in step}
+        assert part <= {max(0, (turn - 1) // 2), turn // 2}
+    assert {text for step in steps for text in step} == set(range(5))
+
+
+@pytest.mark.parametrize("start", [0.0, 0.1])
+def test_the_easiest_texts_are_open_where_no_group_is_yet(start):
+    for count in (3, 60):
+        (first,) = read(
+            Competence(difficulty="length", start=start), few(count), steps=[0]
+        )
+        assert set(first) <= set(range(max(1, round(count * max(start, 1 / 32)) + 1)))

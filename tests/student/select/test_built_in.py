@@ -158,3 +158,23 @@ def test_one_line_is_drawn_in_one_way():
         made("uncertain", threshold=1.0, percentile=50)
     with pytest.raises(InputError, match="percentile is 101"):
         made("uncertain", percentile=101)
+    with pytest.raises(InputError, match="share and threshold exclude each other"):
+        made("excess_loss", threshold=1.0, share=0.5)
+
+
+def test_what_nobody_would_read_is_refused():
+    with pytest.raises(InputError, match="apart is 'teachers', and what is compared"):
+        made("uncertain", of="student", apart="teachers")
+    with pytest.raises(InputError, match="apart is 'domains', and threshold is one"):
+        made("uncertain", threshold=1.0, apart="domains")
+
+
+@pytest.mark.parametrize("value", [3.7, 2.0, -3.7, 0.0])
+@pytest.mark.parametrize("keep", ["above", "below"])
+@pytest.mark.parametrize("way", [{"percentile": 50}, {"deviations": 0.0}])
+def test_numbers_that_are_all_alike_lie_on_the_line(value, keep, way):
+    """On whichever side of them the number lies that stands for their bucket."""
+    selector = made("uncertain", of="student", keep=keep, **way)
+    same = {"student_entropy": [[value] * 3] * 2}
+    selector.note(places(**same))
+    assert selector(places(**same, step=1)).min() == 1
