@@ -70,6 +70,7 @@ class RoutingStats:
         weights: Tensor,
         domains: Sequence[str] | None = None,
         mask: Tensor | None = None,
+        soft: Tensor | None = None,
     ) -> None:
         """Add one batch.
 
@@ -78,6 +79,9 @@ class RoutingStats:
                 0 where no teacher was available; those rows are left out.
             domains: B names of the texts' domains; None: all are ``"all"``.
             mask: (B, T) bool, tokens to count; ignored for (B, M).
+            soft: as ``weights``, before anybody was chosen, of which the entropy is:
+                that of one chosen teacher is 0, however undecided the router was; None:
+                as ``weights``.
 
         Raises:
             ValueError: the weights name another number of teachers or domains.
@@ -88,16 +92,16 @@ class RoutingStats:
                 f"weights have shape {tuple(w.shape)}; give (B, M), (B, T, M) or "
                 f"(L, B, T, M) with M = {len(self.teachers)} teachers"
             )
-        w = w[:, None] if w.dim() == 2 else w
-        w = w[None] if w.dim() == 3 else w  # (L, B, T, M)
+        before = w if soft is None else soft.detach().to("cpu", torch.float64)
+        w, before = _by_layer(w), _by_layer(before)
         names = list(domains) if domains is not None else ["all"] * w.shape[1]
         if len(names) != w.shape[1]:
             raise ValueError(f"{len(names)} domains for a batch of {w.shape[1]} texts")
         counted = w.sum(-1) > 0  # (L, B, T)
         if mask is not None and weights.dim() > 2:
             counted = counted & mask.detach().cpu()
-        w = w * counted[..., None]
-        self._add(w, counted, names)
+        self._entropy += float((routing_entropy(before).double() * counted).sum())
+        self._add(w * counted[..., None], counted, names)
 
     def _add(self, w: Tensor, counted: Tensor, names: list[str]) -> None:
         chosen = torch.nn.functional.one_hot(w.argmax(-1), w.shape[-1])
@@ -108,18 +112,24 @@ class RoutingStats:
                 store[name] = store[name] + total if name in store else total
         layers = w.sum((1, 2))  # (L, M)
         self._layers = layers if self._layers is None else self._layers + layers
-        self._entropy += float((routing_entropy(w).double() * counted).sum())
         self._count += float(counted.sum())
 
-    def note(self, weights: Tensor, batch: TokenBatch, domains: Sequence[str]) -> None:
+    def note(
+        self,
+        weights: Tensor,
+        batch: TokenBatch,
+        domains: Sequence[str],
+        soft: Tensor | None = None,
+    ) -> None:
         """Add one batch, with what its tokens hold.
 
         Args:
             weights: (B, T, M) or (L, B, T, M), see :meth:`update`.
             batch: the student's tokens, (B, T).
             domains: B names.
+            soft: see :meth:`update`.
         """
-        self.update(weights, domains)
+        self.update(weights, domains, soft=soft)
         w = weights.detach().to("cpu", torch.float64)
         w = w.mean(0) if w.dim() == 4 else w
         texts, spans = batch.texts[:_TEXTS], batch.spans[:_TEXTS].tolist()
@@ -137,7 +147,8 @@ class RoutingStats:
         return int(self._count)
 
     def entropy(self) -> float:
-        """Mean entropy in nats; NaN before the first update."""
+        """Mean entropy in nats, of the weights before anybody was chosen; NaN before
+        the first update."""
         return self._entropy / self._count if self._count else math.nan
 
     def mean(self) -> dict[str, float]:
@@ -182,6 +193,12 @@ class RoutingStats:
         total = float(sums.sum())
         shares = (sums / total if total else sums).tolist()
         return dict(zip(self.teachers, shares, strict=True))
+
+
+def _by_layer(w: Tensor) -> Tensor:
+    """(L, B, T, M) of (B, M), (B, T, M) or itself."""
+    w = w[:, None] if w.dim() == 2 else w
+    return w[None] if w.dim() == 3 else w
 
 
 def _first_text(

@@ -71,6 +71,7 @@ from student.places import (
     availability,
     coverage_of,
     find_places,
+    settled,
 )
 from student.select.candidates import Candidates, Sum
 from student.select.selection import Selection
@@ -342,7 +343,8 @@ class Distiller(nn.Module):
             numbers: of the texts in the run, as in :meth:`forward`.
 
         Returns:
-            The pass's places with what of them is selected.
+            The pass's places with what of them is selected, to be settled with those of
+            the other passes, see :func:`student.places.settled`.
         """
         assert self.selection is not None
         training = self.training
@@ -417,6 +419,7 @@ class Distiller(nn.Module):
         places = share.places.learned(
             self._select(teachers, step, share), teachers.routing
         )
+        (places,) = settled([places], share.over_processes)
         counts = self.left([places], share.over_processes)
         if counts.predicted != share.step.predicted:
             raise RuntimeError("a selection has to look at all passes of a step first")
@@ -554,6 +557,7 @@ class Distiller(nn.Module):
             chosen=result.chosen,
             selected=read.selected,
             routing=routing.detach(),
+            soft=read.soft.detach(),
             teachers=tuple(view.name for view in views),
             coverage=coverage_of(batch, available, readings),
             health=kv_health(read.captured.kv, HEALTH_TOKENS)

@@ -55,6 +55,12 @@ class Selected:
     """(B, T) bool, the places among which they choose."""
 
     @property
+    def apart(self) -> bool:
+        """Whether places count otherwise from teacher to teacher."""
+        parts = [part for part in (self.kv, self.outputs) if part is not None]
+        return not all(bool((part == part[..., :1]).all()) for part in parts)
+
+    @property
     def kept(self) -> dict[str, tuple[float, float]]:
         """How many places each selector leaves anything of, and of how many; the same
         of all selectors together where there are several."""
@@ -94,6 +100,9 @@ class Places:
     """Of the terms on outputs."""
     selected: Selected = field(default_factory=Selected)
     """What of it is learned; before the student has read, all."""
+    routed: Tensor | None = None
+    """(B, T, M) float32, after a selection: ``weight`` by the teachers' weights of this
+    very pass, see :func:`settled`."""
 
     @property
     def predicted(self) -> float:
@@ -166,15 +175,11 @@ class Places:
         Args:
             selected: by what places are multiplied.
             routing: (B, T, M) or (L, B, T, M) float32, the weights that the teachers
-                have by now: where each selects for itself, they matter.
+                have by now.
         """
-        by_teacher = [
-            part for part in (selected.kv, selected.outputs) if part is not None
-        ]
-        if all(bool((part == part[..., :1]).all()) for part in by_teacher):
-            return replace(self, selected=selected)
         shares = routing.mean(0) if routing.dim() == 4 else routing
-        return replace(self, weight=text_weight(self.batch, shares), selected=selected)
+        routed = text_weight(self.batch, shares)
+        return replace(self, selected=selected, routed=routed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +253,29 @@ class Share:
     def part(self) -> float:
         """The pass's share of the step's predicted tokens."""
         return self.own.predicted / (self.step.predicted or 1.0)
+
+
+def settled(
+    passes: Sequence[Places], total: Callable[[Sequence[float]], list[float]]
+) -> list[Places]:
+    """The passes of a step after a selection, with what their places weigh.
+
+    Where each teacher selects for itself anywhere in the step, what is left weighs as
+    the teachers do by now, in all of its passes; else as it did beforehand.
+
+    Args:
+        passes: of the step, on this process.
+        total: over processes, which must all ask.
+    """
+    (apart,) = total([float(any(places.selected.apart for places in passes))])
+    return [
+        places
+        if places.routed is None
+        else replace(
+            places, weight=places.routed if apart else places.weight, routed=None
+        )
+        for places in passes
+    ]
 
 
 def availability(

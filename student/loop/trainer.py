@@ -317,7 +317,7 @@ class _Loop:
         if self._routing is None:
             self._routing = RoutingStats(teachers=list(result.teachers))
         domains = [sample.domain for sample in train_batch.samples]
-        self._routing.note(result.routing, train_batch.batch, domains)
+        self._routing.note(result.routing, train_batch.batch, domains, result.soft)
 
     def _log(
         self,

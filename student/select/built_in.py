@@ -58,7 +58,6 @@ class Uncertain(nn.Module):
         if threshold is percentile is deviations is None:
             percentile = 50.0
         self._of_teacher, self._above = of == "teacher", keep == "above"
-        self.needs = frozenset({ENTROPY if self._of_teacher else STUDENT_ENTROPY})
         self.threshold = Threshold(
             teachers if self._of_teacher else (),
             domains,
@@ -67,6 +66,8 @@ class Uncertain(nn.Module):
             deviations=deviations,
             apart=apart,
         )
+        of_whom = ENTROPY if self._of_teacher else STUDENT_ENTROPY
+        self.needs = self.threshold.needs | {of_whom}
 
     def forward(self, candidates: Candidates) -> Tensor:
         """1 where it is kept, else 0."""
@@ -172,7 +173,6 @@ class ExcessLoss(nn.Module):
             raise InputError(
                 "share and threshold exclude each other; give one of both"
             )
-        self.needs = frozenset({LOG_PROB, STUDENT_LOG_PROB})
         self._share = 0.6 if share is None and threshold is None else share
         self.threshold = Threshold(
             teachers,
@@ -182,6 +182,7 @@ class ExcessLoss(nn.Module):
             deviations=None,
             apart=apart,
         )
+        self.needs = self.threshold.needs | {LOG_PROB, STUDENT_LOG_PROB}
 
     def forward(self, candidates: Candidates) -> Tensor:
         """(B, T, M), 1 where it is kept, else 0."""

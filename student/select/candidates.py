@@ -43,7 +43,7 @@ class Candidates:
 
     def domain_of_text(self, domains: Sequence[str]) -> Tensor:
         """(B,) int64 on the CPU, the number of each text's domain among ``domains``;
-        of one that is not among them 0."""
+        of one that is not among them 0, and so of all unless it needs ``domain``."""
         at = {name: number for number, name in enumerate(domains)}
         names = self.signals.domains or [""] * len(self.known)
         return torch.tensor([at.get(name, 0) for name in names])

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch
 from align.views import TeacherView
-from student.places import Chosen, Counts, Places, Share
+from student.places import Chosen, Counts, Places, Share, settled
 from student.select.candidates import Sum
 
 
@@ -101,6 +101,7 @@ def shared(
         )
         for each, share in waiting
     ]
+    places = settled(places, total)
     left = distiller.left(places, total)
     while waiting:  # each is let go as soon as it has been learned from
         each, share = waiting.pop(0)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from align.errors import InputError
 from align.schedules import Setting
 from align.schedules.setting import greatest
+from fuse.signals import DOMAIN
 from student.select.candidates import Candidates
 from student.select.sketch import RunningSketch, bucket_of
 
@@ -75,6 +76,8 @@ class Threshold(nn.Module):
         self._ways = ways
         by_teacher = apart in ("teachers", "both") and len(teachers) > 0
         by_domain = apart in ("domains", "both")
+        self.needs = frozenset({DOMAIN} if by_domain else ())
+        """What it is told beside the numbers."""
         self._teachers = len(teachers) if by_teacher else 1
         self._domains = tuple(domains) if by_domain and domains else ("",)
         self.sketch = None

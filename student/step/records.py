@@ -76,6 +76,8 @@ class StepResult:
     """Every term before its weight, likewise, detached scalars."""
     routing: Tensor | None = None
     """(B, T, M) or (L, B, T, M) float32, detached; rows of 0 have no teacher."""
+    soft: Tensor | None = None
+    """As ``routing``, before anybody was chosen; None: as ``routing``."""
     teachers: tuple[str, ...] = ()
     """M names."""
     coverage: Tensor | None = None

@@ -118,3 +118,14 @@ def test_a_teacher_that_starves_is_named():
     alarm = routing_alarm(mean, 0.5, starved_share=0.01)
     assert alarm.kind == "starved" and "starves 'c', which has 0.5%" in alarm.message
     assert routing_alarm(mean, 0.5) is None
+
+
+def test_a_router_that_knows_nothing_is_seen_though_one_teacher_is_chosen():
+    soft = torch.full((1, 4, 2), 0.5)
+    hard = torch.eye(2)[torch.tensor([[0, 1, 1, 0]])]
+    stats = RoutingStats(teachers=["a", "b"])
+    stats.update(hard, soft=soft)
+    assert stats.entropy() == pytest.approx(math.log(2))
+    assert routing_alarm(stats.mean(), stats.entropy()).kind == "uniform"
+    stats.update(hard, soft=hard)
+    assert stats.entropy() == pytest.approx(math.log(2) / 2)

@@ -178,3 +178,11 @@ def test_numbers_that_are_all_alike_lie_on_the_line(value, keep, way):
     same = {"student_entropy": [[value] * 3] * 2}
     selector.note(places(**same))
     assert selector(places(**same, step=1)).min() == 1
+
+
+@pytest.mark.parametrize("kind", ["uncertain", "excess_loss"])
+def test_whoever_tells_domains_apart_is_told_them(kind):
+    """Nobody else is: all would be one."""
+    assert "domain" in made(kind, apart="domains").needs
+    assert "domain" in made(kind, apart="both").needs
+    assert "domain" not in made(kind, apart="teachers").needs

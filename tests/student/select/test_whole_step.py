@@ -120,3 +120,33 @@ def test_a_step_has_one_gradient_however_it_is_cut(lesson, own_school, pieces, w
     for gradient, cut in others:
         assert steps.apart(whole, gradient) < 1e-6
         assert cut == pytest.approx(terms, rel=1e-5)
+
+
+class OneDomainApart:
+    """Of the texts of one domain one teacher counts half."""
+
+    needs = frozenset({"domain"})
+
+    def __call__(self, candidates):
+        weight = torch.ones(candidates.known.shape)
+        code = candidates.domain_of_text(("prose", "code")) == 1
+        weight[code, :, 0] = 0.5
+        return weight
+
+
+def test_passes_in_which_teachers_select_alike_are_counted_as_the_others(
+    lesson, own_school, pieces
+):
+    """What a term of some teachers weighs follows from the routing in all or none."""
+    lesson.distiller.weigher = steps.weigher_of(lesson, "by layer")
+    apart = Selection({"half": Selecting(OneDomainApart(), ON, {})})
+    unequal = [pieces[place] for place in (0, 1, 4, 7)]
+    unequal = [
+        replace(piece, domain="code" if number == 0 else "prose")
+        for number, piece in enumerate(unequal)
+    ]
+    (_, whole), (_, cut) = (
+        step(lesson, own_school, unequal, size, 4 // size, selection=apart)
+        for size in (4, 1)
+    )
+    assert cut == pytest.approx(whole, rel=1e-5)

@@ -45,6 +45,7 @@ def test_a_router_learns_though_one_teacher_is_chosen(school):
     batch = school.batch()
     result = lesson.distiller(batch, lesson.panel(batch))
     assert set(result.routing.unique().tolist()) <= {0, 1}
+    assert result.soft[batch.has_text].eq(0.5).all()  # as routers begin
     for term in ("outcome", "teacher_loss"):
         if term in result.terms:
             assert result.terms[term].isfinite()
