@@ -29,6 +29,7 @@ from experiments.assemble.outputs import (
     active_objectives,
     kinds_of,
     named_teachers,
+    reading_outputs,
     setting_of,
     signals_wanted,
     teachers_of,
@@ -47,10 +48,13 @@ from fuse.signals import (
     OF_OUTPUTS,
     OF_STUDENT,
     RIGHT,
+    signals_needed,
 )
 from plugins.registry import Registry
-from student.objective import Objective, alone, needs_of
+from student.objective import RELATIONS, Objective, alone, needs_of
 from student.output_config import HEATED
+from student.select.choice import KV, NEXT_TOKEN
+from student.select.choice import OUTPUTS as ON_OUTPUTS
 from student.step.context import introduce
 from student.terms.key_value import chosen_terms
 
@@ -174,7 +178,12 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
 def _check_signals(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> None:
     """Refuse what is to be told and no teacher of a phase can tell."""
     wanted, train = signals_wanted(phase, registry), phase.train
-    asker = f"phase {phase.name!r}: the router {phase.fuse.router!r}"
+    of_router = _router_wants(phase, registry)
+
+    def asker(signals: frozenset[str]) -> str:
+        asks = f"the router {phase.fuse.router!r}"
+        return asks if of_router & signals else "what loss.select asks for"
+
     for need, given in (
         (FORETOLD, OF_FORETOLD),
         (OUTPUTS, OF_OUTPUTS),
@@ -182,43 +191,49 @@ def _check_signals(phase: PhaseConfig, registry: Registry, teachers: Teachers) -
     ):
         if wanted & given and not who_gives(need, teachers):
             raise ConfigError(
-                f"{asker} goes by {_named(wanted & given)}, which "
-                f"{_reasons(need, teachers)}; choose another router, or add a causal "
+                f"{asker(given)} goes by {_named(wanted & given)}, which "
+                f"{_reasons(need, teachers)}; choose another, or add a causal "
                 "teacher that is asked live (store.read)"
             )
     if AGREEMENT in wanted:
         spoken = [teachers[name].vocabulary for name in who_gives(OUTPUTS, teachers)]
         if len(set(spoken)) == len(spoken):
             raise ConfigError(
-                f"{asker} goes by agreement, but no two of "
+                f"{asker(frozenset({AGREEMENT}))} goes by agreement, but no two of "
                 f"{', '.join(teachers)} that predict have one vocabulary, so their "
-                "likeliest tokens cannot be compared; choose another router or teacher"
+                "likeliest tokens cannot be compared; choose another, or other teachers"
             )
     if COST in wanted and not any(t.sizes.parameters for t in teachers.values()):
         raise ConfigError(
-            f"{asker} goes by cost, but how many parameters {', '.join(teachers)} have "
-            "is not known, as of teachers in a store; choose another router, or ask "
-            "one live (store.read)"
+            f"{asker(frozenset({COST}))} goes by cost, but how many parameters "
+            f"{', '.join(teachers)} have is not known, as of teachers in a store; "
+            "choose another, or ask one live (store.read)"
         )
     heard = wanted & (OF_OUTPUTS | OF_STUDENT)
     if heard and train.engine == "deepspeed" and train.zero_stage == 3:
         raise ConfigError(
-            f"{asker} goes by {_named(heard)}, which read the student's head, and "
-            "train.zero_stage=3 splits it between processes; set train.zero_stage=2, "
-            "or choose another router"
+            f"{asker(heard)} goes by {_named(heard)}, which read the student's head, "
+            "and train.zero_stage=3 splits it between processes; set "
+            "train.zero_stage=2, or choose another"
         )
 
 
 def _check_once(phase: PhaseConfig, registry: Registry) -> None:
     """Refuse confidence that counts twice."""
     fuse, weighting = phase.fuse, phase.output.weighting
-    heard = signals_wanted(phase, registry) & {ENTROPY, MAX_PROB, LOG_PROB, RIGHT}
+    heard = _router_wants(phase, registry) & {ENTROPY, MAX_PROB, LOG_PROB, RIGHT}
     if heard and weighting != "routing":
         raise ConfigError(
-            f"phase {phase.name!r}: the router {fuse.router!r} goes by {_named(heard)} "
-            f"and output.weighting={weighting} shares the weight out anew by the same "
+            f"the router {fuse.router!r} goes by {_named(heard)} and "
+            f"output.weighting={weighting} shares the weight out anew by the same "
             "kind of thing, in outputs alone; leave one of them out"
         )
+
+
+def _router_wants(phase: PhaseConfig, registry: Registry) -> frozenset[str]:
+    """What a phase's router is told."""
+    router = registry.guarded("router", phase.fuse.router)
+    return signals_needed(router, phase.fuse.router_options)
 
 
 def _named(signals: frozenset[str]) -> str:
@@ -252,7 +267,7 @@ def left_out(
                 f"phase {phase.name!r}: the router hears nothing of the own loss of "
                 f"teacher {name!r}, only of the others': {reason}"
             )
-    wanted = signals_wanted(phase, registry)
+    wanted = _router_wants(phase, registry)
     for need, given in ((FORETOLD, OF_FORETOLD), (OUTPUTS, OF_OUTPUTS)):
         for name, reason in _lacking(need, teachers) if wanted & given else ():
             yield (
@@ -286,9 +301,13 @@ def _reasons(need: str, teachers: Teachers) -> str:
     )
 
 
-def idle_settings(phase: PhaseConfig, teachers: Teachers) -> list[str]:
-    """What is chosen in ``output`` and changes nothing in a phase, a sentence each."""
-    output, sentences = phase.output, []
+def idle_settings(
+    phase: PhaseConfig, teachers: Teachers, registry: Registry | None = None
+) -> list[str]:
+    """What is chosen in ``output``, and where routers are known of routing and
+    selecting, and changes nothing in a phase, a sentence each."""
+    output = phase.output
+    sentences = _idle_fusion(phase, registry) if registry and teachers else []
     on = set(kinds_of(phase))
     rule = output.heat.get("rule", "linear")
     if rule != "constant" and not on & set(HEATED):
@@ -313,3 +332,34 @@ def idle_settings(phase: PhaseConfig, teachers: Teachers) -> list[str]:
     else:
         return sentences
     return [*sentences, f"output.combine={output.combine} changes nothing: {why}"]
+
+
+def _idle_fusion(phase: PhaseConfig, registry: Registry) -> list[str]:
+    fuse, sentences = phase.fuse, list[str]()
+    router = registry.guarded("router", fuse.router)
+    if not learns(router) and fuse.routing_per_layer:
+        sentences.append(
+            f"fuse.routing_per_layer changes nothing: the router {fuse.router!r} "
+            "learns nothing, and is one for all layers"
+        )
+    heard = fuse.router in ("fixed", "similarity") or learns(router)
+    if not heard and fuse.temperature != 1 and fuse.moving_temperature is None:
+        sentences.append(
+            f"fuse.temperature={fuse.temperature:g} changes nothing: the router "
+            f"{fuse.router!r} learns nothing; see its own options "
+            "(fuse.fusion_method: {use: …})"
+        )
+    compared = {ATTENTION, HEADS, RELATIONS, *STATES, KEYS_VALUES}
+    needs = needs_of(asking_objectives(phase, registry))
+    works = {
+        NEXT_TOKEN: True,
+        KV: bool(needs & compared),
+        ON_OUTPUTS: bool(reading_outputs(phase, registry)),
+    }
+    for name, chosen in phase.loss.selectors.items():
+        if not any(works[part] for part in chosen.on):
+            sentences.append(
+                f"loss.select.{name} changes nothing: no term compares "
+                f"{' or '.join(chosen.on)}, on which it is"
+            )
+    return sentences

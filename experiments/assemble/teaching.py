@@ -44,9 +44,15 @@ from experiments.assemble.outputs import (
 )
 from experiments.assemble.precision import autocast_of
 from experiments.choosing.before_reading import Choosing, check_chosen
-from experiments.choosing.weigher import build_weigher, fixed_weights, shares_of
+from experiments.choosing.weigher import (
+    build_weigher,
+    fixed_weights,
+    router_options,
+    shares_of,
+)
 from experiments.config.tree import PhaseConfig
 from fuse.beforehand.choose import TextChoice
+from fuse.router import learns, needs_sample
 from fuse.routing_loss import EntropyRegularizer
 from plugins.registry import Registry
 from student.balance import UNBALANCED, Balance
@@ -254,6 +260,9 @@ def check_phase(
     if phase.fuse.router == "fixed":
         fixed_weights(phase.fuse, shares)
     check_chosen(phase, shares)
+    build = registry.guarded("router", phase.fuse.router)
+    if not learns(build) and not needs_sample(build):  # its own errors, before any work
+        build(student.hidden_size, len(teachers), **router_options(phase.fuse, shares))
 
 
 def build_bridge(

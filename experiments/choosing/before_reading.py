@@ -119,8 +119,8 @@ def check_chosen(phase: PhaseConfig, shares: Mapping[str, float]) -> None:
             f"fuse.choice: hard has the weights {', '.join(f'{w:g}' for w in weights)} "
             f"of the teachers {names} to go by, which are the same for every text and "
             "greatest for two: give one more weight (fuse.weights), draw one a text "
-            "(fuse.choice=sampled), or go by the text (fuse.fusion_method: label, or "
-            "difficulty)"
+            "(fuse.choice=sampled), or go by the text "
+            f"(phase.{phase.name}.fuse.fusion_method: label, or difficulty)"
         )
 
 
@@ -227,8 +227,6 @@ class Choosing:
 
 
 def cost_of(teacher: ModelFacts) -> float:
-    """Parameters of a teacher that runs; NaN of one that is read from a store."""
-    loaded: Any = getattr(teacher, "loaded", None)
-    if loaded is None:
-        return float("nan")
-    return float(sum(p.numel() for p in loaded.model.parameters()))
+    """Parameters of a teacher, of weights in 4 bits as many as they stand for; NaN where
+    nobody knows, as of one in a store."""
+    return float(teacher.sizes.parameters) or float("nan")

@@ -341,7 +341,7 @@ def _warnings(
             stage.phase, plan.registry, models.student_layers, mapped
         )
         yield from left_out(stage.phase, plan.registry, teachers)
-        idle |= dict.fromkeys(idle_settings(stage.phase, teachers))
+        idle |= dict.fromkeys(idle_settings(stage.phase, teachers, plan.registry))
     if models.sharded:
         names = ", ".join(map(repr, models.sharded))
         yield (

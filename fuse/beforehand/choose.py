@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class TextChoice:
         self.teachers = tuple(teachers)
         self._router, self._choice, self._seed, self._k = router, choice, seed, k
         self._rank, self._costs = rank, costs
-        self._ranks: dict[str, float] = {}
+        self._ranks: dict[bytes, float] = {}
         self.never = self._never(texts)
         """Teachers that no text is for, as far as that is known."""
 
@@ -96,10 +97,12 @@ class TextChoice:
         rank = self._rank
         if rank is None:
             return None
-        for sample in samples:  # of texts that come again it is known
-            if sample.text not in self._ranks:
-                self._ranks[sample.text] = rank(sample)
-        ranks = [self._ranks[sample.text] for sample in samples]
+        ranks = []
+        for sample in samples:  # of texts that come again it is known; not the text,
+            text = blake2b(sample.text.encode(), digest_size=16).digest()  # it is long
+            if text not in self._ranks:
+                self._ranks[text] = rank(sample)
+            ranks.append(self._ranks[text])
         return torch.tensor(ranks, dtype=torch.float64)
 
 

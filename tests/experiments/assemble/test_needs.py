@@ -5,7 +5,13 @@ from types import SimpleNamespace
 import pytest
 
 from align.views import ATTENTION, HIDDEN, KEYS_VALUES, OUTPUTS, OWN_LOSS
-from experiments.assemble.needs import check_needs, left_out, wants_kv, with_depth
+from experiments.assemble.needs import (
+    check_needs,
+    idle_settings,
+    left_out,
+    wants_kv,
+    with_depth,
+)
 from experiments.assemble.outputs import signals_wanted
 from experiments.config.parsing import ConfigError
 from plugins.registry import Registry
@@ -144,3 +150,39 @@ def test_confidence_counts_once():
     twice = phase(fuse={"fusion_method": "confidence"}, output={"weighting": "entropy"})
     with pytest.raises(ConfigError, match=r"by entropy and output\.weighting=entropy"):
         check_needs(twice, REGISTRY, {"a": LIVE, "b": LIVE})
+
+
+def test_selecting_by_entropy_is_no_weighing_of_teachers():
+    """And who asks for what nobody gives is named."""
+    select = SILENT | {"select": {"uncertain": {}}}
+    check_needs(
+        phase(loss=select, output={"kd": 1, "weighting": "entropy"}),
+        REGISTRY,
+        {"a": LIVE, "b": LIVE},
+    )
+    quiet = SimpleNamespace(lacks={OUTPUTS: "no outputs"})
+    with pytest.raises(ConfigError, match=r"loss\.select asks for goes by entropy"):
+        check_needs(phase(loss=select), REGISTRY, {"a": quiet})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"fuse": {"fusion_method": "confidence", "temperature": 0.1}}, "temperature"),
+        ({"fuse": {"routing_per_layer": True}}, "routing_per_layer"),
+        ({"loss": {"select": {"uncertain": {"on": "outputs"}}}}, "select.uncertain"),
+        (
+            {
+                "loss": SILENT | {"select": {"uncertain": {"on": "kv"}}},
+                "output": {"kd": 1},
+            },
+            "select.uncertain",
+        ),
+        ({"loss": {"select": {"uncertain": {}}}}, None),
+        ({"fuse": LEARNT | {"temperature": 0.1, "routing_per_layer": True}}, None),
+    ],
+)
+def test_what_changes_nothing_of_routing_and_selecting_is_said(settings, said):
+    idle = idle_settings(phase(**settings), {"a": LIVE, "b": LIVE}, REGISTRY)
+    assert len(idle) == (said is not None)
+    assert all(f"{said}" in sentence for sentence in idle)

@@ -8,6 +8,8 @@ import yaml
 from safetensors.torch import load_file
 
 from experiments.cli import main
+from experiments.config.parsing import merge
+from student.loop.trainer import _Loop
 from tests.experiments.small_runs import small_config
 
 FIRST, SECOND = "gpt2-prose", "qwen-code"
@@ -29,13 +31,17 @@ def students(run):
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory, tiny_zoo):
-    def run(teachers=(FIRST, SECOND), **changes):
-        folder = tmp_path_factory.mktemp("chosen")
+    base = tmp_path_factory.mktemp("named")
+
+    def run(teachers=(FIRST, SECOND), name=None, ends=0, **changes):
+        new = tmp_path_factory.mktemp
+        folder = new("chosen") if name is None else base / name
+        folder.mkdir(exist_ok=True)
         config = small_config(folder, tiny_zoo, ONE_PHASE | changes)
         tree = yaml.safe_load(config.read_text())
         tree["teachers"] = {name: tree["teachers"][name] for name in teachers}
         config.write_text(yaml.safe_dump(tree, sort_keys=False))
-        assert main(["train", str(config)]) == 0
+        assert main(["train", str(config)]) == ends
         return folder / "run"
 
     return run
@@ -54,3 +60,50 @@ def test_one_of_several_that_is_always_chosen_is_bitwise_the_single_teacher_run(
     for name, weight in students(alone).items():
         assert torch.equal(weight, kept[name]), name
     assert {line["asked"][SECOND] for line in lines_of(both)} == {0.0}
+
+
+class Killed(RuntimeError):
+    """As a machine would."""
+
+
+DRAWN = {
+    "text": {"choice": "sampled", "routing_level": "sample", "weights": [1, 2]},
+    "token": {"choice": "sampled", "fusion_method": "learnable"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", DRAWN)
+def test_draws_go_on_bit_for_bit_and_are_the_same_in_any_passes(
+    level, train, monkeypatch
+):
+    def settings(**steps):
+        of_all = {"phase": {"all": {"fuse": DRAWN[level]}}}
+        steps = {"steps": 3, "checkpoint_every": 2, **steps}
+        return merge(ONE_PHASE, of_all) | {"train": steps}
+
+    two = {"grad_accum": 2, "batch_size": 2}
+    whole, save, kills = train(**settings(**two)), _Loop.save, []
+
+    def killed(self, done):
+        save(self, done)
+        if done == 2 and not kills:
+            kills.append(done)
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Loop, "save", killed)
+        train(**settings(**two), name=level, ends=1)
+    again = train(**settings(**two), name=level)
+    assert kills == [2]
+    kept = students(again)
+    for name, weight in students(whole).items():
+        assert torch.equal(weight, kept[name]), name
+    at_once = lines_of(train(**settings(batch_size=4)))
+    for mine, theirs in zip(lines_of(whole), at_once, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+        assert mine.get("asked") == theirs.get("asked")
+    shares = [s for line in lines_of(whole, "routing") for s in line["leads"].values()]
+    assert any(0 < share[FIRST] < 1 for share in shares)
+    if level == "token":  # a router that has learned next to nothing
+        assert lines_of(whole, "routing")[0]["entropy"] > 0.6
