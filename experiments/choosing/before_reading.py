@@ -227,6 +227,6 @@ class Choosing:
 
 
 def cost_of(teacher: ModelFacts) -> float:
-    """Parameters of a teacher, of weights in 4 bits as many as they stand for; NaN where
-    nobody knows, as of one in a store."""
+    """Parameters of a teacher, of weights in 4 bits as many as they stand for; NaN
+    where nobody knows, as of one in a store."""
     return float(teacher.sizes.parameters) or float("nan")

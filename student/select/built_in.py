@@ -170,9 +170,7 @@ class ExcessLoss(nn.Module):
         """
         super().__init__()
         if share is not None and threshold is not None:
-            raise InputError(
-                "share and threshold exclude each other; give one of both"
-            )
+            raise InputError("share and threshold exclude each other; give one of both")
         self._share = 0.6 if share is None and threshold is None else share
         self.threshold = Threshold(
             teachers,

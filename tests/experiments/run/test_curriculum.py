@@ -135,6 +135,8 @@ def test_a_killed_run_goes_on_bit_for_bit_and_knows_other_settings(
     [
         ("competense", PluginError, "did you mean 'competence'"),
         ({"use": "bands", "bands": 0}, ConfigError, "bands"),
+        ({"use": "competence", "start": 5}, ConfigError, "start"),
+        ({"use": "domains", "by": "progress"}, ConfigError, "set rescore: true"),
         ({"use": "bands", "colour": 1}, ConfigError, "colour"),
         ({"use": "bands", "difficulty": "lenght"}, InputError, "mean 'length'"),
         ({"use": "none", "rescore": 3}, InputError, "which nobody reads"),
