@@ -7,41 +7,25 @@ Who learns from what is decided here and nowhere else:
 - adapters, gates, Z modules: the outcome (and Z's own auxiliary losses);
 - routers: the outcome, the teachers' own losses, the entropy term;
 - a term that is a module: whatever its own value reaches.
+
+What each of them is made of lies in ``student/step``.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import add
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from align.reading import Reading
 from align.schedules import LossRecord, SeenRecord, Timetable, is_on
-from align.sizes import Sizes
 from align.support.matrices import Layout, layouts
 from align.support.stopwatch import part
 from align.tokens.batch import TokenBatch
-from align.tokens.weights import text_weight
-from align.views import (
-    Capture,
-    Captured,
-    Injection,
-    LinearHead,
-    Output,
-    TeacherView,
-    with_kv,
-)
-from fuse.beforehand.choose import text_draws
-from fuse.config import SAMPLED
-from fuse.signals import KV_FIT, Signals, signals_needed
-from fuse.weigher import Weighed, Weigher, prior
-from student.attention_sinks import without_sinks
+from align.views import Capture, Captured, LinearHead, TeacherView
+from fuse.signals import KV_FIT, signals_needed
 from student.balance import Balance, DomainBalance
 from student.config import LossConfig
 from student.evaluate import kv_health
@@ -56,39 +40,32 @@ from student.objective import (
     FittedObjective,
     StepContext,
     compares,
-    count_of,
     needs_of,
     wants_sample,
 )
-from student.output.across.signals import Sources, signals_of
 from student.output.temperature import TEMPERATURES
-from student.places import (
-    Chosen,
-    Counts,
-    Places,
-    Selected,
-    Share,
-    availability,
-    coverage_of,
-    find_places,
-    settled,
-)
-from student.select.candidates import Candidates, Sum
+from student.places import Counts, Places, Selected, Share, coverage_of
+from student.select.candidates import Sum
 from student.select.selection import Selection
-from student.step.context import ContextMaker, introduce, of_kv
-from student.step.kv_fit import kv_fit
+from student.step.bridge_losses import bridge_losses
+from student.step.context import ContextMaker, introduce, sizes_of
+from student.step.domains import DomainWeights
 from student.step.modules import modules_of
+from student.step.outcome import Outcome
+from student.step.records import PassInputs
 from student.step.records import StepResult as StepResult
 from student.step.records import Teaching as Teaching
 from student.step.records import WeightedObjective as WeightedObjective
 from student.step.records import layers_of as layers_of
 from student.step.records import sums_of as sums_of
+from student.step.routing import Routing, WeighedTeachers
 from student.step.routing_losses import routing_losses
+from student.step.selection import StepSelection
+from student.step.signals import PassSignals
+from student.step.student_pass import StudentPass
+from student.step.survey import Surveyor
 from student.step.term_sum import TermSum
 from student.step_outputs import OutputPlan
-from student.terms.key_value import ce, next_token_losses
-from student.terms.signals import pass_sums
-from student.trained import frozen
 
 HEALTH_TOKENS = 512
 """Tokens of a batch whose spread is measured."""
@@ -99,36 +76,13 @@ class _Read:
     """One pass of the student beside its teachers."""
 
     captured: Captured
-    available: Tensor
-    """(B, T, M) bool, which teacher covers which token."""
-    soft: Tensor
-    """(B, T, M) or (L, B, T, M) float32, carries the router's gradient."""
-    routing: Tensor
-    """Likewise, those by which teachers count once some were chosen."""
+    teachers: WeighedTeachers
+    """As they count by now."""
     context: StepContext
     selected: Selected | None
     """By what selectors multiply its places; None where there is none."""
     share: Share | None
     """What is left of the pass, and of its step, for the terms."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Teachers:
-    """The teachers of one pass, as the student stands."""
-
-    available: Tensor
-    """(B, T, M) bool, which teacher covers which token."""
-    clear: Tensor
-    """(B, T, M) bool, False on padding and on attention sinks."""
-    weighed: Weighed
-    """Their weights, with the router's gradient."""
-    signals: Signals | None
-    """What anybody asks to be told."""
-
-    @property
-    def routing(self) -> Tensor:
-        """(B, T, M) or (L, B, T, M) float32, detached, by which they count."""
-        return self.weighed[1].detach()
 
 
 class Distiller(nn.Module):
@@ -187,7 +141,7 @@ class Distiller(nn.Module):
         self._config, self._autocast = config, autocast
         self._health_every = health_every
         terms = {name: o.objective for name, o in self._objectives.items()}
-        introduce(terms, _sizes_of(capture), teaching.all_sizes if teaching else {})
+        introduce(terms, sizes_of(capture), teaching.all_sizes if teaching else {})
         self.terms = modules_of(terms)
         """Terms that are modules: what they learn is trained, moved and saved."""
         self.losses = LossRecord(list(terms)) if self.timetable.reads_losses else None
@@ -228,12 +182,80 @@ class Distiller(nn.Module):
         self._costs = {name: each.parameters for name, each in sizes.items()}
 
     @property
+    def _student_pass(self) -> StudentPass:
+        return StudentPass(
+            student=self.student,
+            capture=self._capture,
+            needs=self._contexts.needs,
+            logits=self._contexts.head is None,
+            balance=self.balance,
+        )
+
+    @property
+    def _surveyor(self) -> Surveyor:
+        return Surveyor(
+            objectives=self._objectives,
+            weigher=self.weigher,
+            bridge=self.bridge,
+            learns_routing=self.learns_routing,
+            skip_sinks=self._config.skip_sinks,
+            plan=self._contexts.output,
+        )
+
+    @property
+    def _routing(self) -> Routing:
+        assert self.weigher is not None
+        signals = PassSignals(
+            needs=self.signals,
+            plan=self._contexts.output,
+            bridge=self.bridge,
+            parameters=self._costs,
+        )
+        return Routing(
+            weigher=self.weigher,
+            signals=signals,
+            skip_sinks=self._config.skip_sinks,
+            temperature=self._routing_temperature,
+            timetable=self.timetable,
+        )
+
+    @property
+    def _selecting(self) -> StepSelection:
+        assert self.selection is not None
+        return StepSelection(
+            selection=self.selection,
+            surveyor=self._surveyor,
+            timetable=self.timetable,
+        )
+
+    @property
+    def _domain_weights(self) -> DomainWeights:
+        return DomainWeights(
+            balance=self.domains,
+            setting=self._config.domain_balance,
+            timetable=self.timetable,
+        )
+
+    @property
+    def _outcome(self) -> Outcome:
+        assert self.bridge is not None
+        return Outcome(
+            bridge=self.bridge,
+            student=self._student_pass,
+            contexts=self._contexts,
+            config=self._config,
+            layers=self._outcome_layers,
+            timetable=self.timetable,
+        )
+
+    @property
     def _sum(self) -> TermSum:
         return TermSum(
             objectives=self._objectives,
             config=self._config,
             timetable=self.timetable,
             losses=self.losses,
+            seen=self.seen,
             balance=self.balance,
         )
 
@@ -289,9 +311,8 @@ class Distiller(nn.Module):
     ) -> StepContext:
         """What the terms read of one batch, without gradients; see :meth:`forward`."""
         with self._narrow(batch):
-            return self._read(batch, views, rows, step=0, share=None).context
+            return self._read(PassInputs(batch=batch, views=views, rows=rows)).context
 
-    @torch.no_grad()
     def survey(
         self, batch: TokenBatch, readings: Sequence[Reading], rows: Tensor | None
     ) -> tuple[Places, Counts]:
@@ -302,22 +323,7 @@ class Distiller(nn.Module):
             readings: one per teacher, in the bridge's order.
             rows: (B, R) int64 query positions.
         """
-        available = availability(batch, readings)
-        weight = (
-            available.float()
-            if self.weigher is None
-            else prior(self.weigher, available)
-        )
-        skipped = self._config.skip_sinks
-        places = find_places(
-            batch,
-            readings,
-            rows=rows,
-            weight=text_weight(batch, weight),
-            skip_sinks=skipped,
-            plan=self._contexts.output,
-        )
-        return places, Counts(places.predicted, self._counts(places))
+        return self._surveyor.survey(batch, readings, rows)
 
     @torch.no_grad()
     def choose(
@@ -346,21 +352,20 @@ class Distiller(nn.Module):
             The pass's places with what of them is selected, to be settled with those of
             the other passes, see :func:`student.places.settled`.
         """
-        assert self.selection is not None
+        inputs = PassInputs(
+            batch=batch,
+            views=views,
+            step=step,
+            share=share,
+            domains=domains,
+            numbers=numbers,
+        )
         training = self.training
         self.eval()
         with self._narrow(batch):
-            captured = self._look(batch, all_layers=self._reads_kv(step))
-            teachers = self._weighed(
-                captured,
-                batch,
-                views,
-                step=step,
-                share=share,
-                domains=domains,
-                numbers=numbers,
-            )
-            selected = self._select(teachers, step, share)
+            captured = self._student_pass.look(batch, all_layers=self._reads_kv(step))
+            teachers = self._routing.weigh(captured, inputs)
+            selected = self._selecting.select(teachers, step, share)
         self.train(training)
         return share.places.learned(selected, teachers.routing)
 
@@ -374,79 +379,7 @@ class Distiller(nn.Module):
         Raises:
             InputError: it has left nothing for many steps.
         """
-        assert self.selection is not None
-        counts = [Counts(p.predicted, self._counts_of_terms(p)) for p in passes]
-        kept = [p.selected.kept for p in passes]
-        names = list(kept[0])
-        mine = functools.reduce(add, counts)
-        sums = [
-            math.fsum(each[name][at] for each in kept if each)
-            for name in names
-            for at in (0, 1)
-        ]
-        every = total([*mine.flat(), *sums])
-        sums = every[len(every) - len(sums) :]
-        pairs = zip(sums[::2], sums[1::2], strict=True)
-        self.selection.check(dict(zip(names, pairs, strict=True)))
-        return mine.refilled(every)
-
-    def _select(self, teachers: _Teachers, step: int, share: Share | None) -> Selected:
-        """What is selected of a pass; a pass of training is remembered."""
-        assert self.selection is not None
-        assert teachers.signals is not None or not self.selection.needs
-        candidates = Candidates(
-            signals=teachers.signals or Signals(teachers=()),
-            known=teachers.available & teachers.clear,
-            step=step,
-            over_processes=list if share is None else share.over_processes,
-            timetable=self.timetable,
-        )
-        selected = self.selection.weigh(candidates, teachers.routing)
-        if share is not None:
-            self.selection.note(candidates)
-        return selected
-
-    def _learned(
-        self, teachers: _Teachers, step: int, share: Share | None
-    ) -> Share | None:
-        """A share with what is selected of its pass.
-
-        Raises:
-            RuntimeError: the step has other passes, and nobody has looked at them.
-        """
-        if self.selection is None or share is None or share.chosen is not None:
-            return share
-        places = share.places.learned(
-            self._select(teachers, step, share), teachers.routing
-        )
-        (places,) = settled([places], share.over_processes)
-        counts = self.left([places], share.over_processes)
-        if counts.predicted != share.step.predicted:
-            raise RuntimeError("a selection has to look at all passes of a step first")
-        return replace(share, chosen=Chosen(places, counts))
-
-    def _counts_of_terms(self, places: Places) -> dict[str, tuple[float, ...]]:
-        return {
-            name: tuple(count(places))
-            for name, weighted in self._objectives.items()
-            if (count := count_of(weighted.objective)) is not None
-        }
-
-    def _counts(self, places: Places) -> dict[str, tuple[float, ...]]:
-        counts = self._counts_of_terms(places)
-        if self.weigher is None:
-            return counts
-        if self.bridge is not None:
-            counts |= self.bridge.auxiliary_counts(places.met)
-            counts["outcome"] = (places.labelled,)
-        if self.learns_routing:
-            known = torch.tensor([r.bits for r in places.readings])
-            heard = places.available & known.to(places.available.device)
-            counts |= {
-                "teacher_loss": (float(heard.any(-1).sum()),),
-                "entropy": (float(places.available.any(-1).sum()),),
-            }
-        return counts
+        return self._selecting.left(passes, total)
 
     def forward(
         self,
@@ -473,6 +406,15 @@ class Distiller(nn.Module):
             domains: of the texts, for a router that is told; None: nobody knows.
             numbers: of the texts in the run, by which teachers are drawn; None: from 0.
         """
+        inputs = PassInputs(
+            batch=batch,
+            views=views,
+            rows=rows,
+            step=step,
+            share=share,
+            domains=domains,
+            numbers=numbers,
+        )
         with self._narrow(batch):
             if poisoned:
                 captured = self._capture(
@@ -480,21 +422,7 @@ class Distiller(nn.Module):
                 )
                 assert captured.logits is not None
                 return StepResult(loss=captured.logits.float().mean() * torch.nan)
-            if self.weigher is None:
-                captured = self._look(batch, all_layers=self._reads_kv(step))
-                by_text = self._by_text(batch, domains, step)
-                context = self._contexts.alone(captured, batch, step, by_text)
-                self._note_domains(context, domains, share)
-                return self._sum.total(context, {}, share, captured)
-            return self._taught(
-                batch,
-                views,
-                rows,
-                step=step,
-                share=share,
-                domains=domains,
-                numbers=numbers,
-            )
+            return self._alone(inputs) if self.weigher is None else self._taught(inputs)
 
     def _narrow(self, batch: TokenBatch) -> torch.autocast:
         """Matrix products in ``autocast``.
@@ -511,275 +439,85 @@ class Distiller(nn.Module):
             cache_enabled=False,
         )
 
-    def _taught(
-        self,
-        batch: TokenBatch,
-        views: Sequence[TeacherView],
-        rows: Tensor | None,
-        step: int,
-        share: Share | None,
-        domains: Sequence[str] | None,
-        numbers: Sequence[int] | None,
-    ) -> StepResult:
-        read = self._read(
-            batch,
-            views,
-            rows,
-            step=step,
-            share=share,
-            domains=domains,
-            numbers=numbers,
-        )
-        routing, available = read.routing, read.available
+    def _alone(self, inputs: PassInputs) -> StepResult:
+        batch, step = inputs.batch, inputs.step
+        captured = self._student_pass.look(batch, all_layers=self._reads_kv(step))
+        by_text = self._domain_weights.of_texts(inputs)
+        context = self._contexts.alone(captured, batch, step, by_text)
+        self._domain_weights.note(context, inputs)
+        return self._sum.total(context, {}, inputs.share, captured)
+
+    def _taught(self, inputs: PassInputs) -> StepResult:
+        batch, views, share = inputs.batch, inputs.views, inputs.share
+        extra: dict[str, Tensor] = {}
+        read = self._read(inputs)
+        available, (soft, routing) = read.teachers.available, read.teachers.weighed
         with part("fuse"):
-            extra = self._of_bridge(read.captured, views, share, step)
+            if self.bridge is not None:
+                extra |= bridge_losses(
+                    self.bridge, read.captured, inputs, self.timetable
+                )
             if self.learns_routing:
                 extra |= routing_losses(
-                    read.soft,
+                    soft,
                     available,
                     views,
                     signal=self._config.router_signal,
                     regularizer=self._regularizer,
-                    step=step,
+                    step=inputs.step,
                     share=share,
                 )
-        self._note_domains(read.context, domains, share)
-        self._note_outputs(read.context, share)
-        if self.wants_outcome(step):
-            extra |= self._outcome(batch, views, routing, step, share)
+        self._domain_weights.note(read.context, inputs)
+        self._sum.note_outputs(read.context, share)
+        if self.wants_outcome(inputs.step):
+            extra |= self._outcome.losses(inputs, routing)
         with part("fuse"):
             result = self._sum.total(read.context, extra, read.share, read.captured)
         readings = [] if share is None else share.places.readings
-        return StepResult(
-            loss=result.loss,
-            terms=result.terms,
-            weights=result.weights,
-            chosen=result.chosen,
+        return replace(
+            result,
             selected=read.selected,
             routing=routing.detach(),
-            soft=read.soft.detach(),
+            soft=soft.detach(),
             teachers=tuple(view.name for view in views),
             coverage=coverage_of(batch, available, readings),
             health=kv_health(read.captured.kv, HEALTH_TOKENS)
-            if self.wants_health(step)
+            if self.wants_health(inputs.step)
             else None,
         )
 
-    def _read(
-        self,
-        batch: TokenBatch,
-        views: Sequence[TeacherView],
-        rows: Tensor | None,
-        step: int,
-        share: Share | None,
-        domains: Sequence[str] | None = None,
-        numbers: Sequence[int] | None = None,
-    ) -> _Read:
+    def _read(self, inputs: PassInputs) -> _Read:
         """Run the student and weigh the teachers."""
-        assert self.weigher is not None
+        batch, rows, step = inputs.batch, inputs.rows, inputs.step
         asked = rows if self._contexts.needs & {ATTENTION, HEADS} else None
-        captured = self._look(batch, asked, all_layers=self._reads_kv(step))
+        captured = self._student_pass.look(
+            batch, asked, all_layers=self._reads_kv(step)
+        )
         with part("fuse"):
-            teachers = self._weighed(
-                captured,
-                batch,
-                views,
-                step=step,
-                share=share,
-                domains=domains,
-                numbers=numbers,
-            )
-            share, selected = self._learned(teachers, step, share), None
-            if share is not None and share.chosen is not None:
-                selected = share.chosen.places.selected
-            elif self.selection is not None:
-                selected = self._select(teachers, step, None)
+            teachers = self._routing.weigh(captured, inputs)
+            share, selected = inputs.share, None
+            if self.selection is not None:
+                share, selected = self._selecting.of_pass(teachers, step, share)
             context = self._contexts.taught(
                 captured,
                 batch,
-                views,
+                inputs.views,
                 routing=teachers.routing,
                 clear=teachers.clear,
                 rows=rows,
                 step=step,
                 share=share,
-                domains=domains,
-                by_text=self._by_text(batch, domains, step),
+                domains=inputs.domains,
+                by_text=self._domain_weights.of_texts(inputs),
                 selected=selected,
             )
-        soft, routing = teachers.weighed
         return _Read(
             captured=captured,
-            available=teachers.available,
-            soft=soft,
-            routing=routing,
+            teachers=teachers,
             context=context,
             selected=selected,
             share=share,
         )
-
-    def _weighed(
-        self,
-        captured: Captured,
-        batch: TokenBatch,
-        views: Sequence[TeacherView],
-        *,
-        step: int,
-        share: Share | None,
-        domains: Sequence[str] | None,
-        numbers: Sequence[int] | None,
-    ) -> _Teachers:
-        """Weigh the teachers of one pass."""
-        assert captured.hidden is not None
-        if share is None:
-            available = availability(batch, views)
-            clear = without_sinks(batch, views, self._config.skip_sinks)
-        else:
-            available, clear = share.places.available, share.places.clear
-        self._move_routing_temperature(step)
-        signals = self._signals(
-            captured,
-            batch,
-            views,
-            available=available,
-            domains=domains,
-            share=share,
-        )
-        weighed = self._weigh(
-            captured.hidden.detach(), batch, available, signals, numbers
-        )
-        return _Teachers(
-            available=available, clear=clear, weighed=weighed, signals=signals
-        )
-
-    def _weigh(
-        self,
-        hidden: Tensor,
-        batch: TokenBatch,
-        available: Tensor,
-        signals: Signals | None,
-        numbers: Sequence[int] | None,
-    ) -> Weighed:
-        """Weights before and after teachers were chosen."""
-        if not isinstance(self.weigher, Weigher):
-            assert self.weigher is not None
-            given = (signals,) if signals_needed(self.weigher) else ()
-            weights = self.weigher(hidden, batch.mask, available, *given)
-            return Weighed(weights, weights)
-        draws = None
-        if self.weigher.choice == SAMPLED:
-            texts, tokens = batch.ids.shape
-            of_run = range(texts) if numbers is None else numbers
-            draws = text_draws(self.timetable.seed, of_run, tokens).to(hidden.device)
-        return self.weigher.weigh(hidden, batch.mask, available, signals, draws)
-
-    def _signals(
-        self,
-        captured: Captured,
-        batch: TokenBatch,
-        views: Sequence[TeacherView],
-        *,
-        available: Tensor,
-        domains: Sequence[str] | None,
-        share: Share | None,
-    ) -> Signals | None:
-        """What anybody asks for, worked out once a pass."""
-        plan, bridge, student = self._contexts.output, self.bridge, None
-        if plan is not None and captured.hidden is not None:
-            student = Output(batch, captured.hidden, plan.head, plan.vocabulary)
-        sources = Sources(
-            batch=batch,
-            views=views,
-            domains=domains,
-            student=student,
-            vocabulary=None if plan is None else plan.vocabulary,
-            pairings=() if share is None else share.places.pairings,
-            parameters=self._costs,
-            fit=None
-            if bridge is None
-            else lambda: kv_fit(bridge, captured, views, available),
-        )
-        return signals_of(self.signals, sources)
-
-    def _by_text(
-        self, batch: TokenBatch, domains: Sequence[str] | None, step: int
-    ) -> Tensor | None:
-        """(B,), by what the domain of each text multiplies what it costs."""
-        if self.domains is None or domains is None:
-            return None
-        setting, place = self._config.domain_balance, "loss.domain_balance"
-        alpha = self.timetable.value(setting, place, step)
-        weights = self.domains.weights(alpha, step)
-        for name, weight in zip(self.domains.names, weights.tolist(), strict=True):
-            self.timetable.note(f"{place}[{name}]", weight)
-        return self.domains.of_texts(domains, weights).to(batch.ids.device)
-
-    def _note_domains(
-        self, ctx: StepContext, domains: Sequence[str] | None, share: Share | None
-    ) -> None:
-        if self.domains is None or domains is None or not torch.is_grad_enabled():
-            return
-        losses, counts = next_token_losses(ctx)
-        total = list if share is None else share.over_processes
-        self.domains.note(losses, counts, domains, step=ctx.step, total=total)
-
-    def _note_outputs(self, ctx: StepContext, share: Share | None) -> None:
-        """What schedules go by that look at outputs."""
-        if self.seen is None or ctx.outputs is None:
-            return
-        sums = pass_sums(ctx.outputs, self.timetable.signals)
-        total = list if share is None else share.over_processes
-        added = total(list(sums.values()))
-        self.seen.note_sums(dict(zip(sums, added, strict=True)), ctx.step)
-
-    def _move_routing_temperature(self, step: int) -> None:
-        if self._routing_temperature is None:
-            return
-        assert isinstance(self.weigher, Weigher)
-        self.weigher.temperature = self.timetable.value(
-            self._routing_temperature, "fuse.temperature", step
-        )
-
-    def _look(
-        self,
-        batch: TokenBatch,
-        rows: Tensor | None = None,
-        inject: Injection | None = None,
-        all_layers: bool = False,
-    ) -> Captured:
-        captured = self._capture(
-            batch.ids,
-            batch.mask,
-            layers=None if all_layers else (0,),
-            logits=self._contexts.head is None,
-            hidden=inject is None or self._contexts.head is not None,
-            inject=inject,
-            attention_rows=rows,
-            heads=HEADS in self._contexts.needs,
-            states=self._contexts.needs & STATES if inject is None else (),
-        )
-        if self.balance is None or inject is not None:
-            return captured
-        return self.balance.part(captured)
-
-    def _look_again(
-        self, ids: Tensor, mask: Tensor, change: Callable[[Tensor], Tensor]
-    ) -> Captured:
-        """The student on the same tokens, with its input embeddings changed."""
-        student: Any = self.student
-        hook = student.get_input_embeddings().register_forward_hook(
-            lambda module, given, embedded: change(embedded)
-        )
-        try:
-            return self._capture(
-                ids,
-                mask,
-                layers=(0,),
-                logits=self._contexts.head is None,
-                hidden=True,
-            )
-        finally:
-            hook.remove()
 
     def _reads_kv(self, step: int) -> bool:
         """Whether anything of a step looks at the student's keys and values."""
@@ -792,74 +530,7 @@ class Distiller(nn.Module):
         read = KV_FIT in self.signals or self.compared_rows > 0 or bool(stated)
         return read or self.wants_health(step)
 
-    def _of_bridge(
-        self,
-        captured: Captured,
-        views: Sequence[TeacherView],
-        share: Share | None,
-        step: int,
-    ) -> dict[str, Tensor]:
-        """Losses of the bridge's own modules."""
-        if self.bridge is None:
-            return {}
-        if share is not None:
-            share = replace(share, places=share.places.met)
-        losses = dict(self.bridge.auxiliary(captured.kv, with_kv(views), share))
-        for name, (place, setting) in self.bridge.auxiliary_weights.items():
-            if name in losses:
-                weight = self.timetable.value(setting, place, step)
-                losses[name] = weight * losses[name]
-        return losses
-
-    def _outcome(
-        self,
-        batch: TokenBatch,
-        views: Sequence[TeacherView],
-        routing: Tensor,
-        step: int,
-        share: Share | None,
-    ) -> dict[str, Tensor]:
-        """The student's next-token loss while it reads the fused KV.
-
-        The student's own weights stand still in this pass: it must learn to need no
-        bridge, not to lean on one.
-        """
-        assert self.bridge is not None
-        if self._config.router_signal == "teacher_loss":
-            routing = routing.detach()
-        with part("fuse"):
-            met = of_kv(routing, views)
-            fused = self.bridge.fuse_for_injection(with_kv(views), met)
-        if fused is None:
-            return {}
-        layers = self._outcome_layers
-        inject = Injection(
-            fused.select_layers(layers),
-            layers,
-            fused.mask & batch.has_text,
-            self.bridge.gates[list(layers)],
-        )
-        with frozen(self.student):
-            captured = self._look(batch, inject=inject)
-            totals = None if share is None else share.step.terms["outcome"]
-            value = ce(
-                StepContext(
-                    batch=batch,
-                    output=self._contexts.next_token(captured),
-                    totals=totals,
-                )
-            )
-        eta = self.timetable.value(self._config.eta_outcome, "loss.eta_outcome", step)
-        return {"outcome": eta * value}
-
-
-def _sizes_of(capture: Capture) -> Sizes:
-    return Sizes(
-        layers=capture.num_layers,
-        heads=capture.num_kv_heads,
-        k_dim=capture.k_dim,
-        v_dim=capture.v_dim,
-        hidden_size=capture.hidden_size,
-        query_heads=capture.query_heads,
-        embedding_size=capture.embedding_size,
-    )
+    def _look_again(
+        self, ids: Tensor, mask: Tensor, change: Callable[[Tensor], Tensor]
+    ) -> Captured:
+        return self._student_pass.look_again(ids, mask, change)

@@ -65,7 +65,7 @@ ROOMS: dict[str, set[str]] = {
     "student/output/across": {"output/divergence"},
     "student/output/transport": {"output/divergence", "output/across"},
     "student/settings": set(),
-    "student/step": {"balance", "bridges"},
+    "student/step": {"balance", "bridges", "output", "select", "terms"},
     "student/terms": {"output"},
     "student/transforms": set(),
     "student/match": {"bridges", "output"},

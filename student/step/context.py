@@ -12,7 +12,14 @@ from align.layer_map import LayerMap, interpolate_teacher_layers
 from align.schedules import Setting, Timetable
 from align.sizes import Sizes
 from align.tokens.batch import TokenBatch
-from align.views import Captured, LinearHead, Output, TeacherView, with_kv
+from align.views import (
+    Capture,
+    Captured,
+    LinearHead,
+    Output,
+    TeacherView,
+    with_kv,
+)
 from student.bridges.base import Bridge
 from student.bridges.features import mixed
 from student.layers import feature_temperature, moved
@@ -318,6 +325,19 @@ class ContextMaker:
             by_text=by_text,
             by_token=by_token,
         )
+
+
+def sizes_of(capture: Capture) -> Sizes:
+    """Those of the model that a capture runs."""
+    return Sizes(
+        layers=capture.num_layers,
+        heads=capture.num_kv_heads,
+        k_dim=capture.k_dim,
+        v_dim=capture.v_dim,
+        hidden_size=capture.hidden_size,
+        query_heads=capture.query_heads,
+        embedding_size=capture.embedding_size,
+    )
 
 
 def introduce(

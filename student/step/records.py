@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from align.layer_map import LayerMap
 from align.schedules import Setting
 from align.sizes import Sizes
+from align.tokens.batch import TokenBatch
+from align.views import TeacherView
 from fuse.routing_loss import EntropyRegularizer
 from student.bridges.base import Bridge
 from student.evaluate import KVHealth
 from student.objective import ChosenLayers, Objective
-from student.places import Selected
+from student.places import Selected, Share
+from student.select.candidates import Sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,31 @@ class Teaching:
         """By teacher, the bridge's and the others."""
         met = () if self.bridge is None else self.bridge.teachers
         return {**self.maps, **{teacher.name: teacher.layer_map for teacher in met}}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PassInputs:
+    """What one forward pass of training is of; see ``Distiller.forward``."""
+
+    batch: TokenBatch
+    """The student's tokens, (B, T)."""
+    views: Sequence[TeacherView] = ()
+    """One per teacher, in the bridge's order; empty without teaching."""
+    rows: Tensor | None = None
+    """(B, R) int64 query positions, where a term compares some."""
+    step: int = 0
+    """Optimiser steps taken in this phase."""
+    share: Share | None = None
+    """What the batch is of its optimiser step; None: the batch is all there is."""
+    domains: Sequence[str] | None = None
+    """Of the B texts; None: nobody knows."""
+    numbers: Sequence[int] | None = None
+    """Of the texts in the run; None: from 0."""
+
+    @property
+    def over_processes(self) -> Sum:
+        """Adds up numbers of this pass over all processes, which must all ask."""
+        return list if self.share is None else self.share.over_processes
 
 
 @dataclass(

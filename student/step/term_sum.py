@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from align.errors import InputError
-from align.schedules import LossRecord, Timetable
+from align.schedules import LossRecord, SeenRecord, Timetable
 from align.views import Captured
 from student.balance import Balance, Weighing
 from student.config import LossConfig
 from student.objective import Objective, StepContext, count_of, fades
 from student.places import Share
 from student.step.records import StepResult, WeightedObjective
+from student.terms.signals import pass_sums
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -29,6 +30,8 @@ class TermSum:
     """What settings are at a step."""
     losses: LossRecord | None
     """Takes note of the terms' sizes; None where nobody asks."""
+    seen: SeenRecord | None
+    """Takes note of outputs, likewise."""
     balance: Balance | None
     """What weighs the terms; None where the config does alone."""
 
@@ -78,6 +81,15 @@ class TermSum:
             if (chosen := getattr(weighted.objective, "chosen", None)) is not None
         }
         return StepResult(loss=loss, terms=terms, weights=weights, chosen=layers)
+
+    def note_outputs(self, context: StepContext, share: Share | None) -> None:
+        """Take note of what schedules go by that look at outputs."""
+        if self.seen is None or context.outputs is None:
+            return
+        sums = pass_sums(context.outputs, self.timetable.signals)
+        total = list if share is None else share.over_processes
+        added = total(list(sums.values()))
+        self.seen.note_sums(dict(zip(sums, added, strict=True)), context.step)
 
     def _note(
         self, values: Mapping[str, Tensor], step: int, share: Share | None

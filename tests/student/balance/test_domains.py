@@ -13,6 +13,7 @@ from student.loop.job import Job
 from student.loop.phase_checkpoint import Keeper
 from student.loop.trainer import train_phase
 from student.objective import HiddenOutput
+from student.step.records import PassInputs
 from student.terms.key_value import ce, next_token_losses
 from tests.student.watching import Watching
 
@@ -89,9 +90,8 @@ def test_every_comparison_of_a_text_is_weighed_by_its_domain(school):
     for weights in ((1.0, 1.0), (0.5, 1.5)):
         distiller.domains.weights = lambda alpha, step, w=weights: torch.tensor(w)
         with torch.no_grad():
-            read = distiller._read(
-                batch, views, rows, step=0, share=None, domains=domains
-            )
+            inputs = PassInputs(batch=batch, views=views, rows=rows, domains=domains)
+            read = distiller._read(inputs)
         parts.append([c.weight for c in read.context.comparisons])
         assert read.context.by_text.tolist() == list(weights[::-1])
     scale = torch.tensor([[1.5], [0.5]])

@@ -319,7 +319,7 @@ def test_a_real_student_is_read_again_with_other_embeddings(school):
     batch = school.batch(3)
     distiller = lesson.distiller.eval()
     with torch.no_grad():
-        ctx = distiller._contexts.alone(distiller._look(batch), batch, 0)
+        ctx = distiller._contexts.alone(distiller._student_pass.look(batch), batch, 0)
         table = lesson.model.get_input_embeddings()
         same = ctx.reread(lambda e: e, batch.mask)
         torch.testing.assert_close(same.hidden, ctx.reread.hidden)
@@ -333,12 +333,14 @@ def test_a_real_student_is_read_again_with_other_embeddings(school):
     torch.testing.assert_close(logits[batch.mask], expected[batch.mask])
     assert not table._forward_hooks  # the student is left as it was
     term = Mixup(alpha=50.0)
-    loss = term(distiller._contexts.alone(distiller._look(batch), batch, 0))
+    loss = term(
+        distiller._contexts.alone(distiller._student_pass.look(batch), batch, 0)
+    )
     loss.backward()
     gradients = [p.grad for p in lesson.model.parameters() if p.requires_grad]
     assert all(g is not None and g.isfinite().all() for g in gradients)
     one = school.encode([batch.texts[0]])
-    ctx = distiller._contexts.alone(distiller._look(one), one, 0)
+    ctx = distiller._contexts.alone(distiller._student_pass.look(one), one, 0)
     torch.testing.assert_close(term(ctx), ce(ctx))
 
 
