@@ -73,6 +73,9 @@ def start_accelerate(config: TrainConfig, accumulation: int) -> Any:
     }
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if config.engine == "torch":
+        # An earlier run of this process by the other engine leaves it, and accelerate
+        # goes by it.
+        os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
         if "RANK" in os.environ:
             _meet(backend)
         # A launcher's variables make accelerate wrap the distiller, of which most
