@@ -84,11 +84,6 @@ def acted(func, args, kwargs):
     unwrap = lambda x: x.here if isinstance(x, There) else x  # noqa: E731
     before = {id(unwrap(x)): x for x in tensors}
     out = func(*tree_map(unwrap, args), **tree_map(unwrap, kwargs))
-    if "empty" in name and isinstance(out, torch.Tensor) and goes:
-        # On this device alone something is read that nobody wrote (who, is not known: a
-        # CPU's gradients stay finite where all that is made empty is NaN), and what
-        # lies in memory would decide whether a run's first step is finite.
-        out.zero_()
 
     def back(x):
         if not isinstance(x, torch.Tensor):
