@@ -86,7 +86,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments/assemble/selecting": set(),
     "experiments/writing": {"config", "record"},
     "experiments/routing_room": {"assemble"},
-    "experiments/teacher_pool": {"assemble", "report"},
+    "experiments/teacher_pool": {"report", "routing_room"},
     "experiments/scoring": set(),
     "experiments/evaluators": {"config"},
     "experiments/measuring": {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from experiments.config.tree import Config
 from experiments.estimate.routing import readers_of, shown_reading
+from experiments.routing_room.foretold import SAMPLES
 from experiments.teacher_pool.compared import Pool, compared
-from experiments.teacher_pool.read import SAMPLES, read_pool
+from experiments.teacher_pool.read import read_pool
 from plugins.registry import Registry
 
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from align.errors import InputError
 from align.text.documents import TextSample
-from align.views import OUTPUTS, Teacher
-from experiments.assemble.data import Encoder
+from align.tokens.batch import TokenBatch
+from align.views import Teacher
+from experiments.routing_room.foretold import (
+    Progress,
+    foretold,
+    nothing_common,
+    parted,
+    texts_by_domain,
+)
 from fuse.routing_room import RoutingRoom, routing_room, saved
-from student.output import common_chunks
-from teacher.live_teacher import LiveTeacher
 from teacher.own_loss import next_token_nll
-
-SAMPLES = 64
-"""Texts of a domain that are read."""
-_BATCH = 16
-
-Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,11 +80,7 @@ def room_by_domain(
         InputError: fewer than two teachers are left, or no domain holds a stretch of
             text that all of them foretell.
     """
-    silent = {
-        name: why for name, teacher in teachers.items() if (why := _silent(teacher))
-    }
-    speaking = {n: t for n, t in teachers.items() if isinstance(t, LiveTeacher)}
-    speaking = {n: t for n, t in speaking.items() if n not in silent}
+    speaking, silent = parted(teachers)
     if len(speaking) < 2:
         reasons = "; ".join(f"teacher {name!r}: {why}" for name, why in silent.items())
         raise InputError(
@@ -95,53 +89,17 @@ def room_by_domain(
             + (f" ({reasons})" if reasons else "")
             + "; add a causal teacher, or ask stored ones live (store.read=false)"
         )
-    domains: dict[str, RoutingRoom] = {}
-    for domain in dict.fromkeys(sample.domain for sample in samples):
-        texts = [sample.text for sample in samples if sample.domain == domain]
-        heard, characters = _heard(list(speaking.values()), texts[:SAMPLES], progress)
-        if characters:
-            domains[domain] = routing_room(heard, characters)
+    asked, domains = list(speaking.values()), dict[str, RoutingRoom]()
+
+    def ask(m: int, batch: TokenBatch, last: Tensor) -> Tensor:
+        captured = asked[m].capture(batch.ids, batch.mask, layers=(0,), logits=True)
+        assert captured.logits is not None
+        return next_token_nll(captured.logits, batch.ids, batch.mask)
+
+    for domain, texts in texts_by_domain(samples).items():
+        said = foretold(asked, texts, ask, progress)
+        if said.characters:
+            domains[domain] = routing_room(said.nats, said.characters)
     if not domains:
-        raise InputError(
-            "no held-out text has a stretch that begins and ends with a whole token of "
-            f"each of the teachers {', '.join(speaking)}; give longer texts in "
-            "data.eval"
-        )
+        raise nothing_common(speaking)
     return RoomByDomain(names=tuple(speaking), domains=domains, left_out=silent)
-
-
-def _silent(teacher: Teacher) -> str:
-    """Why a teacher foretells no text; empty where it does."""
-    if OUTPUTS in teacher.lacks:
-        return teacher.lacks[OUTPUTS]
-    if not isinstance(teacher, LiveTeacher):
-        return "it is read from a store, which holds no probabilities"
-    return ""
-
-
-@torch.no_grad()
-def _heard(
-    teachers: Sequence[LiveTeacher], texts: Sequence[str], progress: Progress
-) -> tuple[list[Tensor], int]:
-    """Of each text (K, M) nats by stretch, and the characters in all of them."""
-    ordered = sorted(texts, key=len)
-    readers = [Encoder(teacher.tokenizer, None) for teacher in teachers]
-    heard: list[Tensor] = []
-    characters = 0
-    for start in progress(range(0, len(ordered), _BATCH)):
-        some = ordered[start : start + _BATCH]
-        batches = [read(some) for read in readers]
-        chunks = common_chunks(batches)
-        if not len(chunks):
-            continue
-        nats = []
-        for teacher, batch, side in zip(teachers, batches, chunks.sides, strict=True):
-            there = batch.to(teacher.capture.device)
-            captured = teacher.capture(there.ids, there.mask, layers=(0,), logits=True)
-            assert captured.logits is not None
-            nll = next_token_nll(captured.logits, there.ids, there.mask)
-            nats.append(side.sum(-nll.to(batch.ids.device).double()))
-        of_text = torch.bincount(chunks.text, minlength=len(some)).tolist()
-        heard.extend(torch.stack(nats, -1).split(of_text))
-        characters += int(chunks.characters.sum())
-    return heard, characters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,31 +11,29 @@ from torch import Tensor
 
 from align.errors import InputError
 from align.text.documents import TextSample
-from align.views import OUTPUTS, Teacher
-from experiments.assemble.data import Encoder
-from student.output import common_chunks
+from align.tokens.batch import TokenBatch
+from align.views import Teacher
+from experiments.routing_room.foretold import (
+    SAMPLES,
+    Foretold,
+    Progress,
+    foretold,
+    nothing_common,
+    parted,
+    texts_by_domain,
+)
 from teacher.live_teacher import LiveTeacher
 from teacher.own_loss import next_token_nll
 
-SAMPLES = 64
-"""Texts of a domain that are read."""
 POINTS = 4096
 """Stretches of a domain whose hidden states are kept; they are compared at the last
 token of each."""
-_BATCH = 16
-
-Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class Heard:
-    """What M teachers said of one domain's texts, on stretches that all spell with
-    whole tokens."""
+class Heard(Foretold):
+    """The same of one domain's texts, with what teachers were like inside."""
 
-    nats: list[Tensor] = field(default_factory=list)
-    """Of each text (K, M) float64, the log-likelihood of its stretches in order."""
-    characters: int = 0
-    """In all stretches."""
     states: list[list[Tensor]] = field(default_factory=list)
     """By teacher, (P, C) float32 each: last hidden states after a stretch."""
     kv: list[list[Tensor]] = field(default_factory=list)
@@ -76,9 +74,7 @@ def read_pool(
         InputError: fewer than two teachers predict text, or no domain holds a stretch
             that all of them spell with whole tokens.
     """
-    silent = {name: why for name, t in teachers.items() if (why := _silent(t))}
-    asked = {n: t for n, t in teachers.items() if isinstance(t, LiveTeacher)}
-    asked = {n: t for n, t in asked.items() if n not in silent}
+    asked, silent = parted(teachers)
     if len(asked) < 2:
         reasons = "; ".join(f"{name!r}: {why}" for name, why in silent.items())
         raise InputError(
@@ -89,17 +85,13 @@ def read_pool(
         )
     seconds, total = [0.0] * len(asked), 0
     domains: dict[str, Heard] = {}
-    for domain in dict.fromkeys(sample.domain for sample in samples):
-        some = [s.text for s in samples if s.domain == domain][:texts]
+    for domain, some in texts_by_domain(samples, texts).items():
         heard = _heard(list(asked.values()), some, progress, seconds)
         total += sum(map(len, some))
         if heard.characters:
             domains[domain] = heard
     if not domains:
-        raise InputError(
-            "no held-out text has a stretch that begins and ends with a whole token of "
-            f"each of the teachers {', '.join(asked)}; give longer texts in data.eval"
-        )
+        raise nothing_common(asked)
     return Reading(
         teachers=asked,
         domains=domains,
@@ -109,55 +101,32 @@ def read_pool(
     )
 
 
-def _silent(teacher: Teacher) -> str:
-    """Why a teacher is not compared; empty where it is."""
-    if OUTPUTS in teacher.lacks:
-        return teacher.lacks[OUTPUTS]
-    if not isinstance(teacher, LiveTeacher):
-        return "it does not run here"
-    return ""
-
-
-@torch.no_grad()
 def _heard(
     teachers: Sequence[LiveTeacher],
     texts: Sequence[str],
     progress: Progress,
     seconds: list[float],
 ) -> Heard:
-    ordered = sorted(texts, key=len)
-    readers = [Encoder(teacher.tokenizer, None) for teacher in teachers]
-    heard = Heard(states=[[] for _ in teachers], kv=[[] for _ in teachers])
-    points = 0
-    for start in progress(range(0, len(ordered), _BATCH)):
-        some = ordered[start : start + _BATCH]
-        batches = [read(some) for read in readers]
-        chunks = common_chunks(batches)
-        if not len(chunks):
-            continue
-        nats, keep = [], max(0, POINTS - points)
-        points += len(chunks)
-        for m, (teacher, batch, side) in enumerate(
-            zip(teachers, batches, chunks.sides, strict=True)
-        ):
-            there = batch.to(teacher.capture.device)
-            began = time.perf_counter()
-            captured = teacher.capture(
-                there.ids,
-                there.mask,
-                layers=(teacher.sizes.layers // 2,),
-                logits=True,
-                hidden=True,
-            )
-            assert captured.logits is not None and captured.hidden is not None
-            nll = next_token_nll(captured.logits, there.ids, there.mask).cpu()
-            seconds[m] += time.perf_counter() - began
-            nats.append(side.sum(-nll.double()))
-            last = side.last[:keep]
-            heard.states[m].append(captured.hidden.flatten(0, 1).cpu()[last].float())
-            both = torch.cat(captured.kv.flat(), -1)[0].flatten(0, 1)
-            heard.kv[m].append(both.cpu()[last].float())
-        of_text = torch.bincount(chunks.text, minlength=len(some)).tolist()
-        heard.nats.extend(torch.stack(nats, -1).split(of_text))
-        heard.characters += int(chunks.characters.sum())
-    return heard
+    states: list[list[Tensor]] = [[] for _ in teachers]
+    kv: list[list[Tensor]] = [[] for _ in teachers]
+
+    def ask(m: int, batch: TokenBatch, last: Tensor) -> Tensor:
+        teacher, began = teachers[m], time.perf_counter()
+        captured = teacher.capture(
+            batch.ids,
+            batch.mask,
+            layers=(teacher.sizes.layers // 2,),
+            logits=True,
+            hidden=True,
+        )
+        assert captured.logits is not None and captured.hidden is not None
+        nll = next_token_nll(captured.logits, batch.ids, batch.mask).cpu()
+        seconds[m] += time.perf_counter() - began
+        last = last[: max(0, POINTS - sum(map(len, states[m])))]
+        states[m].append(captured.hidden.flatten(0, 1).cpu()[last].float())
+        both = torch.cat(captured.kv.flat(), -1)[0].flatten(0, 1)
+        kv[m].append(both.cpu()[last].float())
+        return nll
+
+    said = foretold(teachers, texts, ask, progress)
+    return Heard(nats=said.nats, characters=said.characters, states=states, kv=kv)
