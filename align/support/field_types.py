@@ -27,6 +27,8 @@ from annotated_types import Interval
 
 from align.errors import InputError
 
+_CHOSEN = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
 Count = Annotated[int, Interval(ge=0)]
 AtLeastOne = Annotated[int, Interval(ge=1)]
 NotNegative = Annotated[float, Interval(ge=0, lt=math.inf)]
@@ -252,3 +254,40 @@ def _adapter(hint: Any) -> Any:
 def _leaf_hints(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
     return {k: hint for k, hint in hints.items() if not dataclasses.is_dataclass(hint)}
+
+
+def named_choice(
+    name: Any, entry: Any, place: str, kind: str, example: str
+) -> tuple[str, dict[str, Any]]:
+    """Take apart an entry of ``{NAME: {use: KIND_NAME, option: value}}``.
+
+    Args:
+        name: of the entry.
+        entry: what stands behind it.
+        place: the setting that holds it, for errors.
+        kind: of plugin, as ``mtkd plugins list --kind`` knows it.
+        example: of the setting, for errors: ``{fake_quant: {bits: 4}}``.
+
+    Returns:
+        What is chosen, the name where ``use`` is left out; and what else stands there.
+
+    Raises:
+        InputError: no name, no mapping, or no name of a plugin.
+    """
+    if not isinstance(name, str) or not _CHOSEN.fullmatch(name):
+        raise InputError(
+            f"{place} has {shown(name)}; name a {kind} with lower-case letters, "
+            f"digits, '_' and '-', as in {example}"
+        )
+    if not isinstance(entry, Mapping):
+        raise InputError(
+            f"{place}.{name} is {shown(entry)}; give a mapping, as in {example}"
+        )
+    rest = dict(entry)
+    chosen = rest.pop("use", name)
+    if not isinstance(chosen, str) or not _CHOSEN.fullmatch(chosen):
+        raise InputError(
+            f"{place}.{name}.use is {shown(chosen)}; give the name of a registered "
+            f"{kind} (`mtkd plugins list --kind {kind}`)"
+        )
+    return chosen, rest

@@ -9,11 +9,12 @@ from typing import Any
 
 from align.errors import InputError
 from align.schedules import ScheduledNotNegative, Setting
-from align.support.field_types import checked, shown
+from align.support.field_types import checked, named_choice, shown
 
 KV, OUTPUTS, NEXT_TOKEN = "kv", "outputs", "next_token"
 ON = (KV, OUTPUTS, NEXT_TOKEN)
 """What a selector's weights may multiply."""
+_EXAMPLE = "{uncertain: {percentile: 50}}"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _TAKEN = (
     *("outcome", "teacher_loss", "entropy", "z_reconstruction", "z_agreement"),
@@ -50,23 +51,8 @@ def chosen_selectors(
 
 
 def _chosen(name: str, entry: Any, place: str) -> ChosenSelector:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InputError(
-            f"{place} has {shown(name)}; name a selector with lower-case letters, "
-            "digits, '_' and '-', such as uncertain"
-        )
-    if not isinstance(entry, Mapping):
-        raise InputError(
-            f"{place}.{name} is {shown(entry)}; give a mapping such as "
-            "{use: uncertain, percentile: 50}"
-        )
-    options = dict(entry)
-    kind, on = options.pop("use", name), options.pop("on", [KV, OUTPUTS])
-    if not isinstance(kind, str) or not _NAME.fullmatch(kind):
-        raise InputError(
-            f"{place}.{name}.use is {shown(kind)}; give the name of a registered "
-            "selector (`mtkd plugins list --kind selector`)"
-        )
+    kind, options = named_choice(name, entry, place, "selector", _EXAMPLE)
+    on = options.pop("on", [KV, OUTPUTS])
     named = [on] if isinstance(on, str) else on
     if not isinstance(named, list | tuple) or not named or not set(named) <= set(ON):
         raise InputError(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from align.errors import InputError
 from align.schedules import ScheduledShare, Setting
-from align.support.field_types import checked, shown
+from align.support.field_types import checked, named_choice
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_EXAMPLE = "{fake_quant: {bits: 4, strength: 1}}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,22 +40,7 @@ def chosen_transforms(
 
 
 def _chosen(name: str, entry: Any, place: str) -> ChosenTransform:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InputError(
-            f"{place} has {shown(name)}; name a transform with lower-case letters, "
-            "digits, '_' and '-', such as fake_quant"
-        )
-    if not isinstance(entry, Mapping):
-        raise InputError(
-            f"{place}.{name} is {shown(entry)}; give a mapping such as "
-            "{bits: 4, strength: 1}"
-        )
-    options = dict(entry)
-    kind, strength = options.pop("use", name), options.pop("strength", 1.0)
-    if not isinstance(kind, str) or not _NAME.fullmatch(kind):
-        raise InputError(
-            f"{place}.{name}.use is {shown(kind)}; give the name of a registered "
-            "transform (`mtkd plugins list --kind transform`)"
-        )
+    kind, options = named_choice(name, entry, place, "transform", _EXAMPLE)
+    strength = options.pop("strength", 1.0)
     strength = checked(ScheduledShare, strength, f"{place}.{name}.strength")
     return ChosenTransform(kind=kind, strength=strength, options=options)
