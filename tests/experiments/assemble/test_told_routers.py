@@ -64,7 +64,8 @@ def test_the_surest_teacher_alone_is_learned_from_at_every_token(
     routed = [line for line in lines if line.get("kind") == "routing"]
     assert routed
     for line in routed:
-        assert line["entropy"] == 0 and line["weights"] == line["leads"]
+        assert line["entropy"] > 0, "it is that of the weights before the choice"
+        assert line["weights"] == line["leads"]
         kinds = line["kinds"]
         assert set(kinds) <= set(KINDS) and "word" in kinds
         for weights in kinds.values():
