@@ -41,7 +41,7 @@ def main() -> int:
     groups = _disjoint_groups(options) if options.size == DISJOINT else GROUPS
     known = {arm.name: arm for arm in groups["all"]}
     if options.list:
-        for group in (name for name in groups if name != "all" or len(groups) == 1):
+        for group in (name for name in groups if name != "all"):
             print(f"{group}:")
             for arm in groups[group]:
                 print(f"  {arm.name:<22} {arm.asks}")
@@ -97,11 +97,17 @@ def _beds(options: argparse.Namespace) -> list[Any]:
 
 
 def _disjoint_groups(options: argparse.Namespace) -> Any:
+    from experiments.bench.quality.deciding import ordering_arms, selecting_arms
     from experiments.bench.quality.disjoint_arms import disjoint_arms
     from experiments.bench.quality.domains import EMBEDDED
 
     domains = options.domains or list({**EMBEDDED, **options.texts})
-    return {"all": disjoint_arms(domains)}
+    groups = {
+        "weighed": disjoint_arms(domains),
+        "selected": selecting_arms(domains),
+        "ordered": ordering_arms(domains),
+    }
+    return groups | {"all": tuple(arm for arms in groups.values() for arm in arms)}
 
 
 def _text_of(given: str) -> tuple[str, Path]:
@@ -122,7 +128,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="ARM",
         help="arms, or groups: core (default), phases, questions, adapted, inside, "
-        "agglomerative, all; see --list",
+        "agglomerative, all; of --size disjoint: weighed (default), selected, ordered, "
+        "all; see --list",
     )
     parser.add_argument("--list", action="store_true", help="say what the arms are")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -15,6 +15,15 @@ _NO_KV = tuple(
 )
 _SIGNAL = ("phase.all.loss.router_signal=teacher_loss",)
 _FIXED = ("phase.all.fuse.fusion_method=fixed",)
+FORESEEN = "phase.all.fuse.fusion_method=prequential"
+"""Weights that are told nothing and train nothing."""
+
+
+def all_of_them(domains: Sequence[str]) -> tuple[str, ...]:
+    """Settings under which the outputs of every domain's teacher are learned, no KV."""
+    count = len(domains)
+    take_part = f"phase.all.teachers={{min: {count}, max: {count}}}"
+    return (*_NO_KV, *_KD, take_part)
 
 
 def disjoint_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
@@ -28,12 +37,11 @@ def disjoint_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
     """
     every = tuple(domains)
     label = ", ".join(f"{name}: {name}" for name in every)
-    count = len(every)
-    all_take_part = f"phase.all.teachers={{min: {count}, max: {count}}}"
-    all_of_them = (*_NO_KV, *_KD, all_take_part)
 
     def weighed(name: str, asks: str, *settings: str) -> Arm:
-        return Arm(name, asks, settings=(*all_of_them, *settings), teachers=every)
+        return Arm(
+            name, asks, settings=(*all_of_them(every), *settings), teachers=every
+        )
 
     return (
         Arm(CE_ONLY, "the baseline", teachers=()),
@@ -47,13 +55,13 @@ def disjoint_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
         weighed(
             "prequential",
             "weights by what each foresaw of the text so far",
-            "phase.all.fuse.fusion_method=prequential",
+            FORESEEN,
         ),
         *(
             weighed(
                 f"prequential-{choice}",
                 f"the same, {said}",
-                "phase.all.fuse.fusion_method=prequential",
+                FORESEEN,
                 f"phase.all.fuse.choice={choice}",
             )
             for choice, said in (
@@ -85,7 +93,7 @@ def disjoint_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
         Arm(
             "routed",
             "a learned router",
-            settings=(*all_of_them, *_SIGNAL),
+            settings=(*all_of_them(every), *_SIGNAL),
             teachers=every,
             phases=("routing",),
         ),

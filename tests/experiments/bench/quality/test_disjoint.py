@@ -8,6 +8,7 @@ from align.errors import InputError
 from experiments.bench.quality import disjoint
 from experiments.bench.quality.arm import CE_ONLY
 from experiments.bench.quality.arms import chosen
+from experiments.bench.quality.deciding import ordering_arms, selecting_arms
 from experiments.bench.quality.disjoint_arms import disjoint_arms
 from experiments.bench.quality.train import Setup, config_of
 from experiments.config.presets import load_registry, presets_of
@@ -46,6 +47,27 @@ def test_every_arm_resolves_and_each_text_has_its_teachers_label(tmp_path):
             assert phase.fuse.router_options == {"domains": {d: d for d in DOMAINS}}
     names = [arm.name for arm in chosen(["label"], {"all": arms})]
     assert names == [CE_ONLY, "label"]
+
+
+@pytest.mark.parametrize(
+    ("arms_of", "use"),
+    [(selecting_arms, "confident_teacher"), (ordering_arms, "domains")],
+)
+def test_deciding_arms_differ_from_prequential_weights_in_one_setting(
+    arms_of, use, tmp_path
+):
+    base = tmp_path / "config.yaml"
+    base.write_text(yaml.safe_dump(disjoint._config(tmp_path, DOMAINS)))
+    bed = Setup(base, tmp_path, 8)
+    (plain,) = (arm for arm in disjoint_arms(DOMAINS) if arm.name == "prequential")
+    for arm in arms_of(DOMAINS):
+        assert arm.settings[:-1] == plain.settings and arm.teachers == plain.teachers
+        config = config_of(bed, arm, 0)
+        (phase,) = resolve_phases(config, presets_of(load_registry(config)))
+        select, curriculum = phase.loss.select, config.data.curriculum
+        assert bool(select) != (curriculum != "none")
+    (last,) = select.values() if select else [curriculum]
+    assert last["use"] == use
 
 
 @pytest.mark.slow
