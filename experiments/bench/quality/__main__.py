@@ -20,10 +20,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SIZES = {"small": ("quality", 600), "zoo": ("quality_zoo", 300), "disjoint": ("", 120)}
+SIZES = {
+    "small": ("quality", 600),
+    "zoo": ("quality_zoo", 300),
+    "disjoint": ("", 120),
+    "same": ("", 150),
+}
 """Config and optimiser steps of each size."""
-DISJOINT = "disjoint"
-"""The size whose texts, models and config are made where they are missing."""
+DISJOINT, SAME = "disjoint", "same"
+"""Sizes whose texts, models and config are made where they are missing."""
 TEACHER_STEPS = 150
 """Of each teacher of that size."""
 
@@ -32,13 +37,13 @@ def main() -> int:
     """Train what is missing, then print and draw what there is."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from experiments.bench.quality.arms import GROUPS, chosen
+    from experiments.bench.quality.arms import chosen
     from experiments.bench.quality.jobs import work_through
 
     parser = _parser()
     options = parser.parse_args()
     options.texts = dict(options.texts)
-    groups = _disjoint_groups(options) if options.size == DISJOINT else GROUPS
+    groups = _groups(options, Path())  # for their names: nothing is made yet
     known = {arm.name: arm for arm in groups["all"]}
     if options.list:
         for group in (name for name in groups if name != "all"):
@@ -51,8 +56,9 @@ def main() -> int:
         if name not in groups and name not in known:
             valid = ", ".join([*groups, *known])
             parser.error(f"--arms {name!r} is unknown; give one of {valid}")
-    beds = _beds(options)
-    arms = chosen(wanted, groups)
+    base, name = _base(options)
+    beds = _beds(options, base, name)
+    arms = chosen(wanted, _groups(options, base))
     for arm in arms:
         if unknown := beds[0].unknown(arm):
             parser.error(f"--size {options.size} has no {unknown} for arm {arm.name}")
@@ -71,42 +77,53 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _beds(options: argparse.Namespace) -> list[Any]:
-    """What the arms of this size share, for each of the lengths."""
-    from experiments.bench.quality.train import Setup
+def _base(options: argparse.Namespace) -> tuple[Path, str]:
+    """The config that the arms of a size begin from, and the name of their folder."""
+    from experiments.bench.quality.disjoint import prepare
+    from experiments.bench.quality.same.bed import prepare_same
     from experiments.config.packaged import config_path
 
-    config, steps = SIZES[options.size]
-    name = options.size
-    if options.size == DISJOINT:
-        from experiments.bench.quality.disjoint import prepare
-
+    size = options.size
+    if size == DISJOINT:
         base = prepare(
-            options.out / DISJOINT,
-            options.texts,
-            options.domains,
-            options.teacher_steps,
+            options.out / size, options.texts, options.domains, options.teacher_steps
         )
-        name = f"{DISJOINT}/{base.parent.name}"
+    elif size == SAME:
+        base = prepare_same(options.out / size)
     else:
-        base = config_path(config)
+        return config_path(SIZES[size][0]), size
+    return base, f"{size}/{base.parent.name}"
+
+
+def _beds(options: argparse.Namespace, base: Path, name: str) -> list[Any]:
+    """What the arms of this size share, for each of the lengths."""
+    from experiments.bench.quality.train import Setup
+
     return [
         Setup(base, options.out / f"{name}-{length}", length, tuple(options.set))
-        for length in options.steps or [steps]
+        for length in options.steps or [SIZES[options.size][1]]
     ]
 
 
-def _disjoint_groups(options: argparse.Namespace) -> Any:
+def _groups(options: argparse.Namespace, base: Path) -> Any:
+    """The arms of a size by group, the first one being the default."""
+    from experiments.bench.quality.arms import GROUPS
     from experiments.bench.quality.deciding import ordering_arms, selecting_arms
     from experiments.bench.quality.disjoint_arms import disjoint_arms
     from experiments.bench.quality.domains import EMBEDDED
+    from experiments.bench.quality.same.arms import same_arms
 
-    domains = options.domains or list({**EMBEDDED, **options.texts})
-    groups = {
-        "weighed": disjoint_arms(domains),
-        "selected": selecting_arms(domains),
-        "ordered": ordering_arms(domains),
-    }
+    if options.size == DISJOINT:
+        domains = options.domains or list({**EMBEDDED, **options.texts})
+        groups = {
+            "weighed": disjoint_arms(domains),
+            "selected": selecting_arms(domains),
+            "ordered": ordering_arms(domains),
+        }
+    elif options.size == SAME:
+        groups = {"same": same_arms(base.parent)}
+    else:
+        return GROUPS
     return groups | {"all": tuple(arm for arms in groups.values() for arm in arms)}
 
 

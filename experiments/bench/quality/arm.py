@@ -32,6 +32,10 @@ class Arm:
     phases: tuple[str, ...] = ("multi_basic",)
     stretch: int = 1
     """How many times the steps of the others."""
+    pupils: bool = False
+    """Whether its teachers are the students of the arms of their names."""
+    apart: int = 0
+    """Added to the seed of its run, so that it reads and begins otherwise."""
 
     @property
     def stored(self) -> bool:
@@ -39,7 +43,7 @@ class Arm:
         outputs, hidden states nor attention."""
         unheld = ("output.", "gamma_kl", "site: hidden", "site: attention")
         asked = any(name in setting for name in unheld for setting in self.settings)
-        return bool(self.teachers) and not asked
+        return bool(self.teachers) and not asked and not self.pupils
 
     @property
     def adapted(self) -> tuple[str, ...]:

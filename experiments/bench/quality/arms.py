@@ -297,8 +297,12 @@ ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in GROUPS["all
 def chosen(
     names: Iterable[str], groups: Mapping[str, tuple[Arm, ...]] = GROUPS
 ) -> list[Arm]:
-    """The arms of these names or groups, the baseline first, each once."""
+    """The arms of these names or groups, the baseline first, each once; with arms whose
+    students teach."""
     wanted = {CE_ONLY}
     for name in names:
         wanted |= {arm.name for arm in groups.get(name, ())} or {name}
+    for arm in groups["all"]:
+        if arm.pupils and arm.name in wanted:
+            wanted |= set(arm.teachers)
     return [arm for arm in groups["all"] if arm.name in wanted]

@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 CONFIG = "config.yaml"
-_TOKENIZER = TokenizerRecipe(kind="byte-bpe", vocab_size=2048, style="bos")
-_SHAPE = {
+TOKENIZER = TokenizerRecipe(kind="byte-bpe", vocab_size=2048, style="bos")
+SHAPE = {
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-_STUDENT = _SHAPE | {
+STUDENT = SHAPE | {
     "num_hidden_layers": 4,
     "hidden_size": 96,
     "intermediate_size": 288,
 }
-_TEACHER = _SHAPE | {
+_TEACHER = SHAPE | {
     "num_hidden_layers": 4,
     "hidden_size": 160,
     "intermediate_size": 448,
 }
-_TRAINING = {
+TRAINING = {
     "batch_size": 8,
     "optimizer": "muon",
     "zero_stage": 0,
@@ -77,15 +77,15 @@ def prepare(
     if domains:
         _check(domains, texts)
         texts = {name: texts[name] for name in domains}
-    _check_sizes(texts)
-    plain = json.dumps([texts, teacher_steps, _STUDENT, _TEACHER], sort_keys=True)
+    check_sizes(texts)
+    plain = json.dumps([texts, teacher_steps, STUDENT, _TEACHER], sort_keys=True)
     bed = folder.resolve() / hashlib.sha256(plain.encode()).hexdigest()[:12]
     bed.parent.mkdir(parents=True, exist_ok=True)
     if not (bed / CONFIG).is_file():
         with made_folder(bed) as fresh:
-            _write_texts(fresh, texts)
+            write_texts(fresh, texts)
             _make_models(fresh, texts, teacher_steps)
-            config = _config(bed, list(texts))
+            config = config_for(bed, list(texts))
             (fresh / CONFIG).write_text(yaml.safe_dump(config), encoding="utf-8")
     return bed / CONFIG
 
@@ -99,7 +99,12 @@ def _check(domains: Sequence[str], texts: Mapping[str, object]) -> None:
             )
 
 
-def _check_sizes(texts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+def check_sizes(texts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+    """See that every domain has text for everybody.
+
+    Raises:
+        InputError: one has not.
+    """
     for domain, splits in texts.items():
         for split, documents in splits.items():
             if not documents:
@@ -109,9 +114,8 @@ def _check_sizes(texts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
                 )
 
 
-def _write_texts(
-    folder: Path, texts: Mapping[str, Mapping[str, Sequence[str]]]
-) -> None:
+def write_texts(folder: Path, texts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+    """Write what the student learns from, and what is held out, by domain."""
     for domain, splits in texts.items():
         for split in ("student", "eval"):
             path = folder / "texts" / split / f"{domain}.jsonl"
@@ -129,32 +133,41 @@ def _make_models(
     from teacher.zoo.train import initial_model
 
     reading = [text for splits in texts.values() for text in splits["student"]]
-    tokenizer = train_tokenizer(_TOKENIZER, reading)
-    student = _recipe("student", _STUDENT, dict.fromkeys(texts, 1 / len(texts)), 0, 6)
-    _save(initial_model(student, tokenizer), tokenizer, folder / "student")
+    tokenizer = train_tokenizer(TOKENIZER, reading)
+    student = recipe_of("student", STUDENT, dict.fromkeys(texts, 1 / len(texts)), 0, 6)
+    save(initial_model(student, tokenizer), tokenizer, folder / "student")
     costs = {}
     for number, (domain, splits) in enumerate(texts.items()):
-        recipe = _recipe(domain, _TEACHER, {domain: 1.0}, teacher_steps, 10 + number)
+        recipe = recipe_of(domain, _TEACHER, {domain: 1.0}, teacher_steps, 10 + number)
         before = time.process_time()
         model = _trained(recipe, tokenizer, splits["teacher"])
         costs[domain] = round(time.process_time() - before, 1)
-        _save(model, tokenizer, folder / "teachers" / domain)
+        save(model, tokenizer, folder / "teachers" / domain)
     write_json(folder / "teachers.json", {"cpu_s": costs, "steps": teacher_steps})
 
 
-def _recipe(
+def recipe_of(
     name: str,
     config: Mapping[str, object],
     mix: Mapping[str, float],
     steps: int,
     seed: int,
 ) -> ZooModel:
+    """A model of the Llama family with the bed's tokenizer.
+
+    Args:
+        name: of the model.
+        config: fields of the family's config.
+        mix: share of each domain in its training text.
+        steps: that it learns for here.
+        seed: of its initial weights.
+    """
     train = TrainRecipe(objective="next-token", steps=steps, seed=seed)
     return ZooModel(
         name=name,
         family="llama",
         mix=mix,
-        tokenizer=_TOKENIZER,
+        tokenizer=TOKENIZER,
         train=train,
         config=config,
     )
@@ -171,13 +184,14 @@ def _trained(
     return model.eval()
 
 
-def _save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Save a model with its tokenizer."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _config(bed: Path, domains: Sequence[str]) -> dict[str, Any]:
-    """What all arms share."""
+def config_for(bed: Path, domains: Sequence[str]) -> dict[str, Any]:
+    """What all arms share, with a teacher of each domain's name."""
 
     def sources(split: str) -> list[str]:
         return [f"{name}={bed / 'texts' / split / name}.jsonl" for name in domains]
@@ -191,7 +205,7 @@ def _config(bed: Path, domains: Sequence[str]) -> dict[str, Any]:
             "eval": sources("eval"),
             "max_length": 128,
         },
-        "train": dict(_TRAINING),
+        "train": dict(TRAINING),
         "loss": {"lambda_k": 2, "lambda_v": 2, "gamma_kl": 0},
         "baselines": {"ce_only": False, "single_teachers": "none"},
         "samples": {"prompts": 0},

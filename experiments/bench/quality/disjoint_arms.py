@@ -8,11 +8,13 @@ from experiments.bench.quality.arm import CE_ONLY, Arm
 
 LONGER = 4
 """Times the steps of other arms that CE only takes, about what all teachers cost."""
-_KD = ("phase.all.output.kd=1",)
-_NO_KV = tuple(
+KD = ("phase.all.output.kd=1",)
+"""Teachers' next-token distributions."""
+NO_KV = tuple(
     f"phase.all.loss.{name}=0"
     for name in ("lambda_k", "lambda_v", "beta_cos", "outcome_every")
 )
+"""And nothing else of them."""
 _SIGNAL = ("phase.all.loss.router_signal=teacher_loss",)
 _FIXED = ("phase.all.fuse.fusion_method=fixed",)
 FORESEEN = "phase.all.fuse.fusion_method=prequential"
@@ -23,7 +25,7 @@ def all_of_them(domains: Sequence[str]) -> tuple[str, ...]:
     """Settings under which the outputs of every domain's teacher are learned, no KV."""
     count = len(domains)
     take_part = f"phase.all.teachers={{min: {count}, max: {count}}}"
-    return (*_NO_KV, *_KD, take_part)
+    return (*NO_KV, *KD, take_part)
 
 
 def disjoint_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
@@ -101,7 +103,7 @@ def disjoint_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
             Arm(
                 f"{name}-alone",
                 f"the teacher of {name} alone",
-                settings=(*_NO_KV, *_KD, *_FIXED),
+                settings=(*NO_KV, *KD, *_FIXED),
                 teachers=(name,),
             )
             for name in every

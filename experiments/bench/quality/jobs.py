@@ -73,20 +73,10 @@ def work_through(
         Task(f"store {name}", store_teacher, (bed, name), bed.reading(name))
         for name in names
     ]
-    training = [
-        Task(
-            f"{arm.name}, seed {seed}",
-            train_arm,
-            (bed, arm, seed),
-            bed.result(arm.name, seed),
-        )
-        for seed in seeds
-        for arm in arms
-    ]
     # A teacher must be there before it is asked, and a store whole before it is read.
     stages = [
         [task for task in stage if not task.result.is_file()]
-        for stage in (adapting, reading, training)
+        for stage in (adapting, reading, *_training(bed, arms, seeds))
     ]
     count = sum(map(len, stages))
     failed: dict[str, str] = {}
@@ -114,6 +104,29 @@ def work_through(
             pool.shutdown(cancel_futures=True)
             raise
     return failed
+
+
+def _training(
+    bed: Setup, arms: Sequence[Arm], seeds: Sequence[int]
+) -> list[list[Task]]:
+    """Arms whose students teach others, and then all others, seed by seed."""
+    teach = {name for arm in arms if arm.pupils for name in arm.teachers}
+    stages: list[list[Task]] = []
+    for first in (True, False):
+        stages.append(
+            [
+                Task(
+                    f"{arm.name}, seed {seed}",
+                    train_arm,
+                    (bed, arm, seed),
+                    bed.result(arm.name, seed),
+                )
+                for seed in seeds
+                for arm in arms
+                if (arm.name in teach) == first
+            ]
+        )
+    return stages
 
 
 def _seconds(task: Task) -> float:

@@ -58,6 +58,18 @@ class Setup:
         wanted = (name.removesuffix(ADAPTED) for name in arm.teachers)
         return next((name for name in wanted if name not in known), "")
 
+    def student(self, arm: str, seed: int) -> Path:
+        """The folder of an arm's student."""
+        return self.folder / arm / f"seed-{seed}" / "student"
+
+    def taught(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """The base config with the teachers of an arm's seed."""
+        tree = self.tree(arm.teachers)
+        if not arm.pupils:
+            return tree
+        models = {t: {"model": str(self.student(t, seed))} for t in arm.teachers}
+        return tree | {"teachers": models}
+
     def tree(self, teachers: Sequence[str]) -> dict[str, Any]:
         """The base config with some of its teachers."""
         tree = yaml.safe_load(self.base.read_text(encoding="utf-8"))
@@ -80,7 +92,7 @@ def config_of(bed: Setup, arm: Arm, seed: int) -> Config:
     settings = [
         f"run.dir={bed.folder / arm.name}",
         f"run.name=seed-{seed}",
-        f"run.seed={seed}",
+        f"run.seed={seed + arm.apart}",
         f"train.steps={arm.steps(bed.steps)}",
         f"phases=[{', '.join(arm.phases)}]",
     ]
@@ -88,7 +100,7 @@ def config_of(bed: Setup, arm: Arm, seed: int) -> Config:
         settings.append(f"phase.all.teachers.min={len(arm.teachers)}")
     store = _store_settings(bed) if arm.stored else []
     return load_config(
-        bed.tree(arm.teachers), [*settings, *store, *arm.settings, *bed.more]
+        bed.taught(arm, seed), [*settings, *store, *arm.settings, *bed.more]
     )
 
 

@@ -29,7 +29,7 @@ def _texts(given):
 
 def test_every_arm_resolves_and_each_text_has_its_teachers_label(tmp_path):
     base = tmp_path / "config.yaml"
-    config = disjoint._config(tmp_path, DOMAINS)
+    config = disjoint.config_for(tmp_path, DOMAINS)
     base.write_text(yaml.safe_dump(config))
     bed = Setup(base, tmp_path, 8)
     arms = disjoint_arms(DOMAINS)

@@ -1,0 +1,1 @@
+"""A testbed in which no teacher has read more than the student."""
