@@ -111,6 +111,7 @@ def _groups(options: argparse.Namespace, base: Path) -> Any:
     from experiments.bench.quality.deciding import ordering_arms, selecting_arms
     from experiments.bench.quality.disjoint_arms import disjoint_arms
     from experiments.bench.quality.domains import EMBEDDED
+    from experiments.bench.quality.peers.arms import heard_arms
     from experiments.bench.quality.same.arms import same_arms
 
     if options.size == DISJOINT:
@@ -119,6 +120,7 @@ def _groups(options: argparse.Namespace, base: Path) -> Any:
             "weighed": disjoint_arms(domains),
             "selected": selecting_arms(domains),
             "ordered": ordering_arms(domains),
+            "heard": heard_arms(domains),
         }
     elif options.size == SAME:
         groups = {"same": same_arms(base.parent)}
@@ -145,8 +147,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="ARM",
         help="arms, or groups: core (default), phases, questions, adapted, inside, "
-        "agglomerative, all; of --size disjoint: weighed (default), selected, ordered, "
-        "all; see --list",
+        "agglomerative, peers, all; of --size disjoint: weighed (default), selected, "
+        "ordered, heard, all; see --list",
     )
     parser.add_argument("--list", action="store_true", help="say what the arms are")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

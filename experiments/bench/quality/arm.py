@@ -40,8 +40,8 @@ class Arm:
     @property
     def stored(self) -> bool:
         """Whether its teachers can be read from a store, which holds neither next-token
-        outputs, hidden states nor attention."""
-        unheld = ("output.", "gamma_kl", "site: hidden", "site: attention")
+        outputs, which the bench's own terms read, nor hidden states nor attention."""
+        unheld = ("output.", "plugins=", "gamma_kl", "site: hidden", "site: attention")
         asked = any(name in setting for name in unheld for setting in self.settings)
         return bool(self.teachers) and not asked and not self.pupils
 

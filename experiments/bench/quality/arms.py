@@ -17,6 +17,7 @@ from experiments.bench.quality.arm import (
 )
 from experiments.bench.quality.inside import INSIDE
 from experiments.bench.quality.inside import TEACHER as _ASKED
+from experiments.bench.quality.peers.arms import PEERS
 
 _Set = tuple[str, ...]
 
@@ -280,16 +281,18 @@ GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(
         "adapted": (_CORE[0], _BY_NAME["qwen-code-out"], *_ADAPTED),
         "inside": (_CORE[0], _BY_NAME[_ASKED], _BY_NAME[f"{_ASKED}-out"], *INSIDE),
         "agglomerative": (_CORE[0], *AGGLOMERATIVE),
+        "peers": (_CORE[0], *PEERS),
         "all": (
             *(*_CORE, *_PHASES, *_QUESTIONS),
-            *(*_ADAPTED, *INSIDE, *AGGLOMERATIVE),
+            *(*_ADAPTED, *INSIDE, *AGGLOMERATIVE, *PEERS),
         ),
     }
 )
 """``core`` asks whether several teachers help, ``phases`` which way of joining them,
 ``questions`` about the design, ``adapted`` whether teachers that are given the
 student's vocabulary teach better, ``inside`` what hidden states and attention add,
-``agglomerative`` what recipes of agglomerative models bring to keys and values."""
+``agglomerative`` what recipes of agglomerative models bring to keys and values,
+``peers`` how losses of TRL compare with ours on outputs."""
 ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in GROUPS["all"]})
 """Every arm by name, the baseline first."""
 

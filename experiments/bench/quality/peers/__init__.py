@@ -1,0 +1,1 @@
+"""Terms of the loss that arms of the quality testbed alone use, and peers' losses."""
