@@ -57,7 +57,7 @@ def test_deciding_arms_differ_from_prequential_weights_in_one_setting(
     arms_of, use, tmp_path
 ):
     base = tmp_path / "config.yaml"
-    base.write_text(yaml.safe_dump(disjoint._config(tmp_path, DOMAINS)))
+    base.write_text(yaml.safe_dump(disjoint.config_for(tmp_path, DOMAINS)))
     bed = Setup(base, tmp_path, 8)
     (plain,) = (arm for arm in disjoint_arms(DOMAINS) if arm.name == "prequential")
     for arm in arms_of(DOMAINS):
