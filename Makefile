@@ -69,6 +69,7 @@ docs: $(STAMP) ## write the generated pages again
 	$(BIN)/python -m experiments.config.reference > $(VENV)/page && mv $(VENV)/page docs/config.md
 	$(BIN)/python scripts/api_reference.py
 	$(BIN)/python scripts/techniques.py
+	$(BIN)/python scripts/built_in_names.py
 
 site: ## build the pages as a site, into build/site, by an environment of its own
 	@[ -x .venv-site/bin/mkdocs ] || { $(PYTHON) -m venv .venv-site \

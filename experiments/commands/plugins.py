@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from argparse import Namespace
 from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.commands.parser import (
@@ -28,27 +31,63 @@ KINDS = (
 )
 """What can be chosen, in words: a help text does not load what knows it."""
 
+BUILT_IN = Path(__file__).with_name("built_in.json")
+"""Names of every kind without strangers' plugins; `make docs` writes it."""
+
 
 def list_plugins(options: Namespace) -> int:
     """List everything that a config can name, and what failed to load."""
     from plugins.entry import kind_now
 
-    registry = registry_of(options, strict=False)
-    rows = registry.describe()
-    if options.kind is not None:
-        registry.names(options.kind)  # refuses what is no kind
-        kind = kind_now(options.kind)
+    kind = None if options.kind is None else kind_now(options.kind)
+    rows, failures = None, list[str]()
+    if _none_but_ours(options):
+        rows = built_in_rows()
+    if rows is None or kind not in (None, *(row["kind"] for row in rows)):
+        registry = registry_of(options, strict=False)
+        rows, failures = registry.describe(), [str(f) for f in registry.failures]
+        if kind is not None:
+            registry.names(kind)  # refuses what is no kind
+    if kind is not None:
         rows = [row for row in rows if row["kind"] == kind]
     if options.json:
-        failures = [str(failure) for failure in registry.failures]
         print(json.dumps({"plugins": rows, "failed": failures}, indent=1))
     else:
         heads = ["kind", "name", "plugin", "distribution", "version"]
         cells = [[row[head] for head in heads] for row in rows]
         print_table("what a config can name", heads, cells)
-        for failure in registry.failures:
+        for failure in failures:
             print(f"failed to load: {failure}")
-    return 2 if registry.failures else 0
+    return 2 if failures else 0
+
+
+def _none_but_ours(options: Namespace) -> bool:
+    """Whether no plugin but the built-in ones loads, so that none need be loaded."""
+    from plugins.discovery import ALLOW, none_wanted
+    from plugins.entry import PROJECT
+
+    if options.plugin:
+        return False
+    return none_wanted() or not (ALLOW in os.environ or entry_points(group=PROJECT))
+
+
+def built_in_rows() -> list[dict[str, str]]:
+    """What :meth:`plugins.Registry.describe` gives where nobody else's plugin is
+    loaded, without importing what the names stand for: that takes seconds."""
+    from plugins.entry import PROJECT, version_of_mtkd
+
+    names: dict[str, list[str]] = json.loads(BUILT_IN.read_text(encoding="utf-8"))
+    ours = {
+        "plugin": "built-in",
+        "distribution": PROJECT,
+        "version": version_of_mtkd(),
+    }
+    phases = {"plugin": "built-in phases", "distribution": "-", "version": "-"}
+    return [
+        {"kind": kind, "name": name, **(phases if kind == "phase" else ours)}
+        for kind in names
+        for name in names[kind]
+    ]
 
 
 LIST = Command(
