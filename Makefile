@@ -42,7 +42,7 @@ help: ## list the targets
 quickstart: $(STAMP) ## train a real student from five teachers, all phases
 	$(BIN)/mtkd quickstart $(ARGS)
 
-test: $(STAMP) ## the everyday tests
+test: $(STAMP) ## the everyday tests, four minutes of the processor
 	$(TEST_ENV) $(PYTEST) $(ARGS)
 
 test-lowest: ## the same with the lowest versions allowed, in .venv-lowest

@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from align.support.cpu import avoid_broken_amx
+from tests.processor_time import ProcessorTime
 from tests.warm import Nursery, nursery
 
 avoid_broken_amx()  # tests multiply in bf16 without loading a model first
@@ -52,6 +53,10 @@ def leave_libraries_out() -> None:
     gc.collect()
     gc.freeze()
     _searched["longest"] = 0.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(ProcessorTime())
 
 
 def pytest_collection_finish() -> None:

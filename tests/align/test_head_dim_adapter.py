@@ -179,6 +179,7 @@ def pull(student, adapter, teacher, base, detach):
     return student(base).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pca", "procrustes"])
 def test_an_adapter_trained_by_the_distance_collapses_and_a_calibrated_one_does_not(
     method,

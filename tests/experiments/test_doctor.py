@@ -79,6 +79,7 @@ def test_a_check_that_breaks_does_not_hide_the_rest(monkeypatch):
     assert {"python", "torch", "slurm", "hub", "disk, here", "zoo"} <= set(found)
 
 
+@pytest.mark.slow
 def test_whatever_is_not_ok_says_what_to_do():
     for finding in doctor.examine():
         assert finding.state == "ok" or finding.advice, finding

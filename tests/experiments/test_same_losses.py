@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 LINE = {"phase": "single", "step": 1, "loss": 2.5, "kd": -0.5}
 
 
+@pytest.mark.slow
 def test_losses_of_every_term_and_step_are_what_they_were():
     # a process of its own, in which float32 is another type
     done = subprocess.run(

@@ -202,6 +202,7 @@ def test_agreement_is_taken_within_texts_and_averaged_by_their_tokens():
     torch.testing.assert_close(sum(parts), found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mse", "cosine"])
 def test_agreement_alone_does_not_collapse_but_plain_distance_does(kind):
     # teachers with nothing in common: agreeing is easiest by saying nothing

@@ -2,12 +2,19 @@
 
 import pytest
 
+from tests.everyday import some_daily
 from tests.plugins.checked import BROKEN, first_broken
 
 EVERY = [(kind, name) for kind, named in BROKEN.items() for name in named]
 
 
-@pytest.mark.parametrize(("kind", "name"), EVERY, ids=map("-".join, EVERY))
+def cheap(case):
+    """A space is asked all about a student's step; some faults show early in that."""
+    kind, name = case
+    return kind != "space" or list(BROKEN[kind]).index(name) % 6 == 0
+
+
+@pytest.mark.parametrize(("kind", "name"), some_daily(EVERY, cheap, "-".join))
 def test_a_contract_finds_what_is_broken(kind, name):
     result = first_broken(kind, name)
     assert result is not None

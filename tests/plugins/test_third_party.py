@@ -112,6 +112,7 @@ def seen(site):
     return dict(zip(names, answers(FOUND, values, environ), strict=True))
 
 
+@pytest.mark.slow
 def test_the_installed_package_is_discovered(seen):
     rows, _ = given(seen["installed"])
     theirs = [r for r in rows if r["distribution"] == "mtkd-example-plugin"]
@@ -128,16 +129,19 @@ def test_the_installed_package_is_discovered(seen):
     assert {(r["plugin"], r["version"]) for r in theirs} == {("example", "1.2.3")}
 
 
+@pytest.mark.slow
 def test_the_installed_package_is_left_alone_where_it_is_not_allowed(seen):
     rows = given(seen["not allowed"])
     assert {r["distribution"] for r in rows} == {"mtkd"}
 
 
+@pytest.mark.slow
 def test_what_it_offers_keeps_the_contracts(seen):
     _, broken = given(seen["installed"])
     assert broken == []
 
 
+@pytest.mark.slow
 def test_it_is_usable_from_a_checkout_without_being_installed(seen):
     assert "dirichlet" in given(seen["checkout"])
 
@@ -157,6 +161,7 @@ def fused_by(router, space):
     return {"phase": {"dual": {"teachers": rule, "fuse": fuse}}}
 
 
+@pytest.mark.slow
 def test_a_strangers_space_and_router_train_with_their_options(
     example, tiny_zoo, tmp_path, monkeypatch
 ):

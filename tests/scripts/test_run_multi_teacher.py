@@ -244,6 +244,7 @@ def refusing(tmp_path):
     return str(python)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["--dry-run", "--submit"])
 def test_wrong_values_fail_in_the_shell_and_not_after_the_queue(
     how, refusing, tmp_path
@@ -266,7 +267,8 @@ def test_wrong_values_fail_in_the_shell_and_not_after_the_queue(
     assert list(folder.iterdir()) == [sbatch]
 
 
-@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("real", [False, True])
 def test_what_can_be_trained_is_submitted_with_the_site_s_options(real, tmp_path):
     folder = tmp_path / "here"
     folder.mkdir()

@@ -68,6 +68,7 @@ def test_a_term_is_fitted_on_what_it_will_read(school, monkeypatch):
     assert not lesson.distiller.training
 
 
+@pytest.mark.slow
 def test_what_fit_makes_is_trained_saved_and_taken_up_bit_for_bit(
     school, start_engine, tmp_path, monkeypatch
 ):

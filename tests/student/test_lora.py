@@ -166,6 +166,7 @@ def test_without_peft_the_error_says_how_to_get_it(school, monkeypatch):
         add_adapters(school.student(), LORA, 0)
 
 
+@pytest.mark.slow
 def test_a_quantised_student_trains_the_same_under_deepspeed(school, start_engine):
     def losses(config):
         model = school.student()

@@ -25,6 +25,7 @@ from student.terms.key_value import OBJECTIVES
 from teacher.loading.models import LoadedModel
 from teacher.output_head import linear_head
 from teacher.panel import LiveTeacher, TeacherPanel
+from tests.everyday import some_daily
 from tests.student.conftest import RememberedCapture, School
 
 TEACHERS = ("twin", "gpt2-prose", "qwen-code")
@@ -198,16 +199,15 @@ def weigher_of(lesson, kind):
     return routed(lesson, kind == "by layer")
 
 
-@pytest.mark.parametrize("weights", ["fixed", "routed", "by layer"])
+WEIGHTS = ("fixed", "routed", "by layer")
+NAMES = ("ce", *KV_TERMS, "attention_kl", "relation_k", "relation_v")
+CUT = [("adapter", name, weights) for name in NAMES for weights in WEIGHTS]
+CUT += [("projector", name, weights) for name in KV_TERMS for weights in WEIGHTS]
+
+
 @pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("adapter", "ce"),
-        *((kind, name) for kind in ("adapter", "projector") for name in KV_TERMS),
-        ("adapter", "attention_kl"),
-        ("adapter", "relation_k"),
-        ("adapter", "relation_v"),
-    ],
+    ("kind", "name", "weights"),
+    some_daily(CUT, lambda case: case[2] == "fixed" or case[1] == "kv_k", "-".join),
 )
 def test_a_step_has_one_gradient_however_it_is_cut(
     own_school, lesson_of, pieces, kind, name, weights
@@ -241,7 +241,9 @@ def test_a_match_has_one_gradient_however_a_step_is_cut(
     check(lesson, own_school, pieces)
 
 
-@pytest.mark.parametrize("weights", ["fixed", "by layer"])
+@pytest.mark.parametrize(
+    "weights", some_daily(["fixed", "by layer"], lambda weights: weights == "fixed")
+)
 @pytest.mark.parametrize("name", list(OUTPUT))
 def test_a_step_has_one_gradient_of_outputs_however_it_is_cut(
     own_school, lesson_of, pieces, name, weights
@@ -366,7 +368,7 @@ class Single(torch.nn.Module):
         ("ce", "fixed"),
         ("kv_k", "by layer"),
         ("cosine", "fixed"),
-        *((name, "fixed") for name in OUTPUT),
+        *some_daily([(name, "fixed") for name in OUTPUT], lambda case: case[0] == "kd"),
     ],
 )
 def test_a_text_that_weighs_two_counts_as_if_it_were_there_twice(

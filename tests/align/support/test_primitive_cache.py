@@ -36,6 +36,7 @@ def test_both_caches_are_bounded_unless_a_user_has(environment):
     assert [os.environ[name] for name in CACHES] == [str(KEPT), "7"]
 
 
+@pytest.mark.slow
 def test_products_of_ever_new_shapes_take_no_more_and_more_memory(environment):
     """On an EPYC 33 MiB for 256 new shapes; 142 to 168 where either is unbounded."""
     done = subprocess.run(

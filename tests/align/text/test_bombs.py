@@ -67,6 +67,7 @@ def test_a_frame_that_holds_more_than_it_declares_is_damaged(tmp_path):
         read_texts(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz"])
 def test_no_piece_of_a_bomb_is_large(packed, suffix):
     path = packed(f"a.txt{suffix}", b"a" * (16 << 20))
@@ -134,6 +135,7 @@ def with_dictionary(stream: bytes, size: int) -> bytes:
     return stream[:12] + bytes(header) + stream[12 + len(header) :]
 
 
+@pytest.mark.slow
 def test_a_value_that_parquet_repeats_is_held_once(tmp_path):
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet

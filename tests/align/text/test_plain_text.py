@@ -120,6 +120,7 @@ class Counted:
         return match
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     ["x" * 99 + "\n", "x" * 99 + "\r", "x" * 100, " " * 100, "\n" + " " * 99,

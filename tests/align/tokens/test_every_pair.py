@@ -141,6 +141,7 @@ def check_symmetric(student, teacher):
     assert np.array_equal(there.union, back.union[order])
 
 
+@pytest.mark.slow
 def test_some_pairs_align_as_defined_on_every_corpus(sides, excerpts):
     batches = encoded(sides, EVERY, [text[:60] for text in excerpts])
     read = {name: readings(batch) for name, batch in batches.items()}

@@ -41,6 +41,7 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_model_is_adapted_measured_and_goes_on_where_it_was_stopped(
     words, tiny_zoo, tmp_path, monkeypatch, capsys
 ):
@@ -77,6 +78,7 @@ def test_a_model_is_adapted_measured_and_goes_on_where_it_was_stopped(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_only_embeddings_may_learn_and_without_steps_nothing_does(words, tmp_path):
     assert main(words("neox-mixed", "--steps", "0", "--out", "rows")) == 0
     again = words("neox-mixed", "--steps", "2", "--train", "embeddings")
@@ -86,6 +88,7 @@ def test_only_embeddings_may_learn_and_without_steps_nothing_does(words, tmp_pat
     assert moved == {"gpt_neox.embed_in.weight"}  # its head is tied to it
 
 
+@pytest.mark.slow
 def test_low_rank_updates_learn_beside_embeddings_and_are_merged(words, tmp_path):
     pytest.importorskip("peft")
     assert main(words("gpt2-prose", "--steps", "2", "--train", "lora")) == 0
@@ -133,6 +136,7 @@ def test_what_cannot_be_adapted_is_said_before_anything_is_written(
     assert left == {"text.txt", "there"}  # no run's folder either
 
 
+@pytest.mark.slow
 def test_a_run_of_another_model_is_not_gone_on_with(words, tmp_path, capsys):
     assert main(words("qwen-code", "--steps", "0", "--out", "one")) == 0
     changed = words("gpt2-prose", "--steps", "0", "--out", "two")

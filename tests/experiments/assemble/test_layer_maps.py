@@ -75,6 +75,7 @@ def run(tiny_zoo, tmp_path_factory):
     return folder / "run", seen
 
 
+@pytest.mark.slow
 def test_a_run_by_similarity_draws_what_it_chose(run):
     folder, _ = run
     phase = json.loads((folder / "summary.json").read_text())["phases"][0]
@@ -89,6 +90,7 @@ def test_a_run_by_similarity_draws_what_it_chose(run):
     assert "the layers chosen. Here: dual." in report
 
 
+@pytest.mark.slow
 def test_the_map_is_that_of_a_sample_of_all_layers(run):
     folder, seen = run
     phase = json.loads((folder / "summary.json").read_text())["phases"][0]
@@ -98,6 +100,7 @@ def test_the_map_is_that_of_a_sample_of_all_layers(run):
     assert found == phase["layer_map"]["gpt2-prose"]
 
 
+@pytest.mark.slow
 def test_a_stranger_s_map_may_look_at_the_sample_too(run):
     folder, seen = run
     phase = json.loads((folder / "summary.json").read_text())["phases"][1]

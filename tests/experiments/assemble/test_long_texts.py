@@ -36,6 +36,7 @@ def start(tiny_zoo, tmp_path, capsys):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rotary", [False, True])
 def test_refuse_names_the_text_and_the_other_choice(start, capsys, rotary):
     code, message = said(["train", start("refuse", rotary)], capsys)

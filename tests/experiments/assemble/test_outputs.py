@@ -221,6 +221,7 @@ def test_wrong_settings_are_refused_as_errors_of_the_config(setting, said):
         phase(output=setting)
 
 
+@pytest.mark.slow
 def test_teachers_of_other_vocabularies_teach_by_config_alone(
     tmp_path, tiny_zoo, monkeypatch
 ):

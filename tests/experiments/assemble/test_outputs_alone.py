@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from experiments.cli import main
 from experiments.config.tree import load_config
 from experiments.estimate.counted import memory_plan
@@ -13,6 +15,7 @@ SILENT = {"lambda_k": 0, "lambda_v": 0, "beta_cos": 0, "gamma_kl": 0}
 OUTPUTS = {"phase": {"all": {"loss": SILENT, "output": {"projected_kl": 1}}}}
 
 
+@pytest.mark.slow
 def test_it_captures_none_builds_no_adapters_and_needs_less(
     tiny_zoo, tmp_path, capsys, monkeypatch
 ):

@@ -117,6 +117,7 @@ def test_what_nobody_settled_is_never_taken_for_an_answer():
         replace(TrainConfig(), bf16="yes")
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_auto_came_to_and_refuses_another_precision(
     hardware, tiny_zoo, tmp_path, capsys
 ):

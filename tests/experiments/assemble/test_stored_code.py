@@ -60,6 +60,7 @@ def test_stores_without_code_and_built_ins_pass(plugin):
     check_code([stored(code_of(now, NAMES))], registry())
 
 
+@pytest.mark.slow
 def test_a_run_reads_no_store_that_a_plugins_earlier_code_aligned(
     plugin, tiny_zoo, tmp_path, capsys
 ):

@@ -53,6 +53,7 @@ def test_by_default_and_after_a_phase_the_folder_gives_the_weights(
     assert equal(kept, first_weights(1, "fresh", tiny_zoo["student"]))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_its_fresh_student(
     tiny_zoo, tmp_path, monkeypatch, capsys
 ):

@@ -47,6 +47,7 @@ def train(tmp_path_factory, tiny_zoo):
     return run
 
 
+@pytest.mark.slow
 def test_one_of_several_that_is_always_chosen_is_bitwise_the_single_teacher_run(train):
     """Fails when a teacher that rests is compared, fused or counted anywhere."""
     steps = {"train": {"steps": 3, "grad_accum": 2, "batch_size": 2}}

@@ -7,6 +7,7 @@ from experiments.commands.viz import load_tokenizer, num_layers
 from tests.small_tokenizers import small
 
 
+@pytest.mark.slow
 def test_viz_commands_write_their_pictures(
     tmp_path, tiny_llama, words_tokenizer, made_up, capsys
 ):

@@ -103,6 +103,7 @@ def test_every_mapping_of_free_names_takes_overrides():
     assert config.align.layer_map == {"p": [0, 1]}
 
 
+@pytest.mark.slow
 def test_no_wrong_override_shows_a_name_of_ours():
     names = list(valid_names(Config))
     sections = {name.rpartition(".")[0] for name in names}

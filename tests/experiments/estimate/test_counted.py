@@ -113,6 +113,7 @@ def test_what_is_traced_is_what_a_forward_keeps(checkpointing, transformed):
         assert found.kept == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_without_gradients_nothing_is_kept_and_updates_keep_their_inputs():
     read = passes(SMALL, 3, 32, How(dtype=torch.float32, quantised=True))
     assert read.kept == read.backward == 0 < read.forward
@@ -122,6 +123,7 @@ def test_without_gradients_nothing_is_kept_and_updates_keep_their_inputs():
     assert 0 < narrow.kept < wide.kept
 
 
+@pytest.mark.slow
 def test_a_plan_needs_neither_weights_nor_texts(tiny_zoo, tmp_path, capsys):
     folder = tmp_path / "sizes"
     folder.mkdir()
@@ -172,6 +174,7 @@ def test_of_a_composite_only_the_text_model_is_trained():
     assert {n for n, p in planned.named_parameters() if p.requires_grad} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("need", "of", "what"),
     [

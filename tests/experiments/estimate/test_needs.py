@@ -27,9 +27,8 @@ def data_bytes(folder):
     return sum(file.stat().st_size for file in folder.glob("kv-*.safetensors"))
 
 
-@pytest.mark.parametrize(
-    "encoding", ["int8", pytest.param("bfloat16", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["int8", "bfloat16"])
 def test_the_disk_is_what_was_said(config, tmp_path, capsys, encoding):
     words = [config, f"store.encoding={encoding}"]
     about = estimate(load_config(config, words[1:]))
@@ -47,6 +46,7 @@ def test_the_disk_is_what_was_said(config, tmp_path, capsys, encoding):
     assert others == []  # the small texts repeat whole samples
 
 
+@pytest.mark.slow
 def test_lossless_compression_is_measured_on_the_sample(config, tmp_path, capsys):
     pytest.importorskip("zstandard")
     words = [config, "store.encoding=bfloat16", "store.zstd=3"]
@@ -110,6 +110,7 @@ def test_the_memory_is_what_a_run_takes(config, tiny_zoo, tmp_path, engine):
     assert sum(memory.values()) == pytest.approx(float(peak), rel=0.15)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_warned_of_with_settings_that_make_it_fit(
     config, monkeypatch, capsys
 ):

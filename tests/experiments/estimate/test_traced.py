@@ -47,6 +47,7 @@ def restored():
     torch.set_autocast_cache_enabled(True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [_other_linear, _no_flash, _no_cache])
 def test_what_others_have_set_in_pytorch_changes_no_plan(change, restored, monkeypatch):
     transformers = pytest.importorskip("transformers")

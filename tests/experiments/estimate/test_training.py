@@ -103,6 +103,7 @@ BOTH = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_has_the_arms_steps_and_bytes_that_were_said(
     tiny_zoo, tmp_path, monkeypatch, capsys
 ):

@@ -36,6 +36,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_what_is_extracted_is_what_a_run_reads_in_the_order_of_the_text(
     tmp_path, encode, changes

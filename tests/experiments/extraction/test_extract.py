@@ -41,6 +41,7 @@ def files(folder):
     }
 
 
+@pytest.mark.slow
 def test_a_config_becomes_one_store_a_teacher_that_other_tasks_make_alike(
     config, tmp_path, capsys
 ):
@@ -71,6 +72,7 @@ def test_a_share_that_is_none_is_refused(config, capsys, share):
     assert code == 2 and "give I/N with 1 <= I <= N" in message
 
 
+@pytest.mark.slow
 def test_another_teacher_text_or_setting_is_refused_field_by_field(
     config, tiny_zoo, tmp_path, capsys
 ):
@@ -143,6 +145,7 @@ def broken_teacher(monkeypatch):
     monkeypatch.setattr(TeacherKVExtractor, "_run", run)
 
 
+@pytest.mark.slow
 def test_kv_that_are_not_finite_stop_or_are_left_out_by_name(
     config, broken_teacher, tmp_path, capsys
 ):
@@ -162,6 +165,7 @@ def test_kv_that_are_not_finite_stop_or_are_left_out_by_name(
     assert verify(root / "qwen-code") == []
 
 
+@pytest.mark.slow
 def test_a_task_that_is_asked_to_stop_keeps_what_is_finished(config, tmp_path, capsys):
     class After:
         asked = 0
@@ -200,6 +204,7 @@ def test_damage_is_named_and_repaired_by_the_saved_config(config, tmp_path, caps
     assert "int8" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_merging_needs_every_shard_and_a_missing_store_is_said(
     config, tmp_path, capsys
 ):
@@ -260,6 +265,7 @@ def _die(config, after):
         os._exit(0)
 
 
+@pytest.mark.slow
 def test_whatever_file_of_a_store_is_damaged_repair_makes_it_whole(
     config, tmp_path, capsys
 ):

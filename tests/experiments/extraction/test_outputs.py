@@ -64,6 +64,7 @@ def test_a_store_of_outputs_alone_says_what_it_holds_and_what_that_costs(
     assert said(["store", "info", str(folder / "kv/kv")], capsys) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_run_from_it_has_the_losses_of_live_teachers_to_its_error(taught, capsys):
     config, live = taught
     words = ["train", str(config), "store.encoding=int8"]

@@ -253,6 +253,7 @@ def test_no_command_that_shows_a_folder_runs_its_code(with_code, command, capsys
     assert not (with_code / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", BY_FOLDER)
 def test_code_of_a_folder_runs_where_the_command_names_it(with_code, command, capsys):
     words = filled(BY_FOLDER[command], with_code)
@@ -284,6 +285,7 @@ def test_what_a_config_needs_and_no_plugins_leaves_out_is_missed_by_name(
     assert not (with_code / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_by_its_own_config_that_its_user_passes(with_code, capsys):
     assert main(filled(ON_RUNS["train"], with_code)) == 0
     shown = capsys.readouterr().err

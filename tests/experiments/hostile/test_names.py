@@ -1,5 +1,7 @@
 """Names that would be markup, a formula or a command to the terminal stay names."""
 
+import pytest
+
 from experiments.cli import main
 from experiments.record.run_dir import read_run
 from experiments.report.figures import draw_run
@@ -8,10 +10,10 @@ from tests.experiments.small_runs import small_config, write_text
 PAGES = True
 
 
+@pytest.mark.slow
 def test_a_run_on_texts_with_hostile_names_trains_reports_and_is_shown(
     tiny_zoo, tmp_path, capsys
 ):
-
     names = ["$a_$.txt", "[red]x.txt", "a|b`c.txt", "<script>.txt", "e\x1b[2Jc.txt"]
     for number, name in enumerate(names):
         write_text(tmp_path / name, 12 + number)

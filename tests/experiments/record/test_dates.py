@@ -139,6 +139,7 @@ def test_a_config_that_names_a_day_keeps_it(tmp_path, tiny_zoo):
         load_config(config_of(tmp_path, tiny_zoo, date="28.11."))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_past_midnight_tells_the_day_it_began(
     on, chatty, tmp_path, capsys
 ):

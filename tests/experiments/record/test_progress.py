@@ -59,6 +59,7 @@ def test_other_processes_are_silent(now, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_run_shows_its_last_loss_and_that_all_arms_are_done(
     tiny_zoo, tmp_path, capsys
 ):

@@ -18,6 +18,7 @@ def tried(path, *words):
     return rehearse(plan_run(config, load_registry(config)))
 
 
+@pytest.mark.slow
 def test_its_first_step_is_the_run_s_and_nothing_is_written(tiny_zoo, tmp_path):
     path = small_config(tmp_path, tiny_zoo, {"train": {"steps": 1, "grad_accum": 2}})
     before = sorted(tmp_path.rglob("*"))

@@ -54,6 +54,7 @@ def test_an_alignment_is_drawn_between_two_tokenizers(draw):
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_picture_that_would_be_the_same_is_not_drawn_again(draw, drawn):
     for _ in range(2):
         path = draw(CharIoUAligner(), "An unbelievable thing")
@@ -66,6 +67,7 @@ def test_a_picture_that_would_be_the_same_is_not_drawn_again(draw, drawn):
     assert len(drawn) == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_changed_keeps_no_picture_of_what_it_was(
     tiny_zoo, tmp_path, drawn
 ):

@@ -93,6 +93,7 @@ def test_a_run_writes_who_taught_it(config):
         assert types == {f"torch.{facts['dtype']}"}
 
 
+@pytest.mark.slow
 def test_a_schedule_knows_how_long_its_phase_is_before_the_first_step(
     tiny_zoo, tmp_path
 ):
@@ -123,6 +124,7 @@ def test_a_schedule_knows_how_long_its_phase_is_before_the_first_step(
         assert line["layers"] == {"rotated": layers}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     [

@@ -148,6 +148,7 @@ def test_summary_report_and_metrics_say_what_was_rolled_back_and_why(rolled_back
     assert [row["rolled_back"] for row in gates] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_another_verdict_does_not_pass_for_the_same_run(rolled_back, tmp_path, capsys):
     folder = tmp_path / "copy"
     shutil.copytree(rolled_back, folder)
@@ -187,6 +188,7 @@ def test_a_run_that_was_stopped_after_a_rollback_ends_where_it_would_have(
     assert weights(whole / "run") != weights(rolled_back / "run")
 
 
+@pytest.mark.slow
 def test_where_nothing_was_kept_the_student_is_the_one_it_began_with(
     tiny_zoo, tmp_path, capsys
 ):

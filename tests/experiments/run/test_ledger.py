@@ -109,6 +109,7 @@ def test_arms_are_those_that_were_asked_for(stage):
         arms(["e"])
 
 
+@pytest.mark.slow
 def test_a_run_draws_up_its_account(tiny_zoo, tmp_path, capsys):
     changes = {"baselines": {"leave_one_out": ["qwen-code"]}}
     config = small_config(tmp_path, tiny_zoo, changes)

@@ -23,6 +23,7 @@ def steps(folder):
     return [row["step"] for row in rows if row["kind"] == "train"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["{", "[]"])
 def test_a_damaged_summary_is_written_anew_by_the_command_it_names(run, damage, capsys):
     folder, _ = run
@@ -72,6 +73,7 @@ def test_a_damaged_line_costs_itself_alone_and_is_said(run, capsys):
     assert {*rows} - {rows[1]} <= {*metrics.read_bytes().splitlines()}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_moved_to_another_disk_keeps_its_phases(run, tmp_path, capsys):
     folder, config = run
     (tmp_path / "roomy").mkdir()
@@ -122,6 +124,7 @@ def test_a_model_of_the_zoo_that_is_not_built_is_built_by_the_command_it_names(
     assert tmp_path / "zoo" / "tiny" / "gpt2-prose" in asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["complete.json", "../1-dual.settings.json"])
 def test_what_is_to_be_deleted_may_be_and_the_phase_is_trained_again(
     run, name, tmp_path, capsys

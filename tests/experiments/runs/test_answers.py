@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from experiments.cli import main
 from teacher.answers import Answers
 from teacher.live_teacher import LiveTeacher
@@ -21,6 +23,7 @@ def losses(folder):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_learns_the_same_from_answers_that_were_kept(
     tiny_zoo, tmp_path, capsys, monkeypatch
 ):

@@ -137,6 +137,7 @@ def test_a_model_without_attention_is_refused(
     assert "supported are models whose attention goes through" in message
 
 
+@pytest.mark.slow
 def test_texts_longer_than_a_teacher_reads_are_refused_before_work(
     refused, tiny_zoo, tmp_path
 ):

@@ -12,6 +12,7 @@ from plugins import PluginError, Registry, hookimpl
 from plugins.contracts.check import check
 from plugins.errors import PluginCrashError
 from plugins.registry import KINDS
+from tests.everyday import some_daily
 from tests.experiments.small_runs import small_config
 from tests.plugins.broken import (
     aligners,
@@ -121,7 +122,7 @@ AT_THE_START = {
 }
 
 
-@pytest.mark.parametrize("kind", AT_THE_START)
+@pytest.mark.parametrize("kind", some_daily(AT_THE_START, lambda kind: kind != "space"))
 def test_a_run_tries_what_it_uses_before_any_work(train, kind, tmp_path):
     error = train(kind, AT_THE_START[kind])
     assert type(error) is PluginError
@@ -146,18 +147,17 @@ LATE = [
     }.items()
     for name, offered in named.items()
 ]
-EVERY_DAY = ("leaks_late", "negative_late", "detached_late")
-"""The others take a run each as well."""
 
 
 @pytest.mark.parametrize(
     ("kind", "offered"),
+    # each takes a run
     [
         pytest.param(
             kind,
             offered,
             id=f"{kind}-{name}",
-            marks=[] if name in EVERY_DAY else [pytest.mark.slow],
+            marks=[] if name == "leaks_late" else [pytest.mark.slow],
         )
         for kind, name, offered in LATE
     ],

@@ -165,6 +165,7 @@ def test_plain_chats_are_texts(tmp_path, models):
     assert any("assistant: " in sample.text for sample in data.train)
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_conversations(tmp_path, chatty):
     chats = write_chats(tmp_path / "chats.jsonl")
     settings = {"data": {"train": [str(chats)], "max_length": 96}}

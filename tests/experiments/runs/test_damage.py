@@ -28,6 +28,7 @@ def damaged(bed, cases):
     return rows, [[row[name] for name in SHOWN] for row in wrong]
 
 
+@pytest.mark.slow
 def test_whoever_looks_at_a_damaged_run_says_so_or_sees_the_same(finished, tmp_path):
     def made(place):
         def copied(place):

@@ -68,6 +68,7 @@ def test_a_fresh_student_is_exported_with_its_models_type_and_settings(
     assert (kept.eos_token_id, kept.do_sample) == ([2, 1], True)
 
 
+@pytest.mark.slow
 def test_merged_updates_are_exported_in_the_type_that_was_asked_for(
     bf16, tiny_zoo, tmp_path
 ):
@@ -80,6 +81,7 @@ def test_merged_updates_are_exported_in_the_type_that_was_asked_for(
     assert {t.dtype for t in exported.values()} == {torch.float16}
 
 
+@pytest.mark.slow
 def test_a_composite_learns_by_its_text_model_and_keeps_its_tower(tiny_zoo, tmp_path):
     """As student and teacher at once; its tower has a table of four positions."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_zoo["student"])

@@ -82,6 +82,7 @@ def test_a_quantised_student_resumes_bit_for_bit_and_exports_plain_weights(
     assert any(not torch.equal(first[name], last[name]) for name in moved)
 
 
+@pytest.mark.slow
 def test_the_export_is_the_base_with_the_updates_and_needs_no_peft(
     run, monkeypatch, tiny_zoo
 ):
@@ -145,6 +146,7 @@ def test_a_store_knows_how_its_teachers_were_quantised(tiny_zoo, tmp_path, capsy
     assert said(read, capsys)[0] == 0
 
 
+@pytest.mark.slow
 def test_runs_from_before_these_settings_go_on(tiny_zoo, tmp_path):
     config = str(small_config(tmp_path, tiny_zoo))
     assert main(["train", config]) == 0

@@ -116,6 +116,7 @@ def overflowing(tiny_zoo, monkeypatch):
     return teachers
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_not_finite_costs_its_own_phase_only(
     job, overflowing, tmp_path
 ):
@@ -140,6 +141,7 @@ def test_a_teacher_that_is_not_finite_costs_its_own_phase_only(
     assert finished(run)
 
 
+@pytest.mark.slow
 def test_what_a_finished_phase_depends_on_cannot_be_changed(one_done, job, tmp_path):
     code, message = job({"phases": ["dual"]}, "train.learning_rate=0.5")
     assert code == 2
@@ -155,15 +157,9 @@ def test_what_a_finished_phase_depends_on_cannot_be_changed(one_done, job, tmp_p
     assert trained(run) == [(p, s) for p in TWO["phases"] for s in (1, 2)]
 
 
-@pytest.mark.parametrize(
-    ("engine", "when"),
-    [
-        ("torch", "phase end"),
-        pytest.param("torch", "checkpoint", marks=pytest.mark.slow),
-        pytest.param("deepspeed", "checkpoint", marks=pytest.mark.slow),
-        pytest.param("deepspeed", "phase end", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["phase end", "checkpoint"])
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
 def test_no_room_for_a_file_keeps_the_phases_before(job, tmp_path, engine, when):
     train = {"engine": engine}
     every = {"checkpoint_every": 1} if when == "checkpoint" else {}
@@ -187,6 +183,7 @@ def test_no_room_for_a_file_keeps_the_phases_before(job, tmp_path, engine, when)
     assert finished(run)
 
 
+@pytest.mark.slow
 def test_no_room_for_a_line_of_metrics_is_a_full_disk(job, monkeypatch):
     opened = Path.open
 
@@ -274,6 +271,7 @@ def test_damage_to_a_finished_phase_is_named(done, job, file, damage, parts):
         assert part in message
 
 
+@pytest.mark.slow
 def test_a_phase_that_was_deleted_is_trained_again_to_the_same_student(done, job):
     run, weights = done
     shutil.rmtree(run / "phases" / "2-multi_basic")

@@ -36,6 +36,7 @@ def test_a_student_that_overflows_is_neither_marked_nor_exported(
     assert not (run / "student").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "every"), [("gpt2-prose", 0.0), ("qwen-code", 3.0)])
 def test_a_teacher_without_a_word_alarms_by_name(
     tiny_zoo, tmp_path, capsys, name, every

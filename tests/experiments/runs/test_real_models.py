@@ -148,6 +148,7 @@ def loads_alone(tmp_path_factory):
     assert process.returncode == 0, (place / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_two_phases_with_real_tokenizers_in_two_scripts(real, texts, tmp_path):
     teachers = [real(name) for name in ("gpt2", "mistral", "bert-chinese", "t5")]
     phases = ["multi_basic", "z_space"]

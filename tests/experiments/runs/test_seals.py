@@ -113,6 +113,7 @@ def test_a_file_laid_beside_a_student_is_refused(run, capsys):
     assert said(["generate", str(student), "--prompt", "x"], capsys) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_is_read_with_a_word_and_then_sealed(run, capsys):
     folder, config = run
     files = without_seals(folder)

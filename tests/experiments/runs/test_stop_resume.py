@@ -127,6 +127,7 @@ def test_a_run_that_was_stopped_says_so_and_finishes_by_the_same_command(
     assert said_first == 1 and all(1 < weight < 3 for weight in by_entropy)
 
 
+@pytest.mark.slow
 def test_a_stop_while_a_phase_is_measured_loses_nothing_of_it(
     tiny_zoo, tmp_path, monkeypatch, capsys, undisturbed
 ):
@@ -151,6 +152,7 @@ def test_a_stop_while_a_phase_is_measured_loses_nothing_of_it(
     assert weights(run) == undisturbed(changes)
 
 
+@pytest.mark.slow
 def test_a_run_says_where_it_is_why_it_ended_and_what_comes_next(stopped, capsys):
     _, _, config, run = stopped
     assert main(["status", str(run)]) == 0
@@ -175,6 +177,7 @@ def test_a_run_says_where_it_is_why_it_ended_and_what_comes_next(stopped, capsys
     assert [launch["how"] for launch in found["attempts"]] == ["stopped", "finished"]
 
 
+@pytest.mark.slow
 def test_a_run_of_another_account_asks_for_trust_once(
     stopped, capsys, tmp_path, monkeypatch
 ):
@@ -202,6 +205,7 @@ def test_what_is_no_run_has_no_status(tmp_path, capsys):
     assert code == 2 and "holds no run" in message
 
 
+@pytest.mark.slow
 def test_a_text_that_changed_behind_its_path_is_noticed(stopped, capsys):
     _, _, config, run = stopped
     text = Path(yaml.safe_load(config.read_text())["data"]["train"][0])
@@ -303,6 +307,7 @@ def test_a_second_ctrl_c_does_not_wait():
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_cut_short_is_named_and_costs_its_phase_only(
     stopped, capsys
 ):

@@ -82,11 +82,13 @@ def live(taught_live, tmp_path):
     return taught_live[0]
 
 
+@pytest.mark.slow
 def test_live_and_stored_teachers_give_the_same_losses(run, live):
     stored = run("stored", "store.read=true", "store.encoding=float32")
     close(stored, live, 1e-6)
 
 
+@pytest.mark.slow
 def test_one_stored_and_one_live_teacher_give_the_losses_of_two_live_ones(
     run, tmp_path, capsys
 ):
@@ -255,6 +257,7 @@ def test_a_stopped_run_goes_on_from_the_store_bit_for_bit(run, tmp_path, capsys)
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_what_a_store_cannot_give_is_refused_before_any_work(
     tmp_path, tiny_zoo, capsys, monkeypatch
 ):

@@ -49,6 +49,7 @@ def test_what_a_strangers_source_says_of_itself_is_checked_as_it_is_made():
     }
 
 
+@pytest.mark.slow
 def test_a_run_is_taught_by_a_strangers_source_and_notes_it(tmp_path, tiny_zoo):
     folder = new_plugin("soup", "teacher_source", tmp_path)
     model = str(tiny_zoo["gpt2-prose"])

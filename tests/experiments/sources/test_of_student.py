@@ -55,6 +55,7 @@ def generations(tmp_path_factory, tiny_zoo):
     return config, run_training(config)
 
 
+@pytest.mark.slow
 def test_an_earlier_phase_teaches_as_its_folder_by_hand_does(
     generations, tmp_path, tiny_zoo
 ):
@@ -68,6 +69,7 @@ def test_an_earlier_phase_teaches_as_its_folder_by_hand_does(
     assert not same(first, run / "phases" / "2-dual" / "student")
 
 
+@pytest.mark.slow
 def test_the_record_of_a_phase_holds_the_digest_of_the_student_that_taught(
     generations,
 ):
@@ -134,17 +136,14 @@ class Killed(RuntimeError):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "engine"),
     [
         ("ema", {"engine": "torch"}),
-        pytest.param("checkpoint:-2", {"engine": "torch"}, marks=pytest.mark.slow),
-        pytest.param("self", {"engine": "torch"}, marks=pytest.mark.slow),
-        pytest.param(
-            "ema",
-            {"engine": "deepspeed", "zero_stage": 2},
-            marks=pytest.mark.slow,
-        ),
+        ("checkpoint:-2", {"engine": "torch"}),
+        ("self", {"engine": "torch"}),
+        ("ema", {"engine": "deepspeed", "zero_stage": 2}),
     ],
     ids=["ema", "checkpoint", "self", "zero 2"],
 )
@@ -178,6 +177,7 @@ def test_one_that_moves_goes_on_bit_for_bit_after_a_kill(
     assert same(whole / "student", resumed / "student")
 
 
+@pytest.mark.slow
 def test_the_start_teaches_as_the_student_s_own_files_do(tmp_path, tiny_zoo):
     taught = {"phases": ["single"], "phase": {"single": TAUGHT}}
     runs = []
@@ -188,11 +188,12 @@ def test_the_start_teaches_as_the_student_s_own_files_do(tmp_path, tiny_zoo):
     assert same(*(run / "student" for run in runs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "engine",
     [
         {"engine": "torch", "gradient_checkpointing": True},
-        pytest.param({"engine": "deepspeed", "zero_stage": 2}, marks=pytest.mark.slow),
+        {"engine": "deepspeed", "zero_stage": 2},
     ],
     ids=["torch", "zero 2"],
 )

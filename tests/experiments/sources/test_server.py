@@ -40,6 +40,7 @@ def config(tmp_path, tiny_zoo, served):
     return str(small_config(tmp_path, tiny_zoo, taught(entry)))
 
 
+@pytest.mark.slow
 def test_it_learns_what_a_run_with_the_live_teacher_learns_and_replays_offline(
     config, tmp_path, tiny_zoo, served, capsys
 ):
@@ -59,6 +60,7 @@ def test_it_learns_what_a_run_with_the_live_teacher_learns_and_replays_offline(
         assert one == pytest.approx(other, rel=1e-5) and "likelihood" in one
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_ends_the_run_in_one_line_and_it_goes_on_later(
     config, served, capsys
 ):

@@ -61,6 +61,7 @@ def runs(tmp_path_factory, tiny_zoo):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_its_student_writes_before_and_after(runs, tiny_zoo):
     samples = read_run(runs / "told").summary["samples"]
     assert [sample["prompt"] for sample in samples] == ["The router", "def align"]
@@ -107,6 +108,7 @@ def test_what_is_drawn_depends_on_the_seed_alone_and_the_report_says_so(tiny_lla
     assert "same words, each token drawn at a temperature of 1.5." in text
 
 
+@pytest.mark.slow
 def test_samples_change_no_loss(runs):
     def losses(name):
         rows = (runs / name / "metrics.jsonl").read_text().splitlines()
@@ -118,6 +120,7 @@ def test_samples_change_no_loss(runs):
     assert summaries[0]["phases"][0]["bpc"] == summaries[1]["phases"][0]["bpc"]
 
 
+@pytest.mark.slow
 def test_the_report_shows_samples_and_no_text_closes_their_fence(runs):
     run = read_run(runs / "told")
     run.summary["samples"] = [{"prompt": "a", "before": "```", "after": "b\nc"}]
@@ -127,6 +130,7 @@ def test_the_report_shows_samples_and_no_text_closes_their_fence(runs):
     assert "writes" not in report_text(read_run(runs / "silent"))
 
 
+@pytest.mark.slow
 def test_the_end_of_a_run_prints_samples_in_a_line_each(runs, capsys):
     assert main(["report", str(runs / "told"), "--no-figures"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -170,6 +170,7 @@ def learn(school, lesson, steps, rate=3e-3, first=0):
         return kv_health(lesson.capture(held_out.ids, held_out.mask).kv)
 
 
+@pytest.mark.slow
 def test_a_trainable_adapter_under_the_kv_distance_collapses(school, only):
     """Fact 10, the disease itself: both sides shrink towards each other."""
     loss = only(lambda_k=1.0, lambda_v=1.0)
@@ -193,6 +194,7 @@ def untrained(school):
     return learn(school, school.lesson(None), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_taught_students_kv_keep_their_rank_and_spread(
     school, ce_only, untrained, kind

@@ -37,6 +37,7 @@ def test_its_state_takes_about_a_quarter():
     assert 0.25 < sizes[0] / sizes[1] < 0.26
 
 
+@pytest.mark.slow
 def test_it_learns_as_adamw_does(run_alone):
     long = replace(EIGHT, steps=30, learning_rate=0.01)
     found, _ = run_alone(long)

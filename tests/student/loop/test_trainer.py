@@ -52,7 +52,7 @@ def lesson_for(school, dropout: float):
     [
         pytest.param("torch", 0.0, marks=pytest.mark.slow),
         ("torch", 0.3),
-        ("deepspeed", 0.3),
+        pytest.param("deepspeed", 0.3, marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_and_resumed_phase_equals_an_undisturbed_one_bit_for_bit(
@@ -188,6 +188,7 @@ def learned_lesson(school, monkeypatch):
     return school.lesson("projector", loss=loss)
 
 
+@pytest.mark.slow
 def test_what_a_term_learns_is_trained_at_the_bridges_rate_moved_and_saved(
     school, start_engine, tmp_path, monkeypatch
 ):
@@ -344,6 +345,7 @@ def test_bad_losses_in_a_row_stop_the_run_with_advice(school, start_engine):
         train_phase(lesson.distiller, start_engine(config), job, config)
 
 
+@pytest.mark.slow
 def test_what_a_balancer_learns_is_trained_at_its_own_rate_told_and_saved(
     school, start_engine, tmp_path
 ):

@@ -55,6 +55,7 @@ def test_a_tokenizer_that_ends_its_reader_is_refused_in_one_line(tokenizer, chan
     assert "\n" not in message and len(message) < 600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "template",
     [

@@ -81,6 +81,7 @@ def check_seeds(maker, tmp_path, seeds):
     return killed
 
 
+@pytest.mark.slow
 def test_a_task_killed_anywhere_loses_nothing_and_is_made_good(maker, tmp_path):
     assert check_seeds(maker, tmp_path, range(2)) >= 2
 
@@ -95,7 +96,8 @@ def without_locks(self, number):
     yield self.record(number) is None
 
 
-@pytest.mark.parametrize("turns", [2, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("turns", [2, 16])
 @pytest.mark.parametrize("locks", [True, False])
 def test_tasks_on_one_shard_at_once_all_end_well_and_one_wins(
     maker, monkeypatch, locks, turns

@@ -73,6 +73,7 @@ def test_a_changed_recipe_makes_a_model_out_of_date(tiny_zoo, tmp_path):
     assert (zoo_path("student", tmp_path, "tiny") / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_one_recipe_gives_one_set_of_weights_and_a_log_hears_of_it(
     tiny_zoo, tmp_path, capsys
 ):
@@ -87,6 +88,7 @@ def test_one_recipe_gives_one_set_of_weights_and_a_log_hears_of_it(
         assert torch.equal(weight, first[name]), name
 
 
+@pytest.mark.slow
 def test_finished_models_are_kept_when_another_fails(tmp_path, monkeypatch):
     from teacher.zoo import train
 
@@ -124,6 +126,7 @@ def test_an_interrupt_stops_training_and_leaves_no_half_model(tmp_path, monkeypa
     assert not [t for t in threading.enumerate() if t.name.startswith("zoo")]
 
 
+@pytest.mark.slow
 def test_two_builds_at_the_same_time_train_a_model_once(tmp_path, monkeypatch):
     from teacher.zoo import train
 

@@ -41,6 +41,7 @@ def outcome(name, factor, seeds=3, noise=0.0):
     return Outcome(ARMS[name], runs, 10.0)
 
 
+@pytest.mark.slow
 def test_a_tenth_less_in_one_domain_is_known_exactly():
     base, better = outcome(CE_ONLY, 1.0), outcome("fixed", 0.9)
     assert difference(better, base, "prose") == pytest.approx((-10, -10, -10))
@@ -58,6 +59,7 @@ def test_noise_widens_the_interval_around_no_difference():
     assert high - low > 1
 
 
+@pytest.mark.slow
 def test_the_table_gives_bits_difference_and_cost(tmp_path):
     base, better = outcome(CE_ONLY, 1.0), outcome("fixed", 0.9)
     single = outcome("qwen-code", 0.95)
@@ -76,6 +78,7 @@ def _sites(phase):
     return {term.get("site") for term in phase.loss.terms.values()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(ARMS))
 def test_every_arm_is_a_config_that_resolves(name, tmp_path):
     arm = ARMS[name]

@@ -34,6 +34,7 @@ OUTCOMES = [
 ]
 
 
+@pytest.mark.slow
 def test_what_is_gained_is_held_against_equal_weights_of_the_same_teachers():
     saved = gains(OUTCOMES)
     assert list(saved) == ["prequential"]
@@ -65,6 +66,7 @@ def test_the_run_of_equal_weights_says_what_there_was_to_gain(tmp_path):
     assert room_of(bed, OUTCOMES, 0) is None
 
 
+@pytest.mark.slow
 def test_what_could_be_gained_is_drawn(tmp_path):
     draw_room(OUTCOMES, ROOM, tmp_path / "room.png")
     assert (tmp_path / "room.png").stat().st_size > 5000

@@ -50,6 +50,7 @@ def test_built_in_transforms_keep_it(name):
     assert not broken(TRANSFORMS[name])
 
 
+@pytest.mark.slow
 def test_learned_scales_keep_it():
     assert not broken(partial(FakeQuant, scales="learned", bits=3, group=8))
 
