@@ -2,13 +2,15 @@
 
     python -m experiments.bench.made [--steps 200] [--budget 10]
     python -m experiments.bench.made --real --steps 60     # SmolLM2, no zoo teacher
+    python -m experiments.bench.made --part rounded --bits 3
     python -m experiments.bench.made --part costs
 
 Half of a model's layers, those that the loss owes most to, healed by the whole (keys
 and values, hidden states, outputs, next token); the same cut by the next token alone,
 for as many steps and for as many processor seconds; the same sizes from random weights
-under the same teaching. The whole at 4 bits under its unrounded self, against the whole
-trained on as long and rounded afterwards. What a transform adds to a bare step.
+under the same teaching. The whole at 4 bits, or --bits, under its unrounded self,
+against the whole trained on as long and rounded afterwards. What a transform adds to a
+bare step.
 
 Finished arms are kept in --out and not done again, and a run goes on from its last
 checkpoint; --budget begins nothing once so many minutes are over. The exit status is 1
@@ -52,6 +54,7 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=0, help="kept (half)")
     parser.add_argument("--steps", type=int, default=200, help="of healing (200)")
     parser.add_argument("--rounding-steps", type=int, default=100, help="(100)")
+    parser.add_argument("--bits", type=int, default=4, help="of a weight (4)")
     parser.add_argument("--rounds", type=int, default=9, help="pairs of steps (9)")
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="MIN")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-made"))
@@ -67,6 +70,7 @@ def main() -> int:
         layers=options.layers,
         steps=options.steps,
         rounding_steps=options.rounding_steps,
+        bits=options.bits,
         folder=folder_of(options.out, source),
         more=tuple(options.set),
     )
@@ -129,17 +133,19 @@ class _Bench:
         ]
 
     def rounded(self) -> list[Bar]:
-        """The whole at 4 bits."""
+        """The whole at a few bits."""
         from experiments.bench.made.arms import measure, round_off, rounding
 
-        plain, trained = map(self.run, rounding(self.bed))
-        student = self.bed.folder / "runs" / "plain" / "student"
-        rounded = round_off(self.bed, student, self.bed.folder / "rounded")
-        after = measure(self.bed, "rounded", rounded)
-        self.done["rounded"] = after
+        bed, bits = self.bed, self.bed.bits
+        self.done["whole"] = measure(bed, "whole", bed.source)
+        plain, trained = map(self.run, rounding(bed))
+        name = f"rounded-{bits}"
+        student = bed.folder / "runs" / "plain" / "student"
+        after = measure(bed, name, round_off(bed, student, bed.folder / name))
+        self.done[name] = after
         lost, still = after.bits - plain.bits, trained.bits - plain.bits
-        print(f"4 bits: rounding afterwards loses {lost:.4f}, trained {still:.4f}")
-        return [Bar("4 bits: loss trained / rounded after", still / lost, 0.5)]
+        print(f"{bits} bits: rounding afterwards loses {lost:.4f}, trained {still:.4f}")
+        return [Bar(f"{bits} bits: loss trained / rounded after", still / lost, 0.5)]
 
     def table(self) -> None:
         """Every arm that is done, as a table for the evidence."""

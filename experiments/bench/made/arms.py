@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,11 @@ class Bed:
     steps: int
     """Of healing."""
     rounding_steps: int
-    """Of training at 4 bits."""
+    """Of training with rounded weights."""
     folder: Path
     """Of runs and results."""
+    bits: int = 4
+    """Of a rounded weight."""
     more: tuple[str, ...] = ()
     """Settings of every arm."""
 
@@ -92,7 +96,7 @@ class Outcome:
     bits: float
     """Held-out bits per character, mean over domains."""
     seconds: float
-    """Of the processor, loading and measuring included."""
+    """Of the processor, loading and measuring included; of all calls that it took."""
     steps: int
 
 
@@ -132,14 +136,14 @@ def longer(bed: Bed, healed: Outcome, alone: Outcome) -> Arm:
 
 
 def rounding(bed: Bed) -> list[Arm]:
-    """The source trained on plainly, and at 4 bits under its unrounded self."""
+    """The source trained on plainly, and rounded under its unrounded self."""
     student, steps = f"student.model={bed.source}", bed.rounding_steps
     rate = "train.learning_rate=3e-4"
-    transform = "student.transform={fake_quant: {bits: 4}}"
+    transform = f"student.transform={{fake_quant: {{bits: {bed.bits}}}}}"
     return [
         Arm(name="plain", steps=steps, settings=(student, rate, *ALONE)),
         Arm(
-            name="qat",
+            name=f"qat-{bed.bits}",
             steps=steps,
             teachers=ITSELF,
             settings=(student, rate, transform, *OUTPUTS_ALONE),
@@ -166,19 +170,51 @@ def result_of(bed: Bed, name: str) -> Outcome | None:
 
 
 def train(bed: Bed, arm: Arm) -> Outcome:
-    """Train an arm, or go on with it, and measure what it leaves.
-
-    Processor seconds are those of this call: of a run that goes on, what was left.
-    """
+    """Train an arm, or go on with it, and measure what it leaves."""
     from experiments.run.driver import run_training
 
-    before = time.process_time()
     tree = bed.tree(str(bed.cut), arm.steps) | {"teachers": dict(arm.teachers)}
     settings = [f"run.name={arm.name}", *arm.settings, *bed.more]
-    run = run_training(load_config(tree, settings))
-    bits = bits_of(bed, run / "student")
-    seconds = time.process_time() - before
-    return _kept(bed, arm.name, Outcome(bits=bits, seconds=seconds, steps=arm.steps))
+    with counted(bed.folder / f"{arm.name}-spent.json") as seconds:
+        run = run_training(load_config(tree, settings))
+        bits = bits_of(bed, run / "student")
+        outcome = Outcome(bits=bits, seconds=seconds(), steps=arm.steps)
+    return _kept(bed, arm.name, outcome)
+
+
+@contextmanager
+def counted(file: Path, every: float = 5.0) -> Iterator[Callable[[], float]]:
+    """Count processor seconds over all calls that name a file.
+
+    What is spent is written as time passes, so that of a killed call no more than
+    ``every`` seconds are lost.
+
+    Args:
+        file: of the seconds so far; made where there is none.
+        every: seconds between two writings.
+
+    Yields:
+        What gives the seconds so far, those of earlier calls included.
+    """
+    before = float(read_json(file)["seconds"]) if file.is_file() else 0.0
+    begun, over = time.process_time(), threading.Event()
+
+    def seconds() -> float:
+        return before + time.process_time() - begun
+
+    def write() -> None:
+        while not over.wait(every):
+            write_json(file, {"seconds": round(seconds(), 1)})
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        yield seconds
+    finally:
+        over.set()
+        writer.join()
+        write_json(file, {"seconds": round(seconds(), 1)})
 
 
 def measure(bed: Bed, name: str, model: str | Path) -> Outcome:
@@ -198,7 +234,7 @@ def round_off(bed: Bed, student: Path, out: Path) -> Path:
     if out.is_dir():
         return out
     loaded, plain = load_model(str(student)), load_model(str(student))
-    rounded = FakeQuant(bits=4)
+    rounded = FakeQuant(bits=bed.bits)
     rounded.attach(loaded.model)
     rounded.at(1.0, 0)
     put_transformed(loaded.model, plain.model)

@@ -2,12 +2,22 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from experiments.bench.made.__main__ import folder_of
-from experiments.bench.made.arms import Bed, Outcome, healing, longer, round_off
+from experiments.bench.made.arms import (
+    Bed,
+    Outcome,
+    counted,
+    healing,
+    longer,
+    round_off,
+    rounding,
+)
 from experiments.config.tree import load_config
+from experiments.record.history import read_json
 
 
 def bed(folder):
@@ -30,11 +40,21 @@ def test_runs_lie_inside_out_whatever_the_source_is_called():
 
 def test_every_arm_has_a_config_that_can_be_read(tmp_path):
     place = bed(tmp_path)
-    for arm in healing(place):
+    for arm in healing(place) + rounding(place):
         tree = place.tree(str(place.cut), arm.steps) | {"teachers": dict(arm.teachers)}
         config = load_config(tree, [f"run.name={arm.name}", *arm.settings])
         assert config.run_dir == Path(tmp_path) / "runs" / arm.name
         assert set(config.teachers) == set(arm.teachers)
+
+
+def test_an_arm_that_was_stopped_costs_what_both_calls_took(tmp_path, monkeypatch):
+    clock = iter([0.0, 7.0, 100.0, 103.0, 104.0])
+    monkeypatch.setattr("time.process_time", lambda: next(clock))
+    with pytest.raises(RuntimeError, match="stopped"), counted(tmp_path / "a.json"):
+        raise RuntimeError("stopped")  # after 7 seconds
+    with counted(tmp_path / "a.json") as seconds:
+        assert seconds() == 7 + 3
+    assert read_json(tmp_path / "a.json") == {"seconds": 7 + 4}
 
 
 def test_what_is_rounded_afterwards_has_sixteen_values_a_row(tiny_zoo, tmp_path):
