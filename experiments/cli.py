@@ -18,6 +18,7 @@ from experiments.commands.output import UNREAD, lead_nowhere
 from experiments.commands.parser import examples_text
 from experiments.commands.plugins import PLUGINS
 from experiments.commands.publishing.card import CARD
+from experiments.commands.publishing.pack import PACK
 from experiments.commands.publishing.push import PUSH
 from experiments.commands.recipes import RECIPES
 from experiments.commands.store import EXTRACT, STORE
@@ -46,6 +47,7 @@ COMMANDS = (
     STATUS,
     REPORT,
     CARD,
+    PACK,
     PUSH,
     DOCTOR,
     VIZ,
