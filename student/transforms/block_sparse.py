@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -133,14 +134,20 @@ class Blocks(nn.Module):
         self.register_buffer("kept", torch.ones_like(blocks, dtype=torch.bool))
         """The same shape: False of what is zero."""
         self.heard: list[Tensor] = []
-        """Sum of what backward passes of this step said, and how many there were."""
+        """Sum of what backward passes of this step said, the sum of its numbers, which
+        tells whether all are finite, and how many passes there were."""
+        self._counted: tuple[int, int] | None = None
         self._said: Tensor | None = None
         """Memory for the first of them, from step to step."""
 
     @property
     def pruned(self) -> int:
-        """Blocks that are zero."""
-        return int(self.kept.numel() - self.kept.sum())
+        """Blocks that are zero; counted anew only where ``kept`` was written to."""
+        version = self.kept._version
+        if self._counted is None or self._counted[0] != version:
+            pruned = int(self.kept.numel() - self.kept.sum())
+            self._counted = version, pruned
+        return self._counted[1]
 
     def pruned_at(self, share: float) -> int:
         """Blocks that are zero where this share of them is."""
@@ -170,11 +177,13 @@ class Blocks(nn.Module):
             said.abs_()
         else:
             said = norms(weight.float(), self.size) * norms(slope.float(), self.size)
+        total = said.sum()  # of numbers >= 0 no two cancel; at once, while it is near
         if not self.heard:
-            self.heard = [said, torch.ones_like(self.measured)]
+            self.heard = [said, total, torch.ones_like(self.measured)]
             return
         self.heard[0] += said
-        self.heard[1] += 1
+        self.heard[1] += total
+        self.heard[2] += 1
 
     def _room(self, weight: Tensor) -> Tensor | None:
         """Where the first pass of a step is written: new memory takes longer than the
@@ -228,26 +237,36 @@ def _take_in(every: list[Blocks], memory: float) -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for blocks in every:
             if not blocks.heard:
-                zero = torch.zeros_like(blocks.importance)
-                blocks.heard = [zero, torch.zeros_like(blocks.measured)]
+                zero = torch.zeros_like(blocks.measured)
+                blocks.heard = [torch.zeros_like(blocks.importance), zero, zero]
         flat = [tensor.flatten() for blocks in every for tensor in blocks.heard]
         summed = torch.cat(flat)
         torch.distributed.all_reduce(summed)
-        pieces = summed.split([len(tensor) for tensor in flat])
-        for blocks, said, count in zip(every, pieces[::2], pieces[1::2], strict=True):
-            blocks.heard = [said.view_as(blocks.importance), count.view(1, 1)]
-    for blocks in every:
-        if not blocks.heard:
+        pieces = iter(summed.split([len(tensor) for tensor in flat]))
+        for blocks in every:
+            said, total, count = (next(pieces) for _ in range(3))
+            said = said.view_as(blocks.importance)
+            blocks.heard = [said, total, count.view(1, 1)]
+    hearing = [blocks for blocks in every if blocks.heard]
+    if not hearing:
+        return
+    # One wait for the device a step, and no pass over the weights for what is not so.
+    facts = [
+        torch.stack(
+            [blocks.heard[1].view(()), count.view(()), blocks.measured.view(())]
+        )
+        for blocks in hearing
+        for count in blocks.heard[2:]
+    ]
+    for blocks, fact in zip(hearing, torch.stack(facts).tolist(), strict=True):
+        total, count, measured = fact
+        said, blocks.heard = blocks.heard[0], []
+        if not count or not math.isfinite(total):
             continue
-        said, count = blocks.heard
-        blocks.heard = []
-        finite = said.sum().isfinite()  # of numbers >= 0 no two cancel
-        mean = torch.where(finite, said, 0.0).div_(count.clamp(min=1))
-        count = torch.where(finite, count, 0.0)
-        before = torch.where(blocks.measured > 0, memory, 0.0)
-        before = torch.where(count > 0, before, 1.0)
-        blocks.importance.lerp_(mean, 1 - before)
-        blocks.measured.copy_(torch.where(count > 0, 1.0, blocks.measured))
+        if count > 1:
+            said.div_(count)
+        blocks.importance.lerp_(said, 1 - memory if measured else 1.0)
+        blocks.measured.fill_(1.0)
 
 
 def _size_of(block: str) -> tuple[int, int]:

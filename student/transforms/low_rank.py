@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -12,13 +14,16 @@ from student.transforms.base import Targets, WeightTransform
 
 
 class LowRank(WeightTransform):
-    """Each matrix within the leading directions of its outputs.
+    """Each matrix within its leading directions: of its outputs, or of its inputs where
+    there are fewer.
 
     Source:
         ``U U^T W`` with the r left singular vectors of ``W`` that hold a share of its
-        energy: there the truncated SVD, which is the nearest matrix of that rank
-        (Eckart and Young 1936). Departure: between two looks the directions stand still
-        while the weights learn, as an SVD a step would cost more than the step.
+        energy, or ``W V V^T`` with the right ones: there the truncated SVD, which is
+        the nearest matrix of that rank (Eckart and Young 1936). Of more than half of
+        the directions the others are taken away, ``W - C C^T W``, which is the same up
+        to rounding and costs less. Departure: between two looks the directions stand
+        still while the weights learn, as an SVD a step would cost more than the step.
     """
 
     def __init__(
@@ -55,26 +60,71 @@ class LowRank(WeightTransform):
 
 
 class _Directions(nn.Module):
-    """The leading left singular vectors of a matrix."""
+    """The leading singular vectors of a matrix on its shorter side, or the others."""
 
     basis: Tensor
 
     def __init__(self, weight: Tensor, share: float) -> None:
         super().__init__()
-        left, values, _ = torch.linalg.svd(weight.float(), full_matrices=False)
+        self._of_inputs = weight.shape[0] > weight.shape[1]
+        vectors, values = self._vectors(weight)
         # A plan has shapes alone, and counts the most that it can be.
-        rank = len(values) if isinstance(weight, FakeTensor) else rank_of(values, share)
-        self.register_buffer("basis", left[:, :rank].clone())
-        """(out, r) float32, orthonormal columns."""
+        shapes = isinstance(weight, FakeTensor)
+        rank = len(values) // 2 if shapes else rank_of(values, share)
+        self._others = rank if 2 * rank > len(values) else 0
+        """The rank where what is held is what goes; 0 where it is what stays."""
+        held = vectors[:, self._others :] if self._others else vectors[:, :rank]
+        self.register_buffer("basis", held.contiguous())
+        """(out or in, r or all but r) float32, orthonormal columns."""
 
     def look(self, weight: Tensor) -> None:
         """Find as many directions of a matrix as there are."""
-        left, _, _ = torch.linalg.svd(weight.float(), full_matrices=False)
-        self.basis.copy_(left[:, : self.basis.shape[1]])
+        vectors, _ = self._vectors(weight)
+        columns = self.basis.shape[1]
+        first = self._others
+        self.basis.copy_(vectors[:, first : first + columns])
+
+    def _vectors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, n) those of the shorter side as columns, and (n,) singular values."""
+        upright = weight.float().T if self._of_inputs else weight.float()
+        left, values, _ = torch.linalg.svd(upright, full_matrices=False)
+        return left, values
 
     def forward(self, weight: Tensor) -> Tensor:
-        basis = self.basis.to(weight.dtype)
-        return basis @ (basis.T @ weight)
+        inside: Tensor = _Projected.apply(weight, self.basis, bool(self._others))
+        return inside
+
+
+class _Projected(torch.autograd.Function):
+    """See :func:`projected`; the gradient of a projection is projected likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, basis: Tensor, others: bool) -> Tensor:
+        ctx.save_for_backward(basis)
+        ctx.others = others
+        return projected(matrix, basis, others)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> Any:
+        (basis,) = ctx.saved_tensors
+        return projected(slopes[0], basis, ctx.others), None, None
+
+
+def projected(matrix: Tensor, basis: Tensor, others: bool) -> Tensor:
+    """What of a matrix lies within directions of its shorter side, or outside of them.
+
+    Args:
+        matrix: (out, in); contiguous stays contiguous, which autograd needs not copy.
+        basis: (in, r) where there are fewer inputs than outputs, or (out, r);
+            orthonormal columns.
+        others: take what lies outside.
+    """
+    basis = basis.to(matrix.dtype)
+    if matrix.shape[0] > matrix.shape[1]:
+        left, right = matrix @ basis, basis.T
+    else:
+        left, right = basis, basis.T @ matrix
+    return torch.addmm(matrix, left, right, alpha=-1) if others else left @ right
 
 
 def rank_of(values: Tensor, share: float) -> int:

@@ -9,7 +9,7 @@ from align.schedules import Timetable
 from align.support.matrices import trained_weight
 from plugins.contracts.models.student_maker import small_model
 from student.transforms import LowRank, Moved, StochasticDepth, Transforms
-from student.transforms.low_rank import rank_of
+from student.transforms.low_rank import _Directions, rank_of
 from student.transforms.stochastic_depth import decoder_layers, mix
 
 
@@ -39,6 +39,26 @@ def test_a_low_rank_student_is_the_truncated_svd_and_looks_again():
     assert not torch.allclose(layer.weight, nearest(rank), atol=1e-3)
     transforms.at(2)
     torch.testing.assert_close(layer.weight, nearest(rank), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(24, 10), (10, 24), (10, 10)])
+@pytest.mark.parametrize("share", [0.3, 0.95])
+def test_directions_are_those_of_the_svd_whichever_side_and_half_is_held(shape, share):
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(shape, generator=generator, requires_grad=True)
+    slope = torch.randn(shape, generator=generator)
+    u, values, v = torch.linalg.svd(weight.detach(), full_matrices=False)
+    rank = rank_of(values, share)
+    held = _Directions(weight.detach(), share)
+    assert held.basis.shape == (10, min(rank, 10 - rank))
+
+    made = held(weight)
+    made.backward(slope)
+    sides = u[:, :rank] @ u[:, :rank].T, v[:rank].T @ v[:rank]
+    expected = slope @ sides[1] if shape[0] > shape[1] else sides[0] @ slope
+    nearest = u[:, :rank] * values[:rank] @ v[:rank]
+    torch.testing.assert_close(made.detach(), nearest, atol=1e-5, rtol=0)
+    torch.testing.assert_close(weight.grad, expected, atol=1e-5, rtol=0)
 
 
 def test_what_a_layer_adds_is_kept_in_expectation_and_whole_or_not_at_all():
