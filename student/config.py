@@ -276,6 +276,10 @@ class TrainConfig:
     """Run the teachers on the next batch while the student learns from this one."""
     threads: Count = 0
     """CPU threads of PyTorch; 0 leaves its own choice."""
+    teacher_ranks: Count = 0
+    """Of the processes that the launcher starts, so many (the last) hold teachers alone
+    and answer the others, which train and load no teacher of files; 0: every process
+    holds all of its own. Of the run, not of a phase."""
     keep_best: str | None = None
     """A metric of what ``eval.use`` names, measured every ``eval.every`` steps: the
     phase's student is the best one by it, from which the next phase goes on, and the

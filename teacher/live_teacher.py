@@ -8,11 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from align.errors import InputError
 from align.kv import KV
 from align.reading import Reading
+from align.rope_scale import Rescale
 from align.sizes import Sizes
 from align.support.stopwatch import part
 from align.time_align import Alignment
@@ -24,6 +25,7 @@ from align.views import (
     OUTPUTS,
     Align,
     Asked,
+    Captured,
     ForetoldTokens,
     LinearHead,
     NonFiniteTeacherError,
@@ -31,11 +33,12 @@ from align.views import (
     TeacherView,
 )
 from teacher.capture.kv_capture import KVCapture
+from teacher.loading.longer_texts import extend_context
 from teacher.loading.models import LoadedModel
 from teacher.making.base import Sample
 from teacher.making.worth import layer_importance
 from teacher.output_head import linear_head, vocabulary_digest
-from teacher.own_loss import next_token_nll, teacher_bits_per_char
+from teacher.own_loss import bits_per_char, next_token_nll
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -140,9 +143,13 @@ class LiveTeacher:
         encoded = [encode_batch(self.tokenizer, part, longest) for part in parts]
         batches = [batch.to(self.capture.device) for batch in encoded]
         sample = Sample(tuple((batch.ids, batch.mask) for batch in batches))
+        return self.judged(sample)[list(self.capture.layer_numbers)]
+
+    def judged(self, sample: Sample) -> Tensor:
+        """The importance of every layer of the model on a sample, captured or not."""
         importance = layer_importance(self.loaded.model, sample)
         self.loaded.model.zero_grad(set_to_none=True)
-        return importance[list(self.capture.layer_numbers)]
+        return importance
 
     def read(self, student: TokenBatch, align: Align, asked: Asked) -> Reading:
         """Tokenise and align the student's texts; the model does not run."""
@@ -188,15 +195,8 @@ class LiveTeacher:
         device, on = capture.device.type, asked.autocast is not None
         try:
             with torch.autocast(device, dtype=asked.autocast, enabled=on):
-                captured = capture(
-                    tokens.ids,
-                    tokens.mask,
-                    layers=asked.layers,
-                    logits=wants_logits,
-                    hidden=asked.output,
-                    attention_rows=own_rows,
-                    heads=reading.heads,
-                    states=asked.states,
+                captured, nll = self.look(
+                    tokens, asked, own_rows, heads=reading.heads, nll=wants_logits
                 )
         except InputError as error:
             raise InputError(f"teacher {self.name!r}: {error}") from error
@@ -218,10 +218,9 @@ class LiveTeacher:
                     heads = carry_attention(
                         every.flatten(0, 1), reading.alignment, rows, queries >= 0
                     ).unflatten(0, every.shape[:2])
-        if captured.logits is not None and reading.bits:
-            bits = teacher_bits_per_char(captured.logits, tokens).to(home)
-        if captured.logits is not None and reading.foretold:
-            nll = next_token_nll(captured.logits, tokens.ids, tokens.mask)
+        if nll is not None and reading.bits:
+            bits = bits_per_char(nll, tokens).to(home)
+        if nll is not None and reading.foretold:
             foretold = ForetoldTokens(reading.tokens, -nll.to(home))
         if captured.hidden is not None:
             # In the dtype in which the head would be applied.
@@ -240,6 +239,61 @@ class LiveTeacher:
             output=output,
             states={kind: x.to(home) for kind, x in captured.states.items()},
         )
+
+    def look(
+        self,
+        tokens: TokenBatch,
+        asked: Asked,
+        rows: Tensor | None,
+        *,
+        heads: bool,
+        nll: bool,
+    ) -> tuple[Captured, Tensor | None]:
+        """Run the model on texts.
+
+        Args:
+            tokens: the teacher's own, (B, T_t), on its device.
+            asked: what the phase asks.
+            rows: (B, R) int64 of them, whose attention comes; None for none.
+            heads: also that of every head.
+            nll: whether its own next-token losses come.
+
+        Returns:
+            What was seen, and (B, T_t) float32, see
+            :func:`teacher.own_loss.next_token_nll`.
+        """
+        captured = self.capture(
+            tokens.ids,
+            tokens.mask,
+            layers=asked.layers,
+            logits=nll,
+            hidden=asked.output,
+            attention_rows=rows,
+            heads=heads,
+            states=asked.states,
+        )
+        if captured.logits is None:
+            return captured, None
+        return captured, next_token_nll(captured.logits, tokens.ids, tokens.mask)
+
+    def extend(self, tokens: int, scaler: Rescale, linear: bool) -> bool:
+        """Let it read longer texts, see
+        :func:`teacher.loading.longer_texts.extend_context`."""
+        return extend_context(self.capture.model, tokens, scaler, linear)
+
+    @property
+    def weight_types(self) -> Mapping[str, int]:
+        """How many of the model's weights are of each type, as torch calls them."""
+        return counted_types(self.loaded.model)
+
+
+def counted_types(model: nn.Module) -> dict[str, int]:
+    """How many of a model's weights are of each type, as torch calls them."""
+    sizes: dict[str, int] = {}
+    for parameter in model.parameters():
+        dtype = str(parameter.dtype).removeprefix("torch.")
+        sizes[dtype] = sizes.get(dtype, 0) + parameter.numel()
+    return sizes
 
 
 def carry_attention(

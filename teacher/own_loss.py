@@ -73,7 +73,16 @@ def teacher_bits_per_char(logits: Tensor, batch: TokenBatch) -> Tensor:
     Source:
         Sum of -log2 p over tokens, divided by characters (Graves, 2013).
     """
-    nll = next_token_nll(logits, batch.ids, batch.mask)
+    return bits_per_char(next_token_nll(logits, batch.ids, batch.mask), batch)
+
+
+def bits_per_char(nll: Tensor, batch: TokenBatch) -> Tensor:
+    """:func:`teacher_bits_per_char` of losses that are known.
+
+    Args:
+        nll: (B, T) float32, from :func:`next_token_nll`.
+        batch: the tokens that were read.
+    """
     position = torch.arange(batch.ids.shape[1], device=nll.device)
     last = torch.where(batch.has_text, position, -1).amax(dim=1, keepdim=True)
     chats = [isinstance(text, Conversation) for text in batch.texts]

@@ -41,6 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "align/tokens": {"support", "text"},
     "teacher/adapt": {"conversion", "loading", "packages"},
     "teacher/capture": {"loading"},
+    "teacher/distant": {"capture", "loading", "making"},
     "teacher/hub": set(),
     "teacher/loading": {"hub"},
     "teacher/making": {"loading"},

@@ -363,7 +363,8 @@ def free_bytes(folder: Path) -> int:
 def _same_engine(trains: Sequence[TrainConfig]) -> None:
     """One process has one engine: what it is made of cannot change by phase."""
     fields = (
-        "engine zero_stage optimizer batch_size grad_accum fp16 threads max_grad_norm"
+        "engine zero_stage optimizer batch_size grad_accum fp16 threads max_grad_norm "
+        "teacher_ranks"
     )
     for name in fields.split():
         values = {getattr(train, name) for train in trains}

@@ -24,6 +24,7 @@ from experiments.assemble.lengths import PLACE, Lengths, reads_at_most, ways_to_
 from experiments.assemble.precision import export_dtypes
 from experiments.assemble.stored_teachers import stored_teachers, teacher_of_store
 from experiments.config.tree import Config
+from experiments.sources.distant import Distant
 from experiments.sources.making import Making
 from experiments.sources.named import sources_of
 from student.checkpoint import (
@@ -40,7 +41,7 @@ from student.transforms import is_transformed, put_transformed
 from student.unreached import freeze_unreached
 from teacher.capture.kv_capture import KVCapture
 from teacher.live_teacher import LiveTeacher
-from teacher.loading.longer_texts import extend_context, trained_length
+from teacher.loading.longer_texts import trained_length
 from teacher.loading.models import LoadedModel, load_model
 from teacher.loading.quantise import quantise
 from teacher.loading.shard import is_sharded
@@ -63,6 +64,7 @@ class Models:
         config: Config,
         device: torch.device,
         sources: Mapping[str, TeacherSource] | None = None,
+        distant: Distant | None = None,
     ) -> None:
         """Load every teacher and the student's tokenizer.
 
@@ -70,12 +72,13 @@ class Models:
             config: the run.
             device: where models go.
             sources: where each teacher comes from; None: as what is built in says.
+            distant: ranks that hold teachers; None: this process holds its own.
 
         Raises:
             ValueError: a model is missing, damaged or unsupported.
         """
         quiet_libraries()
-        self._config, self._device = config, device
+        self._config, self._device, self._distant = config, device, distant
         with prefix_errors("student"):
             first = self._load_student(None)
             self.student_bytes = sum(p.nbytes for p in first.model.parameters())
@@ -226,8 +229,7 @@ class Models:
         """The teachers that limit how long a text may be; see :func:`reads_at_most`."""
         readers = []
         for name, teacher in self.teachers.items():
-            limit = self._limit(name)
-            if limit is not None:
+            if (limit := self._limit(name)) is not None:
                 read = Encoder(teacher.tokenizer, None)
                 readers.append(Reader(f"{PLACE}{name}", read, limit))
         return readers
@@ -317,7 +319,7 @@ class Models:
                     f"teacher {name!r} {has}, but text {sample} makes {most} of its "
                     f"tokens; {ways}leave the teacher out"
                 )
-            if extend_context(capture.model, most, scaler, linear):
+            if teacher.extend(most, scaler, linear):
                 notes.append(
                     f"teacher {name!r} was trained on {limit} tokens and text {sample} "
                     f"has {most} of them: its rotation is slowed down "
@@ -385,6 +387,7 @@ class Models:
                 student_tokenizer=self.student_tokenizer,
             ),
             seed=self._config.run.seed,
+            distant=self._distant,
         )
 
     def place(self, teacher: Teacher) -> None:

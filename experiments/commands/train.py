@@ -72,16 +72,20 @@ def _train(plan: RunPlan, options: Namespace) -> int:
     from experiments.record.stop import RunStopped
     from experiments.run.driver import sum_up, train_arms
     from experiments.run.opening import open_run
+    from experiments.run.plan import parted
     from student.loop.launch import launched_rank
 
     try:
-        with open_run(
-            plan,
-            trust=options.trust_checkpoint,
-            changed_plugins=options.changed_plugins,
-        ) as run:
-            undrawn = _drawn(run)
-            sum_up(run, train_arms(run))
+        with parted(plan) as mine:
+            if mine is None:
+                return 0
+            with open_run(
+                mine,
+                trust=options.trust_checkpoint,
+                changed_plugins=options.changed_plugins,
+            ) as run:
+                undrawn = _drawn(run)
+                sum_up(run, train_arms(run))
     except RunStopped as stopped:
         return tell_stopped(stopped)
     if launched_rank() == 0:

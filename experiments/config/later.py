@@ -77,6 +77,7 @@ WITHOUT_EFFECT = (
     "prefetch",
     "trackers",
     "threads",
+    "teacher_ranks",
     "shard",
     "export_dtype",
     "attn_implementation",

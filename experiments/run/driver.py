@@ -32,7 +32,7 @@ from experiments.run.ledger import ledger
 from experiments.run.measures.students import measure_teachers, starting_point
 from experiments.run.opening import open_run
 from experiments.run.phase import LAST
-from experiments.run.plan import plan_run
+from experiments.run.plan import parted, plan_run
 from experiments.run.summary import summarize
 from experiments.writing.samples import samples_of
 from plugins.registry import Registry
@@ -96,10 +96,13 @@ def run_training(
         RunStopped: asked to stop; saved.
     """
     plan = plan_run(config, registry or load_registry(config), resume)
-    with open_run(
-        plan, engine=engine, trust=trust, changed_plugins=changed_plugins
-    ) as run:
-        sum_up(run, train_arms(run))
+    with parted(plan) as mine:
+        if mine is None:
+            return config.run_dir
+        with open_run(
+            mine, engine=engine, trust=trust, changed_plugins=changed_plugins
+        ) as run:
+            sum_up(run, train_arms(run))
     return config.run_dir
 
 

@@ -263,7 +263,7 @@ def _loaded(
     config = plan.config
     names = ", ".join(config.teachers) or "(none)"
     with waiting(f"loading the student and teachers {names}", engine.is_main):
-        models = Models(config, engine.device, plan.sources)
+        models = Models(config, engine.device, plan.sources, plan.distant)
         taken = [n for phase in plan.phases for n in phase.select(models.teachers)]
         unstored = models.load_missing(taken)
     check_code(models.stores, plan.registry, changed_plugins)

@@ -5,7 +5,8 @@ A student that is to be made is, into the cache.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,12 +29,14 @@ from experiments.record.history import tried_before
 from experiments.record.progress import waiting
 from experiments.run.measures.order import check_curriculum, curriculum_notes
 from experiments.run.phase_texts import check_written, written_notes
+from experiments.sources.distant import Distant, check_teacher_ranks
 from experiments.sources.named import sources_of, sources_used
 from experiments.sources.phases import moving_warnings, with_present
+from experiments.sources.ranks import among_students, answer_students
 from experiments.texts.hub import pinned_alike, pinned_lists
 from plugins.registry import Registry
 from plugins.trial import try_used
-from student.loop.launch import launched_rank
+from student.loop.launch import Parting, launched_rank
 from teacher.sources.base import TeacherSource
 
 if TYPE_CHECKING:
@@ -59,6 +62,9 @@ class RunPlan:
     pause_after: int | None = None
     """Optimiser steps of the run's own chain of phases after which it saves and leaves,
     as if asked to; None: it goes to its end."""
+    distant: Distant | None = None
+    """The ranks that hold its teachers, see :func:`parted`; None: every process its
+    own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +109,7 @@ def settle(config: Config, registry: Registry, *, make: bool = True) -> Settled:
     sources = sources_of(config, registry)
     phases = with_present(config, phases, sources)
     check_written(config, phases, registry, sources)
+    check_teacher_ranks(config, phases, sources)
     check_curriculum(config, phases, registry)
     return Settled(
         config=config, phases=tuple(phases), sources=sources, evaluators=evaluators
@@ -173,6 +180,31 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
             *moving_warnings(settled.sources),
         ),
     )
+
+
+@contextmanager
+def parted(plan: RunPlan) -> Iterator[RunPlan | None]:
+    """What this process of a launch has to do of a plan, see ``train.teacher_ranks``.
+
+    Yields:
+        To one that trains, the plan with the ranks that hold its teachers. To one of
+        these None, when it has answered and all that train have left.
+
+    Raises:
+        InputError: the launcher started too many or too few processes.
+    """
+    train = plan.phases[0].train
+    if not train.teacher_ranks:
+        yield plan
+        return
+    parting = Parting.of_launch(train.teacher_ranks)
+    if parting.teaches:
+        method = plan.config.align.rope_scaling_method
+        answer_students(parting, train, plan.registry.guarded("rope_scaler", method))
+        yield None
+        return
+    with among_students(parting, plan.config, plan.sources) as distant:
+        yield replace(plan, distant=distant)
 
 
 def with_one_text(plan: RunPlan, engine: Engine) -> RunPlan:

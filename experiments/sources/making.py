@@ -12,6 +12,7 @@ import torch
 
 from align.errors import InputError
 from align.foreign.quote import say
+from experiments.sources.distant import Distant
 from student.loop.launch import launched_rank
 from student.unreached import freeze_unreached
 from teacher.capture.kv_capture import KVCapture
@@ -58,12 +59,16 @@ class Making:
     """A store as a teacher, seen to be of the run; None where none is read."""
     learning: Any = None
     """The student of the phase that begins; None before any does."""
+    distant: Distant | None = None
+    """The ranks that hold teachers; None where this process loads its own."""
 
     def load(self, model: str) -> LiveTeacher:
         """A model from its files, loaded as the teacher's settings say."""
         entry = self.entry
         dtype = None if entry.dtype == "auto" else getattr(torch, entry.dtype)
         tell_code(self.name, entry, model)
+        if self.distant is not None and self.name in self.distant.homes:
+            return self.distant.load(self.name, entry, model, self.device)
         loaded = load_model(
             model,
             role="teacher",

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -34,6 +35,81 @@ def launched_world() -> int:
 def launched_rank() -> int:
     """Which of them this one is, from 0."""
     return int(os.environ.get("RANK") or "0")
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """The processes of a launch, the last of which hold teachers alone."""
+
+    students: int
+    """Those that train, the first."""
+    teachers: int
+    rank: int
+    """Of this process among all of them."""
+
+    @property
+    def teaches(self) -> bool:
+        """Whether this process holds teachers."""
+        return self.rank >= self.students
+
+    @classmethod
+    def of_launch(cls, teachers: int) -> Parting:
+        """What the launcher started.
+
+        Raises:
+            InputError: nobody would be left to train.
+        """
+        world = launched_world()
+        if world <= teachers:
+            raise InputError(
+                f"train.teacher_ranks={teachers} leaves none of {world} processes to "
+                "train; start more, such as python -m experiments.launcher "
+                f"--nproc-per-node {teachers + 1} -m experiments.cli train …, or set "
+                "it to 0"
+            )
+        return cls(world - teachers, teachers, launched_rank())
+
+    def store(self) -> Any:
+        """Where all processes meet, apart from where those that train do.
+
+        Raises:
+            InputError: no launcher says where.
+        """
+        import torch.distributed as dist
+
+        world = self.students + self.teachers
+        keep_to_loopback(world)
+        if file := os.environ.get(MEETING):
+            return dist.FileStore(f"{file}.teachers", world)  # type: ignore[attr-defined]
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            raise InputError(
+                "train.teacher_ranks needs a launcher in whose store processes meet; "
+                "start them by python -m experiments.launcher, or by torchrun"
+            )
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            host, port, is_master=False, wait_for_workers=False
+        )
+        return dist.PrefixStore("teachers", store)  # type: ignore[attr-defined]
+
+    @contextmanager
+    def among_students(self) -> Iterator[None]:
+        """Be, inside this block, one of the processes that train, as if a launcher had
+        started these alone."""
+        here = int(os.environ.get("LOCAL_WORLD_SIZE") or "0")
+        first = self.rank - int(os.environ.get("LOCAL_RANK") or "0")
+        names = {"WORLD_SIZE": self.students}
+        if here:
+            names["LOCAL_WORLD_SIZE"] = min(here, self.students - first)
+        before = {name: os.environ.get(name) for name in names}
+        os.environ.update({name: str(value) for name, value in names.items()})
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
 
 
 @contextmanager
@@ -162,9 +238,7 @@ def _meet(backend: str, patience: timedelta | None = None) -> None:
 
         join_alone()
         return
-    if _on_one_machine(world):
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            os.environ.setdefault(name, _loopback())
+    keep_to_loopback(world)
     store: Any = None
     if file := os.environ.get(MEETING):
         store = torch.distributed.FileStore(file, world)  # type: ignore[attr-defined]
@@ -178,6 +252,13 @@ def _meet(backend: str, patience: timedelta | None = None) -> None:
         # As DeepSpeed would: NCCL then builds later groups from this one.
         device_id=torch.device("cuda", local) if backend == "nccl" else None,
     )
+
+
+def keep_to_loopback(world: int) -> None:
+    """Have processes listen on loopback alone where all are on this machine."""
+    if _on_one_machine(world):
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(name, _loopback())
 
 
 def _on_one_machine(world: int) -> bool:

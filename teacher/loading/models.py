@@ -64,6 +64,7 @@ def load_model(
     init_seed: int | None = None,
     vocabulary: str | None = None,
     attn_implementation: str = "auto",
+    weightless: bool = False,
 ) -> LoadedModel:
     """Load a model and its tokenizer.
 
@@ -82,6 +83,8 @@ def load_model(
             checkpoint's, which need not exist.
         vocabulary: of weights drawn anew, the model whose tokenizer it gets.
         attn_implementation: of transformers, such as "eager"; "auto" is its choice.
+        weightless: leave a checkpoint's weights unread, on PyTorch's ``meta``: then
+            the model cannot be run, and says what it is.
 
     Returns:
         The model, on the CPU, and its fast tokenizer.
@@ -112,6 +115,7 @@ def load_model(
         if Path(source).parent.name == "snapshots" and not Path(name).exists():
             fetch_weights((pinned(name) or (name,))[0], Path(source))
         options = hub | {"dtype": wanted} | attention_options(attn_implementation)
+        options |= {"device_map": "meta"} if weightless else {}
         with said_of_attention(name, attn_implementation):
             model = _load_weights(name, source, kind, options)
     elif role == "student" and kind == "decoder" and isinstance(wanted, torch.dtype):
@@ -140,7 +144,8 @@ def load_model(
             "the tokenizer belongs to another model, or tokens were added without "
             "resize_token_embeddings"
         )
-    _check_finite(name, model)
+    if not weightless:
+        _check_finite(name, model)
     _answer_by_name(model)
     if role == "student":
         _check_trainable(name, model)

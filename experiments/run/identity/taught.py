@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from experiments.assemble.fingerprint import code_of_model, commit_of, tokenizer_digest
 from experiments.record.history import read_json, write_json
 from teacher.store.manifest import digest_of
@@ -50,7 +48,7 @@ def facts_of(config: Config, models: Models) -> dict[str, dict[str, str]]:
             continue
         facts[name] = {
             "tokenizer": tokenizer_digest(teacher.tokenizer),
-            "dtype": _type(teacher.loaded.model, config.teachers[name].quantise),
+            "dtype": _type(teacher.weight_types, config.teachers[name].quantise),
         }
         files = models.sources[name].files
         if files is None:
@@ -70,12 +68,8 @@ def facts_of(config: Config, models: Models) -> dict[str, dict[str, str]]:
     return facts
 
 
-def _type(model: torch.nn.Module, quantised: str) -> str:
+def _type(sizes: Mapping[str, int], quantised: str) -> str:
     """The types of a model's weights, the one that most of them have first."""
-    sizes: dict[str, int] = {}
-    for parameter in model.parameters():
-        dtype = str(parameter.dtype).removeprefix("torch.")
-        sizes[dtype] = sizes.get(dtype, 0) + parameter.numel()
     types = ", ".join(sorted(sizes, key=lambda dtype: (-sizes[dtype], dtype)))
     return types if quantised == "none" else f"{types}, linear layers in {quantised}"
 

@@ -23,6 +23,7 @@ from experiments.run.context import RunContext
 from experiments.run.evaluation import evaluate
 from student.evaluators.base import EvalContext, Subject, Values
 from teacher.capture.kv_capture import KVCapture
+from teacher.distant.teacher import DistantTeacher
 from teacher.live_teacher import LiveTeacher
 
 
@@ -174,6 +175,8 @@ def _teachers(run: RunContext) -> dict[str, Subject]:
     subjects = {}
     for name, teacher in run.models.standing.items():
         if not isinstance(teacher, LiveTeacher) or not teacher.predicts:
+            continue
+        if isinstance(teacher, DistantTeacher):  # evaluators want the model itself
             continue
         encode = Encoder(teacher.tokenizer, None)
         folder = Path(str(run.config.teachers[name].model))

@@ -1,0 +1,1 @@
+"""What teachers on ranks of their own cost and spare."""

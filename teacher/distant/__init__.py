@@ -1,0 +1,1 @@
+"""Teachers on processes of their own, which answer those that train."""

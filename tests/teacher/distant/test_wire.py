@@ -1,0 +1,43 @@
+"""What travels between processes comes out as it went in."""
+
+import pytest
+import torch
+
+from teacher.distant.wire import Line, LineGoneError, Message, pack, unpack
+
+
+def test_tensors_come_out_with_their_numbers_types_and_strides():
+    torch.manual_seed(0)
+    sent = {
+        "float32": torch.randn(2, 3, 5),
+        "turned": torch.randn(2, 3, 5, 4).transpose(1, 3),
+        "bfloat16": torch.randn(7).bfloat16(),
+        "bool": torch.tensor([[True], [False]]),
+        "int64": torch.tensor(2**40),
+        "nothing": torch.empty(0, 4, 0),
+        "nan": torch.tensor([float("nan"), float("-inf")]),
+    }
+    message = unpack(pack(Message({"what": "a", "texts": ["深度"]}, sent)))
+    assert message.head == {"what": "a", "texts": ["深度"]}
+    assert message.tensors.keys() == sent.keys()
+    for name, tensor in sent.items():
+        got = message.tensors[name]
+        torch.testing.assert_close(got, tensor, rtol=0, atol=0, equal_nan=True)
+        assert (got.dtype, got.shape) == (tensor.dtype, tensor.shape)
+        assert got.stride() == tensor.stride() or not tensor.numel()
+
+
+def test_a_part_of_a_larger_tensor_travels_without_the_rest():
+    whole = torch.arange(10_000.0).view(100, 100)
+    packed = pack(Message({}, {"part": whole[:3, ::50]}))
+    assert len(packed) < 1000
+    assert unpack(packed).tensors["part"].tolist() == [[0, 50], [100, 150], [200, 250]]
+
+
+def test_who_is_gone_is_told_from_what_went_wrong():
+    class Closed:
+        def send(self, tensors, to, tag):
+            raise RuntimeError("Connection closed by peer [127.0.0.1]:1.\nGLHF")
+
+    with pytest.raises(LineGoneError, match=r"Connection closed by peer \S+$"):
+        Line(Closed(), 1).send(Message({}))
