@@ -31,9 +31,10 @@ set -euo pipefail
 say() { printf 'extract_teacher_kv: %s\n' "$*" >&2; }
 die() { say "$*"; exit 2; }
 
-# SLURM runs a copy of this script from its spool folder, so there the job's own record
-# of the command and the folder it was submitted from come first. The same stands in
-# run_multi_teacher.sh: that copy has no neighbour to source before this has found one.
+# Print the checkout this script belongs to. SLURM runs a copy from its spool folder, so
+# there the job's own record of the command comes first. That copy has no neighbour to
+# source before this has found one: these lines are the same in all scripts
+# (tests/scripts/test_find_root.py).
 find_root() {
   local candidates=() submitted folder
   [[ -z ${MTKD_HOME:-} ]] || candidates+=("$MTKD_HOME")
@@ -45,7 +46,7 @@ find_root() {
     candidates+=("${SLURM_SUBMIT_DIR:-.}" "${SLURM_SUBMIT_DIR:-.}/..")
   fi
   for folder in "${candidates[@]}"; do
-    if [[ -f $folder/scripts/extract_teacher_kv.sh && -d $folder/experiments ]]; then
+    if [[ -f $folder/scripts/run_multi_teacher.sh && -d $folder/experiments ]]; then
       (cd "$folder" && pwd -P)
       return
     fi

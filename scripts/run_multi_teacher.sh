@@ -66,8 +66,10 @@ usage() { # the comment at the top, without the SBATCH lines
 
 # ---- finding things ----------------------------------------------------------------
 
-# Print the checkout this script belongs to. SLURM runs a copy from its spool folder,
-# so there the job's own record of the command comes first.
+# Print the checkout this script belongs to. SLURM runs a copy from its spool folder, so
+# there the job's own record of the command comes first. That copy has no neighbour to
+# source before this has found one: these lines are the same in all scripts
+# (tests/scripts/test_find_root.py).
 find_root() {
   local candidates=() submitted folder
   [[ -z ${MTKD_HOME:-} ]] || candidates+=("$MTKD_HOME")
