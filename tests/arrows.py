@@ -74,6 +74,7 @@ def _nodes_in(source: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
     return tuple(n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom))
 
 
+@cache
 def _home(module: str, name: str | None, root: Path) -> Path | None:
     """The file that defines a name; None where the module is not ours."""
     file = file_of(module, root)
@@ -102,8 +103,19 @@ def _given_on(source: str) -> dict[str, tuple[str, str]]:
 def file_of(module: str, root: Path) -> Path | None:
     """A module's file; None where there is none below ``root``.
 
-    Known from then on: ``file_of.cache_clear()`` where files come or go.
+    Known from then on: :func:`forget` where files come or go.
     """
-    base = root.joinpath(*module.split("."))
+    return file_at(root.joinpath(*module.split(".")))
+
+
+@cache
+def file_at(base: Path) -> Path | None:
+    """The file of a module or package that lies so; likewise known from then on."""
     files = (base.with_suffix(".py"), base / "__init__.py")
     return next((file for file in files if file.is_file()), None)
+
+
+def forget() -> None:
+    """Look again where files are, and what packages give on."""
+    for known in (_home, file_of, file_at):
+        known.cache_clear()

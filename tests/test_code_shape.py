@@ -34,11 +34,17 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree(path)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def trees_only_here() -> Iterator[None]:
     """A million nodes are in the way of whoever collects garbage later."""
     yield
     tree.cache_clear()
+    nodes_of.cache_clear()
 
 
 def files(*folders: str) -> list[Path]:
@@ -76,7 +82,7 @@ def positional_fields(cls: ast.ClassDef) -> int:
 
 
 def classes(path: Path) -> Iterator[ast.ClassDef]:
-    return (node for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef))
+    return (node for node in nodes_of(path) if isinstance(node, ast.ClassDef))
 
 
 def test_no_dataclass_takes_more_than_four_fields_by_position():
@@ -108,9 +114,7 @@ def test_fields_are_counted_that_a_position_reaches(fields, count):
 
 
 def test_no_call_to_our_code_has_six_positional_arguments():
-    nodes = [
-        (path, node) for path in files(*CODE, "tests") for node in ast.walk(tree(path))
-    ]
+    nodes = [(path, node) for path in files(*CODE, "tests") for node in nodes_of(path)]
     functions = [node for _, node in nodes if isinstance(node, ast.FunctionDef)]
     ours = {node.name for node in functions} | {"cls"}
     ours |= {node.name for _, node in nodes if isinstance(node, ast.ClassDef)}
@@ -129,7 +133,7 @@ def test_functions_are_short():
     long = {
         node.name
         for path in files(*CODE)
-        for node in ast.walk(tree(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.FunctionDef)
         and (node.end_lineno or 0) - node.lineno >= FUNCTION_LINES
     }
@@ -161,7 +165,7 @@ def test_local_names_are_nouns_of_the_domain():
     pronouns = [
         f"{place(path, node, node.name)}: {name}"
         for path in files(*CODE)
-        for node in ast.walk(tree(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.FunctionDef)
         for name in PRONOUNS.intersection(names_bound(node))
     ]

@@ -13,7 +13,9 @@ from tests.arrows import (
     Arrow,
     arrows,
     circle,
+    file_at,
     file_of,
+    forget,
     imports_of,
     relative_imports,
 )
@@ -243,10 +245,8 @@ def files_imported(path: Path, root: Path = ROOT) -> set[Path]:
     for name in modules_imported(path):
         module = root.joinpath(*name.split("."))
         for step in (module, module.parent):  # a module, or a name in one
-            files = (step.with_suffix(".py"), step / "__init__.py")
-            here = [file for file in files if file.is_file()]
-            if here:
-                found.add(here[0])
+            if file := file_at(step):
+                found.add(file)
                 break
     return found - {path}
 
@@ -444,15 +444,18 @@ def added(file: Path, line: str) -> Iterator[None]:
     """A file with one more line, for as long as the block lasts."""
     before = file.read_text(encoding="utf-8") if file.exists() else None
     file.write_text(f"{before or ''}\n{line}\n", encoding="utf-8")
-    file_of.cache_clear()
+    others_see_it = before is None or file.name == "__init__.py"
+    if others_see_it:
+        forget()
     try:
         yield
     finally:
-        file_of.cache_clear()
         if before is None:
             file.unlink()
         else:
             file.write_text(before, encoding="utf-8")
+        if others_see_it:
+            forget()
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def test_models_and_phases_hold_here():
         assert fact in done.stdout
 
 
+@pytest.mark.slow
 def test_contracts_are_tried_kind_by_kind(script, capsys):
     """That each built-in keeps its own, tests/plugins/contracts/test_check.py sees."""
     from plugins.contracts.check import CONTRACTS

@@ -17,6 +17,7 @@ from student.terms.key_value import OBJECTIVES
 from student.trained import frozen
 from teacher.capture.kv_capture import KVCapture
 from teacher.output_head import linear_head
+from tests.everyday import some_daily
 
 KV_ONLY = {"lambda_k": 1.0, "lambda_v": 1.0, "beta_cos": 0.1}
 
@@ -265,7 +266,9 @@ class CheatingAligner:
         return CharIoUAligner()(student, teacher)
 
 
-@pytest.mark.parametrize("kind", ["adapter", "latent"])
+@pytest.mark.parametrize(
+    "kind", some_daily(["adapter", "latent"], lambda kind: kind == "adapter")
+)
 @pytest.mark.parametrize("aligner", [CausalCharIoUAligner(), CheatingAligner()])
 def test_no_logit_of_the_outcome_reads_teacher_tokens_that_have_read_further(
     school, only, kind, aligner, monkeypatch

@@ -57,11 +57,13 @@ def imported():
     return dict(zip([v[0] for v in values], answers(ANSWER, values), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("earlier", "name"), NAMES)
 def test_an_earlier_name_is_the_same_module_in_a_fresh_process(imported, earlier, name):
     assert given(imported[earlier]) == MOVED[earlier]
 
 
+@pytest.mark.slow
 def test_a_name_that_never_was_is_still_not_found(imported):
     for name in NEVER:
         assert given(imported[name]) == name

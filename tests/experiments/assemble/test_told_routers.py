@@ -32,6 +32,7 @@ def two_domains(tmp_path, zoo, changes):
     return str(small_config(tmp_path, zoo, data | train | changes))
 
 
+@pytest.mark.slow
 def test_labels_give_a_domain_its_teacher_and_what_was_read_moves_weights(
     tiny_zoo, tmp_path, capsys
 ):

@@ -32,6 +32,7 @@ def numbers(tiny_zoo):
     return sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_plan_has_what_a_peer_learns_by(config, numbers, capsys):
     """AdamW: a gradient and two moments of each weight, in float32."""
     assert main(["estimate", config, "--plan", "--json"]) == 0

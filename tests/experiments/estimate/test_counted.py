@@ -75,7 +75,7 @@ def rounding(model):
     ("checkpointing", "transformed"),
     [
         (False, None),
-        (True, None),
+        pytest.param(True, None, marks=pytest.mark.slow),
         pytest.param(False, rounding, marks=pytest.mark.slow),
     ],
 )

@@ -136,6 +136,7 @@ def test_what_does_not_fit_is_warned_of_with_settings_that_make_it_fit(
     assert divided["gradients"] == one["gradients"]  # ZeRO 1 divides the optimiser
 
 
+@pytest.mark.slow
 def test_transforms_are_said_and_their_numbers_counted(config, capsys):
     rounded = "{fake_quant: {group: 8, scales: learned, strength: {from: 0, to: 1}}}"
     words = [config, f"student.transform={rounded}"]

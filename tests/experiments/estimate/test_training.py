@@ -174,6 +174,7 @@ def test_answers_that_are_kept_spare_all_arms_but_the_first(presets, tmp_path):
     assert planned(keep=["q"], memory_gib=100)[1]["p"] == 0
 
 
+@pytest.mark.slow
 def test_arms_that_another_trains_already_cost_nothing(tiny_zoo, tmp_path, capsys):
     words = [str(small_config(tmp_path, tiny_zoo, BOTH)), "phases=[single]"]
     words.append("phase.single.teachers=[gpt2-prose]")

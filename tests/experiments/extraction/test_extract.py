@@ -113,6 +113,7 @@ def test_every_form_is_on_the_tokens_layers_and_sizes_it_says(config, tmp_path, 
     assert shapes["adapted"] == shapes["fused"]
 
 
+@pytest.mark.slow
 def test_a_form_that_does_not_fit_the_phases_is_refused(config, capsys):
     path = config(form="fused")
     override = "phase.all.fuse.fusion_method=similarity"

@@ -15,6 +15,7 @@ from experiments.cli import main
 from student.checkpoint import MARKER
 from teacher.store.manifest import MANIFEST, PLAN, Manifest, Plan, read_sealed, seal
 from teacher.store.records import file_record
+from tests.everyday import some_daily
 from tests.experiments.small_runs import said, small_config
 
 FEW = {"data": {"train_samples": 20}}
@@ -95,8 +96,13 @@ def refused(words, folder, capsys):
     return message
 
 
-@pytest.mark.parametrize("command", ON_RUNS)
-@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize(
+    ("link", "command"),
+    some_daily(
+        [(link, command) for link in LINKS for command in ON_RUNS],
+        lambda case: case[0] == "metrics.jsonl" or case[1] == "status",
+    ),
+)
 def test_every_command_refuses_a_run_with_a_link_out_of_it(
     foreign, command, link, capsys
 ):
@@ -247,6 +253,7 @@ def test_code_that_a_folder_brings_along_is_refused_unrun(with_code, command, ca
     assert not (with_code / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", SHOWING)
 def test_no_command_that_shows_a_folder_runs_its_code(with_code, command, capsys):
     assert said(filled(SHOWING[command], with_code), capsys) == (0, "")
@@ -264,6 +271,7 @@ def test_code_of_a_folder_runs_where_the_command_names_it(with_code, command, ca
     assert (with_code / "ran").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", BY_FOLDER)
 def test_no_plugins_leaves_out_what_a_config_names_and_says_so(
     with_code, command, capsys

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.everyday import some_daily
 from tests.experiments.small_runs import said, small_config, write_text
 
 
@@ -35,7 +36,11 @@ def test_as_a_config(special, capsys):
 
 
 @pytest.mark.parametrize(
-    "suffix", ["", ".jsonl", ".json", ".csv", ".parquet", ".arrow"]
+    "suffix",
+    some_daily(
+        ["", ".jsonl", ".json", ".csv", ".parquet", ".arrow"],
+        lambda suffix: suffix in ("", ".parquet"),
+    ),
 )
 def test_as_a_text(special, suffix, tmp_path, capsys):
     path, refusal = special

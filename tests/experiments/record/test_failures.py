@@ -47,6 +47,7 @@ def test_a_plugins_torch_error_ends_with_1_and_names_plugin_phase_and_traceback(
     assert launch["how"] == "failed" and str(kept) in launch["why"]
 
 
+@pytest.mark.slow
 def test_a_torch_error_of_ours_ends_with_1_and_is_kept_too(
     tiny_zoo, tmp_path, monkeypatch, capsys
 ):

@@ -56,6 +56,7 @@ def test_eval_measures_on_other_text_and_prints_json(run, tmp_path, capsys):
     assert "2-routing" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_where_what_it_learned_from_is_gone(run, tmp_path):
     config = load_config(run / "config.yaml")
     learned = [f"prose={tmp_path}/gone.txt"]
@@ -68,6 +69,7 @@ def test_a_run_is_measured_where_what_it_learned_from_is_gone(run, tmp_path):
     assert set(other["1-dual"]) == {"other"}
 
 
+@pytest.mark.slow
 def test_text_that_a_run_was_not_measured_on_is_told(run, tmp_path, capsys):
     measure_run(run, progress=False)
     assert "measured on" not in capsys.readouterr().err

@@ -76,6 +76,7 @@ def test_training_alone_draws_and_reports_nothing(config, tmp_path):
     assert not (run_dir / "figures").exists()
 
 
+@pytest.mark.slow
 def test_a_run_writes_who_taught_it(config):
     settings = load_config(config)
     run_dir = run_training(settings)

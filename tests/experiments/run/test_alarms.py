@@ -208,6 +208,7 @@ def test_wrong_thresholds_are_refused():
         load_config(None, ["alarms.health_every=-1"])
 
 
+@pytest.mark.slow
 def test_a_run_measures_warns_and_reports(tiny_zoo, tmp_path, capsys):
     # As if the student had to gain spread: nothing but the threshold is made up, and
     # keys and values of random weights shrink by a tenth and more within a few steps.

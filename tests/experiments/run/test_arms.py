@@ -90,6 +90,7 @@ def test_arms_that_differ_in_one_setting_are_both_trained(presets):
     assert repeated_arms(arms) == {"without:p": "ce_only"}
 
 
+@pytest.mark.slow
 def test_one_teacher_trains_at_once_and_as_its_own_baseline_bit_for_bit(
     tmp_path, tiny_zoo
 ):

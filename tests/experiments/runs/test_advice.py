@@ -56,6 +56,7 @@ def test_edited_lines_of_metrics_are_taken_once_their_sums_are_deleted(run, caps
     assert "not as written" not in "".join(capsys.readouterr())
 
 
+@pytest.mark.slow
 def test_a_damaged_line_costs_itself_alone_and_is_said(run, capsys):
     folder, config = run
     metrics = folder / "metrics.jsonl"
@@ -83,6 +84,7 @@ def test_a_run_that_was_moved_to_another_disk_keeps_its_phases(run, tmp_path, ca
     assert steps(tmp_path / "roomy" / "run") == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_run_is_refused_with_two_ways_out(run, tmp_path, capsys):
     _, config = run
     here = ["train", config, f"run.dir={tmp_path}", "--resume"]

@@ -55,6 +55,7 @@ def test_the_export_is_as_its_checkpoint_and_phases_lose_nothing(
         assert torch.equal(tensor, last[name]), name
 
 
+@pytest.mark.slow
 def test_a_fresh_student_is_exported_with_its_models_type_and_settings(
     bf16, tiny_zoo, tmp_path
 ):

@@ -231,6 +231,7 @@ def flip(data: bytes) -> bytes:
     return data[:-7] + bytes([data[-7] ^ 0xFF]) + data[-6:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "damage", "parts"),
     [

@@ -21,6 +21,7 @@ def changed(model, folder, change):
     return folder
 
 
+@pytest.mark.slow
 def test_a_student_that_overflows_is_neither_marked_nor_exported(
     tiny_zoo, tmp_path, capsys
 ):

@@ -136,6 +136,7 @@ def test_a_run_of_an_earlier_version_is_read_with_a_word_and_then_sealed(run, ca
     assert "warning" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_edited_config_is_told_of(run, capsys):
     folder, config = run
     file = folder / "config.yaml"
@@ -146,6 +147,7 @@ def test_an_edited_config_is_told_of(run, capsys):
     assert f"{file} was edited or damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["unlinked", "a folder"])
 def test_a_phase_that_lost_its_marker_is_not_trained_again_in_silence(
     run, capsys, lost

@@ -108,6 +108,7 @@ def stopped(stopped_once, tiny_zoo, tmp_path):
     return code, message, tmp_path / "config.yaml", tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_says_so_and_finishes_by_the_same_command(
     stopped, capsys, undisturbed
 ):

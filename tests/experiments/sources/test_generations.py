@@ -64,6 +64,7 @@ def embedding(folder):
     return next(x for name, x in weights.items() if "embed" in name)
 
 
+@pytest.mark.slow
 def test_a_generation_begins_anew_and_is_taught_by_the_one_before(tmp_path, tiny_zoo):
     run = run_training(configured(tmp_path, tiny_zoo))
     first, second = (embedding(run / "phases" / n) for n in ("1-first", "2-second"))

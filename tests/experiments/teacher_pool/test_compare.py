@@ -73,6 +73,7 @@ def config(tmp_path_factory, tiny_zoo):
     return small_config(folder, tiny_zoo, {"teachers": teachers})
 
 
+@pytest.mark.slow
 def test_the_command_says_who_and_why(config, capsys, tmp_path, monkeypatch):
     read = pool_of.compare_teachers(load_config(config))
     monkeypatch.setattr(pool_of, "compare_teachers", lambda *given, **more: read)

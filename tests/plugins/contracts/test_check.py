@@ -23,10 +23,10 @@ DEAR = {
     "distance": ("transport",),
     "evaluator": ("speed",),
     "layer_map": ("cka", "reconstruction"),
-    "objective": ("hybrid_ot", "sequence_ot", "projected_kl"),
-    "space": ("losses", "z"),
-    "teacher_source": ("checkpoint", "ema", "phase", "self"),
-    "transform": ("fake_quant", "low_rank"),
+    "objective": ("hybrid_ot", "sequence_ot", "projected_kl", "likelihood"),
+    "space": ("losses", "student", "z"),
+    "teacher_source": ("checkpoint", "ema", "phase", "pkg", "self", "zoo"),
+    "transform": ("block_sparse", "fake_quant", "low_rank"),
 }
 
 

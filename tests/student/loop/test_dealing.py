@@ -97,6 +97,7 @@ def test_a_step_reads_the_same_texts_at_the_same_places_on_any_number_of_process
     assert read(step_of(4)[2]) == read(dealt[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropped", ["ce", "kv"])
 def test_a_dealt_step_moves_the_student_as_an_undealt_one(
     school, start_engine, dropped

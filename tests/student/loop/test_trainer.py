@@ -89,6 +89,7 @@ def test_a_stopped_and_resumed_phase_equals_an_undisturbed_one_bit_for_bit(
         assert torch.equal(found[name], weight), name
 
 
+@pytest.mark.slow
 def test_what_moves_is_logged_and_goes_on_bit_for_bit(
     school, start_engine, tmp_path, monkeypatch
 ):

@@ -73,6 +73,7 @@ def test_a_trusted_teacher_runs_its_code_and_says_so_first(folder, tiny_zoo, cap
         torch.testing.assert_close(got.logits, plain(ids).logits)
 
 
+@pytest.mark.slow
 def test_what_a_trusted_teacher_needs_is_planned(folder, tiny_zoo, capsys):
     teachers = {"odd": {"model": str(folder), "trust_remote_code": True}}
     given = {"teachers": teachers, "student": {"model": str(tiny_zoo["student"])}}

@@ -61,6 +61,7 @@ def test_a_second_build_trains_nothing(tiny_zoo, monkeypatch):
     assert build_zoo(cache_dir=_cache(tiny_zoo), scale="tiny") == tiny_zoo
 
 
+@pytest.mark.slow
 def test_a_changed_recipe_makes_a_model_out_of_date(tiny_zoo, tmp_path):
     path = tmp_path / "zoo" / "tiny" / "student"
     path.mkdir(parents=True)
