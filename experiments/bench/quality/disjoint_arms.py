@@ -39,6 +39,7 @@ def disjoint_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
     """
     every = tuple(domains)
     label = ", ".join(f"{name}: {name}" for name in every)
+    by = f"phase.all.fuse.fusion_method={{use: label, domains: {{{label}}}}}"
 
     def weighed(name: str, asks: str, *settings: str) -> Arm:
         return Arm(
@@ -88,9 +89,14 @@ def disjoint_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
             "phase.all.fuse.fusion_method=score",
         ),
         weighed(
-            "label",
-            "each text by its own domain's teacher alone, who is told",
-            f"phase.all.fuse.fusion_method={{use: label, domains: {{{label}}}}}",
+            "label", "each text by its own domain's teacher alone, who is told", by
+        ),
+        weighed(
+            "label-hard",
+            "the same, and the others do not run",
+            by,
+            "phase.all.fuse.choice=hard",
+            "phase.all.fuse.routing_level=sample",
         ),
         Arm(
             "routed",
