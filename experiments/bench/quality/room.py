@@ -82,6 +82,10 @@ def _could(room: _Room, domain: str | None, key: str) -> float:
     return 100 * float((room if domain is None else room["domains"][domain])[key])
 
 
+_MARKS = "osD^v"
+"""Of points, the next one for each time that the colours begin again."""
+
+
 def draw_room(outcomes: Sequence[Outcome], room: _Room, path: Path) -> None:
     """Draw both by domain: what teachers could save as bars, students as points."""
     columns: list[str | None] = [*room["domains"], None]
@@ -98,7 +102,8 @@ def draw_room(outcomes: Sequence[Outcome], room: _Room, path: Path) -> None:
             colour = COLOURS[number % len(COLOURS)]
             axes.plot([at, at], [low, high], color=colour)
             shown = f"{name}: its student" if not place else None
-            axes.plot(at, exact, "o", color=colour, markersize=5, label=shown)
+            mark = _MARKS[number // len(COLOURS) % len(_MARKS)]
+            axes.plot(at, exact, mark, color=colour, markersize=5, label=shown)
     axes.axhline(0, color="0.3", linewidth=0.8)
     axes.set_xticks(range(len(columns)), [domain or "mean" for domain in columns])
     axes.set_ylabel("bits saved over equal weights, %", fontsize=8)
