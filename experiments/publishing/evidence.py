@@ -23,7 +23,7 @@ from experiments.record.which_run import CONFIG
 FOLDER = "evidence"
 _OF_PHASE = (
     *("name", "title", "steps", "teachers", "bpc", "ce_only", "best_single"),
-    *("previous", "beats_ce_only", "beats_best_single", "helped", "coverage"),
+    *("previous", "beats_ce_only", "beats_best_single", "helped", "by", "coverage"),
 )
 """Of a phase what is told; samples, which hold words of the texts, are not."""
 _OF_RUN = ("name", "seed", "start", "final_phase", "singles", "ledger", "time_s")

@@ -12,6 +12,7 @@ from align.pictures.fonts import legible
 from align.pictures.layout import laid_out
 from align.support.whole_file import whole_file
 from experiments.record.run_dir import MAIN, METRICS, RunDir, mean_bpc
+from experiments.report.evaluation.exits import draw_exits
 from experiments.report.evaluation.order import draw_order
 from experiments.report.plotting import (
     ARM_COLOURS,
@@ -62,6 +63,7 @@ def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
         "gates": draw_gates,
         "health": draw_health,
         "order": draw_order,
+        "exits": draw_exits,
         "coverage": draw_coverage,
     }
     folder = folder or run.figures

@@ -40,6 +40,8 @@ CAPTIONS = {
     "trains, as shares of what they were when the phase began.",
     "order": "What a curriculum had read along a phase: shares of fifths of the texts "
     "by difficulty, from easy to hard, and of domains.",
+    "exits": "Bits per character over the share of the layers that a token goes "
+    "through, where it leaves at the first head that is sure enough.",
     "coverage": "Share of student tokens which received any teacher text.",
     "alignment": "How one sentence's student tokens meet a teacher's.",
     "layer_map": "Which teacher layers feed which student layer.",

@@ -14,6 +14,7 @@ from experiments.record.run_dir import MAIN, RunDir, mean_bpc
 from experiments.record.versions import sentence
 from experiments.report.arms import arm_table
 from experiments.report.course import time_sections
+from experiments.report.evaluation.exits import exit_sections
 from experiments.report.evaluation.order import order_sections
 from experiments.report.evaluation.sections import evaluation_sections
 from experiments.report.gallery import Gallery, selection_sections
@@ -83,6 +84,7 @@ def compose(run: RunDir) -> Document:
         *_events(run, "Alarms", alarms=True),
         *_worth(run, results, gallery),
         *evaluation_sections(run),
+        *exit_sections(run, gallery),
         *sample_sections(run),
         *gallery.section(
             "How the losses went",
@@ -171,7 +173,8 @@ def _worth(run: RunDir, results: list[Verdict], gallery: Gallery) -> list[Sectio
         "on the same data and steps without teachers; best single learnt from the "
         "best one teacher alone. vs either: how many more bits the phase's student "
         "needs, less than nothing where it needs fewer; it helped where it needs "
-        "fewer than both."
+        "fewer than both, or, where the gate decides by another metric, where it is "
+        "better than both by that one."
     )
     blocks: list[Block] = [
         Paragraph(said),

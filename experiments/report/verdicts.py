@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from align.foreign.quote import visible
+from experiments.evaluators.chosen import USUAL
 from experiments.record.run_dir import RunDir, helped, mean_bpc
 from experiments.report.layout.document import Kind, Mark, Phrase, code, plain, strong
 from experiments.report.teachers import number, percent_more
@@ -21,7 +22,10 @@ COLOURS: dict[Kind, str] = {"good": "green", "poor": "yellow", "bad": "red"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """One phase against its baselines, in mean bits per character."""
+    """One phase against its baselines, in mean bits per character.
+
+    Whether it helped is by the gate's metric, where that is another.
+    """
 
     phase: str
     steps: int | None
@@ -38,6 +42,10 @@ class Verdict:
     """Before the phase."""
     helped: bool | None
     """Whether it beat both baselines, as far as there are any; None without."""
+    by: str
+    """How it did by the gate's metric, where that is another; empty by bits."""
+    metric: str
+    """By which it helped."""
     harm: str
     """What the gate says of it, see :func:`experiments.run.gates.describe_harm`."""
     harmed: Sequence[str]
@@ -95,7 +103,8 @@ def table_rows(results: Sequence[Verdict]) -> tuple[list[str], list[list[str | M
     several = ["mean"] if len(domains) > 1 else []
     heads = ["phase", "steps", *domains, *several]
     heads += ["CE only", "best single", "before"]
-    heads += ["vs CE only", "vs best single", "helped"]
+    by = next((f" by {v.metric}" for v in results if v.by), "")
+    heads += ["vs CE only", "vs best single", f"helped{by}"]
     rows: list[list[str | Mark]] = []
     for v in results:
         means = [number(v.mean)] if several else []
@@ -149,6 +158,7 @@ def _verdict(entry: Mapping[str, Any]) -> Verdict:
     best = mean_bpc(single.get("bpc"))
     # Reckoned anew, as runs of earlier versions called it help to beat one of them.
     alone = best is not None and entry.get("beats_best_single", False) is None
+    by = entry.get("by")
     beats = _fewer(ours, ce), None if alone else _fewer(ours, best)
     return Verdict(
         phase=str(entry["name"]),
@@ -161,11 +171,26 @@ def _verdict(entry: Mapping[str, Any]) -> Verdict:
         single_teacher=single.get("teacher"),
         alone=alone,
         previous=mean_bpc(entry.get("previous")),
-        helped=helped(*beats),
+        helped=entry["helped"] if by else helped(*beats),
+        by=_by_metric(by) if by else "",
+        metric=by["metric"] if by else USUAL,
         harm=describe_harm(gate) if gate else "",
         harmed=list(dict.fromkeys(h["domain"] for h in gate["harms"])) if gate else [],
         rolled_back=bool(gate and gate["rolled_back"]),
     )
+
+
+def _by_metric(by: Mapping[str, Any]) -> str:
+    """A phase's student by the gate's metric, beside its baselines."""
+    if by["value"] is None:
+        return f"{by['metric']} was not measured"
+    others = []
+    if by["ce_only"] is not None:
+        others.append(f"{number(by['ce_only'])} of CE only")
+    if by["best_single"] is not None:
+        others.append(f"{number(by['best_single'])} of {by['single_teacher']} alone")
+    against = f" against {' and '.join(others)}" if others else ""
+    return f"{by['metric']} {number(by['value'])}{against}, {by['better']} is better"
 
 
 def _fewer(ours: float | None, theirs: float | None) -> bool | None:
@@ -184,8 +209,11 @@ def _sentence(verdict: Verdict) -> Phrase:
         return [name, " was not measured."]
     harm = f" It hurt: {verdict.harm}." if verdict.harm else ""
     if verdict.helped is None and not verdict.rolled_back:
-        alone = f" has no baseline to compare with: {verdict.mean:.3f}."
-        return [name, alone + harm]
+        by, unit = f" by {verdict.metric}", " bits per character"
+        if not verdict.by:
+            by, unit = "", ""
+        bits = f"{verdict.mean:.3f}{unit}"
+        return [name, f" has no baseline to compare with{by}: {bits}.{harm}"]
     parts = []
     if verdict.ce_only is not None:
         parts.append(_against(verdict.mean, verdict.ce_only, "CE only"))
@@ -195,11 +223,13 @@ def _sentence(verdict: Verdict) -> Phrase:
     if verdict.previous is not None:
         parts.append(_against(verdict.mean, verdict.previous, "before the phase"))
     word = "helped" if verdict.helped else "did not help"
-    if not verdict.helped and _fewer(verdict.mean, verdict.ce_only):
+    bits_decide = not verdict.by
+    if bits_decide and not verdict.helped and _fewer(verdict.mean, verdict.ce_only):
         word = "beat CE only, but not the best single teacher"
     word = "was rolled back" if verdict.rolled_back else word
     bits = f"{verdict.mean:.3f} bits per character, {', '.join(parts)}."
-    return [name, f" {word}: {bits}{harm}"]
+    by = f" by {verdict.by};" if verdict.by else ":"
+    return [name, f" {word}{by} {bits}{harm}"]
 
 
 def _against(ours: float, other: float, name: str) -> str:

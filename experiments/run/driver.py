@@ -167,6 +167,7 @@ def _summary(run: RunContext, outcome: Outcome) -> dict[str, Any]:
         outcome.judged,
         outcome.start["bpc"],
         run.models.teachers,
+        lower=run.evaluators.metrics[run.config.gate.metric].better == "lower",
     )
     for name, bpc in outcome.teachers.items():
         summary["teachers"][name]["bpc"] = bpc

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.config.tree import Config
+from experiments.evaluators.chosen import USUAL
 from experiments.record.run_dir import CE_ONLY, MAIN, SINGLE, helped, mean_bpc
 from experiments.run.gates import Judgement, kept_before
+from experiments.run.measures.students import numbers
 from teacher.teacher_rule import OfKind
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -20,6 +22,7 @@ def summarize(
     judged: Sequence[Judgement],
     start: Mapping[str, float],
     facts: Mapping[str, OfKind],
+    lower: bool = True,
 ) -> dict[str, Any]:
     """Compare every phase with the baselines at the same steps.
 
@@ -27,7 +30,9 @@ def summarize(
     needs fewer bits per character than the same student trained by next-token loss
     alone; ``beats_best_single``, fewer than the best student of one teacher; None where
     there is no such student, or it is this very one. ``helped`` is whether it needs
-    fewer than each of those there are; None where there is neither.
+    fewer than each of those there are; None where there is neither. Where the gate's
+    metric is another, all three are by the mean over its parts, which lies under
+    ``by``.
 
     Args:
         config: the run's.
@@ -35,17 +40,23 @@ def summarize(
         judged: what the gate made of each phase of the main arm.
         start: the student's bits per character before training.
         facts: kind and family of the teachers.
+        lower: whether lower is better by the gate's metric.
     """
-    main, phases = results[MAIN], []
+    main, phases, metric = results[MAIN], [], config.gate.metric
     for index, stage_result in enumerate(main):
         before = kept_before(judged[:index])
         ce_only = _bpc(results, CE_ONLY, index)
         best = _best_single(results, index)
-        rival = None if best is None or _alone(main[: index + 1], best) else best["bpc"]
+        alone = best is None or _alone(main[: index + 1], best)
+        rival = None if best is None or alone else best["bpc"]
         beats = (
             _better(stage_result["bpc"], ce_only),
             _better(stage_result["bpc"], rival),
         )
+        by = {}
+        if metric != USUAL:
+            by = {"by": _by(results, metric, index, lower=lower, rivals=not alone)}
+            beats = _beats(by["by"], lower=lower)
         phases.append(
             {
                 **stage_result,
@@ -57,6 +68,7 @@ def summarize(
                 "beats_best_single": beats[1],
                 "helped": helped(*beats),
                 "gate": judged[index].plain(),
+                **by,
             }
         )
     last = kept_before(judged)
@@ -81,6 +93,45 @@ def summarize(
             if arm.startswith(SINGLE)
         },
     }
+
+
+def _by(
+    results: Results, metric: str, index: int, *, lower: bool, rivals: bool
+) -> dict[str, Any]:
+    """A phase's student and its baselines by one metric, mean over its parts."""
+
+    def value(arm: str) -> float | None:
+        return (
+            mean_bpc(numbers(results[arm][index], metric)) if arm in results else None
+        )
+
+    singles = {
+        arm.removeprefix(SINGLE): known
+        for arm in results
+        if rivals and arm.startswith(SINGLE) and (known := value(arm)) is not None
+    }
+    best = (min if lower else max)(singles, key=lambda n: singles[n], default=None)
+    return {
+        "metric": metric,
+        "better": "lower" if lower else "higher",
+        "value": value(MAIN),
+        "ce_only": value(CE_ONLY),
+        "best_single": None if best is None else singles[best],
+        "single_teacher": best,
+    }
+
+
+def _beats(by: Mapping[str, Any], *, lower: bool) -> tuple[bool | None, bool | None]:
+    """Whether a phase's student is better than CE only, and than the best single one;
+    what is not finite is not."""
+
+    def beats(other: float | None) -> bool | None:
+        if by["value"] is None or other is None:
+            return None
+        ours: float = by["value"]
+        return ours < other if lower else ours > other
+
+    return beats(by["ce_only"]), beats(by["best_single"])
 
 
 def _alone(phases: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> bool:

@@ -22,6 +22,8 @@ EXITS = "exits.safetensors"
 """Beside a student's weights, where plain transformers does not look: ``layer.N``, a
 (C, C) map from the normed states after layer N to what the model's head reads."""
 _KEY = "layer."
+NEVER = "never"
+"""The part of a threshold that no token reaches."""
 
 
 def write_exits(maps: Mapping[int, Tensor], folder: Path) -> None:
@@ -121,7 +123,7 @@ class Exits:
 
     @staticmethod
     def _part(threshold: float) -> str:
-        return "never" if threshold > 1 else f"at {threshold:g}"
+        return NEVER if threshold > 1 else f"at {threshold:g}"
 
     @torch.no_grad()
     def _read(
