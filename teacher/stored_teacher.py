@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from align.errors import InputError
 from align.kv import KV
@@ -17,7 +18,7 @@ from align.sizes import Sizes
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch, encode_batch
 from align.tokens.byte_lengths import ByteLengths
-from align.tokens.named_head import NamedHead
+from align.tokens.named_head import NONE, NamedHead, NamedTokens
 from align.views import (
     ATTENTION,
     FORETOLD,
@@ -135,7 +136,7 @@ class StoredTeacher:
         """
         if asked.kv:
             self.places(asked.layers)
-        heads = [self._sample(text, None) for text in student.texts]
+        heads = [self._sample(self._index(text), None) for text in student.texts]
         if self.held.plan.form == "raw":
             reading = self._read_raw(student, heads, align)
         else:
@@ -154,13 +155,13 @@ class StoredTeacher:
             StoreError: a text is not in the store, or its shard is damaged.
         """
         places = self.places(asked.layers) if asked.kv else None
-        named = asked.output or reading.foretold
-        samples = [self._sample(text, places, named) for text in reading.student.texts]
+        stored = [self._index(text) for text in reading.student.texts]
+        samples = [self._sample(index, places) for index in stored]
         foretold = output = None
-        if reading.foretold:
-            foretold = _foretold(samples, reading)
-        if asked.output:
-            output = self._output(samples, reading)
+        if asked.output or reading.foretold:
+            named = self.held.read_named(stored)
+            foretold = _foretold(named, reading) if reading.foretold else None
+            output = self._output(named, reading) if asked.output else None
         return TeacherView(
             name=self.name,
             kv=(
@@ -176,14 +177,13 @@ class StoredTeacher:
             output=output,
         )
 
-    def _output(self, samples: Sequence[StoredSample], reading: Reading) -> Output:
+    def _output(self, named: NamedTokens, reading: Reading) -> Output:
         tokens, head = reading.tokens, self.head
         assert tokens is not None  # outputs are stored on a teacher's own tokens
-        rows = torch.zeros(*tokens.ids.shape, head.width)
-        for row, (sample, ids) in enumerate(zip(samples, tokens.ids, strict=True)):
-            assert sample.named is not None
-            length = len(sample.named.came)
-            rows[row, :length] = sample.named.rows(ids[:length].cpu())
+        real = tokens.mask.cpu()
+        ids = tokens.ids.cpu().masked_fill(~real, NONE)
+        rows = torch.zeros(*ids.shape, head.width)
+        rows[real] = named.rows_before(pad(ids[:, 1:], (0, 1), value=NONE)[real])
         return Output(tokens, rows.to(tokens.ids.device), head, self.vocabulary)
 
     @cached_property
@@ -233,10 +233,13 @@ class StoredTeacher:
             bits=_bits(heads, student.mask) is not None,
         )
 
-    def _sample(
-        self, text: str, places: Sequence[int] | None, named: bool = False
-    ) -> StoredSample:
+    def _sample(self, index: int, places: Sequence[int] | None) -> StoredSample:
         """One text as stored; with None keys and values stay where they are."""
+        if places is None:
+            return self.held.read_sample(index, (), ())
+        return self.held.read_sample(index, places)
+
+    def _index(self, text: str) -> int:
         index = self.held.find(text)
         if index is None:
             raise StoreError(
@@ -244,19 +247,17 @@ class StoredTeacher:
                 "other text than was extracted (data, run.seed and the student's "
                 "tokenizer decide); run `mtkd extract` with this config"
             )
-        if places is None:
-            return self.held.read_sample(index, (), (), named)
-        return self.held.read_sample(index, places, named=named)
+        return index
 
 
-def _foretold(samples: Sequence[StoredSample], reading: Reading) -> ForetoldTokens:
-    assert reading.tokens is not None
-    log_probs = torch.zeros(reading.tokens.ids.shape)
-    for row, sample in enumerate(samples):
-        assert sample.named is not None
-        came = sample.named.came[:-1]
-        log_probs[row, 1 : len(came) + 1] = came
-    return ForetoldTokens(reading.tokens, log_probs.to(reading.tokens.ids.device))
+def _foretold(named: NamedTokens, reading: Reading) -> ForetoldTokens:
+    tokens = reading.tokens
+    assert tokens is not None
+    came = torch.zeros(tokens.ids.shape)
+    came[tokens.mask.cpu()] = named.came  # each beside the token before it
+    log_probs = came.roll(1, 1)
+    log_probs[:, :1] = 0  # nobody foretold the first
+    return ForetoldTokens(tokens, log_probs.to(tokens.ids.device))
 
 
 def padded(samples: Sequence[StoredSample], mask: Tensor, heads: int) -> KV:

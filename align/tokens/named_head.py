@@ -70,7 +70,14 @@ class NamedTokens:
         Returns:
             (T, W) float32: ids, which are exact up to 2^24, log-probabilities, rest.
         """
-        came = following(ids)
+        return self.rows_before(following(ids))
+
+    def rows_before(self, came: Tensor) -> Tensor:
+        """The same, of several texts one after another.
+
+        Args:
+            came: (T,) int64, the token after each; ``NONE`` after a text's last one.
+        """
         others = torch.where(_beside(self.ids, came), came, NONE)
         parts = self.ids, others[:, None], self.log_probs, self.came[:, None]
         return torch.cat([part.float() for part in (*parts, self.rest[:, None])], 1)

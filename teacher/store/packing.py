@@ -187,13 +187,13 @@ class ShardReader:
             parts_read["v"],
             self._tensor(ORIGIN)[first:last],
             float(self._tensor(BITS)[place]),
-            named=self._named(place) if named else None,
+            named=self._codecs["o"].decode(self.named(place)) if named else None,
         )
 
-    def _named(self, place: int) -> NamedTokens:
-        codec = self._codecs["o"]
-        fields = codec.fields(self._samples[place].tokens)
-        return codec.decode(self._fields(NAMED, fields, place, (0,)))
+    def named(self, place: int) -> Fields:
+        """A sample's next-token outputs as they are encoded."""
+        fields = self._codecs["o"].fields(self._samples[place].tokens)
+        return self._fields(NAMED, fields, place, (0,))
 
     def _fields(
         self, part: str, fields: dict[str, Field], place: int, layers: Sequence[int]

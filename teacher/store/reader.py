@@ -16,6 +16,7 @@ from align.errors import MissingFileError
 from align.foreign.inside import refuse_links_out
 from align.kv import KV
 from align.text.conversation import Conversation
+from align.tokens.named_head import NamedTokens
 from teacher.store.manifest import (
     MANIFEST,
     PLAN,
@@ -117,17 +118,36 @@ class KVStore:
             IndexError: no such sample or layer.
             StoreError: its shard is damaged.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(
-                f"{self.path} holds samples 0..{len(self) - 1}, not {index}"
-            )
+        reader, place = self._reader_of(index)
         count = self.plan.shape.layers
         if layers is not None and not all(0 <= layer < count for layer in layers):
             raise IndexError(
                 f"{self.path} holds layers 0..{count - 1}, not {list(layers)}"
             )
+        return reader.read(place, layers, parts, named)
+
+    def _reader_of(self, index: int) -> tuple[ShardReader, int]:
+        """The shard of a sample, and its place there."""
+        if not 0 <= index < len(self):
+            raise IndexError(
+                f"{self.path} holds samples 0..{len(self) - 1}, not {index}"
+            )
         number, place = self._places[index]
-        return self._shard(number).read(place, layers, parts, named)
+        return self._shard(number), place
+
+    def read_named(self, indices: Sequence[int]) -> NamedTokens:
+        """Next-token outputs of one or more samples, one after another.
+
+        All are decoded at once: several times as fast as one by one.
+
+        Raises:
+            IndexError: no such sample.
+            StoreError: a shard is damaged.
+        """
+        encoded = [self._reader_of(index) for index in indices]
+        each = [reader.named(place) for reader, place in encoded]
+        whole = {name: torch.cat([e[name] for e in each], 1) for name in each[0]}
+        return self._codecs["o"].decode(whole)
 
     def find(self, text: str) -> int | None:
         """The index of a text's KV; None where it was not extracted."""

@@ -85,6 +85,12 @@ def test_a_store_gives_outputs_beside_keys_and_values_or_alone(maker, zstd, laye
         assert got.named.came.equal(codec.decode(codec.encode(want.named)).came)
         alone = store.read_sample(store.find(text(number)), (), ())
         assert alone.named is None and alone.k.numel() == 0
+    numbers = [store.find(text(number)) for number in (5, 0, 10, 5)]
+    together = store.read_named(numbers)
+    each = [store.read_sample(number, named=True).named for number in numbers]
+    for name in ("ids", "log_probs", "came", "rest"):
+        one_by_one = torch.cat([getattr(named, name) for named in each])
+        assert getattr(together, name).equal(one_by_one)
     assert verify(one.path) == []
 
 
