@@ -314,7 +314,7 @@ class _Plan:
         return [*lines, Line("both", what, max(0, max(meanwhile) - self.passes.kept))]
 
     def _writing(self) -> int:
-        """The cache of a batch that is written, and the logits of its next tokens."""
+        """A batch's cache and next logits; under ZeRO 3 the student, gathered, too."""
         written = self.config.data.written
         if not (written.on and self.teachers):
             return 0
@@ -322,7 +322,11 @@ class _Plan:
         model = self.teachers.get(by, self.student)
         tokens = written.opening_tokens + written.max_new_tokens
         cached = model.sizes.layers * tokens * model.sizes.width * self.wide
-        return AT_ONCE * (cached + FLOAT * model.vocab)
+        once = AT_ONCE * (cached + FLOAT * model.vocab)
+        if not (written.own and self.train.stage_of_deepspeed == 3):
+            return once
+        settings, student = self.config.student, skeleton(model.config, self.how)
+        return once + sum(held_as(student, settings.quantise, settings.dtype).values())
 
     def _states_of(self, sizes: Sizes, layers: int) -> int:
         """Numbers a token of what terms compare between so many layers."""

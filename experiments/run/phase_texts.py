@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -15,7 +15,7 @@ from experiments.assemble.models import Models
 from experiments.assemble.precision import autocast_of
 from experiments.assemble.stored_teachers import check_texts
 from experiments.config.parsing import ConfigError
-from experiments.config.tree import Config, PhaseConfig
+from experiments.config.tree import Config
 from experiments.run.context import (
     Arms,
     PhasePosition,
@@ -99,15 +99,14 @@ def _without_maps(stage: Stage, models: Models) -> Stage:
 
 def check_written(
     config: Config,
-    phases: Iterable[PhaseConfig],
     registry: Registry,
     sources: Mapping[str, TeacherSource],
 ) -> None:
     """See, from settings alone, that texts can be written while a run trains.
 
     Raises:
-        ConfigError: nobody of that name, the student under another one, ZeRO 3, or too
-            many tokens.
+        ConfigError: nobody of that name, the student under another one, or too many
+            tokens.
         InputError: a value that the way of writing does not take.
         PluginError: no such way.
     """
@@ -134,12 +133,6 @@ def check_written(
             f"{written.opening_tokens}, {most} in all, but data.max_length is "
             f"{data.max_length}; set data.written.max_new_tokens="
             f"{max(1, data.max_length - written.opening_tokens)}"
-        )
-    if any(phase.train.stage_of_deepspeed == 3 for phase in phases):
-        raise ConfigError(
-            "data.written needs the student's weights whole on every process, but "
-            "train.zero_stage is 3; set train.zero_stage=2, which still splits "
-            "gradients and moments"
         )
 
 

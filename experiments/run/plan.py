@@ -108,7 +108,7 @@ def settle(config: Config, registry: Registry, *, make: bool = True) -> Settled:
     evaluators = evaluators_of(config, phases, registry)
     sources = sources_of(config, registry)
     phases = with_present(config, phases, sources)
-    check_written(config, phases, registry, sources)
+    check_written(config, registry, sources)
     check_teacher_ranks(config, phases, sources)
     check_curriculum(config, phases, registry)
     return Settled(

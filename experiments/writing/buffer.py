@@ -76,6 +76,11 @@ class Buffer:
         """Optimiser steps for which a buffer is read."""
         return self.config.every
 
+    @property
+    def of_student(self) -> bool:
+        """Whether the model that is trained writes."""
+        return self.config.own
+
     def write(self, step: int) -> dict[str, Any]:
         """Write the buffer that is read from a step on; every process takes part."""
         self._begins = self.first_sample + step * self.texts_per_step

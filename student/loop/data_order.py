@@ -4,6 +4,7 @@ number; and what a model writes in their place."""
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
@@ -107,6 +108,10 @@ class Writing(Protocol):
     def every(self) -> int:
         """Optimiser steps for which a buffer is read, >= 1."""
 
+    @property
+    def of_student(self) -> bool:
+        """Whether the model that is trained writes."""
+
     def write(self, step: int) -> dict[str, Any]:
         """Write the buffer that is read from a step on; every process takes part.
 
@@ -187,6 +192,8 @@ def by_stretches(
     writing: Writing | None,
     order: Ordering | None,
     log: Callable[[dict[str, Any]], None],
+    *,
+    whole: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Generator[T, None, None]:
     """The batches of some steps of a phase; none is read ahead of a buffer that the
     student is yet to write, or of an order for which it is yet to be asked.
@@ -197,6 +204,7 @@ def by_stretches(
         writing: stands in for some texts.
         order: says which are read.
         log: takes metrics lines.
+        whole: has all weights of the student on every process meanwhile.
     """
     every = [0 if each is None else each.every for each in (writing, order)]
     if order is not None:
@@ -208,7 +216,7 @@ def by_stretches(
                 lines["curriculum"] = order.at(first)
         # In the midst of a buffer a checkpoint has brought it.
         if writing is not None and first % writing.every == 0:
-            with part("written"):
+            with part("written"), whole() if writing.of_student else nullcontext():
                 lines["written"] = writing.write(first)
         for kind, line in lines.items():
             if line:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -197,6 +199,36 @@ class Prepared:
                 zero.persistent_parameters.append(parameter)
         if zero.persistent_parameters:
             zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Have all weights on every process for a while, at most to read them.
+
+        Models then compute as if nobody had parted them, one process as often as it
+        likes: DeepSpeed's hooks, by which every process gathers a layer at the same
+        time and lets it go again, are off meanwhile.
+        """
+        if self._stage != 3:
+            yield
+            return
+        import deepspeed
+
+        zero = self.module.optimizer
+        offload = zero.parameter_offload
+        parameters = [
+            p
+            for p in self._distiller.parameters()
+            if not getattr(p, "ds_persist", False)
+        ]
+        with deepspeed.zero.GatheredParameters(parameters):
+            for hooks in (offload.forward_hooks, offload.backward_hooks):
+                for hook in hooks:
+                    hook.remove()
+                hooks.clear()
+            try:
+                yield
+            finally:
+                offload._register_deepspeed_module(offload.module)
 
     def make_whole(self) -> None:
         """Give the distiller plain parameters again after ZeRO 3."""

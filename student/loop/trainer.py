@@ -201,7 +201,12 @@ class _Loop:
         if job.writing is None and job.order is None:
             return between(done, job.steps)
         return by_stretches(
-            range(done, job.steps), between, job.writing, job.order, job.observer.log
+            range(done, job.steps),
+            between,
+            job.writing,
+            job.order,
+            job.observer.log,
+            whole=self._prepared.whole,
         )
 
     def step(self, step: int, train_batches: Iterator[TrainBatch]) -> None:
