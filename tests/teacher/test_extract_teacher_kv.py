@@ -119,3 +119,15 @@ def test_infinite_keys_are_refused(loaded):
 def test_one_string_is_not_a_list_of_letters(loaded):
     with pytest.raises(TypeError, match="give a list"):
         TeacherKVExtractor(loaded(), device="cpu").extract_kvs("abc")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_outputs_that_are_not_finite_are_a_problem_of_their_text(loaded, value):
+    """Keys and values of it are finite: what makes logits of them is not."""
+    model = loaded()
+    with torch.no_grad():
+        model.model.get_output_embeddings().weight.data[8] = value  # no text has it
+    extractor = TeacherKVExtractor(model, device="cpu")
+    first, *_ = extractor.extract(TEXTS[:1], top_k=4)
+    assert first.problem == "outputs that are not finite" and first.named is None
+    assert extractor.extract(TEXTS[:1])[0].problem is None

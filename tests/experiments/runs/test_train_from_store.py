@@ -230,10 +230,13 @@ def test_every_form_teaches(run, tmp_path, capsys, form):
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_from_the_store_bit_for_bit(run, tmp_path, capsys):
+    """Keys, values and next-token outputs."""
+    outputs = ["phase.all.output.likelihood=1", "store.top_k=8"]
     run("live", "train.steps=1")
-    extract(tmp_path, capsys, "store.encoding=int8")
-    words = ["store.read=true", "store.encoding=int8"]
+    extract(tmp_path, capsys, "store.encoding=int8", *outputs)
+    words = ["store.read=true", "store.encoding=int8", *outputs]
     whole = run("whole", *words)
+    assert all(step["likelihood"] > 0 for step in whole)
     from experiments.record.metrics import Metrics
 
     real = Metrics.write
