@@ -134,6 +134,7 @@ class Engine:
             optimizer=wrapped,
             rates=Rates(config, places, distiller.timetable, decays),
             config=self._config,
+            linear=self._linear,
         )
         try:
             yield prepared

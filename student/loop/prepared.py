@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from student.config import TrainConfig
 from student.loop.optimizer_state import (
@@ -37,6 +38,7 @@ class Prepared:
         optimizer: Any,
         rates: Rates,
         config: TrainConfig,
+        linear: Callable[..., Tensor] = functional.linear,
     ) -> None:
         """Hold what accelerate prepared.
 
@@ -47,11 +49,12 @@ class Prepared:
             optimizer: the wrapped optimiser.
             rates: learning rates of its groups.
             config: engine, ZeRO stage and clipping.
+            linear: PyTorch's own, in whose place ZeRO 3 puts another.
         """
         self.module = module
         self._distiller = distiller
         self._accelerator, self._optimizer = accelerator, optimizer
-        self._rates, self._config = rates, config
+        self._rates, self._config, self._linear = rates, config, linear
         self._deepspeed = config.engine == "deepspeed"
         self._stage = config.stage_of_deepspeed
         self.gradient_norm: float | None = None
@@ -206,7 +209,7 @@ class Prepared:
 
         Models then compute as if nobody had parted them, one process as often as it
         likes: DeepSpeed's hooks, by which every process gathers a layer at the same
-        time and lets it go again, are off meanwhile.
+        time and lets it go again, are off meanwhile, and so is its linear map.
         """
         if self._stage != 3:
             yield
@@ -225,9 +228,11 @@ class Prepared:
                 for hook in hooks:
                     hook.remove()
                 hooks.clear()
+            parted, functional.linear = functional.linear, self._linear
             try:
                 yield
             finally:
+                functional.linear = parted
                 offload._register_deepspeed_module(offload.module)
 
     def make_whole(self) -> None:

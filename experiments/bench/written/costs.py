@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,7 +17,9 @@ from experiments.config.tree import load_config, resolve_phase
 from experiments.writing.buffer import Buffer, Processes
 from experiments.writing.openings import beginning
 from experiments.writing.writer import lent
+from student.config import TrainConfig
 from student.loop.data_order import sample_indices
+from student.loop.engine import Engine
 from teacher.capture.kv_capture import KVCapture
 from teacher.live_teacher import LiveTeacher
 from teacher.writing import Greedy
@@ -35,19 +37,7 @@ def measure(scale: str, rounds: int) -> bool:
     student = drawn_model(scale, "student", False)
     encode = Encoder(student.tokenizer, TOKENS)
     samples = full_texts(encode, 4 * BATCH)
-    buffer = Buffer(
-        config=WRITTEN,
-        way=Greedy(),
-        samples=samples,
-        seed=0,
-        phase_seed=0,
-        first_sample=0,
-        texts_per_step=BATCH,
-        steps=WRITTEN.every,
-        writer=partial(lent, student.model, student.tokenizer, "the student", None),
-        cutter=cutter_of(encode),
-        processes=Processes(rank=0, count=1, gather=lambda mine: [mine]),
-    )
+    buffer = _buffer(student, encode, samples)
     made = buffer.write(0)
     places = [n for n in range(WRITTEN.every * BATCH) if n % 2]
     indices = [sample_indices(len(samples), 0, n, 1)[0] for n in places]
@@ -55,7 +45,7 @@ def measure(scale: str, rounds: int) -> bool:
     assert made["tokens"] == int(plain().shape[1]) * len(places) or made["ended"]
     ratio = paired_ratio(partial(buffer.write, 0), plain, rounds)
     writing = statistics.median(seconds(partial(buffer.write, 0)) for _ in range(3))
-    step = _step(scale, student, encode, samples)
+    step = _school(scale, student, encode, samples).step
     for _ in range(2):
         step()
     beside = statistics.median(seconds(step) for _ in range(5))
@@ -68,6 +58,58 @@ def measure(scale: str, rounds: int) -> bool:
     )
     name = "a buffer / plain generate of the same tokens"
     return show([Bar(name, ratio, LIMIT)])
+
+
+def measure_gathered(scale: str, rounds: int) -> None:
+    """Print the same of weights that are parted, and of whole ones, under DeepSpeed."""
+    per_stage = {stage: _under(scale, stage, rounds) for stage in (0, 3)}
+    for stage, (tokens, took) in per_stage.items():
+        print(f"ZeRO {stage}: {tokens / took:.0f} new tokens a second")
+    ratio = per_stage[3][1] / per_stage[0][1]
+    print(f"a buffer with gathered weights / with whole ones: {ratio:.3f}")
+
+
+def _under(scale: str, stage: Literal[0, 3], rounds: int) -> tuple[int, float]:
+    """New tokens of a buffer, and processor seconds in which it is gathered for and
+    written."""
+    student = drawn_model(scale, "student", False)
+    encode = Encoder(student.tokenizer, TOKENS)
+    samples = full_texts(encode, 4 * BATCH)
+    buffer = _buffer(student, encode, samples)
+    distiller = _school(scale, student, encode, samples).distiller
+    config = TrainConfig(
+        steps=1, batch_size=BATCH, engine="deepspeed", zero_stage=stage, threads=1
+    )
+    engine = Engine(config)
+    try:
+        with engine.prepared(distiller, config, 1) as prepared:
+
+            def write() -> int:
+                with prepared.whole():
+                    return int(buffer.write(0)["tokens"])
+
+            tokens = write()
+            took = statistics.median(seconds(write) for _ in range(rounds))
+    finally:
+        engine.close()
+    return tokens, took
+
+
+def _buffer(student: Any, encode: Encoder, samples: Any) -> Buffer:
+    """One that the student writes by itself."""
+    return Buffer(
+        config=WRITTEN,
+        way=Greedy(),
+        samples=samples,
+        seed=0,
+        phase_seed=0,
+        first_sample=0,
+        texts_per_step=BATCH,
+        steps=WRITTEN.every,
+        writer=partial(lent, student.model, student.tokenizer, "the student", None),
+        cutter=cutter_of(encode),
+        processes=Processes(rank=0, count=1, gather=lambda mine: [mine]),
+    )
 
 
 def _generate(student: Any, texts: list[str]) -> Any:
@@ -97,14 +139,14 @@ def _generate(student: Any, texts: list[str]) -> Any:
     return generate
 
 
-def _step(scale: str, student: Any, encode: Encoder, samples: Any) -> Any:
-    """An optimiser step with one teacher of another family."""
+def _school(scale: str, student: Any, encode: Encoder, samples: Any) -> School:
+    """The student with one teacher of another family."""
     loaded = drawn_model(scale, TEACHER, False)
     config = load_config(
         {"teachers": {TEACHER: {"model": f"zoo:{TEACHER}"}}, "phases": ["single"]},
         SETTINGS,
     )
-    school = School(
+    return School(
         resolve_phase(config, "single", builtin_presets()),
         load_registry(config),
         student=student,
@@ -112,4 +154,3 @@ def _step(scale: str, student: Any, encode: Encoder, samples: Any) -> Any:
         encode=encode,
         samples=samples,
     )
-    return school.step
