@@ -156,7 +156,9 @@ class StoredTeacher:
         """
         places = self.places(asked.layers) if asked.kv else None
         stored = [self._index(text) for text in reading.student.texts]
-        samples = [self._sample(index, places) for index in stored]
+        samples = []
+        if asked.kv or reading.bits:
+            samples = [self._sample(index, places) for index in stored]
         foretold = output = None
         if asked.output or reading.foretold:
             named = self.held.read_named(stored)
@@ -171,7 +173,7 @@ class StoredTeacher:
             ),
             alignment=reading.alignment,
             causal=reading.causal,
-            bits_per_char=_bits(samples, reading.mask),
+            bits_per_char=_bits(samples, reading.mask) if reading.bits else None,
             origin=reading.origin,
             foretold=foretold,
             output=output,

@@ -116,7 +116,7 @@ class NamedHead:
         others = self.size - known.sum(1)
         rest = torch.where(others > 0, even + others.log(), -torch.inf)
         every = torch.cat([log_probs.masked_fill(~known, -torch.inf), rest[:, None]], 1)
-        here = known & (named == ids[:, None])
+        here = known & (named == ids[:, None].to(named.dtype))
         alone = log_probs.masked_fill(~here, -torch.inf).amax(1)
         return torch.where(here.any(1), alone, even) - every.logsumexp(1)
 
@@ -133,14 +133,14 @@ class NamedHead:
         known, ids, log_probs, even = self._parts(rows)
         # One column more takes what is not known.
         logits = even[:, None].repeat(1, self.size + 1)
-        places = torch.where(known, ids, self.size)
+        places = torch.where(known, ids, self.size).long()
         return logits.scatter_(1, places, log_probs)[:, :-1]
 
     def _parts(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(N, k + 1) which tokens are named, their ids and log-probabilities; and (N,)
-        that of each other one."""
+        """(N, k + 1) which tokens are named, their ids, as the floats they came in, and
+        log-probabilities; and (N,) that of each other one."""
         named, k = self.top_k + 1, self.top_k
-        ids, log_probs = rows[:, :named].long(), rows[:, named:-1]
+        ids, log_probs = rows[:, :named], rows[:, named:-1]
         known = (ids >= 0) & (ids < self.size)
         others = (self.size - known.sum(1)).clamp_min(1)
         even = rows[:, -1].clamp_min(LEAST_REST) - others.log()

@@ -51,14 +51,21 @@ def _school(
     )
 
 
-def measure(scale: str, rounds: int, top_k: int) -> bool:
-    """Measure and print; True where all bars are kept."""
+def measure(scale: str, rounds: int, top_k: int, sizes: Sequence[bool]) -> bool:
+    """Measure and print; True where all bars are kept.
+
+    Args:
+        scale: of the zoo.
+        rounds: pairs of steps.
+        top_k: stored tokens a place.
+        sizes: whether teachers are larger than the zoo's, each measured.
+    """
     torch.set_num_threads(1)
     student = drawn_model(scale, "student", False)
     samples = full_texts(Encoder(student.tokenizer, TOKENS), BATCH)
     bars = []
     with tempfile.TemporaryDirectory() as folder:
-        for larger in (False, True):
+        for larger in sizes:
             loaded = {name: _live(scale, name, larger) for name in TEACHERS}
             stored = {
                 name: _stored(teacher, samples, Path(folder, f"{name}-{larger}"), top_k)

@@ -199,10 +199,11 @@ def _spell(batch: TokenBatch, last: Tensor) -> tuple[Tensor, Tensor]:
     text_of_chunk = torch.cat([last, last.new_zeros(1)]) // max(tokens, 1)
     behind |= text_of_chunk[chunk.clamp(max=len(last))] != place // max(tokens, 1)
     chat = torch.tensor([isinstance(t, Conversation) for t in batch.texts])
-    spells = batch.has_text | (batch.mask & ~chat.to(last.device)[:, None])
+    has_text = batch.has_text
+    spells = has_text | (batch.mask & ~chat.to(last.device)[:, None])
     predicted = batch.predicted.clone()
     predicted[:, :1] = False
-    missing = (batch.has_text & ~predicted).view(-1) & ~behind
+    missing = (has_text & ~predicted).view(-1) & ~behind
     whole = torch.ones(len(last), dtype=torch.bool, device=last.device)
     whole[chunk[missing]] = False
     counts = (spells & predicted).view(-1) & ~behind
