@@ -19,7 +19,8 @@ def freeze_unreached(model: Any) -> list[str]:
     these as zero would let weight decay shrink them step by step.
 
     Args:
-        model: a causal model of transformers, in place; what is frozen stays so.
+        model: of transformers, one that predicts text, in place; what is frozen stays
+            so.
 
     Returns:
         Names of what was frozen now, in the model's order.
@@ -28,7 +29,11 @@ def freeze_unreached(model: Any) -> list[str]:
     training = model.training
     model.eval()  # dropout would draw from the process's generator
     with torch.enable_grad():
-        reached = _reached(model(input_ids=ids, use_cache=False).logits)
+        config = getattr(model, "config", None)
+        both = getattr(config, "is_encoder_decoder", False)
+        target = {"decoder_input_ids": ids} if both else {}
+        output = model(input_ids=ids, use_cache=False, **target)
+        reached = _reached(output.logits)
     model.train(training)
     reached |= _not_chosen(model, reached)
     frozen = []

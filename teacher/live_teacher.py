@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from align.time_align import Alignment
 from align.tokenizer_align import encode_batch
 from align.tokens.batch import TokenBatch
 from align.tokens.byte_lengths import ByteLengths
+from align.tokens.pairs import encode_pairs
 from align.views import (
     FORETOLD,
     OUTPUTS,
@@ -33,6 +34,7 @@ from align.views import (
     TeacherView,
 )
 from teacher.capture.kv_capture import KVCapture
+from teacher.capture.pair_capture import LACKED_BESIDE_PAIRS, LACKED_BY_PAIRS
 from teacher.loading.longer_texts import extend_context
 from teacher.loading.models import LoadedModel
 from teacher.making.base import Sample
@@ -60,6 +62,8 @@ class LiveTeacher:
     """The model with its tokenizer."""
     capture: KVCapture
     """Of that model."""
+    beside_pairs: bool = field(default=False, kw_only=True)
+    """Whether the student is an encoder-decoder."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -94,7 +98,7 @@ class LiveTeacher:
     @property
     def predicts(self) -> bool:
         """Whether it says anything about the next token."""
-        return self.capture.causal and self.capture.has_logits
+        return self.capture.predicts
 
     @property
     def learned_positions(self) -> bool:
@@ -103,16 +107,20 @@ class LiveTeacher:
 
     @cached_property
     def lacks(self) -> Mapping[str, str]:
-        """A reason where it predicts nothing; it gives all else."""
+        """A reason where it predicts nothing, or is not as the student is made; it
+        gives all else."""
+        if self.capture.start is not None:
+            return LACKED_BY_PAIRS
+        lacks = LACKED_BESIDE_PAIRS if self.beside_pairs else {}
         if self.predicts:
-            return {}
+            return lacks
         if self.kind == "encoder-decoder":
             why = "its decoder would be given the whole text by its encoder"
         elif not self.causal:
             why = "it is bidirectional and has read what it would predict"
         else:
             why = "it was loaded without a language-model head"
-        return {OUTPUTS: why, FORETOLD: why}
+        return {**lacks, OUTPUTS: why, FORETOLD: why}
 
     @cached_property
     def head(self) -> LinearHead:
@@ -153,8 +161,11 @@ class LiveTeacher:
 
     def read(self, student: TokenBatch, align: Align, asked: Asked) -> Reading:
         """Tokenise and align the student's texts; the model does not run."""
-        tokens = encode_batch(
-            self.tokenizer, student.texts, byte_lengths=self._byte_lengths
+        start, table = self.capture.start, self._byte_lengths
+        tokens = (
+            encode_batch(self.tokenizer, student.texts, byte_lengths=table)
+            if start is None
+            else encode_pairs(self.tokenizer, student.texts, start, byte_lengths=table)
         )
         return Reading.aligned(
             self.name,

@@ -34,7 +34,7 @@ def linear_head(capture: KVCapture) -> LinearHead:
             function of its last hidden state (capped or scaled ones, for example).
     """
     name = type(capture.model).__name__
-    if not (capture.causal and capture.has_logits):
+    if not capture.predicts:
         raise InputError(
             f"{name} captured as '{capture.which}' predicts no next token from what "
             "came before; only causal language models have an output to learn from"
@@ -46,6 +46,9 @@ def linear_head(capture: KVCapture) -> LinearHead:
             f"{name} has a head of type {type(module).__name__} without a matrix of "
             "floating-point numbers; load it unquantised"
         )
+    added = getattr(capture.model, "final_logits_bias", None)  # of BART, Marian
+    if added is not None:
+        bias = added.flatten() if bias is None else bias + added.flatten()
     head = LinearHead(weight, bias)
     _try(capture, head, name)
     return head
@@ -71,10 +74,14 @@ def vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 def _try(capture: KVCapture, head: LinearHead, name: str) -> None:
     count = min(_TOKENS, capture.max_tokens or _TOKENS)
     ids = torch.arange(count, device=capture.device)[None] % head.size
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    if capture.start is not None:  # a source of one token, and a target
+        mask[:, 1] = False
     with evaluating(capture.model):
-        captured = capture(ids, ids >= 0, layers=(0,), logits=True, hidden=True)
+        captured = capture(ids, mask, layers=(0,), logits=True, hidden=True)
     assert captured.hidden is not None and captured.logits is not None
-    hidden, logits = captured.hidden.double(), captured.logits.double()
+    after = slice(0 if capture.start is None else 2, None)  # sources have no logits
+    hidden, logits = (x[:, after].double() for x in (captured.hidden, captured.logits))
     if hidden.shape[-1] != head.weight.shape[1]:
         raise InputError(
             f"{name} gives hidden states of width {hidden.shape[-1]}, but its head "

@@ -29,6 +29,22 @@ def is_cache(value: object) -> bool:
     )
 
 
+def cache_given(config: Any) -> dict[str, Any]:
+    """What ``generate`` is to be given as a cache; nothing for causal models.
+
+    Of an encoder-decoder transformers 5 makes as many layers as the encoder has, also
+    where a T5's decoder has more; an empty cache grows as layers come.
+
+    Args:
+        config: the model's.
+    """
+    if not getattr(config, "is_encoder_decoder", False):
+        return {}
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    return {"past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())}
+
+
 def cache_layers(cache: Any) -> Layers:
     """Read keys and values out of a ``past_key_values`` of any kind.
 

@@ -48,6 +48,32 @@ def answered(
     return kept
 
 
+def predicted_tokens(
+    texts: Sequence[str], spans: Tensor, has_text: Tensor, mask: Tensor
+) -> Tensor:
+    """See :attr:`align.tokens.batch.TokenBatch.predicted`.
+
+    Args:
+        texts: B texts.
+        spans: (B, T, 2) int64 [start, end) in characters.
+        has_text: (B, T) bool, True on tokens that hold at least one character.
+        mask: (B, T) bool, True on real tokens.
+    """
+    learned = answered(texts, spans, has_text, mask)
+    if any(isinstance(text, Prompted) for text in texts):
+        # A target is learned from its first token on, whether that holds text or not.
+        _, target = two_parts(mask)
+        learned = learned & ~target.any(1, keepdim=True)
+        learned[:, 1:] |= target[:, 1:] & target[:, :-1]
+    if not any(chats := [isinstance(text, Conversation) for text in texts]):
+        return learned
+    is_content = learned & has_text
+    ends_turn = mask & ~has_text
+    is_content[:, 1:] |= is_content[:, :-1] & ends_turn[:, 1:]
+    row = torch.tensor(chats, device=mask.device)[:, None]
+    return torch.where(row, is_content, learned)
+
+
 def learned_part(text: str) -> list[tuple[int, int]] | None:
     """Where the turns that are learned stand; None where all are, or there are none."""
     if isinstance(text, Conversation) and text.learned is not None:
@@ -75,3 +101,19 @@ def counted_chars(texts: Sequence[str], begin: Tensor, end: Tensor) -> Tensor:
             inside = (min(stop, last) - max(start, first) for start, stop in part)
             chars[row] = sum(max(0, size) for size in inside)
     return chars
+
+
+def two_parts(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the rows of a mask hold a source and where a target.
+
+    Args:
+        mask: (B, T) bool, True on real tokens.
+
+    Returns:
+        (B, T) bool each. A target begins with the decoder's start token; a row of one
+        part is all source.
+    """
+    begins = mask.clone()
+    begins[:, 1:] &= ~mask[:, :-1]
+    part = begins.cumsum(1)
+    return mask & (part == 1), mask & (part > 1)

@@ -17,7 +17,7 @@ from align.text.chat import ChatRenderer, as_conversation, has_template, to_cont
 from align.text.conversation import Conversation, Message
 from align.text.fragment import Fragment, ends
 from align.text.records import lone_surrogate
-from align.tokens.answered import answered
+from align.tokens.answered import predicted_tokens
 from align.tokens.byte_lengths import ByteLengths
 from align.tokens.offsets import place_by_offsets
 from align.tokens.placed import Placed, filled, pad_id, special_ids
@@ -32,7 +32,8 @@ class TokenBatch:
     ids: Tensor
     """(B, T) int64, padded on the right."""
     mask: Tensor
-    """(B, T) bool, True on real tokens, special ones included."""
+    """(B, T) bool, True on real tokens, special ones included; with padding between
+    where a row holds a source and its target, see :mod:`align.tokens.pairs`."""
     spans: Tensor
     """(B, T, 2) int64 [start, end) in characters of the unmodified ``texts``;
     start == end for special tokens, padding and bare ``▁`` markers."""
@@ -75,17 +76,11 @@ class TokenBatch:
         """(B, T) bool, True on tokens that a model learns to predict.
 
         Of a text all real tokens, the end-of-text token among them; of a prompt with
-        a completion :func:`answered`; of a conversation those that hold content that
-        is learned, and the one after each such content, by which a model ends its turn.
+        a completion those from its first on; of a conversation those that hold content
+        that is learned, and the one after each such content, by which a model ends its
+        turn; of a source with its target (:mod:`align.tokens.pairs`) the target's.
         """
-        learned = answered(self.texts, self.spans, self.has_text, self.mask)
-        if not any(chats := [isinstance(text, Conversation) for text in self.texts]):
-            return learned
-        is_content = learned & self.has_text
-        ends_turn = self.mask & ~self.has_text
-        is_content[:, 1:] |= is_content[:, :-1] & ends_turn[:, 1:]
-        row = torch.tensor(chats, device=self.mask.device)[:, None]
-        return torch.where(row, is_content, learned)
+        return predicted_tokens(self.texts, self.spans, self.has_text, self.mask)
 
     @property
     def complete_until(self) -> Tensor:

@@ -275,13 +275,13 @@ def check_causal(name: str, kind: str) -> None:
     """See that a student predicts text.
 
     Raises:
-        InputError: it is no decoder.
+        InputError: it is an encoder alone.
     """
-    if kind != "decoder":
+    if kind == "encoder":
         raise InputError(
             f"student {name!r} is an {kind}, but what is learned and carried over is "
-            "the next token and keys and values of a text that is read from left to "
-            "right; give a causal language model, which also translates (data.pairs)"
+            "the next token and keys and values of what was read before it; give a "
+            "causal language model, or an encoder-decoder for data.pairs"
         )
 
 

@@ -17,6 +17,8 @@ from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch, encode_batch
 from align.tokens.byte_lengths import ByteLengths
 from align.tokens.cut import Cutter, Reader
+from align.tokens.pairs import encode_pairs
+from align.views import Teacher
 from experiments.assemble.splits import (
     LEARNT,
     MEASURED,
@@ -67,13 +69,17 @@ class RunData:
 
 
 class Encoder:
-    """A tokenizer that cuts at a length; texts to one padded batch."""
+    """A tokenizer that cuts at a length; texts to one padded batch.
+
+    Of an encoder-decoder it makes rows of sources and targets.
+    """
 
     def __init__(
         self,
         tokenizer: object,
         max_length: int | None,
         learn_end: bool | None = None,
+        start: int | None = None,
     ) -> None:
         """Hold a fast tokenizer, the most tokens of a text, and what ends texts.
 
@@ -81,10 +87,20 @@ class Encoder:
             tokenizer: of a model.
             max_length: most tokens of a text; None keeps all.
             learn_end: see :func:`align.tokens.batch.encode_batch`.
+            start: what the model's decoder is given first, see
+                :func:`teacher.capture.pair_capture.decoder_start`.
         """
+        self.start = start
         self.tokenizer, self.max_length = tokenizer, max_length
         self.learn_end = learn_end
         self.byte_lengths = ByteLengths.of(tokenizer)
+
+    @staticmethod
+    def of_teacher(teacher: Teacher) -> Encoder:
+        """A teacher's, as it reads the student's texts."""
+        capture = getattr(teacher, "capture", None)
+        start = getattr(capture, "start", None)
+        return Encoder(teacher.tokenizer, None, start=start)
 
     def uncut(self, learn_end: bool | None = None) -> Encoder:
         """The same without a limit, and with other ends of texts."""
@@ -93,7 +109,17 @@ class Encoder:
         return other
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
-        """Encode texts as :func:`align.tokens.batch.encode_batch` does."""
+        """Encode texts as :func:`align.tokens.batch.encode_batch` does, or
+        :func:`align.tokens.pairs.encode_pairs`."""
+        if self.start is not None:
+            return encode_pairs(
+                self.tokenizer,
+                texts,
+                self.start,
+                max_length=self.max_length,
+                byte_lengths=self.byte_lengths,
+                learn_end=self.learn_end,
+            )
         return encode_batch(
             self.tokenizer,
             texts,

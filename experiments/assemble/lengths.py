@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from torch import nn
 
@@ -68,14 +67,14 @@ def limits_of(readers: Iterable[Reader]) -> dict[str, int]:
 class Lengths:
     """The longest text of every teacher, in its own tokens, as texts go by."""
 
-    def __init__(self, teachers: Mapping[str, tuple[Any, int | None]]) -> None:
+    def __init__(self, teachers: Mapping[str, tuple[Encoder, int | None]]) -> None:
         """Hold the tokenizers.
 
         Args:
-            teachers: by name the tokenizer, and how many tokens of a text need not be
-                counted; None: none.
+            teachers: by name what reads for it, and how many tokens of a text need
+                not be counted; None: none.
         """
-        self._encode = {n: Encoder(t, None) for n, (t, _) in teachers.items()}
+        self._encode = {name: encode for name, (encode, _) in teachers.items()}
         self._enough = {name: enough for name, (_, enough) in teachers.items()}
         self.most = {name: (0, "") for name in teachers}
         """Tokens of each teacher's longest text, 0 where none is long enough to be

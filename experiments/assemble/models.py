@@ -39,7 +39,7 @@ from student.lora import add_adapters, load_adapter, merge_adapters, save_adapte
 from student.trained import train_embeddings
 from student.transforms import is_transformed, put_transformed
 from student.unreached import freeze_unreached
-from teacher.capture.kv_capture import KVCapture
+from teacher.capture.pair_capture import capture_of
 from teacher.live_teacher import LiveTeacher
 from teacher.loading.longer_texts import trained_length
 from teacher.loading.models import LoadedModel, load_model
@@ -82,13 +82,13 @@ class Models:
         with prefix_errors("student"):
             first = self._load_student(None)
             self.student_bytes = sum(p.nbytes for p in first.model.parameters())
-            capture = KVCapture(self._adapted(first.model))
+            capture = capture_of(self._adapted(first.model))
         self.student_sizes = capture.sizes
         self.student_layers = capture.num_layers
         self.student_tokenizer: Any = first.tokenizer
-        self.encode = Encoder(
-            first.tokenizer, config.data.max_length, config.data.learn_end
-        )
+        most, learn_end = config.data.max_length, config.data.learn_end
+        self.encode = Encoder(first.tokenizer, most, learn_end, capture.start)
+        self.student_kind = first.kind
         check_positions(config, capture.max_tokens)
         self.stored: dict[str, StoredTeacher] = (
             stored_teachers(config, first.tokenizer) if config.store.read else {}
@@ -230,7 +230,7 @@ class Models:
         readers = []
         for name, teacher in self.teachers.items():
             if (limit := self._limit(name)) is not None:
-                read = Encoder(teacher.tokenizer, None)
+                read = Encoder.of_teacher(teacher)
                 readers.append(Reader(f"{PLACE}{name}", read, limit))
         return readers
 
@@ -271,12 +271,9 @@ class Models:
 
     def lengths(self) -> Lengths:
         """What will know the longest text of every live teacher."""
-        return Lengths(
-            {
-                name: (teacher.tokenizer, self._enough(name))
-                for name, teacher in self.live.items()
-            }
-        )
+        teachers = self.live.items()
+        readers = {n: (Encoder.of_teacher(t), self._enough(n)) for n, t in teachers}
+        return Lengths(readers)
 
     def _enough(self, name: str) -> int | None:
         """Tokens that a teacher reads as it is; None where that is any number."""
@@ -331,7 +328,7 @@ class Models:
 
     def _fitting(self, name: str, limit: int) -> str:
         """The ``data.max_length`` with which a teacher reads every text, in words."""
-        read = Encoder(self.live[name].tokenizer, None)
+        read = Encoder.of_teacher(self.live[name])
         reader = Reader(f"{PLACE}{name}", read, limit)
         fitting = fitting_length(self._config.data, self.encode, reader)
         return "" if fitting is None else f"data.max_length={fitting}, "
@@ -380,6 +377,7 @@ class Models:
             device=self._device,
             make_student=self.student,
             student_tokenizer=self.student_tokenizer,
+            student_kind=self.student_kind,
             open_store=partial(
                 teacher_of_store,
                 self._config,

@@ -25,7 +25,7 @@ from experiments.run.peers.lessons import peer_lesson, peers_of, teaching_studen
 from experiments.run.phase_texts import Span, buffer_of
 from experiments.writing.buffer import Processes
 from experiments.writing.writer import AT_ONCE
-from teacher.capture.kv_capture import KVCapture
+from teacher.capture.pair_capture import capture_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +94,7 @@ def _of_peer(
         trial.registry,
         stage,
         peer,
-        teaching_student(trial.models, student, KVCapture(student)),
+        teaching_student(trial.models, student, capture_of(student)),
         calibration=trial.calibration,
         learned=trial.usual,
         learn_end=trial.config.data.learn_end,

@@ -46,7 +46,7 @@ from plugins.registry import Registry
 from student.distiller import Distiller
 from student.transforms import is_transformed
 from teacher.answers import answer_bytes
-from teacher.capture.kv_capture import KVCapture
+from teacher.capture.pair_capture import capture_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ def assembled(trial: Trial, index: int) -> Lesson:
     student = trial.models.student(None).to(trial.device)
     if phase.train.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
-    capture = KVCapture(student)
+    capture = capture_of(student)
     teachers, known = trial.models.chosen(names), trial.config.teachers
     timetable = timetable_of(phase, trial.registry, phase.train.steps or 1)
     put_on = transformer_of(phase, trial.registry)
@@ -242,7 +242,7 @@ def _without_teachers(
     registry: Registry, phase: PhaseConfig, student: Any
 ) -> Distiller:
     """The phase of the arm that learns by next-token loss alone."""
-    capture = KVCapture(student)
+    capture = capture_of(student)
     objectives = build_objectives(phase, registry, False)
     return Distiller(
         student,

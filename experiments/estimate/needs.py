@@ -29,6 +29,7 @@ from experiments.extraction.context import (
 from experiments.extraction.corpus import Corpus
 from experiments.extraction.forms import Made
 from experiments.extraction.sources import Source, sources_of
+from experiments.making.pairs import student_reads_pairs
 from experiments.record.history import samples_per_step
 from experiments.run.opening import load_run
 from experiments.run.plan import plan_run
@@ -66,7 +67,15 @@ def estimate(
     registry = registry or load_registry(config)
     unstored = not_stored(teacher_sources(config, registry))
     if unstored:
-        return _of_a_run(config, registry, processes, unstored)
+        first = unstored[0]
+        is_store = teacher_sources(config, registry)[first].cost == "read"
+        why = f"teachers.{first}.model is {config.teachers[first].model!r}, " + (
+            "which is a store already" if is_store else "of which nothing can be stored"
+        )
+        return _of_a_run(config, registry, processes, why)
+    if student_reads_pairs(config):
+        why = f"student.model {config.student.model!r} is an encoder-decoder"
+        return _of_a_run(config, registry, processes, why)
     extraction = open_extraction(config, registry)
     trial = Trial.of_extraction(extraction)
     measured = measured_training(trial, processes)  # while nothing else was held
@@ -77,18 +86,11 @@ def estimate(
     )
 
 
-def _of_a_run(
-    config: Config, registry: Registry, processes: int, unstored: Sequence[str]
-) -> Estimate:
-    """What training needs, where of some teachers nothing can be stored."""
+def _of_a_run(config: Config, registry: Registry, processes: int, why: str) -> Estimate:
+    """What training needs, where something cannot be stored, and why."""
     plan = plan_run(config, registry)
     train = replace(plan.phases[0].train, engine="torch")
-    first, read = unstored[0], plan.sources[unstored[0]].cost == "read"
-    said = (
-        f"teachers.{first}.model is {config.teachers[first].model!r}, "
-        + ("which is a store already" if read else "of which nothing can be stored")
-        + ": no stores are counted"
-    )
+    said = f"{why}: no stores are counted"
     with without_launcher():
         engine = Engine(train, samples_per_step(config.run_dir, train))
         try:

@@ -98,6 +98,22 @@ PUBLISHED: Mapping[str, Fields] = {
         "n_layer": 36,
         "n_head": 20,
     },
+    "google-t5/t5-small": {
+        "model_type": "t5",
+        "d_model": 512,
+        "d_ff": 2048,
+        "num_layers": 6,
+        "num_heads": 8,
+        "decoder_start_token_id": 0,
+    },
+    "google-t5/t5-base": {
+        "model_type": "t5",
+        "d_model": 768,
+        "d_ff": 3072,
+        "num_layers": 12,
+        "num_heads": 12,
+        "decoder_start_token_id": 0,
+    },
     "google-bert/bert-base-cased": {"model_type": "bert", "vocab_size": 28_996},
 }
 """What the files of the recipes' models say, for a plan on a machine that has none of
@@ -230,5 +246,6 @@ def _config_of(name: str, trust: bool) -> tuple[Any, str]:
 
     fields = dict(PUBLISHED[name])
     family = fields.pop("model_type")
+    config = AutoConfig.for_model(family, **fields)
     kind = "encoder" if family in _ENCODERS else "decoder"
-    return AutoConfig.for_model(family, **fields), kind
+    return config, "encoder-decoder" if config.is_encoder_decoder else kind

@@ -79,7 +79,8 @@ def skeleton(config: Any, how: How) -> Any:
     causal |= "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     # A config of a class that came with a model is there because that is trusted.
     trust = type(config).__module__.startswith("transformers_modules.")
-    auto = AutoModelForCausalLM if causal else AutoModel
+    both = getattr(config, "is_encoder_decoder", False)
+    auto = AutoModelForCausalLM if causal and not both else AutoModel
     with torch.device("meta"):
         model: Any = auto.from_config(config, dtype=how.dtype, trust_remote_code=trust)
         model.train(how.trained).requires_grad_(how.trained)
@@ -128,6 +129,9 @@ def _shortened(config: Any, layers: int) -> Any:
     short = copy.deepcopy(config)
     text = short.get_text_config()
     text.num_hidden_layers = layers
+    for name in ("num_decoder_layers", "decoder_layers"):
+        if hasattr(text, name):
+            setattr(text, name, layers)
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:layers]
     return short
@@ -137,7 +141,8 @@ def _traced(config: Any, batch: int, tokens: int, how: How) -> Passes:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     model = skeleton(config, how)
-    encoder = config.is_encoder_decoder
+    both = config.is_encoder_decoder
+    encoder = both and not how.trained  # a student's decoder reads as much again
     stack = model.get_encoder() if encoder else model.base_model
     autocast = (
         torch.autocast("cpu", how.autocast, cache_enabled=False)
@@ -154,7 +159,9 @@ def _traced(config: Any, batch: int, tokens: int, how: How) -> Passes:
             learned = _numbers(model) - learned
             beside = _buffer_bytes(model) - beside
         ids = torch.zeros((batch, tokens), dtype=torch.int64)
-        cache = {} if encoder else {"use_cache": False}
+        cache: dict[str, Any] = {} if encoder else {"use_cache": False}
+        if both and not encoder:
+            cache["decoder_input_ids"] = ids
         with _counting(model) as count, torch.set_grad_enabled(how.trained):
             with autocast:
                 last = stack(input_ids=ids, **cache)[0]

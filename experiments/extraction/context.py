@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pydantic import JsonValue
 
+from align.errors import InputError
 from align.foreign.inside import refuse_links_out
 from experiments.assemble.fingerprint import identity_of
 from experiments.assemble.lengths import Lengths
@@ -93,6 +94,12 @@ def open_extraction(
         config, phases = settle(config, phases, hardware_has_bf16())
     sources = _of_files(config, sources_of(config, registry))
     models = Models(replace_store(config, read=False), torch.device(device()), sources)
+    if models.encode.start is not None:
+        raise InputError(
+            f"student.model {config.student.model!r} is an encoder-decoder, and stores "
+            "hold what was read of a text in one part; train with teachers asked live "
+            "(store.read=false)"
+        )
     if begin and models.tells_date:
         config = dated(config, day_of_stores(config.store_dir))
     most = max(phase.train.calibration_samples for phase in phases)

@@ -17,7 +17,7 @@ from experiments.record.progress import Progress, waiting
 from experiments.report.measure import Opened, check_fits, on, settled
 from experiments.sources.named import described_by, source_of
 from student.evaluators.base import EvalContext, Pair, Subject, Values
-from teacher.capture.kv_capture import KVCapture
+from teacher.capture.pair_capture import capture_of, decoder_start
 from teacher.loading.models import LoadedModel, load_model
 from teacher.names import model_source
 from teacher.sources.stored import Stored
@@ -43,7 +43,7 @@ def subject_of(
 ) -> Subject:
     """A loaded model as evaluators meet it."""
     device = settled(loaded)
-    capture = KVCapture(loaded.model)
+    capture = capture_of(loaded.model)
     folder = Path(str(model_source(source))).expanduser()
     return Subject(
         name=name,
@@ -117,13 +117,14 @@ class Session:
             quiet_libraries()
             with waiting(f"loading {name}", progress):
                 loaded = load_model(source)
-            if loaded.kind != "decoder":
+            if loaded.kind == "encoder":
                 self.measurements.notes.append(
                     f"{name} is an {loaded.kind}, which predicts no next token: it is "
                     "not measured"
                 )
                 continue
-            encode = Encoder(loaded.tokenizer, None)
+            start = decoder_start(loaded.model)
+            encode = Encoder(loaded.tokenizer, None, start=start)
             advice = "apart, and leave it out of --teachers"
             check_fits(
                 name,

@@ -16,9 +16,10 @@ from align.foreign.marker import MARKER
 from align.support.whole_file import write_whole
 from experiments.publishing.evidence import FOLDER, config_of, write_evidence
 from experiments.publishing.names import is_local, public_name
-from experiments.publishing.student import Student, student_of
+from experiments.publishing.student import Student, student_folder, student_of
 from experiments.publishing.terms import Terms, licence_of, terms_of
 from experiments.record.run_dir import RunDir
+from experiments.record.students import auto_class
 from experiments.record.versions import sentence
 from experiments.report.arms import arm_table
 from experiments.report.layout.document import (
@@ -89,7 +90,10 @@ def card_text(run: RunDir, wishes: Wishes) -> str:
     terms = terms_of(config)
     title = wishes.title or run.name
     sections = [
-        _use(title if title.count("/") == 1 else "student"),
+        _use(
+            title if title.count("/") == 1 else "student",
+            auto_class(student_folder(run)),
+        ),
         _worth(run),
         _teachers(run, terms),
         _texts(config),
@@ -164,11 +168,11 @@ def _lead(run: RunDir, config: Mapping[str, Any], student: Student) -> list[Bloc
     ]
 
 
-def _use(model: str) -> Section:
+def _use(model: str, auto: str) -> Section:
     text = (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"from transformers import {auto}, AutoTokenizer\n\n"
         f"tokenizer = AutoTokenizer.from_pretrained({model!r})\n"
-        f"model = AutoModelForCausalLM.from_pretrained({model!r})\n"
+        f"model = {auto}.from_pretrained({model!r})\n"
         'tokens = tokenizer("Once", return_tensors="pt")\n'
         "print(tokenizer.decode(model.generate(**tokens, max_new_tokens=40)[0]))"
     )

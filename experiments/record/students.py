@@ -28,6 +28,14 @@ class Trained:
     """Whether later phases, and the run's student, go on from ``before``."""
 
 
+def auto_class(folder: Path) -> str:
+    """The class of transformers that loads the model in a folder."""
+    file = folder / "config.json"
+    config = read_json(file) if file.is_file() else {}
+    both = config.get("is_encoder_decoder", False)
+    return "AutoModelForSeq2SeqLM" if both else "AutoModelForCausalLM"
+
+
 def students_of(run: Path) -> dict[str, Path]:
     """Find a run's students: the phases in order, then each baseline's last.
 

@@ -156,7 +156,7 @@ def _domain(
     for teacher in models.teachers.values():
         if teacher.tokenizer is None:  # its keys and values are on the student's tokens
             continue
-        theirs = Encoder(teacher.tokenizer, None)(texts)
+        theirs = Encoder.of_teacher(teacher)(texts)
         alignment = aligner(batch, theirs)
         counted.append(
             _counted(teacher.name, teacher.tokenizer, theirs, batch, alignment)

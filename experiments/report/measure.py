@@ -38,7 +38,7 @@ from experiments.run.lineage import held_out_changed, samples_digest
 from experiments.sources.named import described_by, source_of, stored_facts
 from experiments.texts.cuts import refuse_lost
 from student.evaluate import Encode, bits_per_char
-from teacher.capture.kv_capture import KVCapture
+from teacher.capture.pair_capture import capture_of, decoder_start, start_of_folder
 from teacher.loading.models import LoadedModel, load_model
 from teacher.loading.tokenizer import load_tokenizer
 from teacher.loading.vouched import check_vouched
@@ -193,9 +193,9 @@ def measure_model(
         )
     config = _with_text(Config(), data)
     loaded, encode = open_model(name, name, config, progress)
-    limit = KVCapture(loaded.model).max_tokens
+    limit = capture_of(loaded.model).max_tokens
     if limit is not None and limit < config.data.max_length:
-        encode = Encoder(loaded.tokenizer, limit, config.data.learn_end)
+        encode = Encoder(loaded.tokenizer, limit, config.data.learn_end, encode.start)
     samples = _measured(config, encode)
     opened = Opened(
         name=name, source=name, loaded=loaded, encode=encode, samples=samples
@@ -211,7 +211,8 @@ def _opened_like(
     check_vouched(student, student)
     config = _with_text(load_kept_config(run / "config.yaml"), data)
     tokenizer = load_tokenizer(student, student, {})
-    cut = Encoder(tokenizer, config.data.max_length, config.data.learn_end)
+    start = start_of_folder(student)
+    cut = Encoder(tokenizer, config.data.max_length, config.data.learn_end, start)
     samples = _measured(config, cut, readers_of(run, config))
     loaded, encode = open_model(name, name, config, progress)
     encode = encode.uncut()
@@ -240,7 +241,7 @@ def check_fits(
     Raises:
         InputError: one of them makes more tokens of it than it has positions.
     """
-    limit = KVCapture(loaded.model).max_tokens
+    limit = capture_of(loaded.model).max_tokens
     for sample in samples:
         tokens = int(encode([sample.text]).mask.sum())
         if limit is not None and tokens > limit:
@@ -270,20 +271,22 @@ def open_model(
     quiet_libraries()
     with waiting(f"loading {name}", progress):
         loaded = load_model(source, role="student")
-    if loaded.kind != "decoder":
+    if loaded.kind == "encoder":
         raise InputError(
             f"{name} is an {loaded.kind}, which predicts no next token from those "
-            "before it; give a causal language model"
+            "before it; give a causal language model, or an encoder-decoder"
         )
-    section = config.data
-    return loaded, Encoder(loaded.tokenizer, section.max_length, section.learn_end)
+    section, start = config.data, decoder_start(loaded.model)
+    return loaded, Encoder(
+        loaded.tokenizer, section.max_length, section.learn_end, start
+    )
 
 
 def _bits(opened: Opened, progress: bool) -> dict[str, float]:
     device = settled(opened.loaded)
     batches = math.ceil(len(opened.samples) / BATCH)
     return bits_per_char(
-        KVCapture(opened.loaded.model),
+        capture_of(opened.loaded.model),
         on(device, opened.encode),
         opened.samples,
         BATCH,

@@ -11,6 +11,7 @@ from typing import Any
 from align.support.whole_file import write_whole
 from experiments.record.course import duration
 from experiments.record.run_dir import MAIN, RunDir, mean_bpc
+from experiments.record.students import auto_class
 from experiments.record.versions import sentence
 from experiments.report.arms import arm_table
 from experiments.report.course import time_sections
@@ -274,9 +275,10 @@ def _again(run: RunDir) -> Section:
     ]
     width = max(len(command) for command, _ in commands)
     lines = [f"{command:<{width}}   # {what}" for command, what in commands]
+    auto = auto_class(run.path / "student")
     load = (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"student = AutoModelForCausalLM.from_pretrained({_student(run, near)!r})\n"
+        f"from transformers import {auto}, AutoTokenizer\n\n"
+        f"student = {auto}.from_pretrained({_student(run, near)!r})\n"
         f"tokenizer = AutoTokenizer.from_pretrained({_student(run, near)!r})"
     )
     blocks: list[Block] = [

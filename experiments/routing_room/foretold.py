@@ -79,7 +79,7 @@ def foretold(
         progress: wraps the batches.
     """
     ordered = sorted(texts, key=len)
-    readers = [Encoder(teacher.tokenizer, None) for teacher in teachers]
+    readers = [Encoder.of_teacher(teacher) for teacher in teachers]
     out = Foretold()
     for start in progress(range(0, len(ordered), _BATCH)):
         some = ordered[start : start + _BATCH]

@@ -53,7 +53,7 @@ from experiments.run.phase import run_stage
 from plugins.registry import Registry
 from student.checkpoint import check_marked, read_complete
 from student.evaluators.exits import read_exits
-from teacher.capture.kv_capture import KVCapture
+from teacher.capture.pair_capture import capture_of
 from teacher.loading.vouched import STUDENT
 
 Results = dict[str, list[dict[str, Any]]]
@@ -313,7 +313,7 @@ def run_phase(
             model = run.models.student(folder / "student").to(run.engine.device)
             title = f"measuring {arm} · {stages[index].phase.name}"
             exits = read_exits(folder / "student")
-            state |= measure_gate(run, KVCapture(model), model, title, exits)
+            state |= measure_gate(run, capture_of(model), model, title, exits)
         return state
     if run.engine.is_main:
         if sentence := starts_transformed(start, stages[:index]):

@@ -64,7 +64,7 @@ class Reading:
 def how_teachers_read(
     samples: Sequence[TextSample],
     encode: Encoder,
-    teachers: Mapping[str, Any],
+    teachers: Mapping[str, Encoder],
     aligner: Callable[..., Any],
 ) -> dict[str, Reading]:
     """Read some texts with every tokenizer.
@@ -72,14 +72,14 @@ def how_teachers_read(
     Args:
         samples: the run's; the first ``SAMPLES`` are read.
         encode: the student's tokenizer.
-        teachers: fast tokenizers by name.
+        teachers: what reads for each, by name.
         aligner: maps two token batches to an Alignment.
     """
     texts = [sample.text for sample in samples[:SAMPLES]]
     student = encode(texts)
     readings = {}
-    for name, tokenizer in teachers.items():
-        student_batch = Encoder(tokenizer, None)(texts)
+    for name, read in teachers.items():
+        student_batch, tokenizer = read(texts), read.tokenizer
         coverage = aligner(student, student_batch).coverage(student.has_text)
         readings[name] = Reading(coverage, lost_text(tokenizer, student_batch))
     return readings
@@ -113,12 +113,13 @@ def tell_left_out(run: RunContext) -> None:
 def tell_reading(run: RunContext) -> dict[str, Reading]:
     """How the teachers' tokenizers read the texts; loud where they do badly."""
     align = run.config.align
-    tokenizers = {
-        name: run.models.teacher(name).tokenizer for name in run.config.teachers
+    readers = {
+        name: Encoder.of_teacher(run.models.teacher(name))
+        for name in run.config.teachers
     }
     aligner = run.registry.guarded("aligner", align.aligner)()
     readings = how_teachers_read(
-        run.data.calibration, run.models.encode, tokenizers, aligner
+        run.data.calibration, run.models.encode, readers, aligner
     )
     if run.engine.is_main:
         for name, reading in readings.items():

@@ -79,7 +79,7 @@ def teachers_alone(run: RunContext) -> dict[str, dict[str, float]]:
     bits = {}
     for name, teacher in run.models.standing.items():
         if teacher.predicts:
-            encode, title = Encoder(teacher.tokenizer, None), f"measuring {name}"
+            encode, title = Encoder.of_teacher(teacher), f"measuring {name}"
             bits[name] = evaluate(run, teacher.capture, title, encode)
     return bits
 

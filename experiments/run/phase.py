@@ -63,6 +63,7 @@ from student.loop.phase_checkpoint import Keeper, is_kept
 from student.loop.trainer import Job, train_phase
 from student.transforms import Transforms, is_transformed
 from teacher.capture.kv_capture import KVCapture
+from teacher.capture.pair_capture import capture_of
 from teacher.loading.vouched import STUDENT, UNTRANSFORMED
 
 LAST = "last"
@@ -89,7 +90,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     torch.manual_seed(seed)
     start = position.start
     model = run.models.student(start.begins, start.drawn).to(engine.device)
-    capture = KVCapture(model)
+    capture = capture_of(model)
     if phase.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     encode = run.models.encode

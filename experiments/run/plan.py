@@ -24,6 +24,7 @@ from experiments.config.used_plugins import (
 from experiments.evaluators.chosen import Chosen, evaluators_of, evaluators_used
 from experiments.making.made import makers_used, with_made_student
 from experiments.making.origin_map import with_origin_maps
+from experiments.making.pairs import check_pairs
 from experiments.making.transforms import check_transforms
 from experiments.record.history import tried_before
 from experiments.record.progress import waiting
@@ -98,6 +99,7 @@ def settle(config: Config, registry: Registry, *, make: bool = True) -> Settled:
     config = replace(
         config, data=pinned_lists(config.data, config.run_dir / "config.yaml")
     )
+    check_pairs(config, phases, registry)
     check_sources(config.data)
     if make:
         config = with_made_student(config, registry)

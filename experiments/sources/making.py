@@ -16,6 +16,7 @@ from experiments.sources.distant import Distant
 from student.loop.launch import launched_rank
 from student.unreached import freeze_unreached
 from teacher.capture.kv_capture import KVCapture
+from teacher.capture.pair_capture import PairCapture, capture_of
 from teacher.capture.windows import windows_for
 from teacher.live_teacher import LiveTeacher
 from teacher.loading.models import LoadedModel, load_model
@@ -53,6 +54,8 @@ class Making:
     """The student that training starts from, or one that a phase left; drawn from a
     seed in place of the run's."""
     student_tokenizer: Any
+    student_kind: str = "decoder"
+    """Or encoder-decoder."""
     seed: int = 0
     """The run's."""
     open_store: Callable[[StoreFacts], StoredTeacher] | None = None
@@ -84,7 +87,13 @@ class Making:
         whole.to(self.device)
         windowed = entry.long_texts == "window"
         windows = windows_for(loaded.model) if windowed else None
-        return LiveTeacher(self.name, loaded, KVCapture(loaded.model, windows=windows))
+        pairs = self.student_kind == "encoder-decoder"
+        capture = (
+            PairCapture(loaded.model)
+            if pairs and loaded.kind == "encoder-decoder"
+            else KVCapture(loaded.model, windows=windows)
+        )
+        return LiveTeacher(self.name, loaded, capture, beside_pairs=pairs)
 
     def student(
         self, folder: Path | None = None, *, seed: int | None = None
@@ -92,8 +101,10 @@ class Making:
         """The student of the run's start, or that of a folder, standing still."""
         model = self.make_student(folder, seed).to(self.device)
         model.eval().requires_grad_(False)
-        loaded = LoadedModel(model, self.student_tokenizer, "decoder", self.name)
-        return LiveTeacher(self.name, loaded, KVCapture(model))
+        loaded = LoadedModel(
+            model, self.student_tokenizer, self.student_kind, self.name
+        )
+        return LiveTeacher(self.name, loaded, capture_of(model))
 
     def learner(
         self, model: str, *, fresh: bool = False, seed: int | None = None
@@ -130,6 +141,6 @@ class Making:
         if self.learning is None:
             return self.student()
         loaded = LoadedModel(
-            self.learning, self.student_tokenizer, "decoder", self.name
+            self.learning, self.student_tokenizer, self.student_kind, self.name
         )
-        return TrainedTeacher(self.name, loaded, KVCapture(self.learning))
+        return TrainedTeacher(self.name, loaded, capture_of(self.learning))

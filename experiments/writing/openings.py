@@ -15,6 +15,7 @@ from align.text.conversation import Conversation
 from align.text.documents import TextSample
 from align.text.files import kind_of, numbered_lines
 from align.text.json_rows import rows_of_lines
+from align.text.prompted import Prompted
 from align.tokens.batch import encode_batch
 from experiments.writing.writer import Writer
 
@@ -75,6 +76,9 @@ def beginnings(
                     yield Opening("", turns, sample.domain, sample.id)
                 continue
             text = sample.text
+            if writer.start is not None and isinstance(text, Prompted):
+                yield Opening(text.prompt, (), sample.domain, sample.id)
+                continue
             if isinstance(text, Conversation):
                 text = text.plain()
             front = text[: tokens * CHARS_A_TOKEN]

@@ -7,6 +7,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from align.text.documents import TextSample
+from align.text.prompted import Prompted
 from experiments.config.measuring import SamplesConfig
 from experiments.writing.openings import beginning
 from experiments.writing.writer import Drawing, Writer
@@ -61,7 +62,8 @@ def samples_of(
 
 
 def first_words(texts: Sequence[TextSample], tokenizer: Any, number: int) -> list[str]:
-    """The beginnings of texts, of each domain in turn, cut where a token ends.
+    """The beginnings of texts, of each domain in turn, cut where a token ends; of a
+    prompt with its completion the prompt.
 
     Args:
         texts: of any domains, in order.
@@ -76,7 +78,11 @@ def first_words(texts: Sequence[TextSample], tokenizer: Any, number: int) -> lis
     for sample in in_turn:
         if len(prompts) >= number:
             break
-        prompt = beginning(str(sample.text), tokenizer, PROMPT_TOKENS)
+        prompt = (
+            sample.text.prompt
+            if isinstance(sample.text, Prompted)
+            else beginning(str(sample.text), tokenizer, PROMPT_TOKENS)
+        )
         if prompt.strip() and prompt not in prompts:
             prompts.append(prompt)
     return prompts

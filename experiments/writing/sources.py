@@ -98,7 +98,7 @@ def load_writer(
     init_seed: int | None = None,
     vocabulary: str | None = None,
 ) -> Writer:
-    """Load a causal model to write with, on the accelerator where there is one.
+    """Load a model to write with, on the accelerator where there is one.
 
     Args:
         name: what the user calls it.
@@ -107,7 +107,7 @@ def load_writer(
         vocabulary: as of :func:`teacher.loading.models.load_model`.
 
     Raises:
-        InputError: it is no causal model, or cannot be loaded.
+        InputError: it is an encoder alone, or cannot be loaded.
     """
     quiet_libraries()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -122,10 +122,10 @@ def load_writer(
             init_seed=init_seed,
             vocabulary=vocabulary,
         )
-    if loaded.kind != "decoder":
+    if loaded.kind == "encoder":
         raise InputError(
             f"{name} is an {loaded.kind}, which goes on with no text; give a causal "
-            "language model"
+            "language model, or an encoder-decoder"
         )
     model: Any = loaded.model  # transformers hides the type of .to
     return Writer(model.to(device), loaded.tokenizer, name)

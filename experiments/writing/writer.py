@@ -1,4 +1,7 @@
-"""Let a causal model continue texts, each as if it stood alone."""
+"""Let a model continue texts, each as if it stood alone.
+
+An encoder-decoder reads the prompt as its source and writes a target.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,13 @@ from torch import Tensor
 
 from align.bounds.steps import within_steps
 from align.errors import InputError
+from align.support.caches import cache_given
 from align.text.chat import has_template
 from align.tokens.batch import encode_batch, end_id
 from align.tokens.placed import pad_id
 from teacher.capture.forward import evaluating
 from teacher.capture.limits import position_limit
+from teacher.capture.pair_capture import decoder_start
 from teacher.loading.longer_texts import trained_length
 from teacher.writing.ways import Greedy, Sample, Way, check_drawing
 
@@ -82,13 +87,13 @@ class Written:
 
 
 class Writer:
-    """A causal model in evaluation mode, and the tokenizer of its texts."""
+    """A model in evaluation mode, and the tokenizer of its texts."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         """Hold them; the model's own generation settings but its ends are dropped.
 
         Args:
-            model: causal, of transformers, on its device.
+            model: of transformers, causal or an encoder-decoder, on its device.
             tokenizer: fast.
             name: for errors.
         """
@@ -96,6 +101,8 @@ class Writer:
 
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
         self.ends = _ends(model, tokenizer)
+        self.start = decoder_start(model)
+        """What an encoder-decoder's target begins with; None of a causal model."""
         model.generation_config = GenerationConfig()
         limits = (position_limit(model), trained_length(model))
         self.context = min((n for n in limits if n is not None), default=None)
@@ -114,7 +121,8 @@ class Writer:
         """
         if not prompt:
             raise InputError("the prompt is empty; give the words to go on from")
-        batch = encode_batch(self.tokenizer, [prompt], learn_end=False)
+        end = False if self.start is None else None  # sources end as texts do
+        batch = encode_batch(self.tokenizer, [prompt], learn_end=end)
         return self._fitting(batch.ids[0].tolist(), prompt)
 
     def first_ids(self) -> list[int]:
@@ -123,6 +131,11 @@ class Writer:
         Raises:
             InputError: the tokenizer has no token for that.
         """
+        if self.start is not None:
+            raise InputError(
+                f"{self.name} is an encoder-decoder, which writes a target of a "
+                "source; give prompts, which it reads as sources"
+            )
         first = self.tokenizer.bos_token_id
         if first is None:
             first = end_id(self.tokenizer)
@@ -237,9 +250,16 @@ class Writer:
         """The log-likelihood of tokens after a prompt, nats, its end included."""
         end = next((at for at, token in enumerate(new) if token in self.ends), len(new))
         kept = new[: end + 1]
-        row = torch.tensor([[*ids, *kept]], device=self.model.device)
-        logits = self.model(row, use_cache=False).logits[0, len(ids) - 1 : -1]
-        chosen = row[0, len(ids) :, None]
+        device = self.model.device
+        chosen = torch.tensor(kept, device=device)[:, None]
+        if self.start is None:
+            row = torch.tensor([[*ids, *kept]], device=device)
+            logits = self.model(row, use_cache=False).logits[0, len(ids) - 1 : -1]
+        else:
+            source = torch.tensor([ids], device=device)
+            target = torch.tensor([[self.start, *kept[:-1]]], device=device)
+            output = self.model(source, decoder_input_ids=target, use_cache=False)
+            logits = output.logits[0]
         return float(logits.double().log_softmax(-1).gather(-1, chosen).sum())
 
     def _kept(
@@ -281,12 +301,13 @@ class Writer:
 
         device = self.model.device
         padding = pad_id(self.tokenizer)
-        ids, mask = _left_padded(rows, padding)
+        ids, mask = _padded(rows, padding, left=self.start is None)
         devices = [device] if device.type == "cuda" else []
         settings = GenerationConfig(
             max_new_tokens=room,
             eos_token_id=self.ends or None,
             pad_token_id=padding,
+            decoder_start_token_id=self.start,
             **fields,
         )
         with torch.random.fork_rng(devices=devices):
@@ -297,13 +318,16 @@ class Writer:
                 generation_config=settings,
                 streamer=streamer,
                 synced_gpus=False,  # one process writes; others wait elsewhere
+                **cache_given(self.model.config),
             )
-        return [row.tolist() for row in whole[:, ids.shape[1] :].cpu()]
+        before = ids.shape[1] if self.start is None else 1
+        return [row.tolist() for row in whole[:, before:].cpu()]
 
     def _read(self, ids: list[int], new: list[int], short: bool) -> Written:
         """New ids as text, joined to the prompt's as the tokenizer joins tokens."""
         end = next((at for at, token in enumerate(new) if token in self.ends), None)
         kept = new[:end]
+        ids = ids if self.start is None else []  # the source is no part of the text
         before, whole = (self._decoded(part) for part in (ids, [*ids, *kept]))
         # Where the prompt's last character was not complete, it is part of neither.
         joined = whole.startswith(before)
@@ -352,9 +376,17 @@ def _ends(model: Any, tokenizer: Any) -> list[int]:
     return sorted({int(i) for i in [*ids, end_id(tokenizer)] if i is not None})
 
 
-def _left_padded(rows: Sequence[list[int]], padding: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask (B, T) int64, all rows ending at the right."""
+def _padded(
+    rows: Sequence[list[int]], padding: int, left: bool
+) -> tuple[Tensor, Tensor]:
+    """Ids and mask (B, T) int64, all rows ending at the right, or beginning at the
+    left."""
     longest = max(map(len, rows))
-    ids = [[padding] * (longest - len(row)) + row for row in rows]
-    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+
+    def filled(row: list[int], by: int) -> list[int]:
+        fill = [by] * (longest - len(row))
+        return fill + row if left else row + fill
+
+    ids = [filled(row, padding) for row in rows]
+    mask = [filled([1] * len(row), 0) for row in rows]
     return torch.tensor(ids), torch.tensor(mask)

@@ -36,11 +36,11 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Subject:
-    """A causal model as evaluators meet it, in evaluation mode."""
+    """A model that predicts text as evaluators meet it, in evaluation mode."""
 
     name: str
     model: Any
-    """A causal ``PreTrainedModel``."""
+    """A causal ``PreTrainedModel``, or an encoder-decoder."""
     capture: Capture
     """The same, seen from inside."""
     tokenizer: Any
@@ -53,6 +53,21 @@ class Subject:
     exits: Mapping[int, Tensor] | None = None
     """Its heads of lower layers, see :mod:`student.evaluators.exits`, where no folder
     holds them yet; None: the folder says."""
+
+    @property
+    def writes_targets(self) -> bool:
+        """Whether it is an encoder-decoder: it reads a source and writes a target."""
+        return bool(getattr(self.model.config, "is_encoder_decoder", False))
+
+    def not_asked(self, evaluator: str) -> Measured:
+        """What an evaluator says that has a decoder go on with one text."""
+        return Measured(
+            {},
+            [
+                f"{evaluator} is not measured of {self.name}: it has a model go on "
+                "with a text, and an encoder-decoder writes another one"
+            ],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,8 @@ class Cost:
 
     def __call__(self, ctx: EvalContext) -> Measured:
         """Count a prompt and the token after it."""
+        if ctx.subject.writes_targets:
+            return ctx.subject.not_asked("cost")
         ids = drawn_prompt(ctx, 1, self.prompt_tokens, 1)
         decoder = Decoder(ctx.subject)
         with _counting() as prefill:

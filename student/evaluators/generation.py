@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from align.errors import InputError, MissingPackageError
+from align.support.caches import cache_given
 from align.text.prompted import Prompted
 from student.evaluators.base import EvalContext, Measured, Metric, Pair, need_text
 from student.evaluators.repetition import repetition
@@ -163,35 +164,49 @@ def _left_out(ctx: EvalContext) -> list[str]:
 
 @torch.no_grad()
 def _written(ctx: EvalContext, prompts: Sequence[str], most: int) -> list[str]:
-    """Greedy completions of one batch, padded on the left."""
+    """Greedy completions of one batch, padded on the left; an encoder-decoder's
+    targets, of sources padded on the right."""
     from transformers import GenerationConfig
 
     subject = ctx.subject
     tokenizer: Any = subject.tokenizer
-    rows = [_opening(tokenizer(prompt)["input_ids"], tokenizer) for prompt in prompts]
-    if subject.max_tokens is not None:  # the nearest words are read
+    both, pad = subject.writes_targets, subject.model.config.pad_token_id
+    rows = [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    if not both:
+        rows = [_opening(row, tokenizer) for row in rows]
+    if subject.max_tokens is not None and both:
+        most = min(most, subject.max_tokens - 1)
+        rows = [row[: subject.max_tokens] for row in rows]
+    elif subject.max_tokens is not None:  # the nearest words are read
         most = min(most, subject.max_tokens // 2)
         rows = [row[-(subject.max_tokens - most) :] for row in rows]
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
-        ids[i, width - len(row) :] = torch.tensor(row)
-        mask[i, width - len(row) :] = 1
+        first = 0 if both else width - len(row)
+        ids[i, first : first + len(row)] = torch.tensor(row)
+        mask[i, first : first + len(row)] = 1
     end = tokenizer.eos_token_id
+    filled = pad if both and pad is not None else end
     given = GenerationConfig(
         do_sample=False,
         num_beams=1,
         max_new_tokens=most,
         eos_token_id=end,
-        pad_token_id=end if end is not None else 0,
+        pad_token_id=filled if filled is not None else 0,
+        decoder_start_token_id=subject.model.config.decoder_start_token_id
+        if both
+        else None,
     )
     out = subject.model.generate(
         input_ids=ids.to(ctx.device),
         attention_mask=mask.to(ctx.device),
         generation_config=given,
+        **cache_given(subject.model.config),
     )
-    texts: list[str] = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+    new = out[:, 1 if both else width :]
+    texts: list[str] = tokenizer.batch_decode(new, skip_special_tokens=True)
     return texts
 
 

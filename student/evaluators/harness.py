@@ -49,6 +49,8 @@ class Harness:
 
     def __call__(self, ctx: EvalContext) -> Measured:
         """Ask the harness."""
+        if ctx.subject.writes_targets:
+            return ctx.subject.not_asked("lm_eval")
         if not self.tasks:
             return Measured({}, ["lm_eval: name some tasks in its option tasks"])
         return Measured(parts_of(self.evaluated(ctx)))

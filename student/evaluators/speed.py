@@ -76,6 +76,8 @@ class Speed:
 
     def __call__(self, ctx: EvalContext) -> Measured:
         """By batch size."""
+        if ctx.subject.writes_targets:
+            return ctx.subject.not_asked("speed")
         values: dict[str, dict[str, float]] = {name: {} for name in self.metrics}
         notes: list[str] = []
         for size in ctx.progress(

@@ -20,6 +20,7 @@ class ModelCapture(Capture, Protocol):
 
     model: PreTrainedModel
     which: str
+    start: int | None
 
     @property
     def has_logits(self) -> bool:
@@ -46,14 +47,15 @@ def check_batch(ids: Tensor, mask: Tensor, capture: ModelCapture) -> None:
             f"{tuple(ids.shape)}, True on real tokens"
         )
     begins = (mask[:, 1:] & ~mask[:, :-1]).sum(1) + mask[:, 0]
-    if bool((begins > 1).any()):
-        row = int((begins > 1).nonzero()[0])
+    gaps = 0 if capture.start is None else 1  # between a source and its target
+    if bool((begins > 1 + gaps).any()):
+        row = int((begins > 1 + gaps).nonzero()[0])
         raise ValueError(
             f"mask[{row}] has padding between real tokens, so positions would be "
             "wrong; pad on one side"
         )
     limit, name = capture.max_tokens, type(capture.model).__name__
-    if limit is not None and ids.shape[1] > limit:
+    if limit is not None and ids.shape[1] - gaps > limit:
         raise InputError(
             f"{name} has {limit} positions, but ids hold {ids.shape[1]} tokens; "
             f"truncate to max_length={limit}, or give KVCapture windows"

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 class KVCapture:
     """Runs a model and records the keys and values of its layers.
 
-    The model is left as it was: only while a batch runs does anything of this class
-    stand on it. One model may be captured from several threads at once.
+    Only while a batch runs does anything of this class stand on the model. One model
+    may be captured from several threads at once.
 
     Args:
         model: a ``transformers.PreTrainedModel`` whose attention goes through
@@ -63,6 +63,8 @@ class KVCapture:
             the windows are larger than its position table.
         TypeError: ``model`` is no PreTrainedModel.
     """
+
+    start: int | None = None  # what decoders of :class:`PairCapture` are given first
 
     def __init__(
         self,
@@ -85,8 +87,8 @@ class KVCapture:
             )
         self._parameters = model.num_parameters()
         self._hidden_size = int(model.config.get_text_config().hidden_size)
-        name, tokens = type(model).__name__, self._probe_tokens
-        self._between = Between(self._forward, name, tokens)
+        name = type(model).__name__
+        self._between = Between(self._forward, name, self._probe_tokens)
         self._layers, self.layer_numbers, self.layers_without_kv = self._find_layers()
         self._modules = list(dict.fromkeys(x.module for x in self._layers))
 
@@ -158,6 +160,11 @@ class KVCapture:
         return head is not None and self.which in ("self", "decoder")
 
     @property
+    def predicts(self) -> bool:
+        """Whether it says what comes next, having read what came before alone."""
+        return self.causal and self.has_logits
+
+    @property
     def max_tokens(self) -> int | None:
         """Longest T that is read; None where nothing limits it, as with windows."""
         return None if self._windows else self._positions
@@ -169,7 +176,7 @@ class KVCapture:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the model's parameters."""
+        """Of parameters."""
         return self.model.dtype
 
     @property
@@ -211,8 +218,7 @@ class KVCapture:
             states: of ``align.views.STATES``, to return after the asked layers.
 
         Returns:
-            Own content KV of the asked layers in the asked order, before any
-            injection, and what else was asked for.
+            Content KV of the asked layers, before injection, and what else was asked.
 
         Raises:
             ValueError: an argument does not fit the model or another argument;
@@ -352,16 +358,14 @@ class KVCapture:
         return min(PROBE_TOKENS, self._positions or PROBE_TOKENS)
 
     def _probe(self) -> None:
-        ids = torch.zeros(
-            (1, self._probe_tokens), dtype=torch.int64, device=self.device
-        )
+        tokens = self._probe_tokens
+        ids = torch.zeros((1, tokens), dtype=torch.int64, device=self.device)
         if self.which in ("self", "encoder"):
             mask = torch.ones_like(ids, dtype=torch.bool)
             _, given = self._forward(ids, mask, hidden=True)
-            # OPT may project it out of hidden_size
-            self._hidden_size = given.last_hidden_state.shape[-1]
-            return
-        self._forward.told_apart(ids)
+            self._hidden_size = given.last_hidden_state.shape[-1]  # OPT may project it
+        else:
+            self._forward.told_apart(ids)
 
     @cached_property
     def _told_positions(self) -> bool:
@@ -387,11 +391,10 @@ class KVCapture:
 
     @property
     def _padding_id(self) -> int:
-        padding_id = getattr(self.model.config.get_text_config(), "pad_token_id", None)
-        return 0 if padding_id is None else int(padding_id)
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "pad_token_id", None) or 0)
 
     @property
     def _offloaded(self) -> bool:
-        # An early end would leave weights moved in by accelerate, or brought together
-        # from other processes, where they are.
+        # An early end would leave weights that were moved in where they are.
         return hasattr(self.model, "hf_device_map") or is_sharded(self.model)

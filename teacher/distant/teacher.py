@@ -62,6 +62,12 @@ class DistantCapture:
     layer_numbers: Sequence[int]
     layers_without_kv: Mapping[int, str]
     which: str
+    start: int | None = None
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it says what comes next, having read what came before alone."""
+        return self.causal and self.has_logits
 
     @property
     def sizes(self) -> Sizes:

@@ -10,7 +10,7 @@ import torch
 def fresh_model(
     config: Any, seed: int, dtype: torch.dtype, trust_code: bool, **options: Any
 ) -> Any:
-    """Draw a causal language model's weights anew, as its own library does.
+    """Draw a language model's weights anew, as its own library does.
 
     Args:
         config: its transformers config.
@@ -22,12 +22,14 @@ def fresh_model(
     Source:
         transformers' ``from_config``, hence the architecture's ``_init_weights``.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # of weights that are not these
+    both = getattr(config, "is_encoder_decoder", False)
+    auto = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(
+        return auto.from_config(
             config, dtype=dtype, trust_remote_code=trust_code, **options
         )

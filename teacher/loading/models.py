@@ -22,7 +22,12 @@ from align.support.quiet import quiet_attempt
 from teacher.hub.pinned import fetch_weights
 from teacher.loading.attention import attention_options, said_of_attention
 from teacher.loading.fresh import fresh_model
-from teacher.loading.model_config import custom_code, kind_of, load_config
+from teacher.loading.model_config import (
+    custom_code,
+    kind_of,
+    load_config,
+    read_config,
+)
 from teacher.loading.model_files import (
     damaged,
     incomplete,
@@ -94,7 +99,7 @@ def load_model(
         ValueError: damaged, incomplete or not finite weights, other files than a run
             wrote, a slow tokenizer,
             ids beyond the embedding, an unknown role, dtype or kind, or
-            new weights for what is no causal student.
+            new weights for what predicts no text.
     """
     if role not in ROLES:
         raise InputError(f"role={role!r}; valid are {', '.join(ROLES)}")
@@ -118,7 +123,7 @@ def load_model(
         options |= {"device_map": "meta"} if weightless else {}
         with said_of_attention(name, attn_implementation):
             model = _load_weights(name, source, kind, options)
-    elif role == "student" and kind == "decoder" and isinstance(wanted, torch.dtype):
+    elif role == "student" and kind != "encoder" and isinstance(wanted, torch.dtype):
         if vocabulary is not None:
             given = GivenVocabulary.of(vocabulary)
             given.write_into(config)
@@ -130,8 +135,8 @@ def load_model(
             given.write_into(model.generation_config)
     else:
         raise InputError(
-            f"model {name!r} is loaded as the {role} and is an {kind}; only a causal "
-            "student's weights can be drawn anew"
+            f"model {name!r} is loaded as the {role} and is an {kind}; only weights of "
+            "a student that predicts text can be drawn anew"
         )
     tokenizer = load_tokenizer(name, source, hub) if given is None else given.tokenizer
     embedding: Any = model.get_input_embeddings()
@@ -155,7 +160,7 @@ def load_model(
 
 
 def checkpoint_dtypes(name: str, fresh: bool = False) -> dict[str, torch.dtype]:
-    """The types of a causal model's weights as its files have them, unread.
+    """The types of a model's weights as its files have them, unread.
 
     Args:
         name: as of :func:`load_model`.
@@ -165,7 +170,7 @@ def checkpoint_dtypes(name: str, fresh: bool = False) -> dict[str, torch.dtype]:
         By parameter and buffer; where an architecture holds some in float32 whatever
         the rest is in, they are.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     source = model_source(name)
     hub = {"trust_remote_code": False}
@@ -175,7 +180,9 @@ def checkpoint_dtypes(name: str, fresh: bool = False) -> dict[str, torch.dtype]:
         with torch.device("meta"):
             model = fresh_model(config, 0, dtype or torch.float32, False)
     else:
-        model = AutoModelForCausalLM.from_pretrained(
+        both = read_config(name)[1] == "encoder-decoder"
+        auto = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
+        model = auto.from_pretrained(
             source, dtype="auto", device_map="meta", use_safetensors=True, **hub
         )
     return {key: tensor.dtype for key, tensor in model.state_dict().items()}

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from align.errors import MtkdError
+from align.errors import InputError, MtkdError
 from teacher.loading.model_config import read_config
 from teacher.loading.tokenizer import largest_id, load_tokenizer
 from teacher.names import model_source
@@ -59,6 +59,22 @@ class GivenVocabulary:
             ends = ends if written is None else written
         return GivenVocabulary(name=name, tokenizer=tokenizer, rows=rows, ends=ends)
 
+    def _start(self, config: Any) -> int:
+        """The token with which a decoder starts that has this vocabulary: its padding
+        or end, where the model's own was that; else its padding.
+
+        Raises:
+            InputError: it has no padding token of its own, which such models need.
+        """
+        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        if pad is None or pad == end:
+            raise InputError(
+                f"the vocabulary of {self.name} has no padding token beside its end of "
+                "text, which an encoder-decoder needs; give a tokenizer that has one"
+            )
+        was_end = config.decoder_start_token_id == config.eos_token_id
+        return int(end if was_end and end is not None else pad)
+
     def write_into(self, *settings: Any) -> None:
         """Set a model's number of tokens and its special tokens' ids.
 
@@ -76,6 +92,8 @@ class GivenVocabulary:
             "pad_token_id": None if pad in other else pad,
         }
         for config in settings:
+            if getattr(config, "is_encoder_decoder", False):
+                config.decoder_start_token_id = self._start(config)
             for key, value in ids.items() if config is not None else ():
                 setattr(config, key, value)
             for key in _OF_A_VOCABULARY:

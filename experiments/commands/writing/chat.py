@@ -24,12 +24,18 @@ PLAIN = "{} has no chat template: it goes on with your text as it is"
 
 def chat(options: Namespace) -> int:
     """Read lines and answer each, until they end."""
+    from align.errors import InputError
     from experiments.writing.sources import student_source
     from experiments.writing.talk import Talk
 
     drawing = drawing_of(options)
     source = student_source(options.run, options.phase)
     writer = source.load()
+    if writer.start is not None:
+        raise InputError(
+            f"{options.run} is an encoder-decoder, which writes a target of a source "
+            "and holds no talk; see mtkd generate"
+        )
     _note(f"{options.run}, {source.label}; {HELP}")
     if not writer.talks:
         _note(PLAIN.format(source.label))

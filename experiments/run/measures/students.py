@@ -23,6 +23,7 @@ from experiments.run.context import RunContext
 from experiments.run.evaluation import evaluate
 from student.evaluators.base import EvalContext, Subject, Values
 from teacher.capture.kv_capture import KVCapture
+from teacher.capture.pair_capture import capture_of
 from teacher.distant.teacher import DistantTeacher
 from teacher.live_teacher import LiveTeacher
 
@@ -134,7 +135,7 @@ def measure_gate(
 def starting_point(run: RunContext) -> dict[str, Any]:
     """What is measured of the student before any training."""
     model = run.models.student(None).to(run.engine.device)
-    capture = KVCapture(model)
+    capture = capture_of(model)
     title = "measuring the untrained student"
     bpc = evaluate(run, capture, title)
     start: dict[str, Any] = {"bpc": run.engine.from_main(lambda: bpc)}
@@ -178,7 +179,7 @@ def _teachers(run: RunContext) -> dict[str, Subject]:
             continue
         if isinstance(teacher, DistantTeacher):  # evaluators want the model itself
             continue
-        encode = Encoder(teacher.tokenizer, None)
+        encode = Encoder.of_teacher(teacher)
         folder = Path(str(run.config.teachers[name].model))
         subjects[name] = Subject(
             name=name,

@@ -30,7 +30,7 @@ class Speaks:
 
 def teacher(*tokens: str, kind: str = "decoder", causal: bool = True, head=True):
     loaded = SimpleNamespace(kind=kind, tokenizer=Speaks(*tokens))
-    capture = SimpleNamespace(causal=causal, has_logits=head)
+    capture = SimpleNamespace(causal=causal, predicts=causal and head, start=None)
     return LiveTeacher("any", loaded, capture)
 
 

@@ -11,6 +11,7 @@ FAMILIES = {
     "gpt2": "gpt2-prose",
     "gpt_neox": "neox-mixed",
     "bert": "bert-mixed",
+    "t5": "t5-mixed",
 }
 """Architecture -> the embedded model whose tokenizer stands in for its own."""
 _SMALL = {
@@ -26,7 +27,18 @@ def shrunk_models(
 ) -> dict[str, Path]:
     """Save a small model for each name, whose config is the named one's otherwise."""
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers import (
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+        AutoTokenizer,
+    )
+
+    classes = {
+        "decoder": AutoModelForCausalLM,
+        "encoder-decoder": AutoModelForSeq2SeqLM,
+        "encoder": AutoModel,
+    }
 
     models = {}
     for name in sorted(names):
@@ -34,7 +46,7 @@ def shrunk_models(
         tokenizer = AutoTokenizer.from_pretrained(zoo[FAMILIES[planned.family]])
         fields = planned.config.to_dict() | _fields(planned.family, len(tokenizer))
         config = type(planned.config).from_dict(fields)
-        auto = AutoModelForCausalLM if planned.kind == "decoder" else AutoModel
+        auto = classes[planned.kind]
         torch.manual_seed(len(models))
         path = models[name] = folder / name.replace("/", "-")
         auto.from_config(config).to(torch.float32).save_pretrained(path)
@@ -47,6 +59,9 @@ def _fields(family: str, vocabulary: int) -> dict[str, object]:
     size |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
     if family == "gpt2":
         return size | {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512}
+    if family == "t5":
+        heads = {"num_heads": 4, "d_kv": 16, "d_model": 64, "d_ff": 128}
+        return size | heads | {"num_layers": 2, "num_decoder_layers": 2}
     size |= _SMALL
     if family in ("qwen2", "llama"):
         size |= {"num_key_value_heads": 2, "layer_types": ["full_attention"] * 3}

@@ -28,7 +28,7 @@ def hub_models(config):
 
 
 def test_there_is_one_for_each_thing_that_people_do():
-    assert len(NAMES) == 9
+    assert len(NAMES) == 10
     assert {"one_teacher", "one_card", "two_nodes", "qwen_from_gpt2"} <= set(NAMES)
 
 

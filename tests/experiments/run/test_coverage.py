@@ -36,9 +36,9 @@ def test_each_teacher_s_coverage_and_losses_are_counted(words, tiny_llama):
 
     encode = Encoder(load_tokenizer(str(tiny_llama)), 32)
     texts = samples("one two", "three four", *["one"] * SAMPLES)
-    found = how_teachers_read(texts, encode, {"words": words}, CharIoUAligner())[
-        "words"
-    ]
+    found = how_teachers_read(
+        texts, encode, {"words": Encoder(words, None)}, CharIoUAligner()
+    )["words"]
     assert found.lost.characters == 7 + 10 + 3 * (SAMPLES - 2)
     assert found.lost.unknown == len("four")
     assert found.coverage == 201 / 203  # no token of words holds a blank

@@ -90,5 +90,5 @@ def test_a_config_and_a_tokenizer_are_enough_for_a_fresh_student(folder):
 
 
 def test_a_teacher_is_never_drawn_anew(folder):
-    with pytest.raises(ValueError, match="only a causal student's weights"):
+    with pytest.raises(ValueError, match="only weights of a student that predicts"):
         load_model(folder, init_seed=0)

@@ -1,0 +1,121 @@
+"""Sources and targets in one row of tokens, for models with an encoder and a decoder.
+
+A row holds the source as the encoder reads it, one place of padding, the token with
+which the decoder starts, and the target: place t predicts the token of place t + 1, as
+in a row of any other text, and spans index the source and target joined. So nobody who
+reads rows has to know of the two parts, but for whoever runs the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from align.errors import InputError
+from align.text.fragment import Fragment, ends
+from align.text.prompted import Prompted
+from align.tokens.batch import TokenBatch, encode_batch, end_id
+from align.tokens.byte_lengths import ByteLengths
+from align.tokens.placed import pad_id
+
+
+def encode_pairs(
+    tokenizer: Any,
+    texts: Sequence[str],
+    start: int,
+    max_length: int | None = None,
+    byte_lengths: ByteLengths | None = None,
+    learn_end: bool | None = None,
+) -> TokenBatch:
+    """Tokenise sources and targets.
+
+    Blanks before the target belong to neither part: where a decoder reads them as part
+    of the first word, an encoder-decoder is given that word as it begins a text.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer, of sources and targets; one that marks
+            targets by other special tokens does.
+        texts: B prompts, the sources, with their completions, the targets.
+        start: the token that the decoder is given first.
+        max_length: most tokens of a row, ``start`` included; None keeps all.
+        byte_lengths: as for :func:`align.tokens.batch.encode_batch`.
+        learn_end: likewise, of targets; sources end as the tokenizer ends texts.
+
+    Returns:
+        The batch. A source holds at least one token.
+
+    Raises:
+        InputError: a text has no two parts, or see
+            :func:`align.tokens.batch.encode_batch`.
+    """
+    parts = [_parts(text, row) for row, text in enumerate(texts)]
+    most = None if max_length is None else max_length - 1
+    sources = encode_batch(
+        tokenizer,
+        [source for source, _, _ in parts],
+        max_length=most,
+        byte_lengths=byte_lengths,
+    )
+    with _of_targets(tokenizer):
+        targets = encode_batch(
+            tokenizer,
+            [target for _, target, _ in parts],
+            byte_lengths=byte_lengths,
+            learn_end=learn_end,
+        )
+    first, second = (x.mask.sum(1).numpy() for x in (sources, targets))
+    empty = first == 0
+    first = np.maximum(first, 1)
+    if max_length is not None:
+        second = np.minimum(second, np.maximum(max_length - first - 1, 0))
+    width = int((first + 2 + second).max(initial=0))
+    ids = np.full((len(parts), width), pad_id(tokenizer), dtype=np.int64)
+    mask = np.zeros((len(parts), width), dtype=np.bool_)
+    spans = np.zeros((len(parts), width, 2), dtype=np.int64)
+    end = end_id(tokenizer)
+    for row, (s, t) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
+        behind, stop = s + 2, s + 2 + t
+        if empty[row]:
+            ids[row, 0] = start if end is None else end
+        else:
+            ids[row, :s] = sources.ids[row, :s]
+            spans[row, :s] = sources.spans[row, :s]
+        ids[row, s + 1], ids[row, behind:stop] = start, targets.ids[row, :t]
+        mask[row, :s], mask[row, s + 1 : stop] = True, True
+        of_target = targets.spans[row, :t].numpy()
+        held = of_target[:, 1:] > 0  # special tokens stay where they are
+        spans[row, behind:stop] = of_target + held * parts[row][2]
+    return TokenBatch(
+        torch.from_numpy(ids),
+        torch.from_numpy(mask),
+        torch.from_numpy(spans),
+        tuple(texts),
+    )
+
+
+def _parts(text: str, row: int) -> tuple[str, str, int]:
+    """Source, target, and the characters before the latter."""
+    if not isinstance(text, Prompted):
+        raise InputError(
+            f"texts[{row}] {text[:40]!r} is one text, but an encoder-decoder reads a "
+            "source and writes a target; give pairs (data.pairs)"
+        )
+    target = text.completion.lstrip()
+    before = len(text) - len(target)
+    return text.prompt, target if ends(text) else Fragment(target), before
+
+
+@contextmanager
+def _of_targets(tokenizer: Any) -> Iterator[None]:
+    """A tokenizer as transformers sets it for targets, such as their language."""
+    to_targets = getattr(tokenizer, "_switch_to_target_mode", lambda: None)
+    back = getattr(tokenizer, "_switch_to_input_mode", lambda: None)
+    to_targets()
+    try:
+        yield
+    finally:
+        back()
