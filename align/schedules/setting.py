@@ -121,9 +121,18 @@ def settled(setting: Setting) -> float:
 
 def greatest(setting: Setting) -> float:
     """The largest number that a setting says."""
+    return max(_ends(setting))
+
+
+def least(setting: Setting) -> float:
+    """The smallest number that a setting says."""
+    return min(_ends(setting))
+
+
+def _ends(setting: Setting) -> list[float]:
     if not isinstance(setting, Mapping):
-        return setting
-    return max(float(setting[key]) for key in ("from", "to", "peak") if key in setting)
+        return [setting]
+    return [float(setting[key]) for key in ("from", "to", "peak") if key in setting]
 
 
 def in_short(setting: Setting) -> str:

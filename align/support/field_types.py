@@ -28,6 +28,9 @@ from annotated_types import Interval
 from align.errors import InputError
 
 _CHOSEN = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_OPTIONS = dict[str, Any]
+_BY_NAME = dict[str, dict[str, Any]]
+"""Plugins by names of a user's choice: ``{NAME: {use: KIND, option: value}}``."""
 
 Count = Annotated[int, Interval(ge=0)]
 AtLeastOne = Annotated[int, Interval(ge=1)]
@@ -142,6 +145,8 @@ def in_words(hint: Any, quote: Any = repr) -> str:
         str: "a text",
         Any: "anything",
         type(None): "null",
+        _OPTIONS: "a mapping of options",
+        str | _OPTIONS: "a name, or {use: NAME} with options",
     }
     if hint in words:
         return words[hint]
@@ -184,6 +189,8 @@ def _refusal(hint: Any, value: Any, place: str, errors: Sequence[Any]) -> InputE
     """Word what does not fit, as deep inside lists and mappings as pydantic says."""
     by_mark = [error for error in errors if error["type"] == REFUSED]
     for step in (by_mark or errors)[0]["loc"]:
+        if hint == _BY_NAME and step == "use":  # it was to be inside an entry
+            break
         arms = [arm for arm in get_args(hint) if arm is not type(None)]
         if is_union(hint) and len(arms) == 1:  # X | None: pydantic names no arm
             hint = arms[0]
@@ -201,9 +208,20 @@ def _refusal(hint: Any, value: Any, place: str, errors: Sequence[Any]) -> InputE
 
 
 def _listed(hint: Any, value: Any) -> str:
-    """How a single text is written where a list of texts is asked for."""
-    plain = isinstance(value, str) and re.fullmatch(r"[\w./~-]{1,60}", value)
-    return f", such as [{value}]" if hint == list[str] and plain else ""
+    """How texts are written where a list of them is asked for, or what they name."""
+    if hint == list[str] and _plain(value):
+        return f", such as [{value}]"
+    if hint != _BY_NAME:
+        return ""
+    named = value.get("use") if isinstance(value, Mapping) else value
+    names = named if isinstance(named, list) else [named]
+    if not names or not all(map(_plain, names)):
+        return ", such as {NAME: {option: value}}"
+    return ", such as {" + ", ".join(f"{name}: {{}}" for name in names) + "}"
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[\w./~-]{1,60}", value))
 
 
 def _bounded(value: Any, hint: Any, place: str) -> Any:

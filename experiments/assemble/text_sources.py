@@ -23,6 +23,7 @@ from align.text.prompted import Prompted
 from experiments.config.tree import Config
 from experiments.texts.config import DataConfig
 from experiments.texts.hub import hub_files, hub_set
+from experiments.texts.mixing import check_mix
 from teacher.names import PEER
 from teacher.sources.built_in import SOURCES, parted
 from teacher.sources.files import FILES
@@ -211,9 +212,11 @@ def check_sources(config: DataConfig) -> None:
     """See, before any work, that every source is there and begins with text.
 
     Raises:
-        MtkdError: one does not; names list, file and line.
+        MtkdError: one does not; names list, file and line. Or ``data.mix`` weighs a
+            domain of which there is none.
     """
     reading = Reading(config)
+    check_mix(config.mix, domains_of(config))
     for which in LISTS:
         for source in sources_of(config, which):
             pairs = zip(source.found.files, source.domains, strict=True)
@@ -222,6 +225,20 @@ def check_sources(config: DataConfig) -> None:
                     first = list(islice(reading.of_file(file, domain), _FIRST))
                     _check_numbers(file.path, first, config.text_field)
     _check_pairs(config)
+
+
+def domains_of(config: DataConfig) -> list[str]:
+    """The domains of the text to learn from, as sources and files say."""
+    domains: list[str] = []
+    for source in sources_of(config, "train"):
+        domains += _zoo_domains() if source.entry == ZOO else source.domains
+    return list(dict.fromkeys([*domains, *config.pairs]))
+
+
+def _zoo_domains() -> Sequence[str]:
+    from teacher.zoo import DOMAINS
+
+    return DOMAINS
 
 
 def _check_pairs(config: DataConfig) -> None:
@@ -334,9 +351,7 @@ def _domains(
     """The domain of every file, by entry."""
     taken = {domain for domain, _ in entries if domain is not None}
     if any(path == ZOO for _, path in entries):
-        from teacher.zoo import DOMAINS
-
-        taken |= set(DOMAINS)
+        taken |= set(_zoo_domains())
     unnamed = [
         file.origin
         for (domain, _), listed in zip(entries, text_files, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from align.errors import InputError
 
@@ -39,12 +39,7 @@ def mixed(
         Departure: an epoch grows instead of leaving texts out.
     """
     sizes = Counter(domains)
-    for domain in weights:
-        if domain not in sizes:
-            raise InputError(
-                f"data.mix: no training text of the domain {domain!r}; valid are "
-                f"{', '.join(sizes)}"
-            )
+    check_mix(weights, sizes)
     times = {
         domain: weights.get(domain, 1.0) * size ** (1 / temperature - 1)
         for domain, size in sizes.items()
@@ -68,6 +63,20 @@ def mixed(
         for domain, size in sizes.items()
     )
     return out, [f"an epoch of {len(out):,} samples mixes {shares} (data.mix)"]
+
+
+def check_mix(weights: Iterable[str], domains: Collection[str]) -> None:
+    """See that there is text of every domain that is weighed.
+
+    Raises:
+        InputError: of one there is none.
+    """
+    for domain in weights:
+        if domain not in domains:
+            raise InputError(
+                f"data.mix: no training text of the domain {domain!r}; valid are "
+                f"{', '.join(domains)}"
+            )
 
 
 def _drawn(size: int, rate: float, drawing: random.Random) -> list[int]:

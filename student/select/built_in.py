@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from align.errors import InputError
-from align.schedules import ScheduledNotNegative, ScheduledShare
+from align.schedules import ScheduledNotNegative, ScheduledShare, Setting
+from align.schedules.setting import greatest, least
 from fuse.signals import (
     ENTROPY,
     LOG_PROB,
@@ -53,10 +54,15 @@ class Uncertain(nn.Module):
             deviations: above the mean.
             apart: whose percentiles and deviations are counted by themselves.
             keep: which side is learned from.
+
+        Raises:
+            InputError: the line cannot be drawn, or nothing lies on that side of it.
         """
         super().__init__()
         if threshold is percentile is deviations is None:
             percentile = 50.0
+        if percentile is not None:
+            _refuse_nothing(percentile, keep)
         self._of_teacher, self._above = of == "teacher", keep == "above"
         self.threshold = Threshold(
             teachers if self._of_teacher else (),
@@ -166,11 +172,16 @@ class ExcessLoss(nn.Module):
             apart: whose shares are counted by themselves.
 
         Raises:
-            InputError: both are given.
+            InputError: both are given, or a share of nothing.
         """
         super().__init__()
         if share is not None and threshold is not None:
             raise InputError("share and threshold exclude each other; give one of both")
+        if share is not None and greatest(share) == 0:
+            raise InputError(
+                f"share is {share}, so that nothing is kept; give a share above 0, or "
+                "leave the selector out"
+            )
         self._share = 0.6 if share is None and threshold is None else share
         self.threshold = Threshold(
             teachers,
@@ -248,6 +259,20 @@ class ConfidentTeacher(nn.Module):
         strength = candidates.number(self._strength, "strength")
         weight = torch.exp(-strength * (1 - most if self._sure else most))
         return weight.where(most.isfinite(), 1.0)
+
+
+def _refuse_nothing(percentile: Setting, keep: str) -> None:
+    """See that a percentile leaves places on the side that is kept.
+
+    Raises:
+        InputError: it never does.
+    """
+    nothing = least(percentile) >= 100 if keep == "above" else greatest(percentile) == 0
+    if nothing:
+        raise InputError(
+            f"percentile is {percentile} with keep: {keep}, so that nothing is kept; "
+            "give one strictly between 0 and 100, or leave the selector out"
+        )
 
 
 SELECTORS: Mapping[str, Callable[..., Selector]] = {

@@ -74,10 +74,31 @@ def test_a_text_stands_for_a_number_only_where_it_may():
         (PositiveOrInfinite, "a number > 0 or .inf"),
         (Literal["auto"] | list[str], "'auto' or a list, each entry a text"),
         (dict[str, Count], "a mapping from names, each to an integer >= 0"),
+        (str | dict[str, Any], "a name, or {use: NAME} with options"),
+        (
+            dict[str, dict[str, Any]] | None,
+            "a mapping from names, each to a mapping of options or null",
+        ),
     ],
 )
 def test_types_are_said_in_words(hint, words):
     assert in_words(hint) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "such"),
+    [
+        ("sure", "x is 'sure'; give a mapping .* options, such as {sure: {}}"),
+        (["sure", "rho"], "such as {sure: {}, rho: {}}"),
+        ({"use": "sure"}, "x is {'use': 'sure'}; give .* such as {sure: {}}"),
+        (3, "x is 3; give .* such as {NAME: {option: value}}"),
+        ({"sure": 50}, r"x\.sure is 50; give a mapping of options$"),
+        ({"sure": None}, r"x\.sure is null; give a mapping of options$"),
+    ],
+)
+def test_plugins_by_name_are_shown_as_they_are_written(value, such):
+    with pytest.raises(ValueError, match=such):
+        checked(dict[str, dict[str, Any]], value, "x")
 
 
 def test_choices_are_written_as_asked():

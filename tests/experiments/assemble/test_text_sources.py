@@ -1,6 +1,7 @@
 """A run's text: which files, under which names, looked at before any model."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,9 +10,11 @@ from experiments.assemble.data import Encoder, load_data
 from experiments.assemble.text_sources import (
     Reading,
     check_sources,
+    domains_of,
     source_warnings,
     sources_of,
 )
+from experiments.config.parsing import build
 from experiments.config.tree import load_config
 from experiments.texts.config import DataConfig
 from tests.experiments.small_runs import said, small_config
@@ -204,3 +207,14 @@ def test_measuring_says_what_was_left_out_of_held_out_text_alone(files, capsys):
         f"warning: data.eval: of {folder}, 1 file is read and these left out: 1 file "
         "of the split train: train.jsonl; name a file to read it\n"
     )
+
+
+def test_an_unknown_domain_of_the_mix_is_refused_before_any_model(files, tmp_path):
+    news, *_ = files("news.jsonl", "de.txt", "en.txt")
+    pairs = {"en-de": {"source": f"{tmp_path}/en.txt", "target": f"{tmp_path}/de.txt"}}
+    there = {"train": ["zoo", news, f"law={news}"], "pairs": pairs}
+    config = build(DataConfig, there)
+    assert domains_of(config) == ["prose", "code", "news", "law", "en-de"]
+    check_sources(replace(config, mix={"law": 2.0, "code": 0.5, "en-de": 1.0}))
+    with pytest.raises(InputError, match=r"data\.mix: .*'nwes'; valid are prose, code"):
+        check_sources(replace(config, mix={"nwes": 2.0}))

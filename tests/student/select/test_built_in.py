@@ -115,7 +115,9 @@ def test_excess_loss_keeps_the_share_that_the_student_loses_most_on():
     assert half(later)[..., 0].tolist() == [[1, 0, 1], [0, 1, 1]]
     assert half(later)[..., 1].tolist() == [[0, 1, 1], [1, 1, 1]]
     assert made("excess_loss", share=1.0)(later).min() == 1
-    assert made("excess_loss", share=0.0)(later).nansum() == 1  # what nobody knows
+    grows = made("excess_loss", share={"from": 0, "to": 1})
+    nothing = grows(places(student_log_prob=student, log_prob=teacher))
+    assert nothing.nansum() == 1  # what nobody knows
 
 
 def test_a_confident_teacher_counts_more_and_as_written_less():
@@ -157,7 +159,7 @@ def test_one_line_is_drawn_in_one_way():
     with pytest.raises(InputError, match="threshold and percentile exclude each other"):
         made("uncertain", threshold=1.0, percentile=50)
     with pytest.raises(InputError, match="percentile is 101"):
-        made("uncertain", percentile=101)
+        made("uncertain", percentile=101, keep="below")
     with pytest.raises(InputError, match="share and threshold exclude each other"):
         made("excess_loss", threshold=1.0, share=0.5)
 
@@ -167,6 +169,21 @@ def test_what_nobody_would_read_is_refused():
         made("uncertain", of="student", apart="teachers")
     with pytest.raises(InputError, match="apart is 'domains', and threshold is one"):
         made("uncertain", threshold=1.0, apart="domains")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("excess_loss", {"share": 0}),
+        ("excess_loss", {"share": {"from": 0, "to": 0.0}}),
+        ("uncertain", {"percentile": 100}),
+        ("uncertain", {"percentile": 0, "keep": "below"}),
+    ],
+)
+def test_what_would_keep_nothing_at_any_step_is_refused(kind, options):
+    with pytest.raises(InputError, match="so that nothing is kept"):
+        made(kind, **options)
+    made("excess_loss", share={"from": 0, "to": 0.5})  # it grows
 
 
 @pytest.mark.parametrize("value", [3.7, 2.0, -3.7, 0.0])
