@@ -185,7 +185,9 @@ def build_phase_teachers(
 
     if bridge is not None and any(teacher.positions for teacher in bridge.teachers):
         fit_positions(bridge, (read for _, read in views("positions of")))
-    choose = None if choosing is None else choosing(phase, student, teachers, shares)
+    choose = None
+    if choosing is not None:
+        choose = choosing(phase, student.hidden_size, teachers, shares)
     report = calibrate(
         student,
         bridge,

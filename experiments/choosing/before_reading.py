@@ -18,7 +18,7 @@ from fuse.beforehand.choose import TextChoice, ranks_among
 from fuse.beforehand.texts import decides_before_reading, difficulty_needed
 from fuse.config import HARD, SOFT, FuseConfig
 from plugins.registry import Registry
-from teacher.capture.kv_capture import KVCapture
+from student.curriculum.scores import DIFFICULTIES
 
 LENGTH = "length"
 """The difficulty that every text has: its characters."""
@@ -71,11 +71,17 @@ def check_choice(phase: PhaseConfig, registry: Registry, config: Config) -> None
             f"any reads: {why_not_before(fuse)}; set fuse.choice=hard and "
             "fuse.routing_level=sample"
         )
-    by = fuse.router_options.get("difficulty", LENGTH)
-    if difficulty_needed(router) is not None and by != LENGTH:
+    by = score_named(fuse, router)
+    if by is not None and by not in DIFFICULTIES:
         raise ConfigError(
-            f"{place}fuse.fusion_method.difficulty is {by!r}, by which no text is "
-            f"ranked before a phase; give {LENGTH}"
+            f"{place}fuse.fusion_method.difficulty is {by!r}; give one of "
+            f"{', '.join(DIFFICULTIES)}"
+        )
+    if by not in (None, LENGTH) and config.data.written.on:
+        raise ConfigError(
+            f"{place}fuse.fusion_method.difficulty is {by!r}, by which texts are "
+            "scored as the phase begins, and data.written has new ones come later; "
+            f"give {LENGTH}, or set data.written.share=0"
         )
     order = fuse.router_options.get("order") or []
     for name in order if difficulty_needed(router) is not None else []:
@@ -92,6 +98,18 @@ def check_choice(phase: PhaseConfig, registry: Registry, config: Config) -> None
             "store.form=fused holds the mean of all; set fuse.choice=soft, or read "
             "stores of another form"
         )
+
+
+def score_named(fuse: FuseConfig, router: Any) -> str | None:
+    """The score by which the router of a config has texts ranked, as it says it; None:
+    it goes by none.
+
+    Args:
+        fuse: the phase's.
+        router: the one that weighs, or what makes it.
+    """
+    usual = difficulty_needed(router)
+    return None if usual is None else fuse.router_options.get("difficulty", usual)
 
 
 def check_chosen(phase: PhaseConfig, shares: Mapping[str, float]) -> None:
@@ -145,14 +163,15 @@ class Choosing:
     tied: Collection[str] = ()
     """Teachers that all processes have to run together."""
     score: Callable[[str], Mapping[str, float]] | None = None
-    """Gives a score of the phase's texts by its name, by the texts' ids."""
+    """Gives a score of the phase's texts by its name, by the texts' ids; NaN where
+    nobody knows it."""
     tell: Callable[[str], None] = lambda sentence: None
     """Takes what a user should know, a sentence at a time."""
 
     def __call__(
         self,
         phase: PhaseConfig,
-        student: KVCapture,
+        hidden_size: int,
         teachers: Mapping[str, ModelFacts],
         shares: Mapping[str, float],
     ) -> TextChoice | None:
@@ -160,7 +179,7 @@ class Choosing:
 
         Args:
             phase: resolved settings.
-            student: for whom they are weighed.
+            hidden_size: C, of the student for whom they are weighed.
             teachers: of the phase, in order.
             shares: fixed weights from the config, by teacher.
 
@@ -183,7 +202,7 @@ class Choosing:
                 "it equally often; set its shard to false, or fuse.choice=soft"
             )
         named = {name: shares[name] for name in teachers}
-        router = build(student.hidden_size, len(named), **router_options(fuse, named))
+        router = build(hidden_size, len(named), **router_options(fuse, named))
         wanted = difficulty_needed(router)
         costs = [cost_of(teacher) for teacher in teachers.values()]
         choice = TextChoice(
@@ -213,7 +232,8 @@ class Choosing:
                 f"by difficulty={wanted!r}, which nobody has scored; give length"
             )
         scores = self.score(wanted)
-        among = ranks_among([scores[sample.id] for sample in self.samples])
+        known = [scores[sample.id] for sample in self.samples]
+        among = ranks_among([score for score in known if score == score])
 
         def rank(sample: TextSample) -> float:
             if sample.id not in scores:
@@ -221,7 +241,8 @@ class Choosing:
                     f"the text {sample.id!r} has no score {wanted!r}, as the student "
                     "wrote it itself; set difficulty to length"
                 )
-            return among(scores[sample.id])
+            score = scores[sample.id]
+            return among(score) if score == score else 0.5  # NaN: nobody knows
 
         return rank
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from align.foreign.quote import put
 from align.schedules.setting import in_short
 from experiments.commands.tables import console, print_table
+from fuse.config import SOFT
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -154,8 +155,10 @@ def _show_phase(phase: PhaseRehearsal, first: bool) -> None:
     teachers = ", ".join(phase.stage.teachers) or "(nobody)"
     shown.print(f"phase {settings.name}: {settings.title}", style="bold")
     fuse = settings.fuse
+    chosen = "" if fuse.chosen == SOFT else f", choice {fuse.chosen}"
     shown.print(
         f"from {teachers}; they meet in {fuse.space_name}, weighed by {fuse.router}"
+        f"{chosen}"
     )
     rows = [
         [

@@ -5,18 +5,21 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from experiments.assemble.checks import free_bytes
+from experiments.estimate.asked import asked_shares
 from experiments.estimate.trial import Trial
 from experiments.record.course import phase_steps
 from experiments.record.run_dir import CE_ONLY, MAIN, SINGLE
 from experiments.run.arms import plan_arms, repeated_arms
 from experiments.run.context import Arms, Stage
-from experiments.run.measures.order import curriculum_of
+from experiments.run.measures.order import scores_needed
 from student.curriculum.choice import chosen_curriculum
 from student.curriculum.scores import BY_TEACHER
 
@@ -59,6 +62,14 @@ class Pace:
     def asking_of(self, teachers: Iterable[str]) -> float:
         """What these teachers take, likewise."""
         return self.asking * self._share(tuple(teachers))
+
+    def resting(self, asked: Mapping[str, float]) -> float:
+        """What teachers would take for the texts that they are not asked about.
+
+        Args:
+            asked: by teacher, the share of texts that it is asked about.
+        """
+        return sum((1 - part) * self.asking_of((n,)) for n, part in asked.items())
 
     def _share(self, teachers: tuple[str, ...]) -> float:
         every = tuple(self.weights) if self.teachers is None else self.teachers
@@ -115,6 +126,15 @@ class TrainingNeeds:
     """Seconds of a step, at the most, in which texts are written."""
     untransformed: int = 0
     """Students that are kept as they were trained, too."""
+    scoring: float = 0.0
+    """Of the seconds, those in which texts are scored, at the most."""
+    asked: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By phase in which teachers rest, and by teacher, the share of the texts that the
+    run's own chain asks it about."""
+    resting: float = 0.0
+    """Seconds that this spares in all arms; they are not among ``seconds``."""
+    notes: Sequence[str] = ()
+    """What a user should know of who is asked."""
 
     @property
     def seconds(self) -> float:
@@ -151,9 +171,26 @@ def training_needs(
     repeated = repeated_arms(arms)
     trained_arms = {arm: arms[arm] for arm in arms if arm not in repeated}
     passes = [_passes(trial.learned, stage, processes) for stage in trial.stages]
-    answers, spared = planned_answers(trial, trained_arms, paces, passes)
+    notes: dict[str, None] = {}
+    asked = {
+        arm: [
+            asked_shares(trial, stage, partial(_noted, arm, notes)) for stage in stages
+        ]
+        for arm, stages in trained_arms.items()
+    }
+    answers, spared = planned_answers(trial, trained_arms, paces, passes, asked)
+    resting = {
+        arm: sum(
+            count * pace.resting(shares)
+            for count, pace, shares in zip(passes, paces, of_arm, strict=True)
+        )
+        for arm, of_arm in asked.items()
+    }
     # Only the run's own chain scores, and the others read what it has.
-    spared[MAIN] -= scoring_seconds(trial, paces, passes, processes)
+    scoring = scoring_seconds(trial, paces, passes, processes)
+    spared[MAIN] -= scoring
+    for arm, seconds in resting.items():
+        spared[arm] += seconds
     needs = [
         _arm(name, stages, paces, passes, spared[name])
         for name, stages in trained_arms.items()
@@ -172,15 +209,30 @@ def training_needs(
         * (kept + 1),  # the oldest goes when the newest is whole
         answers=answers,
         free=free_bytes(trial.config.run_dir),
+        scoring=scoring,
+        asked={
+            stage.phase.name: shares
+            for stage, shares in zip(trial.stages, asked[MAIN], strict=True)
+            if shares
+        },
+        resting=sum(resting.values()),
+        notes=list(notes),
         **_beside(trial, paces),
     )
+
+
+def _noted(arm: str, notes: dict[str, None], sentence: str) -> None:
+    """Keep what is said of the run's own chain, once."""
+    if arm == MAIN:
+        notes[sentence] = None
 
 
 def scoring_seconds(
     trial: Trial, paces: Sequence[Pace], passes: Sequence[int], processes: int
 ) -> float:
-    """Seconds, at the most, in which texts are scored for a curriculum: each text once
-    a scoring, as if it was learned by next-token loss, with the teachers asked.
+    """Seconds, at the most, in which texts are scored for a curriculum, or a router
+    that chooses by difficulty: each text once a scoring, as if it was learned by
+    next-token loss, with the teachers asked.
 
     Args:
         trial: the config's models and texts.
@@ -189,19 +241,23 @@ def scoring_seconds(
         processes: that score together.
     """
     chosen = chosen_curriculum(trial.config.data.curriculum)
-    if chosen is None:
-        return 0.0
-    needs = curriculum_of(chosen, trial.registry).needs
-    student = bool(needs & {"student_bits", "student_entropy", "divergence"})
-    teachers = bool(needs & (BY_TEACHER | {"disagreement"}))
     seconds = 0.0
     for stage, pace, count in zip(trial.stages, paces, passes, strict=True):
         train = stage.phase.train
-        every, steps = chosen.every(train.checkpoint_every), count // train.grad_accum
-        scorings = -(-steps // every) if every else 1
+        first, again = scores_needed(trial.config, stage.phase, trial.registry)
+        every = 0 if chosen is None else chosen.every(train.checkpoint_every)
+        steps = count // train.grad_accum
+        more = -(-steps // every) - 1 if every else 0
         batches = -(-trial.learned // (train.batch_size * processes))
-        seconds += scorings * batches * (student * pace.alone + teachers * pace.asking)
+        seconds += batches * (_scoring(pace, first) + more * _scoring(pace, again))
     return seconds
+
+
+def _scoring(pace: Pace, needs: frozenset[str]) -> float:
+    """Seconds in which a batch is scored."""
+    student = bool(needs & {"student_bits", "student_entropy", "divergence"})
+    teachers = bool(needs & (BY_TEACHER | {"disagreement"}))
+    return student * pace.alone + teachers * pace.asking
 
 
 def _beside(trial: Trial, paces: Sequence[Pace]) -> dict[str, Any]:
@@ -217,7 +273,11 @@ def _beside(trial: Trial, paces: Sequence[Pace]) -> dict[str, Any]:
 
 
 def planned_answers(
-    trial: Trial, arms: Arms, paces: Sequence[Pace], passes: Sequence[int]
+    trial: Trial,
+    arms: Arms,
+    paces: Sequence[Pace],
+    passes: Sequence[int],
+    asked: Mapping[str, Sequence[Mapping[str, float]]] = MappingProxyType({}),
 ) -> tuple[KeptAnswers, dict[str, float]]:
     """What is kept of teachers' answers, and the seconds that this spares every arm.
 
@@ -226,13 +286,19 @@ def planned_answers(
         arms: those that are trained, in their order.
         paces: of each phase.
         passes: of each phase.
+        asked: by arm and phase, the share of texts that each teacher is asked about,
+            none where that is all of them. An answer is that to a whole batch, so that
+            who rests on some texts gives none that another arm asks for.
     """
     config, models = trial.config.answers, trial.models
     size, spared = 0, dict.fromkeys(arms, 0.0)
     for index, (pace, count) in enumerate(zip(paces, passes, strict=True)):
         arms_of: dict[str, list[str]] = {}
         for arm, stages in arms.items():
+            rests = asked[arm][index] if arm in asked else {}
             for name in stages[index].teachers:
+                if rests.get(name, 1.0) < 1:
+                    continue
                 arms_of.setdefault(name, []).append(arm)
         for name, asking in arms_of.items():
             remembered = name in models.standing and name not in models.sharded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -120,6 +120,9 @@ def said_of(run: TrainingNeeds) -> list[str]:
         "waiting come on top",
         *([f"not trained again: {', '.join(again)}"] if again else []),
         *filter(None, [advice(run), _of_answers(run), _of_steps(run)]),
+        *_of_choice(run),
+        *_of_scoring(run),
+        *run.notes,
         f"disk of the run: {run.students} students {gib(run.exports)}, checkpoints "
         f"while it trains {gib(run.checkpoints)}, answers of teachers meanwhile "
         f"{gib(run.answers.disk)}, in all {gib(run.disk)} of "
@@ -142,6 +145,28 @@ def _of_answers(run: TrainingNeeds) -> str:
         "what teachers say is kept for the arms that read the same texts: "
         f"{gib(answers.memory)} of memory, {gib(answers.disk)} on disk{rest}"
     )
+
+
+def _of_choice(run: TrainingNeeds) -> Iterator[str]:
+    """Sentences on teachers that rest."""
+    for phase, asked in run.asked.items():
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in asked.items())
+        yield f"phase {phase}: of the texts a teacher is asked about: {shares}"
+    if run.asked:
+        yield (
+            "teachers that are not chosen (fuse.choice) rest, which spares "
+            f"{duration(run.resting)} of all arms; held-out text and calibration ask "
+            "all of them"
+        )
+
+
+def _of_scoring(run: TrainingNeeds) -> Iterator[str]:
+    """A sentence on what is measured of texts before they are learned from."""
+    if run.scoring:
+        yield (
+            f"scoring the texts takes {duration(run.scoring)} of main's time, at the "
+            "most (data.curriculum, or a router by difficulty)"
+        )
 
 
 def _of_steps(run: TrainingNeeds) -> str:

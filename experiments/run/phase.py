@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from experiments.run.context import PhasePosition, RunContext, Stage, phase_seed
 from experiments.run.evaluation import evaluate, measure_health
 from experiments.run.measures.alarms import alarms_of
 from experiments.run.measures.observer import PhaseObserver
-from experiments.run.measures.order import log_order, order_of
+from experiments.run.measures.order import log_order, order_of, scores_by_text
 from experiments.run.measures.students import measure_gate, measure_more
 from experiments.run.measures.watch import Watch, exits_kept, put_best, watch_of
 from experiments.run.peers.companions import Peers, moving_of
@@ -274,7 +275,10 @@ def _faculty(
         progress=run.progress.over,
         answers=run.answers,
         timetable=timetable,
-        choosing=run.choosing(stage, position),
+        choosing=replace(
+            run.choosing(stage, position),
+            score=partial(scores_by_text, run, position, capture),
+        ),
     )
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from experiments.assemble.models import Models
+from experiments.choosing.before_reading import LENGTH, score_named
 from experiments.config.parsing import ConfigError, check
 from experiments.config.tree import Config, PhaseConfig
+from experiments.record.run_dir import MAIN
 from experiments.run.context import (
     PhasePosition,
     RunContext,
@@ -22,10 +25,12 @@ from experiments.run.context import (
 from experiments.run.measures.order_told import what_was_read
 from experiments.run.measures.scores import forget_scores, phase_scores
 from experiments.scoring.scorer import check_known
+from fuse.config import SOFT
 from plugins.options import options_of
 from plugins.registry import Registry
 from student.curriculum import DIFFICULTIES, Curriculum, Draw, Scores
 from student.curriculum.choice import PLACE, ChosenCurriculum, chosen_curriculum
+from student.curriculum.scores import needs_of
 from teacher.capture.kv_capture import KVCapture
 from teacher.output_head import vocabulary_digest
 
@@ -42,6 +47,54 @@ def curriculum_of(chosen: ChosenCurriculum, registry: Registry) -> Curriculum:
     check(options_of(factory), chosen.options, PLACE)
     made: Curriculum = registry.guarded("curriculum", chosen.name)(**chosen.options)
     return made
+
+
+def scores_needed(
+    config: Config, phase: PhaseConfig, registry: Registry
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Columns of the scores that a phase goes by: as it begins, and when texts are
+    scored anew. A router that chooses by difficulty goes by the first.
+
+    Args:
+        config: the run.
+        phase: resolved settings.
+        registry: where names are looked up.
+    """
+    chosen = chosen_curriculum(config.data.curriculum)
+    again = frozenset[str]()
+    if chosen is not None:
+        again = curriculum_of(chosen, registry).needs
+    router = registry.entry("router", phase.fuse.router).value
+    by = score_named(phase.fuse, router)
+    ranks = by is not None and phase.fuse.chosen != SOFT and by != LENGTH
+    return again | (needs_of(by) if ranks and by is not None else frozenset()), again
+
+
+def scores_by_text(
+    run: RunContext, position: PhasePosition, capture: KVCapture, name: str
+) -> dict[str, float]:
+    """One difficulty of all texts as a phase begins, by their ids.
+
+    Args:
+        run: what all arms share.
+        position: of the phase.
+        capture: its student, as the phase begins.
+        name: of ``student.curriculum.DIFFICULTIES``.
+    """
+    phase = run.arms[MAIN][position.index].phase
+    needs, _ = scores_needed(run.config, phase, run.registry)
+    with _same_draws(run):
+        scores = phase_scores(run, position, capture, needs)
+    values = scores.difficulty(name).tolist()
+    ids = (sample.id for sample in run.data.train)
+    return dict(zip(ids, values, strict=True))
+
+
+def _same_draws(run: RunContext) -> AbstractContextManager[None]:
+    """What is drawn afterwards does not depend on what is measured meanwhile."""
+    device = run.engine.device
+    cards = [device] if device.type == "cuda" else []
+    return torch.random.fork_rng(devices=cards)
 
 
 def check_curriculum(
@@ -89,14 +142,13 @@ def check_teachers_tell(
     Raises:
         InputError: names the phase and what nobody knows.
     """
-    chosen = chosen_curriculum(config.data.curriculum)
-    if chosen is None:
-        return
-    needs = curriculum_of(chosen, registry).needs
-    digest = vocabulary_digest(models.student_tokenizer)
     for stage in stages:
-        place = f"{PLACE}, phase {stage.phase.name!r}"
-        check_known(needs, models.chosen(stage.teachers), digest, place)
+        needs, again = scores_needed(config, stage.phase, registry)
+        asking = PLACE if needs == again else "fuse.fusion_method.difficulty"
+        place = f"{asking}, phase {stage.phase.name!r}"
+        if needs:
+            digest = vocabulary_digest(models.student_tokenizer)
+            check_known(needs, models.chosen(stage.teachers), digest, place)
 
 
 def curriculum_notes(config: Config) -> list[str]:
@@ -203,14 +255,14 @@ class PhaseOrder:
         """
         if step in self._scores:
             return
-        devices = [self.run.engine.device]
-        cards = devices if devices[0].type == "cuda" else []
-        with torch.random.fork_rng(devices=cards):
+        phase = self.run.arms[MAIN][self.position.index].phase
+        first, again = scores_needed(self.run.config, phase, self.run.registry)
+        with _same_draws(self.run):
             self._scores[step] = phase_scores(
                 self.run,
                 self.position,
                 self.capture,
-                self.curriculum.needs,
+                again if step else first,
                 step=step,
                 measure=measure,
                 before=self._scores.get(step - self.every) if self.every else None,

@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 
 from experiments.cli import main
 from experiments.config.parsing import merge
+from experiments.run import phase
+from fuse.beforehand.choose import TextChoice
 from student.loop.trainer import _Loop
 from tests.experiments.small_runs import small_config
 
@@ -108,3 +110,41 @@ def test_draws_go_on_bit_for_bit_and_are_the_same_in_any_passes(
     assert any(0 < share[FIRST] < 1 for share in shares)
     if level == "token":  # a router that has learned next to nothing
         assert lines_of(whole, "routing")[0]["entropy"] > 0.6
+
+
+@pytest.mark.slow
+def test_hard_texts_by_their_scores_go_to_the_large_teacher(train, monkeypatch):
+    """Scored once, for the router and the curriculum together."""
+    scored, given = [], {}
+    choose, measure = TextChoice.__call__, phase.scores_by_text
+
+    def noted(self, samples, numbers):
+        chosen = choose(self, samples, numbers)
+        for sample, row in zip(samples, chosen.tolist(), strict=True):
+            given[sample.id] = row
+        return chosen
+
+    def measured(*position):
+        scored.append(measure(*position))
+        return scored[-1]
+
+    monkeypatch.setattr(TextChoice, "__call__", noted)
+    monkeypatch.setattr(phase, "scores_by_text", measured)
+    bands = {"use": "difficulty", "difficulty": "student_bits", "bounds": [0.6]}
+    fuse = {"fusion_method": bands | {"order": [FIRST, SECOND]}}
+    fuse |= {"choice": "hard", "routing_level": "sample"}
+    run = train(
+        **merge(ONE_PHASE, {"phase": {"single": {"fuse": fuse}}}),
+        data={"curriculum": {"use": "bands", "difficulty": "entropy"}},
+        train={"steps": 4},
+    )
+    (scores,) = scored
+    order = sorted(scores, key=lambda name: scores[name])
+    place = {name: (n + 0.5) / len(order) for n, name in enumerate(order)}
+    assert len(given) > 4
+    for name, row in given.items():
+        assert row == ([True, False] if place[name] < 0.6 else [False, True])
+    kept = list(run.glob("phases/1-single.scores/step-*"))
+    assert [folder.name for folder in kept] == ["step-00000000"]
+    means = lines_of(run, "curriculum")[0]["means"]
+    assert {"student_bits", "teacher_entropy", "length"} <= set(means)

@@ -1,12 +1,15 @@
 """What is said of a run's arms, steps, time and disk, before it and by hand."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from align.text.documents import TextSample
 from experiments.cli import main
 from experiments.config.tree import load_config, resolve_phases
+from experiments.estimate.asked import asked_shares
 from experiments.estimate.needs import estimate
 from experiments.estimate.training import (
     ArmNeeds,
@@ -17,7 +20,9 @@ from experiments.estimate.training import (
     planned_answers,
     scoring_seconds,
 )
+from experiments.estimate.words import said_of
 from experiments.run.context import Stage
+from fuse.config import FuseConfig
 from plugins.registry import Registry
 from teacher.answers import Answers
 from tests.experiments.small_runs import small_config
@@ -52,13 +57,17 @@ def test_a_baseline_s_teacher_that_a_phase_does_not_take_is_reckoned_all_the_sam
 
 
 def test_scoring_is_reckoned_as_one_reading_a_scoring():
-    def seconds(curriculum):
+    def seconds(curriculum, **fuse):
         data = SimpleNamespace(curriculum=curriculum)
         train = SimpleNamespace(batch_size=4, grad_accum=2, checkpoint_every=10)
         trial = SimpleNamespace(
             config=SimpleNamespace(data=data),
             registry=Registry.load(entry_points=False),
-            stages=[SimpleNamespace(phase=SimpleNamespace(train=train))],
+            stages=[
+                SimpleNamespace(
+                    phase=SimpleNamespace(train=train, fuse=FuseConfig(**fuse))
+                )
+            ],
             learned=41,
         )
         pace = Pace(5.0, 1.0, {"ann": 1}, asking=3.0)
@@ -72,6 +81,75 @@ def test_scoring_is_reckoned_as_one_reading_a_scoring():
     assert seconds({"use": "adaptive", "rescore": True}) == 3 * 6 * 4.0
     by_teacher = {"use": "bands", "difficulty": "entropy", "rescore": 5}
     assert seconds(by_teacher) == 5 * 6 * 3.0
+    bands = {"use": "difficulty", "difficulty": "student_bits"}
+    hard = {"choice": "hard", "fusion_method": bands, "routing_level": "sample"}
+    assert seconds("none", **hard) == 6 * 1.0
+    assert seconds(by_teacher, **hard) == 6 * 4.0 + 4 * 6 * 3.0
+    assert seconds("none", **hard | {"fusion_method": "difficulty"}) == 0  # by length
+
+
+def test_teachers_that_rest_are_counted_for_the_texts_that_are_theirs(presets):
+    def asked(level="sample", **fuse):
+        phase = {"teachers": {"max": 3}, "fuse": {"routing_level": level, **fuse}}
+        settings = {"phases": ["single"], "phase": {"single": phase}}
+        config = load_config({"teachers": ["small", "large", "other"], **settings})
+        (phase,) = resolve_phases(config, presets)
+        texts = [
+            TextSample("x" * (10 + n), "code" if n % 4 == 0 else "prose", str(n))
+            for n in range(40)
+        ]
+        parameters = {"small": 10, "large": 30, "other": 20}
+        models = SimpleNamespace(
+            sharded=(),
+            student_sizes=SimpleNamespace(hidden_size=8),
+            chosen=lambda names: {
+                name: SimpleNamespace(
+                    sizes=SimpleNamespace(parameters=parameters[name])
+                )
+                for name in names
+            },
+        )
+        trial = SimpleNamespace(
+            config=config,
+            registry=Registry.load(entry_points=False),
+            models=models,
+            usual=texts,
+        )
+        told = []
+        shares = asked_shares(trial, Stage(phase, tuple(parameters)), told.append)
+        return shares, told
+
+    by_label = {"use": "label", "domains": {"code": "small", "prose": "large"}}
+    shares, told = asked(choice="hard", fusion_method=by_label)
+    assert shares == {"small": 0.25, "large": 0.75, "other": 0.0}
+    assert len(told) == 1 and "no text is for teacher 'other'" in told[0]
+    bands = {"use": "difficulty", "order": ["small", "large"], "bounds": [0.7]}
+    shares, _ = asked(choice="hard", fusion_method=bands)
+    assert shares == pytest.approx({"small": 0.7, "large": 0.3, "other": 0.0})
+    shares, _ = asked(choice="hard", fusion_method=bands | {"difficulty": "gap"})
+    assert shares == pytest.approx({"small": 0.7, "large": 0.3, "other": 0.0})
+    assert asked(fusion_method=by_label) == ({}, [])  # soft
+    shares, (why,) = asked(level="token", choice="hard", fusion_method=by_label)
+    assert shares == {} and "teachers that are not chosen run all the same" in why
+    weights = {"small": 10, "large": 30, "other": 20}
+    pace = Pace(9.0, 1.0, weights, tuple(weights), asking=6.0)
+    resting = pace.resting({"small": 0.25, "large": 0.75, "other": 0.0})
+    assert resting == pytest.approx(0.75 * 1.0 + 0.25 * 3.0 + 1.0 * 2.0)
+    run = replace(
+        needs(("main", 40.0)),
+        asked={"single": {"small": 0.25, "large": 0.75}},
+        resting=90.0,
+        scoring=30.0,
+        notes=[why],
+    )
+    sentences = said_of(run)
+    assert (
+        "phase single: of the texts a teacher is asked about: small 25%, large 75%"
+        in (sentences)
+    )
+    assert any("which spares 1 min" in sentence for sentence in sentences)
+    assert any("scoring the texts takes 30 s" in sentence for sentence in sentences)
+    assert why in sentences
 
 
 def needs(*arms):
@@ -145,7 +223,7 @@ def test_a_run_has_the_arms_steps_and_bytes_that_were_said(
 
 
 def test_answers_that_are_kept_spare_all_arms_but_the_first(presets, tmp_path):
-    def planned(**settings):
+    def planned(asked=None, **settings):
         names = {"run": {"dir": str(tmp_path)}, "teachers": ["p", "q", "r"]}
         config = load_config({**names, "answers": settings})
         live = dict.fromkeys(["p", "q", "r"])
@@ -161,7 +239,7 @@ def test_answers_that_are_kept_spare_all_arms_but_the_first(presets, tmp_path):
             answers={"p": GIB, "q": GIB, "r": GIB},
         )
         trial = SimpleNamespace(config=config, models=models)
-        return planned_answers(trial, arms, [pace], [2])
+        return planned_answers(trial, arms, [pace], [2], asked or {})
 
     answers, spared = planned(memory_gib=100)
     assert answers == KeptAnswers(memory=4 * GIB, disk=0, share=1.0)  # of p and q
@@ -172,16 +250,22 @@ def test_answers_that_are_kept_spare_all_arms_but_the_first(presets, tmp_path):
     assert spared["p"] == pytest.approx(0.75, abs=1e-5)
     assert planned(keep="none") == (KeptAnswers(), dict.fromkeys(spared, 0))
     assert planned(keep=["q"], memory_gib=100)[1]["p"] == 0
+    rests = {"main": [{"p": 0.5, "q": 1.0, "r": 0.2}]}
+    answers, spared = planned(rests, memory_gib=100)
+    assert answers.memory == 2 * GIB  # of q: the arm p asks about other batches
+    assert (spared["p"], spared["q"]) == (0, 2 * 0.5)
 
 
 @pytest.mark.slow
 def test_arms_that_another_trains_already_cost_nothing(tiny_zoo, tmp_path, capsys):
     words = [str(small_config(tmp_path, tiny_zoo, BOTH)), "phases=[single]"]
     words.append("phase.single.teachers=[gpt2-prose]")
+    words.append("data.curriculum={use: bands, difficulty: student_bits}")
     found = estimate(load_config(words[0], words[1:])).training
     assert [arm.arm for arm in found.arms] == ["main", "ce_only"]
     assert found.repeated == {"single:gpt2-prose": "main"}
     assert main(["estimate", *words]) == 0
     shown = capsys.readouterr().out
     assert "not trained again: single:gpt2-prose is main" in shown
+    assert found.scoring > 0 and "scoring the texts takes " in shown
     assert "steps as " in shown and "disk of the run: 3 students" in shown
