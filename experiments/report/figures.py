@@ -12,6 +12,7 @@ from align.pictures.fonts import legible
 from align.pictures.layout import laid_out
 from align.support.whole_file import whole_file
 from experiments.record.run_dir import MAIN, METRICS, RunDir, mean_bpc
+from experiments.report.evaluation.asked import draw_asked
 from experiments.report.evaluation.exits import draw_exits
 from experiments.report.evaluation.order import draw_order
 from experiments.report.plotting import (
@@ -56,6 +57,7 @@ def draw_run(run: RunDir, folder: Path | None = None) -> list[Path]:
         "selection": draw_selection,
         "schedules": draw_schedules,
         "compared_layers": draw_compared_layers,
+        "asked": draw_asked,
         "routing_domains": draw_routing_domains,
         "routing_kinds": draw_routing_kinds,
         "routing_text": draw_routing_text,

@@ -15,6 +15,7 @@ from experiments.record.students import auto_class
 from experiments.record.versions import sentence
 from experiments.report.arms import arm_table
 from experiments.report.course import time_sections
+from experiments.report.evaluation.asked import asked_blocks
 from experiments.report.evaluation.exits import exit_sections
 from experiments.report.evaluation.order import order_sections
 from experiments.report.evaluation.sections import evaluation_sections
@@ -92,11 +93,7 @@ def compose(run: RunDir) -> Document:
             *("losses", "balance", "schedules", "compared_layers", "health"),
         ),
         *selection_sections(run, gallery),
-        *gallery.section(
-            "Which teacher was asked",
-            *("routing_domains", "routing_kinds", "routing_text"),
-            *("routing_layers", "gates"),
-        ),
+        *_asked(run, gallery),
         *teacher_sections(run),
         *order_sections(run),
         *gallery.section("When texts were read", "order"),
@@ -242,6 +239,18 @@ def _events(run: RunDir, title: str, alarms: bool) -> list[Section]:
         lines.append([more, code("metrics.jsonl")])
     section = Section(title=title, blocks=[Items(lines)], warns=alarms)
     return [section] if events else []
+
+
+def _asked(run: RunDir, gallery: Gallery) -> list[Section]:
+    """Who taught what, by weight or by choice; none where nothing tells."""
+    blocks: list[Block] = [
+        *asked_blocks(run),
+        *gallery.pictures(
+            *("asked", "routing_domains", "routing_kinds", "routing_text"),
+            *("routing_layers", "gates"),
+        ),
+    ]
+    return [Section(title="Which teacher was asked", blocks=blocks)] if blocks else []
 
 
 def _settings(run: RunDir) -> list[Section]:

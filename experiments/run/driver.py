@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +178,15 @@ def _summary(run: RunContext, outcome: Outcome) -> dict[str, Any]:
         "teachers": outcome.measured,
     }
     summary["routing_room"] = outcome.room
-    routing = list(written_so_far(run.run_dir).lines("routing"))
+    written = written_so_far(run.run_dir)
+    routing = list(written.lines("routing"))
     summary["ledger"] = ledger(
         outcome.results, outcome.judged, routing, outcome.teachers
     )
+    choices = written.choices()
+    for phase in summary["phases"]:
+        if phase["name"] in choices:
+            phase["choice"] = asdict(choices[phase["name"]])
     known = read_json(run.run_dir / IDENTITY)
     summary |= {key: known[key] for key in ("versions", "plugins")}
     summary["time_s"] = round(time.monotonic() - run.started, 1)
