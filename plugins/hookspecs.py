@@ -301,7 +301,8 @@ def schedules() -> Mapping[str, Rule]:
     both models' logits, how far the student's loss is above the teacher's, the
     signal-to-noise ratios of the gradients and both models' sizes; there the answer may
     be (N,), one a token. Of any number a rule marked with ``reads_losses`` may ask for
-    what is left of a loss, with ``reads("loss_gap")`` and the like for means so far.
+    what is left of a loss, with ``reads("loss_gap")`` and the like for means so far,
+    and with ``reads("domains")`` how hard domains are for the student.
 
     Chosen by ``rule`` in ``{from, to, steps, rule}``, which any number may be that a
     setting's type says so of; ``output.temperature_rule`` is a short form.

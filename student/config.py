@@ -77,9 +77,12 @@ class LossConfig:
     domain's weight is ``r^domain_balance`` over the mean of that; 0: all alike. Terms
     on teachers and the next token follow it, and so does the arm by next-token loss
     alone."""
-    domain_signal: Literal["progress", "loss"] = "progress"
+    domain_signal: Literal["progress", "loss", "gradient", "mmd"] = "progress"
     """What r is: of ``progress``, what is left of the domain's next-token loss as a
-    share of its first size; of ``loss``, that loss."""
+    share of its first size; of ``loss``, that loss; of ``gradient``, how far its
+    gradient points elsewhere than that of all domains, 1 less their cosine; of ``mmd``,
+    how far the student's states are distributed otherwise there. The schedules' rule
+    ``difficulty`` goes by the same."""
     select: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Which tokens are learned from whom, by a name of your choice, under which that is
     logged: ``{use: KIND, on: [kv, outputs]}`` with the options of a registered selector

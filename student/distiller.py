@@ -26,7 +26,7 @@ from align.support.stopwatch import part
 from align.tokens.batch import TokenBatch
 from align.views import Capture, Captured, LinearHead, TeacherView
 from fuse.signals import KV_FIT, signals_needed
-from student.balance import Balance, DomainBalance
+from student.balance import Balance, DomainBalance, DomainVectors
 from student.config import LossConfig
 from student.evaluate import kv_health
 from student.layers import layers_read
@@ -49,7 +49,7 @@ from student.select.candidates import Sum
 from student.select.selection import Selection
 from student.step.bridge_losses import bridge_losses
 from student.step.context import ContextMaker, introduce, sizes_of
-from student.step.domains import DomainWeights
+from student.step.domains import DomainWeights, domain_balance
 from student.step.modules import modules_of
 from student.step.outcome import Outcome
 from student.step.records import PassInputs
@@ -152,11 +152,13 @@ class Distiller(nn.Module):
         self.timetable.kept = None if self.losses is None else self.losses.kept
         self.balance = balance
         """What weighs the terms; None where the config does alone."""
-        by_domain = is_on(config.domain_balance)
-        self.domains = (
-            DomainBalance(domains, config.domain_signal) if by_domain else None
-        )
-        """What weighs texts by their domains; None where all count alike."""
+        self.domains: DomainBalance | DomainVectors | None = None
+        """How hard domains are; None where nothing goes by that."""
+        if is_on(config.domain_balance) or self.timetable.reads_domains:
+            width = sizes_of(capture).hidden_size
+            self.domains = domain_balance(config.domain_signal, domains, width)
+        if self.timetable.reads_domains:
+            self.timetable.domains = self._domain_weights.difficulty
         self.selection = selection if teaching else None
         """What selects places; None where all are learned from."""
         self._contexts = ContextMaker(

@@ -24,7 +24,8 @@ Curve = Literal["linear", "exponential", "cosine"]
 
 OTHERWISE = (
     "this rule moves a temperature of next-token outputs alone (output.temperature, or "
-    "that of a term on outputs); choose one of steps, or loss, entropy, spread or gap"
+    "that of a term on outputs); choose one of steps, or loss, entropy, spread, gap or "
+    "difficulty"
 )
 
 
@@ -50,6 +51,12 @@ def _no_gap() -> Tensor:
 
 def _no_outputs(temperature: float) -> tuple[float, float]:
     raise InputError(f"no outputs are known here; {OTHERWISE}")
+
+
+def _no_domains() -> Tensor:
+    raise InputError(
+        "no domains are known here; choose a rule of steps, or loss, entropy or spread"
+    )
 
 
 def _no_losses(term: str) -> float:
@@ -95,6 +102,11 @@ class Moment:
     kept: Callable[[str], float] = _no_losses
     """What is left of a term's loss, by the term's name, as a share of its first size;
     asked only by a rule marked with :func:`reads_losses`."""
+    difficulty: Callable[[], Tensor] = _no_domains
+    """How hard the place's domain is for the student, as ``loss.domain_signal`` says,
+    (N,) float >= 0; () for a number that is no temperature of outputs: the mean over
+    domains. 0 before anything is known; asked only by a rule marked with
+    ``reads("domains")``."""
 
 
 if TYPE_CHECKING:
@@ -198,6 +210,15 @@ def reads(*needs: str) -> Callable[[Rule], Rule]:
 def reads_losses(rule: Rule) -> Rule:
     """Mark a rule as one that asks for :attr:`Moment.kept`."""
     return reads(LOSSES)(rule)
+
+
+DOMAINS = "domains"
+"""How hard domains are so far, likewise."""
+
+
+def needs_domains(rule: Rule) -> bool:
+    """Whether the difficulty of domains is kept count of for a rule."""
+    return DOMAINS in getattr(rule, "needs", ())
 
 
 def needs_losses(rule: Rule) -> bool:

@@ -9,6 +9,7 @@ from functools import partial
 from numbers import Real
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from align.errors import InputError
@@ -35,6 +36,7 @@ class Timetable:
         rules: Mapping[str, Rule] | None = None,
         *,
         reads_losses: bool = False,
+        reads_domains: bool = False,
         seed: int = 0,
         signals: Set[str] = frozenset(),
         numbers: Mapping[str, Any] | None = None,
@@ -46,6 +48,7 @@ class Timetable:
                 its own.
             rules: by name; None: those for any number.
             reads_losses: whether a setting moves by what becomes of losses.
+            reads_domains: whether one moves by how hard domains are.
             seed: of the phase, for what terms draw.
             signals: of :data:`.SIGNALS`, by which settings move that are no
                 temperatures of outputs.
@@ -60,6 +63,12 @@ class Timetable:
         it until whoever notes losses puts a record here."""
         if reads_losses:
             self.kept = _nothing_lost
+        self.reads_domains = reads_domains
+        self.domains: Callable[[int], Mapping[str, float]] | None = None
+        """How hard each domain that is known is before a step; none is until whoever
+        notes domains puts a record here."""
+        if reads_domains:
+            self.domains = _nothing_hard
         self.signals = frozenset(signals)
         self.seen = SeenRecord() if self.signals else None
         """What outputs look like, where some of ``signals`` are asked for; nothing is
@@ -160,6 +169,8 @@ class Timetable:
             raise InputError(f"{place}.steps is null, and here is no phase; give steps")
         if self.kept is not None:
             signals["kept"] = partial(_kept_at, self.kept, step)
+        if self.domains is not None:
+            signals = {"difficulty": partial(_mean, self.domains, step)} | signals
         if self.seen is not None:
             signals = self.seen.signals(self.signals, step) | signals
         return Moment(
@@ -217,6 +228,15 @@ def _fitting(value: float, number: Any, schedule: Schedule) -> float:
 
 def _nothing_lost(term: str, step: int) -> float:
     return 1.0
+
+
+def _nothing_hard(step: int) -> Mapping[str, float]:
+    return {}
+
+
+def _mean(domains: Callable[[int], Mapping[str, float]], step: int) -> Tensor:
+    known = list(domains(step).values())
+    return torch.tensor(math.fsum(known) / max(1, len(known)))
 
 
 def _kept_at(kept: Callable[[str, int], float], step: int, term: str) -> float:

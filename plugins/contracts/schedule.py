@@ -87,4 +87,5 @@ def _moment(
         loss_gap=lambda: torch.linspace(-1, 3, rows),
         at_temperature=lambda t: (math.log(vocabulary) * t / (1 + t), 1 / t),
         kept=lambda term: 1 - 0.9 * progress,
+        difficulty=lambda: torch.linspace(0, 2, rows),
     )

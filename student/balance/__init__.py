@@ -1,5 +1,6 @@
 """Weights of the terms of a loss that are found while they are trained."""
 
+from student.balance.apart import DomainVectors
 from student.balance.balance import Balance, Weighing
 from student.balance.balancer import (
     GRADIENTS,
@@ -32,6 +33,7 @@ __all__ = [
     "Conflict",
     "DomainBalance",
     "DomainSignal",
+    "DomainVectors",
     "GradNorm",
     "GradientMagnitude",
     "Pareto",

@@ -10,8 +10,24 @@ from torch import Tensor, nn
 
 from align.schedules.losses import MEMORY
 
-DomainSignal = Literal["progress", "loss"]
+DomainSignal = Literal["progress", "loss", "gradient", "mmd"]
+"""What makes a domain hard; the last two are :class:`student.balance.DomainVectors`."""
 Sum = Callable[[Sequence[float]], list[float]]
+
+
+def weights_by(left: Tensor, known: Tensor, alpha: float) -> Tensor:
+    """(D,) float64: ``left^alpha`` over its mean over those that are known, 1 of the
+    others, and of all where all that is known is 0."""
+    if not bool((left[known] > 0).any()):
+        return torch.ones_like(left)
+    powers = (torch.where(known, left, 1.0) / left[known].mean()) ** alpha
+    return torch.where(known, powers / powers[known].mean(), 1.0)
+
+
+def by_domain(names: Sequence[str], weights: Tensor, domains: Sequence[str]) -> Tensor:
+    """(B,) float32 on the CPU, of each text its domain's weight; 1 of another's."""
+    by_name = dict(zip(names, weights.tolist(), strict=True))
+    return torch.tensor([by_name.get(domain, 1.0) for domain in domains])
 
 
 class DomainBalance(nn.Module):
@@ -36,7 +52,9 @@ class DomainBalance(nn.Module):
     waiting_step: Tensor
 
     def __init__(
-        self, domains: Sequence[str], signal: DomainSignal = "progress"
+        self,
+        domains: Sequence[str],
+        signal: Literal["progress", "loss"] = "progress",
     ) -> None:
         """Know nothing yet of these domains.
 
@@ -63,19 +81,21 @@ class DomainBalance(nn.Module):
         Returns:
             1 of a domain of which nothing is known.
         """
+        left = self.difficulty(step)
+        return weights_by(left, ~left.isnan(), alpha)
+
+    @torch.no_grad()
+    def difficulty(self, step: int) -> Tensor:
+        """(D,) float64 on the CPU, r before a step; NaN of a domain of which nothing is
+        known."""
         first, mean = self.first.cpu(), self._mean_before(step).cpu()
         known = (first if self._signal == "progress" else mean) > 0
-        if not bool(known.any()):
-            return torch.ones_like(first)
         left = mean / first if self._signal == "progress" else mean
-        left = torch.where(known, left, 1.0) / left[known].mean()
-        powers = left**alpha
-        return torch.where(known, powers / powers[known].mean(), 1.0)
+        return torch.where(known, left, torch.nan)
 
     def of_texts(self, domains: Sequence[str], weights: Tensor) -> Tensor:
         """(B,) float32 on the CPU; 1 of a text of another domain."""
-        by_name = dict(zip(self.names, weights.tolist(), strict=True))
-        return torch.tensor([by_name.get(domain, 1.0) for domain in domains])
+        return by_domain(self.names, weights, domains)
 
     @torch.no_grad()
     def note(

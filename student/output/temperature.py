@@ -20,7 +20,7 @@ from align.errors import InputError
 from align.schedules import RULES, reads
 from align.schedules import Moment as Moment
 from align.schedules import Rule as Rule
-from align.schedules.rules import OTHERWISE
+from align.schedules.rules import DOMAINS, OTHERWISE
 from align.support.field_types import NotNegative, Positive
 
 Tries = Annotated[int, Interval(ge=2)]
@@ -111,6 +111,23 @@ def by_gap(moment: Moment, *, scale: Positive = 1.0) -> Tensor:
     return moment.start + (moment.end - moment.start) * share
 
 
+@reads(DOMAINS)
+def by_difficulty(moment: Moment, *, scale: Positive = 1.0) -> Tensor:
+    """``start`` in domains that are not hard at all, ``end`` in those whose difficulty
+    is ``scale``, in proportion between.
+
+    Args:
+        moment: when.
+        scale: in the unit of ``loss.domain_signal``.
+
+    Source:
+        Seed table 3-76: temperature, weights and learning rate by the difficulty of the
+        task; what they are in proportion to is left open there.
+    """
+    share = (moment.difficulty() / scale).clamp(0, 1)
+    return moment.start + (moment.end - moment.start) * share
+
+
 def balanced(moment: Moment, *, beta: NotNegative = 1.0, count: Tries = 9) -> float:
     """Of some temperatures the one with the largest ``H(p_T) - beta · KL(p_S || p_T)``:
     targets that still say much, and that the student can still follow.
@@ -145,6 +162,7 @@ TEMPERATURES: Mapping[str, Rule] = {
     "capacity": by_capacity,
     "spread": by_spread,
     "gap": by_gap,
+    "difficulty": by_difficulty,
     "balanced": balanced,
 }
 """Every built-in rule by name: for any number, and by what outputs look like."""

@@ -175,6 +175,24 @@ def loss_gap(outputs: Outputs, spots: Spots) -> Tensor:
     return (sums / counts.clamp_min(1))[domain[spots.rows // width]]
 
 
+def domain_difficulty(outputs: Outputs, spots: Spots) -> Tensor:
+    """(N,) float32, of the place's domain as far as it is known, else the mean of those
+    that are.
+
+    Raises:
+        InputError: nobody keeps count of it.
+    """
+    domains = outputs.timetable.domains
+    if domains is None:
+        raise InputError("how hard domains are is not known here; choose another rule")
+    known = domains(outputs.step)
+    mean = math.fsum(known.values()) / max(1, len(known))
+    batch, width = outputs.student.tokens.ids.shape
+    named = [""] * batch if outputs.domains is None else outputs.domains
+    hard = torch.tensor([known.get(name, mean) for name in named])
+    return hard.to(spots.rows.device)[spots.rows // width]
+
+
 @torch.no_grad()
 def pass_sums(outputs: Outputs, signals: Set[str]) -> dict[str, float]:
     """What :class:`.SeenRecord` adds up of a pass on this process, all teachers

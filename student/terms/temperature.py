@@ -17,6 +17,7 @@ from student.step_outputs import Outputs
 from student.terms.signals import (
     Spots,
     at_temperature,
+    domain_difficulty,
     logit_spread,
     loss_gap,
     parameters,
@@ -51,6 +52,7 @@ def temperature_at(outputs: Outputs, spots: Spots) -> float | Tensor:
         logit_spread=partial(logit_spread, outputs, spots),
         loss_gap=partial(loss_gap, outputs, spots),
         at_temperature=partial(at_temperature, outputs, spots),
+        difficulty=partial(domain_difficulty, outputs, spots),
     )
     temperature = timetable.ask(schedule, place, moment)
     said = f"{place}={schedule.rule!r}" if short else f"{place}: rule {schedule.rule!r}"
