@@ -114,6 +114,18 @@ def weights_problem(answer: Any, query: Tensor, teachers: int) -> str:
     return _first(sentences)
 
 
+def beforehand_problem(answer: Any, texts: int, teachers: int) -> str:
+    """What is wrong with the weights of so many texts that nobody has read.
+
+    Args:
+        answer: what a router's ``beforehand`` returned.
+        texts: B.
+        teachers: M.
+    """
+    device = answer.device if isinstance(answer, Tensor) else None
+    return weights_problem(answer, torch.empty(texts, 1, device=device), teachers)
+
+
 def layer_map_problem(layer_map: Any, teacher: int, student: int) -> str:
     """What is wrong with a layer map for so many layers of teacher and student."""
     if type(layer_map) is not LayerMap:

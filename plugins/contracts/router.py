@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fuse.beforehand.texts import decides_before_reading
 from fuse.router import needs_sample
 from fuse.signals import signals_needed
 from fuse.similarity_router import RoutingSample
 from plugins.answers import SUM, SUM_NARROW, weights_problem
+from plugins.contracts.beforehand import beforehand
 from plugins.contracts.signalled import signalled
 from plugins.promise import Promise, first_problem, problem, unreached
 from plugins.seeds import chance
@@ -28,13 +30,15 @@ CALLS = 120
 
 def router(factory: Callable[..., nn.Module]) -> Iterator[Promise]:
     """A router is tried on texts and tokens, large and low-precision queries; one that
-    needs signals, on those."""
+    needs signals, on those; one that decides before teachers read, on texts, too."""
     if signals_needed(factory):
         yield from signalled(factory)
-        return
-    subject = _Subject(factory)
-    for sentence, tried in _PROMISES:
-        yield Promise(sentence, partial(tried, subject))
+    else:
+        subject = _Subject(factory)
+        for sentence, tried in _PROMISES:
+            yield Promise(sentence, partial(tried, subject))
+    if decides_before_reading(factory):
+        yield from beforehand(factory)
 
 
 @dataclass(frozen=True, slots=True)

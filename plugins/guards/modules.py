@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from align.errors import MtkdError
+from fuse.beforehand.texts import Texts, decides_before_reading, difficulty_needed
 from fuse.router import learns, needs_sample
 from fuse.signals import Signals, check_signals, signals_needed
 from plugins import answers
@@ -63,12 +64,16 @@ def router(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:
                 )
             return weights
 
-        fitted = _fitted(entry, type(made)) if needs_sample(factory) else {}
-        return guarded_module(made, call, fitted, takes=2 if needs else 1)
+        watched = _fitted(entry, type(made)) if needs_sample(factory) else {}
+        if decides_before_reading(factory):
+            watched |= _beforehand(entry, type(made), num_teachers)
+        return guarded_module(made, call, watched, takes=2 if needs else 1)
 
     build.learns, build.needs_sample = learns(factory), needs_sample(factory)  # type: ignore[attr-defined]
     build.needs = needs  # type: ignore[attr-defined]
     build.causal = getattr(factory, "causal", True)  # type: ignore[attr-defined]
+    build.before_reading = decides_before_reading(factory)  # type: ignore[attr-defined]
+    build.difficulty = difficulty_needed(factory)  # type: ignore[attr-defined]
     depending = getattr(factory, "needs_with", None)
     if depending is not None:
         build.needs_with = _needs_with(entry, depending)  # type: ignore[attr-defined]
@@ -109,6 +114,21 @@ def _fitted(entry: Entry, plain: Any) -> dict[str, Any]:
         require(entry, before.problem())
 
     return {"fit": fit}
+
+
+def _beforehand(entry: Entry, plain: Any, teachers: int) -> dict[str, Any]:
+    """A router's ``beforehand``, watched."""
+    if not callable(getattr(plain, "beforehand", None)):
+        raise entry.error("says before_reading = True and has no method beforehand")
+
+    def beforehand(router: Any, texts: Texts) -> Tensor:
+        with blamed(entry):
+            weights: Tensor = plain.beforehand(router, texts)
+        count = len(texts.domains)
+        require(entry, answers.beforehand_problem(weights, count, teachers))
+        return weights
+
+    return {"beforehand": beforehand}
 
 
 def projector(entry: Entry, factory: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from fuse.prequential import PrequentialRouter
 from fuse.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
 from plugins.contracts.aligner import long_batches
+from plugins.contracts.beforehand import texts
 from plugins.contracts.signalled import told
 from plugins.contracts.step import step_context, step_places
 from plugins.entry import Entry
@@ -46,6 +47,20 @@ def test_a_router_that_is_told_things_is_watched_as_well():
     )
     with pytest.raises(PluginError, match="told change the weights up to it"):
         guarded("router", Peeking)(16, 3)(query, signals)
+
+
+def test_a_router_that_decides_before_reading_says_so_and_is_watched():
+    router = guarded("router", routers.Foretells)
+    assert router.before_reading and router.difficulty is None
+    known = texts(router)
+    plain, watched = (make(16, 3) for make in (routers.Foretells, router))
+    assert torch.equal(watched.beforehand(known), plain.beforehand(known))
+    wrong = guarded("router", routers.foretelling(lambda self, weights: 2 * weights))
+    with pytest.raises(PluginError, match=r"acme.*do not sum to 1"):
+        wrong(16, 3).beforehand(known)
+    silent = guarded("router", routers.BROKEN["before_reading_in_words"])
+    with pytest.raises(PluginError, match="has no method beforehand"):
+        silent(16, 3)
 
 
 def whose(kind):

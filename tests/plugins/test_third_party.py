@@ -119,12 +119,14 @@ def test_the_installed_package_is_discovered(seen):
     assert [(r["kind"], r["name"]) for r in theirs] == [
         ("router", "dirichlet"),
         ("router", "readers"),
+        ("router", "turns"),
         ("space", "sketch"),
         ("objective", "huber_k"),
         ("objective", "uncertain_k"),
         ("distance", "chordal"),
         ("projector", "shared"),
         ("balancer", "dwa"),
+        ("selector", "novel"),
     ]
     assert {(r["plugin"], r["version"]) for r in theirs} == {("example", "1.2.3")}
 
@@ -182,7 +184,7 @@ def test_a_strangers_space_and_router_train_with_their_options(
     term = {"use": "match", "distance": chordal, "projector": "shared"}
     noise = {"use": "uncertain_k", "weight": 0.1}
     terms = {"noise": noise, "chord": term, "alike": {"use": "match", "site": "hidden"}}
-    changes["loss"] = {"terms": terms}
+    changes["loss"] = {"terms": terms, "select": {"novel": {"gain": 0.5, "on": "kv"}}}
     config = load_config(small_config(tmp_path, tiny_zoo, changes))
     run = run_training(config, registry=example)
     lines = [
@@ -204,6 +206,7 @@ def test_a_strangers_space_and_router_train_with_their_options(
         "space": "sketch",
         "distance": "chordal",
         "projector": "shared",
+        "selector": "novel",
     }.items():
         assert f"The {kind} `{name}` is of the plugin `mtkd_example_plugin`" in report
     weights = [line["weights"] for line in lines if line["kind"] == "routing"]
@@ -212,6 +215,17 @@ def test_a_strangers_space_and_router_train_with_their_options(
         assert len(set(by_teacher.values())) == 2  # no equal shares
     kept = (run / "config.yaml").read_text()
     assert "sharpness: 4.0" in kept and "size: 6" in kept and "power: 1.0" in kept
+
+
+@pytest.mark.slow
+def test_a_strangers_router_chooses_before_teachers_read(example, tiny_zoo, tmp_path):
+    """Fails when what a run is handed does not say that it knows beforehand."""
+    changes = fused_by({"use": "turns", "salt": "b"}, "student")
+    changes["phase"]["dual"]["fuse"] |= {"choice": "hard", "routing_level": "sample"}
+    config = load_config(small_config(tmp_path, tiny_zoo, changes))
+    run = run_training(config, registry=example)
+    choice = read_run(run).choices()["dual"]
+    assert sorted(choice.asked.values()) == [0, 1]  # there is one domain
 
 
 @pytest.mark.parametrize(
@@ -293,12 +307,14 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
     theirs = {
         "dirichlet": "router",
         "readers": "router",
+        "turns": "router",
         "sketch": "space",
         "huber_k": "objective",
         "uncertain_k": "objective",
         "chordal": "distance",
         "shared": "projector",
         "dwa": "balancer",
+        "novel": "selector",
     }
     changes = {
         "phases": ["routing"],

@@ -258,7 +258,53 @@ class WritesToTheSample(Fitted):
         sample.hidden.sub_(sample.hidden.mean(0))
 
 
+class Foretells(LearnableRouter):
+    """A good router that decides before teachers read."""
+
+    learns = False
+    before_reading = True
+
+    def __init__(self, hidden_dim, num_teachers):
+        super().__init__(hidden_dim, num_teachers)
+        self.requires_grad_(False)
+
+    def beforehand(self, texts):
+        weights = torch.ones(len(texts.domains), len(texts.teachers))
+        for row, domain in enumerate(texts.domains):
+            weights[row, 0] += len(domain)
+        return weights / weights.sum(1, keepdim=True)
+
+
+def foretelling(function):
+    """One whose answer is spoilt."""
+
+    def beforehand(self, texts):
+        return function(self, Foretells.beforehand(self, texts))
+
+    return type(function.__name__, (Foretells,), {"beforehand": beforehand})
+
+
+@foretelling
+def of_all_at_once(self, weights):
+    return weights.mean(0, keepdim=True).expand_as(weights)
+
+
+@foretelling
+def by_turns(self, weights):
+    self.calls = getattr(self, "calls", 0) + 1
+    return weights.roll(self.calls, 1)
+
+
 BROKEN = {
+    "before_reading_in_words": type(
+        "InWords", (LearnableRouter,), {"before_reading": True}
+    ),
+    "before_reading_by_chance_of_company": of_all_at_once,
+    "before_reading_by_turns": by_turns,
+    "before_reading_unnormalised": foretelling(lambda self, weights: 2 * weights),
+    "before_reading_by_a_difficulty_that_is_none": type(
+        "ByColour", (Foretells,), {"difficulty": "colour"}
+    ),
     "fits_bits": FitsBits,
     "fits_in_secret": FitsInSecret,
     "never_fitted": NeverFitted,
