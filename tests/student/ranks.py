@@ -11,6 +11,10 @@ from pathlib import Path
 import torch
 
 from align.schedules import Timetable
+from fuse.beforehand.choose import TextChoice
+from fuse.label_router import LabelRouter
+from fuse.router import FixedRouter
+from fuse.weigher import Weigher
 from student.balance import DomainBalance
 from student.config import LossConfig, TrainConfig
 from student.loop.engine import Engine
@@ -363,6 +367,55 @@ def followed(school, out, *stages):
             "turned": [
                 float((p.weight.mT @ p.weight).diagonal(dim1=1, dim2=2).mean())
                 for p in projectors
+            ],
+        }
+        last = engine.rank, engine.world_size
+        engine.close()
+    return found, last
+
+
+def chosen(school, out):
+    """Four samples a step, each from one of two teachers: by label, and drawn."""
+    found, names = {}, ("gpt2-prose", "qwen-code")
+    labels = dict(zip(("prose", "code"), names, strict=True))
+    routers = {
+        "hard": LabelRouter(1, 2, domains=labels),
+        "sampled": FixedRouter(1, 2, weights=[1, 2]),
+    }
+    for how, router in routers.items():
+        processes = int(os.environ["WORLD_SIZE"])
+        config = replace(
+            BASE, steps=3, grad_accum=1, batch_size=4 // processes, zero_stage=1
+        )
+        engine = start(config, 4)
+        loss = LossConfig(gamma_kl=0.1, outcome_every=2)
+        weigher = Weigher(router, "sample", choice=how)
+        lesson = school.lesson("adapter", names, loss, weigher=weigher)
+        lines, numbers = [], []
+        choose = TextChoice(router, how, names, seed=3)
+
+        def noting(samples, texts, choose=choose, numbers=numbers):
+            rows = choose(samples, texts)
+            numbers += zip(texts, rows.tolist(), strict=True)
+            return rows
+
+        job = Job(
+            samples=school.samples[:24],
+            encode=school.encode,
+            views=lesson.panel,
+            steps=3,
+            seed=3,
+            choose=noting,
+            observer=Watching(lines),
+        )
+        train_phase(lesson.distiller, engine, job, replace(config, prefetch=False))
+        lines = [line for line in lines if line["kind"] == "train"]
+        found[how] = {
+            "terms": [line["terms"] | {"all": line["loss"]} for line in lines],
+            "asked": sorted(numbers),
+            "weights": [
+                float(p.detach().double().norm())
+                for p in lesson.distiller.student.parameters()
             ],
         }
         last = engine.rank, engine.world_size

@@ -89,6 +89,24 @@ def test_live_and_stored_teachers_give_the_same_losses(run, live):
 
 
 @pytest.mark.slow
+def test_stored_teachers_rest_on_the_texts_on_which_live_ones_do(run, live, tmp_path):
+    fuse = ("choice=sampled", "routing_level=sample", "fusion_method=fixed")
+    chosen = [f"phase.all.fuse.{setting}" for setting in (*fuse, "weights=[1, 2]")]
+    by_live = run("chosen", *chosen)
+    by_store = run("rest", *chosen, "store.read=true", "store.encoding=float32")
+    close(by_store, by_live, 1e-6)
+    assert by_live[0]["kv_k"] != pytest.approx(live[0]["kv_k"], rel=1e-3)
+    shares = [
+        [row["asked"] for row in rows if row["kind"] == "train"]
+        for name in ("chosen", "rest")
+        for rows in [list(map(json.loads, (tmp_path / name / "metrics.jsonl").open()))]
+    ]
+    assert shares[0] == shares[1]
+    assert all(sum(asked.values()) == 1 for asked in shares[0])
+    assert any(0 < asked["qwen-code"] < 1 for asked in shares[0])
+
+
+@pytest.mark.slow
 def test_one_stored_and_one_live_teacher_give_the_losses_of_two_live_ones(
     run, tmp_path, capsys
 ):

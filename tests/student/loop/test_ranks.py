@@ -155,3 +155,18 @@ def test_muon_of_two_processes_that_divide_its_state_is_that_of_one(run):
     ((alone,),) = run(1, "divided")
     assert alone["losses"] == pytest.approx(one["losses"], rel=1e-4)
     assert alone["after two"] == pytest.approx(one["losses"][3:], rel=1e-4)
+
+
+def test_two_processes_ask_whom_one_does_and_learn_the_same(run):
+    """Fails when a rank chooses by its own numbers, or a mean is over its own texts."""
+    ((alone,),) = run(1, "chosen")
+    ((one, two),) = run(2, "chosen")
+    for how, expected in alone.items():
+        assert sorted([*one[how]["asked"], *two[how]["asked"]]) == expected["asked"]
+        choices = {tuple(row) for _, row in expected["asked"]}
+        assert choices == {(True, False), (False, True)}
+        assert one[how]["terms"] == two[how]["terms"]
+        for by_two, by_one in zip(one[how]["terms"], expected["terms"], strict=True):
+            assert by_two == pytest.approx(by_one, rel=2e-3)
+        assert one[how]["weights"] == two[how]["weights"]
+        assert one[how]["weights"] == pytest.approx(expected["weights"], rel=1e-4)
