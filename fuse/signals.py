@@ -9,11 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from align.errors import InputError
+from align.views import FORETOLD as FORETOLD
 
-FORETOLD = "foretold"
-"""How likely each teacher found the text, as something that is needed."""
 DOMAIN = "domain"
-"""What kind of text each is, as such."""
+"""What kind of text each is, as something that is needed."""
 LOG_PROB = "log_prob"
 """How likely each teacher finds what comes, as such."""
 ENTROPY = "entropy"

@@ -21,7 +21,7 @@ from experiments.run.arms import plan_arms, repeated_arms
 from experiments.run.context import Arms, Stage
 from experiments.run.measures.order import scores_needed
 from student.curriculum.choice import chosen_curriculum
-from student.curriculum.scores import BY_TEACHER
+from student.curriculum.scores import OF_STUDENT, OF_TEACHERS
 
 KEPT = 12
 """Bytes of a checkpoint for every trained number: itself and AdamW's two moments."""
@@ -255,8 +255,8 @@ def scoring_seconds(
 
 def _scoring(pace: Pace, needs: frozenset[str]) -> float:
     """Seconds in which a batch is scored."""
-    student = bool(needs & {"student_bits", "student_entropy", "divergence"})
-    teachers = bool(needs & (BY_TEACHER | {"disagreement"}))
+    student = bool(needs & OF_STUDENT)
+    teachers = bool(needs & OF_TEACHERS)
     return student * pace.alone + teachers * pace.asking
 
 

@@ -21,7 +21,7 @@ from align.tokenizer_align import CausalCharIoUAligner
 from align.tokens.batch import TokenBatch
 from align.views import LinearHead, Teacher, TeacherView
 from experiments.scoring.per_text import divergence, entropy, spread
-from student.curriculum.scores import BY_TEACHER
+from student.curriculum.scores import BY_TEACHER, OF_STUDENT, OF_TEACHERS
 from student.evaluate import Encode, bits_and_chars
 from teacher.capture.kv_capture import KVCapture
 from teacher.panel import TeacherPanel
@@ -66,7 +66,7 @@ class Scorer:
         batch = self.encode(texts).to(self.student.device)
         columns: dict[str, Tensor] = {"length": batch.mask.sum(1)}
         logits = None
-        if self.needs & {"student_bits", "student_entropy", "divergence"}:
+        if self.needs & OF_STUDENT:
             logits = self._logits(batch)
             bits, chars = bits_and_chars(logits, batch)
             known = torch.where(chars > 0, chars, math.nan)
@@ -96,7 +96,7 @@ class Scorer:
 
     def _views(self, batch: TokenBatch) -> dict[str, TeacherView]:
         """What those say that predict text, by name."""
-        if not self.needs & (BY_TEACHER | {"disagreement"}):
+        if not self.needs & OF_TEACHERS:
             return {}
         outputs = self.needs & {"teacher_entropy", "divergence"}
         align = CausalCharIoUAligner()

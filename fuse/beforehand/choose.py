@@ -11,6 +11,7 @@ from torch import Tensor
 from align.errors import InputError
 from align.text.documents import TextSample
 from fuse.beforehand.texts import BeforeReading, Texts
+from fuse.config import SAMPLED, TOP_K
 
 
 class TextChoice:
@@ -47,7 +48,7 @@ class TextChoice:
         Raises:
             InputError: ``k`` is no number of teachers.
         """
-        if choice == "top_k" and not 1 <= k <= len(teachers):
+        if choice == TOP_K and not 1 <= k <= len(teachers):
             raise InputError(
                 f"fuse.choice: {{use: top_k, k: {k}}} takes {k} of the {len(teachers)} "
                 f"teachers {', '.join(teachers)}; give 1 <= k <= {len(teachers)}"
@@ -71,9 +72,9 @@ class TextChoice:
             one each.
         """
         weights = self._weights(samples)
-        if self._choice == "sampled":
+        if self._choice == SAMPLED:
             return drawn(weights, text_draws(self._seed, numbers)[:, 0])
-        return greatest(weights, self._k if self._choice == "top_k" else 1)
+        return greatest(weights, self._k if self._choice == TOP_K else 1)
 
     def _weights(self, samples: Sequence[TextSample]) -> Tensor:
         texts = Texts(
@@ -88,8 +89,8 @@ class TextChoice:
         if not texts:
             return ()
         asked = self._weights(texts)
-        if self._choice != "sampled":
-            asked = greatest(asked, self._k if self._choice == "top_k" else 1)
+        if self._choice != SAMPLED:
+            asked = greatest(asked, self._k if self._choice == TOP_K else 1)
         some = (asked > 0).any(0).tolist()
         return tuple(n for n, once in zip(self.teachers, some, strict=True) if not once)
 

@@ -120,6 +120,19 @@ class _ByDifficulty(_Grouped):
 
 
 @dataclass(kw_only=True)
+class _InGroups(_ByDifficulty):
+    """As many groups as an option says."""
+
+    groups: AtLeastOne = 32
+    """Groups of difficulty; texts of one are read alike."""
+
+    @property
+    def count(self) -> int:
+        """K."""
+        return self.groups
+
+
+@dataclass(kw_only=True)
 class Bands(_ByDifficulty):
     """Bands of difficulty one after another, each for as long.
 
@@ -146,7 +159,7 @@ class Bands(_ByDifficulty):
 
 
 @dataclass(kw_only=True)
-class Sigmoid(_ByDifficulty):
+class Sigmoid(_InGroups):
     """A soft edge that moves from easy to hard.
 
     Source:
@@ -163,13 +176,6 @@ class Sigmoid(_ByDifficulty):
     """tau at the start: how soft the edge is."""
     width_to: Positive = 0.1
     """tau at the end."""
-    groups: AtLeastOne = 32
-    """Groups of difficulty; texts of one are read alike."""
-
-    @property
-    def count(self) -> int:
-        """K."""
-        return self.groups
 
     def rates(self, difficulty: Floats, progress: float) -> Floats:
         """The sigmoid, both numbers on their straight way."""
@@ -179,7 +185,7 @@ class Sigmoid(_ByDifficulty):
 
 
 @dataclass(kw_only=True)
-class Competence(_ByDifficulty):
+class Competence(_InGroups):
     """All texts alike that are no harder than what the student is up to.
 
     Source:
@@ -194,13 +200,6 @@ class Competence(_ByDifficulty):
     """Progress at which all are open."""
     power: Positive = 2.0
     """p: 1 opens at one speed, more opens faster at first."""
-    groups: AtLeastOne = 32
-    """Groups of difficulty; texts of one are read alike."""
-
-    @property
-    def count(self) -> int:
-        """K."""
-        return self.groups
 
     def competence(self, progress: float) -> float:
         """c in [0, 1]."""
@@ -214,7 +213,7 @@ class Competence(_ByDifficulty):
 
 
 @dataclass(kw_only=True)
-class Adaptive(_ByDifficulty):
+class Adaptive(_InGroups):
     """Texts weigh by how much is to be had of them, as it was measured last.
 
     Rescoring makes it follow the student.
@@ -232,12 +231,6 @@ class Adaptive(_ByDifficulty):
     least: Share = 0.1
     """What every text keeps, in shares of an even reading."""
     groups: AtLeastOne = 8
-    """Groups of difficulty; texts of one are read alike."""
-
-    @property
-    def count(self) -> int:
-        """K."""
-        return self.groups
 
     def shares(
         self, scores: Scores, groups: Groups, sizes: Floats, progress: float

@@ -12,6 +12,10 @@ from align.errors import InputError, meant
 
 BY_TEACHER = frozenset({"teacher_bits", "teacher_entropy", "divergence"})
 """Columns that have a number a teacher."""
+OF_TEACHERS = BY_TEACHER | {"disagreement"}
+"""Columns for which teachers read the texts."""
+OF_STUDENT = frozenset({"student_bits", "student_entropy", "divergence"})
+"""Columns for which the student does."""
 COLUMNS: Mapping[str, str] = {
     "length": "tokens of the student's",
     "student_bits": "bits per character that the student needs",
