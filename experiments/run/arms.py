@@ -48,6 +48,7 @@ from experiments.run.lineage import (
     record_of,
     write_record,
 )
+from experiments.run.measures.scores import check_same_scores
 from experiments.run.measures.students import measure_gate, numbers
 from experiments.run.phase import run_stage
 from plugins.registry import Registry
@@ -306,6 +307,7 @@ def run_phase(
     gated = arm in (MAIN, CE_ONLY)
     state = read_complete(folder)
     if state is not None:
+        check_same_scores(run.run_dir, arm, stages[index], index, state)
         if run.engine.is_main:  # left by a kill right after the phase was whole
             shutil.rmtree(checkpoint_folder(folder), ignore_errors=True)
         known = "gate_bpc" if run.config.gate.metric == USUAL else "gate_metrics"
@@ -362,14 +364,16 @@ def check_arm(
     Raises:
         ConfigError: a finished or started phase was trained with other settings, or,
             unless ``changed_plugins``, with other code.
-        CheckpointError: a finished phase is damaged.
+        CheckpointError: a finished phase is damaged, or read its texts by scores that
+            have changed.
     """
     for index, stage in enumerate(stages):
         folder = phase_folder(run_dir, arm, index, stage)
         record = record_of(config, stages[: index + 1], texts, registry, files=files)
         check_record(folder, record, changed_plugins)
         check_marked(folder, holding=STUDENT)
-        read_complete(folder, digests=True)
+        state = read_complete(folder, digests=True)
+        check_same_scores(run_dir, arm, stage, index, state or {})
 
 
 def check_finished(run_dir: Path, arms: Arms, trust: bool) -> None:

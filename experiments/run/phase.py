@@ -43,6 +43,7 @@ from experiments.run.evaluation import evaluate, measure_health
 from experiments.run.measures.alarms import alarms_of
 from experiments.run.measures.observer import PhaseObserver
 from experiments.run.measures.order import log_order, order_of, scores_by_text
+from experiments.run.measures.scores import SCORES, scores_digests
 from experiments.run.measures.students import measure_gate, measure_more
 from experiments.run.measures.watch import Watch, exits_kept, put_best, watch_of
 from experiments.run.peers.companions import Peers, moving_of
@@ -155,6 +156,8 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     with nullcontext() if kept else run.progress.to_the_end():
         result = _measure(run, stage, position, capture, phase_teachers)
         result |= {"steps": done} | best
+        if scored := scores_digests(run.run_dir, stage, position.index):
+            result[SCORES] = scored
         result |= measure_more(run, capture, model, title, exits=exits)
         result |= moving.measured() if isinstance(moving, Peers) else {}
         if position.gated:

@@ -33,7 +33,8 @@ from student.loop.engine import Engine
 
 PART = 32
 """Batches of a part, which is what a killed process loses."""
-_FILE = "scores.safetensors"
+FILE = "scores.safetensors"
+"""In the folder of whole scores: the columns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +95,7 @@ class ScoreKeeper:
                 f"the scores in {self.folder} are of other texts, models or settings "
                 "than this run's; delete the folder to measure them again"
             )
-        with safe_open(self.folder / _FILE, "pt") as file:
+        with safe_open(self.folder / FILE, "pt") as file:
             columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return Scores(
             domains=[sample.domain for sample in samples],
@@ -161,7 +162,7 @@ class ScoreKeeper:
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir()
         with full_disk_named(self.folder):
-            save_file(dict(columns), whole / _FILE)
+            save_file(dict(columns), whole / FILE)
             mark_complete(whole, state)
         self.sign(whole)
         put_in_place(whole, self.folder)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from align.errors import InputError
 from align.foreign.signature import check_signed, sign
+from align.support.digest import sha256_of
 from experiments.assemble.precision import autocast_of
 from experiments.record.run_dir import MAIN
 from experiments.run.context import (
@@ -24,15 +26,55 @@ from experiments.run.context import (
     phase_folder,
 )
 from experiments.scoring import ScoreKeeper, Scorer
-from student.curriculum.scores import BY_TEACHER, Scores, unknown_to_all
+from experiments.scoring.kept import FILE
+from student.checkpoint import CheckpointError
+from student.curriculum.scores import OF_TEACHERS, Scores, unknown_to_all
 from teacher.capture.kv_capture import KVCapture
 from teacher.output_head import vocabulary_digest
+
+SCORES = "scores"
+"""Of what a phase leaves: see :func:`scores_digests`."""
 
 
 def scores_folder(run_dir: Path, stage: Stage, index: int) -> Path:
     """Where the scores of a phase lie, those of each step in a folder of its own."""
     folder = phase_folder(run_dir, MAIN, index, stage)
     return folder.with_name(f"{folder.name}.scores")
+
+
+def scores_digests(run_dir: Path, stage: Stage, index: int) -> dict[str, str]:
+    """SHA-256 of the scores that the texts of a phase are read by, by the folder of
+    each step; empty where nothing is scored."""
+    kept = sorted(scores_folder(run_dir, stage, index).glob(f"step-*/{FILE}"))
+    return {file.parent.name: sha256_of(file) for file in kept}
+
+
+def check_same_scores(
+    run_dir: Path, arm: str, stage: Stage, index: int, state: Mapping[str, Any]
+) -> None:
+    """See that a finished phase read its texts by the scores that are there now.
+
+    Those that are no longer there are not looked for.
+
+    Args:
+        run_dir: the run's.
+        arm: whose phase it is.
+        stage: the phase.
+        index: its number in the arm.
+        state: what the finished phase left; that of an earlier version does not say.
+
+    Raises:
+        CheckpointError: texts were scored anew since; names arm, phase and folder.
+    """
+    now, known = scores_digests(run_dir, stage, index), state.get(SCORES) or {}
+    apart = [step for step, digest in known.items() if now.get(step, digest) != digest]
+    if apart:
+        folder = phase_folder(run_dir, arm, index, stage)
+        raise CheckpointError(
+            f"phase {stage.phase.name!r} of arm {arm!r} read its texts by other scores "
+            f"than those in {scores_folder(run_dir, stage, index) / apart[0]}, so that "
+            f"arms would not compare; delete {folder} to train it again"
+        )
 
 
 def phase_scores(
@@ -124,7 +166,7 @@ def _key(
     step: int,
 ) -> str:
     """A digest of what scores depend on, the same in every arm."""
-    asked = stage.teachers if needs & (BY_TEACHER | {"disagreement"}) else ()
+    asked = stage.teachers if needs & OF_TEACHERS else ()
     depends = {
         "run": run.run_id,
         "phase": [position.index, stage.phase.name],

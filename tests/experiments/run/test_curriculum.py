@@ -1,7 +1,9 @@
 """Runs whose texts come in an order of their own: arms alike, resumed bit for bit."""
 
+import hashlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,9 +11,11 @@ from align.errors import InputError
 from experiments.config.parsing import ConfigError
 from experiments.config.presets import load_registry
 from experiments.run.driver import run_training
+from experiments.run.measures.scores import check_same_scores
 from experiments.run.plan import settle
+from experiments.scoring.kept import FILE
 from plugins.errors import PluginError
-from student.checkpoint import CheckpointError
+from student.checkpoint import CheckpointError, read_complete
 from student.loop.batches import BatchMaker
 from tests.experiments.small_runs import write_text
 from tests.experiments.sources.test_of_student import Killed, configured, same
@@ -85,6 +89,30 @@ def test_arms_read_the_same_texts_scored_once_for_all(whole):
     assert not different & {name for n in main["never"].values() for name in n["first"]}
     assert len(main["bands"]) == 5 and main["bands"][0][4] == 0  # no hard ones first
     assert all(sum(row) == pytest.approx(1, abs=1e-3) for row in main["bands"])
+
+
+@pytest.mark.slow
+def test_arms_say_by_which_scores_they_read_and_others_are_refused(
+    whole, tmp_path, tiny_zoo
+):
+    run, _ = whole
+    scores = run / "phases/1-single.scores"
+    digests = {
+        kept.name: hashlib.sha256((kept / FILE).read_bytes()).hexdigest()
+        for kept in scores.iterdir()
+    }
+    for folder in ("phases", "baselines/ce_only"):
+        state = read_complete(run / folder / "1-single")
+        assert state["scores"] == digests
+    (phase,) = json.loads((run / "summary.json").read_text())["phases"]
+    assert phase["scores"] == digests
+    state["scores"]["step-00000002"] = "another"
+    stage = SimpleNamespace(phase=SimpleNamespace(name="single"))
+    with pytest.raises(CheckpointError, match="arm 'ce_only' read its texts by other"):
+        check_same_scores(run, "ce_only", stage, 0, state)
+    state["scores"] = {**digests, "step-00000006": "no longer there"}
+    check_same_scores(run, "ce_only", stage, 0, state)
+    check_same_scores(run, "ce_only", stage, 0, {})  # of an earlier version
 
 
 @pytest.mark.slow
