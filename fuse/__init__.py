@@ -13,9 +13,15 @@ if TYPE_CHECKING:
         fuse_kvs_similarity,
         fuse_with_weights,
     )
-    from fuse.label_router import LabelRouter
-    from fuse.prequential import PrequentialRouter
-    from fuse.router import ROUTER_TYPES, FixedRouter, LearnableRouter, routing_query
+    from fuse.routers.label import LabelRouter
+    from fuse.routers.prequential import PrequentialRouter
+    from fuse.routers.router import (
+        ROUTER_TYPES,
+        FixedRouter,
+        LearnableRouter,
+        routing_query,
+    )
+    from fuse.routers.similarity import RoutingSample, SimilarityRouter
     from fuse.routing_loss import (
         EntropyRegularizer,
         expected_teacher_loss,
@@ -29,10 +35,9 @@ if TYPE_CHECKING:
         routing_entropy,
     )
     from fuse.signals import Signals
-    from fuse.similarity_router import RoutingSample, SimilarityRouter
     from fuse.weigher import FixedWeigher, Weigher
-    from fuse.z_agreement import agreement
-    from fuse.z_space import ZSpace
+    from fuse.z.agreement import agreement
+    from fuse.z.space import ZSpace
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 

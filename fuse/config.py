@@ -18,7 +18,7 @@ from align.support.field_types import AtLeastOne, Count, NotNegative, check_fiel
 from teacher.names import PrototypeMethod, Similarity
 
 Agreement = Literal["cosine", "mse"]
-"""What holds teachers together in the latent, see :mod:`fuse.z_agreement`."""
+"""What holds teachers together in the latent, see :mod:`fuse.z.agreement`."""
 COLLAPSE_SHARE = 0.95
 """Mean weight of one teacher above which routing counts as collapsed."""
 STARVED_SHARE = 0.01

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from align.kv import KV
 from fuse.config import check_weights
-from fuse.router import LearnableRouter
+from fuse.routers.router import LearnableRouter
 from fuse.routing_loss import EntropyRegularizer
 from teacher.router_proto import compute_routing_weights
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fuse.prequential import DECAY, ETA, prequential_weights, read_scores
+from fuse.routers.prequential import DECAY, ETA, prequential_weights, read_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +68,8 @@ def routing_room(
         heard: of each text (K, M) float, the log-likelihood in nats of its stretches
             in order; K may be 0.
         characters: in all stretches together, >= 1.
-        eta: see :func:`fuse.prequential.prequential_weights`.
-        decay: see :func:`fuse.prequential.read_scores`.
+        eta: see :func:`fuse.routers.prequential.prequential_weights`.
+        decay: see :func:`fuse.routers.prequential.read_scores`.
 
     Raises:
         ValueError: no character.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fuse.config import HARD, SOFT, TOP_K, FuseConfig
-from fuse.router import FixedRouter, routing_query
 from fuse.routers.choice import choose
+from fuse.routers.router import FixedRouter, routing_query
 from fuse.signals import Signals, signals_needed
 
 

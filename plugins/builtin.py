@@ -20,13 +20,13 @@ from align.tokenizer_align import (
     LastTokenAligner,
 )
 from fuse.beforehand.difficulty import DifficultyRouter
-from fuse.label_router import LabelRouter
-from fuse.prequential import PrequentialRouter
-from fuse.router import ROUTER_TYPES, FixedRouter, LearnableRouter
 from fuse.routers.confidence import ConfidenceRouter
 from fuse.routers.constant import ConstantRouter
+from fuse.routers.label import LabelRouter
+from fuse.routers.prequential import PrequentialRouter
+from fuse.routers.router import ROUTER_TYPES, FixedRouter, LearnableRouter
 from fuse.routers.score import ScoreRouter
-from fuse.similarity_router import SimilarityRouter
+from fuse.routers.similarity import SimilarityRouter
 from plugins.hookspecs import Aligner, Space, hookimpl
 from student.balance import BALANCERS, Balancer
 from student.bridges import AdapterBridge, LatentBridge, ProjectorBridge

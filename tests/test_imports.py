@@ -57,6 +57,7 @@ ROOMS: dict[str, set[str]] = {
     "teacher/zoo": set(),
     "fuse/beforehand": set(),
     "fuse/routers": {"beforehand"},
+    "fuse/z": set(),
     "student/balance": set(),
     "student/bridges": set(),
     "student/curriculum": set(),

@@ -36,7 +36,7 @@ from experiments.assemble.outputs import (
 )
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import PhaseConfig
-from fuse.router import learns, needs_sample
+from fuse.routers.router import learns, needs_sample
 from fuse.signals import (
     AGREEMENT,
     COST,

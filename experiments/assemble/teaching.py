@@ -52,7 +52,7 @@ from experiments.choosing.weigher import (
 )
 from experiments.config.tree import PhaseConfig
 from fuse.beforehand.choose import TextChoice
-from fuse.router import learns, needs_sample
+from fuse.routers.router import learns, needs_sample
 from fuse.routing_loss import EntropyRegularizer
 from plugins.registry import Registry
 from student.balance import UNBALANCED, Balance

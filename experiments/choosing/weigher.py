@@ -10,8 +10,8 @@ from torch import nn
 from align.errors import InputError
 from align.schedules import start_of
 from fuse.config import FuseConfig
-from fuse.router import learns, needs_sample
-from fuse.similarity_router import RoutingSample
+from fuse.routers.router import learns, needs_sample
+from fuse.routers.similarity import RoutingSample
 from fuse.weigher import Weigher
 from plugins.registry import Registry
 from student.bridges.calibrate import CalibrationReport

@@ -33,7 +33,7 @@ from experiments.run.context import Stage
 from experiments.sources.named import sources_of
 from experiments.sources.phases import with_present
 from experiments.writing.writer import AT_ONCE
-from fuse.router import learns
+from fuse.routers.router import learns
 from plugins.registry import Registry
 from student.config import TrainConfig
 from student.layers import layers_read

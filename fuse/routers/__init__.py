@@ -1,1 +1,1 @@
-"""Routers that go by scores of teachers, one weight for all text, and who is chosen."""
+"""Routers, from what is known of a text to weights over teachers, and who is chosen."""

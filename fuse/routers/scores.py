@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fuse.prequential import LEAST
+from fuse.routers.prequential import LEAST
 
 
 def before(signal: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fuse.beforehand.texts import decides_before_reading
-from fuse.router import needs_sample
+from fuse.routers.router import needs_sample
+from fuse.routers.similarity import RoutingSample
 from fuse.signals import signals_needed
-from fuse.similarity_router import RoutingSample
 from plugins.answers import SUM, SUM_NARROW, weights_problem
 from plugins.contracts.beforehand import beforehand
 from plugins.contracts.signalled import signalled

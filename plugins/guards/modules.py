@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from align.errors import MtkdError
 from fuse.beforehand.texts import Texts, decides_before_reading, difficulty_needed
-from fuse.router import learns, needs_sample
+from fuse.routers.router import learns, needs_sample
 from fuse.signals import Signals, check_signals, signals_needed
 from plugins import answers
 from plugins.contracts.router import company_counts

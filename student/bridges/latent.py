@@ -14,8 +14,8 @@ from align.sizes import Sizes
 from align.views import TeacherView
 from fuse.config import Agreement
 from fuse.fuse_kv import fuse_with_weights
-from fuse.z_agreement import agreement_counts
-from fuse.z_space import ZSpace
+from fuse.z.agreement import agreement_counts
+from fuse.z.space import ZSpace
 from student.bridges.base import Bridge, PairStats, TeacherShape
 from student.objective import Comparison
 from student.places import Places, Share
@@ -80,7 +80,7 @@ class LatentBridge(Bridge):
             lambda_agreement: weight of agreement between teachers.
 
         Raises:
-            ValueError: see :class:`fuse.z_space.ZSpace`.
+            ValueError: see :class:`fuse.z.space.ZSpace`.
         """
         z = ZSpace(
             teacher_dims=[(t.k_width, t.v_width) for t in teachers],

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fuse.fuse_kv import fuse_with_weights
-from fuse.router import LearnableRouter
+from fuse.routers.router import LearnableRouter
 from fuse.routing_loss import (
     EntropyRegularizer,
     expected_teacher_loss,

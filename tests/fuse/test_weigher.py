@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fuse.router import LearnableRouter
-from fuse.similarity_router import SimilarityRouter
+from fuse.routers.router import LearnableRouter
+from fuse.routers.similarity import SimilarityRouter
 from fuse.weigher import FixedWeigher, Weigher, per_token, prior, share
 
 MASK = torch.tensor([[True, True, True, False]])

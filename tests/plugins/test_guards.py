@@ -12,8 +12,8 @@ from torch import nn
 
 from align.errors import InputError
 from align.tokenizer_align import CausalCharIoUAligner
-from fuse.prequential import PrequentialRouter
-from fuse.router import LearnableRouter
+from fuse.routers.prequential import PrequentialRouter
+from fuse.routers.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
 from plugins.contracts.aligner import long_batches
 from plugins.contracts.beforehand import texts

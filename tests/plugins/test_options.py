@@ -11,7 +11,7 @@ from experiments.assemble.checks import check_settings
 from experiments.config.parsing import ConfigError, check
 from experiments.config.presets import BuiltinPhases, presets_of
 from experiments.config.tree import load_config, resolve_phases
-from fuse.router import LearnableRouter
+from fuse.routers.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
 from plugins.options import options_of, with_options
 from plugins.trial import try_used
@@ -111,8 +111,8 @@ def test_a_run_tries_a_plugin_with_the_options_it_is_used_with():
 
 
 def test_what_is_bound_says_the_same_of_what_it_makes():
-    from fuse.router import learns, needs_sample
-    from fuse.similarity_router import SimilarityRouter
+    from fuse.routers.router import learns, needs_sample
+    from fuse.routers.similarity import SimilarityRouter
 
     bound = with_options(SimilarityRouter, {"temperature": 2.0})
     assert (learns(bound), needs_sample(bound)) == (False, True)

@@ -2,7 +2,7 @@ import textwrap
 
 import pytest
 
-from fuse.router import LearnableRouter
+from fuse.routers.router import LearnableRouter
 from plugins import PluginError, Registry, hookimpl
 from student.own import OWN
 from student.terms.key_value import OBJECTIVES

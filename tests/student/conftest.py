@@ -16,10 +16,10 @@ from align.text.documents import TextSample
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner, encode_batch
 from align.tokens.batch import TokenBatch
 from align.views import Captured
-from fuse.router import LearnableRouter
+from fuse.routers.router import LearnableRouter
 from fuse.routing_loss import EntropyRegularizer
 from fuse.weigher import FixedWeigher, Weigher
-from fuse.z_space import ZSpace
+from fuse.z.space import ZSpace
 from student.balance import BALANCERS, Balance
 from student.bridges import (
     AdapterBridge,

@@ -12,8 +12,8 @@ import torch
 
 from align.schedules import Timetable
 from fuse.beforehand.choose import TextChoice
-from fuse.label_router import LabelRouter
-from fuse.router import FixedRouter
+from fuse.routers.label import LabelRouter
+from fuse.routers.router import FixedRouter
 from fuse.weigher import Weigher
 from student.balance import DomainBalance
 from student.config import LossConfig, TrainConfig

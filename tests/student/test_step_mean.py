@@ -7,9 +7,9 @@ import torch
 
 from align.text.documents import TextSample
 from experiments.assemble.outputs import digest, spelling
-from fuse.router import LearnableRouter
+from fuse.routers.router import LearnableRouter
+from fuse.routers.similarity import SimilarityRouter
 from fuse.routing_loss import EntropyRegularizer
-from fuse.similarity_router import SimilarityRouter
 from fuse.weigher import FixedWeigher, Weigher
 from student.config import LossConfig
 from student.distiller import WeightedObjective

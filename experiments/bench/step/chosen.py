@@ -14,7 +14,7 @@ from dataclasses import replace
 from experiments.bench.measure import Bar, paired_ratio
 from experiments.bench.step.costs import SPACES, Scene, drawn_model
 from fuse.beforehand.choose import TextChoice
-from fuse.router import FixedRouter
+from fuse.routers.router import FixedRouter
 from teacher.loading.models import LoadedModel
 
 CHOSEN = 0.5

@@ -22,6 +22,7 @@ NAMES = [
     ("align.output", "LinearHead"),
     ("align.captured", "Injection"),
     ("teacher.windows", "Windows"),
+    ("fuse.router", "LearnableRouter"),
     ("student.calibrate", "calibrate"),
     ("experiments.settings", "ConfigError"),
     ("experiments.presets", "builtin_presets"),

@@ -9,8 +9,8 @@ from align.text.documents import TextSample
 from fuse.beforehand.choose import TextChoice, drawn, greatest, ranks_among
 from fuse.beforehand.difficulty import DifficultyRouter
 from fuse.beforehand.texts import Texts, decides_before_reading
-from fuse.label_router import LabelRouter
-from fuse.router import FixedRouter, LearnableRouter
+from fuse.routers.label import LabelRouter
+from fuse.routers.router import FixedRouter, LearnableRouter
 
 NAMES = ("small", "middle", "large")
 

@@ -5,9 +5,9 @@ import torch
 from align.errors import InputError
 from fuse.beforehand.choose import text_draws
 from fuse.config import FuseConfig
-from fuse.router import LearnableRouter
 from fuse.routers.choice import choose
 from fuse.routers.constant import ConstantRouter
+from fuse.routers.router import LearnableRouter
 from fuse.weigher import FixedWeigher, Weigher, prior
 
 WEIGHTS = torch.tensor([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0.0, 0.0, 0.0]])

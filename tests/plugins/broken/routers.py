@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fuse.router import LearnableRouter
+from fuse.routers.router import LearnableRouter
 
 
 class OneHot(LearnableRouter):

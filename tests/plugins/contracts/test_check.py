@@ -8,8 +8,8 @@ from torch import nn
 
 from align.layer_map import LayerMap
 from align.tokenizer_align import CharIoUAligner
-from fuse.prequential import PrequentialRouter
-from fuse.router import LearnableRouter
+from fuse.routers.prequential import PrequentialRouter
+from fuse.routers.router import LearnableRouter
 from plugins import PluginError, Registry
 from plugins.contracts.check import assert_contract, check
 from student.objective import Term

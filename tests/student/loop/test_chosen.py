@@ -8,8 +8,8 @@ import torch
 from align.reading import ASKING
 from fuse.beforehand.asking import Asking, together
 from fuse.beforehand.choose import TextChoice
-from fuse.label_router import LabelRouter
-from fuse.router import FixedRouter
+from fuse.routers.label import LabelRouter
+from fuse.routers.router import FixedRouter
 from fuse.weigher import Weigher
 from student.config import LossConfig
 from student.loop.batches import BatchMaker

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import torch
 
-from fuse.router import LearnableRouter
+from fuse.routers.router import LearnableRouter
 from fuse.weigher import Weigher
 
 PARTS = ((0, 1), (1, 3))

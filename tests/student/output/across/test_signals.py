@@ -5,7 +5,7 @@ import torch
 
 from align.tokens.batch import TokenBatch, encode_batch
 from align.views import Asked, ForetoldTokens, LinearHead, Output, TeacherView
-from fuse.prequential import PrequentialRouter
+from fuse.routers.prequential import PrequentialRouter
 from fuse.signals import SIGNALS
 from student.output.across.signals import Sources, signals_of
 from teacher.capture.kv_capture import KVCapture

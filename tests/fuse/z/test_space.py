@@ -4,9 +4,9 @@ import torch
 from sklearn.decomposition import PCA
 
 from align.calibration import CalibrationStats
-from fuse.z_agreement import agreement, agreement_counts
-from fuse.z_coder import LayerwiseCoder
-from fuse.z_space import ZSpace
+from fuse.z.agreement import agreement, agreement_counts
+from fuse.z.coder import LayerwiseCoder
+from fuse.z.space import ZSpace
 
 L, B, T = 2, 4, 16
 TEACHERS, STUDENT = [(10, 6), (14, 9)], (12, 12)

@@ -1,6 +1,6 @@
 import torch
 
-from fuse.label_router import LabelRouter
+from fuse.routers.label import LabelRouter
 from fuse.signals import Signals
 from fuse.weigher import Weigher
 

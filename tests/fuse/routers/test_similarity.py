@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from align.errors import InputError
-from fuse.similarity_router import RoutingSample, SimilarityRouter, home_texts
+from fuse.routers.similarity import RoutingSample, SimilarityRouter, home_texts
 
 HIDDEN = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]])
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from align.errors import InputError
-from fuse.prequential import PrequentialRouter, prequential_weights, read_scores
+from fuse.routers.prequential import PrequentialRouter, prequential_weights, read_scores
 from fuse.signals import Signals, signals_needed
 
 

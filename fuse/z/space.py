@@ -18,8 +18,8 @@ from align.calibration import CalibrationStats
 from align.errors import InputError
 from align.support.field_types import checked
 from fuse.config import Agreement
-from fuse.z_agreement import agreement
-from fuse.z_coder import LayerwiseCoder
+from fuse.z.agreement import agreement
+from fuse.z.coder import LayerwiseCoder
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values, or their latents."""
@@ -157,11 +157,11 @@ class ZSpace(nn.Module):
         Args:
             z_list: per teacher its (zk, zv), each (L, B, T, Z).
             masks: per teacher (B, T) bool, tokens it covers.
-            totals: of the whole step; see :func:`fuse.z_agreement.agreement_counts`.
+            totals: of the whole step; see :func:`fuse.z.agreement.agreement_counts`.
 
         Returns:
             Scalar, at least float32, the mean over keys and values; see
-            :func:`fuse.z_agreement.agreement`.
+            :func:`fuse.z.agreement.agreement`.
         """
         keys, values = (
             agreement([z[side] for z in z_list], masks, self.agreement_kind, totals)

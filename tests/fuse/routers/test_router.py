@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fuse.router import ROUTER_TYPES, LearnableRouter, routing_query
+from fuse.routers.router import ROUTER_TYPES, LearnableRouter, routing_query
 
 
 def trained_looking(router_type, teachers=3, temperature=1.0):

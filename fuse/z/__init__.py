@@ -1,0 +1,1 @@
+"""The latent that teachers and student share, and what holds it together."""
