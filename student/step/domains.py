@@ -105,9 +105,9 @@ def text_vectors(ctx: StepContext, balance: DomainVectors) -> tuple[Tensor, Tens
     before = predicted.roll(-1, 1)  # the first place is never predicted: none wraps
     hidden = output.hidden.detach()
     if balance.signal == "mmd":
-        rows = hidden.new_zeros(*before.shape, balance.mean.shape[1])
-        rows[before] = balance.features(hidden[before]).to(rows)
-        return rows.double().sum(1), predicted.sum(1)
+        texts = zip(hidden, before, strict=True)  # of all at once they are many
+        rows = [balance.features(of[there]).double().sum(0) for of, there in texts]
+        return torch.stack(rows), predicted.sum(1)
     flat = hidden.flatten(0, 1).requires_grad_()
     head = output.head
     bias = None if head.bias is None else head.bias.detach()
