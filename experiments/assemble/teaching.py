@@ -185,9 +185,8 @@ def build_phase_teachers(
 
     if bridge is not None and any(teacher.positions for teacher in bridge.teachers):
         fit_positions(bridge, (read for _, read in views("positions of")))
-    choose = None
-    if choosing is not None:
-        choose = choosing(phase, student.hidden_size, teachers, shares)
+    width = student.hidden_size
+    choose = None if choosing is None else choosing(phase, width, teachers, shares)
     report = calibrate(
         student,
         bridge,
