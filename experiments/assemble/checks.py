@@ -246,13 +246,12 @@ def timetable_of(
     kinds = {rule: registry.entry("schedule", rule).value for rule in moving}
     cold = {moved.rule for place, moved in schedules.items() if place not in heats}
     reads_losses = any(map(needs_losses, kinds.values()))
-    reads_domains = any(map(needs_domains, kinds.values()))
     signals = frozenset().union(*(signals_of(kinds[rule]) for rule in cold))
     return Timetable(
         steps,
         rules=rules,
         reads_losses=reads_losses,
-        reads_domains=reads_domains,
+        reads_domains=any(map(needs_domains, kinds.values())),
         seed=seed,
         signals=signals,
         numbers=moving_numbers(phase, registry),
