@@ -12,7 +12,7 @@ from experiments.assemble.outputs import setting_of
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import Config, PhaseConfig
 from experiments.making.made import makers_used
-from fuse.router import learns
+from fuse.routers.router import learns
 from plugins.registry import Registry
 from student.objective import needs_of
 from student.transforms.choice import chosen_transforms
