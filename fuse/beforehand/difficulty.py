@@ -81,8 +81,9 @@ class DifficultyRouter(nn.Module):
     def forward(self, query: Tensor) -> Tensor:
         """(..., C) float -> (..., M) float32, all alike: who was not chosen beforehand
         covers nothing of the text, so that the others share the weight."""
-        weights = torch.full((self.num_teachers,), 1 / self.num_teachers)
-        return weights.to(query.device).expand(*query.shape[:-1], -1)
+        count = self.num_teachers
+        weights = torch.full((count,), 1 / count, device=query.device)
+        return weights.expand(*query.shape[:-1], -1)
 
     def beforehand(self, texts: Texts) -> Tensor:
         """(B, M) float32, one-hot.

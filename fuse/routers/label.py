@@ -40,18 +40,25 @@ class LabelRouter(nn.Module):
         """(B, T, C) float -> (B, T, M) float32."""
         batch, tokens = query.shape[:2]
         domains = signals.domains or [""] * batch
-        weights = self._weights(signals.teachers, domains)
-        return weights.to(query.device)[:, None].expand(-1, tokens, -1)
+        weights = self._weights(signals.teachers, domains, query.device)
+        return weights[:, None].expand(-1, tokens, -1)
 
     def beforehand(self, texts: Texts) -> Tensor:
         """(B, M) float32."""
         return self._weights(texts.teachers, texts.domains)
 
-    def _weights(self, teachers: Sequence[str], domains: Sequence[str]) -> Tensor:
-        named = list(teachers)
-        weights = torch.full((len(domains), self.num_teachers), 1 / self.num_teachers)
+    def _weights(
+        self,
+        teachers: Sequence[str],
+        domains: Sequence[str],
+        device: torch.device | None = None,
+    ) -> Tensor:
+        named, count = list(teachers), self.num_teachers
+        shape = len(domains), count
+        weights = torch.full(shape, 1 / count, device=device)
         for row, domain in enumerate(domains):
             teacher = self.domains.get(domain)
             if teacher in named:
-                weights[row] = torch.eye(self.num_teachers)[named.index(teacher)]
+                weights[row] = 0
+                weights[row, named.index(teacher)] = 1
         return weights

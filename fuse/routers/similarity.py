@@ -104,12 +104,14 @@ def home_texts(bits: Tensor) -> list[Tensor]:
         M index tensors, a third of the texts each (all where bits are NaN).
     """
     count, teachers = bits.shape
-    everywhere = torch.arange(count)
+    everywhere = torch.arange(count, device=bits.device)
     keep = max(1, count // 3)
     homes = []
     for m in range(teachers):
         others = torch.cat([bits[:, :m], bits[:, m + 1 :]], 1)
-        known = ~others.isnan().all(1) if others.shape[1] else torch.zeros(count).bool()
+        known = ~others.isnan().all(1)  # none where there are no others
+        if not others.shape[1]:
+            known = torch.zeros_like(known)
         if bits[:, m].isnan().any() or not bool(known.all()):
             homes.append(everywhere)
             continue
