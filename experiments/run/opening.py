@@ -52,7 +52,7 @@ from experiments.run.arms import (
     repeated_arms,
 )
 from experiments.run.context import Arms, RunContext, Stage
-from experiments.run.identity.taught import write_teachers
+from experiments.run.identity.taught import settled_commits, write_teachers
 from experiments.run.lineage import (
     HELD_OUT,
     digests_of_models,
@@ -68,6 +68,7 @@ from experiments.run.plan import RunPlan, decides, with_one_text
 from student.loop.engine import Engine
 from student.loop.launch import launched_rank, launched_world
 from teacher.answers import Answers
+from teacher.hub.pinned import settled
 
 ANSWERS = "answers"
 """In a run's folder while it goes on, with the process's number: teachers' answers that
@@ -182,6 +183,7 @@ def open_run(
     run_dir, started = plan.config.run_dir, time.monotonic()
     with (
         hold_run(run_dir) as lease,
+        settled(settled_commits(run_dir)),
         noted(run_dir, lease, launched_world()) as launch,
         kept_errors(run_dir),
         _started(plan, engine) as engine,
@@ -276,8 +278,7 @@ def _day(config: Config, models: Models, engine: Engine) -> str | None:
     """What chat templates are told: as its stores were, else the day of the run."""
     if (day := day_of(models.stores)) or (models.stored and not models.live):
         return day
-    day = engine.from_main(lambda: day_of_run(config.run_dir))
-    return day
+    return engine.from_main(lambda: day_of_run(config.run_dir))
 
 
 def _read(
@@ -384,8 +385,8 @@ def _begun(loaded: LoadedRun, engine: Engine) -> str:
     )
     if engine.is_main:
         code, known = versions(), read_json(run_dir / IDENTITY)
-        before = known.get("versions", {})
-        _warn([f"this run goes on with {change}" for change in changes(before, code)])
+        changed = changes(known.get("versions", {}), code)
+        _warn([f"this run goes on with {change}" for change in changed])
         held_out = samples_digest(loaded.data.eval)
         _warn(held_out_changed(run_dir, config, held_out))
         remember(
@@ -396,5 +397,4 @@ def _begun(loaded: LoadedRun, engine: Engine) -> str:
             plugins=dict(plugins_of_run(plan.config, plan.registry, plan.phases)),
             tried_plugins=dict(plan.tried_plugins),
         )
-    run_id: str = identity["id"]
-    return run_id
+    return str(identity["id"])

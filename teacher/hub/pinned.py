@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from align.errors import InputError, MissingFileError
@@ -17,13 +20,31 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _READ = ["*.json", "*.jinja", "*.txt", "*.model", "*.py"]
 """Beside weights; code is read where it is trusted, and digested."""
 _WEIGHTS = ["*.safetensors"]
+_settled: ContextVar[dict[tuple[str, str], str] | None] = ContextVar(
+    "settled", default=None
+)
+
+
+@contextmanager
+def settled(commits: Mapping[tuple[str, str], str]) -> Iterator[None]:
+    """A block in which a branch or tag is one commit, however often it is asked for.
+
+    Args:
+        commits: what is known beforehand, by repository and revision; any other is
+            settled by the first who asks.
+    """
+    token = _settled.set(dict(commits))
+    try:
+        yield
+    finally:
+        _settled.reset(token)
 
 
 def pinned_folder(repository: str, revision: str) -> Path:
     """The snapshot of a model without its weights, fetched where it is not here.
 
     A commit that is here is not asked for; what a branch or tag means is, unless
-    ``HF_HUB_OFFLINE`` is set.
+    ``HF_HUB_OFFLINE`` is set or it is :func:`settled`.
 
     Args:
         repository: ``name`` or ``org/name``.
@@ -34,6 +55,15 @@ def pinned_folder(repository: str, revision: str) -> Path:
             to do.
         InputError: no name that a hub gives.
     """
+    known = _settled.get()
+    if known is None:
+        return _pinned_folder(repository, revision)
+    folder = _pinned_folder(repository, known.get((repository, revision), revision))
+    known[repository, revision] = folder.name
+    return folder
+
+
+def _pinned_folder(repository: str, revision: str) -> Path:
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.assemble.fingerprint import code_of_model, commit_of, tokenizer_digest
 from experiments.record.history import read_json, write_json
+from teacher.names import pinned
 from teacher.store.manifest import digest_of
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 TEACHERS = "teachers.json"
 """In a run's folder: who taught, by the teachers' names."""
+STUDENT = "student"
+"""Beside the teachers: what a student is that began as a branch of a hub model."""
 FACTS = ("revision", "tokenizer", "dtype", "code", "store")
 """Beside digests of files; records of earlier versions lack them, and of these are
 compared only where both sides have one."""
@@ -68,6 +71,23 @@ def facts_of(config: Config, models: Models) -> dict[str, dict[str, str]]:
     return facts
 
 
+def settled_commits(run_dir: Path) -> dict[tuple[str, str], str]:
+    """What branches and tags of hub models were when a run began, by repository and
+    revision; empty before it has begun.
+
+    A run goes on with these commits, whatever the branch has become.
+    """
+    known = read_json(run_dir / TEACHERS)
+    noted = [*known.get("teachers", {}).values(), known.get(STUDENT, {})]
+    commits: dict[tuple[str, str], str] = {}
+    for entry in noted:
+        parts = pinned(str(entry.get("model", "")))
+        commit = entry.get("revision")
+        if parts is not None and isinstance(commit, str):
+            commits[parts] = commit
+    return commits
+
+
 def _type(sizes: Mapping[str, int], quantised: str) -> str:
     """The types of a model's weights, the one that most of them have first."""
     types = ", ".join(sorted(sizes, key=lambda dtype: (-sizes[dtype], dtype)))
@@ -103,8 +123,11 @@ def write_teachers(
         asked = "from a store" if name in stored else "live"
         teachers[name] = {"model": entry.model, "asked": asked, **files.get(name, {})}
     known = read_json(path)
-    if known.get("teachers") != (every := {**known.get("teachers", {}), **teachers}):
-        write_json(path, {"teachers": every})
+    written = {"teachers": {**known.get("teachers", {}), **teachers}}
+    if pinned(config.student.model) and (commit := commit_of(config.student.model)):
+        written[STUDENT] = {"model": config.student.model, "revision": commit}
+    if known != written:
+        write_json(path, written)
 
 
 def compared(

@@ -1,5 +1,6 @@
 """Models of the hub by branch, tag and commit, and what the hub answers instead."""
 
+import json
 import shutil
 from unittest.mock import Mock
 
@@ -9,11 +10,13 @@ from huggingface_hub import constants, errors
 
 from align.errors import InputError, MissingFileError
 from experiments.assemble.fingerprint import commit_of, file_digests
+from experiments.cli import main
 from experiments.config.tree import load_config
 from teacher import load_model
 from teacher.hub import pinned as module
 from teacher.loading.model_files import not_found
 from teacher.names import model_source, pinned
+from tests.experiments.small_runs import small_config
 
 pytestmark = pytest.mark.edges
 
@@ -116,3 +119,32 @@ def test_what_the_hub_answers_comes_with_what_helps(monkeypatch, kind, told):
     assert module.why_not("org/x@v1", wrapped) in str(
         not_found("org/x@v1", "org/x", wrapped)
     )
+
+
+def test_a_branch_that_is_settled_stays_what_it_was(cache):
+    with module.settled({("org/tiny", "v1"): SECOND}):
+        assert commit_of("org/tiny@main") == commit_of("org/tiny@v1") == SECOND
+        (cache / "refs" / "main").write_text(FIRST)
+        assert commit_of("org/tiny@main") == SECOND
+    assert commit_of("org/tiny@main") == commit_of("org/tiny@v1") == FIRST
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_commits_it_began_with(cache, tiny_zoo, tmp_path):
+    """Both branches move while it rests."""
+    twin = cache.parent / "models--org--other"
+    shutil.copytree(cache, twin)
+    (twin / "refs" / "main").write_text(FIRST)
+    changes = {
+        "student": {"model": "org/other@main"},
+        "teachers": {"gpt2-prose": {"model": "org/tiny@main"}},
+    }
+    config = small_config(tmp_path, tiny_zoo, changes)
+    assert main(["train", str(config), "--pause-after", "1"]) == 75
+    for folder, commit in ((cache, FIRST), (twin, SECOND)):
+        (folder / "refs" / "main").write_text(commit)
+    assert main(["train", str(config)]) == 0
+    run = tmp_path / "run"
+    noted = json.loads((run / "teachers.json").read_text())
+    assert noted["teachers"]["gpt2-prose"]["revision"] == SECOND
+    assert noted["student"] == {"model": "org/other@main", "revision": FIRST}
