@@ -14,6 +14,8 @@ from typing import Any
 from align.errors import InputError
 from align.foreign.marker import MARKER
 from align.support.whole_file import write_whole
+from experiments.publishing.adapter import FOLDER as FOLDER_OF_UPDATES
+from experiments.publishing.adapter import Base, base_of, check_adapter, has_adapter
 from experiments.publishing.evidence import FOLDER, config_of, write_evidence
 from experiments.publishing.names import is_local, public_name
 from experiments.publishing.student import Student, student_folder, student_of
@@ -50,6 +52,8 @@ class Wishes:
     """None: that of what it began as."""
     languages: Sequence[str] = field(default_factory=tuple)
     """Codes such as ``en``."""
+    adapter: bool = False
+    """The student's low-rank updates alone go, without its weights."""
 
 
 def write_card(run: RunDir, folder: Path, wishes: Wishes) -> list[Path]:
@@ -64,8 +68,11 @@ def write_card(run: RunDir, folder: Path, wishes: Wishes) -> list[Path]:
         The files, the card first.
 
     Raises:
-        InputError: the run has no student yet, or what it wrote is damaged.
+        InputError: the run has no student yet, or what it wrote is damaged; or it has
+            no updates that could go alone.
     """
+    if wishes.adapter:
+        check_adapter(student_folder(run), config_of(run))
     text = card_text(run, wishes)
     if (vouched := _vouched(folder)) is not None:
         raise InputError(
@@ -93,6 +100,8 @@ def card_text(run: RunDir, wishes: Wishes) -> str:
         _use(
             title if title.count("/") == 1 else "student",
             auto_class(student_folder(run)),
+            base_of(config) if has_adapter(student_folder(run)) else None,
+            wishes.adapter,
         ),
         _worth(run),
         _teachers(run, terms),
@@ -120,7 +129,7 @@ def _front(
     title = wishes.title or run.name
     return ModelCardData(
         model_name=title,
-        library_name="transformers",
+        library_name="peft" if wishes.adapter else "transformers",
         pipeline_tag="text-generation",
         tags=list(TAGS),
         license=licence_of(terms, wishes.licence),
@@ -168,15 +177,41 @@ def _lead(run: RunDir, config: Mapping[str, Any], student: Student) -> list[Bloc
     ]
 
 
-def _use(model: str, auto: str) -> Section:
+def _use(model: str, auto: str, base: Base | None, adapter: bool) -> Section:
+    """How to load it.
+
+    Args:
+        model: its name.
+        auto: transformers' class that loads it.
+        base: what updates that lie beside it are on; None where none are of use.
+        adapter: they are all that there is.
+    """
+    whole = f"model = {auto}.from_pretrained({model!r})\n"
+    on_base = f"{auto}.from_pretrained({_names(base)})"
+    updated = f"model = PeftModel.from_pretrained({on_base}, {model!r}"
     text = (
-        f"from transformers import {auto}, AutoTokenizer\n\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({model!r})\n"
-        f"model = {auto}.from_pretrained({model!r})\n"
-        'tokens = tokenizer("Once", return_tensors="pt")\n'
-        "print(tokenizer.decode(model.generate(**tokens, max_new_tokens=40)[0]))"
+        ("from peft import PeftModel\n" if adapter else "")
+        + f"from transformers import {auto}, AutoTokenizer\n\n"
+        + f"tokenizer = AutoTokenizer.from_pretrained({model!r})\n"
+        + (f"{updated})\n" if adapter else whole)
+        + 'tokens = tokenizer("Once", return_tensors="pt")\n'
+        + "print(tokenizer.decode(model.generate(**tokens, max_new_tokens=40)[0]))"
     )
-    return Section(title="Use", blocks=[Code(text, "python")])
+    blocks: list[Block] = [Code(text, "python")]
+    if base is not None and not adapter:
+        place = f"subfolder={FOLDER_OF_UPDATES!r})"
+        blocks += [
+            Paragraph("Its low-rank updates are merged into these weights, and alone:"),
+            Code(f"from peft import PeftModel\n\n{updated}, {place}", "python"),
+        ]
+    return Section(title="Use", blocks=blocks)
+
+
+def _names(base: Base | None) -> str:
+    if base is None:
+        return ""
+    pin = f", revision={base.revision!r}" if base.revision else ""
+    return f"{base.name!r}{pin}"
 
 
 def _worth(run: RunDir) -> Section:

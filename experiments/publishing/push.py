@@ -8,6 +8,7 @@ from pathlib import Path
 
 from align.errors import InputError, MachineError
 from align.foreign.marker import files_in
+from experiments.publishing.adapter import SETTINGS, alone, without_places
 from experiments.publishing.card import Wishes, write_card
 from experiments.publishing.evidence import config_of
 from experiments.publishing.student import FOLDER
@@ -46,7 +47,7 @@ def pack(
 
     Raises:
         InputError: a name that the hub does not take, a teacher that the run has not,
-            or a run without a student.
+            a run without a student, or without updates that are to go alone.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
@@ -72,6 +73,8 @@ def pack(
     written = write_card(run, card, wishes)
     files = {path.relative_to(card).as_posix(): path for path in written}
     student = files_in(run.path / FOLDER)  # the card has seen that they are whole
+    chosen = alone if wishes.adapter else without_places
+    student = chosen(student, card / SETTINGS, config_of(run))
     weights = {name: path for name, path in student.items() if name not in files}
     return Parcel(
         repo=repo,

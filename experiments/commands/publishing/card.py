@@ -27,6 +27,12 @@ CARD_OPTIONS = (
         metavar="CODE",
         help="languages of its texts, such as en de",
     ),
+    option(
+        "--adapter",
+        action="store_true",
+        help="of its low-rank updates alone, to be put on the model that it began as "
+        "(merged weights, with the updates beside them)",
+    ),
 )
 """What a run does not know of its student."""
 
@@ -35,7 +41,12 @@ def wishes_of(options: Namespace, title: str | None) -> Wishes:
     """What a command line says of a student."""
     from experiments.publishing.card import Wishes
 
-    return Wishes(title=title, licence=options.licence, languages=options.language)
+    return Wishes(
+        title=title,
+        licence=options.licence,
+        languages=options.language,
+        adapter=options.adapter,
+    )
 
 
 def card(options: Namespace) -> int:

@@ -71,6 +71,10 @@ PUSH = Command(
             "as a private model",
         ),
         (
+            "mtkd push runs/mine me/updates --adapter",
+            "low-rank updates without the weights that they are on",
+        ),
+        (
             "mtkd push runs/mine me/small --terms gemma --public",
             "whose teacher gemma has terms that were read",
         ),

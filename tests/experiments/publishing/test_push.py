@@ -1,15 +1,24 @@
 """What goes to the hub, in a commit that a stand-in for its client takes down."""
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+import torch
+import yaml
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from align.errors import InputError, MachineError
+from align.support.whole_file import write_whole
 from experiments.cli import main
 from experiments.publishing.card import Wishes
 from experiments.publishing.push import pack, send
+from experiments.record.run_dir import read_run
+from student.checkpoint import mark_complete
+from student.config import LoraConfig
+from student.lora import add_adapters, merge_adapters, save_adapter
 
 NAMES = {
     "README.md",
@@ -145,3 +154,78 @@ def test_the_command_says_where_it_is(hub, finished, capsys):
     words = ["push", str(finished.path), "me/tiny", "--terms", "strict"]
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "https://hub/commit/1"
+
+
+@pytest.fixture
+def updated(finished, tmp_path, tiny_llama):
+    """A run whose student has updates, merged and beside the weights."""
+    from transformers import AutoModelForCausalLM
+
+    path = tmp_path / "updated"
+    shutil.copytree(finished.path, path)
+    base, adapted = (AutoModelForCausalLM.from_pretrained(tiny_llama) for _ in "ab")
+    add_adapters(adapted, LoraConfig(rank=2), seed=0)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+    merge_adapters(adapted, base)
+    (path / "student" / "complete.json").unlink()
+    base.save_pretrained(path / "student")
+    save_adapter(adapted, path / "student" / "adapter")
+    mark_complete(path / "student", {})
+    return path
+
+
+def named(path, **student):
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    config["student"].update(student)
+    write_whole(path / "config.yaml", yaml.safe_dump(config))
+    return read_run(path)
+
+
+def laid(parcel, folder):
+    for name, path in parcel.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / name)
+    return folder
+
+
+def test_updates_alone_are_what_peft_loads(updated, tmp_path, tiny_llama):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    run = named(updated, model=f"org/base@{'1' * 40}")
+    wishes, ids = Wishes(title="me/tiny", adapter=True), torch.arange(9)[None]
+    alone = pack(run, "me/tiny", tmp_path / "card", wishes, read=["strict"])
+    assert {n for n in alone.files if "safetensors" in n} == {
+        "adapter_model.safetensors"
+    }
+    assert {"tokenizer.json", "README.md", "evidence/config.yaml"} <= alone.files.keys()
+    assert "config.json" not in alone.files
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert "library_name: peft" in card and "base_model: org/base" in card
+    assert f"from_pretrained('org/base', revision='{'1' * 40}'), 'me/tiny')" in card
+    both = pack(run, "me/tiny", tmp_path / "both", Wishes(), read=["strict"])
+    assert "subfolder='adapter')" in (tmp_path / "both" / "README.md").read_text()
+    for parcel, name in ((alone, ""), (both, "adapter/")):
+        told = json.loads(parcel.files[f"{name}adapter_config.json"].read_text())
+        assert (told["base_model_name_or_path"], told["revision"]) == (
+            "org/base",
+            "1" * 40,
+        )
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    merged = AutoModelForCausalLM.from_pretrained(laid(both, tmp_path / "whole"))
+    plain = base(ids).logits
+    peft = PeftModel.from_pretrained(base, laid(alone, tmp_path / "alone"))
+    found, expected = peft(ids).logits, merged(ids).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found, plain, atol=1e-3)
+
+
+def test_updates_that_nobody_could_load_do_not_go_alone(finished, updated, tmp_path):
+    wishes = Wishes(adapter=True)
+    with pytest.raises(InputError, match=r"no adapter/.*student\.lora\.rank"):
+        pack(finished, "me/tiny", tmp_path / "card", wishes, read=["strict"])
+    with pytest.raises(InputError, match="which no hub has.*leave --adapter out"):
+        pack(read_run(updated), "me/tiny", tmp_path / "card", wishes, read=["strict"])
