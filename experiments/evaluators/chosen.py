@@ -105,8 +105,8 @@ def evaluators_of(
     """The evaluators of a run, seen to measure what its gate and phases decide by.
 
     Raises:
-        ConfigError: within a phase nothing is measured that decides there, or weights
-            are split.
+        ConfigError: within a phase nothing is measured that decides or is shown there,
+            or weights are split.
         InputError: a metric that nothing measures, or options that cannot be meant.
         PluginError: nobody offers an evaluator of that name.
     """
@@ -130,6 +130,11 @@ def evaluators_of(
                 f"eval.every is {config.eval.every}, but train.zero_stage=3 splits the "
                 f"weights of phase {phase.name}; set a lower stage, or eval.every=0"
             )
+    if config.samples.during and not config.eval.every:
+        raise ConfigError(
+            "samples.during is true, but eval.every is 0; set how many steps lie between "
+            "two samples of the student's writing"
+        )
     return evaluators
 
 

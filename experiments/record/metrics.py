@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from experiments.record.run_dir import METRICS
@@ -113,19 +114,31 @@ class Metrics:
             place = arm.replace(":", "-")
             self._outside.log({f"{place}/{n}": v for n, v in shown.items()}, at)
 
-    def write_texts(self, texts: Mapping[str, str]) -> None:
-        """Hand texts, such as samples of writing, to trackers; they are kept elsewhere.
+    def write_texts(self, texts: Mapping[str, str], arm: str, step: int) -> None:
+        """Hand samples of writing to TensorBoard and trackers, and to nothing else.
 
         Args:
             texts: by name.
+            arm: see :meth:`write`.
+            step: on TensorBoard's axis.
         """
-        if self._enabled and self._outside is not None and texts:
-            self._outside.log({f"samples/{n}": text for n, text in texts.items()}, 0)
+        if not self._enabled or not texts:
+            return
+        shown = {f"samples/{n}": text for n, text in texts.items()}
+        if self._shown:
+            with self._may_fail():
+                self._show(arm, shown, step)
+        if self._outside is not None:
+            place = arm.replace(":", "-")
+            self._outside.log({f"{place}/{n}": v for n, v in shown.items()}, step)
 
-    def _show(self, arm: str, numbers: Mapping[str, float], step: int) -> None:
+    def _show(self, arm: str, shown: Mapping[str, float | str], step: int) -> None:
         board = self._boards.get(arm) or self._boards.setdefault(arm, self._board(arm))
-        for name, value in numbers.items():
-            board.add_scalar(name, value, step)
+        for name, value in shown.items():
+            # TensorBoard reads Markdown, where four spaces begin what stays as it is.
+            text = isinstance(value, str)
+            add = board.add_text if text else board.add_scalar
+            add(name, indent(str(value), "    ") if text else value, step)
 
     @contextmanager
     def _may_fail(self) -> Iterator[None]:

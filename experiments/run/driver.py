@@ -149,8 +149,10 @@ def sum_up(run: RunContext, outcome: Outcome) -> None:
     if run.engine.is_main:
         temperature = run.config.samples.temperature
         samples = _samples(run)
+        done = sum(result["steps"] for result in outcome.results[MAIN])
         for number, sample in enumerate(samples, start=1):
-            run.metrics.write_texts({f"{number}/{k}": v for k, v in sample.items()})
+            texts = {f"{number}/{k}": v for k, v in sample.items()}
+            run.metrics.write_texts(texts, MAIN, done)
         summary = _summary(run, outcome) | {
             "samples": samples,
             "samples_temperature": temperature,

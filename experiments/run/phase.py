@@ -119,7 +119,7 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     writing = writing_of(run, stage, position, model, order=order)
     teaching = teaching_student(run.models, model, capture)
     moving = moving_of(run, stage, position, teaching, writing=writing, order=order)
-    watch = watch_of(run, phase, capture, model)
+    watch = watch_of(run, phase, capture, model, position)
     give_back()  # what calibrating summed up, so that the peak is that of a step
     title = f"{position.arm} · {phase.name}"
     leg = (position.arm, position.index)

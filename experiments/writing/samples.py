@@ -40,25 +40,51 @@ def samples_of(
     Raises:
         InputError: a prompt that the student cannot read.
     """
-    prompts = settings.prompts
-    if isinstance(prompts, int):
-        prompts = first_words(texts, tokenizer, prompts)
+    prompts = prompts_of(settings, texts, tokenizer)
     if not prompts:
         return []
+    columns = [  # one in memory at a time
+        written_now(settings, prompts, tokenizer, student(after), seed)
+        for after in (False, True)
+    ]
+    return [
+        {"prompt": prompt, "before": before, "after": after}
+        for prompt, before, after in zip(prompts, *columns, strict=True)
+    ]
+
+
+def prompts_of(
+    settings: SamplesConfig, texts: Sequence[TextSample], tokenizer: Any
+) -> list[str]:
+    """What a student goes on from: the settings' prompts, or first words of texts."""
+    if isinstance(settings.prompts, int):
+        return first_words(texts, tokenizer, settings.prompts)
+    return settings.prompts
+
+
+def written_now(
+    settings: SamplesConfig, prompts: Sequence[str], tokenizer: Any, model: Any, seed: int
+) -> list[str]:
+    """What a student writes after each prompt, as it stands.
+
+    Args:
+        settings: how much of it, and how drawn.
+        prompts: to go on from.
+        tokenizer: the student's.
+        model: it, on its device; it comes back as it was, in training or not.
+        seed: of what is drawn; the generators of the process stay as they were.
+
+    Raises:
+        InputError: a prompt that the student cannot read.
+    """
     drawing = Drawing(
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
         seed=seed,
     )
-    columns = []
-    for after in (False, True):  # one in memory at a time
-        writer = Writer(student(after), tokenizer, "the student")
-        ids = [writer.ids(prompt) for prompt in prompts]
-        columns.append([written.text for written in writer.write(ids, drawing)])
-    return [
-        {"prompt": prompt, "before": before, "after": after}
-        for prompt, before, after in zip(prompts, *columns, strict=True)
-    ]
+    writer = Writer(model, tokenizer, "the student")
+    ids = [writer.ids(prompt) for prompt in prompts]
+    return [written.text for written in writer.write(ids, drawing)]
 
 
 def first_words(texts: Sequence[TextSample], tokenizer: Any, number: int) -> list[str]:

@@ -148,6 +148,9 @@ class Outside:
         if name in _OWN_STEPS:
             arm = next(iter(values)).partition("/")[0]
             self._open[name].log({**values, f"{arm}/step": step})
+        elif name == "mlflow":
+            self._open[name].log(_numbers(values), step=step)
+            _keep_texts(values, step)
         else:
             self._open[name].log(dict(values), step=step)
 
@@ -179,6 +182,19 @@ def _asked_of(name: str, kind: Any, run: Tracked, folder: Path) -> dict[str, Any
     if name == "trackio":
         asked |= {"name": run.name, "resume": "allow"}
     return asked
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: v for name, v in values.items() if not isinstance(v, str)}
+
+
+def _keep_texts(values: Mapping[str, Any], step: int) -> None:
+    """Give mlflow's run texts as files: its metrics are numbers alone."""
+    import mlflow
+
+    for name, value in values.items():
+        if isinstance(value, str):
+            mlflow.log_text(value, f"{name}/{step}.txt")
 
 
 def flat(tree: Mapping[str, Any], place: str = "") -> dict[str, Any]:

@@ -12,9 +12,10 @@ import torch
 from align.foreign.quote import say
 from experiments.config.tree import PhaseConfig
 from experiments.record.run_dir import mean_bpc
-from experiments.run.context import RunContext
+from experiments.run.context import PhasePosition, RunContext
 from experiments.run.evaluation import evaluate
 from experiments.run.measures.students import measure_more, with_bits
+from experiments.writing.samples import prompts_of, written_now
 from student.evaluators.best import Best
 from teacher.capture.kv_capture import KVCapture
 
@@ -30,6 +31,8 @@ class Watch:
     keep_metric: str
     stop: Best | None
     stop_metric: str
+    show: Callable[[int], None] | None = None
+    """Has the student write, after so many steps."""
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -50,6 +53,8 @@ class Watch:
     def see(self, step: int) -> dict[str, Any]:
         """Measure after so many steps; returns what is logged."""
         metrics = self.measure()
+        if self.show is not None:
+            self.show(step)
         line: dict[str, Any] = {"kind": "watch", "step": step, "metrics": metrics}
         for best, metric in (
             (self.stop, self.stop_metric),
@@ -68,6 +73,7 @@ def watch_of(
     phase: PhaseConfig,
     capture: KVCapture,
     model: Any,
+    position: PhasePosition,
 ) -> Watch | None:
     """What a phase is to be watched by; None where nothing is measured within it.
 
@@ -76,6 +82,7 @@ def watch_of(
         phase: the phase.
         capture: its student.
         model: the same.
+        position: where the phase stands.
     """
     every = run.config.eval.every
     if not every:
@@ -103,7 +110,31 @@ def watch_of(
         if stop.metric
         else None,
         stop_metric=stop.metric or "",
+        show=_shown(run, model, position),
     )
+
+
+def _shown(
+    run: RunContext, model: Any, position: PhasePosition
+) -> Callable[[int], None] | None:
+    """What has the student write for trackers; None where nobody asks for it."""
+    settings, tokenizer = run.config.samples, run.models.student_tokenizer
+    if not settings.during or not run.engine.is_main:
+        return None
+    prompts = prompts_of(settings, run.data.eval, tokenizer)
+
+    def show(step: int) -> None:
+        seed = run.config.run.seed
+        try:
+            texts = written_now(settings, prompts, tokenizer, model, seed)
+        except Exception as error:  # a look at the student ends no training
+            say(f"warning: no sample of writing after {step} steps: {error}")
+            return
+        both = zip(prompts, texts, strict=True)
+        shown = {str(n): f"{p}{text}" for n, (p, text) in enumerate(both, start=1)}
+        run.metrics.write_texts(shown, position.arm, position.offset + step)
+
+    return show
 
 
 def put_best(

@@ -43,6 +43,7 @@ def test_bits_per_character_are_always_measured():
             "train.early_stop.metric is 'chrf', which nothing",
         ),
         (["eval.every=5", "train.zero_stage=3"], "train.zero_stage=3 splits"),
+        (["samples.during=true"], "samples.during is true, but eval.every is 0"),
         (["eval.use=[sise]"], "did you mean 'size'"),
     ],
 )

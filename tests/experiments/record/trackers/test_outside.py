@@ -75,7 +75,7 @@ def test_tensorboard_of_accelerate_gets_what_metrics_get(run, tmp_path):
     for step in (1, 2):
         line = {"kind": "train", "step": step, "loss": step / 4, "odd": float("nan")}
         metrics.write("single:a", "dual", line, offset=10)
-    metrics.write_texts({"1/after": "The sea"})
+    metrics.write_texts({"1/after": "The\nsea"}, "single:a", 12)
     metrics.close()
     shown = scalars(tmp_path / "trackers" / "mtkd")
     assert shown["single-a/train/loss"] == [(11, 0.25), (12, 0.5)]
@@ -83,6 +83,25 @@ def test_tensorboard_of_accelerate_gets_what_metrics_get(run, tmp_path):
     assert shown["single-a/system/process_memory_mib"][0][1] > 10
     ours = scalars(tmp_path / "tensorboard" / "single-a")
     assert ours["train/loss"] == [(11, 0.25), (12, 0.5)]
+    (theirs,), (own,) = (
+        texts(tmp_path / place)
+        for place in ("trackers/mtkd", "tensorboard/single-a")
+    )
+    assert theirs == ("single-a/samples/1/after/text_summary", 12, "The\nsea")
+    assert own == ("samples/1/after/text_summary", 12, "    The\n    sea")
+
+
+def texts(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(folder))
+    board.Reload()
+    return [
+        (tag, e.step, e.tensor_proto.string_val[0].decode())
+        for tag in board.Tags()["tensors"]
+        if tag.endswith("text_summary") and "samples" in tag
+        for e in board.Tensors(tag)
+    ]
 
 
 @pytest.mark.parametrize("act", ["start", "log", "finish"])
