@@ -246,12 +246,13 @@ class TrainConfig:
     """Recompute the student's activations in the backward pass (non-reentrant)."""
     bf16: bool | Literal["auto"] = False
     """Autocast matrix products to bfloat16; parameters stay float32. ``auto``: where
-    all processes have hardware for it; a run that goes on stays as it began."""
+    all processes have hardware for it; a run that goes on stays as it began. True is
+    refused by a GPU that would emulate it."""
     fp16: bool = False
     """Autocast to float16 with loss scaling; needs a GPU."""
     tf32: bool = False
-    """Have a GPU compute float32 matrix products in TensorFloat-32: faster, with ten
-    bits of mantissa. Other products of float32 stay as they are."""
+    """Have a GPU (Ampere or later) compute float32 matrix products in TensorFloat-32:
+    faster, with ten bits of mantissa. Other products of float32 stay as they are."""
     engine: EngineName = "deepspeed"
     """``deepspeed``, or ``torch`` for the same loop without it (one process)."""
     zero_stage: Literal[0, 1, 2, 3] = 1

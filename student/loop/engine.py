@@ -32,6 +32,8 @@ from student.loop.prepared import Prepared
 from student.loop.rates import Rates
 
 T = TypeVar("T")
+_AMPERE = (8, 0)
+"""The compute capability from which on GPUs have TensorFloat-32."""
 
 
 class OtherProcessError(MtkdError, RuntimeError):
@@ -244,10 +246,30 @@ def _check_hardware(config: TrainConfig) -> None:
             "train.tf32 needs a GPU, of Ampere or later, and none is visible; leave it "
             "out: a CPU's products of float32 stay float32"
         )
+    if torch.cuda.is_available():
+        _check_gpu(config)
     if config.offload != "none" and not torch.cuda.is_available():
         raise InputError(
             f"train.offload={config.offload} moves optimiser state from a GPU to the "
             "CPU's memory and no GPU is visible; set train.offload=none"
+        )
+
+
+def _check_gpu(config: TrainConfig) -> None:
+    """Refuse what this process's GPU would leave undone, or do in software."""
+    capability = torch.cuda.get_device_capability()
+    gpu = f"{torch.cuda.get_device_name()} (compute capability {capability})"
+    if config.tf32 and capability < _AMPERE:
+        raise InputError(
+            f"train.tf32 changes nothing on {gpu}: TensorFloat-32 is of 8.0 and later; "
+            "leave it out"
+        )
+    if config.bf16 is True and not torch.cuda.is_bf16_supported(
+        including_emulation=False
+    ):
+        raise InputError(
+            f"train.bf16 would be emulated on {gpu}, more slowly than float32; use "
+            "train.fp16=true, or train.bf16=auto, which asks the hardware"
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from align.errors import InputError
 from student.config import LossConfig, TrainConfig
 from student.loop import engine as engine_module
 from student.loop.engine import (
@@ -367,3 +368,33 @@ def test_a_process_that_fails_itself_raises_its_own_error():
 
     with pytest.raises(IndexError):
         Second().together(lambda: [][0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"tf32": True},
+            r"tf32 changes nothing on Old \(compute capability \(7, 5\)\)",
+        ),
+        ({"bf16": True}, r"bf16 would be emulated on Old .*use train\.fp16=true, or"),
+        ({"fp16": True}, None),
+        ({"bf16": "auto"}, None),
+    ],
+)
+def test_what_a_gpu_lacks_is_refused(monkeypatch, settings, message):
+    answers = {
+        "is_available": True,
+        "get_device_capability": (7, 5),
+        "get_device_name": "Old",
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
+    has = lambda including_emulation: including_emulation  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", has)
+    config = replace(BASE, **settings)
+    if message is None:
+        engine_module._check_hardware(config)
+    else:
+        with pytest.raises(InputError, match=message):
+            engine_module._check_hardware(config)
