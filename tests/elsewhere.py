@@ -52,17 +52,27 @@ class There(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        name = getattr(func, "__name__", "")
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         if name == "tolist" and isinstance(args[0], There):
             return args[0].here.tolist()
+        if name in ("__getitem__", "__setitem__"):  # lists index from the CPU
+            index = tree_map(_as_index, args[1], is_leaf=lambda x: type(x) is list)
+            args = (args[0], index, *args[2:])
+        if name == "new_tensor" and kwargs.get("device") is None:
+            dtype = kwargs.get("dtype", args[0].dtype)
+            return There(torch.tensor(args[1], dtype=dtype))
         if name in ("numpy", "__array__"):
             raise WrongDeviceError("numpy of a tensor that is on a device; take .cpu()")
         with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return acted(func, args, kwargs or {})
+
+
+def _as_index(x):
+    return torch.tensor(x) if type(x) is list else x
 
 
 def acted(func, args, kwargs):
