@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def evaluate(options: Namespace) -> int:
     """Measure by what is asked for, bits per character where nothing is."""
-    more = (options.use, options.teachers, options.pairs)
+    more = (options.use, options.teachers, options.pairs, options.trust or None)
     if any(part is not None for part in more):
         return _by_evaluators(options)
     from experiments.report.measure import measure
@@ -52,6 +52,7 @@ def _by_evaluators(options: Namespace) -> int:
     session = Session(
         evaluators=chosen(uses, registry_of(options, strict=False), "--use"),
         sources=_teachers(options),
+        trusted=options.trust,
         pairs=read_pairs(options.pairs or ()),
     )
     measure_by(session, options.run, options.data, like=_like(options))
@@ -74,6 +75,11 @@ def _teachers(options: Namespace) -> dict[str, str]:
     from experiments.measuring.session import teachers_of
     from experiments.record.which_run import is_run
 
+    named = bool(options.teachers)
+    if options.trust and (options.teachers is None or named):
+        raise InputError(
+            "--trust is of a run's teachers; give --teachers without names beside it"
+        )
     if options.teachers is None:
         return {}
     models = {name: name for name in options.teachers}
@@ -83,7 +89,7 @@ def _teachers(options: Namespace) -> dict[str, str]:
                 f"--teachers alone means those of a run, and {options.run} is none; "
                 "name models behind it"
             )
-        models = teachers_of(Path(options.run).expanduser())
+        models = teachers_of(Path(options.run).expanduser(), options.trust)
     build_named(models.values())
     return models
 
@@ -155,6 +161,14 @@ EVAL = Command(
             metavar="MODEL",
             help="models to compare with, measured, too; without names those of the "
             "run",
+        ),
+        option(
+            "--trust",
+            nargs="+",
+            default=[],
+            metavar="TEACHER",
+            help="teachers of the run whose own Python files may run; they are told "
+            "with their SHA-256 first",
         ),
         option(
             "--pairs",

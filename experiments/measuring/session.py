@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from align.errors import InputError
+from align.foreign.quote import say
 from align.support.quiet import quiet_libraries
 from align.text.documents import TextSample
 from experiments.assemble.data import Encoder
 from experiments.config.tree import load_kept_config
 from experiments.evaluators.asked import Measurements, ask, ask_of_teachers
 from experiments.evaluators.chosen import Chosen
+from experiments.record.folder_code import check_trusted
 from experiments.record.progress import Progress, waiting
 from experiments.report.measure import Opened, check_fits, on, settled
 from experiments.sources.named import described_by, source_of
 from student.evaluators.base import EvalContext, Pair, Subject, Values
 from teacher.capture.pair_capture import capture_of, decoder_start
 from teacher.loading.models import LoadedModel, load_model
+from teacher.loading.remote_code import code_folder, what_runs
 from teacher.names import model_source
 from teacher.sources.stored import Stored
 
 
-def teachers_of(run: Path) -> dict[str, str]:
+def teachers_of(run: Path, trusted: Collection[str] = ()) -> dict[str, str]:
     """The models of a run's teachers, by name; none that moves, is its student, or has
-    a store of its own in its place."""
+    a store of its own in its place.
+
+    Args:
+        run: its folder.
+        trusted: teachers whose own code may run.
+
+    Raises:
+        ConfigError: one of them has code of its own and is not trusted.
+        InputError: one that is trusted is none of the run's.
+    """
     config = load_kept_config(run / "config.yaml")
+    if strangers := set(trusted) - set(config.teachers):
+        raise InputError(
+            f"--trust names {min(strangers)!r}, which is no teacher of {run}; its "
+            f"teachers are {', '.join(config.teachers) or 'none'}"
+        )
+    typed = [f"teachers.{name}.trust_remote_code=true" for name in trusted]
+    check_trusted(run / "config.yaml", config, typed, allows="--trust {name}")
     models = {}
     for name in config.teachers:
         source = source_of(config, name)
@@ -63,6 +82,8 @@ class Session:
     evaluators: Chosen
     sources: Mapping[str, str] = field(default_factory=dict)
     """Models of the teachers, by name."""
+    trusted: Collection[str] = ()
+    """Of these, whose own code runs."""
     pairs: Sequence[Pair] = ()
     seed: int = 0
     measurements: Measurements = field(init=False)
@@ -116,7 +137,11 @@ class Session:
         for name, source in self.sources.items():
             quiet_libraries()
             with waiting(f"loading {name}", progress):
-                loaded = load_model(source)
+                trust = name in self.trusted
+                if trust:
+                    code = what_runs(code_folder(source))
+                    say(f"warning: --trust {name}: runs code of {source}: {code}")
+                loaded = load_model(source, trust_remote_code=trust)
             if loaded.kind == "encoder":
                 self.measurements.notes.append(
                     f"{name} is an {loaded.kind}, which predicts no next token: it is "

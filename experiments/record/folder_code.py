@@ -56,13 +56,20 @@ def check_named(config: Path, plugins: Iterable[str], named: Sequence[str]) -> N
             )
 
 
-def check_trusted(config: Path, settings: Config, typed: Sequence[str] = ()) -> None:
+def check_trusted(
+    config: Path,
+    settings: Config,
+    typed: Sequence[str] = (),
+    *,
+    allows: str = "",
+) -> None:
     """Refuse to run code of models because a folder's config says so.
 
     Args:
         config: the folder's.
         settings: what it says.
         typed: settings that the command line gives.
+        allows: how a command that takes no settings is told, of a teacher ``{name}``.
 
     Raises:
         ConfigError: names the teacher, and what allows it.
@@ -70,11 +77,14 @@ def check_trusted(config: Path, settings: Config, typed: Sequence[str] = ()) -> 
     for name, entry in settings.teachers.items():
         setting = f"teachers.{name}.trust_remote_code"
         if entry.trust_remote_code and f"{setting}=true" not in typed:
+            way = (
+                allows.format(name=name)
+                or "a copy of this config that is yours to `mtkd train` or `mtkd "
+                f"extract`, or {setting}=true where a command takes settings"
+            )
             raise ConfigError(
                 f"{config} says {setting}: code that comes with {entry.model} is not "
-                "run for what lies in a folder; read it, then give a copy of this "
-                f"config that is yours to `mtkd train` or `mtkd extract`, or "
-                f"{setting}=true where a command takes settings"
+                f"run for what lies in a folder; read it, then give {way}"
             )
 
 

@@ -256,8 +256,15 @@ def test_a_compiled_model_is_captured_or_refused(tiny_zoo):
     plain = KVCapture(model)(ids, ids >= 0, logits=True)
     with pytest.raises(TypeError, match=r"got OptimizedModule; unwrap it first"):
         KVCapture(torch.compile(model, backend="eager"))
-    model.compile(backend="aot_eager")
-    compiled = KVCapture(model)(ids, ids >= 0, logits=True)
-    torch.testing.assert_close(compiled.kv.k, plain.kv.k)
-    torch.testing.assert_close(compiled.kv.v, plain.kv.v)
-    torch.testing.assert_close(compiled.logits, plain.logits)
+    counted = torch._dynamo.utils.counters["stats"]
+    for parts in ([model], model.model.layers):
+        torch._dynamo.reset()
+        for part in parts:
+            part.compile(backend="aot_eager")
+        graphs = counted["unique_graphs"]
+        compiled = KVCapture(model)(ids, ids >= 0, logits=True)
+        model._compiled_call_impl = None
+        assert counted["unique_graphs"] > graphs  # and not read as it always was
+        assert torch.equal(compiled.kv.k, plain.kv.k)
+        assert torch.equal(compiled.kv.v, plain.kv.v)
+        assert torch.equal(compiled.logits, plain.logits)

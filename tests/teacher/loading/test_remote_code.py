@@ -3,16 +3,20 @@
 import json
 import shutil
 from hashlib import sha256
+from unittest.mock import Mock
 
 import pytest
 import torch
 import transformers
+import yaml
 
 from align.errors import InputError
+from align.text.documents import TextSample
 from experiments.assemble.fingerprint import code_of_model
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import load_config
 from experiments.estimate.counted import memory_plan
+from experiments.measuring.session import Session, teachers_of
 from experiments.record.folder_code import check_trusted
 from experiments.sources.making import Making
 from teacher import load_model
@@ -126,3 +130,21 @@ def test_an_implementation_of_attention_is_chosen_or_refused(tiny_zoo):
     assert fresh.config._attn_implementation == "eager"
     with pytest.raises(InputError, match=r"attn_implementation=flash_attention_3 cann"):
         load_model(student, attn_implementation="flash_attention_3")
+
+
+def test_a_trusted_teacher_is_measured_where_the_command_says_so(
+    folder, tmp_path, capsys
+):
+    (tmp_path / "metrics.jsonl").touch()
+    entry = {"model": str(folder), "trust_remote_code": True}
+    text = yaml.safe_dump({"teachers": {"odd": entry}})
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"read it, then give --trust odd$"):
+        teachers_of(tmp_path)
+    with pytest.raises(InputError, match=r"--trust names 'even', .* teachers are odd"):
+        teachers_of(tmp_path, ["even"])
+    sources = teachers_of(tmp_path, ["odd"])
+    session = Session(evaluators=Mock(metrics={}), sources=sources, trusted=["odd"])
+    texts = [TextSample(text="A few words.", domain="d", id="1")]
+    assert list(session._loaded(texts, progress=False)) == ["odd"]
+    assert f"--trust odd: runs code of {folder}: own.py (SHA" in capsys.readouterr().err
