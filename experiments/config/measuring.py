@@ -132,8 +132,8 @@ class SamplesConfig:
     """0 takes the likeliest token every time; above, each is drawn by its probability,
     of logits divided by this, from the run's seed on."""
     during: bool = False
-    """Have it write them every ``eval.every`` steps of a phase, too, for TensorBoard and
-    ``train.trackers``; the report shows those before and after alone."""
+    """Have it write them every ``eval.every`` steps of a phase, too, for TensorBoard
+    and ``train.trackers``; the report shows those before and after alone."""
 
     def __post_init__(self) -> None:
         """Check every field.

@@ -132,8 +132,8 @@ def evaluators_of(
             )
     if config.samples.during and not config.eval.every:
         raise ConfigError(
-            "samples.during is true, but eval.every is 0; set how many steps lie between "
-            "two samples of the student's writing"
+            "samples.during is true, but eval.every is 0; set how many steps lie "
+            "between two samples of the student's writing"
         )
     return evaluators
 

@@ -63,7 +63,11 @@ def prompts_of(
 
 
 def written_now(
-    settings: SamplesConfig, prompts: Sequence[str], tokenizer: Any, model: Any, seed: int
+    settings: SamplesConfig,
+    prompts: Sequence[str],
+    tokenizer: Any,
+    model: Any,
+    seed: int,
 ) -> list[str]:
     """What a student writes after each prompt, as it stands.
 

@@ -17,6 +17,7 @@ from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.parsing import plain
+from experiments.record.trackers import in_mlflow
 
 if TYPE_CHECKING:
     from experiments.config.tree import Config
@@ -139,18 +140,21 @@ class Outside:
         folder = self._run.folder / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         kind = LOGGER_TYPE_TO_CLASS[name]
-        tracker = kind(**_asked_of(name, kind, self._run, folder))
+        asked = _asked_of(name, kind, self._run, folder)
+        tracker = kind(**asked)
         tracker.start()
         self._open[name] = tracker
-        tracker.store_init_configuration(flat(self._run.settings))
+        if "run_id" not in asked:  # mlflow refuses to change a run's settings
+            tracker.store_init_configuration(flat(self._run.settings))
 
     def _hand(self, name: str, values: Mapping[str, Any], step: int) -> None:
         if name in _OWN_STEPS:
             arm = next(iter(values)).partition("/")[0]
             self._open[name].log({**values, f"{arm}/step": step})
         elif name == "mlflow":
-            self._open[name].log(_numbers(values), step=step)
-            _keep_texts(values, step)
+            if metrics := in_mlflow.numbers(values):
+                self._open[name].log(metrics, step=step)
+            in_mlflow.keep_texts(values, step)
         else:
             self._open[name].log(dict(values), step=step)
 
@@ -170,7 +174,7 @@ def trackers_of(config: Config, run_id: str) -> Outside | None:
 def _asked_of(name: str, kind: Any, run: Tracked, folder: Path) -> dict[str, Any]:
     """What a tracker is made with: one project, the run's name, a place on disk."""
     if name == "mlflow":
-        return {"experiment_name": PROJECT, "run_name": run.name}
+        return in_mlflow.settings_of(PROJECT, run.name, run.id, folder)
     asked: dict[str, Any] = {"run_name": PROJECT}
     if kind.requires_logging_directory:
         asked["logging_dir"] = str(folder)
@@ -182,19 +186,6 @@ def _asked_of(name: str, kind: Any, run: Tracked, folder: Path) -> dict[str, Any
     if name == "trackio":
         asked |= {"name": run.name, "resume": "allow"}
     return asked
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: v for name, v in values.items() if not isinstance(v, str)}
-
-
-def _keep_texts(values: Mapping[str, Any], step: int) -> None:
-    """Give mlflow's run texts as files: its metrics are numbers alone."""
-    import mlflow
-
-    for name, value in values.items():
-        if isinstance(value, str):
-            mlflow.log_text(value, f"{name}/{step}.txt")
 
 
 def flat(tree: Mapping[str, Any], place: str = "") -> dict[str, Any]:

@@ -227,5 +227,5 @@ def test_updates_that_nobody_could_load_do_not_go_alone(finished, updated, tmp_p
     wishes = Wishes(adapter=True)
     with pytest.raises(InputError, match=r"no adapter/.*student\.lora\.rank"):
         pack(finished, "me/tiny", tmp_path / "card", wishes, read=["strict"])
-    with pytest.raises(InputError, match="which no hub has.*leave --adapter out"):
+    with pytest.raises(InputError, match=r"which no hub has.*leave --adapter out"):
         pack(read_run(updated), "me/tiny", tmp_path / "card", wishes, read=["strict"])

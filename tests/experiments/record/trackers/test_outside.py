@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 import warnings
+from types import SimpleNamespace
 
 import pytest
 from accelerate import PartialState, tracking
@@ -25,7 +26,7 @@ class Kept(tracking.GeneralTracker):
 
     def __init__(self, run_name, **given):
         super().__init__()
-        type(self).lines = []
+        Kept.lines = []
 
     @property
     def tracker(self):
@@ -84,8 +85,7 @@ def test_tensorboard_of_accelerate_gets_what_metrics_get(run, tmp_path):
     ours = scalars(tmp_path / "tensorboard" / "single-a")
     assert ours["train/loss"] == [(11, 0.25), (12, 0.5)]
     (theirs,), (own,) = (
-        texts(tmp_path / place)
-        for place in ("trackers/mtkd", "tensorboard/single-a")
+        texts(tmp_path / place) for place in ("trackers/mtkd", "tensorboard/single-a")
     )
     assert theirs == ("single-a/samples/1/after/text_summary", 12, "The\nsea")
     assert own == ("samples/1/after/text_summary", 12, "    The\n    sea")
@@ -152,6 +152,44 @@ def test_who_counts_steps_alone_gets_ours_as_a_number(run):
         "train.phases": "['a']",
         "name": "None",
     }
+
+
+def test_mlflow_writes_into_the_run_and_finds_a_run_that_goes_on(
+    run, tmp_path, monkeypatch
+):
+    """Of a stand-in for its package, which says what is asked of it."""
+    told, known = [], []
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "mlflow", OfMlflow)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    stand_in = SimpleNamespace(
+        set_tracking_uri=told.append,
+        search_runs=lambda **asked: told.append(asked["filter_string"]) or known,
+        log_text=lambda *text: told.append(text),
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", stand_in)
+    for _ in range(2):
+        outside = run("mlflow")
+        outside.log({"main/train/loss": 1.0}, 7)
+        outside.log({"main/samples/1": "The sea"}, 7)
+        outside.close()
+        known.append(SimpleNamespace(info=SimpleNamespace(run_id="a1")))
+    folder = tmp_path / "trackers"
+    place = [f"sqlite:///{folder}/mlflow.db", "tags.`mtkd.run` = '1f'"]
+    assert told == 2 * [*place, ("The sea", "main/samples/1/7.txt")]
+    first, again = OfMlflow.asked
+    same = {"experiment_name": "mtkd", "run_name": "r"}
+    same["logging_dir"] = (folder / "mlflow").as_uri()
+    assert first == same | {"tags": {"mtkd.run": "1f"}}
+    assert again == same | {"run_id": "a1"}
+    assert Kept.lines == [(7, {"main/train/loss": 1.0})]  # its settings stay
+
+
+class OfMlflow(Kept):
+    asked: list = []  # noqa: RUF012
+
+    def __init__(self, **given):
+        super().__init__(given["run_name"])
+        self.asked.append(given)
 
 
 def test_trackers_are_named_as_accelerate_names_them():
