@@ -555,6 +555,7 @@ def probed():
     return dict(zip(MAY_IMPORT, answers(PROBE, values), strict=True))
 
 
+@pytest.mark.slow  # a process without anything of ours imports torch first
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_importing_is_quick_and_all_names_exist(probed, package):
     found = given(probed[package])
