@@ -10,7 +10,7 @@ and values, hidden states, outputs, next token); the same cut by the next token 
 for as many steps and for as many processor seconds; the same sizes from random weights
 under the same teaching. The whole at 4 bits, or --bits, under its unrounded self,
 against the whole trained on as long and rounded afterwards. What a transform adds to a
-bare step.
+bare step. What the evaluator of speed times, against transformers' own generate.
 
 Finished arms are kept in --out and not done again, and a run goes on from its last
 checkpoint; --budget begins nothing once so many minutes are over. The exit status is 1
@@ -31,7 +31,7 @@ from experiments.bench.measure import Bar, one_thread, show
 if TYPE_CHECKING:
     from experiments.bench.made.arms import Arm, Bed, Outcome
 
-PARTS = ("healed", "rounded", "costs")
+PARTS = ("healed", "rounded", "costs", "speed")
 
 
 def folder_of(out: Path, source: str) -> Path:
@@ -63,6 +63,7 @@ def main() -> int:
     one_thread()
     from experiments.bench.made.arms import Bed
     from experiments.bench.made.costs import bars as costs
+    from experiments.bench.made.speed import bars as speed
 
     source = "pkg:smollm2" if options.real else options.source
     bed = Bed(
@@ -85,6 +86,8 @@ def main() -> int:
         if "costs" in parts:
             batch = (2, 64) if options.real else (4, 128)
             bars += costs(source, options.rounds, *batch)
+        if "speed" in parts:
+            bars += speed(source, options.rounds, (1, 8))
     except BudgetSpent as left:
         print(f"the budget is spent; left to do: {left}; the same command goes on")
         return 3
