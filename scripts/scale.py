@@ -20,7 +20,7 @@ import os
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,9 @@ class Machine:
     """GB/s one way between nodes, for each GPU: 400 Gbit/s each."""
     store: float = 100.0
     """GB/s that the file system gives to all nodes together."""
+    answers: float = 2.0
+    """GB/s of answers to one process from a rank that holds teachers, through the
+    processors' memory and TCP: 1.9 was measured on loopback of two slow cores."""
     gpus: int = 8
     """Of a node."""
 
@@ -83,7 +86,7 @@ class Setting:
     name: str
     zero: int = 1
     teacher: str = "live"
-    """``live``, ``sharded`` or ``store``."""
+    """``live``, ``sharded``, ``store``, or ``ranks``: half of the GPUs hold it."""
     encoding: int = BFLOAT16
     """Bytes a number in the store."""
 
@@ -93,6 +96,7 @@ SETTINGS = (
     Setting(name="teacher live, ZeRO 2", zero=2),
     Setting(name="teacher live, ZeRO 3", zero=3),
     Setting(name="teacher sharded, ZeRO 1", teacher="sharded"),
+    Setting(name="teacher on half the ranks, ZeRO 1", teacher="ranks"),
     Setting(name="store in bfloat16, ZeRO 1", teacher="store"),
     Setting(name="store in int8, ZeRO 1", teacher="store", encoding=INT8),
 )
@@ -160,6 +164,11 @@ def parts(
         seconds.pop("teacher", None)
         size = work.stored * setting.encoding * tokens * world
         seconds["store"] = size / (machine.store * 1e9)
+    if setting.teacher == "ranks":
+        world, nodes, machine = trained_on(setting, nodes, machine)
+        seconds["answers"] = work.stored * BFLOAT16 * tokens / (machine.answers * 1e9)
+        longer = seconds["teacher"] - seconds["student"]
+        seconds["teacher"] = max(longer, 0.0)  # the rest runs beside
     whole = gathered(work.parameters * FLOAT32, nodes, machine)
     seconds["gradients"] = {
         1: 2 * whole,  # summed, and the new weights sent round
@@ -174,6 +183,17 @@ def parts(
     return seconds
 
 
+def trained_on(
+    setting: Setting, nodes: int, machine: Machine
+) -> tuple[int, int, Machine]:
+    """GPUs that train, their nodes, and the machine as these see it."""
+    if setting.teacher != "ranks":
+        return nodes * machine.gpus, nodes, machine
+    if nodes > 1:
+        return nodes // 2 * machine.gpus, nodes // 2, machine
+    return machine.gpus // 2, 1, replace(machine, gpus=machine.gpus // 2)
+
+
 COMPUTING = ("student", "teacher", "student and teacher", "optimiser")
 
 
@@ -185,13 +205,14 @@ def row(work: Work, setting: Setting, nodes: int, machine: Machine) -> list[str]
     hidden, apart = max(computing, *others.values()), computing + sum(others.values())
     longest = max(others, key=lambda name: others[name])
     limit = "computing" if hidden == computing else longest
-    tokens = work.tokens * work.passes * nodes * machine.gpus
+    tokens = work.tokens * work.passes * trained_on(setting, nodes, machine)[0]
+    network = sum(others.get(x, 0) for x in ("gradients", _WEIGHTS, "answers"))
     return [
         setting.name,
         f"{nodes} x {machine.gpus}",
         f"{1e3 * computing:,.0f}",
         f"{1e3 * others.get('store', 0):,.0f}",
-        f"{1e3 * (others['gradients'] + others.get(_WEIGHTS, 0)):,.0f}",
+        f"{1e3 * network:,.0f}",
         f"{1e3 * hidden:,.0f} to {1e3 * apart:,.0f}",
         f"{tokens / apart / 1e6:,.2f} to {tokens / hidden / 1e6:,.2f}",
         limit,
@@ -207,9 +228,12 @@ _HEAD = (
 
 def table(work: Work, nodes: Iterable[int], machine: Machine) -> str:
     """The table in Markdown."""
-    rows = [row(work, s, n, machine) for s in SETTINGS for n in nodes]
-    if work.measured is not None:  # its teacher was live
-        rows = [r for r in rows if "store" not in r[0]]
+    settings = [
+        setting
+        for setting in SETTINGS  # what was measured had a live teacher
+        if work.measured is None or setting.teacher in ("live", "sharded")
+    ]
+    rows = [row(work, s, n, machine) for s in settings for n in nodes]
     lines = [_HEAD, ["---"] * len(_HEAD), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
@@ -232,6 +256,14 @@ def measured_step(run: Path) -> tuple[float, int]:
     steps = [x["step_s"] for x in train]
     tokens = [x["tokens_per_s"] * x["step_s"] for x in train]
     return statistics.median(steps), round(statistics.median(tokens))
+
+
+def aligned_share(run: Path) -> float:
+    """What alignment takes of the logged steps of a run, by their median."""
+    lines = [json.loads(x) for x in (run / "metrics.jsonl").open(encoding="utf-8")]
+    train = [x for x in lines if x["kind"] == "train" and x["arm"] == "main"]
+    shares = [x["parts_s"].get("align", 0.0) / x["step_s"] for x in train]
+    return statistics.median(shares)
 
 
 def work_of(options: argparse.Namespace) -> Work:
@@ -280,6 +312,9 @@ def main(words: Sequence[str] | None = None) -> None:
     options = arguments().parse_args(words)
     machine = Machine(**{name: getattr(options, name) for name in vars(Machine())})
     made = table(work_of(options), options.nodes, machine)
+    if options.run is not None:
+        share = aligned_share(options.run)
+        print(f"aligning took {share:.1%} of a step of {options.run}\n")
     if not options.write:
         print(made)
         return

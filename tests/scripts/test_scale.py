@@ -64,6 +64,19 @@ def test_parts_of_a_step_are_those_worked_out_by_hand(script):
     assert parts["teacher"] == pytest.approx(2000 * 4e9 / 50e12)
 
 
+def test_teachers_on_half_the_ranks_run_beside_the_students(script):
+    here = script.Setting(name="", teacher="ranks")
+    live = script.parts(work(script), script.Setting(name=""), 2, machine(script))
+    parts = script.parts(work(script), here, 2, machine(script))
+    assert parts["student"] == live["student"]
+    beside = max(live["teacher"] - live["student"], 0)
+    assert parts["teacher"] == pytest.approx(beside)
+    assert parts["answers"] == pytest.approx(work(script).stored * 2 * 2000 / 2e9)
+    assert script.trained_on(here, 2, machine(script))[:2] == (4, 1)
+    alone = script.trained_on(here, 1, machine(script))
+    assert alone[0] == machine(script).gpus // 2 == alone[2].gpus
+
+
 def test_one_node_sends_nothing_between_nodes(script):
     slow = machine(script, network=1e-9)
     assert script.gathered(8e9, 1, slow) == pytest.approx(8 * 3 / 4 / 100)
@@ -92,13 +105,17 @@ def test_operations_are_two_a_weight_and_token_and_six_with_the_backward(
 
 def test_a_run_of_one_process_takes_the_place_of_operations(script, tmp_path):
     lines = [
-        {"kind": "train", "arm": "main", "step_s": s, "tokens_per_s": 10 / s}
+        {
+            **{"kind": "train", "arm": "main", "step_s": s, "tokens_per_s": 10 / s},
+            "parts_s": {"align": 0.03 * s},
+        }
         for s in (1.0, 2.0, 9.0)
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     start = {"event": "start", "world_size": 1}
     (tmp_path / "attempts.jsonl").write_text(json.dumps(start))
     assert script.measured_step(tmp_path) == (2.0, 10)
+    assert script.aligned_share(tmp_path) == pytest.approx(0.03)
     made = script.table(work(script, measured=2.0), [1, 64], machine(script))
     assert "store in" not in made and "2,00" in made
     (tmp_path / "attempts.jsonl").write_text(json.dumps(start | {"world_size": 2}))
