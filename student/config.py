@@ -257,6 +257,10 @@ class TrainConfig:
     """``deepspeed``, or ``torch`` for the same loop without it (one process)."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage; 3 also splits the student's weights."""
+    zero_hpz_partition_size: AtLeastOne = 1
+    """Processes of a group, as a rule the GPUs of a node, each of which keeps a second
+    copy of the student's weights, so that the backward pass of ``zero_stage: 3`` sends
+    none between nodes (ZeRO++'s hpZ). Divides the processes that train; 1: no copy."""
     offload: Literal["none", "optimizer"] = "none"
     """``optimizer`` keeps the optimiser's state in the CPU's memory; needs a GPU and
     ZeRO 1 to 3."""
@@ -331,6 +335,12 @@ class TrainConfig:
             raise ValueError(
                 f"train.offload={self.offload} needs train.engine=deepspeed and "
                 "train.zero_stage 1, 2 or 3"
+            )
+        if self.zero_hpz_partition_size > 1 and not (splits and self.zero_stage == 3):
+            raise ValueError(
+                f"train.zero_hpz_partition_size={self.zero_hpz_partition_size} keeps a "
+                "second copy of weights that train.zero_stage=3 parts, and needs "
+                "train.engine=deepspeed with it; leave it out, or set zero_stage=3"
             )
         if self.optimizer == "adamw_8bit" and splits:
             raise ValueError(

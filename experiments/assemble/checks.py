@@ -366,7 +366,7 @@ def _same_engine(trains: Sequence[TrainConfig]) -> None:
     """One process has one engine: what it is made of cannot change by phase."""
     fields = (
         "engine zero_stage optimizer batch_size grad_accum fp16 threads max_grad_norm "
-        "teacher_ranks"
+        "teacher_ranks zero_hpz_partition_size"
     )
     for name in fields.split():
         values = {getattr(train, name) for train in trains}

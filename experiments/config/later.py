@@ -52,6 +52,7 @@ LATER: Mapping[str, Any] = {
     "domain_signal": "progress",
     "keep_best": None,
     "tf32": False,
+    "zero_hpz_partition_size": 1,
     "early_stop": plain(EarlyStopConfig()),
     "pairs": {},
     "curriculum": "none",

@@ -82,6 +82,12 @@ class Engine:
                 "cannot share evenly; start it with a number of processes that "
                 f"divides {self.samples_per_step // config.batch_size}"
             )
+        if world % config.zero_hpz_partition_size:
+            raise InputError(
+                f"train.zero_hpz_partition_size={config.zero_hpz_partition_size} does "
+                f"not divide the {world} processes that train into equal groups; give "
+                "a divisor, as a rule the GPUs of a node"
+            )
         self.accumulation = self.samples_per_step // at_once
         """Forward passes of each process per optimiser step."""
         self._config = config

@@ -201,6 +201,8 @@ def deepspeed_config(config: TrainConfig, accumulation: int) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": config.stage_of_deepspeed}
     if config.offload == "optimizer":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if config.zero_hpz_partition_size > 1:
+        zero["zero_hpz_partition_size"] = config.zero_hpz_partition_size
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.batch_size,
         "gradient_accumulation_steps": accumulation,

@@ -282,6 +282,7 @@ class PartedState(OptimizerState):
         zero._partition_all_parameters()  # what is whole already is not gathered anew
         for group in range(len(zero.fp16_groups)):
             zero._reassign_or_swap_out_partitioned_parameters(group)
+        zero.invalidate_secondary_tensor()  # copies (hpZ) of the weights before
         if zero.persistent_parameters:
             zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
 

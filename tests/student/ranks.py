@@ -124,6 +124,28 @@ def exact(school, out, *stages):
     return found, last
 
 
+def hybrid(school, out):
+    """ZeRO 3 whose groups of two keep a second copy of weights, and without: whole,
+    and stopped and resumed, by one engine after another."""
+    losses, whole = {}, {}
+    for size in (1, 2, 2):
+        config = replace(BASE, zero_stage=3, zero_hpz_partition_size=size)
+        engine = start(replace(config, grad_accum=1))
+        if size == 1:
+            result = train(school, engine, config)
+        else:
+            keeper = Keeper(folder=out / f"hybrid-{len(losses)}")
+            first = train(school, engine, config, keeper=keeper, stop_at=3)
+            result = train(school, engine, config, keeper=keeper)
+            result["losses"] = first["losses"] + result["losses"]
+        losses[f"{len(losses)}: groups of {size}"] = result["losses"]
+        whole[len(losses)] = result["weights"]
+        last = engine.rank, engine.world_size
+        engine.close()
+    alike = [same(whole[1], whole[2]), same(whole[1], whole[3])]
+    return {"losses": losses, "same weights": alike}, last
+
+
 def divided(school, out):
     """Muon whose processes divide its state: undisturbed, and stopped and resumed."""
     processes = int(os.environ["WORLD_SIZE"])

@@ -398,3 +398,15 @@ def test_what_a_gpu_lacks_is_refused(monkeypatch, settings, message):
     else:
         with pytest.raises(InputError, match=message):
             engine_module._check_hardware(config)
+
+
+def test_groups_with_copies_of_weights_reach_deepspeed_and_are_checked(monkeypatch):
+    config = TrainConfig(zero_stage=3, zero_hpz_partition_size=4)
+    zero = deepspeed_config(config, 1)["zero_optimization"]
+    assert zero == {"stage": 3, "zero_hpz_partition_size": 4}
+    assert deepspeed_config(TrainConfig(), 1)["zero_optimization"] == {"stage": 1}
+    with pytest.raises(ValueError, match="engine=deepspeed with it"):
+        TrainConfig(zero_stage=2, zero_hpz_partition_size=4)
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    with pytest.raises(ValueError, match="does not divide the 6 processes"):
+        Engine(config)

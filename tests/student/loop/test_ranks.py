@@ -55,6 +55,16 @@ def test_two_processes_stopped_and_resumed_equal_undisturbed_ones_bit_for_bit(ru
         assert all(two[name].values()), (name, two[name])
 
 
+def test_groups_with_copies_of_weights_train_as_zero_3_without_them(run):
+    """Four processes in two groups (hpZ), stopped and resumed, in two engines."""
+    (results,) = run(4, "hybrid")
+    for result in results:
+        without, *with_copies = result["losses"].values()
+        assert len(without) == 5
+        assert all(losses == without for losses in with_copies)
+        assert result["same weights"] == [True, True]
+
+
 def test_what_one_process_finds_not_finite_no_process_learns_from(run):
     """Fails when a rank steps alone, or the moments move the weights of a bad step."""
     ((one, two),) = run(2, "skipped")
