@@ -64,11 +64,10 @@ class Setup:
 
     def taught(self, arm: Arm, seed: int) -> dict[str, Any]:
         """The base config with the teachers of an arm's seed."""
-        tree = self.tree(arm.teachers)
         if not arm.pupils:
-            return tree
+            return self.tree(arm.teachers)
         models = {t: {"model": str(self.student(t, seed))} for t in arm.teachers}
-        return tree | {"teachers": models}
+        return self.tree(()) | {"teachers": models}
 
     def tree(self, teachers: Sequence[str]) -> dict[str, Any]:
         """The base config with some of its teachers."""

@@ -12,9 +12,10 @@ DECAYS = (0.01, 0.1, 0.3, 1.0, 3.0)
 """Weight decays that are tried of the student alone, and of the first teacher; the
 first is the default of a run."""
 STUDENT_DECAY = 0.3
-"""The best of these for the student by cross-entropy: that of the baseline."""
+"""Of these, that of the baseline and of pupils; to be set to the best one of the
+student alone, which was not measured yet."""
 TEACHER_DECAY = 0.3
-"""And for teachers: that of ``teacher-1``, which stands for it in the tuning."""
+"""Likewise of teachers: that of ``teacher-1``, which stands for it in the tuning."""
 APART = 1000
 """Between the seeds of two teachers."""
 _FIXED = ("phase.all.fuse.fusion_method=fixed",)
@@ -45,7 +46,7 @@ def same_arms(bed: Path) -> tuple[Arm, ...]:
     return (
         Arm(
             CE_ONLY,
-            "the baseline, under the weight decay that suits it best",
+            f"the baseline, under a weight decay of {STUDENT_DECAY:g}",
             settings=(_decay(STUDENT_DECAY),),
             teachers=(),
         ),
