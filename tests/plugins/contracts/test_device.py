@@ -24,6 +24,7 @@ from align.schedules.seen import SUMS, SeenRecord
 from plugins import builtin
 from plugins.contracts.check import CONTRACTS
 from plugins.contracts.selector import candidates
+from student.balance.apart import DomainVectors
 from student.balance.balancer import Standing
 from student.balance.domains import DomainBalance
 from student.balance.learned import GradNorm, Uncertainty
@@ -144,6 +145,12 @@ def shift():
     made(torch.ones(3))
 
 
+def apart():
+    vectors = DomainVectors(["a", "b"], "mmd", width=4)
+    yield vectors
+    assert vectors.features(torch.randn(3, 4)).device == ELSEWHERE
+
+
 def quantised():
     made = QuantisedLinear(nn.Linear(4, 3), "int8")
     yield made
@@ -258,6 +265,7 @@ BY_HAND = {
     seen_outputs: {"SeenRecord"},
     selection: {"Selection"},
     shift: {"Shifted"},
+    apart: {"DomainVectors"},
     quantised: {"QuantisedLinear"},
     domains: {"DomainBalance"},
     learned_weights: {"Uncertainty", "GradNorm"},
