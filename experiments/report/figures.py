@@ -193,9 +193,11 @@ def draw_selection(run: RunDir) -> Figure | None:
         axes.plot(*zip(*points, strict=True), color="#9A9A9A", label="places kept")
         axes.set_title(name, loc="left")
         axes.set_ylim(bottom=0)
-    panels[0].legend(frameon=False, fontsize=8)
+    lines_drawn = panels[0].get_lines()
+    labels = [str(line.get_label()) for line in lines_drawn]
+    figure.legend(lines_drawn, labels, loc="outside right center", frameon=False)
     figure.supxlabel("optimiser step, phases in a row", fontsize=9)
-    figure.suptitle("mean weight of places by domain, and the share that is kept")
+    figure.suptitle("mean weight of places", fontsize=10)
     return figure
 
 
