@@ -144,11 +144,15 @@ def _glued(value: Any) -> Iterator[str]:
 
 
 def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one tree over another: mappings join, anything else replaces."""
+    """Lay one tree over another: mappings join, anything else replaces.
+
+    An empty mapping has nothing to join: it replaces, so that ``loss.terms={}`` leaves
+    no term.
+    """
     joined = dict(base)
     for key, value in top.items():
         below = joined.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
+        if isinstance(below, Mapping) and isinstance(value, Mapping) and value:
             joined[key] = merge(below, value)
         else:
             joined[key] = value

@@ -109,7 +109,7 @@ OUTPUTS_ALONE = (
     "loss.lambda_k=0",
     "loss.lambda_v=0",
     "loss.beta_cos=0",
-    "loss.terms.hidden.weight=0",  # {} would leave it as it is
+    "loss.terms={}",
     "align.layer_mapping_strategy=ratio",
 )
 

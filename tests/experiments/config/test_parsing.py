@@ -116,6 +116,12 @@ def test_merge_joins_mappings_and_replaces_the_rest():
     assert base == {"a": {"x": 1, "y": [1, 2]}, "b": 1}
 
 
+def test_an_empty_mapping_takes_the_place_of_a_full_one():
+    base = {"loss": {"terms": {"states": {"use": "match"}}, "lambda_k": 2}}
+    expected = {"loss": {"terms": {}, "lambda_k": 2}}
+    assert merge(base, parse_override("loss.terms={}")) == expected
+
+
 def test_nearest_name_prefers_the_same_section():
     names = ["left.size", "right.size"]
     assert nearest_name("right.siz", names) == "right.size"
