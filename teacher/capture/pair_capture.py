@@ -24,7 +24,7 @@ from align.views import (
 )
 from teacher.capture.attention_sites import listening
 from teacher.capture.kv_capture import KVCapture
-from teacher.capture.recording import Recording
+from teacher.capture.recording import Enough, Recording
 from teacher.loading.model_config import read_config
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class PairCapture(KVCapture):
             _at_head(self.model, stop=not logits) as at_head,
         ):
             output = None
-            with suppress(_Enough):
+            with suppress(Enough):
                 output = self.model(
                     input_ids=parts.of_source(ids),
                     attention_mask=parts.source_mask.long(),
@@ -247,10 +247,6 @@ def _left(counts: Tensor) -> Tensor:
     return torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
 
 
-class _Enough(Exception):
-    """Ends a forward before the head."""
-
-
 @contextmanager
 def _at_head(model: Any, stop: bool) -> Iterator[list[Tensor]]:
     """Note what the head is given, scaled as its logits are made of it.
@@ -267,7 +263,7 @@ def _at_head(model: Any, stop: bool) -> Iterator[list[Tensor]]:
             return
         noted.append(inputs[0])
         if stop:
-            raise _Enough
+            raise Enough
 
     hook = model.get_output_embeddings().register_forward_pre_hook(note)
     try:

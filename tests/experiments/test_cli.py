@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ import yaml
 from experiments.cli import build_parser, main
 from experiments.commands import look, plugins, viz
 from experiments.record.stop import RunStopped
+from student.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
@@ -204,6 +206,7 @@ def test_train_hands_config_registry_and_resume_to_the_run(monkeypatch, capsys):
 
     def plan_run(config, registry, resume):
         given.update(config=config, registry=registry, resume=resume)
+        return SimpleNamespace(phases=[SimpleNamespace(train=TrainConfig())])
 
     def open_run(plan, *, trust, changed_plugins):
         given.update(trust=trust, changed_plugins=changed_plugins)

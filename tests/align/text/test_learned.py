@@ -15,7 +15,6 @@ from align.tokens.batch import encode_batch
 from align.tokens.cut import Cutter, Reader
 from student.evaluate import bits_and_chars
 from teacher.own_loss import teacher_bits_per_char
-from teacher.zoo import zoo_path
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -31,8 +30,8 @@ MARKED = (
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(zoo_path("gpt2-prose", scale="tiny"))
+def tokenizer(tiny_zoo):
+    return AutoTokenizer.from_pretrained(tiny_zoo["gpt2-prose"])
 
 
 def learned_text(tokenizer, talk, template):

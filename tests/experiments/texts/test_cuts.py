@@ -8,7 +8,6 @@ from transformers import AutoTokenizer
 from align.errors import InputError
 from experiments.assemble.data import Encoder, load_data
 from experiments.texts.config import DataConfig
-from teacher.zoo import zoo_path
 
 
 def rows(path, sizes):
@@ -30,20 +29,20 @@ def rows(path, sizes):
     return str(path)
 
 
-def loaded(path, **settings):
-    tokenizer = AutoTokenizer.from_pretrained(zoo_path("gpt2-prose", scale="tiny"))
+def loaded(zoo, path, **settings):
+    tokenizer = AutoTokenizer.from_pretrained(zoo["gpt2-prose"])
     config = DataConfig(train=[path], max_length=64, learn="assistant", **settings)
     return load_data(config, Encoder(tokenizer, 64, learn_end=True), seed=0)
 
 
-def test_conversations_cut_before_their_answers_are_told_of(tmp_path):
-    data = loaded(rows(tmp_path / "talk.jsonl", [1, 2, 90, 1, 2]))
+def test_conversations_cut_before_their_answers_are_told_of(tiny_zoo, tmp_path):
+    data = loaded(tiny_zoo, rows(tmp_path / "talk.jsonl", [1, 2, 90, 1, 2]))
     assert len(data.train) + len(data.eval) == 4
     (warning,) = data.warnings
     assert "1 of 5 conversations are cut before the first turn that is" in warning
     assert all(sample.text.learned == (1,) for sample in data.train)
     with pytest.raises(InputError, match=r"2 of 2 conversations are cut .* raise data"):
-        loaded(rows(tmp_path / "long.jsonl", [90, 90]))
+        loaded(tiny_zoo, rows(tmp_path / "long.jsonl", [90, 90]))
 
 
 def test_plain_conversations_have_no_turns_to_choose_among():

@@ -19,7 +19,6 @@ from experiments.assemble.data import Encoder, load_data
 from experiments.run.lineage import samples_digest
 from experiments.texts.config import DataConfig
 from experiments.texts.held import TextFileOnDisk, chosen
-from teacher.zoo import zoo_path
 
 TALK = [{"role": "user", "content": "é 1"}, {"role": "assistant", "content": "2"}]
 KINDS = [
@@ -74,7 +73,9 @@ def test_what_json_does_not_hold_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("gated", [False, True])
-def test_a_run_reads_the_same_from_disk_as_from_memory(tmp_path, monkeypatch, gated):
+def test_a_run_reads_the_same_from_disk_as_from_memory(
+    tiny_zoo, tmp_path, monkeypatch, gated
+):
     monkeypatch.setattr(
         "experiments.assemble.data.cache_folder", lambda: tmp_path / "cache"
     )
@@ -83,7 +84,7 @@ def test_a_run_reads_the_same_from_disk_as_from_memory(tmp_path, monkeypatch, ga
     for name, part in (("prose", rows[:60]), ("chat", rows[60:])):
         lines = "".join(json.dumps(row) + "\n" for row in part)
         (tmp_path / f"{name}.jsonl").write_text(lines)
-    tokenizer = AutoTokenizer.from_pretrained(zoo_path("gpt2-prose", scale="tiny"))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_zoo["gpt2-prose"])
 
     def read(hold):
         config = DataConfig(
@@ -109,10 +110,9 @@ import resource, sys
 from transformers import AutoTokenizer
 from experiments.assemble.data import Encoder, load_data
 from experiments.texts.config import DataConfig
-from teacher.zoo import zoo_path
 
 file, hold, room = sys.argv[1], sys.argv[2], int(sys.argv[3])
-tokenizer = AutoTokenizer.from_pretrained(zoo_path("gpt2-prose", scale="tiny"))
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[5])
 small = DataConfig(train=[sys.argv[4]], hold=hold, max_length=512)
 load_data(small, Encoder(tokenizer, 512), 0)  # loads what is loaded on first use
 pages = int(open("/proc/self/statm").read().split()[0])
@@ -125,7 +125,7 @@ print(len(data.train), sum(len(sample.text) for sample in data.train))
 
 
 @pytest.mark.slow
-def test_text_larger_than_the_memory_that_is_left_is_read(tmp_path):
+def test_text_larger_than_the_memory_that_is_left_is_read(tiny_zoo, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     pyarrow = pytest.importorskip("pyarrow")
     line = "word after word, and then some more of them; "
@@ -137,7 +137,8 @@ def test_text_larger_than_the_memory_that_is_left_is_read(tmp_path):
     assert large > 1.25 * room
 
     files = [str(tmp_path / f"{name}.parquet") for name in ("large", "small")]
-    command = [sys.executable, "-c", LIMITED, files[0], "disk", str(room), files[1]]
+    rest = [str(room), files[1], str(tiny_zoo["gpt2-prose"])]
+    command = [sys.executable, "-c", LIMITED, files[0], "disk", *rest]
     disk = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert disk.returncode == 0, disk.stderr[-2000:]
     count, chars = map(int, disk.stdout.split())
