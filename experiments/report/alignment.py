@@ -67,19 +67,21 @@ def _draw_alignments(run: RunContext, folder: Path) -> set[Path]:
 
 
 def _draw_maps(run: RunContext, folder: Path) -> set[Path]:
-    """The picture of the layer maps, where they follow from depths alone."""
+    """The picture of the layer maps, where they follow from depths alone; of teachers
+    that give outputs and no layers, such as served ones, there is nothing to draw."""
     from align.layer_map import needs_sample
 
     strategy = run.config.align.layer_mapping_strategy
     teachers = run.models.chosen(run.config.teachers)
-    if not teachers or needs_sample(run.registry.guarded("layer_map", strategy)):
+    depths = {name: t.sizes.layers for name, t in teachers.items() if t.sizes.layers}
+    if not depths or needs_sample(run.registry.guarded("layer_map", strategy)):
         return set()
     picture = folder / "layer_map.png"
     draw_layers(
         run.config,
         run.registry,
         strategy=strategy,
-        depths={name: teacher.sizes.layers for name, teacher in teachers.items()},
+        depths=depths,
         student_layers=run.models.student_layers,
         path=picture,
     )

@@ -1,6 +1,7 @@
 """A picture of how teachers meet the student is drawn once, and never out of date."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +9,9 @@ from align.pictures import visualize
 from align.tokenizer_align import CausalCharIoUAligner, CharIoUAligner
 from experiments.cli import main
 from experiments.commands.viz import load_tokenizer
+from experiments.config.presets import load_registry
+from experiments.config.tree import load_config
+from experiments.report import alignment
 from experiments.report.alignment import draw_alignment
 from tests.experiments.small_runs import DECODERS, small_config
 
@@ -94,3 +98,24 @@ def test_a_run_that_goes_on_changed_keeps_no_picture_of_what_it_was(
     assert left == {f"alignment_{FIRST}.png", f"alignment_{THIRD}.png"}
     text = (tmp_path / "run" / "report.md").read_text()
     assert f"alignment_{THIRD}" in text and f"alignment_{SECOND}" not in text
+
+
+def test_teachers_without_layers_have_no_layer_map(monkeypatch, tmp_path):
+    """Served ones, and several students together: they give outputs alone."""
+    config = load_config({"teachers": {"one": "a", "served": "server:http://x/v1"}})
+    depths, given = {"one": 6, "served": 0}, []
+    monkeypatch.setattr(
+        alignment, "draw_layers", lambda *_, depths, **__: given.append(depths)
+    )
+    models = SimpleNamespace(
+        student_layers=4,
+        chosen=lambda names: {
+            n: SimpleNamespace(sizes=SimpleNamespace(layers=depths[n])) for n in names
+        },
+    )
+    run = SimpleNamespace(config=config, models=models, registry=load_registry(config))
+    assert alignment._draw_maps(run, tmp_path) == {tmp_path / "layer_map.png"}
+    assert given == [{"one": 6}]
+    depths["one"] = 0
+    assert alignment._draw_maps(run, tmp_path) == set()
+    assert len(given) == 1
