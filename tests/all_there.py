@@ -40,6 +40,9 @@ ON_THE_CPU = {
     "align/position_mean.py:fit": "sums of a sample, moved at once",
     "align/position_mean.py:update": "sums of a sample are kept there",
     "student/match/heads.py:_matched": "SciPy's answer, moved at once",
+    "student/output/across/chunks.py:_spell": "which texts are talks, moved at once",
+    "student/own/perturbed.py:noisy": "drawn alike on every device, moved at once",
+    "student/own/supervision.py:_shares": "a number a layer, moved at once",
 }
 """What makes tensors on the CPU for others of the CPU."""
 _FROM_NUMBERS = (torch.tensor, torch.as_tensor)

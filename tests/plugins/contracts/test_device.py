@@ -21,6 +21,10 @@ import teacher
 from align.position_mean import PositionMean
 from align.schedules.losses import LossRecord
 from align.schedules.seen import SUMS, SeenRecord
+from fuse.beforehand.difficulty import DifficultyRouter
+from fuse.routers.label import LabelRouter
+from fuse.signals import Signals
+from fuse.z.coder import LayerwiseCoder
 from plugins import builtin
 from plugins.contracts.check import CONTRACTS
 from plugins.contracts.selector import candidates
@@ -59,13 +63,17 @@ ASKED = {
     "space": {"calibrates", "own_losses", "injects"},
 }
 """Promises of which each makes a part calculate."""
-LEFT_OUT = {("projector", "orthogonal", "fitted")}
-"""The stand-in's tensors cannot be assigned to a parametrised weight."""
+LEFT_OUT = {
+    ("projector", "orthogonal", "fitted"),
+    ("router", "difficulty", "weighs"),
+    ("router", "label", "weighs"),
+}
+"""The stand-in's tensors cannot be assigned to a parametrised weight; and texts are
+weighed before they are read by numbers of the CPU."""
 IN_CONTRACTS = {
     "router": {
-        *("ConfidenceRouter", "ConstantRouter", "DifficultyRouter", "FixedRouter"),
-        *("LabelRouter", "LearnableRouter", "PrequentialRouter", "ScoreRouter"),
-        "SimilarityRouter",
+        *("ConfidenceRouter", "ConstantRouter", "FixedRouter", "LearnableRouter"),
+        *("PrequentialRouter", "ScoreRouter", "SimilarityRouter"),
     },
     "selector": {
         *("ConfidentTeacher", "ExcessLoss", "Uncertain", "UnsureStudent"),
@@ -75,7 +83,7 @@ IN_CONTRACTS = {
     "objective": {"DeepSupervision", "Match"},
     "space": {
         *("AdapterBridge", "LatentBridge", "ProjectorBridge"),
-        *("LayerwiseCoder", "MultiTeacherHeadDimAdapter", "ZSpace", "_ResidualMlp"),
+        *("LayerwiseCoder", "MultiTeacherHeadDimAdapter", "ZSpace"),
     },
 }
 """Modules that calculate in a kind's contract, by kind."""
@@ -110,7 +118,7 @@ def test_a_part_calculates_where_its_tensors_are(kind):
                 result = promise.tried()
                 if not result.ok:
                     wrong.append(f"{name}: {result.name}: {result.detail}")
-    assert not wrong and not missing
+    assert not wrong and not missing, "\n".join(wrong)
     assert IN_CONTRACTS.get(kind, set()) <= named(seen)
 
 
@@ -143,6 +151,21 @@ def shift():
     made.shifted = True
     yield made
     made(torch.ones(3))
+
+
+def chosen_before_reading():
+    every = nn.ModuleList([DifficultyRouter(4, 2), LabelRouter(4, 2)])
+    yield every
+    difficulty, label = every
+    query, domains = torch.randn(3, 5, 4), ["a", "b", "a"]
+    signals = Signals(teachers=["x", "y"], domains=domains)
+    assert difficulty(query).device == label(query, signals).device == ELSEWHERE
+
+
+def coder():
+    made = LayerwiseCoder(2, width=4, z_dim=3, hidden=5)
+    yield made
+    assert made.decode(made.encode(torch.randn(2, 1, 3, 4))).device == ELSEWHERE
 
 
 def apart():
@@ -265,7 +288,9 @@ BY_HAND = {
     seen_outputs: {"SeenRecord"},
     selection: {"Selection"},
     shift: {"Shifted"},
+    chosen_before_reading: {"DifficultyRouter", "LabelRouter"},
     apart: {"DomainVectors"},
+    coder: {"LayerwiseCoder", "_ResidualMlp"},
     quantised: {"QuantisedLinear"},
     domains: {"DomainBalance"},
     learned_weights: {"Uncertainty", "GradNorm"},
