@@ -68,10 +68,11 @@ def train(tiny_zoo, tmp_path):
         own = {"model": str(tiny_zoo["student"])}
         changes: dict = {
             "phase": {"dual": {"teachers": rule, **WORDS[kind]}},
-            "teachers": {"own": own, "copy": own} if kind == "schedule" else {},
             # every step then reads a sample with the word that is waited for
             "data": {"max_length": 128},
         }
+        if kind == "schedule":
+            changes["teachers"] = {"own": own, "copy": own}
         if kind == "rope_scaler":
             changes["align"] = {"rope_scaling_method": "it"}
         config = load_config(small_config(tmp_path, tiny_zoo, changes))
