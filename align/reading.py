@@ -18,6 +18,7 @@ from torch import Tensor
 from align.time_align import Alignment
 from align.tokenizer_align import LastTokenAligner
 from align.tokens.batch import TokenBatch
+from align.tokens.pairs import within_parts
 
 ASKING = "asking "
 """Before a teacher's name, what asking it is called where time is told apart, see
@@ -93,6 +94,7 @@ class Reading:
         """
         tokens = tokens.to(student.ids.device)
         alignment, causal = align(tokens)
+        alignment = within_parts(alignment, student, tokens)
         return cls(
             name=name,
             student=student,

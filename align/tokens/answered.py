@@ -117,3 +117,32 @@ def two_parts(mask: Tensor) -> tuple[Tensor, Tensor]:
     begins[:, 1:] &= ~mask[:, :-1]
     part = begins.cumsum(1)
     return mask & (part == 1), mask & (part > 1)
+
+
+def speaking(mask: Tensor) -> Tensor:
+    """After which tokens a model says what comes.
+
+    Args:
+        mask: (B, T) bool, True on real tokens.
+
+    Returns:
+        (B, T) bool: all of them; of a source with its target only the target's, since
+        an encoder says nothing.
+    """
+    _, target = two_parts(mask)
+    return mask & (target | ~target.any(1, keepdim=True))
+
+
+def counted_text(texts: Sequence[str], spans: Tensor, has_text: Tensor) -> Tensor:
+    """Which tokens a measure of predictions is of: the text that :func:`answered`
+    leaves, but for a first token, which nothing predicts.
+
+    Args:
+        texts: B texts.
+        spans: (B, T, 2) int64 [start, end) in characters.
+        has_text: (B, T) bool, True on tokens that hold at least one character.
+
+    Returns:
+        (B, T - 1) bool, of tokens 1 to T - 1.
+    """
+    return answered(texts, spans, has_text, has_text)[:, 1:]

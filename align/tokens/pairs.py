@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ import torch
 from align.errors import InputError
 from align.text.fragment import Fragment, ends
 from align.text.prompted import Prompted
+from align.time_align import Alignment
+from align.tokens.answered import two_parts
 from align.tokens.batch import TokenBatch, encode_batch, end_id
 from align.tokens.byte_lengths import ByteLengths
 from align.tokens.placed import pad_id
@@ -94,6 +97,39 @@ def encode_pairs(
         torch.from_numpy(mask),
         torch.from_numpy(spans),
         tuple(texts),
+    )
+
+
+def within_parts(
+    alignment: Alignment, student: TokenBatch, teacher: TokenBatch
+) -> Alignment:
+    """Leave out pairs of a source's token and a target's, which an aligner that falls
+    back to earlier tokens makes where a target begins.
+
+    Args:
+        alignment: teacher -> student.
+        student: (B, T_s) tokens.
+        teacher: (B, T_t) tokens of the same texts.
+
+    Returns:
+        The same alignment where not both read sources and targets apart; else the pairs
+        within one part, whose weights sum to 1 for each student token.
+    """
+    ours, theirs = (two_parts(x.mask)[1] for x in (student, teacher))
+    if not bool(ours.any() & theirs.any()):
+        return alignment
+    rows, cols = alignment.rows, alignment.cols
+    kept = ours.flatten()[rows] == theirs.flatten()[cols]
+    if bool(kept.all()):
+        return alignment
+    rows, weights, shared = rows[kept], alignment.weights[kept], alignment.shared
+    total = weights.new_zeros(ours.numel()).index_add_(0, rows, weights)
+    return replace(
+        alignment,
+        rows=rows,
+        cols=cols[kept],
+        weights=weights / total[rows],
+        shared=None if shared is None else shared[kept],
     )
 
 

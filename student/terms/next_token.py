@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from align.tokens.answered import speaking
+from align.tokens.batch import TokenBatch
 from student.objective import LEAST, OUTPUTS, StepContext, Term
 from student.output import (
     HeadInput,
@@ -125,14 +127,22 @@ def sequence_ot(ctx: StepContext) -> Tensor:
         costs = sequence_transport(
             student.hidden,
             other.hidden,
-            student.tokens.has_text,
-            other.tokens.has_text,
+            *_matched(student.tokens, other.tokens),
             cost=outputs.config.sequence_cost,
             geometry=logit_geometry(student.matrix, other.matrix),
             reduction="none",
         )
         total, weight = total + (share * costs).sum(), weight + share.sum()
     return total / ctx.total(0, weight)
+
+
+def _matched(student: TokenBatch, other: TokenBatch) -> tuple[Tensor, Tensor]:
+    """(B, T_s) and (B, T_t) bool, the tokens that are matched: all that hold text;
+    where one of both says nothing of a source, those of the target."""
+    says_all = [(speaking(x.mask) == x.mask).all(1) for x in (student, other)]
+    alike = (says_all[0] & says_all[1])[:, None]
+    mine, theirs = (x.has_text & (x.predicted | alike) for x in (student, other))
+    return mine, theirs
 
 
 def likelihood(ctx: StepContext) -> Tensor:

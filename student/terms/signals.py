@@ -15,6 +15,7 @@ from torch import Tensor
 
 from align.errors import InputError
 from align.schedules.seen import STRETCHES, STUDENT_TOKENS, SUMS, TOKENS
+from align.tokens.answered import speaking
 from align.views import LinearHead, Output
 from student.output import (
     HeadInput,
@@ -229,8 +230,9 @@ def pass_sums(outputs: Outputs, signals: Set[str]) -> dict[str, float]:
 
 
 def _text_of(output: Output) -> HeadInput:
-    """A model's own text tokens."""
-    return HeadInput(output.hidden.detach()[output.tokens.has_text], output.head)
+    """A model's own text tokens after which it says what comes."""
+    says = output.tokens.has_text & speaking(output.tokens.mask)
+    return HeadInput(output.hidden.detach()[says], output.head)
 
 
 def _lost(outputs: Outputs, taught: Taught) -> tuple[Any, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from align.tokenizer_align import LastTokenAligner
+from align.tokens.answered import speaking
 from align.tokens.batch import TokenBatch
 from align.views import Output, TeacherView
 from fuse.signals import (
@@ -163,7 +164,8 @@ def _last_read(output: Output, pairing: Pairing, alike: bool) -> Tensor:
     student, teacher = pairing.student, output.tokens
     pairs = LastTokenAligner()(student, teacher)
     place = torch.full((student.ids.numel(),), -1, device=student.ids.device)
-    place[pairs.rows] = pairs.cols
+    said = speaking(teacher.mask).flatten()[pairs.cols]
+    place[pairs.rows] = torch.where(said, pairs.cols, -1)
     place = place.view(student.ids.shape)
     # Tokens that begin a text and hold none of it stand for one another.
     leading = (teacher.has_text.cumsum(1) == 0).sum(1, keepdim=True) - 1
@@ -230,12 +232,13 @@ def _of_student(needs: frozenset[str], sources: Sources) -> dict[str, Tensor]:
     made = {}
     hidden = output.hidden.detach()
     if needs & {STUDENT_ENTROPY, STUDENT_MAX_PROB}:
-        top = linear_top_tokens(hidden[tokens.mask], output.head, 1, sources.block)
+        says = speaking(tokens.mask)
+        top = linear_top_tokens(hidden[says], output.head, 1, sources.block)
         most = (top.logits[:, 0] - top.log_total).exp()
         for name, said in ((STUDENT_ENTROPY, top.entropy), (STUDENT_MAX_PROB, most)):
             if name in needs:
                 unknown = torch.full(tokens.ids.shape, torch.nan, device=said.device)
-                made[name] = unknown.masked_scatter(tokens.mask, said.float())
+                made[name] = unknown.masked_scatter(says, said.float())
     if STUDENT_LOG_PROB in needs:
         known = after(tokens.predicted.float()) > 0
         ids = after(tokens.ids)[known]

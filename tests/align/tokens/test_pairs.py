@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from align.errors import InputError
+from align.reading import Reading
 from align.text.prompted import Prompted
+from align.tokenizer_align import CausalCharIoUAligner, LastTokenAligner
 from align.tokens.answered import two_parts
 from align.tokens.batch import encode_batch
-from align.tokens.pairs import encode_pairs
+from align.tokens.pairs import encode_pairs, within_parts
 from tests.seq2seq import TEXTS, tokenizer
-from tests.small_tokenizers import outside, real
+from tests.small_tokenizers import outside, real, small
 
 START = 7
 
@@ -87,3 +89,24 @@ def test_real_tokenizers_give_labels_as_transformers_reads_them(name):
     for row, text in enumerate(TEXTS):
         labels = names(text.completion)["input_ids"]
         assert batch.ids[row][batch.predicted[row]].tolist() == labels
+
+
+def test_no_source_is_aligned_to_a_target():
+    """Aligners fall back where a target's first token is part of the teacher's."""
+    student, teacher = (
+        encode_pairs(names, TEXTS, START) for names in (tokenizer(), small("words"))
+    )
+    ours, theirs = (two_parts(x.mask)[1].flatten() for x in (student, teacher))
+    for aligner in (CausalCharIoUAligner(), LastTokenAligner()):
+        whole = aligner(student, teacher)
+        crossed = ours[whole.rows] != theirs[whole.cols]
+        assert crossed.any()
+        reading = Reading.aligned("t", student, teacher, lambda _, x=whole: (x, None))
+        kept = reading.alignment
+        assert torch.equal(kept.rows, whole.rows[~crossed])
+        assert torch.equal(kept.cols, whole.cols[~crossed])
+        sums = torch.zeros(ours.numel()).index_add_(0, kept.rows, kept.weights)
+        torch.testing.assert_close(sums[kept.rows], torch.ones(len(kept.rows)))
+        plain = encode_batch(small("words"), list(TEXTS))
+        alone = LastTokenAligner()(student, plain)
+        assert within_parts(alone, student, plain) is alone
