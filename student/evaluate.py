@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from align.errors import InputError
 from align.kv import KV
 from align.text.documents import TextSample
-from align.tokens.answered import answered, counted_chars
+from align.tokens.answered import counted_chars, counted_text
 from align.tokens.batch import TokenBatch
 from align.views import Capture
 
@@ -47,8 +47,7 @@ def bits_and_chars(logits: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     if logits.shape[1] < 2:
         empty = torch.zeros(logits.shape[0], dtype=torch.float64, device=logits.device)
         return empty, empty.long()
-    whole = batch.has_text
-    counted = answered(batch.texts, batch.spans, whole, whole)[:, 1:]
+    counted = counted_text(batch.texts, batch.spans, batch.has_text)
     # A text at a time stays in the processor's cache, with the vocabulary in a row.
     nll = torch.stack(
         [

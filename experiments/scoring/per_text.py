@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from align.tokens.answered import answered
+from align.tokens.answered import counted_text
 from align.tokens.batch import TokenBatch
 from align.views import ForetoldTokens
 from student.output import common_chunks
@@ -79,11 +79,12 @@ def _same(batch: TokenBatch, tokens: TokenBatch, row: int) -> bool:
     """Whether all tokens of a text that hold some of it are the same; of an end-of-text
     token behind it only one of both may know."""
     sides = [
-        (each.ids[row], each.mask[row], each.has_text[row]) for each in (batch, tokens)
+        (each.ids[row][each.mask[row]], each.has_text[row][each.mask[row]])
+        for each in (batch, tokens)
     ]
-    shared = min(int(mask.sum()) for _, mask, _ in sides)
-    rest = any(bool(text[shared:].any()) for _, _, text in sides)
-    first, second = (ids[:shared] for ids, _, _ in sides)
+    shared = min(len(ids) for ids, _ in sides)
+    rest = any(bool(text[shared:].any()) for _, text in sides)
+    first, second = (ids[:shared] for ids, _ in sides)
     return not rest and torch.equal(first, second)
 
 
@@ -124,8 +125,7 @@ def _per_char(nats: Tensor, batch: TokenBatch) -> Tensor:
     """Sum (B, T - 1) nats over the tokens that hold text, and divide."""
     if batch.ids.shape[1] < 2:
         return torch.full((len(batch.ids),), math.nan, dtype=torch.float64)
-    whole = batch.has_text
-    counted = answered(batch.texts, batch.spans, whole, whole)[:, 1:]
+    counted = counted_text(batch.texts, batch.spans, batch.has_text)
     bits = torch.where(counted, nats, 0.0).double().sum(1) / math.log(2)
     begin = batch.spans[:, 1:, 0].masked_fill(~counted, torch.iinfo(torch.int64).max)
     end = batch.spans[:, 1:, 1].masked_fill(~counted, 0).amax(1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from align.tokens.answered import counted_text
 from student.evaluators.base import (
     BATCH,
     EvalContext,
@@ -26,7 +27,8 @@ class Agreement:
     """Same likeliest next token, and KL(teacher ‖ student), where both have one
     vocabulary.
 
-    Every token that holds text counts once, the first of a text left out. Rows by which
+    Every token that holds text counts once, the first of a text left out, and of a
+    prompt with its completion all of the prompt. Rows by which
     one of two tables of outputs is longer are left out on both sides.
 
     Source:
@@ -88,9 +90,9 @@ def _compared(ctx: EvalContext, teacher: Subject) -> dict[str, Sequence[float]]:
             said = model.capture(batch.ids, batch.mask, layers=(0,), logits=True).logits
             assert said is not None
             sides.append(said)
+        counted = counted_text(batch.texts, batch.spans, batch.has_text)
         for row, sample in enumerate(samples):
-            counted = batch.has_text[row, 1:]
-            pair = [side[row, :-1][counted] for side in sides]
+            pair = [side[row, :-1][counted[row]] for side in sides]
             sums[sample.domain] += apart(*pair).cpu()
     return {domain: total.tolist() for domain, total in sums.items()}
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from align.errors import InputError
 from align.support.field_types import NotNegative
+from align.tokens.answered import counted_text
 from align.tokens.batch import TokenBatch
 from align.views import NORMED
 from student.evaluate import bits_and_chars
@@ -109,7 +110,8 @@ class Exits:
             texts = [sample.text for sample in ctx.samples[start : start + BATCH]]
             batch = subject.encode(texts)
             sums += self._read(ctx, heads, batch)
-            tokens += int(batch.has_text[:, 1:].sum())
+            counted = counted_text(batch.texts, batch.spans, batch.has_text)
+            tokens += int(counted.sum())
         bits = {self._part(t): float(b / c) for t, (b, c, _) in self._with(sums)}
         used = {
             self._part(t): float(100 * n / tokens) for t, (*_, n) in self._with(sums)
@@ -147,7 +149,7 @@ class Exits:
             for layer, states in zip(layers, captured.states[NORMED], strict=True)
         ]
         sure = [logits.float().softmax(-1).amax(-1) for logits in early]
-        counted = batch.has_text[:, 1:]
+        counted = counted_text(batch.texts, batch.spans, batch.has_text)
         rows = []
         for threshold in self.thresholds:
             logits = captured.logits

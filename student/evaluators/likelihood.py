@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from align.errors import InputError
+from align.tokens.answered import counted_text
 from align.tokens.batch import TokenBatch
 from student.evaluate import bits_and_chars, bits_per_char, per_text
 from student.evaluators.base import (
@@ -67,7 +68,8 @@ class Perplexity:
 
         def costs(logits: Tensor, batch: TokenBatch) -> list[tuple[float, float]]:
             bits, _ = bits_and_chars(logits, batch)
-            tokens = batch.has_text[:, 1:].sum(1)
+            counted = counted_text(batch.texts, batch.spans, batch.has_text)
+            tokens = counted.sum(1)
             return list(zip(bits.tolist(), tokens.tolist(), strict=True))
 
         subject = ctx.subject
@@ -119,7 +121,7 @@ class Calibration:
         subject, bins = ctx.subject, self.bins
 
         def binned(logits: Tensor, batch: TokenBatch) -> list[list[float]]:
-            counted = batch.has_text[:, 1:]
+            counted = counted_text(batch.texts, batch.spans, batch.has_text)
             return [
                 _binned(row[:-1][known], ids[1:][known], bins)
                 for row, ids, known in zip(logits, batch.ids, counted, strict=True)
