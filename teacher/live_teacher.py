@@ -34,7 +34,11 @@ from align.views import (
     TeacherView,
 )
 from teacher.capture.kv_capture import KVCapture
-from teacher.capture.pair_capture import LACKED_BESIDE_PAIRS, LACKED_BY_PAIRS
+from teacher.capture.pair_capture import (
+    LACKED_BESIDE_PAIRS,
+    LACKED_BY_ONE,
+    LACKED_BY_PAIRS,
+)
 from teacher.loading.longer_texts import extend_context
 from teacher.loading.models import LoadedModel
 from teacher.making.base import Sample
@@ -102,15 +106,16 @@ class LiveTeacher:
 
     @property
     def learned_positions(self) -> bool:
-        """Whether it has a table of positions and does not read in windows."""
-        return self.capture.max_tokens is not None
+        """Whether it has a table of positions and does not read in windows; of sources
+        and targets both begin at its first, so that a row's place says neither."""
+        return self.capture.max_tokens is not None and self.capture.start is None
 
     @cached_property
     def lacks(self) -> Mapping[str, str]:
         """A reason where it predicts nothing, or is not as the student is made; it
         gives all else."""
         if self.capture.start is not None:
-            return LACKED_BY_PAIRS
+            return {**LACKED_BY_PAIRS, **({} if self.beside_pairs else LACKED_BY_ONE)}
         lacks = LACKED_BESIDE_PAIRS if self.beside_pairs else {}
         if self.predicts:
             return lacks

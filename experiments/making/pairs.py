@@ -15,9 +15,15 @@ from experiments.making.made import makers_used
 from fuse.routers.router import learns
 from plugins.registry import Registry
 from student.objective import needs_of
+from student.terms.key_value import chosen_terms
 from student.transforms.choice import chosen_transforms
 from teacher.capture.pair_capture import NO_ATTENTION, NO_INJECTION, NO_STATES
 from teacher.loading.model_config import read_config
+
+NO_RELATIONS = (
+    "keys and values of a source lie in the basis of cross-attention and those of a "
+    "target in that of self-attention, so that products of the two compare nothing"
+)
 
 
 def check_pairs(
@@ -105,7 +111,14 @@ def _of_terms(phase: PhaseConfig, registry: Registry, place: str) -> Iterator[st
         why = NO_STATES if needs & STATES else NO_ATTENTION
         if needs & {ATTENTION, HEADS, *STATES}:
             yield f"{setting_of(phase, name)} of {place} is to be 0: {why}"
-    for name, chosen in phase.loss.chosen.items():
+    if phase.align.position_means == "remove":
+        yield (
+            f"{place}.align.position_means=remove takes off what is held at a place of "
+            "a row, and a target begins at another place behind each source; set keep"
+        )
+    for name, chosen in chosen_terms(phase.loss, phase.output).items():
+        if chosen.kind in ("relation_k", "relation_v"):
+            yield (f"{setting_of(phase, name)} of {place} is to be 0: {NO_RELATIONS}")
         if chosen.kind in ("mixup", "smoothness"):
             yield (
                 f"{place}.loss.terms.{name}: {chosen.kind} changes the embeddings of a "

@@ -87,13 +87,22 @@ class Making:
         whole.to(self.device)
         windowed = entry.long_texts == "window"
         windows = windows_for(loaded.model) if windowed else None
-        pairs = self.student_kind == "encoder-decoder"
-        capture = (
-            PairCapture(loaded.model)
-            if pairs and loaded.kind == "encoder-decoder"
-            else KVCapture(loaded.model, windows=windows)
-        )
-        return LiveTeacher(self.name, loaded, capture, beside_pairs=pairs)
+        if not self._pairs or loaded.kind != "encoder-decoder":
+            capture = KVCapture(loaded.model, windows=windows)
+        elif windowed:
+            raise InputError(
+                f"teachers.{self.name}.long_texts=window is of texts of one part, and "
+                f"{model!r} reads sources and targets; set long_texts=refuse, and a "
+                "data.max_length that it can read"
+            )
+        else:
+            capture = PairCapture(loaded.model)
+        return LiveTeacher(self.name, loaded, capture, beside_pairs=self._pairs)
+
+    @property
+    def _pairs(self) -> bool:
+        """Whether the student reads sources and targets."""
+        return self.student_kind == "encoder-decoder"
 
     def student(
         self, folder: Path | None = None, *, seed: int | None = None
@@ -104,7 +113,9 @@ class Making:
         loaded = LoadedModel(
             model, self.student_tokenizer, self.student_kind, self.name
         )
-        return LiveTeacher(self.name, loaded, capture_of(model))
+        return LiveTeacher(
+            self.name, loaded, capture_of(model), beside_pairs=self._pairs
+        )
 
     def learner(
         self, model: str, *, fresh: bool = False, seed: int | None = None
@@ -129,7 +140,9 @@ class Making:
         whole: Any = loaded.model
         freeze_unreached(whole)
         whole.to(self.device)
-        return TrainedTeacher(self.name, loaded, KVCapture(whole))
+        return TrainedTeacher(
+            self.name, loaded, KVCapture(whole), beside_pairs=self._pairs
+        )
 
     def stored(self, facts: StoreFacts) -> StoredTeacher:
         """A teacher's own store, seen to be of the run."""
@@ -143,4 +156,5 @@ class Making:
         loaded = LoadedModel(
             self.learning, self.student_tokenizer, self.student_kind, self.name
         )
-        return TrainedTeacher(self.name, loaded, capture_of(self.learning))
+        capture = capture_of(self.learning)
+        return TrainedTeacher(self.name, loaded, capture, beside_pairs=self._pairs)

@@ -44,6 +44,10 @@ NO_KEYS = (
     "targets by self-attention and, by cross-attention, a source that its encoder has "
     "read to the end"
 )
+NO_KEYS_OF_PAIRS = (
+    "its decoder reads targets by self-attention and, by cross-attention, a source "
+    "that its encoder has read to the end, while who learns from it reads both in one"
+)
 LACKED_BY_PAIRS: Mapping[str, str] = {
     ATTENTION: NO_ATTENTION,
     HEADS: NO_ATTENTION,
@@ -55,6 +59,8 @@ LACKED_BESIDE_PAIRS: Mapping[str, str] = dict.fromkeys(
     (KEYS_VALUES, ATTENTION, HEADS, *sorted(STATES)), NO_KEYS
 )
 """What any other teacher cannot."""
+LACKED_BY_ONE: Mapping[str, str] = {KEYS_VALUES: NO_KEYS_OF_PAIRS}
+"""What it cannot give beside a decoder, a peer of the run's student, either."""
 NO_INJECTION = (
     "its keys and values of the source have read all of the source, so that they are "
     "never put in place of others"
@@ -130,7 +136,7 @@ class PairCapture(KVCapture):
         with (
             listening(self._modules, inside) if wanted else nullcontext(),
             listening(self._cross._modules, across) if wanted else nullcontext(),
-            _at_head(self.model, stop=not logits) as at_head,
+            _at_head(self.model, stop=not (logits or self._offloaded)) as at_head,
         ):
             output = None
             with suppress(Enough):
@@ -148,7 +154,7 @@ class PairCapture(KVCapture):
             content = content_k, content_v
         return Captured(
             kv=KV(*content, mask),
-            logits=None if output is None else parts.target_alone(output.logits),
+            logits=parts.target_alone(output.logits) if logits and output else None,
             hidden=parts.target_alone(at_head[-1]) if hidden else None,
         )
 

@@ -64,7 +64,7 @@ def without(
 
 def teaching_student(models: Models, model: Any, capture: KVCapture) -> TrainedTeacher:
     """The student of a phase, as peers meet it."""
-    loaded = LoadedModel(model, models.student_tokenizer, "decoder", STUDENT)
+    loaded = LoadedModel(model, models.student_tokenizer, models.student_kind, STUDENT)
     return TrainedTeacher(STUDENT, loaded, capture)
 
 

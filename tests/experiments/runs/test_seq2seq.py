@@ -148,6 +148,8 @@ REFUSED = {
     "store.read=true": "store.read takes teachers from stores",
     "data.written.by=student": "data.written has texts go on",
     "loss.gamma_kl=0.01": "loss.gamma_kl of phase.single is to be 0",
+    "loss.relation_k=1": "loss.relation_k of phase.single is to be 0",
+    "align.position_means=remove": "phase.single.align.position_means=remove",
     "loss.terms={h: {use: match, site: hidden}}": "loss.terms.h.weight of",
     "loss.terms={m: {use: mixup}}": "phase.single.loss.terms.m: mixup",
     "phase.single.loss.outcome_every=2": "phase.single.loss.outcome_every is 2",

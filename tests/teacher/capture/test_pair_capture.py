@@ -8,7 +8,10 @@ from align.errors import InputError
 from align.tokens.answered import two_parts
 from align.tokens.batch import encode_batch
 from align.tokens.pairs import encode_pairs
+from align.views import KEYS_VALUES
 from teacher.capture.pair_capture import PairCapture, capture_of, decoder_start
+from teacher.live_teacher import LiveTeacher
+from teacher.loading.models import LoadedModel
 from teacher.output_head import linear_head
 from tests.seq2seq import TEXTS, inputs, model, tokenizer
 
@@ -120,3 +123,12 @@ def test_a_decoder_that_is_not_given_start_and_target_is_refused():
     whole.prepare_decoder_input_ids_from_labels = lambda labels: labels.roll(1, 1)
     with pytest.raises(InputError, match="and then the target but for its last token"):
         PairCapture(whole)
+
+
+def test_what_teaches_beside_another_kind_of_student_gives_no_keys():
+    loaded = LoadedModel(model("bart"), tokenizer(), "encoder-decoder", "m")
+    teacher = LiveTeacher("m", loaded, PairCapture(loaded.model), beside_pairs=True)
+    assert KEYS_VALUES not in teacher.lacks
+    assert not teacher.learned_positions  # two of them begin in one row
+    of_a_peer = LiveTeacher("m", loaded, teacher.capture)
+    assert "reads both in one" in of_a_peer.lacks[KEYS_VALUES]
