@@ -55,7 +55,7 @@ def pieces_of(
     for place, id_ in enumerate(batch.ids[row].tolist()):
         start, end = spans[place]
         if not bool(batch.mask[row, place]):
-            break
+            continue  # a source and its target stand apart
         if has_text[place] and start >= shown:
             break
         if has_text[place]:

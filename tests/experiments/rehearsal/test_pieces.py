@@ -4,7 +4,9 @@ import torch
 
 from align.text.conversation import Conversation
 from align.tokens.batch import TokenBatch
+from align.tokens.pairs import encode_pairs
 from experiments.rehearsal.pieces import Piece, Turns, pieces_of, turns_of
+from tests.seq2seq import TEXTS, tokenizer
 
 
 class Spelt:
@@ -56,3 +58,12 @@ def test_what_is_learned_of_each_role_s_turns_is_counted():
         Turns(role="assistant", turns=1, tokens=1, learned=2),
     ]
     assert turns_of(batch_of([1, 0], [[0, 2], [2, 2]], "he")) == []
+
+
+def test_a_target_stands_behind_its_source():
+    names = tokenizer()
+    batch = encode_pairs(names, TEXTS, names.pad_token_id, learn_end=True)
+    pieces = pieces_of(names, batch, 1)
+    assert len(pieces) == int(batch.mask[1].sum())
+    learned = "".join(p.text for p in pieces if p.learned and not p.mark)
+    assert learned == TEXTS[1].completion.replace(" ", "")
