@@ -90,7 +90,8 @@ class Writer:
     """A model in evaluation mode, and the tokenizer of its texts."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
-        """Hold them; the model's own generation settings but its ends are dropped.
+        """Hold them; the model's own generation settings but its ends are dropped, and
+        what an encoder-decoder never writes or always begins with.
 
         Args:
             model: of transformers, causal or an encoder-decoder, on its device.
@@ -103,7 +104,8 @@ class Writer:
         self.ends = _ends(model, tokenizer)
         self.start = decoder_start(model)
         """What an encoder-decoder's target begins with; None of a causal model."""
-        model.generation_config = GenerationConfig()
+        kept = {} if self.start is None else _of_targets(model.generation_config)
+        model.generation_config = GenerationConfig(**kept)
         limits = (position_limit(model), trained_length(model))
         self.context = min((n for n in limits if n is not None), default=None)
         """Most tokens of prompt and text together; None where nothing limits them."""
@@ -367,6 +369,12 @@ def lent(
             yield Writer(model, tokenizer, name)
         finally:
             model.generation_config = settings
+
+
+def _of_targets(settings: Any) -> dict[str, Any]:
+    """Such as Marian's padding, whose logit no training has lowered, and a language."""
+    names = ("bad_words_ids", "suppress_tokens", "forced_bos_token_id")
+    return {name: getattr(settings, name, None) for name in names}
 
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:

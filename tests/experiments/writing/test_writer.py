@@ -7,6 +7,7 @@ from transformers import OPTConfig, OPTForCausalLM
 from align.errors import InputError
 from experiments.writing.writer import Drawing, Writer
 from teacher.loading.models import load_model
+from tests.seq2seq import model, tokenizer
 
 PROMPTS = ("The router learns from", "def", "Keys and values travel; names stay")
 
@@ -128,3 +129,12 @@ def test_what_cannot_be_written_from_is_refused(writer):
         Drawing(top_p=0.5)
     with pytest.raises(InputError, match="max_new_tokens is 0"):
         Drawing(max_new_tokens=0)
+
+
+def test_what_marian_never_writes_is_kept_out():
+    whole, names = model("marian"), tokenizer()
+    bias, pad = whole.final_logits_bias, names.pad_token_id
+    bias[:, pad], bias[:, names.eos_token_id] = 50, -50
+    whole.generation_config.bad_words_ids = [[pad]]
+    (new,) = Writer(whole, names, "m")._generated([[3, 4]], 3, {}, 0)
+    assert len(new) == 3 and pad not in new
