@@ -10,7 +10,7 @@ from align.text.documents import TextSample
 from align.text.prompted import Prompted
 from experiments.config.measuring import SamplesConfig
 from experiments.writing.openings import beginning
-from experiments.writing.writer import Drawing, Writer
+from experiments.writing.writer import Drawing, lent
 
 PROMPT_TOKENS = 12
 """Most tokens of a prompt that is taken from a text."""
@@ -75,7 +75,8 @@ def written_now(
         settings: how much of it, and how drawn.
         prompts: to go on from.
         tokenizer: the student's.
-        model: it, on its device; it comes back as it was, in training or not.
+        model: it, on its device; it comes back as it was, in training or not, with the
+            generation settings that are saved with it.
         seed: of what is drawn; the generators of the process stay as they were.
 
     Raises:
@@ -86,9 +87,9 @@ def written_now(
         temperature=settings.temperature,
         seed=seed,
     )
-    writer = Writer(model, tokenizer, "the student")
-    ids = [writer.ids(prompt) for prompt in prompts]
-    return [written.text for written in writer.write(ids, drawing)]
+    with lent(model, tokenizer, "the student", None) as writer:
+        ids = [writer.ids(prompt) for prompt in prompts]
+        return [written.text for written in writer.write(ids, drawing)]
 
 
 def first_words(texts: Sequence[TextSample], tokenizer: Any, number: int) -> list[str]:

@@ -12,7 +12,12 @@ from experiments.config.measuring import SamplesConfig
 from experiments.record.run_dir import RunDir, read_run
 from experiments.report.page import report_text
 from experiments.report.samples import one_line
-from experiments.writing.samples import PROMPT_TOKENS, first_words, samples_of
+from experiments.writing.samples import (
+    PROMPT_TOKENS,
+    first_words,
+    samples_of,
+    written_now,
+)
 from experiments.writing.writer import Drawing, Writer
 from teacher.loading.models import load_model
 from tests.experiments.small_runs import small_config
@@ -47,6 +52,20 @@ def test_a_prompt_never_ends_inside_a_character(tiny_llama):
         "深度学习"
     ]
     assert first_words(texts(a=["a深度学习深度"]), tokenizer, 1) == ["a深度学"]
+
+
+def test_a_student_that_writes_while_it_trains_is_afterwards_as_it_was(tiny_llama):
+    """Its generation settings are saved with it, and end its next sample, too."""
+    loaded = load_model(str(tiny_llama))
+    settings = loaded.model.generation_config
+    settings.eos_token_id, settings.top_p = [5, 6], 0.5
+    loaded.model.train()
+    wanted = SamplesConfig(max_new_tokens=2)
+    for _ in range(2):
+        written_now(wanted, ["The"], loaded.tokenizer, loaded.model, 0)
+        assert loaded.model.generation_config is settings
+        assert (settings.eos_token_id, settings.top_p) == ([5, 6], 0.5)
+        assert all(module.training for module in loaded.model.modules())
 
 
 @pytest.fixture(scope="module")
