@@ -20,8 +20,8 @@ from experiments.sources.distant import Distant, homes, movable
 from experiments.sources.making import Making
 from student.config import TrainConfig
 from student.loop.launch import Parting
-from teacher.distant.serving import LEAVE, answer_all
-from teacher.distant.wire import Group, Line, LineGoneError, Message
+from teacher.distant.serving import answer_all
+from teacher.distant.wire import Group, Line, LineGoneError
 from teacher.live_teacher import LiveTeacher
 from teacher.sources.base import TeacherSource
 from teacher.teacher_config import TeacherConfig
@@ -60,7 +60,7 @@ def among_students(
     finally:
         for line in lines.values():
             with suppress(LineGoneError):
-                line.send(Message({"what": LEAVE}))
+                line.leave()
 
 
 def answer_students(parting: Parting, train: TrainConfig, scaler: Rescale) -> None:
@@ -92,6 +92,7 @@ def answer_students(parting: Parting, train: TrainConfig, scaler: Rescale) -> No
             device=device,
             make_student=_no_student,
             student_tokenizer=None,
+            student_kind=asked["student_kind"],
         )
         return making.load(asked["model"])
 

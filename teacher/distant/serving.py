@@ -14,13 +14,10 @@ from torch import Tensor
 
 from align.rope_scale import Rescale
 from teacher.distant.teacher import ERRORS, facts_of
-from teacher.distant.wire import Line, LineGoneError, Message
+from teacher.distant.wire import LEAVE, Line, LineGoneError, Message, pack
 from teacher.live_teacher import LiveTeacher
 from teacher.making.base import Sample
 from teacher.own_loss import next_token_nll
-
-LEAVE = "leave"
-"""The question of a process that asks nothing more."""
 
 Open = Callable[[Mapping[str, Any]], LiveTeacher]
 """Loads a teacher as a question of kind ``open`` says."""
@@ -70,8 +67,11 @@ class Desk:
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     @torch.no_grad()
-    def answer(self, question: Message) -> Message:
-        """Answer one question; what goes wrong is the answer, too."""
+    def answer(self, question: Message) -> Tensor:
+        """Answer one question, packed; what goes wrong is the answer, too.
+
+        What a GPU fails with shows only when its numbers are brought to the CPU.
+        """
         kinds: dict[str, Callable[[Message], Message]] = {
             "open": self._open,
             "look": self._look,
@@ -81,14 +81,14 @@ class Desk:
         }
         try:
             with self._turn:
-                return kinds[question.head["what"]](question)
+                return pack(kinds[question.head["what"]](question))
         except Exception as error:
             kind = next(
                 (c.__name__ for c in type(error).mro() if c.__name__ in ERRORS), ""
             )
             if not kind:  # its own place is known here alone
                 traceback.print_exc()
-            return Message({"error": [kind or type(error).__name__, str(error)]})
+            return pack(Message({"error": [kind or type(error).__name__, str(error)]}))
 
     def _of(self, question: Message) -> LiveTeacher:
         return self._teachers[question.head["key"]]

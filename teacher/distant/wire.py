@@ -46,7 +46,11 @@ class LineGoneError(MachineError):
     """The process at the other end is gone, or has not answered for too long."""
 
 
-@dataclass(frozen=True, eq=False)
+LEAVE = "leave"
+"""The question of a process that asks nothing more."""
+
+
+@dataclass(eq=False)
 class Line:
     """One end of a connection between two processes of a group."""
 
@@ -55,6 +59,9 @@ class Line:
     """The number of the process at the other end, in the group."""
     turn: threading.Lock = field(default_factory=threading.Lock)
     """Held from a question to its answer."""
+    in_step: bool = True
+    """Whether no question waits for its answer; not any more where one was
+    interrupted, by a second Ctrl-C, or the other end is gone."""
 
     def ask(self, message: Message) -> Message:
         """Send a question and wait for its answer; one at a time.
@@ -62,17 +69,36 @@ class Line:
         Raises:
             LineGoneError: nobody is there any more.
         """
+        packed = pack(message)
         with self.turn:
-            self.send(message)
-            return self.receive()
+            self.in_step = False
+            self.send(packed)
+            answer = self.receive()
+            self.in_step = True
+            return answer
 
-    def send(self, message: Message) -> None:
-        """Send, and wait until the other end has taken it.
+    def leave(self) -> None:
+        """Ask nothing more; waits for what another thread has asked.
+
+        Where an answer was not waited for, nothing is said, which the other end would
+        take for a part of something else: it sees this process end.
 
         Raises:
             LineGoneError: nobody is there any more.
         """
-        packed = pack(message)
+        with self.turn:
+            if self.in_step:
+                self.send(pack(Message({"what": LEAVE})))
+
+    def send(self, packed: Tensor) -> None:
+        """Send, and wait until the other end has taken it.
+
+        Args:
+            packed: from :func:`pack`.
+
+        Raises:
+            LineGoneError: nobody is there any more.
+        """
         self._wait(self.group.send, torch.tensor([len(packed)]))
         self._wait(self.group.send, packed)
 

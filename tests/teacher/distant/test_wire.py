@@ -1,9 +1,11 @@
 """What travels between processes comes out as it went in."""
 
+from threading import Event, Thread
+
 import pytest
 import torch
 
-from teacher.distant.wire import Line, LineGoneError, Message, pack, unpack
+from teacher.distant.wire import LEAVE, Line, LineGoneError, Message, pack, unpack
 
 
 def test_tensors_come_out_with_their_numbers_types_and_strides():
@@ -40,4 +42,66 @@ def test_who_is_gone_is_told_from_what_went_wrong():
             raise RuntimeError("Connection closed by peer [127.0.0.1]:1.\nGLHF")
 
     with pytest.raises(LineGoneError, match=r"Connection closed by peer \S+$"):
-        Line(Closed(), 1).send(Message({}))
+        Line(Closed(), 1).send(pack(Message({})))
+
+
+class Wire:
+    """Keeps what is sent; gives an answer once somebody lets it."""
+
+    def __init__(self):
+        self.sent, self.asked, self.answers = [], Event(), Event()
+        self.coming = []
+
+    def send(self, tensors, to, tag):
+        self.sent += tensors
+        return Done
+
+    def recv(self, tensors, of, tag):
+        self.asked.set()
+        assert self.answers.wait(10)
+        if not self.coming:
+            packed = pack(Message({"answered": True}))
+            self.coming = [torch.tensor([len(packed)]), packed]
+        tensors[0].copy_(self.coming.pop(0))
+        return Done
+
+    @property
+    def said(self):
+        return [unpack(packed).head for packed in self.sent[1::2]]
+
+
+class Done:
+    def wait():
+        pass
+
+
+def test_who_leaves_waits_for_what_another_thread_asked():
+    wire = Wire()
+    line = Line(wire, 1)
+    threads = [
+        Thread(target=line.ask, args=(Message({"what": "look"}),)),
+        Thread(target=line.leave),
+    ]
+    threads[0].start()
+    assert wire.asked.wait(10)
+    threads[1].start()
+    threads[1].join(0.05)
+    assert wire.said == [{"what": "look"}]
+    wire.answers.set()
+    for thread in threads:
+        thread.join(10)
+    assert wire.said == [{"what": "look"}, {"what": LEAVE}]
+
+
+def test_who_was_interrupted_while_it_waited_leaves_without_a_word():
+    """The other end would wait for its answer to be taken, and this one for that."""
+
+    class Interrupted(Wire):
+        def recv(self, tensors, of, tag):
+            raise KeyboardInterrupt
+
+    line = Line(Interrupted(), 1)
+    with pytest.raises(KeyboardInterrupt):
+        line.ask(Message({"what": "look"}))
+    line.leave()
+    assert line.group.said == [{"what": "look"}]
