@@ -13,23 +13,24 @@ from experiments.config.tree import Config, PhaseConfig
 from student.loop.launch import Parting
 from teacher.distant.teacher import DistantTeacher, asked
 from teacher.distant.wire import Line, Message
+from teacher.hub.pinned import at_commit
 from teacher.loading.models import load_model
 from teacher.sources.base import TeacherSource
-from teacher.sources.peers import Peer
-from teacher.sources.stored import Stored
+from teacher.sources.files import Files, PackagedModel, ZooModel
 from teacher.teacher_config import TeacherConfig
 
 
 def movable(config: Config, sources: Mapping[str, TeacherSource]) -> list[str]:
-    """The teachers that ranks of their own can hold: models from files that stand
-    still, and that no store stands for."""
+    """The teachers that ranks of their own can hold: models as their files have them,
+    and that no store stands for.
+
+    A plugin's source stays: it may do anything with the models that it loads.
+    """
     stored = config.store.read if isinstance(config.store.read, list) else []
     return [
         name
         for name, source in sources.items()
-        if not (source.moves or source.of_student or isinstance(source, Peer | Stored))
-        and source.cost == "forward"
-        and name not in stored
+        if type(source) in (Files, ZooModel, PackagedModel) and name not in stored
     ]
 
 
@@ -55,8 +56,8 @@ def check_teacher_ranks(
         models = ", ".join(config.teachers[name].model for name in sources) or "nobody"
         raise ConfigError(
             f"{place}, but no teacher can be on a rank of its own: those of {models} "
-            "are made of the student, trained beside it, read from stores or asked "
-            "elsewhere; set it to 0"
+            "are made of the student or by a plugin, trained beside the student, read "
+            "from stores or asked elsewhere; set it to 0"
         )
     for name in names:
         if config.teachers[name].shard:
@@ -110,7 +111,13 @@ class Distant:
     """To each rank."""
 
     def load(
-        self, name: str, entry: TeacherConfig, model: str, device: torch.device
+        self,
+        name: str,
+        entry: TeacherConfig,
+        model: str,
+        device: torch.device,
+        *,
+        student_kind: str = "decoder",
     ) -> DistantTeacher:
         """Have a teacher loaded where it belongs.
 
@@ -119,6 +126,8 @@ class Distant:
             entry: its settings.
             model: whose files are read.
             device: where its answers go.
+            student_kind: or encoder-decoder, beside which one that reads pairs is
+                seen from inside its decoder.
 
         Raises:
             MtkdError: what went wrong there.
@@ -129,7 +138,8 @@ class Distant:
             "what": "open",
             "key": f"{name}: {model}",
             "name": name,
-            "model": model,
+            "model": at_commit(model),
+            "student_kind": student_kind,
             "entry": plain(entry),
         }
         facts = asked(line, rank, Message(question)).head["facts"]
@@ -142,5 +152,11 @@ class Distant:
             weightless=True,
         )
         return DistantTeacher.of(
-            name, loaded, facts, line=line, rank=rank, device=device
+            name,
+            loaded,
+            facts,
+            line=line,
+            rank=rank,
+            device=device,
+            beside_pairs=student_kind == "encoder-decoder",
         )

@@ -71,7 +71,9 @@ class Making:
         dtype = None if entry.dtype == "auto" else getattr(torch, entry.dtype)
         tell_code(self.name, entry, model)
         if self.distant is not None and self.name in self.distant.homes:
-            return self.distant.load(self.name, entry, model, self.device)
+            return self.distant.load(
+                self.name, entry, model, self.device, student_kind=self.student_kind
+            )
         loaded = load_model(
             model,
             role="teacher",

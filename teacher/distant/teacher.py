@@ -56,18 +56,15 @@ class DistantCapture:
     embedding_size: int
     parameters: int
     causal: bool
-    has_logits: bool
+    predicts: bool
+    """See :attr:`teacher.capture.kv_capture.KVCapture.predicts`."""
     max_tokens: int | None
     windows: Windows | None
     layer_numbers: Sequence[int]
     layers_without_kv: Mapping[int, str]
     which: str
-    start: int | None = None
-
-    @property
-    def predicts(self) -> bool:
-        """Whether it says what comes next, having read what came before alone."""
-        return self.causal and self.has_logits
+    start: int | None
+    """What the decoder is given first, of pairs of a source and a target."""
 
     @property
     def sizes(self) -> Sizes:
@@ -188,6 +185,7 @@ class DistantTeacher(LiveTeacher):
         line: Line,
         rank: int,
         device: torch.device,
+        beside_pairs: bool = False,
     ) -> DistantTeacher:
         """Of what the other process says of it, see :func:`facts_of`.
 
@@ -198,6 +196,7 @@ class DistantTeacher(LiveTeacher):
             line: to that process.
             rank: which one it is, of the launch.
             device: where answers go.
+            beside_pairs: whether the student is an encoder-decoder.
         """
         known = dict(facts)
         windows, types = known.pop("windows"), known.pop("types")
@@ -211,7 +210,9 @@ class DistantTeacher(LiveTeacher):
             layers_without_kv=without,
             **known,
         )
-        return cls(name, loaded, cast(KVCapture, capture), types)
+        return cls(
+            name, loaded, cast(KVCapture, capture), types, beside_pairs=beside_pairs
+        )
 
     @property
     def weight_types(self) -> Mapping[str, int]:
@@ -275,12 +276,13 @@ def facts_of(teacher: LiveTeacher) -> dict[str, Any]:
         "embedding_size": sizes.embedding_size,
         "parameters": sizes.parameters,
         "causal": capture.causal,
-        "has_logits": capture.has_logits,
+        "predicts": capture.predicts,
         "max_tokens": capture.max_tokens,
         "windows": windows and [windows.tokens, windows.stride],
         "layer_numbers": list(capture.layer_numbers),
         "layers_without_kv": dict(capture.layers_without_kv),
         "which": capture.which,
+        "start": capture.start,
         "types": dict(teacher.weight_types),
     }
 

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from align.errors import InputError, MissingFileError
+from teacher.names import pinned
 
 INDEX = "model.safetensors.index.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -61,6 +62,23 @@ def pinned_folder(repository: str, revision: str) -> Path:
     folder = _pinned_folder(repository, known.get((repository, revision), revision))
     known[repository, revision] = folder.name
     return folder
+
+
+def at_commit(model: str) -> str:
+    """A model's name by which any process reads the files that this one would.
+
+    Args:
+        model: see :func:`teacher.names.model_source`.
+
+    Returns:
+        ``org/name@commit`` of what is at a branch or a tag of the hub; else the name.
+
+    Raises:
+        MissingFileError: as of :func:`pinned_folder`.
+    """
+    if (parts := pinned(model)) is None:
+        return model
+    return f"{parts[0]}@{pinned_folder(*parts).name}"
 
 
 def _pinned_folder(repository: str, revision: str) -> Path:

@@ -4,8 +4,10 @@ import json
 import os
 import threading
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from align.errors import InputError, MachineError
@@ -15,9 +17,12 @@ from experiments.config.tree import load_config
 from experiments.run.driver import run_training
 from experiments.run.plan import plan_run
 from experiments.sources import ranks
-from experiments.sources.distant import homes
+from experiments.sources.distant import Distant, homes, movable
 from student.loop.launch import Parting
 from teacher.distant.wire import Line, LineGoneError
+from teacher.hub import pinned
+from teacher.sources.files import Files, ZooModel
+from teacher.teacher_config import TeacherConfig
 from tests.experiments.small_runs import small_config
 
 LAST = 20
@@ -63,6 +68,40 @@ def test_those_that_train_are_a_launch_of_their_own(monkeypatch):
         assert os.environ["WORLD_SIZE"] == "5"
         assert os.environ["LOCAL_WORLD_SIZE"] == "1"
     assert os.environ["WORLD_SIZE"] == "8" and os.environ["LOCAL_WORLD_SIZE"] == "4"
+
+
+def test_a_plugins_source_stays_where_its_models_can_be_worked_on(tiny_zoo, tmp_path):
+    """It may average them; without weights that would go unseen."""
+
+    class Mean(Files):
+        def open(self, opening):
+            return opening.load(self.files)
+
+    config = load_config(small_config(tmp_path, tiny_zoo))
+    sources = {"gpt2-prose": Mean("a,b"), "qwen-code": ZooModel("tiny/qwen-code")}
+    assert movable(config, sources) == ["qwen-code"]
+
+
+def test_the_rank_reads_the_commit_that_the_run_has_settled_on(monkeypatch):
+    """A branch may have moved since; and beside what student, which decides how an
+    encoder-decoder is read."""
+    commit, questions = "c" * 40, []
+
+    class Heard:
+        def ask(self, message):
+            questions.append(message.head)
+            raise LineGoneError("enough")
+
+    monkeypatch.setattr(pinned, "pinned_folder", lambda *_: Path("snapshots") / commit)
+    there = Distant(homes={"a": 1}, lines={1: Heard()})
+    entry = TeacherConfig(model="org/tiny@main")
+    for model in ("org/tiny@main", "zoo:tiny/gpt2-prose"):
+        with pytest.raises(MachineError):
+            kind = {"student_kind": "encoder-decoder"}
+            there.load("a", entry, model, torch.device("cpu"), **kind)
+    asked = [question["model"] for question in questions]
+    assert asked == [f"org/tiny@{commit}", "zoo:tiny/gpt2-prose"]
+    assert questions[0]["student_kind"] == "encoder-decoder"
 
 
 @pytest.mark.parametrize(

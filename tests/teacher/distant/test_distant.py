@@ -16,14 +16,18 @@ from align.tokenizer_align import (
     CharIoUAligner,
     encode_batch,
 )
-from align.views import STATES, Injection
+from align.tokens.pairs import encode_pairs
+from align.views import KEYS_VALUES, STATES, Injection
 from teacher.capture.kv_capture import KVCapture
-from teacher.distant.serving import LEAVE, answer_all
-from teacher.distant.teacher import DistantTeacher, asked
-from teacher.distant.wire import Line, Message
+from teacher.capture.pair_capture import PairCapture
+from teacher.distant.serving import Desk, answer_all
+from teacher.distant.teacher import DistantTeacher, asked, facts_of
+from teacher.distant.wire import Line, Message, pack, unpack
 from teacher.live_teacher import LiveTeacher
 from teacher.loading.models import load_model
 from teacher.panel import TeacherPanel
+from tests.seq2seq import TEXTS as TARGETS
+from tests.seq2seq import save
 
 TEXTS = ("the unbelievable transformation", "def read(path): pass", "naïve 深度 KV")
 NAMES = ("gpt2-prose", "neox-mixed", "bert-mixed")
@@ -63,7 +67,7 @@ def sides(tiny_zoo):
         )
     assert sorted(loads) == sorted(2 * NAMES)  # once here, once there
     yield here, distant, lines[0]
-    lines[0].send(Message({"what": LEAVE}))
+    lines[0].leave()
     there.join(timeout=30)
     assert not there.is_alive()
 
@@ -143,6 +147,66 @@ def test_what_goes_wrong_there_is_said_here(sides):
     kv = capture(ids[:, :2], ids[:, :2] > 0, layers=(0,)).kv
     with pytest.raises(InputError, match="nothing is injected"):
         capture(ids, ids > 0, inject=Injection(kv, (0,), kv.mask, torch.ones(1)))
+
+
+def test_what_shows_as_numbers_are_brought_to_the_cpu_is_said_too(monkeypatch, capsys):
+    """A GPU's failures; a thread that died of one would leave its student waiting."""
+
+    class Failed(dict):
+        def items(self):
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    desk = Desk(opened=None, scaler=None)
+    monkeypatch.setattr(Desk, "_head", lambda self, question: Message({}, Failed()))
+    kind, text = unpack(desk.answer(Message({"what": "head"}))).head["error"]
+    assert (kind, text[:10]) == ("RuntimeError", "CUDA error")
+    assert "device-side" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_beside_pairs_an_encoder_decoder_is_asked_from_inside_its_decoder(tmp_path):
+    """Its source and target are read as pairs here, and run as pairs there."""
+    folder = str(save(tmp_path / "t5"))
+    loaded = load_model(folder)
+    here = LiveTeacher("t5", loaded, PairCapture(loaded.model), beside_pairs=True)
+    desk = Desk(opened=lambda _: here, scaler=None)
+
+    class Short:
+        def ask(self, message):
+            return unpack(desk.answer(unpack(pack(message))))
+
+    line = Short()
+    question = Message({"what": "open", "key": "t5"})
+    distant = DistantTeacher.of(
+        "t5",
+        load_model(folder, weightless=True),
+        asked(line, 1, question).head["facts"] | {"key": "t5"},
+        line=line,
+        rank=1,
+        device=torch.device("cpu"),
+        beside_pairs=True,
+    )
+    assert distant.lacks == here.lacks and distant.predicts and here.predicts
+    student = encode_pairs(here.tokenizer, TARGETS, here.capture.start, learn_end=True)
+    views = [
+        TeacherPanel(
+            [teacher], CharIoUAligner(), CausalCharIoUAligner(), outputs=("t5",)
+        )(student)[0]
+        for teacher in (here, distant)
+    ]
+    for name, tensor in parts(views[0]).items():
+        if tensor is not None:
+            assert torch.equal(parts(views[1])[name], tensor), name
+    other = DistantTeacher.of(
+        "gpt",
+        load_model(folder, weightless=True),
+        facts_of(here) | {"key": "gpt", "start": None},
+        line=line,
+        rank=1,
+        device=torch.device("cpu"),
+        beside_pairs=True,
+    )
+    assert KEYS_VALUES in other.lacks
 
 
 def test_longer_texts_are_read_alike_and_it_is_extended_once(sides):
