@@ -144,6 +144,23 @@ def model_source(name: str, resolve: Callable[[str], Path] | None = None) -> str
     return name
 
 
+def at_commit(name: str) -> str:
+    """A model's name by which any process reads the files that this one would.
+
+    Args:
+        name: see :func:`model_source`.
+
+    Returns:
+        ``org/name@commit`` of what is at a branch or a tag of the hub; else the name.
+
+    Raises:
+        MissingFileError: no such model or revision.
+    """
+    if (parts := pinned(name)) is None:
+        return name
+    return f"{parts[0]}@{Path(model_source(name)).name}"
+
+
 def zoo_parts(name: str) -> tuple[str, str]:
     """Scale and model of a ``zoo:`` name."""
     scale, _, model = name.removeprefix(ZOO).rpartition("/")

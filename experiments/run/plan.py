@@ -38,6 +38,8 @@ from experiments.texts.hub import pinned_alike, pinned_lists
 from plugins.registry import Registry
 from plugins.trial import try_used
 from student.loop.launch import Parting, launched_rank
+from teacher.hub.pinned import settle_alike
+from teacher.names import pinned
 from teacher.sources.base import TeacherSource
 
 if TYPE_CHECKING:
@@ -210,7 +212,12 @@ def parted(plan: RunPlan) -> Iterator[RunPlan | None]:
 
 
 def with_one_text(plan: RunPlan, engine: Engine) -> RunPlan:
-    """The plan with the commits of the hub's data sets that the main process saw."""
+    """The plan with the commits of the hub's data sets that the main process saw; what
+    it sees of models is what all read from here on."""
+    if engine.world_size > 1:
+        teachers = [entry.model for entry in plan.config.teachers.values()]
+        every = map(pinned, [plan.config.student.model, *teachers])
+        settle_alike([parts for parts in every if parts], engine.from_main)
     data = pinned_alike(plan.config.data, engine.from_main)
     return replace(plan, config=replace(plan.config, data=data))
 

@@ -13,8 +13,8 @@ from experiments.config.tree import Config, PhaseConfig
 from student.loop.launch import Parting
 from teacher.distant.teacher import DistantTeacher, asked
 from teacher.distant.wire import Line, Message
-from teacher.hub.pinned import at_commit
 from teacher.loading.models import load_model
+from teacher.names import at_commit
 from teacher.sources.base import TeacherSource
 from teacher.sources.files import Files, PackagedModel, ZooModel
 from teacher.teacher_config import TeacherConfig

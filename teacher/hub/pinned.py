@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
 from align.errors import InputError, MissingFileError
-from teacher.names import pinned
 
 INDEX = "model.safetensors.index.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _READ = ["*.json", "*.jinja", "*.txt", "*.model", "*.py"]
 """Beside weights; code is read where it is trusted, and digested."""
 _WEIGHTS = ["*.safetensors"]
-_settled: ContextVar[dict[tuple[str, str], str] | None] = ContextVar(
-    "settled", default=None
-)
+Commits = dict[tuple[str, str], str]
+"""By repository and revision."""
+FromMain = Callable[[Callable[[], Commits]], Commits]
+_settled: ContextVar[Commits | None] = ContextVar("settled", default=None)
 
 
 @contextmanager
@@ -39,6 +39,27 @@ def settled(commits: Mapping[tuple[str, str], str]) -> Iterator[None]:
         yield
     finally:
         _settled.reset(token)
+
+
+def settle_alike(asked: Collection[tuple[str, str]], from_main: FromMain) -> None:
+    """Inside of :func:`settled`, have all processes read what the main one sees: a
+    branch may move while these ask the hub.
+
+    Args:
+        asked: repositories and revisions; those that cannot be had are left out, which
+            whoever reads them says.
+        from_main: gives every process what the main one makes.
+    """
+
+    def seen() -> Commits:
+        commits = {}
+        for parts in asked:
+            with suppress(MissingFileError, InputError):
+                commits[parts] = pinned_folder(*parts).name
+        return commits
+
+    if asked and (known := _settled.get()) is not None:
+        known.update(from_main(seen))
 
 
 def pinned_folder(repository: str, revision: str) -> Path:
@@ -62,23 +83,6 @@ def pinned_folder(repository: str, revision: str) -> Path:
     folder = _pinned_folder(repository, known.get((repository, revision), revision))
     known[repository, revision] = folder.name
     return folder
-
-
-def at_commit(model: str) -> str:
-    """A model's name by which any process reads the files that this one would.
-
-    Args:
-        model: see :func:`teacher.names.model_source`.
-
-    Returns:
-        ``org/name@commit`` of what is at a branch or a tag of the hub; else the name.
-
-    Raises:
-        MissingFileError: as of :func:`pinned_folder`.
-    """
-    if (parts := pinned(model)) is None:
-        return model
-    return f"{parts[0]}@{pinned_folder(*parts).name}"
 
 
 def _pinned_folder(repository: str, revision: str) -> Path:

@@ -129,6 +129,17 @@ def test_a_branch_that_is_settled_stays_what_it_was(cache):
     assert commit_of("org/tiny@main") == commit_of("org/tiny@v1") == FIRST
 
 
+def test_processes_read_a_branch_as_the_main_one_saw_it(cache):
+    branch, other = ("org/tiny", "main"), ("org/elsewhere", "main")
+    with module.settled({}):
+        module.settle_alike([branch], lambda _: {branch: FIRST})
+        assert commit_of("org/tiny@main") == FIRST
+    made = []
+    with module.settled({}):
+        module.settle_alike([branch, other], lambda f: made.append(f()) or {})
+    assert made == [{branch: SECOND}]  # what is not here is told by who reads it
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_with_the_commits_it_began_with(cache, tiny_zoo, tmp_path):
     """Both branches move while it rests."""
