@@ -12,6 +12,8 @@ from typing import Any
 from align.errors import InputError
 from align.support.whole_file import write_whole
 from experiments.publishing.names import is_local
+from experiments.record.history import read_json
+from experiments.record.run_dir import STUDENT, TEACHERS
 from teacher.names import pinned
 
 FOLDER = "adapter"
@@ -36,6 +38,22 @@ class Base:
     revision: str | None
 
 
+def settled_config(config: Mapping[str, Any], run: Path) -> Mapping[str, Any]:
+    """A run's config whose student is at the commit that it began with.
+
+    Args:
+        config: as its config.yaml has it, where a branch may be named.
+        run: its folder.
+    """
+    began, noted = config.get("student") or {}, read_json(run / TEACHERS).get(STUDENT)
+    if not noted or pinned(model := str(began.get("model"))) is None:
+        return config
+    if noted.get("model") != model:
+        return config
+    name = f"{model.partition('@')[0]}@{noted['revision']}"
+    return {**config, "student": {**began, "model": name}}
+
+
 def base_of(config: Mapping[str, Any]) -> Base | None:
     """The model that a run's updates were put on; None where no hub has it.
 
@@ -46,7 +64,8 @@ def base_of(config: Mapping[str, Any]) -> Base | None:
     model = str(began.get("model", ""))
     name, revision = pinned(model) or (model, began.get("revision"))
     drawn = began.get("init") == "fresh"
-    return None if drawn or "/" not in name or is_local(name) else Base(name, revision)
+    elsewhere = drawn or "/" not in name or ":" in name or is_local(name)
+    return None if elsewhere else Base(name, revision)
 
 
 def has_adapter(student: Path) -> bool:

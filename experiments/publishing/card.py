@@ -15,7 +15,13 @@ from align.errors import InputError
 from align.foreign.marker import MARKER
 from align.support.whole_file import write_whole
 from experiments.publishing.adapter import FOLDER as FOLDER_OF_UPDATES
-from experiments.publishing.adapter import Base, base_of, check_adapter, has_adapter
+from experiments.publishing.adapter import (
+    Base,
+    base_of,
+    check_adapter,
+    has_adapter,
+    settled_config,
+)
 from experiments.publishing.evidence import FOLDER, config_of, write_evidence
 from experiments.publishing.names import is_local, public_name
 from experiments.publishing.student import Student, student_folder, student_of
@@ -72,7 +78,7 @@ def write_card(run: RunDir, folder: Path, wishes: Wishes) -> list[Path]:
             no updates that could go alone.
     """
     if wishes.adapter:
-        check_adapter(student_folder(run), config_of(run))
+        check_adapter(student_folder(run), settled_config(config_of(run), run.path))
     text = card_text(run, wishes)
     if (vouched := _vouched(folder)) is not None:
         raise InputError(
@@ -100,7 +106,9 @@ def card_text(run: RunDir, wishes: Wishes) -> str:
         _use(
             title if title.count("/") == 1 else "student",
             auto_class(student_folder(run)),
-            base_of(config) if has_adapter(student_folder(run)) else None,
+            base_of(settled_config(config, run.path))
+            if has_adapter(student_folder(run))
+            else None,
             wishes.adapter,
         ),
         _worth(run),

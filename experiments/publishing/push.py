@@ -8,7 +8,12 @@ from pathlib import Path
 
 from align.errors import InputError, MachineError
 from align.foreign.marker import files_in
-from experiments.publishing.adapter import SETTINGS, alone, without_places
+from experiments.publishing.adapter import (
+    SETTINGS,
+    alone,
+    settled_config,
+    without_places,
+)
 from experiments.publishing.card import Wishes, write_card
 from experiments.publishing.evidence import config_of
 from experiments.publishing.student import FOLDER
@@ -74,7 +79,8 @@ def pack(
     files = {path.relative_to(card).as_posix(): path for path in written}
     student = files_in(run.path / FOLDER)  # the card has seen that they are whole
     chosen = alone if wishes.adapter else without_places
-    student = chosen(student, card / SETTINGS, config_of(run))
+    config = settled_config(config_of(run), run.path)
+    student = chosen(student, card / SETTINGS, config)
     weights = {name: path for name, path in student.items() if name not in files}
     return Parcel(
         repo=repo,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.assemble.fingerprint import code_of_model, commit_of, tokenizer_digest
 from experiments.record.history import read_json, write_json
+from experiments.record.run_dir import STUDENT, TEACHERS
 from teacher.names import pinned
 from teacher.store.manifest import digest_of
 
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from experiments.assemble.models import Models
     from experiments.config.tree import Config
 
-TEACHERS = "teachers.json"
-"""In a run's folder: who taught, by the teachers' names."""
-STUDENT = "student"
-"""Beside the teachers: what a student is that began as a branch of a hub model."""
 FACTS = ("revision", "tokenizer", "dtype", "code", "store")
 """Beside digests of files; records of earlier versions lack them, and of these are
 compared only where both sides have one."""

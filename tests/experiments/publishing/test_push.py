@@ -13,7 +13,9 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from align.errors import InputError, MachineError
 from align.support.whole_file import write_whole
 from experiments.cli import main
+from experiments.publishing.adapter import Base, base_of, settled_config
 from experiments.publishing.card import Wishes
+from experiments.publishing.evidence import config_of
 from experiments.publishing.push import pack, send
 from experiments.record.run_dir import read_run
 from student.checkpoint import mark_complete
@@ -221,6 +223,17 @@ def test_updates_alone_are_what_peft_loads(updated, tmp_path, tiny_llama):
     found, expected = peft(ids).logits, merged(ids).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found, plain, atol=1e-3)
+
+
+def test_updates_on_a_branch_name_the_commit_that_they_were_trained_on(updated):
+    run, commit = named(updated, model="org/base@main"), "2" * 40
+    config = config_of(run)
+    assert base_of(settled_config(config, run.path)) == Base("org/base", "main")
+    noted = {"model": "org/base@main", "revision": commit}
+    write_whole(updated / "teachers.json", json.dumps({"student": noted}))
+    assert base_of(settled_config(config, run.path)) == Base("org/base", commit)
+    for model in ("zoo:tiny/student", "/here/base", "pkg:smollm2"):
+        assert base_of({"student": {"model": model}}) is None
 
 
 def test_updates_that_nobody_could_load_do_not_go_alone(finished, updated, tmp_path):
