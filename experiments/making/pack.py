@@ -49,11 +49,14 @@ def pack_student(source: str, out: Path, *, bits: int, group: int) -> Packed:
         group: inputs that share a scale; 0: all of an output.
 
     Raises:
-        InputError: no layer lies on such a grid, or the model cannot be packed.
+        InputError: no layer lies on such a grid, a negative group, or the model cannot
+            be packed.
         MissingPackageError: compressed-tensors is not installed.
     """
     from teacher.loading.models import load_model
 
+    if group < 0:
+        raise InputError(f"group is {group}; give the inputs that share a scale, or 0")
     check_new(out)
     library = _library()
     quiet_libraries()

@@ -8,6 +8,7 @@ products of other strides may differ in the last bit.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from align.errors import MachineError
 
+_PLACE = re.compile(r"^\[\S+:\d+\] ")
+"""In gloo's source, before what it says."""
 _ALIGN = 64
 """Bytes at whose multiples tensors begin, as those that PyTorch makes."""
 
@@ -118,7 +121,8 @@ class Line:
         try:
             begin([tensor], self.other, 0).wait()
         except RuntimeError as error:  # gloo has no type of its own
-            raise LineGoneError(str(error).splitlines()[0]) from error
+            said, _, _ = str(error).splitlines()[0].partition(". This is typically")
+            raise LineGoneError(_PLACE.sub("", said)) from error
 
 
 def pack(message: Message) -> Tensor:

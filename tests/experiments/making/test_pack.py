@@ -29,9 +29,11 @@ def test_layers_that_were_not_rounded_are_named():
     assert "lm_head" not in others
 
 
-def test_a_model_that_lies_on_no_such_grid_is_refused():
+def test_a_model_that_lies_on_no_such_grid_is_refused(tmp_path):
     with pytest.raises(InputError, match="none is on a grid of 3 bits with a scale a"):
         _codes(rounded(4, 0), 3, 0)
+    with pytest.raises(InputError, match="group is -1; give the inputs that share"):
+        pack_student("zoo:student", tmp_path / "out", bits=4, group=-1)
     tiny = GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1, n_positions=8)
     with pytest.raises(InputError, match="no linear layers of PyTorch, as GPT-2's"):
         _codes(GPT2LMHeadModel(tiny), 4, 0)

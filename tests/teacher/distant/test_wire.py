@@ -39,9 +39,11 @@ def test_a_part_of_a_larger_tensor_travels_without_the_rest():
 def test_who_is_gone_is_told_from_what_went_wrong():
     class Closed:
         def send(self, tensors, to, tag):
-            raise RuntimeError("Connection closed by peer [127.0.0.1]:1.\nGLHF")
+            place, peer = "[/w/pytorch/pair.cc:537] ", "[127.0.0.1]:1"
+            why = ". This is typically caused by a remote worker hanging. Check"
+            raise RuntimeError(f"{place}Connection closed by peer {peer}{why}\nGLHF")
 
-    with pytest.raises(LineGoneError, match=r"Connection closed by peer \S+$"):
+    with pytest.raises(LineGoneError, match=r"^Connection closed by peer \S+:1$"):
         Line(Closed(), 1).send(pack(Message({})))
 
 
