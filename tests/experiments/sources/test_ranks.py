@@ -179,7 +179,8 @@ def test_a_run_with_teachers_elsewhere_is_the_same_run(
         "output": {"projected_kl": 1},
     }
 
-    def config(name, **train):
+    def config(name, teacher_ranks=0, **more):
+        train = {"teacher_ranks": teacher_ranks, **more}
         changes = {**settings, "run": {"name": name}, "train": train}
         return load_config(small_config(tmp_path, tiny_zoo, changes))
 
