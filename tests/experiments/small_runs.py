@@ -56,8 +56,9 @@ def small_config(
         "baselines": {"ce_only": False, "single_teachers": "none"},
         "samples": {"prompts": 0},
     }
+    changes = {key: change for key, change in (changes or {}).items() if change != {}}
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(merge(base, changes or {}), sort_keys=False))
+    path.write_text(yaml.safe_dump(merge(base, changes), sort_keys=False))
     return path
 
 
