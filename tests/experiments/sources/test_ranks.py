@@ -19,7 +19,7 @@ from experiments.run.plan import plan_run
 from experiments.sources import ranks
 from experiments.sources.distant import Distant, homes, movable
 from student.loop.launch import Parting
-from teacher.distant.wire import Line, LineGoneError
+from teacher.distant.wire import LEAVE, Line, LineGoneError, Message, pack
 from teacher.hub import pinned
 from teacher.sources.files import Files, ZooModel
 from teacher.teacher_config import TeacherConfig
@@ -203,6 +203,10 @@ def test_a_run_with_teachers_elsewhere_is_the_same_run(
         if threading.current_thread() is threading.main_thread():
             answers.append(1)
             if len(answers) > LAST:
+                receive(self)
+                self.send(
+                    pack(Message({"what": LEAVE}))
+                )  # the thread ends, as a process
                 raise LineGoneError("Connection closed by peer")
         return receive(self)
 
