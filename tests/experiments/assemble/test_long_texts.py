@@ -75,11 +75,11 @@ def test_a_position_table_is_read_in_windows(start, tmp_path):
 
 @pytest.mark.slow
 def test_a_windowed_rotation_keeps_its_base(start, monkeypatch):
-    from experiments.assemble import models
+    from teacher import live_teacher
 
     def extended(model, *_):
         if model.config.max_position_embeddings == 16:
             raise AssertionError("the base was changed")
 
-    monkeypatch.setattr(models, "extend_context", extended)
+    monkeypatch.setattr(live_teacher, "extend_context", extended)
     assert main(["train", start("window", rotary=True)]) == 0

@@ -28,6 +28,7 @@ from fuse.z.coder import LayerwiseCoder
 from plugins import builtin
 from plugins.contracts.check import CONTRACTS
 from plugins.contracts.selector import candidates
+from plugins.contracts.space import lesson
 from student.balance.apart import DomainVectors
 from student.balance.balancer import Standing
 from student.balance.domains import DomainBalance
@@ -102,6 +103,17 @@ def asked_of(promise):
     """The name of a promise's function."""
     of_module, *rest = (promise.found.func, *promise.found.args)
     return next((f for f in rest if hasattr(f, "__name__")), of_module).__name__
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    """What a contract keeps for its next question lies on one device or the other."""
+    kept = (lesson._gathered, lesson._drawn)
+    for cached in kept:
+        cached.cache_clear()
+    yield
+    for cached in kept:
+        cached.cache_clear()
 
 
 @pytest.mark.slow
