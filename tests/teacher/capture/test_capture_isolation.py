@@ -252,6 +252,8 @@ def test_many_threads_capture_one_model_at_once(make_model):
 def test_a_compiled_model_is_captured_or_refused(tiny_zoo):
     """Compiled in place its graph breaks where capture listens; wrapped it is none."""
     model = load_model(tiny_zoo["student"]).model
+    model.model.layers = model.model.layers[:1]  # each takes seconds to compile
+    model.config.num_hidden_layers = 1
     ids = torch.arange(12)[None]
     plain = KVCapture(model)(ids, ids >= 0, logits=True)
     with pytest.raises(TypeError, match=r"got OptimizedModule; unwrap it first"):
