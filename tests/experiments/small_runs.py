@@ -56,7 +56,7 @@ def small_config(
         "baselines": {"ce_only": False, "single_teachers": "none"},
         "samples": {"prompts": 0},
     }
-    changes = {key: change for key, change in (changes or {}).items() if change != {}}
+    changes = {k: v for k, v in (changes or {}).items() if v != {} or k not in base}
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(merge(base, changes), sort_keys=False))
     return path
