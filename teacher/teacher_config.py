@@ -35,7 +35,8 @@ class TeacherConfig:
     weight: NotNegative = 1.0
     """Its share in fixed fusion where ``fuse.weights`` is null."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type its weights are loaded in; auto keeps the checkpoint's."""
+    """Type its weights are loaded in; auto keeps the checkpoint's. A CPU that has no
+    products of it calculates from them in float32, and the log says so."""
     quantise: Quantisation = "none"
     """How its linear layers are held: as loaded, in 8 bits, or in 4 (NF4; needs the
     extra ``quant``)."""

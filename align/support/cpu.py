@@ -53,6 +53,20 @@ def bf16_pays() -> bool:
     return bool(check and check())
 
 
+def pays(dtype: torch.dtype) -> bool:
+    """Tell whether products of a type are no slower than float32's on this CPU.
+
+    Without such products a type of 16 bits is emulated: a forward of a Llama of 135
+    million weights took 7 times as long in bfloat16 on a CPU with AVX2 alone.
+    """
+    if dtype == torch.bfloat16:
+        return bf16_pays()
+    if dtype == torch.float16:
+        check = getattr(torch.cpu, "_is_amx_fp16_supported", None)
+        return bool(check and check())
+    return True
+
+
 def _reports_amx() -> bool:
     check = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(check and check())

@@ -338,7 +338,7 @@ class _Plan:
         """Its lines, and bytes for a moment while it reads."""
         entry, alone = self.config.teachers[name], model.config is None
         whole = alone or name in self.peers  # a store's numbers come in float32
-        dtype = dtype_of("float32" if whole else entry.dtype, model)
+        dtype = dtype_of("float32" if whole else entry.dtype, model, self.device)
         how = How(
             dtype=dtype, autocast=self.autocast, quantised=entry.quantise != "none"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from align.support.cpu import pays
 from experiments.estimate.shapes import PlannedModel
 from experiments.estimate.steps import FLOAT
 from teacher.loading.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear
@@ -47,13 +48,16 @@ def held_as(model: nn.Module, kind: str, dtype: str) -> dict[str, int]:
     }
 
 
-def dtype_of(asked: str, model: PlannedModel) -> torch.dtype:
-    """The type of a teacher's weights; ``auto`` is the checkpoint's."""
+def dtype_of(asked: str, model: PlannedModel, device: str) -> torch.dtype:
+    """The type a teacher calculates in; ``auto`` is the checkpoint's.
+
+    On a CPU that has no products of it this is float32, as the run has it.
+    """
     if asked == "auto":
         asked = str(getattr(model.config, "dtype", None) or "float32")
     torch_dtype = getattr(torch, asked.removeprefix("torch."))
     assert isinstance(torch_dtype, torch.dtype)
-    return torch_dtype
+    return torch_dtype if device != "cpu" or pays(torch_dtype) else torch.float32
 
 
 def numbers_of(module: nn.Module) -> int:

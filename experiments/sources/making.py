@@ -23,6 +23,7 @@ from teacher.loading.models import LoadedModel, load_model
 from teacher.loading.quantise import quantise
 from teacher.loading.remote_code import code_folder, what_runs
 from teacher.loading.shard import shard
+from teacher.loading.widen import widen
 from teacher.store.facts import StoreFacts
 from teacher.stored_teacher import StoredTeacher
 from teacher.teacher_config import TeacherConfig
@@ -82,6 +83,12 @@ class Making:
             attn_implementation=entry.attn_implementation,
         )
         whole: Any = loaded.model  # transformers hides the type of .to
+        if narrow := widen(whole, self.device):
+            say(
+                f"teachers.{self.name}: its weights of {narrow} calculate in float32, "
+                f"as this processor would take longer in {narrow}; they take twice "
+                "the memory"
+            )
         # What is split leaves the CPU's memory block by block.
         quantise(whole, entry.quantise, None if entry.shard else self.device)
         if entry.shard:
