@@ -1,6 +1,7 @@
 """What objectives on next-token distributions cost, at a vocabulary of 151,936.
 
     python -m experiments.bench.losses [--part divergence] [--rounds 7]
+    python -m experiments.bench.losses --part gold      needs `pip install trl`
 
 One process, one thread of PyTorch; candidate and baseline take turns and the median
 of their ratios counts. Memory is measured in processes of its own. The exit status is
@@ -18,6 +19,9 @@ from experiments.bench.measure import one_thread, show
 PARTS = ("divergence", "transport")
 """Each a module beside this one whose ``bars(rounds=)`` are measured."""
 
+PEERS = ("gold",)
+"""The same, of packages that the project does not bring: measured if named."""
+
 
 def main() -> int:
     """Measure, print, and say by the exit status whether all bars are kept."""
@@ -25,7 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="experiments.bench.losses", description="Measure output objectives."
     )
-    parser.add_argument("--part", choices=("all", *PARTS), default="all")
+    parser.add_argument("--part", choices=("all", *PARTS, *PEERS), default="all")
     parser.add_argument("--rounds", type=int, default=7, help="pairs of each ratio")
     chosen = parser.parse_args()
 

@@ -25,10 +25,13 @@ SIZES = {
     "zoo": ("quality_zoo", 300),
     "disjoint": ("", 120),
     "same": ("", 150),
+    "real": ("real", 60),
 }
 """Config and optimiser steps of each size."""
 DISJOINT, SAME = "disjoint", "same"
 """Sizes whose texts, models and config are made where they are missing."""
+REAL = "real"
+"""Of pretrained teachers that ``mtkd models fetch`` has brought."""
 TEACHER_STEPS = 150
 """Of each teacher of that size."""
 
@@ -108,7 +111,11 @@ def _beds(options: argparse.Namespace, base: Path, name: str) -> list[Any]:
 def _groups(options: argparse.Namespace, base: Path) -> Any:
     """The arms of a size by group, the first one being the default."""
     from experiments.bench.quality.arms import GROUPS
-    from experiments.bench.quality.deciding import ordering_arms, selecting_arms
+    from experiments.bench.quality.deciding import (
+        ordering_arms,
+        real_arms,
+        selecting_arms,
+    )
     from experiments.bench.quality.disjoint_arms import disjoint_arms
     from experiments.bench.quality.domains import EMBEDDED
     from experiments.bench.quality.peers.arms import heard_arms
@@ -124,6 +131,8 @@ def _groups(options: argparse.Namespace, base: Path) -> Any:
         }
     elif options.size == SAME:
         groups = {"same": same_arms(base.parent)}
+    elif options.size == REAL:
+        groups = real_arms()
     else:
         return GROUPS
     return groups | {"all": tuple(arm for arms in groups.values() for arm in arms)}
@@ -148,7 +157,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ARM",
         help="arms, or groups: core (default), phases, questions, adapted, inside, "
         "agglomerative, peers, all; of --size disjoint: weighed (default), selected, "
-        "ordered, heard, all; see --list",
+        "ordered, heard, all; of --size real: real (default), selected, ordered, all; "
+        "see --list",
     )
     parser.add_argument("--list", action="store_true", help="say what the arms are")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -1,15 +1,16 @@
-"""Arms that ask what is learned, and when, where every domain has its own teacher.
+"""Arms that ask what is learned, and when.
 
-All of them are the arm ``prequential`` with a selector or a curriculum: teachers'
-outputs alone, weighed by what each foresaw.
+Where every domain has its own teacher, all of them are the arm ``prequential`` with a
+selector or a curriculum: teachers' outputs alone, weighed by what each foresaw. On a
+real teacher they are that teacher's pupil, under the losses of ``mtkd train real``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from experiments.bench.quality.arm import Arm
+from experiments.bench.quality.arm import CE_ONLY, Arm
 from experiments.bench.quality.disjoint_arms import FORESEEN, all_of_them
 
 _SELECTORS: Mapping[str, tuple[str, Mapping[str, object]]] = {
@@ -34,6 +35,9 @@ _SELECTORS: Mapping[str, tuple[str, Mapping[str, object]]] = {
         {"use": "confident_teacher"},
     ),
 }
+_SCORED_ANEW = ("lagging-more", "lagging-domains")
+_RESCORE, _RESCORE_REAL = 15, 30
+"""Steps between two scorings; a pretrained teacher is dear to ask."""
 _CURRICULA: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "short-first": (
         "short texts before long ones",
@@ -48,14 +52,25 @@ _CURRICULA: Mapping[str, tuple[str, Mapping[str, object]]] = {
         {"use": "competence", "difficulty": "gap", "hard_first": True},
     ),
     "lagging-more": (
-        "more of texts where it lags, scored anew every 15 steps",
-        {"use": "adaptive", "difficulty": "gap", "rescore": 15},
+        "more of texts where it lags, scored anew",
+        {"use": "adaptive", "difficulty": "gap"},
     ),
     "lagging-domains": (
-        "more of domains where it lags, scored anew every 15 steps",
-        {"use": "domains", "by": "gap", "rescore": 15},
+        "more of domains where it lags, scored anew",
+        {"use": "domains", "by": "gap"},
     ),
 }
+
+
+REAL_TEACHER = "smollm2"
+"""The teacher of ``mtkd train real`` that has outputs."""
+_REAL = (
+    "phase.all.teachers.min=1",
+    "baselines.ce_only=false",
+    "baselines.single_teachers=none",
+    "samples.prompts=0",
+    "answers.keep=[]",
+)
 
 
 def selecting_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
@@ -64,12 +79,7 @@ def selecting_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
     Args:
         domains: each with a teacher of that name.
     """
-    return tuple(
-        _arm(
-            domains, f"select-{name}", asks, f"phase.all.loss.select={{{name}: %s}}", to
-        )
-        for name, (asks, to) in _SELECTORS.items()
-    )
+    return tuple(_selecting(domains, _foreseen(domains)))
 
 
 def ordering_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
@@ -78,18 +88,51 @@ def ordering_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
     Args:
         domains: each with a teacher of that name.
     """
-    return tuple(
-        _arm(domains, f"order-{name}", asks, "data.curriculum=%s", to)
-        for name, (asks, to) in _CURRICULA.items()
-    )
+    return tuple(_ordering(domains, _foreseen(domains), _RESCORE))
 
 
-def _arm(
-    domains: Sequence[str],
-    name: str,
-    asks: str,
-    setting: str,
-    to: Mapping[str, object],
-) -> Arm:
-    settings = (*all_of_them(domains), FORESEEN, setting % json.dumps(to))
-    return Arm(name, asks, settings=settings, teachers=tuple(domains))
+def real_arms() -> dict[str, tuple[Arm, ...]]:
+    """The same questions of a pretrained teacher, by group."""
+    teachers = (REAL_TEACHER,)
+    return {
+        "real": (
+            Arm(CE_ONLY, "the baseline", settings=_REAL[1:], teachers=()),
+            Arm(
+                REAL_TEACHER,
+                "all places, an even order",
+                settings=_REAL,
+                teachers=teachers,
+            ),
+        ),
+        "selected": tuple(_selecting(teachers, _REAL)),
+        "ordered": tuple(_ordering(teachers, _REAL, _RESCORE_REAL)),
+    }
+
+
+def _foreseen(domains: Sequence[str]) -> tuple[str, ...]:
+    return (*all_of_them(domains), FORESEEN)
+
+
+def _selecting(teachers: Sequence[str], settings: Sequence[str]) -> Iterator[Arm]:
+    for name, (asks, to) in _SELECTORS.items():
+        selector = f"phase.all.loss.select={{{name}: {json.dumps(to)}}}"
+        yield Arm(
+            f"select-{name}",
+            asks,
+            settings=(*settings, selector),
+            teachers=tuple(teachers),
+        )
+
+
+def _ordering(
+    teachers: Sequence[str], settings: Sequence[str], rescore: int
+) -> Iterator[Arm]:
+    for name, (asks, to) in _CURRICULA.items():
+        anew = {"rescore": rescore} if name in _SCORED_ANEW else {}
+        curriculum = f"data.curriculum={json.dumps({**to, **anew})}"
+        yield Arm(
+            f"order-{name}",
+            asks,
+            settings=(*settings, curriculum),
+            teachers=tuple(teachers),
+        )

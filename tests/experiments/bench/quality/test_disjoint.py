@@ -8,9 +8,15 @@ from align.errors import InputError
 from experiments.bench.quality import disjoint
 from experiments.bench.quality.arm import CE_ONLY
 from experiments.bench.quality.arms import chosen
-from experiments.bench.quality.deciding import ordering_arms, selecting_arms
+from experiments.bench.quality.deciding import (
+    REAL_TEACHER,
+    ordering_arms,
+    real_arms,
+    selecting_arms,
+)
 from experiments.bench.quality.disjoint_arms import disjoint_arms
 from experiments.bench.quality.train import Setup, config_of
+from experiments.config.packaged import config_path
 from experiments.config.presets import load_registry, presets_of
 from experiments.config.tree import resolve_phases
 
@@ -68,6 +74,21 @@ def test_deciding_arms_differ_from_prequential_weights_in_one_setting(
         assert bool(select) != (curriculum != "none")
     (last,) = select.values() if select else [curriculum]
     assert last["use"] == use
+
+
+def test_real_arms_are_one_teachers_pupils_and_ask_the_same_questions(tmp_path):
+    bed = Setup(config_path("real"), tmp_path, 60)
+    groups = real_arms()
+    baseline, plain = groups["real"]
+    assert config_of(bed, baseline, 0).teachers == {}
+    assert not bed.unknown(plain) and plain.stored
+    for group, like in (("selected", selecting_arms), ("ordered", ordering_arms)):
+        assert [a.name for a in groups[group]] == [a.name for a in like(DOMAINS)]
+        for arm in groups[group]:
+            assert arm.settings[:-1] == plain.settings
+            config = config_of(bed, arm, 0)
+            assert list(config.teachers) == [REAL_TEACHER]
+            assert config.output.projected_kl == 1
 
 
 @pytest.mark.slow
