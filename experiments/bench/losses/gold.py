@@ -56,7 +56,7 @@ def bars(rounds: int = 7) -> list[Bar]:
     for name, term in gold.items():
         theirs = work(term)
         ratio = paired_ratio(ours, theirs, rounds)
-        times = ", ".join(f"{1e3 * seconds(one):.0f} ms" for one in (ours, theirs))
+        times = ", ".join(f"{1e3 * seconds(call):.0f} ms" for call in (ours, theirs))
         print(f"projected_kl and {name}, once each: {times}")
         kept.append(Bar(f"projected_kl / {name}", ratio, 1))
     return kept
