@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
@@ -74,10 +74,10 @@ def installed(
     refused = set(skip)
     offers, failures = [], []
     for point in points:
-        names = {point.name, _distribution(point)[0]}
+        name, version = _distribution(point)
+        names = {point.name, name}
         if names & refused or (allowed is not None and not names & allowed):
             continue
-        name, version = _distribution(point)
         try:
             offers.append(Found(point.load(), point.name, name, version))
         except (Exception, SystemExit) as error:  # whatever a stranger's code does
@@ -166,7 +166,9 @@ def _allowed(env: Mapping[str, str]) -> set[str] | None:
     return {part.strip() for part in value.split(",") if part.strip()}
 
 
-def _check_known(names: Iterable[str], points: list[EntryPoint]) -> None:
+def _check_known(names: Collection[str], points: list[EntryPoint]) -> None:
+    if not names:
+        return
     known = {name for point in points for name in (point.name, _distribution(point)[0])}
     for name in names:
         if name not in known:

@@ -201,11 +201,27 @@ def _entries(manager: pluggy.PluginManager, offer: Found) -> list[Entry]:
         if implementation.plugin is offer.plugin
     }
     _check_hooks(offer, set(offers))
-    entries = []
-    for kind, hook in _HOOKS:
-        if hook in offers:
-            entries += _ask(offer, kind, hook, offers[hook])
-    return entries
+    offered = [
+        (kind, name, value)
+        for kind, hook in _HOOKS
+        if hook in offers
+        for name, value in _ask(offer, kind, hook, offers[hook]).items()
+    ]
+    foreign = not _ours(offer.plugin)
+    code = digest(offer.plugin) if foreign else ""  # with what its hooks imported
+    return [
+        Entry(
+            kind=kind,
+            name=name,
+            value=value,
+            plugin=offer.name,
+            distribution=offer.distribution,
+            version=offer.version,
+            digest=code,
+            foreign=foreign,
+        )
+        for kind, name, value in offered
+    ]
 
 
 def _check_hooks(offer: Found, hooks: set[str]) -> None:
@@ -226,7 +242,8 @@ def _check_hooks(offer: Found, hooks: set[str]) -> None:
 
 def _ask(
     offer: Found, kind: str, hook: str, function: Callable[[], object]
-) -> list[Entry]:
+) -> Mapping[str, Any]:
+    """What one hook of a plugin offers, by name."""
     try:
         offered = function()
     except Exception as error:
@@ -241,32 +258,15 @@ def _ask(
         )
     for name, value in offered.items():
         _check_offer(offer, kind, name, value)
-    foreign = not _ours(offer.plugin)
-    code = digest(offer.plugin) if foreign else ""
-    return [
-        Entry(
-            kind=kind,
-            name=name,
-            value=value,
-            plugin=offer.name,
-            distribution=offer.distribution,
-            version=offer.version,
-            digest=code,
-            foreign=foreign,
-        )
-        for name, value in offered.items()
-    ]
+    return offered
 
 
 def _ours(plugin: object) -> bool:
     """Whether a plugin is part of this project; its name does not tell."""
     module = plugin if inspect.ismodule(plugin) else inspect.getmodule(type(plugin))
-    file = getattr(module, "__file__", None) or "."
+    file = Path(getattr(module, "__file__", None) or ".").resolve()
     root = Path(__file__).resolve().parents[1]
-    return any(
-        Path(file).resolve().is_relative_to(root / name)
-        for name in ("plugins", "experiments")
-    )
+    return any(file.is_relative_to(root / name) for name in ("plugins", "experiments"))
 
 
 def _check_offer(offer: Found, kind: str, name: object, value: object) -> None:

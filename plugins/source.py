@@ -80,17 +80,22 @@ def _code_in(folder: Path) -> Iterable[Path]:
             yield path
 
 
-def _held(module: ModuleType) -> list[ModuleType | None]:
-    """Modules that a module holds, or of which it holds something."""
-    return [
-        value
-        if isinstance(value, ModuleType)
-        else sys.modules.get(str(getattr(value, "__module__", "")))
+def _held(module: ModuleType) -> list[ModuleType]:
+    """Modules that a module holds, or of which it holds something, each once."""
+    held = {
+        id(other): other
         for value in list(vars(module).values())
-    ]
+        if isinstance(
+            other := value
+            if isinstance(value, ModuleType)
+            else sys.modules.get(str(getattr(value, "__module__", ""))),
+            ModuleType,
+        )
+    }
+    return list(held.values())
 
 
-def _is_helper(module: ModuleType | None, elsewhere: list[Path]) -> bool:
+def _is_helper(module: ModuleType, elsewhere: list[Path]) -> bool:
     file = getattr(module, "__file__", None)
     if not file:
         return False
@@ -100,8 +105,9 @@ def _is_helper(module: ModuleType | None, elsewhere: list[Path]) -> bool:
 
 def _elsewhere() -> list[Path]:
     """Where Python, installed packages and this project lie."""
+    paths = sysconfig.get_paths()
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
-    places = [Path(sysconfig.get_path(kind)) for kind in kinds]
+    places = [Path(paths[kind]) for kind in kinds]
     places += [Path(entry) for entry in sys.path if "-packages" in entry]
     ours = ("align", "teacher", "fuse", "student", "plugins", "experiments")
     places += [Path(__file__).parents[1] / name for name in ours]

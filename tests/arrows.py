@@ -7,6 +7,8 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from tests.parsed import nodes_in, nodes_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arrow:
@@ -50,28 +52,23 @@ def imports_of(path: Path) -> tuple[tuple[int, str, str | None], ...]:
 
 def relative_imports(path: Path) -> tuple[int, ...]:
     """Lines of imports that begin with a dot."""
-    return tuple(
-        node.lineno
-        for node in _nodes_in(path.read_text(encoding="utf-8"))
-        if isinstance(node, ast.ImportFrom) and node.level
-    )
+    return tuple(n.lineno for n in nodes_of(path, ast.ImportFrom) if n.level)
 
 
 @cache
 def _imports_in(source: str) -> tuple[tuple[int, str, str | None], ...]:
-    out: list[tuple[int, str, str | None]] = []
-    for node in _nodes_in(source):
-        if isinstance(node, ast.Import):
-            out += [(node.lineno, alias.name, None) for alias in node.names]
-        elif node.module:
-            out += [(node.lineno, node.module, alias.name) for alias in node.names]
-    return tuple(out)
-
-
-@cache  # each file is asked about by many tests, and parsed once
-def _nodes_in(source: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
-    nodes = ast.walk(ast.parse(source))
-    return tuple(n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom))
+    whole = [
+        (node.lineno, alias.name, None)
+        for node in nodes_in(source, ast.Import)
+        for alias in node.names
+    ]
+    named = [
+        (node.lineno, node.module, alias.name)
+        for node in nodes_in(source, ast.ImportFrom)
+        if node.module
+        for alias in node.names
+    ]
+    return (*whole, *named)
 
 
 @cache
@@ -93,8 +90,8 @@ def _given_on(source: str) -> dict[str, tuple[str, str]]:
     """By its name here, module and name there of all that a package gives on."""
     return {
         alias.asname or alias.name: (node.module, alias.name)
-        for node in _nodes_in(source)
-        if isinstance(node, ast.ImportFrom) and node.module
+        for node in nodes_in(source, ast.ImportFrom)
+        if node.module
         for alias in node.names
     }
 

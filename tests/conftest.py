@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,10 @@ from align.support.cpu import avoid_broken_amx
 from tests.processor_time import ProcessorTime
 from tests.warm import Nursery, nursery
 
+for device in (torch.cuda, torch.xpu):
+    # torch.manual_seed queues the same for devices that are not used, with a stack
+    # trace each: a hundredth of what the tests took
+    device.traceback = SimpleNamespace(format_stack=list)  # type: ignore[attr-defined]
 avoid_broken_amx()  # tests multiply in bf16 without loading a model first
 gc.disable()  # imports make a million objects and no garbage; see below
 

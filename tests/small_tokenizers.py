@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hypothesis.strategies import characters
 from tokenizers import (
     AddedToken,
     Regex,
@@ -33,6 +34,9 @@ from teacher.loading.tokenizer import load_tokenizer
 PIECES = Path(__file__).with_name("small_pieces.json")
 """Models of trainers that take any of equally good pieces, trained once and kept, so
 that every process has the same; one that is not in there is trained anew."""
+CHARACTERS = characters(exclude_categories=["Cs"])
+"""Of made-up text. Hypothesis' own alphabet is the same, found by trying a codec on
+every character there is: two seconds of a checkout's first session."""
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"

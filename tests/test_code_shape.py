@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.parsed import nodes_of
 
 ROOT = Path(__file__).parents[1]
 CODE = ("align", "teacher", "fuse", "student", "plugins", "experiments", "scripts")
@@ -27,24 +28,6 @@ OTHERS = {
     "apply": "torch's autograd functions take their arguments by position",
     "visit": "what transformers hands to an attention function, in its order",
 }
-
-
-@cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-@cache
-def nodes_of(path: Path) -> tuple[ast.AST, ...]:
-    return tuple(ast.walk(tree(path)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def trees_only_here() -> Iterator[None]:
-    """A million nodes are in the way of whoever collects garbage later."""
-    yield
-    tree.cache_clear()
-    nodes_of.cache_clear()
 
 
 def files(*folders: str) -> list[Path]:
@@ -81,15 +64,11 @@ def positional_fields(cls: ast.ClassDef) -> int:
     return count
 
 
-def classes(path: Path) -> Iterator[ast.ClassDef]:
-    return (node for node in nodes_of(path) if isinstance(node, ast.ClassDef))
-
-
 def test_no_dataclass_takes_more_than_four_fields_by_position():
     positional = [
         place(path, cls, cls.name)
         for path in files(*CODE, "tests")
-        for cls in classes(path)
+        for cls in nodes_of(path, ast.ClassDef)
         if positional_fields(cls) > POSITIONAL_FIELDS
     ]
     assert not positional, "make them kw_only=True"
@@ -114,16 +93,16 @@ def test_fields_are_counted_that_a_position_reaches(fields, count):
 
 
 def test_no_call_to_our_code_has_six_positional_arguments():
-    nodes = [(path, node) for path in files(*CODE, "tests") for node in nodes_of(path)]
-    functions = [node for _, node in nodes if isinstance(node, ast.FunctionDef)]
+    paths = files(*CODE, "tests")
+    functions = [node for path in paths for node in nodes_of(path, ast.FunctionDef)]
     ours = {node.name for node in functions} | {"cls"}
-    ours |= {node.name for _, node in nodes if isinstance(node, ast.ClassDef)}
+    ours |= {node.name for path in paths for node in nodes_of(path, ast.ClassDef)}
     ours -= {node.name for node in functions if node.args.vararg} | set(OTHERS)
     crowded = [
         place(path, node, called(node))
-        for path, node in nodes
-        if isinstance(node, ast.Call)
-        and sum(not isinstance(word, ast.Starred) for word in node.args) > POSITIONAL
+        for path in paths
+        for node in nodes_of(path, ast.Call)
+        if sum(not isinstance(word, ast.Starred) for word in node.args) > POSITIONAL
         and called(node) in ours
     ]
     assert not crowded, "give them by keyword"
@@ -133,9 +112,8 @@ def test_functions_are_short():
     long = {
         node.name
         for path in files(*CODE)
-        for node in nodes_of(path)
-        if isinstance(node, ast.FunctionDef)
-        and (node.end_lineno or 0) - node.lineno >= FUNCTION_LINES
+        for node in nodes_of(path, ast.FunctionDef)
+        if (node.end_lineno or 0) - node.lineno >= FUNCTION_LINES
     }
     assert not long
 
@@ -165,8 +143,7 @@ def test_local_names_are_nouns_of_the_domain():
     pronouns = [
         f"{place(path, node, node.name)}: {name}"
         for path in files(*CODE)
-        for node in nodes_of(path)
-        if isinstance(node, ast.FunctionDef)
+        for node in nodes_of(path, ast.FunctionDef)
         for name in PRONOUNS.intersection(names_bound(node))
     ]
     assert not pronouns, "say what they hold"

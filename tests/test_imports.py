@@ -4,6 +4,7 @@ import shutil
 import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -279,6 +280,7 @@ def test_no_files_import_each_other_in_a_circle():
     assert circle_of(ROOT) == []
 
 
+@cache
 def room_of(path: Path, root: Path = ROOT) -> str:
     """The folder in which a file lies, such as ``align`` or ``align/text``."""
     folder = path.parent.relative_to(root).as_posix()

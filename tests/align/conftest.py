@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from align.tokens.batch import TokenBatch
+from align.tokens.byte_lengths import ByteLengths
 from tests.small_tokenizers import KINDS, SHARED, real, sections, small
 
 MIXED = [
@@ -25,6 +26,12 @@ MIXED = [
 def load() -> Callable[[str], Any]:
     """Load a small tokenizer by its kind, or a real one by its folder's name."""
     return _loaded
+
+
+@pytest.fixture(scope="session")
+def table() -> Callable[[str], ByteLengths | None]:
+    """The byte lengths of such a tokenizer by its name, read once."""
+    return cache(lambda name: ByteLengths.of(_loaded(name)))
 
 
 @cache

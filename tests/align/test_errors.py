@@ -21,6 +21,7 @@ from align.errors import (
     meant,
     nearest,
 )
+from tests.parsed import nodes_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("align", "teacher", "fuse", "student", "plugins", "experiments")
@@ -37,8 +38,8 @@ def exceptions():
 def _exceptions():
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ClassDef) and node.bases:
+            for node in nodes_of(path, ast.ClassDef):
+                if node.bases:
                     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
                     last = ast.unparse(node.bases[-1])
                     if last.endswith(("Error", "Exception")):
@@ -143,8 +144,8 @@ def test_experiments_and_text_reading_refuse_by_errors_of_the_project_alone():
     for path in [*files, ROOT / "teacher" / "loading" / "models.py"]:
         if path.name in CONFIG_TYPES or "bench" in path.parts:
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        for node in nodes_of(path, ast.Raise):
+            if isinstance(node.exc, ast.Call):
                 raised = ast.unparse(node.exc.func)
                 builtin = ("ValueError", "RuntimeError", "OSError", "FileNotFoundError")
                 where = f"{path.relative_to(ROOT)}:{node.lineno}"

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.parsed import nothing_thrown_away
+
 pytest.importorskip("griffe", reason="griffelib, of the extra dev, is not installed")
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +24,8 @@ def script():
 
 @pytest.fixture(scope="module")
 def pages(script):
-    return script.pages()
+    with nothing_thrown_away():
+        return script.pages()
 
 
 def test_the_pages_are_up_to_date(pages):

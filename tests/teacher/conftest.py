@@ -1,5 +1,6 @@
 """Two-layer random models of the true classes."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -207,8 +208,17 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 def make_model():
     """Build the named model in float32, in evaluation mode, seeded."""
     transformers = pytest.importorskip("transformers")
+    built: dict[str, tuple[Any, torch.Tensor]] = {}
 
     def make(name: str, **changes: Any):
+        key = repr((name, sorted(changes.items())))
+        if key not in built:
+            built[key] = build(name, changes), torch.get_rng_state()
+        model, state = built[key]
+        torch.set_rng_state(state)  # as after building
+        return deepcopy(model)
+
+    def build(name: str, changes: dict[str, Any]):
         class_name, settings = CONFIGS[name]
         cls = getattr(transformers, class_name)
         torch.manual_seed(0)

@@ -20,18 +20,17 @@ OTHERS = [name for name in EVERY if name not in BYTE_LEVEL + BYTE_FALLBACK]
 
 @pytest.mark.parametrize("name", BYTE_LEVEL + BYTE_FALLBACK)
 def test_cumulative_byte_lengths_give_the_very_spans_of_the_offsets(
-    load, real_texts, name
+    load, table, real_texts, name
 ):
-    tokenizer = load(name)
-    table = ByteLengths.of(tokenizer)
+    tokenizer, lengths = load(name), table(name)
     tokenizer("reset")  # whatever another test left set
-    _, fits = table.encode(tokenizer, real_texts)
+    _, fits = lengths.encode(tokenizer, real_texts)
     composed = ["\u0301" in text for text in real_texts]
-    if not table.normalizes:
+    if not lengths.normalizes:
         composed = [False] * len(real_texts)
     assert (~fits).tolist() == composed  # the fast path is taken for all the others
     slow = encode_batch(tokenizer, real_texts, max_length=300)
-    fast = encode_batch(tokenizer, real_texts, max_length=300, byte_lengths=table)
+    fast = encode_batch(tokenizer, real_texts, max_length=300, byte_lengths=lengths)
     for field in ("ids", "mask", "spans"):
         assert torch.equal(getattr(fast, field), getattr(slow, field)), field
 
@@ -54,9 +53,9 @@ BLANKS = [
 
 
 @pytest.mark.parametrize("name", BYTE_LEVEL + BYTE_FALLBACK)
-def test_blanks_at_both_ends_and_around_special_tokens_are_held(load, name):
+def test_blanks_at_both_ends_and_around_special_tokens_are_held(load, table, name):
     tokenizer = load(name)
-    fast = encode_batch(tokenizer, BLANKS, byte_lengths=ByteLengths.of(tokenizer))
+    fast = encode_batch(tokenizer, BLANKS, byte_lengths=table(name))
     slow = encode_batch(tokenizer, BLANKS)
     assert torch.equal(fast.ids, slow.ids)
     assert torch.equal(fast.spans, slow.spans)
@@ -87,8 +86,8 @@ def test_a_blank_is_put_before_text_that_has_none(load):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_vocabularies_whose_lengths_do_not_follow_from_ids_have_no_table(load, name):
-    assert ByteLengths.of(load(name)) is None
+def test_vocabularies_whose_lengths_do_not_follow_from_ids_have_no_table(table, name):
+    assert table(name) is None
 
 
 def test_text_that_the_normaliser_would_change_falls_back_to_offsets_alone(load):

@@ -1,6 +1,7 @@
 """Documents are cut where a reader's room ends, and lose nothing."""
 
 import random
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from align.tokens.batch import encode_batch, end_id
 from align.tokens.byte_lengths import ByteLengths
 from align.tokens.cut import Cutter, Reader, piece_of, pieces_of, surely_at_most
 from tests.everyday import some_daily
-from tests.small_tokenizers import KINDS, small
+from tests.small_tokenizers import CHARACTERS, KINDS, small
 
 PARTS = (
     "The router learns from the outcome which teacher helps which word; it isn't so. ",
@@ -29,10 +30,16 @@ PARTS = (
 )
 
 
-def reader(name, limit, tokenizer=None):
+@cache
+def known(name):
+    """A tokenizer, on which nobody leaves a setting, with its table."""
+    tokenizer = small(name)
+    return tokenizer, ByteLengths.of(tokenizer)
+
+
+def reader(name, limit):
     """Who reads as a run's student does."""
-    tokenizer = tokenizer or small(name)
-    table = ByteLengths.of(tokenizer)
+    tokenizer, table = known(name)
 
     def read(texts):
         return encode_batch(tokenizer, texts, byte_lengths=table, learn_end=True)
@@ -64,7 +71,7 @@ DAILY = ("bytes", "words", "unigram-left", "metaspace")
 @given(
     seed=st.integers(0, 10_000),
     limit=st.sampled_from([16, 40, 128]),
-    text=st.text(max_size=200),
+    text=st.text(CHARACTERS, max_size=200),
 )
 def test_pieces_fit_and_joined_are_the_document(name, seed, limit, text):
     one = reader(name, limit)
@@ -92,9 +99,9 @@ def test_the_last_piece_alone_ends_its_document(name):
         True
     ]
     batch = one.read([piece.text for piece in pieces])
-    said = (batch.ids == end_id(small(name))) & batch.mask
+    said = (batch.ids == end_id(known(name)[0])) & batch.mask
     last = batch.mask.sum(1) - 1
-    expected = [0] * (len(pieces) - 1) + [int(end_id(small(name)) is not None)]
+    expected = [0] * (len(pieces) - 1) + [int(end_id(known(name)[0]) is not None)]
     assert said.sum(1).tolist() == expected
     if expected[-1]:
         assert bool(said[-1, last[-1]])
@@ -229,7 +236,7 @@ def test_a_reader_that_refuses_a_conversation_is_named_with_the_sample():
     def read(texts):
         if any(isinstance(text, Conversation) for text in texts):
             raise InputError("the chat template refuses it")
-        return encode_batch(small("bytes"), texts)
+        return encode_batch(known("bytes")[0], texts)
 
     talk = Conversation([{"role": "user", "content": "Hi."}])
     samples = [TextSample("plain", "d", "a:1"), TextSample(talk, "d", "a:2")]
@@ -242,7 +249,7 @@ def test_no_tokenizer_makes_more_tokens_of_ascii_than_is_taken_for_sure(name):
     rng = random.Random(1)
     texts = ["".join(chr(rng.randrange(1, 128)) for _ in range(60)) for _ in range(50)]
     texts += ["\n" * 60, " " * 60, "<s>" * 20, "</s> " * 12]
-    counts = encode_batch(small(name), texts, learn_end=True).mask.sum(1)
+    counts = encode_batch(known(name)[0], texts, learn_end=True).mask.sum(1)
     assert int(counts.max()) <= 2 * 60 + 16
     assert surely_at_most(136, "x" * 60)
     assert not surely_at_most(135, "x" * 60)

@@ -17,11 +17,10 @@ from align.tokenizer_align import (
     LastTokenAligner,
 )
 from align.tokens.batch import encode_batch
-from align.tokens.byte_lengths import ByteLengths
 from align.tokens.overlap import lines, overlaps
 from tests.align import definitions
 from tests.align.definitions import Reading
-from tests.small_tokenizers import EVERY, SHARED, sections
+from tests.small_tokenizers import CHARACTERS, EVERY, SHARED, sections
 
 ALIGNERS = {
     "char_iou": CharIoUAligner(),
@@ -68,8 +67,8 @@ class Sides(dict):
 
 
 @pytest.fixture(scope="module")
-def sides(load):
-    return Sides((name, (load(name), ByteLengths.of(load(name)))) for name in EVERY)
+def sides(load, table):
+    return Sides((name, (load(name), table(name))) for name in EVERY)
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +219,7 @@ def test_vocabularies_that_cut_alike_align_one_to_one(sides, excerpts, aligner):
 fragments = st.one_of(
     st.sampled_from([text for text in ODD if text]),
     st.sampled_from([" ", "  ", "\n", "a", "The", " the", "深", "，", "é", "\u0301"]),
-    st.text(max_size=6),
+    st.text(CHARACTERS, max_size=6),
 )
 made_up = (
     st.lists(fragments, max_size=12)

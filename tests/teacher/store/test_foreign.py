@@ -1,6 +1,7 @@
 """Stores that somebody made to reach files outside."""
 
 import json
+import shutil
 
 import pytest
 
@@ -18,6 +19,7 @@ from teacher.store.manifest import (
 )
 from teacher.store.records import file_record, read_constants, record_name
 from teacher.store.upkeep import merge, stores_in, summarize, take_out, verify
+from tests.teacher.store.conftest import Maker, make_plan
 
 ACTIONS = {
     "read": lambda path: KVStore(path, verify=False).read(0),
@@ -30,13 +32,20 @@ ACTIONS = {
 NAMES = ["../victim.safetensors", "{outside}", "a/../../victim.safetensors"]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A store with constants, which no test touches."""
+    folder = tmp_path_factory.mktemp("whole") / "kv"
+    Maker(folder, make_plan(encoding=Encoding(name="int8"))).run()
+    return folder
+
+
 @pytest.fixture
-def store(maker, tmp_path):
-    """A whole store with constants, and a victim beside it."""
-    made = maker(encoding=Encoding(name="int8"))
-    made.run()
+def store(whole, tmp_path):
+    """A copy of it, and a victim beside it."""
+    path = shutil.copytree(whole, tmp_path / "kv")
     (tmp_path / "victim.safetensors").write_bytes(b"keep me")
-    yield made.path
+    yield path
     assert (tmp_path / "victim.safetensors").read_bytes() == b"keep me"
     assert not (tmp_path / "victim.safetensors").is_symlink()
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -28,13 +29,22 @@ def test_what_is_shipped_is_small_and_packing_cost_less_than_a_hundredth():
             assert bits < 1.01 * facts["bits_per_char_trained"][domain]
 
 
+@pytest.fixture(scope="module")
+def weights(tiny_zoo, tmp_path_factory):
+    """The tiny zoo's GPT-2 as it would be shipped."""
+    recipe, folder = recipes("tiny")["gpt2-prose"], tmp_path_factory.mktemp("weights")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("teacher.zoo.ship.recipes", lambda scale: {recipe.name: recipe})
+        ship(tiny_zoo["gpt2-prose"].parent, folder, "tiny")
+    return folder
+
+
 @pytest.fixture
-def beside(tiny_zoo, tmp_path, monkeypatch):
-    """The tiny zoo's GPT-2 beside the code, as if it were shipped."""
+def beside(weights, tmp_path, monkeypatch):
+    """A copy of that beside the code."""
     recipe = recipes("tiny")["gpt2-prose"]
-    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "weights")
-    monkeypatch.setattr("teacher.zoo.ship.recipes", lambda scale: {recipe.name: recipe})
-    ship(tiny_zoo["gpt2-prose"].parent, tmp_path / "weights", "tiny")
+    folder = shutil.copytree(weights, tmp_path / "weights")
+    monkeypatch.setattr(shipped, "FOLDER", folder)
     shipped._manifest.cache_clear()
     yield recipe
     shipped._manifest.cache_clear()
