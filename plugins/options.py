@@ -8,14 +8,34 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, make_dataclass
-from functools import partial
-from typing import Any, get_type_hints
+from functools import partial, wraps
+from typing import Any, TypeVar, get_type_hints
+from weakref import WeakKeyDictionary
 
 from align.support.field_types import plugin_kind
 from fuse.config import choice_of
 from plugins.errors import PluginError
 
+Answer = TypeVar("Answer")
 
+
+def _once(ask: Callable[[Any], Answer]) -> Callable[[Any], Answer]:
+    """Ask once for each factory: a config's check asks for the same ones many times."""
+    answers: WeakKeyDictionary[Any, Answer] = WeakKeyDictionary()
+
+    @wraps(ask)
+    def answer(factory: Any) -> Answer:
+        try:
+            if factory not in answers:
+                answers[factory] = ask(factory)
+            return answers[factory]
+        except TypeError:  # an object that is no key
+            return ask(factory)
+
+    return answer
+
+
+@_once
 def options_of(factory: Callable[..., Any]) -> type:
     """The options of a factory, as the schema by which a config is checked.
 
@@ -134,7 +154,8 @@ def _same(value: Any) -> Any:
     return value
 
 
-def hints_of(factory: Any) -> dict[str, Any]:
+@_once
+def hints_of(factory: Any) -> Mapping[str, Any]:
     """The types of what a factory takes, by name; none that a checker alone sees."""
     while isinstance(factory, partial):
         factory = factory.func

@@ -12,6 +12,8 @@ from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
 _EACH = """
+import gc
+gc.disable()  # what is imported stays; and a search for garbage copies it in each child
 import json, os, sys, traceback
 import torch
 

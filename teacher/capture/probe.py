@@ -1,14 +1,15 @@
 """Learn by trying which modules of a model attend, in which order, and how.
 
-Two forwards over a few tokens. The first finds the attention modules; in the second
-every one of them reads the same vector at all positions, so that whatever still
-differs is position encoding. The vector is drawn, because the model's own may be 0
-(the embedding of a padding token) and say nothing.
+A forward over a few tokens, in which every attention module reads the same vector at
+all positions, so that whatever still differs is position encoding. The vector is drawn,
+because the model's own may be 0 (the embedding of a padding token) and say nothing.
+Attention modules are known by their classes' names; where another one attends, too, a
+second forward has those read the vector that the first has found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +57,10 @@ class NotFiniteError(InputError):
 
 
 class _Listener:
-    """Collects calls; in the second forward also levels their input."""
+    """Collects calls, and levels the input of some modules."""
 
-    def __init__(self, level: bool) -> None:
-        self.level = level
+    def __init__(self, levelled: Collection[nn.Module]) -> None:
+        self.levelled = levelled
         self.calls: list[_Call] = []
         self.positions: dict[nn.Module, Positions | None] = {}
 
@@ -67,7 +68,7 @@ class _Listener:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self.positions[module] = noted_positions(module, args, kwargs)
-        if not self.level:
+        if module not in self.levelled:
             return None
         if isinstance(kwargs.get("hidden_states"), Tensor):
             level = _level(kwargs["hidden_states"])
@@ -119,18 +120,33 @@ def find_attention(
         NotFiniteError: keys or values are not finite.
         ValueError: a layer's rotation cannot be undone.
     """
+    modules = list(model.modules())
+    levelled = set() if cross else {m for m in modules if _seems_to_attend(m)}
     with torch.no_grad(), evaluating(model):
-        first = _Listener(level=False)
-        with listening(list(model.modules()), first):
-            forward()
-        modules = list(dict.fromkeys(c.module for c in first.calls if c.cross == cross))
-        second = _Listener(level=not cross)
-        with listening(modules, second):
-            forward()
-    calls = [c for c in second.calls if c.cross == cross]
+        calls = _calls(modules, levelled, forward, cross)
+        attending = dict.fromkeys(call.module for call in calls)
+        if not cross and not attending.keys() <= levelled:
+            calls = _calls(list(attending), attending, forward, cross)
     for call in calls:
         _check_finite(call)
     return [_describe(c, rotates=not cross) for c in calls]
+
+
+def _seems_to_attend(module: nn.Module) -> bool:
+    return "attention" in type(module).__name__.lower()
+
+
+def _calls(
+    modules: Sequence[nn.Module],
+    levelled: Collection[nn.Module],
+    forward: Callable[[], object],
+    cross: bool,
+) -> list[_Call]:
+    """The calls of one kind that a forward makes in some modules."""
+    listener = _Listener(levelled)
+    with listening(modules, listener):
+        forward()
+    return [call for call in listener.calls if call.cross == cross]
 
 
 def _check_finite(call: _Call) -> None:

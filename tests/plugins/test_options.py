@@ -39,6 +39,7 @@ def test_keyword_only_parameters_are_the_options():
     assert [field.name for field in fields(options_of(Sharp))] == ["power", "shape"]
     assert [field.name for field in fields(options_of(Fields))] == ["scale"]
     assert options_of(Fields)().scale == 2.0
+    assert options_of(Fields) is options_of(Fields)  # made once
     for without in (LearnableRouter, nn.Identity, dict, lambda a, b: a):
         assert not fields(options_of(without))
     half = partial(Sharp, power=2.0)
