@@ -10,9 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from align.schedules import Timetable
+from align.support.stopwatch import part
 from align.views import LinearHead, Output
 from student.output.across.lexicon import Lexicon
 from student.output.across.pairing import Pairing
+from student.output.across.signals import label_log_probs
+from student.output.divergence.linear import LOGITS
 from student.output.temperature import TEMPERATURES
 from student.output_config import OutputConfig
 
@@ -60,6 +63,18 @@ class Taught:
     """Of the student's tokens and the teacher's; None where nobody made it before."""
 
 
+@dataclass(slots=True, eq=False)
+class OwnTokens:
+    """How likely the student found its own tokens in one pass, once a term has asked.
+
+    One walk over the head serves all terms: their gradients meet in what it gave, and
+    its backward makes the logits once more for their sum.
+    """
+
+    log_probs: Tensor | None = None
+    """(B, T), see :func:`student.output.across.signals.label_log_probs`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Outputs:
     """The student's output beside its teachers'."""
@@ -92,6 +107,8 @@ class Outputs:
     """Where the term that reads these has settings of its own."""
     own: frozenset[str] = frozenset()
     """Which ones."""
+    tokens: OwnTokens = field(default_factory=OwnTokens)
+    """Of ``student``, for all terms of the pass."""
 
     def under(self, kind: str, options: Mapping[str, Any], place: str) -> Outputs:
         """For one term; see :meth:`OutputConfig.under`.
@@ -117,6 +134,15 @@ class Outputs:
         """The teachers that an objective learns from."""
         named = self.config.teachers.get(objective)
         return [t for t in self.teachers if named is None or t.name in named]
+
+    def log_probs(self) -> Tensor:
+        """(B, T) log-probability that the student gives each of its tokens after those
+        before it, 0 for the first; with the student's gradient."""
+        if self.tokens.log_probs is None:
+            block = max(self.config.block, LOGITS // self.student.head.size)
+            with part("student"):  # its last layer, not a term's work
+                self.tokens.log_probs = label_log_probs(self.student, block)
+        return self.tokens.log_probs
 
     def pairing(self, taught: Taught) -> Pairing:
         """Where the student and a teacher can be compared."""

@@ -115,10 +115,11 @@ class NamedHead:
         known, named, log_probs, even = self._parts(rows)
         others = self.size - known.sum(1)
         rest = torch.where(others > 0, even + others.log(), -torch.inf)
-        every = torch.cat([log_probs.masked_fill(~known, -torch.inf), rest[:, None]], 1)
-        here = known & (named == ids[:, None].to(named.dtype))
-        alone = log_probs.masked_fill(~here, -torch.inf).amax(1)
-        return torch.where(here.any(1), alone, even) - every.logsumexp(1)
+        total = log_probs.masked_fill(~known, -torch.inf).logsumexp(1).logaddexp(rest)
+        here = named == ids[:, None].to(named.dtype)  # of the vocabulary, hence known
+        place = here.byte().argmax(1, keepdim=True)  # no token is named twice
+        alone = log_probs.gather(1, place)[:, 0]
+        return torch.where(here.gather(1, place)[:, 0], alone, even) - total
 
     def logits(self, rows: Tensor) -> Tensor:
         """Log-probabilities of every token: what was named, and the rest spread evenly.

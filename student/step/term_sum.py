@@ -12,7 +12,7 @@ from align.schedules import LossRecord, SeenRecord, Timetable
 from align.views import Captured
 from student.balance import Balance, Weighing
 from student.config import LossConfig
-from student.objective import Objective, StepContext, count_of, fades
+from student.objective import Objective, StepContext, alone, count_of, fades
 from student.places import Share
 from student.step.records import StepResult, WeightedObjective
 from student.terms.signals import pass_sums
@@ -54,10 +54,15 @@ class TermSum:
             InputError: a term is called as one of the further losses.
         """
         loss = context.zero()
-        values = {
-            name: _of_step(name, weighted.objective, context, share)
-            for name, weighted in self.objectives.items()
+        # The next-token loss is alone, and reads what terms on outputs have worked out.
+        last = sorted(
+            self.objectives, key=lambda n: alone(self.objectives[n].objective)
+        )
+        made = {
+            name: _of_step(name, self.objectives[name].objective, context, share)
+            for name in last
         }
+        values = {name: made[name] for name in self.objectives}
         self._note(values, context.step, share)
         weighing = self._weigh(values, context.step, captured, share)
         for name, value in values.items():

@@ -26,7 +26,7 @@ from student.objective import (
     at_rows,
 )
 from student.output import Labels, linear_divergence, linear_log_likelihood
-from student.output.divergence.linear import BLOCK
+from student.output.divergence.linear import BLOCK, LOGITS
 from student.output_config import OutputConfig
 from student.places import Places
 from student.terms.next_token import OUTPUT_BUILT_IN
@@ -34,8 +34,6 @@ from student.terms.options import FeatureOptions, NextTokenOptions, with_options
 
 NEXT_TOKEN = "ce"
 """The kind that asks no teacher: alone without them, and never faded."""
-_BLOCK_LOGITS = 2**24
-"""Logits held at once in the next-token loss: at a small vocabulary of many tokens."""
 
 
 def kv_k(ctx: StepContext) -> Tensor:
@@ -115,6 +113,11 @@ def ce(ctx: StepContext) -> Tensor:
     weight = ctx.labels[:, 1:]
     total = ctx.total(0, weight.sum())
     if isinstance(ctx.output, HiddenOutput):
+        said = _said(ctx, ctx.output)
+        if said is not None:
+            counted = (ctx.of_texts(weight) / total).double()
+            each = said[:, 1:].double().where(counted > 0, 0)
+            return -(counted * each).sum().float()
         return _fused_cross_entropy(ctx.output, ctx, total)
     labels = ctx.batch.ids[:, 1:].masked_fill(weight == 0, -100)
     logits = ctx.logits[:, :-1].float()
@@ -136,7 +139,7 @@ def next_token_losses(ctx: StepContext) -> tuple[Tensor, Tensor]:
     predicted[:, :1] = False
     before = predicted.roll(-1, 1)  # the first place is never predicted: none wraps
     if isinstance(ctx.output, HiddenOutput):
-        block = max(BLOCK, _BLOCK_LOGITS // ctx.output.head.size)
+        block = max(BLOCK, LOGITS // ctx.output.head.size)
         hidden = ctx.output.hidden.detach()[before]
         said = linear_log_likelihood(hidden, ctx.output.head, ids[predicted], block)
     else:
@@ -144,6 +147,18 @@ def next_token_losses(ctx: StepContext) -> tuple[Tensor, Tensor]:
         said = rows.gather(1, ids[predicted][:, None])[:, 0]
     each = said.new_zeros(ids.shape).masked_scatter(predicted, -said)
     return each.double().sum(1), predicted.sum(1)
+
+
+def _said(ctx: StepContext, output: HiddenOutput) -> Tensor | None:
+    """(B, T) log-probabilities of the student's tokens, where a term on outputs has had
+    them worked out through the same head; None where not, or where labels are smoothed,
+    which takes the logits of all other tokens, too."""
+    outputs = ctx.outputs
+    if outputs is None or ctx.smoothing:
+        return None
+    same_head = outputs.student.matrix.weight is output.head.weight
+    same = same_head and outputs.student.hidden is output.hidden
+    return outputs.tokens.log_probs if same else None
 
 
 def _fused_cross_entropy(
@@ -158,7 +173,7 @@ def _fused_cross_entropy(
     counted = ctx.of_texts(wanted)
     after, weight = (x.roll(-1, 1).flatten() for x in (ids, counted))
     labels = Labels(after, weight / total, ctx.smoothing)  # the first wraps as 0
-    block = max(BLOCK, _BLOCK_LOGITS // output.head.size)
+    block = max(BLOCK, LOGITS // output.head.size)
     hidden = output.hidden.flatten(0, 1)
     with part("student"):  # its last layer, not a term's work
         loss = linear_divergence(hidden, output.head, [], labels=labels, block=block)

@@ -17,7 +17,6 @@ from student.output import (
     logit_geometry,
     sequence_transport,
 )
-from student.output.across.signals import label_log_probs
 from student.step_outputs import Outputs
 from student.terms import counts
 from student.terms.likeliest_tokens import moved
@@ -154,7 +153,7 @@ def likelihood(ctx: StepContext) -> Tensor:
     outputs = ctx.outputs
     if outputs is None or not outputs.of("likelihood"):
         return ctx.zero()
-    student = label_log_probs(outputs.student, outputs.config.block)
+    student = outputs.log_probs()
     ends = outputs.config.likelihood_ends == "blanks"
     total, weight = ctx.zero(), ctx.zero()
     for stretches in stretches_of(outputs, outputs.of("likelihood"), ends):
@@ -172,10 +171,9 @@ def projected_kl(ctx: StepContext) -> Tensor:
     outputs = ctx.outputs
     if outputs is None or not outputs.of("projected_kl"):
         return ctx.zero()
-    config = outputs.config
     student = None
-    if config.projected_chains:
-        student = label_log_probs(outputs.student, config.block)
+    if outputs.config.projected_chains:
+        student = outputs.log_probs()
     total, weight = ctx.zero(), ctx.zero()
     for stretches in stretches_of(outputs, outputs.of("projected_kl")):
         total = total + projected_of(outputs, stretches, student)
@@ -253,7 +251,7 @@ def _apart(
         loss = loss + compare(outputs, side, total)
     if not stretches:
         return loss
-    student = label_log_probs(outputs.student, outputs.config.block)
+    student = outputs.log_probs()
     for some in stretches:
         loss = loss + likelihood_of(outputs, some, student, ends=False) / total
     return loss

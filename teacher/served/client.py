@@ -1,7 +1,10 @@
 """Ask an inference server how likely the tokens of a text are.
 
 What is sent, and what is read of the answer, is the server's dialect, see
-:mod:`teacher.served.dialects`.
+:mod:`teacher.served.dialects`. What is tried again, and after what pause, is said by
+the ``Retry`` of urllib3, which sends the request: it reads a server's ``Retry-After``
+and tells a broken connection from a status, where a library that calls a function
+again (stamina, tenacity) would be one more dependency and leave both to us.
 """
 
 from __future__ import annotations
@@ -197,9 +200,17 @@ class _Until(Retry):
     def new(self, **options: Any) -> _Until:
         return super().new(deadline=self.deadline, **options)
 
+    @property
+    def _left(self) -> float:
+        return max(0.0, self.deadline - time.monotonic())
+
     def get_backoff_time(self) -> float:
-        left = max(0.0, self.deadline - time.monotonic())
-        return min(super().get_backoff_time(), left)
+        return min(super().get_backoff_time(), self._left)
+
+    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
+        """What the server asks for, within the budget."""
+        asked = super().get_retry_after(response)
+        return None if asked is None else min(asked, self._left)
 
     def increment(  # type: ignore[override]  # all it is given is passed on
         self, *arguments: Any, **options: Any

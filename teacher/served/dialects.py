@@ -66,7 +66,7 @@ class VLLM:
     """``prompt_logprobs: k`` gives, at every place but the first, the k likeliest
     tokens by id and the one that came."""
 
-    lacking: str = "without prompt_logprobs"
+    lacking: str = "without prompt_logprobs, as llama.cpp's server does"
     advice: str = "serve the model with vLLM, and with --max-logprobs"
 
     def request(self, ids: Sequence[int], model: str, k: int) -> tuple[str, Any]:
@@ -112,7 +112,10 @@ class Echo:
     """
 
     tokenizer: Any
-    lacking: str = "without logprobs of the prompt"
+    lacking: str = (
+        "without logprobs of the prompt, as llama.cpp's server and transformers serve "
+        "do"
+    )
     advice: str = "serve the model with what takes echo beside logprobs"
 
     def request(self, ids: Sequence[int], model: str, k: int) -> tuple[str, Any]:

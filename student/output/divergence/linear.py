@@ -19,6 +19,9 @@ from student.output.divergence.rows import times_
 
 BLOCK = 128
 """Tokens whose logits are held at once."""
+LOGITS = 2**24
+"""Logits of the student's own tokens that are held at once, where they are more than
+those of ``BLOCK`` tokens: 64 MiB of them in float32, and less time for small heads."""
 _TILE = 8192  # rows of a low-precision head's gradient worked out at once
 
 

@@ -109,12 +109,12 @@ def test_a_term_of_its_own_name_has_its_own_teachers_and_is_named_in_errors():
         check_outputs(wrong, REGISTRY, TEACHERS, Speaks("a", "b"))
 
 
-def test_a_split_head_is_refused():
+@pytest.mark.parametrize("term", ["kd", "likelihood", "projected_kl", "hybrid_ot"])
+def test_a_split_head_is_refused_whoever_gives_outputs(term):
     train = {"engine": "deepspeed", "zero_stage": 3}
-    with pytest.raises(ConfigError, match=r"output\.kd.*set train\.zero_stage=2"):
-        check_outputs(
-            phase(output={"kd": 1}, train=train), REGISTRY, TEACHERS, Speaks("a")
-        )
+    split = phase(output={term: 1}, train=train)
+    with pytest.raises(ConfigError, match=rf"output\.{term}.*train\.zero_stage=2"):
+        check_outputs(split, REGISTRY, TEACHERS, Speaks("a"))
 
 
 @pytest.mark.parametrize(

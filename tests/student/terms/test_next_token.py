@@ -10,10 +10,13 @@ from align.errors import InputError
 from align.schedules import Timetable
 from align.tokens.batch import TokenBatch
 from align.views import LinearHead, Output
-from student.objective import StepContext
+from student import step_outputs
+from student.objective import HiddenOutput, StepContext
 from student.output import CommonPieces, Lexicon, Vocabulary
+from student.output.across.signals import label_log_probs
 from student.output_config import OutputConfig
 from student.step_outputs import Outputs, Taught
+from student.terms.key_value import BUILT_IN
 from student.terms.next_token import OUTPUT_BUILT_IN
 
 V = 13
@@ -370,6 +373,36 @@ def test_hybrid_transport_across_vocabularies_goes_by_spelling_and_likelihood():
     torch.testing.assert_close(
         at("hybrid_ot", 0.25), 0.25 * transport + 0.75 * at("likelihood")
     )
+
+
+def test_the_next_token_loss_takes_what_a_term_on_outputs_has_worked_out(monkeypatch):
+    walks = []
+
+    def walked(*given):
+        walks.append(given)
+        return label_log_probs(*given)
+
+    monkeypatch.setattr(step_outputs, "label_log_probs", walked)
+
+    def both(first: bool, **changes):
+        ctx = context(OutputConfig(likelihood=1), output(1, vocabulary="other"))
+        own = ctx.outputs.student
+        hidden = HiddenOutput(own.hidden, own.head)
+        weight = torch.tensor([[1, 1, 0, 2, 1], [1, 0.5, 1, 1, 1.0]])
+        ctx = replace(ctx, output=hidden, by_token=weight, **changes)
+        asked = OUTPUT_BUILT_IN["likelihood"](ctx) if first else 0.0
+        loss = BUILT_IN["ce"](ctx)
+        if not first:
+            asked = OUTPUT_BUILT_IN["likelihood"](ctx)
+        given = [own.hidden, own.head.weight]
+        return loss, torch.autograd.grad(loss + 0.5 * asked, given)
+
+    plain, shared = both(first=False), both(first=True)
+    torch.testing.assert_close(shared, plain, rtol=1e-12, atol=1e-12)
+    assert len(walks) == 2  # once a pass
+    smooth = both(first=False, smoothing=0.1), both(first=True, smoothing=0.1)
+    torch.testing.assert_close(smooth[1], smooth[0], rtol=1e-12, atol=1e-12)
+    assert abs(smooth[0][0] - plain[0]) > 1e-3
 
 
 @pytest.mark.parametrize("chains", [False, True])

@@ -119,7 +119,12 @@ class Handler(BaseHTTPRequestHandler):
             served.at_once += 1
             served.most = max(served.most, served.at_once)
         try:
-            if isinstance(fault, int):
+            if fault == "later":
+                self.send_response(429)
+                self.send_header("Retry-After", "3600")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            elif isinstance(fault, int):
                 self.send_error(fault)
             elif fault == "gone":
                 self.close_connection = True
