@@ -28,8 +28,8 @@ CAPTIONS = {
     "schedules": "Every setting that moved by a schedule, over the optimiser steps.",
     "compared_layers": "Which student layers each term compared, where its settings "
     "alone do not say so, and how much each counted: the brighter, the more.",
-    "asked": "Share of the texts that each teacher was asked about, and seconds a step "
-    "beside what they would have been had all been asked.",
+    "asked": "Share of the texts that each teacher was asked about, and teachers' "
+    "seconds beside what they would have been had all been asked.",
     "routing_domains": "Mean routing weight of every teacher, by domain of the text.",
     "routing_kinds": "Mean routing weight of every teacher, by what a token holds: a "
     "letter that begins a word or goes on with one, a digit, another sign, blanks.",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from experiments.record.course import duration
-from experiments.record.run_dir import RunDir
+from experiments.record.run_dir import RunDir, teachers_seconds
 from experiments.report.layout.document import Block, Paragraph, Table
 from experiments.report.plotting import (
     COLOURS,
@@ -33,7 +33,7 @@ def asked_blocks(run: RunDir) -> list[Block]:
         [
             phase,
             ", ".join(f"{name} {share:.1%}" for name, share in choice.asked.items()),
-            f"{choice.step_s:.2f}",
+            f"{choice.teachers_s:.2f}",
             f"{choice.saved_s / choice.steps:.2f}",
             f"{choice.saved:.1%}",
             duration(choice.saved_s),
@@ -42,15 +42,22 @@ def asked_blocks(run: RunDir) -> list[Block]:
     ]
     if not rows:
         return []
-    heads = ["phase", "texts asked about", "s/step", "saved/step", "saved", "in all"]
+    heads = [
+        "phase",
+        "texts asked about",
+        "teachers' s/step",
+        "saved/step",
+        "saved",
+        "in all",
+    ]
     title = "texts by teacher, and the time that was saved"
     table = Table(title=title, heads=heads, rows=rows, numbers_from=2)
     return [Paragraph(_SAID), table]
 
 
 def draw_asked(run: RunDir) -> Figure | None:
-    """Draw each teacher's share of the texts, and seconds a step with and without
-    choice; None where all teachers read all."""
+    """Draw each teacher's share of the texts, and teachers' seconds a step with and
+    without choice; None where all teachers read all."""
     lines = [each for each in on_one_axis(run, "train") if each[1].get("asked")]
     if not lines:
         return None
@@ -67,8 +74,11 @@ def draw_asked(run: RunDir) -> Figure | None:
                     marker=".",
                     color=COLOURS[index % len(COLOURS)],
                 )
-        spent = [line["step_s"] for _, line in group]
-        whole = [line["step_s"] + line["saved_s"] for _, line in group]
+        spent = [teachers_seconds(line) for _, line in group]
+        whole = [
+            taken + line["saved_s"]
+            for taken, (_, line) in zip(spent, group, strict=True)
+        ]
         kept = "as it was" if first else None
         seconds.plot(x, spent, marker=".", color=COLOURS[0], label=kept)
         asked = "had all been asked" if first else None
@@ -77,7 +87,7 @@ def draw_asked(run: RunDir) -> Figure | None:
         shares.plot([], [], color=COLOURS[index % len(COLOURS)], label=name)
     shares.set_title("share of the texts", loc="left")
     shares.set_ylim(-0.02, 1.02)
-    seconds.set_title("seconds a step", loc="left")
+    seconds.set_title("teachers' seconds a step", loc="left")
     seconds.set_ylim(bottom=0)
     for axes in (shares, seconds):
         mark_phases(axes, lines, label=axes is shares)

@@ -81,6 +81,13 @@ def draw_order(run: RunDir) -> Figure | None:
             axes.set_title(title, loc="left")
             axes.set_ylim(0, 1)
             axes.set_xlabel("% of the phase", fontsize=8)
-            axes.legend(frameon=False, fontsize=7, loc="upper right")
+            # Under the axes: every place in them is filled.
+            axes.legend(
+                frameon=False,
+                fontsize=7,
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.18),
+                ncols=4,
+            )
         panels[2 * number].set_ylabel("share of the texts read", fontsize=8)
     return figure

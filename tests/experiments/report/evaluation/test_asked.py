@@ -13,10 +13,11 @@ from experiments.report.page import compose, report_text
 DRAWS = True
 
 
-def line(phase, step, asked, step_s, saved_s):
+def line(phase, step, asked, teachers_s, saved_s):
     said = {"asked": asked, "saved_s": saved_s} if asked else {}
     base = {"kind": "train", "arm": "main", "phase": phase, "step": step}
-    return {**base, "loss": 1.0, "terms": {}, "step_s": step_s, **said}
+    took = {"step_s": 20.0, "parts_s": {"student": 19.0, "teachers": teachers_s}}
+    return {**base, "loss": 1.0, "terms": {}, **took, **said}
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_lines_count_by_the_steps_that_they_are_of(run):
     label = choices["label"]
     assert label.asked == pytest.approx({"a": (1.0 + 3 * 0.6) / 4, "b": 0.3})
     assert label.steps == 4
-    assert label.step_s == pytest.approx((0.5 + 3 * 0.3) / 4)
+    assert label.teachers_s == pytest.approx((0.5 + 3 * 0.3) / 4)
     assert label.saved_s == pytest.approx(0.1 + 3 * 0.5)
     assert label.saved == pytest.approx(1.6 / (1.6 + 1.4))
     assert run.choices("without:b")["label"].asked == {"a": 0.2}
