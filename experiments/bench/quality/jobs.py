@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -14,7 +15,7 @@ from concurrent.futures import (
     wait,
 )
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from experiments.bench.quality.arm import Arm
@@ -150,8 +151,17 @@ def _warm() -> None:
 
     from teacher.zoo import zoo_samples
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     zoo_samples("prose", "student")
+
+
+def _end_with_parent() -> None:
+    """End this process at once where its parent was killed, and could not say so."""
+    parent = parent_process()
+    assert parent is not None, "a pool's process has one"
+    parent.join()
+    os._exit(1)  # what is finished has its result, and runs go on from checkpoints
 
 
 def _logged(task: Task) -> None:
