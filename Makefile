@@ -27,7 +27,7 @@ PYTEST := $(BIN)/python -m pytest
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 \
             PYTHONDONTWRITEBYTECODE=
 
-.PHONY: help install hooks quickstart test test-lowest test-slow same-losses lint check format docs site \
+.PHONY: help install hooks quickstart test test-lowest test-slow test-torchao same-losses lint check format docs site \
         release-check bench clean distclean
 
 help: ## list the targets
@@ -50,6 +50,10 @@ test-lowest: ## the same with the lowest versions allowed, in .venv-lowest
 
 test-slow: $(STAMP) ## the long tests, and those on a real SLURM
 	$(TEST_ENV) $(PYTEST) -m "slow or slurm" $(ARGS)
+
+test-torchao: $(STAMP) ## rounded weights against torchao, beside the environment
+	@[ -d $(VENV)/torchao ] || $(BIN)/pip install -q --no-deps --target $(VENV)/torchao torchao==0.18.0
+	PYTHONPATH=$(VENV)/torchao $(TEST_ENV) $(PYTEST) -m slow tests/student/transforms/test_torchao.py
 
 same-losses: $(STAMP) ## whether losses are what they were (ARGS=--write)
 	$(TEST_ENV) $(BIN)/python -m tests.experiments.same_losses $(ARGS)

@@ -161,26 +161,3 @@ def test_names_are_those_of_a_checkpoint():
     assert plain_name("a.q.parametrizations.weight.0.made.log_growth") is None
     assert plain_name("a.q.bias") == "a.q.bias"
     assert list(plain_parameters(nn.Linear(2, 2))) == ["weight", "bias"]
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_it_is_torchaos_fake_quantiser_at_its_scales(bits):
-    """Values and gradients; torchao's scale is max / (2^(b-1) - 1/2), not ours."""
-    qat = pytest.importorskip("torchao.quantization.qat")
-    primitives = pytest.importorskip("torchao.quantization.quant_primitives")
-    weight = torch.randn(6, 32, generator=torch.Generator().manual_seed(bits))
-    slope = torch.randn(6, 32, generator=torch.Generator().manual_seed(9))
-    config = qat.IntxFakeQuantizeConfig(
-        getattr(torch, f"int{bits}"),
-        group_size=8,
-        mapping_type=primitives.MappingType.SYMMETRIC,
-    )
-    quantiser = qat.IntxFakeQuantizer(config)
-    theirs, ours = (weight.clone().requires_grad_() for _ in range(2))
-    expected = quantiser(theirs)
-    grid = Grid(bits=bits, group=8)
-    made = grid.rounded(grid.rows(ours), quantiser.scale.flatten()).view(6, 32)
-    torch.testing.assert_close(made, expected)
-    (expected * slope).sum().backward()
-    (made * slope).sum().backward()
-    torch.testing.assert_close(ours.grad, theirs.grad)
