@@ -70,6 +70,7 @@ class BlockSparse(WeightTransform):
         self.block, self.sparsity, self.every = block, sparsity, every
         self.memory = memory
         self._size = _size_of(block)
+        self._scratch = _Scratch()
         if block == TENSOR_CORES and sparsity != 0.5:
             raise InputError(
                 f"sparsity is {sparsity:g}, and 2:4 is 0.5; set sparsity=0.5, or "
@@ -92,7 +93,7 @@ class BlockSparse(WeightTransform):
                 "give another block, or targets without this layer"
             )
         of_groups = self.block == TENSOR_CORES
-        return Blocks(weight, self._size, of_groups=of_groups)
+        return Blocks(weight, self._size, of_groups=of_groups, scratch=self._scratch)
 
     @torch.no_grad()
     def at(self, strength: float, step: int) -> None:
@@ -115,7 +116,12 @@ class Blocks(nn.Module):
     kept: Tensor
 
     def __init__(
-        self, weight: Tensor, size: tuple[int, int], *, of_groups: bool = False
+        self,
+        weight: Tensor,
+        size: tuple[int, int],
+        *,
+        of_groups: bool = False,
+        scratch: _Scratch | None = None,
     ) -> None:
         """Keep all.
 
@@ -123,9 +129,11 @@ class Blocks(nn.Module):
             weight: (out, in).
             size: outputs and inputs of a block, which divide it.
             of_groups: prune two blocks of four, or none.
+            scratch: for squares; several matrices may share it.
         """
         super().__init__()
         self.size, self._of_groups = size, of_groups
+        self._scratch = scratch or _Scratch()
         blocks = norms(weight.float(), size)
         self.register_buffer("importance", blocks)
         """(out / r, in / c) float32; the norm of weights before any gradient."""
@@ -172,11 +180,14 @@ class Blocks(nn.Module):
 
     def hear(self, weight: Tensor, slope: Tensor) -> None:
         """Take what one backward pass says."""
+        weight, slope = weight.detach().float(), slope.detach().float()
         if self.size == (1, 1):
-            said = torch.mul(weight.float(), slope.float(), out=self._room(weight))
+            said = torch.mul(weight, slope, out=self._room(weight))
             said.abs_()
         else:
-            said = norms(weight.float(), self.size) * norms(slope.float(), self.size)
+            room = self._scratch.like(weight)
+            said = norms(weight, self.size, room)
+            said *= norms(slope, self.size, room)
         total = said.sum()  # of numbers >= 0 no two cancel; at once, while it is near
         if not self.heard:
             self.heard = [said, total, torch.ones_like(self.measured)]
@@ -223,9 +234,30 @@ def in_blocks(matrix: Tensor, size: tuple[int, int]) -> Tensor:
     return matrix.reshape(outputs // rows, rows, inputs // columns, columns)
 
 
-def norms(matrix: Tensor, size: tuple[int, int]) -> Tensor:
-    """(out / r, in / c): Frobenius norm of every block."""
-    squares = in_blocks(matrix.square(), size)
+class _Scratch:
+    """Memory that is written to over and over: new memory takes as long as squares."""
+
+    def __init__(self) -> None:
+        self._held: dict[torch.device, Tensor] = {}
+
+    def like(self, matrix: Tensor) -> Tensor:
+        """Of a matrix's shape and device, float32, with whatever was written last."""
+        held = self._held.get(matrix.device)
+        if held is None or held.numel() < matrix.numel():
+            held = torch.empty(matrix.numel(), device=matrix.device)
+            self._held[matrix.device] = held
+        return held[: matrix.numel()].view(matrix.shape)
+
+
+def norms(matrix: Tensor, size: tuple[int, int], room: Tensor | None = None) -> Tensor:
+    """(out / r, in / c): Frobenius norm of every block.
+
+    Args:
+        matrix: (out, in).
+        size: outputs and inputs of a block.
+        room: of the matrix's shape, written over; new memory where left out.
+    """
+    squares = in_blocks(torch.mul(matrix, matrix, out=room), size)
     if size[1] > 1:  # a product with ones: sums over few numbers are slow
         squares = squares @ squares.new_ones(size[1], 1)
     return squares.sum((1, 3)).sqrt()

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from align.support.field_types import AtLeastOne, Share
 from align.support.matrices import lies_on_its_side, trained_weight
-from student.transforms.base import Targets, WeightTransform
+from student.transforms.base import Targets, WeightTransform, held_by
 
 
 class LowRank(WeightTransform):
@@ -46,6 +46,14 @@ class LowRank(WeightTransform):
         """The directions of one layer."""
         return _Directions(weight, self.share)
 
+    def attach(self, model: nn.Module) -> None:
+        """Change the weights of the chosen layers, in place, and how those whose
+        directions are fewer than half compute while they train."""
+        super().attach(model)
+        for layer, blended in self.changed_layers:
+            if type(layer).__mro__[1] is nn.Linear and not blended.made.others:
+                type(layer).forward = _through_directions  # a class of its own
+
     @torch.no_grad()
     def at(self, strength: float, step: int) -> None:
         """Look anew where it is time."""
@@ -71,9 +79,9 @@ class _Directions(nn.Module):
         # A plan has shapes alone, and counts the most that it can be.
         shapes = isinstance(weight, FakeTensor)
         rank = len(values) // 2 if shapes else rank_of(values, share)
-        self._others = rank if 2 * rank > len(values) else 0
+        self.others = rank if 2 * rank > len(values) else 0
         """The rank where what is held is what goes; 0 where it is what stays."""
-        held = vectors[:, self._others :] if self._others else vectors[:, :rank]
+        held = vectors[:, self.others :] if self.others else vectors[:, :rank]
         self.register_buffer("basis", held.contiguous())
         """(out or in, r or all but r) float32, orthonormal columns."""
 
@@ -81,7 +89,7 @@ class _Directions(nn.Module):
         """Find as many directions of a matrix as there are."""
         vectors, _ = self._vectors(weight)
         columns = self.basis.shape[1]
-        first = self._others
+        first = self.others
         self.basis.copy_(vectors[:, first : first + columns])
 
     def _vectors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,8 +99,26 @@ class _Directions(nn.Module):
         return left, values
 
     def forward(self, weight: Tensor) -> Tensor:
-        inside: Tensor = _Projected.apply(weight, self.basis, bool(self._others))
+        inside: Tensor = _Projected.apply(weight, self.basis, bool(self.others))
         return inside
+
+
+def _through_directions(layer: Any, x: Tensor) -> Tensor:
+    """What a linear layer of low rank computes, by way of its directions.
+
+    In training at strength 1, where nothing else changes the weight, ``x`` is taken
+    into the directions first, which leaves fewer products in both passes than ``x W``
+    itself has; otherwise by the weight, as it is exported.
+    """
+    change, *others = held_by(layer)
+    weight, bias = layer.parametrizations["weight"].original, layer.bias
+    plain = weight.dtype == x.dtype and not torch.is_autocast_enabled(x.device.type)
+    if others or not layer.training or change.value != 1 or not plain:
+        return nn.functional.linear(x, layer.weight, bias)
+    basis = change.made.basis.to(x.dtype)
+    if weight.shape[0] > weight.shape[1]:
+        return nn.functional.linear(x @ basis, weight @ basis, bias)
+    return nn.functional.linear(nn.functional.linear(x, basis.T @ weight), basis, bias)
 
 
 class _Projected(torch.autograd.Function):

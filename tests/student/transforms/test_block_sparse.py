@@ -142,6 +142,25 @@ def test_what_was_pruned_learns_and_importances_are_a_running_mean():
     assert torch.equal(blocks.importance, before)
 
 
+def test_what_is_heard_is_the_product_of_a_blocks_norms_also_in_shared_memory():
+    drawn = torch.Generator().manual_seed(1)
+    transform, heard = BlockSparse(block="2x4"), []
+    for shape in ((8, 16), (4, 8), (16, 16)):
+        weight, slope = (torch.randn(shape, generator=drawn) for _ in "ws")
+        weight.requires_grad_(True)
+        blocks = transform.made_for(weight.detach(), "layer")
+        (made,) = torch.autograd.grad(blocks(weight), weight, slope, create_graph=True)
+        assert torch.equal(made, slope)
+        by_hand = [
+            torch.linalg.vector_norm(in_blocks(m, (2, 4)), dim=(1, 3))
+            for m in (weight.detach(), slope)
+        ]
+        heard.append((blocks, by_hand[0] * by_hand[1]))
+    for blocks, expected in heard:
+        torch.testing.assert_close(blocks.heard[0], expected)
+        torch.testing.assert_close(blocks.heard[1], expected.sum())
+
+
 def test_it_goes_with_rounding_and_refuses_to_be_filled_again():
     both = {"zeros": Moved(BlockSparse(block="1x4"), 1.0)}
     both["q"] = Moved(FakeQuant(bits=3), 1.0)

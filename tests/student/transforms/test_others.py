@@ -1,5 +1,7 @@
 """Low rank against the SVD, and layers left out as often as they should be."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from align.errors import InputError
 from align.schedules import Timetable
 from align.support.matrices import trained_weight
 from plugins.contracts.models.student_maker import small_model
-from student.transforms import LowRank, Moved, StochasticDepth, Transforms
+from student.transforms import FakeQuant, LowRank, Moved, StochasticDepth, Transforms
 from student.transforms.low_rank import _Directions, rank_of
 from student.transforms.stochastic_depth import decoder_layers, mix
 
@@ -59,6 +61,41 @@ def test_directions_are_those_of_the_svd_whichever_side_and_half_is_held(shape, 
     nearest = u[:, :rank] * values[:rank] @ v[:rank]
     torch.testing.assert_close(made.detach(), nearest, atol=1e-5, rtol=0)
     torch.testing.assert_close(weight.grad, expected, atol=1e-5, rtol=0)
+
+
+def test_in_training_it_goes_by_way_of_the_directions_and_learns_the_same():
+    model, ids = small_model().requires_grad_(True), torch.arange(24).view(2, 12)
+    transform = LowRank(share=0.6)
+    transform.attach(model)
+    transform.at(1.0, 0)
+    layer = model.model.layers[1].mlp.up_proj
+    answers = {}
+    for mode in (True, False):
+        calls = []
+        hook = layer.parametrizations["weight"].register_forward_hook(
+            lambda *_, calls=calls: calls.append(1)
+        )
+        model.train(mode).zero_grad()
+        out = model(input_ids=ids, labels=ids)
+        out.loss.backward()
+        hook.remove()
+        assert len(calls) == (0 if mode else 1)
+        slope = trained_weight(layer).grad.clone()
+        answers[mode] = out.logits, slope, model.model.embed_tokens.weight.grad.clone()
+    torch.testing.assert_close(answers[True], answers[False])
+    x = torch.randn(3, 32)
+    expected = x @ layer.weight.T
+    torch.testing.assert_close(layer.train()(x), expected, atol=1e-5, rtol=1e-4)
+    transform.at(0.5, 1)
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight))  # blended
+    transform.at(1.0, 1)
+    FakeQuant(bits=4, targets=["up_proj"]).attach(model)
+    layer.parametrizations["weight"][1].move(1.0)
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight))  # rounded
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        trained_weight(layer).zero_()
+    assert not layer(x).any() and other.model.layers[1].mlp.up_proj(x).any()
 
 
 def test_what_a_layer_adds_is_kept_in_expectation_and_whole_or_not_at_all():
