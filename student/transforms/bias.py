@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from align.errors import InputError
 from align.support.matrices import lies_on_its_side, trained_weight
 from align.tokens.batch import TokenBatch
+from student.transforms.inputs import read_inputs
 
 
 class Shifted(nn.Module):
@@ -67,26 +68,15 @@ def correct(model: Any, layers: Iterable[Any], batches: Iterable[TokenBatch]) ->
         ``(Q(W) - W) E[x]``. Departure: E[x] of all layers is read at once, before any
         bias is corrected.
     """
+    chosen = list(layers)
     sums: dict[Any, Tensor] = {}
     counts: dict[Any, int] = {}
-    mask: Tensor | None = None
 
-    def listen(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].detach()
-        fits = mask is not None and x.shape[:-1] == mask.shape
-        rows = x[mask] if fits else x.flatten(0, -2)
+    def take(layer: Any, rows: Tensor) -> None:
         sums[layer] = sums.get(layer, 0) + rows.double().sum(0)
         counts[layer] = counts.get(layer, 0) + len(rows)
 
-    chosen = list(layers)
-    hooks = [layer.register_forward_pre_hook(listen) for layer in chosen]
-    try:
-        for batch in batches:
-            mask = batch.mask
-            model(input_ids=batch.ids, attention_mask=mask.long(), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    read_inputs(model, chosen, batches, take)
     for layer in chosen:
         if not counts.get(layer):
             continue  # an expert that no text chose

@@ -14,6 +14,7 @@ from align.support.field_types import Count
 from align.tokens.batch import TokenBatch
 from student.transforms.base import Targets, WeightTransform
 from student.transforms.bias import attach_shifts, correct
+from student.transforms.scales import fit_scales
 
 _TINY = 1e-12
 """Least scale: a row of zeros stays one."""
@@ -48,6 +49,7 @@ class FakeQuant(WeightTransform):
         group: Count = 0,
         scales: Literal["max", "learned"] = "max",
         correct_bias: bool = False,
+        correct_scales: bool = False,
         targets: Targets = "auto",
     ) -> None:
         """Take the grid.
@@ -59,12 +61,23 @@ class FakeQuant(WeightTransform):
                 ``learned`` beside the weights, at the student's rate.
             correct_bias: after the last step, take the mean error of each layer's
                 output on a sample from its bias; layers without one stay.
+            correct_scales: after the last step, multiply the scales of each output by
+                the factor with which it is nearest to the unrounded one on a sample.
             targets: layers by the ends of their names; ``auto``: every linear layer but
                 the head.
+
+        Raises:
+            InputError: scales are learned, and are to be corrected.
         """
         super().__init__(targets)
+        if correct_scales and scales == "learned":
+            raise InputError(
+                "correct_scales is true, and scales is learned: they were trained for "
+                "the loss, and would be fitted to the unrounded weights; set "
+                "scales=max or correct_scales=false"
+            )
         self.bits, self.group, self.scales = bits, group, scales
-        self.correct_bias = correct_bias
+        self.correct_bias, self.correct_scales = correct_bias, correct_scales
         self._biased: list[Any] = []
 
     def attach(self, model: Any) -> None:
@@ -78,13 +91,20 @@ class FakeQuant(WeightTransform):
             self._biased = attach_shifts(layer for layer, _ in self.changed_layers)
 
     def finish(self, model: Any, batches: Iterable[TokenBatch]) -> None:
-        """Correct the biases, where asked for and where weights are rounded."""
-        if self._biased and any(b.value for _, b in self.changed_layers):
-            correct(model, self._biased, batches)
+        """Correct scales, then biases, where asked for and weights are rounded."""
+        if not any(blended.value for _, blended in self.changed_layers):
+            return
+        sample = list(batches)
+        if self.correct_scales:
+            fit_scales(model, self.changed_layers, sample, self._biased)
+        if self._biased:
+            correct(model, self._biased, sample)
 
     def says(self) -> str:
-        """How many layers and weights, and of how many the bias is corrected."""
+        """How many layers and weights, and what of them is corrected."""
         every = super().says()
+        if self.correct_scales:
+            every += "; scales to correct"
         if not self.correct_bias:
             return every
         without = len(self.changed_layers) - len(self._biased)
@@ -122,10 +142,19 @@ class Grid:
         """(R,): with which the largest of (R, group) is the grid's end."""
         return (rows.abs().amax(1) / self.high).clamp(min=_TINY)
 
-    def rounded(self, rows: Tensor, scales: Tensor) -> Tensor:
-        """(R, group) on the grid, without a gradient."""
+    def rounded(
+        self, rows: Tensor, scales: Tensor, given: Tensor | None = None
+    ) -> Tensor:
+        """(R, group) on the grid, without a gradient.
+
+        Args:
+            rows: (R, group).
+            scales: (R,), by which whole numbers are chosen.
+            given: (R,), by which these are multiplied; the same where left out.
+        """
         steps = rows.detach() * scales.reciprocal()[:, None]
-        return steps.round_().clamp_(self.low, self.high).mul_(scales[:, None])
+        given = scales if given is None else given
+        return steps.round_().clamp_(self.low, self.high).mul_(given[:, None])
 
     def best_scales(self, rows: Tensor) -> Tensor:
         """(R,): of some clipped ranges the one with the least squared error."""
@@ -142,14 +171,21 @@ class Grid:
 class _Largest(nn.Module):
     """Scales that follow the largest weight."""
 
+    factors: Tensor | None
+    """(out,) that scales are multiplied by once whole numbers are chosen; None: 1."""
+
     def __init__(self, grid: Grid) -> None:
         super().__init__()
         self._grid = grid
+        self.register_buffer("factors", None, persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
         rows = self._grid.rows(weight)
-        scales = self._grid.scales_of(rows.detach())
-        on_grid: Tensor = _Straight.apply(rows, self._grid.rounded(rows, scales))
+        scales = given = self._grid.scales_of(rows.detach())
+        if self.factors is not None:
+            given = given * self.factors.repeat_interleave(len(rows) // len(weight))
+        value = self._grid.rounded(rows, scales, given)
+        on_grid: Tensor = _Straight.apply(rows, value)
         return on_grid.view(weight.shape)
 
 

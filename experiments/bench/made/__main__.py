@@ -9,7 +9,8 @@ Half of a model's layers, those that the loss owes most to, healed by the whole 
 and values, hidden states, outputs, next token); the same cut by the next token alone,
 for as many steps and for as many processor seconds; the same sizes from random weights
 under the same teaching. The whole at 4 bits, or --bits, under its unrounded self,
-against the whole trained on as long and rounded afterwards. What a transform adds to a
+against the whole trained on as long and rounded afterwards; either also with biases
+and scales corrected. What a transform adds to a
 bare step. What the evaluator of speed times, against transformers' own generate.
 
 Finished arms are kept in --out and not done again, and a run goes on from its last
@@ -137,18 +138,31 @@ class _Bench:
 
     def rounded(self) -> list[Bar]:
         """The whole at a few bits."""
-        from experiments.bench.made.arms import measure, round_off, rounding
+        from experiments.bench.made.arms import measure, rounding
+        from teacher.loading.vouched import UNTRANSFORMED
 
         bed, bits = self.bed, self.bed.bits
         self.done["whole"] = measure(bed, "whole", bed.source)
         plain, trained = map(self.run, rounding(bed))
-        name = f"rounded-{bits}"
-        student = bed.folder / "runs" / "plain" / "student"
-        after = measure(bed, name, round_off(bed, student, bed.folder / name))
-        self.done[name] = after
+        runs, name = bed.folder / "runs", f"rounded-{bits}"
+        self._corrected(runs / "plain" / "student", name)
+        latent = runs / f"qat-{bits}" / "phases" / "1-single" / UNTRANSFORMED
+        self._corrected(latent, f"qat-{bits}")
+        after = self.done[name]
         lost, still = after.bits - plain.bits, trained.bits - plain.bits
         print(f"{bits} bits: rounding afterwards loses {lost:.4f}, trained {still:.4f}")
         return [Bar(f"{bits} bits: loss trained / rounded after", still / lost, 0.5)]
+
+    def _corrected(self, unrounded: Path, name: str) -> None:
+        """A student rounded as it is, and with biases and scales corrected."""
+        from experiments.bench.made.arms import CORRECTIONS, measure, round_off
+
+        for end, corrections in CORRECTIONS.items():
+            title = name + end
+            if title not in self.done:
+                out = self.bed.folder / title
+                student = round_off(self.bed, unrounded, out, corrections)
+                self.done[title] = measure(self.bed, title, student)
 
     def table(self) -> None:
         """Every arm that is done, as a table for the evidence."""

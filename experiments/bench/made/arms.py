@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from align.tokens.batch import TokenBatch
 from experiments.bench.quality.train import bits_by_text
 from experiments.config.presets import load_registry
 from experiments.config.tree import load_config
@@ -226,21 +227,51 @@ def measure(bed: Bed, name: str, model: str | Path) -> Outcome:
     return _kept(bed, name, outcome)
 
 
-def round_off(bed: Bed, student: Path, out: Path) -> Path:
-    """Round a finished student as the transform does, without training."""
+CORRECTIONS: Mapping[str, Mapping[str, bool]] = {
+    "": {},
+    "-bias": {"correct_bias": True},
+    "-scales": {"correct_scales": True},
+    "-both": {"correct_bias": True, "correct_scales": True},
+}
+"""What is corrected after rounding, by the end of an outcome's name."""
+
+
+def round_off(
+    bed: Bed, student: Path, out: Path, corrections: Mapping[str, bool] | None = None
+) -> Path:
+    """Round a student's weights as the transform does at the end of a phase.
+
+    Args:
+        bed: which says the bits.
+        student: unrounded.
+        out: the folder; what is there is taken as it is.
+        corrections: options of the transform.
+    """
     from student.transforms import FakeQuant, put_transformed
     from teacher.loading.models import load_model
 
     if out.is_dir():
         return out
     loaded, plain = load_model(str(student)), load_model(str(student))
-    rounded = FakeQuant(bits=bed.bits)
+    rounded = FakeQuant(bits=bed.bits, **dict(corrections or {}))
     rounded.attach(loaded.model)
     rounded.at(1.0, 0)
+    if corrections:
+        rounded.finish(loaded.model.eval(), calibration(bed, loaded.tokenizer))
     put_transformed(loaded.model, plain.model)
     plain.model.save_pretrained(out)
     loaded.tokenizer.save_pretrained(out)
     return out
+
+
+def calibration(bed: Bed, tokenizer: Any) -> list[TokenBatch]:
+    """What a run of these settings calibrates on."""
+    from experiments.assemble.data import Encoder, calibration_texts, cutter_of
+
+    data = load_config(bed.tree(str(bed.cut), 1), bed.more).data
+    encode = Encoder(tokenizer, data.max_length)
+    texts = [x.text for x in calibration_texts(data, cutter_of(encode))]
+    return [encode(texts[start : start + 8]) for start in range(0, len(texts), 8)]
 
 
 def bits_of(bed: Bed, model: str | Path) -> float:

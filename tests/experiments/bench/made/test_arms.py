@@ -6,8 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from align.tokens.batch import encode_batch
+from experiments.bench.made import arms
 from experiments.bench.made.__main__ import folder_of
 from experiments.bench.made.arms import (
+    CORRECTIONS,
     Bed,
     Outcome,
     counted,
@@ -57,9 +60,21 @@ def test_an_arm_that_was_stopped_costs_what_both_calls_took(tmp_path, monkeypatc
     assert read_json(tmp_path / "a.json") == {"seconds": 7 + 4}
 
 
-def test_what_is_rounded_afterwards_has_sixteen_values_a_row(tiny_zoo, tmp_path):
-    out = round_off(bed(tmp_path), tiny_zoo["qwen-code"], tmp_path / "rounded")
+def test_what_is_rounded_afterwards_has_sixteen_values_a_row(
+    tiny_zoo, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        arms, "calibration", lambda bed, tokenizer: [encode_batch(tokenizer, ["x = 1"])]
+    )
+    place, source = bed(tmp_path), tiny_zoo["qwen-code"]
+    out = round_off(place, source, tmp_path / "rounded")
+    fitted = round_off(place, source, tmp_path / "fitted", CORRECTIONS["-scales"])
     model = AutoModelForCausalLM.from_pretrained(out)
+    other = AutoModelForCausalLM.from_pretrained(fitted)
+    name = "model.layers.0.mlp.up_proj.weight"
+    whole, scaled = (m.get_parameter(name).detach() for m in (model, other))
+    assert not torch.equal(whole, scaled)
+    assert torch.equal(whole.sign(), scaled.sign())
     before = AutoModelForCausalLM.from_pretrained(tiny_zoo["qwen-code"])
     weight = model.model.layers[0].mlp.up_proj.weight
     assert max(len(row.unique()) for row in weight) <= 16
