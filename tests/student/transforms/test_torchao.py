@@ -1,8 +1,8 @@
 """Rounded weights against torchao's own fake quantiser, where torchao is installed.
 
 It is no part of the extra ``dev``: transformers imports it wherever it lies, which adds
-two seconds to every process that loads a model. ``make test-torchao`` installs it beside
-the environment, and runs these.
+two seconds to every process that loads a model. ``make test-torchao`` installs it
+beside the environment, and runs these.
 """
 
 import copy
