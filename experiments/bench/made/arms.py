@@ -253,7 +253,8 @@ def round_off(
     if out.is_dir():
         return out
     loaded, plain = load_model(str(student)), load_model(str(student))
-    rounded = FakeQuant(bits=bed.bits, **dict(corrections or {}))
+    options: dict[str, Any] = dict(corrections or {})
+    rounded = FakeQuant(bits=bed.bits, **options)
     rounded.attach(loaded.model)
     rounded.at(1.0, 0)
     if corrections:

@@ -1,6 +1,7 @@
 """Corrected biases: the mean of a layer's output is that of the unrounded one."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from student.transforms import (
     put_transformed,
     put_untransformed,
 )
+from student.transforms.bias import attach_shifts, correct
 
 
 class Batch:
@@ -69,3 +71,37 @@ def test_where_there_is_no_bias_it_is_said_or_refused():
     transform = FakeQuant(correct_bias=True)
     transform.attach(biased())  # of seven layers a block four
     assert "16 biases to correct, 12 layers have none" in transform.says()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_all_batches_count_by_their_tokens_also_where_a_layer_lies_on_its_side(turned):
+    from transformers.pytorch_utils import Conv1D
+
+    drawn = torch.Generator().manual_seed(6)
+    layer = Conv1D(3, 5) if turned else torch.nn.Linear(5, 3)
+    weight, rounded = (torch.randn(3, 5, generator=drawn) for _ in "wr")
+    layer.weight = torch.nn.Parameter(weight.T.contiguous() if turned else weight)
+
+    class Rounded(torch.nn.Module):
+        def forward(self, given):
+            return rounded.T if turned else rounded
+
+    torch.nn.utils.parametrize.register_parametrization(
+        layer, "weight", Rounded(), unsafe=True
+    )
+    attach_shifts([layer])
+    shown = [
+        torch.randn(2, 4, 5, generator=drawn),
+        torch.randn(1, 6, 5, generator=drawn),
+    ]
+    masks = [torch.arange(4)[None] < torch.tensor([[4], [1]]), torch.ones(1, 6) > 0]
+    batches = [
+        SimpleNamespace(ids=x, mask=m) for x, m in zip(shown, masks, strict=True)
+    ]
+    correct(lambda input_ids, **_: layer(input_ids), [layer], batches)
+    mean = torch.cat([x[m] for x, m in zip(shown, masks, strict=True)]).mean(0)
+    shift = layer.parametrizations["bias"][0].shift
+    torch.testing.assert_close(shift, (rounded - weight) @ mean)
+    torch.testing.assert_close(
+        layer.bias, layer.parametrizations["bias"].original - shift
+    )

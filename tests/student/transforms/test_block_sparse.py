@@ -17,6 +17,7 @@ from student.transforms import (
     Transforms,
     put_transformed,
 )
+from student.transforms.base import Blended
 from student.transforms.block_sparse import in_blocks
 
 IDS = torch.randint(0, 30, (2, 12), generator=torch.Generator().manual_seed(2))
@@ -132,7 +133,9 @@ def test_what_was_pruned_learns_and_importances_are_a_running_mean():
     transform.at(1.0, 1)
     assert torch.equal(blocks.importance, first)
     model(input_ids=IDS, labels=IDS).loss.backward()
+    heard = blocks.heard[0].clone()
     model(input_ids=IDS, labels=IDS).loss.backward()  # two passes of one step
+    assert torch.allclose(blocks.heard[0] / 2, heard, rtol=1e-4)  # the same text twice
     second = blocks.heard[0] / 2
     transform.at(1.0, 2)
     torch.testing.assert_close(blocks.importance, 0.75 * first + 0.25 * second)
@@ -159,6 +162,33 @@ def test_what_is_heard_is_the_product_of_a_blocks_norms_also_in_shared_memory():
     for blocks, expected in heard:
         torch.testing.assert_close(blocks.heard[0], expected)
         torch.testing.assert_close(blocks.heard[1], expected.sum())
+
+
+@pytest.mark.parametrize("block", ["1x4", "tensor_cores"])
+def test_half_way_half_as_many_are_zero_those_that_matter_least_and_none_between(block):
+    transform = BlockSparse(block=block, every=3)
+    drawn = torch.Generator().manual_seed(5)
+    weight = torch.randn(4, 16, generator=drawn)
+    blocks = transform.made_for(weight, "layer")
+    blended = Blended(blocks, on_side=False)
+    transform.changed_layers = [(None, blended)]
+    transform.at(0.5, 1)
+    zeros = blended(weight) == 0
+    assert torch.equal(blended(weight)[~zeros], weight[~zeros])
+    if block == "tensor_cores":
+        least = weight.abs().view(-1, 4).sort(1)[0][:, :2].sum(1)
+        chosen = least.argsort()[: len(least) // 2]
+        assert zeros.view(-1, 4).sum(1)[chosen].tolist() == [2] * len(chosen)
+    else:
+        least = weight.view(-1, 4).norm(dim=1)
+        chosen = least.argsort()[: len(least) // 4]
+        assert bool(zeros.view(-1, 4)[chosen].all())
+    assert int(zeros.sum()) == 16
+    blocks.importance.copy_(blocks.importance.flip(0))  # others matter now
+    for step in (2, 3):
+        transform.at(0.5, step)
+        moved = blended(weight) == 0
+        assert torch.equal(moved, zeros) == (step == 2) and int(moved.sum()) == 16
 
 
 def test_it_goes_with_rounding_and_refuses_to_be_filled_again():

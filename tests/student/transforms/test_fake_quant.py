@@ -34,6 +34,17 @@ def test_two_bits_by_hand():
     torch.testing.assert_close(rounded(weight, bits=2, group=2), groups)
 
 
+def test_a_grid_has_one_step_more_below_and_its_ends_are_inside():
+    rows = torch.tensor([[-9.0, -8.0, 7.0, 9.0]], requires_grad=True)
+    scales = torch.tensor([2.0])
+    grid = Grid(bits=3, group=4)
+    assert grid.rounded(rows, scales).tolist() == [[-8.0, -8.0, 6.0, 6.0]]
+    assert grid.rounded(rows, scales, scales / 4).tolist() == [[-2.0, -2.0, 1.5, 1.5]]
+    ends = torch.tensor([[-8.1, -8.0, 6.0, 6.1]], requires_grad=True)
+    lsq(ends, scales[:, None], grid.low, grid.high).sum().backward()
+    assert ends.grad.tolist() == [[0.0, 1.0, 1.0, 0.0]]
+
+
 def test_a_row_of_zeros_stays_one_and_eight_bits_err_by_half_a_step():
     weight = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
     weight[2] = 0.0

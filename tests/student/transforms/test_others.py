@@ -61,14 +61,19 @@ def test_directions_are_those_of_the_svd_whichever_side_and_half_is_held(shape, 
     nearest = u[:, :rank] * values[:rank] @ v[:rank]
     torch.testing.assert_close(made.detach(), nearest, atol=1e-5, rtol=0)
     torch.testing.assert_close(weight.grad, expected, atol=1e-5, rtol=0)
+    basis = held.basis.clone()
+    held.look(weight.detach())
+    assert torch.equal(held.basis, basis)
 
 
 def test_in_training_it_goes_by_way_of_the_directions_and_learns_the_same():
     model, ids = small_model().requires_grad_(True), torch.arange(24).view(2, 12)
+    layer = model.model.layers[1].mlp.up_proj
+    layer.bias = nn.Parameter(torch.ones(64))
+    model.model.layers[1].mlp.down_proj.bias = nn.Parameter(torch.ones(32))
     transform = LowRank(share=0.6)
     transform.attach(model)
     transform.at(1.0, 0)
-    layer = model.model.layers[1].mlp.up_proj
     answers = {}
     for mode in (True, False):
         calls = []
@@ -84,18 +89,25 @@ def test_in_training_it_goes_by_way_of_the_directions_and_learns_the_same():
         answers[mode] = out.logits, slope, model.model.embed_tokens.weight.grad.clone()
     torch.testing.assert_close(answers[True], answers[False])
     x = torch.randn(3, 32)
-    expected = x @ layer.weight.T
-    torch.testing.assert_close(layer.train()(x), expected, atol=1e-5, rtol=1e-4)
+    layer.train()
+
+    def by_weight():
+        return nn.functional.linear(x, layer.weight, layer.bias)
+
+    torch.testing.assert_close(layer(x), by_weight(), atol=1e-5, rtol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x), by_weight())
     transform.at(0.5, 1)
-    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight))  # blended
+    assert torch.equal(layer(x), by_weight())  # blended
     transform.at(1.0, 1)
     FakeQuant(bits=4, targets=["up_proj"]).attach(model)
     layer.parametrizations["weight"][1].move(1.0)
-    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight))  # rounded
+    assert torch.equal(layer(x), by_weight())  # rounded
     other = copy.deepcopy(model)
     with torch.no_grad():
         trained_weight(layer).zero_()
-    assert not layer(x).any() and other.model.layers[1].mlp.up_proj(x).any()
+    assert bool((layer(x) == 1).all())
+    assert bool((other.model.layers[1].mlp.up_proj(x) != 1).any())
 
 
 def test_what_a_layer_adds_is_kept_in_expectation_and_whole_or_not_at_all():

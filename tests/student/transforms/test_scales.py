@@ -1,5 +1,7 @@
 """Corrected scales: least squares by hand, on a student, and still whole numbers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,10 @@ from align.errors import InputError
 from align.schedules import Timetable
 from plugins.contracts.models.student_maker import small_model
 from student.transforms import BlockSparse, FakeQuant, Moved, Transforms
+from student.transforms.base import Blended
 from student.transforms.codes import codes_of
+from student.transforms.fake_quant import Grid, _Largest
+from student.transforms.scales import _factors, fit_scales
 from tests.student.transforms.test_bias import Batch, biased
 
 
@@ -107,3 +112,31 @@ def test_what_prunes_after_it_prunes_as_before_and_a_silent_output_stays():
 def test_scales_that_were_trained_are_not_fitted_to_something_else():
     with pytest.raises(InputError, match="correct_scales is true, and scales is learn"):
         FakeQuant(scales="learned", correct_scales=True)
+
+
+def test_all_batches_count_and_a_factor_that_would_turn_the_sign_is_left_out():
+    from transformers.pytorch_utils import Conv1D
+
+    drawn = torch.Generator().manual_seed(7)
+    layer = Conv1D(3, 8)
+    layer.weight = torch.nn.Parameter(torch.randn(8, 3, generator=drawn))
+    rounding = Blended(_Largest(Grid(bits=2, group=4)), on_side=True)
+    torch.nn.utils.parametrize.register_parametrization(
+        layer, "weight", rounding, unsafe=True
+    )
+    rounding.move(1.0)
+    before = layer.weight.detach().clone()
+    shown = [torch.randn(1, n, 8, generator=drawn) for n in (20, 30)]
+    batches = [SimpleNamespace(ids=x, mask=torch.ones(x.shape[:2]) > 0) for x in shown]
+    for _ in "12":  # what was fitted before is forgotten
+        fit_scales(
+            lambda input_ids, **_: layer(input_ids), [(layer, rounding)], batches
+        )
+        rows = torch.cat([x[0] for x in shown])
+        y, z = (rows @ w for w in (layer.parametrizations["weight"].original, before))
+        expected = (y * z).sum(0) / z.square().sum(0)
+        torch.testing.assert_close(rounding.made.factors, expected.detach())
+    moments = torch.tensor(
+        [[4.0] * 4, [0.0] * 4, [0.0] * 4, [2, -2, 0, 3], [4, 4, 0, 2]]
+    )
+    assert _factors(moments, centred=False).tolist() == [0.5, 1.0, 1.0, 1.5]
