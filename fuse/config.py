@@ -73,7 +73,9 @@ class FuseConfig:
     """Whom a text is learned from: ``soft``, all as they are weighed; ``hard``, the
     one that weighs most; ``sampled``, one that is drawn by the weights; ``{use: top_k,
     k: 2}``, the k that weigh most. With ``routing_level: sample`` and a router that
-    decides before teachers read (label, difficulty, fixed), the others do not run."""
+    decides before teachers read (label, difficulty, fixed), the others do not run; nor,
+    with ``soft``, does a teacher on texts for which such a router gives it no
+    weight."""
     temperature: ScheduledPositive = 1.0
     """Softmax temperature of the routing weights; lower is sharper."""
     similarity: Similarity = "cosine"

@@ -9,19 +9,24 @@ from typing import Any
 import torch
 
 from align.errors import InputError
+from align.schedules import signals_of
 from align.text.documents import TextSample
 from align.views import ModelFacts
 from experiments.choosing.weigher import fixed_weights, router_options
 from experiments.config.parsing import ConfigError
+from experiments.config.schedules import schedules_of
 from experiments.config.tree import Config, PhaseConfig
 from fuse.beforehand.choose import TextChoice, ranks_among
 from fuse.beforehand.texts import decides_before_reading, difficulty_needed
 from fuse.config import HARD, SOFT, FuseConfig
+from fuse.routers.router import learns
 from plugins.registry import Registry
 from student.curriculum.scores import DIFFICULTIES
 
 LENGTH = "length"
 """The difficulty that every text has: its characters."""
+BY_WEIGHT = {"student", "losses"}
+"""Spaces in which a teacher of weight 0 teaches nothing."""
 
 
 def why_all_run(fuse: FuseConfig, router: Any) -> str | None:
@@ -49,6 +54,32 @@ def why_all_run(fuse: FuseConfig, router: Any) -> str | None:
             "before any reads, and the others rest"
         )
     return None
+
+
+def rests_at_no_weight(phase: PhaseConfig, registry: Registry, router: Any) -> bool:
+    """Whether a teacher may rest on the texts for which it has no weight, though all
+    count as they are weighed (``fuse.choice: soft``).
+
+    Its weight has to be known before it reads and to stay as it is, and nothing of the
+    phase may look at a teacher without weight: latents of the space ``z`` are learned
+    from all that was read, of a plugin's space nobody knows it, selectors compare
+    teachers before they are weighed, and schedules may go by what all predict.
+
+    Args:
+        phase: resolved settings.
+        registry: where rules of schedules are looked up.
+        router: what makes the one that weighs.
+    """
+    fuse = phase.fuse
+    rules = {schedule.rule for schedule in schedules_of(phase).values()}
+    return (
+        decides_before_reading(router)
+        and not learns(router)
+        and fuse.moving_temperature is None
+        and fuse.space_name in BY_WEIGHT
+        and not phase.loss.selectors
+        and not any(signals_of(registry.entry("schedule", x).value) for x in rules)
+    )
 
 
 def check_choice(phase: PhaseConfig, registry: Registry, config: Config) -> None:
@@ -187,14 +218,15 @@ class Choosing:
             InputError: teachers of ``tied`` could rest on one process and not on
                 another, or the settings choose one for all texts without saying whom.
         """
-        fuse = phase.fuse
+        fuse, soft = phase.fuse, phase.fuse.chosen == SOFT
         build = self.registry.guarded("router", fuse.router)
         why = why_all_run(fuse, build)
-        if fuse.chosen == SOFT or why is not None:
-            if why is not None:
-                self.tell(why)
+        if why is not None:
+            self.tell(why)
             return None
         tied = [name for name in teachers if name in self.tied]
+        if soft and (tied or not rests_at_no_weight(phase, self.registry, build)):
+            return None
         if tied:
             raise InputError(
                 f"phase {phase.name!r}: fuse.choice: {fuse.chosen} lets teachers rest, "
@@ -213,14 +245,21 @@ class Choosing:
             k=min(fuse.choice_k, len(named)),
             rank=None if wanted is None else self._rank(phase, wanted),
             costs=torch.tensor(costs, dtype=torch.float64),
-            texts=self.samples,
+            texts=self._one_a_domain if soft else self.samples,
         )
+        if soft and not choice.spares:
+            return None
         for name in choice.never:
             self.tell(
                 f"no text is for teacher {name!r} (fuse.choice: {fuse.chosen}): it is "
                 "never asked in training"
             )
         return choice
+
+    @property
+    def _one_a_domain(self) -> list[TextSample]:
+        """Texts enough for a router that knows nothing of one but its domain."""
+        return list({sample.domain: sample for sample in self.samples}.values())
 
     def _rank(self, phase: PhaseConfig, wanted: str) -> Callable[[TextSample], float]:
         if wanted == LENGTH:

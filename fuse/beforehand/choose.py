@@ -11,7 +11,7 @@ from torch import Tensor
 from align.errors import InputError
 from align.text.documents import TextSample
 from fuse.beforehand.texts import BeforeReading, Texts
-from fuse.config import SAMPLED, TOP_K
+from fuse.config import SAMPLED, SOFT, TOP_K
 
 
 class TextChoice:
@@ -37,7 +37,8 @@ class TextChoice:
 
         Args:
             router: see :class:`fuse.beforehand.texts.BeforeReading`.
-            choice: ``hard``, ``sampled`` or ``top_k``.
+            choice: ``hard``, ``sampled`` or ``top_k``; or ``soft``, whoever has any
+                weight.
             teachers: M names.
             seed: of the run, for what is drawn.
             k: teachers of a text, 1 <= k <= M, for ``top_k``.
@@ -57,7 +58,13 @@ class TextChoice:
         self._router, self._choice, self._seed, self._k = router, choice, seed, k
         self._rank, self._costs = rank, costs
         self._ranks: dict[bytes, float] = {}
-        self.never = self._never(texts)
+        asked = [True] * len(teachers)
+        self.spares = False
+        """Whether a teacher rests on any of ``texts``, or may where one is drawn."""
+        if texts:
+            chance = self._chance(texts)
+            asked, self.spares = chance.any(0).tolist(), not bool(chance.all())
+        self.never = tuple(n for n, a in zip(teachers, asked, strict=True) if not a)
         """Teachers that no text is for, as far as that is known."""
 
     def __call__(self, samples: Sequence[TextSample], numbers: Sequence[int]) -> Tensor:
@@ -74,6 +81,12 @@ class TextChoice:
         weights = self._weights(samples)
         if self._choice == SAMPLED:
             return drawn(weights, text_draws(self._seed, numbers)[:, 0])
+        return self._for_certain(weights)
+
+    def _for_certain(self, weights: Tensor) -> Tensor:
+        """(B, M) bool, of a choice that is not drawn."""
+        if self._choice == SOFT:
+            return weights > 0
         return greatest(weights, self._k if self._choice == TOP_K else 1)
 
     def _weights(self, samples: Sequence[TextSample]) -> Tensor:
@@ -85,14 +98,10 @@ class TextChoice:
         )
         return self._router.beforehand(texts).cpu()
 
-    def _never(self, texts: Sequence[TextSample]) -> tuple[str, ...]:
-        if not texts:
-            return ()
-        asked = self._weights(texts)
-        if self._choice != SAMPLED:
-            asked = greatest(asked, self._k if self._choice == TOP_K else 1)
-        some = (asked > 0).any(0).tolist()
-        return tuple(n for n, once in zip(self.teachers, some, strict=True) if not once)
+    def _chance(self, texts: Sequence[TextSample]) -> Tensor:
+        """(B, M) bool, who may be asked about which of some texts."""
+        weights = self._weights(texts)
+        return weights > 0 if self._choice == SAMPLED else self._for_certain(weights)
 
     def _ranked(self, samples: Sequence[TextSample]) -> Tensor | None:
         rank = self._rank

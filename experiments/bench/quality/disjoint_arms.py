@@ -93,7 +93,7 @@ def disjoint_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
         ),
         weighed(
             "label-hard",
-            "the same, and the others do not run",
+            "the same, chosen before anybody reads",
             by,
             "phase.all.fuse.choice=hard",
             "phase.all.fuse.routing_level=sample",

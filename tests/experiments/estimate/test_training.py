@@ -89,8 +89,9 @@ def test_scoring_is_reckoned_as_one_reading_a_scoring():
 
 
 def test_teachers_that_rest_are_counted_for_the_texts_that_are_theirs(presets):
-    def asked(level="sample", **fuse):
+    def asked(level="sample", loss=None, **fuse):
         phase = {"teachers": {"max": 3}, "fuse": {"routing_level": level, **fuse}}
+        phase["loss"] = loss or {}
         settings = {"phases": ["single"], "phase": {"single": phase}}
         config = load_config({"teachers": ["small", "large", "other"], **settings})
         (phase,) = resolve_phases(config, presets)
@@ -128,7 +129,17 @@ def test_teachers_that_rest_are_counted_for_the_texts_that_are_theirs(presets):
     assert shares == pytest.approx({"small": 0.7, "large": 0.3, "other": 0.0})
     shares, _ = asked(choice="hard", fusion_method=bands | {"difficulty": "gap"})
     assert shares == pytest.approx({"small": 0.7, "large": 0.3, "other": 0.0})
-    assert asked(fusion_method=by_label) == ({}, [])  # soft
+    soft, told = asked(fusion_method=by_label, level="token")
+    assert soft == {"small": 0.25, "large": 0.75, "other": 0.0} and len(told) == 1
+    everyone = ({}, [])
+    assert asked(fusion_method=by_label, space="z") == everyone  # learns from them
+    assert asked(fusion_method=by_label, temperature={"from": 1, "to": 2}) == everyone
+    assert asked(fusion_method={"use": "label", "domains": {}}) == everyone
+    moved = {"from": 1, "to": 2, "rule": "entropy"}
+    assert asked(fusion_method=by_label, loss={"lambda_k": moved}) == everyone
+    chosen = {"select": {"sure": {"use": "confident_teacher"}}}
+    assert asked(fusion_method=by_label, loss=chosen) == everyone
+    assert asked(weights=[1, 2, 3]) == everyone
     shares, (why,) = asked(level="token", choice="hard", fusion_method=by_label)
     assert shares == {} and "teachers that are not chosen run all the same" in why
     weights = {"small": 10, "large": 30, "other": 20}

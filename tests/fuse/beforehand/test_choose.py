@@ -124,6 +124,16 @@ def test_a_label_chooses_a_domains_own_teacher():
     assert choice.never == ("middle",)
 
 
+def test_softly_who_has_no_weight_rests_and_others_count_as_they_are_weighed():
+    router = LabelRouter(1, 3, domains={"code": "large", "prose": "small"})
+    texts = [sample("a", "code"), sample("b", "verse"), sample("c")]
+    choice = TextChoice(router, "soft", NAMES, seed=0, texts=texts)
+    assert choice(texts, range(3)).long().tolist() == [[0, 0, 1], [1, 1, 1], [1, 0, 0]]
+    assert choice.spares and choice.never == ()
+    assert not TextChoice(router, "soft", NAMES, seed=0, texts=texts[1:2]).spares
+    assert not TextChoice(FixedRouter(1, 3), "soft", NAMES, seed=0, texts=texts).spares
+
+
 def test_ranks_are_asked_once_a_text():
     asked = []
 

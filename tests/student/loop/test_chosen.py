@@ -14,6 +14,7 @@ from fuse.weigher import Weigher
 from student.config import LossConfig
 from student.loop.batches import BatchMaker
 from student.places import Share
+from tests.student.conftest import RememberedCapture
 
 NAMES = ("gpt2-prose", "qwen-code")
 LABELS = {"prose": "gpt2-prose", "code": "qwen-code"}
@@ -61,8 +62,8 @@ def labelled(school, kind):
     return school.lesson(kind, NAMES, LOSS, weigher=weigher)
 
 
-def by_label():
-    return TextChoice(LabelRouter(1, 2, domains=LABELS), "hard", NAMES, seed=0)
+def by_label(choice="hard"):
+    return TextChoice(LabelRouter(1, 2, domains=LABELS), choice, NAMES, seed=0)
 
 
 @pytest.mark.parametrize("kind", ["adapter", "projector", "latent"])
@@ -77,6 +78,32 @@ def test_teachers_that_rest_teach_as_if_they_had_read_and_weighed_nothing(school
     for name, grad in every[1].items():
         if "z." not in name and "bridge" not in name:
             torch.testing.assert_close(asked[1][name], grad, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "projector"])
+def test_softly_a_teacher_without_weight_does_not_run_and_nothing_changes(
+    school, kind, monkeypatch
+):
+    """Bit for bit, in a batch that is read whole by the teacher of all its texts."""
+    lesson, runs = labelled(school, kind), []
+    prose = [s for s in school.samples if s.domain == "prose"][:4]
+    read = RememberedCapture.__call__
+
+    def counted(self, *ids, **asked):
+        runs.append(self)
+        return read(self, *ids, **asked)
+
+    monkeypatch.setattr(RememberedCapture, "__call__", counted)
+
+    def taught(choose):
+        runs.clear()
+        result = step(lesson, replace(maker(school, lesson, choose), samples=prose))
+        return result, [school.teacher(name).capture in runs for name in NAMES]
+
+    (every, all_run), (asked, some_run) = taught(None), taught(by_label("soft"))
+    assert (all_run, some_run) == ([True, True], [True, False])
+    for before, now in zip(every, asked, strict=True):
+        assert all(torch.equal(value, now[name]) for name, value in before.items())
 
 
 def test_a_step_is_one_mean_however_its_texts_are_cut_into_passes(school):
