@@ -207,7 +207,7 @@ def parted(plan: RunPlan) -> Iterator[RunPlan | None]:
         answer_students(parting, train, plan.registry.guarded("rope_scaler", method))
         yield None
         return
-    with among_students(parting, plan.config, plan.sources) as distant:
+    with among_students(parting, plan.config, plan.sources, train) as distant:
         yield replace(plan, distant=distant)
 
 

@@ -80,7 +80,8 @@ class Parting:
         world = self.students + self.teachers
         keep_to_loopback(world)
         if file := os.environ.get(MEETING):
-            return dist.FileStore(f"{file}.teachers", world)  # type: ignore[attr-defined]
+            file = f"{file}.teachers"
+            return _of_this_life(dist.FileStore(file, world))  # type: ignore[attr-defined]
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             raise InputError(
                 "train.teacher_ranks needs a launcher in whose store processes meet; "
@@ -90,7 +91,7 @@ class Parting:
         store = dist.TCPStore(  # type: ignore[attr-defined]
             host, port, is_master=False, wait_for_workers=False
         )
-        return dist.PrefixStore("teachers", store)  # type: ignore[attr-defined]
+        return _of_this_life(dist.PrefixStore("teachers", store))  # type: ignore[attr-defined]
 
     @contextmanager
     def among_students(self) -> Iterator[None]:
@@ -243,7 +244,7 @@ def _meet(backend: str, patience: timedelta | None = None) -> None:
     keep_to_loopback(world)
     store: Any = None
     if file := os.environ.get(MEETING):
-        store = torch.distributed.FileStore(file, world)  # type: ignore[attr-defined]
+        store = _of_this_life(torch.distributed.FileStore(file, world))  # type: ignore[attr-defined]
     local = int(os.environ.get("LOCAL_RANK") or "0")
     torch.distributed.init_process_group(
         backend,
@@ -254,6 +255,27 @@ def _meet(backend: str, patience: timedelta | None = None) -> None:
         # As DeepSpeed would: NCCL then builds later groups from this one.
         device_id=torch.device("cuda", local) if backend == "nccl" else None,
     )
+
+
+def _of_this_life(store: Any) -> Any:
+    """A store in which nothing stands of the processes that a launcher has started
+    again: they met under the same names."""
+    import torch.distributed as dist
+
+    life = os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0"
+    return dist.PrefixStore(f"life-{life}", store)  # type: ignore[attr-defined]
+
+
+def patience_of(engine: str) -> timedelta:
+    """How long the processes that train wait for each other over gloo.
+
+    Args:
+        engine: ``train.engine``; DeepSpeed has a variable for it.
+    """
+    from torch.distributed.constants import default_pg_timeout
+
+    minutes = os.environ.get("DEEPSPEED_TIMEOUT") if engine == "deepspeed" else None
+    return timedelta(minutes=int(minutes)) if minutes else default_pg_timeout
 
 
 def keep_to_loopback(world: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from align.rope_scale import Rescale
 from teacher.distant.teacher import ERRORS, facts_of
-from teacher.distant.wire import LEAVE, Line, LineGoneError, Message, pack
+from teacher.distant.wire import HERE, LEAVE, Line, LineGoneError, Message, pack
 from teacher.live_teacher import LiveTeacher
 from teacher.making.base import Sample
 from teacher.own_loss import next_token_nll
@@ -23,7 +22,9 @@ Open = Callable[[Mapping[str, Any]], LiveTeacher]
 """Loads a teacher as a question of kind ``open`` says."""
 
 
-def answer_all(lines: Iterable[Line], opened: Open, scaler: Rescale) -> int:
+def answer_all(
+    lines: Iterable[Line], opened: Open, scaler: Rescale
+) -> dict[int, LineGoneError]:
     """Answer processes that train, until all of them have left or are gone.
 
     Args:
@@ -32,26 +33,25 @@ def answer_all(lines: Iterable[Line], opened: Open, scaler: Rescale) -> int:
         scaler: lets teachers read longer texts.
 
     Returns:
-        How many were gone without having left.
+        Those that were gone without having left, with how that was seen.
     """
     desk = Desk(opened=opened, scaler=scaler)
-    gone: list[int] = []
+    gone: dict[int, LineGoneError] = {}
 
     def serve(line: Line) -> None:
-        with suppress(LineGoneError):
-            while True:
-                question = line.receive()
-                if question.head["what"] == LEAVE:
-                    return
-                line.send(desk.answer(question))
-        gone.append(line.other)
+        try:
+            while (question := line.receive()).head["what"] != LEAVE:
+                if question.head["what"] != HERE:
+                    line.send(desk.answer(question))
+        except LineGoneError as error:
+            gone[line.other] = error
 
     threads = [threading.Thread(target=serve, args=(line,)) for line in lines]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return len(gone)
+    return gone
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +22,8 @@ from align.errors import MachineError
 
 _PLACE = re.compile(r"^\[\S+:\d+\] ")
 """In gloo's source, before what it says."""
+_LATE = re.compile(r"Timed out waiting (\d+)ms")
+"""How gloo says that the other end let it wait for too long."""
 _ALIGN = 64
 """Bytes at whose multiples tensors begin, as those that PyTorch makes."""
 
@@ -51,6 +54,8 @@ class LineGoneError(MachineError):
 
 LEAVE = "leave"
 """The question of a process that asks nothing more."""
+HERE = "here"
+"""Of one that only says that it is there; there is no answer."""
 
 
 @dataclass(eq=False)
@@ -63,8 +68,8 @@ class Line:
     turn: threading.Lock = field(default_factory=threading.Lock)
     """Held from a question to its answer."""
     in_step: bool = True
-    """Whether no question waits for its answer; not any more where one was
-    interrupted, by a second Ctrl-C, or the other end is gone."""
+    """Whether the other end waits for a question; not any more where one was
+    interrupted, by a second Ctrl-C, where it is gone, or was left."""
 
     def ask(self, message: Message) -> Message:
         """Send a question and wait for its answer; one at a time.
@@ -91,7 +96,24 @@ class Line:
         """
         with self.turn:
             if self.in_step:
+                self.in_step = False
                 self.send(pack(Message({"what": LEAVE})))
+
+    def greet(self) -> None:
+        """Say that this end is there, unless it is just asking something.
+
+        Raises:
+            LineGoneError: nobody is there any more.
+        """
+        if not self.turn.acquire(blocking=False):
+            return
+        try:
+            if self.in_step:
+                self.in_step = False
+                self.send(pack(Message({"what": HERE})))
+                self.in_step = True
+        finally:
+            self.turn.release()
 
     def send(self, packed: Tensor) -> None:
         """Send, and wait until the other end has taken it.
@@ -122,7 +144,11 @@ class Line:
             begin([tensor], self.other, 0).wait()
         except RuntimeError as error:  # gloo has no type of its own
             said, _, _ = str(error).splitlines()[0].partition(". This is typically")
-            raise LineGoneError(_PLACE.sub("", said)) from error
+            said = _PLACE.sub("", said)
+            if late := _LATE.search(said):
+                waited = timedelta(milliseconds=int(late[1]))
+                said = f"nothing was heard of it for {waited} (hours:minutes:seconds)"
+            raise LineGoneError(said) from error
 
 
 def pack(message: Message) -> Tensor:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -68,6 +70,60 @@ def test_those_that_train_are_a_launch_of_their_own(monkeypatch):
         assert os.environ["WORLD_SIZE"] == "5"
         assert os.environ["LOCAL_WORLD_SIZE"] == "1"
     assert os.environ["WORLD_SIZE"] == "8" and os.environ["LOCAL_WORLD_SIZE"] == "4"
+
+
+def test_processes_that_are_started_again_read_nothing_of_their_first_life(
+    monkeypatch, tmp_path
+):
+    """As torchrun does, into the same store."""
+    monkeypatch.setenv("MTKD_MEETING", str(tmp_path / "meeting"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    first = Parting(1, 1, 0).store()
+    first.set("address", "of a process that is gone")
+    assert Parting(1, 1, 1).store().check(["address"])
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert not Parting(1, 1, 1).store().check(["address"])
+
+
+LOST = """
+import os, signal, time
+from datetime import timedelta
+from types import SimpleNamespace
+
+from experiments.sources import ranks
+from student.config import TrainConfig
+from student.loop.launch import Parting
+from teacher.sources.files import ZooModel
+
+ranks.patience_of = lambda engine: timedelta(seconds=6)
+train, began = TrainConfig(teacher_ranks=1), time.monotonic()
+config = SimpleNamespace(store=SimpleNamespace(read=[]))
+if student := os.fork():
+    ranks.answer_students(Parting(1, 1, 1), train, None)
+    print(f"after {time.monotonic() - began}")
+    os.kill(student, signal.SIGKILL)
+else:
+    with ranks.among_students(Parting(1, 1, 0), config, {"a": ZooModel("a")}, train):
+        time.sleep(9)
+        os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_waits_for_who_is_silent_but_not_for_ever_for_who_is_lost(tmp_path):
+    """A machine that is gone closes no connection; one that stands still is like it."""
+    place = {"MTKD_MEETING": str(tmp_path / "meeting"), "WORLD_SIZE": "2"}
+    ended = subprocess.run(
+        [sys.executable, "-c", LOST],
+        env={**os.environ, **place, "LOCAL_WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    said = ended.stdout + ended.stderr
+    assert "process 1: process 0, which trains, is gone: nothing was heard" in said
+    assert "for 0:00:06 (hours" in said, said
+    assert float(said.partition("after ")[2].split()[0]) > 9 + 6 - 1  # less a sign's
 
 
 def test_a_plugins_source_stays_where_its_models_can_be_worked_on(tiny_zoo, tmp_path):

@@ -5,7 +5,15 @@ from threading import Event, Thread
 import pytest
 import torch
 
-from teacher.distant.wire import LEAVE, Line, LineGoneError, Message, pack, unpack
+from teacher.distant.wire import (
+    HERE,
+    LEAVE,
+    Line,
+    LineGoneError,
+    Message,
+    pack,
+    unpack,
+)
 
 
 def test_tensors_come_out_with_their_numbers_types_and_strides():
@@ -93,6 +101,30 @@ def test_who_leaves_waits_for_what_another_thread_asked():
     for thread in threads:
         thread.join(10)
     assert wire.said == [{"what": "look"}, {"what": LEAVE}]
+
+
+def test_who_is_silent_says_that_it_is_there_but_never_between_question_and_answer():
+    wire = Wire()
+    line = Line(wire, 1)
+    line.greet()
+    asking = Thread(target=line.ask, args=(Message({"what": "look"}),))
+    asking.start()
+    assert wire.asked.wait(10)
+    line.greet()  # who asks is there
+    wire.answers.set()
+    asking.join(10)
+    line.leave()
+    line.greet()  # nobody listens any more
+    assert [said["what"] for said in wire.said] == [HERE, "look", LEAVE]
+
+
+def test_how_long_nothing_was_heard_is_said():
+    class Silent:
+        def recv(self, tensors, of, tag):
+            raise RuntimeError("[/w/pair.cc:1] Timed out waiting 90000ms for recv op")
+
+    with pytest.raises(LineGoneError, match=r"nothing was heard of it for 0:01:30"):
+        Line(Silent(), 1).receive()
 
 
 def test_who_was_interrupted_while_it_waited_leaves_without_a_word():
