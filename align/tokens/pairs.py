@@ -133,6 +133,17 @@ def within_parts(
     )
 
 
+def target_settings(settings: Any) -> dict[str, Any]:
+    """What an encoder-decoder's files say that its targets never hold, or begin with:
+    such as Marian's padding, whose logit no training has lowered, and a language.
+
+    Args:
+        settings: transformers' ``GenerationConfig``.
+    """
+    names = ("bad_words_ids", "suppress_tokens", "forced_bos_token_id")
+    return {name: getattr(settings, name, None) for name in names}
+
+
 def _parts(text: str, row: int) -> tuple[str, str, int]:
     """Source, target, and the characters before the latter."""
     if not isinstance(text, Prompted):

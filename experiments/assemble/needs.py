@@ -57,6 +57,7 @@ from student.select.choice import KV, NEXT_TOKEN
 from student.select.choice import OUTPUTS as ON_OUTPUTS
 from student.step.context import introduce
 from student.terms.key_value import chosen_terms
+from teacher.capture.pair_capture import NO_KEYS
 
 Teachers = Mapping[str, Teacher]
 
@@ -133,7 +134,9 @@ def with_depth(
 
 
 def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> None:
-    """Refuse, before any work, a term that needs what no teacher of a phase can give.
+    """Refuse, before any work, a term that needs what no teacher of a phase can give,
+    or one that it names; and a teacher that no term can learn from beside an
+    encoder-decoder.
 
     :func:`experiments.assemble.outputs.check_outputs` sees to next-token outputs.
 
@@ -157,14 +160,19 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
             )
     for term, objective in asking_objectives(phase, registry).items():
         given = {ATTENTION, HEADS, *STATES, KEYS_VALUES}
+        wanted = named_teachers(phase, term)
         for need in sorted(needs_of({term: objective}) & given):
-            if who_gives(need, teachers):
+            among = {n: t for n, t in teachers.items() if n in (wanted or teachers)}
+            giving = who_gives(need, among)
+            if len(giving) == len(among) or (wanted is None and giving):
                 continue
+            others = f"name others in loss.terms.{term}.teachers, " if wanted else ""
             raise ConfigError(
-                f"{term} compares {need}, which {_reasons(need, teachers)}; set "
+                f"{term} compares {need}, which {_reasons(need, among)}; {others}set "
                 f"{setting_of(phase, term)}=0 for the phase, or ask a teacher live "
                 "(store.read)"
             )
+    _check_all_teach(phase, registry, teachers)
     if wants_own_loss(phase, registry) and not who_gives(OWN_LOSS, teachers):
         raise ConfigError(
             "a router here learns from the teachers' own losses, which "
@@ -173,6 +181,31 @@ def check_needs(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> N
         )
     _check_signals(phase, registry, teachers)
     _check_once(phase, registry)
+
+
+def _check_all_teach(
+    phase: PhaseConfig, registry: Registry, teachers: Teachers
+) -> None:
+    """Refuse a teacher whose keys and values are of another kind than those of an
+    encoder-decoder student, and which is asked for nothing else."""
+    terms = asking_objectives(phase, registry)
+    for name, teacher in teachers.items():
+        lacks = getattr(teacher, "lacks", {})
+        if lacks.get(KEYS_VALUES) != NO_KEYS:
+            continue
+        teaching = [
+            term
+            for term, objective in terms.items()
+            if not needs_of({term: objective}) & lacks.keys()
+            and name in (named_teachers(phase, term) or teachers)
+        ]
+        if not teaching:
+            raise ConfigError(
+                f"teacher {name!r} would teach nothing in phase {phase.name!r}: "
+                f"{', '.join(terms)} compare what it cannot give: {NO_KEYS}; leave it "
+                "out, or have its outputs learned (output.kd, or across vocabularies "
+                "output.projected_kl)"
+            )
 
 
 def _check_signals(phase: PhaseConfig, registry: Registry, teachers: Teachers) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from align.errors import MtkdError
 from align.schedules import is_on
@@ -14,6 +15,7 @@ from experiments.config.tree import Config, PhaseConfig
 from experiments.making.made import makers_used
 from fuse.routers.router import learns
 from plugins.registry import Registry
+from student.match.distance import alone as alone_in_text
 from student.objective import needs_of
 from student.terms.key_value import chosen_terms
 from student.transforms.choice import chosen_transforms
@@ -119,6 +121,14 @@ def _of_terms(phase: PhaseConfig, registry: Registry, place: str) -> Iterator[st
     for name, chosen in chosen_terms(phase.loss, phase.output).items():
         if chosen.kind in ("relation_k", "relation_v"):
             yield (f"{setting_of(phase, name)} of {place} is to be 0: {NO_RELATIONS}")
+        built: Any = terms.get(name)
+        mixed = getattr(built, "site", None) in ("keys", "values")
+        if mixed and not alone_in_text(built.distance):
+            yield (
+                f"{place}.loss.terms.{name}: distance of {built.site} compares tokens "
+                f"with each other: {NO_RELATIONS}; choose one that compares each by "
+                "itself (mse, smooth_l1, cosine)"
+            )
         if chosen.kind in ("mixup", "smoothness"):
             yield (
                 f"{place}.loss.terms.{name}: {chosen.kind} changes the embeddings of a "

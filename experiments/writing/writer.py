@@ -18,6 +18,7 @@ from align.errors import InputError
 from align.support.caches import cache_given
 from align.text.chat import has_template
 from align.tokens.batch import encode_batch, end_id
+from align.tokens.pairs import target_settings
 from align.tokens.placed import pad_id
 from teacher.capture.forward import evaluating
 from teacher.capture.limits import position_limit
@@ -104,7 +105,7 @@ class Writer:
         self.ends = _ends(model, tokenizer)
         self.start = decoder_start(model)
         """What an encoder-decoder's target begins with; None of a causal model."""
-        kept = {} if self.start is None else _of_targets(model.generation_config)
+        kept = {} if self.start is None else target_settings(model.generation_config)
         model.generation_config = GenerationConfig(**kept)
         limits = (position_limit(model), trained_length(model))
         self.context = min((n for n in limits if n is not None), default=None)
@@ -369,12 +370,6 @@ def lent(
             yield Writer(model, tokenizer, name)
         finally:
             model.generation_config = settings
-
-
-def _of_targets(settings: Any) -> dict[str, Any]:
-    """Such as Marian's padding, whose logit no training has lowered, and a language."""
-    names = ("bad_words_ids", "suppress_tokens", "forced_bos_token_id")
-    return {name: getattr(settings, name, None) for name in names}
 
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ import torch
 from align.errors import InputError, MissingPackageError
 from align.support.caches import cache_given
 from align.text.prompted import Prompted
+from align.tokens.pairs import target_settings
 from student.evaluators.base import EvalContext, Measured, Metric, Pair, need_text
 from student.evaluators.repetition import repetition
 
@@ -26,7 +28,10 @@ class Generation:
 
     Without pairs the held-out ones of ``data.pairs`` are asked, and where there are
     none, a text's first words are the prompt and as many as ``new_tokens`` the right
-    answer. The likeliest token is taken every time. BLEU, chrF and TER are those
+    answer. The likeliest token is taken every time, whatever a model's own generation
+    settings say (beams, ``no_repeat_ngram_size``, penalties), so that models are
+    compared and not settings; only what an encoder-decoder never writes, or begins
+    with, stays as its files say. BLEU, chrF and TER are those
     of sacrebleu, with its defaults, over a domain as one corpus (extra ``eval``).
 
     Source:
@@ -198,16 +203,29 @@ def _written(ctx: EvalContext, prompts: Sequence[str], most: int) -> list[str]:
         decoder_start_token_id=subject.model.config.decoder_start_token_id
         if both
         else None,
+        **(target_settings(subject.model.generation_config) if both else {}),
     )
-    out = subject.model.generate(
-        input_ids=ids.to(ctx.device),
-        attention_mask=mask.to(ctx.device),
-        generation_config=given,
-        **cache_given(subject.model.config),
-    )
+    with _without_settings(subject.model):
+        out = subject.model.generate(
+            input_ids=ids.to(ctx.device),
+            attention_mask=mask.to(ctx.device),
+            generation_config=given,
+            **cache_given(subject.model.config),
+        )
     new = out[:, 1 if both else width :]
     texts: list[str] = tokenizer.batch_decode(new, skip_special_tokens=True)
     return texts
+
+
+@contextmanager
+def _without_settings(model: Any) -> Iterator[None]:
+    """Without a model's own, by which transformers fills in what it is not given."""
+    kept = model.generation_config
+    model.generation_config = type(kept)()
+    try:
+        yield
+    finally:
+        model.generation_config = kept
 
 
 def _opening(ids: Sequence[int], tokenizer: Any) -> list[int]:

@@ -15,6 +15,7 @@ from experiments.assemble.needs import (
 from experiments.assemble.outputs import signals_wanted
 from experiments.config.parsing import ConfigError
 from plugins.registry import Registry
+from teacher.capture.pair_capture import LACKED_BESIDE_PAIRS
 from tests.experiments.assemble.test_outputs import phase
 
 REGISTRY = Registry.load(entry_points=False)
@@ -69,6 +70,28 @@ def test_a_term_that_nobody_can_serve_is_refused_with_every_teacher_and_the_sett
         ConfigError, match=r"kv_k compares keys and values, which .*'b'"
     ):
         check_needs(phase(loss={}), REGISTRY, {"b": SPEAKER})
+
+
+def test_who_reads_in_one_is_no_teacher_of_keys_beside_an_encoder_decoder():
+    """Alone or beside a teacher that is one, too; its outputs may be learned."""
+    in_one = SimpleNamespace(lacks=LACKED_BESIDE_PAIRS, predicts=True)
+    both = {"t5": LIVE, "gpt": in_one}
+    keys = phase(loss=SILENT | {"lambda_k": 1})
+    said = r"teacher 'gpt' would teach nothing in phase '.*': kv_k compare what it"
+    with pytest.raises(ConfigError, match=said):
+        check_needs(keys, REGISTRY, both)
+    spoken = phase(loss=SILENT | {"lambda_k": 1}, output={"kd": 1})
+    check_needs(spoken, REGISTRY, both)
+    (sentence,) = left_out(spoken, REGISTRY, both)
+    assert "kv_k learns nothing from teacher 'gpt', only from t5" in sentence
+    of_t5 = {"kd": 1, "teachers": {"kd": ["t5"]}}
+    with pytest.raises(ConfigError, match="'gpt' would teach nothing"):
+        check_needs(phase(loss=SILENT | {"lambda_k": 1}, output=of_t5), REGISTRY, both)
+    named = {"m": {"use": "match", "site": "keys", "teachers": ["t5", "gpt"]}}
+    with pytest.raises(ConfigError, match=r"'gpt' cannot.*in loss\.terms\.m\.teachers"):
+        check_needs(
+            phase(loss=SILENT | {"terms": named}, output={"kd": 1}), REGISTRY, both
+        )
 
 
 def test_hidden_states_are_asked_of_live_teachers_that_take_part():

@@ -151,6 +151,9 @@ REFUSED = {
     "loss.relation_k=1": "loss.relation_k of phase.single is to be 0",
     "align.position_means=remove": "phase.single.align.position_means=remove",
     "loss.terms={h: {use: match, site: hidden}}": "loss.terms.h.weight of",
+    "loss.terms={g: {use: match, site: keys, distance: gram}}": "phase.single.loss."
+    "terms.g: distance of keys compares tokens with each other",
+    "loss.terms={v: {use: match, site: values}}": "phase.single.loss.terms.v: distance",
     "loss.terms={m: {use: mixup}}": "phase.single.loss.terms.m: mixup",
     "phase.single.loss.outcome_every=2": "phase.single.loss.outcome_every is 2",
     "phase.single.transform={q: {use: fake_quant}}": "phase.single.transform is of",

@@ -31,6 +31,21 @@ def test_padding_on_the_left_changes_no_answer(ctx):
     assert len(set(alone)) > 1
 
 
+def test_models_are_compared_and_not_their_generation_settings(ctx, monkeypatch):
+    """Qwen's penalty, say, or BART's three words that never come again."""
+    evaluator, settings = Generation(new_tokens=6), ctx.subject.model.generation_config
+    plain = evaluator.write(ctx, ["One teacher says"])
+    for name, value in {
+        "no_repeat_ngram_size": 1,
+        "repetition_penalty": 9.0,
+        "suppress_tokens": list(range(1, 60)),
+        "max_new_tokens": 1,
+    }.items():
+        monkeypatch.setattr(settings, name, value)
+    assert evaluator.write(ctx, ["One teacher says"]) == plain
+    assert ctx.subject.model.generation_config is settings
+
+
 def test_scores_are_sacrebleus_own():
     sacrebleu = pytest.importorskip("sacrebleu")
     written = ["the cat sat on the mat today", "a dog barks at night in the rain"]
