@@ -35,7 +35,7 @@ ON_THE_CPU = {
     "student/select/candidates.py:domain_of_text": "which texts, as it promises",
     "student/select/sketch.py:_numbers": "what was counted is read there",
     "student/select/sketch.py:note": "numbers of all processes, moved at once",
-    "student/balance/domains.py:note": "numbers of all processes, moved at once",
+    "student/balance/waiting.py:_add": "numbers of all processes, moved at once",
     "align/schedules/losses.py:note": "numbers of all processes, moved at once",
     "align/position_mean.py:fit": "sums of a sample, moved at once",
     "align/position_mean.py:update": "sums of a sample are kept there",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from align.schedules.losses import MEMORY
-from student.balance.domains import by_domain, weights_by
+from student.balance.domains import weights_by
+from student.balance.waiting import DomainSums, Sum
 
 Apart = Literal["gradient", "mmd"]
-Sum = Callable[[Sequence[float]], list[float]]
 
 FEATURES = 512
 """Of a state, for ``mmd``: the error of a distance is about 1 / sqrt of it."""
@@ -22,7 +22,7 @@ LEAST = 0.1
 like the others is still learned."""
 
 
-class DomainVectors(nn.Module):
+class DomainVectors(DomainSums):
     """A moving mean vector of each domain, and how far it is from the others'.
 
     Of ``gradient``, vectors are gradients of the next-token loss to the student's last
@@ -45,8 +45,6 @@ class DomainVectors(nn.Module):
 
     mean: Tensor
     known: Tensor
-    waiting: Tensor
-    waiting_step: Tensor
 
     def __init__(self, domains: Sequence[str], signal: Apart, width: int) -> None:
         """Know nothing yet of these domains.
@@ -56,14 +54,12 @@ class DomainVectors(nn.Module):
             signal: see above.
             width: C, of the student's hidden states.
         """
-        super().__init__()
-        self.names, self.signal = tuple(domains), signal
+        super().__init__(domains)
+        self.signal = signal
         count, size = len(self.names), FEATURES if signal == "mmd" else width
         self.register_buffer("mean", torch.zeros(count, size, dtype=torch.float64))
         self.register_buffer("known", torch.zeros(count, dtype=torch.bool))
-        waiting = torch.zeros(count, size + 1, dtype=torch.float64)
-        self.register_buffer("waiting", waiting)
-        self.register_buffer("waiting_step", torch.tensor(-1))
+        self._wait_in(count, size + 1)
         draw = torch.Generator().manual_seed(0)
         drawn = torch.randn(width, FEATURES // 2, generator=draw) * 2**0.5
         self.register_buffer("frequencies", drawn, persistent=False)
@@ -99,10 +95,6 @@ class DomainVectors(nn.Module):
         least = LEAST * apart[known].mean() if bool(known.any()) else 0.0
         return weights_by(apart.clamp_min(float(least)), known, alpha)
 
-    def of_texts(self, domains: Sequence[str], weights: Tensor) -> Tensor:
-        """(B,) float32 on the CPU; 1 of a text of another domain."""
-        return by_domain(self.names, weights, domains)
-
     @torch.no_grad()
     def note(
         self,
@@ -122,26 +114,18 @@ class DomainVectors(nn.Module):
             step: optimiser steps taken before it.
             total: over processes, which must all come here.
         """
-        rows = torch.cat([vectors.double(), counts[:, None].double()], 1).cpu()
-        sums = torch.zeros(self.waiting.shape, dtype=torch.float64)
-        for domain, row in zip(domains, rows, strict=True):
-            if domain in self.names:
-                sums[self.names.index(domain)] += row
-        every = torch.tensor(total(sums.flatten().tolist()), dtype=torch.float64)
-        if not bool(every.isfinite().all()):
-            return
-        if int(self.waiting_step) != step:
-            mean, known = self._before(step)
-            self.mean.copy_(mean)
-            self.known.copy_(known)
-            self.waiting.zero_()
-            self.waiting_step.fill_(step)
-        self.waiting += every.view(self.waiting.shape).to(self.waiting)
+        rows = torch.cat([vectors.double(), counts[:, None].double()], 1)
+        self._add(self._summed(rows, domains), step, total)
+
+    def _take_in(self, step: int) -> None:
+        mean, known = self._before(step)
+        self.mean.copy_(mean)
+        self.known.copy_(known)
 
     def _before(self, step: int) -> tuple[Tensor, Tensor]:
         """(D, W) means and (D,) which are known, with what waits from an earlier
         step."""
-        if not 0 <= int(self.waiting_step) < step:
+        if not self._waits(step):
             return self.mean, self.known
         counts = self.waiting[:, -1:]
         new = self.waiting[:, :-1] / counts.clamp_min(1)

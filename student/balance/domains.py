@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from align.schedules.losses import MEMORY
+from student.balance.waiting import DomainSums, Sum
 
 DomainSignal = Literal["progress", "loss", "gradient", "mmd"]
 """What makes a domain hard; the last two are :class:`student.balance.DomainVectors`."""
-Sum = Callable[[Sequence[float]], list[float]]
 
 
 def weights_by(left: Tensor, known: Tensor, alpha: float) -> Tensor:
@@ -24,13 +24,7 @@ def weights_by(left: Tensor, known: Tensor, alpha: float) -> Tensor:
     return torch.where(known, powers / powers[known].mean(), 1.0)
 
 
-def by_domain(names: Sequence[str], weights: Tensor, domains: Sequence[str]) -> Tensor:
-    """(B,) float32 on the CPU, of each text its domain's weight; 1 of another's."""
-    by_name = dict(zip(names, weights.tolist(), strict=True))
-    return torch.tensor([by_name.get(domain, 1.0) for domain in domains])
-
-
-class DomainBalance(nn.Module):
+class DomainBalance(DomainSums):
     """Weights of domains that follow the student's next-token loss in each of them.
 
     A domain weighs ``r^alpha`` over the mean of that over domains. Of ``progress``, r
@@ -48,8 +42,6 @@ class DomainBalance(nn.Module):
 
     first: Tensor
     mean: Tensor
-    waiting: Tensor
-    waiting_step: Tensor
 
     def __init__(
         self,
@@ -62,13 +54,11 @@ class DomainBalance(nn.Module):
             domains: of all texts that are learned from, alike on all processes.
             signal: see above.
         """
-        super().__init__()
-        self.names, self._signal = tuple(domains), signal
-        size = len(self.names)
+        super().__init__(domains)
+        self._signal, size = signal, len(self.names)
         for name in ("first", "mean"):
             self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
-        self.register_buffer("waiting", torch.zeros(2, size, dtype=torch.float64))
-        self.register_buffer("waiting_step", torch.tensor(-1))
+        self._wait_in(2, size)
 
     @torch.no_grad()
     def weights(self, alpha: float, step: int) -> Tensor:
@@ -93,10 +83,6 @@ class DomainBalance(nn.Module):
         left = mean / first if self._signal == "progress" else mean
         return torch.where(known, left, torch.nan)
 
-    def of_texts(self, domains: Sequence[str], weights: Tensor) -> Tensor:
-        """(B,) float32 on the CPU; 1 of a text of another domain."""
-        return by_domain(self.names, weights, domains)
-
     @torch.no_grad()
     def note(
         self,
@@ -116,26 +102,17 @@ class DomainBalance(nn.Module):
             step: optimiser steps taken before it.
             total: over processes, which must all come here.
         """
-        sums = torch.zeros(2, len(self.names), dtype=torch.float64)
-        pairs = zip(domains, losses.tolist(), counts.tolist(), strict=True)
-        for domain, loss, count in pairs:
-            if domain in self.names:
-                at = self.names.index(domain)
-                sums[:, at] += torch.tensor([loss, count], dtype=torch.float64)
-        every = torch.tensor(total(sums.flatten().tolist()), dtype=torch.float64)
-        if not bool(every.isfinite().all()):
-            return
-        if int(self.waiting_step) != step:
-            mean = self._mean_before(step)
-            self.first.copy_(torch.where(self.first == 0, mean, self.first))
-            self.mean.copy_(mean)
-            self.waiting.zero_()
-            self.waiting_step.fill_(step)
-        self.waiting += every.view(2, -1).to(self.waiting)
+        rows = torch.stack([losses.double(), counts.double()], 1)
+        self._add(self._summed(rows, domains).T, step, total)
+
+    def _take_in(self, step: int) -> None:
+        mean = self._mean_before(step)
+        self.first.copy_(torch.where(self.first == 0, mean, self.first))
+        self.mean.copy_(mean)
 
     def _mean_before(self, step: int) -> Tensor:
         """(D,) with what waits from an earlier step."""
-        if not 0 <= int(self.waiting_step) < step:
+        if not self._waits(step):
             return self.mean
         sums, counts = self.waiting
         new = sums / counts.clamp_min(1)

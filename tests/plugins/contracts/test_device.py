@@ -90,6 +90,7 @@ IN_CONTRACTS = {
 """Modules that calculate in a kind's contract, by kind."""
 OTHERS = {
     "Bridge": "abstract",
+    "DomainSums": "abstract",
     "Projector": "abstract",
     "_Changing": "of transforms that plugins bring",
     "Balance": IN_RUNS,

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from plugins.contracts.step import step_context
-from student.balance import DomainBalance
+from student.balance import DomainBalance, DomainVectors
 from student.config import LossConfig
 from student.loop.job import Job
 from student.loop.phase_checkpoint import Keeper
@@ -55,6 +55,17 @@ def test_nothing_known_weighs_alike_and_a_step_counts_from_the_next_one_on():
     assert balance.weights(2.0, 2).tolist() == [1, 1]  # one is known, its mean is 1
     weights = torch.tensor([0.5, 1.5])
     assert balance.of_texts(["prose", "x"], weights).tolist() == [1.5, 1.0]
+
+
+def test_a_checkpoint_holds_the_same_buffers_in_the_same_order():
+    def shapes(balance):
+        return {name: tuple(x.shape) for name, x in balance.state_dict().items()}
+
+    losses = {"first": (2,), "mean": (2,), "waiting": (2, 2), "waiting_step": ()}
+    assert list(shapes(DomainBalance(TWO)).items()) == list(losses.items())
+    vectors = {"mean": (2, 3), "known": (2,), "waiting": (2, 4), "waiting_step": ()}
+    made = DomainVectors(TWO, "gradient", 3)
+    assert list(shapes(made).items()) == list(vectors.items())
 
 
 def test_texts_count_by_their_weight_with_and_without_logits():
