@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,3 +43,48 @@ class Sizes:
     def width(self) -> int:
         """Numbers of one layer's key and value of a token."""
         return self.k_width + self.v_width
+
+
+class Sized:
+    """Each size of a model under a name of its own, for what has ``sizes``."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def sizes(self) -> Sizes:
+            """All of these."""
+
+    @property
+    def num_layers(self) -> int:
+        """L, the attention layers of the captured stack that have their own KV."""
+        return self.sizes.layers
+
+    @property
+    def num_kv_heads(self) -> int:
+        """H, not repeated for grouped queries."""
+        return self.sizes.heads
+
+    @property
+    def query_heads(self) -> int:
+        """Heads that attend, each group of which shares keys and values."""
+        return self.sizes.query_heads
+
+    @property
+    def k_dim(self) -> int:
+        """Head size of the keys."""
+        return self.sizes.k_dim
+
+    @property
+    def v_dim(self) -> int:
+        """Head size of the values; latent attention's differs from the keys'."""
+        return self.sizes.v_dim
+
+    @property
+    def hidden_size(self) -> int:
+        """C, width of the last hidden state."""
+        return self.sizes.hidden_size
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of the input embeddings."""
+        return self.sizes.embedding_size

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from align.errors import InputError
 from align.kv import KV
-from align.sizes import Sizes
+from align.sizes import Sized, Sizes
 from align.views import EMBEDDINGS, Captured, Injection
 from teacher.capture.attention_sites import listening
 from teacher.capture.between import Between, Notes
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class KVCapture:
+class KVCapture(Sized):
     """Runs a model and records the keys and values of its layers.
 
     Only while a batch runs does anything of this class stand on the model. One model
@@ -93,51 +93,17 @@ class KVCapture:
         self._modules = list(dict.fromkeys(x.module for x in self._layers))
 
     @property
-    def num_layers(self) -> int:
-        """L, the attention layers of the captured stack that have their own KV."""
-        return len(self._layers)
-
-    @property
-    def num_kv_heads(self) -> int:
-        """H, not repeated for grouped queries."""
-        return self._layers[0].heads
-
-    @property
-    def query_heads(self) -> int:
-        """Heads that attend, each group of which shares keys and values."""
-        return self._layers[0].query_heads
-
-    @property
-    def k_dim(self) -> int:
-        """Head size of the keys."""
-        return self._layers[0].k_dim
-
-    @property
-    def v_dim(self) -> int:
-        """Head size of the values; latent attention's differs from the keys'."""
-        return self._layers[0].v_dim
-
-    @property
-    def hidden_size(self) -> int:
-        """C, width of the last hidden state."""
-        return self._hidden_size
-
-    @property
-    def embedding_size(self) -> int:
-        """Width of the input embeddings."""
-        return self._between.embedding_size
-
-    @property
     def sizes(self) -> Sizes:
-        """All of these."""
+        """Of the captured layers."""
+        first = self._layers[0]
         return Sizes(
-            layers=self.num_layers,
-            heads=self.num_kv_heads,
-            k_dim=self.k_dim,
-            v_dim=self.v_dim,
-            hidden_size=self.hidden_size,
-            query_heads=self.query_heads,
-            embedding_size=self.embedding_size,
+            layers=len(self._layers),
+            heads=first.heads,
+            k_dim=first.k_dim,
+            v_dim=first.v_dim,
+            hidden_size=self._hidden_size,
+            query_heads=first.query_heads,
+            embedding_size=self._between.embedding_size,
             parameters=self._parameters,
         )
 

@@ -103,9 +103,10 @@ class Desk:
         asked, capture = question.head, self._of(question).capture
         tensors = {n: t.to(capture.device) for n, t in question.tensors.items()}
         ids, mask = tensors["ids"], tensors["mask"]
-        dtype = asked["autocast"] and getattr(torch, asked["autocast"][6:])
+        name = asked["autocast"]
+        dtype = name and getattr(torch, name.removeprefix("torch."))
         with torch.autocast(
-            capture.device.type, dtype=dtype or None, enabled=dtype is not None
+            capture.device.type, dtype=dtype, enabled=dtype is not None
         ):
             captured = capture(
                 ids,

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-import align.errors
-from align.errors import InputError, MachineError, MtkdError, RunError
+from align.errors import (
+    InputError,
+    MachineError,
+    MissingFileError,
+    MissingPackageError,
+    MtkdError,
+    RunError,
+)
 from align.kv import KV
 from align.rope_scale import Rescale
-from align.sizes import Sizes
+from align.sizes import Sized, Sizes
 from align.tokens.batch import TokenBatch
 from align.views import Asked, Captured, Injection, LinearHead
 from teacher.capture.kv_capture import KVCapture
@@ -24,15 +30,21 @@ from teacher.live_teacher import LiveTeacher
 from teacher.loading.models import LoadedModel
 from teacher.making.base import Sample
 
-ERRORS = (
-    *("InputError", "MissingFileError", "MissingPackageError", "RunError"),
-    "MachineError",
-)
-"""Types that an error keeps on its way, of :mod:`align.errors`."""
+ERRORS: Mapping[str, type[MtkdError]] = {
+    kind.__name__: kind
+    for kind in (
+        InputError,
+        MissingFileError,
+        MissingPackageError,
+        RunError,
+        MachineError,
+    )
+}
+"""Types that an error keeps on its way, by their names."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DistantCapture:
+class DistantCapture(Sized):
     """What is known of the model of another process, and how it is run there.
 
     See :class:`teacher.capture.kv_capture.KVCapture`, whose answers these are.
@@ -47,14 +59,8 @@ class DistantCapture:
     """Its make, on PyTorch's ``meta``."""
     device: torch.device
     """Where answers go."""
-    num_layers: int
-    num_kv_heads: int
-    query_heads: int
-    k_dim: int
-    v_dim: int
-    hidden_size: int
-    embedding_size: int
-    parameters: int
+    sizes: Sizes
+    """Of the captured layers."""
     causal: bool
     predicts: bool
     """See :attr:`teacher.capture.kv_capture.KVCapture.predicts`."""
@@ -65,20 +71,6 @@ class DistantCapture:
     which: str
     start: int | None
     """What the decoder is given first, of pairs of a source and a target."""
-
-    @property
-    def sizes(self) -> Sizes:
-        """Of the captured layers."""
-        return Sizes(
-            layers=self.num_layers,
-            heads=self.num_kv_heads,
-            k_dim=self.k_dim,
-            v_dim=self.v_dim,
-            hidden_size=self.hidden_size,
-            query_heads=self.query_heads,
-            embedding_size=self.embedding_size,
-            parameters=self.parameters,
-        )
 
     def __call__(
         self,
@@ -200,12 +192,14 @@ class DistantTeacher(LiveTeacher):
         """
         known = dict(facts)
         windows, types = known.pop("windows"), known.pop("types")
+        sizes = Sizes(**known.pop("sizes"))
         without = {int(n): why for n, why in known.pop("layers_without_kv").items()}
         capture = DistantCapture(
             line=line,
             rank=rank,
             model=loaded.model,
             device=device,
+            sizes=sizes,
             windows=None if windows is None else Windows(*windows),
             layers_without_kv=without,
             **known,
@@ -264,17 +258,9 @@ class DistantTeacher(LiveTeacher):
 
 def facts_of(teacher: LiveTeacher) -> dict[str, Any]:
     """What :meth:`DistantTeacher.of` needs to know, of what JSON holds."""
-    capture, sizes = teacher.capture, teacher.sizes
-    windows = capture.windows
+    capture, windows = teacher.capture, teacher.capture.windows
     return {
-        "num_layers": sizes.layers,
-        "num_kv_heads": sizes.heads,
-        "query_heads": sizes.query_heads,
-        "k_dim": sizes.k_dim,
-        "v_dim": sizes.v_dim,
-        "hidden_size": sizes.hidden_size,
-        "embedding_size": sizes.embedding_size,
-        "parameters": sizes.parameters,
+        "sizes": asdict(teacher.sizes),
         "causal": capture.causal,
         "predicts": capture.predicts,
         "max_tokens": capture.max_tokens,
@@ -302,8 +288,9 @@ def asked(line: Line, rank: int, question: Message) -> Message:
             f"({error}); what it died of stands in its own output. What was saved is "
             "intact, and the same command goes on from there"
         ) from error
-    if (failed := answer.head.get("error")) is None:
+    if "error" not in answer.head:
         return answer
-    kind, text = failed
-    known: type[MtkdError] = getattr(align.errors, kind, RunError)
-    raise known(text) if kind in ERRORS else RunError(f"process {rank}: {kind}: {text}")
+    kind, text = answer.head["error"]
+    if kind in ERRORS:
+        raise ERRORS[kind](text)
+    raise RunError(f"process {rank}: {kind}: {text}")
