@@ -1,5 +1,4 @@
 import importlib
-import importlib.util
 import re
 from pathlib import Path
 
@@ -10,16 +9,7 @@ from tests.parsed import nothing_thrown_away
 pytest.importorskip("griffe", reason="griffelib, of the extra dev, is not installed")
 
 ROOT = Path(__file__).parents[2]
-FILE = ROOT / "scripts" / "api_reference.py"
 PACKAGES = ("align", "teacher", "fuse", "student", "plugins", "experiments")
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("api_reference", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

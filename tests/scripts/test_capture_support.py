@@ -1,19 +1,3 @@
-import importlib.util
-from pathlib import Path
-
-import pytest
-
-FILE = Path(__file__).parents[2] / "scripts" / "capture_support.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("capture_support", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_table_in_the_page_is_up_to_date(script):
     page = script.PAGE.read_text(encoding="utf-8")
     assert page == script.page_with(script.table()), (

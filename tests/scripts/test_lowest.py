@@ -1,4 +1,3 @@
-import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -6,15 +5,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def script():
-    file = ROOT / "scripts" / "lowest.py"
-    spec = importlib.util.spec_from_file_location("lowest", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def numbers(version: str) -> list[int]:

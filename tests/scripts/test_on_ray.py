@@ -1,24 +1,11 @@
 """What scripts/on_ray.py would have nodes of a Ray cluster do; Ray is not needed."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 from torch.distributed import run
 
 from experiments.cli import main
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def script():
-    place = ROOT / "scripts" / "on_ray.py"
-    spec = importlib.util.spec_from_file_location("on_ray", place)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_node_gets_a_launcher_that_takes_its_words(script, capsys):

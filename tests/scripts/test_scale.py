@@ -1,22 +1,8 @@
 """The table of many machines: what is counted, and that its page is up to date."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("scale", ROOT / "scripts/scale.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["scale"] = module  # dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
 
 
 def work(script, **other):

@@ -1,6 +1,5 @@
 """The visible self-check: it says what fails, and with its exit status too."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -19,15 +18,6 @@ def run_script(*words):
         text=True,
         timeout=280,
     )
-
-
-@pytest.fixture(scope="module")
-def script():
-    """Its functions, in this process."""
-    spec = importlib.util.spec_from_file_location("mtkd_self_check", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_what_fails_is_shown_and_hides_no_other(script, capsys):

@@ -1,19 +1,6 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from tests.small_tokenizers import SHARED, outside, real, sections, small
-
-FILE = Path(__file__).parents[2] / "scripts" / "tokenizer_table.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("tokenizer_table", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
