@@ -11,28 +11,23 @@ Source:
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from align.support.cache_folder import made_folder
-from experiments.bench.quality.disjoint import (
-    CONFIG,
+from experiments.bench.quality.bed import (
     SHAPE,
     STUDENT,
-    TOKENIZER,
-    check_sizes,
     config_for,
+    made_bed,
     recipe_of,
     save,
-    write_texts,
 )
 from experiments.bench.quality.domains import EMBEDDED, deal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 READ = 30_000
 """Characters of each domain that everybody reads."""
@@ -67,17 +62,15 @@ def prepare_same(
         InputError: a domain has too little text.
     """
     parts = _parts(texts)
-    check_sizes(parts)
-    plain = json.dumps([parts, STUDENT, dict(SIZES)], sort_keys=True)
-    bed = folder.resolve() / hashlib.sha256(plain.encode()).hexdigest()[:12]
-    bed.parent.mkdir(parents=True, exist_ok=True)
-    if not (bed / CONFIG).is_file():
-        with made_folder(bed) as fresh:
-            write_texts(fresh, parts)
-            _make_models(fresh, parts)
-            config = _config(bed, list(parts))
-            (fresh / CONFIG).write_text(yaml.safe_dump(config), encoding="utf-8")
-    return bed / CONFIG
+    return made_bed(
+        folder,
+        parts,
+        made_of=[parts, STUDENT, dict(SIZES)],
+        make_teachers=lambda there, tokenizer: _make_teachers(
+            there, tokenizer, list(parts)
+        ),
+        config=lambda bed: _config(bed, list(parts)),
+    )
 
 
 def _parts(
@@ -111,16 +104,12 @@ def _up_to(documents: Sequence[str], characters: int) -> list[str]:
     return taken
 
 
-def _make_models(folder: Path, texts: Mapping[str, Mapping[str, list[str]]]) -> None:
-    from teacher.zoo.tokenizers import train_tokenizer
+def _make_teachers(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, domains: Sequence[str]
+) -> None:
     from teacher.zoo.train import initial_model
 
-    tokenizer = train_tokenizer(
-        TOKENIZER, [text for splits in texts.values() for text in splits["student"]]
-    )
-    mix = dict.fromkeys(texts, 1 / len(texts))
-    student = recipe_of("student", STUDENT, mix, 0, 6)
-    save(initial_model(student, tokenizer), tokenizer, folder / "student")
+    mix = dict.fromkeys(domains, 1 / len(domains))
     for number, (name, (layers, width, inner)) in enumerate(SIZES.items()):
         shape = SHAPE | {
             "num_hidden_layers": layers,
@@ -128,10 +117,8 @@ def _make_models(folder: Path, texts: Mapping[str, Mapping[str, list[str]]]) -> 
             "intermediate_size": inner,
         }
         recipe = recipe_of(name, shape, mix, 0, 10 + number)
-        save(initial_model(recipe, tokenizer), tokenizer, folder / "teachers" / name)
+        save(initial_model(recipe, tokenizer), tokenizer, folder / name)
 
 
 def _config(bed: Path, domains: Sequence[str]) -> dict[str, Any]:
-    untrained = {n: {"model": str(bed / "teachers" / n)} for n in SIZES}
-    config = config_for(bed, domains)
-    return config | {"run": {"name": "quality_same"}, "teachers": untrained}
+    return config_for(bed, domains, list(SIZES), "quality_same")

@@ -5,9 +5,10 @@ import pytest
 import yaml
 
 from align.errors import InputError
-from experiments.bench.quality import disjoint
+from experiments.bench.quality import bed, disjoint
 from experiments.bench.quality.arm import CE_ONLY
 from experiments.bench.quality.arms import chosen
+from experiments.bench.quality.bed import config_for
 from experiments.bench.quality.deciding import (
     REAL_TEACHER,
     ordering_arms,
@@ -35,13 +36,13 @@ def _texts(given):
 
 def test_every_arm_resolves_and_each_text_has_its_teachers_label(tmp_path):
     base = tmp_path / "config.yaml"
-    config = disjoint.config_for(tmp_path, DOMAINS)
+    config = config_for(tmp_path, DOMAINS, DOMAINS, "quality_disjoint")
     base.write_text(yaml.safe_dump(config))
-    bed = Setup(base, tmp_path, 8)
+    setup = Setup(base, tmp_path, 8)
     arms = disjoint_arms(DOMAINS)
     for arm in arms:
-        assert not bed.unknown(arm) and not arm.stored
-        config = config_of(bed, arm, 0)
+        assert not setup.unknown(arm) and not arm.stored
+        config = config_of(setup, arm, 0)
         (phase,) = resolve_phases(config, presets_of(load_registry(config)))
         assert phase.teachers == list(arm.teachers)
         if arm.teachers:
@@ -63,12 +64,12 @@ def test_deciding_arms_differ_from_prequential_weights_in_one_setting(
     arms_of, use, tmp_path
 ):
     base = tmp_path / "config.yaml"
-    base.write_text(yaml.safe_dump(disjoint.config_for(tmp_path, DOMAINS)))
-    bed = Setup(base, tmp_path, 8)
+    base.write_text(yaml.safe_dump(config_for(tmp_path, DOMAINS, DOMAINS, "disjoint")))
+    setup = Setup(base, tmp_path, 8)
     (plain,) = (arm for arm in disjoint_arms(DOMAINS) if arm.name == "prequential")
     for arm in arms_of(DOMAINS):
         assert arm.settings[:-1] == plain.settings and arm.teachers == plain.teachers
-        config = config_of(bed, arm, 0)
+        config = config_of(setup, arm, 0)
         (phase,) = resolve_phases(config, presets_of(load_registry(config)))
         select, curriculum = phase.loss.select, config.data.curriculum
         assert bool(select) != (curriculum != "none")
@@ -77,18 +78,29 @@ def test_deciding_arms_differ_from_prequential_weights_in_one_setting(
 
 
 def test_real_arms_are_one_teachers_pupils_and_ask_the_same_questions(tmp_path):
-    bed = Setup(config_path("real"), tmp_path, 60)
+    setup = Setup(config_path("real"), tmp_path, 60)
     groups = real_arms()
     baseline, plain = groups["real"]
-    assert config_of(bed, baseline, 0).teachers == {}
-    assert not bed.unknown(plain) and plain.stored
+    assert config_of(setup, baseline, 0).teachers == {}
+    assert not setup.unknown(plain) and plain.stored
     for group, like in (("selected", selecting_arms), ("ordered", ordering_arms)):
         assert [a.name for a in groups[group]] == [a.name for a in like(DOMAINS)]
         for arm in groups[group]:
             assert arm.settings[:-1] == plain.settings
-            config = config_of(bed, arm, 0)
+            config = config_of(setup, arm, 0)
             assert list(config.teachers) == [REAL_TEACHER]
             assert config.output.projected_kl == 1
+
+
+def test_a_bed_that_was_made_is_found_again(tmp_path, monkeypatch):
+    """Whatever code makes it: teachers took hours, and lie under this name."""
+    monkeypatch.setattr(disjoint, "texts_of", _texts)
+    monkeypatch.setattr(bed, "_make_student", lambda *_: None)
+    monkeypatch.setattr(disjoint, "_make_teachers", lambda *_: None)
+    base = disjoint.prepare(tmp_path, {})
+    assert base.parent.name == "41d09282a266"
+    again = disjoint.prepare(tmp_path, {}, ["verse"], teacher_steps=7)
+    assert again.parent.name == "46bad5b62737"
 
 
 @pytest.mark.slow

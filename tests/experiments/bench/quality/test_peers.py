@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from align.errors import InputError
-from experiments.bench.quality import disjoint
+from experiments.bench.quality.bed import config_for
 from experiments.bench.quality.peers import trl_losses
 from experiments.bench.quality.peers.arms import heard_arms
 from experiments.bench.quality.peers.terms import KdWhere, TrlGkd, TrlGold
@@ -42,7 +42,7 @@ def test_at_home_and_abroad_add_up_to_everywhere(one_teacher):
 def test_who_is_heard_somewhere_alone_resolves_and_says_where(tmp_path):
     domains = ("sums", "verse")
     base = tmp_path / "config.yaml"
-    base.write_text(yaml.safe_dump(disjoint.config_for(tmp_path, domains)))
+    base.write_text(yaml.safe_dump(config_for(tmp_path, domains, domains, "disjoint")))
     arms = heard_arms(domains)
     assert len({arm.name for arm in arms}) == 4
     for arm in arms:

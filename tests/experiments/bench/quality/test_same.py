@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from experiments.bench.quality import bed as beds
 from experiments.bench.quality.arm import CE_ONLY
 from experiments.bench.quality.arms import chosen
 from experiments.bench.quality.jobs import _training
@@ -59,6 +60,14 @@ def test_who_is_asked_for_brings_its_teachers_which_train_first(bed):
 def test_a_text_is_cut_where_the_reading_ends():
     assert same_bed._up_to(["abc", "defg", "h"], 5) == ["abc", "de"]
     assert same_bed._up_to(["abc"], 0) == []
+
+
+def test_a_bed_that_was_made_is_found_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(beds, "_make_student", lambda *_: None)
+    monkeypatch.setattr(same_bed, "_make_teachers", lambda *_: None)
+    texts = {"sums": ["a 1, " * 30] * 40, "verse": ["b 2, " * 30] * 40}
+    base = same_bed.prepare_same(tmp_path, texts)
+    assert base.parent.name == "3018d55cbc3f"
 
 
 @pytest.mark.slow
