@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,34 +70,14 @@ def encode_pairs(
             byte_lengths=byte_lengths,
             learn_end=learn_end,
         )
-    first, second = (x.mask.sum(1).numpy() for x in (sources, targets))
-    empty = first == 0
-    first = np.maximum(first, 1)
-    if max_length is not None:
-        second = np.minimum(second, np.maximum(max_length - first - 1, 0))
-    width = int((first + 2 + second).max(initial=0))
-    ids = np.full((len(parts), width), pad_id(tokenizer), dtype=np.int64)
-    mask = np.zeros((len(parts), width), dtype=np.bool_)
-    spans = np.zeros((len(parts), width, 2), dtype=np.int64)
     end = end_id(tokenizer)
-    for row, (s, t) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
-        behind, stop = s + 2, s + 2 + t
-        if empty[row]:
-            ids[row, 0] = start if end is None else end
-        else:
-            ids[row, :s] = sources.ids[row, :s]
-            spans[row, :s] = sources.spans[row, :s]
-        ids[row, s + 1], ids[row, behind:stop] = start, targets.ids[row, :t]
-        mask[row, :s], mask[row, s + 1 : stop] = True, True
-        of_target = targets.spans[row, :t].numpy()
-        held = of_target[:, 1:] > 0  # special tokens stay where they are
-        spans[row, behind:stop] = of_target + held * parts[row][2]
-    return TokenBatch(
-        torch.from_numpy(ids),
-        torch.from_numpy(mask),
-        torch.from_numpy(spans),
-        tuple(texts),
+    rows = _Rows(
+        start=start,
+        nothing=start if end is None else end,
+        pad=pad_id(tokenizer),
+        most=max_length,
     )
+    return rows.of(sources, targets, [before for _, _, before in parts], texts)
 
 
 def within_parts(
@@ -142,6 +122,62 @@ def target_settings(settings: Any) -> dict[str, Any]:
     """
     names = ("bad_words_ids", "suppress_tokens", "forced_bos_token_id")
     return {name: getattr(settings, name, None) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rows:
+    """How sources and targets lie in rows."""
+
+    start: int
+    """The token before a target."""
+    nothing: int
+    """The one token of a source that has none."""
+    pad: int
+    most: int | None
+    """Tokens of a row."""
+
+    def of(
+        self,
+        sources: TokenBatch,
+        targets: TokenBatch,
+        before: Sequence[int],
+        texts: Sequence[str],
+    ) -> TokenBatch:
+        """Both in one row each.
+
+        Args:
+            sources: B of them.
+            targets: likewise.
+            before: B, the characters before each target.
+            texts: B, both joined.
+        """
+        first, second = (x.mask.sum(1).numpy() for x in (sources, targets))
+        empty = first == 0
+        first = np.maximum(first, 1)
+        if self.most is not None:
+            second = np.minimum(second, np.maximum(self.most - first - 1, 0))
+        width = int((first + 2 + second).max(initial=0))
+        ids = np.full((len(texts), width), self.pad, dtype=np.int64)
+        mask = np.zeros((len(texts), width), dtype=np.bool_)
+        spans = np.zeros((len(texts), width, 2), dtype=np.int64)
+        for row, (s, t) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
+            behind, stop = s + 2, s + 2 + t
+            if empty[row]:
+                ids[row, 0] = self.nothing
+            else:
+                ids[row, :s] = sources.ids[row, :s]
+                spans[row, :s] = sources.spans[row, :s]
+            ids[row, s + 1], ids[row, behind:stop] = self.start, targets.ids[row, :t]
+            mask[row, :s], mask[row, s + 1 : stop] = True, True
+            of_target = targets.spans[row, :t].numpy()
+            held = of_target[:, 1:] > 0  # special tokens stay where they are
+            spans[row, behind:stop] = of_target + held * before[row]
+        return TokenBatch(
+            torch.from_numpy(ids),
+            torch.from_numpy(mask),
+            torch.from_numpy(spans),
+            tuple(texts),
+        )
 
 
 def _parts(text: str, row: int) -> tuple[str, str, int]:

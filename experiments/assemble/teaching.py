@@ -54,6 +54,7 @@ from experiments.config.tree import PhaseConfig
 from fuse.beforehand.choose import TextChoice
 from fuse.routers.router import learns, needs_sample
 from fuse.routing_loss import EntropyRegularizer
+from fuse.weigher import Weigher
 from plugins.registry import Registry
 from student.balance import UNBALANCED, Balance
 from student.bridges import Bridge, TeacherShape
@@ -202,16 +203,11 @@ def build_phase_teachers(
         shares=shares,
         report=report,
     )
-    trained = any(p.requires_grad for p in weigher.parameters())
-    target, strength = phase.fuse.entropy_target, phase.fuse.entropy_strength
-    regularizer = None
-    if trained and is_on(strength):
-        regularizer = EntropyRegularizer(target, strength, timetable=timetable)
     weigher.to(student.device)
     teaching = Teaching(
         bridge=bridge,
         weigher=weigher,
-        regularizer=regularizer,
+        regularizer=_regularizer(phase, weigher, timetable),
         maps=depth.maps,
         sizes=sizes_of(teachers),
         temperature=phase.fuse.moving_temperature,
@@ -224,6 +220,17 @@ def build_phase_teachers(
         sample=sample,
         choose=choose,
     )
+
+
+def _regularizer(
+    phase: PhaseConfig, weigher: Weigher, timetable: Timetable | None
+) -> EntropyRegularizer | None:
+    """Of a router that learns, where its entropy counts."""
+    strength = phase.fuse.entropy_strength
+    learning = any(p.requires_grad for p in weigher.parameters())
+    if not learning or not is_on(strength):
+        return None
+    return EntropyRegularizer(phase.fuse.entropy_target, strength, timetable=timetable)
 
 
 def check_phase(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from experiments.bench.quality.arm import CE_ONLY, Arm
 
@@ -54,50 +54,7 @@ def disjoint_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
             teachers=(),
             stretch=LONGER,
         ),
-        weighed("equal", "all teachers, equal weights"),
-        weighed(
-            "prequential",
-            "weights by what each foresaw of the text so far",
-            FORESEEN,
-        ),
-        *(
-            weighed(
-                f"prequential-{choice}",
-                f"the same, {said}",
-                FORESEEN,
-                f"phase.all.fuse.choice={choice}",
-            )
-            for choice, said in (
-                ("hard", "the heaviest alone at every token"),
-                ("sampled", "one drawn by them at every token"),
-            )
-        ),
-        weighed(
-            "confidence",
-            "weights by minus each teacher's entropy",
-            "phase.all.fuse.fusion_method=confidence",
-        ),
-        weighed(
-            "confidence-hard",
-            "the surest alone at every token",
-            "phase.all.fuse.fusion_method=confidence",
-            "phase.all.fuse.choice=hard",
-        ),
-        weighed(
-            "score",
-            "weights by greatest probability, being right, and minus entropy",
-            "phase.all.fuse.fusion_method=score",
-        ),
-        weighed(
-            "label", "each text by its own domain's teacher alone, who is told", by
-        ),
-        weighed(
-            "label-hard",
-            "the same, chosen before anybody reads",
-            by,
-            "phase.all.fuse.choice=hard",
-            "phase.all.fuse.routing_level=sample",
-        ),
+        *(weighed(*each) for each in _weighings(by)),
         Arm(
             "routed",
             "a learned router",
@@ -114,4 +71,37 @@ def disjoint_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
             )
             for name in every
         ),
+    )
+
+
+def _weighings(by_label: str) -> Iterator[tuple[str, ...]]:
+    """What may weigh all teachers: an arm's name, what it asks, and its settings."""
+    yield "equal", "all teachers, equal weights"
+    yield "prequential", "weights by what each foresaw of the text so far", FORESEEN
+    for choice, said in (
+        ("hard", "the heaviest alone at every token"),
+        ("sampled", "one drawn by them at every token"),
+    ):
+        chosen = f"phase.all.fuse.choice={choice}"
+        yield f"prequential-{choice}", f"the same, {said}", FORESEEN, chosen
+    confidence = "phase.all.fuse.fusion_method=confidence"
+    hard = "phase.all.fuse.choice=hard"
+    yield "confidence", "weights by minus each teacher's entropy", confidence
+    yield "confidence-hard", "the surest alone at every token", confidence, hard
+    yield (
+        "score",
+        "weights by greatest probability, being right, and minus entropy",
+        "phase.all.fuse.fusion_method=score",
+    )
+    yield (
+        "label",
+        "each text by its own domain's teacher alone, who is told",
+        by_label,
+    )
+    yield (
+        "label-hard",
+        "the same, chosen before anybody reads",
+        by_label,
+        hard,
+        "phase.all.fuse.routing_level=sample",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from experiments.bench.quality.arm import CE_ONLY, Arm
@@ -31,10 +32,58 @@ def same_arms(bed: Path) -> tuple[Arm, ...]:
     Args:
         bed: folder of the untrained models.
     """
+    large = {n: f"student.model={bed / 'teachers' / n}" for n in SIZES}
+    return (
+        *_alone(),
+        *_tuning(next(iter(large.values()))),
+        *_teachers(large),
+        *_pupils(),
+    )
 
-    def large(name: str) -> str:
-        return f"student.model={bed / 'teachers' / name}"
 
+def _alone() -> Iterator[Arm]:
+    """The student without a teacher."""
+
+    def arm(name: str, asks: str, decay: float, stretch: int = 1) -> Arm:
+        settings = (_decay(decay),)
+        return Arm(name, asks, settings=settings, teachers=(), stretch=stretch)
+
+    best = STUDENT_DECAY
+    yield arm(CE_ONLY, f"the baseline, under a weight decay of {best:g}", best)
+    for times in (2, 4):
+        name, asks = f"ce-longer-{times}", f"the baseline for {times} times the steps"
+        yield arm(name, asks, best, times)
+    for decay in DECAYS:
+        if decay != best:
+            asks = f"the baseline under a weight decay of {decay:g}"
+            yield arm(f"ce-decay-{decay:g}", asks, decay)
+
+
+def _tuning(large: str) -> Iterator[Arm]:
+    """Of the first teacher."""
+    for decay in DECAYS:
+        if decay != TEACHER_DECAY:
+            yield Arm(
+                f"large-decay-{decay:g}",
+                f"the first teacher under a weight decay of {decay:g}",
+                settings=(large, _decay(decay)),
+                teachers=(),
+                apart=APART,
+            )
+
+
+def _teachers(large: Mapping[str, str]) -> Iterator[Arm]:
+    for number, (name, size) in enumerate(SIZES.items()):
+        yield Arm(
+            name,
+            "{} layers, {} wide, inside {}".format(*size),
+            settings=(large[name], _decay(TEACHER_DECAY)),
+            teachers=(),
+            apart=APART * (1 + number),
+        )
+
+
+def _pupils() -> Iterator[Arm]:
     def pupil(name: str, asks: str, teachers: int, *settings: str) -> Arm:
         take_part = f"phase.all.teachers={{min: {teachers}, max: {teachers}}}"
         given = (*NO_KV, *KD, *_FIXED, take_part, _decay(STUDENT_DECAY), *settings)
@@ -42,74 +91,13 @@ def same_arms(bed: Path) -> tuple[Arm, ...]:
             name, asks, settings=given, teachers=tuple(SIZES)[:teachers], pupils=True
         )
 
-    first = next(iter(SIZES))
-    return (
-        Arm(
-            CE_ONLY,
-            f"the baseline, under a weight decay of {STUDENT_DECAY:g}",
-            settings=(_decay(STUDENT_DECAY),),
-            teachers=(),
-        ),
-        *(
-            Arm(
-                f"ce-longer-{times}",
-                f"the baseline for {times} times the steps",
-                settings=(_decay(STUDENT_DECAY),),
-                teachers=(),
-                stretch=times,
-            )
-            for times in (2, 4)
-        ),
-        *(
-            Arm(
-                f"ce-decay-{weight:g}",
-                f"the baseline under a weight decay of {weight:g}",
-                settings=(_decay(weight),),
-                teachers=(),
-            )
-            for weight in DECAYS
-            if weight != STUDENT_DECAY
-        ),
-        *(
-            Arm(
-                f"large-decay-{weight:g}",
-                f"the first teacher under a weight decay of {weight:g}",
-                settings=(large(first), _decay(weight)),
-                teachers=(),
-                apart=APART,
-            )
-            for weight in DECAYS
-            if weight != TEACHER_DECAY
-        ),
-        *(
-            Arm(
-                name,
-                "{} layers, {} wide, inside {}".format(*size),
-                settings=(large(name), _decay(TEACHER_DECAY)),
-                teachers=(),
-                apart=APART * (1 + number),
-            )
-            for number, (name, size) in enumerate(SIZES.items())
-        ),
-        pupil("from-1", "outputs of the first teacher", 1),
-        pupil("from-2", "outputs of two teachers", 2),
-        pupil("from-4", "outputs of all teachers", 4),
-        pupil(
-            "from-4-alone",
-            "outputs of all teachers without the next token",
-            4,
-            "phase.all.loss.delta_ce=0",
-        ),
-        pupil(
-            "from-4-heavy",
-            "outputs of all teachers, four times as heavy",
-            4,
-            "phase.all.output.kd=4",
-        ),
-        pupil(
-            "from-4-decay",
-            "outputs of all teachers, weight decay as by default",
-            4,
-            _decay(DECAYS[0]),
-        ),
-    )
+    every = "outputs of all teachers"
+    yield pupil("from-1", "outputs of the first teacher", 1)
+    yield pupil("from-2", "outputs of two teachers", 2)
+    yield pupil("from-4", every, 4)
+    without = "phase.all.loss.delta_ce=0"
+    yield pupil("from-4-alone", f"{every} without the next token", 4, without)
+    heavy = "phase.all.output.kd=4"
+    yield pupil("from-4-heavy", f"{every}, four times as heavy", 4, heavy)
+    usual = _decay(DECAYS[0])
+    yield pupil("from-4-decay", f"{every}, weight decay as by default", 4, usual)
