@@ -6,9 +6,10 @@ import torch
 from align.errors import InputError
 from align.reading import Reading
 from align.text.prompted import Prompted
+from align.time_align import Alignment
 from align.tokenizer_align import CausalCharIoUAligner, LastTokenAligner
 from align.tokens.answered import two_parts
-from align.tokens.batch import encode_batch
+from align.tokens.batch import TokenBatch, encode_batch
 from align.tokens.pairs import encode_pairs, within_parts
 from tests.seq2seq import TEXTS, tokenizer
 from tests.small_tokenizers import outside, real, small
@@ -72,6 +73,14 @@ def test_what_goes_on_has_no_end_and_a_blank_source_has_a_token():
     assert batch.ids[0][batch.predicted[0]][-1] != names.eos_token_id
     source, _ = two_parts(batch.mask)
     assert batch.ids[1][source[1]].tolist() == [names.eos_token_id]
+    plain = small("bytes")  # which puts nothing beside a text
+    for end in (3, None):
+        plain.eos_token_id = end
+        batch = encode_pairs(plain, [texts[1], TEXTS[0]], START)
+        source, target = two_parts(batch.mask)
+        assert batch.ids[0][source[0]].tolist() == [START if end is None else end]
+        assert batch.ids[0][target[0]][0] == START
+        assert not batch.has_text[0][source[0]].any()
 
 
 def test_other_rows_have_one_part_and_plain_text_is_refused():
@@ -110,3 +119,17 @@ def test_no_source_is_aligned_to_a_target():
         plain = encode_batch(small("words"), list(TEXTS))
         alone = LastTokenAligner()(student, plain)
         assert within_parts(alone, student, plain) is alone
+
+
+def test_what_is_left_of_a_token_weighs_1():
+    """A target's first token meets the source's last and its own, by hand."""
+    mask = torch.tensor([[True, False, True, True]])
+    batch = TokenBatch(mask.long(), mask, torch.zeros(1, 4, 2).long(), ("a b",))
+    weights = torch.tensor([1.0, 0.25, 0.5, 0.25])
+    rows, cols = torch.tensor([0, 2, 2, 2]), torch.tensor([0, 0, 2, 3])
+    shared = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    both = Alignment(rows, cols, weights, (1, 4, 4), shared=shared)
+    kept = within_parts(both, batch, batch)
+    assert kept.rows.tolist() == [0, 2, 2] and kept.cols.tolist() == [0, 2, 3]
+    torch.testing.assert_close(kept.weights, torch.tensor([1.0, 2 / 3, 1 / 3]))
+    assert kept.shared.tolist() == [1, 3, 4]

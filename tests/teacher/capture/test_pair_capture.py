@@ -70,7 +70,9 @@ def test_keys_and_values_are_those_of_both_caches(read):
     assert torch.equal(kv.mask, batch.mask)
     target[:, :-1] &= target[:, 1:]  # the library's decoder is not given the end
     target[:, -1] = False
+    padding = ~batch.mask[None, :, None, :, None]
     for name, ours in (("keys", kv.k), ("values", kv.v)):
+        assert not (ours * padding).any()
         for row in range(len(TEXTS)):
             for part, cache in (
                 (source[row], caches.cross_attention_cache),

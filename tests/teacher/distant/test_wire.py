@@ -21,6 +21,7 @@ def test_tensors_come_out_with_their_numbers_types_and_strides():
     sent = {
         "float32": torch.randn(2, 3, 5),
         "turned": torch.randn(2, 3, 5, 4).transpose(1, 3),
+        "round": torch.randn(2, 3, 4).permute(2, 0, 1),  # not its own inverse
         "bfloat16": torch.randn(7).bfloat16(),
         "bool": torch.tensor([[True], [False]]),
         "int64": torch.tensor(2**40),
@@ -35,6 +36,8 @@ def test_tensors_come_out_with_their_numbers_types_and_strides():
         torch.testing.assert_close(got, tensor, rtol=0, atol=0, equal_nan=True)
         assert (got.dtype, got.shape) == (tensor.dtype, tensor.shape)
         assert got.stride() == tensor.stride() or not tensor.numel()
+        first = message.tensors["float32"].data_ptr()
+        assert (got.data_ptr() - first) % 64 == 0 or not tensor.numel()
 
 
 def test_a_part_of_a_larger_tensor_travels_without_the_rest():
@@ -42,6 +45,8 @@ def test_a_part_of_a_larger_tensor_travels_without_the_rest():
     packed = pack(Message({}, {"part": whole[:3, ::50]}))
     assert len(packed) < 1000
     assert unpack(packed).tensors["part"].tolist() == [[0, 50], [100, 150], [200, 250]]
+    turned = unpack(pack(Message({}, {"part": whole[:3, ::50].T}))).tensors["part"]
+    assert turned.tolist() == [[0, 100, 200], [50, 150, 250]] and turned.is_contiguous()
 
 
 def test_who_is_gone_is_told_from_what_went_wrong():
