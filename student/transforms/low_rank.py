@@ -47,11 +47,10 @@ class LowRank(WeightTransform):
         return _Directions(weight, self.share)
 
     def attach(self, model: nn.Module) -> None:
-        """Change the weights of the chosen layers, in place, and how those whose
-        directions are fewer than half compute while they train."""
+        """Change the weights of the chosen layers, in place, and how they compute."""
         super().attach(model)
-        for layer, blended in self.changed_layers:
-            if type(layer).__mro__[1] is nn.Linear and not blended.made.others:
+        for layer, _ in self.changed_layers:
+            if type(layer).__mro__[1] is nn.Linear:
                 type(layer).forward = _through_directions  # a class of its own
 
     @torch.no_grad()
@@ -84,6 +83,7 @@ class _Directions(nn.Module):
         held = vectors[:, self.others :] if self.others else vectors[:, :rank]
         self.register_buffer("basis", held.contiguous())
         """(out or in, r or all but r) float32, orthonormal columns."""
+        self._kept: tuple[int, Tensor] | None = None
 
     def look(self, weight: Tensor) -> None:
         """Find as many directions of a matrix as there are."""
@@ -91,6 +91,18 @@ class _Directions(nn.Module):
         columns = self.basis.shape[1]
         first = self.others
         self.basis.copy_(vectors[:, first : first + columns])
+
+    @property
+    def kept(self) -> Tensor:
+        """(out or in, r) float32: orthonormal columns of what stays, found anew where
+        ``basis`` was written to."""
+        if not self.others:
+            return self.basis
+        version = self.basis._version
+        if self._kept is None or self._kept[0] != version:
+            whole = torch.linalg.qr(self.basis, mode="complete").Q
+            self._kept = version, whole[:, self.basis.shape[1] :].contiguous()
+        return self._kept[1].to(self.basis.device)
 
     def _vectors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """(n, n) those of the shorter side as columns, and (n,) singular values."""
@@ -107,18 +119,32 @@ def _through_directions(layer: Any, x: Tensor) -> Tensor:
     """What a linear layer of low rank computes, by way of its directions.
 
     In training at strength 1, where nothing else changes the weight, ``x`` is taken
-    into the directions first, which leaves fewer products in both passes than ``x W``
-    itself has; otherwise by the weight, as it is exported.
+    into the directions first if that leaves fewer products in both passes; otherwise by
+    the weight, as it is exported.
     """
     change, *others = held_by(layer)
     weight, bias = layer.parametrizations["weight"].original, layer.bias
     plain = weight.dtype == x.dtype and not torch.is_autocast_enabled(x.device.type)
     if others or not layer.training or change.value != 1 or not plain:
         return nn.functional.linear(x, layer.weight, bias)
-    basis = change.made.basis.to(x.dtype)
+    kept = change.made.kept
+    rows, rank = x.numel() // x.shape[-1], kept.shape[1]
+    if not _is_shorter(rows, weight.shape, rank):
+        return nn.functional.linear(x, layer.weight, bias)
+    kept = kept.to(x.dtype)
     if weight.shape[0] > weight.shape[1]:
-        return nn.functional.linear(x @ basis, weight @ basis, bias)
-    return nn.functional.linear(nn.functional.linear(x, basis.T @ weight), basis, bias)
+        return nn.functional.linear(x @ kept, weight @ kept, bias)
+    return nn.functional.linear(nn.functional.linear(x, kept.T @ weight), kept, bias)
+
+
+def _is_shorter(rows: int, shape: tuple[int, int], rank: int) -> bool:
+    """Whether the way by the directions has fewer products than the projected weight,
+    forward and backward."""
+    short, long = sorted(shape)
+    size = short * long
+    by_directions = rank * (rows * (3 * long + 2 * short) + 2 * size)
+    projected = 3 * rows * size + 4 * size * min(rank, short - rank)
+    return by_directions < projected
 
 
 class _Projected(torch.autograd.Function):

@@ -66,14 +66,18 @@ def test_directions_are_those_of_the_svd_whichever_side_and_half_is_held(shape, 
     assert torch.equal(held.basis, basis)
 
 
-def test_in_training_it_goes_by_way_of_the_directions_and_learns_the_same():
+@pytest.mark.parametrize("share", [0.6, 0.8])
+def test_in_training_it_goes_by_way_of_the_directions_and_learns_the_same(share):
     model, ids = small_model().requires_grad_(True), torch.arange(24).view(2, 12)
     layer = model.model.layers[1].mlp.up_proj
     layer.bias = nn.Parameter(torch.ones(64))
     model.model.layers[1].mlp.down_proj.bias = nn.Parameter(torch.ones(32))
-    transform = LowRank(share=0.6)
+    transform = LowRank(share=share)
     transform.attach(model)
     transform.at(1.0, 0)
+    made = layer.parametrizations["weight"][0].made
+    assert bool(made.others) == (share == 0.8)
+    assert made.kept.shape == (32, made.others or made.basis.shape[1])
     answers = {}
     for mode in (True, False):
         calls = []
