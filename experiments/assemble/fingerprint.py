@@ -137,6 +137,8 @@ def identity_of(config: Config, name: str, tokenizer: Any) -> dict[str, JsonValu
 def student_of(config: Config) -> dict[str, JsonValue]:
     """Identify the student that adapters are calibrated to."""
     settings: dict[str, JsonValue] = with_effect(config.student)
+    if config.student.trust_remote_code:
+        settings["code"] = code_of_model(config.student.model)
     if config.student.init == "fresh":
         return settings | {"seed": config.run.seed}
     return settings | {"weights": weights_digest(config.student.model)}

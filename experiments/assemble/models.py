@@ -25,7 +25,7 @@ from experiments.assemble.precision import export_dtypes
 from experiments.assemble.stored_teachers import stored_teachers, teacher_of_store
 from experiments.config.tree import Config
 from experiments.sources.distant import Distant
-from experiments.sources.making import Making
+from experiments.sources.making import Making, tell_code
 from experiments.sources.named import sources_of
 from student.checkpoint import (
     atomic_folder,
@@ -80,6 +80,7 @@ class Models:
         quiet_libraries()
         self._config, self._device, self._distant = config, device, distant
         with prefix_errors("student"):
+            tell_code("student", config.student, config.student.model)
             first = self._load_student(None)
             self.student_bytes = sum(p.nbytes for p in first.model.parameters())
             capture = capture_of(self._adapted(first.model))
@@ -348,6 +349,7 @@ class Models:
             dtype=getattr(torch, settings.dtype),
             init_seed=drawn_from if fresh else None,
             vocabulary=self._config.vocabulary if fresh else None,
+            trust_remote_code=settings.trust_remote_code,
             attn_implementation=settings.attn_implementation,
         )
         check_causal(name, loaded.kind)

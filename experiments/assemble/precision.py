@@ -120,5 +120,7 @@ def describe_precision(here: bool, began: bool | None) -> str:
 def export_dtypes(settings: StudentConfig, student: Any) -> dict[str, torch.dtype]:
     """The types of a finished student's weights, by name in the model that is saved."""
     if settings.export_dtype == "checkpoint":
-        return checkpoint_dtypes(settings.model, settings.init == "fresh")
+        return checkpoint_dtypes(
+            settings.model, settings.init == "fresh", settings.trust_remote_code
+        )
     return dict.fromkeys(student.state_dict(), getattr(torch, settings.export_dtype))

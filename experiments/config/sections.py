@@ -78,6 +78,9 @@ class StudentConfig:
     """Hub name, local folder, ``zoo:<name>`` or ``pkg:<name>``."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; joined to ``model``, as a teacher's."""
+    trust_remote_code: bool = False
+    """Run the Python files that come with ``model``, as of a teacher. What a run leaves
+    carries them. Not with ``make``."""
     attn_implementation: AttentionImplementation = "auto"
     """As a teacher's."""
     make: str | dict[str, Any] = "none"
@@ -135,6 +138,11 @@ class StudentConfig:
                 "know other tokens; set student.init=fresh to begin without them, or "
                 f"run `mtkd adapt {self.model} --to {self.tokenizer}` and take what it "
                 "makes as student.model"
+            )
+        if self.trust_remote_code and self.make != "none":
+            raise ValueError(
+                "student.trust_remote_code and student.make: a model with code of its "
+                "own is left as it is; set student.make=none"
             )
         if self.quantise != "none" and not self.lora.rank:
             raise ValueError(

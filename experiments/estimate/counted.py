@@ -23,7 +23,7 @@ from experiments.assemble.teaching import build_bridge
 from experiments.config.presets import load_registry, presets_of
 from experiments.config.tree import Config, PhaseConfig, resolve_phases
 from experiments.estimate.lines import Line, dtype_of, held_as, numbers_of
-from experiments.estimate.shapes import PlannedModel, planned_model, planned_teachers
+from experiments.estimate.shapes import PlannedModel, planned_student, planned_teachers
 from experiments.estimate.steps import FLOAT, moments, zero_copies
 from experiments.estimate.traced import How, Passes, passes, skeleton
 from experiments.making.origin_map import with_origin_maps
@@ -74,7 +74,7 @@ def memory_plan(
     registry = registry or load_registry(config)
     phases = _resolved(config, registry)
     config, phases = settle(config, phases, device == "cuda")
-    student = planned_model(config.student.model, config.vocabulary)
+    student = planned_student(config)
     teachers = planned_teachers(config, registry)
     sources = sources_of(config, registry).items()
     peers = {name for name, source in sources if isinstance(source, Peer)}

@@ -214,11 +214,18 @@ def planned_teachers(config: Config, registry: Registry) -> dict[str, PlannedMod
     return planned
 
 
+def planned_student(config: Config) -> PlannedModel:
+    """What the student's files say; their code is run where the config trusts it."""
+    entry = config.student
+    tell_code("student", entry, entry.model)
+    return planned_model(entry.model, config.vocabulary, trust=entry.trust_remote_code)
+
+
 def _teacher_of(config: Config, name: str, source: TeacherSource) -> PlannedModel:
     """What a teacher's files say; their code is run where the config trusts it."""
     entry, (model, vocabulary) = config.teachers[name], described_by(config, source)
     with prefix_errors(f"teachers.{name}"):
-        tell_code(name, entry, model)
+        tell_code(f"teachers.{name}", entry, model)
     return planned_model(model, vocabulary, trust=entry.trust_remote_code)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from align.errors import MtkdError
 from align.schedules import is_on
 from align.views import ATTENTION, HEADS, STATES
+from experiments.assemble.fingerprint import model_files
 from experiments.assemble.needs import alone_objectives, asking_objectives, wants_kv
 from experiments.assemble.outputs import setting_of
 from experiments.config.parsing import ConfigError
@@ -50,6 +53,13 @@ def student_reads_pairs(config: Config) -> bool:
     """Whether a run's student is an encoder-decoder, by its config.json."""
     if makers_used(config):
         return False  # nothing is made of one
+    if config.student.trust_remote_code:  # which of its code runs was not told yet
+        folder = model_files(config.student.model)
+        try:
+            said = json.loads(((folder or Path()) / "config.json").read_bytes())
+        except (OSError, ValueError):
+            return False
+        return isinstance(said, dict) and said.get("is_encoder_decoder") is True
     try:
         _, kind = read_config(config.student.model)
     except MtkdError:

@@ -24,7 +24,12 @@ from experiments.publishing.adapter import (
 )
 from experiments.publishing.evidence import FOLDER, config_of, write_evidence
 from experiments.publishing.names import is_local, public_name
-from experiments.publishing.student import Student, student_folder, student_of
+from experiments.publishing.student import (
+    Student,
+    brings_code,
+    student_folder,
+    student_of,
+)
 from experiments.publishing.terms import Terms, licence_of, terms_of
 from experiments.record.run_dir import RunDir
 from experiments.record.students import auto_class
@@ -110,6 +115,7 @@ def card_text(run: RunDir, wishes: Wishes) -> str:
             if has_adapter(student_folder(run))
             else None,
             wishes.adapter,
+            brings_code(student_folder(run)),
         ),
         _worth(run),
         _teachers(run, terms),
@@ -185,7 +191,9 @@ def _lead(run: RunDir, config: Mapping[str, Any], student: Student) -> list[Bloc
     ]
 
 
-def _use(model: str, auto: str, base: Base | None, adapter: bool) -> Section:
+def _use(
+    model: str, auto: str, base: Base | None, adapter: bool, code: bool = False
+) -> Section:
     """How to load it.
 
     Args:
@@ -193,9 +201,11 @@ def _use(model: str, auto: str, base: Base | None, adapter: bool) -> Section:
         auto: transformers' class that loads it.
         base: what updates that lie beside it are on; None where none are of use.
         adapter: they are all that there is.
+        code: it comes with Python files of its own.
     """
-    whole = f"model = {auto}.from_pretrained({model!r})\n"
-    on_base = f"{auto}.from_pretrained({_names(base)})"
+    trusting = ", trust_remote_code=True" if code else ""
+    whole = f"model = {auto}.from_pretrained({model!r}{trusting})\n"
+    on_base = f"{auto}.from_pretrained({_names(base)}{trusting})"
     updated = f"model = PeftModel.from_pretrained({on_base}, {model!r}"
     text = (
         ("from peft import PeftModel\n" if adapter else "")
@@ -206,6 +216,9 @@ def _use(model: str, auto: str, base: Base | None, adapter: bool) -> Section:
         + "print(tokenizer.decode(model.generate(**tokens, max_new_tokens=40)[0]))"
     )
     blocks: list[Block] = [Code(text, "python")]
+    if code:
+        own = "It comes with Python code of its own, which that runs: read it first."
+        blocks.append(Paragraph(own))
     if base is not None and not adapter:
         place = f"subfolder={FOLDER_OF_UPDATES!r})"
         blocks += [

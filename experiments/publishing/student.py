@@ -64,6 +64,12 @@ def student_of(run: RunDir) -> Student:
     )
 
 
+def brings_code(folder: Path) -> bool:
+    """Whether transformers loads a student by Python files that lie beside it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return bool(config.get("auto_map"))
+
+
 def _first(config: dict[str, object], *names: str) -> int:
     for name in names:
         if isinstance(value := config.get(name), int):

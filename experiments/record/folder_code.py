@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from align.foreign.quote import say
 from align.support.digest import sha256_of
@@ -72,13 +72,14 @@ def check_trusted(
         allows: how a command that takes no settings is told, of a teacher ``{name}``.
 
     Raises:
-        ConfigError: names the teacher, and what allows it.
+        ConfigError: names the model, and what allows it.
     """
-    for name, entry in settings.teachers.items():
-        setting = f"teachers.{name}.trust_remote_code"
+    places: dict[str, Any] = {f"teachers.{n}": e for n, e in settings.teachers.items()}
+    for place, entry in {**places, "student": settings.student}.items():
+        setting = f"{place}.trust_remote_code"
         if entry.trust_remote_code and f"{setting}=true" not in typed:
             way = (
-                allows.format(name=name)
+                allows.format(name=place.removeprefix("teachers."))
                 or "a copy of this config that is yours to `mtkd train` or `mtkd "
                 f"extract`, or {setting}=true where a command takes settings"
             )

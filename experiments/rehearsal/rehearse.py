@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from experiments.config.tree import Config
 from experiments.estimate.measured import Measured, measured_training
 from experiments.estimate.steps import Lesson, device_memory
 from experiments.estimate.training import TrainingNeeds, training_needs
@@ -66,7 +67,7 @@ def _rehearse(plan: RunPlan, changed_plugins: bool) -> Rehearsal:
         aligner = plan.registry.guarded("aligner", plan.config.align.aligner)()
         with waiting("reading texts with every tokenizer"):
             domains = domains_of(run.data.train, run.models, aligner)
-            readers = readers_of(run.models, _family(plan.config.student.model))
+            readers = readers_of(run.models, _family(plan.config))
         trial = Trial.of_run(run, engine.device)
         measured, phases = _tried(run, engine, trial)
     finally:
@@ -98,6 +99,7 @@ def _tried(
     return measured, phases
 
 
-def _family(model: str) -> str:
-    settings, _ = read_config(model)
+def _family(config: Config) -> str:
+    student = config.student
+    settings, _ = read_config(student.model, student.trust_remote_code)
     return str(settings.model_type)

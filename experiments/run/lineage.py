@@ -17,7 +17,7 @@ from align.foreign.marker import MARKER
 from align.text.documents import TextSample
 from align.text.prompted import Prompted
 from align.tokens.answered import learned_part
-from experiments.assemble.fingerprint import file_digests
+from experiments.assemble.fingerprint import code_of_model, file_digests
 from experiments.config.later import LATER, since_ever, with_effect
 from experiments.config.parsing import ConfigError, plain
 from experiments.config.used_plugins import (
@@ -159,6 +159,9 @@ def digests_of_models(config: Config, models: Models) -> dict[str, dict[str, str
     """
     drawn = config.student.init == "fresh"
     digests = {STUDENT: file_digests(config.student.model, weights=not drawn)}
+    trusted = config.student.trust_remote_code
+    if trusted and (code := code_of_model(config.student.model)):
+        digests[STUDENT]["code"] = code
     for name in (*models.live, *models.elsewhere):
         source = models.sources[name]
         read = {} if source.files is None else file_digests(source.files)

@@ -58,13 +58,16 @@ def describe_plan(plan: RunPlan) -> list[str]:
     """:func:`preflight` of a run whose settings were seen to go together."""
     config = plan.config
     sentences = [f"warning: {sentence}" for sentence in plan.warnings]
-    student = _config_of(config.student.model, "student")
+    trust = config.student.trust_remote_code
+    with prefix_errors("student"):
+        tell_code("student", config.student, config.student.model)
+    student = _config_of(config.student.model, "student", trust)
     sentences += _made_of(config.student.model)
     if student is not None:
         settings, kind = student
         with prefix_errors("student"):
             check_causal(config.student.model, kind)
-        check_positions(config, _positions(settings))
+        check_positions(config, _positions(settings, trust))
     sources = plan.sources
     facts = {name: _facts(config, name, source) for name, source in sources.items()}
     known = {name: fact for name, fact in facts.items() if fact is not None}
@@ -94,7 +97,7 @@ def _made_of(student: str) -> Iterator[str]:
 def _teacher_of(config: Config, name: str, model: str) -> tuple[Any, str] | None:
     entry, place = config.teachers[name], f"teachers.{name}"
     with prefix_errors(place):
-        tell_code(name, entry, model)
+        tell_code(place, entry, model)
     return _config_of(model, place, entry.trust_remote_code)
 
 
@@ -125,10 +128,10 @@ def _facts(config: Config, name: str, source: TeacherSource) -> TeacherFacts | N
     return TeacherFacts(kind=kind, family=settings.model_type)
 
 
-def _positions(settings: Any) -> int | None:
+def _positions(settings: Any, trust: bool) -> int | None:
     """Of a causal model's table of positions, found on a model without weights."""
     with torch.device("meta"):
-        return position_limit(fresh_model(settings, 0, torch.float32, False))
+        return position_limit(fresh_model(settings, 0, torch.float32, trust))
 
 
 def _plan(plan: RunPlan, facts: dict[str, TeacherFacts]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from zlib import crc32
 
 import torch
@@ -30,17 +30,25 @@ from teacher.teacher_config import TeacherConfig
 from teacher.trained_teacher import TrainedTeacher
 
 
-def tell_code(name: str, entry: TeacherConfig, model: str) -> None:
-    """Say, before it runs, which code comes with a teacher that is trusted.
+class Trusting(Protocol):
+    """Settings of a teacher, or of the student."""
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether code that comes with the model is run."""
+
+
+def tell_code(place: str, entry: Trusting, model: str) -> None:
+    """Say, before it runs, which code comes with a model that is trusted.
 
     Args:
-        name: the teacher's.
-        entry: its settings.
+        place: of its settings, ``teachers.NAME`` or ``student``.
+        entry: these.
         model: whose files are read.
     """
     if entry.trust_remote_code and launched_rank() == 0:
         code = what_runs(code_folder(model))
-        say(f"warning: teachers.{name}.trust_remote_code: runs code of {model}: {code}")
+        say(f"warning: {place}.trust_remote_code: runs code of {model}: {code}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -70,7 +78,7 @@ class Making:
         """A model from its files, loaded as the teacher's settings say."""
         entry = self.entry
         dtype = None if entry.dtype == "auto" else getattr(torch, entry.dtype)
-        tell_code(self.name, entry, model)
+        tell_code(f"teachers.{self.name}", entry, model)
         if self.distant is not None and self.name in self.distant.homes:
             return self.distant.load(
                 self.name, entry, model, self.device, student_kind=self.student_kind

@@ -68,7 +68,8 @@ def custom_code(name: str, source: str) -> InputError:
         f"model {name!r}: {source} needs Python code of its own (auto_map in "
         "config.json), which is not run: give a model of a type that transformers "
         "knows by itself, or, having read that code, set teachers.NAME."
-        "trust_remote_code=true where it teaches, or load it in a program of yours "
+        "trust_remote_code=true where it teaches, student.trust_remote_code=true where "
+        "it learns, or load it in a program of yours "
         "with load_model(..., trust_remote_code=True)"
     )
 

@@ -159,12 +159,15 @@ def load_model(
     return LoadedModel(model, tokenizer, kind, name)
 
 
-def checkpoint_dtypes(name: str, fresh: bool = False) -> dict[str, torch.dtype]:
+def checkpoint_dtypes(
+    name: str, fresh: bool = False, trust_remote_code: bool = False
+) -> dict[str, torch.dtype]:
     """The types of a model's weights as its files have them, unread.
 
     Args:
         name: as of :func:`load_model`.
         fresh: there may be no weights; take what its config.json says, or float32.
+        trust_remote_code: run Python files that come with the model.
 
     Returns:
         By parameter and buffer; where an architecture holds some in float32 whatever
@@ -172,15 +175,15 @@ def checkpoint_dtypes(name: str, fresh: bool = False) -> dict[str, torch.dtype]:
     """
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    source = model_source(name)
-    hub = {"trust_remote_code": False}
+    source = str(code_folder(name)) if trust_remote_code else model_source(name)
+    hub = {"trust_remote_code": trust_remote_code}
     if fresh:
         config = load_config(name, source, hub)
         dtype = getattr(config, "dtype", None) or config.get_text_config().dtype
         with torch.device("meta"):
-            model = fresh_model(config, 0, dtype or torch.float32, False)
+            model = fresh_model(config, 0, dtype or torch.float32, trust_remote_code)
     else:
-        both = read_config(name)[1] == "encoder-decoder"
+        both = read_config(name, trust_remote_code)[1] == "encoder-decoder"
         auto = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
         model = auto.from_pretrained(
             source, dtype="auto", device_map="meta", use_safetensors=True, **hub

@@ -13,14 +13,18 @@ import yaml
 from align.errors import InputError
 from align.text.documents import TextSample
 from experiments.assemble.fingerprint import code_of_model
+from experiments.cli import main
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import load_config
 from experiments.estimate.counted import memory_plan
 from experiments.measuring.session import Session, teachers_of
+from experiments.publishing.card import Wishes, card_text
 from experiments.record.folder_code import check_trusted
+from experiments.record.run_dir import read_run
 from experiments.sources.making import Making
 from teacher import load_model
 from teacher.loading.remote_code import code_digest
+from tests.experiments.small_runs import small_config
 
 CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -119,6 +123,13 @@ def test_the_config_of_a_folder_trusts_nobody_by_itself(tmp_path):
     with pytest.raises(ConfigError, match=f"{file} says {setting}: code that comes"):
         check_trusted(file, config)
     check_trusted(file, config, [f"{setting}=true"])
+    learner = load_config({"student": {"model": "org/odd", "trust_remote_code": True}})
+    setting = "student.trust_remote_code"
+    with pytest.raises(ConfigError, match=f"{file} says {setting}: code that comes"):
+        check_trusted(file, learner)
+    check_trusted(file, learner, [f"{setting}=true"])
+    with pytest.raises(ConfigError, match="a model with code of its own is left as it"):
+        load_config({"student": {"trust_remote_code": True, "make": "layers"}})
 
 
 def test_an_implementation_of_attention_is_chosen_or_refused(tiny_zoo):
@@ -137,7 +148,8 @@ def test_a_trusted_teacher_is_measured_where_the_command_says_so(
 ):
     (tmp_path / "metrics.jsonl").touch()
     entry = {"model": str(folder), "trust_remote_code": True}
-    text = yaml.safe_dump({"teachers": {"odd": entry}})
+    learner = {"model": "org/odd", "trust_remote_code": True}
+    text = yaml.safe_dump({"teachers": {"odd": entry}, "student": learner})
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"read it, then give --trust odd$"):
         teachers_of(tmp_path)
@@ -148,3 +160,38 @@ def test_a_trusted_teacher_is_measured_where_the_command_says_so(
     texts = [TextSample(text="A few words.", domain="d", id="1")]
     assert list(session._loaded(texts, progress=False)) == ["odd"]
     assert f"--trust odd: runs code of {folder}: own.py (SHA" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_trusted_student_learns_and_leaves_its_code(
+    folder, tiny_zoo, tmp_path, capsys
+):
+    """Told before it runs, asked for again; changed code is not gone on with."""
+    changes = {
+        "student": {"model": str(folder)},
+        "phases": ["dual"],
+        "train": {"steps": 1},
+    }
+    config = str(small_config(tmp_path, tiny_zoo, changes))
+    assert main(["train", config]) == 2
+    assert "student.trust_remote_code=true where it learns" in capsys.readouterr().err
+    trusting = ["train", config, "student.trust_remote_code=true"]
+    assert main(trusting) == 0
+    said = capsys.readouterr().err
+    assert (
+        said.count(f"student.trust_remote_code: runs code of {folder}: own.py (") == 1
+    )
+    student = tmp_path / "run" / "student"
+    assert (student / "own.py").read_text() == CODE
+    assert load_model(student, trust_remote_code=True).model.config.model_type == "own"
+    with pytest.raises(InputError, match="is not run"):
+        load_model(student)
+    card = card_text(read_run(tmp_path / "run"), Wishes(licence="mit"))
+    assert "trust_remote_code=True)" in card and "read it first" in card
+    # The config of the run's folder trusts nobody by itself, whoever looks at it.
+    saved = str(tmp_path / "run" / "config.yaml")
+    assert main(["estimate", saved]) == 2
+    assert "says student.trust_remote_code" in capsys.readouterr().err
+    (folder / "own.py").write_text(CODE + "# more\n")
+    assert main(trusting) == 2
+    assert "files.student.code: stored" in capsys.readouterr().err
