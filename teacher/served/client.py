@@ -25,6 +25,8 @@ from align.errors import InputError, MachineError
 from align.tokens.named_head import LEAST_REST, NONE, NamedTokens
 from teacher.served.dialects import Dialect, Place
 
+LARGEST = 2**28
+"""Bytes of an answer: 200,000 tokens with 20 of the likeliest, at 60 bytes each."""
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 """What a server says that may answer later."""
 
@@ -140,18 +142,30 @@ class Client:
                     headers=headers,
                     timeout=self._patience.answer,
                     retries=_Until(deadline=deadline),
+                    redirect=False,  # texts go to the address that was given
+                    preload_content=False,
                 )
+                content = self._content(answer, path)
                 if answer.status != 200:
                     raise InputError(
                         f"{self.url}{path} answers {answer.status}: "
-                        f"{_reason(answer.data)}; check the address, options.served_as "
+                        f"{_reason(content)}; check the address, options.served_as "
                         "and the key"
                     )
-                whole = answer.json()
+                whole = json.loads(content.decode())
                 break
             except urllib3.exceptions.MaxRetryError as error:
                 raise self._gone(error.reason) from None
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except RecursionError:
+                raise InputError(
+                    f"{self.url}{path} answers with JSON in too many levels; check the "
+                    "address"
+                ) from None
+            except (
+                json.JSONDecodeError,
+                UnicodeDecodeError,
+                urllib3.exceptions.HTTPError,
+            ) as error:
                 # half an answer, though called whole
                 if time.monotonic() >= deadline:
                     raise self._gone(error) from None
@@ -162,6 +176,18 @@ class Client:
                 "address"
             )
         return whole
+
+    def _content(self, answer: urllib3.BaseHTTPResponse, path: str) -> bytes:
+        """All of an answer, of which no server decides how much memory it takes."""
+        content = answer.read(LARGEST + 1, decode_content=True)
+        if len(content) > LARGEST:
+            answer.close()
+            raise InputError(
+                f"{self.url}{path} answers with more than {LARGEST:,} bytes; check the "
+                "address, or lower options.top_k or data.max_length"
+            )
+        answer.release_conn()
+        return content
 
     def _address(self, path: str) -> str:
         """Of a path behind ``/v1``, or of one beside it that begins with ``/..``."""

@@ -124,6 +124,11 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header("Retry-After", "3600")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
+            elif fault == "elsewhere":
+                self.send_response(307)
+                self.send_header("Location", "http://127.0.0.1:9/v1/completions")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
             elif isinstance(fault, int):
                 self.send_error(fault)
             elif fault == "gone":

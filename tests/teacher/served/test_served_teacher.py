@@ -187,6 +187,18 @@ def test_another_model_or_tokenizer_is_refused_before_any_text(
         opened()
 
 
+def test_texts_go_where_the_address_says_and_no_answer_is_without_bound(
+    opened, served, student, monkeypatch
+):
+    teacher = opened()
+    served.faults.append("elsewhere")
+    with pytest.raises(InputError, match="answers 307"):
+        panel(teacher)(student)
+    monkeypatch.setattr("teacher.served.client.LARGEST", 1000)
+    with pytest.raises(InputError, match=r"answers with more than 1,000 bytes"):
+        panel(teacher)(student)
+
+
 def test_the_key_goes_to_the_server_and_into_no_message(
     opened, served, student, monkeypatch
 ):
