@@ -244,6 +244,11 @@ class TrainConfig:
     """Gradient norm above which gradients are scaled down."""
     gradient_checkpointing: bool = False
     """Recompute the student's activations in the backward pass (non-reentrant)."""
+    compile: bool = False
+    """Have PyTorch compile the student's blocks but for attention (``torch.compile``),
+    and see beforehand that it computes the same up to rounding. Takes a minute or more
+    at the start. Not with ``zero_stage: 3``, ``student.quantise`` or
+    ``student.transform``."""
     bf16: bool | Literal["auto"] = False
     """Autocast matrix products to bfloat16; parameters stay float32. ``auto``: where
     all processes have hardware for it; a run that goes on stays as it began. True is
@@ -341,6 +346,11 @@ class TrainConfig:
                 f"train.zero_hpz_partition_size={self.zero_hpz_partition_size} keeps a "
                 "second copy of weights that train.zero_stage=3 parts, and needs "
                 "train.engine=deepspeed with it; leave it out, or set zero_stage=3"
+            )
+        if self.compile and splits and self.zero_stage == 3:
+            raise ValueError(
+                "train.compile needs whole weights, and train.zero_stage=3 parts them "
+                "over processes; set train.zero_stage=2 or less, or compile=false"
             )
         if self.optimizer == "adamw_8bit" and splits:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from align.errors import InputError
 from align.support.field_types import NotNegative, check_fields
 from teacher.names import at_revision, check_length
 
@@ -54,6 +55,10 @@ class TeacherConfig:
     """Split its weights over all processes of a run, each block brought together when
     it runs: for a teacher that one device cannot hold. Slower, and without
     ``train.prefetch``."""
+    compile: bool = False
+    """Have PyTorch compile its blocks but for attention (``torch.compile``), and see
+    beforehand that it computes the same up to rounding. Takes a minute or more at the
+    start. Not with ``shard`` or ``quantise``."""
     long_texts: Literal["extend", "refuse", "window"] = "extend"
     """Texts longer than it was trained to read: ``extend`` its rotation by
     ``align.rope_scaling_method``, to ``data.max_length`` of its own tokens at most, and
@@ -70,6 +75,12 @@ class TeacherConfig:
         """
         check_fields(self, "teachers.NAME")
         check_length(self.model, "teachers.NAME.model")
+        if self.compile and (self.shard or self.quantise != "none"):
+            other = "shard" if self.shard else f"quantise={self.quantise}"
+            raise InputError(
+                f"teachers.NAME.compile and {other}: only weights that are whole as "
+                "they lie are compiled with; leave one of both out"
+            )
         named = at_revision(self.model, self.revision, "teachers.NAME")
         object.__setattr__(self, "model", named)  # frozen
         object.__setattr__(self, "revision", None)

@@ -14,6 +14,7 @@ LATER: Mapping[str, Any] = {
     "quantise": "none",
     "revision": None,
     "trust_remote_code": False,
+    "compile": False,
     "make": "none",
     "transform": {},
     "date": None,
@@ -82,6 +83,7 @@ WITHOUT_EFFECT = (
     "shard",
     "export_dtype",
     "attn_implementation",
+    "compile",
 )
 """Settings that change nothing in the student that is trained."""
 

@@ -33,6 +33,7 @@ _WORDS: dict[str, str] = {
     "train.keep_checkpoints": "save_total_limit max_checkpoints",
     "train.fp16": "half float16",
     "train.bf16": "bfloat16",
+    "train.compile": "torch_compile",
     "train.zero_stage": "zero stage zero_optimization",
     "data.max_length": "max_seq_length max_seq_len seq_len seq_length "
     "sequence_length context_length block_size cutoff_len model_max_length max_len",

@@ -217,8 +217,8 @@ def _use(
     )
     blocks: list[Block] = [Code(text, "python")]
     if code:
-        own = "It comes with Python code of its own, which that runs: read it first."
-        blocks.append(Paragraph(own))
+        notice = "It comes with Python code of its own, which that runs: read it first."
+        blocks.append(Paragraph(notice))
     if base is not None and not adapter:
         place = f"subfolder={FOLDER_OF_UPDATES!r})"
         blocks += [

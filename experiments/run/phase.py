@@ -49,6 +49,7 @@ from experiments.run.measures.watch import Watch, exits_kept, put_best, watch_of
 from experiments.run.peers.companions import Peers, moving_of
 from experiments.run.peers.lessons import teaching_student
 from experiments.run.phase_texts import read_by_others, writing_of
+from experiments.sources.compiled import compile_model
 from experiments.sources.phases import begin_teachers
 from student.checkpoint import (
     NonFiniteStudentError,
@@ -95,6 +96,8 @@ def run_stage(run: RunContext, stage: Stage, position: PhasePosition) -> dict[st
     capture = capture_of(model)
     if phase.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if phase.train.compile:
+        compile_model(capture, "train.compile", autocast=autocast_of(phase.train))
     encode = run.models.encode
     timetable = timetable_of(phase, run.registry, position.steps, seed)
     transforms = build_transforms(phase, run.registry, model, timetable)

@@ -30,6 +30,7 @@ from experiments.record.history import tried_before
 from experiments.record.progress import waiting
 from experiments.run.measures.order import check_curriculum, curriculum_notes
 from experiments.run.phase_texts import check_written, written_notes
+from experiments.sources.compiled import check_compile
 from experiments.sources.distant import Distant, check_teacher_ranks
 from experiments.sources.named import sources_of, sources_used
 from experiments.sources.phases import moving_warnings, with_present
@@ -109,6 +110,7 @@ def settle(config: Config, registry: Registry, *, make: bool = True) -> Settled:
         phases = with_origin_maps(config, phases)
     check_settings(config, phases, registry)
     check_transforms(config, phases, registry)
+    check_compile(config, phases)
     evaluators = evaluators_of(config, phases, registry)
     sources = sources_of(config, registry)
     phases = with_present(config, phases, sources)

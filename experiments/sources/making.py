@@ -12,6 +12,7 @@ import torch
 
 from align.errors import InputError
 from align.foreign.quote import say
+from experiments.sources.compiled import compile_model
 from experiments.sources.distant import Distant
 from student.loop.launch import launched_rank
 from student.unreached import freeze_unreached
@@ -114,6 +115,8 @@ class Making:
             )
         else:
             capture = PairCapture(loaded.model)
+        if entry.compile:
+            compile_model(capture, f"teachers.{self.name}.compile")
         return LiveTeacher(self.name, loaded, capture, beside_pairs=self._pairs)
 
     @property

@@ -12,6 +12,7 @@ from plugins.options import options_of
 from teacher.sources.base import TeacherSource
 from teacher.sources.built_in import SOURCES, parted
 from teacher.sources.peers import Peer
+from teacher.sources.server import Server
 from teacher.sources.stored import Stored
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ _OF_FILES = {
     "shard": False,
     "trust_remote_code": False,
     "attn_implementation": "auto",
+    "compile": False,
 }
 """Settings of how files are loaded, with what they are where nobody asks."""
 _OF_A_READER = {**_OF_FILES, "long_texts": "extend"}
@@ -133,6 +135,8 @@ def _check_entry(config: Config, name: str, source: TeacherSource) -> None:
         usual, why = _OF_FILES, "is the student's own make and has its type"
     elif isinstance(source, Peer):
         usual, why = _OF_A_READER, "trains, whole and in float32"
+    elif isinstance(source, Server):
+        usual, why = {"compile": False}, "is asked elsewhere"
     elif isinstance(source, Stored):
         usual, why = _OF_A_READER, "is read as its model was when it was extracted"
     for setting, value in usual.items():

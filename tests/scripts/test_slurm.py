@@ -137,10 +137,15 @@ def tiny_zoo():
     build_zoo(scale="tiny", progress=False)
 
 
-def test_a_student_learns_from_two_teachers_on_two_nodes(slurm, tmp_path, tiny_zoo):
+@pytest.mark.parametrize("ranks", [0, 1])
+def test_a_student_learns_from_two_teachers_on_two_nodes(
+    ranks, slurm, tmp_path, tiny_zoo
+):
+    """Its teachers beside it on both, or alone on the second."""
     from transformers import AutoModelForCausalLM
 
-    job = submit(slurm, tmp_path, *SMALL, "phase.all.train.steps=3", **TINY)
+    words = [*SMALL, "phase.all.train.steps=3", f"train.teacher_ranks={ranks}"]
+    job = submit(slurm, tmp_path, *words, **TINY)
     wait_for_end(slurm, tmp_path, job, "COMPLETED")
     run = tmp_path / "run"
     assert state_of(tmp_path)["finished"] is True
